@@ -1,0 +1,188 @@
+#!/usr/bin/env bash
+# Builds the guests from source.
+#
+#   build.sh               every guest that is committed
+#   build.sh NAME...       these (a name of the table below)
+#   build.sh python javascript
+#                          the guests too big to commit, into target/guests/;
+#                          needs only PyPI and npm
+#   build.sh --check       needs no compiler: says which committed .wasm no
+#                          longer matches its sources, and then exits 1
+#
+# WRUN_TOOLCHAINS=DIR says where the compilers are; without it toolchains.sh
+# builds them in target/toolchains first. For your own compilers see README.md.
+set -euo pipefail
+cd "$(dirname "$0")"
+here=$PWD
+target=$here/../target
+lock=$here/prebuilt.lock
+
+# name | how | prebuilt | sources (files or folders; the wit is one of them)
+table="
+cat            | c         | cat/cat.wasm                         | cat
+digest         | c         | digest/digest.wasm                   | digest
+files          | c         | files/files.wasm                     | files
+mandelbrot     | freestanding | mandelbrot/mandelbrot.wasm        | mandelbrot
+csv-stats      | go        | csv-stats/csv-stats.wasm             | csv-stats
+gzip           | zig       | gzip/gzip.wasm                       | gzip
+wordcount      | asc       | wordcount/wordcount.wasm             | wordcount
+image-filter   | wasip1    | image-filter/image-filter.wasm       | image-filter Cargo.toml Cargo.lock
+env            | wasip2    | env/env.wasm                         | env Cargo.toml Cargo.lock
+tcp-client     | wasip2    | tcp-client/tcp-client.wasm           | tcp-client Cargo.toml Cargo.lock
+markdown       | wasip2    | markdown/markdown.wasm               | markdown Cargo.toml Cargo.lock ../wit
+context        | wasip2    | context/context.wasm                 | context Cargo.toml Cargo.lock ../wit
+patient        | wasip2    | patient/patient.wasm                 | patient Cargo.toml Cargo.lock ../wit
+panic          | wasip2    | hostile/panic/panic.wasm             | hostile/panic Cargo.toml Cargo.lock ../wit
+hostile        | generated | $(echo hostile/*.wasm hostile/deep-*.wat hostile/*many-instances.wat) | hostile/make.py
+"
+
+field() { cut -d'|' -f"$1" <<<"$2" | xargs; }
+
+# One digest over the sources' names and contents; the prebuilt is no source.
+digest_of() {
+  local where
+  for where in "$@"; do
+    find "$where" -type f ! -name '*.wasm' ! -path '*/__pycache__/*' ! -name .gitignore -print0
+  done | LC_ALL=C sort -z | xargs -0 sha256sum | sha256sum | cut -d' ' -f1
+}
+
+rows() { grep '|' <<<"$table"; }
+
+# What the lock should hold for one row: sources' digest, prebuilt's, its path.
+lock_lines() {
+  local prebuilt
+  # shellcheck disable=SC2046
+  local sources; sources=$(digest_of $(field 4 "$1"))
+  for prebuilt in $(field 3 "$1"); do
+    [ -f "$prebuilt" ] && echo "$sources $(sha256sum "$prebuilt" | cut -d' ' -f1) $prebuilt"
+  done
+}
+
+check() {
+  local row prebuilt line locked stale=0
+  while read -r row; do
+    for prebuilt in $(field 3 "$row"); do
+      locked=$(grep -F " $prebuilt" "$lock" 2>/dev/null | grep -E " ${prebuilt//./\\.}\$" || true)
+      line=$(lock_lines "$row" | grep -E " ${prebuilt//./\\.}\$" || true)
+      if [ -z "$line" ]; then
+        echo "missing: $prebuilt"
+      elif [ -z "$locked" ]; then
+        echo "not in prebuilt.lock: $prebuilt"
+      elif [ "${line%% *}" != "${locked%% *}" ]; then
+        echo "sources changed: $prebuilt"
+      elif [ "$line" != "$locked" ]; then
+        echo "not what was built: $prebuilt"
+      else
+        continue
+      fi
+      stale=1
+    done
+  done < <(rows)
+  # the generated ones are found by a glob, which does not miss what is gone
+  while read -r _ _ prebuilt; do
+    [ -f "$prebuilt" ] || { echo "missing: $prebuilt"; stale=1; }
+  done < <(grep -v '^#' "$lock")
+  [ $stale = 0 ] || { echo "rebuild with guest-tasks/build.sh NAME"; exit 1; }
+}
+
+# The lock again, with the rows of these names replaced by what is there now.
+write_lock() {
+  local row name
+  {
+    echo "# Written by build.sh: digest of the sources, digest of the prebuilt, prebuilt."
+    while read -r row; do
+      name=$(field 1 "$row")
+      if [[ " $* " == *" $name "* ]]; then
+        lock_lines "$row"
+      else
+        local prebuilt
+        for prebuilt in $(field 3 "$row"); do
+          grep -E " ${prebuilt//./\\.}\$" "$lock" 2>/dev/null || true
+        done
+      fi
+    done < <(rows)
+  } >"$lock.new"
+  mv "$lock.new" "$lock"
+}
+
+toolchains() {
+  [ -n "${D:-}" ] && return
+  if [ -n "${WRUN_TOOLCHAINS:-}" ]; then
+    D=$WRUN_TOOLCHAINS
+  else
+    D=$target/toolchains
+    [ -x "$D/bin/zig" ] || "$here/toolchains.sh" "$D"
+  fi
+  D=$(realpath "$D")
+}
+
+cargo_guest() { # TARGET CRATE OUT
+  # The remap keeps this machine's paths out of the panic messages. One folder
+  # for each toolchain: cargo does not notice that the std below it changed.
+  local folder; folder=$target/guests-build/cargo-$(cksum <<<"$D" | cut -d' ' -f1)
+  RUSTC=$D/bin/rustc-wasm CARGO_TARGET_DIR=$folder \
+    RUSTFLAGS="--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo" \
+    cargo build --quiet --locked --release --target "$1" -p "$2"
+  cp "$folder/$1/release/$2.wasm" "$3"
+}
+
+build() { # ROW
+  local name how out
+  name=$(field 1 "$1"); how=$(field 2 "$1"); out=$here/$(field 3 "$1" | cut -d' ' -f1)
+  [ "$how" = generated ] || toolchains
+  case $how in
+  c) "$D/bin/wasi-cc" -std=gnu11 -Wall -Wextra -O2 -s "$name/$name.c" -o "$out" ;;
+  freestanding)
+    "$D/bin/wasi-cc" -std=gnu11 -Wall -Wextra -Wno-unused-parameter -O2 -s -nostdlib -ffreestanding \
+      -Wl,--no-entry -Wl,-z,stack-size=16384 "$name/$name.c" -o "$out" ;;
+  go) (cd "$name" && GOOS=wasip1 GOARCH=wasm "$D/bin/go" build -trimpath -buildvcs=false -ldflags="-s -w" -o "$out" .) ;;
+  zig)
+    (cd "$name" && "$D/bin/zig" build-exe "$name.zig" -target wasm32-wasi -O ReleaseSmall \
+      -femit-bin="$out" --cache-dir "$target/guests-build/zig" --global-cache-dir "$target/guests-build/zig") ;;
+  asc) "$D/bin/asc" "$name/$name.ts" -O3 --runtime stub -o "$out" ;;
+  wasip1 | wasip2) cargo_guest "wasm32-$how" "$name" "$out" ;;
+  generated) python3 hostile/make.py; echo "$name: made"; return ;;
+  esac
+  chmod -x "$out"
+  echo "$name: $(stat -c %s "$out") bytes"
+}
+
+python_guest() {
+  local venv=$target/guests-build/python
+  if [ ! -x "$venv/bin/componentize-py" ]; then
+    python3 -m venv "$venv"
+    "$venv/bin/pip" install --quiet --no-deps componentize-py==0.25.1
+  fi
+  (cd primes && "$venv/bin/componentize-py" -d ../wit-bare -w task componentize app -o "$target/guests/primes.wasm")
+  rm -rf primes/__pycache__
+}
+
+javascript_guest() {
+  local npm=$target/guests-build/javascript
+  [ -x "$npm/node_modules/.bin/componentize-qjs" ] ||
+    npm install --silent --no-audit --no-fund --prefix "$npm" componentize-qjs@0.4.5
+  "$npm/node_modules/.bin/componentize-qjs" -j template/template.js -w wit-bare -n task \
+    --sync --stub-wasi --opt-size -o "$target/guests/template.wasm"
+}
+
+mkdir -p "$target/guests" "$target/guests-build"
+target=$(realpath "$target")
+case ${1:-} in
+--check) check; exit ;;
+-*) sed -n '2,14s/^# \{0,1\}//p' "$0"; [ "$1" = --help ] && exit 0 || exit 2 ;;
+esac
+
+names=("$@")
+[ $# -gt 0 ] || mapfile -t names < <(rows | while read -r row; do field 1 "$row"; done)
+built=()
+for name in "${names[@]}"; do
+  case $name in
+  python) python_guest; continue ;;
+  javascript) javascript_guest; continue ;;
+  esac
+  row=$(rows | while read -r row; do [ "$(field 1 "$row")" = "$name" ] && echo "$row" || true; done)
+  [ -n "$row" ] || { echo "build.sh: no guest '$name'" >&2; exit 2; }
+  build "$row"
+  built+=("$name")
+done
+[ ${#built[@]} = 0 ] || write_lock "${built[*]}"

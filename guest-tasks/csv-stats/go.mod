@@ -1,0 +1,3 @@
+module csv-stats
+
+go 1.24

@@ -1,0 +1,17 @@
+;; Returns 48 MiB of zeros: more than the output limit.
+(module
+  (memory (export "memory") 1)
+  (global $free (mut i32) (i32.const 1024))
+  (func (export "cabi_realloc") (param i32 i32) (param $align i32) (param $size i32) (result i32)
+    (local $at i32)
+    (local.set $at
+      (i32.and
+        (i32.sub (i32.add (global.get $free) (local.get $align)) (i32.const 1))
+        (i32.sub (i32.const 0) (local.get $align))))
+    (global.set $free (i32.add (local.get $at) (local.get $size)))
+    (local.get $at))
+  (func (export "run") (param $input i32) (param $length i32) (result i32)
+    (drop (memory.grow (i32.const 800)))
+    (i32.store offset=4 (i32.const 0) (i32.const 16))
+    (i32.store offset=8 (i32.const 0) (i32.const 50331648))
+    (i32.const 0)))

@@ -1,0 +1,36 @@
+;; Eight memories, each grown in turn: a limit that is asked per memory must add
+;; them up. No single one of them goes over 16 MiB.
+(module
+  (memory (export "memory") 1)
+  (memory $m1 1)
+  (memory $m2 1)
+  (memory $m3 1)
+  (memory $m4 1)
+  (memory $m5 1)
+  (memory $m6 1)
+  (memory $m7 1)
+  (global $free (mut i32) (i32.const 1024))
+  (func (export "cabi_realloc") (param i32 i32) (param $align i32) (param $size i32) (result i32)
+    (local $at i32)
+    (local.set $at
+      (i32.and
+        (i32.sub (i32.add (global.get $free) (local.get $align)) (i32.const 1))
+        (i32.sub (i32.const 0) (local.get $align))))
+    (global.set $free (i32.add (local.get $at) (local.get $size)))
+    (local.get $at))
+  (func (export "run") (param $input i32) (param $length i32) (result i32)
+    (local $pages i32)
+    (loop $more
+      (if (i32.eq (i32.const -1) (memory.grow 0 (i32.const 1))) (then unreachable))
+      (if (i32.eq (i32.const -1) (memory.grow $m1 (i32.const 1))) (then unreachable))
+      (if (i32.eq (i32.const -1) (memory.grow $m2 (i32.const 1))) (then unreachable))
+      (if (i32.eq (i32.const -1) (memory.grow $m3 (i32.const 1))) (then unreachable))
+      (if (i32.eq (i32.const -1) (memory.grow $m4 (i32.const 1))) (then unreachable))
+      (if (i32.eq (i32.const -1) (memory.grow $m5 (i32.const 1))) (then unreachable))
+      (if (i32.eq (i32.const -1) (memory.grow $m6 (i32.const 1))) (then unreachable))
+      (if (i32.eq (i32.const -1) (memory.grow $m7 (i32.const 1))) (then unreachable))
+      (local.set $pages (i32.add (local.get $pages) (i32.const 1)))
+      (br_if $more (i32.lt_u (local.get $pages) (i32.const 240))))
+    (i32.store offset=4 (i32.const 0) (i32.const 16))
+    (i32.store offset=8 (i32.const 0) (i32.const 0))
+    (i32.const 0)))

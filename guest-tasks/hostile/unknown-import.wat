@@ -1,0 +1,6 @@
+;; Imports a function that nobody provides.
+(module
+  (import "env" "mystery" (func $mystery (param i32)))
+  (memory (export "memory") 1)
+  (func (export "_start")
+    (call $mystery (i32.const 1))))

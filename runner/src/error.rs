@@ -1,0 +1,160 @@
+//! The public error: one opaque type. Every module has its own enum; only this
+//! file maps them.
+
+use crate::process::ProcessError;
+use crate::sandbox::{EngineError, LoadError, PrepareError, RunError};
+use crate::task::TaskError;
+use std::fmt;
+
+/// The runner's own failure. What a guest does is never an `Error`, it is an
+/// [`Outcome`](crate::Outcome).
+pub struct Error(Box<Repr>);
+
+struct Repr {
+    kind: ErrorKind,
+    message: String,
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+/// Classes of errors, for programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The task file does not exist.
+    NotFound,
+    /// The bytes are no task: not WebAssembly, malformed, too big, an import
+    /// that nothing provides, an export that is missing.
+    NotLoadable,
+    /// The task's settings cannot be: a grant for a directory that is not there,
+    /// an argument with a NUL byte, `run` called from asynchronous code.
+    InvalidTask,
+    /// The queue is full. Trying again later may work.
+    Overloaded,
+    /// The runner is shutting down or gone.
+    ShutDown,
+    /// Process mode has no worker program, or it does not answer as one.
+    NoWorker,
+    /// The operating system refused something: memory, processes, descriptors.
+    /// Trying again later may work.
+    System,
+}
+
+impl Error {
+    pub(crate) fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Error(Box::new(Repr {
+            kind,
+            message: message.into(),
+            source: None,
+        }))
+    }
+
+    fn with_source(
+        kind: ErrorKind,
+        message: impl Into<String>,
+        source: impl std::error::Error + Send + Sync + 'static,
+    ) -> Self {
+        Error(Box::new(Repr {
+            kind,
+            message: message.into(),
+            source: Some(Box::new(source)),
+        }))
+    }
+
+    pub(crate) fn overloaded() -> Self {
+        Error::new(ErrorKind::Overloaded, "the runner's queue is full")
+    }
+
+    pub(crate) fn shut_down() -> Self {
+        Error::new(ErrorKind::ShutDown, "the runner is shut down")
+    }
+
+    /// What class of error it is.
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// True when the same call may succeed later, unchanged.
+    pub fn is_retryable(&self) -> bool {
+        matches!(self.0.kind, ErrorKind::Overloaded | ErrorKind::System)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.message)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Error")
+            .field("kind", &self.0.kind)
+            .field("message", &self.0.message)
+            .field("source", &self.0.source)
+            .finish()
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source.as_deref().map(|source| source as _)
+    }
+}
+
+impl From<TaskError> for Error {
+    fn from(error: TaskError) -> Self {
+        Error::with_source(ErrorKind::InvalidTask, error.to_string(), error)
+    }
+}
+
+impl From<LoadError> for Error {
+    fn from(error: LoadError) -> Self {
+        let kind = match &error {
+            LoadError::Read { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+                ErrorKind::NotFound
+            }
+            LoadError::Engine(_) | LoadError::System { .. } => ErrorKind::System,
+            _ => ErrorKind::NotLoadable,
+        };
+        Error::with_source(kind, error.to_string(), error)
+    }
+}
+
+impl From<EngineError> for Error {
+    fn from(error: EngineError) -> Self {
+        Error::with_source(ErrorKind::System, error.to_string(), error)
+    }
+}
+
+impl From<PrepareError> for Error {
+    fn from(error: PrepareError) -> Self {
+        Error::with_source(ErrorKind::NotLoadable, error.to_string(), error)
+    }
+}
+
+impl From<RunError> for Error {
+    fn from(error: RunError) -> Self {
+        let kind = match &error {
+            RunError::Grant(_) => ErrorKind::InvalidTask,
+            RunError::Sandbox(_) => ErrorKind::System,
+        };
+        Error::with_source(kind, error.to_string(), error)
+    }
+}
+
+impl From<ProcessError> for Error {
+    fn from(error: ProcessError) -> Self {
+        let kind = match &error {
+            ProcessError::NoHook | ProcessError::Handshake { .. } => ErrorKind::NoWorker,
+            ProcessError::Refused { .. } => ErrorKind::NotLoadable,
+            ProcessError::Spawn { source, .. }
+                if source.kind() == std::io::ErrorKind::NotFound =>
+            {
+                ErrorKind::NoWorker
+            }
+            ProcessError::Spawn { .. } | ProcessError::System { .. } => ErrorKind::System,
+            ProcessError::ShutDown => ErrorKind::ShutDown,
+        };
+        Error::with_source(kind, error.to_string(), error)
+    }
+}

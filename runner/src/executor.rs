@@ -1,0 +1,57 @@
+//! The one interface between the runner and where tasks run. Two
+//! implementations: [`thread`](crate::thread) and [`process`](crate::process).
+
+use crate::error::Error;
+use crate::outcome::Crash;
+use crate::sandbox::{Artifact, Fate, Progress, Sink};
+use crate::task::{InputKind, Spec};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
+
+/// Runs admitted tasks, any number at the same time.
+#[async_trait::async_trait]
+pub(crate) trait Executor: Send + Sync {
+    /// Runs one attempt to its end. Dropping the future ends the attempt and
+    /// leaves nothing of it behind.
+    async fn execute(&self, job: Job) -> Result<Executed, Error>;
+
+    /// Compiles and links ahead of the first run. Blocks for as long as
+    /// compiling takes.
+    fn prepare(&self, artifact: &Artifact, metered: bool) -> Result<(), Error>;
+
+    /// Ends everything that is not a running attempt: idle workers, threads.
+    fn close(&self);
+}
+
+/// One attempt at one task.
+pub(crate) struct Job {
+    pub(crate) task_id: u64,
+    pub(crate) attempt: u32,
+    pub(crate) artifact: Artifact,
+    pub(crate) spec: Arc<Spec>,
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) stdin: InputKind,
+    pub(crate) stdout: Sink,
+    pub(crate) stderr: Sink,
+    /// The host asks the task to stop.
+    pub(crate) cancel: CancellationToken,
+    /// The host ends the task.
+    pub(crate) kill: CancellationToken,
+    pub(crate) progress: Arc<dyn Fn(Progress) + Send + Sync>,
+}
+
+impl Job {
+    pub(crate) fn metered(&self) -> bool {
+        self.spec.limits.fuel.is_some()
+    }
+}
+
+/// What came of an attempt.
+pub(crate) struct Executed {
+    pub(crate) fate: Result<Fate, Crash>,
+    /// From the attempt's start until a sandbox was under way: starting a worker
+    /// and speaking to it. Zero in thread mode.
+    pub(crate) overhead: Duration,
+    pub(crate) worker_pid: Option<u32>,
+}

@@ -1,0 +1,199 @@
+//! The one thread that starts workers.
+//!
+//! A worker asks the kernel to kill it when its parent dies, and the kernel
+//! means the *thread* that started it: so all are started by a thread that lives
+//! as long as the executor. Invariant: at most `most` workers exist at once; a
+//! worker's permit goes when it is reaped.
+
+use super::ProcessError;
+use super::worker::{Ends, Worker};
+use crate::sandbox::Code;
+use command_fds::{CommandFdExt, FdMapping};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::JoinHandle;
+use tokio::sync::{Semaphore, oneshot};
+
+/// The first argument that makes this program a worker.
+pub(super) const WORKER_ARG: &str = "__wrun-worker";
+
+/// Where a worker finds its orders, its voice, and its code.
+pub(super) const ORDERS_FD: i32 = 3;
+pub(super) const SAYS_FD: i32 = 4;
+pub(super) const CODE_FD: i32 = 5;
+
+/// Requests that wait for the thread.
+const QUEUE: usize = 64;
+
+type Answer = Result<(Child, Ends), ProcessError>;
+
+struct Request {
+    code: Arc<Code>,
+    answer: oneshot::Sender<Answer>,
+}
+
+pub(super) struct Spawner {
+    program: PathBuf,
+    requests: Mutex<Option<mpsc::SyncSender<Request>>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    most: usize,
+    workers: Arc<Semaphore>,
+}
+
+impl Spawner {
+    pub(super) fn start(program: PathBuf, most: usize) -> Result<Self, ProcessError> {
+        let (requests, incoming) = mpsc::sync_channel::<Request>(QUEUE);
+        let most = most.min(Semaphore::MAX_PERMITS);
+        let workers = Arc::new(Semaphore::new(most));
+        let last = workers.clone();
+        let exe = program.clone();
+        let thread = std::thread::Builder::new()
+            .name("wrun-spawn".into())
+            .spawn(move || {
+                for request in incoming {
+                    // A caller that is gone drops the worker, which kills it.
+                    let _ = request.answer.send(spawn(&exe, &request.code));
+                }
+                // Ending this thread kills every worker there still is; their
+                // owners reap them.
+                drop(last);
+            })
+            .map_err(|source| ProcessError::System {
+                what: "cannot start a thread",
+                source,
+            })?;
+        Ok(Spawner {
+            program,
+            requests: Mutex::new(Some(requests)),
+            thread: Mutex::new(Some(thread)),
+            most,
+            workers,
+        })
+    }
+
+    pub(super) fn program(&self) -> &PathBuf {
+        &self.program
+    }
+
+    /// Starts a worker for `code`; waits while there are too many.
+    pub(super) async fn spawn(&self, code: Arc<Code>) -> Result<Worker, ProcessError> {
+        let permit = self
+            .workers
+            .clone()
+            .acquire_owned()
+            .await
+            .map_err(|_| ProcessError::ShutDown)?;
+        let requests = self.sender().ok_or(ProcessError::ShutDown)?;
+        let (answer, spawned) = oneshot::channel();
+        let mut request = Request { code, answer };
+        // The thread takes about a millisecond for each; a queue that is full is
+        // one to wait for.
+        loop {
+            match requests.try_send(request) {
+                Ok(()) => break,
+                Err(mpsc::TrySendError::Full(back)) => {
+                    request = back;
+                    tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+                }
+                Err(mpsc::TrySendError::Disconnected(_)) => return Err(ProcessError::ShutDown),
+            }
+        }
+        drop(requests);
+        let (child, ends) = spawned.await.map_err(|_| ProcessError::ShutDown)??;
+        Worker::new(child, ends, permit).map_err(|source| ProcessError::System {
+            what: "cannot watch a worker",
+            source,
+        })
+    }
+
+    fn sender(&self) -> Option<mpsc::SyncSender<Request>> {
+        self.requests
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Starts no more workers, waits until all are reaped or a second passed,
+    /// and ends the thread, which kills what is left.
+    pub(super) fn close(&self) {
+        self.requests
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let give_up = std::time::Instant::now() + std::time::Duration::from_secs(1);
+        while self.workers.available_permits() < self.most
+            && std::time::Instant::now() < give_up
+        {
+            std::thread::sleep(std::time::Duration::from_micros(200));
+        }
+        let thread = self
+            .thread
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(thread) = thread {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Spawner {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+fn spawn(program: &PathBuf, code: &Code) -> Answer {
+    let system = |source: io::Error| ProcessError::System {
+        what: "cannot make pipes for a worker",
+        source,
+    };
+    let pipe = || std::io::pipe().map_err(system);
+    let (orders_out, orders_in) = pipe()?;
+    let (says_out, says_in) = pipe()?;
+    let (stdin_out, stdin_in) = pipe()?;
+    let (stdout_out, stdout_in) = pipe()?;
+    let (stderr_out, stderr_in) = pipe()?;
+    let code = code.file().try_clone().map_err(system)?;
+    let mut command = Command::new(program);
+    command
+        .arg0("wrun-worker")
+        .arg(WORKER_ARG)
+        .arg(std::process::id().to_string())
+        .env_clear()
+        .current_dir("/")
+        // A terminal's Ctrl-C is the runner's to handle.
+        .process_group(0)
+        .stdin(Stdio::from(OwnedFd::from(stdin_out)))
+        .stdout(Stdio::from(OwnedFd::from(stdout_in)))
+        .stderr(Stdio::from(OwnedFd::from(stderr_in)));
+    let map = |fd: OwnedFd, child_fd| FdMapping {
+        parent_fd: fd,
+        child_fd,
+    };
+    command
+        .fd_mappings(vec![
+            map(orders_out.into(), ORDERS_FD),
+            map(says_in.into(), SAYS_FD),
+            map(code.into(), CODE_FD),
+        ])
+        .map_err(|error| system(io::Error::other(error.to_string())))?;
+    let child = command.spawn().map_err(|source| ProcessError::Spawn {
+        program: program.clone(),
+        source,
+    })?;
+    Ok((
+        child,
+        Ends {
+            orders: orders_in.into(),
+            says: says_out.into(),
+            stdin: stdin_in.into(),
+            stdout: stdout_out.into(),
+            stderr: stderr_out.into(),
+        },
+    ))
+}

@@ -1,0 +1,163 @@
+//! What a run was and what it cost: the value that every executed task yields,
+//! and its JSON form (`docs/report.schema.json`).
+
+use crate::config::Mode;
+use crate::outcome::{Crash, Outcome};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// Everything known about one finished task.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Report {
+    /// The task's id, unique within its runner, from 1.
+    pub task_id: u64,
+    /// The name the task was submitted under.
+    pub name: String,
+    /// 1 for the first attempt.
+    pub attempt: u32,
+    /// Where it ran.
+    pub mode: Mode,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// What it cost.
+    pub stats: Stats,
+    /// What it asked for and was not granted, each thing once; at most 64.
+    pub denied: Vec<Denial>,
+    /// Captured stdout, also of a task that did not complete. Empty unless
+    /// captured. For a task that exports `run` this is what it returned.
+    pub stdout: Bytes,
+    /// Captured stderr; empty unless captured. In process mode the last words of
+    /// a crashing worker are here too.
+    pub stderr: Bytes,
+}
+
+/// What a run cost. Durations are wall-clock unless named otherwise.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// From submission until the task was given a place to run.
+    pub queue: Duration,
+    /// From there until the guest's first instruction: a fresh sandbox, and in
+    /// process mode the worker and its handshake.
+    pub start: Duration,
+    /// The guest, until its outcome.
+    pub run: Duration,
+    /// From submission to outcome.
+    pub total: Duration,
+    /// CPU time spent on the guest and its host calls; `None` where unknown (a
+    /// worker that died).
+    pub cpu: Option<Duration>,
+    /// Peak of the guest's linear memory over all memories, in bytes; `None`
+    /// where unknown.
+    pub peak_memory_bytes: Option<u64>,
+    /// Fuel consumed; `None` unless the task ran with a fuel limit.
+    pub fuel: Option<u64>,
+    /// How often the memory limit refused growth. A guest may live with that: a
+    /// refused `memory.grow` returns -1.
+    pub memory_growth_refused: u64,
+    /// The worker process; `None` in thread mode.
+    pub worker_pid: Option<u32>,
+}
+
+/// One thing that a task asked for and was not granted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Denial {
+    /// What kind of thing.
+    pub access: Access,
+    /// Which one: a path as the guest named it, an address, a host name. At most
+    /// 256 bytes, and the guest's own words: do not trust it.
+    pub target: String,
+    /// How often.
+    pub count: u64,
+}
+
+/// Kinds of access that grants decide on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Access {
+    /// Looked for granted directories, and there are none (`--dir`).
+    Directories,
+    /// Opening or listing a path outside what is granted.
+    Path,
+    /// Changing something under a read-only grant.
+    Write,
+    /// Connecting a TCP socket (`--allow-tcp`).
+    TcpConnect,
+    /// Listening on a TCP socket; never granted.
+    TcpListen,
+    /// Any use of UDP; never granted.
+    Udp,
+    /// Resolving a host name (`--allow-tcp` with that name).
+    NameLookup,
+}
+
+impl Access {
+    /// The name in reports, such as `tcp-connect`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Access::Directories => "directories",
+            Access::Path => "path",
+            Access::Write => "write",
+            Access::TcpConnect => "tcp-connect",
+            Access::TcpListen => "tcp-listen",
+            Access::Udp => "udp",
+            Access::NameLookup => "name-lookup",
+        }
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+impl Report {
+    /// The report as JSON, in the shape of `docs/report.schema.json`. Captured
+    /// bytes are left out, their lengths are in.
+    pub fn to_json(&self) -> Value {
+        let mut outcome = json!({ "kind": self.outcome.kind() });
+        match &self.outcome {
+            Outcome::Completed(_) | Outcome::Cancelled => {}
+            Outcome::Failed(message) => outcome["message"] = json!(message),
+            Outcome::Exited(code) => outcome["code"] = json!(code),
+            Outcome::Trapped(trap) => {
+                outcome["trap"] = json!(trap.kind);
+                outcome["message"] = json!(trap.message);
+            }
+            Outcome::LimitExceeded(limit) => outcome["limit"] = json!(limit),
+            Outcome::Crashed(crash) => {
+                outcome["message"] = json!(crash.to_string());
+                match crash {
+                    Crash::Signal(signal) => outcome["signal"] = json!(signal),
+                    Crash::Exit(status) => outcome["status"] = json!(status),
+                    Crash::Protocol(_) | Crash::Lost => {}
+                }
+            }
+        }
+        let stats = &self.stats;
+        json!({
+            "schema": 1,
+            "task": { "id": self.task_id, "name": self.name, "attempt": self.attempt },
+            "mode": self.mode.name(),
+            "outcome": outcome,
+            "stats": {
+                "queue_ns": nanos(stats.queue),
+                "start_ns": nanos(stats.start),
+                "run_ns": nanos(stats.run),
+                "total_ns": nanos(stats.total),
+                "cpu_ns": stats.cpu.map(nanos),
+                "peak_memory_bytes": stats.peak_memory_bytes,
+                "fuel": stats.fuel,
+                "memory_growth_refused": stats.memory_growth_refused,
+                "worker_pid": stats.worker_pid,
+            },
+            "denied": self.denied,
+            "stdout_bytes": self.stdout.len(),
+            "stderr_bytes": self.stderr.len(),
+        })
+    }
+}

@@ -1,0 +1,656 @@
+//! The runner: admits tasks to a bounded queue, gives each a place to run, and
+//! hands out its report.
+//!
+//! Invariants: every admitted task gets exactly one report or error; at most
+//! `max_running` tasks run and `max_queued` wait; dropping the runner ends all
+//! of them and leaves no thread, process or descriptor.
+
+use crate::config::{Cache, Config, Mode};
+use crate::error::{Error, ErrorKind};
+use crate::executor::{Executed, Executor, Job};
+use crate::handle::{OutputStream, TaskHandle};
+use crate::outcome::{Limit, Outcome, Output};
+use crate::process::ProcessExecutor;
+use crate::report::{Report, Stats};
+use crate::sandbox::{self, Artifact, Ending, Fate, Loader, Progress, Sink};
+use crate::task::{Input, Spec, Stdio, Task};
+use crate::thread::ThreadExecutor;
+use bytes::Bytes;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use tokio::runtime::{Handle, Runtime};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// How long dropping a runner waits for tasks that were killed.
+const DROP_WAIT: Duration = Duration::from_secs(5);
+/// How long it waits for threads that are blocked in the operating system.
+const THREADS_WAIT: Duration = Duration::from_millis(100);
+
+/// Settings of a [`Runner`]; see [`Runner::builder`].
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until build is called"]
+pub struct Builder {
+    mode: Mode,
+    cache: Cache,
+    max_running: Option<usize>,
+    max_queued: usize,
+    worker_threads: Option<usize>,
+    idle_workers: usize,
+    worker: Option<PathBuf>,
+    max_module_size: u64,
+    metered: bool,
+    allow_precompiled: bool,
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        Builder {
+            mode: Mode::default(),
+            cache: Cache::Off,
+            max_running: None,
+            max_queued: 1024,
+            worker_threads: None,
+            idle_workers: 1,
+            worker: None,
+            max_module_size: Builder::MODULE_SIZE_DEFAULT,
+            metered: false,
+            allow_precompiled: false,
+        }
+    }
+}
+
+impl Builder {
+    /// The default cap on a task file: 256 MiB.
+    pub const MODULE_SIZE_DEFAULT: u64 = 256 << 20;
+
+    /// Where tasks run. Default: [`Mode::Process`].
+    pub fn mode(mut self, mode: Mode) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    /// Where compiled code is kept between runs. Default: nowhere; every
+    /// [`Runner::load`] compiles, which takes from milliseconds to seconds.
+    pub fn cache(mut self, cache: Cache) -> Self {
+        self.cache = cache;
+        self
+    }
+
+    /// Tasks that run at the same time. Default: 512 in thread mode, four times
+    /// the processors in process mode.
+    ///
+    /// In thread mode each takes a slot of the memory pool (address space, not
+    /// memory) and about five mappings, so the kernel's `vm.max_map_count`
+    /// bounds it: 11,467 with the usual 65,530. A larger number is cut to that.
+    pub fn max_running(mut self, tasks: usize) -> Self {
+        self.max_running = Some(tasks);
+        self
+    }
+
+    /// Tasks that wait behind the running ones. Beyond it,
+    /// [`Runner::submit`] waits and [`Runner::try_submit`] says
+    /// [`ErrorKind::Overloaded`]. Default: 1024.
+    pub fn max_queued(mut self, tasks: usize) -> Self {
+        self.max_queued = tasks;
+        self
+    }
+
+    /// Operating-system threads of the runner: what computes in thread mode.
+    /// Default: one per processor.
+    pub fn worker_threads(mut self, threads: usize) -> Self {
+        self.worker_threads = Some(threads);
+        self
+    }
+
+    /// Process mode: workers that are started ahead of demand, for each artifact
+    /// in use. Each costs a process of some megabytes and saves a task the
+    /// milliseconds of starting one. Default: 1.
+    pub fn idle_workers(mut self, workers: usize) -> Self {
+        self.idle_workers = workers;
+        self
+    }
+
+    /// Process mode: the program that workers are, `wrun` or one whose `main`
+    /// calls [`worker_hook`](crate::worker_hook). Default: this program.
+    pub fn worker(mut self, program: impl Into<PathBuf>) -> Self {
+        self.worker = Some(program.into());
+        self
+    }
+
+    /// Cap on a task file in bytes. Default: [`Builder::MODULE_SIZE_DEFAULT`].
+    pub fn max_module_size(mut self, bytes: u64) -> Self {
+        self.max_module_size = bytes;
+        self
+    }
+
+    /// Whether [`Runner::load`] compiles for tasks with a fuel limit, rather
+    /// than for those without. The other kind is compiled when the first such
+    /// task comes. Default: no.
+    pub fn metered(mut self, metered: bool) -> Self {
+        self.metered = metered;
+        self
+    }
+
+    /// Whether artifacts of `wrun compile` are loaded. They are native code that
+    /// no sandbox checks: allow it only where you made them yourself. Default:
+    /// no.
+    pub fn allow_precompiled(mut self, allow: bool) -> Self {
+        self.allow_precompiled = allow;
+        self
+    }
+
+    /// Makes the runner and starts its threads.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NoWorker`] in process mode without a worker program;
+    /// [`ErrorKind::System`] when threads cannot be started.
+    pub fn build(self) -> Result<Runner, Error> {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let max_running = self.max_running.unwrap_or(match self.mode {
+            Mode::Thread => 512,
+            Mode::Process => 4 * cores,
+        });
+        let ceiling = match self.mode {
+            Mode::Thread => sandbox::max_pool_slots(),
+            Mode::Process => 1 << 20,
+        };
+        let config = Config {
+            mode: self.mode,
+            cache: self.cache,
+            max_running: max_running.clamp(1, ceiling),
+            max_queued: self.max_queued.min(1 << 24),
+            worker_threads: self.worker_threads.unwrap_or(cores).clamp(1, 1024),
+            idle_workers: self.idle_workers,
+            worker: self.worker,
+            max_module_size: self.max_module_size,
+            metered: self.metered,
+            allow_precompiled: self.allow_precompiled,
+        };
+        Runner::new(config)
+    }
+}
+
+/// Runs tasks, in one mode; see the [crate's tour](crate).
+///
+/// Dropping it kills what still runs and waits until it is gone.
+pub struct Runner {
+    shared: Arc<Shared>,
+    runtime: Option<Runtime>,
+}
+
+struct Shared {
+    config: Config,
+    loader: Arc<Loader>,
+    executor: Arc<dyn Executor>,
+    /// Permits for tasks that are running or queued.
+    admission: Arc<Semaphore>,
+    /// Permits for tasks that are running.
+    places: Arc<Semaphore>,
+    next_id: AtomicU64,
+    kill_all: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// A task with its place in the queue.
+struct Admitted {
+    job: Job,
+    submitted: Instant,
+    capture_out: Option<Sink>,
+    capture_err: Option<Sink>,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// The embedder's ends of a task.
+struct Ends {
+    stdout: Option<OutputStream>,
+    stderr: Option<OutputStream>,
+    progress: watch::Receiver<Progress>,
+}
+
+impl Runner {
+    /// A builder with the defaults.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    fn new(config: Config) -> Result<Self, Error> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(config.worker_threads)
+            // A task that computes gives way at each epoch tick; timers and I/O
+            // must be looked at then, not after 61 such turns.
+            .event_interval(1)
+            .thread_name("wrun")
+            .enable_all()
+            .build()
+            .map_err(|error| {
+                Error::new(ErrorKind::System, format!("cannot start threads: {error}"))
+            })?;
+        let loader = Arc::new(Loader::new(&config));
+        let executor: Arc<dyn Executor> = match config.mode {
+            Mode::Thread => Arc::new(ThreadExecutor::new(loader.clone(), config.max_running)),
+            Mode::Process => Arc::new(ProcessExecutor::new(loader.clone(), &config)?),
+        };
+        Ok(Runner {
+            shared: Arc::new(Shared {
+                admission: Arc::new(Semaphore::new(config.max_running + config.max_queued)),
+                places: Arc::new(Semaphore::new(config.max_running)),
+                config,
+                loader,
+                executor,
+                next_id: AtomicU64::new(1),
+                kill_all: CancellationToken::new(),
+                tasks: TaskTracker::new(),
+            }),
+            runtime: Some(runtime),
+        })
+    }
+
+    /// Where this runner's tasks run.
+    pub fn mode(&self) -> Mode {
+        self.shared.config.mode
+    }
+
+    /// Loads a task file: recognised, checked, compiled unless cached. Blocks
+    /// for as long as that takes; in asynchronous code use
+    /// [`Runner::load_async`].
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`], or [`ErrorKind::NotLoadable`] with what is wrong
+    /// with the bytes.
+    pub fn load(&self, path: impl AsRef<Path>) -> Result<Artifact, Error> {
+        let artifact = self.shared.loader.load_file(path.as_ref())?;
+        self.shared.prepare(artifact)
+    }
+
+    /// Loads a task from memory, under a name.
+    ///
+    /// # Errors
+    ///
+    /// As [`Runner::load`].
+    pub fn load_bytes(&self, name: &str, bytes: impl Into<Bytes>) -> Result<Artifact, Error> {
+        let artifact = self.shared.loader.load(name, bytes.into())?;
+        self.shared.prepare(artifact)
+    }
+
+    /// [`Runner::load`] for asynchronous code.
+    ///
+    /// # Errors
+    ///
+    /// As [`Runner::load`].
+    pub async fn load_async(&self, path: impl Into<PathBuf>) -> Result<Artifact, Error> {
+        let shared = self.shared.clone();
+        let path = path.into();
+        self.handle()
+            .spawn_blocking(move || shared.prepare(shared.loader.load_file(&path)?))
+            .await
+            .map_err(|_| Error::shut_down())?
+    }
+
+    /// The compiled artifact of a task, as `wrun compile` writes it: native
+    /// code, for this version of wrun on this kind of processor.
+    ///
+    /// # Errors
+    ///
+    /// As [`Runner::load`].
+    pub fn compile(&self, artifact: &Artifact) -> Result<Vec<u8>, Error> {
+        let metered = self.shared.config.metered;
+        let code = self.shared.loader.code(artifact, metered)?;
+        code.bytes().map_err(|error| {
+            Error::new(ErrorKind::System, format!("cannot read the code: {error}"))
+        })
+    }
+
+    /// Runs one task and waits for its report.
+    ///
+    /// The calling thread does the work that a thread of the runner would do:
+    /// a short task pays for no switch of threads.
+    ///
+    /// # Errors
+    ///
+    /// As [`TaskHandle::outcome`]; [`ErrorKind::InvalidTask`] in asynchronous
+    /// code, which must not block: use [`Runner::submit`] there.
+    pub fn run(&self, task: Task) -> Result<Report, Error> {
+        self.must_not_be_async()?;
+        if [task.stdout, task.stderr].contains(&Stdio::Stream) {
+            return Err(Error::new(
+                ErrorKind::InvalidTask,
+                "nobody would read the streams of a task that is waited for: use submit",
+            ));
+        }
+        let shared = self.shared.clone();
+        self.handle().block_on(async {
+            let permit = shared.admit().await?;
+            let (admitted, _ends) = shared.admitted(task, permit)?;
+            self.shared.tasks.track_future(shared.clone().drive(admitted)).await
+        })
+    }
+
+    /// Submits a task, waiting while the queue is full.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidTask`] for settings that cannot be;
+    /// [`ErrorKind::ShutDown`].
+    pub async fn submit(&self, task: Task) -> Result<TaskHandle, Error> {
+        let permit = self.shared.admit().await?;
+        self.start(task, permit)
+    }
+
+    /// [`Runner::submit`] for code that is not asynchronous.
+    ///
+    /// # Errors
+    ///
+    /// As [`Runner::submit`]; [`ErrorKind::InvalidTask`] in asynchronous code.
+    pub fn submit_blocking(&self, task: Task) -> Result<TaskHandle, Error> {
+        self.must_not_be_async()?;
+        let permit = self.handle().block_on(self.shared.admit())?;
+        self.start(task, permit)
+    }
+
+    /// Submits a task if there is room in the queue.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Overloaded`] when there is none; else as
+    /// [`Runner::submit`].
+    pub fn try_submit(&self, task: Task) -> Result<TaskHandle, Error> {
+        let permit = self
+            .shared
+            .admission
+            .clone()
+            .try_acquire_owned()
+            .map_err(|error| match error {
+                tokio::sync::TryAcquireError::NoPermits => Error::overloaded(),
+                tokio::sync::TryAcquireError::Closed => Error::shut_down(),
+            })?;
+        self.start(task, permit)
+    }
+
+    /// Takes no more tasks, waits for those it has, and ends.
+    pub async fn shutdown(self) {
+        self.shared.admission.close();
+        self.shared.tasks.close();
+        self.shared.tasks.wait().await;
+    }
+
+    /// [`Runner::shutdown`] for code that is not asynchronous.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidTask`] in asynchronous code.
+    pub fn shutdown_blocking(self) -> Result<(), Error> {
+        self.must_not_be_async()?;
+        let handle = self.handle().clone();
+        handle.block_on(self.shutdown());
+        Ok(())
+    }
+
+    fn start(&self, task: Task, permit: OwnedSemaphorePermit) -> Result<TaskHandle, Error> {
+        let (admitted, ends) = self.shared.admitted(task, permit)?;
+        let id = admitted.job.task_id;
+        let kill = admitted.job.kill.clone();
+        let cancel = admitted.job.cancel.clone();
+        let shared = self.shared.clone();
+        let join = self
+            .shared
+            .tasks
+            .spawn_on(shared.drive(admitted), self.handle());
+        Ok(TaskHandle::new(
+            id,
+            join,
+            kill,
+            cancel,
+            ends.stdout,
+            ends.stderr,
+            ends.progress,
+        ))
+    }
+
+    fn must_not_be_async(&self) -> Result<(), Error> {
+        if Handle::try_current().is_ok() {
+            return Err(Error::new(
+                ErrorKind::InvalidTask,
+                "a blocking call in asynchronous code: use the asynchronous one",
+            ));
+        }
+        Ok(())
+    }
+
+    fn handle(&self) -> &Handle {
+        match &self.runtime {
+            Some(runtime) => runtime.handle(),
+            None => unreachable!("only drop takes the runtime"),
+        }
+    }
+}
+
+impl Drop for Runner {
+    fn drop(&mut self) {
+        self.shared.admission.close();
+        self.shared.tasks.close();
+        self.shared.kill_all.cancel();
+        let Some(runtime) = self.runtime.take() else {
+            return;
+        };
+        // Waiting is not allowed on a thread that drives other futures; one of
+        // its own may.
+        let wait = move |shared: &Shared| {
+            runtime.block_on(async {
+                let _ = tokio::time::timeout(DROP_WAIT, shared.tasks.wait()).await;
+            });
+            shared.executor.close();
+            runtime.shutdown_timeout(THREADS_WAIT);
+        };
+        if Handle::try_current().is_ok() {
+            std::thread::scope(|scope| {
+                scope.spawn(|| wait(&self.shared));
+            });
+        } else {
+            wait(&self.shared);
+        }
+    }
+}
+
+impl std::fmt::Debug for Runner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Runner")
+            .field("config", &self.shared.config)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    fn prepare(&self, artifact: Artifact) -> Result<Artifact, Error> {
+        self.executor.prepare(&artifact, self.config.metered)?;
+        Ok(artifact)
+    }
+
+    async fn admit(&self) -> Result<OwnedSemaphorePermit, Error> {
+        self.admission
+            .clone()
+            .acquire_owned()
+            .await
+            .map_err(|_| Error::shut_down())
+    }
+
+    /// Validates a task, and stamps its id and deadline, once.
+    fn admitted(
+        &self,
+        task: Task,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<(Admitted, Ends), Error> {
+        let Task {
+            artifact,
+            mut spec,
+            input: Input(stdin),
+            stdout,
+            stderr,
+        } = task;
+        if artifact.runner() != self.loader.runner() {
+            return Err(Error::new(
+                ErrorKind::InvalidTask,
+                "the artifact was loaded by another runner",
+            ));
+        }
+        spec.validate()?;
+        let submitted = Instant::now();
+        let (stdout, capture_out, stream_out) = sink(stdout, &spec);
+        let (stderr, capture_err, stream_err) = sink(stderr, &spec);
+        let (progress, watched) = watch::channel(Progress::default());
+        let admitted = Admitted {
+            submitted,
+            job: Job {
+                task_id: self.next_id.fetch_add(1, Ordering::Relaxed),
+                attempt: 1,
+                artifact,
+                deadline: spec
+                    .limits
+                    .timeout
+                    .and_then(|timeout| submitted.checked_add(timeout)),
+                spec: Arc::new(spec),
+                stdin,
+                stdout,
+                stderr,
+                cancel: CancellationToken::new(),
+                kill: self.kill_all.child_token(),
+                progress: Arc::new(move |value| {
+                    progress.send_replace(value);
+                }),
+            },
+            capture_out,
+            capture_err,
+            _permit: permit,
+        };
+        let ends = Ends {
+            stdout: stream_out,
+            stderr: stream_err,
+            progress: watched,
+        };
+        Ok((admitted, ends))
+    }
+
+    /// Takes an admitted task to its report.
+    async fn drive(self: Arc<Self>, admitted: Admitted) -> Result<Report, Error> {
+        let Admitted {
+            job,
+            submitted,
+            capture_out,
+            capture_err,
+            _permit,
+        } = admitted;
+        let spec = job.spec.clone();
+        let (task_id, attempt) = (job.task_id, job.attempt);
+        let (queue, executed) = self.execute(job, submitted).await?;
+        let stdout = capture_out.map(|sink| sink.take()).unwrap_or_default();
+        let stderr = capture_err.map(|sink| sink.take()).unwrap_or_default();
+        let total = submitted.elapsed();
+        let Executed {
+            fate,
+            overhead,
+            worker_pid,
+        } = executed;
+        let (outcome, fate) = match fate {
+            Ok(fate) => (outcome(&fate.ending, &stdout), fate),
+            Err(crash) => (Outcome::Crashed(crash), Fate::imposed(Ending::Cancelled)),
+        };
+        Ok(Report {
+            task_id,
+            name: spec.name.clone(),
+            attempt,
+            mode: self.config.mode,
+            outcome,
+            stats: Stats {
+                queue,
+                start: overhead + fate.start,
+                run: fate.run,
+                total,
+                cpu: fate.cpu,
+                peak_memory_bytes: fate.peak_memory,
+                fuel: fate.fuel,
+                memory_growth_refused: fate.growth_refused,
+                worker_pid,
+            },
+            denied: fate.denied,
+            stdout,
+            stderr,
+        })
+    }
+
+    /// Waits for a place and runs there; also says how long the wait was.
+    async fn execute(&self, job: Job, submitted: Instant) -> Result<(Duration, Executed), Error> {
+        let imposed = |ending| Executed {
+            fate: Ok(Fate::imposed(ending)),
+            overhead: Duration::ZERO,
+            worker_pid: None,
+        };
+        let kill = job.kill.clone();
+        let deadline = job.deadline;
+        let expired = async {
+            match deadline {
+                Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        let mut ended = std::pin::pin!(async {
+            tokio::select! {
+                biased;
+                () = kill.cancelled() => Ending::Cancelled,
+                () = expired => Ending::LimitExceeded(Limit::Deadline),
+            }
+        });
+        let _place = tokio::select! {
+            biased;
+            place = self.places.clone().acquire_owned() => {
+                place.map_err(|_| Error::shut_down())?
+            }
+            ending = &mut ended => return Ok((submitted.elapsed(), imposed(ending))),
+        };
+        let metered = job.metered();
+        if job.artifact.prepared(metered).is_none() {
+            let executor = self.executor.clone();
+            let artifact = job.artifact.clone();
+            let preparing =
+                tokio::task::spawn_blocking(move || executor.prepare(&artifact, metered));
+            tokio::select! {
+                biased;
+                prepared = preparing => prepared.map_err(|_| Error::shut_down())??,
+                ending = &mut ended => return Ok((submitted.elapsed(), imposed(ending))),
+            }
+        }
+        let queue = submitted.elapsed();
+        let executed = self.executor.execute(job).await?;
+        Ok((queue, executed))
+    }
+}
+
+fn sink(stdio: Stdio, spec: &Spec) -> (Sink, Option<Sink>, Option<OutputStream>) {
+    match stdio {
+        Stdio::Capture => {
+            let budget = spec.limits.output_budget(true).unwrap_or(u64::MAX);
+            let sink = Sink::capture(budget);
+            (sink.clone(), Some(sink), None)
+        }
+        Stdio::Stream => {
+            let (sink, chunks) = Sink::channel(spec.limits.output_budget(false));
+            (sink, None, Some(OutputStream::new(chunks)))
+        }
+        Stdio::Null => (Sink::null(spec.limits.output_budget(false)), None, None),
+    }
+}
+
+fn outcome(ending: &Ending, stdout: &Bytes) -> Outcome {
+    match ending {
+        Ending::Completed => Outcome::Completed(Output(stdout.clone())),
+        Ending::Failed(message) => Outcome::Failed(message.clone()),
+        Ending::Exited(code) => Outcome::Exited(*code),
+        Ending::Trapped(trap) => Outcome::Trapped(trap.clone()),
+        Ending::LimitExceeded(limit) => Outcome::LimitExceeded(*limit),
+        Ending::Cancelled => Outcome::Cancelled,
+    }
+}

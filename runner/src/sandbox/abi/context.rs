@@ -1,0 +1,79 @@
+//! `wrun:task/context`: what a task knows about itself.
+
+use super::bindings::wrun::task::context::{Host as ContextHost, Mode as AbiMode, TaskInfo};
+use crate::config::Mode;
+use crate::sandbox::host::Host;
+use std::sync::Arc;
+use std::time::Instant;
+use tokio_util::sync::CancellationToken;
+use wasmtime::component::Resource;
+use wasmtime_wasi::p2::{DynPollable, Pollable, subscribe};
+
+/// How far a task says it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[non_exhaustive]
+pub struct Progress {
+    /// Units done so far.
+    pub done: u64,
+    /// Units altogether, where the task knows.
+    pub total: Option<u64>,
+}
+
+/// What `context` answers from.
+pub(crate) struct TaskContext {
+    pub(crate) task_id: u64,
+    pub(crate) attempt: u32,
+    pub(crate) mode: Mode,
+    pub(crate) name: String,
+    pub(crate) deadline: Option<Instant>,
+    /// Cancelled when the host asks the task to stop.
+    pub(crate) cancel: CancellationToken,
+    /// Takes the latest progress.
+    pub(crate) progress: Arc<dyn Fn(Progress) + Send + Sync>,
+}
+
+impl ContextHost for Host {
+    fn info(&mut self) -> wasmtime::Result<TaskInfo> {
+        let context = &self.context;
+        let remaining = context.deadline.map(|deadline| {
+            let left = deadline.saturating_duration_since(Instant::now());
+            u64::try_from(left.as_nanos()).unwrap_or(u64::MAX)
+        });
+        Ok(TaskInfo {
+            task_id: context.task_id,
+            attempt: context.attempt,
+            mode: match context.mode {
+                Mode::Thread => AbiMode::Thread,
+                Mode::Process => AbiMode::Process,
+            },
+            name: context.name.clone(),
+            remaining_ns: remaining,
+        })
+    }
+
+    fn cancelled(&mut self) -> wasmtime::Result<bool> {
+        Ok(self.context.cancel.is_cancelled())
+    }
+
+    fn subscribe_cancelled(&mut self) -> wasmtime::Result<Resource<DynPollable>> {
+        let token = self.context.cancel.clone();
+        let table = wasmtime_wasi::WasiView::ctx(self).table;
+        let cancelled = table.push(Cancelled(token))?;
+        subscribe(table, cancelled)
+    }
+
+    fn progress(&mut self, done: u64, total: Option<u64>) -> wasmtime::Result<()> {
+        (self.context.progress)(Progress { done, total });
+        Ok(())
+    }
+}
+
+/// Ready once the task is asked to stop.
+struct Cancelled(CancellationToken);
+
+#[async_trait::async_trait]
+impl Pollable for Cancelled {
+    async fn ready(&mut self) {
+        self.0.cancelled().await;
+    }
+}

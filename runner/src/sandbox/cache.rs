@@ -1,0 +1,204 @@
+//! Compiled code on disk, across runs and shared by processes.
+//!
+//! One file per key. A file appears whole, by rename, and never changes; readers
+//! verify its digest. A damaged, foreign or unreadable entry counts as absent and
+//! is replaced. Nothing here fails a run: without a usable cache, code is
+//! compiled anew. Invariant: nothing is read from a directory or file that
+//! somebody else could have written.
+
+use super::code::{self, Code, Meta};
+use crate::config::Cache as CacheConfig;
+use rustix::fs::{Mode, OFlags};
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+/// Where old entries are dropped until the rest fits.
+const MAX_BYTES: u64 = 2 << 30;
+/// A temporary file this old belongs to a process that died.
+const STALE: Duration = Duration::from_secs(3600);
+const SUFFIX: &str = "wrun";
+
+/// A usable cache directory.
+#[derive(Debug)]
+pub(crate) struct Cache {
+    directory: PathBuf,
+}
+
+impl Cache {
+    /// Opens or makes the configured directory; `None` when there is none or it
+    /// is not this user's alone.
+    pub(crate) fn open(config: &CacheConfig) -> Option<Self> {
+        let directory = match config {
+            CacheConfig::Off => return None,
+            CacheConfig::Directory(directory) => directory.clone(),
+            CacheConfig::User => user_directory()?,
+        };
+        // The format is in the name: another wrun's entries are not even seen.
+        let directory = directory.join(concat!("v1-", env!("CARGO_PKG_VERSION")));
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&directory)
+            .ok()?;
+        let metadata = fs::symlink_metadata(&directory).ok()?;
+        let trusted = metadata.is_dir() && is_ours(&metadata);
+        trusted.then_some(Cache { directory })
+    }
+
+    /// The key of a task file's code.
+    pub(crate) fn key(source: &blake3::Hash, metered: bool) -> String {
+        format!("{}{}", source.to_hex(), if metered { "-fuel" } else { "" })
+    }
+
+    fn path(&self, key: &str) -> PathBuf {
+        self.directory.join(key).with_extension(SUFFIX)
+    }
+
+    /// The entry, if it is there, whole and ours.
+    pub(crate) fn get(&self, key: &str) -> Option<Code> {
+        let path = self.path(key);
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
+        let mut file = File::from(rustix::fs::open(&path, flags, Mode::empty()).ok()?);
+        let metadata = file.metadata().ok()?;
+        if !metadata.is_file() || !is_ours(&metadata) {
+            return None;
+        }
+        let code = Code::from_file(&mut file).ok()?;
+        // Eviction goes by age of use; once an hour is often enough.
+        let used = metadata.modified().ok();
+        if used.and_then(|used| used.elapsed().ok()) > Some(STALE) {
+            let _ = file.set_modified(SystemTime::now());
+        }
+        Some(code)
+    }
+
+    /// Keeps an entry, best effort.
+    pub(crate) fn put(&self, key: &str, elf: &[u8], meta: &Meta) {
+        if self.write(key, elf, meta).is_ok() {
+            self.evict();
+        }
+    }
+
+    fn write(&self, key: &str, elf: &[u8], meta: &Meta) -> io::Result<()> {
+        let trailer = code::trailer(elf, meta).map_err(io::Error::other)?;
+        // Without a name until it is whole: nothing to clean up if this process
+        // dies. Where the file system cannot do that, a temporary name does.
+        let mut file = tempfile::Builder::new()
+            .prefix(".tmp-")
+            .tempfile_in(&self.directory)?;
+        file.write_all(elf)?;
+        file.write_all(&trailer)?;
+        file.persist(self.path(key)).map_err(|error| error.error)?;
+        Ok(())
+    }
+
+    /// Forgets an entry that turned out to be of no use.
+    pub(crate) fn remove(&self, key: &str) {
+        let _ = fs::remove_file(self.path(key));
+    }
+
+    /// Drops what processes that died left behind, and the least recently used
+    /// entries over [`MAX_BYTES`].
+    fn evict(&self) {
+        let Ok(entries) = fs::read_dir(&self.directory) else {
+            return;
+        };
+        let mut total = 0;
+        let mut files: Vec<(SystemTime, u64, PathBuf)> = Vec::new();
+        for entry in entries.flatten() {
+            let (Ok(metadata), path) = (entry.metadata(), entry.path()) else {
+                continue;
+            };
+            let modified = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+            let temporary = entry.file_name().to_string_lossy().starts_with(".tmp-");
+            if temporary {
+                if modified.elapsed().is_ok_and(|age| age > STALE) {
+                    let _ = fs::remove_file(&path);
+                }
+            } else {
+                total += metadata.len();
+                files.push((modified, metadata.len(), path));
+            }
+        }
+        files.sort();
+        for (_, len, path) in files {
+            if total <= MAX_BYTES {
+                break;
+            }
+            if fs::remove_file(&path).is_ok() {
+                total -= len;
+            }
+        }
+    }
+}
+
+fn is_ours(metadata: &fs::Metadata) -> bool {
+    metadata.uid() == rustix::process::geteuid().as_raw() && metadata.mode() & 0o022 == 0
+}
+
+fn user_directory() -> Option<PathBuf> {
+    use etcetera::BaseStrategy;
+    match std::env::var_os("WRUN_CACHE_DIR") {
+        Some(directory) if !directory.is_empty() => Some(directory.into()),
+        _ => {
+            let strategy = etcetera::choose_base_strategy().ok()?;
+            Some(strategy.cache_dir().join("wrun"))
+        }
+    }
+}
+
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sandbox::source::Shape;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn meta(source: &blake3::Hash) -> Meta {
+        Meta::new(Shape::Component, false, source, 1)
+    }
+
+    #[test]
+    fn entries_survive_and_damage_is_absence() {
+        let directory = tempfile::tempdir().expect("tempdir");
+        let cache = Cache::open(&CacheConfig::Directory(directory.path().into())).expect("opens");
+        let source = blake3::hash(b"a");
+        let key = Cache::key(&source, false);
+        assert!(cache.get(&key).is_none());
+        cache.put(&key, b"code", &meta(&source));
+        assert_eq!(cache.get(&key).expect("there").meta, meta(&source));
+        fs::write(cache.path(&key), b"rubbish").expect("write");
+        assert!(cache.get(&key).is_none());
+        cache.put(&key, b"code", &meta(&source));
+        assert!(cache.get(&key).is_some());
+    }
+
+    #[test]
+    fn what_others_can_write_is_not_trusted() {
+        let directory = tempfile::tempdir().expect("tempdir");
+        let config = CacheConfig::Directory(directory.path().into());
+        let cache = Cache::open(&config).expect("opens");
+        let source = blake3::hash(b"a");
+        let key = Cache::key(&source, false);
+        cache.put(&key, b"code", &meta(&source));
+        let open = |mode| fs::Permissions::from_mode(mode);
+        fs::set_permissions(cache.path(&key), open(0o666)).expect("chmod");
+        assert!(cache.get(&key).is_none());
+        fs::set_permissions(&cache.directory, open(0o777)).expect("chmod");
+        assert!(Cache::open(&config).is_none());
+    }
+
+    #[test]
+    fn a_link_is_not_followed() {
+        let directory = tempfile::tempdir().expect("tempdir");
+        let cache = Cache::open(&CacheConfig::Directory(directory.path().into())).expect("opens");
+        let source = blake3::hash(b"a");
+        cache.put("real", b"code", &meta(&source));
+        std::os::unix::fs::symlink(cache.path("real"), cache.path("link")).expect("link");
+        assert!(cache.get("real").is_some());
+        assert!(cache.get("link").is_none());
+    }
+}

@@ -1,0 +1,301 @@
+//! Compiled code with what must be known about it, as a file: the form it has in
+//! the cache, in what `wrun compile` writes, and in the memory file that workers
+//! map.
+//!
+//! ```text
+//! [ELF of wasmtime][Meta, postcard][Footer, 56 bytes]
+//! Footer: meta length u32, format version u32, BLAKE3 of all before it [32],
+//!         the ELF's length u64, magic [8]
+//! ```
+//!
+//! The description stands behind the code so that wasmtime can map the file as
+//! it is. Integers are little-endian. Invariant: a [`Code`] was verified against
+//! its digest after it was sealed, so what is mapped is what was verified.
+
+use super::source::Shape;
+use rustix::fs::{MemfdFlags, SealFlags};
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+use wasmtime::component::Component;
+use wasmtime::{Engine, Module};
+
+const MAGIC: [u8; 8] = *b"wrunart\0";
+const FORMAT: u32 = 1;
+const FOOTER: usize = 56;
+/// Cap on the description.
+const MAX_META: usize = 1 << 20;
+/// Cap on a whole file.
+pub(crate) const MAX_FILE: u64 = 4 << 30;
+
+/// What must be known about compiled code.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Meta {
+    /// The wrun that compiled it: engines of another version have other code.
+    pub(crate) wrun: String,
+    pub(crate) shape: Shape,
+    /// Whether fuel is counted.
+    pub(crate) metered: bool,
+    /// BLAKE3 of the task file, in hexadecimal.
+    pub(crate) source: String,
+    /// Bytes of the task file.
+    pub(crate) source_len: u64,
+}
+
+impl Meta {
+    pub(crate) fn new(shape: Shape, metered: bool, source: &blake3::Hash, len: u64) -> Self {
+        Meta {
+            wrun: env!("CARGO_PKG_VERSION").to_owned(),
+            shape,
+            metered,
+            source: source.to_hex().to_string(),
+            source_len: len,
+        }
+    }
+}
+
+/// Verified compiled code in a sealed memory file.
+#[derive(Debug)]
+pub(crate) struct Code {
+    pub(crate) meta: Meta,
+    file: File,
+    len: u64,
+}
+
+/// Why bytes are no compiled code that can be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CodeError {
+    #[error("it is no artifact of wrun")]
+    NotAnArtifact,
+    #[error("its format is version {0}, this wrun reads {FORMAT}")]
+    Format(u32),
+    #[error("it was made by wrun {0}, this is {ours}", ours = env!("CARGO_PKG_VERSION"))]
+    Version(String),
+    #[error("it is damaged: {0}")]
+    Damaged(&'static str),
+    #[error("this engine refuses it: {0}")]
+    Engine(String),
+    #[error("{what}: {source}")]
+    Io {
+        what: &'static str,
+        source: io::Error,
+    },
+}
+
+fn io_error(what: &'static str) -> impl Fn(io::Error) -> CodeError {
+    move |source| CodeError::Io { what, source }
+}
+
+/// Whether the last bytes of a file are a footer.
+pub(crate) fn is_artifact(tail: &[u8]) -> bool {
+    tail.len() >= FOOTER && tail.ends_with(&MAGIC)
+}
+
+/// The file's bytes after the ELF.
+pub(crate) fn trailer(elf: &[u8], meta: &Meta) -> Result<Vec<u8>, CodeError> {
+    let mut trailer =
+        postcard::to_allocvec(meta).map_err(|_| CodeError::Damaged("its description"))?;
+    let meta_len = u32::try_from(trailer.len()).unwrap_or(u32::MAX);
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(elf).update(&trailer);
+    trailer.extend_from_slice(&meta_len.to_le_bytes());
+    trailer.extend_from_slice(&FORMAT.to_le_bytes());
+    trailer.extend_from_slice(hasher.finalize().as_bytes());
+    trailer.extend_from_slice(&(elf.len() as u64).to_le_bytes());
+    trailer.extend_from_slice(&MAGIC);
+    Ok(trailer)
+}
+
+impl Code {
+    /// Takes freshly compiled code.
+    pub(crate) fn new(elf: &[u8], meta: &Meta) -> Result<Self, CodeError> {
+        let trailer = trailer(elf, meta)?;
+        let mut file = memory_file()?;
+        file.write_all(elf)
+            .and_then(|()| file.write_all(&trailer))
+            .map_err(io_error("cannot fill a memory file"))?;
+        Code::verify(file)
+    }
+
+    /// Copies a file into memory, seals it, verifies it.
+    pub(crate) fn from_file(file: &mut File) -> Result<Self, CodeError> {
+        let mut memory = memory_file()?;
+        let copied = io::copy(&mut file.take(MAX_FILE + 1), &mut memory)
+            .map_err(io_error("cannot copy it into memory"))?;
+        if copied > MAX_FILE {
+            return Err(CodeError::Damaged("it is larger than 4 GiB"));
+        }
+        Code::verify(memory)
+    }
+
+    /// Copies bytes into memory, seals them, verifies them.
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self, CodeError> {
+        let mut memory = memory_file()?;
+        memory
+            .write_all(bytes)
+            .map_err(io_error("cannot fill a memory file"))?;
+        Code::verify(memory)
+    }
+
+    /// The whole file's bytes, for `wrun compile`.
+    pub(crate) fn bytes(&self) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; usize::try_from(self.len).map_err(io::Error::other)?];
+        self.file.read_exact_at(&mut bytes, 0)?;
+        Ok(bytes)
+    }
+
+    /// Takes a memory file that another process verified; checks that it is
+    /// sealed and well-formed, not its digest.
+    pub(crate) fn from_sealed(file: File) -> Result<Self, CodeError> {
+        let seals = rustix::fs::fcntl_get_seals(&file)
+            .map_err(|errno| io_error("cannot read the seals")(errno.into()))?;
+        if !seals.contains(SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW) {
+            return Err(CodeError::Damaged("it is not sealed"));
+        }
+        let (meta, _, len) = parse(&file)?;
+        Ok(Code { meta, file, len })
+    }
+
+    fn verify(mut file: File) -> Result<Self, CodeError> {
+        let seals = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+        rustix::fs::fcntl_add_seals(&file, seals)
+            .map_err(|errno| io_error("cannot seal a memory file")(errno.into()))?;
+        let (meta, digest, len) = parse(&file)?;
+        let covered = len - FOOTER as u64;
+        file.seek(SeekFrom::Start(0))
+            .map_err(io_error("cannot read it"))?;
+        let mut hasher = blake3::Hasher::new();
+        hasher
+            .update_reader((&file).take(covered))
+            .map_err(io_error("cannot read it"))?;
+        if hasher.finalize() != digest {
+            return Err(CodeError::Damaged("its digest does not match"));
+        }
+        if meta.wrun != env!("CARGO_PKG_VERSION") {
+            return Err(CodeError::Version(meta.wrun));
+        }
+        Ok(Code { meta, file, len })
+    }
+
+    /// The sealed file.
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    fn path(&self) -> String {
+        format!("/proc/self/fd/{}", self.file.as_raw_fd())
+    }
+
+    /// The code as a component of `engine`.
+    #[expect(unsafe_code, reason = "wasmtime's artifact deserialization")]
+    pub(crate) fn component(&self, engine: &Engine) -> Result<Component, CodeError> {
+        // SAFETY: `deserialize_file` requires that the file came from
+        // `Engine::precompile_component` and is not modified while mapped. Its
+        // digest was verified when it was made by this program, its own cache,
+        // or a file the user vouched for, and the seals exclude modification.
+        unsafe { Component::deserialize_file(engine, self.path()) }
+            .map_err(|error| CodeError::Engine(format!("{error:#}")))
+    }
+
+    /// The code as a core module of `engine`.
+    #[expect(unsafe_code, reason = "wasmtime's artifact deserialization")]
+    pub(crate) fn module(&self, engine: &Engine) -> Result<Module, CodeError> {
+        // SAFETY: as for `component`, with `Engine::precompile_module`.
+        unsafe { Module::deserialize_file(engine, self.path()) }
+            .map_err(|error| CodeError::Engine(format!("{error:#}")))
+    }
+}
+
+fn memory_file() -> Result<File, CodeError> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    rustix::fs::memfd_create("wrun-artifact", flags)
+        .map(File::from)
+        .map_err(|errno| io_error("cannot make a memory file")(errno.into()))
+}
+
+/// Reads the footer and the description; every length is checked against the
+/// file before anything is allocated.
+fn parse(file: &File) -> Result<(Meta, blake3::Hash, u64), CodeError> {
+    let len = file.metadata().map_err(io_error("cannot read it"))?.len();
+    if len < FOOTER as u64 {
+        return Err(CodeError::NotAnArtifact);
+    }
+    let mut footer = [0; FOOTER];
+    file.read_exact_at(&mut footer, len - FOOTER as u64)
+        .map_err(io_error("cannot read it"))?;
+    let (meta_len, rest) = footer.split_at(4);
+    let (format, rest) = rest.split_at(4);
+    let (digest, rest) = rest.split_at(32);
+    let (elf_len, magic) = rest.split_at(8);
+    if magic != MAGIC {
+        return Err(CodeError::NotAnArtifact);
+    }
+    let format = le_u32(format);
+    if format != FORMAT {
+        return Err(CodeError::Format(format));
+    }
+    let meta_len = le_u32(meta_len) as usize;
+    let mut elf = [0; 8];
+    elf.copy_from_slice(elf_len);
+    let elf_len = u64::from_le_bytes(elf);
+    let total = elf_len
+        .checked_add(meta_len as u64)
+        .and_then(|sum| sum.checked_add(FOOTER as u64));
+    if meta_len > MAX_META || total != Some(len) {
+        return Err(CodeError::Damaged("its lengths do not add up"));
+    }
+    let mut meta = vec![0; meta_len];
+    file.read_exact_at(&mut meta, elf_len)
+        .map_err(io_error("cannot read it"))?;
+    let meta = postcard::from_bytes(&meta).map_err(|_| CodeError::Damaged("its description"))?;
+    let mut hash = [0; 32];
+    hash.copy_from_slice(digest);
+    Ok((meta, blake3::Hash::from_bytes(hash), len))
+}
+
+fn le_u32(bytes: &[u8]) -> u32 {
+    let mut array = [0; 4];
+    array.copy_from_slice(bytes);
+    u32::from_le_bytes(array)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> (Vec<u8>, Meta) {
+        let source = blake3::hash(b"source");
+        let meta = Meta::new(Shape::Component, false, &source, 6);
+        let elf = b"not really an ELF".to_vec();
+        let mut file = elf.clone();
+        file.extend(trailer(&elf, &meta).expect("encodes"));
+        (file, meta)
+    }
+
+    fn load(bytes: &[u8]) -> Result<Code, CodeError> {
+        let mut file = tempfile::tempfile().expect("tempfile");
+        file.write_all(bytes).expect("write");
+        file.seek(SeekFrom::Start(0)).expect("seek");
+        Code::from_file(&mut file)
+    }
+
+    #[test]
+    fn round_trip() {
+        let (bytes, meta) = sample();
+        assert!(is_artifact(&bytes));
+        assert_eq!(load(&bytes).expect("loads").meta, meta);
+    }
+
+    #[test]
+    fn every_flipped_bit_and_every_cut_is_noticed() {
+        let (bytes, _) = sample();
+        for at in 0..bytes.len() {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 1;
+            assert!(load(&damaged).is_err(), "byte {at}");
+            assert!(load(&bytes[..at]).is_err(), "cut at {at}");
+        }
+    }
+}

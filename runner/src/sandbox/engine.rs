@@ -1,0 +1,94 @@
+//! Engines: one configuration for every place that compiles or runs a task, so
+//! that an artifact made by one loads in all of them.
+
+use super::epoch;
+use wasmtime::{Config, Engine, Enabled, InstanceAllocationStrategy, PoolingAllocationConfig};
+
+/// What WebAssembly frames may use of a stack. Interpreters compiled to Wasm
+/// recurse deeply; wasmtime's own default is 512 KiB.
+const MAX_WASM_STACK: usize = 1 << 20;
+
+/// The stack a guest runs on, host calls included. A host call that overflowed
+/// it would abort the process, so what is left below the guest must be ample:
+/// 2 MiB is what a Rust thread gets for everything.
+const ASYNC_STACK: usize = MAX_WASM_STACK + (2 << 20);
+
+/// Mappings that one task of the pool takes at most: memory, its image, its
+/// guard, a table, a stack (probed on 10,000 waiting tasks).
+const MAPPINGS_PER_TASK: usize = 5;
+
+/// Mappings left to the rest of the process.
+const MAPPINGS_KEPT: usize = 8_192;
+
+/// An engine could not be made.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum EngineError {
+    #[error("cannot make a WebAssembly engine: {0}")]
+    Engine(String),
+    #[error("cannot start the epoch thread: {0}")]
+    Epoch(std::io::Error),
+}
+
+/// How an engine gets memory for its sandboxes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Allocation {
+    /// Each sandbox maps its own: 22 µs rather than 5, but any shape of task.
+    OnDemand,
+    /// So many sandboxes' worth of slots, mapped once and reused.
+    Pool { slots: usize },
+}
+
+fn config(metered: bool) -> Config {
+    let mut config = Config::new();
+    config
+        .epoch_interruption(true)
+        .consume_fuel(metered)
+        .memory_may_move(false)
+        .concurrency_support(false)
+        .max_wasm_stack(MAX_WASM_STACK)
+        .async_stack_size(ASYNC_STACK);
+    config
+}
+
+/// An engine that compiles and does not run.
+pub(crate) fn compiler(metered: bool) -> Result<Engine, EngineError> {
+    Engine::new(&config(metered)).map_err(|e| EngineError::Engine(format!("{e:#}")))
+}
+
+/// An engine that runs and does not compile. Its epoch ticks while
+/// [`epoch::Running`] guards exist.
+pub(crate) fn runtime(metered: bool, allocation: Allocation) -> Result<Engine, EngineError> {
+    let mut config = config(metered);
+    config.enable_compiler(false);
+    if let Allocation::Pool { slots } = allocation {
+        let slots = u32::try_from(slots).unwrap_or(u32::MAX);
+        let mut pool = PoolingAllocationConfig::new();
+        // A component made from one core module is four small core instances
+        // with two tables: the module, its adapter, two shims.
+        pool.total_component_instances(slots)
+            .total_core_instances(slots.saturating_mul(6))
+            .total_memories(slots)
+            .total_tables(slots.saturating_mul(3))
+            .total_stacks(slots)
+            .total_gc_heaps(slots)
+            .max_core_instances_per_component(6)
+            .max_memories_per_component(1)
+            .max_tables_per_component(3)
+            .max_memories_per_module(1)
+            .max_tables_per_module(1)
+            .pagemap_scan(Enabled::Auto);
+        config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+    }
+    let engine = Engine::new(&config).map_err(|e| EngineError::Engine(format!("{e:#}")))?;
+    epoch::register(&engine).map_err(EngineError::Epoch)?;
+    Ok(engine)
+}
+
+/// The most tasks that fit this process's mappings at the same time.
+pub(crate) fn max_pool_slots() -> usize {
+    let limit = std::fs::read_to_string("/proc/sys/vm/max_map_count")
+        .ok()
+        .and_then(|text| text.trim().parse::<usize>().ok())
+        .unwrap_or(65_530);
+    (limit.saturating_sub(MAPPINGS_KEPT) / MAPPINGS_PER_TASK).max(1)
+}

@@ -1,0 +1,158 @@
+//! What a store carries for its guest: WASI state, limits, the task's own
+//! context. Built fresh for each run and dropped with it.
+
+use super::abi::TaskContext;
+use super::denials::Denials;
+use super::limits::Limiter;
+use super::stdio::{Sink, Source};
+use crate::report::Access;
+use crate::task::{Spec, TcpGrant};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use wasmtime::component::ResourceTable;
+use wasmtime_wasi::p1::WasiP1Ctx;
+use wasmtime_wasi::sockets::SocketAddrUse;
+use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+
+/// Host resources (files, streams, pollables) that one guest may hold open.
+const MAX_RESOURCES: usize = 10_000;
+
+/// The `T` of every store.
+pub(crate) struct Host {
+    pub(crate) wasi: Wasi,
+    pub(crate) limiter: Limiter,
+    pub(crate) context: TaskContext,
+    pub(crate) denials: Denials,
+    /// Read-only directories were granted: the likely reason of a refused write.
+    pub(crate) has_read_only: bool,
+    /// Host names that the guest may resolve.
+    pub(crate) names: Vec<String>,
+}
+
+/// WASI state of either generation.
+pub(crate) enum Wasi {
+    /// For components.
+    P2 {
+        ctx: Box<WasiCtx>,
+        table: ResourceTable,
+    },
+    /// For core modules.
+    P1(Box<WasiP1Ctx>),
+}
+
+impl WasiView for Host {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        match &mut self.wasi {
+            Wasi::P2 { ctx, table } => WasiCtxView { ctx, table },
+            Wasi::P1(p1) => p1.ctx(),
+        }
+    }
+}
+
+impl Host {
+    /// The host of one run. `p1` says which generation of WASI the guest speaks.
+    ///
+    /// # Errors
+    ///
+    /// A granted directory cannot be opened.
+    pub(crate) fn new(
+        spec: &Spec,
+        p1: bool,
+        blocking: bool,
+        stdin: &Source,
+        stdout: &Sink,
+        stderr: &Sink,
+        context: TaskContext,
+    ) -> Result<Self, GrantError> {
+        let denials = Denials::default();
+        let mut builder = WasiCtxBuilder::new();
+        builder
+            .stdin(stdin.clone())
+            .stdout(stdout.clone())
+            .stderr(stderr.clone())
+            .allow_blocking_current_thread(blocking)
+            .arg(&spec.name)
+            .args(&spec.args)
+            .envs(&spec.env)
+            .allow_udp(false)
+            .allow_tcp(true)
+            .allow_ip_name_lookup(spec.tcp.iter().any(|grant| grant.is_name));
+        for grant in &spec.dirs {
+            let perms = if grant.read_only {
+                FsPerms::ReadOnly
+            } else {
+                FsPerms::ReadWrite
+            };
+            builder
+                .preopened_dir(&grant.host, &grant.guest, perms)
+                .map_err(|error| GrantError {
+                    path: grant.host.display().to_string(),
+                    reason: format!("{error:#}"),
+                })?;
+        }
+        check_sockets(&mut builder, &spec.tcp, denials.clone());
+        let mut wasi = if p1 {
+            Wasi::P1(Box::new(builder.build_p1()))
+        } else {
+            Wasi::P2 {
+                ctx: Box::new(builder.build()),
+                table: ResourceTable::new(),
+            }
+        };
+        let table = match &mut wasi {
+            Wasi::P2 { table, .. } => table,
+            Wasi::P1(p1) => p1.ctx().table,
+        };
+        table.set_max_capacity(MAX_RESOURCES);
+        Ok(Host {
+            wasi,
+            limiter: Limiter::new(&spec.limits),
+            context,
+            denials,
+            has_read_only: spec.dirs.iter().any(|grant| grant.read_only),
+            names: spec
+                .tcp
+                .iter()
+                .filter(|grant| grant.is_name)
+                .map(|grant| grant.host.clone())
+                .collect(),
+        })
+    }
+}
+
+/// A directory that was granted cannot be opened after all.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot open the granted directory {path}: {reason}")]
+pub(crate) struct GrantError {
+    path: String,
+    reason: String,
+}
+
+/// Connections go to granted addresses only; listening and UDP to none.
+fn check_sockets(builder: &mut WasiCtxBuilder, grants: &[TcpGrant], denials: Denials) {
+    let granted: Arc<[SocketAddr]> = grants
+        .iter()
+        .flat_map(|grant| grant.addresses.iter().copied())
+        .collect();
+    builder.socket_addr_check(move |address, usage| {
+        let allowed = match usage {
+            SocketAddrUse::TcpConnect => granted.contains(&address),
+            // The bind that connecting implies.
+            SocketAddrUse::TcpBind => {
+                !granted.is_empty() && address.port() == 0 && address.ip().is_unspecified()
+            }
+            _ => false,
+        };
+        if !allowed {
+            let access = match usage {
+                SocketAddrUse::TcpConnect => Access::TcpConnect,
+                SocketAddrUse::TcpBind | SocketAddrUse::TcpListen | SocketAddrUse::TcpAccept => {
+                    Access::TcpListen
+                }
+                _ => Access::Udp,
+            };
+            denials.note(access, &address.to_string());
+        }
+        Box::pin(async move { allowed })
+    });
+}

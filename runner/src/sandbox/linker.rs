@@ -1,0 +1,368 @@
+//! What a guest's imports are answered by, for each shape of guest: WASI with
+//! its refusals noted, and the interfaces of `wrun:task` that exist.
+
+use super::abi::bindings::wrun::task::context;
+use super::host::{Host, Wasi};
+use crate::report::Access;
+use wasmtime::component::{HasSelf, Linker, Resource};
+use wasmtime::{Caller, Extern, StoreContextMut};
+use wasmtime_wasi::filesystem::WasiFilesystemView;
+use wasmtime_wasi::p1::wasi_snapshot_preview1::{self as p1, WasiSnapshotPreview1};
+use wasmtime_wasi::p2::bindings::filesystem::preopens::Host as PreopensHost;
+use wasmtime_wasi::p2::bindings::filesystem::types::{
+    Descriptor, DescriptorFlags, ErrorCode, Host as FilesystemHost, HostDescriptor, OpenFlags,
+    PathFlags,
+};
+use wasmtime_wasi::p2::bindings::sockets::ip_name_lookup::{
+    Host as LookupHost, ResolveAddressStream,
+};
+use wasmtime_wasi::p2::bindings::sockets::network::{
+    ErrorCode as SocketErrorCode, Host as NetworkHost, Network,
+};
+use wasmtime_wasi::p2::{FsError, SocketError};
+use wasmtime_wasi::sockets::WasiSocketsView;
+use wiggle::GuestMemory;
+
+/// The version that `wasmtime-wasi` registers; guests of any 0.2 find it.
+const WASI: &str = "0.2.12";
+
+/// For components: WASI 0.2 and `wrun:task`.
+pub(crate) fn component(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<Host>> {
+    let mut linker = Linker::new(engine);
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    context::add_to_linker::<Host, HasSelf<Host>>(&mut linker, |host| host)?;
+    linker.allow_shadowing(true);
+    watch_filesystem(&mut linker)?;
+    watch_names(&mut linker)?;
+    Ok(linker)
+}
+
+/// For core modules: WASI 0.1.
+pub(crate) fn module(engine: &wasmtime::Engine) -> wasmtime::Result<wasmtime::Linker<Host>> {
+    let mut linker = wasmtime::Linker::new(engine);
+    wasmtime_wasi::p1::add_to_linker_async(&mut linker, |host: &mut Host| match &mut host.wasi {
+        Wasi::P1(p1) => &mut **p1,
+        Wasi::P2 { .. } => unreachable!("module linkers are only used with WASI 0.1 hosts"),
+    })?;
+    linker.allow_shadowing(true);
+    // wasmtime-wasi refuses codes from 126 on; a shell's convention is no reason
+    // to lose what the guest said. Codes are a byte, as for every process.
+    linker.func_wrap(
+        "wasi_snapshot_preview1",
+        "proc_exit",
+        |code: i32| -> wasmtime::Result<()> { Err(wasmtime_wasi::I32Exit(code & 0xff).into()) },
+    )?;
+    watch_module_filesystem(&mut linker)?;
+    Ok(linker)
+}
+
+impl Host {
+    /// Notes a refused file operation. `write` says that it would have changed
+    /// something.
+    fn note_path(&mut self, path: &str, write: bool) {
+        let escapes = path.starts_with('/') || path.split('/').any(|part| part == "..");
+        let access = if write && self.has_read_only && !escapes {
+            Access::Write
+        } else {
+            Access::Path
+        };
+        self.denials.note(access, path);
+    }
+}
+
+fn is_denial(code: ErrorCode) -> bool {
+    matches!(
+        code,
+        ErrorCode::Access | ErrorCode::NotPermitted | ErrorCode::ReadOnly
+    )
+}
+
+/// Turns an error of the original into what the guest gets, noting a refusal.
+fn answer<T>(
+    host: &mut Host,
+    result: Result<T, FsError>,
+    path: &str,
+    write: bool,
+) -> wasmtime::Result<(Result<T, ErrorCode>,)> {
+    match result {
+        Ok(value) => Ok((Ok(value),)),
+        Err(error) => {
+            let code = host.filesystem().convert_error_code(error)?;
+            if is_denial(code) {
+                host.note_path(path, write);
+            }
+            Ok((Err(code),))
+        }
+    }
+}
+
+/// Shadows the calls that take a path by ones that call the original and note
+/// what it refuses.
+fn watch_filesystem(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
+    type Store<'a> = StoreContextMut<'a, Host>;
+    type Dir = Resource<Descriptor>;
+
+    let mut types = linker.instance(&format!("wasi:filesystem/types@{WASI}"))?;
+    types.func_wrap_async(
+        "[method]descriptor.open-at",
+        |mut store: Store<'_>,
+         (dir, path_flags, path, open_flags, flags): (
+            Dir,
+            PathFlags,
+            String,
+            OpenFlags,
+            DescriptorFlags,
+        )| {
+            Box::new(async move {
+                let host = store.data_mut();
+                let write = open_flags.intersects(OpenFlags::CREATE | OpenFlags::TRUNCATE)
+                    || flags.intersects(DescriptorFlags::WRITE | DescriptorFlags::MUTATE_DIRECTORY);
+                let result = host
+                    .filesystem()
+                    .open_at(dir, path_flags, path.clone(), open_flags, flags)
+                    .await;
+                answer(host, result, &path, write)
+            })
+        },
+    )?;
+    types.func_wrap_async(
+        "[method]descriptor.stat-at",
+        |mut store: Store<'_>, (dir, flags, path): (Dir, PathFlags, String)| {
+            Box::new(async move {
+                let host = store.data_mut();
+                let result = host.filesystem().stat_at(dir, flags, path.clone()).await;
+                answer(host, result, &path, false)
+            })
+        },
+    )?;
+    types.func_wrap_async(
+        "[method]descriptor.create-directory-at",
+        |mut store: Store<'_>, (dir, path): (Dir, String)| {
+            Box::new(async move {
+                let host = store.data_mut();
+                let result = host.filesystem().create_directory_at(dir, path.clone()).await;
+                answer(host, result, &path, true)
+            })
+        },
+    )?;
+    types.func_wrap_async(
+        "[method]descriptor.remove-directory-at",
+        |mut store: Store<'_>, (dir, path): (Dir, String)| {
+            Box::new(async move {
+                let host = store.data_mut();
+                let result = host.filesystem().remove_directory_at(dir, path.clone()).await;
+                answer(host, result, &path, true)
+            })
+        },
+    )?;
+    types.func_wrap_async(
+        "[method]descriptor.unlink-file-at",
+        |mut store: Store<'_>, (dir, path): (Dir, String)| {
+            Box::new(async move {
+                let host = store.data_mut();
+                let result = host.filesystem().unlink_file_at(dir, path.clone()).await;
+                answer(host, result, &path, true)
+            })
+        },
+    )?;
+    types.func_wrap_async(
+        "[method]descriptor.rename-at",
+        |mut store: Store<'_>, (dir, old, new_dir, new): (Dir, String, Dir, String)| {
+            Box::new(async move {
+                let host = store.data_mut();
+                let result = host
+                    .filesystem()
+                    .rename_at(dir, old, new_dir, new.clone())
+                    .await;
+                answer(host, result, &new, true)
+            })
+        },
+    )?;
+    types.func_wrap_async(
+        "[method]descriptor.symlink-at",
+        |mut store: Store<'_>, (dir, old, new): (Dir, String, String)| {
+            Box::new(async move {
+                let host = store.data_mut();
+                let result = host.filesystem().symlink_at(dir, old, new.clone()).await;
+                answer(host, result, &new, true)
+            })
+        },
+    )?;
+    types.func_wrap_async(
+        "[method]descriptor.link-at",
+        |mut store: Store<'_>, (dir, flags, old, new_dir, new): (Dir, PathFlags, String, Dir, String)| {
+            Box::new(async move {
+                let host = store.data_mut();
+                let result = host
+                    .filesystem()
+                    .link_at(dir, flags, old, new_dir, new.clone())
+                    .await;
+                answer(host, result, &new, true)
+            })
+        },
+    )?;
+    linker
+        .instance(&format!("wasi:filesystem/preopens@{WASI}"))?
+        .func_wrap(
+            "get-directories",
+            |mut store: Store<'_>, (): ()| -> wasmtime::Result<(Vec<(Dir, String)>,)> {
+                let host = store.data_mut();
+                let directories = PreopensHost::get_directories(&mut host.filesystem())?;
+                if directories.is_empty() {
+                    host.denials.note(Access::Directories, "");
+                }
+                Ok((directories,))
+            },
+        )
+}
+
+/// Resolving is granted per name; wasmtime-wasi only knows all or none.
+fn watch_names(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
+    linker
+        .instance(&format!("wasi:sockets/ip-name-lookup@{WASI}"))?
+        .func_wrap(
+            "resolve-addresses",
+            |mut store: StoreContextMut<'_, Host>, (network, name): (Resource<Network>, String)| {
+                let host = store.data_mut();
+                let granted = host.names.contains(&name);
+                let result = if granted || name.parse::<std::net::IpAddr>().is_ok() {
+                    LookupHost::resolve_addresses(&mut host.sockets(), network, name.clone())
+                } else {
+                    Err(SocketError::from(SocketErrorCode::AccessDenied))
+                };
+                let answer: Result<Resource<ResolveAddressStream>, SocketErrorCode> = match result {
+                    Ok(stream) => Ok(stream),
+                    Err(error) => {
+                        let code = host.sockets().convert_error_code(error)?;
+                        if matches!(
+                            code,
+                            SocketErrorCode::AccessDenied
+                                | SocketErrorCode::PermanentResolverFailure
+                        ) && !granted
+                        {
+                            host.denials.note(Access::NameLookup, &name);
+                        }
+                        Err(code)
+                    }
+                };
+                Ok((answer,))
+            },
+        )
+}
+
+/// `errno` values of WASI 0.1 that mean a refusal: acces, perm, rofs, notcapable.
+fn is_denied_errno(errno: i32) -> bool {
+    matches!(errno, 2 | 63 | 69 | 76)
+}
+
+/// Bits of `oflags` that create or cut a file, and of `rights` that write one.
+const OFLAGS_WRITE: i32 = 0b1001;
+const RIGHTS_FD_WRITE: i64 = 1 << 6;
+
+/// The same for WASI 0.1: the guest's call, the original, a note if refused.
+macro_rules! watch_p1 {
+    ($linker:ident, $name:ident($($arg:ident: $ty:ty),*), path: ($ptr:ident, $len:ident), write: $write:expr) => {
+        $linker.func_wrap_async(
+            "wasi_snapshot_preview1",
+            stringify!($name),
+            |mut caller: Caller<'_, Host>, ($($arg,)*): ($($ty,)*)| {
+                Box::new(async move {
+                    let fuel = wasmtime::AsContextMut::as_context_mut(&mut caller).hostcall_fuel();
+                    let Some(Extern::Memory(memory)) = caller.get_export("memory") else {
+                        return Err(wasmtime::Error::msg("the module exports no memory"));
+                    };
+                    let (bytes, host) = memory.data_and_store_mut(&mut caller);
+                    let Wasi::P1(ctx) = &mut host.wasi else {
+                        return Err(wasmtime::Error::msg("not a WASI 0.1 host"));
+                    };
+                    ctx.set_hostcall_fuel(fuel);
+                    let mut guest = GuestMemory::Unshared(&mut *bytes);
+                    let errno = p1::$name(&mut **ctx, &mut guest, $($arg),*).await?;
+                    if is_denied_errno(errno) {
+                        let start = $ptr as u32 as usize;
+                        let path = start
+                            .checked_add(($len as u32 as usize).min(4096))
+                            .and_then(|end| bytes.get(start..end))
+                            .unwrap_or_default();
+                        host.note_path(&String::from_utf8_lossy(path), $write);
+                    }
+                    Ok(errno)
+                })
+            },
+        )?;
+    };
+}
+
+fn watch_module_filesystem(linker: &mut wasmtime::Linker<Host>) -> wasmtime::Result<()> {
+    watch_p1!(
+        linker,
+        path_open(fd: i32, dirflags: i32, ptr: i32, len: i32, oflags: i32, rights: i64,
+                  inheriting: i64, fdflags: i32, result: i32),
+        path: (ptr, len),
+        write: oflags & OFLAGS_WRITE != 0 || rights & RIGHTS_FD_WRITE != 0
+    );
+    watch_p1!(
+        linker,
+        path_filestat_get(fd: i32, flags: i32, ptr: i32, len: i32, result: i32),
+        path: (ptr, len),
+        write: false
+    );
+    watch_p1!(
+        linker,
+        path_create_directory(fd: i32, ptr: i32, len: i32),
+        path: (ptr, len),
+        write: true
+    );
+    watch_p1!(
+        linker,
+        path_remove_directory(fd: i32, ptr: i32, len: i32),
+        path: (ptr, len),
+        write: true
+    );
+    watch_p1!(
+        linker,
+        path_unlink_file(fd: i32, ptr: i32, len: i32),
+        path: (ptr, len),
+        write: true
+    );
+    watch_p1!(
+        linker,
+        path_rename(fd: i32, old: i32, old_len: i32, new_fd: i32, ptr: i32, len: i32),
+        path: (ptr, len),
+        write: true
+    );
+    watch_p1!(
+        linker,
+        path_symlink(old: i32, old_len: i32, fd: i32, ptr: i32, len: i32),
+        path: (ptr, len),
+        write: true
+    );
+    watch_p1!(
+        linker,
+        path_link(fd: i32, flags: i32, old: i32, old_len: i32, new_fd: i32, ptr: i32, len: i32),
+        path: (ptr, len),
+        write: true
+    );
+    // Enumerating ends with `badf`; when it does so at the first descriptor that
+    // a directory could have, there are none.
+    linker.func_wrap(
+        "wasi_snapshot_preview1",
+        "fd_prestat_get",
+        |mut caller: Caller<'_, Host>, fd: i32, result: i32| -> wasmtime::Result<i32> {
+            let Some(Extern::Memory(memory)) = caller.get_export("memory") else {
+                return Err(wasmtime::Error::msg("the module exports no memory"));
+            };
+            let (bytes, host) = memory.data_and_store_mut(&mut caller);
+            let Wasi::P1(ctx) = &mut host.wasi else {
+                return Err(wasmtime::Error::msg("not a WASI 0.1 host"));
+            };
+            let mut guest = GuestMemory::Unshared(bytes);
+            let errno = p1::fd_prestat_get(&mut **ctx, &mut guest, fd, result)?;
+            if fd == 3 && errno != 0 {
+                host.denials.note(Access::Directories, "");
+            }
+            Ok(errno)
+        },
+    )?;
+    Ok(())
+}

@@ -1,0 +1,378 @@
+//! From a task file to an [`Artifact`]: read with a cap, recognised, checked,
+//! compiled once or taken from the cache.
+
+use super::cache::Cache;
+use super::code::{self, Code, CodeError, Meta};
+use super::engine::{self, EngineError};
+use super::source::{self, Shape};
+use crate::config::Config;
+use bytes::Bytes;
+use std::any::Any;
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use wasmtime::Engine;
+
+/// Why bytes are no task.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LoadError {
+    #[error("cannot read {}: {source}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{} is a directory, not a task", path.display())]
+    IsDirectory { path: PathBuf },
+    #[error("the task has more than {limit} bytes, the cap on task files")]
+    TooBig { limit: u64 },
+    #[error("the task is empty")]
+    Empty,
+    #[error("the task is not WebAssembly: neither the binary format nor WAT text")]
+    NotWasm,
+    #[error("the task looks like WAT text but is not: {message}")]
+    Text { message: String },
+    #[error("the task is not valid WebAssembly: {message}")]
+    Invalid { message: String },
+    #[error("the task imports {name}, which nothing provides: {hint}")]
+    UnknownImport { name: String, hint: String },
+    #[error("there is nothing to run: {wanted}; this one exports {exports}")]
+    NoEntry {
+        wanted: &'static str,
+        exports: String,
+    },
+    #[error("the task exports run but not {name}, which the canonical ABI needs")]
+    MissingExport { name: &'static str },
+    #[error("the task does not fit the world wrun:task/task: {message}")]
+    Componentize { message: String },
+    #[error(
+        "the task is a compiled artifact; it is native code, and is loaded only when you vouch \
+         for it (--allow-precompiled)"
+    )]
+    Precompiled,
+    #[error("cannot load the artifact: {0}")]
+    Artifact(CodeError),
+    #[error("the artifact was compiled {have} fuel and cannot run {want}")]
+    ArtifactFuel {
+        have: &'static str,
+        want: &'static str,
+    },
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    #[error("cannot keep compiled code: {source}")]
+    System { source: CodeError },
+}
+
+/// A task file that was loaded: recognised, checked, compiled. Cheap to clone;
+/// belongs to the runner that loaded it.
+#[derive(Clone)]
+pub struct Artifact(Arc<Loaded>);
+
+struct Loaded {
+    runner: u64,
+    name: String,
+    shape: Shape,
+    digest: blake3::Hash,
+    source_len: u64,
+    /// The task file; none when it came compiled.
+    source: Option<Bytes>,
+    /// Without and with fuel.
+    codes: [Slot<Code>; 2],
+    /// What the executor made of each.
+    prepared: [Slot<dyn Any + Send + Sync>; 2],
+}
+
+/// Filled once; whoever comes meanwhile waits.
+struct Slot<T: ?Sized>(Mutex<Option<Arc<T>>>);
+
+impl<T: ?Sized> Slot<T> {
+    fn empty() -> Self {
+        Slot(Mutex::new(None))
+    }
+
+    fn full(value: T) -> Self
+    where
+        T: Sized,
+    {
+        Slot(Mutex::new(Some(Arc::new(value))))
+    }
+
+    fn get(&self) -> Option<Arc<T>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn get_or_try<E>(&self, make: impl FnOnce() -> Result<Arc<T>, E>) -> Result<Arc<T>, E> {
+        let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(value) = &*slot {
+            return Ok(value.clone());
+        }
+        let value = make()?;
+        *slot = Some(value.clone());
+        Ok(value)
+    }
+}
+
+impl Artifact {
+    /// The task file's name without directories, or the name it was loaded
+    /// under.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// What kind of guest it is.
+    pub fn shape(&self) -> Shape {
+        self.0.shape
+    }
+
+    /// BLAKE3 of the task file, in hexadecimal.
+    pub fn digest(&self) -> String {
+        self.0.digest.to_hex().to_string()
+    }
+
+    /// Bytes of the task file.
+    pub fn source_len(&self) -> u64 {
+        self.0.source_len
+    }
+
+    pub(crate) fn runner(&self) -> u64 {
+        self.0.runner
+    }
+
+    /// The executor's own view of it, if made.
+    pub(crate) fn prepared(&self, metered: bool) -> Option<Arc<dyn Any + Send + Sync>> {
+        self.0.prepared[usize::from(metered)].get()
+    }
+
+    /// The executor's own view of it, made at most once.
+    pub(crate) fn prepare<E>(
+        &self,
+        metered: bool,
+        make: impl FnOnce() -> Result<Arc<dyn Any + Send + Sync>, E>,
+    ) -> Result<Arc<dyn Any + Send + Sync>, E> {
+        self.0.prepared[usize::from(metered)].get_or_try(make)
+    }
+}
+
+impl fmt::Debug for Artifact {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Artifact")
+            .field("name", &self.0.name)
+            .field("shape", &self.0.shape)
+            .field("digest", &self.digest())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Loads and compiles for one runner.
+pub(crate) struct Loader {
+    runner: u64,
+    cache: Option<Cache>,
+    max_module_size: u64,
+    allow_precompiled: bool,
+    compilers: [OnceLock<Engine>; 2],
+}
+
+impl Loader {
+    pub(crate) fn new(config: &Config) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Loader {
+            runner: NEXT.fetch_add(1, Ordering::Relaxed),
+            cache: Cache::open(&config.cache),
+            max_module_size: config.max_module_size,
+            allow_precompiled: config.allow_precompiled,
+            compilers: [OnceLock::new(), OnceLock::new()],
+        }
+    }
+
+    pub(crate) fn runner(&self) -> u64 {
+        self.runner
+    }
+
+    /// Loads a file.
+    pub(crate) fn load_file(&self, path: &Path) -> Result<Artifact, LoadError> {
+        let bytes = read(path, self.max_module_size)?;
+        let name = path
+            .file_name()
+            .map_or_else(|| path.as_os_str().to_string_lossy(), |name| name.to_string_lossy());
+        self.load(&name, bytes)
+    }
+
+    /// Loads bytes under a name.
+    pub(crate) fn load(&self, name: &str, bytes: Bytes) -> Result<Artifact, LoadError> {
+        if bytes.len() as u64 > self.max_module_size {
+            return Err(LoadError::TooBig {
+                limit: self.max_module_size,
+            });
+        }
+        if code::is_artifact(&bytes) {
+            return self.load_compiled(name, &bytes);
+        }
+        let digest = blake3::hash(&bytes);
+        // A cached entry was checked when it was made; its shape is in it.
+        let mut codes = [Slot::empty(), Slot::empty()];
+        let cached = [false, true]
+            .into_iter()
+            .find_map(|metered| self.cached(&digest, metered));
+        let shape = match cached {
+            Some(code) => {
+                let (shape, metered) = (code.meta.shape, code.meta.metered);
+                codes[usize::from(metered)] = Slot::full(code);
+                shape
+            }
+            None => {
+                let binary = source::to_binary(&bytes)?;
+                source::shape(&source::facts(&binary)?)?
+            }
+        };
+        let source_len = bytes.len() as u64;
+        Ok(self.artifact(name, shape, digest, source_len, Some(bytes), codes))
+    }
+
+    fn load_compiled(&self, name: &str, bytes: &[u8]) -> Result<Artifact, LoadError> {
+        if !self.allow_precompiled {
+            return Err(LoadError::Precompiled);
+        }
+        let code = Code::from_bytes(bytes).map_err(LoadError::Artifact)?;
+        let digest = blake3::Hash::from_hex(&code.meta.source)
+            .map_err(|_| LoadError::Artifact(CodeError::Damaged("its description")))?;
+        let (shape, source_len) = (code.meta.shape, code.meta.source_len);
+        let metered = code.meta.metered;
+        let mut codes = [Slot::empty(), Slot::empty()];
+        codes[usize::from(metered)] = Slot::full(code);
+        Ok(self.artifact(name, shape, digest, source_len, None, codes))
+    }
+
+    fn artifact(
+        &self,
+        name: &str,
+        shape: Shape,
+        digest: blake3::Hash,
+        source_len: u64,
+        source: Option<Bytes>,
+        codes: [Slot<Code>; 2],
+    ) -> Artifact {
+        Artifact(Arc::new(Loaded {
+            runner: self.runner,
+            name: name.to_owned(),
+            shape,
+            digest,
+            source_len,
+            source,
+            codes,
+            prepared: [Slot::empty(), Slot::empty()],
+        }))
+    }
+
+    fn cached(&self, digest: &blake3::Hash, metered: bool) -> Option<Code> {
+        let code = self.cache.as_ref()?.get(&Cache::key(digest, metered))?;
+        let fits = code.meta.source == *digest.to_hex() && code.meta.metered == metered;
+        fits.then_some(code)
+    }
+
+    /// The compiled code; compiles when nobody has.
+    pub(crate) fn code(&self, artifact: &Artifact, metered: bool) -> Result<Arc<Code>, LoadError> {
+        artifact.0.codes[usize::from(metered)].get_or_try(|| {
+            let Some(source) = &artifact.0.source else {
+                let words = |metered| if metered { "with" } else { "without" };
+                return Err(LoadError::ArtifactFuel {
+                    have: words(!metered),
+                    want: words(metered),
+                });
+            };
+            if let Some(code) = self.cached(&artifact.0.digest, metered) {
+                return Ok(Arc::new(code));
+            }
+            let (elf, meta) = self.compile(source, &artifact.0.digest, metered)?;
+            if let Some(cache) = &self.cache {
+                cache.put(&Cache::key(&artifact.0.digest, metered), &elf, &meta);
+            }
+            Code::new(&elf, &meta)
+                .map(Arc::new)
+                .map_err(|source| LoadError::System { source })
+        })
+    }
+
+    /// Compiles anew, after an engine refused what the cache held (another
+    /// machine's code on a shared disk, say).
+    pub(crate) fn recompile(
+        &self,
+        artifact: &Artifact,
+        metered: bool,
+        refused: CodeError,
+    ) -> Result<Arc<Code>, LoadError> {
+        if artifact.0.source.is_none() {
+            return Err(LoadError::Artifact(refused));
+        }
+        if let Some(cache) = &self.cache {
+            cache.remove(&Cache::key(&artifact.0.digest, metered));
+        }
+        let slot = &artifact.0.codes[usize::from(metered)];
+        slot.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.code(artifact, metered)
+    }
+
+    fn compile(
+        &self,
+        bytes: &[u8],
+        digest: &blake3::Hash,
+        metered: bool,
+    ) -> Result<(Vec<u8>, Meta), LoadError> {
+        let slot = &self.compilers[usize::from(metered)];
+        let engine = match slot.get() {
+            Some(engine) => engine,
+            None => {
+                let engine = engine::compiler(metered)?;
+                slot.get_or_init(|| engine)
+            }
+        };
+        let binary = source::to_binary(bytes)?;
+        let facts = source::facts(&binary)?;
+        let shape = source::shape(&facts)?;
+        let elf = match shape {
+            Shape::Component | Shape::CommandComponent => engine.precompile_component(&binary),
+            Shape::CommandModule => engine.precompile_module(&binary),
+            Shape::CoreModule => {
+                // The module first: the encoder's errors about an invalid one
+                // are not about what is wrong with it.
+                wasmtime::Module::validate(engine, &binary).map_err(|error| LoadError::Invalid {
+                    message: first_line(&format!("{error:#}")),
+                })?;
+                engine.precompile_component(&source::componentize(&binary, &facts)?)
+            }
+        }
+        .map_err(|error| LoadError::Invalid {
+            message: first_line(&format!("{error:#}")),
+        })?;
+        let meta = Meta::new(shape, metered, digest, bytes.len() as u64);
+        Ok((elf, meta))
+    }
+}
+
+fn first_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Reads a task file, at most `limit` bytes of it.
+pub(crate) fn read(path: &Path, limit: u64) -> Result<Bytes, LoadError> {
+    let fail = |source| LoadError::Read {
+        path: path.to_owned(),
+        source,
+    };
+    let file = File::open(path).map_err(fail)?;
+    let metadata = file.metadata().map_err(fail)?;
+    if metadata.is_dir() {
+        return Err(LoadError::IsDirectory {
+            path: path.to_owned(),
+        });
+    }
+    if metadata.len() > limit {
+        return Err(LoadError::TooBig { limit });
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or_default());
+    file.take(limit.saturating_add(1))
+        .read_to_end(&mut bytes)
+        .map_err(fail)?;
+    if bytes.len() as u64 > limit {
+        return Err(LoadError::TooBig { limit });
+    }
+    Ok(bytes.into())
+}

@@ -1,0 +1,31 @@
+//! Everything between a task file and its outcome that does not depend on where
+//! the task runs: recognising, compiling, caching, linking, limiting, running.
+//!
+//! May use the plain data of the crate root; must not know the executors.
+//! Invariant: this module cannot tell thread mode from process mode.
+
+mod abi;
+mod cache;
+mod code;
+mod denials;
+mod engine;
+mod epoch;
+mod host;
+mod inspect;
+mod limits;
+mod linker;
+mod load;
+mod run;
+mod source;
+mod stdio;
+
+pub use abi::Progress;
+pub(crate) use abi::TaskContext;
+pub(crate) use code::{Code, CodeError};
+pub(crate) use engine::{Allocation, EngineError, max_pool_slots, runtime};
+pub use inspect::{Inspection, inspect};
+pub use load::Artifact;
+pub(crate) use load::{LoadError, Loader};
+pub(crate) use run::{Ending, Fate, PrepareError, Prepared, Run, RunError, run};
+pub use source::Shape;
+pub(crate) use stdio::{CHUNK, Sink, Source};

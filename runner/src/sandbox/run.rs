@@ -1,0 +1,436 @@
+//! One run of one guest: a fresh store, its limits, its deadline, the call, and
+//! what became of it. The same function in both modes; it cannot tell who calls
+//! it.
+//!
+//! Invariant: after [`run`] returns, the store and everything of the guest is
+//! gone, whatever the guest did. A store is never used twice.
+
+use super::abi::TaskContext;
+use super::abi::bindings::TaskPre;
+use super::code::{Code, CodeError};
+use super::epoch;
+use super::host::{GrantError, Host};
+use super::linker;
+use super::source::Shape;
+use super::stdio::{OutputExceeded, Sink, Source, SourceError};
+use crate::outcome::{Limit, Trap, TrapKind};
+use crate::report::Denial;
+use crate::task::{Limits, Spec};
+use serde::{Deserialize, Serialize};
+use std::fmt::Write as _;
+use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
+use wasmtime::{Engine, InstancePre, Store};
+use wasmtime_wasi::I32Exit;
+use wasmtime_wasi::p2::bindings::CommandPre;
+
+/// Cap on a trap's message.
+const MAX_MESSAGE: usize = 4096;
+/// Cap on a task's own words when it fails.
+const MAX_FAILURE: usize = 64 << 10;
+
+/// A task linked against everything it imports, ready to be instantiated any
+/// number of times.
+pub(crate) struct Prepared {
+    engine: Engine,
+    entry: Entry,
+    shape: Shape,
+    metered: bool,
+}
+
+enum Entry {
+    Task(TaskPre<Host>),
+    Command(CommandPre<Host>),
+    Module(InstancePre<Host>),
+}
+
+/// Why code could not be prepared.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PrepareError {
+    /// The engine does not take the code.
+    #[error(transparent)]
+    Code(CodeError),
+    /// The guest's types do not fit what it imports or must export.
+    #[error("the task does not fit the world wrun:task/task: {0}")]
+    Link(String),
+}
+
+impl Prepared {
+    /// Links `code` on `engine`.
+    pub(crate) fn new(engine: &Engine, code: &Code) -> Result<Self, PrepareError> {
+        let link = |error: wasmtime::Error| {
+            PrepareError::Link(
+                format!("{error:#}")
+                    .split_whitespace()
+                    .collect::<Vec<_>>()
+                    .join(" "),
+            )
+        };
+        let shape = code.meta.shape;
+        let entry = match shape {
+            Shape::CommandModule => {
+                let module = code.module(engine).map_err(PrepareError::Code)?;
+                let linker = linker::module(engine).map_err(link)?;
+                Entry::Module(linker.instantiate_pre(&module).map_err(link)?)
+            }
+            Shape::Component | Shape::CoreModule | Shape::CommandComponent => {
+                let component = code.component(engine).map_err(PrepareError::Code)?;
+                let linker = linker::component(engine).map_err(link)?;
+                let pre = linker.instantiate_pre(&component).map_err(link)?;
+                if shape == Shape::CommandComponent {
+                    Entry::Command(CommandPre::new(pre).map_err(link)?)
+                } else {
+                    Entry::Task(TaskPre::new(pre).map_err(link)?)
+                }
+            }
+        };
+        Ok(Prepared {
+            engine: engine.clone(),
+            entry,
+            shape,
+            metered: code.meta.metered,
+        })
+    }
+
+    pub(crate) fn shape(&self) -> Shape {
+        self.shape
+    }
+}
+
+/// What one run is given.
+pub(crate) struct Run<'a> {
+    pub(crate) spec: &'a Spec,
+    pub(crate) context: TaskContext,
+    pub(crate) stdin: Source,
+    pub(crate) stdout: Sink,
+    pub(crate) stderr: Sink,
+    /// Ends the run at once.
+    pub(crate) kill: CancellationToken,
+    /// File calls may block the calling thread: it has nothing else to do.
+    pub(crate) blocking: bool,
+}
+
+/// How a guest ended; its output is in its sinks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Ending {
+    Completed,
+    Failed(String),
+    Exited(u8),
+    Trapped(Trap),
+    LimitExceeded(Limit),
+    Cancelled,
+}
+
+/// How a guest ended and what it used.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Fate {
+    pub(crate) ending: Ending,
+    /// From the start of [`run`] to the guest's first instruction.
+    pub(crate) start: Duration,
+    pub(crate) run: Duration,
+    /// None where nobody could measure: the worker is dead.
+    pub(crate) cpu: Option<Duration>,
+    pub(crate) peak_memory: Option<u64>,
+    pub(crate) fuel: Option<u64>,
+    pub(crate) growth_refused: u64,
+    pub(crate) denied: Vec<Denial>,
+}
+
+impl Fate {
+    /// The fate of a guest that somebody else ended, before it ran or from
+    /// outside.
+    pub(crate) fn imposed(ending: Ending) -> Self {
+        Fate {
+            ending,
+            start: Duration::ZERO,
+            run: Duration::ZERO,
+            cpu: None,
+            peak_memory: None,
+            fuel: None,
+            growth_refused: 0,
+            denied: Vec::new(),
+        }
+    }
+}
+
+/// The host could not run the guest; not the guest's doing.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RunError {
+    #[error(transparent)]
+    Grant(#[from] GrantError),
+    #[error("cannot make a sandbox: {0}")]
+    Sandbox(String),
+}
+
+/// Runs `prepared` once.
+pub(crate) async fn run(prepared: &Prepared, run: Run<'_>) -> Result<Fate, RunError> {
+    let began = Instant::now();
+    let deadline = run.context.deadline;
+    let p1 = matches!(prepared.entry, Entry::Module(_));
+    // What a task that returns its output prints is not its output.
+    let printed = if prepared.shape.is_command() {
+        &run.stdout
+    } else {
+        &run.stderr
+    };
+    let host = Host::new(
+        run.spec, p1, run.blocking, &run.stdin, printed, &run.stderr, run.context,
+    )?;
+    let mut store = Store::try_new(&prepared.engine, host)
+        .map_err(|error| RunError::Sandbox(format!("{error:#}")))?;
+    store.limiter(|host| &mut host.limiter);
+    store.set_epoch_deadline(1);
+    store.epoch_deadline_async_yield_and_update(1);
+    let fuel = run.spec.limits.fuel;
+    if prepared.metered {
+        store
+            .set_fuel(fuel.unwrap_or(u64::MAX))
+            .map_err(|error| RunError::Sandbox(format!("{error:#}")))?;
+    }
+
+    let mut started = None;
+    let mut cpu = Duration::ZERO;
+    let ended = if deadline.is_some_and(|deadline| deadline <= began) {
+        Ended::Limit(Limit::Deadline)
+    } else {
+        let _running = epoch::Running::new();
+        let mut call = std::pin::pin!(call(
+            prepared,
+            &mut store,
+            &run.stdin,
+            &run.stdout,
+            &mut started,
+        ));
+        // CPU time of whichever threads poll the guest, while they do.
+        let call = std::future::poll_fn(|cx| {
+            let before = thread_cpu();
+            let polled = call.as_mut().poll(cx);
+            cpu += thread_cpu().saturating_sub(before);
+            polled
+        });
+        let expired = async {
+            match deadline {
+                Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        // The guest first: a task that never waits pays for no timer.
+        tokio::select! {
+            biased;
+            ended = call => ended,
+            () = run.kill.cancelled() => Ended::Killed,
+            () = expired => Ended::Limit(Limit::Deadline),
+        }
+    };
+    let finished = Instant::now();
+    let started = started.unwrap_or(finished);
+
+    let growth_refused = store.data().limiter.refused();
+    let ending = match ended {
+        Ended::Host(error) => return Err(error),
+        Ended::Killed => Ending::Cancelled,
+        Ended::Limit(limit) => Ending::LimitExceeded(limit),
+        _ if run.stdout.exceeded() || run.stderr.exceeded() => {
+            Ending::LimitExceeded(Limit::Output)
+        }
+        _ if run.stdin.exceeded().is_some() => Ending::LimitExceeded(Limit::Input),
+        Ended::Done(ending) => match ending {
+            Ending::Trapped(_) if growth_refused > 0 => Ending::LimitExceeded(Limit::Memory),
+            other => other,
+        },
+    };
+    Ok(Fate {
+        ending,
+        start: started.duration_since(began),
+        run: finished.duration_since(started),
+        cpu: Some(cpu),
+        peak_memory: Some(store.data().limiter.peak_memory()),
+        fuel: match (fuel, store.get_fuel()) {
+            (Some(given), Ok(left)) => Some(given.saturating_sub(left)),
+            _ => None,
+        },
+        growth_refused,
+        denied: store.data().denials.take(),
+    })
+}
+
+/// How the call, or the waiting for it, ended.
+enum Ended {
+    Done(Ending),
+    Limit(Limit),
+    Killed,
+    Host(RunError),
+}
+
+async fn call(
+    prepared: &Prepared,
+    store: &mut Store<Host>,
+    stdin: &Source,
+    stdout: &Sink,
+    started: &mut Option<Instant>,
+) -> Ended {
+    let result = match &prepared.entry {
+        Entry::Task(pre) => {
+            let input = match stdin.read_to_end().await {
+                Ok(input) => input,
+                Err(SourceError::Exceeded) => return Ended::Limit(Limit::Input),
+                Err(SourceError::Read(error)) => {
+                    return Ended::Host(RunError::Sandbox(format!("cannot read input: {error}")));
+                }
+            };
+            // Start functions are guest code already.
+            *started = Some(Instant::now());
+            let task = match pre.instantiate_async(&mut *store).await {
+                Ok(task) => task,
+                Err(error) => return not_instantiated(&error, store),
+            };
+            match task.call_run(&mut *store, &input).await {
+                Ok(Ok(output)) => {
+                    if !stdout.put(output.into()).await && stdout.exceeded() {
+                        return Ended::Limit(Limit::Output);
+                    }
+                    Ok(Ending::Completed)
+                }
+                Ok(Err(mut message)) => {
+                    truncate(&mut message, MAX_FAILURE);
+                    Ok(Ending::Failed(message))
+                }
+                Err(error) => Err(error),
+            }
+        }
+        Entry::Command(pre) => {
+            *started = Some(Instant::now());
+            let command = match pre.instantiate_async(&mut *store).await {
+                Ok(command) => command,
+                Err(error) => return not_instantiated(&error, store),
+            };
+            command
+                .wasi_cli_run()
+                .call_run(&mut *store)
+                .await
+                .map(|result| match result {
+                    Ok(()) => Ending::Completed,
+                    Err(()) => Ending::Exited(1),
+                })
+        }
+        Entry::Module(pre) => {
+            *started = Some(Instant::now());
+            let instance = match pre.instantiate_async(&mut *store).await {
+                Ok(instance) => instance,
+                Err(error) => return not_instantiated(&error, store),
+            };
+            match instance.get_typed_func::<(), ()>(&mut *store, "_start") {
+                Ok(start) => start
+                    .call_async(&mut *store, ())
+                    .await
+                    .map(|()| Ending::Completed),
+                Err(error) => Err(error),
+            }
+        }
+    };
+    Ended::Done(result.unwrap_or_else(|error| ending_of(&error)))
+}
+
+/// Tells a guest that cannot start from a host that cannot start it.
+fn not_instantiated(error: &wasmtime::Error, store: &Store<Host>) -> Ended {
+    if error.is::<wasmtime::Trap>() || error.is::<I32Exit>() || error.is::<OutputExceeded>() {
+        return Ended::Done(ending_of(error));
+    }
+    if store.data().limiter.refused() > 0 {
+        return Ended::Limit(Limit::Memory);
+    }
+    let message = format!("{error:#}");
+    // wasmtime has no type for this one.
+    if message.contains("resource limit exceeded") {
+        return Ended::Limit(Limit::Instances);
+    }
+    Ended::Host(RunError::Sandbox(message))
+}
+
+fn ending_of(error: &wasmtime::Error) -> Ending {
+    if let Some(I32Exit(code)) = error.downcast_ref::<I32Exit>() {
+        return match u8::try_from(code & 0xff) {
+            Ok(0) | Err(_) => Ending::Completed,
+            Ok(code) => Ending::Exited(code),
+        };
+    }
+    let trap = error.downcast_ref::<wasmtime::Trap>();
+    if trap == Some(&wasmtime::Trap::OutOfFuel) {
+        return Ending::LimitExceeded(Limit::Fuel);
+    }
+    let mut message = match trap {
+        Some(trap) => trap.to_string(),
+        None => error.root_cause().to_string(),
+    };
+    if let Some(backtrace) = error.downcast_ref::<wasmtime::WasmBacktrace>() {
+        for frame in backtrace.frames().iter().take(16) {
+            let name = frame
+                .func_name()
+                .map_or_else(|| format!("function {}", frame.func_index()), str::to_owned);
+            let _ = write!(message, "\n  at {name}");
+            if let Some(offset) = frame.module_offset() {
+                let _ = write!(message, " (+{offset:#x})");
+            }
+            if message.len() > MAX_MESSAGE {
+                break;
+            }
+        }
+    }
+    truncate(&mut message, MAX_MESSAGE);
+    Ending::Trapped(Trap {
+        kind: trap.map_or(TrapKind::BadAbi, kind_of),
+        message,
+    })
+}
+
+fn kind_of(trap: &wasmtime::Trap) -> TrapKind {
+    use wasmtime::Trap as T;
+    match trap {
+        T::UnreachableCodeReached => TrapKind::Unreachable,
+        T::StackOverflow => TrapKind::StackOverflow,
+        T::MemoryOutOfBounds => TrapKind::MemoryOutOfBounds,
+        T::TableOutOfBounds | T::IndirectCallToNull | T::BadSignature => TrapKind::BadTableAccess,
+        T::IntegerOverflow | T::IntegerDivisionByZero | T::BadConversionToInteger => {
+            TrapKind::Arithmetic
+        }
+        T::InvalidChar
+        | T::StringOutOfBounds
+        | T::ListOutOfBounds
+        | T::CannotEnterComponent
+        | T::CannotLeaveComponent => TrapKind::BadAbi,
+        _ => TrapKind::Other,
+    }
+}
+
+fn truncate(text: &mut String, max: usize) {
+    let mut end = text.len().min(max);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.truncate(end);
+}
+
+fn thread_cpu() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(time).unwrap_or_default()
+}
+
+impl Limits {
+    /// The budget of an output stream; `captured` ones always have one.
+    pub(crate) fn output_budget(&self, captured: bool) -> Option<u64> {
+        match (self.max_output, captured) {
+            (Some(max), _) => Some(max),
+            (None, true) => Some(Limits::CAPTURE_DEFAULT),
+            (None, false) => None,
+        }
+    }
+
+    /// The budget of the input.
+    pub(crate) fn input_budget(&self, shape: Shape) -> Option<u64> {
+        match self.max_input {
+            Some(max) => Some(max),
+            None if shape.is_command() => None,
+            None => Some(Limits::INPUT_DEFAULT),
+        }
+    }
+}

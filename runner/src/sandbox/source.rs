@@ -1,0 +1,701 @@
+//! From bytes that somebody gave us to a guest we know how to run: what shape it
+//! has, whether everything it imports exists, and, for a core module with the
+//! world's functions, its component.
+//!
+//! Everything here reads hostile bytes: nothing panics, nothing allocates more
+//! than a small multiple of the input.
+
+use super::abi;
+use super::load::LoadError;
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+use std::sync::OnceLock;
+use wasmparser::{ComponentExternalKind, ExternalKind, Parser, Payload, TypeRef};
+
+/// The shapes of guest that wrun accepts. All become the same thing: bytes in,
+/// outcome and bytes out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Shape {
+    /// A component that exports the world's `run`.
+    Component,
+    /// A component that exports `wasi:cli/run`: a WASI 0.2 command.
+    CommandComponent,
+    /// A core module with `_start`: a WASI 0.1 command.
+    CommandModule,
+    /// A core module that exports `run` by its canonical-ABI name.
+    CoreModule,
+}
+
+impl Shape {
+    /// For people: `component`, `command (WASI 0.2)`, ...
+    pub fn describe(self) -> &'static str {
+        match self {
+            Shape::Component => "component exporting run",
+            Shape::CommandComponent => "command (WASI 0.2 component)",
+            Shape::CommandModule => "command (WASI 0.1 core module)",
+            Shape::CoreModule => "core module exporting run",
+        }
+    }
+
+    /// True for the shapes whose output is stdout and whose status is an exit
+    /// code.
+    pub fn is_command(self) -> bool {
+        matches!(self, Shape::CommandComponent | Shape::CommandModule)
+    }
+}
+
+/// One import or export.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Extern {
+    /// `module.name`, or a component's extern name.
+    pub(crate) name: String,
+    pub(crate) kind: &'static str,
+}
+
+/// A linear memory as declared.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Memory {
+    /// Bytes at the start.
+    pub(crate) initial: u64,
+    /// Bytes at most; none where the module does not say.
+    pub(crate) maximum: Option<u64>,
+    pub(crate) shared: bool,
+}
+
+/// What the bytes declare.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Facts {
+    pub(crate) component: bool,
+    pub(crate) imports: Vec<Extern>,
+    pub(crate) exports: Vec<Extern>,
+    /// Over all nested modules.
+    pub(crate) memories: Vec<Memory>,
+    /// Initial elements of each table.
+    pub(crate) tables: Vec<u64>,
+    pub(crate) functions: u64,
+    pub(crate) start_function: bool,
+}
+
+impl Facts {
+    fn exports(&self, name: &str) -> bool {
+        self.exports.iter().any(|export| export.name == name)
+    }
+}
+
+/// Bytes that were recognised as WebAssembly; text is binary now.
+pub(crate) fn to_binary<'a>(bytes: &'a [u8]) -> Result<Cow<'a, [u8]>, LoadError> {
+    if bytes.is_empty() {
+        return Err(LoadError::Empty);
+    }
+    if bytes.starts_with(b"\0asm") {
+        return Ok(Cow::Borrowed(bytes));
+    }
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return Err(LoadError::NotWasm);
+    };
+    let first = text.trim_start();
+    if !(first.starts_with('(') || first.starts_with(";;")) {
+        return Err(LoadError::NotWasm);
+    }
+    match wat::parse_str(text) {
+        Ok(binary) => Ok(Cow::Owned(binary)),
+        Err(error) => {
+            // Several lines with a drawing of the place; keep what and where.
+            let full = error.to_string();
+            let what = full.lines().next().unwrap_or_default();
+            let place = full
+                .lines()
+                .find_map(|line| line.trim().strip_prefix("--> <anon>:"))
+                .unwrap_or("?");
+            Err(LoadError::Text {
+                message: format!("line {place}: {what}"),
+            })
+        }
+    }
+}
+
+/// Reads what a binary declares.
+pub(crate) fn facts(binary: &[u8]) -> Result<Facts, LoadError> {
+    let mut facts = Facts::default();
+    let mut depth = 0_usize;
+    for payload in Parser::new(0).parse_all(binary) {
+        let payload = payload.map_err(invalid)?;
+        match payload {
+            Payload::Version { encoding, .. } if depth == 0 => {
+                facts.component = encoding == wasmparser::Encoding::Component;
+            }
+            Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
+            Payload::End(_) => depth = depth.saturating_sub(1),
+            Payload::ImportSection(section) if depth == 0 => {
+                for import in section.into_imports() {
+                    let import = import.map_err(invalid)?;
+                    facts.imports.push(Extern {
+                        name: format!("{}.{}", import.module, import.name),
+                        kind: import_kind(&import.ty),
+                    });
+                }
+            }
+            Payload::ExportSection(section) if depth == 0 => {
+                for export in section {
+                    let export = export.map_err(invalid)?;
+                    facts.exports.push(Extern {
+                        name: export.name.to_owned(),
+                        kind: export_kind(export.kind),
+                    });
+                }
+            }
+            Payload::ComponentImportSection(section) if depth == 0 => {
+                for import in section {
+                    let import = import.map_err(invalid)?;
+                    facts.imports.push(Extern {
+                        name: import.name.name.to_owned(),
+                        kind: component_kind(import.ty.kind()),
+                    });
+                }
+            }
+            Payload::ComponentExportSection(section) if depth == 0 => {
+                for export in section {
+                    let export = export.map_err(invalid)?;
+                    facts.exports.push(Extern {
+                        name: export.name.name.to_owned(),
+                        kind: component_kind(export.kind),
+                    });
+                }
+            }
+            Payload::MemorySection(section) => {
+                for memory in section {
+                    let memory = memory.map_err(invalid)?;
+                    let page = 1_u64 << memory.page_size_log2.unwrap_or(16).min(63);
+                    facts.memories.push(Memory {
+                        initial: memory.initial.saturating_mul(page),
+                        maximum: memory.maximum.map(|pages| pages.saturating_mul(page)),
+                        shared: memory.shared,
+                    });
+                }
+            }
+            Payload::TableSection(section) => {
+                for table in section {
+                    facts.tables.push(table.map_err(invalid)?.ty.initial);
+                }
+            }
+            Payload::FunctionSection(section) => facts.functions += u64::from(section.count()),
+            Payload::StartSection { .. } => facts.start_function = true,
+            _ => {}
+        }
+    }
+    Ok(facts)
+}
+
+fn invalid(error: wasmparser::BinaryReaderError) -> LoadError {
+    LoadError::Invalid {
+        message: error.to_string(),
+    }
+}
+
+fn import_kind(ty: &TypeRef) -> &'static str {
+    match ty {
+        TypeRef::Func(_) | TypeRef::FuncExact(_) => "func",
+        TypeRef::Table(_) => "table",
+        TypeRef::Memory(_) => "memory",
+        TypeRef::Global(_) => "global",
+        TypeRef::Tag(_) => "tag",
+    }
+}
+
+fn export_kind(kind: ExternalKind) -> &'static str {
+    match kind {
+        ExternalKind::Func | ExternalKind::FuncExact => "func",
+        ExternalKind::Table => "table",
+        ExternalKind::Memory => "memory",
+        ExternalKind::Global => "global",
+        ExternalKind::Tag => "tag",
+    }
+}
+
+fn component_kind(kind: ComponentExternalKind) -> &'static str {
+    match kind {
+        ComponentExternalKind::Module => "module",
+        ComponentExternalKind::Func => "func",
+        ComponentExternalKind::Value => "value",
+        ComponentExternalKind::Type => "type",
+        ComponentExternalKind::Instance => "instance",
+        ComponentExternalKind::Component => "component",
+    }
+}
+
+/// Which shape it is, with everything it imports provided.
+pub(crate) fn shape(facts: &Facts) -> Result<Shape, LoadError> {
+    let shape = if facts.component {
+        if facts.exports("run") {
+            Shape::Component
+        } else if facts
+            .exports
+            .iter()
+            .any(|export| export.name.starts_with("wasi:cli/run@0.2."))
+        {
+            Shape::CommandComponent
+        } else {
+            return Err(no_entry(facts, "a task component exports run, or wasi:cli/run@0.2"));
+        }
+    } else if facts.exports("run") || facts.exports("cm32p2||run") {
+        Shape::CoreModule
+    } else if facts.exports("_start") {
+        Shape::CommandModule
+    } else {
+        return Err(no_entry(facts, "a task module exports run, or _start"));
+    };
+    check_imports(facts, shape)?;
+    Ok(shape)
+}
+
+fn no_entry(facts: &Facts, wanted: &'static str) -> LoadError {
+    let mut exports: Vec<&str> = facts
+        .exports
+        .iter()
+        .map(|export| export.name.as_str())
+        .take(5)
+        .collect();
+    if facts.exports.len() > exports.len() {
+        exports.push("...");
+    }
+    let exports = if exports.is_empty() {
+        "nothing".to_owned()
+    } else {
+        exports.join(", ")
+    };
+    LoadError::NoEntry { wanted, exports }
+}
+
+/// Refuses the first import that nothing provides, by name.
+fn check_imports(facts: &Facts, shape: Shape) -> Result<(), LoadError> {
+    for import in &facts.imports {
+        let name = import.name.as_str();
+        let (provided, module) = match shape {
+            Shape::Component | Shape::CommandComponent => {
+                (is_provided_interface(name) || import.kind == "type", name)
+            }
+            Shape::CommandModule => {
+                let (module, field) = name.split_once('.').unwrap_or((name, ""));
+                let provided = module == "wasi_snapshot_preview1" && WASI_P1.contains(&field);
+                (provided, module)
+            }
+            Shape::CoreModule => {
+                // An interface's version has dots too; a core name has none.
+                let (module, field) = name.rsplit_once('.').unwrap_or((name, ""));
+                let module = module.strip_prefix("cm32p2|").unwrap_or(module);
+                let provided = (module == "wasi_snapshot_preview1" && WASI_P1.contains(&field))
+                    || is_provided_interface(module);
+                (provided, module)
+            }
+        };
+        if !provided {
+            return Err(LoadError::UnknownImport {
+                name: name.to_owned(),
+                hint: who_provides(module),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn is_provided_interface(name: &str) -> bool {
+    let (interface, version) = name.split_once('@').unwrap_or((name, ""));
+    if let Some(interface) = interface.strip_prefix("wrun:task/") {
+        return abi::PROVIDED.contains(&interface) && matches!(version, "0.1.0" | "0.1");
+    }
+    WASI_P2.contains(&interface) && (version == "0.2" || version.starts_with("0.2."))
+}
+
+fn who_provides(module: &str) -> String {
+    let interface = module.split('@').next().unwrap_or(module);
+    match interface {
+        "wrun:task/ports" | "wrun:task/regions" | "wrun:task/tasks" => {
+            format!("wrun {} does not provide it yet", env!("CARGO_PKG_VERSION"))
+        }
+        "wasi_unstable" => "it is WASI before 0.1; rebuild the task for wasm32-wasip1".into(),
+        "wasi" if module == "wasi" => {
+            "wasi-threads is not provided; build the task without threads".into()
+        }
+        "env" => "modules built for a browser or without WASI expect it from JavaScript; \
+                  build for a wasi target"
+            .into(),
+        "wbg" | "__wbindgen_placeholder__" => {
+            "wasm-bindgen's JavaScript provides it; build for a wasi target".into()
+        }
+        _ if interface.starts_with("wasi:http") => "only HTTP hosts provide it".into(),
+        _ if interface.starts_with("wasi:") && module.contains("@0.3") => {
+            "it is WASI 0.3; wrun provides 0.2".into()
+        }
+        _ if interface.starts_with("wasi:") => {
+            "it is not in the wasi:cli/imports world of WASI 0.2".into()
+        }
+        _ => "a task may import WASI and wrun:task only".into(),
+    }
+}
+
+/// Makes a component of a core module that exports the world's functions.
+pub(crate) fn componentize(binary: &[u8], facts: &Facts) -> Result<Vec<u8>, LoadError> {
+    for name in ["memory", "cabi_realloc"] {
+        let standard = format!(
+            "cm32p2_{}",
+            match name {
+                "cabi_realloc" => "realloc",
+                other => other,
+            }
+        );
+        if !facts.exports(name) && !facts.exports(&standard) {
+            return Err(LoadError::MissingExport { name });
+        }
+    }
+    let bad = |error: anyhow::Error| LoadError::Componentize {
+        message: one_line(&format!("{error:#}")),
+    };
+    let module = if describes_itself(binary) {
+        binary.to_vec()
+    } else {
+        let (resolve, world) = world()?;
+        let mut module = without_claims(binary)?;
+        wit_component::embed_component_metadata(
+            &mut module,
+            resolve,
+            *world,
+            wit_component::StringEncoding::UTF8,
+        )
+        .map_err(bad)?;
+        module
+    };
+    let mut encoder = wit_component::ComponentEncoder::default()
+        .module(&module)
+        .map_err(bad)?
+        .validate(true);
+    if facts
+        .imports
+        .iter()
+        .any(|import| import.name.starts_with("wasi_snapshot_preview1."))
+    {
+        encoder = encoder
+            .adapter(
+                wasi_preview1_component_adapter_provider::WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME,
+                wasi_preview1_component_adapter_provider::WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER,
+            )
+            .map_err(bad)?;
+    }
+    encoder.encode().map_err(bad)
+}
+
+/// Whether the guest's own bindings embedded the type of a world that exports
+/// `run`. A section that does not decode is the guest's lie, and is ignored.
+fn describes_itself(binary: &[u8]) -> bool {
+    let Ok((Some(_), own)) = wit_component::metadata::decode(binary) else {
+        return false;
+    };
+    own.resolve
+        .worlds
+        .get(own.world)
+        .is_some_and(|world| world.exports.keys().any(|key| *key == run_export()))
+}
+
+fn run_export() -> wit_parser::WorldKey {
+    wit_parser::WorldKey::Name("run".to_owned())
+}
+
+/// The module without custom sections that could lead the encoder astray: those
+/// that claim to describe a world, producers, and names that do not parse. They
+/// change nothing about what the module does, and a lie in one is no reason to
+/// refuse it.
+fn without_claims(binary: &[u8]) -> Result<Vec<u8>, LoadError> {
+    const HEADER: usize = 8;
+    let mut kept = binary.get(..HEADER).unwrap_or_default().to_vec();
+    let body = binary.get(HEADER..).unwrap_or_default();
+    let mut reader = wasmparser::BinaryReader::new(body, 0);
+    while !reader.eof() {
+        let start = reader.current_position();
+        let id = reader.read_u8().map_err(invalid)?;
+        let len = reader.read_var_u32().map_err(invalid)? as usize;
+        let content = reader.read_bytes(len).map_err(invalid)?;
+        if id != 0 || !is_claim(content) {
+            kept.extend_from_slice(&body[start..reader.current_position()]);
+        }
+    }
+    Ok(kept)
+}
+
+fn is_claim(custom_section: &[u8]) -> bool {
+    let mut reader = wasmparser::BinaryReader::new(custom_section, 0);
+    let Ok(name) = reader.read_string() else {
+        return true;
+    };
+    match name {
+        "producers" => true,
+        "name" => !names_parse(wasmparser::BinaryReader::new(
+            &custom_section[reader.current_position()..],
+            0,
+        )),
+        _ => name.starts_with("component-type"),
+    }
+}
+
+fn names_parse(reader: wasmparser::BinaryReader<'_>) -> bool {
+    use wasmparser::Name;
+    wasmparser::NameSectionReader::new(reader).into_iter().all(|name| match name {
+        Ok(
+            Name::Function(names)
+            | Name::Type(names)
+            | Name::Table(names)
+            | Name::Memory(names)
+            | Name::Global(names)
+            | Name::Element(names)
+            | Name::Data(names)
+            | Name::Tag(names),
+        ) => names.into_iter().all(|naming| naming.is_ok()),
+        Ok(_) => true,
+        Err(_) => false,
+    })
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// The files of `wit/`: dependencies first, in order, then the package itself.
+const WIT_DEPS: [(&str, &str); 6] = [
+    ("io.wit", include_str!("../../../wit/deps/io/io.wit")),
+    ("clocks.wit", include_str!("../../../wit/deps/clocks/clocks.wit")),
+    ("random.wit", include_str!("../../../wit/deps/random/random.wit")),
+    ("filesystem.wit", include_str!("../../../wit/deps/filesystem/filesystem.wit")),
+    ("sockets.wit", include_str!("../../../wit/deps/sockets/sockets.wit")),
+    ("cli.wit", include_str!("../../../wit/deps/cli/cli.wit")),
+];
+const WIT_TASK: [(&str, &str); 5] = [
+    ("world.wit", include_str!("../../../wit/world.wit")),
+    ("context.wit", include_str!("../../../wit/context.wit")),
+    ("regions.wit", include_str!("../../../wit/regions.wit")),
+    ("ports.wit", include_str!("../../../wit/ports.wit")),
+    ("tasks.wit", include_str!("../../../wit/tasks.wit")),
+];
+
+/// `wit/`, parsed once.
+fn world() -> Result<&'static (wit_parser::Resolve, wit_parser::WorldId), LoadError> {
+    static WORLD: OnceLock<Result<(wit_parser::Resolve, wit_parser::WorldId), String>> =
+        OnceLock::new();
+    let parse = || -> Result<_, String> {
+        let mut resolve = wit_parser::Resolve::default();
+        for (path, text) in WIT_DEPS {
+            let mut sources = wit_parser::SourceMap::default();
+            sources.push_str(path, text);
+            push(&mut resolve, sources)?;
+        }
+        let mut sources = wit_parser::SourceMap::default();
+        for (path, text) in WIT_TASK {
+            sources.push_str(path, text);
+        }
+        let package = push(&mut resolve, sources)?;
+        let world = resolve
+            .select_world(&[package], Some("task"))
+            .map_err(|error| format!("{error:#}"))?;
+        Ok((resolve, world))
+    };
+    WORLD
+        .get_or_init(parse)
+        .as_ref()
+        .map_err(|message| LoadError::Componentize {
+            message: message.clone(),
+        })
+}
+
+fn push(
+    resolve: &mut wit_parser::Resolve,
+    sources: wit_parser::SourceMap,
+) -> Result<wit_parser::PackageId, String> {
+    let group = sources.parse().map_err(|(_, error)| error.to_string())?;
+    resolve
+        .push_group(group)
+        .map_err(|error| format!("{error:#}"))
+}
+
+/// Interfaces of WASI 0.2 that tasks may import, at any 0.2 version.
+const WASI_P2: &[&str] = &[
+    "wasi:cli/environment",
+    "wasi:cli/exit",
+    "wasi:cli/stderr",
+    "wasi:cli/stdin",
+    "wasi:cli/stdout",
+    "wasi:cli/terminal-input",
+    "wasi:cli/terminal-output",
+    "wasi:cli/terminal-stderr",
+    "wasi:cli/terminal-stdin",
+    "wasi:cli/terminal-stdout",
+    "wasi:clocks/monotonic-clock",
+    "wasi:clocks/wall-clock",
+    "wasi:filesystem/preopens",
+    "wasi:filesystem/types",
+    "wasi:io/error",
+    "wasi:io/poll",
+    "wasi:io/streams",
+    "wasi:random/insecure",
+    "wasi:random/insecure-seed",
+    "wasi:random/random",
+    "wasi:sockets/instance-network",
+    "wasi:sockets/ip-name-lookup",
+    "wasi:sockets/network",
+    "wasi:sockets/tcp",
+    "wasi:sockets/tcp-create-socket",
+    "wasi:sockets/udp",
+    "wasi:sockets/udp-create-socket",
+];
+
+/// Functions of `wasi_snapshot_preview1`.
+const WASI_P1: &[&str] = &[
+    "args_get",
+    "args_sizes_get",
+    "clock_res_get",
+    "clock_time_get",
+    "environ_get",
+    "environ_sizes_get",
+    "fd_advise",
+    "fd_allocate",
+    "fd_close",
+    "fd_datasync",
+    "fd_fdstat_get",
+    "fd_fdstat_set_flags",
+    "fd_fdstat_set_rights",
+    "fd_filestat_get",
+    "fd_filestat_set_size",
+    "fd_filestat_set_times",
+    "fd_pread",
+    "fd_prestat_dir_name",
+    "fd_prestat_get",
+    "fd_pwrite",
+    "fd_read",
+    "fd_readdir",
+    "fd_renumber",
+    "fd_seek",
+    "fd_sync",
+    "fd_tell",
+    "fd_write",
+    "path_create_directory",
+    "path_filestat_get",
+    "path_filestat_set_times",
+    "path_link",
+    "path_open",
+    "path_readlink",
+    "path_remove_directory",
+    "path_rename",
+    "path_symlink",
+    "path_unlink_file",
+    "poll_oneoff",
+    "proc_exit",
+    "proc_raise",
+    "random_get",
+    "sched_yield",
+    "sock_accept",
+    "sock_recv",
+    "sock_send",
+    "sock_shutdown",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(wat: &str) -> Result<Shape, LoadError> {
+        let binary = to_binary(wat.as_bytes())?;
+        shape(&facts(&binary)?)
+    }
+
+    #[test]
+    fn shapes_are_recognised() {
+        let start = r#"(module (func (export "_start")))"#;
+        assert_eq!(load(start).expect("command"), Shape::CommandModule);
+        let run = r#"(module (func (export "run")))"#;
+        assert_eq!(load(run).expect("core"), Shape::CoreModule);
+        assert!(matches!(load("(module)"), Err(LoadError::NoEntry { .. })));
+        assert!(matches!(load("(component)"), Err(LoadError::NoEntry { .. })));
+    }
+
+    #[test]
+    fn the_first_missing_import_is_named() {
+        let module = r#"(module
+            (import "wasi_snapshot_preview1" "fd_write" (func))
+            (import "env" "mystery" (func))
+            (import "env" "more" (func))
+            (func (export "_start")))"#;
+        match load(module) {
+            Err(LoadError::UnknownImport { name, .. }) => assert_eq!(name, "env.mystery"),
+            other => panic!("{other:?}"),
+        }
+        let module = r#"(module (import "wrun:task/ports@0.1.0" "parent" (func)) (func (export "run")))"#;
+        match load(module) {
+            Err(LoadError::UnknownImport { name, hint }) => {
+                assert_eq!(name, "wrun:task/ports@0.1.0.parent");
+                assert!(hint.contains("does not provide it yet"), "{hint}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_is_no_wasm_is_said_to_be_none() {
+        assert!(matches!(to_binary(b""), Err(LoadError::Empty)));
+        assert!(matches!(to_binary(b"hello"), Err(LoadError::NotWasm)));
+        assert!(matches!(to_binary(&[0xff; 64]), Err(LoadError::NotWasm)));
+        match to_binary(b"(module\n  (func $x (oops)))") {
+            Err(LoadError::Text { message }) => assert!(message.starts_with("line 2:"), "{message}"),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn truncation_never_panics() {
+        let binary = to_binary(ECHO.as_bytes()).expect("valid").into_owned();
+        for len in 0..binary.len() {
+            let cut = &binary[..len];
+            let _ = to_binary(cut).and_then(|binary| {
+                let facts = facts(&binary)?;
+                shape(&facts)?;
+                componentize(&binary, &facts)
+            });
+        }
+    }
+
+    const ECHO: &str = r#"(module
+        (memory (export "memory") 1)
+        (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (i32.const 16))
+        (func (export "run") (param i32 i32) (result i32)
+            (i32.store (i32.const 4) (local.get 0))
+            (i32.store (i32.const 8) (local.get 1))
+            (i32.const 0)))"#;
+
+    #[test]
+    fn a_core_module_becomes_a_component() {
+        let binary = to_binary(ECHO.as_bytes()).expect("valid");
+        let facts_of_core = facts(&binary).expect("valid");
+        let component = componentize(&binary, &facts_of_core).expect("encodes");
+        let facts_of_component = facts(&component).expect("valid");
+        assert_eq!(shape(&facts_of_component).expect("task"), Shape::Component);
+    }
+
+    #[test]
+    fn a_lying_custom_section_is_ignored() {
+        let text = ECHO.replace(
+            "(memory",
+            r#"(@custom "component-type" "\ff\ff\ff lies") (memory"#,
+        );
+        let binary = to_binary(text.as_bytes()).expect("valid");
+        let facts = facts(&binary).expect("valid");
+        componentize(&binary, &facts).expect("encodes without the lie");
+    }
+
+    #[test]
+    fn a_missing_canonical_export_is_our_own_error() {
+        let text = ECHO.replace("cabi_realloc", "other");
+        let binary = to_binary(text.as_bytes()).expect("valid");
+        let facts = facts(&binary).expect("valid");
+        match componentize(&binary, &facts) {
+            Err(LoadError::MissingExport { name }) => assert_eq!(name, "cabi_realloc"),
+            other => panic!("{other:?}"),
+        }
+    }
+}

@@ -1,0 +1,566 @@
+//! The guest's standard streams, the same in both modes: a [`Source`] it reads
+//! and [`Sink`]s it writes, with their limits.
+//!
+//! Invariant: a sink takes at most its budget; a channel holds at most
+//! [`CHANNEL`] chunks of at most [`CHUNK`] bytes, so a reader that is slow makes
+//! the guest wait instead of filling memory. A source reads nothing before the
+//! guest asks.
+
+use crate::outcome::Limit;
+use crate::task::InputKind;
+use bytes::{Bytes, BytesMut};
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::sync::mpsc;
+use wasmtime_wasi::cli::{IsTerminal, StdinStream, StdoutStream};
+use wasmtime_wasi::p2::{InputStream, OutputStream, Pollable, StreamError, StreamResult};
+
+/// Largest piece that travels at once.
+pub(crate) const CHUNK: usize = 64 << 10;
+/// Pieces that wait in a channel.
+pub(crate) const CHANNEL: usize = 16;
+
+/// Where a guest's output goes. Clones write to the same place; the reader of a
+/// channel sees its end when the last clone is gone.
+#[derive(Clone)]
+pub(crate) struct Sink(Arc<SinkState>);
+
+struct SinkState {
+    target: Target,
+    /// Bytes that may still be written.
+    budget: AtomicU64,
+    accepted: AtomicU64,
+    exceeded: AtomicBool,
+}
+
+enum Target {
+    Capture(Mutex<Vec<Bytes>>),
+    Channel(mpsc::Sender<Bytes>),
+    Null,
+}
+
+/// The error inside a trap when a guest writes beyond its budget.
+#[derive(Debug, thiserror::Error)]
+#[error("output limit exceeded")]
+pub(crate) struct OutputExceeded;
+
+impl Sink {
+    /// Keeps what is written.
+    pub(crate) fn capture(budget: u64) -> Self {
+        Sink::new(Target::Capture(Mutex::default()), budget)
+    }
+
+    /// Hands out what is written.
+    pub(crate) fn channel(budget: Option<u64>) -> (Self, mpsc::Receiver<Bytes>) {
+        let (sender, receiver) = mpsc::channel(CHANNEL);
+        let sink = Sink::new(Target::Channel(sender), budget.unwrap_or(u64::MAX));
+        (sink, receiver)
+    }
+
+    /// Throws away what is written.
+    pub(crate) fn null(budget: Option<u64>) -> Self {
+        Sink::new(Target::Null, budget.unwrap_or(u64::MAX))
+    }
+
+    fn new(target: Target, budget: u64) -> Self {
+        Sink(Arc::new(SinkState {
+            target,
+            budget: AtomicU64::new(budget),
+            accepted: AtomicU64::new(0),
+            exceeded: AtomicBool::new(false),
+        }))
+    }
+
+    /// Whether somebody tried to write more than the budget.
+    pub(crate) fn exceeded(&self) -> bool {
+        self.0.exceeded.load(Ordering::Relaxed)
+    }
+
+    /// Bytes taken so far.
+    pub(crate) fn accepted(&self) -> u64 {
+        self.0.accepted.load(Ordering::Relaxed)
+    }
+
+    /// Whether it keeps what is written.
+    pub(crate) fn is_capture(&self) -> bool {
+        matches!(self.0.target, Target::Capture(_))
+    }
+
+    /// Whether somebody reads what is written, at a pace of their own.
+    pub(crate) fn is_channel(&self) -> bool {
+        matches!(self.0.target, Target::Channel(_))
+    }
+
+    /// What was captured so far, taken out.
+    pub(crate) fn take(&self) -> Bytes {
+        let Target::Capture(chunks) = &self.0.target else {
+            return Bytes::new();
+        };
+        let mut chunks = std::mem::take(&mut *lock(chunks));
+        match chunks.len() {
+            0 => Bytes::new(),
+            1 => chunks.swap_remove(0),
+            _ => chunks.concat().into(),
+        }
+    }
+
+    /// Writes all of `bytes`, waiting for room; `false` when the budget or the
+    /// reader ended first.
+    pub(crate) async fn put(&self, mut bytes: Bytes) -> bool {
+        let allowed = self.spend(bytes.len());
+        let within = allowed == bytes.len();
+        bytes.truncate(allowed);
+        match &self.0.target {
+            Target::Null => {}
+            Target::Capture(_) => self.store(bytes),
+            Target::Channel(sender) => {
+                while !bytes.is_empty() {
+                    let chunk = bytes.split_to(bytes.len().min(CHUNK));
+                    if sender.send(chunk).await.is_err() {
+                        return false;
+                    }
+                }
+            }
+        }
+        within
+    }
+
+    /// Takes up to `len` bytes off the budget; returns how many.
+    fn spend(&self, len: usize) -> usize {
+        let mut allowed = 0;
+        let _ = self
+            .0
+            .budget
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |budget| {
+                allowed = (len as u64).min(budget);
+                Some(budget - allowed)
+            });
+        self.0.accepted.fetch_add(allowed, Ordering::Relaxed);
+        if allowed < len as u64 {
+            self.0.exceeded.store(true, Ordering::Relaxed);
+        }
+        usize::try_from(allowed).unwrap_or(len)
+    }
+
+    fn store(&self, bytes: Bytes) {
+        let Target::Capture(chunks) = &self.0.target else {
+            return;
+        };
+        let mut chunks = lock(chunks);
+        // Small writes are merged, so that a guest that writes single bytes
+        // costs bytes and not allocations; a write of its own size is kept as
+        // it is, without a copy.
+        match chunks.last_mut() {
+            _ if bytes.is_empty() => {}
+            Some(last) if bytes.len() < CHUNK && last.len() < CHUNK => {
+                let mut merged = match std::mem::take(last).try_into_mut() {
+                    Ok(merged) => merged,
+                    Err(shared) => BytesMut::from(&shared[..]),
+                };
+                merged.extend_from_slice(&bytes);
+                *last = merged.freeze();
+            }
+            _ => chunks.push(bytes),
+        }
+    }
+
+    /// How much a guest may write now; 0 means wait.
+    fn room(&self) -> Result<usize, StreamError> {
+        match &self.0.target {
+            Target::Channel(sender) if sender.is_closed() => Err(StreamError::Closed),
+            Target::Channel(sender) if sender.capacity() == 0 => Ok(0),
+            Target::Channel(_) => Ok(CHUNK),
+            Target::Capture(_) | Target::Null => Ok(CHUNK),
+        }
+    }
+
+    async fn room_ready(&self) {
+        if let Target::Channel(sender) = &self.0.target {
+            // The permit is given back: only this guest writes here, so the
+            // room is still there when it does.
+            let _ = sender.reserve().await;
+        }
+    }
+
+    fn write_now(&self, mut bytes: Bytes) -> Result<(), StreamError> {
+        let allowed = self.spend(bytes.len());
+        let within = allowed == bytes.len();
+        bytes.truncate(allowed);
+        match &self.0.target {
+            Target::Null => {}
+            Target::Capture(_) => self.store(bytes),
+            Target::Channel(sender) if !bytes.is_empty() => {
+                sender.try_send(bytes).map_err(|error| match error {
+                    mpsc::error::TrySendError::Full(_) => {
+                        StreamError::trap("write without a permit")
+                    }
+                    mpsc::error::TrySendError::Closed(_) => StreamError::Closed,
+                })?;
+            }
+            Target::Channel(_) => {}
+        }
+        if within {
+            Ok(())
+        } else {
+            Err(StreamError::Trap(OutputExceeded.into()))
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl IsTerminal for Sink {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdoutStream for Sink {
+    fn p2_stream(&self) -> Box<dyn OutputStream> {
+        Box::new(self.clone())
+    }
+
+    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
+        Box::new(SinkWriter {
+            sink: self.clone(),
+            waiting: None,
+        })
+    }
+}
+
+#[async_trait::async_trait]
+impl Pollable for Sink {
+    async fn ready(&mut self) {
+        self.room_ready().await;
+    }
+}
+
+impl OutputStream for Sink {
+    fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        if bytes.len() > CHUNK {
+            return Err(StreamError::trap("write beyond the permit"));
+        }
+        self.write_now(bytes)
+    }
+
+    fn flush(&mut self) -> StreamResult<()> {
+        Ok(())
+    }
+
+    fn check_write(&mut self) -> StreamResult<usize> {
+        self.room()
+    }
+}
+
+/// A sink as tokio sees it.
+struct SinkWriter {
+    sink: Sink,
+    waiting: Option<Pin<Box<dyn Future<Output = ()> + Send + Sync>>>,
+}
+
+impl AsyncWrite for SinkWriter {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            if let Some(waiting) = &mut self.waiting {
+                ready!(waiting.as_mut().poll(cx));
+                self.waiting = None;
+            }
+            match self.sink.room() {
+                Err(_) => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+                Ok(0) => {
+                    let sink = self.sink.clone();
+                    self.waiting = Some(Box::pin(async move { sink.room_ready().await }));
+                }
+                Ok(room) => {
+                    let len = bytes.len().min(room);
+                    let chunk = Bytes::copy_from_slice(&bytes[..len]);
+                    return Poll::Ready(match self.sink.write_now(chunk) {
+                        Ok(()) => Ok(len),
+                        Err(_) => Err(io::ErrorKind::BrokenPipe.into()),
+                    });
+                }
+            }
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Where a guest's input comes from. Clones read the same stream.
+#[derive(Clone)]
+pub(crate) struct Source(Arc<SourceState>);
+
+struct SourceState {
+    stream: tokio::sync::Mutex<Stream>,
+    exceeded: AtomicBool,
+}
+
+struct Stream {
+    reader: Option<SyncReader>,
+    buffer: Bytes,
+    /// Bytes that may still be read.
+    budget: u64,
+    failed: Option<io::Error>,
+}
+
+/// Why a whole input could not be had.
+#[derive(Debug)]
+pub(crate) enum SourceError {
+    Exceeded,
+    Read(io::Error),
+}
+
+impl Source {
+    pub(crate) fn new(input: InputKind, budget: Option<u64>) -> Self {
+        let budget = budget.unwrap_or(u64::MAX);
+        let mut exceeded = false;
+        let stream = match input {
+            InputKind::Bytes(mut bytes) => {
+                exceeded = bytes.len() as u64 > budget;
+                bytes.truncate(usize::try_from(budget).unwrap_or(usize::MAX));
+                Stream {
+                    reader: None,
+                    buffer: bytes,
+                    budget: 0,
+                    failed: None,
+                }
+            }
+            InputKind::Reader(reader) => Stream {
+                reader: Some(SyncReader(Mutex::new(reader))),
+                buffer: Bytes::new(),
+                budget,
+                failed: None,
+            },
+        };
+        Source(Arc::new(SourceState {
+            stream: tokio::sync::Mutex::new(stream),
+            exceeded: AtomicBool::new(exceeded),
+        }))
+    }
+
+    /// Whether there was more input than the limit allows.
+    pub(crate) fn exceeded(&self) -> Option<Limit> {
+        self.0
+            .exceeded
+            .load(Ordering::Relaxed)
+            .then_some(Limit::Input)
+    }
+
+    /// The next piece; none at the end. Cancel safe.
+    pub(crate) async fn next_chunk(&self) -> Option<Bytes> {
+        let mut stream = self.0.stream.lock().await;
+        let more = stream.fill(&self.0.exceeded).await;
+        more.then(|| std::mem::take(&mut stream.buffer))
+    }
+
+    /// Reads all there is.
+    pub(crate) async fn read_to_end(&self) -> Result<Bytes, SourceError> {
+        let mut stream = self.0.stream.lock().await;
+        let mut chunks = Vec::new();
+        while stream.fill(&self.0.exceeded).await {
+            chunks.push(std::mem::take(&mut stream.buffer));
+        }
+        if self.exceeded().is_some() {
+            return Err(SourceError::Exceeded);
+        }
+        if let Some(error) = stream.failed.take() {
+            return Err(SourceError::Read(error));
+        }
+        Ok(match chunks.len() {
+            0 => Bytes::new(),
+            1 => chunks.swap_remove(0),
+            _ => chunks.concat().into(),
+        })
+    }
+}
+
+impl Stream {
+    /// Waits until the buffer has bytes; `false` at the end.
+    ///
+    /// Cancel safe: bytes are in the buffer or still in the reader.
+    async fn fill(&mut self, exceeded: &AtomicBool) -> bool {
+        if !self.buffer.is_empty() {
+            return true;
+        }
+        let Some(reader) = &mut self.reader else {
+            return false;
+        };
+        let mut buffer = BytesMut::with_capacity(CHUNK);
+        match reader.read_buf(&mut buffer).await {
+            Ok(0) => {
+                self.reader = None;
+                false
+            }
+            Ok(len) => {
+                self.buffer = buffer.freeze();
+                if len as u64 > self.budget {
+                    exceeded.store(true, Ordering::Relaxed);
+                    self.buffer.truncate(usize::try_from(self.budget).unwrap_or(len));
+                    self.reader = None;
+                }
+                self.budget = self.budget.saturating_sub(len as u64);
+                !self.buffer.is_empty()
+            }
+            Err(error) => {
+                self.failed = Some(error);
+                self.reader = None;
+                false
+            }
+        }
+    }
+}
+
+impl IsTerminal for Source {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdinStream for Source {
+    fn p2_stream(&self) -> Box<dyn InputStream> {
+        Box::new(self.clone())
+    }
+
+    fn async_stream(&self) -> Box<dyn AsyncRead + Send + Sync> {
+        Box::new(SourceReader {
+            source: self.clone(),
+            waiting: None,
+        })
+    }
+}
+
+#[async_trait::async_trait]
+impl Pollable for Source {
+    async fn ready(&mut self) {
+        let mut stream = self.0.stream.lock().await;
+        stream.fill(&self.0.exceeded).await;
+    }
+}
+
+impl InputStream for Source {
+    fn read(&mut self, size: usize) -> StreamResult<Bytes> {
+        let Ok(mut stream) = self.0.stream.try_lock() else {
+            return Ok(Bytes::new());
+        };
+        if stream.buffer.is_empty() {
+            if let Some(error) = stream.failed.take() {
+                return Err(StreamError::LastOperationFailed(error.into()));
+            }
+            return match stream.reader {
+                Some(_) => Ok(Bytes::new()),
+                None => Err(StreamError::Closed),
+            };
+        }
+        let len = size.min(stream.buffer.len());
+        Ok(stream.buffer.split_to(len))
+    }
+}
+
+/// A source as tokio sees it.
+struct SourceReader {
+    source: Source,
+    waiting: Option<Pin<Box<dyn Future<Output = ()> + Send + Sync>>>,
+}
+
+impl AsyncRead for SourceReader {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        loop {
+            if let Some(waiting) = &mut self.waiting {
+                ready!(waiting.as_mut().poll(cx));
+                self.waiting = None;
+            }
+            match InputStream::read(&mut self.source, buf.remaining()) {
+                Ok(bytes) if bytes.is_empty() => {
+                    let source = self.source.clone();
+                    self.waiting = Some(Box::pin(async move {
+                        let mut stream = source.0.stream.lock().await;
+                        stream.fill(&source.0.exceeded).await;
+                    }));
+                }
+                Ok(bytes) => {
+                    buf.put_slice(&bytes);
+                    return Poll::Ready(Ok(()));
+                }
+                Err(StreamError::Closed) => return Poll::Ready(Ok(())),
+                Err(error) => return Poll::Ready(Err(io::Error::other(error.to_string()))),
+            }
+        }
+    }
+}
+
+/// A reader that only its owner touches; the mutex, never locked, makes it
+/// `Sync`.
+struct SyncReader(Mutex<Box<dyn AsyncRead + Send + Unpin>>);
+
+impl AsyncRead for SyncReader {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let reader = self.0.get_mut().unwrap_or_else(PoisonError::into_inner);
+        Pin::new(reader).poll_read(cx, buf)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn capture_stops_at_its_budget() {
+        let sink = Sink::capture(5);
+        assert!(sink.put("abc".into()).await);
+        assert!(!sink.put("defg".into()).await);
+        assert!(sink.exceeded());
+        assert_eq!(sink.take(), "abcde");
+    }
+
+    #[tokio::test]
+    async fn a_slow_reader_makes_the_writer_wait() {
+        let (sink, mut receiver) = Sink::channel(None);
+        for _ in 0..CHANNEL {
+            assert_eq!(sink.room().expect("open"), CHUNK);
+            sink.write_now("x".into()).expect("room");
+        }
+        assert_eq!(sink.room().expect("open"), 0);
+        assert_eq!(receiver.recv().await.expect("first"), "x");
+        sink.room_ready().await;
+        assert_eq!(sink.room().expect("open"), CHUNK);
+        drop(receiver);
+        assert!(matches!(sink.room(), Err(StreamError::Closed)));
+    }
+
+    #[tokio::test]
+    async fn input_over_the_limit_is_noticed() {
+        let reader = InputKind::Reader(Box::new(&b"0123456789"[..]));
+        let source = Source::new(reader, Some(4));
+        assert!(matches!(
+            source.read_to_end().await,
+            Err(SourceError::Exceeded)
+        ));
+        let source = Source::new(InputKind::Bytes("0123".into()), Some(4));
+        assert_eq!(source.read_to_end().await.expect("fits"), "0123");
+    }
+}
+

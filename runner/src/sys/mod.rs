@@ -1,0 +1,7 @@
+//! The only home of `unsafe` and of raw operating-system details, beside the two
+//! lines that hand wasmtime its own artifacts. One file per kind of thing;
+//! callers see safe types.
+
+mod inherited;
+
+pub(crate) use inherited::take_inherited;

@@ -1,0 +1,129 @@
+//! Thread mode: tasks on the threads of this process, sharing one engine per
+//! kind of code. Slots of a pool, mapped once, make a fresh sandbox cost
+//! microseconds.
+//!
+//! May use `sandbox`; knows no processes. Invariant: what does not fit the pool
+//! runs on the on-demand engine instead, so that this mode accepts every task
+//! that process mode accepts.
+
+use crate::config::Mode;
+use crate::error::{Error, ErrorKind};
+use crate::executor::{Executed, Executor, Job};
+use crate::sandbox::{
+    self, Allocation, Artifact, EngineError, Loader, PrepareError, Prepared, Run, Source, TaskContext,
+};
+use std::any::Any;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+use wasmtime::Engine;
+
+pub(crate) struct ThreadExecutor {
+    loader: Arc<Loader>,
+    slots: usize,
+    pools: [OnceLock<Engine>; 2],
+    on_demand: [OnceLock<Engine>; 2],
+}
+
+impl ThreadExecutor {
+    pub(crate) fn new(loader: Arc<Loader>, slots: usize) -> Self {
+        ThreadExecutor {
+            loader,
+            slots,
+            pools: [OnceLock::new(), OnceLock::new()],
+            on_demand: [OnceLock::new(), OnceLock::new()],
+        }
+    }
+
+    fn pool(&self, metered: bool) -> Result<&Engine, EngineError> {
+        let allocation = Allocation::Pool { slots: self.slots };
+        engine(&self.pools[usize::from(metered)], metered, allocation)
+    }
+
+    fn on_demand(&self, metered: bool) -> Result<&Engine, EngineError> {
+        let slot = &self.on_demand[usize::from(metered)];
+        engine(slot, metered, Allocation::OnDemand)
+    }
+
+    fn link(&self, artifact: &Artifact, metered: bool) -> Result<Arc<Prepared>, Error> {
+        let any = match artifact.prepared(metered) {
+            Some(any) => any,
+            None => artifact.prepare(metered, || -> Result<Arc<dyn Any + Send + Sync>, Error> {
+                Ok(Arc::new(self.link_new(artifact, metered)?))
+            })?,
+        };
+        any.downcast::<Prepared>()
+            .map_err(|_| Error::new(ErrorKind::InvalidTask, "the artifact is another runner's"))
+    }
+
+    fn link_new(&self, artifact: &Artifact, metered: bool) -> Result<Prepared, Error> {
+        let code = self.loader.code(artifact, metered)?;
+        // A pool that cannot be mapped (a limit on address space, say) or that
+        // refuses the artifact's shape is no reason to refuse the task.
+        if let Ok(pool) = self.pool(metered)
+            && let Ok(prepared) = Prepared::new(pool, &code)
+        {
+            return Ok(prepared);
+        }
+        let engine = self.on_demand(metered)?;
+        match Prepared::new(engine, &code) {
+            Ok(prepared) => Ok(prepared),
+            // Cached code of another machine: compile it for this one.
+            Err(PrepareError::Code(refused)) => {
+                let code = self.loader.recompile(artifact, metered, refused)?;
+                Ok(Prepared::new(engine, &code)?)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+fn engine(
+    slot: &OnceLock<Engine>,
+    metered: bool,
+    allocation: Allocation,
+) -> Result<&Engine, EngineError> {
+    match slot.get() {
+        Some(engine) => Ok(engine),
+        None => {
+            let engine = sandbox::runtime(metered, allocation)?;
+            Ok(slot.get_or_init(|| engine))
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl Executor for ThreadExecutor {
+    async fn execute(&self, job: Job) -> Result<Executed, Error> {
+        let prepared = self.link(&job.artifact, job.metered())?;
+        let budget = job.spec.limits.input_budget(prepared.shape());
+        let run = Run {
+            spec: &job.spec,
+            context: TaskContext {
+                task_id: job.task_id,
+                attempt: job.attempt,
+                mode: Mode::Thread,
+                name: job.spec.name.clone(),
+                deadline: job.deadline,
+                cancel: job.cancel,
+                progress: job.progress,
+            },
+            stdin: Source::new(job.stdin, budget),
+            stdout: job.stdout,
+            stderr: job.stderr,
+            kill: job.kill,
+            blocking: false,
+        };
+        let fate = sandbox::run(&prepared, run).await?;
+        Ok(Executed {
+            fate: Ok(fate),
+            overhead: Duration::ZERO,
+            worker_pid: None,
+        })
+    }
+
+    fn prepare(&self, artifact: &Artifact, metered: bool) -> Result<(), Error> {
+        self.link(artifact, metered).map(drop)
+    }
+
+    fn close(&self) {}
+}

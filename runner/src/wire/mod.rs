@@ -1,0 +1,14 @@
+//! The protocol between a runner and its workers: bytes to messages and back,
+//! nothing else. `docs/wire.md` describes it.
+//!
+//! No I/O types here, so that decoding can be tested and fuzzed as pure
+//! functions. Invariant: no length from the peer is believed before it is
+//! checked against a cap, and nothing a peer sends can panic.
+
+mod frame;
+mod handshake;
+mod message;
+
+pub(crate) use frame::{Decoder, FrameError, encode};
+pub(crate) use handshake::Hello;
+pub(crate) use message::{Done, Input, Order, RunOrder, WorkerSays};
