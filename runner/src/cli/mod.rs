@@ -1,3 +1,105 @@
-//! cli
-/// main
-pub fn main() -> std::process::ExitCode { std::process::ExitCode::SUCCESS }
+//! The `wrun` command: parses, calls the library, prints. One file per
+//! subcommand; sees only the public API.
+//!
+//! Not part of the library's promises: its only public function is for the
+//! `wrun` binary.
+
+mod args;
+mod compile;
+mod exit;
+mod inspect;
+mod run;
+mod text;
+
+use args::{Cli, Command};
+use clap::{CommandFactory, Parser};
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+/// What `wrun` does, from its arguments to its exit code.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { exit::USAGE } else { 0 });
+        }
+    };
+    let result = match cli.command {
+        None => run::run(cli.run),
+        Some(Command::Run(args)) => run::run(args),
+        Some(Command::Inspect(args)) => inspect::inspect(&args),
+        Some(Command::Compile(args)) => compile::compile(&args),
+        Some(Command::Completions { shell }) => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "wrun", &mut script);
+            print(&script)
+        }
+        Some(Command::Man) => man(),
+    };
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(Failure { code, message }) => {
+            text::complain(&message);
+            ExitCode::from(code)
+        }
+    }
+}
+
+/// Why a command could not do its work: a line for people and an exit code.
+#[derive(Debug)]
+struct Failure {
+    code: u8,
+    message: String,
+}
+
+impl Failure {
+    fn new(code: u8, message: impl Into<String>) -> Self {
+        Failure {
+            code,
+            message: message.into(),
+        }
+    }
+}
+
+impl From<crate::Error> for Failure {
+    fn from(error: crate::Error) -> Self {
+        Failure::new(exit::of_error(&error), error.to_string())
+    }
+}
+
+/// Writes a result to stdout; a reader that is gone ends the program as it ends
+/// other tools.
+fn print(bytes: &[u8]) -> Result<u8, Failure> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        Ok(()) => Ok(0),
+        Err(error) => Err(stdout_failed(&error)),
+    }
+}
+
+/// What becomes of a program whose stdout takes no more. Does not return when
+/// the reader is gone: the program dies of SIGPIPE, silently.
+fn stdout_failed(error: &io::Error) -> Failure {
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        let _ = signal_hook::low_level::emulate_default_handler(signal_hook::consts::SIGPIPE);
+    }
+    Failure::new(exit::RUNNER, format!("cannot write to stdout: {error}"))
+}
+
+fn man() -> Result<u8, Failure> {
+    let mut page = Vec::new();
+    let render = |error: io::Error| Failure::new(exit::RUNNER, error.to_string());
+    clap_mangen::Man::new(Cli::command())
+        .render(&mut page)
+        .map_err(render)?;
+    for subcommand in Cli::command().get_subcommands() {
+        let name = format!("wrun-{}", subcommand.get_name());
+        let heading = format!(".SH \"{}\"\n", name.to_uppercase());
+        page.extend_from_slice(heading.as_bytes());
+        let man = clap_mangen::Man::new(subcommand.clone().display_name(name));
+        man.render_synopsis_section(&mut page).map_err(render)?;
+        man.render_options_section(&mut page).map_err(render)?;
+    }
+    print(&page)
+}

@@ -4,14 +4,13 @@
 //! waits for that process.
 
 use crate::outcome::Crash;
+use crate::sys::Pidfd;
 use crate::wire::{self, Decoder, FrameError, Hello};
-use rustix::process::{PidfdFlags, Signal};
 use serde::Serialize;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, ExitStatus};
-use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
 use tokio::sync::OwnedSemaphorePermit;
@@ -44,7 +43,7 @@ pub(super) struct Says {
 /// The process itself.
 pub(super) struct Process {
     child: Child,
-    exited: AsyncFd<OwnedFd>,
+    pidfd: Pidfd,
     reaped: bool,
     _permit: OwnedSemaphorePermit,
 }
@@ -76,12 +75,8 @@ impl Worker {
         permit: OwnedSemaphorePermit,
     ) -> io::Result<Self> {
         let mut child = child;
-        let exited = rustix::process::Pid::from_raw(child.id().cast_signed())
-            .ok_or_else(|| io::Error::other("a process without an id"))
-            .and_then(|pid| Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?))
-            .and_then(AsyncFd::new);
-        let exited = match exited {
-            Ok(exited) => exited,
+        let pidfd = match Pidfd::open(child.id()) {
+            Ok(pidfd) => pidfd,
             Err(error) => {
                 let _ = child.kill();
                 let _ = child.wait();
@@ -90,7 +85,7 @@ impl Worker {
         };
         let process = Process {
             child,
-            exited,
+            pidfd,
             reaped: false,
             _permit: permit,
         };
@@ -159,19 +154,14 @@ impl Process {
 
     /// Kills it; it may be dead already.
     pub(super) fn kill(&mut self) {
-        if !self.reaped
-            && let Err(_gone) = rustix::process::pidfd_send_signal(
-                self.exited.get_ref(),
-                Signal::KILL,
-            )
-        {
-            let _ = self.child.kill();
+        if !self.reaped {
+            self.pidfd.kill();
         }
     }
 
     /// Waits for its death and reaps it.
     pub(super) async fn wait(&mut self) -> Option<ExitStatus> {
-        let _ = self.exited.readable().await;
+        self.pidfd.exited().await;
         let status = self.child.wait().ok();
         self.reaped = true;
         status

@@ -3,5 +3,7 @@
 //! callers see safe types.
 
 mod inherited;
+mod pidfd;
 
 pub(crate) use inherited::take_inherited;
+pub(crate) use pidfd::Pidfd;

@@ -81,8 +81,9 @@ impl Decoder {
         Ok(Some(message))
     }
 
-    /// Whether bytes wait that are no whole message.
-    pub(crate) fn is_empty(&self) -> bool {
+    /// Whether no bytes wait that are not yet a whole message.
+    #[cfg(test)]
+    fn is_empty(&self) -> bool {
         self.used == self.buffer.len()
     }
 }

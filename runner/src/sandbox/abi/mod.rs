@@ -6,12 +6,6 @@ mod context;
 pub use context::Progress;
 pub(crate) use context::TaskContext;
 
-#[expect(
-    missing_docs,
-    unreachable_pub,
-    clippy::allow_attributes,
-    reason = "generated from wit/, where the documentation is"
-)]
 pub(crate) mod bindings {
     wasmtime::component::bindgen!({
         path: "../wit",

@@ -1,0 +1,220 @@
+//! The command line as it is typed: what clap parses and `--help` prints.
+
+use crate::{Builder, DirGrant, Mode, TcpGrant};
+use clap::{Args, Parser, Subcommand, ValueHint};
+use clap_complete::Shell;
+use std::path::PathBuf;
+use std::time::Duration;
+
+const EXAMPLES: &str = "\
+Examples:
+  wrun hello.wasm                         run a task in a process of its own
+  wrun --mode thread hello.wasm           run it on a thread of this one
+  wrun resize.wasm 640 < in.png > out.png a command: stdin, arguments, stdout
+  wrun --dir photos::/in:ro --timeout 5s index.wasm /in
+  wrun --report - --output /dev/null task.wasm < input
+  wrun inspect task.wasm                  what it is and what it would need
+
+A task gets nothing that is not granted: no directory, no variable, no socket.
+
+Exit status: 0 completed; a command's own code; 1 the task failed; 2 usage;
+124 timed out; 125 wrun failed; 126 not a task; 127 no such file; 130 interrupted;
+134 trap; 137 another limit; 128+n the worker died of signal n.
+--report has the truth where codes collide.";
+
+/// Runs WebAssembly tasks in separate processes or on threads.
+#[derive(Debug, Parser)]
+#[command(
+    name = "wrun",
+    version,
+    about,
+    after_help = EXAMPLES,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    disable_help_subcommand = true,
+    arg_required_else_help = true
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+    #[command(flatten)]
+    pub(crate) run: RunArgs,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run a task (the word may be left out)
+    #[command(after_help = EXAMPLES)]
+    Run(RunArgs),
+    /// Tell what a task file is: shape, imports, exports, memory, grants
+    Inspect(InspectArgs),
+    /// Compile a task ahead of time
+    Compile(CompileArgs),
+    /// Print completions for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Print the manual page
+    Man,
+}
+
+/// `wrun run`.
+#[derive(Args, Debug)]
+pub(crate) struct RunArgs {
+    /// Where the task runs: `process` or `thread`
+    #[arg(long, value_name = "MODE", default_value = "process")]
+    pub(crate) mode: Mode,
+
+    /// Input of the task; `-` is stdin [default: stdin, unless it is a terminal
+    /// and the task is no command]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) input: Option<PathBuf>,
+
+    /// Where the output goes [default: stdout]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) output: Option<PathBuf>,
+
+    /// Write a JSON report; `-` is stdout
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) report: Option<PathBuf>,
+
+    /// Print outcome, cost and refused accesses to stderr
+    #[arg(long)]
+    pub(crate) stats: bool,
+
+    /// End the task after this time, wherever it is: 500ms, 5s, 2min
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) timeout: Option<Duration>,
+
+    /// End the task after so many units of computation, about one per
+    /// instruction
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) fuel: Option<u64>,
+
+    /// Linear memory, over all memories of the task [default: 512MiB]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(crate) max_memory: Option<u64>,
+
+    /// Output, on stdout and on stderr each [default: a command streams without
+    /// limit, the value that run returns has 16MiB]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(crate) max_output: Option<u64>,
+
+    /// Input [default: a command streams without limit, the value that run is
+    /// given has 64MiB]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(crate) max_input: Option<u64>,
+
+    /// Grant a directory, under another name, read-only
+    #[arg(long, value_name = "HOST[::GUEST][:ro]", value_hint = ValueHint::DirPath)]
+    pub(crate) dir: Vec<DirGrant>,
+
+    /// Set a variable of the task, or pass on one of this process
+    #[arg(long, value_name = "K[=V]")]
+    pub(crate) env: Vec<String>,
+
+    /// Grant TCP connections to this address
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) allow_tcp: Vec<TcpGrant>,
+
+    /// Load an artifact of `wrun compile`: native code that no sandbox checks
+    #[arg(long)]
+    pub(crate) allow_precompiled: bool,
+
+    /// Compile anew, and keep nothing
+    #[arg(long)]
+    pub(crate) no_cache: bool,
+
+    /// The task: a component, a core module, WAT text, or an artifact
+    #[arg(value_name = "TASK", required = true, value_hint = ValueHint::FilePath)]
+    pub(crate) task: Option<PathBuf>,
+
+    /// Arguments of the task
+    #[arg(value_name = "ARGS", trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) args: Vec<String>,
+}
+
+/// `wrun inspect`.
+#[derive(Args, Debug)]
+pub(crate) struct InspectArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+
+    /// The task file
+    #[arg(value_name = "TASK", value_hint = ValueHint::FilePath)]
+    pub(crate) task: PathBuf,
+}
+
+/// `wrun compile`.
+#[derive(Args, Debug)]
+pub(crate) struct CompileArgs {
+    /// Where the artifact goes
+    #[arg(short, long, value_name = "ARTIFACT", value_hint = ValueHint::FilePath)]
+    pub(crate) output: PathBuf,
+
+    /// Count fuel, for runs with --fuel
+    #[arg(long)]
+    pub(crate) metered: bool,
+
+    /// The task file
+    #[arg(value_name = "TASK", value_hint = ValueHint::FilePath)]
+    pub(crate) task: PathBuf,
+}
+
+impl RunArgs {
+    /// The cap on task files.
+    pub(crate) const MAX_MODULE: u64 = Builder::MODULE_SIZE_DEFAULT;
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let duration = match text.parse::<f64>() {
+        // A bare number is seconds, as for timeout(1).
+        Ok(seconds) => Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string()),
+        Err(_) => humantime::parse_duration(text).map_err(|error| error.to_string()),
+    }?;
+    if duration.is_zero() {
+        return Err("a timeout of nothing leaves no time to run".into());
+    }
+    Ok(duration)
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    text.parse::<bytesize::ByteSize>()
+        .map(|size| size.as_u64())
+        .map_err(|_| "a size is written 1048576, 512KiB, 64MiB or 2GiB".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn run_may_be_left_out_and_task_arguments_are_the_tasks() {
+        let cli = Cli::parse_from(["wrun", "--mode", "thread", "a.wasm", "--help", "-x"]);
+        assert!(cli.command.is_none());
+        assert_eq!(cli.run.args, ["--help", "-x"]);
+        let cli = Cli::parse_from(["wrun", "run", "a.wasm", "run"]);
+        assert!(matches!(cli.command, Some(Command::Run(run)) if run.args == ["run"]));
+    }
+
+    #[test]
+    fn sizes_and_times() {
+        assert_eq!(size("64MiB"), Ok(64 << 20));
+        assert_eq!(size("10"), Ok(10));
+        assert!(size("lots").is_err());
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("1.5"), Ok(Duration::from_millis(1500)));
+        for bad in ["0", "0s", "-1", "soon", "nan"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! `wrun run`.
+
+use super::args::RunArgs;
+use super::{Failure, exit, stdout_failed, text};
+use crate::{
+    Cache, Input, Killer, Limits, Outcome, OutputStream, Report, Runner, Stdio, Task, TaskHandle,
+};
+use bytes::Bytes;
+use std::fs::File;
+use std::io::{self, IsTerminal, Read, Write};
+use std::path::Path;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::thread::JoinHandle;
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+/// Pieces of stdin that wait for the task.
+const STDIN_QUEUE: usize = 4;
+const CHUNK: usize = 64 << 10;
+
+pub(super) fn run(args: RunArgs) -> Result<u8, Failure> {
+    let Some(path) = &args.task else {
+        return Err(Failure::new(exit::USAGE, "no task was named"));
+    };
+    let runner = Runner::builder()
+        .mode(args.mode)
+        .max_running(1)
+        .max_queued(0)
+        .idle_workers(0)
+        .metered(args.fuel.is_some())
+        .allow_precompiled(args.allow_precompiled)
+        .cache(if args.no_cache { Cache::Off } else { Cache::User })
+        .build()?;
+    // Before anything is loaded: a file that cannot be written is no reason to
+    // compile for seconds.
+    let output = open_output(&args)?;
+    let artifact = runner.load(path)?;
+    let mut task = Task::new(&artifact)
+        .args(args.args.iter().cloned())
+        .limits(limits(&args, artifact.shape().is_command()))
+        .input(input(&args, artifact.shape().is_command())?)
+        .stdout(Stdio::Stream)
+        .stderr(Stdio::Stream);
+    for grant in &args.dir {
+        task = task.dir(grant.clone());
+    }
+    for grant in &args.allow_tcp {
+        task = task.allow_tcp(grant.clone());
+    }
+    for variable in &args.env {
+        task = match variable.split_once('=') {
+            Some((key, value)) => task.env(key, value),
+            None => match std::env::var(variable) {
+                Ok(value) => task.env(variable, value),
+                Err(_) => {
+                    let message = format!("--env {variable}: this process has no such variable");
+                    return Err(Failure::new(exit::USAGE, message));
+                }
+            },
+        };
+    }
+    let mut handle = runner.submit_blocking(task)?;
+    let killer = handle.killer();
+    let copied = [
+        copy(handle.stdout(), output, killer.clone())?,
+        copy(handle.stderr(), Destination::Stderr, killer)?,
+    ];
+    let (result, signalled) = wait(handle)?;
+    let mut broken = None;
+    for thread in copied.into_iter().flatten() {
+        if let Ok(Err(error)) = thread.join() {
+            broken.get_or_insert(error);
+        }
+    }
+    let report = result?;
+    // Ends workers before anything is said.
+    drop(runner);
+    if let Some(error) = broken {
+        return Err(match args.output {
+            Some(path) => Failure::new(
+                exit::RUNNER,
+                format!("cannot write {}: {error}", path.display()),
+            ),
+            None => stdout_failed(&error),
+        });
+    }
+    tell(&args, &report)?;
+    Ok(match (&report.outcome, signalled) {
+        (Outcome::Cancelled, Some(code)) => code,
+        (outcome, _) => exit::of_outcome(outcome),
+    })
+}
+
+fn limits(args: &RunArgs, is_command: bool) -> Limits {
+    let mut limits = Limits::default();
+    limits.timeout = args.timeout;
+    limits.fuel = args.fuel;
+    limits.max_memory = args.max_memory.unwrap_or(limits.max_memory);
+    limits.max_input = args.max_input;
+    limits.max_output = match args.max_output {
+        None if !is_command => Some(Limits::CAPTURE_DEFAULT),
+        other => other,
+    };
+    limits
+}
+
+fn input(args: &RunArgs, is_command: bool) -> Result<Input, Failure> {
+    let stdin = io::stdin();
+    match args.input.as_deref() {
+        // A command reads what its user types; what `run` takes is read to the
+        // end first, and nobody wants to be waited for without a word.
+        None if stdin.is_terminal() && !is_command => Ok(Input::empty()),
+        None => Ok(Input::reader(Lazy::new(Box::new(stdin)))),
+        Some(path) if path == Path::new("-") => Ok(Input::reader(Lazy::new(Box::new(stdin)))),
+        Some(path) => {
+            let fail = |error: io::Error| {
+                let path = path.display();
+                Failure::new(exit::USAGE, format!("cannot read {path}: {error}"))
+            };
+            let file = File::open(path).map_err(fail)?;
+            if file.metadata().map_err(fail)?.is_dir() {
+                return Err(fail(io::ErrorKind::IsADirectory.into()));
+            }
+            Ok(Input::reader(Lazy::new(Box::new(file))))
+        }
+    }
+}
+
+/// Where a stream of the task goes.
+enum Destination {
+    Stdout,
+    Stderr,
+    File(File),
+}
+
+fn open_output(args: &RunArgs) -> Result<Destination, Failure> {
+    let Some(path) = &args.output else {
+        return Ok(Destination::Stdout);
+    };
+    File::create(path).map(Destination::File).map_err(|error| {
+        let path = path.display();
+        Failure::new(exit::RUNNER, format!("cannot write {path}: {error}"))
+    })
+}
+
+/// Copies a stream of the task as it is produced, on a thread of its own. A
+/// destination that takes no more kills the task.
+fn copy(
+    stream: Option<OutputStream>,
+    destination: Destination,
+    killer: Killer,
+) -> Result<Option<JoinHandle<io::Result<()>>>, Failure> {
+    let Some(mut stream) = stream else {
+        return Ok(None);
+    };
+    let copying = move || {
+        let (mut writer, filter): (Box<dyn Write>, bool) = match destination {
+            Destination::Stdout => (Box::new(io::stdout()), io::stdout().is_terminal()),
+            Destination::Stderr => (Box::new(io::stderr()), io::stderr().is_terminal()),
+            Destination::File(file) => (Box::new(file), false),
+        };
+        while let Some(chunk) = stream.next_chunk_blocking() {
+            let written = if filter {
+                writer.write_all(&harmless(&chunk))
+            } else {
+                writer.write_all(&chunk)
+            };
+            if let Err(error) = written.and_then(|()| writer.flush()) {
+                killer.kill();
+                return Err(error);
+            }
+        }
+        Ok(())
+    };
+    std::thread::Builder::new()
+        .name("wrun-copy".into())
+        .spawn(copying)
+        .map(Some)
+        .map_err(|error| Failure::new(exit::RUNNER, format!("cannot start a thread: {error}")))
+}
+
+/// Output for a terminal: what could command it is shown, not obeyed.
+fn harmless(chunk: &[u8]) -> Vec<u8> {
+    chunk
+        .iter()
+        .map(|&byte| match byte {
+            b'\n' | b'\t' | b'\r' => byte,
+            0..0x20 | 0x7f => b'?',
+            _ => byte,
+        })
+        .collect()
+}
+
+/// Waits for the outcome, or for a signal, which kills the task; a signal's exit
+/// code comes along.
+fn wait(handle: TaskHandle) -> Result<(Result<Report, crate::Error>, Option<u8>), Failure> {
+    let fail = |error: io::Error| Failure::new(exit::RUNNER, error.to_string());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()
+        .map_err(fail)?;
+    runtime.block_on(async {
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(fail)?;
+        let mut terminate = signal(SignalKind::terminate()).map_err(fail)?;
+        let mut hangup = signal(SignalKind::hangup()).map_err(fail)?;
+        let killer = handle.killer();
+        let mut outcome = std::pin::pin!(handle.outcome());
+        let code = tokio::select! {
+            result = &mut outcome => return Ok((result, None)),
+            _ = interrupt.recv() => exit::INTERRUPTED,
+            _ = terminate.recv() => 128 + 15,
+            _ = hangup.recv() => 128 + 1,
+        };
+        killer.kill();
+        Ok((outcome.await, Some(code)))
+    })
+}
+
+fn tell(args: &RunArgs, report: &Report) -> Result<(), Failure> {
+    if let Some(path) = &args.report {
+        let mut json = report.to_json().to_string();
+        json.push('\n');
+        if path == Path::new("-") {
+            super::print(json.as_bytes())?;
+        } else {
+            std::fs::write(path, json).map_err(|error| {
+                let path = path.display();
+                Failure::new(exit::RUNNER, format!("cannot write {path}: {error}"))
+            })?;
+        }
+    }
+    if args.stats {
+        let _ = io::stderr().write_all(text::stats(report).as_bytes());
+    } else if let Some(why) = text::explain(report) {
+        text::complain(&why);
+    }
+    Ok(())
+}
+
+/// A blocking reader that is read on a thread of its own, and only once somebody
+/// asks. A thread that is blocked does not keep the program from ending.
+struct Lazy {
+    reader: Option<Box<dyn Read + Send>>,
+    chunks: Option<mpsc::Receiver<io::Result<Bytes>>>,
+    rest: Bytes,
+}
+
+impl Lazy {
+    fn new(reader: Box<dyn Read + Send>) -> Self {
+        Lazy {
+            reader: Some(reader),
+            chunks: None,
+            rest: Bytes::new(),
+        }
+    }
+}
+
+impl AsyncRead for Lazy {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if let Some(mut reader) = self.reader.take() {
+            let (sender, receiver) = mpsc::channel(STDIN_QUEUE);
+            let reading = move || {
+                loop {
+                    let mut bytes = vec![0; CHUNK];
+                    let chunk = match reader.read(&mut bytes) {
+                        Ok(0) => return,
+                        Ok(len) => {
+                            bytes.truncate(len);
+                            Ok(Bytes::from(bytes))
+                        }
+                        Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                        Err(error) => Err(error),
+                    };
+                    let failed = chunk.is_err();
+                    if sender.blocking_send(chunk).is_err() || failed {
+                        return;
+                    }
+                }
+            };
+            std::thread::Builder::new()
+                .name("wrun-stdin".into())
+                .spawn(reading)?;
+            self.chunks = Some(receiver);
+        }
+        if self.rest.is_empty() {
+            let Some(chunks) = &mut self.chunks else {
+                return Poll::Ready(Ok(()));
+            };
+            match ready!(chunks.poll_recv(cx)) {
+                Some(Ok(chunk)) => self.rest = chunk,
+                Some(Err(error)) => return Poll::Ready(Err(error)),
+                None => return Poll::Ready(Ok(())),
+            }
+        }
+        let len = self.rest.len().min(buf.remaining());
+        buf.put_slice(&self.rest.split_to(len));
+        Poll::Ready(Ok(()))
+    }
+}

@@ -1,0 +1,101 @@
+//! Words for people, on stderr: complaints, statistics. What a guest said is
+//! stripped of control characters before it can reach a terminal.
+
+use crate::{Access, Denial, Outcome, Report};
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::time::Duration;
+
+/// One line, `wrun: ...`.
+pub(super) fn complain(message: &str) {
+    // Nothing is left to be done about a stderr that takes no more.
+    let _ = writeln!(io::stderr(), "wrun: {}", clean(message));
+}
+
+/// The text without characters that command a terminal.
+pub(super) fn clean(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c })
+        .collect()
+}
+
+/// Why a task has no result, in a line or a few; none when it completed or a
+/// command's exit code says it.
+pub(super) fn explain(report: &Report) -> Option<String> {
+    let mut text = match &report.outcome {
+        Outcome::Completed(_) | Outcome::Exited(_) => return None,
+        Outcome::Trapped(trap) => format!("the task trapped: {}", trap.message),
+        Outcome::Failed(message) => format!("the task failed: {message}"),
+        Outcome::LimitExceeded(limit) => format!("the task exceeded its {limit} limit"),
+        Outcome::Cancelled => "the task was interrupted".to_owned(),
+        other => format!("the task {other}"),
+    };
+    if report.stats.memory_growth_refused > 0 && matches!(report.outcome, Outcome::LimitExceeded(_)) {
+        text.push_str(" (--max-memory)");
+    }
+    if let Some(first) = report.denied.iter().find(|d| d.access != Access::Directories) {
+        let _ = write!(text, "\n  it was refused: {}", denial(first));
+    }
+    Some(text)
+}
+
+/// One refused access.
+fn denial(denial: &Denial) -> String {
+    let target = &denial.target;
+    let mut text = match denial.access {
+        Access::Directories => "it looked for directories; none are granted (--dir)".to_owned(),
+        Access::Path => format!("the path {target:?} is outside what is granted (--dir)"),
+        Access::Write => format!("changing {target:?} in a read-only directory (--dir without :ro)"),
+        Access::TcpConnect => format!("connecting to {target} (--allow-tcp {target})"),
+        Access::TcpListen => format!("listening on {target}; tasks may not"),
+        Access::Udp => format!("UDP with {target}; tasks may not"),
+        Access::NameLookup => format!("resolving {target:?} (--allow-tcp {target}:PORT)"),
+    };
+    if denial.count > 1 {
+        let _ = write!(text, ", {} times", denial.count);
+    }
+    text
+}
+
+/// `--stats`.
+pub(super) fn stats(report: &Report) -> String {
+    let stats = &report.stats;
+    let mut text = format!(
+        "wrun: {} ({} mode): {}\n",
+        report.name, report.mode, report.outcome
+    );
+    let mut row = |name: &str, value: String| {
+        let _ = writeln!(text, "  {name:<9} {value}");
+    };
+    row("total", time(stats.total));
+    row("queue", time(stats.queue));
+    row("start", time(stats.start));
+    row("run", time(stats.run));
+    row("cpu", stats.cpu.map_or_else(|| "unknown".into(), time));
+    let memory = |bytes: u64| bytesize::ByteSize(bytes).display().iec().to_string();
+    row(
+        "memory",
+        stats.peak_memory_bytes.map_or_else(|| "unknown".into(), memory),
+    );
+    if let Some(fuel) = stats.fuel {
+        row("fuel", fuel.to_string());
+    }
+    if stats.memory_growth_refused > 0 {
+        row("refused", format!("growth of memory, {} times", stats.memory_growth_refused));
+    }
+    for refused in &report.denied {
+        row("refused", denial(refused));
+    }
+    clean(&text)
+}
+
+fn time(duration: Duration) -> String {
+    let micros = duration.as_secs_f64() * 1e6;
+    if micros < 1_000.0 {
+        format!("{micros:.1} µs")
+    } else if micros < 1_000_000.0 {
+        format!("{:.2} ms", micros / 1e3)
+    } else {
+        format!("{:.3} s", micros / 1e6)
+    }
+}
