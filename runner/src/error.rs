@@ -147,9 +147,7 @@ impl From<ProcessError> for Error {
         let kind = match &error {
             ProcessError::NoHook | ProcessError::Handshake { .. } => ErrorKind::NoWorker,
             ProcessError::Refused { .. } => ErrorKind::NotLoadable,
-            ProcessError::Spawn { source, .. }
-                if source.kind() == std::io::ErrorKind::NotFound =>
-            {
+            ProcessError::Spawn { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
                 ErrorKind::NoWorker
             }
             ProcessError::Spawn { .. } | ProcessError::System { .. } => ErrorKind::System,

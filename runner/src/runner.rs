@@ -327,7 +327,10 @@ impl Runner {
         self.handle().block_on(async {
             let permit = shared.admit().await?;
             let (admitted, _ends) = shared.admitted(task, permit)?;
-            self.shared.tasks.track_future(shared.clone().drive(admitted)).await
+            self.shared
+                .tasks
+                .track_future(shared.clone().drive(admitted))
+                .await
         })
     }
 
@@ -360,15 +363,15 @@ impl Runner {
     /// [`ErrorKind::Overloaded`] when there is none; else as
     /// [`Runner::submit`].
     pub fn try_submit(&self, task: Task) -> Result<TaskHandle, Error> {
-        let permit = self
-            .shared
-            .admission
-            .clone()
-            .try_acquire_owned()
-            .map_err(|error| match error {
-                tokio::sync::TryAcquireError::NoPermits => Error::overloaded(),
-                tokio::sync::TryAcquireError::Closed => Error::shut_down(),
-            })?;
+        let permit =
+            self.shared
+                .admission
+                .clone()
+                .try_acquire_owned()
+                .map_err(|error| match error {
+                    tokio::sync::TryAcquireError::NoPermits => Error::overloaded(),
+                    tokio::sync::TryAcquireError::Closed => Error::shut_down(),
+                })?;
         self.start(task, permit)
     }
 

@@ -526,7 +526,14 @@ mod tests {
         assert!(!grant.is_name);
         let grant: TcpGrant = "[::1]:80".parse().expect("v6");
         assert_eq!(grant.addresses, ["[::1]:80".parse().expect("addr")]);
-        for bad in ["", "host", ":80", "127.0.0.1:", "127.0.0.1:0", "127.0.0.1:99999"] {
+        for bad in [
+            "",
+            "host",
+            ":80",
+            "127.0.0.1:",
+            "127.0.0.1:0",
+            "127.0.0.1:99999",
+        ] {
             assert!(bad.parse::<TcpGrant>().is_err(), "{bad}");
         }
     }
@@ -536,7 +543,10 @@ mod tests {
         let spec = |env: &[(&str, &str)]| Spec {
             name: "t".into(),
             args: vec![],
-            env: env.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect(),
+            env: env
+                .iter()
+                .map(|(k, v)| ((*k).into(), (*v).into()))
+                .collect(),
             dirs: vec![],
             tcp: vec![],
             limits: Limits::default(),

@@ -3,6 +3,7 @@
 use crate::{Builder, DirGrant, Mode, TcpGrant};
 use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -127,13 +128,17 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     pub(crate) no_cache: bool,
 
-    /// The task: a component, a core module, WAT text, or an artifact
-    #[arg(value_name = "TASK", required = true, value_hint = ValueHint::FilePath)]
-    pub(crate) task: Option<PathBuf>,
-
-    /// Arguments of the task
-    #[arg(value_name = "ARGS", trailing_var_arg = true, allow_hyphen_values = true)]
-    pub(crate) args: Vec<String>,
+    /// The task (a component, a core module, WAT text or an artifact) and its
+    /// arguments
+    // One list, so that everything behind the task is the task's, options too.
+    #[arg(
+        value_names = ["TASK", "ARGS"],
+        required = true,
+        num_args = 1..,
+        trailing_var_arg = true,
+        value_hint = ValueHint::CommandWithArguments
+    )]
+    pub(crate) task: Vec<OsString>,
 }
 
 /// `wrun inspect`.
@@ -201,9 +206,10 @@ mod tests {
     fn run_may_be_left_out_and_task_arguments_are_the_tasks() {
         let cli = Cli::parse_from(["wrun", "--mode", "thread", "a.wasm", "--help", "-x"]);
         assert!(cli.command.is_none());
-        assert_eq!(cli.run.args, ["--help", "-x"]);
+        assert_eq!(cli.run.task, ["a.wasm", "--help", "-x"]);
+        assert!(Cli::try_parse_from(["wrun", "--no-such-option", "a.wasm"]).is_err());
         let cli = Cli::parse_from(["wrun", "run", "a.wasm", "run"]);
-        assert!(matches!(cli.command, Some(Command::Run(run)) if run.args == ["run"]));
+        assert!(matches!(cli.command, Some(Command::Run(run)) if run.task == ["a.wasm", "run"]));
     }
 
     #[test]

@@ -31,9 +31,7 @@ pub(super) fn of_outcome(outcome: &Outcome) -> u8 {
         Outcome::Trapped(_) => TRAP,
         Outcome::LimitExceeded(Limit::Deadline) => DEADLINE,
         Outcome::LimitExceeded(_) => LIMIT,
-        Outcome::Crashed(Crash::Signal(signal)) => {
-            u8::try_from(128 + signal).unwrap_or(RUNNER)
-        }
+        Outcome::Crashed(Crash::Signal(signal)) => u8::try_from(128 + signal).unwrap_or(RUNNER),
         Outcome::Crashed(_) => RUNNER,
         Outcome::Cancelled => INTERRUPTED,
     }

@@ -34,8 +34,14 @@ pub(super) fn inspect(args: &InspectArgs) -> Result<u8, Failure> {
         row("functions", &inspection.functions().to_string());
         for (initial, maximum) in inspection.memories() {
             let show = |bytes: u64| bytesize::ByteSize(bytes).display().iec().to_string();
-            let maximum = maximum.map_or_else(|| "no maximum".into(), |max| format!("at most {}", show(max)));
-            row("memory", &format!("{} at the start, {maximum}", show(initial)));
+            let maximum = maximum.map_or_else(
+                || "no maximum".into(),
+                |max| format!("at most {}", show(max)),
+            );
+            row(
+                "memory",
+                &format!("{} at the start, {maximum}", show(initial)),
+            );
         }
         if inspection.has_start_function() {
             row("start", "has a start function");
@@ -43,7 +49,10 @@ pub(super) fn inspect(args: &InspectArgs) -> Result<u8, Failure> {
         let grants = if inspection.grants.is_empty() {
             "nothing".to_owned()
         } else {
-            format!("{}, if it uses what it imports", inspection.grants.join(" "))
+            format!(
+                "{}, if it uses what it imports",
+                inspection.grants.join(" ")
+            )
         };
         row("grants", &grants);
         for (name, kind) in inspection.exports() {

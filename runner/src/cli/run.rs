@@ -6,6 +6,7 @@ use crate::{
     Cache, Input, Killer, Limits, Outcome, OutputStream, Report, Runner, Stdio, Task, TaskHandle,
 };
 use bytes::Bytes;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
 use std::path::Path;
@@ -21,9 +22,10 @@ const STDIN_QUEUE: usize = 4;
 const CHUNK: usize = 64 << 10;
 
 pub(super) fn run(args: RunArgs) -> Result<u8, Failure> {
-    let Some(path) = &args.task else {
+    let Some((path, task_args)) = args.task.split_first() else {
         return Err(Failure::new(exit::USAGE, "no task was named"));
     };
+    let task_args = strings(task_args)?;
     let runner = Runner::builder()
         .mode(args.mode)
         .max_running(1)
@@ -31,14 +33,18 @@ pub(super) fn run(args: RunArgs) -> Result<u8, Failure> {
         .idle_workers(0)
         .metered(args.fuel.is_some())
         .allow_precompiled(args.allow_precompiled)
-        .cache(if args.no_cache { Cache::Off } else { Cache::User })
+        .cache(if args.no_cache {
+            Cache::Off
+        } else {
+            Cache::User
+        })
         .build()?;
     // Before anything is loaded: a file that cannot be written is no reason to
     // compile for seconds.
     let output = open_output(&args)?;
     let artifact = runner.load(path)?;
     let mut task = Task::new(&artifact)
-        .args(args.args.iter().cloned())
+        .args(task_args)
         .limits(limits(&args, artifact.shape().is_command()))
         .input(input(&args, artifact.shape().is_command())?)
         .stdout(Stdio::Stream)
@@ -91,6 +97,18 @@ pub(super) fn run(args: RunArgs) -> Result<u8, Failure> {
         (Outcome::Cancelled, Some(code)) => code,
         (outcome, _) => exit::of_outcome(outcome),
     })
+}
+
+/// WebAssembly's strings are UTF-8.
+fn strings(args: &[OsString]) -> Result<Vec<String>, Failure> {
+    args.iter()
+        .map(|arg| {
+            arg.to_str().map(str::to_owned).ok_or_else(|| {
+                let message = format!("the argument {} is not UTF-8", arg.display());
+                Failure::new(exit::USAGE, message)
+            })
+        })
+        .collect()
 }
 
 fn limits(args: &RunArgs, is_command: bool) -> Limits {

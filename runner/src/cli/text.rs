@@ -15,7 +15,13 @@ pub(super) fn complain(message: &str) {
 /// The text without characters that command a terminal.
 pub(super) fn clean(text: &str) -> String {
     text.chars()
-        .map(|c| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c })
+        .map(|c| {
+            if c.is_control() && c != '\n' && c != '\t' {
+                '\u{fffd}'
+            } else {
+                c
+            }
+        })
         .collect()
 }
 
@@ -30,10 +36,15 @@ pub(super) fn explain(report: &Report) -> Option<String> {
         Outcome::Cancelled => "the task was interrupted".to_owned(),
         other => format!("the task {other}"),
     };
-    if report.stats.memory_growth_refused > 0 && matches!(report.outcome, Outcome::LimitExceeded(_)) {
+    if report.stats.memory_growth_refused > 0 && matches!(report.outcome, Outcome::LimitExceeded(_))
+    {
         text.push_str(" (--max-memory)");
     }
-    if let Some(first) = report.denied.iter().find(|d| d.access != Access::Directories) {
+    if let Some(first) = report
+        .denied
+        .iter()
+        .find(|d| d.access != Access::Directories)
+    {
         let _ = write!(text, "\n  it was refused: {}", denial(first));
     }
     Some(text)
@@ -45,7 +56,9 @@ fn denial(denial: &Denial) -> String {
     let mut text = match denial.access {
         Access::Directories => "it looked for directories; none are granted (--dir)".to_owned(),
         Access::Path => format!("the path {target:?} is outside what is granted (--dir)"),
-        Access::Write => format!("changing {target:?} in a read-only directory (--dir without :ro)"),
+        Access::Write => {
+            format!("changing {target:?} in a read-only directory (--dir without :ro)")
+        }
         Access::TcpConnect => format!("connecting to {target} (--allow-tcp {target})"),
         Access::TcpListen => format!("listening on {target}; tasks may not"),
         Access::Udp => format!("UDP with {target}; tasks may not"),
@@ -75,13 +88,18 @@ pub(super) fn stats(report: &Report) -> String {
     let memory = |bytes: u64| bytesize::ByteSize(bytes).display().iec().to_string();
     row(
         "memory",
-        stats.peak_memory_bytes.map_or_else(|| "unknown".into(), memory),
+        stats
+            .peak_memory_bytes
+            .map_or_else(|| "unknown".into(), memory),
     );
     if let Some(fuel) = stats.fuel {
         row("fuel", fuel.to_string());
     }
     if stats.memory_growth_refused > 0 {
-        row("refused", format!("growth of memory, {} times", stats.memory_growth_refused));
+        row(
+            "refused",
+            format!("growth of memory, {} times", stats.memory_growth_refused),
+        );
     }
     for refused in &report.denied {
         row("refused", denial(refused));

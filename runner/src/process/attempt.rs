@@ -101,7 +101,10 @@ async fn until(deadline: Option<Instant>) {
 /// How watching ended.
 enum Seen {
     Done(Box<Done>),
-    Failed { message: String, grant: bool },
+    Failed {
+        message: String,
+        grant: bool,
+    },
     /// The worker's end is to be looked at: it closed its pipe.
     Silent,
     Broken(String),
@@ -114,12 +117,11 @@ async fn supervise(worker: Worker, job: Job) -> Result<Result<Fate, Crash>, Erro
         mut process,
         mut orders,
         mut says,
-        streams:
-            Streams {
-                stdin,
-                stdout,
-                stderr,
-            },
+        streams: Streams {
+            stdin,
+            stdout,
+            stderr,
+        },
     } = worker;
 
     let (input, feed) = match job.stdin {

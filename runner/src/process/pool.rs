@@ -73,7 +73,11 @@ impl Pool {
 
     /// Starts workers until the wanted number waits, in the background.
     pub(super) fn refill(self: &Arc<Self>) {
-        let waiting = self.idle.lock().unwrap_or_else(PoisonError::into_inner).len();
+        let waiting = self
+            .idle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .len();
         if waiting >= self.keep {
             return;
         }
@@ -111,9 +115,7 @@ impl Pool {
         match shaken {
             Ok(Ok(WorkerSays::Loaded)) => Ok(worker),
             Ok(Ok(WorkerSays::Stale(message))) => Err(NoWorker::Stale(message)),
-            Ok(Ok(WorkerSays::Refused(message))) => {
-                Err(ProcessError::Refused { message }.into())
-            }
+            Ok(Ok(WorkerSays::Refused(message))) => Err(ProcessError::Refused { message }.into()),
             Ok(Ok(_)) => Err(bad("it spoke before it was asked".into())),
             Ok(Err((greeted, SaysError::Closed))) => {
                 let status = tokio::time::timeout(LINGER, worker.process.wait()).await;

@@ -125,9 +125,7 @@ impl Spawner {
             .unwrap_or_else(PoisonError::into_inner)
             .take();
         let give_up = std::time::Instant::now() + std::time::Duration::from_secs(1);
-        while self.workers.available_permits() < self.most
-            && std::time::Instant::now() < give_up
-        {
+        while self.workers.available_permits() < self.most && std::time::Instant::now() < give_up {
             std::thread::sleep(std::time::Duration::from_micros(200));
         }
         let thread = self

@@ -69,11 +69,7 @@ pub(super) enum SaysError {
 }
 
 impl Worker {
-    pub(super) fn new(
-        child: Child,
-        ends: Ends,
-        permit: OwnedSemaphorePermit,
-    ) -> io::Result<Self> {
+    pub(super) fn new(child: Child, ends: Ends, permit: OwnedSemaphorePermit) -> io::Result<Self> {
         let mut child = child;
         let pidfd = match Pidfd::open(child.id()) {
             Ok(pidfd) => pidfd,

@@ -217,7 +217,10 @@ async fn run(
             deadline: order.remaining.map(|left| Instant::now() + left),
             cancel: cancel.clone(),
             progress: Arc::new(move |progress| {
-                *noted.progress.lock().unwrap_or_else(PoisonError::into_inner) = Some(progress);
+                *noted
+                    .progress
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner) = Some(progress);
                 noted.changed.notify_one();
             }),
         },

@@ -150,7 +150,6 @@ fn user_directory() -> Option<PathBuf> {
     }
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;

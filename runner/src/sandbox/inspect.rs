@@ -81,7 +81,12 @@ fn features() -> wasmparser::WasmFeatures {
 }
 
 fn grants(facts: &Facts) -> Vec<&'static str> {
-    let imports = |part: &str| facts.imports.iter().any(|import| import.name.contains(part));
+    let imports = |part: &str| {
+        facts
+            .imports
+            .iter()
+            .any(|import| import.name.contains(part))
+    };
     let mut grants = Vec::new();
     if imports("wasi:filesystem/") || imports("wasi_snapshot_preview1.path_") {
         grants.push("--dir");
@@ -117,17 +122,26 @@ impl Inspection {
 
     /// Names and kinds of what it imports, in order.
     pub fn imports(&self) -> impl Iterator<Item = (&str, &'static str)> {
-        self.facts.imports.iter().map(|it| (it.name.as_str(), it.kind))
+        self.facts
+            .imports
+            .iter()
+            .map(|it| (it.name.as_str(), it.kind))
     }
 
     /// Names and kinds of what it exports, in order.
     pub fn exports(&self) -> impl Iterator<Item = (&str, &'static str)> {
-        self.facts.exports.iter().map(|it| (it.name.as_str(), it.kind))
+        self.facts
+            .exports
+            .iter()
+            .map(|it| (it.name.as_str(), it.kind))
     }
 
     /// Initial and, where declared, maximum bytes of each linear memory.
     pub fn memories(&self) -> impl Iterator<Item = (u64, Option<u64>)> {
-        self.facts.memories.iter().map(|it| (it.initial, it.maximum))
+        self.facts
+            .memories
+            .iter()
+            .map(|it| (it.initial, it.maximum))
     }
 
     /// Functions defined, over all core modules inside.

@@ -140,7 +140,10 @@ fn watch_filesystem(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
         |mut store: Store<'_>, (dir, path): (Dir, String)| {
             Box::new(async move {
                 let host = store.data_mut();
-                let result = host.filesystem().create_directory_at(dir, path.clone()).await;
+                let result = host
+                    .filesystem()
+                    .create_directory_at(dir, path.clone())
+                    .await;
                 answer(host, result, &path, true)
             })
         },
@@ -150,7 +153,10 @@ fn watch_filesystem(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
         |mut store: Store<'_>, (dir, path): (Dir, String)| {
             Box::new(async move {
                 let host = store.data_mut();
-                let result = host.filesystem().remove_directory_at(dir, path.clone()).await;
+                let result = host
+                    .filesystem()
+                    .remove_directory_at(dir, path.clone())
+                    .await;
                 answer(host, result, &path, true)
             })
         },
@@ -190,7 +196,8 @@ fn watch_filesystem(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     )?;
     types.func_wrap_async(
         "[method]descriptor.link-at",
-        |mut store: Store<'_>, (dir, flags, old, new_dir, new): (Dir, PathFlags, String, Dir, String)| {
+        |mut store: Store<'_>,
+         (dir, flags, old, new_dir, new): (Dir, PathFlags, String, Dir, String)| {
             Box::new(async move {
                 let host = store.data_mut();
                 let result = host

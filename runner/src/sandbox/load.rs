@@ -97,7 +97,10 @@ impl<T: ?Sized> Slot<T> {
     }
 
     fn get(&self) -> Option<Arc<T>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     fn get_or_try<E>(&self, make: impl FnOnce() -> Result<Arc<T>, E>) -> Result<Arc<T>, E> {
@@ -190,9 +193,10 @@ impl Loader {
     /// Loads a file.
     pub(crate) fn load_file(&self, path: &Path) -> Result<Artifact, LoadError> {
         let bytes = read(path, self.max_module_size)?;
-        let name = path
-            .file_name()
-            .map_or_else(|| path.as_os_str().to_string_lossy(), |name| name.to_string_lossy());
+        let name = path.file_name().map_or_else(
+            || path.as_os_str().to_string_lossy(),
+            |name| name.to_string_lossy(),
+        );
         self.load(&name, bytes)
     }
 
@@ -333,8 +337,10 @@ impl Loader {
             Shape::CoreModule => {
                 // The module first: the encoder's errors about an invalid one
                 // are not about what is wrong with it.
-                wasmtime::Module::validate(engine, &binary).map_err(|error| LoadError::Invalid {
-                    message: first_line(&format!("{error:#}")),
+                wasmtime::Module::validate(engine, &binary).map_err(|error| {
+                    LoadError::Invalid {
+                        message: first_line(&format!("{error:#}")),
+                    }
                 })?;
                 engine.precompile_component(&source::componentize(&binary, &facts)?)
             }

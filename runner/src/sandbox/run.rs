@@ -174,7 +174,13 @@ pub(crate) async fn run(prepared: &Prepared, run: Run<'_>) -> Result<Fate, RunEr
         &run.stderr
     };
     let host = Host::new(
-        run.spec, p1, run.blocking, &run.stdin, printed, &run.stderr, run.context,
+        run.spec,
+        p1,
+        run.blocking,
+        &run.stdin,
+        printed,
+        &run.stderr,
+        run.context,
     )?;
     let mut store = Store::try_new(&prepared.engine, host)
         .map_err(|error| RunError::Sandbox(format!("{error:#}")))?;
@@ -230,9 +236,7 @@ pub(crate) async fn run(prepared: &Prepared, run: Run<'_>) -> Result<Fate, RunEr
         Ended::Host(error) => return Err(error),
         Ended::Killed => Ending::Cancelled,
         Ended::Limit(limit) => Ending::LimitExceeded(limit),
-        _ if run.stdout.exceeded() || run.stderr.exceeded() => {
-            Ending::LimitExceeded(Limit::Output)
-        }
+        _ if run.stdout.exceeded() || run.stderr.exceeded() => Ending::LimitExceeded(Limit::Output),
         _ if run.stdin.exceeded().is_some() => Ending::LimitExceeded(Limit::Input),
         Ended::Done(ending) => match ending {
             Ending::Trapped(_) if growth_refused > 0 => Ending::LimitExceeded(Limit::Memory),

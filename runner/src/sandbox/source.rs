@@ -237,7 +237,10 @@ pub(crate) fn shape(facts: &Facts) -> Result<Shape, LoadError> {
         {
             Shape::CommandComponent
         } else {
-            return Err(no_entry(facts, "a task component exports run, or wasi:cli/run@0.2"));
+            return Err(no_entry(
+                facts,
+                "a task component exports run, or wasi:cli/run@0.2",
+            ));
         }
     } else if facts.exports("run") || facts.exports("cm32p2||run") {
         Shape::CoreModule
@@ -439,20 +442,22 @@ fn is_claim(custom_section: &[u8]) -> bool {
 
 fn names_parse(reader: wasmparser::BinaryReader<'_>) -> bool {
     use wasmparser::Name;
-    wasmparser::NameSectionReader::new(reader).into_iter().all(|name| match name {
-        Ok(
-            Name::Function(names)
-            | Name::Type(names)
-            | Name::Table(names)
-            | Name::Memory(names)
-            | Name::Global(names)
-            | Name::Element(names)
-            | Name::Data(names)
-            | Name::Tag(names),
-        ) => names.into_iter().all(|naming| naming.is_ok()),
-        Ok(_) => true,
-        Err(_) => false,
-    })
+    wasmparser::NameSectionReader::new(reader)
+        .into_iter()
+        .all(|name| match name {
+            Ok(
+                Name::Function(names)
+                | Name::Type(names)
+                | Name::Table(names)
+                | Name::Memory(names)
+                | Name::Global(names)
+                | Name::Element(names)
+                | Name::Data(names)
+                | Name::Tag(names),
+            ) => names.into_iter().all(|naming| naming.is_ok()),
+            Ok(_) => true,
+            Err(_) => false,
+        })
 }
 
 fn one_line(text: &str) -> String {
@@ -462,10 +467,22 @@ fn one_line(text: &str) -> String {
 /// The files of `wit/`: dependencies first, in order, then the package itself.
 const WIT_DEPS: [(&str, &str); 6] = [
     ("io.wit", include_str!("../../../wit/deps/io/io.wit")),
-    ("clocks.wit", include_str!("../../../wit/deps/clocks/clocks.wit")),
-    ("random.wit", include_str!("../../../wit/deps/random/random.wit")),
-    ("filesystem.wit", include_str!("../../../wit/deps/filesystem/filesystem.wit")),
-    ("sockets.wit", include_str!("../../../wit/deps/sockets/sockets.wit")),
+    (
+        "clocks.wit",
+        include_str!("../../../wit/deps/clocks/clocks.wit"),
+    ),
+    (
+        "random.wit",
+        include_str!("../../../wit/deps/random/random.wit"),
+    ),
+    (
+        "filesystem.wit",
+        include_str!("../../../wit/deps/filesystem/filesystem.wit"),
+    ),
+    (
+        "sockets.wit",
+        include_str!("../../../wit/deps/sockets/sockets.wit"),
+    ),
     ("cli.wit", include_str!("../../../wit/deps/cli/cli.wit")),
 ];
 const WIT_TASK: [(&str, &str); 5] = [
@@ -612,7 +629,10 @@ mod tests {
         let run = r#"(module (func (export "run")))"#;
         assert_eq!(load(run).expect("core"), Shape::CoreModule);
         assert!(matches!(load("(module)"), Err(LoadError::NoEntry { .. })));
-        assert!(matches!(load("(component)"), Err(LoadError::NoEntry { .. })));
+        assert!(matches!(
+            load("(component)"),
+            Err(LoadError::NoEntry { .. })
+        ));
     }
 
     #[test]
@@ -626,7 +646,8 @@ mod tests {
             Err(LoadError::UnknownImport { name, .. }) => assert_eq!(name, "env.mystery"),
             other => panic!("{other:?}"),
         }
-        let module = r#"(module (import "wrun:task/ports@0.1.0" "parent" (func)) (func (export "run")))"#;
+        let module =
+            r#"(module (import "wrun:task/ports@0.1.0" "parent" (func)) (func (export "run")))"#;
         match load(module) {
             Err(LoadError::UnknownImport { name, hint }) => {
                 assert_eq!(name, "wrun:task/ports@0.1.0.parent");
@@ -642,7 +663,9 @@ mod tests {
         assert!(matches!(to_binary(b"hello"), Err(LoadError::NotWasm)));
         assert!(matches!(to_binary(&[0xff; 64]), Err(LoadError::NotWasm)));
         match to_binary(b"(module\n  (func $x (oops)))") {
-            Err(LoadError::Text { message }) => assert!(message.starts_with("line 2:"), "{message}"),
+            Err(LoadError::Text { message }) => {
+                assert!(message.starts_with("line 2:"), "{message}")
+            }
             other => panic!("{other:?}"),
         }
     }

@@ -411,7 +411,8 @@ impl Stream {
                 self.buffer = buffer.freeze();
                 if len as u64 > self.budget {
                     exceeded.store(true, Ordering::Relaxed);
-                    self.buffer.truncate(usize::try_from(self.budget).unwrap_or(len));
+                    self.buffer
+                        .truncate(usize::try_from(self.budget).unwrap_or(len));
                     self.reader = None;
                 }
                 self.budget = self.budget.saturating_sub(len as u64);
@@ -563,4 +564,3 @@ mod tests {
         assert_eq!(source.read_to_end().await.expect("fits"), "0123");
     }
 }
-

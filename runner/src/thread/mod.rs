@@ -10,7 +10,8 @@ use crate::config::Mode;
 use crate::error::{Error, ErrorKind};
 use crate::executor::{Executed, Executor, Job};
 use crate::sandbox::{
-    self, Allocation, Artifact, EngineError, Loader, PrepareError, Prepared, Run, Source, TaskContext,
+    self, Allocation, Artifact, EngineError, Loader, PrepareError, Prepared, Run, Source,
+    TaskContext,
 };
 use std::any::Any;
 use std::sync::{Arc, OnceLock};
@@ -47,9 +48,11 @@ impl ThreadExecutor {
     fn link(&self, artifact: &Artifact, metered: bool) -> Result<Arc<Prepared>, Error> {
         let any = match artifact.prepared(metered) {
             Some(any) => any,
-            None => artifact.prepare(metered, || -> Result<Arc<dyn Any + Send + Sync>, Error> {
-                Ok(Arc::new(self.link_new(artifact, metered)?))
-            })?,
+            None => {
+                artifact.prepare(metered, || -> Result<Arc<dyn Any + Send + Sync>, Error> {
+                    Ok(Arc::new(self.link_new(artifact, metered)?))
+                })?
+            }
         };
         any.downcast::<Prepared>()
             .map_err(|_| Error::new(ErrorKind::InvalidTask, "the artifact is another runner's"))

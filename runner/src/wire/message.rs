@@ -62,7 +62,10 @@ pub(crate) enum WorkerSays {
     Progress(Progress),
     Done(Box<Done>),
     /// The host's side failed: no sandbox could be made, or a grant is gone.
-    Failed { message: String, grant: bool },
+    Failed {
+        message: String,
+        grant: bool,
+    },
 }
 
 /// A worker's last word.
