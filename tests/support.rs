@@ -16,3 +16,87 @@ pub fn repo(path: &str) -> PathBuf {
         .join("..")
         .join(path)
 }
+
+/// Both modes, for tests of the library.
+pub const BOTH: [wrun::Mode; 2] = [wrun::Mode::Thread, wrun::Mode::Process];
+
+/// A runner's builder, with the worker that was built with these tests.
+pub fn builder(mode: wrun::Mode) -> wrun::Builder {
+    wrun::Runner::builder().mode(mode).worker(wrun())
+}
+
+/// A runner with the defaults.
+pub fn runner(mode: wrun::Mode) -> wrun::Runner {
+    builder(mode).build().expect("a runner with the defaults")
+}
+
+/// Loads a guest by its path under `guest-tasks/`.
+pub fn guest(runner: &wrun::Runner, path: &str) -> wrun::Artifact {
+    match runner.load(repo("guest-tasks").join(path)) {
+        Ok(artifact) => artifact,
+        Err(error) => panic!("guest-tasks/{path} cannot be loaded: {error}"),
+    }
+}
+
+/// Loads a guest from WAT text.
+pub fn wat(runner: &wrun::Runner, name: &str, text: &str) -> wrun::Artifact {
+    match runner.load_bytes(name, text.as_bytes().to_vec()) {
+        Ok(artifact) => artifact,
+        Err(error) => panic!("{name} cannot be loaded: {error}"),
+    }
+}
+
+/// What every test of a misdeed ends with: the runner runs a good task.
+pub fn still_works(runner: &wrun::Runner) {
+    let echo = guest(runner, "echo/echo.wat");
+    let report = runner
+        .run(wrun::Task::new(&echo).input("still here"))
+        .expect("the runner runs a good task after a bad one");
+    assert_eq!(
+        report.outcome.output().map(|output| output.as_bytes()),
+        Some(&b"still here"[..]),
+        "a good task after a bad one in {} mode: {}",
+        runner.mode(),
+        report.outcome
+    );
+}
+
+/// Input that neither delivers nor ends.
+pub fn silent() -> wrun::Input {
+    struct Silent;
+    impl tokio::io::AsyncRead for Silent {
+        fn poll_read(
+            self: std::pin::Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+            _: &mut tokio::io::ReadBuf<'_>,
+        ) -> std::task::Poll<std::io::Result<()>> {
+            std::task::Poll::Pending
+        }
+    }
+    wrun::Input::reader(Silent)
+}
+
+/// Runs `test` in a process of its own: this test binary again, with only the
+/// test called `name` in it. For tests that look at the whole process
+/// (descriptors, mappings, threads, memory), which others would disturb.
+pub fn alone(name: &str, test: impl FnOnce()) {
+    const ALONE: &str = "WRUN_TEST_ALONE";
+    if std::env::var(ALONE).is_ok_and(|alone| alone == name) {
+        return test();
+    }
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture", "--test-threads=1"])
+        .env(ALONE, name)
+        .output()
+        .unwrap();
+    let (stdout, stderr) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert!(
+        output.status.success() && stdout.contains("1 passed"),
+        "{name}, alone in a process, {}:\n{stdout}{stderr}",
+        output.status
+    );
+    print!("{stderr}");
+}
