@@ -112,7 +112,7 @@ fn load(code: File) -> Result<Prepared, WorkerSays> {
         .map_err(|error| refused(&error))?;
     Prepared::new(&engine, &code).map_err(|error| match error {
         PrepareError::Code(error) => WorkerSays::Stale(error.to_string()),
-        PrepareError::Link(message) => WorkerSays::Refused(message),
+        error @ PrepareError::Link(_) => refused(&error),
     })
 }
 

@@ -363,7 +363,10 @@ fn ending_of(error: &wasmtime::Error) -> Ending {
         return Ending::LimitExceeded(Limit::Fuel);
     }
     let mut message = match trap {
-        Some(trap) => trap.to_string(),
+        Some(trap) => {
+            let text = trap.to_string();
+            text.strip_prefix("wasm trap: ").unwrap_or(&text).to_owned()
+        }
         None => error.root_cause().to_string(),
     };
     if let Some(backtrace) = error.downcast_ref::<wasmtime::WasmBacktrace>() {
