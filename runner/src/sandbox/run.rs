@@ -70,6 +70,15 @@ impl Prepared {
         let entry = match shape {
             Shape::CommandModule => {
                 let module = code.module(engine).map_err(PrepareError::Code)?;
+                let fits = module
+                    .get_export("_start")
+                    .and_then(|start| start.func().cloned())
+                    .is_some_and(|ty| ty.params().len() + ty.results().len() == 0);
+                if !fits {
+                    return Err(PrepareError::Link(
+                        "_start must be a function that takes and returns nothing".into(),
+                    ));
+                }
                 let linker = linker::module(engine).map_err(link)?;
                 Entry::Module(linker.instantiate_pre(&module).map_err(link)?)
             }
