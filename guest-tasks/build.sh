@@ -153,7 +153,7 @@ python_guest() {
     python3 -m venv "$venv"
     "$venv/bin/pip" install --quiet --no-deps componentize-py==0.25.1
   fi
-  (cd primes && "$venv/bin/componentize-py" -d ../wit-bare -w task componentize app -o "$target/guests/primes.wasm")
+  (cd primes && "$venv/bin/componentize-py" -d ../../wit -w bare componentize app -o "$target/guests/primes.wasm")
   rm -rf primes/__pycache__
 }
 
@@ -161,7 +161,7 @@ javascript_guest() {
   local npm=$target/guests-build/javascript
   [ -x "$npm/node_modules/.bin/componentize-qjs" ] ||
     npm install --silent --no-audit --no-fund --prefix "$npm" componentize-qjs@0.4.5
-  "$npm/node_modules/.bin/componentize-qjs" -j template/template.js -w wit-bare -n task \
+  "$npm/node_modules/.bin/componentize-qjs" -j template/template.js -w ../wit -n bare \
     --sync --stub-wasi --opt-size -o "$target/guests/template.wasm"
 }
 

@@ -62,7 +62,12 @@ impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Outcome::Completed(_) => f.write_str("completed"),
-            Outcome::Failed(message) => write!(f, "failed: {message}"),
+            Outcome::Failed(message) => {
+                let mut line = message.lines().next().unwrap_or_default().chars();
+                let start: String = line.by_ref().take(200).collect();
+                let more = if line.next().is_some() { "..." } else { "" };
+                write!(f, "failed: {start}{more}")
+            }
             Outcome::Exited(code) => write!(f, "exited with code {code}"),
             Outcome::Trapped(trap) => write!(f, "trapped: {trap}"),
             Outcome::LimitExceeded(limit) => write!(f, "limit exceeded: {limit}"),

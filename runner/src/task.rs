@@ -166,6 +166,9 @@ impl Spec {
                 what: "the environment",
             });
         }
+        if self.limits.max_table_elements > Limits::MAX_TABLE_ELEMENTS {
+            return Err(TaskError::TooManyTableElements);
+        }
         for grant in &mut self.dirs {
             let metadata = std::fs::metadata(&grant.host).map_err(|source| TaskError::Dir {
                 path: grant.host.clone(),
@@ -288,7 +291,8 @@ pub struct Limits {
     /// Input, in bytes. Default: `None`, which is 64 MiB for a task that exports
     /// `run` and no limit for a command, which streams.
     pub max_input: Option<u64>,
-    /// Elements over all tables of the task. Default: 1,000,000.
+    /// Elements over all tables of the task. Default, and most there can be:
+    /// [`Limits::MAX_TABLE_ELEMENTS`].
     pub max_table_elements: u64,
     /// Core instances within one component. Default: 1,000.
     pub max_instances: u32,
@@ -302,13 +306,16 @@ impl Default for Limits {
             max_memory: 512 << 20,
             max_output: None,
             max_input: None,
-            max_table_elements: 1_000_000,
+            max_table_elements: Limits::MAX_TABLE_ELEMENTS,
             max_instances: 1_000,
         }
     }
 }
 
 impl Limits {
+    /// Table elements at most: 1,000,000. A pool of sandboxes reserves address
+    /// space for each.
+    pub const MAX_TABLE_ELEMENTS: u64 = 1_000_000;
     /// Captured output by default: 16 MiB.
     pub const CAPTURE_DEFAULT: u64 = 16 << 20;
     /// Input of a task that exports `run` by default: 64 MiB.
@@ -485,6 +492,8 @@ pub enum TaskError {
     Nul { what: &'static str },
     #[error("{what} have more than 1 MiB")]
     TooLong { what: &'static str },
+    #[error("max_table_elements is at most 1,000,000")]
+    TooManyTableElements,
     #[error("{name:?} is no name for an environment variable")]
     EnvName { name: String },
     #[error("cannot grant the directory {}: {source}", path.display())]

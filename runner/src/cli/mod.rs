@@ -71,6 +71,9 @@ impl From<crate::Error> for Failure {
 /// Writes a result to stdout; a reader that is gone ends the program as it ends
 /// other tools.
 fn print(bytes: &[u8]) -> Result<u8, Failure> {
+    if crate::stdout_was_closed() {
+        return Err(stdout_failed(&rustix::io::Errno::BADF.into()));
+    }
     let mut stdout = io::stdout().lock();
     match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
         Ok(()) => Ok(0),

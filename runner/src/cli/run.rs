@@ -76,6 +76,10 @@ pub(super) fn run(args: RunArgs) -> Result<u8, Failure> {
     let (result, signalled) = wait(handle)?;
     let mut broken = None;
     for thread in copied.into_iter().flatten() {
+        if signalled.is_some() && !thread.is_finished() {
+            // It may wait for a reader that has stopped; nobody else should.
+            continue;
+        }
         if let Ok(Err(error)) = thread.join() {
             broken.get_or_insert(error);
         }
@@ -155,6 +159,9 @@ enum Destination {
 
 fn open_output(args: &RunArgs) -> Result<Destination, Failure> {
     let Some(path) = &args.output else {
+        if crate::stdout_was_closed() {
+            return Err(stdout_failed(&rustix::io::Errno::BADF.into()));
+        }
         return Ok(Destination::Stdout);
     };
     File::create(path).map(Destination::File).map_err(|error| {
@@ -179,9 +186,10 @@ fn copy(
             Destination::Stderr => (Box::new(io::stderr()), io::stderr().is_terminal()),
             Destination::File(file) => (Box::new(file), false),
         };
+        let mut last = 0;
         while let Some(chunk) = stream.next_chunk_blocking() {
             let written = if filter {
-                writer.write_all(&harmless(&chunk))
+                writer.write_all(&harmless(&chunk, &mut last))
             } else {
                 writer.write_all(&chunk)
             };
@@ -199,16 +207,21 @@ fn copy(
         .map_err(|error| Failure::new(exit::RUNNER, format!("cannot start a thread: {error}")))
 }
 
-/// Output for a terminal: what could command it is shown, not obeyed.
-fn harmless(chunk: &[u8]) -> Vec<u8> {
-    chunk
-        .iter()
-        .map(|&byte| match byte {
+/// Output for a terminal: what could command it is shown, not obeyed. That is
+/// the control characters of ASCII, and those of Unicode (U+0080 to U+009F),
+/// whose second byte follows 0xc2; `last` is the byte before the chunk.
+fn harmless(chunk: &[u8], last: &mut u8) -> Vec<u8> {
+    let mut shown = Vec::with_capacity(chunk.len());
+    for &byte in chunk {
+        let after_c2 = std::mem::replace(last, byte) == 0xc2;
+        shown.push(match byte {
             b'\n' | b'\t' | b'\r' => byte,
             0..0x20 | 0x7f => b'?',
+            0x80..0xa0 if after_c2 => 0xbf,
             _ => byte,
-        })
-        .collect()
+        });
+    }
+    shown
 }
 
 /// Waits for the outcome, or for a signal, which kills the task; a signal's exit
@@ -319,5 +332,23 @@ impl AsyncRead for Lazy {
         let len = self.rest.len().min(buf.remaining());
         buf.put_slice(&self.rest.split_to(len));
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::harmless;
+
+    #[test]
+    fn a_terminal_is_not_commanded() {
+        let mut last = 0;
+        assert_eq!(harmless(b"a\x1b[2J\n", &mut last), b"a?[2J\n");
+        let mut last = 0;
+        let mut shown = harmless("ä\u{9b}".as_bytes(), &mut last);
+        assert_eq!(String::from_utf8_lossy(&shown), "ä\u{bf}");
+        // Split between its bytes.
+        shown = harmless(&[0xc2], &mut last);
+        shown.extend(harmless(&[0x9b], &mut last));
+        assert_eq!(String::from_utf8_lossy(&shown), "\u{bf}");
     }
 }

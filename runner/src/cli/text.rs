@@ -6,6 +6,9 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::time::Duration;
 
+/// Characters of a task's own words that are printed; the report has them all.
+const MAX_WORDS: usize = 1000;
+
 /// One line, `wrun: ...`.
 pub(super) fn complain(message: &str) {
     // Nothing is left to be done about a stderr that takes no more.
@@ -31,7 +34,12 @@ pub(super) fn explain(report: &Report) -> Option<String> {
     let mut text = match &report.outcome {
         Outcome::Completed(_) | Outcome::Exited(_) => return None,
         Outcome::Trapped(trap) => format!("the task trapped: {}", trap.message),
-        Outcome::Failed(message) => format!("the task failed: {message}"),
+        Outcome::Failed(message) => {
+            let mut words = message.chars();
+            let start: String = words.by_ref().take(MAX_WORDS).collect();
+            let more = if words.next().is_some() { "..." } else { "" };
+            format!("the task failed: {start}{more}")
+        }
         Outcome::LimitExceeded(limit) => format!("the task exceeded its {limit} limit"),
         Outcome::Cancelled => "the task was interrupted".to_owned(),
         other => format!("the task {other}"),

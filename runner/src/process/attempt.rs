@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 
 /// How long after the deadline a worker may take to say so itself, before it is
 /// killed.
@@ -144,12 +144,24 @@ async fn supervise(worker: Worker, job: Job) -> Result<Result<Fate, Crash>, Erro
     let run = Orders::frame(&order)
         .map_err(|error| Error::new(ErrorKind::InvalidTask, format!("the task: {error}")))?;
     let cancel = job.cancel;
+    let (failed, mut failures) = mpsc::channel::<String>(1);
+    let mut cancelled = false;
     let ordering = async {
         // A worker that does not read its orders is noticed by its silence.
         if orders.send(&run).await.is_ok() {
-            cancel.cancelled().await;
-            if let Ok(frame) = Orders::frame(&Order::Cancel) {
-                let _ = orders.send(&frame).await;
+            loop {
+                let order = tokio::select! {
+                    () = cancel.cancelled(), if !cancelled => {
+                        cancelled = true;
+                        Order::Cancel
+                    }
+                    Some(why) = failures.recv() => Order::InputFailed(why),
+                    else => break,
+                };
+                match Orders::frame(&order) {
+                    Ok(frame) if orders.send(&frame).await.is_ok() => {}
+                    _ => break,
+                }
             }
         }
         std::future::pending::<()>().await
@@ -171,7 +183,9 @@ async fn supervise(worker: Worker, job: Job) -> Result<Result<Fate, Crash>, Erro
                     Ok(WorkerSays::Done(done)) => break Seen::Done(done),
                     Ok(WorkerSays::Progress(progress)) => (job.progress)(progress),
                     Ok(WorkerSays::WantInput) => match waiting_input.take() {
-                        Some((source, stdin)) => feeding = Some(Box::pin(feed_input(source, stdin))),
+                        Some((source, stdin)) => {
+                            feeding = Some(Box::pin(feed_input(source, stdin, failed.clone())));
+                        }
                         None => break Seen::Broken("it asked for input again".into()),
                     },
                     Ok(WorkerSays::Failed { message, grant }) => {
@@ -350,10 +364,15 @@ async fn pump(mut pipe: pipe::Receiver, sink: Sink, moved: Arc<Moved>) {
 }
 
 /// Moves input to a worker until it ends, or the worker takes no more.
-async fn feed_input(source: Source, mut stdin: pipe::Sender) {
+async fn feed_input(source: Source, mut stdin: pipe::Sender, failed: mpsc::Sender<String>) {
     while let Some(chunk) = source.next_chunk().await {
         if stdin.write_all(&chunk).await.is_err() {
-            break;
+            return;
         }
+    }
+    if let Some(error) = source.failure().await {
+        // The pipe stays open: its end would look like the input's.
+        let _ = failed.send(error.to_string()).await;
+        std::future::pending::<()>().await;
     }
 }

@@ -22,7 +22,7 @@ use pool::Pool;
 use spawn::Spawner;
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 pub use worker_main::worker_hook;
 
 /// Something about processes failed; not a guest's doing.
@@ -37,7 +37,7 @@ pub(crate) enum ProcessError {
     Spawn { program: PathBuf, source: io::Error },
     #[error("{} does not answer as a wrun worker: {what}", program.display())]
     Handshake { program: PathBuf, what: String },
-    #[error("the worker cannot link the task: {message}")]
+    #[error("{message}")]
     Refused { message: String },
     #[error("{what}: {source}")]
     System {
@@ -52,6 +52,7 @@ pub(crate) struct ProcessExecutor {
     loader: Arc<Loader>,
     spawner: Arc<Spawner>,
     idle: usize,
+    pools: Mutex<Vec<Weak<Pool>>>,
 }
 
 impl ProcessExecutor {
@@ -67,6 +68,7 @@ impl ProcessExecutor {
             loader,
             spawner: Arc::new(Spawner::start(program, most)?),
             idle: config.idle_workers,
+            pools: Mutex::default(),
         })
     }
 
@@ -75,7 +77,11 @@ impl ProcessExecutor {
             Some(any) => any,
             None => artifact.prepare(metered, || -> Result<Arc<_>, Error> {
                 let code = self.loader.code(artifact, metered)?;
-                Ok(Arc::new(Pool::new(code, self.spawner.clone(), self.idle)))
+                let pool = Arc::new(Pool::new(code, self.spawner.clone(), self.idle));
+                let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+                pools.retain(|pool| pool.strong_count() > 0);
+                pools.push(Arc::downgrade(&pool));
+                Ok(pool)
             })?,
         };
         any.downcast::<Pool>()
@@ -101,6 +107,10 @@ impl Executor for ProcessExecutor {
     }
 
     fn close(&self) {
+        let pools = std::mem::take(&mut *self.pools.lock().unwrap_or_else(PoisonError::into_inner));
+        for pool in pools.iter().filter_map(Weak::upgrade) {
+            pool.close();
+        }
         self.spawner.close();
     }
 }

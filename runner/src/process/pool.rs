@@ -9,6 +9,7 @@ use super::worker::{SaysError, Worker, crash_of};
 use crate::sandbox::Code;
 use crate::wire::WorkerSays;
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ pub(super) struct Pool {
     spawner: Arc<Spawner>,
     idle: Mutex<VecDeque<Worker>>,
     keep: usize,
+    closed: AtomicBool,
 }
 
 /// Why there is no worker.
@@ -46,7 +48,15 @@ impl Pool {
             spawner,
             idle: Mutex::default(),
             keep,
+            closed: AtomicBool::new(false),
         }
+    }
+
+    /// Ends the workers that wait, and keeps no more.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+        let idle = std::mem::take(&mut *self.idle.lock().unwrap_or_else(PoisonError::into_inner));
+        drop(idle);
     }
 
     pub(super) fn replace_code(&self, code: Arc<Code>) {
@@ -78,7 +88,7 @@ impl Pool {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .len();
-        if waiting >= self.keep {
+        if waiting >= self.keep || self.closed.load(Ordering::SeqCst) {
             return;
         }
         let pool = Arc::downgrade(self);
@@ -86,7 +96,9 @@ impl Pool {
             let Some(pool) = pool.upgrade() else { return };
             if let Ok(worker) = pool.start().await {
                 let mut idle = pool.idle.lock().unwrap_or_else(PoisonError::into_inner);
-                if idle.len() < pool.keep {
+                // Looked at under the lock: `close` either sees the worker or
+                // is seen.
+                if idle.len() < pool.keep && !pool.closed.load(Ordering::SeqCst) {
                     idle.push_back(worker);
                 }
             }

@@ -22,12 +22,12 @@ use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
 use tokio::net::unix::pipe;
 use tokio::sync::{Notify, mpsc};
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 /// Output up to this size travels with the last word.
 const INLINE_OUTPUT: usize = 256 << 10;
@@ -112,7 +112,7 @@ fn load(code: File) -> Result<Prepared, WorkerSays> {
         .map_err(|error| refused(&error))?;
     Prepared::new(&engine, &code).map_err(|error| match error {
         PrepareError::Code(error) => WorkerSays::Stale(error.to_string()),
-        PrepareError::Link(message) => WorkerSays::Refused(message),
+        error @ PrepareError::Link(_) => refused(&error),
     })
 }
 
@@ -125,7 +125,7 @@ async fn serve(prepared: &Prepared, orders: OwnedFd, says: OwnedFd) -> io::Resul
     let mut says = pipe::Sender::from_owned_fd(says)?;
     match orders.next().await? {
         Some(Order::Run(order)) => run(prepared, *order, &mut orders, &mut says).await,
-        Some(Order::Cancel) => Err(io::Error::other("cancelled before it was asked to run")),
+        Some(_) => Err(io::Error::other("an order before the one to run")),
         // The runner does not need this worker after all.
         None => Ok(()),
     }
@@ -156,6 +156,8 @@ impl Incoming {
 #[derive(Default)]
 struct Wishes {
     input: AtomicBool,
+    input_failed: CancellationToken,
+    input_failure: Mutex<String>,
     progress: Mutex<Option<Progress>>,
     changed: Notify,
 }
@@ -183,6 +185,8 @@ async fn run(
             InputKind::Reader(Box::new(WantedInput {
                 pipe: pipe::Receiver::from_owned_fd(stdin)?,
                 wishes: Some(wishes.clone()),
+                failed: Box::pin(wishes.input_failed.clone().cancelled_owned()),
+                failure: wishes.clone(),
             }))
         }
     };
@@ -251,6 +255,10 @@ async fn run(
                 }
                 order = orders.next() => match order? {
                     Some(Order::Cancel) => cancel.cancel(),
+                    Some(Order::InputFailed(why)) => {
+                        *wishes.input_failure.lock().unwrap_or_else(PoisonError::into_inner) = why;
+                        wishes.input_failed.cancel();
+                    }
                     Some(Order::Run(_)) => return Err(io::Error::other("one task at a time")),
                     // The runner is gone, or gave the task up.
                     None => return Ok(()),
@@ -320,6 +328,8 @@ async fn pump(mut chunks: mpsc::Receiver<Bytes>, mut pipe: pipe::Sender) {
 struct WantedInput {
     pipe: pipe::Receiver,
     wishes: Option<Arc<Wishes>>,
+    failed: Pin<Box<WaitForCancellationFutureOwned>>,
+    failure: Arc<Wishes>,
 }
 
 impl AsyncRead for WantedInput {
@@ -332,6 +342,15 @@ impl AsyncRead for WantedInput {
             wishes.input.store(true, Ordering::Relaxed);
             wishes.changed.notify_one();
         }
-        Pin::new(&mut self.pipe).poll_read(cx, buf)
+        if let Poll::Ready(read) = Pin::new(&mut self.pipe).poll_read(cx, buf) {
+            return Poll::Ready(read);
+        }
+        ready!(self.failed.as_mut().poll(cx));
+        let why = self
+            .failure
+            .input_failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        Poll::Ready(Err(io::Error::other(why.clone())))
     }
 }

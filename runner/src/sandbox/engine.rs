@@ -2,6 +2,7 @@
 //! that an artifact made by one loads in all of them.
 
 use super::epoch;
+use crate::task::Limits;
 use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 /// What WebAssembly frames may use of a stack. Interpreters compiled to Wasm
@@ -67,7 +68,8 @@ pub(crate) fn runtime(metered: bool, allocation: Allocation) -> Result<Engine, E
         // with two tables: the module, its adapter, two shims.
         pool.total_component_instances(slots)
             .total_core_instances(slots.saturating_mul(6))
-            .total_memories(slots)
+            // One for the module, one for a heap of the collector.
+            .total_memories(slots.saturating_mul(2))
             .total_tables(slots.saturating_mul(3))
             .total_stacks(slots)
             .total_gc_heaps(slots)
@@ -76,6 +78,8 @@ pub(crate) fn runtime(metered: bool, allocation: Allocation) -> Result<Engine, E
             .max_tables_per_component(3)
             .max_memories_per_module(1)
             .max_tables_per_module(1)
+            // What the limiter allows, so that it refuses and not the pool.
+            .table_elements(Limits::MAX_TABLE_ELEMENTS as usize)
             .pagemap_scan(Enabled::Auto);
         config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     }

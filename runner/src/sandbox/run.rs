@@ -70,6 +70,15 @@ impl Prepared {
         let entry = match shape {
             Shape::CommandModule => {
                 let module = code.module(engine).map_err(PrepareError::Code)?;
+                let fits = module
+                    .get_export("_start")
+                    .and_then(|start| start.func().cloned())
+                    .is_some_and(|ty| ty.params().len() + ty.results().len() == 0);
+                if !fits {
+                    return Err(PrepareError::Link(
+                        "_start must be a function that takes and returns nothing".into(),
+                    ));
+                }
                 let linker = linker::module(engine).map_err(link)?;
                 Entry::Module(linker.instantiate_pre(&module).map_err(link)?)
             }
@@ -363,7 +372,10 @@ fn ending_of(error: &wasmtime::Error) -> Ending {
         return Ending::LimitExceeded(Limit::Fuel);
     }
     let mut message = match trap {
-        Some(trap) => trap.to_string(),
+        Some(trap) => {
+            let text = trap.to_string();
+            text.strip_prefix("wasm trap: ").unwrap_or(&text).to_owned()
+        }
         None => error.root_cause().to_string(),
     };
     if let Some(backtrace) = error.downcast_ref::<wasmtime::WasmBacktrace>() {

@@ -369,6 +369,11 @@ impl Source {
         more.then(|| std::mem::take(&mut stream.buffer))
     }
 
+    /// Why there are no more pieces, when it is not the end.
+    pub(crate) async fn failure(&self) -> Option<io::Error> {
+        self.0.stream.lock().await.failed.take()
+    }
+
     /// Reads all there is.
     pub(crate) async fn read_to_end(&self) -> Result<Bytes, SourceError> {
         let mut stream = self.0.stream.lock().await;

@@ -4,6 +4,8 @@
 
 mod inherited;
 mod pidfd;
+mod stdout;
 
 pub(crate) use inherited::take_inherited;
 pub(crate) use pidfd::Pidfd;
+pub(crate) use stdout::was_stdout_closed;

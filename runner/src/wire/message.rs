@@ -7,6 +7,7 @@
 //! WantInput      ───────────▶            when the guest first reads a stream
 //! Progress       ───────────▶            the latest, now and then
 //!                ◀───────────  Cancel    asks the task to stop
+//!                ◀───────────  InputFailed
 //! Done           ───────────▶            and the worker is gone
 //! ```
 //!
@@ -24,6 +25,8 @@ use std::time::Duration;
 pub(crate) enum Order {
     Run(Box<RunOrder>),
     Cancel,
+    /// The input that comes on descriptor 0 cannot be read any further.
+    InputFailed(String),
 }
 
 /// A task, as a worker gets it.
