@@ -13,7 +13,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use wasmtime::Engine;
 
 /// Why bytes are no task.
@@ -81,36 +81,51 @@ struct Loaded {
     prepared: [Slot<dyn Any + Send + Sync>; 2],
 }
 
-/// Filled once; whoever comes meanwhile waits.
-struct Slot<T: ?Sized>(Mutex<Option<Arc<T>>>);
+/// Filled once; whoever wants to fill it meanwhile waits. Looking never waits:
+/// making takes as long as compiling.
+struct Slot<T: ?Sized> {
+    value: Mutex<Option<Arc<T>>>,
+    making: Mutex<()>,
+}
 
 impl<T: ?Sized> Slot<T> {
     fn empty() -> Self {
-        Slot(Mutex::new(None))
+        Slot {
+            value: Mutex::new(None),
+            making: Mutex::new(()),
+        }
     }
 
     fn full(value: T) -> Self
     where
         T: Sized,
     {
-        Slot(Mutex::new(Some(Arc::new(value))))
+        Slot {
+            value: Mutex::new(Some(Arc::new(value))),
+            making: Mutex::new(()),
+        }
     }
 
     fn get(&self) -> Option<Arc<T>> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.value().clone()
+    }
+
+    fn clear(&self) {
+        self.value().take();
     }
 
     fn get_or_try<E>(&self, make: impl FnOnce() -> Result<Arc<T>, E>) -> Result<Arc<T>, E> {
-        let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(value) = &*slot {
-            return Ok(value.clone());
+        let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(value) = self.get() {
+            return Ok(value);
         }
         let value = make()?;
-        *slot = Some(value.clone());
+        *self.value() = Some(value.clone());
         Ok(value)
+    }
+
+    fn value(&self) -> MutexGuard<'_, Option<Arc<T>>> {
+        self.value.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -309,8 +324,7 @@ impl Loader {
         if let Some(cache) = &self.cache {
             cache.remove(&Cache::key(&artifact.0.digest, metered));
         }
-        let slot = &artifact.0.codes[usize::from(metered)];
-        slot.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        artifact.0.codes[usize::from(metered)].clear();
         self.code(artifact, metered)
     }
 
