@@ -142,14 +142,21 @@ impl From<RunError> for Error {
     }
 }
 
+/// Whether starting a program failed because of the program: it is not there, may
+/// not be run, or is none. Trying again does not help.
+fn is_no_program(error: &std::io::Error) -> bool {
+    matches!(
+        error.kind(),
+        std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied
+    ) || rustix::io::Errno::from_io_error(error) == Some(rustix::io::Errno::NOEXEC)
+}
+
 impl From<ProcessError> for Error {
     fn from(error: ProcessError) -> Self {
         let kind = match &error {
             ProcessError::NoHook | ProcessError::Handshake { .. } => ErrorKind::NoWorker,
             ProcessError::Refused { .. } => ErrorKind::NotLoadable,
-            ProcessError::Spawn { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
-                ErrorKind::NoWorker
-            }
+            ProcessError::Spawn { source, .. } if is_no_program(source) => ErrorKind::NoWorker,
             ProcessError::Spawn { .. } | ProcessError::System { .. } => ErrorKind::System,
             ProcessError::ShutDown => ErrorKind::ShutDown,
         };
