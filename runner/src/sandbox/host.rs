@@ -6,7 +6,7 @@ use super::denials::Denials;
 use super::limits::Limiter;
 use super::stdio::{Sink, Source};
 use crate::report::Access;
-use crate::task::{Spec, TcpGrant};
+use crate::task::Spec;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use wasmtime::component::ResourceTable;
@@ -27,6 +27,8 @@ pub(crate) struct Host {
     pub(crate) has_read_only: bool,
     /// Host names that the guest may resolve.
     pub(crate) names: Vec<String>,
+    /// Addresses that the guest may connect to.
+    pub(crate) tcp: Arc<[SocketAddr]>,
 }
 
 /// WASI state of either generation.
@@ -90,7 +92,12 @@ impl Host {
                     reason: format!("{error:#}"),
                 })?;
         }
-        check_sockets(&mut builder, &spec.tcp, denials.clone());
+        let tcp: Arc<[SocketAddr]> = spec
+            .tcp
+            .iter()
+            .flat_map(|grant| grant.addresses.iter().copied())
+            .collect();
+        check_sockets(&mut builder, tcp.clone(), denials.clone());
         let mut wasi = if p1 {
             Wasi::P1(Box::new(builder.build_p1()))
         } else {
@@ -116,6 +123,7 @@ impl Host {
                 .filter(|grant| grant.is_name)
                 .map(|grant| grant.host.clone())
                 .collect(),
+            tcp,
         })
     }
 }
@@ -129,11 +137,7 @@ pub(crate) struct GrantError {
 }
 
 /// Connections go to granted addresses only; listening and UDP to none.
-fn check_sockets(builder: &mut WasiCtxBuilder, grants: &[TcpGrant], denials: Denials) {
-    let granted: Arc<[SocketAddr]> = grants
-        .iter()
-        .flat_map(|grant| grant.addresses.iter().copied())
-        .collect();
+fn check_sockets(builder: &mut WasiCtxBuilder, granted: Arc<[SocketAddr]>, denials: Denials) {
     builder.socket_addr_check(move |address, usage| {
         let allowed = match usage {
             SocketAddrUse::TcpConnect => granted.contains(&address),

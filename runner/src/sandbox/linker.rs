@@ -4,6 +4,7 @@
 use super::abi::bindings::wrun::task::context;
 use super::host::{Host, Wasi};
 use crate::report::Access;
+use std::net::SocketAddr;
 use wasmtime::component::{HasSelf, Linker, Resource};
 use wasmtime::{Caller, Extern, StoreContextMut};
 use wasmtime_wasi::filesystem::WasiFilesystemView;
@@ -17,8 +18,11 @@ use wasmtime_wasi::p2::bindings::sockets::ip_name_lookup::{
     Host as LookupHost, ResolveAddressStream,
 };
 use wasmtime_wasi::p2::bindings::sockets::network::{
-    ErrorCode as SocketErrorCode, Host as NetworkHost, Network,
+    ErrorCode as SocketErrorCode, Host as NetworkHost, IpAddressFamily, IpSocketAddress, Network,
 };
+use wasmtime_wasi::p2::bindings::sockets::tcp::{HostTcpSocket as TcpHost, TcpSocket};
+use wasmtime_wasi::p2::bindings::sockets::udp::UdpSocket;
+use wasmtime_wasi::p2::bindings::sockets::udp_create_socket::Host as UdpCreateHost;
 use wasmtime_wasi::p2::{FsError, SocketError};
 use wasmtime_wasi::sockets::WasiSocketsView;
 use wiggle::GuestMemory;
@@ -34,6 +38,8 @@ pub(crate) fn component(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<Ho
     linker.allow_shadowing(true);
     watch_filesystem(&mut linker)?;
     watch_names(&mut linker)?;
+    watch_udp(&mut linker)?;
+    watch_connections(&mut linker)?;
     Ok(linker)
 }
 
@@ -251,6 +257,57 @@ fn watch_names(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
                         }
                         Err(code)
                     }
+                };
+                Ok((answer,))
+            },
+        )
+}
+
+/// UDP is never granted, so that no socket comes to be whose use could be noted.
+fn watch_udp(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
+    linker
+        .instance(&format!("wasi:sockets/udp-create-socket@{WASI}"))?
+        .func_wrap_async(
+            "create-udp-socket",
+            |mut store: StoreContextMut<'_, Host>, (family,): (IpAddressFamily,)| {
+                Box::new(async move {
+                    let host = store.data_mut();
+                    let result = host.sockets().create_udp_socket(family).await;
+                    let answer: Result<Resource<UdpSocket>, SocketErrorCode> = match result {
+                        Ok(socket) => Ok(socket),
+                        Err(error) => {
+                            let code = host.sockets().convert_error_code(error)?;
+                            if code == SocketErrorCode::AccessDenied {
+                                host.denials.note(Access::Udp, "");
+                            }
+                            Err(code)
+                        }
+                    };
+                    Ok((answer,))
+                })
+            },
+        )
+}
+
+/// A connection that is not granted is refused by its address, before the bind
+/// that it implies is, which would say nothing about where it was to go.
+fn watch_connections(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
+    type Connect = (Resource<TcpSocket>, Resource<Network>, IpSocketAddress);
+    linker
+        .instance(&format!("wasi:sockets/tcp@{WASI}"))?
+        .func_wrap(
+            "[method]tcp-socket.start-connect",
+            |mut store: StoreContextMut<'_, Host>, (socket, network, remote): Connect| {
+                let host = store.data_mut();
+                let address = SocketAddr::from(remote);
+                let answer: Result<(), SocketErrorCode> = if host.tcp.contains(&address) {
+                    match TcpHost::start_connect(&mut host.sockets(), socket, network, remote) {
+                        Ok(()) => Ok(()),
+                        Err(error) => Err(host.sockets().convert_error_code(error)?),
+                    }
+                } else {
+                    host.denials.note(Access::TcpConnect, &address.to_string());
+                    Err(SocketErrorCode::AccessDenied)
                 };
                 Ok((answer,))
             },
