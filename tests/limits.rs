@@ -2,12 +2,12 @@
 //! same runner still runs a good task.
 
 use crate::support::{BOTH, builder, guest, repo, runner, silent, still_works, wat};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use wrun::{
-    Access, DirGrant, Input, Limit, Limits, Mode, Outcome, Report, Runner, Stdio, Task, TcpGrant,
+    Access, DirGrant, Input, Limit, Limits, Outcome, Report, Runner, Stdio, Task, TcpGrant,
     TrapKind,
 };
 
@@ -656,9 +656,6 @@ fn shouting_server() -> (u16, TcpListener) {
             let answer = |mut stream: TcpStream| -> std::io::Result<()> {
                 let mut line = String::new();
                 BufReader::new(stream.try_clone()?).read_line(&mut line)?;
-                if line.trim() == "stop" {
-                    std::process::abort();
-                }
                 stream.write_all(line.to_uppercase().as_bytes())
             };
             let _ = stream.and_then(answer);
@@ -687,7 +684,15 @@ fn a_tcp_grant_is_for_one_address() {
         let report = run(&runner, task(port).allow_tcp(grant()));
         assert_completed(&report);
         assert_eq!(report.stdout, "HELLO\n", "in {mode} mode");
-        assert!(report.denied.is_empty(), "{:?}", report.denied);
+        // Its libc looked for directories when it started.
+        assert!(
+            report
+                .denied
+                .iter()
+                .all(|denial| denial.access == Access::Directories),
+            "{:?}",
+            report.denied
+        );
 
         for (task, port) in [
             (task(other_port).allow_tcp(grant()), other_port),

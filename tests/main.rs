@@ -5,8 +5,10 @@
 #![allow(
     clippy::unwrap_used,
     missing_docs,
+    unreachable_pub,
     reason = "a test that fails here has found something"
 )]
 
+mod library;
 mod limits;
 mod support;

@@ -100,3 +100,17 @@ pub fn alone(name: &str, test: impl FnOnce()) {
     );
     print!("{stderr}");
 }
+
+/// The processes that this process started and that exist, dead ones that
+/// nobody reaped included.
+pub fn children() -> Vec<i32> {
+    let mut children = Vec::new();
+    for task in std::fs::read_dir("/proc/self/task").unwrap().flatten() {
+        let list = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        children.extend(
+            list.split_whitespace()
+                .map(|pid| pid.parse::<i32>().unwrap()),
+        );
+    }
+    children
+}

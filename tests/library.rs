@@ -1,0 +1,919 @@
+//! The library as embedders use it, in both modes: submitting, waiting,
+//! killing, streams, backpressure, the end of a runner, and each error.
+
+use crate::support::{
+    BOTH, alone, builder, children, guest, repo, runner, silent, still_works, wat,
+};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use wrun::{
+    Artifact, DirGrant, Error, ErrorKind, Input, Limit, Limits, Mode, Outcome, Runner, Shape,
+    Stdio, Task,
+};
+
+/// What should take no time at all, on a machine that is busy with other tests.
+const SOON: Duration = Duration::from_secs(20);
+
+fn echo(runner: &Runner) -> Artifact {
+    guest(runner, "echo/echo.wat")
+}
+
+/// Waits until it is cancelled.
+fn patient(runner: &Runner) -> Artifact {
+    guest(runner, "patient/patient.wasm")
+}
+
+fn timeout(millis: u64) -> Limits {
+    Limits::default().timeout(Duration::from_millis(millis))
+}
+
+async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(SOON, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("{what} takes more than {SOON:?}"),
+    }
+}
+
+/// Waits until `condition` holds.
+fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let give_up = Instant::now() + SOON;
+    while !condition() {
+        assert!(Instant::now() < give_up, "not in {SOON:?}: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[track_caller]
+fn assert_error<T: std::fmt::Debug>(result: Result<T, Error>, kind: ErrorKind, contains: &str) {
+    let error = result.expect_err("an error");
+    assert_eq!(error.kind(), kind, "{error:?}");
+    assert!(error.to_string().contains(contains), "{error}");
+    let retryable = matches!(kind, ErrorKind::Overloaded | ErrorKind::System);
+    assert_eq!(error.is_retryable(), retryable, "{error:?}");
+}
+
+// --- submitting -----------------------------------------------------------
+
+#[test]
+fn every_way_to_run_a_task_gives_the_same() {
+    for mode in BOTH {
+        let runner = runner(mode);
+        let echo = echo(&runner);
+        let task = || Task::new(&echo).name("mine").input("words");
+        let reports = [
+            runner.run(task()).unwrap(),
+            runner.submit_blocking(task()).unwrap().wait().unwrap(),
+            runner.try_submit(task()).unwrap().wait().unwrap(),
+            tokio::runtime::Runtime::new().unwrap().block_on(async {
+                let handle = runner.submit(task()).await.unwrap();
+                handle.outcome().await.unwrap()
+            }),
+        ];
+        for (index, report) in reports.iter().enumerate() {
+            assert_eq!(report.outcome.output().unwrap().as_bytes(), b"words");
+            assert_eq!(report.stdout, "words");
+            assert_eq!((report.task_id, report.attempt), (index as u64 + 1, 1));
+            assert_eq!((report.name.as_str(), report.mode), ("mine", mode));
+            assert_eq!(report.stats.worker_pid.is_some(), mode == Mode::Process);
+            let stats = &report.stats;
+            assert!(
+                stats.total >= stats.queue + stats.run && stats.cpu.is_some(),
+                "{stats:?}"
+            );
+            let json = report.to_json();
+            assert_eq!(json["outcome"]["kind"], "completed");
+            assert_eq!(json["mode"], mode.name());
+        }
+    }
+}
+
+#[test]
+fn each_task_has_a_process_of_its_own() {
+    let runner = runner(Mode::Process);
+    let echo = echo(&runner);
+    let pids: std::collections::HashSet<u32> = (0..20)
+        .filter_map(|_| runner.run(Task::new(&echo)).unwrap().stats.worker_pid)
+        .collect();
+    assert_eq!(pids.len(), 20, "20 tasks ran in {} processes", pids.len());
+    assert!(!pids.contains(&std::process::id()));
+}
+
+#[test]
+fn a_full_queue_pushes_back() {
+    for mode in BOTH {
+        let runner = builder(mode).max_running(1).max_queued(1).build().unwrap();
+        let patient = patient(&runner);
+        let echo = echo(&runner);
+        let running = runner.try_submit(Task::new(&patient)).unwrap();
+        let queued = runner.try_submit(Task::new(&patient)).unwrap();
+        assert_error(
+            runner.try_submit(Task::new(&echo)),
+            ErrorKind::Overloaded,
+            "queue is full",
+        );
+        let tokio = tokio::runtime::Runtime::new().unwrap();
+        tokio.block_on(async {
+            let mut submit = Box::pin(runner.submit(Task::new(&echo)));
+            let early = tokio::time::timeout(Duration::from_millis(200), &mut submit).await;
+            assert!(early.is_err(), "a full queue let a task in ({mode} mode)");
+            running.kill();
+            let handle = soon("submitting", submit).await.unwrap();
+            queued.kill();
+            let report = soon("the task", handle.outcome()).await.unwrap();
+            assert!(report.outcome.is_completed(), "{}", report.outcome);
+        });
+        // Waiting that was given up takes no place.
+        let filled: Vec<_> = (0..2)
+            .map(|_| runner.submit_blocking(Task::new(&patient)).unwrap())
+            .collect();
+        tokio.block_on(async {
+            let submit = runner.submit(Task::new(&echo));
+            let _ = tokio::time::timeout(Duration::from_millis(50), submit).await;
+        });
+        drop(filled);
+        still_works(&runner);
+    }
+}
+
+#[test]
+fn many_threads_submit_at_once() {
+    const THREADS: usize = 8;
+    for mode in BOTH {
+        let each = if mode == Mode::Thread { 200 } else { 25 };
+        let runner = builder(mode).max_running(3).max_queued(4).build().unwrap();
+        let echo = echo(&runner);
+        let overloaded = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for thread in 0..THREADS {
+                let (runner, echo, overloaded) = (&runner, &echo, &overloaded);
+                scope.spawn(move || {
+                    for n in 0..each {
+                        let input = format!("{thread}/{n}");
+                        let task = Task::new(echo).input(input.as_str());
+                        let report = match n % 3 {
+                            0 => runner.run(task).unwrap(),
+                            1 => runner.submit_blocking(task).unwrap().wait().unwrap(),
+                            _ => match runner.try_submit(task) {
+                                Ok(handle) => handle.wait().unwrap(),
+                                Err(error) => {
+                                    assert_eq!(error.kind(), ErrorKind::Overloaded);
+                                    overloaded.fetch_add(1, Ordering::Relaxed);
+                                    continue;
+                                }
+                            },
+                        };
+                        assert_eq!(report.stdout, input, "in {mode} mode");
+                    }
+                });
+            }
+        });
+        println!("{mode}: {overloaded:?} of {} overloaded", THREADS * each);
+    }
+}
+
+// --- killing, cancelling, dropping ----------------------------------------
+
+#[test]
+fn killing_ends_a_task_wherever_it_is() {
+    for mode in BOTH {
+        let runner = runner(mode);
+        for path in [
+            "hostile/endless-loop.wat",
+            "hostile/endless-loop-run.wat",
+            "hostile/endless-sleep.wat",
+            "hostile/start-loops.wat",
+            "hostile/deaf-to-cancel.wat",
+            "hostile/stdin-forever.wat",
+            "echo/echo.wat",
+        ] {
+            let artifact = guest(&runner, path);
+            for pause in [0, 1, 30] {
+                let task = Task::new(&artifact).input(silent());
+                let handle = runner.submit_blocking(task).unwrap();
+                std::thread::sleep(Duration::from_millis(pause));
+                let killer = handle.killer();
+                std::thread::spawn(move || killer.kill());
+                let report = handle.wait().unwrap();
+                assert_eq!(report.outcome, Outcome::Cancelled, "{path}, {mode}");
+                assert!(report.stats.total < SOON, "{path}, {mode}");
+            }
+        }
+        still_works(&runner);
+    }
+}
+
+#[test]
+fn a_task_killed_in_the_queue_never_runs() {
+    for mode in BOTH {
+        let runner = builder(mode).max_running(1).build().unwrap();
+        let patient = patient(&runner);
+        let running = runner.submit_blocking(Task::new(&patient)).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let files = guest(&runner, "files/files.wasm");
+        let queued = runner
+            .submit_blocking(
+                Task::new(&files)
+                    .args(["write", "/d/ran", "x"])
+                    .dir(DirGrant::new(directory.path()).guest("/d")),
+            )
+            .unwrap();
+        queued.kill();
+        let report = queued.wait().unwrap();
+        assert_eq!(report.outcome, Outcome::Cancelled, "in {mode} mode");
+        assert_eq!(report.stats.worker_pid, None, "in {mode} mode");
+        assert_eq!(report.stats.run, Duration::ZERO, "in {mode} mode");
+        running.kill();
+        running.wait().unwrap();
+        still_works(&runner);
+        assert!(!directory.path().join("ran").exists(), "it ran ({mode})");
+    }
+}
+
+#[test]
+fn killing_a_task_that_ended_changes_nothing() {
+    for mode in BOTH {
+        let runner = runner(mode);
+        let echo = echo(&runner);
+        let mut handle = runner
+            .submit_blocking(Task::new(&echo).input("x").stdout(Stdio::Stream))
+            .unwrap();
+        let killer = handle.killer();
+        let mut stdout = handle.stdout().unwrap();
+        assert!(handle.stdout().is_none(), "a stream is handed out once");
+        assert_eq!(stdout.next_chunk_blocking().unwrap(), "x");
+        assert_eq!(stdout.next_chunk_blocking(), None);
+        let report = handle.wait().unwrap();
+        killer.kill();
+        assert!(report.outcome.is_completed(), "{}", report.outcome);
+        assert!(report.stdout.is_empty(), "what is streamed is not kept");
+    }
+}
+
+#[tokio::test]
+async fn a_task_that_listens_ends_when_it_is_asked() {
+    for mode in BOTH {
+        let runner = runner(mode);
+        let patient = patient(&runner);
+        let handle = runner.submit(Task::new(&patient)).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        handle.cancel();
+        handle.cancel();
+        let report = soon("its end", handle.outcome()).await.unwrap();
+        assert_eq!(report.stdout, "cancelled in time\n", "in {mode} mode");
+
+        // Asked before it starts, it sees that when it does.
+        let handle = runner.submit(Task::new(&patient)).await.unwrap();
+        handle.cancel();
+        let report = soon("its end", handle.outcome()).await.unwrap();
+        assert_eq!(report.stdout, "cancelled in time\n", "in {mode} mode");
+
+        // One that does not listen goes on, until it is killed.
+        let deaf = guest(&runner, "hostile/deaf-to-cancel.wat");
+        let handle = runner.submit(Task::new(&deaf)).await.unwrap();
+        handle.cancel();
+        let killer = handle.killer();
+        let mut outcome = Box::pin(handle.outcome());
+        let early = tokio::time::timeout(Duration::from_millis(200), &mut outcome).await;
+        assert!(early.is_err(), "{early:?}");
+        killer.kill();
+        let report = soon("its end", outcome).await.unwrap();
+        assert_eq!(report.outcome, Outcome::Cancelled, "in {mode} mode");
+    }
+}
+
+#[test]
+fn a_dropped_handle_kills_its_task() {
+    for mode in BOTH {
+        // There is one place: a task that is not killed keeps it.
+        let runner = builder(mode).max_running(1).build().unwrap();
+        let endless = guest(&runner, "hostile/endless-loop.wat");
+        drop(runner.submit_blocking(Task::new(&endless)).unwrap());
+        still_works(&runner);
+        // And so does a caller that gives up waiting.
+        let tokio = tokio::runtime::Runtime::new().unwrap();
+        tokio.block_on(async {
+            let handle = runner.submit(Task::new(&endless)).await.unwrap();
+            let given_up = tokio::time::timeout(Duration::from_millis(50), handle.outcome()).await;
+            assert!(given_up.is_err());
+        });
+        still_works(&runner);
+    }
+}
+
+#[test]
+fn a_detached_task_goes_on_and_shutdown_waits_for_it() {
+    for mode in BOTH {
+        let directory = tempfile::tempdir().unwrap();
+        let runner = builder(mode).max_running(1).build().unwrap();
+        let (patient, files) = (patient(&runner), guest(&runner, "files/files.wasm"));
+        let first = Task::new(&patient).input("200");
+        runner.submit_blocking(first).unwrap().detach();
+        let write = Task::new(&files)
+            .args(["write", "/d/done", "x"])
+            .dir(DirGrant::new(directory.path()).guest("/d"));
+        runner.submit_blocking(write).unwrap().detach();
+        runner.shutdown_blocking().unwrap();
+        assert!(
+            directory.path().join("done").exists(),
+            "shutdown did not wait for a detached task ({mode} mode)"
+        );
+    }
+}
+
+// --- progress and streams -------------------------------------------------
+
+#[tokio::test]
+async fn progress_arrives_and_its_last_word_is_kept() {
+    for mode in BOTH {
+        let runner = runner(mode);
+        let context = guest(&runner, "context/context.wasm");
+        let len = 5_000_000u64;
+        let task = Task::new(&context).input(vec![1; len as usize]);
+        let mut handle = runner.submit(task).await.unwrap();
+        assert_eq!(handle.progress().done, 0, "in {mode} mode");
+        let mut seen = 0;
+        while let Some(progress) = soon("progress", handle.progress_changed()).await {
+            assert!(progress.done >= seen, "progress went back ({mode} mode)");
+            assert_eq!(progress.total, Some(len), "in {mode} mode");
+            seen = progress.done;
+        }
+        assert_eq!((seen, handle.progress().done), (len, len), "{mode} mode");
+        let report = handle.outcome().await.unwrap();
+        assert!(report.outcome.is_completed(), "{}", report.outcome);
+
+        // A million calls are merged, not queued.
+        let flood = guest(&runner, "hostile/progress-flood.wat");
+        let handle = runner.submit(Task::new(&flood)).await.unwrap();
+        let report = soon("a flood", handle.outcome()).await.unwrap();
+        assert!(report.outcome.is_completed(), "{}", report.outcome);
+    }
+}
+
+#[tokio::test]
+async fn a_conversation_over_streams() {
+    for mode in BOTH {
+        let runner = runner(mode);
+        let cat = guest(&runner, "cat/cat.wasm");
+        let (mut ours, theirs) = tokio::io::duplex(64);
+        let task = Task::new(&cat)
+            .input(Input::reader(theirs))
+            .stdout(Stdio::Stream);
+        let mut handle = runner.submit(task).await.unwrap();
+        let mut stdout = handle.stdout().expect("streamed");
+        assert!(handle.stderr().is_none(), "stderr is captured");
+        // Each word comes back before the next is said.
+        for word in ["one\n", "two\n", "three\n"] {
+            ours.write_all(word.as_bytes()).await.unwrap();
+            let mut answer = vec![0; word.len()];
+            soon("an answer", stdout.read_exact(&mut answer))
+                .await
+                .unwrap();
+            assert_eq!(answer, word.as_bytes(), "in {mode} mode");
+        }
+        ours.write_all(b"bye").await.unwrap();
+        drop(ours);
+        // Part by AsyncRead, the rest by chunks: nothing is lost between them.
+        let mut first = [0; 1];
+        stdout.read_exact(&mut first).await.unwrap();
+        let mut rest = first.to_vec();
+        while let Some(chunk) = soon("a chunk", stdout.next_chunk()).await {
+            rest.extend_from_slice(&chunk);
+        }
+        assert_eq!(rest, b"bye", "in {mode} mode");
+        let report = soon("its end", handle.outcome()).await.unwrap();
+        assert!(report.outcome.is_completed(), "{}", report.outcome);
+    }
+}
+
+#[tokio::test]
+async fn large_streams_arrive_whole() {
+    let data: Vec<u8> = (0..5_000_000u32).flat_map(u32::to_le_bytes).collect();
+    for mode in BOTH {
+        let runner = runner(mode);
+        // A command as it goes, and a task that returns it all at once.
+        for path in ["cat/cat.wasm", "echo/echo.wat"] {
+            let artifact = guest(&runner, path);
+            let task = Task::new(&artifact)
+                .input(Input::reader(std::io::Cursor::new(data.clone())))
+                .stdout(Stdio::Stream);
+            let mut handle = runner.submit(task).await.unwrap();
+            let mut stdout = handle.stdout().expect("streamed");
+            let reading = tokio::spawn(async move {
+                let mut all = Vec::new();
+                stdout.read_to_end(&mut all).await.unwrap();
+                all
+            });
+            let report = soon("its end", handle.outcome()).await.unwrap();
+            assert!(report.outcome.is_completed(), "{}", report.outcome);
+            let all = soon("its output", reading).await.unwrap();
+            assert!(all == data, "{path} in {mode} mode: {} bytes", all.len());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_task_waits_while_nobody_reads_and_sees_a_reader_leave() {
+    for mode in BOTH {
+        let runner = runner(mode);
+        let cat = guest(&runner, "cat/cat.wasm");
+        let read = std::sync::Arc::new(AtomicUsize::new(0));
+        let counted = Counted(tokio::io::repeat(0).take(64 << 20), read.clone());
+        let task = Task::new(&cat)
+            .input(Input::reader(counted))
+            .stdout(Stdio::Stream);
+        let mut handle = runner.submit(task).await.unwrap();
+        let stdout = handle.stdout().expect("streamed");
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let so_far = read.load(Ordering::Relaxed);
+        assert!(
+            so_far < 16 << 20,
+            "{so_far} bytes went in with nobody reading ({mode} mode)"
+        );
+        // A reader that leaves is an error to the guest, not an end without one.
+        drop(stdout);
+        let report = soon("its end", handle.outcome()).await.unwrap();
+        assert!(
+            !matches!(report.outcome, Outcome::Completed(_) | Outcome::Crashed(_)),
+            "in {mode} mode: {}",
+            report.outcome
+        );
+    }
+}
+
+struct Counted<R>(R, std::sync::Arc<AtomicUsize>);
+
+impl<R: tokio::io::AsyncRead + Unpin> tokio::io::AsyncRead for Counted<R> {
+    fn poll_read(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+        buf: &mut tokio::io::ReadBuf<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        let before = buf.filled().len();
+        let polled = std::pin::Pin::new(&mut self.0).poll_read(cx, buf);
+        self.1
+            .fetch_add(buf.filled().len() - before, Ordering::Relaxed);
+        polled
+    }
+}
+
+#[test]
+fn streams_need_somebody_who_can_read_them() {
+    for mode in BOTH {
+        let runner = runner(mode);
+        let echo = echo(&runner);
+        for task in [
+            Task::new(&echo).stdout(Stdio::Stream),
+            Task::new(&echo).stderr(Stdio::Stream),
+        ] {
+            assert_error(runner.run(task), ErrorKind::InvalidTask, "use submit");
+        }
+    }
+}
+
+// --- the end of a runner --------------------------------------------------
+
+#[tokio::test]
+async fn shutdown_waits_for_all_tasks() {
+    for mode in BOTH {
+        let runner = builder(mode).max_running(2).build().unwrap();
+        let patient = patient(&runner);
+        let mut handles = Vec::new();
+        for _ in 0..6 {
+            let task = Task::new(&patient).input("100");
+            handles.push(runner.submit(task).await.unwrap());
+        }
+        soon("shutdown", runner.shutdown()).await;
+        for handle in handles {
+            // Whatever is left to do is to take the reports.
+            let report = soon("a report", handle.outcome()).await.unwrap();
+            assert_eq!(report.stdout, "nobody cancelled\n", "in {mode} mode");
+        }
+    }
+}
+
+#[test]
+fn dropping_a_runner_kills_all() {
+    for mode in BOTH {
+        for in_async in [false, true] {
+            let runner = builder(mode).max_running(4).build().unwrap();
+            let guests = [
+                guest(&runner, "hostile/endless-loop.wat"),
+                guest(&runner, "hostile/endless-sleep.wat"),
+                patient(&runner),
+            ];
+            let handles: Vec<_> = guests
+                .iter()
+                .cycle()
+                .take(9)
+                .map(|artifact| runner.submit_blocking(Task::new(artifact)).unwrap())
+                .collect();
+            std::thread::sleep(Duration::from_millis(100));
+            let began = Instant::now();
+            if in_async {
+                let tokio = tokio::runtime::Builder::new_current_thread()
+                    .build()
+                    .unwrap();
+                tokio.block_on(async { drop(runner) });
+            } else {
+                drop(runner);
+            }
+            assert!(
+                began.elapsed() < SOON,
+                "dropping took {:?}",
+                began.elapsed()
+            );
+            for handle in handles {
+                let report = handle.wait().unwrap();
+                assert_eq!(report.outcome, Outcome::Cancelled, "in {mode} mode");
+            }
+        }
+    }
+}
+
+#[test]
+fn dropping_a_runner_leaves_no_worker_also_while_artifacts_live() {
+    alone(
+        "library::dropping_a_runner_leaves_no_worker_also_while_artifacts_live",
+        || {
+            let runner = runner(Mode::Process);
+            let artifacts = [echo(&runner), patient(&runner)];
+            for artifact in &artifacts {
+                runner
+                    .run(Task::new(artifact).input("0"))
+                    .expect("a task runs");
+            }
+            // Workers started ahead of demand, which wait with their artifacts.
+            eventually("an idle worker of each artifact waits", || {
+                children().len() == artifacts.len()
+            });
+            drop(runner);
+            assert_eq!(children(), [0i32; 0], "these workers are left");
+            drop(artifacts);
+        },
+    );
+}
+
+#[test]
+fn a_runner_can_be_dropped_at_once() {
+    for mode in BOTH {
+        drop(runner(mode));
+        tokio::runtime::Runtime::new().unwrap().block_on(async {
+            drop(runner(mode));
+            runner(mode).shutdown().await;
+        });
+        runner(mode).shutdown_blocking().unwrap();
+    }
+}
+
+// --- errors ---------------------------------------------------------------
+
+#[tokio::test]
+async fn blocking_calls_in_asynchronous_code_are_refused() {
+    const WORDS: &str = "a blocking call in asynchronous code";
+    for mode in BOTH {
+        let runner = runner(mode);
+        let path = repo("guest-tasks/echo/echo.wat");
+        let echo = runner.load_async(path).await.unwrap();
+        let task = || Task::new(&echo);
+        assert_error(runner.run(task()), ErrorKind::InvalidTask, WORDS);
+        assert_error(
+            runner.submit_blocking(task()),
+            ErrorKind::InvalidTask,
+            WORDS,
+        );
+        let handle = runner.submit(task()).await.unwrap();
+        assert_error(handle.wait(), ErrorKind::InvalidTask, WORDS);
+        assert_error(runner.shutdown_blocking(), ErrorKind::InvalidTask, WORDS);
+    }
+}
+
+#[test]
+fn an_artifact_belongs_to_its_runner() {
+    for mode in BOTH {
+        for other in BOTH {
+            let (one, two) = (runner(mode), runner(other));
+            let echo = echo(&one);
+            assert_error(
+                two.run(Task::new(&echo)),
+                ErrorKind::InvalidTask,
+                "another runner",
+            );
+            drop(one);
+            assert_error(
+                two.run(Task::new(&echo)),
+                ErrorKind::InvalidTask,
+                "another runner",
+            );
+            still_works(&two);
+        }
+    }
+}
+
+#[test]
+fn settings_that_cannot_be_are_refused() {
+    for mode in BOTH {
+        let runner = runner(mode);
+        let echo = echo(&runner);
+        let task = || Task::new(&echo);
+        for (task, words) in [
+            (task().args(["a\0b"]), "NUL"),
+            (task().name("a\0b"), "NUL"),
+            (task().env("A", "a\0b"), "NUL"),
+            (task().env("", "x"), "no name"),
+            (task().env("A=B", "x"), "no name"),
+            (task().args(["x".repeat(2 << 20)]), "1 MiB"),
+            (task().env("A", "x".repeat(2 << 20)), "1 MiB"),
+        ] {
+            assert_error(runner.run(task), ErrorKind::InvalidTask, words);
+        }
+        still_works(&runner);
+    }
+}
+
+#[test]
+fn what_is_no_task_is_refused() {
+    for mode in BOTH {
+        let runner = builder(mode).max_module_size(1 << 20).build().unwrap();
+        let load = |path: &str| runner.load(repo(path));
+        assert_error(load("no/such/file"), ErrorKind::NotFound, "no/such/file");
+        assert_error(load("tests"), ErrorKind::NotLoadable, "directory");
+        assert_error(
+            load("guest-tasks/csv-stats/csv-stats.wasm"),
+            ErrorKind::NotLoadable,
+            "1048576",
+        );
+        for (name, words) in [
+            ("empty.wasm", "empty"),
+            ("not-wasm.wasm", "not WebAssembly"),
+            ("random-bytes.wasm", ""),
+            ("truncated.wasm", ""),
+            ("no-entry.wat", "nothing to run"),
+            ("imports-unknown.wat", "mystery"),
+            ("missing-memory.wat", "memory"),
+            ("missing-realloc.wat", "cabi_realloc"),
+            ("deep-parentheses.wat", ""),
+        ] {
+            assert_error(
+                load(&format!("guest-tasks/hostile/{name}")),
+                ErrorKind::NotLoadable,
+                words,
+            );
+        }
+        assert_error(
+            runner.load_bytes("x", vec![0; 2 << 20]),
+            ErrorKind::NotLoadable,
+            "1048576",
+        );
+        let tokio = tokio::runtime::Runtime::new().unwrap();
+        assert_error(
+            tokio.block_on(runner.load_async("/no/such/file")),
+            ErrorKind::NotFound,
+            "/no/such/file",
+        );
+        still_works(&runner);
+    }
+}
+
+#[test]
+fn a_compiled_artifact_is_loaded_where_it_is_allowed() {
+    for mode in BOTH {
+        let maker = runner(mode);
+        let compiled = maker.compile(&echo(&maker)).unwrap();
+        assert_error(
+            maker.load_bytes("echo", compiled.clone()),
+            ErrorKind::NotLoadable,
+            "vouch",
+        );
+        let trusting = builder(mode).allow_precompiled(true).build().unwrap();
+        let artifact = trusting.load_bytes("echo", compiled.clone()).unwrap();
+        assert_eq!(artifact.shape(), Shape::CoreModule);
+        assert_eq!(artifact.digest(), echo(&maker).digest());
+        let report = trusting.run(Task::new(&artifact).input("x")).unwrap();
+        assert_eq!(report.stdout, "x", "in {mode} mode");
+        // Its code does not count fuel, and there is no source to compile anew.
+        let metered = Task::new(&artifact).limits(Limits::default().fuel(1_000));
+        assert_error(trusting.run(metered), ErrorKind::NotLoadable, "fuel");
+        let mut damaged = compiled;
+        damaged[1_000] ^= 1;
+        assert_error(
+            trusting.load_bytes("echo", damaged),
+            ErrorKind::NotLoadable,
+            "damaged",
+        );
+    }
+}
+
+#[test]
+fn a_failing_reader_is_no_crash_of_the_runner() {
+    struct Fails;
+    impl tokio::io::AsyncRead for Fails {
+        fn poll_read(
+            self: std::pin::Pin<&mut Self>,
+            _: &mut std::task::Context<'_>,
+            _: &mut tokio::io::ReadBuf<'_>,
+        ) -> std::task::Poll<std::io::Result<()>> {
+            std::task::Poll::Ready(Err(std::io::Error::other("the disk is gone")))
+        }
+    }
+    let outcomes = BOTH.map(|mode| {
+        let runner = runner(mode);
+        let echo = echo(&runner);
+        let task = Task::new(&echo)
+            .input(Input::reader(Fails))
+            .limits(timeout(10_000));
+        let result = runner.run(task);
+        still_works(&runner);
+        match result {
+            Ok(report) => format!("{}", report.outcome),
+            Err(error) => format!("{:?}", error.kind()),
+        }
+    });
+    assert_eq!(outcomes[0], outcomes[1], "thread and process mode");
+}
+
+// --- no worker ------------------------------------------------------------
+
+#[test]
+fn process_mode_needs_a_worker_program() {
+    // This test binary calls no hook.
+    assert_error(
+        Runner::builder().mode(Mode::Process).build(),
+        ErrorKind::NoWorker,
+        "worker_hook",
+    );
+    let runner = Runner::builder().mode(Mode::Thread).build().unwrap();
+    still_works(&runner);
+}
+
+fn script(directory: &Path, name: &str, text: &str) -> PathBuf {
+    let path = directory.join(name);
+    std::fs::write(&path, text).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    path
+}
+
+#[test]
+fn a_program_that_is_no_worker_is_an_error() {
+    let directory = tempfile::tempdir().unwrap();
+    let garbage = script(
+        directory.path(),
+        "garbage",
+        "#!/bin/sh\nhead -c 100000 /dev/zero >&4\n",
+    );
+    let words = script(
+        directory.path(),
+        "words",
+        "#!/bin/sh\necho what is this >&2\nexit 3\n",
+    );
+    let plain = directory.path().join("plain");
+    std::fs::write(&plain, "just text").unwrap();
+    for (program, message) in [
+        (PathBuf::from("/bin/true"), "/bin/true"),
+        (PathBuf::from("/bin/false"), "/bin/false"),
+        (PathBuf::from("/no/such/program"), "/no/such/program"),
+        (garbage, "garbage"),
+        (words, "what is this"),
+        (plain, "plain"),
+        (directory.path().to_owned(), "cannot start"),
+    ] {
+        let runner = Runner::builder()
+            .mode(Mode::Process)
+            .worker(&program)
+            .build()
+            .unwrap();
+        let echo = echo(&runner);
+        assert_error(
+            runner.run(Task::new(&echo).limits(timeout(20_000))),
+            ErrorKind::NoWorker,
+            message,
+        );
+    }
+}
+
+#[test]
+fn a_worker_that_never_answers_does_not_outlast_a_deadline() {
+    let directory = tempfile::tempdir().unwrap();
+    let pid = directory.path().join("pid");
+    let silent = script(
+        directory.path(),
+        "silent",
+        &format!("#!/bin/sh\necho $$ >> {}\nexec sleep 1000\n", pid.display()),
+    );
+    let runner = Runner::builder()
+        .mode(Mode::Process)
+        .worker(silent)
+        .build()
+        .unwrap();
+    let echo = echo(&runner);
+    let report = runner
+        .run(Task::new(&echo).limits(timeout(300)))
+        .expect("a deadline is an outcome");
+    assert_eq!(report.outcome, Outcome::LimitExceeded(Limit::Deadline));
+    let handle = runner.submit_blocking(Task::new(&echo)).unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    handle.kill();
+    assert_eq!(handle.wait().unwrap().outcome, Outcome::Cancelled);
+    let pids = std::fs::read_to_string(&pid).unwrap();
+    eventually("its processes end", || {
+        pids.lines()
+            .all(|pid| !Path::new(&format!("/proc/{pid}")).exists())
+    });
+}
+
+// --- fairness -------------------------------------------------------------
+
+#[test]
+fn endless_loops_do_not_starve_other_tasks() {
+    let runner = builder(Mode::Thread).worker_threads(2).build().unwrap();
+    let endless = guest(&runner, "hostile/endless-loop.wat");
+    let (echo, patient) = (echo(&runner), patient(&runner));
+    let deadline = Duration::from_secs(8);
+    let loops: Vec<_> = (0..8)
+        .map(|_| {
+            let task = Task::new(&endless).limits(Limits::default().timeout(deadline));
+            runner.submit_blocking(task).unwrap()
+        })
+        .collect();
+    let began = Instant::now();
+    for (artifact, input, output) in [
+        (&echo, "short", "short"),
+        (&patient, "50", "nobody cancelled\n"),
+    ] {
+        let handle = runner
+            .submit_blocking(Task::new(artifact).input(input))
+            .unwrap();
+        assert_eq!(handle.wait().unwrap().stdout, output);
+    }
+    let short = began.elapsed();
+    let reports: Vec<_> = loops.into_iter().map(|l| l.wait().unwrap()).collect();
+    for report in &reports {
+        assert_eq!(report.outcome, Outcome::LimitExceeded(Limit::Deadline));
+        assert!(
+            short < report.stats.total,
+            "short tasks took {short:?}, as long as endless loops"
+        );
+        let cpu = report.stats.cpu.expect("measured");
+        assert!(!cpu.is_zero(), "an endless loop was never run");
+    }
+}
+
+/// Work for a compiler: `count` functions of some length.
+fn many_functions(count: usize) -> String {
+    use std::fmt::Write;
+    let mut text = String::from("(module (memory (export \"memory\") 1)\n");
+    for n in 0..count {
+        let _ = write!(text, "(func $f{n} (param i32) (result i32) (local.get 0)");
+        for step in 0..40 {
+            let _ = write!(text, "(i32.const {step})(i32.mul)(local.tee 0)(i32.load)");
+        }
+        text.push_str(")\n");
+    }
+    text.push_str("(func (export \"_start\")))");
+    text
+}
+
+#[test]
+fn compiling_holds_up_nobody_else() {
+    for mode in BOTH {
+        let runner = builder(mode).worker_threads(2).build().unwrap();
+        let echo = echo(&runner);
+        let large = wat(&runner, "large.wat", &many_functions(4_000));
+        // Without fuel it is compiled; the first task with fuel compiles anew.
+        let began = Instant::now();
+        let large: Vec<_> = (0..8)
+            .map(|_| {
+                let task = Task::new(&large).limits(timeout(60_000).fuel(1 << 30));
+                runner.submit_blocking(task).unwrap()
+            })
+            .collect();
+        let killed = &large[7];
+        killed.kill();
+        let report = runner
+            .submit_blocking(Task::new(&echo).input("x"))
+            .unwrap()
+            .wait()
+            .unwrap();
+        let short = began.elapsed();
+        assert_eq!(report.stdout, "x");
+        let mut large = large.into_iter();
+        for handle in large.by_ref().take(7) {
+            let report = handle.wait().unwrap();
+            assert!(report.outcome.is_completed(), "{}", report.outcome);
+            assert!(
+                short < report.stats.total,
+                "in {mode} mode a short task took {short:?}, as long as compiling ({:?})",
+                report.stats.total
+            );
+        }
+        let report = large.next().unwrap().wait().unwrap();
+        assert_eq!(report.outcome, Outcome::Cancelled, "in {mode} mode");
+        assert!(
+            report.stats.total < short + Duration::from_millis(1500),
+            "in {mode} mode a kill took {:?}",
+            report.stats.total
+        );
+    }
+}
