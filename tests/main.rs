@@ -8,4 +8,5 @@
     reason = "a test that fails here has found something"
 )]
 
+mod architecture;
 mod support;
