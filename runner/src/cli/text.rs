@@ -104,10 +104,11 @@ pub(super) fn stats(report: &Report) -> String {
         row("fuel", fuel.to_string());
     }
     if stats.memory_growth_refused > 0 {
-        row(
-            "refused",
-            format!("growth of memory, {} times", stats.memory_growth_refused),
-        );
+        let times = match stats.memory_growth_refused {
+            1 => "once".to_owned(),
+            n => format!("{n} times"),
+        };
+        row("refused", format!("growth of memory, {times}"));
     }
     for refused in &report.denied {
         row("refused", denial(refused));
