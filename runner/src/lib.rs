@@ -15,8 +15,6 @@ mod task;
 mod thread;
 mod wire;
 
-pub(crate) use sys::was_stdout_closed as stdout_was_closed;
-
 pub use config::{Cache, Mode};
 pub use error::{Error, ErrorKind};
 pub use handle::{Killer, OutputStream, TaskHandle};

@@ -1,4 +1,4 @@
-//! `tcp-client ADDRESS:PORT [LINE]`: sends a line, prints the line that comes
+//! `tcp-client HOST:PORT [LINE]`: resolves the host when it is a name, sends a line, prints the line that comes
 //! back. Exits 1 with the reason when the host does not allow the connection.
 //! (A WASI 0.2 command has no other code: `wasi:cli/exit` knows ok and err.)
 //!
@@ -11,8 +11,9 @@ use std::process::ExitCode;
 
 use wasip2::io::streams::StreamError;
 use wasip2::sockets::instance_network::instance_network;
+use wasip2::sockets::ip_name_lookup::resolve_addresses;
 use wasip2::sockets::network::{
-    ErrorCode, IpAddressFamily, IpSocketAddress, Ipv4SocketAddress, Ipv6SocketAddress,
+    ErrorCode, IpAddress, IpAddressFamily, IpSocketAddress, Ipv4SocketAddress, Ipv6SocketAddress,
 };
 use wasip2::sockets::tcp_create_socket::create_tcp_socket;
 
@@ -28,6 +29,34 @@ impl Failure {
         move |error| match error {
             StreamError::Closed => Failure(what, "closed".into()),
             StreamError::LastOperationFailed(error) => Failure(what, error.to_debug_string()),
+        }
+    }
+}
+
+/// The first address of `HOST:PORT`; none when that is not what it is.
+fn resolve(target: &str) -> Result<Option<SocketAddr>, Failure> {
+    if let Ok(address) = target.parse() {
+        return Ok(Some(address));
+    }
+    let Some((host, port)) = target.rsplit_once(':') else {
+        return Ok(None);
+    };
+    let Ok(port) = port.parse::<u16>() else {
+        return Ok(None);
+    };
+    let answers =
+        resolve_addresses(&instance_network(), host).map_err(Failure::socket("resolve"))?;
+    loop {
+        match answers.resolve_next_address() {
+            Err(ErrorCode::WouldBlock) => answers.subscribe().block(),
+            Ok(Some(IpAddress::Ipv4((a, b, c, d)))) => {
+                return Ok(Some(SocketAddr::from(([a, b, c, d], port))));
+            }
+            Ok(Some(IpAddress::Ipv6((a, b, c, d, e, f, g, h)))) => {
+                return Ok(Some(SocketAddr::from(([a, b, c, d, e, f, g, h], port))));
+            }
+            Ok(None) => return Ok(None),
+            Err(code) => return Err(Failure::socket("resolve")(code)),
         }
     }
 }
@@ -79,18 +108,23 @@ fn talk(address: SocketAddr, line: &str) -> Result<Vec<u8>, Failure> {
 
 fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
-    let Some(Ok(address)) = args.next().map(|text| text.parse()) else {
-        eprintln!("usage: tcp-client ADDRESS:PORT [LINE]");
-        return ExitCode::FAILURE;
-    };
+    let target = args.next().unwrap_or_default();
     let line = args.next().unwrap_or_else(|| "hello".into());
-    match talk(address, &line) {
+    let answer = match resolve(&target) {
+        Ok(Some(address)) => talk(address, &line),
+        Ok(None) => {
+            eprintln!("usage: tcp-client HOST:PORT [LINE]");
+            return ExitCode::FAILURE;
+        }
+        Err(failure) => Err(failure),
+    };
+    match answer {
         Ok(reply) => {
             print!("{}", String::from_utf8_lossy(&reply));
             ExitCode::SUCCESS
         }
         Err(Failure(what, why)) => {
-            eprintln!("tcp-client: {address}: cannot {what}: {why}");
+            eprintln!("tcp-client: {target}: cannot {what}: {why}");
             ExitCode::FAILURE
         }
     }

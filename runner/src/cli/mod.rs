@@ -71,7 +71,7 @@ impl From<crate::Error> for Failure {
 /// Writes a result to stdout; a reader that is gone ends the program as it ends
 /// other tools.
 fn print(bytes: &[u8]) -> Result<u8, Failure> {
-    if crate::stdout_was_closed() {
+    if crate::sys::was_stdout_closed() {
         return Err(stdout_failed(&rustix::io::Errno::BADF.into()));
     }
     let mut stdout = io::stdout().lock();

@@ -159,7 +159,7 @@ enum Destination {
 
 fn open_output(args: &RunArgs) -> Result<Destination, Failure> {
     let Some(path) = &args.output else {
-        if crate::stdout_was_closed() {
+        if crate::sys::was_stdout_closed() {
             return Err(stdout_failed(&rustix::io::Errno::BADF.into()));
         }
         return Ok(Destination::Stdout);

@@ -62,11 +62,9 @@ impl ProcessExecutor {
             None if worker_main::is_hooked() => PathBuf::from("/proc/self/exe"),
             None => return Err(ProcessError::NoHook),
         };
-        // Processes that are being reaped count until they are gone.
-        let most = config.max_running.saturating_mul(2).saturating_add(64);
         Ok(ProcessExecutor {
             loader,
-            spawner: Arc::new(Spawner::start(program, most)?),
+            spawner: Arc::new(Spawner::start(program, config.max_running)?),
             idle: config.idle_workers,
             pools: Mutex::default(),
         })

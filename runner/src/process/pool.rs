@@ -88,7 +88,8 @@ impl Pool {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .len();
-        if waiting >= self.keep || self.closed.load(Ordering::SeqCst) {
+        let wanted = waiting < self.keep && self.spawner.has_spare();
+        if !wanted || self.closed.load(Ordering::SeqCst) {
             return;
         }
         let pool = Arc::downgrade(self);

@@ -26,6 +26,9 @@ pub(super) const ORDERS_FD: i32 = 3;
 pub(super) const SAYS_FD: i32 = 4;
 pub(super) const CODE_FD: i32 = 5;
 
+/// Idle workers over all artifacts.
+const IDLE_ALL: usize = 256;
+
 /// Requests that wait for the thread.
 const QUEUE: usize = 64;
 
@@ -41,13 +44,16 @@ pub(super) struct Spawner {
     requests: Mutex<Option<mpsc::SyncSender<Request>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
     most: usize,
+    reserve: usize,
     workers: Arc<Semaphore>,
 }
 
 impl Spawner {
-    pub(super) fn start(program: PathBuf, most: usize) -> Result<Self, ProcessError> {
+    pub(super) fn start(program: PathBuf, running: usize) -> Result<Self, ProcessError> {
         let (requests, incoming) = mpsc::sync_channel::<Request>(QUEUE);
-        let most = most.min(Semaphore::MAX_PERMITS);
+        // For the running, for as many that are being reaped, and for idle ones.
+        let reserve = running.saturating_mul(2).saturating_add(64);
+        let most = reserve.saturating_add(IDLE_ALL).min(Semaphore::MAX_PERMITS);
         let workers = Arc::new(Semaphore::new(most));
         let last = workers.clone();
         let exe = program.clone();
@@ -71,12 +77,19 @@ impl Spawner {
             requests: Mutex::new(Some(requests)),
             thread: Mutex::new(Some(thread)),
             most,
+            reserve,
             workers,
         })
     }
 
     pub(super) fn program(&self) -> &PathBuf {
         &self.program
+    }
+
+    /// Whether a worker may be started that nobody waits for: idle ones, of
+    /// whatever many artifacts, must not use up the places of the running.
+    pub(super) fn has_spare(&self) -> bool {
+        self.workers.available_permits() > self.reserve
     }
 
     /// Starts a worker for `code`; waits while there are too many.

@@ -44,11 +44,9 @@ static HOOKED: AtomicBool = AtomicBool::new(false);
 /// call it names a worker program instead, with
 /// [`Builder::worker`](crate::Builder::worker); `wrun` itself is one.
 ///
-/// ```no_run
-/// fn main() {
-///     wrun::worker_hook();
-///     // the program
-/// }
+/// ```
+/// wrun::worker_hook();
+/// // the program
 /// ```
 #[expect(clippy::exit, reason = "a worker has no main to return to")]
 pub fn worker_hook() {

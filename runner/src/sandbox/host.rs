@@ -6,7 +6,7 @@ use super::denials::Denials;
 use super::limits::Limiter;
 use super::stdio::{Sink, Source};
 use crate::report::Access;
-use crate::task::Spec;
+use crate::task::{Spec, TcpGrant};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use wasmtime::component::ResourceTable;
@@ -14,8 +14,9 @@ use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::sockets::SocketAddrUse;
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 
-/// Host resources (files, streams, pollables) that one guest may hold open.
-const MAX_RESOURCES: usize = 10_000;
+/// Host resources (files, sockets, streams, pollables) that one guest may hold
+/// at once. Many are descriptors, of which a process has some thousands.
+const MAX_RESOURCES: usize = 1_000;
 
 /// The `T` of every store.
 pub(crate) struct Host {
@@ -27,8 +28,6 @@ pub(crate) struct Host {
     pub(crate) has_read_only: bool,
     /// Host names that the guest may resolve.
     pub(crate) names: Vec<String>,
-    /// Addresses that the guest may connect to.
-    pub(crate) tcp: Arc<[SocketAddr]>,
 }
 
 /// WASI state of either generation.
@@ -92,12 +91,7 @@ impl Host {
                     reason: format!("{error:#}"),
                 })?;
         }
-        let tcp: Arc<[SocketAddr]> = spec
-            .tcp
-            .iter()
-            .flat_map(|grant| grant.addresses.iter().copied())
-            .collect();
-        check_sockets(&mut builder, tcp.clone(), denials.clone());
+        check_sockets(&mut builder, &spec.tcp, denials.clone());
         let mut wasi = if p1 {
             Wasi::P1(Box::new(builder.build_p1()))
         } else {
@@ -123,7 +117,6 @@ impl Host {
                 .filter(|grant| grant.is_name)
                 .map(|grant| grant.host.clone())
                 .collect(),
-            tcp,
         })
     }
 }
@@ -137,14 +130,17 @@ pub(crate) struct GrantError {
 }
 
 /// Connections go to granted addresses only; listening and UDP to none.
-fn check_sockets(builder: &mut WasiCtxBuilder, granted: Arc<[SocketAddr]>, denials: Denials) {
+fn check_sockets(builder: &mut WasiCtxBuilder, grants: &[TcpGrant], denials: Denials) {
+    let granted: Arc<[SocketAddr]> = grants
+        .iter()
+        .flat_map(|grant| grant.addresses.iter().copied())
+        .collect();
     builder.socket_addr_check(move |address, usage| {
         let allowed = match usage {
             SocketAddrUse::TcpConnect => granted.contains(&address),
-            // The bind that connecting implies.
-            SocketAddrUse::TcpBind => {
-                !granted.is_empty() && address.port() == 0 && address.ip().is_unspecified()
-            }
+            // The bind that connecting implies; it opens nothing, and refusing it
+            // would hide what the guest wanted to connect to.
+            SocketAddrUse::TcpBind => address.port() == 0 && address.ip().is_unspecified(),
             _ => false,
         };
         if !allowed {

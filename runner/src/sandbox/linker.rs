@@ -4,7 +4,6 @@
 use super::abi::bindings::wrun::task::context;
 use super::host::{Host, Wasi};
 use crate::report::Access;
-use std::net::SocketAddr;
 use wasmtime::component::{HasSelf, Linker, Resource};
 use wasmtime::{Caller, Extern, StoreContextMut};
 use wasmtime_wasi::filesystem::WasiFilesystemView;
@@ -18,9 +17,8 @@ use wasmtime_wasi::p2::bindings::sockets::ip_name_lookup::{
     Host as LookupHost, ResolveAddressStream,
 };
 use wasmtime_wasi::p2::bindings::sockets::network::{
-    ErrorCode as SocketErrorCode, Host as NetworkHost, IpAddressFamily, IpSocketAddress, Network,
+    ErrorCode as SocketErrorCode, Host as NetworkHost, IpAddressFamily, Network,
 };
-use wasmtime_wasi::p2::bindings::sockets::tcp::{HostTcpSocket as TcpHost, TcpSocket};
 use wasmtime_wasi::p2::bindings::sockets::udp::UdpSocket;
 use wasmtime_wasi::p2::bindings::sockets::udp_create_socket::Host as UdpCreateHost;
 use wasmtime_wasi::p2::{FsError, SocketError};
@@ -39,7 +37,6 @@ pub(crate) fn component(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<Ho
     watch_filesystem(&mut linker)?;
     watch_names(&mut linker)?;
     watch_udp(&mut linker)?;
-    watch_connections(&mut linker)?;
     Ok(linker)
 }
 
@@ -285,31 +282,6 @@ fn watch_udp(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
                     };
                     Ok((answer,))
                 })
-            },
-        )
-}
-
-/// A connection that is not granted is refused by its address, before the bind
-/// that it implies is, which would say nothing about where it was to go.
-fn watch_connections(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
-    type Connect = (Resource<TcpSocket>, Resource<Network>, IpSocketAddress);
-    linker
-        .instance(&format!("wasi:sockets/tcp@{WASI}"))?
-        .func_wrap(
-            "[method]tcp-socket.start-connect",
-            |mut store: StoreContextMut<'_, Host>, (socket, network, remote): Connect| {
-                let host = store.data_mut();
-                let address = SocketAddr::from(remote);
-                let answer: Result<(), SocketErrorCode> = if host.tcp.contains(&address) {
-                    match TcpHost::start_connect(&mut host.sockets(), socket, network, remote) {
-                        Ok(()) => Ok(()),
-                        Err(error) => Err(host.sockets().convert_error_code(error)?),
-                    }
-                } else {
-                    host.denials.note(Access::TcpConnect, &address.to_string());
-                    Err(SocketErrorCode::AccessDenied)
-                };
-                Ok((answer,))
             },
         )
 }

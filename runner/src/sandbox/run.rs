@@ -169,6 +169,8 @@ pub(crate) enum RunError {
     Grant(#[from] GrantError),
     #[error("cannot make a sandbox: {0}")]
     Sandbox(String),
+    #[error("cannot read the input: {0}")]
+    Input(std::io::Error),
 }
 
 /// Runs `prepared` once.
@@ -288,7 +290,7 @@ async fn call(
                 Ok(input) => input,
                 Err(SourceError::Exceeded) => return Ended::Limit(Limit::Input),
                 Err(SourceError::Read(error)) => {
-                    return Ended::Host(RunError::Sandbox(format!("cannot read input: {error}")));
+                    return Ended::Host(RunError::Input(error));
                 }
             };
             // Start functions are guest code already.
