@@ -16,7 +16,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 /// The first argument that makes this program a worker.
 pub(super) const WORKER_ARG: &str = "__wrun-worker";
@@ -32,11 +32,36 @@ const IDLE_ALL: usize = 256;
 /// Requests that wait for the thread.
 const QUEUE: usize = 64;
 
-type Answer = Result<(Child, Ends), ProcessError>;
+type Answer = Result<(Started, Ends), ProcessError>;
 
 struct Request {
     code: Arc<Code>,
+    permit: OwnedSemaphorePermit,
     answer: oneshot::Sender<Answer>,
+}
+
+/// A process that was started and that nobody watches yet. Dropping it kills and
+/// reaps it: whoever asked for it may be gone by now.
+pub(super) struct Started(Option<(Child, OwnedSemaphorePermit)>);
+
+impl Started {
+    pub(super) fn id(&self) -> u32 {
+        self.0.as_ref().map_or(0, |(child, _)| child.id())
+    }
+
+    /// The process, for somebody who kills and reaps it.
+    pub(super) fn into_parts(mut self) -> Option<(Child, OwnedSemaphorePermit)> {
+        self.0.take()
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        if let Some((child, _)) = &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
 }
 
 pub(super) struct Spawner {
@@ -61,8 +86,9 @@ impl Spawner {
             .name("wrun-spawn".into())
             .spawn(move || {
                 for request in incoming {
-                    // A caller that is gone drops the worker, which kills it.
-                    let _ = request.answer.send(spawn(&exe, &request.code));
+                    // A caller that is gone drops the process, which kills it.
+                    let started = spawn(&exe, &request.code, request.permit);
+                    let _ = request.answer.send(started);
                 }
                 // Ending this thread kills every worker there still is; their
                 // owners reap them.
@@ -102,7 +128,11 @@ impl Spawner {
             .map_err(|_| ProcessError::ShutDown)?;
         let requests = self.sender().ok_or(ProcessError::ShutDown)?;
         let (answer, spawned) = oneshot::channel();
-        let mut request = Request { code, answer };
+        let mut request = Request {
+            code,
+            permit,
+            answer,
+        };
         // The thread takes about a millisecond for each; a queue that is full is
         // one to wait for.
         loop {
@@ -116,8 +146,8 @@ impl Spawner {
             }
         }
         drop(requests);
-        let (child, ends) = spawned.await.map_err(|_| ProcessError::ShutDown)??;
-        Worker::new(child, ends, permit).map_err(|source| ProcessError::System {
+        let (started, ends) = spawned.await.map_err(|_| ProcessError::ShutDown)??;
+        Worker::new(started, ends).map_err(|source| ProcessError::System {
             what: "cannot watch a worker",
             source,
         })
@@ -158,7 +188,7 @@ impl Drop for Spawner {
     }
 }
 
-fn spawn(program: &PathBuf, code: &Code) -> Answer {
+fn spawn(program: &PathBuf, code: &Code, permit: OwnedSemaphorePermit) -> Answer {
     let system = |source: io::Error| ProcessError::System {
         what: "cannot make pipes for a worker",
         source,
@@ -198,7 +228,7 @@ fn spawn(program: &PathBuf, code: &Code) -> Answer {
         source,
     })?;
     Ok((
-        child,
+        Started(Some((child, permit))),
         Ends {
             orders: orders_in.into(),
             says: says_out.into(),

@@ -3,6 +3,7 @@
 //! Invariant: a [`Worker`] that is dropped is killed and reaped; nothing else
 //! waits for that process.
 
+use super::spawn::Started;
 use crate::outcome::Crash;
 use crate::sys::Pidfd;
 use crate::wire::{self, Decoder, FrameError, Hello};
@@ -69,15 +70,10 @@ pub(super) enum SaysError {
 }
 
 impl Worker {
-    pub(super) fn new(child: Child, ends: Ends, permit: OwnedSemaphorePermit) -> io::Result<Self> {
-        let mut child = child;
-        let pidfd = match Pidfd::open(child.id()) {
-            Ok(pidfd) => pidfd,
-            Err(error) => {
-                let _ = child.kill();
-                let _ = child.wait();
-                return Err(error);
-            }
+    pub(super) fn new(started: Started, ends: Ends) -> io::Result<Self> {
+        let pidfd = Pidfd::open(started.id())?;
+        let Some((child, permit)) = started.into_parts() else {
+            return Err(io::Error::other("a process that is gone"));
         };
         let process = Process {
             child,
