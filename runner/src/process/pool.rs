@@ -6,6 +6,7 @@
 use super::ProcessError;
 use super::spawn::Spawner;
 use super::worker::{SaysError, Worker, crash_of};
+use crate::outcome::Crash;
 use crate::sandbox::Code;
 use crate::wire::WorkerSays;
 use std::collections::VecDeque;
@@ -32,7 +33,7 @@ pub(super) enum NoWorker {
     /// The engine in the worker does not take the code.
     Stale(String),
     /// It died on the way; the task did not run.
-    Crashed(crate::outcome::Crash),
+    Crashed(Crash),
 }
 
 impl From<ProcessError> for NoWorker {
@@ -133,7 +134,9 @@ impl Pool {
             Ok(Err((greeted, SaysError::Closed))) => {
                 let status = tokio::time::timeout(LINGER, worker.process.wait()).await;
                 let crash = crash_of(status.ok().flatten());
-                if greeted {
+                // Whoever kills a worker that starts kills its task; a program
+                // that is no worker goes of itself.
+                if greeted || matches!(crash, Crash::Signal(_)) {
                     Err(NoWorker::Crashed(crash))
                 } else {
                     let mut what = crash.to_string();
