@@ -9,6 +9,7 @@
 )]
 
 mod architecture;
+mod leaks;
 mod library;
 mod limits;
 mod support;

@@ -18,20 +18,20 @@ pub(crate) fn repo(path: &str) -> PathBuf {
 }
 
 /// Both modes, for tests of the library.
-pub const BOTH: [wrun::Mode; 2] = [wrun::Mode::Thread, wrun::Mode::Process];
+pub(crate) const BOTH: [wrun::Mode; 2] = [wrun::Mode::Thread, wrun::Mode::Process];
 
 /// A runner's builder, with the worker that was built with these tests.
-pub fn builder(mode: wrun::Mode) -> wrun::Builder {
+pub(crate) fn builder(mode: wrun::Mode) -> wrun::Builder {
     wrun::Runner::builder().mode(mode).worker(wrun())
 }
 
 /// A runner with the defaults.
-pub fn runner(mode: wrun::Mode) -> wrun::Runner {
+pub(crate) fn runner(mode: wrun::Mode) -> wrun::Runner {
     builder(mode).build().expect("a runner with the defaults")
 }
 
 /// Loads a guest by its path under `guest-tasks/`.
-pub fn guest(runner: &wrun::Runner, path: &str) -> wrun::Artifact {
+pub(crate) fn guest(runner: &wrun::Runner, path: &str) -> wrun::Artifact {
     match runner.load(repo("guest-tasks").join(path)) {
         Ok(artifact) => artifact,
         Err(error) => panic!("guest-tasks/{path} cannot be loaded: {error}"),
@@ -39,7 +39,7 @@ pub fn guest(runner: &wrun::Runner, path: &str) -> wrun::Artifact {
 }
 
 /// Loads a guest from WAT text.
-pub fn wat(runner: &wrun::Runner, name: &str, text: &str) -> wrun::Artifact {
+pub(crate) fn wat(runner: &wrun::Runner, name: &str, text: &str) -> wrun::Artifact {
     match runner.load_bytes(name, text.as_bytes().to_vec()) {
         Ok(artifact) => artifact,
         Err(error) => panic!("{name} cannot be loaded: {error}"),
@@ -47,7 +47,7 @@ pub fn wat(runner: &wrun::Runner, name: &str, text: &str) -> wrun::Artifact {
 }
 
 /// What every test of a misdeed ends with: the runner runs a good task.
-pub fn still_works(runner: &wrun::Runner) {
+pub(crate) fn still_works(runner: &wrun::Runner) {
     let echo = guest(runner, "echo/echo.wat");
     let report = runner
         .run(wrun::Task::new(&echo).input("still here"))
@@ -62,7 +62,7 @@ pub fn still_works(runner: &wrun::Runner) {
 }
 
 /// Input that neither delivers nor ends.
-pub fn silent() -> wrun::Input {
+pub(crate) fn silent() -> wrun::Input {
     struct Silent;
     impl tokio::io::AsyncRead for Silent {
         fn poll_read(
@@ -77,16 +77,19 @@ pub fn silent() -> wrun::Input {
 }
 
 /// Runs `test` in a process of its own: this test binary again, with only the
-/// test called `name` in it. For tests that look at the whole process
-/// (descriptors, mappings, threads, memory), which others would disturb.
-pub fn alone(name: &str, test: impl FnOnce()) {
+/// test called `name` in it, and an empty directory for temporary files. For
+/// tests that look at the whole process (descriptors, mappings, threads, memory),
+/// which others would disturb. What it prints is printed when it passes.
+pub(crate) fn alone(name: &str, test: impl FnOnce()) {
     const ALONE: &str = "WRUN_TEST_ALONE";
     if std::env::var(ALONE).is_ok_and(|alone| alone == name) {
         return test();
     }
+    let temporary = tempfile::tempdir().unwrap();
     let output = std::process::Command::new(std::env::current_exe().unwrap())
         .args(["--exact", name, "--nocapture", "--test-threads=1"])
         .env(ALONE, name)
+        .env("TMPDIR", temporary.path())
         .output()
         .unwrap();
     let (stdout, stderr) = (
@@ -103,7 +106,7 @@ pub fn alone(name: &str, test: impl FnOnce()) {
 
 /// The processes that this process started and that exist, dead ones that
 /// nobody reaped included.
-pub fn children() -> Vec<i32> {
+pub(crate) fn children() -> Vec<i32> {
     let mut children = Vec::new();
     for task in std::fs::read_dir("/proc/self/task").unwrap().flatten() {
         let list = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();

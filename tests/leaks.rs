@@ -1,0 +1,437 @@
+//! Nothing stays behind: no process, descriptor, mapping, thread, temporary file
+//! or memory, whatever happens to tasks, workers and runners. Each test has a
+//! process of its own to look at.
+
+use crate::support::{BOTH, alone, builder, children, guest, runner, still_works, wat};
+use std::path::Path;
+use std::time::{Duration, Instant};
+use wrun::{Crash, Killer, Limit, Limits, Mode, Outcome, Runner, Task, TaskHandle};
+
+/// Freed memory and threads that the C library keeps for reuse.
+const MAPPINGS_SLACK: usize = 40;
+
+/// What this process has.
+#[derive(Debug)]
+struct Census {
+    descriptors: usize,
+    mappings: usize,
+    threads: usize,
+    children: usize,
+    temporary_files: usize,
+}
+
+impl Census {
+    fn take() -> Self {
+        let count = |path: &Path| std::fs::read_dir(path).unwrap().count();
+        Census {
+            // One is the listing's own.
+            descriptors: count(Path::new("/proc/self/fd")) - 1,
+            mappings: mappings(),
+            threads: count(Path::new("/proc/self/task")),
+            children: children().len(),
+            temporary_files: count(&std::env::temp_dir()),
+        }
+    }
+
+    /// Takes part in nothing that a runner starts once and for all.
+    fn after_a_first_runner(mode: Mode) -> Self {
+        let runner = runner(mode);
+        still_works(&runner);
+        drop(runner);
+        Census::take()
+    }
+
+    fn is_within(&self, before: &Census) -> bool {
+        self.descriptors <= before.descriptors
+            && self.mappings <= before.mappings + MAPPINGS_SLACK
+            && self.threads <= before.threads
+            && self.children <= before.children
+            && self.temporary_files <= before.temporary_files
+    }
+}
+
+fn mappings() -> usize {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    maps.lines().count()
+}
+
+/// A field of `/proc/self/status` in KiB.
+fn status_kib(field: &str) -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with(field)).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// Nothing is more than it was, at the latest after a while: the operating
+/// system takes its time to end threads.
+#[track_caller]
+fn assert_nothing_left(before: &Census, what: &str) {
+    let give_up = Instant::now() + Duration::from_secs(10);
+    loop {
+        let now = Census::take();
+        if now.is_within(before) {
+            return;
+        }
+        assert!(
+            Instant::now() < give_up,
+            "{what} left something behind:\nbefore {before:?}\nafter  {now:?}"
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Numbers that look random and are the same each time.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % end
+    }
+
+    fn pause(&mut self, millis: u64) {
+        std::thread::sleep(Duration::from_micros(self.below(millis * 1000)));
+    }
+}
+
+// --- many small tasks -----------------------------------------------------
+
+/// Tasks through one runner, some of them at once, of every small kind.
+fn small_tasks(mode: Mode, count: usize) {
+    const AT_ONCE: usize = 16;
+    let before = Census::after_a_first_runner(mode);
+    let runner = runner(mode);
+    let echo = guest(&runner, "echo/echo.wat");
+    let hello = guest(&runner, "hello-command/hello-command.wat");
+    let trap = guest(&runner, "hostile/unreachable-run.wat");
+    let run = |from: usize, to: usize| {
+        let mut waiting = std::collections::VecDeque::new();
+        let finish = |(n, handle): (usize, TaskHandle)| {
+            let report = handle.wait().unwrap();
+            match n % 5 {
+                3 => assert_eq!(report.stdout, "hello, command", "task {n}"),
+                4 => assert_eq!(report.outcome.kind(), "trapped", "task {n}"),
+                _ => assert_eq!(report.stdout, n.to_string(), "task {n}"),
+            }
+        };
+        for n in from..to {
+            let task = match n % 5 {
+                3 => Task::new(&hello),
+                4 => Task::new(&trap),
+                _ => Task::new(&echo).input(n.to_string()),
+            };
+            waiting.push_back((n, runner.submit_blocking(task).unwrap()));
+            if waiting.len() == AT_ONCE {
+                waiting.pop_front().map(finish);
+            }
+        }
+        waiting.into_iter().for_each(finish);
+    };
+    let began = Instant::now();
+    let warm = count / 5;
+    run(0, warm);
+    // With the workers that wait for the next task, in process mode.
+    std::thread::sleep(Duration::from_millis(200));
+    let (rss_warm, census_warm) = (status_kib("VmRSS"), Census::take());
+    run(warm, count);
+    assert_nothing_left(&census_warm, "four times as many tasks");
+    let rss_end = status_kib("VmRSS");
+    assert!(
+        rss_end < rss_warm + 32 * 1024,
+        "resident memory was {rss_warm} KiB after {warm} tasks and {rss_end} KiB after {count}"
+    );
+    eprintln!(
+        "{mode} mode: {count} tasks in {:?}; resident memory {rss_warm} KiB after {warm}, \
+         {rss_end} KiB at the end; {census_warm:?}",
+        began.elapsed()
+    );
+    drop(runner);
+    let now = Census::take();
+    assert!(
+        now.children == 0 && now.threads <= before.threads,
+        "a runner whose artifacts are still there has left something that runs: {now:?}"
+    );
+    drop((echo, hello, trap));
+    assert_nothing_left(&before, "a runner");
+}
+
+#[test]
+fn small_tasks_in_thread_mode_leave_nothing() {
+    alone("leaks::small_tasks_in_thread_mode_leave_nothing", || {
+        small_tasks(Mode::Thread, 10_000);
+    });
+}
+
+#[test]
+fn small_tasks_in_process_mode_leave_nothing() {
+    alone("leaks::small_tasks_in_process_mode_leave_nothing", || {
+        small_tasks(Mode::Process, 10_000);
+    });
+}
+
+// --- ten thousand at once -------------------------------------------------
+
+#[test]
+fn ten_thousand_tasks_wait_at_once() {
+    const TASKS: usize = 10_000;
+    const TIMEOUT: Duration = Duration::from_secs(15);
+    alone("leaks::ten_thousand_tasks_wait_at_once", || {
+        let before = Census::after_a_first_runner(Mode::Thread);
+        let runner = builder(Mode::Thread).max_running(TASKS).build().unwrap();
+        let sleep = guest(&runner, "hostile/endless-sleep.wat");
+        let began = Instant::now();
+        let handles: Vec<_> = (0..TASKS)
+            .map(|_| {
+                let task = Task::new(&sleep).limits(Limits::default().timeout(TIMEOUT));
+                let submitted = began.elapsed();
+                (submitted, runner.submit_blocking(task).unwrap())
+            })
+            .collect();
+        let (mut peak, mut most_mappings) = (0, 0);
+        while began.elapsed() < TIMEOUT - Duration::from_secs(2) {
+            peak = peak.max(status_kib("VmRSS"));
+            most_mappings = most_mappings.max(mappings());
+            std::thread::sleep(Duration::from_millis(250));
+        }
+        let mut last_start = Duration::ZERO;
+        for (submitted, handle) in handles {
+            let report = handle.wait().unwrap();
+            assert_eq!(report.outcome, Outcome::LimitExceeded(Limit::Deadline));
+            last_start = last_start.max(submitted + report.stats.queue + report.stats.start);
+        }
+        let page_tables = status_kib("VmPTE");
+        eprintln!(
+            "{TASKS} waiting tasks: the last started after {last_start:?}, peak of resident \
+             memory {peak} KiB, {most_mappings} mappings, page tables {page_tables} KiB; all \
+             ended after {:?}",
+            began.elapsed()
+        );
+        assert!(
+            last_start < TIMEOUT,
+            "they never all waited at once: the last started after {last_start:?}"
+        );
+        assert!(peak < 2 << 20, "{TASKS} waiting tasks took {peak} KiB");
+        still_works(&runner);
+        drop((runner, sleep));
+        assert_nothing_left(&before, "ten thousand waiting tasks");
+    });
+}
+
+// --- violence -------------------------------------------------------------
+
+/// Says that it runs, by progress, then waits two seconds.
+const ANNOUNCES: &str = r#"
+(module
+  (import "wrun:task/context@0.1.0" "progress" (func $progress (param i64 i32 i64)))
+  (import "wasi:clocks/monotonic-clock@0.2.12" "subscribe-duration"
+    (func $timer (param i64) (result i32)))
+  (import "wasi:io/poll@0.2.12" "[method]pollable.block" (func $block (param i32)))
+  (memory (export "memory") 1)
+  (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (i32.const 1024))
+  (func (export "run") (param i32 i32) (result i32)
+    (call $progress (i64.const 1) (i32.const 0) (i64.const 0))
+    (call $block (call $timer (i64.const 2000000000)))
+    (i32.const 0)))"#;
+
+fn kill_process(pid: i32) {
+    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+    let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+}
+
+#[test]
+fn a_killed_worker_loses_its_own_task_only() {
+    alone("leaks::a_killed_worker_loses_its_own_task_only", || {
+        let before = Census::after_a_first_runner(Mode::Process);
+        let runner = builder(Mode::Process).max_running(8).build().unwrap();
+        let announces = wat(&runner, "announces.wat", ANNOUNCES);
+        let mut handles: Vec<_> = (0..8)
+            .map(|_| runner.submit_blocking(Task::new(&announces)).unwrap())
+            .collect();
+        let tokio = tokio::runtime::Runtime::new().unwrap();
+        for handle in &mut handles {
+            tokio.block_on(handle.progress_changed());
+        }
+        // Seven run on; one of those killed may be a worker without a task.
+        let mut dice = Dice(20_26);
+        let mut workers = children();
+        let mut killed = Vec::new();
+        while killed.len() < 3 {
+            let index = dice.below(workers.len() as u64) as usize;
+            let pid = workers.swap_remove(index);
+            kill_process(pid);
+            killed.push(pid as u32);
+        }
+        let mut lost = 0;
+        for handle in handles {
+            let report = handle.wait().unwrap();
+            let pid = report.stats.worker_pid.expect("it ran");
+            if killed.contains(&pid) {
+                assert_eq!(report.outcome, Outcome::Crashed(Crash::Signal(9)));
+                lost += 1;
+            } else {
+                assert!(report.outcome.is_completed(), "{}", report.outcome);
+            }
+        }
+        assert!(
+            (2..=3).contains(&lost),
+            "{lost} of 3 killed workers ran tasks"
+        );
+        still_works(&runner);
+        drop((runner, announces, tokio));
+        assert_nothing_left(&before, "killed workers");
+    });
+}
+
+#[test]
+fn workers_may_be_killed_at_any_moment() {
+    alone("leaks::workers_may_be_killed_at_any_moment", || {
+        let before = Census::after_a_first_runner(Mode::Process);
+        let runner = runner(Mode::Process);
+        let echo = guest(&runner, "echo/echo.wat");
+        let done = std::sync::atomic::AtomicBool::new(false);
+        let (mut completed, mut crashed) = (0, 0);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut dice = Dice(7);
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    dice.pause(10);
+                    let workers = children();
+                    if !workers.is_empty() {
+                        kill_process(workers[dice.below(workers.len() as u64) as usize]);
+                    }
+                }
+            });
+            for n in 0..300 {
+                let task = Task::new(&echo).input(n.to_string());
+                let report = runner.run(task).expect("a killed worker is an outcome");
+                match report.outcome {
+                    Outcome::Completed(_) => {
+                        assert_eq!(report.stdout, n.to_string());
+                        completed += 1;
+                    }
+                    Outcome::Crashed(Crash::Signal(9)) => crashed += 1,
+                    other => panic!("{other}"),
+                }
+            }
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+        eprintln!("{completed} completed, {crashed} crashed");
+        assert!(completed > 0 && crashed > 0, "{completed}, {crashed}");
+        still_works(&runner);
+        drop((runner, echo));
+        assert_nothing_left(&before, "workers killed at random");
+    });
+}
+
+fn mixed(runner: &Runner) -> Vec<wrun::Artifact> {
+    [
+        "echo/echo.wat",
+        "hostile/endless-loop.wat",
+        "patient/patient.wasm",
+        "hostile/stdout-flood.wat",
+        "hostile/endless-sleep.wat",
+        "hello-command/hello-command.wat",
+    ]
+    .map(|path| guest(runner, path))
+    .into()
+}
+
+#[test]
+fn killing_tasks_at_any_moment_leaves_nothing() {
+    alone("leaks::killing_tasks_at_any_moment_leaves_nothing", || {
+        for mode in BOTH {
+            let before = Census::after_a_first_runner(mode);
+            let runner = builder(mode).max_running(6).build().unwrap();
+            let guests = mixed(&runner);
+            let mut dice = Dice(42);
+            let mut handles = Vec::new();
+            for n in 0..150 {
+                let task = Task::new(&guests[n % guests.len()]).input("10000");
+                handles.push(runner.submit_blocking(task).unwrap());
+                if n % 3 == 0 {
+                    dice.pause(8);
+                }
+                let any = dice.below(handles.len() as u64) as usize;
+                match dice.below(4) {
+                    0 => handles[any].kill(),
+                    1 => handles[any].cancel(),
+                    2 => drop(handles.swap_remove(any)),
+                    _ => {}
+                }
+            }
+            let killers: Vec<Killer> = handles.iter().map(TaskHandle::killer).collect();
+            let killing = std::thread::spawn(move || {
+                for killer in killers {
+                    dice.pause(4);
+                    killer.kill();
+                }
+            });
+            for handle in handles {
+                let report = handle.wait().unwrap();
+                let expected = matches!(
+                    report.outcome,
+                    Outcome::Cancelled
+                        | Outcome::Completed(_)
+                        | Outcome::LimitExceeded(Limit::Output)
+                );
+                assert!(
+                    expected,
+                    "{} in {mode} mode: {}",
+                    report.name, report.outcome
+                );
+            }
+            killing.join().unwrap();
+            still_works(&runner);
+            drop((runner, guests));
+            assert_nothing_left(&before, &format!("killing tasks in {mode} mode"));
+        }
+    });
+}
+
+#[test]
+fn dropping_runners_at_any_moment_leaves_nothing() {
+    alone(
+        "leaks::dropping_runners_at_any_moment_leaves_nothing",
+        || {
+            for mode in BOTH {
+                let before = Census::after_a_first_runner(mode);
+                let tokio = tokio::runtime::Builder::new_current_thread()
+                    .build()
+                    .unwrap();
+                let mut dice = Dice(11);
+                for round in 0..24 {
+                    let runner = builder(mode).max_running(4).build().unwrap();
+                    let guests = mixed(&runner);
+                    let handles: Vec<_> = (0..12)
+                        .map(|n| {
+                            let task = Task::new(&guests[n % guests.len()]);
+                            runner.submit_blocking(task).unwrap()
+                        })
+                        .collect();
+                    dice.pause(40);
+                    if round % 2 == 0 {
+                        drop(runner);
+                    } else {
+                        tokio.block_on(async { drop(runner) });
+                    }
+                    assert!(
+                        children().is_empty(),
+                        "round {round} in {mode} mode left processes: {:?}",
+                        children()
+                    );
+                    for handle in handles {
+                        let outcome = handle.wait().unwrap().outcome;
+                        assert!(
+                            !matches!(outcome, Outcome::Trapped(_) | Outcome::Crashed(_)),
+                            "round {round} in {mode} mode: {outcome}"
+                        );
+                    }
+                }
+                drop(tokio);
+                assert_nothing_left(&before, &format!("dropped runners in {mode} mode"));
+            }
+        },
+    );
+}
