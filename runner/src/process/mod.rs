@@ -37,7 +37,7 @@ pub(crate) enum ProcessError {
     Spawn { program: PathBuf, source: io::Error },
     #[error("{} does not answer as a wrun worker: {what}", program.display())]
     Handshake { program: PathBuf, what: String },
-    #[error("the worker cannot link the task: {message}")]
+    #[error("{message}")]
     Refused { message: String },
     #[error("{what}: {source}")]
     System {

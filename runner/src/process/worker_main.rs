@@ -106,13 +106,16 @@ fn work(parent: i32) -> io::Result<()> {
 }
 
 fn load(code: File) -> Result<Prepared, WorkerSays> {
-    let refused = |error: &dyn std::fmt::Display| WorkerSays::Refused(error.to_string());
+    let refused = |error: &dyn std::fmt::Display| {
+        WorkerSays::Refused(format!("the worker cannot load the task: {error}"))
+    };
     let code = Code::from_sealed(code).map_err(|error| refused(&error))?;
     let engine = sandbox::runtime(code.meta.metered, Allocation::OnDemand)
         .map_err(|error| refused(&error))?;
     Prepared::new(&engine, &code).map_err(|error| match error {
         PrepareError::Code(error) => WorkerSays::Stale(error.to_string()),
-        PrepareError::Link(message) => WorkerSays::Refused(message),
+        // The words of thread mode.
+        error @ PrepareError::Link(_) => WorkerSays::Refused(error.to_string()),
     })
 }
 
