@@ -50,6 +50,10 @@ static HOOKED: AtomicBool = AtomicBool::new(false);
 ///     // the program
 /// }
 /// ```
+#[expect(
+    clippy::needless_doctest_main,
+    reason = "that it stands in main is the point"
+)]
 #[expect(clippy::exit, reason = "a worker has no main to return to")]
 pub fn worker_hook() {
     let mut args = std::env::args_os().skip(1);
