@@ -137,10 +137,10 @@ fn check_sockets(builder: &mut WasiCtxBuilder, grants: &[TcpGrant], denials: Den
     builder.socket_addr_check(move |address, usage| {
         let allowed = match usage {
             SocketAddrUse::TcpConnect => granted.contains(&address),
-            // The bind that connecting implies.
-            SocketAddrUse::TcpBind => {
-                !granted.is_empty() && address.port() == 0 && address.ip().is_unspecified()
-            }
+            // The bind that connecting implies; it is asked about first, and
+            // refusing it would hide which address was wanted. A bound socket
+            // that may neither connect nor listen reaches nobody.
+            SocketAddrUse::TcpBind => address.port() == 0 && address.ip().is_unspecified(),
             _ => false,
         };
         if !allowed {
