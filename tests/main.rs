@@ -5,7 +5,16 @@
 #![allow(
     clippy::unwrap_used,
     missing_docs,
+    unreachable_pub,
     reason = "a test that fails here has found something"
 )]
 
+mod bad_input;
+mod command;
+mod differential;
+mod exit_codes;
+mod lifecycle;
+mod processes;
+mod report;
+mod streams;
 mod support;
