@@ -333,7 +333,6 @@ async fn progress_arrives_and_its_last_word_is_kept() {
         let len = 5_000_000u64;
         let task = Task::new(&context).input(vec![1; len as usize]);
         let mut handle = runner.submit(task).await.unwrap();
-        assert_eq!(handle.progress().done, 0, "in {mode} mode");
         let mut seen = 0;
         while let Some(progress) = soon("progress", handle.progress_changed()).await {
             assert!(progress.done >= seen, "progress went back ({mode} mode)");

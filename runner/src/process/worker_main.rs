@@ -112,7 +112,8 @@ fn load(code: File) -> Result<Prepared, WorkerSays> {
         .map_err(|error| refused(&error))?;
     Prepared::new(&engine, &code).map_err(|error| match error {
         PrepareError::Code(error) => WorkerSays::Stale(error.to_string()),
-        error @ PrepareError::Link(_) => refused(&error),
+        // The words of thread mode.
+        error @ PrepareError::Link(_) => WorkerSays::Refused(error.to_string()),
     })
 }
 

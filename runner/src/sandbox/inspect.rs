@@ -55,14 +55,20 @@ pub fn inspect(path: impl AsRef<Path>, max_size: u64) -> Result<Inspection, Erro
     }
     let binary = source::to_binary(&bytes)?;
     let facts = source::facts(&binary)?;
-    wasmparser::Validator::new_with_features(features())
+    let types = wasmparser::Validator::new_with_features(features())
         .validate_all(&binary)
         .map_err(|error| LoadError::Invalid {
             message: error.to_string(),
         })?;
     let shape = source::shape(&facts).and_then(|shape| {
-        if shape == Shape::CoreModule {
-            source::componentize(&binary, &facts)?;
+        match shape {
+            Shape::CoreModule => drop(source::componentize(&binary, &facts)?),
+            Shape::Component if !is_run(&types) => {
+                return Err(LoadError::Componentize {
+                    message: "run is not a func(list<u8>) -> result<list<u8>, string>".into(),
+                });
+            }
+            _ => {}
         }
         Ok(shape)
     });
@@ -74,6 +80,46 @@ pub fn inspect(path: impl AsRef<Path>, max_size: u64) -> Result<Inspection, Erro
         grants: grants(&facts),
         facts,
     })
+}
+
+/// Whether a component's `run` has the world's type.
+fn is_run(types: &wasmparser::types::Types) -> bool {
+    use wasmparser::PrimitiveValType::{String, U8};
+    use wasmparser::component_types::{
+        ComponentDefinedType, ComponentEntityType, ComponentValType,
+    };
+
+    let is_bytes = |ty: &ComponentValType| match ty {
+        ComponentValType::Type(id) => matches!(
+            &types[*id],
+            ComponentDefinedType::List {
+                element: ComponentValType::Primitive(U8),
+                ..
+            }
+        ),
+        ComponentValType::Primitive(_) => false,
+    };
+    let Some(run) = types.component_item_for_export("run") else {
+        return false;
+    };
+    let ComponentEntityType::Func(id) = run.ty else {
+        return false;
+    };
+    let run = &types[id];
+    let [(_, input)] = &*run.params else {
+        return false;
+    };
+    let Some(ComponentValType::Type(result)) = run.result else {
+        return false;
+    };
+    match &types[result] {
+        ComponentDefinedType::Result {
+            ok: Some(ok),
+            err: Some(ComponentValType::Primitive(String)),
+            ..
+        } => is_bytes(input) && is_bytes(ok) && !run.async_,
+        _ => false,
+    }
 }
 
 fn features() -> wasmparser::WasmFeatures {
