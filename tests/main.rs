@@ -9,6 +9,7 @@
 )]
 
 mod architecture;
+mod examples;
 mod leaks;
 mod library;
 mod limits;
