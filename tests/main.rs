@@ -5,12 +5,21 @@
 #![allow(
     clippy::unwrap_used,
     missing_docs,
+    unreachable_pub,
     reason = "a test that fails here has found something"
 )]
 
 mod architecture;
+mod bad_input;
+mod command;
+mod differential;
 mod examples;
+mod exit_codes;
 mod leaks;
 mod library;
+mod lifecycle;
 mod limits;
+mod processes;
+mod report;
+mod streams;
 mod support;

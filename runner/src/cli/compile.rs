@@ -3,7 +3,8 @@
 use super::args::CompileArgs;
 use super::{Failure, exit};
 use crate::{Mode, Runner};
-use std::io::Write;
+use std::fs;
+use std::io::{self, Write};
 use std::path::Path;
 
 pub(super) fn compile(args: &CompileArgs) -> Result<u8, Failure> {
@@ -22,8 +23,15 @@ pub(super) fn compile(args: &CompileArgs) -> Result<u8, Failure> {
     Ok(0)
 }
 
-/// Writes a file that is there whole or not at all.
-fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+/// Writes a file that is there whole or not at all. What is no regular file, a
+/// pipe or a device, is written to: a rename would replace it.
+fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let path = match fs::metadata(path) {
+        Ok(metadata) if !metadata.is_file() => return fs::write(path, bytes),
+        // Behind a link is what was meant.
+        Ok(_) => path.canonicalize()?,
+        Err(_) => path.to_owned(),
+    };
     let directory = match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -32,6 +40,6 @@ fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
         .prefix(".wrun-")
         .tempfile_in(directory)?;
     file.write_all(bytes)?;
-    file.persist(path).map_err(|error| error.error)?;
+    file.persist(&path).map_err(|error| error.error)?;
     Ok(())
 }

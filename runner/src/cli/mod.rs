@@ -40,7 +40,8 @@ pub fn main() -> ExitCode {
     match result {
         Ok(code) => ExitCode::from(code),
         Err(Failure { code, message }) => {
-            text::complain(&message);
+            // A file's name may hold anything, and must not look like our words.
+            text::complain(&message.replace(char::is_control, "\u{fffd}"));
             ExitCode::from(code)
         }
     }

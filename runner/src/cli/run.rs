@@ -12,14 +12,16 @@ use std::io::{self, IsTerminal, Read, Write};
 use std::path::Path;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::thread::JoinHandle;
+use std::time::Duration;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 /// Pieces of stdin that wait for the task.
 const STDIN_QUEUE: usize = 4;
 const CHUNK: usize = 64 << 10;
+/// How long the output of a task that a signal ended may take to be written.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 pub(super) fn run(args: RunArgs) -> Result<u8, Failure> {
     let Some((path, task_args)) = args.task.split_first() else {
@@ -69,25 +71,19 @@ pub(super) fn run(args: RunArgs) -> Result<u8, Failure> {
     }
     let mut handle = runner.submit_blocking(task)?;
     let killer = handle.killer();
-    let copied = [
+    let copies = [
         copy(handle.stdout(), output, killer.clone())?,
         copy(handle.stderr(), Destination::Stderr, killer)?,
     ];
-    let (result, signalled) = wait(handle)?;
-    let mut broken = None;
-    for thread in copied.into_iter().flatten() {
-        if signalled.is_some() && !thread.is_finished() {
-            // It may wait for a reader that has stopped; nobody else should.
-            continue;
-        }
-        if let Ok(Err(error)) = thread.join() {
-            broken.get_or_insert(error);
-        }
-    }
+    let Ended {
+        result,
+        copied,
+        signalled,
+    } = wait(handle, copies)?;
     let report = result?;
     // Ends workers before anything is said.
     drop(runner);
-    if let Some(error) = broken {
+    if let Copied::Broken(error) = copied {
         return Err(match args.output {
             Some(path) => Failure::new(
                 exit::RUNNER,
@@ -97,9 +93,9 @@ pub(super) fn run(args: RunArgs) -> Result<u8, Failure> {
         });
     }
     tell(&args, &report)?;
-    Ok(match (&report.outcome, signalled) {
-        (Outcome::Cancelled, Some(code)) => code,
-        (outcome, _) => exit::of_outcome(outcome),
+    Ok(match (&report.outcome, copied, signalled) {
+        (Outcome::Cancelled, _, Some(code)) | (_, Copied::Abandoned, Some(code)) => code,
+        (outcome, ..) => exit::of_outcome(outcome),
     })
 }
 
@@ -170,15 +166,20 @@ fn open_output(args: &RunArgs) -> Result<Destination, Failure> {
     })
 }
 
+/// What became of copying.
+type Copy = oneshot::Receiver<io::Result<()>>;
+
 /// Copies a stream of the task as it is produced, on a thread of its own. A
 /// destination that takes no more kills the task.
 fn copy(
     stream: Option<OutputStream>,
     destination: Destination,
     killer: Killer,
-) -> Result<Option<JoinHandle<io::Result<()>>>, Failure> {
+) -> Result<Copy, Failure> {
+    let (done, copy) = oneshot::channel();
     let Some(mut stream) = stream else {
-        return Ok(None);
+        let _ = done.send(Ok(()));
+        return Ok(copy);
     };
     let copying = move || {
         let (mut writer, filter): (Box<dyn Write>, bool) = match destination {
@@ -202,8 +203,8 @@ fn copy(
     };
     std::thread::Builder::new()
         .name("wrun-copy".into())
-        .spawn(copying)
-        .map(Some)
+        .spawn(move || done.send(copying()))
+        .map(|_| copy)
         .map_err(|error| Failure::new(exit::RUNNER, format!("cannot start a thread: {error}")))
 }
 
@@ -224,29 +225,85 @@ fn harmless(chunk: &[u8], last: &mut u8) -> Vec<u8> {
     shown
 }
 
-/// Waits for the outcome, or for a signal, which kills the task; a signal's exit
-/// code comes along.
-fn wait(handle: TaskHandle) -> Result<(Result<Report, crate::Error>, Option<u8>), Failure> {
+/// How a task and its output ended.
+struct Ended {
+    result: Result<Report, crate::Error>,
+    copied: Copied,
+    /// The exit code of the signal that came.
+    signalled: Option<u8>,
+}
+
+/// What became of the output.
+enum Copied {
+    Whole,
+    Broken(io::Error),
+    /// A signal came, and whoever reads takes no more.
+    Abandoned,
+}
+
+/// Waits for the outcome and until the output is written. A signal kills the
+/// task, and nobody waits for a reader that stalls any longer.
+fn wait(handle: TaskHandle, copies: [Copy; 2]) -> Result<Ended, Failure> {
     let fail = |error: io::Error| Failure::new(exit::RUNNER, error.to_string());
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
+        .enable_time()
         .build()
         .map_err(fail)?;
     runtime.block_on(async {
         let mut interrupt = signal(SignalKind::interrupt()).map_err(fail)?;
         let mut terminate = signal(SignalKind::terminate()).map_err(fail)?;
         let mut hangup = signal(SignalKind::hangup()).map_err(fail)?;
+        let mut signals = std::pin::pin!(async {
+            tokio::select! {
+                _ = interrupt.recv() => exit::INTERRUPTED,
+                _ = terminate.recv() => 128 + 15,
+                _ = hangup.recv() => 128 + 1,
+            }
+        });
         let killer = handle.killer();
         let mut outcome = std::pin::pin!(handle.outcome());
-        let code = tokio::select! {
-            result = &mut outcome => return Ok((result, None)),
-            _ = interrupt.recv() => exit::INTERRUPTED,
-            _ = terminate.recv() => 128 + 15,
-            _ = hangup.recv() => 128 + 1,
+        let (result, mut signalled) = tokio::select! {
+            result = &mut outcome => (result, None),
+            code = &mut signals => {
+                killer.kill();
+                (outcome.await, Some(code))
+            }
         };
-        killer.kill();
-        Ok((outcome.await, Some(code)))
+        let mut copying = std::pin::pin!(copied(copies));
+        let copied = if signalled.is_none() {
+            tokio::select! {
+                copied = &mut copying => Some(copied),
+                code = &mut signals => {
+                    signalled = Some(code);
+                    None
+                }
+            }
+        } else {
+            None
+        };
+        let copied = match copied {
+            Some(copied) => copied,
+            None => tokio::time::timeout(LAST_WORDS, copying)
+                .await
+                .unwrap_or(Copied::Abandoned),
+        };
+        Ok(Ended {
+            result,
+            copied,
+            signalled,
+        })
     })
+}
+
+async fn copied(copies: [Copy; 2]) -> Copied {
+    let mut all = Copied::Whole;
+    for copy in copies {
+        if let (Ok(Err(error)), Copied::Whole) = (copy.await, &all) {
+            all = Copied::Broken(error);
+        }
+    }
+    all
 }
 
 fn tell(args: &RunArgs, report: &Report) -> Result<(), Failure> {

@@ -76,6 +76,7 @@ pub(super) async fn run(
                 pool.replace_code(code?);
             }
             Err(NoWorker::Stale(message)) => {
+                let message = format!("the worker cannot load the task: {message}");
                 return Err(ProcessError::Refused { message }.into());
             }
         }

@@ -104,7 +104,9 @@ fn work(parent: i32) -> io::Result<()> {
 }
 
 fn load(code: File) -> Result<Prepared, WorkerSays> {
-    let refused = |error: &dyn std::fmt::Display| WorkerSays::Refused(error.to_string());
+    let refused = |error: &dyn std::fmt::Display| {
+        WorkerSays::Refused(format!("the worker cannot load the task: {error}"))
+    };
     let code = Code::from_sealed(code).map_err(|error| refused(&error))?;
     let engine = sandbox::runtime(code.meta.metered, Allocation::OnDemand)
         .map_err(|error| refused(&error))?;

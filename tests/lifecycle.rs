@@ -1,0 +1,793 @@
+//! From start to end: who is left when a command ends, however it ends; what is
+//! kept between commands; and the subcommands beside `run`.
+
+use crate::command::{PATIENCE, Wrun, open, scratch, write};
+use crate::processes::{descendants, eventually, own_copy, running};
+use crate::support::{MODES, repo};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+fn guest(name: &str) -> PathBuf {
+    repo("guest-tasks").canonicalize().unwrap().join(name)
+}
+
+/// How long processes may take to vanish after the one that held them did: the
+/// kernel kills them at once, and a busy machine needs time to bury them.
+const BURIAL: Duration = Duration::from_secs(10);
+
+/// Waits until a test's `wrun` runs a guest: its runner listens for signals and,
+/// in process mode, has a worker.
+#[track_caller]
+fn await_task(program: &Path, mode: &str, pid: i32) {
+    let started = eventually(PATIENCE, || {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let caught = status
+            .lines()
+            .find_map(|line| line.strip_prefix("SigCgt:"))
+            .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+            .unwrap_or_default();
+        caught & 1 != 0 && (mode == "thread" || !descendants(pid).is_empty())
+    });
+    assert!(
+        started,
+        "{mode}: no task started; processes: {:?}",
+        running(program)
+    );
+}
+
+#[track_caller]
+fn nobody_is_left(program: &Path, what: &str) {
+    assert!(
+        eventually(BURIAL, || running(program).is_empty()),
+        "{what}: left behind: {:?}",
+        running(program)
+    );
+}
+
+#[test]
+fn a_normal_end_leaves_nobody() {
+    let scratch = scratch();
+    let program = own_copy(scratch.path());
+    for mode in MODES {
+        for (task, code) in [
+            ("hello/hello.wat", 0),
+            ("hostile/fail.wat", 1),
+            ("hostile/unreachable.wat", 134),
+        ] {
+            let ran = Wrun::program(&program)
+                .args(["--mode", mode])
+                .arg(guest(task))
+                .run();
+            ran.expect_code(code, &format!("{mode}: {task}"));
+            // Not eventually: whoever waited for wrun waited for all of it.
+            assert!(
+                running(&program).is_empty(),
+                "{mode}: {task}: still running: {:?}",
+                running(&program)
+            );
+        }
+    }
+}
+
+#[test]
+fn ctrl_c_ends_task_worker_and_runner() {
+    let scratch = scratch();
+    let program = own_copy(scratch.path());
+    for mode in MODES {
+        for task in [
+            "hostile/endless-loop.wat",
+            "hostile/endless-sleep.wat",
+            "hostile/deaf-to-cancel.wat",
+            "hostile/yield-forever.wat",
+        ] {
+            let what = format!("{mode}: {task}");
+            let mut wrun = Wrun::program(&program)
+                .args(["--mode", mode])
+                .arg(guest(task))
+                .start();
+            await_task(&program, mode, wrun.pid());
+            wrun.signal_group(Signal::INT);
+            assert!(wrun.ends_within(PATIENCE), "{what}: Ctrl-C does not end it");
+            wrun.end().expect_code(130, &what);
+            nobody_is_left(&program, &what);
+        }
+    }
+}
+
+#[test]
+fn ctrl_c_ends_a_task_that_waits_for_stdin() {
+    let scratch = scratch();
+    let program = own_copy(scratch.path());
+    for mode in MODES {
+        for task in ["cat/cat.wasm", "echo/echo.wat"] {
+            let what = format!("{mode}: {task}");
+            let mut wrun = Wrun::program(&program)
+                .args(["--mode", mode])
+                .arg(guest(task))
+                .stdin("")
+                .start();
+            await_task(&program, mode, wrun.pid());
+            wrun.signal_group(Signal::INT);
+            assert!(wrun.ends_within(PATIENCE), "{what}: Ctrl-C does not end it");
+            drop(wrun.child.stdin.take());
+            wrun.end().expect_code(130, &what);
+            nobody_is_left(&program, &what);
+        }
+    }
+}
+
+#[test]
+fn a_signal_ends_a_task_whose_reader_stalls() {
+    let scratch = scratch();
+    let program = own_copy(scratch.path());
+    for mode in MODES {
+        for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+            let what = format!("{mode}: {signal:?}, stdout full and nobody reads");
+            let mut wrun = Wrun::program(&program)
+                .args(["--mode", mode])
+                .arg(guest("hostile/stdout-flood.wat"))
+                .start();
+            let mut stdout = wrun.child.stdout.take().unwrap();
+            stdout.read_exact(&mut [0; 4096]).unwrap();
+            // The pipe is full soon after, and stays so.
+            std::thread::sleep(Duration::from_millis(200));
+            wrun.signal(signal);
+            let ended = wrun.ends_within(Duration::from_secs(20));
+            let _ = wrun.child.kill();
+            assert!(ended, "{what}: did not end");
+            wrun.end().expect_code(code, &what);
+            nobody_is_left(&program, &what);
+        }
+    }
+}
+
+#[test]
+fn a_signal_ends_a_wrun_whose_task_is_done_and_whose_reader_stalls() {
+    let scratch = scratch();
+    let program = own_copy(scratch.path());
+    let input = write(scratch.path(), "input", vec![b'x'; 4 << 20]);
+    for mode in MODES {
+        let what = format!("{mode}: the output of a completed task, and nobody reads");
+        let report = scratch.path().join("report.json");
+        let mut wrun = Wrun::program(&program)
+            .args(["--mode", mode, "--report"])
+            .arg(&report)
+            .arg("--input")
+            .arg(&input)
+            .arg(guest("echo/echo.wat"))
+            .start();
+        let mut stdout = wrun.child.stdout.take().unwrap();
+        stdout.read_exact(&mut [0; 4096]).unwrap();
+        std::thread::sleep(Duration::from_millis(200));
+        assert!(
+            wrun.child.try_wait().unwrap().is_none(),
+            "{what}: it did not wait for its reader"
+        );
+        wrun.signal(Signal::TERM);
+        let ended = wrun.ends_within(Duration::from_secs(20));
+        let _ = wrun.child.kill();
+        assert!(ended, "{what}: SIGTERM does not end it");
+        wrun.end().expect_code(143, &what);
+        nobody_is_left(&program, &what);
+    }
+}
+
+#[test]
+fn ctrl_c_while_compiling() {
+    let scratch = scratch();
+    let program = own_copy(scratch.path());
+    for mode in MODES {
+        for pause in [0, 5, 20, 80, 200] {
+            let what = format!("{mode}: after {pause} ms");
+            let wrun = Wrun::program(&program)
+                .args(["--no-cache", "--mode", mode])
+                .arg(guest("csv-stats/csv-stats.wasm"))
+                .start();
+            std::thread::sleep(Duration::from_millis(pause));
+            wrun.signal_group(Signal::INT);
+            let ran = wrun.end();
+            // It may have been quicker: then it printed its usage.
+            let code = ran.code();
+            assert!([130, 2].contains(&code), "{what}: code {code}; {ran}");
+            nobody_is_left(&program, &what);
+        }
+    }
+}
+
+#[test]
+fn kill_9_of_the_runner_leaves_no_worker() {
+    let scratch = scratch();
+    let program = own_copy(scratch.path());
+    let mut had_workers = 0;
+    for round in 0..20 {
+        let wrun = Wrun::program(&program)
+            .args(["--mode", "process"])
+            .arg(guest(if round % 2 == 0 {
+                "hostile/endless-loop.wat"
+            } else {
+                "hostile/endless-sleep-run.wat"
+            }))
+            .start();
+        if round < 10 {
+            await_task(&program, "process", wrun.pid());
+        } else {
+            // Somewhere on the way: loading, starting a worker, running.
+            std::thread::sleep(Duration::from_millis(round - 10));
+        }
+        had_workers += usize::from(!descendants(wrun.pid()).is_empty());
+        wrun.signal(Signal::KILL);
+        wrun.end().expect_code(137, "killed");
+        nobody_is_left(&program, &format!("round {round}"));
+    }
+    assert!(had_workers >= 10, "only {had_workers} rounds had a worker");
+}
+
+#[test]
+fn a_worker_program_that_is_started_by_hand_says_so() {
+    for args in [
+        &["__wrun-worker"][..],
+        &["__wrun-worker", "1"],
+        &["__wrun-worker", "x"],
+        &["__wrun-worker", "-1"],
+    ] {
+        let ran = Wrun::new().args(args).run();
+        assert!(ran.misbehaviour().is_none(), "{args:?}: {ran}");
+        assert!(
+            [2, 125].contains(&ran.code()) && ran.stderr.lines().count() == 1,
+            "{args:?}: code {}: {ran}",
+            ran.code()
+        );
+    }
+}
+
+#[test]
+fn eight_processes_compile_one_file_into_one_cache() {
+    for mode in MODES {
+        let scratch = scratch();
+        let cache = scratch.path().join("cache");
+        let article = guest("inputs/article.md");
+        let expected = fs::read(guest("expected/article.html")).unwrap();
+        std::thread::scope(|scope| {
+            for number in 0..8 {
+                let (cache, article, expected) = (&cache, &article, &expected);
+                scope.spawn(move || {
+                    let ran = Wrun::mode(mode)
+                        .cache(cache)
+                        .arg(guest("markdown/markdown.wasm"))
+                        .stdin_from(open(article))
+                        .run();
+                    let what = format!("{mode}: process {number}");
+                    ran.expect_code(0, &what);
+                    assert!(ran.stdout == *expected, "{what}: other output");
+                    assert!(ran.stderr.is_empty(), "{what}: {ran}");
+                });
+            }
+        });
+        let folders: Vec<PathBuf> = fs::read_dir(&cache)
+            .unwrap()
+            .flatten()
+            .map(|e| e.path())
+            .collect();
+        let files: Vec<PathBuf> = folders
+            .iter()
+            .flat_map(|folder| fs::read_dir(folder).unwrap().flatten().map(|e| e.path()))
+            .collect();
+        assert_eq!(files.len(), 1, "{mode}: one task, one entry: {files:?}");
+    }
+}
+
+/// Guests of each shape, with input and output.
+const SHAPES: [(&str, &str, &str, &str, &str); 5] = [
+    (
+        "markdown/markdown.wasm",
+        "component",
+        "component",
+        "*a*",
+        "<p><em>a</em></p>\n",
+    ),
+    ("echo/echo.wat", "core", "core-module", "same", "same"),
+    (
+        "wordcount/wordcount.wasm",
+        "core",
+        "core-module",
+        "a b",
+        "0 2 3\n",
+    ),
+    ("cat/cat.wasm", "command", "command-module", "same", "same"),
+    ("env/env.wasm", "command", "command-component", "", ""),
+];
+
+#[test]
+fn a_compiled_artifact_runs_where_it_is_vouched_for() {
+    let scratch = scratch();
+    for (task, _, _, input, output) in SHAPES {
+        let artifact = scratch.path().join("artifact");
+        let ran = Wrun::new()
+            .args(["compile", "-o"])
+            .arg(&artifact)
+            .arg(guest(task))
+            .run();
+        ran.expect_code(0, &format!("compile {task}"));
+        assert!(
+            ran.stdout.is_empty() && ran.stderr.is_empty(),
+            "{task}: {ran}"
+        );
+        for mode in MODES {
+            let what = format!("{mode}: {task}");
+            let ran = Wrun::mode(mode).arg(&artifact).stdin(input).run();
+            ran.expect_code(126, &what);
+            assert!(
+                ran.stderr.contains("--allow-precompiled") && ran.stderr.lines().count() == 1,
+                "{what}: {ran}"
+            );
+            let ran = Wrun::mode(mode)
+                .arg("--allow-precompiled")
+                .arg(&artifact)
+                .stdin(input)
+                .run();
+            ran.expect_code(0, &what);
+            assert_eq!(ran.text(), output, "{what}");
+            // It does not count fuel.
+            let ran = Wrun::mode(mode)
+                .args(["--allow-precompiled", "--fuel", "1000000000"])
+                .arg(&artifact)
+                .stdin(input)
+                .run();
+            ran.expect_code(126, &what);
+            assert!(ran.stderr.contains("without fuel"), "{what}: {ran}");
+        }
+        let ran = Wrun::new()
+            .args(["compile", "--metered", "-o"])
+            .arg(&artifact)
+            .arg(guest(task))
+            .run();
+        ran.expect_code(0, &format!("compile --metered {task}"));
+        for mode in MODES {
+            let what = format!("{mode}: {task}, metered");
+            let ran = Wrun::mode(mode)
+                .args(["--allow-precompiled", "--fuel", "1000000000"])
+                .arg(&artifact)
+                .stdin(input)
+                .run();
+            ran.expect_code(0, &what);
+            assert_eq!(ran.text(), output, "{what}");
+            let ran = Wrun::mode(mode)
+                .arg("--allow-precompiled")
+                .arg(&artifact)
+                .stdin(input)
+                .run();
+            ran.expect_code(126, &what);
+            assert!(ran.stderr.contains("with fuel"), "{what}: {ran}");
+        }
+    }
+}
+
+#[test]
+fn a_damaged_artifact_is_refused_and_never_run() {
+    let scratch = scratch();
+    let artifact = scratch.path().join("artifact");
+    let ran = Wrun::new()
+        .args(["compile", "-o"])
+        .arg(&artifact)
+        .arg(guest("cat/cat.wasm"))
+        .run();
+    ran.expect_code(0, "compile");
+    let good = fs::read(&artifact).unwrap();
+    let damaged = scratch.path().join("damaged");
+    let refuse = |bytes: &[u8], what: &str| {
+        fs::write(&damaged, bytes).unwrap();
+        for mode in MODES {
+            let what = format!("{mode}: {what}");
+            let ran = Wrun::mode(mode)
+                .arg("--allow-precompiled")
+                .arg(&damaged)
+                .run();
+            ran.expect_code(126, &what);
+            assert!(
+                ran.stderr.starts_with("wrun: ") && ran.stderr.lines().count() == 1,
+                "{what}: {ran}"
+            );
+        }
+        let ran = Wrun::new().arg("inspect").arg(&damaged).run();
+        ran.expect_code(126, &format!("inspect: {what}"));
+    };
+    let steps = (0..good.len() - 120).step_by(good.len() / 16);
+    // All of the description and the footer.
+    for at in steps.chain(good.len() - 120..good.len()) {
+        let mut bytes = good.clone();
+        bytes[at] ^= 0x80;
+        refuse(&bytes, &format!("byte {at} of {} flipped", good.len()));
+    }
+    for len in [
+        1,
+        8,
+        55,
+        56,
+        57,
+        good.len() / 2,
+        good.len() - 56,
+        good.len() - 1,
+    ] {
+        refuse(&good[..len], &format!("the first {len} bytes"));
+        refuse(&good[good.len() - len..], &format!("the last {len} bytes"));
+    }
+    refuse(&[&good[..], b"x"].concat(), "a byte more");
+    refuse(&[b"x", &good[..]].concat(), "a byte before");
+    refuse(&[&good[..], &good[..]].concat(), "twice");
+}
+
+#[test]
+fn compile_writes_whole_files_only_and_replaces_no_device() {
+    let scratch = scratch();
+    let folder = scratch.path();
+    let cat = guest("cat/cat.wasm");
+    let compile = |output: &Path| {
+        Wrun::new()
+            .args(["compile", "-o"])
+            .arg(output)
+            .arg(&cat)
+            .run()
+    };
+    // What is no task leaves what was there.
+    let kept = write(folder, "kept", "as it was");
+    Wrun::new()
+        .args(["compile", "-o"])
+        .arg(&kept)
+        .arg(guest("hostile/not-wasm.wasm"))
+        .run()
+        .expect_code(126, "compile what is no task");
+    assert_eq!(fs::read(&kept).unwrap(), b"as it was");
+    for output in ["/no/such/directory/artifact", "/dev/full"] {
+        // A device is written to: as root, a rename would replace it.
+        if output == "/dev/full" && !writes_through(folder, &cat) {
+            panic!("compile -o replaces what is no regular file");
+        }
+        let ran = compile(Path::new(output));
+        ran.expect_code(125, &format!("compile -o {output}"));
+        assert!(
+            ran.stderr.contains(output) && ran.stderr.lines().count() == 1,
+            "compile -o {output}: {ran}"
+        );
+    }
+    let ran = compile(folder);
+    ran.expect_code(125, "compile -o into a directory's name");
+    let names: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .flatten()
+        .map(|e| e.file_name())
+        .collect();
+    assert!(
+        !names
+            .iter()
+            .any(|name| name.to_string_lossy().starts_with(".wrun")),
+        "left behind: {names:?}"
+    );
+    // A link stays a link, and its target is replaced.
+    let target = write(folder, "target", "old");
+    let link = folder.join("link");
+    std::os::unix::fs::symlink(&target, &link).unwrap();
+    compile(&link).expect_code(0, "compile -o LINK");
+    assert!(
+        fs::symlink_metadata(&link).unwrap().is_symlink(),
+        "the link was replaced"
+    );
+    assert!(
+        fs::metadata(&target).unwrap().len() > 1000,
+        "its target was not written"
+    );
+}
+
+/// Whether `compile -o FIFO` writes into the fifo; tried before any device is.
+fn writes_through(folder: &Path, task: &Path) -> bool {
+    let fifo = folder.join("fifo");
+    let made = std::process::Command::new("mkfifo").arg(&fifo).status();
+    assert!(made.unwrap().success());
+    let reading = {
+        let fifo = fifo.clone();
+        std::thread::spawn(move || fs::read(fifo).map_or(0, |bytes| bytes.len()))
+    };
+    let ran = Wrun::new()
+        .args(["compile", "-o"])
+        .arg(&fifo)
+        .arg(task)
+        .run();
+    use std::os::unix::fs::FileTypeExt;
+    if !fs::symlink_metadata(&fifo).unwrap().file_type().is_fifo() {
+        return false;
+    }
+    ran.expect_code(0, "compile -o FIFO");
+    reading.join().unwrap() > 1000
+}
+
+#[test]
+fn inspect_tells_each_shape() {
+    for (task, _, shape, _, _) in SHAPES {
+        let ran = Wrun::new().arg("inspect").arg(guest(task)).run();
+        ran.expect_code(0, task);
+        let text = ran.text();
+        for row in [
+            "task ",
+            "shape ",
+            "size ",
+            "blake3 ",
+            "functions ",
+            "grants ",
+            "export ",
+        ] {
+            assert!(
+                text.lines().any(|line| line.starts_with(row)),
+                "{task}: no row {row:?} in\n{text}"
+            );
+        }
+        let ran = Wrun::new()
+            .args(["inspect", "--json"])
+            .arg(guest(task))
+            .run();
+        ran.expect_code(0, task);
+        assert_eq!(ran.text().lines().count(), 1, "{task}: {ran}");
+        let json: Value = serde_json::from_slice(&ran.stdout).unwrap();
+        assert_eq!(json["shape"], json!(shape), "{task}: {json}");
+        assert_eq!(json["refused"], Value::Null, "{task}: {json}");
+        let size = fs::metadata(guest(task)).unwrap().len();
+        assert_eq!(json["size"], json!(size), "{task}");
+        assert!(json["functions"].as_u64() > Some(0), "{task}: {json}");
+    }
+    // What each would have to be granted.
+    for (task, grants) in [
+        ("cat/cat.wasm", json!([])),
+        ("files/files.wasm", json!(["--dir"])),
+    ] {
+        let ran = Wrun::new()
+            .args(["inspect", "--json"])
+            .arg(guest(task))
+            .run();
+        let json: Value = serde_json::from_slice(&ran.stdout).unwrap();
+        assert_eq!(json["grants"], grants, "{task}: {json}");
+    }
+    let ran = Wrun::new()
+        .args(["inspect", "--json"])
+        .arg(guest("tcp-client/tcp-client.wasm"))
+        .run();
+    let json: Value = serde_json::from_slice(&ran.stdout).unwrap();
+    let grants = json["grants"].as_array().unwrap();
+    assert!(grants.contains(&json!("--allow-tcp")), "{json}");
+}
+
+#[test]
+fn inspect_tells_why_a_file_is_no_task() {
+    for task in [
+        "hostile/no-entry.wat",
+        "hostile/missing-memory.wat",
+        "hostile/imports-ports.wat",
+    ] {
+        let ran = Wrun::new().arg("inspect").arg(guest(task)).run();
+        ran.expect_code(126, task);
+        assert!(
+            ran.text().lines().any(|line| line.starts_with("refused ")),
+            "{task}: {ran}"
+        );
+        let ran = Wrun::new()
+            .args(["inspect", "--json"])
+            .arg(guest(task))
+            .run();
+        ran.expect_code(126, task);
+        let json: Value = serde_json::from_slice(&ran.stdout).unwrap();
+        assert_eq!(json["shape"], Value::Null, "{task}: {json}");
+        assert!(json["refused"].is_string(), "{task}: {json}");
+    }
+    Wrun::new()
+        .arg("inspect")
+        .arg(guest("no-such-file.wasm"))
+        .run()
+        .expect_code(127, "inspect a file that is not there");
+    for task in [
+        "not-wasm.wasm",
+        "truncated.wasm",
+        "empty.wasm",
+        "deep-parentheses.wat",
+    ] {
+        let ran = Wrun::new()
+            .arg("inspect")
+            .arg(guest("hostile").join(task))
+            .run();
+        ran.expect_code(126, task);
+        assert!(
+            ran.stderr.starts_with("wrun: ") && ran.stderr.lines().count() == 1,
+            "{task}: {ran}"
+        );
+    }
+}
+
+#[test]
+fn inspect_and_running_agree_about_every_guest() {
+    let manifest = fs::read_to_string(guest("manifest.json")).unwrap();
+    let manifest: Vec<Value> = serde_json::from_str(&manifest).unwrap();
+    let mut wrong = Vec::new();
+    for case in &manifest {
+        let task = case["guest"].as_str().unwrap();
+        if case["built_on_demand"] == json!(true) {
+            continue;
+        }
+        let ran = Wrun::new().arg("inspect").arg(guest(task)).run();
+        let refused = case["expect"]["outcome"] == json!("refused");
+        if (ran.code() != 0) != refused {
+            wrong.push(format!("{task}: inspect gives {}: {ran}", ran.code()));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn inspect_tells_what_an_artifact_was_made_of() {
+    let scratch = scratch();
+    let artifact = scratch.path().join("artifact");
+    Wrun::new()
+        .args(["compile", "--metered", "-o"])
+        .arg(&artifact)
+        .arg(guest("cat/cat.wasm"))
+        .run()
+        .expect_code(0, "compile");
+    let ran = Wrun::new().arg("inspect").arg(&artifact).run();
+    ran.expect_code(0, "inspect an artifact");
+    let text = ran.text();
+    assert!(
+        text.contains("compiled") && text.contains("metered"),
+        "{text}"
+    );
+    let ran = Wrun::new().args(["inspect", "--json"]).arg(&artifact).run();
+    let json: Value = serde_json::from_slice(&ran.stdout).unwrap();
+    assert_eq!(json["shape"], json!("command-module"), "{json}");
+    assert!(json["compiled"].is_string(), "{json}");
+}
+
+#[test]
+fn completions_for_each_shell() {
+    let scratch = scratch();
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let ran = Wrun::new().args(["completions", shell]).run();
+        ran.expect_code(0, shell);
+        for word in ["--allow-tcp", "--max-memory", "inspect", "completions"] {
+            // fish has option names without their dashes.
+            let word = word.trim_start_matches('-');
+            assert!(ran.text().contains(word), "{shell}: no {word}");
+        }
+        let script = write(scratch.path(), shell, &ran.stdout);
+        // Where the shell is there, its own syntax check.
+        let checked = match shell {
+            "bash" | "zsh" | "fish" => std::process::Command::new(shell)
+                .arg("-n")
+                .arg(&script)
+                .output(),
+            _ => continue,
+        };
+        match checked {
+            Ok(output) => assert!(output.status.success(), "{shell} -n: {output:?}"),
+            Err(error) => println!("SKIPPED: {shell} -n: {error}"),
+        }
+    }
+    Wrun::new()
+        .arg("completions")
+        .run()
+        .expect_code(2, "no shell");
+    Wrun::new()
+        .args(["completions", "cmd.exe"])
+        .run()
+        .expect_code(2, "no such shell");
+}
+
+#[test]
+fn the_manual_page_has_everything() {
+    let ran = Wrun::new().arg("man").run();
+    ran.expect_code(0, "man");
+    let page = ran.text().replace("\\-", "-");
+    assert!(page.contains(".TH wrun 1"), "no title: {page}");
+    for word in [
+        "--mode",
+        "--dir",
+        "--report",
+        "WRUN-INSPECT",
+        "WRUN-COMPILE",
+        "--metered",
+        "Exit status",
+        "137",
+    ] {
+        assert!(page.contains(word), "the manual page lacks {word}");
+    }
+}
+
+#[test]
+fn version_is_the_packages() {
+    let ran = Wrun::new().arg("--version").run();
+    ran.expect_code(0, "--version");
+    assert_eq!(
+        ran.text(),
+        concat!("wrun ", env!("CARGO_PKG_VERSION"), "\n")
+    );
+}
+
+#[test]
+fn help_names_every_option_and_its_default() {
+    for args in [&["--help"][..], &["run", "--help"]] {
+        let ran = Wrun::new().args(args).run();
+        ran.expect_code(0, "help");
+        let help = ran.text();
+        for word in [
+            "--mode",
+            "--input",
+            "--output",
+            "--report",
+            "--stats",
+            "--timeout",
+            "--fuel",
+            "--max-memory",
+            "--max-output",
+            "--max-input",
+            "--dir",
+            "--env",
+            "--allow-tcp",
+            "--allow-precompiled",
+            "--no-cache",
+            "512MiB",
+            "16MiB",
+            "64MiB",
+            "process",
+            "Exit status",
+        ] {
+            assert!(help.contains(word), "{args:?}: no {word} in\n{help}");
+        }
+    }
+}
+
+/// The examples of `--help`, typed into a shell as they stand there, in a folder
+/// where the files that they name are.
+#[test]
+fn every_example_of_help_works() {
+    let scratch = scratch();
+    let folder = scratch.path();
+    let help = Wrun::new().arg("--help").run().text();
+    let examples: Vec<&str> = help
+        .lines()
+        .skip_while(|line| !line.starts_with("Examples:"))
+        .skip(1)
+        .take_while(|line| !line.is_empty())
+        .map(|line| {
+            let line = line.trim();
+            // Two spaces separate an example from what it does.
+            line.split_once("  ").map_or(line, |(example, _)| example)
+        })
+        .collect();
+    assert!(examples.len() >= 5, "no examples found in\n{help}");
+    let task = fs::read(guest("hello-command/hello-command.wat")).unwrap();
+    fs::create_dir(folder.join("photos")).unwrap();
+    for name in ["in.png", "input"] {
+        write(folder, name, "input");
+    }
+    fs::create_dir(folder.join("bin")).unwrap();
+    own_copy(&folder.join("bin"));
+    for example in examples {
+        assert!(example.starts_with("wrun "), "{example:?} is no example");
+        for word in example.split_whitespace() {
+            if word.ends_with(".wasm") {
+                write(folder, word, &task);
+            }
+        }
+        let output = std::process::Command::new("sh")
+            .arg("-c")
+            .arg(example)
+            .current_dir(folder)
+            .env(
+                "PATH",
+                format!("{}:/usr/bin:/bin", folder.join("bin").display()),
+            )
+            .env("WRUN_CACHE_DIR", crate::command::shared_cache())
+            .stdin(std::process::Stdio::null())
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(0), "{example}: {output:?}");
+        assert!(output.stderr.is_empty(), "{example}: {output:?}");
+    }
+}

@@ -1,0 +1,100 @@
+//! What the kernel knows about processes, from `/proc`: who is whose child, how
+//! much memory one used, which processes run a given program.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// A process, told from a later one with the same number by its start time.
+pub type Process = (i32, u64);
+
+/// Parent and start time of each process; zombies are left out.
+fn table() -> BTreeMap<i32, (i32, u64)> {
+    let mut table = BTreeMap::new();
+    for entry in fs::read_dir("/proc").unwrap().flatten() {
+        let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else {
+            continue;
+        };
+        let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else {
+            continue;
+        };
+        // The name, in parentheses, may contain anything.
+        let Some((_, rest)) = stat.rsplit_once(')') else {
+            continue;
+        };
+        let fields: Vec<&str> = rest.split_whitespace().collect();
+        if let (Some(state), Some(Ok(parent)), Some(Ok(start))) = (
+            fields.first(),
+            fields.get(1).map(|field| field.parse()),
+            fields.get(19).map(|field| field.parse()),
+        ) && !["Z", "X"].contains(state)
+        {
+            table.insert(pid, (parent, start));
+        }
+    }
+    table
+}
+
+/// All processes below `pid`.
+pub fn descendants(pid: i32) -> BTreeSet<Process> {
+    let table = table();
+    let mut found = BTreeSet::new();
+    let mut parents = vec![pid];
+    while let Some(parent) = parents.pop() {
+        for (&child, &(its_parent, start)) in &table {
+            if its_parent == parent && found.insert((child, start)) {
+                parents.push(child);
+            }
+        }
+    }
+    found
+}
+
+/// Processes that run the program at `path`, wherever they hang in the tree.
+///
+/// Give each test a hard link of its own to `wrun` ([`own_copy`]): a worker runs
+/// the same file as its runner, so all processes of one test are found, also
+/// those whose parent is gone.
+pub fn running(path: &Path) -> BTreeSet<Process> {
+    table()
+        .into_iter()
+        .filter(|(pid, _)| {
+            fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe.as_path() == path)
+        })
+        .map(|(pid, (_, start))| (pid, start))
+        .collect()
+}
+
+/// A `wrun` of a test's own.
+pub fn own_copy(folder: &Path) -> PathBuf {
+    let original = crate::support::wrun();
+    let copy = folder.canonicalize().unwrap().join("wrun");
+    if fs::hard_link(&original, &copy).is_err() {
+        fs::copy(&original, &copy).unwrap();
+    }
+    copy
+}
+
+/// The peak of a process's resident memory so far, in bytes; none when it is
+/// gone.
+pub fn peak_memory(pid: i32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(kib << 10)
+}
+
+/// Waits until something is true; `false` when it is not after `time`.
+pub fn eventually(time: Duration, mut true_now: impl FnMut() -> bool) -> bool {
+    let end = Instant::now() + time;
+    loop {
+        if true_now() {
+            return true;
+        }
+        if Instant::now() >= end {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

@@ -1,0 +1,309 @@
+//! `--report` writes what `docs/report.schema.json` describes, for every kind of
+//! outcome in both modes, and the schema describes nothing else.
+
+use crate::command::{Running, Wrun, scratch};
+use crate::processes::{descendants, eventually};
+use crate::support::{MODES, repo};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::fs;
+use std::time::Duration;
+
+/// The schema, compiled.
+struct Schema {
+    schemas: boon::Schemas,
+    index: boon::SchemaIndex,
+}
+
+impl Schema {
+    fn load() -> Self {
+        let mut schemas = boon::Schemas::new();
+        let mut compiler = boon::Compiler::new();
+        let path = "report.schema.json";
+        compiler.add_resource(path, schema_text()).unwrap();
+        let index = compiler
+            .compile(path, &mut schemas)
+            .unwrap_or_else(|error| panic!("docs/report.schema.json: {error:#}"));
+        Schema { schemas, index }
+    }
+
+    fn check(&self, report: &Value) -> Result<(), String> {
+        self.schemas
+            .validate(report, self.index)
+            .map_err(|error| format!("{error:#}"))
+    }
+}
+
+fn schema_text() -> Value {
+    let text = fs::read_to_string(repo("docs/report.schema.json")).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+/// A report as a file, of a command that runs to its end.
+fn report(mode: &str, options: &[&str], task: &str, args: &[&str]) -> Value {
+    let scratch = scratch();
+    let path = scratch.path().join("report.json");
+    let ran = Wrun::mode(mode)
+        .arg("--report")
+        .arg(&path)
+        .args(options)
+        .arg(repo("guest-tasks").join(task))
+        .args(args)
+        .run();
+    let bytes = fs::read(&path)
+        .unwrap_or_else(|error| panic!("{mode}: {options:?} {task}: no report: {error}; {ran}"));
+    serde_json::from_slice(&bytes).unwrap()
+}
+
+/// A report of a task that never ends by itself, after `end` ended it.
+fn report_of_endless(mode: &str, end: impl FnOnce(&Running)) -> Value {
+    let scratch = scratch();
+    let path = scratch.path().join("report.json");
+    let running = Wrun::mode(mode)
+        .arg("--report")
+        .arg(&path)
+        // A task that has said something has started.
+        .arg(write_then_loop(scratch.path()))
+        .start();
+    let mut running = running;
+    let mut byte = [0];
+    let mut stdout = running.child.stdout.take().unwrap();
+    std::io::Read::read_exact(&mut stdout, &mut byte).unwrap();
+    end(&running);
+    let ran = running.end();
+    let bytes = fs::read(&path).unwrap_or_else(|error| panic!("{mode}: no report: {error}; {ran}"));
+    serde_json::from_slice(&bytes).unwrap()
+}
+
+fn write_then_loop(folder: &std::path::Path) -> std::path::PathBuf {
+    let text = r#"(module
+        (import "wasi_snapshot_preview1" "fd_write"
+            (func $write (param i32 i32 i32 i32) (result i32)))
+        (memory (export "memory") 1)
+        (data (i32.const 0) "\08\00\00\00\01\00\00\00.")
+        (func (export "_start")
+            (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 16)))
+            (loop $forever (br $forever))))"#;
+    crate::command::write(folder, "write-then-loop.wat", text)
+}
+
+#[test]
+fn every_outcome_is_as_the_schema_says() {
+    let schema = Schema::load();
+    let mut kinds = BTreeSet::new();
+    for mode in MODES {
+        let cases: [(&str, &[&str], &str, &[&str]); 15] = [
+            ("completed", &[], "echo/echo.wat", &[]),
+            ("completed", &["--fuel", "1000000000"], "echo/echo.wat", &[]),
+            (
+                "completed",
+                &["--max-memory", "64MiB"],
+                "hostile/memory-greedy-polite.wat",
+                &[],
+            ),
+            ("failed", &[], "hostile/fail.wat", &[]),
+            ("exited", &[], "hostile/exit-code.wat", &["255"]),
+            ("exited", &[], "files/files.wasm", &["read", "/etc/passwd"]),
+            (
+                "exited",
+                &[],
+                "tcp-client/tcp-client.wasm",
+                &["127.0.0.1:9"],
+            ),
+            ("trapped", &[], "hostile/unreachable.wat", &[]),
+            ("trapped", &[], "hostile/stack-overflow.wat", &[]),
+            ("trapped", &[], "hostile/bad-utf8.wat", &[]),
+            (
+                "limit-exceeded",
+                &["--timeout", "200ms"],
+                "hostile/endless-loop.wat",
+                &[],
+            ),
+            (
+                "limit-exceeded",
+                &["--fuel", "10000"],
+                "hostile/fuel-burner.wat",
+                &[],
+            ),
+            (
+                "limit-exceeded",
+                &["--max-memory", "64MiB"],
+                "hostile/memory-bomb.wat",
+                &[],
+            ),
+            (
+                "limit-exceeded",
+                &["--max-output", "1MiB"],
+                "hostile/stdout-flood.wat",
+                &[],
+            ),
+            (
+                "limit-exceeded",
+                &["--timeout", "1ns"],
+                "hostile/endless-loop.wat",
+                &[],
+            ),
+        ];
+        let mut reports: Vec<(&str, Value)> = cases
+            .iter()
+            .map(|(kind, options, task, args)| (*kind, report(mode, options, task, args)))
+            .collect();
+        reports.push((
+            "cancelled",
+            report_of_endless(mode, |running| running.signal(Signal::TERM)),
+        ));
+        if mode == "process" {
+            reports.push((
+                "crashed",
+                report_of_endless(mode, |running| {
+                    let mut workers = BTreeSet::new();
+                    assert!(eventually(Duration::from_secs(30), || {
+                        workers = descendants(running.pid());
+                        !workers.is_empty()
+                    }));
+                    for (pid, _) in workers {
+                        let pid = rustix::process::Pid::from_raw(pid).unwrap();
+                        let _ = rustix::process::kill_process(pid, Signal::KILL);
+                    }
+                }),
+            ));
+        }
+        for (kind, report) in reports {
+            assert_eq!(report["outcome"]["kind"], json!(kind), "{mode}: {report}");
+            assert_eq!(report["mode"], json!(mode), "{report}");
+            if let Err(why) = schema.check(&report) {
+                panic!("{mode}: {report}\n{why}");
+            }
+            let has_worker = !report["stats"]["worker_pid"].is_null();
+            // Whose deadline passes in the queue gets none.
+            let never_ran = report["stats"]["run_ns"] == json!(0);
+            assert!(
+                has_worker == (mode == "process") || never_ran,
+                "{mode}: worker_pid: {report}"
+            );
+            kinds.insert(kind);
+        }
+    }
+    // Every form that the schema has was seen.
+    let schema = schema_text();
+    let known: BTreeSet<&str> = schema["properties"]["outcome"]["oneOf"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|form| form["$ref"].as_str()?.strip_prefix("#/$defs/"))
+        .collect();
+    assert_eq!(kinds, known, "outcomes seen, and outcomes in the schema");
+}
+
+#[test]
+fn the_schema_refuses_what_no_report_has() {
+    let schema = Schema::load();
+    let good = report("thread", &[], "echo/echo.wat", &[]);
+    schema.check(&good).unwrap();
+    let spoiled: [(&str, Value); 12] = [
+        ("/schema", json!(2)),
+        ("/task/id", json!(0)),
+        ("/task/name", Value::Null),
+        ("/mode", json!("fiber")),
+        ("/outcome", json!({"kind": "exploded"})),
+        ("/outcome", json!({"kind": "completed", "code": 0})),
+        ("/outcome", json!({"kind": "exited", "code": 0})),
+        (
+            "/outcome",
+            json!({"kind": "crashed", "message": "only processes crash"}),
+        ),
+        ("/stats/run_ns", json!(-1)),
+        ("/stats/run_ns", json!(1.5)),
+        ("/stats/worker_pid", json!(7)),
+        ("/denied", json!([{"access": "path", "target": "/x"}])),
+    ];
+    for (pointer, value) in spoiled {
+        let mut report = good.clone();
+        *report.pointer_mut(pointer).unwrap() = value;
+        assert!(
+            schema.check(&report).is_err(),
+            "the schema accepts a wrong {pointer}: {report}"
+        );
+    }
+    let objects = ["", "/task", "/outcome", "/stats"];
+    for pointer in objects {
+        let mut report = good.clone();
+        report.pointer_mut(pointer).unwrap()["surprise"] = json!(1);
+        assert!(
+            schema.check(&report).is_err(),
+            "the schema accepts an unknown field in {pointer:?}"
+        );
+        for key in good.pointer(pointer).unwrap().as_object().unwrap().keys() {
+            let mut report = good.clone();
+            let object = report.pointer_mut(pointer).unwrap().as_object_mut();
+            object.unwrap().remove(key);
+            assert!(
+                schema.check(&report).is_err(),
+                "the schema accepts a report without {pointer}/{key}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_report_on_stdout_is_one_line_behind_the_output() {
+    let schema = Schema::load();
+    for mode in MODES {
+        let ran = Wrun::mode(mode)
+            .args(["--report", "-"])
+            .arg(repo("guest-tasks/hello/hello.wat"))
+            .stdin("you\n")
+            .run();
+        ran.expect_code(0, mode);
+        let text = ran.text();
+        let (output, json) = text.split_once('\n').unwrap();
+        assert_eq!(output, "hello, you", "{mode}: {ran}");
+        let report: Value = serde_json::from_str(json).unwrap();
+        schema.check(&report).unwrap();
+        assert!(json.ends_with("}\n"), "{mode}: {json:?}");
+        assert_eq!(json.lines().count(), 1, "{mode}: {json:?}");
+    }
+}
+
+#[test]
+fn what_was_denied_is_in_the_report_and_on_stderr() {
+    for mode in MODES {
+        let report = report(mode, &[], "tcp-client/tcp-client.wasm", &["127.0.0.1:9"]);
+        assert_eq!(
+            report["denied"],
+            json!([
+                {"access": "tcp-connect", "target": "127.0.0.1:9", "count": 1},
+                {"access": "directories", "target": "", "count": 1},
+            ]),
+            "{mode}: the address that was wanted, and nothing that was not asked for"
+        );
+        let ran = Wrun::mode(mode)
+            .arg("--stats")
+            .arg(repo("guest-tasks/tcp-client/tcp-client.wasm"))
+            .arg("127.0.0.1:9")
+            .run();
+        ran.expect_code(1, mode);
+        assert!(
+            ran.stderr.contains("--allow-tcp 127.0.0.1:9"),
+            "{mode}: --stats does not say what to grant: {ran}"
+        );
+    }
+}
+
+#[test]
+fn growth_that_was_refused_is_always_told() {
+    for mode in MODES {
+        let polite = "hostile/memory-greedy-polite.wat";
+        let report = report(mode, &["--max-memory", "64MiB"], polite, &[]);
+        assert_eq!(report["outcome"]["kind"], json!("completed"), "{report}");
+        assert!(
+            report["stats"]["memory_growth_refused"].as_u64() > Some(0),
+            "{mode}: {report}"
+        );
+        assert!(
+            report["stats"]["peak_memory_bytes"].as_u64() <= Some(64 << 20),
+            "{mode}: {report}"
+        );
+    }
+}
