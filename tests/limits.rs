@@ -92,6 +92,47 @@ fn a_deadline_ends_whatever_a_guest_does() {
     }
 }
 
+/// Prints, then sleeps for a year.
+const PRINTS_AND_SLEEPS: &str = r#"
+(module
+  (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 200) "before it sleeps")
+  (func (export "_start")
+    (i32.store (i32.const 0) (i32.const 200))
+    (i32.store (i32.const 4) (i32.const 16))
+    (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
+    (i32.store (i32.const 80) (i32.const 1))
+    (i64.store (i32.const 88) (i64.const 31536000000000000))
+    (drop (call $poll (i32.const 64) (i32.const 128) (i32.const 1) (i32.const 192)))))"#;
+
+#[tokio::test]
+async fn a_guest_that_sleeps_holds_up_neither_its_output_nor_its_deadline() {
+    for mode in BOTH {
+        let runner = runner(mode);
+        let sleeps = wat(&runner, "sleeps.wat", PRINTS_AND_SLEEPS);
+        let task = Task::new(&sleeps).stdout(Stdio::Stream).limits(safety());
+        let mut handle = runner.submit(task).await.unwrap();
+        let mut stdout = handle.stdout().expect("streamed");
+        let chunk = tokio::time::timeout(SLACK, stdout.next_chunk()).await;
+        let chunk = chunk.unwrap_or_else(|_| panic!("its output waits for it in {mode} mode"));
+        assert_eq!(chunk.expect("output"), "before it sleeps");
+        drop(handle);
+
+        let task = Task::new(&sleeps).limits(limits().timeout(Duration::from_millis(200)));
+        let report = runner.submit(task).await.unwrap().outcome().await.unwrap();
+        assert_exceeded(&report, Limit::Deadline);
+        assert_eq!(report.stdout, "before it sleeps", "in {mode} mode");
+        // Only the sandbox itself knows; a worker that had to be killed says
+        // nothing.
+        assert!(
+            report.stats.peak_memory_bytes.is_some(),
+            "the sandbox did not end the task in {mode} mode"
+        );
+    }
+}
+
 #[test]
 fn a_deadline_ends_a_read_from_a_silent_stdin() {
     for mode in BOTH {

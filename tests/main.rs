@@ -13,6 +13,7 @@ mod architecture;
 mod bad_input;
 mod command;
 mod differential;
+mod examples;
 mod exit_codes;
 mod leaks;
 mod library;

@@ -1,4 +1,251 @@
 //! Runs WebAssembly tasks in separate processes or on threads, under one ABI.
+//!
+//! A *task* is other people's compute: a plug-in, customer code, a batch job,
+//! compiled to WebAssembly from any language. A [`Runner`] runs tasks in one of
+//! two [`Mode`]s that differ in how strong the walls are and in what they cost,
+//! and in nothing else: the same file gives the same outcome and the same output
+//! in both.
+//!
+//! # Quick start
+//!
+//! ```
+//! use wrun::{Mode, Runner, Task};
+//!
+//! # fn main() -> Result<(), wrun::Error> {
+//! let runner = Runner::builder().mode(Mode::Thread).build()?;
+//! let greet = runner.load("../guest-tasks/hello/hello.wat")?;
+//! let report = runner.run(Task::new(&greet).input("wrun"))?;
+//! assert_eq!(report.stdout, "hello, wrun");
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Load once, run any number of times: an [`Artifact`] is compiled code, and each
+//! run of it is a fresh sandbox that nothing of another run reaches.
+//!
+//! # Modes
+//!
+//! | | [`Mode::Process`], the default | [`Mode::Thread`] |
+//! |---|---|---|
+//! | a task runs | in an operating-system process of its own | on threads of this process |
+//! | it is held by | wasmtime's sandbox, and around it a process that shares no memory with yours | wasmtime's sandbox |
+//! | a crash of the runtime ends | that task ([`Outcome::Crashed`]) | this process |
+//! | starting one costs | milliseconds | microseconds |
+//! | at the same time, by default | 4 for each processor | 512 |
+//!
+//! The kernel does not confine a worker further yet (no seccomp, no namespaces):
+//! it is a wall against crashes and runaways, not against an attacker who has an
+//! exploit for wasmtime.
+//!
+//! Process mode starts a worker program, which is your own: its `main` calls
+//! [`worker_hook`] first, which in a worker never returns and anywhere else
+//! returns at once.
+//!
+//! ```no_run
+//! fn main() -> Result<(), wrun::Error> {
+//!     wrun::worker_hook();
+//!     let runner = wrun::Runner::builder().build()?;
+//!     // ...
+//! #   drop(runner);
+//!     Ok(())
+//! }
+//! ```
+//!
+//! A program that cannot (a library of a larger one, a test) names another with
+//! [`Builder::worker`]; `wrun` itself is one. Without either, [`Builder::build`]
+//! says [`ErrorKind::NoWorker`].
+//!
+//! # Tasks
+//!
+//! [`Runner::load`] takes a component that exports the world's `run`, a command
+//! (WASI 0.1 or 0.2), or a core module or WAT text with the world's functions;
+//! [`Shape`] has the details. A task that exports `run` is called with its input
+//! and returns its output; a command reads stdin and writes stdout.
+//!
+//! A [`Task`] is one run: arguments, input, grants, limits. **Nothing is granted
+//! by default**, no directory, no variable, no address, and everything is
+//! limited:
+//!
+//! ```
+//! use std::time::Duration;
+//! use wrun::{DirGrant, Limits, Mode, Runner, Task};
+//!
+//! # fn main() -> Result<(), wrun::Error> {
+//! # let runner = Runner::builder().mode(Mode::Thread).build()?;
+//! let digest = runner.load("../guest-tasks/digest/digest.wasm")?;
+//! let report = runner.run(
+//!     Task::new(&digest)
+//!         .args(["/in/sub/c.txt"])
+//!         .dir(DirGrant::new("../guest-tasks/inputs/tree").guest("/in").read_only())
+//!         .limits(
+//!             Limits::default()
+//!                 .timeout(Duration::from_secs(10))
+//!                 .max_memory(16 << 20),
+//!         ),
+//! )?;
+//! assert!(report.outcome.is_completed());
+//! assert!(report.stdout.ends_with(b"  /in/sub/c.txt\n"));
+//!
+//! // The same without the grant: the guest is told that there is no such file,
+//! // and the report tells you what it asked for.
+//! let report = runner.run(Task::new(&digest).args(["/in/sub/c.txt"]))?;
+//! assert_eq!(report.outcome, wrun::Outcome::Exited(1));
+//! assert_eq!(report.denied[0].access, wrun::Access::Directories);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`Limits`] says what each limit means and what it is by default. A deadline
+//! counts from submission and also ends a task that waits in a host call; memory
+//! is summed over all memories of a task; fuel is a limit that does not depend on
+//! the machine.
+//!
+//! # Outcomes and errors
+//!
+//! What a guest does is a value, the [`Outcome`] in its [`Report`]; an [`Error`]
+//! is the runner's own failure, or yours: no such file, not WebAssembly, a queue
+//! that is full.
+//!
+//! ```
+//! use wrun::{ErrorKind, Limit, Limits, Mode, Outcome, Runner, Task, TrapKind};
+//!
+//! # fn main() -> Result<(), wrun::Error> {
+//! # let runner = Runner::builder().mode(Mode::Thread).build()?;
+//! let hostile = |name: &str| runner.load(format!("../guest-tasks/hostile/{name}"));
+//!
+//! let endless = hostile("endless-loop.wat")?;
+//! let report = runner.run(Task::new(&endless).limits(Limits::default().fuel(100_000)))?;
+//! assert_eq!(report.outcome, Outcome::LimitExceeded(Limit::Fuel));
+//!
+//! let report = runner.run(Task::new(&hostile("div-by-zero.wat")?))?;
+//! match report.outcome {
+//!     Outcome::Trapped(trap) => assert_eq!(trap.kind, TrapKind::Arithmetic),
+//!     other => panic!("{other}"),
+//! }
+//!
+//! let error = hostile("not-wasm.wasm").expect_err("it is none");
+//! assert_eq!(error.kind(), ErrorKind::NotLoadable);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`Error::is_retryable`] tells whether the same call may succeed later. A
+//! report has what the run cost ([`Stats`]), what was refused ([`Denial`]), and a
+//! JSON form ([`Report::to_json`]).
+//!
+//! # Blocking and asynchronous
+//!
+//! A runner has threads of its own and works with any executor or with none.
+//! Every way to submit has both forms, and a blocking one in asynchronous code is
+//! an error rather than a deadlock.
+//!
+//! | | waits for | blocking | asynchronous |
+//! |---|---|---|---|
+//! | load | compiling | [`Runner::load`] | [`Runner::load_async`] |
+//! | run to the end | the report | [`Runner::run`] | `submit`, then `outcome` |
+//! | submit | room in the queue | [`Runner::submit_blocking`] | [`Runner::submit`] |
+//! | submit if there is room | nothing | [`Runner::try_submit`] | [`Runner::try_submit`] |
+//! | take the report | the end | [`TaskHandle::wait`] | [`TaskHandle::outcome`] |
+//! | end the runner | all tasks | [`Runner::shutdown_blocking`] | [`Runner::shutdown`] |
+//!
+//! ```
+//! use wrun::{Mode, Runner, Task};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+//! let runner = Runner::builder().mode(Mode::Thread).build()?;
+//! let count = runner.load_async("../guest-tasks/wordcount/wordcount.wasm").await?;
+//! let mut handles = Vec::new();
+//! for text in ["one", "two words", "and three more"] {
+//!     handles.push(runner.submit(Task::new(&count).input(text)).await?);
+//! }
+//! let mut words = 0;
+//! for handle in handles {
+//!     let report = handle.outcome().await?;
+//!     let counts = String::from_utf8_lossy(&report.stdout).into_owned();
+//!     words += counts.split(' ').nth(1).unwrap_or("0").parse::<u32>()?;
+//! }
+//! assert_eq!(words, 6);
+//! # Ok(())
+//! # })
+//! # }
+//! ```
+//!
+//! [`Builder::max_running`] tasks run, [`Builder::max_queued`] wait, and beyond
+//! that the submitter waits: a producer that is faster than its tasks costs no
+//! memory. A [`TaskHandle`] tells progress, asks its task to stop
+//! ([`cancel`](TaskHandle::cancel)), or ends it ([`kill`](TaskHandle::kill)), as
+//! dropping it does. Dropping the runner ends everything and waits until it is
+//! gone.
+//!
+//! # Streams
+//!
+//! Input may be any reader, and output can be taken as it is produced. Who reads
+//! slowly makes the task wait; who stops reading makes its writes fail.
+//!
+//! ```
+//! use tokio::io::AsyncWriteExt;
+//! use wrun::{Input, Mode, Runner, Stdio, Task};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+//! # let runner = Runner::builder().mode(Mode::Thread).build()?;
+//! let cat = runner.load_async("../guest-tasks/cat/cat.wasm").await?;
+//! let (mut stdin, reader) = tokio::io::duplex(1024);
+//! let task = Task::new(&cat).input(Input::reader(reader)).stdout(Stdio::Stream);
+//! let mut handle = runner.submit(task).await?;
+//! let mut stdout = handle.stdout().expect("it is streamed");
+//!
+//! stdin.write_all(b"a question").await?;
+//! assert_eq!(stdout.next_chunk().await.as_deref(), Some(&b"a question"[..]));
+//! drop(stdin);
+//! assert!(handle.outcome().await?.outcome.is_completed());
+//! # Ok(())
+//! # })
+//! # }
+//! ```
+//!
+//! # Caching
+//!
+//! Compiling takes from milliseconds to seconds, once for each [`Runner::load`].
+//! [`Cache::User`] or [`Cache::Directory`] keeps the code between runs of a
+//! program; [`Runner::compile`] makes a file of it, which runs where
+//! [`Builder::allow_precompiled`] vouches for it: it is native code.
+//!
+//! ```
+//! use wrun::{Cache, Mode, Runner};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let directory = tempfile::tempdir()?;
+//! # let path = directory.path().join("cache");
+//! let runner = Runner::builder()
+//!     .mode(Mode::Thread)
+//!     .cache(Cache::Directory(path))
+//!     .build()?;
+//! let compiled = runner.load("../guest-tasks/markdown/markdown.wasm")?;
+//! let cached = runner.load("../guest-tasks/markdown/markdown.wasm")?;
+//! assert_eq!(compiled.digest(), cached.digest());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What it costs
+//!
+//! - **Thread mode**: microseconds for a fresh sandbox, a slot of a memory pool
+//!   (address space) and about five mappings for each task; a task that waits
+//!   costs no thread. Ten thousand that wait took 275 MiB of resident memory in
+//!   one process on Linux 6.18 (`tests/leaks.rs`).
+//! - **Process mode**: a process for each task, milliseconds;
+//!   [`Builder::idle_workers`] are started ahead, so that a task does not wait for
+//!   its own.
+//! - **Fuel**: compiles a second time, up to two times slower code; only for tasks
+//!   that have that limit.
+//! - **Output and input** are bounded where they are kept, streamed where they are
+//!   not.
+//!
+//! `docs/benchmarks.md` has the measurements, and the example `both_modes` those
+//! of your own task on your own machine. The other examples: `limits_and_kill`,
+//! `plugin_server`, `batch`.
 
 pub mod cli;
 mod config;

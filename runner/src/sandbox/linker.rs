@@ -4,6 +4,7 @@
 use super::abi::bindings::wrun::task::context;
 use super::host::{Host, Wasi};
 use crate::report::Access;
+use std::time::Duration;
 use wasmtime::component::{HasSelf, Linker, Resource};
 use wasmtime::{Caller, Extern, StoreContextMut};
 use wasmtime_wasi::filesystem::WasiFilesystemView;
@@ -56,7 +57,76 @@ pub(crate) fn module(engine: &wasmtime::Engine) -> wasmtime::Result<wasmtime::Li
         |code: i32| -> wasmtime::Result<()> { Err(wasmtime_wasi::I32Exit(code & 0xff).into()) },
     )?;
     watch_module_filesystem(&mut linker)?;
+    sleep_without_blocking(&mut linker)?;
     Ok(linker)
+}
+
+/// Sizes of WASI 0.1's `subscription` and `event`, with the offsets used below.
+const SUBSCRIPTION: usize = 48;
+const EVENT: usize = 32;
+
+/// The relative sleep that one subscription asks for: its user data, how long.
+fn plain_sleep(subscription: &[u8]) -> Option<(u64, Duration)> {
+    let u64_at = |at: usize| -> Option<u64> {
+        let bytes = subscription.get(at..at + 8)?;
+        Some(u64::from_le_bytes(bytes.try_into().ok()?))
+    };
+    let is_clock = *subscription.get(8)? == 0;
+    let is_absolute = *subscription.get(40)? & 1 != 0;
+    let sleeps = is_clock && !is_absolute;
+    sleeps.then_some((u64_at(0)?, Duration::from_nanos(u64_at(24)?)))
+}
+
+/// Where file calls may block the thread, wasmtime-wasi has a plain sleep block
+/// it too: neither deadlines nor output would get their turn meanwhile.
+fn sleep_without_blocking(linker: &mut wasmtime::Linker<Host>) -> wasmtime::Result<()> {
+    linker.func_wrap_async(
+        "wasi_snapshot_preview1",
+        "poll_oneoff",
+        |mut caller: Caller<'_, Host>, (subs, events, count, result): (i32, i32, i32, i32)| {
+            Box::new(async move {
+                let fuel = wasmtime::AsContextMut::as_context_mut(&mut caller).hostcall_fuel();
+                let Some(Extern::Memory(memory)) = caller.get_export("memory") else {
+                    return Err(wasmtime::Error::msg("the module exports no memory"));
+                };
+                let at = |start: i32, len: usize| {
+                    let start = start as u32 as usize;
+                    start..start.saturating_add(len)
+                };
+                let subscription = memory.data(&caller).get(at(subs, SUBSCRIPTION));
+                let sleep = match (count, subscription) {
+                    (1, Some(subscription)) => plain_sleep(subscription),
+                    _ => None,
+                };
+                let Some((userdata, duration)) = sleep else {
+                    let (bytes, host) = memory.data_and_store_mut(&mut caller);
+                    let Wasi::P1(ctx) = &mut host.wasi else {
+                        return Err(wasmtime::Error::msg("not a WASI 0.1 host"));
+                    };
+                    ctx.set_hostcall_fuel(fuel);
+                    let mut guest = GuestMemory::Unshared(bytes);
+                    return p1::poll_oneoff(&mut **ctx, &mut guest, subs, events, count, result)
+                        .await;
+                };
+                tokio::time::sleep(duration).await;
+                let bytes = memory.data_mut(&mut caller);
+                // Success, of a clock: all else is zero.
+                let mut event = [0; EVENT];
+                event[..8].copy_from_slice(&userdata.to_le_bytes());
+                for (range, value) in [
+                    (at(events, EVENT), &event[..]),
+                    (at(result, 4), &1u32.to_le_bytes()),
+                ] {
+                    match bytes.get_mut(range) {
+                        Some(place) => place.copy_from_slice(value),
+                        None => return Err(wasmtime::Trap::MemoryOutOfBounds.into()),
+                    }
+                }
+                Ok(0)
+            })
+        },
+    )?;
+    Ok(())
 }
 
 impl Host {
