@@ -9,7 +9,7 @@ use super::worker::{SaysError, Worker, crash_of};
 use crate::sandbox::Code;
 use crate::wire::WorkerSays;
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// A worker that has not loaded its artifact by then is none.
@@ -20,8 +20,15 @@ pub(super) const LINGER: Duration = Duration::from_secs(2);
 pub(super) struct Pool {
     code: Mutex<Arc<Code>>,
     spawner: Arc<Spawner>,
-    idle: Mutex<VecDeque<Worker>>,
+    idle: Mutex<Idle>,
     keep: usize,
+}
+
+#[derive(Default)]
+struct Idle {
+    waiting: VecDeque<Worker>,
+    /// Workers on their way to `waiting`.
+    starting: usize,
 }
 
 /// Why there is no worker.
@@ -56,11 +63,7 @@ impl Pool {
     /// A worker that waits for its order: one of the idle, or a new one.
     pub(super) async fn take(self: &Arc<Self>) -> Result<Worker, NoWorker> {
         loop {
-            let idle = self
-                .idle
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .pop_front();
+            let idle = self.idle().waiting.pop_front();
             let Some(mut worker) = idle else {
                 return self.start().await;
             };
@@ -73,24 +76,29 @@ impl Pool {
 
     /// Starts workers until the wanted number waits, in the background.
     pub(super) fn refill(self: &Arc<Self>) {
-        let waiting = self
-            .idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .len();
-        if waiting >= self.keep {
-            return;
-        }
-        let pool = Arc::downgrade(self);
-        tokio::spawn(async move {
-            let Some(pool) = pool.upgrade() else { return };
-            if let Ok(worker) = pool.start().await {
-                let mut idle = pool.idle.lock().unwrap_or_else(PoisonError::into_inner);
-                if idle.len() < pool.keep {
-                    idle.push_back(worker);
+        loop {
+            {
+                let mut idle = self.idle();
+                if idle.waiting.len() + idle.starting >= self.keep {
+                    return;
                 }
+                idle.starting += 1;
             }
-        });
+            let pool = self.clone();
+            tokio::spawn(async move {
+                let started = pool.start().await;
+                let mut idle = pool.idle();
+                idle.starting -= 1;
+                // A failure is the next task's to meet, and to report.
+                if let Ok(worker) = started {
+                    idle.waiting.push_back(worker);
+                }
+            });
+        }
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Idle> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn start(&self) -> Result<Worker, NoWorker> {
