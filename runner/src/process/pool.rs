@@ -1,7 +1,7 @@
 //! The workers of one artifact: started, loaded, waiting for a task.
 //!
 //! Invariant: a worker gets one task and is gone; what waits here has run
-//! nothing of any guest.
+//! nothing of any guest: its rehearsal ends before a guest's first instruction.
 
 use super::ProcessError;
 use super::spawn::Spawner;
@@ -65,7 +65,7 @@ impl Pool {
         loop {
             let idle = self.idle().waiting.pop_front();
             let Some(mut worker) = idle else {
-                return self.start().await;
+                return self.start(false).await;
             };
             // One that somebody killed while it waited is nobody's outcome.
             if !worker.process.is_dead() {
@@ -86,7 +86,7 @@ impl Pool {
             }
             let pool = self.clone();
             tokio::spawn(async move {
-                let started = pool.start().await;
+                let started = pool.start(true).await;
                 let mut idle = pool.idle();
                 idle.starting -= 1;
                 // A failure is the next task's to meet, and to report.
@@ -101,13 +101,13 @@ impl Pool {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn start(&self) -> Result<Worker, NoWorker> {
+    async fn start(&self, spare: bool) -> Result<Worker, NoWorker> {
         let code = self
             .code
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
-        let mut worker = self.spawner.spawn(code).await?;
+        let mut worker = self.spawner.spawn(code, spare).await?;
         let bad = |what: String| {
             NoWorker::Error(ProcessError::Handshake {
                 program: self.spawner.program().clone(),

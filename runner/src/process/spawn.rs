@@ -20,6 +20,8 @@ use tokio::sync::{Semaphore, oneshot};
 
 /// The first argument that makes this program a worker.
 pub(super) const WORKER_ARG: &str = "__wrun-worker";
+/// The third: nobody waits for this one yet, it has time to rehearse.
+pub(super) const SPARE_ARG: &str = "spare";
 
 /// Where a worker finds its orders, its voice, and its code.
 pub(super) const ORDERS_FD: i32 = 3;
@@ -33,6 +35,7 @@ type Answer = Result<(Child, Ends), ProcessError>;
 
 struct Request {
     code: Arc<Code>,
+    spare: bool,
     answer: oneshot::Sender<Answer>,
 }
 
@@ -56,7 +59,8 @@ impl Spawner {
             .spawn(move || {
                 for request in incoming {
                     // A caller that is gone drops the worker, which kills it.
-                    let _ = request.answer.send(spawn(&exe, &request.code));
+                    let spawned = spawn(&exe, &request);
+                    let _ = request.answer.send(spawned);
                 }
                 // Ending this thread kills every worker there still is; their
                 // owners reap them.
@@ -79,8 +83,9 @@ impl Spawner {
         &self.program
     }
 
-    /// Starts a worker for `code`; waits while there are too many.
-    pub(super) async fn spawn(&self, code: Arc<Code>) -> Result<Worker, ProcessError> {
+    /// Starts a worker for `code`; waits while there are too many. A `spare` one
+    /// is for a task that is not there yet.
+    pub(super) async fn spawn(&self, code: Arc<Code>, spare: bool) -> Result<Worker, ProcessError> {
         let permit = self
             .workers
             .clone()
@@ -89,7 +94,11 @@ impl Spawner {
             .map_err(|_| ProcessError::ShutDown)?;
         let requests = self.sender().ok_or(ProcessError::ShutDown)?;
         let (answer, spawned) = oneshot::channel();
-        let mut request = Request { code, answer };
+        let mut request = Request {
+            code,
+            spare,
+            answer,
+        };
         // The thread takes about a millisecond for each; a queue that is full is
         // one to wait for.
         loop {
@@ -145,7 +154,7 @@ impl Drop for Spawner {
     }
 }
 
-fn spawn(program: &PathBuf, code: &Code) -> Answer {
+fn spawn(program: &PathBuf, request: &Request) -> Answer {
     let system = |source: io::Error| ProcessError::System {
         what: "cannot make pipes for a worker",
         source,
@@ -156,12 +165,13 @@ fn spawn(program: &PathBuf, code: &Code) -> Answer {
     let (stdin_out, stdin_in) = pipe()?;
     let (stdout_out, stdout_in) = pipe()?;
     let (stderr_out, stderr_in) = pipe()?;
-    let code = code.file().try_clone().map_err(system)?;
+    let code = request.code.file().try_clone().map_err(system)?;
     let mut command = Command::new(program);
     command
         .arg0("wrun-worker")
         .arg(WORKER_ARG)
         .arg(std::process::id().to_string())
+        .args(request.spare.then_some(SPARE_ARG))
         .env_clear()
         .current_dir("/")
         // A terminal's Ctrl-C is the runner's to handle.
