@@ -6,11 +6,12 @@
 //! worker's permit goes when it is reaped.
 
 use super::ProcessError;
+use super::descriptors;
 use super::worker::{Ends, Worker};
 use crate::sandbox::Code;
-use command_fds::{CommandFdExt, FdMapping};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -22,11 +23,6 @@ use tokio::sync::{Semaphore, oneshot};
 pub(super) const WORKER_ARG: &str = "__wrun-worker";
 /// The third: nobody waits for this one yet, it has time to rehearse.
 pub(super) const SPARE_ARG: &str = "spare";
-
-/// Where a worker finds its orders, its voice, and its code.
-pub(super) const ORDERS_FD: i32 = 3;
-pub(super) const SAYS_FD: i32 = 4;
-pub(super) const CODE_FD: i32 = 5;
 
 /// Requests that wait for the thread.
 const QUEUE: usize = 64;
@@ -165,7 +161,18 @@ fn spawn(program: &PathBuf, request: &Request) -> Answer {
     let (stdin_out, stdin_in) = pipe()?;
     let (stdout_out, stdout_in) = pipe()?;
     let (stderr_out, stderr_in) = pipe()?;
-    let code = request.code.file().try_clone().map_err(system)?;
+    let (socket, its_socket) = UnixStream::pair().map_err(system)?;
+    descriptors::send(
+        &socket,
+        [
+            stdin_out.as_fd(),
+            orders_out.as_fd(),
+            says_in.as_fd(),
+            request.code.file().as_fd(),
+        ],
+    )
+    .map_err(system)?;
+    // Nothing here needs code between fork and exec.
     let mut command = Command::new(program);
     command
         .arg0("wrun-worker")
@@ -176,20 +183,9 @@ fn spawn(program: &PathBuf, request: &Request) -> Answer {
         .current_dir("/")
         // A terminal's Ctrl-C is the runner's to handle.
         .process_group(0)
-        .stdin(Stdio::from(OwnedFd::from(stdin_out)))
+        .stdin(Stdio::from(OwnedFd::from(its_socket)))
         .stdout(Stdio::from(OwnedFd::from(stdout_in)))
         .stderr(Stdio::from(OwnedFd::from(stderr_in)));
-    let map = |fd: OwnedFd, child_fd| FdMapping {
-        parent_fd: fd,
-        child_fd,
-    };
-    command
-        .fd_mappings(vec![
-            map(orders_out.into(), ORDERS_FD),
-            map(says_in.into(), SAYS_FD),
-            map(code.into(), CODE_FD),
-        ])
-        .map_err(|error| system(io::Error::other(error.to_string())))?;
     let child = command.spawn().map_err(|source| ProcessError::Spawn {
         program: program.clone(),
         source,

@@ -5,13 +5,13 @@
 //! orders, runs them with the same function as thread mode, says what came of
 //! it. Invariant: it outlives neither its parent nor its task.
 
-use super::spawn::{CODE_FD, ORDERS_FD, SAYS_FD, SPARE_ARG, WORKER_ARG};
+use super::descriptors;
+use super::spawn::{SPARE_ARG, WORKER_ARG};
 use crate::config::Mode;
 use crate::sandbox::{
     self, Allocation, Code, PrepareError, Prepared, Progress, Run, RunError, Sink, Source,
     TaskContext,
 };
-use crate::sys::take_inherited;
 use crate::task::{InputKind, Spec};
 use crate::wire::{self, Decoder, Done, Hello, Input, Order, RunOrder, WorkerSays};
 use bytes::Bytes;
@@ -86,9 +86,10 @@ fn work(parent: i32, spare: bool) -> io::Result<()> {
     if rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get()) != Some(parent) {
         return Err(io::Error::other("the runner is gone"));
     }
-    let orders = take_inherited(ORDERS_FD)?;
-    let mut says = File::from(take_inherited(SAYS_FD)?);
-    let code = File::from(take_inherited(CODE_FD)?);
+    let [stdin, orders, says, code] = descriptors::receive(rustix::stdio::stdin())?;
+    rustix::stdio::dup2_stdin(&stdin)?;
+    drop(stdin);
+    let (mut says, code) = (File::from(says), File::from(code));
     says.write_all(&Hello::encode())?;
     let prepared = match load(code) {
         Ok(prepared) => prepared,

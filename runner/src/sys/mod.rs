@@ -2,8 +2,6 @@
 //! lines that hand wasmtime its own artifacts. One file per kind of thing;
 //! callers see safe types.
 
-mod inherited;
 mod pidfd;
 
-pub(crate) use inherited::take_inherited;
 pub(crate) use pidfd::Pidfd;
