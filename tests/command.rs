@@ -2,6 +2,7 @@
 //! came of it. Nothing here waits without an end: a command that takes longer
 //! than [`PATIENCE`] is killed, and its test fails with what it had said.
 
+use crate::processes::{descendants, eventually};
 use crate::support::wrun;
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -196,6 +197,25 @@ impl Running {
     pub fn signal_group(&self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_raw(self.pid()).unwrap();
         rustix::process::kill_process_group(pid, signal).unwrap();
+    }
+
+    /// Waits until it has submitted its task: it listens for signals then, and
+    /// has a worker in process mode.
+    #[track_caller]
+    pub fn await_task(&self, mode: &str) {
+        // It installs the handler of SIGHUP, which is signal 1, last.
+        const HANGUP: u64 = 1;
+        let pid = self.pid();
+        let submitted = eventually(PATIENCE, || {
+            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+            let caught = status
+                .lines()
+                .find_map(|line| line.strip_prefix("SigCgt:"))
+                .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+                .unwrap_or_default();
+            caught & HANGUP != 0 && (mode == "thread" || !descendants(pid).is_empty())
+        });
+        assert!(submitted, "{mode}: no task was started");
     }
 
     /// Whether it ended within the time.

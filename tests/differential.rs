@@ -2,6 +2,7 @@
 //! both modes, does what `guest-tasks/manifest.json` says, and the same in both.
 
 use crate::command::{Wrun, scratch};
+use crate::report::Schema;
 use crate::support::{MODES, repo};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -373,6 +374,11 @@ fn against_expectation(case: &Value, seen: &Seen) -> Vec<String> {
             expect["exit_code"],
             shortened(&format!("{:?}", seen.stderr))
         ));
+    }
+    if let Some(report) = &seen.report
+        && let Err(why) = Schema::load().check(report)
+    {
+        wrong.push(format!("the report is not as its schema says: {why}"));
     }
     let outcome = seen.report.as_ref().map(|report| &report["outcome"]);
     match (expect["outcome"].as_str(), outcome) {

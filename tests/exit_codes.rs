@@ -203,7 +203,7 @@ fn a_signal_to_wrun_is_128_plus_n() {
                     .arg(&path)
                     .arg(repo("guest-tasks").join(task))
                     .start();
-                await_task(mode, running.pid());
+                running.await_task(mode);
                 running.signal(signal);
                 let ran = running.end();
                 ran.expect_code(code, &what);
@@ -220,22 +220,6 @@ fn a_signal_to_wrun_is_128_plus_n() {
             }
         }
     }
-}
-
-/// Waits until wrun listens for signals, as it does once the task is submitted.
-fn await_task(mode: &str, pid: i32) {
-    let term = 1 << (15 - 1);
-    let listening = eventually(Duration::from_secs(60), || {
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        let caught = status
-            .lines()
-            .find_map(|line| line.strip_prefix("SigCgt:"))
-            .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
-            .unwrap_or_default();
-        // The last of the three that it installs a handler for.
-        caught & term != 0 && caught & 1 != 0
-    });
-    assert!(listening, "{mode}: wrun never listened for signals");
 }
 
 #[test]
@@ -255,15 +239,8 @@ fn a_worker_that_dies_of_a_signal_is_128_plus_n() {
             .arg(&path)
             .arg(repo("guest-tasks/hostile/endless-loop.wat"))
             .start();
-        await_task("process", running.pid());
-        let mut workers = descendants(running.pid());
-        assert!(
-            eventually(Duration::from_secs(60), || {
-                workers = descendants(running.pid());
-                !workers.is_empty()
-            }),
-            "process mode without a worker process"
-        );
+        running.await_task("process");
+        let workers = descendants(running.pid());
         // The leaf runs the guest, however many are above it.
         for (pid, _) in &workers {
             if descendants(*pid).is_empty() {

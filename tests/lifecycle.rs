@@ -19,26 +19,6 @@ fn guest(name: &str) -> PathBuf {
 /// kernel kills them at once, and a busy machine needs time to bury them.
 const BURIAL: Duration = Duration::from_secs(10);
 
-/// Waits until a test's `wrun` runs a guest: its runner listens for signals and,
-/// in process mode, has a worker.
-#[track_caller]
-fn await_task(program: &Path, mode: &str, pid: i32) {
-    let started = eventually(PATIENCE, || {
-        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-        let caught = status
-            .lines()
-            .find_map(|line| line.strip_prefix("SigCgt:"))
-            .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
-            .unwrap_or_default();
-        caught & 1 != 0 && (mode == "thread" || !descendants(pid).is_empty())
-    });
-    assert!(
-        started,
-        "{mode}: no task started; processes: {:?}",
-        running(program)
-    );
-}
-
 #[track_caller]
 fn nobody_is_left(program: &Path, what: &str) {
     assert!(
@@ -89,7 +69,7 @@ fn ctrl_c_ends_task_worker_and_runner() {
                 .args(["--mode", mode])
                 .arg(guest(task))
                 .start();
-            await_task(&program, mode, wrun.pid());
+            wrun.await_task(mode);
             wrun.signal_group(Signal::INT);
             assert!(wrun.ends_within(PATIENCE), "{what}: Ctrl-C does not end it");
             wrun.end().expect_code(130, &what);
@@ -110,7 +90,7 @@ fn ctrl_c_ends_a_task_that_waits_for_stdin() {
                 .arg(guest(task))
                 .stdin("")
                 .start();
-            await_task(&program, mode, wrun.pid());
+            wrun.await_task(mode);
             wrun.signal_group(Signal::INT);
             assert!(wrun.ends_within(PATIENCE), "{what}: Ctrl-C does not end it");
             drop(wrun.child.stdin.take());
@@ -213,7 +193,7 @@ fn kill_9_of_the_runner_leaves_no_worker() {
             }))
             .start();
         if round < 10 {
-            await_task(&program, "process", wrun.pid());
+            wrun.await_task("process");
         } else {
             // Somewhere on the way: loading, starting a worker, running.
             std::thread::sleep(Duration::from_millis(round - 10));
@@ -280,31 +260,24 @@ fn eight_processes_compile_one_file_into_one_cache() {
     }
 }
 
-/// Guests of each shape, with input and output.
-const SHAPES: [(&str, &str, &str, &str, &str); 5] = [
+/// Guests of each shape, its name in JSON, an input and its output.
+const SHAPES: [(&str, &str, &str, &str); 5] = [
     (
         "markdown/markdown.wasm",
-        "component",
         "component",
         "*a*",
         "<p><em>a</em></p>\n",
     ),
-    ("echo/echo.wat", "core", "core-module", "same", "same"),
-    (
-        "wordcount/wordcount.wasm",
-        "core",
-        "core-module",
-        "a b",
-        "0 2 3\n",
-    ),
-    ("cat/cat.wasm", "command", "command-module", "same", "same"),
-    ("env/env.wasm", "command", "command-component", "", ""),
+    ("echo/echo.wat", "core-module", "same", "same"),
+    ("wordcount/wordcount.wasm", "core-module", "a b", "0 2 3\n"),
+    ("cat/cat.wasm", "command-module", "same", "same"),
+    ("env/env.wasm", "command-component", "", ""),
 ];
 
 #[test]
 fn a_compiled_artifact_runs_where_it_is_vouched_for() {
     let scratch = scratch();
-    for (task, _, _, input, output) in SHAPES {
+    for (task, _, input, output) in SHAPES {
         let artifact = scratch.path().join("artifact");
         let ran = Wrun::new()
             .args(["compile", "-o"])
@@ -505,7 +478,7 @@ fn writes_through(folder: &Path, task: &Path) -> bool {
 
 #[test]
 fn inspect_tells_each_shape() {
-    for (task, _, shape, _, _) in SHAPES {
+    for (task, shape, _, _) in SHAPES {
         let ran = Wrun::new().arg("inspect").arg(guest(task)).run();
         ran.expect_code(0, task);
         let text = ran.text();

@@ -11,13 +11,13 @@ use std::fs;
 use std::time::Duration;
 
 /// The schema, compiled.
-struct Schema {
+pub struct Schema {
     schemas: boon::Schemas,
     index: boon::SchemaIndex,
 }
 
 impl Schema {
-    fn load() -> Self {
+    pub fn load() -> Self {
         let mut schemas = boon::Schemas::new();
         let mut compiler = boon::Compiler::new();
         let path = "report.schema.json";
@@ -28,7 +28,8 @@ impl Schema {
         Schema { schemas, index }
     }
 
-    fn check(&self, report: &Value) -> Result<(), String> {
+    /// Why a report is not what the schema says.
+    pub fn check(&self, report: &Value) -> Result<(), String> {
         self.schemas
             .validate(report, self.index)
             .map_err(|error| format!("{error:#}"))
