@@ -71,6 +71,8 @@ fn report_of_endless(mode: &str, end: impl FnOnce(&Running)) -> Value {
     let mut byte = [0];
     let mut stdout = running.child.stdout.take().unwrap();
     std::io::Read::read_exact(&mut stdout, &mut byte).unwrap();
+    // It may have started a moment before wrun listens for signals.
+    running.await_task(mode);
     end(&running);
     let ran = running.end();
     let bytes = fs::read(&path).unwrap_or_else(|error| panic!("{mode}: no report: {error}; {ran}"));
