@@ -26,6 +26,9 @@ use tokio::sync::{Notify, mpsc};
 /// How long after the deadline a worker may take to say so itself, before it is
 /// killed.
 const GRACE: Duration = Duration::from_secs(1);
+/// How long a task has the processors to itself before the worker that it took
+/// is replaced.
+const REFILL_AFTER: Duration = Duration::from_millis(2);
 /// How long the output that a worker counted may take to arrive.
 const DRAIN: Duration = Duration::from_secs(5);
 /// Input up to this size travels with the order.
@@ -81,12 +84,24 @@ pub(super) async fn run(
             }
         }
     };
-    pool.refill();
     let pid = worker.process.id();
     let overhead = began.elapsed();
-    let fate = supervise(worker, job).await?;
+    // Starting the next worker takes all of a processor for milliseconds: that
+    // must not be what this task waits for.
+    let fate = {
+        let mut supervised = std::pin::pin!(supervise(worker, job));
+        tokio::select! {
+            biased;
+            fate = &mut supervised => fate,
+            () = tokio::time::sleep(REFILL_AFTER) => {
+                pool.refill();
+                supervised.await
+            }
+        }
+    };
+    pool.refill();
     Ok(Executed {
-        fate,
+        fate: fate?,
         overhead,
         worker_pid: Some(pid),
     })

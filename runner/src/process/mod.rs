@@ -9,6 +9,7 @@
 //! path; the worker is treated as hostile once a guest runs in it.
 
 mod attempt;
+mod descriptors;
 mod pool;
 mod spawn;
 mod worker;

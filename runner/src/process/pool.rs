@@ -1,7 +1,7 @@
 //! The workers of one artifact: started, loaded, waiting for a task.
 //!
 //! Invariant: a worker gets one task and is gone; what waits here has run
-//! nothing of any guest.
+//! nothing of any guest: its rehearsal ends before a guest's first instruction.
 
 use super::ProcessError;
 use super::spawn::Spawner;
@@ -10,8 +10,7 @@ use crate::outcome::Crash;
 use crate::sandbox::Code;
 use crate::wire::WorkerSays;
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// A worker that has not loaded its artifact by then is none.
@@ -22,9 +21,17 @@ pub(super) const LINGER: Duration = Duration::from_secs(2);
 pub(super) struct Pool {
     code: Mutex<Arc<Code>>,
     spawner: Arc<Spawner>,
-    idle: Mutex<VecDeque<Worker>>,
+    idle: Mutex<Idle>,
     keep: usize,
-    closed: AtomicBool,
+}
+
+#[derive(Default)]
+struct Idle {
+    waiting: VecDeque<Worker>,
+    /// Workers on their way to `waiting`.
+    starting: usize,
+    /// No more are kept.
+    closed: bool,
 }
 
 /// Why there is no worker.
@@ -49,15 +56,17 @@ impl Pool {
             spawner,
             idle: Mutex::default(),
             keep,
-            closed: AtomicBool::new(false),
         }
     }
 
     /// Ends the workers that wait, and keeps no more.
     pub(super) fn close(&self) {
-        self.closed.store(true, Ordering::SeqCst);
-        let idle = std::mem::take(&mut *self.idle.lock().unwrap_or_else(PoisonError::into_inner));
-        drop(idle);
+        let waiting = {
+            let mut idle = self.idle();
+            idle.closed = true;
+            std::mem::take(&mut idle.waiting)
+        };
+        drop(waiting);
     }
 
     pub(super) fn replace_code(&self, code: Arc<Code>) {
@@ -67,13 +76,9 @@ impl Pool {
     /// A worker that waits for its order: one of the idle, or a new one.
     pub(super) async fn take(self: &Arc<Self>) -> Result<Worker, NoWorker> {
         loop {
-            let idle = self
-                .idle
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .pop_front();
+            let idle = self.idle().waiting.pop_front();
             let Some(mut worker) = idle else {
-                return self.start().await;
+                return self.start(false).await;
             };
             // One that somebody killed while it waited is nobody's outcome.
             if !worker.process.is_dead() {
@@ -84,36 +89,41 @@ impl Pool {
 
     /// Starts workers until the wanted number waits, in the background.
     pub(super) fn refill(self: &Arc<Self>) {
-        let waiting = self
-            .idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .len();
-        let wanted = waiting < self.keep && self.spawner.has_spare();
-        if !wanted || self.closed.load(Ordering::SeqCst) {
-            return;
-        }
-        let pool = Arc::downgrade(self);
-        tokio::spawn(async move {
-            let Some(pool) = pool.upgrade() else { return };
-            if let Ok(worker) = pool.start().await {
-                let mut idle = pool.idle.lock().unwrap_or_else(PoisonError::into_inner);
-                // Looked at under the lock: `close` either sees the worker or
-                // is seen.
-                if idle.len() < pool.keep && !pool.closed.load(Ordering::SeqCst) {
-                    idle.push_back(worker);
+        loop {
+            {
+                let mut idle = self.idle();
+                let enough = idle.waiting.len() + idle.starting >= self.keep;
+                if enough || idle.closed || !self.spawner.has_spare() {
+                    return;
                 }
+                idle.starting += 1;
             }
-        });
+            let pool = self.clone();
+            tokio::spawn(async move {
+                let started = pool.start(true).await;
+                let mut idle = pool.idle();
+                idle.starting -= 1;
+                // A failure is the next task's to meet, and to report.
+                if let Ok(worker) = started
+                    && !idle.closed
+                {
+                    idle.waiting.push_back(worker);
+                }
+            });
+        }
     }
 
-    async fn start(&self) -> Result<Worker, NoWorker> {
+    fn idle(&self) -> MutexGuard<'_, Idle> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn start(&self, spare: bool) -> Result<Worker, NoWorker> {
         let code = self
             .code
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
-        let mut worker = self.spawner.spawn(code).await?;
+        let mut worker = self.spawner.spawn(code, spare).await?;
         let bad = |what: String| {
             NoWorker::Error(ProcessError::Handshake {
                 program: self.spawner.program().clone(),

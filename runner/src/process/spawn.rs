@@ -6,11 +6,12 @@
 //! worker's permit goes when it is reaped.
 
 use super::ProcessError;
+use super::descriptors;
 use super::worker::{Ends, Worker};
 use crate::sandbox::Code;
-use command_fds::{CommandFdExt, FdMapping};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -20,11 +21,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 /// The first argument that makes this program a worker.
 pub(super) const WORKER_ARG: &str = "__wrun-worker";
-
-/// Where a worker finds its orders, its voice, and its code.
-pub(super) const ORDERS_FD: i32 = 3;
-pub(super) const SAYS_FD: i32 = 4;
-pub(super) const CODE_FD: i32 = 5;
+/// The third: nobody waits for this one yet, it has time to rehearse.
+pub(super) const SPARE_ARG: &str = "spare";
 
 /// Idle workers over all artifacts.
 const IDLE_ALL: usize = 256;
@@ -37,6 +35,7 @@ type Answer = Result<(Started, Ends), ProcessError>;
 struct Request {
     code: Arc<Code>,
     permit: OwnedSemaphorePermit,
+    spare: bool,
     answer: oneshot::Sender<Answer>,
 }
 
@@ -87,8 +86,13 @@ impl Spawner {
             .spawn(move || {
                 for request in incoming {
                     // A caller that is gone drops the process, which kills it.
-                    let started = spawn(&exe, &request.code, request.permit);
-                    let _ = request.answer.send(started);
+                    let Request {
+                        code,
+                        spare,
+                        permit,
+                        answer,
+                    } = request;
+                    let _ = answer.send(spawn(&exe, &code, spare, permit));
                 }
                 // Ending this thread kills every worker there still is; their
                 // owners reap them.
@@ -118,8 +122,9 @@ impl Spawner {
         self.workers.available_permits() > self.reserve
     }
 
-    /// Starts a worker for `code`; waits while there are too many.
-    pub(super) async fn spawn(&self, code: Arc<Code>) -> Result<Worker, ProcessError> {
+    /// Starts a worker for `code`; waits while there are too many. A `spare` one
+    /// is for a task that is not there yet.
+    pub(super) async fn spawn(&self, code: Arc<Code>, spare: bool) -> Result<Worker, ProcessError> {
         let permit = self
             .workers
             .clone()
@@ -131,6 +136,7 @@ impl Spawner {
         let mut request = Request {
             code,
             permit,
+            spare,
             answer,
         };
         // The thread takes about a millisecond for each; a queue that is full is
@@ -188,7 +194,7 @@ impl Drop for Spawner {
     }
 }
 
-fn spawn(program: &PathBuf, code: &Code, permit: OwnedSemaphorePermit) -> Answer {
+fn spawn(program: &PathBuf, code: &Code, spare: bool, permit: OwnedSemaphorePermit) -> Answer {
     let system = |source: io::Error| ProcessError::System {
         what: "cannot make pipes for a worker",
         source,
@@ -199,30 +205,31 @@ fn spawn(program: &PathBuf, code: &Code, permit: OwnedSemaphorePermit) -> Answer
     let (stdin_out, stdin_in) = pipe()?;
     let (stdout_out, stdout_in) = pipe()?;
     let (stderr_out, stderr_in) = pipe()?;
-    let code = code.file().try_clone().map_err(system)?;
+    let (socket, its_socket) = UnixStream::pair().map_err(system)?;
+    descriptors::send(
+        &socket,
+        [
+            stdin_out.as_fd(),
+            orders_out.as_fd(),
+            says_in.as_fd(),
+            code.file().as_fd(),
+        ],
+    )
+    .map_err(system)?;
+    // Nothing here needs code between fork and exec.
     let mut command = Command::new(program);
     command
         .arg0("wrun-worker")
         .arg(WORKER_ARG)
         .arg(std::process::id().to_string())
+        .args(spare.then_some(SPARE_ARG))
         .env_clear()
         .current_dir("/")
         // A terminal's Ctrl-C is the runner's to handle.
         .process_group(0)
-        .stdin(Stdio::from(OwnedFd::from(stdin_out)))
+        .stdin(Stdio::from(OwnedFd::from(its_socket)))
         .stdout(Stdio::from(OwnedFd::from(stdout_in)))
         .stderr(Stdio::from(OwnedFd::from(stderr_in)));
-    let map = |fd: OwnedFd, child_fd| FdMapping {
-        parent_fd: fd,
-        child_fd,
-    };
-    command
-        .fd_mappings(vec![
-            map(orders_out.into(), ORDERS_FD),
-            map(says_in.into(), SAYS_FD),
-            map(code.into(), CODE_FD),
-        ])
-        .map_err(|error| system(io::Error::other(error.to_string())))?;
     let child = command.spawn().map_err(|source| ProcessError::Spawn {
         program: program.clone(),
         source,

@@ -5,14 +5,14 @@
 //! orders, runs them with the same function as thread mode, says what came of
 //! it. Invariant: it outlives neither its parent nor its task.
 
-use super::spawn::{CODE_FD, ORDERS_FD, SAYS_FD, WORKER_ARG};
+use super::descriptors;
+use super::spawn::{SPARE_ARG, WORKER_ARG};
 use crate::config::Mode;
 use crate::sandbox::{
     self, Allocation, Code, PrepareError, Prepared, Progress, Run, RunError, Sink, Source,
     TaskContext,
 };
-use crate::sys::take_inherited;
-use crate::task::InputKind;
+use crate::task::{InputKind, Spec};
 use crate::wire::{self, Decoder, Done, Hello, Input, Order, RunOrder, WorkerSays};
 use bytes::Bytes;
 use rustix::process::Signal;
@@ -58,7 +58,8 @@ pub fn worker_hook() {
     let parent = args
         .next()
         .and_then(|arg| arg.to_str().and_then(|arg| arg.parse::<i32>().ok()));
-    let code = match parent.map(work) {
+    let spare = args.next().is_some_and(|arg| arg == SPARE_ARG);
+    let code = match parent.map(|parent| work(parent, spare)) {
         Some(Ok(())) => 0,
         Some(Err(error)) => {
             let _ = writeln!(io::stderr(), "wrun worker: {error}");
@@ -77,15 +78,16 @@ pub(super) fn is_hooked() -> bool {
     HOOKED.load(Ordering::Relaxed)
 }
 
-fn work(parent: i32) -> io::Result<()> {
+fn work(parent: i32, spare: bool) -> io::Result<()> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     // The parent may have died before that took effect.
     if rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get()) != Some(parent) {
         return Err(io::Error::other("the runner is gone"));
     }
-    let orders = take_inherited(ORDERS_FD)?;
-    let mut says = File::from(take_inherited(SAYS_FD)?);
-    let code = File::from(take_inherited(CODE_FD)?);
+    let [stdin, orders, says, code] = descriptors::receive(rustix::stdio::stdin())?;
+    rustix::stdio::dup2_stdin(&stdin)?;
+    drop(stdin);
+    let (mut says, code) = (File::from(says), File::from(code));
     says.write_all(&Hello::encode())?;
     let prepared = match load(code) {
         Ok(prepared) => prepared,
@@ -94,13 +96,36 @@ fn work(parent: i32) -> io::Result<()> {
             return says.write_all(&frame);
         }
     };
-    let frame = wire::encode(&WorkerSays::Loaded).map_err(io::Error::other)?;
-    says.write_all(&frame)?;
-    tokio::runtime::Builder::new_current_thread()
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .event_interval(1)
-        .build()?
-        .block_on(serve(&prepared, orders, says.into()))
+        .build()?;
+    if spare {
+        // Nothing depends on it; the real order meets whatever is wrong.
+        let _ = runtime.block_on(rehearse(&prepared));
+    }
+    let frame = wire::encode(&WorkerSays::Loaded).map_err(io::Error::other)?;
+    says.write_all(&frame)?;
+    runtime.block_on(serve(&prepared, orders, says.into(), false))
+}
+
+/// Does what an order does, up to the guest's first instruction: a fresh process
+/// spends most of a small task on touching pages for the first time.
+async fn rehearse(prepared: &Prepared) -> io::Result<()> {
+    let (orders, mut to_orders) = io::pipe()?;
+    let (_from_says, says) = io::pipe()?;
+    let order = Order::Run(Box::new(RunOrder {
+        task_id: 0,
+        attempt: 1,
+        spec: Spec::rehearsal(),
+        remaining: None,
+        input: Input::Inline(Bytes::from_static(b"rehearsal")),
+        stdout_budget: Some(0),
+        stderr_budget: Some(0),
+    }));
+    to_orders.write_all(&wire::encode(&order).map_err(io::Error::other)?)?;
+    drop(to_orders);
+    serve(prepared, orders.into(), says.into(), true).await
 }
 
 fn load(code: File) -> Result<Prepared, WorkerSays> {
@@ -118,14 +143,19 @@ fn load(code: File) -> Result<Prepared, WorkerSays> {
 }
 
 /// Waits for the order, runs it, and says what came of it.
-async fn serve(prepared: &Prepared, orders: OwnedFd, says: OwnedFd) -> io::Result<()> {
+async fn serve(
+    prepared: &Prepared,
+    orders: OwnedFd,
+    says: OwnedFd,
+    rehearsal: bool,
+) -> io::Result<()> {
     let mut orders = Incoming {
         pipe: pipe::Receiver::from_owned_fd(orders)?,
         decoder: Decoder::default(),
     };
     let mut says = pipe::Sender::from_owned_fd(says)?;
     match orders.next().await? {
-        Some(Order::Run(order)) => run(prepared, *order, &mut orders, &mut says).await,
+        Some(Order::Run(order)) => run(prepared, *order, &mut orders, &mut says, rehearsal).await,
         Some(_) => Err(io::Error::other("an order before the one to run")),
         // The runner does not need this worker after all.
         None => Ok(()),
@@ -177,6 +207,7 @@ async fn run(
     order: RunOrder,
     orders: &mut Incoming,
     says: &mut pipe::Sender,
+    rehearsal: bool,
 ) -> io::Result<()> {
     let wishes = Arc::new(Wishes::default());
     let input = match order.input {
@@ -235,6 +266,7 @@ async fn run(
         // A runner that wants the task dead kills the process.
         kill: CancellationToken::new(),
         blocking: true,
+        rehearsal,
     };
     let fate = {
         let mut running = std::pin::pin!(sandbox::run(prepared, task));

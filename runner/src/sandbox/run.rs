@@ -117,6 +117,10 @@ pub(crate) struct Run<'a> {
     pub(crate) kill: CancellationToken,
     /// File calls may block the calling thread: it has nothing else to do.
     pub(crate) blocking: bool,
+    /// Everything but the guest: its first instruction is where it ends. What
+    /// touches code and memory for the first time is then done before a real run
+    /// waits for it.
+    pub(crate) rehearsal: bool,
 }
 
 /// How a guest ended; its output is in its sinks.
@@ -196,8 +200,15 @@ pub(crate) async fn run(prepared: &Prepared, run: Run<'_>) -> Result<Fate, RunEr
     let mut store = Store::try_new(&prepared.engine, host)
         .map_err(|error| RunError::Sandbox(format!("{error:#}")))?;
     store.limiter(|host| &mut host.limiter);
-    store.set_epoch_deadline(1);
-    store.epoch_deadline_async_yield_and_update(1);
+    if run.rehearsal {
+        // Functions compare the epoch with the deadline before anything else:
+        // one that is due ends every one of them at its entry.
+        store.set_epoch_deadline(0);
+        store.epoch_deadline_trap();
+    } else {
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_async_yield_and_update(1);
+    }
     let fuel = run.spec.limits.fuel;
     if prepared.metered {
         store

@@ -115,6 +115,7 @@ impl Executor for ThreadExecutor {
             stderr: job.stderr,
             kill: job.kill,
             blocking: false,
+            rehearsal: false,
         };
         let fate = sandbox::run(&prepared, run).await?;
         Ok(Executed {

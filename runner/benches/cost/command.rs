@@ -1,0 +1,152 @@
+//! The whole command, from the shell's point of view, beside `wasmtime run`.
+
+use crate::measure::{Bench, Target, each};
+use crate::{guest, wrun_program};
+use anyhow::{Context, ensure};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+struct Guest {
+    names: [&'static str; 3],
+    path: &'static str,
+    args: &'static [&'static str],
+    input: Option<&'static str>,
+}
+
+const GUESTS: [Guest; 2] = [
+    Guest {
+        names: [
+            "command hello, thread",
+            "command hello, thread, precompiled",
+            "command hello, process",
+        ],
+        path: "hello-command/hello-command.wat",
+        args: &[],
+        input: None,
+    },
+    Guest {
+        names: [
+            "command csv-stats, thread",
+            "command csv-stats, thread, precompiled",
+            "command csv-stats, process",
+        ],
+        path: "csv-stats/csv-stats.wasm",
+        args: &["region", "amount"],
+        input: Some("inputs/sales.csv"),
+    },
+];
+
+pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
+    let mut names = GUESTS.iter().flat_map(|guest| guest.names);
+    if !names.any(|name| bench.wants(name)) {
+        return Ok(());
+    }
+    let Some(wasmtime) = wasmtime() else {
+        eprintln!(
+            "command: skipped, there is no wasmtime: run runner/benches/peers.sh, or set \
+             WASMTIME_BIN"
+        );
+        return Ok(());
+    };
+    let scratch = tempfile::tempdir()?;
+    for guest in &GUESTS {
+        measure_guest(bench, guest, &wasmtime, scratch.path())?;
+    }
+    Ok(())
+}
+
+fn measure_guest(
+    bench: &mut Bench,
+    task: &Guest,
+    wasmtime: &Path,
+    scratch: &Path,
+) -> anyhow::Result<()> {
+    let module = guest(task.path);
+    let compiled = scratch.join("task.cwasm");
+    let status = Command::new(wasmtime)
+        .arg("compile")
+        .arg(&module)
+        .arg("-o")
+        .arg(&compiled)
+        .status()?;
+    ensure!(status.success(), "wasmtime cannot compile {}", task.path);
+    let wrun = |mode: &str| {
+        let mut command = Command::new(wrun_program());
+        command
+            .env("WRUN_CACHE_DIR", scratch)
+            .args(["--mode", mode])
+            .arg(&module)
+            .args(task.args);
+        command
+    };
+    // Its compilation cache is on unless a configuration file says otherwise.
+    let run = || {
+        let mut command = Command::new(wasmtime);
+        command.arg("run").arg(&module).args(task.args);
+        command
+    };
+    let run_compiled = || {
+        let mut command = Command::new(wasmtime);
+        command
+            .args(["run", "--allow-precompiled"])
+            .arg(&compiled)
+            .args(task.args);
+        command
+    };
+    let [thread, precompiled, process] = task.names;
+    let time = |command: Command| {
+        let mut command = command;
+        each(1, || succeed(&mut command, task.input))
+    };
+    let time_floor = time;
+    bench.row(
+        thread,
+        "wasmtime run, warm cache",
+        Target::AtMost(1.2),
+        100,
+        &mut || time(wrun("thread")),
+        &mut || time_floor(run()),
+    )?;
+    bench.row(
+        precompiled,
+        "wasmtime run --allow-precompiled",
+        Target::None,
+        100,
+        &mut || time(wrun("thread")),
+        &mut || time_floor(run_compiled()),
+    )?;
+    bench.row(
+        process,
+        "wasmtime run, warm cache",
+        Target::None,
+        100,
+        &mut || time(wrun("process")),
+        &mut || time_floor(run()),
+    )
+}
+
+fn succeed(command: &mut Command, input: Option<&str>) -> anyhow::Result<()> {
+    let stdin = match input {
+        Some(input) => Stdio::from(File::open(guest(input))?),
+        None => Stdio::null(),
+    };
+    let status = command.stdin(stdin).stdout(Stdio::null()).status()?;
+    ensure!(status.success(), "{command:?}: {status}");
+    Ok(())
+}
+
+/// The command to compare with: what `WASMTIME_BIN` names, or what `peers.sh`
+/// installed.
+fn wasmtime() -> Option<PathBuf> {
+    if let Some(path) = std::env::var_os("WASMTIME_BIN") {
+        return Some(path.into());
+    }
+    let installed = wrun_program()
+        .ancestors()
+        .nth(2)
+        .context("no target directory")
+        .ok()?
+        .join("peers/wasmtime");
+    installed.is_file().then_some(installed)
+}

@@ -1,0 +1,158 @@
+//! Rounds, interleaved, so that what else the machine does hits both sides.
+
+use std::time::{Duration, Instant};
+
+/// What the rows are measured with, and the rows.
+#[derive(Default)]
+pub(crate) struct Bench {
+    pub(crate) quick: bool,
+    pub(crate) wanted: Vec<String>,
+    pub(crate) rows: Vec<Row>,
+}
+
+/// One row of the table.
+pub(crate) struct Row {
+    pub(crate) name: &'static str,
+    /// What wrun is compared with.
+    pub(crate) floor_name: &'static str,
+    pub(crate) target: Target,
+    /// Seconds per operation of wrun and of the floor, one pair a round.
+    pub(crate) rounds: Vec<(f64, f64)>,
+}
+
+/// What a ratio should be.
+#[derive(Clone, Copy)]
+pub(crate) enum Target {
+    /// Time over time.
+    AtMost(f64),
+    /// Rate over rate.
+    AtLeast(f64),
+    /// Time over time; nobody promised anything.
+    None,
+}
+
+/// One side of a row: does some operations and says how long one took.
+pub(crate) type Side<'a> = &'a mut dyn FnMut() -> anyhow::Result<Duration>;
+
+impl Bench {
+    /// Whether the row was asked for.
+    pub(crate) fn wants(&self, name: &str) -> bool {
+        self.wanted.is_empty()
+            || self
+                .wanted
+                .iter()
+                .any(|wanted| name.contains(wanted.as_str()))
+    }
+
+    /// Measures a row: each side once to warm up, then in turns.
+    pub(crate) fn row(
+        &mut self,
+        name: &'static str,
+        floor_name: &'static str,
+        target: Target,
+        rounds: usize,
+        wrun: Side<'_>,
+        floor: Side<'_>,
+    ) -> anyhow::Result<()> {
+        if !self.wants(name) {
+            return Ok(());
+        }
+        eprintln!("{name} ...");
+        let rounds = if self.quick {
+            (rounds / 5).max(3)
+        } else {
+            rounds
+        };
+        let mut pairs = Vec::with_capacity(rounds);
+        for _ in 0..rounds.div_ceil(10) {
+            wrun()?;
+            floor()?;
+        }
+        for round in 0..rounds {
+            // Who goes second finds the caches as the first one left them.
+            let pair = if round % 2 == 0 {
+                let wrun = wrun()?;
+                (wrun, floor()?)
+            } else {
+                let floor = floor()?;
+                (wrun()?, floor)
+            };
+            pairs.push((pair.0.as_secs_f64(), pair.1.as_secs_f64()));
+        }
+        self.rows.push(Row {
+            name,
+            floor_name,
+            target,
+            rounds: pairs,
+        });
+        Ok(())
+    }
+}
+
+/// The time of one of `count` operations done one after the other.
+pub(crate) fn each(
+    count: u32,
+    mut operation: impl FnMut() -> anyhow::Result<()>,
+) -> anyhow::Result<Duration> {
+    let began = Instant::now();
+    for _ in 0..count {
+        operation()?;
+    }
+    Ok(began.elapsed() / count)
+}
+
+/// Numbers in order, to be asked for their quantiles.
+pub(crate) struct Sorted(Vec<f64>);
+
+impl Sorted {
+    pub(crate) fn new(numbers: impl Iterator<Item = f64>) -> Self {
+        let mut numbers: Vec<f64> = numbers.collect();
+        numbers.sort_by(f64::total_cmp);
+        Sorted(numbers)
+    }
+
+    /// The number that `part` of all are below.
+    pub(crate) fn quantile(&self, part: f64) -> f64 {
+        let last = self.0.len().saturating_sub(1);
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            clippy::cast_precision_loss,
+            reason = "an index of a short list"
+        )]
+        let at = (last as f64 * part).round() as usize;
+        self.0.get(at).copied().unwrap_or(f64::NAN)
+    }
+
+    pub(crate) fn median(&self) -> f64 {
+        self.quantile(0.5)
+    }
+}
+
+impl Row {
+    pub(crate) fn wrun(&self) -> Sorted {
+        Sorted::new(self.rounds.iter().map(|round| round.0))
+    }
+
+    pub(crate) fn floor(&self) -> Sorted {
+        Sorted::new(self.rounds.iter().map(|round| round.1))
+    }
+
+    /// wrun over its floor, of each round.
+    pub(crate) fn ratio(&self) -> Sorted {
+        Sorted::new(self.rounds.iter().map(|(wrun, floor)| match self.target {
+            Target::AtLeast(_) => floor / wrun,
+            Target::AtMost(_) | Target::None => wrun / floor,
+        }))
+    }
+
+    /// Whether the target is held; nothing when there is none.
+    pub(crate) fn holds(&self) -> Option<bool> {
+        let ratio = self.ratio().median();
+        match self.target {
+            Target::AtMost(most) => Some(ratio <= most),
+            Target::AtLeast(least) => Some(ratio >= least),
+            Target::None => None,
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! Thread mode: what a sandbox costs over bare wasmtime.
+
+use crate::bare::{self, Bare, Memory};
+use crate::measure::{Bench, Target, each};
+use crate::{SMALL, guest};
+use anyhow::ensure;
+use std::collections::VecDeque;
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+use wrun::{Mode, Runner, Task};
+
+const BATCH: u32 = 500;
+const MANY: u32 = 4_000;
+
+pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
+    let names = [
+        "thread latency",
+        "thread throughput",
+        "thread compute",
+        "epoch checks",
+    ];
+    if !names.into_iter().any(|name| bench.wants(name)) {
+        return Ok(());
+    }
+    let runner = Runner::builder().mode(Mode::Thread).build()?;
+    let echo = runner.load(guest("echo/echo.wat"))?;
+    let bare = Bare::new("echo/echo.wat", Memory::Pool, true)?;
+    let runtime = bare::runtime()?;
+
+    bench.row(
+        "thread latency",
+        "bare wasmtime, pool, WASI 0.2, block_on",
+        Target::AtMost(2.0),
+        200,
+        &mut || {
+            each(BATCH, || {
+                let report = runner.run(Task::new(&echo).input(black_box(&SMALL[..])))?;
+                ensure!(black_box(report).stdout.len() == SMALL.len());
+                Ok(())
+            })
+        },
+        &mut || {
+            each(BATCH, || {
+                let output = runtime.block_on(bare.run(black_box(&SMALL)))?;
+                ensure!(black_box(output).len() == SMALL.len());
+                Ok(())
+            })
+        },
+    )?;
+
+    let cores = std::thread::available_parallelism()?.get();
+    bench.row(
+        "thread throughput",
+        "bare wasmtime looping on every core",
+        Target::AtLeast(0.7),
+        60,
+        &mut || runtime.block_on(submit_many(&runner, &echo)),
+        &mut || loop_on_all(cores, &bare, runtime),
+    )?;
+
+    let mandelbrot = runner.load(guest("mandelbrot/mandelbrot.wasm"))?;
+    let with = Bare::new("mandelbrot/mandelbrot.wasm", Memory::Pool, true)?;
+    let without = Bare::new("mandelbrot/mandelbrot.wasm", Memory::Pool, false)?;
+    bench.row(
+        "thread compute",
+        "bare wasmtime, same checks of the epoch",
+        Target::None,
+        40,
+        &mut || {
+            each(1, || {
+                black_box(runner.run(Task::new(&mandelbrot))?);
+                Ok(())
+            })
+        },
+        &mut || {
+            each(1, || {
+                black_box(runtime.block_on(with.run(&[]))?);
+                Ok(())
+            })
+        },
+    )?;
+    bench.row(
+        "epoch checks",
+        "the same loop compiled without them",
+        Target::None,
+        40,
+        &mut || {
+            each(1, || {
+                black_box(runtime.block_on(with.run(&[]))?);
+                Ok(())
+            })
+        },
+        &mut || {
+            each(1, || {
+                black_box(runtime.block_on(without.run(&[]))?);
+                Ok(())
+            })
+        },
+    )
+}
+
+/// Many tasks at once, as an embedder submits them: the queue holds it up.
+async fn submit_many(runner: &Runner, echo: &wrun::Artifact) -> anyhow::Result<Duration> {
+    let began = Instant::now();
+    let mut waiting = VecDeque::new();
+    for _ in 0..MANY {
+        if waiting.len() == 256 {
+            finish(waiting.pop_front()).await?;
+        }
+        waiting.push_back(runner.submit(Task::new(echo).input(&SMALL[..])).await?);
+    }
+    while !waiting.is_empty() {
+        finish(waiting.pop_front()).await?;
+    }
+    Ok(began.elapsed() / MANY)
+}
+
+pub(crate) async fn finish(handle: Option<wrun::TaskHandle>) -> anyhow::Result<()> {
+    if let Some(handle) = handle {
+        let report = handle.outcome().await?;
+        ensure!(report.stdout.len() == SMALL.len(), "{:?}", report.outcome);
+    }
+    Ok(())
+}
+
+fn loop_on_all(
+    cores: usize,
+    bare: &Bare,
+    runtime: &tokio::runtime::Runtime,
+) -> anyhow::Result<Duration> {
+    let share = MANY / u32::try_from(cores)?;
+    let began = Instant::now();
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..cores)
+            .map(|_| {
+                scope.spawn(|| {
+                    runtime.block_on(async {
+                        for _ in 0..share {
+                            black_box(bare.run(black_box(&SMALL)).await?);
+                        }
+                        anyhow::Ok(())
+                    })
+                })
+            })
+            .collect();
+        for thread in threads {
+            thread
+                .join()
+                .map_err(|_| anyhow::anyhow!("the bare loop panicked"))??;
+        }
+        anyhow::Ok(())
+    })?;
+    Ok(began.elapsed() / (share * u32::try_from(cores)?))
+}
