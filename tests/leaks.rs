@@ -221,18 +221,17 @@ fn ten_thousand_tasks_wait_at_once() {
 
 // --- violence -------------------------------------------------------------
 
-/// Says that it runs, by progress, then waits two seconds.
+/// Says that it runs, by progress, then waits until it is cancelled.
 const ANNOUNCES: &str = r#"
 (module
   (import "wrun:task/context@0.1.0" "progress" (func $progress (param i64 i32 i64)))
-  (import "wasi:clocks/monotonic-clock@0.2.12" "subscribe-duration"
-    (func $timer (param i64) (result i32)))
+  (import "wrun:task/context@0.1.0" "subscribe-cancelled" (func $cancelled (result i32)))
   (import "wasi:io/poll@0.2.12" "[method]pollable.block" (func $block (param i32)))
   (memory (export "memory") 1)
   (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (i32.const 1024))
   (func (export "run") (param i32 i32) (result i32)
     (call $progress (i64.const 1) (i32.const 0) (i64.const 0))
-    (call $block (call $timer (i64.const 2000000000)))
+    (call $block (call $cancelled))
     (i32.const 0)))"#;
 
 fn kill_process(pid: i32) {
@@ -265,6 +264,7 @@ fn a_killed_worker_loses_its_own_task_only() {
         }
         let mut lost = 0;
         for handle in handles {
+            handle.cancel();
             let report = handle.wait().unwrap();
             let pid = report.stats.worker_pid.expect("it ran");
             if killed.contains(&pid) {

@@ -7,7 +7,7 @@
 
 use crate::config::{Cache, Config, Mode};
 use crate::error::{Error, ErrorKind};
-use crate::executor::{Executed, Executor, Job};
+use crate::executor::{Afterwards, Executed, Executor, Job};
 use crate::handle::{OutputStream, TaskHandle};
 use crate::outcome::{Limit, Outcome, Output};
 use crate::process::ProcessExecutor;
@@ -375,7 +375,8 @@ impl Runner {
         self.start(task, permit)
     }
 
-    /// Takes no more tasks, waits for those it has, and ends.
+    /// Takes no more tasks, waits for those it has and until their streams are
+    /// read, and ends.
     pub async fn shutdown(self) {
         self.shared.admission.close();
         self.shared.tasks.close();
@@ -525,6 +526,10 @@ impl Shared {
                 progress: Arc::new(move |value| {
                     progress.send_replace(value);
                 }),
+                afterwards: Afterwards {
+                    tasks: self.tasks.clone(),
+                    ended: self.kill_all.clone(),
+                },
             },
             capture_out,
             capture_err,

@@ -160,6 +160,7 @@ async fn supervise(worker: Worker, job: Job) -> Result<Result<Fate, Crash>, Erro
     let run = Orders::frame(&order)
         .map_err(|error| Error::new(ErrorKind::InvalidTask, format!("the task: {error}")))?;
     let cancel = job.cancel;
+    let afterwards = job.afterwards;
     let (failed, mut failures) = mpsc::channel::<String>(1);
     let mut cancelled = false;
     let ordering = async {
@@ -257,7 +258,7 @@ async fn supervise(worker: Worker, job: Job) -> Result<Result<Fate, Crash>, Erro
             let everything = u64::MAX;
             out.settle(&job.stdout, everything).await;
             err.settle(&job.stderr, everything).await;
-            tokio::spawn(async move {
+            afterwards.spawn(async move {
                 out.rest().await;
                 err.rest().await;
             });
@@ -268,7 +269,9 @@ async fn supervise(worker: Worker, job: Job) -> Result<Result<Fate, Crash>, Erro
     if job.stdout.is_channel() {
         // Whoever reads sets the pace; the outcome does not wait.
         let sink = job.stdout.clone();
-        tokio::spawn(async move { sink.put(done.output).await });
+        afterwards.spawn(async move {
+            sink.put(done.output).await;
+        });
     } else {
         job.stdout.put(done.output).await;
     }
@@ -277,7 +280,7 @@ async fn supervise(worker: Worker, job: Job) -> Result<Result<Fate, Crash>, Erro
     let kept = out.settle(&job.stdout, done.stdout_len).await
         & err.settle(&job.stderr, done.stderr_len).await;
     let pending = [out, err];
-    tokio::spawn(async move {
+    afterwards.spawn(async move {
         for stream in pending {
             stream.rest().await;
         }
