@@ -5,15 +5,21 @@ use crate::guest;
 use anyhow::Context;
 use std::sync::OnceLock;
 use wasmtime::component::{Component, ComponentExportIndex, InstancePre, Linker, ResourceTable};
-use wasmtime::{Config, Engine, PoolingAllocationConfig, Store};
+use wasmtime::{Config, Enabled, Engine, PoolingAllocationConfig, Store};
 use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 
 /// How sandboxes get their memory.
 #[derive(Clone, Copy)]
 pub(crate) enum Memory {
+    /// A pool with wasmtime's defaults.
     Pool,
+    /// A pool that clears memory as wrun's does.
+    PoolAsWrun,
     OnDemand,
 }
+
+/// As in wrun's engine.
+const KEEP_RESIDENT: usize = 256 << 10;
 
 /// A component that is linked and waits to be instantiated.
 pub(crate) struct Bare {
@@ -45,8 +51,14 @@ impl Bare {
             .epoch_interruption(epochs)
             .memory_may_move(false)
             .concurrency_support(false);
-        if let Memory::Pool = memory {
-            config.allocation_strategy(PoolingAllocationConfig::new());
+        let mut pool = PoolingAllocationConfig::new();
+        if let Memory::PoolAsWrun = memory {
+            pool.linear_memory_keep_resident(KEEP_RESIDENT)
+                .table_keep_resident(KEEP_RESIDENT)
+                .pagemap_scan(Enabled::Auto);
+        }
+        if !matches!(memory, Memory::OnDemand) {
+            config.allocation_strategy(pool);
         }
         let engine = Engine::new(&config)?;
         let component = Component::new(&engine, component(path)?)?;

@@ -146,6 +146,17 @@ impl Row {
         }))
     }
 
+    /// The ratio of what each side needs when nothing disturbs it: of the times
+    /// that a tenth of the rounds stay below. What is left of a ratio on a
+    /// machine that others use too.
+    pub(crate) fn quiet(&self) -> f64 {
+        let (wrun, floor) = (self.wrun().quantile(0.1), self.floor().quantile(0.1));
+        match self.target {
+            Target::AtLeast(_) => floor / wrun,
+            Target::AtMost(_) | Target::None => wrun / floor,
+        }
+    }
+
     /// Whether the target is held; nothing when there is none.
     pub(crate) fn holds(&self) -> Option<bool> {
         let ratio = self.ratio().median();

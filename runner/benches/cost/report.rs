@@ -5,19 +5,20 @@ use serde_json::{Value, json};
 
 pub(crate) fn print(rows: &[Row]) {
     println!(
-        "{:<42} {:>10} {:>10} {:>7} {:>15} {:>7}  {:<6} floor",
-        "row", "wrun", "floor", "ratio", "p10..p90", "target", ""
+        "{:<42} {:>10} {:>10} {:>7} {:>15} {:>7} {:>7}  {:<6} floor",
+        "row", "wrun", "floor", "ratio", "p10..p90", "quiet", "target", ""
     );
     for row in rows {
         let ratio = row.ratio();
         let spread = format!("{:.2}..{:.2}", ratio.quantile(0.1), ratio.quantile(0.9));
         println!(
-            "{:<42} {:>10} {:>10} {:>7.2} {:>15} {:>7}  {:<6} {}",
+            "{:<42} {:>10} {:>10} {:>7.2} {:>15} {:>7.2} {:>7}  {:<6} {}",
             row.name,
             time(row.wrun().median()),
             time(row.floor().median()),
             ratio.median(),
             spread,
+            row.quiet(),
             target(row.target),
             verdict(row),
             row.floor_name,
@@ -62,6 +63,7 @@ pub(crate) fn json(rows: &[Row]) -> Value {
                 "ratio": ratio.median(),
                 "ratio_p10": ratio.quantile(0.1),
                 "ratio_p90": ratio.quantile(0.9),
+                "ratio_quiet": row.quiet(),
                 "target": target(row.target),
                 "holds": row.holds(),
                 "rounds": row.rounds.len(),

@@ -24,39 +24,69 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
     }
     let runner = Runner::builder().mode(Mode::Thread).build()?;
     let echo = runner.load(guest("echo/echo.wat"))?;
-    let bare = Bare::new("echo/echo.wat", Memory::Pool, true)?;
+    let same = Bare::new("echo/echo.wat", Memory::PoolAsWrun, true)?;
+    let default = Bare::new("echo/echo.wat", Memory::Pool, true)?;
     let runtime = bare::runtime()?;
-
-    bench.row(
-        "thread latency",
-        "bare wasmtime, pool, WASI 0.2, block_on",
-        Target::AtMost(2.0),
-        200,
-        &mut || {
-            each(BATCH, || {
-                let report = runner.run(Task::new(&echo).input(black_box(&SMALL[..])))?;
-                ensure!(black_box(report).stdout.len() == SMALL.len());
-                Ok(())
-            })
-        },
-        &mut || {
-            each(BATCH, || {
-                let output = runtime.block_on(bare.run(black_box(&SMALL)))?;
-                ensure!(black_box(output).len() == SMALL.len());
-                Ok(())
-            })
-        },
-    )?;
-
     let cores = std::thread::available_parallelism()?.get();
-    bench.row(
-        "thread throughput",
-        "bare wasmtime looping on every core",
-        Target::AtLeast(0.7),
-        60,
-        &mut || runtime.block_on(submit_many(&runner, &echo)),
-        &mut || loop_on_all(cores, &bare, runtime),
-    )?;
+
+    for (name, floor_name, target, bare) in [
+        (
+            "thread latency",
+            "bare wasmtime, wrun's pool settings, block_on",
+            Target::AtMost(2.0),
+            &same,
+        ),
+        (
+            "thread latency, default pool",
+            "bare wasmtime, its default pool, block_on",
+            Target::None,
+            &default,
+        ),
+    ] {
+        bench.row(
+            name,
+            floor_name,
+            target,
+            100,
+            &mut || {
+                each(BATCH, || {
+                    let report = runner.run(Task::new(&echo).input(black_box(&SMALL[..])))?;
+                    ensure!(black_box(report).stdout.len() == SMALL.len());
+                    Ok(())
+                })
+            },
+            &mut || {
+                each(BATCH, || {
+                    let output = runtime.block_on(bare.run(black_box(&SMALL)))?;
+                    ensure!(black_box(output).len() == SMALL.len());
+                    Ok(())
+                })
+            },
+        )?;
+    }
+    for (name, floor_name, target, bare) in [
+        (
+            "thread throughput",
+            "bare wasmtime, wrun's pool settings, on every core",
+            Target::AtLeast(0.7),
+            &same,
+        ),
+        (
+            "thread throughput, default pool",
+            "bare wasmtime, its default pool, on every core",
+            Target::None,
+            &default,
+        ),
+    ] {
+        bench.row(
+            name,
+            floor_name,
+            target,
+            60,
+            &mut || runtime.block_on(submit_many(&runner, &echo)),
+            &mut || loop_on_all(cores, bare, runtime),
+        )?;
+    }
 
     let mandelbrot = runner.load(guest("mandelbrot/mandelbrot.wasm"))?;
     let with = Bare::new("mandelbrot/mandelbrot.wasm", Memory::Pool, true)?;

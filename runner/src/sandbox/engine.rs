@@ -21,6 +21,11 @@ const MAPPINGS_PER_TASK: usize = 5;
 /// Mappings left to the rest of the process.
 const MAPPINGS_KEPT: usize = 8_192;
 
+/// What a slot of the pool keeps of the memory that a task wrote, cleared by
+/// copying: giving pages back and faulting them in again costs small tasks more,
+/// and each other processor an interrupt. Half of a megabyte a slot at most.
+const KEEP_RESIDENT: usize = 256 << 10;
+
 /// An engine could not be made.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EngineError {
@@ -80,6 +85,8 @@ pub(crate) fn runtime(metered: bool, allocation: Allocation) -> Result<Engine, E
             .max_tables_per_module(1)
             // What the limiter allows, so that it refuses and not the pool.
             .table_elements(Limits::MAX_TABLE_ELEMENTS as usize)
+            .linear_memory_keep_resident(KEEP_RESIDENT)
+            .table_keep_resident(KEEP_RESIDENT)
             .pagemap_scan(Enabled::Auto);
         config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     }
