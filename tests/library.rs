@@ -716,8 +716,11 @@ fn a_compiled_artifact_is_loaded_where_it_is_allowed() {
             ErrorKind::NotLoadable,
             "vouch",
         );
-        let trusting = builder(mode).allow_precompiled(true).build().unwrap();
-        let artifact = trusting.load_bytes("echo", compiled.clone()).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("echo");
+        std::fs::write(&file, &compiled).unwrap();
+        let trusting = builder(mode).build().unwrap();
+        let artifact = trusting.load_trusted(&file).unwrap();
         assert_eq!(artifact.shape(), Shape::CoreModule);
         assert_eq!(artifact.digest(), echo(&maker).digest());
         let report = trusting.run(Task::new(&artifact).input("x")).unwrap();
@@ -727,8 +730,9 @@ fn a_compiled_artifact_is_loaded_where_it_is_allowed() {
         assert_error(trusting.run(metered), ErrorKind::NotLoadable, "fuel");
         let mut damaged = compiled;
         damaged[1_000] ^= 1;
+        std::fs::write(&file, damaged).unwrap();
         assert_error(
-            trusting.load_bytes("echo", damaged),
+            trusting.load_trusted(&file),
             ErrorKind::NotLoadable,
             "damaged",
         );

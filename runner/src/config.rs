@@ -80,6 +80,4 @@ pub(crate) struct Config {
     pub(crate) max_module_size: u64,
     /// `load` compiles with fuel counted.
     pub(crate) metered: bool,
-    /// Load artifacts made by `wrun compile`.
-    pub(crate) allow_precompiled: bool,
 }

@@ -8,7 +8,6 @@ use crate::task::{InputKind, Spec};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 /// Runs admitted tasks, any number at the same time.
 #[async_trait::async_trait]
@@ -40,27 +39,6 @@ pub(crate) struct Job {
     /// The host ends the task.
     pub(crate) kill: CancellationToken,
     pub(crate) progress: Arc<dyn Fn(Progress) + Send + Sync>,
-    pub(crate) afterwards: Afterwards,
-}
-
-/// What goes on after an attempt's outcome: output that somebody still reads.
-/// Shutting down waits for it, as for the task; dropping the runner ends it.
-#[derive(Clone)]
-pub(crate) struct Afterwards {
-    pub(crate) tasks: TaskTracker,
-    pub(crate) ended: CancellationToken,
-}
-
-impl Afterwards {
-    pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
-        let ended = self.ended.clone();
-        self.tasks.spawn(async move {
-            tokio::select! {
-                () = work => {}
-                () = ended.cancelled() => {}
-            }
-        });
-    }
 }
 
 impl Job {

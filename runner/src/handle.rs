@@ -94,7 +94,7 @@ impl TaskHandle {
         Killer(self.kill.clone())
     }
 
-    /// Waits for the task's end.
+    /// Waits for the task's end. A stream that was not taken is thrown away.
     ///
     /// # Errors
     ///
@@ -106,7 +106,17 @@ impl TaskHandle {
         let Some(join) = &mut self.join else {
             return Err(Error::shut_down());
         };
-        let result = join.await;
+        // Streams that nobody took are read here, so that their task is not held
+        // up by a reader that will never come.
+        let (mut stdout, mut stderr) = (self.stdout.take(), self.stderr.take());
+        let result = loop {
+            tokio::select! {
+                biased;
+                result = &mut *join => break result,
+                () = discard(&mut stdout) => {}
+                () = discard(&mut stderr) => {}
+            }
+        };
         self.join = None;
         finished(result)
     }
@@ -133,6 +143,16 @@ impl TaskHandle {
     /// Lets the task run with nobody waiting.
     pub fn detach(mut self) {
         self.join = None;
+    }
+}
+
+/// Reads a stream to its end and throws it away; never ends without one.
+async fn discard(stream: &mut Option<OutputStream>) {
+    if let Some(reading) = stream {
+        while reading.next_chunk().await.is_some() {}
+        *stream = None;
+    } else {
+        std::future::pending().await
     }
 }
 

@@ -209,8 +209,8 @@
 //!
 //! Compiling takes from milliseconds to seconds, once for each [`Runner::load`].
 //! [`Cache::User`] or [`Cache::Directory`] keeps the code between runs of a
-//! program; [`Runner::compile`] makes a file of it, which runs where
-//! [`Builder::allow_precompiled`] vouches for it: it is native code.
+//! program; [`Runner::compile`] makes a file of it, which
+//! [`Runner::load_trusted`] loads: it is native code.
 //!
 //! ```
 //! use wrun::{Cache, Mode, Runner};

@@ -7,7 +7,7 @@
 
 use crate::config::{Cache, Config, Mode};
 use crate::error::{Error, ErrorKind};
-use crate::executor::{Afterwards, Executed, Executor, Job};
+use crate::executor::{Executed, Executor, Job};
 use crate::handle::{OutputStream, TaskHandle};
 use crate::outcome::{Limit, Outcome, Output};
 use crate::process::ProcessExecutor;
@@ -43,7 +43,6 @@ pub struct Builder {
     worker: Option<PathBuf>,
     max_module_size: u64,
     metered: bool,
-    allow_precompiled: bool,
 }
 
 impl Default for Builder {
@@ -58,7 +57,6 @@ impl Default for Builder {
             worker: None,
             max_module_size: Builder::MODULE_SIZE_DEFAULT,
             metered: false,
-            allow_precompiled: false,
         }
     }
 }
@@ -135,14 +133,6 @@ impl Builder {
         self
     }
 
-    /// Whether artifacts of `wrun compile` are loaded. They are native code that
-    /// no sandbox checks: allow it only where you made them yourself. Default:
-    /// no.
-    pub fn allow_precompiled(mut self, allow: bool) -> Self {
-        self.allow_precompiled = allow;
-        self
-    }
-
     /// Makes the runner and starts its threads.
     ///
     /// # Errors
@@ -166,13 +156,23 @@ impl Builder {
             max_queued: self.max_queued.min(1 << 24),
             worker_threads: self.worker_threads.unwrap_or(cores).clamp(1, 1024),
             idle_workers: self.idle_workers,
-            worker: self.worker,
+            worker: self.worker.map(worker_path).transpose()?,
             max_module_size: self.max_module_size,
             metered: self.metered,
-            allow_precompiled: self.allow_precompiled,
         };
         Runner::new(config)
     }
+}
+
+/// Where the worker program is, seen from any directory.
+fn worker_path(program: PathBuf) -> Result<PathBuf, Error> {
+    std::path::absolute(&program).map_err(|error| {
+        let program = program.display();
+        Error::new(
+            ErrorKind::NoWorker,
+            format!("cannot start the worker {program}: {error}"),
+        )
+    })
 }
 
 /// Runs tasks, in one mode; see the [crate's tour](crate).
@@ -264,7 +264,7 @@ impl Runner {
     /// [`ErrorKind::NotFound`], or [`ErrorKind::NotLoadable`] with what is wrong
     /// with the bytes.
     pub fn load(&self, path: impl AsRef<Path>) -> Result<Artifact, Error> {
-        let artifact = self.shared.loader.load_file(path.as_ref())?;
+        let artifact = self.shared.loader.load_file(path.as_ref(), false)?;
         self.shared.prepare(artifact)
     }
 
@@ -274,20 +274,47 @@ impl Runner {
     ///
     /// As [`Runner::load`].
     pub fn load_bytes(&self, name: &str, bytes: impl Into<Bytes>) -> Result<Artifact, Error> {
-        let artifact = self.shared.loader.load(name, bytes.into())?;
+        let artifact = self.shared.loader.load(name, bytes.into(), false)?;
         self.shared.prepare(artifact)
     }
 
-    /// [`Runner::load`] for asynchronous code.
+    /// Loads a task file that may also be an artifact of `wrun compile`.
+    ///
+    /// An artifact is native code that no sandbox checks: vouch only for what you
+    /// made yourself.
+    ///
+    /// # Errors
+    ///
+    /// As [`Runner::load`]; [`ErrorKind::NotLoadable`] for an artifact that is
+    /// damaged, or made by another version or for another kind of processor.
+    pub fn load_trusted(&self, path: impl AsRef<Path>) -> Result<Artifact, Error> {
+        let artifact = self.shared.loader.load_file(path.as_ref(), true)?;
+        self.shared.prepare(artifact)
+    }
+
+    /// [`Runner::load`] for asynchronous code. Compiling goes on to its end when
+    /// the future is dropped.
     ///
     /// # Errors
     ///
     /// As [`Runner::load`].
     pub async fn load_async(&self, path: impl Into<PathBuf>) -> Result<Artifact, Error> {
+        self.load_elsewhere(path.into(), false).await
+    }
+
+    /// [`Runner::load_trusted`] for asynchronous code.
+    ///
+    /// # Errors
+    ///
+    /// As [`Runner::load_trusted`].
+    pub async fn load_trusted_async(&self, path: impl Into<PathBuf>) -> Result<Artifact, Error> {
+        self.load_elsewhere(path.into(), true).await
+    }
+
+    async fn load_elsewhere(&self, path: PathBuf, trusted: bool) -> Result<Artifact, Error> {
         let shared = self.shared.clone();
-        let path = path.into();
         self.handle()
-            .spawn_blocking(move || shared.prepare(shared.loader.load_file(&path)?))
+            .spawn_blocking(move || shared.prepare(shared.loader.load_file(&path, trusted)?))
             .await
             .map_err(|_| Error::shut_down())?
     }
@@ -526,10 +553,6 @@ impl Shared {
                 progress: Arc::new(move |value| {
                     progress.send_replace(value);
                 }),
-                afterwards: Afterwards {
-                    tasks: self.tasks.clone(),
-                    ended: self.kill_all.clone(),
-                },
             },
             capture_out,
             capture_err,
@@ -575,7 +598,7 @@ impl Shared {
             outcome,
             stats: Stats {
                 queue,
-                start: overhead + fate.start,
+                start: overhead.saturating_add(fate.start),
                 run: fate.run,
                 total,
                 cpu: fate.cpu,

@@ -15,6 +15,9 @@ use tokio::io::AsyncRead;
 /// have; the same order as Linux allows for `execve`.
 pub(crate) const MAX_STRINGS: usize = 1 << 20;
 
+/// Most directories that one task is granted, and most addresses.
+const MAX_GRANTS: usize = 256;
+
 /// One run of an artifact: arguments, input, grants and limits.
 ///
 /// Nothing of the outside world is granted by default: no directory, no
@@ -92,9 +95,11 @@ impl Task {
         self
     }
 
-    /// Sets one environment variable of the guest.
+    /// Sets one environment variable of the guest; the last value counts.
     pub fn env(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
-        self.spec.env.push((key.into(), value.into()));
+        let key = key.into();
+        self.spec.env.retain(|(known, _)| *known != key);
+        self.spec.env.push((key, value.into()));
         self
     }
 
@@ -180,6 +185,9 @@ impl Spec {
         }
         if self.limits.max_table_elements > Limits::MAX_TABLE_ELEMENTS {
             return Err(TaskError::TooManyTableElements);
+        }
+        if self.dirs.len() > MAX_GRANTS || self.tcp.len() > MAX_GRANTS {
+            return Err(TaskError::TooManyGrants);
         }
         for grant in &mut self.dirs {
             let metadata = std::fs::metadata(&grant.host).map_err(|source| TaskError::Dir {
@@ -504,6 +512,8 @@ pub enum TaskError {
     Nul { what: &'static str },
     #[error("{what} have more than 1 MiB")]
     TooLong { what: &'static str },
+    #[error("a task has at most {MAX_GRANTS} directories and as many addresses")]
+    TooManyGrants,
     #[error("max_table_elements is at most 1,000,000")]
     TooManyTableElements,
     #[error("{name:?} is no name for an environment variable")]

@@ -85,7 +85,8 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     pub(crate) stats: bool,
 
-    /// End the task after this time, wherever it is: 500ms, 5s, 2min
+    /// End the task after this time, wherever it is: 500ms, 5s, 2min. Loading it
+    /// may take as long, and at least 10s
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) timeout: Option<Duration>,
 

@@ -15,10 +15,14 @@ pub(super) const RUNNER: u8 = 125;
 pub(super) const NOT_LOADABLE: u8 = 126;
 /// There is no such file.
 pub(super) const NOT_FOUND: u8 = 127;
-/// Ctrl-C.
+/// SIGHUP.
+pub(super) const HUNG_UP: u8 = 129;
+/// SIGINT: Ctrl-C.
 pub(super) const INTERRUPTED: u8 = 130;
 /// The task trapped.
 pub(super) const TRAP: u8 = 134;
+/// SIGTERM.
+pub(super) const TERMINATED: u8 = 143;
 /// Any limit but the deadline.
 pub(super) const LIMIT: u8 = 137;
 

@@ -56,10 +56,10 @@ pub(super) fn inspect(args: &InspectArgs) -> Result<u8, Failure> {
         };
         row("grants", &grants);
         for (name, kind) in inspection.exports() {
-            row("export", &format!("{name} ({kind})"));
+            row("export", &format!("{} ({kind})", text::name(name)));
         }
         for (name, kind) in inspection.imports() {
-            row("import", &format!("{name} ({kind})"));
+            row("import", &format!("{} ({kind})", text::name(name)));
         }
     }
     print(text::clean(&out).as_bytes())?;

@@ -8,7 +8,10 @@ mod args;
 mod compile;
 mod exit;
 mod inspect;
+mod lazy;
+mod output;
 mod run;
+mod signals;
 mod text;
 
 use args::{Cli, Command};

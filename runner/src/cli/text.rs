@@ -28,6 +28,14 @@ pub(super) fn clean(text: &str) -> String {
         .collect()
 }
 
+/// A guest's name on a line of ours.
+pub(super) fn name(name: &str) -> String {
+    name.chars()
+        .take(MAX_WORDS)
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
+}
+
 /// Why a task has no result, in a line or a few; none when it completed or a
 /// command's exit code says it.
 pub(super) fn explain(report: &Report) -> Option<String> {

@@ -7,21 +7,21 @@
 
 use super::ProcessError;
 use super::pool::{LINGER, NoWorker, Pool};
+use super::stream::Stream;
 use super::worker::{Orders, SaysError, Streams, Worker, crash_of};
 use crate::error::{Error, ErrorKind};
 use crate::executor::{Executed, Job};
 use crate::outcome::{Crash, Limit};
-use crate::sandbox::{CHUNK, Code, Ending, Fate, LoadError, Sink, Source};
+use crate::sandbox::{Code, Ending, Fate, LoadError, Source};
 use crate::task::InputKind;
 use crate::wire::{Done, Input, Order, RunOrder, WorkerSays};
-use bytes::BytesMut;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 /// How long after the deadline a worker may take to say so itself, before it is
 /// killed.
@@ -29,8 +29,6 @@ const GRACE: Duration = Duration::from_secs(1);
 /// How long a task has the processors to itself before the worker that it took
 /// is replaced.
 const REFILL_AFTER: Duration = Duration::from_millis(2);
-/// How long the output that a worker counted may take to arrive.
-const DRAIN: Duration = Duration::from_secs(5);
 /// Input up to this size travels with the order.
 const INLINE_INPUT: usize = 256 << 10;
 
@@ -160,7 +158,6 @@ async fn supervise(worker: Worker, job: Job) -> Result<Result<Fate, Crash>, Erro
     let run = Orders::frame(&order)
         .map_err(|error| Error::new(ErrorKind::InvalidTask, format!("the task: {error}")))?;
     let cancel = job.cancel;
-    let afterwards = job.afterwards;
     let (failed, mut failures) = mpsc::channel::<String>(1);
     let mut cancelled = false;
     let ordering = async {
@@ -189,10 +186,15 @@ async fn supervise(worker: Worker, job: Job) -> Result<Result<Fate, Crash>, Erro
     let mut feeding: Option<Pin<Box<dyn Future<Output = ()> + Send>>> = None;
     let mut waiting_input = feed.map(|source| (source, stdin));
 
+    let ordered = Instant::now();
+    // None only where no clock reaches: then it is never.
+    let overdue_at = job
+        .deadline
+        .and_then(|deadline| deadline.checked_add(GRACE));
     let seen = {
         let mut ordering = std::pin::pin!(ordering);
         let mut killed = std::pin::pin!(job.kill.cancelled());
-        let mut overdue = std::pin::pin!(until(job.deadline.map(|deadline| deadline + GRACE)));
+        let mut overdue = std::pin::pin!(until(overdue_at));
         loop {
             tokio::select! {
                 biased;
@@ -217,8 +219,8 @@ async fn supervise(worker: Worker, job: Job) -> Result<Result<Fate, Crash>, Erro
                 () = &mut killed => break Seen::Killed,
                 () = &mut overdue => break Seen::Overdue,
                 () = &mut ordering => {}
-                () = out.ended(), if !out.over => {}
-                () = err.ended(), if !err.over => {}
+                () = out.run(), if !out.is_over() => {}
+                () = err.run(), if !err.is_over() => {}
                 () = async {
                     match &mut feeding {
                         Some(feeding) => feeding.await,
@@ -254,131 +256,54 @@ async fn supervise(worker: Worker, job: Job) -> Result<Result<Fate, Crash>, Erro
             };
             process.kill();
             process.wait().await;
-            // What it wrote before it died is in the pipes, whole.
-            let everything = u64::MAX;
-            out.settle(&job.stdout, everything).await;
-            err.settle(&job.stderr, everything).await;
-            afterwards.spawn(async move {
-                out.rest().await;
-                err.rest().await;
-            });
+            // What it wrote before it died is in the pipes, whole. Whoever reads
+            // it sets the pace, and may be given up.
+            let rest = async { tokio::join!(out.deliver(u64::MAX), err.deliver(u64::MAX)) };
+            let _ = or_stopped(rest, &job.kill, job.deadline).await;
             return Ok(fate);
         }
     };
 
-    if job.stdout.is_channel() {
-        // Whoever reads sets the pace; the outcome does not wait.
-        let sink = job.stdout.clone();
-        afterwards.spawn(async move {
-            sink.put(done.output).await;
-        });
-    } else {
-        job.stdout.put(done.output).await;
-    }
-    // The worker's count of its output is a promise: what it does not keep in
-    // time was a lie.
-    let kept = out.settle(&job.stdout, done.stdout_len).await
-        & err.settle(&job.stderr, done.stderr_len).await;
-    let pending = [out, err];
-    afterwards.spawn(async move {
-        for stream in pending {
-            stream.rest().await;
-        }
-        process.kill();
-        process.wait().await;
-    });
-    if !kept {
-        let what = "it promised more output than it wrote";
-        return Ok(Err(Crash::Protocol(what.into())));
-    }
-    Ok(Ok(done.fate))
-}
-
-/// One output stream of a worker on its way to its sink.
-struct Stream {
-    pump: Pin<Box<dyn Future<Output = ()> + Send>>,
-    /// The pipe ended, or the sink takes no more.
-    over: bool,
-    moved: Arc<Moved>,
-    /// Bytes to move; known once the worker is done.
-    promised: u64,
-}
-
-#[derive(Default)]
-struct Moved {
-    bytes: AtomicU64,
-    changed: Notify,
-}
-
-impl Stream {
-    fn new(pipe: pipe::Receiver, sink: &Sink) -> Self {
-        let moved = Arc::new(Moved::default());
-        Stream {
-            pump: Box::pin(pump(pipe, sink.clone(), moved.clone())),
-            over: false,
-            moved,
-            promised: 0,
-        }
-    }
-
-    /// Moves bytes until there are no more.
-    async fn ended(&mut self) {
-        if !self.over {
-            self.pump.as_mut().await;
-            self.over = true;
-        }
-    }
-
-    fn is_kept(&self) -> bool {
-        self.moved.bytes.load(Ordering::Acquire) >= self.promised
-    }
-
-    /// Moves bytes until the promised number arrived.
-    async fn until_kept(&mut self) {
-        let moved = self.moved.clone();
-        while !self.over && !self.is_kept() {
-            tokio::select! {
-                biased;
-                () = self.ended() => {}
-                () = moved.changed.notified() => {}
+    // A task keeps its place until its output has left its worker, as in thread
+    // mode, where it waits itself. The worker's count of its output is a promise:
+    // what it does not keep in time was a lie.
+    let delivery = async {
+        let inline = async {
+            if !done.output.is_empty() {
+                job.stdout.put(done.output).await;
             }
-        }
-    }
-
-    /// Sees to it that what was promised arrives: here and now, in bounded time,
-    /// where it is captured; by [`Stream::rest`] where somebody else reads.
-    /// Returns whether the promise is kept so far.
-    async fn settle(&mut self, sink: &Sink, promised: u64) -> bool {
-        self.promised = promised;
-        if sink.is_channel() || self.is_kept() {
-            return true;
-        }
-        let _ = tokio::time::timeout(DRAIN, self.until_kept()).await;
-        self.is_kept()
-    }
-
-    /// Moves what is left for as long as somebody reads.
-    async fn rest(mut self) {
-        self.until_kept().await;
-    }
+            out.deliver(done.stdout_len).await
+        };
+        tokio::join!(inline, err.deliver(done.stderr_len))
+    };
+    let delivered = or_stopped(delivery, &job.kill, job.deadline).await;
+    process.kill();
+    tokio::spawn(async move { process.wait().await });
+    let fate = done.fate.distrusted(ordered.elapsed());
+    Ok(match delivered {
+        _ if job.stdout.exceeded() || job.stderr.exceeded() => Ok(Fate {
+            ending: Ending::LimitExceeded(Limit::Output),
+            ..fate
+        }),
+        Ok((true, true)) => Ok(fate),
+        Ok(_) => Err(Crash::Protocol(
+            "it promised more output than it wrote".into(),
+        )),
+        Err(ending) => Ok(Fate { ending, ..fate }),
+    })
 }
 
-/// Moves a worker's output to its sink until it ends, or the sink takes no more.
-async fn pump(mut pipe: pipe::Receiver, sink: Sink, moved: Arc<Moved>) {
-    let mut buffer = BytesMut::new();
-    loop {
-        buffer.reserve(CHUNK);
-        match pipe.read_buf(&mut buffer).await {
-            Ok(0) | Err(_) => break,
-            Ok(len) => {
-                let taken = sink.put(buffer.split().freeze()).await;
-                moved.bytes.fetch_add(len as u64, Ordering::AcqRel);
-                moved.changed.notify_one();
-                if !taken {
-                    break;
-                }
-            }
-        }
+/// Waits for `work`, unless the task is killed or its deadline passes.
+async fn or_stopped<T>(
+    work: impl Future<Output = T>,
+    kill: &CancellationToken,
+    deadline: Option<Instant>,
+) -> Result<T, Ending> {
+    tokio::select! {
+        biased;
+        done = work => Ok(done),
+        () = kill.cancelled() => Err(Ending::Cancelled),
+        () = until(deadline) => Err(Ending::LimitExceeded(Limit::Deadline)),
     }
 }
 

@@ -12,6 +12,7 @@ mod attempt;
 mod descriptors;
 mod pool;
 mod spawn;
+mod stream;
 mod worker;
 mod worker_main;
 

@@ -79,6 +79,7 @@ pub(super) fn is_hooked() -> bool {
 }
 
 fn work(parent: i32, spare: bool) -> io::Result<()> {
+    crate::sys::close_inherited();
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     // The parent may have died before that took effect.
     if rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get()) != Some(parent) {
@@ -194,6 +195,13 @@ struct Wishes {
 }
 
 impl Wishes {
+    fn has_progress(&self) -> bool {
+        self.progress
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_some()
+    }
+
     fn progress(&self) -> Option<Progress> {
         self.progress
             .lock()
@@ -250,7 +258,9 @@ async fn run(
             attempt: order.attempt,
             mode: Mode::Process,
             name: order.spec.name.clone(),
-            deadline: order.remaining.map(|left| Instant::now() + left),
+            deadline: order
+                .remaining
+                .and_then(|left| Instant::now().checked_add(left)),
             cancel: cancel.clone(),
             progress: Arc::new(move |progress| {
                 *noted
@@ -270,19 +280,26 @@ async fn run(
     };
     let fate = {
         let mut running = std::pin::pin!(sandbox::run(prepared, task));
-        let mut said = Instant::now() - PROGRESS_EVERY;
+        let mut said = None::<Instant>;
         loop {
             tokio::select! {
                 biased;
                 fate = &mut running => break fate,
+                // What was held back a moment ago is due.
+                () = async {
+                    match said.filter(|_| wishes.has_progress()) {
+                        Some(said) => tokio::time::sleep_until((said + PROGRESS_EVERY).into()).await,
+                        None => std::future::pending().await,
+                    }
+                } => wishes.changed.notify_one(),
                 () = wishes.changed.notified() => {
                     if wishes.input.swap(false, Ordering::Relaxed) {
                         say(says, &WorkerSays::WantInput).await?;
                     }
-                    if said.elapsed() >= PROGRESS_EVERY
+                    if said.is_none_or(|said| said.elapsed() >= PROGRESS_EVERY)
                         && let Some(progress) = wishes.progress()
                     {
-                        said = Instant::now();
+                        said = Some(Instant::now());
                         say(says, &WorkerSays::Progress(progress)).await?;
                     }
                 }

@@ -36,6 +36,17 @@ impl Denials {
         }
     }
 
+    /// A list from elsewhere, within the same bounds.
+    pub(crate) fn bounded(mut list: Vec<Denial>) -> Vec<Denial> {
+        list.truncate(MAX);
+        for denial in &mut list {
+            denial
+                .target
+                .truncate(denial.target.floor_char_boundary(MAX_TARGET));
+        }
+        list
+    }
+
     pub(crate) fn take(&self) -> Vec<Denial> {
         std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }

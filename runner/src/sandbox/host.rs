@@ -26,6 +26,10 @@ pub(crate) struct Host {
     pub(crate) denials: Denials,
     /// Read-only directories were granted: the likely reason of a refused write.
     pub(crate) has_read_only: bool,
+    /// TCP connections to somewhere are granted.
+    pub(crate) has_tcp: bool,
+    /// TCP sockets made so far.
+    pub(crate) sockets_made: u32,
     /// Host names that the guest may resolve.
     pub(crate) names: Vec<String>,
 }
@@ -110,6 +114,8 @@ impl Host {
             limiter: Limiter::new(&spec.limits),
             context,
             denials,
+            has_tcp: !spec.tcp.is_empty(),
+            sockets_made: 0,
             has_read_only: spec.dirs.iter().any(|grant| grant.read_only),
             names: spec
                 .tcp

@@ -8,11 +8,12 @@ use std::time::Duration;
 use wasmtime::component::{HasSelf, Linker, Resource};
 use wasmtime::{Caller, Extern, StoreContextMut};
 use wasmtime_wasi::filesystem::WasiFilesystemView;
+use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::p1::wasi_snapshot_preview1::{self as p1, WasiSnapshotPreview1};
 use wasmtime_wasi::p2::bindings::filesystem::preopens::Host as PreopensHost;
 use wasmtime_wasi::p2::bindings::filesystem::types::{
-    Descriptor, DescriptorFlags, ErrorCode, Host as FilesystemHost, HostDescriptor, OpenFlags,
-    PathFlags,
+    Descriptor, DescriptorFlags, DescriptorType, ErrorCode, Host as FilesystemHost, HostDescriptor,
+    OpenFlags, PathFlags,
 };
 use wasmtime_wasi::p2::bindings::sockets::ip_name_lookup::{
     Host as LookupHost, ResolveAddressStream,
@@ -20,6 +21,8 @@ use wasmtime_wasi::p2::bindings::sockets::ip_name_lookup::{
 use wasmtime_wasi::p2::bindings::sockets::network::{
     ErrorCode as SocketErrorCode, Host as NetworkHost, IpAddressFamily, Network,
 };
+use wasmtime_wasi::p2::bindings::sockets::tcp::TcpSocket;
+use wasmtime_wasi::p2::bindings::sockets::tcp_create_socket::Host as TcpCreateHost;
 use wasmtime_wasi::p2::bindings::sockets::udp::UdpSocket;
 use wasmtime_wasi::p2::bindings::sockets::udp_create_socket::Host as UdpCreateHost;
 use wasmtime_wasi::p2::{FsError, SocketError};
@@ -37,6 +40,7 @@ pub(crate) fn component(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<Ho
     linker.allow_shadowing(true);
     watch_filesystem(&mut linker)?;
     watch_names(&mut linker)?;
+    count_sockets(&mut linker)?;
     watch_udp(&mut linker)?;
     Ok(linker)
 }
@@ -170,7 +174,9 @@ fn answer<T>(
 }
 
 /// Shadows the calls that take a path by ones that call the original and note
-/// what it refuses.
+/// what it refuses. Only files and directories are opened: opening a FIFO or a
+/// device can block a thread of the host for as long as somebody else likes, and
+/// no deadline reaches it there.
 fn watch_filesystem(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     type Store<'a> = StoreContextMut<'a, Host>;
     type Dir = Resource<Descriptor>;
@@ -190,10 +196,26 @@ fn watch_filesystem(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
                 let host = store.data_mut();
                 let write = open_flags.intersects(OpenFlags::CREATE | OpenFlags::TRUNCATE)
                     || flags.intersects(DescriptorFlags::WRITE | DescriptorFlags::MUTATE_DIRECTORY);
-                let result = host
+                let here = Resource::new_borrow(dir.rep());
+                let known = host
                     .filesystem()
-                    .open_at(dir, path_flags, path.clone(), open_flags, flags)
+                    .stat_at(here, path_flags, path.clone())
                     .await;
+                let special = known.is_ok_and(|stat| {
+                    !matches!(
+                        stat.type_,
+                        DescriptorType::RegularFile
+                            | DescriptorType::Directory
+                            | DescriptorType::SymbolicLink
+                    )
+                });
+                let result = if special {
+                    Err(FsError::from(ErrorCode::Access))
+                } else {
+                    host.filesystem()
+                        .open_at(dir, path_flags, path.clone(), open_flags, flags)
+                        .await
+                };
                 answer(host, result, &path, write)
             })
         },
@@ -296,6 +318,32 @@ fn watch_filesystem(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
         )
 }
 
+/// Sockets that a task without any grant may make: enough to be refused when it
+/// connects, and to be told so.
+const UNGRANTED_SOCKETS: u32 = 4;
+
+fn count_sockets(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
+    linker
+        .instance(&format!("wasi:sockets/tcp-create-socket@{WASI}"))?
+        .func_wrap(
+            "create-tcp-socket",
+            |mut store: StoreContextMut<'_, Host>, (family,): (IpAddressFamily,)| {
+                let host = store.data_mut();
+                let result = if host.has_tcp || host.sockets_made < UNGRANTED_SOCKETS {
+                    host.sockets_made = host.sockets_made.saturating_add(1);
+                    TcpCreateHost::create_tcp_socket(&mut host.sockets(), family)
+                } else {
+                    Err(SocketError::from(SocketErrorCode::NewSocketLimit))
+                };
+                let answer: Result<Resource<TcpSocket>, SocketErrorCode> = match result {
+                    Ok(socket) => Ok(socket),
+                    Err(error) => Err(host.sockets().convert_error_code(error)?),
+                };
+                Ok((answer,))
+            },
+        )
+}
+
 /// Resolving is granted per name; wasmtime-wasi only knows all or none.
 fn watch_names(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     linker
@@ -356,6 +404,43 @@ fn watch_udp(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
         )
 }
 
+/// Parameters of WASI 0.1's `path_open`.
+type PathOpen = (i32, i32, i32, i32, i32, i64, i64, i32, i32);
+
+const ERRNO_ACCES: i32 = 2;
+/// Longest path that is looked at, that of Linux.
+const MAX_PATH: usize = 4096;
+
+/// A path in a guest's memory, as far as it is there.
+fn path_of(memory: &[u8], ptr: i32, len: i32) -> &[u8] {
+    let start = ptr.cast_unsigned() as usize;
+    let len = (len.cast_unsigned() as usize).min(MAX_PATH);
+    start
+        .checked_add(len)
+        .and_then(|end| memory.get(start..end))
+        .unwrap_or_default()
+}
+
+/// Whether a path is there and is neither file, directory nor link. Asks WASI's
+/// own `path_filestat_get`, with a memory made for the question.
+async fn is_special(
+    ctx: &mut WasiP1Ctx,
+    fd: i32,
+    flags: i32,
+    path: &[u8],
+) -> wasmtime::Result<bool> {
+    /// Size of a `filestat`, and where in it the type is.
+    const FILESTAT: i32 = 64;
+    const FILETYPE: usize = 16;
+    let mut memory = vec![0; FILESTAT as usize];
+    memory.extend_from_slice(path);
+    let len = i32::try_from(path.len()).unwrap_or(0);
+    let mut guest = GuestMemory::Unshared(&mut memory);
+    let errno = p1::path_filestat_get(ctx, &mut guest, fd, flags, FILESTAT, len, 0).await?;
+    // directory, regular_file, symbolic_link
+    Ok(errno == 0 && !matches!(memory.get(FILETYPE), Some(3 | 4 | 7)))
+}
+
 /// `errno` values of WASI 0.1 that mean a refusal: acces, perm, rofs, notcapable.
 fn is_denied_errno(errno: i32) -> bool {
     matches!(errno, 2 | 63 | 69 | 76)
@@ -385,11 +470,7 @@ macro_rules! watch_p1 {
                     let mut guest = GuestMemory::Unshared(&mut *bytes);
                     let errno = p1::$name(&mut **ctx, &mut guest, $($arg),*).await?;
                     if is_denied_errno(errno) {
-                        let start = $ptr as u32 as usize;
-                        let path = start
-                            .checked_add(($len as u32 as usize).min(4096))
-                            .and_then(|end| bytes.get(start..end))
-                            .unwrap_or_default();
+                        let path = path_of(bytes, $ptr, $len);
                         host.note_path(&String::from_utf8_lossy(path), $write);
                     }
                     Ok(errno)
@@ -400,13 +481,41 @@ macro_rules! watch_p1 {
 }
 
 fn watch_module_filesystem(linker: &mut wasmtime::Linker<Host>) -> wasmtime::Result<()> {
-    watch_p1!(
-        linker,
-        path_open(fd: i32, dirflags: i32, ptr: i32, len: i32, oflags: i32, rights: i64,
-                  inheriting: i64, fdflags: i32, result: i32),
-        path: (ptr, len),
-        write: oflags & OFLAGS_WRITE != 0 || rights & RIGHTS_FD_WRITE != 0
-    );
+    linker.func_wrap_async(
+        "wasi_snapshot_preview1",
+        "path_open",
+        |mut caller: Caller<'_, Host>,
+         (fd, dirflags, ptr, len, oflags, rights, inheriting, fdflags, result): PathOpen| {
+            Box::new(async move {
+                let fuel = wasmtime::AsContextMut::as_context_mut(&mut caller).hostcall_fuel();
+                let Some(Extern::Memory(memory)) = caller.get_export("memory") else {
+                    return Err(wasmtime::Error::msg("the module exports no memory"));
+                };
+                let (bytes, host) = memory.data_and_store_mut(&mut caller);
+                let Wasi::P1(ctx) = &mut host.wasi else {
+                    return Err(wasmtime::Error::msg("not a WASI 0.1 host"));
+                };
+                let path = path_of(bytes, ptr, len).to_vec();
+                ctx.set_hostcall_fuel(fuel);
+                let errno = if is_special(ctx, fd, dirflags, &path).await? {
+                    ERRNO_ACCES
+                } else {
+                    ctx.set_hostcall_fuel(fuel);
+                    let mut guest = GuestMemory::Unshared(bytes);
+                    p1::path_open(
+                        &mut **ctx, &mut guest, fd, dirflags, ptr, len, oflags, rights, inheriting,
+                        fdflags, result,
+                    )
+                    .await?
+                };
+                if is_denied_errno(errno) {
+                    let write = oflags & OFLAGS_WRITE != 0 || rights & RIGHTS_FD_WRITE != 0;
+                    host.note_path(&String::from_utf8_lossy(&path), write);
+                }
+                Ok(errno)
+            })
+        },
+    )?;
     watch_p1!(
         linker,
         path_filestat_get(fd: i32, flags: i32, ptr: i32, len: i32, result: i32),

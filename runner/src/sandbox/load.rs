@@ -185,7 +185,6 @@ pub(crate) struct Loader {
     runner: u64,
     cache: Option<Cache>,
     max_module_size: u64,
-    allow_precompiled: bool,
     compilers: [OnceLock<Engine>; 2],
 }
 
@@ -196,7 +195,6 @@ impl Loader {
             runner: NEXT.fetch_add(1, Ordering::Relaxed),
             cache: Cache::open(&config.cache),
             max_module_size: config.max_module_size,
-            allow_precompiled: config.allow_precompiled,
             compilers: [OnceLock::new(), OnceLock::new()],
         }
     }
@@ -205,24 +203,32 @@ impl Loader {
         self.runner
     }
 
-    /// Loads a file.
-    pub(crate) fn load_file(&self, path: &Path) -> Result<Artifact, LoadError> {
+    /// Loads a file; compiled artifacts only when they are trusted.
+    pub(crate) fn load_file(&self, path: &Path, trusted: bool) -> Result<Artifact, LoadError> {
         let bytes = read(path, self.max_module_size)?;
         let name = path.file_name().map_or_else(
             || path.as_os_str().to_string_lossy(),
             |name| name.to_string_lossy(),
         );
-        self.load(&name, bytes)
+        self.load(&name, bytes, trusted)
     }
 
     /// Loads bytes under a name.
-    pub(crate) fn load(&self, name: &str, bytes: Bytes) -> Result<Artifact, LoadError> {
+    pub(crate) fn load(
+        &self,
+        name: &str,
+        bytes: Bytes,
+        trusted: bool,
+    ) -> Result<Artifact, LoadError> {
         if bytes.len() as u64 > self.max_module_size {
             return Err(LoadError::TooBig {
                 limit: self.max_module_size,
             });
         }
         if code::is_artifact(&bytes) {
+            if !trusted {
+                return Err(LoadError::Precompiled);
+            }
             return self.load_compiled(name, &bytes);
         }
         let digest = blake3::hash(&bytes);
@@ -247,9 +253,6 @@ impl Loader {
     }
 
     fn load_compiled(&self, name: &str, bytes: &[u8]) -> Result<Artifact, LoadError> {
-        if !self.allow_precompiled {
-            return Err(LoadError::Precompiled);
-        }
         let code = Code::from_bytes(bytes).map_err(LoadError::Artifact)?;
         let digest = blake3::Hash::from_hex(&code.meta.source)
             .map_err(|_| LoadError::Artifact(CodeError::Damaged("its description")))?;
@@ -353,22 +356,18 @@ impl Loader {
                 // are not about what is wrong with it.
                 wasmtime::Module::validate(engine, &binary).map_err(|error| {
                     LoadError::Invalid {
-                        message: first_line(&format!("{error:#}")),
+                        message: source::one_line(&format!("{error:#}")),
                     }
                 })?;
                 engine.precompile_component(&source::componentize(&binary, &facts)?)
             }
         }
         .map_err(|error| LoadError::Invalid {
-            message: first_line(&format!("{error:#}")),
+            message: source::one_line(&format!("{error:#}")),
         })?;
         let meta = Meta::new(shape, metered, digest, bytes.len() as u64);
         Ok((elf, meta))
     }
-}
-
-fn first_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// Reads a task file, at most `limit` bytes of it.

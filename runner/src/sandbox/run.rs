@@ -8,10 +8,11 @@
 use super::abi::TaskContext;
 use super::abi::bindings::TaskPre;
 use super::code::{Code, CodeError};
+use super::denials::Denials;
 use super::epoch;
 use super::host::{GrantError, Host};
 use super::linker;
-use super::source::Shape;
+use super::source::{Shape, one_line, shown};
 use super::stdio::{OutputExceeded, Sink, Source, SourceError};
 use crate::outcome::{Limit, Trap, TrapKind};
 use crate::report::Denial;
@@ -28,6 +29,9 @@ use wasmtime_wasi::p2::bindings::CommandPre;
 const MAX_MESSAGE: usize = 4096;
 /// Cap on a task's own words when it fails.
 const MAX_FAILURE: usize = 64 << 10;
+
+/// CPU time cannot be more than this many times the wall clock's.
+const MAX_THREADS: u32 = 1024;
 
 /// A task linked against everything it imports, ready to be instantiated any
 /// number of times.
@@ -58,14 +62,7 @@ pub(crate) enum PrepareError {
 impl Prepared {
     /// Links `code` on `engine`.
     pub(crate) fn new(engine: &Engine, code: &Code) -> Result<Self, PrepareError> {
-        let link = |error: wasmtime::Error| {
-            PrepareError::Link(
-                format!("{error:#}")
-                    .split_whitespace()
-                    .collect::<Vec<_>>()
-                    .join(" "),
-            )
-        };
+        let link = |error: wasmtime::Error| PrepareError::Link(one_line(&format!("{error:#}")));
         let shape = code.meta.shape;
         let entry = match shape {
             Shape::CommandModule => {
@@ -150,6 +147,23 @@ pub(crate) struct Fate {
 }
 
 impl Fate {
+    /// What a fate can be at most, when a process that may have been taken over
+    /// reports it.
+    pub(crate) fn distrusted(mut self, elapsed: Duration) -> Self {
+        self.start = self.start.min(elapsed);
+        self.run = self.run.min(elapsed);
+        self.cpu = self
+            .cpu
+            .map(|cpu| cpu.min(elapsed.saturating_mul(MAX_THREADS)));
+        match &mut self.ending {
+            Ending::Failed(message) => truncate(message, MAX_FAILURE),
+            Ending::Trapped(trap) => truncate(&mut trap.message, MAX_MESSAGE),
+            _ => {}
+        }
+        self.denied = Denials::bounded(self.denied);
+        self
+    }
+
     /// The fate of a guest that somebody else ended, before it ran or from
     /// outside.
     pub(crate) fn imposed(ending: Ending) -> Self {
@@ -365,7 +379,11 @@ fn not_instantiated(error: &wasmtime::Error, store: &Store<Host>) -> Ended {
     if store.data().limiter.refused() > 0 {
         return Ended::Limit(Limit::Memory);
     }
-    let message = format!("{error:#}");
+    // It failed in guest code: a start function that threw, or misused a call.
+    if error.is::<wasmtime::WasmBacktrace>() {
+        return Ended::Done(ending_of(error));
+    }
+    let message = one_line(&format!("{error:#}"));
     // wasmtime has no type for this one.
     if message.contains("resource limit exceeded") {
         return Ended::Limit(Limit::Instances);
@@ -395,7 +413,7 @@ fn ending_of(error: &wasmtime::Error) -> Ending {
         for frame in backtrace.frames().iter().take(16) {
             let name = frame
                 .func_name()
-                .map_or_else(|| format!("function {}", frame.func_index()), str::to_owned);
+                .map_or_else(|| format!("function {}", frame.func_index()), shown);
             let _ = write!(message, "\n  at {name}");
             if let Some(offset) = frame.module_offset() {
                 let _ = write!(message, " (+{offset:#x})");

@@ -12,6 +12,15 @@ use std::borrow::Cow;
 use std::sync::OnceLock;
 use wasmparser::{ComponentExternalKind, ExternalKind, Parser, Payload, TypeRef};
 
+/// Components within components; what compiling one costs grows with the square.
+const MAX_DEPTH: usize = 32;
+/// Modules and components inside a component.
+const MAX_NESTED: usize = 1_000;
+/// Cap on WAT text: parsed, it takes some eighty times its size.
+const MAX_TEXT: usize = 8 << 20;
+/// Characters of a guest's name that messages show.
+const MAX_NAME: usize = 200;
+
 /// The shapes of guest that wrun accepts. All become the same thing: bytes in,
 /// outcome and bytes out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -99,6 +108,11 @@ pub(crate) fn to_binary<'a>(bytes: &'a [u8]) -> Result<Cow<'a, [u8]>, LoadError>
     if !(first.starts_with('(') || first.starts_with(";;")) {
         return Err(LoadError::NotWasm);
     }
+    if bytes.len() > MAX_TEXT {
+        return Err(LoadError::Text {
+            message: format!("text has at most {} MiB; use the binary", MAX_TEXT >> 20),
+        });
+    }
     match wat::parse_str(text) {
         Ok(binary) => Ok(Cow::Owned(binary)),
         Err(error) => {
@@ -120,13 +134,22 @@ pub(crate) fn to_binary<'a>(bytes: &'a [u8]) -> Result<Cow<'a, [u8]>, LoadError>
 pub(crate) fn facts(binary: &[u8]) -> Result<Facts, LoadError> {
     let mut facts = Facts::default();
     let mut depth = 0_usize;
+    let mut nested = 0_usize;
     for payload in Parser::new(0).parse_all(binary) {
         let payload = payload.map_err(invalid)?;
         match payload {
             Payload::Version { encoding, .. } if depth == 0 => {
                 facts.component = encoding == wasmparser::Encoding::Component;
             }
-            Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
+            Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => {
+                depth += 1;
+                nested += 1;
+                if depth > MAX_DEPTH || nested > MAX_NESTED {
+                    return Err(LoadError::Invalid {
+                        message: "modules and components are nested too deeply or too often".into(),
+                    });
+                }
+            }
             Payload::End(_) => depth = depth.saturating_sub(1),
             Payload::ImportSection(section) if depth == 0 => {
                 for import in section.into_imports() {
@@ -254,14 +277,14 @@ pub(crate) fn shape(facts: &Facts) -> Result<Shape, LoadError> {
 }
 
 fn no_entry(facts: &Facts, wanted: &'static str) -> LoadError {
-    let mut exports: Vec<&str> = facts
+    let mut exports: Vec<String> = facts
         .exports
         .iter()
-        .map(|export| export.name.as_str())
+        .map(|export| shown(&export.name))
         .take(5)
         .collect();
     if facts.exports.len() > exports.len() {
-        exports.push("...");
+        exports.push("...".to_owned());
     }
     let exports = if exports.is_empty() {
         "nothing".to_owned()
@@ -295,7 +318,7 @@ fn check_imports(facts: &Facts, shape: Shape) -> Result<(), LoadError> {
         };
         if !provided {
             return Err(LoadError::UnknownImport {
-                name: name.to_owned(),
+                name: shown(name),
                 hint: who_provides(module),
             });
         }
@@ -355,20 +378,17 @@ pub(crate) fn componentize(binary: &[u8], facts: &Facts) -> Result<Vec<u8>, Load
     let bad = |error: anyhow::Error| LoadError::Componentize {
         message: one_line(&format!("{error:#}")),
     };
-    let module = if describes_itself(binary) {
-        binary.to_vec()
-    } else {
-        let (resolve, world) = world()?;
-        let mut module = without_claims(binary)?;
-        wit_component::embed_component_metadata(
-            &mut module,
-            resolve,
-            *world,
-            wit_component::StringEncoding::UTF8,
-        )
-        .map_err(bad)?;
-        module
-    };
+    // Never the guest's own description of itself: decoding it can recurse
+    // without end, and nothing in it is needed.
+    let (resolve, world) = world()?;
+    let mut module = without_claims(binary)?;
+    wit_component::embed_component_metadata(
+        &mut module,
+        resolve,
+        *world,
+        wit_component::StringEncoding::UTF8,
+    )
+    .map_err(bad)?;
     let mut encoder = wit_component::ComponentEncoder::default()
         .module(&module)
         .map_err(bad)?
@@ -386,22 +406,6 @@ pub(crate) fn componentize(binary: &[u8], facts: &Facts) -> Result<Vec<u8>, Load
             .map_err(bad)?;
     }
     encoder.encode().map_err(bad)
-}
-
-/// Whether the guest's own bindings embedded the type of a world that exports
-/// `run`. A section that does not decode is the guest's lie, and is ignored.
-fn describes_itself(binary: &[u8]) -> bool {
-    let Ok((Some(_), own)) = wit_component::metadata::decode(binary) else {
-        return false;
-    };
-    own.resolve
-        .worlds
-        .get(own.world)
-        .is_some_and(|world| world.exports.keys().any(|key| *key == run_export()))
-}
-
-fn run_export() -> wit_parser::WorldKey {
-    wit_parser::WorldKey::Name("run".to_owned())
 }
 
 /// The module without custom sections that could lead the encoder astray: those
@@ -460,8 +464,32 @@ fn names_parse(reader: wasmparser::BinaryReader<'_>) -> bool {
         })
 }
 
-fn one_line(text: &str) -> String {
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
+/// A guest's name in a message: on one line, of bounded length, without
+/// characters that turn or hide what stands beside it.
+pub(crate) fn shown(name: &str) -> String {
+    let mut chars = name.chars();
+    let mut shown: String = chars
+        .by_ref()
+        .take(MAX_NAME)
+        .map(|c| match c {
+            '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' => {
+                '\u{fffd}'
+            }
+            c if c.is_control() => '\u{fffd}',
+            c => c,
+        })
+        .collect();
+    if chars.next().is_some() {
+        shown.push_str("...");
+    }
+    shown
+}
+
+/// An error's text on one line, of bounded length.
+pub(crate) fn one_line(text: &str) -> String {
+    let mut line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    line.truncate(line.floor_char_boundary(2_000));
+    line
 }
 
 /// The files of `wit/`: dependencies first, in order, then the package itself.

@@ -90,11 +90,6 @@ impl Sink {
         matches!(self.0.target, Target::Capture(_))
     }
 
-    /// Whether somebody reads what is written, at a pace of their own.
-    pub(crate) fn is_channel(&self) -> bool {
-        matches!(self.0.target, Target::Channel(_))
-    }
-
     /// What was captured so far, taken out.
     pub(crate) fn take(&self) -> Bytes {
         let Target::Capture(chunks) = &self.0.target else {

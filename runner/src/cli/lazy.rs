@@ -1,0 +1,77 @@
+//! A blocking reader as an asynchronous one, read when somebody asks.
+
+use bytes::Bytes;
+use std::io::{self, Read};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::sync::mpsc;
+
+/// Pieces that wait to be taken.
+const QUEUE: usize = 4;
+const CHUNK: usize = 64 << 10;
+
+/// A blocking reader that is read on a thread of its own, and only once somebody
+/// asks. A thread that is blocked does not keep the program from ending.
+pub(super) struct Lazy {
+    reader: Option<Box<dyn Read + Send>>,
+    chunks: Option<mpsc::Receiver<io::Result<Bytes>>>,
+    rest: Bytes,
+}
+
+impl Lazy {
+    pub(super) fn new(reader: Box<dyn Read + Send>) -> Self {
+        Lazy {
+            reader: Some(reader),
+            chunks: None,
+            rest: Bytes::new(),
+        }
+    }
+}
+
+impl AsyncRead for Lazy {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if let Some(mut reader) = self.reader.take() {
+            let (sender, receiver) = mpsc::channel(QUEUE);
+            let reading = move || {
+                loop {
+                    let mut bytes = vec![0; CHUNK];
+                    let chunk = match reader.read(&mut bytes) {
+                        Ok(0) => return,
+                        Ok(len) => {
+                            bytes.truncate(len);
+                            Ok(Bytes::from(bytes))
+                        }
+                        Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                        Err(error) => Err(error),
+                    };
+                    let failed = chunk.is_err();
+                    if sender.blocking_send(chunk).is_err() || failed {
+                        return;
+                    }
+                }
+            };
+            std::thread::Builder::new()
+                .name("wrun-stdin".into())
+                .spawn(reading)?;
+            self.chunks = Some(receiver);
+        }
+        if self.rest.is_empty() {
+            let Some(chunks) = &mut self.chunks else {
+                return Poll::Ready(Ok(()));
+            };
+            match ready!(chunks.poll_recv(cx)) {
+                Some(Ok(chunk)) => self.rest = chunk,
+                Some(Err(error)) => return Poll::Ready(Err(error)),
+                None => return Poll::Ready(Ok(())),
+            }
+        }
+        let len = self.rest.len().min(buf.remaining());
+        buf.put_slice(&self.rest.split_to(len));
+        Poll::Ready(Ok(()))
+    }
+}

@@ -1,0 +1,172 @@
+//! Where a task's output goes, and the threads that copy it there as it is
+//! produced.
+
+use super::{Failure, exit, stdout_failed};
+use crate::{Killer, OutputStream};
+use std::fs::File;
+use std::io::{self, IsTerminal, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use tokio::sync::oneshot;
+
+/// Where the output of the task goes.
+pub(super) struct Output {
+    file: Option<(PathBuf, File)>,
+}
+
+/// What became of copying a stream.
+pub(super) type Copied = oneshot::Receiver<io::Result<()>>;
+
+impl Output {
+    /// Opens the file, if it is one, and leaves what is in it: the task is not
+    /// loaded yet.
+    pub(super) fn open(path: Option<&Path>) -> Result<Self, Failure> {
+        let Some(path) = path else {
+            if crate::sys::was_stdout_closed() {
+                return Err(stdout_failed(&rustix::io::Errno::BADF.into()));
+            }
+            return Ok(Output { file: None });
+        };
+        let file = File::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)
+            .map_err(|error| cannot_write(path, &error))?;
+        Ok(Output {
+            file: Some((path.to_owned(), file)),
+        })
+    }
+
+    /// Empties the file, now that the task is about to run, unless the task or
+    /// its input is that very file.
+    pub(super) fn begin(&self, task: &Path, input: Option<&Path>) -> Result<(), Failure> {
+        let Some((path, file)) = &self.file else {
+            return Ok(());
+        };
+        let metadata = file
+            .metadata()
+            .map_err(|error| cannot_write(path, &error))?;
+        if !metadata.is_file() {
+            return Ok(());
+        }
+        for other in [Some(task), input].into_iter().flatten() {
+            let same = std::fs::metadata(other)
+                .is_ok_and(|it| (it.dev(), it.ino()) == (metadata.dev(), metadata.ino()));
+            if same {
+                let (path, other) = (path.display(), other.display());
+                let message = format!("--output {path} would overwrite {other}, which is read");
+                return Err(Failure::new(exit::USAGE, message));
+            }
+        }
+        file.set_len(0).map_err(|error| cannot_write(path, &error))
+    }
+
+    /// What to say when the destination took no more.
+    pub(super) fn failed(path: Option<&Path>, error: &io::Error) -> Failure {
+        match path {
+            Some(path) => cannot_write(path, error),
+            None => stdout_failed(error),
+        }
+    }
+
+    /// Copies the task's stdout. A destination that takes no more ends the task.
+    pub(super) fn copy_stdout(
+        self,
+        stream: Option<OutputStream>,
+        killer: Killer,
+    ) -> Result<Copied, Failure> {
+        copy(stream, move |stream| {
+            let filter = self.file.is_none() && io::stdout().is_terminal();
+            let written = match self.file {
+                Some((_, mut file)) => write_all(stream, &mut file, filter),
+                None => write_all(stream, &mut io::stdout(), filter),
+            };
+            if written.is_err() {
+                killer.kill();
+            }
+            written
+        })
+    }
+}
+
+/// Copies the task's stderr. When it takes no more, the rest is thrown away: what
+/// a task says beside its output is no reason to end it.
+pub(super) fn copy_stderr(stream: Option<OutputStream>) -> Result<Copied, Failure> {
+    copy(stream, |stream| {
+        let filter = io::stderr().is_terminal();
+        if write_all(stream, &mut io::stderr(), filter).is_err() {
+            while stream.next_chunk_blocking().is_some() {}
+        }
+        Ok(())
+    })
+}
+
+fn cannot_write(path: &Path, error: &io::Error) -> Failure {
+    let message = format!("cannot write {}: {error}", path.display());
+    Failure::new(exit::RUNNER, message)
+}
+
+fn copy(
+    stream: Option<OutputStream>,
+    copying: impl FnOnce(&mut OutputStream) -> io::Result<()> + Send + 'static,
+) -> Result<Copied, Failure> {
+    let (done, copied) = oneshot::channel();
+    let Some(mut stream) = stream else {
+        let _ = done.send(Ok(()));
+        return Ok(copied);
+    };
+    std::thread::Builder::new()
+        .name("wrun-copy".into())
+        .spawn(move || done.send(copying(&mut stream)))
+        .map(|_| copied)
+        .map_err(|error| Failure::new(exit::RUNNER, format!("cannot start a thread: {error}")))
+}
+
+fn write_all(stream: &mut OutputStream, writer: &mut dyn Write, filter: bool) -> io::Result<()> {
+    let mut last = 0;
+    while let Some(chunk) = stream.next_chunk_blocking() {
+        if filter {
+            writer.write_all(&harmless(&chunk, &mut last))?;
+        } else {
+            writer.write_all(&chunk)?;
+        }
+        writer.flush()?;
+    }
+    Ok(())
+}
+
+/// Output for a terminal: what could command it is shown, not obeyed. That is
+/// the control characters of ASCII, and those of Unicode (U+0080 to U+009F),
+/// whose second byte follows 0xc2; `last` is the byte before the chunk.
+fn harmless(chunk: &[u8], last: &mut u8) -> Vec<u8> {
+    let mut shown = Vec::with_capacity(chunk.len());
+    for &byte in chunk {
+        let after_c2 = std::mem::replace(last, byte) == 0xc2;
+        shown.push(match byte {
+            b'\n' | b'\t' | b'\r' => byte,
+            0..0x20 | 0x7f => b'?',
+            0x80..0xa0 if after_c2 => 0xbf,
+            _ => byte,
+        });
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::harmless;
+
+    #[test]
+    fn a_terminal_is_not_commanded() {
+        let mut last = 0;
+        assert_eq!(harmless(b"a\x1b[2J\n", &mut last), b"a?[2J\n");
+        let mut last = 0;
+        let mut shown = harmless("ä\u{9b}".as_bytes(), &mut last);
+        assert_eq!(String::from_utf8_lossy(&shown), "ä\u{bf}");
+        // Split between its bytes.
+        shown = harmless(&[0xc2], &mut last);
+        shown.extend(harmless(&[0x9b], &mut last));
+        assert_eq!(String::from_utf8_lossy(&shown), "\u{bf}");
+    }
+}

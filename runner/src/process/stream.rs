@@ -1,0 +1,100 @@
+//! One output stream of a worker, on its way to where its task's output goes.
+//!
+//! Invariant: delivery ends. Whoever reads sets the pace, but a worker that has
+//! nothing to say while there is room is not waited for.
+
+use crate::sandbox::{CHUNK, Sink};
+use bytes::BytesMut;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
+use tokio::sync::Notify;
+
+/// How long output that a worker counted may take to arrive.
+const DRAIN: Duration = Duration::from_secs(5);
+
+pub(super) struct Stream {
+    pump: Pin<Box<dyn Future<Output = ()> + Send>>,
+    /// The pipe ended, or the sink takes no more.
+    over: bool,
+    moved: Arc<Moved>,
+}
+
+#[derive(Default)]
+struct Moved {
+    bytes: AtomicU64,
+    /// The sink is full: its reader is what everything waits for.
+    waits: AtomicBool,
+    /// The sink takes no more.
+    refused: AtomicBool,
+    changed: Notify,
+}
+
+impl Stream {
+    pub(super) fn new(pipe: pipe::Receiver, sink: &Sink) -> Self {
+        let moved = Arc::new(Moved::default());
+        Stream {
+            pump: Box::pin(pump(pipe, sink.clone(), moved.clone())),
+            over: false,
+            moved,
+        }
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.over
+    }
+
+    /// Moves bytes until there are no more.
+    pub(super) async fn run(&mut self) {
+        if !self.over {
+            self.pump.as_mut().await;
+            self.over = true;
+        }
+    }
+
+    /// Moves bytes until so many have arrived, or no more will. Whether what was
+    /// promised arrived, as far as somebody wanted it.
+    pub(super) async fn deliver(&mut self, promised: u64) -> bool {
+        let moved = self.moved.clone();
+        let arrived = || moved.bytes.load(Ordering::Acquire);
+        while !self.over && arrived() < promised {
+            let before = arrived();
+            tokio::select! {
+                biased;
+                () = self.run() => {}
+                () = moved.changed.notified() => {}
+                () = tokio::time::sleep(DRAIN) => {
+                    if arrived() == before && !moved.waits.load(Ordering::Acquire) {
+                        break;
+                    }
+                }
+            }
+        }
+        arrived() >= promised || moved.refused.load(Ordering::Acquire)
+    }
+}
+
+/// Moves a worker's output to its sink until it ends, or the sink takes no more.
+async fn pump(mut pipe: pipe::Receiver, sink: Sink, moved: Arc<Moved>) {
+    let mut buffer = BytesMut::new();
+    loop {
+        buffer.reserve(CHUNK);
+        match pipe.read_buf(&mut buffer).await {
+            Ok(0) | Err(_) => break,
+            Ok(len) => {
+                moved.waits.store(true, Ordering::Release);
+                let taken = sink.put(buffer.split().freeze()).await;
+                moved.waits.store(false, Ordering::Release);
+                moved.refused.store(!taken, Ordering::Release);
+                moved.bytes.fetch_add(len as u64, Ordering::AcqRel);
+                moved.changed.notify_one();
+                if !taken {
+                    break;
+                }
+            }
+        }
+    }
+}
