@@ -101,9 +101,16 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
     let report = ended.result?;
     // Ends workers before anything is said.
     drop(runner);
-    tell(args, &report)?;
+    write_report(args, &report)?;
+    if let Delivery::Broken(error) = ended.delivery {
+        return Err(Output::failed(args.output.as_deref(), &error));
+    }
+    if args.stats {
+        let _ = io::stderr().write_all(text::stats(&report).as_bytes());
+    } else if let Some(why) = text::explain(&report) {
+        text::complain(&why);
+    }
     match (ended.delivery, ended.signalled) {
-        (Delivery::Broken(error), _) => Err(Output::failed(args.output.as_deref(), &error)),
         (Delivery::Abandoned, Some(code)) => Ok(code),
         (_, Some(code)) if matches!(report.outcome, Outcome::Cancelled) => Ok(code),
         _ => Ok(exit::of_outcome(&report.outcome)),
@@ -217,12 +224,7 @@ async fn wait(handle: TaskHandle, stdout: Copied, stderr: Copied, signals: &mut 
     }
 }
 
-fn tell(args: &RunArgs, report: &Report) -> Result<(), Failure> {
-    if args.stats {
-        let _ = io::stderr().write_all(text::stats(report).as_bytes());
-    } else if let Some(why) = text::explain(report) {
-        text::complain(&why);
-    }
+fn write_report(args: &RunArgs, report: &Report) -> Result<(), Failure> {
     let Some(path) = &args.report else {
         return Ok(());
     };
