@@ -199,21 +199,18 @@ impl Running {
         rustix::process::kill_process_group(pid, signal).unwrap();
     }
 
-    /// Waits until it has submitted its task: it listens for signals then, and
+    /// Waits until it has submitted its task: it copies its output then, and
     /// has a worker in process mode.
     #[track_caller]
     pub fn await_task(&self, mode: &str) {
-        // It installs the handler of SIGHUP, which is signal 1, last.
-        const HANGUP: u64 = 1;
+        // The threads that copy its output start once it has.
         let pid = self.pid();
         let submitted = eventually(PATIENCE, || {
-            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-            let caught = status
-                .lines()
-                .find_map(|line| line.strip_prefix("SigCgt:"))
-                .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
-                .unwrap_or_default();
-            caught & HANGUP != 0 && (mode == "thread" || !descendants(pid).is_empty())
+            let threads = fs::read_dir(format!("/proc/{pid}/task"));
+            let copying = threads.into_iter().flatten().flatten().any(|thread| {
+                fs::read_to_string(thread.path().join("comm")).is_ok_and(|it| it == "wrun-copy\n")
+            });
+            copying && (mode == "thread" || !descendants(pid).is_empty())
         });
         assert!(submitted, "{mode}: no task was started");
     }

@@ -247,11 +247,15 @@
 //! of your own task on your own machine. The other examples: `limits_and_kill`,
 //! `plugin_server`, `batch`.
 
+mod builder;
+#[doc(hidden)]
 pub mod cli;
 mod config;
 mod error;
 mod executor;
+mod grant;
 mod handle;
+mod limits;
 mod outcome;
 mod process;
 mod report;
@@ -262,12 +266,15 @@ mod task;
 mod thread;
 mod wire;
 
+pub use builder::Builder;
 pub use config::{Cache, Mode};
 pub use error::{Error, ErrorKind};
+pub use grant::{DirGrant, TcpGrant};
 pub use handle::{Killer, OutputStream, TaskHandle};
+pub use limits::Limits;
 pub use outcome::{Crash, Limit, Outcome, Output, Trap, TrapKind};
 pub use process::worker_hook;
 pub use report::{Access, Denial, Report, Stats};
-pub use runner::{Builder, Runner};
+pub use runner::Runner;
 pub use sandbox::{Artifact, Inspection, Progress, Shape, inspect};
-pub use task::{DirGrant, Input, Limits, Stdio, Task, TaskError, TcpGrant};
+pub use task::{Input, Stdio, Task, TaskError};

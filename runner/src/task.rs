@@ -1,14 +1,13 @@
 //! What to run: an artifact with its arguments, input, grants and limits. Plain
 //! data with validation; knows neither modes nor engines.
 
+use crate::grant::{DirGrant, TcpGrant};
+use crate::limits::Limits;
 use crate::sandbox::Artifact;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::fmt;
-use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::str::FromStr;
-use std::time::Duration;
 use tokio::io::AsyncRead;
 
 /// Most bytes that all arguments together, and the environment likewise, may
@@ -289,220 +288,6 @@ pub enum Stdio {
     Null,
 }
 
-/// The limits of one task, the same in both modes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct Limits {
-    /// Wall-clock time from submission, queueing included; it also ends a task
-    /// that is blocked in a host call. Default: none.
-    pub timeout: Option<Duration>,
-    /// Units of computation, about one per WebAssembly instruction: a limit that
-    /// does not depend on the machine. Metered code is compiled separately and
-    /// is up to about two times slower. Default: none.
-    pub fuel: Option<u64>,
-    /// Linear memory over all memories of the task, in bytes. Growth beyond it
-    /// is refused; a task that then traps has exceeded its memory limit.
-    /// Default: 512 MiB.
-    pub max_memory: u64,
-    /// Output that is captured, in bytes, for stdout and for stderr each.
-    /// `Some` is also a limit on streamed output. Default: `None`, which is
-    /// 16 MiB where output is captured and no limit where it is streamed.
-    pub max_output: Option<u64>,
-    /// Input, in bytes. Default: `None`, which is 64 MiB for a task that exports
-    /// `run` and no limit for a command, which streams.
-    pub max_input: Option<u64>,
-    /// Elements over all tables of the task. Default, and most there can be:
-    /// [`Limits::MAX_TABLE_ELEMENTS`].
-    pub max_table_elements: u64,
-    /// Core instances within one component. Default: 1,000.
-    pub max_instances: u32,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Limits {
-            timeout: None,
-            fuel: None,
-            max_memory: 512 << 20,
-            max_output: None,
-            max_input: None,
-            max_table_elements: Limits::MAX_TABLE_ELEMENTS,
-            max_instances: 1_000,
-        }
-    }
-}
-
-impl Limits {
-    /// Table elements at most: 1,000,000. A pool of sandboxes reserves address
-    /// space for each.
-    pub const MAX_TABLE_ELEMENTS: u64 = 1_000_000;
-    /// Captured output by default: 16 MiB.
-    pub const CAPTURE_DEFAULT: u64 = 16 << 20;
-    /// Input of a task that exports `run` by default: 64 MiB.
-    pub const INPUT_DEFAULT: u64 = 64 << 20;
-
-    /// Sets [`Limits::timeout`].
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = Some(timeout);
-        self
-    }
-
-    /// Sets [`Limits::fuel`].
-    pub fn fuel(mut self, fuel: u64) -> Self {
-        self.fuel = Some(fuel);
-        self
-    }
-
-    /// Sets [`Limits::max_memory`].
-    pub fn max_memory(mut self, bytes: u64) -> Self {
-        self.max_memory = bytes;
-        self
-    }
-
-    /// Sets [`Limits::max_output`].
-    pub fn max_output(mut self, bytes: u64) -> Self {
-        self.max_output = Some(bytes);
-        self
-    }
-
-    /// Sets [`Limits::max_input`].
-    pub fn max_input(mut self, bytes: u64) -> Self {
-        self.max_input = Some(bytes);
-        self
-    }
-
-    /// Sets [`Limits::max_table_elements`].
-    pub fn max_table_elements(mut self, elements: u64) -> Self {
-        self.max_table_elements = elements;
-        self
-    }
-
-    /// Sets [`Limits::max_instances`].
-    pub fn max_instances(mut self, instances: u32) -> Self {
-        self.max_instances = instances;
-        self
-    }
-}
-
-/// A directory that a task may use, with everything below it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DirGrant {
-    pub(crate) host: PathBuf,
-    pub(crate) guest: String,
-    pub(crate) read_only: bool,
-}
-
-impl DirGrant {
-    /// Grants `host` for reading and writing, under the same name.
-    pub fn new(host: impl Into<PathBuf>) -> Self {
-        let host = host.into();
-        let guest = host.to_string_lossy().into_owned();
-        DirGrant {
-            host,
-            guest,
-            read_only: false,
-        }
-    }
-
-    /// The name the guest sees.
-    pub fn guest(mut self, path: impl Into<String>) -> Self {
-        self.guest = path.into();
-        self
-    }
-
-    /// Takes away writing, creating, renaming and deleting.
-    pub fn read_only(mut self) -> Self {
-        self.read_only = true;
-        self
-    }
-}
-
-impl FromStr for DirGrant {
-    type Err = TaskError;
-
-    /// `HOST[::GUEST][:ro]`.
-    fn from_str(text: &str) -> Result<Self, TaskError> {
-        let (text, read_only) = match text.strip_suffix(":ro") {
-            Some(rest) => (rest, true),
-            None => (text, false),
-        };
-        let grant = match text.split_once("::") {
-            Some((host, guest)) if !guest.is_empty() => DirGrant::new(host).guest(guest),
-            Some(_) => {
-                return Err(TaskError::DirSyntax {
-                    text: text.to_owned(),
-                });
-            }
-            None => DirGrant::new(text),
-        };
-        if grant.host.as_os_str().is_empty() {
-            return Err(TaskError::DirSyntax {
-                text: text.to_owned(),
-            });
-        }
-        Ok(if read_only { grant.read_only() } else { grant })
-    }
-}
-
-/// TCP connections to one port of one host that a task may open.
-///
-/// Available to components (WASI 0.2); WASI 0.1 has no way to connect.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TcpGrant {
-    /// As given: a name or an address.
-    pub(crate) host: String,
-    /// True when `host` is a name, which the guest may then resolve.
-    pub(crate) is_name: bool,
-    /// What `host` resolved to when the grant was made.
-    pub(crate) addresses: Vec<SocketAddr>,
-}
-
-impl TcpGrant {
-    /// Grants `host:port`. A name is resolved now, once: later answers of the
-    /// resolver widen nothing.
-    pub fn new(host: &str, port: u16) -> Result<Self, TaskError> {
-        use std::net::{IpAddr, ToSocketAddrs};
-        let bare = host.trim_start_matches('[').trim_end_matches(']');
-        if let Ok(ip) = bare.parse::<IpAddr>() {
-            return Ok(TcpGrant {
-                host: bare.to_owned(),
-                is_name: false,
-                addresses: vec![SocketAddr::new(ip, port)],
-            });
-        }
-        let addresses: Vec<SocketAddr> = (host, port)
-            .to_socket_addrs()
-            .map_err(|source| TaskError::Resolve {
-                host: host.to_owned(),
-                source,
-            })?
-            .take(64)
-            .collect();
-        Ok(TcpGrant {
-            host: host.to_owned(),
-            is_name: true,
-            addresses,
-        })
-    }
-}
-
-impl FromStr for TcpGrant {
-    type Err = TaskError;
-
-    /// `HOST:PORT`, with an IPv6 address in brackets.
-    fn from_str(text: &str) -> Result<Self, TaskError> {
-        let syntax = || TaskError::TcpSyntax {
-            text: text.to_owned(),
-        };
-        let (host, port) = text.rsplit_once(':').ok_or_else(syntax)?;
-        let port: u16 = port.parse().map_err(|_| syntax())?;
-        if host.is_empty() || port == 0 {
-            return Err(syntax());
-        }
-        TcpGrant::new(host, port)
-    }
-}
-
 /// A task's settings that cannot be.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -539,35 +324,6 @@ pub enum TaskError {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn dir_grants_parse() {
-        let grant: DirGrant = "a/b".parse().expect("plain");
-        assert_eq!((grant.guest.as_str(), grant.read_only), ("a/b", false));
-        let grant: DirGrant = "a::/in:ro".parse().expect("all three");
-        assert_eq!(grant, DirGrant::new("a").guest("/in").read_only());
-        assert!("".parse::<DirGrant>().is_err());
-        assert!("a::".parse::<DirGrant>().is_err());
-        assert!("::b".parse::<DirGrant>().is_err());
-    }
-
-    #[test]
-    fn tcp_grants_parse() {
-        let grant: TcpGrant = "127.0.0.1:80".parse().expect("v4");
-        assert!(!grant.is_name);
-        let grant: TcpGrant = "[::1]:80".parse().expect("v6");
-        assert_eq!(grant.addresses, ["[::1]:80".parse().expect("addr")]);
-        for bad in [
-            "",
-            "host",
-            ":80",
-            "127.0.0.1:",
-            "127.0.0.1:0",
-            "127.0.0.1:99999",
-        ] {
-            assert!(bad.parse::<TcpGrant>().is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn strings_are_checked() {

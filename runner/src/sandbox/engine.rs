@@ -2,7 +2,7 @@
 //! that an artifact made by one loads in all of them.
 
 use super::epoch;
-use crate::task::Limits;
+use crate::limits::Limits;
 use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 /// What WebAssembly frames may use of a stack. Interpreters compiled to Wasm

@@ -3,10 +3,12 @@
 
 use super::abi::TaskContext;
 use super::denials::Denials;
+use super::input::Source;
 use super::limits::Limiter;
-use super::stdio::{Sink, Source};
+use super::sink::Sink;
+use crate::grant::TcpGrant;
 use crate::report::Access;
-use crate::task::{Spec, TcpGrant};
+use crate::task::Spec;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use wasmtime::component::ResourceTable;

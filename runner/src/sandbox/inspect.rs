@@ -1,6 +1,7 @@
 //! What a task file is, without compiling or running it.
 
 use super::code::{self, Code};
+use super::componentize::componentize;
 use super::load::{LoadError, read};
 use super::source::{self, Facts, Shape};
 use crate::error::Error;
@@ -62,7 +63,7 @@ pub fn inspect(path: impl AsRef<Path>, max_size: u64) -> Result<Inspection, Erro
         })?;
     let shape = source::shape(&facts).and_then(|shape| {
         match shape {
-            Shape::CoreModule => drop(source::componentize(&binary, &facts)?),
+            Shape::CoreModule => drop(componentize(&binary, &facts)?),
             Shape::Component if !is_run(&types) => {
                 return Err(LoadError::Componentize {
                     message: "run is not a func(list<u8>) -> result<list<u8>, string>".into(),

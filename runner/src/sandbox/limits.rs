@@ -20,7 +20,7 @@ pub(crate) struct Limiter {
 }
 
 impl Limiter {
-    pub(crate) fn new(limits: &crate::task::Limits) -> Self {
+    pub(crate) fn new(limits: &crate::limits::Limits) -> Self {
         Limiter {
             max_memory: usize::try_from(limits.max_memory).unwrap_or(usize::MAX),
             max_table_elements: usize::try_from(limits.max_table_elements).unwrap_or(usize::MAX),
@@ -100,7 +100,7 @@ impl ResourceLimiter for Limiter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::task::Limits;
+    use crate::limits::Limits;
 
     #[test]
     fn memories_are_summed() {

@@ -3,6 +3,7 @@
 
 use super::cache::Cache;
 use super::code::{self, Code, CodeError, Meta};
+use super::componentize::componentize;
 use super::engine::{self, EngineError};
 use super::source::{self, Shape};
 use crate::config::Config;
@@ -359,7 +360,7 @@ impl Loader {
                         message: source::one_line(&format!("{error:#}")),
                     }
                 })?;
-                engine.precompile_component(&source::componentize(&binary, &facts)?)
+                engine.precompile_component(&componentize(&binary, &facts)?)
             }
         }
         .map_err(|error| LoadError::Invalid {

@@ -1,0 +1,160 @@
+//! What a task may reach of the outside world. Plain data with a syntax.
+
+use crate::task::TaskError;
+use serde::{Deserialize, Serialize};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// A directory that a task may use, with everything below it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirGrant {
+    pub(crate) host: PathBuf,
+    pub(crate) guest: String,
+    pub(crate) read_only: bool,
+}
+
+impl DirGrant {
+    /// Grants `host` for reading and writing, under the same name.
+    pub fn new(host: impl Into<PathBuf>) -> Self {
+        let host = host.into();
+        let guest = host.to_string_lossy().into_owned();
+        DirGrant {
+            host,
+            guest,
+            read_only: false,
+        }
+    }
+
+    /// The name the guest sees.
+    pub fn guest(mut self, path: impl Into<String>) -> Self {
+        self.guest = path.into();
+        self
+    }
+
+    /// Takes away writing, creating, renaming and deleting.
+    pub fn read_only(mut self) -> Self {
+        self.read_only = true;
+        self
+    }
+}
+
+impl FromStr for DirGrant {
+    type Err = TaskError;
+
+    /// `HOST[::GUEST][:ro]`.
+    fn from_str(text: &str) -> Result<Self, TaskError> {
+        let (text, read_only) = match text.strip_suffix(":ro") {
+            Some(rest) => (rest, true),
+            None => (text, false),
+        };
+        let grant = match text.split_once("::") {
+            Some((host, guest)) if !guest.is_empty() => DirGrant::new(host).guest(guest),
+            Some(_) => {
+                return Err(TaskError::DirSyntax {
+                    text: text.to_owned(),
+                });
+            }
+            None => DirGrant::new(text),
+        };
+        if grant.host.as_os_str().is_empty() {
+            return Err(TaskError::DirSyntax {
+                text: text.to_owned(),
+            });
+        }
+        Ok(if read_only { grant.read_only() } else { grant })
+    }
+}
+
+/// TCP connections to one port of one host that a task may open.
+///
+/// Available to components (WASI 0.2); WASI 0.1 has no way to connect.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TcpGrant {
+    /// As given: a name or an address.
+    pub(crate) host: String,
+    /// True when `host` is a name, which the guest may then resolve.
+    pub(crate) is_name: bool,
+    /// What `host` resolved to when the grant was made.
+    pub(crate) addresses: Vec<SocketAddr>,
+}
+
+impl TcpGrant {
+    /// Grants `host:port`. A name is resolved now, once: later answers of the
+    /// resolver widen nothing.
+    pub fn new(host: &str, port: u16) -> Result<Self, TaskError> {
+        use std::net::{IpAddr, ToSocketAddrs};
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        if let Ok(ip) = bare.parse::<IpAddr>() {
+            return Ok(TcpGrant {
+                host: bare.to_owned(),
+                is_name: false,
+                addresses: vec![SocketAddr::new(ip, port)],
+            });
+        }
+        let addresses: Vec<SocketAddr> = (host, port)
+            .to_socket_addrs()
+            .map_err(|source| TaskError::Resolve {
+                host: host.to_owned(),
+                source,
+            })?
+            .take(64)
+            .collect();
+        Ok(TcpGrant {
+            host: host.to_owned(),
+            is_name: true,
+            addresses,
+        })
+    }
+}
+
+impl FromStr for TcpGrant {
+    type Err = TaskError;
+
+    /// `HOST:PORT`, with an IPv6 address in brackets.
+    fn from_str(text: &str) -> Result<Self, TaskError> {
+        let syntax = || TaskError::TcpSyntax {
+            text: text.to_owned(),
+        };
+        let (host, port) = text.rsplit_once(':').ok_or_else(syntax)?;
+        let port: u16 = port.parse().map_err(|_| syntax())?;
+        if host.is_empty() || port == 0 {
+            return Err(syntax());
+        }
+        TcpGrant::new(host, port)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dir_grants_parse() {
+        let grant: DirGrant = "a/b".parse().expect("plain");
+        assert_eq!((grant.guest.as_str(), grant.read_only), ("a/b", false));
+        let grant: DirGrant = "a::/in:ro".parse().expect("all three");
+        assert_eq!(grant, DirGrant::new("a").guest("/in").read_only());
+        assert!("".parse::<DirGrant>().is_err());
+        assert!("a::".parse::<DirGrant>().is_err());
+        assert!("::b".parse::<DirGrant>().is_err());
+    }
+
+    #[test]
+    fn tcp_grants_parse() {
+        let grant: TcpGrant = "127.0.0.1:80".parse().expect("v4");
+        assert!(!grant.is_name);
+        let grant: TcpGrant = "[::1]:80".parse().expect("v6");
+        assert_eq!(grant.addresses, ["[::1]:80".parse().expect("addr")]);
+        for bad in [
+            "",
+            "host",
+            ":80",
+            "127.0.0.1:",
+            "127.0.0.1:0",
+            "127.0.0.1:99999",
+        ] {
+            assert!(bad.parse::<TcpGrant>().is_err(), "{bad}");
+        }
+    }
+}

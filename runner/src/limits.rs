@@ -1,0 +1,99 @@
+//! What a task may use of the machine. Plain data.
+
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+/// The limits of one task, the same in both modes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Limits {
+    /// Wall-clock time from submission, queueing included; it also ends a task
+    /// that is blocked in a host call. Default: none.
+    pub timeout: Option<Duration>,
+    /// Units of computation, about one per WebAssembly instruction: a limit that
+    /// does not depend on the machine. Metered code is compiled separately and
+    /// is up to about two times slower. Default: none.
+    pub fuel: Option<u64>,
+    /// Linear memory over all memories of the task, in bytes. Growth beyond it
+    /// is refused; a task that then traps has exceeded its memory limit.
+    /// Default: 512 MiB.
+    pub max_memory: u64,
+    /// Output that is captured, in bytes, for stdout and for stderr each.
+    /// `Some` is also a limit on streamed output. Default: `None`, which is
+    /// 16 MiB where output is captured and no limit where it is streamed.
+    pub max_output: Option<u64>,
+    /// Input, in bytes. Default: `None`, which is 64 MiB for a task that exports
+    /// `run` and no limit for a command, which streams.
+    pub max_input: Option<u64>,
+    /// Elements over all tables of the task. Default, and most there can be:
+    /// [`Limits::MAX_TABLE_ELEMENTS`].
+    pub max_table_elements: u64,
+    /// Core instances within one component. Default: 1,000.
+    pub max_instances: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            timeout: None,
+            fuel: None,
+            max_memory: 512 << 20,
+            max_output: None,
+            max_input: None,
+            max_table_elements: Limits::MAX_TABLE_ELEMENTS,
+            max_instances: 1_000,
+        }
+    }
+}
+
+impl Limits {
+    /// Table elements at most: 1,000,000. A pool of sandboxes reserves address
+    /// space for each.
+    pub const MAX_TABLE_ELEMENTS: u64 = 1_000_000;
+    /// Captured output by default: 16 MiB.
+    pub const CAPTURE_DEFAULT: u64 = 16 << 20;
+    /// Input of a task that exports `run` by default: 64 MiB.
+    pub const INPUT_DEFAULT: u64 = 64 << 20;
+
+    /// Sets [`Limits::timeout`].
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Sets [`Limits::fuel`].
+    pub fn fuel(mut self, fuel: u64) -> Self {
+        self.fuel = Some(fuel);
+        self
+    }
+
+    /// Sets [`Limits::max_memory`].
+    pub fn max_memory(mut self, bytes: u64) -> Self {
+        self.max_memory = bytes;
+        self
+    }
+
+    /// Sets [`Limits::max_output`].
+    pub fn max_output(mut self, bytes: u64) -> Self {
+        self.max_output = Some(bytes);
+        self
+    }
+
+    /// Sets [`Limits::max_input`].
+    pub fn max_input(mut self, bytes: u64) -> Self {
+        self.max_input = Some(bytes);
+        self
+    }
+
+    /// Sets [`Limits::max_table_elements`].
+    pub fn max_table_elements(mut self, elements: u64) -> Self {
+        self.max_table_elements = elements;
+        self
+    }
+
+    /// Sets [`Limits::max_instances`].
+    pub fn max_instances(mut self, instances: u32) -> Self {
+        self.max_instances = instances;
+        self
+    }
+}

@@ -1,0 +1,255 @@
+//! WASI 0.1 with its refusals noted, and its sleeps without a blocked thread.
+
+use crate::report::Access;
+use crate::sandbox::host::{Host, Wasi};
+use std::time::Duration;
+use wasmtime::{Caller, Extern};
+use wasmtime_wasi::p1::WasiP1Ctx;
+use wasmtime_wasi::p1::wasi_snapshot_preview1::{self as p1, WasiSnapshotPreview1};
+use wiggle::GuestMemory;
+
+/// Sizes of WASI 0.1's `subscription` and `event`, with the offsets used below.
+const SUBSCRIPTION: usize = 48;
+const EVENT: usize = 32;
+
+/// The relative sleep that one subscription asks for: its user data, how long.
+fn plain_sleep(subscription: &[u8]) -> Option<(u64, Duration)> {
+    let u64_at = |at: usize| -> Option<u64> {
+        let bytes = subscription.get(at..at + 8)?;
+        Some(u64::from_le_bytes(bytes.try_into().ok()?))
+    };
+    let is_clock = *subscription.get(8)? == 0;
+    let is_absolute = *subscription.get(40)? & 1 != 0;
+    let sleeps = is_clock && !is_absolute;
+    sleeps.then_some((u64_at(0)?, Duration::from_nanos(u64_at(24)?)))
+}
+
+/// Where file calls may block the thread, wasmtime-wasi has a plain sleep block
+/// it too: neither deadlines nor output would get their turn meanwhile.
+pub(super) fn sleep_without_blocking(linker: &mut wasmtime::Linker<Host>) -> wasmtime::Result<()> {
+    linker.func_wrap_async(
+        "wasi_snapshot_preview1",
+        "poll_oneoff",
+        |mut caller: Caller<'_, Host>, (subs, events, count, result): (i32, i32, i32, i32)| {
+            Box::new(async move {
+                let fuel = wasmtime::AsContextMut::as_context_mut(&mut caller).hostcall_fuel();
+                let Some(Extern::Memory(memory)) = caller.get_export("memory") else {
+                    return Err(wasmtime::Error::msg("the module exports no memory"));
+                };
+                let at = |start: i32, len: usize| {
+                    let start = start as u32 as usize;
+                    start..start.saturating_add(len)
+                };
+                let subscription = memory.data(&caller).get(at(subs, SUBSCRIPTION));
+                let sleep = match (count, subscription) {
+                    (1, Some(subscription)) => plain_sleep(subscription),
+                    _ => None,
+                };
+                let Some((userdata, duration)) = sleep else {
+                    let (bytes, host) = memory.data_and_store_mut(&mut caller);
+                    let Wasi::P1(ctx) = &mut host.wasi else {
+                        return Err(wasmtime::Error::msg("not a WASI 0.1 host"));
+                    };
+                    ctx.set_hostcall_fuel(fuel);
+                    let mut guest = GuestMemory::Unshared(bytes);
+                    return p1::poll_oneoff(&mut **ctx, &mut guest, subs, events, count, result)
+                        .await;
+                };
+                tokio::time::sleep(duration).await;
+                let bytes = memory.data_mut(&mut caller);
+                // Success, of a clock: all else is zero.
+                let mut event = [0; EVENT];
+                event[..8].copy_from_slice(&userdata.to_le_bytes());
+                for (range, value) in [
+                    (at(events, EVENT), &event[..]),
+                    (at(result, 4), &1u32.to_le_bytes()),
+                ] {
+                    match bytes.get_mut(range) {
+                        Some(place) => place.copy_from_slice(value),
+                        None => return Err(wasmtime::Trap::MemoryOutOfBounds.into()),
+                    }
+                }
+                Ok(0)
+            })
+        },
+    )?;
+    Ok(())
+}
+
+/// Parameters of WASI 0.1's `path_open`.
+type PathOpen = (i32, i32, i32, i32, i32, i64, i64, i32, i32);
+
+const ERRNO_ACCES: i32 = 2;
+/// Longest path that is looked at, that of Linux.
+const MAX_PATH: usize = 4096;
+
+/// A path in a guest's memory, as far as it is there.
+fn path_of(memory: &[u8], ptr: i32, len: i32) -> &[u8] {
+    let start = ptr.cast_unsigned() as usize;
+    let len = (len.cast_unsigned() as usize).min(MAX_PATH);
+    start
+        .checked_add(len)
+        .and_then(|end| memory.get(start..end))
+        .unwrap_or_default()
+}
+
+/// Whether a path is there and is neither file, directory nor link. Asks WASI's
+/// own `path_filestat_get`, with a memory made for the question.
+async fn is_special(
+    ctx: &mut WasiP1Ctx,
+    fd: i32,
+    flags: i32,
+    path: &[u8],
+) -> wasmtime::Result<bool> {
+    /// Size of a `filestat`, and where in it the type is.
+    const FILESTAT: i32 = 64;
+    const FILETYPE: usize = 16;
+    let mut memory = vec![0; FILESTAT as usize];
+    memory.extend_from_slice(path);
+    let len = i32::try_from(path.len()).unwrap_or(0);
+    let mut guest = GuestMemory::Unshared(&mut memory);
+    let errno = p1::path_filestat_get(ctx, &mut guest, fd, flags, FILESTAT, len, 0).await?;
+    // directory, regular_file, symbolic_link
+    Ok(errno == 0 && !matches!(memory.get(FILETYPE), Some(3 | 4 | 7)))
+}
+
+/// `errno` values of WASI 0.1 that mean a refusal: acces, perm, rofs, notcapable.
+fn is_denied_errno(errno: i32) -> bool {
+    matches!(errno, 2 | 63 | 69 | 76)
+}
+
+/// Bits of `oflags` that create or cut a file, and of `rights` that write one.
+const OFLAGS_WRITE: i32 = 0b1001;
+const RIGHTS_FD_WRITE: i64 = 1 << 6;
+
+/// The same for WASI 0.1: the guest's call, the original, a note if refused.
+macro_rules! watch_p1 {
+    ($linker:ident, $name:ident($($arg:ident: $ty:ty),*), path: ($ptr:ident, $len:ident), write: $write:expr) => {
+        $linker.func_wrap_async(
+            "wasi_snapshot_preview1",
+            stringify!($name),
+            |mut caller: Caller<'_, Host>, ($($arg,)*): ($($ty,)*)| {
+                Box::new(async move {
+                    let fuel = wasmtime::AsContextMut::as_context_mut(&mut caller).hostcall_fuel();
+                    let Some(Extern::Memory(memory)) = caller.get_export("memory") else {
+                        return Err(wasmtime::Error::msg("the module exports no memory"));
+                    };
+                    let (bytes, host) = memory.data_and_store_mut(&mut caller);
+                    let Wasi::P1(ctx) = &mut host.wasi else {
+                        return Err(wasmtime::Error::msg("not a WASI 0.1 host"));
+                    };
+                    ctx.set_hostcall_fuel(fuel);
+                    let mut guest = GuestMemory::Unshared(&mut *bytes);
+                    let errno = p1::$name(&mut **ctx, &mut guest, $($arg),*).await?;
+                    if is_denied_errno(errno) {
+                        let path = path_of(bytes, $ptr, $len);
+                        host.note_path(&String::from_utf8_lossy(path), $write);
+                    }
+                    Ok(errno)
+                })
+            },
+        )?;
+    };
+}
+
+pub(super) fn watch_filesystem(linker: &mut wasmtime::Linker<Host>) -> wasmtime::Result<()> {
+    linker.func_wrap_async(
+        "wasi_snapshot_preview1",
+        "path_open",
+        |mut caller: Caller<'_, Host>,
+         (fd, dirflags, ptr, len, oflags, rights, inheriting, fdflags, result): PathOpen| {
+            Box::new(async move {
+                let fuel = wasmtime::AsContextMut::as_context_mut(&mut caller).hostcall_fuel();
+                let Some(Extern::Memory(memory)) = caller.get_export("memory") else {
+                    return Err(wasmtime::Error::msg("the module exports no memory"));
+                };
+                let (bytes, host) = memory.data_and_store_mut(&mut caller);
+                let Wasi::P1(ctx) = &mut host.wasi else {
+                    return Err(wasmtime::Error::msg("not a WASI 0.1 host"));
+                };
+                let path = path_of(bytes, ptr, len).to_vec();
+                ctx.set_hostcall_fuel(fuel);
+                let errno = if is_special(ctx, fd, dirflags, &path).await? {
+                    ERRNO_ACCES
+                } else {
+                    ctx.set_hostcall_fuel(fuel);
+                    let mut guest = GuestMemory::Unshared(bytes);
+                    p1::path_open(
+                        &mut **ctx, &mut guest, fd, dirflags, ptr, len, oflags, rights, inheriting,
+                        fdflags, result,
+                    )
+                    .await?
+                };
+                if is_denied_errno(errno) {
+                    let write = oflags & OFLAGS_WRITE != 0 || rights & RIGHTS_FD_WRITE != 0;
+                    host.note_path(&String::from_utf8_lossy(&path), write);
+                }
+                Ok(errno)
+            })
+        },
+    )?;
+    watch_p1!(
+        linker,
+        path_filestat_get(fd: i32, flags: i32, ptr: i32, len: i32, result: i32),
+        path: (ptr, len),
+        write: false
+    );
+    watch_p1!(
+        linker,
+        path_create_directory(fd: i32, ptr: i32, len: i32),
+        path: (ptr, len),
+        write: true
+    );
+    watch_p1!(
+        linker,
+        path_remove_directory(fd: i32, ptr: i32, len: i32),
+        path: (ptr, len),
+        write: true
+    );
+    watch_p1!(
+        linker,
+        path_unlink_file(fd: i32, ptr: i32, len: i32),
+        path: (ptr, len),
+        write: true
+    );
+    watch_p1!(
+        linker,
+        path_rename(fd: i32, old: i32, old_len: i32, new_fd: i32, ptr: i32, len: i32),
+        path: (ptr, len),
+        write: true
+    );
+    watch_p1!(
+        linker,
+        path_symlink(old: i32, old_len: i32, fd: i32, ptr: i32, len: i32),
+        path: (ptr, len),
+        write: true
+    );
+    watch_p1!(
+        linker,
+        path_link(fd: i32, flags: i32, old: i32, old_len: i32, new_fd: i32, ptr: i32, len: i32),
+        path: (ptr, len),
+        write: true
+    );
+    // Enumerating ends with `badf`; when it does so at the first descriptor that
+    // a directory could have, there are none.
+    linker.func_wrap(
+        "wasi_snapshot_preview1",
+        "fd_prestat_get",
+        |mut caller: Caller<'_, Host>, fd: i32, result: i32| -> wasmtime::Result<i32> {
+            let Some(Extern::Memory(memory)) = caller.get_export("memory") else {
+                return Err(wasmtime::Error::msg("the module exports no memory"));
+            };
+            let (bytes, host) = memory.data_and_store_mut(&mut caller);
+            let Wasi::P1(ctx) = &mut host.wasi else {
+                return Err(wasmtime::Error::msg("not a WASI 0.1 host"));
+            };
+            let mut guest = GuestMemory::Unshared(bytes);
+            let errno = p1::fd_prestat_get(&mut **ctx, &mut guest, fd, result)?;
+            if fd == 3 && errno != 0 {
+                host.denials.note(Access::Directories, "");
+            }
+            Ok(errno)
+        },
+    )?;
+    Ok(())
+}
