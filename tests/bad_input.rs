@@ -684,3 +684,83 @@ fn descriptors_that_are_closed_from_the_start() {
         }
     }
 }
+
+#[test]
+fn a_fifo_in_a_granted_directory_holds_nobody_up() {
+    for mode in MODES {
+        let scratch = scratch();
+        let fifo = scratch.path().join("fifo");
+        let made = std::process::Command::new("mkfifo")
+            .arg(&fifo)
+            .status()
+            .unwrap();
+        assert!(made.success());
+        for task in ["read", "write"] {
+            let ran = Wrun::mode(mode)
+                .args(["--stats", "--timeout", "60s", "--dir"])
+                .arg(format!("{}::/d", scratch.path().display()))
+                .arg(guest("files/files.wasm"))
+                .args([task, "/d/fifo"])
+                .args((task == "write").then_some("x"))
+                .run();
+            let what = format!("{mode}: {task}");
+            assert_ne!(ran.code(), 124, "{what} waited for somebody: {ran}");
+            assert!(ran.stderr.contains("EACCES"), "{what}: {ran}");
+            assert!(
+                ran.stderr.contains("\"fifo\""),
+                "{what} is not reported: {ran}"
+            );
+        }
+    }
+}
+
+#[test]
+fn an_output_file_is_left_alone_until_the_task_runs() {
+    for mode in MODES {
+        let scratch = scratch();
+        let precious = write(scratch.path(), "precious", "keep me");
+        let ran = Wrun::mode(mode)
+            .arg("--output")
+            .arg(&precious)
+            .arg(guest("hostile/not-wasm.wasm"))
+            .run();
+        ran.expect_code(126, mode);
+        assert_eq!(fs::read(&precious).unwrap(), b"keep me", "{mode}");
+        let task = scratch.path().join("task.wat");
+        fs::copy(guest("hello/hello.wat"), &task).unwrap();
+        let before = fs::read(&task).unwrap();
+        let ran = Wrun::mode(mode).arg("--output").arg(&task).arg(&task).run();
+        ran.expect_code(2, mode);
+        assert_eq!(fs::read(&task).unwrap(), before, "{mode}");
+        // Shorter output than what was there leaves nothing of it.
+        let ran = Wrun::mode(mode)
+            .stdin("x")
+            .arg("--output")
+            .arg(&precious)
+            .arg(guest("echo/echo.wat"))
+            .run();
+        ran.expect_code(0, mode);
+        assert_eq!(fs::read(&precious).unwrap(), b"x", "{mode}");
+    }
+}
+
+#[test]
+fn a_stderr_that_takes_no_more_does_not_end_the_task() {
+    for mode in MODES {
+        let scratch = scratch();
+        let report = scratch.path().join("report.json");
+        let script = "exec \"$0\" --mode \"$1\" --report \"$2\" \"$3\" two words 2>/dev/full";
+        let output = std::process::Command::new("sh")
+            .args(["-c", script])
+            .arg(crate::support::wrun())
+            .arg(mode)
+            .arg(&report)
+            .arg(guest("tcp-client/tcp-client.wasm"))
+            .env("WRUN_CACHE_DIR", crate::command::shared_cache())
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(1), "{mode}: {output:?}");
+        let report = fs::read_to_string(&report).unwrap();
+        assert!(report.contains("\"exited\""), "{mode}: {report}");
+    }
+}

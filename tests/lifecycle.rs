@@ -764,3 +764,85 @@ fn every_example_of_help_works() {
         assert!(output.stderr.is_empty(), "{example}: {output:?}");
     }
 }
+
+#[test]
+fn a_worker_has_none_of_its_runners_descriptors() {
+    let scratch = scratch();
+    let program = own_copy(scratch.path());
+    let task = guest("hostile/endless-sleep-run.wat");
+    // What a careless program leaves open for whom it starts.
+    let script = "exec 8</etc/passwd 9</dev/null; exec \"$0\" --mode process \"$1\"";
+    let mut child = std::process::Command::new("sh")
+        .args(["-c", script])
+        .arg(&program)
+        .arg(&task)
+        .env("WRUN_CACHE_DIR", crate::command::shared_cache())
+        .stdin(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut held = Vec::new();
+    let seen = eventually(PATIENCE, || {
+        let workers = descendants(child.id().cast_signed());
+        let Some((worker, _)) = workers.iter().next() else {
+            return false;
+        };
+        held = fs::read_dir(format!("/proc/{worker}/fd"))
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|fd| fs::read_link(fd.path()).ok())
+            .map(|target| target.display().to_string())
+            .collect();
+        // It has begun once its event loop is there.
+        held.iter().any(|target| target.contains("eventpoll"))
+    });
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(seen, "no worker began; it had {held:?}");
+    let foreign: Vec<_> = held
+        .iter()
+        .filter(|it| it.starts_with("/etc") || it.starts_with("/dev"))
+        .collect();
+    assert!(foreign.is_empty(), "a worker holds {foreign:?}");
+    nobody_is_left(&program, "after the runner was killed");
+}
+
+#[test]
+fn signals_that_are_ignored_stay_ignored() {
+    for mode in MODES {
+        let script = "trap '' HUP; exec \"$0\" --mode \"$1\" \"$2\" < \"$3\"";
+        let scratch = scratch();
+        let fifo = scratch.path().join("input");
+        let made = std::process::Command::new("mkfifo")
+            .arg(&fifo)
+            .status()
+            .unwrap();
+        assert!(made.success());
+        let child = std::process::Command::new("sh")
+            .args(["-c", script])
+            .arg(crate::support::wrun())
+            .arg(mode)
+            .arg(guest("cat/cat.wasm"))
+            .arg(&fifo)
+            .env("WRUN_CACHE_DIR", crate::command::shared_cache())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut input = fs::File::options().write(true).open(&fifo).unwrap();
+        std::io::Write::write_all(&mut input, b"before ").unwrap();
+        let pid = rustix::process::Pid::from_raw(child.id().cast_signed()).unwrap();
+        let copying = eventually(PATIENCE, || {
+            let threads = fs::read_dir(format!("/proc/{}/task", child.id()));
+            threads.into_iter().flatten().flatten().any(|thread| {
+                fs::read_to_string(thread.path().join("comm")).is_ok_and(|it| it == "wrun-copy\n")
+            })
+        });
+        assert!(copying, "{mode}: no task began");
+        rustix::process::kill_process(pid, Signal::HUP).unwrap();
+        std::io::Write::write_all(&mut input, b"after").unwrap();
+        drop(input);
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{mode}: {output:?}");
+        assert_eq!(output.stdout, b"before after", "{mode}");
+    }
+}

@@ -18,11 +18,13 @@ use crate::task::{Input, Spec, Stdio, Task};
 use crate::thread::ThreadExecutor;
 use bytes::Bytes;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 use tokio::runtime::{Handle, Runtime};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -58,8 +60,12 @@ struct Admitted {
     submitted: Instant,
     capture_out: Option<Sink>,
     capture_err: Option<Sink>,
+    place: Place,
     _permit: OwnedSemaphorePermit,
 }
+
+/// A permit to run, had or queued for in the order of submission.
+type Place = Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send>>;
 
 /// The embedder's ends of a task.
 struct Ends {
@@ -412,6 +418,7 @@ impl Shared {
             },
             capture_out,
             capture_err,
+            place: self.place(),
             _permit: permit,
         };
         let ends = Ends {
@@ -422,6 +429,18 @@ impl Shared {
         Ok((admitted, ends))
     }
 
+    /// Queues for a place now: whoever was submitted first runs first, whichever
+    /// thread comes to it first.
+    fn place(&self) -> Place {
+        let mut place: Place = Box::pin(self.places.clone().acquire_owned());
+        // The semaphore keeps the order in which it was first asked.
+        let mut cx = Context::from_waker(Waker::noop());
+        match place.as_mut().poll(&mut cx) {
+            Poll::Ready(had) => Box::pin(std::future::ready(had)),
+            Poll::Pending => place,
+        }
+    }
+
     /// Takes an admitted task to its report.
     async fn drive(self: Arc<Self>, admitted: Admitted) -> Result<Report, Error> {
         let Admitted {
@@ -429,11 +448,12 @@ impl Shared {
             submitted,
             capture_out,
             capture_err,
+            place,
             _permit,
         } = admitted;
         let spec = job.spec.clone();
         let (task_id, attempt) = (job.task_id, job.attempt);
-        let (queue, executed) = self.execute(job, submitted).await?;
+        let (queue, executed) = self.execute(job, place, submitted).await?;
         let stdout = capture_out.map(|sink| sink.take()).unwrap_or_default();
         let stderr = capture_err.map(|sink| sink.take()).unwrap_or_default();
         let total = submitted.elapsed();
@@ -470,7 +490,12 @@ impl Shared {
     }
 
     /// Waits for a place and runs there; also says how long the wait was.
-    async fn execute(&self, job: Job, submitted: Instant) -> Result<(Duration, Executed), Error> {
+    async fn execute(
+        &self,
+        job: Job,
+        place: Place,
+        submitted: Instant,
+    ) -> Result<(Duration, Executed), Error> {
         let imposed = |ending| Executed {
             fate: Ok(Fate::imposed(ending)),
             overhead: Duration::ZERO,
@@ -493,9 +518,7 @@ impl Shared {
         });
         let _place = tokio::select! {
             biased;
-            place = self.places.clone().acquire_owned() => {
-                place.map_err(|_| Error::shut_down())?
-            }
+            place = place => place.map_err(|_| Error::shut_down())?,
             ending = &mut ended => return Ok((submitted.elapsed(), imposed(ending))),
         };
         let metered = job.metered();

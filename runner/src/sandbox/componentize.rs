@@ -177,3 +177,32 @@ fn push(
         .push_group(group)
         .map_err(|error| format!("{error:#}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sandbox::source::facts;
+
+    /// A guest that embeds a world whose packages depend on each other in a
+    /// circle: whoever decodes that recurses until the stack is gone.
+    #[test]
+    fn a_guests_own_world_is_not_decoded() {
+        let text = r#"(module
+            (memory (export "memory") 1)
+            (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (i32.const 16))
+            (func (export "run") (param i32 i32) (result i32) (i32.const 0)))"#;
+        let mut module = wat::parse_str(text).expect("valid");
+        let (resolve, world) = world().expect("ours");
+        let utf8 = wit_component::StringEncoding::UTF8;
+        wit_component::embed_component_metadata(&mut module, resolve, *world, utf8)
+            .expect("embeds");
+        let name = b"wrun:task/ports";
+        let at = module
+            .windows(name.len())
+            .position(|window| window == name)
+            .expect("the world names ports");
+        module[at + 7] = b'o';
+        let facts = facts(&module).expect("valid");
+        componentize(&module, &facts).expect("the lie is dropped");
+    }
+}

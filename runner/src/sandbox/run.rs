@@ -483,3 +483,24 @@ impl Limits {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fate_from_a_process_is_bounded() {
+        let fate = Fate {
+            ending: Ending::Failed("x".repeat(10 * MAX_FAILURE)),
+            start: Duration::MAX,
+            run: Duration::MAX,
+            cpu: Some(Duration::MAX),
+            ..Fate::imposed(Ending::Completed)
+        };
+        let elapsed = Duration::from_secs(1);
+        let fate = fate.distrusted(elapsed);
+        assert_eq!((fate.start, fate.run), (elapsed, elapsed));
+        assert_eq!(fate.cpu, Some(elapsed * MAX_THREADS));
+        assert_eq!(fate.ending, Ending::Failed("x".repeat(MAX_FAILURE)));
+    }
+}

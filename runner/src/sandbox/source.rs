@@ -528,6 +528,42 @@ mod tests {
     }
 
     #[test]
+    fn nesting_and_text_are_bounded() {
+        // Components within components, each with a header and one section.
+        let mut nested = b"\0asm\x0d\0\x01\0".to_vec();
+        for _ in 0..MAX_DEPTH {
+            let mut outer = b"\0asm\x0d\0\x01\0\x04".to_vec();
+            let mut len = nested.len();
+            while len >= 0x80 {
+                outer.push((len & 0x7f) as u8 | 0x80);
+                len >>= 7;
+            }
+            outer.push(len as u8);
+            outer.extend(&nested);
+            nested = outer;
+            facts(&nested).expect("deep enough for anybody");
+        }
+        let mut deeper = b"\0asm\x0d\0\x01\0\x04".to_vec();
+        deeper.extend([
+            (nested.len() & 0x7f) as u8 | 0x80,
+            (nested.len() >> 7) as u8,
+        ]);
+        deeper.extend(&nested);
+        assert!(matches!(facts(&deeper), Err(LoadError::Invalid { .. })));
+        let text = format!("(module{})", " ".repeat(MAX_TEXT));
+        assert!(matches!(
+            to_binary(text.as_bytes()),
+            Err(LoadError::Text { .. })
+        ));
+    }
+
+    #[test]
+    fn names_cannot_forge_lines() {
+        assert_eq!(shown("a\nwrun: b\u{202e}"), "a\u{fffd}wrun: b\u{fffd}");
+        assert_eq!(shown(&"x".repeat(300)).len(), MAX_NAME + 3);
+    }
+
+    #[test]
     fn truncation_never_panics() {
         let binary = to_binary(ECHO.as_bytes()).expect("valid").into_owned();
         for len in 0..binary.len() {
