@@ -278,3 +278,8 @@ pub use report::{Access, Denial, Report, Stats};
 pub use runner::Runner;
 pub use sandbox::{Artifact, Inspection, Progress, Shape, inspect};
 pub use task::{Input, Stdio, Task, TaskError};
+
+/// The README's example is compiled, too.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

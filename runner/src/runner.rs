@@ -3,7 +3,8 @@
 //!
 //! Invariants: every admitted task gets exactly one report or error; at most
 //! `max_running` tasks run and `max_queued` wait; dropping the runner ends all
-//! of them and leaves no thread, process or descriptor.
+//! of them and leaves no process and no descriptor, and no thread but one that
+//! is compiling, which ends when it has compiled.
 
 use crate::builder::Builder;
 use crate::config::{Config, Mode};
