@@ -953,3 +953,58 @@ fn compiling_holds_up_nobody_else() {
         );
     }
 }
+
+#[test]
+fn a_stream_that_nobody_took_holds_nobody_up() {
+    for mode in BOTH {
+        let runner = runner(mode);
+        let echo = echo(&runner);
+        let task = Task::new(&echo)
+            .input(vec![7; 3 << 20])
+            .stdout(Stdio::Stream)
+            .limits(timeout(60_000));
+        let report = runner.submit_blocking(task).unwrap().wait().unwrap();
+        assert!(
+            report.outcome.is_completed(),
+            "{mode} mode: {}",
+            report.outcome
+        );
+        still_works(&runner);
+    }
+}
+
+#[test]
+fn a_task_keeps_its_place_until_its_output_is_read() {
+    for mode in BOTH {
+        let runner = builder(mode).max_running(1).build().unwrap();
+        let echo = echo(&runner);
+        let len = 5 << 20;
+        let large = Task::new(&echo)
+            .input(vec![7; len])
+            .stdout(Stdio::Stream)
+            .limits(Limits::default().max_output(len as u64));
+        let mut unread = runner.submit_blocking(large).unwrap();
+        let mut stream = unread.stdout().unwrap();
+        let first = stream.next_chunk_blocking().unwrap().len();
+        // The only place is taken by output that nobody reads.
+        let next = Task::new(&echo).input("x").limits(timeout(300));
+        let report = runner.submit_blocking(next).unwrap().wait().unwrap();
+        assert_eq!(
+            report.outcome,
+            Outcome::LimitExceeded(wrun::Limit::Deadline),
+            "in {mode} mode"
+        );
+        let mut read = first;
+        while let Some(chunk) = stream.next_chunk_blocking() {
+            read += chunk.len();
+        }
+        assert_eq!(read, len, "in {mode} mode");
+        let report = unread.wait().unwrap();
+        assert!(
+            report.outcome.is_completed(),
+            "{mode} mode: {}",
+            report.outcome
+        );
+        still_works(&runner);
+    }
+}
