@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The compilers of the guests on a bare Debian bookworm with rustup 1.95 and Node, from Debian, PyPI, npm and crates.io.
+# The compilers of the guests on a bare Debian bookworm with rustup 1.95 and Node, from Debian, PyPI, npm and Cargo.
 # usage: toolchains.sh DEST   (about 2 minutes cold, 2 GB; nothing is installed system-wide)
 # A machine with `rustup target add wasm32-wasip1 wasm32-wasip2`, wasi-sdk, Zig and Go needs none of this.
 set -euo pipefail
