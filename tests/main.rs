@@ -2,9 +2,8 @@
 //! as its users type it, the library as embedders use it. One binary; a module
 //! per promise.
 
-#![allow(
+#![expect(
     clippy::unwrap_used,
-    missing_docs,
     unreachable_pub,
     reason = "a test that fails here has found something"
 )]
@@ -15,6 +14,7 @@ mod command;
 mod differential;
 mod examples;
 mod exit_codes;
+mod hostile_worker;
 mod leaks;
 mod library;
 mod lifecycle;

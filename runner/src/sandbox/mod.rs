@@ -12,6 +12,7 @@ mod denials;
 mod engine;
 mod epoch;
 mod host;
+mod imports;
 mod input;
 mod inspect;
 mod limits;
