@@ -80,8 +80,33 @@ pub(super) fn sleep_without_blocking(linker: &mut wasmtime::Linker<Host>) -> was
 type PathOpen = (i32, i32, i32, i32, i32, i64, i64, i32, i32);
 
 const ERRNO_ACCES: i32 = 2;
-/// Longest path that is looked at, that of Linux.
+const ERRNO_NAMETOOLONG: i32 = 37;
+/// Longest path that is opened, that of Linux. A longer one would be opened piece
+/// by piece, and what is looked at first must be what is opened.
 const MAX_PATH: usize = 4096;
+
+/// A guest's memory, its host, and what one call may cost the host.
+fn guest_of<'a>(
+    caller: &'a mut Caller<'_, Host>,
+) -> wasmtime::Result<(&'a mut [u8], &'a mut Host, usize)> {
+    let fuel = wasmtime::AsContextMut::as_context_mut(caller).hostcall_fuel();
+    let Some(Extern::Memory(memory)) = caller.get_export("memory") else {
+        return Err(wasmtime::Error::msg("the module exports no memory"));
+    };
+    let (bytes, host) = memory.data_and_store_mut(caller);
+    Ok((bytes, host, fuel))
+}
+
+impl Host {
+    /// The state of WASI 0.1, at the start of a call.
+    fn p1(&mut self, fuel: usize) -> wasmtime::Result<&mut WasiP1Ctx> {
+        let Wasi::P1(ctx) = &mut self.wasi else {
+            return Err(wasmtime::Error::msg("not a WASI 0.1 host"));
+        };
+        ctx.set_hostcall_fuel(fuel);
+        Ok(ctx)
+    }
+}
 
 /// A path in a guest's memory, as far as it is there.
 fn path_of(memory: &[u8], ptr: i32, len: i32) -> &[u8] {
@@ -130,17 +155,9 @@ macro_rules! watch_p1 {
             stringify!($name),
             |mut caller: Caller<'_, Host>, ($($arg,)*): ($($ty,)*)| {
                 Box::new(async move {
-                    let fuel = wasmtime::AsContextMut::as_context_mut(&mut caller).hostcall_fuel();
-                    let Some(Extern::Memory(memory)) = caller.get_export("memory") else {
-                        return Err(wasmtime::Error::msg("the module exports no memory"));
-                    };
-                    let (bytes, host) = memory.data_and_store_mut(&mut caller);
-                    let Wasi::P1(ctx) = &mut host.wasi else {
-                        return Err(wasmtime::Error::msg("not a WASI 0.1 host"));
-                    };
-                    ctx.set_hostcall_fuel(fuel);
+                    let (bytes, host, fuel) = guest_of(&mut caller)?;
                     let mut guest = GuestMemory::Unshared(&mut *bytes);
-                    let errno = p1::$name(&mut **ctx, &mut guest, $($arg),*).await?;
+                    let errno = p1::$name(host.p1(fuel)?, &mut guest, $($arg),*).await?;
                     if is_denied_errno(errno) {
                         let path = path_of(bytes, $ptr, $len);
                         host.note_path(&String::from_utf8_lossy(path), $write);
@@ -159,24 +176,27 @@ pub(super) fn watch_filesystem(linker: &mut wasmtime::Linker<Host>) -> wasmtime:
         |mut caller: Caller<'_, Host>,
          (fd, dirflags, ptr, len, oflags, rights, inheriting, fdflags, result): PathOpen| {
             Box::new(async move {
-                let fuel = wasmtime::AsContextMut::as_context_mut(&mut caller).hostcall_fuel();
-                let Some(Extern::Memory(memory)) = caller.get_export("memory") else {
-                    return Err(wasmtime::Error::msg("the module exports no memory"));
-                };
-                let (bytes, host) = memory.data_and_store_mut(&mut caller);
-                let Wasi::P1(ctx) = &mut host.wasi else {
-                    return Err(wasmtime::Error::msg("not a WASI 0.1 host"));
-                };
+                let (bytes, host, fuel) = guest_of(&mut caller)?;
+                if len.cast_unsigned() as usize > MAX_PATH {
+                    return Ok(ERRNO_NAMETOOLONG);
+                }
                 let path = path_of(bytes, ptr, len).to_vec();
-                ctx.set_hostcall_fuel(fuel);
-                let errno = if is_special(ctx, fd, dirflags, &path).await? {
+                let errno = if is_special(host.p1(fuel)?, fd, dirflags, &path).await? {
                     ERRNO_ACCES
                 } else {
-                    ctx.set_hostcall_fuel(fuel);
                     let mut guest = GuestMemory::Unshared(bytes);
                     p1::path_open(
-                        &mut **ctx, &mut guest, fd, dirflags, ptr, len, oflags, rights, inheriting,
-                        fdflags, result,
+                        host.p1(fuel)?,
+                        &mut guest,
+                        fd,
+                        dirflags,
+                        ptr,
+                        len,
+                        oflags,
+                        rights,
+                        inheriting,
+                        fdflags,
+                        result,
                     )
                     .await?
                 };
@@ -236,15 +256,9 @@ pub(super) fn watch_filesystem(linker: &mut wasmtime::Linker<Host>) -> wasmtime:
         "wasi_snapshot_preview1",
         "fd_prestat_get",
         |mut caller: Caller<'_, Host>, fd: i32, result: i32| -> wasmtime::Result<i32> {
-            let Some(Extern::Memory(memory)) = caller.get_export("memory") else {
-                return Err(wasmtime::Error::msg("the module exports no memory"));
-            };
-            let (bytes, host) = memory.data_and_store_mut(&mut caller);
-            let Wasi::P1(ctx) = &mut host.wasi else {
-                return Err(wasmtime::Error::msg("not a WASI 0.1 host"));
-            };
+            let (bytes, host, fuel) = guest_of(&mut caller)?;
             let mut guest = GuestMemory::Unshared(bytes);
-            let errno = p1::fd_prestat_get(&mut **ctx, &mut guest, fd, result)?;
+            let errno = p1::fd_prestat_get(host.p1(fuel)?, &mut guest, fd, result)?;
             if fd == 3 && errno != 0 {
                 host.denials.note(Access::Directories, "");
             }
