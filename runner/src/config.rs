@@ -45,6 +45,95 @@ impl FromStr for Mode {
     }
 }
 
+/// How strictly the kernel's walls around a worker are insisted on. Only for
+/// process mode; threads have no such walls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Jail {
+    /// Nothing runs unless every required layer
+    /// ([`Layer::is_required`](crate::Layer::is_required)) stands.
+    #[default]
+    Strict,
+    /// What the kernel permits; the report says what is missing.
+    BestEffort,
+    /// No jail: a process of its own, and no more.
+    Off,
+}
+
+impl Jail {
+    /// `strict`, `best-effort` or `off`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Jail::Strict => "strict",
+            Jail::BestEffort => "best-effort",
+            Jail::Off => "off",
+        }
+    }
+}
+
+impl fmt::Display for Jail {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Jail {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        match name {
+            "strict" => Ok(Jail::Strict),
+            "best-effort" => Ok(Jail::BestEffort),
+            "off" => Ok(Jail::Off),
+            _ => Err(format!(
+                "{name:?} is no jail; there are strict, best-effort and off"
+            )),
+        }
+    }
+}
+
+/// How a worker comes to be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Start {
+    /// Forked from a zygote: a process that has the task loaded and jailed and
+    /// does nothing but fork.
+    #[default]
+    Fork,
+    /// A program started for this worker alone, which loads the task itself. For
+    /// one task it is cheaper than a zygote; it is also what happens where forking
+    /// is not possible.
+    Exec,
+}
+
+impl Start {
+    /// `fork` or `exec`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Start::Fork => "fork",
+            Start::Exec => "exec",
+        }
+    }
+}
+
+impl fmt::Display for Start {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Start {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        match name {
+            "fork" => Ok(Start::Fork),
+            "exec" => Ok(Start::Exec),
+            _ => Err(format!("{name:?} is no start; there are fork and exec")),
+        }
+    }
+}
+
 /// Where compiled code is kept between runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]

@@ -62,6 +62,27 @@ pub struct Stats {
     pub worker_pid: Option<u32>,
 }
 
+/// What a worker process used, by the kernel's count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Usage {
+    /// CPU time in user mode.
+    pub user_cpu: Duration,
+    /// CPU time in the kernel.
+    pub system_cpu: Duration,
+    /// Peak of the resident memory, in bytes: all of the process, code and
+    /// runtime included.
+    pub peak_rss_bytes: u64,
+    /// Page faults without a read from disk.
+    pub minor_faults: u64,
+    /// Page faults that read from disk.
+    pub major_faults: u64,
+    /// Context switches because it waited.
+    pub voluntary_switches: u64,
+    /// Context switches because its time was up.
+    pub involuntary_switches: u64,
+}
+
 /// One thing that a task asked for and was not granted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
