@@ -89,7 +89,7 @@ impl Hostile {
     fn run(&self, limits: Limits) -> Result<Report, Error> {
         let runner = Runner::builder()
             .mode(Mode::Process)
-            .idle_workers(0)
+            .spares(0)
             .worker(&self.program)
             .build()
             .unwrap();

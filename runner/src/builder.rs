@@ -1,11 +1,12 @@
 //! A runner's settings as an embedder makes them: each with its default and its
 //! price.
 
-use crate::config::{Cache, Config, Mode};
+use crate::config::{Cache, Config, Jail, Mode, Start};
 use crate::error::{Error, ErrorKind};
 use crate::runner::Runner;
 use crate::sandbox;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Settings of a [`Runner`]; see [`Runner::builder`].
 #[derive(Clone, Debug)]
@@ -16,10 +17,17 @@ pub struct Builder {
     max_running: Option<usize>,
     max_queued: usize,
     worker_threads: Option<usize>,
-    idle_workers: usize,
     worker: Option<PathBuf>,
     max_module_size: u64,
     metered: bool,
+    jail: Jail,
+    identity: Option<(u32, u32)>,
+    start: Start,
+    spares: usize,
+    reuse: u32,
+    idle_timeout: Duration,
+    compile_timeout: Duration,
+    compile_memory: u64,
 }
 
 impl Default for Builder {
@@ -30,10 +38,17 @@ impl Default for Builder {
             max_running: None,
             max_queued: 1024,
             worker_threads: None,
-            idle_workers: 1,
             worker: None,
             max_module_size: Builder::MODULE_SIZE_DEFAULT,
             metered: false,
+            jail: Jail::default(),
+            identity: None,
+            start: Start::default(),
+            spares: 1,
+            reuse: 1,
+            idle_timeout: Duration::from_secs(60),
+            compile_timeout: Builder::COMPILE_TIMEOUT_DEFAULT,
+            compile_memory: Builder::COMPILE_MEMORY_DEFAULT,
         }
     }
 }
@@ -41,6 +56,10 @@ impl Default for Builder {
 impl Builder {
     /// The default cap on a task file: 256 MiB.
     pub const MODULE_SIZE_DEFAULT: u64 = 256 << 20;
+    /// The default of [`Builder::compile_timeout`]: one minute.
+    pub const COMPILE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
+    /// The default of [`Builder::compile_memory`]: 2 GiB.
+    pub const COMPILE_MEMORY_DEFAULT: u64 = 2 << 30;
 
     /// Where tasks run. Default: [`Mode::Process`].
     pub fn mode(mut self, mode: Mode) -> Self {
@@ -81,14 +100,6 @@ impl Builder {
         self
     }
 
-    /// Process mode: workers that are started ahead of demand, for each artifact
-    /// in use. Each costs a process of some megabytes and saves a task the
-    /// milliseconds of starting one. Default: 1.
-    pub fn idle_workers(mut self, workers: usize) -> Self {
-        self.idle_workers = workers;
-        self
-    }
-
     /// Process mode: the program that workers are, `wrun` or one whose `main`
     /// calls [`worker_hook`](crate::worker_hook). Default: this program.
     pub fn worker(mut self, program: impl Into<PathBuf>) -> Self {
@@ -110,13 +121,87 @@ impl Builder {
         self
     }
 
+    /// Process mode: how strictly the kernel's walls around each worker are
+    /// insisted on. Default: [`Jail::Strict`], in which a task does not run where
+    /// a required wall cannot be put up: [`ErrorKind::Jail`]. No effect in thread
+    /// mode, which has no such walls.
+    pub fn jail(mut self, jail: Jail) -> Self {
+        self.jail = jail;
+        self
+    }
+
+    /// Process mode: the user and group that workers become, by number. Only
+    /// root can give them another than its own, and not with [`Jail::Off`].
+    /// Default: this process's own; as root, nobody's. No effect in thread mode.
+    pub fn identity(mut self, uid: u32, gid: u32) -> Self {
+        self.identity = Some((uid, gid));
+        self
+    }
+
+    /// Process mode: how workers come to be. Default: [`Start::Fork`], which
+    /// keeps one more process per artifact in use, the zygote. No effect in
+    /// thread mode.
+    pub fn start(mut self, start: Start) -> Self {
+        self.start = start;
+        self
+    }
+
+    /// Process mode: workers that are made ahead of demand, for each artifact in
+    /// use. Each costs a process and saves a task the time of making one.
+    /// Default: 1. No effect in thread mode.
+    pub fn spares(mut self, workers: usize) -> Self {
+        self.spares = workers;
+        self
+    }
+
+    /// Process mode: how many tasks a worker gets, one after another, each with a
+    /// sandbox of its own. Default: 1, a fresh process for each task.
+    ///
+    /// More saves the making of processes and weakens the walls: a task that
+    /// breaks out of its sandbox meets those that its worker gets later. A worker
+    /// that was granted a directory or an address gets no other task. Zero is
+    /// taken for 1. No effect in thread mode.
+    pub fn reuse(mut self, tasks_per_worker: u32) -> Self {
+        self.reuse = tasks_per_worker;
+        self
+    }
+
+    /// Process mode: zygote and spares of an artifact that no task used for this
+    /// long end; the next task makes them anew. Default: 60 s. No effect in
+    /// thread mode.
+    pub fn idle_timeout(mut self, time: Duration) -> Self {
+        self.idle_timeout = time;
+        self
+    }
+
+    /// Process mode: how long compiling one task may take. Beyond it, loading
+    /// fails with [`ErrorKind::LoadLimit`]. Default:
+    /// [`Builder::COMPILE_TIMEOUT_DEFAULT`]. No effect in thread mode, which
+    /// compiles in this process.
+    pub fn compile_timeout(mut self, time: Duration) -> Self {
+        self.compile_timeout = time;
+        self
+    }
+
+    /// Process mode: memory that compiling one task may take, in bytes. Beyond
+    /// it, loading fails with [`ErrorKind::LoadLimit`]. Default:
+    /// [`Builder::COMPILE_MEMORY_DEFAULT`]. No effect in thread mode.
+    pub fn compile_memory(mut self, bytes: u64) -> Self {
+        self.compile_memory = bytes;
+        self
+    }
+
     /// Makes the runner and starts its threads.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::NoWorker`] in process mode without a worker program;
-    /// [`ErrorKind::System`] when threads cannot be started.
+    /// [`ErrorKind::Jail`] for an [`identity`](Builder::identity) that cannot be
+    /// had; [`ErrorKind::System`] when threads cannot be started.
     pub fn build(self) -> Result<Runner, Error> {
+        if self.mode == Mode::Process && self.identity.is_some() {
+            may_change_identity(self.jail)?;
+        }
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let max_running = self.max_running.unwrap_or(match self.mode {
             Mode::Thread => 512,
@@ -132,13 +217,31 @@ impl Builder {
             max_running: max_running.clamp(1, ceiling),
             max_queued: self.max_queued.min(1 << 24),
             worker_threads: self.worker_threads.unwrap_or(cores).clamp(1, 1024),
-            idle_workers: self.idle_workers,
             worker: self.worker.map(worker_path).transpose()?,
             max_module_size: self.max_module_size,
             metered: self.metered,
+            jail: self.jail,
+            identity: self.identity,
+            start: self.start,
+            spares: self.spares,
+            reuse: self.reuse.max(1),
+            idle_timeout: self.idle_timeout,
+            compile_timeout: self.compile_timeout,
+            compile_memory: self.compile_memory,
         };
         Runner::new(config)
     }
+}
+
+fn may_change_identity(jail: Jail) -> Result<(), Error> {
+    let why = if jail == Jail::Off {
+        "workers change their user only in a jail, and it is off"
+    } else if !rustix::process::geteuid().is_root() {
+        "only root may give workers another user"
+    } else {
+        return Ok(());
+    };
+    Err(Error::new(ErrorKind::Jail, why))
 }
 
 /// Where the worker program is, seen from any directory.

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 /// Where tasks run: how strong the walls are, and what they cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -152,6 +153,7 @@ pub enum Cache {
 
 /// A runner's settings, as the builder leaves them.
 #[derive(Clone, Debug)]
+#[expect(dead_code, reason = "process mode reads the last of them next")]
 pub(crate) struct Config {
     pub(crate) mode: Mode,
     pub(crate) cache: Cache,
@@ -161,12 +163,25 @@ pub(crate) struct Config {
     pub(crate) max_queued: usize,
     /// Threads of the task runtime.
     pub(crate) worker_threads: usize,
-    /// Started workers kept waiting per artifact, process mode only.
-    pub(crate) idle_workers: usize,
     /// The worker program; `None` is this program with its hook.
     pub(crate) worker: Option<PathBuf>,
     /// Cap on a task file, in bytes.
     pub(crate) max_module_size: u64,
     /// `load` compiles with fuel counted.
     pub(crate) metered: bool,
+    // Process mode only, from here on.
+    pub(crate) jail: Jail,
+    /// The user and group of workers; only root may set it.
+    pub(crate) identity: Option<(u32, u32)>,
+    pub(crate) start: Start,
+    /// Workers kept waiting, per artifact in use.
+    pub(crate) spares: usize,
+    /// Tasks that a worker gets before it ends; 1 at least.
+    pub(crate) reuse: u32,
+    /// Zygote and spares of an artifact that nobody used for so long end.
+    pub(crate) idle_timeout: Duration,
+    /// How long compiling one task may take.
+    pub(crate) compile_timeout: Duration,
+    /// Memory that compiling one task may take, in bytes.
+    pub(crate) compile_memory: u64,
 }

@@ -1,6 +1,8 @@
 //! The public error: one opaque type. Every module has its own enum; only this
 //! file maps them.
 
+use crate::jail::LayerReport;
+use crate::outcome::Limit;
 use crate::process::ProcessError;
 use crate::sandbox::{EngineError, LoadError, PrepareError, RunError};
 use crate::task::TaskError;
@@ -13,6 +15,7 @@ pub struct Error(Box<Repr>);
 struct Repr {
     kind: ErrorKind,
     message: String,
+    limit: Option<Limit>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
@@ -32,6 +35,17 @@ pub enum ErrorKind {
     Overloaded,
     /// The runner is shutting down or gone.
     ShutDown,
+    /// Loading the task took more than its compilation may have
+    /// ([`Builder::compile_timeout`](crate::Builder::compile_timeout),
+    /// [`compile_memory`](crate::Builder::compile_memory)); [`Error::limit`] says
+    /// which.
+    LoadLimit,
+    /// A required wall of the jail cannot be put up, and
+    /// [`Jail::Strict`](crate::Jail::Strict) insists on it; the message names it.
+    Jail,
+    /// The workers of this task died, one after another, while they started: no
+    /// more are made for a while. Trying again later may work.
+    CrashLoop,
     /// Process mode has no worker program, or it does not answer as one.
     NoWorker,
     /// The operating system refused something: memory, processes, descriptors.
@@ -44,6 +58,7 @@ impl Error {
         Error(Box::new(Repr {
             kind,
             message: message.into(),
+            limit: None,
             source: None,
         }))
     }
@@ -56,6 +71,7 @@ impl Error {
         Error(Box::new(Repr {
             kind,
             message: message.into(),
+            limit: None,
             source: Some(Box::new(source)),
         }))
     }
@@ -68,14 +84,54 @@ impl Error {
         Error::new(ErrorKind::ShutDown, "the runner is shut down")
     }
 
+    /// Compiling exceeded one of its limits.
+    #[allow(
+        dead_code,
+        clippy::allow_attributes,
+        reason = "for process mode's compiler"
+    )]
+    pub(crate) fn load_limit(limit: Limit) -> Self {
+        let mut error = Error::new(
+            ErrorKind::LoadLimit,
+            format!("the task exceeded its {limit} limit before it could run"),
+        );
+        error.0.limit = Some(limit);
+        error
+    }
+
+    /// A strict jail lacks a wall.
+    #[allow(
+        dead_code,
+        clippy::allow_attributes,
+        reason = "for process mode's jail"
+    )]
+    pub(crate) fn jail(missing: &LayerReport) -> Self {
+        let LayerReport { layer, detail, .. } = missing;
+        Error::new(
+            ErrorKind::Jail,
+            format!(
+                "the jail lacks {layer}: {detail}; --jail best-effort (Jail::BestEffort) runs \
+                 without it"
+            ),
+        )
+    }
+
     /// What class of error it is.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
+    /// Which limit, for [`ErrorKind::LoadLimit`].
+    pub fn limit(&self) -> Option<Limit> {
+        self.0.limit
+    }
+
     /// True when the same call may succeed later, unchanged.
     pub fn is_retryable(&self) -> bool {
-        matches!(self.0.kind, ErrorKind::Overloaded | ErrorKind::System)
+        matches!(
+            self.0.kind,
+            ErrorKind::Overloaded | ErrorKind::CrashLoop | ErrorKind::System
+        )
     }
 }
 

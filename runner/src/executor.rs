@@ -1,8 +1,11 @@
 //! The one interface between the runner and where tasks run. Two
 //! implementations: [`thread`](crate::thread) and [`process`](crate::process).
 
+use crate::config::Start;
 use crate::error::Error;
+use crate::jail::JailReport;
 use crate::outcome::Crash;
+use crate::report::Usage;
 use crate::sandbox::{Artifact, Fate, Progress, Sink};
 use crate::task::{InputKind, Spec};
 use std::sync::Arc;
@@ -54,4 +57,27 @@ pub(crate) struct Executed {
     /// and speaking to it. Zero in thread mode.
     pub(crate) overhead: Duration,
     pub(crate) worker_pid: Option<u32>,
+    /// The kernel's count for the worker.
+    pub(crate) usage: Option<Usage>,
+    /// The worker's walls, as far as it told.
+    pub(crate) jail: Option<Arc<JailReport>>,
+    /// How the worker came to be.
+    pub(crate) start: Option<Start>,
+    /// What people should know, and is no failure.
+    pub(crate) notes: Vec<String>,
+}
+
+impl Executed {
+    /// An end without a worker, and without more to tell.
+    pub(crate) fn new(fate: Result<Fate, Crash>) -> Self {
+        Executed {
+            fate,
+            overhead: Duration::ZERO,
+            worker_pid: None,
+            usage: None,
+            jail: None,
+            start: None,
+            notes: Vec::new(),
+        }
+    }
 }

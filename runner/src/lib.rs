@@ -236,8 +236,7 @@
 //!   costs no thread. Ten thousand that wait took 275 MiB of resident memory in
 //!   one process on Linux 6.18 (`tests/leaks.rs`).
 //! - **Process mode**: a process for each task, milliseconds;
-//!   [`Builder::idle_workers`] are started ahead, so that a task does not wait for
-//!   its own.
+//!   [`Builder::spares`] are made ahead, so that a task does not wait for its own.
 //! - **Fuel**: compiles a second time, up to two times slower code; only for tasks
 //!   that have that limit.
 //! - **Output and input** are bounded where they are kept, streamed where they are

@@ -193,6 +193,10 @@ pub enum Limit {
     Input,
     /// Core instances within one component.
     Instances,
+    /// Compiling the task took too long; it never ran.
+    CompileTime,
+    /// Compiling the task took too much memory; it never ran.
+    CompileMemory,
 }
 
 impl Limit {
@@ -205,6 +209,8 @@ impl Limit {
             Limit::Output => "output",
             Limit::Input => "input",
             Limit::Instances => "instances",
+            Limit::CompileTime => "compile-time",
+            Limit::CompileMemory => "compile-memory",
         }
     }
 }

@@ -1,7 +1,8 @@
 //! What a run was and what it cost: the value that every executed task yields,
 //! and its JSON form (`docs/report.schema.json`).
 
-use crate::config::Mode;
+use crate::config::{Jail, Mode, Start};
+use crate::jail::JailReport;
 use crate::outcome::{Crash, Outcome};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -26,6 +27,16 @@ pub struct Report {
     pub stats: Stats,
     /// What it asked for and was not granted, each thing once; at most 64.
     pub denied: Vec<Denial>,
+    /// How strictly the walls around its worker were insisted on; `None` in thread
+    /// mode.
+    pub jail_mode: Option<Jail>,
+    /// How strong those walls were, as the worker said; without layers with
+    /// [`Jail::Off`]. `None` in thread mode, and where no worker came to say it.
+    pub jail: Option<JailReport>,
+    /// What people should know about the run and is no failure: that a worker
+    /// could not be forked, crashes that were followed by a new attempt, why one
+    /// was not. At most 128.
+    pub notes: Vec<String>,
     /// Captured stdout, also of a task that did not complete. Empty unless
     /// captured. For a task that exports `run` this is what it returned.
     pub stdout: Bytes,
@@ -60,6 +71,12 @@ pub struct Stats {
     pub memory_growth_refused: u64,
     /// The worker process; `None` in thread mode.
     pub worker_pid: Option<u32>,
+    /// What the worker used, by the kernel's count, once it has ended; `None` in
+    /// thread mode, where a worker ended that somebody else reaped, and where it
+    /// lives on for other tasks.
+    pub usage: Option<Usage>,
+    /// How the worker came to be; `None` in thread mode, and where none did.
+    pub start_method: Option<Start>,
 }
 
 /// What a worker process used, by the kernel's count.
@@ -136,6 +153,18 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
+fn usage_json(usage: &Usage) -> Value {
+    json!({
+        "user_cpu_ns": nanos(usage.user_cpu),
+        "system_cpu_ns": nanos(usage.system_cpu),
+        "peak_rss_bytes": usage.peak_rss_bytes,
+        "minor_faults": usage.minor_faults,
+        "major_faults": usage.major_faults,
+        "voluntary_switches": usage.voluntary_switches,
+        "involuntary_switches": usage.involuntary_switches,
+    })
+}
+
 impl Report {
     /// The report as JSON, in the shape of `docs/report.schema.json`. Captured
     /// bytes are left out, their lengths are in.
@@ -175,8 +204,15 @@ impl Report {
                 "fuel": stats.fuel,
                 "memory_growth_refused": stats.memory_growth_refused,
                 "worker_pid": stats.worker_pid,
+                "start_method": stats.start_method.map(Start::name),
+                "usage": stats.usage.as_ref().map(usage_json),
             },
+            "jail": self.jail.as_ref().map(|jail| json!({
+                "mode": self.jail_mode.unwrap_or_default().name(),
+                "layers": jail.layers,
+            })),
             "denied": self.denied,
+            "notes": self.notes,
             "stdout_bytes": self.stdout.len(),
             "stderr_bytes": self.stderr.len(),
         })

@@ -7,10 +7,11 @@
 //! is compiling, which ends when it has compiled.
 
 use crate::builder::Builder;
-use crate::config::{Config, Mode};
+use crate::config::{Config, Jail, Mode};
 use crate::error::{Error, ErrorKind};
 use crate::executor::{Executed, Executor, Job};
 use crate::handle::{OutputStream, TaskHandle};
+use crate::jail::JailReport;
 use crate::outcome::{Limit, Outcome, Output};
 use crate::process::ProcessExecutor;
 use crate::report::{Report, Stats};
@@ -462,7 +463,20 @@ impl Shared {
             fate,
             overhead,
             worker_pid,
+            usage,
+            jail,
+            start: start_method,
+            notes,
         } = executed;
+        let jail_mode = (self.config.mode == Mode::Process).then_some(self.config.jail);
+        let jail = match jail {
+            Some(jail) => Some(Arc::unwrap_or_clone(jail)),
+            // No walls: that needs nobody who says so.
+            None if jail_mode == Some(Jail::Off) && worker_pid.is_some() => {
+                Some(JailReport::default())
+            }
+            None => None,
+        };
         let (outcome, fate) = match fate {
             Ok(fate) => (outcome(&fate.ending, &stdout), fate),
             Err(crash) => (Outcome::Crashed(crash), Fate::imposed(Ending::Cancelled)),
@@ -483,8 +497,13 @@ impl Shared {
                 fuel: fate.fuel,
                 memory_growth_refused: fate.growth_refused,
                 worker_pid,
+                usage,
+                start_method,
             },
             denied: fate.denied,
+            jail_mode,
+            jail,
+            notes,
             stdout,
             stderr,
         })
@@ -497,11 +516,7 @@ impl Shared {
         place: Place,
         submitted: Instant,
     ) -> Result<(Duration, Executed), Error> {
-        let imposed = |ending| Executed {
-            fate: Ok(Fate::imposed(ending)),
-            overhead: Duration::ZERO,
-            worker_pid: None,
-        };
+        let imposed = |ending| Executed::new(Ok(Fate::imposed(ending)));
         let kill = job.kill.clone();
         let deadline = job.deadline;
         let expired = async {

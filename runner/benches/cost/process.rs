@@ -28,7 +28,7 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
     let builder = || Runner::builder().mode(Mode::Process).worker(wrun_program());
 
     {
-        let (runner, echo) = load(builder().idle_workers(1))?;
+        let (runner, echo) = load(builder().spares(1))?;
         let mut task = || {
             std::thread::sleep(SETTLE);
             each(1, || once(&runner, &echo))
@@ -64,7 +64,7 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
         )?;
     }
     {
-        let (runner, echo) = load(builder().idle_workers(0))?;
+        let (runner, echo) = load(builder().spares(0))?;
         bench.row(
             "process cold",
             "starting `true` and waiting for it",

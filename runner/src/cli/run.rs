@@ -22,7 +22,7 @@ pub(super) fn run(args: RunArgs) -> Result<u8, Failure> {
         .mode(args.mode)
         .max_running(1)
         .max_queued(0)
-        .idle_workers(0)
+        .spares(0)
         .metered(args.fuel.is_some())
         .cache(if args.no_cache {
             Cache::Off

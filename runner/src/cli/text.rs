@@ -1,7 +1,7 @@
 //! Words for people, on stderr: complaints, statistics. What a guest said is
 //! stripped of control characters before it can reach a terminal.
 
-use crate::{Access, Denial, Outcome, Report};
+use crate::{Access, Denial, JailReport, LayerState, Outcome, Report, Usage};
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::time::Duration;
@@ -98,10 +98,15 @@ pub(super) fn stats(report: &Report) -> String {
     };
     row("total", time(stats.total));
     row("queue", time(stats.queue));
-    row("start", time(stats.start));
+    row(
+        "start",
+        match stats.start_method {
+            Some(method) => format!("{} ({method})", time(stats.start)),
+            None => time(stats.start),
+        },
+    );
     row("run", time(stats.run));
     row("cpu", stats.cpu.map_or_else(|| "unknown".into(), time));
-    let memory = |bytes: u64| bytesize::ByteSize(bytes).display().iec().to_string();
     row(
         "memory",
         stats
@@ -118,6 +123,16 @@ pub(super) fn stats(report: &Report) -> String {
         };
         row("refused", format!("growth of memory, {times}"));
     }
+    if let Some(used) = &stats.usage {
+        row("usage", usage(used));
+    }
+    if let Some(walls) = &report.jail {
+        let mode = report.jail_mode.unwrap_or_default();
+        row("jail", format!("{mode}{}", jail(walls)));
+    }
+    for note in &report.notes {
+        row("note", note.clone());
+    }
     for refused in &report.denied {
         // Many runtimes look for directories at start, whether they need any or
         // not; it says something only when the task did not succeed.
@@ -127,6 +142,42 @@ pub(super) fn stats(report: &Report) -> String {
         row("refused", denial(refused));
     }
     clean(&text)
+}
+
+/// What a worker used, on one line.
+fn usage(usage: &Usage) -> String {
+    let faults = usage.minor_faults.saturating_add(usage.major_faults);
+    format!(
+        "{} user, {} system, {}, {faults} faults",
+        time(usage.user_cpu),
+        time(usage.system_cpu),
+        memory(usage.peak_rss_bytes),
+    )
+}
+
+/// How many walls stand, and what is the matter with the others.
+fn jail(walls: &JailReport) -> String {
+    let all = walls.layers.len();
+    if all == 0 {
+        return String::new();
+    }
+    let whole = |state| state == LayerState::Enforced;
+    let standing = walls.layers.iter().filter(|it| whole(it.state)).count();
+    let mut text = format!(": {standing} of {all} layers");
+    for wall in walls.layers.iter().filter(|it| !whole(it.state)) {
+        let _ = write!(
+            text,
+            "; {} {}: {}",
+            wall.layer,
+            wall.state.name(),
+            wall.detail
+        );
+    }
+    text
+}
+
+fn memory(bytes: u64) -> String {
+    bytesize::ByteSize(bytes).display().iec().to_string()
 }
 
 fn time(duration: Duration) -> String {

@@ -44,9 +44,8 @@ pub(super) async fn run(
 ) -> Result<Executed, Error> {
     let began = Instant::now();
     let stopped = |fate| Executed {
-        fate,
         overhead: began.elapsed(),
-        worker_pid: None,
+        ..Executed::new(fate)
     };
     let mut recompiled = false;
     let worker = loop {
@@ -99,9 +98,9 @@ pub(super) async fn run(
     };
     pool.refill();
     Ok(Executed {
-        fate: fate?,
         overhead,
         worker_pid: Some(pid),
+        ..Executed::new(fate?)
     })
 }
 

@@ -67,7 +67,7 @@ impl ProcessExecutor {
         Ok(ProcessExecutor {
             loader,
             spawner: Arc::new(Spawner::start(program, config.max_running)?),
-            idle: config.idle_workers,
+            idle: config.spares,
             pools: Mutex::default(),
         })
     }

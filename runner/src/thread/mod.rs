@@ -15,7 +15,6 @@ use crate::sandbox::{
 };
 use std::any::Any;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 use wasmtime::Engine;
 
 pub(crate) struct ThreadExecutor {
@@ -118,11 +117,7 @@ impl Executor for ThreadExecutor {
             rehearsal: false,
         };
         let fate = sandbox::run(&prepared, run).await?;
-        Ok(Executed {
-            fate: Ok(fate),
-            overhead: Duration::ZERO,
-            worker_pid: None,
-        })
+        Ok(Executed::new(Ok(fate)))
     }
 
     fn prepare(&self, artifact: &Artifact, metered: bool) -> Result<(), Error> {
