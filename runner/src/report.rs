@@ -100,6 +100,25 @@ pub struct Usage {
     pub involuntary_switches: u64,
 }
 
+impl Usage {
+    /// What was used since then. The peak is the process's own.
+    pub(crate) fn since(&self, before: &Usage) -> Usage {
+        Usage {
+            user_cpu: self.user_cpu.saturating_sub(before.user_cpu),
+            system_cpu: self.system_cpu.saturating_sub(before.system_cpu),
+            peak_rss_bytes: self.peak_rss_bytes,
+            minor_faults: self.minor_faults.saturating_sub(before.minor_faults),
+            major_faults: self.major_faults.saturating_sub(before.major_faults),
+            voluntary_switches: self
+                .voluntary_switches
+                .saturating_sub(before.voluntary_switches),
+            involuntary_switches: self
+                .involuntary_switches
+                .saturating_sub(before.involuntary_switches),
+        }
+    }
+}
+
 /// One thing that a task asked for and was not granted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]

@@ -5,5 +5,7 @@
 //! for stands or is reported as missing. Nothing is given up without a word.
 
 mod report;
+mod stub;
+pub(crate) use stub::*;
 
 pub use report::{JailReport, Layer, LayerReport, LayerState};

@@ -25,7 +25,10 @@ mod source;
 pub use abi::Progress;
 pub(crate) use abi::TaskContext;
 pub(crate) use code::{Code, CodeError};
-pub(crate) use engine::{Allocation, EngineError, max_pool_slots, runtime};
+pub(crate) use engine::{
+    Allocation, EngineError, max_pool_slots, runtime, single_threaded_runtime,
+};
+pub(crate) use host::Granted;
 pub(crate) use input::Source;
 pub use inspect::{Inspection, inspect};
 pub use load::Artifact;

@@ -86,6 +86,11 @@ impl Sink {
         matches!(self.0.target, Target::Capture(_))
     }
 
+    /// Whether writing may have to wait for a reader.
+    pub(crate) fn is_channel(&self) -> bool {
+        matches!(self.0.target, Target::Channel(_))
+    }
+
     /// What was captured so far, taken out.
     pub(crate) fn take(&self) -> Bytes {
         let Target::Capture(chunks) = &self.0.target else {
