@@ -105,6 +105,7 @@ impl ProcessExecutor {
                     grants: Grants::default(),
                     identity: config.identity,
                     cgroup: None,
+                    compile: None,
                     #[cfg(feature = "test-hooks")]
                     absent: Vec::new(),
                 },

@@ -11,7 +11,7 @@ use crate::jail::{self, JailError, Split, Walls};
 use crate::sandbox::{self, Code, PrepareError, Prepared};
 use crate::sys::{self, Alone};
 use crate::wire::{ControlOrder, ControlSays, Hello};
-use rustix::process::Signal;
+use rustix::process::{Signal, getpid};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
@@ -142,15 +142,16 @@ fn go_inside(
 ) -> io::Result<Option<Walls>> {
     // Tells the one inside that the runner knows where it is.
     let (mut told, telling) = io::pipe()?;
+    let before = getpid();
     match begun.and_then(Walls::split) {
         Ok(Split::Outside { pid }) => {
             say(&ControlSays::Moved(pid))?;
             (&telling).write_all(&[1])?;
             sys::exit_now(0)
         }
-        Ok(Split::Inside { walls, moved }) => {
+        Ok(Split::Inside(walls)) => {
             drop(telling);
-            if moved && told.read(&mut [0])? == 0 {
+            if getpid() != before && told.read(&mut [0])? == 0 {
                 return Err(io::Error::other("what started this died"));
             }
             Ok(Some(walls))
