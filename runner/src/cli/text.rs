@@ -9,6 +9,9 @@ use std::time::Duration;
 /// Characters of a task's own words that are printed; the report has them all.
 const MAX_WORDS: usize = 1000;
 
+/// How the note on a crash begins that was not followed by a new attempt.
+const NO_RETRY: &str = "no new attempt";
+
 /// One line, `wrun: ...`.
 pub(super) fn complain(message: &str) {
     // Nothing is left to be done about a stderr that takes no more.
@@ -55,6 +58,9 @@ pub(super) fn explain(report: &Report) -> Option<String> {
     if report.stats.memory_growth_refused > 0 && matches!(report.outcome, Outcome::LimitExceeded(_))
     {
         text.push_str(" (--max-memory)");
+    }
+    if let Some(why) = report.notes.iter().find(|it| it.starts_with(NO_RETRY)) {
+        let _ = write!(text, "\n  {why}");
     }
     if let Some(first) = report
         .denied
