@@ -3,10 +3,11 @@
 //! them.
 
 use crate::command::{Ran, Wrun, open, scratch, write};
-use crate::processes::{descendants, eventually, own_copy, running};
+use crate::processes::{Process, descendants, eventually, own_copy, running};
 use crate::report::Schema;
 use crate::support::{BOTH, guest, repo, runner, wat};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
 use std::path::PathBuf;
@@ -89,6 +90,17 @@ impl Stage {
 
     fn submit(&self, task: Task) -> TaskHandle {
         self.runner.submit_blocking(task).unwrap()
+    }
+
+    /// The worker that runs, once it is another than those `before`.
+    fn worker(&self, before: &BTreeSet<Process>) -> BTreeSet<Process> {
+        let mut workers = BTreeSet::new();
+        let came = eventually(SOON, || {
+            workers = running(&self.program);
+            !workers.is_empty() && workers.is_disjoint(before)
+        });
+        assert!(came, "no worker but {before:?}");
+        workers
     }
 
     /// Kills the processes that run tasks.
@@ -232,22 +244,22 @@ async fn a_stream_is_read_once() {
     let cat = guest_of(&stage, "cat/cat.wasm").await;
     let submit = async |input| {
         let task = Task::new(&cat).input(input).retries(50);
-        let handle = stage.runner.submit(task).await.unwrap();
-        assert!(eventually(SOON, || !running(&stage.program).is_empty()));
-        handle
+        stage.runner.submit(task).await.unwrap()
     };
     // Nobody has taken anything out of it: it is whole.
     let (mut stdin, reader) = tokio::io::duplex(1);
     let handle = submit(Input::reader(reader)).await;
+    let first = stage.worker(&BTreeSet::new());
     stage.kill();
+    stage.worker(&first);
     stdin.write_all(b"whole").await.unwrap();
     drop(stdin);
     let report = outcome(handle).await;
     assert!(report.outcome.is_completed(), "{}", report.outcome);
     assert_eq!(report.stdout, "whole");
-    assert!(report.attempt > 1, "it was killed before it had its input");
+    assert_eq!(report.attempt, 2);
 
-    // It ended before it gave anything: it is still what it was.
+    // One that ends before it gives anything is still what it was.
     let handle = submit(Input::reader(tokio::io::empty())).await;
     let report = outcome(handle).await;
     assert!(report.outcome.is_completed(), "{}", report.outcome);
