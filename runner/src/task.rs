@@ -146,7 +146,8 @@ impl Task {
 
     /// New attempts after the task's worker died
     /// ([`Outcome::Crashed`](crate::Outcome::Crashed)), and after nothing else.
-    /// Default: 0. More than [`Task::MAX_RETRIES`] are cut to that.
+    /// Default: 0. More than [`Task::MAX_RETRIES`] are cut to that. No effect in
+    /// thread mode, where nothing crashes alone.
     ///
     /// An attempt begins anew: with the same input, and what the one before had
     /// written is dropped. There is no new attempt where that cannot be: when
