@@ -3,7 +3,7 @@
 
 use crate::config::{Jail, Mode, Start};
 use crate::jail::JailReport;
-use crate::outcome::{Crash, Outcome};
+use crate::outcome::{Crash, Limit, Outcome};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -185,6 +185,29 @@ fn usage_json(usage: &Usage) -> Value {
 }
 
 impl Report {
+    /// The report of a task that never ran, since loading it exceeded a limit
+    /// ([`Error::limit`](crate::Error::limit)), after so much time.
+    pub fn not_loaded(name: impl Into<String>, mode: Mode, limit: Limit, took: Duration) -> Self {
+        Report {
+            task_id: 1,
+            name: name.into(),
+            attempt: 1,
+            mode,
+            outcome: Outcome::LimitExceeded(limit),
+            stats: Stats {
+                start: took,
+                total: took,
+                ..Stats::default()
+            },
+            denied: Vec::new(),
+            jail_mode: None,
+            jail: None,
+            notes: Vec::new(),
+            stdout: Bytes::new(),
+            stderr: Bytes::new(),
+        }
+    }
+
     /// The report as JSON, in the shape of `docs/report.schema.json`. Captured
     /// bytes are left out, their lengths are in.
     pub fn to_json(&self) -> Value {
