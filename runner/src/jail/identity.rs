@@ -23,7 +23,7 @@ const NEEDED: CapabilitySet = CapabilitySet::SYS_ADMIN
 
 /// What became of the user and the group, for the report that [`drop_capabilities`]
 /// completes.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Identity {
     words: String,
     fault: Option<String>,

@@ -10,6 +10,7 @@ use libc::c_long;
 
 /// Arguments of one call, for some.
 pub(super) struct Row {
+    #[cfg_attr(not(test), expect(dead_code, reason = "for those who read this"))]
     pub(super) name: &'static str,
     pub(super) number: c_long,
     pub(super) who: Who,
@@ -24,6 +25,7 @@ pub(super) struct Row {
 pub(super) enum Who {
     All,
     Zygote,
+    Worker,
     /// Zygotes and workers, before a task has the process.
     Before,
     /// Zygotes, workers: not those that may have threads.
@@ -40,6 +42,7 @@ impl Who {
         match self {
             Who::All => true,
             Who::Zygote => role == Role::Zygote,
+            Who::Worker => role == Role::Worker,
             Who::Before | Who::Tasks => role != Role::Compiler,
             Who::Files => grants.files,
             Who::Tcp => grants.tcp,
@@ -65,7 +68,7 @@ pub(super) enum Test {
     NotOwn(u8),
 }
 use Test::{Bits, NotNull, NotOwn, Null, OneOf, Own};
-use Who::{All, Before, Compiler, Files, Tasks, Tcp, Zygote};
+use Who::{All, Before, Compiler, Files, Tasks, Tcp, Worker, Zygote};
 
 const fn row(
     name: &'static str,
@@ -106,7 +109,8 @@ const THREAD: Test = Bits {
         | libc::CLONE_CHILD_CLEARTID) as u32,
 };
 
-const NO_PROCESS_OF_ITS_OWN: Test = Bits {
+/// `clone` of a process, of any kind.
+const NO_THREAD: Test = Bits {
     arg: 0,
     mask: libc::CLONE_THREAD as u32,
     value: 0,
@@ -302,8 +306,9 @@ pub(super) const FATAL: &[Row] = &[
     row("add_key", libc::SYS_add_key, All, &[], "the kernel's keys"),
     row("bpf", libc::SYS_bpf, All, &[], "code in the kernel"),
     row("chroot", libc::SYS_chroot, All, &[], "another root"),
-    row("clone", libc::SYS_clone, Compiler, &[NO_PROCESS_OF_ITS_OWN], "a process"),
-    row("clone", libc::SYS_clone, Tasks, &[clone_with(libc::CLONE_VFORK)], "a program about to be started"),
+    row("clone", libc::SYS_clone, Compiler, &[NO_THREAD], "a process"),
+    row("clone", libc::SYS_clone, Worker, &[NO_THREAD], "a process"),
+    row("clone", libc::SYS_clone, Zygote, &[clone_with(libc::CLONE_VFORK)], "a program about to be started"),
     row("clone", libc::SYS_clone, All, &[clone_with(libc::CLONE_NEWNS)], "namespaces, which give rights"),
     row("clone", libc::SYS_clone, All, &[clone_with(libc::CLONE_NEWUSER)], "namespaces, which give rights"),
     row("clone", libc::SYS_clone, All, &[clone_with(libc::CLONE_NEWPID)], "namespaces, which give rights"),
