@@ -90,7 +90,9 @@ pub(super) fn assume(plan: &Plan) -> Result<Identity, JailError> {
         }),
         Err(errno) => Ok(Identity {
             words: words(own),
-            fault: Some(format!("no other user: {errno}")),
+            fault: Some(format!(
+                "it cannot be another ({errno}); start the runner as an ordinary user"
+            )),
         }),
     }
 }

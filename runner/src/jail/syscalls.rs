@@ -3,7 +3,9 @@
 //!
 //! A call that is in no row is refused (`EPERM`). Rows of one call add up. Found
 //! by tracing every guest of this tree, and by reading what wasmtime, tokio, the
-//! standard library and libc do on rarer paths.
+//! standard library and libc do on rarer paths. What Landlock cannot refuse is
+//! decided here: no owners, modes, attributes or locks of files; times and stat of
+//! files remain, where directories are granted.
 
 use super::plan::{Grants, Role};
 use libc::c_long;
@@ -146,6 +148,13 @@ const STREAM: Test = Bits {
     mask: 0xf,
     value: libc::SOCK_STREAM as u32,
 };
+
+/// No TCP Fast Open: with that a call that sends also connects, unseen by Landlock.
+const NOT_CONNECTING: Test = Bits {
+    arg: 2,
+    mask: libc::MSG_FASTOPEN as u32,
+    value: 0,
+};
 const TCP: Test = OneOf(2, &[0, libc::IPPROTO_TCP as u32]);
 
 /// What is allowed. Sorted by name.
@@ -205,7 +214,6 @@ pub(super) const ALLOWED: &[Row] = &[
     row("ioctl", libc::SYS_ioctl, All, &[OneOf(1, &[
         libc::FIONBIO as u32, libc::FIONREAD as u32, libc::TCGETS as u32,
     ])], "waiting or not, how much there is, whether a stream is a terminal"),
-    row("kill", libc::SYS_kill, Zygote, &[], "ending its own children"),
     row("landlock_add_rule", libc::SYS_landlock_add_rule, Before, &[], "the task's own walls"),
     row("landlock_create_ruleset", libc::SYS_landlock_create_ruleset, Before, &[], "the task's own walls"),
     row("landlock_restrict_self", libc::SYS_landlock_restrict_self, Before, &[], "the task's own walls"),
@@ -224,13 +232,12 @@ pub(super) const ALLOWED: &[Row] = &[
     row("newfstatat", libc::SYS_newfstatat, Files, &[], "WASI files: stat-at"),
     row("openat", libc::SYS_openat, Files, &[], "WASI files: open-at"),
     row("openat2", libc::SYS_openat2, Files, &[], "WASI files: open-at, beneath a directory"),
-    row("pidfd_open", libc::SYS_pidfd_open, Zygote, &[], "its children"),
     row("pidfd_send_signal", libc::SYS_pidfd_send_signal, Zygote, &[], "ending its own children"),
     row("pipe2", libc::SYS_pipe2, All, &[], "streams within the process"),
     #[cfg(target_arch = "x86_64")]
     row("poll", libc::SYS_poll, All, &[], "waiting for a descriptor"),
     row("ppoll", libc::SYS_ppoll, All, &[], "waiting for a descriptor"),
-    row("prctl", libc::SYS_prctl, All, &[OneOf(0, &[libc::PR_SET_NAME as u32])], "the name of a thread"),
+    row("prctl", libc::SYS_prctl, Compiler, &[OneOf(0, &[libc::PR_SET_NAME as u32])], "the name of a thread"),
     row("prctl", libc::SYS_prctl, Before, &[OneOf(0, &[
         libc::PR_SET_PDEATHSIG as u32, libc::PR_SET_NO_NEW_PRIVS as u32, libc::PR_GET_NO_NEW_PRIVS as u32,
     ])], "the task's own walls"),
@@ -256,7 +263,7 @@ pub(super) const ALLOWED: &[Row] = &[
     row("sched_getaffinity", libc::SYS_sched_getaffinity, All, &[], "how many processors there are"),
     row("sched_yield", libc::SYS_sched_yield, All, &[], "locks"),
     row("seccomp", libc::SYS_seccomp, Before, &[], "the task's own walls"),
-    row("sendmsg", libc::SYS_sendmsg, Tasks, &[], "descriptors that are handed over"),
+    row("sendmsg", libc::SYS_sendmsg, Tasks, &[NOT_CONNECTING], "descriptors that are handed over"),
     row("sendto", libc::SYS_sendto, Tasks, &[Null(4)], "sockets that were connected, no other address"),
     row("set_robust_list", libc::SYS_set_robust_list, All, &[], "libc, in a child and for a new thread"),
     row("setitimer", libc::SYS_setitimer, Tasks, &[], "the epoch's clock"),
@@ -282,7 +289,7 @@ pub(super) const ALLOWED: &[Row] = &[
     row("shutdown", libc::SYS_shutdown, Tasks, &[], "the end of one direction of a socket"),
     row("sigaltstack", libc::SYS_sigaltstack, All, &[], "wasmtime's traps on a full stack"),
     row("socket", libc::SYS_socket, Tasks, &[INET, STREAM, TCP], "WASI sockets; without a grant it can be made and not connected, so that the report can tell where to"),
-    row("socketpair", libc::SYS_socketpair, Tasks, &[OneOf(0, &[libc::AF_UNIX as u32])], "tokio's signals"),
+    row("socketpair", libc::SYS_socketpair, Tasks, &[OneOf(0, &[libc::AF_UNIX as u32]), STREAM], "tokio's signals; no datagrams, which may go to any address"),
     row("statx", libc::SYS_statx, All, &[itself(2)], "what a descriptor is"),
     row("statx", libc::SYS_statx, Files, &[], "WASI files: stat-at"),
     row("symlinkat", libc::SYS_symlinkat, Files, &[], "WASI files: symlink-at"),
@@ -364,11 +371,9 @@ pub(super) const FATAL: &[Row] = &[
 #[rustfmt::skip]
 pub(super) const TAKEN: &[Row] = &[
     row("clone", libc::SYS_clone, All, &[], "no processes"),
-    row("kill", libc::SYS_kill, All, &[], "no signals"),
     row("landlock_add_rule", libc::SYS_landlock_add_rule, All, &[], "the walls stand"),
     row("landlock_create_ruleset", libc::SYS_landlock_create_ruleset, All, &[], "the walls stand"),
     row("landlock_restrict_self", libc::SYS_landlock_restrict_self, All, &[], "the walls stand"),
-    row("pidfd_open", libc::SYS_pidfd_open, All, &[], "no processes"),
     row("pidfd_send_signal", libc::SYS_pidfd_send_signal, All, &[], "no signals"),
     row("prctl", libc::SYS_prctl, All, &[], "the walls stand"),
     row("prlimit64", libc::SYS_prlimit64, All, &[NotNull(2)], "limits stay"),
