@@ -170,3 +170,96 @@ fn delegate(group: &Path) -> Result<(), String> {
         missing.join(" and ")
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A machine's files, as far as they are looked at.
+    fn machine(own: &str, mount: &str, controllers: &str, passed_on: &str) -> tempfile::TempDir {
+        let root = tempfile::tempdir().expect("a directory");
+        let write = |file: &str, text: &str| {
+            let file = root.path().join(file);
+            fs::create_dir_all(file.parent().expect("a parent")).expect("directories");
+            fs::write(file, text).expect("a file");
+        };
+        write("proc/self/cgroup", own);
+        write("proc/self/mountinfo", mount);
+        write("cg/unit/cgroup.controllers", controllers);
+        write("cg/unit/cgroup.subtree_control", passed_on);
+        root
+    }
+
+    const OWN: &str = "8:pids:/\n0::/unit\n";
+    const MOUNT: &str = "22 27 0:21 / /proc rw - proc proc rw\n\
+                         31 23 0:28 / /cg rw,nosuid shared:4 - cgroup2 cgroup2 rw\n";
+    const LIMITS: CgroupLimits = CgroupLimits {
+        memory: Some(1 << 30),
+        pids: Some(8),
+    };
+
+    #[track_caller]
+    fn refused(machine: &tempfile::TempDir, words: &str) {
+        let why = Cgroup::create_in(machine.path(), &LIMITS).expect_err("there can be none");
+        assert!(why.contains(words), "{why}");
+    }
+
+    #[test]
+    fn what_is_missing_is_told() {
+        let all = "cpu memory pids\n";
+        refused(
+            &machine("8:pids:/\n", MOUNT, all, all),
+            "no control groups of version 2",
+        );
+        refused(&machine(OWN, "", all, all), "not mounted");
+        let elsewhere = MOUNT.replace("0:28 / ", "0:28 /other ");
+        refused(
+            &machine(OWN, &elsewhere, all, all),
+            "outside of what is mounted",
+        );
+        refused(
+            &machine(OWN, MOUNT, "hugetlb\n", ""),
+            "no memory and no pids (it has hugetlb)",
+        );
+        refused(&machine(OWN, MOUNT, "", ""), "(it has nothing)");
+        refused(&machine("0::/gone\n", MOUNT, all, all), "No such file");
+    }
+
+    #[test]
+    fn a_group_that_passes_nothing_on_is_asked_once() {
+        let machine = machine(OWN, MOUNT, "memory pids", "pids");
+        // A plain file keeps what is written, so that the question shows.
+        let control = machine.path().join("cg/unit/cgroup.subtree_control");
+        refused(&machine, "does not pass on memory and pids");
+        assert_eq!(fs::read_to_string(control).expect("it is there"), "+memory");
+    }
+
+    #[test]
+    fn a_group_has_its_limits_and_goes_when_it_is_dropped() {
+        let all = "cpu memory pids\n";
+        let machine = machine(OWN, MOUNT, all, all);
+        let group = Cgroup::create_in(machine.path(), &LIMITS).expect("it can be made");
+        let path = group.path().to_owned();
+        assert!(path.starts_with(machine.path().join("cg/unit")));
+        let limit = |file: &str| fs::read_to_string(path.join(file)).expect("it is set");
+        assert_eq!(limit("memory.max"), (1 << 30).to_string());
+        assert_eq!(limit("pids.max"), "8");
+        // The kernel's files are no obstacle to removing a group; these are.
+        for file in fs::read_dir(&path).expect("a directory").flatten() {
+            fs::remove_file(file.path()).expect("it goes");
+        }
+        drop(group);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn this_machine_has_one_or_says_why_not() {
+        match Cgroup::create(&LIMITS) {
+            Ok(group) => assert!(group.path().is_dir()),
+            Err(why) => {
+                println!("{why}");
+                assert!(!why.is_empty());
+            }
+        }
+    }
+}

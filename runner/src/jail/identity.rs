@@ -23,7 +23,7 @@ const NEEDED: CapabilitySet = CapabilitySet::SYS_ADMIN
 
 /// What became of the user and the group, for the report that [`drop_capabilities`]
 /// completes.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Identity {
     words: String,
     fault: Option<String>,
@@ -90,7 +90,9 @@ pub(super) fn assume(plan: &Plan) -> Result<Identity, JailError> {
         }),
         Err(errno) => Ok(Identity {
             words: words(own),
-            fault: Some(format!("no other user: {errno}")),
+            fault: Some(format!(
+                "it cannot be another ({errno}); start the runner as an ordinary user"
+            )),
         }),
     }
 }

@@ -40,14 +40,18 @@ pub(super) fn probe(grants: Grants) -> Stand {
             return Stand::unavailable(format!("{why}: {error}"));
         }
     };
-    let has = match version {
+    let when = if grants.any() { "; per task" } else { "" };
+    let what = what_it_covers(version, grants);
+    Stand::enforced(format!("ABI {version}: {what}{when}"))
+}
+
+fn what_it_covers(version: u32, grants: Grants) -> &'static str {
+    match version {
         0..=3 if grants.tcp => "files; TCP ports are left to the host's own check",
         0..=3 => "files; TCP and signals are left to seccomp",
         4..=5 => "files, TCP ports; signals are left to seccomp",
         _ => "files, TCP ports, signals, abstract sockets",
-    };
-    let when = if grants.any() { "; per task" } else { "" };
-    Stand::enforced(format!("ABI {version}: {has}{when}"))
+    }
 }
 
 /// Restricts this thread, and all it starts, to what `task` is granted; to
@@ -69,4 +73,22 @@ pub(super) fn restrict(task: Option<&TaskWalls<'_>>) -> Result<(), RulesetError>
         }
     }
     ruleset.restrict_self().map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_older_kernel_is_said_to_leave_things_to_others() {
+        let none = Grants::default();
+        let tcp = Grants {
+            tcp: true,
+            ..Grants::default()
+        };
+        assert!(what_it_covers(1, none).contains("left to seccomp"));
+        assert!(what_it_covers(3, tcp).contains("left to the host"));
+        assert!(what_it_covers(4, tcp).contains("TCP ports; signals"));
+        assert!(!what_it_covers(6, tcp).contains("left"));
+    }
 }

@@ -58,7 +58,11 @@ pub(super) fn enter(plan: &Plan, account: &mut Account) -> Result<Entered, JailE
     if geteuid().is_root() {
         unshare(&flags, &mut entered);
     }
-    let identity = identity::assume(plan)?;
+    let identity = if account.is_absent(Layer::Identity) {
+        Identity::default()
+    } else {
+        identity::assume(plan)?
+    };
     // A change of user makes the process's own files in /proc root's.
     let _ = set_dumpable_behavior(DumpableBehavior::Dumpable);
     if !account.is_absent(Layer::UserNamespace) {

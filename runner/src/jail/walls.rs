@@ -219,7 +219,13 @@ impl Walls {
                 taken = Some(small);
                 Ok(())
             });
-            Stand::of(applied, "a list of allowed calls; fewer per task")
+            Stand::of(
+                applied,
+                match plan.role {
+                    Role::Zygote | Role::Worker => "a list of allowed calls; fewer per task",
+                    Role::Compiler => "a list of allowed calls",
+                },
+            )
         })?;
         sealed.taken = taken.filter(|_| plan.role != Role::Compiler);
         Ok((sealed, account.finish()))

@@ -9,9 +9,10 @@ use super::sink::Sink;
 use crate::grant::TcpGrant;
 use crate::report::Access;
 use crate::task::Spec;
-use rand::RngExt;
 use rand::rand_core::UnwrapErr;
-use rand::rngs::SysRng;
+use rand::rngs::{StdRng, SysRng};
+use rand::{Rng, RngExt, SeedableRng, TryRng};
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -170,9 +171,37 @@ impl Granted<'_> {
 /// thread first uses them would be the same in every process forked from it.
 fn fresh_random(builder: &mut WasiCtxBuilder) {
     builder
-        .secure_random(UnwrapErr(SysRng))
-        .insecure_random(UnwrapErr(SysRng))
+        .secure_random(Fresh::default())
+        .insecure_random(Fresh::default())
         .insecure_random_seed(UnwrapErr(SysRng).random());
+}
+
+/// A generator that is seeded by the kernel when it is first used.
+#[derive(Default)]
+struct Fresh(Option<StdRng>);
+
+impl Fresh {
+    fn seeded(&mut self) -> &mut StdRng {
+        self.0
+            .get_or_insert_with(|| StdRng::from_rng(&mut UnwrapErr(SysRng)))
+    }
+}
+
+impl TryRng for Fresh {
+    type Error = Infallible;
+
+    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
+        Ok(self.seeded().next_u32())
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
+        Ok(self.seeded().next_u64())
+    }
+
+    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Infallible> {
+        self.seeded().fill_bytes(bytes);
+        Ok(())
+    }
 }
 
 /// A directory that was granted cannot be opened after all.

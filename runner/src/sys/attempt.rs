@@ -2,7 +2,6 @@
 
 use rustix::process::Pid;
 use std::io;
-use std::os::fd::BorrowedFd;
 
 /// Forks; none in the child. For a test that has its process to itself.
 #[expect(unsafe_code, reason = "tests of processes make processes")]
@@ -78,11 +77,4 @@ pub(crate) fn make_code() -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     Ok(())
-}
-
-/// A descriptor by its number.
-#[expect(unsafe_code, reason = "a descriptor is borrowed by number")]
-pub(crate) fn descriptor(number: i32) -> BorrowedFd<'static> {
-    // SAFETY: tests pass descriptors that stay open as long as the process.
-    unsafe { BorrowedFd::borrow_raw(number) }
 }
