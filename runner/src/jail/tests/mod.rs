@@ -17,6 +17,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 mod tried;
@@ -45,22 +46,29 @@ enum User {
     Nobody,
 }
 
-/// A copy of this program where every user may run it.
-fn program() -> std::path::PathBuf {
-    use std::sync::OnceLock;
-    static COPY: OnceLock<tempfile::TempDir> = OnceLock::new();
-    let directory = COPY.get_or_init(|| {
-        let directory = tempfile::tempdir().expect("a directory");
-        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).expect("open");
-        let own = std::env::current_exe().expect("its own path");
-        fs::copy(own, directory.path().join("jail")).expect("a copy");
-        directory
-    });
-    directory.path().join("jail")
+/// This program where every user may run it, under the name `jail`; gone with the
+/// last that uses it.
+fn program() -> Arc<tempfile::TempDir> {
+    static SHARED: Mutex<Weak<tempfile::TempDir>> = Mutex::new(Weak::new());
+    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(directory) = shared.upgrade() {
+        return directory;
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).expect("open");
+    let own = std::env::current_exe().expect("its own path");
+    let copy = directory.path().join("jail");
+    fs::hard_link(&own, &copy)
+        .or_else(|_| fs::copy(&own, &copy).map(drop))
+        .expect("a copy");
+    let directory = Arc::new(directory);
+    *shared = Arc::downgrade(&directory);
+    directory
 }
 
 fn start(user: User, scenario: &Scenario) -> (Seen, String) {
-    let mut command = Command::new(program());
+    let program = program();
+    let mut command = Command::new(program.path().join("jail"));
     command
         .args(["jail::tests::worker::inside", "--exact", "--ignored"])
         .args(["--nocapture", "--test-threads=1"])
