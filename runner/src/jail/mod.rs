@@ -3,8 +3,8 @@
 //!
 //! A worker calls [`begin`] right after it was started, [`Walls::split`] to go on
 //! as the first process of its namespace, [`Walls::seal`] once the code is mapped,
-//! and, where the guest runs, [`Sealed::tighten`]. `docs`: [`syscalls`] is the list
-//! of system calls, with reasons.
+//! and, where the guest runs, [`Sealed::tighten`]. [`syscalls`] is the list of system
+//! calls, with reasons.
 //!
 //! Invariant: a worker says that it is ready only after every wall that was asked
 //! for stands or is reported as missing. Nothing is given up without a word.
