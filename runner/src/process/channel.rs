@@ -209,6 +209,11 @@ impl Receiver {
         }
     }
 
+    /// Whether nothing has arrived that was not read, nor the end.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.inbox.decoder.is_empty() && self.inbox.descriptors.is_empty() && !self.is_readable()
+    }
+
     /// Whether something has arrived, or the other side has closed its end.
     pub(super) fn is_readable(&self) -> bool {
         let stream = self.half.as_ref();
