@@ -372,15 +372,17 @@ impl Pool {
                 }
                 Ok(ControlSays::Ready(jail)) => return Ok(jail.distrusted()),
                 Ok(ControlSays::Stale(message)) => {
-                    return Err(NotReady::No(NoWorker::Stale(message)));
+                    return Err(NotReady::No(NoWorker::Stale(bounded(message))));
                 }
                 Ok(ControlSays::Refused(message)) => {
+                    let message = bounded(message);
                     return Err(no(ProcessError::Refused { message }));
                 }
                 Ok(ControlSays::NoJail(layer)) => {
                     return Err(no(ProcessError::NoJail(layer.distrusted())));
                 }
                 Ok(ControlSays::JailFailed(message)) => {
+                    let message = bounded(message);
                     return Err(no(ProcessError::JailFailed { message }));
                 }
                 Ok(_) => return Err(bad("it spoke before it was asked".into())),
@@ -458,6 +460,21 @@ async fn last_words(launch: &mut Launch) -> Option<String> {
     Some(line.chars().filter(|c| !c.is_control()).collect())
 }
 
+/// What a process says in its own words, as far as anybody wants to read it.
+pub(super) fn bounded(mut words: String) -> String {
+    cut(&mut words, 4096);
+    words
+}
+
+fn cut(words: &mut String, most: usize) {
+    let mut end = words.len().min(most);
+    while !words.is_char_boundary(end) {
+        end -= 1;
+    }
+    words.truncate(end);
+    words.shrink_to_fit();
+}
+
 impl JailReport {
     /// What a report can be at most, when a process that may have been taken over
     /// makes it.
@@ -468,17 +485,14 @@ impl JailReport {
             .into_iter()
             .map(LayerReport::distrusted)
             .collect();
+        self.layers.shrink_to_fit();
         self
     }
 }
 
 impl LayerReport {
     fn distrusted(mut self) -> Self {
-        let mut end = self.detail.len().min(256);
-        while !self.detail.is_char_boundary(end) {
-            end -= 1;
-        }
-        self.detail.truncate(end);
+        cut(&mut self.detail, 256);
         self
     }
 }
