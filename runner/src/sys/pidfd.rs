@@ -1,7 +1,10 @@
 //! A process by descriptor: no other process is ever meant, also after its number
 //! is used again.
 
-use rustix::process::{Pid, PidfdFlags, Signal, getpgid, pidfd_open, pidfd_send_signal};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, getpgid, pidfd_open, pidfd_send_signal, waitid,
+};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use tokio::io::Interest;
@@ -41,6 +44,25 @@ impl Pidfd {
     /// Kills the process; one that is dead already stays dead.
     pub(crate) fn kill(&self) {
         let _ = pidfd_send_signal(self.0.get_ref(), Signal::KILL);
+    }
+
+    /// Whether it is a child of this program that nobody has reaped.
+    pub(crate) fn is_child(&self) -> bool {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        waitid(WaitId::PidFd(self.0.get_ref().as_fd()), options).is_ok()
+    }
+
+    /// The signal that stopped the process, if one has since this was last asked.
+    pub(crate) fn stopped_by(&self) -> Option<i32> {
+        let options = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG;
+        let status = waitid(WaitId::PidFd(self.0.get_ref().as_fd()), options).ok()??;
+        status.stopping_signal()
+    }
+
+    /// Whether the process is dead. Its owner still has to reap it.
+    pub(crate) fn has_exited(&self) -> bool {
+        let mut watched = [PollFd::new(self.0.get_ref(), PollFlags::IN)];
+        matches!(poll(&mut watched, Some(&Timespec::default())), Ok(1..))
     }
 
     /// Waits until the process is dead. Its owner still has to reap it.
