@@ -232,6 +232,7 @@ pub(super) const ALLOWED: &[Row] = &[
     row("newfstatat", libc::SYS_newfstatat, Files, &[], "WASI files: stat-at"),
     row("openat", libc::SYS_openat, Files, &[], "WASI files: open-at"),
     row("openat2", libc::SYS_openat2, Files, &[], "WASI files: open-at, beneath a directory"),
+    row("pidfd_open", libc::SYS_pidfd_open, Zygote, &[], "ending its own children"),
     row("pidfd_send_signal", libc::SYS_pidfd_send_signal, Zygote, &[], "ending its own children"),
     row("pipe2", libc::SYS_pipe2, All, &[], "streams within the process"),
     #[cfg(target_arch = "x86_64")]
@@ -374,6 +375,7 @@ pub(super) const TAKEN: &[Row] = &[
     row("landlock_add_rule", libc::SYS_landlock_add_rule, All, &[], "the walls stand"),
     row("landlock_create_ruleset", libc::SYS_landlock_create_ruleset, All, &[], "the walls stand"),
     row("landlock_restrict_self", libc::SYS_landlock_restrict_self, All, &[], "the walls stand"),
+    row("pidfd_open", libc::SYS_pidfd_open, All, &[], "no other processes"),
     row("pidfd_send_signal", libc::SYS_pidfd_send_signal, All, &[], "no signals"),
     row("prctl", libc::SYS_prctl, All, &[], "the walls stand"),
     row("prlimit64", libc::SYS_prlimit64, All, &[NotNull(2)], "limits stay"),

@@ -9,7 +9,7 @@ use crate::sys::{self, Alone, End, Exit, Forked, Whom};
 use crate::wire::{ControlOrder, ControlSays};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::pipe::PipeFlags;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -129,8 +129,11 @@ impl Zygote {
                 if let Some(known) = children.get_mut(&pid) {
                     known.stopped = Some(signal);
                 }
-                if let Some(pid) = Pid::from_raw(pid) {
-                    let _ = kill_process(pid, Signal::KILL);
+                // It is not reaped yet: the number is still its own.
+                if let Some(pid) = Pid::from_raw(pid)
+                    && let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty())
+                {
+                    let _ = pidfd_send_signal(&pidfd, Signal::KILL);
                 }
                 continue;
             }
