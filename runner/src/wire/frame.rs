@@ -88,9 +88,8 @@ impl Decoder {
         Some(raw)
     }
 
-    /// Whether no bytes wait that are not yet a whole message.
-    #[cfg(test)]
-    fn is_empty(&self) -> bool {
+    /// Whether no bytes wait.
+    pub(crate) fn is_empty(&self) -> bool {
         self.used == self.buffer.len()
     }
 }
