@@ -88,7 +88,7 @@ impl Decoder {
         Some(raw)
     }
 
-    /// Whether no bytes wait.
+    /// Whether no bytes wait that are not yet a whole message.
     pub(crate) fn is_empty(&self) -> bool {
         self.used == self.buffer.len()
     }
