@@ -80,7 +80,7 @@ fn work(parent: i32) -> io::Result<()> {
     let order = loop {
         match inbox.next::<ControlOrder>().map_err(io::Error::other)? {
             Some(ControlOrder::Start(order)) => break *order,
-            Some(ControlOrder::Fork(_)) => {
+            Some(ControlOrder::Fork { .. }) => {
                 return Err(io::Error::other("not started and told to fork"));
             }
             None if inbox.receive(&control)? => {}
