@@ -13,15 +13,18 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-/// What travels: the guest's stdin, the worker's orders, its voice, its code.
-pub(super) const COUNT: usize = 4;
+/// Descriptors in one message, at most.
+const MOST: usize = 8;
 
 /// A message that carries descriptors carries a byte at least.
 const BYTE: [u8; 1] = [0];
 
 /// Leaves descriptors in a socket for the worker that will have its other end.
-pub(super) fn send(socket: impl AsFd, descriptors: [BorrowedFd<'_>; COUNT]) -> io::Result<()> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(COUNT))];
+pub(super) fn send<const N: usize>(
+    socket: impl AsFd,
+    descriptors: [BorrowedFd<'_>; N],
+) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !control.push(SendAncillaryMessage::ScmRights(&descriptors)) {
         return Err(io::Error::other("no room for the descriptors"));
@@ -35,9 +38,9 @@ pub(super) fn send(socket: impl AsFd, descriptors: [BorrowedFd<'_>; COUNT]) -> i
     Ok(())
 }
 
-/// Takes what was sent; all are closed on exec.
-pub(super) fn receive(socket: impl AsFd) -> io::Result<[OwnedFd; COUNT]> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(COUNT))];
+/// Takes what was sent, exactly; all are closed on exec.
+pub(super) fn receive<const N: usize>(socket: impl AsFd) -> io::Result<[OwnedFd; N]> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut byte = BYTE;
     recvmsg(
@@ -86,10 +89,10 @@ mod tests {
     fn a_stdin_without_descriptors_is_refused() {
         let (mut ours, theirs) = UnixStream::pair().expect("socket");
         ours.write_all(b"x").expect("writes");
-        assert!(receive(&theirs).is_err());
+        assert!(receive::<4>(&theirs).is_err());
         drop(ours);
-        assert!(receive(&theirs).is_err());
+        assert!(receive::<4>(&theirs).is_err());
         let file = tempfile::tempfile().expect("file");
-        assert!(receive(&file).is_err());
+        assert!(receive::<4>(&file).is_err());
     }
 }

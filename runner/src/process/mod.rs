@@ -9,6 +9,8 @@
 //! path; the worker is treated as hostile once a guest runs in it.
 
 mod attempt;
+mod compile;
+mod compile_main;
 mod descriptors;
 mod pool;
 mod spawn;
@@ -20,6 +22,7 @@ use crate::config::Config;
 use crate::error::{Error, ErrorKind};
 use crate::executor::{Executed, Executor, Job};
 use crate::sandbox::{Artifact, Loader};
+pub(crate) use compile::ChildCompiler;
 use pool::Pool;
 use spawn::Spawner;
 use std::io;
@@ -50,6 +53,15 @@ pub(crate) enum ProcessError {
     ShutDown,
 }
 
+/// The program that workers and compilers are.
+fn worker_program(config: &Config) -> Result<PathBuf, ProcessError> {
+    match &config.worker {
+        Some(program) => Ok(program.clone()),
+        None if worker_main::is_hooked() => Ok(PathBuf::from("/proc/self/exe")),
+        None => Err(ProcessError::NoHook),
+    }
+}
+
 pub(crate) struct ProcessExecutor {
     loader: Arc<Loader>,
     spawner: Arc<Spawner>,
@@ -59,11 +71,7 @@ pub(crate) struct ProcessExecutor {
 
 impl ProcessExecutor {
     pub(crate) fn new(loader: Arc<Loader>, config: &Config) -> Result<Self, ProcessError> {
-        let program = match &config.worker {
-            Some(program) => program.clone(),
-            None if worker_main::is_hooked() => PathBuf::from("/proc/self/exe"),
-            None => return Err(ProcessError::NoHook),
-        };
+        let program = worker_program(config)?;
         Ok(ProcessExecutor {
             loader,
             spawner: Arc::new(Spawner::start(program, config.max_running)?),
@@ -107,6 +115,7 @@ impl Executor for ProcessExecutor {
     }
 
     fn close(&self) {
+        self.loader.close();
         let pools = std::mem::take(&mut *self.pools.lock().unwrap_or_else(PoisonError::into_inner));
         for pool in pools.iter().filter_map(Weak::upgrade) {
             pool.close();

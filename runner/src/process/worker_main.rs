@@ -5,8 +5,9 @@
 //! orders, runs them with the same function as thread mode, says what came of
 //! it. Invariant: it outlives neither its parent nor its task.
 
-use super::descriptors;
+use super::compile::COMPILE_ARG;
 use super::spawn::{SPARE_ARG, WORKER_ARG};
+use super::{compile_main, descriptors};
 use crate::config::Mode;
 use crate::sandbox::{
     self, Allocation, Code, PrepareError, Prepared, Progress, Run, RunError, Sink, Source,
@@ -58,8 +59,13 @@ pub fn worker_hook() {
     let parent = args
         .next()
         .and_then(|arg| arg.to_str().and_then(|arg| arg.parse::<i32>().ok()));
-    let spare = args.next().is_some_and(|arg| arg == SPARE_ARG);
-    let code = match parent.map(|parent| work(parent, spare)) {
+    let role = args.next();
+    let is = |name| role.as_ref().is_some_and(|role| role == name);
+    let work = |parent| match is(COMPILE_ARG) {
+        true => compile_main::work(parent),
+        false => work(parent, is(SPARE_ARG)),
+    };
+    let code = match parent.map(work) {
         Some(Ok(())) => 0,
         Some(Err(error)) => {
             let _ = writeln!(io::stderr(), "wrun worker: {error}");
