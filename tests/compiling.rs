@@ -395,7 +395,7 @@ fn loads_that_fail_leave_nothing() {
 fn noting(directory: &Path) -> (PathBuf, impl Fn() -> usize) {
     let (program, notes) = (directory.join("worker"), directory.join("notes"));
     let script = format!(
-        "#!/bin/sh\necho \"$3\" >> {}\nexec {} \"$@\"\n",
+        "#!/bin/sh\necho \"$3\" >> {}\nexec env -i {} \"$@\"\n",
         notes.display(),
         wrun().display()
     );
@@ -496,7 +496,7 @@ source, output = socket.recv_fds(channel, 1, 8)[1]
 def frame(body):
     return struct.pack("<I", len(body)) + body
 
-def hello(version=1):
+def hello(version=2):
     channel.sendall(b"wrunwork" + struct.pack("<I", version))
 
 def say(body):

@@ -199,7 +199,7 @@ fn a_signal_to_wrun_is_128_plus_n() {
                 let scratch = scratch();
                 let path = scratch.path().join("report.json");
                 let running = Wrun::mode(mode)
-                    .arg("--report")
+                    .args(["--grace", "100ms", "--report"])
                     .arg(&path)
                     .arg(repo("guest-tasks").join(task))
                     .start();

@@ -108,7 +108,7 @@ fn a_signal_ends_a_task_whose_reader_stalls() {
         for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
             let what = format!("{mode}: {signal:?}, stdout full and nobody reads");
             let mut wrun = Wrun::program(&program)
-                .args(["--mode", mode])
+                .args(["--mode", mode, "--grace", "100ms"])
                 .arg(guest("hostile/stdout-flood.wat"))
                 .start();
             let mut stdout = wrun.child.stdout.take().unwrap();
@@ -134,7 +134,7 @@ fn a_signal_ends_a_wrun_whose_task_is_done_and_whose_reader_stalls() {
         let what = format!("{mode}: the output of a completed task, and nobody reads");
         let report = scratch.path().join("report.json");
         let mut wrun = Wrun::program(&program)
-            .args(["--mode", mode, "--report"])
+            .args(["--mode", mode, "--grace", "100ms", "--report"])
             .arg(&report)
             .arg("--input")
             .arg(&input)
@@ -704,6 +704,17 @@ fn help_names_every_option_and_its_default() {
             "--allow-tcp",
             "--allow-precompiled",
             "--no-cache",
+            "--grace",
+            "Process mode:",
+            "--jail",
+            "--uid",
+            "--gid",
+            "--retries",
+            "--start",
+            "--spares",
+            "--reuse",
+            "--workers",
+            "--idle-timeout",
             "512MiB",
             "16MiB",
             "64MiB",

@@ -62,7 +62,7 @@ fn report_of_endless(mode: &str, end: impl FnOnce(&Running)) -> Value {
     let scratch = scratch();
     let path = scratch.path().join("report.json");
     let running = Wrun::mode(mode)
-        .arg("--report")
+        .args(["--grace", "100ms", "--report"])
         .arg(&path)
         // A task that has said something has started.
         .arg(write_then_loop(scratch.path()))
@@ -204,7 +204,7 @@ fn the_schema_refuses_what_no_report_has() {
     let schema = Schema::load();
     let good = report("thread", &[], "echo/echo.wat", &[]);
     schema.check(&good).unwrap();
-    let spoiled: [(&str, Value); 12] = [
+    let spoiled: [(&str, Value); 17] = [
         ("/schema", json!(2)),
         ("/task/id", json!(0)),
         ("/task/name", Value::Null),
@@ -219,6 +219,11 @@ fn the_schema_refuses_what_no_report_has() {
         ("/stats/run_ns", json!(-1)),
         ("/stats/run_ns", json!(1.5)),
         ("/stats/worker_pid", json!(7)),
+        ("/stats/start_method", json!("fork")),
+        ("/stats/usage", json!({})),
+        ("/jail", json!({"mode": "strict", "layers": []})),
+        ("/notes", json!([""])),
+        ("/notes", Value::Null),
         ("/denied", json!([{"access": "path", "target": "/x"}])),
     ];
     for (pointer, value) in spoiled {
@@ -307,6 +312,48 @@ fn growth_that_was_refused_is_always_told() {
         assert!(
             report["stats"]["peak_memory_bytes"].as_u64() <= Some(64 << 20),
             "{mode}: {report}"
+        );
+    }
+}
+
+#[test]
+fn a_jail_and_usage_have_their_form() {
+    let schema = Schema::load();
+    let mut good = report("process", &[], "echo/echo.wat", &[]);
+    schema.check(&good).unwrap();
+    let layers: Vec<Value> = wrun::Layer::ALL
+        .iter()
+        .map(|layer| json!({"layer": layer.name(), "state": "enforced", "detail": "all of it"}))
+        .collect();
+    good["jail"] = json!({"mode": "best-effort", "layers": layers});
+    good["stats"]["start_method"] = json!("fork");
+    good["stats"]["usage"] = json!({
+        "user_cpu_ns": 1,
+        "system_cpu_ns": 1,
+        "peak_rss_bytes": 1,
+        "minor_faults": 1,
+        "major_faults": 0,
+        "voluntary_switches": 0,
+        "involuntary_switches": 0,
+    });
+    good["notes"] = json!(["a note"]);
+    schema.check(&good).unwrap();
+    for (pointer, value) in [
+        ("/jail/mode", json!("moderate")),
+        ("/jail/layers", Value::Null),
+        ("/jail/layers/0/layer", json!("moat")),
+        ("/jail/layers/0/state", json!("whole")),
+        ("/jail/layers/0/detail", Value::Null),
+        ("/stats/start_method", json!("clone")),
+        ("/stats/usage/user_cpu_ns", json!(-1)),
+        ("/stats/usage", json!({"user_cpu_ns": 1})),
+        ("/notes", json!([""])),
+    ] {
+        let mut report = good.clone();
+        *report.pointer_mut(pointer).unwrap() = value;
+        assert!(
+            schema.check(&report).is_err(),
+            "the schema accepts a wrong {pointer}: {report}"
         );
     }
 }

@@ -211,6 +211,9 @@ impl From<ProcessError> for Error {
         let kind = match &error {
             ProcessError::NoHook | ProcessError::Handshake { .. } => ErrorKind::NoWorker,
             ProcessError::Refused { .. } => ErrorKind::NotLoadable,
+            ProcessError::NoJail(layer) => return Error::jail(layer),
+            ProcessError::JailFailed { .. } => ErrorKind::Jail,
+            ProcessError::CrashLoop { .. } => ErrorKind::CrashLoop,
             ProcessError::Spawn { source, .. } if is_no_program(source) => ErrorKind::NoWorker,
             ProcessError::Spawn { .. } | ProcessError::System { .. } => ErrorKind::System,
             ProcessError::ShutDown => ErrorKind::ShutDown,

@@ -94,6 +94,11 @@ impl TaskHandle {
         Killer(self.kill.clone())
     }
 
+    /// What [`TaskHandle::cancel`] does, for others to hold.
+    pub fn canceller(&self) -> Canceller {
+        Canceller(self.cancel.clone())
+    }
+
     /// Waits for the task's end. A stream that was not taken is thrown away.
     ///
     /// # Errors
@@ -184,6 +189,17 @@ pub struct Killer(CancellationToken);
 impl Killer {
     /// As [`TaskHandle::kill`].
     pub fn kill(&self) {
+        self.0.cancel();
+    }
+}
+
+/// Asks one task to stop; cheap to clone. See [`TaskHandle::canceller`].
+#[derive(Clone, Debug)]
+pub struct Canceller(CancellationToken);
+
+impl Canceller {
+    /// As [`TaskHandle::cancel`].
+    pub fn cancel(&self) {
         self.0.cancel();
     }
 }

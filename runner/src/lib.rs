@@ -147,6 +147,7 @@
 //! | submit if there is room | nothing | [`Runner::try_submit`] | [`Runner::try_submit`] |
 //! | take the report | the end | [`TaskHandle::wait`] | [`TaskHandle::outcome`] |
 //! | end the runner | all tasks | [`Runner::shutdown_blocking`] | [`Runner::shutdown`] |
+//! | end it in time | all tasks, so long | [`Runner::shutdown_within_blocking`] | [`Runner::shutdown_within`] |
 //!
 //! ```
 //! use wrun::{Mode, Runner, Task};
@@ -259,6 +260,7 @@ mod limits;
 mod outcome;
 mod process;
 mod report;
+mod retry;
 mod runner;
 mod sandbox;
 mod sys;
@@ -270,7 +272,7 @@ pub use builder::Builder;
 pub use config::{Cache, Jail, Mode, Start};
 pub use error::{Error, ErrorKind};
 pub use grant::{DirGrant, TcpGrant};
-pub use handle::{Killer, OutputStream, TaskHandle};
+pub use handle::{Canceller, Killer, OutputStream, TaskHandle};
 pub use jail::{JailReport, Layer, LayerReport, LayerState};
 pub use limits::Limits;
 pub use outcome::{Crash, Limit, Outcome, Output, Trap, TrapKind};

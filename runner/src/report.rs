@@ -3,7 +3,7 @@
 
 use crate::config::{Jail, Mode, Start};
 use crate::jail::JailReport;
-use crate::outcome::{Crash, Outcome};
+use crate::outcome::{Crash, Limit, Outcome};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -100,6 +100,25 @@ pub struct Usage {
     pub involuntary_switches: u64,
 }
 
+impl Usage {
+    /// What was used since then. The peak is the process's own.
+    pub(crate) fn since(&self, before: &Usage) -> Usage {
+        Usage {
+            user_cpu: self.user_cpu.saturating_sub(before.user_cpu),
+            system_cpu: self.system_cpu.saturating_sub(before.system_cpu),
+            peak_rss_bytes: self.peak_rss_bytes,
+            minor_faults: self.minor_faults.saturating_sub(before.minor_faults),
+            major_faults: self.major_faults.saturating_sub(before.major_faults),
+            voluntary_switches: self
+                .voluntary_switches
+                .saturating_sub(before.voluntary_switches),
+            involuntary_switches: self
+                .involuntary_switches
+                .saturating_sub(before.involuntary_switches),
+        }
+    }
+}
+
 /// One thing that a task asked for and was not granted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -166,6 +185,29 @@ fn usage_json(usage: &Usage) -> Value {
 }
 
 impl Report {
+    /// The report of a task that never ran, since loading it exceeded a limit
+    /// ([`Error::limit`](crate::Error::limit)), after so much time.
+    pub fn not_loaded(name: impl Into<String>, mode: Mode, limit: Limit, took: Duration) -> Self {
+        Report {
+            task_id: 1,
+            name: name.into(),
+            attempt: 1,
+            mode,
+            outcome: Outcome::LimitExceeded(limit),
+            stats: Stats {
+                start: took,
+                total: took,
+                ..Stats::default()
+            },
+            denied: Vec::new(),
+            jail_mode: None,
+            jail: None,
+            notes: Vec::new(),
+            stdout: Bytes::new(),
+            stderr: Bytes::new(),
+        }
+    }
+
     /// The report as JSON, in the shape of `docs/report.schema.json`. Captured
     /// bytes are left out, their lengths are in.
     pub fn to_json(&self) -> Value {

@@ -15,6 +15,7 @@ use crate::jail::JailReport;
 use crate::outcome::{Limit, Outcome, Output};
 use crate::process::{ChildCompiler, ProcessExecutor};
 use crate::report::{Report, Stats};
+use crate::retry::Retry;
 use crate::sandbox::{Artifact, Compiler, Ending, Fate, InProcess, Loader, Progress, Sink};
 use crate::task::{Input, Spec, Stdio, Task};
 use crate::thread::ThreadExecutor;
@@ -60,10 +61,18 @@ struct Shared {
 struct Admitted {
     job: Job,
     submitted: Instant,
+    retries: u32,
     capture_out: Option<Sink>,
     capture_err: Option<Sink>,
     place: Place,
     _permit: OwnedSemaphorePermit,
+}
+
+/// What came of an admitted task.
+struct Ran {
+    queue: Duration,
+    attempt: u32,
+    executed: Executed,
 }
 
 /// A permit to run, had or queued for in the order of submission.
@@ -292,6 +301,35 @@ impl Runner {
         Ok(())
     }
 
+    /// [`Runner::shutdown`] that waits no longer than `time`: then it kills the
+    /// tasks that are left, queued ones included, and returns how many they were.
+    pub async fn shutdown_within(self, time: Duration) -> usize {
+        let shared = self.shared.clone();
+        shared.admission.close();
+        shared.tasks.close();
+        if tokio::time::timeout(time, shared.tasks.wait())
+            .await
+            .is_ok()
+        {
+            return 0;
+        }
+        let left = shared.tasks.len();
+        shared.kill_all.cancel();
+        let _ = tokio::time::timeout(DROP_WAIT, shared.tasks.wait()).await;
+        left
+    }
+
+    /// [`Runner::shutdown_within`] for code that is not asynchronous.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidTask`] in asynchronous code.
+    pub fn shutdown_within_blocking(self, time: Duration) -> Result<usize, Error> {
+        self.must_not_be_async()?;
+        let handle = self.handle().clone();
+        Ok(handle.block_on(self.shutdown_within(time)))
+    }
+
     fn start(&self, task: Task, permit: OwnedSemaphorePermit) -> Result<TaskHandle, Error> {
         let (admitted, ends) = self.shared.admitted(task, permit)?;
         let id = admitted.job.task_id;
@@ -392,6 +430,7 @@ impl Shared {
             input: Input(stdin),
             stdout,
             stderr,
+            retries,
         } = task;
         if artifact.runner() != self.loader.runner() {
             return Err(Error::new(
@@ -406,6 +445,7 @@ impl Shared {
         let (progress, watched) = watch::channel(Progress::default());
         let admitted = Admitted {
             submitted,
+            retries,
             job: Job {
                 task_id: self.next_id.fetch_add(1, Ordering::Relaxed),
                 attempt: 1,
@@ -454,14 +494,19 @@ impl Shared {
         let Admitted {
             job,
             submitted,
+            retries,
             capture_out,
             capture_err,
             place,
             _permit,
         } = admitted;
         let spec = job.spec.clone();
-        let (task_id, attempt) = (job.task_id, job.attempt);
-        let (queue, executed) = self.execute(job, place, submitted).await?;
+        let task_id = job.task_id;
+        let Ran {
+            queue,
+            attempt,
+            executed,
+        } = self.execute(job, retries, place, submitted).await?;
         let stdout = capture_out.map(|sink| sink.take()).unwrap_or_default();
         let stderr = capture_err.map(|sink| sink.take()).unwrap_or_default();
         let total = submitted.elapsed();
@@ -515,14 +560,19 @@ impl Shared {
         })
     }
 
-    /// Waits for a place and runs there; also says how long the wait was.
+    /// Waits for a place and runs there.
     async fn execute(
         &self,
         job: Job,
+        retries: u32,
         place: Place,
         submitted: Instant,
-    ) -> Result<(Duration, Executed), Error> {
-        let imposed = |ending| Executed::new(Ok(Fate::imposed(ending)));
+    ) -> Result<Ran, Error> {
+        let imposed = |ending| Ran {
+            queue: submitted.elapsed(),
+            attempt: 1,
+            executed: Executed::new(Ok(Fate::imposed(ending))),
+        };
         let kill = job.kill.clone();
         let deadline = job.deadline;
         let expired = async {
@@ -541,7 +591,7 @@ impl Shared {
         let _place = tokio::select! {
             biased;
             place = place => place.map_err(|_| Error::shut_down())?,
-            ending = &mut ended => return Ok((submitted.elapsed(), imposed(ending))),
+            ending = &mut ended => return Ok(imposed(ending)),
         };
         let metered = job.metered();
         if job.artifact.prepared(metered).is_none() {
@@ -552,12 +602,72 @@ impl Shared {
             tokio::select! {
                 biased;
                 prepared = preparing => prepared.map_err(|_| Error::shut_down())??,
-                ending = &mut ended => return Ok((submitted.elapsed(), imposed(ending))),
+                ending = &mut ended => return Ok(imposed(ending)),
             }
         }
         let queue = submitted.elapsed();
-        let executed = self.executor.execute(job).await?;
-        Ok((queue, executed))
+        if retries == 0 {
+            return Ok(Ran {
+                queue,
+                attempt: 1,
+                executed: self.executor.execute(job).await?,
+            });
+        }
+        let (attempt, executed) = self.attempts(Retry::new(job, retries), ended).await?;
+        Ok(Ran {
+            queue,
+            attempt,
+            executed,
+        })
+    }
+
+    /// Runs one attempt after another until one does not crash, or there may be
+    /// no more; says which was the last.
+    async fn attempts(
+        &self,
+        mut retry: Retry,
+        mut ended: Pin<&mut impl Future<Output = Ending>>,
+    ) -> Result<(u32, Executed), Error> {
+        let mut attempt = retry.attempt();
+        let mut executed = self.executor.execute(retry.job()).await?;
+        let mut notes = Vec::new();
+        while let Err(crash) = &executed.fate {
+            if retry.is_spent() {
+                break;
+            }
+            if let Some(obstacle) = retry.obstacle() {
+                notes.push(format!("no new attempt: {obstacle}"));
+                break;
+            }
+            let crashed = format!("attempt {attempt} crashed: {crash}");
+            let pause = retry.pause();
+            tokio::select! {
+                biased;
+                ending = &mut ended => {
+                    notes.push(crashed);
+                    executed.fate = Ok(Fate::imposed(ending));
+                    break;
+                }
+                () = retry.asked_to_stop() => continue,
+                () = tokio::time::sleep(pause) => {}
+            }
+            retry.begin_next();
+            match self.executor.execute(retry.job()).await {
+                Ok(next) => {
+                    notes.push(crashed);
+                    attempt = retry.attempt();
+                    executed = next;
+                }
+                // The crash is what is known of the task.
+                Err(error) => {
+                    notes.push(format!("no new attempt: {error}"));
+                    break;
+                }
+            }
+        }
+        notes.append(&mut executed.notes);
+        executed.notes = notes;
+        Ok((attempt, executed))
     }
 }
 

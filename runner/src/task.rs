@@ -48,6 +48,7 @@ pub struct Task {
     pub(crate) input: Input,
     pub(crate) stdout: Stdio,
     pub(crate) stderr: Stdio,
+    pub(crate) retries: u32,
 }
 
 /// The part of a task that travels to where it runs.
@@ -62,6 +63,9 @@ pub(crate) struct Spec {
 }
 
 impl Task {
+    /// Most that [`Task::retries`] allows.
+    pub const MAX_RETRIES: u32 = 100;
+
     /// A task named after the artifact's file, without arguments, input or
     /// grants, with [`Limits::default`]; stdout and stderr are captured.
     pub fn new(artifact: &Artifact) -> Self {
@@ -78,6 +82,7 @@ impl Task {
             input: Input::empty(),
             stdout: Stdio::Capture,
             stderr: Stdio::Capture,
+            retries: 0,
         }
     }
 
@@ -136,6 +141,27 @@ impl Task {
     /// stdout arrives here too, since its output is what it returns.
     pub fn stderr(mut self, stdio: Stdio) -> Self {
         self.stderr = stdio;
+        self
+    }
+
+    /// New attempts after the task's worker died
+    /// ([`Outcome::Crashed`](crate::Outcome::Crashed)), and after nothing else.
+    /// Default: 0. More than [`Task::MAX_RETRIES`] are cut to that. No effect in
+    /// thread mode, where nothing crashes alone.
+    ///
+    /// An attempt begins anew: with the same input, and what the one before had
+    /// written is dropped. There is no new attempt where that cannot be: when
+    /// some of a streamed input ([`Input::reader`]) was read, or some of a
+    /// streamed output ([`Stdio::Stream`]) was handed on; the report's
+    /// [`notes`](crate::Report::notes) then say so. What an attempt did to granted
+    /// directories and over the network stays done.
+    ///
+    /// Between attempts is a pause of 10 ms, doubling up to 1 s, cut at random by
+    /// up to half. The task keeps its place meanwhile, its deadline counts on, and
+    /// killing or cancelling it ends it. [`Report::attempt`](crate::Report::attempt)
+    /// counts; progress returns to zero.
+    pub fn retries(mut self, retries: u32) -> Self {
+        self.retries = retries.min(Task::MAX_RETRIES);
         self
     }
 }

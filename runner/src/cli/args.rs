@@ -1,5 +1,6 @@
 //! The command line as it is typed: what clap parses and `--help` prints.
 
+use super::process::ProcessArgs;
 use crate::{Builder, DirGrant, Mode, TcpGrant};
 use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
@@ -18,9 +19,11 @@ Examples:
 
 A task gets nothing that is not granted: no directory, no variable, no socket.
 
+SIGTERM asks the task to stop, and ends it after --grace; Ctrl-C ends it at once.
+
 Exit status: 0 completed; a command's own code; 1 the task failed; 2 usage;
 124 timed out; 125 wrun failed; 126 not a task; 127 no such file; 130 interrupted;
-134 trap; 137 another limit; 128+n the worker died of signal n.
+134 trap; 137 another limit; 143 terminated; 128+n the worker died of signal n.
 --report has the truth where codes collide.";
 
 /// Runs WebAssembly tasks in separate processes or on threads.
@@ -47,7 +50,7 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run a task (the word may be left out)
     #[command(after_help = EXAMPLES)]
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Tell what a task file is: shape, imports, exports, memory, grants
     Inspect(InspectArgs),
     /// Compile a task ahead of time
@@ -90,6 +93,11 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) timeout: Option<Duration>,
 
+    /// How long the task may take to end after SIGTERM asked it to; a second
+    /// SIGTERM ends it at once, as Ctrl-C does
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = grace)]
+    pub(crate) grace: Duration,
+
     /// End the task after so many units of computation, about one per
     /// instruction
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
@@ -128,6 +136,9 @@ pub(crate) struct RunArgs {
     /// Compile anew, and keep nothing
     #[arg(long)]
     pub(crate) no_cache: bool,
+
+    #[command(flatten)]
+    pub(crate) process: ProcessArgs,
 
     /// The task (a component, a core module, WAT text or an artifact) and its
     /// arguments
@@ -175,16 +186,21 @@ impl RunArgs {
     pub(crate) const MAX_MODULE: u64 = Builder::MODULE_SIZE_DEFAULT;
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
-    let duration = match text.parse::<f64>() {
-        // A bare number is seconds, as for timeout(1).
-        Ok(seconds) => Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string()),
-        Err(_) => humantime::parse_duration(text).map_err(|error| error.to_string()),
-    }?;
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let duration = grace(text)?;
     if duration.is_zero() {
         return Err("a timeout of nothing leaves no time to run".into());
     }
     Ok(duration)
+}
+
+/// A time that may be none.
+fn grace(text: &str) -> Result<Duration, String> {
+    match text.parse::<f64>() {
+        // A bare number is seconds, as for timeout(1).
+        Ok(seconds) => Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string()),
+        Err(_) => humantime::parse_duration(text).map_err(|error| error.to_string()),
+    }
 }
 
 fn size(text: &str) -> Result<u64, String> {
@@ -223,5 +239,6 @@ mod tests {
         for bad in ["0", "0s", "-1", "soon", "nan"] {
             assert!(duration(bad).is_err(), "{bad}");
         }
+        assert_eq!(grace("0"), Ok(Duration::ZERO));
     }
 }

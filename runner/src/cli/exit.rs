@@ -7,7 +7,7 @@ use crate::{Crash, Error, ErrorKind, Limit, Outcome};
 pub(super) const FAILED: u8 = 1;
 /// The command line is wrong.
 pub(super) const USAGE: u8 = 2;
-/// The deadline passed.
+/// The deadline passed, or compiling took too long.
 pub(super) const DEADLINE: u8 = 124;
 /// wrun itself failed.
 pub(super) const RUNNER: u8 = 125;
@@ -33,20 +33,45 @@ pub(super) fn of_outcome(outcome: &Outcome) -> u8 {
         Outcome::Failed(_) => FAILED,
         Outcome::Exited(code) => *code,
         Outcome::Trapped(_) => TRAP,
-        Outcome::LimitExceeded(Limit::Deadline) => DEADLINE,
-        Outcome::LimitExceeded(_) => LIMIT,
+        Outcome::LimitExceeded(limit) => of_limit(*limit),
         Outcome::Crashed(Crash::Signal(signal)) => u8::try_from(128 + signal).unwrap_or(RUNNER),
         Outcome::Crashed(_) => RUNNER,
         Outcome::Cancelled => INTERRUPTED,
     }
 }
 
+/// The code of a limit.
+fn of_limit(limit: Limit) -> u8 {
+    match limit {
+        Limit::Deadline | Limit::CompileTime => DEADLINE,
+        _ => LIMIT,
+    }
+}
+
 /// The code of an error.
 pub(super) fn of_error(error: &Error) -> u8 {
+    if let Some(limit) = error.limit() {
+        return of_limit(limit);
+    }
     match error.kind() {
         ErrorKind::NotFound => NOT_FOUND,
         ErrorKind::NotLoadable => NOT_LOADABLE,
         ErrorKind::InvalidTask => USAGE,
         _ => RUNNER,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_has_one_code_wherever_it_was_exceeded() {
+        for (limit, code) in [(Limit::CompileTime, 124), (Limit::CompileMemory, 137)] {
+            let error = Error::load_limit(limit);
+            assert_eq!(error.kind(), ErrorKind::LoadLimit);
+            assert_eq!(of_error(&error), code, "{error}");
+            assert_eq!(of_outcome(&Outcome::LimitExceeded(limit)), code);
+        }
     }
 }

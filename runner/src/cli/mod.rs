@@ -7,9 +7,12 @@
 mod args;
 mod compile;
 mod exit;
+mod input;
 mod inspect;
 mod lazy;
 mod output;
+mod process;
+mod report;
 mod run;
 mod signals;
 mod text;
@@ -30,7 +33,7 @@ pub fn main() -> ExitCode {
     };
     let result = match cli.command {
         None => run::run(cli.run),
-        Some(Command::Run(args)) => run::run(args),
+        Some(Command::Run(args)) => run::run(*args),
         Some(Command::Inspect(args)) => inspect::inspect(&args),
         Some(Command::Compile(args)) => compile::compile(&args),
         Some(Command::Completions { shell }) => {

@@ -102,7 +102,7 @@ pub(super) fn copy_stderr(stream: Option<OutputStream>) -> Result<Copied, Failur
     })
 }
 
-fn cannot_write(path: &Path, error: &io::Error) -> Failure {
+pub(super) fn cannot_write(path: &Path, error: &io::Error) -> Failure {
     let message = format!("cannot write {}: {error}", path.display());
     Failure::new(exit::RUNNER, message)
 }

@@ -1,16 +1,16 @@
 //! `wrun run`: from options to a task, and from its report to an exit code.
 
 use super::args::RunArgs;
-use super::lazy::Lazy;
+use super::input::input;
 use super::output::{Copied, Output, copy_stderr};
-use super::signals::Signals;
+use super::report::ReportTo;
+use super::signals::{Signals, Stop, Wish};
 use super::{Failure, exit, text};
-use crate::{Cache, Input, Limits, Outcome, Report, Runner, Stdio, Task, TaskHandle};
+use crate::{Artifact, Cache, Limit, Limits, Outcome, Report, Runner, Stdio, Task, TaskHandle};
 use std::ffi::OsString;
-use std::fs::File;
-use std::io::{self, IsTerminal, Write};
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::io::{self, Write};
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// How long output that is on its way may take after a signal.
 const LAST_WORDS: Duration = Duration::from_millis(500);
@@ -18,18 +18,16 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 const LOADING: Duration = Duration::from_secs(10);
 
 pub(super) fn run(args: RunArgs) -> Result<u8, Failure> {
-    let runner = Runner::builder()
+    let builder = Runner::builder()
         .mode(args.mode)
-        .max_running(1)
         .max_queued(0)
-        .spares(0)
         .metered(args.fuel.is_some())
         .cache(if args.no_cache {
             Cache::Off
         } else {
             Cache::User
-        })
-        .build()?;
+        });
+    let runner = args.process.apply(args.mode, builder)?.build()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
         .enable_time()
@@ -47,33 +45,33 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
     let Some((path, task_args)) = args.task.split_first() else {
         return Err(Failure::new(exit::USAGE, "no task was named"));
     };
-    let path = PathBuf::from(path);
+    let path = Path::new(path);
     let task_args = strings(task_args)?;
+    let (input_path, output_path) = (args.input.as_deref(), args.output.as_deref());
     // Before anything is loaded: a file that cannot be written is no reason to
     // compile for seconds.
-    let output = Output::open(args.output.as_deref())?;
-    let loading = async {
-        if args.allow_precompiled {
-            runner.load_trusted_async(&path).await
-        } else {
-            runner.load_async(&path).await
+    let output = Output::open(output_path)?;
+    let others = [Some(path), input_path, output_path];
+    let report_to = ReportTo::open(args.report.as_deref(), &others)?;
+    let began = Instant::now();
+    let artifact = match load(&runner, args, path, &mut signals).await {
+        Ok(artifact) => artifact,
+        Err((failure, limit)) => {
+            if let Some(limit) = limit {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                let report = Report::not_loaded(name, args.mode, limit, began.elapsed());
+                report_to.write(&report)?;
+            }
+            return Err(failure);
         }
     };
-    let allowed = args.timeout.map(|timeout| timeout.max(LOADING));
-    let artifact = tokio::select! {
-        loaded = loading => loaded?,
-        code = signals.next() => return Err(Failure::new(code, "interrupted while loading the task")),
-        () = after(allowed) => {
-            let message = "loading the task took longer than --timeout allows";
-            return Err(Failure::new(exit::DEADLINE, message));
-        }
-    };
-    output.begin(&path, args.input.as_deref())?;
+    output.begin(path, input_path)?;
     let is_command = artifact.shape().is_command();
     let mut task = Task::new(&artifact)
         .args(task_args)
         .limits(limits(args, is_command))
         .input(input(args, is_command)?)
+        .retries(args.process.retries)
         .stdout(Stdio::Stream)
         .stderr(Stdio::Stream);
     for grant in &args.dir {
@@ -97,11 +95,12 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
     let mut handle = runner.submit(task).await?;
     let copied = output.copy_stdout(handle.stdout(), handle.killer())?;
     let copied_stderr = copy_stderr(handle.stderr())?;
-    let ended = wait(handle, copied, copied_stderr, &mut signals).await;
+    let mut stop = Stop::new(signals, args.grace);
+    let ended = wait(handle, copied, copied_stderr, &mut stop).await;
     let report = ended.result?;
     // Ends workers before anything is said.
     drop(runner);
-    write_report(args, &report)?;
+    report_to.write(&report)?;
     if let Delivery::Broken(error) = ended.delivery {
         return Err(Output::failed(args.output.as_deref(), &error));
     }
@@ -110,10 +109,41 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
     } else if let Some(why) = text::explain(&report) {
         text::complain(&why);
     }
-    match (ended.delivery, ended.signalled) {
+    match (ended.delivery, stop.code()) {
         (Delivery::Abandoned, Some(code)) => Ok(code),
         (_, Some(code)) if matches!(report.outcome, Outcome::Cancelled) => Ok(code),
         _ => Ok(exit::of_outcome(&report.outcome)),
+    }
+}
+
+/// Loads the task, as long as that may take; or why there is none, and the limit
+/// that was exceeded.
+async fn load(
+    runner: &Runner,
+    args: &RunArgs,
+    path: &Path,
+    signals: &mut Signals,
+) -> Result<Artifact, (Failure, Option<Limit>)> {
+    let loading = async {
+        if args.allow_precompiled {
+            runner.load_trusted_async(path).await
+        } else {
+            runner.load_async(path).await
+        }
+    };
+    let allowed = args.timeout.map(|timeout| timeout.max(LOADING));
+    tokio::select! {
+        loaded = loading => loaded.map_err(|error| {
+            let limit = error.limit();
+            (error.into(), limit)
+        }),
+        code = signals.next() => {
+            Err((Failure::new(code, "interrupted while loading the task"), None))
+        }
+        () = after(allowed) => {
+            let message = "loading the task took longer than --timeout allows";
+            Err((Failure::new(exit::DEADLINE, message), Some(Limit::CompileTime)))
+        }
     }
 }
 
@@ -149,34 +179,10 @@ fn limits(args: &RunArgs, is_command: bool) -> Limits {
     limits
 }
 
-fn input(args: &RunArgs, is_command: bool) -> Result<Input, Failure> {
-    let stdin = io::stdin();
-    match args.input.as_deref() {
-        // A command reads what its user types; what `run` takes is read to the
-        // end first, and nobody wants to be waited for without a word.
-        None if stdin.is_terminal() && !is_command => Ok(Input::empty()),
-        None => Ok(Input::reader(Lazy::new(Box::new(stdin)))),
-        Some(path) if path == Path::new("-") => Ok(Input::reader(Lazy::new(Box::new(stdin)))),
-        Some(path) => {
-            let fail = |error: io::Error| {
-                let path = path.display();
-                Failure::new(exit::USAGE, format!("cannot read {path}: {error}"))
-            };
-            let file = File::open(path).map_err(fail)?;
-            if file.metadata().map_err(fail)?.is_dir() {
-                return Err(fail(io::ErrorKind::IsADirectory.into()));
-            }
-            Ok(Input::reader(Lazy::new(Box::new(file))))
-        }
-    }
-}
-
 /// How a task and its output ended.
 struct Ended {
     result: Result<Report, crate::Error>,
     delivery: Delivery,
-    /// The exit code of the signal that came.
-    signalled: Option<u8>,
 }
 
 /// What became of the output.
@@ -187,16 +193,23 @@ enum Delivery {
     Abandoned,
 }
 
-/// Waits for the outcome and until the output is written. A signal kills the
-/// task, and nobody waits for a reader that stalls any longer.
-async fn wait(handle: TaskHandle, stdout: Copied, stderr: Copied, signals: &mut Signals) -> Ended {
+/// Waits for the outcome and until the output is written. When the end is wished,
+/// the task is killed, and a reader that stalls is waited for no longer.
+async fn wait(handle: TaskHandle, stdout: Copied, stderr: Copied, stop: &mut Stop) -> Ended {
     let killer = handle.killer();
+    let canceller = handle.canceller();
     let mut outcome = std::pin::pin!(handle.outcome());
-    let (result, mut signalled) = tokio::select! {
-        result = &mut outcome => (result, None),
-        code = signals.next() => {
-            killer.kill();
-            (outcome.await, Some(code))
+    let mut ended = false;
+    let result = loop {
+        tokio::select! {
+            result = &mut outcome => break result,
+            wish = stop.next(), if !ended => match wish {
+                Wish::Ask => canceller.cancel(),
+                Wish::End => {
+                    ended = true;
+                    killer.kill();
+                }
+            },
         }
     };
     let mut copying = std::pin::pin!(async {
@@ -206,35 +219,14 @@ async fn wait(handle: TaskHandle, stdout: Copied, stderr: Copied, signals: &mut 
             _ => Delivery::Whole,
         }
     });
-    if signalled.is_none() {
+    while !ended {
         tokio::select! {
-            delivery = &mut copying => {
-                return Ended { result, delivery, signalled };
-            }
-            code = signals.next() => signalled = Some(code),
+            delivery = &mut copying => return Ended { result, delivery },
+            wish = stop.next() => ended = matches!(wish, Wish::End),
         }
     }
     let delivery = tokio::time::timeout(LAST_WORDS, copying)
         .await
         .unwrap_or(Delivery::Abandoned);
-    Ended {
-        result,
-        delivery,
-        signalled,
-    }
-}
-
-fn write_report(args: &RunArgs, report: &Report) -> Result<(), Failure> {
-    let Some(path) = &args.report else {
-        return Ok(());
-    };
-    let mut json = report.to_json().to_string();
-    json.push('\n');
-    if path == Path::new("-") {
-        return super::print(json.as_bytes()).map(drop);
-    }
-    std::fs::write(path, json).map_err(|error| {
-        let message = format!("cannot write {}: {error}", path.display());
-        Failure::new(exit::RUNNER, message)
-    })
+    Ended { result, delivery }
 }

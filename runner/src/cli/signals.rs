@@ -2,7 +2,9 @@
 
 use super::exit;
 use std::io;
+use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::Instant;
 
 /// SIGINT, SIGTERM and SIGHUP, as far as this process was not started to ignore
 /// them (`nohup`, a shell's background job).
@@ -37,6 +39,64 @@ impl Signals {
             std::task::Poll::Pending
         })
         .await
+    }
+}
+
+/// How far the wish to end has gone.
+pub(super) struct Stop {
+    signals: Signals,
+    grace: Duration,
+    /// The exit code of the signal that came first.
+    code: Option<u8>,
+    /// Until when the task may end by itself.
+    until: Option<Instant>,
+}
+
+/// What is wished now.
+pub(super) enum Wish {
+    /// That the task stops.
+    Ask,
+    /// That it is gone.
+    End,
+}
+
+impl Stop {
+    pub(super) fn new(signals: Signals, grace: Duration) -> Self {
+        Stop {
+            signals,
+            grace,
+            code: None,
+            until: None,
+        }
+    }
+
+    /// The exit code of the signal that came first.
+    pub(super) fn code(&self) -> Option<u8> {
+        self.code
+    }
+
+    /// Waits for the next wish: the first SIGTERM asks; any other signal, or the
+    /// end of the grace, ends. Cancel safe.
+    pub(super) async fn next(&mut self) -> Wish {
+        let until = self.until;
+        let over = async {
+            match until {
+                Some(until) => tokio::time::sleep_until(until).await,
+                None => std::future::pending().await,
+            }
+        };
+        let code = tokio::select! {
+            code = self.signals.next() => code,
+            () = over => return Wish::End,
+        };
+        let first = self.code.is_none();
+        self.code.get_or_insert(code);
+        if first && code == exit::TERMINATED && !self.grace.is_zero() {
+            // None only where no clock reaches: then it is never.
+            self.until = Instant::now().checked_add(self.grace);
+            return Wish::Ask;
+        }
+        Wish::End
     }
 }
 

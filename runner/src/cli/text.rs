@@ -9,6 +9,9 @@ use std::time::Duration;
 /// Characters of a task's own words that are printed; the report has them all.
 const MAX_WORDS: usize = 1000;
 
+/// How the note on a crash begins that was not followed by a new attempt.
+const NO_RETRY: &str = "no new attempt";
+
 /// One line, `wrun: ...`.
 pub(super) fn complain(message: &str) {
     // Nothing is left to be done about a stderr that takes no more.
@@ -55,6 +58,9 @@ pub(super) fn explain(report: &Report) -> Option<String> {
     if report.stats.memory_growth_refused > 0 && matches!(report.outcome, Outcome::LimitExceeded(_))
     {
         text.push_str(" (--max-memory)");
+    }
+    if let Some(why) = report.notes.iter().find(|it| it.starts_with(NO_RETRY)) {
+        let _ = write!(text, "\n  {why}");
     }
     if let Some(first) = report
         .denied
@@ -188,5 +194,51 @@ fn time(duration: Duration) -> String {
         format!("{:.2} ms", micros / 1e3)
     } else {
         format!("{:.3} s", micros / 1e6)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Jail, Layer, LayerReport, Limit, Mode, Start};
+
+    #[test]
+    fn a_jail_and_usage_take_a_line_each() {
+        let time = Duration::from_millis(3);
+        let mut report = Report::not_loaded("t", Mode::Process, Limit::CompileTime, time);
+        let layer = |layer, state, detail: &str| LayerReport {
+            layer,
+            state,
+            detail: detail.into(),
+        };
+        report.jail_mode = Some(Jail::BestEffort);
+        report.jail = Some(JailReport {
+            layers: vec![
+                layer(Layer::Seccomp, LayerState::Enforced, "all"),
+                layer(Layer::Cgroup, LayerState::Unavailable, "not mounted"),
+                layer(Layer::Landlock, LayerState::Partial, "no \x1b[2Jsignals"),
+            ],
+        });
+        report.stats.start_method = Some(Start::Fork);
+        report.stats.usage = Some(Usage {
+            user_cpu: Duration::from_millis(12),
+            system_cpu: time,
+            peak_rss_bytes: 14 << 20,
+            minor_faults: 790,
+            major_faults: 10,
+            ..Usage::default()
+        });
+        report.notes = vec!["a note".into()];
+        let text = stats(&report);
+        for line in [
+            "wrun: t (process mode): limit exceeded: compile-time",
+            "  start     3.00 ms (fork)",
+            "  usage     12.00 ms user, 3.00 ms system, 14.0 MiB, 800 faults",
+            "  jail      best-effort: 1 of 3 layers; cgroup unavailable: not mounted; \
+             landlock partial: no \u{fffd}[2Jsignals",
+            "  note      a note",
+        ] {
+            assert!(text.lines().any(|it| it == line), "no {line:?} in\n{text}");
+        }
     }
 }

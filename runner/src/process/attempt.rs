@@ -6,15 +6,20 @@
 //! killed and reaped.
 
 use super::ProcessError;
-use super::pool::{LINGER, NoWorker, Pool};
+use super::channel::{ChannelError, Sender};
+use super::pool::{LINGER, NoWorker, Pool, Taken};
 use super::stream::Stream;
-use super::worker::{Orders, SaysError, Streams, Worker, crash_of};
+use super::worker::{Life, Worker, crash_of};
 use crate::error::{Error, ErrorKind};
 use crate::executor::{Executed, Job};
 use crate::outcome::{Crash, Limit};
-use crate::sandbox::{Code, Ending, Fate, LoadError, Source};
+use crate::report::Usage;
+use crate::sandbox::{CodeError, Ending, Fate, LoadError, Sink, Source};
 use crate::task::InputKind;
-use crate::wire::{Done, Input, Order, RunOrder, WorkerSays};
+use crate::wire::{Done, Input, Order, Output, RunOrder, WorkerSays};
+use rustix::fs::{Mode, OFlags};
+use std::io;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -29,26 +34,25 @@ const GRACE: Duration = Duration::from_secs(1);
 /// How long a task has the processors to itself before the worker that it took
 /// is replaced.
 const REFILL_AFTER: Duration = Duration::from_millis(2);
+/// How often a worker is looked at that nobody else looks after.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Input up to this size travels with the order.
 const INLINE_INPUT: usize = 256 << 10;
 
-/// Runs `job` in a worker of `pool`; `recompile` makes new code when the
+/// Runs `job` in a worker of `pool`; `renew` has the code compiled anew when the
 /// worker's engine refuses what it was given.
 pub(super) async fn run(
     pool: &Arc<Pool>,
     job: Job,
-    recompile: impl Fn(crate::sandbox::CodeError) -> Result<Arc<Code>, LoadError>
-    + Clone
-    + Send
-    + 'static,
+    renew: impl FnOnce(CodeError) -> Result<(), LoadError> + Send + 'static,
 ) -> Result<Executed, Error> {
     let began = Instant::now();
     let stopped = |fate| Executed {
         overhead: began.elapsed(),
         ..Executed::new(fate)
     };
-    let mut recompiled = false;
-    let worker = loop {
+    let mut renew = Some(renew);
+    let Taken { worker, note } = loop {
         let taken = tokio::select! {
             biased;
             taken = pool.take() => taken,
@@ -61,46 +65,61 @@ pub(super) async fn run(
             }
         };
         match taken {
-            Ok(worker) => break worker,
+            Ok(taken) => break taken,
             Err(NoWorker::Error(error)) => return Err(error.into()),
-            Err(NoWorker::Crashed(crash)) => return Ok(stopped(Err(crash))),
-            Err(NoWorker::Stale(message)) if !recompiled => {
-                recompiled = true;
-                let recompile = recompile.clone();
-                let code = tokio::task::spawn_blocking(move || {
-                    recompile(crate::sandbox::CodeError::Engine(message))
-                });
-                let code = code
-                    .await
-                    .map_err(|_| Error::new(ErrorKind::System, "compiling was interrupted"))?;
-                pool.replace_code(code?);
-            }
             Err(NoWorker::Stale(message)) => {
-                let message = format!("the worker cannot load the task: {message}");
-                return Err(ProcessError::Refused { message }.into());
+                let Some(renew) = renew.take() else {
+                    let message = format!("the worker cannot load the task: {message}");
+                    return Err(ProcessError::Refused { message }.into());
+                };
+                let renewed =
+                    tokio::task::spawn_blocking(move || renew(CodeError::Engine(message)));
+                renewed
+                    .await
+                    .map_err(|_| Error::new(ErrorKind::System, "compiling was interrupted"))??;
             }
         }
     };
-    let pid = worker.process.id();
+    let pid = worker.life.id();
+    let start = worker.life.start();
+    let jail = worker.life.jail();
     let overhead = began.elapsed();
-    // Starting the next worker takes all of a processor for milliseconds: that
-    // must not be what this task waits for.
-    let fate = {
+    // Making the next worker takes all of a processor for a while: that must not
+    // be what this task waits for.
+    let supervised = {
         let mut supervised = std::pin::pin!(supervise(worker, job));
         tokio::select! {
             biased;
-            fate = &mut supervised => fate,
+            supervised = &mut supervised => supervised,
             () = tokio::time::sleep(REFILL_AFTER) => {
                 pool.refill();
                 supervised.await
             }
         }
     };
+    let Supervised {
+        fate,
+        usage,
+        reusable,
+    } = match supervised {
+        Ok(supervised) => supervised,
+        Err(error) => {
+            pool.refill();
+            return Err(error);
+        }
+    };
+    if fate.is_ok() {
+        pool.give_back(reusable);
+    }
     pool.refill();
     Ok(Executed {
         overhead,
-        worker_pid: Some(pid),
-        ..Executed::new(fate?)
+        worker_pid: pid,
+        usage,
+        jail: Some(jail),
+        start: Some(start),
+        notes: note.into_iter().collect(),
+        ..Executed::new(fate)
     })
 }
 
@@ -118,31 +137,77 @@ enum Seen {
         message: String,
         grant: bool,
     },
-    /// The worker's end is to be looked at: it closed its pipe.
+    /// The worker's end is to be looked at: it closed its socket.
     Silent,
     Broken(String),
     Killed,
     Overdue,
+    /// Somebody stopped it with this signal.
+    Stopped(i32),
 }
 
-async fn supervise(worker: Worker, job: Job) -> Result<Result<Fate, Crash>, Error> {
+/// What came of a task.
+struct Supervised {
+    fate: Result<Fate, Crash>,
+    /// By the worker's word for a task that ended, by its wait status for one
+    /// that died.
+    usage: Option<Usage>,
+    /// It kept to every rule, and may get another task.
+    reusable: Option<Worker>,
+}
+
+async fn supervise(worker: Worker, job: Job) -> Result<Supervised, Error> {
     let Worker {
-        mut process,
+        mut life,
         mut orders,
         mut says,
-        streams: Streams {
-            stdin,
-            stdout,
-            stderr,
-        },
+        tasks,
     } = worker;
+    let system = |error: io::Error| {
+        Error::new(
+            ErrorKind::System,
+            format!("cannot make pipes for a task: {error}"),
+        )
+    };
+    let is_command = job.artifact.shape().is_command();
+    let mut theirs = Vec::new();
 
     let (input, feed) = match job.stdin {
         InputKind::Bytes(bytes) if bytes.len() <= INLINE_INPUT => (Input::Inline(bytes), None),
         // The worker enforces the limit, with the code that thread mode uses.
-        other => (Input::Stream, Some(Source::new(other, None))),
+        other => {
+            let (sender, receiver) = pipe::pipe().map_err(system)?;
+            theirs.push(receiver.into_blocking_fd().map_err(system)?);
+            (Input::Pipe, Some((Source::new(other, None), sender)))
+        }
     };
     let limits = &job.spec.limits;
+    let mut output = |sink: &Sink, piped: bool| -> Result<_, Error> {
+        let budget = limits.output_budget(sink.is_capture());
+        if !piped {
+            return Ok((Output { piped, budget }, None));
+        }
+        let (sender, receiver) = pipe::pipe().map_err(system)?;
+        theirs.push(sender.into_blocking_fd().map_err(system)?);
+        Ok((Output { piped, budget }, Some(receiver)))
+    };
+    // Whoever reads a stream sets the pace, and must not hold up what else the
+    // worker has to say; what is kept here, or thrown away, never waits.
+    let (stdout, stdout_pipe) = output(&job.stdout, is_command || job.stdout.is_channel())?;
+    let (stderr, stderr_pipe) = output(&job.stderr, is_command || job.stderr.is_channel())?;
+    for grant in &job.spec.dirs {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let opened = rustix::fs::open(&grant.host, flags, Mode::empty());
+        theirs.push(opened.map_err(|error| {
+            let path = grant.host.display();
+            Error::new(
+                ErrorKind::InvalidTask,
+                format!("cannot open the granted directory {path}: {error}"),
+            )
+        })?);
+    }
+    let piped_input = matches!(input, Input::Pipe);
+    let granted = !job.spec.dirs.is_empty() || !job.spec.tcp.is_empty();
     let order = Order::Run(Box::new(RunOrder {
         task_id: job.task_id,
         attempt: job.attempt,
@@ -151,17 +216,21 @@ async fn supervise(worker: Worker, job: Job) -> Result<Result<Fate, Crash>, Erro
             .deadline
             .map(|deadline| deadline.saturating_duration_since(Instant::now())),
         input,
-        stdout_budget: limits.output_budget(job.stdout.is_capture()),
-        stderr_budget: limits.output_budget(job.stderr.is_capture()),
+        stdout,
+        stderr,
     }));
-    let run = Orders::frame(&order)
+    let run = Sender::frame(&order)
         .map_err(|error| Error::new(ErrorKind::InvalidTask, format!("the task: {error}")))?;
     let cancel = job.cancel;
     let (failed, mut failures) = mpsc::channel::<String>(1);
     let mut cancelled = false;
     let ordering = async {
         // A worker that does not read its orders is noticed by its silence.
-        if orders.send(&run).await.is_ok() {
+        let descriptors: Vec<_> = theirs.iter().map(AsFd::as_fd).collect();
+        let sent = orders.send(&run, &descriptors).await;
+        drop(descriptors);
+        theirs.clear();
+        if sent.is_ok() {
             loop {
                 let order = tokio::select! {
                     () = cancel.cancelled(), if !cancelled => {
@@ -171,19 +240,18 @@ async fn supervise(worker: Worker, job: Job) -> Result<Result<Fate, Crash>, Erro
                     Some(why) = failures.recv() => Order::InputFailed(why),
                     else => break,
                 };
-                match Orders::frame(&order) {
-                    Ok(frame) if orders.send(&frame).await.is_ok() => {}
-                    _ => break,
+                if orders.say(&order).await.is_err() {
+                    break;
                 }
             }
         }
         std::future::pending::<()>().await
     };
 
-    let mut out = Stream::new(stdout, &job.stdout);
-    let mut err = Stream::new(stderr, &job.stderr);
+    let mut out = Stream::new(stdout_pipe, &job.stdout);
+    let mut err = Stream::new(stderr_pipe, &job.stderr);
     let mut feeding: Option<Pin<Box<dyn Future<Output = ()> + Send>>> = None;
-    let mut waiting_input = feed.map(|source| (source, stdin));
+    let mut waiting_input = feed;
 
     let ordered = Instant::now();
     // None only where no clock reaches: then it is never.
@@ -209,15 +277,22 @@ async fn supervise(worker: Worker, job: Job) -> Result<Result<Fate, Crash>, Erro
                     Ok(WorkerSays::Failed { message, grant }) => {
                         break Seen::Failed { message, grant };
                     }
-                    Ok(WorkerSays::Loaded | WorkerSays::Stale(_) | WorkerSays::Refused(_)) => {
-                        break Seen::Broken("it loaded its task again".into());
+                    Ok(WorkerSays::Stdout(bytes)) if !stdout.piped => {
+                        job.stdout.put(bytes).await;
                     }
-                    Err(SaysError::Closed | SaysError::Io(_)) => break Seen::Silent,
-                    Err(SaysError::Frame(error)) => break Seen::Broken(error.to_string()),
+                    Ok(WorkerSays::Stderr(bytes)) if !stderr.piped => {
+                        job.stderr.put(bytes).await;
+                    }
+                    Ok(WorkerSays::Stdout(_) | WorkerSays::Stderr(_)) => {
+                        break Seen::Broken("it sent output that has a pipe".into());
+                    }
+                    Err(ChannelError::Closed | ChannelError::Io(_)) => break Seen::Silent,
+                    Err(error) => break Seen::Broken(error.to_string()),
                 },
                 () = &mut killed => break Seen::Killed,
                 () = &mut overdue => break Seen::Overdue,
                 () = &mut ordering => {}
+                signal = stopped(&mut life) => break Seen::Stopped(signal),
                 () = out.run(), if !out.is_over() => {}
                 () = err.run(), if !err.is_over() => {}
                 () = async {
@@ -234,8 +309,8 @@ async fn supervise(worker: Worker, job: Job) -> Result<Result<Fate, Crash>, Erro
     let done = match seen {
         Seen::Done(done) => *done,
         Seen::Failed { message, grant } => {
-            process.kill();
-            process.wait().await;
+            life.kill();
+            life.wait().await;
             let kind = if grant {
                 ErrorKind::InvalidTask
             } else {
@@ -248,18 +323,23 @@ async fn supervise(worker: Worker, job: Job) -> Result<Result<Fate, Crash>, Erro
                 Seen::Killed => Ok(Fate::imposed(Ending::Cancelled)),
                 Seen::Overdue => Ok(Fate::imposed(Ending::LimitExceeded(Limit::Deadline))),
                 Seen::Broken(what) => Err(Crash::Protocol(what)),
-                _ => match tokio::time::timeout(LINGER, process.wait()).await {
-                    Ok(status) => Err(crash_of(status)),
-                    Err(_) => Err(Crash::Protocol("it closed its pipe and lived on".into())),
+                Seen::Stopped(signal) => Err(Crash::Signal(signal)),
+                _ => match tokio::time::timeout(LINGER, life.wait()).await {
+                    Ok(exit) => Err(crash_of(exit)),
+                    Err(_) => Err(Crash::Protocol("it closed its socket and lived on".into())),
                 },
             };
-            process.kill();
-            process.wait().await;
+            life.kill();
+            let exit = tokio::time::timeout(LINGER, life.wait()).await;
             // What it wrote before it died is in the pipes, whole. Whoever reads
             // it sets the pace, and may be given up.
             let rest = async { tokio::join!(out.deliver(u64::MAX), err.deliver(u64::MAX)) };
             let _ = or_stopped(rest, &job.kill, job.deadline).await;
-            return Ok(fate);
+            return Ok(Supervised {
+                fate,
+                usage: exit.ok().flatten().map(|exit| exit.usage),
+                reusable: None,
+            });
         }
     };
 
@@ -276,10 +356,9 @@ async fn supervise(worker: Worker, job: Job) -> Result<Result<Fate, Crash>, Erro
         tokio::join!(inline, err.deliver(done.stderr_len))
     };
     let delivered = or_stopped(delivery, &job.kill, job.deadline).await;
-    process.kill();
-    tokio::spawn(async move { process.wait().await });
     let fate = done.fate.distrusted(ordered.elapsed());
-    Ok(match delivered {
+    let kept_to_rules = matches!(delivered, Ok((true, true))) && !piped_input && !granted;
+    let fate = match delivered {
         _ if job.stdout.exceeded() || job.stderr.exceeded() => Ok(Fate {
             ending: Ending::LimitExceeded(Limit::Output),
             ..fate
@@ -289,7 +368,31 @@ async fn supervise(worker: Worker, job: Job) -> Result<Result<Fate, Crash>, Erro
             "it promised more output than it wrote".into(),
         )),
         Err(ending) => Ok(Fate { ending, ..fate }),
+    };
+    // One that may run more tasks waits for them; the others end of themselves,
+    // or are made to.
+    let reusable = kept_to_rules.then(|| Worker {
+        life,
+        orders,
+        says,
+        tasks: tasks + 1,
+    });
+    Ok(Supervised {
+        fate,
+        usage: Some(done.usage),
+        reusable,
     })
+}
+
+/// Waits until somebody stops the worker, where only this looks for it; its
+/// signal.
+async fn stopped(life: &mut Life) -> i32 {
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        if let Some(signal) = life.stopped_by() {
+            return signal;
+        }
+    }
 }
 
 /// Waits for `work`, unless the task is killed or its deadline passes.

@@ -11,12 +11,11 @@
 //! bounded time, counted from when it has a place; on every path its child is
 //! dead and reaped when it returns.
 
-use super::spawn::WORKER_ARG;
-use super::worker::crash_of;
-use super::{ProcessError, descriptors, worker_program};
+use super::worker_main::WORKER_ARG;
+use super::{ProcessError, channel, worker_program};
 use crate::config::Config;
 use crate::sandbox::{Code, CodeError, Compiler, LoadError, MAX_FILE};
-use crate::wire::{self, CompileOrder, CompilerSays, Decoder, Hello, MAX_ANSWER};
+use crate::wire::{CompileOrder, CompilerSays, Decoder, Hello, MAX_ANSWER};
 use bytes::Bytes;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, SealFlags};
@@ -170,7 +169,11 @@ impl ChildCompiler {
             }
             _ => {}
         }
-        let mut how = crash_of(status).to_string();
+        let mut how = match (signal, status.and_then(|status| status.code())) {
+            (Some(signal), _) => format!("it died of signal {signal}"),
+            (None, Some(code)) => format!("it exited with status {code}"),
+            (None, None) => "it vanished".to_owned(),
+        };
         if let Some(line) = said.lines().find(|line| !line.trim().is_empty()) {
             how = format!("{how}; it said: {}", plain(line));
         }
@@ -191,12 +194,10 @@ impl ChildCompiler {
         metered: bool,
     ) -> Result<(Reaped, Ears), LoadError> {
         let pipes = system("cannot make pipes for a compiler");
-        let (mut socket, its_socket) = UnixStream::pair().map_err(&pipes)?;
+        let (socket, its_socket) = UnixStream::pair().map_err(&pipes)?;
         let (words, its_words) = io::pipe().map_err(&pipes)?;
-        descriptors::send(&socket, [source.as_fd(), output.as_fd()]).map_err(&pipes)?;
-        let frame = wire::encode(&self.order(digest, metered))
-            .map_err(|error| pipes(io::Error::other(error)))?;
-        socket.write_all(&frame).map_err(&pipes)?;
+        let order = self.order(digest, metered);
+        channel::send(&socket, &order, &[source.as_fd(), output.as_fd()]).map_err(&pipes)?;
         socket.set_nonblocking(true).map_err(&pipes)?;
         rustix::io::ioctl_fionbio(&words, true).map_err(|errno| pipes(errno.into()))?;
         // Nothing here needs code between fork and exec.

@@ -5,18 +5,19 @@
 //! in the other file, says how that went. Invariant: nothing of the task file is
 //! looked at before the limits stand.
 
-use super::descriptors;
+use super::channel::{self, Inbox};
 use crate::sandbox::{self, Code, LoadError};
-use crate::wire::{self, CompileOrder, CompilerSays, Decoder, Hello};
+use crate::wire::{CompileOrder, CompilerSays, Hello};
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::fd::OwnedFd;
 
 /// Task files up to this size are compiled on one thread: what starting others
 /// takes is as long.
 const SMALL: usize = 64 << 10;
 
-/// Compiles what the runner `parent` left in the socket that is stdin.
+/// Compiles what the runner `parent` orders over the socket that is stdin.
 pub(super) fn work(parent: i32) -> io::Result<()> {
     crate::sys::close_inherited();
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
@@ -24,16 +25,19 @@ pub(super) fn work(parent: i32) -> io::Result<()> {
     if rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get()) != Some(parent) {
         return Err(io::Error::other("the runner is gone"));
     }
-    let [source, output] = descriptors::receive(rustix::stdio::stdin())?;
+    let runner = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
+    rustix::stdio::dup2_stdin(rustix::stdio::stdout())?;
+    channel::send_bytes(&runner, &Hello::encode(), &[])?;
+    let mut inbox = Inbox::default();
+    let order = order(&mut inbox, &runner)?;
+    let [source, output] = <[OwnedFd; 2]>::try_from(inbox.take(2)?)
+        .map_err(|_| io::Error::other("not a task file and one for its code"))?;
     let (mut source, mut output) = (File::from(source), File::from(output));
-    let mut runner = File::from(rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?);
-    runner.write_all(&Hello::encode())?;
-    let order = order(&mut runner)?;
 
-    // JAIL, first half: `jail::begin` and `walls.split` go here. One thread, the
-    // three descriptors above, no byte of the task read. `limit` is then the
-    // jail's `CompileLimits` {data: order.memory, cpu: order.cpu, file:
-    // order.output}.
+    // JAIL, first half: `jail::begin` and `Walls::split` go here, with the plan in
+    // the order. One thread, the three descriptors above, no byte of the task read.
+    // Where `split` forks, the outer process must die as the inner one does: the
+    // runner reads the wait status, SIGABRT above all.
     limit(&order)?;
 
     let mut bytes = Vec::new();
@@ -42,8 +46,10 @@ pub(super) fn work(parent: i32) -> io::Result<()> {
     source.read_to_end(&mut bytes)?;
     let parallel = bytes.len() > SMALL && threads(order.threads);
 
-    // JAIL, second half: `walls.seal` goes here. All threads that there will be
-    // exist; what comes needs memory, futexes, and to write to two descriptors.
+    // JAIL, second half: `Walls::seal` goes here, with `CompileLimits` {data:
+    // order.memory, cpu: order.cpu, file: order.output} in place of `limit`. All
+    // threads that there will be exist; what comes needs memory, futexes, and to
+    // write to two descriptors.
 
     let says = match compile(&bytes, &order, parallel, &mut output) {
         Ok(()) => CompilerSays::Compiled,
@@ -51,8 +57,7 @@ pub(super) fn work(parent: i32) -> io::Result<()> {
         Err(LoadError::System { source }) => CompilerSays::Failed(source.to_string()),
         Err(refusal) => CompilerSays::Refused(refusal),
     };
-    let frame = wire::encode(&says).map_err(io::Error::other)?;
-    runner.write_all(&frame)
+    channel::send(&runner, &says, &[])
 }
 
 fn compile(
@@ -66,16 +71,12 @@ fn compile(
     Code::write(output, &elf, &meta).map_err(|source| LoadError::System { source })
 }
 
-fn order(runner: &mut File) -> io::Result<CompileOrder> {
-    let mut decoder = Decoder::default();
+fn order(inbox: &mut Inbox, runner: &OwnedFd) -> io::Result<CompileOrder> {
     loop {
-        if let Some(order) = decoder.next().map_err(io::Error::other)? {
-            return Ok(order);
-        }
-        let mut bytes = [0; 512];
-        match runner.read(&mut bytes)? {
-            0 => return Err(io::Error::other("the runner needs nothing compiled")),
-            len => decoder.push(&bytes[..len]),
+        match inbox.next().map_err(io::Error::other)? {
+            Some(order) => return Ok(order),
+            None if inbox.receive(runner)? => {}
+            None => return Err(io::Error::other("the runner is gone")),
         }
     }
 }

@@ -1,33 +1,38 @@
-//! Process mode: every task in an operating-system process of its own, started
-//! from a worker program and spoken to over pipes.
+//! Process mode: every task in an operating-system process of its own, forked
+//! from a zygote that has the task loaded and jailed, or started as a program.
 //!
-//! The only place that makes processes. The zygote, spares forked ahead of
-//! demand and the jail have their place in [`spawn`] and [`pool`]; they are not
-//! built yet.
-//!
-//! Invariants: every process has one owner that kills and reaps it on every
-//! path; the worker is treated as hostile once a guest runs in it.
+//! The only place that makes processes. Invariants: every process has one owner
+//! that kills and reaps it on every path; a worker is treated as hostile once a
+//! guest runs in it.
 
 mod attempt;
+mod breaker;
+mod channel;
+mod child;
 mod compile;
 mod compile_main;
-mod descriptors;
 mod pool;
 mod spawn;
 mod stream;
+mod task_main;
 mod worker;
 mod worker_main;
+mod zygote;
+mod zygote_main;
 
 use crate::config::Config;
 use crate::error::{Error, ErrorKind};
 use crate::executor::{Executed, Executor, Job};
-use crate::sandbox::{Artifact, Loader};
+use crate::jail::{Grants, LayerReport, Plan, Role};
+use crate::sandbox::{Artifact, Code, Loader};
 pub(crate) use compile::ChildCompiler;
-use pool::Pool;
+use pool::{Pool, Settings};
 use spawn::Spawner;
+use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 pub use worker_main::worker_hook;
 
 /// Something about processes failed; not a guest's doing.
@@ -44,6 +49,20 @@ pub(crate) enum ProcessError {
     Handshake { program: PathBuf, what: String },
     #[error("{message}")]
     Refused { message: String },
+    #[error("the jail lacks {}: {}", .0.layer, .0.detail)]
+    NoJail(LayerReport),
+    #[error("the jail cannot be put up: {message}")]
+    JailFailed { message: String },
+    #[error(
+        "workers died {failures} times in a row while starting, the last one like this: {last}; \
+         the next is tried in {} s",
+        again.as_secs_f64().ceil()
+    )]
+    CrashLoop {
+        failures: u32,
+        last: String,
+        again: Duration,
+    },
     #[error("{what}: {source}")]
     System {
         what: &'static str,
@@ -65,8 +84,16 @@ fn worker_program(config: &Config) -> Result<PathBuf, ProcessError> {
 pub(crate) struct ProcessExecutor {
     loader: Arc<Loader>,
     spawner: Arc<Spawner>,
-    idle: usize,
-    pools: Mutex<Vec<Weak<Pool>>>,
+    settings: Settings,
+    pools: Mutex<Vec<Weak<Pools>>>,
+}
+
+/// The workers of one artifact.
+struct Pools {
+    code: Arc<Mutex<Arc<Code>>>,
+    spawner: Arc<Spawner>,
+    settings: Settings,
+    by_grants: Mutex<HashMap<Grants, Arc<Pool>>>,
 }
 
 impl ProcessExecutor {
@@ -75,25 +102,65 @@ impl ProcessExecutor {
         Ok(ProcessExecutor {
             loader,
             spawner: Arc::new(Spawner::start(program, config.max_running)?),
-            idle: config.spares,
+            settings: Settings {
+                start: config.start,
+                spares: config.spares,
+                reuse: config.reuse,
+                idle_timeout: config.idle_timeout,
+                plan: Plan {
+                    mode: config.jail,
+                    role: Role::Worker,
+                    grants: Grants::default(),
+                    identity: config.identity,
+                    cgroup: None,
+                    compile: None,
+                    #[cfg(feature = "test-hooks")]
+                    absent: Vec::new(),
+                },
+            },
             pools: Mutex::default(),
         })
     }
 
-    fn pool(&self, artifact: &Artifact, metered: bool) -> Result<Arc<Pool>, Error> {
+    fn pools(&self, artifact: &Artifact, metered: bool) -> Result<Arc<Pools>, Error> {
         let any = match artifact.prepared(metered) {
             Some(any) => any,
             None => artifact.prepare(metered, || -> Result<Arc<_>, Error> {
                 let code = self.loader.code(artifact, metered)?;
-                let pool = Arc::new(Pool::new(code, self.spawner.clone(), self.idle));
+                let made = Arc::new(Pools {
+                    code: Arc::new(Mutex::new(code)),
+                    spawner: self.spawner.clone(),
+                    settings: self.settings.clone(),
+                    by_grants: Mutex::default(),
+                });
                 let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
-                pools.retain(|pool| pool.strong_count() > 0);
-                pools.push(Arc::downgrade(&pool));
-                Ok(pool)
+                pools.retain(|pools| pools.strong_count() > 0);
+                pools.push(Arc::downgrade(&made));
+                Ok(made)
             })?,
         };
-        any.downcast::<Pool>()
+        any.downcast::<Pools>()
             .map_err(|_| Error::new(ErrorKind::InvalidTask, "the artifact is another runner's"))
+    }
+}
+
+impl Pools {
+    fn for_grants(&self, grants: Grants) -> Arc<Pool> {
+        let mut pools = self.by_grants();
+        let pool = pools.entry(grants).or_insert_with(|| {
+            Arc::new(Pool::new(
+                self.code.clone(),
+                self.spawner.clone(),
+                self.settings.clone(),
+                grants,
+            ))
+        });
+        pool.clone()
+    }
+
+    fn by_grants(&self) -> MutexGuard<'_, HashMap<Grants, Arc<Pool>>> {
+        let pools = self.by_grants.lock();
+        pools.unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -101,24 +168,34 @@ impl ProcessExecutor {
 impl Executor for ProcessExecutor {
     async fn execute(&self, job: Job) -> Result<Executed, Error> {
         let metered = job.metered();
-        let pool = self.pool(&job.artifact, metered)?;
-        let stale = {
+        let pools = self.pools(&job.artifact, metered)?;
+        let pool = pools.for_grants(Grants {
+            files: !job.spec.dirs.is_empty(),
+            tcp: !job.spec.tcp.is_empty(),
+        });
+        let renew = {
             let loader = self.loader.clone();
             let artifact = job.artifact.clone();
-            move |refused| loader.recompile(&artifact, metered, refused)
+            move |refused| {
+                let code = loader.recompile(&artifact, metered, refused)?;
+                *pools.code.lock().unwrap_or_else(PoisonError::into_inner) = code;
+                Ok(())
+            }
         };
-        attempt::run(&pool, job, stale).await
+        attempt::run(&pool, job, renew).await
     }
 
     fn prepare(&self, artifact: &Artifact, metered: bool) -> Result<(), Error> {
-        self.pool(artifact, metered).map(drop)
+        self.pools(artifact, metered).map(drop)
     }
 
     fn close(&self) {
         self.loader.close();
         let pools = std::mem::take(&mut *self.pools.lock().unwrap_or_else(PoisonError::into_inner));
-        for pool in pools.iter().filter_map(Weak::upgrade) {
-            pool.close();
+        for pools in pools.iter().filter_map(Weak::upgrade) {
+            for pool in pools.by_grants().values() {
+                pool.close();
+            }
         }
         self.spawner.close();
     }

@@ -1,37 +1,70 @@
-//! The workers of one artifact: started, loaded, waiting for a task.
+//! The workers of one artifact, for tasks with one kind of grants: a zygote that
+//! forks them, spares that wait, workers that may be used again.
 //!
-//! Invariant: a worker gets one task and is gone; what waits here has run
-//! nothing of any guest: its rehearsal ends before a guest's first instruction.
+//! Invariant: what waits here unused has run nothing of any guest: a rehearsal
+//! ends before a guest's first instruction. Starting what keeps dying is slowed
+//! down and then refused ([`Breaker`]).
 
 use super::ProcessError;
-use super::spawn::Spawner;
-use super::worker::{SaysError, Worker, crash_of};
-use crate::outcome::Crash;
+use super::breaker::{Breaker, Restraint};
+use super::channel::ChannelError;
+use super::spawn::{Launch, Spawner};
+use super::worker::{Worker, crash_of};
+use super::zygote::{NotForked, Zygote};
+use crate::config::Start;
+use crate::jail::{Grants, JailReport, LayerReport, Plan, Role};
 use crate::sandbox::Code;
-use crate::wire::WorkerSays;
+use crate::wire::{ControlSays, StartOrder};
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
-/// A worker that has not loaded its artifact by then is none.
-const HANDSHAKE: Duration = Duration::from_secs(30);
-/// How long a worker that went silent may take to die.
+/// A program that is not ready by then will not be.
+const HANDSHAKE: Duration = Duration::from_secs(15);
+/// How long a process that went silent may take to die.
 pub(super) const LINGER: Duration = Duration::from_secs(2);
 
+/// What all pools of a runner share.
+#[derive(Clone)]
+pub(super) struct Settings {
+    pub(super) start: Start,
+    pub(super) spares: usize,
+    /// Tasks that a worker gets.
+    pub(super) reuse: u32,
+    pub(super) idle_timeout: Duration,
+    /// The jail, but for what tasks are granted.
+    pub(super) plan: Plan,
+}
+
 pub(super) struct Pool {
-    code: Mutex<Arc<Code>>,
+    code: Arc<Mutex<Arc<Code>>>,
     spawner: Arc<Spawner>,
-    idle: Mutex<Idle>,
-    keep: usize,
+    settings: Settings,
+    grants: Grants,
+    state: Mutex<State>,
+    /// Held by whoever starts a zygote: others wait for it.
+    starting: tokio::sync::Mutex<()>,
 }
 
 #[derive(Default)]
-struct Idle {
-    waiting: VecDeque<Worker>,
-    /// Workers on their way to `waiting`.
+struct State {
+    zygote: Option<Arc<Zygote>>,
+    /// Unused workers.
+    spares: VecDeque<Worker>,
+    /// Workers that have run a task and may run more.
+    used: Vec<Worker>,
+    /// Spares on their way.
     starting: usize,
+    breaker: Breaker,
     /// No more are kept.
     closed: bool,
+    last_use: Option<Instant>,
+}
+
+/// A worker for a task, and what is to be said about how it came to be.
+pub(super) struct Taken {
+    pub(super) worker: Worker,
+    pub(super) note: Option<String>,
 }
 
 /// Why there is no worker.
@@ -39,8 +72,6 @@ pub(super) enum NoWorker {
     Error(ProcessError),
     /// The engine in the worker does not take the code.
     Stale(String),
-    /// It died on the way; the task did not run.
-    Crashed(Crash),
 }
 
 impl From<ProcessError> for NoWorker {
@@ -49,126 +80,390 @@ impl From<ProcessError> for NoWorker {
     }
 }
 
+/// Why a program that was started is not ready.
+enum NotReady {
+    No(NoWorker),
+    /// It died; the next one may not.
+    Died(String),
+}
+
 impl Pool {
-    pub(super) fn new(code: Arc<Code>, spawner: Arc<Spawner>, keep: usize) -> Self {
+    pub(super) fn new(
+        code: Arc<Mutex<Arc<Code>>>,
+        spawner: Arc<Spawner>,
+        settings: Settings,
+        grants: Grants,
+    ) -> Self {
         Pool {
-            code: Mutex::new(code),
+            code,
             spawner,
-            idle: Mutex::default(),
-            keep,
+            settings,
+            grants,
+            state: Mutex::default(),
+            starting: tokio::sync::Mutex::default(),
         }
     }
 
-    /// Ends the workers that wait, and keeps no more.
+    /// Ends the workers that wait, and keeps no more. Those that run a task are
+    /// their task's.
     pub(super) fn close(&self) {
-        let waiting = {
-            let mut idle = self.idle();
-            idle.closed = true;
-            std::mem::take(&mut idle.waiting)
-        };
-        drop(waiting);
+        self.state().closed = true;
+        self.rest();
     }
 
-    pub(super) fn replace_code(&self, code: Arc<Code>) {
-        *self.code.lock().unwrap_or_else(PoisonError::into_inner) = code;
-    }
-
-    /// A worker that waits for its order: one of the idle, or a new one.
-    pub(super) async fn take(self: &Arc<Self>) -> Result<Worker, NoWorker> {
+    /// A worker that waits for its order.
+    pub(super) async fn take(self: &Arc<Self>) -> Result<Taken, NoWorker> {
+        let mut note = None;
         loop {
-            let idle = self.idle().waiting.pop_front();
-            let Some(mut worker) = idle else {
-                return self.start(false).await;
+            while let Some(mut worker) = self.waiting() {
+                // One that somebody killed while it waited is nobody's outcome.
+                if !worker.life.is_dead() {
+                    return Ok(Taken { worker, note });
+                }
+            }
+            let restraint = self.state().breaker.restraint(Instant::now());
+            match restraint {
+                Restraint::None => {}
+                Restraint::Wait(time) => tokio::time::sleep(time).await,
+                Restraint::Open {
+                    failures,
+                    last,
+                    again,
+                } => {
+                    return Err(NoWorker::Error(ProcessError::CrashLoop {
+                        failures,
+                        last,
+                        again,
+                    }));
+                }
+            }
+            let made = match self.settings.start {
+                // A zygote is one more process to keep: where there are too many
+                // already, a task does without.
+                Start::Fork if self.has_zygote() || self.spawner.has_spare() => {
+                    match self.fork(false).await {
+                        Ok(worker) => Ok(worker),
+                        Err(NotMade::Refused(why)) => {
+                            note = Some(format!("started by exec: forking failed: {why}"));
+                            self.exec(false).await
+                        }
+                        Err(NotMade::Not(not)) => Err(not),
+                    }
+                }
+                Start::Fork => {
+                    note = Some("started by exec: too many zygotes".to_owned());
+                    self.exec(false).await
+                }
+                Start::Exec => self.exec(false).await,
             };
-            // One that somebody killed while it waited is nobody's outcome.
-            if !worker.process.is_dead() {
-                return Ok(worker);
+            match made {
+                Ok(worker) => return Ok(Taken { worker, note }),
+                Err(NotReady::No(no)) => return Err(no),
+                Err(NotReady::Died(why)) => self.failed(why),
             }
         }
     }
 
-    /// Starts workers until the wanted number waits, in the background.
+    /// A worker did its task. It may get another one, if it is as it was.
+    pub(super) fn give_back(&self, worker: Option<Worker>) {
+        let mut state = self.state();
+        state.breaker.succeeded();
+        if let Some(worker) = worker
+            && worker.tasks < self.settings.reuse
+            && !state.closed
+        {
+            state.used.push(worker);
+        }
+    }
+
+    /// Makes spares until the wanted number waits, in the background.
     pub(super) fn refill(self: &Arc<Self>) {
         loop {
             {
-                let mut idle = self.idle();
-                let enough = idle.waiting.len() + idle.starting >= self.keep;
-                if enough || idle.closed || !self.spawner.has_spare() {
+                let mut state = self.state();
+                let enough = state.spares.len() + state.starting >= self.settings.spares;
+                let restrained = state.breaker.restraint(Instant::now()) != Restraint::None;
+                if enough || restrained || state.closed || !self.spawner.has_spare() {
                     return;
                 }
-                idle.starting += 1;
+                state.starting += 1;
             }
             let pool = self.clone();
             tokio::spawn(async move {
-                let started = pool.start(true).await;
-                let mut idle = pool.idle();
-                idle.starting -= 1;
+                let made = match pool.settings.start {
+                    Start::Fork => pool.fork(true).await.map_err(|_| ()),
+                    Start::Exec => pool.exec(true).await.map_err(|_| ()),
+                };
+                let mut state = pool.state();
+                state.starting -= 1;
                 // A failure is the next task's to meet, and to report.
-                if let Ok(worker) = started
-                    && !idle.closed
+                if let Ok(worker) = made
+                    && !state.closed
                 {
-                    idle.waiting.push_back(worker);
+                    state.spares.push_back(worker);
                 }
             });
         }
     }
 
-    fn idle(&self) -> MutexGuard<'_, Idle> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn start(&self, spare: bool) -> Result<Worker, NoWorker> {
+    fn waiting(&self) -> Option<Worker> {
+        let mut state = self.state();
+        state.last_use = Some(Instant::now());
+        state.used.pop().or_else(|| state.spares.pop_front())
+    }
+
+    fn failed(&self, why: String) {
+        let jitter = rand::random::<f64>();
+        self.state().breaker.failed(Instant::now(), why, jitter);
+    }
+
+    fn has_zygote(&self) -> bool {
+        self.state().zygote.is_some()
+    }
+
+    /// Lets go of all that waits.
+    fn rest(&self) {
+        let let_go = {
+            let mut state = self.state();
+            (
+                state.zygote.take(),
+                std::mem::take(&mut state.spares),
+                std::mem::take(&mut state.used),
+            )
+        };
+        drop(let_go);
+    }
+
+    /// A worker from the zygote; starts that when there is none.
+    async fn fork(self: &Arc<Self>, spare: bool) -> Result<Worker, NotMade> {
+        let zygote = self.zygote(spare).await?;
+        let permit = self.spawner.permit().await.map_err(NoWorker::from)?;
+        match zygote.fork(permit).await {
+            Ok(worker) => Ok(worker),
+            Err(NotForked::Refused(error)) => Err(NotMade::Refused(error.to_string())),
+            Err(NotForked::Gone) => {
+                Err(NotReady::Died("the zygote that forks workers died".into()).into())
+            }
+        }
+    }
+
+    async fn zygote(self: &Arc<Self>, spare: bool) -> Result<Arc<Zygote>, NotReady> {
+        let known = || {
+            let zygote = self.state().zygote.clone();
+            zygote.filter(|zygote| zygote.is_alive())
+        };
+        if let Some(zygote) = known() {
+            return Ok(zygote);
+        }
+        let _one_at_a_time = self.starting.lock().await;
+        if let Some(zygote) = known() {
+            return Ok(zygote);
+        }
+        let (launch, jail) = self.launch(true, spare).await?;
+        let zygote = Zygote::new(launch, jail);
+        {
+            let mut state = self.state();
+            if state.closed {
+                return Err(NotReady::No(ProcessError::ShutDown.into()));
+            }
+            state.zygote = Some(zygote.clone());
+            state.last_use = Some(Instant::now());
+        }
+        tokio::spawn(idle(Arc::downgrade(self), self.settings.idle_timeout));
+        Ok(zygote)
+    }
+
+    /// A worker that is a program of its own.
+    async fn exec(&self, spare: bool) -> Result<Worker, NotReady> {
+        let (launch, jail) = self.launch(false, spare).await?;
+        Ok(Worker::started(launch, jail))
+    }
+
+    /// Starts a program and waits until it is what it should be.
+    async fn launch(
+        &self,
+        zygote: bool,
+        spare: bool,
+    ) -> Result<(Launch, Arc<JailReport>), NotReady> {
         let code = self
             .code
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
-        let mut worker = self.spawner.spawn(code, spare).await?;
+        let order = StartOrder {
+            zygote,
+            plan: Plan {
+                role: if zygote { Role::Zygote } else { Role::Worker },
+                grants: self.grants,
+                ..self.settings.plan.clone()
+            },
+            tasks: self.settings.reuse,
+            spare,
+        };
+        let permit = self.spawner.permit().await.map_err(NoWorker::from)?;
+        let mut launch = self
+            .spawner
+            .spawn(order, code, permit)
+            .await
+            .map_err(NoWorker::from)?;
+        match tokio::time::timeout(HANDSHAKE, self.shake(&mut launch)).await {
+            Ok(Ok(jail)) => Ok((launch, Arc::new(jail))),
+            Ok(Err(not)) => Err(not),
+            Err(_elapsed) => Err(NotReady::Died(format!(
+                "no answer in {} s",
+                HANDSHAKE.as_secs()
+            ))),
+        }
+    }
+
+    async fn shake(&self, launch: &mut Launch) -> Result<JailReport, NotReady> {
         let bad = |what: String| {
-            NoWorker::Error(ProcessError::Handshake {
+            NotReady::No(NoWorker::Error(ProcessError::Handshake {
                 program: self.spawner.program().clone(),
                 what,
-            })
+            }))
         };
-        let shaken = tokio::time::timeout(HANDSHAKE, async {
-            worker.says.hello().await.map_err(|error| (false, error))?;
-            let first = worker.says.next::<WorkerSays>().await;
-            first.map_err(|error| (true, error))
-        })
-        .await;
-        match shaken {
-            Ok(Ok(WorkerSays::Loaded)) => Ok(worker),
-            Ok(Ok(WorkerSays::Stale(message))) => Err(NoWorker::Stale(message)),
-            Ok(Ok(WorkerSays::Refused(message))) => Err(ProcessError::Refused { message }.into()),
-            Ok(Ok(_)) => Err(bad("it spoke before it was asked".into())),
-            Ok(Err((greeted, SaysError::Closed))) => {
-                let status = tokio::time::timeout(LINGER, worker.process.wait()).await;
-                let crash = crash_of(status.ok().flatten());
-                // Whoever kills a worker that starts kills its task; a program
-                // that is no worker goes of itself.
-                if greeted || matches!(crash, Crash::Signal(_)) {
-                    Err(NoWorker::Crashed(crash))
-                } else {
-                    let mut what = crash.to_string();
-                    if let Some(said) = last_words(&mut worker).await {
+        let no = |error: ProcessError| NotReady::No(error.into());
+        match launch.says.hello().await {
+            Ok(_) => {}
+            // A program that is no worker goes of itself; one that is killed
+            // might have been one.
+            Err(ChannelError::Closed | ChannelError::Io(_)) => {
+                let exit = tokio::time::timeout(LINGER, launch.child.wait()).await;
+                let crash = crash_of(exit.ok().flatten());
+                if matches!(crash, crate::Crash::Signal(_)) {
+                    return Err(NotReady::Died(crash.to_string()));
+                }
+                let mut what = crash.to_string();
+                if let Some(said) = last_words(launch).await {
+                    what = format!("{what}; it said: {said}");
+                }
+                return Err(bad(what));
+            }
+            Err(error) => return Err(bad(error.to_string())),
+        }
+        let mut moved = false;
+        loop {
+            match launch.says.next::<ControlSays>().await {
+                Ok(ControlSays::Moved(pid)) if !moved => {
+                    moved = true;
+                    if let Err(error) = launch.child.moved(pid).await {
+                        return Err(bad(format!("it went where it cannot be: {error}")));
+                    }
+                }
+                Ok(ControlSays::Ready(jail)) => return Ok(jail.distrusted()),
+                Ok(ControlSays::Stale(message)) => {
+                    return Err(NotReady::No(NoWorker::Stale(message)));
+                }
+                Ok(ControlSays::Refused(message)) => {
+                    return Err(no(ProcessError::Refused { message }));
+                }
+                Ok(ControlSays::NoJail(layer)) => {
+                    return Err(no(ProcessError::NoJail(layer.distrusted())));
+                }
+                Ok(ControlSays::JailFailed(message)) => {
+                    return Err(no(ProcessError::JailFailed { message }));
+                }
+                Ok(_) => return Err(bad("it spoke before it was asked".into())),
+                Err(ChannelError::Closed | ChannelError::Io(_)) => {
+                    let exit = tokio::time::timeout(LINGER, launch.child.wait()).await;
+                    let mut what = crash_of(exit.ok().flatten()).to_string();
+                    if let Some(said) = last_words(launch).await {
                         what = format!("{what}; it said: {said}");
                     }
-                    Err(bad(what))
+                    return Err(NotReady::Died(what));
                 }
+                Err(error) => return Err(bad(error.to_string())),
             }
-            Ok(Err((_, error))) => Err(bad(error.to_string())),
-            Err(_elapsed) => Err(bad(format!("no answer in {} s", HANDSHAKE.as_secs()))),
         }
     }
 }
 
-/// The first line of what a program that is no worker wrote to stderr.
-async fn last_words(worker: &mut Worker) -> Option<String> {
+/// Why nothing was forked.
+enum NotMade {
+    /// The system refused; exec may work.
+    Refused(String),
+    Not(NotReady),
+}
+
+impl From<NotReady> for NotMade {
+    fn from(not: NotReady) -> Self {
+        NotMade::Not(not)
+    }
+}
+
+impl From<NoWorker> for NotReady {
+    fn from(no: NoWorker) -> Self {
+        NotReady::No(no)
+    }
+}
+
+impl From<NoWorker> for NotMade {
+    fn from(no: NoWorker) -> Self {
+        NotMade::Not(NotReady::No(no))
+    }
+}
+
+/// Lets a pool's zygote and spares go once nobody has used it for so long.
+async fn idle(pool: Weak<Pool>, timeout: Duration) {
+    loop {
+        let last = {
+            let Some(pool) = pool.upgrade() else {
+                return;
+            };
+            let state = pool.state();
+            if state.zygote.is_none() {
+                return;
+            }
+            state.last_use
+        };
+        let idle = last.map_or(timeout, |last| last.elapsed());
+        if idle >= timeout {
+            if let Some(pool) = pool.upgrade() {
+                pool.rest();
+            }
+            return;
+        }
+        tokio::time::sleep(timeout - idle).await;
+    }
+}
+
+/// The first line of what a program wrote to stderr before it went.
+async fn last_words(launch: &mut Launch) -> Option<String> {
     use tokio::io::AsyncReadExt;
     let mut bytes = [0; 512];
-    let read = worker.streams.stderr.read(&mut bytes);
+    let read = launch.stderr.read(&mut bytes);
     let len = tokio::time::timeout(LINGER, read).await.ok()?.ok()?;
     let text = String::from_utf8_lossy(bytes.get(..len)?).into_owned();
     let line = text.lines().find(|line| !line.trim().is_empty())?;
     Some(line.chars().filter(|c| !c.is_control()).collect())
+}
+
+impl JailReport {
+    /// What a report can be at most, when a process that may have been taken over
+    /// makes it.
+    fn distrusted(mut self) -> Self {
+        self.layers.truncate(crate::Layer::ALL.len());
+        self.layers = self
+            .layers
+            .into_iter()
+            .map(LayerReport::distrusted)
+            .collect();
+        self
+    }
+}
+
+impl LayerReport {
+    fn distrusted(mut self) -> Self {
+        let mut end = self.detail.len().min(256);
+        while !self.detail.is_char_boundary(end) {
+            end -= 1;
+        }
+        self.detail.truncate(end);
+        self
+    }
 }

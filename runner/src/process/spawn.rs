@@ -1,28 +1,26 @@
-//! The one thread that starts workers.
+//! The one thread that starts programs: zygotes, and workers of their own.
 //!
-//! A worker asks the kernel to kill it when its parent dies, and the kernel
+//! A process asks the kernel to kill it when its parent dies, and the kernel
 //! means the *thread* that started it: so all are started by a thread that lives
-//! as long as the executor. Invariant: at most `most` workers exist at once; a
-//! worker's permit goes when it is reaped.
+//! as long as the executor. Invariant: at most `most` processes exist at once; a
+//! permit goes when its process is reaped.
 
 use super::ProcessError;
-use super::descriptors;
-use super::worker::{Ends, Worker};
+use super::channel::{self, Receiver, Sender};
+use super::child::{Child, Started};
+use super::worker_main::WORKER_ARG;
 use crate::sandbox::Code;
+use crate::wire::{ControlOrder, StartOrder};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
+use tokio::net::unix::pipe;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
-
-/// The first argument that makes this program a worker.
-pub(super) const WORKER_ARG: &str = "__wrun-worker";
-/// The third: nobody waits for this one yet, it has time to rehearse.
-pub(super) const SPARE_ARG: &str = "spare";
 
 /// Idle workers over all artifacts.
 const IDLE_ALL: usize = 256;
@@ -30,37 +28,28 @@ const IDLE_ALL: usize = 256;
 /// Requests that wait for the thread.
 const QUEUE: usize = 64;
 
-type Answer = Result<(Started, Ends), ProcessError>;
+type Answer = Result<Launched, ProcessError>;
 
 struct Request {
+    order: StartOrder,
     code: Arc<Code>,
     permit: OwnedSemaphorePermit,
-    spare: bool,
     answer: oneshot::Sender<Answer>,
 }
 
-/// A process that was started and that nobody watches yet. Dropping it kills and
-/// reaps it: whoever asked for it may be gone by now.
-pub(super) struct Started(Option<(Child, OwnedSemaphorePermit)>);
-
-impl Started {
-    pub(super) fn id(&self) -> u32 {
-        self.0.as_ref().map_or(0, |(child, _)| child.id())
-    }
-
-    /// The process, for somebody who kills and reaps it.
-    pub(super) fn into_parts(mut self) -> Option<(Child, OwnedSemaphorePermit)> {
-        self.0.take()
-    }
+/// A process that was started, before anybody knows what it is.
+struct Launched {
+    started: Started,
+    control: UnixStream,
+    stderr: OwnedFd,
 }
 
-impl Drop for Started {
-    fn drop(&mut self) {
-        if let Some((child, _)) = &mut self.0 {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
+/// A started process, watched, with its control socket.
+pub(super) struct Launch {
+    pub(super) child: Child,
+    pub(super) orders: Sender,
+    pub(super) says: Receiver,
+    pub(super) stderr: pipe::Receiver,
 }
 
 pub(super) struct Spawner {
@@ -87,12 +76,12 @@ impl Spawner {
                 for request in incoming {
                     // A caller that is gone drops the process, which kills it.
                     let Request {
+                        order,
                         code,
-                        spare,
                         permit,
                         answer,
                     } = request;
-                    let _ = answer.send(spawn(&exe, &code, spare, permit));
+                    let _ = answer.send(spawn(&exe, order, &code, permit));
                 }
                 // Ending this thread kills every worker there still is; their
                 // owners reap them.
@@ -122,21 +111,25 @@ impl Spawner {
         self.workers.available_permits() > self.reserve
     }
 
-    /// Starts a worker for `code`; waits while there are too many. A `spare` one
-    /// is for a task that is not there yet.
-    pub(super) async fn spawn(&self, code: Arc<Code>, spare: bool) -> Result<Worker, ProcessError> {
-        let permit = self
-            .workers
-            .clone()
-            .acquire_owned()
-            .await
-            .map_err(|_| ProcessError::ShutDown)?;
+    /// A place for one process; waits while there are too many.
+    pub(super) async fn permit(&self) -> Result<OwnedSemaphorePermit, ProcessError> {
+        let permit = self.workers.clone().acquire_owned().await;
+        permit.map_err(|_| ProcessError::ShutDown)
+    }
+
+    /// Starts a program that is to be what `order` says.
+    pub(super) async fn spawn(
+        &self,
+        order: StartOrder,
+        code: Arc<Code>,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<Launch, ProcessError> {
         let requests = self.sender().ok_or(ProcessError::ShutDown)?;
         let (answer, spawned) = oneshot::channel();
         let mut request = Request {
+            order,
             code,
             permit,
-            spare,
             answer,
         };
         // The thread takes about a millisecond for each; a queue that is full is
@@ -152,8 +145,8 @@ impl Spawner {
             }
         }
         drop(requests);
-        let (started, ends) = spawned.await.map_err(|_| ProcessError::ShutDown)??;
-        Worker::new(started, ends).map_err(|source| ProcessError::System {
+        let launched = spawned.await.map_err(|_| ProcessError::ShutDown)??;
+        watch(launched).map_err(|source| ProcessError::System {
             what: "cannot watch a worker",
             source,
         })
@@ -194,54 +187,55 @@ impl Drop for Spawner {
     }
 }
 
-fn spawn(program: &PathBuf, code: &Code, spare: bool, permit: OwnedSemaphorePermit) -> Answer {
+fn watch(launched: Launched) -> io::Result<Launch> {
+    let child = launched.started.watch()?;
+    // From here on `child` kills and reaps if anything fails.
+    launched.control.set_nonblocking(true)?;
+    let control = tokio::net::UnixStream::from_std(launched.control)?;
+    let (reading, writing) = control.into_split();
+    Ok(Launch {
+        child,
+        orders: Sender::new(writing),
+        says: Receiver::new(reading),
+        stderr: pipe::Receiver::from_owned_fd(launched.stderr)?,
+    })
+}
+
+fn spawn(
+    program: &PathBuf,
+    order: StartOrder,
+    code: &Code,
+    permit: OwnedSemaphorePermit,
+) -> Answer {
     let system = |source: io::Error| ProcessError::System {
         what: "cannot make pipes for a worker",
         source,
     };
-    let pipe = || std::io::pipe().map_err(system);
-    let (orders_out, orders_in) = pipe()?;
-    let (says_out, says_in) = pipe()?;
-    let (stdin_out, stdin_in) = pipe()?;
-    let (stdout_out, stdout_in) = pipe()?;
-    let (stderr_out, stderr_in) = pipe()?;
-    let (socket, its_socket) = UnixStream::pair().map_err(system)?;
-    descriptors::send(
-        &socket,
-        [
-            stdin_out.as_fd(),
-            orders_out.as_fd(),
-            says_in.as_fd(),
-            code.file().as_fd(),
-        ],
-    )
-    .map_err(system)?;
-    // Nothing here needs code between fork and exec.
+    let (control, its_control) = UnixStream::pair().map_err(system)?;
+    let (stderr, its_stderr) = io::pipe().map_err(system)?;
+    let order = ControlOrder::Start(Box::new(order));
+    channel::send(&control, &order, &[code.file().as_fd()]).map_err(system)?;
+    // Nothing here needs code between fork and exec, which would make the start
+    // a fork that copies the runner's page tables.
     let mut command = Command::new(program);
     command
         .arg0("wrun-worker")
         .arg(WORKER_ARG)
         .arg(std::process::id().to_string())
-        .args(spare.then_some(SPARE_ARG))
         .env_clear()
         .current_dir("/")
         // A terminal's Ctrl-C is the runner's to handle.
         .process_group(0)
-        .stdin(Stdio::from(OwnedFd::from(its_socket)))
-        .stdout(Stdio::from(OwnedFd::from(stdout_in)))
-        .stderr(Stdio::from(OwnedFd::from(stderr_in)));
+        .stdin(Stdio::from(OwnedFd::from(its_control)))
+        .stdout(Stdio::null())
+        .stderr(Stdio::from(OwnedFd::from(its_stderr)));
     let child = command.spawn().map_err(|source| ProcessError::Spawn {
         program: program.clone(),
         source,
     })?;
-    Ok((
-        Started(Some((child, permit))),
-        Ends {
-            orders: orders_in.into(),
-            says: says_out.into(),
-            stdin: stdin_in.into(),
-            stdout: stdout_out.into(),
-            stderr: stderr_out.into(),
-        },
-    ))
+    Ok(Launched {
+        started: Started::new(&child, permit),
+        control,
+        stderr: stderr.into(),
+    })
 }

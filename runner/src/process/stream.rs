@@ -34,11 +34,19 @@ struct Moved {
 }
 
 impl Stream {
-    pub(super) fn new(pipe: pipe::Receiver, sink: &Sink) -> Self {
+    /// Output that comes by a pipe; without one, nothing does.
+    pub(super) fn new(pipe: Option<pipe::Receiver>, sink: &Sink) -> Self {
         let moved = Arc::new(Moved::default());
+        let over = pipe.is_none();
+        let sink = sink.clone();
+        let told = moved.clone();
         Stream {
-            pump: Box::pin(pump(pipe, sink.clone(), moved.clone())),
-            over: false,
+            pump: Box::pin(async move {
+                if let Some(pipe) = pipe {
+                    pump(pipe, sink, told).await;
+                }
+            }),
+            over,
             moved,
         }
     }

@@ -1,182 +1,130 @@
-//! One worker process as its runner sees it: its pipes, its death, its end.
+//! One worker process as its runner sees it: its socket, its life, its end.
 //!
-//! Invariant: a [`Worker`] that is dropped is killed and reaped; nothing else
-//! waits for that process.
+//! Invariant: a [`Worker`] that is dropped is killed and reaped, by its zygote or
+//! by this process.
 
-use super::spawn::Started;
+use super::channel::{Receiver, Sender};
+use super::child::Child;
+use super::spawn::Launch;
+use super::zygote::Forked;
+use crate::config::Start;
+use crate::jail::JailReport;
 use crate::outcome::Crash;
-use crate::sys::Pidfd;
-use crate::wire::{self, Decoder, FrameError, Hello};
-use serde::Serialize;
+use crate::sys::{End, Exit};
 use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::process::ExitStatusExt;
-use std::process::{Child, ExitStatus};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use tokio::net::unix::pipe;
-use tokio::sync::OwnedSemaphorePermit;
 
-/// The runner's ends of a worker's pipes.
-pub(super) struct Ends {
-    pub(super) orders: OwnedFd,
-    pub(super) says: OwnedFd,
-    pub(super) stdin: OwnedFd,
-    pub(super) stdout: OwnedFd,
-    pub(super) stderr: OwnedFd,
-}
-
-/// The pipes that carry the guest's own streams.
-pub(super) struct Streams {
-    pub(super) stdin: pipe::Sender,
-    pub(super) stdout: pipe::Receiver,
-    pub(super) stderr: pipe::Receiver,
-}
-
-/// Where orders are written.
-pub(super) struct Orders(pipe::Sender);
-
-/// Where a worker's words are read.
-pub(super) struct Says {
-    pipe: pipe::Receiver,
-    decoder: Decoder,
-}
-
-/// The process itself.
-pub(super) struct Process {
-    child: Child,
-    pidfd: Pidfd,
-    reaped: bool,
-    _permit: OwnedSemaphorePermit,
-}
-
-/// A started worker.
+/// A worker that waits for an order, or has one.
 pub(super) struct Worker {
-    pub(super) process: Process,
-    pub(super) orders: Orders,
-    pub(super) says: Says,
-    pub(super) streams: Streams,
+    pub(super) life: Life,
+    pub(super) orders: Sender,
+    pub(super) says: Receiver,
+    /// Tasks it has run.
+    pub(super) tasks: u32,
 }
 
-/// Why nothing more comes from a worker.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum SaysError {
-    /// It closed its end, or died.
-    #[error("it went silent")]
-    Closed,
-    #[error("{0}")]
-    Frame(#[from] FrameError),
-    #[error("{0}")]
-    Io(#[from] io::Error),
+/// The process itself, by who reaps it.
+pub(super) enum Life {
+    Forked(Forked),
+    Started {
+        child: Child,
+        jail: Arc<JailReport>,
+        /// Kept open: writing to it must not fail.
+        _stderr: pipe::Receiver,
+    },
 }
 
 impl Worker {
-    pub(super) fn new(started: Started, ends: Ends) -> io::Result<Self> {
-        let pidfd = Pidfd::open(started.id())?;
-        let Some((child, permit)) = started.into_parts() else {
-            return Err(io::Error::other("a process that is gone"));
-        };
-        let process = Process {
-            child,
-            pidfd,
-            reaped: false,
-            _permit: permit,
-        };
-        // From here on `process` kills and reaps if anything fails.
+    /// A worker at the other end of a socket. Needs the context of a tokio
+    /// runtime.
+    pub(super) fn new(life: Life, socket: UnixStream) -> io::Result<Self> {
+        let (reading, writing) = tokio::net::UnixStream::from_std(socket)?.into_split();
         Ok(Worker {
-            process,
-            orders: Orders(pipe::Sender::from_owned_fd(ends.orders)?),
-            says: Says {
-                pipe: pipe::Receiver::from_owned_fd(ends.says)?,
-                decoder: Decoder::default(),
-            },
-            streams: Streams {
-                stdin: pipe::Sender::from_owned_fd(ends.stdin)?,
-                stdout: pipe::Receiver::from_owned_fd(ends.stdout)?,
-                stderr: pipe::Receiver::from_owned_fd(ends.stderr)?,
-            },
+            life,
+            orders: Sender::new(writing),
+            says: Receiver::new(reading),
+            tasks: 0,
         })
     }
-}
 
-impl Orders {
-    pub(super) async fn send(&mut self, frame: &[u8]) -> io::Result<()> {
-        self.0.write_all(frame).await
-    }
-
-    pub(super) fn frame(message: &impl Serialize) -> Result<Vec<u8>, FrameError> {
-        wire::encode(message)
-    }
-}
-
-impl Says {
-    /// The greeting, which comes first.
-    pub(super) async fn hello(&mut self) -> Result<Hello, SaysError> {
-        let mut bytes = [0; Hello::LEN];
-        match self.pipe.read_exact(&mut bytes).await {
-            Ok(_) => Ok(Hello::decode(&bytes)?),
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(SaysError::Closed),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// The next message. Cancel safe.
-    pub(super) async fn next<T: serde::de::DeserializeOwned>(&mut self) -> Result<T, SaysError> {
-        loop {
-            if let Some(message) = self.decoder.next()? {
-                return Ok(message);
-            }
-            let mut bytes = [0; 8192];
-            match self.pipe.read(&mut bytes).await? {
-                0 => return Err(SaysError::Closed),
-                len => self.decoder.push(&bytes[..len]),
-            }
+    /// A program that was started and said that it is ready.
+    pub(super) fn started(launch: Launch, jail: Arc<JailReport>) -> Self {
+        Worker {
+            life: Life::Started {
+                child: launch.child,
+                jail,
+                _stderr: launch.stderr,
+            },
+            orders: launch.orders,
+            says: launch.says,
+            tasks: 0,
         }
     }
 }
 
-impl Process {
-    pub(super) fn id(&self) -> u32 {
-        self.child.id()
+impl Life {
+    pub(super) fn id(&self) -> Option<u32> {
+        match self {
+            Life::Forked(forked) => forked.id(),
+            Life::Started { child, .. } => Some(child.id()),
+        }
     }
 
-    /// Whether it is already dead.
+    pub(super) fn start(&self) -> Start {
+        match self {
+            Life::Forked(_) => Start::Fork,
+            Life::Started { .. } => Start::Exec,
+        }
+    }
+
+    pub(super) fn jail(&self) -> Arc<JailReport> {
+        match self {
+            Life::Forked(forked) => forked.zygote().jail.clone(),
+            Life::Started { jail, .. } => jail.clone(),
+        }
+    }
+
     pub(super) fn is_dead(&mut self) -> bool {
-        !matches!(self.child.try_wait(), Ok(None))
+        match self {
+            Life::Forked(forked) => forked.is_dead(),
+            Life::Started { child, .. } => child.is_dead(),
+        }
+    }
+
+    /// The signal that stopped it, where nobody else looks: a zygote ends
+    /// workers that were stopped.
+    pub(super) fn stopped_by(&mut self) -> Option<i32> {
+        match self {
+            Life::Forked(_) => None,
+            Life::Started { child, .. } => child.stopped_by(),
+        }
     }
 
     /// Kills it; it may be dead already.
-    pub(super) fn kill(&mut self) {
-        if !self.reaped {
-            self.pidfd.kill();
+    pub(super) fn kill(&self) {
+        match self {
+            Life::Forked(forked) => forked.kill(),
+            Life::Started { child, .. } => child.kill(),
         }
     }
 
-    /// Waits for its death and reaps it.
-    pub(super) async fn wait(&mut self) -> Option<ExitStatus> {
-        self.pidfd.exited().await;
-        let status = self.child.wait().ok();
-        self.reaped = true;
-        status
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        if !self.reaped {
-            self.kill();
-            let _ = self.child.wait();
+    /// Waits for its death and until it is reaped; none when nobody can tell how
+    /// it ended.
+    pub(super) async fn wait(&mut self) -> Option<Exit> {
+        match self {
+            Life::Forked(forked) => forked.wait().await,
+            Life::Started { child, .. } => child.wait().await,
         }
     }
 }
 
-/// A wait status as a crash; `None` is a process that somebody else reaped.
-pub(super) fn crash_of(status: Option<ExitStatus>) -> Crash {
-    match status {
+/// An end as a crash.
+pub(super) fn crash_of(exit: Option<Exit>) -> Crash {
+    match exit.map(|exit| exit.end) {
         None => Crash::Lost,
-        Some(status) => match (status.signal(), status.code()) {
-            (Some(signal), _) => Crash::Signal(signal),
-            (None, Some(code)) => Crash::Exit(code),
-            (None, None) => Crash::Lost,
-        },
+        Some(End::Signal(signal) | End::Stopped(signal)) => Crash::Signal(signal),
+        Some(End::Status(status)) => Crash::Exit(status),
     }
 }

@@ -1,39 +1,25 @@
 //! The worker program: what the hidden entry of a binary does after it was
-//! started by a runner.
+//! started by a runner, up to the point where it forks or serves.
 //!
-//! One thread, one engine without compiler, one task, then the end. Reads
-//! orders, runs them with the same function as thread mode, says what came of
-//! it. Invariant: it outlives neither its parent nor its task.
+//! Greets, takes its start order, goes behind its walls, maps the artifact. The
+//! jail stands before anything of a guest runs. Invariant: it outlives neither its
+//! runner nor its last task.
 
+use super::channel::{self, Inbox};
 use super::compile::COMPILE_ARG;
-use super::spawn::{SPARE_ARG, WORKER_ARG};
-use super::{compile_main, descriptors};
-use crate::config::Mode;
-use crate::sandbox::{
-    self, Allocation, Code, PrepareError, Prepared, Progress, Run, RunError, Sink, Source,
-    TaskContext,
-};
-use crate::task::{InputKind, Spec};
-use crate::wire::{self, Decoder, Done, Hello, Input, Order, RunOrder, WorkerSays};
-use bytes::Bytes;
-use rustix::process::Signal;
+use super::{compile_main, task_main, zygote_main};
+use crate::jail::{self, JailError, Split, Walls};
+use crate::sandbox::{self, Code, PrepareError, Prepared};
+use crate::sys::{self, Alone};
+use crate::wire::{ControlOrder, ControlSays, Hello};
+use rustix::process::{Signal, getpid};
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf};
-use tokio::net::unix::pipe;
-use tokio::sync::{Notify, mpsc};
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-/// Output up to this size travels with the last word.
-const INLINE_OUTPUT: usize = 256 << 10;
-/// Progress is passed on at most this often; the last one always is.
-const PROGRESS_EVERY: Duration = Duration::from_millis(20);
+/// The first argument that makes this program a worker.
+pub(super) const WORKER_ARG: &str = "__wrun-worker";
 
 static HOOKED: AtomicBool = AtomicBool::new(false);
 
@@ -44,6 +30,8 @@ static HOOKED: AtomicBool = AtomicBool::new(false);
 /// ends the process. Anywhere else it returns at once. A program that cannot
 /// call it names a worker program instead, with
 /// [`Builder::worker`](crate::Builder::worker); `wrun` itself is one.
+///
+/// Workers are forked, so nothing may have started a thread before.
 ///
 /// ```
 /// wrun::worker_hook();
@@ -59,11 +47,9 @@ pub fn worker_hook() {
     let parent = args
         .next()
         .and_then(|arg| arg.to_str().and_then(|arg| arg.parse::<i32>().ok()));
-    let role = args.next();
-    let is = |name| role.as_ref().is_some_and(|role| role == name);
-    let work = |parent| match is(COMPILE_ARG) {
-        true => compile_main::work(parent),
-        false => work(parent, is(SPARE_ARG)),
+    let work = match args.next() {
+        Some(role) if role == COMPILE_ARG => compile_main::work,
+        _ => work,
     };
     let code = match parent.map(work) {
         Some(Ok(())) => 0,
@@ -84,329 +70,121 @@ pub(super) fn is_hooked() -> bool {
     HOOKED.load(Ordering::Relaxed)
 }
 
-fn work(parent: i32, spare: bool) -> io::Result<()> {
-    crate::sys::close_inherited();
+fn work(parent: i32) -> io::Result<()> {
+    sys::close_inherited();
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     // The parent may have died before that took effect.
     if rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get()) != Some(parent) {
         return Err(io::Error::other("the runner is gone"));
     }
-    let [stdin, orders, says, code] = descriptors::receive(rustix::stdio::stdin())?;
-    rustix::stdio::dup2_stdin(&stdin)?;
-    drop(stdin);
-    let (mut says, code) = (File::from(says), File::from(code));
-    says.write_all(&Hello::encode())?;
-    let prepared = match load(code) {
-        Ok(prepared) => prepared,
-        Err(refusal) => {
-            let frame = wire::encode(&refusal).map_err(io::Error::other)?;
-            return says.write_all(&frame);
+    let control = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
+    // Nobody reads this program's stdin; it is what stdout is: nothing.
+    rustix::stdio::dup2_stdin(rustix::stdio::stdout())?;
+    channel::send_bytes(&control, &Hello::encode(), &[])?;
+    let mut inbox = Inbox::default();
+    let order = loop {
+        match inbox.next::<ControlOrder>().map_err(io::Error::other)? {
+            Some(ControlOrder::Start(order)) => break *order,
+            Some(ControlOrder::Fork(_)) => {
+                return Err(io::Error::other("not started and told to fork"));
+            }
+            None if inbox.receive(&control)? => {}
+            None => return Err(io::Error::other("the runner is gone")),
         }
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .event_interval(1)
-        .build()?;
-    if spare {
-        // Nothing depends on it; the real order meets whatever is wrong.
-        let _ = runtime.block_on(rehearse(&prepared));
+    let [code] = <[OwnedFd; 1]>::try_from(inbox.take(1)?)
+        .map_err(|_| io::Error::other("not one artifact"))?;
+    let say = |says: &ControlSays| channel::send(&control, says, &[]);
+    let Some(walls) = go_inside(jail::begin(order.plan.clone()), &say)? else {
+        return Ok(());
+    };
+    let prepared = match load(code.into()) {
+        Ok(prepared) => prepared,
+        Err(refusal) => return say(&refusal),
+    };
+    let Some(alone) = Alone::look() else {
+        return say(&ControlSays::JailFailed(
+            "the worker program has started threads".into(),
+        ));
+    };
+    let sigchld = order.zygote.then(zygote_main::watch_children).transpose()?;
+    let (sealed, report) = match walls.seal() {
+        Ok(sealed) => sealed,
+        Err(error) => return say(&refusal_of(error)),
+    };
+    match sigchld {
+        Some(sigchld) => {
+            // What is touched here for the first time is not for every child to
+            // touch first.
+            let _ = task_main::rehearse_alone(&prepared);
+            say(&ControlSays::Ready(report))?;
+            zygote_main::serve(zygote_main::Zygote {
+                alone,
+                control,
+                inbox,
+                sigchld,
+                prepared,
+                sealed,
+                tasks: order.tasks,
+            })
+        }
+        None => {
+            if order.spare {
+                // Nothing depends on it; the real order meets whatever is wrong.
+                let _ = task_main::rehearse_alone(&prepared);
+            }
+            say(&ControlSays::Ready(report))?;
+            task_main::serve(&prepared, &sealed, control, order.tasks, false)
+        }
     }
-    let frame = wire::encode(&WorkerSays::Loaded).map_err(io::Error::other)?;
-    says.write_all(&frame)?;
-    runtime.block_on(serve(&prepared, orders, says.into(), false))
 }
 
-/// Does what an order does, up to the guest's first instruction: a fresh process
-/// spends most of a small task on touching pages for the first time.
-async fn rehearse(prepared: &Prepared) -> io::Result<()> {
-    let (orders, mut to_orders) = io::pipe()?;
-    let (_from_says, says) = io::pipe()?;
-    let order = Order::Run(Box::new(RunOrder {
-        task_id: 0,
-        attempt: 1,
-        spec: Spec::rehearsal(),
-        remaining: None,
-        input: Input::Inline(Bytes::from_static(b"rehearsal")),
-        stdout_budget: Some(0),
-        stderr_budget: Some(0),
-    }));
-    to_orders.write_all(&wire::encode(&order).map_err(io::Error::other)?)?;
-    drop(to_orders);
-    serve(prepared, orders.into(), says.into(), true).await
+/// Takes the first half of the jail, which may go on as another process; none in
+/// the one that is left behind.
+fn go_inside(
+    begun: Result<Walls, JailError>,
+    say: &dyn Fn(&ControlSays) -> io::Result<()>,
+) -> io::Result<Option<Walls>> {
+    // Tells the one inside that the runner knows where it is.
+    let (mut told, telling) = io::pipe()?;
+    let before = getpid();
+    match begun.and_then(Walls::split) {
+        Ok(Split::Outside { pid }) => {
+            say(&ControlSays::Moved(pid))?;
+            (&telling).write_all(&[1])?;
+            sys::exit_now(0)
+        }
+        Ok(Split::Inside(walls)) => {
+            drop(telling);
+            if getpid() != before && told.read(&mut [0])? == 0 {
+                return Err(io::Error::other("what started this died"));
+            }
+            Ok(Some(walls))
+        }
+        Err(error) => {
+            say(&refusal_of(error))?;
+            Ok(None)
+        }
+    }
 }
 
-fn load(code: File) -> Result<Prepared, WorkerSays> {
+fn refusal_of(error: JailError) -> ControlSays {
+    match error {
+        JailError::Missing(layer) => ControlSays::NoJail(layer),
+        other => ControlSays::JailFailed(other.to_string()),
+    }
+}
+
+fn load(code: File) -> Result<Prepared, ControlSays> {
     let refused = |error: &dyn std::fmt::Display| {
-        WorkerSays::Refused(format!("the worker cannot load the task: {error}"))
+        ControlSays::Refused(format!("the worker cannot load the task: {error}"))
     };
     let code = Code::from_sealed(code).map_err(|error| refused(&error))?;
-    let engine = sandbox::runtime(code.meta.metered, Allocation::OnDemand)
-        .map_err(|error| refused(&error))?;
+    let engine =
+        sandbox::single_threaded_runtime(code.meta.metered).map_err(|error| refused(&error))?;
     Prepared::new(&engine, &code).map_err(|error| match error {
-        PrepareError::Code(error) => WorkerSays::Stale(error.to_string()),
+        PrepareError::Code(error) => ControlSays::Stale(error.to_string()),
         // The words of thread mode.
-        error @ PrepareError::Link(_) => WorkerSays::Refused(error.to_string()),
+        error @ PrepareError::Link(_) => ControlSays::Refused(error.to_string()),
     })
-}
-
-/// Waits for the order, runs it, and says what came of it.
-async fn serve(
-    prepared: &Prepared,
-    orders: OwnedFd,
-    says: OwnedFd,
-    rehearsal: bool,
-) -> io::Result<()> {
-    let mut orders = Incoming {
-        pipe: pipe::Receiver::from_owned_fd(orders)?,
-        decoder: Decoder::default(),
-    };
-    let mut says = pipe::Sender::from_owned_fd(says)?;
-    match orders.next().await? {
-        Some(Order::Run(order)) => run(prepared, *order, &mut orders, &mut says, rehearsal).await,
-        Some(_) => Err(io::Error::other("an order before the one to run")),
-        // The runner does not need this worker after all.
-        None => Ok(()),
-    }
-}
-
-struct Incoming {
-    pipe: pipe::Receiver,
-    decoder: Decoder,
-}
-
-impl Incoming {
-    /// The next order; none when the runner closed its end. Cancel safe.
-    async fn next(&mut self) -> io::Result<Option<Order>> {
-        loop {
-            if let Some(order) = self.decoder.next().map_err(io::Error::other)? {
-                return Ok(Some(order));
-            }
-            let mut bytes = [0; 8192];
-            match self.pipe.read(&mut bytes).await? {
-                0 => return Ok(None),
-                len => self.decoder.push(&bytes[..len]),
-            }
-        }
-    }
-}
-
-/// What the running guest wants to have said, between two words of its worker.
-#[derive(Default)]
-struct Wishes {
-    input: AtomicBool,
-    input_failed: CancellationToken,
-    input_failure: Mutex<String>,
-    progress: Mutex<Option<Progress>>,
-    changed: Notify,
-}
-
-impl Wishes {
-    fn has_progress(&self) -> bool {
-        self.progress
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .is_some()
-    }
-
-    fn progress(&self) -> Option<Progress> {
-        self.progress
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
-    }
-}
-
-async fn run(
-    prepared: &Prepared,
-    order: RunOrder,
-    orders: &mut Incoming,
-    says: &mut pipe::Sender,
-    rehearsal: bool,
-) -> io::Result<()> {
-    let wishes = Arc::new(Wishes::default());
-    let input = match order.input {
-        Input::Inline(bytes) => InputKind::Bytes(bytes),
-        Input::Stream => {
-            let stdin = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 10)?;
-            InputKind::Reader(Box::new(WantedInput {
-                pipe: pipe::Receiver::from_owned_fd(stdin)?,
-                wishes: Some(wishes.clone()),
-                failed: Box::pin(wishes.input_failed.clone().cancelled_owned()),
-                failure: wishes.clone(),
-            }))
-        }
-    };
-    let is_command = prepared.shape().is_command();
-    let stdout_fd = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 10)?;
-    let stderr_fd = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stderr(), 10)?;
-    // A command's output goes out as it is produced. What `run` returns comes
-    // at once and, when small, with the last word.
-    let (stdout, stdout_chunks) = if is_command {
-        let (sink, chunks) = Sink::channel(order.stdout_budget);
-        (sink, Some(chunks))
-    } else {
-        (Sink::capture(order.stdout_budget.unwrap_or(u64::MAX)), None)
-    };
-    let (stderr, stderr_chunks) = Sink::channel(order.stderr_budget);
-    let pump_err = tokio::spawn(pump(stderr_chunks, pipe::Sender::from_owned_fd(stderr_fd)?));
-    let mut stdout_pipe = pipe::Sender::from_owned_fd(stdout_fd)?;
-    let (pump_out, large_out) = match stdout_chunks {
-        Some(chunks) => (Some(tokio::spawn(pump(chunks, stdout_pipe))), None),
-        None => (None, Some(&mut stdout_pipe)),
-    };
-
-    let cancel = CancellationToken::new();
-    let noted = wishes.clone();
-    let task = Run {
-        spec: &order.spec,
-        context: TaskContext {
-            task_id: order.task_id,
-            attempt: order.attempt,
-            mode: Mode::Process,
-            name: order.spec.name.clone(),
-            deadline: order
-                .remaining
-                .and_then(|left| Instant::now().checked_add(left)),
-            cancel: cancel.clone(),
-            progress: Arc::new(move |progress| {
-                *noted
-                    .progress
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner) = Some(progress);
-                noted.changed.notify_one();
-            }),
-        },
-        stdin: Source::new(input, order.spec.limits.input_budget(prepared.shape())),
-        stdout: stdout.clone(),
-        stderr: stderr.clone(),
-        // A runner that wants the task dead kills the process.
-        kill: CancellationToken::new(),
-        blocking: true,
-        rehearsal,
-    };
-    let fate = {
-        let mut running = std::pin::pin!(sandbox::run(prepared, task));
-        let mut said = None::<Instant>;
-        loop {
-            tokio::select! {
-                biased;
-                fate = &mut running => break fate,
-                // What was held back a moment ago is due.
-                () = async {
-                    match said.filter(|_| wishes.has_progress()) {
-                        Some(said) => tokio::time::sleep_until((said + PROGRESS_EVERY).into()).await,
-                        None => std::future::pending().await,
-                    }
-                } => wishes.changed.notify_one(),
-                () = wishes.changed.notified() => {
-                    if wishes.input.swap(false, Ordering::Relaxed) {
-                        say(says, &WorkerSays::WantInput).await?;
-                    }
-                    if said.is_none_or(|said| said.elapsed() >= PROGRESS_EVERY)
-                        && let Some(progress) = wishes.progress()
-                    {
-                        said = Some(Instant::now());
-                        say(says, &WorkerSays::Progress(progress)).await?;
-                    }
-                }
-                order = orders.next() => match order? {
-                    Some(Order::Cancel) => cancel.cancel(),
-                    Some(Order::InputFailed(why)) => {
-                        *wishes.input_failure.lock().unwrap_or_else(PoisonError::into_inner) = why;
-                        wishes.input_failed.cancel();
-                    }
-                    Some(Order::Run(_)) => return Err(io::Error::other("one task at a time")),
-                    // The runner is gone, or gave the task up.
-                    None => return Ok(()),
-                },
-            }
-        }
-    };
-    if let Some(progress) = wishes.progress() {
-        say(says, &WorkerSays::Progress(progress)).await?;
-    }
-    let fate = match fate {
-        Ok(fate) => fate,
-        Err(error) => {
-            let failed = WorkerSays::Failed {
-                message: error.to_string(),
-                grant: matches!(error, RunError::Grant(_)),
-            };
-            return say(says, &failed).await;
-        }
-    };
-    let mut output = stdout.take();
-    let mut large = Bytes::new();
-    if output.len() > INLINE_OUTPUT {
-        large = std::mem::take(&mut output);
-    }
-    let done = Done {
-        fate,
-        output,
-        stdout_len: if is_command {
-            stdout.accepted()
-        } else {
-            large.len() as u64
-        },
-        stderr_len: stderr.accepted(),
-    };
-    say(says, &WorkerSays::Done(Box::new(done))).await?;
-    // The pumps end when the last sink is gone.
-    drop((stdout, stderr));
-    if let Some(pipe) = large_out {
-        let _ = pipe.write_all(&large).await;
-    }
-    if let Some(pump_out) = pump_out {
-        let _ = pump_out.await;
-    }
-    let _ = pump_err.await;
-    // Leaving ends this process; the runner has all it needs by then, or closes
-    // its end to say that it wants no more.
-    let _ = orders.next().await;
-    Ok(())
-}
-
-async fn say(says: &mut pipe::Sender, message: &WorkerSays) -> io::Result<()> {
-    let frame = wire::encode(message).map_err(io::Error::other)?;
-    says.write_all(&frame).await
-}
-
-async fn pump(mut chunks: mpsc::Receiver<Bytes>, mut pipe: pipe::Sender) {
-    while let Some(chunk) = chunks.recv().await {
-        if pipe.write_all(&chunk).await.is_err() {
-            // Nobody reads: dropping the receiver tells the guest.
-            break;
-        }
-    }
-}
-
-/// The guest's stdin, which asks for itself when it is first read.
-struct WantedInput {
-    pipe: pipe::Receiver,
-    wishes: Option<Arc<Wishes>>,
-    failed: Pin<Box<WaitForCancellationFutureOwned>>,
-    failure: Arc<Wishes>,
-}
-
-impl AsyncRead for WantedInput {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if let Some(wishes) = self.wishes.take() {
-            wishes.input.store(true, Ordering::Relaxed);
-            wishes.changed.notify_one();
-        }
-        if let Poll::Ready(read) = Pin::new(&mut self.pipe).poll_read(cx, buf) {
-            return Poll::Ready(read);
-        }
-        ready!(self.failed.as_mut().poll(cx));
-        let why = self
-            .failure
-            .input_failure
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        Poll::Ready(Err(io::Error::other(why.clone())))
-    }
 }

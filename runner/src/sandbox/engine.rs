@@ -3,6 +3,7 @@
 
 use super::epoch;
 use crate::limits::Limits;
+use crate::sys;
 use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 /// What WebAssembly frames may use of a stack. Interpreters compiled to Wasm
@@ -31,7 +32,7 @@ const KEEP_RESIDENT: usize = 256 << 10;
 pub(crate) enum EngineError {
     #[error("cannot make a WebAssembly engine: {0}")]
     Engine(String),
-    #[error("cannot start the epoch thread: {0}")]
+    #[error("cannot start the clock of epochs: {0}")]
     Epoch(std::io::Error),
 }
 
@@ -61,6 +62,19 @@ fn config(metered: bool) -> Config {
 pub(crate) fn compiler(metered: bool, parallel: bool) -> Result<Engine, EngineError> {
     Engine::new(config(metered).parallel_compilation(parallel))
         .map_err(|e| EngineError::Engine(format!("{e:#}")))
+}
+
+/// An engine that runs and does not compile, in a process of one thread that
+/// forks: it starts no thread, and its epoch ticks by a timer signal while
+/// [`epoch::Running`] guards exist.
+pub(crate) fn single_threaded_runtime(metered: bool) -> Result<Engine, EngineError> {
+    let mut config = config(metered);
+    config.enable_compiler(false);
+    let engine = Engine::new(&config).map_err(|e| EngineError::Engine(format!("{e:#}")))?;
+    // What a thread sets up when it first runs a guest, children then have.
+    Engine::tls_eager_initialize();
+    sys::tick_for(&engine).map_err(EngineError::Epoch)?;
+    Ok(engine)
 }
 
 /// An engine that runs and does not compile. Its epoch ticks while

@@ -1,9 +1,12 @@
 //! The clock that preempts guests: one OS thread that advances every engine's
-//! epoch while any sandbox runs, and sleeps while none does.
+//! epoch while any sandbox runs, and sleeps while none does. In a process that may
+//! have no second thread, a timer signal does it instead.
 //!
 //! Invariant: while a [`Running`] guard exists, epochs advance about every
-//! [`TICK`]. A guard costs two atomic operations unless the thread sleeps.
+//! [`TICK`]. A guard costs two atomic operations unless the thread sleeps, or two
+//! system calls with the timer.
 
+use crate::sys;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread::Thread;
@@ -40,11 +43,15 @@ pub(crate) fn register(engine: &Engine) -> std::io::Result<()> {
     Ok(())
 }
 
-/// A sandbox is running.
+/// A guest is running.
 pub(crate) struct Running(());
 
 impl Running {
     pub(crate) fn new() -> Self {
+        if sys::has_ticks() {
+            sys::start_ticks(TICK);
+            return Running(());
+        }
         RUNNING.fetch_add(1, Ordering::SeqCst);
         if ASLEEP.load(Ordering::SeqCst)
             && let Some(thread) = THREAD.get()
@@ -57,6 +64,10 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        if sys::has_ticks() {
+            sys::stop_ticks();
+            return;
+        }
         RUNNING.fetch_sub(1, Ordering::SeqCst);
     }
 }

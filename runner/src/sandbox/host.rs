@@ -9,7 +9,13 @@ use super::sink::Sink;
 use crate::grant::TcpGrant;
 use crate::report::Access;
 use crate::task::Spec;
+use rand::rand_core::UnwrapErr;
+use rand::rngs::{StdRng, SysRng};
+use rand::{Rng, RngExt, SeedableRng, TryRng};
+use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::Arc;
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::p1::WasiP1Ctx;
@@ -70,6 +76,7 @@ impl Host {
         stdout: &Sink,
         stderr: &Sink,
         context: TaskContext,
+        granted: Granted<'_>,
     ) -> Result<Self, GrantError> {
         let denials = Denials::default();
         let mut builder = WasiCtxBuilder::new();
@@ -84,14 +91,21 @@ impl Host {
             .allow_udp(false)
             .allow_tcp(true)
             .allow_ip_name_lookup(spec.tcp.iter().any(|grant| grant.is_name));
-        for grant in &spec.dirs {
+        fresh_random(&mut builder);
+        for (index, grant) in spec.dirs.iter().enumerate() {
+            let path = granted
+                .path(index, &grant.host)
+                .map_err(|error| GrantError {
+                    path: grant.host.display().to_string(),
+                    reason: error.to_string(),
+                })?;
             let perms = if grant.read_only {
                 FsPerms::ReadOnly
             } else {
                 FsPerms::ReadWrite
             };
             builder
-                .preopened_dir(&grant.host, &grant.guest, perms)
+                .preopened_dir(path, &grant.guest, perms)
                 .map_err(|error| GrantError {
                     path: grant.host.display().to_string(),
                     reason: format!("{error:#}"),
@@ -126,6 +140,67 @@ impl Host {
                 .map(|grant| grant.host.clone())
                 .collect(),
         })
+    }
+}
+
+/// How a sandbox comes by granted directories.
+#[derive(Clone, Copy)]
+pub(crate) enum Granted<'a> {
+    /// Opens them where their grants say.
+    ByPath,
+    /// Somebody else opened them, one for each grant: there may be no way to them
+    /// from here. For a process of one thread: it changes the working directory.
+    Opened(&'a [OwnedFd]),
+}
+
+impl Granted<'_> {
+    /// Where the directory of a grant can be opened right now.
+    fn path<'a>(&self, index: usize, host: &'a Path) -> std::io::Result<&'a Path> {
+        let Granted::Opened(directories) = self else {
+            return Ok(host);
+        };
+        let directory = directories.get(index);
+        let directory =
+            directory.ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotFound))?;
+        rustix::process::fchdir(directory)?;
+        Ok(Path::new("."))
+    }
+}
+
+/// Random numbers that no other sandbox has: generators that are seeded when a
+/// thread first uses them would be the same in every process forked from it.
+fn fresh_random(builder: &mut WasiCtxBuilder) {
+    builder
+        .secure_random(Fresh::default())
+        .insecure_random(Fresh::default())
+        .insecure_random_seed(UnwrapErr(SysRng).random());
+}
+
+/// A generator that is seeded by the kernel when it is first used.
+#[derive(Default)]
+struct Fresh(Option<StdRng>);
+
+impl Fresh {
+    fn seeded(&mut self) -> &mut StdRng {
+        self.0
+            .get_or_insert_with(|| StdRng::from_rng(&mut UnwrapErr(SysRng)))
+    }
+}
+
+impl TryRng for Fresh {
+    type Error = Infallible;
+
+    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
+        Ok(self.seeded().next_u32())
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
+        Ok(self.seeded().next_u64())
+    }
+
+    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Infallible> {
+        self.seeded().fill_bytes(bytes);
+        Ok(())
     }
 }
 

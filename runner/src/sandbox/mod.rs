@@ -27,7 +27,10 @@ pub use abi::Progress;
 pub(crate) use abi::TaskContext;
 pub(crate) use code::{Code, CodeError, MAX_FILE};
 pub(crate) use compile::{Compiler, InProcess, compile};
-pub(crate) use engine::{Allocation, EngineError, max_pool_slots, runtime};
+pub(crate) use engine::{
+    Allocation, EngineError, max_pool_slots, runtime, single_threaded_runtime,
+};
+pub(crate) use host::Granted;
 pub(crate) use input::Source;
 pub use inspect::{Inspection, inspect};
 pub use load::Artifact;

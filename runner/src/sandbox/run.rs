@@ -10,7 +10,7 @@ use super::abi::bindings::TaskPre;
 use super::code::{Code, CodeError};
 use super::denials::Denials;
 use super::epoch;
-use super::host::{GrantError, Host};
+use super::host::{GrantError, Granted, Host};
 use super::input::{Source, SourceError};
 use super::linker;
 use super::sink::{OutputExceeded, Sink};
@@ -109,6 +109,8 @@ impl Prepared {
 pub(crate) struct Run<'a> {
     pub(crate) spec: &'a Spec,
     pub(crate) context: TaskContext,
+    /// How granted directories are had.
+    pub(crate) granted: Granted<'a>,
     pub(crate) stdin: Source,
     pub(crate) stdout: Sink,
     pub(crate) stderr: Sink,
@@ -212,6 +214,7 @@ pub(crate) async fn run(prepared: &Prepared, run: Run<'_>) -> Result<Fate, RunEr
         printed,
         &run.stderr,
         run.context,
+        run.granted,
     )?;
     let mut store = Store::try_new(&prepared.engine, host)
         .map_err(|error| RunError::Sandbox(format!("{error:#}")))?;
@@ -237,7 +240,6 @@ pub(crate) async fn run(prepared: &Prepared, run: Run<'_>) -> Result<Fate, RunEr
     let ended = if deadline.is_some_and(|deadline| deadline <= began) {
         Ended::Limit(Limit::Deadline)
     } else {
-        let _running = epoch::Running::new();
         let mut call = std::pin::pin!(call(
             prepared,
             &mut store,
@@ -247,6 +249,7 @@ pub(crate) async fn run(prepared: &Prepared, run: Run<'_>) -> Result<Fate, RunEr
         ));
         // CPU time of whichever threads poll the guest, while they do.
         let call = std::future::poll_fn(|cx| {
+            let _running = epoch::Running::new();
             let before = thread_cpu();
             let polled = call.as_mut().poll(cx);
             cpu += thread_cpu().saturating_sub(before);

@@ -86,6 +86,25 @@ impl Sink {
         matches!(self.0.target, Target::Capture(_))
     }
 
+    /// Whether writing may have to wait for a reader.
+    pub(crate) fn is_channel(&self) -> bool {
+        matches!(self.0.target, Target::Channel(_))
+    }
+
+    /// Whether bytes have left for a reader, who cannot be asked to forget them.
+    pub(crate) fn has_handed_on(&self) -> bool {
+        matches!(self.0.target, Target::Channel(_)) && self.accepted() > 0
+    }
+
+    /// Forgets what was written, as far as nobody has it yet: for a new attempt,
+    /// when nobody writes.
+    pub(crate) fn reset(&self) {
+        self.take();
+        let spent = self.0.accepted.swap(0, Ordering::Relaxed);
+        self.0.budget.fetch_add(spent, Ordering::Relaxed);
+        self.0.exceeded.store(false, Ordering::Relaxed);
+    }
+
     /// What was captured so far, taken out.
     pub(crate) fn take(&self) -> Bytes {
         let Target::Capture(chunks) = &self.0.target else {
@@ -304,6 +323,20 @@ mod tests {
         assert!(!sink.put("defg".into()).await);
         assert!(sink.exceeded());
         assert_eq!(sink.take(), "abcde");
+    }
+
+    #[tokio::test]
+    async fn what_is_forgotten_costs_nothing() {
+        let sink = Sink::capture(5);
+        assert!(!sink.put("123456".into()).await);
+        sink.reset();
+        assert!(!sink.exceeded() && !sink.has_handed_on());
+        assert!(sink.put("abcde".into()).await);
+        assert_eq!(sink.take(), "abcde");
+        let (sink, _receiver) = Sink::channel(None);
+        assert!(!sink.has_handed_on());
+        assert!(sink.put("x".into()).await);
+        assert!(sink.has_handed_on());
     }
 
     #[tokio::test]

@@ -2,10 +2,26 @@
 //! lines that hand wasmtime its own artifacts. One file per kind of thing;
 //! callers see safe types.
 
+#[cfg(test)]
+pub(crate) mod attempt;
+mod descriptor;
+mod fork;
 mod inherited;
+mod landlock;
+mod namespace;
 mod pidfd;
+mod signal;
 mod stdout;
+mod ticks;
+mod wait;
 
-pub(crate) use inherited::close_inherited;
-pub(crate) use pidfd::Pidfd;
+pub(crate) use descriptor::closes_on_exec;
+pub(crate) use fork::{Alone, Forked, exit_now};
+pub(crate) use inherited::{blank, close_inherited};
+pub(crate) use landlock::landlock_abi;
+pub(crate) use namespace::{Side, fork_sibling, unshare};
+pub(crate) use pidfd::{Pidfd, pid_of};
+pub(crate) use signal::ignore_file_size_signal;
 pub(crate) use stdout::was_stdout_closed;
+pub(crate) use ticks::{has_ticks, start_ticks, stop_ticks, tick_for};
+pub(crate) use wait::{End, Exit, Whom, own_usage, wait};

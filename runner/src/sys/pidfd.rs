@@ -3,7 +3,7 @@
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -39,4 +39,14 @@ impl Pidfd {
     pub(crate) async fn exited(&self) {
         let _ = self.0.readable().await;
     }
+}
+
+/// The number of the process that a descriptor means, as this process sees it;
+/// none when it is gone, or out of sight.
+pub(crate) fn pid_of(pidfd: BorrowedFd<'_>) -> Option<u32> {
+    let path = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
+    let info = std::fs::read_to_string(path).ok()?;
+    let pid = info.lines().find_map(|line| line.strip_prefix("Pid:"))?;
+    // 0 and -1 stand for processes that cannot be named here.
+    pid.trim().parse().ok().filter(|pid| *pid > 0)
 }

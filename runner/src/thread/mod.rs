@@ -10,7 +10,7 @@ use crate::config::Mode;
 use crate::error::{Error, ErrorKind};
 use crate::executor::{Executed, Executor, Job};
 use crate::sandbox::{
-    self, Allocation, Artifact, EngineError, Loader, PrepareError, Prepared, Run, Source,
+    self, Allocation, Artifact, EngineError, Granted, Loader, PrepareError, Prepared, Run, Source,
     TaskContext,
 };
 use std::any::Any;
@@ -109,6 +109,7 @@ impl Executor for ThreadExecutor {
                 cancel: job.cancel,
                 progress: job.progress,
             },
+            granted: Granted::ByPath,
             stdin: Source::new(job.stdin, budget),
             stdout: job.stdout,
             stderr: job.stderr,

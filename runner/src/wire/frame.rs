@@ -81,6 +81,13 @@ impl Decoder {
         Ok(Some(message))
     }
 
+    /// The next so many bytes as they are; none until they have come.
+    pub(crate) fn take_raw<const LEN: usize>(&mut self) -> Option<[u8; LEN]> {
+        let raw = self.buffer[self.used..].first_chunk::<LEN>().copied()?;
+        self.used += LEN;
+        Some(raw)
+    }
+
     /// Whether no bytes wait that are not yet a whole message.
     #[cfg(test)]
     fn is_empty(&self) -> bool {

@@ -1,35 +1,92 @@
-//! What runner and worker say to each other after the greeting.
+//! What runner and workers say to each other, after the greeting, in frames over
+//! Unix sockets. Descriptors travel with the frame that counts them.
 //!
 //! ```text
-//! worker                       runner
-//! Hello, Loaded  ───────────▶            (or Refused)
-//!                ◀───────────  Run
-//! WantInput      ───────────▶            when the guest first reads a stream
-//! Progress       ───────────▶            the latest, now and then
-//!                ◀───────────  Cancel    asks the task to stop
+//! started program              runner            the control socket
+//!                ◀───────────  Start             with the artifact
+//! Hello          ───────────▶
+//! Moved          ───────────▶                    it lives on as another process
+//! Ready          ───────────▶                    (or Stale, Refused, NoJail)
+//!                ◀───────────  Fork              with a worker's socket
+//! Forked         ───────────▶                    with the worker's pidfd
+//! Ended          ───────────▶                    once per worker
+//!
+//! worker                       runner            its own socket
+//!                ◀───────────  Run               with streams and directories
+//! WantInput      ───────────▶                    when the guest first reads
+//! Progress       ───────────▶                    the latest, now and then
+//! Stdout, Stderr ───────────▶                    where no pipe was sent
+//!                ◀───────────  Cancel            asks the task to stop
 //!                ◀───────────  InputFailed
-//! Done           ───────────▶            and the worker is gone
+//! Done           ───────────▶                    and, as a rule, is gone
 //! ```
 //!
-//! Streams are not framed: stdin, stdout and stderr of the guest are the
-//! worker's own descriptors 0, 1 and 2.
+//! A program that was started for one worker alone is that worker once it is
+//! ready: its control socket goes on as the worker's own.
 
+use crate::jail::{JailReport, LayerReport, Plan};
+use crate::report::Usage;
 use crate::sandbox::{Fate, Progress};
+use crate::sys::Exit;
 use crate::task::Spec;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
+
+/// Runner to a started program.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum ControlOrder {
+    Start(Box<StartOrder>),
+    /// A worker for the socket that comes along, under this number.
+    Fork(u64),
+}
+
+/// What a program that was started is to be.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct StartOrder {
+    /// Forks workers; otherwise it is one.
+    pub(crate) zygote: bool,
+    pub(crate) plan: Plan,
+    /// Tasks that one worker runs before it ends.
+    pub(crate) tasks: u32,
+    /// Nobody waits yet: it has time to rehearse.
+    pub(crate) spare: bool,
+}
+
+/// A started program to its runner.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum ControlSays {
+    /// It goes on as this process, and the one that was started ends.
+    Moved(i32),
+    /// The artifact is mapped and linked, the jail stands.
+    Ready(JailReport),
+    /// The engine does not take the artifact; compiling anew would help.
+    Stale(String),
+    /// The artifact cannot be linked; nothing would help.
+    Refused(String),
+    /// A required layer of the jail cannot be had.
+    NoJail(LayerReport),
+    /// The jail cannot be put up for another reason.
+    JailFailed(String),
+    /// The worker of this number is there.
+    Forked(u64),
+    /// It is not; the system's error number.
+    NotForked(u64, i32),
+    /// It ended, and was reaped.
+    Ended(u64, Exit),
+}
 
 /// Runner to worker.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Order {
     Run(Box<RunOrder>),
     Cancel,
-    /// The input that comes on descriptor 0 cannot be read any further.
+    /// The input that comes by a pipe cannot be read any further.
     InputFailed(String),
 }
 
-/// A task, as a worker gets it.
+/// A task, as a worker gets it. With it come, in this order and as far as it says
+/// so, the pipes for stdin, stdout and stderr, and the granted directories.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct RunOrder {
     pub(crate) task_id: u64,
@@ -38,9 +95,18 @@ pub(crate) struct RunOrder {
     /// Until the deadline, when this was sent.
     pub(crate) remaining: Option<Duration>,
     pub(crate) input: Input,
-    /// The budget of stdout and stderr.
-    pub(crate) stdout_budget: Option<u64>,
-    pub(crate) stderr_budget: Option<u64>,
+    pub(crate) stdout: Output,
+    pub(crate) stderr: Output,
+}
+
+impl RunOrder {
+    /// Descriptors that come along.
+    pub(crate) fn descriptors(&self) -> usize {
+        usize::from(matches!(self.input, Input::Pipe))
+            + usize::from(self.stdout.piped)
+            + usize::from(self.stderr.piped)
+            + self.spec.dirs.len()
+    }
 }
 
 /// Where the input is.
@@ -48,21 +114,25 @@ pub(crate) struct RunOrder {
 pub(crate) enum Input {
     /// Here, whole.
     Inline(Bytes),
-    /// Comes on descriptor 0, once the worker says `WantInput`.
-    Stream,
+    /// Comes by a pipe, once the worker says `WantInput`.
+    Pipe,
+}
+
+/// Where an output stream goes.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Output {
+    /// By a pipe; else in frames.
+    pub(crate) piped: bool,
+    pub(crate) budget: Option<u64>,
 }
 
 /// Worker to runner.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum WorkerSays {
-    /// The artifact is mapped and linked.
-    Loaded,
-    /// The engine does not take the artifact; compiling anew would help.
-    Stale(String),
-    /// The artifact cannot be linked; nothing would help.
-    Refused(String),
     WantInput,
     Progress(Progress),
+    Stdout(Bytes),
+    Stderr(Bytes),
     Done(Box<Done>),
     /// The host's side failed: no sandbox could be made, or a grant is gone.
     Failed {
@@ -71,13 +141,15 @@ pub(crate) enum WorkerSays {
     },
 }
 
-/// A worker's last word.
+/// A worker's last word about a task.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Done {
     pub(crate) fate: Fate,
-    /// Output that did not go through descriptor 1.
+    /// Output that went neither by a pipe nor in frames before.
     pub(crate) output: Bytes,
-    /// Bytes that went through descriptors 1 and 2.
+    /// Bytes that went by the pipes.
     pub(crate) stdout_len: u64,
     pub(crate) stderr_len: u64,
+    /// What the process used for this task.
+    pub(crate) usage: Usage,
 }

@@ -13,4 +13,6 @@ mod message;
 pub(crate) use compile::{CompileOrder, CompilerSays, MAX_ANSWER};
 pub(crate) use frame::{Decoder, FrameError, encode};
 pub(crate) use handshake::Hello;
-pub(crate) use message::{Done, Input, Order, RunOrder, WorkerSays};
+pub(crate) use message::{
+    ControlOrder, ControlSays, Done, Input, Order, Output, RunOrder, StartOrder, WorkerSays,
+};

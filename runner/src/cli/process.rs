@@ -1,0 +1,124 @@
+//! The options of process mode: what they are, which of them contradict each
+//! other, and what they set.
+
+use super::{Failure, exit};
+use crate::{Builder, Jail, Mode, Start, Task};
+use clap::Args;
+use std::time::Duration;
+
+const HEADING: &str = "Process mode";
+
+/// Options that say how worker processes are made and held. In thread mode those
+/// that only concern speed have no effect.
+#[derive(Args, Debug)]
+pub(crate) struct ProcessArgs {
+    /// The kernel's walls around the task: `strict` (it does not run without all
+    /// that are required), `best-effort` (as many as can be had) or `off`
+    /// [default: strict]
+    #[arg(long, value_name = "JAIL", help_heading = HEADING)]
+    pub(crate) jail: Option<Jail>,
+
+    /// Run the task as this user, by number; only as root, and not 0 [default:
+    /// this user; as root, an unprivileged one]
+    #[arg(
+        long,
+        value_name = "N",
+        help_heading = HEADING,
+        value_parser = clap::value_parser!(u32).range(1..i64::from(u32::MAX))
+    )]
+    pub(crate) uid: Option<u32>,
+
+    /// Run the task as this group, by number [default: the number of --uid]
+    #[arg(
+        long,
+        value_name = "N",
+        help_heading = HEADING,
+        requires = "uid",
+        value_parser = clap::value_parser!(u32).range(1..i64::from(u32::MAX))
+    )]
+    pub(crate) gid: Option<u32>,
+
+    /// New attempts when the task's process died, and after nothing else; none
+    /// once streamed input was read or output was passed on
+    #[arg(
+        long,
+        value_name = "N",
+        help_heading = HEADING,
+        default_value_t = 0,
+        value_parser = clap::value_parser!(u32).range(..=i64::from(Task::MAX_RETRIES))
+    )]
+    pub(crate) retries: u32,
+
+    /// How processes are made: `exec` (each from the program) or `fork` (from
+    /// one that has the task loaded: for many runs)
+    #[arg(long, value_name = "HOW", help_heading = HEADING, default_value_t = Start::Exec)]
+    pub(crate) start: Start,
+
+    /// Processes made ahead of demand
+    #[arg(long, value_name = "N", help_heading = HEADING, default_value_t = 0)]
+    pub(crate) spares: usize,
+
+    /// Tasks for each process, one after another, each in a fresh sandbox
+    #[arg(
+        long,
+        value_name = "N",
+        help_heading = HEADING,
+        default_value_t = 1,
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
+    pub(crate) reuse: u32,
+
+    /// Tasks that run at the same time
+    #[arg(
+        long,
+        value_name = "N",
+        help_heading = HEADING,
+        default_value = "1",
+        value_parser = clap::value_parser!(u32).range(1..=4096)
+    )]
+    pub(crate) workers: u32,
+
+    /// End processes that waited so long for a task
+    #[arg(
+        long,
+        value_name = "TIME",
+        help_heading = HEADING,
+        default_value = "60s",
+        value_parser = super::args::duration
+    )]
+    pub(crate) idle_timeout: Duration,
+}
+
+impl ProcessArgs {
+    /// Sets up a runner, unless the options contradict each other: nobody is to
+    /// believe in walls that are not there.
+    pub(super) fn apply(&self, mode: Mode, mut builder: Builder) -> Result<Builder, Failure> {
+        let usage = |message: &str| Err(Failure::new(exit::USAGE, message));
+        let walls = self.jail.is_some_and(|jail| jail != Jail::Off);
+        match mode {
+            Mode::Thread if walls => {
+                return usage("--jail needs --mode process: threads have none");
+            }
+            Mode::Thread if self.uid.is_some() => {
+                return usage("--uid needs --mode process: threads have the user of their process");
+            }
+            _ => {}
+        }
+        if let Some(uid) = self.uid {
+            if self.jail == Some(Jail::Off) {
+                return usage("--uid needs a jail, and --jail off is none");
+            }
+            if !rustix::process::geteuid().is_root() {
+                return usage("--uid needs root: nobody else may run a task as another user");
+            }
+            builder = builder.identity(uid, self.gid.unwrap_or(uid));
+        }
+        Ok(builder
+            .jail(self.jail.unwrap_or_default())
+            .start(self.start)
+            .spares(self.spares)
+            .reuse(self.reuse)
+            .max_running(self.workers as usize)
+            .idle_timeout(self.idle_timeout))
+    }
+}

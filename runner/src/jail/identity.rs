@@ -1,0 +1,186 @@
+//! Whose rights a worker has: an unprivileged user's, and no capability.
+
+use super::account::{JailError, Stand};
+use super::plan::Plan;
+use rustix::io::Errno;
+use rustix::process::{getegid, geteuid, getgroups};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, Gid, Uid, capabilities, capability_is_in_bounding_set,
+    clear_ambient_capability_set, remove_capability_from_bounding_set, set_capabilities,
+    set_keep_capabilities, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
+};
+use std::fmt::Write as _;
+
+/// The user and the group that nothing belongs to.
+const NOBODY: u32 = 65534;
+
+/// What putting up the other walls needs of root's capabilities until
+/// [`drop_capabilities`]: mounting, emptying the bounding set, and giving root a
+/// number in a user namespace.
+const NEEDED: CapabilitySet = CapabilitySet::SYS_ADMIN
+    .union(CapabilitySet::SETPCAP)
+    .union(CapabilitySet::SETFCAP);
+
+/// What became of the user and the group, for the report that [`drop_capabilities`]
+/// completes.
+#[derive(Debug, Default)]
+pub(super) struct Identity {
+    words: String,
+    fault: Option<String>,
+}
+
+/// Becomes the user that a worker is to be: the one that was asked for; or, started
+/// as root, nobody where no directories are granted, and root where they are, for
+/// files that only root may read can be granted, and Landlock keeps the rest away.
+///
+/// # Errors
+///
+/// A user was asked for and cannot be had.
+pub(super) fn assume(plan: &Plan) -> Result<Identity, JailError> {
+    let own = (geteuid().as_raw(), getegid().as_raw());
+    if own.0 != 0 {
+        return match plan.identity {
+            Some((uid, gid)) if (uid, gid) != own => Err(JailError::Identity {
+                uid,
+                gid,
+                why: format!("only root may choose, and the runner's user is {}", own.0),
+            }),
+            _ => Ok(Identity {
+                words: words(own),
+                fault: None,
+            }),
+        };
+    }
+    let target = match plan.identity {
+        Some(target) => Some(target),
+        None if plan.grants().files => None,
+        None => Some((NOBODY, NOBODY)),
+    };
+    let groups = set_thread_groups(&[]);
+    let Some(target) = target else {
+        return Ok(Identity {
+            words: format!(
+                "{}, since directories are granted; --uid chooses another",
+                words((0, own.1))
+            ),
+            fault: groups
+                .err()
+                .filter(|_| has_groups())
+                .map(|errno| format!("its groups are kept: {errno}")),
+        });
+    };
+    match groups
+        .or_else(|errno| if has_groups() { Err(errno) } else { Ok(()) })
+        .and_then(|()| switch(target))
+    {
+        Ok(()) => Ok(Identity {
+            words: words(target),
+            fault: None,
+        }),
+        Err(errno) if plan.identity.is_some() => Err(JailError::Identity {
+            uid: target.0,
+            gid: target.1,
+            why: errno.to_string(),
+        }),
+        // Root of a user namespace, which has no other user, is somebody else's
+        // ordinary user.
+        Err(_) if is_namespaced() => Ok(Identity {
+            words: format!("{}, of a user namespace that has no other", words(own)),
+            fault: None,
+        }),
+        Err(errno) => Ok(Identity {
+            words: words(own),
+            fault: Some(format!(
+                "it cannot be another ({errno}); start the runner as an ordinary user"
+            )),
+        }),
+    }
+}
+
+/// Changes user and group, and keeps what the walls still to come need.
+fn switch((uid, gid): (u32, u32)) -> rustix::io::Result<()> {
+    let before = capabilities(None)?;
+    set_keep_capabilities(true)?;
+    let gid = Gid::from_raw(gid);
+    set_thread_res_gid(gid, gid, gid)?;
+    let uid = Uid::from_raw(uid);
+    set_thread_res_uid(uid, uid, uid)?;
+    set_keep_capabilities(false)?;
+    let kept = before.permitted & NEEDED;
+    set_capabilities(
+        None,
+        CapabilitySets {
+            effective: kept,
+            permitted: kept,
+            inheritable: CapabilitySet::empty(),
+        },
+    )
+}
+
+fn words((uid, gid): (u32, u32)) -> String {
+    let mut words = format!("user {uid}, group {gid}");
+    let groups = getgroups()
+        .unwrap_or_default()
+        .iter()
+        .filter(|group| group.as_raw() != gid)
+        .count();
+    if groups > 0 {
+        let _ = write!(words, ", {groups} further groups");
+    }
+    words.push_str(", no capabilities");
+    words
+}
+
+fn has_groups() -> bool {
+    getgroups().is_ok_and(|groups| !groups.is_empty())
+}
+
+/// Whether users here are not those of the machine.
+fn is_namespaced() -> bool {
+    std::fs::read_to_string("/proc/self/uid_map")
+        .is_ok_and(|map| map.split_whitespace().collect::<Vec<_>>() != ["0", "0", "4294967295"])
+}
+
+/// Gives up every capability for good.
+pub(super) fn drop_capabilities(identity: Identity) -> Stand {
+    let Identity { mut words, fault } = identity;
+    let none = CapabilitySets {
+        effective: CapabilitySet::empty(),
+        permitted: CapabilitySet::empty(),
+        inheritable: CapabilitySet::empty(),
+    };
+    // What is not there cannot be cleared; what counts is looked at below.
+    let _ = clear_ambient_capability_set();
+    let bounding = empty_bounding_set();
+    let dropped = set_capabilities(None, none)
+        .and_then(|()| capabilities(None))
+        .map(|left| left == none);
+    match (dropped, fault) {
+        (Ok(true), None) => {
+            if let Err(errno) = bounding {
+                let _ = write!(
+                    words,
+                    "; the bounding set stays ({errno}), without effect under no_new_privs"
+                );
+            }
+            Stand::enforced(words)
+        }
+        (Ok(true), Some(fault)) => Stand::partial(format!("{words}; {fault}")),
+        (Ok(false), _) => Stand::partial("capabilities are left"),
+        (Err(errno), _) => Stand::partial(format!("capabilities are kept: {errno}")),
+    }
+}
+
+fn empty_bounding_set() -> rustix::io::Result<()> {
+    for number in 0..64 {
+        let capability = CapabilitySet::from_bits_retain(1 << number);
+        match capability_is_in_bounding_set(capability) {
+            Ok(true) => remove_capability_from_bounding_set(capability)?,
+            Ok(false) => {}
+            // The kernel has no more of them.
+            Err(Errno::INVAL) => break,
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
+}

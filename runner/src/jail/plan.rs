@@ -1,0 +1,90 @@
+//! What is asked of a jail.
+
+#[cfg(any(test, feature = "test-hooks"))]
+use super::report::Layer;
+use crate::config::Jail;
+use serde::{Deserialize, Serialize};
+use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The jail of one worker, as its runner wants it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Plan {
+    pub(crate) mode: Jail,
+    pub(crate) role: Role,
+    pub(crate) grants: Grants,
+    /// User and group to run as; only root may choose.
+    pub(crate) identity: Option<(u32, u32)>,
+    /// A directory that the runner made ([`Cgroup`](super::Cgroup)), joined before
+    /// anything else. Without one the report says that there is none; the runner
+    /// knows why and may put its own words there.
+    pub(crate) cgroup: Option<PathBuf>,
+    /// For [`Role::Compiler`].
+    pub(crate) compile: Option<CompileLimits>,
+    /// Layers that this kernel is said not to have.
+    #[cfg(any(test, feature = "test-hooks"))]
+    #[serde(default)]
+    pub(crate) absent: Vec<Layer>,
+}
+
+/// What a jailed process does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Role {
+    /// Forks children, which `tighten` before they run a guest.
+    Zygote,
+    /// Runs one task itself, after it called `tighten`.
+    Worker,
+    /// Compiles: may start threads, opens nothing, writes what it made to
+    /// descriptors that it has. `seal` is all it needs.
+    Compiler,
+}
+
+/// The *kinds* of things that tasks of this worker may be granted; which ones is
+/// said in [`TaskWalls`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(crate) struct Grants {
+    pub(crate) files: bool,
+    pub(crate) tcp: bool,
+}
+
+impl Grants {
+    pub(super) fn any(self) -> bool {
+        self.files || self.tcp
+    }
+}
+
+/// What compiling may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct CompileLimits {
+    /// Bytes of memory beside what the process has when it is sealed; the stacks
+    /// of its threads count.
+    pub(crate) data: u64,
+    pub(crate) cpu: Duration,
+    /// Bytes of the largest file it may write.
+    pub(crate) file: u64,
+}
+
+/// The walls of one task, within those of its worker.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TaskWalls<'a> {
+    /// Open directories, and whether they are only to be read.
+    pub(crate) dirs: &'a [(BorrowedFd<'a>, bool)],
+    /// Ports that may be connected to.
+    pub(crate) tcp_ports: &'a [u16],
+    /// Bytes that the guest may have, and those of the host's own buffers where
+    /// they can be more than [`SLACK`](super::rlimits::SLACK).
+    pub(crate) memory: u64,
+    /// Processor time; seconds, rounded up.
+    pub(crate) cpu: Option<Duration>,
+}
+
+impl Plan {
+    /// What may be granted; a compiler is granted nothing.
+    pub(super) fn grants(&self) -> Grants {
+        match self.role {
+            Role::Zygote | Role::Worker => self.grants,
+            Role::Compiler => Grants::default(),
+        }
+    }
+}

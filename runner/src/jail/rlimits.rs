@@ -1,0 +1,120 @@
+//! Limits of resources, for the process and then for the task.
+//!
+//! None on address space: wasmtime reserves 4 GiB for each memory.
+
+use super::account::{JailError, Stand};
+use super::plan::{Plan, Role, TaskWalls};
+use crate::sys;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::io;
+use std::time::Duration;
+
+/// Descriptors of a worker at most.
+const DESCRIPTORS: u64 = 4096;
+
+/// Signals that may wait, each timer's among them. The kernel counts all of a
+/// user's processes where a worker has no user namespace, so this is not only for
+/// one.
+const SIGNALS: u64 = 4096;
+
+/// What the host may use for one task beside twice the guest's memory: buffers,
+/// tables, stacks. Ample, so that wasmtime's limiter refuses first and this limit
+/// is met only by what got past it.
+pub(crate) const SLACK: u64 = 512 << 20;
+
+/// For every worker, before anything untrusted.
+pub(super) fn no_core() -> rustix::io::Result<()> {
+    lower(Resource::Core, 0)
+}
+
+/// The limits of a process, which its children inherit.
+pub(super) fn of_process(plan: &Plan, used: io::Result<u64>) -> Stand {
+    match limit_process(plan, used) {
+        Ok(words) => Stand::enforced(words),
+        Err(error) => Stand::partial(error.to_string()),
+    }
+}
+
+fn limit_process(plan: &Plan, used: io::Result<u64>) -> io::Result<String> {
+    let used = used.map_err(|error| {
+        io::Error::new(error.kind(), format!("memory cannot be measured: {error}"))
+    })?;
+    lower(Resource::Nofile, DESCRIPTORS)?;
+    lower(Resource::Memlock, 0)?;
+    lower(Resource::Nice, 0)?;
+    lower(Resource::Rtprio, 0)?;
+    lower(Resource::Msgqueue, 0)?;
+    lower(Resource::Sigpending, SIGNALS)?;
+    sys::ignore_file_size_signal()?;
+    if let (Role::Compiler, Some(limits)) = (plan.role, plan.compile) {
+        lower(Resource::Data, used.saturating_add(limits.data))?;
+        lower(Resource::Fsize, limits.file)?;
+        cpu(limits.cpu)?;
+        return Ok("descriptors, locked memory, priority, queues; data, file size, CPU".into());
+    }
+    if !plan.grants().files {
+        lower(Resource::Fsize, 0)?;
+    }
+    Ok(
+        "descriptors, file size, locked memory, priority, queues; per task data, CPU, processes"
+            .into(),
+    )
+}
+
+/// The limits of one task, which has the process from now on.
+pub(super) fn of_task(used: u64, task: &TaskWalls<'_>) -> Result<(), JailError> {
+    let limits = || -> rustix::io::Result<()> {
+        lower(Resource::Nproc, 0)?;
+        let data = task.memory.saturating_mul(2).saturating_add(SLACK);
+        lower(Resource::Data, used.saturating_add(data))?;
+        task.cpu.map_or(Ok(()), cpu)
+    };
+    limits().map_err(|errno| JailError::System {
+        what: "cannot limit the task",
+        source: errno.into(),
+    })
+}
+
+/// Seconds from now on, rounded up: then the signal that can be told apart
+/// (`SIGXCPU`), and a second later the one that the first process of a namespace
+/// does not survive either.
+fn cpu(time: Duration) -> rustix::io::Result<()> {
+    let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    let used = Duration::try_from(used).unwrap_or_default();
+    let end = used.saturating_add(time);
+    let seconds = end
+        .as_secs()
+        .saturating_add(u64::from(end.subsec_nanos() > 0))
+        .max(1);
+    let hard = getrlimit(Resource::Cpu).maximum;
+    let within = |limit: u64| Some(hard.map_or(limit, |hard| hard.min(limit)));
+    setrlimit(
+        Resource::Cpu,
+        Rlimit {
+            current: within(seconds),
+            maximum: within(seconds.saturating_add(1)),
+        },
+    )
+}
+
+fn lower(resource: Resource, to: u64) -> rustix::io::Result<()> {
+    let to = getrlimit(resource).maximum.map_or(to, |hard| hard.min(to));
+    setrlimit(
+        resource,
+        Rlimit {
+            current: Some(to),
+            maximum: Some(to),
+        },
+    )
+}
+
+/// What of this process counts as data, in bytes.
+pub(super) fn data_used() -> io::Result<u64> {
+    let statm = std::fs::read_to_string("/proc/self/statm")?;
+    statm
+        .split_whitespace()
+        .nth(5)
+        .and_then(|pages| pages.parse::<u64>().ok())
+        .map(|pages| pages.saturating_mul(rustix::param::page_size() as u64))
+        .ok_or_else(|| io::Error::other("/proc/self/statm is not as expected"))
+}

@@ -1,0 +1,109 @@
+//! Restraint after workers or zygotes that die while they start: wait longer
+//! each time, and after enough of them refuse for a while.
+//!
+//! Invariant: a start that keeps failing costs a bounded number of processes a
+//! second, and everybody who waits for one is told why.
+
+use std::time::{Duration, Instant};
+
+/// The wait after the first failure; it doubles with each further one.
+const FIRST: Duration = Duration::from_millis(10);
+const LONGEST: Duration = Duration::from_secs(2);
+/// Failures in a row that open it.
+const TRIP: u32 = 8;
+/// How long it stays open; then one start is tried.
+const OPEN: Duration = Duration::from_secs(10);
+
+/// What starting has to wait for.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Restraint {
+    None,
+    Wait(Duration),
+    /// Nothing is started: so many failed in a row, the last one like this.
+    Open {
+        failures: u32,
+        last: String,
+        again: Duration,
+    },
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Breaker {
+    failures: u32,
+    until: Option<Instant>,
+    last: String,
+}
+
+impl Breaker {
+    /// What a start has to wait for now.
+    pub(super) fn restraint(&self, now: Instant) -> Restraint {
+        let left = self
+            .until
+            .map_or(Duration::ZERO, |until| until.saturating_duration_since(now));
+        if left.is_zero() {
+            Restraint::None
+        } else if self.failures < TRIP {
+            Restraint::Wait(left)
+        } else {
+            Restraint::Open {
+                failures: self.failures,
+                last: self.last.clone(),
+                again: left,
+            }
+        }
+    }
+
+    /// A start failed. `jitter` is between 0 and 1: who waits for the same thing
+    /// should not all try at the same time.
+    pub(super) fn failed(&mut self, now: Instant, why: String, jitter: f64) {
+        self.failures = self.failures.saturating_add(1);
+        self.last = why;
+        let wait = if self.failures < TRIP {
+            let doubled = FIRST.saturating_mul(1 << (self.failures - 1).min(16));
+            doubled.min(LONGEST).mul_f64(0.5 + jitter / 2.0)
+        } else {
+            OPEN
+        };
+        self.until = now.checked_add(wait);
+    }
+
+    /// A worker did what it was started for.
+    pub(super) fn succeeded(&mut self) {
+        self.failures = 0;
+        self.until = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_then_it_opens_then_one_is_tried() {
+        let mut breaker = Breaker::default();
+        let now = Instant::now();
+        assert_eq!(breaker.restraint(now), Restraint::None);
+        let mut last = Duration::ZERO;
+        for _ in 1..TRIP {
+            breaker.failed(now, "signal 9".into(), 1.0);
+            let Restraint::Wait(wait) = breaker.restraint(now) else {
+                panic!("{breaker:?}");
+            };
+            assert!(wait > last && wait <= LONGEST, "{wait:?}");
+            last = wait;
+        }
+        breaker.failed(now, "signal 11".into(), 0.0);
+        assert!(matches!(
+            breaker.restraint(now),
+            Restraint::Open { failures: TRIP, ref last, .. } if last == "signal 11"
+        ));
+        assert_eq!(breaker.restraint(now + OPEN), Restraint::None);
+        breaker.failed(now + OPEN, "again".into(), 0.0);
+        assert!(matches!(
+            breaker.restraint(now + OPEN),
+            Restraint::Open { .. }
+        ));
+        breaker.succeeded();
+        assert_eq!(breaker.restraint(now + OPEN), Restraint::None);
+    }
+}

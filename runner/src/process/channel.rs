@@ -1,0 +1,282 @@
+//! Frames and descriptors over a Unix socket: both ends of every conversation
+//! between a runner and its processes.
+//!
+//! Descriptors are attached to the first byte of the frame that counts them, so
+//! they are there when it is. Invariant: no more descriptors are kept than one
+//! message may bring, and those that no frame asked for are a violation.
+
+use crate::wire::{self, Decoder, FrameError, Hello};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::collections::VecDeque;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use tokio::io::{AsyncWriteExt, Interest};
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+
+/// Descriptors that one message may bring; the kernel's own bound is 253.
+pub(super) const MAX_DESCRIPTORS: usize = 160;
+
+/// Why nothing more comes from the other side.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ChannelError {
+    /// It closed its end, or died.
+    #[error("it went silent")]
+    Closed,
+    #[error("{0}")]
+    Frame(#[from] FrameError),
+    #[error("it sent descriptors that nobody asked for")]
+    Descriptors,
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+/// What arrived and was not taken yet.
+#[derive(Default)]
+pub(super) struct Inbox {
+    decoder: Decoder,
+    descriptors: VecDeque<OwnedFd>,
+}
+
+impl Inbox {
+    /// Receives once; `false` at the end of the stream.
+    pub(super) fn receive(&mut self, socket: impl AsFd) -> io::Result<bool> {
+        let mut bytes = [0; 8192];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let received = recvmsg(
+            socket,
+            &mut [IoSliceMut::new(&mut bytes)],
+            &mut control,
+            RecvFlags::CMSG_CLOEXEC,
+        )?;
+        for message in control.drain() {
+            if let RecvAncillaryMessage::ScmRights(descriptors) = message {
+                self.descriptors.extend(descriptors);
+            }
+        }
+        if received.flags.contains(ReturnFlags::CTRUNC) || self.descriptors.len() > MAX_DESCRIPTORS
+        {
+            return Err(io::Error::other("too many descriptors at once"));
+        }
+        self.decoder.push(&bytes[..received.bytes]);
+        Ok(received.bytes > 0)
+    }
+
+    /// The next whole message; none until more arrives.
+    pub(super) fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, FrameError> {
+        self.decoder.next()
+    }
+
+    /// The greeting; none until it has arrived.
+    fn hello(&mut self) -> Result<Option<Hello>, FrameError> {
+        match self.decoder.take_raw::<{ Hello::LEN }>() {
+            Some(bytes) => Hello::decode(&bytes).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The descriptor that came with the first message that was not answered.
+    pub(super) fn take_one(&mut self) -> Option<OwnedFd> {
+        self.descriptors.pop_front()
+    }
+
+    /// The descriptors that the last message counted.
+    pub(super) fn take(&mut self, count: usize) -> io::Result<Vec<OwnedFd>> {
+        if self.descriptors.len() != count {
+            return Err(io::Error::other("not the descriptors that were counted"));
+        }
+        Ok(self.descriptors.drain(..).collect())
+    }
+}
+
+/// Sends a message at once, on a socket that blocks.
+pub(super) fn send(
+    socket: impl AsFd,
+    message: &impl Serialize,
+    descriptors: &[BorrowedFd<'_>],
+) -> io::Result<()> {
+    let frame = wire::encode(message).map_err(io::Error::other)?;
+    send_bytes(socket, &frame, descriptors)
+}
+
+/// As [`send`], for bytes that are no frame, such as the greeting.
+pub(super) fn send_bytes(
+    socket: impl AsFd,
+    bytes: &[u8],
+    descriptors: &[BorrowedFd<'_>],
+) -> io::Result<()> {
+    let mut sent = send_some(&socket, bytes, descriptors)?;
+    while sent < bytes.len() {
+        sent += send_some(&socket, &bytes[sent..], &[])?;
+    }
+    Ok(())
+}
+
+fn send_some(socket: impl AsFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
+        return Err(io::Error::other("no room for the descriptors"));
+    }
+    let flags = SendFlags::NOSIGNAL;
+    loop {
+        match sendmsg(&socket, &[IoSlice::new(bytes)], &mut control, flags) {
+            Err(rustix::io::Errno::INTR) => {}
+            done => return Ok(done?),
+        }
+    }
+}
+
+/// Where messages are written.
+pub(super) struct Sender(OwnedWriteHalf);
+
+impl Sender {
+    pub(super) fn new(half: OwnedWriteHalf) -> Self {
+        Sender(half)
+    }
+
+    /// Sends a frame; the descriptors go with its first byte.
+    pub(super) async fn send(
+        &mut self,
+        frame: &[u8],
+        descriptors: &[BorrowedFd<'_>],
+    ) -> io::Result<()> {
+        let sent = if descriptors.is_empty() {
+            0
+        } else {
+            let stream = self.0.as_ref();
+            stream
+                .async_io(Interest::WRITABLE, || send_some(stream, frame, descriptors))
+                .await?
+        };
+        self.0.write_all(&frame[sent..]).await
+    }
+
+    pub(super) fn frame(message: &impl Serialize) -> Result<Vec<u8>, FrameError> {
+        wire::encode(message)
+    }
+
+    pub(super) async fn say(&mut self, message: &impl Serialize) -> io::Result<()> {
+        let frame = wire::encode(message).map_err(io::Error::other)?;
+        self.send(&frame, &[]).await
+    }
+}
+
+/// Where messages are read.
+pub(super) struct Receiver {
+    half: OwnedReadHalf,
+    inbox: Inbox,
+}
+
+impl Receiver {
+    pub(super) fn new(half: OwnedReadHalf) -> Self {
+        Receiver {
+            half,
+            inbox: Inbox::default(),
+        }
+    }
+
+    /// The next message, from one that may send no descriptors. Cancel safe.
+    pub(super) async fn next<T: DeserializeOwned>(&mut self) -> Result<T, ChannelError> {
+        let message = self.next_with_descriptors().await?;
+        if self.inbox.descriptors.is_empty() {
+            Ok(message)
+        } else {
+            self.inbox.descriptors.clear();
+            Err(ChannelError::Descriptors)
+        }
+    }
+
+    /// The next message, whose descriptors are for [`Receiver::take`]. Cancel
+    /// safe.
+    pub(super) async fn next_with_descriptors<T: DeserializeOwned>(
+        &mut self,
+    ) -> Result<T, ChannelError> {
+        loop {
+            if let Some(message) = self.inbox.next()? {
+                return Ok(message);
+            }
+            self.more().await?;
+        }
+    }
+
+    /// Whether something has arrived, or the other side has closed its end.
+    pub(super) fn is_readable(&self) -> bool {
+        let stream = self.half.as_ref();
+        let mut watched = [rustix::event::PollFd::new(
+            stream,
+            rustix::event::PollFlags::IN,
+        )];
+        let now = rustix::event::Timespec::default();
+        !matches!(rustix::event::poll(&mut watched, Some(&now)), Ok(0))
+    }
+
+    /// The greeting, which comes first.
+    pub(super) async fn hello(&mut self) -> Result<Hello, ChannelError> {
+        loop {
+            if let Some(hello) = self.inbox.hello()? {
+                return Ok(hello);
+            }
+            self.more().await?;
+        }
+    }
+
+    /// The descriptors that the last message counted.
+    pub(super) fn take(&mut self, count: usize) -> io::Result<Vec<OwnedFd>> {
+        self.inbox.take(count)
+    }
+
+    async fn more(&mut self) -> Result<(), ChannelError> {
+        let stream = self.half.as_ref();
+        let inbox = &mut self.inbox;
+        let more = stream
+            .async_io(Interest::READABLE, || inbox.receive(stream))
+            .await;
+        match more {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(ChannelError::Closed),
+            // What a socket says whose other end is gone with something unread.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                Err(ChannelError::Closed)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn descriptors_arrive_with_their_message() {
+        let (ours, theirs) = UnixStream::pair().expect("socket");
+        let file = tempfile::tempfile().expect("file");
+        send(&ours, &7_u32, &[]).expect("sends");
+        send(&ours, &8_u32, &[file.as_fd(), file.as_fd()]).expect("sends");
+        drop(ours);
+        let mut inbox = Inbox::default();
+        assert!(inbox.receive(&theirs).expect("receives"));
+        assert_eq!(inbox.next::<u32>(), Ok(Some(7)));
+        while inbox.decoder_is_empty() {
+            assert!(inbox.receive(&theirs).expect("receives"));
+        }
+        assert_eq!(inbox.next::<u32>(), Ok(Some(8)));
+        assert!(inbox.take(1).is_err());
+        assert_eq!(inbox.take(2).expect("there").len(), 2);
+        assert!(!inbox.receive(&theirs).expect("ends"));
+    }
+
+    impl Inbox {
+        fn decoder_is_empty(&self) -> bool {
+            self.descriptors.is_empty()
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! The zygote: forks a worker for each socket it is sent, reaps them, and tells
+//! how they ended. One thread, no guest.
+
+use super::channel::{self, Inbox};
+use super::task_main;
+use crate::jail::Sealed;
+use crate::sandbox::Prepared;
+use crate::sys::{self, Alone, End, Exit, Forked, Whom};
+use crate::wire::{ControlOrder, ControlSays};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::pipe::PipeFlags;
+use rustix::process::{Pid, Signal, kill_process};
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+pub(super) struct Zygote {
+    pub(super) alone: Alone,
+    pub(super) control: OwnedFd,
+    pub(super) inbox: Inbox,
+    pub(super) sigchld: Sigchld,
+    pub(super) prepared: Prepared,
+    pub(super) sealed: Sealed,
+    pub(super) tasks: u32,
+}
+
+/// A child that is not reaped yet.
+struct Known {
+    id: u64,
+    /// The signal that stopped it, for which it was killed.
+    stopped: Option<i32>,
+}
+
+/// A pipe that is written to when a child ends or stops.
+pub(super) struct Sigchld {
+    reader: OwnedFd,
+    /// The other end is the signal handler's.
+    writer: RawFd,
+}
+
+pub(super) fn watch_children() -> io::Result<Sigchld> {
+    let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+    let watch = Sigchld {
+        reader,
+        writer: writer.as_raw_fd(),
+    };
+    signal_hook::low_level::pipe::register_raw(signal_hook::consts::SIGCHLD, writer)?;
+    Ok(watch)
+}
+
+/// Forks and reaps until the runner closes its end; leaving ends every child.
+pub(super) fn serve(mut zygote: Zygote) -> io::Result<()> {
+    let mut children = HashMap::new();
+    loop {
+        let (ordered, reaps) = {
+            let mut watched = [
+                PollFd::new(&zygote.control, PollFlags::IN),
+                PollFd::new(&zygote.sigchld.reader, PollFlags::IN),
+            ];
+            match poll(&mut watched, None) {
+                Err(rustix::io::Errno::INTR) => (false, true),
+                Err(error) => return Err(error.into()),
+                Ok(_) => (
+                    !watched[0].revents().is_empty(),
+                    !watched[1].revents().is_empty(),
+                ),
+            }
+        };
+        if reaps {
+            let _ = rustix::io::read(&zygote.sigchld.reader, &mut [0; 64]);
+            zygote.reap(&mut children)?;
+        }
+        if ordered {
+            if !zygote.inbox.receive(&zygote.control)? {
+                return Ok(());
+            }
+            while let Some(order) = zygote.inbox.next().map_err(io::Error::other)? {
+                let ControlOrder::Fork(id) = order else {
+                    return Err(io::Error::other("started a second time"));
+                };
+                zygote.fork(id, &mut children)?;
+            }
+        }
+    }
+}
+
+impl Zygote {
+    fn fork(&mut self, id: u64, children: &mut HashMap<i32, Known>) -> io::Result<()> {
+        let Some(socket) = self.inbox.take_one() else {
+            return Err(io::Error::other("told to fork without a socket"));
+        };
+        match self.alone.fork() {
+            Ok(Forked::Child) => self.child(socket),
+            Ok(Forked::Parent { pid, pidfd }) => {
+                children.insert(pid, Known { id, stopped: None });
+                self.say(&ControlSays::Forked(id), &[pidfd.as_fd()])
+            }
+            Err(error) => {
+                let errno = error.raw_os_error().unwrap_or_default();
+                self.say(&ControlSays::NotForked(id, errno), &[])
+            }
+        }
+    }
+
+    /// What a forked child does: it serves its socket and ends.
+    fn child(&mut self, socket: OwnedFd) -> ! {
+        // Whatever happens, this copy of the zygote does not go on as one.
+        let _end = EndsHere;
+        // The zygote's own descriptors are not a worker's to have.
+        for descriptor in [
+            self.control.as_raw_fd(),
+            self.sigchld.reader.as_raw_fd(),
+            self.sigchld.writer,
+        ] {
+            if sys::blank(descriptor).is_err() {
+                sys::exit_now(125)
+            }
+        }
+        self.inbox = Inbox::default();
+        let served = task_main::serve(&self.prepared, &self.sealed, socket, self.tasks, true);
+        sys::exit_now(if served.is_ok() { 0 } else { 125 })
+    }
+
+    fn reap(&self, children: &mut HashMap<i32, Known>) -> io::Result<()> {
+        // An error is that there are no children.
+        while let Ok(Some((pid, exit))) = sys::wait(Whom::Any, false) {
+            if let End::Stopped(signal) = exit.end {
+                // Nobody is there to let it go on.
+                if let Some(known) = children.get_mut(&pid) {
+                    known.stopped = Some(signal);
+                }
+                if let Some(pid) = Pid::from_raw(pid) {
+                    let _ = kill_process(pid, Signal::KILL);
+                }
+                continue;
+            }
+            if let Some(Known { id, stopped }) = children.remove(&pid) {
+                let exit = match stopped {
+                    Some(signal) => Exit {
+                        end: End::Stopped(signal),
+                        ..exit
+                    },
+                    None => exit,
+                };
+                self.say(&ControlSays::Ended(id, exit), &[])?;
+            }
+        }
+        Ok(())
+    }
+
+    fn say(&self, says: &ControlSays, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        channel::send(&self.control, says, descriptors)
+    }
+}
+
+/// Ends the process when it is dropped: by a panic, that is.
+struct EndsHere;
+
+impl Drop for EndsHere {
+    fn drop(&mut self) {
+        sys::exit_now(101)
+    }
+}

@@ -1,0 +1,109 @@
+//! How processes ended, and what they used.
+
+use crate::report::Usage;
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::time::Duration;
+
+/// How a child process ended, or that somebody stopped it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum End {
+    Status(i32),
+    Signal(i32),
+    /// Stopped by this signal; it is still there.
+    Stopped(i32),
+}
+
+/// The end of a child, with what the kernel counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Exit {
+    pub(crate) end: End,
+    pub(crate) usage: Usage,
+}
+
+/// Whom to wait for.
+#[derive(Clone, Copy)]
+pub(crate) enum Whom {
+    Any,
+    Pid(i32),
+    /// Any in this process group.
+    Group(i32),
+}
+
+/// Reaps a child that has ended, or tells of one that was stopped; none when
+/// nothing happened. Does not block unless `block`, and then only for an end.
+///
+/// # Errors
+///
+/// There is no such child.
+#[expect(unsafe_code, reason = "only wait4 tells of usage")]
+pub(crate) fn wait(whom: Whom, block: bool) -> io::Result<Option<(i32, Exit)>> {
+    let pid = match whom {
+        Whom::Any => -1,
+        Whom::Pid(pid) => pid,
+        Whom::Group(group) => -group,
+    };
+    let options = if block {
+        0
+    } else {
+        libc::WNOHANG | libc::WUNTRACED
+    };
+    let mut status = 0;
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+    loop {
+        // SAFETY: both pointers are to variables of ours of the right types, that
+        // live through the call. All zeroes are a valid `rusage`.
+        let (waited, usage) = unsafe {
+            let waited = libc::wait4(pid, &raw mut status, options, usage.as_mut_ptr());
+            (waited, usage.assume_init_ref())
+        };
+        if waited == 0 {
+            return Ok(None);
+        }
+        if waited < 0 {
+            let error = io::Error::last_os_error();
+            if error.kind() == io::ErrorKind::Interrupted {
+                continue;
+            }
+            return Err(error);
+        }
+        let end = if libc::WIFSTOPPED(status) {
+            End::Stopped(libc::WSTOPSIG(status))
+        } else if libc::WIFSIGNALED(status) {
+            End::Signal(libc::WTERMSIG(status))
+        } else {
+            End::Status(libc::WEXITSTATUS(status))
+        };
+        let usage = usage_of(usage);
+        return Ok(Some((waited, Exit { end, usage })));
+    }
+}
+
+/// What this process used so far.
+#[expect(unsafe_code, reason = "no safe getrusage is at hand")]
+pub(crate) fn own_usage() -> Usage {
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: as above; a failure leaves the zeroes.
+    let usage = unsafe {
+        libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr());
+        usage.assume_init_ref()
+    };
+    usage_of(usage)
+}
+
+fn usage_of(usage: &libc::rusage) -> Usage {
+    let time = |time: libc::timeval| {
+        let seconds = Duration::from_secs(u64::try_from(time.tv_sec).unwrap_or(0));
+        seconds + Duration::from_micros(u64::try_from(time.tv_usec).unwrap_or(0))
+    };
+    let count = |count: libc::c_long| u64::try_from(count).unwrap_or(0);
+    Usage {
+        user_cpu: time(usage.ru_utime),
+        system_cpu: time(usage.ru_stime),
+        peak_rss_bytes: count(usage.ru_maxrss).saturating_mul(1024),
+        minor_faults: count(usage.ru_minflt),
+        major_faults: count(usage.ru_majflt),
+        voluntary_switches: count(usage.ru_nvcsw),
+        involuntary_switches: count(usage.ru_nivcsw),
+    }
+}
