@@ -84,6 +84,18 @@ impl Error {
         Error::new(ErrorKind::ShutDown, "the runner is shut down")
     }
 
+    /// Compiling exceeded one of its limits.
+    #[cfg(test)]
+    pub(crate) fn load_limit(limit: Limit) -> Self {
+        match limit {
+            Limit::CompileTime => LoadError::CompileTime {
+                limit: std::time::Duration::from_secs(1),
+            },
+            _ => LoadError::CompileMemory { limit: 1 },
+        }
+        .into()
+    }
+
     /// A strict jail lacks a wall.
     #[allow(
         dead_code,

@@ -10,6 +10,7 @@ use super::engine::{self, EngineError};
 use super::load::LoadError;
 use super::source::{self, Shape};
 use bytes::Bytes;
+use std::borrow::Cow;
 use std::sync::OnceLock;
 use wasmtime::{Engine, OutOfMemory};
 
@@ -79,27 +80,37 @@ fn with(
     digest: &blake3::Hash,
     metered: bool,
 ) -> Result<(Vec<u8>, Meta), LoadError> {
-    let (elf, shape) = machine_code(engine, bytes).map_err(LoadError::tamed)?;
+    let made = compilable(engine, bytes).and_then(|(shape, binary)| {
+        let elf = match shape {
+            Shape::CommandModule => engine.precompile_module(&binary),
+            Shape::Component | Shape::CommandComponent | Shape::CoreModule => {
+                engine.precompile_component(&binary)
+            }
+        };
+        Ok((elf.map_err(invalid)?, shape))
+    });
+    let (elf, shape) = made.map_err(LoadError::tamed)?;
     let meta = Meta::new(shape, metered, digest, bytes.len() as u64);
     Ok((elf, meta))
 }
 
-fn machine_code(engine: &Engine, bytes: &[u8]) -> Result<(Vec<u8>, Shape), LoadError> {
+/// What the compiler gets for a task file: binary, with everything it imports
+/// provided, and a component where it was a core module with the world's
+/// functions.
+pub(super) fn compilable<'a>(
+    engine: &Engine,
+    bytes: &'a [u8],
+) -> Result<(Shape, Cow<'a, [u8]>), LoadError> {
     let binary = source::to_binary(bytes)?;
     let facts = source::facts(&binary)?;
     let shape = source::shape(&facts)?;
-    let elf = match shape {
-        Shape::Component | Shape::CommandComponent => engine.precompile_component(&binary),
-        Shape::CommandModule => engine.precompile_module(&binary),
-        Shape::CoreModule => {
-            // The module first: the encoder's errors about an invalid one are not
-            // about what is wrong with it.
-            wasmtime::Module::validate(engine, &binary).map_err(invalid)?;
-            engine.precompile_component(&componentize(&binary, &facts)?)
-        }
+    if shape != Shape::CoreModule {
+        return Ok((shape, binary));
     }
-    .map_err(invalid)?;
-    Ok((elf, shape))
+    // The module first: the encoder's errors about an invalid one are not about
+    // what is wrong with it.
+    wasmtime::Module::validate(engine, &binary).map_err(invalid)?;
+    Ok((shape, componentize(&binary, &facts)?.into()))
 }
 
 fn invalid(error: wasmtime::Error) -> LoadError {
