@@ -11,6 +11,7 @@
 mod architecture;
 mod bad_input;
 mod command;
+mod compiling;
 mod differential;
 mod draining;
 mod examples;
