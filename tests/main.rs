@@ -11,6 +11,7 @@
 mod architecture;
 mod bad_input;
 mod command;
+mod corpus;
 mod differential;
 mod examples;
 mod exit_codes;

@@ -9,6 +9,7 @@ use super::source::{self, Shape};
 use crate::config::Config;
 use bytes::Bytes;
 use std::any::Any;
+use std::borrow::Cow;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
@@ -346,28 +347,41 @@ impl Loader {
                 slot.get_or_init(|| engine)
             }
         };
-        let binary = source::to_binary(bytes)?;
-        let facts = source::facts(&binary)?;
-        let shape = source::shape(&facts)?;
+        let (shape, binary) = compilable(engine, bytes)?;
         let elf = match shape {
-            Shape::Component | Shape::CommandComponent => engine.precompile_component(&binary),
             Shape::CommandModule => engine.precompile_module(&binary),
-            Shape::CoreModule => {
-                // The module first: the encoder's errors about an invalid one
-                // are not about what is wrong with it.
-                wasmtime::Module::validate(engine, &binary).map_err(|error| {
-                    LoadError::Invalid {
-                        message: source::one_line(&format!("{error:#}")),
-                    }
-                })?;
-                engine.precompile_component(&componentize(&binary, &facts)?)
+            Shape::Component | Shape::CommandComponent | Shape::CoreModule => {
+                engine.precompile_component(&binary)
             }
         }
-        .map_err(|error| LoadError::Invalid {
-            message: source::one_line(&format!("{error:#}")),
-        })?;
+        .map_err(not_valid)?;
         let meta = Meta::new(shape, metered, digest, bytes.len() as u64);
         Ok((elf, meta))
+    }
+}
+
+/// What the compiler gets for a task file: binary, with everything it imports
+/// provided, and a component where it was a core module with the world's
+/// functions.
+pub(super) fn compilable<'a>(
+    engine: &Engine,
+    bytes: &'a [u8],
+) -> Result<(Shape, Cow<'a, [u8]>), LoadError> {
+    let binary = source::to_binary(bytes)?;
+    let facts = source::facts(&binary)?;
+    let shape = source::shape(&facts)?;
+    if shape != Shape::CoreModule {
+        return Ok((shape, binary));
+    }
+    // The module first: the encoder's errors about an invalid one are not about
+    // what is wrong with it.
+    wasmtime::Module::validate(engine, &binary).map_err(not_valid)?;
+    Ok((shape, Cow::Owned(componentize(&binary, &facts)?)))
+}
+
+fn not_valid(error: wasmtime::Error) -> LoadError {
+    LoadError::Invalid {
+        message: source::one_line(&format!("{error:#}")),
     }
 }
 

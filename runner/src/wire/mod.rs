@@ -6,6 +6,8 @@
 //! checked against a cap, and nothing a peer sends can panic.
 
 mod frame;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod handshake;
 mod message;
 
