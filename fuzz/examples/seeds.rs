@@ -27,7 +27,10 @@ fn main() -> io::Result<()> {
     let greetings = folder("handshake")?;
     let ours = wrun::fuzzing::greeting();
     fs::write(greetings.join("ours"), &ours)?;
-    fs::write(greetings.join("other-version"), [&ours[..8], &[0xff; 4]].concat())?;
+    fs::write(
+        greetings.join("other-version"),
+        [&ours[..8], &[0xff; 4]].concat(),
+    )?;
     fs::write(greetings.join("shell"), "#!/bin/sh\nexit 0\n")?;
 
     let tasks = folder("loader")?;

@@ -62,7 +62,10 @@ fn look(inspection: Option<Inspection>) {
     let externs = inspection.imports().chain(inspection.exports());
     for (name, _) in externs {
         let shown = source::shown(name);
-        assert!(!shown.chars().any(char::is_control), "it cannot forge a line");
+        assert!(
+            !shown.chars().any(char::is_control),
+            "it cannot forge a line"
+        );
     }
     let _ = inspection.memories().count();
     if let Err(refusal) = &inspection.shape {

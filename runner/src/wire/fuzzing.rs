@@ -73,7 +73,10 @@ pub fn frames() -> Vec<(String, Vec<u8>)> {
         let all = samples.concat();
         for (at, sample) in samples.iter().chain([&all]).enumerate() {
             let cuts = u8::try_from(at).unwrap_or(u8::MAX);
-            frames.push((format!("{}-{at:02}", message.name), [&[cuts], &**sample].concat()));
+            frames.push((
+                format!("{}-{at:02}", message.name),
+                [&[cuts], &**sample].concat(),
+            ));
         }
     }
     frames
@@ -89,7 +92,11 @@ struct Read {
 
 fn check<T: Serialize + DeserializeOwned + Debug>(stream: &[u8], cuts: u8) {
     let whole = read::<T>([stream]);
-    assert_eq!(whole, read::<T>(Cuts::new(stream, cuts)), "however it comes");
+    assert_eq!(
+        whole,
+        read::<T>(Cuts::new(stream, cuts)),
+        "however it comes"
+    );
 
     // Few inputs have a length that fits; all have a body.
     let length = u32::try_from(stream.len()).expect("an input is small");
