@@ -10,7 +10,7 @@ const RARITY: u32 = 16;
 const ENTROPY: usize = 2 << 10;
 
 libfuzzer_sys::fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
-    if seed % RARITY == 0
+    if seed.is_multiple_of(RARITY)
         && let Some(made) = make(seed / RARITY)
         && made.len() <= max_size
     {
