@@ -12,6 +12,7 @@ mod architecture;
 mod bad_input;
 mod command;
 mod compiling;
+mod corpus;
 mod differential;
 mod draining;
 mod examples;

@@ -24,7 +24,7 @@ use wasmtime::{Engine, Module};
 
 const MAGIC: [u8; 8] = *b"wrunart\0";
 const FORMAT: u32 = 1;
-const FOOTER: usize = 56;
+pub(super) const FOOTER: usize = 56;
 /// Cap on the description.
 const MAX_META: usize = 1 << 20;
 /// Cap on a whole file.

@@ -12,6 +12,8 @@ mod componentize;
 mod denials;
 mod engine;
 mod epoch;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod host;
 mod imports;
 mod input;

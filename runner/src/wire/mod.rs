@@ -7,6 +7,8 @@
 
 mod compile;
 mod frame;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod handshake;
 mod message;
 
