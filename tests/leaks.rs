@@ -245,6 +245,15 @@ fn workers() -> Vec<i32> {
         .collect()
 }
 
+/// Ends a loop in another thread also when this one panics.
+struct SetOnDrop<'a>(&'a std::sync::atomic::AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
 fn kill_process(pid: i32) {
     let pid = rustix::process::Pid::from_raw(pid).unwrap();
     let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
@@ -318,6 +327,7 @@ fn workers_may_be_killed_at_any_moment() {
                     }
                 }
             });
+            let _end = SetOnDrop(&done);
             for n in 0..300 {
                 let task = Task::new(&echo).input(n.to_string());
                 let report = runner.run(task).expect("a killed worker is an outcome");
@@ -331,7 +341,6 @@ fn workers_may_be_killed_at_any_moment() {
                     other => panic!("{other}"),
                 }
             }
-            done.store(true, std::sync::atomic::Ordering::Relaxed);
         });
         eprintln!("{completed} completed, {crashed} crashed");
         assert!(completed > 0 && crashed > 0, "{completed}, {crashed}");

@@ -93,8 +93,9 @@ impl Builder {
         self
     }
 
-    /// Operating-system threads of the runner: what computes in thread mode.
-    /// Default: one per processor.
+    /// Operating-system threads of the runner: what computes in thread mode, and
+    /// what attends to workers in process mode. Default: one per processor in
+    /// thread mode, one per four processors in process mode.
     pub fn worker_threads(mut self, threads: usize) -> Self {
         self.worker_threads = Some(threads);
         self
@@ -207,6 +208,11 @@ impl Builder {
             Mode::Thread => 512,
             Mode::Process => 4 * cores,
         });
+        // Attending takes a small part of what the workers take.
+        let threads = match self.mode {
+            Mode::Thread => cores,
+            Mode::Process => cores.div_ceil(4),
+        };
         let ceiling = match self.mode {
             Mode::Thread => sandbox::max_pool_slots(),
             Mode::Process => 1 << 20,
@@ -216,7 +222,7 @@ impl Builder {
             cache: self.cache,
             max_running: max_running.clamp(1, ceiling),
             max_queued: self.max_queued.min(1 << 24),
-            worker_threads: self.worker_threads.unwrap_or(cores).clamp(1, 1024),
+            worker_threads: self.worker_threads.unwrap_or(threads).clamp(1, 1024),
             worker: self.worker.map(worker_path).transpose()?,
             max_module_size: self.max_module_size,
             metered: self.metered,

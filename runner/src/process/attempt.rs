@@ -7,7 +7,7 @@
 
 use super::ProcessError;
 use super::channel::{ChannelError, Sender};
-use super::pool::{LINGER, NoWorker, Pool, Taken, bounded};
+use super::pool::{LINGER, LOOK_EVERY, NoWorker, Pool, Taken, bounded};
 use super::stream::Stream;
 use super::worker::{Life, Worker, crash_of};
 use crate::error::{Error, ErrorKind};
@@ -31,8 +31,6 @@ use tokio_util::sync::CancellationToken;
 /// How long after the deadline a worker may take to say so itself, before it is
 /// killed.
 const GRACE: Duration = Duration::from_secs(1);
-/// How often a worker is looked at that nobody else looks after.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Input up to this size travels with the order.
 const INLINE_INPUT: usize = 256 << 10;
 

@@ -11,8 +11,19 @@ const FIRST: Duration = Duration::from_millis(10);
 const LONGEST: Duration = Duration::from_secs(2);
 /// Failures in a row that open it.
 const TRIP: u32 = 8;
+/// Starts that somebody killed which count like one that failed by itself.
+const KILLED: u32 = 8;
 /// How long it stays open; then one start is tried.
 const OPEN: Duration = Duration::from_secs(10);
+
+/// How a start failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// By itself: the next is likely to fail too.
+    Own,
+    /// By somebody who kills processes: the next may be spared.
+    Killed,
+}
 
 /// What starting has to wait for.
 #[derive(Debug, PartialEq, Eq)]
@@ -32,6 +43,8 @@ pub(super) struct Breaker {
     /// Grows with each failure that counts.
     round: u64,
     failures: u32,
+    /// The same, where [`KILLED`] make one failure that counts.
+    eighths: u32,
     until: Option<Instant>,
     last: String,
 }
@@ -44,7 +57,7 @@ impl Breaker {
             .map_or(Duration::ZERO, |until| until.saturating_duration_since(now));
         if left.is_zero() {
             Restraint::None
-        } else if self.failures < TRIP {
+        } else if self.eighths < TRIP * KILLED {
             Restraint::Wait(left)
         } else {
             Restraint::Open {
@@ -63,15 +76,27 @@ impl Breaker {
     /// A start failed that began in this round. Those that fail together count
     /// once: one cause, however many wait for it. `jitter` is between 0 and 1: who
     /// waits for the same thing should not all try at the same time.
-    pub(super) fn failed(&mut self, round: u64, now: Instant, why: String, jitter: f64) {
+    pub(super) fn failed(
+        &mut self,
+        round: u64,
+        now: Instant,
+        how: Failure,
+        why: String,
+        jitter: f64,
+    ) {
         if round != self.round {
             return;
         }
         self.round += 1;
         self.failures = self.failures.saturating_add(1);
+        let before = self.eighths / KILLED;
+        self.eighths = self.eighths.saturating_add(match how {
+            Failure::Own => KILLED,
+            Failure::Killed => 1,
+        });
         self.last = why;
-        let wait = if self.failures < TRIP {
-            let doubled = FIRST.saturating_mul(1 << (self.failures - 1).min(16));
+        let wait = if self.eighths < TRIP * KILLED {
+            let doubled = FIRST.saturating_mul(1 << before.min(16));
             doubled.min(LONGEST).mul_f64(0.5 + jitter / 2.0)
         } else {
             OPEN
@@ -82,6 +107,7 @@ impl Breaker {
     /// A worker did what it was started for.
     pub(super) fn succeeded(&mut self) {
         self.failures = 0;
+        self.eighths = 0;
         self.until = None;
     }
 }
@@ -98,26 +124,36 @@ mod tests {
         let mut last = Duration::ZERO;
         for _ in 1..TRIP {
             let round = breaker.round();
-            breaker.failed(round, now, "signal 9".into(), 1.0);
-            breaker.failed(round, now, "signal 9".into(), 1.0);
+            breaker.failed(round, now, Failure::Own, "signal 11".into(), 1.0);
+            breaker.failed(round, now, Failure::Own, "signal 11".into(), 1.0);
             let Restraint::Wait(wait) = breaker.restraint(now) else {
                 panic!("{breaker:?}");
             };
             assert!(wait > last && wait <= LONGEST, "{wait:?}");
             last = wait;
         }
-        breaker.failed(breaker.round(), now, "signal 11".into(), 0.0);
+        let fail = |breaker: &mut Breaker, how, now| {
+            let round = breaker.round();
+            breaker.failed(round, now, how, "signal 11".into(), 0.0);
+        };
+        fail(&mut breaker, Failure::Own, now);
         assert!(matches!(
             breaker.restraint(now),
             Restraint::Open { failures: TRIP, ref last, .. } if last == "signal 11"
         ));
         assert_eq!(breaker.restraint(now + OPEN), Restraint::None);
-        breaker.failed(breaker.round(), now + OPEN, "again".into(), 0.0);
+        fail(&mut breaker, Failure::Killed, now + OPEN);
         assert!(matches!(
             breaker.restraint(now + OPEN),
             Restraint::Open { .. }
         ));
         breaker.succeeded();
         assert_eq!(breaker.restraint(now + OPEN), Restraint::None);
+        for _ in 1..TRIP * KILLED {
+            fail(&mut breaker, Failure::Killed, now);
+            assert!(matches!(breaker.restraint(now), Restraint::Wait(wait) if wait < LONGEST));
+        }
+        fail(&mut breaker, Failure::Killed, now);
+        assert!(matches!(breaker.restraint(now), Restraint::Open { .. }));
     }
 }

@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::OwnedSemaphorePermit;
 
 /// How long a process that was killed may take to be gone.
-const GONE: Duration = Duration::from_secs(2);
+const GONE: Duration = Duration::from_secs(10);
+/// Between two looks at processes that were killed.
+const PAUSE: Duration = Duration::from_micros(200);
 
 /// A process that was started and that nobody watches yet. Dropping it kills and
 /// reaps it: whoever asked for it may be gone by now.
@@ -48,7 +50,7 @@ impl Started {
 impl Drop for Started {
     fn drop(&mut self) {
         if self.permit.is_some() {
-            end_group(self.group);
+            end_group(self.group, self.group);
         }
     }
 }
@@ -83,20 +85,13 @@ impl Child {
         if !matches!(group, Some(Ok(group)) if group.as_raw_nonzero().get() == self.group) {
             return Err(other());
         }
-        // Only a child of ours can be waited for.
-        let ended = match sys::wait(Whom::Pid(pid), false)? {
-            Some((_, exit)) if !matches!(exit.end, sys::End::Stopped(_)) => Some(exit),
-            _ => None,
-        };
+        if !pidfd.is_child() {
+            return Err(other());
+        }
         let first = std::mem::replace(&mut self.pidfd, pidfd);
         let first_pid = std::mem::replace(&mut self.pid, pid);
         first.exited().await;
-        sys::wait(Whom::Pid(first_pid), true)?;
-        if ended.is_some() {
-            self.exit = ended;
-            self.reaped = true;
-        }
-        Ok(())
+        sys::wait(Whom::Pid(first_pid), true).map(drop)
     }
 
     /// The group in which all that it forks is; none where `/proc` shows other
@@ -107,35 +102,18 @@ impl Child {
 
     /// Whether it is dead; reaps it then.
     pub(super) fn is_dead(&mut self) -> bool {
-        if self.exit.is_none() && !self.reaped {
-            match sys::wait(Whom::Pid(self.pid), false) {
-                Ok(None) => return false,
-                Ok(Some((_, exit))) if matches!(exit.end, sys::End::Stopped(_)) => return false,
-                Ok(Some((_, exit))) => {
-                    self.exit = Some(exit);
-                    self.reaped = true;
-                }
-                Err(_) => self.reaped = true,
-            }
+        if !self.reaped && self.pidfd.has_exited() {
+            self.exit = end_group(self.group, self.pid);
+            self.reaped = true;
         }
-        true
+        self.reaped
     }
 
     /// The signal that stopped it, if one has since this was last asked.
-    pub(super) fn stopped_by(&mut self) -> Option<i32> {
-        if self.reaped {
-            return None;
-        }
-        match sys::wait(Whom::Pid(self.pid), false) {
-            Ok(Some((_, exit))) => match exit.end {
-                sys::End::Stopped(signal) => Some(signal),
-                _ => {
-                    self.exit = Some(exit);
-                    self.reaped = true;
-                    None
-                }
-            },
-            _ => None,
+    pub(super) fn stopped_by(&self) -> Option<i32> {
+        match self.reaped {
+            true => None,
+            false => self.pidfd.stopped_by(),
         }
     }
 
@@ -150,12 +128,10 @@ impl Child {
     pub(super) async fn wait(&mut self) -> Option<Exit> {
         if !self.reaped {
             self.pidfd.exited().await;
-            // While the group's number is still taken.
-            kill_group(self.group);
-            self.exit = sys::wait(Whom::Pid(self.pid), true)
-                .ok()
-                .flatten()
-                .map(|(_, exit)| exit);
+            let mut burial = Burial::begin(self.group, self.pid);
+            while !burial.is_over(&mut self.exit) {
+                tokio::time::sleep(PAUSE).await;
+            }
             self.reaped = true;
         }
         self.exit
@@ -165,25 +141,56 @@ impl Child {
 impl Drop for Child {
     fn drop(&mut self) {
         if !self.reaped {
-            end_group(self.group);
+            end_group(self.group, self.pid);
         }
     }
 }
 
+/// Ends a group; how `pid` in it ended.
+fn end_group(group: i32, pid: i32) -> Option<Exit> {
+    let mut exit = None;
+    let mut burial = Burial::begin(group, pid);
+    while !burial.is_over(&mut exit) {
+        std::thread::sleep(PAUSE);
+    }
+    exit
+}
+
 /// Kills and reaps every child of ours in a group that one of them founded, and
-/// kills what else is in it. A group's number is not used again while a process
-/// has it, a dead one too; at least one child must not be reaped.
-fn end_group(group: i32) {
-    let give_up = Instant::now() + GONE;
-    kill_group(group);
-    while Instant::now() < give_up {
-        // Before the group is empty: afterwards its number may be another's.
-        match sys::wait(Whom::Group(group), false) {
-            Err(_) => return,
-            Ok(Some(_)) => {}
-            Ok(None) => {
-                kill_group(group);
-                std::thread::sleep(Duration::from_micros(200));
+/// kills what else is in it: one that was started may have gone on as another
+/// without having said so.
+///
+/// A group's number is not used again while a process has it, a dead one too; so
+/// at least one child in it must not be reaped when this begins, and nobody else
+/// reaps them.
+struct Burial {
+    group: i32,
+    pid: i32,
+    give_up: Instant,
+}
+
+impl Burial {
+    fn begin(group: i32, pid: i32) -> Self {
+        kill_group(group);
+        Burial {
+            group,
+            pid,
+            give_up: Instant::now() + GONE,
+        }
+    }
+
+    /// Reaps what is dead; whether nothing is left, or what is left does not die.
+    fn is_over(&mut self, exit: &mut Option<Exit>) -> bool {
+        loop {
+            match sys::wait(Whom::Group(self.group), false) {
+                Err(_) => return true,
+                Ok(Some((_, its))) if matches!(its.end, sys::End::Stopped(_)) => {}
+                Ok(Some((pid, its))) if pid == self.pid => *exit = Some(its),
+                Ok(Some(_)) => {}
+                Ok(None) => {
+                    kill_group(self.group);
+                    return Instant::now() >= self.give_up;
+                }
             }
         }
     }

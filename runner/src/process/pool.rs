@@ -6,8 +6,9 @@
 //! down and then refused ([`Breaker`]).
 
 use super::ProcessError;
-use super::breaker::{Breaker, Restraint};
+use super::breaker::{Breaker, Failure, Restraint};
 use super::channel::ChannelError;
+use super::child::Child;
 use super::spawn::{Launch, Spawner};
 use super::worker::{Worker, crash_of};
 use super::zygote::{NotForked, Zygote};
@@ -15,6 +16,7 @@ use crate::config::Start;
 use crate::jail::{Grants, JailReport, LayerReport, Plan, Role};
 use crate::sandbox::Code;
 use crate::wire::{ControlSays, StartOrder};
+use rustix::process::Signal;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -25,6 +27,8 @@ const HANDSHAKE: Duration = Duration::from_secs(15);
 const QUIET: Duration = Duration::from_millis(2);
 /// How long a process that went silent may take to die.
 pub(super) const LINGER: Duration = Duration::from_secs(2);
+/// How often a process is looked at that nobody else looks after.
+pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// What all pools of a runner share.
 #[derive(Clone)]
@@ -86,7 +90,7 @@ impl From<ProcessError> for NoWorker {
 enum NotReady {
     No(NoWorker),
     /// It died; the next one may not.
-    Died(String),
+    Died(Failure, String),
     /// Somebody else's died meanwhile.
     Failed,
 }
@@ -170,7 +174,7 @@ impl Pool {
             match made {
                 Ok(worker) => return Ok(Taken { worker, note }),
                 Err(NotReady::No(no)) => return Err(no),
-                Err(NotReady::Died(why)) => self.failed(round, why),
+                Err(NotReady::Died(how, why)) => self.failed(round, how, why),
                 Err(NotReady::Failed) => {}
             }
         }
@@ -252,10 +256,10 @@ impl Pool {
         state.used.pop().or_else(|| state.spares.pop_front())
     }
 
-    fn failed(&self, round: u64, why: String) {
+    fn failed(&self, round: u64, how: Failure, why: String) {
         let jitter = rand::random::<f64>();
         let now = Instant::now();
-        self.state().breaker.failed(round, now, why, jitter);
+        self.state().breaker.failed(round, now, how, why, jitter);
     }
 
     fn has_zygote(&self) -> bool {
@@ -282,8 +286,12 @@ impl Pool {
         match zygote.fork(permit, spare).await {
             Ok(worker) => Ok(worker),
             Err(NotForked::Refused(error)) => Err(NotMade::Refused(error.to_string())),
-            Err(NotForked::Gone) => {
-                Err(NotReady::Died("the zygote that forks workers died".into()).into())
+            Err(NotForked::Gone(how)) => {
+                let why = match how {
+                    Failure::Killed => "the zygote that forks workers died",
+                    Failure::Own => "the zygote that forks workers had to be ended",
+                };
+                Err(NotReady::Died(how, why.into()).into())
             }
         }
     }
@@ -353,10 +361,10 @@ impl Pool {
         match tokio::time::timeout(HANDSHAKE, self.shake(&mut launch)).await {
             Ok(Ok(jail)) => Ok((launch, Arc::new(jail))),
             Ok(Err(not)) => Err(not),
-            Err(_elapsed) => Err(NotReady::Died(format!(
-                "no answer in {} s",
-                HANDSHAKE.as_secs()
-            ))),
+            Err(_elapsed) => Err(NotReady::Died(
+                Failure::Own,
+                format!("no answer in {} s", HANDSHAKE.as_secs()),
+            )),
         }
     }
 
@@ -368,7 +376,11 @@ impl Pool {
             }))
         };
         let no = |error: ProcessError| NotReady::No(error.into());
-        match launch.says.hello().await {
+        let hello = tokio::select! {
+            hello = launch.says.hello() => hello,
+            signal = stopped(&mut launch.child) => return Err(killed(signal)),
+        };
+        match hello {
             Ok(_) => {}
             // A program that is no worker goes of itself; one that is killed
             // might have been one.
@@ -376,7 +388,7 @@ impl Pool {
                 let exit = tokio::time::timeout(LINGER, launch.child.wait()).await;
                 let crash = crash_of(exit.ok().flatten());
                 if matches!(crash, crate::Crash::Signal(_)) {
-                    return Err(NotReady::Died(crash.to_string()));
+                    return Err(NotReady::Died(failure_of(&crash), crash.to_string()));
                 }
                 let mut what = crash.to_string();
                 if let Some(said) = last_words(launch).await {
@@ -388,7 +400,11 @@ impl Pool {
         }
         let mut moved = false;
         loop {
-            match launch.says.next::<ControlSays>().await {
+            let said = tokio::select! {
+                said = launch.says.next::<ControlSays>() => said,
+                signal = stopped(&mut launch.child) => return Err(killed(signal)),
+            };
+            match said {
                 Ok(ControlSays::Moved(pid)) if !moved => {
                     moved = true;
                     if let Err(error) = launch.child.moved(pid).await {
@@ -413,15 +429,38 @@ impl Pool {
                 Ok(_) => return Err(bad("it spoke before it was asked".into())),
                 Err(ChannelError::Closed | ChannelError::Io(_)) => {
                     let exit = tokio::time::timeout(LINGER, launch.child.wait()).await;
-                    let mut what = crash_of(exit.ok().flatten()).to_string();
+                    let crash = crash_of(exit.ok().flatten());
+                    let mut what = crash.to_string();
                     if let Some(said) = last_words(launch).await {
                         what = format!("{what}; it said: {said}");
                     }
-                    return Err(NotReady::Died(what));
+                    return Err(NotReady::Died(failure_of(&crash), what));
                 }
                 Err(error) => return Err(bad(error.to_string())),
             }
         }
+    }
+}
+
+/// Waits until somebody stops a process; the signal.
+pub(super) async fn stopped(child: &mut Child) -> i32 {
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        if let Some(signal) = child.stopped_by() {
+            return signal;
+        }
+    }
+}
+
+fn killed(signal: i32) -> NotReady {
+    NotReady::Died(Failure::Killed, crate::Crash::Signal(signal).to_string())
+}
+
+fn failure_of(crash: &crate::Crash) -> Failure {
+    let kill = Signal::KILL.as_raw();
+    match crash {
+        crate::Crash::Signal(signal) if *signal == kill => Failure::Killed,
+        _ => Failure::Own,
     }
 }
 

@@ -79,7 +79,8 @@ pub(super) fn serve(
     spare: bool,
 ) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
+        .enable_io()
+        .enable_time()
         .event_interval(1)
         .build()?;
     runtime.block_on(async {
@@ -112,7 +113,8 @@ pub(super) fn serve(
                 }
             }
         }
-        Ok(())
+        // What is left to give back is the kernel's, which takes it faster.
+        sys::exit_now(0)
     })
 }
 

@@ -6,18 +6,20 @@
 //! with the zygote's own; a signal goes to nobody but its own process group,
 //! whatever it says.
 
-use super::channel::{Receiver, Sender};
+use super::breaker::Failure;
+use super::channel::{ChannelError, Receiver, Sender};
 use super::child::Child;
+use super::pool::LOOK_EVERY;
 use super::spawn::Launch;
 use super::worker::{Life, Worker};
 use crate::jail::JailReport;
 use crate::sys::{self, End, Exit, Sent};
 use crate::wire::{ControlOrder, ControlSays};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Signal, pidfd_send_signal};
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
@@ -28,8 +30,6 @@ use tokio_util::sync::CancellationToken;
 const FORK: Duration = Duration::from_secs(5);
 /// How long after it was killed a worker's end must be told.
 const BURIAL: Duration = Duration::from_secs(15);
-/// How often somebody looks whether it was stopped, or forgets its dead.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 pub(super) struct Zygote {
     orders: tokio::sync::Mutex<Sender>,
@@ -48,8 +48,8 @@ struct Children {
     entries: HashMap<u64, Entry>,
     /// When it last said something.
     heard: Option<Instant>,
-    /// The zygote is gone.
-    orphaned: bool,
+    /// The zygote is gone, and how.
+    orphaned: Option<Failure>,
 }
 
 struct Entry {
@@ -78,8 +78,8 @@ pub(super) struct Forked {
 /// Why there is no worker.
 #[derive(Debug)]
 pub(super) enum NotForked {
-    /// The zygote is gone, or had to be ended.
-    Gone,
+    /// The zygote died, or had to be ended.
+    Gone(Failure),
     /// The system refused to fork.
     Refused(io::Error),
 }
@@ -106,13 +106,13 @@ impl Zygote {
         tokio::spawn(async move {
             // Kept open: writing to it must not fail.
             let _stderr = stderr;
-            tokio::select! {
-                () = listen(says, &listening) => {}
-                () = look_after(&mut child, &listening) => {}
-                () = end.cancelled() => {}
-            }
+            let how = tokio::select! {
+                how = listen(says, &listening) => how,
+                how = look_after(&mut child, &listening) => how,
+                () = end.cancelled() => Failure::Killed,
+            };
             if let Some(zygote) = listening.upgrade() {
-                zygote.orphan();
+                zygote.orphan(how);
             }
             reap(child).await;
         });
@@ -121,12 +121,12 @@ impl Zygote {
 
     /// Whether it can still fork.
     pub(super) fn is_alive(&self) -> bool {
-        !self.children().orphaned
+        self.children().orphaned.is_none()
     }
 
     /// Ends it and all of its workers.
-    pub(super) fn end(&self) {
-        self.orphan();
+    fn end(&self) {
+        self.orphan(Failure::Own);
         self.end.cancel();
     }
 
@@ -136,15 +136,15 @@ impl Zygote {
         permit: OwnedSemaphorePermit,
         spare: bool,
     ) -> Result<Worker, NotForked> {
-        let (ours, theirs) = UnixStream::pair().map_err(NotForked::Refused)?;
-        ours.set_nonblocking(true).map_err(NotForked::Refused)?;
-        theirs.set_nonblocking(true).map_err(NotForked::Refused)?;
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+            .map_err(|errno| NotForked::Refused(errno.into()))?;
         let (forked, member) = oneshot::channel();
         let (ended, exit) = oneshot::channel();
         let id = {
             let mut children = self.children();
-            if children.orphaned {
-                return Err(NotForked::Gone);
+            if let Some(how) = children.orphaned {
+                return Err(NotForked::Gone(how));
             }
             let id = children.next;
             children.next += 1;
@@ -177,8 +177,10 @@ impl Zygote {
             Some(Ok(Ok(member))) => member,
             Some(Ok(Err(error))) => return Err(NotForked::Refused(error)),
             Some(Err(_)) | None => {
+                // Unless it is known to be gone already.
                 self.end();
-                return Err(NotForked::Gone);
+                let how = self.children().orphaned.unwrap_or(Failure::Own);
+                return Err(NotForked::Gone(how));
             }
         };
         let life = Life::Forked(Forked {
@@ -188,7 +190,7 @@ impl Zygote {
             exit: None,
             zygote: self.clone(),
         });
-        Worker::new(life, ours).map_err(NotForked::Refused)
+        Worker::new(life, ours.into()).map_err(NotForked::Refused)
     }
 
     fn children(&self) -> MutexGuard<'_, Children> {
@@ -196,10 +198,10 @@ impl Zygote {
     }
 
     /// Answers for every worker that is not answered for: nobody will say more.
-    fn orphan(&self) {
+    fn orphan(&self, how: Failure) {
         let entries = {
             let mut children = self.children();
-            children.orphaned = true;
+            children.orphaned.get_or_insert(how);
             std::mem::take(&mut children.entries)
         };
         drop(entries);
@@ -299,32 +301,37 @@ impl Drop for Zygote {
 }
 
 /// Hears what a zygote says until it is gone or makes no sense.
-async fn listen(mut says: Receiver, zygote: &std::sync::Weak<Zygote>) {
-    while let Ok(message) = says.next_with_descriptors::<ControlSays>().await {
+async fn listen(mut says: Receiver, zygote: &std::sync::Weak<Zygote>) -> Failure {
+    loop {
+        let message = match says.next_with_descriptors::<ControlSays>().await {
+            Ok(message) => message,
+            Err(ChannelError::Closed | ChannelError::Io(_)) => return Failure::Killed,
+            Err(_) => return Failure::Own,
+        };
         let count = usize::from(matches!(message, ControlSays::Forked(_)));
         let Ok(mut descriptors) = says.take(count) else {
-            return;
+            return Failure::Own;
         };
         let Some(zygote) = zygote.upgrade() else {
-            return;
+            return Failure::Killed;
         };
         if !zygote.heard(message, descriptors.pop()) {
-            return;
+            return Failure::Own;
         }
     }
 }
 
 /// Looks now and then; returns when it has to end.
-async fn look_after(child: &mut Child, zygote: &std::sync::Weak<Zygote>) {
+async fn look_after(child: &mut Child, zygote: &std::sync::Weak<Zygote>) -> Failure {
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
         // One that somebody stopped forks and reaps no more; nobody is there to
         // let it go on.
         if child.stopped_by().is_some() {
-            return;
+            return Failure::Killed;
         }
         if zygote.upgrade().is_some_and(|it| it.forgets_its_dead()) {
-            return;
+            return Failure::Own;
         }
     }
 }
