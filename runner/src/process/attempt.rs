@@ -7,7 +7,7 @@
 
 use super::ProcessError;
 use super::channel::{ChannelError, Sender};
-use super::pool::{LINGER, NoWorker, Pool, Taken};
+use super::pool::{LINGER, NoWorker, Pool, Taken, bounded};
 use super::stream::Stream;
 use super::worker::{Life, Worker, crash_of};
 use crate::error::{Error, ErrorKind};
@@ -142,6 +142,8 @@ enum Seen {
     Broken(String),
     Killed,
     Overdue,
+    /// It said more than its task may say; a worker that can be trusted does not.
+    Exceeded,
     /// Somebody stopped it with this signal.
     Stopped(i32),
 }
@@ -265,6 +267,9 @@ async fn supervise(worker: Worker, job: Job) -> Result<Supervised, Error> {
         loop {
             tokio::select! {
                 biased;
+                // First what must not have to wait for a worker that says much.
+                () = &mut killed => break Seen::Killed,
+                () = &mut overdue => break Seen::Overdue,
                 message = says.next::<WorkerSays>() => match message {
                     Ok(WorkerSays::Done(done)) => break Seen::Done(done),
                     Ok(WorkerSays::Progress(progress)) => (job.progress)(progress),
@@ -278,10 +283,14 @@ async fn supervise(worker: Worker, job: Job) -> Result<Supervised, Error> {
                         break Seen::Failed { message, grant };
                     }
                     Ok(WorkerSays::Stdout(bytes)) if !stdout.piped => {
-                        job.stdout.put(bytes).await;
+                        if !job.stdout.put(bytes).await {
+                            break Seen::Exceeded;
+                        }
                     }
                     Ok(WorkerSays::Stderr(bytes)) if !stderr.piped => {
-                        job.stderr.put(bytes).await;
+                        if !job.stderr.put(bytes).await {
+                            break Seen::Exceeded;
+                        }
                     }
                     Ok(WorkerSays::Stdout(_) | WorkerSays::Stderr(_)) => {
                         break Seen::Broken("it sent output that has a pipe".into());
@@ -289,8 +298,6 @@ async fn supervise(worker: Worker, job: Job) -> Result<Supervised, Error> {
                     Err(ChannelError::Closed | ChannelError::Io(_)) => break Seen::Silent,
                     Err(error) => break Seen::Broken(error.to_string()),
                 },
-                () = &mut killed => break Seen::Killed,
-                () = &mut overdue => break Seen::Overdue,
                 () = &mut ordering => {}
                 signal = stopped(&mut life) => break Seen::Stopped(signal),
                 () = out.run(), if !out.is_over() => {}
@@ -310,17 +317,18 @@ async fn supervise(worker: Worker, job: Job) -> Result<Supervised, Error> {
         Seen::Done(done) => *done,
         Seen::Failed { message, grant } => {
             life.kill();
-            life.wait().await;
+            let _ = tokio::time::timeout(LINGER, life.wait()).await;
             let kind = if grant {
                 ErrorKind::InvalidTask
             } else {
                 ErrorKind::System
             };
-            return Err(Error::new(kind, message));
+            return Err(Error::new(kind, bounded(message)));
         }
         other => {
             let fate = match other {
                 Seen::Killed => Ok(Fate::imposed(Ending::Cancelled)),
+                Seen::Exceeded => Ok(Fate::imposed(Ending::LimitExceeded(Limit::Output))),
                 Seen::Overdue => Ok(Fate::imposed(Ending::LimitExceeded(Limit::Deadline))),
                 Seen::Broken(what) => Err(Crash::Protocol(what)),
                 Seen::Stopped(signal) => Err(Crash::Signal(signal)),
@@ -330,6 +338,8 @@ async fn supervise(worker: Worker, job: Job) -> Result<Supervised, Error> {
                 },
             };
             life.kill();
+            // With descriptors that it may have sent: a pipe ends when none is left.
+            drop(says);
             let exit = tokio::time::timeout(LINGER, life.wait()).await;
             // What it wrote before it died is in the pipes, whole. Whoever reads
             // it sets the pace, and may be given up.

@@ -29,6 +29,8 @@ pub(super) enum Restraint {
 
 #[derive(Debug, Default)]
 pub(super) struct Breaker {
+    /// Grows with each failure that counts.
+    round: u64,
     failures: u32,
     until: Option<Instant>,
     last: String,
@@ -53,9 +55,19 @@ impl Breaker {
         }
     }
 
-    /// A start failed. `jitter` is between 0 and 1: who waits for the same thing
-    /// should not all try at the same time.
-    pub(super) fn failed(&mut self, now: Instant, why: String, jitter: f64) {
+    /// What a start has to name when it fails.
+    pub(super) fn round(&self) -> u64 {
+        self.round
+    }
+
+    /// A start failed that began in this round. Those that fail together count
+    /// once: one cause, however many wait for it. `jitter` is between 0 and 1: who
+    /// waits for the same thing should not all try at the same time.
+    pub(super) fn failed(&mut self, round: u64, now: Instant, why: String, jitter: f64) {
+        if round != self.round {
+            return;
+        }
+        self.round += 1;
         self.failures = self.failures.saturating_add(1);
         self.last = why;
         let wait = if self.failures < TRIP {
@@ -85,20 +97,22 @@ mod tests {
         assert_eq!(breaker.restraint(now), Restraint::None);
         let mut last = Duration::ZERO;
         for _ in 1..TRIP {
-            breaker.failed(now, "signal 9".into(), 1.0);
+            let round = breaker.round();
+            breaker.failed(round, now, "signal 9".into(), 1.0);
+            breaker.failed(round, now, "signal 9".into(), 1.0);
             let Restraint::Wait(wait) = breaker.restraint(now) else {
                 panic!("{breaker:?}");
             };
             assert!(wait > last && wait <= LONGEST, "{wait:?}");
             last = wait;
         }
-        breaker.failed(now, "signal 11".into(), 0.0);
+        breaker.failed(breaker.round(), now, "signal 11".into(), 0.0);
         assert!(matches!(
             breaker.restraint(now),
             Restraint::Open { failures: TRIP, ref last, .. } if last == "signal 11"
         ));
         assert_eq!(breaker.restraint(now + OPEN), Restraint::None);
-        breaker.failed(now + OPEN, "again".into(), 0.0);
+        breaker.failed(breaker.round(), now + OPEN, "again".into(), 0.0);
         assert!(matches!(
             breaker.restraint(now + OPEN),
             Restraint::Open { .. }

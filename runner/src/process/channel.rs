@@ -86,12 +86,15 @@ impl Inbox {
         self.descriptors.pop_front()
     }
 
-    /// The descriptors that the last message counted.
+    /// The descriptors that the last message counted. What the kernel hands over
+    /// at once ends with the message that has descriptors, and may begin with
+    /// others that have none: more than were counted are a later message's.
     pub(super) fn take(&mut self, count: usize) -> io::Result<Vec<OwnedFd>> {
-        if self.descriptors.len() != count {
+        let here = self.descriptors.len();
+        if here < count || (here > count && self.decoder.is_empty()) {
             return Err(io::Error::other("not the descriptors that were counted"));
         }
-        Ok(self.descriptors.drain(..).collect())
+        Ok(self.descriptors.drain(..count).collect())
     }
 }
 
@@ -206,6 +209,11 @@ impl Receiver {
         }
     }
 
+    /// Whether nothing has arrived that was not read, nor the end.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.inbox.decoder.is_empty() && self.inbox.descriptors.is_empty() && !self.is_readable()
+    }
+
     /// Whether something has arrived, or the other side has closed its end.
     pub(super) fn is_readable(&self) -> bool {
         let stream = self.half.as_ref();
@@ -263,20 +271,14 @@ mod tests {
         send(&ours, &8_u32, &[file.as_fd(), file.as_fd()]).expect("sends");
         drop(ours);
         let mut inbox = Inbox::default();
+        // Both at once: the first has none of the second's.
         assert!(inbox.receive(&theirs).expect("receives"));
         assert_eq!(inbox.next::<u32>(), Ok(Some(7)));
-        while inbox.decoder_is_empty() {
-            assert!(inbox.receive(&theirs).expect("receives"));
-        }
+        assert_eq!(inbox.take(0).expect("none").len(), 0);
         assert_eq!(inbox.next::<u32>(), Ok(Some(8)));
         assert!(inbox.take(1).is_err());
+        assert!(inbox.take(3).is_err());
         assert_eq!(inbox.take(2).expect("there").len(), 2);
         assert!(!inbox.receive(&theirs).expect("ends"));
-    }
-
-    impl Inbox {
-        fn decoder_is_empty(&self) -> bool {
-            self.descriptors.is_empty()
-        }
     }
 }

@@ -5,7 +5,7 @@
 //! reaped. Invariant: a [`Child`] that is dropped leaves no process behind.
 
 use crate::sys::{self, Exit, Pidfd, Whom};
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, getpgid, kill_process_group};
 use std::io;
 use std::process::Child as StdChild;
 use std::time::{Duration, Instant};
@@ -70,16 +70,39 @@ impl Child {
     /// It goes on as another child of this process, in the same group; the first
     /// one is about to end.
     pub(super) async fn moved(&mut self, pid: i32) -> io::Result<()> {
+        let other = || io::Error::other("no process of its own");
+        // Numbers that mean something else to the kernel.
         if pid <= 1 || pid == self.pid {
-            return Err(io::Error::other("a process that cannot be"));
+            return Err(other());
         }
         let pidfd = Pidfd::open(pid.cast_unsigned())?;
+        // Another child of this program, or any other process, is not in the
+        // group that the first one founded: none of them is ever killed, or
+        // waited for, because a child lied.
+        let group = Pid::from_raw(pid).map(|pid| getpgid(Some(pid)));
+        if !matches!(group, Some(Ok(group)) if group.as_raw_nonzero().get() == self.group) {
+            return Err(other());
+        }
+        // Only a child of ours can be waited for.
+        let ended = match sys::wait(Whom::Pid(pid), false)? {
+            Some((_, exit)) if !matches!(exit.end, sys::End::Stopped(_)) => Some(exit),
+            _ => None,
+        };
         let first = std::mem::replace(&mut self.pidfd, pidfd);
         let first_pid = std::mem::replace(&mut self.pid, pid);
         first.exited().await;
-        // Only a child of ours can be waited for: any other number ends here.
         sys::wait(Whom::Pid(first_pid), true)?;
-        sys::wait(Whom::Pid(pid), false).map(drop)
+        if ended.is_some() {
+            self.exit = ended;
+            self.reaped = true;
+        }
+        Ok(())
+    }
+
+    /// The group in which all that it forks is; none where `/proc` shows other
+    /// numbers than this process uses.
+    pub(super) fn group(&self) -> Option<i32> {
+        (self.pidfd.number() == Some(self.id())).then_some(self.group)
     }
 
     /// Whether it is dead; reaps it then.
@@ -127,6 +150,8 @@ impl Child {
     pub(super) async fn wait(&mut self) -> Option<Exit> {
         if !self.reaped {
             self.pidfd.exited().await;
+            // While the group's number is still taken.
+            kill_group(self.group);
             self.exit = sys::wait(Whom::Pid(self.pid), true)
                 .ok()
                 .flatten()
@@ -145,21 +170,27 @@ impl Drop for Child {
     }
 }
 
-/// Kills and reaps every child of ours in a group that one of them founded. A
-/// group's number is not used again while a process has it, a dead one too.
+/// Kills and reaps every child of ours in a group that one of them founded, and
+/// kills what else is in it. A group's number is not used again while a process
+/// has it, a dead one too; at least one child must not be reaped.
 fn end_group(group: i32) {
     let give_up = Instant::now() + GONE;
+    kill_group(group);
     while Instant::now() < give_up {
         // Before the group is empty: afterwards its number may be another's.
         match sys::wait(Whom::Group(group), false) {
             Err(_) => return,
             Ok(Some(_)) => {}
             Ok(None) => {
-                if let Some(group) = Pid::from_raw(group) {
-                    let _ = kill_process_group(group, Signal::KILL);
-                }
+                kill_group(group);
                 std::thread::sleep(Duration::from_micros(200));
             }
         }
+    }
+}
+
+fn kill_group(group: i32) {
+    if let Some(group) = Pid::from_raw(group) {
+        let _ = kill_process_group(group, Signal::KILL);
     }
 }

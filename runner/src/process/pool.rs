@@ -85,6 +85,8 @@ enum NotReady {
     No(NoWorker),
     /// It died; the next one may not.
     Died(String),
+    /// Somebody else's died meanwhile.
+    Failed,
 }
 
 impl Pool {
@@ -116,15 +118,22 @@ impl Pool {
         let mut note = None;
         loop {
             while let Some(mut worker) = self.waiting() {
-                // One that somebody killed while it waited is nobody's outcome.
-                if !worker.life.is_dead() {
+                // One that somebody killed while it waited is nobody's outcome, nor
+                // one that speaks unasked.
+                if !worker.life.is_dead() && worker.says.is_quiet() {
                     return Ok(Taken { worker, note });
                 }
             }
-            let restraint = self.state().breaker.restraint(Instant::now());
+            let (restraint, round) = {
+                let breaker = &self.state().breaker;
+                (breaker.restraint(Instant::now()), breaker.round())
+            };
             match restraint {
                 Restraint::None => {}
-                Restraint::Wait(time) => tokio::time::sleep(time).await,
+                Restraint::Wait(time) => {
+                    tokio::time::sleep(time).await;
+                    continue;
+                }
                 Restraint::Open {
                     failures,
                     last,
@@ -141,7 +150,7 @@ impl Pool {
                 // A zygote is one more process to keep: where there are too many
                 // already, a task does without.
                 Start::Fork if self.has_zygote() || self.spawner.has_spare() => {
-                    match self.fork(false).await {
+                    match self.fork(round, false).await {
                         Ok(worker) => Ok(worker),
                         Err(NotMade::Refused(why)) => {
                             note = Some(format!("started by exec: forking failed: {why}"));
@@ -159,7 +168,8 @@ impl Pool {
             match made {
                 Ok(worker) => return Ok(Taken { worker, note }),
                 Err(NotReady::No(no)) => return Err(no),
-                Err(NotReady::Died(why)) => self.failed(why),
+                Err(NotReady::Died(why)) => self.failed(round, why),
+                Err(NotReady::Failed) => {}
             }
         }
     }
@@ -179,7 +189,7 @@ impl Pool {
     /// Makes spares until the wanted number waits, in the background.
     pub(super) fn refill(self: &Arc<Self>) {
         loop {
-            {
+            let round = {
                 let mut state = self.state();
                 let enough = state.spares.len() + state.starting >= self.settings.spares;
                 let restrained = state.breaker.restraint(Instant::now()) != Restraint::None;
@@ -187,11 +197,12 @@ impl Pool {
                     return;
                 }
                 state.starting += 1;
-            }
+                state.breaker.round()
+            };
             let pool = self.clone();
             tokio::spawn(async move {
                 let made = match pool.settings.start {
-                    Start::Fork => pool.fork(true).await.map_err(|_| ()),
+                    Start::Fork => pool.fork(round, true).await.map_err(|_| ()),
                     Start::Exec => pool.exec(true).await.map_err(|_| ()),
                 };
                 let mut state = pool.state();
@@ -216,9 +227,10 @@ impl Pool {
         state.used.pop().or_else(|| state.spares.pop_front())
     }
 
-    fn failed(&self, why: String) {
+    fn failed(&self, round: u64, why: String) {
         let jitter = rand::random::<f64>();
-        self.state().breaker.failed(Instant::now(), why, jitter);
+        let now = Instant::now();
+        self.state().breaker.failed(round, now, why, jitter);
     }
 
     fn has_zygote(&self) -> bool {
@@ -239,8 +251,8 @@ impl Pool {
     }
 
     /// A worker from the zygote; starts that when there is none.
-    async fn fork(self: &Arc<Self>, spare: bool) -> Result<Worker, NotMade> {
-        let zygote = self.zygote(spare).await?;
+    async fn fork(self: &Arc<Self>, round: u64, spare: bool) -> Result<Worker, NotMade> {
+        let zygote = self.zygote(round, spare).await?;
         let permit = self.spawner.permit().await.map_err(NoWorker::from)?;
         match zygote.fork(permit).await {
             Ok(worker) => Ok(worker),
@@ -251,7 +263,7 @@ impl Pool {
         }
     }
 
-    async fn zygote(self: &Arc<Self>, spare: bool) -> Result<Arc<Zygote>, NotReady> {
+    async fn zygote(self: &Arc<Self>, round: u64, spare: bool) -> Result<Arc<Zygote>, NotReady> {
         let known = || {
             let zygote = self.state().zygote.clone();
             zygote.filter(|zygote| zygote.is_alive())
@@ -262,6 +274,9 @@ impl Pool {
         let _one_at_a_time = self.starting.lock().await;
         if let Some(zygote) = known() {
             return Ok(zygote);
+        }
+        if self.state().breaker.round() != round {
+            return Err(NotReady::Failed);
         }
         let (launch, jail) = self.launch(true, spare).await?;
         let zygote = Zygote::new(launch, jail);
@@ -357,15 +372,17 @@ impl Pool {
                 }
                 Ok(ControlSays::Ready(jail)) => return Ok(jail.distrusted()),
                 Ok(ControlSays::Stale(message)) => {
-                    return Err(NotReady::No(NoWorker::Stale(message)));
+                    return Err(NotReady::No(NoWorker::Stale(bounded(message))));
                 }
                 Ok(ControlSays::Refused(message)) => {
+                    let message = bounded(message);
                     return Err(no(ProcessError::Refused { message }));
                 }
                 Ok(ControlSays::NoJail(layer)) => {
                     return Err(no(ProcessError::NoJail(layer.distrusted())));
                 }
                 Ok(ControlSays::JailFailed(message)) => {
+                    let message = bounded(message);
                     return Err(no(ProcessError::JailFailed { message }));
                 }
                 Ok(_) => return Err(bad("it spoke before it was asked".into())),
@@ -443,6 +460,21 @@ async fn last_words(launch: &mut Launch) -> Option<String> {
     Some(line.chars().filter(|c| !c.is_control()).collect())
 }
 
+/// What a process says in its own words, as far as anybody wants to read it.
+pub(super) fn bounded(mut words: String) -> String {
+    cut(&mut words, 4096);
+    words
+}
+
+fn cut(words: &mut String, most: usize) {
+    let mut end = words.len().min(most);
+    while !words.is_char_boundary(end) {
+        end -= 1;
+    }
+    words.truncate(end);
+    words.shrink_to_fit();
+}
+
 impl JailReport {
     /// What a report can be at most, when a process that may have been taken over
     /// makes it.
@@ -453,17 +485,14 @@ impl JailReport {
             .into_iter()
             .map(LayerReport::distrusted)
             .collect();
+        self.layers.shrink_to_fit();
         self
     }
 }
 
 impl LayerReport {
     fn distrusted(mut self) -> Self {
-        let mut end = self.detail.len().min(256);
-        while !self.detail.is_char_boundary(end) {
-            end -= 1;
-        }
-        self.detail.truncate(end);
+        cut(&mut self.detail, 256);
         self
     }
 }

@@ -102,11 +102,14 @@ pub(super) fn serve(
             }
         }
         for _ in 0..tasks.max(1) {
-            match worker.next().await? {
-                Some(Order::Run(order)) => worker.run(*order).await?,
-                Some(_) => return Err(io::Error::other("an order before the one to run")),
-                // The runner does not need this worker after all.
-                None => return Ok(()),
+            loop {
+                match worker.next().await? {
+                    Some(Order::Run(order)) => break worker.run(*order).await?,
+                    // For a task that was done before it came.
+                    Some(Order::Cancel | Order::InputFailed(_)) => {}
+                    // The runner does not need this worker after all.
+                    None => return Ok(()),
+                }
             }
         }
         Ok(())

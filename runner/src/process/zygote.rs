@@ -2,15 +2,16 @@
 //! and forks a worker whenever it is told to.
 //!
 //! No guest ever runs in it, yet what it says is checked like a worker's.
-//! Invariant: every worker it was asked for is answered for once, with its end or
-//! with the zygote's own.
+//! Invariants: every worker it was asked for is answered for once, with its end or
+//! with the zygote's own; a signal goes to nobody but its own process group,
+//! whatever it says.
 
 use super::channel::{Receiver, Sender};
 use super::child::Child;
 use super::spawn::Launch;
 use super::worker::{Life, Worker};
 use crate::jail::JailReport;
-use crate::sys::Exit;
+use crate::sys::{self, End, Exit, Sent};
 use crate::wire::{ControlOrder, ControlSays};
 use rustix::process::{Signal, pidfd_send_signal};
 use std::collections::HashMap;
@@ -18,19 +19,26 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio_util::sync::CancellationToken;
 
-/// A fork takes a fraction of a millisecond; a zygote that has not answered by
-/// then never will.
+/// A fork takes a fraction of a millisecond; a zygote that has said nothing for
+/// so long while it was to fork never will.
 const FORK: Duration = Duration::from_secs(5);
+/// How long after it was killed a worker's end must be told.
+const BURIAL: Duration = Duration::from_secs(15);
+/// How often somebody looks whether it was stopped, or forgets its dead.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 pub(super) struct Zygote {
     orders: tokio::sync::Mutex<Sender>,
     children: Mutex<Children>,
     /// Ends the zygote, and with it every worker of it.
     end: CancellationToken,
+    /// Its process group and its workers'; none where they cannot be told from
+    /// other processes.
+    group: Option<i32>,
     pub(super) jail: Arc<JailReport>,
 }
 
@@ -38,19 +46,30 @@ pub(super) struct Zygote {
 struct Children {
     next: u64,
     entries: HashMap<u64, Entry>,
+    /// When it last said something.
+    heard: Option<Instant>,
     /// The zygote is gone.
     orphaned: bool,
 }
 
 struct Entry {
-    forked: Option<oneshot::Sender<io::Result<OwnedFd>>>,
+    forked: Option<oneshot::Sender<io::Result<Member>>>,
     ended: Option<oneshot::Sender<Exit>>,
+    /// When its end must have been told.
+    due: Option<Instant>,
     _permit: OwnedSemaphorePermit,
+}
+
+/// A process of the zygote's group, or one that is gone.
+struct Member {
+    pidfd: OwnedFd,
+    number: Option<u32>,
 }
 
 /// A worker that its zygote started and reaps.
 pub(super) struct Forked {
-    pidfd: OwnedFd,
+    id: u64,
+    member: Member,
     ended: Option<oneshot::Receiver<Exit>>,
     exit: Option<Exit>,
     zygote: Arc<Zygote>,
@@ -70,7 +89,7 @@ impl Zygote {
     /// context of a tokio runtime.
     pub(super) fn new(launch: Launch, jail: Arc<JailReport>) -> Arc<Self> {
         let Launch {
-            child,
+            mut child,
             orders,
             says,
             stderr,
@@ -79,6 +98,7 @@ impl Zygote {
             orders: tokio::sync::Mutex::new(orders),
             children: Mutex::default(),
             end: CancellationToken::new(),
+            group: child.group(),
             jail,
         });
         let end = zygote.end.clone();
@@ -88,6 +108,7 @@ impl Zygote {
             let _stderr = stderr;
             tokio::select! {
                 () = listen(says, &listening) => {}
+                () = look_after(&mut child, &listening) => {}
                 () = end.cancelled() => {}
             }
             if let Some(zygote) = listening.upgrade() {
@@ -117,7 +138,7 @@ impl Zygote {
         let (ours, theirs) = UnixStream::pair().map_err(NotForked::Refused)?;
         ours.set_nonblocking(true).map_err(NotForked::Refused)?;
         theirs.set_nonblocking(true).map_err(NotForked::Refused)?;
-        let (forked, pidfd) = oneshot::channel();
+        let (forked, member) = oneshot::channel();
         let (ended, exit) = oneshot::channel();
         let id = {
             let mut children = self.children();
@@ -129,29 +150,38 @@ impl Zygote {
             let entry = Entry {
                 forked: Some(forked),
                 ended: Some(ended),
+                due: None,
                 _permit: permit,
             };
             children.entries.insert(id, entry);
             id
         };
-        let asked = tokio::time::timeout(FORK, async {
+        let mut asked = std::pin::pin!(async {
             let frame = Sender::frame(&ControlOrder::Fork(id)).map_err(io::Error::other)?;
             let mut orders = self.orders.lock().await;
             orders.send(&frame, &[theirs.as_fd()]).await?;
             drop(orders);
-            pidfd.await.map_err(io::Error::other)
-        })
-        .await;
-        let pidfd = match asked {
-            Ok(Ok(Ok(pidfd))) => pidfd,
-            Ok(Ok(Err(errno))) => return Err(NotForked::Refused(errno)),
-            Ok(Err(_)) | Err(_) => {
+            member.await.map_err(io::Error::other)
+        });
+        let asked = loop {
+            match tokio::time::timeout(FORK, &mut asked).await {
+                Ok(asked) => break Some(asked),
+                // It forks for others that asked before.
+                Err(_) if self.was_heard_within(FORK) => {}
+                Err(_) => break None,
+            }
+        };
+        let member = match asked {
+            Some(Ok(Ok(member))) => member,
+            Some(Ok(Err(error))) => return Err(NotForked::Refused(error)),
+            Some(Err(_)) | None => {
                 self.end();
                 return Err(NotForked::Gone);
             }
         };
         let life = Life::Forked(Forked {
-            pidfd,
+            id,
+            member,
             ended: Some(exit),
             exit: None,
             zygote: self.clone(),
@@ -173,33 +203,90 @@ impl Zygote {
         drop(entries);
     }
 
+    fn was_heard_within(&self, time: Duration) -> bool {
+        self.children()
+            .heard
+            .is_some_and(|heard| heard.elapsed() < time)
+    }
+
+    /// Whether it has not told the end of a worker that must have ended.
+    fn forgets_its_dead(&self) -> bool {
+        let now = Instant::now();
+        self.children()
+            .entries
+            .values()
+            .any(|entry| entry.due.is_some_and(|due| due < now))
+    }
+
     /// Takes one message; `false` when it makes no sense.
     fn heard(&self, message: ControlSays, pidfd: Option<OwnedFd>) -> bool {
+        let member = match pidfd.map(|pidfd| self.member(pidfd)) {
+            Some(None) => return false,
+            Some(Some(member)) => Some(member),
+            None => None,
+        };
         let mut children = self.children();
-        match (message, pidfd) {
-            (ControlSays::Forked(id), Some(pidfd)) => children
-                .entries
-                .get_mut(&id)
-                .and_then(|entry| entry.forked.take())
-                // Whoever asked may be gone: the worker's socket is closed then.
-                .map(|forked| drop(forked.send(Ok(pidfd))))
-                .is_some(),
+        children.heard = Some(Instant::now());
+        match (message, member) {
+            (ControlSays::Forked(id), Some(member)) => {
+                let Some(entry) = children.entries.get_mut(&id) else {
+                    return false;
+                };
+                let Some(forked) = entry.forked.take() else {
+                    return false;
+                };
+                // Whoever asked may be gone.
+                if let Err(Ok(member)) = forked.send(member) {
+                    member.kill();
+                    entry.due = Instant::now().checked_add(BURIAL);
+                }
+                true
+            }
             (ControlSays::NotForked(id, errno), None) => children
                 .entries
                 .remove(&id)
                 .and_then(|entry| entry.forked)
                 .map(|forked| drop(forked.send(Err(io::Error::from_raw_os_error(errno)))))
                 .is_some(),
-            (ControlSays::Ended(id, exit), None) => children
+            (ControlSays::Ended(id, exit), None) if is_possible(exit.end) => children
                 .entries
                 .remove(&id)
-                .and_then(|mut entry| entry.ended.take())
+                .filter(|entry| entry.forked.is_none())
+                .and_then(|entry| entry.ended)
                 .map(|ended| {
                     let _ = ended.send(exit);
                 })
                 .is_some(),
             _ => false,
         }
+    }
+
+    /// Who it says it forked; none for somebody whom it did not. That a process
+    /// cannot be told from others is an error: no signal would be safe.
+    fn member(&self, pidfd: OwnedFd) -> Option<io::Result<Member>> {
+        let Some(group) = self.group else {
+            return Some(Err(io::Error::other("/proc shows other numbers")));
+        };
+        match sys::member_of(group, pidfd.as_fd()) {
+            Ok(Sent::Member(number)) => Some(Ok(Member {
+                pidfd,
+                number: Some(number),
+            })),
+            Ok(Sent::Gone) => Some(Ok(Member {
+                pidfd,
+                number: None,
+            })),
+            Ok(Sent::Stranger) => None,
+            Err(error) => Some(Err(error)),
+        }
+    }
+}
+
+/// Whether a process can end like this.
+fn is_possible(end: End) -> bool {
+    match end {
+        End::Status(status) => (0..=255).contains(&status),
+        End::Signal(signal) | End::Stopped(signal) => (1..=64).contains(&signal),
     }
 }
 
@@ -225,6 +312,21 @@ async fn listen(mut says: Receiver, zygote: &std::sync::Weak<Zygote>) {
     }
 }
 
+/// Looks now and then; returns when it has to end.
+async fn look_after(child: &mut Child, zygote: &std::sync::Weak<Zygote>) {
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        // One that somebody stopped forks and reaps no more; nobody is there to
+        // let it go on.
+        if child.stopped_by().is_some() {
+            return;
+        }
+        if zygote.upgrade().is_some_and(|it| it.forgets_its_dead()) {
+            return;
+        }
+    }
+}
+
 /// A zygote that lost its socket ends, and takes its workers along.
 async fn reap(mut child: Child) {
     child.kill();
@@ -232,9 +334,10 @@ async fn reap(mut child: Child) {
 }
 
 impl Forked {
-    /// The worker's process number, where the kernel says.
+    /// The worker's process number; none when it was gone before it was looked
+    /// for.
     pub(super) fn id(&self) -> Option<u32> {
-        crate::sys::pid_of(self.pidfd.as_fd())
+        self.member.number
     }
 
     pub(super) fn zygote(&self) -> &Arc<Zygote> {
@@ -254,10 +357,9 @@ impl Forked {
         true
     }
 
+    /// Kills it, also when it is said to have ended.
     pub(super) fn kill(&self) {
-        if self.ended.is_some() {
-            let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
-        }
+        self.member.kill();
     }
 
     /// Waits for its end; none when its zygote died first.
@@ -270,8 +372,17 @@ impl Forked {
     }
 }
 
+impl Member {
+    fn kill(&self) {
+        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+    }
+}
+
 impl Drop for Forked {
     fn drop(&mut self) {
         self.kill();
+        if let Some(entry) = self.zygote.children().entries.get_mut(&self.id) {
+            entry.due = Instant::now().checked_add(BURIAL);
+        }
     }
 }

@@ -22,7 +22,7 @@ pub(crate) use fork::{Alone, Forked, exit_now};
 pub(crate) use inherited::{blank, close_inherited};
 pub(crate) use landlock::landlock_abi;
 pub(crate) use namespace::{Side, fork_sibling, unshare};
-pub(crate) use pidfd::{Pidfd, pid_of};
+pub(crate) use pidfd::{Pidfd, Sent, member_of};
 #[cfg(feature = "test-hooks")]
 pub(crate) use probe::probe;
 pub(crate) use signal::ignore_file_size_signal;

@@ -1,9 +1,9 @@
 //! A process by descriptor: no other process is ever meant, also after its number
 //! is used again.
 
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, Signal, getpgid, pidfd_open, pidfd_send_signal};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -30,6 +30,14 @@ impl Pidfd {
             .map_err(|error| io::Error::other(error.to_string()))
     }
 
+    /// The process's number as `/proc` shows it.
+    pub(crate) fn number(&self) -> Option<u32> {
+        match shown(self.0.get_ref().as_fd()) {
+            Ok(Shown::Number(number)) => Some(number),
+            _ => None,
+        }
+    }
+
     /// Kills the process; one that is dead already stays dead.
     pub(crate) fn kill(&self) {
         let _ = pidfd_send_signal(self.0.get_ref(), Signal::KILL);
@@ -41,12 +49,77 @@ impl Pidfd {
     }
 }
 
-/// The number of the process that a descriptor means, as this process sees it;
-/// none when it is gone, or out of sight.
-pub(crate) fn pid_of(pidfd: BorrowedFd<'_>) -> Option<u32> {
+/// Which process a descriptor means that somebody else sent.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Sent {
+    /// The one of this number, which is in the group.
+    Member(u32),
+    /// One that is dead and reaped: no signal reaches anybody.
+    Gone,
+    /// Another process, or no process at all.
+    Stranger,
+}
+
+/// Tells whether a descriptor that somebody else sent means a process of a group.
+///
+/// # Errors
+///
+/// `/proc` does not say.
+pub(crate) fn member_of(group: i32, pidfd: BorrowedFd<'_>) -> io::Result<Sent> {
+    let number = match shown(pidfd)? {
+        Shown::Number(number) => number,
+        Shown::Gone => return Ok(Sent::Gone),
+        Shown::Nothing => return Ok(Sent::Stranger),
+    };
+    let its_group = Pid::from_raw(number.cast_signed()).map(|pid| getpgid(Some(pid)));
+    // The number was that process's all the time if it still is.
+    match (shown(pidfd)?, its_group) {
+        (Shown::Gone, _) => Ok(Sent::Gone),
+        (Shown::Number(_), Some(Ok(its))) if its.as_raw_nonzero().get() == group => {
+            Ok(Sent::Member(number))
+        }
+        _ => Ok(Sent::Stranger),
+    }
+}
+
+/// What `/proc` shows of a descriptor for a process.
+enum Shown {
+    Number(u32),
+    Gone,
+    /// It is no such descriptor, or its process has no number here.
+    Nothing,
+}
+
+fn shown(pidfd: BorrowedFd<'_>) -> io::Result<Shown> {
     let path = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
-    let info = std::fs::read_to_string(path).ok()?;
-    let pid = info.lines().find_map(|line| line.strip_prefix("Pid:"))?;
-    // 0 and -1 stand for processes that cannot be named here.
-    pid.trim().parse().ok().filter(|pid| *pid > 0)
+    let info = std::fs::read_to_string(path)?;
+    let pid = info.lines().find_map(|line| line.strip_prefix("Pid:"));
+    Ok(match pid.and_then(|pid| pid.trim().parse::<i64>().ok()) {
+        Some(-1) => Shown::Gone,
+        Some(pid) if pid > 0 => u32::try_from(pid).map_or(Shown::Nothing, Shown::Number),
+        _ => Shown::Nothing,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::process::{getpgrp, getpid};
+
+    #[test]
+    fn strangers_are_told_from_members() {
+        let ours = getpgrp().as_raw_nonzero().get();
+        let own = pidfd_open(getpid(), PidfdFlags::empty()).expect("pidfd");
+        let number = getpid().as_raw_nonzero().get().cast_unsigned();
+        let told = |group, fd| member_of(group, fd).expect("/proc");
+        assert_eq!(told(ours, own.as_fd()), Sent::Member(number));
+        assert_eq!(told(ours + 1, own.as_fd()), Sent::Stranger);
+        let (pipe, _) = io::pipe().expect("pipe");
+        assert_eq!(told(ours, pipe.as_fd()), Sent::Stranger);
+        let mut child = std::process::Command::new("true").spawn().expect("child");
+        let pid = Pid::from_raw(child.id().cast_signed()).expect("number");
+        let its = pidfd_open(pid, PidfdFlags::empty()).expect("pidfd");
+        child.wait().expect("ends");
+        assert_eq!(told(ours, its.as_fd()), Sent::Gone);
+    }
 }

@@ -89,8 +89,7 @@ impl Decoder {
     }
 
     /// Whether no bytes wait that are not yet a whole message.
-    #[cfg(test)]
-    fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.used == self.buffer.len()
     }
 }
