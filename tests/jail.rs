@@ -11,6 +11,9 @@ use crate::support::wat;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
@@ -53,8 +56,8 @@ struct Setting {
     start: Start,
     jail: Jail,
     absent: Vec<Layer>,
-    /// A directory that every task is granted.
-    dir: Option<PathBuf>,
+    /// Every task is granted [`Place::granted`].
+    grants: bool,
     /// How long a probe may take before its host is ended; only for those that
     /// cannot be ended in another way.
     patience: Duration,
@@ -89,15 +92,30 @@ impl Setting {
             start,
             jail: Jail::Strict,
             absent: Vec::new(),
-            dir: None,
+            grants: false,
             patience: PATIENCE,
         }
     }
 
-    fn order(&self, worker: &Path, probes: &[String]) -> Value {
+    fn without(self, layers: &[Layer]) -> Self {
+        Setting {
+            absent: layers.to_vec(),
+            ..self
+        }
+    }
+
+    fn granted(self, grants: bool) -> Self {
+        Setting { grants, ..self }
+    }
+
+    fn order(&self, place: &Place, worker: &Path, probes: &[String]) -> Value {
+        let probes: Vec<_> = probes
+            .iter()
+            .map(|probe| (probe, place.fill(probe)))
+            .collect();
         json!({
             "mode": self.mode, "start": self.start, "jail": self.jail, "absent": self.absent,
-            "dir": self.dir, "worker": worker, "probes": probes,
+            "dir": self.grants.then_some(&place.granted), "worker": worker, "probes": probes,
         })
     }
 }
@@ -136,6 +154,57 @@ fn open(path: &Path, mode: u32) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
 }
 
+/// What the probes aim at.
+struct Place {
+    tcp: TcpListener,
+    name: String,
+    _abstract: UnixListener,
+    /// Everybody may write here, and in the directory that is granted.
+    outside: tempfile::TempDir,
+    granted: PathBuf,
+}
+
+impl Place {
+    fn new() -> Self {
+        let outside = open_directory();
+        let granted = outside.path().join("granted");
+        std::fs::create_dir(&granted).unwrap();
+        open(&granted, 0o777);
+        for file in [outside.path().join("secret"), granted.join("inside")] {
+            std::fs::write(&file, "some text").unwrap();
+            open(&file, 0o666);
+        }
+        let name = outside.path().display().to_string();
+        let address = SocketAddr::from_abstract_name(&name).unwrap();
+        Place {
+            tcp: TcpListener::bind("127.0.0.1:0").unwrap(),
+            _abstract: UnixListener::bind_addr(&address).unwrap(),
+            name,
+            outside,
+            granted,
+        }
+    }
+
+    fn fill(&self, probe: &str) -> String {
+        let port = self.tcp.local_addr().unwrap().port().to_string();
+        probe
+            .replace("PORT", &port)
+            .replace("NAME", &self.name)
+            .replace("OUTSIDE", &self.outside.path().display().to_string())
+    }
+
+    /// What probes have made is gone.
+    fn tidy(&self) {
+        for path in [
+            self.outside.path().join("new"),
+            self.granted.join("new"),
+            self.granted.join("node"),
+        ] {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}
+
 /// What came of the probes of one setting.
 #[derive(Debug, Default)]
 struct Seen {
@@ -160,7 +229,7 @@ struct Host {
 }
 
 impl Host {
-    fn start(setting: &Setting, probes: &[String]) -> Self {
+    fn start(setting: &Setting, place: &Place, probes: &[String]) -> Self {
         let programs = programs();
         let mut command = Command::new(programs.path().join("host"));
         command
@@ -169,10 +238,10 @@ impl Host {
             .env(
                 ORDER,
                 setting
-                    .order(&programs.path().join("wrun"), probes)
+                    .order(place, &programs.path().join("wrun"), probes)
                     .to_string(),
             )
-            .current_dir("/")
+            .current_dir(programs.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             // What threads write there is the host's.
@@ -212,11 +281,12 @@ impl Drop for Host {
 /// Tries all probes in one runner, or, where that does not live through all of
 /// them, in as many as it takes. Two other tasks of the same artifact run all the
 /// while, and complete if their runner lives.
-fn drive(setting: &Setting, probes: &[&str]) -> Seen {
+fn drive(setting: &Setting, place: &Place, probes: &[&str]) -> Seen {
+    place.tidy();
     let mut left: Vec<String> = probes.iter().map(|probe| (*probe).to_owned()).collect();
     let mut seen = Seen::default();
     loop {
-        let mut host = Host::start(setting, &left);
+        let mut host = Host::start(setting, place, &left);
         let mut trying = None;
         let died = loop {
             let said = match host.lines.recv_timeout(setting.patience) {
@@ -235,7 +305,6 @@ fn drive(setting: &Setting, probes: &[&str]) -> Seen {
                     };
                 }
             };
-            if std::env::var("PROBE_TRACE").is_ok() { eprintln!("{:?} {said}", std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis()); }
             let text = |key: &str| said[key].as_str().map(str::to_owned);
             if let Some(probe) = text("trying") {
                 trying = Some(probe);
@@ -302,7 +371,7 @@ fn host() {
         })
         .into();
     let mut told = false;
-    for probe in part::<Vec<String>>(&order, "probes") {
+    for (probe, request) in part::<Vec<(String, String)>>(&order, "probes") {
         say(&json!({ "trying": probe }));
         let endless = ENDLESS.contains(&probe.as_str());
         let limits = Limits::default()
@@ -311,7 +380,7 @@ fn host() {
                 true => Duration::from_millis(300),
                 false => PATIENCE,
             });
-        let task = task().env("WRUN_TEST_PROBE", &probe).limits(limits);
+        let task = task().env("WRUN_TEST_PROBE", request).limits(limits);
         let report = match runner.run(task) {
             Ok(report) => report,
             Err(error) if error.kind() == ErrorKind::Jail => {
@@ -378,51 +447,313 @@ fn signal_name(signal: i32) -> String {
     }
 }
 
-const ALL: &[&str] = &[
- "read:/etc/passwd","read2:/etc/passwd","read:/proc/self/environ","read:/dev/zero","list:/","stat:/etc/passwd",
- "write:/tmp/wrun-probe","parent-memory-file","own-memory-file","file-handle","fill-disk","memory-file",
- "socket-unix","socket-netlink","socket-raw","socket-packet","socket-vsock","socket-crypto","socket-udp","socket-tcp","socket-pair",
- "connect-abstract:x","connect-tcp:1","fast-open-tcp:1","send-udp:1","listen","listen-unbound",
- "fork","fork-bomb","clone3","spawn","thread","exec","exec-memory-file","exec-descriptor","ptrace-parent",
- "signal-parent","signal-group","signal-all","signal-siblings","signal-thread","signal-queue","signal-pidfd",
- "memory-of-parent","memory-of-siblings","descriptor-of-parent","limits-of-parent","session","process-group","terminal",
- "user-namespace","net-namespace","enter-namespace","mount","chroot","become-root","personality","raise-limit","priority",
- "dumpable","forget-parent","filter","keys","bpf","io-uring","userfaultfd","perf","kernel-log","host-name","x32-call","i386-call",
- "map-code","make-code","make-code-with-key","memory","memory-shared","memory-as-stack","memory-made-writable","stack","page-tables","mappings",
- "descriptors","pipes","socket-buffers","environment","open-descriptors","write-streams","fill-streams","send-descriptors","send-rubbish",
- "nothing","abort","segfault","illegal","overflow","exit","exit-well","stop","spin","sleep","silent",
+// --- what stops what ------------------------------------------------------
+
+/// How an act ends in a strict jail.
+#[derive(Clone, Copy, Debug)]
+enum Stop {
+    /// By the list of system calls: `EPERM`.
+    Refused,
+    /// By the list of those that nothing does by mistake: `SIGSYS`.
+    Killed,
+    /// Not on the list unless directories are granted. Then the path leads nowhere
+    /// (`ENOENT`), or, without a mount namespace, Landlock refuses it (`EACCES`).
+    Path,
+    /// As `Path`, but the path starts in a granted directory: Landlock.
+    OutOf,
+    /// Only where a directory is granted, and then it is what was granted.
+    Granted,
+    /// The same everywhere.
+    Ends(&'static str),
+    /// By fork it is a call too many; a program of its own may never make it.
+    Process,
+    /// So many MiB at most, then `ENOMEM`.
+    AtMost(u64),
+    /// So many of something at most, then an error.
+    Count(u64, &'static str),
+    /// A signal that the first process of a namespace does not get.
+    Signal { usual: &'static str, first: &'static str },
+    /// Where there is a mount namespace.
+    Hidden,
+}
+use Stop::{
+    AtMost, Count, Ends, Granted, Hidden, Killed, OutOf, Path as ByPath, Process, Refused, Signal,
+};
+
+const DEADLINE: &str = "limit exceeded: deadline";
+
+/// Every probe, and what it meets. `NAME`, `PORT` and `OUTSIDE` stand for what is
+/// there to be reached.
+const STOPS: &[(&str, Stop)] = &[
+    ("read:/etc/passwd", ByPath),
+    ("read2:/etc/passwd", ByPath),
+    ("read:/proc/self/environ", ByPath),
+    ("read:/dev/zero", ByPath),
+    ("read:OUTSIDE/secret", ByPath),
+    ("write:OUTSIDE/new", ByPath),
+    ("list:/", OutOf),
+    ("stat:/etc/passwd", Hidden),
+    ("parent-memory-file", ByPath),
+    ("own-memory-file", ByPath),
+    ("file-handle", Killed),
+    ("memory-file", Refused),
+    ("socket-unix", Refused),
+    ("socket-netlink", Refused),
+    ("socket-raw", Refused),
+    ("socket-packet", Refused),
+    ("socket-vsock", Refused),
+    ("socket-crypto", Refused),
+    ("socket-udp", Refused),
+    ("socket-pair", Refused),
+    ("connect-abstract:NAME", Refused),
+    ("connect-tcp:PORT", Refused),
+    ("fast-open-tcp:PORT", Refused),
+    ("send-udp:PORT", Refused),
+    ("listen", Refused),
+    ("listen-unbound", Refused),
+    ("fork", Process),
+    ("fork-bomb", Process),
+    ("clone3", Ends("refused: ENOSYS")),
+    ("spawn", Killed),
+    ("thread", Refused),
+    ("exec", Killed),
+    ("exec-memory-file", Refused),
+    ("exec-descriptor", Killed),
+    ("ptrace-parent", Killed),
+    ("signal-parent", Refused),
+    ("signal-group", Refused),
+    ("signal-all", Refused),
+    ("signal-siblings", Refused),
+    ("signal-thread", Refused),
+    ("signal-queue", Refused),
+    ("signal-pidfd", Refused),
+    ("memory-of-parent", Killed),
+    ("memory-of-siblings", Killed),
+    ("descriptor-of-parent", Refused),
+    ("limits-of-parent", Refused),
+    ("session", Refused),
+    ("process-group", Refused),
+    ("terminal", Refused),
+    ("user-namespace", Killed),
+    ("net-namespace", Killed),
+    ("enter-namespace", Killed),
+    ("mount", Killed),
+    ("chroot", Killed),
+    ("become-root", Refused),
+    ("personality", Refused),
+    ("raise-limit", Refused),
+    ("priority", Refused),
+    ("dumpable", Refused),
+    ("forget-parent", Refused),
+    ("filter", Refused),
+    ("keys", Killed),
+    ("bpf", Killed),
+    ("io-uring", Killed),
+    ("userfaultfd", Killed),
+    ("perf", Killed),
+    ("kernel-log", Refused),
+    ("host-name", Refused),
+    #[cfg(target_arch = "x86_64")]
+    ("x32-call", Refused),
+    #[cfg(target_arch = "x86_64")]
+    ("i386-call", Killed),
+    ("map-code", Refused),
+    ("make-code", Refused),
+    ("make-code-with-key", Refused),
+    // Twice its 64 MiB, its input and its output, and 512 MiB for the host.
+    ("memory", AtMost(832)),
+    ("memory-made-writable", AtMost(832)),
+    ("memory-shared", Refused),
+    ("memory-as-stack", Refused),
+    ("page-tables", AtMost(40)),
+    ("mappings", Count(1 << 17, "ENOMEM")),
+    ("descriptors", Count(4096, "EMFILE")),
+    ("pipes", Refused),
+    ("socket-buffers", Refused),
+    ("environment", Ends("refused: there is none")),
+    // Where directories are granted.
+    ("read:inside", Granted),
+    ("write:new", Granted),
+    ("list:.", Granted),
+    ("fill-disk", Granted),
+    ("read:../secret", OutOf),
+    ("write:../new", OutOf),
+    ("chmod:inside", Refused),
+    ("chown:inside", Refused),
+    ("device-node:node", Refused),
+    // It dies of them, or is ended.
+    ("abort", Signal { usual: "killed: SIGABRT", first: "killed: SIGSEGV" }),
+    ("overflow", Signal { usual: "killed: SIGABRT", first: "killed: SIGSEGV" }),
+    ("segfault", Ends("killed: SIGSEGV")),
+    ("illegal", Ends("killed: SIGILL")),
+    ("exit", Ends("exited: 7")),
+    ("exit-well", Ends("exited: 0")),
+    ("stop", Signal { usual: "killed: SIGSTOP", first: "did it: and went on" }),
+    ("send-descriptors", Ends("protocol: it sent descriptors that nobody asked for")),
+    ("send-rubbish", Ends("protocol: a frame of 4294967295 bytes is over the cap of 4194304")),
+    ("silent", Ends("protocol: it closed its socket and lived on")),
+    ("spin", Ends(DEADLINE)),
+    ("sleep", Ends(DEADLINE)),
+    ("fill-streams", Ends(DEADLINE)),
+    // What it may do.
+    ("nothing", Ends("did it: nothing")),
+    ("socket-tcp", Ends("did it: a socket")),
+    ("write-streams", Ends("did it: 6 and 6 bytes")),
 ];
 
-#[test]
-fn measure() {
-    let dir = open_directory();
-    let granted = dir.path().join("granted");
-    std::fs::create_dir(&granted).unwrap();
-    open(&granted, 0o777);
-    std::fs::write(dir.path().join("outside"), "secret").unwrap();
-    std::fs::write(granted.join("inside"), "hello").unwrap();
-    let mut all: Vec<&str> = ALL.to_vec();
-    all.extend(["read:inside","read:../outside","write:../new","stat:../outside","touch:../outside","chmod:inside","chown:inside","device-node:node","list:."]);
-    let mut columns = Vec::new();
+/// Those that end of themselves.
+fn brief() -> Vec<&'static str> {
+    let all = STOPS.iter().map(|(probe, _)| *probe);
+    all.filter(|probe| !ENDLESS.contains(probe)).collect()
+}
+
+fn number(text: &str) -> u64 {
+    let digits: String = text.chars().filter(char::is_ascii_digit).collect();
+    digits.parse().unwrap_or(u64::MAX)
+}
+
+impl Stop {
+    /// Whether something ended in this way.
+    fn is(self, ended: &str, setting: &Setting, seen: &Seen) -> bool {
+        const EPERM: &str = "refused: EPERM";
+        const EACCES: &str = "refused: EACCES";
+        let hidden = seen.stands(Layer::MountNamespace);
+        let fork = setting.start == Start::Fork;
+        let bounded = |most: u64, unit: &str, error: &str| {
+            let words = ended.strip_prefix("did it: ");
+            let parts = words.and_then(|words| words.split_once(", then "));
+            parts.is_some_and(|(what, why)| {
+                what.contains(unit) && number(what) <= most && why == error
+            })
+        };
+        match self {
+            Refused => ended == EPERM,
+            Killed => ended == "killed: SIGSYS",
+            ByPath if !setting.grants => ended == EPERM,
+            ByPath if hidden => ended == "refused: ENOENT",
+            ByPath => ended == EACCES,
+            OutOf if !setting.grants => ended == EPERM,
+            OutOf => ended == EACCES,
+            Granted if !setting.grants => ended == EPERM,
+            Granted => ended.starts_with("did it: "),
+            Ends(how) => ended == how,
+            Process if fork => ended == EPERM,
+            Process => ended == "killed: SIGSYS",
+            AtMost(most) => bounded(most, " MiB", "ENOMEM"),
+            Count(most, error) => bounded(most, "", error),
+            Signal { usual, first } => {
+                let is_first = !fork && seen.stands(Layer::PidNamespace);
+                ended == if is_first { first } else { usual }
+            }
+            Hidden if hidden => ended == "refused: ENOENT",
+            Hidden => ended.starts_with("did it: "),
+        }
+    }
+}
+
+#[track_caller]
+fn check(setting: &Setting, seen: &Seen) {
+    assert_eq!(seen.error, None, "{setting:?}");
+    let mut wrong = String::new();
+    for (probe, ended) in &seen.ended {
+        let known = STOPS.iter().find(|(known, _)| known == probe);
+        let (_, stop) = known.unwrap_or_else(|| panic!("{probe} is in no table"));
+        if !stop.is(ended, setting, seen) {
+            wrong += &format!("{probe}: {ended}, not {stop:?}\n");
+        }
+    }
+    assert!(wrong.is_empty(), "{setting:?}\n{wrong}{:#?}", seen.layers);
+}
+
+/// The layers that a system may refuse.
+const NAMESPACES: [Layer; 5] = [
+    Layer::UserNamespace,
+    Layer::PidNamespace,
+    Layer::NetNamespace,
+    Layer::IpcNamespace,
+    Layer::MountNamespace,
+];
+
+fn a_strict_jail_stops_everything(start: Start) {
+    let place = Place::new();
+    let all: Vec<&str> = STOPS.iter().map(|(probe, _)| *probe).collect();
     for user in users() {
-        for (name, start, jail) in [("strict fork", Start::Fork, Jail::Strict), ("strict exec", Start::Exec, Jail::Strict)] {
-            for dirs in [None, Some(granted.clone())] {
-                let setting = Setting { jail, dir: dirs.clone(), ..Setting::strict(user, start) };
-                let seen = drive(&setting, &all);
-                columns.push((format!("{user:?} {name} {}", dirs.is_some()), seen));
+        for grants in [false, true] {
+            let setting = Setting::strict(user, start).granted(grants);
+            let probes = if grants { brief() } else { all.clone() };
+            check(&setting, &drive(&setting, &place, &probes));
+        }
+        // A container that permits no namespaces.
+        for grants in [false, true] {
+            let setting = Setting::strict(user, start)
+                .granted(grants)
+                .without(&NAMESPACES);
+            check(&setting, &drive(&setting, &place, &brief()));
+        }
+    }
+}
+
+#[test]
+fn a_strict_jail_stops_forked_workers() {
+    a_strict_jail_stops_everything(Start::Fork);
+}
+
+#[test]
+fn a_strict_jail_stops_started_workers() {
+    a_strict_jail_stops_everything(Start::Exec);
+}
+
+/// What a worker has open: its socket, its artifact, what waiting takes, nothing.
+#[test]
+fn a_worker_has_nothing_open_but_its_own() {
+    let place = Place::new();
+    for user in users() {
+        for start in [Start::Fork, Start::Exec] {
+            for grants in [false, true] {
+                let setting = Setting::strict(user, start).granted(grants);
+                let seen = drive(&setting, &place, &["open-descriptors"]);
+                let list = seen.ended["open-descriptors"].clone();
+                for (number, what) in list
+                    .strip_prefix("did it: ")
+                    .unwrap()
+                    .split(", ")
+                    .map(|open| open.split_once(' ').unwrap())
+                {
+                    let own = match what {
+                        "null" | "sealed memory" | "unix socket" | "kernel object" => true,
+                        // A pipe to its own runner; forked ones would share it.
+                        "pipe" => start == Start::Exec && number == "2",
+                        "directory" => grants,
+                        _ => false,
+                    };
+                    assert!(own, "{setting:?}: {list}");
+                }
             }
         }
-        let absent = vec![Layer::UserNamespace, Layer::PidNamespace, Layer::NetNamespace, Layer::IpcNamespace, Layer::MountNamespace];
-        for dirs in [None, Some(granted.clone())] {
-        let seen = drive(&Setting { absent: absent.clone(), dir: dirs.clone(), ..Setting::strict(user, Start::Fork) }, &all);
-        columns.push((format!("{user:?} no-ns {}", dirs.is_some()), seen));
-        }
-        let seen = drive(&Setting { jail: Jail::Off, dir: Some(granted.clone()), ..Setting::strict(user, Start::Fork) }, &all);
-        columns.push((format!("{user:?} off"), seen));
-        let seen = drive(&Setting { mode: Mode::Thread, patience: Duration::from_secs(15), ..Setting::strict(user, Start::Fork) }, &all);
-        columns.push((format!("{user:?} thread"), seen));
     }
-    for probe in &all {
+}
+
+/// The probes, by what becomes of them without the layers in question.
+#[test]
+fn measure_layers() {
+    let place = Place::new();
+    let mut columns = Vec::new();
+    let mut probes = brief();
+    probes.push("stack");
+    for user in users() {
+        for layer in Layer::ALL {
+            let setting = Setting {
+                jail: Jail::BestEffort,
+                ..Setting::strict(user, Start::Fork).without(&[layer])
+            };
+            columns.push((format!("{user:?} {layer}"), drive(&setting, &place, &probes)));
+        }
+        for (name, jail) in [("best-effort", Jail::BestEffort), ("off", Jail::Off)] {
+            let setting = Setting { jail, ..Setting::strict(user, Start::Fork) };
+            columns.push((format!("{user:?} {name}"), drive(&setting, &place, &probes)));
+        }
+    }
+    for probe in &probes {
         println!("PROBE {probe}");
         for (name, seen) in &columns {
             println!("    {name:28} {}", seen.ended.get(*probe).cloned().unwrap_or_else(|| format!("{:?}", seen.error)));

@@ -228,9 +228,12 @@ fn own() -> i32 {
     rustix::process::getpid().as_raw_nonzero().get()
 }
 
-/// The parent; 0 where it has no number here.
+/// The parent; where it has no number here, the next process there would be.
 fn parent() -> i32 {
-    call(libc::SYS_getppid, [0; 6]).map_or(0, |pid| pid as i32)
+    match call(libc::SYS_getppid, [0; 6]) {
+        Ok(0) | Err(_) => own() + 1,
+        Ok(pid) => pid as i32,
+    }
 }
 
 /// The other workers of this one's zygote, as far as `/proc` tells; else all small
@@ -998,8 +1001,10 @@ fn open_descriptors(_: &str) -> Tried {
         .into_iter()
         .map(|(descriptor, kind)| {
             let kind = match kind {
+                libc::S_IFREG if is_sealed(descriptor) => "sealed memory",
                 libc::S_IFREG => "file",
                 libc::S_IFDIR => "directory",
+                libc::S_IFCHR if is_null(descriptor) => "null",
                 libc::S_IFCHR => "device",
                 libc::S_IFBLK => "block device",
                 libc::S_IFIFO => "pipe",
@@ -1013,6 +1018,16 @@ fn open_descriptors(_: &str) -> Tried {
         })
         .collect();
     Ok(list.join(", "))
+}
+
+fn is_null(descriptor: usize) -> bool {
+    stat_of(descriptor).is_ok_and(|stat| stat.st_rdev == libc::makedev(1, 3))
+}
+
+fn is_sealed(descriptor: usize) -> bool {
+    let what = libc::F_GET_SEALS as usize;
+    let seals = call(libc::SYS_fcntl, [descriptor, what, 0, 0, 0, 0]);
+    seals.is_ok_and(|seals| seals & libc::F_SEAL_WRITE as usize != 0)
 }
 
 fn domain(descriptor: usize) -> io::Result<i32> {
@@ -1049,8 +1064,9 @@ fn send_descriptors(_: &str) -> Tried {
     for socket in sockets() {
         // Length, SOL_SOCKET and SCM_RIGHTS, two descriptors.
         let control: [u32; 6] = [24, 0, 1, 1, 0, 0];
-        let word = b"x";
-        let vector = [word.as_ptr() as usize, 1];
+        // A whole frame: that it wants input.
+        let word = [1, 0, 0, 0, 0_u8];
+        let vector = [word.as_ptr() as usize, word.len()];
         let message: [usize; 7] = [
             0,
             0,
