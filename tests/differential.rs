@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// What may differ between the modes, and why. Everything else must be equal,
 /// but for [`without_innermost_offset`]. Each entry is a JSON pointer into the
 /// report, and when it is left out.
-const PERMITTED: [(&str, When, &str); 11] = [
+const PERMITTED: [(&str, When, &str); 14] = [
     ("/mode", When::Always, "it is the difference"),
     ("/stats/queue_ns", When::Always, "a time"),
     ("/stats/start_ns", When::Always, "a time"),
@@ -23,6 +23,9 @@ const PERMITTED: [(&str, When, &str); 11] = [
     ("/stats/total_ns", When::Always, "a time"),
     ("/stats/cpu_ns", When::Always, "a time"),
     ("/stats/worker_pid", When::Always, "only one has a worker"),
+    ("/stats/start_method", When::Always, "only one has a worker"),
+    ("/stats/usage", When::Always, "only one has a worker"),
+    ("/jail", When::Always, "only one has a worker to put in it"),
     (
         "/stats/peak_memory_bytes",
         When::Deadline,

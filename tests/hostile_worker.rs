@@ -6,7 +6,7 @@
 //! code would never say. Without Python the tests say that they skip.
 
 use crate::processes::eventually;
-use crate::support::repo;
+use crate::support::{repo, wrun};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,6 +15,10 @@ use wrun::{Crash, Error, ErrorKind, Limit, Limits, Mode, Outcome, Report, Runner
 
 const PRELUDE: &str = r#"
 import os, socket, struct, sys, time
+
+# Not this time: who compiles is the honest one.
+if sys.argv[3:] == ["compile"]:
+    os.execv(WRUN, [WRUN] + sys.argv[1:])
 
 fds = socket.recv_fds(socket.socket(fileno=0), 1, 8)[1]
 stdin, orders, says, code = fds
@@ -78,7 +82,11 @@ fn worker(script: &str) -> Option<Hostile> {
     // Neither site packages nor the environment: it has none.
     std::fs::write(
         &program,
-        format!("#!{} -IS\n{PRELUDE}\n{script}\n", python.trim()),
+        format!(
+            "#!{} -IS\nWRUN = {:?}\n{PRELUDE}\n{script}\n",
+            python.trim(),
+            wrun()
+        ),
     )
     .unwrap();
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();

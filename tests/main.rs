@@ -11,6 +11,8 @@
 mod architecture;
 mod bad_input;
 mod command;
+mod compiling;
+mod corpus;
 mod differential;
 mod draining;
 mod examples;

@@ -153,7 +153,6 @@ pub enum Cache {
 
 /// A runner's settings, as the builder leaves them.
 #[derive(Clone, Debug)]
-#[expect(dead_code, reason = "process mode reads the last of them next")]
 pub(crate) struct Config {
     pub(crate) mode: Mode,
     pub(crate) cache: Cache,

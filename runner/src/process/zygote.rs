@@ -134,6 +134,7 @@ impl Zygote {
     pub(super) async fn fork(
         self: &Arc<Self>,
         permit: OwnedSemaphorePermit,
+        spare: bool,
     ) -> Result<Worker, NotForked> {
         let (ours, theirs) = UnixStream::pair().map_err(NotForked::Refused)?;
         ours.set_nonblocking(true).map_err(NotForked::Refused)?;
@@ -157,7 +158,8 @@ impl Zygote {
             id
         };
         let mut asked = std::pin::pin!(async {
-            let frame = Sender::frame(&ControlOrder::Fork(id)).map_err(io::Error::other)?;
+            let frame =
+                Sender::frame(&ControlOrder::Fork { id, spare }).map_err(io::Error::other)?;
             let mut orders = self.orders.lock().await;
             orders.send(&frame, &[theirs.as_fd()]).await?;
             drop(orders);

@@ -75,22 +75,22 @@ pub(super) fn serve(mut zygote: Zygote) -> io::Result<()> {
                 return Ok(());
             }
             while let Some(order) = zygote.inbox.next().map_err(io::Error::other)? {
-                let ControlOrder::Fork(id) = order else {
+                let ControlOrder::Fork { id, spare } = order else {
                     return Err(io::Error::other("started a second time"));
                 };
-                zygote.fork(id, &mut children)?;
+                zygote.fork(id, spare, &mut children)?;
             }
         }
     }
 }
 
 impl Zygote {
-    fn fork(&mut self, id: u64, children: &mut HashMap<i32, Known>) -> io::Result<()> {
+    fn fork(&mut self, id: u64, spare: bool, children: &mut HashMap<i32, Known>) -> io::Result<()> {
         let Some(socket) = self.inbox.take_one() else {
             return Err(io::Error::other("told to fork without a socket"));
         };
         match self.alone.fork() {
-            Ok(Forked::Child) => self.child(socket),
+            Ok(Forked::Child) => self.child(socket, spare),
             Ok(Forked::Parent { pid, pidfd }) => {
                 children.insert(pid, Known { id, stopped: None });
                 self.say(&ControlSays::Forked(id), &[pidfd.as_fd()])
@@ -103,7 +103,7 @@ impl Zygote {
     }
 
     /// What a forked child does: it serves its socket and ends.
-    fn child(&mut self, socket: OwnedFd) -> ! {
+    fn child(&mut self, socket: OwnedFd, spare: bool) -> ! {
         // Whatever happens, this copy of the zygote does not go on as one.
         let _end = EndsHere;
         // The zygote's own descriptors are not a worker's to have: its stderr is a
@@ -119,7 +119,7 @@ impl Zygote {
             }
         }
         self.inbox = Inbox::default();
-        let served = task_main::serve(&self.prepared, &self.sealed, socket, self.tasks, true);
+        let served = task_main::serve(&self.prepared, &self.sealed, socket, self.tasks, spare);
         sys::exit_now(if served.is_ok() { 0 } else { 125 })
     }
 

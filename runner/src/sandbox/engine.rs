@@ -61,9 +61,11 @@ fn config(metered: bool) -> Config {
     config
 }
 
-/// An engine that compiles and does not run.
-pub(crate) fn compiler(metered: bool) -> Result<Engine, EngineError> {
-    Engine::new(&config(metered)).map_err(|e| EngineError::Engine(format!("{e:#}")))
+/// An engine that compiles and does not run; `parallel` is on the threads of
+/// rayon's global pool.
+pub(crate) fn compiler(metered: bool, parallel: bool) -> Result<Engine, EngineError> {
+    Engine::new(config(metered).parallel_compilation(parallel))
+        .map_err(|e| EngineError::Engine(format!("{e:#}")))
 }
 
 /// An engine that runs and does not compile, in a process of one thread that

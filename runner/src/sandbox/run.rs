@@ -162,6 +162,7 @@ pub(crate) struct Fate {
     pub(crate) peak_memory: Option<u64>,
     pub(crate) fuel: Option<u64>,
     pub(crate) growth_refused: u64,
+    #[serde(deserialize_with = "Denials::deserialize")]
     pub(crate) denied: Vec<Denial>,
 }
 
