@@ -7,21 +7,23 @@
 //! again, as root or as an ordinary user: without a jail, some of these acts end
 //! it.
 
-use crate::support::wat;
+use crate::processes::{eventually, own_copy, running};
+use crate::support::{builder, wat};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixListener};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, Weak, mpsc};
 use std::time::Duration;
 use wrun::{
-    Crash, DirGrant, ErrorKind, Jail, Layer, LayerState, Limits, Mode, Outcome, Runner, Start, Task,
+    Crash, DirGrant, ErrorKind, Jail, Layer, LayerState, Limits, Mode, Outcome, Runner, Start,
+    Task, TcpGrant,
 };
 
 /// Waits until it is asked to stop, then returns its input.
@@ -58,6 +60,10 @@ struct Setting {
     absent: Vec<Layer>,
     /// Every task is granted [`Place::granted`].
     grants: bool,
+    /// Every task is granted [`Place::tcp`].
+    tcp: bool,
+    /// Another copy of `wrun` than [`programs`] has.
+    worker: Option<PathBuf>,
     /// How long a probe may take before its host is ended; only for those that
     /// cannot be ended in another way.
     patience: Duration,
@@ -93,6 +99,8 @@ impl Setting {
             jail: Jail::Strict,
             absent: Vec::new(),
             grants: false,
+            tcp: false,
+            worker: None,
             patience: PATIENCE,
         }
     }
@@ -115,7 +123,8 @@ impl Setting {
             .collect();
         json!({
             "mode": self.mode, "start": self.start, "jail": self.jail, "absent": self.absent,
-            "dir": self.grants.then_some(&place.granted), "worker": worker, "probes": probes,
+            "dir": self.grants.then_some(&place.granted), "tcp": self.tcp.then(|| place.port()),
+            "worker": self.worker.as_deref().unwrap_or(worker), "probes": probes,
         })
     }
 }
@@ -185,10 +194,13 @@ impl Place {
         }
     }
 
+    fn port(&self) -> u16 {
+        self.tcp.local_addr().unwrap().port()
+    }
+
     fn fill(&self, probe: &str) -> String {
-        let port = self.tcp.local_addr().unwrap().port().to_string();
         probe
-            .replace("PORT", &port)
+            .replace("PORT", &self.port().to_string())
             .replace("NAME", &self.name)
             .replace("OUTSIDE", &self.outside.path().display().to_string())
     }
@@ -294,7 +306,7 @@ fn drive(setting: &Setting, place: &Place, probes: &[&str]) -> Seen {
                 Err(mpsc::RecvTimeoutError::Timeout) => break "host hung".to_owned(),
                 Err(mpsc::RecvTimeoutError::Disconnected) => {
                     let mut status = None;
-                    crate::processes::eventually(setting.patience, || {
+                    eventually(setting.patience, || {
                         status = host.child.try_wait().unwrap();
                         status.is_some()
                     });
@@ -358,9 +370,17 @@ fn host() {
         .unwrap();
     let patient = wat(&runner, "patient.wat", PATIENT);
     let dir: Option<PathBuf> = part(&order, "dir");
-    let task = || match &dir {
-        Some(dir) => Task::new(&patient).dir(DirGrant::new(dir).guest("/granted")),
-        None => Task::new(&patient),
+    let tcp: Option<u16> = part(&order, "tcp");
+    let task = || {
+        let task = Task::new(&patient);
+        let task = match &dir {
+            Some(dir) => task.dir(DirGrant::new(dir).guest("/granted")),
+            None => task,
+        };
+        match tcp {
+            Some(port) => task.allow_tcp(TcpGrant::new("127.0.0.1", port).unwrap()),
+            None => task,
+        }
     };
     let tokio = tokio::runtime::Runtime::new().unwrap();
     let siblings: Vec<_> = ["first", "second"]
@@ -402,7 +422,9 @@ fn host() {
         .map(|handle| {
             handle.cancel();
             match handle.wait() {
-                Ok(report) if report.outcome.is_completed() => json!(String::from_utf8_lossy(&report.stdout)),
+                Ok(report) if report.outcome.is_completed() => {
+                    json!(String::from_utf8_lossy(&report.stdout))
+                }
                 Ok(report) => json!(report.outcome.to_string()),
                 Err(error) => json!(error.to_string()),
             }
@@ -472,7 +494,10 @@ enum Stop {
     /// So many of something at most, then an error.
     Count(u64, &'static str),
     /// A signal that the first process of a namespace does not get.
-    Signal { usual: &'static str, first: &'static str },
+    Signal {
+        usual: &'static str,
+        first: &'static str,
+    },
     /// Where there is a mount namespace.
     Hidden,
 }
@@ -582,16 +607,43 @@ const STOPS: &[(&str, Stop)] = &[
     ("chown:inside", Refused),
     ("device-node:node", Refused),
     // It dies of them, or is ended.
-    ("abort", Signal { usual: "killed: SIGABRT", first: "killed: SIGSEGV" }),
-    ("overflow", Signal { usual: "killed: SIGABRT", first: "killed: SIGSEGV" }),
+    (
+        "abort",
+        Signal {
+            usual: "killed: SIGABRT",
+            first: "killed: SIGSEGV",
+        },
+    ),
+    (
+        "overflow",
+        Signal {
+            usual: "killed: SIGABRT",
+            first: "killed: SIGSEGV",
+        },
+    ),
     ("segfault", Ends("killed: SIGSEGV")),
     ("illegal", Ends("killed: SIGILL")),
     ("exit", Ends("exited: 7")),
     ("exit-well", Ends("exited: 0")),
-    ("stop", Signal { usual: "killed: SIGSTOP", first: "did it: and went on" }),
-    ("send-descriptors", Ends("protocol: it sent descriptors that nobody asked for")),
-    ("send-rubbish", Ends("protocol: a frame of 4294967295 bytes is over the cap of 4194304")),
-    ("silent", Ends("protocol: it closed its socket and lived on")),
+    (
+        "stop",
+        Signal {
+            usual: "killed: SIGSTOP",
+            first: "did it: and went on",
+        },
+    ),
+    (
+        "send-descriptors",
+        Ends("protocol: it sent descriptors that nobody asked for"),
+    ),
+    (
+        "send-rubbish",
+        Ends("protocol: a frame of 4294967295 bytes is over the cap of 4194304"),
+    ),
+    (
+        "silent",
+        Ends("protocol: it closed its socket and lived on"),
+    ),
     ("spin", Ends(DEADLINE)),
     ("sleep", Ends(DEADLINE)),
     ("fill-streams", Ends(DEADLINE)),
@@ -733,30 +785,348 @@ fn a_worker_has_nothing_open_but_its_own() {
     }
 }
 
-/// The probes, by what becomes of them without the layers in question.
+/// What holds of a granted directory for the guest does not hold for native code
+/// in all: SECURITY.md says so.
 #[test]
-fn measure_layers() {
+fn a_granted_directory_shows_that_others_exist() {
     let place = Place::new();
-    let mut columns = Vec::new();
-    let mut probes = brief();
-    probes.push("stack");
     for user in users() {
-        for layer in Layer::ALL {
-            let setting = Setting {
-                jail: Jail::BestEffort,
-                ..Setting::strict(user, Start::Fork).without(&[layer])
-            };
-            columns.push((format!("{user:?} {layer}"), drive(&setting, &place, &probes)));
-        }
-        for (name, jail) in [("best-effort", Jail::BestEffort), ("off", Jail::Off)] {
-            let setting = Setting { jail, ..Setting::strict(user, Start::Fork) };
-            columns.push((format!("{user:?} {name}"), drive(&setting, &place, &probes)));
+        let setting = Setting::strict(user, Start::Fork).granted(true);
+        let seen = drive(&setting, &place, &["stat:../secret", "touch:../secret"]);
+        let touched = match (is_root(), user) {
+            // A stranger's file.
+            (true, User::Nobody) => "refused: EPERM",
+            _ => "did it: its time is 1970",
+        };
+        assert_eq!(seen.ended["stat:../secret"], "did it: it has 9 bytes");
+        assert_eq!(seen.ended["touch:../secret"], touched, "{user:?}");
+    }
+}
+
+#[test]
+fn a_granted_address_is_the_only_one() {
+    let place = Place::new();
+    let other = TcpListener::bind("127.0.0.1:0").unwrap();
+    let other = format!("connect-tcp:{}", other.local_addr().unwrap().port());
+    for user in users() {
+        for start in [Start::Fork, Start::Exec] {
+            let mut setting = Setting::strict(user, start);
+            setting.tcp = true;
+            let wanted = [
+                ("connect-tcp:PORT", "did it: connected"),
+                (&other, "refused: EACCES"),
+                ("listen", "refused: EACCES"),
+                ("listen-unbound", "refused: EPERM"),
+                ("fast-open-tcp:PORT", "refused: EPERM"),
+                ("send-udp:PORT", "refused: EPERM"),
+                ("socket-raw", "refused: EPERM"),
+                ("socket-unix", "refused: EPERM"),
+                ("read:/etc/passwd", "refused: EPERM"),
+            ];
+            let seen = drive(&setting, &place, &wanted.map(|(probe, _)| probe));
+            // Before version 4, Landlock knows no ports.
+            let ports = seen.layers["landlock"].1.contains("TCP ports,");
+            for (probe, end) in wanted {
+                if ports || end != "refused: EACCES" {
+                    assert_eq!(seen.ended[probe], end, "{setting:?}: {probe}");
+                }
+            }
         }
     }
-    for probe in &probes {
-        println!("PROBE {probe}");
-        for (name, seen) in &columns {
-            println!("    {name:28} {}", seen.ended.get(*probe).cloned().unwrap_or_else(|| format!("{:?}", seen.error)));
+}
+
+// --- layers that are missing ----------------------------------------------
+
+/// What works, of all that a strict jail stops, where one layer alone is missing.
+/// The rest is stopped by two at least.
+const NEEDS: &[(Layer, &[&str])] = &[
+    (
+        Layer::Seccomp,
+        &[
+            // In a network of its own, without addresses.
+            "socket-unix",
+            "socket-netlink",
+            "socket-vsock",
+            "socket-crypto",
+            "socket-udp",
+            "socket-pair",
+            "listen-unbound",
+            // To its zygote and its siblings, which Landlock takes for itself.
+            "signal-parent",
+            "signal-group",
+            "signal-all",
+            "signal-siblings",
+            "signal-thread",
+            "signal-queue",
+            "signal-pidfd",
+            "limits-of-parent",
+            "session",
+            "process-group",
+            "user-namespace",
+            "personality",
+            "dumpable",
+            "forget-parent",
+            "filter",
+            "keys",
+            "io-uring",
+            "perf",
+            "i386-call",
+            "map-code",
+            "make-code",
+            "make-code-with-key",
+            // As far as there is address space.
+            "memory-shared",
+            "memory-as-stack",
+            "pipes",
+            "socket-buffers",
+        ],
+    ),
+    (
+        Layer::Rlimits,
+        &[
+            "memory",
+            "memory-made-writable",
+            "page-tables",
+            "descriptors",
+        ],
+    ),
+    (Layer::MountNamespace, &["stat:/etc/passwd"]),
+];
+
+#[test]
+fn a_missing_layer_is_reported_and_the_others_stand() {
+    let place = Place::new();
+    let probes = brief();
+    for user in users() {
+        let best_effort = Setting {
+            jail: Jail::BestEffort,
+            ..Setting::strict(user, Start::Fork)
+        };
+        let whole = drive(&best_effort, &place, &probes);
+        check(&best_effort, &whole);
+        for layer in Layer::ALL {
+            let what = format!("{user:?} without {layer}");
+            let setting = best_effort.clone().without(&[layer]);
+            let seen = drive(&setting, &place, &probes);
+            let (state, detail) = &seen.layers[layer.name()];
+            assert_eq!(state, LayerState::Unavailable.name(), "{what}");
+            assert_eq!(detail, "left out by a test", "{what}");
+            for other in Layer::ALL.into_iter().filter(|other| *other != layer) {
+                // Those who are not root have namespaces only within that one.
+                let within = layer == Layer::UserNamespace && NAMESPACES.contains(&other);
+                let (state, detail) = &seen.layers[other.name()];
+                let wanted = &whole.layers[other.name()].0;
+                assert!(
+                    state == wanted || within,
+                    "{what}: {other} is {state}: {detail}"
+                );
+                assert!(!detail.is_empty(), "{what}: {other}");
+            }
+            for (probe, ended) in &seen.ended {
+                let stop = STOPS.iter().find(|(known, _)| known == probe).unwrap().1;
+                let worked = ended.starts_with("did it") && !stop.is(ended, &setting, &whole);
+                let may = NEEDS.iter().any(|(missing, probes)| {
+                    !seen.stands(*missing) && probes.contains(&probe.as_str())
+                });
+                assert!(!worked || may, "{what}: {probe}: {ended}");
+            }
+
+            let strict = Setting::strict(user, Start::Fork).without(&[layer]);
+            let seen = drive(&strict, &place, &["nothing", "read:/etc/passwd"]);
+            match seen.error.clone() {
+                Some(error) => {
+                    assert!(layer.is_required(), "{what}: {error}");
+                    assert!(error.contains(layer.name()), "{what}: {error}");
+                }
+                None => {
+                    assert!(!layer.is_required(), "{what}: it runs");
+                    check(&strict, &seen);
+                }
+            }
         }
+    }
+}
+
+// --- without walls --------------------------------------------------------
+
+/// What a worker can do in each mode, measured: the table of SECURITY.md.
+#[test]
+fn what_a_host_that_was_taken_over_can_do() {
+    let place = Place::new();
+    // As an ordinary user, so that no harm is done.
+    let user = *users().last().unwrap();
+    let mut probes = brief();
+    // What starts in a granted directory starts anywhere here.
+    probes.retain(|probe| {
+        let stop = STOPS.iter().find(|(known, _)| known == probe).unwrap().1;
+        !matches!(stop, Granted) && !probe.contains("..") && !probe.contains(":inside")
+    });
+    probes.retain(|probe| *probe != "device-node:node");
+    let strict = Setting::strict(user, Start::Fork);
+    let settings = [
+        ("strict, fork", strict.clone()),
+        ("strict, exec", Setting::strict(user, Start::Exec)),
+        (
+            "best effort",
+            Setting {
+                jail: Jail::BestEffort,
+                ..strict.clone()
+            },
+        ),
+        (
+            "off",
+            Setting {
+                jail: Jail::Off,
+                ..strict.clone()
+            },
+        ),
+        (
+            "thread",
+            Setting {
+                mode: Mode::Thread,
+                patience: Duration::from_secs(20),
+                ..strict
+            },
+        ),
+    ];
+    let columns = settings.map(|(name, setting)| {
+        let mut probes = probes.clone();
+        if setting.mode == Mode::Thread {
+            // It stands still, and with it the whole program.
+            probes.retain(|probe| *probe != "stop");
+            probes.push("spin");
+        }
+        (name, drive(&setting, &place, &probes).ended)
+    });
+    println!(
+        "| probe | {} |",
+        columns.each_ref().map(|it| it.0).join(" | ")
+    );
+    for probe in probes.iter().chain(&["spin"]) {
+        let row = columns
+            .each_ref()
+            .map(|(_, ended)| ended.get(*probe).map_or("", String::as_str));
+        println!("| {probe} | {} |", row.join(" | "));
+    }
+
+    let [.., (_, off), (_, thread)] = columns;
+    for (probe, in_process, on_thread) in [
+        ("read:/etc/passwd", "did it", "did it"),
+        ("connect-tcp:PORT", "did it", "did it"),
+        ("fork", "did it", "did it"),
+        ("map-code", "did it", "did it"),
+        // A process has an environment of its own in any case.
+        ("environment", "refused", "did it"),
+        // These end the process that they are in.
+        ("exec", "exited: 42", "host exited: 42"),
+        ("exit", "exited: 7", "host exited: 7"),
+        ("abort", "killed: SIGABRT", "host killed: SIGABRT"),
+        ("segfault", "killed: SIGSEGV", "host killed: SIGSEGV"),
+        ("illegal", "killed: SIGILL", "host killed: SIGILL"),
+    ] {
+        assert!(
+            off[probe].starts_with(in_process),
+            "{probe}: {}",
+            off[probe]
+        );
+        assert!(
+            thread[probe].starts_with(on_thread),
+            "{probe}: {}",
+            thread[probe]
+        );
+    }
+    // Nothing ends a thread that does not yield.
+    assert_eq!(thread["spin"], "host hung");
+}
+
+// --- after the runner -----------------------------------------------------
+
+/// A worker that closes all it has, leaves its session and its process group, and
+/// gives up the signal that would end it, is gone with its runner all the same.
+#[test]
+fn a_worker_that_cuts_its_ties_ends_with_its_runner() {
+    let place = Place::new();
+    let unfiltered = |absent: &[Layer]| Setting {
+        jail: Jail::BestEffort,
+        ..Setting::strict(User::Own, Start::Fork).without(absent)
+    };
+    for (setting, survives) in [
+        (Setting::strict(User::Own, Start::Fork), false),
+        (Setting::strict(User::Own, Start::Exec), false),
+        (
+            Setting::strict(User::Own, Start::Fork).without(&NAMESPACES),
+            false,
+        ),
+        (unfiltered(&[Layer::Seccomp]), false),
+        (unfiltered(&[Layer::Seccomp, Layer::PidNamespace]), true),
+    ] {
+        let directory = open_directory();
+        let program = own_copy(directory.path());
+        open(&program, 0o755);
+        let setting = Setting {
+            worker: Some(program.clone()),
+            ..setting
+        };
+        let host = Host::start(&setting, &place, &["linger".to_owned()]);
+        let trying = host.lines.recv_timeout(PATIENCE).unwrap();
+        assert!(trying.contains("linger"), "{trying}");
+        std::thread::sleep(Duration::from_millis(500));
+        // Kills it.
+        drop(host);
+        let gone = eventually(Duration::from_secs(20), || {
+            let left = running(&program);
+            for (pid, _) in left.iter().filter(|_| survives) {
+                println!("{setting:?}: {pid} survived, as it may without these layers");
+                let pid = rustix::process::Pid::from_raw(*pid).unwrap();
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+            left.is_empty()
+        });
+        assert!(gone, "{setting:?}: left behind: {:?}", running(&program));
+    }
+}
+
+// --- forks are no twins ---------------------------------------------------
+
+/// Returns a number of each generator.
+const RANDOM: &str = r#"
+(module
+  (import "wasi:random/random@0.2.12" "get-random-u64" (func $secure (result i64)))
+  (import "wasi:random/insecure@0.2.12" "get-insecure-random-u64" (func $insecure (result i64)))
+  (import "wasi:random/insecure-seed@0.2.12" "insecure-seed" (func $seed (param i32)))
+  (memory (export "memory") 1)
+  (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (i32.const 1024))
+  (func (export "run") (param i32 i32) (result i32)
+    (i64.store (i32.const 64) (call $secure))
+    (i64.store (i32.const 72) (call $insecure))
+    (call $seed (i32.const 80))
+    (i32.store (i32.const 4) (i32.const 64))
+    (i32.store (i32.const 8) (i32.const 32))
+    (i32.const 0)))"#;
+
+#[test]
+fn forks_of_one_zygote_have_random_numbers_of_their_own() {
+    const TASKS: usize = 8;
+    for jail in [Jail::Strict, Jail::Off] {
+        let runner = builder(Mode::Process)
+            .jail(jail)
+            .spares(3)
+            .max_running(TASKS)
+            .build()
+            .unwrap();
+        let random = wat(&runner, "random.wat", RANDOM);
+        let handles: Vec<_> = (0..TASKS)
+            .map(|_| runner.submit_blocking(Task::new(&random)).unwrap())
+            .collect();
+        let mut numbers = BTreeSet::new();
+        for handle in handles {
+            let report = handle.wait().unwrap();
+            assert_eq!(report.stats.start_method, Some(Start::Fork), "{jail}");
+            let bytes = report.outcome.output().unwrap().as_bytes();
+            assert_eq!(bytes.len(), 32);
+            numbers.extend(bytes.chunks(8).map(<[u8]>::to_vec));
+        }
+        // The seed is two of the four.
+        assert_eq!(numbers.len(), TASKS * 4, "{jail}");
     }
 }

@@ -63,7 +63,9 @@ fn limit_process(plan: &Plan, used: io::Result<Used>) -> io::Result<String> {
         lower(Resource::Data, used.data.saturating_add(limits.data))?;
         lower(Resource::Fsize, limits.file)?;
         cpu(limits.cpu)?;
-        return Ok("descriptors, locked memory, priority, queues, stack; data, file size, CPU".into());
+        return Ok(
+            "descriptors, locked memory, priority, queues, stack; data, file size, CPU".into(),
+        );
     }
     if !plan.grants().files {
         lower(Resource::Fsize, 0)?;

@@ -31,14 +31,28 @@ const PROBES: &[(&str, fn(&str) -> Tried)] = &[
     ("fill-disk", fill_disk),
     ("memory-file", memory_file),
     // The network and other sockets.
-    ("socket-unix", |_| socket(libc::AF_UNIX, libc::SOCK_STREAM, 0)),
-    ("socket-netlink", |_| socket(libc::AF_NETLINK, libc::SOCK_RAW, 0)),
-    ("socket-raw", |_| socket(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_ICMP)),
-    ("socket-packet", |_| socket(libc::AF_PACKET, libc::SOCK_RAW, 0)),
-    ("socket-vsock", |_| socket(libc::AF_VSOCK, libc::SOCK_STREAM, 0)),
-    ("socket-crypto", |_| socket(libc::AF_ALG, libc::SOCK_SEQPACKET, 0)),
+    ("socket-unix", |_| {
+        socket(libc::AF_UNIX, libc::SOCK_STREAM, 0)
+    }),
+    ("socket-netlink", |_| {
+        socket(libc::AF_NETLINK, libc::SOCK_RAW, 0)
+    }),
+    ("socket-raw", |_| {
+        socket(libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_ICMP)
+    }),
+    ("socket-packet", |_| {
+        socket(libc::AF_PACKET, libc::SOCK_RAW, 0)
+    }),
+    ("socket-vsock", |_| {
+        socket(libc::AF_VSOCK, libc::SOCK_STREAM, 0)
+    }),
+    ("socket-crypto", |_| {
+        socket(libc::AF_ALG, libc::SOCK_SEQPACKET, 0)
+    }),
     ("socket-udp", |_| socket(libc::AF_INET, libc::SOCK_DGRAM, 0)),
-    ("socket-tcp", |_| socket(libc::AF_INET, libc::SOCK_STREAM, 0)),
+    ("socket-tcp", |_| {
+        socket(libc::AF_INET, libc::SOCK_STREAM, 0)
+    }),
     ("socket-pair", socket_pair),
     ("connect-abstract", connect_abstract),
     ("connect-tcp", connect_tcp),
@@ -67,16 +81,27 @@ const PROBES: &[(&str, fn(&str) -> Tried)] = &[
     ("memory-of-siblings", |_| any(siblings(), read_memory)),
     ("descriptor-of-parent", descriptor_of_parent),
     ("limits-of-parent", limits_of_parent),
-    ("session", |_| done(call(libc::SYS_setsid, [0; 6]), "a session")),
-    ("process-group", |_| done(call(libc::SYS_setpgid, [0; 6]), "a process group")),
-    ("terminal", |_| done(call(libc::SYS_ioctl, [0, libc::TIOCSTI as usize, 0, 0, 0, 0]), "typed")),
+    ("session", |_| {
+        done(call(libc::SYS_setsid, [0; 6]), "a session")
+    }),
+    ("process-group", |_| {
+        done(call(libc::SYS_setpgid, [0; 6]), "a process group")
+    }),
+    ("terminal", |_| {
+        done(
+            call(libc::SYS_ioctl, [0, libc::TIOCSTI as usize, 0, 0, 0, 0]),
+            "typed",
+        )
+    }),
     // Rights.
     ("user-namespace", |_| unshare(libc::CLONE_NEWUSER)),
     ("net-namespace", |_| unshare(libc::CLONE_NEWNET)),
     ("enter-namespace", enter_namespace),
     ("mount", mount),
     ("chroot", chroot),
-    ("become-root", |_| done(call(libc::SYS_setuid, [0; 6]), "user 0")),
+    ("become-root", |_| {
+        done(call(libc::SYS_setuid, [0; 6]), "user 0")
+    }),
     ("personality", personality),
     ("raise-limit", raise_limit),
     ("priority", priority),
@@ -86,12 +111,21 @@ const PROBES: &[(&str, fn(&str) -> Tried)] = &[
     ("keys", keys),
     ("bpf", bpf),
     ("io-uring", io_uring),
-    ("userfaultfd", |_| opened(call(libc::SYS_userfaultfd, [libc::O_CLOEXEC as usize, 0, 0, 0, 0, 0]))),
+    ("userfaultfd", |_| {
+        opened(call(
+            libc::SYS_userfaultfd,
+            [libc::O_CLOEXEC as usize, 0, 0, 0, 0, 0],
+        ))
+    }),
     ("perf", perf),
-    ("kernel-log", |_| done(call(libc::SYS_syslog, [10, 0, 0, 0, 0, 0]), "its size")),
+    ("kernel-log", |_| {
+        done(call(libc::SYS_syslog, [10, 0, 0, 0, 0, 0]), "its size")
+    }),
     ("host-name", host_name),
     #[cfg(target_arch = "x86_64")]
-    ("x32-call", |_| done(call(0x4000_0000 + libc::SYS_getpid, [0; 6]), "a call")),
+    ("x32-call", |_| {
+        done(call(0x4000_0000 + libc::SYS_getpid, [0; 6]), "a call")
+    }),
     #[cfg(target_arch = "x86_64")]
     ("i386-call", i386_call),
     // Memory.
@@ -100,7 +134,9 @@ const PROBES: &[(&str, fn(&str) -> Tried)] = &[
     ("make-code-with-key", |_| make_code(libc::SYS_pkey_mprotect)),
     ("memory", |_| memory(libc::MAP_PRIVATE, true)),
     ("memory-shared", |_| memory(libc::MAP_SHARED, true)),
-    ("memory-as-stack", |_| memory(libc::MAP_PRIVATE | libc::MAP_GROWSDOWN, true)),
+    ("memory-as-stack", |_| {
+        memory(libc::MAP_PRIVATE | libc::MAP_GROWSDOWN, true)
+    }),
     ("memory-made-writable", |_| memory(libc::MAP_PRIVATE, false)),
     ("stack", stack),
     ("page-tables", page_tables),
@@ -685,10 +721,7 @@ fn limits_of_parent(_: &str) -> Tried {
     let at = limit.as_mut_ptr() as usize;
     let which = libc::RLIMIT_NOFILE as usize;
     done(
-        call(
-            libc::SYS_prlimit64,
-            [parent() as usize, which, 0, at, 0, 0],
-        ),
+        call(libc::SYS_prlimit64, [parent() as usize, which, 0, at, 0, 0]),
         "read",
     )
 }
@@ -745,10 +778,7 @@ fn raise_limit(_: &str) -> Tried {
     call(libc::SYS_prlimit64, [0, which, 0, at, 0, 0])?;
     let new = [old[0], old[1] + 1];
     let at = new.as_ptr() as usize;
-    done(
-        call(libc::SYS_prlimit64, [0, which, at, 0, 0, 0]),
-        "raised",
-    )
+    done(call(libc::SYS_prlimit64, [0, which, at, 0, 0, 0]), "raised")
 }
 
 fn priority(_: &str) -> Tried {
@@ -780,10 +810,7 @@ fn filter(_: &str) -> Tried {
         code: &raw const code as usize,
     };
     let at = &raw const program as usize;
-    done(
-        call(libc::SYS_seccomp, [1, 0, at, 0, 0, 0]),
-        "a filter",
-    )
+    done(call(libc::SYS_seccomp, [1, 0, at, 0, 0, 0]), "a filter")
 }
 
 fn keys(_: &str) -> Tried {
@@ -850,11 +877,7 @@ fn map_code(_: &str) -> Tried {
 }
 
 fn make_code(number: libc::c_long) -> Tried {
-    let page = map(
-        PAGE,
-        libc::PROT_READ | libc::PROT_WRITE,
-        libc::MAP_PRIVATE,
-    )?;
+    let page = map(PAGE, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE)?;
     let rights = (libc::PROT_READ | libc::PROT_EXEC) as usize;
     // No key, for the call that takes one.
     done(
