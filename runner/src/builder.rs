@@ -28,6 +28,8 @@ pub struct Builder {
     idle_timeout: Duration,
     compile_timeout: Duration,
     compile_memory: u64,
+    #[cfg(feature = "test-hooks")]
+    absent: Vec<crate::Layer>,
 }
 
 impl Default for Builder {
@@ -49,6 +51,8 @@ impl Default for Builder {
             idle_timeout: Duration::from_secs(60),
             compile_timeout: Builder::COMPILE_TIMEOUT_DEFAULT,
             compile_memory: Builder::COMPILE_MEMORY_DEFAULT,
+            #[cfg(feature = "test-hooks")]
+            absent: Vec::new(),
         }
     }
 }
@@ -192,6 +196,15 @@ impl Builder {
         self
     }
 
+    /// For wrun's own tests: these layers of the jail are treated as if the kernel
+    /// had none of them.
+    #[cfg(feature = "test-hooks")]
+    #[doc(hidden)]
+    pub fn absent_layers(mut self, layers: Vec<crate::Layer>) -> Self {
+        self.absent = layers;
+        self
+    }
+
     /// Makes the runner and starts its threads.
     ///
     /// # Errors
@@ -234,6 +247,8 @@ impl Builder {
             idle_timeout: self.idle_timeout,
             compile_timeout: self.compile_timeout,
             compile_memory: self.compile_memory,
+            #[cfg(feature = "test-hooks")]
+            absent: self.absent,
         };
         Runner::new(config)
     }

@@ -115,7 +115,7 @@ impl ProcessExecutor {
                     cgroup: None,
                     compile: None,
                     #[cfg(feature = "test-hooks")]
-                    absent: Vec::new(),
+                    absent: config.absent.clone(),
                 },
             },
             pools: Mutex::default(),

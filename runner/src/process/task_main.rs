@@ -184,6 +184,7 @@ impl Worker<'_> {
             dirs: &dirs,
             tcp_ports: &tcp_ports,
             memory: memory_of(&spec.limits),
+            reserved: self.prepared.reserved(&spec.limits),
             cpu: None,
         };
         self.tight = true;

@@ -106,8 +106,10 @@ impl Zygote {
     fn child(&mut self, socket: OwnedFd, spare: bool) -> ! {
         // Whatever happens, this copy of the zygote does not go on as one.
         let _end = EndsHere;
-        // The zygote's own descriptors are not a worker's to have.
+        // The zygote's own descriptors are not a worker's to have: its stderr is a
+        // pipe that a worker could fill, and all others would wait at.
         for descriptor in [
+            io::stderr().as_raw_fd(),
             self.control.as_raw_fd(),
             self.sigchld.reader.as_raw_fd(),
             self.sigchld.writer,
