@@ -2,7 +2,7 @@
 //! killing, streams, backpressure, the end of a runner, and each error.
 
 use crate::support::{
-    BOTH, alone, builder, children, guest, repo, runner, silent, still_works, wat,
+    BOTH, alone, builder, children, guest, repo, runner, silent, still_works, wat, wrun,
 };
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -801,6 +801,9 @@ fn a_program_that_is_no_worker_is_an_error() {
         "words",
         "#!/bin/sh\necho what is this >&2\nexit 3\n",
     );
+    let compiled = directory.path().join("echo.wrun");
+    let maker = runner(Mode::Thread);
+    std::fs::write(&compiled, maker.compile(&echo(&maker)).unwrap()).unwrap();
     let plain = directory.path().join("plain");
     std::fs::write(&plain, "just text").unwrap();
     for (program, message) in [
@@ -817,7 +820,13 @@ fn a_program_that_is_no_worker_is_an_error() {
             .worker(&program)
             .build()
             .unwrap();
-        let echo = echo(&runner);
+        // Nobody can compile; nor, with code that somebody else compiled, run.
+        assert_error(
+            runner.load(repo("guest-tasks/echo/echo.wat")),
+            ErrorKind::NoWorker,
+            message,
+        );
+        let echo = runner.load_trusted(&compiled).unwrap();
         assert_error(
             runner.run(Task::new(&echo).limits(timeout(20_000))),
             ErrorKind::NoWorker,
@@ -833,7 +842,12 @@ fn a_worker_that_never_answers_does_not_outlast_a_deadline() {
     let silent = script(
         directory.path(),
         "silent",
-        &format!("#!/bin/sh\necho $$ >> {}\nexec sleep 1000\n", pid.display()),
+        &format!(
+            "#!/bin/sh\n[ \"$3\" = compile ] && exec {} \"$@\"\n\
+             echo $$ >> {}\nexec sleep 1000\n",
+            wrun().display(),
+            pid.display()
+        ),
     );
     let runner = Runner::builder()
         .mode(Mode::Process)

@@ -11,11 +11,14 @@
 mod architecture;
 mod bad_input;
 mod command;
+mod compiling;
+mod corpus;
 mod differential;
 mod draining;
 mod examples;
 mod exit_codes;
 mod hostile_worker;
+mod jail;
 mod leaks;
 mod library;
 mod lifecycle;

@@ -28,6 +28,8 @@ pub struct Builder {
     idle_timeout: Duration,
     compile_timeout: Duration,
     compile_memory: u64,
+    #[cfg(feature = "test-hooks")]
+    absent: Vec<crate::Layer>,
 }
 
 impl Default for Builder {
@@ -49,6 +51,8 @@ impl Default for Builder {
             idle_timeout: Duration::from_secs(60),
             compile_timeout: Builder::COMPILE_TIMEOUT_DEFAULT,
             compile_memory: Builder::COMPILE_MEMORY_DEFAULT,
+            #[cfg(feature = "test-hooks")]
+            absent: Vec::new(),
         }
     }
 }
@@ -93,8 +97,9 @@ impl Builder {
         self
     }
 
-    /// Operating-system threads of the runner: what computes in thread mode.
-    /// Default: one per processor.
+    /// Operating-system threads of the runner: what computes in thread mode, and
+    /// what attends to workers in process mode. Default: one per processor in
+    /// thread mode, one per four processors in process mode.
     pub fn worker_threads(mut self, threads: usize) -> Self {
         self.worker_threads = Some(threads);
         self
@@ -191,6 +196,15 @@ impl Builder {
         self
     }
 
+    /// For wrun's own tests: these layers of the jail are treated as if the kernel
+    /// had none of them.
+    #[cfg(feature = "test-hooks")]
+    #[doc(hidden)]
+    pub fn absent_layers(mut self, layers: Vec<crate::Layer>) -> Self {
+        self.absent = layers;
+        self
+    }
+
     /// Makes the runner and starts its threads.
     ///
     /// # Errors
@@ -207,6 +221,11 @@ impl Builder {
             Mode::Thread => 512,
             Mode::Process => 4 * cores,
         });
+        // Attending takes a small part of what the workers take.
+        let threads = match self.mode {
+            Mode::Thread => cores,
+            Mode::Process => cores.div_ceil(4),
+        };
         let ceiling = match self.mode {
             Mode::Thread => sandbox::max_pool_slots(),
             Mode::Process => 1 << 20,
@@ -216,7 +235,7 @@ impl Builder {
             cache: self.cache,
             max_running: max_running.clamp(1, ceiling),
             max_queued: self.max_queued.min(1 << 24),
-            worker_threads: self.worker_threads.unwrap_or(cores).clamp(1, 1024),
+            worker_threads: self.worker_threads.unwrap_or(threads).clamp(1, 1024),
             worker: self.worker.map(worker_path).transpose()?,
             max_module_size: self.max_module_size,
             metered: self.metered,
@@ -228,6 +247,8 @@ impl Builder {
             idle_timeout: self.idle_timeout,
             compile_timeout: self.compile_timeout,
             compile_memory: self.compile_memory,
+            #[cfg(feature = "test-hooks")]
+            absent: self.absent,
         };
         Runner::new(config)
     }

@@ -153,7 +153,6 @@ pub enum Cache {
 
 /// A runner's settings, as the builder leaves them.
 #[derive(Clone, Debug)]
-#[expect(dead_code, reason = "process mode reads the last of them next")]
 pub(crate) struct Config {
     pub(crate) mode: Mode,
     pub(crate) cache: Cache,
@@ -184,4 +183,7 @@ pub(crate) struct Config {
     pub(crate) compile_timeout: Duration,
     /// Memory that compiling one task may take, in bytes.
     pub(crate) compile_memory: u64,
+    /// Layers of the jail that a test wants to be missing.
+    #[cfg(feature = "test-hooks")]
+    pub(crate) absent: Vec<crate::Layer>,
 }

@@ -85,18 +85,15 @@ impl Error {
     }
 
     /// Compiling exceeded one of its limits.
-    #[allow(
-        dead_code,
-        clippy::allow_attributes,
-        reason = "for process mode's compiler"
-    )]
+    #[cfg(test)]
     pub(crate) fn load_limit(limit: Limit) -> Self {
-        let mut error = Error::new(
-            ErrorKind::LoadLimit,
-            format!("the task exceeded its {limit} limit before it could run"),
-        );
-        error.0.limit = Some(limit);
-        error
+        match limit {
+            Limit::CompileTime => LoadError::CompileTime {
+                limit: std::time::Duration::from_secs(1),
+            },
+            _ => LoadError::CompileMemory { limit: 1 },
+        }
+        .into()
     }
 
     /// A strict jail lacks a wall.
@@ -165,14 +162,28 @@ impl From<TaskError> for Error {
 
 impl From<LoadError> for Error {
     fn from(error: LoadError) -> Self {
+        let error = match error {
+            LoadError::Compiler(error) => return error,
+            error => error,
+        };
         let kind = match &error {
             LoadError::Read { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
                 ErrorKind::NotFound
             }
-            LoadError::Engine(_) | LoadError::System { .. } => ErrorKind::System,
+            LoadError::Engine(_) | LoadError::System { .. } | LoadError::OutOfMemory => {
+                ErrorKind::System
+            }
+            LoadError::CompileTime { .. } | LoadError::CompileMemory { .. } => ErrorKind::LoadLimit,
             _ => ErrorKind::NotLoadable,
         };
-        Error::with_source(kind, error.to_string(), error)
+        let limit = match &error {
+            LoadError::CompileTime { .. } => Some(Limit::CompileTime),
+            LoadError::CompileMemory { .. } => Some(Limit::CompileMemory),
+            _ => None,
+        };
+        let mut error = Error::with_source(kind, error.to_string(), error);
+        error.0.limit = limit;
+        error
     }
 }
 

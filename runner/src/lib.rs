@@ -253,6 +253,9 @@ pub mod cli;
 mod config;
 mod error;
 mod executor;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod grant;
 mod handle;
 mod jail;

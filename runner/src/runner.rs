@@ -3,8 +3,8 @@
 //!
 //! Invariants: every admitted task gets exactly one report or error; at most
 //! `max_running` tasks run and `max_queued` wait; dropping the runner ends all
-//! of them and leaves no process and no descriptor, and no thread but one that
-//! is compiling, which ends when it has compiled.
+//! of them and leaves no process and no descriptor, and no thread but, in thread
+//! mode, one that is compiling, which ends when it has compiled.
 
 use crate::builder::Builder;
 use crate::config::{Config, Jail, Mode};
@@ -13,10 +13,10 @@ use crate::executor::{Executed, Executor, Job};
 use crate::handle::{OutputStream, TaskHandle};
 use crate::jail::JailReport;
 use crate::outcome::{Limit, Outcome, Output};
-use crate::process::ProcessExecutor;
+use crate::process::{ChildCompiler, ProcessExecutor};
 use crate::report::{Report, Stats};
 use crate::retry::Retry;
-use crate::sandbox::{Artifact, Ending, Fate, Loader, Progress, Sink};
+use crate::sandbox::{Artifact, Compiler, Ending, Fate, InProcess, Loader, Progress, Sink};
 use crate::task::{Input, Spec, Stdio, Task};
 use crate::thread::ThreadExecutor;
 use bytes::Bytes;
@@ -103,7 +103,11 @@ impl Runner {
             .map_err(|error| {
                 Error::new(ErrorKind::System, format!("cannot start threads: {error}"))
             })?;
-        let loader = Arc::new(Loader::new(&config));
+        let compiler: Box<dyn Compiler> = match config.mode {
+            Mode::Thread => Box::new(InProcess::default()),
+            Mode::Process => Box::new(ChildCompiler::new(&config)?),
+        };
+        let loader = Arc::new(Loader::new(&config, compiler));
         let executor: Arc<dyn Executor> = match config.mode {
             Mode::Thread => Arc::new(ThreadExecutor::new(loader.clone(), config.max_running)),
             Mode::Process => Arc::new(ProcessExecutor::new(loader.clone(), &config)?),
@@ -135,7 +139,9 @@ impl Runner {
     /// # Errors
     ///
     /// [`ErrorKind::NotFound`], or [`ErrorKind::NotLoadable`] with what is wrong
-    /// with the bytes.
+    /// with the bytes. In process mode, which compiles in a child with limits,
+    /// also [`ErrorKind::LoadLimit`], or [`ErrorKind::NoWorker`] when there is
+    /// nobody to compile.
     pub fn load(&self, path: impl AsRef<Path>) -> Result<Artifact, Error> {
         let artifact = self.shared.loader.load_file(path.as_ref(), false)?;
         self.shared.prepare(artifact)
@@ -166,7 +172,7 @@ impl Runner {
     }
 
     /// [`Runner::load`] for asynchronous code. Compiling goes on to its end when
-    /// the future is dropped.
+    /// the future is dropped, but in process mode not beyond the runner.
     ///
     /// # Errors
     ///

@@ -179,6 +179,14 @@ impl Spec {
         }
     }
 
+    /// What the host is to do in the guest's place, in the tests' own build.
+    #[cfg(feature = "test-hooks")]
+    pub(crate) fn probe(&self) -> Option<&str> {
+        let mut env = self.env.iter();
+        env.find(|(key, _)| key == "WRUN_TEST_PROBE")
+            .map(|(_, request)| request.as_str())
+    }
+
     /// Checks what can be checked before anything starts.
     pub(crate) fn validate(&mut self) -> Result<(), TaskError> {
         if self.name.contains('\0') || self.args.iter().any(|arg| arg.contains('\0')) {

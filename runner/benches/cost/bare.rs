@@ -3,6 +3,7 @@
 
 use crate::guest;
 use anyhow::Context;
+use std::path::Path;
 use std::sync::OnceLock;
 use wasmtime::component::{Component, ComponentExportIndex, InstancePre, Linker, ResourceTable};
 use wasmtime::{Config, Enabled, Engine, PoolingAllocationConfig, Store};
@@ -46,28 +47,35 @@ impl WasiView for Host {
 impl Bare {
     /// Compiles and links a guest, with or without checks of the epoch.
     pub(crate) fn new(path: &str, memory: Memory, epochs: bool) -> anyhow::Result<Self> {
-        let mut config = Config::new();
-        config
-            .epoch_interruption(epochs)
-            .memory_may_move(false)
-            .concurrency_support(false);
-        let mut pool = PoolingAllocationConfig::new();
-        if let Memory::PoolAsWrun = memory {
-            pool.linear_memory_keep_resident(KEEP_RESIDENT)
-                .table_keep_resident(KEEP_RESIDENT)
-                .pagemap_scan(Enabled::Auto);
-        }
-        if !matches!(memory, Memory::OnDemand) {
-            config.allocation_strategy(pool);
-        }
-        let engine = Engine::new(&config)?;
+        let engine = Engine::new(&config(memory, epochs))?;
         let component = Component::new(&engine, component(path)?)?;
+        Bare::link(engine, &component, epochs)
+    }
+
+    /// Compiles a guest for [`Bare::load`].
+    pub(crate) fn compile(path: &str, memory: Memory, epochs: bool) -> anyhow::Result<Vec<u8>> {
+        let engine = Engine::new(&config(memory, epochs))?;
+        Ok(engine.precompile_component(&component(path)?)?)
+    }
+
+    /// Maps and links what was compiled, without a compiler's threads.
+    #[expect(unsafe_code, reason = "wasmtime's artifact deserialization")]
+    pub(crate) fn load(path: &Path, memory: Memory, epochs: bool) -> anyhow::Result<Self> {
+        let engine = Engine::new(&config(memory, epochs))?;
+        // SAFETY: the file was just made by `Bare::compile` and nobody else knows
+        // it.
+        let component = unsafe { Component::deserialize_file(&engine, path) }?;
+        Engine::tls_eager_initialize();
+        Bare::link(engine, &component, epochs)
+    }
+
+    fn link(engine: Engine, component: &Component, epochs: bool) -> anyhow::Result<Self> {
         let mut linker = Linker::new(&engine);
         wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
         let run = component
             .get_export_index(None, "run")
             .context("the guest exports no run")?;
-        let pre = linker.instantiate_pre(&component)?;
+        let pre = linker.instantiate_pre(component)?;
         Ok(Bare {
             engine,
             pre,
@@ -95,6 +103,24 @@ impl Bare {
         let (result,) = run.call_async(&mut store, (input,)).await?;
         result.map_err(anyhow::Error::msg)
     }
+}
+
+fn config(memory: Memory, epochs: bool) -> Config {
+    let mut config = Config::new();
+    config
+        .epoch_interruption(epochs)
+        .memory_may_move(false)
+        .concurrency_support(false);
+    let mut pool = PoolingAllocationConfig::new();
+    if let Memory::PoolAsWrun = memory {
+        pool.linear_memory_keep_resident(KEEP_RESIDENT)
+            .table_keep_resident(KEEP_RESIDENT)
+            .pagemap_scan(Enabled::Auto);
+    }
+    if !matches!(memory, Memory::OnDemand) {
+        config.allocation_strategy(pool);
+    }
+    config
 }
 
 /// A guest of the world `wrun:task/task` as a component.

@@ -12,7 +12,9 @@
 
 mod bare;
 mod command;
+mod fork;
 mod measure;
+mod node;
 mod pipe;
 mod process;
 mod report;
@@ -31,6 +33,10 @@ fn main() -> anyhow::Result<()> {
     while let Some(arg) = args.next() {
         match arg.as_str() {
             pipe::PEER_ARG => return pipe::answer(),
+            fork::FORK_ARG => {
+                let code = args.next().context("no code")?;
+                return fork::serve(code.as_ref());
+            }
             // From cargo.
             "--bench" => {}
             "--quick" => bench.quick = true,

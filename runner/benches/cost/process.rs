@@ -1,89 +1,183 @@
 //! Process mode: what a process of its own costs a task.
 
-use crate::bare::{self, Bare, Memory};
+use crate::bare;
+use crate::fork::{Forks, Work};
 use crate::measure::{Bench, Target, each};
+use crate::node;
 use crate::pipe::Peer;
 use crate::thread::finish;
 use crate::{SMALL, guest, wrun_program};
-use anyhow::ensure;
+use anyhow::{Context, ensure};
 use std::collections::VecDeque;
 use std::hint::black_box;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-use wrun::{Artifact, Builder, Mode, Runner, Task};
+use wrun::{Artifact, Builder, Jail, Mode, Runner, Start, Task};
 
-/// How long a new worker gets to load its artifact before it is timed; the cold
-/// row shows how much of that it needs.
-const SETTLE: Duration = Duration::from_millis(40);
-const MANY: u32 = 10_000;
+/// How long spares get to be forked and to rehearse before any is timed.
+const SETTLE: Duration = Duration::from_millis(60);
+/// Spares, and tasks that use some of them up one after the other: processors and
+/// caches are then as warm as in the floor's loop.
+const SPARES: usize = 48;
+const BURST: u32 = 24;
+const MANY: u32 = 2_000;
 
 pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
-    let names = ["process latency", "process cold", "process throughput"];
-    if !names.into_iter().any(|name| bench.wants(name)) {
+    latency(bench)?;
+    starts(bench)?;
+    throughput(bench)?;
+    memory(bench)
+}
+
+fn builder() -> Builder {
+    Runner::builder().mode(Mode::Process).worker(wrun_program())
+}
+
+/// One task, and a worker that waits for it.
+fn latency(bench: &mut Bench) -> anyhow::Result<()> {
+    if !bench.wants("process latency") {
         return Ok(());
     }
-    let bare = Bare::new("echo/echo.wat", Memory::OnDemand, true)?;
-    let runtime = bare::runtime()?;
     let mut peer = Peer::start()?;
-    let builder = || Runner::builder().mode(Mode::Process).worker(wrun_program());
-
-    {
-        let (runner, echo) = load(builder().spares(1))?;
-        let mut task = || {
-            std::thread::sleep(SETTLE);
-            each(1, || once(&runner, &echo))
-        };
-        let mut floor = |count| {
-            each(count, || {
-                peer.round_trip()?;
-                let output = runtime.block_on(bare.run(black_box(&SMALL)))?;
-                ensure!(black_box(output).len() == SMALL.len());
-                Ok(())
-            })
-        };
+    for (name, jail) in [
+        ("process latency, waiting spare", Jail::Strict),
+        ("process latency, waiting spare, no jail", Jail::Off),
+    ] {
+        let (runner, echo) = load(builder().spares(SPARES).jail(jail))?;
+        once(&runner, &echo)?;
         bench.row(
-            "process latency, idle worker",
-            "pipe round trip + on-demand sandbox, in a loop",
-            Target::AtMost(3.0),
-            200,
-            &mut task,
-            &mut || floor(100),
-        )?;
-        // The same floor as lonely as the task: after a pause, with caches and
-        // processors as cold.
-        bench.row(
-            "process latency, idle worker, paced floor",
-            "the same once, after the same pause",
-            Target::None,
-            200,
-            &mut task,
+            name,
+            "bare pipe round trip",
+            Target::AtMost(4.0),
+            60,
             &mut || {
                 std::thread::sleep(SETTLE);
-                floor(1)
+                each(BURST, || once(&runner, &echo))
+            },
+            &mut || {
+                std::thread::sleep(SETTLE);
+                each(BURST, || peer.round_trip())
             },
         )?;
     }
-    {
-        let (runner, echo) = load(builder().spares(0))?;
+    let (runner, echo) = load(builder().reuse(u32::MAX))?;
+    once(&runner, &echo)?;
+    bench.row(
+        "process latency, reused worker",
+        "bare pipe round trip",
+        Target::None,
+        60,
+        &mut || each(100, || once(&runner, &echo)),
+        &mut || each(100, || peer.round_trip()),
+    )
+}
+
+/// The first task of a worker that does not exist yet.
+fn starts(bench: &mut Bench) -> anyhow::Result<()> {
+    if !bench.wants("process start") {
+        return Ok(());
+    }
+    let mut forks = Forks::start()?;
+    let (runner, echo) = load(builder().spares(0))?;
+    once(&runner, &echo)?;
+    bench.row(
+        "process start, fork",
+        "bare fork, sandbox, pipe",
+        Target::None,
+        100,
+        &mut || each(20, || once(&runner, &echo)),
+        &mut || forks.run(Work::Task, 20, 1),
+    )?;
+    let (runner, echo) = load(builder().spares(0).start(Start::Exec))?;
+    bench.row(
+        "process start, exec",
+        "starting `true` and waiting for it",
+        Target::None,
+        100,
+        &mut || each(1, || once(&runner, &echo)),
+        &mut || each(1, start_true),
+    )?;
+    let (runner, echo) = load(builder().spares(SPARES))?;
+    once(&runner, &echo)?;
+    node::row(bench, "process start, first result", &mut || {
+        std::thread::sleep(SETTLE);
+        each(1, || once(&runner, &echo))
+    })
+}
+
+/// Many tasks, each in a fresh process.
+fn throughput(bench: &mut Bench) -> anyhow::Result<()> {
+    if !bench.wants("process throughput") {
+        return Ok(());
+    }
+    let runtime = bare::runtime()?;
+    let mut forks = Forks::start()?;
+    let in_flight = 4 * std::thread::available_parallelism()?.get();
+    for (name, jail, target) in [
+        ("process throughput, full jail", Jail::Strict, 0.7),
+        ("process throughput, no jail", Jail::Off, 0.85),
+    ] {
+        let (runner, echo) = load(builder().jail(jail).max_running(in_flight))?;
+        once(&runner, &echo)?;
         bench.row(
-            "process cold",
-            "starting `true` and waiting for it",
-            Target::None,
-            100,
-            &mut || each(1, || once(&runner, &echo)),
-            &mut || each(1, start_true),
+            name,
+            "bare fork, sandbox, pipe; as many at a time",
+            Target::AtLeast(target),
+            15,
+            &mut || runtime.block_on(submit_many(&runner, &echo, MANY)),
+            &mut || forks.run(Work::Task, MANY, in_flight),
         )?;
     }
-    let (runner, echo) = load(builder())?;
-    let many = if bench.quick { MANY / 10 } else { MANY };
+    let mut other = Forks::start()?;
     bench.row(
-        "process throughput",
-        "`true` on every core",
+        "process throughput, floor itself",
+        "bare fork, exit, wait",
         Target::None,
-        3,
-        &mut || runtime.block_on(submit_many(&runner, &echo, many)),
-        &mut || start_many(many / 10),
+        15,
+        &mut || forks.run(Work::Task, MANY, in_flight),
+        &mut || other.run(Work::Nothing, MANY, in_flight),
     )
+}
+
+/// What a zygote and a waiting worker have of memory for themselves.
+fn memory(bench: &mut Bench) -> anyhow::Result<()> {
+    if !bench.wants("process memory") {
+        return Ok(());
+    }
+    let (runner, echo) = load(builder().spares(4))?;
+    once(&runner, &echo)?;
+    std::thread::sleep(Duration::from_millis(300));
+    let mut processes = private_memory()?;
+    processes.sort_unstable();
+    let zygote = processes.pop().context("no zygote")?;
+    let worker = *processes.last().context("no worker")?;
+    println!(
+        "private memory: zygote {zygote} KiB (at most 16384 wanted), waiting worker {worker} KiB \
+         (at most 1024 wanted)"
+    );
+    Ok(())
+}
+
+/// KiB of private memory of each worker program that this one started.
+fn private_memory() -> anyhow::Result<Vec<u64>> {
+    let mut found = Vec::new();
+    for process in std::fs::read_dir("/proc")?.flatten() {
+        let path = process.path();
+        let command = std::fs::read(path.join("cmdline")).unwrap_or_default();
+        let ours = format!("\0{}\0", std::process::id());
+        let command = String::from_utf8_lossy(&command);
+        if !command.starts_with("wrun-worker") || !command.contains(&ours) {
+            continue;
+        }
+        let rollup = std::fs::read_to_string(path.join("smaps_rollup"))?;
+        let kib = rollup
+            .lines()
+            .filter(|line| line.starts_with("Private_"))
+            .filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok())
+            .sum();
+        found.push(kib);
+    }
+    Ok(found)
 }
 
 fn load(builder: Builder) -> anyhow::Result<(Runner, Artifact)> {
@@ -117,22 +211,4 @@ fn start_true() -> anyhow::Result<()> {
     let status = Command::new("true").stdin(Stdio::null()).status()?;
     ensure!(status.success());
     Ok(())
-}
-
-fn start_many(many: u32) -> anyhow::Result<Duration> {
-    let cores = std::thread::available_parallelism()?.get();
-    let share = many / u32::try_from(cores)?;
-    let began = Instant::now();
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..cores)
-            .map(|_| scope.spawn(|| each(share, start_true)))
-            .collect();
-        for thread in threads {
-            thread
-                .join()
-                .map_err(|_| anyhow::anyhow!("starting `true` panicked"))??;
-        }
-        anyhow::Ok(())
-    })?;
-    Ok(began.elapsed() / (share * u32::try_from(cores)?))
 }

@@ -9,7 +9,8 @@ use std::path::Path;
 
 pub(super) fn compile(args: &CompileArgs) -> Result<u8, Failure> {
     let runner = Runner::builder()
-        .mode(Mode::Thread)
+        .mode(Mode::Process)
+        .spares(0)
         .max_running(1)
         .worker_threads(1)
         .metered(args.metered)

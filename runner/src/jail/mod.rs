@@ -9,7 +9,6 @@
 //! Invariant: a worker says that it is ready only after every wall that was asked
 //! for stands or is reported as missing. Nothing is given up without a word.
 
-
 mod account;
 mod cgroup;
 mod facts;

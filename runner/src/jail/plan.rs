@@ -75,6 +75,9 @@ pub(crate) struct TaskWalls<'a> {
     /// Bytes that the guest may have, and those of the host's own buffers where
     /// they can be more than [`SLACK`](super::rlimits::SLACK).
     pub(crate) memory: u64,
+    /// Bytes of address space that are only reserved for the guest's memories;
+    /// without a limit where nobody knows.
+    pub(crate) reserved: Option<u64>,
     /// Processor time; seconds, rounded up.
     pub(crate) cpu: Option<Duration>,
 }

@@ -1,6 +1,7 @@
 //! Limits of resources, for the process and then for the task.
 //!
-//! None on address space: wasmtime reserves 4 GiB for each memory.
+//! Address space is limited to what wasmtime reserves, 4 GiB for each memory,
+//! where that is known: it bounds the tables that the kernel keeps for pages.
 
 use super::account::{JailError, Stand};
 use super::plan::{Plan, Role, TaskWalls};
@@ -22,20 +23,30 @@ const SIGNALS: u64 = 4096;
 /// is met only by what got past it.
 pub(crate) const SLACK: u64 = 512 << 20;
 
+/// The first thread's stack, where it may be larger; it is no data, either.
+const STACK: u64 = 64 << 20;
+
+/// What a process has of memory, in bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Used {
+    pub(super) data: u64,
+    pub(super) address_space: u64,
+}
+
 /// For every worker, before anything untrusted.
 pub(super) fn no_core() -> rustix::io::Result<()> {
     lower(Resource::Core, 0)
 }
 
 /// The limits of a process, which its children inherit.
-pub(super) fn of_process(plan: &Plan, used: io::Result<u64>) -> Stand {
+pub(super) fn of_process(plan: &Plan, used: io::Result<Used>) -> Stand {
     match limit_process(plan, used) {
         Ok(words) => Stand::enforced(words),
         Err(error) => Stand::partial(error.to_string()),
     }
 }
 
-fn limit_process(plan: &Plan, used: io::Result<u64>) -> io::Result<String> {
+fn limit_process(plan: &Plan, used: io::Result<Used>) -> io::Result<String> {
     let used = used.map_err(|error| {
         io::Error::new(error.kind(), format!("memory cannot be measured: {error}"))
     })?;
@@ -45,28 +56,37 @@ fn limit_process(plan: &Plan, used: io::Result<u64>) -> io::Result<String> {
     lower(Resource::Rtprio, 0)?;
     lower(Resource::Msgqueue, 0)?;
     lower(Resource::Sigpending, SIGNALS)?;
+    let stack = getrlimit(Resource::Stack).current.unwrap_or(STACK);
+    lower(Resource::Stack, stack.min(STACK))?;
     sys::ignore_file_size_signal()?;
     if let (Role::Compiler, Some(limits)) = (plan.role, plan.compile) {
-        lower(Resource::Data, used.saturating_add(limits.data))?;
+        lower(Resource::Data, used.data.saturating_add(limits.data))?;
         lower(Resource::Fsize, limits.file)?;
         cpu(limits.cpu)?;
-        return Ok("descriptors, locked memory, priority, queues; data, file size, CPU".into());
+        return Ok(
+            "descriptors, locked memory, priority, queues, stack; data, file size, CPU".into(),
+        );
     }
     if !plan.grants().files {
         lower(Resource::Fsize, 0)?;
     }
     Ok(
-        "descriptors, file size, locked memory, priority, queues; per task data, CPU, processes"
+        "descriptors, file size, locked memory, priority, queues, stack; per task data, address \
+         space, CPU, processes"
             .into(),
     )
 }
 
 /// The limits of one task, which has the process from now on.
-pub(super) fn of_task(used: u64, task: &TaskWalls<'_>) -> Result<(), JailError> {
+pub(super) fn of_task(used: Used, task: &TaskWalls<'_>) -> Result<(), JailError> {
     let limits = || -> rustix::io::Result<()> {
         lower(Resource::Nproc, 0)?;
         let data = task.memory.saturating_mul(2).saturating_add(SLACK);
-        lower(Resource::Data, used.saturating_add(data))?;
+        lower(Resource::Data, used.data.saturating_add(data))?;
+        if let Some(reserved) = task.reserved {
+            let space = used.address_space.saturating_add(reserved);
+            lower(Resource::As, space.saturating_add(data))?;
+        }
         task.cpu.map_or(Ok(()), cpu)
     };
     limits().map_err(|errno| JailError::System {
@@ -108,13 +128,19 @@ fn lower(resource: Resource, to: u64) -> rustix::io::Result<()> {
     )
 }
 
-/// What of this process counts as data, in bytes.
-pub(super) fn data_used() -> io::Result<u64> {
+/// What this process has.
+pub(super) fn used() -> io::Result<Used> {
     let statm = std::fs::read_to_string("/proc/self/statm")?;
-    statm
-        .split_whitespace()
-        .nth(5)
-        .and_then(|pages| pages.parse::<u64>().ok())
-        .map(|pages| pages.saturating_mul(rustix::param::page_size() as u64))
-        .ok_or_else(|| io::Error::other("/proc/self/statm is not as expected"))
+    let field = |number| {
+        statm
+            .split_whitespace()
+            .nth(number)
+            .and_then(|pages| pages.parse::<u64>().ok())
+            .map(|pages| pages.saturating_mul(rustix::param::page_size() as u64))
+            .ok_or_else(|| io::Error::other("/proc/self/statm is not as expected"))
+    };
+    Ok(Used {
+        data: field(5)?,
+        address_space: field(0)?,
+    })
 }

@@ -133,6 +133,17 @@ const NO_CODE: Test = Bits {
     value: 0,
 };
 
+/// Memory that the limit of data counts, to which memory that is shared or grows
+/// down is nothing.
+const COUNTED: Test = Bits {
+    arg: 3,
+    mask: (libc::MAP_TYPE | libc::MAP_GROWSDOWN) as u32,
+    value: libc::MAP_PRIVATE as u32,
+};
+
+/// The process that calls, not another one by its number.
+const ITSELF: Test = OneOf(0, &[0]);
+
 /// The descriptor itself, not a path below it.
 const fn itself(flags: u8) -> Test {
     Bits {
@@ -160,7 +171,6 @@ const TCP: Test = OneOf(2, &[0, libc::IPPROTO_TCP as u32]);
 /// What is allowed. Sorted by name.
 #[rustfmt::skip]
 pub(super) const ALLOWED: &[Row] = &[
-    row("accept4", libc::SYS_accept4, Tcp, &[], "WASI sockets: a listener's connections"),
     row("bind", libc::SYS_bind, Tcp, &[], "WASI sockets: a local address; the host's check comes first"),
     row("brk", libc::SYS_brk, All, &[], "malloc"),
     row("clock_getres", libc::SYS_clock_getres, All, &[], "WASI clocks"),
@@ -218,12 +228,11 @@ pub(super) const ALLOWED: &[Row] = &[
     row("landlock_create_ruleset", libc::SYS_landlock_create_ruleset, Before, &[], "the task's own walls"),
     row("landlock_restrict_self", libc::SYS_landlock_restrict_self, Before, &[], "the task's own walls"),
     row("linkat", libc::SYS_linkat, Files, &[], "WASI files: link-at"),
-    row("listen", libc::SYS_listen, Tcp, &[], "WASI sockets"),
     row("lseek", libc::SYS_lseek, All, &[], "files, the compiler's result among them"),
     row("madvise", libc::SYS_madvise, All, &[], "malloc and wasmtime give memory back"),
     row("membarrier", libc::SYS_membarrier, All, &[], "wasmtime, between writing code and running it, on some processors"),
     row("mkdirat", libc::SYS_mkdirat, Files, &[], "WASI files: create-directory-at"),
-    row("mmap", libc::SYS_mmap, All, &[NO_CODE], "memory: heaps, stacks, a guest's memories"),
+    row("mmap", libc::SYS_mmap, All, &[NO_CODE, COUNTED], "memory: heaps, stacks, a guest's memories"),
     row("mprotect", libc::SYS_mprotect, All, &[NO_CODE], "a guest's memories grow"),
     row("mremap", libc::SYS_mremap, All, &[], "realloc"),
     row("munmap", libc::SYS_munmap, All, &[], "memory is given back"),
@@ -232,6 +241,7 @@ pub(super) const ALLOWED: &[Row] = &[
     row("newfstatat", libc::SYS_newfstatat, Files, &[], "WASI files: stat-at"),
     row("openat", libc::SYS_openat, Files, &[], "WASI files: open-at"),
     row("openat2", libc::SYS_openat2, Files, &[], "WASI files: open-at, beneath a directory"),
+    row("pidfd_open", libc::SYS_pidfd_open, Zygote, &[], "ending its own children"),
     row("pidfd_send_signal", libc::SYS_pidfd_send_signal, Zygote, &[], "ending its own children"),
     row("pipe2", libc::SYS_pipe2, All, &[], "streams within the process"),
     #[cfg(target_arch = "x86_64")]
@@ -243,8 +253,8 @@ pub(super) const ALLOWED: &[Row] = &[
     ])], "the task's own walls"),
     row("pread64", libc::SYS_pread64, All, &[], "files, and code that is mapped"),
     row("preadv", libc::SYS_preadv, Files, &[], "WASI files: read"),
-    row("prlimit64", libc::SYS_prlimit64, All, &[Null(2)], "limits are read"),
-    row("prlimit64", libc::SYS_prlimit64, Before, &[], "the task's own limits"),
+    row("prlimit64", libc::SYS_prlimit64, All, &[ITSELF, Null(2)], "its limits are read"),
+    row("prlimit64", libc::SYS_prlimit64, Before, &[ITSELF], "the task's own limits"),
     row("pwrite64", libc::SYS_pwrite64, Files, &[], "WASI files: write"),
     row("pwrite64", libc::SYS_pwrite64, Compiler, &[], "its result"),
     row("pwritev", libc::SYS_pwritev, Files, &[], "WASI files: write"),
@@ -371,13 +381,17 @@ pub(super) const FATAL: &[Row] = &[
 #[rustfmt::skip]
 pub(super) const TAKEN: &[Row] = &[
     row("clone", libc::SYS_clone, All, &[], "no processes"),
+    row("epoll_create1", libc::SYS_epoll_create1, All, &[], "what the kernel keeps for a task is bounded; tokio has its own by now"),
     row("landlock_add_rule", libc::SYS_landlock_add_rule, All, &[], "the walls stand"),
     row("landlock_create_ruleset", libc::SYS_landlock_create_ruleset, All, &[], "the walls stand"),
     row("landlock_restrict_self", libc::SYS_landlock_restrict_self, All, &[], "the walls stand"),
+    row("pidfd_open", libc::SYS_pidfd_open, All, &[], "no other processes"),
     row("pidfd_send_signal", libc::SYS_pidfd_send_signal, All, &[], "no signals"),
+    row("pipe2", libc::SYS_pipe2, All, &[], "what the kernel keeps for a task is bounded"),
     row("prctl", libc::SYS_prctl, All, &[], "the walls stand"),
     row("prlimit64", libc::SYS_prlimit64, All, &[NotNull(2)], "limits stay"),
     row("seccomp", libc::SYS_seccomp, All, &[], "the walls stand"),
+    row("socketpair", libc::SYS_socketpair, All, &[], "what the kernel keeps for a task is bounded"),
     row("tgkill", libc::SYS_tgkill, All, &[NotOwn(0)], "no signals but to itself"),
     row("wait4", libc::SYS_wait4, All, &[], "no processes"),
     row("waitid", libc::SYS_waitid, All, &[], "no processes"),

@@ -61,8 +61,8 @@ pub(crate) struct Sealed {
     mode: Jail,
     /// The process that was sealed.
     pid: Pid,
-    /// Data that it had then, in bytes.
-    data: u64,
+    /// Memory that it had then.
+    used: rlimits::Used,
     rlimits: bool,
     landlock: bool,
     /// Compiled once, for it is put up in every child.
@@ -164,7 +164,7 @@ impl Walls {
             grants,
             mode: plan.mode,
             pid,
-            data: 0,
+            used: rlimits::Used::default(),
             rlimits: false,
             landlock: false,
             taken: None,
@@ -180,9 +180,9 @@ impl Walls {
         account.put_up(Layer::Descriptors, facts::descriptors)?;
         account.put_up(Layer::Environment, facts::environment)?;
         // These ask the kernel for what rustix then remembers: not any more later.
-        let used = rlimits::data_used();
+        let used = rlimits::used();
         let _ = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-        sealed.data = *used.as_ref().unwrap_or(&0);
+        sealed.used = used.as_ref().copied().unwrap_or_default();
         let probed = landlock::probe(grants);
         account.put_up(Layer::MountNamespace, || {
             namespaces::empty_root(begun.mount)
@@ -261,7 +261,7 @@ impl Sealed {
             return Err(JailError::NotPlanned("connections"));
         }
         if self.rlimits {
-            rlimits::of_task(self.data, task)?;
+            rlimits::of_task(self.used, task)?;
         }
         if self.landlock && self.grants.any() {
             landlock::restrict(Some(task)).map_err(|error| {

@@ -31,9 +31,6 @@ use tokio_util::sync::CancellationToken;
 /// How long after the deadline a worker may take to say so itself, before it is
 /// killed.
 const GRACE: Duration = Duration::from_secs(1);
-/// How long a task has the processors to itself before the worker that it took
-/// is replaced.
-const REFILL_AFTER: Duration = Duration::from_millis(2);
 /// Input up to this size travels with the order.
 const INLINE_INPUT: usize = 256 << 10;
 
@@ -82,34 +79,17 @@ pub(super) async fn run(
     let start = worker.life.start();
     let jail = worker.life.jail();
     let overhead = began.elapsed();
-    // Making the next worker takes all of a processor for a while: that must not
-    // be what this task waits for.
-    let supervised = {
-        let mut supervised = std::pin::pin!(supervise(worker, job));
-        tokio::select! {
-            biased;
-            supervised = &mut supervised => supervised,
-            () = tokio::time::sleep(REFILL_AFTER) => {
-                pool.refill();
-                supervised.await
-            }
-        }
-    };
+    pool.tend();
+    let supervised = supervise(worker, job).await;
+    pool.tend();
     let Supervised {
         fate,
         usage,
         reusable,
-    } = match supervised {
-        Ok(supervised) => supervised,
-        Err(error) => {
-            pool.refill();
-            return Err(error);
-        }
-    };
+    } = supervised?;
     if fate.is_ok() {
         pool.give_back(reusable);
     }
-    pool.refill();
     Ok(Executed {
         overhead,
         worker_pid: pid,

@@ -137,11 +137,20 @@ fn send_some(socket: impl AsFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) ->
 }
 
 /// Where messages are written.
-pub(super) struct Sender(OwnedWriteHalf);
+pub(super) struct Sender(Option<OwnedWriteHalf>);
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        if let Some(half) = self.0.take() {
+            // The two halves go together: closing says what shutting down would.
+            half.forget();
+        }
+    }
+}
 
 impl Sender {
     pub(super) fn new(half: OwnedWriteHalf) -> Self {
-        Sender(half)
+        Sender(Some(half))
     }
 
     /// Sends a frame; the descriptors go with its first byte.
@@ -150,15 +159,18 @@ impl Sender {
         frame: &[u8],
         descriptors: &[BorrowedFd<'_>],
     ) -> io::Result<()> {
+        let Some(half) = &mut self.0 else {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        };
         let sent = if descriptors.is_empty() {
             0
         } else {
-            let stream = self.0.as_ref();
+            let stream: &tokio::net::UnixStream = half.as_ref();
             stream
                 .async_io(Interest::WRITABLE, || send_some(stream, frame, descriptors))
                 .await?
         };
-        self.0.write_all(&frame[sent..]).await
+        half.write_all(&frame[sent..]).await
     }
 
     pub(super) fn frame(message: &impl Serialize) -> Result<Vec<u8>, FrameError> {

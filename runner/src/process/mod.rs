@@ -9,6 +9,8 @@ mod attempt;
 mod breaker;
 mod channel;
 mod child;
+mod compile;
+mod compile_main;
 mod pool;
 mod spawn;
 mod stream;
@@ -23,6 +25,7 @@ use crate::error::{Error, ErrorKind};
 use crate::executor::{Executed, Executor, Job};
 use crate::jail::{Grants, LayerReport, Plan, Role};
 use crate::sandbox::{Artifact, Code, Loader};
+pub(crate) use compile::ChildCompiler;
 use pool::{Pool, Settings};
 use spawn::Spawner;
 use std::collections::HashMap;
@@ -69,6 +72,15 @@ pub(crate) enum ProcessError {
     ShutDown,
 }
 
+/// The program that workers and compilers are.
+fn worker_program(config: &Config) -> Result<PathBuf, ProcessError> {
+    match &config.worker {
+        Some(program) => Ok(program.clone()),
+        None if worker_main::is_hooked() => Ok(PathBuf::from("/proc/self/exe")),
+        None => Err(ProcessError::NoHook),
+    }
+}
+
 pub(crate) struct ProcessExecutor {
     loader: Arc<Loader>,
     spawner: Arc<Spawner>,
@@ -86,11 +98,7 @@ struct Pools {
 
 impl ProcessExecutor {
     pub(crate) fn new(loader: Arc<Loader>, config: &Config) -> Result<Self, ProcessError> {
-        let program = match &config.worker {
-            Some(program) => program.clone(),
-            None if worker_main::is_hooked() => PathBuf::from("/proc/self/exe"),
-            None => return Err(ProcessError::NoHook),
-        };
+        let program = worker_program(config)?;
         Ok(ProcessExecutor {
             loader,
             spawner: Arc::new(Spawner::start(program, config.max_running)?),
@@ -107,7 +115,7 @@ impl ProcessExecutor {
                     cgroup: None,
                     compile: None,
                     #[cfg(feature = "test-hooks")]
-                    absent: Vec::new(),
+                    absent: config.absent.clone(),
                 },
             },
             pools: Mutex::default(),
@@ -182,6 +190,7 @@ impl Executor for ProcessExecutor {
     }
 
     fn close(&self) {
+        self.loader.close();
         let pools = std::mem::take(&mut *self.pools.lock().unwrap_or_else(PoisonError::into_inner));
         for pools in pools.iter().filter_map(Weak::upgrade) {
             for pool in pools.by_grants().values() {

@@ -23,6 +23,8 @@ use std::time::{Duration, Instant};
 
 /// A program that is not ready by then will not be.
 const HANDSHAKE: Duration = Duration::from_secs(15);
+/// How long nobody must have wanted a worker before spares are made.
+const QUIET: Duration = Duration::from_millis(2);
 /// How long a process that went silent may take to die.
 pub(super) const LINGER: Duration = Duration::from_secs(2);
 /// How often a process is looked at that nobody else looks after.
@@ -57,8 +59,8 @@ struct State {
     spares: VecDeque<Worker>,
     /// Workers that have run a task and may run more.
     used: Vec<Worker>,
-    /// Spares on their way.
-    starting: usize,
+    /// Somebody makes spares, or waits for the time to.
+    tended: bool,
     breaker: Breaker,
     /// No more are kept.
     closed: bool,
@@ -190,35 +192,58 @@ impl Pool {
         }
     }
 
-    /// Makes spares until the wanted number waits, in the background.
-    pub(super) fn refill(self: &Arc<Self>) {
-        loop {
-            let round = {
-                let mut state = self.state();
-                let enough = state.spares.len() + state.starting >= self.settings.spares;
-                let restrained = state.breaker.restraint(Instant::now()) != Restraint::None;
-                if enough || restrained || state.closed || !self.spawner.has_spare() {
-                    return;
-                }
-                state.starting += 1;
-                state.breaker.round()
-            };
-            let pool = self.clone();
-            tokio::spawn(async move {
+    /// Sees to it that spares are made once there is time for it: after tasks have
+    /// stopped coming for a moment. Forking and rehearsing takes a processor for a
+    /// fraction of a millisecond, which a task that is there can use better.
+    pub(super) fn tend(self: &Arc<Self>) {
+        {
+            let mut state = self.state();
+            if state.tended || state.closed || state.spares.len() >= self.settings.spares {
+                return;
+            }
+            state.tended = true;
+        }
+        let pool = self.clone();
+        tokio::spawn(async move {
+            pool.await_quiet().await;
+            while let Some(round) = pool.wants_spare() {
                 let made = match pool.settings.start {
                     Start::Fork => pool.fork(round, true).await.map_err(|_| ()),
                     Start::Exec => pool.exec(true).await.map_err(|_| ()),
                 };
-                let mut state = pool.state();
-                state.starting -= 1;
                 // A failure is the next task's to meet, and to report.
-                if let Ok(worker) = made
-                    && !state.closed
-                {
+                let Ok(worker) = made else {
+                    break;
+                };
+                let mut state = pool.state();
+                if !state.closed {
                     state.spares.push_back(worker);
                 }
-            });
+            }
+            pool.state().tended = false;
+        });
+    }
+
+    /// Waits until nobody has wanted a worker for a moment.
+    async fn await_quiet(&self) {
+        loop {
+            let last = self.state().last_use;
+            let quiet = last.map_or(QUIET, |last| last.elapsed());
+            if quiet >= QUIET {
+                return;
+            }
+            tokio::time::sleep(QUIET - quiet).await;
         }
+    }
+
+    /// Whether one more spare is to be made; the round of starts that it is of.
+    fn wants_spare(&self) -> Option<u64> {
+        let state = self.state();
+        let wanted = state.spares.len() < self.settings.spares
+            && state.breaker.restraint(Instant::now()) == Restraint::None
+            && !state.closed
+            && self.spawner.has_spare();
+        wanted.then(|| state.breaker.round())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -258,7 +283,7 @@ impl Pool {
     async fn fork(self: &Arc<Self>, round: u64, spare: bool) -> Result<Worker, NotMade> {
         let zygote = self.zygote(round, spare).await?;
         let permit = self.spawner.permit().await.map_err(NoWorker::from)?;
-        match zygote.fork(permit).await {
+        match zygote.fork(permit, spare).await {
             Ok(worker) => Ok(worker),
             Err(NotForked::Refused(error)) => Err(NotMade::Refused(error.to_string())),
             Err(NotForked::Gone(how)) => {

@@ -6,7 +6,8 @@
 //! runner nor its last task.
 
 use super::channel::{self, Inbox};
-use super::{task_main, zygote_main};
+use super::compile::COMPILE_ARG;
+use super::{compile_main, task_main, zygote_main};
 use crate::jail::{self, JailError, Split, Walls};
 use crate::sandbox::{self, Code, PrepareError, Prepared};
 use crate::sys::{self, Alone};
@@ -46,6 +47,10 @@ pub fn worker_hook() {
     let parent = args
         .next()
         .and_then(|arg| arg.to_str().and_then(|arg| arg.parse::<i32>().ok()));
+    let work = match args.next() {
+        Some(role) if role == COMPILE_ARG => compile_main::work,
+        _ => work,
+    };
     let code = match parent.map(work) {
         Some(Ok(())) => 0,
         Some(Err(error)) => {
@@ -80,7 +85,7 @@ fn work(parent: i32) -> io::Result<()> {
     let order = loop {
         match inbox.next::<ControlOrder>().map_err(io::Error::other)? {
             Some(ControlOrder::Start(order)) => break *order,
-            Some(ControlOrder::Fork(_)) => {
+            Some(ControlOrder::Fork { .. }) => {
                 return Err(io::Error::other("not started and told to fork"));
             }
             None if inbox.receive(&control)? => {}

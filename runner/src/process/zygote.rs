@@ -15,11 +15,11 @@ use super::worker::{Life, Worker};
 use crate::jail::JailReport;
 use crate::sys::{self, End, Exit, Sent};
 use crate::wire::{ControlOrder, ControlSays};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Signal, pidfd_send_signal};
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
@@ -134,10 +134,11 @@ impl Zygote {
     pub(super) async fn fork(
         self: &Arc<Self>,
         permit: OwnedSemaphorePermit,
+        spare: bool,
     ) -> Result<Worker, NotForked> {
-        let (ours, theirs) = UnixStream::pair().map_err(NotForked::Refused)?;
-        ours.set_nonblocking(true).map_err(NotForked::Refused)?;
-        theirs.set_nonblocking(true).map_err(NotForked::Refused)?;
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+            .map_err(|errno| NotForked::Refused(errno.into()))?;
         let (forked, member) = oneshot::channel();
         let (ended, exit) = oneshot::channel();
         let id = {
@@ -157,7 +158,8 @@ impl Zygote {
             id
         };
         let mut asked = std::pin::pin!(async {
-            let frame = Sender::frame(&ControlOrder::Fork(id)).map_err(io::Error::other)?;
+            let frame =
+                Sender::frame(&ControlOrder::Fork { id, spare }).map_err(io::Error::other)?;
             let mut orders = self.orders.lock().await;
             orders.send(&frame, &[theirs.as_fd()]).await?;
             drop(orders);
@@ -188,7 +190,7 @@ impl Zygote {
             exit: None,
             zygote: self.clone(),
         });
-        Worker::new(life, ours).map_err(NotForked::Refused)
+        Worker::new(life, ours.into()).map_err(NotForked::Refused)
     }
 
     fn children(&self) -> MutexGuard<'_, Children> {

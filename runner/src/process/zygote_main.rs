@@ -9,7 +9,7 @@ use crate::sys::{self, Alone, End, Exit, Forked, Whom};
 use crate::wire::{ControlOrder, ControlSays};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::pipe::PipeFlags;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -75,22 +75,22 @@ pub(super) fn serve(mut zygote: Zygote) -> io::Result<()> {
                 return Ok(());
             }
             while let Some(order) = zygote.inbox.next().map_err(io::Error::other)? {
-                let ControlOrder::Fork(id) = order else {
+                let ControlOrder::Fork { id, spare } = order else {
                     return Err(io::Error::other("started a second time"));
                 };
-                zygote.fork(id, &mut children)?;
+                zygote.fork(id, spare, &mut children)?;
             }
         }
     }
 }
 
 impl Zygote {
-    fn fork(&mut self, id: u64, children: &mut HashMap<i32, Known>) -> io::Result<()> {
+    fn fork(&mut self, id: u64, spare: bool, children: &mut HashMap<i32, Known>) -> io::Result<()> {
         let Some(socket) = self.inbox.take_one() else {
             return Err(io::Error::other("told to fork without a socket"));
         };
         match self.alone.fork() {
-            Ok(Forked::Child) => self.child(socket),
+            Ok(Forked::Child) => self.child(socket, spare),
             Ok(Forked::Parent { pid, pidfd }) => {
                 children.insert(pid, Known { id, stopped: None });
                 self.say(&ControlSays::Forked(id), &[pidfd.as_fd()])
@@ -103,11 +103,13 @@ impl Zygote {
     }
 
     /// What a forked child does: it serves its socket and ends.
-    fn child(&mut self, socket: OwnedFd) -> ! {
+    fn child(&mut self, socket: OwnedFd, spare: bool) -> ! {
         // Whatever happens, this copy of the zygote does not go on as one.
         let _end = EndsHere;
-        // The zygote's own descriptors are not a worker's to have.
+        // The zygote's own descriptors are not a worker's to have: its stderr is a
+        // pipe that a worker could fill, and all others would wait at.
         for descriptor in [
+            io::stderr().as_raw_fd(),
             self.control.as_raw_fd(),
             self.sigchld.reader.as_raw_fd(),
             self.sigchld.writer,
@@ -117,7 +119,7 @@ impl Zygote {
             }
         }
         self.inbox = Inbox::default();
-        let served = task_main::serve(&self.prepared, &self.sealed, socket, self.tasks, true);
+        let served = task_main::serve(&self.prepared, &self.sealed, socket, self.tasks, spare);
         sys::exit_now(if served.is_ok() { 0 } else { 125 })
     }
 
@@ -129,8 +131,11 @@ impl Zygote {
                 if let Some(known) = children.get_mut(&pid) {
                     known.stopped = Some(signal);
                 }
-                if let Some(pid) = Pid::from_raw(pid) {
-                    let _ = kill_process(pid, Signal::KILL);
+                // It is not reaped yet: the number is still its own.
+                if let Some(pid) = Pid::from_raw(pid)
+                    && let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty())
+                {
+                    let _ = pidfd_send_signal(&pidfd, Signal::KILL);
                 }
                 continue;
             }

@@ -6,11 +6,11 @@
 //! compiled anew. Invariant: nothing is read from a directory or file that
 //! somebody else could have written.
 
-use super::code::{self, Code, Meta};
+use super::code::Code;
 use crate::config::Cache as CacheConfig;
 use rustix::fs::{Mode, OFlags};
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
@@ -76,21 +76,19 @@ impl Cache {
     }
 
     /// Keeps an entry, best effort.
-    pub(crate) fn put(&self, key: &str, elf: &[u8], meta: &Meta) {
-        if self.write(key, elf, meta).is_ok() {
+    pub(crate) fn put(&self, key: &str, code: &Code) {
+        if self.write(key, code).is_ok() {
             self.evict();
         }
     }
 
-    fn write(&self, key: &str, elf: &[u8], meta: &Meta) -> io::Result<()> {
-        let trailer = code::trailer(elf, meta).map_err(io::Error::other)?;
+    fn write(&self, key: &str, code: &Code) -> io::Result<()> {
         // Without a name until it is whole: nothing to clean up if this process
         // dies. Where the file system cannot do that, a temporary name does.
         let mut file = tempfile::Builder::new()
             .prefix(".tmp-")
             .tempfile_in(&self.directory)?;
-        file.write_all(elf)?;
-        file.write_all(&trailer)?;
+        code.copy_to(file.as_file_mut())?;
         file.persist(self.path(key)).map_err(|error| error.error)?;
         Ok(())
     }
@@ -153,11 +151,16 @@ fn user_directory() -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sandbox::code::Meta;
     use crate::sandbox::source::Shape;
     use std::os::unix::fs::PermissionsExt;
 
     fn meta(source: &blake3::Hash) -> Meta {
         Meta::new(Shape::Component, false, source, 1)
+    }
+
+    fn code(source: &blake3::Hash) -> Code {
+        Code::new(b"code", &meta(source)).expect("a memory file")
     }
 
     #[test]
@@ -167,11 +170,11 @@ mod tests {
         let source = blake3::hash(b"a");
         let key = Cache::key(&source, false);
         assert!(cache.get(&key).is_none());
-        cache.put(&key, b"code", &meta(&source));
+        cache.put(&key, &code(&source));
         assert_eq!(cache.get(&key).expect("there").meta, meta(&source));
         fs::write(cache.path(&key), b"rubbish").expect("write");
         assert!(cache.get(&key).is_none());
-        cache.put(&key, b"code", &meta(&source));
+        cache.put(&key, &code(&source));
         assert!(cache.get(&key).is_some());
     }
 
@@ -182,7 +185,7 @@ mod tests {
         let cache = Cache::open(&config).expect("opens");
         let source = blake3::hash(b"a");
         let key = Cache::key(&source, false);
-        cache.put(&key, b"code", &meta(&source));
+        cache.put(&key, &code(&source));
         let open = |mode| fs::Permissions::from_mode(mode);
         fs::set_permissions(cache.path(&key), open(0o666)).expect("chmod");
         assert!(cache.get(&key).is_none());
@@ -195,7 +198,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("tempdir");
         let cache = Cache::open(&CacheConfig::Directory(directory.path().into())).expect("opens");
         let source = blake3::hash(b"a");
-        cache.put("real", b"code", &meta(&source));
+        cache.put("real", &code(&source));
         std::os::unix::fs::symlink(cache.path("real"), cache.path("link")).expect("link");
         assert!(cache.get("real").is_some());
         assert!(cache.get("link").is_none());

@@ -24,11 +24,14 @@ use wasmtime::{Engine, Module};
 
 const MAGIC: [u8; 8] = *b"wrunart\0";
 const FORMAT: u32 = 1;
-const FOOTER: usize = 56;
+pub(super) const FOOTER: usize = 56;
 /// Cap on the description.
 const MAX_META: usize = 1 << 20;
 /// Cap on a whole file.
 pub(crate) const MAX_FILE: u64 = 4 << 30;
+
+/// Bytes that are copied at a time.
+const COPY: usize = 1 << 20;
 
 /// What must be known about compiled code.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,12 +114,22 @@ pub(crate) fn trailer(elf: &[u8], meta: &Meta) -> Result<Vec<u8>, CodeError> {
 impl Code {
     /// Takes freshly compiled code.
     pub(crate) fn new(elf: &[u8], meta: &Meta) -> Result<Self, CodeError> {
+        let mut file = Code::blank()?;
+        Code::write(&mut file, elf, meta)?;
+        Code::seal(file)
+    }
+
+    /// An empty memory file, for [`Code::write`] and then [`Code::seal`].
+    pub(crate) fn blank() -> Result<File, CodeError> {
+        memory_file()
+    }
+
+    /// Writes compiled code with its description.
+    pub(crate) fn write(file: &mut File, elf: &[u8], meta: &Meta) -> Result<(), CodeError> {
         let trailer = trailer(elf, meta)?;
-        let mut file = memory_file()?;
         file.write_all(elf)
             .and_then(|()| file.write_all(&trailer))
-            .map_err(io_error("cannot fill a memory file"))?;
-        Code::verify(file)
+            .map_err(io_error("cannot fill a memory file"))
     }
 
     /// Copies a file into memory, seals it, verifies it.
@@ -127,7 +140,7 @@ impl Code {
         if copied > MAX_FILE {
             return Err(CodeError::Damaged("it is larger than 4 GiB"));
         }
-        Code::verify(memory)
+        Code::seal(memory)
     }
 
     /// Copies bytes into memory, seals them, verifies them.
@@ -136,14 +149,30 @@ impl Code {
         memory
             .write_all(bytes)
             .map_err(io_error("cannot fill a memory file"))?;
-        Code::verify(memory)
+        Code::seal(memory)
     }
 
     /// The whole file's bytes, for `wrun compile`.
     pub(crate) fn bytes(&self) -> io::Result<Vec<u8>> {
-        let mut bytes = vec![0; usize::try_from(self.len).map_err(io::Error::other)?];
-        self.file.read_exact_at(&mut bytes, 0)?;
+        let mut bytes = Vec::with_capacity(usize::try_from(self.len).map_err(io::Error::other)?);
+        self.copy_to(&mut bytes)?;
         Ok(bytes)
+    }
+
+    /// Writes the whole file.
+    pub(crate) fn copy_to(&self, to: &mut impl Write) -> io::Result<()> {
+        let mut buffer = vec![0; usize::try_from(self.len).unwrap_or(COPY).min(COPY)];
+        let mut at = 0;
+        while at < self.len {
+            // Not the file's own position, which workers share.
+            let len = self.file.read_at(&mut buffer, at)?;
+            if len == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            to.write_all(&buffer[..len])?;
+            at += len as u64;
+        }
+        Ok(())
     }
 
     /// Takes a memory file that another process verified; checks that it is
@@ -158,7 +187,8 @@ impl Code {
         Ok(Code { meta, file, len })
     }
 
-    fn verify(mut file: File) -> Result<Self, CodeError> {
+    /// Seals a memory file that was written, by whomever, and verifies it.
+    pub(crate) fn seal(mut file: File) -> Result<Self, CodeError> {
         let seals = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
         rustix::fs::fcntl_add_seals(&file, seals)
             .map_err(|errno| io_error("cannot seal a memory file")(errno.into()))?;

@@ -18,7 +18,7 @@ pub(crate) fn componentize(binary: &[u8], facts: &Facts) -> Result<Vec<u8>, Load
             }
         );
         if !facts.exports(name) && !facts.exports(&standard) {
-            return Err(LoadError::MissingExport { name });
+            return Err(LoadError::MissingExport { name: name.into() });
         }
     }
     let bad = |error: anyhow::Error| LoadError::Componentize {

@@ -4,6 +4,8 @@
 //! bytes each, whatever the guest does.
 
 use crate::report::{Access, Denial};
+use serde::de::{Deserializer, SeqAccess, Visitor};
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 const MAX: usize = 64;
@@ -34,6 +36,35 @@ impl Denials {
                 count: 1,
             });
         }
+    }
+
+    /// Reads a list, of which it keeps as many as there can be: three bytes of a
+    /// frame are forty of memory.
+    pub(crate) fn deserialize<'de, D>(deserializer: D) -> Result<Vec<Denial>, D::Error>
+    where
+        D: Deserializer<'de>,
+    {
+        struct Few;
+
+        impl<'de> Visitor<'de> for Few {
+            type Value = Vec<Denial>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("denials")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Vec<Denial>, A::Error> {
+                let mut list = Vec::new();
+                while let Some(denial) = seq.next_element()? {
+                    if list.len() < MAX {
+                        list.push(denial);
+                    }
+                }
+                Ok(list)
+            }
+        }
+
+        deserializer.deserialize_seq(Few)
     }
 
     /// A list from elsewhere, within the same bounds.
@@ -68,5 +99,28 @@ mod tests {
         assert!(list.iter().all(|denial| denial.target.len() <= MAX_TARGET));
         let same = list.iter().find(|d| d.access == Access::Write);
         assert_eq!(same.map(|d| d.count), Some(1_000));
+    }
+
+    #[test]
+    fn a_longer_list_is_read_and_not_kept() {
+        #[derive(serde::Serialize, serde::Deserialize)]
+        struct Report {
+            #[serde(deserialize_with = "Denials::deserialize")]
+            denied: Vec<Denial>,
+            after: u8,
+        }
+        let denial = Denial {
+            access: Access::Path,
+            target: String::new(),
+            count: 0,
+        };
+        let long = Report {
+            denied: vec![denial; 100_000],
+            after: 7,
+        };
+        let bytes = postcard::to_allocvec(&long).expect("encodes");
+        let read: Report = postcard::from_bytes(&bytes).expect("decodes");
+        assert_eq!((read.denied.len(), read.after), (MAX, 7));
+        assert!(read.denied.capacity() < 2 * MAX);
     }
 }

@@ -27,6 +27,10 @@ const MAPPINGS_KEPT: usize = 8_192;
 /// and each other processor an interrupt. Half of a megabyte a slot at most.
 const KEEP_RESIDENT: usize = 256 << 10;
 
+/// Address space that wasmtime reserves for one memory at most: 4 GiB and guards;
+/// for one that begins larger, what it begins with, guards and room to grow.
+pub(super) const RESERVATION: u64 = 5 << 30;
+
 /// An engine could not be made.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum EngineError {
@@ -57,9 +61,11 @@ fn config(metered: bool) -> Config {
     config
 }
 
-/// An engine that compiles and does not run.
-pub(crate) fn compiler(metered: bool) -> Result<Engine, EngineError> {
-    Engine::new(&config(metered)).map_err(|e| EngineError::Engine(format!("{e:#}")))
+/// An engine that compiles and does not run; `parallel` is on the threads of
+/// rayon's global pool.
+pub(crate) fn compiler(metered: bool, parallel: bool) -> Result<Engine, EngineError> {
+    Engine::new(config(metered).parallel_compilation(parallel))
+        .map_err(|e| EngineError::Engine(format!("{e:#}")))
 }
 
 /// An engine that runs and does not compile, in a process of one thread that

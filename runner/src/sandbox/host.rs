@@ -12,8 +12,9 @@ use crate::task::Spec;
 use rand::rand_core::UnwrapErr;
 use rand::rngs::{StdRng, SysRng};
 use rand::{Rng, RngExt, SeedableRng, TryRng};
+use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -38,8 +39,10 @@ pub(crate) struct Host {
     pub(crate) has_tcp: bool,
     /// TCP sockets made so far.
     pub(crate) sockets_made: u32,
-    /// Host names that the guest may resolve.
-    pub(crate) names: Vec<String>,
+    /// Host names that the guest may resolve, with what they resolve to.
+    pub(crate) names: HashMap<String, VecDeque<IpAddr>>,
+    /// Lookups of granted names: the addresses that were not handed out yet.
+    pub(crate) resolving: HashMap<u32, VecDeque<IpAddr>>,
 }
 
 /// WASI state of either generation.
@@ -133,14 +136,25 @@ impl Host {
             has_tcp: !spec.tcp.is_empty(),
             sockets_made: 0,
             has_read_only: spec.dirs.iter().any(|grant| grant.read_only),
-            names: spec
-                .tcp
-                .iter()
-                .filter(|grant| grant.is_name)
-                .map(|grant| grant.host.clone())
-                .collect(),
+            names: names(&spec.tcp),
+            resolving: HashMap::new(),
         })
     }
+}
+
+/// What granted names resolve to: each address once, over all ports.
+fn names(grants: &[TcpGrant]) -> HashMap<String, VecDeque<IpAddr>> {
+    let mut names: HashMap<String, VecDeque<IpAddr>> = HashMap::new();
+    for grant in grants.iter().filter(|grant| grant.is_name) {
+        let known = names.entry(grant.host.clone()).or_default();
+        for address in &grant.addresses {
+            let ip = address.ip().to_canonical();
+            if !known.contains(&ip) {
+                known.push_back(ip);
+            }
+        }
+    }
+    names
 }
 
 /// How a sandbox comes by granted directories.

@@ -34,10 +34,15 @@ pub struct Inspection {
 /// WebAssembly but no task is no error: see [`Inspection::shape`].
 pub fn inspect(path: impl AsRef<Path>, max_size: u64) -> Result<Inspection, Error> {
     let bytes = read(path.as_ref(), max_size)?;
+    Ok(inspect_bytes(&bytes)?)
+}
+
+/// Tells what the bytes of a task file are.
+pub(super) fn inspect_bytes(bytes: &[u8]) -> Result<Inspection, LoadError> {
     let size = bytes.len() as u64;
-    let digest = blake3::hash(&bytes).to_hex().to_string();
-    if code::is_artifact(&bytes) {
-        let code = Code::from_bytes(&bytes).map_err(LoadError::Artifact)?;
+    let digest = blake3::hash(bytes).to_hex().to_string();
+    if code::is_artifact(bytes) {
+        let code = Code::from_bytes(bytes).map_err(LoadError::Artifact)?;
         let meta = &code.meta;
         return Ok(Inspection {
             size,
@@ -54,7 +59,7 @@ pub fn inspect(path: impl AsRef<Path>, max_size: u64) -> Result<Inspection, Erro
             facts: Facts::default(),
         });
     }
-    let binary = source::to_binary(&bytes)?;
+    let binary = source::to_binary(bytes)?;
     let facts = source::facts(&binary)?;
     let types = wasmparser::Validator::new_with_features(features())
         .validate_all(&binary)

@@ -2,30 +2,27 @@
 //! compiled once or taken from the cache.
 
 use super::cache::Cache;
-use super::code::{self, Code, CodeError, Meta};
-use super::componentize::componentize;
-use super::engine::{self, EngineError};
-use super::source::{self, Shape};
+use super::code::{self, Code, CodeError};
+use super::compile::Compiler;
+use super::engine::EngineError;
+use super::source::Shape;
 use crate::config::Config;
+use crate::error::Error;
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use std::any::Any;
+use std::borrow::Cow;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use wasmtime::Engine;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// Why bytes are no task.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, thiserror::Error, Serialize, Deserialize)]
 pub(crate) enum LoadError {
-    #[error("cannot read {}: {source}", path.display())]
-    Read { path: PathBuf, source: io::Error },
-    #[error("{} is a directory, not a task", path.display())]
-    IsDirectory { path: PathBuf },
-    #[error("the task has more than {limit} bytes, the cap on task files")]
-    TooBig { limit: u64 },
     #[error("the task is empty")]
     Empty,
     #[error("the task is not WebAssembly: neither the binary format nor WAT text")]
@@ -38,29 +35,102 @@ pub(crate) enum LoadError {
     UnknownImport { name: String, hint: String },
     #[error("there is nothing to run: {wanted}; this one exports {exports}")]
     NoEntry {
-        wanted: &'static str,
+        wanted: Cow<'static, str>,
         exports: String,
     },
     #[error("the task exports run but not {name}, which the canonical ABI needs")]
-    MissingExport { name: &'static str },
+    MissingExport { name: Cow<'static, str> },
     #[error("the task does not fit the world wrun:task/task: {message}")]
     Componentize { message: String },
+    #[error("there is not enough memory to compile the task")]
+    OutOfMemory,
+    // From here on: nothing that whoever compiles says. These must stay last, or
+    // postcard counts the others differently when it reads than when it writes.
+    #[serde(skip)]
+    #[error("cannot read {}: {source}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[serde(skip)]
+    #[error("{} is a directory, not a task", path.display())]
+    IsDirectory { path: PathBuf },
+    #[serde(skip)]
+    #[error("the task has more than {limit} bytes, the cap on task files")]
+    TooBig { limit: u64 },
+    #[serde(skip)]
     #[error(
         "the task is a compiled artifact; it is native code, and is loaded only when you vouch \
          for it (--allow-precompiled)"
     )]
     Precompiled,
+    #[serde(skip)]
     #[error("cannot load the artifact: {0}")]
     Artifact(CodeError),
-    #[error("the artifact was compiled {have} fuel and cannot run {want}")]
-    ArtifactFuel {
-        have: &'static str,
-        want: &'static str,
-    },
+    #[serde(skip)]
+    #[error(
+        "the artifact was compiled {} fuel and cannot run {}",
+        with_or_without(!*wanted), with_or_without(*wanted)
+    )]
+    ArtifactFuel { wanted: bool },
+    #[serde(skip)]
     #[error(transparent)]
     Engine(#[from] EngineError),
+    #[serde(skip)]
     #[error("cannot keep compiled code: {source}")]
     System { source: CodeError },
+    #[serde(skip)]
+    #[error("compiling the task takes longer than the {} it may take", humantime::format_duration(*limit))]
+    CompileTime { limit: Duration },
+    #[serde(skip)]
+    #[error(
+        "compiling the task takes more memory than the {} it may have",
+        bytesize::ByteSize(*limit).display().iec()
+    )]
+    CompileMemory { limit: u64 },
+    #[serde(skip)]
+    #[error(
+        "compiling the task crashed, in a process of its own; nothing else was affected: {how}"
+    )]
+    CompileCrashed { how: String },
+    /// There is nobody to compile it.
+    #[serde(skip)]
+    #[error("{0}")]
+    Compiler(Error),
+}
+
+/// Bytes of a text about a task; whole sentences about one are shorter.
+const MAX_TEXT: usize = 4_000;
+
+impl LoadError {
+    /// With texts that are on one line and of bounded length, whatever a guest or
+    /// a compiler that it took over wrote into them. Twice changes nothing more.
+    pub(crate) fn tamed(mut self) -> Self {
+        match &mut self {
+            LoadError::Text { message: text }
+            | LoadError::Invalid { message: text }
+            | LoadError::Componentize { message: text } => tame(text),
+            LoadError::UnknownImport { name, hint } => {
+                tame(name);
+                tame(hint);
+            }
+            LoadError::NoEntry { wanted, exports } => {
+                tame(wanted.to_mut());
+                tame(exports);
+            }
+            LoadError::MissingExport { name } => tame(name.to_mut()),
+            _ => {}
+        }
+        self
+    }
+}
+
+fn with_or_without(fuel: bool) -> &'static str {
+    if fuel { "with" } else { "without" }
+}
+
+fn tame(text: &mut String) {
+    if text.contains(char::is_control) {
+        *text = text.replace(char::is_control, "\u{fffd}");
+    }
+    text.truncate(text.floor_char_boundary(MAX_TEXT));
 }
 
 /// A task file that was loaded: recognised, checked, compiled. Cheap to clone;
@@ -186,18 +256,26 @@ pub(crate) struct Loader {
     runner: u64,
     cache: Option<Cache>,
     max_module_size: u64,
-    compilers: [OnceLock<Engine>; 2],
+    /// What `load` compiles for.
+    metered: bool,
+    compiler: Box<dyn Compiler>,
 }
 
 impl Loader {
-    pub(crate) fn new(config: &Config) -> Self {
+    pub(crate) fn new(config: &Config, compiler: Box<dyn Compiler>) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Loader {
             runner: NEXT.fetch_add(1, Ordering::Relaxed),
             cache: Cache::open(&config.cache),
             max_module_size: config.max_module_size,
-            compilers: [OnceLock::new(), OnceLock::new()],
+            metered: config.metered,
+            compiler,
         }
+    }
+
+    /// Compiles nothing more; what is being compiled elsewhere is given up.
+    pub(crate) fn close(&self) {
+        self.compiler.close();
     }
 
     pub(crate) fn runner(&self) -> u64 {
@@ -233,22 +311,18 @@ impl Loader {
             return self.load_compiled(name, &bytes);
         }
         let digest = blake3::hash(&bytes);
-        // A cached entry was checked when it was made; its shape is in it.
-        let mut codes = [Slot::empty(), Slot::empty()];
-        let cached = [false, true]
+        // A cached entry was checked when it was made; its shape is in it. Code of
+        // the other kind than is wanted now says at least what the task is.
+        let cached = [self.metered, !self.metered]
             .into_iter()
             .find_map(|metered| self.cached(&digest, metered));
-        let shape = match cached {
-            Some(code) => {
-                let (shape, metered) = (code.meta.shape, code.meta.metered);
-                codes[usize::from(metered)] = Slot::full(code);
-                shape
-            }
-            None => {
-                let binary = source::to_binary(&bytes)?;
-                source::shape(&source::facts(&binary)?)?
-            }
+        let code = match cached {
+            Some(code) => code,
+            None => self.compile(&bytes, &digest, self.metered)?,
         };
+        let (shape, metered) = (code.meta.shape, code.meta.metered);
+        let mut codes = [Slot::empty(), Slot::empty()];
+        codes[usize::from(metered)] = Slot::full(code);
         let source_len = bytes.len() as u64;
         Ok(self.artifact(name, shape, digest, source_len, Some(bytes), codes))
     }
@@ -295,22 +369,13 @@ impl Loader {
     pub(crate) fn code(&self, artifact: &Artifact, metered: bool) -> Result<Arc<Code>, LoadError> {
         artifact.0.codes[usize::from(metered)].get_or_try(|| {
             let Some(source) = &artifact.0.source else {
-                let words = |metered| if metered { "with" } else { "without" };
-                return Err(LoadError::ArtifactFuel {
-                    have: words(!metered),
-                    want: words(metered),
-                });
+                return Err(LoadError::ArtifactFuel { wanted: metered });
             };
             if let Some(code) = self.cached(&artifact.0.digest, metered) {
                 return Ok(Arc::new(code));
             }
-            let (elf, meta) = self.compile(source, &artifact.0.digest, metered)?;
-            if let Some(cache) = &self.cache {
-                cache.put(&Cache::key(&artifact.0.digest, metered), &elf, &meta);
-            }
-            Code::new(&elf, &meta)
+            self.compile(source, &artifact.0.digest, metered)
                 .map(Arc::new)
-                .map_err(|source| LoadError::System { source })
         })
     }
 
@@ -334,40 +399,15 @@ impl Loader {
 
     fn compile(
         &self,
-        bytes: &[u8],
+        source: &Bytes,
         digest: &blake3::Hash,
         metered: bool,
-    ) -> Result<(Vec<u8>, Meta), LoadError> {
-        let slot = &self.compilers[usize::from(metered)];
-        let engine = match slot.get() {
-            Some(engine) => engine,
-            None => {
-                let engine = engine::compiler(metered)?;
-                slot.get_or_init(|| engine)
-            }
-        };
-        let binary = source::to_binary(bytes)?;
-        let facts = source::facts(&binary)?;
-        let shape = source::shape(&facts)?;
-        let elf = match shape {
-            Shape::Component | Shape::CommandComponent => engine.precompile_component(&binary),
-            Shape::CommandModule => engine.precompile_module(&binary),
-            Shape::CoreModule => {
-                // The module first: the encoder's errors about an invalid one
-                // are not about what is wrong with it.
-                wasmtime::Module::validate(engine, &binary).map_err(|error| {
-                    LoadError::Invalid {
-                        message: source::one_line(&format!("{error:#}")),
-                    }
-                })?;
-                engine.precompile_component(&componentize(&binary, &facts)?)
-            }
+    ) -> Result<Code, LoadError> {
+        let code = self.compiler.compile(source, digest, metered)?;
+        if let Some(cache) = &self.cache {
+            cache.put(&Cache::key(digest, metered), &code);
         }
-        .map_err(|error| LoadError::Invalid {
-            message: source::one_line(&format!("{error:#}")),
-        })?;
-        let meta = Meta::new(shape, metered, digest, bytes.len() as u64);
-        Ok((elf, meta))
+        Ok(code)
     }
 }
 

@@ -7,10 +7,13 @@
 mod abi;
 mod cache;
 mod code;
+mod compile;
 mod componentize;
 mod denials;
 mod engine;
 mod epoch;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod host;
 mod imports;
 mod input;
@@ -24,7 +27,8 @@ mod source;
 
 pub use abi::Progress;
 pub(crate) use abi::TaskContext;
-pub(crate) use code::{Code, CodeError};
+pub(crate) use code::{Code, CodeError, MAX_FILE};
+pub(crate) use compile::{Compiler, InProcess, compile};
 pub(crate) use engine::{
     Allocation, EngineError, max_pool_slots, runtime, single_threaded_runtime,
 };

@@ -290,7 +290,10 @@ fn no_entry(facts: &Facts, wanted: &'static str) -> LoadError {
     } else {
         exports.join(", ")
     };
-    LoadError::NoEntry { wanted, exports }
+    LoadError::NoEntry {
+        wanted: wanted.into(),
+        exports,
+    }
 }
 
 /// A guest's name in a message: on one line, of bounded length, without

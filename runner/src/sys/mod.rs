@@ -10,6 +10,8 @@ mod inherited;
 mod landlock;
 mod namespace;
 mod pidfd;
+#[cfg(feature = "test-hooks")]
+mod probe;
 mod signal;
 mod stdout;
 mod ticks;
@@ -21,6 +23,8 @@ pub(crate) use inherited::{blank, close_inherited};
 pub(crate) use landlock::landlock_abi;
 pub(crate) use namespace::{Side, fork_sibling, unshare};
 pub(crate) use pidfd::{Pidfd, Sent, member_of};
+#[cfg(feature = "test-hooks")]
+pub(crate) use probe::probe;
 pub(crate) use signal::ignore_file_size_signal;
 pub(crate) use stdout::was_stdout_closed;
 pub(crate) use ticks::{has_ticks, start_ticks, stop_ticks, tick_for};

@@ -113,6 +113,52 @@ enum Shown {
 }
 
 fn shown(pidfd: BorrowedFd<'_>) -> io::Result<Shown> {
+    match asked(pidfd) {
+        Some(shown) => Ok(shown),
+        None => read(pidfd),
+    }
+}
+
+/// `PIDFD_GET_INFO` and what it fills, of Linux 6.13; the header is
+/// `linux/pidfd.h`.
+#[repr(C)]
+#[derive(Default)]
+struct Info {
+    mask: u64,
+    cgroup: u64,
+    pid: u32,
+    tgid: u32,
+    ppid: u32,
+    ids: [u32; 8],
+    exit_code: i32,
+}
+
+/// Asks the kernel; none where it does not know the question, or the descriptor is
+/// for something else.
+#[expect(unsafe_code, reason = "an ioctl that rustix has no function for")]
+fn asked(pidfd: BorrowedFd<'_>) -> Option<Shown> {
+    const GET_INFO: libc::c_ulong = 0xc040_ff0b;
+    const HAS_PID: u64 = 1;
+    const { assert!(size_of::<Info>() == 64, "the size that the request names") };
+    let mut info = Info {
+        mask: HAS_PID,
+        ..Info::default()
+    };
+    // SAFETY: the request's number says that it writes 64 bytes at most, which is
+    // what is there. On a descriptor of another kind it has no meaning: the type
+    // 0xff is that of descriptors that live in the kernel alone, and the only
+    // other ones sent here are refused with ENOTTY.
+    match unsafe { libc::ioctl(pidfd.as_raw_fd(), GET_INFO, &raw mut info) } {
+        0 if info.mask & HAS_PID != 0 && info.tgid > 0 => Some(Shown::Number(info.tgid)),
+        0 => None,
+        _ => {
+            let error = io::Error::last_os_error();
+            (error.raw_os_error() == Some(libc::ESRCH)).then_some(Shown::Gone)
+        }
+    }
+}
+
+fn read(pidfd: BorrowedFd<'_>) -> io::Result<Shown> {
     let path = format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd());
     let info = std::fs::read_to_string(path)?;
     let pid = info.lines().find_map(|line| line.strip_prefix("Pid:"));

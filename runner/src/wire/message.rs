@@ -37,8 +37,12 @@ use std::time::Duration;
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum ControlOrder {
     Start(Box<StartOrder>),
-    /// A worker for the socket that comes along, under this number.
-    Fork(u64),
+    /// A worker for the socket that comes along, under this number. A `spare` is
+    /// for a task that is not there yet: it has time to rehearse.
+    Fork {
+        id: u64,
+        spare: bool,
+    },
 }
 
 /// What a program that was started is to be.

@@ -5,10 +5,14 @@
 //! functions. Invariant: no length from the peer is believed before it is
 //! checked against a cap, and nothing a peer sends can panic.
 
+mod compile;
 mod frame;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod handshake;
 mod message;
 
+pub(crate) use compile::{CompileOrder, CompilerSays, MAX_ANSWER};
 pub(crate) use frame::{Decoder, FrameError, encode};
 pub(crate) use handshake::Hello;
 pub(crate) use message::{

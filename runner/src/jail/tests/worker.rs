@@ -177,6 +177,7 @@ fn stages(scenario: Scenario, seen: &mut Seen) -> Result<(), JailError> {
         dirs: &dirs,
         tcp_ports: &scenario.ports,
         memory: 64 << 20,
+        reserved: Some(5 << 30),
         cpu: Some(Duration::from_secs(1)),
     };
     match scenario.act {

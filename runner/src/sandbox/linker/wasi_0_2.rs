@@ -3,6 +3,7 @@
 
 use crate::report::Access;
 use crate::sandbox::host::Host;
+use std::net::IpAddr;
 use wasmtime::StoreContextMut;
 use wasmtime::component::{Linker, Resource};
 use wasmtime_wasi::filesystem::WasiFilesystemView;
@@ -12,10 +13,10 @@ use wasmtime_wasi::p2::bindings::filesystem::types::{
     OpenFlags, PathFlags,
 };
 use wasmtime_wasi::p2::bindings::sockets::ip_name_lookup::{
-    Host as LookupHost, ResolveAddressStream,
+    Host as LookupHost, HostResolveAddressStream, ResolveAddressStream,
 };
 use wasmtime_wasi::p2::bindings::sockets::network::{
-    ErrorCode as SocketErrorCode, Host as NetworkHost, IpAddressFamily, Network,
+    ErrorCode as SocketErrorCode, Host as NetworkHost, IpAddress, IpAddressFamily, Network,
 };
 use wasmtime_wasi::p2::bindings::sockets::tcp::TcpSocket;
 use wasmtime_wasi::p2::bindings::sockets::tcp_create_socket::Host as TcpCreateHost;
@@ -224,38 +225,69 @@ pub(super) fn count_sockets(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
         )
 }
 
-/// Resolving is granted per name; wasmtime-wasi only knows all or none.
+/// Resolving is granted per name, and a grant was resolved when it was made: the
+/// guest gets those addresses. Nothing is asked of a resolver, which would need
+/// threads, files and sockets that a jailed worker has not, and whose later
+/// answers could only be addresses that are not granted.
 pub(super) fn watch_names(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
-    linker
-        .instance(&format!("wasi:sockets/ip-name-lookup@{WASI}"))?
-        .func_wrap(
-            "resolve-addresses",
-            |mut store: StoreContextMut<'_, Host>, (network, name): (Resource<Network>, String)| {
-                let host = store.data_mut();
-                let granted = host.names.contains(&name);
-                let result = if granted || name.parse::<std::net::IpAddr>().is_ok() {
-                    LookupHost::resolve_addresses(&mut host.sockets(), network, name.clone())
-                } else {
-                    Err(SocketError::from(SocketErrorCode::AccessDenied))
-                };
-                let answer: Result<Resource<ResolveAddressStream>, SocketErrorCode> = match result {
-                    Ok(stream) => Ok(stream),
-                    Err(error) => {
-                        let code = host.sockets().convert_error_code(error)?;
-                        if matches!(
-                            code,
-                            SocketErrorCode::AccessDenied
-                                | SocketErrorCode::PermanentResolverFailure
-                        ) && !granted
-                        {
-                            host.denials.note(Access::NameLookup, &name);
-                        }
-                        Err(code)
+    let mut names = linker.instance(&format!("wasi:sockets/ip-name-lookup@{WASI}"))?;
+    names.func_wrap(
+        "resolve-addresses",
+        |mut store: StoreContextMut<'_, Host>, (network, name): (Resource<Network>, String)| {
+            let host = store.data_mut();
+            let granted = host.names.get(&name).cloned();
+            let first = match &granted {
+                Some(addresses) => addresses.front().copied(),
+                None => name.parse::<IpAddr>().ok(),
+            };
+            let result = match first {
+                // Addresses need no resolver: the stream is ready, and for a
+                // granted name its answers are replaced.
+                Some(address) => {
+                    LookupHost::resolve_addresses(&mut host.sockets(), network, address.to_string())
+                }
+                None if granted.is_some() => Err(SocketErrorCode::NameUnresolvable.into()),
+                None => Err(SocketErrorCode::AccessDenied.into()),
+            };
+            let answer: Result<Resource<ResolveAddressStream>, SocketErrorCode> = match result {
+                Ok(stream) => {
+                    match granted {
+                        Some(addresses) => host.resolving.insert(stream.rep(), addresses),
+                        None => host.resolving.remove(&stream.rep()),
+                    };
+                    Ok(stream)
+                }
+                Err(error) => {
+                    let code = host.sockets().convert_error_code(error)?;
+                    if matches!(
+                        code,
+                        SocketErrorCode::AccessDenied | SocketErrorCode::PermanentResolverFailure
+                    ) && granted.is_none()
+                    {
+                        host.denials.note(Access::NameLookup, &name);
                     }
-                };
-                Ok((answer,))
-            },
-        )
+                    Err(code)
+                }
+            };
+            Ok((answer,))
+        },
+    )?;
+    names.func_wrap(
+        "[method]resolve-address-stream.resolve-next-address",
+        |mut store: StoreContextMut<'_, Host>, (stream,): (Resource<ResolveAddressStream>,)| {
+            let host = store.data_mut();
+            let rep = stream.rep();
+            let next = host.sockets().resolve_next_address(stream);
+            let answer: Result<Option<IpAddress>, SocketErrorCode> = match next {
+                Ok(next) => Ok(match host.resolving.get_mut(&rep) {
+                    Some(addresses) => addresses.pop_front().map(IpAddress::from),
+                    None => next,
+                }),
+                Err(error) => Err(host.sockets().convert_error_code(error)?),
+            };
+            Ok((answer,))
+        },
+    )
 }
 
 /// UDP is never granted, so that no socket comes to be whose use could be noted.

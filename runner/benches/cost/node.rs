@@ -1,0 +1,81 @@
+//! Node's way to a process of one's own: `child_process.fork`, from the call to
+//! the first message.
+
+use crate::measure::{Bench, Side, Target};
+use anyhow::Context;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Duration;
+
+/// Answers each line with the nanoseconds of one fork and its first message.
+const PARENT: &str = r"
+const { fork } = require('node:child_process');
+const child = process.argv[1];
+require('node:readline').createInterface({ input: process.stdin }).on('line', () => {
+  const began = process.hrtime.bigint();
+  const forked = fork(child);
+  forked.once('message', () => {
+    console.log(String(process.hrtime.bigint() - began));
+    forked.kill('SIGKILL');
+  });
+  forked.send('w'.repeat(64));
+});
+";
+
+const CHILD: &str = "process.on('message', (message) => process.send(message));\n";
+
+struct Node {
+    child: Child,
+    to: ChildStdin,
+    from: BufReader<ChildStdout>,
+    _script: tempfile::TempPath,
+}
+
+impl Node {
+    fn start() -> anyhow::Result<Self> {
+        let mut script = tempfile::Builder::new().suffix(".js").tempfile()?;
+        script.write_all(CHILD.as_bytes())?;
+        let script = script.into_temp_path();
+        let mut child = Command::new("node")
+            .args(["-e", PARENT])
+            .arg(&*script)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let to = child.stdin.take().context("no stdin")?;
+        let from = BufReader::new(child.stdout.take().context("no stdout")?);
+        Ok(Node {
+            child,
+            to,
+            from,
+            _script: script,
+        })
+    }
+
+    fn fork(&mut self) -> anyhow::Result<Duration> {
+        writeln!(self.to)?;
+        let mut line = String::new();
+        self.from.read_line(&mut line)?;
+        Ok(Duration::from_nanos(line.trim().parse()?))
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A row beside Node, where there is one; it is promised to be a hundred times
+/// slower.
+pub(crate) fn row(bench: &mut Bench, name: &'static str, wrun: Side<'_>) -> anyhow::Result<()> {
+    let Ok(mut node) = Node::start() else {
+        eprintln!("{name}: skipped, there is no node");
+        return Ok(());
+    };
+    let floor = "Node's child_process.fork, to the first message";
+    bench.row(name, floor, Target::AtMost(0.01), 40, wrun, &mut || {
+        node.fork()
+    })
+}

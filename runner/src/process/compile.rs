@@ -1,0 +1,500 @@
+//! Compiling in a process of its own: the runner's side.
+//!
+//! A compiler reads what somebody hostile may have written, so it is a child with
+//! limits, and counts as taken over from its first byte on. What it leaves is
+//! sealed after it is dead, and then verified to be code of the task that was
+//! asked about. Whether that code does what the task says, nobody checks; it runs
+//! where the task would.
+//!
+//! A child is started by the thread that waits for it: the kernel's parent-death
+//! signal means that thread. Invariants: [`ChildCompiler::compile`] ends in
+//! bounded time, counted from when it has a place; on every path its child is
+//! dead and reaped when it returns.
+
+use super::worker_main::WORKER_ARG;
+use super::{ProcessError, channel, worker_program};
+use crate::config::Config;
+use crate::sandbox::{Code, CodeError, Compiler, LoadError, MAX_FILE};
+use crate::wire::{CompileOrder, CompilerSays, Decoder, Hello, MAX_ANSWER};
+use bytes::Bytes;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
+use std::fs::File;
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// The third argument that makes a worker program a compiler.
+pub(super) const COMPILE_ARG: &str = "compile";
+
+/// A program that has not greeted by then is no compiler.
+const HANDSHAKE: Duration = Duration::from_secs(30);
+/// How long a child that closed its socket may take to die.
+const LINGER: Duration = Duration::from_secs(2);
+/// How long closing waits for children that were killed to be gone.
+const CLOSE_WAIT: Duration = Duration::from_secs(5);
+/// Threads of one compiler.
+const THREADS: usize = 4;
+/// What is kept of a compiler's stdout and stderr; the rest is not read.
+const MAX_WORDS: usize = 16 << 10;
+
+/// Compiles each task file in a child with limits, as many at once as there are
+/// processors.
+pub(crate) struct ChildCompiler {
+    program: PathBuf,
+    time: Duration,
+    memory: u64,
+    threads: usize,
+    most: usize,
+    places: Mutex<Places>,
+    changed: Condvar,
+    /// Readable, by its end, once `Places::open` is dropped.
+    closed: PipeReader,
+}
+
+struct Places {
+    free: usize,
+    open: Option<PipeWriter>,
+}
+
+/// One of the places; given back when dropped.
+struct Place<'a>(&'a ChildCompiler);
+
+/// A child that is killed and reaped when dropped.
+struct Reaped(Child);
+
+/// What ended the wait for a child that has not compiled.
+enum Ending {
+    Refused(LoadError),
+    Failed(String),
+    /// It died before it said anything.
+    Silent,
+    TimedOut,
+    Closed,
+    /// It broke the protocol.
+    Broke(String),
+}
+
+impl ChildCompiler {
+    pub(crate) fn new(config: &Config) -> Result<Self, ProcessError> {
+        let (closed, open) = io::pipe().map_err(system("cannot make a pipe"))?;
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        Ok(ChildCompiler {
+            program: worker_program(config)?,
+            time: config.compile_timeout,
+            memory: config.compile_memory,
+            threads: processors.min(THREADS),
+            most: processors,
+            places: Mutex::new(Places {
+                free: processors,
+                open: Some(open),
+            }),
+            changed: Condvar::new(),
+            closed,
+        })
+    }
+
+    fn places(&self) -> MutexGuard<'_, Places> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for a place. That time is not the task's: whoever is behind a task
+    /// that compiles forever did nothing wrong.
+    fn place(&self) -> Result<Place<'_>, ProcessError> {
+        let mut places = self
+            .changed
+            .wait_while(self.places(), |places| {
+                places.free == 0 && places.open.is_some()
+            })
+            .unwrap_or_else(PoisonError::into_inner);
+        if places.open.is_none() {
+            return Err(ProcessError::ShutDown);
+        }
+        places.free -= 1;
+        Ok(Place(self))
+    }
+
+    fn order(&self, digest: &blake3::Hash, metered: bool) -> CompileOrder {
+        // The clock on the wall is the limit; this one is for a runner that is
+        // stopped meanwhile.
+        let cpu = self.time.as_secs().saturating_add(1);
+        CompileOrder {
+            metered,
+            source: *digest.as_bytes(),
+            threads: u32::try_from(self.threads).unwrap_or(1),
+            memory: self.memory,
+            cpu: cpu.saturating_mul(self.threads as u64),
+            output: self.memory.min(MAX_FILE),
+        }
+    }
+
+    /// What it means that a wait for a child ended like this.
+    fn judge(&self, ending: Ending, status: Option<ExitStatus>, ears: &Ears) -> LoadError {
+        match ending {
+            Ending::Refused(LoadError::OutOfMemory) => self.too_much_memory(),
+            Ending::Refused(refusal) => refusal.tamed(),
+            Ending::Failed(message) => ProcessError::System {
+                what: "compiling failed",
+                source: io::Error::other(plain(&message)),
+            }
+            .into(),
+            Ending::TimedOut if ears.greeted => LoadError::CompileTime { limit: self.time },
+            Ending::TimedOut => self.no_compiler(format!("no answer in {} s", HANDSHAKE.as_secs())),
+            Ending::Closed => ProcessError::ShutDown.into(),
+            Ending::Broke(how) if ears.greeted => LoadError::CompileCrashed { how },
+            Ending::Broke(what) => self.no_compiler(what),
+            Ending::Silent => self.judge_death(status, ears),
+        }
+    }
+
+    /// What it means that a child died without a word.
+    fn judge_death(&self, status: Option<ExitStatus>, ears: &Ears) -> LoadError {
+        let signal = status.and_then(|status| status.signal());
+        let said = String::from_utf8_lossy(&ears.heard);
+        match signal.and_then(Signal::from_named_raw) {
+            Some(Signal::XCPU) => return LoadError::CompileTime { limit: self.time },
+            Some(Signal::XFSZ) => return self.too_much_memory(),
+            // What Rust says before it gives up.
+            Some(Signal::ABORT)
+                if said.contains("memory allocation of ") && said.contains(" bytes failed") =>
+            {
+                return self.too_much_memory();
+            }
+            _ => {}
+        }
+        let mut how = match (signal, status.and_then(|status| status.code())) {
+            (Some(signal), _) => format!("it died of signal {signal}"),
+            (None, Some(code)) => format!("it exited with status {code}"),
+            (None, None) => "it vanished".to_owned(),
+        };
+        if let Some(line) = said.lines().find(|line| !line.trim().is_empty()) {
+            how = format!("{how}; it said: {}", plain(line));
+        }
+        // Whoever kills a compiler that starts crashes it; a program that is none
+        // goes of itself.
+        if ears.greeted || signal.is_some() {
+            LoadError::CompileCrashed { how }
+        } else {
+            self.no_compiler(how)
+        }
+    }
+
+    fn start(
+        &self,
+        source: &File,
+        output: &File,
+        digest: &blake3::Hash,
+        metered: bool,
+    ) -> Result<(Reaped, Ears), LoadError> {
+        let pipes = system("cannot make pipes for a compiler");
+        let (socket, its_socket) = UnixStream::pair().map_err(&pipes)?;
+        let (words, its_words) = io::pipe().map_err(&pipes)?;
+        let order = self.order(digest, metered);
+        channel::send(&socket, &order, &[source.as_fd(), output.as_fd()]).map_err(&pipes)?;
+        socket.set_nonblocking(true).map_err(&pipes)?;
+        rustix::io::ioctl_fionbio(&words, true).map_err(|errno| pipes(errno.into()))?;
+        // Nothing here needs code between fork and exec.
+        let mut command = Command::new(&self.program);
+        command
+            .arg0("wrun-compile")
+            .arg(WORKER_ARG)
+            .arg(std::process::id().to_string())
+            .arg(COMPILE_ARG)
+            .env_clear()
+            .current_dir("/")
+            // A terminal's Ctrl-C is the runner's to handle.
+            .process_group(0)
+            .stdin(Stdio::from(OwnedFd::from(its_socket)))
+            .stdout(Stdio::from(OwnedFd::from(
+                its_words.try_clone().map_err(&pipes)?,
+            )))
+            .stderr(Stdio::from(OwnedFd::from(its_words)));
+        let child = command.spawn().map_err(|source| ProcessError::Spawn {
+            program: self.program.clone(),
+            source,
+        })?;
+        // Its ends are the child's alone from here on.
+        drop(command);
+        let child = Reaped(child);
+        let life = Pid::from_raw(child.0.id().cast_signed())
+            .ok_or(Errno::SRCH)
+            .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()))
+            .map_err(|errno| system("cannot watch a compiler")(errno.into()))?;
+        let ears = Ears {
+            life,
+            socket,
+            words,
+            answer: Vec::new(),
+            heard: Vec::new(),
+            hearing: true,
+            greeted: false,
+        };
+        Ok((child, ears))
+    }
+
+    /// The code that a dead child left.
+    fn code(
+        &self,
+        output: File,
+        source_len: usize,
+        digest: &blake3::Hash,
+        metered: bool,
+    ) -> Result<Code, LoadError> {
+        let lie = |what: String| LoadError::CompileCrashed {
+            how: format!("it left what is not the task's code: {what}"),
+        };
+        let len = output.metadata().map_or(0, |metadata| metadata.len());
+        if len > self.memory.min(MAX_FILE) {
+            return Err(lie(format!("{len} bytes")));
+        }
+        let code = Code::seal(output).map_err(|error| match error {
+            CodeError::Version(version) => {
+                self.no_compiler(format!("it is version {}", plain(&version)))
+            }
+            error => lie(plain(&error.to_string())),
+        })?;
+        let meta = &code.meta;
+        if meta.source != *digest.to_hex()
+            || meta.metered != metered
+            || meta.source_len != source_len as u64
+        {
+            return Err(lie("it is another's".to_owned()));
+        }
+        Ok(code)
+    }
+
+    fn too_much_memory(&self) -> LoadError {
+        LoadError::CompileMemory { limit: self.memory }
+    }
+
+    fn no_compiler(&self, what: String) -> LoadError {
+        let program = self.program.clone();
+        ProcessError::Handshake { program, what }.into()
+    }
+}
+
+impl Compiler for ChildCompiler {
+    fn compile(
+        &self,
+        source: &Bytes,
+        digest: &blake3::Hash,
+        metered: bool,
+    ) -> Result<Code, LoadError> {
+        let _place = self.place()?;
+        let file = sealed(source).map_err(system("cannot keep a task file in memory"))?;
+        let output = Code::blank().map_err(|source| LoadError::System { source })?;
+        let (mut child, mut ears) = self.start(&file, &output, digest, metered)?;
+        drop(file);
+        let ending = ears.wait(&self.closed, self.time)?;
+        // Whatever it still does, nobody needs it.
+        let status = child.end();
+        ears.overhear();
+        match ending {
+            None => self.code(output, source.len(), digest, metered),
+            Some(ending) => Err(self.judge(ending, status, &ears)),
+        }
+    }
+
+    /// Kills what is being compiled, and waits until it is gone.
+    fn close(&self) {
+        let mut places = self.places();
+        places.open.take();
+        self.changed.notify_all();
+        let _ = self
+            .changed
+            .wait_timeout_while(places, CLOSE_WAIT, |places| places.free < self.most);
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.places().free += 1;
+        self.0.changed.notify_all();
+    }
+}
+
+impl Reaped {
+    /// Kills and reaps it; none when somebody else did.
+    fn end(&mut self) -> Option<ExitStatus> {
+        let _ = self.0.kill();
+        self.0.wait().ok()
+    }
+}
+
+impl Drop for Reaped {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Where a child is listened to.
+struct Ears {
+    life: OwnedFd,
+    socket: UnixStream,
+    /// Its stdout and stderr.
+    words: PipeReader,
+    /// What it said so far, and to nobody.
+    answer: Vec<u8>,
+    heard: Vec<u8>,
+    /// More may come of `words`.
+    hearing: bool,
+    greeted: bool,
+}
+
+impl Ears {
+    /// Waits until the child has compiled (none), or has said why not, is dead, has
+    /// had `time` since its greeting, or `closed` says that nobody wants it any
+    /// more.
+    fn wait(&mut self, closed: &PipeReader, time: Duration) -> Result<Option<Ending>, LoadError> {
+        let mut end = Instant::now().checked_add(HANDSHAKE);
+        loop {
+            let Some([gave_up, died]) = self.ready(closed, end)? else {
+                return Ok(Some(Ending::TimedOut));
+            };
+            if gave_up {
+                return Ok(Some(Ending::Closed));
+            }
+            let was_greeted = self.greeted;
+            self.overhear();
+            let open = self.listen();
+            match self.word() {
+                Ok(Some(CompilerSays::Compiled)) => return Ok(None),
+                Ok(Some(CompilerSays::Refused(why))) => return Ok(Some(Ending::Refused(why))),
+                Ok(Some(CompilerSays::Failed(why))) => return Ok(Some(Ending::Failed(why))),
+                Ok(None) => {}
+                Err(what) => return Ok(Some(Ending::Broke(what))),
+            }
+            if self.greeted && !was_greeted {
+                end = Instant::now().checked_add(time);
+            }
+            if died {
+                return Ok(Some(Ending::Silent));
+            }
+            if !open {
+                // It is dying, most likely: how says more than that it does.
+                let soon = Instant::now().checked_add(LINGER);
+                let died = wait_readable(&mut [PollFd::new(&self.life, PollFlags::IN)], soon)?;
+                return Ok(Some(if died {
+                    Ending::Silent
+                } else {
+                    Ending::Broke("it closed its socket and lived on".to_owned())
+                }));
+            }
+        }
+    }
+
+    /// Waits until something happens: whether nobody wants the child any more, and
+    /// whether it is dead. None when nothing did until `end`.
+    fn ready(
+        &self,
+        closed: &PipeReader,
+        end: Option<Instant>,
+    ) -> Result<Option<[bool; 2]>, LoadError> {
+        let fd = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
+        let mut fds = vec![
+            fd(closed.as_fd()),
+            fd(self.life.as_fd()),
+            fd(self.socket.as_fd()),
+        ];
+        // At its end it would always be ready.
+        if self.hearing {
+            fds.push(fd(self.words.as_fd()));
+        }
+        Ok(wait_readable(&mut fds, end)?
+            .then(|| [0, 1].map(|index| !fds[index].revents().is_empty())))
+    }
+
+    /// Reads what is there of what the child says to nobody.
+    fn overhear(&mut self) {
+        let mut bytes = [0; 4096];
+        while self.hearing {
+            match self.words.read(&mut bytes) {
+                Ok(0) => self.hearing = false,
+                Ok(len) => self.heard.extend_from_slice(&bytes[..len]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(_) => self.hearing = false,
+            }
+            self.hearing &= self.heard.len() < MAX_WORDS;
+        }
+    }
+
+    /// Reads what is there of the child's answer; whether more can come.
+    fn listen(&mut self) -> bool {
+        let mut bytes = [0; 4096];
+        while self.answer.len() <= MAX_ANSWER {
+            match self.socket.read(&mut bytes) {
+                Ok(0) => return false,
+                Ok(len) => self.answer.extend_from_slice(&bytes[..len]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // Reset, where the child left without reading.
+                Err(error) => return error.kind() == io::ErrorKind::WouldBlock,
+            }
+        }
+        true
+    }
+
+    /// The child's word, once it is whole; the error is how it broke the protocol.
+    fn word(&mut self) -> Result<Option<CompilerSays>, String> {
+        let Some((hello, rest)) = self.answer.split_first_chunk::<{ Hello::LEN }>() else {
+            return Ok(None);
+        };
+        Hello::decode(hello).map_err(|error| error.to_string())?;
+        self.greeted = true;
+        if self.answer.len() > MAX_ANSWER {
+            return Err(format!("it said more than {MAX_ANSWER} bytes"));
+        }
+        let mut decoder = Decoder::default();
+        decoder.push(rest);
+        decoder.next().map_err(|error| error.to_string())
+    }
+}
+
+/// Waits until one of them is ready or closed; `false` when none was until `end`.
+fn wait_readable(fds: &mut [PollFd<'_>], end: Option<Instant>) -> Result<bool, LoadError> {
+    loop {
+        let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+        // A child that is always ready does not live on for that.
+        if left.is_some_and(|left| left.is_zero()) {
+            return Ok(false);
+        }
+        let left = left.and_then(|left| Timespec::try_from(left).ok());
+        match poll(fds, left.as_ref()) {
+            Ok(0) | Err(Errno::INTR) => {}
+            Ok(_) => return Ok(true),
+            Err(errno) => return Err(system("cannot wait for a compiler")(errno.into()).into()),
+        }
+    }
+}
+
+/// Bytes in a memory file that nobody can change.
+fn sealed(bytes: &[u8]) -> io::Result<File> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let mut file = File::from(rustix::fs::memfd_create("wrun-task", flags)?);
+    file.write_all(bytes)?;
+    let seals = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+    rustix::fs::fcntl_add_seals(&file, seals)?;
+    Ok(file)
+}
+
+/// The start of a text from a child, on one line.
+fn plain(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(300).collect()
+}
+
+fn system(what: &'static str) -> impl Fn(io::Error) -> ProcessError {
+    move |source| ProcessError::System { what, source }
+}
+
+impl From<ProcessError> for LoadError {
+    fn from(error: ProcessError) -> Self {
+        LoadError::Compiler(error.into())
+    }
+}

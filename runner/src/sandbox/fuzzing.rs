@@ -1,0 +1,104 @@
+//! What happens to a task file before it is compiled, as a function of any bytes,
+//! with what must hold of it. No native code is made or loaded here.
+
+use super::code::{self, Code, Meta};
+use super::inspect::{Inspection, inspect_bytes};
+use super::source::{self, Shape};
+use super::{compile, engine};
+use std::sync::OnceLock;
+use wasmtime::Engine;
+
+/// A file that somebody calls a task.
+pub fn loader(data: &[u8]) {
+    if code::is_artifact(data) {
+        trailer(data);
+        // Almost no change leaves the digest right; a right one is as easily made.
+        trailer(&mended(data));
+        return;
+    }
+    look(inspect_bytes(data).ok());
+    let Ok((shape, binary)) = compile::compilable(compiler(), data) else {
+        return;
+    };
+    let facts = source::facts(&binary).expect("what was accepted can be read");
+    let becomes = match shape {
+        Shape::CoreModule => Shape::Component,
+        other => other,
+    };
+    assert_eq!(source::shape(&facts).expect("it still is a task"), becomes);
+    if shape == Shape::CoreModule {
+        let made = inspect_bytes(&binary).expect("the encoder makes components");
+        assert_eq!(made.shape, Ok(Shape::Component));
+    }
+}
+
+/// The component that wrun makes of a core module or WAT text; none where it
+/// is no task of that shape. For seeds.
+pub fn component(task: &[u8]) -> Option<Vec<u8>> {
+    match compile::compilable(compiler(), task) {
+        Ok((Shape::CoreModule, component)) => Some(component.into_owned()),
+        _ => None,
+    }
+}
+
+/// A compiled artifact whose code is the given bytes. For seeds.
+pub fn artifact(code: &[u8], metered: bool) -> Vec<u8> {
+    let meta = Meta::new(Shape::CoreModule, metered, &blake3::hash(code), 7);
+    let trailer = code::trailer(code, &meta).expect("it encodes");
+    [code, &trailer].concat()
+}
+
+fn compiler() -> &'static Engine {
+    static COMPILER: OnceLock<Engine> = OnceLock::new();
+    COMPILER.get_or_init(|| engine::compiler(false, false).expect("an engine"))
+}
+
+/// Everything that `wrun inspect` shows.
+fn look(inspection: Option<Inspection>) {
+    let Some(inspection) = inspection else {
+        return;
+    };
+    let _ = inspection.to_json().to_string();
+    let externs = inspection.imports().chain(inspection.exports());
+    for (name, _) in externs {
+        let shown = source::shown(name);
+        assert!(
+            !shown.chars().any(char::is_control),
+            "it cannot forge a line"
+        );
+    }
+    let _ = inspection.memories().count();
+    if let Err(refusal) = &inspection.shape {
+        assert!(!refusal.is_empty(), "a refusal says why");
+    }
+}
+
+/// A compiled artifact, up to where its code would be mapped.
+fn trailer(data: &[u8]) {
+    let inspected = inspect_bytes(data);
+    let code = match Code::from_bytes(data) {
+        Ok(code) => code,
+        Err(error) => {
+            assert!(inspected.is_err(), "inspect believed what load did not");
+            assert!(!error.to_string().is_empty());
+            return;
+        }
+    };
+    look(Some(inspected.expect("inspect reads what load reads")));
+    assert_eq!(code.bytes().expect("it is in memory"), data);
+    let file = code.file().try_clone().expect("one more descriptor");
+    let again = Code::from_sealed(file).expect("a worker takes what its runner verified");
+    assert_eq!(again.meta, code.meta);
+}
+
+/// The artifact with a right digest, and with lengths that add up.
+fn mended(artifact: &[u8]) -> Vec<u8> {
+    let (covered, footer) = artifact.split_at(artifact.len() - code::FOOTER);
+    let mut footer = footer.to_vec();
+    let wanted = u32::from_le_bytes([footer[0], footer[1], footer[2], footer[3]]) as usize;
+    let meta_len = wanted.min(covered.len());
+    footer[..4].copy_from_slice(&(meta_len as u32).to_le_bytes());
+    footer[8..40].copy_from_slice(blake3::hash(covered).as_bytes());
+    footer[40..48].copy_from_slice(&((covered.len() - meta_len) as u64).to_le_bytes());
+    [covered, &footer].concat()
+}

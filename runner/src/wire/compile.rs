@@ -1,0 +1,70 @@
+//! What runner and compiler say to each other.
+//!
+//! ```text
+//! compiler                     runner
+//! Hello          ───────────▶
+//!                ◀───────────  CompileOrder
+//! CompilerSays   ───────────▶  and the compiler is gone
+//! ```
+
+use crate::sandbox::LoadError;
+use serde::{Deserialize, Serialize};
+
+/// Bytes of all that a compiler may say, greeting and frame: several times the
+/// longest refusal.
+pub(crate) const MAX_ANSWER: usize = 64 << 10;
+
+/// A task file to compile. It and the file for the code come beside.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct CompileOrder {
+    pub(crate) metered: bool,
+    /// BLAKE3 of the task file.
+    pub(crate) source: [u8; 32],
+    /// Threads that compile, at most.
+    pub(crate) threads: u32,
+    /// Bytes of memory that is this process's own.
+    pub(crate) memory: u64,
+    /// Seconds of processor time, over all threads.
+    pub(crate) cpu: u64,
+    /// Bytes of the code.
+    pub(crate) output: u64,
+}
+
+/// A compiler's only word.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum CompilerSays {
+    /// The code is in the file.
+    Compiled,
+    /// The bytes are no task.
+    Refused(LoadError),
+    /// It is not the task's fault.
+    Failed(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{Decoder, encode};
+
+    #[test]
+    fn whatever_a_compiler_says_is_a_word_or_an_error() {
+        for first in 0..=255 {
+            for second in 0..=255 {
+                let mut decoder = Decoder::default();
+                decoder.push(&[6, 0, 0, 0, first, second, 0xff, 0xff, 0xff, 0xff]);
+                let _ = decoder.next::<CompilerSays>();
+            }
+        }
+    }
+
+    #[test]
+    fn a_refusal_travels() {
+        let refusal = CompilerSays::Refused(LoadError::Empty);
+        let mut decoder = Decoder::default();
+        decoder.push(&encode(&refusal).expect("fits"));
+        match decoder.next().expect("decodes") {
+            Some(CompilerSays::Refused(LoadError::Empty)) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}

@@ -1,0 +1,674 @@
+//! Compiling as what it is: reading what somebody hostile wrote. In process mode
+//! a child does it, with limits; whatever becomes of the child is an error of that
+//! load and of nothing else.
+
+use crate::command::{PATIENCE, Wrun, scratch, write};
+use crate::processes::{descendants, eventually, own_copy, peak_memory, running};
+use crate::support::{BOTH, alone, builder, children, guest, repo, runner, still_works, wat, wrun};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+use wrun::{Cache, Error, ErrorKind, Limit, Limits, Mode, Runner, Task};
+
+const NOBODY: [i32; 0] = [];
+
+// --- the same words -------------------------------------------------------
+
+/// What comes of bytes: the words that refuse them, at load or at the latest when
+/// they are run.
+fn refusal(runner: &Runner, bytes: &[u8]) -> Option<(ErrorKind, String)> {
+    let artifact = match runner.load_bytes("task", bytes.to_vec()) {
+        Ok(artifact) => artifact,
+        Err(error) => return Some((error.kind(), error.to_string())),
+    };
+    // Thread mode links when it loads, process mode in the worker.
+    let limits = Limits::default().timeout(Duration::from_secs(2));
+    let error = runner.run(Task::new(&artifact).limits(limits)).err()?;
+    Some((error.kind(), error.to_string()))
+}
+
+#[track_caller]
+fn assert_same_words(runners: &[Runner; 2], what: &str, bytes: &[u8]) -> bool {
+    let [thread, process] = runners.each_ref().map(|runner| refusal(runner, bytes));
+    assert_eq!(thread, process, "{what}: thread and process mode");
+    thread.is_some()
+}
+
+#[test]
+fn every_refusal_has_the_same_words_in_both_modes() {
+    let runners = BOTH.map(runner);
+    let core = |imports: &str| {
+        format!(
+            r#"(module {imports}
+                (memory (export "memory") 1)
+                (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (i32.const 0))
+                (func (export "run") (param i32 i32) (result i32) (i32.const 0)))"#
+        )
+    };
+    let texts = [
+        String::new(),
+        "Dear reader".to_owned(),
+        "(module (func".to_owned(),
+        "(module\n  (func $x (oops)))".to_owned(),
+        format!("(module (start ${}))", "x".repeat(50_000)),
+        "(module)".to_owned(),
+        "(component)".to_owned(),
+        r#"(module (func (export "a\0a\1b[31mwrun: b")) (func (export "\e2\80\ae")))"#.to_owned(),
+        format!(r#"(module (func (export "{}")))"#, "x".repeat(50_000)),
+        r#"(module (func (export "_start")) (func (export "_start")))"#.to_owned(),
+        r#"(module (func (export "_start") (drop)))"#.to_owned(),
+        r#"(module (func (export "_start") (unreachable (i32.const 1) (i64.add))))"#.to_owned(),
+        r#"(module (func (export "run")))"#.to_owned(),
+        r#"(module (memory (export "memory") 1) (func (export "run")))"#.to_owned(),
+        core(r#"(import "env" "mystery" (func))"#),
+        core(r#"(import "wrun:task/ports@0.1.0" "parent" (func))"#),
+        core(r#"(import "wrun:task/context@0.1.0" "info" (func))"#),
+        core("").replace("(param i32 i32)", "(param i64)"),
+        core("").replace("(i32.const 0)))", "(i64.const 0)))"),
+    ];
+    let mut refused = 0;
+    for text in &texts {
+        let start: String = text.chars().take(60).collect();
+        assert!(
+            assert_same_words(&runners, &start, text.as_bytes()),
+            "{start} is a task"
+        );
+        refused += 1;
+    }
+    let whole = std::fs::read(repo("guest-tasks/markdown/markdown.wasm")).unwrap();
+    for cut in [1, 7, 8, 9, 20, 5_000, whole.len() / 2, whole.len() - 1] {
+        assert!(assert_same_words(
+            &runners,
+            &format!("cut at {cut}"),
+            &whole[..cut]
+        ));
+        refused += 1;
+    }
+    let whole = std::fs::read(repo("guest-tasks/cat/cat.wasm")).unwrap();
+    for at in (8..whole.len()).step_by(5) {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 0x55;
+        refused += usize::from(assert_same_words(&runners, &format!("byte {at}"), &bytes));
+    }
+    for entry in std::fs::read_dir(repo("guest-tasks/hostile")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() && path.metadata().unwrap().len() < 200_000 {
+            let bytes = std::fs::read(&path).unwrap();
+            let what = path.display().to_string();
+            let words = BOTH.map(|mode| {
+                let runner = runners.iter().find(|runner| runner.mode() == mode).unwrap();
+                runner
+                    .load_bytes("task", bytes.clone())
+                    .err()
+                    .map(|error| error.to_string())
+            });
+            match words {
+                [Some(_), None] => {
+                    assert!(assert_same_words(&runners, &what, &bytes));
+                }
+                [thread, process] => assert_eq!(thread, process, "{what}"),
+            }
+        }
+    }
+    assert!(refused > 40, "only {refused} refusals");
+    runners.iter().for_each(still_works);
+}
+
+// --- bombs ----------------------------------------------------------------
+
+fn leb(mut number: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    loop {
+        let byte = (number & 0x7f) as u8;
+        number >>= 7;
+        if number == 0 {
+            bytes.push(byte);
+            return bytes;
+        }
+        bytes.push(byte | 0x80);
+    }
+}
+
+fn section(id: u8, content: &[u8]) -> Vec<u8> {
+    [&[id][..], &leb(content.len()), content].concat()
+}
+
+/// One function with many locals and, in a row, so many loops: at the head of each
+/// the compiler keeps every local apart. Some 60 KB take a gigabyte and half a
+/// minute.
+fn bomb(locals: usize, loops: usize) -> Vec<u8> {
+    let mut code = [&[1][..], &leb(locals), &[0x7f]].concat();
+    for n in 0..loops {
+        code.extend([0x03, 0x40, 0x20]);
+        code.extend(leb(n % locals));
+        code.push(0x21);
+        code.extend(leb((n * 7 + 1) % locals));
+        code.push(0x20);
+        code.extend(leb((n * 3) % locals));
+        code.extend([0x0d, 0x00, 0x0b]);
+    }
+    code.push(0x0b);
+    let exports = [&[1, 6][..], b"_start", &[0, 0]].concat();
+    let bodies = [&[1][..], &leb(code.len()), &code].concat();
+    [
+        b"\0asm\x01\0\0\0".to_vec(),
+        section(1, &[1, 0x60, 0, 0]),
+        section(3, &[1, 0]),
+        section(7, &exports),
+        section(10, &bodies),
+    ]
+    .concat()
+}
+
+fn large_bomb() -> Vec<u8> {
+    bomb(20_000, 4_500)
+}
+
+#[track_caller]
+fn assert_limit(result: Result<wrun::Artifact, Error>, limit: Limit) {
+    let error = result.expect_err("a bomb was compiled");
+    assert_eq!(error.kind(), ErrorKind::LoadLimit, "{error}");
+    assert_eq!(error.limit(), Some(limit), "{error}");
+    assert!(!error.is_retryable(), "{error}");
+}
+
+#[test]
+fn a_compile_bomb_is_an_error_and_not_a_hung_runner() {
+    let began = Instant::now();
+    let runner = builder(Mode::Process)
+        .compile_timeout(Duration::from_millis(1_500))
+        .build()
+        .unwrap();
+    assert_limit(runner.load_bytes("bomb", large_bomb()), Limit::CompileTime);
+    eprintln!("a bomb and a limit of 1.5 s: {:?}", began.elapsed());
+    still_works(&runner);
+    let began = Instant::now();
+    let runner = builder(Mode::Process)
+        .compile_memory(128 << 20)
+        .build()
+        .unwrap();
+    assert_limit(
+        runner.load_bytes("bomb", large_bomb()),
+        Limit::CompileMemory,
+    );
+    eprintln!("a bomb and a limit of 128 MiB: {:?}", began.elapsed());
+    still_works(&runner);
+}
+
+#[test]
+fn a_bomb_in_text_is_an_error_too() {
+    // Parsed, text takes some eighty times its size.
+    let text = format!("(module{})", "(func)".repeat(1 << 20));
+    let runner = builder(Mode::Process)
+        .compile_memory(100 << 20)
+        .build()
+        .unwrap();
+    assert_limit(
+        runner.load_bytes("bomb", text.into_bytes()),
+        Limit::CompileMemory,
+    );
+    still_works(&runner);
+}
+
+#[test]
+fn others_load_while_bombs_are_compiled() {
+    let runner = builder(Mode::Process)
+        .compile_timeout(Duration::from_secs(2))
+        .build()
+        .unwrap();
+    let processors = std::thread::available_parallelism().unwrap().get();
+    std::thread::scope(|scope| {
+        for _ in 0..processors {
+            scope.spawn(|| {
+                assert_limit(runner.load_bytes("bomb", large_bomb()), Limit::CompileTime);
+            });
+        }
+        // Behind the bombs, and not to blame for them.
+        for _ in 0..4 {
+            scope.spawn(|| still_works(&runner));
+        }
+    });
+}
+
+// --- a child that dies ----------------------------------------------------
+
+/// The compilers that this process started.
+fn compilers() -> Vec<i32> {
+    let mut compilers = children();
+    compilers.retain(|pid| {
+        std::fs::read(format!("/proc/{pid}/cmdline"))
+            .is_ok_and(|line| line.ends_with(b"\0compile\0"))
+    });
+    compilers
+}
+
+/// Does something to a compiler once it compiles.
+fn to_a_compiler(signal: rustix::process::Signal) {
+    let mut compiler = None;
+    assert!(
+        eventually(Duration::from_secs(60), || {
+            compiler = compilers().first().copied();
+            // Past its start: it has taken memory.
+            compiler.is_some_and(|pid| peak_memory(pid).is_some_and(|peak| peak > 60 << 20))
+        }),
+        "no compiler"
+    );
+    let pid = rustix::process::Pid::from_raw(compiler.unwrap()).unwrap();
+    rustix::process::kill_process(pid, signal).unwrap();
+}
+
+#[test]
+fn a_killed_compiler_loses_its_own_load_only() {
+    use rustix::process::Signal;
+    alone(
+        "compiling::a_killed_compiler_loses_its_own_load_only",
+        || {
+            let runner = runner(Mode::Process);
+            for (signal, number) in [(Signal::KILL, 9), (Signal::ABORT, 6), (Signal::TERM, 15)] {
+                std::thread::scope(|scope| {
+                    let loading = scope.spawn(|| runner.load_bytes("bomb", large_bomb()));
+                    to_a_compiler(signal);
+                    let error = loading.join().unwrap().unwrap_err();
+                    assert_eq!(error.kind(), ErrorKind::NotLoadable, "{error}");
+                    assert_eq!(error.limit(), None);
+                    let words = error.to_string();
+                    assert!(
+                        words.contains("in a process of its own")
+                            && words.contains(&format!("signal {number}")),
+                        "{words}"
+                    );
+                });
+                assert_eq!(compilers(), NOBODY);
+                still_works(&runner);
+            }
+        },
+    );
+}
+
+#[test]
+fn a_stopped_compiler_does_not_outlast_its_time() {
+    alone(
+        "compiling::a_stopped_compiler_does_not_outlast_its_time",
+        || {
+            let runner = builder(Mode::Process)
+                .compile_timeout(Duration::from_secs(3))
+                .build()
+                .unwrap();
+            std::thread::scope(|scope| {
+                let loading = scope.spawn(|| runner.load_bytes("bomb", large_bomb()));
+                to_a_compiler(rustix::process::Signal::STOP);
+                assert_limit(loading.join().unwrap(), Limit::CompileTime);
+            });
+            assert_eq!(compilers(), NOBODY);
+            still_works(&runner);
+        },
+    );
+}
+
+#[test]
+fn dropping_the_runner_ends_its_compilers() {
+    alone("compiling::dropping_the_runner_ends_its_compilers", || {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("bomb.wasm");
+        std::fs::write(&path, large_bomb()).unwrap();
+        let tokio = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .unwrap();
+        for inside in [false, true] {
+            let runner = runner(Mode::Process);
+            // More than have places.
+            tokio.block_on(async {
+                for _ in 0..8 {
+                    let soon = Duration::from_millis(50);
+                    let loading = tokio::time::timeout(soon, runner.load_async(&path)).await;
+                    assert!(loading.is_err(), "a bomb was compiled");
+                }
+            });
+            assert!(eventually(Duration::from_secs(60), || !compilers().is_empty()));
+            let began = Instant::now();
+            if inside {
+                tokio.block_on(async { drop(runner) });
+            } else {
+                drop(runner);
+            }
+            assert_eq!(children(), NOBODY);
+            eprintln!("dropped in {:?}", began.elapsed());
+        }
+    });
+}
+
+#[test]
+fn kill_9_of_the_runner_ends_its_compiler() {
+    let scratch = scratch();
+    let program = own_copy(scratch.path());
+    let bomb = write(scratch.path(), "bomb.wasm", large_bomb());
+    for command in [&["compile", "-o", "/dev/null"][..], &["run", "--no-cache"]] {
+        let wrun = Wrun::program(&program).args(command).arg(&bomb).start();
+        assert!(
+            eventually(PATIENCE, || !descendants(wrun.pid()).is_empty()),
+            "no compiler"
+        );
+        wrun.signal(rustix::process::Signal::KILL);
+        wrun.end().expect_code(137, "killed");
+        assert!(
+            eventually(PATIENCE, || running(&program).is_empty()),
+            "left behind: {:?}",
+            running(&program)
+        );
+    }
+}
+
+#[test]
+fn loads_that_fail_leave_nothing() {
+    alone("compiling::loads_that_fail_leave_nothing", || {
+        let runner = builder(Mode::Process)
+            .compile_timeout(Duration::from_millis(200))
+            .compile_memory(64 << 20)
+            .build()
+            .unwrap();
+        let descriptors = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+        let fail = || {
+            for bytes in [
+                b"no task".to_vec(),
+                large_bomb(),
+                b"(module)".to_vec(),
+                b"\0asm\x01\0\0\0\x01".to_vec(),
+            ] {
+                runner.load_bytes("task", bytes).unwrap_err();
+            }
+        };
+        fail();
+        let before = descriptors();
+        for _ in 0..10 {
+            fail();
+        }
+        assert_eq!(descriptors(), before);
+        assert_eq!(children(), NOBODY);
+    });
+}
+
+// --- how many children ----------------------------------------------------
+
+/// A worker program that notes what it is started for.
+fn noting(directory: &Path) -> (PathBuf, impl Fn() -> usize) {
+    let (program, notes) = (directory.join("worker"), directory.join("notes"));
+    let script = format!(
+        "#!/bin/sh\necho \"$3\" >> {}\nexec env -i {} \"$@\"\n",
+        notes.display(),
+        wrun().display()
+    );
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let compiled = move || {
+        let notes = std::fs::read_to_string(&notes).unwrap_or_default();
+        notes.lines().filter(|line| *line == "compile").count()
+    };
+    (program, compiled)
+}
+
+#[test]
+fn one_child_for_each_kind_of_code_and_none_for_cached_code() {
+    let directory = tempfile::tempdir().unwrap();
+    let (program, compiled) = noting(directory.path());
+    let make = |metered| {
+        Runner::builder()
+            .mode(Mode::Process)
+            .worker(&program)
+            .cache(Cache::Directory(directory.path().join("cache")))
+            .metered(metered)
+            .build()
+            .unwrap()
+    };
+    let runner = make(false);
+    let echo = guest(&runner, "echo/echo.wat");
+    assert_eq!(compiled(), 1);
+    runner.run(Task::new(&echo)).unwrap();
+    runner.compile(&echo).unwrap();
+    assert_eq!(compiled(), 1);
+    let metered = || Task::new(&echo).limits(Limits::default().fuel(1 << 30));
+    runner.run(metered()).unwrap();
+    runner.run(metered()).unwrap();
+    assert_eq!(compiled(), 2);
+    // Both kinds are in the cache now.
+    for metered in [false, true] {
+        let runner = make(metered);
+        let echo = guest(&runner, "echo/echo.wat");
+        runner.run(Task::new(&echo)).unwrap();
+        runner
+            .run(Task::new(&echo).limits(Limits::default().fuel(1 << 30)))
+            .unwrap();
+    }
+    assert_eq!(compiled(), 2);
+    // What a child compiled, thread mode takes.
+    let thread = builder(Mode::Thread)
+        .cache(Cache::Directory(directory.path().join("cache")))
+        .build()
+        .unwrap();
+    still_works(&thread);
+    assert_eq!(compiled(), 2);
+}
+
+#[test]
+fn many_loads_at_once() {
+    alone("compiling::many_loads_at_once", || {
+        let processors = std::thread::available_parallelism().unwrap().get();
+        let runner = runner(Mode::Process);
+        let most = std::thread::scope(|scope| {
+            let loads: Vec<_> = (0..48)
+                .map(|n| {
+                    let runner = &runner;
+                    scope.spawn(move || {
+                        let text = format!(
+                            r#"(module (memory (export "memory") 1)
+                                (func (export "_start") (drop (i32.const {n}))))"#
+                        );
+                        let task = wat(runner, "task", &text);
+                        runner.run(Task::new(&task)).unwrap()
+                    })
+                })
+                .collect();
+            let mut most = 0;
+            while !loads.iter().all(|load| load.is_finished()) {
+                most = most.max(compilers().len());
+            }
+            for load in loads {
+                let report = load.join().unwrap();
+                assert!(report.outcome.is_completed(), "{}", report.outcome);
+            }
+            most
+        });
+        // One that is dead and not yet reaped has no command line.
+        assert!((1..=processors).contains(&most), "{most} at once");
+        assert_eq!(compilers(), NOBODY);
+    });
+}
+
+// --- a compiler that was taken over ---------------------------------------
+
+const PRELUDE: &str = r#"
+import os, socket, struct, sys, time
+
+channel = socket.socket(fileno=0)
+source, output = socket.recv_fds(channel, 1, 8)[1]
+
+def frame(body):
+    return struct.pack("<I", len(body)) + body
+
+def hello(version=2):
+    channel.sendall(b"wrunwork" + struct.pack("<I", version))
+
+def say(body):
+    channel.sendall(frame(body))
+
+def live():
+    time.sleep(600)
+"#;
+
+/// A compiler that does this after it has taken its descriptors; none without
+/// Python.
+fn hostile(script: &str) -> Option<(tempfile::TempDir, Runner)> {
+    let python = Command::new("python3")
+        .args([
+            "-c",
+            "import socket, sys; socket.recv_fds; print(sys.executable)",
+        ])
+        .output()
+        .ok()
+        .filter(|output| output.status.success());
+    let Some(python) = python else {
+        println!("SKIPPED: no python3 with socket.recv_fds");
+        return None;
+    };
+    let python = String::from_utf8(python.stdout).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let program = directory.path().join("compiler");
+    std::fs::write(
+        &program,
+        format!("#!{} -IS\n{PRELUDE}\n{script}\n", python.trim()),
+    )
+    .unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let runner = Runner::builder()
+        .mode(Mode::Process)
+        .worker(&program)
+        .compile_timeout(Duration::from_secs(2))
+        .build()
+        .unwrap();
+    Some((directory, runner))
+}
+
+#[test]
+fn a_compiler_that_was_taken_over() {
+    alone("compiling::a_compiler_that_was_taken_over", || {
+        use ErrorKind::{LoadLimit, NoWorker, NotLoadable, System};
+        for (script, kind, words) in [
+            ("live_not()", NoWorker, "Traceback"),
+            ("hello(77); live()", NoWorker, "protocol 77"),
+            (
+                "channel.sendall(b'x' * 100); live()",
+                NoWorker,
+                "no wrun worker",
+            ),
+            ("sys.exit(3)", NoWorker, "status 3"),
+            ("os.kill(os.getpid(), 9)", NotLoadable, "signal 9"),
+            ("hello(); sys.exit(3)", NotLoadable, "status 3"),
+            (
+                "hello(); sys.exit('words\\x1b[31m')",
+                NotLoadable,
+                "words[31m",
+            ),
+            ("hello(); live()", LoadLimit, "longer"),
+            ("hello(); channel.close(); live()", NotLoadable, "lived on"),
+            ("hello(); say(b''); live()", NotLoadable, "does not decode"),
+            (
+                "hello(); say(b'\\xff' * 9); live()",
+                NotLoadable,
+                "does not decode",
+            ),
+            (
+                "hello(); say(b'\\x00\\x00'); live()",
+                NotLoadable,
+                "too many",
+            ),
+            (
+                "hello(); channel.sendall(b'\\xff' * 4); live()",
+                NotLoadable,
+                "over the cap",
+            ),
+            (
+                "hello(); channel.sendall(b'\\x00\\x00\\x01\\x00' + b'x' * 100000); live()",
+                NotLoadable,
+                "more than",
+            ),
+            // A refusal that only the runner may give.
+            (
+                "hello(); say(b'\\x01\\x0c'); live()",
+                NotLoadable,
+                "does not decode",
+            ),
+            (
+                "hello(); say(b'\\x01\\x00'); live()",
+                NotLoadable,
+                "the task is empty",
+            ),
+            (
+                "hello(); say(b'\\x01\\x02\\x04a\\nb\\x1b'); live()",
+                NotLoadable,
+                "a\u{fffd}b\u{fffd}",
+            ),
+            ("hello(); say(b'\\x01\\x08'); live()", LoadLimit, "memory"),
+            ("hello(); say(b'\\x02\\x03why'); live()", System, "why"),
+            (
+                "hello(); say(b'\\x00'); live()",
+                NotLoadable,
+                "not the task's code",
+            ),
+            (
+                "os.write(output, b'x' * 5000); hello(); say(b'\\x00'); live()",
+                NotLoadable,
+                "not the task's code",
+            ),
+            (
+                "os.ftruncate(output, 3 << 30); hello(); say(b'\\x00'); live()",
+                NotLoadable,
+                "3221225472 bytes",
+            ),
+            // Floods, on both channels.
+            (
+                "hello()\nwhile True: os.write(2, b'x' * 4096)",
+                LoadLimit,
+                "longer",
+            ),
+            (
+                "hello(); channel.sendall(b'\\xff\\xff\\x00\\x00')\nwhile True: channel.sendall(b'x' * 4096)",
+                NotLoadable,
+                "more than",
+            ),
+            // Sealed against sealing; mapped by another process.
+            (
+                "import fcntl; fcntl.fcntl(output, 1033, 1); hello(); say(b'\\x00'); live()",
+                NotLoadable,
+                "seal",
+            ),
+            (
+                "import mmap; os.ftruncate(output, 4096); m = mmap.mmap(output, 4096)\n\
+                 if os.fork() == 0: time.sleep(4); os._exit(0)\n\
+                 hello(); say(b'\\x00'); live()",
+                NotLoadable,
+                "seal",
+            ),
+        ] {
+            let Some((_directory, runner)) = hostile(script) else {
+                return;
+            };
+            let error = runner
+                .load(repo("guest-tasks/echo/echo.wat"))
+                .expect_err(script);
+            assert_eq!(error.kind(), kind, "{script}: {error}");
+            assert!(error.to_string().contains(words), "{script}: {error}");
+            assert!(!error.to_string().contains(char::is_control), "{error:?}");
+            assert_eq!(children(), NOBODY, "{script}");
+        }
+    });
+}
+
+#[test]
+fn code_of_another_task_is_not_taken() {
+    let other = runner(Mode::Thread);
+    let code = other.compile(&guest(&other, "hello/hello.wat")).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("other.wrun");
+    std::fs::write(&path, &code).unwrap();
+    let script =
+        format!("os.write(output, open({path:?}, 'rb').read()); hello(); say(b'\\x00'); live()");
+    let Some((_directory, hostile)) = hostile(&script) else {
+        return;
+    };
+    let error = hostile.load(repo("guest-tasks/echo/echo.wat")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotLoadable);
+    assert!(error.to_string().contains("another's"), "{error}");
+    // The task that it is of, it may be compiled to.
+    hostile.load(repo("guest-tasks/hello/hello.wat")).unwrap();
+}
