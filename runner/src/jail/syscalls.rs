@@ -255,6 +255,9 @@ pub(super) const ALLOWED: &[Row] = &[
     row("preadv", libc::SYS_preadv, Files, &[], "WASI files: read"),
     row("prlimit64", libc::SYS_prlimit64, All, &[ITSELF, Null(2)], "its limits are read"),
     row("prlimit64", libc::SYS_prlimit64, Before, &[ITSELF], "the task's own limits"),
+    row("prlimit64", libc::SYS_prlimit64, Compiler, &[
+        ITSELF, OneOf(1, &[libc::RLIMIT_NPROC as _]),
+    ], "no more threads once it has those it needs"),
     row("pwrite64", libc::SYS_pwrite64, Files, &[], "WASI files: write"),
     row("pwrite64", libc::SYS_pwrite64, Compiler, &[], "its result"),
     row("pwritev", libc::SYS_pwritev, Files, &[], "WASI files: write"),
