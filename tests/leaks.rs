@@ -2,7 +2,7 @@
 //! or memory, whatever happens to tasks, workers and runners. Each test has a
 //! process of its own to look at.
 
-use crate::processes::descendants;
+use crate::processes::leaves;
 use crate::support::{BOTH, alone, builder, children, guest, runner, still_works, wat};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -238,11 +238,7 @@ pub(crate) const ANNOUNCES: &str = r#"
 /// The processes that run tasks, or wait for one: those below this one that have
 /// no children.
 pub(crate) fn workers() -> Vec<i32> {
-    let all = descendants(std::process::id().cast_signed());
-    all.into_iter()
-        .map(|(pid, _)| pid)
-        .filter(|pid| descendants(*pid).is_empty())
-        .collect()
+    leaves(std::process::id().cast_signed())
 }
 
 /// Ends a loop in another thread also when this one panics.
