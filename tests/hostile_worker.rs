@@ -18,7 +18,8 @@ const PRELUDE: &str = r#"
 import os, signal, socket, struct, sys, time
 
 HERE = os.path.dirname(os.path.abspath(sys.argv[0]))
-if not os.path.exists(HERE + "/lie"):
+# The lies of compilers are told elsewhere.
+if sys.argv[3:] == ["compile"] or not os.path.exists(HERE + "/lie"):
     os.execve(open(HERE + "/honest").read(), ["wrun-worker"] + sys.argv[1:], {})
 
 def note_pid():
@@ -144,6 +145,8 @@ def asked():
     for byte in body[1:]:
         id |= (byte & 0x7f) << shift
         shift += 7
+        if byte < 0x80:
+            break
     return id, control.fds.pop(0)
 
 def fork(sock, what=does_its_task):

@@ -2,7 +2,7 @@
 //! or memory, whatever happens to tasks, workers and runners. Each test has a
 //! process of its own to look at.
 
-use crate::processes::descendants;
+use crate::processes::leaves;
 use crate::support::{BOTH, alone, builder, children, guest, runner, still_works, wat};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ const MAPPINGS_SLACK: usize = 40;
 
 /// What this process has.
 #[derive(Debug)]
-struct Census {
+pub(crate) struct Census {
     descriptors: usize,
     mappings: usize,
     threads: usize,
@@ -35,7 +35,7 @@ impl Census {
     }
 
     /// Takes part in nothing that a runner starts once and for all.
-    fn after_a_first_runner(mode: Mode) -> Self {
+    pub(crate) fn after_a_first_runner(mode: Mode) -> Self {
         let runner = runner(mode);
         still_works(&runner);
         drop(runner);
@@ -66,7 +66,7 @@ fn status_kib(field: &str) -> u64 {
 /// Nothing is more than it was, at the latest after a while: the operating
 /// system takes its time to end threads.
 #[track_caller]
-fn assert_nothing_left(before: &Census, what: &str) {
+pub(crate) fn assert_nothing_left(before: &Census, what: &str) {
     let give_up = Instant::now() + Duration::from_secs(10);
     loop {
         let now = Census::take();
@@ -82,17 +82,17 @@ fn assert_nothing_left(before: &Census, what: &str) {
 }
 
 /// Numbers that look random and are the same each time.
-struct Dice(u64);
+pub(crate) struct Dice(pub(crate) u64);
 
 impl Dice {
-    fn below(&mut self, end: u64) -> u64 {
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         self.0 % end
     }
 
-    fn pause(&mut self, millis: u64) {
+    pub(crate) fn pause(&mut self, millis: u64) {
         std::thread::sleep(Duration::from_micros(self.below(millis * 1000)));
     }
 }
@@ -223,7 +223,7 @@ fn ten_thousand_tasks_wait_at_once() {
 // --- violence -------------------------------------------------------------
 
 /// Says that it runs, by progress, then waits until it is cancelled.
-const ANNOUNCES: &str = r#"
+pub(crate) const ANNOUNCES: &str = r#"
 (module
   (import "wrun:task/context@0.1.0" "progress" (func $progress (param i64 i32 i64)))
   (import "wrun:task/context@0.1.0" "subscribe-cancelled" (func $cancelled (result i32)))
@@ -237,16 +237,12 @@ const ANNOUNCES: &str = r#"
 
 /// The processes that run tasks, or wait for one: those below this one that have
 /// no children.
-fn workers() -> Vec<i32> {
-    let all = descendants(std::process::id().cast_signed());
-    all.into_iter()
-        .map(|(pid, _)| pid)
-        .filter(|pid| descendants(*pid).is_empty())
-        .collect()
+pub(crate) fn workers() -> Vec<i32> {
+    leaves(std::process::id().cast_signed())
 }
 
 /// Ends a loop in another thread also when this one panics.
-struct SetOnDrop<'a>(&'a std::sync::atomic::AtomicBool);
+pub(crate) struct SetOnDrop<'a>(pub(crate) &'a std::sync::atomic::AtomicBool);
 
 impl Drop for SetOnDrop<'_> {
     fn drop(&mut self) {

@@ -27,5 +27,6 @@ mod process_options;
 mod processes;
 mod report;
 mod retries;
+mod storms;
 mod streams;
 mod support;

@@ -38,11 +38,22 @@ fn table() -> BTreeMap<i32, (i32, u64)> {
 
 /// All processes below `pid`.
 pub fn descendants(pid: i32) -> BTreeSet<Process> {
+    below(&table(), pid)
+}
+
+/// The processes below `pid` that have none below them.
+pub fn leaves(pid: i32) -> Vec<i32> {
     let table = table();
+    let parents: BTreeSet<i32> = table.values().map(|(parent, _)| *parent).collect();
+    let all = below(&table, pid).into_iter().map(|(pid, _)| pid);
+    all.filter(|pid| !parents.contains(pid)).collect()
+}
+
+fn below(table: &BTreeMap<i32, (i32, u64)>, pid: i32) -> BTreeSet<Process> {
     let mut found = BTreeSet::new();
     let mut parents = vec![pid];
     while let Some(parent) = parents.pop() {
-        for (&child, &(its_parent, start)) in &table {
+        for (&child, &(its_parent, start)) in table {
             if its_parent == parent && found.insert((child, start)) {
                 parents.push(child);
             }

@@ -1,0 +1,496 @@
+//! Process mode in bad weather: processes that are killed and stopped at random,
+//! runners that die, a thousand workers at once, programs that crash; and what
+//! waits when nothing happens. Each test has a process of its own to look at.
+
+use crate::command::{Wrun, scratch, shared_cache};
+use crate::leaks::{ANNOUNCES, Census, Dice, SetOnDrop, assert_nothing_left, workers};
+use crate::processes::{descendants, eventually, own_copy, running};
+use crate::support::{alone, builder, children, guest, repo, wat, wrun};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use wrun::{ErrorKind, Limit, Limits, Mode, Outcome, Runner, Start, Task};
+
+/// What takes no time, on a machine that is busy with other tests.
+const SOON: Duration = Duration::from_secs(60);
+
+fn signal(pid: i32, signal: Signal) {
+    // It may be gone.
+    let _ = kill_process(Pid::from_raw(pid).unwrap(), signal);
+}
+
+fn below() -> Vec<i32> {
+    let all = descendants(std::process::id().cast_signed());
+    all.into_iter().map(|(pid, _)| pid).collect()
+}
+
+// --- random deaths --------------------------------------------------------
+
+/// Tasks in the storm: more with `WRUN_STORM_TASKS`.
+fn storm_tasks() -> usize {
+    let number = std::env::var("WRUN_STORM_TASKS").ok();
+    number.map_or(2_000, |number| number.parse().unwrap())
+}
+
+#[derive(Debug, Default)]
+struct Fates {
+    completed: usize,
+    crashed: usize,
+    overdue: usize,
+}
+
+#[test]
+fn tasks_in_a_storm_have_one_outcome_each() {
+    alone("storms::tasks_in_a_storm_have_one_outcome_each", || {
+        let folder = scratch();
+        let program = own_copy(folder.path());
+        let before = Census::after_a_first_runner(Mode::Process);
+        let runner = builder(Mode::Process)
+            .worker(&program)
+            .max_running(16)
+            .build()
+            .unwrap();
+        let echo = guest(&runner, "echo/echo.wat");
+        let total = storm_tasks();
+        let began = Instant::now();
+        let done = AtomicBool::new(false);
+        let (mut once, mut again) = (Fates::default(), Fates::default());
+        let (mut kills, mut stops) = (0, 0);
+        std::thread::scope(|scope| {
+            let storm = scope.spawn(|| {
+                let mut dice = Dice(2026);
+                let (mut kills, mut stops) = (0, 0);
+                while !done.load(Ordering::Relaxed) {
+                    dice.pause(30);
+                    let processes = below();
+                    if processes.is_empty() {
+                        continue;
+                    }
+                    let pid = processes[dice.below(processes.len() as u64) as usize];
+                    if dice.below(4) == 0 {
+                        signal(pid, Signal::STOP);
+                        stops += 1;
+                    } else {
+                        signal(pid, Signal::KILL);
+                        kills += 1;
+                    }
+                }
+                (kills, stops)
+            });
+            {
+                let _end = SetOnDrop(&done);
+                let limits = || Limits::default().timeout(Duration::from_secs(20));
+                let mut waiting = std::collections::VecDeque::new();
+                let mut finish = |(n, handle): (usize, wrun::TaskHandle)| {
+                    let report = handle.wait().expect("a killed worker is an outcome");
+                    let fates = if n % 2 == 0 { &mut once } else { &mut again };
+                    match report.outcome {
+                        Outcome::Completed(_) => {
+                            assert_eq!(report.stdout, n.to_string());
+                            fates.completed += 1;
+                        }
+                        Outcome::Crashed(_) => fates.crashed += 1,
+                        Outcome::LimitExceeded(Limit::Deadline) => fates.overdue += 1,
+                        other => panic!("task {n}: {other}"),
+                    }
+                };
+                for n in 0..total {
+                    let task = Task::new(&echo).input(n.to_string()).limits(limits());
+                    let task = task.retries(if n % 2 == 0 { 0 } else { 3 });
+                    waiting.push_back((n, runner.submit_blocking(task).unwrap()));
+                    if waiting.len() == 64 {
+                        waiting.pop_front().map(&mut finish);
+                    }
+                }
+                waiting.into_iter().for_each(&mut finish);
+            }
+            (kills, stops) = storm.join().unwrap();
+        });
+        eprintln!(
+            "{total} tasks in {:?}, {kills} processes killed and {stops} stopped; with one \
+             attempt {once:?}, with four {again:?}",
+            began.elapsed()
+        );
+        assert!(kills > 0 && stops > 0);
+        let most = total / 2 * 8 / 10;
+        assert!(once.completed > most && again.completed > most, "{once:?}");
+        assert!(again.crashed <= once.crashed, "{again:?}");
+        drop((runner, echo));
+        assert_nothing_left(&before, "a storm");
+        // Also those whose parents are gone.
+        assert!(
+            eventually(SOON, || running(&program).is_empty()),
+            "left behind: {:?}",
+            running(&program)
+        );
+    });
+}
+
+#[test]
+fn a_runner_may_die_at_any_moment() {
+    const ROUNDS: u64 = 100;
+    let folder = scratch();
+    let program = own_copy(folder.path());
+    let mut dice = Dice(99);
+    let (mut slowest, mut late, mut had) = (Duration::ZERO, 0, 0);
+    for round in 0..ROUNDS {
+        let start = ["fork", "exec"][(round % 2) as usize];
+        let task = [
+            "hostile/endless-loop.wat",
+            "hostile/endless-sleep-run.wat",
+            "hostile/stdout-flood.wat",
+        ][(round % 3) as usize];
+        let wrun = Wrun::program(&program)
+            .cache(shared_cache())
+            .args(["--mode", "process", "--spares", "2", "--start", start])
+            .arg(repo("guest-tasks").join(task))
+            .start();
+        dice.pause(150);
+        had += usize::from(!descendants(wrun.pid()).is_empty());
+        wrun.signal(Signal::KILL);
+        let killed = Instant::now();
+        let gone = eventually(Duration::from_secs(10), || running(&program).is_empty());
+        let took = killed.elapsed();
+        assert!(gone, "round {round}: left {:?}", running(&program));
+        slowest = slowest.max(took);
+        late += u64::from(took > Duration::from_secs(1));
+        wrun.end();
+    }
+    eprintln!("{ROUNDS} runners killed, {had} with workers; the last process after {slowest:?}");
+    assert!(had > ROUNDS as usize / 4, "only {had} had workers");
+    // All within a second, but for a machine that does something else that long.
+    assert!(late <= ROUNDS / 20, "{late} took more than a second");
+}
+
+// --- many at once ---------------------------------------------------------
+
+#[test]
+fn a_thousand_tasks_in_a_thousand_processes() {
+    const TASKS: usize = 1000;
+    alone("storms::a_thousand_tasks_in_a_thousand_processes", || {
+        let limit = getrlimit(Resource::Nofile);
+        let wanted = limit.maximum.map_or(8192, |most| most.min(8192));
+        let soft = limit.current.map_or(wanted, |now| now.max(wanted));
+        let _ = setrlimit(
+            Resource::Nofile,
+            Rlimit {
+                current: Some(soft),
+                maximum: limit.maximum,
+            },
+        );
+        if soft < 4096 {
+            println!("SKIPPED: only {soft} descriptors");
+            return;
+        }
+        let before = Census::after_a_first_runner(Mode::Process);
+        let runner = builder(Mode::Process).max_running(TASKS).build().unwrap();
+        let announces = wat(&runner, "announces.wat", ANNOUNCES);
+        let began = Instant::now();
+        let mut handles: Vec<_> = (0..=TASKS)
+            .map(|_| runner.submit_blocking(Task::new(&announces)).unwrap())
+            .collect();
+        let runs = |handle: &wrun::TaskHandle| handle.progress().done == 1;
+        let all = || handles.iter().filter(|handle| runs(handle)).count() >= TASKS;
+        assert!(
+            eventually(2 * SOON, all),
+            "{} of {TASKS} run",
+            handles.iter().filter(|handle| runs(handle)).count()
+        );
+        let started = began.elapsed();
+        let workers = workers();
+        assert!(workers.len() >= TASKS, "{} processes", workers.len());
+        let (rss, anonymous) = workers.iter().fold((0, 0), |sum, pid| {
+            (
+                sum.0 + status_kib(*pid, "VmRSS"),
+                sum.1 + status_kib(*pid, "RssAnon"),
+            )
+        });
+        let own = status_kib(std::process::id().cast_signed(), "VmRSS");
+        // One more is not one too many: it waits.
+        let waits = handles.iter().position(|handle| !runs(handle)).unwrap();
+        std::thread::sleep(Duration::from_millis(300));
+        assert!(!runs(&handles[waits]), "{} tasks ran at once", TASKS + 1);
+        let waiting = handles.swap_remove(waits);
+        let first = handles.swap_remove(0);
+        first.cancel();
+        assert!(first.wait().unwrap().outcome.is_completed());
+        assert!(eventually(SOON, || runs(&waiting)), "its turn never came");
+        handles.push(waiting);
+        let mut pids = BTreeSet::new();
+        for handle in &handles {
+            handle.cancel();
+        }
+        for handle in handles {
+            let report = handle.wait().unwrap();
+            assert!(report.outcome.is_completed(), "{}", report.outcome);
+            pids.insert(report.stats.worker_pid.unwrap());
+        }
+        assert_eq!(pids.len(), TASKS, "a process each");
+        eprintln!(
+            "{TASKS} tasks ran after {started:?} and were done after {:?}; {} KiB resident in \
+             each worker, {} KiB of it its own; {own} KiB in the runner",
+            began.elapsed(),
+            rss / workers.len() as u64,
+            anonymous / workers.len() as u64,
+        );
+        drop((runner, announces));
+        assert_nothing_left(&before, "a thousand workers");
+    });
+}
+
+/// A field of a process's status in KiB.
+fn status_kib(pid: i32, field: &str) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find(|line| line.starts_with(field));
+    line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok())
+        .unwrap_or(0)
+}
+
+// --- crash loops ----------------------------------------------------------
+
+/// A worker program that crashes while the file `bad` is there, and is good
+/// otherwise; each start is noted.
+fn crashing(folder: &Path) -> PathBuf {
+    let program = folder.join("crashing");
+    let (folder, wrun) = (folder.display(), wrun());
+    let wrun = wrun.display();
+    let script = format!(
+        "#!/bin/sh\n\
+         if [ \"$3\" != compile ] && [ -e {folder}/bad ]; then\n\
+         echo start >> {folder}/starts; kill -SEGV $$; fi\n\
+         exec env -i {wrun} \"$@\"\n"
+    );
+    fs::write(&program, script).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    program
+}
+
+#[test]
+fn a_program_that_crashes_is_not_started_forever() {
+    std::thread::scope(|scope| {
+        for start in [Start::Fork, Start::Exec] {
+            scope.spawn(move || {
+                let folder = scratch();
+                let program = crashing(&folder.path().canonicalize().unwrap());
+                fs::write(folder.path().join("bad"), "").unwrap();
+                fs::write(folder.path().join("starts"), "").unwrap();
+                let starts = || {
+                    let starts = fs::read_to_string(folder.path().join("starts"));
+                    starts.unwrap().lines().count()
+                };
+                let runner = Runner::builder()
+                    .mode(Mode::Process)
+                    .start(start)
+                    .max_running(8)
+                    .worker(program)
+                    .build()
+                    .unwrap();
+                let echo = guest(&runner, "echo/echo.wat");
+                let handles: Vec<_> = (0..32)
+                    .map(|_| runner.submit_blocking(Task::new(&echo)).unwrap())
+                    .collect();
+                for handle in handles {
+                    let error = handle.wait().unwrap_err();
+                    assert_eq!(error.kind(), ErrorKind::CrashLoop, "{error}");
+                    let words = error.to_string();
+                    assert!(
+                        words.contains("in a row") && words.contains("signal 11"),
+                        "{words}"
+                    );
+                }
+                let first = starts();
+                // Eight rounds of one zygote each, or of a worker for each task.
+                let most = if start == Start::Fork { 8 } else { 8 * 8 };
+                assert!((8..=most).contains(&first), "{start}: {first} starts");
+                eprintln!("{start}: {first} starts for 32 tasks");
+                // It heals with its program, some seconds later.
+                fs::remove_file(folder.path().join("bad")).unwrap();
+                let healed = eventually(SOON, || {
+                    std::thread::sleep(Duration::from_millis(200));
+                    match runner.run(Task::new(&echo).input("good")) {
+                        Ok(report) => {
+                            assert_eq!(report.stdout, "good", "{}", report.outcome);
+                            true
+                        }
+                        Err(error) => {
+                            assert_eq!(error.kind(), ErrorKind::CrashLoop, "{error}");
+                            false
+                        }
+                    }
+                });
+                assert!(healed, "{start}: it never healed");
+                assert_eq!(starts(), first, "{start}: started while it was to rest");
+            });
+        }
+    });
+}
+
+// --- what waits -----------------------------------------------------------
+
+fn hello(runner: &Runner, echo: &wrun::Artifact) -> wrun::Report {
+    let report = runner.run(Task::new(echo).input("hello")).unwrap();
+    assert_eq!(report.stdout, "hello", "{}", report.outcome);
+    report
+}
+
+#[test]
+fn spares_wait_and_are_used() {
+    alone("storms::spares_wait_and_are_used", || {
+        let runner = builder(Mode::Process).spares(4).build().unwrap();
+        let echo = guest(&runner, "echo/echo.wat");
+        hello(&runner, &echo);
+        for _ in 0..5 {
+            assert!(
+                eventually(SOON, || children().len() == 1 && workers().len() == 4),
+                "{} spares",
+                workers().len()
+            );
+            let spares = workers();
+            let report = hello(&runner, &echo);
+            let pid = report.stats.worker_pid.unwrap().cast_signed();
+            assert!(spares.contains(&pid), "{pid} is none of {spares:?}");
+            assert_eq!(report.stats.start_method, Some(Start::Fork));
+        }
+    });
+}
+
+#[test]
+fn nobody_waits_when_nothing_happens() {
+    alone("storms::nobody_waits_when_nothing_happens", || {
+        let before = Census::after_a_first_runner(Mode::Process);
+        let runner = builder(Mode::Process)
+            .spares(2)
+            .idle_timeout(Duration::from_secs(1))
+            .build()
+            .unwrap();
+        let echo = guest(&runner, "echo/echo.wat");
+        for _ in 0..2 {
+            hello(&runner, &echo);
+            assert!(eventually(SOON, || below().is_empty()), "{:?}", below());
+        }
+        // One that runs is not idle, however long.
+        let announces = wat(&runner, "announces.wat", ANNOUNCES);
+        let handle = runner.submit_blocking(Task::new(&announces)).unwrap();
+        assert!(eventually(SOON, || handle.progress().done == 1));
+        std::thread::sleep(Duration::from_secs(3));
+        handle.cancel();
+        let report = handle.wait().unwrap();
+        assert!(report.outcome.is_completed(), "{}", report.outcome);
+        drop((runner, echo, announces));
+        assert_nothing_left(&before, "idle pools");
+    });
+}
+
+/// Returns one byte of its memory, which it then changes.
+const REMEMBERS: &str = r#"
+(module
+  (memory (export "memory") 4)
+  (global $calls (mut i32) (i32.const 0x30))
+  (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (i32.const 1024))
+  (func (export "run") (param i32 i32) (result i32)
+    (i32.store8 (i32.const 64) (i32.add (i32.load8_u (i32.const 200000)) (global.get $calls)))
+    (global.set $calls (i32.const 0x35))
+    (memory.fill (i32.const 100000) (i32.const 7) (i32.const 150000))
+    (i32.store (i32.const 4) (i32.const 64))
+    (i32.store (i32.const 8) (i32.const 1))
+    (i32.const 0)))"#;
+
+#[test]
+fn a_worker_that_is_used_again_has_forgotten_all() {
+    for start in [Start::Fork, Start::Exec] {
+        let runner = builder(Mode::Process)
+            .start(start)
+            .spares(0)
+            .max_running(2)
+            .reuse(3)
+            .build()
+            .unwrap();
+        let remembers = wat(&runner, "remembers.wat", REMEMBERS);
+        let mut times = BTreeMap::new();
+        for n in 0..30 {
+            let report = runner.run(Task::new(&remembers)).unwrap();
+            assert_eq!(report.stdout, "0", "task {n}: {}", report.outcome);
+            *times.entry(report.stats.worker_pid.unwrap()).or_insert(0) += 1;
+        }
+        assert!(times.values().all(|times| *times <= 3), "{times:?}");
+        assert!(times.values().any(|times| *times == 3), "{times:?}");
+        // Also where several ask at once, and are cancelled when they are done.
+        let handles: Vec<_> = (0..60)
+            .map(|_| runner.submit_blocking(Task::new(&remembers)).unwrap())
+            .collect();
+        for handle in handles {
+            handle.cancel();
+            let report = handle.wait().unwrap();
+            assert_eq!(report.stdout, "0", "{}", report.outcome);
+        }
+    }
+}
+
+#[test]
+fn who_waits_may_be_killed_or_stopped() {
+    alone("storms::who_waits_may_be_killed_or_stopped", || {
+        let before = Census::after_a_first_runner(Mode::Process);
+        for spares in [0, 2] {
+            let runner = builder(Mode::Process).spares(spares).build().unwrap();
+            let echo = guest(&runner, "echo/echo.wat");
+            for how in [Signal::KILL, Signal::STOP] {
+                for whom in [children, workers, below] {
+                    hello(&runner, &echo);
+                    assert!(eventually(SOON, || workers().len() >= spares.max(1)));
+                    let hit = whom();
+                    for &pid in &hit {
+                        signal(pid, how);
+                    }
+                    // One that nobody knows to be dying would be the task's worker.
+                    let is_gone = |pid: &i32| !Path::new(&format!("/proc/{pid}")).exists();
+                    assert!(
+                        eventually(SOON, || hit.iter().all(is_gone)),
+                        "{how:?}: {hit:?} are still there"
+                    );
+                    let report = hello(&runner, &echo);
+                    assert_eq!(report.notes, Vec::<String>::new());
+                }
+            }
+            drop((runner, echo));
+            assert_nothing_left(&before, "killed and stopped processes that waited");
+        }
+    });
+}
+
+#[test]
+fn a_stopped_zygote_holds_up_no_task_for_long() {
+    alone("storms::a_stopped_zygote_holds_up_no_task_for_long", || {
+        let runner = builder(Mode::Process).spares(1).build().unwrap();
+        let announces = wat(&runner, "announces.wat", ANNOUNCES);
+        let submit = || runner.submit_blocking(Task::new(&announces)).unwrap();
+        let first = submit();
+        assert!(eventually(SOON, || first.progress().done == 1));
+        // Whoever runs is lost with it, or was done before; whoever comes is not.
+        for pid in children() {
+            signal(pid, Signal::STOP);
+        }
+        let second = submit();
+        first.cancel();
+        let outcome = first.wait().unwrap().outcome;
+        let expected = matches!(outcome, Outcome::Completed(_) | Outcome::Crashed(_));
+        assert!(expected, "{outcome}");
+        assert!(eventually(SOON, || second.progress().done == 1));
+        second.cancel();
+        second.wait().unwrap();
+        let third = submit();
+        third.cancel();
+        assert!(third.wait().unwrap().outcome.is_completed());
+        // Zygote and worker both: nobody but the runner is left to notice.
+        let last = submit();
+        assert!(eventually(SOON, || last.progress().done == 1));
+        for pid in below() {
+            signal(pid, Signal::STOP);
+        }
+        let outcome = last.wait().unwrap().outcome;
+        assert!(matches!(outcome, Outcome::Crashed(_)), "{outcome}");
+    });
+}
