@@ -4,7 +4,7 @@
 use super::code::{self, Code, Meta};
 use super::inspect::{Inspection, inspect_bytes};
 use super::source::{self, Shape};
-use super::{engine, compile};
+use super::{compile, engine};
 use std::sync::OnceLock;
 use wasmtime::Engine;
 
