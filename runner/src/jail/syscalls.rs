@@ -253,6 +253,7 @@ pub(super) const ALLOWED: &[Row] = &[
     ])], "the task's own walls"),
     row("pread64", libc::SYS_pread64, All, &[], "files, and code that is mapped"),
     row("preadv", libc::SYS_preadv, Files, &[], "WASI files: read"),
+    row("preadv2", libc::SYS_preadv2, Files, &[], "WASI files: read"),
     row("prlimit64", libc::SYS_prlimit64, All, &[ITSELF, Null(2)], "its limits are read"),
     row("prlimit64", libc::SYS_prlimit64, Before, &[ITSELF], "the task's own limits"),
     row("prlimit64", libc::SYS_prlimit64, Compiler, &[
@@ -261,6 +262,7 @@ pub(super) const ALLOWED: &[Row] = &[
     row("pwrite64", libc::SYS_pwrite64, Files, &[], "WASI files: write"),
     row("pwrite64", libc::SYS_pwrite64, Compiler, &[], "its result"),
     row("pwritev", libc::SYS_pwritev, Files, &[], "WASI files: write"),
+    row("pwritev2", libc::SYS_pwritev2, Files, &[], "WASI files: append"),
     row("read", libc::SYS_read, All, &[], "streams, orders"),
     row("readlinkat", libc::SYS_readlinkat, Files, &[], "WASI files: readlink-at"),
     row("readv", libc::SYS_readv, All, &[], "streams"),
