@@ -494,3 +494,33 @@ fn a_stopped_zygote_holds_up_no_task_for_long() {
         assert!(matches!(outcome, Outcome::Crashed(_)), "{outcome}");
     });
 }
+
+#[test]
+fn a_slow_start_is_not_begun_anew_for_each_impatient_task() {
+    let folder = scratch();
+    let folder = folder.path().canonicalize().unwrap();
+    let program = folder.join("slow");
+    // Takes longer than any task below is willing to wait.
+    let script = format!(
+        "#!/bin/sh\n[ \"$3\" = compile ] || {{ echo start >> {0}/starts; sleep 1; }}\n\
+         exec env -i {1} \"$@\"\n",
+        folder.display(),
+        wrun().display()
+    );
+    fs::write(&program, script).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let runner = builder(Mode::Process)
+        .worker(program)
+        .spares(0)
+        .build()
+        .unwrap();
+    let echo = guest(&runner, "echo/echo.wat");
+    let limits = Limits::default().timeout(Duration::from_millis(300));
+    let completed = eventually(SOON, || {
+        let task = Task::new(&echo).limits(limits.clone());
+        runner.run(task).unwrap().outcome.is_completed()
+    });
+    assert!(completed, "no task ever ran");
+    let starts = fs::read_to_string(folder.join("starts")).unwrap();
+    assert_eq!(starts.lines().count(), 1, "one zygote for all of them");
+}

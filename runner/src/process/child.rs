@@ -42,15 +42,15 @@ impl Started {
             pidfd,
             exit: None,
             reaped: false,
-            _permit: permit,
+            permit,
         })
     }
 }
 
 impl Drop for Started {
     fn drop(&mut self) {
-        if self.permit.is_some() {
-            end_group(self.group, self.group);
+        if let Some(permit) = self.permit.take() {
+            Burial::begin(self.group, self.group, Some(permit)).leave();
         }
     }
 }
@@ -61,7 +61,7 @@ pub(super) struct Child {
     pidfd: Pidfd,
     exit: Option<Exit>,
     reaped: bool,
-    _permit: Option<OwnedSemaphorePermit>,
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Child {
@@ -103,7 +103,12 @@ impl Child {
     /// Whether it is dead; reaps it then.
     pub(super) fn is_dead(&mut self) -> bool {
         if !self.reaped && self.pidfd.has_exited() {
-            self.exit = end_group(self.group, self.pid);
+            // Dead already: it takes no time.
+            let mut burial = Burial::begin(self.group, self.pid, None);
+            while !burial.is_over() {
+                std::thread::sleep(PAUSE);
+            }
+            self.exit = burial.exit;
             self.reaped = true;
         }
         self.reaped
@@ -128,10 +133,11 @@ impl Child {
     pub(super) async fn wait(&mut self) -> Option<Exit> {
         if !self.reaped {
             self.pidfd.exited().await;
-            let mut burial = Burial::begin(self.group, self.pid);
-            while !burial.is_over(&mut self.exit) {
+            let mut burial = Burial::begin(self.group, self.pid, None);
+            while !burial.is_over() {
                 tokio::time::sleep(PAUSE).await;
             }
+            self.exit = burial.exit;
             self.reaped = true;
         }
         self.exit
@@ -141,24 +147,14 @@ impl Child {
 impl Drop for Child {
     fn drop(&mut self) {
         if !self.reaped {
-            end_group(self.group, self.pid);
+            Burial::begin(self.group, self.pid, self.permit.take()).leave();
         }
     }
 }
 
-/// Ends a group; how `pid` in it ended.
-fn end_group(group: i32, pid: i32) -> Option<Exit> {
-    let mut exit = None;
-    let mut burial = Burial::begin(group, pid);
-    while !burial.is_over(&mut exit) {
-        std::thread::sleep(PAUSE);
-    }
-    exit
-}
-
 /// Kills and reaps every child of ours in a group that one of them founded, and
 /// kills what else is in it: one that was started may have gone on as another
-/// without having said so.
+/// without having said so. Dropping it waits until that is done.
 ///
 /// A group's number is not used again while a process has it, a dead one too; so
 /// at least one child in it must not be reaped when this begins, and nobody else
@@ -166,32 +162,62 @@ fn end_group(group: i32, pid: i32) -> Option<Exit> {
 struct Burial {
     group: i32,
     pid: i32,
+    exit: Option<Exit>,
     give_up: Instant,
+    over: bool,
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Burial {
-    fn begin(group: i32, pid: i32) -> Self {
+    fn begin(group: i32, pid: i32, permit: Option<OwnedSemaphorePermit>) -> Self {
         kill_group(group);
         Burial {
             group,
             pid,
+            exit: None,
             give_up: Instant::now() + GONE,
+            over: false,
+            _permit: permit,
         }
     }
 
     /// Reaps what is dead; whether nothing is left, or what is left does not die.
-    fn is_over(&mut self, exit: &mut Option<Exit>) -> bool {
-        loop {
+    fn is_over(&mut self) -> bool {
+        while !self.over {
             match sys::wait(Whom::Group(self.group), false) {
-                Err(_) => return true,
+                Err(_) => self.over = true,
                 Ok(Some((_, its))) if matches!(its.end, sys::End::Stopped(_)) => {}
-                Ok(Some((pid, its))) if pid == self.pid => *exit = Some(its),
+                Ok(Some((pid, its))) if pid == self.pid => self.exit = Some(its),
                 Ok(Some(_)) => {}
                 Ok(None) => {
                     kill_group(self.group);
-                    return Instant::now() >= self.give_up;
+                    self.over = Instant::now() >= self.give_up;
+                    break;
                 }
             }
+        }
+        self.over
+    }
+
+    /// Goes on in the background, where there is one: who drops a process should
+    /// not have to wait.
+    fn leave(mut self) {
+        if let Ok(runtime) = tokio::runtime::Handle::try_current()
+            && !self.is_over()
+        {
+            runtime.spawn(async move {
+                while !self.is_over() {
+                    tokio::time::sleep(PAUSE).await;
+                }
+            });
+        }
+    }
+}
+
+impl Drop for Burial {
+    fn drop(&mut self) {
+        while !self.is_over() {
+            std::thread::sleep(PAUSE);
         }
     }
 }

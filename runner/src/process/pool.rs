@@ -21,6 +21,7 @@ use rustix::process::Signal;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
 
 /// A program that is not ready by then will not be.
 const HANDSHAKE: Duration = Duration::from_secs(15);
@@ -53,6 +54,7 @@ pub(super) struct Pool {
     state: Mutex<State>,
     /// Held by whoever starts a zygote: others wait for it.
     starting: tokio::sync::Mutex<()>,
+    closing: CancellationToken,
 }
 
 #[derive(Default)]
@@ -112,6 +114,7 @@ impl Pool {
             grants,
             state: Mutex::default(),
             starting: tokio::sync::Mutex::default(),
+            closing: CancellationToken::new(),
         }
     }
 
@@ -119,6 +122,7 @@ impl Pool {
     /// their task's.
     pub(super) fn close(&self) {
         self.state().closed = true;
+        self.closing.cancel();
         self.rest();
     }
 
@@ -265,6 +269,11 @@ impl Pool {
         self.state().breaker.failed(round, now, how, why, jitter);
     }
 
+    fn alive_zygote(&self) -> Option<Arc<Zygote>> {
+        let zygote = self.state().zygote.clone();
+        zygote.filter(|zygote| zygote.is_alive())
+    }
+
     fn has_zygote(&self) -> bool {
         self.state().zygote.is_some()
     }
@@ -300,15 +309,35 @@ impl Pool {
     }
 
     async fn zygote(self: &Arc<Self>, round: u64, spare: bool) -> Result<Arc<Zygote>, NotReady> {
-        let known = || {
-            let zygote = self.state().zygote.clone();
-            zygote.filter(|zygote| zygote.is_alive())
-        };
-        if let Some(zygote) = known() {
+        if let Some(zygote) = self.alive_zygote() {
             return Ok(zygote);
         }
+        // Goes on when who wants it is gone: with short deadlines and a slow start
+        // there would never be one.
+        let pool = self.clone();
+        let starting = tokio::spawn(async move {
+            let started = tokio::select! {
+                started = pool.start_zygote(round, spare) => started,
+                () = pool.closing.cancelled() => Err(NotReady::No(ProcessError::ShutDown.into())),
+            };
+            if let Err(NotReady::Died(how, why)) = &started {
+                pool.failed(round, *how, why.clone());
+            }
+            started
+        });
+        match starting.await {
+            Ok(started) => started,
+            Err(_) => Err(NotReady::No(ProcessError::ShutDown.into())),
+        }
+    }
+
+    async fn start_zygote(
+        self: &Arc<Self>,
+        round: u64,
+        spare: bool,
+    ) -> Result<Arc<Zygote>, NotReady> {
         let _one_at_a_time = self.starting.lock().await;
-        if let Some(zygote) = known() {
+        if let Some(zygote) = self.alive_zygote() {
             return Ok(zygote);
         }
         if self.state().breaker.round() != round {
