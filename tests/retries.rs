@@ -402,7 +402,8 @@ fn killed_once(what: &str, command: Wrun) -> (Ran, Value) {
     );
     let ran = running.end();
     let bytes = fs::read(&path).unwrap_or_else(|error| panic!("{what}: no report: {error}; {ran}"));
-    let report: Value = serde_json::from_slice(&bytes).unwrap();
+    let report: Value =
+        serde_json::from_slice(&bytes).unwrap_or_else(|error| panic!("{what}: {error}: {ran}"));
     Schema::load().check(&report).unwrap();
     (ran, report)
 }

@@ -423,7 +423,7 @@ impl Pool {
             Err(ChannelError::Closed | ChannelError::Io(_)) => {
                 let exit = tokio::time::timeout(LINGER, launch.child.wait()).await;
                 let crash = crash_of(exit.ok().flatten());
-                if matches!(crash, crate::Crash::Signal(_)) {
+                if matches!(crash, crate::Crash::Signal(_) | crate::Crash::Lost) {
                     return Err(NotReady::Died(failure_of(&crash), crash.to_string()));
                 }
                 let mut what = crash.to_string();
