@@ -5,11 +5,12 @@
 use crate::command::{PATIENCE, Wrun, scratch, write};
 use crate::processes::{descendants, eventually, own_copy, peak_memory, running};
 use crate::support::{BOTH, alone, builder, children, guest, repo, runner, still_works, wat, wrun};
+use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
-use wrun::{Cache, Error, ErrorKind, Limit, Limits, Mode, Runner, Task};
+use wrun::{Cache, Error, ErrorKind, Jail, Layer, Limit, Limits, Mode, Runner, Task};
 
 const NOBODY: [i32; 0] = [];
 
@@ -194,6 +195,15 @@ fn a_compile_bomb_is_an_error_and_not_a_hung_runner() {
     );
     eprintln!("a bomb and a limit of 128 MiB: {:?}", began.elapsed());
     still_works(&runner);
+    let runner = builder(Mode::Process)
+        .compile_memory(128 << 20)
+        .jail(Jail::Off)
+        .build()
+        .unwrap();
+    assert_limit(
+        runner.load_bytes("bomb", large_bomb()),
+        Limit::CompileMemory,
+    );
 }
 
 #[test]
@@ -264,8 +274,15 @@ fn a_killed_compiler_loses_its_own_load_only() {
     alone(
         "compiling::a_killed_compiler_loses_its_own_load_only",
         || {
-            let runner = runner(Mode::Process);
-            for (signal, number) in [(Signal::KILL, 9), (Signal::ABORT, 6), (Signal::TERM, 15)] {
+            // Where the jail makes it the first process of a namespace, it gets no
+            // other signal.
+            for (signal, number, jail) in [
+                (Signal::KILL, 9, Jail::Strict),
+                (Signal::KILL, 9, Jail::Off),
+                (Signal::ABORT, 6, Jail::Off),
+                (Signal::TERM, 15, Jail::Off),
+            ] {
+                let runner = builder(Mode::Process).jail(jail).build().unwrap();
                 std::thread::scope(|scope| {
                     let loading = scope.spawn(|| runner.load_bytes("bomb", large_bomb()));
                     to_a_compiler(signal);
@@ -389,6 +406,126 @@ fn loads_that_fail_leave_nothing() {
     });
 }
 
+// --- its jail ---------------------------------------------------------------
+
+/// What the kernel says of a compiler at work: fields of its status, and whether
+/// its namespaces are its own.
+fn look_at_a_compiler(jail: Jail) -> (HashMap<String, String>, Vec<&'static str>) {
+    let runner = builder(Mode::Process).jail(jail).build().unwrap();
+    std::thread::scope(|scope| {
+        let loading = scope.spawn(|| runner.load_bytes("bomb", large_bomb()));
+        let mut compiler = None;
+        assert!(eventually(Duration::from_secs(60), || {
+            compiler = compilers().first().copied();
+            compiler.is_some_and(|pid| peak_memory(pid).is_some_and(|peak| peak > 60 << 20))
+        }));
+        let pid = compiler.unwrap();
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let status = status
+            .lines()
+            .filter_map(|line| line.split_once(':'))
+            .map(|(name, value)| (name.to_owned(), value.trim().to_owned()))
+            .collect();
+        let link = |pid: &str, kind: &str| std::fs::read_link(format!("/proc/{pid}/ns/{kind}"));
+        let apart = ["user", "pid", "net", "ipc", "mnt"]
+            .into_iter()
+            .filter(|kind| {
+                // Who may not look at it sees that it is apart otherwise.
+                let its = link(&pid.to_string(), kind);
+                its.is_ok_and(|its| its != link("self", kind).unwrap())
+            })
+            .collect();
+        kill(pid);
+        loading.join().unwrap().unwrap_err();
+        (status, apart)
+    })
+}
+
+fn kill(pid: i32) {
+    let pid = rustix::process::Pid::from_raw(pid).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+}
+
+#[test]
+fn a_compiler_is_jailed() {
+    alone("compiling::a_compiler_is_jailed", || {
+        let (status, apart) = look_at_a_compiler(Jail::Strict);
+        let is = |name: &str| status[name].as_str();
+        assert_eq!(is("Seccomp"), "2");
+        assert_eq!(is("NoNewPrivs"), "1");
+        for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+            assert_eq!(is(set), "0000000000000000", "{set}");
+        }
+        if rustix::process::geteuid().is_root() {
+            assert_eq!(is("Uid"), "65534\t65534\t65534\t65534");
+            assert_eq!(is("Gid"), "65534\t65534\t65534\t65534");
+            assert_eq!(is("Groups"), "");
+        }
+        // Its namespaces are those of a worker.
+        let runner = runner(Mode::Process);
+        let echo = guest(&runner, "echo/echo.wat");
+        let report = runner.run(Task::new(&echo)).unwrap();
+        let jail = report.jail.unwrap();
+        let has = |layer| jail.layer(layer).unwrap().state == wrun::LayerState::Enforced;
+        let numbers = is("NSpid").split_whitespace().count();
+        let own = std::fs::read_to_string("/proc/self/status").unwrap();
+        let own = own.lines().find(|line| line.starts_with("NSpid:")).unwrap();
+        let own = own.split_whitespace().count() - 1;
+        assert_eq!(numbers, own + usize::from(has(Layer::PidNamespace)));
+        if rustix::process::geteuid().is_root() {
+            for (kind, layer) in [
+                ("user", Layer::UserNamespace),
+                ("pid", Layer::PidNamespace),
+                ("net", Layer::NetNamespace),
+                ("ipc", Layer::IpcNamespace),
+                ("mnt", Layer::MountNamespace),
+            ] {
+                assert_eq!(apart.contains(&kind), has(layer), "{kind}");
+            }
+        }
+
+        let (status, apart) = look_at_a_compiler(Jail::Off);
+        assert_eq!(
+            status["Seccomp"],
+            std::fs::read_to_string("/proc/self/status")
+                .unwrap()
+                .lines()
+                .find_map(|line| line.strip_prefix("Seccomp:"))
+                .unwrap()
+                .trim()
+        );
+        assert_eq!(apart, Vec::<&str>::new());
+        assert_eq!(compilers(), NOBODY);
+    });
+}
+
+#[test]
+fn without_a_required_wall_nothing_is_compiled() {
+    let directory = tempfile::tempdir().unwrap();
+    let program = directory.path().join("worker");
+    let script = format!("#!/bin/sh\nexport A=B\nexec {} \"$@\"\n", wrun().display());
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let load = |jail| {
+        let runner = Runner::builder()
+            .mode(Mode::Process)
+            .worker(&program)
+            .jail(jail)
+            .build()
+            .unwrap();
+        runner.load(repo("guest-tasks/echo/echo.wat")).map(drop)
+    };
+    let error = load(Jail::Strict).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Jail, "{error}");
+    let words = error.to_string();
+    assert!(
+        words.starts_with("the jail lacks environment: ") && words.contains("--jail best-effort"),
+        "{words}"
+    );
+    load(Jail::BestEffort).unwrap();
+    load(Jail::Off).unwrap();
+}
+
 // --- how many children ----------------------------------------------------
 
 /// A worker program that notes what it is started for.
@@ -471,7 +608,14 @@ fn many_loads_at_once() {
                 .collect();
             let mut most = 0;
             while !loads.iter().all(|load| load.is_finished()) {
-                most = most.max(compilers().len());
+                // One that goes on as another process is two for a moment, in one
+                // group.
+                let groups: HashSet<_> = compilers()
+                    .into_iter()
+                    .filter_map(rustix::process::Pid::from_raw)
+                    .filter_map(|pid| rustix::process::getpgid(Some(pid)).ok())
+                    .collect();
+                most = most.max(groups.len());
             }
             for load in loads {
                 let report = load.join().unwrap();
@@ -501,6 +645,12 @@ def hello(version=2):
 
 def say(body):
     channel.sendall(frame(body))
+
+def moved(pid):
+    word, left = b"\x03", (pid << 1) ^ (pid >> 31)
+    while left > 127:
+        word, left = word + bytes([left & 127 | 128]), left >> 7
+    return word + bytes([left])
 
 def live():
     time.sleep(600)
@@ -542,7 +692,7 @@ fn hostile(script: &str) -> Option<(tempfile::TempDir, Runner)> {
 #[test]
 fn a_compiler_that_was_taken_over() {
     alone("compiling::a_compiler_that_was_taken_over", || {
-        use ErrorKind::{LoadLimit, NoWorker, NotLoadable, System};
+        use ErrorKind::{Jail, LoadLimit, NoWorker, NotLoadable, System};
         for (script, kind, words) in [
             ("live_not()", NoWorker, "Traceback"),
             ("hello(77); live()", NoWorker, "protocol 77"),
@@ -600,6 +750,45 @@ fn a_compiler_that_was_taken_over() {
             ),
             ("hello(); say(b'\\x01\\x08'); live()", LoadLimit, "memory"),
             ("hello(); say(b'\\x02\\x03why'); live()", System, "why"),
+            // It goes on where it cannot be: its own number, the runner's, the
+            // first process's, nobody's; and twice.
+            (
+                "hello(); say(moved(os.getpid())); live()",
+                NotLoadable,
+                "where it cannot be",
+            ),
+            (
+                "hello(); say(moved(os.getppid())); live()",
+                NotLoadable,
+                "where it cannot be",
+            ),
+            (
+                "hello(); say(moved(1)); live()",
+                NotLoadable,
+                "where it cannot be",
+            ),
+            (
+                "hello(); say(moved(-1)); live()",
+                NotLoadable,
+                "where it cannot be",
+            ),
+            (
+                "pid = os.fork()\nif pid == 0: live()\n\
+                 hello(); say(moved(pid)); live()",
+                NotLoadable,
+                "where it cannot be",
+            ),
+            // No jail.
+            (
+                "hello(); say(b'\\x04\\x0e\\x02\\x03a\\nb'); live()",
+                Jail,
+                "lacks seccomp: ab",
+            ),
+            (
+                "hello(); say(b'\\x05\\x03a\\nb'); live()",
+                Jail,
+                "put up: ab",
+            ),
             (
                 "hello(); say(b'\\x00'); live()",
                 NotLoadable,
@@ -634,7 +823,8 @@ fn a_compiler_that_was_taken_over() {
             ),
             (
                 "import mmap; os.ftruncate(output, 4096); m = mmap.mmap(output, 4096)\n\
-                 if os.fork() == 0: time.sleep(4); os._exit(0)\n\
+                 if os.fork() == 0: os.setpgid(0, 0); time.sleep(4); os._exit(0)\n\
+                 time.sleep(0.2)\n\
                  hello(); say(b'\\x00'); live()",
                 NotLoadable,
                 "seal",

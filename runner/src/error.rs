@@ -97,11 +97,6 @@ impl Error {
     }
 
     /// A strict jail lacks a wall.
-    #[allow(
-        dead_code,
-        clippy::allow_attributes,
-        reason = "for process mode's jail"
-    )]
     pub(crate) fn jail(missing: &LayerReport) -> Self {
         let LayerReport { layer, detail, .. } = missing;
         Error::new(

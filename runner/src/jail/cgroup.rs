@@ -1,6 +1,6 @@
 //! Control groups, version 2, where the runner was given the right to make them.
 //!
-//! The runner's side: it makes one for each worker, under its own group, and never
+//! The runner's side: it makes one for its workers, under its own group, and never
 //! moves a process but workers. Invariant: a group that is dropped is emptied and
 //! removed.
 
@@ -28,7 +28,7 @@ pub(crate) struct CgroupLimits {
     pub(crate) pids: Option<u64>,
 }
 
-/// A group of its own for one worker.
+/// A group of its own for workers.
 #[derive(Debug)]
 pub(crate) struct Cgroup {
     path: PathBuf,

@@ -17,9 +17,8 @@ pub(crate) struct Plan {
     /// User and group to run as; only root may choose.
     pub(crate) identity: Option<(u32, u32)>,
     /// A directory that the runner made ([`Cgroup`](super::Cgroup)), joined before
-    /// anything else. Without one the report says that there is none; the runner
-    /// knows why and may put its own words there.
-    pub(crate) cgroup: Option<PathBuf>,
+    /// anything else; or why there is none, for the report.
+    pub(crate) cgroup: Result<PathBuf, String>,
     /// For [`Role::Compiler`].
     pub(crate) compile: Option<CompileLimits>,
     /// Layers that this kernel is said not to have.

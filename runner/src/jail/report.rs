@@ -33,7 +33,7 @@ pub enum Layer {
     IpcNamespace,
     /// A mount namespace whose root is empty.
     MountNamespace,
-    /// A control group of its own (version 2) with limits.
+    /// A control group (version 2) with limits, for all workers of the runner.
     Cgroup,
     /// Landlock: no files but those under granted directories, no other sockets,
     /// no signals to other processes.

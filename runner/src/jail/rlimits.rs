@@ -47,9 +47,15 @@ pub(super) fn of_process(plan: &Plan, used: io::Result<Used>) -> Stand {
 }
 
 fn limit_process(plan: &Plan, used: io::Result<Used>) -> io::Result<String> {
-    let used = used.map_err(|error| {
-        io::Error::new(error.kind(), format!("memory cannot be measured: {error}"))
-    })?;
+    let used = match (used, plan.role) {
+        (Ok(used), _) => used,
+        // The limit is lower then, and still one.
+        (Err(_), Role::Compiler) => Used::default(),
+        (Err(error), _) => {
+            let why = format!("memory cannot be measured: {error}");
+            return Err(io::Error::new(error.kind(), why));
+        }
+    };
     lower(Resource::Nofile, DESCRIPTORS)?;
     lower(Resource::Memlock, 0)?;
     lower(Resource::Nice, 0)?;
@@ -91,6 +97,14 @@ pub(super) fn of_task(used: Used, task: &TaskWalls<'_>) -> Result<(), JailError>
     };
     limits().map_err(|errno| JailError::System {
         what: "cannot limit the task",
+        source: errno.into(),
+    })
+}
+
+/// No threads but those there are; processes neither.
+pub(super) fn no_more_threads() -> Result<(), JailError> {
+    lower(Resource::Nproc, 0).map_err(|errno| JailError::System {
+        what: "cannot limit threads",
         source: errno.into(),
     })
 }

@@ -97,10 +97,10 @@ pub(crate) fn begin(plan: Plan) -> Result<Walls, JailError> {
     })?;
     let core = rlimits::no_core();
     account.put_up(Layer::Cgroup, || match &plan.cgroup {
-        None => Stand::unavailable("the runner made none"),
-        Some(cgroup) => Stand::of(
+        Err(why) => Stand::unavailable(why.as_str()),
+        Ok(cgroup) => Stand::of(
             std::fs::write(cgroup.join("cgroup.procs"), "0"),
-            "its own, with limits",
+            "that of the runner's workers, with limits",
         ),
     })?;
     let entered = namespaces::enter(&plan, &mut account)?;
@@ -233,8 +233,21 @@ impl Walls {
 }
 
 impl Sealed {
+    /// For a compiler, once it has its threads: there will be no others.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses what it permitted before. The process must end then.
+    pub(crate) fn no_more_threads(&self) -> Result<(), JailError> {
+        if self.mode == Jail::Off || !self.rlimits {
+            return Ok(());
+        }
+        rlimits::no_more_threads()
+    }
+
     /// Stage 3, in the process that is about to run `task`: the child of a zygote,
-    /// or a worker itself. A compiler needs none.
+    /// or a worker itself. A compiler
+    /// has [`no_more_threads`](Sealed::no_more_threads) instead.
     ///
     /// # Errors
     ///

@@ -222,7 +222,7 @@ impl Drop for Burial {
     }
 }
 
-fn kill_group(group: i32) {
+pub(super) fn kill_group(group: i32) {
     if let Some(group) = Pid::from_raw(group) {
         let _ = kill_process_group(group, Signal::KILL);
     }

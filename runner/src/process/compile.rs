@@ -7,27 +7,32 @@
 //! where the task would.
 //!
 //! A child is started by the thread that waits for it: the kernel's parent-death
-//! signal means that thread. Invariants: [`ChildCompiler::compile`] ends in
-//! bounded time, counted from when it has a place; on every path its child is
-//! dead and reaped when it returns.
+//! signal means that thread. It may go on as another child, in the same process
+//! group. Invariants: [`ChildCompiler::compile`] ends in bounded time, counted from
+//! when it has a place; on every path its child is dead and reaped when it returns.
 
+use super::child::kill_group;
 use super::worker_main::WORKER_ARG;
 use super::{ProcessError, channel, worker_program};
 use crate::config::Config;
+use crate::jail::{CompileLimits, Grants, Plan, Role};
 use crate::sandbox::{Code, CodeError, Compiler, LoadError, MAX_FILE};
+use crate::sys::{self, End, Exit, Whom};
 use crate::wire::{CompileOrder, CompilerSays, Decoder, Hello, MAX_ANSWER};
 use bytes::Bytes;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, getpgid, kill_process, pidfd_open, waitid,
+};
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -52,6 +57,7 @@ pub(crate) struct ChildCompiler {
     time: Duration,
     memory: u64,
     threads: usize,
+    plan: Plan,
     most: usize,
     places: Mutex<Places>,
     changed: Condvar,
@@ -67,13 +73,21 @@ struct Places {
 /// One of the places; given back when dropped.
 struct Place<'a>(&'a ChildCompiler);
 
-/// A child that is killed and reaped when dropped.
-struct Reaped(Child);
+/// A child that is killed and reaped when dropped, and all in its process group.
+struct Reaped {
+    /// The one that was started, and the group that it founded.
+    first: i32,
+    /// The one that it goes on as.
+    moved: Option<i32>,
+    ended: bool,
+}
 
 /// What ended the wait for a child that has not compiled.
 enum Ending {
     Refused(LoadError),
     Failed(String),
+    /// Its jail cannot be had.
+    Jail(ProcessError),
     /// It died before it said anything.
     Silent,
     TimedOut,
@@ -86,11 +100,30 @@ impl ChildCompiler {
     pub(crate) fn new(config: &Config) -> Result<Self, ProcessError> {
         let (closed, open) = io::pipe().map_err(system("cannot make a pipe"))?;
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = processors.min(THREADS);
+        // The clock on the wall is the limit; this one is for a runner that is
+        // stopped meanwhile.
+        let seconds = config.compile_timeout.as_secs().saturating_add(1);
+        let limits = CompileLimits {
+            data: config.compile_memory,
+            cpu: Duration::from_secs(seconds.saturating_mul(threads as u64)),
+            file: config.compile_memory.min(MAX_FILE),
+        };
         Ok(ChildCompiler {
             program: worker_program(config)?,
             time: config.compile_timeout,
             memory: config.compile_memory,
-            threads: processors.min(THREADS),
+            threads,
+            plan: Plan {
+                mode: config.jail,
+                role: Role::Compiler,
+                grants: Grants::default(),
+                identity: config.identity,
+                cgroup: Err("compilers have none".to_owned()),
+                compile: Some(limits),
+                #[cfg(any(test, feature = "test-hooks"))]
+                absent: Vec::new(),
+            },
             most: processors,
             places: Mutex::new(Places {
                 free: processors,
@@ -122,21 +155,16 @@ impl ChildCompiler {
     }
 
     fn order(&self, digest: &blake3::Hash, metered: bool) -> CompileOrder {
-        // The clock on the wall is the limit; this one is for a runner that is
-        // stopped meanwhile.
-        let cpu = self.time.as_secs().saturating_add(1);
         CompileOrder {
             metered,
             source: *digest.as_bytes(),
             threads: u32::try_from(self.threads).unwrap_or(1),
-            memory: self.memory,
-            cpu: cpu.saturating_mul(self.threads as u64),
-            output: self.memory.min(MAX_FILE),
+            plan: self.plan.clone(),
         }
     }
 
     /// What it means that a wait for a child ended like this.
-    fn judge(&self, ending: Ending, status: Option<ExitStatus>, ears: &Ears) -> LoadError {
+    fn judge(&self, ending: Ending, exit: Option<Exit>, ears: &Ears) -> LoadError {
         match ending {
             Ending::Refused(LoadError::OutOfMemory) => self.too_much_memory(),
             Ending::Refused(refusal) => refusal.tamed(),
@@ -145,34 +173,42 @@ impl ChildCompiler {
                 source: io::Error::other(plain(&message)),
             }
             .into(),
+            Ending::Jail(error) => error.into(),
             Ending::TimedOut if ears.greeted => LoadError::CompileTime { limit: self.time },
             Ending::TimedOut => self.no_compiler(format!("no answer in {} s", HANDSHAKE.as_secs())),
             Ending::Closed => ProcessError::ShutDown.into(),
             Ending::Broke(how) if ears.greeted => LoadError::CompileCrashed { how },
             Ending::Broke(what) => self.no_compiler(what),
-            Ending::Silent => self.judge_death(status, ears),
+            Ending::Silent => self.judge_death(exit, ears),
         }
     }
 
     /// What it means that a child died without a word.
-    fn judge_death(&self, status: Option<ExitStatus>, ears: &Ears) -> LoadError {
-        let signal = status.and_then(|status| status.signal());
+    fn judge_death(&self, exit: Option<Exit>, ears: &Ears) -> LoadError {
+        let signal = match exit.map(|exit| exit.end) {
+            Some(End::Signal(signal)) => Some(signal),
+            _ => None,
+        };
+        let used = exit.map(|exit| exit.usage.user_cpu.saturating_add(exit.usage.system_cpu));
         let said = String::from_utf8_lossy(&ears.heard);
         match signal.and_then(Signal::from_named_raw) {
             Some(Signal::XCPU) => return LoadError::CompileTime { limit: self.time },
             Some(Signal::XFSZ) => return self.too_much_memory(),
-            // What Rust says before it gives up.
-            Some(Signal::ABORT)
-                if said.contains("memory allocation of ") && said.contains(" bytes failed") =>
-            {
+            // The first process of a namespace gets no other signal for that.
+            Some(Signal::KILL) if self.plan.compile.map(|limits| limits.cpu) <= used => {
+                return LoadError::CompileTime { limit: self.time };
+            }
+            // What Rust says before it gives up: by SIGABRT, or SIGSEGV where it is
+            // the first process of a namespace.
+            Some(_) if said.contains("memory allocation of ") && said.contains(" bytes failed") => {
                 return self.too_much_memory();
             }
             _ => {}
         }
-        let mut how = match (signal, status.and_then(|status| status.code())) {
-            (Some(signal), _) => format!("it died of signal {signal}"),
-            (None, Some(code)) => format!("it exited with status {code}"),
-            (None, None) => "it vanished".to_owned(),
+        let mut how = match exit.map(|exit| exit.end) {
+            Some(End::Signal(signal)) => format!("it died of signal {signal}"),
+            Some(End::Status(code)) => format!("it exited with status {code}"),
+            Some(End::Stopped(_)) | None => "it vanished".to_owned(),
         };
         if let Some(line) = said.lines().find(|line| !line.trim().is_empty()) {
             how = format!("{how}; it said: {}", plain(line));
@@ -222,8 +258,12 @@ impl ChildCompiler {
         })?;
         // Its ends are the child's alone from here on.
         drop(command);
-        let child = Reaped(child);
-        let life = Pid::from_raw(child.0.id().cast_signed())
+        let child = Reaped {
+            first: child.id().cast_signed(),
+            moved: None,
+            ended: false,
+        };
+        let life = Pid::from_raw(child.first)
             .ok_or(Errno::SRCH)
             .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()))
             .map_err(|errno| system("cannot watch a compiler")(errno.into()))?;
@@ -235,6 +275,7 @@ impl ChildCompiler {
             heard: Vec::new(),
             hearing: true,
             greeted: false,
+            moved: false,
         };
         Ok((child, ears))
     }
@@ -292,13 +333,13 @@ impl Compiler for ChildCompiler {
         let output = Code::blank().map_err(|source| LoadError::System { source })?;
         let (mut child, mut ears) = self.start(&file, &output, digest, metered)?;
         drop(file);
-        let ending = ears.wait(&self.closed, self.time)?;
+        let ending = ears.wait(&mut child, &self.closed, self.time)?;
         // Whatever it still does, nobody needs it.
-        let status = child.end();
+        let exit = child.end();
         ears.overhear();
         match ending {
             None => self.code(output, source.len(), digest, metered),
-            Some(ending) => Err(self.judge(ending, status, &ears)),
+            Some(ending) => Err(self.judge(ending, exit, &ears)),
         }
     }
 
@@ -321,10 +362,58 @@ impl Drop for Place<'_> {
 }
 
 impl Reaped {
-    /// Kills and reaps it; none when somebody else did.
-    fn end(&mut self) -> Option<ExitStatus> {
-        let _ = self.0.kill();
-        self.0.wait().ok()
+    /// Takes note that it goes on as another child of this process, in the group
+    /// of the first; tells of that one's death.
+    fn moved(&mut self, pid: i32) -> io::Result<OwnedFd> {
+        let other = || io::Error::other("no process of its own");
+        // Numbers that mean something else to the kernel.
+        if pid <= 1 || pid == self.first {
+            return Err(other());
+        }
+        let pid = Pid::from_raw(pid).ok_or_else(other)?;
+        let life = pidfd_open(pid, PidfdFlags::empty())?;
+        // As for workers: no process is killed or waited for because a child lied.
+        if getpgid(Some(pid))?.as_raw_nonzero().get() != self.first {
+            return Err(other());
+        }
+        // Only a child of ours can be waited for; this does not reap it.
+        let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        waitid(WaitId::Pid(pid), look)?;
+        self.moved = Some(pid.as_raw_nonzero().get());
+        Ok(life)
+    }
+
+    /// Kills and reaps all of it: how the one ended that it went on as. None when
+    /// somebody else reaped it.
+    fn end(&mut self) -> Option<Exit> {
+        if std::mem::replace(&mut self.ended, true) {
+            return None;
+        }
+        let last = self.moved.unwrap_or(self.first);
+        let mut end = None;
+        let mut left = vec![self.first];
+        left.extend(self.moved);
+        kill_group(self.first);
+        // Each by itself as well, for it may have left the group. None is reaped
+        // yet, so no number is another's.
+        for pid in left.iter().filter_map(|pid| Pid::from_raw(*pid)) {
+            let _ = kill_process(pid, Signal::KILL);
+        }
+        // Also one that was started and not heard of.
+        while let Ok(Some((pid, exit))) = sys::wait(Whom::Group(self.first), true) {
+            left.retain(|left| *left != pid);
+            if pid == last {
+                end = Some(exit);
+            }
+        }
+        for pid in left {
+            if let Ok(Some((_, exit))) = sys::wait(Whom::Pid(pid), true)
+                && pid == last
+            {
+                end = Some(exit);
+            }
+        }
+        end
     }
 }
 
@@ -346,13 +435,20 @@ struct Ears {
     /// More may come of `words`.
     hearing: bool,
     greeted: bool,
+    /// Its first word was that it goes on elsewhere.
+    moved: bool,
 }
 
 impl Ears {
     /// Waits until the child has compiled (none), or has said why not, is dead, has
     /// had `time` since its greeting, or `closed` says that nobody wants it any
     /// more.
-    fn wait(&mut self, closed: &PipeReader, time: Duration) -> Result<Option<Ending>, LoadError> {
+    fn wait(
+        &mut self,
+        child: &mut Reaped,
+        closed: &PipeReader,
+        time: Duration,
+    ) -> Result<Option<Ending>, LoadError> {
         let mut end = Instant::now().checked_add(HANDSHAKE);
         loop {
             let Some([gave_up, died]) = self.ready(closed, end)? else {
@@ -364,15 +460,38 @@ impl Ears {
             let was_greeted = self.greeted;
             self.overhear();
             let open = self.listen();
-            match self.word() {
+            let word = self.word();
+            if self.greeted && !was_greeted {
+                end = Instant::now().checked_add(time);
+            }
+            match word {
+                Ok(Some(CompilerSays::Moved(pid))) if !self.moved => match child.moved(pid) {
+                    Ok(life) => {
+                        self.life = life;
+                        self.moved = true;
+                        continue;
+                    }
+                    Err(error) => {
+                        let what = format!("it went where it cannot be: {error}");
+                        return Ok(Some(Ending::Broke(what)));
+                    }
+                },
+                Ok(Some(CompilerSays::Moved(_))) => {
+                    return Ok(Some(Ending::Broke("it went on twice".to_owned())));
+                }
+                Ok(Some(CompilerSays::NoJail(mut layer))) => {
+                    layer.detail = plain(&layer.detail);
+                    return Ok(Some(Ending::Jail(ProcessError::NoJail(layer))));
+                }
+                Ok(Some(CompilerSays::JailFailed(message))) => {
+                    let message = plain(&message);
+                    return Ok(Some(Ending::Jail(ProcessError::JailFailed { message })));
+                }
                 Ok(Some(CompilerSays::Compiled)) => return Ok(None),
                 Ok(Some(CompilerSays::Refused(why))) => return Ok(Some(Ending::Refused(why))),
                 Ok(Some(CompilerSays::Failed(why))) => return Ok(Some(Ending::Failed(why))),
                 Ok(None) => {}
                 Err(what) => return Ok(Some(Ending::Broke(what))),
-            }
-            if self.greeted && !was_greeted {
-                end = Instant::now().checked_add(time);
             }
             if died {
                 return Ok(Some(Ending::Silent));
@@ -453,7 +572,11 @@ impl Ears {
         }
         let mut decoder = Decoder::default();
         decoder.push(rest);
-        decoder.next().map_err(|error| error.to_string())
+        let mut next = || decoder.next().map_err(|error| error.to_string());
+        if self.moved {
+            next()?;
+        }
+        next()
     }
 }
 

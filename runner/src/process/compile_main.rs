@@ -3,14 +3,17 @@
 //!
 //! Reads the file, compiles it within the limits it was given, leaves the code
 //! in the other file, says how that went. Invariant: nothing of the task file is
-//! looked at before the limits stand.
+//! looked at before the jail stands.
 
 use super::channel::{self, Inbox};
-use crate::sandbox::{self, Code, LoadError};
-use crate::wire::{CompileOrder, CompilerSays, Hello};
+use super::worker_main::go_inside;
+use crate::config::Jail;
+use crate::jail::{self, CompileLimits, JailError};
+use crate::sandbox::{self, Code, CodeError, LoadError};
+use crate::wire::{self, CompileOrder, CompilerSays, Hello};
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
 
 /// Task files up to this size are compiled on one thread: what starting others
@@ -34,30 +37,48 @@ pub(super) fn work(parent: i32) -> io::Result<()> {
         .map_err(|_| io::Error::other("not a task file and one for its code"))?;
     let (mut source, mut output) = (File::from(source), File::from(output));
 
-    // JAIL, first half: `jail::begin` and `Walls::split` go here, with the plan in
-    // the order. One thread, the three descriptors above, no byte of the task read.
-    // Where `split` forks, the outer process must die as the inner one does: the
-    // runner reads the wait status, SIGABRT above all.
-    limit(&order)?;
+    let runner = File::from(runner);
+    // A plain write: behind the jail sockets are not sent to.
+    let say = |says: &CompilerSays| -> io::Result<()> {
+        (&runner).write_all(&wire::encode(says).map_err(io::Error::other)?)
+    };
+    let begun = jail::begin(order.plan.clone());
+    let walls = match go_inside(begun, &|pid| say(&CompilerSays::Moved(pid)))? {
+        Ok(walls) => walls,
+        Err(error) => return say(&refusal_of(error)),
+    };
+    // Before there are threads: what seals a process seals the thread that asks,
+    // and those that it starts.
+    let sealed = match walls.seal() {
+        Ok((sealed, _report)) => sealed,
+        Err(error) => return say(&refusal_of(error)),
+    };
+    if order.plan.mode == Jail::Off {
+        let limits = order.plan.compile;
+        limit(&limits.ok_or_else(|| io::Error::other("no limits"))?)?;
+    }
 
     let mut bytes = Vec::new();
     // The runner wrote it, so the position they share is at the end.
     source.seek(SeekFrom::Start(0))?;
     source.read_to_end(&mut bytes)?;
     let parallel = bytes.len() > SMALL && threads(order.threads);
-
-    // JAIL, second half: `Walls::seal` goes here, with `CompileLimits` {data:
-    // order.memory, cpu: order.cpu, file: order.output} in place of `limit`. All
-    // threads that there will be exist; what comes needs memory, futexes, and to
-    // write to two descriptors.
-
+    if let Err(error) = sealed.no_more_threads() {
+        return say(&refusal_of(error));
+    }
     let says = match compile(&bytes, &order, parallel, &mut output) {
         Ok(()) => CompilerSays::Compiled,
+        // The jail has a file that is too large be an error.
+        Err(LoadError::System {
+            source: CodeError::Io { source: error, .. },
+        }) if error.kind() == io::ErrorKind::FileTooLarge => {
+            CompilerSays::Refused(LoadError::OutOfMemory)
+        }
         Err(LoadError::Engine(error)) => CompilerSays::Failed(error.to_string()),
         Err(LoadError::System { source }) => CompilerSays::Failed(source.to_string()),
         Err(refusal) => CompilerSays::Refused(refusal),
     };
-    channel::send(&runner, &says, &[])
+    say(&says)
 }
 
 fn compile(
@@ -81,9 +102,16 @@ fn order(inbox: &mut Inbox, runner: &OwnedFd) -> io::Result<CompileOrder> {
     }
 }
 
-/// Limits this process. Address space is not limited: it is reserved in gigabytes
+fn refusal_of(error: JailError) -> CompilerSays {
+    match error {
+        JailError::Missing(layer) => CompilerSays::NoJail(layer),
+        other => CompilerSays::JailFailed(other.to_string()),
+    }
+}
+
+/// Limits this process where there is no jail. Address space is not limited: it is reserved in gigabytes
 /// where nothing is ever used.
-fn limit(order: &CompileOrder) -> io::Result<()> {
+fn limit(limits: &CompileLimits) -> io::Result<()> {
     let set = |resource, soft: u64, hard: u64| {
         // What this process was given is the most that it may give itself.
         let most = getrlimit(resource).maximum.unwrap_or(u64::MAX);
@@ -94,10 +122,11 @@ fn limit(order: &CompileOrder) -> io::Result<()> {
         setrlimit(resource, limit)
     };
     set(Resource::Core, 0, 0)?;
-    set(Resource::Data, order.memory, order.memory)?;
-    set(Resource::Fsize, order.output, order.output)?;
+    set(Resource::Data, limits.data, limits.data)?;
+    set(Resource::Fsize, limits.file, limits.file)?;
     // The soft limit's signal says what happened; the hard one's is SIGKILL.
-    set(Resource::Cpu, order.cpu, order.cpu.saturating_add(1))?;
+    let cpu = limits.cpu.as_secs();
+    set(Resource::Cpu, cpu, cpu.saturating_add(1))?;
     Ok(())
 }
 

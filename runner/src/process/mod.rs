@@ -11,6 +11,7 @@ mod channel;
 mod child;
 mod compile;
 mod compile_main;
+mod group;
 mod pool;
 mod spawn;
 mod stream;
@@ -20,12 +21,13 @@ mod worker_main;
 mod zygote;
 mod zygote_main;
 
-use crate::config::Config;
+use crate::config::{Config, Jail};
 use crate::error::{Error, ErrorKind};
 use crate::executor::{Executed, Executor, Job};
-use crate::jail::{Grants, LayerReport, Plan, Role};
+use crate::jail::{CgroupLimits, Grants, LayerReport, Plan, Role};
 use crate::sandbox::{Artifact, Code, Loader};
 pub(crate) use compile::ChildCompiler;
+use group::Group;
 use pool::{Pool, Settings};
 use spawn::Spawner;
 use std::collections::HashMap;
@@ -99,9 +101,15 @@ struct Pools {
 impl ProcessExecutor {
     pub(crate) fn new(loader: Arc<Loader>, config: &Config) -> Result<Self, ProcessError> {
         let program = worker_program(config)?;
+        let spawner = Arc::new(Spawner::start(program, config.max_running)?);
+        let group = Group::new(CgroupLimits {
+            memory: None,
+            // Each may be two while it goes on as another.
+            pids: Some((spawner.most() as u64).saturating_mul(2)),
+        });
         Ok(ProcessExecutor {
             loader,
-            spawner: Arc::new(Spawner::start(program, config.max_running)?),
+            spawner,
             settings: Settings {
                 start: config.start,
                 spares: config.spares,
@@ -112,11 +120,12 @@ impl ProcessExecutor {
                     role: Role::Worker,
                     grants: Grants::default(),
                     identity: config.identity,
-                    cgroup: None,
+                    cgroup: Err(String::new()),
                     compile: None,
                     #[cfg(feature = "test-hooks")]
                     absent: config.absent.clone(),
                 },
+                group: (config.jail != Jail::Off).then(|| Arc::new(group)),
             },
             pools: Mutex::default(),
         })
@@ -198,5 +207,9 @@ impl Executor for ProcessExecutor {
             }
         }
         self.spawner.close();
+        // Nobody is in it any more.
+        if let Some(group) = &self.settings.group {
+            group.remove();
+        }
     }
 }

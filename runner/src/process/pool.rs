@@ -9,6 +9,7 @@ use super::ProcessError;
 use super::breaker::{Breaker, Failure, Restraint};
 use super::channel::ChannelError;
 use super::child::Child;
+use super::group::Group;
 use super::spawn::{Launch, Spawner};
 use super::worker::{Worker, crash_of};
 use super::zygote::{NotForked, Zygote};
@@ -41,6 +42,8 @@ pub(super) struct Settings {
     pub(super) idle_timeout: Duration,
     /// The jail, but for what tasks are granted.
     pub(super) plan: Plan,
+    /// Of all workers; none without a jail.
+    pub(super) group: Option<Arc<Group>>,
 }
 
 pub(super) struct Pool {
@@ -376,6 +379,10 @@ impl Pool {
             plan: Plan {
                 role: if zygote { Role::Zygote } else { Role::Worker },
                 grants: self.grants,
+                cgroup: match &self.settings.group {
+                    Some(group) => group.path(),
+                    None => Err("there is no jail".to_owned()),
+                },
                 ..self.settings.plan.clone()
             },
             tasks: self.settings.reuse,

@@ -105,6 +105,11 @@ impl Spawner {
         &self.program
     }
 
+    /// Processes at once.
+    pub(super) fn most(&self) -> usize {
+        self.most
+    }
+
     /// Whether a worker may be started that nobody waits for: idle ones, of
     /// whatever many artifacts, must not use up the places of the running.
     pub(super) fn has_spare(&self) -> bool {

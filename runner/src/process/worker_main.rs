@@ -95,8 +95,10 @@ fn work(parent: i32) -> io::Result<()> {
     let [code] = <[OwnedFd; 1]>::try_from(inbox.take(1)?)
         .map_err(|_| io::Error::other("not one artifact"))?;
     let say = |says: &ControlSays| channel::send(&control, says, &[]);
-    let Some(walls) = go_inside(jail::begin(order.plan.clone()), &say)? else {
-        return Ok(());
+    let begun = jail::begin(order.plan.clone());
+    let walls = match go_inside(begun, &|pid| say(&ControlSays::Moved(pid)))? {
+        Ok(walls) => walls,
+        Err(error) => return say(&refusal_of(error)),
     };
     let prepared = match load(code.into()) {
         Ok(prepared) => prepared,
@@ -139,18 +141,18 @@ fn work(parent: i32) -> io::Result<()> {
     }
 }
 
-/// Takes the first half of the jail, which may go on as another process; none in
-/// the one that is left behind.
-fn go_inside(
+/// Takes the first half of the jail, which may go on as another process: the one
+/// that is left behind says where, and ends.
+pub(super) fn go_inside(
     begun: Result<Walls, JailError>,
-    say: &dyn Fn(&ControlSays) -> io::Result<()>,
-) -> io::Result<Option<Walls>> {
+    say_moved: &dyn Fn(i32) -> io::Result<()>,
+) -> io::Result<Result<Walls, JailError>> {
     // Tells the one inside that the runner knows where it is.
     let (mut told, telling) = io::pipe()?;
     let before = getpid();
     match begun.and_then(Walls::split) {
         Ok(Split::Outside { pid }) => {
-            say(&ControlSays::Moved(pid))?;
+            say_moved(pid)?;
             (&telling).write_all(&[1])?;
             sys::exit_now(0)
         }
@@ -159,12 +161,9 @@ fn go_inside(
             if getpid() != before && told.read(&mut [0])? == 0 {
                 return Err(io::Error::other("what started this died"));
             }
-            Ok(Some(walls))
+            Ok(Ok(walls))
         }
-        Err(error) => {
-            say(&refusal_of(error))?;
-            Ok(None)
-        }
+        Err(error) => Ok(Err(error)),
     }
 }
 

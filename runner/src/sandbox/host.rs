@@ -76,8 +76,7 @@ impl Host {
         p1: bool,
         blocking: bool,
         stdin: &Source,
-        stdout: &Sink,
-        stderr: &Sink,
+        [stdout, stderr]: [&Sink; 2],
         context: TaskContext,
         granted: Granted<'_>,
     ) -> Result<Self, GrantError> {

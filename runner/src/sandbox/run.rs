@@ -227,8 +227,7 @@ pub(crate) async fn run(prepared: &Prepared, run: Run<'_>) -> Result<Fate, RunEr
         p1,
         run.blocking,
         &run.stdin,
-        printed,
-        &run.stderr,
+        [printed, &run.stderr],
         run.context,
         run.granted,
     )?;

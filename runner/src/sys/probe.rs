@@ -13,8 +13,10 @@ use std::mem::size_of;
 /// What a probe did, in words; or how it was refused.
 type Tried = io::Result<String>;
 
+type Act = fn(&str) -> Tried;
+
 /// The probes by name. What follows a colon in a request is their argument.
-const PROBES: &[(&str, fn(&str) -> Tried)] = &[
+const PROBES: &[(&str, Act)] = &[
     // Files.
     ("read", read_path),
     ("read2", read_path_2),

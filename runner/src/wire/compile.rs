@@ -4,9 +4,11 @@
 //! compiler                     runner
 //! Hello          ───────────▶
 //!                ◀───────────  CompileOrder
+//! Moved          ───────────▶  where it goes on as another process
 //! CompilerSays   ───────────▶  and the compiler is gone
 //! ```
 
+use crate::jail::{LayerReport, Plan};
 use crate::sandbox::LoadError;
 use serde::{Deserialize, Serialize};
 
@@ -22,15 +24,11 @@ pub(crate) struct CompileOrder {
     pub(crate) source: [u8; 32],
     /// Threads that compile, at most.
     pub(crate) threads: u32,
-    /// Bytes of memory that is this process's own.
-    pub(crate) memory: u64,
-    /// Seconds of processor time, over all threads.
-    pub(crate) cpu: u64,
-    /// Bytes of the code.
-    pub(crate) output: u64,
+    /// Its jail, with its limits.
+    pub(crate) plan: Plan,
 }
 
-/// A compiler's only word.
+/// A compiler's only word, but for `Moved` before it.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum CompilerSays {
     /// The code is in the file.
@@ -39,6 +37,12 @@ pub(crate) enum CompilerSays {
     Refused(LoadError),
     /// It is not the task's fault.
     Failed(String),
+    /// It goes on as this process, and the one that was started ends.
+    Moved(i32),
+    /// A required layer of the jail cannot be had.
+    NoJail(LayerReport),
+    /// The jail cannot be put up for another reason.
+    JailFailed(String),
 }
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ fn plan(role: Role) -> Plan {
         role,
         grants: Grants::default(),
         identity: None,
-        cgroup: None,
+        cgroup: Err("a test makes none".to_owned()),
         compile: None,
         absent: Vec::new(),
     }
