@@ -843,7 +843,7 @@ fn a_worker_that_never_answers_does_not_outlast_a_deadline() {
         directory.path(),
         "silent",
         &format!(
-            "#!/bin/sh\n[ \"$3\" = compile ] && exec {} \"$@\"\n\
+            "#!/bin/sh\n[ \"$3\" = compile ] && exec env -i {} \"$@\"\n\
              echo $$ >> {}\nexec sleep 1000\n",
             wrun().display(),
             pid.display()
