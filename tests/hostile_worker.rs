@@ -531,6 +531,17 @@ moved(pid); sys.exit()",
                 Any,
             )
             .within(2000),
+            // It leaves its group, for the runner's own.
+            lie(
+                "hello(); os.setpgid(0, os.getpgid(os.getppid())); live()",
+                Ends(Limit::Deadline),
+            )
+            .within(1000),
+            lie(
+                "hello(); os.setpgid(0, os.getpgid(os.getppid())); ready(); order(); live()",
+                Ends(Limit::Deadline),
+            )
+            .within(1000),
             // It has a child that holds its socket, and one that does not die with it.
             lie(
                 "hello()

@@ -77,6 +77,18 @@ pub fn running(path: &Path) -> BTreeSet<Process> {
         .collect()
 }
 
+/// Whether a process is a worker that stands ready: then it has an event loop. It
+/// is taken for one where nobody may look.
+pub fn serves(pid: i32) -> bool {
+    let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else {
+        return true;
+    };
+    descriptors
+        .flatten()
+        .filter_map(|descriptor| fs::read_link(descriptor.path()).ok())
+        .any(|target| target.to_string_lossy().contains("eventpoll"))
+}
+
 /// A `wrun` of a test's own.
 pub fn own_copy(folder: &Path) -> PathBuf {
     let original = crate::support::wrun();

@@ -3,7 +3,7 @@
 //! them.
 
 use crate::command::{Ran, Wrun, open, scratch, write};
-use crate::processes::{Process, descendants, eventually, own_copy, running};
+use crate::processes::{Process, descendants, eventually, own_copy, running, serves};
 use crate::report::Schema;
 use crate::support::{BOTH, guest, repo, runner, wat};
 use serde_json::{Value, json};
@@ -97,6 +97,8 @@ impl Stage {
         let mut workers = BTreeSet::new();
         let came = eventually(SOON, || {
             workers = running(&self.program);
+            // Before that its death would be a start that failed, and no attempt.
+            workers.retain(|(pid, _)| serves(*pid));
             !workers.is_empty() && workers.is_disjoint(before)
         });
         assert!(came, "no worker but {before:?}");
@@ -396,7 +398,8 @@ fn killed_once(what: &str, command: Wrun) -> (Ran, Value) {
     running.await_task("process");
     assert!(
         eventually(SOON, || {
-            kill_leaves(descendants(running.pid()).into_iter().map(|(pid, _)| pid)) > 0
+            let all = descendants(running.pid()).into_iter().map(|(pid, _)| pid);
+            kill_leaves(all.filter(|pid| serves(*pid))) > 0
         }),
         "{what}: nobody to kill"
     );

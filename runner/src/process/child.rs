@@ -5,7 +5,7 @@
 //! reaped. Invariant: a [`Child`] that is dropped leaves no process behind.
 
 use crate::sys::{self, Exit, Pidfd, Whom};
-use rustix::process::{Pid, Signal, getpgid, kill_process_group};
+use rustix::process::{Pid, Signal, getpgid, kill_process, kill_process_group};
 use std::io;
 use std::process::Child as StdChild;
 use std::time::{Duration, Instant};
@@ -81,8 +81,7 @@ impl Child {
         // Another child of this program, or any other process, is not in the
         // group that the first one founded: none of them is ever killed, or
         // waited for, because a child lied.
-        let group = Pid::from_raw(pid).map(|pid| getpgid(Some(pid)));
-        if !matches!(group, Some(Ok(group)) if group.as_raw_nonzero().get() == self.group) {
+        if !Pid::from_raw(pid).is_some_and(|pid| is_in(pid, self.group)) {
             return Err(other());
         }
         if !pidfd.is_child() {
@@ -152,16 +151,18 @@ impl Drop for Child {
     }
 }
 
-/// Kills and reaps every child of ours in a group that one of them founded, and
+/// Kills and reaps a child, every child of ours in the group that it founded, and
 /// kills what else is in it: one that was started may have gone on as another
-/// without having said so. Dropping it waits until that is done.
+/// without having said so, or have left its group. Dropping it waits until that is
+/// done.
 ///
-/// A group's number is not used again while a process has it, a dead one too; so
-/// at least one child in it must not be reaped when this begins, and nobody else
-/// reaps them.
+/// Numbers are not used again while a process has them, a dead one too; so the
+/// child must not be reaped when this begins, and nobody else reaps it.
 struct Burial {
     group: i32,
     pid: i32,
+    /// The child is reaped; its number means nothing any more.
+    reaped: bool,
     exit: Option<Exit>,
     give_up: Instant,
     over: bool,
@@ -170,10 +171,15 @@ struct Burial {
 
 impl Burial {
     fn begin(group: i32, pid: i32, permit: Option<OwnedSemaphorePermit>) -> Self {
-        kill_group(group);
+        // The number is the group's while the child is in it, or is what it was
+        // named after.
+        if pid == group || Pid::from_raw(pid).is_some_and(|pid| is_in(pid, group)) {
+            kill_group(group);
+        }
         Burial {
             group,
             pid,
+            reaped: false,
             exit: None,
             give_up: Instant::now() + GONE,
             over: false,
@@ -184,13 +190,27 @@ impl Burial {
     /// Reaps what is dead; whether nothing is left, or what is left does not die.
     fn is_over(&mut self) -> bool {
         while !self.over {
-            match sys::wait(Whom::Group(self.group), false) {
-                Err(_) => self.over = true,
-                Ok(Some((_, its))) if matches!(its.end, sys::End::Stopped(_)) => {}
-                Ok(Some((pid, its))) if pid == self.pid => self.exit = Some(its),
-                Ok(Some(_)) => {}
+            let waited = match sys::wait(Whom::Group(self.group), false) {
                 Ok(None) => {
                     kill_group(self.group);
+                    Ok(None)
+                }
+                Err(_) if !self.reaped => sys::wait(Whom::Pid(self.pid), false),
+                waited => waited,
+            };
+            match waited {
+                Err(_) => self.over = true,
+                Ok(Some((_, its))) if matches!(its.end, sys::End::Stopped(_)) => {}
+                Ok(Some((pid, its))) if pid == self.pid => {
+                    self.exit = Some(its);
+                    self.reaped = true;
+                }
+                Ok(Some(_)) => {}
+                Ok(None) => {
+                    // Also out of its group.
+                    if let Some(pid) = Pid::from_raw(self.pid).filter(|_| !self.reaped) {
+                        let _ = kill_process(pid, Signal::KILL);
+                    }
                     self.over = Instant::now() >= self.give_up;
                     break;
                 }
@@ -220,6 +240,10 @@ impl Drop for Burial {
             std::thread::sleep(PAUSE);
         }
     }
+}
+
+fn is_in(pid: Pid, group: i32) -> bool {
+    matches!(getpgid(Some(pid)), Ok(its) if its.as_raw_nonzero().get() == group)
 }
 
 pub(super) fn kill_group(group: i32) {

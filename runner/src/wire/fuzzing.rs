@@ -1,7 +1,7 @@
 //! The protocol's decoders as functions of any bytes, with what must hold of
 //! them.
 
-use super::{Decoder, FrameError, Hello, Order, WorkerSays, encode};
+use super::{ControlOrder, ControlSays, Decoder, FrameError, Hello, Order, WorkerSays, encode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fmt::Debug;
@@ -10,6 +10,8 @@ use std::fmt::Debug;
 const MESSAGES: &[Message] = &[
     message::<Order>("order"),
     message::<WorkerSays>("worker-says"),
+    message::<ControlOrder>("control-order"),
+    message::<ControlSays>("control-says"),
 ];
 
 /// What is tried of one type.
