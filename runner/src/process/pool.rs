@@ -422,8 +422,11 @@ impl Pool {
             // might have been one.
             Err(ChannelError::Closed | ChannelError::Io(_)) => {
                 let exit = tokio::time::timeout(LINGER, launch.child.wait()).await;
+                let is_gone = exit.is_ok();
                 let crash = crash_of(exit.ok().flatten());
-                if matches!(crash, crate::Crash::Signal(_) | crate::Crash::Lost) {
+                if matches!(crash, crate::Crash::Signal(_))
+                    || is_gone && crash == crate::Crash::Lost
+                {
                     return Err(NotReady::Died(failure_of(&crash), crash.to_string()));
                 }
                 let mut what = crash.to_string();
