@@ -42,6 +42,7 @@ impl Started {
             pidfd,
             exit: None,
             reaped: false,
+            burial: None,
             permit,
         })
     }
@@ -61,6 +62,7 @@ pub(super) struct Child {
     pidfd: Pidfd,
     exit: Option<Exit>,
     reaped: bool,
+    burial: Option<Burial>,
     permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -103,7 +105,10 @@ impl Child {
     pub(super) fn is_dead(&mut self) -> bool {
         if !self.reaped && self.pidfd.has_exited() {
             // Dead already: it takes no time.
-            let mut burial = Burial::begin(self.group, self.pid, None);
+            let (group, pid) = (self.group, self.pid);
+            let burial = self
+                .burial
+                .get_or_insert_with(|| Burial::begin(group, pid, None));
             while !burial.is_over() {
                 std::thread::sleep(PAUSE);
             }
@@ -132,7 +137,11 @@ impl Child {
     pub(super) async fn wait(&mut self) -> Option<Exit> {
         if !self.reaped {
             self.pidfd.exited().await;
-            let mut burial = Burial::begin(self.group, self.pid, None);
+            // Kept while it lasts: whoever gives up waiting must not begin another.
+            let (group, pid) = (self.group, self.pid);
+            let burial = self
+                .burial
+                .get_or_insert_with(|| Burial::begin(group, pid, None));
             while !burial.is_over() {
                 tokio::time::sleep(PAUSE).await;
             }
@@ -145,8 +154,11 @@ impl Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
-        if !self.reaped {
-            Burial::begin(self.group, self.pid, self.permit.take()).leave();
+        let permit = self.permit.take();
+        if let Some(burial) = self.burial.take() {
+            burial.with(permit).leave();
+        } else if !self.reaped {
+            Burial::begin(self.group, self.pid, permit).leave();
         }
     }
 }
@@ -166,7 +178,7 @@ struct Burial {
     exit: Option<Exit>,
     give_up: Instant,
     over: bool,
-    _permit: Option<OwnedSemaphorePermit>,
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Burial {
@@ -183,8 +195,14 @@ impl Burial {
             exit: None,
             give_up: Instant::now() + GONE,
             over: false,
-            _permit: permit,
+            permit,
         }
+    }
+
+    /// The place that it frees.
+    fn with(mut self, permit: Option<OwnedSemaphorePermit>) -> Self {
+        self.permit = permit;
+        self
     }
 
     /// Reaps what is dead; whether nothing is left, or what is left does not die.
