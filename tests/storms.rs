@@ -33,7 +33,7 @@ fn below() -> Vec<i32> {
 /// Tasks in the storm: more with `WRUN_STORM_TASKS`.
 fn storm_tasks() -> usize {
     let number = std::env::var("WRUN_STORM_TASKS").ok();
-    number.map_or(2_000, |number| number.parse().unwrap())
+    number.map_or(10_000, |number| number.parse().unwrap())
 }
 
 #[derive(Debug, Default)]
