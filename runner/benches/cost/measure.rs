@@ -35,8 +35,16 @@ pub(crate) enum Target {
 pub(crate) type Side<'a> = &'a mut dyn FnMut() -> anyhow::Result<Duration>;
 
 impl Bench {
-    /// Whether the row was asked for.
-    pub(crate) fn wants(&self, name: &str) -> bool {
+    /// Whether rows whose names begin like this were asked for.
+    pub(crate) fn wants(&self, group: &str) -> bool {
+        self.wants_row(group)
+            || self
+                .wanted
+                .iter()
+                .any(|wanted| wanted.starts_with(group))
+    }
+
+    fn wants_row(&self, name: &str) -> bool {
         self.wanted.is_empty()
             || self
                 .wanted
@@ -54,7 +62,7 @@ impl Bench {
         wrun: Side<'_>,
         floor: Side<'_>,
     ) -> anyhow::Result<()> {
-        if !self.wants(name) {
+        if !self.wants_row(name) {
             return Ok(());
         }
         eprintln!("{name} ...");

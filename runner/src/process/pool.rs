@@ -387,6 +387,7 @@ impl Pool {
             },
             tasks: self.settings.reuse,
             spare,
+            image: None,
         };
         let permit = self.spawner.permit().await.map_err(NoWorker::from)?;
         let mut launch = self

@@ -8,6 +8,7 @@
 use super::ProcessError;
 use super::channel::{self, Receiver, Sender};
 use super::child::{Child, Started};
+use super::image::Image;
 use super::worker_main::WORKER_ARG;
 use crate::sandbox::Code;
 use crate::wire::{ControlOrder, StartOrder};
@@ -73,6 +74,8 @@ impl Spawner {
         let thread = std::thread::Builder::new()
             .name("wrun-spawn".into())
             .spawn(move || {
+                // Of the worker program, once a zygote is wanted.
+                let mut image: Option<Option<Image>> = None;
                 for request in incoming {
                     // A caller that is gone drops the process, which kills it.
                     let Request {
@@ -81,7 +84,11 @@ impl Spawner {
                         permit,
                         answer,
                     } = request;
-                    let _ = answer.send(spawn(&exe, order, &code, permit));
+                    let image = match order.zygote {
+                        true => image.get_or_insert_with(|| Image::of(&exe).ok()).as_ref(),
+                        false => None,
+                    };
+                    let _ = answer.send(spawn(&exe, order, image, &code, permit));
                 }
                 // Ending this thread kills every worker there still is; their
                 // owners reap them.
@@ -208,7 +215,8 @@ fn watch(launched: Launched) -> io::Result<Launch> {
 
 fn spawn(
     program: &PathBuf,
-    order: StartOrder,
+    mut order: StartOrder,
+    image: Option<&Image>,
     code: &Code,
     permit: OwnedSemaphorePermit,
 ) -> Answer {
@@ -218,8 +226,13 @@ fn spawn(
     };
     let (control, its_control) = UnixStream::pair().map_err(system)?;
     let (stderr, its_stderr) = io::pipe().map_err(system)?;
+    let mut descriptors = vec![code.file().as_fd()];
+    if let Some(image) = image {
+        order.image = Some(image.of);
+        descriptors.push(image.file());
+    }
     let order = ControlOrder::Start(Box::new(order));
-    channel::send(&control, &order, &[code.file().as_fd()]).map_err(system)?;
+    channel::send(&control, &order, &descriptors).map_err(system)?;
     // Nothing here needs code between fork and exec, which would make the start
     // a fork that copies the runner's page tables.
     let mut command = Command::new(program);

@@ -7,7 +7,7 @@
 
 use super::channel::{self, Inbox};
 use super::compile::COMPILE_ARG;
-use super::{compile_main, task_main, zygote_main};
+use super::{compile_main, image, task_main, zygote_main};
 use crate::jail::{self, JailError, Split, Walls};
 use crate::sandbox::{self, Code, PrepareError, Prepared};
 use crate::sys::{self, Alone};
@@ -15,7 +15,6 @@ use crate::wire::{ControlOrder, ControlSays, Hello};
 use rustix::process::{Signal, getpid};
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The first argument that makes this program a worker.
@@ -92,8 +91,17 @@ fn work(parent: i32) -> io::Result<()> {
             None => return Err(io::Error::other("the runner is gone")),
         }
     };
-    let [code] = <[OwnedFd; 1]>::try_from(inbox.take(1)?)
-        .map_err(|_| io::Error::other("not one artifact"))?;
+    let count = 1 + usize::from(order.image.is_some());
+    let mut descriptors = inbox.take(count)?.into_iter();
+    let code = descriptors
+        .next()
+        .ok_or_else(|| io::Error::other("no artifact"))?;
+    if let (Some(of), Some(image), Some(alone)) =
+        (order.image, descriptors.next(), Alone::look())
+    {
+        // Without it the same code is there, on small pages.
+        let _ = image::adopt(&alone, image, of);
+    }
     let say = |says: &ControlSays| channel::send(&control, says, &[]);
     let begun = jail::begin(order.plan.clone());
     let walls = match go_inside(begun, &|pid| say(&ControlSays::Moved(pid)))? {

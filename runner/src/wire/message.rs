@@ -24,6 +24,7 @@
 //! A program that was started for one worker alone is that worker once it is
 //! ready: its control socket goes on as the worker's own.
 
+use crate::process::ImageOf;
 use crate::jail::{JailReport, LayerReport, Plan};
 use crate::report::Usage;
 use crate::sandbox::{Fate, Progress};
@@ -55,6 +56,8 @@ pub(crate) struct StartOrder {
     pub(crate) tasks: u32,
     /// Nobody waits yet: it has time to rehearse.
     pub(crate) spare: bool,
+    /// The descriptor of an image of this program follows that of the artifact.
+    pub(crate) image: Option<ImageOf>,
 }
 
 /// A started program to its runner.
