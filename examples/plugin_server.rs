@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::Semaphore;
 use wrun::{Artifact, ErrorKind, Limit, Limits, Mode, Outcome, Runner, Task};
 
@@ -58,6 +58,13 @@ struct Server {
     plugin: Artifact,
 }
 
+/// Becomes readable on Ctrl-C.
+fn interrupt() -> std::io::Result<UnixStream> {
+    let (interrupted, interrupt) = UnixStream::pair()?;
+    signal_hook::low_level::pipe::register(signal_hook::consts::SIGINT, interrupt.into_std()?)?;
+    Ok(interrupted)
+}
+
 async fn serve(address: &str, mode: Mode, plugin: PathBuf) -> anyhow::Result<()> {
     // Few wait: a client is better told to come back than kept.
     let runner = Runner::builder().mode(mode).max_queued(32).build()?;
@@ -72,7 +79,7 @@ async fn serve(address: &str, mode: Mode, plugin: PathBuf) -> anyhow::Result<()>
         listener.local_addr()?
     );
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());
+    let interrupted = interrupt()?;
     loop {
         let next = async {
             let place = places.clone().acquire_owned().await;
@@ -80,7 +87,7 @@ async fn serve(address: &str, mode: Mode, plugin: PathBuf) -> anyhow::Result<()>
         };
         let (place, accepted) = tokio::select! {
             next = next => next,
-            _ = &mut interrupted => break,
+            _ = interrupted.readable() => break,
         };
         let Ok((stream, _)) = accepted else {
             // Out of descriptors, most likely: some come back.

@@ -18,6 +18,7 @@ mod draining;
 mod examples;
 mod exit_codes;
 mod hostile_worker;
+mod image;
 mod jail;
 mod leaks;
 mod library;

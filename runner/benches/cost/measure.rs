@@ -37,11 +37,7 @@ pub(crate) type Side<'a> = &'a mut dyn FnMut() -> anyhow::Result<Duration>;
 impl Bench {
     /// Whether rows whose names begin like this were asked for.
     pub(crate) fn wants(&self, group: &str) -> bool {
-        self.wants_row(group)
-            || self
-                .wanted
-                .iter()
-                .any(|wanted| wanted.starts_with(group))
+        self.wants_row(group) || self.wanted.iter().any(|wanted| wanted.starts_with(group))
     }
 
     fn wants_row(&self, name: &str) -> bool {

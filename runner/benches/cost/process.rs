@@ -20,6 +20,8 @@ const SETTLE: Duration = Duration::from_millis(60);
 /// caches are then as warm as in the floor's loop.
 const SPARES: usize = 48;
 const BURST: u32 = 24;
+/// Between operations that are timed one by one.
+const PAUSE: Duration = Duration::from_millis(1);
 const MANY: u32 = 2_000;
 
 pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
@@ -60,6 +62,19 @@ fn latency(bench: &mut Bench) -> anyhow::Result<()> {
             },
         )?;
     }
+    let (runner, echo) = load(builder().spares(SPARES))?;
+    once(&runner, &echo)?;
+    bench.row(
+        "process latency, waiting spare, both after a pause",
+        "bare pipe round trip",
+        Target::AtMost(4.0),
+        60,
+        &mut || {
+            std::thread::sleep(SETTLE);
+            each_after_a_pause(BURST, || once(&runner, &echo))
+        },
+        &mut || each_after_a_pause(BURST, || peer.round_trip()),
+    )?;
     let (runner, echo) = load(builder().reuse(u32::MAX))?;
     once(&runner, &echo)?;
     bench.row(
@@ -70,6 +85,20 @@ fn latency(bench: &mut Bench) -> anyhow::Result<()> {
         &mut || each(100, || once(&runner, &echo)),
         &mut || each(100, || peer.round_trip()),
     )
+}
+
+/// The time of one of `count` operations, before each of which there is time for
+/// whatever the last one left behind, and for the processors to fall asleep.
+fn each_after_a_pause(
+    count: u32,
+    mut operation: impl FnMut() -> anyhow::Result<()>,
+) -> anyhow::Result<Duration> {
+    let mut taken = Duration::ZERO;
+    for _ in 0..count {
+        std::thread::sleep(PAUSE);
+        taken += each(1, &mut operation)?;
+    }
+    Ok(taken / count)
 }
 
 /// The first task of a worker that does not exist yet.

@@ -1,28 +1,39 @@
 //! The signals that end `wrun`.
+//!
+//! Not tokio's: with its signals built in, every runtime has a socket pair for
+//! them, each forked worker's too.
 
 use super::exit;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::low_level::pipe::register;
 use std::io;
+use std::os::unix::net::UnixStream;
+use std::pin::Pin;
+use std::task::Poll;
 use std::time::Duration;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::Instant;
 
 /// SIGINT, SIGTERM and SIGHUP, as far as this process was not started to ignore
 /// them (`nohup`, a shell's background job).
-pub(super) struct Signals(Vec<(Signal, u8)>);
+pub(super) struct Signals(Vec<(tokio::net::UnixStream, u8)>);
 
 impl Signals {
     /// Catches them from now on. Needs the context of a tokio runtime.
     pub(super) fn catch() -> io::Result<Self> {
         let ignored = ignored();
         let mut caught = Vec::new();
-        for (kind, code) in [
-            (SignalKind::interrupt(), exit::INTERRUPTED),
-            (SignalKind::terminate(), exit::TERMINATED),
-            (SignalKind::hangup(), exit::HUNG_UP),
+        for (signal, code) in [
+            (SIGINT, exit::INTERRUPTED),
+            (SIGTERM, exit::TERMINATED),
+            (SIGHUP, exit::HUNG_UP),
         ] {
-            let bit = 1_u64 << (kind.as_raw_value() - 1);
+            let bit = 1_u64 << (signal - 1);
             if ignored & bit == 0 {
-                caught.push((signal(kind)?, code));
+                let (reader, writer) = UnixStream::pair()?;
+                reader.set_nonblocking(true)?;
+                register(signal, writer)?;
+                caught.push((tokio::net::UnixStream::from_std(reader)?, code));
             }
         }
         Ok(Signals(caught))
@@ -32,11 +43,14 @@ impl Signals {
     pub(super) async fn next(&mut self) -> u8 {
         std::future::poll_fn(|cx| {
             for (signal, code) in &mut self.0 {
-                if signal.poll_recv(cx).is_ready() {
-                    return std::task::Poll::Ready(*code);
+                // One byte for each time it came.
+                let mut byte = [0];
+                let mut byte = ReadBuf::new(&mut byte);
+                if Pin::new(signal).poll_read(cx, &mut byte).is_ready() {
+                    return Poll::Ready(*code);
                 }
             }
-            std::task::Poll::Pending
+            Poll::Pending
         })
         .await
     }

@@ -64,6 +64,7 @@ async fn rehearse(prepared: &Prepared) {
         kill: CancellationToken::new(),
         blocking: true,
         rehearsal: true,
+        left_to_the_kernel: false,
     };
     // Nothing depends on it.
     let _ = sandbox::run(prepared, run).await;
@@ -102,10 +103,13 @@ pub(super) fn serve(
                 rehearse(prepared).await;
             }
         }
-        for _ in 0..tasks.max(1) {
+        let tasks = tasks.max(1);
+        for task in 1..=tasks {
             loop {
                 match worker.next().await? {
-                    Some(Order::Run(order)) => break worker.run(*order).await?,
+                    Some(Order::Run(order)) => {
+                        break worker.run(*order, task == tasks).await?;
+                    }
                     // For a task that was done before it came.
                     Some(Order::Cancel | Order::InputFailed(_)) => {}
                     // The runner does not need this worker after all.
@@ -193,7 +197,7 @@ impl Worker<'_> {
             .map_err(|error| format!("the jail cannot be made tight: {error}"))
     }
 
-    async fn run(&mut self, order: RunOrder) -> io::Result<()> {
+    async fn run(&mut self, order: RunOrder, last: bool) -> io::Result<()> {
         let count = order.descriptors();
         let mut descriptors = self.orders.take(count)?.into_iter();
         let mut pipe = |wanted: bool| match wanted {
@@ -290,6 +294,8 @@ impl Worker<'_> {
             kill: CancellationToken::new(),
             blocking: true,
             rehearsal: false,
+            // Whoever forwards a stream waits for its last sink to be dropped.
+            left_to_the_kernel: last && framed_err.is_some() && !is_command,
         };
         let fate = {
             let mut running = std::pin::pin!(sandbox::run(self.prepared, task));
@@ -355,8 +361,11 @@ impl Worker<'_> {
         };
         let mut output = stdout.take();
         let (stdout_len, stderr_len) = (stdout.accepted(), stderr.accepted());
-        // The last sinks: what is in the channels is all there will be.
+        // What is in the channels is all there will be.
         drop((stdout, stderr));
+        for chunks in [&mut framed_out, &mut framed_err].into_iter().flatten() {
+            chunks.close();
+        }
         while let Some(chunk) = next_chunk(&mut framed_out).await {
             self.say(&WorkerSays::Stdout(chunk)).await?;
         }

@@ -96,9 +96,7 @@ fn work(parent: i32) -> io::Result<()> {
     let code = descriptors
         .next()
         .ok_or_else(|| io::Error::other("no artifact"))?;
-    if let (Some(of), Some(image), Some(alone)) =
-        (order.image, descriptors.next(), Alone::look())
-    {
+    if let (Some(of), Some(image), Some(alone)) = (order.image, descriptors.next(), Alone::look()) {
         // Without it the same code is there, on small pages.
         let _ = image::adopt(&alone, image, of);
     }

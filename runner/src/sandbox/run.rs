@@ -3,7 +3,8 @@
 //! it.
 //!
 //! Invariant: after [`run`] returns, the store and everything of the guest is
-//! gone, whatever the guest did. A store is never used twice.
+//! gone, whatever the guest did, or the process is about to be. A store is never
+//! used twice.
 
 use super::abi::TaskContext;
 use super::abi::bindings::TaskPre;
@@ -137,6 +138,9 @@ pub(crate) struct Run<'a> {
     /// touches code and memory for the first time is then done before a real run
     /// waits for it.
     pub(crate) rehearsal: bool,
+    /// The process ends once it has told how this went: what the guest had is left
+    /// to the kernel, which takes it all at once.
+    pub(crate) left_to_the_kernel: bool,
 }
 
 /// How a guest ended; its output is in its sinks.
@@ -305,7 +309,7 @@ pub(crate) async fn run(prepared: &Prepared, run: Run<'_>) -> Result<Fate, RunEr
             other => other,
         },
     };
-    Ok(Fate {
+    let fate = Fate {
         ending,
         start: started.duration_since(began),
         run: finished.duration_since(started),
@@ -317,7 +321,11 @@ pub(crate) async fn run(prepared: &Prepared, run: Run<'_>) -> Result<Fate, RunEr
         },
         growth_refused,
         denied: store.data().denials.take(),
-    })
+    };
+    if run.left_to_the_kernel {
+        std::mem::forget(store);
+    }
+    Ok(fate)
 }
 
 /// How the call, or the waiting for it, ended.

@@ -117,7 +117,14 @@ pub(crate) unsafe fn map_own_code(file: impl AsFd, len: usize) -> io::Result<usi
         // Whether it may be mapped like this, before anything is replaced.
         // SAFETY: a new mapping, where the kernel likes.
         let tried = unsafe {
-            mmap(ptr::null_mut(), large.len(), segment.prot, MapFlags::PRIVATE, &file, offset)
+            mmap(
+                ptr::null_mut(),
+                large.len(),
+                segment.prot,
+                MapFlags::PRIVATE,
+                &file,
+                offset,
+            )
         }?;
         unmap(tried as usize..tried as usize + large.len());
         if !reserve(large.start..start)? {

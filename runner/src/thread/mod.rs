@@ -116,6 +116,7 @@ impl Executor for ThreadExecutor {
             kill: job.kill,
             blocking: false,
             rehearsal: false,
+            left_to_the_kernel: false,
         };
         let fate = sandbox::run(&prepared, run).await?;
         Ok(Executed::new(Ok(fate)))

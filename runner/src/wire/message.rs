@@ -24,8 +24,8 @@
 //! A program that was started for one worker alone is that worker once it is
 //! ready: its control socket goes on as the worker's own.
 
-use crate::process::ImageOf;
 use crate::jail::{JailReport, LayerReport, Plan};
+use crate::process::ImageOf;
 use crate::report::Usage;
 use crate::sandbox::{Fate, Progress};
 use crate::sys::Exit;
