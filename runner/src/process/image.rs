@@ -7,54 +7,23 @@
 //! Invariant: what a zygote maps is a sealed copy of the very file that it was
 //! started from, made by its runner.
 
-use crate::sys::{self, Collapsed, LARGE};
+use crate::sys::{self, Collapsed, FileId, IMAGE_SEALS, LARGE};
 use object::elf::{FileHeader64, PF_W, PT_LOAD};
 use object::read::elf::{FileHeader, ProgramHeader};
 use object::{LittleEndian, ReadCache};
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, memfd_create};
-use serde::{Deserialize, Serialize};
+use rustix::fs::{MemfdFlags, fcntl_add_seals, memfd_create};
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 /// A program with more code than this does without.
 const MOST: usize = 256 << 20;
 
-/// What nobody may do with an image.
-const SEALS: SealFlags = SealFlags::WRITE
-    .union(SealFlags::GROW)
-    .union(SealFlags::SHRINK)
-    .union(SealFlags::SEAL);
-
-/// Which file an image is of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct ImageOf {
-    device: u64,
-    inode: u64,
-    size: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
-impl ImageOf {
-    fn file(file: &File) -> io::Result<Self> {
-        let of = file.metadata()?;
-        Ok(ImageOf {
-            device: of.dev(),
-            inode: of.ino(),
-            size: of.size(),
-            modified: (of.mtime(), of.mtime_nsec()),
-            changed: (of.ctime(), of.ctime_nsec()),
-        })
-    }
-}
-
 /// A copy of a program's code and constants.
 #[derive(Debug)]
 pub(super) struct Image {
-    pub(super) of: ImageOf,
+    pub(super) of: FileId,
     file: OwnedFd,
     /// Keeps the pages counted as shared, which they are.
     _pages: Collapsed,
@@ -68,7 +37,7 @@ impl Image {
             return Err(io::Error::other("large pages have another size"));
         }
         let mut program = File::open(program)?;
-        let of = ImageOf::file(&program)?;
+        let of = FileId::of(&program)?;
         let len = code_len(&program)?;
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let mut copy = File::from(memfd_create("wrun-image", flags)?);
@@ -76,10 +45,10 @@ impl Image {
         // Looking at it has moved on in it.
         program.rewind()?;
         io::copy(&mut (&program).take(len as u64), &mut copy)?;
-        if ImageOf::file(&program)? != of {
+        if FileId::of(&program)? != of {
             return Err(io::Error::other("the program was changed"));
         }
-        fcntl_add_seals(&copy, SEALS)?;
+        fcntl_add_seals(&copy, IMAGE_SEALS)?;
         let pages = sys::collapse(&copy, len)?;
         Ok(Image {
             of,
@@ -91,25 +60,6 @@ impl Image {
     pub(super) fn file(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
-}
-
-/// Maps this program's code from an image that its runner made. That it cannot is
-/// no failure: the code is there.
-#[expect(unsafe_code, reason = "the contract of mapping one's own code")]
-pub(super) fn adopt(alone: &sys::Alone, image: OwnedFd, of: ImageOf) -> io::Result<usize> {
-    let _ = alone;
-    let image = File::from(image);
-    if !fcntl_get_seals(&image)?.contains(SEALS) {
-        return Err(io::Error::other("it is not sealed"));
-    }
-    if ImageOf::file(&File::open("/proc/self/exe")?)? != of {
-        return Err(io::Error::other("it is of another program"));
-    }
-    let len = usize::try_from(image.metadata()?.len()).map_err(io::Error::other)?;
-    // SAFETY: the runner, which is trusted, copied it from the file that this
-    // program was loaded from, as it still is; it is sealed, and there is one
-    // thread.
-    unsafe { sys::map_own_code(&image, len) }
 }
 
 /// How much of the file holds what is never written to, in large pages.

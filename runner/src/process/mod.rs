@@ -29,7 +29,6 @@ use crate::jail::{CgroupLimits, Grants, LayerReport, Plan, Role};
 use crate::sandbox::{Artifact, Code, Loader};
 pub(crate) use compile::ChildCompiler;
 use group::Group;
-pub(crate) use image::ImageOf;
 use pool::{Pool, Settings};
 use spawn::Spawner;
 use std::collections::HashMap;

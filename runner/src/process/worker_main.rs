@@ -7,7 +7,7 @@
 
 use super::channel::{self, Inbox};
 use super::compile::COMPILE_ARG;
-use super::{compile_main, image, task_main, zygote_main};
+use super::{compile_main, task_main, zygote_main};
 use crate::jail::{self, JailError, Split, Walls};
 use crate::sandbox::{self, Code, PrepareError, Prepared};
 use crate::sys::{self, Alone};
@@ -98,7 +98,7 @@ fn work(parent: i32) -> io::Result<()> {
         .ok_or_else(|| io::Error::other("no artifact"))?;
     if let (Some(of), Some(image), Some(alone)) = (order.image, descriptors.next(), Alone::look()) {
         // Without it the same code is there, on small pages.
-        let _ = image::adopt(&alone, image, of);
+        let _ = sys::map_own_code(&alone, &File::from(image), of);
     }
     let say = |says: &ControlSays| channel::send(&control, says, &[]);
     let begun = jail::begin(order.plan.clone());

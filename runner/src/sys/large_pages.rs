@@ -1,15 +1,26 @@
 //! The program's code on large pages: what a forked process need not fault in, one
 //! small page after the other, nor give back.
 
+use super::fork::Alone;
+use rustix::fs::{SealFlags, fcntl_get_seals};
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
+use serde::{Deserialize, Serialize};
 use std::ffi::c_void;
+use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::ptr;
 
 /// The size of a large page, on x86-64 and on AArch64 with pages of 4 KiB.
 pub(crate) const LARGE: usize = 2 << 20;
+
+/// What nobody may do any more with a copy of code.
+pub(crate) const IMAGE_SEALS: SealFlags = SealFlags::WRITE
+    .union(SealFlags::GROW)
+    .union(SealFlags::SHRINK)
+    .union(SealFlags::SEAL);
 
 /// Asks for large pages whatever is configured, Linux 6.1 (madvise(2)).
 const COLLAPSE: i32 = libc::MADV_COLLAPSE;
@@ -77,22 +88,48 @@ struct Segment {
     whole: bool,
 }
 
-/// Maps the code and the constants of this program anew, from `file`: a copy of
-/// the file that this program was loaded from, of which `len` bytes are on large
-/// pages. Returns how much it mapped: nothing where the program was not linked so
-/// that it can be, with segments at multiples of [`LARGE`] in memory and file
-/// alike.
-///
-/// # Safety
-///
-/// `file` has the bytes of this program's file and nobody can change them. This
-/// process has one thread.
+/// Which file something is, as long as nobody writes to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FileId {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl FileId {
+    pub(crate) fn of(file: &File) -> io::Result<Self> {
+        let of = file.metadata()?;
+        Ok(FileId {
+            device: of.dev(),
+            inode: of.ino(),
+            size: of.size(),
+            modified: (of.mtime(), of.mtime_nsec()),
+            changed: (of.ctime(), of.ctime_nsec()),
+        })
+    }
+}
+
+/// Maps the code and the constants of this program anew, from `image`: a copy, made
+/// by the runner that started this process, of the beginning of the program file
+/// that is `of`. Returns how much it mapped: nothing where the program was not
+/// linked so that it can be, with segments at multiples of [`LARGE`] in memory and
+/// file alike.
 ///
 /// # Errors
 ///
-/// The kernel refuses a mapping.
+/// The image is not sealed, or of another file than this program's; the kernel
+/// refuses a mapping.
 #[expect(unsafe_code, reason = "the program's own code is replaced by itself")]
-pub(crate) unsafe fn map_own_code(file: impl AsFd, len: usize) -> io::Result<usize> {
+pub(crate) fn map_own_code(_alone: &Alone, image: &File, of: FileId) -> io::Result<usize> {
+    if !fcntl_get_seals(image)?.contains(IMAGE_SEALS) {
+        return Err(io::Error::other("it is not sealed"));
+    }
+    if FileId::of(&File::open("/proc/self/exe")?)? != of {
+        return Err(io::Error::other("it is of another program"));
+    }
+    let len = usize::try_from(image.metadata()?.len()).map_err(io::Error::other)?;
     let segments = own_segments();
     let mut mapped = 0;
     for segment in &segments {
@@ -122,7 +159,7 @@ pub(crate) unsafe fn map_own_code(file: impl AsFd, len: usize) -> io::Result<usi
                 large.len(),
                 segment.prot,
                 MapFlags::PRIVATE,
-                &file,
+                image,
                 offset,
             )
         }?;
@@ -135,10 +172,13 @@ pub(crate) unsafe fn map_own_code(file: impl AsFd, len: usize) -> io::Result<usi
             continue;
         }
         let flags = MapFlags::PRIVATE | MapFlags::FIXED;
-        // SAFETY: replaces pages of this program that nobody can have written to
-        // by the same bytes, by the contract of this function, and reservations
-        // that were just made. The kernel does so in one step.
-        unsafe { mmap(place, large.len(), segment.prot, flags, &file, offset) }?;
+        // SAFETY: replaces pages of this program that nobody can have written to by
+        // the same bytes, and reservations that were just made; the kernel does so
+        // in one step, and there is no other thread. That they are the same: the
+        // runner, which this process trusts with all of its code, copied them from
+        // the file that is still this program's, and nobody can have changed the
+        // copy since.
+        unsafe { mmap(place, large.len(), segment.prot, flags, image, offset) }?;
         mapped += large.len();
     }
     Ok(mapped)

@@ -22,7 +22,7 @@ pub(crate) use descriptor::closes_on_exec;
 pub(crate) use fork::{Alone, Forked, exit_now};
 pub(crate) use inherited::{blank, close_inherited};
 pub(crate) use landlock::landlock_abi;
-pub(crate) use large_pages::{Collapsed, LARGE, collapse, map_own_code};
+pub(crate) use large_pages::{Collapsed, FileId, IMAGE_SEALS, LARGE, collapse, map_own_code};
 pub(crate) use namespace::{Side, fork_sibling, unshare};
 pub(crate) use pidfd::{Pidfd, Sent, member_of};
 #[cfg(feature = "test-hooks")]

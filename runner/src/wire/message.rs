@@ -25,10 +25,10 @@
 //! ready: its control socket goes on as the worker's own.
 
 use crate::jail::{JailReport, LayerReport, Plan};
-use crate::process::ImageOf;
 use crate::report::Usage;
 use crate::sandbox::{Fate, Progress};
 use crate::sys::Exit;
+use crate::sys::FileId;
 use crate::task::Spec;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -57,7 +57,7 @@ pub(crate) struct StartOrder {
     /// Nobody waits yet: it has time to rehearse.
     pub(crate) spare: bool,
     /// The descriptor of an image of this program follows that of the artifact.
-    pub(crate) image: Option<ImageOf>,
+    pub(crate) image: Option<FileId>,
 }
 
 /// A started program to its runner.
