@@ -32,6 +32,7 @@ tcp-client     | wasip2    | tcp-client/tcp-client.wasm           | tcp-client C
 markdown       | wasip2    | markdown/markdown.wasm               | markdown Cargo.toml Cargo.lock ../wit
 context        | wasip2    | context/context.wasm                 | context Cargo.toml Cargo.lock ../wit
 patient        | wasip2    | patient/patient.wasm                 | patient Cargo.toml Cargo.lock ../wit
+ports          | wasip2    | ports/ports.wasm                     | ports Cargo.toml Cargo.lock ../wit
 panic          | wasip2    | hostile/panic/panic.wasm             | hostile/panic Cargo.toml Cargo.lock ../wit
 hostile        | generated | $(echo hostile/*.wasm hostile/deep-*.wat hostile/*many-instances.wat) | hostile/make.py
 "

@@ -24,6 +24,7 @@ mod leaks;
 mod library;
 mod lifecycle;
 mod limits;
+mod ports;
 mod process_options;
 mod processes;
 mod report;

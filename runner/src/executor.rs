@@ -5,6 +5,7 @@ use crate::config::Start;
 use crate::error::Error;
 use crate::jail::JailReport;
 use crate::outcome::Crash;
+use crate::port::{Port, Transport};
 use crate::report::Usage;
 use crate::sandbox::{Artifact, Fate, Progress, Sink};
 use crate::task::{InputKind, Spec};
@@ -22,6 +23,9 @@ pub(crate) trait Executor: Send + Sync {
     /// Compiles and links ahead of the first run. Blocks for as long as
     /// compiling takes.
     fn prepare(&self, artifact: &Artifact, metered: bool) -> Result<(), Error>;
+
+    /// How tasks talk here.
+    fn transport(&self) -> &Transport;
 
     /// Ends everything that is not a running attempt: idle workers, threads.
     fn close(&self);
@@ -42,6 +46,8 @@ pub(crate) struct Job {
     /// The host ends the task.
     pub(crate) kill: CancellationToken,
     pub(crate) progress: Arc<dyn Fn(Progress) + Send + Sync>,
+    /// What the task gets from `ports.parent`.
+    pub(crate) port: Option<Port>,
 }
 
 impl Job {

@@ -27,6 +27,8 @@ pub(crate) struct Retry {
     input: Replay,
     left: u32,
     pause: Duration,
+    /// It had a port, over which something may have gone.
+    talked: bool,
 }
 
 /// Input for one attempt after another.
@@ -55,6 +57,7 @@ impl Retry {
             })),
         };
         Retry {
+            talked: job.port.is_some(),
             order: job,
             input,
             left: retries,
@@ -68,8 +71,9 @@ impl Retry {
     }
 
     /// The attempt.
-    pub(crate) fn job(&self) -> Job {
-        let order = &self.order;
+    pub(crate) fn job(&mut self) -> Job {
+        let order = &mut self.order;
+        let port = order.port.take();
         Job {
             task_id: order.task_id,
             attempt: order.attempt,
@@ -85,6 +89,7 @@ impl Retry {
             cancel: order.cancel.clone(),
             kill: order.kill.clone(),
             progress: order.progress.clone(),
+            port,
         }
     }
 
@@ -97,6 +102,8 @@ impl Retry {
     pub(crate) fn obstacle(&self) -> Option<&'static str> {
         if self.order.cancel.is_cancelled() {
             Some("the task was asked to stop")
+        } else if self.talked {
+            Some("it had a port, over which something may have gone")
         } else if matches!(&self.input, Replay::Reader(it) if it.begun.load(Ordering::Acquire)) {
             Some("its input is a stream, and some of it was read")
         } else if self.order.stdout.has_handed_on() || self.order.stderr.has_handed_on() {

@@ -13,6 +13,7 @@ use crate::executor::{Executed, Executor, Job};
 use crate::handle::{OutputStream, TaskHandle};
 use crate::jail::JailReport;
 use crate::outcome::{Limit, Outcome, Output};
+use crate::port::Port;
 use crate::process::{ChildCompiler, ProcessExecutor};
 use crate::report::{Report, Stats};
 use crate::retry::Retry;
@@ -196,6 +197,28 @@ impl Runner {
             .spawn_blocking(move || shared.prepare(shared.loader.load_file(&path, trusted)?))
             .await
             .map_err(|_| Error::shut_down())?
+    }
+
+    /// Two connected [`Port`]s: one for a task ([`Task::port`]), one to talk to it
+    /// with. Up to `capacity` messages, 1 to [`Port::MAX_CAPACITY`], wait in each
+    /// direction.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidTask`] for another capacity; [`ErrorKind::System`] when
+    /// there are no descriptors left.
+    pub fn channel(&self, capacity: u32) -> Result<(Port, Port), Error> {
+        if !(1..=Port::MAX_CAPACITY).contains(&capacity) {
+            return Err(Error::new(
+                ErrorKind::InvalidTask,
+                format!("a channel has a capacity of 1 to {}", Port::MAX_CAPACITY),
+            ));
+        }
+        let _context = self.handle().enter();
+        let transport = self.shared.executor.transport();
+        transport.channel(capacity).map_err(|_| {
+            Error::new(ErrorKind::System, "no descriptors are left for a channel")
+        })
     }
 
     /// The compiled artifact of a task, as `wrun compile` writes it: native
@@ -431,11 +454,18 @@ impl Shared {
             stdout,
             stderr,
             retries,
+            port,
         } = task;
         if artifact.runner() != self.loader.runner() {
             return Err(Error::new(
                 ErrorKind::InvalidTask,
                 "the artifact was loaded by another runner",
+            ));
+        }
+        if port.as_ref().is_some_and(|port| !self.executor.transport().has(port)) {
+            return Err(Error::new(
+                ErrorKind::InvalidTask,
+                "the port is of another runner's channel",
             ));
         }
         spec.validate()?;
@@ -463,6 +493,7 @@ impl Shared {
                 progress: Arc::new(move |value| {
                     progress.send_replace(value);
                 }),
+                port,
             },
             capture_out,
             capture_err,

@@ -3,6 +3,7 @@
 
 use crate::grant::{DirGrant, TcpGrant};
 use crate::limits::Limits;
+use crate::port::Port;
 use crate::sandbox::Artifact;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -49,6 +50,7 @@ pub struct Task {
     pub(crate) stdout: Stdio,
     pub(crate) stderr: Stdio,
     pub(crate) retries: u32,
+    pub(crate) port: Option<Port>,
 }
 
 /// The part of a task that travels to where it runs.
@@ -83,6 +85,7 @@ impl Task {
             stdout: Stdio::Capture,
             stderr: Stdio::Capture,
             retries: 0,
+            port: None,
         }
     }
 
@@ -144,6 +147,14 @@ impl Task {
         self
     }
 
+    /// Gives the task one end of a channel, which it gets from `ports.parent`.
+    ///
+    /// [`Runner::channel`](crate::Runner::channel) of the same runner makes it.
+    pub fn port(mut self, port: Port) -> Self {
+        self.port = Some(port);
+        self
+    }
+
     /// New attempts after the task's worker died
     /// ([`Outcome::Crashed`](crate::Outcome::Crashed)), and after nothing else.
     /// Default: 0. More than [`Task::MAX_RETRIES`] are cut to that. No effect in
@@ -152,7 +163,8 @@ impl Task {
     /// An attempt begins anew: with the same input, and what the one before had
     /// written is dropped. There is no new attempt where that cannot be: when
     /// some of a streamed input ([`Input::reader`]) was read, or some of a
-    /// streamed output ([`Stdio::Stream`]) was handed on; the report's
+    /// streamed output ([`Stdio::Stream`]) was handed on, or when the task had a
+    /// port; the report's
     /// [`notes`](crate::Report::notes) then say so. What an attempt did to granted
     /// directories and over the network stays done.
     ///

@@ -45,9 +45,12 @@ pub(crate) enum Role {
 pub(crate) struct Grants {
     pub(crate) files: bool,
     pub(crate) tcp: bool,
+    /// Channels to others: the task imports `ports`.
+    pub(crate) talks: bool,
 }
 
 impl Grants {
+    /// Whether Landlock has something to let through.
     pub(super) fn any(self) -> bool {
         self.files || self.tcp
     }

@@ -5,6 +5,7 @@
 
 use super::account::{JailError, Stand};
 use super::plan::{Plan, Role, TaskWalls};
+use crate::port::Message;
 use crate::sys;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io;
@@ -74,7 +75,9 @@ fn limit_process(plan: &Plan, used: io::Result<Used>) -> io::Result<String> {
         );
     }
     if !plan.grants().files {
-        lower(Resource::Fsize, 0)?;
+        // Where tasks talk, of a large message in memory.
+        let largest = if plan.grants().talks { Message::MAX_DATA as u64 } else { 0 };
+        lower(Resource::Fsize, largest)?;
     }
     Ok(
         "descriptors, file size, locked memory, priority, queues, stack; per task data, address \

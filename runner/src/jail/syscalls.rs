@@ -36,6 +36,8 @@ pub(super) enum Who {
     Files,
     /// Where connections are granted.
     Tcp,
+    /// Where tasks talk to others.
+    Talks,
     Compiler,
 }
 
@@ -48,6 +50,7 @@ impl Who {
             Who::Before | Who::Tasks => role != Role::Compiler,
             Who::Files => grants.files,
             Who::Tcp => grants.tcp,
+            Who::Talks => grants.talks && role != Role::Compiler,
             Who::Compiler => role == Role::Compiler,
         }
     }
@@ -70,7 +73,7 @@ pub(super) enum Test {
     NotOwn(u8),
 }
 use Test::{Bits, NotNull, NotOwn, Null, OneOf, Own};
-use Who::{All, Before, Compiler, Files, Tasks, Tcp, Worker, Zygote};
+use Who::{All, Before, Compiler, Files, Talks, Tasks, Tcp, Worker, Zygote};
 
 const fn row(
     name: &'static str,
@@ -160,6 +163,12 @@ const STREAM: Test = Bits {
     value: libc::SOCK_STREAM as u32,
 };
 
+const PACKETS: Test = Bits {
+    arg: 1,
+    mask: 0xf,
+    value: libc::SOCK_SEQPACKET as u32,
+};
+
 /// No TCP Fast Open: with that a call that sends also connects, unseen by Landlock.
 const NOT_CONNECTING: Test = Bits {
     arg: 2,
@@ -196,6 +205,7 @@ pub(super) const ALLOWED: &[Row] = &[
     row("fadvise64", libc::SYS_fadvise64, Files, &[], "WASI files: advise"),
     row("fallocate", libc::SYS_fallocate, Files, &[], "WASI 0.1 files: allocate"),
     row("fchdir", libc::SYS_fchdir, Files, &[], "granted directories, which have no path here"),
+    row("fcntl", libc::SYS_fcntl, Talks, &[OneOf(1, &[libc::F_ADD_SEALS as u32])], "channels: a large message that nobody changes any more"),
     row("fcntl", libc::SYS_fcntl, All, &[OneOf(1, &[
         libc::F_DUPFD as u32, libc::F_DUPFD_CLOEXEC as u32, libc::F_GETFD as u32,
         libc::F_SETFD as u32, libc::F_GETFL as u32, libc::F_SETFL as u32, libc::F_GET_SEALS as u32,
@@ -231,6 +241,7 @@ pub(super) const ALLOWED: &[Row] = &[
     row("lseek", libc::SYS_lseek, All, &[], "files, the compiler's result among them"),
     row("madvise", libc::SYS_madvise, All, &[], "malloc and wasmtime give memory back"),
     row("membarrier", libc::SYS_membarrier, All, &[], "wasmtime, between writing code and running it, on some processors"),
+    row("memfd_create", libc::SYS_memfd_create, Talks, &[], "channels: a large message"),
     row("mkdirat", libc::SYS_mkdirat, Files, &[], "WASI files: create-directory-at"),
     row("mmap", libc::SYS_mmap, All, &[NO_CODE, COUNTED], "memory: heaps, stacks, a guest's memories"),
     row("mprotect", libc::SYS_mprotect, All, &[NO_CODE], "a guest's memories grow"),
@@ -260,6 +271,7 @@ pub(super) const ALLOWED: &[Row] = &[
         ITSELF, OneOf(1, &[libc::RLIMIT_NPROC as _]),
     ], "no more threads once it has those it needs"),
     row("pwrite64", libc::SYS_pwrite64, Files, &[], "WASI files: write"),
+    row("pwrite64", libc::SYS_pwrite64, Talks, &[], "channels: a large message, in memory"),
     row("pwrite64", libc::SYS_pwrite64, Compiler, &[], "its result"),
     row("pwritev", libc::SYS_pwritev, Files, &[], "WASI files: write"),
     row("pwritev2", libc::SYS_pwritev2, Files, &[], "WASI files: append"),
@@ -304,7 +316,8 @@ pub(super) const ALLOWED: &[Row] = &[
     row("shutdown", libc::SYS_shutdown, Tasks, &[], "the end of one direction of a socket"),
     row("sigaltstack", libc::SYS_sigaltstack, All, &[], "wasmtime's traps on a full stack"),
     row("socket", libc::SYS_socket, Tasks, &[INET, STREAM, TCP], "WASI sockets; without a grant it can be made and not connected, so that the report can tell where to"),
-    row("socketpair", libc::SYS_socketpair, Tasks, &[OneOf(0, &[libc::AF_UNIX as u32]), STREAM], "tokio's signals; no datagrams, which may go to any address"),
+    row("socketpair", libc::SYS_socketpair, Talks, &[OneOf(0, &[libc::AF_UNIX as u32]), STREAM], "channels: their credit"),
+    row("socketpair", libc::SYS_socketpair, Talks, &[OneOf(0, &[libc::AF_UNIX as u32]), PACKETS], "channels: their messages; no datagrams, which may go to any address"),
     row("statx", libc::SYS_statx, All, &[itself(2)], "what a descriptor is"),
     row("statx", libc::SYS_statx, Files, &[], "WASI files: stat-at"),
     row("symlinkat", libc::SYS_symlinkat, Files, &[], "WASI files: symlink-at"),
@@ -396,7 +409,6 @@ pub(super) const TAKEN: &[Row] = &[
     row("prctl", libc::SYS_prctl, All, &[], "the walls stand"),
     row("prlimit64", libc::SYS_prlimit64, All, &[NotNull(2)], "limits stay"),
     row("seccomp", libc::SYS_seccomp, All, &[], "the walls stand"),
-    row("socketpair", libc::SYS_socketpair, All, &[], "what the kernel keeps for a task is bounded"),
     row("tgkill", libc::SYS_tgkill, All, &[NotOwn(0)], "no signals but to itself"),
     row("wait4", libc::SYS_wait4, All, &[], "no processes"),
     row("waitid", libc::SYS_waitid, All, &[], "no processes"),

@@ -12,6 +12,7 @@ use super::stream::Stream;
 use super::worker::{Life, Worker, crash_of};
 use crate::error::{Error, ErrorKind};
 use crate::executor::{Executed, Job};
+use crate::port::Port;
 use crate::outcome::{Crash, Limit};
 use crate::report::Usage;
 use crate::sandbox::{CodeError, Ending, Fate, LoadError, Sink, Source};
@@ -186,7 +187,20 @@ async fn supervise(worker: Worker, job: Job) -> Result<Supervised, Error> {
             )
         })?);
     }
+    let port = match job.port.map(Port::into_parts) {
+        Some(Some((parts, descriptors))) => {
+            theirs.extend(descriptors);
+            Some(parts)
+        }
+        Some(None) => {
+            let in_use = io::Error::other("its port is in use");
+            return Err(system(in_use));
+        }
+        None => None,
+    };
     let piped_input = matches!(input, Input::Pipe);
+    // What it has of ports could be with others.
+    let talks = port.is_some();
     let granted = !job.spec.dirs.is_empty() || !job.spec.tcp.is_empty();
     let order = Order::Run(Box::new(RunOrder {
         task_id: job.task_id,
@@ -198,6 +212,7 @@ async fn supervise(worker: Worker, job: Job) -> Result<Supervised, Error> {
         input,
         stdout,
         stderr,
+        port,
     }));
     let run = Sender::frame(&order)
         .map_err(|error| Error::new(ErrorKind::InvalidTask, format!("the task: {error}")))?;
@@ -345,7 +360,7 @@ async fn supervise(worker: Worker, job: Job) -> Result<Supervised, Error> {
     };
     let delivered = or_stopped(delivery, &job.kill, job.deadline).await;
     let fate = done.fate.distrusted(ordered.elapsed());
-    let kept_to_rules = matches!(delivered, Ok((true, true))) && !piped_input && !granted;
+    let kept_to_rules = matches!(delivered, Ok((true, true))) && !piped_input && !granted && !talks;
     let fate = match delivered {
         _ if job.stdout.exceeded() || job.stderr.exceeded() => Ok(Fate {
             ending: Ending::LimitExceeded(Limit::Output),

@@ -26,6 +26,7 @@ use crate::config::{Config, Jail};
 use crate::error::{Error, ErrorKind};
 use crate::executor::{Executed, Executor, Job};
 use crate::jail::{CgroupLimits, Grants, LayerReport, Plan, Role};
+use crate::port::Transport;
 use crate::sandbox::{Artifact, Code, Loader};
 pub(crate) use compile::ChildCompiler;
 use group::Group;
@@ -155,6 +156,12 @@ impl ProcessExecutor {
 }
 
 impl Pools {
+    /// Whether its tasks talk to others.
+    fn talks(&self) -> bool {
+        let code = self.code.lock().unwrap_or_else(PoisonError::into_inner);
+        code.meta.talks
+    }
+
     fn for_grants(&self, grants: Grants) -> Arc<Pool> {
         let mut pools = self.by_grants();
         let pool = pools.entry(grants).or_insert_with(|| {
@@ -182,6 +189,7 @@ impl Executor for ProcessExecutor {
         let pool = pools.for_grants(Grants {
             files: !job.spec.dirs.is_empty(),
             tcp: !job.spec.tcp.is_empty(),
+            talks: pools.talks(),
         });
         let renew = {
             let loader = self.loader.clone();
@@ -197,6 +205,10 @@ impl Executor for ProcessExecutor {
 
     fn prepare(&self, artifact: &Artifact, metered: bool) -> Result<(), Error> {
         self.pools(artifact, metered).map(drop)
+    }
+
+    fn transport(&self) -> &Transport {
+        &Transport::Socket
     }
 
     fn close(&self) {

@@ -8,8 +8,9 @@ use super::channel::{ChannelError, Receiver, Sender};
 use crate::config::Mode;
 use crate::jail::{Sealed, TaskWalls};
 use crate::limits::Limits;
+use crate::port::{PARTS, Port, Transport};
 use crate::report::Usage;
-use crate::sandbox::{self, Granted, Prepared, Progress, Run, RunError, Sink, Source, TaskContext};
+use crate::sandbox::{self, Granted, Ports, Prepared, Progress, Run, RunError, Sink, Source, TaskContext};
 use crate::sys;
 use crate::task::{InputKind, Spec};
 use crate::wire::{Done, Input, Order, RunOrder, WorkerSays};
@@ -57,6 +58,7 @@ async fn rehearse(prepared: &Prepared) {
             cancel: CancellationToken::new(),
             progress: Arc::new(|_| {}),
         },
+        ports: Ports::new(Transport::Socket, None),
         granted: Granted::ByPath,
         stdin: Source::new(InputKind::Bytes(Bytes::from_static(b"rehearsal")), None),
         stdout: Sink::capture(0),
@@ -207,7 +209,18 @@ impl Worker<'_> {
         let stdin = pipe(matches!(order.input, Input::Pipe));
         let stdout_pipe = pipe(order.stdout.piped);
         let stderr_pipe = pipe(order.stderr.piped);
-        let dirs: Vec<OwnedFd> = descriptors.collect();
+        let dirs: Vec<OwnedFd> = descriptors.by_ref().take(order.spec.dirs.len()).collect();
+        let port = match order.port {
+            Some(parts) => {
+                let none = || io::Error::other("no descriptors for the port");
+                let fds = [(); PARTS].map(|()| descriptors.next());
+                let [Some(messages), Some(credit)] = fds else {
+                    return Err(none());
+                };
+                Some(Port::from_parts(parts, [messages, credit])?)
+            }
+            None => None,
+        };
         if let Err(message) = self.tighten(&order.spec, &dirs) {
             let grant = false;
             return self.say(&WorkerSays::Failed { message, grant }).await;
@@ -286,6 +299,7 @@ impl Worker<'_> {
                     noted.changed.notify_one();
                 }),
             },
+            ports: Ports::new(Transport::Socket, port),
             granted: Granted::Opened(&dirs),
             stdin: Source::new(input, order.spec.limits.input_budget(self.prepared.shape())),
             stdout: stdout.clone(),

@@ -23,7 +23,7 @@ use wasmtime::component::Component;
 use wasmtime::{Engine, Module};
 
 const MAGIC: [u8; 8] = *b"wrunart\0";
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 pub(super) const FOOTER: usize = 56;
 /// Cap on the description.
 const MAX_META: usize = 1 << 20;
@@ -45,6 +45,8 @@ pub(crate) struct Meta {
     pub(crate) source: String,
     /// Bytes of the task file.
     pub(crate) source_len: u64,
+    /// It talks to others: it imports `ports`.
+    pub(crate) talks: bool,
 }
 
 impl Meta {
@@ -55,6 +57,7 @@ impl Meta {
             metered,
             source: source.to_hex().to_string(),
             source_len: len,
+            talks: false,
         }
     }
 }

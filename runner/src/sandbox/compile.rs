@@ -7,6 +7,7 @@
 use super::code::{Code, Meta};
 use super::componentize::componentize;
 use super::engine::{self, EngineError};
+use super::imports;
 use super::load::LoadError;
 use super::source::{self, Shape};
 use bytes::Bytes;
@@ -80,37 +81,41 @@ fn with(
     digest: &blake3::Hash,
     metered: bool,
 ) -> Result<(Vec<u8>, Meta), LoadError> {
-    let made = compilable(engine, bytes).and_then(|(shape, binary)| {
+    let made = compilable(engine, bytes).and_then(|(shape, binary, talks)| {
         let elf = match shape {
             Shape::CommandModule => engine.precompile_module(&binary),
             Shape::Component | Shape::CommandComponent | Shape::CoreModule => {
                 engine.precompile_component(&binary)
             }
         };
-        Ok((elf.map_err(invalid)?, shape))
+        Ok((elf.map_err(invalid)?, shape, talks))
     });
-    let (elf, shape) = made.map_err(LoadError::tamed)?;
-    let meta = Meta::new(shape, metered, digest, bytes.len() as u64);
+    let (elf, shape, talks) = made.map_err(LoadError::tamed)?;
+    let meta = Meta {
+        talks,
+        ..Meta::new(shape, metered, digest, bytes.len() as u64)
+    };
     Ok((elf, meta))
 }
 
 /// What the compiler gets for a task file: binary, with everything it imports
 /// provided, and a component where it was a core module with the world's
-/// functions.
+/// functions; and whether it imports `ports`.
 pub(super) fn compilable<'a>(
     engine: &Engine,
     bytes: &'a [u8],
-) -> Result<(Shape, Cow<'a, [u8]>), LoadError> {
+) -> Result<(Shape, Cow<'a, [u8]>, bool), LoadError> {
     let binary = source::to_binary(bytes)?;
     let facts = source::facts(&binary)?;
     let shape = source::shape(&facts)?;
+    let talks = imports::talks(&facts);
     if shape != Shape::CoreModule {
-        return Ok((shape, binary));
+        return Ok((shape, binary, talks));
     }
     // The module first: the encoder's errors about an invalid one are not about
     // what is wrong with it.
     wasmtime::Module::validate(engine, &binary).map_err(invalid)?;
-    Ok((shape, componentize(&binary, &facts)?.into()))
+    Ok((shape, componentize(&binary, &facts)?.into(), talks))
 }
 
 fn invalid(error: wasmtime::Error) -> LoadError {

@@ -39,6 +39,14 @@ pub(super) fn check(facts: &Facts, shape: Shape) -> Result<(), LoadError> {
     Ok(())
 }
 
+/// Whether a guest imports `ports`.
+pub(super) fn talks(facts: &Facts) -> bool {
+    facts.imports.iter().any(|import| {
+        let name = import.name.strip_prefix("cm32p2|").unwrap_or(&import.name);
+        name.starts_with("wrun:task/ports@")
+    })
+}
+
 fn is_provided_interface(name: &str) -> bool {
     let (interface, version) = name.split_once('@').unwrap_or((name, ""));
     if let Some(interface) = interface.strip_prefix("wrun:task/") {

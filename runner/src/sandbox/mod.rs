@@ -26,7 +26,7 @@ mod sink;
 mod source;
 
 pub use abi::Progress;
-pub(crate) use abi::TaskContext;
+pub(crate) use abi::{Ports, TaskContext};
 pub(crate) use code::{Code, CodeError, MAX_FILE};
 pub(crate) use compile::{Compiler, InProcess, compile};
 pub(crate) use engine::{

@@ -17,6 +17,7 @@ mod signal;
 mod stdout;
 mod ticks;
 mod wait;
+mod watch;
 
 pub(crate) use descriptor::closes_on_exec;
 pub(crate) use fork::{Alone, Forked, exit_now};
@@ -31,3 +32,4 @@ pub(crate) use signal::ignore_file_size_signal;
 pub(crate) use stdout::was_stdout_closed;
 pub(crate) use ticks::{has_ticks, start_ticks, stop_ticks, tick_for};
 pub(crate) use wait::{End, Exit, Whom, own_usage, wait};
+pub(crate) use watch::watch;

@@ -9,8 +9,9 @@
 use crate::config::Mode;
 use crate::error::{Error, ErrorKind};
 use crate::executor::{Executed, Executor, Job};
+use crate::port::Transport;
 use crate::sandbox::{
-    self, Allocation, Artifact, EngineError, Granted, Loader, PrepareError, Prepared, Run, Source,
+    self, Allocation, Artifact, EngineError, Granted, Loader, Ports, PrepareError, Prepared, Run, Source,
     TaskContext,
 };
 use std::any::Any;
@@ -22,6 +23,7 @@ pub(crate) struct ThreadExecutor {
     slots: usize,
     pools: [OnceLock<Engine>; 2],
     on_demand: [OnceLock<Engine>; 2],
+    transport: Transport,
 }
 
 impl ThreadExecutor {
@@ -31,6 +33,7 @@ impl ThreadExecutor {
             slots,
             pools: [OnceLock::new(), OnceLock::new()],
             on_demand: [OnceLock::new(), OnceLock::new()],
+            transport: Transport::queue(),
         }
     }
 
@@ -109,6 +112,7 @@ impl Executor for ThreadExecutor {
                 cancel: job.cancel,
                 progress: job.progress,
             },
+            ports: Ports::new(self.transport.clone(), job.port),
             granted: Granted::ByPath,
             stdin: Source::new(job.stdin, budget),
             stdout: job.stdout,
@@ -124,6 +128,10 @@ impl Executor for ThreadExecutor {
 
     fn prepare(&self, artifact: &Artifact, metered: bool) -> Result<(), Error> {
         self.link(artifact, metered).map(drop)
+    }
+
+    fn transport(&self) -> &Transport {
+        &self.transport
     }
 
     fn close(&self) {}

@@ -28,6 +28,7 @@ use crate::jail::{JailReport, LayerReport, Plan};
 use crate::report::Usage;
 use crate::sandbox::{Fate, Progress};
 use crate::sys::Exit;
+use crate::port::{PARTS, PortParts};
 use crate::sys::FileId;
 use crate::task::Spec;
 use bytes::Bytes;
@@ -93,7 +94,8 @@ pub(crate) enum Order {
 }
 
 /// A task, as a worker gets it. With it come, in this order and as far as it says
-/// so, the pipes for stdin, stdout and stderr, and the granted directories.
+/// so, the pipes for stdin, stdout and stderr, the granted directories, and the
+/// descriptors of a port.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct RunOrder {
     pub(crate) task_id: u64,
@@ -104,6 +106,8 @@ pub(crate) struct RunOrder {
     pub(crate) input: Input,
     pub(crate) stdout: Output,
     pub(crate) stderr: Output,
+    /// The task's parent port.
+    pub(crate) port: Option<PortParts>,
 }
 
 impl RunOrder {
@@ -113,6 +117,7 @@ impl RunOrder {
             + usize::from(self.stdout.piped)
             + usize::from(self.stderr.piped)
             + self.spec.dirs.len()
+            + self.port.map_or(0, |_| PARTS)
     }
 }
 

@@ -2,19 +2,30 @@
 //! not offered, and a task that imports it is refused by name.
 
 mod context;
+mod ports;
 
 pub use context::Progress;
 pub(crate) use context::TaskContext;
+#[expect(unreachable_pub, reason = "the bindings re-export it")]
+pub use ports::GuestPort;
+pub(crate) use ports::Ports;
 
 pub(crate) mod bindings {
     wasmtime::component::bindgen!({
         path: "../wit",
         world: "wrun:task/task",
-        imports: { default: trappable },
+        imports: {
+            "wrun:task/ports.[method]port.send": async | trappable,
+            "wrun:task/ports.[method]port.receive": async | trappable,
+            default: trappable,
+        },
         exports: { default: async },
-        with: { "wasi": wasmtime_wasi::p2::bindings },
+        with: {
+            "wasi": wasmtime_wasi::p2::bindings,
+            "wrun:task/ports.port": super::GuestPort,
+        },
     });
 }
 
 /// Interfaces of `wrun:task` that this version provides.
-pub(crate) const PROVIDED: &[&str] = &["context"];
+pub(crate) const PROVIDED: &[&str] = &["context", "ports", "regions"];

@@ -4,7 +4,7 @@
 mod wasi_0_1;
 mod wasi_0_2;
 
-use super::abi::bindings::wrun::task::context;
+use super::abi::bindings::wrun::task::{context, ports};
 use super::host::{Host, Wasi};
 use crate::report::Access;
 use wasmtime::component::{HasSelf, Linker};
@@ -14,6 +14,12 @@ pub(crate) fn component(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<Ho
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     context::add_to_linker::<Host, HasSelf<Host>>(&mut linker, |host| host)?;
+    ports::add_to_linker::<Host, HasSelf<Host>>(&mut linker, |host| host)?;
+    linker.instance("wrun:task/regions@0.1.0")?.resource(
+        "region",
+        wasmtime::component::ResourceType::host::<super::abi::bindings::wrun::task::regions::Region>(),
+        |_, _| Ok(()),
+    )?;
     linker.allow_shadowing(true);
     wasi_0_2::watch_filesystem(&mut linker)?;
     wasi_0_2::watch_names(&mut linker)?;

@@ -1,0 +1,475 @@
+//! Ports: the ends of bounded channels between tasks, and between a task and its
+//! host.
+//!
+//! One meaning, two transports: a queue within this process ([`queue`]) and a
+//! socket pair between processes ([`socket`]). Invariants: messages arrive in the
+//! order sent, at most `capacity` wait in each direction, and a message that was
+//! not taken is given back with everything in it.
+
+mod queue;
+mod socket;
+
+use bytes::Bytes;
+use futures_core::Stream;
+use futures_sink::Sink;
+use queue::Registry;
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
+
+pub(crate) use socket::{PARTS, PortParts};
+
+/// One end of a channel.
+///
+/// [`Runner::channel`](crate::Runner::channel) makes two that are connected. One
+/// of them goes to a task ([`Task::port`](crate::Task::port)), which gets it from
+/// `ports.parent`, or in a message over another port. Either end sends and
+/// receives. Closing or dropping one closes the channel: what was sent before is
+/// still received, then both ends are told [`PortError::Closed`]. The end of a
+/// task closes its ports, however it ends.
+///
+/// It is a [`Stream`] of messages, which ends when the channel is closed, and a
+/// [`Sink`]. Its calls work with any executor, as long as its runner lives;
+/// afterwards it is closed.
+pub struct Port {
+    end: End,
+    /// For the sink: handed over, and there was no room.
+    held: Option<Message>,
+}
+
+enum End {
+    Queue(queue::End),
+    Socket(socket::End),
+}
+
+/// Bytes, and ports that move along with them.
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct Message {
+    /// At most [`Message::MAX_DATA`] bytes.
+    pub data: Bytes,
+    /// At most [`Message::MAX_PORTS`].
+    pub ports: Vec<Port>,
+}
+
+impl Message {
+    /// Bytes in one message, at most: 256 KiB.
+    pub const MAX_DATA: usize = 256 << 10;
+    /// Ports in one message, at most.
+    pub const MAX_PORTS: usize = 8;
+
+    /// A message of bytes.
+    pub fn new(data: impl Into<Bytes>) -> Self {
+        Message {
+            data: data.into(),
+            ports: Vec::new(),
+        }
+    }
+
+    /// Has a port move along.
+    pub fn port(mut self, port: Port) -> Self {
+        self.ports.push(port);
+        self
+    }
+
+    fn is_too_large(&self) -> bool {
+        self.data.len() > Message::MAX_DATA || self.ports.len() > Message::MAX_PORTS
+    }
+}
+
+impl<T: Into<Bytes>> From<T> for Message {
+    fn from(data: T) -> Self {
+        Message::new(data)
+    }
+}
+
+/// Why a message was not sent or received, or a channel not made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PortError {
+    /// The other end is closed, or its task has ended; or this end is closed.
+    #[error("the channel is closed")]
+    Closed,
+    /// There is no room, or nothing there.
+    #[error("it would have to wait")]
+    WouldBlock,
+    /// The message has more than a message may have.
+    #[error("the message is too large")]
+    TooLarge,
+    /// The capacity is none that a channel may have; or the system has no
+    /// descriptors or no memory left for it.
+    #[error("a limit is reached")]
+    Limit,
+    /// A port in the message is of another runner.
+    #[error("the port is another runner's")]
+    OtherRunner,
+}
+
+/// A message that was not sent.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct Unsent {
+    /// Why not.
+    #[source]
+    pub error: PortError,
+    /// All of it.
+    pub message: Message,
+}
+
+impl Unsent {
+    fn new(error: PortError, message: Message) -> Self {
+        Unsent { error, message }
+    }
+}
+
+/// How channels are made here.
+#[derive(Clone)]
+pub(crate) enum Transport {
+    Queue(Arc<Registry>),
+    Socket,
+}
+
+impl Transport {
+    /// Within this process.
+    pub(crate) fn queue() -> Self {
+        Transport::Queue(Arc::default())
+    }
+
+    /// Two connected ends. Needs the context of a tokio runtime.
+    pub(crate) fn channel(&self, capacity: u32) -> Result<(Port, Port), PortError> {
+        if !(1..=Port::MAX_CAPACITY).contains(&capacity) {
+            return Err(PortError::Limit);
+        }
+        Ok(match self {
+            Transport::Queue(registry) => {
+                let [one, other] = registry.channel(capacity as usize);
+                (Port::queue(one), Port::queue(other))
+            }
+            Transport::Socket => {
+                let [one, other] = socket::channel(capacity).map_err(|_| PortError::Limit)?;
+                (Port::socket(one), Port::socket(other))
+            }
+        })
+    }
+
+    /// Whether a port is of this kind, and of the same runner where that matters.
+    pub(crate) fn has(&self, port: &Port) -> bool {
+        match (self, &port.end) {
+            (Transport::Queue(registry), End::Queue(end)) => end.is_of(registry),
+            (Transport::Socket, End::Socket(_)) => true,
+            _ => false,
+        }
+    }
+
+    /// Closes channels that nobody can reach any more.
+    pub(crate) fn sweep(&self) {
+        if let Transport::Queue(registry) = self {
+            registry.sweep();
+        }
+    }
+}
+
+impl Port {
+    /// Messages that may wait in one direction, at most.
+    pub const MAX_CAPACITY: u32 = 64;
+
+    fn queue(end: queue::End) -> Self {
+        Port {
+            end: End::Queue(end),
+            held: None,
+        }
+    }
+
+    fn socket(end: socket::End) -> Self {
+        Port {
+            end: End::Socket(end),
+            held: None,
+        }
+    }
+
+    /// Sends a message; waits while the channel is full.
+    ///
+    /// # Errors
+    ///
+    /// [`PortError::Closed`], [`PortError::TooLarge`], [`PortError::OtherRunner`],
+    /// [`PortError::Limit`]; the message comes back.
+    pub async fn send(&self, message: impl Into<Message>) -> Result<(), Unsent> {
+        let mut message = message.into();
+        loop {
+            match self.try_send(message) {
+                Err(unsent) if unsent.error == PortError::WouldBlock => message = unsent.message,
+                other => return other,
+            }
+            if !self.room().await {
+                return Err(Unsent::new(PortError::Closed, message));
+            }
+        }
+    }
+
+    /// Sends a message if there is room.
+    ///
+    /// # Errors
+    ///
+    /// [`PortError::WouldBlock`]; else as [`Port::send`].
+    pub fn try_send(&self, message: impl Into<Message>) -> Result<(), Unsent> {
+        let message = message.into();
+        if message.is_too_large() {
+            return Err(Unsent::new(PortError::TooLarge, message));
+        }
+        match &self.end {
+            End::Queue(end) => end.try_send(message),
+            End::Socket(end) => end.try_send(message),
+        }
+    }
+
+    /// Receives the next message; waits while there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`PortError::Closed`]; [`PortError::Limit`] when there are no descriptors
+    /// left for what came with it.
+    pub async fn receive(&self) -> Result<Message, PortError> {
+        loop {
+            match self.try_receive() {
+                Err(PortError::WouldBlock) if self.wait_message().await => {}
+                Err(PortError::WouldBlock) => return Err(PortError::Closed),
+                other => return other,
+            }
+        }
+    }
+
+    /// Receives a message if there is one.
+    ///
+    /// # Errors
+    ///
+    /// [`PortError::WouldBlock`]; else as [`Port::receive`].
+    pub fn try_receive(&self) -> Result<Message, PortError> {
+        match &self.end {
+            End::Queue(end) => end.try_receive(),
+            End::Socket(end) => end.try_receive(),
+        }
+    }
+
+    /// Waits until [`Port::try_receive`] would not say
+    /// [`PortError::WouldBlock`].
+    pub async fn readable(&self) {
+        // An event loop that never watched it knows only later what is there now.
+        if !matches!(&self.end, End::Socket(end) if end.has_message()) {
+            self.wait_message().await;
+        }
+    }
+
+    /// Waits until [`Port::try_send`] would not say [`PortError::WouldBlock`];
+    /// `false` when nobody can tell any more.
+    pub(crate) async fn room(&self) -> bool {
+        match &self.end {
+            End::Queue(end) => std::future::poll_fn(|cx| end.poll_room(cx)).await,
+            End::Socket(end) => end.room().await,
+        }
+    }
+
+    /// Waits for a message, or the end; `false` when nobody can tell any more.
+    async fn wait_message(&self) -> bool {
+        match &self.end {
+            End::Queue(end) => std::future::poll_fn(|cx| end.poll_message(cx)).await,
+            End::Socket(end) => end.message().await,
+        }
+    }
+
+    /// [`Port::send`] for code that is not asynchronous.
+    ///
+    /// # Errors
+    ///
+    /// As [`Port::send`].
+    pub fn send_blocking(&self, message: impl Into<Message>) -> Result<(), Unsent> {
+        let mut sending = std::pin::pin!(self.send(message));
+        loop {
+            if let Some(sent) = wait(sending.as_mut(), None) {
+                return sent;
+            }
+        }
+    }
+
+    /// [`Port::receive`] for code that is not asynchronous.
+    ///
+    /// # Errors
+    ///
+    /// As [`Port::receive`].
+    pub fn receive_blocking(&self) -> Result<Message, PortError> {
+        let mut receiving = std::pin::pin!(self.receive());
+        loop {
+            if let Some(received) = wait(receiving.as_mut(), None) {
+                return received;
+            }
+        }
+    }
+
+    /// [`Port::receive_blocking`] that waits no longer than `time`.
+    ///
+    /// # Errors
+    ///
+    /// [`PortError::WouldBlock`] when it does; else as [`Port::receive`].
+    pub fn receive_timeout(&self, time: Duration) -> Result<Message, PortError> {
+        let receiving = std::pin::pin!(self.receive());
+        wait(receiving, Some(time)).unwrap_or(Err(PortError::WouldBlock))
+    }
+
+    /// Closes the channel: nothing more can be sent from either end.
+    pub fn close(&self) {
+        match &self.end {
+            End::Queue(end) => end.close(),
+            End::Socket(end) => end.close(),
+        }
+    }
+
+    fn as_queue(&self) -> Option<&queue::End> {
+        match &self.end {
+            End::Queue(end) => Some(end),
+            End::Socket(_) => None,
+        }
+    }
+
+    /// For another process: its descriptors, and what to know about them. None
+    /// where it is a queue of this one.
+    pub(crate) fn into_parts(self) -> Option<(PortParts, [OwnedFd; PARTS])> {
+        match self.end {
+            End::Socket(end) => end.into_parts().ok(),
+            End::Queue(_) => None,
+        }
+    }
+
+    fn as_socket(&self) -> Option<&socket::End> {
+        match &self.end {
+            End::Socket(end) => Some(end),
+            End::Queue(_) => None,
+        }
+    }
+
+    /// From another process, which is not trusted. Needs the context of a tokio
+    /// runtime.
+    pub(crate) fn from_parts(
+        parts: PortParts,
+        descriptors: [OwnedFd; PARTS],
+    ) -> std::io::Result<Self> {
+        socket::End::from_parts(parts, descriptors).map(Port::socket)
+    }
+}
+
+/// Drives a future on this thread; none when `time` is over first.
+fn wait<F: Future>(mut future: Pin<&mut F>, time: Option<Duration>) -> Option<F::Output> {
+    struct Unpark(Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    // None where no clock reaches: then it is never.
+    let until = time.and_then(|time| Instant::now().checked_add(time));
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut cx = Context::from_waker(&waker);
+    loop {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut cx) {
+            return Some(output);
+        }
+        match until.map(|until| until.saturating_duration_since(Instant::now())) {
+            Some(Duration::ZERO) => return None,
+            Some(left) => std::thread::park_timeout(left),
+            None => std::thread::park(),
+        }
+    }
+}
+
+impl Stream for Port {
+    type Item = Message;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Message>> {
+        loop {
+            match self.try_receive() {
+                Ok(message) => return Poll::Ready(Some(message)),
+                Err(PortError::WouldBlock) => {}
+                Err(_) => return Poll::Ready(None),
+            }
+            let polled = match &self.end {
+                End::Queue(end) => end.poll_message(cx),
+                End::Socket(end) => end.poll_message(cx),
+            };
+            match polled {
+                Poll::Ready(true) => {}
+                Poll::Ready(false) => return Poll::Ready(None),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+}
+
+/// Sends one message at a time: what is handed over waits in the port until there
+/// is room.
+impl Sink<Message> for Port {
+    type Error = Unsent;
+
+    fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Unsent>> {
+        self.poll_flush(cx)
+    }
+
+    fn start_send(mut self: Pin<&mut Self>, message: Message) -> Result<(), Unsent> {
+        match self.try_send(message) {
+            Err(unsent) if unsent.error == PortError::WouldBlock && self.held.is_none() => {
+                self.held = Some(unsent.message);
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Unsent>> {
+        while let Some(message) = self.held.take() {
+            match self.try_send(message) {
+                Err(unsent) if unsent.error == PortError::WouldBlock => {
+                    self.held = Some(unsent.message);
+                }
+                other => return Poll::Ready(other),
+            }
+            let polled = match &self.end {
+                End::Queue(end) => end.poll_room(cx),
+                End::Socket(end) => end.poll_room(cx),
+            };
+            match (polled, self.held.take()) {
+                (Poll::Ready(false), Some(message)) => {
+                    return Poll::Ready(Err(Unsent::new(PortError::Closed, message)));
+                }
+                (Poll::Pending, held) => {
+                    self.held = held;
+                    return Poll::Pending;
+                }
+                (_, held) => self.held = held,
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Unsent>> {
+        let flushed = self.as_ref().get_ref().held.is_none();
+        if flushed {
+            self.close();
+            return Poll::Ready(Ok(()));
+        }
+        let mut this = self;
+        match this.as_mut().poll_flush(cx) {
+            Poll::Ready(sent) => {
+                this.close();
+                Poll::Ready(sent)
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl fmt::Debug for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Port").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,275 @@
+//! Channels within one process.
+//!
+//! Ports lie in queues of other ports, so that channels can come to hold each
+//! other while nobody holds any of them. A [`Registry`] knows all channels of a
+//! runner and finds those. Invariant: whoever drops a message with ports in it
+//! does so without recursion, however deep they lie.
+
+use super::{Message, Port, PortError, Unsent};
+use std::collections::{HashSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+use std::task::{Context, Poll, Waker};
+
+/// All channels of a runner.
+#[derive(Default)]
+pub(crate) struct Registry {
+    channels: Mutex<Vec<Weak<Channel>>>,
+    /// Held for writing while it is found out who can be reached, for reading by
+    /// whoever sends or receives ports.
+    moving: RwLock<()>,
+}
+
+struct Channel {
+    registry: Weak<Registry>,
+    capacity: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    sides: [Side; 2],
+    closed: bool,
+}
+
+#[derive(Default)]
+struct Side {
+    /// What waits to be received here.
+    queue: VecDeque<Message>,
+    /// The end lies in a message that was not received.
+    moves: bool,
+    receivers: Wakers,
+    senders: Wakers,
+}
+
+/// Who waits; each once.
+#[derive(Default)]
+struct Wakers(Vec<Waker>);
+
+impl Wakers {
+    fn add(&mut self, waker: &Waker) {
+        if !self.0.iter().any(|known| known.will_wake(waker)) {
+            self.0.push(waker.clone());
+        }
+    }
+
+    fn take(&mut self) -> Vec<Waker> {
+        std::mem::take(&mut self.0)
+    }
+}
+
+fn wake(wakers: Vec<Waker>) {
+    wakers.into_iter().for_each(Waker::wake);
+}
+
+/// One end.
+pub(super) struct End {
+    channel: Arc<Channel>,
+    side: usize,
+}
+
+impl Registry {
+    pub(super) fn channel(self: &Arc<Self>, capacity: usize) -> [End; 2] {
+        let channel = Arc::new(Channel {
+            registry: Arc::downgrade(self),
+            capacity,
+            state: Mutex::default(),
+        });
+        let mut channels = self.channels();
+        if channels.len() == channels.capacity() {
+            channels.retain(|channel| channel.strong_count() > 0);
+        }
+        channels.push(Arc::downgrade(&channel));
+        drop(channels);
+        [0, 1].map(|side| End {
+            channel: channel.clone(),
+            side,
+        })
+    }
+
+    fn channels(&self) -> MutexGuard<'_, Vec<Weak<Channel>>> {
+        self.channels.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Closes channels whose ends lie in each other's queues, so that nobody can
+    /// ever receive them.
+    pub(super) fn sweep(&self) {
+        let channels: Vec<Arc<Channel>> =
+            self.channels().iter().filter_map(Weak::upgrade).collect();
+        let moving = |channel: &Arc<Channel>, side: usize| channel.state().sides[side].moves;
+        let is_any = channels
+            .iter()
+            .any(|channel| moving(channel, 0) || moving(channel, 1));
+        if !is_any {
+            return;
+        }
+        let stopped = self.moving.write().unwrap_or_else(PoisonError::into_inner);
+        let ends = || channels.iter().flat_map(|channel| [(channel, 0), (channel, 1)]);
+        let mut reached: HashSet<(*const Channel, usize)> = HashSet::new();
+        let mut to_look_at: Vec<(Arc<Channel>, usize)> = ends()
+            .filter(|(channel, side)| !moving(channel, *side))
+            .map(|(channel, side)| (channel.clone(), side))
+            .collect();
+        while let Some((channel, side)) = to_look_at.pop() {
+            if !reached.insert((Arc::as_ptr(&channel), side)) {
+                continue;
+            }
+            for message in &channel.state().sides[side].queue {
+                let ends = message.ports.iter().filter_map(Port::as_queue);
+                to_look_at.extend(ends.map(|end| (end.channel.clone(), end.side)));
+            }
+        }
+        let mut lost = Vec::new();
+        for (channel, side) in ends() {
+            if !reached.contains(&(Arc::as_ptr(channel), side)) {
+                lost.extend(channel.take(side));
+            }
+        }
+        drop(stopped);
+        bury(lost);
+    }
+}
+
+impl Channel {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Closes the channel, and takes what one end would have received.
+    fn take(&self, side: usize) -> VecDeque<Message> {
+        let (messages, wakers) = {
+            let mut state = self.state();
+            (std::mem::take(&mut state.sides[side].queue), state.close())
+        };
+        wake(wakers);
+        messages
+    }
+}
+
+impl State {
+    fn close(&mut self) -> Vec<Waker> {
+        self.closed = true;
+        let sides = self.sides.iter_mut();
+        sides
+            .flat_map(|side| [side.receivers.take(), side.senders.take()])
+            .flatten()
+            .collect()
+    }
+}
+
+/// Drops messages, and what lies in the queues of ports in them.
+fn bury(messages: impl IntoIterator<Item = Message>) {
+    let mut left: Vec<Message> = messages.into_iter().collect();
+    while let Some(message) = left.pop() {
+        for port in &message.ports {
+            if let Some(end) = port.as_queue() {
+                left.extend(end.channel.take(end.side));
+            }
+        }
+    }
+}
+
+impl End {
+    pub(super) fn is_of(&self, registry: &Arc<Registry>) -> bool {
+        std::ptr::eq(self.channel.registry.as_ptr(), Arc::as_ptr(registry))
+    }
+
+    /// Keeps channels from being looked for while ports move.
+    fn moving<T>(&self, ports: bool, work: impl FnOnce() -> T) -> T {
+        let registry = self.channel.registry.upgrade().filter(|_| ports);
+        let _moving = registry
+            .as_ref()
+            .map(|registry| registry.moving.read().unwrap_or_else(PoisonError::into_inner));
+        work()
+    }
+
+    pub(super) fn try_send(&self, message: Message) -> Result<(), Unsent> {
+        let same = |port: &Port| {
+            port.as_queue()
+                .is_some_and(|end| std::ptr::eq(end.channel.registry.as_ptr(), self.channel.registry.as_ptr()))
+        };
+        if !message.ports.iter().all(same) {
+            return Err(Unsent::new(PortError::OtherRunner, message));
+        }
+        let has_ports = !message.ports.is_empty();
+        let sent = self.moving(has_ports, || {
+            // Before it lies there, and never with two locks at a time.
+            mark(&message, true);
+            let mut state = self.channel.state();
+            let closed = state.closed;
+            let other = &mut state.sides[1 - self.side];
+            let error = match other.queue.len() {
+                _ if closed => PortError::Closed,
+                waiting if waiting >= self.channel.capacity => PortError::WouldBlock,
+                _ => {
+                    other.queue.push_back(message);
+                    return Ok(other.receivers.take());
+                }
+            };
+            drop(state);
+            mark(&message, false);
+            Err(Unsent::new(error, message))
+        });
+        sent.map(wake)
+    }
+
+    pub(super) fn try_receive(&self) -> Result<Message, PortError> {
+        let received = self.moving(true, || {
+            let mut state = self.channel.state();
+            let closed = state.closed;
+            let side = &mut state.sides[self.side];
+            let message = match side.queue.pop_front() {
+                Some(message) => message,
+                None if closed => return Err(PortError::Closed),
+                None => return Err(PortError::WouldBlock),
+            };
+            let wakers = side.senders.take();
+            drop(state);
+            mark(&message, false);
+            Ok((message, wakers))
+        });
+        let (message, wakers) = received?;
+        wake(wakers);
+        Ok(message)
+    }
+
+    pub(super) fn poll_message(&self, cx: &Context<'_>) -> Poll<bool> {
+        let mut state = self.channel.state();
+        let closed = state.closed;
+        let side = &mut state.sides[self.side];
+        if closed || !side.queue.is_empty() {
+            return Poll::Ready(true);
+        }
+        side.receivers.add(cx.waker());
+        Poll::Pending
+    }
+
+    pub(super) fn poll_room(&self, cx: &Context<'_>) -> Poll<bool> {
+        let mut state = self.channel.state();
+        let closed = state.closed;
+        let side = &mut state.sides[1 - self.side];
+        if closed || side.queue.len() < self.channel.capacity {
+            return Poll::Ready(true);
+        }
+        side.senders.add(cx.waker());
+        Poll::Pending
+    }
+
+    pub(super) fn close(&self) {
+        let wakers = self.channel.state().close();
+        wake(wakers);
+    }
+}
+
+/// Notes that the ports of a message move, or have arrived.
+fn mark(message: &Message, moves: bool) {
+    for end in message.ports.iter().filter_map(Port::as_queue) {
+        end.channel.state().sides[end.side].moves = moves;
+    }
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        // Nobody receives it any more.
+        bury(self.channel.take(self.side));
+    }
+}

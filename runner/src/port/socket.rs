@@ -1,0 +1,505 @@
+//! Channels between processes: a socket pair for messages and one for credit, whose
+//! ends travel as descriptors.
+//!
+//! A message is one packet. Credit is bytes, one for each message that may still
+//! wait: a sender takes one, a receiver puts one back. So the capacity holds
+//! whoever has the ends, without a counter that would have to move along. Data that
+//! many packets of would not fit a socket's buffer travels in a memory file.
+//!
+//! The other end is not trusted. Invariants: no call blocks, whatever flags the
+//! other side sets on what both have; a length is checked before anything is
+//! allocated; a packet that makes no sense closes the channel.
+
+use super::{Message, Port, PortError, Unsent};
+use crate::sys;
+use bytes::Bytes;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{
+    FileType, MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, memfd_create,
+};
+use rustix::io::{Errno, pread, pwrite};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown, SocketFlags, SocketType, recv,
+    recvmsg, send, sendmsg, shutdown, socketpair, sockopt,
+};
+use serde::{Deserialize, Serialize};
+use std::cell::RefCell;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::runtime::Handle;
+
+/// Descriptors of one end: messages, credit.
+pub(crate) const PARTS: usize = 2;
+
+/// What a socket's buffer is asked to hold; the system may allow less.
+const BUFFER: usize = 1 << 20;
+/// What travels in its packet in any case.
+const LEAST: usize = 2048;
+/// Data of one packet, at most.
+const MOST: usize = 64 << 10;
+/// What the kernel counts for a packet beside its bytes.
+const PER_PACKET: usize = 1024;
+
+/// Kind, ports, two bytes that are zero, the length of the data.
+const HEADER: usize = 8;
+/// The capacity of a port, and whether a credit came along.
+const PORT: usize = 2;
+const INLINE: u8 = 0;
+const IN_FILE: u8 = 1;
+const MAX_HEAD: usize = HEADER + Message::MAX_PORTS * PORT;
+const MAX_DESCRIPTORS: usize = 1 + Message::MAX_PORTS * PARTS;
+
+/// What is to be known of an end beside its descriptors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PortParts {
+    pub(crate) capacity: u8,
+    /// A credit was taken for a message that was not sent.
+    pub(crate) credit: bool,
+}
+
+/// One end.
+pub(super) struct End {
+    messages: Socket,
+    credit: Socket,
+    capacity: u8,
+    /// Data up to this size travels in its packet: so many fit the buffer.
+    inline: usize,
+    /// A credit that was taken and not used.
+    saved: AtomicBool,
+    /// The other side broke the rules.
+    broken: AtomicBool,
+}
+
+/// A socket, registered with the event loop once somebody waits for it.
+struct Socket {
+    fd: Arc<OwnedFd>,
+    handle: Handle,
+    watched: OnceLock<Option<AsyncFd<Arc<OwnedFd>>>>,
+}
+
+impl Socket {
+    /// Needs the context of a tokio runtime.
+    fn new(fd: OwnedFd) -> Self {
+        Socket {
+            fd: Arc::new(fd),
+            handle: Handle::current(),
+            watched: OnceLock::new(),
+        }
+    }
+
+    /// None when there is no event loop any more.
+    fn watched(&self) -> Option<&AsyncFd<Arc<OwnedFd>>> {
+        let watched = self.watched.get_or_init(|| {
+            let _context = self.handle.enter();
+            sys::watch(self.fd.clone()).ok()
+        });
+        watched.as_ref()
+    }
+
+    fn is(&self, events: PollFlags) -> bool {
+        let mut watched = [PollFd::new(&self.fd, events)];
+        // Whatever is wrong is for the call that follows to meet.
+        !matches!(poll(&mut watched, Some(&Timespec::default())), Ok(0))
+    }
+
+    /// Waits for it to be readable or writable; `false` when nobody can tell.
+    async fn ready(&self, interest: Interest) -> bool {
+        let Some(watched) = self.watched() else {
+            return false;
+        };
+        loop {
+            let Ok(mut guard) = watched.ready(interest).await else {
+                return false;
+            };
+            if self.is(events(interest)) {
+                return true;
+            }
+            guard.clear_ready();
+        }
+    }
+
+    fn poll_ready(&self, interest: Interest, cx: &mut Context<'_>) -> Poll<bool> {
+        let Some(watched) = self.watched() else {
+            return Poll::Ready(false);
+        };
+        loop {
+            let guard = if interest.is_readable() {
+                ready!(watched.poll_read_ready(cx))
+            } else {
+                ready!(watched.poll_write_ready(cx))
+            };
+            let Ok(mut guard) = guard else {
+                return Poll::Ready(false);
+            };
+            if self.is(events(interest)) {
+                return Poll::Ready(true);
+            }
+            guard.clear_ready();
+        }
+    }
+
+    fn into_fd(self) -> io::Result<OwnedFd> {
+        drop(self.watched);
+        // The other reference was the event loop's.
+        Arc::into_inner(self.fd).ok_or_else(|| io::Error::other("somebody waits for it"))
+    }
+}
+
+fn events(interest: Interest) -> PollFlags {
+    if interest.is_readable() {
+        PollFlags::IN
+    } else {
+        PollFlags::OUT
+    }
+}
+
+/// Two connected ends. Needs the context of a tokio runtime.
+pub(super) fn channel(capacity: u32) -> io::Result<[End; 2]> {
+    let capacity = u8::try_from(capacity).map_err(io::Error::other)?;
+    let pair = |kind| {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        socketpair(AddressFamily::UNIX, kind, flags, None)
+    };
+    let (messages, other_messages) = pair(SocketType::SEQPACKET)?;
+    let (credit, other_credit) = pair(SocketType::STREAM)?;
+    for socket in [&messages, &other_messages] {
+        sockopt::set_socket_send_buffer_size(socket, BUFFER)?;
+    }
+    let all = vec![0; usize::from(capacity)];
+    for socket in [&credit, &other_credit] {
+        if send(socket, &all, SEND)? != all.len() {
+            return Err(io::Error::other("no room for credit"));
+        }
+    }
+    Ok([(messages, credit), (other_messages, other_credit)]
+        .map(|(messages, credit)| End::new(messages, credit, capacity, false)))
+}
+
+const SEND: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
+
+impl End {
+    fn new(messages: OwnedFd, credit: OwnedFd, capacity: u8, saved: bool) -> Self {
+        let buffer = sockopt::socket_send_buffer_size(&messages).unwrap_or(0);
+        // Half, for the kernel counts whole pages.
+        let each = buffer / usize::from(capacity.max(1)) / 2;
+        End {
+            inline: each.saturating_sub(PER_PACKET).clamp(LEAST, MOST),
+            messages: Socket::new(messages),
+            credit: Socket::new(credit),
+            capacity,
+            saved: AtomicBool::new(saved),
+            broken: AtomicBool::new(false),
+        }
+    }
+
+    fn parts(&self) -> PortParts {
+        PortParts {
+            capacity: self.capacity,
+            credit: self.saved.load(Ordering::Relaxed),
+        }
+    }
+
+    pub(super) fn into_parts(self) -> io::Result<(PortParts, [OwnedFd; PARTS])> {
+        let parts = self.parts();
+        Ok((parts, [self.messages.into_fd()?, self.credit.into_fd()?]))
+    }
+
+    /// Checks what somebody sent who is not trusted. Needs the context of a tokio
+    /// runtime.
+    pub(super) fn from_parts(parts: PortParts, fds: [OwnedFd; PARTS]) -> io::Result<Self> {
+        let [messages, credit] = fds;
+        for (fd, kind) in [
+            (&messages, SocketType::SEQPACKET),
+            (&credit, SocketType::STREAM),
+        ] {
+            if sockopt::socket_domain(fd)? != AddressFamily::UNIX
+                || sockopt::socket_type(fd)? != kind
+            {
+                return Err(io::Error::other("it is no end of a channel"));
+            }
+        }
+        if !(1..=Port::MAX_CAPACITY).contains(&u32::from(parts.capacity)) {
+            return Err(io::Error::other("no channel has this capacity"));
+        }
+        Ok(End::new(messages, credit, parts.capacity, parts.credit))
+    }
+
+    /// Takes the right to send one message.
+    fn take_credit(&self) -> Result<(), PortError> {
+        if self.saved.swap(false, Ordering::Relaxed) {
+            return Ok(());
+        }
+        loop {
+            return match recv(&self.credit.fd, &mut [0; 1], RecvFlags::DONTWAIT) {
+                Ok((1, _)) => Ok(()),
+                Ok(_) => Err(PortError::Closed),
+                Err(Errno::INTR) => continue,
+                Err(Errno::AGAIN) => Err(PortError::WouldBlock),
+                Err(_) => Err(PortError::Closed),
+            };
+        }
+    }
+
+    pub(super) fn try_send(&self, message: Message) -> Result<(), Unsent> {
+        match self.send_parts(&message) {
+            Ok(()) => {
+                // What was sent stays open at the other end.
+                drop(message);
+                Ok(())
+            }
+            Err(error) => Err(Unsent::new(error, message)),
+        }
+    }
+
+    fn send_parts(&self, message: &Message) -> Result<(), PortError> {
+        let mut head = Vec::with_capacity(MAX_HEAD);
+        let mut fds: Vec<BorrowedFd<'_>> = Vec::with_capacity(MAX_DESCRIPTORS);
+        let in_file = message.data.len() > self.inline;
+        let len = u32::try_from(message.data.len()).map_err(|_| PortError::TooLarge)?;
+        let ports = u8::try_from(message.ports.len()).map_err(|_| PortError::TooLarge)?;
+        head.extend([if in_file { IN_FILE } else { INLINE }, ports, 0, 0]);
+        head.extend(len.to_le_bytes());
+        if self.broken.load(Ordering::Relaxed) {
+            return Err(PortError::Closed);
+        }
+        self.take_credit()?;
+        let file = if in_file {
+            let file = in_memory(&message.data).inspect_err(|_| self.save_credit());
+            Some(file.map_err(|_| PortError::Limit)?)
+        } else {
+            None
+        };
+        fds.extend(file.as_ref().map(AsFd::as_fd));
+        for port in &message.ports {
+            let Some(end) = port.as_socket() else {
+                self.save_credit();
+                return Err(PortError::OtherRunner);
+            };
+            let parts = end.parts();
+            head.extend([parts.capacity, u8::from(parts.credit)]);
+            fds.extend([end.messages.fd.as_fd(), end.credit.fd.as_fd()]);
+        }
+        let data = if in_file { &[] } else { &message.data[..] };
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&fds)) {
+            self.save_credit();
+            return Err(PortError::Limit);
+        }
+        let packet = [IoSlice::new(&head), IoSlice::new(data)];
+        loop {
+            return match sendmsg(&self.messages.fd, &packet, &mut control, SEND) {
+                Ok(_) => Ok(()),
+                Err(Errno::INTR) => continue,
+                Err(Errno::AGAIN) => {
+                    self.save_credit();
+                    Err(PortError::WouldBlock)
+                }
+                Err(Errno::PIPE | Errno::CONNRESET | Errno::CONNREFUSED | Errno::NOTCONN) => {
+                    Err(PortError::Closed)
+                }
+                Err(_) => {
+                    self.save_credit();
+                    Err(PortError::Limit)
+                }
+            };
+        }
+    }
+
+    fn save_credit(&self) {
+        self.saved.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn try_receive(&self) -> Result<Message, PortError> {
+        if self.broken.load(Ordering::Relaxed) {
+            return Err(PortError::Closed);
+        }
+        let (packet, fds) = self.receive_packet()?;
+        // Its place is free again. That the other side does not take credit back is
+        // its own loss.
+        let _ = send(&self.credit.fd, &[0], SEND);
+        let Some(fds) = fds else {
+            return Err(PortError::Limit);
+        };
+        let _context = self.messages.handle.enter();
+        match message_of(&packet, fds) {
+            Some(message) => Ok(message),
+            None => {
+                self.broken.store(true, Ordering::Relaxed);
+                self.close();
+                Err(PortError::Closed)
+            }
+        }
+    }
+
+    /// The next packet, and what came with it; none where there was no room for
+    /// its descriptors.
+    fn receive_packet(&self) -> Result<(Bytes, Option<Vec<OwnedFd>>), PortError> {
+        thread_local! {
+            static PACKET: RefCell<Vec<u8>> = RefCell::new(vec![0; MAX_HEAD + MOST + 1]);
+        }
+        PACKET.with_borrow_mut(|packet| {
+            let mut was_reset = false;
+            loop {
+                let mut space =
+                    [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+                let mut control = RecvAncillaryBuffer::new(&mut space);
+                let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+                let mut into = [IoSliceMut::new(packet)];
+                let received = match recvmsg(&self.messages.fd, &mut into, &mut control, flags) {
+                    Ok(received) => received,
+                    Err(Errno::INTR) => continue,
+                    Err(Errno::AGAIN) => return Err(PortError::WouldBlock),
+                    // The other end is gone, with something unread; what it sent
+                    // is still here.
+                    Err(Errno::CONNRESET) if !was_reset => {
+                        was_reset = true;
+                        continue;
+                    }
+                    Err(_) => return Err(PortError::Closed),
+                };
+                let mut fds = Vec::new();
+                for message in control.drain() {
+                    if let RecvAncillaryMessage::ScmRights(rights) = message {
+                        fds.extend(rights);
+                    }
+                }
+                if received.bytes == 0 {
+                    return Err(PortError::Closed);
+                }
+                let lost = received.flags.contains(ReturnFlags::CTRUNC);
+                let bytes = Bytes::copy_from_slice(&packet[..received.bytes]);
+                return Ok((bytes, (!lost).then_some(fds)));
+            }
+        })
+    }
+
+    /// Whether there is a message, or the end, now.
+    pub(super) fn has_message(&self) -> bool {
+        self.messages.is(PollFlags::IN)
+    }
+
+    pub(super) async fn message(&self) -> bool {
+        self.messages.ready(Interest::READABLE).await
+    }
+
+    pub(super) async fn room(&self) -> bool {
+        let (socket, interest) = self.for_room();
+        socket.ready(interest).await
+    }
+
+    pub(super) fn poll_message(&self, cx: &mut Context<'_>) -> Poll<bool> {
+        self.messages.poll_ready(Interest::READABLE, cx)
+    }
+
+    pub(super) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<bool> {
+        let (socket, interest) = self.for_room();
+        socket.poll_ready(interest, cx)
+    }
+
+    /// What tells of room: credit, or where there is some, the buffer.
+    fn for_room(&self) -> (&Socket, Interest) {
+        if self.saved.load(Ordering::Relaxed) {
+            (&self.messages, Interest::WRITABLE)
+        } else {
+            (&self.credit, Interest::READABLE)
+        }
+    }
+
+    pub(super) fn close(&self) {
+        for socket in [&self.messages, &self.credit] {
+            let _ = shutdown(&socket.fd, Shutdown::Both);
+        }
+    }
+}
+
+const SEALS: SealFlags = SealFlags::WRITE
+    .union(SealFlags::GROW)
+    .union(SealFlags::SHRINK);
+
+/// Data in a memory file that nobody can change.
+fn in_memory(data: &[u8]) -> io::Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let file = memfd_create("wrun-message", flags)?;
+    let mut written = 0;
+    while written < data.len() {
+        match pwrite(&file, &data[written..], written as u64) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(some) => written += some,
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    fcntl_add_seals(&file, SEALS)?;
+    Ok(file)
+}
+
+/// A message out of what somebody sent who is not trusted; none when it makes no
+/// sense. Needs the context of a tokio runtime.
+fn message_of(packet: &Bytes, fds: Vec<OwnedFd>) -> Option<Message> {
+    let (&[kind, ports, 0, 0, a, b, c, d], rest) = packet.split_first_chunk::<HEADER>()? else {
+        return None;
+    };
+    let len = usize::try_from(u32::from_le_bytes([a, b, c, d])).ok()?;
+    let ports = usize::from(ports);
+    if len > Message::MAX_DATA || ports > Message::MAX_PORTS || kind > IN_FILE {
+        return None;
+    }
+    let in_file = kind == IN_FILE;
+    let (parts, inline) = rest.split_at_checked(ports * PORT)?;
+    if fds.len() != usize::from(in_file) + ports * PARTS
+        || inline.len() != if in_file { 0 } else { len }
+    {
+        return None;
+    }
+    let mut fds = fds.into_iter();
+    let data = if in_file {
+        contents(fds.next()?, len)?
+    } else {
+        packet.slice(packet.len() - len..)
+    };
+    let ports = parts
+        .chunks_exact(PORT)
+        .map(|parts| {
+            let &[capacity, credit] = parts else {
+                return None;
+            };
+            let parts = PortParts {
+                capacity,
+                credit: credit == 1,
+            };
+            let end = End::from_parts(parts, [fds.next()?, fds.next()?]).ok()?;
+            (credit <= 1).then(|| Port::socket(end))
+        })
+        .collect::<Option<Vec<_>>>()?;
+    Some(Message { data, ports })
+}
+
+/// What a memory file has, which must be sealed: reading it neither waits nor comes
+/// to another end than was said.
+fn contents(file: OwnedFd, len: usize) -> Option<Bytes> {
+    let stat = fstat(&file).ok()?;
+    let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+    let is_sealed = fcntl_get_seals(&file).is_ok_and(|seals| seals.contains(SEALS));
+    if !is_file || !is_sealed || usize::try_from(stat.st_size) != Ok(len) {
+        return None;
+    }
+    let mut data = vec![0; len];
+    let mut read = 0;
+    while read < len {
+        match pread(&file, &mut data[read..], read as u64) {
+            Ok(0) => return None,
+            Ok(some) => read += some,
+            Err(Errno::INTR) => {}
+            Err(_) => return None,
+        }
+    }
+    Some(data.into())
+}

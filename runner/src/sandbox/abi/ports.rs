@@ -1,0 +1,284 @@
+//! `wrun:task/ports`: channels to other tasks and to the host.
+
+use super::bindings::wrun::task::ports::{
+    Host as PortsHost, HostPort, Message as AbiMessage, PortError as AbiError, Unsent as AbiUnsent,
+};
+use crate::port::{Message, Port, PortError, Transport, Unsent};
+use crate::sandbox::host::Host;
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+use wasmtime::component::{Resource, ResourceTable};
+use wasmtime_wasi::WasiView;
+use wasmtime_wasi::p2::{DynPollable, Pollable, subscribe};
+
+/// Ports that a task may have at a time. Each is two descriptors in process mode.
+const MAX_HELD: u32 = 32;
+
+/// What `ports` answers from.
+pub(crate) struct Ports {
+    transport: Transport,
+    /// The channel to whoever started the task, until it is taken.
+    parent: Option<Port>,
+    /// Ports that the guest has.
+    held: u32,
+}
+
+/// A port in a guest's table. It is shared only while the guest waits for a call
+/// on it.
+#[expect(unreachable_pub, reason = "the bindings re-export it")]
+pub struct GuestPort(Arc<Port>);
+
+impl Ports {
+    pub(crate) fn new(transport: Transport, parent: Option<Port>) -> Self {
+        Ports {
+            transport,
+            parent,
+            held: 0,
+        }
+    }
+}
+
+impl From<PortError> for AbiError {
+    fn from(error: PortError) -> Self {
+        match error {
+            PortError::Closed => AbiError::Closed,
+            PortError::WouldBlock => AbiError::WouldBlock,
+            PortError::TooLarge => AbiError::TooLarge,
+            PortError::Limit => AbiError::Limit,
+            // All ports of a guest are its runner's.
+            PortError::OtherRunner => AbiError::Busy,
+        }
+    }
+}
+
+/// Waits for `work`, unless the host asks the task to stop.
+async fn or_cancelled<T>(
+    cancel: &CancellationToken,
+    work: impl Future<Output = T>,
+) -> Result<T, AbiError> {
+    tokio::select! {
+        biased;
+        done = work => Ok(done),
+        () = cancel.cancelled() => Err(AbiError::Cancelled),
+    }
+}
+
+impl Host {
+    fn table(&mut self) -> &mut ResourceTable {
+        WasiView::ctx(self).table
+    }
+
+    fn port(&mut self, port: &Resource<GuestPort>) -> wasmtime::Result<Arc<Port>> {
+        Ok(self.table().get(port)?.0.clone())
+    }
+
+    fn push_port(&mut self, port: Port) -> wasmtime::Result<Resource<GuestPort>> {
+        let port = self.table().push(GuestPort(Arc::new(port)))?;
+        self.ports.held = self.ports.held.saturating_add(1);
+        Ok(port)
+    }
+
+    /// Takes what a message moves out of the guest's table; gives all of it back
+    /// when that cannot be.
+    fn take_message(
+        &mut self,
+        message: AbiMessage,
+    ) -> wasmtime::Result<Result<Message, AbiUnsent>> {
+        let AbiMessage {
+            data,
+            regions,
+            ports,
+        } = message;
+        let refused = |error, regions, ports| {
+            Ok(Err(AbiUnsent {
+                error,
+                regions,
+                ports,
+            }))
+        };
+        if data.len() > Message::MAX_DATA || ports.len() > Message::MAX_PORTS {
+            return refused(AbiError::TooLarge, regions, ports);
+        }
+        let mut taken: Vec<Port> = Vec::with_capacity(ports.len());
+        let mut left = ports.into_iter();
+        for port in left.by_ref() {
+            let rep = port.rep();
+            // The table does not give it while a pollable of it exists. That it is
+            // not the one that is sent through, the ABI sees to: that is lent.
+            let had = self.table().delete(port);
+            match had.map(|GuestPort(port)| Arc::into_inner(port)) {
+                Ok(Some(port)) => {
+                    self.ports.held = self.ports.held.saturating_sub(1);
+                    taken.push(port);
+                }
+                Ok(None) => return Err(wasmtime::Error::msg("a port is in use")),
+                Err(_) => {
+                    let mut back = Vec::new();
+                    for port in taken {
+                        back.push(self.push_port(port)?);
+                    }
+                    back.push(Resource::new_own(rep));
+                    back.extend(left);
+                    return refused(AbiError::Busy, regions, back);
+                }
+            }
+        }
+        Ok(Ok(Message {
+            data: data.into(),
+            ports: taken,
+        }))
+    }
+
+    fn sent(&mut self, sent: Result<(), Unsent>) -> wasmtime::Result<Result<(), AbiUnsent>> {
+        match sent {
+            Ok(()) => Ok(Ok(())),
+            Err(Unsent { error, message }) => {
+                let ports = message.ports.into_iter();
+                let ports = ports.map(|port| self.push_port(port));
+                Ok(Err(AbiUnsent {
+                    error: error.into(),
+                    regions: Vec::new(),
+                    ports: ports.collect::<wasmtime::Result<_>>()?,
+                }))
+            }
+        }
+    }
+
+    fn received(
+        &mut self,
+        received: Result<Message, PortError>,
+    ) -> wasmtime::Result<Result<AbiMessage, AbiError>> {
+        match received {
+            Err(error) => Ok(Err(error.into())),
+            Ok(Message { data, ports }) => {
+                let ports = ports.into_iter();
+                let ports = ports.map(|port| self.push_port(port));
+                Ok(Ok(AbiMessage {
+                    data: data.into(),
+                    regions: Vec::new(),
+                    ports: ports.collect::<wasmtime::Result<_>>()?,
+                }))
+            }
+        }
+    }
+}
+
+impl PortsHost for Host {
+    fn channel(
+        &mut self,
+        capacity: u32,
+    ) -> wasmtime::Result<Result<(Resource<GuestPort>, Resource<GuestPort>), AbiError>> {
+        if self.ports.held.saturating_add(2) > MAX_HELD {
+            return Ok(Err(AbiError::Limit));
+        }
+        match self.ports.transport.channel(capacity) {
+            Ok((one, other)) => Ok(Ok((self.push_port(one)?, self.push_port(other)?))),
+            Err(error) => Ok(Err(error.into())),
+        }
+    }
+
+    fn parent(&mut self) -> wasmtime::Result<Option<Resource<GuestPort>>> {
+        match self.ports.parent.take() {
+            Some(port) => self.push_port(port).map(Some),
+            None => Ok(None),
+        }
+    }
+}
+
+impl HostPort for Host {
+    async fn send(
+        &mut self,
+        port: Resource<GuestPort>,
+        message: AbiMessage,
+    ) -> wasmtime::Result<Result<(), AbiUnsent>> {
+        let through = self.port(&port)?;
+        let mut message = match self.take_message(message)? {
+            Ok(message) => message,
+            Err(refused) => return Ok(Err(refused)),
+        };
+        let cancel = self.context.cancel.clone();
+        loop {
+            match through.try_send(message) {
+                Err(unsent) if unsent.error == PortError::WouldBlock => message = unsent.message,
+                sent => return self.sent(sent),
+            }
+            let error = match or_cancelled(&cancel, through.room()).await {
+                Ok(true) => continue,
+                Ok(false) => AbiError::Closed,
+                Err(error) => error,
+            };
+            let unsent = Unsent {
+                error: PortError::Closed,
+                message,
+            };
+            let sent = self.sent(Err(unsent))?;
+            return Ok(sent.map_err(|unsent| AbiUnsent { error, ..unsent }));
+        }
+    }
+
+    fn try_send(
+        &mut self,
+        port: Resource<GuestPort>,
+        message: AbiMessage,
+    ) -> wasmtime::Result<Result<(), AbiUnsent>> {
+        let through = self.port(&port)?;
+        match self.take_message(message)? {
+            Ok(message) => self.sent(through.try_send(message)),
+            Err(refused) => Ok(Err(refused)),
+        }
+    }
+
+    async fn receive(
+        &mut self,
+        port: Resource<GuestPort>,
+    ) -> wasmtime::Result<Result<AbiMessage, AbiError>> {
+        if self.ports.held > MAX_HELD {
+            return Ok(Err(AbiError::Limit));
+        }
+        let from = self.port(&port)?;
+        let cancel = self.context.cancel.clone();
+        match or_cancelled(&cancel, from.receive()).await {
+            Ok(received) => self.received(received),
+            Err(error) => Ok(Err(error)),
+        }
+    }
+
+    fn try_receive(
+        &mut self,
+        port: Resource<GuestPort>,
+    ) -> wasmtime::Result<Result<AbiMessage, AbiError>> {
+        if self.ports.held > MAX_HELD {
+            return Ok(Err(AbiError::Limit));
+        }
+        let received = self.port(&port)?.try_receive();
+        self.received(received)
+    }
+
+    fn subscribe(&mut self, port: Resource<GuestPort>) -> wasmtime::Result<Resource<DynPollable>> {
+        subscribe(self.table(), port)
+    }
+
+    fn close(&mut self, port: Resource<GuestPort>) -> wasmtime::Result<()> {
+        self.port(&port)?.close();
+        Ok(())
+    }
+
+    fn drop(&mut self, port: Resource<GuestPort>) -> wasmtime::Result<()> {
+        self.table().delete(port)?;
+        self.ports.held = self.ports.held.saturating_sub(1);
+        Ok(())
+    }
+}
+
+#[async_trait::async_trait]
+impl Pollable for GuestPort {
+    async fn ready(&mut self) {
+        self.0.readable().await;
+    }
+}
+
+impl Drop for Ports {
+    fn drop(&mut self) {
+        self.transport.sweep();
+    }
+}

@@ -1,0 +1,261 @@
+//! Channels between tasks, and between a task and its host, in both modes.
+
+use crate::leaks::{Census, Dice, assert_nothing_left};
+use crate::processes::eventually;
+use crate::support::{BOTH, alone, builder, guest, still_works};
+use futures_core::Stream;
+use futures_sink::Sink;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::time::Duration;
+use wrun::{
+    Artifact, ErrorKind, Limit, Limits, Message, Mode, Outcome, Port, PortError, Report, Runner,
+    Task, TaskHandle,
+};
+
+/// What takes no time, on a machine that is busy with other tests.
+const SOON: Duration = Duration::from_secs(60);
+
+fn load(mode: Mode) -> (Runner, Artifact) {
+    let runner = builder(mode).build().unwrap();
+    let ports = guest(&runner, "ports/ports.wasm");
+    (runner, ports)
+}
+
+/// A task that has one end of a channel, and the other.
+fn talk(runner: &Runner, ports: &Artifact, what: &str, capacity: u32) -> (TaskHandle, Port) {
+    let (theirs, ours) = runner.channel(capacity).unwrap();
+    let task = Task::new(ports).input(what).port(theirs);
+    let task = task.limits(Limits::default().timeout(2 * SOON));
+    (runner.submit_blocking(task).unwrap(), ours)
+}
+
+fn completed(handle: TaskHandle) -> String {
+    let report = handle.wait().unwrap();
+    assert!(
+        report.outcome.is_completed(),
+        "{}: {}",
+        report.outcome,
+        String::from_utf8_lossy(&report.stderr)
+    );
+    String::from_utf8(report.stdout.to_vec()).unwrap()
+}
+
+fn received(port: &Port) -> Vec<u8> {
+    port.receive_timeout(SOON).unwrap().data.to_vec()
+}
+
+#[test]
+fn a_task_and_its_host_talk() {
+    for mode in BOTH {
+        let (runner, ports) = load(mode);
+        let (task, port) = talk(&runner, &ports, "echo", 4);
+        for size in [0, 1, 1000, 70_000, Message::MAX_DATA] {
+            let data: Vec<u8> = (0..size).map(|at| (at % 251) as u8).collect();
+            port.send_blocking(data.clone()).unwrap();
+            assert!(received(&port) == data, "{mode}: {size} bytes");
+        }
+        let unsent = port
+            .send_blocking(vec![0; Message::MAX_DATA + 1])
+            .unwrap_err();
+        assert_eq!(unsent.error, PortError::TooLarge);
+        assert_eq!(unsent.message.data.len(), Message::MAX_DATA + 1);
+        drop(port);
+        assert_eq!(completed(task), "5 echoed", "{mode}");
+    }
+}
+
+#[test]
+fn messages_keep_their_order_and_the_sender_waits() {
+    for mode in BOTH {
+        let (runner, ports) = load(mode);
+        for (capacity, size) in [(1, 8), (3, 70_000), (64, 100), (64, 9_000)] {
+            let (task, port) = talk(&runner, &ports, &format!("flood 500 {size}"), capacity);
+            // As many as the capacity wait, and no more.
+            std::thread::sleep(Duration::from_millis(20));
+            for number in 0..500_u64 {
+                let data = received(&port);
+                assert_eq!(data.len(), size, "{mode}: number {number}");
+                assert_eq!(data[..8], number.to_le_bytes(), "{mode}: capacity {capacity}");
+            }
+            assert_eq!(
+                port.receive_timeout(SOON).unwrap_err(),
+                PortError::Closed,
+                "{mode}"
+            );
+            assert_eq!(completed(task), "500 sent");
+        }
+    }
+}
+
+#[test]
+fn a_full_channel_gives_back_what_it_does_not_take() {
+    for mode in BOTH {
+        let (runner, ports) = load(mode);
+        let (one, other) = runner.channel(3).unwrap();
+        for number in 0..3_u8 {
+            one.try_send(vec![number]).unwrap();
+        }
+        let (moving, _stays) = runner.channel(1).unwrap();
+        let unsent = one
+            .try_send(Message::new("more").port(moving))
+            .unwrap_err();
+        assert_eq!(unsent.error, PortError::WouldBlock, "{mode}");
+        assert_eq!((unsent.message.data.len(), unsent.message.ports.len()), (4, 1));
+        assert_eq!(other.try_receive().unwrap().data, [0][..]);
+        one.try_send(unsent.message).unwrap();
+        assert_eq!(one.try_send("no").unwrap_err().error, PortError::WouldBlock);
+        one.close();
+        assert_eq!(one.try_send("no").unwrap_err().error, PortError::Closed);
+        assert_eq!(other.try_send("no").unwrap_err().error, PortError::Closed);
+        for left in [&[1][..], &[2], b"more"] {
+            assert_eq!(other.try_receive().unwrap().data, left, "{mode}");
+        }
+        assert_eq!(other.try_receive().unwrap_err(), PortError::Closed);
+        assert_eq!(one.try_receive().unwrap_err(), PortError::Closed);
+        for capacity in [0, Port::MAX_CAPACITY + 1] {
+            let error = runner.channel(capacity).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidTask);
+        }
+        drop((ports, other));
+    }
+}
+
+#[test]
+fn two_tasks_talk_without_the_host_in_between() {
+    for mode in BOTH {
+        let (runner, ports) = load(mode);
+        let (ping, to_ping) = talk(&runner, &ports, "ping 300", 2);
+        let (pong, to_pong) = talk(&runner, &ports, "echo", 2);
+        let (one, other) = runner.channel(2).unwrap();
+        to_ping.send_blocking(Message::default().port(one)).unwrap();
+        to_pong.send_blocking(Message::default().port(other)).unwrap();
+        assert_eq!(completed(ping), "300 round trips", "{mode}");
+        assert_eq!(completed(pong), "300 echoed", "{mode}");
+    }
+}
+
+#[test]
+fn ports_come_back_with_what_waits_in_them() {
+    for mode in BOTH {
+        let (runner, ports) = load(mode);
+        let (task, port) = talk(&runner, &ports, "echo", 4);
+        let (one, other) = runner.channel(4).unwrap();
+        one.try_send("before").unwrap();
+        port.send_blocking(Message::new("take it").port(other)).unwrap();
+        let mut back = port.receive_timeout(SOON).unwrap();
+        assert_eq!(back.data, "take it");
+        let other = back.ports.pop().unwrap();
+        one.try_send("after").unwrap();
+        assert_eq!(received(&other), b"before", "{mode}");
+        assert_eq!(received(&other), b"after", "{mode}");
+        drop(port);
+        assert_eq!(completed(task), "1 echoed");
+    }
+}
+
+#[test]
+fn the_end_of_a_task_closes_its_ports() {
+    for mode in BOTH {
+        let (runner, ports) = load(mode);
+        // Killed while it waits; by its deadline; cancelled, which it is told of.
+        let (task, port) = talk(&runner, &ports, "hold", 4);
+        assert!(eventually(SOON, || task.progress().done == 1));
+        task.kill();
+        assert_eq!(task.wait().unwrap().outcome, Outcome::Cancelled);
+        assert_eq!(port.receive_timeout(SOON).unwrap_err(), PortError::Closed);
+        assert_eq!(port.send_blocking("x").unwrap_err().error, PortError::Closed);
+
+        let (theirs, port) = runner.channel(1).unwrap();
+        let limits = Limits::default().timeout(Duration::from_millis(200));
+        let task = Task::new(&ports).input("hold").port(theirs).limits(limits);
+        let report: Report = runner.run(task).unwrap();
+        assert_eq!(report.outcome, Outcome::LimitExceeded(Limit::Deadline));
+        assert_eq!(port.receive_timeout(SOON).unwrap_err(), PortError::Closed);
+
+        let (task, _port) = talk(&runner, &ports, "wait", 4);
+        assert!(eventually(SOON, || task.progress().done == 1));
+        task.cancel();
+        assert_eq!(completed(task), "cancelled", "{mode}");
+        still_works(&runner);
+    }
+}
+
+#[test]
+fn a_port_is_its_runners() {
+    let (threads, _) = load(Mode::Thread);
+    for mode in BOTH {
+        let (runner, ports) = load(mode);
+        let (foreign, _far) = threads.channel(1).unwrap();
+        let task = Task::new(&ports).input("echo").port(foreign);
+        let error = runner.try_submit(task).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidTask, "{mode}");
+        let (foreign, _far) = threads.channel(1).unwrap();
+        let (one, _other) = runner.channel(1).unwrap();
+        let unsent = one.try_send(Message::new("x").port(foreign)).unwrap_err();
+        assert_eq!(unsent.error, PortError::OtherRunner);
+        assert_eq!(unsent.message.ports.len(), 1);
+        // One that nobody takes is closed with its task.
+        let (theirs, ours) = runner.channel(1).unwrap();
+        let hello = guest(&runner, "hello/hello.wat");
+        let report = runner.run(Task::new(&hello).port(theirs)).unwrap();
+        assert!(report.outcome.is_completed(), "{}", report.outcome);
+        assert_eq!(ours.receive_timeout(SOON).unwrap_err(), PortError::Closed);
+    }
+}
+
+#[test]
+fn streams_and_sinks() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    for mode in BOTH {
+        let (runner, ports) = load(mode);
+        let (task, port) = talk(&runner, &ports, "echo", 2);
+        runtime.block_on(async {
+            let mut port = pin!(port);
+            for number in 0..50_u8 {
+                poll_fn(|cx| port.as_mut().poll_ready(cx)).await.unwrap();
+                port.as_mut().start_send(Message::new(vec![number])).unwrap();
+                poll_fn(|cx| port.as_mut().poll_flush(cx)).await.unwrap();
+                let message = poll_fn(|cx| port.as_mut().poll_next(cx)).await.unwrap();
+                assert_eq!(message.data, [number][..]);
+            }
+            poll_fn(|cx| port.as_mut().poll_close(cx)).await.unwrap();
+            assert!(poll_fn(|cx| port.as_mut().poll_next(cx)).await.is_none());
+        });
+        assert_eq!(completed(task), "50 echoed", "{mode}");
+    }
+}
+
+#[test]
+fn nothing_is_left_of_ports() {
+    alone("ports::nothing_is_left_of_ports", || {
+        for mode in BOTH {
+            let before = Census::after_a_first_runner(mode);
+            let (runner, ports) = load(mode);
+            let mut dice = Dice(7);
+            for round in 0..60 {
+                let what = ["swap", "hold", "echo", "wait", "flood 1000 5000"][round % 5];
+                let (task, port) = talk(&runner, &ports, what, 4);
+                let (one, other) = runner.channel(4).unwrap();
+                let _ = port.try_send(Message::new("port").port(one));
+                dice.pause(10);
+                if what != "swap" {
+                    task.kill();
+                }
+                task.wait().unwrap();
+                drop(port);
+                assert!(
+                    eventually(SOON, || matches!(
+                        other.try_receive(),
+                        Err(PortError::Closed)
+                    )),
+                    "{mode}: a port lives on after {what}"
+                );
+            }
+            drop((runner, ports));
+            assert_nothing_left(&before, "tasks with ports");
+        }
+    });
+}
