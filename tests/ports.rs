@@ -76,7 +76,11 @@ fn messages_keep_their_order_and_the_sender_waits() {
             for number in 0..500_u64 {
                 let data = received(&port);
                 assert_eq!(data.len(), size, "{mode}: number {number}");
-                assert_eq!(data[..8], number.to_le_bytes(), "{mode}: capacity {capacity}");
+                assert_eq!(
+                    data[..8],
+                    number.to_le_bytes(),
+                    "{mode}: capacity {capacity}"
+                );
             }
             assert_eq!(
                 port.receive_timeout(SOON).unwrap_err(),
@@ -97,11 +101,12 @@ fn a_full_channel_gives_back_what_it_does_not_take() {
             one.try_send(vec![number]).unwrap();
         }
         let (moving, _stays) = runner.channel(1).unwrap();
-        let unsent = one
-            .try_send(Message::new("more").port(moving))
-            .unwrap_err();
+        let unsent = one.try_send(Message::new("more").port(moving)).unwrap_err();
         assert_eq!(unsent.error, PortError::WouldBlock, "{mode}");
-        assert_eq!((unsent.message.data.len(), unsent.message.ports.len()), (4, 1));
+        assert_eq!(
+            (unsent.message.data.len(), unsent.message.ports.len()),
+            (4, 1)
+        );
         assert_eq!(other.try_receive().unwrap().data, [0][..]);
         one.try_send(unsent.message).unwrap();
         assert_eq!(one.try_send("no").unwrap_err().error, PortError::WouldBlock);
@@ -129,7 +134,9 @@ fn two_tasks_talk_without_the_host_in_between() {
         let (pong, to_pong) = talk(&runner, &ports, "echo", 2);
         let (one, other) = runner.channel(2).unwrap();
         to_ping.send_blocking(Message::default().port(one)).unwrap();
-        to_pong.send_blocking(Message::default().port(other)).unwrap();
+        to_pong
+            .send_blocking(Message::default().port(other))
+            .unwrap();
         assert_eq!(completed(ping), "300 round trips", "{mode}");
         assert_eq!(completed(pong), "300 echoed", "{mode}");
     }
@@ -142,7 +149,8 @@ fn ports_come_back_with_what_waits_in_them() {
         let (task, port) = talk(&runner, &ports, "echo", 4);
         let (one, other) = runner.channel(4).unwrap();
         one.try_send("before").unwrap();
-        port.send_blocking(Message::new("take it").port(other)).unwrap();
+        port.send_blocking(Message::new("take it").port(other))
+            .unwrap();
         let mut back = port.receive_timeout(SOON).unwrap();
         assert_eq!(back.data, "take it");
         let other = back.ports.pop().unwrap();
@@ -164,7 +172,10 @@ fn the_end_of_a_task_closes_its_ports() {
         task.kill();
         assert_eq!(task.wait().unwrap().outcome, Outcome::Cancelled);
         assert_eq!(port.receive_timeout(SOON).unwrap_err(), PortError::Closed);
-        assert_eq!(port.send_blocking("x").unwrap_err().error, PortError::Closed);
+        assert_eq!(
+            port.send_blocking("x").unwrap_err().error,
+            PortError::Closed
+        );
 
         let (theirs, port) = runner.channel(1).unwrap();
         let limits = Limits::default().timeout(Duration::from_millis(200));
@@ -216,7 +227,9 @@ fn streams_and_sinks() {
             let mut port = pin!(port);
             for number in 0..50_u8 {
                 poll_fn(|cx| port.as_mut().poll_ready(cx)).await.unwrap();
-                port.as_mut().start_send(Message::new(vec![number])).unwrap();
+                port.as_mut()
+                    .start_send(Message::new(vec![number]))
+                    .unwrap();
                 poll_fn(|cx| port.as_mut().poll_flush(cx)).await.unwrap();
                 let message = poll_fn(|cx| port.as_mut().poll_next(cx)).await.unwrap();
                 assert_eq!(message.data, [number][..]);

@@ -30,12 +30,13 @@
 //! | a task runs | in an operating-system process of its own | on threads of this process |
 //! | it is held by | wasmtime's sandbox, and around it a process that shares no memory with yours | wasmtime's sandbox |
 //! | a crash of the runtime ends | that task ([`Outcome::Crashed`]) | this process |
-//! | starting one costs | milliseconds | microseconds |
+//! | starting one costs | a fraction of a millisecond | microseconds |
 //! | at the same time, by default | 4 for each processor | 512 |
 //!
-//! The kernel does not confine a worker further yet (no seccomp, no namespaces):
-//! it is a wall against crashes and runaways, not against an attacker who has an
-//! exploit for wasmtime.
+//! In process mode the kernel confines each worker further: seccomp, Landlock,
+//! namespaces, limits, an identity without rights. [`Jail`] says how much of that
+//! a system must have, [`Report::jail`] what it had. Thread mode has nothing of the
+//! kind, and does not hold an attacker who has an exploit for wasmtime.
 //!
 //! Process mode starts a worker program, which is your own: its `main` calls
 //! [`worker_hook`] first, which in a worker never returns and anywhere else
@@ -203,6 +204,39 @@
 //! assert!(handle.outcome().await?.outcome.is_completed());
 //! # Ok(())
 //! # })
+//! # }
+//! ```
+//!
+//! # Channels
+//!
+//! A running task and its host, or two tasks, send each other messages over a
+//! channel ([`Runner::channel`]): in thread mode a queue, in process mode a socket
+//! between the two processes. Each of its ends is a [`Port`]; ports move along in
+//! messages.
+//!
+//! ```
+//! use wrun::{Message, Mode, PortError, Runner, Task};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let runner = Runner::builder().mode(Mode::Thread).build()?;
+//! let echo = runner.load("../guest-tasks/ports/ports.wasm")?;
+//! let (theirs, port) = runner.channel(16)?;
+//! let task = runner.submit_blocking(Task::new(&echo).input("echo").port(theirs))?;
+//!
+//! port.send_blocking("ping")?;
+//! assert_eq!(port.receive_blocking()?.data, "ping");
+//!
+//! // Two tasks, with nobody in between.
+//! let (one, other) = runner.channel(1)?;
+//! port.send_blocking(Message::new("an end for you").port(one))?;
+//! let back = port.receive_blocking()?;
+//! assert_eq!(back.ports.len(), 1);
+//! drop((back, other));
+//!
+//! port.close();
+//! assert_eq!(port.receive_blocking().unwrap_err(), PortError::Closed);
+//! assert_eq!(task.wait()?.stdout, "2 echoed");
+//! # Ok(())
 //! # }
 //! ```
 //!

@@ -216,9 +216,9 @@ impl Runner {
         }
         let _context = self.handle().enter();
         let transport = self.shared.executor.transport();
-        transport.channel(capacity).map_err(|_| {
-            Error::new(ErrorKind::System, "no descriptors are left for a channel")
-        })
+        transport
+            .channel(capacity)
+            .map_err(|_| Error::new(ErrorKind::System, "no descriptors are left for a channel"))
     }
 
     /// The compiled artifact of a task, as `wrun compile` writes it: native
@@ -462,7 +462,10 @@ impl Shared {
                 "the artifact was loaded by another runner",
             ));
         }
-        if port.as_ref().is_some_and(|port| !self.executor.transport().has(port)) {
+        if port
+            .as_ref()
+            .is_some_and(|port| !self.executor.transport().has(port))
+        {
             return Err(Error::new(
                 ErrorKind::InvalidTask,
                 "the port is of another runner's channel",

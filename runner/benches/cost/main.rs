@@ -16,6 +16,7 @@ mod fork;
 mod measure;
 mod node;
 mod pipe;
+mod port;
 mod process;
 mod report;
 mod stream;
@@ -47,6 +48,7 @@ fn main() -> anyhow::Result<()> {
     }
     thread::measure(&mut bench)?;
     process::measure(&mut bench)?;
+    port::measure(&mut bench)?;
     command::measure(&mut bench)?;
     stream::measure(&mut bench)?;
     report::print(&bench.rows);

@@ -76,7 +76,11 @@ fn limit_process(plan: &Plan, used: io::Result<Used>) -> io::Result<String> {
     }
     if !plan.grants().files {
         // Where tasks talk, of a large message in memory.
-        let largest = if plan.grants().talks { Message::MAX_DATA as u64 } else { 0 };
+        let largest = if plan.grants().talks {
+            Message::MAX_DATA as u64
+        } else {
+            0
+        };
         lower(Resource::Fsize, largest)?;
     }
     Ok(

@@ -103,7 +103,11 @@ impl Registry {
             return;
         }
         let stopped = self.moving.write().unwrap_or_else(PoisonError::into_inner);
-        let ends = || channels.iter().flat_map(|channel| [(channel, 0), (channel, 1)]);
+        let ends = || {
+            channels
+                .iter()
+                .flat_map(|channel| [(channel, 0), (channel, 1)])
+        };
         let mut reached: HashSet<(*const Channel, usize)> = HashSet::new();
         let mut to_look_at: Vec<(Arc<Channel>, usize)> = ends()
             .filter(|(channel, side)| !moving(channel, *side))
@@ -176,16 +180,23 @@ impl End {
     /// Keeps channels from being looked for while ports move.
     fn moving<T>(&self, ports: bool, work: impl FnOnce() -> T) -> T {
         let registry = self.channel.registry.upgrade().filter(|_| ports);
-        let _moving = registry
-            .as_ref()
-            .map(|registry| registry.moving.read().unwrap_or_else(PoisonError::into_inner));
+        let _moving = registry.as_ref().map(|registry| {
+            registry
+                .moving
+                .read()
+                .unwrap_or_else(PoisonError::into_inner)
+        });
         work()
     }
 
     pub(super) fn try_send(&self, message: Message) -> Result<(), Unsent> {
         let same = |port: &Port| {
-            port.as_queue()
-                .is_some_and(|end| std::ptr::eq(end.channel.registry.as_ptr(), self.channel.registry.as_ptr()))
+            port.as_queue().is_some_and(|end| {
+                std::ptr::eq(
+                    end.channel.registry.as_ptr(),
+                    self.channel.registry.as_ptr(),
+                )
+            })
         };
         if !message.ports.iter().all(same) {
             return Err(Unsent::new(PortError::OtherRunner, message));
@@ -271,5 +282,93 @@ impl Drop for End {
     fn drop(&mut self) {
         // Nobody receives it any more.
         bury(self.channel.take(self.side));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::port::Transport;
+
+    fn registry() -> (Transport, Arc<Registry>) {
+        let registry = Arc::<Registry>::default();
+        (Transport::Queue(registry.clone()), registry)
+    }
+
+    fn alive(registry: &Registry) -> usize {
+        let channels = registry.channels();
+        channels.iter().filter(|it| it.strong_count() > 0).count()
+    }
+
+    #[test]
+    fn ends_that_nobody_reaches_are_swept() {
+        let (transport, registry) = registry();
+        let (a, far_a) = transport.channel(4).expect("a channel");
+        let (b, far_b) = transport.channel(4).expect("a channel");
+        let (kept, far_kept) = transport.channel(4).expect("a channel");
+        a.try_send(Message::new("b").port(far_b)).expect("sent");
+        b.try_send(Message::new("a").port(far_a)).expect("sent");
+        kept.try_send(Message::new("c").port(transport.channel(1).expect("a channel").0))
+            .expect("sent");
+        assert!(matches!(a.try_send("x"), Ok(())), "open before");
+        registry.sweep();
+        // Nobody will ever receive what is sent there.
+        assert!(a.try_send("x").is_err() && b.try_send("x").is_err());
+        drop((a, b));
+        assert_eq!(alive(&registry), 2);
+        let message = far_kept.try_receive().expect("still there");
+        assert_eq!(message.ports.len(), 1);
+        drop((kept, far_kept, message));
+        assert_eq!(alive(&registry), 0);
+    }
+
+    #[test]
+    fn ports_that_lie_deep_are_dropped_without_recursion() {
+        let (transport, registry) = registry();
+        let (mut top, mut outermost) = transport.channel(1).expect("a channel");
+        for _ in 0..200_000 {
+            let (next, far) = transport.channel(1).expect("a channel");
+            far.try_send(Message::new("in").port(outermost))
+                .expect("sent");
+            drop((top, far));
+            (top, outermost) = (next, transport.channel(1).expect("a channel").0);
+            std::mem::swap(&mut top, &mut outermost);
+        }
+        drop((top, outermost));
+        registry.sweep();
+        assert_eq!(alive(&registry), 0);
+    }
+
+    #[test]
+    fn a_port_in_its_own_queue_is_swept() {
+        let (transport, registry) = registry();
+        let (one, other) = transport.channel(1).expect("a channel");
+        one.try_send(Message::new("you").port(other)).expect("sent");
+        registry.sweep();
+        assert_eq!(alive(&registry), 1);
+        drop(one);
+        registry.sweep();
+        assert_eq!(alive(&registry), 0);
+    }
+
+    #[test]
+    fn ports_move_while_it_is_swept() {
+        let (transport, registry) = registry();
+        let (one, other) = transport.channel(1).expect("a channel");
+        let (moving, far) = transport.channel(1).expect("a channel");
+        std::thread::scope(|scope| {
+            let sweeper = scope.spawn(|| {
+                for _ in 0..20_000 {
+                    registry.sweep();
+                }
+            });
+            let mut moving = Some(moving);
+            while !sweeper.is_finished() {
+                let port = moving.take().expect("it came back");
+                one.try_send(Message::new("").port(port)).expect("sent");
+                moving = other.try_receive().expect("received").ports.pop();
+            }
+            far.try_send("alive").expect("nobody closed it");
+        });
     }
 }

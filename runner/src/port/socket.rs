@@ -28,8 +28,8 @@ use std::cell::RefCell;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -502,4 +502,152 @@ fn contents(file: OwnedFd, len: usize) -> Option<Bytes> {
         }
     }
     Some(data.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::port::Transport;
+    use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+
+    fn within<T>(work: impl FnOnce() -> T) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .build()
+            .expect("a runtime");
+        let _context = runtime.enter();
+        work()
+    }
+
+    fn raw(to: &End, bytes: &[u8], fds: &[BorrowedFd<'_>]) {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        assert!(fds.is_empty() || control.push(SendAncillaryMessage::ScmRights(fds)));
+        sendmsg(&to.messages.fd, &[IoSlice::new(bytes)], &mut control, SEND).expect("sent");
+    }
+
+    fn head(kind: u8, ports: u8, zero: u8, len: u32) -> Vec<u8> {
+        let mut head = vec![kind, ports, zero, 0];
+        head.extend(len.to_le_bytes());
+        head
+    }
+
+    #[test]
+    fn packets_that_make_no_sense_close_the_channel() {
+        within(|| {
+            let file = in_memory(b"12345").expect("a file");
+            let open = memfd_create("open", MemfdFlags::ALLOW_SEALING).expect("a file");
+            pwrite(&open, b"12345", 0).expect("written");
+            let (pipe, _writer) = std::io::pipe().expect("a pipe");
+            let [one, other] = channel(1).expect("a channel");
+            let [strange, _far] = channel(1).expect("a channel");
+            let port =
+                |capacity: u8, credit: u8| [head(INLINE, 1, 0, 0), vec![capacity, credit]].concat();
+            let (messages, credit) = (strange.messages.fd.as_fd(), strange.credit.fd.as_fd());
+            let cases: Vec<(&str, Vec<u8>, Vec<BorrowedFd<'_>>)> = vec![
+                ("short", vec![0; HEADER - 1], vec![]),
+                ("a kind", head(2, 0, 0, 0), vec![]),
+                ("reserved bytes", head(INLINE, 0, 1, 0), vec![]),
+                ("less than it says", head(INLINE, 0, 0, 1), vec![]),
+                ("more", [head(INLINE, 0, 0, 0), vec![0]].concat(), vec![]),
+                (
+                    "a length",
+                    head(IN_FILE, 0, 0, u32::MAX),
+                    vec![file.as_fd()],
+                ),
+                ("no file", head(IN_FILE, 0, 0, 5), vec![]),
+                (
+                    "two files",
+                    head(IN_FILE, 0, 0, 5),
+                    vec![file.as_fd(), file.as_fd()],
+                ),
+                ("another length", head(IN_FILE, 0, 0, 4), vec![file.as_fd()]),
+                ("not sealed", head(IN_FILE, 0, 0, 5), vec![open.as_fd()]),
+                ("no file at all", head(IN_FILE, 0, 0, 5), vec![pipe.as_fd()]),
+                (
+                    "data and file",
+                    [head(IN_FILE, 0, 0, 5), vec![1]].concat(),
+                    vec![file.as_fd()],
+                ),
+                ("a gift", head(INLINE, 0, 0, 0), vec![file.as_fd()]),
+                ("many ports", head(INLINE, 9, 0, 0), vec![]),
+                ("half a port", port(1, 0), vec![messages]),
+                ("no capacity", port(0, 0), vec![messages, credit]),
+                ("capacity", port(65, 0), vec![messages, credit]),
+                ("credit", port(1, 2), vec![messages, credit]),
+                ("the wrong way around", port(1, 0), vec![credit, messages]),
+                ("no sockets", port(1, 0), vec![file.as_fd(), pipe.as_fd()]),
+            ];
+            for (what, bytes, fds) in cases {
+                let [one, other] = channel(1).expect("a channel");
+                raw(&one, &bytes, &fds);
+                assert_eq!(
+                    other.try_receive().expect_err(what),
+                    PortError::Closed,
+                    "{what}"
+                );
+                assert_eq!(
+                    other.try_receive().expect_err(what),
+                    PortError::Closed,
+                    "{what}"
+                );
+                let unsent = other.try_send(Message::new("x")).expect_err(what);
+                assert_eq!(unsent.error, PortError::Closed, "{what}");
+            }
+            // What does make sense.
+            raw(&one, &head(IN_FILE, 0, 0, 5), &[file.as_fd()]);
+            assert_eq!(other.try_receive().expect("received").data, "12345");
+            raw(&one, &port(1, 0), &[messages, credit]);
+            assert_eq!(other.try_receive().expect("received").ports.len(), 1);
+        });
+    }
+
+    #[test]
+    fn nothing_blocks_whatever_the_other_side_sets() {
+        within(|| {
+            let [one, other] = channel(1).expect("a channel");
+            for socket in [&one.messages, &one.credit, &other.messages, &other.credit] {
+                let flags = fcntl_getfl(&socket.fd).expect("flags");
+                fcntl_setfl(&socket.fd, flags - OFlags::NONBLOCK).expect("set");
+            }
+            assert_eq!(
+                other.try_receive().expect_err("nothing"),
+                PortError::WouldBlock
+            );
+            // More credit than there is; then packets until none fit.
+            for _ in 0..100_000 {
+                if send(&other.credit.fd, &[0; 64], SEND).is_err() {
+                    break;
+                }
+            }
+            let refused =
+                (0..100_000).find_map(|_| one.try_send(Message::new(vec![1; 1000])).err());
+            assert_eq!(refused.expect("a bound").error, PortError::WouldBlock);
+            // It gives back credit that nobody has room for.
+            assert!(other.try_receive().is_ok());
+        });
+    }
+
+    #[test]
+    fn a_credit_in_hand_moves_along() {
+        within(|| {
+            let (one, other) = Transport::Socket.channel(1).expect("a channel");
+            let End { saved, .. } = one.as_socket().expect("a socket");
+            one.as_socket()
+                .expect("a socket")
+                .take_credit()
+                .expect("one");
+            saved.store(true, Ordering::Relaxed);
+            let (parts, fds) = one.into_parts().expect("parts");
+            assert!(parts.credit);
+            let one = Port::from_parts(parts, fds).expect("a port");
+            one.try_send("it").expect("there is room");
+            assert_eq!(
+                one.try_send("no").expect_err("full").error,
+                PortError::WouldBlock
+            );
+            assert_eq!(other.try_receive().expect("received").data, "it");
+            one.try_send("again").expect("there is room");
+        });
+    }
 }

@@ -10,7 +10,9 @@ use crate::jail::{Sealed, TaskWalls};
 use crate::limits::Limits;
 use crate::port::{PARTS, Port, Transport};
 use crate::report::Usage;
-use crate::sandbox::{self, Granted, Ports, Prepared, Progress, Run, RunError, Sink, Source, TaskContext};
+use crate::sandbox::{
+    self, Granted, Ports, Prepared, Progress, Run, RunError, Sink, Source, TaskContext,
+};
 use crate::sys;
 use crate::task::{InputKind, Spec};
 use crate::wire::{Done, Input, Order, RunOrder, WorkerSays};
@@ -57,8 +59,8 @@ async fn rehearse(prepared: &Prepared) {
             deadline: None,
             cancel: CancellationToken::new(),
             progress: Arc::new(|_| {}),
+            ports: Ports::new(Transport::Socket, None),
         },
-        ports: Ports::new(Transport::Socket, None),
         granted: Granted::ByPath,
         stdin: Source::new(InputKind::Bytes(Bytes::from_static(b"rehearsal")), None),
         stdout: Sink::capture(0),
@@ -298,8 +300,8 @@ impl Worker<'_> {
                         .unwrap_or_else(PoisonError::into_inner) = Some(progress);
                     noted.changed.notify_one();
                 }),
+                ports: Ports::new(Transport::Socket, port),
             },
-            ports: Ports::new(Transport::Socket, port),
             granted: Granted::Opened(&dirs),
             stdin: Source::new(input, order.spec.limits.input_budget(self.prepared.shape())),
             stdout: stdout.clone(),

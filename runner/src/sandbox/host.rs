@@ -1,7 +1,7 @@
 //! What a store carries for its guest: WASI state, limits, the task's own
 //! context. Built fresh for each run and dropped with it.
 
-use super::abi::{Ports, TaskContext};
+use super::abi::TaskContext;
 use super::denials::Denials;
 use super::input::Source;
 use super::limits::Limiter;
@@ -33,7 +33,6 @@ pub(crate) struct Host {
     pub(crate) limiter: Limiter,
     pub(crate) context: TaskContext,
     pub(crate) denials: Denials,
-    pub(crate) ports: Ports,
     /// Read-only directories were granted: the likely reason of a refused write.
     pub(crate) has_read_only: bool,
     /// TCP connections to somewhere are granted.
@@ -79,7 +78,6 @@ impl Host {
         stdin: &Source,
         [stdout, stderr]: [&Sink; 2],
         context: TaskContext,
-        ports: Ports,
         granted: Granted<'_>,
     ) -> Result<Self, GrantError> {
         let denials = Denials::default();
@@ -134,7 +132,6 @@ impl Host {
             limiter: Limiter::new(&spec.limits),
             context,
             denials,
-            ports,
             has_tcp: !spec.tcp.is_empty(),
             sockets_made: 0,
             has_read_only: spec.dirs.iter().any(|grant| grant.read_only),

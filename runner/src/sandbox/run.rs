@@ -6,7 +6,7 @@
 //! gone, whatever the guest did, or the process is about to be. A store is never
 //! used twice.
 
-use super::abi::{Ports, TaskContext};
+use super::abi::TaskContext;
 use super::abi::bindings::TaskPre;
 use super::code::{Code, CodeError};
 use super::denials::Denials;
@@ -125,7 +125,6 @@ impl Prepared {
 pub(crate) struct Run<'a> {
     pub(crate) spec: &'a Spec,
     pub(crate) context: TaskContext,
-    pub(crate) ports: Ports,
     /// How granted directories are had.
     pub(crate) granted: Granted<'a>,
     pub(crate) stdin: Source,
@@ -234,7 +233,6 @@ pub(crate) async fn run(prepared: &Prepared, run: Run<'_>) -> Result<Fate, RunEr
         &run.stdin,
         [printed, &run.stderr],
         run.context,
-        run.ports,
         run.granted,
     )?;
     let mut store = Store::try_new(&prepared.engine, host)

@@ -11,8 +11,8 @@ use crate::error::{Error, ErrorKind};
 use crate::executor::{Executed, Executor, Job};
 use crate::port::Transport;
 use crate::sandbox::{
-    self, Allocation, Artifact, EngineError, Granted, Loader, Ports, PrepareError, Prepared, Run, Source,
-    TaskContext,
+    self, Allocation, Artifact, EngineError, Granted, Loader, Ports, PrepareError, Prepared, Run,
+    Source, TaskContext,
 };
 use std::any::Any;
 use std::sync::{Arc, OnceLock};
@@ -111,8 +111,8 @@ impl Executor for ThreadExecutor {
                 deadline: job.deadline,
                 cancel: job.cancel,
                 progress: job.progress,
+                ports: Ports::new(self.transport.clone(), job.port),
             },
-            ports: Ports::new(self.transport.clone(), job.port),
             granted: Granted::ByPath,
             stdin: Source::new(job.stdin, budget),
             stdout: job.stdout,

@@ -25,10 +25,10 @@
 //! ready: its control socket goes on as the worker's own.
 
 use crate::jail::{JailReport, LayerReport, Plan};
+use crate::port::{PARTS, PortParts};
 use crate::report::Usage;
 use crate::sandbox::{Fate, Progress};
 use crate::sys::Exit;
-use crate::port::{PARTS, PortParts};
 use crate::sys::FileId;
 use crate::task::Spec;
 use bytes::Bytes;

@@ -549,7 +549,11 @@ fn cost() {
     for user in USERS {
         for (files, tcp) in [(false, false), (true, false), (true, true)] {
             let mut plan = plan(Role::Zygote);
-            plan.grants = Grants { files, tcp, talks: false };
+            plan.grants = Grants {
+                files,
+                tcp,
+                talks: false,
+            };
             let scenario = Scenario {
                 plan,
                 act: Act::Cost,

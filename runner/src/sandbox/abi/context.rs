@@ -1,5 +1,6 @@
 //! `wrun:task/context`: what a task knows about itself.
 
+use super::Ports;
 use super::bindings::wrun::task::context::{Host as ContextHost, Mode as AbiMode, TaskInfo};
 use crate::config::Mode;
 use crate::sandbox::host::Host;
@@ -30,6 +31,7 @@ pub(crate) struct TaskContext {
     pub(crate) cancel: CancellationToken,
     /// Takes the latest progress.
     pub(crate) progress: Arc<dyn Fn(Progress) + Send + Sync>,
+    pub(crate) ports: Ports,
 }
 
 impl ContextHost for Host {

@@ -74,7 +74,7 @@ impl Host {
 
     fn push_port(&mut self, port: Port) -> wasmtime::Result<Resource<GuestPort>> {
         let port = self.table().push(GuestPort(Arc::new(port)))?;
-        self.ports.held = self.ports.held.saturating_add(1);
+        self.context.ports.held = self.context.ports.held.saturating_add(1);
         Ok(port)
     }
 
@@ -108,7 +108,7 @@ impl Host {
             let had = self.table().delete(port);
             match had.map(|GuestPort(port)| Arc::into_inner(port)) {
                 Ok(Some(port)) => {
-                    self.ports.held = self.ports.held.saturating_sub(1);
+                    self.context.ports.held = self.context.ports.held.saturating_sub(1);
                     taken.push(port);
                 }
                 Ok(None) => return Err(wasmtime::Error::msg("a port is in use")),
@@ -168,17 +168,17 @@ impl PortsHost for Host {
         &mut self,
         capacity: u32,
     ) -> wasmtime::Result<Result<(Resource<GuestPort>, Resource<GuestPort>), AbiError>> {
-        if self.ports.held.saturating_add(2) > MAX_HELD {
+        if self.context.ports.held.saturating_add(2) > MAX_HELD {
             return Ok(Err(AbiError::Limit));
         }
-        match self.ports.transport.channel(capacity) {
+        match self.context.ports.transport.channel(capacity) {
             Ok((one, other)) => Ok(Ok((self.push_port(one)?, self.push_port(other)?))),
             Err(error) => Ok(Err(error.into())),
         }
     }
 
     fn parent(&mut self) -> wasmtime::Result<Option<Resource<GuestPort>>> {
-        match self.ports.parent.take() {
+        match self.context.ports.parent.take() {
             Some(port) => self.push_port(port).map(Some),
             None => Ok(None),
         }
@@ -232,7 +232,7 @@ impl HostPort for Host {
         &mut self,
         port: Resource<GuestPort>,
     ) -> wasmtime::Result<Result<AbiMessage, AbiError>> {
-        if self.ports.held > MAX_HELD {
+        if self.context.ports.held > MAX_HELD {
             return Ok(Err(AbiError::Limit));
         }
         let from = self.port(&port)?;
@@ -247,7 +247,7 @@ impl HostPort for Host {
         &mut self,
         port: Resource<GuestPort>,
     ) -> wasmtime::Result<Result<AbiMessage, AbiError>> {
-        if self.ports.held > MAX_HELD {
+        if self.context.ports.held > MAX_HELD {
             return Ok(Err(AbiError::Limit));
         }
         let received = self.port(&port)?.try_receive();
@@ -265,7 +265,7 @@ impl HostPort for Host {
 
     fn drop(&mut self, port: Resource<GuestPort>) -> wasmtime::Result<()> {
         self.table().delete(port)?;
-        self.ports.held = self.ports.held.saturating_sub(1);
+        self.context.ports.held = self.context.ports.held.saturating_sub(1);
         Ok(())
     }
 }

@@ -1,0 +1,88 @@
+//! Channels: what a message between two tasks costs.
+
+use crate::measure::{Bench, Target, each};
+use crate::pipe::Peer;
+use crate::{SMALL, guest, wrun_program};
+use anyhow::ensure;
+use std::sync::mpsc::sync_channel;
+use std::time::{Duration, Instant};
+use wrun::{Artifact, Message, Mode, Runner, Task};
+
+const ROUNDS: u32 = 4_000;
+
+pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
+    if !bench.wants("port") {
+        return Ok(());
+    }
+    let (runner, ports) = load(Mode::Thread)?;
+    bench.row(
+        "port round trip, thread",
+        "two threads, two bounded channels",
+        Target::AtMost(2.5),
+        20,
+        &mut || ping(&runner, &ports),
+        &mut || threads(),
+    )?;
+    let (runner, ports) = load(Mode::Process)?;
+    let mut peer = Peer::start()?;
+    bench.row(
+        "port round trip, process",
+        "bare pipe round trip",
+        Target::AtMost(2.5),
+        20,
+        &mut || ping(&runner, &ports),
+        &mut || each(ROUNDS, || peer.round_trip()),
+    )
+}
+
+fn load(mode: Mode) -> anyhow::Result<(Runner, Artifact)> {
+    let runner = Runner::builder()
+        .mode(mode)
+        .worker(wrun_program())
+        .build()?;
+    let ports = runner.load(guest("ports/ports.wasm"))?;
+    Ok((runner, ports))
+}
+
+/// Two tasks, one of which asks and one of which answers: the time of a round.
+fn ping(runner: &Runner, ports: &Artifact) -> anyhow::Result<Duration> {
+    let start = |what: String| -> anyhow::Result<_> {
+        let (theirs, ours) = runner.channel(1)?;
+        let task = Task::new(ports).input(what).port(theirs);
+        Ok((runner.submit_blocking(task)?, ours))
+    };
+    let (asks, to_asks) = start(format!("ping {ROUNDS}"))?;
+    let (answers, to_answers) = start("echo".into())?;
+    let (one, other) = runner.channel(1)?;
+    to_answers.send_blocking(Message::default().port(other))?;
+    let report = {
+        to_asks.send_blocking(Message::default().port(one))?;
+        asks.wait()?
+    };
+    ensure!(report.outcome.is_completed(), "{}", report.outcome);
+    ensure!(answers.wait()?.outcome.is_completed());
+    // Its own time: starting is another row's.
+    Ok(report.stats.run / ROUNDS)
+}
+
+fn threads() -> anyhow::Result<Duration> {
+    let (ask, asked) = sync_channel::<[u8; SMALL.len()]>(1);
+    let (answer, answered) = sync_channel(1);
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            for message in asked {
+                if answer.send(message).is_err() {
+                    break;
+                }
+            }
+        });
+        let began = Instant::now();
+        for _ in 0..ROUNDS {
+            ask.send(SMALL)?;
+            answered.recv()?;
+        }
+        let time = began.elapsed() / ROUNDS;
+        drop(ask);
+        Ok(time)
+    })
+}
