@@ -244,9 +244,9 @@ fn an_import_that_nothing_provides_is_named() {
         refused(&path, 126, &[module.split('@').next().unwrap(), name]);
     }
     refused(
-        &guest("hostile/imports-ports.wat"),
+        &guest("hostile/imports-tasks.wat"),
         126,
-        &["wrun:task/ports"],
+        &["wrun:task/tasks"],
     );
     refused(&guest("hostile/unknown-wasi.wat"), 126, &["fd_teleport"]);
 }

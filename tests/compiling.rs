@@ -63,7 +63,7 @@ fn every_refusal_has_the_same_words_in_both_modes() {
         r#"(module (func (export "run")))"#.to_owned(),
         r#"(module (memory (export "memory") 1) (func (export "run")))"#.to_owned(),
         core(r#"(import "env" "mystery" (func))"#),
-        core(r#"(import "wrun:task/ports@0.1.0" "parent" (func))"#),
+        core(r#"(import "wrun:task/tasks@0.1.0" "spawn" (func))"#),
         core(r#"(import "wrun:task/context@0.1.0" "info" (func))"#),
         core("").replace("(param i32 i32)", "(param i64)"),
         core("").replace("(i32.const 0)))", "(i64.const 0)))"),

@@ -535,7 +535,7 @@ fn inspect_tells_why_a_file_is_no_task() {
     for task in [
         "hostile/no-entry.wat",
         "hostile/missing-memory.wat",
-        "hostile/imports-ports.wat",
+        "hostile/imports-tasks.wat",
     ] {
         let ran = Wrun::new().arg("inspect").arg(guest(task)).run();
         ran.expect_code(126, task);

@@ -359,10 +359,10 @@ mod tests {
             other => panic!("{other:?}"),
         }
         let module =
-            r#"(module (import "wrun:task/ports@0.1.0" "parent" (func)) (func (export "run")))"#;
+            r#"(module (import "wrun:task/tasks@0.1.0" "spawn" (func)) (func (export "run")))"#;
         match load(module) {
             Err(LoadError::UnknownImport { name, hint }) => {
-                assert_eq!(name, "wrun:task/ports@0.1.0.parent");
+                assert_eq!(name, "wrun:task/tasks@0.1.0.spawn");
                 assert!(hint.contains("does not provide it yet"), "{hint}");
             }
             other => panic!("{other:?}"),

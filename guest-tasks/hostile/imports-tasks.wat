@@ -1,6 +1,7 @@
-;; Imports a function of `wrun:task/ports`.
+;; Imports a function of `wrun:task/tasks`.
 (module
-  (import "wrun:task/ports@0.1.0" "parent" (func (param i32)))
+  (import "wrun:task/tasks@0.1.0" "spawn"
+    (func (param i32 i32 i32 i32 i32 i32 i32)))
   (memory (export "memory") 1)
   (global $free (mut i32) (i32.const 1024))
   (func (export "cabi_realloc") (param i32 i32) (param $align i32) (param $size i32) (result i32)
