@@ -262,6 +262,7 @@ mod jail;
 mod limits;
 mod outcome;
 mod process;
+mod region;
 mod report;
 mod retry;
 mod runner;

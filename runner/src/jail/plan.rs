@@ -45,9 +45,12 @@ pub(crate) enum Role {
 pub(crate) struct Grants {
     pub(crate) files: bool,
     pub(crate) tcp: bool,
+    /// Not from outside: memory files of its own. What does not import them needs none.
+    pub(crate) regions: bool,
 }
 
 impl Grants {
+    /// Whether anything outside of the process is granted.
     pub(super) fn any(self) -> bool {
         self.files || self.tcp
     }

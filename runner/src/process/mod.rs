@@ -93,6 +93,8 @@ pub(crate) struct ProcessExecutor {
 
 /// The workers of one artifact.
 struct Pools {
+    /// The artifact imports regions.
+    regions: bool,
     code: Arc<Mutex<Arc<Code>>>,
     spawner: Arc<Spawner>,
     settings: Settings,
@@ -138,6 +140,7 @@ impl ProcessExecutor {
             None => artifact.prepare(metered, || -> Result<Arc<_>, Error> {
                 let code = self.loader.code(artifact, metered)?;
                 let made = Arc::new(Pools {
+                    regions: code.meta.regions,
                     code: Arc::new(Mutex::new(code)),
                     spawner: self.spawner.clone(),
                     settings: self.settings.clone(),
@@ -182,6 +185,7 @@ impl Executor for ProcessExecutor {
         let pool = pools.for_grants(Grants {
             files: !job.spec.dirs.is_empty(),
             tcp: !job.spec.tcp.is_empty(),
+            regions: pools.regions,
         });
         let renew = {
             let loader = self.loader.clone();

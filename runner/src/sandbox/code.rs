@@ -23,7 +23,7 @@ use wasmtime::component::Component;
 use wasmtime::{Engine, Module};
 
 const MAGIC: [u8; 8] = *b"wrunart\0";
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 pub(super) const FOOTER: usize = 56;
 /// Cap on the description.
 const MAX_META: usize = 1 << 20;
@@ -41,6 +41,9 @@ pub(crate) struct Meta {
     pub(crate) shape: Shape,
     /// Whether fuel is counted.
     pub(crate) metered: bool,
+    /// It imports regions: it needs an engine without a pool, and a jail that has
+    /// memory files.
+    pub(crate) regions: bool,
     /// BLAKE3 of the task file, in hexadecimal.
     pub(crate) source: String,
     /// Bytes of the task file.
@@ -53,6 +56,7 @@ impl Meta {
             wrun: env!("CARGO_PKG_VERSION").to_owned(),
             shape,
             metered,
+            regions: false,
             source: source.to_hex().to_string(),
             source_len: len,
         }

@@ -7,6 +7,7 @@
 use super::code::{Code, Meta};
 use super::componentize::componentize;
 use super::engine::{self, EngineError};
+use super::imports;
 use super::load::LoadError;
 use super::source::{self, Shape};
 use bytes::Bytes;
@@ -80,37 +81,41 @@ fn with(
     digest: &blake3::Hash,
     metered: bool,
 ) -> Result<(Vec<u8>, Meta), LoadError> {
-    let made = compilable(engine, bytes).and_then(|(shape, binary)| {
+    let made = compilable(engine, bytes).and_then(|(shape, regions, binary)| {
         let elf = match shape {
             Shape::CommandModule => engine.precompile_module(&binary),
             Shape::Component | Shape::CommandComponent | Shape::CoreModule => {
                 engine.precompile_component(&binary)
             }
         };
-        Ok((elf.map_err(invalid)?, shape))
+        Ok((elf.map_err(invalid)?, shape, regions))
     });
-    let (elf, shape) = made.map_err(LoadError::tamed)?;
-    let meta = Meta::new(shape, metered, digest, bytes.len() as u64);
+    let (elf, shape, regions) = made.map_err(LoadError::tamed)?;
+    let meta = Meta {
+        regions,
+        ..Meta::new(shape, metered, digest, bytes.len() as u64)
+    };
     Ok((elf, meta))
 }
 
 /// What the compiler gets for a task file: binary, with everything it imports
 /// provided, and a component where it was a core module with the world's
-/// functions.
+/// functions. The flag says that it imports regions.
 pub(super) fn compilable<'a>(
     engine: &Engine,
     bytes: &'a [u8],
-) -> Result<(Shape, Cow<'a, [u8]>), LoadError> {
+) -> Result<(Shape, bool, Cow<'a, [u8]>), LoadError> {
     let binary = source::to_binary(bytes)?;
     let facts = source::facts(&binary)?;
     let shape = source::shape(&facts)?;
+    let regions = imports::has_regions(&facts);
     if shape != Shape::CoreModule {
-        return Ok((shape, binary));
+        return Ok((shape, regions, binary));
     }
     // The module first: the encoder's errors about an invalid one are not about
     // what is wrong with it.
     wasmtime::Module::validate(engine, &binary).map_err(invalid)?;
-    Ok((shape, componentize(&binary, &facts)?.into()))
+    Ok((shape, regions, componentize(&binary, &facts)?.into()))
 }
 
 fn invalid(error: wasmtime::Error) -> LoadError {

@@ -36,7 +36,7 @@ pub fn loader(data: &[u8]) {
 /// is no task of that shape. For seeds.
 pub fn component(task: &[u8]) -> Option<Vec<u8>> {
     match compile::compilable(compiler(), task) {
-        Ok((Shape::CoreModule, component)) => Some(component.into_owned()),
+        Ok((Shape::CoreModule, _, component)) => Some(component.into_owned()),
         _ => None,
     }
 }

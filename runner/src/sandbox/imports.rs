@@ -39,6 +39,17 @@ pub(super) fn check(facts: &Facts, shape: Shape) -> Result<(), LoadError> {
     Ok(())
 }
 
+/// Whether it can come to hold a region: by the interface, or in a message.
+pub(super) fn has_regions(facts: &Facts) -> bool {
+    facts.imports.iter().any(|import| {
+        let name = import.name.as_str();
+        let name = name.strip_prefix("cm32p2|").unwrap_or(name);
+        ["wrun:task/regions@", "wrun:task/ports@"]
+            .iter()
+            .any(|interface| name.starts_with(interface))
+    })
+}
+
 fn is_provided_interface(name: &str) -> bool {
     let (interface, version) = name.split_once('@').unwrap_or((name, ""));
     if let Some(interface) = interface.strip_prefix("wrun:task/") {
@@ -50,7 +61,7 @@ fn is_provided_interface(name: &str) -> bool {
 fn who_provides(module: &str) -> String {
     let interface = module.split('@').next().unwrap_or(module);
     match interface {
-        "wrun:task/ports" | "wrun:task/regions" | "wrun:task/tasks" => {
+        "wrun:task/ports" | "wrun:task/tasks" => {
             format!("wrun {} does not provide it yet", env!("CARGO_PKG_VERSION"))
         }
         "wasi_unstable" => "it is WASI before 0.1; rebuild the task for wasm32-wasip1".into(),

@@ -2,9 +2,11 @@
 //! not offered, and a task that imports it is refused by name.
 
 mod context;
+mod regions;
 
 pub use context::Progress;
 pub(crate) use context::TaskContext;
+pub(crate) use regions::{Windows, add_to_linker as add_regions};
 
 pub(crate) mod bindings {
     wasmtime::component::bindgen!({
@@ -12,9 +14,13 @@ pub(crate) mod bindings {
         world: "wrun:task/task",
         imports: { default: trappable },
         exports: { default: async },
-        with: { "wasi": wasmtime_wasi::p2::bindings },
+        with: {
+            "wasi": wasmtime_wasi::p2::bindings,
+            "wrun:task/regions.region": crate::sandbox::abi::regions::Handle,
+            "wrun:task/regions.mapping": crate::sandbox::abi::regions::Mapping,
+        },
     });
 }
 
 /// Interfaces of `wrun:task` that this version provides.
-pub(crate) const PROVIDED: &[&str] = &["context"];
+pub(crate) const PROVIDED: &[&str] = &["context", "regions"];
