@@ -26,6 +26,7 @@ mod lifecycle;
 mod limits;
 mod process_options;
 mod processes;
+mod regions;
 mod report;
 mod retries;
 mod storms;

@@ -145,14 +145,19 @@ pub(crate) struct Draft {
 }
 
 impl Draft {
-    /// Of `len` bytes, at least one.
-    pub(crate) fn new(len: u64, kind: Kind) -> Result<Self, RegionError> {
+    /// Bytes of memory that a region of `len` bytes takes, if there can be one.
+    pub(crate) fn memory(len: u64, kind: Kind) -> Result<u64, RegionError> {
         if kind == Kind::Frozen {
             return Err(RegionError::WrongKind);
         }
-        let size = whole_pages(len)
+        whole_pages(len)
             .filter(|size| *size > 0 && i64::try_from(*size).is_ok())
-            .ok_or(RegionError::OutOfBounds)?;
+            .ok_or(RegionError::OutOfBounds)
+    }
+
+    /// Of `len` bytes, at least one.
+    pub(crate) fn new(len: u64, kind: Kind) -> Result<Self, RegionError> {
+        let size = Draft::memory(len, kind)?;
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let file = rustix::fs::memfd_create("wrun-region", flags)
             .map_err(system("cannot make a memory file"))?;
@@ -164,11 +169,6 @@ impl Draft {
             size,
             reserved: 0,
         })
-    }
-
-    /// Bytes of memory that it takes.
-    pub(crate) fn memory(&self) -> u64 {
-        self.size
     }
 
     /// Reserves some more; `false` once there is nothing left to do.

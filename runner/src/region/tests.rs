@@ -186,7 +186,8 @@ fn runtime() -> tokio::runtime::Runtime {
 fn whoever_waits_is_woken_or_times_out() {
     for elsewhere in [false, true] {
         let region = made(8, Kind::Shared);
-        let wait = |expected, time: Option<Duration>| {
+        let region = &region;
+        let wait = move |expected, time: Option<Duration>| {
             let until = time.map(|time| Instant::now() + time);
             let waited = region.wait(4, expected, until, elsewhere);
             runtime().block_on(waited).expect("a word")
@@ -196,7 +197,7 @@ fn whoever_waits_is_woken_or_times_out() {
         assert_eq!(wait(0, Some(Duration::from_millis(20))), Waited::TimedOut);
         assert_eq!(region.notify(4, 9, elsewhere).expect("a word"), 0);
         std::thread::scope(|scope| {
-            let waiting: Vec<_> = (0..3).map(|_| scope.spawn(|| wait(0, None))).collect();
+            let waiting: Vec<_> = (0..3).map(|_| scope.spawn(move || wait(0, None))).collect();
             let mut woken = 0;
             while woken < 3 {
                 assert_eq!(region.notify(0, 9, elsewhere).expect("a word"), 0);
@@ -273,8 +274,8 @@ fn a_region_travels() {
     let goes = travels(stays.another().expect("one more"));
     goes.apply(0, Op::Store(5_u32)).expect("stores");
     assert_eq!(stays.apply::<u32>(0, Op::Load).expect("loads"), 5);
+    let until = Some(Instant::now() + Duration::from_secs(20));
     std::thread::scope(|scope| {
-        let until = Some(Instant::now() + Duration::from_secs(20));
         let waiting = scope.spawn(|| runtime().block_on(stays.wait(0, 5, until, true)));
         std::thread::sleep(Duration::from_millis(5));
         goes.apply(0, Op::Store(6_u32)).expect("stores");

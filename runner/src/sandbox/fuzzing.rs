@@ -17,7 +17,7 @@ pub fn loader(data: &[u8]) {
         return;
     }
     look(inspect_bytes(data).ok());
-    let Ok((shape, binary)) = compile::compilable(compiler(), data) else {
+    let Ok((shape, _, binary)) = compile::compilable(compiler(), data) else {
         return;
     };
     let facts = source::facts(&binary).expect("what was accepted can be read");

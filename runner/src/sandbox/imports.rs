@@ -21,8 +21,12 @@ pub(super) fn check(facts: &Facts, shape: Shape) -> Result<(), LoadError> {
                 (provided, module)
             }
             Shape::CoreModule => {
-                // An interface's version has dots too; a core name has none.
-                let (module, field) = name.rsplit_once('.').unwrap_or((name, ""));
+                // An interface's version has dots too; a core name has none but after
+                // a bracket, in a resource's method.
+                let (module, field) = name
+                    .split_once(".[")
+                    .or_else(|| name.rsplit_once('.'))
+                    .unwrap_or((name, ""));
                 let module = module.strip_prefix("cm32p2|").unwrap_or(module);
                 let provided = (module == "wasi_snapshot_preview1" && WASI_P1.contains(&field))
                     || is_provided_interface(module);

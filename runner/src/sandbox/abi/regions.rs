@@ -238,10 +238,12 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
 }
 
 async fn create(mut store: Store<'_>, len: u64, kind: AbiKind) -> Answer<Resource<Handle>> {
-    let mut draft = answer!(told(Draft::new(len, kind.into()))?);
-    // Before anything is reserved.
-    let charge = store.data_mut().limiter.charge(draft.memory());
+    let kind = kind.into();
+    let memory = answer!(told(Draft::memory(len, kind))?);
+    // Before anything is asked of the kernel, which has limits of its own.
+    let charge = store.data_mut().limiter.charge(memory);
     let charge = answer!(charge.ok_or(AbiError::Limit));
+    let mut draft = answer!(told(Draft::new(len, kind))?);
     while answer!(told(draft.reserve())?) {
         tokio::task::yield_now().await;
     }
