@@ -479,6 +479,7 @@ fn words<W>(linker: &mut Linker<Host>, name: &str) -> wasmtime::Result<()>
 where
     W: Word + Lift + Lower + Send + Sync + 'static,
 {
+    type Make<W> = fn(W) -> Op<W>;
     fn apply<W: Word>(
         store: &mut Store<'_>,
         region: &Resource<Handle>,
@@ -502,7 +503,7 @@ where
             Ok((before.map(drop),))
         },
     )?;
-    let ops: [(&str, fn(W) -> Op<W>); 5] = [
+    let ops: [(&str, Make<W>); 5] = [
         ("add", Op::Add),
         ("and", Op::And),
         ("or", Op::Or),
