@@ -4,7 +4,7 @@
 //! manifest has.
 
 use crate::leaks::{Census, assert_nothing_left};
-use crate::support::{BOTH, alone, builder, guest, runner, still_works};
+use crate::support::{BOTH, alone, builder, guest, repo, runner, still_works};
 use std::time::Duration;
 use wrun::{Limit, Limits, Mode, Outcome, Runner, Task};
 
@@ -121,6 +121,44 @@ fn regions_count_as_memory() {
         assert_eq!(peak, (7 << 20) + (64 << 10), "{mode}");
         assert!(report.stats.memory_growth_refused >= 2, "{mode}");
         still_works(&runner);
+    }
+}
+
+/// As toolchains make them: a component, with the interface as one of its imports.
+#[test]
+fn components_have_regions_like_core_modules() {
+    let text = std::fs::read(repo("guest-tasks/regions/exclusive.wat")).unwrap();
+    let component = wrun::fuzzing::component(&text).unwrap();
+    for mode in BOTH {
+        let runner = runner(mode);
+        let core = guest(&runner, "regions/exclusive.wat");
+        let component = runner
+            .load_bytes("exclusive.wasm", component.clone())
+            .unwrap();
+        let [core, component] =
+            [&core, &component].map(|artifact| runner.run(Task::new(artifact)).unwrap());
+        assert_eq!(core.stdout, component.stdout, "{mode}");
+        assert!(core.stdout.ends_with(b"x"), "{mode}");
+    }
+}
+
+#[test]
+fn tasks_with_and_without_regions_take_turns() {
+    for mode in BOTH {
+        let runner = runner(mode);
+        let echo = guest(&runner, "echo/echo.wat");
+        let region = guest(&runner, "regions/words.wat");
+        for _ in 0..3 {
+            let report = runner.run(Task::new(&echo).input("x")).unwrap();
+            assert_eq!(report.stdout, "x", "{mode}");
+            let report = runner.run(Task::new(&region)).unwrap();
+            assert_eq!(
+                report.outcome.kind(),
+                "completed",
+                "{mode}: {}",
+                report.outcome
+            );
+        }
     }
 }
 
