@@ -218,7 +218,7 @@ fn an_import_that_nothing_provides_is_named() {
     let two = import("env", "mystery") + &import("env", "enigma");
     let path = importing(folder, "two.wat", &two);
     refused(&path, 126, &["mystery"]);
-    for interface in ["ports", "regions", "tasks"] {
+    for interface in ["ports", "tasks"] {
         let path = importing(
             folder,
             &format!("{interface}.wat"),

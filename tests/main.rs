@@ -27,6 +27,7 @@ mod limits;
 mod ports;
 mod process_options;
 mod processes;
+mod regions;
 mod report;
 mod retries;
 mod storms;

@@ -297,6 +297,7 @@ mod limits;
 mod outcome;
 mod port;
 mod process;
+mod region;
 mod report;
 mod retry;
 mod runner;

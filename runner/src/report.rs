@@ -61,8 +61,8 @@ pub struct Stats {
     /// CPU time spent on the guest and its host calls; `None` where unknown (a
     /// worker that died).
     pub cpu: Option<Duration>,
-    /// Peak of the guest's linear memory over all memories, in bytes; `None`
-    /// where unknown.
+    /// Peak of the guest's linear memory over all memories, with its regions, in
+    /// bytes; `None` where unknown.
     pub peak_memory_bytes: Option<u64>,
     /// Fuel consumed; `None` unless the task ran with a fuel limit.
     pub fuel: Option<u64>,

@@ -47,10 +47,13 @@ pub(crate) struct Grants {
     pub(crate) tcp: bool,
     /// Channels to others: the task imports `ports`.
     pub(crate) talks: bool,
+    /// Not from outside: memory files of its own. What does not import them needs none.
+    pub(crate) regions: bool,
 }
 
 impl Grants {
-    /// Whether Landlock has something to let through.
+    /// Whether anything outside of the process is granted, that Landlock has to let
+    /// through.
     pub(super) fn any(self) -> bool {
         self.files || self.tcp
     }

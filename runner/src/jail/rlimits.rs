@@ -4,8 +4,7 @@
 //! where that is known: it bounds the tables that the kernel keeps for pages.
 
 use super::account::{JailError, Stand};
-use super::plan::{Plan, Role, TaskWalls};
-use crate::port::Message;
+use super::plan::{Grants, Plan, Role, TaskWalls};
 use crate::sys;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io;
@@ -74,14 +73,9 @@ fn limit_process(plan: &Plan, used: io::Result<Used>) -> io::Result<String> {
             "descriptors, locked memory, priority, queues, stack; data, file size, CPU".into(),
         );
     }
-    if !plan.grants().files {
-        // Where tasks talk, of a large message in memory.
-        let largest = if plan.grants().talks {
-            Message::MAX_DATA as u64
-        } else {
-            0
-        };
-        lower(Resource::Fsize, largest)?;
+    // Of a task with regions, once it is known how much it may have.
+    if !plan.grants().files && !plan.grants().regions {
+        lower(Resource::Fsize, 0)?;
     }
     Ok(
         "descriptors, file size, locked memory, priority, queues, stack; per task data, address \
@@ -91,9 +85,12 @@ fn limit_process(plan: &Plan, used: io::Result<Used>) -> io::Result<String> {
 }
 
 /// The limits of one task, which has the process from now on.
-pub(super) fn of_task(used: Used, task: &TaskWalls<'_>) -> Result<(), JailError> {
+pub(super) fn of_task(used: Used, grants: Grants, task: &TaskWalls<'_>) -> Result<(), JailError> {
     let limits = || -> rustix::io::Result<()> {
         lower(Resource::Nproc, 0)?;
+        if grants.regions && !grants.files {
+            lower(Resource::Fsize, task.memory)?;
+        }
         let data = task.memory.saturating_mul(2).saturating_add(SLACK);
         lower(Resource::Data, used.data.saturating_add(data))?;
         if let Some(reserved) = task.reserved {

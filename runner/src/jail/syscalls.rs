@@ -38,6 +38,8 @@ pub(super) enum Who {
     Tcp,
     /// Where tasks talk to others.
     Talks,
+    /// Where the task imports regions.
+    Regions,
     Compiler,
 }
 
@@ -51,6 +53,7 @@ impl Who {
             Who::Files => grants.files,
             Who::Tcp => grants.tcp,
             Who::Talks => grants.talks && role != Role::Compiler,
+            Who::Regions => grants.regions,
             Who::Compiler => role == Role::Compiler,
         }
     }
@@ -73,7 +76,7 @@ pub(super) enum Test {
     NotOwn(u8),
 }
 use Test::{Bits, NotNull, NotOwn, Null, OneOf, Own};
-use Who::{All, Before, Compiler, Files, Talks, Tasks, Tcp, Worker, Zygote};
+use Who::{All, Before, Compiler, Files, Regions, Talks, Tasks, Tcp, Worker, Zygote};
 
 const fn row(
     name: &'static str,
@@ -144,6 +147,14 @@ const COUNTED: Test = Bits {
     value: libc::MAP_PRIVATE as u32,
 };
 
+/// Memory of a file, which the limit on files counts: not memory that is shared and
+/// nobody's.
+const OF_A_FILE: Test = Bits {
+    arg: 3,
+    mask: (libc::MAP_TYPE | libc::MAP_ANONYMOUS | libc::MAP_GROWSDOWN) as u32,
+    value: libc::MAP_SHARED as u32,
+};
+
 /// The process that calls, not another one by its number.
 const ITSELF: Test = OneOf(0, &[0]);
 
@@ -204,17 +215,20 @@ pub(super) const ALLOWED: &[Row] = &[
     row("exit_group", libc::SYS_exit_group, All, &[], "the end"),
     row("fadvise64", libc::SYS_fadvise64, Files, &[], "WASI files: advise"),
     row("fallocate", libc::SYS_fallocate, Files, &[], "WASI 0.1 files: allocate"),
+    row("fallocate", libc::SYS_fallocate, Regions, &[OneOf(1, &[0])], "a region's pages are reserved; no holes"),
     row("fchdir", libc::SYS_fchdir, Files, &[], "granted directories, which have no path here"),
-    row("fcntl", libc::SYS_fcntl, Talks, &[OneOf(1, &[libc::F_ADD_SEALS as u32])], "channels: a large message that nobody changes any more"),
     row("fcntl", libc::SYS_fcntl, All, &[OneOf(1, &[
         libc::F_DUPFD as u32, libc::F_DUPFD_CLOEXEC as u32, libc::F_GETFD as u32,
         libc::F_SETFD as u32, libc::F_GETFL as u32, libc::F_SETFL as u32, libc::F_GET_SEALS as u32,
     ])], "descriptors: copies and flags; no locks, owners or leases"),
+    row("fcntl", libc::SYS_fcntl, Regions, &[OneOf(1, &[libc::F_ADD_SEALS as u32])], "a region keeps its size, and its bytes when it is frozen"),
     row("fdatasync", libc::SYS_fdatasync, Files, &[], "WASI files: sync-data"),
     row("fstat", libc::SYS_fstat, All, &[], "what a descriptor is"),
+    row("fstatfs", libc::SYS_fstatfs, Regions, &[], "whether what was handed over is ordinary memory"),
     row("fsync", libc::SYS_fsync, Files, &[], "WASI files: sync"),
     row("ftruncate", libc::SYS_ftruncate, Files, &[], "WASI files: set-size"),
     row("ftruncate", libc::SYS_ftruncate, Compiler, &[], "the size of its result"),
+    row("ftruncate", libc::SYS_ftruncate, Regions, &[], "the size of a region"),
     row("futex", libc::SYS_futex, All, &[], "locks"),
     row("getcpu", libc::SYS_getcpu, All, &[], "malloc's arenas, where it is not read without a call"),
     row("getdents64", libc::SYS_getdents64, Files, &[], "WASI files: read-directory"),
@@ -241,9 +255,12 @@ pub(super) const ALLOWED: &[Row] = &[
     row("lseek", libc::SYS_lseek, All, &[], "files, the compiler's result among them"),
     row("madvise", libc::SYS_madvise, All, &[], "malloc and wasmtime give memory back"),
     row("membarrier", libc::SYS_membarrier, All, &[], "wasmtime, between writing code and running it, on some processors"),
-    row("memfd_create", libc::SYS_memfd_create, Talks, &[], "channels: a large message"),
+    row("memfd_create", libc::SYS_memfd_create, Regions, &[
+        OneOf(1, &[libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING]),
+    ], "a region; none on large pages, which can run out"),
     row("mkdirat", libc::SYS_mkdirat, Files, &[], "WASI files: create-directory-at"),
     row("mmap", libc::SYS_mmap, All, &[NO_CODE, COUNTED], "memory: heaps, stacks, a guest's memories"),
+    row("mmap", libc::SYS_mmap, Regions, &[NO_CODE, OF_A_FILE], "a region, laid over a guest's memory"),
     row("mprotect", libc::SYS_mprotect, All, &[NO_CODE], "a guest's memories grow"),
     row("mremap", libc::SYS_mremap, All, &[], "realloc"),
     row("munmap", libc::SYS_munmap, All, &[], "memory is given back"),
@@ -271,8 +288,8 @@ pub(super) const ALLOWED: &[Row] = &[
         ITSELF, OneOf(1, &[libc::RLIMIT_NPROC as _]),
     ], "no more threads once it has those it needs"),
     row("pwrite64", libc::SYS_pwrite64, Files, &[], "WASI files: write"),
-    row("pwrite64", libc::SYS_pwrite64, Talks, &[], "channels: a large message, in memory"),
     row("pwrite64", libc::SYS_pwrite64, Compiler, &[], "its result"),
+    row("pwrite64", libc::SYS_pwrite64, Regions, &[], "regions: write; large messages"),
     row("pwritev", libc::SYS_pwritev, Files, &[], "WASI files: write"),
     row("pwritev2", libc::SYS_pwritev2, Files, &[], "WASI files: append"),
     row("read", libc::SYS_read, All, &[], "streams, orders"),

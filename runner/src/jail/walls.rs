@@ -274,7 +274,7 @@ impl Sealed {
             return Err(JailError::NotPlanned("connections"));
         }
         if self.rlimits {
-            rlimits::of_task(self.used, task)?;
+            rlimits::of_task(self.used, self.grants, task)?;
         }
         if self.landlock && self.grants.any() {
             landlock::restrict(Some(task)).map_err(|error| {

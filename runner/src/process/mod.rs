@@ -94,6 +94,10 @@ pub(crate) struct ProcessExecutor {
 
 /// The workers of one artifact.
 struct Pools {
+    /// The artifact imports ports.
+    talks: bool,
+    /// The artifact imports regions.
+    regions: bool,
     code: Arc<Mutex<Arc<Code>>>,
     spawner: Arc<Spawner>,
     settings: Settings,
@@ -139,6 +143,8 @@ impl ProcessExecutor {
             None => artifact.prepare(metered, || -> Result<Arc<_>, Error> {
                 let code = self.loader.code(artifact, metered)?;
                 let made = Arc::new(Pools {
+                    talks: code.meta.talks,
+                    regions: code.meta.regions,
                     code: Arc::new(Mutex::new(code)),
                     spawner: self.spawner.clone(),
                     settings: self.settings.clone(),
@@ -156,12 +162,6 @@ impl ProcessExecutor {
 }
 
 impl Pools {
-    /// Whether its tasks talk to others.
-    fn talks(&self) -> bool {
-        let code = self.code.lock().unwrap_or_else(PoisonError::into_inner);
-        code.meta.talks
-    }
-
     fn for_grants(&self, grants: Grants) -> Arc<Pool> {
         let mut pools = self.by_grants();
         let pool = pools.entry(grants).or_insert_with(|| {
@@ -189,7 +189,8 @@ impl Executor for ProcessExecutor {
         let pool = pools.for_grants(Grants {
             files: !job.spec.dirs.is_empty(),
             tcp: !job.spec.tcp.is_empty(),
-            talks: pools.talks(),
+            talks: pools.talks,
+            regions: pools.regions,
         });
         let renew = {
             let loader = self.loader.clone();

@@ -41,6 +41,9 @@ pub(crate) struct Meta {
     pub(crate) shape: Shape,
     /// Whether fuel is counted.
     pub(crate) metered: bool,
+    /// It imports regions: it needs an engine without a pool, and a jail that has
+    /// memory files.
+    pub(crate) regions: bool,
     /// BLAKE3 of the task file, in hexadecimal.
     pub(crate) source: String,
     /// Bytes of the task file.
@@ -55,6 +58,7 @@ impl Meta {
             wrun: env!("CARGO_PKG_VERSION").to_owned(),
             shape,
             metered,
+            regions: false,
             source: source.to_hex().to_string(),
             source_len: len,
             talks: false,

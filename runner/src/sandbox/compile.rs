@@ -7,7 +7,7 @@
 use super::code::{Code, Meta};
 use super::componentize::componentize;
 use super::engine::{self, EngineError};
-use super::imports;
+use super::imports::{self, Uses};
 use super::load::LoadError;
 use super::source::{self, Shape};
 use bytes::Bytes;
@@ -81,18 +81,19 @@ fn with(
     digest: &blake3::Hash,
     metered: bool,
 ) -> Result<(Vec<u8>, Meta), LoadError> {
-    let made = compilable(engine, bytes).and_then(|(shape, binary, talks)| {
+    let made = compilable(engine, bytes).and_then(|(shape, uses, binary)| {
         let elf = match shape {
             Shape::CommandModule => engine.precompile_module(&binary),
             Shape::Component | Shape::CommandComponent | Shape::CoreModule => {
                 engine.precompile_component(&binary)
             }
         };
-        Ok((elf.map_err(invalid)?, shape, talks))
+        Ok((elf.map_err(invalid)?, shape, uses))
     });
-    let (elf, shape, talks) = made.map_err(LoadError::tamed)?;
+    let (elf, shape, uses) = made.map_err(LoadError::tamed)?;
     let meta = Meta {
-        talks,
+        talks: uses.ports,
+        regions: uses.regions,
         ..Meta::new(shape, metered, digest, bytes.len() as u64)
     };
     Ok((elf, meta))
@@ -100,22 +101,22 @@ fn with(
 
 /// What the compiler gets for a task file: binary, with everything it imports
 /// provided, and a component where it was a core module with the world's
-/// functions; and whether it imports `ports`.
+/// functions. With them, what it imports that workers are made for.
 pub(super) fn compilable<'a>(
     engine: &Engine,
     bytes: &'a [u8],
-) -> Result<(Shape, Cow<'a, [u8]>, bool), LoadError> {
+) -> Result<(Shape, Uses, Cow<'a, [u8]>), LoadError> {
     let binary = source::to_binary(bytes)?;
     let facts = source::facts(&binary)?;
     let shape = source::shape(&facts)?;
-    let talks = imports::talks(&facts);
+    let uses = imports::uses(&facts);
     if shape != Shape::CoreModule {
-        return Ok((shape, binary, talks));
+        return Ok((shape, uses, binary));
     }
     // The module first: the encoder's errors about an invalid one are not about
     // what is wrong with it.
     wasmtime::Module::validate(engine, &binary).map_err(invalid)?;
-    Ok((shape, componentize(&binary, &facts)?.into(), talks))
+    Ok((shape, uses, componentize(&binary, &facts)?.into()))
 }
 
 fn invalid(error: wasmtime::Error) -> LoadError {

@@ -17,7 +17,7 @@ pub fn loader(data: &[u8]) {
         return;
     }
     look(inspect_bytes(data).ok());
-    let Ok((shape, binary, _)) = compile::compilable(compiler(), data) else {
+    let Ok((shape, _, binary)) = compile::compilable(compiler(), data) else {
         return;
     };
     let facts = source::facts(&binary).expect("what was accepted can be read");
@@ -36,7 +36,7 @@ pub fn loader(data: &[u8]) {
 /// is no task of that shape. For seeds.
 pub fn component(task: &[u8]) -> Option<Vec<u8>> {
     match compile::compilable(compiler(), task) {
-        Ok((Shape::CoreModule, component, _)) => Some(component.into_owned()),
+        Ok((Shape::CoreModule, _, component)) => Some(component.into_owned()),
         _ => None,
     }
 }

@@ -1,7 +1,7 @@
 //! What a store carries for its guest: WASI state, limits, the task's own
 //! context. Built fresh for each run and dropped with it.
 
-use super::abi::TaskContext;
+use super::abi::{TaskContext, Windows};
 use super::denials::Denials;
 use super::input::Source;
 use super::limits::Limiter;
@@ -43,6 +43,10 @@ pub(crate) struct Host {
     pub(crate) names: HashMap<String, VecDeque<IpAddr>>,
     /// Lookups of granted names: the addresses that were not handed out yet.
     pub(crate) resolving: HashMap<u32, VecDeque<IpAddr>>,
+    /// Where regions are laid over the guest's memory.
+    pub(crate) windows: Windows,
+    /// Other processes can hold the regions of this one.
+    pub(crate) other_processes: bool,
 }
 
 /// WASI state of either generation.
@@ -137,6 +141,8 @@ impl Host {
             has_read_only: spec.dirs.iter().any(|grant| grant.read_only),
             names: names(&spec.tcp),
             resolving: HashMap::new(),
+            windows: Windows::default(),
+            other_processes: false,
         })
     }
 }

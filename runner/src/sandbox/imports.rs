@@ -21,8 +21,12 @@ pub(super) fn check(facts: &Facts, shape: Shape) -> Result<(), LoadError> {
                 (provided, module)
             }
             Shape::CoreModule => {
-                // An interface's version has dots too; a core name has none.
-                let (module, field) = name.rsplit_once('.').unwrap_or((name, ""));
+                // An interface's version has dots too; a core name has none but after
+                // a bracket, in a resource's method.
+                let (module, field) = name
+                    .split_once(".[")
+                    .or_else(|| name.rsplit_once('.'))
+                    .unwrap_or((name, ""));
                 let module = module.strip_prefix("cm32p2|").unwrap_or(module);
                 let provided = (module == "wasi_snapshot_preview1" && WASI_P1.contains(&field))
                     || is_provided_interface(module);
@@ -39,12 +43,28 @@ pub(super) fn check(facts: &Facts, shape: Shape) -> Result<(), LoadError> {
     Ok(())
 }
 
-/// Whether a guest imports `ports`.
-pub(super) fn talks(facts: &Facts) -> bool {
-    facts.imports.iter().any(|import| {
-        let name = import.name.strip_prefix("cm32p2|").unwrap_or(&import.name);
-        name.starts_with("wrun:task/ports@")
-    })
+/// What a guest imports that its workers must be made for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Uses {
+    pub(super) ports: bool,
+    /// It can come to hold a region: by the interface, or in a message.
+    pub(super) regions: bool,
+}
+
+pub(super) fn uses(facts: &Facts) -> Uses {
+    let has = |interface: &str| {
+        facts.imports.iter().any(|import| {
+            let name = import.name.as_str();
+            let name = name.strip_prefix("cm32p2|").unwrap_or(name);
+            name.strip_prefix("wrun:task/")
+                .and_then(|name| name.strip_prefix(interface))
+                .is_some_and(|rest| rest.starts_with('@'))
+        })
+    };
+    Uses {
+        ports: has("ports"),
+        regions: has("regions") || has("ports"),
+    }
 }
 
 fn is_provided_interface(name: &str) -> bool {
@@ -58,7 +78,7 @@ fn is_provided_interface(name: &str) -> bool {
 fn who_provides(module: &str) -> String {
     let interface = module.split('@').next().unwrap_or(module);
     match interface {
-        "wrun:task/ports" | "wrun:task/regions" | "wrun:task/tasks" => {
+        "wrun:task/ports" | "wrun:task/tasks" => {
             format!("wrun {} does not provide it yet", env!("CARGO_PKG_VERSION"))
         }
         "wasi_unstable" => "it is WASI before 0.1; rebuild the task for wasm32-wasip1".into(),

@@ -1,12 +1,17 @@
 //! The store's limiter: sums over all memories and tables of a task, because
-//! wasmtime asks for each of them alone.
+//! wasmtime asks for each of them alone, and over the regions that it holds.
 //!
-//! Invariant: `memory` never exceeds `max_memory`, and `table_elements` never
+//! Invariant: `memory` and the bytes of regions together never exceed `max_memory`, and `table_elements` never
 //! exceeds `max_table_elements`. Growth that was allowed and then failed in the
 //! operating system stays counted: wasmtime reports a failure also for calls it
 //! never asked about, so giving back would let a guest shrink its own account.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use wasmtime::ResourceLimiter;
+
+/// Regions that one task holds at most: each is a descriptor.
+const MAX_REGIONS: usize = 256;
 
 #[derive(Debug)]
 pub(crate) struct Limiter {
@@ -17,6 +22,50 @@ pub(crate) struct Limiter {
     peak_memory: usize,
     table_elements: usize,
     refused: u64,
+    regions: Arc<Regions>,
+}
+
+/// The regions that a task holds. One thread at a time changes them: the task's.
+#[derive(Debug, Default)]
+struct Regions {
+    bytes: AtomicU64,
+    number: AtomicUsize,
+}
+
+/// A region's share of what its task may hold; given back when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Charge {
+    regions: Arc<Regions>,
+    bytes: u64,
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.regions.bytes.fetch_sub(self.bytes, Relaxed);
+        self.regions.number.fetch_sub(1, Relaxed);
+    }
+}
+
+impl Charge {
+    /// Moves so many bytes into a charge of their own, where one more region may be
+    /// held.
+    pub(crate) fn split(&mut self, bytes: u64) -> Option<Charge> {
+        let number = &self.regions.number;
+        if bytes > self.bytes || number.load(Relaxed) >= MAX_REGIONS {
+            return None;
+        }
+        number.fetch_add(1, Relaxed);
+        self.bytes -= bytes;
+        Some(Charge {
+            regions: self.regions.clone(),
+            bytes,
+        })
+    }
+
+    /// Undoes [`Charge::split`]; both are of one task.
+    pub(crate) fn join(&mut self, mut next: Charge) {
+        self.bytes += std::mem::take(&mut next.bytes);
+    }
 }
 
 impl Limiter {
@@ -29,10 +78,37 @@ impl Limiter {
             peak_memory: 0,
             table_elements: 0,
             refused: 0,
+            regions: Arc::default(),
         }
     }
 
-    /// Most bytes of linear memory that the task held at once.
+    /// Counts a region of so many bytes, if it may be held.
+    pub(crate) fn charge(&mut self, bytes: u64) -> Option<Charge> {
+        let held = self.regions.bytes.load(Relaxed).saturating_add(bytes);
+        let held_here = usize::try_from(held).unwrap_or(usize::MAX);
+        let total = self.memory.saturating_add(held_here);
+        if total > self.max_memory {
+            self.refused += 1;
+            return None;
+        }
+        if self.regions.number.load(Relaxed) >= MAX_REGIONS {
+            return None;
+        }
+        self.peak_memory = self.peak_memory.max(total);
+        self.regions.bytes.store(held, Relaxed);
+        self.regions.number.fetch_add(1, Relaxed);
+        Some(Charge {
+            regions: self.regions.clone(),
+            bytes,
+        })
+    }
+
+    /// Bytes of the regions that are held.
+    fn in_regions(&self) -> usize {
+        usize::try_from(self.regions.bytes.load(Relaxed)).unwrap_or(usize::MAX)
+    }
+
+    /// Most bytes of linear memory and regions that the task held at once.
     pub(crate) fn peak_memory(&self) -> u64 {
         self.peak_memory as u64
     }
@@ -51,7 +127,8 @@ impl ResourceLimiter for Limiter {
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
         let delta = desired.saturating_sub(current);
-        let total = self.memory.saturating_add(delta);
+        let memory = self.memory.saturating_add(delta);
+        let total = memory.saturating_add(self.in_regions());
         if total > self.max_memory {
             self.refused += 1;
             return Ok(false);
@@ -60,7 +137,7 @@ impl ResourceLimiter for Limiter {
         if maximum.is_some_and(|maximum| desired > maximum) {
             return Ok(false);
         }
-        self.memory = total;
+        self.memory = memory;
         self.peak_memory = self.peak_memory.max(total);
         Ok(true)
     }
@@ -109,6 +186,36 @@ mod tests {
         assert!(!limiter.memory_growing(0, 60, None).expect("second"));
         assert!(limiter.memory_growing(60, 100, None).expect("grow"));
         assert_eq!((limiter.peak_memory(), limiter.refused()), (100, 1));
+    }
+
+    #[test]
+    fn regions_and_memories_are_summed() {
+        let mut limiter = Limiter::new(&Limits::default().max_memory(100));
+        let mut first = limiter.charge(60).expect("fits");
+        assert!(!limiter.memory_growing(0, 60, None).expect("asked"));
+        assert!(limiter.memory_growing(0, 30, None).expect("asked"));
+        assert!(limiter.charge(20).is_none());
+        let second = first.split(40).expect("one more");
+        drop(first);
+        let third = limiter.charge(20).expect("what was given back");
+        assert!(limiter.charge(20).is_none());
+        assert_eq!((limiter.peak_memory(), limiter.refused()), (90, 3));
+        drop((second, third));
+        assert_eq!(limiter.in_regions(), 0);
+    }
+
+    #[test]
+    fn regions_are_counted() {
+        let mut limiter = Limiter::new(&Limits::default());
+        let mut held: Vec<_> = (0..MAX_REGIONS)
+            .map(|_| limiter.charge(4096).expect("fits"))
+            .collect();
+        assert!(limiter.charge(4096).is_none());
+        assert!(held[0].split(1).is_none());
+        let last = held.pop().expect("there are some");
+        held[0].join(last);
+        assert!(limiter.charge(4096).is_some());
+        assert_eq!(limiter.refused(), 0);
     }
 
     #[test]

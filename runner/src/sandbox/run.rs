@@ -44,6 +44,8 @@ pub(crate) struct Prepared {
     entry: Entry,
     shape: Shape,
     metered: bool,
+    /// It imports regions.
+    regions: bool,
     /// Linear memories that it will have; none where that cannot be told.
     memories: Option<u32>,
 }
@@ -90,7 +92,7 @@ impl Prepared {
             Shape::Component | Shape::CoreModule | Shape::CommandComponent => {
                 let component = code.component(engine).map_err(PrepareError::Code)?;
                 memories = component.resources_required().map(|it| it.num_memories);
-                let linker = linker::component(engine).map_err(link)?;
+                let linker = linker::component(engine, code.meta.regions).map_err(link)?;
                 let pre = linker.instantiate_pre(&component).map_err(link)?;
                 if shape == Shape::CommandComponent {
                     Entry::Command(CommandPre::new(pre).map_err(link)?)
@@ -104,6 +106,7 @@ impl Prepared {
             entry,
             shape,
             metered: code.meta.metered,
+            regions: code.meta.regions,
             memories,
         })
     }
@@ -134,6 +137,9 @@ pub(crate) struct Run<'a> {
     pub(crate) kill: CancellationToken,
     /// File calls may block the calling thread: it has nothing else to do.
     pub(crate) blocking: bool,
+    /// Other processes can hold the regions of this task: whoever waits at one waits
+    /// in the kernel, where they see it.
+    pub(crate) other_processes: bool,
     /// Everything but the guest: its first instruction is where it ends. What
     /// touches code and memory for the first time is then done before a real run
     /// waits for it.
@@ -226,7 +232,7 @@ pub(crate) async fn run(prepared: &Prepared, run: Run<'_>) -> Result<Fate, RunEr
     } else {
         &run.stderr
     };
-    let host = Host::new(
+    let mut host = Host::new(
         run.spec,
         p1,
         run.blocking,
@@ -235,9 +241,15 @@ pub(crate) async fn run(prepared: &Prepared, run: Run<'_>) -> Result<Fate, RunEr
         run.context,
         run.granted,
     )?;
+    host.other_processes = run.other_processes;
     let mut store = Store::try_new(&prepared.engine, host)
         .map_err(|error| RunError::Sandbox(format!("{error:#}")))?;
     store.limiter(|host| &mut host.limiter);
+    if prepared.regions {
+        // A window counts as if it were copied, and can be all the memory there is.
+        let whole = usize::try_from(run.spec.limits.max_memory).unwrap_or(usize::MAX);
+        store.set_hostcall_fuel(store.hostcall_fuel().max(whole));
+    }
     if run.rehearsal {
         // Functions compare the epoch with the deadline before anything else:
         // one that is due ends every one of them at its entry.

@@ -10,9 +10,11 @@ mod inherited;
 mod landlock;
 mod large_pages;
 mod namespace;
+mod overlay;
 mod pidfd;
 #[cfg(feature = "test-hooks")]
 mod probe;
+mod shared_words;
 mod signal;
 mod stdout;
 mod ticks;
@@ -25,9 +27,11 @@ pub(crate) use inherited::{blank, close_inherited};
 pub(crate) use landlock::landlock_abi;
 pub(crate) use large_pages::{Collapsed, FileId, IMAGE_SEALS, LARGE, collapse, map_own_code};
 pub(crate) use namespace::{Side, fork_sibling, unshare};
+pub(crate) use overlay::{Overlay, window};
 pub(crate) use pidfd::{Pidfd, Sent, member_of};
 #[cfg(feature = "test-hooks")]
 pub(crate) use probe::probe;
+pub(crate) use shared_words::SharedWords;
 pub(crate) use signal::ignore_file_size_signal;
 pub(crate) use stdout::was_stdout_closed;
 pub(crate) use ticks::{has_ticks, start_ticks, stop_ticks, tick_for};

@@ -63,8 +63,10 @@ impl ThreadExecutor {
     fn link_new(&self, artifact: &Artifact, metered: bool) -> Result<Prepared, Error> {
         let code = self.loader.code(artifact, metered)?;
         // A pool that cannot be mapped (a limit on address space, say) or that
-        // refuses the artifact's shape is no reason to refuse the task.
-        if let Ok(pool) = self.pool(metered)
+        // refuses the artifact's shape is no reason to refuse the task. A slot of a
+        // pool is used again as it is: what laid regions over it must not have one.
+        if !code.meta.regions
+            && let Ok(pool) = self.pool(metered)
             && let Ok(prepared) = Prepared::new(pool, &code)
         {
             return Ok(prepared);
@@ -119,6 +121,7 @@ impl Executor for ThreadExecutor {
             stderr: job.stderr,
             kill: job.kill,
             blocking: false,
+            other_processes: false,
             rehearsal: false,
             left_to_the_kernel: false,
         };

@@ -194,6 +194,35 @@ fn a_task_can_do_what_it_needs_and_nothing_else() {
 }
 
 #[test]
+fn regions_are_memory_files_and_only_where_they_are_imported() {
+    use Attempt::*;
+    let all = [
+        MakeRegion,
+        LargeRegion,
+        FreezeRegion,
+        SharedMemory,
+        PunchHole,
+        WriteFile,
+    ];
+    for user in USERS {
+        for (regions, ends) in [
+            (true, ["ok", "EFBIG", "ok", "EPERM", "EPERM", "EPERM"]),
+            (false, ["EPERM"; 6]),
+        ] {
+            let mut plan = plan(Role::Zygote);
+            plan.grants.regions = regions;
+            let wanted: Vec<_> = all.into_iter().zip(ends).collect();
+            attempts(user, plan.clone(), &all).check(&wanted);
+            for (attempt, end) in wanted {
+                let mut plan = plan.clone();
+                plan.role = Role::Worker;
+                attempts(user, plan, &[attempt]).check(&[(attempt, end)]);
+            }
+        }
+    }
+}
+
+#[test]
 fn a_call_that_is_not_listed_is_refused() {
     let seen = run(User::Own, plan(Role::Zygote), Act::Unlisted);
     assert_eq!(seen.error, None);
@@ -228,7 +257,10 @@ fn the_lists_are_in_order_and_have_reasons() {
     }
     // What is fatal is not allowed; what depends on arguments is checked by the
     // attempts.
-    let allowed = of(ALLOWED, &[Who::All, Who::Tasks, Who::Files, Who::Tcp]);
+    let allowed = of(
+        ALLOWED,
+        &[Who::All, Who::Tasks, Who::Files, Who::Tcp, Who::Regions],
+    );
     for row in FATAL.iter().filter(|row| row.tests.is_empty()) {
         assert!(!allowed.contains(&row.name), "{}", row.name);
     }
@@ -553,6 +585,7 @@ fn cost() {
                 files,
                 tcp,
                 talks: false,
+                regions: false,
             };
             let scenario = Scenario {
                 plan,

@@ -1,5 +1,6 @@
 //! What is tried from the inside, and how that can end.
 
+use crate::region::{Draft, Kind, Region, RegionError};
 use crate::sys::attempt::{self, call};
 use rustix::process::{WaitOptions, getppid, kill_process, waitpid};
 use serde::{Deserialize, Serialize};
@@ -43,6 +44,11 @@ pub(super) enum Attempt {
     OtherAbi,
     FastOpen,
     PairOfDatagrams,
+    MakeRegion,
+    LargeRegion,
+    FreezeRegion,
+    SharedMemory,
+    PunchHole,
 }
 
 impl Attempt {
@@ -57,6 +63,14 @@ impl Attempt {
         let open = |path: &str, flags: OFlags| -> io::Result<std::os::fd::OwnedFd> {
             let (dir, _) = dirs.first().expect("a directory");
             Ok(openat(dir, path, flags, Mode::from_raw_mode(0o644))?)
+        };
+        let region = |len, kind| {
+            Draft::new(len, kind)
+                .and_then(Draft::finish)
+                .map_err(|error| match error {
+                    RegionError::System { source, .. } => source,
+                    other => io::Error::other(other),
+                })
         };
         let tcp = libc::SOCK_STREAM as usize;
         match self {
@@ -168,6 +182,27 @@ impl Attempt {
             Attempt::Listen => TcpListener::bind("127.0.0.1:0").map(drop),
             // The numbers of x86_64's other interface, which no list has.
             Attempt::OtherAbi => call(0x4000_0000 + libc::SYS_getpid, [0; 6]).map(drop),
+            Attempt::MakeRegion => {
+                let region = region(1 << 20, Kind::Shared)?;
+                region.write(0, b"x").map_err(io::Error::other)?;
+                let (file, parts) = region.into_parts().expect("nobody has it");
+                Region::from_parts(file, parts)
+                    .map(drop)
+                    .map_err(io::Error::other)
+            }
+            Attempt::LargeRegion => region(65 << 20, Kind::Exclusive).map(drop),
+            Attempt::FreezeRegion => region(1, Kind::Exclusive)?
+                .freeze()
+                .map_err(io::Error::other),
+            Attempt::SharedMemory => {
+                let flags = (libc::MAP_SHARED | libc::MAP_ANONYMOUS) as usize;
+                let none = usize::MAX;
+                call(libc::SYS_mmap, [0, 4096, 3, flags, none, 0]).map(drop)
+            }
+            Attempt::PunchHole => {
+                let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+                call(libc::SYS_fallocate, [0, mode as usize, 0, 4096, 0, 0]).map(drop)
+            }
             Attempt::Spin => loop {
                 std::hint::spin_loop();
             },

@@ -3,12 +3,14 @@
 
 mod context;
 mod ports;
+mod regions;
 
 pub use context::Progress;
 pub(crate) use context::TaskContext;
 #[expect(unreachable_pub, reason = "the bindings re-export it")]
 pub use ports::GuestPort;
 pub(crate) use ports::Ports;
+pub(crate) use regions::{Windows, add_to_linker as add_regions};
 
 pub(crate) mod bindings {
     wasmtime::component::bindgen!({
@@ -23,6 +25,8 @@ pub(crate) mod bindings {
         with: {
             "wasi": wasmtime_wasi::p2::bindings,
             "wrun:task/ports.port": super::GuestPort,
+            "wrun:task/regions.region": crate::sandbox::abi::regions::Handle,
+            "wrun:task/regions.mapping": crate::sandbox::abi::regions::Mapping,
         },
     });
 }

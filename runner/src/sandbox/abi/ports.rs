@@ -7,8 +7,7 @@ use crate::port::{Message, Port, PortError, Transport, Unsent};
 use crate::sandbox::host::Host;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
-use wasmtime::component::{Resource, ResourceTable};
-use wasmtime_wasi::WasiView;
+use wasmtime::component::Resource;
 use wasmtime_wasi::p2::{DynPollable, Pollable, subscribe};
 
 /// Ports that a task may have at a time. Each is two descriptors in process mode.
@@ -64,10 +63,6 @@ async fn or_cancelled<T>(
 }
 
 impl Host {
-    fn table(&mut self) -> &mut ResourceTable {
-        WasiView::ctx(self).table
-    }
-
     fn port(&mut self, port: &Resource<GuestPort>) -> wasmtime::Result<Arc<Port>> {
         Ok(self.table().get(port)?.0.clone())
     }
@@ -98,6 +93,10 @@ impl Host {
         };
         if data.len() > Message::MAX_DATA || ports.len() > Message::MAX_PORTS {
             return refused(AbiError::TooLarge, regions, ports);
+        }
+        // Regions do not travel yet.
+        if !regions.is_empty() {
+            return refused(AbiError::Busy, regions, ports);
         }
         let mut taken: Vec<Port> = Vec::with_capacity(ports.len());
         let mut left = ports.into_iter();

@@ -4,22 +4,26 @@
 mod wasi_0_1;
 mod wasi_0_2;
 
+use super::abi;
 use super::abi::bindings::wrun::task::{context, ports};
 use super::host::{Host, Wasi};
 use crate::report::Access;
 use wasmtime::component::{HasSelf, Linker};
 
-/// For components: WASI 0.2 and `wrun:task`.
-pub(crate) fn component(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<Host>> {
+/// For components: WASI 0.2 and `wrun:task`. Regions only for code that is known to
+/// import them: where it runs, its memory can be replaced page by page, which in a
+/// pool's slot would stay.
+pub(crate) fn component(
+    engine: &wasmtime::Engine,
+    regions: bool,
+) -> wasmtime::Result<Linker<Host>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     context::add_to_linker::<Host, HasSelf<Host>>(&mut linker, |host| host)?;
-    ports::add_to_linker::<Host, HasSelf<Host>>(&mut linker, |host| host)?;
-    linker.instance("wrun:task/regions@0.1.0")?.resource(
-        "region",
-        wasmtime::component::ResourceType::host::<super::abi::bindings::wrun::task::regions::Region>(),
-        |_, _| Ok(()),
-    )?;
+    if regions {
+        ports::add_to_linker::<Host, HasSelf<Host>>(&mut linker, |host| host)?;
+        abi::add_regions(&mut linker)?;
+    }
     linker.allow_shadowing(true);
     wasi_0_2::watch_filesystem(&mut linker)?;
     wasi_0_2::watch_names(&mut linker)?;

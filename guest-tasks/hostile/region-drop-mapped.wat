@@ -1,0 +1,47 @@
+;; Drops the handle of a region while it is mapped, goes on storing there, and
+;; makes and maps others meanwhile. Prints the letters that it finds.
+(module
+  (import "wrun:task/regions@0.1.0" "[static]region.create"
+    (func $create (param i64 i32 i32)))
+  (import "wrun:task/regions@0.1.0" "[method]region.map"
+    (func $map (param i32 i64 i32 i32 i32)))
+  (import "wrun:task/regions@0.1.0" "[resource-drop]region"
+    (func $drop-region (param i32)))
+  (import "wrun:task/regions@0.1.0" "[resource-drop]mapping"
+    (func $drop-mapping (param i32)))
+  (memory (export "memory") 16)
+  (global $out (mut i32) (i32.const 128))
+  (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (i32.const 1024))
+  (func $put (param $char i32)
+    (i32.store8 (global.get $out) (local.get $char))
+    (global.set $out (i32.add (global.get $out) (i32.const 1))))
+  ;; The answer at 64 as a character: a dot, or the number of the error, which lies
+  ;; behind the flag with the alignment of what the call gives.
+  (func $said (param $align i32)
+    (if (i32.load8_u (i32.const 64))
+      (then (call $put (i32.add (i32.const 48) (i32.load8_u (i32.add (i32.const 64) (local.get $align))))))
+      (else (call $put (i32.const 46)))))
+  (func $got (result i32) (i32.load (i32.const 68)))
+  (func $end (result i32)
+    (i32.store offset=4 (i32.const 0) (i32.const 128))
+    (i32.store offset=8 (i32.const 0) (i32.sub (global.get $out) (i32.const 128)))
+    (i32.const 0))
+  (func (export "run") (param i32 i32) (result i32)
+    (local $region i32) (local $mapping i32)
+    (call $create (i64.const 65536) (i32.const 0) (i32.const 64))
+    (local.set $region (call $got))
+    (call $map (local.get $region) (i64.const 0) (i32.const 65536) (i32.const 65536) (i32.const 64)) (call $said (i32.const 4))
+    (local.set $mapping (call $got))
+    (call $drop-region (local.get $region))
+    (i32.store8 (i32.const 65536) (i32.const 97))
+    (call $create (i64.const 65536) (i32.const 0) (i32.const 64)) (call $said (i32.const 4))
+    (local.set $region (call $got))
+    ;; busy: the window is still the first one's
+    (call $map (local.get $region) (i64.const 0) (i32.const 65536) (i32.const 65536) (i32.const 64)) (call $said (i32.const 4))
+    (call $put (i32.load8_u (i32.const 65536)))
+    (call $drop-mapping (local.get $mapping))
+    (call $put (i32.add (i32.const 48) (i32.load8_u (i32.const 65536))))
+    (call $map (local.get $region) (i64.const 0) (i32.const 65536) (i32.const 65536) (i32.const 64)) (call $said (i32.const 4))
+    (call $put (i32.add (i32.const 48) (i32.load8_u (i32.const 65536))))
+    (call $drop-region (local.get $region))
+    (call $end)))

@@ -1,0 +1,23 @@
+;; Makes a region of a terabyte.
+(module
+  (import "wrun:task/regions@0.1.0" "[static]region.create"
+    (func $create (param i64 i32 i32)))
+  (memory (export "memory") 1)
+  (global $out (mut i32) (i32.const 128))
+  (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (i32.const 1024))
+  (func $put (param $char i32)
+    (i32.store8 (global.get $out) (local.get $char))
+    (global.set $out (i32.add (global.get $out) (i32.const 1))))
+  ;; The answer at 64 as a character: a dot, or the number of the error, which lies
+  ;; behind the flag with the alignment of what the call gives.
+  (func $said (param $align i32)
+    (if (i32.load8_u (i32.const 64))
+      (then (call $put (i32.add (i32.const 48) (i32.load8_u (i32.add (i32.const 64) (local.get $align))))))
+      (else (call $put (i32.const 46)))))
+  (func $end (result i32)
+    (i32.store offset=4 (i32.const 0) (i32.const 128))
+    (i32.store offset=8 (i32.const 0) (i32.sub (global.get $out) (i32.const 128)))
+    (i32.const 0))
+  (func (export "run") (param i32 i32) (result i32)
+    (call $create (i64.const 0x10000000000) (i32.const 0) (i32.const 64)) (call $said (i32.const 4))
+    (call $end)))

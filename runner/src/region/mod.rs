@@ -1,0 +1,471 @@
+//! Regions: bytes in a memory file, that tasks share without serialization, in one
+//! process or in several.
+//!
+//! May use `sys`; knows no guests. Who may do what is what Rust's borrow checker
+//! would say:
+//!
+//! | kind | holders | laid into a guest's memory |
+//! |---|---|---|
+//! | exclusive | one | the pages themselves |
+//! | frozen | any number | copy-on-write |
+//! | shared | any number | never |
+//!
+//! Invariants: the bytes of a [`Region`] are reserved, and its file can neither
+//! shrink nor grow. While pages of an exclusive region are laid into a memory, a
+//! [`Lease`] is out, and the region is neither frozen nor split nor given away.
+//! Nobody writes to a frozen region, ever; the kernel's seal sees to it.
+
+mod parts;
+mod wait;
+mod words;
+
+#[cfg_attr(
+    not(test),
+    expect(unused_imports, reason = "for ports, which are still to come")
+)]
+pub(crate) use parts::Parts;
+use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use sys::SharedWords;
+pub(crate) use wait::Waited;
+use wait::Waiters;
+pub(crate) use words::{Op, Word};
+
+use crate::sys;
+
+/// What every region's file may no longer do.
+const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW);
+
+/// Bytes that are reserved or copied before others get their turn: milliseconds.
+pub(crate) const STEP: usize = 16 << 20;
+
+/// Who may hold a region, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Kind {
+    Exclusive,
+    Frozen,
+    Shared,
+}
+
+/// Why something cannot be done with a region.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RegionError {
+    #[error("it is beyond the end of the region")]
+    OutOfBounds,
+    #[error("it is not aligned")]
+    Misaligned,
+    #[error("the region is in use")]
+    Busy,
+    #[error("the region is of the wrong kind")]
+    WrongKind,
+    #[error("{what}: {source}")]
+    System {
+        what: &'static str,
+        source: io::Error,
+    },
+    /// What came from elsewhere is no region.
+    #[error("it is no region: {0}")]
+    Foreign(&'static str),
+}
+
+fn system(what: &'static str) -> impl Fn(rustix::io::Errno) -> RegionError {
+    move |errno| RegionError::System {
+        what,
+        source: errno.into(),
+    }
+}
+
+/// Bytes in a memory file, or a part of them.
+#[derive(Debug)]
+pub(crate) struct Region {
+    file: Arc<MemoryFile>,
+    kind: Kind,
+    /// Of the file, a multiple of the page size.
+    offset: u64,
+    len: u64,
+    /// There are others while it is mapped.
+    lease: Lease,
+}
+
+/// Held by whoever has a region's pages in a memory.
+#[derive(Clone, Debug, Default)]
+struct Lease(Arc<()>);
+
+#[derive(Debug)]
+struct MemoryFile {
+    file: OwnedFd,
+    /// Whole pages.
+    size: u64,
+    /// Of shared ones.
+    words: Option<SharedWords>,
+    waiters: Waiters,
+}
+
+/// Something that takes a region could not, and gives it back.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    pub(crate) region: Region,
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "for ports, which are still to come")
+    )]
+    pub(crate) error: RegionError,
+}
+
+/// Pages that may be laid into the memory of the guest that holds them. To be kept
+/// until they are not there any more: with it the lease is out, and nobody else
+/// writes to them.
+#[derive(Debug)]
+pub(crate) struct Mappable {
+    file: Arc<MemoryFile>,
+    offset: u64,
+    len: usize,
+    private: bool,
+    _lease: Lease,
+}
+
+fn page_size() -> u64 {
+    rustix::param::page_size() as u64
+}
+
+fn whole_pages(len: u64) -> Option<u64> {
+    len.checked_next_multiple_of(page_size())
+}
+
+/// A region whose pages are not all reserved yet.
+pub(crate) struct Draft {
+    file: OwnedFd,
+    kind: Kind,
+    len: u64,
+    size: u64,
+    reserved: u64,
+}
+
+impl Draft {
+    /// Bytes of memory that a region of `len` bytes takes, if there can be one.
+    pub(crate) fn memory(len: u64, kind: Kind) -> Result<u64, RegionError> {
+        if kind == Kind::Frozen {
+            return Err(RegionError::WrongKind);
+        }
+        whole_pages(len)
+            .filter(|size| *size > 0 && i64::try_from(*size).is_ok())
+            .ok_or(RegionError::OutOfBounds)
+    }
+
+    /// Of `len` bytes, at least one.
+    pub(crate) fn new(len: u64, kind: Kind) -> Result<Self, RegionError> {
+        let size = Draft::memory(len, kind)?;
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let file = rustix::fs::memfd_create("wrun-region", flags)
+            .map_err(system("cannot make a memory file"))?;
+        rustix::fs::ftruncate(&file, size).map_err(system("cannot size a memory file"))?;
+        Ok(Draft {
+            file,
+            kind,
+            len,
+            size,
+            reserved: 0,
+        })
+    }
+
+    /// Reserves some more; `false` once there is nothing left to do.
+    pub(crate) fn reserve(&mut self) -> Result<bool, RegionError> {
+        let step = (self.size - self.reserved).min(STEP as u64);
+        if step > 0 {
+            reserve(&self.file, self.reserved, step)?;
+            self.reserved += step;
+        }
+        Ok(self.reserved < self.size)
+    }
+
+    /// The region, once everything is reserved.
+    pub(crate) fn finish(mut self) -> Result<Region, RegionError> {
+        while self.reserve()? {}
+        rustix::fs::fcntl_add_seals(&self.file, SEALS)
+            .map_err(system("cannot seal a memory file"))?;
+        Region::of(self.file, self.kind, 0, self.len, self.size)
+    }
+}
+
+fn reserve(file: &OwnedFd, offset: u64, len: u64) -> Result<(), RegionError> {
+    rustix::io::retry_on_intr(|| rustix::fs::fallocate(file, FallocateFlags::empty(), offset, len))
+        .map_err(system("cannot reserve memory"))
+}
+
+impl Region {
+    fn of(
+        file: OwnedFd,
+        kind: Kind,
+        offset: u64,
+        len: u64,
+        size: u64,
+    ) -> Result<Self, RegionError> {
+        let words = match kind {
+            Kind::Exclusive | Kind::Frozen => None,
+            Kind::Shared => {
+                let len = usize::try_from(size).map_err(|_| RegionError::OutOfBounds)?;
+                let words = SharedWords::map(&file, len).map_err(|source| RegionError::System {
+                    what: "cannot map a memory file",
+                    source,
+                })?;
+                Some(words)
+            }
+        };
+        Ok(Region {
+            file: Arc::new(MemoryFile {
+                file,
+                size,
+                words,
+                waiters: Waiters::default(),
+            }),
+            kind,
+            offset,
+            len,
+            lease: Lease::default(),
+        })
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.len
+    }
+
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Bytes of memory that it takes: whole pages.
+    pub(crate) fn memory(&self) -> u64 {
+        whole_pages(self.len).unwrap_or(u64::MAX)
+    }
+
+    /// The same region once more, where that may be.
+    pub(crate) fn another(&self) -> Option<Region> {
+        (self.kind != Kind::Exclusive).then(|| Region {
+            file: self.file.clone(),
+            kind: self.kind,
+            offset: self.offset,
+            len: self.len,
+            lease: Lease::default(),
+        })
+    }
+
+    /// Where `[offset, offset + len)` of the region is in its file.
+    fn at(&self, offset: u64, len: u64) -> Result<u64, RegionError> {
+        let end = offset.checked_add(len);
+        if end.is_none_or(|end| end > self.len) {
+            return Err(RegionError::OutOfBounds);
+        }
+        Ok(self.offset + offset)
+    }
+
+    /// Whether `[offset, offset + len)` is within the region.
+    pub(crate) fn check(&self, offset: u64, len: u64) -> Result<(), RegionError> {
+        self.at(offset, len).map(drop)
+    }
+
+    /// Whether it may be written to.
+    pub(crate) fn check_writable(&self) -> Result<(), RegionError> {
+        match self.kind {
+            Kind::Exclusive | Kind::Shared => Ok(()),
+            Kind::Frozen => Err(RegionError::WrongKind),
+        }
+    }
+
+    /// Fills `bytes` from `offset` on. The kernel copies, so that it does not matter
+    /// who writes there meanwhile.
+    pub(crate) fn read(&self, offset: u64, bytes: &mut [u8]) -> Result<(), RegionError> {
+        let mut at = self.at(offset, bytes.len() as u64)?;
+        let mut left = bytes;
+        while !left.is_empty() {
+            let read =
+                rustix::io::retry_on_intr(|| rustix::io::pread(&self.file.file, &mut *left, at))
+                    .map_err(system("cannot read a region"))?;
+            if read == 0 {
+                return Err(RegionError::OutOfBounds);
+            }
+            left = &mut left[read..];
+            at += read as u64;
+        }
+        Ok(())
+    }
+
+    /// Writes `bytes` from `offset` on; as for reading, the kernel copies.
+    pub(crate) fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), RegionError> {
+        self.check_writable()?;
+        let mut at = self.at(offset, bytes.len() as u64)?;
+        let mut left = bytes;
+        while !left.is_empty() {
+            let written =
+                rustix::io::retry_on_intr(|| rustix::io::pwrite(&self.file.file, left, at))
+                    .map_err(system("cannot write to a region"))?;
+            if written == 0 {
+                return Err(RegionError::OutOfBounds);
+            }
+            left = &left[written..];
+            at += written as u64;
+        }
+        Ok(())
+    }
+
+    /// Its pages are in a memory.
+    pub(crate) fn is_mapped(&self) -> bool {
+        Arc::strong_count(&self.lease.0) > 1
+    }
+
+    fn check_unmapped(&self) -> Result<(), RegionError> {
+        match self.is_mapped() {
+            true => Err(RegionError::Busy),
+            false => Ok(()),
+        }
+    }
+
+    fn check_kind(&self, kind: Kind) -> Result<(), RegionError> {
+        match self.kind == kind {
+            true => Ok(()),
+            false => Err(RegionError::WrongKind),
+        }
+    }
+
+    /// `len` bytes from `offset` on, as pages to be laid into the memory of the guest
+    /// that holds it; the last page may reach beyond the end.
+    pub(crate) fn map(&self, offset: u64, len: usize) -> Result<Mappable, RegionError> {
+        if self.kind == Kind::Shared {
+            return Err(RegionError::WrongKind);
+        }
+        let page = page_size();
+        if len == 0 || !offset.is_multiple_of(page) || !(len as u64).is_multiple_of(page) {
+            return Err(RegionError::Misaligned);
+        }
+        let end = offset.checked_add(len as u64);
+        if end.is_none_or(|end| end > self.memory()) {
+            return Err(RegionError::OutOfBounds);
+        }
+        // The same pages at two addresses would be one memory that changes where
+        // nobody wrote to.
+        if self.kind == Kind::Exclusive {
+            self.check_unmapped()?;
+        }
+        Ok(Mappable {
+            file: self.file.clone(),
+            offset: self.offset + offset,
+            len,
+            private: self.kind != Kind::Exclusive,
+            _lease: self.lease.clone(),
+        })
+    }
+
+    fn is_whole(&self) -> bool {
+        self.offset == 0 && self.memory() == self.file.size
+    }
+
+    /// Exclusive to frozen.
+    pub(crate) fn freeze(&mut self) -> Result<(), RegionError> {
+        self.check_kind(Kind::Exclusive)?;
+        self.check_unmapped()?;
+        // Seals are of the whole file, and the other part is another's.
+        if !self.is_whole() {
+            return Err(RegionError::Busy);
+        }
+        rustix::fs::fcntl_add_seals(&self.file.file, SealFlags::WRITE).map_err(|errno| {
+            match errno {
+                // Somebody has kept a mapping.
+                rustix::io::Errno::BUSY => RegionError::Busy,
+                errno => system("cannot seal a memory file")(errno),
+            }
+        })?;
+        self.kind = Kind::Frozen;
+        Ok(())
+    }
+
+    /// Whether it can be split there.
+    pub(crate) fn check_split(&self, at: u64) -> Result<(), RegionError> {
+        self.check_kind(Kind::Exclusive)?;
+        self.check_unmapped()?;
+        if at == 0 || at >= self.len {
+            return Err(RegionError::OutOfBounds);
+        }
+        match at.is_multiple_of(page_size()) {
+            true => Ok(()),
+            false => Err(RegionError::Misaligned),
+        }
+    }
+
+    /// `[0, at)` and `[at, len)`.
+    pub(crate) fn split(self, at: u64) -> Result<(Region, Region), Refused> {
+        if let Err(error) = self.check_split(at) {
+            return Err(Refused {
+                region: self,
+                error,
+            });
+        }
+        let part = |offset, len| Region {
+            file: self.file.clone(),
+            kind: Kind::Exclusive,
+            offset,
+            len,
+            lease: Lease::default(),
+        };
+        Ok((part(self.offset, at), part(self.offset + at, self.len - at)))
+    }
+
+    /// Whether `next` can be joined to this one.
+    pub(crate) fn check_join(&self, next: &Region) -> Result<(), RegionError> {
+        for region in [self, next] {
+            region.check_kind(Kind::Exclusive)?;
+            region.check_unmapped()?;
+        }
+        let neighbours = self.offset + self.len == next.offset
+            && (Arc::ptr_eq(&self.file, &next.file) || self.is_same_file(next));
+        match neighbours {
+            true => Ok(()),
+            false => Err(RegionError::Misaligned),
+        }
+    }
+
+    /// Undoes [`Region::split`].
+    pub(crate) fn join(&mut self, next: Region) -> Result<(), Refused> {
+        if let Err(error) = self.check_join(&next) {
+            return Err(Refused {
+                region: next,
+                error,
+            });
+        }
+        self.len += next.len;
+        Ok(())
+    }
+
+    /// Two descriptors can be of one file, when they came from elsewhere.
+    fn is_same_file(&self, other: &Region) -> bool {
+        let identity = |region: &Region| {
+            let stat = rustix::fs::fstat(&region.file.file).ok()?;
+            Some((stat.st_dev, stat.st_ino))
+        };
+        let ours = identity(self);
+        ours.is_some() && ours == identity(other)
+    }
+}
+
+impl Mappable {
+    pub(crate) fn file(&self) -> BorrowedFd<'_> {
+        self.file.file.as_fd()
+    }
+
+    pub(crate) fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// What is written there stays there.
+    pub(crate) fn is_private(&self) -> bool {
+        self.private
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,192 @@
+//! Waiting until somebody notifies, at a word of a shared region.
+//!
+//! Two ways, chosen by who can hold the region. Where all holders are in this
+//! process, a waiter stands in a list and holds no thread. Where others are other
+//! processes, the kernel knows who waits (futex), and the wait is in short slices, so
+//! that whatever else this thread has to do gets its turn.
+//!
+//! Between two slices a waiter is in no list: a notification is missed then, and the
+//! changed value seen instead. So, as with every futex: change the value first.
+
+use super::{Region, RegionError};
+use rustix::io::Errno;
+use rustix::thread::futex;
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::Notify;
+
+/// How long a thread waits in the kernel before it looks at what else there is.
+const SLICE: Duration = Duration::from_millis(2);
+
+/// How waiting ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Waited {
+    Woken,
+    NotEqual,
+    TimedOut,
+}
+
+/// Who waits, in the order in which they came.
+#[derive(Debug, Default)]
+pub(super) struct Waiters(Mutex<VecDeque<Arc<Waiter>>>);
+
+#[derive(Debug)]
+struct Waiter {
+    /// The word, in the file.
+    at: usize,
+    woken: Notify,
+}
+
+impl Waiters {
+    fn list(&self) -> MutexGuard<'_, VecDeque<Arc<Waiter>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.list().is_empty()
+    }
+}
+
+/// A waiter in a list; no longer when it is dropped.
+struct Standing<'a> {
+    waiters: &'a Waiters,
+    waiter: Arc<Waiter>,
+}
+
+impl Standing<'_> {
+    /// Leaves the list; `false` when somebody took it out.
+    fn leave(&self) -> bool {
+        let mut list = self.waiters.list();
+        let place = list.iter().position(|it| Arc::ptr_eq(it, &self.waiter));
+        place.and_then(|place| list.remove(place)).is_some()
+    }
+}
+
+impl Drop for Standing<'_> {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+impl Region {
+    /// Waits while the word at `offset` is `expected`, until somebody notifies, or
+    /// until a time. `elsewhere` says that other processes can hold the region.
+    pub(crate) async fn wait(
+        &self,
+        offset: u64,
+        expected: u32,
+        until: Option<Instant>,
+        elsewhere: bool,
+    ) -> Result<Waited, RegionError> {
+        if elsewhere {
+            self.wait_in_kernel(offset, expected, until).await
+        } else {
+            self.wait_in_list(offset, expected, until).await
+        }
+    }
+
+    /// Wakes up to `count` of those who wait at `offset`; how many.
+    pub(crate) fn notify(
+        &self,
+        offset: u64,
+        count: u32,
+        elsewhere: bool,
+    ) -> Result<u32, RegionError> {
+        let (words, at) = self.word(offset, size_of::<u32>())?;
+        if elsewhere {
+            let word = words.u32(at).ok_or(RegionError::OutOfBounds)?;
+            // The kernel takes it for signed.
+            let count = count.min(i32::MAX as u32);
+            // Of none, it wakes one.
+            if count == 0 {
+                return Ok(0);
+            }
+            let woken = futex::wake(word, futex::Flags::empty(), count)
+                .map_err(super::system("cannot wake who waits"))?;
+            return Ok(u32::try_from(woken).unwrap_or(count));
+        }
+        let mut woken = 0;
+        self.file.waiters.list().retain(|waiter| {
+            let wakes = waiter.at == at && woken < count;
+            if wakes {
+                woken += 1;
+                waiter.woken.notify_one();
+            }
+            !wakes
+        });
+        Ok(woken)
+    }
+
+    async fn wait_in_list(
+        &self,
+        offset: u64,
+        expected: u32,
+        until: Option<Instant>,
+    ) -> Result<Waited, RegionError> {
+        let (words, at) = self.word(offset, size_of::<u32>())?;
+        let word = words.u32(at).ok_or(RegionError::OutOfBounds)?;
+        let waiters = &self.file.waiters;
+        let standing = {
+            // Whoever changes the value and then notifies finds this waiter in the
+            // list, or it finds the changed value.
+            let mut list = waiters.list();
+            if word.load(SeqCst) != expected {
+                return Ok(Waited::NotEqual);
+            }
+            let waiter = Arc::new(Waiter {
+                at,
+                woken: Notify::new(),
+            });
+            list.push_back(waiter.clone());
+            Standing { waiters, waiter }
+        };
+        let woken = standing.waiter.woken.notified();
+        match until {
+            None => woken.await,
+            Some(until) => {
+                let timed_out = tokio::time::timeout_at(until.into(), woken).await.is_err();
+                if timed_out && standing.leave() {
+                    return Ok(Waited::TimedOut);
+                }
+            }
+        }
+        Ok(Waited::Woken)
+    }
+
+    async fn wait_in_kernel(
+        &self,
+        offset: u64,
+        expected: u32,
+        until: Option<Instant>,
+    ) -> Result<Waited, RegionError> {
+        let (words, at) = self.word(offset, size_of::<u32>())?;
+        let word = words.u32(at).ok_or(RegionError::OutOfBounds)?;
+        let mut waited = false;
+        loop {
+            if word.load(SeqCst) != expected {
+                return Ok(if waited {
+                    Waited::Woken
+                } else {
+                    Waited::NotEqual
+                });
+            }
+            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            if left == Some(Duration::ZERO) {
+                return Ok(Waited::TimedOut);
+            }
+            let slice = left.map_or(SLICE, |left| left.min(SLICE));
+            let slice = rustix::fs::Timespec::try_from(slice).ok();
+            match futex::wait(word, futex::Flags::empty(), expected, slice.as_ref()) {
+                Ok(()) => return Ok(Waited::Woken),
+                // The loop looks at the value.
+                Err(Errno::AGAIN | Errno::TIMEDOUT | Errno::INTR) => {}
+                Err(errno) => return Err(super::system("cannot wait")(errno)),
+            }
+            waited = true;
+            tokio::task::yield_now().await;
+        }
+    }
+}

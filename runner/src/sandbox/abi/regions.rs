@@ -1,0 +1,601 @@
+//! `wrun:task/regions`: memory that tasks share without serialization.
+//!
+//! Defined by hand and not by generated bindings: `map` must see where its window
+//! lies, and `write` need not copy the list first.
+//!
+//! Handles and mappings are resources of their own, and a guest drops them in any
+//! order. A mapping keeps the region's pages, its lease and its charge: a region
+//! whose handle is gone is mapped until the mapping is. Whoever drops the store drops
+//! both, before its memory; then nobody is left who could give the region away, so
+//! that its exclusivity ends with the store.
+
+use super::bindings::wrun::task::regions::{
+    Kind as AbiKind, RegionError as AbiError, WaitResult as AbiWaited,
+};
+use crate::region::{Draft, Kind, Op, Refused, Region, RegionError, STEP, Waited, Word};
+use crate::sandbox::host::Host;
+use crate::sandbox::limits::Charge;
+use crate::sys::{self, Overlay};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use wasmtime::StoreContextMut;
+use wasmtime::component::{Lift, Linker, Lower, Resource, ResourceTable, ResourceType, WasmList};
+use wasmtime_wasi::WasiView;
+
+const INTERFACE: &str = "wrun:task/regions@0.1.0";
+
+/// Addresses where a window of one task ever began or ended. Each can divide its
+/// memory, for good where the kernel does not join what was divided; and a process,
+/// with all its tasks, can have some 65,000 divisions.
+const MAX_EDGES: usize = 512;
+
+/// Bytes that are copied at a time between a guest's memory and a region.
+const COPY: usize = 256 << 10;
+
+type Store<'a> = StoreContextMut<'a, Host>;
+type Answer<T> = wasmtime::Result<(Result<T, AbiError>,)>;
+
+/// A guest's `region`.
+#[expect(unreachable_pub, reason = "generated bindings re-export it")]
+pub struct Handle {
+    /// None once it was split, or joined to another.
+    held: Option<Held>,
+}
+
+struct Held {
+    region: Region,
+    charge: Arc<Charge>,
+}
+
+/// A guest's `mapping`.
+#[expect(unreachable_pub, reason = "generated bindings re-export it")]
+pub struct Mapping {
+    /// None only while it is made.
+    overlay: Option<Overlay>,
+    len: usize,
+    _charge: Arc<Charge>,
+}
+
+/// The windows of a guest.
+#[derive(Debug, Default)]
+pub(crate) struct Windows {
+    /// Those that something is laid over: where they begin, where they end.
+    live: BTreeMap<usize, usize>,
+    /// Of all that there ever were.
+    edges: BTreeSet<usize>,
+}
+
+impl Windows {
+    /// Notes that something is laid over a window, where that may be.
+    fn add(&mut self, window: &Range<usize>) -> Result<(), AbiError> {
+        // They do not overlap each other: only the last that begins before this one's
+        // end can reach into it.
+        let before = self.live.range(..window.end).next_back();
+        if before.is_some_and(|(_, end)| *end > window.start) {
+            return Err(AbiError::Busy);
+        }
+        let edges = [window.start, window.end];
+        let new = edges.iter().filter(|edge| !self.edges.contains(edge));
+        if self.edges.len() + new.count() > MAX_EDGES {
+            return Err(AbiError::Limit);
+        }
+        self.edges.extend(edges);
+        self.live.insert(window.start, window.end);
+        Ok(())
+    }
+
+    fn remove(&mut self, window: &Range<usize>) {
+        self.live.remove(&window.start);
+    }
+}
+
+impl From<AbiKind> for Kind {
+    fn from(kind: AbiKind) -> Self {
+        match kind {
+            AbiKind::Exclusive => Kind::Exclusive,
+            AbiKind::Frozen => Kind::Frozen,
+            AbiKind::Shared => Kind::Shared,
+        }
+    }
+}
+
+/// What a guest is told; what is not its doing ends it, with words for people.
+fn told<T>(result: Result<T, RegionError>) -> wasmtime::Result<Result<T, AbiError>> {
+    Ok(Err(match result {
+        Ok(value) => return Ok(Ok(value)),
+        Err(RegionError::OutOfBounds) => AbiError::OutOfBounds,
+        Err(RegionError::Misaligned) => AbiError::Misaligned,
+        Err(RegionError::Busy) => AbiError::Busy,
+        Err(RegionError::WrongKind) => AbiError::WrongKind,
+        Err(RegionError::System { what, source }) => told_of(what, source)?,
+        Err(error @ RegionError::Foreign(_)) => return Err(wasmtime::Error::new(error)),
+    }))
+}
+
+fn told_of(what: &'static str, source: io::Error) -> wasmtime::Result<AbiError> {
+    match source.raw_os_error() {
+        Some(
+            libc::ENOMEM
+            | libc::ENOSPC
+            | libc::EDQUOT
+            | libc::EFBIG
+            | libc::EMFILE
+            | libc::ENFILE
+            | libc::EAGAIN,
+        ) => Ok(AbiError::Limit),
+        _ => Err(wasmtime::Error::new(RegionError::System { what, source })),
+    }
+}
+
+impl Host {
+    pub(super) fn table(&mut self) -> &mut ResourceTable {
+        WasiView::ctx(self).table
+    }
+
+    fn handle(&mut self, region: &Resource<Handle>) -> wasmtime::Result<&mut Handle> {
+        Ok(self.table().get_mut(region)?)
+    }
+
+    /// The region of a handle, if there still is one.
+    fn region(
+        &mut self,
+        region: &Resource<Handle>,
+    ) -> wasmtime::Result<Result<&mut Held, AbiError>> {
+        Ok(self
+            .handle(region)?
+            .held
+            .as_mut()
+            .ok_or(AbiError::OutOfBounds))
+    }
+
+    /// A new handle, where there is room for one.
+    fn hold(&mut self, held: Option<Held>) -> Result<Resource<Handle>, AbiError> {
+        let pushed = self.table().push(Handle { held });
+        pushed.map_err(|_| AbiError::Limit)
+    }
+}
+
+/// The value of a result, or that result as the guest's answer.
+macro_rules! answer {
+    ($result:expr) => {
+        match $result {
+            Ok(value) => value,
+            Err(error) => return Ok((Err(error),)),
+        }
+    };
+}
+
+/// For guests that import the interface.
+pub(crate) fn add_to_linker(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
+    let mut regions = linker.instance(INTERFACE)?;
+    regions.resource(
+        "region",
+        ResourceType::host::<Handle>(),
+        |mut store, rep| {
+            let handle = Resource::<Handle>::new_own(rep);
+            store.data_mut().table().delete(handle)?;
+            Ok(())
+        },
+    )?;
+    regions.resource("mapping", ResourceType::host::<Mapping>(), unmap)?;
+    regions.func_wrap_async("[static]region.create", |store, (len, kind)| {
+        Box::new(create(store, len, kind))
+    })?;
+    regions.func_wrap(
+        "[method]region.len",
+        |mut store: Store<'_>, (region,): (Resource<Handle>,)| {
+            let held = store.data_mut().region(&region)?;
+            Ok((held.map_or(0, |held| held.region.len()),))
+        },
+    )?;
+    regions.func_wrap(
+        "[method]region.kind",
+        |mut store: Store<'_>, (region,): (Resource<Handle>,)| {
+            let held = store.data_mut().region(&region)?;
+            let kind = held.map_or(Kind::Exclusive, |held| held.region.kind());
+            Ok((match kind {
+                Kind::Exclusive => AbiKind::Exclusive,
+                Kind::Frozen => AbiKind::Frozen,
+                Kind::Shared => AbiKind::Shared,
+            },))
+        },
+    )?;
+    regions.func_wrap_async("[method]region.read", |store, (region, offset, len)| {
+        Box::new(read(store, region, offset, len))
+    })?;
+    regions.func_wrap_async("[method]region.write", |store, (region, offset, bytes)| {
+        Box::new(write(store, region, offset, bytes))
+    })?;
+    regions.func_wrap("[method]region.map", |store, (region, offset, window)| {
+        map(store, &region, offset, &window)
+    })?;
+    regions.func_wrap(
+        "[method]region.freeze",
+        |mut store: Store<'_>, (region,): (Resource<Handle>,)| -> Answer<()> {
+            let held = answer!(store.data_mut().region(&region)?);
+            Ok((told(held.region.freeze())?,))
+        },
+    )?;
+    regions.func_wrap("[method]region.split", |store, (region, at)| {
+        split(store, &region, at)
+    })?;
+    regions.func_wrap("[method]region.join", |store, (region, next)| {
+        join(store, &region, &next)
+    })?;
+    regions.func_wrap(
+        "[method]mapping.len",
+        |mut store: Store<'_>, (mapping,): (Resource<Mapping>,)| {
+            let mapping = store.data_mut().table().get(&mapping)?;
+            Ok((mapping.len as u64,))
+        },
+    )?;
+    words::<u32>(linker, "u32")?;
+    words::<u64>(linker, "u64")?;
+    waiting(linker)
+}
+
+async fn create(mut store: Store<'_>, len: u64, kind: AbiKind) -> Answer<Resource<Handle>> {
+    let kind = kind.into();
+    let memory = answer!(told(Draft::memory(len, kind))?);
+    // Before anything is asked of the kernel, which has limits of its own.
+    let charge = store.data_mut().limiter.charge(memory);
+    let charge = answer!(charge.ok_or(AbiError::Limit));
+    let mut draft = answer!(told(Draft::new(len, kind))?);
+    while answer!(told(draft.reserve())?) {
+        tokio::task::yield_now().await;
+    }
+    let region = answer!(told(draft.finish())?);
+    let held = Held {
+        region,
+        charge: Arc::new(charge),
+    };
+    Ok((store.data_mut().hold(Some(held)),))
+}
+
+async fn read(
+    mut store: Store<'_>,
+    region: Resource<Handle>,
+    offset: u64,
+    len: u64,
+) -> Answer<Vec<u8>> {
+    let held = answer!(store.data_mut().region(&region)?);
+    // Before anything is allocated: it bounds the length by what the task holds.
+    answer!(told(held.region.check(offset, len))?);
+    let len = answer!(usize::try_from(len).map_err(|_| AbiError::OutOfBounds));
+    let mut bytes = Vec::new();
+    answer!(bytes.try_reserve_exact(len).map_err(|_| AbiError::Limit));
+    while bytes.len() < len {
+        let at = bytes.len();
+        bytes.resize(len.min(at + STEP), 0);
+        let held = answer!(store.data_mut().region(&region)?);
+        answer!(told(
+            held.region.read(offset + at as u64, &mut bytes[at..])
+        )?);
+        if bytes.len() < len {
+            tokio::task::yield_now().await;
+        }
+    }
+    Ok((Ok(bytes),))
+}
+
+async fn write(
+    mut store: Store<'_>,
+    region: Resource<Handle>,
+    offset: u64,
+    bytes: WasmList<u8>,
+) -> Answer<()> {
+    let held = answer!(store.data_mut().region(&region)?);
+    answer!(told(held.region.check_writable())?);
+    answer!(told(held.region.check(offset, bytes.len() as u64))?);
+    let mut buffer = vec![0; COPY.min(bytes.len())];
+    let mut at = 0;
+    while at < bytes.len() {
+        // By way of a buffer: the bytes can be those of a window that this very region
+        // is laid over, and would change while they are borrowed.
+        let left = &bytes.as_le_slice(&store)[at..];
+        let part = &mut buffer[..left.len().min(COPY)];
+        part.copy_from_slice(&left[..part.len()]);
+        let held = answer!(store.data_mut().region(&region)?);
+        answer!(told(held.region.write(offset + at as u64, part))?);
+        at += part.len();
+        if at.is_multiple_of(STEP) {
+            tokio::task::yield_now().await;
+        }
+    }
+    Ok((Ok(()),))
+}
+
+fn map(
+    mut store: Store<'_>,
+    region: &Resource<Handle>,
+    offset: u64,
+    list: &WasmList<u8>,
+) -> Answer<Resource<Mapping>> {
+    let window = sys::window((&store).into(), list);
+    let host = store.data_mut();
+    let held = answer!(host.region(region)?);
+    let charge = held.charge.clone();
+    let pages = answer!(told(held.region.map(offset, window.len()))?);
+    if !window.start.is_multiple_of(rustix::param::page_size()) {
+        return Ok((Err(AbiError::Misaligned),));
+    }
+    // What can fail without a trace comes before the pages are laid.
+    let mapping = Mapping {
+        overlay: None,
+        len: window.len(),
+        _charge: charge,
+    };
+    let table = host.table();
+    let mapping = answer!(table.push(mapping).map_err(|_| AbiError::Limit));
+    let laid = match host.windows.add(&window) {
+        Err(error) => Err(error),
+        Ok(()) => match Overlay::lay(&mut store, list, pages) {
+            Ok(overlay) => Ok(overlay),
+            Err(source) => {
+                store.data_mut().windows.remove(&window);
+                Err(told_of("cannot map a region", source)?)
+            }
+        },
+    };
+    let table = store.data_mut().table();
+    match laid {
+        Ok(overlay) => {
+            table.get_mut(&mapping)?.overlay = Some(overlay);
+            Ok((Ok(mapping),))
+        }
+        Err(error) => {
+            table.delete(mapping)?;
+            Ok((Err(error),))
+        }
+    }
+}
+
+/// What dropping a mapping does. Where the kernel refuses, the guest ends, and the
+/// overlay stays with the store.
+fn unmap(mut store: Store<'_>, rep: u32) -> wasmtime::Result<()> {
+    let mapping = Resource::<Mapping>::new_own(rep);
+    let table = store.data_mut().table();
+    if let Some(overlay) = table.get_mut(&mapping)?.overlay.take() {
+        let window = overlay.window();
+        if let Err((overlay, error)) = overlay.lift(&mut store) {
+            let table = store.data_mut().table();
+            table.get_mut(&mapping)?.overlay = Some(overlay);
+            return Err(error.into());
+        }
+        store.data_mut().windows.remove(&window);
+    }
+    let table = store.data_mut().table();
+    table.delete(mapping)?;
+    Ok(())
+}
+
+fn split(
+    mut store: Store<'_>,
+    region: &Resource<Handle>,
+    at: u64,
+) -> Answer<(Resource<Handle>, Resource<Handle>)> {
+    let host = store.data_mut();
+    let held = answer!(host.region(region)?);
+    answer!(told(held.region.check_split(at))?);
+    let first = answer!(host.hold(None));
+    let second = match host.hold(None) {
+        Ok(second) => second,
+        Err(error) => {
+            host.table().delete(first)?;
+            return Ok((Err(error),));
+        }
+    };
+    match host.handle(region)?.split(at) {
+        Ok((one, other)) => {
+            host.handle(&first)?.held = Some(one);
+            host.handle(&second)?.held = Some(other);
+            Ok((Ok((first, second)),))
+        }
+        Err(error) => {
+            host.table().delete(first)?;
+            host.table().delete(second)?;
+            Ok((Err(error),))
+        }
+    }
+}
+
+fn join(mut store: Store<'_>, region: &Resource<Handle>, next: &Resource<Handle>) -> Answer<()> {
+    let host = store.data_mut();
+    if region.rep() == next.rep() {
+        return Ok((Err(AbiError::Misaligned),));
+    }
+    let next_held = answer!(host.handle(next)?.held.take().ok_or(AbiError::OutOfBounds));
+    let joined = match host.handle(region)?.held.as_mut() {
+        Some(held) => match told(held.region.check_join(&next_held.region))? {
+            Ok(()) => held.join(next_held),
+            Err(error) => Err((next_held, error)),
+        },
+        None => Err((next_held, AbiError::OutOfBounds)),
+    };
+    Ok((match joined {
+        Ok(()) => Ok(()),
+        Err((next_held, error)) => {
+            host.handle(next)?.held = Some(next_held);
+            Err(error)
+        }
+    },))
+}
+
+impl Handle {
+    /// The two parts of a region that can be split there.
+    fn split(&mut self, at: u64) -> Result<(Held, Held), AbiError> {
+        let held = self.held.as_mut().ok_or(AbiError::OutOfBounds)?;
+        let rest = held.region.memory().saturating_sub(at);
+        let charge = Arc::get_mut(&mut held.charge).ok_or(AbiError::Busy)?;
+        let rest = Arc::new(charge.split(rest).ok_or(AbiError::Limit)?);
+        let Held { region, charge } = self.held.take().ok_or(AbiError::OutOfBounds)?;
+        match region.split(at) {
+            Ok((first, second)) => {
+                let held = |region, charge| Held { region, charge };
+                Ok((held(first, charge), held(second, rest)))
+            }
+            Err(Refused { region, .. }) => {
+                self.held = Some(Held { region, charge });
+                Err(AbiError::Busy)
+            }
+        }
+    }
+}
+
+impl Held {
+    /// Takes in a region that can be joined to this one.
+    fn join(&mut self, next: Held) -> Result<(), (Held, AbiError)> {
+        let Some(charge) = Arc::get_mut(&mut self.charge) else {
+            return Err((next, AbiError::Busy));
+        };
+        let theirs = match Arc::try_unwrap(next.charge) {
+            Ok(theirs) => theirs,
+            Err(shared) => {
+                let next = Held {
+                    region: next.region,
+                    charge: shared,
+                };
+                return Err((next, AbiError::Busy));
+            }
+        };
+        match self.region.join(next.region) {
+            Ok(()) => {
+                charge.join(theirs);
+                Ok(())
+            }
+            Err(Refused { region, .. }) => {
+                let charge = Arc::new(theirs);
+                Err((Held { region, charge }, AbiError::Busy))
+            }
+        }
+    }
+}
+
+/// Atomics on one size of words.
+fn words<W>(linker: &mut Linker<Host>, name: &str) -> wasmtime::Result<()>
+where
+    W: Word + Lift + Lower + Send + Sync + 'static,
+{
+    type Make<W> = fn(W) -> Op<W>;
+    fn apply<W: Word>(
+        store: &mut Store<'_>,
+        region: &Resource<Handle>,
+        offset: u64,
+        op: Op<W>,
+    ) -> Answer<W> {
+        let held = answer!(store.data_mut().region(region)?);
+        Ok((told(held.region.apply(offset, op))?,))
+    }
+    let mut regions = linker.instance(INTERFACE)?;
+    regions.func_wrap(
+        &format!("[method]region.load-{name}"),
+        |mut store: Store<'_>, (region, offset): (Resource<Handle>, u64)| {
+            apply::<W>(&mut store, &region, offset, Op::Load)
+        },
+    )?;
+    regions.func_wrap(
+        &format!("[method]region.store-{name}"),
+        |mut store: Store<'_>, (region, offset, value): (Resource<Handle>, u64, W)| {
+            let (before,) = apply(&mut store, &region, offset, Op::Store(value))?;
+            Ok((before.map(drop),))
+        },
+    )?;
+    let ops: [(&str, Make<W>); 5] = [
+        ("add", Op::Add),
+        ("and", Op::And),
+        ("or", Op::Or),
+        ("xor", Op::Xor),
+        ("exchange", Op::Exchange),
+    ];
+    for (op_name, op) in ops {
+        regions.func_wrap(
+            &format!("[method]region.{op_name}-{name}"),
+            move |mut store: Store<'_>, (region, offset, value): (Resource<Handle>, u64, W)| {
+                apply(&mut store, &region, offset, op(value))
+            },
+        )?;
+    }
+    regions.func_wrap(
+        &format!("[method]region.compare-exchange-{name}"),
+        |mut store: Store<'_>, (region, offset, expected, value): (Resource<Handle>, u64, W, W)| {
+            let op = Op::CompareExchange { expected, value };
+            apply(&mut store, &region, offset, op)
+        },
+    )
+}
+
+fn waiting(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
+    let mut regions = linker.instance(INTERFACE)?;
+    regions.func_wrap_async(
+        "[method]region.wait",
+        |store, (region, offset, expected, timeout)| {
+            Box::new(wait(store, region, offset, expected, timeout))
+        },
+    )?;
+    regions.func_wrap(
+        "[method]region.notify",
+        |mut store: Store<'_>,
+         (region, offset, count): (Resource<Handle>, u64, u32)|
+         -> Answer<u32> {
+            let elsewhere = store.data().other_processes;
+            let held = answer!(store.data_mut().region(&region)?);
+            Ok((told(held.region.notify(offset, count, elsewhere))?,))
+        },
+    )
+}
+
+async fn wait(
+    mut store: Store<'_>,
+    region: Resource<Handle>,
+    offset: u64,
+    expected: u32,
+    timeout: Option<u64>,
+) -> Answer<AbiWaited> {
+    // What is too far away to be told is for ever.
+    let until = timeout.and_then(|ns| Instant::now().checked_add(Duration::from_nanos(ns)));
+    let elsewhere = store.data().other_processes;
+    let held = answer!(store.data_mut().region(&region)?);
+    let region = answer!(held.region.another().ok_or(AbiError::WrongKind));
+    let waited = region.wait(offset, expected, until, elsewhere).await;
+    Ok((told(waited)?.map(|waited| match waited {
+        Waited::Woken => AbiWaited::Woken,
+        Waited::NotEqual => AbiWaited::NotEqual,
+        Waited::TimedOut => AbiWaited::TimedOut,
+    }),))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn windows_do_not_overlap_and_divide_memory_only_so_often() {
+        let mut windows = Windows::default();
+        windows.add(&(10..20)).expect("the first");
+        for overlapping in [10..20, 5..11, 19..30, 5..30, 12..13] {
+            let refused = windows.add(&overlapping);
+            assert_eq!(
+                refused.expect_err("overlaps"),
+                AbiError::Busy,
+                "{overlapping:?}"
+            );
+        }
+        windows.add(&(20..30)).expect("beside it");
+        windows.add(&(5..10)).expect("before it");
+        windows.remove(&(10..20));
+        windows.add(&(11..19)).expect("where nothing is any more");
+        let mut count = 0;
+        while windows
+            .add(&(count * 100 + 1000..count * 100 + 1050))
+            .is_ok()
+        {
+            count += 1;
+        }
+        assert_eq!(windows.edges.len(), MAX_EDGES);
+        windows.remove(&(1000..1050));
+        windows.add(&(1000..1050)).expect("a place that is known");
+    }
+}

@@ -1,0 +1,220 @@
+//! Regions, as far as they are seen from outside: that nothing of them stays, that
+//! they count as memory, and that nobody else is disturbed. What they do is in the
+//! guests of `guest-tasks/regions` and `guest-tasks/hostile/region-*`, which the
+//! manifest has.
+
+use crate::leaks::{Census, assert_nothing_left};
+use crate::support::{BOTH, alone, builder, guest, repo, runner, still_works};
+use std::time::Duration;
+use wrun::{Limit, Limits, Mode, Outcome, Runner, Task};
+
+/// With how each ends.
+const GUESTS: [(&str, &str); 12] = [
+    ("regions/exclusive.wat", "completed"),
+    ("regions/frozen.wat", "completed"),
+    ("regions/parts.wat", "completed"),
+    ("regions/words.wat", "completed"),
+    ("hostile/region-refusals.wat", "completed"),
+    ("hostile/region-drop-mapped.wat", "completed"),
+    ("hostile/region-many-windows.wat", "completed"),
+    ("hostile/region-hoard.wat", "completed"),
+    ("hostile/region-trap-mapped.wat", "trapped"),
+    ("hostile/region-window-outside.wat", "trapped"),
+    ("hostile/region-loop-mapped.wat", "limit-exceeded"),
+    ("hostile/region-wait-forever.wat", "limit-exceeded"),
+];
+
+fn run_all(runner: &Runner, times: usize) {
+    for (path, kind) in GUESTS {
+        let artifact = guest(runner, path);
+        let handles: Vec<_> = (0..times)
+            .map(|_| {
+                let limits =
+                    Limits::default().timeout(Duration::from_millis(if kind == "limit-exceeded" {
+                        100
+                    } else {
+                        20_000
+                    }));
+                let task = Task::new(&artifact).limits(limits);
+                runner.submit_blocking(task).unwrap()
+            })
+            .collect();
+        for handle in handles {
+            let report = handle.wait().unwrap();
+            assert_eq!(report.outcome.kind(), kind, "{path}: {}", report.outcome);
+        }
+    }
+}
+
+/// What this process has of regions: descriptors, mappings.
+fn regions_here() -> (usize, usize) {
+    const NAME: &str = "memfd:wrun-region";
+    let descriptors = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+    let descriptors = descriptors
+        .filter_map(|entry| std::fs::read_link(entry.path()).ok())
+        .filter(|to| to.to_string_lossy().contains(NAME))
+        .count();
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let mappings = maps.lines().filter(|line| line.contains(NAME)).count();
+    (descriptors, mappings)
+}
+
+fn leaves_nothing(mode: Mode) {
+    let before = Census::after_a_first_runner(mode);
+    let runner = runner(mode);
+    run_all(&runner, 2);
+    // What runs once and for all is there now: memory is compared after this.
+    let memory = resident();
+    for _ in 0..5 {
+        run_all(&runner, 4);
+    }
+    let grown = resident().saturating_sub(memory);
+    assert!(grown < 32 << 10, "{grown} KiB more than after the first");
+    still_works(&runner);
+    drop(runner);
+    assert_nothing_left(&before, "a runner of tasks with regions");
+    assert_eq!(regions_here(), (0, 0));
+}
+
+/// KiB of memory, files in memory included.
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmRSS"))
+        .unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn nothing_of_a_region_stays_in_thread_mode() {
+    alone("regions::nothing_of_a_region_stays_in_thread_mode", || {
+        leaves_nothing(Mode::Thread);
+    });
+}
+
+#[test]
+fn nothing_of_a_region_stays_in_process_mode() {
+    alone("regions::nothing_of_a_region_stays_in_process_mode", || {
+        leaves_nothing(Mode::Process);
+    });
+}
+
+#[test]
+fn a_worker_that_is_used_again_has_nothing_of_the_task_before() {
+    let runner = builder(Mode::Process).reuse(100).build().unwrap();
+    for _ in 0..3 {
+        run_all(&runner, 3);
+    }
+    still_works(&runner);
+}
+
+#[test]
+fn regions_count_as_memory() {
+    for mode in BOTH {
+        let runner = runner(mode);
+        let bomb = guest(&runner, "hostile/region-bomb.wat");
+        let limits = Limits::default().max_memory(8 << 20);
+        let report = runner.run(Task::new(&bomb).limits(limits)).unwrap();
+        assert_eq!(report.stdout, "74-", "{mode}: {}", report.outcome);
+        let peak = report.stats.peak_memory_bytes.unwrap();
+        assert_eq!(peak, (7 << 20) + (64 << 10), "{mode}");
+        assert!(report.stats.memory_growth_refused >= 2, "{mode}");
+        still_works(&runner);
+    }
+}
+
+/// As toolchains make them: a component, with the interface as one of its imports.
+#[test]
+fn components_have_regions_like_core_modules() {
+    let text = std::fs::read(repo("guest-tasks/regions/exclusive.wat")).unwrap();
+    let component = wrun::fuzzing::component(&text).unwrap();
+    for mode in BOTH {
+        let runner = runner(mode);
+        let core = guest(&runner, "regions/exclusive.wat");
+        let component = runner
+            .load_bytes("exclusive.wasm", component.clone())
+            .unwrap();
+        let [core, component] =
+            [&core, &component].map(|artifact| runner.run(Task::new(artifact)).unwrap());
+        assert_eq!(core.stdout, component.stdout, "{mode}");
+        assert!(core.stdout.ends_with(b"x"), "{mode}");
+    }
+}
+
+#[test]
+fn tasks_with_and_without_regions_take_turns() {
+    for mode in BOTH {
+        let runner = runner(mode);
+        let echo = guest(&runner, "echo/echo.wat");
+        let region = guest(&runner, "regions/words.wat");
+        for _ in 0..3 {
+            let report = runner.run(Task::new(&echo).input("x")).unwrap();
+            assert_eq!(report.stdout, "x", "{mode}");
+            let report = runner.run(Task::new(&region)).unwrap();
+            assert_eq!(
+                report.outcome.kind(),
+                "completed",
+                "{mode}: {}",
+                report.outcome
+            );
+        }
+    }
+}
+
+#[test]
+fn a_wait_does_not_hold_a_thread() {
+    let runner = builder(Mode::Thread).max_running(64).build().unwrap();
+    let waits = guest(&runner, "hostile/region-wait-forever.wat");
+    let limits = || Limits::default().timeout(Duration::from_secs(2));
+    let handles: Vec<_> = (0..32)
+        .map(|_| {
+            let task = Task::new(&waits).limits(limits());
+            runner.submit_blocking(task).unwrap()
+        })
+        .collect();
+    // All of them wait, and others run.
+    for _ in 0..20 {
+        still_works(&runner);
+    }
+    for handle in handles {
+        let report = handle.wait().unwrap();
+        assert_eq!(report.outcome, Outcome::LimitExceeded(Limit::Deadline));
+        assert!(report.stats.cpu.unwrap() < Duration::from_secs(1));
+    }
+}
+
+#[test]
+fn a_task_that_waits_is_killed_and_cancelled() {
+    for mode in BOTH {
+        let runner = runner(mode);
+        let waits = guest(&runner, "hostile/region-wait-forever.wat");
+        let handle = runner.submit_blocking(Task::new(&waits)).unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+        handle.kill();
+        let report = handle.wait().unwrap();
+        assert_eq!(report.outcome, Outcome::Cancelled, "{mode}");
+        still_works(&runner);
+    }
+}
+
+#[test]
+fn siblings_are_not_disturbed() {
+    for mode in BOTH {
+        let runner = builder(mode).max_running(8).build().unwrap();
+        let good = guest(&runner, "regions/exclusive.wat");
+        let echo = guest(&runner, "echo/echo.wat");
+        let expected = runner.run(Task::new(&good)).unwrap().stdout;
+        std::thread::scope(|scope| {
+            scope.spawn(|| run_all(&runner, 2));
+            for n in 0..100 {
+                let handle = runner.submit_blocking(Task::new(&good)).unwrap();
+                let text = n.to_string();
+                let report = runner.run(Task::new(&echo).input(text.clone())).unwrap();
+                assert_eq!(report.stdout, text, "{mode}");
+                let report = handle.wait().unwrap();
+                assert_eq!(report.stdout, expected, "{mode}: {}", report.outcome);
+            }
+        });
+    }
+}
