@@ -29,6 +29,7 @@ use serde::{Deserialize, Serialize};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use sys::SharedWords;
 pub(crate) use wait::Waited;
 use wait::Waiters;
@@ -99,6 +100,8 @@ struct MemoryFile {
     file: OwnedFd,
     /// Whole pages.
     size: u64,
+    /// Other processes have it, or may have.
+    known_elsewhere: AtomicBool,
     /// Of shared ones.
     words: Option<SharedWords>,
     waiters: Waiters,
@@ -218,6 +221,7 @@ impl Region {
             file: Arc::new(MemoryFile {
                 file,
                 size,
+                known_elsewhere: AtomicBool::new(false),
                 words,
                 waiters: Waiters::default(),
             }),
@@ -459,6 +463,11 @@ impl Mappable {
 
     pub(crate) fn len(&self) -> usize {
         self.len
+    }
+
+    /// Other processes can have added seals to the file, or can at any time.
+    pub(crate) fn is_known_elsewhere(&self) -> bool {
+        self.file.known_elsewhere.load(Relaxed)
     }
 
     /// What is written there stays there.

@@ -12,6 +12,7 @@ use rustix::fs::{FileType, OFlags, SealFlags};
 use serde::{Deserialize, Serialize};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 /// What a descriptor is of. Which whole a part is of needs no word: the kernel
 /// knows which descriptors are of one file.
@@ -46,9 +47,10 @@ impl Region {
             offset: self.offset,
             len: self.len,
         };
+        self.file.known_elsewhere.store(true, Relaxed);
         let file = match Arc::try_unwrap(self.file) {
             Ok(MemoryFile { file, .. }) => file,
-            // Other parts of it, or other holders, are here.
+            // Other parts of it, or other holders, are here and stay.
             Err(shared) => match shared.file.try_clone() {
                 Ok(file) => file,
                 Err(source) => {
@@ -114,6 +116,8 @@ impl Region {
         }
         // A page that is not there could not be had when it is touched.
         reserve(&file, offset, end.unwrap_or(size) - offset)?;
-        Region::of(file, kind, offset, len, size)
+        let region = Region::of(file, kind, offset, len, size)?;
+        region.file.known_elsewhere.store(true, Relaxed);
+        Ok(region)
     }
 }

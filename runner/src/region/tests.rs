@@ -283,6 +283,14 @@ fn a_region_travels() {
         let waited = waiting.join().expect("it ends").expect("a word");
         assert_eq!(waited, Waited::Woken);
     });
+    let here = made(pages(2), Kind::Exclusive);
+    let is_known = |region: &Region| {
+        let pages = region.map(0, pages(1) as usize).expect("maps");
+        pages.is_known_elsewhere()
+    };
+    assert!(!is_known(&here));
+    let (stays, goes) = here.split(pages(1)).expect("splits");
+    assert!(is_known(&travels(goes)) && is_known(&stays));
     // Parts find each other again.
     let (first, second) = made(pages(2), Kind::Exclusive)
         .split(pages(1))

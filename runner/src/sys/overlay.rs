@@ -10,11 +10,13 @@
 //!   pool: it is the store's alone and unmapped with it, with all that was laid over
 //!   it.
 //! - Laying and lifting happen in a host call, with the store borrowed exclusively:
-//!   no guest code runs and no slice of its memory is held. Pages are mapped elsewhere
-//!   first and then moved over the window: what the kernel has to say against them
-//!   (seals that somebody added, limits) it says before anything is replaced. An `mmap`
-//!   over the window that failed could leave a hole, which another mapping could take,
-//!   or which would fault. The move replaces in one step.
+//!   no guest code runs and no slice of its memory is held. Each is one `mmap` with
+//!   `MAP_FIXED`, which replaces in one step; limits the kernel looks at before.
+//! - What it looks at only when the old pages are gone, seals of a file, could leave a
+//!   hole, which another mapping could take, or which would fault. Where other
+//!   processes can add seals, pages are mapped elsewhere first and then moved over the
+//!   window, which costs some five times as much. Should there be a hole all the same,
+//!   the process ends.
 //! - Nobody else writes to the pages that are laid ([`Mappable`]): neither another
 //!   guest nor this host. The window's bytes change by what its own guest does.
 //! - Pages are reserved and the file cannot shrink, so that no access faults.
@@ -79,12 +81,20 @@ impl Overlay {
         };
         let prot = ProtFlags::READ | ProtFlags::WRITE;
         let (file, offset) = (pages.file(), pages.offset());
-        // SAFETY: a new mapping, where the kernel likes.
-        let fresh = unsafe { mmap(ptr::null_mut(), window.len(), prot, flags, file, offset) }?;
-        // SAFETY: replaces whole pages of a linear memory of this store by others
-        // that can be read and written just the same. No reference to them exists:
-        // the store is borrowed exclusively. The rest is what the module says.
-        unsafe { move_over(&window, fresh) }?;
+        if pages.is_known_elsewhere() {
+            // SAFETY: a new mapping, where the kernel likes.
+            let fresh = unsafe { mmap(ptr::null_mut(), window.len(), prot, flags, file, offset) }?;
+            // SAFETY: as below.
+            unsafe { move_over(&window, fresh) }?;
+        } else {
+            let place = window.start as *mut c_void;
+            let flags = flags | MapFlags::FIXED;
+            // SAFETY: replaces whole pages of a linear memory of this store by others
+            // that can be read and written just the same. No reference to them exists:
+            // the store is borrowed exclusively. The rest is what the module says.
+            let laid = unsafe { mmap(place, window.len(), prot, flags, file, offset) };
+            laid.inspect_err(|_| end_at_a_hole(&window))?;
+        }
         Ok(Overlay {
             window,
             store: identity(store),
@@ -113,13 +123,16 @@ impl Overlay {
         let prot = ProtFlags::READ | ProtFlags::WRITE;
         // As wasmtime maps its own, so that the kernel joins them again.
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
-        // SAFETY: a new mapping, where the kernel likes.
-        let fresh = unsafe { mmap_anonymous(ptr::null_mut(), self.window.len(), prot, flags) };
+        let flags = flags | MapFlags::FIXED;
+        let place = self.window.start as *mut c_void;
         // SAFETY: as for `lay`: the window is in a linear memory of this store, which
         // lives, and memory neither moves nor shrinks.
-        match fresh.and_then(|fresh| unsafe { move_over(&self.window, fresh) }) {
-            Ok(()) => Ok(()),
-            Err(errno) => Err((self, errno.into())),
+        match unsafe { mmap_anonymous(place, self.window.len(), prot, flags) } {
+            Ok(_) => Ok(()),
+            Err(errno) => {
+                end_at_a_hole(&self.window);
+                Err((self, errno.into()))
+            }
         }
     }
 }
@@ -144,12 +157,17 @@ unsafe fn move_over(window: &Range<usize>, fresh: *mut c_void) -> rustix::io::Re
     };
     // SAFETY: what could not be moved is where it was; nothing refers to it.
     let _ = unsafe { munmap(fresh, len) };
-    // Asks for nothing but whether all of the window is mapped (madvise(2), ENOMEM).
-    // SAFETY: `MADV_NORMAL` changes no contents.
-    if unsafe { madvise(place, len, Advice::Normal) }.is_err() {
-        // The kernel was out of its own memory half way through. Whatever is mapped
-        // next in this process could come to lie in a guest's memory.
+    end_at_a_hole(window);
+    Err(errno)
+}
+
+/// Ends the process if not all of a window is mapped, after the kernel gave up half way
+/// through: whatever is mapped next could come to lie in a guest's memory.
+#[expect(unsafe_code, reason = "whether memory is mapped is asked")]
+fn end_at_a_hole(window: &Range<usize>) {
+    // SAFETY: `MADV_NORMAL` changes no contents; where nothing is mapped, it says so
+    // (madvise(2), ENOMEM).
+    if unsafe { madvise(window.start as *mut c_void, window.len(), Advice::Normal) }.is_err() {
         std::process::abort();
     }
-    Err(errno)
 }
