@@ -15,7 +15,7 @@
 //! - What it looks at only when the old pages are gone, seals of a file, could leave a
 //!   hole, which another mapping could take, or which would fault. Where other
 //!   processes can add seals, pages are mapped elsewhere first and then moved over the
-//!   window, which costs some five times as much. Should there be a hole all the same,
+//!   window, which is slower. Should there be a hole all the same,
 //!   the process ends.
 //! - Nobody else writes to the pages that are laid ([`Mappable`]): neither another
 //!   guest nor this host. The window's bytes change by what its own guest does.
