@@ -435,6 +435,40 @@ fn a_worker_that_is_used_again_has_forgotten_all() {
     }
 }
 
+/// Grows its memory to 2.5 GiB, and says whether it could.
+const GROWS: &str = r#"(module
+  (memory (export "memory") 1)
+  (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (i32.const 1024))
+  (func (export "run") (param i32 i32) (result i32)
+    (i32.store8 (i32.const 32)
+      (select (i32.const 0x6e) (i32.const 0x79)
+        (i32.eq (memory.grow (i32.const 40000)) (i32.const -1))))
+    (i32.store (i32.const 4) (i32.const 32))
+    (i32.store (i32.const 8) (i32.const 1))
+    (i32.const 0)))"#;
+
+#[test]
+fn a_worker_that_is_used_again_has_the_memory_of_its_task() {
+    for start in [Start::Fork, Start::Exec] {
+        let builder = builder(Mode::Process).start(start).spares(0);
+        let runner = builder.max_running(1).reuse(100).build().unwrap();
+        let grows = wat(&runner, "grows.wat", GROWS);
+        let mut workers = BTreeSet::new();
+        for (memory, could) in [
+            (16 << 20, "n"),
+            (3 << 30, "y"),
+            (16 << 20, "n"),
+            (3 << 30, "y"),
+        ] {
+            let limits = Limits::default().max_memory(memory);
+            let report = runner.run(Task::new(&grows).limits(limits)).unwrap();
+            assert_eq!(report.stdout, could, "{memory}: {}", report.outcome);
+            workers.insert(report.stats.worker_pid.unwrap());
+        }
+        assert_eq!(workers.len(), 2, "the wide one does for both");
+    }
+}
+
 #[test]
 fn who_waits_may_be_killed_or_stopped() {
     alone("storms::who_waits_may_be_killed_or_stopped", || {

@@ -48,10 +48,11 @@ pub(super) async fn run(
         ..Executed::new(fate)
     };
     let mut renew = Some(renew);
+    let memory = job.spec.limits.memory_of_a_process();
     let Taken { worker, note } = loop {
         let taken = tokio::select! {
             biased;
-            taken = pool.take() => taken,
+            taken = pool.take(memory) => taken,
             () = job.kill.cancelled() => {
                 return Ok(stopped(Ok(Fate::imposed(Ending::Cancelled))));
             }
@@ -143,7 +144,9 @@ async fn supervise(worker: Worker, job: Job) -> Result<Supervised, Error> {
         mut orders,
         mut says,
         tasks,
+        memory,
     } = worker;
+    let memory = memory.or(Some(job.spec.limits.memory_of_a_process()));
     let system = |error: io::Error| {
         Error::new(
             ErrorKind::System,
@@ -379,6 +382,7 @@ async fn supervise(worker: Worker, job: Job) -> Result<Supervised, Error> {
         orders,
         says,
         tasks: tasks + 1,
+        memory,
     });
     Ok(Supervised {
         fate,

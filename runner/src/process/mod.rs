@@ -26,6 +26,7 @@ use crate::config::{Config, Jail};
 use crate::error::{Error, ErrorKind};
 use crate::executor::{Executed, Executor, Job};
 use crate::jail::{CgroupLimits, Grants, LayerReport, Plan, Role};
+use crate::limits::Limits;
 use crate::port::Transport;
 use crate::sandbox::{Artifact, Code, Loader};
 pub(crate) use compile::ChildCompiler;
@@ -158,6 +159,16 @@ impl ProcessExecutor {
         };
         any.downcast::<Pools>()
             .map_err(|_| Error::new(ErrorKind::InvalidTask, "the artifact is another runner's"))
+    }
+}
+
+impl Limits {
+    /// What a guest with these limits may have in a process of its own, with the
+    /// host's copies of what it is given and of what it returns.
+    fn memory_of_a_process(&self) -> u64 {
+        let input = self.max_input.unwrap_or(Limits::INPUT_DEFAULT);
+        let output = self.max_output.unwrap_or(Limits::CAPTURE_DEFAULT);
+        self.max_memory.saturating_add(input).saturating_add(output)
     }
 }
 

@@ -126,11 +126,11 @@ impl Pool {
         self.rest();
     }
 
-    /// A worker that waits for its order.
-    pub(super) async fn take(self: &Arc<Self>) -> Result<Taken, NoWorker> {
+    /// A worker that waits for its order, for a task that may have so much memory.
+    pub(super) async fn take(self: &Arc<Self>, memory: u64) -> Result<Taken, NoWorker> {
         let mut note = None;
         loop {
-            while let Some(mut worker) = self.waiting() {
+            while let Some(mut worker) = self.waiting(memory) {
                 // One that somebody killed while it waited is nobody's outcome, nor
                 // one that speaks unasked.
                 if !worker.life.is_dead() && worker.says.is_quiet() {
@@ -257,10 +257,23 @@ impl Pool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn waiting(&self) -> Option<Worker> {
+    /// A worker that waits, and whose walls leave a task this much memory: those of
+    /// one that was used are as wide as its first task needed.
+    fn waiting(&self, memory: u64) -> Option<Worker> {
         let mut state = self.state();
         state.last_use = Some(Instant::now());
-        state.used.pop().or_else(|| state.spares.pop_front())
+        let fits = |worker: &Worker| worker.memory.is_none_or(|has| has >= memory);
+        match state.used.iter().rposition(fits) {
+            Some(at) => Some(state.used.swap_remove(at)),
+            None => {
+                // One that fits takes its place: they must not become more.
+                let narrow = state.used.pop();
+                let spare = state.spares.pop_front();
+                drop(state);
+                drop(narrow);
+                spare
+            }
+        }
     }
 
     fn failed(&self, round: u64, how: Failure, why: String) {

@@ -7,7 +7,6 @@
 use super::channel::{ChannelError, Receiver, Sender};
 use crate::config::Mode;
 use crate::jail::{Sealed, TaskWalls};
-use crate::limits::Limits;
 use crate::port::{PARTS, Port, Transport};
 use crate::report::Usage;
 use crate::sandbox::{
@@ -192,7 +191,7 @@ impl Worker<'_> {
         let walls = TaskWalls {
             dirs: &dirs,
             tcp_ports: &tcp_ports,
-            memory: memory_of(&spec.limits),
+            memory: spec.limits.memory_of_a_process(),
             reserved: self.prepared.reserved(&spec.limits),
             cpu: None,
         };
@@ -428,17 +427,6 @@ impl Worker<'_> {
     async fn say(&mut self, message: &WorkerSays) -> io::Result<()> {
         self.says.say(message).await
     }
-}
-
-/// What a guest with these limits may have, with the host's copies of what it is
-/// given and of what it returns.
-fn memory_of(limits: &Limits) -> u64 {
-    let input = limits.max_input.unwrap_or(Limits::INPUT_DEFAULT);
-    let output = limits.max_output.unwrap_or(Limits::CAPTURE_DEFAULT);
-    limits
-        .max_memory
-        .saturating_add(input)
-        .saturating_add(output)
 }
 
 async fn next_chunk(chunks: &mut Option<mpsc::Receiver<Bytes>>) -> Option<Bytes> {

@@ -23,6 +23,8 @@ pub(super) struct Worker {
     pub(super) says: Receiver,
     /// Tasks it has run.
     pub(super) tasks: u32,
+    /// Memory that its walls leave a task, once they are tight.
+    pub(super) memory: Option<u64>,
 }
 
 /// The process itself, by who reaps it.
@@ -46,6 +48,7 @@ impl Worker {
             orders: Sender::new(writing),
             says: Receiver::new(reading),
             tasks: 0,
+            memory: None,
         })
     }
 
@@ -60,6 +63,7 @@ impl Worker {
             orders: launch.orders,
             says: launch.says,
             tasks: 0,
+            memory: None,
         }
     }
 }
