@@ -40,8 +40,8 @@ pub struct Report {
     /// Captured stdout, also of a task that did not complete. Empty unless
     /// captured. For a task that exports `run` this is what it returned.
     pub stdout: Bytes,
-    /// Captured stderr; empty unless captured. In process mode the last words of
-    /// a crashing worker are here too.
+    /// Captured stderr; empty unless captured. Of a task whose worker died, what had
+    /// left the worker by then.
     pub stderr: Bytes,
 }
 
