@@ -516,7 +516,8 @@ moved(pid); ready(); live()",
 pid = os.fork()
 if pid == 0: note_pid(); ready(); live()
 moved(pid); sys.exit()",
-                NO_WORKER,
+                // Whichever of the two is heard first.
+                Any,
             ),
             // Descriptors that nobody asked for.
             lie("hello(); ready(fds=[1]); live()", NO_WORKER),

@@ -2,7 +2,7 @@
 //! or memory, whatever happens to tasks, workers and runners. Each test has a
 //! process of its own to look at.
 
-use crate::processes::leaves;
+use crate::processes::{leaves, signal_below};
 use crate::support::{BOTH, alone, builder, children, guest, runner, still_works, wat};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -251,8 +251,7 @@ impl Drop for SetOnDrop<'_> {
 }
 
 fn kill_process(pid: i32) {
-    let pid = rustix::process::Pid::from_raw(pid).unwrap();
-    let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    signal_below(pid, rustix::process::Signal::KILL);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! What the kernel knows about processes, from `/proc`: who is whose child, how
 //! much memory one used, which processes run a given program.
 
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -34,6 +35,30 @@ fn table() -> BTreeMap<i32, (i32, u64)> {
         }
     }
     table
+}
+
+/// Signals a process, unless it is gone: its number may be somebody else's by now.
+/// Tests that start thousands of processes go through all numbers.
+pub fn signal((pid, start): Process, signal: Signal) {
+    let pid = Pid::from_raw(pid).unwrap();
+    // Whose it is does not change once it is open.
+    let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else {
+        return;
+    };
+    let now = table()
+        .get(&pid.as_raw_nonzero().get())
+        .map(|(_, start)| *start);
+    if now == Some(start) {
+        let _ = pidfd_send_signal(&pidfd, signal);
+    }
+}
+
+/// Signals a process below this one, unless it is gone.
+pub fn signal_below(pid: i32, how: Signal) {
+    let all = descendants(std::process::id().cast_signed());
+    if let Some(process) = all.into_iter().find(|(it, _)| *it == pid) {
+        signal(process, how);
+    }
 }
 
 /// All processes below `pid`.

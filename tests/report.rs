@@ -165,9 +165,8 @@ fn every_outcome_is_as_the_schema_says() {
                         workers = descendants(running.pid());
                         !workers.is_empty()
                     }));
-                    for (pid, _) in workers {
-                        let pid = rustix::process::Pid::from_raw(pid).unwrap();
-                        let _ = rustix::process::kill_process(pid, Signal::KILL);
+                    for worker in workers {
+                        crate::processes::signal(worker, Signal::KILL);
                     }
                 }),
             ));

@@ -3,7 +3,7 @@
 //! them.
 
 use crate::command::{Ran, Wrun, open, scratch, write};
-use crate::processes::{Process, descendants, eventually, own_copy, running, serves};
+use crate::processes::{Process, descendants, eventually, own_copy, running, serves, signal};
 use crate::report::Schema;
 use crate::support::{BOTH, guest, repo, runner, wat};
 use serde_json::{Value, json};
@@ -107,7 +107,7 @@ impl Stage {
 
     /// Kills the processes that run tasks.
     fn kill(&self) -> usize {
-        kill_leaves(running(&self.program).into_iter().map(|(pid, _)| pid))
+        kill_leaves(running(&self.program).into_iter())
     }
 
     /// Kills workers as soon as they are there, while `during` runs.
@@ -128,13 +128,12 @@ impl Stage {
 }
 
 /// Kills those of the processes that have no children: the ones that run tasks.
-fn kill_leaves(processes: impl Iterator<Item = i32>) -> usize {
-    let leaves: Vec<i32> = processes
-        .filter(|pid| descendants(*pid).is_empty())
+fn kill_leaves(processes: impl Iterator<Item = Process>) -> usize {
+    let leaves: Vec<Process> = processes
+        .filter(|(pid, _)| descendants(*pid).is_empty())
         .collect();
-    for &pid in &leaves {
-        let pid = rustix::process::Pid::from_raw(pid).unwrap();
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    for leaf in &leaves {
+        signal(*leaf, rustix::process::Signal::KILL);
     }
     leaves.len()
 }
@@ -398,8 +397,8 @@ fn killed_once(what: &str, command: Wrun) -> (Ran, Value) {
     running.await_task("process");
     assert!(
         eventually(SOON, || {
-            let all = descendants(running.pid()).into_iter().map(|(pid, _)| pid);
-            kill_leaves(all.filter(|pid| serves(*pid))) > 0
+            let all = descendants(running.pid()).into_iter();
+            kill_leaves(all.filter(|(pid, _)| serves(*pid))) > 0
         }),
         "{what}: nobody to kill"
     );
@@ -452,7 +451,7 @@ fn the_command_says_why_there_is_no_new_attempt() {
     let mut echoed = [0; 4];
     let stdout = running.child.stdout.as_mut().unwrap();
     stdout.read_exact(&mut echoed).unwrap();
-    kill_leaves(descendants(running.pid()).into_iter().map(|(pid, _)| pid));
+    kill_leaves(descendants(running.pid()).into_iter());
     let ran = running.end();
     ran.expect_code(137, "a worker that was killed");
     assert_eq!(

@@ -4,9 +4,9 @@
 
 use crate::command::{Wrun, scratch, shared_cache};
 use crate::leaks::{ANNOUNCES, Census, Dice, SetOnDrop, assert_nothing_left, workers};
-use crate::processes::{descendants, eventually, own_copy, running};
+use crate::processes::{Process, descendants, eventually, own_copy, running, signal, signal_below};
 use crate::support::{alone, builder, children, guest, repo, wat, wrun};
-use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -18,14 +18,9 @@ use wrun::{ErrorKind, Limit, Limits, Mode, Outcome, Runner, Start, Task};
 /// What takes no time, on a machine that is busy with other tests.
 const SOON: Duration = Duration::from_secs(60);
 
-fn signal(pid: i32, signal: Signal) {
-    // It may be gone.
-    let _ = kill_process(Pid::from_raw(pid).unwrap(), signal);
-}
-
-fn below() -> Vec<i32> {
+fn below() -> Vec<Process> {
     let all = descendants(std::process::id().cast_signed());
-    all.into_iter().map(|(pid, _)| pid).collect()
+    all.into_iter().collect()
 }
 
 // --- random deaths --------------------------------------------------------
@@ -477,12 +472,13 @@ fn who_waits_may_be_killed_or_stopped() {
             let runner = builder(Mode::Process).spares(spares).build().unwrap();
             let echo = guest(&runner, "echo/echo.wat");
             for how in [Signal::KILL, Signal::STOP] {
-                for whom in [children, workers, below] {
+                let all = || below().into_iter().map(|(pid, _)| pid).collect();
+                for whom in [children, workers, all] {
                     hello(&runner, &echo);
                     assert!(eventually(SOON, || workers().len() >= spares.max(1)));
                     let hit = whom();
                     for &pid in &hit {
-                        signal(pid, how);
+                        signal_below(pid, how);
                     }
                     // One that nobody knows to be dying would be the task's worker.
                     let is_gone = |pid: &i32| !Path::new(&format!("/proc/{pid}")).exists();
@@ -510,7 +506,7 @@ fn a_stopped_zygote_holds_up_no_task_for_long() {
         assert!(eventually(SOON, || first.progress().done == 1));
         // Whoever runs is lost with it, or was done before; whoever comes is not.
         for pid in children() {
-            signal(pid, Signal::STOP);
+            signal_below(pid, Signal::STOP);
         }
         let second = submit();
         first.cancel();
