@@ -38,19 +38,18 @@ fn table() -> BTreeMap<i32, (i32, u64)> {
 }
 
 /// Signals a process, unless it is gone: its number may be somebody else's by now.
-/// Tests that start thousands of processes go through all numbers.
-pub fn signal((pid, start): Process, signal: Signal) {
+/// Tests that start thousands of processes go through all numbers. Whether it was
+/// there.
+pub fn signal((pid, start): Process, signal: Signal) -> bool {
     let pid = Pid::from_raw(pid).unwrap();
     // Whose it is does not change once it is open.
     let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else {
-        return;
+        return false;
     };
     let now = table()
         .get(&pid.as_raw_nonzero().get())
         .map(|(_, start)| *start);
-    if now == Some(start) {
-        let _ = pidfd_send_signal(&pidfd, signal);
-    }
+    now == Some(start) && pidfd_send_signal(&pidfd, signal).is_ok()
 }
 
 /// Signals a process below this one, unless it is gone.

@@ -132,10 +132,10 @@ fn kill_leaves(processes: impl Iterator<Item = Process>) -> usize {
     let leaves: Vec<Process> = processes
         .filter(|(pid, _)| descendants(*pid).is_empty())
         .collect();
-    for leaf in &leaves {
-        signal(*leaf, rustix::process::Signal::KILL);
-    }
-    leaves.len()
+    leaves
+        .into_iter()
+        .filter(|leaf| signal(*leaf, rustix::process::Signal::KILL))
+        .count()
 }
 
 #[track_caller]

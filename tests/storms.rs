@@ -264,8 +264,15 @@ fn crashing(folder: &Path) -> PathBuf {
          echo start >> {folder}/starts; kill -SEGV $$; fi\n\
          exec env -i {wrun} \"$@\"\n"
     );
-    fs::write(&program, script).unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    // Not open for writing here: a process that another test forks at this moment
+    // would keep it open, and nobody could execute it.
+    let text = program.with_extension("text");
+    fs::write(&text, script).unwrap();
+    fs::set_permissions(&text, fs::Permissions::from_mode(0o755)).unwrap();
+    let copied = std::process::Command::new("cp")
+        .args([&text, &program])
+        .status();
+    assert!(copied.unwrap().success());
     program
 }
 
