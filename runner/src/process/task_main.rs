@@ -10,7 +10,7 @@ use crate::jail::{Sealed, TaskWalls};
 use crate::port::{PARTS, Port, Transport};
 use crate::report::Usage;
 use crate::sandbox::{
-    self, Granted, Ports, Prepared, Progress, Run, RunError, Sink, Source, TaskContext,
+    self, Ahead, Granted, Ports, Prepared, Progress, Run, RunError, Sink, Source, TaskContext,
 };
 use crate::sys;
 use crate::task::{InputKind, Spec};
@@ -37,29 +37,37 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(20);
 
 /// Does what an order does, up to the guest's first instruction: a fresh process
 /// spends most of a small task on touching pages for the first time.
-pub(super) fn rehearse_alone(prepared: &Prepared) -> io::Result<()> {
+/// Then it makes the sandbox of the first task, or of every child's.
+pub(super) fn rehearse_alone(prepared: &Prepared) -> io::Result<Option<Ahead>> {
     // Without I/O: a reactor's descriptors would be shared with every child.
-    tokio::runtime::Builder::new_current_thread()
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
-        .build()?
-        .block_on(rehearse(prepared));
-    Ok(())
+        .build()?;
+    Ok(runtime.block_on(async {
+        rehearse(prepared).await;
+        Ahead::new(prepared, no_context()).await
+    }))
+}
+
+/// That of a guest which never runs.
+fn no_context() -> TaskContext {
+    TaskContext {
+        task_id: 0,
+        attempt: 1,
+        mode: Mode::Process,
+        name: String::new(),
+        deadline: None,
+        cancel: CancellationToken::new(),
+        progress: Arc::new(|_| {}),
+        ports: Ports::new(Transport::Socket, None),
+    }
 }
 
 async fn rehearse(prepared: &Prepared) {
     let spec = Spec::rehearsal();
     let run = Run {
         spec: &spec,
-        context: TaskContext {
-            task_id: 0,
-            attempt: 1,
-            mode: Mode::Process,
-            name: spec.name.clone(),
-            deadline: None,
-            cancel: CancellationToken::new(),
-            progress: Arc::new(|_| {}),
-            ports: Ports::new(Transport::Socket, None),
-        },
+        context: no_context(),
         granted: Granted::ByPath,
         stdin: Source::new(InputKind::Bytes(Bytes::from_static(b"rehearsal")), None),
         stdout: Sink::capture(0),
@@ -69,6 +77,7 @@ async fn rehearse(prepared: &Prepared) {
         other_processes: true,
         rehearsal: true,
         left_to_the_kernel: false,
+        ahead: None,
     };
     // Nothing depends on it.
     let _ = sandbox::run(prepared, run).await;
@@ -76,12 +85,14 @@ async fn rehearse(prepared: &Prepared) {
 
 /// Serves a runner at the other end of `socket`: so many tasks, or until it
 /// closes its end. A `spare` has time to rehearse, as far as no order is there.
+/// `ahead` is the first task's sandbox.
 pub(super) fn serve(
     prepared: &Prepared,
     sealed: &Sealed,
     socket: OwnedFd,
     tasks: u32,
     spare: bool,
+    ahead: Option<Ahead>,
 ) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
@@ -100,6 +111,7 @@ pub(super) fn serve(
             says: Sender::new(writing),
             tight: false,
             used: Usage::default(),
+            ahead,
         };
         if spare {
             let ordered = worker.orders.is_readable();
@@ -135,6 +147,8 @@ struct Worker<'a> {
     tight: bool,
     /// What this process used for tasks before this one.
     used: Usage,
+    /// The next task's sandbox, where it is made already.
+    ahead: Option<Ahead>,
 }
 
 /// What the running guest wants to have said, between two words of its worker.
@@ -313,6 +327,7 @@ impl Worker<'_> {
             rehearsal: false,
             // Whoever forwards a stream waits for its last sink to be dropped.
             left_to_the_kernel: last && framed_err.is_some() && !is_command,
+            ahead: self.ahead.take(),
         };
         let fate = {
             let mut running = std::pin::pin!(sandbox::run(self.prepared, task));

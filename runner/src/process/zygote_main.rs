@@ -4,7 +4,7 @@
 use super::channel::{self, Inbox};
 use super::task_main;
 use crate::jail::Sealed;
-use crate::sandbox::Prepared;
+use crate::sandbox::{Ahead, Prepared};
 use crate::sys::{self, Alone, End, Exit, Forked, Whom};
 use crate::wire::{ControlOrder, ControlSays};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -22,6 +22,8 @@ pub(super) struct Zygote {
     pub(super) prepared: Prepared,
     pub(super) sealed: Sealed,
     pub(super) tasks: u32,
+    /// Each child's first sandbox.
+    pub(super) ahead: Option<Ahead>,
 }
 
 /// A child that is not reaped yet.
@@ -119,7 +121,15 @@ impl Zygote {
             }
         }
         self.inbox = Inbox::default();
-        let served = task_main::serve(&self.prepared, &self.sealed, socket, self.tasks, spare);
+        let ahead = self.ahead.take();
+        let served = task_main::serve(
+            &self.prepared,
+            &self.sealed,
+            socket,
+            self.tasks,
+            spare,
+            ahead,
+        );
         sys::exit_now(if served.is_ok() { 0 } else { 125 })
     }
 

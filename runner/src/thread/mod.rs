@@ -124,6 +124,7 @@ impl Executor for ThreadExecutor {
             other_processes: false,
             rehearsal: false,
             left_to_the_kernel: false,
+            ahead: None,
         };
         let fate = sandbox::run(&prepared, run).await?;
         Ok(Executed::new(Ok(fate)))
