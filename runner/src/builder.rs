@@ -152,7 +152,8 @@ impl Builder {
     }
 
     /// Process mode: workers that are made ahead of demand, for each artifact in
-    /// use. Each costs a process and saves a task the time of making one.
+    /// use. Each costs a process and saves a task the time of making one. A task whose
+    /// limits are not those of the task before it has a worker made for itself.
     /// Default: 1. No effect in thread mode.
     pub fn spares(mut self, workers: usize) -> Self {
         self.spares = workers;

@@ -48,11 +48,10 @@ pub(super) async fn run(
         ..Executed::new(fate)
     };
     let mut renew = Some(renew);
-    let memory = job.spec.limits.memory_of_a_process();
     let Taken { worker, note } = loop {
         let taken = tokio::select! {
             biased;
-            taken = pool.take(memory) => taken,
+            taken = pool.take(&job.spec.limits) => taken,
             () = job.kill.cancelled() => {
                 return Ok(stopped(Ok(Fate::imposed(Ending::Cancelled))));
             }

@@ -7,6 +7,7 @@
 use super::channel::{ChannelError, Receiver, Sender};
 use crate::config::Mode;
 use crate::jail::{Sealed, TaskWalls};
+use crate::limits::Limits;
 use crate::port::{PARTS, Port, Transport};
 use crate::report::Usage;
 use crate::sandbox::{
@@ -14,10 +15,10 @@ use crate::sandbox::{
 };
 use crate::sys;
 use crate::task::{InputKind, Spec};
-use crate::wire::{Done, Input, Order, RunOrder, WorkerSays};
+use crate::wire::{Done, Input, Order, RunOrder, Spare, WorkerSays};
 use bytes::Bytes;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -84,14 +85,15 @@ async fn rehearse(prepared: &Prepared) {
 }
 
 /// Serves a runner at the other end of `socket`: so many tasks, or until it
-/// closes its end. A `spare` has time to rehearse, as far as no order is there.
+/// closes its end. A `spare` has time to rehearse, as far as no order is there, and
+/// to put up its walls.
 /// `ahead` is the first task's sandbox.
 pub(super) fn serve(
     prepared: &Prepared,
     sealed: &Sealed,
     socket: OwnedFd,
     tasks: u32,
-    spare: bool,
+    spare: Option<Spare>,
     ahead: Option<Ahead>,
 ) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -113,10 +115,13 @@ pub(super) fn serve(
             used: Usage::default(),
             ahead,
         };
-        if spare {
-            let ordered = worker.orders.is_readable();
-            if !ordered {
+        if let Some(spare) = spare {
+            if !worker.orders.is_readable() {
                 rehearse(prepared).await;
+            }
+            if sealed.fits_any_task() {
+                let tight = worker.tighten(&spare.limits, &[], &[]);
+                tight.map_err(io::Error::other)?;
             }
         }
         let tasks = tasks.max(1);
@@ -188,10 +193,7 @@ impl Worker<'_> {
     }
 
     /// Makes the walls tight for the first task; later ones have no grants.
-    fn tighten(&mut self, spec: &Spec, dirs: &[OwnedFd]) -> Result<(), String> {
-        if self.tight {
-            return Ok(());
-        }
+    fn tighten_for(&mut self, spec: &Spec, dirs: &[OwnedFd]) -> Result<(), String> {
         let dirs: Vec<_> = dirs
             .iter()
             .zip(&spec.dirs)
@@ -202,11 +204,23 @@ impl Worker<'_> {
             .iter()
             .flat_map(|grant| grant.addresses.iter().map(|address| address.port()))
             .collect();
+        self.tighten(&spec.limits, &dirs, &tcp_ports)
+    }
+
+    fn tighten(
+        &mut self,
+        limits: &Limits,
+        dirs: &[(BorrowedFd<'_>, bool)],
+        tcp_ports: &[u16],
+    ) -> Result<(), String> {
+        if self.tight {
+            return Ok(());
+        }
         let walls = TaskWalls {
-            dirs: &dirs,
-            tcp_ports: &tcp_ports,
-            memory: spec.limits.memory_of_a_process(),
-            reserved: self.prepared.reserved(&spec.limits),
+            dirs,
+            tcp_ports,
+            memory: limits.memory_of_a_process(),
+            reserved: self.prepared.reserved(limits),
             cpu: None,
         };
         self.tight = true;
@@ -237,7 +251,7 @@ impl Worker<'_> {
             }
             None => None,
         };
-        if let Err(message) = self.tighten(&order.spec, &dirs) {
+        if let Err(message) = self.tighten_for(&order.spec, &dirs) {
             let grant = false;
             return self.say(&WorkerSays::Failed { message, grant }).await;
         }

@@ -140,11 +140,11 @@ fn work(parent: i32) -> io::Result<()> {
         None => {
             // Nothing depends on it; the real order meets whatever is wrong.
             let ahead = match order.spare {
-                true => task_main::rehearse_alone(&prepared).ok().flatten(),
-                false => None,
+                Some(_) => task_main::rehearse_alone(&prepared).ok().flatten(),
+                None => None,
             };
             say(&ControlSays::Ready(report))?;
-            task_main::serve(&prepared, &sealed, control, order.tasks, false, ahead)
+            task_main::serve(&prepared, &sealed, control, order.tasks, order.spare, ahead)
         }
     }
 }

@@ -25,6 +25,7 @@
 //! ready: its control socket goes on as the worker's own.
 
 use crate::jail::{JailReport, LayerReport, Plan};
+use crate::limits::Limits;
 use crate::port::{PARTS, PortParts};
 use crate::report::Usage;
 use crate::sandbox::{Fate, Progress};
@@ -39,11 +40,10 @@ use std::time::Duration;
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum ControlOrder {
     Start(Box<StartOrder>),
-    /// A worker for the socket that comes along, under this number. A `spare` is
-    /// for a task that is not there yet: it has time to rehearse.
+    /// A worker for the socket that comes along, under this number.
     Fork {
         id: u64,
-        spare: bool,
+        spare: Option<Spare>,
     },
 }
 
@@ -55,10 +55,16 @@ pub(crate) struct StartOrder {
     pub(crate) plan: Plan,
     /// Tasks that one worker runs before it ends.
     pub(crate) tasks: u32,
-    /// Nobody waits yet: it has time to rehearse.
-    pub(crate) spare: bool,
+    pub(crate) spare: Option<Spare>,
     /// The descriptor of an image of this program follows that of the artifact.
     pub(crate) image: Option<FileId>,
+}
+
+/// For a task that is not there yet: there is time to rehearse.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Spare {
+    /// What the task will likely have: the walls are tight before it comes.
+    pub(crate) limits: Limits,
 }
 
 /// A started program to its runner.

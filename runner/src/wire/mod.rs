@@ -16,5 +16,5 @@ pub(crate) use compile::{CompileOrder, CompilerSays, MAX_ANSWER};
 pub(crate) use frame::{Decoder, FrameError, encode};
 pub(crate) use handshake::Hello;
 pub(crate) use message::{
-    ControlOrder, ControlSays, Done, Input, Order, Output, RunOrder, StartOrder, WorkerSays,
+    ControlOrder, ControlSays, Done, Input, Order, Output, RunOrder, Spare, StartOrder, WorkerSays,
 };
