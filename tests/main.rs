@@ -34,3 +34,4 @@ mod retries;
 mod storms;
 mod streams;
 mod support;
+mod terminal;

@@ -311,7 +311,7 @@ pub use builder::Builder;
 pub use config::{Cache, Jail, Mode, Start};
 pub use error::{Error, ErrorKind};
 pub use grant::{DirGrant, TcpGrant};
-pub use handle::{Canceller, Killer, OutputStream, TaskHandle};
+pub use handle::{Canceller, Killer, OutputStream, ProgressWatch, TaskHandle};
 pub use jail::{JailReport, Layer, LayerReport, LayerState};
 pub use limits::Limits;
 pub use outcome::{Crash, Limit, Outcome, Output, Trap, TrapKind};
