@@ -4,6 +4,7 @@
 //! One thread, one task at a time. Invariant: the walls are made tight for a task
 //! before anything of its guest runs.
 
+use super::asks::Asking;
 use super::channel::{ChannelError, Receiver, Sender};
 use crate::config::Mode;
 use crate::jail::{Sealed, TaskWalls};
@@ -12,6 +13,7 @@ use crate::report::Usage;
 use crate::sandbox::{
     self, Granted, Ports, Prepared, Progress, Run, RunError, Sink, Source, TaskContext,
 };
+use crate::services::NoServices;
 use crate::sys;
 use crate::task::{InputKind, Spec};
 use crate::wire::{Done, Input, Order, RunOrder, WorkerSays};
@@ -59,6 +61,7 @@ async fn rehearse(prepared: &Prepared) {
             cancel: CancellationToken::new(),
             progress: Arc::new(|_| {}),
             ports: Ports::new(Transport::Socket, None),
+            services: Arc::new(NoServices),
         },
         granted: Granted::ByPath,
         stdin: Source::new(InputKind::Bytes(Bytes::from_static(b"rehearsal")), None),
@@ -115,7 +118,7 @@ pub(super) fn serve(
                         break worker.run(*order, task == tasks).await?;
                     }
                     // For a task that was done before it came.
-                    Some(Order::Cancel | Order::InputFailed(_)) => {}
+                    Some(Order::Cancel | Order::InputFailed(_) | Order::Answer { .. }) => {}
                     // The runner does not need this worker after all.
                     None => return Ok(()),
                 }
@@ -191,7 +194,7 @@ impl Worker<'_> {
         let walls = TaskWalls {
             dirs: &dirs,
             tcp_ports: &tcp_ports,
-            memory: spec.limits.memory_of_a_process(),
+            memory: spec.memory_of_a_process(),
             reserved: self.prepared.reserved(&spec.limits),
             cpu: None,
         };
@@ -280,6 +283,7 @@ impl Worker<'_> {
             }
         };
 
+        let (services, mut asking) = Asking::new();
         let cancel = CancellationToken::new();
         let noted = wishes.clone();
         let task = Run {
@@ -301,6 +305,7 @@ impl Worker<'_> {
                     noted.changed.notify_one();
                 }),
                 ports: Ports::new(Transport::Socket, port),
+                services,
             },
             granted: Granted::Opened(&dirs),
             stdin: Source::new(input, order.spec.limits.input_budget(self.prepared.shape())),
@@ -341,6 +346,7 @@ impl Worker<'_> {
                             self.says.say(&WorkerSays::Progress(progress)).await?;
                         }
                     }
+                    Some(wish) = asking.next() => asking.send(wish, &mut self.says).await?,
                     Some(chunk) = next_chunk(&mut framed_out) => {
                         self.says.say(&WorkerSays::Stdout(chunk)).await?;
                     }
@@ -355,6 +361,10 @@ impl Worker<'_> {
                                 .lock()
                                 .unwrap_or_else(PoisonError::into_inner) = why;
                             wishes.input_failed.cancel();
+                        }
+                        Ok(Order::Answer { id, answer }) => {
+                            let file = self.orders.take(answer.descriptors())?;
+                            asking.answered(id, answer, file)?;
                         }
                         Ok(Order::Run(_)) => return Err(io::Error::other("one task at a time")),
                         // The runner is gone, or gave the task up.
