@@ -15,8 +15,8 @@ use super::worker::{Worker, crash_of};
 use super::zygote::{NotForked, Zygote};
 use crate::config::Start;
 use crate::jail::{Grants, JailReport, LayerReport, Plan, Role};
-use crate::limits::Limits;
 use crate::sandbox::Code;
+use crate::task::Spec;
 use crate::wire::{ControlSays, Spare, StartOrder};
 use rustix::process::Signal;
 use std::collections::VecDeque;
@@ -71,8 +71,8 @@ struct State {
     /// No more are kept.
     closed: bool,
     last_use: Option<Instant>,
-    /// Of the last task: those of the next one, most likely.
-    limits: Limits,
+    /// For a task like the last one.
+    usual: Option<Spare>,
 }
 
 /// A worker for a task, and what is to be said about how it came to be.
@@ -129,10 +129,13 @@ impl Pool {
         self.rest();
     }
 
-    /// A worker that waits for its order, for a task with these limits.
-    pub(super) async fn take(self: &Arc<Self>, limits: &Limits) -> Result<Taken, NoWorker> {
-        let memory = limits.memory_of_a_process();
-        self.state().limits = limits.clone();
+    /// A worker that waits for its order, for such a task.
+    pub(super) async fn take(self: &Arc<Self>, task: &Spec) -> Result<Taken, NoWorker> {
+        let memory = task.memory_of_a_process();
+        self.state().usual = Some(Spare {
+            limits: task.limits.clone(),
+            memory,
+        });
         let mut note = None;
         loop {
             while let Some(mut worker) = self.waiting(memory) {
@@ -219,9 +222,8 @@ impl Pool {
         tokio::spawn(async move {
             pool.await_quiet().await;
             while let Some((round, spare)) = pool.wants_spare() {
-                let memory = spare.limits.memory_of_a_process();
                 // Where its walls do not wait for what a task is granted.
-                let tight = (!pool.grants.any()).then_some(memory);
+                let tight = (!pool.grants.any()).then_some(spare.memory);
                 let made = match pool.settings.start {
                     Start::Fork => pool.fork(round, Some(spare)).await.map_err(|_| ()),
                     Start::Exec => pool.exec(Some(spare)).await.map_err(|_| ()),
@@ -259,8 +261,8 @@ impl Pool {
             && state.breaker.restraint(Instant::now()) == Restraint::None
             && !state.closed
             && self.spawner.has_spare();
-        let limits = state.limits.clone();
-        wanted.then(|| (state.breaker.round(), Spare { limits }))
+        let usual = state.usual.clone().filter(|_| wanted)?;
+        Some((state.breaker.round(), usual))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

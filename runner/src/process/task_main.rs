@@ -4,6 +4,7 @@
 //! One thread, one task at a time. Invariant: the walls are made tight for a task
 //! before anything of its guest runs.
 
+use super::asks::Asking;
 use super::channel::{ChannelError, Receiver, Sender};
 use crate::config::Mode;
 use crate::jail::{Sealed, TaskWalls};
@@ -13,6 +14,7 @@ use crate::report::Usage;
 use crate::sandbox::{
     self, Ahead, Granted, Ports, Prepared, Progress, Run, RunError, Sink, Source, TaskContext,
 };
+use crate::services::NoServices;
 use crate::sys;
 use crate::task::{InputKind, Spec};
 use crate::wire::{Done, Input, Order, RunOrder, Spare, WorkerSays};
@@ -61,6 +63,7 @@ fn no_context() -> TaskContext {
         cancel: CancellationToken::new(),
         progress: Arc::new(|_| {}),
         ports: Ports::new(Transport::Socket, None),
+        services: Arc::new(NoServices),
     }
 }
 
@@ -120,7 +123,7 @@ pub(super) fn serve(
                 rehearse(prepared).await;
             }
             if sealed.fits_any_task() {
-                let tight = worker.tighten(&spare.limits, &[], &[]);
+                let tight = worker.tighten(spare.memory, &spare.limits, &[], &[]);
                 tight.map_err(io::Error::other)?;
             }
         }
@@ -132,7 +135,7 @@ pub(super) fn serve(
                         break worker.run(*order, task == tasks).await?;
                     }
                     // For a task that was done before it came.
-                    Some(Order::Cancel | Order::InputFailed(_)) => {}
+                    Some(Order::Cancel | Order::InputFailed(_) | Order::Answer { .. }) => {}
                     // The runner does not need this worker after all.
                     None => return Ok(()),
                 }
@@ -204,11 +207,13 @@ impl Worker<'_> {
             .iter()
             .flat_map(|grant| grant.addresses.iter().map(|address| address.port()))
             .collect();
-        self.tighten(&spec.limits, &dirs, &tcp_ports)
+        let memory = spec.memory_of_a_process();
+        self.tighten(memory, &spec.limits, &dirs, &tcp_ports)
     }
 
     fn tighten(
         &mut self,
+        memory: u64,
         limits: &Limits,
         dirs: &[(BorrowedFd<'_>, bool)],
         tcp_ports: &[u16],
@@ -219,7 +224,7 @@ impl Worker<'_> {
         let walls = TaskWalls {
             dirs,
             tcp_ports,
-            memory: limits.memory_of_a_process(),
+            memory,
             reserved: self.prepared.reserved(limits),
             cpu: None,
         };
@@ -308,6 +313,7 @@ impl Worker<'_> {
             }
         };
 
+        let (services, mut asking) = Asking::new();
         let cancel = CancellationToken::new();
         let noted = wishes.clone();
         let task = Run {
@@ -329,6 +335,7 @@ impl Worker<'_> {
                     noted.changed.notify_one();
                 }),
                 ports: Ports::new(Transport::Socket, port),
+                services,
             },
             granted: Granted::Opened(&dirs),
             stdin: Source::new(input, order.spec.limits.input_budget(self.prepared.shape())),
@@ -370,6 +377,7 @@ impl Worker<'_> {
                             self.says.say(&WorkerSays::Progress(progress)).await?;
                         }
                     }
+                    Some(wish) = asking.next() => asking.send(wish, &mut self.says).await?,
                     Some(chunk) = next_chunk(&mut framed_out) => {
                         self.says.say(&WorkerSays::Stdout(chunk)).await?;
                     }
@@ -384,6 +392,10 @@ impl Worker<'_> {
                                 .lock()
                                 .unwrap_or_else(PoisonError::into_inner) = why;
                             wishes.input_failed.cancel();
+                        }
+                        Ok(Order::Answer { id, answer }) => {
+                            let file = self.orders.take(answer.descriptors())?;
+                            asking.answered(id, answer, file)?;
                         }
                         Ok(Order::Run(_)) => return Err(io::Error::other("one task at a time")),
                         // The runner is gone, or gave the task up.

@@ -114,6 +114,7 @@ impl Executor for ThreadExecutor {
                 cancel: job.cancel,
                 progress: job.progress,
                 ports: Ports::new(self.transport.clone(), job.port),
+                services: job.services,
             },
             granted: Granted::ByPath,
             stdin: Source::new(job.stdin, budget),
