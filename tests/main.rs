@@ -21,6 +21,7 @@ mod exit_codes;
 mod hostile_worker;
 mod image;
 mod jail;
+mod killing;
 mod leaks;
 mod library;
 mod lifecycle;

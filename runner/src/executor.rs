@@ -25,6 +25,9 @@ pub(crate) trait Executor: Send + Sync {
     /// compiling takes.
     fn prepare(&self, artifact: &Artifact, metered: bool) -> Result<(), Error>;
 
+    /// Whether what was prepared can learn that it is asked to stop.
+    fn listens(&self, artifact: &Artifact, metered: bool) -> bool;
+
     /// How tasks talk here.
     fn transport(&self) -> &Transport;
 

@@ -304,6 +304,7 @@ mod retry;
 mod runner;
 mod sandbox;
 mod services;
+mod stop;
 mod sys;
 mod task;
 mod thread;

@@ -20,6 +20,7 @@ use crate::report::{Report, Stats};
 use crate::retry::Retry;
 use crate::sandbox::{Artifact, Compiler, Ending, Fate, InProcess, Loader, Progress, Sink};
 use crate::services::Provider;
+use crate::stop::Stop;
 use crate::task::{Input, Spec, Stdio, Task, validate_tasks};
 use crate::thread::ThreadExecutor;
 use bytes::Bytes;
@@ -65,6 +66,7 @@ struct Admitted {
     job: Job,
     submitted: Instant,
     retries: u32,
+    stop: Stop,
     capture_out: Option<Sink>,
     capture_err: Option<Sink>,
     place: Place,
@@ -365,7 +367,7 @@ impl Runner {
     fn start(&self, task: Task, permit: OwnedSemaphorePermit) -> Result<TaskHandle, Error> {
         let (admitted, ends) = self.shared.admitted(task, permit)?;
         let id = admitted.job.task_id;
-        let kill = admitted.job.kill.clone();
+        let kill = admitted.stop.wished.clone();
         let cancel = admitted.job.cancel.clone();
         let shared = self.shared.clone();
         let join = self
@@ -463,6 +465,7 @@ impl Shared {
             stdout,
             stderr,
             retries,
+            grace,
             port,
             tasks,
         } = task;
@@ -505,10 +508,17 @@ impl Shared {
             kill: kill.clone(),
             stderr: stderr.clone(),
         };
+        let stop = Stop {
+            wished: CancellationToken::new(),
+            ask: cancel.clone(),
+            end: kill.clone(),
+            grace,
+        };
         let children = Children::of_submitted(&self.starter, tasks, heritage);
         let admitted = Admitted {
             submitted,
             retries,
+            stop,
             job: Job {
                 task_id: self.starter.next_id.fetch_add(1, Ordering::Relaxed),
                 attempt: 1,
@@ -557,6 +567,7 @@ impl Shared {
             job,
             submitted,
             retries,
+            stop,
             capture_out,
             capture_err,
             place,
@@ -565,7 +576,7 @@ impl Shared {
         let spec = job.spec.clone();
         let task_id = job.task_id;
         let services = job.services.clone();
-        let ran = self.execute(job, retries, place, submitted).await;
+        let ran = self.execute(job, retries, place, submitted, &stop).await;
         services.end().await;
         let Ran {
             queue,
@@ -632,6 +643,7 @@ impl Shared {
         retries: u32,
         place: Place,
         submitted: Instant,
+        stop: &Stop,
     ) -> Result<Ran, Error> {
         let imposed = |ending| Ran {
             queue: submitted.elapsed(),
@@ -650,6 +662,7 @@ impl Shared {
             tokio::select! {
                 biased;
                 () = kill.cancelled() => Ending::Cancelled,
+                () = stop.wished.cancelled() => Ending::Cancelled,
                 () = expired => Ending::LimitExceeded(Limit::Deadline),
             }
         });
@@ -671,14 +684,17 @@ impl Shared {
             }
         }
         let queue = submitted.elapsed();
+        let listens = self.executor.listens(&job.artifact, metered);
         if retries == 0 {
+            let executed = stop.watch(listens, self.executor.execute(job)).await?;
             return Ok(Ran {
                 queue,
                 attempt: 1,
-                executed: self.executor.execute(job).await?,
+                executed,
             });
         }
-        let (attempt, executed) = self.attempts(Retry::new(job, retries), ended).await?;
+        let attempts = self.attempts(Retry::new(job, retries), ended);
+        let (attempt, executed) = stop.watch(listens, attempts).await?;
         Ok(Ran {
             queue,
             attempt,

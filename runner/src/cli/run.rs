@@ -73,6 +73,8 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
         .limits(limits(args, is_command))
         .input(input(args, is_command)?)
         .retries(args.process.retries)
+        // Signals say whether it has time.
+        .grace(Duration::ZERO)
         .stdout(Stdio::Stream)
         .stderr(Stdio::Stream);
     for grant in &args.dir {

@@ -101,6 +101,8 @@ struct Pools {
     talks: bool,
     /// The artifact imports regions, or what else needs the runner's services.
     regions: bool,
+    /// The artifact can learn that it is asked to stop.
+    listens: bool,
     code: Arc<Mutex<Arc<Code>>>,
     spawner: Arc<Spawner>,
     settings: Settings,
@@ -149,6 +151,7 @@ impl ProcessExecutor {
                 let made = Arc::new(Pools {
                     talks: code.meta.talks,
                     regions: code.meta.regions,
+                    listens: code.meta.listens,
                     code: Arc::new(Mutex::new(code)),
                     spawner: self.spawner.clone(),
                     settings: self.settings.clone(),
@@ -223,6 +226,12 @@ impl Executor for ProcessExecutor {
 
     fn prepare(&self, artifact: &Artifact, metered: bool) -> Result<(), Error> {
         self.pools(artifact, metered).map(drop)
+    }
+
+    fn listens(&self, artifact: &Artifact, metered: bool) -> bool {
+        let pools = artifact.prepared(metered);
+        let pools = pools.and_then(|any| any.downcast::<Pools>().ok());
+        pools.is_some_and(|pools| pools.listens)
     }
 
     fn transport(&self) -> &Transport {

@@ -48,6 +48,7 @@ pub(crate) struct Prepared {
     metered: bool,
     /// It imports regions.
     regions: bool,
+    listens: bool,
     /// Linear memories that it will have; none where that cannot be told.
     memories: Option<u32>,
 }
@@ -109,6 +110,7 @@ impl Prepared {
             shape,
             metered: code.meta.metered,
             regions: code.meta.regions,
+            listens: code.meta.listens,
             memories,
         })
     }
@@ -123,6 +125,11 @@ impl Prepared {
 
     pub(crate) fn shape(&self) -> Shape {
         self.shape
+    }
+
+    /// It can learn that it is asked to stop.
+    pub(crate) fn listens(&self) -> bool {
+        self.listens
     }
 
     pub(super) fn entry(&self) -> &Entry {

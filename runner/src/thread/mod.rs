@@ -135,6 +135,12 @@ impl Executor for ThreadExecutor {
         self.link(artifact, metered).map(drop)
     }
 
+    fn listens(&self, artifact: &Artifact, metered: bool) -> bool {
+        let prepared = artifact.prepared(metered);
+        let prepared = prepared.and_then(|any| any.downcast::<Prepared>().ok());
+        prepared.is_some_and(|prepared| prepared.listens())
+    }
+
     fn transport(&self) -> &Transport {
         &self.transport
     }
