@@ -33,3 +33,4 @@ mod retries;
 mod storms;
 mod streams;
 mod support;
+mod tasks;

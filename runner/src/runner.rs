@@ -615,6 +615,7 @@ impl Shared {
                 worker_pid,
                 usage,
                 start_method,
+                children: services.children_started(),
             },
             denied: fate.denied,
             jail_mode,
