@@ -36,3 +36,4 @@ mod storms;
 mod streams;
 mod support;
 mod terminal;
+mod tasks;

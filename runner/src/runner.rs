@@ -626,6 +626,7 @@ impl Shared {
                 worker_pid,
                 usage,
                 start_method,
+                children: services.children_started(),
             },
             denied: fate.denied,
             jail_mode,
