@@ -35,5 +35,5 @@ mod retries;
 mod storms;
 mod streams;
 mod support;
-mod terminal;
 mod tasks;
+mod terminal;
