@@ -160,6 +160,8 @@ pub(crate) struct Config {
     pub(crate) max_running: usize,
     /// Tasks that wait behind them.
     pub(crate) max_queued: usize,
+    /// Bytes that all regions may have together.
+    pub(crate) region_memory: u64,
     /// Threads of the task runtime.
     pub(crate) worker_threads: usize,
     /// The worker program; `None` is this program with its hook.

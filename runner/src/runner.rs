@@ -15,6 +15,7 @@ use crate::jail::JailReport;
 use crate::outcome::{Limit, Outcome, Output};
 use crate::port::Port;
 use crate::process::{ChildCompiler, ProcessExecutor};
+use crate::region::{Kind as RegionKind, Ledger, Region, RegionError};
 use crate::report::{Report, Stats};
 use crate::retry::Retry;
 use crate::sandbox::{Artifact, Compiler, Ending, Fate, InProcess, Loader, Progress, Sink};
@@ -110,7 +111,11 @@ impl Runner {
         };
         let loader = Arc::new(Loader::new(&config, compiler));
         let executor: Arc<dyn Executor> = match config.mode {
-            Mode::Thread => Arc::new(ThreadExecutor::new(loader.clone(), config.max_running)),
+            Mode::Thread => {
+                let ledger = Arc::new(Ledger::new(config.region_memory, false));
+                let slots = config.max_running;
+                Arc::new(ThreadExecutor::new(loader.clone(), slots, ledger))
+            }
             Mode::Process => Arc::new(ProcessExecutor::new(loader.clone(), &config)?),
         };
         Ok(Runner {
@@ -219,6 +224,32 @@ impl Runner {
         transport
             .channel(capacity)
             .map_err(|_| Error::new(ErrorKind::System, "no descriptors are left for a channel"))
+    }
+
+    /// A [`Region`] of `len` bytes, all zero, exclusive or shared. Its memory is
+    /// reserved, which takes milliseconds for tens of MiB.
+    ///
+    /// # Errors
+    ///
+    /// [`RegionError::OutOfBounds`] for no bytes; [`RegionError::WrongKind`] for a
+    /// frozen one, which [`Runner::frozen_region`] makes; [`RegionError::Limit`];
+    /// [`RegionError::System`] when there is no memory.
+    pub fn region(&self, len: u64, kind: RegionKind) -> Result<Region, RegionError> {
+        let ledger = self.shared.executor.ledger();
+        ledger.make(None, len, kind)?.finish()
+    }
+
+    /// A frozen [`Region`] of these bytes: one large input that any number of tasks
+    /// read without a copy.
+    ///
+    /// # Errors
+    ///
+    /// As [`Runner::region`].
+    pub fn frozen_region(&self, bytes: &[u8]) -> Result<Region, RegionError> {
+        let mut region = self.region(bytes.len() as u64, RegionKind::Exclusive)?;
+        region.write(0, bytes)?;
+        region.freeze()?;
+        Ok(region)
     }
 
     /// The compiled artifact of a task, as `wrun compile` writes it: native

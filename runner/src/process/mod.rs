@@ -28,6 +28,7 @@ use crate::executor::{Executed, Executor, Job};
 use crate::jail::{CgroupLimits, Grants, LayerReport, Plan, Role};
 use crate::limits::Limits;
 use crate::port::Transport;
+use crate::region::Ledger;
 use crate::sandbox::{Artifact, Code, Loader};
 pub(crate) use compile::ChildCompiler;
 use group::Group;
@@ -91,6 +92,7 @@ pub(crate) struct ProcessExecutor {
     spawner: Arc<Spawner>,
     settings: Settings,
     pools: Mutex<Vec<Weak<Pools>>>,
+    ledger: Arc<Ledger>,
 }
 
 /// The workers of one artifact.
@@ -116,6 +118,7 @@ impl ProcessExecutor {
         });
         Ok(ProcessExecutor {
             loader,
+            ledger: Arc::new(Ledger::new(config.region_memory, true)),
             spawner,
             settings: Settings {
                 start: config.start,
@@ -128,6 +131,7 @@ impl ProcessExecutor {
                     grants: Grants::default(),
                     identity: config.identity,
                     cgroup: Err(String::new()),
+                    regions: config.region_memory,
                     compile: None,
                     #[cfg(feature = "test-hooks")]
                     absent: config.absent.clone(),
@@ -221,6 +225,10 @@ impl Executor for ProcessExecutor {
 
     fn transport(&self) -> &Transport {
         &Transport::Socket
+    }
+
+    fn ledger(&self) -> &Arc<Ledger> {
+        &self.ledger
     }
 
     fn close(&self) {

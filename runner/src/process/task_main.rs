@@ -8,6 +8,7 @@ use super::channel::{ChannelError, Receiver, Sender};
 use crate::config::Mode;
 use crate::jail::{Sealed, TaskWalls};
 use crate::port::{PARTS, Port, Transport};
+use crate::region::{Draft, Kind, Maker, RegionError};
 use crate::report::Usage;
 use crate::sandbox::{
     self, Granted, Ports, Prepared, Progress, Run, RunError, Sink, Source, TaskContext,
@@ -59,6 +60,7 @@ async fn rehearse(prepared: &Prepared) {
             cancel: CancellationToken::new(),
             progress: Arc::new(|_| {}),
             ports: Ports::new(Transport::Socket, None),
+            regions: Arc::new(Interim),
         },
         granted: Granted::ByPath,
         stdin: Source::new(InputKind::Bytes(Bytes::from_static(b"rehearsal")), None),
@@ -66,7 +68,6 @@ async fn rehearse(prepared: &Prepared) {
         stderr: Sink::capture(0),
         kill: CancellationToken::new(),
         blocking: true,
-        other_processes: true,
         rehearsal: true,
         left_to_the_kernel: false,
     };
@@ -124,6 +125,18 @@ pub(super) fn serve(
         // What is left to give back is the kernel's, which takes it faster.
         sys::exit_now(0)
     })
+}
+
+struct Interim;
+
+#[async_trait::async_trait]
+impl Maker for Interim {
+    async fn make(&self, len: u64, kind: Kind, _: u64) -> Result<(Draft, u64), RegionError> {
+        Ok((Draft::new(len, kind, true)?, 0))
+    }
+    async fn bytes(&self) -> u64 {
+        0
+    }
 }
 
 struct Worker<'a> {
@@ -301,6 +314,7 @@ impl Worker<'_> {
                     noted.changed.notify_one();
                 }),
                 ports: Ports::new(Transport::Socket, port),
+                regions: Arc::new(Interim),
             },
             granted: Granted::Opened(&dirs),
             stdin: Source::new(input, order.spec.limits.input_budget(self.prepared.shape())),
@@ -309,7 +323,6 @@ impl Worker<'_> {
             // A runner that wants the task dead kills the process.
             kill: CancellationToken::new(),
             blocking: true,
-            other_processes: true,
             rehearsal: false,
             // Whoever forwards a stream waits for its last sink to be dropped.
             left_to_the_kernel: last && framed_err.is_some() && !is_command,

@@ -3,6 +3,7 @@
 use super::Ports;
 use super::bindings::wrun::task::context::{Host as ContextHost, Mode as AbiMode, TaskInfo};
 use crate::config::Mode;
+use crate::region::Maker;
 use crate::sandbox::host::Host;
 use std::sync::Arc;
 use std::time::Instant;
@@ -32,6 +33,8 @@ pub(crate) struct TaskContext {
     /// Takes the latest progress.
     pub(crate) progress: Arc<dyn Fn(Progress) + Send + Sync>,
     pub(crate) ports: Ports,
+    /// Who makes regions for it.
+    pub(crate) regions: Arc<dyn Maker>,
 }
 
 impl ContextHost for Host {
