@@ -162,6 +162,8 @@ pub(crate) struct Config {
     pub(crate) max_queued: usize,
     /// Bytes that all regions may have together.
     pub(crate) region_memory: u64,
+    /// Child tasks that run at the same time.
+    pub(crate) max_children: usize,
     /// Threads of the task runtime.
     pub(crate) worker_threads: usize,
     /// The worker program; `None` is this program with its hook.

@@ -9,6 +9,7 @@ use crate::port::{Port, Transport};
 use crate::region::Ledger;
 use crate::report::Usage;
 use crate::sandbox::{Artifact, Fate, Progress, Sink};
+use crate::services::Provider;
 use crate::task::{InputKind, Spec};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -52,6 +53,8 @@ pub(crate) struct Job {
     pub(crate) progress: Arc<dyn Fn(Progress) + Send + Sync>,
     /// What the task gets from `ports.parent`.
     pub(crate) port: Option<Port>,
+    /// Answers what the task asks.
+    pub(crate) services: Arc<Provider>,
 }
 
 impl Job {

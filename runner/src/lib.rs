@@ -283,6 +283,7 @@
 
 mod blocking;
 mod builder;
+mod children;
 #[doc(hidden)]
 pub mod cli;
 mod config;
@@ -303,6 +304,7 @@ mod report;
 mod retry;
 mod runner;
 mod sandbox;
+mod services;
 mod sys;
 mod task;
 mod thread;
@@ -311,7 +313,7 @@ mod wire;
 pub use builder::Builder;
 pub use config::{Cache, Jail, Mode, Start};
 pub use error::{Error, ErrorKind};
-pub use grant::{DirGrant, TcpGrant};
+pub use grant::{DirGrant, TaskGrant, TcpGrant};
 pub use handle::{Canceller, Killer, OutputStream, TaskHandle};
 pub use jail::{JailReport, Layer, LayerReport, LayerState};
 pub use limits::Limits;

@@ -291,7 +291,7 @@ impl Drop for End {
 mod tests {
     use super::*;
     use crate::port::Transport;
-    use crate::region::{Kind, Ledger, LocalMaker};
+    use crate::region::{Kind, Ledger, Maker};
 
     fn registry() -> (Transport, Arc<Registry>) {
         let registry = Arc::<Registry>::default();
@@ -357,10 +357,10 @@ mod tests {
     #[test]
     fn a_region_that_nobody_reaches_is_freed() {
         let (transport, registry) = registry();
-        let maker = LocalMaker::new(Arc::new(Ledger::new(u64::MAX, false)));
+        let maker = Maker::new(Arc::new(Ledger::new(u64::MAX, false)), u64::MAX);
         let region = || {
             let draft = maker
-                .make_now(1, Kind::Shared, u64::MAX)
+                .make(1, Kind::Shared, u64::MAX)
                 .expect("a draft")
                 .0;
             draft.finish().expect("a region")
@@ -374,12 +374,12 @@ mod tests {
             .expect("sent");
         kept.try_send(Message::new("").region(region()))
             .expect("sent");
-        let one = maker.bytes_now() / 3;
+        let one = maker.bytes() / 3;
         drop((a, b));
         registry.sweep();
-        assert_eq!(maker.bytes_now(), one);
+        assert_eq!(maker.bytes(), one);
         drop((kept, far_kept));
-        assert_eq!(maker.bytes_now(), 0);
+        assert_eq!(maker.bytes(), 0);
     }
 
     #[test]

@@ -210,6 +210,11 @@ impl End {
         }
     }
 
+    pub(super) fn lent(&self) -> (PortParts, [BorrowedFd<'_>; PARTS]) {
+        let fds = [self.messages.fd.as_fd(), self.credit.fd.as_fd()];
+        (self.parts(), fds)
+    }
+
     pub(super) fn into_parts(self) -> io::Result<(PortParts, [OwnedFd; PARTS])> {
         let parts = self.parts();
         Ok((parts, [self.messages.into_fd()?, self.credit.into_fd()?]))
@@ -287,9 +292,9 @@ impl End {
                 self.save_credit();
                 return Err(PortError::OtherRunner);
             };
-            let parts = end.parts();
+            let (parts, lent) = end.lent();
             head.extend([parts.capacity, u8::from(parts.credit)]);
-            fds.extend([end.messages.fd.as_fd(), end.credit.fd.as_fd()]);
+            fds.extend(lent);
         }
         for region in &message.regions {
             // Who sends has seen to it that it may move; others have one that does not.
@@ -441,7 +446,7 @@ const SEALS: SealFlags = SealFlags::WRITE
     .union(SealFlags::SHRINK);
 
 /// Data in a memory file that nobody can change.
-fn in_memory(data: &[u8]) -> io::Result<OwnedFd> {
+pub(crate) fn in_memory(data: &[u8]) -> io::Result<OwnedFd> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let file = memfd_create("wrun-message", flags)?;
     let mut written = 0;
@@ -560,13 +565,18 @@ fn region_parts(place: &[u8; REGION]) -> Option<Parts> {
     })
 }
 
+/// Whether it is a memory file of so many bytes that nobody can change.
+pub(crate) fn is_sealed(file: &OwnedFd, len: u64) -> bool {
+    fstat(file).is_ok_and(|stat| {
+        FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+            && u64::try_from(stat.st_size) == Ok(len)
+    }) && fcntl_get_seals(file).is_ok_and(|seals| seals.contains(SEALS))
+}
+
 /// What a memory file has, which must be sealed: reading it neither waits nor comes
 /// to another end than was said.
-fn contents(file: OwnedFd, len: usize) -> Option<Bytes> {
-    let stat = fstat(&file).ok()?;
-    let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
-    let is_sealed = fcntl_get_seals(&file).is_ok_and(|seals| seals.contains(SEALS));
-    if !is_file || !is_sealed || usize::try_from(stat.st_size) != Ok(len) {
+pub(crate) fn contents(file: OwnedFd, len: usize) -> Option<Bytes> {
+    if !is_sealed(&file, len as u64) {
         return None;
     }
     let mut data = vec![0; len];
@@ -620,7 +630,7 @@ mod tests {
 
     fn made(len: u64, kind: Kind) -> Region {
         let ledger = Ledger::new(u64::MAX, true);
-        let draft = ledger.make(None, len, kind).expect("a draft");
+        let draft = ledger.make(len, kind).expect("a draft");
         draft.finish().expect("a region")
     }
 
@@ -736,7 +746,7 @@ mod tests {
         within(|| {
             let (one, other) = Transport::Socket.channel(1).expect("a channel");
             let local = Ledger::new(u64::MAX, false);
-            let here = local.make(None, 1, Kind::Shared).expect("a draft");
+            let here = local.make(1, Kind::Shared).expect("a draft");
             let here = here.finish().expect("a region");
             let mapped = made(4096, Kind::Exclusive);
             let lease = mapped.map(0, 4096).expect("maps");

@@ -4,15 +4,16 @@
 //! One thread, one task at a time. Invariant: the walls are made tight for a task
 //! before anything of its guest runs.
 
+use super::asks::Asking;
 use super::channel::{ChannelError, Receiver, Sender};
 use crate::config::Mode;
 use crate::jail::{Sealed, TaskWalls};
 use crate::port::{PARTS, Port, Transport};
-use crate::region::{Draft, Kind, Maker, RegionError};
 use crate::report::Usage;
 use crate::sandbox::{
     self, Granted, Ports, Prepared, Progress, Run, RunError, Sink, Source, TaskContext,
 };
+use crate::services::NoServices;
 use crate::sys;
 use crate::task::{InputKind, Spec};
 use crate::wire::{Done, Input, Order, RunOrder, WorkerSays};
@@ -60,7 +61,7 @@ async fn rehearse(prepared: &Prepared) {
             cancel: CancellationToken::new(),
             progress: Arc::new(|_| {}),
             ports: Ports::new(Transport::Socket, None),
-            regions: Arc::new(Interim),
+            services: Arc::new(NoServices),
         },
         granted: Granted::ByPath,
         stdin: Source::new(InputKind::Bytes(Bytes::from_static(b"rehearsal")), None),
@@ -116,7 +117,7 @@ pub(super) fn serve(
                         break worker.run(*order, task == tasks).await?;
                     }
                     // For a task that was done before it came.
-                    Some(Order::Cancel | Order::InputFailed(_)) => {}
+                    Some(Order::Cancel | Order::InputFailed(_) | Order::Answer { .. }) => {}
                     // The runner does not need this worker after all.
                     None => return Ok(()),
                 }
@@ -125,18 +126,6 @@ pub(super) fn serve(
         // What is left to give back is the kernel's, which takes it faster.
         sys::exit_now(0)
     })
-}
-
-struct Interim;
-
-#[async_trait::async_trait]
-impl Maker for Interim {
-    async fn make(&self, len: u64, kind: Kind, _: u64) -> Result<(Draft, u64), RegionError> {
-        Ok((Draft::new(len, kind, true)?, 0))
-    }
-    async fn bytes(&self) -> u64 {
-        0
-    }
 }
 
 struct Worker<'a> {
@@ -204,7 +193,7 @@ impl Worker<'_> {
         let walls = TaskWalls {
             dirs: &dirs,
             tcp_ports: &tcp_ports,
-            memory: spec.limits.memory_of_a_process(),
+            memory: spec.memory_of_a_process(),
             reserved: self.prepared.reserved(&spec.limits),
             cpu: None,
         };
@@ -293,6 +282,7 @@ impl Worker<'_> {
             }
         };
 
+        let (services, mut asking) = Asking::new();
         let cancel = CancellationToken::new();
         let noted = wishes.clone();
         let task = Run {
@@ -314,7 +304,7 @@ impl Worker<'_> {
                     noted.changed.notify_one();
                 }),
                 ports: Ports::new(Transport::Socket, port),
-                regions: Arc::new(Interim),
+                services,
             },
             granted: Granted::Opened(&dirs),
             stdin: Source::new(input, order.spec.limits.input_budget(self.prepared.shape())),
@@ -354,6 +344,7 @@ impl Worker<'_> {
                             self.says.say(&WorkerSays::Progress(progress)).await?;
                         }
                     }
+                    Some(wish) = asking.next() => asking.send(wish, &mut self.says).await?,
                     Some(chunk) = next_chunk(&mut framed_out) => {
                         self.says.say(&WorkerSays::Stdout(chunk)).await?;
                     }
@@ -368,6 +359,10 @@ impl Worker<'_> {
                                 .lock()
                                 .unwrap_or_else(PoisonError::into_inner) = why;
                             wishes.input_failed.cancel();
+                        }
+                        Ok(Order::Answer { id, answer }) => {
+                            let file = self.orders.take(answer.descriptors())?;
+                            asking.answered(id, answer, file)?;
                         }
                         Ok(Order::Run(_)) => return Err(io::Error::other("one task at a time")),
                         // The runner is gone, or gave the task up.

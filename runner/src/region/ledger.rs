@@ -36,7 +36,7 @@ pub(crate) struct Ledger {
 
 /// What somebody had made, and what of it exists.
 #[derive(Debug, Default)]
-pub(crate) struct Account(Mutex<Sum>);
+struct Account(Mutex<Sum>);
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Sum {
@@ -101,14 +101,18 @@ impl Ledger {
         }
     }
 
-    /// Makes the file of a region, whose pages are still to be reserved: for a task,
-    /// whose regions may have `room` bytes together, or for the host.
+    /// Makes the file of a region of the host, whose pages are still to be reserved.
     ///
     /// # Errors
     ///
-    /// [`RegionError::Limit`] beyond that, or beyond what the runner may have;
+    /// [`RegionError::Limit`] beyond what the runner may have;
     /// [`RegionError::System`].
-    pub(crate) fn make(
+    pub(crate) fn make(&self, len: u64, kind: Kind) -> Result<Draft, RegionError> {
+        self.make_for(None, len, kind)
+    }
+
+    /// For a task, whose regions may have so many bytes together, or for the host.
+    fn make_for(
         &self,
         maker: Option<(&Arc<Account>, u64)>,
         len: u64,
@@ -149,12 +153,6 @@ impl Ledger {
             maker: maker.map(|(account, _)| account.clone()),
             bytes,
         })
-    }
-
-    /// Bytes of the regions of an account that exist.
-    pub(crate) fn bytes(&self, account: &Account) -> u64 {
-        self.settle();
-        account.sum().bytes
     }
 
     /// Takes note of what is gone.
@@ -199,55 +197,45 @@ impl Watch {
     }
 }
 
-/// How a task has regions made.
-#[async_trait::async_trait]
-pub(crate) trait Maker: Send + Sync {
-    /// A region of `len` bytes, where those of the task may be `room` bytes together;
-    /// and how many bytes they are with it.
-    async fn make(&self, len: u64, kind: Kind, room: u64) -> Result<(Draft, u64), RegionError>;
-
-    /// Bytes of the regions that were made for the task and exist.
-    async fn bytes(&self) -> u64;
-}
-
-/// Has them made in this process.
-pub(crate) struct LocalMaker {
+/// Makes the regions of one task.
+#[derive(Debug)]
+pub(crate) struct Maker {
     ledger: Arc<Ledger>,
     account: Arc<Account>,
+    max_bytes: u64,
 }
 
-impl LocalMaker {
-    /// For one task.
-    pub(crate) fn new(ledger: Arc<Ledger>) -> Self {
-        LocalMaker {
+impl Maker {
+    /// Of `max_bytes` together, at most.
+    pub(crate) fn new(ledger: Arc<Ledger>, max_bytes: u64) -> Self {
+        Maker {
             ledger,
             account: Arc::default(),
+            max_bytes,
         }
     }
 
-    pub(crate) fn make_now(
+    /// A region of `len` bytes, where those of the task may have `room` bytes
+    /// together; and how many they have with it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Ledger::make`].
+    pub(crate) fn make(
         &self,
         len: u64,
         kind: Kind,
         room: u64,
     ) -> Result<(Draft, u64), RegionError> {
-        let draft = self.ledger.make(Some((&self.account, room)), len, kind)?;
+        let room = room.min(self.max_bytes);
+        let draft = self.ledger.make_for(Some((&self.account, room)), len, kind)?;
         Ok((draft, self.account.sum().bytes))
     }
 
-    pub(crate) fn bytes_now(&self) -> u64 {
-        self.ledger.bytes(&self.account)
-    }
-}
-
-#[async_trait::async_trait]
-impl Maker for LocalMaker {
-    async fn make(&self, len: u64, kind: Kind, room: u64) -> Result<(Draft, u64), RegionError> {
-        self.make_now(len, kind, room)
-    }
-
-    async fn bytes(&self) -> u64 {
-        self.bytes_now()
+    /// Bytes of those of its regions that exist.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.ledger.settle();
+        self.account.sum().bytes
     }
 }
 
@@ -257,10 +245,10 @@ mod tests {
     use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
     use std::io::IoSlice;
 
-    fn made(maker: &LocalMaker, pages: u64) -> Result<super::super::Region, RegionError> {
+    fn made(maker: &Maker, pages: u64) -> Result<super::super::Region, RegionError> {
         let len = pages * super::super::page_size();
         let room = 10 * super::super::page_size();
-        maker.make_now(len, Kind::Exclusive, room)?.0.finish()
+        maker.make(len, Kind::Exclusive, room)?.0.finish()
     }
 
     #[test]
@@ -268,23 +256,23 @@ mod tests {
         let page = super::super::page_size();
         for elsewhere in [false, true] {
             let ledger = Arc::new(Ledger::new(15 * page, elsewhere));
-            let one = LocalMaker::new(ledger.clone());
-            let other = LocalMaker::new(ledger.clone());
+            let one = Maker::new(ledger.clone(), u64::MAX);
+            let other = Maker::new(ledger.clone(), u64::MAX);
             let held = made(&one, 8).expect("it fits");
             let refused = made(&one, 3).expect_err("more than its own");
             assert!(refused.is_limit());
             let (first, second) = held.split(page).expect("splits");
             assert!(made(&other, 8).expect_err("more than all").is_limit());
             let theirs = made(&other, 7).expect("it fits");
-            assert_eq!((one.bytes_now(), other.bytes_now()), (8 * page, 7 * page));
+            assert_eq!((one.bytes(), other.bytes()), (8 * page, 7 * page));
             // A part keeps the whole file.
             drop(first);
-            assert_eq!(one.bytes_now(), 8 * page);
+            assert_eq!(one.bytes(), 8 * page);
             let mapped = second.map(0, page as usize).expect("maps");
             drop(second);
-            assert_eq!(one.bytes_now(), 8 * page);
+            assert_eq!(one.bytes(), 8 * page);
             drop(mapped);
-            assert_eq!(one.bytes_now(), 0);
+            assert_eq!(one.bytes(), 0);
             // Also of one whose maker is gone.
             drop(other);
             assert!(made(&one, 10).expect_err("more than all").is_limit());
@@ -296,9 +284,9 @@ mod tests {
     #[test]
     fn descriptors_and_mappings_of_other_processes_count() {
         let ledger = Arc::new(Ledger::new(u64::MAX, true));
-        let maker = LocalMaker::new(ledger);
+        let maker = Maker::new(ledger, u64::MAX);
         let region = made(&maker, 1).expect("it fits");
-        let bytes = maker.bytes_now();
+        let bytes = maker.bytes();
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("sockets");
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
@@ -312,18 +300,18 @@ mod tests {
         )
         .expect("sent");
         drop(region);
-        assert_eq!(maker.bytes_now(), bytes, "it is on its way");
+        assert_eq!(maker.bytes(), bytes, "it is on its way");
         drop((ours, theirs));
-        assert_eq!(maker.bytes_now(), 0);
+        assert_eq!(maker.bytes(), 0);
     }
 
     #[test]
     fn regions_are_counted() {
-        let maker = LocalMaker::new(Arc::new(Ledger::new(u64::MAX, true)));
+        let maker = Maker::new(Arc::new(Ledger::new(u64::MAX, true)), u64::MAX);
         let room = u64::MAX;
         let make = || {
             maker
-                .make_now(1, Kind::Shared, room)
+                .make(1, Kind::Shared, room)
                 .map(|made| made.0.finish())
         };
         let held: Vec<_> = (0..MAX_MADE).map(|_| make().expect("it fits")).collect();

@@ -24,7 +24,7 @@ mod wait;
 mod words;
 
 use ledger::Charge;
-pub(crate) use ledger::{Account, Ledger, LocalMaker, Maker};
+pub(crate) use ledger::{Ledger, Maker};
 pub(crate) use parts::Parts;
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 use serde::{Deserialize, Serialize};
@@ -94,6 +94,15 @@ pub enum RegionError {
 }
 
 impl RegionError {
+    /// The system's error number, or that of what it comes to.
+    pub(crate) fn errno(&self) -> i32 {
+        match self {
+            RegionError::System { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
+            RegionError::Limit => libc::ENOSPC,
+            _ => libc::EINVAL,
+        }
+    }
+
     /// Whether it is for want of memory, descriptors or address space.
     pub(crate) fn is_limit(&self) -> bool {
         match self {

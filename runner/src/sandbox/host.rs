@@ -131,7 +131,7 @@ impl Host {
         table.set_max_capacity(MAX_RESOURCES);
         Ok(Host {
             wasi,
-            limiter: Limiter::new(&spec.limits, context.regions.clone()),
+            limiter: Limiter::new(&spec.limits, context.services.clone()),
             context,
             denials,
             has_tcp: !spec.tcp.is_empty(),

@@ -9,7 +9,8 @@
 //! also for calls it never asked about, so giving back would let a guest shrink its
 //! own account.
 
-use crate::region::{Draft, Kind, Maker, RegionError};
+use crate::region::{Draft, Kind, RegionError};
+use crate::services::{Answer, Ask, Services};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use wasmtime::ResourceLimiterAsync;
@@ -26,7 +27,7 @@ pub(crate) struct Limiter {
     peak_memory: usize,
     table_elements: usize,
     refused: u64,
-    maker: Arc<dyn Maker>,
+    services: Arc<dyn Services>,
     /// Bytes of the regions that were made for it, or more.
     in_regions: usize,
     /// Regions that it holds.
@@ -44,7 +45,7 @@ impl Drop for Place {
 }
 
 impl Limiter {
-    pub(crate) fn new(limits: &crate::limits::Limits, maker: Arc<dyn Maker>) -> Self {
+    pub(crate) fn new(limits: &crate::limits::Limits, services: Arc<dyn Services>) -> Self {
         Limiter {
             max_memory: usize::try_from(limits.max_memory).unwrap_or(usize::MAX),
             max_table_elements: usize::try_from(limits.max_table_elements).unwrap_or(usize::MAX),
@@ -53,7 +54,7 @@ impl Limiter {
             peak_memory: 0,
             table_elements: 0,
             refused: 0,
-            maker,
+            services,
             in_regions: 0,
             held: Arc::default(),
         }
@@ -67,7 +68,10 @@ impl Limiter {
     ) -> Result<(Draft, Place), RegionError> {
         let place = self.place().ok_or(RegionError::Limit)?;
         let room = self.max_memory.saturating_sub(self.memory) as u64;
-        let made = self.maker.make(len, kind, room).await;
+        let made = match self.services.ask(Ask::Region { len, kind, room }).await {
+            Answer::Region(made) => made,
+            _ => Err(RegionError::Limit),
+        };
         let (draft, in_regions) = made.inspect_err(|error| {
             if error.is_limit() {
                 self.refused += 1;
@@ -118,8 +122,9 @@ impl ResourceLimiterAsync for Limiter {
         let memory = self.memory.saturating_add(delta);
         if memory.saturating_add(self.in_regions) > self.max_memory && self.in_regions > 0 {
             // Others may have dropped some meanwhile.
-            let in_regions = self.maker.bytes().await;
-            self.in_regions = usize::try_from(in_regions).unwrap_or(usize::MAX);
+            if let Answer::RegionBytes(bytes) = self.services.ask(Ask::RegionBytes).await {
+                self.in_regions = usize::try_from(bytes).unwrap_or(usize::MAX);
+            }
         }
         let total = memory.saturating_add(self.in_regions);
         if total > self.max_memory {
@@ -171,12 +176,13 @@ impl ResourceLimiterAsync for Limiter {
 mod tests {
     use super::*;
     use crate::limits::Limits;
-    use crate::region::{Ledger, LocalMaker, Region};
+    use crate::region::{Ledger, Maker, Region};
+    use crate::services::Provider;
 
     fn limiter(max_memory: u64) -> Limiter {
         let ledger = Arc::new(Ledger::new(u64::MAX, false));
-        let maker = Arc::new(LocalMaker::new(ledger));
-        Limiter::new(&Limits::default().max_memory(max_memory), maker)
+        let services = Provider::new(None, Maker::new(ledger, max_memory));
+        Limiter::new(&Limits::default().max_memory(max_memory), Arc::new(services))
     }
 
     /// Nothing here ever waits.

@@ -10,7 +10,7 @@ use crate::config::Mode;
 use crate::error::{Error, ErrorKind};
 use crate::executor::{Executed, Executor, Job};
 use crate::port::Transport;
-use crate::region::{Ledger, LocalMaker};
+use crate::region::Ledger;
 use crate::sandbox::{
     self, Allocation, Artifact, EngineError, Granted, Loader, Ports, PrepareError, Prepared, Run,
     Source, TaskContext,
@@ -117,7 +117,7 @@ impl Executor for ThreadExecutor {
                 cancel: job.cancel,
                 progress: job.progress,
                 ports: Ports::new(self.transport.clone(), job.port),
-                regions: Arc::new(LocalMaker::new(self.ledger.clone())),
+                services: job.services,
             },
             granted: Granted::ByPath,
             stdin: Source::new(job.stdin, budget),

@@ -18,16 +18,21 @@
 //! Stdout, Stderr ───────────▶                    where no pipe was sent
 //!                ◀───────────  Cancel            asks the task to stop
 //!                ◀───────────  InputFailed
+//! Ask            ───────────▶                    with its file and port; numbered
+//!                ◀───────────  Answer            with its file
+//! Tell           ───────────▶                    needs no answer
 //! Done           ───────────▶                    and, as a rule, is gone
 //! ```
 //!
 //! A program that was started for one worker alone is that worker once it is
 //! ready: its control socket goes on as the worker's own.
 
+use super::ask::{WireAnswer, WireAsk};
 use crate::jail::{JailReport, LayerReport, Plan};
 use crate::port::{PARTS, PortParts};
 use crate::report::Usage;
 use crate::sandbox::{Fate, Progress};
+use crate::services::Word;
 use crate::sys::Exit;
 use crate::sys::FileId;
 use crate::task::Spec;
@@ -91,6 +96,11 @@ pub(crate) enum Order {
     Cancel,
     /// The input that comes by a pipe cannot be read any further.
     InputFailed(String),
+    /// To the ask of this number.
+    Answer {
+        id: u64,
+        answer: WireAnswer,
+    },
 }
 
 /// A task, as a worker gets it. With it come, in this order and as far as it says
@@ -151,6 +161,12 @@ pub(crate) enum WorkerSays {
         message: String,
         grant: bool,
     },
+    /// Asks are numbered from 1, one after another.
+    Ask {
+        id: u64,
+        ask: WireAsk,
+    },
+    Tell(Word),
 }
 
 /// A worker's last word about a task.
