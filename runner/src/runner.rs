@@ -258,6 +258,11 @@ impl Runner {
         Ok(region)
     }
 
+    /// Bytes that all regions of this runner have now, of its tasks and of its host.
+    pub fn region_memory_used(&self) -> u64 {
+        self.shared.executor.ledger().bytes()
+    }
+
     /// The compiled artifact of a task, as `wrun compile` writes it: native
     /// code, for this version of wrun on this kind of processor.
     ///

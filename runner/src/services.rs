@@ -37,11 +37,7 @@ pub(crate) enum Ask {
     End(u64),
     /// A region of so many bytes, where those of the task may have `room` bytes
     /// together.
-    Region {
-        len: u64,
-        kind: Kind,
-        room: u64,
-    },
+    Region { len: u64, kind: Kind, room: u64 },
     /// How many bytes the regions that were made for the task have, of those that
     /// exist.
     RegionBytes,

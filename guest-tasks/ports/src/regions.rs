@@ -71,7 +71,7 @@ pub(crate) fn alone() -> Result<String, String> {
     };
     let (a, b) = ports::channel(2).map_err(said)?;
 
-    let region = made(100_000, Kind::Exclusive)?;
+    let region = made(2 * PAGE, Kind::Exclusive)?;
     region.write(70_000, b"hello").map_err(why)?;
     a.send(with("moves", vec![region])).map_err(|unsent| said(unsent.error))?;
     let mut got = b.receive().map_err(said)?;
@@ -80,7 +80,7 @@ pub(crate) fn alone() -> Result<String, String> {
     note("with", String::from_utf8_lossy(&region.read(70_000, 5).map_err(why)?).into());
 
     // One that is mapped stays, and all comes back in order.
-    let window = Window::new(100_000)?;
+    let window = Window::new(2 * PAGE)?;
     let mapping = window.over(&region).map_err(why)?;
     let others = || -> Result<Vec<Region>, String> {
         (1..=3).map(|len| made(len, Kind::Shared)).collect()

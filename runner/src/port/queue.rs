@@ -359,10 +359,7 @@ mod tests {
         let (transport, registry) = registry();
         let maker = Maker::new(Arc::new(Ledger::new(u64::MAX, false)), u64::MAX);
         let region = || {
-            let draft = maker
-                .make(1, Kind::Shared, u64::MAX)
-                .expect("a draft")
-                .0;
+            let draft = maker.make(1, Kind::Shared, u64::MAX).expect("a draft").0;
             draft.finish().expect("a region")
         };
         let (a, far_a) = transport.channel(4).expect("a channel");

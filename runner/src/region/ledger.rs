@@ -155,6 +155,12 @@ impl Ledger {
         })
     }
 
+    /// Bytes of all regions that exist.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.settle();
+        self.total.sum().bytes
+    }
+
     /// Takes note of what is gone.
     fn settle(&self) {
         if let Some(watch) = &self.elsewhere {
@@ -228,7 +234,9 @@ impl Maker {
         room: u64,
     ) -> Result<(Draft, u64), RegionError> {
         let room = room.min(self.max_bytes);
-        let draft = self.ledger.make_for(Some((&self.account, room)), len, kind)?;
+        let draft = self
+            .ledger
+            .make_for(Some((&self.account, room)), len, kind)?;
         Ok((draft, self.account.sum().bytes))
     }
 

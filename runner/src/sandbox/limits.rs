@@ -66,6 +66,8 @@ impl Limiter {
         len: u64,
         kind: Kind,
     ) -> Result<(Draft, Place), RegionError> {
+        // What is no region anywhere is not asked for.
+        Draft::memory(len, kind)?;
         let place = self.place().ok_or(RegionError::Limit)?;
         let room = self.max_memory.saturating_sub(self.memory) as u64;
         let made = match self.services.ask(Ask::Region { len, kind, room }).await {
@@ -182,7 +184,10 @@ mod tests {
     fn limiter(max_memory: u64) -> Limiter {
         let ledger = Arc::new(Ledger::new(u64::MAX, false));
         let services = Provider::new(None, Maker::new(ledger, max_memory));
-        Limiter::new(&Limits::default().max_memory(max_memory), Arc::new(services))
+        Limiter::new(
+            &Limits::default().max_memory(max_memory),
+            Arc::new(services),
+        )
     }
 
     /// Nothing here ever waits.

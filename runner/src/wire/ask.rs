@@ -58,10 +58,9 @@ impl WireAsk {
             WireAsk::Spawn { input, port, .. } => {
                 usize::from(matches!(input, Data::File(_))) + port.map_or(0, |_| PARTS)
             }
-            WireAsk::Ended(_)
-            | WireAsk::End(_)
-            | WireAsk::Region { .. }
-            | WireAsk::RegionBytes => 0,
+            WireAsk::Ended(_) | WireAsk::End(_) | WireAsk::Region { .. } | WireAsk::RegionBytes => {
+                0
+            }
         }
     }
 }
@@ -69,6 +68,9 @@ impl WireAsk {
 impl WireAnswer {
     /// Descriptors that come along.
     pub(crate) fn descriptors(&self) -> usize {
-        usize::from(matches!(self, WireAnswer::Output(_) | WireAnswer::Region(_)))
+        usize::from(matches!(
+            self,
+            WireAnswer::Output(_) | WireAnswer::Region(_)
+        ))
     }
 }
