@@ -29,6 +29,7 @@ use crate::executor::{Executed, Executor, Job};
 use crate::jail::{CgroupLimits, Grants, LayerReport, Plan, Role};
 use crate::limits::Limits;
 use crate::port::Transport;
+use crate::region::Ledger;
 use crate::sandbox::{Artifact, Code, Loader};
 use crate::task::Spec;
 pub(crate) use compile::ChildCompiler;
@@ -93,6 +94,7 @@ pub(crate) struct ProcessExecutor {
     spawner: Arc<Spawner>,
     settings: Settings,
     pools: Mutex<Vec<Weak<Pools>>>,
+    ledger: Arc<Ledger>,
 }
 
 /// The workers of one artifact.
@@ -121,6 +123,7 @@ impl ProcessExecutor {
         });
         Ok(ProcessExecutor {
             loader,
+            ledger: Arc::new(Ledger::new(config.region_memory, true)),
             spawner,
             settings: Settings {
                 start: config.start,
@@ -133,6 +136,7 @@ impl ProcessExecutor {
                     grants: Grants::default(),
                     identity: config.identity,
                     cgroup: Err(String::new()),
+                    regions: config.region_memory,
                     compile: None,
                     #[cfg(feature = "test-hooks")]
                     absent: config.absent.clone(),
@@ -236,6 +240,10 @@ impl Executor for ProcessExecutor {
 
     fn transport(&self) -> &Transport {
         &Transport::Socket
+    }
+
+    fn ledger(&self) -> &Arc<Ledger> {
+        &self.ledger
     }
 
     fn close(&self) {

@@ -144,7 +144,7 @@ impl Prepared {
     /// An empty store for it.
     pub(super) fn store(&self, host: Host) -> wasmtime::Result<Store<Host>> {
         let mut store = Store::try_new(&self.engine, host)?;
-        store.limiter(|host| &mut host.limiter);
+        store.limiter_async(|host| &mut host.limiter);
         Ok(store)
     }
 }
@@ -162,9 +162,6 @@ pub(crate) struct Run<'a> {
     pub(crate) kill: CancellationToken,
     /// File calls may block the calling thread: it has nothing else to do.
     pub(crate) blocking: bool,
-    /// Other processes can hold the regions of this task: whoever waits at one waits
-    /// in the kernel, where they see it.
-    pub(crate) other_processes: bool,
     /// Everything but the guest: its first instruction is where it ends. What
     /// touches code and memory for the first time is then done before a real run
     /// waits for it.
@@ -258,7 +255,7 @@ pub(crate) async fn run(prepared: &Prepared, run: Run<'_>) -> Result<Fate, RunEr
     } else {
         &run.stderr
     };
-    let mut host = Host::new(
+    let host = Host::new(
         run.spec,
         prepared.is_module(),
         run.blocking,
@@ -267,7 +264,6 @@ pub(crate) async fn run(prepared: &Prepared, run: Run<'_>) -> Result<Fate, RunEr
         run.context,
         run.granted,
     )?;
-    host.other_processes = run.other_processes;
     let fuel = run.spec.limits.fuel;
     let sandbox = |error: wasmtime::Error| RunError::Sandbox(format!("{error:#}"));
     let ready = match run.ahead {
