@@ -373,7 +373,8 @@ fn children_end_with_their_parent_however_it_ends() {
             assert_idle(&runner);
         }
         for how in ["leave loop", "leave waiting"] {
-            let handle = begun(&runner, task(&family, how));
+            let at_once = task(&family, how).grace(Duration::ZERO);
+            let handle = begun(&runner, at_once);
             handle.kill();
             assert_eq!(handle.wait().unwrap().outcome, Outcome::Cancelled);
             assert_idle(&runner);
