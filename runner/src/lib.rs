@@ -302,6 +302,7 @@ mod report;
 mod retry;
 mod runner;
 mod sandbox;
+mod sync;
 mod sys;
 mod task;
 mod thread;

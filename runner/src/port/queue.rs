@@ -6,8 +6,9 @@
 //! does so without recursion, however deep they lie.
 
 use super::{Message, Port, PortError, Unsent};
+use crate::sync::{Mutex, MutexGuard, RwLock};
 use std::collections::{HashSet, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+use std::sync::{Arc, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 
 /// All channels of a runner.

@@ -17,6 +17,7 @@
 
 mod parts;
 mod wait;
+mod waiters;
 mod words;
 
 #[cfg_attr(
@@ -32,7 +33,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use sys::SharedWords;
 pub(crate) use wait::Waited;
-use wait::Waiters;
+use waiters::Waiters;
 pub(crate) use words::{Op, Word};
 
 use crate::sys;
