@@ -71,8 +71,12 @@ impl Wrun {
 
     /// Another copy of `wrun`, whose processes can then be told from all others.
     pub fn program(program: &Path) -> Self {
-        let mut command = Command::new(program);
+        // What these tests were started to ignore (`nohup`, a shell's background), a
+        // program of theirs would ignore too.
+        let mut command = Command::new("env");
         command
+            .arg("--default-signal=HUP,INT,QUIT,TERM")
+            .arg(program)
             .env("WRUN_CACHE_DIR", shared_cache())
             // What a panic would say is to be seen, and found.
             .env("RUST_BACKTRACE", "1")

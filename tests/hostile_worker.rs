@@ -108,7 +108,7 @@ os.dup2(1, 0)
 # As a worker that was started for one task.
 raw, say, order, done = control.raw, control.say, control.order, control.done
 
-def hello(version=2, fds=()):
+def hello(version=3, fds=()):
     raw(b"wrunwork" + struct.pack("<I", version), fds)
 
 def ready(layers=0, fds=()):

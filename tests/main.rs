@@ -8,6 +8,7 @@
     reason = "a test that fails here has found something"
 )]
 
+mod ahead;
 mod architecture;
 mod bad_input;
 mod command;
@@ -33,3 +34,4 @@ mod retries;
 mod storms;
 mod streams;
 mod support;
+mod terminal;

@@ -16,6 +16,7 @@ pub struct Builder {
     cache: Cache,
     max_running: Option<usize>,
     max_queued: usize,
+    max_children: usize,
     worker_threads: Option<usize>,
     worker: Option<PathBuf>,
     max_module_size: u64,
@@ -39,6 +40,7 @@ impl Default for Builder {
             cache: Cache::Off,
             max_running: None,
             max_queued: 1024,
+            max_children: Builder::CHILDREN_DEFAULT,
             worker_threads: None,
             worker: None,
             max_module_size: Builder::MODULE_SIZE_DEFAULT,
@@ -60,6 +62,8 @@ impl Default for Builder {
 impl Builder {
     /// The default cap on a task file: 256 MiB.
     pub const MODULE_SIZE_DEFAULT: u64 = 256 << 20;
+    /// The default of [`Builder::max_children`]: 256.
+    pub const CHILDREN_DEFAULT: usize = 256;
     /// The default of [`Builder::compile_timeout`]: one minute.
     pub const COMPILE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
     /// The default of [`Builder::compile_memory`]: 2 GiB.
@@ -94,6 +98,18 @@ impl Builder {
     /// [`ErrorKind::Overloaded`]. Default: 1024.
     pub fn max_queued(mut self, tasks: usize) -> Self {
         self.max_queued = tasks;
+        self
+    }
+
+    /// Child tasks that run at the same time, of all submitted tasks together, beside
+    /// those that [`Builder::max_running`] counts: a task that waits for its children
+    /// keeps its place. Beyond it, `tasks.spawn` is refused (`limit`). Default:
+    /// [`Builder::CHILDREN_DEFAULT`].
+    ///
+    /// In thread mode they take slots and mappings as submitted tasks do, from the
+    /// same number; what those leave is the most there can be.
+    pub fn max_children(mut self, tasks: usize) -> Self {
+        self.max_children = tasks;
         self
     }
 
@@ -152,7 +168,8 @@ impl Builder {
     }
 
     /// Process mode: workers that are made ahead of demand, for each artifact in
-    /// use. Each costs a process and saves a task the time of making one.
+    /// use. Each costs a process and saves a task the time of making one. A task whose
+    /// limits are not those of the task before it has a worker made for itself.
     /// Default: 1. No effect in thread mode.
     pub fn spares(mut self, workers: usize) -> Self {
         self.spares = workers;
@@ -230,11 +247,13 @@ impl Builder {
             Mode::Thread => sandbox::max_pool_slots(),
             Mode::Process => 1 << 20,
         };
+        let max_running = max_running.clamp(1, ceiling);
         let config = Config {
             mode: self.mode,
             cache: self.cache,
-            max_running: max_running.clamp(1, ceiling),
+            max_running,
             max_queued: self.max_queued.min(1 << 24),
+            max_children: self.max_children.min(ceiling - max_running),
             worker_threads: self.worker_threads.unwrap_or(threads).clamp(1, 1024),
             worker: self.worker.map(worker_path).transpose()?,
             max_module_size: self.max_module_size,

@@ -160,6 +160,8 @@ pub(crate) struct Config {
     pub(crate) max_running: usize,
     /// Tasks that wait behind them.
     pub(crate) max_queued: usize,
+    /// Child tasks that run at the same time.
+    pub(crate) max_children: usize,
     /// Threads of the task runtime.
     pub(crate) worker_threads: usize,
     /// The worker program; `None` is this program with its hook.

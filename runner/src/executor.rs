@@ -8,6 +8,7 @@ use crate::outcome::Crash;
 use crate::port::{Port, Transport};
 use crate::report::Usage;
 use crate::sandbox::{Artifact, Fate, Progress, Sink};
+use crate::services::Provider;
 use crate::task::{InputKind, Spec};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -48,6 +49,8 @@ pub(crate) struct Job {
     pub(crate) progress: Arc<dyn Fn(Progress) + Send + Sync>,
     /// What the task gets from `ports.parent`.
     pub(crate) port: Option<Port>,
+    /// Answers what the task asks.
+    pub(crate) services: Arc<Provider>,
 }
 
 impl Job {

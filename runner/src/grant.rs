@@ -1,5 +1,7 @@
 //! What a task may reach of the outside world. Plain data with a syntax.
 
+use crate::limits::Limits;
+use crate::sandbox::Artifact;
 use crate::task::TaskError;
 use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
@@ -63,6 +65,48 @@ impl FromStr for DirGrant {
             });
         }
         Ok(if read_only { grant.read_only() } else { grant })
+    }
+}
+
+/// A task that another task may start (`tasks.spawn`), and all that it starts in turn.
+///
+/// Such a child runs in its parent's mode. It is granted nothing of the outside world:
+/// no directory, no variable, no socket; only the same tasks as its parent.
+#[derive(Clone, Debug)]
+#[must_use = "a grant does nothing until a task has it"]
+pub struct TaskGrant {
+    pub(crate) name: String,
+    pub(crate) artifact: Artifact,
+    pub(crate) args: Vec<String>,
+    pub(crate) limits: Option<Limits>,
+}
+
+impl TaskGrant {
+    /// Bytes of a name, at most: 256.
+    pub const MAX_NAME: usize = 256;
+
+    /// Grants `artifact` under a name, which is also the child's name and the first
+    /// element of its argument list. The same runner must have loaded it.
+    pub fn new(name: impl Into<String>, artifact: &Artifact) -> Self {
+        TaskGrant {
+            name: name.into(),
+            artifact: artifact.clone(),
+            args: Vec::new(),
+            limits: None,
+        }
+    }
+
+    /// Appends arguments. Whoever starts the task adds none.
+    pub fn args<S: Into<String>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
+        self.args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// Limits of its own; its time counts from its start, and it has never more than
+    /// its parent has left. Default: its parent's limits.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = Some(limits);
+        self
     }
 }
 

@@ -77,6 +77,11 @@ impl TaskHandle {
         Some(*self.progress.borrow_and_update())
     }
 
+    /// What [`TaskHandle::progress_changed`] tells, for others to hold.
+    pub fn progress_watch(&self) -> ProgressWatch {
+        ProgressWatch(self.progress.clone())
+    }
+
     /// Asks the task to stop: `context.cancelled` becomes true. A task that
     /// does not look goes on.
     pub fn cancel(&self) {
@@ -201,6 +206,23 @@ impl Canceller {
     /// As [`TaskHandle::cancel`].
     pub fn cancel(&self) {
         self.0.cancel();
+    }
+}
+
+/// Tells how far one task is; see [`TaskHandle::progress_watch`].
+#[derive(Clone, Debug)]
+pub struct ProgressWatch(watch::Receiver<Progress>);
+
+impl ProgressWatch {
+    /// As [`TaskHandle::progress`].
+    pub fn latest(&self) -> Progress {
+        *self.0.borrow()
+    }
+
+    /// As [`TaskHandle::progress_changed`].
+    pub async fn changed(&mut self) -> Option<Progress> {
+        self.0.changed().await.ok()?;
+        Some(*self.0.borrow_and_update())
     }
 }
 

@@ -282,6 +282,7 @@
 //! `plugin_server`, `batch`.
 
 mod builder;
+mod children;
 #[doc(hidden)]
 pub mod cli;
 mod config;
@@ -302,6 +303,7 @@ mod report;
 mod retry;
 mod runner;
 mod sandbox;
+mod services;
 mod sync;
 mod sys;
 mod task;
@@ -311,8 +313,8 @@ mod wire;
 pub use builder::Builder;
 pub use config::{Cache, Jail, Mode, Start};
 pub use error::{Error, ErrorKind};
-pub use grant::{DirGrant, TcpGrant};
-pub use handle::{Canceller, Killer, OutputStream, TaskHandle};
+pub use grant::{DirGrant, TaskGrant, TcpGrant};
+pub use handle::{Canceller, Killer, OutputStream, ProgressWatch, TaskHandle};
 pub use jail::{JailReport, Layer, LayerReport, LayerState};
 pub use limits::Limits;
 pub use outcome::{Crash, Limit, Outcome, Output, Trap, TrapKind};

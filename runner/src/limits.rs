@@ -30,6 +30,19 @@ pub struct Limits {
     pub max_table_elements: u64,
     /// Core instances within one component. Default: 1,000.
     pub max_instances: u32,
+    /// Child tasks below a submitted one, on all levels together, from their start
+    /// until they have ended and their handles are dropped. Default: 64; at most
+    /// [`Limits::MAX_TASKS`]. Counts where the task is submitted, not in a
+    /// [`TaskGrant`](crate::TaskGrant).
+    pub max_tasks: u32,
+    /// Levels of child tasks below a submitted one. Default: 8; at most
+    /// [`Limits::MAX_DEPTH`]. Counts where [`Limits::max_tasks`] does.
+    pub max_depth: u32,
+    /// The sum of `max_memory` over a submitted task and all that run below it, in
+    /// bytes; of a child that has ended and whose handle is held, its output counts.
+    /// Default: 8 GiB, which is 15 children of the default memory. Counts where
+    /// [`Limits::max_tasks`] does.
+    pub max_total_memory: u64,
 }
 
 impl Default for Limits {
@@ -42,6 +55,9 @@ impl Default for Limits {
             max_input: None,
             max_table_elements: Limits::MAX_TABLE_ELEMENTS,
             max_instances: 1_000,
+            max_tasks: 64,
+            max_depth: 8,
+            max_total_memory: 8 << 30,
         }
     }
 }
@@ -50,6 +66,10 @@ impl Limits {
     /// Table elements at most: 1,000,000. A pool of sandboxes reserves address
     /// space for each.
     pub const MAX_TABLE_ELEMENTS: u64 = 1_000_000;
+    /// Most that [`Limits::max_tasks`] can be: 4,096.
+    pub const MAX_TASKS: u32 = 4_096;
+    /// Most that [`Limits::max_depth`] can be: 64.
+    pub const MAX_DEPTH: u32 = 64;
     /// Captured output by default: 16 MiB.
     pub const CAPTURE_DEFAULT: u64 = 16 << 20;
     /// Input of a task that exports `run` by default: 64 MiB.
@@ -94,6 +114,24 @@ impl Limits {
     /// Sets [`Limits::max_instances`].
     pub fn max_instances(mut self, instances: u32) -> Self {
         self.max_instances = instances;
+        self
+    }
+
+    /// Sets [`Limits::max_tasks`].
+    pub fn max_tasks(mut self, tasks: u32) -> Self {
+        self.max_tasks = tasks;
+        self
+    }
+
+    /// Sets [`Limits::max_depth`].
+    pub fn max_depth(mut self, levels: u32) -> Self {
+        self.max_depth = levels;
+        self
+    }
+
+    /// Sets [`Limits::max_total_memory`].
+    pub fn max_total_memory(mut self, bytes: u64) -> Self {
+        self.max_total_memory = bytes;
         self
     }
 }

@@ -151,6 +151,8 @@ pub enum Access {
     Udp,
     /// Resolving a host name (`--allow-tcp` with that name).
     NameLookup,
+    /// Starting a task (`--task`).
+    Task,
 }
 
 impl Access {
@@ -164,6 +166,7 @@ impl Access {
             Access::TcpListen => "tcp-listen",
             Access::Udp => "udp",
             Access::NameLookup => "name-lookup",
+            Access::Task => "task",
         }
     }
 }

@@ -90,6 +90,7 @@ impl Retry {
             kill: order.kill.clone(),
             progress: order.progress.clone(),
             port,
+            services: order.services.clone(),
         }
     }
 
@@ -104,6 +105,8 @@ impl Retry {
             Some("the task was asked to stop")
         } else if self.talked {
             Some("it had a port, over which something may have gone")
+        } else if self.order.services.children_started() > 0 {
+            Some("it started child tasks")
         } else if matches!(&self.input, Replay::Reader(it) if it.begun.load(Ordering::Acquire)) {
             Some("its input is a stream, and some of it was read")
         } else if self.order.stdout.has_handed_on() || self.order.stderr.has_handed_on() {

@@ -7,6 +7,7 @@
 //! mode, one that is compiling, which ends when it has compiled.
 
 use crate::builder::Builder;
+use crate::children::{Children, Heritage, Starter, child_data};
 use crate::config::{Config, Jail, Mode};
 use crate::error::{Error, ErrorKind};
 use crate::executor::{Executed, Executor, Job};
@@ -18,7 +19,8 @@ use crate::process::{ChildCompiler, ProcessExecutor};
 use crate::report::{Report, Stats};
 use crate::retry::Retry;
 use crate::sandbox::{Artifact, Compiler, Ending, Fate, InProcess, Loader, Progress, Sink};
-use crate::task::{Input, Spec, Stdio, Task};
+use crate::services::Provider;
+use crate::task::{Input, Spec, Stdio, Task, validate_tasks};
 use crate::thread::ThreadExecutor;
 use bytes::Bytes;
 use std::path::{Path, PathBuf};
@@ -53,7 +55,7 @@ struct Shared {
     admission: Arc<Semaphore>,
     /// Permits for tasks that are running.
     places: Arc<Semaphore>,
-    next_id: AtomicU64,
+    starter: Arc<Starter>,
     kill_all: CancellationToken,
     tasks: TaskTracker,
 }
@@ -110,17 +112,24 @@ impl Runner {
         };
         let loader = Arc::new(Loader::new(&config, compiler));
         let executor: Arc<dyn Executor> = match config.mode {
-            Mode::Thread => Arc::new(ThreadExecutor::new(loader.clone(), config.max_running)),
+            Mode::Thread => {
+                let slots = config.max_running + config.max_children;
+                Arc::new(ThreadExecutor::new(loader.clone(), slots))
+            }
             Mode::Process => Arc::new(ProcessExecutor::new(loader.clone(), &config)?),
         };
         Ok(Runner {
             shared: Arc::new(Shared {
                 admission: Arc::new(Semaphore::new(config.max_running + config.max_queued)),
                 places: Arc::new(Semaphore::new(config.max_running)),
+                starter: Arc::new(Starter {
+                    executor: executor.clone(),
+                    next_id: AtomicU64::new(1),
+                    places: Arc::new(Semaphore::new(config.max_children)),
+                }),
                 config,
                 loader,
                 executor,
-                next_id: AtomicU64::new(1),
                 kill_all: CancellationToken::new(),
                 tasks: TaskTracker::new(),
             }),
@@ -455,8 +464,13 @@ impl Shared {
             stderr,
             retries,
             port,
+            tasks,
         } = task;
-        if artifact.runner() != self.loader.runner() {
+        let all = tasks.iter().map(|grant| &grant.artifact);
+        if all
+            .chain([&artifact])
+            .any(|artifact| artifact.runner() != self.loader.runner())
+        {
             return Err(Error::new(
                 ErrorKind::InvalidTask,
                 "the artifact was loaded by another runner",
@@ -472,31 +486,45 @@ impl Shared {
             ));
         }
         spec.validate()?;
+        validate_tasks(&tasks)?;
+        spec.child_data = child_data(&tasks, &spec.limits);
         let submitted = Instant::now();
         let (stdout, capture_out, stream_out) = sink(stdout, &spec);
         let (stderr, capture_err, stream_err) = sink(stderr, &spec);
         let (progress, watched) = watch::channel(Progress::default());
+        let deadline = spec
+            .limits
+            .timeout
+            .and_then(|timeout| submitted.checked_add(timeout));
+        let cancel = CancellationToken::new();
+        let kill = self.kill_all.child_token();
+        let heritage = Heritage {
+            limits: spec.limits.clone(),
+            deadline,
+            cancel: cancel.clone(),
+            kill: kill.clone(),
+            stderr: stderr.clone(),
+        };
+        let children = Children::of_submitted(&self.starter, tasks, heritage);
         let admitted = Admitted {
             submitted,
             retries,
             job: Job {
-                task_id: self.next_id.fetch_add(1, Ordering::Relaxed),
+                task_id: self.starter.next_id.fetch_add(1, Ordering::Relaxed),
                 attempt: 1,
                 artifact,
-                deadline: spec
-                    .limits
-                    .timeout
-                    .and_then(|timeout| submitted.checked_add(timeout)),
+                deadline,
                 spec: Arc::new(spec),
                 stdin,
                 stdout,
                 stderr,
-                cancel: CancellationToken::new(),
-                kill: self.kill_all.child_token(),
+                cancel,
+                kill,
                 progress: Arc::new(move |value| {
                     progress.send_replace(value);
                 }),
                 port,
+                services: Arc::new(Provider::new(children)),
             },
             capture_out,
             capture_err,
@@ -536,11 +564,14 @@ impl Shared {
         } = admitted;
         let spec = job.spec.clone();
         let task_id = job.task_id;
+        let services = job.services.clone();
+        let ran = self.execute(job, retries, place, submitted).await;
+        services.end().await;
         let Ran {
             queue,
             attempt,
             executed,
-        } = self.execute(job, retries, place, submitted).await?;
+        } = ran?;
         let stdout = capture_out.map(|sink| sink.take()).unwrap_or_default();
         let stderr = capture_err.map(|sink| sink.take()).unwrap_or_default();
         let total = submitted.elapsed();

@@ -1,7 +1,7 @@
 //! What to run: an artifact with its arguments, input, grants and limits. Plain
 //! data with validation; knows neither modes nor engines.
 
-use crate::grant::{DirGrant, TcpGrant};
+use crate::grant::{DirGrant, TaskGrant, TcpGrant};
 use crate::limits::Limits;
 use crate::port::Port;
 use crate::sandbox::Artifact;
@@ -51,6 +51,7 @@ pub struct Task {
     pub(crate) stderr: Stdio,
     pub(crate) retries: u32,
     pub(crate) port: Option<Port>,
+    pub(crate) tasks: Vec<TaskGrant>,
 }
 
 /// The part of a task that travels to where it runs.
@@ -62,6 +63,9 @@ pub(crate) struct Spec {
     pub(crate) dirs: Vec<DirGrant>,
     pub(crate) tcp: Vec<TcpGrant>,
     pub(crate) limits: Limits,
+    /// The most that the host holds of one child task, as input or output, in bytes;
+    /// 0 without any.
+    pub(crate) child_data: u64,
 }
 
 impl Task {
@@ -80,12 +84,14 @@ impl Task {
                 dirs: Vec::new(),
                 tcp: Vec::new(),
                 limits: Limits::default(),
+                child_data: 0,
             },
             input: Input::empty(),
             stdout: Stdio::Capture,
             stderr: Stdio::Capture,
             retries: 0,
             port: None,
+            tasks: Vec::new(),
         }
     }
 
@@ -128,6 +134,19 @@ impl Task {
         self
     }
 
+    /// Grants the task to start `artifact`, under a name, with its own limits and no
+    /// arguments: short for [`Task::allow_task`].
+    pub fn task(self, name: impl Into<String>, artifact: &Artifact) -> Self {
+        self.allow_task(TaskGrant::new(name, artifact))
+    }
+
+    /// Grants the task to start another one, any number of times, and likewise all
+    /// that it starts. They end with the task.
+    pub fn allow_task(mut self, grant: TaskGrant) -> Self {
+        self.tasks.push(grant);
+        self
+    }
+
     /// Replaces the limits.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.spec.limits = limits;
@@ -164,7 +183,7 @@ impl Task {
     /// written is dropped. There is no new attempt where that cannot be: when
     /// some of a streamed input ([`Input::reader`]) was read, or some of a
     /// streamed output ([`Stdio::Stream`]) was handed on, or when the task had a
-    /// port; the report's [`notes`](crate::Report::notes) then say so. What an
+    /// port or started child tasks; the report's [`notes`](crate::Report::notes) then say so. What an
     /// attempt did to granted directories and over the network stays done.
     ///
     /// Between attempts is a pause of 10 ms, doubling up to 1 s, cut at random by
@@ -187,6 +206,7 @@ impl Spec {
             dirs: Vec::new(),
             tcp: Vec::new(),
             limits: Limits::default().max_memory(64 << 20),
+            child_data: 0,
         }
     }
 
@@ -227,9 +247,7 @@ impl Spec {
                 what: "the environment",
             });
         }
-        if self.limits.max_table_elements > Limits::MAX_TABLE_ELEMENTS {
-            return Err(TaskError::TooManyTableElements);
-        }
+        check_limits(&self.limits)?;
         if self.dirs.len() > MAX_GRANTS || self.tcp.len() > MAX_GRANTS {
             return Err(TaskError::TooManyGrants);
         }
@@ -251,6 +269,47 @@ impl Spec {
         }
         Ok(())
     }
+}
+
+fn check_limits(limits: &Limits) -> Result<(), TaskError> {
+    if limits.max_table_elements > Limits::MAX_TABLE_ELEMENTS {
+        return Err(TaskError::TooManyTableElements);
+    }
+    if limits.max_tasks > Limits::MAX_TASKS || limits.max_depth > Limits::MAX_DEPTH {
+        return Err(TaskError::TooManyChildren);
+    }
+    Ok(())
+}
+
+/// Checks the tasks that a task is granted.
+pub(crate) fn validate_tasks(grants: &[TaskGrant]) -> Result<(), TaskError> {
+    if grants.len() > MAX_GRANTS {
+        return Err(TaskError::TooManyTasks);
+    }
+    for (at, grant) in grants.iter().enumerate() {
+        let name = &grant.name;
+        if name.is_empty() || name.len() > TaskGrant::MAX_NAME || name.contains('\0') {
+            return Err(TaskError::TaskName { name: name.clone() });
+        }
+        if grants[..at].iter().any(|other| other.name == *name) {
+            return Err(TaskError::TaskTwice { name: name.clone() });
+        }
+        if grant.args.iter().any(|arg| arg.contains('\0')) {
+            return Err(TaskError::Nul {
+                what: "an argument of a granted task",
+            });
+        }
+        let args: usize = grant.args.iter().map(|arg| arg.len() + 1).sum();
+        if args + name.len() > MAX_STRINGS {
+            return Err(TaskError::TooLong {
+                what: "the arguments of a granted task",
+            });
+        }
+        if let Some(limits) = &grant.limits {
+            check_limits(limits)?;
+        }
+    }
+    Ok(())
 }
 
 /// What a task is given to work on.
@@ -346,6 +405,14 @@ pub enum TaskError {
     TooManyGrants,
     #[error("max_table_elements is at most 1,000,000")]
     TooManyTableElements,
+    #[error("max_tasks is at most 4,096, max_depth at most 64")]
+    TooManyChildren,
+    #[error("a task is granted at most {MAX_GRANTS} tasks")]
+    TooManyTasks,
+    #[error("{name:?} is no name for a granted task: it has 1 to 256 bytes, none of them NUL")]
+    TaskName { name: String },
+    #[error("two granted tasks have the name {name:?}")]
+    TaskTwice { name: String },
     #[error("{name:?} is no name for an environment variable")]
     EnvName { name: String },
     #[error("cannot grant the directory {}: {source}", path.display())]
@@ -382,6 +449,7 @@ mod tests {
             dirs: vec![],
             tcp: vec![],
             limits: Limits::default(),
+            child_data: 0,
         };
         assert!(spec(&[("A", "b")]).validate().is_ok());
         assert!(spec(&[("A=", "b")]).validate().is_err());

@@ -88,6 +88,11 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     pub(crate) stats: bool,
 
+    /// Do not show how far the task says it is; nobody is shown where stderr is no
+    /// terminal
+    #[arg(long)]
+    pub(crate) no_progress: bool,
+
     /// End the task after this time, wherever it is: 500ms, 5s, 2min. Loading it
     /// may take as long, and at least 10s
     #[arg(long, value_name = "TIME", value_parser = duration)]

@@ -12,6 +12,7 @@ mod inspect;
 mod lazy;
 mod output;
 mod process;
+mod progress;
 mod report;
 mod run;
 mod signals;

@@ -1,6 +1,7 @@
 //! Where a task's output goes, and the threads that copy it there as it is
 //! produced.
 
+use super::progress::Line;
 use super::{Failure, exit, stdout_failed};
 use crate::{Killer, OutputStream};
 use std::fs::File;
@@ -75,12 +76,13 @@ impl Output {
         self,
         stream: Option<OutputStream>,
         killer: Killer,
+        line: Line,
     ) -> Result<Copied, Failure> {
         copy(stream, move |stream| {
-            let filter = self.file.is_none() && io::stdout().is_terminal();
             let written = match self.file {
-                Some((_, mut file)) => write_all(stream, &mut file, filter),
-                None => write_all(stream, &mut io::stdout(), filter),
+                Some((_, mut file)) => write_all(stream, &mut file),
+                None if io::stdout().is_terminal() => show_all(stream, &mut io::stdout(), &line),
+                None => write_all(stream, &mut io::stdout()),
             };
             if written.is_err() {
                 killer.kill();
@@ -92,10 +94,13 @@ impl Output {
 
 /// Copies the task's stderr. When it takes no more, the rest is thrown away: what
 /// a task says beside its output is no reason to end it.
-pub(super) fn copy_stderr(stream: Option<OutputStream>) -> Result<Copied, Failure> {
-    copy(stream, |stream| {
-        let filter = io::stderr().is_terminal();
-        if write_all(stream, &mut io::stderr(), filter).is_err() {
+pub(super) fn copy_stderr(stream: Option<OutputStream>, line: Line) -> Result<Copied, Failure> {
+    copy(stream, move |stream| {
+        let written = match io::stderr().is_terminal() {
+            true => show_all(stream, &mut io::stderr(), &line),
+            false => write_all(stream, &mut io::stderr()),
+        };
+        if written.is_err() {
             while stream.next_chunk_blocking().is_some() {}
         }
         Ok(())
@@ -123,15 +128,22 @@ fn copy(
         .map_err(|error| Failure::new(exit::RUNNER, format!("cannot start a thread: {error}")))
 }
 
-fn write_all(stream: &mut OutputStream, writer: &mut dyn Write, filter: bool) -> io::Result<()> {
+fn write_all(stream: &mut OutputStream, writer: &mut dyn Write) -> io::Result<()> {
+    while let Some(chunk) = stream.next_chunk_blocking() {
+        writer.write_all(&chunk)?;
+        writer.flush()?;
+    }
+    Ok(())
+}
+
+/// To a terminal.
+fn show_all(stream: &mut OutputStream, writer: &mut dyn Write, line: &Line) -> io::Result<()> {
     let mut last = 0;
     while let Some(chunk) = stream.next_chunk_blocking() {
-        if filter {
-            writer.write_all(&harmless(&chunk, &mut last))?;
-        } else {
-            writer.write_all(&chunk)?;
-        }
-        writer.flush()?;
+        let shown = harmless(&chunk, &mut last);
+        line.around(shown.last().copied(), || {
+            writer.write_all(&shown).and_then(|()| writer.flush())
+        })?;
     }
     Ok(())
 }

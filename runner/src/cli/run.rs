@@ -3,6 +3,7 @@
 use super::args::RunArgs;
 use super::input::input;
 use super::output::{Copied, Output, copy_stderr};
+use super::progress::{Line, gone};
 use super::report::ReportTo;
 use super::signals::{Signals, Stop, Wish};
 use super::{Failure, exit, text};
@@ -93,10 +94,21 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
         };
     }
     let mut handle = runner.submit(task).await?;
-    let copied = output.copy_stdout(handle.stdout(), handle.killer())?;
-    let copied_stderr = copy_stderr(handle.stderr())?;
+    let line = Line::new(artifact.name(), !args.no_progress);
+    let copied = output.copy_stdout(handle.stdout(), handle.killer(), line.clone())?;
+    let copied_stderr = copy_stderr(handle.stderr(), line.clone())?;
     let mut stop = Stop::new(signals, args.grace);
-    let ended = wait(handle, copied, copied_stderr, &mut stop).await;
+    let (shown, gone) = gone();
+    let ended = {
+        let showing = line.follow(handle.progress_watch(), shown);
+        let mut waiting = std::pin::pin!(wait(handle, copied, copied_stderr, &mut stop));
+        tokio::select! {
+            biased;
+            ended = &mut waiting => ended,
+            () = showing => waiting.await,
+        }
+    };
+    gone.wait();
     let report = ended.result?;
     // Ends workers before anything is said.
     drop(runner);

@@ -85,6 +85,7 @@ fn denial(denial: &Denial) -> String {
         Access::TcpListen => format!("listening on {target}; tasks may not"),
         Access::Udp => format!("UDP with {target}; tasks may not"),
         Access::NameLookup => format!("resolving {target:?} (--allow-tcp {target}:PORT)"),
+        Access::Task => format!("starting the task {target:?} (--task {target}=FILE)"),
     };
     if denial.count > 1 {
         let _ = write!(text, ", {} times", denial.count);

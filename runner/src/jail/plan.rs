@@ -54,7 +54,7 @@ pub(crate) struct Grants {
 impl Grants {
     /// Whether anything outside of the process is granted, that Landlock has to let
     /// through.
-    pub(super) fn any(self) -> bool {
+    pub(crate) fn any(self) -> bool {
         self.files || self.tcp
     }
 }

@@ -245,6 +245,11 @@ impl Sealed {
         rlimits::no_more_threads()
     }
 
+    /// Nothing of the last walls depends on what a task is granted.
+    pub(crate) fn fits_any_task(&self) -> bool {
+        !self.grants.any()
+    }
+
     /// Stage 3, in the process that is about to run `task`: the child of a zygote,
     /// or a worker itself. A compiler
     /// has [`no_more_threads`](Sealed::no_more_threads) instead.

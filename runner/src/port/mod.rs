@@ -14,14 +14,14 @@ use futures_core::Stream;
 use futures_sink::Sink;
 use queue::Registry;
 use std::fmt;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-pub(crate) use socket::{PARTS, PortParts};
+pub(crate) use socket::{PARTS, PortParts, contents, in_memory, is_sealed};
 
 /// One end of a channel.
 ///
@@ -340,6 +340,11 @@ impl Port {
             End::Socket(end) => end.into_parts().ok(),
             End::Queue(_) => None,
         }
+    }
+
+    /// As [`Port::into_parts`], for a port that stays until somebody else has it.
+    pub(crate) fn parts(&self) -> Option<(PortParts, [BorrowedFd<'_>; PARTS])> {
+        self.as_socket().map(socket::End::lent)
     }
 
     fn as_socket(&self) -> Option<&socket::End> {

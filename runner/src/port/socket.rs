@@ -206,6 +206,11 @@ impl End {
         }
     }
 
+    pub(super) fn lent(&self) -> (PortParts, [BorrowedFd<'_>; PARTS]) {
+        let fds = [self.messages.fd.as_fd(), self.credit.fd.as_fd()];
+        (self.parts(), fds)
+    }
+
     pub(super) fn into_parts(self) -> io::Result<(PortParts, [OwnedFd; PARTS])> {
         let parts = self.parts();
         Ok((parts, [self.messages.into_fd()?, self.credit.into_fd()?]))
@@ -282,9 +287,9 @@ impl End {
                 self.save_credit();
                 return Err(PortError::OtherRunner);
             };
-            let parts = end.parts();
+            let (parts, lent) = end.lent();
             head.extend([parts.capacity, u8::from(parts.credit)]);
-            fds.extend([end.messages.fd.as_fd(), end.credit.fd.as_fd()]);
+            fds.extend(lent);
         }
         let data = if in_file { &[] } else { &message.data[..] };
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
@@ -425,7 +430,7 @@ const SEALS: SealFlags = SealFlags::WRITE
     .union(SealFlags::SHRINK);
 
 /// Data in a memory file that nobody can change.
-fn in_memory(data: &[u8]) -> io::Result<OwnedFd> {
+pub(crate) fn in_memory(data: &[u8]) -> io::Result<OwnedFd> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let file = memfd_create("wrun-message", flags)?;
     let mut written = 0;
@@ -482,13 +487,18 @@ fn message_of(packet: &Bytes, fds: Vec<OwnedFd>) -> Option<Message> {
     Some(Message { data, ports })
 }
 
+/// Whether it is a memory file of so many bytes that nobody can change.
+pub(crate) fn is_sealed(file: &OwnedFd, len: u64) -> bool {
+    fstat(file).is_ok_and(|stat| {
+        FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+            && u64::try_from(stat.st_size) == Ok(len)
+    }) && fcntl_get_seals(file).is_ok_and(|seals| seals.contains(SEALS))
+}
+
 /// What a memory file has, which must be sealed: reading it neither waits nor comes
 /// to another end than was said.
-fn contents(file: OwnedFd, len: usize) -> Option<Bytes> {
-    let stat = fstat(&file).ok()?;
-    let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
-    let is_sealed = fcntl_get_seals(&file).is_ok_and(|seals| seals.contains(SEALS));
-    if !is_file || !is_sealed || usize::try_from(stat.st_size) != Ok(len) {
+pub(crate) fn contents(file: OwnedFd, len: usize) -> Option<Bytes> {
+    if !is_sealed(&file, len as u64) {
         return None;
     }
     let mut data = vec![0; len];

@@ -6,7 +6,8 @@
 //! killed and reaped.
 
 use super::ProcessError;
-use super::channel::{ChannelError, Sender};
+use super::asks::{Answers, Asked};
+use super::channel::{ChannelError, Receiver, Sender};
 use super::pool::{LINGER, LOOK_EVERY, NoWorker, Pool, Taken, bounded};
 use super::stream::Stream;
 use super::worker::{Life, Worker, crash_of};
@@ -20,7 +21,7 @@ use crate::task::InputKind;
 use crate::wire::{Done, Input, Order, Output, RunOrder, WorkerSays};
 use rustix::fs::{Mode, OFlags};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -35,11 +36,13 @@ const GRACE: Duration = Duration::from_secs(1);
 /// Input up to this size travels with the order.
 const INLINE_INPUT: usize = 256 << 10;
 
-/// Runs `job` in a worker of `pool`; `renew` has the code compiled anew when the
+/// Runs `job` in a worker of `pool`; with `asks` it may ask for the runner's services;
+/// `renew` has the code compiled anew when the
 /// worker's engine refuses what it was given.
 pub(super) async fn run(
     pool: &Arc<Pool>,
     job: Job,
+    asks: bool,
     renew: impl FnOnce(CodeError) -> Result<(), LoadError> + Send + 'static,
 ) -> Result<Executed, Error> {
     let began = Instant::now();
@@ -48,11 +51,10 @@ pub(super) async fn run(
         ..Executed::new(fate)
     };
     let mut renew = Some(renew);
-    let memory = job.spec.limits.memory_of_a_process();
     let Taken { worker, note } = loop {
         let taken = tokio::select! {
             biased;
-            taken = pool.take(memory) => taken,
+            taken = pool.take(&job.spec) => taken,
             () = job.kill.cancelled() => {
                 return Ok(stopped(Ok(Fate::imposed(Ending::Cancelled))));
             }
@@ -82,7 +84,7 @@ pub(super) async fn run(
     let jail = worker.life.jail();
     let overhead = began.elapsed();
     pool.tend();
-    let supervised = supervise(worker, job).await;
+    let supervised = supervise(worker, job, asks).await;
     pool.tend();
     let Supervised {
         fate,
@@ -106,6 +108,41 @@ pub(super) async fn run(
 async fn until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// What a worker did that asks for a task which cannot.
+const NOT_IMPORTED: &str = "it asks for what its task does not import";
+
+/// The next that a worker says, with what came along.
+async fn heard(
+    says: &mut Receiver,
+    asks: bool,
+) -> Result<(WorkerSays, Vec<OwnedFd>), ChannelError> {
+    if !asks {
+        return Ok((says.next().await?, Vec::new()));
+    }
+    let said = says.next_with_descriptors().await?;
+    let count = match &said {
+        WorkerSays::Ask { ask, .. } => ask.descriptors(),
+        _ => 0,
+    };
+    let along = says.take(count).map_err(|_| ChannelError::Descriptors)?;
+    Ok((said, along))
+}
+
+async fn next_answer(answers: &mut Option<Answers>) -> Option<(Order, Option<OwnedFd>)> {
+    match answers {
+        Some(answers) => answers.next().await,
+        None => None,
+    }
+}
+
+/// Has asks answered; what was wrong with one.
+async fn wrongly_asked(asked: &mut Option<Asked>) -> &'static str {
+    match asked {
+        Some(asked) => asked.answer().await,
         None => std::future::pending().await,
     }
 }
@@ -138,7 +175,7 @@ struct Supervised {
     reusable: Option<Worker>,
 }
 
-async fn supervise(worker: Worker, job: Job) -> Result<Supervised, Error> {
+async fn supervise(worker: Worker, job: Job, asks: bool) -> Result<Supervised, Error> {
     let Worker {
         mut life,
         mut orders,
@@ -146,7 +183,7 @@ async fn supervise(worker: Worker, job: Job) -> Result<Supervised, Error> {
         tasks,
         memory,
     } = worker;
-    let memory = memory.or(Some(job.spec.limits.memory_of_a_process()));
+    let memory = memory.or(Some(job.spec.memory_of_a_process()));
     let system = |error: io::Error| {
         Error::new(
             ErrorKind::System,
@@ -222,6 +259,14 @@ async fn supervise(worker: Worker, job: Job) -> Result<Supervised, Error> {
     let cancel = job.cancel;
     let (failed, mut failures) = mpsc::channel::<String>(1);
     let mut cancelled = false;
+    let tasks_of_tree = job.spec.limits.max_tasks;
+    let (mut asked, mut answers) = match asks {
+        true => {
+            let (asked, answers) = Asked::new(job.services.clone(), tasks_of_tree);
+            (Some(asked), Some(answers))
+        }
+        false => (None, None),
+    };
     let ordering = async {
         // A worker that does not read its orders is noticed by its silence.
         let descriptors: Vec<_> = theirs.iter().map(AsFd::as_fd).collect();
@@ -236,6 +281,19 @@ async fn supervise(worker: Worker, job: Job) -> Result<Supervised, Error> {
                         Order::Cancel
                     }
                     Some(why) = failures.recv() => Order::InputFailed(why),
+                    Some((answer, file)) = next_answer(&mut answers) => {
+                        let Ok(frame) = Sender::frame(&answer) else {
+                            break;
+                        };
+                        let file: Vec<_> = file.iter().map(AsFd::as_fd).collect();
+                        if orders.send(&frame, &file).await.is_err() {
+                            break;
+                        }
+                        if let Some(answers) = &answers {
+                            answers.sent();
+                        }
+                        continue;
+                    }
                     else => break,
                 };
                 if orders.say(&order).await.is_err() {
@@ -250,6 +308,7 @@ async fn supervise(worker: Worker, job: Job) -> Result<Supervised, Error> {
     let mut err = Stream::new(stderr_pipe, &job.stderr);
     let mut feeding: Option<Pin<Box<dyn Future<Output = ()> + Send>>> = None;
     let mut waiting_input = feed;
+    let mut along = Vec::new();
 
     let ordered = Instant::now();
     // None only where no clock reaches: then it is never.
@@ -266,7 +325,28 @@ async fn supervise(worker: Worker, job: Job) -> Result<Supervised, Error> {
                 // First what must not have to wait for a worker that says much.
                 () = &mut killed => break Seen::Killed,
                 () = &mut overdue => break Seen::Overdue,
-                message = says.next::<WorkerSays>() => match message {
+                said = heard(&mut says, asks) => match said.map(|(said, fds)| {
+                    along = fds;
+                    said
+                }) {
+                    Ok(WorkerSays::Ask { id, ask }) => {
+                        let taken = match &mut asked {
+                            Some(asked) => asked.take(id, ask, std::mem::take(&mut along)),
+                            None => Err(NOT_IMPORTED),
+                        };
+                        if let Err(why) = taken {
+                            break Seen::Broken(why.into());
+                        }
+                    }
+                    Ok(WorkerSays::Tell(word)) => {
+                        let told = match &asked {
+                            Some(asked) => asked.told(word),
+                            None => Err(NOT_IMPORTED),
+                        };
+                        if let Err(why) = told {
+                            break Seen::Broken(why.into());
+                        }
+                    }
                     Ok(WorkerSays::Done(done)) => break Seen::Done(done),
                     Ok(WorkerSays::Progress(progress)) => (job.progress)(progress),
                     Ok(WorkerSays::WantInput) => match waiting_input.take() {
@@ -295,6 +375,7 @@ async fn supervise(worker: Worker, job: Job) -> Result<Supervised, Error> {
                     Err(error) => break Seen::Broken(error.to_string()),
                 },
                 () = &mut ordering => {}
+                why = wrongly_asked(&mut asked) => break Seen::Broken(why.into()),
                 signal = stopped(&mut life) => break Seen::Stopped(signal),
                 () = out.run(), if !out.is_over() => {}
                 () = err.run(), if !err.is_over() => {}
@@ -363,7 +444,10 @@ async fn supervise(worker: Worker, job: Job) -> Result<Supervised, Error> {
     };
     let delivered = or_stopped(delivery, &job.kill, job.deadline).await;
     let fate = done.fate.distrusted(ordered.elapsed());
-    let kept_to_rules = matches!(delivered, Ok((true, true))) && !piped_input && !granted && !talks;
+    // An answer may be on its way to one that asked.
+    let has_asked = asked.as_ref().is_some_and(Asked::any);
+    let kept_to_rules =
+        matches!(delivered, Ok((true, true))) && !piped_input && !granted && !talks && !has_asked;
     let fate = match delivered {
         _ if job.stdout.exceeded() || job.stderr.exceeded() => Ok(Fate {
             ending: Ending::LimitExceeded(Limit::Output),

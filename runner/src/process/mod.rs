@@ -5,6 +5,7 @@
 //! that kills and reaps it on every path; a worker is treated as hostile once a
 //! guest runs in it.
 
+mod asks;
 mod attempt;
 mod breaker;
 mod channel;
@@ -29,6 +30,7 @@ use crate::jail::{CgroupLimits, Grants, LayerReport, Plan, Role};
 use crate::limits::Limits;
 use crate::port::Transport;
 use crate::sandbox::{Artifact, Code, Loader};
+use crate::task::Spec;
 pub(crate) use compile::ChildCompiler;
 use group::Group;
 use pool::{Pool, Settings};
@@ -97,7 +99,7 @@ pub(crate) struct ProcessExecutor {
 struct Pools {
     /// The artifact imports ports.
     talks: bool,
-    /// The artifact imports regions.
+    /// The artifact imports regions, or what else needs the runner's services.
     regions: bool,
     code: Arc<Mutex<Arc<Code>>>,
     spawner: Arc<Spawner>,
@@ -108,7 +110,8 @@ struct Pools {
 impl ProcessExecutor {
     pub(crate) fn new(loader: Arc<Loader>, config: &Config) -> Result<Self, ProcessError> {
         let program = worker_program(config)?;
-        let spawner = Arc::new(Spawner::start(program, config.max_running)?);
+        let running = config.max_running + config.max_children;
+        let spawner = Arc::new(Spawner::start(program, running)?);
         let group = Group::new(CgroupLimits {
             memory: None,
             // Each may be two while it goes on as another.
@@ -162,13 +165,15 @@ impl ProcessExecutor {
     }
 }
 
-impl Limits {
-    /// What a guest with these limits may have in a process of its own, with the
-    /// host's copies of what it is given and of what it returns.
+impl Spec {
+    /// What the guest may have in a process of its own, with the host's copies of
+    /// what it is given, of what it returns, and of what its children are and do.
     fn memory_of_a_process(&self) -> u64 {
-        let input = self.max_input.unwrap_or(Limits::INPUT_DEFAULT);
-        let output = self.max_output.unwrap_or(Limits::CAPTURE_DEFAULT);
-        self.max_memory.saturating_add(input).saturating_add(output)
+        let limits = &self.limits;
+        let input = limits.max_input.unwrap_or(Limits::INPUT_DEFAULT);
+        let output = limits.max_output.unwrap_or(Limits::CAPTURE_DEFAULT);
+        let own = limits.max_memory.saturating_add(input);
+        own.saturating_add(output).saturating_add(self.child_data)
     }
 }
 
@@ -203,6 +208,7 @@ impl Executor for ProcessExecutor {
             talks: pools.talks,
             regions: pools.regions,
         });
+        let asks = pools.regions;
         let renew = {
             let loader = self.loader.clone();
             let artifact = job.artifact.clone();
@@ -212,7 +218,7 @@ impl Executor for ProcessExecutor {
                 Ok(())
             }
         };
-        attempt::run(&pool, job, renew).await
+        attempt::run(&pool, job, asks, renew).await
     }
 
     fn prepare(&self, artifact: &Artifact, metered: bool) -> Result<(), Error> {

@@ -16,7 +16,8 @@ use super::zygote::{NotForked, Zygote};
 use crate::config::Start;
 use crate::jail::{Grants, JailReport, LayerReport, Plan, Role};
 use crate::sandbox::Code;
-use crate::wire::{ControlSays, StartOrder};
+use crate::task::Spec;
+use crate::wire::{ControlSays, Spare, StartOrder};
 use rustix::process::Signal;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -70,6 +71,8 @@ struct State {
     /// No more are kept.
     closed: bool,
     last_use: Option<Instant>,
+    /// For a task like the last one.
+    usual: Option<Spare>,
 }
 
 /// A worker for a task, and what is to be said about how it came to be.
@@ -126,8 +129,13 @@ impl Pool {
         self.rest();
     }
 
-    /// A worker that waits for its order, for a task that may have so much memory.
-    pub(super) async fn take(self: &Arc<Self>, memory: u64) -> Result<Taken, NoWorker> {
+    /// A worker that waits for its order, for such a task.
+    pub(super) async fn take(self: &Arc<Self>, task: &Spec) -> Result<Taken, NoWorker> {
+        let memory = task.memory_of_a_process();
+        self.state().usual = Some(Spare {
+            limits: task.limits.clone(),
+            memory,
+        });
         let mut note = None;
         loop {
             while let Some(mut worker) = self.waiting(memory) {
@@ -163,20 +171,20 @@ impl Pool {
                 // A zygote is one more process to keep: where there are too many
                 // already, a task does without.
                 Start::Fork if self.has_zygote() || self.spawner.has_spare() => {
-                    match self.fork(round, false).await {
+                    match self.fork(round, None).await {
                         Ok(worker) => Ok(worker),
                         Err(NotMade::Refused(why)) => {
                             note = Some(format!("started by exec: forking failed: {why}"));
-                            self.exec(false).await
+                            self.exec(None).await
                         }
                         Err(NotMade::Not(not)) => Err(not),
                     }
                 }
                 Start::Fork => {
                     note = Some("started by exec: too many zygotes".to_owned());
-                    self.exec(false).await
+                    self.exec(None).await
                 }
-                Start::Exec => self.exec(false).await,
+                Start::Exec => self.exec(None).await,
             };
             match made {
                 Ok(worker) => return Ok(Taken { worker, note }),
@@ -213,15 +221,18 @@ impl Pool {
         let pool = self.clone();
         tokio::spawn(async move {
             pool.await_quiet().await;
-            while let Some(round) = pool.wants_spare() {
+            while let Some((round, spare)) = pool.wants_spare() {
+                // Where its walls do not wait for what a task is granted.
+                let tight = (!pool.grants.any()).then_some(spare.memory);
                 let made = match pool.settings.start {
-                    Start::Fork => pool.fork(round, true).await.map_err(|_| ()),
-                    Start::Exec => pool.exec(true).await.map_err(|_| ()),
+                    Start::Fork => pool.fork(round, Some(spare)).await.map_err(|_| ()),
+                    Start::Exec => pool.exec(Some(spare)).await.map_err(|_| ()),
                 };
                 // A failure is the next task's to meet, and to report.
-                let Ok(worker) = made else {
+                let Ok(mut worker) = made else {
                     break;
                 };
+                worker.memory = tight;
                 let mut state = pool.state();
                 if !state.closed {
                     state.spares.push_back(worker);
@@ -243,14 +254,15 @@ impl Pool {
         }
     }
 
-    /// Whether one more spare is to be made; the round of starts that it is of.
-    fn wants_spare(&self) -> Option<u64> {
+    /// The spare that is to be made, if one is, and the round of starts that it is of.
+    fn wants_spare(&self) -> Option<(u64, Spare)> {
         let state = self.state();
         let wanted = state.spares.len() < self.settings.spares
             && state.breaker.restraint(Instant::now()) == Restraint::None
             && !state.closed
             && self.spawner.has_spare();
-        wanted.then(|| state.breaker.round())
+        let usual = state.usual.clone().filter(|_| wanted)?;
+        Some((state.breaker.round(), usual))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -258,22 +270,28 @@ impl Pool {
     }
 
     /// A worker that waits, and whose walls leave a task this much memory: those of
-    /// one that was used are as wide as its first task needed.
+    /// one that was used are as wide as its first task needed, those of a spare as
+    /// the task before it was made.
     fn waiting(&self, memory: u64) -> Option<Worker> {
         let mut state = self.state();
         state.last_use = Some(Instant::now());
         let fits = |worker: &Worker| worker.memory.is_none_or(|has| has >= memory);
-        match state.used.iter().rposition(fits) {
-            Some(at) => Some(state.used.swap_remove(at)),
-            None => {
-                // One that fits takes its place: they must not become more.
-                let narrow = state.used.pop();
-                let spare = state.spares.pop_front();
-                drop(state);
-                drop(narrow);
-                spare
-            }
+        if let Some(at) = state.used.iter().rposition(fits) {
+            return Some(state.used.swap_remove(at));
         }
+        // One that fits takes its place: they must not become more.
+        let narrow = state.used.pop();
+        let mut others = Vec::new();
+        let spare = loop {
+            match state.spares.pop_front() {
+                Some(spare) if spare.memory.is_none_or(|has| has == memory) => break Some(spare),
+                Some(spare) => others.push(spare),
+                None => break None,
+            }
+        };
+        drop(state);
+        drop((narrow, others));
+        spare
     }
 
     fn failed(&self, round: u64, how: Failure, why: String) {
@@ -305,8 +323,8 @@ impl Pool {
     }
 
     /// A worker from the zygote; starts that when there is none.
-    async fn fork(self: &Arc<Self>, round: u64, spare: bool) -> Result<Worker, NotMade> {
-        let zygote = self.zygote(round, spare).await?;
+    async fn fork(self: &Arc<Self>, round: u64, spare: Option<Spare>) -> Result<Worker, NotMade> {
+        let zygote = self.zygote(round).await?;
         let permit = self.spawner.permit().await.map_err(NoWorker::from)?;
         match zygote.fork(permit, spare).await {
             Ok(worker) => Ok(worker),
@@ -321,7 +339,7 @@ impl Pool {
         }
     }
 
-    async fn zygote(self: &Arc<Self>, round: u64, spare: bool) -> Result<Arc<Zygote>, NotReady> {
+    async fn zygote(self: &Arc<Self>, round: u64) -> Result<Arc<Zygote>, NotReady> {
         if let Some(zygote) = self.alive_zygote() {
             return Ok(zygote);
         }
@@ -330,7 +348,7 @@ impl Pool {
         let pool = self.clone();
         let starting = tokio::spawn(async move {
             let started = tokio::select! {
-                started = pool.start_zygote(round, spare) => started,
+                started = pool.start_zygote(round) => started,
                 () = pool.closing.cancelled() => Err(NotReady::No(ProcessError::ShutDown.into())),
             };
             if let Err(NotReady::Died(how, why)) = &started {
@@ -344,11 +362,7 @@ impl Pool {
         }
     }
 
-    async fn start_zygote(
-        self: &Arc<Self>,
-        round: u64,
-        spare: bool,
-    ) -> Result<Arc<Zygote>, NotReady> {
+    async fn start_zygote(self: &Arc<Self>, round: u64) -> Result<Arc<Zygote>, NotReady> {
         let _one_at_a_time = self.starting.lock().await;
         if let Some(zygote) = self.alive_zygote() {
             return Ok(zygote);
@@ -356,7 +370,7 @@ impl Pool {
         if self.state().breaker.round() != round {
             return Err(NotReady::Failed);
         }
-        let (launch, jail) = self.launch(true, spare).await?;
+        let (launch, jail) = self.launch(true, None).await?;
         let zygote = Zygote::new(launch, jail);
         {
             let mut state = self.state();
@@ -371,7 +385,7 @@ impl Pool {
     }
 
     /// A worker that is a program of its own.
-    async fn exec(&self, spare: bool) -> Result<Worker, NotReady> {
+    async fn exec(&self, spare: Option<Spare>) -> Result<Worker, NotReady> {
         let (launch, jail) = self.launch(false, spare).await?;
         Ok(Worker::started(launch, jail))
     }
@@ -380,7 +394,7 @@ impl Pool {
     async fn launch(
         &self,
         zygote: bool,
-        spare: bool,
+        spare: Option<Spare>,
     ) -> Result<(Launch, Arc<JailReport>), NotReady> {
         let code = self
             .code

@@ -4,20 +4,23 @@
 //! One thread, one task at a time. Invariant: the walls are made tight for a task
 //! before anything of its guest runs.
 
+use super::asks::Asking;
 use super::channel::{ChannelError, Receiver, Sender};
 use crate::config::Mode;
 use crate::jail::{Sealed, TaskWalls};
+use crate::limits::Limits;
 use crate::port::{PARTS, Port, Transport};
 use crate::report::Usage;
 use crate::sandbox::{
-    self, Granted, Ports, Prepared, Progress, Run, RunError, Sink, Source, TaskContext,
+    self, Ahead, Granted, Ports, Prepared, Progress, Run, RunError, Sink, Source, TaskContext,
 };
+use crate::services::NoServices;
 use crate::sys;
 use crate::task::{InputKind, Spec};
-use crate::wire::{Done, Input, Order, RunOrder, WorkerSays};
+use crate::wire::{Done, Input, Order, RunOrder, Spare, WorkerSays};
 use bytes::Bytes;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -37,29 +40,38 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(20);
 
 /// Does what an order does, up to the guest's first instruction: a fresh process
 /// spends most of a small task on touching pages for the first time.
-pub(super) fn rehearse_alone(prepared: &Prepared) -> io::Result<()> {
+/// Then it makes the sandbox of the first task, or of every child's.
+pub(super) fn rehearse_alone(prepared: &Prepared) -> io::Result<Option<Ahead>> {
     // Without I/O: a reactor's descriptors would be shared with every child.
-    tokio::runtime::Builder::new_current_thread()
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
-        .build()?
-        .block_on(rehearse(prepared));
-    Ok(())
+        .build()?;
+    Ok(runtime.block_on(async {
+        rehearse(prepared).await;
+        Ahead::new(prepared, no_context()).await
+    }))
+}
+
+/// That of a guest which never runs.
+fn no_context() -> TaskContext {
+    TaskContext {
+        task_id: 0,
+        attempt: 1,
+        mode: Mode::Process,
+        name: String::new(),
+        deadline: None,
+        cancel: CancellationToken::new(),
+        progress: Arc::new(|_| {}),
+        ports: Ports::new(Transport::Socket, None),
+        services: Arc::new(NoServices),
+    }
 }
 
 async fn rehearse(prepared: &Prepared) {
     let spec = Spec::rehearsal();
     let run = Run {
         spec: &spec,
-        context: TaskContext {
-            task_id: 0,
-            attempt: 1,
-            mode: Mode::Process,
-            name: spec.name.clone(),
-            deadline: None,
-            cancel: CancellationToken::new(),
-            progress: Arc::new(|_| {}),
-            ports: Ports::new(Transport::Socket, None),
-        },
+        context: no_context(),
         granted: Granted::ByPath,
         stdin: Source::new(InputKind::Bytes(Bytes::from_static(b"rehearsal")), None),
         stdout: Sink::capture(0),
@@ -69,19 +81,23 @@ async fn rehearse(prepared: &Prepared) {
         other_processes: true,
         rehearsal: true,
         left_to_the_kernel: false,
+        ahead: None,
     };
     // Nothing depends on it.
     let _ = sandbox::run(prepared, run).await;
 }
 
 /// Serves a runner at the other end of `socket`: so many tasks, or until it
-/// closes its end. A `spare` has time to rehearse, as far as no order is there.
+/// closes its end. A `spare` has time to rehearse, as far as no order is there, and
+/// to put up its walls.
+/// `ahead` is the first task's sandbox.
 pub(super) fn serve(
     prepared: &Prepared,
     sealed: &Sealed,
     socket: OwnedFd,
     tasks: u32,
-    spare: bool,
+    spare: Option<Spare>,
+    ahead: Option<Ahead>,
 ) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
@@ -100,11 +116,15 @@ pub(super) fn serve(
             says: Sender::new(writing),
             tight: false,
             used: Usage::default(),
+            ahead,
         };
-        if spare {
-            let ordered = worker.orders.is_readable();
-            if !ordered {
+        if let Some(spare) = spare {
+            if !worker.orders.is_readable() {
                 rehearse(prepared).await;
+            }
+            if sealed.fits_any_task() {
+                let tight = worker.tighten(spare.memory, &spare.limits, &[], &[]);
+                tight.map_err(io::Error::other)?;
             }
         }
         let tasks = tasks.max(1);
@@ -115,7 +135,7 @@ pub(super) fn serve(
                         break worker.run(*order, task == tasks).await?;
                     }
                     // For a task that was done before it came.
-                    Some(Order::Cancel | Order::InputFailed(_)) => {}
+                    Some(Order::Cancel | Order::InputFailed(_) | Order::Answer { .. }) => {}
                     // The runner does not need this worker after all.
                     None => return Ok(()),
                 }
@@ -135,6 +155,8 @@ struct Worker<'a> {
     tight: bool,
     /// What this process used for tasks before this one.
     used: Usage,
+    /// The next task's sandbox, where it is made already.
+    ahead: Option<Ahead>,
 }
 
 /// What the running guest wants to have said, between two words of its worker.
@@ -174,10 +196,7 @@ impl Worker<'_> {
     }
 
     /// Makes the walls tight for the first task; later ones have no grants.
-    fn tighten(&mut self, spec: &Spec, dirs: &[OwnedFd]) -> Result<(), String> {
-        if self.tight {
-            return Ok(());
-        }
+    fn tighten_for(&mut self, spec: &Spec, dirs: &[OwnedFd]) -> Result<(), String> {
         let dirs: Vec<_> = dirs
             .iter()
             .zip(&spec.dirs)
@@ -188,11 +207,25 @@ impl Worker<'_> {
             .iter()
             .flat_map(|grant| grant.addresses.iter().map(|address| address.port()))
             .collect();
+        let memory = spec.memory_of_a_process();
+        self.tighten(memory, &spec.limits, &dirs, &tcp_ports)
+    }
+
+    fn tighten(
+        &mut self,
+        memory: u64,
+        limits: &Limits,
+        dirs: &[(BorrowedFd<'_>, bool)],
+        tcp_ports: &[u16],
+    ) -> Result<(), String> {
+        if self.tight {
+            return Ok(());
+        }
         let walls = TaskWalls {
-            dirs: &dirs,
-            tcp_ports: &tcp_ports,
-            memory: spec.limits.memory_of_a_process(),
-            reserved: self.prepared.reserved(&spec.limits),
+            dirs,
+            tcp_ports,
+            memory,
+            reserved: self.prepared.reserved(limits),
             cpu: None,
         };
         self.tight = true;
@@ -223,7 +256,7 @@ impl Worker<'_> {
             }
             None => None,
         };
-        if let Err(message) = self.tighten(&order.spec, &dirs) {
+        if let Err(message) = self.tighten_for(&order.spec, &dirs) {
             let grant = false;
             return self.say(&WorkerSays::Failed { message, grant }).await;
         }
@@ -280,6 +313,7 @@ impl Worker<'_> {
             }
         };
 
+        let (services, mut asking) = Asking::new();
         let cancel = CancellationToken::new();
         let noted = wishes.clone();
         let task = Run {
@@ -301,6 +335,7 @@ impl Worker<'_> {
                     noted.changed.notify_one();
                 }),
                 ports: Ports::new(Transport::Socket, port),
+                services,
             },
             granted: Granted::Opened(&dirs),
             stdin: Source::new(input, order.spec.limits.input_budget(self.prepared.shape())),
@@ -313,6 +348,7 @@ impl Worker<'_> {
             rehearsal: false,
             // Whoever forwards a stream waits for its last sink to be dropped.
             left_to_the_kernel: last && framed_err.is_some() && !is_command,
+            ahead: self.ahead.take(),
         };
         let fate = {
             let mut running = std::pin::pin!(sandbox::run(self.prepared, task));
@@ -341,6 +377,7 @@ impl Worker<'_> {
                             self.says.say(&WorkerSays::Progress(progress)).await?;
                         }
                     }
+                    Some(wish) = asking.next() => asking.send(wish, &mut self.says).await?,
                     Some(chunk) = next_chunk(&mut framed_out) => {
                         self.says.say(&WorkerSays::Stdout(chunk)).await?;
                     }
@@ -355,6 +392,10 @@ impl Worker<'_> {
                                 .lock()
                                 .unwrap_or_else(PoisonError::into_inner) = why;
                             wishes.input_failed.cancel();
+                        }
+                        Ok(Order::Answer { id, answer }) => {
+                            let file = self.orders.take(answer.descriptors())?;
+                            asking.answered(id, answer, file)?;
                         }
                         Ok(Order::Run(_)) => return Err(io::Error::other("one task at a time")),
                         // The runner is gone, or gave the task up.

@@ -14,7 +14,7 @@ use super::spawn::Launch;
 use super::worker::{Life, Worker};
 use crate::jail::JailReport;
 use crate::sys::{self, End, Exit, Sent};
-use crate::wire::{ControlOrder, ControlSays};
+use crate::wire::{ControlOrder, ControlSays, Spare};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 use rustix::process::{Signal, pidfd_send_signal};
 use std::collections::HashMap;
@@ -134,7 +134,7 @@ impl Zygote {
     pub(super) async fn fork(
         self: &Arc<Self>,
         permit: OwnedSemaphorePermit,
-        spare: bool,
+        spare: Option<Spare>,
     ) -> Result<Worker, NotForked> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)

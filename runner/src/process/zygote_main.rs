@@ -4,9 +4,9 @@
 use super::channel::{self, Inbox};
 use super::task_main;
 use crate::jail::Sealed;
-use crate::sandbox::Prepared;
+use crate::sandbox::{Ahead, Prepared};
 use crate::sys::{self, Alone, End, Exit, Forked, Whom};
-use crate::wire::{ControlOrder, ControlSays};
+use crate::wire::{ControlOrder, ControlSays, Spare};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -22,6 +22,8 @@ pub(super) struct Zygote {
     pub(super) prepared: Prepared,
     pub(super) sealed: Sealed,
     pub(super) tasks: u32,
+    /// Each child's first sandbox.
+    pub(super) ahead: Option<Ahead>,
 }
 
 /// A child that is not reaped yet.
@@ -85,7 +87,12 @@ pub(super) fn serve(mut zygote: Zygote) -> io::Result<()> {
 }
 
 impl Zygote {
-    fn fork(&mut self, id: u64, spare: bool, children: &mut HashMap<i32, Known>) -> io::Result<()> {
+    fn fork(
+        &mut self,
+        id: u64,
+        spare: Option<Spare>,
+        children: &mut HashMap<i32, Known>,
+    ) -> io::Result<()> {
         let Some(socket) = self.inbox.take_one() else {
             return Err(io::Error::other("told to fork without a socket"));
         };
@@ -103,7 +110,7 @@ impl Zygote {
     }
 
     /// What a forked child does: it serves its socket and ends.
-    fn child(&mut self, socket: OwnedFd, spare: bool) -> ! {
+    fn child(&mut self, socket: OwnedFd, spare: Option<Spare>) -> ! {
         // Whatever happens, this copy of the zygote does not go on as one.
         let _end = EndsHere;
         // The zygote's own descriptors are not a worker's to have: its stderr is a
@@ -119,7 +126,15 @@ impl Zygote {
             }
         }
         self.inbox = Inbox::default();
-        let served = task_main::serve(&self.prepared, &self.sealed, socket, self.tasks, spare);
+        let ahead = self.ahead.take();
+        let served = task_main::serve(
+            &self.prepared,
+            &self.sealed,
+            socket,
+            self.tasks,
+            spare,
+            ahead,
+        );
         sys::exit_now(if served.is_ok() { 0 } else { 125 })
     }
 

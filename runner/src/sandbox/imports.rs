@@ -47,7 +47,8 @@ pub(super) fn check(facts: &Facts, shape: Shape) -> Result<(), LoadError> {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Uses {
     pub(super) ports: bool,
-    /// It can come to hold a region: by the interface, or in a message.
+    /// It can come to hold a region: by the interface, or in a message. Or it asks its
+    /// runner for something: all that do are of these.
     pub(super) regions: bool,
 }
 
@@ -63,7 +64,7 @@ pub(super) fn uses(facts: &Facts) -> Uses {
     };
     Uses {
         ports: has("ports"),
-        regions: has("regions") || has("ports"),
+        regions: has("regions") || has("ports") || has("tasks"),
     }
 }
 
@@ -78,9 +79,6 @@ fn is_provided_interface(name: &str) -> bool {
 fn who_provides(module: &str) -> String {
     let interface = module.split('@').next().unwrap_or(module);
     match interface {
-        "wrun:task/ports" | "wrun:task/tasks" => {
-            format!("wrun {} does not provide it yet", env!("CARGO_PKG_VERSION"))
-        }
         "wasi_unstable" => "it is WASI before 0.1; rebuild the task for wasm32-wasip1".into(),
         "wasi" if module == "wasi" => {
             "wasi-threads is not provided; build the task without threads".into()
@@ -90,6 +88,9 @@ fn who_provides(module: &str) -> String {
             .into(),
         "wbg" | "__wbindgen_placeholder__" => {
             "wasm-bindgen's JavaScript provides it; build for a wasi target".into()
+        }
+        _ if interface.starts_with("wrun:task/") => {
+            format!("wrun {} does not provide it", env!("CARGO_PKG_VERSION"))
         }
         _ if interface.starts_with("wasi:http") => "only HTTP hosts provide it".into(),
         _ if interface.starts_with("wasi:") && module.contains("@0.3") => {

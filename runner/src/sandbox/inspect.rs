@@ -149,6 +149,9 @@ fn grants(facts: &Facts) -> Vec<&'static str> {
     if imports("wasi:sockets/tcp") {
         grants.push("--allow-tcp");
     }
+    if imports("wrun:task/tasks") {
+        grants.push("--task");
+    }
     grants
 }
 

@@ -82,6 +82,22 @@ impl Limiter {
         }
     }
 
+    /// Counts what `other` has counted, of an instance that is to be this one's, if
+    /// it fits.
+    pub(crate) fn takes_over(&mut self, other: &Limiter) -> bool {
+        let fits = self.max_memory >= other.memory
+            && self.max_table_elements >= other.table_elements
+            // How many there are, only the store knows.
+            && self.max_instances >= other.max_instances
+            && other.refused == 0;
+        if fits {
+            self.memory = other.memory;
+            self.peak_memory = other.peak_memory;
+            self.table_elements = other.table_elements;
+        }
+        fits
+    }
+
     /// Counts a region of so many bytes, if it may be held.
     pub(crate) fn charge(&mut self, bytes: u64) -> Option<Charge> {
         let held = self.regions.bytes.load(Relaxed).saturating_add(bytes);
@@ -202,6 +218,25 @@ mod tests {
         assert_eq!((limiter.peak_memory(), limiter.refused()), (90, 3));
         drop((second, third));
         assert_eq!(limiter.in_regions(), 0);
+    }
+
+    #[test]
+    fn what_another_counted_is_taken_over_where_it_fits() {
+        let mut other = Limiter::new(&Limits::default());
+        assert!(other.memory_growing(0, 60, None).expect("fits"));
+        assert!(other.table_growing(0, 10, None).expect("fits"));
+        let fits = |limits: Limits| {
+            let mut limiter = Limiter::new(&limits);
+            limiter.takes_over(&other).then_some(limiter)
+        };
+        let narrow = Limits::default();
+        assert!(fits(narrow.clone().max_memory(59)).is_none());
+        assert!(fits(narrow.clone().max_table_elements(9)).is_none());
+        assert!(fits(narrow.max_instances(999)).is_none());
+        let mut limiter = fits(Limits::default().max_memory(100)).expect("fits");
+        assert!(!limiter.memory_growing(60, 101, None).expect("asked"));
+        assert!(limiter.memory_growing(60, 100, None).expect("asked"));
+        assert_eq!(limiter.peak_memory(), 100);
     }
 
     #[test]

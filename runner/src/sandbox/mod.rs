@@ -5,6 +5,7 @@
 //! Invariant: this module cannot tell thread mode from process mode.
 
 mod abi;
+mod ahead;
 mod cache;
 mod code;
 mod compile;
@@ -27,6 +28,7 @@ mod source;
 
 pub use abi::Progress;
 pub(crate) use abi::{Ports, TaskContext};
+pub(crate) use ahead::Ahead;
 pub(crate) use code::{Code, CodeError, MAX_FILE};
 pub(crate) use compile::{Compiler, InProcess, compile};
 pub(crate) use engine::{

@@ -3,11 +3,12 @@
 //! it.
 //!
 //! Invariant: after [`run`] returns, the store and everything of the guest is
-//! gone, whatever the guest did, or the process is about to be. A store is never
-//! used twice.
+//! gone, whatever the guest did, or the process is about to be. A store never sees
+//! two runs.
 
 use super::abi::TaskContext;
 use super::abi::bindings::TaskPre;
+use super::ahead::{Ahead, Guest};
 use super::code::{Code, CodeError};
 use super::denials::Denials;
 use super::engine::RESERVATION;
@@ -21,6 +22,7 @@ use crate::limits::Limits;
 use crate::outcome::{Limit, Trap, TrapKind};
 use crate::report::Denial;
 use crate::task::Spec;
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
@@ -50,7 +52,7 @@ pub(crate) struct Prepared {
     memories: Option<u32>,
 }
 
-enum Entry {
+pub(super) enum Entry {
     Task(TaskPre<Host>),
     Command(CommandPre<Host>),
     Module(InstancePre<Host>),
@@ -122,6 +124,22 @@ impl Prepared {
     pub(crate) fn shape(&self) -> Shape {
         self.shape
     }
+
+    pub(super) fn entry(&self) -> &Entry {
+        &self.entry
+    }
+
+    /// It speaks WASI 0.1.
+    pub(super) fn is_module(&self) -> bool {
+        matches!(self.entry, Entry::Module(_))
+    }
+
+    /// An empty store for it.
+    pub(super) fn store(&self, host: Host) -> wasmtime::Result<Store<Host>> {
+        let mut store = Store::try_new(&self.engine, host)?;
+        store.limiter(|host| &mut host.limiter);
+        Ok(store)
+    }
 }
 
 /// What one run is given.
@@ -147,6 +165,8 @@ pub(crate) struct Run<'a> {
     /// The process ends once it has told how this went: what the guest had is left
     /// to the kernel, which takes it all at once.
     pub(crate) left_to_the_kernel: bool,
+    /// Of the same task file, on the same engine.
+    pub(crate) ahead: Option<Ahead>,
 }
 
 /// How a guest ended; its output is in its sinks.
@@ -225,7 +245,6 @@ pub(crate) enum RunError {
 pub(crate) async fn run(prepared: &Prepared, run: Run<'_>) -> Result<Fate, RunError> {
     let began = Instant::now();
     let deadline = run.context.deadline;
-    let p1 = matches!(prepared.entry, Entry::Module(_));
     // What a task that returns its output prints is not its output.
     let printed = if prepared.shape.is_command() {
         &run.stdout
@@ -234,7 +253,7 @@ pub(crate) async fn run(prepared: &Prepared, run: Run<'_>) -> Result<Fate, RunEr
     };
     let mut host = Host::new(
         run.spec,
-        p1,
+        prepared.is_module(),
         run.blocking,
         &run.stdin,
         [printed, &run.stderr],
@@ -242,9 +261,19 @@ pub(crate) async fn run(prepared: &Prepared, run: Run<'_>) -> Result<Fate, RunEr
         run.granted,
     )?;
     host.other_processes = run.other_processes;
-    let mut store = Store::try_new(&prepared.engine, host)
-        .map_err(|error| RunError::Sandbox(format!("{error:#}")))?;
-    store.limiter(|host| &mut host.limiter);
+    let fuel = run.spec.limits.fuel;
+    let sandbox = |error: wasmtime::Error| RunError::Sandbox(format!("{error:#}"));
+    let ready = match run.ahead {
+        Some(ahead) => ahead.given_to(host),
+        None => Err(host),
+    };
+    let (mut store, guest) = match ready {
+        Ok((store, guest)) => (store, Some(guest)),
+        Err(host) => (prepared.store(host).map_err(sandbox)?, None),
+    };
+    if prepared.metered {
+        store.set_fuel(fuel.unwrap_or(u64::MAX)).map_err(sandbox)?;
+    }
     if prepared.regions {
         // A window counts as if it were copied, and can be all the memory there is.
         let whole = usize::try_from(run.spec.limits.max_memory).unwrap_or(usize::MAX);
@@ -258,12 +287,6 @@ pub(crate) async fn run(prepared: &Prepared, run: Run<'_>) -> Result<Fate, RunEr
     } else {
         store.set_epoch_deadline(1);
         store.epoch_deadline_async_yield_and_update(1);
-    }
-    let fuel = run.spec.limits.fuel;
-    if prepared.metered {
-        store
-            .set_fuel(fuel.unwrap_or(u64::MAX))
-            .map_err(|error| RunError::Sandbox(format!("{error:#}")))?;
     }
 
     // The test's own build: the host misbehaves in the guest's place.
@@ -280,6 +303,7 @@ pub(crate) async fn run(prepared: &Prepared, run: Run<'_>) -> Result<Fate, RunEr
         let mut call = std::pin::pin!(call(
             prepared,
             &mut store,
+            guest,
             &run.stdin,
             &run.stdout,
             &mut started,
@@ -351,45 +375,43 @@ enum Ended {
 async fn call(
     prepared: &Prepared,
     store: &mut Store<Host>,
+    guest: Option<Guest>,
     stdin: &Source,
     stdout: &Sink,
     started: &mut Option<Instant>,
 ) -> Ended {
-    let result = match &prepared.entry {
-        Entry::Task(pre) => {
-            let input = match stdin.read_to_end().await {
-                Ok(input) => input,
-                Err(SourceError::Exceeded) => return Ended::Limit(Limit::Input),
-                Err(SourceError::Read(error)) => {
-                    return Ended::Host(RunError::Input(error));
+    let input = match &prepared.entry {
+        Entry::Task(_) => match stdin.read_to_end().await {
+            Ok(input) => input,
+            Err(SourceError::Exceeded) => return Ended::Limit(Limit::Input),
+            Err(SourceError::Read(error)) => return Ended::Host(RunError::Input(error)),
+        },
+        Entry::Command(_) | Entry::Module(_) => Bytes::new(),
+    };
+    // Start functions are guest code already.
+    *started = Some(Instant::now());
+    let guest = match guest {
+        Some(guest) => guest,
+        None => match prepared.entry.instantiate(store).await {
+            Ok(guest) => guest,
+            Err(error) => return not_instantiated(&error, store),
+        },
+    };
+    let result = match guest {
+        Guest::Task(task) => match task.call_run(&mut *store, &input).await {
+            Ok(Ok(output)) => {
+                if !stdout.put(output.into()).await && stdout.exceeded() {
+                    return Ended::Limit(Limit::Output);
                 }
-            };
-            // Start functions are guest code already.
-            *started = Some(Instant::now());
-            let task = match pre.instantiate_async(&mut *store).await {
-                Ok(task) => task,
-                Err(error) => return not_instantiated(&error, store),
-            };
-            match task.call_run(&mut *store, &input).await {
-                Ok(Ok(output)) => {
-                    if !stdout.put(output.into()).await && stdout.exceeded() {
-                        return Ended::Limit(Limit::Output);
-                    }
-                    Ok(Ending::Completed)
-                }
-                Ok(Err(mut message)) => {
-                    truncate(&mut message, MAX_FAILURE);
-                    Ok(Ending::Failed(message))
-                }
-                Err(error) => Err(error),
+                Ok(Ending::Completed)
             }
-        }
-        Entry::Command(pre) => {
-            *started = Some(Instant::now());
-            let command = match pre.instantiate_async(&mut *store).await {
-                Ok(command) => command,
-                Err(error) => return not_instantiated(&error, store),
-            };
+            Ok(Err(mut message)) => {
+                truncate(&mut message, MAX_FAILURE);
+                Ok(Ending::Failed(message))
+            }
+            Err(error) => Err(error),
+        },
+        Guest::Command(command) => {
             command
                 .wasi_cli_run()
                 .call_run(&mut *store)
@@ -399,20 +421,13 @@ async fn call(
                     Err(()) => Ending::Exited(1),
                 })
         }
-        Entry::Module(pre) => {
-            *started = Some(Instant::now());
-            let instance = match pre.instantiate_async(&mut *store).await {
-                Ok(instance) => instance,
-                Err(error) => return not_instantiated(&error, store),
-            };
-            match instance.get_typed_func::<(), ()>(&mut *store, "_start") {
-                Ok(start) => start
-                    .call_async(&mut *store, ())
-                    .await
-                    .map(|()| Ending::Completed),
-                Err(error) => Err(error),
-            }
-        }
+        Guest::Module(instance) => match instance.get_typed_func::<(), ()>(&mut *store, "_start") {
+            Ok(start) => start
+                .call_async(&mut *store, ())
+                .await
+                .map(|()| Ending::Completed),
+            Err(error) => Err(error),
+        },
     };
     Ended::Done(result.unwrap_or_else(|error| ending_of(&error)))
 }

@@ -31,6 +31,10 @@ struct SinkState {
     budget: AtomicU64,
     accepted: AtomicU64,
     exceeded: AtomicBool,
+    /// Others write here beside a guest.
+    shared: AtomicBool,
+    /// Room in a shared channel that the guest was told of.
+    permit: Mutex<Option<mpsc::OwnedPermit<Bytes>>>,
 }
 
 enum Target {
@@ -68,7 +72,24 @@ impl Sink {
             budget: AtomicU64::new(budget),
             accepted: AtomicU64::new(0),
             exceeded: AtomicBool::new(false),
+            shared: AtomicBool::new(false),
+            permit: Mutex::default(),
         }))
+    }
+
+    /// From now on others write here, too: room that a guest is told of is kept for
+    /// it.
+    pub(crate) fn share(&self) {
+        let Target::Channel(sender) = &self.0.target else {
+            return;
+        };
+        if !self.0.shared.swap(true, Ordering::AcqRel) {
+            *lock(&self.0.permit) = sender.clone().try_reserve_owned().ok();
+        }
+    }
+
+    fn is_shared(&self) -> bool {
+        self.0.shared.load(Ordering::Acquire)
     }
 
     /// Whether somebody tried to write more than the budget.
@@ -182,6 +203,13 @@ impl Sink {
     fn room(&self) -> Result<usize, StreamError> {
         match &self.0.target {
             Target::Channel(sender) if sender.is_closed() => Err(StreamError::Closed),
+            Target::Channel(sender) if self.is_shared() => {
+                let mut permit = lock(&self.0.permit);
+                if permit.is_none() {
+                    *permit = sender.clone().try_reserve_owned().ok();
+                }
+                Ok(if permit.is_some() { CHUNK } else { 0 })
+            }
             Target::Channel(sender) if sender.capacity() == 0 => Ok(0),
             Target::Channel(_) => Ok(CHUNK),
             Target::Capture(_) | Target::Null => Ok(CHUNK),
@@ -190,6 +218,13 @@ impl Sink {
 
     async fn room_ready(&self) {
         if let Target::Channel(sender) = &self.0.target {
+            if self.is_shared() {
+                if lock(&self.0.permit).is_none() {
+                    let permit = sender.clone().reserve_owned().await.ok();
+                    *lock(&self.0.permit) = permit;
+                }
+                return;
+            }
             // The permit is given back: only this guest writes here, so the
             // room is still there when it does.
             let _ = sender.reserve().await;
@@ -204,6 +239,14 @@ impl Sink {
             Target::Null => {}
             Target::Capture(_) => self.store(bytes),
             Target::Channel(sender) if !bytes.is_empty() => {
+                if let Some(permit) = lock(&self.0.permit).take() {
+                    permit.send(bytes);
+                    return if within {
+                        Ok(())
+                    } else {
+                        Err(StreamError::Trap(OutputExceeded.into()))
+                    };
+                }
                 sender.try_send(bytes).map_err(|error| match error {
                     mpsc::error::TrySendError::Full(_) => {
                         StreamError::trap("write without a permit")

@@ -114,6 +114,7 @@ impl Executor for ThreadExecutor {
                 cancel: job.cancel,
                 progress: job.progress,
                 ports: Ports::new(self.transport.clone(), job.port),
+                services: job.services,
             },
             granted: Granted::ByPath,
             stdin: Source::new(job.stdin, budget),
@@ -124,6 +125,7 @@ impl Executor for ThreadExecutor {
             other_processes: false,
             rehearsal: false,
             left_to_the_kernel: false,
+            ahead: None,
         };
         let fate = sandbox::run(&prepared, run).await?;
         Ok(Executed::new(Ok(fate)))

@@ -18,16 +18,22 @@
 //! Stdout, Stderr ───────────▶                    where no pipe was sent
 //!                ◀───────────  Cancel            asks the task to stop
 //!                ◀───────────  InputFailed
+//! Ask            ───────────▶                    with its file and port; numbered
+//!                ◀───────────  Answer            with its file
+//! Tell           ───────────▶                    needs no answer
 //! Done           ───────────▶                    and, as a rule, is gone
 //! ```
 //!
 //! A program that was started for one worker alone is that worker once it is
 //! ready: its control socket goes on as the worker's own.
 
+use super::ask::{WireAnswer, WireAsk};
 use crate::jail::{JailReport, LayerReport, Plan};
+use crate::limits::Limits;
 use crate::port::{PARTS, PortParts};
 use crate::report::Usage;
 use crate::sandbox::{Fate, Progress};
+use crate::services::Word;
 use crate::sys::Exit;
 use crate::sys::FileId;
 use crate::task::Spec;
@@ -39,11 +45,10 @@ use std::time::Duration;
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum ControlOrder {
     Start(Box<StartOrder>),
-    /// A worker for the socket that comes along, under this number. A `spare` is
-    /// for a task that is not there yet: it has time to rehearse.
+    /// A worker for the socket that comes along, under this number.
     Fork {
         id: u64,
-        spare: bool,
+        spare: Option<Spare>,
     },
 }
 
@@ -55,10 +60,18 @@ pub(crate) struct StartOrder {
     pub(crate) plan: Plan,
     /// Tasks that one worker runs before it ends.
     pub(crate) tasks: u32,
-    /// Nobody waits yet: it has time to rehearse.
-    pub(crate) spare: bool,
+    pub(crate) spare: Option<Spare>,
     /// The descriptor of an image of this program follows that of the artifact.
     pub(crate) image: Option<FileId>,
+}
+
+/// For a task that is not there yet: there is time to rehearse.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Spare {
+    /// What the task will likely have: the walls are tight before it comes.
+    pub(crate) limits: Limits,
+    /// Bytes that its process may have.
+    pub(crate) memory: u64,
 }
 
 /// A started program to its runner.
@@ -91,6 +104,11 @@ pub(crate) enum Order {
     Cancel,
     /// The input that comes by a pipe cannot be read any further.
     InputFailed(String),
+    /// To the ask of this number.
+    Answer {
+        id: u64,
+        answer: WireAnswer,
+    },
 }
 
 /// A task, as a worker gets it. With it come, in this order and as far as it says
@@ -151,6 +169,12 @@ pub(crate) enum WorkerSays {
         message: String,
         grant: bool,
     },
+    /// Asks are numbered from 1, one after another.
+    Ask {
+        id: u64,
+        ask: WireAsk,
+    },
+    Tell(Word),
 }
 
 /// A worker's last word about a task.

@@ -5,6 +5,7 @@
 //! functions. Invariant: no length from the peer is believed before it is
 //! checked against a cap, and nothing a peer sends can panic.
 
+mod ask;
 mod compile;
 mod frame;
 #[cfg(feature = "fuzzing")]
@@ -12,9 +13,10 @@ pub(crate) mod fuzzing;
 mod handshake;
 mod message;
 
+pub(crate) use ask::{Data, WireAnswer, WireAsk};
 pub(crate) use compile::{CompileOrder, CompilerSays, MAX_ANSWER};
 pub(crate) use frame::{Decoder, FrameError, encode};
 pub(crate) use handshake::Hello;
 pub(crate) use message::{
-    ControlOrder, ControlSays, Done, Input, Order, Output, RunOrder, StartOrder, WorkerSays,
+    ControlOrder, ControlSays, Done, Input, Order, Output, RunOrder, Spare, StartOrder, WorkerSays,
 };

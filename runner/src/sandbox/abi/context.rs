@@ -4,6 +4,7 @@ use super::Ports;
 use super::bindings::wrun::task::context::{Host as ContextHost, Mode as AbiMode, TaskInfo};
 use crate::config::Mode;
 use crate::sandbox::host::Host;
+use crate::services::Services;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -32,6 +33,8 @@ pub(crate) struct TaskContext {
     /// Takes the latest progress.
     pub(crate) progress: Arc<dyn Fn(Progress) + Send + Sync>,
     pub(crate) ports: Ports,
+    /// What the task may ask its runner for.
+    pub(crate) services: Arc<dyn Services>,
 }
 
 impl ContextHost for Host {

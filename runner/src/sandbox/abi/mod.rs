@@ -4,6 +4,7 @@
 mod context;
 mod ports;
 mod regions;
+mod tasks;
 
 pub use context::Progress;
 pub(crate) use context::TaskContext;
@@ -11,6 +12,8 @@ pub(crate) use context::TaskContext;
 pub use ports::GuestPort;
 pub(crate) use ports::Ports;
 pub(crate) use regions::{Windows, add_to_linker as add_regions};
+#[expect(unreachable_pub, reason = "the bindings re-export it")]
+pub use tasks::GuestChild;
 
 pub(crate) mod bindings {
     wasmtime::component::bindgen!({
@@ -19,12 +22,15 @@ pub(crate) mod bindings {
         imports: {
             "wrun:task/ports.[method]port.send": async | trappable,
             "wrun:task/ports.[method]port.receive": async | trappable,
+            "wrun:task/tasks.spawn": async | trappable,
+            "wrun:task/tasks.[method]child.wait": async | trappable,
             default: trappable,
         },
         exports: { default: async },
         with: {
             "wasi": wasmtime_wasi::p2::bindings,
             "wrun:task/ports.port": super::GuestPort,
+            "wrun:task/tasks.child": super::GuestChild,
             "wrun:task/regions.region": crate::sandbox::abi::regions::Handle,
             "wrun:task/regions.mapping": crate::sandbox::abi::regions::Mapping,
         },
@@ -32,4 +38,4 @@ pub(crate) mod bindings {
 }
 
 /// Interfaces of `wrun:task` that this version provides.
-pub(crate) const PROVIDED: &[&str] = &["context", "ports", "regions"];
+pub(crate) const PROVIDED: &[&str] = &["context", "ports", "regions", "tasks"];

@@ -67,7 +67,26 @@ impl Host {
         Ok(self.table().get(port)?.0.clone())
     }
 
-    fn push_port(&mut self, port: Port) -> wasmtime::Result<Resource<GuestPort>> {
+    /// Takes a port out of the guest's table, which does not give it while a pollable
+    /// of it exists.
+    pub(super) fn take_port(
+        &mut self,
+        port: Resource<GuestPort>,
+    ) -> wasmtime::Result<Result<Port, Resource<GuestPort>>> {
+        let rep = port.rep();
+        match self.table().delete(port) {
+            Ok(GuestPort(port)) => match Arc::into_inner(port) {
+                Some(port) => {
+                    self.context.ports.held = self.context.ports.held.saturating_sub(1);
+                    Ok(Ok(port))
+                }
+                None => Err(wasmtime::Error::msg("a port is in use")),
+            },
+            Err(_) => Ok(Err(Resource::new_own(rep))),
+        }
+    }
+
+    pub(super) fn push_port(&mut self, port: Port) -> wasmtime::Result<Resource<GuestPort>> {
         let port = self.table().push(GuestPort(Arc::new(port)))?;
         self.context.ports.held = self.context.ports.held.saturating_add(1);
         Ok(port)
@@ -101,22 +120,16 @@ impl Host {
         let mut taken: Vec<Port> = Vec::with_capacity(ports.len());
         let mut left = ports.into_iter();
         for port in left.by_ref() {
-            let rep = port.rep();
-            // The table does not give it while a pollable of it exists. That it is
-            // not the one that is sent through, the ABI sees to: that is lent.
-            let had = self.table().delete(port);
-            match had.map(|GuestPort(port)| Arc::into_inner(port)) {
-                Ok(Some(port)) => {
-                    self.context.ports.held = self.context.ports.held.saturating_sub(1);
-                    taken.push(port);
-                }
-                Ok(None) => return Err(wasmtime::Error::msg("a port is in use")),
-                Err(_) => {
+            // That it is not the one that is sent through, the ABI sees to: that is
+            // lent.
+            match self.take_port(port)? {
+                Ok(port) => taken.push(port),
+                Err(port) => {
                     let mut back = Vec::new();
                     for port in taken {
                         back.push(self.push_port(port)?);
                     }
-                    back.push(Resource::new_own(rep));
+                    back.push(port);
                     back.extend(left);
                     return refused(AbiError::Busy, regions, back);
                 }

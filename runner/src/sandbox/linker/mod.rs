@@ -5,7 +5,7 @@ mod wasi_0_1;
 mod wasi_0_2;
 
 use super::abi;
-use super::abi::bindings::wrun::task::{context, ports};
+use super::abi::bindings::wrun::task::{context, ports, tasks};
 use super::host::{Host, Wasi};
 use crate::report::Access;
 use wasmtime::component::{HasSelf, Linker};
@@ -22,6 +22,7 @@ pub(crate) fn component(
     context::add_to_linker::<Host, HasSelf<Host>>(&mut linker, |host| host)?;
     if regions {
         ports::add_to_linker::<Host, HasSelf<Host>>(&mut linker, |host| host)?;
+        tasks::add_to_linker::<Host, HasSelf<Host>>(&mut linker, |host| host)?;
         abi::add_regions(&mut linker)?;
     }
     linker.allow_shadowing(true);

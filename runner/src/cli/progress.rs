@@ -1,0 +1,147 @@
+//! How far the task is, in the last line of the terminal.
+//!
+//! Invariant: what the task writes to the terminal is not touched: the line is gone
+//! while something is written, and stays away while the cursor is not at the
+//! beginning of a line. A terminal that takes nothing holds up the threads that write
+//! to it, and nobody else.
+
+use super::text;
+use crate::{Progress, ProgressWatch};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::io::{self, IsTerminal};
+use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// How long taking the line away may take.
+const LAST_LINE: Duration = Duration::from_millis(200);
+
+#[derive(Clone)]
+pub(super) struct Line {
+    state: Arc<Mutex<State>>,
+    wanted: bool,
+}
+
+struct State {
+    /// None before the task said anything, and where nobody would see it.
+    bar: Option<ProgressBar>,
+    name: String,
+    /// The cursor is behind something that the task wrote.
+    in_line: bool,
+}
+
+impl Line {
+    /// For a task of this name; nothing is shown unless stderr is a terminal.
+    pub(super) fn new(name: &str, wanted: bool) -> Self {
+        Line {
+            state: Arc::new(Mutex::new(State {
+                bar: None,
+                name: text::name(name),
+                in_line: false,
+            })),
+            wanted: wanted && io::stderr().is_terminal(),
+        }
+    }
+
+    /// Shows what the task says, as long as this is polled; then takes the line away,
+    /// and drops `gone`.
+    pub(super) async fn follow(&self, mut watch: ProgressWatch, gone: Sender<()>) {
+        if !self.wanted {
+            return;
+        }
+        // What is missed while the terminal takes nothing is old by then.
+        let (latest, to_show) = sync_channel(1);
+        let mut showing = Some((to_show, gone));
+        while let Some(progress) = watch.changed().await {
+            if let Some((to_show, gone)) = showing.take() {
+                let line = self.clone();
+                let thread = std::thread::Builder::new().name("wrun-progress".into());
+                let shown = thread.spawn(move || line.show(&to_show, &gone));
+                if shown.is_err() {
+                    return;
+                }
+            }
+            let _ = latest.try_send(progress);
+        }
+    }
+
+    fn show(&self, latest: &Receiver<Progress>, _gone: &Sender<()>) {
+        for progress in latest {
+            self.lock().show(progress);
+        }
+        if let Some(bar) = self.lock().bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+
+    /// Writes something to the terminal that ends in `last`.
+    pub(super) fn around<T>(&self, last: Option<u8>, write: impl FnOnce() -> T) -> T {
+        let mut state = self.lock();
+        let written = match &state.bar {
+            Some(bar) => bar.suspend(write),
+            None => write(),
+        };
+        if let Some(last) = last {
+            state.in_line = last != b'\n';
+            state.draw_where_it_may();
+        }
+        written
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Tells when a line is gone.
+pub(super) fn gone() -> (Sender<()>, Gone) {
+    let (sender, receiver) = channel();
+    (sender, Gone(receiver))
+}
+
+pub(super) struct Gone(Receiver<()>);
+
+impl Gone {
+    /// Waits until it is, or the terminal does not take it.
+    pub(super) fn wait(self) {
+        let _ = self.0.recv_timeout(LAST_LINE);
+    }
+}
+
+impl State {
+    fn show(&mut self, Progress { done, total, .. }: Progress) {
+        if self.bar.is_none() {
+            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
+            bar.set_prefix(self.name.clone());
+            self.bar = Some(bar);
+            self.draw_where_it_may();
+        }
+        let Some(bar) = &self.bar else {
+            return;
+        };
+        if bar.length() != total || bar.position() == 0 {
+            let style = match total {
+                Some(_) => "{prefix} [{bar:30}] {human_pos}/{human_len} {percent} %, {elapsed}",
+                None => "{prefix} {human_pos}, {elapsed}",
+            };
+            if let Ok(style) = ProgressStyle::with_template(style) {
+                bar.set_style(style.progress_chars("=> "));
+            }
+            match total {
+                Some(total) => bar.set_length(total),
+                None => bar.unset_length(),
+            }
+        }
+        bar.set_position(done);
+    }
+
+    fn draw_where_it_may(&self) {
+        if let Some(bar) = &self.bar {
+            // At most so often a second.
+            bar.set_draw_target(match self.in_line {
+                true => ProgressDrawTarget::hidden(),
+                false => ProgressDrawTarget::stderr_with_hz(10),
+            });
+        }
+    }
+}

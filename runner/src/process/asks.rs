@@ -1,0 +1,443 @@
+//! What a task in a worker asks its runner for: both ends.
+//!
+//! The worker is not trusted. Invariants: asks are numbered from 1 on, without a gap;
+//! as many are open as [`MOST`] and its tree's tasks, and one more ends the worker;
+//! what comes along is what was counted, and is checked before it is used. An answer
+//! that the worker does not take holds up nobody but itself. The end of a task drops
+//! what is open.
+
+use super::channel::Sender;
+use crate::children::End;
+use crate::port::{PARTS, Port, contents, in_memory, is_sealed};
+use crate::services::{Answer, Ask, Services, SpawnError, Word};
+use crate::task::InputKind;
+use crate::wire::{Data, Order, WireAnswer, WireAsk, WorkerSays};
+use rustix::io::{Errno, pread};
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+
+/// Asks that are open at a time, beside one for each child that is waited for.
+const MOST: usize = 64;
+/// Data up to this size travels in a frame.
+const INLINE: usize = 256 << 10;
+/// Bytes of a name that is asked for, at most.
+const MAX_NAME: usize = crate::grant::TaskGrant::MAX_NAME;
+/// What is read of a file at a time.
+const PIECE: usize = 64 << 10;
+
+/// The services of a task, in its worker.
+pub(super) struct Client(mpsc::UnboundedSender<Wish>);
+
+/// What the running guest wants to have asked or told.
+pub(super) enum Wish {
+    Ask(Ask, oneshot::Sender<Answer>),
+    Tell(Word),
+}
+
+#[async_trait::async_trait]
+impl Services for Client {
+    async fn ask(&self, ask: Ask) -> Answer {
+        let (answer, answered) = oneshot::channel();
+        if self.0.send(Wish::Ask(ask, answer)).is_err() {
+            return Answer::Refused;
+        }
+        answered.await.unwrap_or(Answer::Refused)
+    }
+
+    fn tell(&self, word: Word) -> bool {
+        self.0.send(Wish::Tell(word)).is_ok()
+    }
+}
+
+/// What was asked in this worker and not answered yet.
+///
+/// The queue has no bound of its own: a guest waits for each answer but the one about
+/// a child's end, of which there is one for each handle, and tells two things of each
+/// handle at most.
+pub(super) struct Asking {
+    wishes: mpsc::UnboundedReceiver<Wish>,
+    last: u64,
+    open: HashMap<u64, Open>,
+}
+
+struct Open {
+    answer: oneshot::Sender<Answer>,
+    /// Given back where no child took it.
+    port: Option<Port>,
+}
+
+impl Asking {
+    pub(super) fn new() -> (Arc<Client>, Self) {
+        let (sender, wishes) = mpsc::unbounded_channel();
+        let asking = Asking {
+            wishes,
+            last: 0,
+            open: HashMap::new(),
+        };
+        (Arc::new(Client(sender)), asking)
+    }
+
+    /// The next wish; none when nobody is left to have one. Cancel safe.
+    pub(super) async fn next(&mut self) -> Option<Wish> {
+        self.wishes.recv().await
+    }
+
+    pub(super) async fn send(&mut self, wish: Wish, says: &mut Sender) -> io::Result<()> {
+        let (ask, answer) = match wish {
+            Wish::Tell(word) => return says.say(&WorkerSays::Tell(word)).await,
+            Wish::Ask(ask, answer) => (ask, answer),
+        };
+        let mut file = None;
+        let (ask, port) = match ask {
+            Ask::Ended(id) => (WireAsk::Ended(id), None),
+            Ask::End(id) => (WireAsk::End(id), None),
+            Ask::Spawn {
+                name, input, port, ..
+            } => {
+                let InputKind::Bytes(input) = input else {
+                    return Err(io::Error::other("a guest has no streams to give"));
+                };
+                let input = if input.len() > INLINE {
+                    match in_memory(&input) {
+                        Ok(made) => file = Some(made),
+                        Err(_) => {
+                            let error = SpawnError::Limit;
+                            let _ = answer.send(Answer::NotSpawned { error, port });
+                            return Ok(());
+                        }
+                    }
+                    Data::File(input.len() as u64)
+                } else {
+                    Data::Inline(input)
+                };
+                let parts = port.as_ref().and_then(Port::parts).map(|(parts, _)| parts);
+                let spawn = WireAsk::Spawn {
+                    name,
+                    input,
+                    port: parts,
+                };
+                (spawn, port)
+            }
+        };
+        self.last += 1;
+        let id = self.last;
+        let frame = Sender::frame(&WorkerSays::Ask { id, ask }).map_err(io::Error::other)?;
+        let mut descriptors: Vec<BorrowedFd<'_>> = Vec::new();
+        descriptors.extend(file.as_ref().map(AsFd::as_fd));
+        descriptors.extend(
+            port.as_ref()
+                .and_then(Port::parts)
+                .into_iter()
+                .flat_map(|(_, descriptors)| descriptors),
+        );
+        says.send(&frame, &descriptors).await?;
+        drop(descriptors);
+        self.open.insert(id, Open { answer, port });
+        Ok(())
+    }
+
+    /// Hands on an answer.
+    pub(super) fn answered(
+        &mut self,
+        id: u64,
+        answer: WireAnswer,
+        descriptors: Vec<OwnedFd>,
+    ) -> io::Result<()> {
+        let Some(Open { answer: to, port }) = self.open.remove(&id) else {
+            return Err(io::Error::other("nobody asked that"));
+        };
+        let answer = match answer {
+            WireAnswer::Spawned(id) => Answer::Spawned(id),
+            WireAnswer::NotSpawned(error) => Answer::NotSpawned { error, port },
+            WireAnswer::Ended => Answer::Ended,
+            WireAnswer::End(end) => Answer::End(end),
+            WireAnswer::Output(len) => {
+                let bad = || io::Error::other("no output came along");
+                let len = usize::try_from(len).map_err(io::Error::other)?;
+                let file = descriptors.into_iter().next().ok_or_else(bad)?;
+                Answer::End(End::Completed(contents(file, len).ok_or_else(bad)?))
+            }
+        };
+        // A guest that has ended does not want it any more.
+        let _ = to.send(answer);
+        Ok(())
+    }
+}
+
+/// The asks of one task, as its supervisor has them.
+pub(super) struct Asked {
+    services: Arc<dyn Services>,
+    most: usize,
+    last: u64,
+    /// Asked, and the answer not sent yet.
+    open: Arc<AtomicUsize>,
+    running: JoinSet<(u64, Answer)>,
+    answers: mpsc::Sender<(u64, Answer)>,
+}
+
+/// The answers that are to be sent, and what to do once one is.
+pub(super) struct Answers {
+    answers: mpsc::Receiver<(u64, Answer)>,
+    open: Arc<AtomicUsize>,
+}
+
+impl Asked {
+    /// For a task with so many others in its tree, at most.
+    pub(super) fn new(services: Arc<dyn Services>, tasks: u32) -> (Self, Answers) {
+        let most = MOST + tasks as usize;
+        let (sender, answers) = mpsc::channel(most);
+        let open = Arc::new(AtomicUsize::new(0));
+        let asked = Asked {
+            services,
+            most,
+            last: 0,
+            open: open.clone(),
+            running: JoinSet::new(),
+            answers: sender,
+        };
+        (asked, Answers { answers, open })
+    }
+
+    /// Whether anything was asked.
+    pub(super) fn any(&self) -> bool {
+        self.last > 0
+    }
+
+    /// Takes an ask; or what is wrong with it.
+    pub(super) fn take(
+        &mut self,
+        id: u64,
+        ask: WireAsk,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(), &'static str> {
+        if self.last.checked_add(1) != Some(id) {
+            return Err("its asks have other numbers");
+        }
+        self.last = id;
+        if self.open.fetch_add(1, Ordering::AcqRel) >= self.most {
+            return Err("it asks for too much at once");
+        }
+        let ask = ask_of(ask, descriptors)?;
+        let services = self.services.clone();
+        self.running
+            .spawn(async move { (id, services.ask(ask).await) });
+        Ok(())
+    }
+
+    /// Passes on what is told; or what is wrong with it.
+    pub(super) fn told(&self, word: Word) -> Result<(), &'static str> {
+        if self.services.tell(word) {
+            Ok(())
+        } else {
+            Err("it tells of what it has not")
+        }
+    }
+
+    /// Sees to answers for ever, until one is wrong to ask for. Cancel safe.
+    pub(super) async fn answer(&mut self) -> &'static str {
+        loop {
+            match self.running.join_next().await {
+                None => std::future::pending().await,
+                Some(Ok((_, Answer::Refused))) => return "it asks about what it has not",
+                // There is room for as many as may be open.
+                Some(Ok(answer)) => match self.answers.try_send(answer) {
+                    Ok(()) => {}
+                    Err(_) => return "it has more answers than asks",
+                },
+                Some(Err(_)) => return "its ask could not be answered",
+            }
+        }
+    }
+}
+
+impl Answers {
+    /// The next answer to send, with its file. Cancel safe.
+    pub(super) async fn next(&mut self) -> Option<(Order, Option<OwnedFd>)> {
+        let (id, answer) = self.answers.recv().await?;
+        let mut file = None;
+        let answer = match answer {
+            Answer::Spawned(child) => WireAnswer::Spawned(child),
+            Answer::NotSpawned { error, .. } => WireAnswer::NotSpawned(error),
+            Answer::Ended | Answer::Refused => WireAnswer::Ended,
+            Answer::End(End::Completed(output)) if output.len() > INLINE => {
+                match in_memory(&output) {
+                    Ok(made) => {
+                        file = Some(made);
+                        WireAnswer::Output(output.len() as u64)
+                    }
+                    Err(error) => {
+                        let why = format!("its output cannot be handed over: {error}");
+                        WireAnswer::End(End::Crashed(why))
+                    }
+                }
+            }
+            Answer::End(end) => WireAnswer::End(end),
+        };
+        Some((Order::Answer { id, answer }, file))
+    }
+
+    /// One was sent.
+    pub(super) fn sent(&self) {
+        self.open.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// An ask out of what somebody sent who is not trusted. Needs the context of a tokio
+/// runtime.
+fn ask_of(ask: WireAsk, descriptors: Vec<OwnedFd>) -> Result<Ask, &'static str> {
+    let mut descriptors = descriptors.into_iter();
+    match ask {
+        WireAsk::Ended(id) => Ok(Ask::Ended(id)),
+        WireAsk::End(id) => Ok(Ask::End(id)),
+        WireAsk::Spawn { name, input, port } => {
+            if name.len() > MAX_NAME {
+                return Err("it asks for a name that is too long");
+            }
+            let (input, len) = match input {
+                Data::Inline(bytes) if bytes.len() > INLINE => {
+                    return Err("its frames have too much data");
+                }
+                Data::Inline(bytes) => {
+                    let len = bytes.len() as u64;
+                    (InputKind::Bytes(bytes), len)
+                }
+                Data::File(len) => {
+                    let file = descriptors.next().filter(|file| is_sealed(file, len));
+                    let file = file.ok_or("it sends a file that is none")?;
+                    (InputKind::Reader(Box::new(Sealed { file, at: 0 })), len)
+                }
+            };
+            let port = match port {
+                None => None,
+                Some(parts) => {
+                    let pair = [(); PARTS].map(|()| descriptors.next());
+                    let [Some(messages), Some(credit)] = pair else {
+                        return Err("it sends half a port");
+                    };
+                    let port = Port::from_parts(parts, [messages, credit]);
+                    Some(port.map_err(|_| "it sends a port that is none")?)
+                }
+            };
+            Ok(Ask::Spawn {
+                name,
+                input,
+                len,
+                port,
+            })
+        }
+    }
+}
+
+/// What is in a memory file that nobody can change: reading it never waits.
+struct Sealed {
+    file: OwnedFd,
+    at: u64,
+}
+
+impl AsyncRead for Sealed {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let len = buf.remaining().min(PIECE);
+        let into = buf.initialize_unfilled_to(len);
+        let read = loop {
+            match pread(&self.file, &mut *into, self.at) {
+                Err(Errno::INTR) => {}
+                read => break read?,
+            }
+        };
+        buf.advance(read);
+        self.at += read as u64;
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::port::Transport;
+    use crate::services::NoServices;
+    use bytes::Bytes;
+    use rustix::fs::{MemfdFlags, memfd_create};
+
+    fn spawn(input: Data, port: Option<crate::port::PortParts>) -> WireAsk {
+        let name = "x".to_owned();
+        WireAsk::Spawn { name, input, port }
+    }
+
+    #[tokio::test]
+    async fn what_makes_no_sense_is_refused() {
+        let sealed = || in_memory(b"12345").expect("a file");
+        let open = memfd_create("open", MemfdFlags::ALLOW_SEALING).expect("a file");
+        rustix::io::pwrite(&open, b"12345", 0).expect("written");
+        let (pipe, _writer) = io::pipe().expect("a pipe");
+        let (end, _far) = Transport::Socket.channel(1).expect("a channel");
+        let (parts, [messages, credit]) = end.into_parts().expect("parts");
+        let long = WireAsk::Spawn {
+            name: "x".repeat(MAX_NAME + 1),
+            input: Data::Inline(Bytes::new()),
+            port: None,
+        };
+        let nothing = || Data::Inline(Bytes::new());
+        let bad = [
+            (long, vec![]),
+            (
+                spawn(Data::Inline(vec![0; INLINE + 1].into()), None),
+                vec![],
+            ),
+            (spawn(Data::File(4), None), vec![sealed()]),
+            (spawn(Data::File(u64::MAX), None), vec![sealed()]),
+            (spawn(Data::File(5), None), vec![open]),
+            (spawn(Data::File(5), None), vec![pipe.into()]),
+            (spawn(Data::File(5), None), vec![]),
+            (spawn(nothing(), Some(parts)), vec![credit, messages]),
+            (spawn(nothing(), Some(parts)), vec![sealed(), sealed()]),
+            (spawn(nothing(), Some(parts)), vec![]),
+        ];
+        for (ask, descriptors) in bad {
+            let told = format!("{ask:?}");
+            assert!(ask_of(ask, descriptors).is_err(), "{told}");
+        }
+        assert!(ask_of(spawn(Data::File(5), None), vec![sealed()]).is_ok());
+    }
+
+    #[tokio::test]
+    async fn asks_are_numbered_and_counted() {
+        let (mut asked, mut answers) = Asked::new(Arc::new(NoServices), 0);
+        let ask = || spawn(Data::Inline(Bytes::new()), None);
+        assert!(asked.take(2, ask(), vec![]).is_err());
+        for id in 1..=MOST as u64 {
+            asked.take(id, ask(), vec![]).expect("as many as may be");
+        }
+        assert!(asked.take(MOST as u64 + 1, ask(), vec![]).is_err());
+        assert!(asked.take(1, ask(), vec![]).is_err());
+        assert!(asked.told(Word::Kill(1)).is_err());
+        tokio::select! {
+            biased;
+            why = asked.answer() => panic!("{why}"),
+            answer = answers.next() => {
+                let answer = answer.map(|(order, _)| order);
+                assert!(matches!(
+                    answer,
+                    Some(Order::Answer {
+                        answer: WireAnswer::NotSpawned(SpawnError::NotGranted),
+                        ..
+                    })
+                ));
+            }
+        }
+        let (mut asked, _answers) = Asked::new(Arc::new(NoServices), 0);
+        asked.take(1, WireAsk::End(7), vec![]).expect("an ask");
+        assert_eq!(asked.answer().await, "it asks about what it has not");
+    }
+}

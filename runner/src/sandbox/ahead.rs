@@ -1,0 +1,74 @@
+//! A store with its instance, made before its task is known: what takes most of a
+//! small task's start is then behind it. A process that forks makes one, and each
+//! child has it.
+//!
+//! Invariant: nothing of the guest has run in it, and nothing in it depends on a
+//! task.
+
+use super::abi::TaskContext;
+use super::abi::bindings::Task;
+use super::host::{Granted, Host};
+use super::input::Source;
+use super::run::{Entry, Prepared};
+use super::sink::Sink;
+use crate::task::{InputKind, Spec};
+use bytes::Bytes;
+use wasmtime::{Instance, Store};
+use wasmtime_wasi::p2::bindings::Command;
+
+/// An instance of a task.
+pub(super) enum Guest {
+    Task(Task),
+    Command(Command),
+    Module(Instance),
+}
+
+impl Entry {
+    pub(super) async fn instantiate(&self, store: &mut Store<Host>) -> wasmtime::Result<Guest> {
+        Ok(match self {
+            Entry::Task(pre) => Guest::Task(pre.instantiate_async(store).await?),
+            Entry::Command(pre) => Guest::Command(pre.instantiate_async(store).await?),
+            Entry::Module(pre) => Guest::Module(pre.instantiate_async(store).await?),
+        })
+    }
+}
+
+/// See the [module](self).
+pub(crate) struct Ahead {
+    store: Store<Host>,
+    guest: Guest,
+}
+
+impl Ahead {
+    /// None where the guest would have to run for it: it has a start function; or
+    /// where it does not fit limits that are usual.
+    pub(crate) async fn new(prepared: &Prepared, context: TaskContext) -> Option<Self> {
+        let spec = Spec::rehearsal();
+        let nothing = Source::new(InputKind::Bytes(Bytes::new()), None);
+        let nowhere = Sink::null(Some(0));
+        let host = Host::new(
+            &spec,
+            prepared.is_module(),
+            true,
+            &nothing,
+            [&nowhere, &nowhere],
+            context,
+            Granted::ByPath,
+        );
+        let mut store = prepared.store(host.ok()?).ok()?;
+        // Functions end at their entry.
+        store.set_epoch_deadline(0);
+        store.epoch_deadline_trap();
+        let guest = prepared.entry().instantiate(&mut store).await.ok()?;
+        Some(Ahead { store, guest })
+    }
+
+    /// Makes it that of `host`, unless that one's limits are too narrow for it.
+    pub(super) fn given_to(mut self, mut host: Host) -> Result<(Store<Host>, Guest), Host> {
+        if !host.limiter.takes_over(&self.store.data().limiter) {
+            return Err(host);
+        }
+        *self.store.data_mut() = host;
+        Ok((self.store, self.guest))
+    }
+}

@@ -1,0 +1,154 @@
+//! What a running task may ask its runner for, in either mode.
+//!
+//! In thread mode the sandbox has the runner's own [`Services`] at hand; in process
+//! mode a client of them, which sends each ask to the supervisor and waits for its
+//! answer (`process/asks.rs`). Invariant: whoever asks is not trusted. What a task
+//! may have is decided by whoever answers.
+
+use crate::children::{Children, End};
+use crate::port::Port;
+use crate::task::InputKind;
+use serde::{Deserialize, Serialize};
+
+/// Answers one task's asks, and knows which task that is.
+#[async_trait::async_trait]
+pub(crate) trait Services: Send + Sync {
+    /// Answers. Dropping the future takes back only the wish to know.
+    async fn ask(&self, ask: Ask) -> Answer;
+
+    /// Takes note of something that has no answer; `false` when it makes no sense.
+    fn tell(&self, word: Word) -> bool;
+}
+
+/// What is asked.
+pub(crate) enum Ask {
+    /// To start the child task that was granted under this name.
+    Spawn {
+        name: String,
+        input: InputKind,
+        /// Bytes of the input.
+        len: u64,
+        port: Option<Port>,
+    },
+    /// To be told when a child has ended.
+    Ended(u64),
+    /// How a child ended; waits until it has.
+    End(u64),
+}
+
+/// What is answered.
+pub(crate) enum Answer {
+    /// A child was started; its id.
+    Spawned(u64),
+    /// No child was started; its port comes back.
+    NotSpawned {
+        error: SpawnError,
+        port: Option<Port>,
+    },
+    Ended,
+    End(End),
+    /// The asker has no such thing; or there is nobody to answer any more.
+    Refused,
+}
+
+/// What needs no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Word {
+    /// Ends a child.
+    Kill(u64),
+    /// Ends a child, and wants to know nothing more of it.
+    Release(u64),
+}
+
+/// Why no child was started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum SpawnError {
+    NotGranted,
+    Limit,
+    TooLarge,
+}
+
+/// The services of one submitted task or child, where the runner is.
+pub(crate) struct Provider {
+    children: Option<Children>,
+}
+
+impl Provider {
+    /// For a task that may start `children`; without them it may start none.
+    pub(crate) fn new(children: Option<Children>) -> Self {
+        Provider { children }
+    }
+
+    /// Children started so far.
+    pub(crate) fn children_started(&self) -> u64 {
+        self.children.as_ref().map_or(0, Children::started)
+    }
+
+    /// Ends what there is for the task, and waits until it is gone. Nothing more is
+    /// given out.
+    pub(crate) async fn end(&self) {
+        if let Some(children) = &self.children {
+            children.end().await;
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl Services for Provider {
+    async fn ask(&self, ask: Ask) -> Answer {
+        match (ask, &self.children) {
+            (
+                Ask::Spawn {
+                    name,
+                    input,
+                    len,
+                    port,
+                },
+                Some(children),
+            ) => match children.spawn(&name, input, len, port) {
+                Ok(id) => Answer::Spawned(id),
+                Err((error, port)) => Answer::NotSpawned { error, port },
+            },
+            (Ask::Spawn { port, .. }, None) => Answer::NotSpawned {
+                error: SpawnError::NotGranted,
+                port,
+            },
+            (Ask::Ended(id), Some(children)) => match children.ended(id).await {
+                Some(_) => Answer::Ended,
+                None => Answer::Refused,
+            },
+            (Ask::End(id), Some(children)) => match children.ended(id).await {
+                Some(end) => Answer::End(end),
+                None => Answer::Refused,
+            },
+            (Ask::Ended(_) | Ask::End(_), None) => Answer::Refused,
+        }
+    }
+
+    fn tell(&self, word: Word) -> bool {
+        self.children.as_ref().is_some_and(|children| match word {
+            Word::Kill(id) => children.kill(id),
+            Word::Release(id) => children.release(id),
+        })
+    }
+}
+
+/// For a sandbox whose guest does not run.
+pub(crate) struct NoServices;
+
+#[async_trait::async_trait]
+impl Services for NoServices {
+    async fn ask(&self, ask: Ask) -> Answer {
+        match ask {
+            Ask::Spawn { port, .. } => Answer::NotSpawned {
+                error: SpawnError::NotGranted,
+                port,
+            },
+            Ask::Ended(_) | Ask::End(_) => Answer::Refused,
+        }
+    }
+
+    fn tell(&self, _: Word) -> bool {
+        false
+    }
+}

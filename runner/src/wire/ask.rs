@@ -1,0 +1,59 @@
+//! What a task in a worker asks its runner for, and what it is answered.
+
+use crate::children::End;
+use crate::port::{PARTS, PortParts};
+use crate::services::SpawnError;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+/// An ask. With it come, in this order and as far as it says so, the file of its data
+/// and the descriptors of a port.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum WireAsk {
+    Spawn {
+        name: String,
+        input: Data,
+        port: Option<PortParts>,
+    },
+    Ended(u64),
+    End(u64),
+}
+
+/// Where data is.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Data {
+    Inline(Bytes),
+    /// So many bytes, in a sealed memory file that comes along.
+    File(u64),
+}
+
+/// An answer. With it comes the file of its output, where it has one.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum WireAnswer {
+    Spawned(u64),
+    NotSpawned(SpawnError),
+    Ended,
+    End(End),
+    /// The child completed, with so many bytes of output, in a sealed memory file
+    /// that comes along.
+    Output(u64),
+}
+
+impl WireAsk {
+    /// Descriptors that come along.
+    pub(crate) fn descriptors(&self) -> usize {
+        match self {
+            WireAsk::Spawn { input, port, .. } => {
+                usize::from(matches!(input, Data::File(_))) + port.map_or(0, |_| PARTS)
+            }
+            WireAsk::Ended(_) | WireAsk::End(_) => 0,
+        }
+    }
+}
+
+impl WireAnswer {
+    /// Descriptors that come along.
+    pub(crate) fn descriptors(&self) -> usize {
+        usize::from(matches!(self, WireAnswer::Output(_)))
+    }
+}

@@ -1,0 +1,133 @@
+//! What is made before its task is there, sandboxes and walls, is as if it had been
+//! made for the task: in process mode with spares, without, and with workers that
+//! are used again; and thread mode says the same.
+
+use crate::support::{builder, wat};
+use std::time::Duration;
+use wrun::{Limit, Limits, Mode, Outcome, Runner, Start, Task};
+
+/// Adds one to a byte of its memory, a global and a table's length, and returns them;
+/// grows its memory by as many pages as its input has bytes, and traps if it may not.
+const COUNTER: &str = r#"
+(module
+  (memory (export "memory") 2)
+  (table 1 funcref)
+  (global $count (mut i32) (i32.const 10))
+  (data (i32.const 70000) "\20")
+  (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (i32.const 1024))
+  (func (export "run") (param $input i32) (param $length i32) (result i32)
+    (if (i32.eq (i32.const -1) (memory.grow (local.get $length)))
+      (then unreachable))
+    (i32.store8 (i32.const 70000) (i32.add (i32.load8_u (i32.const 70000)) (i32.const 1)))
+    (global.set $count (i32.add (global.get $count) (i32.const 1)))
+    (drop (table.grow (ref.null func) (i32.const 1)))
+    (i32.store8 (i32.const 32) (i32.load8_u (i32.const 70000)))
+    (i32.store8 (i32.const 33) (global.get $count))
+    (i32.store8 (i32.const 34) (table.size))
+    (i32.store (i32.const 4) (i32.const 32))
+    (i32.store (i32.const 8) (i32.const 3))
+    (i32.const 0)))
+"#;
+
+/// The same with a start function, which no sandbox ahead can have run.
+fn started() -> String {
+    COUNTER.replace(
+        "(func (export \"run\")",
+        "(func $start (global.set $count (i32.const 20)))\n(start $start)\n(func (export \"run\")",
+    )
+}
+
+fn runners() -> Vec<(&'static str, Runner)> {
+    let made = |what, builder: wrun::Builder| (what, builder.build().unwrap());
+    let process = || builder(Mode::Process);
+    vec![
+        made("thread", builder(Mode::Thread)),
+        made("fork, no spares", process().spares(0)),
+        made("fork, spares", process().spares(2)),
+        made("fork, used again", process().spares(1).reuse(3)),
+        made(
+            "exec, spares",
+            process().start(Start::Exec).spares(1).max_running(2),
+        ),
+    ]
+}
+
+/// Time for spares to be made.
+fn settle() {
+    std::thread::sleep(Duration::from_millis(30));
+}
+
+#[test]
+fn each_task_begins_with_the_instance_that_its_file_says() {
+    for (what, runner) in runners() {
+        for (name, text, expected) in [
+            ("counter.wat", COUNTER.to_owned(), [0x21, 11, 2]),
+            ("started.wat", started(), [0x21, 21, 2]),
+        ] {
+            let counter = wat(&runner, name, &text);
+            for round in 0..7 {
+                if round == 3 {
+                    settle();
+                }
+                let handles: Vec<_> = (0..3)
+                    .map(|_| runner.submit_blocking(Task::new(&counter)).unwrap())
+                    .collect();
+                for handle in handles {
+                    let report = handle.wait().unwrap();
+                    assert_eq!(
+                        report.outcome.output().map(|output| output.as_bytes()),
+                        Some(&expected[..]),
+                        "{what}: {name}: round {round}: {}",
+                        report.outcome
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn limits_are_the_tasks_own_whatever_waited() {
+    const PAGE: u64 = 64 << 10;
+    for (what, runner) in runners() {
+        let counter = wat(&runner, "counter.wat", COUNTER);
+        let run = |limits: Limits, pages: usize| {
+            let task = Task::new(&counter).input(vec![0; pages]).limits(limits);
+            runner.run(task).unwrap()
+        };
+        let usual = Limits::default;
+        for round in 0..6 {
+            let at = format!("{what}: round {round}");
+            if round % 2 == 1 {
+                settle();
+            }
+            // It has two pages.
+            let report = run(usual().max_memory(5 * PAGE), 3);
+            assert!(report.outcome.is_completed(), "{at}: {}", report.outcome);
+            assert_eq!(report.stats.peak_memory_bytes, Some(5 * PAGE), "{at}");
+            let report = run(usual().max_memory(5 * PAGE), 4);
+            let memory = Outcome::LimitExceeded(Limit::Memory);
+            assert_eq!(report.outcome, memory, "{at}: one page too many");
+            let report = run(usual().max_memory(PAGE), 0);
+            assert_eq!(report.outcome, memory, "{at}: less than it begins with");
+            let report = run(usual().max_memory(1 << 30), 1000);
+            assert!(report.outcome.is_completed(), "{at}: {}", report.outcome);
+            let report = run(usual().max_table_elements(1), 0);
+            assert!(report.outcome.is_completed(), "{at}: {}", report.outcome);
+            assert_eq!(
+                report.outcome.output().map(|output| output.as_bytes()[2]),
+                Some(1),
+                "{at}: the table did not grow"
+            );
+            let report = run(usual().max_table_elements(0), 0);
+            assert_eq!(report.outcome, memory, "{at}: no table at all");
+            let report = run(usual().fuel(5), 0);
+            let fuel = Outcome::LimitExceeded(Limit::Fuel);
+            assert_eq!(report.outcome, fuel, "{at}");
+            let report = run(usual().fuel(1_000_000), 0);
+            assert!(report.outcome.is_completed(), "{at}: {}", report.outcome);
+            let used = report.stats.fuel.unwrap();
+            assert!((1..1000).contains(&used), "{at}: {used} units of fuel");
+        }
+    }
+}
