@@ -48,7 +48,8 @@ fn every_example_is_run() {
             "batch.rs",
             "both_modes.rs",
             "limits_and_kill.rs",
-            "plugin_server.rs"
+            "plugin_server.rs",
+            "talk.rs"
         ]
     );
 }
@@ -73,6 +74,23 @@ fn limits_and_kills_end_everything() {
             "limit exceeded: output",
             "cancelled in time",
             "killed                       cancelled",
+        ] {
+            assert!(stdout.contains(words), "no {words:?} in\n{stdout}");
+        }
+    }
+}
+
+#[test]
+fn tasks_and_their_host_talk() {
+    for mode in ["thread", "process"] {
+        let stdout = run("talk", &[mode]);
+        for words in [
+            "a task said b\"ping\"",
+            "it ended with b\"1 echoed\"",
+            "to send b\"more\" more: the channel is closed",
+            "one says b\"100 round trips\"",
+            "one says b\"100 echoed\"",
+            "killed, it is",
         ] {
             assert!(stdout.contains(words), "no {words:?} in\n{stdout}");
         }

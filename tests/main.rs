@@ -14,6 +14,7 @@ mod bad_input;
 mod command;
 mod compiling;
 mod corpus;
+mod counterparts;
 mod differential;
 mod draining;
 mod examples;

@@ -240,6 +240,13 @@
 //! # }
 //! ```
 //!
+//! A task starts others itself where it was granted them ([`Task::task`],
+//! [`TaskGrant`]). Memory that is mapped instead of copied, shared words, and waiting at
+//! them are in the task's own interface, `wit/regions.wit`.
+//!
+//! Whoever knows Node's `child_process`, `worker_threads` and `cluster` finds each of
+//! their options and events, and what to use here, in `docs/counterparts.md`.
+//!
 //! # Caching
 //!
 //! Compiling takes from milliseconds to seconds, once for each [`Runner::load`].
@@ -279,7 +286,7 @@
 //!
 //! `docs/benchmarks.md` has the measurements, and the example `both_modes` those
 //! of your own task on your own machine. The other examples: `limits_and_kill`,
-//! `plugin_server`, `batch`.
+//! `plugin_server`, `batch`, `talk`.
 
 mod blocking;
 mod builder;
@@ -306,6 +313,7 @@ mod runner;
 mod sandbox;
 mod services;
 mod stop;
+mod sync;
 mod sys;
 mod task;
 mod thread;

@@ -21,6 +21,7 @@
 mod ledger;
 mod parts;
 mod wait;
+mod waiters;
 mod words;
 
 use ledger::Charge;
@@ -34,7 +35,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use sys::SharedWords;
 pub use wait::Waited;
-use wait::Waiters;
+use waiters::Waiters;
 pub(crate) use words::{Op, Word};
 
 use crate::sys;

@@ -5,7 +5,7 @@
 //! descriptor, and keep one. It cannot make the receiver fault or wait, or take
 //! memory that can change for memory that cannot.
 
-use super::wait::Waiters;
+use super::waiters::Waiters;
 use super::{Kind, MemoryFile, Region, RegionError, SEALS, page_size, system, whole_pages};
 use rustix::fs::{FileType, OFlags, SealFlags};
 use serde::{Deserialize, Serialize};
@@ -20,6 +20,17 @@ pub(crate) struct Parts {
     pub(crate) kind: Kind,
     pub(crate) offset: u64,
     pub(crate) len: u64,
+}
+
+impl Parts {
+    /// Where its last page ends in a file of `size` bytes; none where it cannot be
+    /// there.
+    pub(super) fn end(self, size: u64) -> Option<u64> {
+        let page = page_size();
+        let whole = self.len > 0 && self.offset.is_multiple_of(page) && size.is_multiple_of(page);
+        let end = self.offset.checked_add(whole_pages(self.len)?)?;
+        (whole && end <= size).then_some(end)
+    }
 }
 
 /// What memory files are files of (statfs(2)); those on huge pages are not, and can
@@ -82,13 +93,8 @@ impl Region {
             return Err(RegionError::Foreign("it is no regular file"));
         }
         let size = u64::try_from(stat.st_size).map_err(|_| RegionError::Foreign("its size"))?;
-        let whole =
-            len > 0 && offset.is_multiple_of(page_size()) && size.is_multiple_of(page_size());
-        let end = whole_pages(len).and_then(|len| offset.checked_add(len));
-        if !whole || end.is_none_or(|end| end > size) {
-            return Err(RegionError::Foreign("its place"));
-        }
-        if kind != Kind::Exclusive && (offset != 0 || end != Some(size)) {
+        let end = parts.end(size).ok_or(RegionError::Foreign("its place"))?;
+        if kind != Kind::Exclusive && (offset != 0 || end != size) {
             return Err(RegionError::Foreign("only what is exclusive has parts"));
         }
         // A page that is not there might not be had when it is touched. Whoever made

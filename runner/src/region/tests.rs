@@ -26,6 +26,8 @@ macro_rules! refused {
     };
 }
 
+mod places;
+
 fn same<T>(result: Result<T, Refused>) -> Result<T, RegionError> {
     result.map_err(|refused| refused.error)
 }
@@ -223,7 +225,9 @@ fn whoever_waits_is_woken_or_times_out() {
             std::thread::sleep(Duration::from_millis(10));
             region.apply(4, Op::Store(1_u32)).expect("stores");
             region.notify(4, u32::MAX).expect("a word");
-            assert_eq!(waiting.join().expect("it ends"), Waited::Woken);
+            // A thread that came late finds the value changed.
+            let waited = waiting.join().expect("it ends");
+            assert!(matches!(waited, Waited::Woken | Waited::NotEqual));
         });
         assert!(
             region.file.waiters.is_empty(),

@@ -11,12 +11,10 @@
 use super::{Region, RegionError};
 use rustix::io::Errno;
 use rustix::thread::futex;
-use std::collections::VecDeque;
+use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::SeqCst;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant};
-use tokio::sync::Notify;
 
 /// How long a thread waits in the kernel before it looks at what else there is.
 const SLICE: Duration = Duration::from_millis(2);
@@ -30,49 +28,6 @@ pub enum Waited {
     NotEqual,
     /// Time was over.
     TimedOut,
-}
-
-/// Who waits, in the order in which they came.
-#[derive(Debug, Default)]
-pub(super) struct Waiters(Mutex<VecDeque<Arc<Waiter>>>);
-
-#[derive(Debug)]
-struct Waiter {
-    /// The word, in the file.
-    at: usize,
-    woken: Notify,
-}
-
-impl Waiters {
-    fn list(&self) -> MutexGuard<'_, VecDeque<Arc<Waiter>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    #[cfg(test)]
-    pub(super) fn is_empty(&self) -> bool {
-        self.list().is_empty()
-    }
-}
-
-/// A waiter in a list; no longer when it is dropped.
-struct Standing<'a> {
-    waiters: &'a Waiters,
-    waiter: Arc<Waiter>,
-}
-
-impl Standing<'_> {
-    /// Leaves the list; `false` when somebody took it out.
-    fn leave(&self) -> bool {
-        let mut list = self.waiters.list();
-        let place = list.iter().position(|it| Arc::ptr_eq(it, &self.waiter));
-        place.and_then(|place| list.remove(place)).is_some()
-    }
-}
-
-impl Drop for Standing<'_> {
-    fn drop(&mut self) {
-        self.leave();
-    }
 }
 
 impl Region {
@@ -141,9 +96,8 @@ impl Region {
     ///
     /// As [`Region::load_u32`].
     pub fn notify(&self, offset: u64, count: u32) -> Result<u32, RegionError> {
-        let (words, at) = self.word(offset, size_of::<u32>())?;
+        let (word, at) = self.word_to_wait_at(offset)?;
         if self.is_elsewhere() {
-            let word = words.u32(at).ok_or(RegionError::OutOfBounds)?;
             // The kernel takes it for signed.
             let count = count.min(i32::MAX as u32);
             // Of none, it wakes one.
@@ -154,16 +108,14 @@ impl Region {
                 .map_err(super::system("cannot wake who waits"))?;
             return Ok(u32::try_from(woken).unwrap_or(count));
         }
-        let mut woken = 0;
-        self.file.waiters.list().retain(|waiter| {
-            let wakes = waiter.at == at && woken < count;
-            if wakes {
-                woken += 1;
-                waiter.woken.notify_one();
-            }
-            !wakes
-        });
-        Ok(woken)
+        Ok(self.file.waiters.notify(at, count))
+    }
+
+    /// The word at `offset`, and where it is in the file.
+    fn word_to_wait_at(&self, offset: u64) -> Result<(&AtomicU32, usize), RegionError> {
+        let (words, at) = self.word(offset, size_of::<u32>())?;
+        let word = words.u32(at).ok_or(RegionError::OutOfBounds)?;
+        Ok((word, at))
     }
 
     async fn wait_in_list(
@@ -172,24 +124,12 @@ impl Region {
         expected: u32,
         over: impl Future<Output = ()>,
     ) -> Result<Waited, RegionError> {
-        let (words, at) = self.word(offset, size_of::<u32>())?;
-        let word = words.u32(at).ok_or(RegionError::OutOfBounds)?;
-        let waiters = &self.file.waiters;
-        let standing = {
-            // Whoever changes the value and then notifies finds this waiter in the
-            // list, or it finds the changed value.
-            let mut list = waiters.list();
-            if word.load(SeqCst) != expected {
-                return Ok(Waited::NotEqual);
-            }
-            let waiter = Arc::new(Waiter {
-                at,
-                woken: Notify::new(),
-            });
-            list.push_back(waiter.clone());
-            Standing { waiters, waiter }
+        let (word, at) = self.word_to_wait_at(offset)?;
+        let still = || word.load(SeqCst) == expected;
+        let Some(standing) = self.file.waiters.stand(at, still) else {
+            return Ok(Waited::NotEqual);
         };
-        let woken = standing.waiter.woken.notified();
+        let woken = standing.woken();
         let timed_out = tokio::select! {
             biased;
             () = woken => false,
@@ -208,8 +148,7 @@ impl Region {
         expected: u32,
         until: Option<Instant>,
     ) -> Result<Waited, RegionError> {
-        let (words, at) = self.word(offset, size_of::<u32>())?;
-        let word = words.u32(at).ok_or(RegionError::OutOfBounds)?;
+        let (word, _) = self.word_to_wait_at(offset)?;
         let mut waited = false;
         loop {
             if word.load(SeqCst) != expected {

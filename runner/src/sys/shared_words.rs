@@ -73,3 +73,62 @@ impl Drop for SharedWords {
         let _ = unsafe { munmap(self.start.as_ptr().cast(), self.len) };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::mm::mmap_anonymous;
+    use std::sync::atomic::Ordering::Relaxed;
+
+    /// Of no file, which Miri has none of.
+    #[expect(unsafe_code, reason = "a mapping of our own")]
+    fn anonymous(len: usize) -> SharedWords {
+        let prot = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new mapping, where the kernel likes.
+        let start = unsafe { mmap_anonymous(ptr::null_mut(), len, prot, MapFlags::PRIVATE) };
+        let start = NonNull::new(start.expect("maps").cast()).expect("an address");
+        SharedWords { start, len }
+    }
+
+    #[test]
+    fn words_are_aligned_and_inside() {
+        let len = 4096;
+        let words = anonymous(len);
+        let far = [
+            usize::MAX,
+            usize::MAX - 3,
+            usize::MAX - 7,
+            usize::MAX / 2 + 1,
+        ];
+        for offset in (0..16).chain(len - 16..len + 16).chain(far) {
+            let right = |size| {
+                offset.is_multiple_of(size) && offset.checked_add(size).is_some_and(|it| it <= len)
+            };
+            assert_eq!(words.u32(offset).is_some(), right(4), "{offset}");
+            assert_eq!(words.u64(offset).is_some(), right(8), "{offset}");
+        }
+        words
+            .u64(len - 8)
+            .expect("the last")
+            .store(u64::MAX, Relaxed);
+        assert_eq!(
+            words.u32(len - 4).expect("half of it").load(Relaxed),
+            u32::MAX
+        );
+    }
+
+    #[test]
+    fn threads_have_the_same_words() {
+        let words = anonymous(4096);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    for _ in 0..50 {
+                        words.u32(8).expect("a word").fetch_add(1, Relaxed);
+                    }
+                });
+            }
+        });
+        assert_eq!(words.u32(8).expect("a word").load(Relaxed), 100);
+    }
+}

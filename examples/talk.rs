@@ -1,0 +1,74 @@
+//! What Node's `fork`, `Worker` and `MessageChannel` do with messages: a host and a
+//! task, two tasks without their host, and what a closed or killed end says.
+//!
+//! ```sh
+//! cargo run --release --example talk -- [thread|process]
+//! ```
+
+use anyhow::{Context, ensure};
+use std::path::PathBuf;
+use std::time::Duration;
+use wrun::{Limits, Message, Mode, Outcome, PortError, Runner, Task};
+
+fn main() -> anyhow::Result<()> {
+    // In process mode this program is its own worker: first thing in main.
+    wrun::worker_hook();
+
+    let mode: Mode = match std::env::args().nth(1) {
+        Some(name) => name.parse().map_err(anyhow::Error::msg)?,
+        None => Mode::default(),
+    };
+    let runner = Runner::builder().mode(mode).build()?;
+    let guests = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../guest-tasks"));
+    let guest = runner.load(guests.join("ports/ports.wasm"))?;
+    // Nobody who waits for a message waits forever.
+    let limits = Limits::default().timeout(Duration::from_secs(60));
+    let start = |what: &str| -> anyhow::Result<_> {
+        let (theirs, ours) = runner.channel(8)?;
+        let task = Task::new(&guest).input(what).port(theirs);
+        let handle = runner.submit_blocking(task.limits(limits.clone()))?;
+        Ok((handle, ours))
+    };
+    println!("in {mode} mode:");
+
+    // child.send and child.on('message'); in the task, ports.parent.
+    let (echo, port) = start("echo")?;
+    port.send_blocking("ping")?;
+    println!("a task said {:?}", port.receive_blocking()?.data);
+
+    // receiveMessageOnPort: what is there now, or nothing.
+    let nothing = port.try_receive().err();
+    ensure!(nothing == Some(PortError::WouldBlock), "{nothing:?}");
+    println!("and then {}", PortError::WouldBlock);
+
+    // child.disconnect: the task sees it, and so does everybody later.
+    port.close();
+    let report = echo.wait()?;
+    ensure!(report.outcome.is_completed(), "{}", report.outcome);
+    println!("it ended with {:?}", report.stdout);
+    let unsent = port.try_send("more").err().context("it is closed")?;
+    println!("to send {:?} more: {}", unsent.message.data, unsent.error);
+
+    // new MessageChannel, an end to each of two tasks, as in a transferList: the host
+    // is not in between.
+    let (asks, to_asks) = start("ping 100")?;
+    let (answers, to_answers) = start("echo")?;
+    let (one, other) = runner.channel(1)?;
+    to_asks.send_blocking(Message::default().port(one))?;
+    to_answers.send_blocking(Message::default().port(other))?;
+    for task in [asks, answers] {
+        let report = task.wait()?;
+        ensure!(report.outcome.is_completed(), "{}", report.outcome);
+        println!("of two tasks, one says {:?}", report.stdout);
+    }
+
+    // worker.terminate: what ends a task closes its ports.
+    let (waits, port) = start("wait")?;
+    waits.kill();
+    let report = waits.wait()?;
+    ensure!(report.outcome == Outcome::Cancelled, "{}", report.outcome);
+    let closed = port.receive_blocking().err();
+    ensure!(closed == Some(PortError::Closed), "{closed:?}");
+    println!("killed, it is {}: {}", report.outcome, PortError::Closed);
+    Ok(())
+}

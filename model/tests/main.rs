@@ -1,0 +1,7 @@
+//! What must hold in whatever order threads come: README.md says what is tried.
+
+#![cfg(not(miri))]
+
+mod channels;
+mod support;
+mod waiters;

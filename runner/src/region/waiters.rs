@@ -1,0 +1,91 @@
+//! Who waits at a word, where everybody who can wake them is in this process.
+//!
+//! Invariant: a waiter that was counted by [`Waiters::notify`] is in the list no
+//! longer, and its wait ends; one that left by itself was never counted.
+
+use crate::sync::{Mutex, MutexGuard, Notify};
+use std::collections::VecDeque;
+use std::sync::{Arc, PoisonError};
+
+/// Who waits, in the order in which they came.
+#[derive(Debug, Default)]
+pub(super) struct Waiters(Mutex<VecDeque<Arc<Waiter>>>);
+
+#[derive(Debug)]
+struct Waiter {
+    /// The word, in the file.
+    at: usize,
+    woken: Notify,
+}
+
+impl Waiters {
+    fn list(&self) -> MutexGuard<'_, VecDeque<Arc<Waiter>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.list().is_empty()
+    }
+
+    /// Stands in the list for the word at `at`, if the word still says so.
+    ///
+    /// Whoever changes the value and then notifies finds the waiter in the list, or
+    /// `still` finds the changed value: nobody notifies meanwhile.
+    pub(super) fn stand(&self, at: usize, still: impl FnOnce() -> bool) -> Option<Standing<'_>> {
+        let mut list = self.list();
+        if !still() {
+            return None;
+        }
+        let waiter = Arc::new(Waiter {
+            at,
+            woken: Notify::new(),
+        });
+        list.push_back(waiter.clone());
+        drop(list);
+        Some(Standing {
+            waiters: self,
+            waiter,
+        })
+    }
+
+    /// Wakes up to `count` of those who wait at `at`; how many.
+    pub(super) fn notify(&self, at: usize, count: u32) -> u32 {
+        let mut woken = 0;
+        self.list().retain(|waiter| {
+            let wakes = waiter.at == at && woken < count;
+            if wakes {
+                woken += 1;
+                waiter.woken.notify_one();
+            }
+            !wakes
+        });
+        woken
+    }
+}
+
+/// A waiter in a list; no longer when it is dropped.
+pub(super) struct Standing<'a> {
+    waiters: &'a Waiters,
+    waiter: Arc<Waiter>,
+}
+
+impl Standing<'_> {
+    /// Waits until somebody notifies.
+    pub(super) async fn woken(&self) {
+        self.waiter.woken.notified().await;
+    }
+
+    /// Leaves the list; `false` when somebody took it out.
+    pub(super) fn leave(&self) -> bool {
+        let mut list = self.waiters.list();
+        let place = list.iter().position(|it| Arc::ptr_eq(it, &self.waiter));
+        place.and_then(|place| list.remove(place)).is_some()
+    }
+}
+
+impl Drop for Standing<'_> {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}

@@ -1,0 +1,156 @@
+//! docs/counterparts.md says what is: its commands do what it says, in both modes, and
+//! what it names is there.
+
+use crate::support::{MODES, repo, wrun};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+/// The cells of every row of its tables. Rows that are marked `check` speak of what is
+/// still to come.
+fn rows() -> Vec<Vec<String>> {
+    let text = fs::read_to_string(repo("docs/counterparts.md")).unwrap();
+    let rows: Vec<Vec<String>> = text
+        .lines()
+        .filter(|line| line.starts_with('|') && !line.contains("<!-- check -->"))
+        .map(|line| {
+            // A bar within a command is written `\|`.
+            let line = line.replace("\\|", "\0");
+            let cells = line.trim_matches('|').split('|');
+            cells
+                .map(|it| it.replace('\0', "|").trim().to_owned())
+                .collect()
+        })
+        .filter(|row: &Vec<String>| !row[0].starts_with("---") && row[0] != "Node")
+        .collect();
+    assert!(rows.len() > 100, "{} rows", rows.len());
+    for row in &rows {
+        assert_eq!(row.len(), 3, "{row:?}");
+    }
+    rows
+}
+
+/// What stands between backquotes.
+fn quoted(cell: &str) -> impl Iterator<Item = &str> {
+    cell.split('`').skip(1).step_by(2)
+}
+
+fn sources(folder: &Path, all: &mut String) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, all);
+        } else if path.extension().is_some_and(|it| it == "rs") {
+            all.push_str(&fs::read_to_string(path).unwrap());
+        }
+    }
+}
+
+fn is_name(text: &str) -> bool {
+    !text.is_empty()
+        && text
+            .chars()
+            .all(|it| it.is_ascii_alphanumeric() || it == '_')
+}
+
+#[test]
+fn what_it_names_is_there() {
+    let mut rust = String::new();
+    sources(&repo("runner/src"), &mut rust);
+    let help = std::process::Command::new(wrun())
+        .arg("--help")
+        .output()
+        .unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    let mut looked_at = 0;
+    for row in rows() {
+        for name in quoted(&row[1]) {
+            let option = name.split(' ').next().unwrap_or_default();
+            if option.starts_with("--") {
+                assert!(help.contains(&format!("{option} ")), "{option} of {row:?}");
+                looked_at += 1;
+            }
+            if let Some((of, item)) = name.split_once("::")
+                && is_name(of)
+                && is_name(item)
+            {
+                let there = [
+                    "fn ITEM(",
+                    "fn ITEM<",
+                    "pub ITEM:",
+                    "const ITEM:",
+                    "    ITEM,",
+                    "    ITEM(",
+                ]
+                .iter()
+                .any(|form| rust.contains(&form.replace("ITEM", item)));
+                let of_it = rust.contains(&format!("pub struct {of}"))
+                    || rust.contains(&format!("pub enum {of}"));
+                assert!(there && of_it, "{name} of {row:?}");
+                looked_at += 1;
+            }
+            let interface = name.split_once('.');
+            if let Some((interface @ ("ports" | "regions" | "tasks" | "context"), item)) = interface
+            {
+                let text = fs::read_to_string(repo(&format!("wit/{interface}.wit"))).unwrap();
+                let there = ["", "%"]
+                    .iter()
+                    .any(|escape| text.contains(&format!("  {escape}{item}: ")));
+                assert!(there, "{name} of {row:?}");
+                looked_at += 1;
+            }
+        }
+        for name in quoted(&row[2]) {
+            if let Some((file, test)) = name.split_once("::")
+                && is_name(file)
+                && is_name(test)
+            {
+                let text = fs::read_to_string(repo(&format!("tests/{file}.rs")));
+                let text = text.unwrap_or_else(|error| panic!("{name} of {row:?}: {error}"));
+                assert!(text.contains(&format!("fn {test}(")), "{name} of {row:?}");
+                looked_at += 1;
+            }
+            if let Some(rest) = name.strip_prefix("cargo run --release --example ") {
+                let example = rest.split(' ').next().unwrap();
+                assert!(repo(&format!("examples/{example}.rs")).exists(), "{row:?}");
+                looked_at += 1;
+            }
+        }
+    }
+    assert!(looked_at > 200, "{looked_at} names");
+}
+
+#[test]
+fn its_commands_work() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("wrun");
+    let script = "#!/bin/sh\nexec \"$WRUN\" --mode \"$MODE\" \"$@\"\n";
+    fs::write(&program, script).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut tried = 0;
+    for row in rows() {
+        let Some(command) = quoted(&row[2]).find(|it| it.contains("wrun ")) else {
+            continue;
+        };
+        let expected = match row[2].rsplit_once(" exits ") {
+            Some((_, code)) => code.parse().unwrap_or_else(|_| panic!("{row:?}")),
+            None => 0,
+        };
+        for mode in MODES {
+            let output = std::process::Command::new("sh")
+                .args(["-c", command])
+                .current_dir(repo(""))
+                .env("PATH", format!("{}:/usr/bin:/bin", folder.path().display()))
+                .env("WRUN", wrun())
+                .env("MODE", mode)
+                .env("WRUN_CACHE_DIR", crate::command::shared_cache())
+                .stdin(std::process::Stdio::null())
+                .output()
+                .unwrap();
+            let code = output.status.code();
+            assert_eq!(code, Some(expected), "{mode}: {command}: {output:?}");
+            tried += 1;
+        }
+    }
+    assert!(tried > 50, "{tried} commands");
+}
