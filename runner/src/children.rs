@@ -12,7 +12,7 @@ use crate::limits::Limits;
 use crate::outcome::Limit;
 use crate::port::Port;
 use crate::sandbox::{Ending, Fate, Sink};
-use crate::services::{Provider, SpawnError};
+use crate::services::{Commons, Provider, SpawnError};
 use crate::task::{InputKind, Spec};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -31,6 +31,7 @@ pub(crate) struct Starter {
     pub(crate) next_id: AtomicU64,
     /// Permits for children that run, over all trees.
     pub(crate) places: Arc<Semaphore>,
+    pub(crate) commons: Arc<Commons>,
 }
 
 /// How a child ended, as its parent may know it.
@@ -272,7 +273,8 @@ impl Children {
             self.depth + 1,
             heritage,
         );
-        let services = Arc::new(Provider::new(Some(below)));
+        let commons = self.starter.commons.clone();
+        let services = Arc::new(Provider::new(Some(below), commons));
         let job = Job {
             task_id: id,
             attempt: 1,

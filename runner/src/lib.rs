@@ -281,6 +281,7 @@
 //! of your own task on your own machine. The other examples: `limits_and_kill`,
 //! `plugin_server`, `batch`.
 
+mod broadcast;
 mod builder;
 mod children;
 #[doc(hidden)]
@@ -295,6 +296,8 @@ mod grant;
 mod handle;
 mod jail;
 mod limits;
+mod lock_table;
+mod locks;
 mod outcome;
 mod port;
 mod process;

@@ -99,6 +99,19 @@ impl Asking {
         let (ask, port) = match ask {
             Ask::Ended(id) => (WireAsk::Ended(id), None),
             Ask::End(id) => (WireAsk::End(id), None),
+            Ask::Lock {
+                name,
+                mode,
+                if_available,
+            } => {
+                let lock = WireAsk::Lock {
+                    name,
+                    mode,
+                    if_available,
+                };
+                (lock, None)
+            }
+            Ask::Join(name) => (WireAsk::Join(name), None),
             Ask::Spawn {
                 name, input, port, ..
             } => {
@@ -144,13 +157,13 @@ impl Asking {
         Ok(())
     }
 
-    /// Hands on an answer.
+    /// Hands on an answer; what is to be told now, where nobody wants it any more.
     pub(super) fn answered(
         &mut self,
         id: u64,
         answer: WireAnswer,
         descriptors: Vec<OwnedFd>,
-    ) -> io::Result<()> {
+    ) -> io::Result<Option<Word>> {
         let Some(Open { answer: to, port }) = self.open.remove(&id) else {
             return Err(io::Error::other("nobody asked that"));
         };
@@ -165,10 +178,21 @@ impl Asking {
                 let file = descriptors.into_iter().next().ok_or_else(bad)?;
                 Answer::End(End::Completed(contents(file, len).ok_or_else(bad)?))
             }
+            WireAnswer::Locked(ticket) => Answer::Locked(ticket),
+            WireAnswer::NotAvailable => Answer::NotAvailable,
+            WireAnswer::NotLocked => Answer::NotLocked,
+            WireAnswer::Joined(parts) => {
+                let pair = <[OwnedFd; PARTS]>::try_from(descriptors);
+                let pair = pair.map_err(|_| io::Error::other("no port came along"))?;
+                Answer::Joined(Port::from_parts(parts, pair)?)
+            }
+            WireAnswer::NotJoined => Answer::NotJoined,
         };
-        // A guest that has ended does not want it any more.
-        let _ = to.send(answer);
-        Ok(())
+        Ok(match to.send(answer) {
+            // It was asked to stop while it waited.
+            Err(Answer::Locked(ticket)) => Some(Word::Unlock(ticket)),
+            _ => None,
+        })
     }
 }
 
@@ -259,10 +283,10 @@ impl Asked {
 }
 
 impl Answers {
-    /// The next answer to send, with its file. Cancel safe.
-    pub(super) async fn next(&mut self) -> Option<(Order, Option<OwnedFd>)> {
+    /// The next answer to send, with what comes along. Cancel safe.
+    pub(super) async fn next(&mut self) -> Option<(Order, Vec<OwnedFd>)> {
         let (id, answer) = self.answers.recv().await?;
-        let mut file = None;
+        let mut along = Vec::new();
         let answer = match answer {
             Answer::Spawned(child) => WireAnswer::Spawned(child),
             Answer::NotSpawned { error, .. } => WireAnswer::NotSpawned(error),
@@ -270,7 +294,7 @@ impl Answers {
             Answer::End(End::Completed(output)) if output.len() > INLINE => {
                 match in_memory(&output) {
                     Ok(made) => {
-                        file = Some(made);
+                        along.push(made);
                         WireAnswer::Output(output.len() as u64)
                     }
                     Err(error) => {
@@ -280,8 +304,19 @@ impl Answers {
                 }
             }
             Answer::End(end) => WireAnswer::End(end),
+            Answer::Locked(ticket) => WireAnswer::Locked(ticket),
+            Answer::NotAvailable => WireAnswer::NotAvailable,
+            Answer::NotLocked => WireAnswer::NotLocked,
+            Answer::Joined(port) => match port.into_parts() {
+                Some((parts, descriptors)) => {
+                    along.extend(descriptors);
+                    WireAnswer::Joined(parts)
+                }
+                None => WireAnswer::NotJoined,
+            },
+            Answer::NotJoined => WireAnswer::NotJoined,
         };
-        Some((Order::Answer { id, answer }, file))
+        Some((Order::Answer { id, answer }, along))
     }
 
     /// One was sent.
@@ -297,10 +332,22 @@ fn ask_of(ask: WireAsk, descriptors: Vec<OwnedFd>) -> Result<Ask, &'static str> 
     match ask {
         WireAsk::Ended(id) => Ok(Ask::Ended(id)),
         WireAsk::End(id) => Ok(Ask::End(id)),
+        WireAsk::Spawn { name, .. } | WireAsk::Lock { name, .. } | WireAsk::Join(name)
+            if name.len() > MAX_NAME =>
+        {
+            Err("it asks for a name that is too long")
+        }
+        WireAsk::Lock {
+            name,
+            mode,
+            if_available,
+        } => Ok(Ask::Lock {
+            name,
+            mode,
+            if_available,
+        }),
+        WireAsk::Join(name) => Ok(Ask::Join(name)),
         WireAsk::Spawn { name, input, port } => {
-            if name.len() > MAX_NAME {
-                return Err("it asks for a name that is too long");
-            }
             let (input, len) = match input {
                 Data::Inline(bytes) if bytes.len() > INLINE => {
                     return Err("its frames have too much data");

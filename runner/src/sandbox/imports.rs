@@ -64,7 +64,9 @@ pub(super) fn uses(facts: &Facts) -> Uses {
     };
     Uses {
         ports: has("ports"),
-        regions: has("regions") || has("ports") || has("tasks"),
+        regions: ["regions", "ports", "tasks", "locks", "broadcast"]
+            .into_iter()
+            .any(has),
     }
 }
 

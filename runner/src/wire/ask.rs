@@ -1,6 +1,7 @@
 //! What a task in a worker asks its runner for, and what it is answered.
 
 use crate::children::End;
+use crate::lock_table::{LockMode, Ticket};
 use crate::port::{PARTS, PortParts};
 use crate::services::SpawnError;
 use bytes::Bytes;
@@ -17,6 +18,12 @@ pub(crate) enum WireAsk {
     },
     Ended(u64),
     End(u64),
+    Lock {
+        name: String,
+        mode: LockMode,
+        if_available: bool,
+    },
+    Join(String),
 }
 
 /// Where data is.
@@ -27,7 +34,7 @@ pub(crate) enum Data {
     File(u64),
 }
 
-/// An answer. With it comes the file of its output, where it has one.
+/// An answer. With it come the file of its output or the descriptors of its port.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum WireAnswer {
     Spawned(u64),
@@ -37,6 +44,12 @@ pub(crate) enum WireAnswer {
     /// The child completed, with so many bytes of output, in a sealed memory file
     /// that comes along.
     Output(u64),
+    Locked(Ticket),
+    NotAvailable,
+    NotLocked,
+    /// With the descriptors of a port.
+    Joined(PortParts),
+    NotJoined,
 }
 
 impl WireAsk {
@@ -46,7 +59,7 @@ impl WireAsk {
             WireAsk::Spawn { input, port, .. } => {
                 usize::from(matches!(input, Data::File(_))) + port.map_or(0, |_| PARTS)
             }
-            WireAsk::Ended(_) | WireAsk::End(_) => 0,
+            WireAsk::Ended(_) | WireAsk::End(_) | WireAsk::Lock { .. } | WireAsk::Join(_) => 0,
         }
     }
 }
@@ -54,6 +67,10 @@ impl WireAsk {
 impl WireAnswer {
     /// Descriptors that come along.
     pub(crate) fn descriptors(&self) -> usize {
-        usize::from(matches!(self, WireAnswer::Output(_)))
+        match self {
+            WireAnswer::Output(_) => 1,
+            WireAnswer::Joined(_) => PARTS,
+            _ => 0,
+        }
     }
 }
