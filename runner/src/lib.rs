@@ -289,6 +289,7 @@
 //! `plugin_server`, `batch`, `talk`.
 
 mod blocking;
+mod broadcast;
 mod builder;
 mod children;
 #[doc(hidden)]
@@ -303,6 +304,8 @@ mod grant;
 mod handle;
 mod jail;
 mod limits;
+mod lock_table;
+mod locks;
 mod outcome;
 mod port;
 mod process;
