@@ -11,6 +11,7 @@
 mod architecture;
 mod bad_input;
 mod command;
+mod commons;
 mod compiling;
 mod corpus;
 mod differential;

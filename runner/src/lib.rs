@@ -240,6 +240,30 @@
 //! # }
 //! ```
 //!
+//! # Child tasks
+//!
+//! A task starts tasks that it was granted by name ([`Task::task`], [`TaskGrant`]), in
+//! the mode that it runs in itself, gives each an input and a port, and learns how it
+//! ended. They are granted the same tasks and nothing else, have the limits of their
+//! grant or of their parent, and end with it. [`Limits::max_tasks`],
+//! [`Limits::max_depth`], [`Limits::max_total_memory`] and [`Builder::max_children`] bound
+//! them.
+//!
+//! ```
+//! use wrun::{Mode, Runner, Task};
+//!
+//! # fn main() -> Result<(), wrun::Error> {
+//! let runner = Runner::builder().mode(Mode::Thread).build()?;
+//! let parent = runner.load("../guest-tasks/family/family.wasm")?;
+//! let echo = runner.load("../guest-tasks/echo/echo.wat")?;
+//! let task = Task::new(&parent).input("run echo hello").task("echo", &echo);
+//! let report = runner.run(task)?;
+//! assert_eq!(report.stdout, "completed hello");
+//! assert_eq!(report.stats.children, 1);
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Caching
 //!
 //! Compiling takes from milliseconds to seconds, once for each [`Runner::load`].

@@ -52,8 +52,7 @@ pub(crate) struct LockTable {
 
 impl Lock {
     fn admits(&self, mode: LockMode) -> bool {
-        self.holders.is_empty()
-            || (mode == LockMode::Shared && self.mode == Some(LockMode::Shared))
+        self.holders.is_empty() || (mode == LockMode::Shared && self.mode == Some(LockMode::Shared))
     }
 
     fn grant(&mut self, ticket: Ticket, mode: LockMode) {
@@ -90,9 +89,7 @@ impl LockTable {
         if if_available && !free {
             return Requested::NotAvailable;
         }
-        if self.names.len() >= self.max_requests
-            || (is_new && self.locks.len() >= self.max_names)
-        {
+        if self.names.len() >= self.max_requests || (is_new && self.locks.len() >= self.max_names) {
             return Requested::Limit;
         }
         self.last += 1;
@@ -170,10 +167,7 @@ mod tests {
         // Not past the one that waits.
         let late = waits(table.request("a", Shared, false));
         let later = waits(table.request("a", Shared, false));
-        assert_eq!(
-            table.request("a", Shared, true),
-            Requested::NotAvailable
-        );
+        assert_eq!(table.request("a", Shared, true), Requested::NotAvailable);
         granted(table.request("b", Exclusive, true));
         assert_eq!(table.release(first), []);
         assert_eq!(table.release(second), [writer]);

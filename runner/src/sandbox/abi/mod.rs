@@ -9,9 +9,9 @@ mod regions;
 mod tasks;
 
 pub use context::Progress;
+pub(crate) use context::TaskContext;
 #[expect(unreachable_pub, reason = "the bindings re-export it")]
 pub use locks::GuestLock;
-pub(crate) use context::TaskContext;
 #[expect(unreachable_pub, reason = "the bindings re-export it")]
 pub use ports::GuestPort;
 pub(crate) use ports::Ports;
@@ -45,6 +45,5 @@ pub(crate) mod bindings {
 }
 
 /// Interfaces of `wrun:task` that this version provides.
-pub(crate) const PROVIDED: &[&str] = &[
-    "broadcast", "context", "locks", "ports", "regions", "tasks",
-];
+pub(crate) const PROVIDED: &[&str] =
+    &["broadcast", "context", "locks", "ports", "regions", "tasks"];
