@@ -12,6 +12,7 @@ mod ahead;
 mod architecture;
 mod bad_input;
 mod command;
+mod commons;
 mod compiling;
 mod corpus;
 mod counterparts;

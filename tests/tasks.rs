@@ -190,50 +190,43 @@ fn a_command_is_a_child_like_any_other() {
 
 #[test]
 fn children_have_the_limits_of_their_grant_or_their_parent() {
-    alone(
-        "tasks::children_have_the_limits_of_their_grant_or_their_parent",
-        || {
-            for mode in BOTH {
-                let (runner, family) = load_without_spares(mode);
-                let idle = Idle::of(&runner, &family);
-                let with = |what: &str, limits: Limits| {
-                    task(&family, what).allow_task(TaskGrant::new("bound", &family).limits(limits))
-                };
-                let few = Limits::default().max_memory(64 << 20);
-                let short = few.clone().timeout(Duration::from_millis(100));
-                let small = few.clone().max_output(1000).max_input(100);
-                let metered = few.clone().fuel(1_000_000);
-                for (what, limits, expected) in [
-                    ("run bound loop", &short, "limit deadline"),
-                    ("run bound hold", &short, "limit deadline"),
-                    ("run bound big 1000", &small, "completed 1000 bytes"),
-                    ("run bound big 1001", &small, "limit output"),
-                    ("run bound loop", &metered, "limit fuel"),
-                ] {
-                    let got = run(&runner, with(what, limits.clone()));
-                    assert_eq!(got, expected, "{mode}: {what}");
-                }
-                let long = format!("run bound len {}", "x".repeat(97));
-                let report = runner.run(with(&long, small)).unwrap();
-                assert_eq!(
-                    report.outcome,
-                    Outcome::Failed("too-large".into()),
-                    "{mode}"
-                );
-                // The parent's deadline is its children's, whatever theirs is.
-                let limits = Limits::default()
-                    .max_memory(64 << 20)
-                    .timeout(Duration::from_millis(300));
-                let longer = few.timeout(SOON);
-                let late = with("run bound loop", longer).limits(limits);
-                let began = Instant::now();
-                let report = runner.run(late).unwrap();
-                assert_eq!(report.outcome, Outcome::LimitExceeded(Limit::Deadline));
-                assert!(began.elapsed() < SOON / 2, "{mode}");
-                idle.check();
-            }
-        },
-    );
+    for mode in BOTH {
+        let (runner, family) = load(mode);
+        let with = |what: &str, limits: Limits| {
+            task(&family, what).allow_task(TaskGrant::new("bound", &family).limits(limits))
+        };
+        let few = Limits::default().max_memory(64 << 20);
+        let short = few.clone().timeout(Duration::from_millis(100));
+        let small = few.clone().max_output(1000).max_input(100);
+        let metered = few.clone().fuel(1_000_000);
+        for (what, limits, expected) in [
+            ("run bound loop", &short, "limit deadline"),
+            ("run bound hold", &short, "limit deadline"),
+            ("run bound big 1000", &small, "completed 1000 bytes"),
+            ("run bound big 1001", &small, "limit output"),
+            ("run bound loop", &metered, "limit fuel"),
+        ] {
+            let got = run(&runner, with(what, limits.clone()));
+            assert_eq!(got, expected, "{mode}: {what}");
+        }
+        let long = format!("run bound len {}", "x".repeat(97));
+        let report = runner.run(with(&long, small)).unwrap();
+        assert_eq!(
+            report.outcome,
+            Outcome::Failed("too-large".into()),
+            "{mode}"
+        );
+        // The parent's deadline is its children's, whatever theirs is.
+        let limits = Limits::default()
+            .max_memory(64 << 20)
+            .timeout(Duration::from_millis(300));
+        let longer = few.timeout(SOON);
+        let late = with("run bound loop", longer).limits(limits);
+        let began = Instant::now();
+        let report = runner.run(late).unwrap();
+        assert_eq!(report.outcome, Outcome::LimitExceeded(Limit::Deadline));
+        assert!(began.elapsed() < SOON / 2, "{mode}");
+    }
 }
 
 #[test]

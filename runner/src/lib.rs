@@ -240,9 +240,32 @@
 //! # }
 //! ```
 //!
-//! A task starts others itself where it was granted them ([`Task::task`],
-//! [`TaskGrant`]). Memory that is mapped instead of copied, shared words, and waiting at
-//! them are in the task's own interface, `wit/regions.wit`.
+//! # Child tasks
+//!
+//! A task starts tasks that it was granted by name ([`Task::task`], [`TaskGrant`]), in
+//! the mode that it runs in itself, gives each an input and a port, and learns how it
+//! ended. They are granted the same tasks and nothing else, have the limits of their
+//! grant or of their parent, and end with it. [`Limits::max_tasks`],
+//! [`Limits::max_depth`], [`Limits::max_total_memory`] and [`Builder::max_children`] bound
+//! them.
+//!
+//! ```
+//! use wrun::{Mode, Runner, Task};
+//!
+//! # fn main() -> Result<(), wrun::Error> {
+//! let runner = Runner::builder().mode(Mode::Thread).build()?;
+//! let parent = runner.load("../guest-tasks/family/family.wasm")?;
+//! let echo = runner.load("../guest-tasks/echo/echo.wat")?;
+//! let task = Task::new(&parent).input("run echo hello").task("echo", &echo);
+//! let report = runner.run(task)?;
+//! assert_eq!(report.stdout, "completed hello");
+//! assert_eq!(report.stats.children, 1);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Memory that is mapped instead of copied, shared words, and waiting at them: tasks have
+//! them by `wit/regions.wit`, their host by [`Runner::region`].
 //!
 //! Whoever knows Node's `child_process`, `worker_threads` and `cluster` finds each of
 //! their options and events, and what to use here, in `docs/counterparts.md`.

@@ -62,7 +62,7 @@ impl Services for Client {
 ///
 /// The queue has no bound of its own: a guest waits for each answer but the one about
 /// a child's end, of which there is one for each handle, and tells two things of each
-/// handle at most.
+/// child and one of each lock, at most.
 pub(super) struct Asking {
     wishes: mpsc::UnboundedReceiver<Wish>,
     last: u64,
