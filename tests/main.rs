@@ -17,6 +17,7 @@ mod differential;
 mod draining;
 mod examples;
 mod exit_codes;
+mod handing_over;
 mod hostile_worker;
 mod image;
 mod jail;

@@ -6,6 +6,7 @@ use crate::error::Error;
 use crate::jail::JailReport;
 use crate::outcome::Crash;
 use crate::port::{Port, Transport};
+use crate::region::Ledger;
 use crate::report::Usage;
 use crate::sandbox::{Artifact, Fate, Progress, Sink};
 use crate::services::Provider;
@@ -27,6 +28,9 @@ pub(crate) trait Executor: Send + Sync {
 
     /// How tasks talk here.
     fn transport(&self) -> &Transport;
+
+    /// The regions of its tasks and of their host.
+    fn ledger(&self) -> &Arc<Ledger>;
 
     /// Ends everything that is not a running attempt: idle workers, threads.
     fn close(&self);

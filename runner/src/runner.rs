@@ -16,6 +16,7 @@ use crate::jail::JailReport;
 use crate::outcome::{Limit, Outcome, Output};
 use crate::port::Port;
 use crate::process::{ChildCompiler, ProcessExecutor};
+use crate::region::{Kind as RegionKind, Ledger, Maker, Region, RegionError};
 use crate::report::{Report, Stats};
 use crate::retry::Retry;
 use crate::sandbox::{Artifact, Compiler, Ending, Fate, InProcess, Loader, Progress, Sink};
@@ -113,8 +114,9 @@ impl Runner {
         let loader = Arc::new(Loader::new(&config, compiler));
         let executor: Arc<dyn Executor> = match config.mode {
             Mode::Thread => {
+                let ledger = Arc::new(Ledger::new(config.region_memory, false));
                 let slots = config.max_running + config.max_children;
-                Arc::new(ThreadExecutor::new(loader.clone(), slots))
+                Arc::new(ThreadExecutor::new(loader.clone(), slots, ledger))
             }
             Mode::Process => Arc::new(ProcessExecutor::new(loader.clone(), &config)?),
         };
@@ -228,6 +230,37 @@ impl Runner {
         transport
             .channel(capacity)
             .map_err(|_| Error::new(ErrorKind::System, "no descriptors are left for a channel"))
+    }
+
+    /// A [`Region`] of `len` bytes, all zero, exclusive or shared. Its memory is
+    /// reserved, which takes milliseconds for tens of MiB.
+    ///
+    /// # Errors
+    ///
+    /// [`RegionError::OutOfBounds`] for no bytes; [`RegionError::WrongKind`] for a
+    /// frozen one, which [`Runner::frozen_region`] makes; [`RegionError::Limit`];
+    /// [`RegionError::System`] when there is no memory.
+    pub fn region(&self, len: u64, kind: RegionKind) -> Result<Region, RegionError> {
+        let ledger = self.shared.executor.ledger();
+        ledger.make(len, kind)?.finish()
+    }
+
+    /// A frozen [`Region`] of these bytes: one large input that any number of tasks
+    /// read without a copy.
+    ///
+    /// # Errors
+    ///
+    /// As [`Runner::region`].
+    pub fn frozen_region(&self, bytes: &[u8]) -> Result<Region, RegionError> {
+        let mut region = self.region(bytes.len() as u64, RegionKind::Exclusive)?;
+        region.write(0, bytes)?;
+        region.freeze()?;
+        Ok(region)
+    }
+
+    /// Bytes that all regions of this runner have now, of its tasks and of its host.
+    pub fn region_memory_used(&self) -> u64 {
+        self.shared.executor.ledger().bytes()
     }
 
     /// The compiled artifact of a task, as `wrun compile` writes it: native
@@ -506,6 +539,7 @@ impl Shared {
             stderr: stderr.clone(),
         };
         let children = Children::of_submitted(&self.starter, tasks, heritage);
+        let regions = Maker::new(self.executor.ledger().clone(), spec.limits.max_memory);
         let admitted = Admitted {
             submitted,
             retries,
@@ -524,7 +558,7 @@ impl Shared {
                     progress.send_replace(value);
                 }),
                 port,
-                services: Arc::new(Provider::new(children)),
+                services: Arc::new(Provider::new(children, regions)),
             },
             capture_out,
             capture_err,

@@ -29,6 +29,7 @@ use crate::executor::{Executed, Executor, Job};
 use crate::jail::{CgroupLimits, Grants, LayerReport, Plan, Role};
 use crate::limits::Limits;
 use crate::port::Transport;
+use crate::region::Ledger;
 use crate::sandbox::{Artifact, Code, Loader};
 use crate::task::Spec;
 pub(crate) use compile::ChildCompiler;
@@ -93,6 +94,7 @@ pub(crate) struct ProcessExecutor {
     spawner: Arc<Spawner>,
     settings: Settings,
     pools: Mutex<Vec<Weak<Pools>>>,
+    ledger: Arc<Ledger>,
 }
 
 /// The workers of one artifact.
@@ -119,6 +121,7 @@ impl ProcessExecutor {
         });
         Ok(ProcessExecutor {
             loader,
+            ledger: Arc::new(Ledger::new(config.region_memory, true)),
             spawner,
             settings: Settings {
                 start: config.start,
@@ -131,6 +134,7 @@ impl ProcessExecutor {
                     grants: Grants::default(),
                     identity: config.identity,
                     cgroup: Err(String::new()),
+                    regions: config.region_memory,
                     compile: None,
                     #[cfg(feature = "test-hooks")]
                     absent: config.absent.clone(),
@@ -227,6 +231,10 @@ impl Executor for ProcessExecutor {
 
     fn transport(&self) -> &Transport {
         &Transport::Socket
+    }
+
+    fn ledger(&self) -> &Arc<Ledger> {
+        &self.ledger
     }
 
     fn close(&self) {

@@ -137,9 +137,6 @@ pub(crate) struct Run<'a> {
     pub(crate) kill: CancellationToken,
     /// File calls may block the calling thread: it has nothing else to do.
     pub(crate) blocking: bool,
-    /// Other processes can hold the regions of this task: whoever waits at one waits
-    /// in the kernel, where they see it.
-    pub(crate) other_processes: bool,
     /// Everything but the guest: its first instruction is where it ends. What
     /// touches code and memory for the first time is then done before a real run
     /// waits for it.
@@ -232,7 +229,7 @@ pub(crate) async fn run(prepared: &Prepared, run: Run<'_>) -> Result<Fate, RunEr
     } else {
         &run.stderr
     };
-    let mut host = Host::new(
+    let host = Host::new(
         run.spec,
         p1,
         run.blocking,
@@ -241,10 +238,9 @@ pub(crate) async fn run(prepared: &Prepared, run: Run<'_>) -> Result<Fate, RunEr
         run.context,
         run.granted,
     )?;
-    host.other_processes = run.other_processes;
     let mut store = Store::try_new(&prepared.engine, host)
         .map_err(|error| RunError::Sandbox(format!("{error:#}")))?;
-    store.limiter(|host| &mut host.limiter);
+    store.limiter_async(|host| &mut host.limiter);
     if prepared.regions {
         // A window counts as if it were copied, and can be all the memory there is.
         let whole = usize::try_from(run.spec.limits.max_memory).unwrap_or(usize::MAX);

@@ -10,6 +10,7 @@ use crate::config::Mode;
 use crate::error::{Error, ErrorKind};
 use crate::executor::{Executed, Executor, Job};
 use crate::port::Transport;
+use crate::region::Ledger;
 use crate::sandbox::{
     self, Allocation, Artifact, EngineError, Granted, Loader, Ports, PrepareError, Prepared, Run,
     Source, TaskContext,
@@ -24,16 +25,18 @@ pub(crate) struct ThreadExecutor {
     pools: [OnceLock<Engine>; 2],
     on_demand: [OnceLock<Engine>; 2],
     transport: Transport,
+    ledger: Arc<Ledger>,
 }
 
 impl ThreadExecutor {
-    pub(crate) fn new(loader: Arc<Loader>, slots: usize) -> Self {
+    pub(crate) fn new(loader: Arc<Loader>, slots: usize, ledger: Arc<Ledger>) -> Self {
         ThreadExecutor {
             loader,
             slots,
             pools: [OnceLock::new(), OnceLock::new()],
             on_demand: [OnceLock::new(), OnceLock::new()],
             transport: Transport::queue(),
+            ledger,
         }
     }
 
@@ -122,7 +125,6 @@ impl Executor for ThreadExecutor {
             stderr: job.stderr,
             kill: job.kill,
             blocking: false,
-            other_processes: false,
             rehearsal: false,
             left_to_the_kernel: false,
         };
@@ -136,6 +138,10 @@ impl Executor for ThreadExecutor {
 
     fn transport(&self) -> &Transport {
         &self.transport
+    }
+
+    fn ledger(&self) -> &Arc<Ledger> {
+        &self.ledger
     }
 
     fn close(&self) {}
