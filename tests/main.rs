@@ -34,4 +34,5 @@ mod retries;
 mod storms;
 mod streams;
 mod support;
+mod talk;
 mod tasks;
