@@ -38,5 +38,6 @@ mod retries;
 mod storms;
 mod streams;
 mod support;
+mod talk;
 mod tasks;
 mod terminal;
