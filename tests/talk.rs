@@ -1,12 +1,13 @@
 //! Tasks that talk: each of `guest-tasks/talk*`, in both modes, with workers of its own
 //! language and of others, one at a time and many at once.
 
-use crate::support::{BOTH, builder, guest, repo, still_works};
+use crate::leaks::{Census, Dice, assert_nothing_left};
+use crate::support::{BOTH, alone, builder, guest, repo, still_works};
 use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use wrun::{Artifact, Limits, Mode, Report, Runner, Task};
+use wrun::{Artifact, Limits, Mode, Runner, Task};
 
 /// What takes no time, on a machine that is busy with other tests.
 const SOON: Duration = Duration::from_secs(120);
@@ -52,17 +53,16 @@ impl Talk {
         }
     }
 
-    fn run(&self, (coordinator, worker, input): &(&str, &str, String)) -> Report {
-        let task = Task::new(&self.guests[coordinator])
+    fn task(&self, (coordinator, worker, input): &(&str, &str, String)) -> Task {
+        Task::new(&self.guests[coordinator])
             .task("worker", &self.guests[worker])
             .input(input.clone())
-            .limits(Limits::default().timeout(SOON).max_memory(64 << 20));
-        self.runner.run(task).unwrap()
+            .limits(Limits::default().timeout(SOON).max_memory(64 << 20))
     }
 
     /// What it says, or how it ended otherwise.
     fn said(&self, what: &(&str, &str, String)) -> Result<String, String> {
-        let report = self.run(what);
+        let report = self.runner.run(self.task(what)).unwrap();
         match report.outcome.is_completed() {
             true => Ok(String::from_utf8(report.stdout.to_vec()).unwrap()),
             false => Err(format!(
@@ -133,4 +133,37 @@ fn they_agree_under_load() {
         });
         still_works(&talk.runner);
     }
+}
+
+/// Tasks that are killed at any time, with children that wait for each other, and tasks
+/// that end before their children do.
+#[test]
+fn none_of_them_leaves_anything() {
+    alone("talk::none_of_them_leaves_anything", || {
+        for mode in BOTH {
+            let before = Census::after_a_first_runner(mode);
+            let talk = Talk::new(mode);
+            let long = [
+                (RUST, RUST, "pipeline 1000000 65536"),
+                (RUST, RUST, "bodies 3 60 1000000"),
+                (RUST, C, "primes 3 10000000 100"),
+                (C, RUST, "ping 100000000 100"),
+                (RUST, RUST, "sort 4 2000000 7"),
+                // They wait for workers that do not do it.
+                (C, ASSEMBLY_SCRIPT, "primes 3 10000000 100"),
+                (RUST, ASSEMBLY_SCRIPT, "bodies 3 60 1000000"),
+            ];
+            let mut dice = Dice(11);
+            for (coordinator, worker, input) in long.repeat(5) {
+                let what = (coordinator, worker, input.to_owned());
+                let task = talk.runner.submit_blocking(talk.task(&what)).unwrap();
+                dice.pause(60);
+                task.kill();
+                task.wait().unwrap();
+            }
+            still_works(&talk.runner);
+            drop(talk);
+            assert_nothing_left(&before, "tasks that talk");
+        }
+    });
 }

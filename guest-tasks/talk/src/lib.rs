@@ -13,6 +13,7 @@ mod n_body;
 mod ping_pong;
 mod pipeline;
 mod sort;
+mod types;
 mod work_queue;
 
 use wrun_guest::{Child, Message, Port, PortError, poll};
@@ -25,7 +26,7 @@ const MOST: u64 = 15;
 
 const USAGE: &str = "ping ROUNDS SIZE | count WORKERS BYTES, then text | \
     sort WORKERS NUMBERS SEED | pipeline BLOCKS SIZE | primes WORKERS BELOW BLOCK | \
-    bodies WORKERS BODIES STEPS";
+    bodies WORKERS BODIES STEPS | types";
 
 fn run(input: Vec<u8>) -> Result<Vec<u8>, String> {
     let end = input.iter().position(|byte| *byte == b'\n');
@@ -47,6 +48,7 @@ fn run(input: Vec<u8>) -> Result<Vec<u8>, String> {
         ["work", ref n @ ..] => work_queue::work(numbers(n)?),
         ["bodies", ref n @ ..] => n_body::bodies(numbers(n)?),
         ["move", ref n @ ..] => n_body::r#move(numbers(n)?),
+        ["types"] => types::types(),
         _ => Err(USAGE.into()),
     }
 }
