@@ -33,6 +33,7 @@ markdown       | wasip2    | markdown/markdown.wasm               | markdown Car
 context        | wasip2    | context/context.wasm                 | context Cargo.toml Cargo.lock ../wit
 patient        | wasip2    | patient/patient.wasm                 | patient Cargo.toml Cargo.lock ../wit
 ports          | wasip2    | ports/ports.wasm                     | ports Cargo.toml Cargo.lock ../wit
+family         | wasip2    | family/family.wasm                   | family Cargo.toml Cargo.lock ../wit
 panic          | wasip2    | hostile/panic/panic.wasm             | hostile/panic Cargo.toml Cargo.lock ../wit
 hostile        | generated | $(echo hostile/*.wasm hostile/deep-*.wat hostile/*many-instances.wat) | hostile/make.py
 "

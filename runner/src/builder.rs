@@ -16,6 +16,7 @@ pub struct Builder {
     cache: Cache,
     max_running: Option<usize>,
     max_queued: usize,
+    region_memory: Option<u64>,
     max_children: usize,
     worker_threads: Option<usize>,
     worker: Option<PathBuf>,
@@ -40,6 +41,7 @@ impl Default for Builder {
             cache: Cache::Off,
             max_running: None,
             max_queued: 1024,
+            region_memory: None,
             max_children: Builder::CHILDREN_DEFAULT,
             worker_threads: None,
             worker: None,
@@ -98,6 +100,16 @@ impl Builder {
     /// [`ErrorKind::Overloaded`]. Default: 1024.
     pub fn max_queued(mut self, tasks: usize) -> Self {
         self.max_queued = tasks;
+        self
+    }
+
+    /// Bytes that all regions may have together, of all tasks and of the embedder's
+    /// own ([`Runner::region`]); in whole pages, from when one is made until nobody
+    /// has it any more. Beyond it, making one is refused (`limit`). Default: half of
+    /// the machine's memory. A runner has 4,096 regions at most; in thread mode, where
+    /// each is a descriptor of this process, half of those that it may have.
+    pub fn region_memory(mut self, bytes: u64) -> Self {
+        self.region_memory = Some(bytes);
         self
     }
 
@@ -253,6 +265,7 @@ impl Builder {
             cache: self.cache,
             max_running,
             max_queued: self.max_queued.min(1 << 24),
+            region_memory: self.region_memory.unwrap_or_else(half_of_memory),
             max_children: self.max_children.min(ceiling - max_running),
             worker_threads: self.worker_threads.unwrap_or(threads).clamp(1, 1024),
             worker: self.worker.map(worker_path).transpose()?,
@@ -271,6 +284,13 @@ impl Builder {
         };
         Runner::new(config)
     }
+}
+
+fn half_of_memory() -> u64 {
+    let machine = rustix::system::sysinfo();
+    #[expect(clippy::useless_conversion, reason = "its size differs by machine")]
+    let units = u64::from(machine.totalram);
+    units.saturating_mul(machine.mem_unit.into()) / 2
 }
 
 fn may_change_identity(jail: Jail) -> Result<(), Error> {

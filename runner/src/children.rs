@@ -11,6 +11,7 @@ use crate::grant::TaskGrant;
 use crate::limits::Limits;
 use crate::outcome::Limit;
 use crate::port::Port;
+use crate::region::Maker;
 use crate::sandbox::{Ending, Fate, Sink};
 use crate::services::{Provider, SpawnError};
 use crate::task::{InputKind, Spec};
@@ -272,7 +273,9 @@ impl Children {
             self.depth + 1,
             heritage,
         );
-        let services = Arc::new(Provider::new(Some(below)));
+        let ledger = self.starter.executor.ledger().clone();
+        let regions = Maker::new(ledger, limits.max_memory);
+        let services = Arc::new(Provider::new(Some(below), regions));
         let job = Job {
             task_id: id,
             attempt: 1,

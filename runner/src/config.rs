@@ -160,6 +160,8 @@ pub(crate) struct Config {
     pub(crate) max_running: usize,
     /// Tasks that wait behind them.
     pub(crate) max_queued: usize,
+    /// Bytes that all regions may have together.
+    pub(crate) region_memory: u64,
     /// Child tasks that run at the same time.
     pub(crate) max_children: usize,
     /// Threads of the task runtime.

@@ -6,6 +6,7 @@ use crate::error::Error;
 use crate::jail::JailReport;
 use crate::outcome::Crash;
 use crate::port::{Port, Transport};
+use crate::region::Ledger;
 use crate::report::Usage;
 use crate::sandbox::{Artifact, Fate, Progress, Sink};
 use crate::services::Provider;
@@ -25,8 +26,14 @@ pub(crate) trait Executor: Send + Sync {
     /// compiling takes.
     fn prepare(&self, artifact: &Artifact, metered: bool) -> Result<(), Error>;
 
+    /// Whether what was prepared can learn that it is asked to stop.
+    fn listens(&self, artifact: &Artifact, metered: bool) -> bool;
+
     /// How tasks talk here.
     fn transport(&self) -> &Transport;
+
+    /// The regions of its tasks and of their host.
+    fn ledger(&self) -> &Arc<Ledger>;
 
     /// Ends everything that is not a running attempt: idle workers, threads.
     fn close(&self);

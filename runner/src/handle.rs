@@ -88,8 +88,9 @@ impl TaskHandle {
         self.cancel.cancel();
     }
 
-    /// Ends the task now, wherever it is. Its outcome is
-    /// [`Cancelled`](crate::Outcome::Cancelled), unless it ended before.
+    /// Ends the task, wherever it is: asks it to stop, and ends it after its
+    /// [grace](crate::Task::grace), or at once where it would not hear. Its outcome is
+    /// [`Cancelled`](crate::Outcome::Cancelled), unless it ended by itself.
     pub fn kill(&self) {
         self.kill.cancel();
     }

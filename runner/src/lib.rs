@@ -288,6 +288,7 @@
 //! of your own task on your own machine. The other examples: `limits_and_kill`,
 //! `plugin_server`, `batch`, `talk`.
 
+mod blocking;
 mod builder;
 mod children;
 #[doc(hidden)]
@@ -311,6 +312,7 @@ mod retry;
 mod runner;
 mod sandbox;
 mod services;
+mod stop;
 mod sync;
 mod sys;
 mod task;
@@ -327,6 +329,7 @@ pub use limits::Limits;
 pub use outcome::{Crash, Limit, Outcome, Output, Trap, TrapKind};
 pub use port::{Message, Port, PortError, Unsent};
 pub use process::worker_hook;
+pub use region::{Kind as RegionKind, Region, RegionError, Waited};
 pub use report::{Access, Denial, Report, Stats, Usage};
 pub use runner::Runner;
 pub use sandbox::{Artifact, Inspection, Progress, Shape, inspect};

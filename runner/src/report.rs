@@ -77,6 +77,8 @@ pub struct Stats {
     pub usage: Option<Usage>,
     /// How the worker came to be; `None` in thread mode, and where none did.
     pub start_method: Option<Start>,
+    /// Child tasks that it started itself; what those started does not count.
+    pub children: u64,
 }
 
 /// What a worker process used, by the kernel's count.
@@ -251,6 +253,7 @@ impl Report {
                 "worker_pid": stats.worker_pid,
                 "start_method": stats.start_method.map(Start::name),
                 "usage": stats.usage.as_ref().map(usage_json),
+                "children": stats.children,
             },
             "jail": self.jail.as_ref().map(|jail| json!({
                 "mode": self.jail_mode.unwrap_or_default().name(),

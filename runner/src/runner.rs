@@ -16,10 +16,12 @@ use crate::jail::JailReport;
 use crate::outcome::{Limit, Outcome, Output};
 use crate::port::Port;
 use crate::process::{ChildCompiler, ProcessExecutor};
+use crate::region::{Kind as RegionKind, Ledger, Maker, Region, RegionError};
 use crate::report::{Report, Stats};
 use crate::retry::Retry;
 use crate::sandbox::{Artifact, Compiler, Ending, Fate, InProcess, Loader, Progress, Sink};
 use crate::services::Provider;
+use crate::stop::Stop;
 use crate::task::{Input, Spec, Stdio, Task, validate_tasks};
 use crate::thread::ThreadExecutor;
 use bytes::Bytes;
@@ -65,6 +67,7 @@ struct Admitted {
     job: Job,
     submitted: Instant,
     retries: u32,
+    stop: Stop,
     capture_out: Option<Sink>,
     capture_err: Option<Sink>,
     place: Place,
@@ -113,8 +116,9 @@ impl Runner {
         let loader = Arc::new(Loader::new(&config, compiler));
         let executor: Arc<dyn Executor> = match config.mode {
             Mode::Thread => {
+                let ledger = Arc::new(Ledger::new(config.region_memory, false));
                 let slots = config.max_running + config.max_children;
-                Arc::new(ThreadExecutor::new(loader.clone(), slots))
+                Arc::new(ThreadExecutor::new(loader.clone(), slots, ledger))
             }
             Mode::Process => Arc::new(ProcessExecutor::new(loader.clone(), &config)?),
         };
@@ -228,6 +232,37 @@ impl Runner {
         transport
             .channel(capacity)
             .map_err(|_| Error::new(ErrorKind::System, "no descriptors are left for a channel"))
+    }
+
+    /// A [`Region`] of `len` bytes, all zero, exclusive or shared. Its memory is
+    /// reserved, which takes milliseconds for tens of MiB.
+    ///
+    /// # Errors
+    ///
+    /// [`RegionError::OutOfBounds`] for no bytes; [`RegionError::WrongKind`] for a
+    /// frozen one, which [`Runner::frozen_region`] makes; [`RegionError::Limit`];
+    /// [`RegionError::System`] when there is no memory.
+    pub fn region(&self, len: u64, kind: RegionKind) -> Result<Region, RegionError> {
+        let ledger = self.shared.executor.ledger();
+        ledger.make(len, kind)?.finish()
+    }
+
+    /// A frozen [`Region`] of these bytes: one large input that any number of tasks
+    /// read without a copy.
+    ///
+    /// # Errors
+    ///
+    /// As [`Runner::region`].
+    pub fn frozen_region(&self, bytes: &[u8]) -> Result<Region, RegionError> {
+        let mut region = self.region(bytes.len() as u64, RegionKind::Exclusive)?;
+        region.write(0, bytes)?;
+        region.freeze()?;
+        Ok(region)
+    }
+
+    /// Bytes that all regions of this runner have now, of its tasks and of its host.
+    pub fn region_memory_used(&self) -> u64 {
+        self.shared.executor.ledger().bytes()
     }
 
     /// The compiled artifact of a task, as `wrun compile` writes it: native
@@ -365,7 +400,7 @@ impl Runner {
     fn start(&self, task: Task, permit: OwnedSemaphorePermit) -> Result<TaskHandle, Error> {
         let (admitted, ends) = self.shared.admitted(task, permit)?;
         let id = admitted.job.task_id;
-        let kill = admitted.job.kill.clone();
+        let kill = admitted.stop.wished.clone();
         let cancel = admitted.job.cancel.clone();
         let shared = self.shared.clone();
         let join = self
@@ -463,6 +498,7 @@ impl Shared {
             stdout,
             stderr,
             retries,
+            grace,
             port,
             tasks,
         } = task;
@@ -505,10 +541,18 @@ impl Shared {
             kill: kill.clone(),
             stderr: stderr.clone(),
         };
+        let stop = Stop {
+            wished: CancellationToken::new(),
+            ask: cancel.clone(),
+            end: kill.clone(),
+            grace,
+        };
         let children = Children::of_submitted(&self.starter, tasks, heritage);
+        let regions = Maker::new(self.executor.ledger().clone(), spec.limits.max_memory);
         let admitted = Admitted {
             submitted,
             retries,
+            stop,
             job: Job {
                 task_id: self.starter.next_id.fetch_add(1, Ordering::Relaxed),
                 attempt: 1,
@@ -524,7 +568,7 @@ impl Shared {
                     progress.send_replace(value);
                 }),
                 port,
-                services: Arc::new(Provider::new(children)),
+                services: Arc::new(Provider::new(children, regions)),
             },
             capture_out,
             capture_err,
@@ -557,6 +601,7 @@ impl Shared {
             job,
             submitted,
             retries,
+            stop,
             capture_out,
             capture_err,
             place,
@@ -565,7 +610,7 @@ impl Shared {
         let spec = job.spec.clone();
         let task_id = job.task_id;
         let services = job.services.clone();
-        let ran = self.execute(job, retries, place, submitted).await;
+        let ran = self.execute(job, retries, place, submitted, &stop).await;
         services.end().await;
         let Ran {
             queue,
@@ -615,6 +660,7 @@ impl Shared {
                 worker_pid,
                 usage,
                 start_method,
+                children: services.children_started(),
             },
             denied: fate.denied,
             jail_mode,
@@ -632,6 +678,7 @@ impl Shared {
         retries: u32,
         place: Place,
         submitted: Instant,
+        stop: &Stop,
     ) -> Result<Ran, Error> {
         let imposed = |ending| Ran {
             queue: submitted.elapsed(),
@@ -650,6 +697,7 @@ impl Shared {
             tokio::select! {
                 biased;
                 () = kill.cancelled() => Ending::Cancelled,
+                () = stop.wished.cancelled() => Ending::Cancelled,
                 () = expired => Ending::LimitExceeded(Limit::Deadline),
             }
         });
@@ -671,14 +719,17 @@ impl Shared {
             }
         }
         let queue = submitted.elapsed();
+        let listens = self.executor.listens(&job.artifact, metered);
         if retries == 0 {
+            let executed = stop.watch(listens, self.executor.execute(job)).await?;
             return Ok(Ran {
                 queue,
                 attempt: 1,
-                executed: self.executor.execute(job).await?,
+                executed,
             });
         }
-        let (attempt, executed) = self.attempts(Retry::new(job, retries), ended).await?;
+        let attempts = self.attempts(Retry::new(job, retries), ended);
+        let (attempt, executed) = stop.watch(listens, attempts).await?;
         Ok(Ran {
             queue,
             attempt,

@@ -7,6 +7,7 @@
 
 use crate::children::{Children, End};
 use crate::port::Port;
+use crate::region::{Draft, Kind, Maker, RegionError};
 use crate::task::InputKind;
 use serde::{Deserialize, Serialize};
 
@@ -34,6 +35,12 @@ pub(crate) enum Ask {
     Ended(u64),
     /// How a child ended; waits until it has.
     End(u64),
+    /// A region of so many bytes, where those of the task may have `room` bytes
+    /// together.
+    Region { len: u64, kind: Kind, room: u64 },
+    /// How many bytes the regions that were made for the task have, of those that
+    /// exist.
+    RegionBytes,
 }
 
 /// What is answered.
@@ -47,6 +54,10 @@ pub(crate) enum Answer {
     },
     Ended,
     End(End),
+    /// A region whose pages are not reserved yet, and how many bytes those of the
+    /// task have with it.
+    Region(Result<(Draft, u64), RegionError>),
+    RegionBytes(u64),
     /// The asker has no such thing; or there is nobody to answer any more.
     Refused,
 }
@@ -71,12 +82,13 @@ pub(crate) enum SpawnError {
 /// The services of one submitted task or child, where the runner is.
 pub(crate) struct Provider {
     children: Option<Children>,
+    regions: Maker,
 }
 
 impl Provider {
     /// For a task that may start `children`; without them it may start none.
-    pub(crate) fn new(children: Option<Children>) -> Self {
-        Provider { children }
+    pub(crate) fn new(children: Option<Children>, regions: Maker) -> Self {
+        Provider { children, regions }
     }
 
     /// Children started so far.
@@ -122,6 +134,10 @@ impl Services for Provider {
                 None => Answer::Refused,
             },
             (Ask::Ended(_) | Ask::End(_), None) => Answer::Refused,
+            (Ask::Region { len, kind, room }, _) => {
+                Answer::Region(self.regions.make(len, kind, room))
+            }
+            (Ask::RegionBytes, _) => Answer::RegionBytes(self.regions.bytes()),
         }
     }
 
@@ -145,6 +161,8 @@ impl Services for NoServices {
                 port,
             },
             Ask::Ended(_) | Ask::End(_) => Answer::Refused,
+            Ask::Region { .. } => Answer::Region(Err(RegionError::Limit)),
+            Ask::RegionBytes => Answer::RegionBytes(0),
         }
     }
 

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 use tokio::io::AsyncRead;
 
 /// Most bytes that all arguments together, and the environment likewise, may
@@ -50,6 +51,7 @@ pub struct Task {
     pub(crate) stdout: Stdio,
     pub(crate) stderr: Stdio,
     pub(crate) retries: u32,
+    pub(crate) grace: Duration,
     pub(crate) port: Option<Port>,
     pub(crate) tasks: Vec<TaskGrant>,
 }
@@ -69,6 +71,9 @@ pub(crate) struct Spec {
 }
 
 impl Task {
+    /// The default of [`Task::grace`]: one second.
+    pub const GRACE: Duration = Duration::from_secs(1);
+
     /// Most that [`Task::retries`] allows.
     pub const MAX_RETRIES: u32 = 100;
 
@@ -90,6 +95,7 @@ impl Task {
             stdout: Stdio::Capture,
             stderr: Stdio::Capture,
             retries: 0,
+            grace: Task::GRACE,
             port: None,
             tasks: Vec::new(),
         }
@@ -171,6 +177,19 @@ impl Task {
     /// [`Runner::channel`](crate::Runner::channel) of the same runner makes it.
     pub fn port(mut self, port: Port) -> Self {
         self.port = Some(port);
+        self
+    }
+
+    /// How long the task may go on once it was killed
+    /// ([`TaskHandle::kill`](crate::TaskHandle::kill)): it is asked to stop, as by
+    /// [`TaskHandle::cancel`](crate::TaskHandle::cancel), and ended when it has not
+    /// ended by then. Default: [`Task::GRACE`]; zero ends it at once, as does killing
+    /// a task that could not learn of it: one that imports neither `context` nor
+    /// `ports`, or one that waits in the queue.
+    ///
+    /// Deadlines and the end of the runner know no grace.
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
         self
     }
 

@@ -1,6 +1,8 @@
 //! Channels: to whoever started the task, to another task, within one task. The
 //! input is what to do.
 
+mod regions;
+
 wit_bindgen::generate!({ path: "../../wit", world: "wrun:task/task", generate_all });
 
 use std::fmt::Write as _;
@@ -25,7 +27,17 @@ impl Guest for Task {
             Some("swap") => swap(),
             Some("wait") => wait(),
             Some("hold") => hold(),
-            _ => return Err("alone, echo, ping N, flood N SIZE, swap, wait or hold".into()),
+            Some("drain") => drain(),
+            Some("regions") => regions::alone(),
+            Some("make") => regions::make(number(words.next())?),
+            Some("sum") => regions::sum(),
+            Some("add") => regions::add(number(words.next())?),
+            Some("keep") => regions::keep(),
+            Some("toss") => regions::toss(number(words.next())?, number(words.next())?),
+            Some("catch") => regions::catch(),
+            Some("pour") => regions::pour(number(words.next())?, number(words.next())?),
+            Some("drink") => regions::drink(),
+            _ => return Err("see src/lib.rs for what there is to do".into()),
         };
         done.map(String::into_bytes)
     }
@@ -94,6 +106,24 @@ fn flood(count: u64, size: u64) -> Result<String, String> {
         port.send(text(data)).map_err(|unsent| said(unsent.error))?;
     }
     Ok(format!("{count} sent"))
+}
+
+/// Takes what comes, until nothing more does.
+fn drain() -> Result<String, String> {
+    let port = second()?;
+    let mut bytes = 0;
+    loop {
+        match port.receive() {
+            Ok(got) => bytes += got.data.len() as u64,
+            Err(PortError::Closed) => return Ok(format!("{bytes} bytes")),
+            Err(error) => return Err(said(error)),
+        }
+    }
+}
+
+/// The port that the first message brings.
+fn second() -> Result<Port, String> {
+    parent()?.receive().map_err(said)?.ports.pop().ok_or_else(|| "no port came".into())
 }
 
 /// Puts the ends of two channels into each other's queues, where nobody reaches

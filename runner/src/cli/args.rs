@@ -1,11 +1,12 @@
 //! The command line as it is typed: what clap parses and `--help` prints.
 
 use super::process::ProcessArgs;
-use crate::{Builder, DirGrant, Mode, TcpGrant};
+use crate::{Builder, DirGrant, Limits, Mode, TcpGrant};
 use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 const EXAMPLES: &str = "\
@@ -134,6 +135,31 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) allow_tcp: Vec<TcpGrant>,
 
+    /// Let the task start this one, under this name, any number of times
+    #[arg(long, value_name = "NAME=FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) task: Vec<TaskFile>,
+
+    /// Child tasks at the same time, on all levels together [default: 64]
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = clap::value_parser!(u32).range(..=i64::from(Limits::MAX_TASKS))
+    )]
+    pub(crate) max_tasks: Option<u32>,
+
+    /// Levels of child tasks [default: 8]
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = clap::value_parser!(u32).range(..=i64::from(Limits::MAX_DEPTH))
+    )]
+    pub(crate) max_depth: Option<u32>,
+
+    /// What the --max-memory of the task and of its children may come to together
+    /// [default: 8GiB]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(crate) max_total_memory: Option<u64>,
+
     /// Load an artifact of `wrun compile`: native code that no sandbox checks
     #[arg(long)]
     pub(crate) allow_precompiled: bool,
@@ -149,13 +175,35 @@ pub(crate) struct RunArgs {
     /// arguments
     // One list, so that everything behind the task is the task's, options too.
     #[arg(
+        id = "TASK",
         value_names = ["TASK", "ARGS"],
         required = true,
         num_args = 1..,
         trailing_var_arg = true,
         value_hint = ValueHint::CommandWithArguments
     )]
-    pub(crate) task: Vec<OsString>,
+    pub(crate) command: Vec<OsString>,
+}
+
+/// A task that the task may start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TaskFile {
+    pub(crate) name: String,
+    pub(crate) file: PathBuf,
+}
+
+impl FromStr for TaskFile {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('=') {
+            Some((name, file)) if !name.is_empty() && !file.is_empty() => Ok(TaskFile {
+                name: name.to_owned(),
+                file: file.into(),
+            }),
+            _ => Err("a task to start is written NAME=FILE".into()),
+        }
+    }
 }
 
 /// `wrun inspect`.
@@ -228,10 +276,20 @@ mod tests {
     fn run_may_be_left_out_and_task_arguments_are_the_tasks() {
         let cli = Cli::parse_from(["wrun", "--mode", "thread", "a.wasm", "--help", "-x"]);
         assert!(cli.command.is_none());
-        assert_eq!(cli.run.task, ["a.wasm", "--help", "-x"]);
+        assert_eq!(cli.run.command, ["a.wasm", "--help", "-x"]);
         assert!(Cli::try_parse_from(["wrun", "--no-such-option", "a.wasm"]).is_err());
         let cli = Cli::parse_from(["wrun", "run", "a.wasm", "run"]);
-        assert!(matches!(cli.command, Some(Command::Run(run)) if run.task == ["a.wasm", "run"]));
+        assert!(matches!(cli.command, Some(Command::Run(run)) if run.command == ["a.wasm", "run"]));
+    }
+
+    #[test]
+    fn tasks_to_start() {
+        let parsed = "a=b=c.wasm".parse::<TaskFile>();
+        let (name, file) = ("a".to_owned(), "b=c.wasm".into());
+        assert_eq!(parsed, Ok(TaskFile { name, file }));
+        for bad in ["", "=", "a", "a=", "=b.wasm"] {
+            assert!(bad.parse::<TaskFile>().is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -39,9 +39,9 @@ impl Output {
         })
     }
 
-    /// Empties the file, now that the task is about to run, unless the task or
-    /// its input is that very file.
-    pub(super) fn begin(&self, task: &Path, input: Option<&Path>) -> Result<(), Failure> {
+    /// Empties the file, now that the task is about to run, unless what is `read`,
+    /// tasks and input, is that very file.
+    pub(super) fn begin<'a>(&self, read: impl Iterator<Item = &'a Path>) -> Result<(), Failure> {
         let Some((path, file)) = &self.file else {
             return Ok(());
         };
@@ -51,7 +51,7 @@ impl Output {
         if !metadata.is_file() {
             return Ok(());
         }
-        for other in [Some(task), input].into_iter().flatten() {
+        for other in read {
             let same = std::fs::metadata(other)
                 .is_ok_and(|it| (it.dev(), it.ino()) == (metadata.dev(), metadata.ino()));
             if same {

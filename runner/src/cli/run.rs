@@ -1,13 +1,15 @@
 //! `wrun run`: from options to a task, and from its report to an exit code.
 
-use super::args::RunArgs;
+use super::args::{RunArgs, TaskFile};
 use super::input::input;
 use super::output::{Copied, Output, copy_stderr};
 use super::progress::{Line, gone};
 use super::report::ReportTo;
 use super::signals::{Signals, Stop, Wish};
 use super::{Failure, exit, text};
-use crate::{Artifact, Cache, Limit, Limits, Outcome, Report, Runner, Stdio, Task, TaskHandle};
+use crate::{
+    Artifact, Cache, Limit, Limits, Outcome, Report, Runner, Stdio, Task, TaskGrant, TaskHandle,
+};
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::Path;
@@ -22,6 +24,7 @@ pub(super) fn run(args: RunArgs) -> Result<u8, Failure> {
     let builder = Runner::builder()
         .mode(args.mode)
         .max_queued(0)
+        .max_children(args.max_tasks.unwrap_or(Limits::default().max_tasks) as usize)
         .metered(args.fuel.is_some())
         .cache(if args.no_cache {
             Cache::Off
@@ -43,7 +46,7 @@ fn system(error: io::Error) -> Failure {
 
 async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
     let mut signals = Signals::catch().map_err(system)?;
-    let Some((path, task_args)) = args.task.split_first() else {
+    let Some((path, task_args)) = args.command.split_first() else {
         return Err(Failure::new(exit::USAGE, "no task was named"));
     };
     let path = Path::new(path);
@@ -52,7 +55,10 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
     // Before anything is loaded: a file that cannot be written is no reason to
     // compile for seconds.
     let output = Output::open(output_path)?;
-    let others = [Some(path), input_path, output_path];
+    let children: Vec<&Path> = args.task.iter().map(|task| &*task.file).collect();
+    let mut others = vec![Some(path), input_path, output_path];
+    others.extend(children.iter().copied().map(Some));
+    check_names(args)?;
     let report_to = ReportTo::open(args.report.as_deref(), &others)?;
     let began = Instant::now();
     let artifact = match load(&runner, args, path, &mut signals).await {
@@ -66,17 +72,33 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
             return Err(failure);
         }
     };
-    output.begin(path, input_path)?;
+    let mut granted = Vec::new();
+    for TaskFile { name, file } in &args.task {
+        match load(&runner, args, file, &mut signals).await {
+            Ok(artifact) => granted.push(TaskGrant::new(name, &artifact)),
+            Err((Failure { code, message }, _)) => {
+                let message = format!("--task {name}={}: {message}", file.display());
+                return Err(Failure::new(code, message));
+            }
+        }
+    }
+    let read = [Some(path), input_path].into_iter().flatten();
+    output.begin(read.chain(children))?;
     let is_command = artifact.shape().is_command();
     let mut task = Task::new(&artifact)
         .args(task_args)
         .limits(limits(args, is_command))
         .input(input(args, is_command)?)
         .retries(args.process.retries)
+        // Signals say whether it has time.
+        .grace(Duration::ZERO)
         .stdout(Stdio::Stream)
         .stderr(Stdio::Stream);
     for grant in &args.dir {
         task = task.dir(grant.clone());
+    }
+    for grant in granted {
+        task = task.allow_task(grant);
     }
     for grant in &args.allow_tcp {
         task = task.allow_tcp(grant.clone());
@@ -126,6 +148,17 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
         (_, Some(code)) if matches!(report.outcome, Outcome::Cancelled) => Ok(code),
         _ => Ok(exit::of_outcome(&report.outcome)),
     }
+}
+
+/// Before anything is loaded: two tasks cannot have one name.
+fn check_names(args: &RunArgs) -> Result<(), Failure> {
+    for (at, TaskFile { name, .. }) in args.task.iter().enumerate() {
+        if args.task[..at].iter().any(|other| other.name == *name) {
+            let message = format!("--task {name} is given twice");
+            return Err(Failure::new(exit::USAGE, message));
+        }
+    }
+    Ok(())
 }
 
 /// Loads the task, as long as that may take; or why there is none, and the limit
@@ -184,6 +217,9 @@ fn limits(args: &RunArgs, is_command: bool) -> Limits {
     limits.fuel = args.fuel;
     limits.max_memory = args.max_memory.unwrap_or(limits.max_memory);
     limits.max_input = args.max_input;
+    limits.max_tasks = args.max_tasks.unwrap_or(limits.max_tasks);
+    limits.max_depth = args.max_depth.unwrap_or(limits.max_depth);
+    limits.max_total_memory = args.max_total_memory.unwrap_or(limits.max_total_memory);
     limits.max_output = match args.max_output {
         None if !is_command => Some(Limits::CAPTURE_DEFAULT),
         other => other,

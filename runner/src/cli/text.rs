@@ -130,6 +130,9 @@ pub(super) fn stats(report: &Report) -> String {
         };
         row("refused", format!("growth of memory, {times}"));
     }
+    if stats.children > 0 {
+        row("children", stats.children.to_string());
+    }
     if let Some(used) = &stats.usage {
         row("usage", usage(used));
     }

@@ -10,9 +10,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// The controllers that the limits need.
-const CONTROLLERS: [&str; 2] = ["memory", "pids"];
-
 /// A group whose processes were killed is empty a moment later.
 const REMOVALS: u32 = 50;
 const BETWEEN: Duration = Duration::from_millis(2);
@@ -26,6 +23,16 @@ pub(crate) struct CgroupLimits {
     pub(crate) memory: Option<u64>,
     /// Processes and threads.
     pub(crate) pids: Option<u64>,
+}
+
+impl CgroupLimits {
+    /// The controllers that they need.
+    fn controllers(&self) -> Vec<&'static str> {
+        let of = [("memory", self.memory), ("pids", self.pids)];
+        of.into_iter()
+            .filter_map(|(name, limit)| limit.map(|_| name))
+            .collect()
+    }
 }
 
 /// A group of its own for workers.
@@ -47,7 +54,7 @@ impl Cgroup {
     /// The same with another root for every path that is read.
     fn create_in(root: &Path, limits: &CgroupLimits) -> Result<Self, String> {
         let parent = own_group(root)?;
-        delegate(&parent)?;
+        delegate(&parent, &limits.controllers())?;
         let path = parent.join(format!(
             "wrun-{}-{}",
             std::process::id(),
@@ -130,15 +137,14 @@ fn mount_of(line: &str) -> Option<(PathBuf, PathBuf)> {
 
 /// Has the group pass on what the limits need; where it does not yet, that is
 /// tried once, which the kernel refuses in most groups that have processes.
-fn delegate(group: &Path) -> Result<(), String> {
+fn delegate(group: &Path, controllers: &[&'static str]) -> Result<(), String> {
     let list = |file: &str| {
         fs::read_to_string(group.join(file))
             .map_err(|error| format!("{}: {error}", group.join(file).display()))
     };
     let lacks = |list: &str| -> Vec<&str> {
-        CONTROLLERS
-            .into_iter()
-            .filter(|name| !list.split_whitespace().any(|has| has == *name))
+        let all = controllers.iter().copied();
+        all.filter(|name| !list.split_whitespace().any(|has| has == *name))
             .collect()
     };
     let available = list("cgroup.controllers")?;
@@ -250,6 +256,18 @@ mod tests {
         }
         drop(group);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn only_what_is_limited_has_to_be_passed_on() {
+        let machine = machine(OWN, MOUNT, "pids", "pids");
+        let pids = CgroupLimits {
+            memory: None,
+            ..LIMITS
+        };
+        let group = Cgroup::create_in(machine.path(), &pids).expect("it can be made");
+        assert!(group.path().join("pids.max").exists());
+        refused(&machine, "no memory (it has pids)");
     }
 
     #[test]

@@ -19,6 +19,8 @@ pub(crate) struct Plan {
     /// A directory that the runner made ([`Cgroup`](super::Cgroup)), joined before
     /// anything else; or why there is none, for the report.
     pub(crate) cgroup: Result<PathBuf, String>,
+    /// Bytes of the largest region, and of all together.
+    pub(crate) regions: u64,
     /// For [`Role::Compiler`].
     pub(crate) compile: Option<CompileLimits>,
     /// Layers that this kernel is said not to have.
@@ -47,7 +49,8 @@ pub(crate) struct Grants {
     pub(crate) tcp: bool,
     /// Channels to others: the task imports `ports`.
     pub(crate) talks: bool,
-    /// Not from outside: memory files of its own. What does not import them needs none.
+    /// Not from outside: memory files that the runner made. What does not import them
+    /// needs none.
     pub(crate) regions: bool,
 }
 

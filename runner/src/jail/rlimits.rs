@@ -23,6 +23,9 @@ const SIGNALS: u64 = 4096;
 /// is met only by what got past it.
 pub(crate) const SLACK: u64 = 512 << 20;
 
+/// The data of a message, which travels in a file where it is large.
+const MESSAGE: u64 = crate::Message::MAX_DATA as u64;
+
 /// The first thread's stack, where it may be larger; it is no data, either.
 const STACK: u64 = 64 << 20;
 
@@ -73,9 +76,11 @@ fn limit_process(plan: &Plan, used: io::Result<Used>) -> io::Result<String> {
             "descriptors, locked memory, priority, queues, stack; data, file size, CPU".into(),
         );
     }
-    // Of a task with regions, once it is known how much it may have.
-    if !plan.grants().files && !plan.grants().regions {
-        lower(Resource::Fsize, 0)?;
+    match (plan.grants().files, plan.grants().regions) {
+        (true, _) => {}
+        // Writing beyond it is refused also where a file is larger.
+        (false, true) => lower(Resource::Fsize, plan.regions.max(MESSAGE))?,
+        (false, false) => lower(Resource::Fsize, 0)?,
     }
     Ok(
         "descriptors, file size, locked memory, priority, queues, stack; per task data, address \
@@ -85,17 +90,24 @@ fn limit_process(plan: &Plan, used: io::Result<Used>) -> io::Result<String> {
 }
 
 /// The limits of one task, which has the process from now on.
-pub(super) fn of_task(used: Used, grants: Grants, task: &TaskWalls<'_>) -> Result<(), JailError> {
+pub(super) fn of_task(
+    used: Used,
+    grants: Grants,
+    regions: u64,
+    task: &TaskWalls<'_>,
+) -> Result<(), JailError> {
     let limits = || -> rustix::io::Result<()> {
         lower(Resource::Nproc, 0)?;
-        if grants.regions && !grants.files {
-            lower(Resource::Fsize, task.memory)?;
-        }
         let data = task.memory.saturating_mul(2).saturating_add(SLACK);
         lower(Resource::Data, used.data.saturating_add(data))?;
         if let Some(reserved) = task.reserved {
             let space = used.address_space.saturating_add(reserved);
-            lower(Resource::As, space.saturating_add(data))?;
+            // Shared regions are mapped beside the guest's memory.
+            let mapped = if grants.regions { regions } else { 0 };
+            lower(
+                Resource::As,
+                space.saturating_add(data).saturating_add(mapped),
+            )?;
         }
         task.cpu.map_or(Ok(()), cpu)
     };

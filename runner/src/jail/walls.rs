@@ -58,6 +58,8 @@ pub(crate) enum Split {
 pub(crate) struct Sealed {
     role: Role,
     grants: Grants,
+    /// Bytes that regions can have.
+    regions: u64,
     mode: Jail,
     /// The process that was sealed.
     pid: Pid,
@@ -162,6 +164,7 @@ impl Walls {
         let mut sealed = Sealed {
             role: plan.role,
             grants,
+            regions: plan.regions,
             mode: plan.mode,
             pid,
             used: rlimits::Used::default(),
@@ -279,7 +282,7 @@ impl Sealed {
             return Err(JailError::NotPlanned("connections"));
         }
         if self.rlimits {
-            rlimits::of_task(self.used, self.grants, task)?;
+            rlimits::of_task(self.used, self.grants, self.regions, task)?;
         }
         if self.landlock && self.grants.any() {
             landlock::restrict(Some(task)).map_err(|error| {

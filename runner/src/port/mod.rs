@@ -9,6 +9,8 @@
 mod queue;
 mod socket;
 
+use crate::blocking::wait;
+use crate::region::Region;
 use bytes::Bytes;
 use futures_core::Stream;
 use futures_sink::Sink;
@@ -17,8 +19,7 @@ use std::fmt;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Wake, Waker};
-use std::thread::Thread;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 pub(crate) use socket::{PARTS, PortParts, contents, in_memory, is_sealed};
@@ -46,12 +47,14 @@ enum End {
     Socket(socket::End),
 }
 
-/// Bytes, and ports that move along with them.
+/// Bytes, and what moves along with them.
 #[derive(Debug, Default)]
 #[non_exhaustive]
 pub struct Message {
     /// At most [`Message::MAX_DATA`] bytes.
     pub data: Bytes,
+    /// At most [`Message::MAX_REGIONS`].
+    pub regions: Vec<Region>,
     /// At most [`Message::MAX_PORTS`].
     pub ports: Vec<Port>,
 }
@@ -59,6 +62,8 @@ pub struct Message {
 impl Message {
     /// Bytes in one message, at most: 256 KiB.
     pub const MAX_DATA: usize = 256 << 10;
+    /// Regions in one message, at most.
+    pub const MAX_REGIONS: usize = 8;
     /// Ports in one message, at most.
     pub const MAX_PORTS: usize = 8;
 
@@ -66,8 +71,16 @@ impl Message {
     pub fn new(data: impl Into<Bytes>) -> Self {
         Message {
             data: data.into(),
-            ports: Vec::new(),
+            ..Message::default()
         }
+    }
+
+    /// Has a region move along. More data than a message may have goes there; and one
+    /// that is frozen or shared stays with its sender too, who sends a
+    /// [duplicate](Region::duplicate).
+    pub fn region(mut self, region: Region) -> Self {
+        self.regions.push(region);
+        self
     }
 
     /// Has a port move along.
@@ -77,7 +90,9 @@ impl Message {
     }
 
     fn is_too_large(&self) -> bool {
-        self.data.len() > Message::MAX_DATA || self.ports.len() > Message::MAX_PORTS
+        self.data.len() > Message::MAX_DATA
+            || self.regions.len() > Message::MAX_REGIONS
+            || self.ports.len() > Message::MAX_PORTS
     }
 }
 
@@ -104,8 +119,8 @@ pub enum PortError {
     /// descriptors or no memory left for it.
     #[error("a limit is reached")]
     Limit,
-    /// A port in the message is of another runner.
-    #[error("the port is another runner's")]
+    /// A port or a region in the message is of another runner.
+    #[error("the port or region is another runner's")]
     OtherRunner,
 }
 
@@ -231,7 +246,7 @@ impl Port {
     /// # Errors
     ///
     /// [`PortError::Closed`]; [`PortError::Limit`] when there are no descriptors
-    /// left for what came with it.
+    /// left for the ports and regions that came with it.
     pub async fn receive(&self) -> Result<Message, PortError> {
         loop {
             match self.try_receive() {
@@ -315,7 +330,9 @@ impl Port {
     /// [`PortError::WouldBlock`] when it does; else as [`Port::receive`].
     pub fn receive_timeout(&self, time: Duration) -> Result<Message, PortError> {
         let receiving = std::pin::pin!(self.receive());
-        wait(receiving, Some(time)).unwrap_or(Err(PortError::WouldBlock))
+        // None where no clock reaches: then it is never.
+        let until = Instant::now().checked_add(time);
+        wait(receiving, until).unwrap_or(Err(PortError::WouldBlock))
     }
 
     /// Closes the channel: nothing more can be sent from either end.
@@ -361,30 +378,6 @@ impl Port {
         descriptors: [OwnedFd; PARTS],
     ) -> std::io::Result<Self> {
         socket::End::from_parts(parts, descriptors).map(Port::socket)
-    }
-}
-
-/// Drives a future on this thread; none when `time` is over first.
-fn wait<F: Future>(mut future: Pin<&mut F>, time: Option<Duration>) -> Option<F::Output> {
-    struct Unpark(Thread);
-    impl Wake for Unpark {
-        fn wake(self: Arc<Self>) {
-            self.0.unpark();
-        }
-    }
-    // None where no clock reaches: then it is never.
-    let until = time.and_then(|time| Instant::now().checked_add(time));
-    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
-    let mut cx = Context::from_waker(&waker);
-    loop {
-        if let Poll::Ready(output) = future.as_mut().poll(&mut cx) {
-            return Some(output);
-        }
-        match until.map(|until| until.saturating_duration_since(Instant::now())) {
-            Some(Duration::ZERO) => return None,
-            Some(left) => std::thread::park_timeout(left),
-            None => std::thread::park(),
-        }
     }
 }
 

@@ -6,6 +6,7 @@
 //! does so without recursion, however deep they lie.
 
 use super::{Message, Port, PortError, Unsent};
+use crate::region::Region;
 use crate::sync::{Mutex, MutexGuard, RwLock};
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, PoisonError, Weak};
@@ -204,7 +205,8 @@ impl End {
                 )
             })
         };
-        if !message.ports.iter().all(same) {
+        let here = |region: &Region| !region.is_elsewhere();
+        if !message.ports.iter().all(same) || !message.regions.iter().all(here) {
             return Err(Unsent::new(PortError::OtherRunner, message));
         }
         let has_ports = !message.ports.is_empty();
@@ -295,6 +297,7 @@ impl Drop for End {
 mod tests {
     use super::*;
     use crate::port::Transport;
+    use crate::region::{Kind, Ledger, Maker};
 
     fn registry() -> (Transport, Arc<Registry>) {
         let registry = Arc::<Registry>::default();
@@ -355,6 +358,31 @@ mod tests {
         drop(one);
         registry.sweep();
         assert_eq!(alive(&registry), 0);
+    }
+
+    #[test]
+    fn a_region_that_nobody_reaches_is_freed() {
+        let (transport, registry) = registry();
+        let maker = Maker::new(Arc::new(Ledger::new(u64::MAX, false)), u64::MAX);
+        let region = || {
+            let draft = maker.make(1, Kind::Shared, u64::MAX).expect("a draft").0;
+            draft.finish().expect("a region")
+        };
+        let (a, far_a) = transport.channel(4).expect("a channel");
+        let (b, far_b) = transport.channel(4).expect("a channel");
+        let (kept, far_kept) = transport.channel(4).expect("a channel");
+        a.try_send(Message::new("").region(region()).port(far_b))
+            .expect("sent");
+        b.try_send(Message::new("").region(region()).port(far_a))
+            .expect("sent");
+        kept.try_send(Message::new("").region(region()))
+            .expect("sent");
+        let one = maker.bytes() / 3;
+        drop((a, b));
+        registry.sweep();
+        assert_eq!(maker.bytes(), one);
+        drop((kept, far_kept));
+        assert_eq!(maker.bytes(), 0);
     }
 
     #[test]

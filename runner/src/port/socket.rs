@@ -4,13 +4,15 @@
 //! A message is one packet. Credit is bytes, one for each message that may still
 //! wait: a sender takes one, a receiver puts one back. So the capacity holds
 //! whoever has the ends, without a counter that would have to move along. Data that
-//! many packets of would not fit a socket's buffer travels in a memory file.
+//! many packets of would not fit a socket's buffer travels in a memory file. Ports and
+//! regions travel as their descriptors.
 //!
 //! The other end is not trusted. Invariants: no call blocks, whatever flags the
 //! other side sets on what both have; a length is checked before anything is
 //! allocated; a packet that makes no sense closes the channel.
 
 use super::{Message, Port, PortError, Unsent};
+use crate::region::{Kind, Parts, Region};
 use crate::sys;
 use bytes::Bytes;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -47,14 +49,16 @@ const MOST: usize = 64 << 10;
 /// What the kernel counts for a packet beside its bytes.
 const PER_PACKET: usize = 1024;
 
-/// Kind, ports, two bytes that are zero, the length of the data.
+/// Kind, ports, regions, a byte that is zero, the length of the data.
 const HEADER: usize = 8;
 /// The capacity of a port, and whether a credit came along.
 const PORT: usize = 2;
+/// The kind of a region, where it is in its file, its length.
+const REGION: usize = 17;
 const INLINE: u8 = 0;
 const IN_FILE: u8 = 1;
-const MAX_HEAD: usize = HEADER + Message::MAX_PORTS * PORT;
-const MAX_DESCRIPTORS: usize = 1 + Message::MAX_PORTS * PARTS;
+const MAX_HEAD: usize = HEADER + Message::MAX_PORTS * PORT + Message::MAX_REGIONS * REGION;
+const MAX_DESCRIPTORS: usize = 1 + Message::MAX_PORTS * PARTS + Message::MAX_REGIONS;
 
 /// What is to be known of an end beside its descriptors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -269,7 +273,8 @@ impl End {
         let in_file = message.data.len() > self.inline;
         let len = u32::try_from(message.data.len()).map_err(|_| PortError::TooLarge)?;
         let ports = u8::try_from(message.ports.len()).map_err(|_| PortError::TooLarge)?;
-        head.extend([if in_file { IN_FILE } else { INLINE }, ports, 0, 0]);
+        let regions = u8::try_from(message.regions.len()).map_err(|_| PortError::TooLarge)?;
+        head.extend([if in_file { IN_FILE } else { INLINE }, ports, regions, 0]);
         head.extend(len.to_le_bytes());
         if self.broken.load(Ordering::Relaxed) {
             return Err(PortError::Closed);
@@ -290,6 +295,17 @@ impl End {
             let (parts, lent) = end.lent();
             head.extend([parts.capacity, u8::from(parts.credit)]);
             fds.extend(lent);
+        }
+        for region in &message.regions {
+            // Who sends has seen to it that it may move; others have one that does not.
+            let Some((file, parts)) = sendable(region) else {
+                self.save_credit();
+                return Err(PortError::OtherRunner);
+            };
+            head.push(kind_byte(parts.kind));
+            head.extend(parts.offset.to_le_bytes());
+            head.extend(parts.len.to_le_bytes());
+            fds.push(file);
         }
         let data = if in_file { &[] } else { &message.data[..] };
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
@@ -334,14 +350,14 @@ impl End {
             return Err(PortError::Limit);
         };
         let _context = self.messages.handle.enter();
-        match message_of(&packet, fds) {
-            Some(message) => Ok(message),
-            None => {
+        message_of(&packet, fds).map_err(|error| match error {
+            Bad::Limit => PortError::Limit,
+            Bad::Nonsense => {
                 self.broken.store(true, Ordering::Relaxed);
                 self.close();
-                Err(PortError::Closed)
+                PortError::Closed
             }
-        }
+        })
     }
 
     /// The next packet, and what came with it; none where there was no room for
@@ -446,20 +462,53 @@ pub(crate) fn in_memory(data: &[u8]) -> io::Result<OwnedFd> {
     Ok(file)
 }
 
-/// A message out of what somebody sent who is not trusted; none when it makes no
-/// sense. Needs the context of a tokio runtime.
-fn message_of(packet: &Bytes, fds: Vec<OwnedFd>) -> Option<Message> {
-    let (&[kind, ports, 0, 0, a, b, c, d], rest) = packet.split_first_chunk::<HEADER>()? else {
+/// The file of a region that other processes can have, and what it is.
+fn sendable(region: &Region) -> Option<(BorrowedFd<'_>, Parts)> {
+    region.to_send().ok().filter(|_| region.is_elsewhere())
+}
+
+fn kind_byte(kind: Kind) -> u8 {
+    match kind {
+        Kind::Exclusive => 0,
+        Kind::Frozen => 1,
+        Kind::Shared => 2,
+    }
+}
+
+/// Why there is no message in a packet.
+enum Bad {
+    /// It makes no sense.
+    Nonsense,
+    /// It does; but there is no memory for it.
+    Limit,
+}
+
+/// A message out of what somebody sent who is not trusted. Needs the context of a
+/// tokio runtime.
+fn message_of(packet: &Bytes, fds: Vec<OwnedFd>) -> Result<Message, Bad> {
+    let mut limit = false;
+    read_message(packet, fds, &mut limit).ok_or(if limit { Bad::Limit } else { Bad::Nonsense })
+}
+
+/// The message; or none, and whether it is for want of memory.
+fn read_message(packet: &Bytes, fds: Vec<OwnedFd>, limit: &mut bool) -> Option<Message> {
+    let (&[kind, ports, regions, 0, a, b, c, d], rest) = packet.split_first_chunk::<HEADER>()?
+    else {
         return None;
     };
     let len = usize::try_from(u32::from_le_bytes([a, b, c, d])).ok()?;
-    let ports = usize::from(ports);
-    if len > Message::MAX_DATA || ports > Message::MAX_PORTS || kind > IN_FILE {
+    let (ports, regions) = (usize::from(ports), usize::from(regions));
+    if len > Message::MAX_DATA
+        || ports > Message::MAX_PORTS
+        || regions > Message::MAX_REGIONS
+        || kind > IN_FILE
+    {
         return None;
     }
     let in_file = kind == IN_FILE;
-    let (parts, inline) = rest.split_at_checked(ports * PORT)?;
-    if fds.len() != usize::from(in_file) + ports * PARTS
+    let (parts, rest) = rest.split_at_checked(ports * PORT)?;
+    let (places, inline) = rest.split_at_checked(regions * REGION)?;
+    if fds.len() != usize::from(in_file) + ports * PARTS + regions
         || inline.len() != if in_file { 0 } else { len }
     {
         return None;
@@ -484,7 +533,36 @@ fn message_of(packet: &Bytes, fds: Vec<OwnedFd>) -> Option<Message> {
             (credit <= 1).then(|| Port::socket(end))
         })
         .collect::<Option<Vec<_>>>()?;
-    Some(Message { data, ports })
+    let regions = places
+        .as_chunks::<REGION>()
+        .0
+        .iter()
+        .map(|place| {
+            let parts = region_parts(place)?;
+            let region = Region::from_parts(fds.next()?, parts);
+            region.inspect_err(|error| *limit |= error.is_limit()).ok()
+        })
+        .collect::<Option<Vec<_>>>()?;
+    Some(Message {
+        data,
+        regions,
+        ports,
+    })
+}
+
+fn region_parts(place: &[u8; REGION]) -> Option<Parts> {
+    let (&kind, place) = place.split_first()?;
+    let (offset, len) = place.split_first_chunk()?;
+    Some(Parts {
+        kind: match kind {
+            0 => Kind::Exclusive,
+            1 => Kind::Frozen,
+            2 => Kind::Shared,
+            _ => return None,
+        },
+        offset: u64::from_le_bytes(*offset),
+        len: u64::from_le_bytes(len.try_into().ok()?),
+    })
 }
 
 /// Whether it is a memory file of so many bytes that nobody can change.
@@ -518,6 +596,7 @@ pub(crate) fn contents(file: OwnedFd, len: usize) -> Option<Bytes> {
 mod tests {
     use super::*;
     use crate::port::Transport;
+    use crate::region::Ledger;
     use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
     fn within<T>(work: impl FnOnce() -> T) -> T {
@@ -537,9 +616,22 @@ mod tests {
     }
 
     fn head(kind: u8, ports: u8, zero: u8, len: u32) -> Vec<u8> {
-        let mut head = vec![kind, ports, zero, 0];
+        let mut head = vec![kind, ports, 0, zero];
         head.extend(len.to_le_bytes());
         head
+    }
+
+    fn region(kind: u8, offset: u64, len: u64) -> Vec<u8> {
+        let mut head = vec![INLINE, 0, 1, 0, 0, 0, 0, 0, kind];
+        head.extend(offset.to_le_bytes());
+        head.extend(len.to_le_bytes());
+        head
+    }
+
+    fn made(len: u64, kind: Kind) -> Region {
+        let ledger = Ledger::new(u64::MAX, true);
+        let draft = ledger.make(len, kind).expect("a draft");
+        draft.finish().expect("a region")
     }
 
     #[test]
@@ -554,6 +646,10 @@ mod tests {
             let port =
                 |capacity: u8, credit: u8| [head(INLINE, 1, 0, 0), vec![capacity, credit]].concat();
             let (messages, credit) = (strange.messages.fd.as_fd(), strange.credit.fd.as_fd());
+            let exclusive = made(4096, Kind::Exclusive);
+            let mut frozen = made(4096, Kind::Exclusive);
+            frozen.freeze().expect("freezes");
+            let [memory, ice] = [&exclusive, &frozen].map(|it| it.to_send().expect("goes").0);
             let cases: Vec<(&str, Vec<u8>, Vec<BorrowedFd<'_>>)> = vec![
                 ("short", vec![0; HEADER - 1], vec![]),
                 ("a kind", head(2, 0, 0, 0), vec![]),
@@ -578,6 +674,34 @@ mod tests {
                     "data and file",
                     [head(IN_FILE, 0, 0, 5), vec![1]].concat(),
                     vec![file.as_fd()],
+                ),
+                ("many regions", vec![INLINE, 0, 9, 0, 0, 0, 0, 0], vec![]),
+                (
+                    "half a region",
+                    region(0, 0, 4096)[..20].into(),
+                    vec![memory],
+                ),
+                ("no region", region(0, 0, 4096), vec![]),
+                ("two for one", region(0, 0, 4096), vec![memory, memory]),
+                ("a kind of region", region(3, 0, 4096), vec![memory]),
+                ("not frozen", region(1, 0, 4096), vec![memory]),
+                ("frozen", region(0, 0, 4096), vec![ice]),
+                ("shared and frozen", region(2, 0, 4096), vec![ice]),
+                ("nothing of it", region(0, 0, 0), vec![memory]),
+                ("beyond its end", region(0, 0, 4097), vec![memory]),
+                (
+                    "beyond all ends",
+                    region(0, u64::MAX - 4095, 4096),
+                    vec![memory],
+                ),
+                ("between pages", region(0, 1, 1), vec![memory]),
+                ("a message as region", region(0, 0, 5), vec![file.as_fd()]),
+                ("a pipe as region", region(0, 0, 4096), vec![pipe.as_fd()]),
+                ("a socket as region", region(0, 0, 4096), vec![messages]),
+                (
+                    "a region as message",
+                    head(IN_FILE, 0, 0, 4096),
+                    vec![memory],
                 ),
                 ("a gift", head(INLINE, 0, 0, 0), vec![file.as_fd()]),
                 ("many ports", head(INLINE, 9, 0, 0), vec![]),
@@ -609,6 +733,41 @@ mod tests {
             assert_eq!(other.try_receive().expect("received").data, "12345");
             raw(&one, &port(1, 0), &[messages, credit]);
             assert_eq!(other.try_receive().expect("received").ports.len(), 1);
+            for (kind, file) in [(0, memory), (1, ice), (2, memory)] {
+                raw(&one, &region(kind, 0, 4096), &[file]);
+                let message = other.try_receive().expect("received");
+                assert_eq!(kind_byte(message.regions[0].kind()), kind);
+            }
+        });
+    }
+
+    #[test]
+    fn what_cannot_move_comes_back_with_everything() {
+        within(|| {
+            let (one, other) = Transport::Socket.channel(1).expect("a channel");
+            let local = Ledger::new(u64::MAX, false);
+            let here = local.make(1, Kind::Shared).expect("a draft");
+            let here = here.finish().expect("a region");
+            let mapped = made(4096, Kind::Exclusive);
+            let lease = mapped.map(0, 4096).expect("maps");
+            for stays in [here, mapped] {
+                let message = Message::new("x")
+                    .region(made(1, Kind::Shared))
+                    .region(stays);
+                let unsent = one.try_send(message).expect_err("it stays");
+                assert_eq!(unsent.error, PortError::OtherRunner);
+                assert_eq!(unsent.message.regions.len(), 2);
+            }
+            drop(lease);
+            // Its credit, too.
+            let full = Message::new("x").region(made(1, Kind::Shared));
+            one.try_send(full).expect("there is room");
+            let refused = Message::default().region(made(2, Kind::Shared));
+            let unsent = one.try_send(refused).expect_err("full");
+            assert_eq!(unsent.error, PortError::WouldBlock);
+            assert_eq!(unsent.message.regions[0].len(), 2);
+            assert_eq!(other.try_receive().expect("received").regions[0].len(), 1);
+            one.try_send(unsent.message).expect("there is room");
         });
     }
 

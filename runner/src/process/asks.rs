@@ -9,6 +9,7 @@
 use super::channel::Sender;
 use crate::children::End;
 use crate::port::{PARTS, Port, contents, in_memory, is_sealed};
+use crate::region::{Draft, Kind, RegionError};
 use crate::services::{Answer, Ask, Services, SpawnError, Word};
 use crate::task::InputKind;
 use crate::wire::{Data, Order, WireAnswer, WireAsk, WorkerSays};
@@ -72,6 +73,8 @@ struct Open {
     answer: oneshot::Sender<Answer>,
     /// Given back where no child took it.
     port: Option<Port>,
+    /// The region that was asked for.
+    region: Option<(u64, Kind)>,
 }
 
 impl Asking {
@@ -96,7 +99,13 @@ impl Asking {
             Wish::Ask(ask, answer) => (ask, answer),
         };
         let mut file = None;
+        let mut region = None;
         let (ask, port) = match ask {
+            Ask::Region { len, kind, room } => {
+                region = Some((len, kind));
+                (WireAsk::Region { len, kind, room }, None)
+            }
+            Ask::RegionBytes => (WireAsk::RegionBytes, None),
             Ask::Ended(id) => (WireAsk::Ended(id), None),
             Ask::End(id) => (WireAsk::End(id), None),
             Ask::Spawn {
@@ -140,7 +149,12 @@ impl Asking {
         );
         says.send(&frame, &descriptors).await?;
         drop(descriptors);
-        self.open.insert(id, Open { answer, port });
+        let open = Open {
+            answer,
+            port,
+            region,
+        };
+        self.open.insert(id, open);
         Ok(())
     }
 
@@ -151,9 +165,14 @@ impl Asking {
         answer: WireAnswer,
         descriptors: Vec<OwnedFd>,
     ) -> io::Result<()> {
-        let Some(Open { answer: to, port }) = self.open.remove(&id) else {
+        let Some(open) = self.open.remove(&id) else {
             return Err(io::Error::other("nobody asked that"));
         };
+        let Open {
+            answer: to,
+            port,
+            region,
+        } = open;
         let answer = match answer {
             WireAnswer::Spawned(id) => Answer::Spawned(id),
             WireAnswer::NotSpawned(error) => Answer::NotSpawned { error, port },
@@ -165,6 +184,17 @@ impl Asking {
                 let file = descriptors.into_iter().next().ok_or_else(bad)?;
                 Answer::End(End::Completed(contents(file, len).ok_or_else(bad)?))
             }
+            WireAnswer::Region(bytes) => {
+                let bad = || io::Error::other("no region came along");
+                let file = descriptors.into_iter().next().ok_or_else(bad)?;
+                let (len, kind) = region.ok_or_else(bad)?;
+                Answer::Region(Draft::from_runner(file, len, kind).map(|draft| (draft, bytes)))
+            }
+            WireAnswer::NoRegion(errno) => Answer::Region(Err(RegionError::System {
+                what: "cannot make a region",
+                source: io::Error::from_raw_os_error(errno),
+            })),
+            WireAnswer::RegionBytes(bytes) => Answer::RegionBytes(bytes),
         };
         // A guest that has ended does not want it any more.
         let _ = to.send(answer);
@@ -206,9 +236,9 @@ impl Asked {
         (asked, Answers { answers, open })
     }
 
-    /// Whether anything was asked.
-    pub(super) fn any(&self) -> bool {
-        self.last > 0
+    /// Whether the answer to anything was not sent yet.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.open.load(Ordering::Acquire) > 0
     }
 
     /// Takes an ask; or what is wrong with it.
@@ -280,6 +310,12 @@ impl Answers {
                 }
             }
             Answer::End(end) => WireAnswer::End(end),
+            Answer::Region(Ok((draft, bytes))) => {
+                file = Some(draft.into_file());
+                WireAnswer::Region(bytes)
+            }
+            Answer::Region(Err(error)) => WireAnswer::NoRegion(error.errno()),
+            Answer::RegionBytes(bytes) => WireAnswer::RegionBytes(bytes),
         };
         Some((Order::Answer { id, answer }, file))
     }
@@ -297,6 +333,8 @@ fn ask_of(ask: WireAsk, descriptors: Vec<OwnedFd>) -> Result<Ask, &'static str> 
     match ask {
         WireAsk::Ended(id) => Ok(Ask::Ended(id)),
         WireAsk::End(id) => Ok(Ask::End(id)),
+        WireAsk::Region { len, kind, room } => Ok(Ask::Region { len, kind, room }),
+        WireAsk::RegionBytes => Ok(Ask::RegionBytes),
         WireAsk::Spawn { name, input, port } => {
             if name.len() > MAX_NAME {
                 return Err("it asks for a name that is too long");

@@ -260,9 +260,10 @@ async fn supervise(worker: Worker, job: Job, asks: bool) -> Result<Supervised, E
     let (failed, mut failures) = mpsc::channel::<String>(1);
     let mut cancelled = false;
     let tasks_of_tree = job.spec.limits.max_tasks;
+    let services = job.services.clone();
     let (mut asked, mut answers) = match asks {
         true => {
-            let (asked, answers) = Asked::new(job.services.clone(), tasks_of_tree);
+            let (asked, answers) = Asked::new(services.clone(), tasks_of_tree);
             (Some(asked), Some(answers))
         }
         false => (None, None),
@@ -444,8 +445,10 @@ async fn supervise(worker: Worker, job: Job, asks: bool) -> Result<Supervised, E
     };
     let delivered = or_stopped(delivery, &job.kill, job.deadline).await;
     let fate = done.fate.distrusted(ordered.elapsed());
-    // An answer may be on its way to one that asked.
-    let has_asked = asked.as_ref().is_some_and(Asked::any);
+    // An answer may be on its way to one that asked; and what it has of children could
+    // be another's.
+    let is_waiting = asked.as_ref().is_some_and(Asked::is_waiting);
+    let has_asked = is_waiting || services.children_started() > 0;
     let kept_to_rules =
         matches!(delivered, Ok((true, true))) && !piped_input && !granted && !talks && !has_asked;
     let fate = match delivered {

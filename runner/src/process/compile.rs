@@ -120,6 +120,7 @@ impl ChildCompiler {
                 grants: Grants::default(),
                 identity: config.identity,
                 cgroup: Err("compilers have none".to_owned()),
+                regions: 0,
                 compile: Some(limits),
                 #[cfg(any(test, feature = "test-hooks"))]
                 absent: Vec::new(),

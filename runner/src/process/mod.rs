@@ -29,6 +29,7 @@ use crate::executor::{Executed, Executor, Job};
 use crate::jail::{CgroupLimits, Grants, LayerReport, Plan, Role};
 use crate::limits::Limits;
 use crate::port::Transport;
+use crate::region::Ledger;
 use crate::sandbox::{Artifact, Code, Loader};
 use crate::task::Spec;
 pub(crate) use compile::ChildCompiler;
@@ -93,6 +94,7 @@ pub(crate) struct ProcessExecutor {
     spawner: Arc<Spawner>,
     settings: Settings,
     pools: Mutex<Vec<Weak<Pools>>>,
+    ledger: Arc<Ledger>,
 }
 
 /// The workers of one artifact.
@@ -101,6 +103,8 @@ struct Pools {
     talks: bool,
     /// The artifact imports regions, or what else needs the runner's services.
     regions: bool,
+    /// The artifact can learn that it is asked to stop.
+    listens: bool,
     code: Arc<Mutex<Arc<Code>>>,
     spawner: Arc<Spawner>,
     settings: Settings,
@@ -119,6 +123,7 @@ impl ProcessExecutor {
         });
         Ok(ProcessExecutor {
             loader,
+            ledger: Arc::new(Ledger::new(config.region_memory, true)),
             spawner,
             settings: Settings {
                 start: config.start,
@@ -131,6 +136,7 @@ impl ProcessExecutor {
                     grants: Grants::default(),
                     identity: config.identity,
                     cgroup: Err(String::new()),
+                    regions: config.region_memory,
                     compile: None,
                     #[cfg(feature = "test-hooks")]
                     absent: config.absent.clone(),
@@ -149,6 +155,7 @@ impl ProcessExecutor {
                 let made = Arc::new(Pools {
                     talks: code.meta.talks,
                     regions: code.meta.regions,
+                    listens: code.meta.listens,
                     code: Arc::new(Mutex::new(code)),
                     spawner: self.spawner.clone(),
                     settings: self.settings.clone(),
@@ -225,8 +232,18 @@ impl Executor for ProcessExecutor {
         self.pools(artifact, metered).map(drop)
     }
 
+    fn listens(&self, artifact: &Artifact, metered: bool) -> bool {
+        let pools = artifact.prepared(metered);
+        let pools = pools.and_then(|any| any.downcast::<Pools>().ok());
+        pools.is_some_and(|pools| pools.listens)
+    }
+
     fn transport(&self) -> &Transport {
         &Transport::Socket
+    }
+
+    fn ledger(&self) -> &Arc<Ledger> {
+        &self.ledger
     }
 
     fn close(&self) {

@@ -78,7 +78,6 @@ async fn rehearse(prepared: &Prepared) {
         stderr: Sink::capture(0),
         kill: CancellationToken::new(),
         blocking: true,
-        other_processes: true,
         rehearsal: true,
         left_to_the_kernel: false,
         ahead: None,
@@ -344,7 +343,6 @@ impl Worker<'_> {
             // A runner that wants the task dead kills the process.
             kill: CancellationToken::new(),
             blocking: true,
-            other_processes: true,
             rehearsal: false,
             // Whoever forwards a stream waits for its last sink to be dropped.
             left_to_the_kernel: last && framed_err.is_some() && !is_command,

@@ -10,29 +10,31 @@
 //! | frozen | any number | copy-on-write |
 //! | shared | any number | never |
 //!
+//! The runner makes every region, and its ledger counts them until the last holder
+//! is gone ([`ledger`]); whoever asked for one reserves its pages.
+//!
 //! Invariants: the bytes of a [`Region`] are reserved, and its file can neither
 //! shrink nor grow. While pages of an exclusive region are laid into a memory, a
 //! [`Lease`] is out, and the region is neither frozen nor split nor given away.
 //! Nobody writes to a frozen region, ever; the kernel's seal sees to it.
 
+mod ledger;
 mod parts;
 mod wait;
 mod waiters;
 mod words;
 
-#[cfg_attr(
-    not(test),
-    expect(unused_imports, reason = "for ports, which are still to come")
-)]
+use ledger::Charge;
+pub(crate) use ledger::{Ledger, Maker};
 pub(crate) use parts::Parts;
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use sys::SharedWords;
-pub(crate) use wait::Waited;
+pub use wait::Waited;
 use waiters::Waiters;
 pub(crate) use words::{Op, Word};
 
@@ -44,33 +46,83 @@ const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW);
 /// Bytes that are reserved or copied before others get their turn: milliseconds.
 pub(crate) const STEP: usize = 16 << 20;
 
-/// Who may hold a region, and how.
+/// Who may hold a [`Region`], and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Kind {
+pub enum Kind {
+    /// One holder, who reads and writes; it moves in messages, and a task maps its
+    /// pages themselves.
     Exclusive,
+    /// Any number of holders, who read; a task maps its pages, and what it writes
+    /// there stays its own.
     Frozen,
+    /// Any number of holders, who read and write at the same time, by copies and
+    /// atomics; never mapped.
     Shared,
 }
 
-/// Why something cannot be done with a region.
+/// Why something cannot be done with a [`Region`].
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum RegionError {
+#[non_exhaustive]
+pub enum RegionError {
+    /// Beyond the end of the region; or a region of no bytes, or of more than there
+    /// can be.
     #[error("it is beyond the end of the region")]
     OutOfBounds,
+    /// An offset that is not a multiple of what is there.
     #[error("it is not aligned")]
     Misaligned,
+    /// It is mapped, or somebody else has a part of it.
     #[error("the region is in use")]
     Busy,
+    /// Its kind does not allow it.
     #[error("the region is of the wrong kind")]
     WrongKind,
+    /// There may be no more regions, or no more bytes in regions: of the task, or of
+    /// the runner ([`Builder::region_memory`](crate::Builder::region_memory)).
+    #[error("a limit on regions is reached")]
+    Limit,
+    /// The operating system refuses.
     #[error("{what}: {source}")]
     System {
+        /// What was tried.
         what: &'static str,
+        /// Why not.
         source: io::Error,
     },
     /// What came from elsewhere is no region.
     #[error("it is no region: {0}")]
     Foreign(&'static str),
+}
+
+impl RegionError {
+    /// The system's error number, or that of what it comes to.
+    pub(crate) fn errno(&self) -> i32 {
+        match self {
+            RegionError::System { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
+            RegionError::Limit => libc::ENOSPC,
+            _ => libc::EINVAL,
+        }
+    }
+
+    /// Whether it is for want of memory, descriptors or address space.
+    pub(crate) fn is_limit(&self) -> bool {
+        match self {
+            RegionError::Limit => true,
+            RegionError::System { source, .. } => matches!(
+                source.raw_os_error(),
+                Some(
+                    libc::ENOMEM
+                        | libc::ENOSPC
+                        | libc::EDQUOT
+                        | libc::EFBIG
+                        | libc::EMFILE
+                        | libc::ENFILE
+                        | libc::EAGAIN
+                )
+            ),
+            _ => false,
+        }
+    }
 }
 
 fn system(what: &'static str) -> impl Fn(rustix::io::Errno) -> RegionError {
@@ -80,9 +132,20 @@ fn system(what: &'static str) -> impl Fn(rustix::io::Errno) -> RegionError {
     }
 }
 
-/// Bytes in a memory file, or a part of them.
+/// Bytes that tasks and their host share without serialization: in a file in memory,
+/// of which this is a handle.
+///
+/// [`Runner::region`](crate::Runner::region) and
+/// [`Runner::frozen_region`](crate::Runner::frozen_region) make them; they go to
+/// tasks in messages ([`Message::region`](crate::Message::region)), in process mode
+/// as descriptors, so that handing one over takes as long whatever its size. A region
+/// lives until its last holder has dropped it or ended. What a task does with one is
+/// in `wit/regions.wit`.
+///
+/// A task that broke out of its sandbox can keep an exclusive or shared region that
+/// it gave away, and write there later. Nobody writes to a frozen one, ever.
 #[derive(Debug)]
-pub(crate) struct Region {
+pub struct Region {
     file: Arc<MemoryFile>,
     kind: Kind,
     /// Of the file, a multiple of the page size.
@@ -103,9 +166,13 @@ struct MemoryFile {
     size: u64,
     /// Other processes have it, or may have.
     known_elsewhere: AtomicBool,
-    /// Of shared ones.
-    words: Option<SharedWords>,
+    /// Holders can be in other processes: who waits, waits in the kernel.
+    elsewhere: bool,
+    /// Of shared ones, once somebody looks at one.
+    words: OnceLock<SharedWords>,
     waiters: Waiters,
+    /// Where all holders are in this process; given back after the file is closed.
+    _charge: Option<Charge>,
 }
 
 /// Something that takes a region could not, and gives it back.
@@ -114,7 +181,7 @@ pub(crate) struct Refused {
     pub(crate) region: Region,
     #[cfg_attr(
         not(test),
-        expect(dead_code, reason = "for ports, which are still to come")
+        expect(dead_code, reason = "whoever asks has looked before")
     )]
     pub(crate) error: RegionError,
 }
@@ -140,12 +207,15 @@ fn whole_pages(len: u64) -> Option<u64> {
 }
 
 /// A region whose pages are not all reserved yet.
+#[derive(Debug)]
 pub(crate) struct Draft {
     file: OwnedFd,
     kind: Kind,
     len: u64,
     size: u64,
     reserved: u64,
+    elsewhere: bool,
+    charge: Option<Charge>,
 }
 
 impl Draft {
@@ -159,19 +229,40 @@ impl Draft {
             .ok_or(RegionError::OutOfBounds)
     }
 
-    /// Of `len` bytes, at least one.
-    pub(crate) fn new(len: u64, kind: Kind) -> Result<Self, RegionError> {
+    /// Of `len` bytes, at least one. For the ledger.
+    pub(crate) fn new(len: u64, kind: Kind, elsewhere: bool) -> Result<Self, RegionError> {
         let size = Draft::memory(len, kind)?;
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let file = rustix::fs::memfd_create("wrun-region", flags)
             .map_err(system("cannot make a memory file"))?;
         rustix::fs::ftruncate(&file, size).map_err(system("cannot size a memory file"))?;
+        rustix::fs::fcntl_add_seals(&file, SEALS).map_err(system("cannot seal a memory file"))?;
         Ok(Draft {
             file,
             kind,
             len,
             size,
             reserved: 0,
+            elsewhere,
+            charge: None,
+        })
+    }
+
+    /// The file, for the worker whose task asked for it.
+    pub(crate) fn into_file(self) -> OwnedFd {
+        self.file
+    }
+
+    /// The file that this process's runner made, as it was asked for.
+    pub(crate) fn from_runner(file: OwnedFd, len: u64, kind: Kind) -> Result<Self, RegionError> {
+        Ok(Draft {
+            file,
+            kind,
+            len,
+            size: Draft::memory(len, kind)?,
+            reserved: 0,
+            elsewhere: true,
+            charge: None,
         })
     }
 
@@ -188,9 +279,20 @@ impl Draft {
     /// The region, once everything is reserved.
     pub(crate) fn finish(mut self) -> Result<Region, RegionError> {
         while self.reserve()? {}
-        rustix::fs::fcntl_add_seals(&self.file, SEALS)
-            .map_err(system("cannot seal a memory file"))?;
-        Region::of(self.file, self.kind, 0, self.len, self.size)
+        Ok(Region::of(
+            MemoryFile {
+                file: self.file,
+                size: self.size,
+                known_elsewhere: AtomicBool::new(false),
+                elsewhere: self.elsewhere,
+                words: OnceLock::new(),
+                waiters: Waiters::default(),
+                _charge: self.charge,
+            },
+            self.kind,
+            0,
+            self.len,
+        ))
     }
 }
 
@@ -200,44 +302,24 @@ fn reserve(file: &OwnedFd, offset: u64, len: u64) -> Result<(), RegionError> {
 }
 
 impl Region {
-    fn of(
-        file: OwnedFd,
-        kind: Kind,
-        offset: u64,
-        len: u64,
-        size: u64,
-    ) -> Result<Self, RegionError> {
-        let words = match kind {
-            Kind::Exclusive | Kind::Frozen => None,
-            Kind::Shared => {
-                let len = usize::try_from(size).map_err(|_| RegionError::OutOfBounds)?;
-                let words = SharedWords::map(&file, len).map_err(|source| RegionError::System {
-                    what: "cannot map a memory file",
-                    source,
-                })?;
-                Some(words)
-            }
-        };
-        Ok(Region {
-            file: Arc::new(MemoryFile {
-                file,
-                size,
-                known_elsewhere: AtomicBool::new(false),
-                words,
-                waiters: Waiters::default(),
-            }),
+    fn of(file: MemoryFile, kind: Kind, offset: u64, len: u64) -> Self {
+        Region {
+            file: Arc::new(file),
             kind,
             offset,
             len,
             lease: Lease::default(),
-        })
+        }
     }
 
-    pub(crate) fn len(&self) -> u64 {
+    /// Bytes that it has; at least one.
+    #[expect(clippy::len_without_is_empty, reason = "none is empty")]
+    pub fn len(&self) -> u64 {
         self.len
     }
 
-    pub(crate) fn kind(&self) -> Kind {
+    /// Who may hold it, and how.
+    pub fn kind(&self) -> Kind {
         self.kind
     }
 
@@ -246,15 +328,35 @@ impl Region {
         whole_pages(self.len).unwrap_or(u64::MAX)
     }
 
-    /// The same region once more, where that may be.
-    pub(crate) fn another(&self) -> Option<Region> {
-        (self.kind != Kind::Exclusive).then(|| Region {
-            file: self.file.clone(),
-            kind: self.kind,
-            offset: self.offset,
-            len: self.len,
-            lease: Lease::default(),
-        })
+    /// Holders of it can be in other processes.
+    pub(crate) fn is_elsewhere(&self) -> bool {
+        self.file.elsewhere
+    }
+
+    /// Another handle to the same frozen or shared region.
+    ///
+    /// # Errors
+    ///
+    /// [`RegionError::WrongKind`]: an exclusive one has one holder.
+    pub fn duplicate(&self) -> Result<Region, RegionError> {
+        match self.kind {
+            Kind::Exclusive => Err(RegionError::WrongKind),
+            Kind::Frozen | Kind::Shared => Ok(Region {
+                file: self.file.clone(),
+                kind: self.kind,
+                offset: self.offset,
+                len: self.len,
+                lease: Lease::default(),
+            }),
+        }
+    }
+
+    /// Whether it may be given away.
+    pub(crate) fn check_moves(&self) -> Result<(), RegionError> {
+        match self.kind {
+            Kind::Exclusive => self.check_unmapped(),
+            Kind::Frozen | Kind::Shared => Ok(()),
+        }
     }
 
     /// Where `[offset, offset + len)` of the region is in its file.
@@ -281,7 +383,11 @@ impl Region {
 
     /// Fills `bytes` from `offset` on. The kernel copies, so that it does not matter
     /// who writes there meanwhile.
-    pub(crate) fn read(&self, offset: u64, bytes: &mut [u8]) -> Result<(), RegionError> {
+    ///
+    /// # Errors
+    ///
+    /// [`RegionError::OutOfBounds`], [`RegionError::System`].
+    pub fn read(&self, offset: u64, bytes: &mut [u8]) -> Result<(), RegionError> {
         let mut at = self.at(offset, bytes.len() as u64)?;
         let mut left = bytes;
         while !left.is_empty() {
@@ -298,7 +404,12 @@ impl Region {
     }
 
     /// Writes `bytes` from `offset` on; as for reading, the kernel copies.
-    pub(crate) fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), RegionError> {
+    ///
+    /// # Errors
+    ///
+    /// [`RegionError::OutOfBounds`]; [`RegionError::WrongKind`] for a frozen one;
+    /// [`RegionError::System`].
+    pub fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), RegionError> {
         self.check_writable()?;
         let mut at = self.at(offset, bytes.len() as u64)?;
         let mut left = bytes;
@@ -366,8 +477,13 @@ impl Region {
         self.offset == 0 && self.memory() == self.file.size
     }
 
-    /// Exclusive to frozen.
-    pub(crate) fn freeze(&mut self) -> Result<(), RegionError> {
+    /// Exclusive to frozen, for good.
+    ///
+    /// # Errors
+    ///
+    /// [`RegionError::WrongKind`] for another kind; [`RegionError::Busy`] when somebody
+    /// else has a part of it.
+    pub fn freeze(&mut self) -> Result<(), RegionError> {
         self.check_kind(Kind::Exclusive)?;
         self.check_unmapped()?;
         // Seals are of the whole file, and the other part is another's.

@@ -5,14 +5,13 @@
 //! descriptor, and keep one. It cannot make the receiver fault or wait, or take
 //! memory that can change for memory that cannot.
 
-use super::{
-    Kind, MemoryFile, Refused, Region, RegionError, SEALS, page_size, reserve, system, whole_pages,
-};
+use super::waiters::Waiters;
+use super::{Kind, MemoryFile, Region, RegionError, SEALS, page_size, system, whole_pages};
 use rustix::fs::{FileType, OFlags, SealFlags};
 use serde::{Deserialize, Serialize};
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 /// What a descriptor is of. Which whole a part is of needs no word: the kernel
 /// knows which descriptors are of one file.
@@ -40,51 +39,29 @@ const TMPFS_MAGIC: i128 = 0x0102_1994;
 
 const LOOK: &str = "cannot look at a descriptor";
 
-#[cfg_attr(
-    not(test),
-    expect(dead_code, reason = "for ports, which are still to come")
-)]
 impl Region {
-    /// Takes it apart, to be sent. `busy` while it is mapped.
-    pub(crate) fn into_parts(self) -> Result<(OwnedFd, Parts), Refused> {
-        if self.is_mapped() {
-            return Err(Refused {
-                region: self,
-                error: RegionError::Busy,
-            });
-        }
+    /// What is sent of it: its file, and what it is. What was sent is to be dropped
+    /// here.
+    ///
+    /// # Errors
+    ///
+    /// [`RegionError::Busy`] while it is mapped and has one holder.
+    pub(crate) fn to_send(&self) -> Result<(BorrowedFd<'_>, Parts), RegionError> {
+        self.check_moves()?;
+        self.file.known_elsewhere.store(true, Relaxed);
         let parts = Parts {
             kind: self.kind,
             offset: self.offset,
             len: self.len,
         };
-        self.file.known_elsewhere.store(true, Relaxed);
-        let file = match Arc::try_unwrap(self.file) {
-            Ok(MemoryFile { file, .. }) => file,
-            // Other parts of it, or other holders, are here and stay.
-            Err(shared) => match shared.file.try_clone() {
-                Ok(file) => file,
-                Err(source) => {
-                    let region = Region {
-                        file: shared,
-                        ..self
-                    };
-                    let error = RegionError::System {
-                        what: "cannot copy a descriptor",
-                        source,
-                    };
-                    return Err(Refused { region, error });
-                }
-            },
-        };
-        Ok((file, parts))
+        Ok((self.file.file.as_fd(), parts))
     }
 
-    /// Makes a region of what somebody sent. Whoever calls has bounded `parts.len`.
+    /// Makes a region of what somebody sent. Takes as long whatever its size.
     ///
     /// # Errors
     ///
-    /// It is not what it is said to be; there is no memory.
+    /// It is not what it is said to be.
     pub(crate) fn from_parts(file: OwnedFd, parts: Parts) -> Result<Self, RegionError> {
         let Parts { kind, offset, len } = parts;
         // First what asks the kernel only: whose file system a descriptor is of is not
@@ -120,10 +97,23 @@ impl Region {
         if kind != Kind::Exclusive && (offset != 0 || end != size) {
             return Err(RegionError::Foreign("only what is exclusive has parts"));
         }
-        // A page that is not there could not be had when it is touched.
-        reserve(&file, offset, end - offset)?;
-        let region = Region::of(file, kind, offset, len, size)?;
-        region.file.known_elsewhere.store(true, Relaxed);
-        Ok(region)
+        // A page that is not there might not be had when it is touched. Whoever made
+        // the region reserved all, and the jail lets nobody take one away.
+        let there = u64::try_from(stat.st_blocks)
+            .unwrap_or(0)
+            .saturating_mul(512);
+        if there < size {
+            return Err(RegionError::Foreign("pages of it are missing"));
+        }
+        let file = MemoryFile {
+            file,
+            size,
+            known_elsewhere: AtomicBool::new(true),
+            elsewhere: true,
+            words: OnceLock::new(),
+            waiters: Waiters::default(),
+            _charge: None,
+        };
+        Ok(Region::of(file, kind, offset, len))
     }
 }

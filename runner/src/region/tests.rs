@@ -3,7 +3,7 @@ use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 fn made(len: u64, kind: Kind) -> Region {
-    let draft = Draft::new(len, kind).expect("a draft");
+    let draft = Draft::new(len, kind, false).expect("a draft");
     draft.finish().expect("a region")
 }
 
@@ -45,9 +45,12 @@ fn bytes_are_what_was_written_and_nothing_is_beyond_the_end() {
         region.read(10_000, &mut []).expect("nothing");
         assert_eq!(region.memory(), 10_000_u64.next_multiple_of(page_size()));
     }
-    refused!(Draft::new(0, Kind::Shared).map(drop), OutOfBounds);
-    refused!(Draft::new(u64::MAX, Kind::Shared).map(drop), OutOfBounds);
-    refused!(Draft::new(1, Kind::Frozen).map(drop), WrongKind);
+    refused!(Draft::new(0, Kind::Shared, false).map(drop), OutOfBounds);
+    refused!(
+        Draft::new(u64::MAX, Kind::Shared, false).map(drop),
+        OutOfBounds
+    );
+    refused!(Draft::new(1, Kind::Frozen, false).map(drop), WrongKind);
 }
 
 #[test]
@@ -61,10 +64,10 @@ fn what_is_frozen_stays_as_it_is() {
     refused!(region.write(1, b"hot"), WrongKind);
     refused!(region.freeze(), WrongKind);
     refused!(
-        same(region.another().expect("one more").split(pages(1))).map(drop),
+        same(region.duplicate().expect("one more").split(pages(1))).map(drop),
         WrongKind
     );
-    let other = region.another().expect("one more");
+    let other = region.duplicate().expect("one more");
     drop(region);
     assert_eq!(bytes(&other, 1, 3), b"ice");
     let mappable = other.map(0, pages(2) as usize).expect("maps");
@@ -72,7 +75,7 @@ fn what_is_frozen_stays_as_it_is() {
     other
         .map(0, pages(2) as usize)
         .expect("any number of times");
-    assert!(made(1, Kind::Exclusive).another().is_none());
+    refused!(made(1, Kind::Exclusive).duplicate(), WrongKind);
 }
 
 #[test]
@@ -169,7 +172,7 @@ fn threads_count_to_the_same_number() {
     std::thread::scope(|scope| {
         for _ in 0..4 {
             scope.spawn(|| {
-                let region = region.another().expect("one more");
+                let region = region.duplicate().expect("one more");
                 for _ in 0..10_000 {
                     region.apply(0, Op::Add(1_u64)).expect("adds");
                 }
@@ -186,24 +189,28 @@ fn runtime() -> tokio::runtime::Runtime {
 
 #[test]
 fn whoever_waits_is_woken_or_times_out() {
-    for elsewhere in [false, true] {
-        let region = made(8, Kind::Shared);
+    for (elsewhere, blocking) in [(false, false), (true, false), (false, true), (true, true)] {
+        let draft = Draft::new(8, Kind::Shared, elsewhere).expect("a draft");
+        let region = draft.finish().expect("a region");
         let region = &region;
         let wait = move |expected, time: Option<Duration>| {
+            if blocking {
+                return region.wait_blocking(4, expected, time).expect("a word");
+            }
             let until = time.map(|time| Instant::now() + time);
-            let waited = region.wait(4, expected, until, elsewhere);
+            let waited = region.wait(4, expected, until);
             runtime().block_on(waited).expect("a word")
         };
         assert_eq!(wait(1, None), Waited::NotEqual);
         assert_eq!(wait(0, Some(Duration::ZERO)), Waited::TimedOut);
         assert_eq!(wait(0, Some(Duration::from_millis(20))), Waited::TimedOut);
-        assert_eq!(region.notify(4, 9, elsewhere).expect("a word"), 0);
+        assert_eq!(region.notify(4, 9).expect("a word"), 0);
         std::thread::scope(|scope| {
             let waiting: Vec<_> = (0..3).map(|_| scope.spawn(move || wait(0, None))).collect();
             let mut woken = 0;
             while woken < 3 {
-                assert_eq!(region.notify(0, 9, elsewhere).expect("a word"), 0);
-                let one = region.notify(4, 1, elsewhere).expect("a word");
+                assert_eq!(region.notify(0, 9).expect("a word"), 0);
+                let one = region.notify(4, 1).expect("a word");
                 assert!(one <= 1, "{one}");
                 woken += one;
                 std::thread::yield_now();
@@ -217,7 +224,7 @@ fn whoever_waits_is_woken_or_times_out() {
             let waiting = scope.spawn(|| wait(0, None));
             std::thread::sleep(Duration::from_millis(10));
             region.apply(4, Op::Store(1_u32)).expect("stores");
-            region.notify(4, u32::MAX, elsewhere).expect("a word");
+            region.notify(4, u32::MAX).expect("a word");
             // A thread that came late finds the value changed.
             let waited = waiting.join().expect("it ends");
             assert!(matches!(waited, Waited::Woken | Waited::NotEqual));
@@ -233,18 +240,19 @@ fn whoever_waits_is_woken_or_times_out() {
 fn whoever_gives_up_waiting_is_forgotten() {
     let region = made(8, Kind::Shared);
     runtime().block_on(async {
-        let waiting = region.wait(0, 0, None, false);
+        let waiting = region.wait(0, 0, None);
         let _ = tokio::time::timeout(Duration::from_millis(5), waiting).await;
     });
     assert!(region.file.waiters.is_empty());
-    assert_eq!(region.notify(0, 1, false).expect("a word"), 0);
+    assert_eq!(region.notify(0, 1).expect("a word"), 0);
 }
 
 #[test]
 fn waiting_in_the_kernel_leaves_turns_to_others() {
-    let region = made(8, Kind::Shared);
+    let draft = Draft::new(8, Kind::Shared, true).expect("a draft");
+    let region = draft.finish().expect("a region");
     runtime().block_on(async {
-        let mut waiting = std::pin::pin!(region.wait(0, 0, None, true));
+        let mut waiting = std::pin::pin!(region.wait(0, 0, None));
         let timer = tokio::time::sleep(Duration::from_millis(30));
         tokio::select! {
             waited = &mut waiting => panic!("{waited:?}"),
@@ -254,7 +262,8 @@ fn waiting_in_the_kernel_leaves_turns_to_others() {
 }
 
 fn travels(region: Region) -> Region {
-    let (file, parts) = region.into_parts().expect("goes");
+    let (file, parts) = region.to_send().expect("goes");
+    let file = file.try_clone_to_owned().expect("one more");
     Region::from_parts(file, parts).expect("comes")
 }
 
@@ -274,16 +283,17 @@ fn a_region_travels() {
         assert_eq!(bytes(&there, pages(2), 1), b"x");
     }
     // One that stays, and one that goes, are the same.
-    let stays = made(4, Kind::Shared);
-    let goes = travels(stays.another().expect("one more"));
+    let draft = Draft::new(4, Kind::Shared, true).expect("a draft");
+    let stays = draft.finish().expect("a region");
+    let goes = travels(stays.duplicate().expect("one more"));
     goes.apply(0, Op::Store(5_u32)).expect("stores");
     assert_eq!(stays.apply::<u32>(0, Op::Load).expect("loads"), 5);
     let until = Some(Instant::now() + Duration::from_secs(20));
     std::thread::scope(|scope| {
-        let waiting = scope.spawn(|| runtime().block_on(stays.wait(0, 5, until, true)));
+        let waiting = scope.spawn(|| runtime().block_on(stays.wait(0, 5, until)));
         std::thread::sleep(Duration::from_millis(5));
         goes.apply(0, Op::Store(6_u32)).expect("stores");
-        goes.notify(0, 1, true).expect("a word");
+        goes.notify(0, 1).expect("a word");
         let waited = waiting.join().expect("it ends").expect("a word");
         assert_eq!(waited, Waited::Woken);
     });
@@ -305,10 +315,14 @@ fn a_region_travels() {
     // What is mapped does not go.
     let region = made(pages(1), Kind::Exclusive);
     let lease = region.map(0, pages(1) as usize).expect("maps");
-    let refused = region.into_parts().expect_err("it is mapped");
-    assert!(matches!(refused.error, RegionError::Busy));
+    refused!(region.to_send().map(drop), Busy);
     drop(lease);
-    refused.region.into_parts().expect("goes");
+    region.to_send().expect("goes");
+    // One that is frozen does, for its pages stay.
+    let mut region = made(pages(1), Kind::Exclusive);
+    region.freeze().expect("freezes");
+    let _lease = region.map(0, pages(1) as usize).expect("maps");
+    region.to_send().expect("goes");
 }
 
 #[test]
@@ -316,6 +330,9 @@ fn what_is_sent_is_not_believed() {
     let memory = |flags: MemfdFlags, size: u64, seals: SealFlags| {
         let file = rustix::fs::memfd_create("test", flags | MemfdFlags::CLOEXEC).expect("a file");
         rustix::fs::ftruncate(&file, size).expect("a size");
+        if size > 0 {
+            reserve(&file, 0, size).expect("memory");
+        }
         if !seals.is_empty() {
             rustix::fs::fcntl_add_seals(&file, seals).expect("seals");
         }
@@ -335,6 +352,10 @@ fn what_is_sent_is_not_believed() {
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         OwnedFd::from(std::fs::File::open(path).expect("opens"))
     };
+    let sparse = rustix::fs::memfd_create("test", sealable).expect("a file");
+    rustix::fs::ftruncate(&sparse, pages(2)).expect("a size");
+    reserve(&sparse, 0, pages(1)).expect("memory");
+    rustix::fs::fcntl_add_seals(&sparse, SEALS).expect("seals");
     let bad: Vec<(&str, OwnedFd, Parts)> = vec![
         ("a pipe", pipe, exclusive),
         ("a pipe's other end", other_end, exclusive),
@@ -372,6 +393,7 @@ fn what_is_sent_is_not_believed() {
             memory(sealable, pages(2), SEALS | SealFlags::WRITE),
             exclusive,
         ),
+        ("without its pages", sparse, exclusive),
         ("nothing", good(), of(Kind::Exclusive, 0, 0)),
         ("too long", good(), of(Kind::Exclusive, 0, pages(2) + 1)),
         ("beyond the end", good(), of(Kind::Exclusive, pages(2), 1)),
@@ -408,21 +430,4 @@ fn what_is_sent_is_not_believed() {
             other => panic!("{what}: {other:?}"),
         }
     }
-}
-
-#[test]
-fn pages_that_a_sender_left_out_are_there() {
-    let file = rustix::fs::memfd_create("test", MemfdFlags::ALLOW_SEALING).expect("a file");
-    rustix::fs::ftruncate(&file, pages(64)).expect("a size");
-    rustix::fs::fcntl_add_seals(&file, SEALS | SealFlags::WRITE).expect("seals");
-    let looked_at = file.try_clone().expect("one more");
-    let parts = Parts {
-        kind: Kind::Frozen,
-        offset: 0,
-        len: pages(64),
-    };
-    let region = Region::from_parts(file, parts).expect("comes");
-    let stat = rustix::fs::fstat(&looked_at).expect("stat");
-    assert_eq!(stat.st_blocks as u64 * 512, pages(64));
-    assert_eq!(bytes(&region, 0, 1), [0]);
 }

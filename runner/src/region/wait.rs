@@ -13,45 +13,91 @@ use rustix::io::Errno;
 use rustix::thread::futex;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::SeqCst;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 /// How long a thread waits in the kernel before it looks at what else there is.
 const SLICE: Duration = Duration::from_millis(2);
 
-/// How waiting ended.
+/// How waiting at a word of a [`Region`] ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Waited {
+pub enum Waited {
+    /// Somebody notified; or the value changed meanwhile.
     Woken,
+    /// The value was not the expected one.
     NotEqual,
+    /// Time was over.
     TimedOut,
 }
 
 impl Region {
+    /// Blocks while the `u32` at `offset` of a shared region is `expected`, until
+    /// [`Region::notify`], or until `time` is over. Change the value before you notify:
+    /// a notification alone can be missed.
+    ///
+    /// # Errors
+    ///
+    /// As [`Region::load_u32`].
+    pub fn wait_blocking(
+        &self,
+        offset: u64,
+        expected: u32,
+        time: Option<Duration>,
+    ) -> Result<Waited, RegionError> {
+        // None where no clock reaches: then it is never.
+        let until = time.and_then(|time| Instant::now().checked_add(time));
+        // Looked at whenever the wait is, which is at that time at the latest.
+        let over = std::future::poll_fn(|_| match until {
+            Some(until) if until <= Instant::now() => Poll::Ready(()),
+            _ => Poll::Pending,
+        });
+        let mut waiting = std::pin::pin!(self.wait_or(offset, expected, until, over));
+        loop {
+            if let Some(waited) = crate::blocking::wait(waiting.as_mut(), until) {
+                return waited;
+            }
+        }
+    }
+
     /// Waits while the word at `offset` is `expected`, until somebody notifies, or
-    /// until a time. `elsewhere` says that other processes can hold the region.
+    /// until a time. Needs the context of a tokio runtime.
     pub(crate) async fn wait(
         &self,
         offset: u64,
         expected: u32,
         until: Option<Instant>,
-        elsewhere: bool,
     ) -> Result<Waited, RegionError> {
-        if elsewhere {
+        let over = async {
+            match until {
+                Some(until) => tokio::time::sleep_until(until.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        self.wait_or(offset, expected, until, over).await
+    }
+
+    async fn wait_or(
+        &self,
+        offset: u64,
+        expected: u32,
+        until: Option<Instant>,
+        over: impl Future<Output = ()>,
+    ) -> Result<Waited, RegionError> {
+        if self.is_elsewhere() {
             self.wait_in_kernel(offset, expected, until).await
         } else {
-            self.wait_in_list(offset, expected, until).await
+            self.wait_in_list(offset, expected, over).await
         }
     }
 
     /// Wakes up to `count` of those who wait at `offset`; how many.
-    pub(crate) fn notify(
-        &self,
-        offset: u64,
-        count: u32,
-        elsewhere: bool,
-    ) -> Result<u32, RegionError> {
+    ///
+    /// # Errors
+    ///
+    /// As [`Region::load_u32`].
+    pub fn notify(&self, offset: u64, count: u32) -> Result<u32, RegionError> {
         let (word, at) = self.word_to_wait_at(offset)?;
-        if elsewhere {
+        if self.is_elsewhere() {
             // The kernel takes it for signed.
             let count = count.min(i32::MAX as u32);
             // Of none, it wakes one.
@@ -76,22 +122,21 @@ impl Region {
         &self,
         offset: u64,
         expected: u32,
-        until: Option<Instant>,
+        over: impl Future<Output = ()>,
     ) -> Result<Waited, RegionError> {
         let (word, at) = self.word_to_wait_at(offset)?;
         let still = || word.load(SeqCst) == expected;
         let Some(standing) = self.file.waiters.stand(at, still) else {
             return Ok(Waited::NotEqual);
         };
-        let woken = standing.woken();
-        match until {
-            None => woken.await,
-            Some(until) => {
-                let timed_out = tokio::time::timeout_at(until.into(), woken).await.is_err();
-                if timed_out && standing.leave() {
-                    return Ok(Waited::TimedOut);
-                }
-            }
+        let timed_out = tokio::select! {
+            biased;
+            () = standing.woken() => false,
+            () = over => true,
+        };
+        // Whom somebody took out of the list was woken, if late.
+        if timed_out && standing.leave() {
+            return Ok(Waited::TimedOut);
         }
         Ok(Waited::Woken)
     }

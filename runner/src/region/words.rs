@@ -1,6 +1,6 @@
 //! Atomics on shared regions, sequentially consistent.
 
-use super::{Region, RegionError};
+use super::{Kind, MemoryFile, Region, RegionError};
 use crate::sys::SharedWords;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::atomic::{AtomicU32, AtomicU64};
@@ -49,6 +49,58 @@ macro_rules! word {
 word!(u32, AtomicU32);
 word!(u64, AtomicU64);
 
+macro_rules! atomics {
+    ($word:ident, $load:ident, $store:ident, $add:ident, $compare_exchange:ident) => {
+        #[doc = concat!("The `", stringify!($word), "` at `offset` of a shared region.")]
+        ///
+        /// # Errors
+        ///
+        /// [`RegionError::OutOfBounds`]; [`RegionError::Misaligned`] where `offset` is
+        /// no multiple of its size; [`RegionError::WrongKind`] for another kind.
+        pub fn $load(&self, offset: u64) -> Result<$word, RegionError> {
+            self.apply(offset, Op::Load)
+        }
+
+        #[doc = concat!("Sets the `", stringify!($word), "` at `offset`.")]
+        ///
+        /// # Errors
+        ///
+        #[doc = concat!("As [`Region::", stringify!($load), "`].")]
+        pub fn $store(&self, offset: u64, value: $word) -> Result<(), RegionError> {
+            self.apply(offset, Op::Store(value)).map(drop)
+        }
+
+        #[doc = concat!("Adds to the `", stringify!($word), "` at `offset`, around its end; what it was before.")]
+        ///
+        /// # Errors
+        ///
+        #[doc = concat!("As [`Region::", stringify!($load), "`].")]
+        pub fn $add(&self, offset: u64, value: $word) -> Result<$word, RegionError> {
+            self.apply(offset, Op::Add(value))
+        }
+
+        #[doc = concat!("Sets the `", stringify!($word), "` at `offset` if it is `expected`; what it was before.")]
+        ///
+        /// # Errors
+        ///
+        #[doc = concat!("As [`Region::", stringify!($load), "`].")]
+        pub fn $compare_exchange(
+            &self,
+            offset: u64,
+            expected: $word,
+            value: $word,
+        ) -> Result<$word, RegionError> {
+            self.apply(offset, Op::CompareExchange { expected, value })
+        }
+    };
+}
+
+/// Atomics, sequentially consistent.
+impl Region {
+    atomics!(u32, load_u32, store_u32, add_u32, compare_exchange_u32);
+    atomics!(u64, load_u64, store_u64, add_u64, compare_exchange_u64);
+}
+
 impl Region {
     /// Does something to the word at `offset`.
     pub(crate) fn apply<W: Word>(&self, offset: u64, op: Op<W>) -> Result<W, RegionError> {
@@ -62,12 +114,30 @@ impl Region {
         offset: u64,
         size: usize,
     ) -> Result<(&SharedWords, usize), RegionError> {
-        let words = self.file.words.as_ref().ok_or(RegionError::WrongKind)?;
+        if self.kind != Kind::Shared {
+            return Err(RegionError::WrongKind);
+        }
         if !offset.is_multiple_of(size as u64) {
             return Err(RegionError::Misaligned);
         }
         let at = self.at(offset, size as u64)?;
         let at = usize::try_from(at).map_err(|_| RegionError::OutOfBounds)?;
-        Ok((words, at))
+        Ok((self.file.words()?, at))
+    }
+}
+
+impl MemoryFile {
+    /// The words of a shared one, which is mapped when somebody first looks.
+    fn words(&self) -> Result<&SharedWords, RegionError> {
+        if let Some(words) = self.words.get() {
+            return Ok(words);
+        }
+        let len = usize::try_from(self.size).map_err(|_| RegionError::OutOfBounds)?;
+        let words = SharedWords::map(&self.file, len).map_err(|source| RegionError::System {
+            what: "cannot map a memory file",
+            source,
+        })?;
+        // Another thread may have been first; then this mapping goes.
+        Ok(self.words.get_or_init(|| words))
     }
 }

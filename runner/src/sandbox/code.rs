@@ -23,7 +23,7 @@ use wasmtime::component::Component;
 use wasmtime::{Engine, Module};
 
 const MAGIC: [u8; 8] = *b"wrunart\0";
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 pub(super) const FOOTER: usize = 56;
 /// Cap on the description.
 const MAX_META: usize = 1 << 20;
@@ -50,6 +50,8 @@ pub(crate) struct Meta {
     pub(crate) source_len: u64,
     /// It talks to others: it imports `ports`.
     pub(crate) talks: bool,
+    /// It can learn that it is asked to stop: it imports `context` or `ports`.
+    pub(crate) listens: bool,
 }
 
 impl Meta {
@@ -62,6 +64,7 @@ impl Meta {
             source: source.to_hex().to_string(),
             source_len: len,
             talks: false,
+            listens: false,
         }
     }
 }

@@ -94,6 +94,7 @@ fn with(
     let meta = Meta {
         talks: uses.ports,
         regions: uses.regions,
+        listens: uses.listens,
         ..Meta::new(shape, metered, digest, bytes.len() as u64)
     };
     Ok((elf, meta))

@@ -45,8 +45,6 @@ pub(crate) struct Host {
     pub(crate) resolving: HashMap<u32, VecDeque<IpAddr>>,
     /// Where regions are laid over the guest's memory.
     pub(crate) windows: Windows,
-    /// Other processes can hold the regions of this one.
-    pub(crate) other_processes: bool,
 }
 
 /// WASI state of either generation.
@@ -133,7 +131,7 @@ impl Host {
         table.set_max_capacity(MAX_RESOURCES);
         Ok(Host {
             wasi,
-            limiter: Limiter::new(&spec.limits),
+            limiter: Limiter::new(&spec.limits, context.services.clone()),
             context,
             denials,
             has_tcp: !spec.tcp.is_empty(),
@@ -142,7 +140,6 @@ impl Host {
             names: names(&spec.tcp),
             resolving: HashMap::new(),
             windows: Windows::default(),
-            other_processes: false,
         })
     }
 }

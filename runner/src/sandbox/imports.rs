@@ -50,6 +50,8 @@ pub(super) struct Uses {
     /// It can come to hold a region: by the interface, or in a message. Or it asks its
     /// runner for something: all that do are of these.
     pub(super) regions: bool,
+    /// It can learn that it is asked to stop.
+    pub(super) listens: bool,
 }
 
 pub(super) fn uses(facts: &Facts) -> Uses {
@@ -65,6 +67,7 @@ pub(super) fn uses(facts: &Facts) -> Uses {
     Uses {
         ports: has("ports"),
         regions: has("regions") || has("ports") || has("tasks"),
+        listens: has("context") || has("ports"),
     }
 }
 

@@ -1,19 +1,24 @@
 //! The store's limiter: sums over all memories and tables of a task, because
-//! wasmtime asks for each of them alone, and over the regions that it holds.
+//! wasmtime asks for each of them alone, and over the regions that were made for it.
 //!
-//! Invariant: `memory` and the bytes of regions together never exceed `max_memory`, and `table_elements` never
-//! exceeds `max_table_elements`. Growth that was allowed and then failed in the
-//! operating system stays counted: wasmtime reports a failure also for calls it
-//! never asked about, so giving back would let a guest shrink its own account.
+//! Invariant: `memory` and the bytes of those regions together never exceed
+//! `max_memory`, and `table_elements` never exceeds `max_table_elements`. Regions are
+//! the runner's to count ([`crate::region`]); what is known here of them can only be
+//! too much, and is asked for anew before anything is refused. Growth that was allowed
+//! and then failed in the operating system stays counted: wasmtime reports a failure
+//! also for calls it never asked about, so giving back would let a guest shrink its
+//! own account.
 
+use crate::region::{Draft, Kind, RegionError};
+use crate::services::{Answer, Ask, Services};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use wasmtime::ResourceLimiter;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use wasmtime::ResourceLimiterAsync;
 
-/// Regions that one task holds at most: each is a descriptor.
+/// Regions that one task holds at most: each is a descriptor. A message that arrives
+/// can bring more.
 const MAX_REGIONS: usize = 256;
 
-#[derive(Debug)]
 pub(crate) struct Limiter {
     max_memory: usize,
     max_table_elements: usize,
@@ -22,54 +27,25 @@ pub(crate) struct Limiter {
     peak_memory: usize,
     table_elements: usize,
     refused: u64,
-    regions: Arc<Regions>,
+    services: Arc<dyn Services>,
+    /// Bytes of the regions that were made for it, or more.
+    in_regions: usize,
+    /// Regions that it holds.
+    held: Arc<AtomicUsize>,
 }
 
-/// The regions that a task holds. One thread at a time changes them: the task's.
-#[derive(Debug, Default)]
-struct Regions {
-    bytes: AtomicU64,
-    number: AtomicUsize,
-}
-
-/// A region's share of what its task may hold; given back when it is dropped.
+/// One of the regions that a task holds; no longer when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Charge {
-    regions: Arc<Regions>,
-    bytes: u64,
-}
+pub(crate) struct Place(Arc<AtomicUsize>);
 
-impl Drop for Charge {
+impl Drop for Place {
     fn drop(&mut self) {
-        self.regions.bytes.fetch_sub(self.bytes, Relaxed);
-        self.regions.number.fetch_sub(1, Relaxed);
-    }
-}
-
-impl Charge {
-    /// Moves so many bytes into a charge of their own, where one more region may be
-    /// held.
-    pub(crate) fn split(&mut self, bytes: u64) -> Option<Charge> {
-        let number = &self.regions.number;
-        if bytes > self.bytes || number.load(Relaxed) >= MAX_REGIONS {
-            return None;
-        }
-        number.fetch_add(1, Relaxed);
-        self.bytes -= bytes;
-        Some(Charge {
-            regions: self.regions.clone(),
-            bytes,
-        })
-    }
-
-    /// Undoes [`Charge::split`]; both are of one task.
-    pub(crate) fn join(&mut self, mut next: Charge) {
-        self.bytes += std::mem::take(&mut next.bytes);
+        self.0.fetch_sub(1, Relaxed);
     }
 }
 
 impl Limiter {
-    pub(crate) fn new(limits: &crate::limits::Limits) -> Self {
+    pub(crate) fn new(limits: &crate::limits::Limits, services: Arc<dyn Services>) -> Self {
         Limiter {
             max_memory: usize::try_from(limits.max_memory).unwrap_or(usize::MAX),
             max_table_elements: usize::try_from(limits.max_table_elements).unwrap_or(usize::MAX),
@@ -78,7 +54,9 @@ impl Limiter {
             peak_memory: 0,
             table_elements: 0,
             refused: 0,
-            regions: Arc::default(),
+            services,
+            in_regions: 0,
+            held: Arc::default(),
         }
     }
 
@@ -98,33 +76,48 @@ impl Limiter {
         fits
     }
 
-    /// Counts a region of so many bytes, if it may be held.
-    pub(crate) fn charge(&mut self, bytes: u64) -> Option<Charge> {
-        let held = self.regions.bytes.load(Relaxed).saturating_add(bytes);
-        let held_here = usize::try_from(held).unwrap_or(usize::MAX);
-        let total = self.memory.saturating_add(held_here);
-        if total > self.max_memory {
-            self.refused += 1;
-            return None;
-        }
-        if self.regions.number.load(Relaxed) >= MAX_REGIONS {
-            return None;
-        }
-        self.peak_memory = self.peak_memory.max(total);
-        self.regions.bytes.store(held, Relaxed);
-        self.regions.number.fetch_add(1, Relaxed);
-        Some(Charge {
-            regions: self.regions.clone(),
-            bytes,
-        })
+    /// Has a region made, if there may be one.
+    pub(crate) async fn make(
+        &mut self,
+        len: u64,
+        kind: Kind,
+    ) -> Result<(Draft, Place), RegionError> {
+        // What is no region anywhere is not asked for.
+        Draft::memory(len, kind)?;
+        let place = self.place().ok_or(RegionError::Limit)?;
+        let room = self.max_memory.saturating_sub(self.memory) as u64;
+        let made = match self.services.ask(Ask::Region { len, kind, room }).await {
+            Answer::Region(made) => made,
+            _ => Err(RegionError::Limit),
+        };
+        let (draft, in_regions) = made.inspect_err(|error| {
+            if error.is_limit() {
+                self.refused += 1;
+            }
+        })?;
+        self.in_regions = usize::try_from(in_regions).unwrap_or(usize::MAX);
+        let total = self.memory.saturating_add(self.in_regions);
+        self.peak_memory = self.peak_memory.max(total.min(self.max_memory));
+        Ok((draft, place))
     }
 
-    /// Bytes of the regions that are held.
-    fn in_regions(&self) -> usize {
-        usize::try_from(self.regions.bytes.load(Relaxed)).unwrap_or(usize::MAX)
+    /// A place for one more region, if it may be held.
+    pub(crate) fn place(&self) -> Option<Place> {
+        (self.held.load(Relaxed) < MAX_REGIONS).then(|| self.place_for_what_came())
     }
 
-    /// Most bytes of linear memory and regions that the task held at once.
+    /// A place for a region that is here already.
+    pub(crate) fn place_for_what_came(&self) -> Place {
+        self.held.fetch_add(1, Relaxed);
+        Place(self.held.clone())
+    }
+
+    /// Whether it holds as many regions as it may, and more.
+    pub(crate) fn holds_too_many(&self) -> bool {
+        self.held.load(Relaxed) > MAX_REGIONS
+    }
+
+    /// Most bytes of linear memory and regions that the task had at once.
     pub(crate) fn peak_memory(&self) -> u64 {
         self.peak_memory as u64
     }
@@ -135,8 +128,9 @@ impl Limiter {
     }
 }
 
-impl ResourceLimiter for Limiter {
-    fn memory_growing(
+#[async_trait::async_trait]
+impl ResourceLimiterAsync for Limiter {
+    async fn memory_growing(
         &mut self,
         current: usize,
         desired: usize,
@@ -144,7 +138,13 @@ impl ResourceLimiter for Limiter {
     ) -> wasmtime::Result<bool> {
         let delta = desired.saturating_sub(current);
         let memory = self.memory.saturating_add(delta);
-        let total = memory.saturating_add(self.in_regions());
+        if memory.saturating_add(self.in_regions) > self.max_memory && self.in_regions > 0 {
+            // Others may have dropped some meanwhile.
+            if let Answer::RegionBytes(bytes) = self.services.ask(Ask::RegionBytes).await {
+                self.in_regions = usize::try_from(bytes).unwrap_or(usize::MAX);
+            }
+        }
+        let total = memory.saturating_add(self.in_regions);
         if total > self.max_memory {
             self.refused += 1;
             return Ok(false);
@@ -158,7 +158,7 @@ impl ResourceLimiter for Limiter {
         Ok(true)
     }
 
-    fn table_growing(
+    async fn table_growing(
         &mut self,
         current: usize,
         desired: usize,
@@ -194,69 +194,100 @@ impl ResourceLimiter for Limiter {
 mod tests {
     use super::*;
     use crate::limits::Limits;
+    use crate::region::{Ledger, Maker, Region};
+    use crate::services::Provider;
+
+    fn limiter(max_memory: u64) -> Limiter {
+        let ledger = Arc::new(Ledger::new(u64::MAX, false));
+        let services = Provider::new(None, Maker::new(ledger, max_memory));
+        Limiter::new(
+            &Limits::default().max_memory(max_memory),
+            Arc::new(services),
+        )
+    }
+
+    /// Nothing here ever waits.
+    fn now<T>(work: impl Future<Output = T>) -> T {
+        let work = std::pin::pin!(work);
+        crate::blocking::wait(work, None).expect("it is done")
+    }
+
+    fn grows(limiter: &mut Limiter, from: usize, to: usize, maximum: Option<usize>) -> bool {
+        now(limiter.memory_growing(from, to, maximum)).expect("asked")
+    }
+
+    fn make(limiter: &mut Limiter, len: u64) -> Option<(Region, Place)> {
+        let (draft, place) = now(limiter.make(len, Kind::Exclusive)).ok()?;
+        Some((draft.finish().expect("a region"), place))
+    }
 
     #[test]
     fn memories_are_summed() {
-        let mut limiter = Limiter::new(&Limits::default().max_memory(100));
-        assert!(limiter.memory_growing(0, 60, None).expect("first"));
-        assert!(!limiter.memory_growing(0, 60, None).expect("second"));
-        assert!(limiter.memory_growing(60, 100, None).expect("grow"));
+        let mut limiter = limiter(100);
+        assert!(grows(&mut limiter, 0, 60, None));
+        assert!(!grows(&mut limiter, 0, 60, None));
+        assert!(grows(&mut limiter, 60, 100, None));
         assert_eq!((limiter.peak_memory(), limiter.refused()), (100, 1));
     }
 
     #[test]
     fn regions_and_memories_are_summed() {
-        let mut limiter = Limiter::new(&Limits::default().max_memory(100));
-        let mut first = limiter.charge(60).expect("fits");
-        assert!(!limiter.memory_growing(0, 60, None).expect("asked"));
-        assert!(limiter.memory_growing(0, 30, None).expect("asked"));
-        assert!(limiter.charge(20).is_none());
-        let second = first.split(40).expect("one more");
+        const PAGE: u64 = 64 << 10;
+        let page = PAGE as usize;
+        let mut limiter = limiter(10 * PAGE);
+        let first = make(&mut limiter, 6 * PAGE).expect("fits");
+        assert!(!grows(&mut limiter, 0, 6 * page, None));
+        assert!(grows(&mut limiter, 0, 3 * page, None));
+        assert!(make(&mut limiter, 2 * PAGE).is_none());
+        let second = make(&mut limiter, PAGE).expect("fits");
+        assert!(!grows(&mut limiter, 0, 1, None));
+        assert_eq!((limiter.peak_memory(), limiter.refused()), (10 * PAGE, 3));
+        // What others drop is there again at once, for either.
         drop(first);
-        let third = limiter.charge(20).expect("what was given back");
-        assert!(limiter.charge(20).is_none());
-        assert_eq!((limiter.peak_memory(), limiter.refused()), (90, 3));
-        drop((second, third));
-        assert_eq!(limiter.in_regions(), 0);
+        assert!(grows(&mut limiter, 3 * page, 9 * page, None));
+        assert!(make(&mut limiter, 1).is_none());
+        drop(second);
+        make(&mut limiter, 1).expect("what was given back");
+        assert_eq!(limiter.held.load(Relaxed), 0);
     }
 
     #[test]
     fn what_another_counted_is_taken_over_where_it_fits() {
-        let mut other = Limiter::new(&Limits::default());
-        assert!(other.memory_growing(0, 60, None).expect("fits"));
-        assert!(other.table_growing(0, 10, None).expect("fits"));
-        let fits = |limits: Limits| {
-            let mut limiter = Limiter::new(&limits);
+        let mut other = limiter(1 << 30);
+        assert!(grows(&mut other, 0, 60, None));
+        assert!(now(other.table_growing(0, 10, None)).expect("asked"));
+        let fits = |change: fn(&mut Limiter)| {
+            let mut limiter = limiter(100);
+            change(&mut limiter);
             limiter.takes_over(&other).then_some(limiter)
         };
-        let narrow = Limits::default();
-        assert!(fits(narrow.clone().max_memory(59)).is_none());
-        assert!(fits(narrow.clone().max_table_elements(9)).is_none());
-        assert!(fits(narrow.max_instances(999)).is_none());
-        let mut limiter = fits(Limits::default().max_memory(100)).expect("fits");
-        assert!(!limiter.memory_growing(60, 101, None).expect("asked"));
-        assert!(limiter.memory_growing(60, 100, None).expect("asked"));
+        assert!(fits(|limiter| limiter.max_memory = 59).is_none());
+        assert!(fits(|limiter| limiter.max_table_elements = 9).is_none());
+        assert!(fits(|limiter| limiter.max_instances = 999).is_none());
+        let mut limiter = fits(|_| {}).expect("fits");
+        assert!(!grows(&mut limiter, 60, 101, None));
+        assert!(grows(&mut limiter, 60, 100, None));
         assert_eq!(limiter.peak_memory(), 100);
     }
 
     #[test]
     fn regions_are_counted() {
-        let mut limiter = Limiter::new(&Limits::default());
+        let limiter = limiter(100);
         let mut held: Vec<_> = (0..MAX_REGIONS)
-            .map(|_| limiter.charge(4096).expect("fits"))
+            .map(|_| limiter.place().expect("fits"))
             .collect();
-        assert!(limiter.charge(4096).is_none());
-        assert!(held[0].split(1).is_none());
-        let last = held.pop().expect("there are some");
-        held[0].join(last);
-        assert!(limiter.charge(4096).is_some());
+        assert!(limiter.place().is_none() && !limiter.holds_too_many());
+        held.push(limiter.place_for_what_came());
+        assert!(limiter.holds_too_many());
+        held.truncate(MAX_REGIONS - 1);
+        assert!(limiter.place().is_some());
         assert_eq!(limiter.refused(), 0);
     }
 
     #[test]
     fn own_maximum_is_not_our_refusal() {
-        let mut limiter = Limiter::new(&Limits::default().max_memory(100));
-        assert!(!limiter.memory_growing(0, 80, Some(40)).expect("asked"));
+        let mut limiter = limiter(100);
+        assert!(!grows(&mut limiter, 0, 80, Some(40)));
         assert_eq!(limiter.refused(), 0);
     }
 }

@@ -48,6 +48,7 @@ pub(crate) struct Prepared {
     metered: bool,
     /// It imports regions.
     regions: bool,
+    listens: bool,
     /// Linear memories that it will have; none where that cannot be told.
     memories: Option<u32>,
 }
@@ -109,6 +110,7 @@ impl Prepared {
             shape,
             metered: code.meta.metered,
             regions: code.meta.regions,
+            listens: code.meta.listens,
             memories,
         })
     }
@@ -125,6 +127,11 @@ impl Prepared {
         self.shape
     }
 
+    /// It can learn that it is asked to stop.
+    pub(crate) fn listens(&self) -> bool {
+        self.listens
+    }
+
     pub(super) fn entry(&self) -> &Entry {
         &self.entry
     }
@@ -137,7 +144,7 @@ impl Prepared {
     /// An empty store for it.
     pub(super) fn store(&self, host: Host) -> wasmtime::Result<Store<Host>> {
         let mut store = Store::try_new(&self.engine, host)?;
-        store.limiter(|host| &mut host.limiter);
+        store.limiter_async(|host| &mut host.limiter);
         Ok(store)
     }
 }
@@ -155,9 +162,6 @@ pub(crate) struct Run<'a> {
     pub(crate) kill: CancellationToken,
     /// File calls may block the calling thread: it has nothing else to do.
     pub(crate) blocking: bool,
-    /// Other processes can hold the regions of this task: whoever waits at one waits
-    /// in the kernel, where they see it.
-    pub(crate) other_processes: bool,
     /// Everything but the guest: its first instruction is where it ends. What
     /// touches code and memory for the first time is then done before a real run
     /// waits for it.
@@ -251,7 +255,7 @@ pub(crate) async fn run(prepared: &Prepared, run: Run<'_>) -> Result<Fate, RunEr
     } else {
         &run.stderr
     };
-    let mut host = Host::new(
+    let host = Host::new(
         run.spec,
         prepared.is_module(),
         run.blocking,
@@ -260,7 +264,6 @@ pub(crate) async fn run(prepared: &Prepared, run: Run<'_>) -> Result<Fate, RunEr
         run.context,
         run.granted,
     )?;
-    host.other_processes = run.other_processes;
     let fuel = run.spec.limits.fuel;
     let sandbox = |error: wasmtime::Error| RunError::Sandbox(format!("{error:#}"));
     let ready = match run.ahead {

@@ -10,6 +10,7 @@ use crate::config::Mode;
 use crate::error::{Error, ErrorKind};
 use crate::executor::{Executed, Executor, Job};
 use crate::port::Transport;
+use crate::region::Ledger;
 use crate::sandbox::{
     self, Allocation, Artifact, EngineError, Granted, Loader, Ports, PrepareError, Prepared, Run,
     Source, TaskContext,
@@ -24,16 +25,18 @@ pub(crate) struct ThreadExecutor {
     pools: [OnceLock<Engine>; 2],
     on_demand: [OnceLock<Engine>; 2],
     transport: Transport,
+    ledger: Arc<Ledger>,
 }
 
 impl ThreadExecutor {
-    pub(crate) fn new(loader: Arc<Loader>, slots: usize) -> Self {
+    pub(crate) fn new(loader: Arc<Loader>, slots: usize, ledger: Arc<Ledger>) -> Self {
         ThreadExecutor {
             loader,
             slots,
             pools: [OnceLock::new(), OnceLock::new()],
             on_demand: [OnceLock::new(), OnceLock::new()],
             transport: Transport::queue(),
+            ledger,
         }
     }
 
@@ -122,7 +125,6 @@ impl Executor for ThreadExecutor {
             stderr: job.stderr,
             kill: job.kill,
             blocking: false,
-            other_processes: false,
             rehearsal: false,
             left_to_the_kernel: false,
             ahead: None,
@@ -135,8 +137,18 @@ impl Executor for ThreadExecutor {
         self.link(artifact, metered).map(drop)
     }
 
+    fn listens(&self, artifact: &Artifact, metered: bool) -> bool {
+        let prepared = artifact.prepared(metered);
+        let prepared = prepared.and_then(|any| any.downcast::<Prepared>().ok());
+        prepared.is_some_and(|prepared| prepared.listens())
+    }
+
     fn transport(&self) -> &Transport {
         &self.transport
+    }
+
+    fn ledger(&self) -> &Arc<Ledger> {
+        &self.ledger
     }
 
     fn close(&self) {}

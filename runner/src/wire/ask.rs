@@ -2,6 +2,7 @@
 
 use crate::children::End;
 use crate::port::{PARTS, PortParts};
+use crate::region::Kind;
 use crate::services::SpawnError;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -17,6 +18,12 @@ pub(crate) enum WireAsk {
     },
     Ended(u64),
     End(u64),
+    Region {
+        len: u64,
+        kind: Kind,
+        room: u64,
+    },
+    RegionBytes,
 }
 
 /// Where data is.
@@ -27,7 +34,7 @@ pub(crate) enum Data {
     File(u64),
 }
 
-/// An answer. With it comes the file of its output, where it has one.
+/// An answer. With it comes the file of its output or of its region, where it has one.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum WireAnswer {
     Spawned(u64),
@@ -37,6 +44,11 @@ pub(crate) enum WireAnswer {
     /// The child completed, with so many bytes of output, in a sealed memory file
     /// that comes along.
     Output(u64),
+    /// A region, and how many bytes those of the task have with it.
+    Region(u64),
+    /// There is none: the system's error number, or that of a limit.
+    NoRegion(i32),
+    RegionBytes(u64),
 }
 
 impl WireAsk {
@@ -46,7 +58,9 @@ impl WireAsk {
             WireAsk::Spawn { input, port, .. } => {
                 usize::from(matches!(input, Data::File(_))) + port.map_or(0, |_| PARTS)
             }
-            WireAsk::Ended(_) | WireAsk::End(_) => 0,
+            WireAsk::Ended(_) | WireAsk::End(_) | WireAsk::Region { .. } | WireAsk::RegionBytes => {
+                0
+            }
         }
     }
 }
@@ -54,6 +68,9 @@ impl WireAsk {
 impl WireAnswer {
     /// Descriptors that come along.
     pub(crate) fn descriptors(&self) -> usize {
-        usize::from(matches!(self, WireAnswer::Output(_)))
+        usize::from(matches!(
+            self,
+            WireAnswer::Output(_) | WireAnswer::Region(_)
+        ))
     }
 }

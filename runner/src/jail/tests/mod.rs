@@ -33,6 +33,7 @@ fn plan(role: Role) -> Plan {
         grants: Grants::default(),
         identity: None,
         cgroup: Err("a test makes none".to_owned()),
+        regions: 64 << 20,
         compile: None,
         absent: Vec::new(),
     }
@@ -194,23 +195,30 @@ fn a_task_can_do_what_it_needs_and_nothing_else() {
 }
 
 #[test]
-fn regions_are_memory_files_and_only_where_they_are_imported() {
+fn regions_are_memory_files_of_the_runner_and_only_where_they_are_imported() {
     use Attempt::*;
     let all = [
-        MakeRegion,
-        LargeRegion,
+        UseRegion,
         FreezeRegion,
+        LargeFile,
+        MakeFile,
+        MakeRegion,
         SharedMemory,
         PunchHole,
+        PullPages,
         WriteFile,
     ];
+    let no = "EPERM";
     for user in USERS {
-        for (regions, ends) in [
-            (true, ["ok", "EFBIG", "ok", "EPERM", "EPERM", "EPERM"]),
-            (false, ["EPERM"; 6]),
+        for (regions, talks, ends) in [
+            (true, false, ["ok", "ok", "EFBIG", no, no, no, no, no, no]),
+            // Data of large messages is in files in memory; their size cannot be set.
+            (true, true, ["ok", "ok", "EFBIG", "ok", no, no, no, no, no]),
+            (false, false, [no; 9]),
         ] {
             let mut plan = plan(Role::Zygote);
             plan.grants.regions = regions;
+            plan.grants.talks = talks;
             let wanted: Vec<_> = all.into_iter().zip(ends).collect();
             attempts(user, plan.clone(), &all).check(&wanted);
             for (attempt, end) in wanted {

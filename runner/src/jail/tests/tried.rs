@@ -2,11 +2,13 @@
 
 use crate::region::{Draft, Kind, Region, RegionError};
 use crate::sys::attempt::{self, call};
+use rustix::fs::MemfdFlags;
 use rustix::process::{WaitOptions, getppid, kill_process, waitpid};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::TcpListener;
+use std::os::fd::AsRawFd;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) enum Attempt {
@@ -44,11 +46,14 @@ pub(super) enum Attempt {
     OtherAbi,
     FastOpen,
     PairOfDatagrams,
-    MakeRegion,
-    LargeRegion,
+    UseRegion,
     FreezeRegion,
+    LargeFile,
+    MakeFile,
+    MakeRegion,
     SharedMemory,
     PunchHole,
+    PullPages,
 }
 
 impl Attempt {
@@ -57,6 +62,7 @@ impl Attempt {
         dirs: &[(std::os::fd::BorrowedFd<'_>, bool)],
         module: Option<&(wasmtime::Engine, wasmtime::Module)>,
         mut result: &File,
+        given: &File,
     ) -> io::Result<()> {
         use rustix::fs::{CWD, Mode, OFlags, openat};
         let failed = |error: wasmtime::Error| io::Error::other(error.to_string());
@@ -64,13 +70,13 @@ impl Attempt {
             let (dir, _) = dirs.first().expect("a directory");
             Ok(openat(dir, path, flags, Mode::from_raw_mode(0o644))?)
         };
-        let region = |len, kind| {
-            Draft::new(len, kind)
-                .and_then(Draft::finish)
-                .map_err(|error| match error {
-                    RegionError::System { source, .. } => source,
-                    other => io::Error::other(other),
-                })
+        let refused = |error| match error {
+            RegionError::System { source, .. } => source,
+            other => io::Error::other(other),
+        };
+        let region = |kind| {
+            let draft = Draft::from_runner(given.try_clone()?.into(), 1 << 20, kind);
+            draft.and_then(Draft::finish).map_err(refused)
         };
         let tcp = libc::SOCK_STREAM as usize;
         match self {
@@ -182,18 +188,45 @@ impl Attempt {
             Attempt::Listen => TcpListener::bind("127.0.0.1:0").map(drop),
             // The numbers of x86_64's other interface, which no list has.
             Attempt::OtherAbi => call(0x4000_0000 + libc::SYS_getpid, [0; 6]).map(drop),
-            Attempt::MakeRegion => {
-                let region = region(1 << 20, Kind::Shared)?;
-                region.write(0, b"x").map_err(io::Error::other)?;
-                let (file, parts) = region.into_parts().expect("nobody has it");
-                Region::from_parts(file, parts)
+            Attempt::UseRegion => {
+                let region = region(Kind::Shared)?;
+                region.write(0, b"x").map_err(refused)?;
+                let before = region.load_u32(0).map_err(refused)?;
+                assert_eq!(before, u32::from(b'x'));
+                let (file, parts) = region.to_send().map_err(refused)?;
+                Region::from_parts(file.try_clone_to_owned()?, parts)
                     .map(drop)
-                    .map_err(io::Error::other)
+                    .map_err(refused)
             }
-            Attempt::LargeRegion => region(65 << 20, Kind::Exclusive).map(drop),
-            Attempt::FreezeRegion => region(1, Kind::Exclusive)?
-                .freeze()
-                .map_err(io::Error::other),
+            Attempt::FreezeRegion => region(Kind::Exclusive)?.freeze().map_err(refused),
+            Attempt::LargeFile => {
+                let at = 65 << 20;
+                call(
+                    libc::SYS_pwrite64,
+                    [
+                        given.as_raw_fd() as usize,
+                        c"x".as_ptr() as usize,
+                        1,
+                        at,
+                        0,
+                        0,
+                    ],
+                )
+                .map(drop)
+            }
+            Attempt::MakeFile => {
+                rustix::fs::memfd_create("message", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
+                    .map(drop)
+                    .map_err(Into::into)
+            }
+            Attempt::MakeRegion => Draft::new(1 << 20, Kind::Shared, true)
+                .map(drop)
+                .map_err(refused),
+            Attempt::PullPages => call(
+                libc::SYS_madvise,
+                [0, 0, libc::MADV_REMOVE as usize, 0, 0, 0],
+            )
+            .map(drop),
             Attempt::SharedMemory => {
                 let flags = (libc::MAP_SHARED | libc::MAP_ANONYMOUS) as usize;
                 let none = usize::MAX;

@@ -5,6 +5,7 @@ use super::super::report::{Layer, LayerState};
 use super::super::syscalls::ALLOWED;
 use super::super::*;
 use super::tried::{Attempt, errno_of, in_child};
+use crate::region::{Draft, Kind};
 use crate::sys::attempt::{self, call};
 use rustix::process::{WaitOptions, wait, waitpid};
 use serde::{Deserialize, Serialize};
@@ -167,6 +168,8 @@ fn stages(scenario: Scenario, seen: &mut Seen) -> Result<(), JailError> {
     let mut result = File::from(
         rustix::fs::memfd_create("result", rustix::fs::MemfdFlags::CLOEXEC).expect("a file"),
     );
+    let given = Draft::new(1 << 20, Kind::Exclusive, true).expect("a region");
+    let given = File::from(given.into_file());
     let sealing = Instant::now();
     let (sealed, report) = walls.seal()?;
     let sealed_in = sealing.elapsed();
@@ -186,7 +189,7 @@ fn stages(scenario: Scenario, seen: &mut Seen) -> Result<(), JailError> {
             for attempt in attempts {
                 let go = || {
                     sealed.tighten(&task).expect("it tightens");
-                    attempt.make(&dirs, module.as_ref(), &result)
+                    attempt.make(&dirs, module.as_ref(), &result, &given)
                 };
                 let end = match role {
                     Role::Zygote => in_child(go),
@@ -232,7 +235,7 @@ fn stages(scenario: Scenario, seen: &mut Seen) -> Result<(), JailError> {
                 Attempt::BecomeDumpable,
                 Attempt::TooMuchMemory,
             ] {
-                let end = errno_of(attempt.make(&dirs, None, &result));
+                let end = errno_of(attempt.make(&dirs, None, &result, &given));
                 seen.ended.insert(format!("{attempt:?}"), end);
             }
         }

@@ -7,7 +7,16 @@ use crate::region::*;
 /// A region of something that nobody looks at.
 fn of(kind: Kind, offset: u64, len: u64, size: u64) -> Region {
     let (file, _) = std::io::pipe().expect("a pipe");
-    Region::of(file.into(), kind, offset, len, size).expect("a region")
+    let file = MemoryFile {
+        file: file.into(),
+        size,
+        known_elsewhere: AtomicBool::new(false),
+        elsewhere: false,
+        words: OnceLock::new(),
+        waiters: Waiters::default(),
+        _charge: None,
+    };
+    Region::of(file, kind, offset, len)
 }
 
 /// Numbers about which mistakes are made.

@@ -3,7 +3,9 @@
 use super::bindings::wrun::task::ports::{
     Host as PortsHost, HostPort, Message as AbiMessage, PortError as AbiError, Unsent as AbiUnsent,
 };
+use super::regions::Handle;
 use crate::port::{Message, Port, PortError, Transport, Unsent};
+use crate::region::Region;
 use crate::sandbox::host::Host;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -110,12 +112,16 @@ impl Host {
                 ports,
             }))
         };
-        if data.len() > Message::MAX_DATA || ports.len() > Message::MAX_PORTS {
+        if data.len() > Message::MAX_DATA
+            || regions.len() > Message::MAX_REGIONS
+            || ports.len() > Message::MAX_PORTS
+        {
             return refused(AbiError::TooLarge, regions, ports);
         }
-        // Regions do not travel yet.
-        if !regions.is_empty() {
-            return refused(AbiError::Busy, regions, ports);
+        for region in &regions {
+            if !self.may_move(region)? {
+                return refused(AbiError::Busy, regions, ports);
+            }
         }
         let mut taken: Vec<Port> = Vec::with_capacity(ports.len());
         let mut left = ports.into_iter();
@@ -135,22 +141,41 @@ impl Host {
                 }
             }
         }
+        let regions = regions.into_iter();
+        let regions = regions.map(|region| self.give_away(region));
         Ok(Ok(Message {
             data: data.into(),
+            regions: regions.collect::<wasmtime::Result<_>>()?,
             ports: taken,
         }))
+    }
+
+    /// Handles for what came, or came back, in the same order.
+    fn take_in_all(
+        &mut self,
+        regions: Vec<Region>,
+        ports: Vec<Port>,
+    ) -> wasmtime::Result<(Vec<Resource<Handle>>, Vec<Resource<GuestPort>>)> {
+        let regions = regions.into_iter().map(|region| self.take_in(region));
+        let regions = regions.collect::<wasmtime::Result<_>>()?;
+        let ports = ports.into_iter().map(|port| self.push_port(port));
+        Ok((regions, ports.collect::<wasmtime::Result<_>>()?))
+    }
+
+    /// Whether nothing more may come, for all that it has.
+    fn has_too_much(&self) -> bool {
+        self.context.ports.held > MAX_HELD || self.limiter.holds_too_many()
     }
 
     fn sent(&mut self, sent: Result<(), Unsent>) -> wasmtime::Result<Result<(), AbiUnsent>> {
         match sent {
             Ok(()) => Ok(Ok(())),
             Err(Unsent { error, message }) => {
-                let ports = message.ports.into_iter();
-                let ports = ports.map(|port| self.push_port(port));
+                let (regions, ports) = self.take_in_all(message.regions, message.ports)?;
                 Ok(Err(AbiUnsent {
                     error: error.into(),
-                    regions: Vec::new(),
-                    ports: ports.collect::<wasmtime::Result<_>>()?,
+                    regions,
+                    ports,
                 }))
             }
         }
@@ -162,13 +187,16 @@ impl Host {
     ) -> wasmtime::Result<Result<AbiMessage, AbiError>> {
         match received {
             Err(error) => Ok(Err(error.into())),
-            Ok(Message { data, ports }) => {
-                let ports = ports.into_iter();
-                let ports = ports.map(|port| self.push_port(port));
+            Ok(Message {
+                data,
+                regions,
+                ports,
+            }) => {
+                let (regions, ports) = self.take_in_all(regions, ports)?;
                 Ok(Ok(AbiMessage {
                     data: data.into(),
-                    regions: Vec::new(),
-                    ports: ports.collect::<wasmtime::Result<_>>()?,
+                    regions,
+                    ports,
                 }))
             }
         }
@@ -244,7 +272,7 @@ impl HostPort for Host {
         &mut self,
         port: Resource<GuestPort>,
     ) -> wasmtime::Result<Result<AbiMessage, AbiError>> {
-        if self.context.ports.held > MAX_HELD {
+        if self.has_too_much() {
             return Ok(Err(AbiError::Limit));
         }
         let from = self.port(&port)?;
@@ -259,7 +287,7 @@ impl HostPort for Host {
         &mut self,
         port: Resource<GuestPort>,
     ) -> wasmtime::Result<Result<AbiMessage, AbiError>> {
-        if self.context.ports.held > MAX_HELD {
+        if self.has_too_much() {
             return Ok(Err(AbiError::Limit));
         }
         let received = self.port(&port)?.try_receive();

@@ -4,7 +4,7 @@
 //! lies, and `write` need not copy the list first.
 //!
 //! Handles and mappings are resources of their own, and a guest drops them in any
-//! order. A mapping keeps the region's pages, its lease and its charge: a region
+//! order. A mapping keeps the region's pages, its lease and its place: a region
 //! whose handle is gone is mapped until the mapping is. Whoever drops the store drops
 //! both, before its memory; then nobody is left who could give the region away, so
 //! that its exclusivity ends with the store.
@@ -12,12 +12,11 @@
 use super::bindings::wrun::task::regions::{
     Kind as AbiKind, RegionError as AbiError, WaitResult as AbiWaited,
 };
-use crate::region::{Draft, Kind, Op, Refused, Region, RegionError, STEP, Waited, Word};
+use crate::region::{Kind, Op, Refused, Region, RegionError, STEP, Waited, Word};
 use crate::sandbox::host::Host;
-use crate::sandbox::limits::Charge;
+use crate::sandbox::limits::Place;
 use crate::sys::{self, Overlay};
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -47,7 +46,7 @@ pub struct Handle {
 
 struct Held {
     region: Region,
-    charge: Arc<Charge>,
+    place: Arc<Place>,
 }
 
 /// A guest's `mapping`.
@@ -56,7 +55,7 @@ pub struct Mapping {
     /// None only while it is made.
     overlay: Option<Overlay>,
     len: usize,
-    _charge: Arc<Charge>,
+    _place: Arc<Place>,
 }
 
 /// The windows of a guest.
@@ -106,28 +105,13 @@ impl From<AbiKind> for Kind {
 fn told<T>(result: Result<T, RegionError>) -> wasmtime::Result<Result<T, AbiError>> {
     Ok(Err(match result {
         Ok(value) => return Ok(Ok(value)),
+        Err(error) if error.is_limit() => AbiError::Limit,
         Err(RegionError::OutOfBounds) => AbiError::OutOfBounds,
         Err(RegionError::Misaligned) => AbiError::Misaligned,
         Err(RegionError::Busy) => AbiError::Busy,
         Err(RegionError::WrongKind) => AbiError::WrongKind,
-        Err(RegionError::System { what, source }) => told_of(what, source)?,
-        Err(error @ RegionError::Foreign(_)) => return Err(wasmtime::Error::new(error)),
+        Err(error) => return Err(wasmtime::Error::new(error)),
     }))
-}
-
-fn told_of(what: &'static str, source: io::Error) -> wasmtime::Result<AbiError> {
-    match source.raw_os_error() {
-        Some(
-            libc::ENOMEM
-            | libc::ENOSPC
-            | libc::EDQUOT
-            | libc::EFBIG
-            | libc::EMFILE
-            | libc::ENFILE
-            | libc::EAGAIN,
-        ) => Ok(AbiError::Limit),
-        _ => Err(wasmtime::Error::new(RegionError::System { what, source })),
-    }
 }
 
 impl Host {
@@ -149,6 +133,26 @@ impl Host {
             .held
             .as_mut()
             .ok_or(AbiError::OutOfBounds))
+    }
+
+    /// Whether a region may be given away.
+    pub(super) fn may_move(&mut self, region: &Resource<Handle>) -> wasmtime::Result<bool> {
+        let held = self.region(region)?;
+        Ok(held.is_ok_and(|held| held.region.check_moves().is_ok()))
+    }
+
+    /// Takes a region that may be given away out of the guest's table.
+    pub(super) fn give_away(&mut self, region: Resource<Handle>) -> wasmtime::Result<Region> {
+        let Handle { held } = self.table().delete(region)?;
+        let held = held.ok_or_else(|| wasmtime::Error::msg("the region is empty"))?;
+        Ok(held.region)
+    }
+
+    /// A handle for a region that came, or came back.
+    pub(super) fn take_in(&mut self, region: Region) -> wasmtime::Result<Resource<Handle>> {
+        let place = Arc::new(self.limiter.place_for_what_came());
+        let held = Some(Held { region, place });
+        Ok(self.table().push(Handle { held })?)
     }
 
     /// A new handle, where there is room for one.
@@ -203,6 +207,16 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
             },))
         },
     )?;
+    regions.func_wrap(
+        "[method]region.duplicate",
+        |mut store: Store<'_>, (region,): (Resource<Handle>,)| -> Answer<Resource<Handle>> {
+            let host = store.data_mut();
+            let held = answer!(host.region(&region)?);
+            let region = answer!(told(held.region.duplicate())?);
+            let place = Arc::new(answer!(host.limiter.place().ok_or(AbiError::Limit)));
+            Ok((host.hold(Some(Held { region, place })),))
+        },
+    )?;
     regions.func_wrap_async("[method]region.read", |store, (region, offset, len)| {
         Box::new(read(store, region, offset, len))
     })?;
@@ -238,21 +252,14 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
 }
 
 async fn create(mut store: Store<'_>, len: u64, kind: AbiKind) -> Answer<Resource<Handle>> {
-    let kind = kind.into();
-    let memory = answer!(told(Draft::memory(len, kind))?);
-    // Before anything is asked of the kernel, which has limits of its own.
-    let charge = store.data_mut().limiter.charge(memory);
-    let charge = answer!(charge.ok_or(AbiError::Limit));
-    let mut draft = answer!(told(Draft::new(len, kind))?);
+    let made = store.data_mut().limiter.make(len, kind.into()).await;
+    let (mut draft, place) = answer!(told(made)?);
     while answer!(told(draft.reserve())?) {
         tokio::task::yield_now().await;
     }
     let region = answer!(told(draft.finish())?);
-    let held = Held {
-        region,
-        charge: Arc::new(charge),
-    };
-    Ok((store.data_mut().hold(Some(held)),))
+    let place = Arc::new(place);
+    Ok((store.data_mut().hold(Some(Held { region, place })),))
 }
 
 async fn read(
@@ -317,7 +324,7 @@ fn map(
     let window = sys::window((&store).into(), list);
     let host = store.data_mut();
     let held = answer!(host.region(region)?);
-    let charge = held.charge.clone();
+    let place = held.place.clone();
     let pages = answer!(told(held.region.map(offset, window.len()))?);
     if !window.start.is_multiple_of(rustix::param::page_size()) {
         return Ok((Err(AbiError::Misaligned),));
@@ -326,7 +333,7 @@ fn map(
     let mapping = Mapping {
         overlay: None,
         len: window.len(),
-        _charge: charge,
+        _place: place,
     };
     let table = host.table();
     let mapping = answer!(table.push(mapping).map_err(|_| AbiError::Limit));
@@ -336,7 +343,11 @@ fn map(
             Ok(overlay) => Ok(overlay),
             Err(source) => {
                 store.data_mut().windows.remove(&window);
-                Err(told_of("cannot map a region", source)?)
+                let what = "cannot map a region";
+                match told::<()>(Err(RegionError::System { what, source }))? {
+                    Ok(()) => Err(AbiError::Busy),
+                    Err(error) => Err(error),
+                }
             }
         },
     };
@@ -388,7 +399,12 @@ fn split(
             return Ok((Err(error),));
         }
     };
-    match host.handle(region)?.split(at) {
+    let place = host.limiter.place();
+    let parts = match place {
+        Some(place) => host.handle(region)?.split(at, place),
+        None => Err(AbiError::Limit),
+    };
+    match parts {
         Ok((one, other)) => {
             host.handle(&first)?.held = Some(one);
             host.handle(&second)?.held = Some(other);
@@ -426,19 +442,15 @@ fn join(mut store: Store<'_>, region: &Resource<Handle>, next: &Resource<Handle>
 
 impl Handle {
     /// The two parts of a region that can be split there.
-    fn split(&mut self, at: u64) -> Result<(Held, Held), AbiError> {
-        let held = self.held.as_mut().ok_or(AbiError::OutOfBounds)?;
-        let rest = held.region.memory().saturating_sub(at);
-        let charge = Arc::get_mut(&mut held.charge).ok_or(AbiError::Busy)?;
-        let rest = Arc::new(charge.split(rest).ok_or(AbiError::Limit)?);
-        let Held { region, charge } = self.held.take().ok_or(AbiError::OutOfBounds)?;
+    fn split(&mut self, at: u64, rest: Place) -> Result<(Held, Held), AbiError> {
+        let Held { region, place } = self.held.take().ok_or(AbiError::OutOfBounds)?;
         match region.split(at) {
             Ok((first, second)) => {
-                let held = |region, charge| Held { region, charge };
-                Ok((held(first, charge), held(second, rest)))
+                let held = |region, place| Held { region, place };
+                Ok((held(first, place), held(second, Arc::new(rest))))
             }
             Err(Refused { region, .. }) => {
-                self.held = Some(Held { region, charge });
+                self.held = Some(Held { region, place });
                 Err(AbiError::Busy)
             }
         }
@@ -448,28 +460,10 @@ impl Handle {
 impl Held {
     /// Takes in a region that can be joined to this one.
     fn join(&mut self, next: Held) -> Result<(), (Held, AbiError)> {
-        let Some(charge) = Arc::get_mut(&mut self.charge) else {
-            return Err((next, AbiError::Busy));
-        };
-        let theirs = match Arc::try_unwrap(next.charge) {
-            Ok(theirs) => theirs,
-            Err(shared) => {
-                let next = Held {
-                    region: next.region,
-                    charge: shared,
-                };
-                return Err((next, AbiError::Busy));
-            }
-        };
-        match self.region.join(next.region) {
-            Ok(()) => {
-                charge.join(theirs);
-                Ok(())
-            }
-            Err(Refused { region, .. }) => {
-                let charge = Arc::new(theirs);
-                Err((Held { region, charge }, AbiError::Busy))
-            }
+        let Held { region, place } = next;
+        match self.region.join(region) {
+            Ok(()) => Ok(()),
+            Err(Refused { region, .. }) => Err((Held { region, place }, AbiError::Busy)),
         }
     }
 }
@@ -540,9 +534,8 @@ fn waiting(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
         |mut store: Store<'_>,
          (region, offset, count): (Resource<Handle>, u64, u32)|
          -> Answer<u32> {
-            let elsewhere = store.data().other_processes;
             let held = answer!(store.data_mut().region(&region)?);
-            Ok((told(held.region.notify(offset, count, elsewhere))?,))
+            Ok((told(held.region.notify(offset, count))?,))
         },
     )
 }
@@ -556,10 +549,9 @@ async fn wait(
 ) -> Answer<AbiWaited> {
     // What is too far away to be told is for ever.
     let until = timeout.and_then(|ns| Instant::now().checked_add(Duration::from_nanos(ns)));
-    let elsewhere = store.data().other_processes;
     let held = answer!(store.data_mut().region(&region)?);
-    let region = answer!(held.region.another().ok_or(AbiError::WrongKind));
-    let waited = region.wait(offset, expected, until, elsewhere).await;
+    let region = answer!(told(held.region.duplicate())?);
+    let waited = region.wait(offset, expected, until).await;
     Ok((told(waited)?.map(|waited| match waited {
         Waited::Woken => AbiWaited::Woken,
         Waited::NotEqual => AbiWaited::NotEqual,

@@ -1,0 +1,39 @@
+//! How a task is killed: it is asked to stop, has its grace, and is ended.
+
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// The wish that one task is gone, and what grants it.
+#[derive(Clone, Debug)]
+pub(crate) struct Stop {
+    /// Somebody wishes it.
+    pub(crate) wished: CancellationToken,
+    /// Asks the task.
+    pub(crate) ask: CancellationToken,
+    /// Ends the task.
+    pub(crate) end: CancellationToken,
+    pub(crate) grace: Duration,
+}
+
+impl Stop {
+    /// Drives what runs to its end, which comes soon once the task is wished gone. A
+    /// task that does not `listen` is not asked.
+    pub(crate) async fn watch<T>(&self, listens: bool, running: impl Future<Output = T>) -> T {
+        let mut running = std::pin::pin!(running);
+        tokio::select! {
+            biased;
+            ended = &mut running => return ended,
+            () = self.wished.cancelled() => {}
+        }
+        if listens && !self.grace.is_zero() {
+            self.ask.cancel();
+            tokio::select! {
+                biased;
+                ended = &mut running => return ended,
+                () = tokio::time::sleep(self.grace) => {}
+            }
+        }
+        self.end.cancel();
+        running.await
+    }
+}

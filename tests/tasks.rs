@@ -1,0 +1,630 @@
+//! Tasks that start tasks, in both modes: what they get, what bounds them, and that
+//! none outlives its parent.
+
+use crate::leaks::{Census, assert_nothing_left};
+use crate::processes::{descendants, eventually, leaves, signal_below};
+use crate::support::{BOTH, MODES, alone, builder, guest, repo, still_works, wat, wrun};
+use rustix::process::Signal;
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+use wrun::{
+    Access, Artifact, ErrorKind, Input, Limit, Limits, Mode, Outcome, Report, Runner, Task,
+    TaskGrant, TaskHandle,
+};
+
+/// What takes no time, on a machine that is busy with other tests.
+const SOON: Duration = Duration::from_secs(60);
+
+fn load(mode: Mode) -> (Runner, Artifact) {
+    let runner = builder(mode).build().unwrap();
+    let family = guest(&runner, "family/family.wasm");
+    (runner, family)
+}
+
+/// A task that may start itself.
+fn task(family: &Artifact, what: impl Into<Input>) -> Task {
+    let limits = Limits::default().max_memory(64 << 20).timeout(2 * SOON);
+    Task::new(family)
+        .input(what)
+        .limits(limits)
+        .task("self", family)
+}
+
+fn run(runner: &Runner, task: Task) -> String {
+    output(&runner.run(task).unwrap())
+}
+
+fn output(report: &Report) -> String {
+    assert!(
+        report.outcome.is_completed(),
+        "{} mode: {}: {}",
+        report.mode,
+        report.outcome,
+        String::from_utf8_lossy(&report.stderr)
+    );
+    String::from_utf8(report.stdout.to_vec()).unwrap()
+}
+
+/// A task that runs and has done what it says first.
+fn begun(runner: &Runner, task: Task) -> TaskHandle {
+    let handle = runner.submit_blocking(task).unwrap();
+    assert!(eventually(SOON, || handle.progress().done > 0));
+    handle
+}
+
+/// Nothing of what ended runs on: a worker that is alive waits for a task.
+fn assert_idle(runner: &Runner) {
+    let echo = guest(runner, "echo/echo.wat");
+    drop(echo);
+    let busy = || {
+        let mut ticks = 0;
+        for (pid, _) in descendants(std::process::id().cast_signed()) {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+            ticks += fields
+                .split_whitespace()
+                .skip(11)
+                .take(2)
+                .filter_map(|ticks| ticks.parse::<u64>().ok())
+                .sum::<u64>();
+        }
+        ticks
+    };
+    std::thread::sleep(Duration::from_millis(50));
+    let before = busy();
+    std::thread::sleep(Duration::from_millis(300));
+    let after = busy();
+    assert!(
+        after.saturating_sub(before) < 10,
+        "something runs on in {} mode: {before} ticks, then {after}",
+        runner.mode()
+    );
+}
+
+#[test]
+fn a_task_starts_tasks_and_learns_how_they_end() {
+    for mode in BOTH {
+        let (runner, family) = load(mode);
+        let report = runner.run(task(&family, "all")).unwrap();
+        let variant = match mode {
+            Mode::Thread => "Mode::Thread",
+            Mode::Process => "Mode::Process",
+        };
+        let expected = format!(
+            "say hello: completed hello\n\
+             fail: failed it would not\n\
+             trap: trapped\n\
+             nonsense: failed it does not know \"nonsense\"\n\
+             len: completed 3\n\
+             who: completed self {variant} true\n\
+             \"nobody\": not-granted\n\
+             \"\": not-granted\n\
+             \"SELF\": not-granted\n"
+        );
+        assert_eq!(output(&report), expected, "{mode}");
+        let stderr = String::from_utf8_lossy(&report.stderr);
+        for line in ["to stderr: hello\n", "to stdout: hello\n"] {
+            assert!(stderr.contains(line), "{mode}: {stderr:?}");
+        }
+        assert_eq!(report.stats.children, 6);
+        let denied: Vec<_> = report
+            .denied
+            .iter()
+            .map(|it| (it.access, &*it.target))
+            .collect();
+        let names = ["nobody", "", "SELF"].map(|name| (Access::Task, name));
+        assert_eq!(denied, names, "{mode}");
+        still_works(&runner);
+    }
+}
+
+#[test]
+fn nothing_is_granted_by_default() {
+    for mode in BOTH {
+        let (runner, family) = load(mode);
+        let report = runner
+            .run(Task::new(&family).input("run self say x"))
+            .unwrap();
+        assert_eq!(
+            report.outcome,
+            Outcome::Failed("not-granted".into()),
+            "{mode}"
+        );
+        assert_eq!(report.stats.children, 0);
+    }
+}
+
+#[test]
+fn a_command_is_a_child_like_any_other() {
+    for mode in BOTH {
+        let (runner, family) = load(mode);
+        let cat = guest(&runner, "cat/cat.wasm");
+        let env = guest(&runner, "env/env.wasm");
+        let exit = wat(
+            &runner,
+            "exit",
+            r#"(module (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+               (memory (export "memory") 1) (func (export "_start") (call $exit (i32.const 7))))"#,
+        );
+        let with = |what: &str| {
+            task(&family, what)
+                .env("SECRET", "of the parent")
+                .task("cat", &cat)
+                .task("exit", &exit)
+                .allow_task(TaskGrant::new("env", &env).args(["one", "two"]))
+        };
+        assert_eq!(
+            run(&runner, with("run cat some words")),
+            "completed some words"
+        );
+        assert_eq!(run(&runner, with("run exit")), "exited 7");
+        let shown = run(&runner, with("run env"));
+        assert!(shown.contains("one"), "{mode}: {shown}");
+        assert!(!shown.contains("SECRET"), "{mode}: {shown}");
+    }
+}
+
+#[test]
+fn children_have_the_limits_of_their_grant_or_their_parent() {
+    for mode in BOTH {
+        let (runner, family) = load(mode);
+        let with = |what: &str, limits: Limits| {
+            task(&family, what).allow_task(TaskGrant::new("bound", &family).limits(limits))
+        };
+        let few = Limits::default().max_memory(64 << 20);
+        let short = few.clone().timeout(Duration::from_millis(100));
+        let small = few.clone().max_output(1000).max_input(100);
+        let metered = few.clone().fuel(1_000_000);
+        for (what, limits, expected) in [
+            ("run bound loop", &short, "limit deadline"),
+            ("run bound hold", &short, "limit deadline"),
+            ("run bound big 1000", &small, "completed 1000 bytes"),
+            ("run bound big 1001", &small, "limit output"),
+            ("run bound loop", &metered, "limit fuel"),
+        ] {
+            let got = run(&runner, with(what, limits.clone()));
+            assert_eq!(got, expected, "{mode}: {what}");
+        }
+        let long = format!("run bound len {}", "x".repeat(97));
+        let report = runner.run(with(&long, small)).unwrap();
+        assert_eq!(
+            report.outcome,
+            Outcome::Failed("too-large".into()),
+            "{mode}"
+        );
+        // The parent's deadline is its children's, whatever theirs is.
+        let limits = Limits::default()
+            .max_memory(64 << 20)
+            .timeout(Duration::from_millis(300));
+        let longer = few.timeout(SOON);
+        let late = with("run bound loop", longer).limits(limits);
+        let began = Instant::now();
+        let report = runner.run(late).unwrap();
+        assert_eq!(report.outcome, Outcome::LimitExceeded(Limit::Deadline));
+        assert!(began.elapsed() < SOON / 2, "{mode}");
+        assert_idle(&runner);
+    }
+}
+
+#[test]
+fn large_inputs_and_outputs() {
+    for mode in BOTH {
+        let (runner, family) = load(mode);
+        for size in [300_000, 5 << 20] {
+            let got = run(&runner, task(&family, format!("input {size}")));
+            assert_eq!(got, format!("completed {size}"), "{mode}");
+            let got = run(&runner, task(&family, format!("output {size}")));
+            assert_eq!(got, format!("{size} bytes, twice"), "{mode}");
+        }
+        let limits = Limits::default().max_memory(64 << 20).max_input(1 << 20);
+        let larger = task(&family, "input 1048577").limits(limits);
+        assert_eq!(run(&runner, larger), "too-large", "{mode}");
+        let larger = task(&family, "output 17000000");
+        assert_eq!(run(&runner, larger), "limit output", "{mode}");
+    }
+}
+
+#[test]
+fn levels_numbers_and_memory_have_bounds() {
+    for mode in BOTH {
+        let (runner, family) = load(mode);
+        let limits = || Limits::default().max_memory(64 << 20).timeout(2 * SOON);
+        let with = |what: &str, limits: Limits| task(&family, what).limits(limits);
+        assert_eq!(run(&runner, with("deep", limits())), "8", "{mode}");
+        let none = limits().max_depth(0);
+        let report = runner.run(with("run self say x", none)).unwrap();
+        assert_eq!(report.outcome, Outcome::Failed("limit".into()), "{mode}");
+        assert_eq!(run(&runner, with("deep", limits().max_depth(2))), "2");
+        // On all levels together.
+        assert_eq!(run(&runner, with("deep", limits().max_tasks(5))), "5");
+        let got = run(&runner, with("many", limits().max_tasks(7)));
+        assert_eq!(got, "7 limit limit completed again", "{mode}");
+        // Beside its own 64 MiB there is room for three more.
+        let got = run(&runner, with("deep", limits().max_total_memory(256 << 20)));
+        assert_eq!(got, "3", "{mode}");
+        let got = run(&runner, with("deep", limits().max_total_memory(1)));
+        assert_eq!(got, "0", "{mode}");
+        for limits in [limits().max_tasks(4097), limits().max_depth(65)] {
+            let error = runner.run(with("deep", limits)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidTask);
+        }
+        drop(runner);
+        // Over all tasks of the runner; whose own place is another.
+        let runner = builder(mode)
+            .max_running(1)
+            .max_children(3)
+            .build()
+            .unwrap();
+        let family = guest(&runner, "family/family.wasm");
+        assert_eq!(run(&runner, task(&family, "deep")), "3", "{mode}");
+        let runner = builder(mode)
+            .max_running(1)
+            .max_children(0)
+            .build()
+            .unwrap();
+        let family = guest(&runner, "family/family.wasm");
+        assert_eq!(run(&runner, task(&family, "deep")), "0", "{mode}");
+    }
+}
+
+#[test]
+fn grants_are_checked() {
+    for mode in BOTH {
+        let (runner, family) = load(mode);
+        let (_other, foreign) = load(mode);
+        let named = |name: &str| Task::new(&family).task(name, &family);
+        let refused = [
+            named(""),
+            named("a\0b"),
+            named(&"x".repeat(257)),
+            named("a").task("a", &family),
+            Task::new(&family).task("a", &foreign),
+            Task::new(&family).allow_task(TaskGrant::new("a", &family).args(["\0"])),
+            Task::new(&family).allow_task(TaskGrant::new("a", &family).args(["x".repeat(2 << 20)])),
+        ];
+        for task in refused {
+            let told = format!("{task:?}");
+            let error = runner.run(task).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidTask, "{told}");
+        }
+        let mut many = Task::new(&family);
+        for number in 0..257 {
+            many = many.task(number.to_string(), &family);
+        }
+        assert_eq!(runner.run(many).unwrap_err().kind(), ErrorKind::InvalidTask);
+        let longest = "x".repeat(256);
+        let what = format!("run {longest} say it");
+        let granted = task(&family, what.as_str()).task(&*longest, &family);
+        // The guest reads no more than 200 bytes of its input.
+        let report = runner.run(granted).unwrap();
+        assert_eq!(report.outcome, Outcome::Failed("not-granted".into()));
+    }
+}
+
+#[test]
+fn children_are_killed_dropped_and_waited_for() {
+    for mode in BOTH {
+        let (runner, family) = load(mode);
+        let got = run(&runner, task(&family, "kill"));
+        assert_eq!(got, "cancelled true cancelled cancelled", "{mode}");
+        assert_eq!(run(&runner, task(&family, "drop")), "gone", "{mode}");
+        let polled = run(&runner, task(&family, "poll"));
+        let (rounds, rest) = polled.split_once(' ').unwrap();
+        assert_eq!(rest, "false completed quick cancelled", "{mode}");
+        assert_eq!(rounds, "200", "{mode}");
+        assert_idle(&runner);
+    }
+}
+
+#[test]
+fn parents_and_children_talk() {
+    for mode in BOTH {
+        let (runner, family) = load(mode);
+        assert_eq!(
+            run(&runner, task(&family, "port")),
+            "completed 4 echoed",
+            "{mode}"
+        );
+        assert_eq!(
+            run(&runner, task(&family, "two")),
+            "cancelled true",
+            "{mode}"
+        );
+        let got = run(&runner, task(&family, "back"));
+        assert_eq!(got, "not-granted busy waits", "{mode}");
+    }
+}
+
+#[test]
+fn what_asks_a_task_to_stop_asks_its_children() {
+    for mode in BOTH {
+        let (runner, family) = load(mode);
+        let handle = runner
+            .submit_blocking(task(&family, "run self waits"))
+            .unwrap();
+        assert!(eventually(SOON, || handle.progress().done > 0));
+        handle.cancel();
+        let report = handle.wait().unwrap();
+        assert_eq!(
+            output(&report),
+            "completed completed asked to stop",
+            "{mode}"
+        );
+    }
+}
+
+#[test]
+fn children_end_with_their_parent_however_it_ends() {
+    for mode in BOTH {
+        let (runner, family) = load(mode);
+        for (how, kind) in [
+            ("leave return", "completed"),
+            ("leave fail", "failed"),
+            ("leave trap", "trapped"),
+        ] {
+            let report = runner.run(task(&family, how)).unwrap();
+            assert_eq!(
+                report.outcome.kind(),
+                kind,
+                "{mode}: {how}: {}",
+                report.outcome
+            );
+            assert_eq!(report.stats.children, 3);
+            assert_idle(&runner);
+        }
+        for how in ["leave loop", "leave waiting"] {
+            let handle = begun(&runner, task(&family, how));
+            handle.kill();
+            assert_eq!(handle.wait().unwrap().outcome, Outcome::Cancelled);
+            assert_idle(&runner);
+            let short = Limits::default()
+                .max_memory(64 << 20)
+                .timeout(Duration::from_millis(1500));
+            let report = runner.run(task(&family, how).limits(short)).unwrap();
+            assert_eq!(
+                report.outcome,
+                Outcome::LimitExceeded(Limit::Deadline),
+                "{mode}"
+            );
+            assert_idle(&runner);
+        }
+        // With its handle; with its runner.
+        drop(begun(&runner, task(&family, "leave loop")));
+        let handle = begun(&runner, task(&family, "leave loop"));
+        drop(runner);
+        assert_eq!(handle.wait().unwrap().outcome, Outcome::Cancelled, "{mode}");
+    }
+}
+
+#[test]
+fn a_child_whose_process_dies_has_crashed() {
+    alone("tasks::a_child_whose_process_dies_has_crashed", || {
+        let runner = builder(Mode::Process).spares(0).build().unwrap();
+        let family = guest(&runner, "family/family.wasm");
+        let handle = begun(&runner, task(&family, "run self loop"));
+        let own = std::process::id().cast_signed();
+        // The parent waits, so the child is the one that computes.
+        let cpu = |pid: i32| {
+            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+            let field = fields.split_whitespace().nth(11);
+            field
+                .and_then(|ticks| ticks.parse::<u64>().ok())
+                .unwrap_or(0)
+        };
+        let mut child = 0;
+        assert!(eventually(SOON, || {
+            child = leaves(own)
+                .into_iter()
+                .max_by_key(|pid| cpu(*pid))
+                .unwrap_or(0);
+            child != 0 && cpu(child) > 20
+        }));
+        signal_below(child, Signal::KILL);
+        let report = handle.wait().unwrap();
+        assert_eq!(output(&report), "crashed the worker died of signal 9");
+
+        // A parent whose process dies takes its children along, and is not attempted
+        // again.
+        let handle = begun(&runner, task(&family, "leave waiting").retries(3));
+        for pid in leaves(own) {
+            signal_below(pid, Signal::KILL);
+        }
+        let report = handle.wait().unwrap();
+        assert_eq!(report.outcome.kind(), "crashed");
+        assert_eq!(report.attempt, 1);
+        let notes = report.notes.join("; ");
+        assert!(notes.contains("it started child tasks"), "{notes}");
+        assert_idle(&runner);
+        still_works(&runner);
+    });
+}
+
+#[test]
+fn what_children_say_is_within_the_budget_of_their_parent() {
+    for mode in BOTH {
+        let (runner, family) = load(mode);
+        let limits = |bytes| Limits::default().max_memory(64 << 20).max_output(bytes);
+        let said = task(&family, "run self shout 100").limits(limits(200_000));
+        let report = runner.run(said).unwrap();
+        assert_eq!(output(&report), "completed ", "{mode}");
+        assert_eq!(report.stderr.len(), 100_000, "{mode}");
+        let child = TaskGrant::new("loud", &family).limits(limits(1 << 20));
+        let said = task(&family, "run loud shout 300").limits(limits(200_000));
+        let report = runner.run(said.allow_task(child)).unwrap();
+        assert_eq!(
+            report.outcome,
+            Outcome::LimitExceeded(Limit::Output),
+            "{mode}"
+        );
+    }
+}
+
+#[test]
+fn streams_of_a_parent_have_what_its_children_say() {
+    for mode in BOTH {
+        let (runner, family) = load(mode);
+        let task = task(&family, "run self shout 3000").stderr(wrun::Stdio::Stream);
+        let mut handle = runner.submit_blocking(task).unwrap();
+        let mut stderr = handle.stderr().unwrap();
+        let mut read = 0;
+        while let Some(chunk) = stderr.next_chunk_blocking() {
+            assert!(chunk.iter().all(|byte| *byte == b'x'));
+            read += chunk.len();
+        }
+        assert_eq!(read, 3_000_000, "{mode}");
+        assert_eq!(output(&handle.wait().unwrap()), "completed ");
+        // Nobody reads, and it is killed.
+        let task = self::task(&family, "run self shout 30000").stderr(wrun::Stdio::Stream);
+        let mut handle = begun(&runner, task);
+        let _unread = handle.stderr().unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+        handle.kill();
+        assert_eq!(handle.wait().unwrap().outcome, Outcome::Cancelled, "{mode}");
+    }
+}
+
+#[test]
+fn bombs_of_tasks_are_bounded_and_end() {
+    for mode in BOTH {
+        let (runner, family) = load(mode);
+        for what in ["bomb", "loops"] {
+            let limits = Limits::default()
+                .max_memory(64 << 20)
+                .max_tasks(12)
+                .timeout(Duration::from_secs(2));
+            let report = runner.run(task(&family, what).limits(limits)).unwrap();
+            assert_eq!(
+                report.outcome,
+                Outcome::LimitExceeded(Limit::Deadline),
+                "{mode}: {what}"
+            );
+            assert!(report.stats.children > 0);
+            assert_idle(&runner);
+        }
+        still_works(&runner);
+    }
+}
+
+#[test]
+fn nothing_is_left_of_children() {
+    alone("tasks::nothing_is_left_of_children", || {
+        for mode in BOTH {
+            let before = Census::after_a_first_runner(mode);
+            let (runner, family) = load(mode);
+            for round in 0..24 {
+                let what = [
+                    "storm 10",
+                    "leave return",
+                    "leave trap",
+                    "two",
+                    "kill",
+                    "leave loop",
+                ];
+                let handle = runner
+                    .submit_blocking(task(&family, what[round % 6]))
+                    .unwrap();
+                if round % 6 == 5 {
+                    eventually(SOON, || handle.progress().done > 0);
+                    handle.kill();
+                }
+                handle.wait().unwrap();
+            }
+            drop((runner, family));
+            assert_nothing_left(&before, "tasks with children");
+        }
+    });
+}
+
+// --- the command ------------------------------------------------------------
+
+fn command(mode: &str, args: &[&str]) -> Output {
+    Command::new(wrun())
+        .args(["--mode", mode, "--no-cache"])
+        .args(args)
+        .stdin(std::process::Stdio::null())
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn the_command_grants_tasks_by_name() {
+    let family = repo("guest-tasks/family/family.wasm");
+    let family = family.to_str().unwrap();
+    let hello = repo("guest-tasks/hello-command/hello-command.wat");
+    let folder = tempfile::tempdir().unwrap();
+    let input = folder.path().join("input");
+    let input = input.to_str().unwrap();
+    let grant = format!("hello={}", hello.display());
+    for mode in MODES {
+        std::fs::write(input, "run hello").unwrap();
+        let ran = command(
+            mode,
+            &["--task", &grant, "--stats", "--input", input, family],
+        );
+        let stderr = String::from_utf8_lossy(&ran.stderr);
+        assert_eq!(ran.status.code(), Some(0), "{mode}: {stderr}");
+        assert_eq!(ran.stdout, b"completed hello, command", "{mode}");
+        assert!(stderr.contains("children  1"), "{mode}: {stderr}");
+
+        let ran = command(mode, &["--input", input, family]);
+        let stderr = String::from_utf8_lossy(&ran.stderr);
+        assert_eq!(ran.status.code(), Some(1), "{mode}: {stderr}");
+        assert!(stderr.contains("--task hello=FILE"), "{mode}: {stderr}");
+
+        std::fs::write(input, "many").unwrap();
+        let own = format!("self={family}");
+        let ran = command(
+            mode,
+            &[
+                "--task",
+                &own,
+                "--max-tasks",
+                "3",
+                "--max-memory",
+                "64MiB",
+                "--input",
+                input,
+                family,
+            ],
+        );
+        assert_eq!(ran.stdout, b"3 limit limit completed again", "{mode}");
+        std::fs::write(input, "deep").unwrap();
+        for (option, value) in [("--max-depth", "2"), ("--max-total-memory", "192MiB")] {
+            let args = [
+                "--task",
+                &own,
+                option,
+                value,
+                "--max-memory",
+                "64MiB",
+                "--input",
+                input,
+            ];
+            let ran = command(mode, &[&args[..], &[family]].concat());
+            assert_eq!(ran.stdout, b"2", "{mode}: {option}");
+        }
+    }
+    let missing = ["--task", "x=/no/such/file.wasm"];
+    let manifest = repo("guest-tasks/manifest.json");
+    let no_task = format!("x={}", manifest.display());
+    for (args, code, words) in [
+        (&missing[..], 127, "--task x=/no/such/file.wasm: "),
+        (&["--task", &no_task], 126, "--task x="),
+        (&["--task", "x"], 2, "NAME=FILE"),
+        (&["--task", "=x"], 2, "NAME=FILE"),
+        (&["--task", "x="], 2, "NAME=FILE"),
+        (
+            &["--task", "a=1", "--task", "a=2"],
+            2,
+            "--task a is given twice",
+        ),
+        (&["--max-tasks", "4097"], 2, "4097"),
+        (&["--max-depth", "65"], 2, "65"),
+    ] {
+        let ran = command("thread", &[args, &[family]].concat());
+        let stderr = String::from_utf8_lossy(&ran.stderr);
+        assert_eq!(ran.status.code(), Some(code), "{args:?}: {stderr}");
+        assert!(stderr.contains(words), "{args:?}: {stderr}");
+    }
+}
