@@ -4,23 +4,25 @@
 //! A crate of its own, so that neither wasmtime nor the runner is compiled for it,
 //! and the runner has nothing of loom. README.md has the commands.
 
+#[path = "../../runner/src/blocking.rs"]
+mod blocking;
 mod channels;
 mod sync;
 mod sys;
 #[cfg(not(miri))]
 mod waiting;
 
-#[expect(dead_code, reason = "the runner uses more of it")]
+#[expect(unused_imports, dead_code, reason = "the runner uses more of it")]
 #[path = "../../runner/src/port/mod.rs"]
 mod port;
 
-/// Miri runs what of its unit tests needs no memory file.
-#[cfg(all(test, miri))]
+/// For what lies in messages; and Miri runs what of its unit tests needs no memory file.
 #[expect(unused_imports, dead_code, reason = "the runner uses more of it")]
 #[path = "../../runner/src/region/mod.rs"]
 mod region;
 
 pub use channels::Channels;
 pub use port::{Message, Port, PortError, Unsent};
+pub use region::{Kind, Region, RegionError, Waited};
 #[cfg(not(miri))]
 pub use waiting::{Standing, Waiters};

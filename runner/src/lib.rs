@@ -211,8 +211,8 @@
 //!
 //! A running task and its host, or two tasks, send each other messages over a
 //! channel ([`Runner::channel`]): in thread mode a queue, in process mode a socket
-//! between the two processes. Each of its ends is a [`Port`]; ports move along in
-//! messages.
+//! between the two processes. Each of its ends is a [`Port`]; ports and regions
+//! move along in messages.
 //!
 //! ```
 //! use wrun::{Message, Mode, PortError, Runner, Task};
@@ -240,6 +240,11 @@
 //! # }
 //! ```
 //!
+//! What is more than 256 KiB, or is to be shared, is a [`Region`] in a message
+//! ([`Message::region`]): bytes that a task maps over its own pages instead of copying
+//! them. [`Runner::region`] makes one that has one holder, or words that many change and
+//! wait at; [`Runner::frozen_region`] one large input for any number of readers.
+//!
 //! # Child tasks
 //!
 //! A task starts tasks that it was granted by name ([`Task::task`], [`TaskGrant`]), in
@@ -263,9 +268,6 @@
 //! # Ok(())
 //! # }
 //! ```
-//!
-//! Memory that is mapped instead of copied, shared words, and waiting at them: tasks have
-//! them by `wit/regions.wit`, their host by [`Runner::region`].
 //!
 //! Whoever knows Node's `child_process`, `worker_threads` and `cluster` finds each of
 //! their options and events, and what to use here, in `docs/counterparts.md`.

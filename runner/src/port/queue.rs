@@ -361,6 +361,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "Miri has no memory files")]
     fn a_region_that_nobody_reaches_is_freed() {
         let (transport, registry) = registry();
         let maker = Maker::new(Arc::new(Ledger::new(u64::MAX, false)), u64::MAX);
