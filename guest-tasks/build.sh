@@ -23,6 +23,8 @@ cat            | c         | cat/cat.wasm                         | cat
 digest         | c         | digest/digest.wasm                   | digest
 files          | c         | files/files.wasm                     | files
 mandelbrot     | freestanding | mandelbrot/mandelbrot.wasm        | mandelbrot
+talk-c         | bulk      | talk-c/talk-c.wasm                   | talk-c
+talk-as        | asc       | talk-as/talk-as.wasm                 | talk-as
 csv-stats      | go        | csv-stats/csv-stats.wasm             | csv-stats
 gzip           | zig       | gzip/gzip.wasm                       | gzip
 wordcount      | asc       | wordcount/wordcount.wasm             | wordcount
@@ -33,7 +35,9 @@ markdown       | wasip2    | markdown/markdown.wasm               | markdown Car
 context        | wasip2    | context/context.wasm                 | context Cargo.toml Cargo.lock ../wit
 patient        | wasip2    | patient/patient.wasm                 | patient Cargo.toml Cargo.lock ../wit
 ports          | wasip2    | ports/ports.wasm                     | ports Cargo.toml Cargo.lock ../wit
+talk           | wasip2    | talk/talk.wasm                       | talk wrun-guest/src wrun-guest/Cargo.toml Cargo.toml Cargo.lock ../wit
 family         | wasip2    | family/family.wasm                   | family Cargo.toml Cargo.lock ../wit
+commons        | wasip2    | commons/commons.wasm                 | commons Cargo.toml Cargo.lock ../wit
 panic          | wasip2    | hostile/panic/panic.wasm             | hostile/panic Cargo.toml Cargo.lock ../wit
 hostile        | generated | $(echo hostile/*.wasm hostile/deep-*.wat hostile/*many-instances.wat) | hostile/make.py
 "
@@ -134,9 +138,11 @@ build() { # ROW
   [ "$how" = generated ] || toolchains
   case $how in
   c) "$D/bin/wasi-cc" -std=gnu11 -Wall -Wextra -O2 -s "$name/$name.c" -o "$out" ;;
-  freestanding)
+  freestanding | bulk)
+    # bulk: with instructions that fill and copy memory, instead of a libc's functions
+    local bulk=(); [ "$how" = freestanding ] || bulk=(-mbulk-memory)
     "$D/bin/wasi-cc" -std=gnu11 -Wall -Wextra -Wno-unused-parameter -O2 -s -nostdlib -ffreestanding \
-      -Wl,--no-entry -Wl,-z,stack-size=16384 "$name/$name.c" -o "$out" ;;
+      "${bulk[@]}" -Wl,--no-entry -Wl,-z,stack-size=16384 "$name/$name.c" -o "$out" ;;
   go) (cd "$name" && GOOS=wasip1 GOARCH=wasm "$D/bin/go" build -trimpath -buildvcs=false -ldflags="-s -w" -o "$out" .) ;;
   zig)
     (cd "$name" && "$D/bin/zig" build-exe "$name.zig" -target wasm32-wasi -O ReleaseSmall \

@@ -244,9 +244,9 @@ fn an_import_that_nothing_provides_is_named() {
         refused(&path, 126, &[module.split('@').next().unwrap(), name]);
     }
     refused(
-        &guest("hostile/imports-tasks.wat"),
+        &guest("hostile/imports-later.wat"),
         126,
-        &["wrun:task/tasks"],
+        &["wrun:task/later"],
     );
     refused(&guest("hostile/unknown-wasi.wat"), 126, &["fd_teleport"]);
 }

@@ -145,8 +145,10 @@ fn no_guest_is_forgotten_and_none_is_missing() {
         }
         let files = [&case["input"]["file"], &case["expect"]["stdout"]["file"]];
         let folders = case["dirs"].as_array().into_iter().flatten();
+        let tasks = case["tasks"].as_object().into_iter().flatten();
         for name in files
             .into_iter()
+            .chain(tasks.map(|(_, file)| file))
             .chain(folders.map(|dir| &dir["host"]))
             .filter_map(Value::as_str)
         {
@@ -309,6 +311,10 @@ fn run(case: &Value, guest: &Path, mode: &str) -> Seen {
     }
     for (key, value) in case["env"].as_object().into_iter().flatten() {
         wrun = wrun.arg(format!("--env={key}={}", value.as_str().unwrap()));
+    }
+    for (name, file) in case["tasks"].as_object().into_iter().flatten() {
+        let file = guests().join(file.as_str().unwrap());
+        wrun = wrun.arg(format!("--task={name}={}", file.display()));
     }
     wrun = match &case["input"] {
         Value::Null => wrun,

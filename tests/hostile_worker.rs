@@ -100,13 +100,21 @@ class Peer:
         fate = ending + spent + spent + b"\x00\x00\x00\x00\x00"
         self.say(b"\x04" + fate + text(output) + varint(stdout) + varint(stderr) + USAGE, fds)
 
+    def ask(self, id, what, fds=()):
+        self.say(b"\x06" + varint(id) + what, fds)
+
     def close(self):
         self.sock.close()
+
+def start(name, input=b"\x00\x00", port=b"\x00"):
+    "To start a child."
+    return b"\x00" + text(name) + input + port
 
 control = Peer(socket.socket(fileno=os.dup(0)))
 os.dup2(1, 0)
 # As a worker that was started for one task.
 raw, say, order, done = control.raw, control.say, control.order, control.done
+ask = control.ask
 
 def hello(version=3, fds=()):
     raw(b"wrunwork" + struct.pack("<I", version), fds)
@@ -197,6 +205,8 @@ struct Lie {
     script: &'static str,
     expected: Expected,
     limits: Limits,
+    /// The task is one that starts tasks, itself.
+    asks: bool,
     task: fn(Task) -> Task,
 }
 
@@ -205,6 +215,7 @@ fn lie(script: &'static str, expected: Expected) -> Lie {
         script,
         expected,
         limits: Limits::default().timeout(Duration::from_secs(60)),
+        asks: false,
         task: |task| task,
     }
 }
@@ -218,6 +229,12 @@ impl Lie {
 
     fn max_output(mut self, bytes: u64) -> Self {
         self.limits = self.limits.max_output(bytes);
+        self
+    }
+
+    fn asks(mut self) -> Self {
+        self.limits = self.limits.max_memory(64 << 20).max_tasks(6);
+        self.asks = true;
         self
     }
 
@@ -390,10 +407,15 @@ fn all(start: Start, lies: Vec<Lie>) {
         let before = descriptors();
         let (liar, mut victim) = Liar::new(lie.script).unwrap().with_victim();
         let runner = runner(&liar, start, 1);
-        let echo = runner.load(repo("guest-tasks/echo/echo.wat")).unwrap();
+        let what = match lie.asks {
+            true => "guest-tasks/family/family.wasm",
+            false => "guest-tasks/echo/echo.wat",
+        };
+        let echo = runner.load(repo(what)).unwrap();
         let began = Instant::now();
         let _watched = Watched::new(lie.script);
-        let task = (lie.task)(Task::new(&echo).input("x").limits(lie.limits.clone()));
+        let task = Task::new(&echo).task("self", &echo);
+        let task = (lie.task)(task.input("x").limits(lie.limits.clone()));
         let result = runner.submit_blocking(task).unwrap().wait();
         let took = began.elapsed();
         check(&result, lie.expected, lie.script);
@@ -709,6 +731,144 @@ os._exit(3)",
                 .within(5000),
             ],
         );
+    });
+}
+
+#[test]
+fn asks_that_lie() {
+    let asks = |script: &'static str, expected| lie(script, expected).asks();
+    alone("hostile_worker::asks_that_lie", || {
+        let lies = vec![
+            // For a task that imports nothing of the kind.
+            lie(
+                "hello(); ready(); order(); ask(1, start('self')); live()",
+                Breach("does not import"),
+            ),
+            lie(
+                "hello(); ready(); order(); say(b'\\7\\0\\1'); live()",
+                Breach("does not import"),
+            ),
+            // Numbers.
+            asks(
+                "hello(); ready(); order(); ask(2, start('nobody')); live()",
+                Breach("other numbers"),
+            ),
+            asks(
+                "hello(); ready(); order(); ask(2**64 - 1, start('nobody')); live()",
+                Breach("other numbers"),
+            ),
+            asks(
+                "hello(); ready(); order(); ask(1, start('nobody')); order()
+ask(1, start('nobody')); live()",
+                Breach("other numbers"),
+            ),
+            // Children that it has not.
+            asks(
+                "hello(); ready(); order(); ask(1, b'\\1\\x09'); live()",
+                Breach("has not"),
+            ),
+            asks(
+                "hello(); ready(); order(); ask(1, b'\\2\\x09'); live()",
+                Breach("has not"),
+            ),
+            asks(
+                "hello(); ready(); order(); say(b'\\7\\0\\x09'); live()",
+                Breach("has not"),
+            ),
+            asks(
+                "hello(); ready(); order(); say(b'\\7\\1' + varint(2**64 - 1)); live()",
+                Breach("has not"),
+            ),
+            // What comes along.
+            asks(
+                "hello(); ready(); order(); ask(1, start('self'), [1]); live()",
+                Breach("descriptors"),
+            ),
+            asks(
+                "hello(); ready(); order(); ask(1, start('self', b'\\1\\5')); live()",
+                Breach("descriptors"),
+            ),
+            asks(
+                "hello(); ready(); order(); ask(1, start('self', b'\\1\\5'), [1, 1]); live()",
+                Breach("descriptors"),
+            ),
+            asks(
+                "hello(); ready(); order(); ask(1, start('self', b'\\1\\5'), [1]); live()",
+                Breach("file that is none"),
+            ),
+            asks(
+                "hello(); ready(); order()
+ask(1, start('self', b'\\1' + varint(2**64 - 1)), [os.memfd_create('x')]); live()",
+                Breach("file that is none"),
+            ),
+            asks(
+                "hello(); ready(); order(); ask(1, start('self', port=b'\\1\\1\\0'), [1, 1]); live()",
+                Breach("port that is none"),
+            ),
+            asks(
+                "hello(); ready(); order(); say(b'\\1\\1\\0', [1]); live()",
+                Breach("descriptors"),
+            ),
+            // Lengths.
+            asks(
+                "hello(); ready(); order(); ask(1, start('x' * 257)); live()",
+                Breach("too long"),
+            ),
+            asks(
+                "hello(); ready(); order(); ask(1, start(b'\\xff')); live()",
+                Breach("decode"),
+            ),
+            asks(
+                "hello(); ready(); order(); ask(1, start('self', b'\\0' + text('x' * 300000))); live()",
+                Breach("too much data"),
+            ),
+            asks(
+                "hello(); ready(); order(); say(b'\\6\\1\\0' + varint(2**62)); live()",
+                Breach("decode"),
+            ),
+            // Floods: of asks whose answers nobody takes, and of others.
+            asks(
+                "hello(); ready(); order(); n = 0
+while True: n += 1; ask(n, start('nobody'))",
+                Any,
+            )
+            .within(500),
+            asks(
+                "hello(); ready(); order(); n = 0
+while True: n += 1; ask(n, start('nobody')); order()",
+                Ends(Limit::Deadline),
+            )
+            .within(500),
+            // Children in earnest, who lie the same way, and their parent leaves.
+            asks(
+                "hello(); ready(); order(); ask(1, start('self')); done(b'hi'); live()",
+                Output("hi"),
+            ),
+            asks(
+                "hello(); ready(); order(); ask(1, start('self')); order(); sys.exit(3)",
+                Crashes,
+            ),
+            asks(
+                "hello(); ready(); order()
+for n in range(1, 100): ask(n, start('self')); order()
+live()",
+                Ends(Limit::Deadline),
+            )
+            .within(1500),
+            asks(
+                "hello(); ready(); order(); ask(1, start('self')); child = order()[3:]
+for n in range(2, 1000): ask(n, b'\\2' + child)
+live()",
+                Breach("too much at once"),
+            ),
+            asks(
+                "hello(); ready(); order(); ask(1, start('self')); child = order()[3:]
+for _ in range(2): say(b'\\7\\1' + child)
+live()",
+                Breach("has not"),
+            ),
+        ];
+        all(Start::Exec, lies);
     });
 }
 

@@ -528,6 +528,13 @@ fn inspect_tells_each_shape() {
     let json: Value = serde_json::from_slice(&ran.stdout).unwrap();
     let grants = json["grants"].as_array().unwrap();
     assert!(grants.contains(&json!("--allow-tcp")), "{json}");
+    let ran = Wrun::new()
+        .args(["inspect", "--json"])
+        .arg(guest("family/family.wasm"))
+        .run();
+    let json: Value = serde_json::from_slice(&ran.stdout).unwrap();
+    let grants = json["grants"].as_array().unwrap();
+    assert!(grants.contains(&json!("--task")), "{json}");
 }
 
 #[test]
@@ -535,7 +542,7 @@ fn inspect_tells_why_a_file_is_no_task() {
     for task in [
         "hostile/no-entry.wat",
         "hostile/missing-memory.wat",
-        "hostile/imports-tasks.wat",
+        "hostile/imports-later.wat",
     ] {
         let ran = Wrun::new().arg("inspect").arg(guest(task)).run();
         ran.expect_code(126, task);

@@ -167,7 +167,9 @@ fn the_end_of_a_task_closes_its_ports() {
     for mode in BOTH {
         let (runner, ports) = load(mode);
         // Killed while it waits; by its deadline; cancelled, which it is told of.
-        let (task, port) = talk(&runner, &ports, "hold", 4);
+        let (theirs, port) = runner.channel(4).unwrap();
+        let hold = Task::new(&ports).input("hold").port(theirs);
+        let task = runner.submit_blocking(hold.grace(Duration::ZERO)).unwrap();
         assert!(eventually(SOON, || task.progress().done == 1));
         task.kill();
         assert_eq!(task.wait().unwrap().outcome, Outcome::Cancelled);

@@ -52,33 +52,57 @@ fn begun(runner: &Runner, task: Task) -> TaskHandle {
     handle
 }
 
-/// Nothing of what ended runs on: a worker that is alive waits for a task.
-fn assert_idle(runner: &Runner) {
-    let echo = guest(runner, "echo/echo.wat");
-    drop(echo);
-    let busy = || {
-        let mut ticks = 0;
-        for (pid, _) in descendants(std::process::id().cast_signed()) {
-            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-            ticks += fields
-                .split_whitespace()
-                .skip(11)
-                .take(2)
-                .filter_map(|ticks| ticks.parse::<u64>().ok())
-                .sum::<u64>();
+/// That nothing of what ended runs on, in a process of its own.
+struct Idle {
+    mode: Mode,
+    /// A zygote stays.
+    processes: usize,
+}
+
+impl Idle {
+    /// The runner has spares of nothing, and has run tasks of this artifact.
+    fn of(runner: &Runner, family: &Artifact) -> Self {
+        run(runner, task(family, "run self say x"));
+        std::thread::sleep(Duration::from_millis(300));
+        Idle {
+            mode: runner.mode(),
+            processes: Idle::count(),
         }
-        ticks
-    };
-    std::thread::sleep(Duration::from_millis(50));
-    let before = busy();
-    std::thread::sleep(Duration::from_millis(300));
-    let after = busy();
-    assert!(
-        after.saturating_sub(before) < 10,
-        "something runs on in {} mode: {before} ticks, then {after}",
-        runner.mode()
-    );
+    }
+
+    fn count() -> usize {
+        descendants(std::process::id().cast_signed()).len()
+    }
+
+    #[track_caller]
+    fn check(&self) {
+        // The last worker ends of itself.
+        assert!(
+            eventually(SOON, || Idle::count() <= self.processes),
+            "{} processes in {} mode, {} before",
+            Idle::count(),
+            self.mode,
+            self.processes
+        );
+        let before = ticks("self");
+        std::thread::sleep(Duration::from_millis(300));
+        let used = ticks("self") - before;
+        assert!(used < 5, "{used} ticks in {} mode", self.mode);
+    }
+}
+
+/// Processor time of a process in user mode, in hundredths of a second.
+fn ticks(process: &str) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let field = fields.split_whitespace().nth(11);
+    field.and_then(|ticks| ticks.parse().ok()).unwrap_or(0)
+}
+
+fn load_without_spares(mode: Mode) -> (Runner, Artifact) {
+    let runner = builder(mode).spares(0).build().unwrap();
+    let family = guest(&runner, "family/family.wasm");
+    (runner, family)
 }
 
 #[test]
@@ -202,7 +226,6 @@ fn children_have_the_limits_of_their_grant_or_their_parent() {
         let report = runner.run(late).unwrap();
         assert_eq!(report.outcome, Outcome::LimitExceeded(Limit::Deadline));
         assert!(began.elapsed() < SOON / 2, "{mode}");
-        assert_idle(&runner);
     }
 }
 
@@ -303,17 +326,20 @@ fn grants_are_checked() {
 
 #[test]
 fn children_are_killed_dropped_and_waited_for() {
-    for mode in BOTH {
-        let (runner, family) = load(mode);
-        let got = run(&runner, task(&family, "kill"));
-        assert_eq!(got, "cancelled true cancelled cancelled", "{mode}");
-        assert_eq!(run(&runner, task(&family, "drop")), "gone", "{mode}");
-        let polled = run(&runner, task(&family, "poll"));
-        let (rounds, rest) = polled.split_once(' ').unwrap();
-        assert_eq!(rest, "false completed quick cancelled", "{mode}");
-        assert_eq!(rounds, "200", "{mode}");
-        assert_idle(&runner);
-    }
+    alone("tasks::children_are_killed_dropped_and_waited_for", || {
+        for mode in BOTH {
+            let (runner, family) = load_without_spares(mode);
+            let idle = Idle::of(&runner, &family);
+            let got = run(&runner, task(&family, "kill"));
+            assert_eq!(got, "cancelled true cancelled cancelled", "{mode}");
+            assert_eq!(run(&runner, task(&family, "drop")), "gone", "{mode}");
+            let polled = run(&runner, task(&family, "poll"));
+            let (rounds, rest) = polled.split_once(' ').unwrap();
+            assert_eq!(rest, "false completed quick cancelled", "{mode}");
+            assert_eq!(rounds, "200", "{mode}");
+            idle.check();
+        }
+    });
 }
 
 #[test]
@@ -355,63 +381,62 @@ fn what_asks_a_task_to_stop_asks_its_children() {
 
 #[test]
 fn children_end_with_their_parent_however_it_ends() {
-    for mode in BOTH {
-        let (runner, family) = load(mode);
-        for (how, kind) in [
-            ("leave return", "completed"),
-            ("leave fail", "failed"),
-            ("leave trap", "trapped"),
-        ] {
-            let report = runner.run(task(&family, how)).unwrap();
-            assert_eq!(
-                report.outcome.kind(),
-                kind,
-                "{mode}: {how}: {}",
-                report.outcome
-            );
-            assert_eq!(report.stats.children, 3);
-            assert_idle(&runner);
-        }
-        for how in ["leave loop", "leave waiting"] {
-            let handle = begun(&runner, task(&family, how));
-            handle.kill();
-            assert_eq!(handle.wait().unwrap().outcome, Outcome::Cancelled);
-            assert_idle(&runner);
-            let short = Limits::default()
-                .max_memory(64 << 20)
-                .timeout(Duration::from_millis(1500));
-            let report = runner.run(task(&family, how).limits(short)).unwrap();
-            assert_eq!(
-                report.outcome,
-                Outcome::LimitExceeded(Limit::Deadline),
-                "{mode}"
-            );
-            assert_idle(&runner);
-        }
-        // With its handle; with its runner.
-        drop(begun(&runner, task(&family, "leave loop")));
-        let handle = begun(&runner, task(&family, "leave loop"));
-        drop(runner);
-        assert_eq!(handle.wait().unwrap().outcome, Outcome::Cancelled, "{mode}");
-    }
+    alone(
+        "tasks::children_end_with_their_parent_however_it_ends",
+        || {
+            for mode in BOTH {
+                let (runner, family) = load_without_spares(mode);
+                let idle = Idle::of(&runner, &family);
+                for (how, kind) in [
+                    ("leave return", "completed"),
+                    ("leave fail", "failed"),
+                    ("leave trap", "trapped"),
+                ] {
+                    let report = runner.run(task(&family, how)).unwrap();
+                    assert_eq!(
+                        report.outcome.kind(),
+                        kind,
+                        "{mode}: {how}: {}",
+                        report.outcome
+                    );
+                    assert_eq!(report.stats.children, 3);
+                    idle.check();
+                }
+                for how in ["leave loop", "leave waiting"] {
+                    let handle = begun(&runner, task(&family, how).grace(Duration::ZERO));
+                    handle.kill();
+                    assert_eq!(handle.wait().unwrap().outcome, Outcome::Cancelled);
+                    idle.check();
+                    let short = Limits::default()
+                        .max_memory(64 << 20)
+                        .timeout(Duration::from_millis(1500));
+                    let report = runner.run(task(&family, how).limits(short)).unwrap();
+                    assert_eq!(
+                        report.outcome,
+                        Outcome::LimitExceeded(Limit::Deadline),
+                        "{mode}"
+                    );
+                    idle.check();
+                }
+                // With its handle; with its runner.
+                drop(begun(&runner, task(&family, "leave loop")));
+                let handle = begun(&runner, task(&family, "leave loop"));
+                drop(runner);
+                assert_eq!(handle.wait().unwrap().outcome, Outcome::Cancelled, "{mode}");
+            }
+        },
+    );
 }
 
 #[test]
 fn a_child_whose_process_dies_has_crashed() {
     alone("tasks::a_child_whose_process_dies_has_crashed", || {
-        let runner = builder(Mode::Process).spares(0).build().unwrap();
-        let family = guest(&runner, "family/family.wasm");
+        let (runner, family) = load_without_spares(Mode::Process);
+        let idle = Idle::of(&runner, &family);
         let handle = begun(&runner, task(&family, "run self loop"));
         let own = std::process::id().cast_signed();
         // The parent waits, so the child is the one that computes.
-        let cpu = |pid: i32| {
-            let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-            let field = fields.split_whitespace().nth(11);
-            field
-                .and_then(|ticks| ticks.parse::<u64>().ok())
-                .unwrap_or(0)
-        };
+        let cpu = |pid: i32| ticks(&pid.to_string());
         let mut child = 0;
         assert!(eventually(SOON, || {
             child = leaves(own)
@@ -435,7 +460,7 @@ fn a_child_whose_process_dies_has_crashed() {
         assert_eq!(report.attempt, 1);
         let notes = report.notes.join("; ");
         assert!(notes.contains("it started child tasks"), "{notes}");
-        assert_idle(&runner);
+        idle.check();
         still_works(&runner);
     });
 }
@@ -486,24 +511,27 @@ fn streams_of_a_parent_have_what_its_children_say() {
 
 #[test]
 fn bombs_of_tasks_are_bounded_and_end() {
-    for mode in BOTH {
-        let (runner, family) = load(mode);
-        for what in ["bomb", "loops"] {
-            let limits = Limits::default()
-                .max_memory(64 << 20)
-                .max_tasks(12)
-                .timeout(Duration::from_secs(2));
-            let report = runner.run(task(&family, what).limits(limits)).unwrap();
-            assert_eq!(
-                report.outcome,
-                Outcome::LimitExceeded(Limit::Deadline),
-                "{mode}: {what}"
-            );
-            assert!(report.stats.children > 0);
-            assert_idle(&runner);
+    alone("tasks::bombs_of_tasks_are_bounded_and_end", || {
+        for mode in BOTH {
+            let (runner, family) = load_without_spares(mode);
+            let idle = Idle::of(&runner, &family);
+            for what in ["bomb", "loops"] {
+                let limits = Limits::default()
+                    .max_memory(64 << 20)
+                    .max_tasks(12)
+                    .timeout(Duration::from_secs(2));
+                let report = runner.run(task(&family, what).limits(limits)).unwrap();
+                assert_eq!(
+                    report.outcome,
+                    Outcome::LimitExceeded(Limit::Deadline),
+                    "{mode}: {what}"
+                );
+                assert!(report.stats.children > 0);
+                idle.check();
+            }
+            still_works(&runner);
         }
-        still_works(&runner);
-    }
+    });
 }
 
 #[test]

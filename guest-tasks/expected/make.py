@@ -6,7 +6,11 @@ implementation of the same job, in Python's standard library.
 (sunset-blur.png, sunset-edges.png), which another encoder would pack otherwise.
 """
 
+import collections
 import csv
+import itertools
+import math
+import re
 import struct
 import sys
 import zlib
@@ -14,6 +18,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 INPUTS = HERE.parent / "inputs"
+MASK = (1 << 64) - 1
 
 
 def statistics(group, value):
@@ -122,12 +127,112 @@ def check_images(folder):
         print(f"{name}: the same pixels")
 
 
+def chance(state=1):
+    """Numbers that only look like chance: xorshift, as the talking tasks have it."""
+    while True:
+        state ^= state << 13 & MASK
+        state ^= state >> 7
+        state ^= state << 17 & MASK
+        yield state
+
+
+def fnv(words):
+    state = 0xCBF29CE484222325
+    for word in words:
+        state = (state ^ word) * 0x100000001B3 & MASK
+    return state
+
+
+def talk_count(size, text):
+    text = (text * (size // len(text) + 1))[:size]
+    counts = collections.Counter(re.findall(rb"[0-9A-Za-z\x80-\xff]+", text))
+    yield f"{counts.total()} words, {len(counts)} different\n"
+    for word, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:5]:
+        yield f"{count} {word.decode()}\n"
+
+
+def talk_sort(count, seed):
+    def number(index):
+        mixed = seed + (index + 1) * 0x9E3779B97F4A7C15 & MASK
+        mixed = (mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9 & MASK
+        mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EB & MASK
+        return mixed >> 32
+
+    numbers = sorted(map(number, range(count)))
+    tenths = " ".join(str(numbers[(count - 1) * tenth // 10]) for tenth in range(11))
+    pages = (fnv(numbers[at : at + 16384]) for at in range(0, count, 16384))
+    yield f"{count} numbers {tenths} {fnv(pages):016x}\n"
+
+
+def talk_pipeline(blocks, size):
+    made = itertools.islice(chance(), blocks * size // 8)
+    turned = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+    words = struct.iter_unpack("<Q", b"".join(struct.pack("<Q", word) for word in made).translate(turned))
+    yield f"{blocks} blocks made\n{blocks} blocks turned\n"
+    yield f"{blocks} blocks summed: {fnv(word for (word,) in words):016x}\n"
+
+
+def talk_primes(workers, below, block):
+    sieve = bytearray([0, 0]) + bytearray([1]) * (below - 2)
+    for number in range(2, int(below**0.5) + 1):
+        if sieve[number]:
+            sieve[number * number :: number] = bytes(len(range(number * number, below, number)))
+    yield f"{sum(sieve)} primes below {below}, {-(-below // block)} jobs, {workers} workers\n"
+
+
+def talk_bodies(count, steps):
+    state = ((number >> 11) / (1 << 53) - 0.5 for number in chance())
+    bodies = [list(itertools.islice(state, 7)) for _ in range(count)]
+    for body in bodies:
+        body[6] = (body[6] + 1.0) / count
+
+    def square(one, other):
+        x, y, z = (other[axis] - one[axis] for axis in range(3))
+        return x * x + y * y + z * z + 1e-2
+
+    def energy():
+        total = 0.0
+        for at, one in enumerate(bodies):
+            total += 0.5 * one[6] * (one[3] * one[3] + one[4] * one[4] + one[5] * one[5])
+            for other in bodies[at + 1 :]:
+                total -= one[6] * other[6] / math.sqrt(square(one, other))
+        return total
+
+    def moved(body):
+        pull = [0.0] * 3
+        for other in bodies:
+            apart = square(body, other)
+            strength = other[6] / (apart * math.sqrt(apart))
+            for axis in range(3):
+                pull[axis] += (other[axis] - body[axis]) * strength
+        after = body[:]
+        for axis in range(3):
+            after[3 + axis] += pull[axis] * 1e-3
+            after[axis] += after[3 + axis] * 1e-3
+        return after
+
+    before = energy()
+    for _ in range(steps):
+        bodies = [moved(body) for body in bodies]
+    bits = (struct.unpack("<Q", struct.pack("<d", number))[0] for body in bodies for number in body)
+    yield f"{count} bodies, {steps} steps; energy {before:.9f} then {energy():.9f}; {fnv(bits):016x}\n"
+
+
 def main():
     if sys.argv[1:2] == ["--images"]:
         return check_images(Path(sys.argv[2]))
     table = "\n".join(statistics("region", "amount")) + "\n"
     (HERE / "sales-by-region.txt").write_text(table, encoding="utf-8")
     (HERE / "mandelbrot-64.pgm").write_bytes(mandelbrot(64, 64, 100))
+    _, text = (INPUTS / "count.txt").read_bytes().split(b"\n", 1)
+    for name, said in {
+        "count": talk_count(1_000_000, text),
+        "sort": talk_sort(1_000_000, 7),
+        "pipeline": talk_pipeline(40, 65536),
+        "primes": talk_primes(3, 100_000, 1000),
+        "bodies": talk_bodies(100, 50),
+    }.items():
+        (HERE / f"talk-{name}.txt").write_text("".join(said), encoding="utf-8")
 
 
 if __name__ == "__main__":

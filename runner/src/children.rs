@@ -13,7 +13,7 @@ use crate::outcome::Limit;
 use crate::port::Port;
 use crate::region::Maker;
 use crate::sandbox::{Ending, Fate, Sink};
-use crate::services::{Provider, SpawnError};
+use crate::services::{Commons, Provider, SpawnError};
 use crate::task::{InputKind, Spec};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -32,6 +32,7 @@ pub(crate) struct Starter {
     pub(crate) next_id: AtomicU64,
     /// Permits for children that run, over all trees.
     pub(crate) places: Arc<Semaphore>,
+    pub(crate) commons: Arc<Commons>,
 }
 
 /// How a child ended, as its parent may know it.
@@ -275,7 +276,8 @@ impl Children {
         );
         let ledger = self.starter.executor.ledger().clone();
         let regions = Maker::new(ledger, limits.max_memory);
-        let services = Arc::new(Provider::new(Some(below), regions));
+        let commons = self.starter.commons.clone();
+        let services = Arc::new(Provider::new(Some(below), commons, regions));
         let job = Job {
             task_id: id,
             attempt: 1,

@@ -211,8 +211,8 @@
 //!
 //! A running task and its host, or two tasks, send each other messages over a
 //! channel ([`Runner::channel`]): in thread mode a queue, in process mode a socket
-//! between the two processes. Each of its ends is a [`Port`]; ports and regions
-//! move along in messages.
+//! between the two processes. Each of its ends is a [`Port`]; ports move along in
+//! messages.
 //!
 //! ```
 //! use wrun::{Message, Mode, PortError, Runner, Task};
@@ -241,12 +241,34 @@
 //! ```
 //!
 //! What is more than 256 KiB, or is to be shared, is a [`Region`] in a message
-//! ([`Message::region`]): bytes that a task maps over its own pages instead of copying
-//! them. [`Runner::region`] makes one that has one holder, or words that many change and
-//! wait at; [`Runner::frozen_region`] one large input for any number of readers.
+//! ([`Message::region`]).
 //!
-//! A task starts others itself where it was granted them ([`Task::task`],
-//! [`TaskGrant`]).
+//! # Child tasks
+//!
+//! A task starts tasks that it was granted by name ([`Task::task`], [`TaskGrant`]), in
+//! the mode that it runs in itself, gives each an input and a port, and learns how it
+//! ended. They are granted the same tasks and nothing else, have the limits of their
+//! grant or of their parent, and end with it. [`Limits::max_tasks`],
+//! [`Limits::max_depth`], [`Limits::max_total_memory`] and [`Builder::max_children`] bound
+//! them.
+//!
+//! ```
+//! use wrun::{Mode, Runner, Task};
+//!
+//! # fn main() -> Result<(), wrun::Error> {
+//! let runner = Runner::builder().mode(Mode::Thread).build()?;
+//! let parent = runner.load("../guest-tasks/family/family.wasm")?;
+//! let echo = runner.load("../guest-tasks/echo/echo.wat")?;
+//! let task = Task::new(&parent).input("run echo hello").task("echo", &echo);
+//! let report = runner.run(task)?;
+//! assert_eq!(report.stdout, "completed hello");
+//! assert_eq!(report.stats.children, 1);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Memory that is mapped instead of copied, shared words, and waiting at them: tasks have
+//! them by `wit/regions.wit`, their host by [`Runner::region`].
 //!
 //! Whoever knows Node's `child_process`, `worker_threads` and `cluster` finds each of
 //! their options and events, and what to use here, in `docs/counterparts.md`.
@@ -293,6 +315,7 @@
 //! `plugin_server`, `batch`, `talk`.
 
 mod blocking;
+mod broadcast;
 mod builder;
 mod children;
 #[doc(hidden)]
@@ -307,6 +330,8 @@ mod grant;
 mod handle;
 mod jail;
 mod limits;
+mod lock_table;
+mod locks;
 mod outcome;
 mod port;
 mod process;

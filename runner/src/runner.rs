@@ -6,6 +6,7 @@
 //! of them and leaves no process and no descriptor, and no thread but, in thread
 //! mode, one that is compiling, which ends when it has compiled.
 
+use crate::broadcast::Broadcast;
 use crate::builder::Builder;
 use crate::children::{Children, Heritage, Starter, child_data};
 use crate::config::{Config, Jail, Mode};
@@ -13,6 +14,7 @@ use crate::error::{Error, ErrorKind};
 use crate::executor::{Executed, Executor, Job};
 use crate::handle::{OutputStream, TaskHandle};
 use crate::jail::JailReport;
+use crate::locks::{Locks, MAX_NAME};
 use crate::outcome::{Limit, Outcome, Output};
 use crate::port::Port;
 use crate::process::{ChildCompiler, ProcessExecutor};
@@ -20,7 +22,7 @@ use crate::region::{Kind as RegionKind, Ledger, Maker, Region, RegionError};
 use crate::report::{Report, Stats};
 use crate::retry::Retry;
 use crate::sandbox::{Artifact, Compiler, Ending, Fate, InProcess, Loader, Progress, Sink};
-use crate::services::Provider;
+use crate::services::{Commons, Provider};
 use crate::stop::Stop;
 use crate::task::{Input, Spec, Stdio, Task, validate_tasks};
 use crate::thread::ThreadExecutor;
@@ -130,6 +132,10 @@ impl Runner {
                     executor: executor.clone(),
                     next_id: AtomicU64::new(1),
                     places: Arc::new(Semaphore::new(config.max_children)),
+                    commons: Arc::new(Commons {
+                        locks: Arc::new(Locks::new()),
+                        broadcast: Arc::new(Broadcast::new(executor.transport().clone())),
+                    }),
                 }),
                 config,
                 loader,
@@ -263,6 +269,27 @@ impl Runner {
     /// Bytes that all regions of this runner have now, of its tasks and of its host.
     pub fn region_memory_used(&self) -> u64 {
         self.shared.executor.ledger().bytes()
+    }
+
+    /// Joins a broadcast channel of this runner, as a task does with `broadcast.open`:
+    /// what is sent through the port, all other members receive, bytes only. Of each
+    /// member, 64 messages wait; one that has no room for the next is closed.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidTask`] for a name without bytes or of more than 256;
+    /// [`ErrorKind::System`] when there are 256 members, 1024 names or no
+    /// descriptors left.
+    pub fn broadcast(&self, name: &str) -> Result<Port, Error> {
+        if name.is_empty() || name.len() > MAX_NAME {
+            return Err(Error::new(
+                ErrorKind::InvalidTask,
+                "a broadcast channel has a name of 1 to 256 bytes",
+            ));
+        }
+        let _context = self.handle().enter();
+        let joined = self.shared.starter.commons.broadcast.join(name, ());
+        joined.map_err(|_| Error::new(ErrorKind::System, "there are too many of the channel"))
     }
 
     /// The compiled artifact of a task, as `wrun compile` writes it: native
@@ -568,7 +595,11 @@ impl Shared {
                     progress.send_replace(value);
                 }),
                 port,
-                services: Arc::new(Provider::new(children, regions)),
+                services: Arc::new(Provider::new(
+                    children,
+                    self.starter.commons.clone(),
+                    regions,
+                )),
             },
             capture_out,
             capture_err,

@@ -5,11 +5,22 @@
 //! answer (`process/asks.rs`). Invariant: whoever asks is not trusted. What a task
 //! may have is decided by whoever answers.
 
+use crate::broadcast::Broadcast;
 use crate::children::{Children, End};
+use crate::lock_table::{LockMode, Ticket};
+use crate::locks::{Hold, Locks};
 use crate::port::Port;
 use crate::region::{Draft, Kind, Maker, RegionError};
 use crate::task::InputKind;
 use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Locks that one task has or waits for.
+const MAX_LOCKS: usize = 64;
+/// Broadcast channels that one task is a member of.
+const MAX_MEMBERSHIPS: usize = 32;
 
 /// Answers one task's asks, and knows which task that is.
 #[async_trait::async_trait]
@@ -41,6 +52,14 @@ pub(crate) enum Ask {
     /// How many bytes the regions that were made for the task have, of those that
     /// exist.
     RegionBytes,
+    /// For a lock; waits until it can be had, unless it is `if_available`.
+    Lock {
+        name: String,
+        mode: LockMode,
+        if_available: bool,
+    },
+    /// To be a member of a broadcast channel.
+    Join(String),
 }
 
 /// What is answered.
@@ -58,6 +77,15 @@ pub(crate) enum Answer {
     /// task have with it.
     Region(Result<(Draft, u64), RegionError>),
     RegionBytes(u64),
+    /// The lock is the task's, by this number.
+    Locked(Ticket),
+    /// It cannot be had at once.
+    NotAvailable,
+    /// There is no room for another lock.
+    NotLocked,
+    Joined(Port),
+    /// There is no room for another member.
+    NotJoined,
     /// The asker has no such thing; or there is nobody to answer any more.
     Refused,
 }
@@ -69,6 +97,8 @@ pub(crate) enum Word {
     Kill(u64),
     /// Ends a child, and wants to know nothing more of it.
     Release(u64),
+    /// Gives a lock back.
+    Unlock(Ticket),
 }
 
 /// Why no child was started.
@@ -79,16 +109,82 @@ pub(crate) enum SpawnError {
     TooLarge,
 }
 
+/// What all tasks of a runner share, by name.
+pub(crate) struct Commons {
+    pub(crate) locks: Arc<Locks>,
+    pub(crate) broadcast: Arc<Broadcast>,
+}
+
 /// The services of one submitted task or child, where the runner is.
 pub(crate) struct Provider {
     children: Option<Children>,
     regions: Maker,
+    commons: Arc<Commons>,
+    /// Locks that it has; none once no more are given out.
+    locks: Mutex<Option<HashMap<Ticket, (Hold, OwnedSemaphorePermit)>>>,
+    /// Made for those that need them.
+    lock_permits: OnceLock<Arc<Semaphore>>,
+    memberships: OnceLock<Arc<Semaphore>>,
 }
 
 impl Provider {
     /// For a task that may start `children`; without them it may start none.
-    pub(crate) fn new(children: Option<Children>, regions: Maker) -> Self {
-        Provider { children, regions }
+    pub(crate) fn new(children: Option<Children>, commons: Arc<Commons>, regions: Maker) -> Self {
+        Provider {
+            children,
+            regions,
+            commons,
+            locks: Mutex::new(Some(HashMap::new())),
+            lock_permits: OnceLock::new(),
+            memberships: OnceLock::new(),
+        }
+    }
+
+    fn locks(&self) -> MutexGuard<'_, Option<HashMap<Ticket, (Hold, OwnedSemaphorePermit)>>> {
+        self.locks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn lock(&self, name: &str, mode: LockMode, if_available: bool) -> Answer {
+        let permits = self
+            .lock_permits
+            .get_or_init(|| Arc::new(Semaphore::new(MAX_LOCKS)));
+        let Ok(permit) = permits.clone().try_acquire_owned() else {
+            return Answer::NotLocked;
+        };
+        match self.commons.locks.request(name, mode, if_available).await {
+            Ok(Some(hold)) => {
+                let ticket = hold.ticket();
+                match &mut *self.locks() {
+                    Some(locks) => locks.insert(ticket, (hold, permit)),
+                    None => return Answer::NotLocked,
+                };
+                Answer::Locked(ticket)
+            }
+            Ok(None) => Answer::NotAvailable,
+            Err(()) => Answer::NotLocked,
+        }
+    }
+
+    fn join(&self, name: &str) -> Answer {
+        let permits = self
+            .memberships
+            .get_or_init(|| Arc::new(Semaphore::new(MAX_MEMBERSHIPS)));
+        let Ok(permit) = permits.clone().try_acquire_owned() else {
+            return Answer::NotJoined;
+        };
+        match self.commons.broadcast.join(name, permit) {
+            Ok(port) => Answer::Joined(port),
+            Err(_) => Answer::NotJoined,
+        }
+    }
+
+    fn unlock(&self, ticket: Ticket) -> bool {
+        // Giving it back wakes others; not under this lock.
+        let had = self
+            .locks()
+            .as_mut()
+            .and_then(|locks| locks.remove(&ticket));
+        had.is_some()
     }
 
     /// Children started so far.
@@ -102,6 +198,8 @@ impl Provider {
         if let Some(children) = &self.children {
             children.end().await;
         }
+        let held = self.locks().take();
+        drop(held);
     }
 }
 
@@ -138,14 +236,25 @@ impl Services for Provider {
                 Answer::Region(self.regions.make(len, kind, room))
             }
             (Ask::RegionBytes, _) => Answer::RegionBytes(self.regions.bytes()),
+            (
+                Ask::Lock {
+                    name,
+                    mode,
+                    if_available,
+                },
+                _,
+            ) => self.lock(&name, mode, if_available).await,
+            (Ask::Join(name), _) => self.join(&name),
         }
     }
 
     fn tell(&self, word: Word) -> bool {
-        self.children.as_ref().is_some_and(|children| match word {
-            Word::Kill(id) => children.kill(id),
-            Word::Release(id) => children.release(id),
-        })
+        let children = self.children.as_ref();
+        match word {
+            Word::Kill(id) => children.is_some_and(|children| children.kill(id)),
+            Word::Release(id) => children.is_some_and(|children| children.release(id)),
+            Word::Unlock(ticket) => self.unlock(ticket),
+        }
     }
 }
 
@@ -163,6 +272,8 @@ impl Services for NoServices {
             Ask::Ended(_) | Ask::End(_) => Answer::Refused,
             Ask::Region { .. } => Answer::Region(Err(RegionError::Limit)),
             Ask::RegionBytes => Answer::RegionBytes(0),
+            Ask::Lock { .. } => Answer::NotLocked,
+            Ask::Join(_) => Answer::NotJoined,
         }
     }
 

@@ -19,6 +19,7 @@ mod pipe;
 mod port;
 mod process;
 mod report;
+mod share;
 mod stream;
 mod thread;
 
@@ -49,6 +50,7 @@ fn main() -> anyhow::Result<()> {
     thread::measure(&mut bench)?;
     process::measure(&mut bench)?;
     port::measure(&mut bench)?;
+    share::measure(&mut bench)?;
     command::measure(&mut bench)?;
     stream::measure(&mut bench)?;
     report::print(&bench.rows);

@@ -62,7 +62,7 @@ impl Services for Client {
 ///
 /// The queue has no bound of its own: a guest waits for each answer but the one about
 /// a child's end, of which there is one for each handle, and tells two things of each
-/// handle at most.
+/// child and one of each lock, at most.
 pub(super) struct Asking {
     wishes: mpsc::UnboundedReceiver<Wish>,
     last: u64,
@@ -108,6 +108,19 @@ impl Asking {
             Ask::RegionBytes => (WireAsk::RegionBytes, None),
             Ask::Ended(id) => (WireAsk::Ended(id), None),
             Ask::End(id) => (WireAsk::End(id), None),
+            Ask::Lock {
+                name,
+                mode,
+                if_available,
+            } => {
+                let lock = WireAsk::Lock {
+                    name,
+                    mode,
+                    if_available,
+                };
+                (lock, None)
+            }
+            Ask::Join(name) => (WireAsk::Join(name), None),
             Ask::Spawn {
                 name, input, port, ..
             } => {
@@ -158,13 +171,13 @@ impl Asking {
         Ok(())
     }
 
-    /// Hands on an answer.
+    /// Hands on an answer; what is to be told now, where nobody wants it any more.
     pub(super) fn answered(
         &mut self,
         id: u64,
         answer: WireAnswer,
         descriptors: Vec<OwnedFd>,
-    ) -> io::Result<()> {
+    ) -> io::Result<Option<Word>> {
         let Some(open) = self.open.remove(&id) else {
             return Err(io::Error::other("nobody asked that"));
         };
@@ -195,10 +208,21 @@ impl Asking {
                 source: io::Error::from_raw_os_error(errno),
             })),
             WireAnswer::RegionBytes(bytes) => Answer::RegionBytes(bytes),
+            WireAnswer::Locked(ticket) => Answer::Locked(ticket),
+            WireAnswer::NotAvailable => Answer::NotAvailable,
+            WireAnswer::NotLocked => Answer::NotLocked,
+            WireAnswer::Joined(parts) => {
+                let pair = <[OwnedFd; PARTS]>::try_from(descriptors);
+                let pair = pair.map_err(|_| io::Error::other("no port came along"))?;
+                Answer::Joined(Port::from_parts(parts, pair)?)
+            }
+            WireAnswer::NotJoined => Answer::NotJoined,
         };
-        // A guest that has ended does not want it any more.
-        let _ = to.send(answer);
-        Ok(())
+        Ok(match to.send(answer) {
+            // It was asked to stop while it waited.
+            Err(Answer::Locked(ticket)) => Some(Word::Unlock(ticket)),
+            _ => None,
+        })
     }
 }
 
@@ -289,10 +313,10 @@ impl Asked {
 }
 
 impl Answers {
-    /// The next answer to send, with its file. Cancel safe.
-    pub(super) async fn next(&mut self) -> Option<(Order, Option<OwnedFd>)> {
+    /// The next answer to send, with what comes along. Cancel safe.
+    pub(super) async fn next(&mut self) -> Option<(Order, Vec<OwnedFd>)> {
         let (id, answer) = self.answers.recv().await?;
-        let mut file = None;
+        let mut along = Vec::new();
         let answer = match answer {
             Answer::Spawned(child) => WireAnswer::Spawned(child),
             Answer::NotSpawned { error, .. } => WireAnswer::NotSpawned(error),
@@ -300,7 +324,7 @@ impl Answers {
             Answer::End(End::Completed(output)) if output.len() > INLINE => {
                 match in_memory(&output) {
                     Ok(made) => {
-                        file = Some(made);
+                        along.push(made);
                         WireAnswer::Output(output.len() as u64)
                     }
                     Err(error) => {
@@ -311,13 +335,24 @@ impl Answers {
             }
             Answer::End(end) => WireAnswer::End(end),
             Answer::Region(Ok((draft, bytes))) => {
-                file = Some(draft.into_file());
+                along.push(draft.into_file());
                 WireAnswer::Region(bytes)
             }
             Answer::Region(Err(error)) => WireAnswer::NoRegion(error.errno()),
             Answer::RegionBytes(bytes) => WireAnswer::RegionBytes(bytes),
+            Answer::Locked(ticket) => WireAnswer::Locked(ticket),
+            Answer::NotAvailable => WireAnswer::NotAvailable,
+            Answer::NotLocked => WireAnswer::NotLocked,
+            Answer::Joined(port) => match port.into_parts() {
+                Some((parts, descriptors)) => {
+                    along.extend(descriptors);
+                    WireAnswer::Joined(parts)
+                }
+                None => WireAnswer::NotJoined,
+            },
+            Answer::NotJoined => WireAnswer::NotJoined,
         };
-        Some((Order::Answer { id, answer }, file))
+        Some((Order::Answer { id, answer }, along))
     }
 
     /// One was sent.
@@ -335,10 +370,22 @@ fn ask_of(ask: WireAsk, descriptors: Vec<OwnedFd>) -> Result<Ask, &'static str> 
         WireAsk::End(id) => Ok(Ask::End(id)),
         WireAsk::Region { len, kind, room } => Ok(Ask::Region { len, kind, room }),
         WireAsk::RegionBytes => Ok(Ask::RegionBytes),
+        WireAsk::Spawn { name, .. } | WireAsk::Lock { name, .. } | WireAsk::Join(name)
+            if name.len() > MAX_NAME =>
+        {
+            Err("it asks for a name that is too long")
+        }
+        WireAsk::Lock {
+            name,
+            mode,
+            if_available,
+        } => Ok(Ask::Lock {
+            name,
+            mode,
+            if_available,
+        }),
+        WireAsk::Join(name) => Ok(Ask::Join(name)),
         WireAsk::Spawn { name, input, port } => {
-            if name.len() > MAX_NAME {
-                return Err("it asks for a name that is too long");
-            }
             let (input, len) = match input {
                 Data::Inline(bytes) if bytes.len() > INLINE => {
                     return Err("its frames have too much data");

@@ -132,7 +132,7 @@ async fn heard(
     Ok((said, along))
 }
 
-async fn next_answer(answers: &mut Option<Answers>) -> Option<(Order, Option<OwnedFd>)> {
+async fn next_answer(answers: &mut Option<Answers>) -> Option<(Order, Vec<OwnedFd>)> {
     match answers {
         Some(answers) => answers.next().await,
         None => None,
@@ -282,12 +282,12 @@ async fn supervise(worker: Worker, job: Job, asks: bool) -> Result<Supervised, E
                         Order::Cancel
                     }
                     Some(why) = failures.recv() => Order::InputFailed(why),
-                    Some((answer, file)) = next_answer(&mut answers) => {
+                    Some((answer, along)) = next_answer(&mut answers) => {
                         let Ok(frame) = Sender::frame(&answer) else {
                             break;
                         };
-                        let file: Vec<_> = file.iter().map(AsFd::as_fd).collect();
-                        if orders.send(&frame, &file).await.is_err() {
+                        let lent: Vec<_> = along.iter().map(AsFd::as_fd).collect();
+                        if orders.send(&frame, &lent).await.is_err() {
                             break;
                         }
                         if let Some(answers) = &answers {

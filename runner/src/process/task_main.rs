@@ -393,7 +393,9 @@ impl Worker<'_> {
                         }
                         Ok(Order::Answer { id, answer }) => {
                             let file = self.orders.take(answer.descriptors())?;
-                            asking.answered(id, answer, file)?;
+                            if let Some(word) = asking.answered(id, answer, file)? {
+                                self.says.say(&WorkerSays::Tell(word)).await?;
+                            }
                         }
                         Ok(Order::Run(_)) => return Err(io::Error::other("one task at a time")),
                         // The runner is gone, or gave the task up.

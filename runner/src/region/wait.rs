@@ -129,9 +129,10 @@ impl Region {
         let Some(standing) = self.file.waiters.stand(at, still) else {
             return Ok(Waited::NotEqual);
         };
+        let woken = standing.woken();
         let timed_out = tokio::select! {
             biased;
-            () = standing.woken() => false,
+            () = woken => false,
             () = over => true,
         };
         // Whom somebody took out of the list was woken, if late.

@@ -131,12 +131,14 @@ const WIT_DEPS: [(&str, &str); 6] = [
     ),
     ("cli.wit", include_str!("../../../wit/deps/cli/cli.wit")),
 ];
-const WIT_TASK: [(&str, &str); 5] = [
+const WIT_TASK: [(&str, &str); 7] = [
     ("world.wit", include_str!("../../../wit/world.wit")),
     ("context.wit", include_str!("../../../wit/context.wit")),
     ("regions.wit", include_str!("../../../wit/regions.wit")),
     ("ports.wit", include_str!("../../../wit/ports.wit")),
     ("tasks.wit", include_str!("../../../wit/tasks.wit")),
+    ("locks.wit", include_str!("../../../wit/locks.wit")),
+    ("broadcast.wit", include_str!("../../../wit/broadcast.wit")),
 ];
 
 /// `wit/`, parsed once.

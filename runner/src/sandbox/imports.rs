@@ -66,8 +66,10 @@ pub(super) fn uses(facts: &Facts) -> Uses {
     };
     Uses {
         ports: has("ports"),
-        regions: has("regions") || has("ports") || has("tasks"),
-        listens: has("context") || has("ports"),
+        regions: ["regions", "ports", "tasks", "locks", "broadcast"]
+            .into_iter()
+            .any(has),
+        listens: ["context", "ports", "tasks", "locks"].into_iter().any(has),
     }
 }
 

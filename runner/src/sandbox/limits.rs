@@ -195,11 +195,29 @@ mod tests {
     use super::*;
     use crate::limits::Limits;
     use crate::region::{Ledger, Maker, Region};
-    use crate::services::Provider;
+    use crate::services::Word;
+
+    /// A runner's services, as far as they are about regions.
+    struct Regions(Maker);
+
+    #[async_trait::async_trait]
+    impl Services for Regions {
+        async fn ask(&self, ask: Ask) -> Answer {
+            match ask {
+                Ask::Region { len, kind, room } => Answer::Region(self.0.make(len, kind, room)),
+                Ask::RegionBytes => Answer::RegionBytes(self.0.bytes()),
+                _ => Answer::Refused,
+            }
+        }
+
+        fn tell(&self, _: Word) -> bool {
+            false
+        }
+    }
 
     fn limiter(max_memory: u64) -> Limiter {
         let ledger = Arc::new(Ledger::new(u64::MAX, false));
-        let services = Provider::new(None, Maker::new(ledger, max_memory));
+        let services = Regions(Maker::new(ledger, max_memory));
         Limiter::new(
             &Limits::default().max_memory(max_memory),
             Arc::new(services),

@@ -359,11 +359,11 @@ mod tests {
             other => panic!("{other:?}"),
         }
         let module =
-            r#"(module (import "wrun:task/tasks@0.1.0" "spawn" (func)) (func (export "run")))"#;
+            r#"(module (import "wrun:task/later@0.1.0" "spawn" (func)) (func (export "run")))"#;
         match load(module) {
             Err(LoadError::UnknownImport { name, hint }) => {
-                assert_eq!(name, "wrun:task/tasks@0.1.0.spawn");
-                assert!(hint.contains("does not provide it yet"), "{hint}");
+                assert_eq!(name, "wrun:task/later@0.1.0.spawn");
+                assert!(hint.contains("does not provide it"), "{hint}");
             }
             other => panic!("{other:?}"),
         }

@@ -1,6 +1,7 @@
 //! What a task in a worker asks its runner for, and what it is answered.
 
 use crate::children::End;
+use crate::lock_table::{LockMode, Ticket};
 use crate::port::{PARTS, PortParts};
 use crate::region::Kind;
 use crate::services::SpawnError;
@@ -24,6 +25,12 @@ pub(crate) enum WireAsk {
         room: u64,
     },
     RegionBytes,
+    Lock {
+        name: String,
+        mode: LockMode,
+        if_available: bool,
+    },
+    Join(String),
 }
 
 /// Where data is.
@@ -34,7 +41,8 @@ pub(crate) enum Data {
     File(u64),
 }
 
-/// An answer. With it comes the file of its output or of its region, where it has one.
+/// An answer. With it come the file of its output or of its region, or the descriptors
+/// of its port, where it has one.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum WireAnswer {
     Spawned(u64),
@@ -49,6 +57,12 @@ pub(crate) enum WireAnswer {
     /// There is none: the system's error number, or that of a limit.
     NoRegion(i32),
     RegionBytes(u64),
+    Locked(Ticket),
+    NotAvailable,
+    NotLocked,
+    /// With the descriptors of a port.
+    Joined(PortParts),
+    NotJoined,
 }
 
 impl WireAsk {
@@ -58,9 +72,12 @@ impl WireAsk {
             WireAsk::Spawn { input, port, .. } => {
                 usize::from(matches!(input, Data::File(_))) + port.map_or(0, |_| PARTS)
             }
-            WireAsk::Ended(_) | WireAsk::End(_) | WireAsk::Region { .. } | WireAsk::RegionBytes => {
-                0
-            }
+            WireAsk::Ended(_)
+            | WireAsk::End(_)
+            | WireAsk::Region { .. }
+            | WireAsk::RegionBytes
+            | WireAsk::Lock { .. }
+            | WireAsk::Join(_) => 0,
         }
     }
 }
@@ -68,9 +85,10 @@ impl WireAsk {
 impl WireAnswer {
     /// Descriptors that come along.
     pub(crate) fn descriptors(&self) -> usize {
-        usize::from(matches!(
-            self,
-            WireAnswer::Output(_) | WireAnswer::Region(_)
-        ))
+        match self {
+            WireAnswer::Output(_) | WireAnswer::Region(_) => 1,
+            WireAnswer::Joined(_) => PARTS,
+            _ => 0,
+        }
     }
 }

@@ -1,13 +1,17 @@
 //! The host's side of `wit/`. One file per interface; what has no file here is
 //! not offered, and a task that imports it is refused by name.
 
+mod broadcast;
 mod context;
+mod locks;
 mod ports;
 mod regions;
 mod tasks;
 
 pub use context::Progress;
 pub(crate) use context::TaskContext;
+#[expect(unreachable_pub, reason = "the bindings re-export it")]
+pub use locks::GuestLock;
 #[expect(unreachable_pub, reason = "the bindings re-export it")]
 pub use ports::GuestPort;
 pub(crate) use ports::Ports;
@@ -22,6 +26,8 @@ pub(crate) mod bindings {
         imports: {
             "wrun:task/ports.[method]port.send": async | trappable,
             "wrun:task/ports.[method]port.receive": async | trappable,
+            "wrun:task/locks.request": async | trappable,
+            "wrun:task/broadcast.open": async | trappable,
             "wrun:task/tasks.spawn": async | trappable,
             "wrun:task/tasks.[method]child.wait": async | trappable,
             default: trappable,
@@ -31,6 +37,7 @@ pub(crate) mod bindings {
             "wasi": wasmtime_wasi::p2::bindings,
             "wrun:task/ports.port": super::GuestPort,
             "wrun:task/tasks.child": super::GuestChild,
+            "wrun:task/locks.lock": super::GuestLock,
             "wrun:task/regions.region": crate::sandbox::abi::regions::Handle,
             "wrun:task/regions.mapping": crate::sandbox::abi::regions::Mapping,
         },
@@ -38,4 +45,5 @@ pub(crate) mod bindings {
 }
 
 /// Interfaces of `wrun:task` that this version provides.
-pub(crate) const PROVIDED: &[&str] = &["context", "ports", "regions", "tasks"];
+pub(crate) const PROVIDED: &[&str] =
+    &["broadcast", "context", "locks", "ports", "regions", "tasks"];

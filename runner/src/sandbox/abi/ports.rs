@@ -13,7 +13,7 @@ use wasmtime::component::Resource;
 use wasmtime_wasi::p2::{DynPollable, Pollable, subscribe};
 
 /// Ports that a task may have at a time. Each is two descriptors in process mode.
-const MAX_HELD: u32 = 32;
+pub(super) const MAX_HELD: u32 = 32;
 
 /// What `ports` answers from.
 pub(crate) struct Ports {
@@ -36,6 +36,11 @@ impl Ports {
             parent,
             held: 0,
         }
+    }
+
+    /// Ports that the guest has.
+    pub(super) fn held(&self) -> u32 {
+        self.held
     }
 }
 

@@ -5,7 +5,7 @@ mod wasi_0_1;
 mod wasi_0_2;
 
 use super::abi;
-use super::abi::bindings::wrun::task::{context, ports, tasks};
+use super::abi::bindings::wrun::task::{broadcast, context, locks, ports, tasks};
 use super::host::{Host, Wasi};
 use crate::report::Access;
 use wasmtime::component::{HasSelf, Linker};
@@ -23,6 +23,8 @@ pub(crate) fn component(
     if regions {
         ports::add_to_linker::<Host, HasSelf<Host>>(&mut linker, |host| host)?;
         tasks::add_to_linker::<Host, HasSelf<Host>>(&mut linker, |host| host)?;
+        locks::add_to_linker::<Host, HasSelf<Host>>(&mut linker, |host| host)?;
+        broadcast::add_to_linker::<Host, HasSelf<Host>>(&mut linker, |host| host)?;
         abi::add_regions(&mut linker)?;
     }
     linker.allow_shadowing(true);

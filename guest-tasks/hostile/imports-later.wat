@@ -1,6 +1,6 @@
-;; Imports a function of `wrun:task/tasks`.
+;; Imports a function of an interface of `wrun:task` that there is not.
 (module
-  (import "wrun:task/tasks@0.1.0" "spawn"
+  (import "wrun:task/later@0.1.0" "spawn"
     (func (param i32 i32 i32 i32 i32 i32 i32)))
   (memory (export "memory") 1)
   (global $free (mut i32) (i32.const 1024))

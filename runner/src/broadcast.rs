@@ -1,0 +1,128 @@
+//! Broadcast channels of one runner: names, their members, and who passes messages on.
+//!
+//! Invariants: passing on never waits; a member without room is closed; all members see
+//! messages in one order; a name goes with its last member.
+
+use crate::port::{Message, Port, PortError, Transport};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// Names at once.
+const MAX_NAMES: usize = 1024;
+/// Members of one channel.
+const MAX_MEMBERS: usize = 256;
+/// Messages that wait for a member.
+const CAPACITY: u32 = Port::MAX_CAPACITY;
+
+pub(crate) struct Broadcast {
+    transport: Transport,
+    channels: Mutex<Channels>,
+}
+
+#[derive(Default)]
+struct Channels {
+    last: u64,
+    by_name: HashMap<String, Arc<Channel>>,
+}
+
+#[derive(Default)]
+struct Channel {
+    members: Mutex<HashMap<u64, Arc<Port>>>,
+}
+
+impl Channel {
+    fn members(&self) -> MutexGuard<'_, HashMap<u64, Arc<Port>>> {
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Broadcast {
+    pub(crate) fn new(transport: Transport) -> Self {
+        Broadcast {
+            transport,
+            channels: Mutex::default(),
+        }
+    }
+
+    fn channels(&self) -> MutexGuard<'_, Channels> {
+        self.channels.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A new member's end; none where there are too many. `keep` lives as long as the
+    /// membership. Needs the context of the runner's tokio runtime.
+    pub(crate) fn join(
+        self: &Arc<Self>,
+        name: &str,
+        keep: impl Send + 'static,
+    ) -> Result<Port, PortError> {
+        let mut channels = self.channels();
+        let known = channels.by_name.get(name).cloned();
+        if known.is_none() && channels.by_name.len() >= MAX_NAMES {
+            return Err(PortError::Limit);
+        }
+        let channel = known.unwrap_or_default();
+        if channel.members().len() >= MAX_MEMBERS {
+            return Err(PortError::Limit);
+        }
+        let (theirs, ours) = self.transport.channel(CAPACITY)?;
+        let ours = Arc::new(ours);
+        channels.last += 1;
+        let id = channels.last;
+        channel.members().insert(id, ours.clone());
+        channels.by_name.insert(name.to_owned(), channel.clone());
+        drop(channels);
+        let (all, name) = (self.clone(), name.to_owned());
+        tokio::spawn(async move {
+            let member = Member {
+                all,
+                channel,
+                name,
+                id,
+            };
+            member.pass_on(&ours).await;
+            drop((member, keep));
+        });
+        Ok(theirs)
+    }
+}
+
+/// One member, as long as somebody is at its other end.
+struct Member {
+    all: Arc<Broadcast>,
+    channel: Arc<Channel>,
+    name: String,
+    id: u64,
+}
+
+impl Member {
+    /// Passes on what it sends, until its channel is closed.
+    async fn pass_on(&self, port: &Port) {
+        loop {
+            let message = match port.receive().await {
+                Ok(message) => message,
+                // There were no descriptors left for ports that came along.
+                Err(PortError::Limit) => continue,
+                Err(_) => return,
+            };
+            for (id, other) in self.channel.members().iter() {
+                let copy = Message::new(message.data.clone());
+                if *id != self.id && other.try_send(copy).is_err() {
+                    other.close();
+                }
+            }
+            // One that sends without a pause has others beside it.
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        let mut channels = self.all.channels();
+        let mut members = self.channel.members();
+        members.remove(&self.id);
+        if members.is_empty() {
+            channels.by_name.remove(&self.name);
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! What all tasks of one runner share by name: locks and broadcast channels.
+
+use crate::leaks::{Census, assert_nothing_left};
+use crate::processes::{eventually, leaves, signal_below};
+use crate::support::{BOTH, alone, builder, guest, still_works};
+use rustix::process::Signal;
+use std::time::Duration;
+use wrun::{
+    Artifact, ErrorKind, Limit, Limits, Message, Mode, Outcome, PortError, Runner, Task, TaskHandle,
+};
+
+/// What takes no time, on a machine that is busy with other tests.
+const SOON: Duration = Duration::from_secs(60);
+
+fn load(mode: Mode) -> (Runner, Artifact) {
+    let runner = builder(mode).spares(0).max_running(16).build().unwrap();
+    let commons = guest(&runner, "commons/commons.wasm");
+    (runner, commons)
+}
+
+fn start(runner: &Runner, commons: &Artifact, what: &str) -> TaskHandle {
+    let limits = Limits::default().max_memory(64 << 20).timeout(2 * SOON);
+    let task = Task::new(commons).input(what).limits(limits);
+    runner.submit_blocking(task).unwrap()
+}
+
+/// A task that has done what it says first.
+fn begun(runner: &Runner, commons: &Artifact, what: &str) -> TaskHandle {
+    let handle = start(runner, commons, what);
+    assert!(eventually(SOON, || handle.progress().done > 0), "{what}");
+    handle
+}
+
+fn output(handle: TaskHandle) -> String {
+    let report = handle.wait().unwrap();
+    assert!(
+        report.outcome.is_completed(),
+        "{} mode: {}: {}",
+        report.mode,
+        report.outcome,
+        String::from_utf8_lossy(&report.stderr)
+    );
+    String::from_utf8(report.stdout.to_vec()).unwrap()
+}
+
+#[test]
+fn one_at_a_time_has_a_lock() {
+    for mode in BOTH {
+        let (runner, commons) = load(mode);
+        let tasks: Vec<_> = (0..6)
+            .map(|_| start(&runner, &commons, "turns l 100"))
+            .collect();
+        for task in tasks {
+            assert_eq!(output(task), "100 turns", "{mode}");
+        }
+    }
+}
+
+#[test]
+fn the_end_of_a_task_gives_its_locks_back_however_it_ends() {
+    alone(
+        "commons::the_end_of_a_task_gives_its_locks_back_however_it_ends",
+        || {
+            for mode in BOTH {
+                let (runner, commons) = load(mode);
+                let take = || start(&runner, &commons, "take l");
+                // Completed, trapped, killed, at its deadline.
+                assert_eq!(output(take()), "taken");
+                let report = start(&runner, &commons, "trap l").wait().unwrap();
+                assert_eq!(report.outcome.kind(), "trapped");
+                assert_eq!(output(take()), "taken", "{mode}");
+                let holder = begun(&runner, &commons, "hold l");
+                let waiting = take();
+                std::thread::sleep(Duration::from_millis(100));
+                holder.kill();
+                assert_eq!(holder.wait().unwrap().outcome, Outcome::Cancelled);
+                assert_eq!(output(waiting), "taken", "{mode}");
+                let limits = Limits::default().timeout(Duration::from_millis(500));
+                let task = Task::new(&commons).input("hold l").limits(limits.clone());
+                let report = runner.run(task).unwrap();
+                assert_eq!(report.outcome, Outcome::LimitExceeded(Limit::Deadline));
+                assert_eq!(output(take()), "taken", "{mode}");
+
+                // Whoever waits ends with its deadline and is told that it should stop,
+                // and holds up nobody.
+                let holder = begun(&runner, &commons, "hold l");
+                let task = Task::new(&commons).input("take l").limits(limits);
+                let report = runner.run(task).unwrap();
+                assert_eq!(report.outcome, Outcome::LimitExceeded(Limit::Deadline));
+                let stopped = take();
+                let killed = take();
+                std::thread::sleep(Duration::from_millis(200));
+                stopped.cancel();
+                killed.kill();
+                let outcome = stopped.wait().unwrap().outcome;
+                assert_eq!(outcome, Outcome::Failed("cancelled".into()), "{mode}");
+                assert_eq!(killed.wait().unwrap().outcome, Outcome::Cancelled);
+                holder.cancel();
+                assert_eq!(output(holder), "held");
+                assert_eq!(output(take()), "taken", "{mode}");
+
+                if mode == Mode::Process {
+                    let holder = begun(&runner, &commons, "hold l");
+                    for pid in leaves(std::process::id().cast_signed()) {
+                        signal_below(pid, Signal::KILL);
+                    }
+                    assert_eq!(holder.wait().unwrap().outcome.kind(), "crashed");
+                    assert_eq!(output(take()), "taken", "{mode}");
+                }
+                still_works(&runner);
+            }
+        },
+    );
+}
+
+#[test]
+fn what_one_sends_all_others_receive() {
+    for mode in BOTH {
+        let (runner, commons) = load(mode);
+        let listeners: Vec<_> = (0..4)
+            .map(|_| begun(&runner, &commons, "listen news 20"))
+            .collect();
+        let host = runner.broadcast("news").unwrap();
+        assert_eq!(output(start(&runner, &commons, "tell news 10")), "told");
+        for number in 0..10 {
+            let got = host.receive_timeout(SOON).unwrap();
+            assert_eq!(got.data, number.to_string(), "{mode}");
+            let (_one, port) = runner.channel(1).unwrap();
+            host.send_blocking(Message::new("host").port(port)).unwrap();
+        }
+        let logs: Vec<_> = listeners.into_iter().map(output).collect();
+        assert_eq!(logs[0].matches("host").count(), 10, "{mode}: {}", logs[0]);
+        assert!(logs.iter().all(|log| *log == logs[0]), "{mode}: {logs:?}");
+        // Another name, and the same one once nobody has it any more.
+        let other = runner.broadcast("other").unwrap();
+        let again = runner.broadcast("other").unwrap();
+        drop(host);
+        other.send_blocking("x").unwrap();
+        assert_eq!(again.receive_timeout(SOON).unwrap().data, "x", "{mode}");
+        assert_eq!(other.try_receive().unwrap_err(), PortError::WouldBlock);
+        let error = runner.broadcast("").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidTask);
+    }
+}
+
+#[test]
+fn a_member_that_does_not_read_is_closed() {
+    for mode in BOTH {
+        let (runner, commons) = load(mode);
+        let host = runner.broadcast("news").unwrap();
+        let lazy = begun(&runner, &commons, "lazy news");
+        let flood = start(&runner, &commons, "flood news");
+        assert!(
+            eventually(SOON, || flood.progress().done > 10_000),
+            "{mode}"
+        );
+        // Whoever reads is not held up by who does not.
+        lazy.cancel();
+        assert_eq!(output(lazy), "64 and closed", "{mode}");
+        flood.cancel();
+        assert_eq!(output(flood), "flooded");
+        let mut count = 0;
+        while host.receive_timeout(SOON).is_ok() {
+            count += 1;
+        }
+        assert_eq!(count, 64, "{mode}: the host did not read, either");
+        still_works(&runner);
+    }
+}
+
+#[test]
+fn channels_and_members_have_bounds() {
+    let runner = builder(Mode::Thread).build().unwrap();
+    let all: Vec<_> = (0..256).map(|_| runner.broadcast("a").unwrap()).collect();
+    assert_eq!(runner.broadcast("a").unwrap_err().kind(), ErrorKind::System);
+    drop(all);
+    assert!(eventually(SOON, || runner.broadcast("a").is_ok()));
+    let mut ports = Vec::new();
+    while let Ok(port) = runner.broadcast(&ports.len().to_string()) {
+        ports.push(port);
+    }
+    assert!((1000..=1024).contains(&ports.len()), "{}", ports.len());
+}
+
+#[test]
+fn nothing_is_left_of_what_was_shared() {
+    alone("commons::nothing_is_left_of_what_was_shared", || {
+        for mode in BOTH {
+            let before = Census::after_a_first_runner(mode);
+            let (runner, commons) = load(mode);
+            for round in 0..12 {
+                let what = ["hold l", "lazy news", "listen news 3", "alone"][round % 4];
+                let task = start(&runner, &commons, what);
+                std::thread::sleep(Duration::from_millis(10));
+                if what != "alone" {
+                    task.kill();
+                }
+                task.wait().unwrap();
+            }
+            let host = runner.broadcast("news").unwrap();
+            drop(runner);
+            drop((host, commons));
+            assert_nothing_left(&before, "locks and broadcast channels");
+        }
+    });
+}
