@@ -90,7 +90,10 @@ fn what_it_names_is_there() {
                 looked_at += 1;
             }
             let interface = name.split_once('.');
-            if let Some((interface @ ("ports" | "regions" | "tasks" | "context"), item)) = interface
+            if let Some((
+                interface @ ("broadcast" | "context" | "locks" | "ports" | "regions" | "tasks"),
+                item,
+            )) = interface
             {
                 let text = fs::read_to_string(repo(&format!("wit/{interface}.wit"))).unwrap();
                 let there = ["", "%"]
