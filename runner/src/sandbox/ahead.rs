@@ -63,12 +63,14 @@ impl Ahead {
         Some(Ahead { store, guest })
     }
 
-    /// Makes it that of `host`, unless that one's limits are too narrow for it.
-    pub(super) fn given_to(mut self, mut host: Host) -> Result<(Store<Host>, Guest), Host> {
-        if !host.limiter.takes_over(&self.store.data().limiter) {
-            return Err(host);
-        }
+    /// Whether it is within the limits of `host`, which then counts it.
+    pub(super) fn fits(&self, host: &mut Host) -> bool {
+        host.limiter.takes_over(&self.store.data().limiter)
+    }
+
+    /// Makes it that of `host`, in which it fits.
+    pub(super) fn given_to(mut self, host: Host) -> (Store<Host>, Guest) {
         *self.store.data_mut() = host;
-        Ok((self.store, self.guest))
+        (self.store, self.guest)
     }
 }

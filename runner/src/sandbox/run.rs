@@ -255,7 +255,7 @@ pub(crate) async fn run(prepared: &Prepared, run: Run<'_>) -> Result<Fate, RunEr
     } else {
         &run.stderr
     };
-    let host = Host::new(
+    let mut host = Host::new(
         run.spec,
         prepared.is_module(),
         run.blocking,
@@ -266,13 +266,12 @@ pub(crate) async fn run(prepared: &Prepared, run: Run<'_>) -> Result<Fate, RunEr
     )?;
     let fuel = run.spec.limits.fuel;
     let sandbox = |error: wasmtime::Error| RunError::Sandbox(format!("{error:#}"));
-    let ready = match run.ahead {
-        Some(ahead) => ahead.given_to(host),
-        None => Err(host),
-    };
-    let (mut store, guest) = match ready {
-        Ok((store, guest)) => (store, Some(guest)),
-        Err(host) => (prepared.store(host).map_err(sandbox)?, None),
+    let (mut store, guest) = match run.ahead.filter(|ahead| ahead.fits(&mut host)) {
+        Some(ahead) => {
+            let (store, guest) = ahead.given_to(host);
+            (store, Some(guest))
+        }
+        None => (prepared.store(host).map_err(sandbox)?, None),
     };
     if prepared.metered {
         store.set_fuel(fuel.unwrap_or(u64::MAX)).map_err(sandbox)?;
