@@ -335,6 +335,22 @@ impl Port {
         wait(receiving, until).unwrap_or(Err(PortError::WouldBlock))
     }
 
+    /// [`Port::try_receive`] that may block this thread for a moment.
+    pub(crate) fn receive_soon(&self) -> Result<Message, PortError> {
+        match &self.end {
+            End::Queue(end) => end.try_receive(),
+            End::Socket(end) => end.receive_soon(),
+        }
+    }
+
+    /// Whether there is room, after at most a moment in which this thread is blocked.
+    pub(crate) fn has_room_soon(&self) -> bool {
+        match &self.end {
+            End::Queue(_) => false,
+            End::Socket(end) => end.has_room_soon(),
+        }
+    }
+
     /// Closes the channel: nothing more can be sent from either end.
     pub fn close(&self) {
         match &self.end {
