@@ -14,7 +14,7 @@ use wrun::{Artifact, Message, Mode, Runner, Task};
 
 /// Each is two: there and back.
 const ROUNDS: u32 = 1_000;
-const PIECE: usize = 1 << 20;
+const PIECE: usize = 4 << 20;
 
 pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
     if !bench.wants("region") {
@@ -127,7 +127,7 @@ fn toss(runner: &Runner, ports: &Artifact, size: u64) -> anyhow::Result<Duration
     Ok(Duration::from_nanos(time.parse::<u64>()?) / ROUNDS)
 }
 
-/// One task copies so many MiB into regions, and another looks at them.
+/// One task copies so many pieces into regions, and another looks at them.
 fn pour(runner: &Runner, ports: &Artifact, count: usize) -> anyhow::Result<Duration> {
     let pour = format!("pour {count} {PIECE}");
     Ok(pair(runner, ports, [&pour, "drink"])?.0)

@@ -30,9 +30,10 @@ use std::cell::RefCell;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::Handle;
@@ -41,13 +42,15 @@ use tokio::runtime::Handle;
 pub(crate) const PARTS: usize = 2;
 
 /// What a socket's buffer is asked to hold; the system may allow less.
-const BUFFER: usize = 1 << 20;
+const BUFFER: usize = 4 << 20;
 /// What travels in its packet in any case.
 const LEAST: usize = 2048;
 /// Data of one packet, at most.
 const MOST: usize = 64 << 10;
 /// What the kernel counts for a packet beside its bytes.
 const PER_PACKET: usize = 1024;
+/// The same for a large one, which is in whole pages.
+const SPARE: usize = 12 << 10;
 
 /// Kind, ports, regions, a byte that is zero, the length of the data.
 const HEADER: usize = 8;
@@ -66,6 +69,38 @@ const MOMENT: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 1_000_000,
 };
+
+/// How long it is looked again and again before that. An answer of somebody who looks
+/// the same way, on another processor, is there earlier, and nobody is to be woken.
+const SPIN: Duration = Duration::from_micros(15);
+
+/// Whether looking again and again pays: not on one processor, nor where others take
+/// their time.
+#[derive(Default)]
+struct Haste {
+    /// So many times it is not tried.
+    pause: AtomicU32,
+    /// How often in a row it was in vain.
+    failures: AtomicU32,
+}
+
+impl Haste {
+    fn is_worth_it(&self) -> bool {
+        let less = |pause: u32| pause.checked_sub(1);
+        let relaxed = Ordering::Relaxed;
+        self.pause.fetch_update(relaxed, relaxed, less).is_err()
+    }
+
+    fn was_worth_it(&self) {
+        self.failures.store(0, Ordering::Relaxed);
+    }
+
+    /// The next time comes later and later.
+    fn was_in_vain(&self) {
+        let failures = self.failures.fetch_add(1, Ordering::Relaxed).min(6);
+        self.pause.store(8 << failures, Ordering::Relaxed);
+    }
+}
 
 /// What is to be known of an end beside its descriptors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,6 +122,7 @@ pub(super) struct End {
     /// The last thing done here was sending: what is received next is an answer, and
     /// rarely there yet.
     asked: AtomicBool,
+    haste: Haste,
     /// The other side broke the rules.
     broken: AtomicBool,
 }
@@ -207,15 +243,18 @@ const SEND: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
 impl End {
     fn new(messages: OwnedFd, credit: OwnedFd, capacity: u8, saved: u8) -> Self {
         let buffer = sockopt::socket_send_buffer_size(&messages).unwrap_or(0);
-        // Half, for the kernel counts whole pages.
-        let each = buffer / usize::from(capacity.max(1)) / 2;
+        // The kernel counts what it allocates: up to twice of what is small, a few
+        // pages more of what is large.
+        let each = buffer / usize::from(capacity.max(1));
+        let small = (each / 2).saturating_sub(PER_PACKET);
         End {
-            inline: each.saturating_sub(PER_PACKET).clamp(LEAST, MOST),
+            inline: small.max(each.saturating_sub(SPARE)).clamp(LEAST, MOST),
             messages: Socket::new(messages),
             credit: Socket::new(credit),
             capacity,
             saved: AtomicU8::new(saved),
             asked: AtomicBool::new(false),
+            haste: Haste::default(),
             broken: AtomicBool::new(false),
         }
     }
@@ -383,6 +422,19 @@ impl End {
                 Err(PortError::WouldBlock) => {}
                 other => return other,
             }
+        }
+        if self.haste.is_worth_it() {
+            let began = Instant::now();
+            while began.elapsed() < SPIN {
+                match self.try_receive() {
+                    Err(PortError::WouldBlock) => {}
+                    other => {
+                        self.haste.was_worth_it();
+                        return other;
+                    }
+                }
+            }
+            self.haste.was_in_vain();
         }
         if !self.messages.is_soon(PollFlags::IN) {
             return Err(PortError::WouldBlock);
