@@ -44,7 +44,7 @@ pub struct Port {
 
 enum End {
     Queue(queue::End),
-    Socket(socket::End),
+    Socket(Box<socket::End>),
 }
 
 /// Bytes, and what moves along with them.
@@ -201,7 +201,7 @@ impl Port {
 
     fn socket(end: socket::End) -> Self {
         Port {
-            end: End::Socket(end),
+            end: End::Socket(Box::new(end)),
             held: None,
         }
     }
@@ -370,7 +370,7 @@ impl Port {
     /// where it is a queue of this one.
     pub(crate) fn into_parts(self) -> Option<(PortParts, [OwnedFd; PARTS])> {
         match self.end {
-            End::Socket(end) => end.into_parts().ok(),
+            End::Socket(end) => (*end).into_parts().ok(),
             End::Queue(_) => None,
         }
     }

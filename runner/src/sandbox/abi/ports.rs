@@ -24,6 +24,9 @@ pub(crate) struct Ports {
     held: u32,
 }
 
+/// A guest's handles for what came with a message.
+type Handles = (Vec<Resource<Handle>>, Vec<Resource<GuestPort>>);
+
 /// A port in a guest's table. It is shared only while the guest waits for a call
 /// on it.
 #[expect(unreachable_pub, reason = "the bindings re-export it")]
@@ -151,11 +154,7 @@ impl Host {
     }
 
     /// Handles for what came, or came back, in the same order.
-    fn take_in_all(
-        &mut self,
-        regions: Vec<Region>,
-        ports: Vec<Port>,
-    ) -> wasmtime::Result<(Vec<Resource<Handle>>, Vec<Resource<GuestPort>>)> {
+    fn take_in_all(&mut self, regions: Vec<Region>, ports: Vec<Port>) -> wasmtime::Result<Handles> {
         let regions = regions.into_iter().map(|region| self.take_in(region));
         let regions = regions.collect::<wasmtime::Result<_>>()?;
         let ports = ports.into_iter().map(|port| self.push_port(port));
