@@ -7,3 +7,10 @@ mod watch;
 
 pub(crate) use shared_words::SharedWords;
 pub(crate) use watch::watch;
+
+/// Nobody maps what is checked here.
+pub(crate) const LARGE: usize = 2 << 20;
+
+pub(crate) fn collapse(_: impl std::os::fd::AsFd, _: u64, _: usize) -> std::io::Result<()> {
+    Err(std::io::ErrorKind::Unsupported.into())
+}
