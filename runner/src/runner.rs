@@ -243,8 +243,8 @@ impl Runner {
     /// # Errors
     ///
     /// [`ErrorKind::InvalidTask`] for a name without bytes or of more than 256;
-    /// [`ErrorKind::System`] when there are 256 members, 1024 names or no
-    /// descriptors left.
+    /// [`ErrorKind::System`] when the runner's channels have 128 members, or there are
+    /// no descriptors left.
     pub fn broadcast(&self, name: &str) -> Result<Port, Error> {
         if name.is_empty() || name.len() > MAX_NAME {
             return Err(Error::new(

@@ -39,7 +39,7 @@ pub(crate) enum Ask {
         input: InputKind,
         /// Bytes of the input.
         len: u64,
-        port: Option<Port>,
+        port: Option<Box<Port>>,
     },
     /// To be told when a child has ended.
     Ended(u64),
@@ -62,7 +62,7 @@ pub(crate) enum Answer {
     /// No child was started; its port comes back.
     NotSpawned {
         error: SpawnError,
-        port: Option<Port>,
+        port: Option<Box<Port>>,
     },
     Ended,
     End(End),
