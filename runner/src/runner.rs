@@ -725,6 +725,7 @@ impl Shared {
         let mut executed = self.executor.execute(retry.job()).await?;
         let mut notes = Vec::new();
         while let Err(crash) = &executed.fate {
+            retry.let_go();
             if retry.is_spent() {
                 break;
             }

@@ -179,6 +179,17 @@ impl Provider {
         self.children.as_ref().map_or(0, Children::started)
     }
 
+    /// Whether it was a member of a broadcast channel.
+    pub(crate) fn has_joined(&self) -> bool {
+        self.memberships.get().is_some()
+    }
+
+    /// Takes back the locks of an attempt that is over.
+    pub(crate) fn unlock_all(&self) {
+        let held = self.locks().replace(HashMap::new());
+        drop(held);
+    }
+
     /// Ends what there is for the task, and waits until it is gone. Nothing more is
     /// given out.
     pub(crate) async fn end(&self) {
