@@ -7,10 +7,9 @@ use crate::port::{Message, Port, PortError, Transport};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Names at once.
-const MAX_NAMES: usize = 1024;
-/// Members of one channel.
-const MAX_MEMBERS: usize = 256;
+/// Members of all channels together: each is two descriptors of the runner in process
+/// mode.
+pub(crate) const MAX_MEMBERS: usize = 128;
 /// Messages that wait for a member.
 const CAPACITY: u32 = Port::MAX_CAPACITY;
 
@@ -22,6 +21,7 @@ pub(crate) struct Broadcast {
 #[derive(Default)]
 struct Channels {
     last: u64,
+    members: usize,
     by_name: HashMap<String, Arc<Channel>>,
 }
 
@@ -56,16 +56,13 @@ impl Broadcast {
         keep: impl Send + 'static,
     ) -> Result<Port, PortError> {
         let mut channels = self.channels();
-        let known = channels.by_name.get(name).cloned();
-        if known.is_none() && channels.by_name.len() >= MAX_NAMES {
-            return Err(PortError::Limit);
-        }
-        let channel = known.unwrap_or_default();
-        if channel.members().len() >= MAX_MEMBERS {
+        if channels.members >= MAX_MEMBERS {
             return Err(PortError::Limit);
         }
         let (theirs, ours) = self.transport.channel(CAPACITY)?;
         let ours = Arc::new(ours);
+        let channel = channels.by_name.get(name).cloned().unwrap_or_default();
+        channels.members += 1;
         channels.last += 1;
         let id = channels.last;
         channel.members().insert(id, ours.clone());
@@ -119,6 +116,7 @@ impl Member {
 impl Drop for Member {
     fn drop(&mut self) {
         let mut channels = self.all.channels();
+        channels.members = channels.members.saturating_sub(1);
         let mut members = self.channel.members();
         members.remove(&self.id);
         if members.is_empty() {

@@ -17,7 +17,7 @@ pub struct Builder {
     max_running: Option<usize>,
     max_queued: usize,
     region_memory: Option<u64>,
-    max_children: usize,
+    max_children: Option<usize>,
     worker_threads: Option<usize>,
     worker: Option<PathBuf>,
     max_module_size: u64,
@@ -42,7 +42,7 @@ impl Default for Builder {
             max_running: None,
             max_queued: 1024,
             region_memory: None,
-            max_children: Builder::CHILDREN_DEFAULT,
+            max_children: None,
             worker_threads: None,
             worker: None,
             max_module_size: Builder::MODULE_SIZE_DEFAULT,
@@ -64,8 +64,6 @@ impl Default for Builder {
 impl Builder {
     /// The default cap on a task file: 256 MiB.
     pub const MODULE_SIZE_DEFAULT: u64 = 256 << 20;
-    /// The default of [`Builder::max_children`]: 256.
-    pub const CHILDREN_DEFAULT: usize = 256;
     /// The default of [`Builder::compile_timeout`]: one minute.
     pub const COMPILE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
     /// The default of [`Builder::compile_memory`]: 2 GiB.
@@ -115,13 +113,14 @@ impl Builder {
 
     /// Child tasks that run at the same time, of all submitted tasks together, beside
     /// those that [`Builder::max_running`] counts: a task that waits for its children
-    /// keeps its place. Beyond it, `tasks.spawn` is refused (`limit`). Default:
-    /// [`Builder::CHILDREN_DEFAULT`].
+    /// keeps its place. Beyond it, `tasks.spawn` is refused (`limit`). Default: 256 in
+    /// thread mode, 64 in process mode, where each takes about six descriptors of this
+    /// process, which has 1,024 in many places.
     ///
     /// In thread mode they take slots and mappings as submitted tasks do, from the
     /// same number; what those leave is the most there can be.
     pub fn max_children(mut self, tasks: usize) -> Self {
-        self.max_children = tasks;
+        self.max_children = Some(tasks);
         self
     }
 
@@ -260,13 +259,17 @@ impl Builder {
             Mode::Process => 1 << 20,
         };
         let max_running = max_running.clamp(1, ceiling);
+        let max_children = self.max_children.unwrap_or(match self.mode {
+            Mode::Thread => 256,
+            Mode::Process => 64,
+        });
         let config = Config {
             mode: self.mode,
             cache: self.cache,
             max_running,
             max_queued: self.max_queued.min(1 << 24),
             region_memory: self.region_memory.unwrap_or_else(half_of_memory),
-            max_children: self.max_children.min(ceiling - max_running),
+            max_children: max_children.min(ceiling - max_running),
             worker_threads: self.worker_threads.unwrap_or(threads).clamp(1, 1024),
             worker: self.worker.map(worker_path).transpose()?,
             max_module_size: self.max_module_size,

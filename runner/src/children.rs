@@ -221,8 +221,8 @@ impl Children {
         name: &str,
         input: InputKind,
         len: u64,
-        port: Option<Port>,
-    ) -> Result<u64, (SpawnError, Option<Port>)> {
+        port: Option<Box<Port>>,
+    ) -> Result<u64, (SpawnError, Option<Box<Port>>)> {
         let Some(grant) = self.tree.grants.get(name) else {
             return Err((SpawnError::NotGranted, port));
         };
@@ -298,7 +298,7 @@ impl Children {
             cancel,
             kill: kill.clone(),
             progress: Arc::new(|_| {}),
-            port,
+            port: port.map(|port| *port),
             services,
         };
         let (told, end) = watch::channel(None);

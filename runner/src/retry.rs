@@ -107,6 +107,8 @@ impl Retry {
             Some("it had a port, over which something may have gone")
         } else if self.order.services.children_started() > 0 {
             Some("it started child tasks")
+        } else if self.order.services.has_joined() {
+            Some("it joined a broadcast channel")
         } else if matches!(&self.input, Replay::Reader(it) if it.begun.load(Ordering::Acquire)) {
             Some("its input is a stream, and some of it was read")
         } else if self.order.stdout.has_handed_on() || self.order.stderr.has_handed_on() {
@@ -114,6 +116,11 @@ impl Retry {
         } else {
             None
         }
+    }
+
+    /// What the attempt before had of its runner is given back.
+    pub(crate) fn let_go(&self) {
+        self.order.services.unlock_all();
     }
 
     /// Waits until the host asks the task to stop.

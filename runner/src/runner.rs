@@ -278,8 +278,8 @@ impl Runner {
     /// # Errors
     ///
     /// [`ErrorKind::InvalidTask`] for a name without bytes or of more than 256;
-    /// [`ErrorKind::System`] when there are 256 members, 1024 names or no
-    /// descriptors left.
+    /// [`ErrorKind::System`] when the runner's channels have 128 members, or there are
+    /// no descriptors left.
     pub fn broadcast(&self, name: &str) -> Result<Port, Error> {
         if name.is_empty() || name.len() > MAX_NAME {
             return Err(Error::new(
@@ -779,6 +779,7 @@ impl Shared {
         let mut executed = self.executor.execute(retry.job()).await?;
         let mut notes = Vec::new();
         while let Err(crash) = &executed.fate {
+            retry.let_go();
             if retry.is_spent() {
                 break;
             }

@@ -40,7 +40,7 @@ pub(crate) enum Ask {
         input: InputKind,
         /// Bytes of the input.
         len: u64,
-        port: Option<Port>,
+        port: Option<Box<Port>>,
     },
     /// To be told when a child has ended.
     Ended(u64),
@@ -69,7 +69,7 @@ pub(crate) enum Answer {
     /// No child was started; its port comes back.
     NotSpawned {
         error: SpawnError,
-        port: Option<Port>,
+        port: Option<Box<Port>>,
     },
     Ended,
     End(End),
@@ -190,6 +190,17 @@ impl Provider {
     /// Children started so far.
     pub(crate) fn children_started(&self) -> u64 {
         self.children.as_ref().map_or(0, Children::started)
+    }
+
+    /// Whether it was a member of a broadcast channel.
+    pub(crate) fn has_joined(&self) -> bool {
+        self.memberships.get().is_some()
+    }
+
+    /// Takes back the locks of an attempt that is over.
+    pub(crate) fn unlock_all(&self) {
+        let held = self.locks().replace(HashMap::new());
+        drop(held);
     }
 
     /// Ends what there is for the task, and waits until it is gone. Nothing more is

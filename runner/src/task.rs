@@ -202,7 +202,7 @@ impl Task {
     /// written is dropped. There is no new attempt where that cannot be: when
     /// some of a streamed input ([`Input::reader`]) was read, or some of a
     /// streamed output ([`Stdio::Stream`]) was handed on, or when the task had a
-    /// port or started child tasks; the report's [`notes`](crate::Report::notes) then say so. What an
+    /// port, started child tasks or joined a broadcast channel; the report's [`notes`](crate::Report::notes) then say so. What an
     /// attempt did to granted directories and over the network stays done.
     ///
     /// Between attempts is a pause of 10 ms, doubling up to 1 s, cut at random by

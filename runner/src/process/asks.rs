@@ -72,7 +72,7 @@ pub(super) struct Asking {
 struct Open {
     answer: oneshot::Sender<Answer>,
     /// Given back where no child took it.
-    port: Option<Port>,
+    port: Option<Box<Port>>,
     /// The region that was asked for.
     region: Option<(u64, Kind)>,
 }
@@ -140,7 +140,10 @@ impl Asking {
                 } else {
                     Data::Inline(input)
                 };
-                let parts = port.as_ref().and_then(Port::parts).map(|(parts, _)| parts);
+                let parts = port
+                    .as_deref()
+                    .and_then(Port::parts)
+                    .map(|(parts, _)| parts);
                 let spawn = WireAsk::Spawn {
                     name,
                     input,
@@ -155,7 +158,7 @@ impl Asking {
         let mut descriptors: Vec<BorrowedFd<'_>> = Vec::new();
         descriptors.extend(file.as_ref().map(AsFd::as_fd));
         descriptors.extend(
-            port.as_ref()
+            port.as_deref()
                 .and_then(Port::parts)
                 .into_iter()
                 .flat_map(|(_, descriptors)| descriptors),
@@ -408,7 +411,8 @@ fn ask_of(ask: WireAsk, descriptors: Vec<OwnedFd>) -> Result<Ask, &'static str> 
                         return Err("it sends half a port");
                     };
                     let port = Port::from_parts(parts, [messages, credit]);
-                    Some(port.map_err(|_| "it sends a port that is none")?)
+                    let port = port.map_err(|_| "it sends a port that is none")?;
+                    Some(Box::new(port))
                 }
             };
             Ok(Ask::Spawn {

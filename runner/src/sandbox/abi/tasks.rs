@@ -104,7 +104,7 @@ impl TasksHost for Host {
         let port = match port {
             None => None,
             Some(port) => match self.take_port(port)? {
-                Ok(port) => Some(port),
+                Ok(port) => Some(Box::new(port)),
                 Err(port) => {
                     self.table().delete(child)?;
                     let (error, port) = (AbiError::Busy, Some(port));
@@ -118,7 +118,7 @@ impl TasksHost for Host {
             input: InputKind::Bytes(input.into()),
             port,
         };
-        let (error, port): (_, Option<Port>) = match services.ask(ask).await {
+        let (error, port): (_, Option<Box<Port>>) = match services.ask(ask).await {
             Answer::Spawned(id) => {
                 self.table().get_mut(&child)?.id = id;
                 return Ok(Ok(child));
@@ -130,7 +130,7 @@ impl TasksHost for Host {
             self.denials.note(Access::Task, &name);
         }
         self.table().delete(child)?;
-        let port = port.map(|port| self.push_port(port)).transpose()?;
+        let port = port.map(|port| self.push_port(*port)).transpose()?;
         let error = error.into();
         Ok(Err(Unstarted { error, port }))
     }
