@@ -162,7 +162,8 @@ python_guest() {
     "$venv/bin/pip" install --quiet --no-deps componentize-py==0.25.1
   fi
   (cd primes && "$venv/bin/componentize-py" -d ../../wit -w bare componentize app -o "$target/guests/primes.wasm")
-  rm -rf primes/__pycache__
+  (cd talk-py && "$venv/bin/componentize-py" -d ../../wit -w task componentize app -o "$target/guests/talk-py.wasm")
+  rm -rf primes/__pycache__ talk-py/__pycache__
 }
 
 javascript_guest() {

@@ -4,7 +4,6 @@
 
 use crate::{DIGEST, MOST, WORKER, digest, give, parent, take, within};
 use std::fmt::Write as _;
-use std::ops::Range;
 use wrun_guest::{Child, Exclusive, Frozen, Message, PAGE, Port, PortError, start};
 
 /// Numbers in a page: parts end with one.
@@ -218,11 +217,7 @@ fn merge(all: &[u32], cuts: &[u64], first: usize, to: &mut [u32]) -> Result<(), 
     if one.len() + other.len() != to.len() {
         return Err("too few numbers".into());
     }
-    let Range {
-        start: mut i,
-        end: mut j,
-    } = 0..0;
-    let mut at = 0;
+    let (mut i, mut j, mut at) = (0, 0, 0);
     while i < one.len() && j < other.len() {
         let (x, y) = (one[i], other[j]);
         // Without a branch: which of them comes next is chance.
