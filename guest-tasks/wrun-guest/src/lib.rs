@@ -11,16 +11,18 @@
 //! wrun_guest::task!(run);
 //! ```
 //!
-//! Tasks talk in three ways, each the same in both modes:
+//! Tasks talk in these ways, each the same in both modes:
 //!
 //! | | what travels | cost |
 //! |---|---|---|
 //! | [`Port`], [`channel`], [`parent`] | messages: bytes, regions, ports | a copy of the bytes |
 //! | [`Exclusive`], [`Frozen`] | a region's pages, [mapped](Exclusive::map) into memory | none for the bytes |
+//! | [`broadcast`] | messages of bytes, to all members of a name | a copy for each |
 //! | [`Shared`] | nothing: [words](SharedU32) that all holders see | a call for each access |
 //!
 //! [`spawn`] and [`start`] begin child tasks, which somebody granted this one by name.
-//! [`context`] has what a task knows about itself.
+//! With [`lock`], tasks of a runner take turns. [`context`] has what a task knows about
+//! itself.
 //!
 //! One task splits its work among two children, which work in its memory:
 //!
@@ -57,6 +59,7 @@
 mod barrier;
 mod child;
 pub mod context;
+mod lock;
 mod mapping;
 mod port;
 mod region;
@@ -79,8 +82,9 @@ pub mod bindings {
 pub use barrier::Barrier;
 pub use bindings::wasi::io::poll::{Pollable, poll};
 pub use child::{Child, Outcome, SpawnError, StartError, Unstarted, spawn, start};
+pub use lock::{Lock, LockError, LockMode, lock, try_lock};
 pub use mapping::{Mapping, PAGE, Plain};
-pub use port::{Message, Port, PortError, Unsent, channel, parent};
+pub use port::{BroadcastError, Message, Port, PortError, Unsent, broadcast, channel, parent};
 pub use region::{Exclusive, Frozen, Refused, Region, RegionError, Shared};
 pub use words::{SharedU32, SharedU64, Waited};
 
@@ -134,6 +138,8 @@ macro_rules! words_for {
     )*};
 }
 words_for!(
+    LockError,
+    BroadcastError,
     RegionError,
     Refused,
     PortError,

@@ -1,12 +1,14 @@
 //! Channels and what goes through them.
 
 use crate::bindings::wasi::io::poll::Pollable;
+use crate::bindings::wrun::task::broadcast;
 use crate::bindings::wrun::task::ports::{self, Port as Handle};
 use crate::bindings::wrun::task::regions::Region as RegionHandle;
 use crate::region::{Exclusive, Frozen, Region, RegionError, Shared};
 use std::fmt;
 use std::mem::MaybeUninit;
 
+pub use crate::bindings::wrun::task::broadcast::BroadcastError;
 pub use crate::bindings::wrun::task::ports::PortError;
 
 /// One end of a channel. Dropping it closes the channel; the other end still gets what
@@ -63,6 +65,18 @@ pub fn channel(capacity: u32) -> Result<(Port, Port), PortError> {
 #[must_use]
 pub fn parent() -> Option<Port> {
     ports::parent().map(Port)
+}
+
+/// Joins the channel of this name, which all tasks of one runner share: what is sent
+/// through the port, all other members receive, in one order for all. Only bytes: ports
+/// in a message are closed. A member that has no room for the next of 64 messages is
+/// closed.
+///
+/// # Errors
+///
+/// [`BroadcastError::BadName`] for no bytes or more than 256, [`BroadcastError::Limit`].
+pub fn broadcast(name: &str) -> Result<Port, BroadcastError> {
+    broadcast::open(name).map(Port)
 }
 
 impl Port {
