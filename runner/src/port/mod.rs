@@ -44,7 +44,7 @@ pub struct Port {
 
 enum End {
     Queue(queue::End),
-    Socket(socket::End),
+    Socket(Box<socket::End>),
 }
 
 /// Bytes, and what moves along with them.
@@ -201,7 +201,7 @@ impl Port {
 
     fn socket(end: socket::End) -> Self {
         Port {
-            end: End::Socket(end),
+            end: End::Socket(Box::new(end)),
             held: None,
         }
     }
@@ -335,6 +335,22 @@ impl Port {
         wait(receiving, until).unwrap_or(Err(PortError::WouldBlock))
     }
 
+    /// [`Port::try_receive`] that may block this thread for a moment.
+    pub(crate) fn receive_soon(&self) -> Result<Message, PortError> {
+        match &self.end {
+            End::Queue(end) => end.try_receive(),
+            End::Socket(end) => end.receive_soon(),
+        }
+    }
+
+    /// Whether there is room, after at most a moment in which this thread is blocked.
+    pub(crate) fn has_room_soon(&self) -> bool {
+        match &self.end {
+            End::Queue(_) => false,
+            End::Socket(end) => end.has_room_soon(),
+        }
+    }
+
     /// Closes the channel: nothing more can be sent from either end.
     pub fn close(&self) {
         match &self.end {
@@ -354,7 +370,7 @@ impl Port {
     /// where it is a queue of this one.
     pub(crate) fn into_parts(self) -> Option<(PortParts, [OwnedFd; PARTS])> {
         match self.end {
-            End::Socket(end) => end.into_parts().ok(),
+            End::Socket(end) => (*end).into_parts().ok(),
             End::Queue(_) => None,
         }
     }

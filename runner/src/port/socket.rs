@@ -30,9 +30,10 @@ use std::cell::RefCell;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::Handle;
@@ -41,17 +42,19 @@ use tokio::runtime::Handle;
 pub(crate) const PARTS: usize = 2;
 
 /// What a socket's buffer is asked to hold; the system may allow less.
-const BUFFER: usize = 1 << 20;
+const BUFFER: usize = 4 << 20;
 /// What travels in its packet in any case.
 const LEAST: usize = 2048;
 /// Data of one packet, at most.
 const MOST: usize = 64 << 10;
 /// What the kernel counts for a packet beside its bytes.
 const PER_PACKET: usize = 1024;
+/// The same for a large one, which is in whole pages.
+const SPARE: usize = 12 << 10;
 
 /// Kind, ports, regions, a byte that is zero, the length of the data.
 const HEADER: usize = 8;
-/// The capacity of a port, and whether a credit came along.
+/// The capacity of a port, and its credits that came along.
 const PORT: usize = 2;
 /// The kind of a region, where it is in its file, its length.
 const REGION: usize = 17;
@@ -60,12 +63,51 @@ const IN_FILE: u8 = 1;
 const MAX_HEAD: usize = HEADER + Message::MAX_PORTS * PORT + Message::MAX_REGIONS * REGION;
 const MAX_DESCRIPTORS: usize = 1 + Message::MAX_PORTS * PARTS + Message::MAX_REGIONS;
 
+/// How long a thread that has nothing else to do is blocked by a call, before it looks
+/// what else there is: more than an answer takes, less than a guest may compute.
+const MOMENT: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 1_000_000,
+};
+
+/// How long it is looked again and again before that. An answer of somebody who looks
+/// the same way, on another processor, is there earlier, and nobody is to be woken.
+const SPIN: Duration = Duration::from_micros(15);
+
+/// Whether looking again and again pays: not on one processor, nor where others take
+/// their time.
+#[derive(Default)]
+struct Haste {
+    /// So many times it is not tried.
+    pause: AtomicU32,
+    /// How often in a row it was in vain.
+    failures: AtomicU32,
+}
+
+impl Haste {
+    fn is_worth_it(&self) -> bool {
+        let less = |pause: u32| pause.checked_sub(1);
+        let relaxed = Ordering::Relaxed;
+        self.pause.fetch_update(relaxed, relaxed, less).is_err()
+    }
+
+    fn was_worth_it(&self) {
+        self.failures.store(0, Ordering::Relaxed);
+    }
+
+    /// The next time comes later and later.
+    fn was_in_vain(&self) {
+        let failures = self.failures.fetch_add(1, Ordering::Relaxed).min(6);
+        self.pause.store(8 << failures, Ordering::Relaxed);
+    }
+}
+
 /// What is to be known of an end beside its descriptors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PortParts {
     pub(crate) capacity: u8,
-    /// A credit was taken for a message that was not sent.
-    pub(crate) credit: bool,
+    /// Credits that were taken and not used.
+    pub(crate) credit: u8,
 }
 
 /// One end.
@@ -75,8 +117,12 @@ pub(super) struct End {
     capacity: u8,
     /// Data up to this size travels in its packet: so many fit the buffer.
     inline: usize,
-    /// A credit that was taken and not used.
-    saved: AtomicBool,
+    /// Credits that were taken and not used.
+    saved: AtomicU8,
+    /// The last thing done here was sending: what is received next is an answer, and
+    /// rarely there yet.
+    asked: AtomicBool,
+    haste: Haste,
     /// The other side broke the rules.
     broken: AtomicBool,
 }
@@ -111,6 +157,12 @@ impl Socket {
         let mut watched = [PollFd::new(&self.fd, events)];
         // Whatever is wrong is for the call that follows to meet.
         !matches!(poll(&mut watched, Some(&Timespec::default())), Ok(0))
+    }
+
+    /// Whether it is, or becomes so within a moment; a signal ends it.
+    fn is_soon(&self, events: PollFlags) -> bool {
+        let mut watched = [PollFd::new(&self.fd, events)];
+        matches!(poll(&mut watched, Some(&MOMENT)), Ok(1..))
     }
 
     /// Waits for it to be readable or writable; `false` when nobody can tell.
@@ -183,22 +235,26 @@ pub(super) fn channel(capacity: u32) -> io::Result<[End; 2]> {
         }
     }
     Ok([(messages, credit), (other_messages, other_credit)]
-        .map(|(messages, credit)| End::new(messages, credit, capacity, false)))
+        .map(|(messages, credit)| End::new(messages, credit, capacity, 0)))
 }
 
 const SEND: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
 
 impl End {
-    fn new(messages: OwnedFd, credit: OwnedFd, capacity: u8, saved: bool) -> Self {
+    fn new(messages: OwnedFd, credit: OwnedFd, capacity: u8, saved: u8) -> Self {
         let buffer = sockopt::socket_send_buffer_size(&messages).unwrap_or(0);
-        // Half, for the kernel counts whole pages.
-        let each = buffer / usize::from(capacity.max(1)) / 2;
+        // The kernel counts what it allocates: up to twice of what is small, a few
+        // pages more of what is large.
+        let each = buffer / usize::from(capacity.max(1));
+        let small = (each / 2).saturating_sub(PER_PACKET);
         End {
-            inline: each.saturating_sub(PER_PACKET).clamp(LEAST, MOST),
+            inline: small.max(each.saturating_sub(SPARE)).clamp(LEAST, MOST),
             messages: Socket::new(messages),
             credit: Socket::new(credit),
             capacity,
-            saved: AtomicBool::new(saved),
+            saved: AtomicU8::new(saved),
+            asked: AtomicBool::new(false),
+            haste: Haste::default(),
             broken: AtomicBool::new(false),
         }
     }
@@ -206,7 +262,8 @@ impl End {
     fn parts(&self) -> PortParts {
         PortParts {
             capacity: self.capacity,
-            credit: self.saved.load(Ordering::Relaxed),
+            // The other side can have given more than it had.
+            credit: self.saved.load(Ordering::Relaxed).min(self.capacity),
         }
     }
 
@@ -237,18 +294,30 @@ impl End {
         if !(1..=Port::MAX_CAPACITY).contains(&u32::from(parts.capacity)) {
             return Err(io::Error::other("no channel has this capacity"));
         }
+        if parts.credit > parts.capacity {
+            return Err(io::Error::other("it has more credit than there is"));
+        }
         Ok(End::new(messages, credit, parts.capacity, parts.credit))
     }
 
-    /// Takes the right to send one message.
+    /// Takes the right to send one message; and with it what else there is, for the
+    /// next ones.
     fn take_credit(&self) -> Result<(), PortError> {
-        if self.saved.swap(false, Ordering::Relaxed) {
+        let one_less = |saved: u8| saved.checked_sub(1);
+        let saved = self
+            .saved
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less);
+        if saved.is_ok() {
             return Ok(());
         }
+        let mut credits = [0; Port::MAX_CAPACITY as usize];
         loop {
-            return match recv(&self.credit.fd, &mut [0; 1], RecvFlags::DONTWAIT) {
-                Ok((1, _)) => Ok(()),
-                Ok(_) => Err(PortError::Closed),
+            return match recv(&self.credit.fd, &mut credits, RecvFlags::DONTWAIT) {
+                Ok((0, _)) => Err(PortError::Closed),
+                Ok((count, _)) => {
+                    self.save_credits(u8::try_from(count - 1).unwrap_or(0));
+                    Ok(())
+                }
                 Err(Errno::INTR) => continue,
                 Err(Errno::AGAIN) => Err(PortError::WouldBlock),
                 Err(_) => Err(PortError::Closed),
@@ -259,6 +328,7 @@ impl End {
     pub(super) fn try_send(&self, message: Message) -> Result<(), Unsent> {
         match self.send_parts(&message) {
             Ok(()) => {
+                self.asked.store(true, Ordering::Relaxed);
                 // What was sent stays open at the other end.
                 drop(message);
                 Ok(())
@@ -293,7 +363,7 @@ impl End {
                 return Err(PortError::OtherRunner);
             };
             let (parts, lent) = end.lent();
-            head.extend([parts.capacity, u8::from(parts.credit)]);
+            head.extend([parts.capacity, parts.credit]);
             fds.extend(lent);
         }
         for region in &message.regions {
@@ -335,7 +405,48 @@ impl End {
     }
 
     fn save_credit(&self) {
-        self.saved.store(true, Ordering::Relaxed);
+        self.save_credits(1);
+    }
+
+    fn save_credits(&self, count: u8) {
+        let more = |saved: u8| Some(saved.saturating_add(count));
+        let _ = self
+            .saved
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+    }
+
+    /// Receives a message; blocks this thread for a moment when there is none.
+    pub(super) fn receive_soon(&self) -> Result<Message, PortError> {
+        if !self.asked.swap(false, Ordering::Relaxed) {
+            match self.try_receive() {
+                Err(PortError::WouldBlock) => {}
+                other => return other,
+            }
+        }
+        if self.haste.is_worth_it() {
+            let began = Instant::now();
+            while began.elapsed() < SPIN {
+                match self.try_receive() {
+                    Err(PortError::WouldBlock) => {}
+                    other => {
+                        self.haste.was_worth_it();
+                        return other;
+                    }
+                }
+            }
+            self.haste.was_in_vain();
+        }
+        if !self.messages.is_soon(PollFlags::IN) {
+            return Err(PortError::WouldBlock);
+        }
+        self.try_receive()
+    }
+
+    /// Whether there is room, if need be after a moment in which this thread is
+    /// blocked.
+    pub(super) fn has_room_soon(&self) -> bool {
+        let (socket, interest) = self.for_room();
+        socket.is_soon(events(interest))
     }
 
     pub(super) fn try_receive(&self) -> Result<Message, PortError> {
@@ -350,7 +461,7 @@ impl End {
             return Err(PortError::Limit);
         };
         let _context = self.messages.handle.enter();
-        message_of(&packet, fds).map_err(|error| match error {
+        message_of(packet, fds).map_err(|error| match error {
             Bad::Limit => PortError::Limit,
             Bad::Nonsense => {
                 self.broken.store(true, Ordering::Relaxed);
@@ -362,7 +473,7 @@ impl End {
 
     /// The next packet, and what came with it; none where there was no room for
     /// its descriptors.
-    fn receive_packet(&self) -> Result<(Bytes, Option<Vec<OwnedFd>>), PortError> {
+    fn receive_packet(&self) -> Result<(Packet, Option<Vec<OwnedFd>>), PortError> {
         thread_local! {
             static PACKET: RefCell<Vec<u8>> = RefCell::new(vec![0; MAX_HEAD + MOST + 1]);
         }
@@ -373,7 +484,8 @@ impl End {
                     [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
                 let mut control = RecvAncillaryBuffer::new(&mut space);
                 let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-                let mut into = [IoSliceMut::new(packet)];
+                let mut head = [0; HEADER];
+                let mut into = [IoSliceMut::new(&mut head), IoSliceMut::new(packet)];
                 let received = match recvmsg(&self.messages.fd, &mut into, &mut control, flags) {
                     Ok(received) => received,
                     Err(Errno::INTR) => continue,
@@ -396,8 +508,13 @@ impl End {
                     return Err(PortError::Closed);
                 }
                 let lost = received.flags.contains(ReturnFlags::CTRUNC);
-                let bytes = Bytes::copy_from_slice(&packet[..received.bytes]);
-                return Ok((bytes, (!lost).then_some(fds)));
+                // The data begins where the memory does: a guest gets it without a copy.
+                let rest = received.bytes.saturating_sub(HEADER);
+                let packet = Packet {
+                    head: (received.bytes >= HEADER).then_some(head),
+                    rest: Bytes::copy_from_slice(&packet[..rest]),
+                };
+                return Ok((packet, (!lost).then_some(fds)));
             }
         })
     }
@@ -427,7 +544,7 @@ impl End {
 
     /// What tells of room: credit, or where there is some, the buffer.
     fn for_room(&self) -> (&Socket, Interest) {
-        if self.saved.load(Ordering::Relaxed) {
+        if self.saved.load(Ordering::Relaxed) > 0 {
             (&self.messages, Interest::WRITABLE)
         } else {
             (&self.credit, Interest::READABLE)
@@ -462,6 +579,13 @@ pub(crate) fn in_memory(data: &[u8]) -> io::Result<OwnedFd> {
     Ok(file)
 }
 
+/// What was received.
+struct Packet {
+    /// None where there was less.
+    head: Option<[u8; HEADER]>,
+    rest: Bytes,
+}
+
 /// The file of a region that other processes can have, and what it is.
 fn sendable(region: &Region) -> Option<(BorrowedFd<'_>, Parts)> {
     region.to_send().ok().filter(|_| region.is_elsewhere())
@@ -485,15 +609,15 @@ enum Bad {
 
 /// A message out of what somebody sent who is not trusted. Needs the context of a
 /// tokio runtime.
-fn message_of(packet: &Bytes, fds: Vec<OwnedFd>) -> Result<Message, Bad> {
+fn message_of(packet: Packet, fds: Vec<OwnedFd>) -> Result<Message, Bad> {
     let mut limit = false;
     read_message(packet, fds, &mut limit).ok_or(if limit { Bad::Limit } else { Bad::Nonsense })
 }
 
 /// The message; or none, and whether it is for want of memory.
-fn read_message(packet: &Bytes, fds: Vec<OwnedFd>, limit: &mut bool) -> Option<Message> {
-    let (&[kind, ports, regions, 0, a, b, c, d], rest) = packet.split_first_chunk::<HEADER>()?
-    else {
+fn read_message(packet: Packet, fds: Vec<OwnedFd>, limit: &mut bool) -> Option<Message> {
+    let Packet { head, rest: bytes } = packet;
+    let [kind, ports, regions, 0, a, b, c, d] = head? else {
         return None;
     };
     let len = usize::try_from(u32::from_le_bytes([a, b, c, d])).ok()?;
@@ -506,7 +630,7 @@ fn read_message(packet: &Bytes, fds: Vec<OwnedFd>, limit: &mut bool) -> Option<M
         return None;
     }
     let in_file = kind == IN_FILE;
-    let (parts, rest) = rest.split_at_checked(ports * PORT)?;
+    let (parts, rest) = bytes.split_at_checked(ports * PORT)?;
     let (places, inline) = rest.split_at_checked(regions * REGION)?;
     if fds.len() != usize::from(in_file) + ports * PARTS + regions
         || inline.len() != if in_file { 0 } else { len }
@@ -517,7 +641,7 @@ fn read_message(packet: &Bytes, fds: Vec<OwnedFd>, limit: &mut bool) -> Option<M
     let data = if in_file {
         contents(fds.next()?, len)?
     } else {
-        packet.slice(packet.len() - len..)
+        bytes.slice(bytes.len() - len..)
     };
     let ports = parts
         .chunks_exact(PORT)
@@ -525,12 +649,9 @@ fn read_message(packet: &Bytes, fds: Vec<OwnedFd>, limit: &mut bool) -> Option<M
             let &[capacity, credit] = parts else {
                 return None;
             };
-            let parts = PortParts {
-                capacity,
-                credit: credit == 1,
-            };
+            let parts = PortParts { capacity, credit };
             let end = End::from_parts(parts, [fds.next()?, fds.next()?]).ok()?;
-            (credit <= 1).then(|| Port::socket(end))
+            Some(Port::socket(end))
         })
         .collect::<Option<Vec<_>>>()?;
     let regions = places
@@ -806,9 +927,9 @@ mod tests {
                 .expect("a socket")
                 .take_credit()
                 .expect("one");
-            saved.store(true, Ordering::Relaxed);
+            saved.store(1, Ordering::Relaxed);
             let (parts, fds) = one.into_parts().expect("parts");
-            assert!(parts.credit);
+            assert_eq!(parts.credit, 1);
             let one = Port::from_parts(parts, fds).expect("a port");
             one.try_send("it").expect("there is room");
             assert_eq!(

@@ -33,6 +33,8 @@ pub(crate) struct Host {
     pub(crate) limiter: Limiter,
     pub(crate) context: TaskContext,
     pub(crate) denials: Denials,
+    /// Host calls may block the thread for a moment: it has nothing else to do.
+    pub(crate) blocking: bool,
     /// Read-only directories were granted: the likely reason of a refused write.
     pub(crate) has_read_only: bool,
     /// TCP connections to somewhere are granted.
@@ -134,6 +136,7 @@ impl Host {
             limiter: Limiter::new(&spec.limits, context.services.clone()),
             context,
             denials,
+            blocking,
             has_tcp: !spec.tcp.is_empty(),
             sockets_made: 0,
             has_read_only: spec.dirs.iter().any(|grant| grant.read_only),

@@ -24,6 +24,9 @@ pub(crate) struct Ports {
     held: u32,
 }
 
+/// A guest's handles for what came with a message.
+type Handles = (Vec<Resource<Handle>>, Vec<Resource<GuestPort>>);
+
 /// A port in a guest's table. It is shared only while the guest waits for a call
 /// on it.
 #[expect(unreachable_pub, reason = "the bindings re-export it")]
@@ -151,11 +154,7 @@ impl Host {
     }
 
     /// Handles for what came, or came back, in the same order.
-    fn take_in_all(
-        &mut self,
-        regions: Vec<Region>,
-        ports: Vec<Port>,
-    ) -> wasmtime::Result<(Vec<Resource<Handle>>, Vec<Resource<GuestPort>>)> {
+    fn take_in_all(&mut self, regions: Vec<Region>, ports: Vec<Port>) -> wasmtime::Result<Handles> {
         let regions = regions.into_iter().map(|region| self.take_in(region));
         let regions = regions.collect::<wasmtime::Result<_>>()?;
         let ports = ports.into_iter().map(|port| self.push_port(port));
@@ -242,6 +241,10 @@ impl HostPort for Host {
                 Err(unsent) if unsent.error == PortError::WouldBlock => message = unsent.message,
                 sent => return self.sent(sent),
             }
+            // Waiting by way of the event loop takes longer than most answers.
+            if self.blocking && through.has_room_soon() {
+                continue;
+            }
             let error = match or_cancelled(&cancel, through.room()).await {
                 Ok(true) => continue,
                 Ok(false) => AbiError::Closed,
@@ -276,6 +279,12 @@ impl HostPort for Host {
             return Ok(Err(AbiError::Limit));
         }
         let from = self.port(&port)?;
+        if self.blocking {
+            match from.receive_soon() {
+                Err(PortError::WouldBlock) => {}
+                received => return self.received(received),
+            }
+        }
         let cancel = self.context.cancel.clone();
         match or_cancelled(&cancel, from.receive()).await {
             Ok(received) => self.received(received),
