@@ -7,6 +7,7 @@ use std::alloc::Layout;
 use std::fmt::Write as _;
 
 const PAGE: u64 = 64 << 10;
+const LARGE: usize = 2 << 20;
 
 fn with(data: &str, regions: Vec<Region>) -> Message {
     Message { data: data.into(), regions, ports: vec![] }
@@ -29,7 +30,9 @@ struct Window {
 impl Window {
     fn new(len: u64) -> Result<Self, String> {
         let len = len.next_multiple_of(PAGE) as usize;
-        let layout = Layout::from_size_align(len, PAGE as usize).map_err(|error| error.to_string())?;
+        // At a large page, so that the machine can lay large ones there.
+        let align = if len < LARGE { PAGE as usize } else { LARGE };
+        let layout = Layout::from_size_align(len, align).map_err(|error| error.to_string())?;
         // Not touched, so that it takes no memory of the machine.
         let start = unsafe { std::alloc::alloc(layout) };
         if start.is_null() {

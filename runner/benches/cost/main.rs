@@ -18,6 +18,7 @@ mod node;
 mod pipe;
 mod port;
 mod process;
+mod region;
 mod report;
 mod stream;
 mod thread;
@@ -33,6 +34,7 @@ fn main() -> anyhow::Result<()> {
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         match arg.as_str() {
+            pipe::FLOOD_ARG => return pipe::pour(args.next().context("no count")?.parse()?),
             pipe::PEER_ARG => return pipe::answer(),
             fork::FORK_ARG => {
                 let code = args.next().context("no code")?;
@@ -49,6 +51,7 @@ fn main() -> anyhow::Result<()> {
     thread::measure(&mut bench)?;
     process::measure(&mut bench)?;
     port::measure(&mut bench)?;
+    region::measure(&mut bench)?;
     command::measure(&mut bench)?;
     stream::measure(&mut bench)?;
     report::print(&bench.rows);

@@ -1,5 +1,6 @@
 //! Node's way to a process of one's own: `child_process.fork`, from the call to
-//! the first message.
+//! the first message. And its ways to hand over bytes: `postMessage` to a thread, where
+//! they are transferred, and `send` to a process, which copies them.
 
 use crate::measure::{Bench, Side, Target};
 use anyhow::Context;
@@ -33,12 +34,19 @@ struct Node {
 
 impl Node {
     fn start() -> anyhow::Result<Self> {
+        Node::run(PARENT, &[], &[])
+    }
+
+    /// With a child's script between its arguments.
+    fn run(program: &str, before: &[&str], after: &[&str]) -> anyhow::Result<Self> {
         let mut script = tempfile::Builder::new().suffix(".js").tempfile()?;
         script.write_all(CHILD.as_bytes())?;
         let script = script.into_temp_path();
         let mut child = Command::new("node")
-            .args(["-e", PARENT])
+            .args(["-e", program])
+            .args(before)
             .arg(&*script)
+            .args(after)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
@@ -78,4 +86,56 @@ pub(crate) fn row(bench: &mut Bench, name: &'static str, wrun: Side<'_>) -> anyh
     bench.row(name, floor, Target::AtMost(0.01), 40, wrun, &mut || {
         node.fork()
     })
+}
+
+/// Answers each line with the nanoseconds of one round: so many bytes there and back.
+const HAND_OVER: &str = r"
+const { Worker } = require('node:worker_threads');
+const { fork } = require('node:child_process');
+const [way, child, size] = process.argv.slice(1);
+let bytes = new ArrayBuffer(Number(size));
+let began;
+const there = (value) => {
+  console.log(String(process.hrtime.bigint() - began));
+  bytes = value;
+};
+let send;
+if (way === 'thread') {
+  const code = `const { parentPort } = require('node:worker_threads');
+    parentPort.on('message', (bytes) => parentPort.postMessage(bytes, [bytes]));`;
+  const worker = new Worker(code, { eval: true });
+  worker.on('message', there);
+  send = () => worker.postMessage(bytes, [bytes]);
+} else {
+  const forked = fork(child, { serialization: 'advanced' });
+  forked.on('message', there);
+  send = () => forked.send(bytes);
+}
+require('node:readline').createInterface({ input: process.stdin }).on('line', () => {
+  began = process.hrtime.bigint();
+  send();
+});
+";
+
+/// A row of handing bytes over beside Node's way of doing it.
+pub(crate) fn hand_over(
+    bench: &mut Bench,
+    name: &'static str,
+    way: &str,
+    size: u64,
+    wrun: Side<'_>,
+) -> anyhow::Result<()> {
+    let (floor, rounds) = match way {
+        "thread" => ("Node's postMessage, transferred", 40),
+        _ => ("Node's process.send, advanced", 10),
+    };
+    if !bench.wants(name) {
+        return Ok(());
+    }
+    let size = size.to_string();
+    let Ok(mut node) = Node::run(HAND_OVER, &[way], &[&size]) else {
+        eprintln!("{name}: skipped, there is no node");
+        return Ok(());
+    };
+    bench.row(name, floor, Target::None, rounds, wrun, &mut || node.fork())
 }

@@ -2,9 +2,10 @@
 //! pipes, one write and one read on each side.
 
 use crate::SMALL;
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use std::io::{Read, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
 
 /// The argument that makes this program the other side.
 pub(crate) const PEER_ARG: &str = "__pipe-peer";
@@ -51,6 +52,48 @@ pub(crate) fn answer() -> anyhow::Result<()> {
         .write(true)
         .open("/proc/self/fd/1")?;
     while from.read_exact(&mut bytes).is_ok() {
+        to.write_all(&bytes)?;
+    }
+    Ok(())
+}
+
+/// The argument that makes this program write so many chunks to its stdout.
+pub(crate) const FLOOD_ARG: &str = "__pipe-flood";
+
+/// What is written at a time.
+pub(crate) const CHUNK: usize = 64 << 10;
+
+/// The time that so many chunks take from a process to this one.
+pub(crate) fn flood(count: usize) -> anyhow::Result<Duration> {
+    let began = Instant::now();
+    let mut child = Command::new(std::env::current_exe()?)
+        .args([FLOOD_ARG, &count.to_string()])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let mut from = child.stdout.take().context("no stdout")?;
+    let mut bytes = vec![0; CHUNK];
+    let mut total = 0;
+    loop {
+        match from.read(&mut bytes)? {
+            0 => break,
+            len => total += len,
+        }
+    }
+    ensure!(
+        child.wait()?.success() && total == count * CHUNK,
+        "{total} bytes"
+    );
+    Ok(began.elapsed())
+}
+
+/// The process that they come from.
+pub(crate) fn pour(count: usize) -> anyhow::Result<()> {
+    let mut to = std::fs::OpenOptions::new()
+        .write(true)
+        .open("/proc/self/fd/1")?;
+    let bytes = vec![b'w'; CHUNK];
+    for _ in 0..count {
         to.write_all(&bytes)?;
     }
     Ok(())

@@ -1,7 +1,7 @@
 //! Channels: what a message between two tasks costs.
 
 use crate::measure::{Bench, Target, each};
-use crate::pipe::Peer;
+use crate::pipe::{self, CHUNK, Peer};
 use crate::{SMALL, guest, wrun_program};
 use anyhow::ensure;
 use std::sync::mpsc::sync_channel;
@@ -32,10 +32,47 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
         20,
         &mut || ping(&runner, &ports),
         &mut || each(ROUNDS, || peer.round_trip()),
-    )
+    )?;
+    let total: usize = if bench.quick { 128 << 20 } else { 1 << 30 };
+    for (name, capacity) in [
+        ("port stream 1 GiB, process", 2),
+        ("port stream 1 GiB, process, 64 wait", 64),
+    ] {
+        bench.row(
+            name,
+            "as much through a bare pipe",
+            Target::AtLeast(0.5),
+            5,
+            &mut || stream(&runner, &ports, total / CHUNK, capacity),
+            &mut || pipe::flood(total / CHUNK),
+        )?;
+    }
+    Ok(())
 }
 
-fn load(mode: Mode) -> anyhow::Result<(Runner, Artifact)> {
+/// One task sends so many messages of 64 KiB to another.
+fn stream(
+    runner: &Runner,
+    ports: &Artifact,
+    count: usize,
+    capacity: u32,
+) -> anyhow::Result<Duration> {
+    let (theirs, ours) = runner.channel(capacity)?;
+    let (second, to_second) = runner.channel(1)?;
+    let drains = runner.submit_blocking(Task::new(ports).input("drain").port(second))?;
+    to_second.send_blocking(Message::default().port(ours))?;
+    let flood = Task::new(ports).input(format!("flood {count} {CHUNK}"));
+    let began = Instant::now();
+    let floods = runner.submit_blocking(flood.port(theirs))?;
+    let report = drains.wait()?;
+    let time = began.elapsed();
+    let wanted = format!("{} bytes", count * CHUNK);
+    ensure!(report.stdout == wanted.as_str(), "{}", report.outcome);
+    ensure!(floods.wait()?.outcome.is_completed());
+    Ok(time)
+}
+
+pub(crate) fn load(mode: Mode) -> anyhow::Result<(Runner, Artifact)> {
     let runner = Runner::builder()
         .mode(mode)
         .worker(wrun_program())

@@ -49,7 +49,7 @@ impl Image {
             return Err(io::Error::other("the program was changed"));
         }
         fcntl_add_seals(&copy, IMAGE_SEALS)?;
-        let pages = sys::collapse(&copy, len)?;
+        let pages = sys::collapse(&copy, 0, len)?;
         Ok(Image {
             of,
             file: copy.into(),

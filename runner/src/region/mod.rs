@@ -270,6 +270,12 @@ impl Draft {
         let step = (self.size - self.reserved).min(STEP as u64);
         if step > 0 {
             reserve(&self.file, self.reserved, step)?;
+            // Touching a page for the first time, in every task that has the region, costs
+            // more than this does once. Where it cannot be had, small ones do.
+            let large = usize::try_from(step).unwrap_or(0) / sys::LARGE * sys::LARGE;
+            if large > 0 {
+                let _ = sys::collapse(&self.file, self.reserved, large);
+            }
             self.reserved += step;
         }
         Ok(self.reserved < self.size)

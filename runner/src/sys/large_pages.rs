@@ -30,19 +30,19 @@ const COLLAPSE: i32 = libc::MADV_COLLAPSE;
 #[derive(Debug)]
 pub(crate) struct Collapsed(Range<usize>);
 
-/// Puts the pages of a memory file together into large ones. `len` is a multiple
-/// of [`LARGE`], and no more than the file has.
+/// Puts the pages of a memory file from `offset` on together into large ones. Both are
+/// multiples of [`LARGE`], and the file has as much.
 ///
 /// # Errors
 ///
 /// The kernel has no large pages, or none left.
 #[expect(unsafe_code, reason = "a mapping of our own, that nobody reads")]
-pub(crate) fn collapse(file: impl AsFd, len: usize) -> io::Result<Collapsed> {
+pub(crate) fn collapse(file: impl AsFd, offset: u64, len: usize) -> io::Result<Collapsed> {
     let space = reserve_aligned(len)?;
     let address = space.0.start as *mut c_void;
     let flags = MapFlags::PRIVATE | MapFlags::FIXED;
     // SAFETY: replaces a reservation of ours, to which no reference exists.
-    unsafe { mmap(address, len, ProtFlags::READ, flags, file, 0) }?;
+    unsafe { mmap(address, len, ProtFlags::READ, flags, file, offset) }?;
     // SAFETY: the range is the mapping that was just made; its contents stay.
     match unsafe { libc::madvise(address, len, COLLAPSE) } {
         0 => Ok(space),

@@ -1,0 +1,166 @@
+//! Regions: what it costs to hand one over, and bytes that go through them.
+
+use crate::measure::{Bench, Target, each};
+use crate::node;
+use crate::pipe::Peer;
+use crate::port::load;
+use anyhow::{Context, ensure};
+use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, ftruncate, memfd_create};
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use std::hint::black_box;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+use wrun::{Artifact, Message, Mode, Runner, Task};
+
+/// Each is two: there and back.
+const ROUNDS: u32 = 1_000;
+const PIECE: usize = 4 << 20;
+
+pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
+    if !bench.wants("region") {
+        return Ok(());
+    }
+    let (threads, thread_ports) = load(Mode::Thread)?;
+    let (processes, process_ports) = load(Mode::Process)?;
+    let mut peer = Peer::start()?;
+    for (name, mode, size) in [
+        ("region handover 64 KiB, process", Mode::Process, 64 << 10),
+        ("region handover 1 MiB, process", Mode::Process, 1 << 20),
+        ("region handover 64 MiB, process", Mode::Process, 64 << 20),
+        ("region handover 64 KiB, thread", Mode::Thread, 64 << 10),
+        ("region handover 64 MiB, thread", Mode::Thread, 64 << 20),
+    ] {
+        let (runner, ports) = match mode {
+            Mode::Process => (&processes, &process_ports),
+            _ => (&threads, &thread_ports),
+        };
+        let file = memory_file(size)?;
+        bench.row(
+            name,
+            "bare mmap of it and bare pipe round trip",
+            Target::AtMost(10.0),
+            20,
+            &mut || toss(runner, ports, size),
+            &mut || {
+                let mapped = each(ROUNDS, || map(&file, size))?;
+                Ok(mapped + each(ROUNDS, || peer.round_trip())?)
+            },
+        )?;
+    }
+    for (name, mode, way, size) in [
+        (
+            "region 64 KiB beside Node, thread",
+            Mode::Thread,
+            "thread",
+            64 << 10,
+        ),
+        (
+            "region 64 MiB beside Node, thread",
+            Mode::Thread,
+            "thread",
+            64 << 20,
+        ),
+        (
+            "region 64 KiB beside Node, process",
+            Mode::Process,
+            "process",
+            64 << 10,
+        ),
+        (
+            "region 64 MiB beside Node, process",
+            Mode::Process,
+            "process",
+            64 << 20,
+        ),
+    ] {
+        let (runner, ports) = match mode {
+            Mode::Process => (&processes, &process_ports),
+            _ => (&threads, &thread_ports),
+        };
+        node::hand_over(bench, name, way, size, &mut || toss(runner, ports, size))?;
+    }
+    let total: usize = if bench.quick { 256 << 20 } else { 1 << 30 };
+    for (name, runner, ports) in [
+        ("region stream 1 GiB, process", &processes, &process_ports),
+        ("region stream 1 GiB, thread", &threads, &thread_ports),
+    ] {
+        bench.row(
+            name,
+            "memcpy",
+            Target::AtLeast(0.7),
+            5,
+            &mut || pour(runner, ports, total / PIECE),
+            &mut || Ok(copy(total / PIECE)),
+        )?;
+    }
+    Ok(())
+}
+
+/// Two tasks with a channel between them: what the first one reports.
+fn pair(
+    runner: &Runner,
+    ports: &Artifact,
+    [first, second]: [&str; 2],
+) -> anyhow::Result<(Duration, String)> {
+    let start = |what: &str| -> anyhow::Result<_> {
+        let (theirs, ours) = runner.channel(1)?;
+        let task = Task::new(ports).input(what.to_owned()).port(theirs);
+        Ok((runner.submit_blocking(task)?, ours))
+    };
+    let (one, to_one) = start(first)?;
+    let (other, to_other) = start(second)?;
+    let (end, far) = runner.channel(8)?;
+    to_other.send_blocking(Message::default().port(far))?;
+    let began = Instant::now();
+    to_one.send_blocking(Message::default().port(end))?;
+    let report = one.wait()?;
+    let time = began.elapsed();
+    ensure!(report.outcome.is_completed(), "{}", report.outcome);
+    ensure!(other.wait()?.outcome.is_completed());
+    Ok((time, String::from_utf8(report.stdout.to_vec())?))
+}
+
+/// A region goes to another task, which maps it and gives it back: the time of a round.
+fn toss(runner: &Runner, ports: &Artifact, size: u64) -> anyhow::Result<Duration> {
+    let toss = format!("toss {ROUNDS} {size}");
+    let (_, time) = pair(runner, ports, [&toss, "catch"])?;
+    Ok(Duration::from_nanos(time.parse::<u64>()?) / ROUNDS)
+}
+
+/// One task copies so many pieces into regions, and another looks at them.
+fn pour(runner: &Runner, ports: &Artifact, count: usize) -> anyhow::Result<Duration> {
+    let pour = format!("pour {count} {PIECE}");
+    Ok(pair(runner, ports, [&pour, "drink"])?.0)
+}
+
+fn memory_file(size: u64) -> anyhow::Result<OwnedFd> {
+    let file = memfd_create("floor", MemfdFlags::CLOEXEC)?;
+    ftruncate(&file, size)?;
+    fallocate(&file, FallocateFlags::empty(), 0, size)?;
+    Ok(file)
+}
+
+#[expect(unsafe_code, reason = "the bare call is the floor")]
+fn map(file: &OwnedFd, size: u64) -> anyhow::Result<()> {
+    let size = usize::try_from(size).context("a size")?;
+    let prot = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: a new mapping where the kernel likes, to which nothing refers; it is
+    // unmapped as it was mapped.
+    unsafe {
+        let at = mmap(std::ptr::null_mut(), size, prot, MapFlags::SHARED, file, 0)?;
+        munmap(at, size)?;
+    }
+    Ok(())
+}
+
+fn copy(count: usize) -> Duration {
+    let from = vec![7_u8; PIECE];
+    let mut to = vec![vec![0; PIECE]; 4];
+    let began = Instant::now();
+    for round in 0..count {
+        let to = &mut to[round % 4];
+        to.copy_from_slice(black_box(&from));
+        black_box(to);
+    }
+    began.elapsed()
+}
