@@ -240,6 +240,34 @@
 //! # }
 //! ```
 //!
+//! # Regions
+//!
+//! A [`Region`] is memory that goes to tasks without a copy, however large it is: one
+//! input for many tasks ([`Runner::frozen_region`]), a buffer that is passed on and
+//! comes back, counters that all look at ([`Runner::region`]). It travels in messages.
+//!
+//! ```
+//! use wrun::{Message, Mode, RegionKind, Runner, Task};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let runner = Runner::builder().mode(Mode::Thread).build()?;
+//! let sum = runner.load("../guest-tasks/ports/ports.wasm")?;
+//! let input = runner.frozen_region(&[1; 1 << 17])?;
+//! for _ in 0..3 {
+//!     let (theirs, port) = runner.channel(1)?;
+//!     let task = runner.submit_blocking(Task::new(&sum).input("sum").port(theirs))?;
+//!     port.send_blocking(Message::default().region(input.duplicate()?))?;
+//!     assert_eq!(port.receive_blocking()?.data, "131072");
+//!     port.close();
+//!     assert!(task.wait()?.outcome.is_completed());
+//! }
+//! let counter = runner.region(8, RegionKind::Shared)?;
+//! counter.add_u64(0, 5)?;
+//! assert_eq!(counter.load_u64(0)?, 5);
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Caching
 //!
 //! Compiling takes from milliseconds to seconds, once for each [`Runner::load`].

@@ -14,8 +14,8 @@ pub struct Limits {
     /// does not depend on the machine. Metered code is compiled separately and
     /// is up to about two times slower. Default: none.
     pub fuel: Option<u64>,
-    /// Linear memory over all memories of the task, with the regions that it
-    /// holds, in bytes. Growth beyond it is refused; a task that then traps has exceeded its memory limit.
+    /// Linear memory over all memories of the task, with the regions that were made
+    /// for it and exist, whoever has them, in bytes. Growth beyond it is refused; a task that then traps has exceeded its memory limit.
     /// Default: 512 MiB.
     pub max_memory: u64,
     /// Output that is captured, in bytes, for stdout and for stderr each.
