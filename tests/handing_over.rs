@@ -126,7 +126,7 @@ fn many_tasks_read_one_frozen_input() {
         let tasks: Vec<_> = (0..100)
             .map(|_| {
                 // No memory for a copy beside its window.
-                let (task, port) = talk(&runner, &ports, "sum", 6 * MIB);
+                let (task, port) = talk(&runner, &ports, "sum", 8 * MIB);
                 let message = Message::default().region(input.duplicate().unwrap());
                 port.send_blocking(message).unwrap();
                 (task, port)

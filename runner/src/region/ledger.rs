@@ -290,6 +290,28 @@ mod tests {
     }
 
     #[test]
+    fn whatever_a_worker_says_it_may_have_is_bounded() {
+        let ledger = Arc::new(Ledger::new(u64::MAX, true));
+        let maker = Maker::new(ledger.clone(), 8192);
+        let refused = maker.make(8193, Kind::Shared, u64::MAX);
+        assert!(refused.expect_err("more than its limit").is_limit());
+        for (len, kind) in [
+            (0, Kind::Shared),
+            (u64::MAX, Kind::Shared),
+            (1, Kind::Frozen),
+        ] {
+            let refused = maker.make(len, kind, u64::MAX);
+            assert!(!refused.expect_err("no region").is_limit());
+        }
+        assert_eq!((maker.bytes(), ledger.bytes()), (0, 0));
+        // Asked for, and never taken.
+        let (draft, bytes) = maker.make(8192, Kind::Shared, u64::MAX).expect("fits");
+        assert_eq!(bytes, ledger.bytes());
+        drop(draft);
+        assert_eq!((maker.bytes(), ledger.bytes()), (0, 0));
+    }
+
+    #[test]
     fn descriptors_and_mappings_of_other_processes_count() {
         let ledger = Arc::new(Ledger::new(u64::MAX, true));
         let maker = Maker::new(ledger, u64::MAX);
