@@ -21,6 +21,7 @@ fn load(mode: Mode) -> (Runner, Artifact) {
 fn start(runner: &Runner, commons: &Artifact, what: &str) -> TaskHandle {
     let limits = Limits::default().max_memory(64 << 20).timeout(2 * SOON);
     let task = Task::new(commons).input(what).limits(limits);
+    let task = task.grace(Duration::ZERO);
     runner.submit_blocking(task).unwrap()
 }
 

@@ -23,6 +23,7 @@ fn talk(runner: &Runner, ports: &Artifact, what: &str, max_memory: u64) -> (Task
     let (theirs, ours) = runner.channel(16).unwrap();
     let limits = Limits::default().timeout(2 * SOON).max_memory(max_memory);
     let task = Task::new(ports).input(what).port(theirs).limits(limits);
+    let task = task.grace(Duration::ZERO);
     (runner.submit_blocking(task).unwrap(), ours)
 }
 
