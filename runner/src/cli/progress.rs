@@ -7,7 +7,7 @@
 
 use super::text;
 use crate::{Progress, ProgressWatch};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::io::{self, IsTerminal};
 use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,8 +23,9 @@ pub(super) struct Line {
 }
 
 struct State {
-    /// None before the task said anything, and where nobody would see it.
-    bar: Option<ProgressBar>,
+    /// None before the task said anything. The first, because only that can be taken
+    /// away for a while.
+    bar: Option<(MultiProgress, ProgressBar)>,
     name: String,
     /// The cursor is behind something that the task wrote.
     in_line: bool,
@@ -69,23 +70,22 @@ impl Line {
         for progress in latest {
             self.lock().show(progress);
         }
-        if let Some(bar) = self.lock().bar.take() {
-            bar.finish_and_clear();
+        if let Some((lines, bar)) = self.lock().bar.take() {
+            bar.abandon();
+            let _ = lines.clear();
         }
     }
 
     /// Writes something to the terminal that ends in `last`.
     pub(super) fn around<T>(&self, last: Option<u8>, write: impl FnOnce() -> T) -> T {
         let mut state = self.lock();
-        let written = match &state.bar {
-            Some(bar) => bar.suspend(write),
-            None => write(),
-        };
+        if let Some((lines, _)) = &state.bar {
+            let _ = lines.clear();
+        }
         if let Some(last) = last {
             state.in_line = last != b'\n';
-            state.draw_where_it_may();
         }
-        written
+        write()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -110,15 +110,16 @@ impl Gone {
 
 impl State {
     fn show(&mut self, Progress { done, total, .. }: Progress) {
-        if self.bar.is_none() {
-            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());
-            bar.set_prefix(self.name.clone());
-            self.bar = Some(bar);
-            self.draw_where_it_may();
-        }
-        let Some(bar) = &self.bar else {
+        if self.in_line {
             return;
-        };
+        }
+        let (_, bar) = self.bar.get_or_insert_with(|| {
+            // At most so often a second.
+            let lines = MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(10));
+            let bar = lines.add(ProgressBar::no_length());
+            bar.set_prefix(self.name.clone());
+            (lines, bar)
+        });
         if bar.length() != total || bar.position() == 0 {
             let style = match total {
                 Some(_) => "{prefix} [{bar:30}] {human_pos}/{human_len} {percent} %, {elapsed}",
@@ -133,15 +134,5 @@ impl State {
             }
         }
         bar.set_position(done);
-    }
-
-    fn draw_where_it_may(&self) {
-        if let Some(bar) = &self.bar {
-            // At most so often a second.
-            bar.set_draw_target(match self.in_line {
-                true => ProgressDrawTarget::hidden(),
-                false => ProgressDrawTarget::stderr_with_hz(10),
-            });
-        }
     }
 }
