@@ -343,6 +343,7 @@ mod children;
 #[doc(hidden)]
 pub mod cli;
 mod config;
+mod core;
 mod error;
 mod executor;
 #[cfg(feature = "fuzzing")]

@@ -1,42 +1,27 @@
-//! The runner: admits tasks to a bounded queue, gives each a place to run, and
-//! hands out its report.
+//! The runner as embedders have it: its calls, and the threads that drive its
+//! [`Core`].
 //!
-//! Invariants: every admitted task gets exactly one report or error; at most
-//! `max_running` tasks run and `max_queued` wait; dropping the runner ends all
-//! of them and leaves no process and no descriptor, and no thread but, in thread
-//! mode, one that is compiling, which ends when it has compiled.
+//! Invariant: dropping the runner ends all tasks and leaves no process and no
+//! descriptor, and no thread but, in thread mode, one that is compiling, which ends
+//! when it has compiled.
 
-use crate::broadcast::Broadcast;
 use crate::builder::Builder;
-use crate::children::{Children, Heritage, Starter, child_data};
-use crate::config::{Config, Jail, Mode};
+use crate::config::{Config, Mode};
+use crate::core::Core;
 use crate::error::{Error, ErrorKind};
-use crate::executor::{Executed, Executor, Job};
-use crate::handle::{OutputStream, TaskHandle};
-use crate::jail::JailReport;
-use crate::locks::{Locks, MAX_NAME};
-use crate::outcome::{Limit, Outcome, Output};
+use crate::handle::TaskHandle;
+use crate::locks::MAX_NAME;
 use crate::port::Port;
-use crate::process::{ChildCompiler, ProcessExecutor};
-use crate::region::{Kind as RegionKind, Ledger, Maker, Region, RegionError};
-use crate::report::{Report, Stats};
-use crate::retry::Retry;
-use crate::sandbox::{Artifact, Compiler, Ending, Fate, InProcess, Loader, Progress, Sink};
-use crate::services::{Commons, Provider};
-use crate::stop::Stop;
-use crate::task::{Input, Spec, Stdio, Task, validate_tasks};
-use crate::thread::ThreadExecutor;
+use crate::region::{Kind as RegionKind, Region, RegionError};
+use crate::report::Report;
+use crate::sandbox::Artifact;
+use crate::task::{Stdio, Task};
 use bytes::Bytes;
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::runtime::{Handle, Runtime};
-use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, watch};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
+use tokio::sync::OwnedSemaphorePermit;
 
 /// How long dropping a runner waits for tasks that were killed.
 const DROP_WAIT: Duration = Duration::from_secs(5);
@@ -47,50 +32,8 @@ const THREADS_WAIT: Duration = Duration::from_millis(100);
 ///
 /// Dropping it kills what still runs and waits until it is gone.
 pub struct Runner {
-    shared: Arc<Shared>,
+    core: Arc<Core>,
     runtime: Option<Runtime>,
-}
-
-struct Shared {
-    config: Config,
-    loader: Arc<Loader>,
-    executor: Arc<dyn Executor>,
-    /// Permits for tasks that are running or queued.
-    admission: Arc<Semaphore>,
-    /// Permits for tasks that are running.
-    places: Arc<Semaphore>,
-    starter: Arc<Starter>,
-    kill_all: CancellationToken,
-    tasks: TaskTracker,
-}
-
-/// A task with its place in the queue.
-struct Admitted {
-    job: Job,
-    submitted: Instant,
-    retries: u32,
-    stop: Stop,
-    capture_out: Option<Sink>,
-    capture_err: Option<Sink>,
-    place: Place,
-    _permit: OwnedSemaphorePermit,
-}
-
-/// What came of an admitted task.
-struct Ran {
-    queue: Duration,
-    attempt: u32,
-    executed: Executed,
-}
-
-/// A permit to run, had or queued for in the order of submission.
-type Place = Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send>>;
-
-/// The embedder's ends of a task.
-struct Ends {
-    stdout: Option<OutputStream>,
-    stderr: Option<OutputStream>,
-    progress: watch::Receiver<Progress>,
 }
 
 impl Runner {
@@ -111,45 +54,15 @@ impl Runner {
             .map_err(|error| {
                 Error::new(ErrorKind::System, format!("cannot start threads: {error}"))
             })?;
-        let compiler: Box<dyn Compiler> = match config.mode {
-            Mode::Thread => Box::new(InProcess::default()),
-            Mode::Process => Box::new(ChildCompiler::new(&config)?),
-        };
-        let loader = Arc::new(Loader::new(&config, compiler));
-        let executor: Arc<dyn Executor> = match config.mode {
-            Mode::Thread => {
-                let ledger = Arc::new(Ledger::new(config.region_memory, false));
-                let slots = config.max_running + config.max_children;
-                Arc::new(ThreadExecutor::new(loader.clone(), slots, ledger))
-            }
-            Mode::Process => Arc::new(ProcessExecutor::new(loader.clone(), &config)?),
-        };
         Ok(Runner {
-            shared: Arc::new(Shared {
-                admission: Arc::new(Semaphore::new(config.max_running + config.max_queued)),
-                places: Arc::new(Semaphore::new(config.max_running)),
-                starter: Arc::new(Starter {
-                    executor: executor.clone(),
-                    next_id: AtomicU64::new(1),
-                    places: Arc::new(Semaphore::new(config.max_children)),
-                    commons: Arc::new(Commons {
-                        locks: Arc::new(Locks::new()),
-                        broadcast: Arc::new(Broadcast::new(executor.transport().clone())),
-                    }),
-                }),
-                config,
-                loader,
-                executor,
-                kill_all: CancellationToken::new(),
-                tasks: TaskTracker::new(),
-            }),
+            core: Arc::new(Core::new(config)?),
             runtime: Some(runtime),
         })
     }
 
     /// Where this runner's tasks run.
     pub fn mode(&self) -> Mode {
-        self.shared.config.mode
+        self.core.config.mode
     }
 
     /// Loads a task file: recognised, checked, compiled unless cached. Blocks
@@ -163,8 +76,8 @@ impl Runner {
     /// also [`ErrorKind::LoadLimit`], or [`ErrorKind::NoWorker`] when there is
     /// nobody to compile.
     pub fn load(&self, path: impl AsRef<Path>) -> Result<Artifact, Error> {
-        let artifact = self.shared.loader.load_file(path.as_ref(), false)?;
-        self.shared.prepare(artifact)
+        let artifact = self.core.loader.load_file(path.as_ref(), false)?;
+        self.core.prepare(artifact)
     }
 
     /// Loads a task from memory, under a name.
@@ -173,8 +86,8 @@ impl Runner {
     ///
     /// As [`Runner::load`].
     pub fn load_bytes(&self, name: &str, bytes: impl Into<Bytes>) -> Result<Artifact, Error> {
-        let artifact = self.shared.loader.load(name, bytes.into(), false)?;
-        self.shared.prepare(artifact)
+        let artifact = self.core.loader.load(name, bytes.into(), false)?;
+        self.core.prepare(artifact)
     }
 
     /// Loads a task file that may also be an artifact of `wrun compile`.
@@ -187,8 +100,8 @@ impl Runner {
     /// As [`Runner::load`]; [`ErrorKind::NotLoadable`] for an artifact that is
     /// damaged, or made by another version or for another kind of processor.
     pub fn load_trusted(&self, path: impl AsRef<Path>) -> Result<Artifact, Error> {
-        let artifact = self.shared.loader.load_file(path.as_ref(), true)?;
-        self.shared.prepare(artifact)
+        let artifact = self.core.loader.load_file(path.as_ref(), true)?;
+        self.core.prepare(artifact)
     }
 
     /// [`Runner::load`] for asynchronous code. Compiling goes on to its end when
@@ -211,9 +124,9 @@ impl Runner {
     }
 
     async fn load_elsewhere(&self, path: PathBuf, trusted: bool) -> Result<Artifact, Error> {
-        let shared = self.shared.clone();
+        let core = self.core.clone();
         self.handle()
-            .spawn_blocking(move || shared.prepare(shared.loader.load_file(&path, trusted)?))
+            .spawn_blocking(move || core.prepare(core.loader.load_file(&path, trusted)?))
             .await
             .map_err(|_| Error::shut_down())?
     }
@@ -234,13 +147,13 @@ impl Runner {
             ));
         }
         let _context = self.handle().enter();
-        let transport = self.shared.executor.transport();
+        let transport = self.core.executor.transport();
         transport
             .channel(capacity)
             .map_err(|_| Error::new(ErrorKind::System, "no descriptors are left for a channel"))
     }
 
-    /// A [`Region`] of `len` bytes, all zero, exclusive or shared. Its memory is
+    /// A [`Region`] of `len` bytes, all zero, exclusive or core. Its memory is
     /// reserved, which takes milliseconds for tens of MiB.
     ///
     /// # Errors
@@ -249,7 +162,7 @@ impl Runner {
     /// frozen one, which [`Runner::frozen_region`] makes; [`RegionError::Limit`];
     /// [`RegionError::System`] when there is no memory.
     pub fn region(&self, len: u64, kind: RegionKind) -> Result<Region, RegionError> {
-        let ledger = self.shared.executor.ledger();
+        let ledger = self.core.executor.ledger();
         ledger.make(len, kind)?.finish()
     }
 
@@ -268,7 +181,7 @@ impl Runner {
 
     /// Bytes that all regions of this runner have now, of its tasks and of its host.
     pub fn region_memory_used(&self) -> u64 {
-        self.shared.executor.ledger().bytes()
+        self.core.executor.ledger().bytes()
     }
 
     /// Joins a broadcast channel of this runner, as a task does with `broadcast.open`:
@@ -288,7 +201,7 @@ impl Runner {
             ));
         }
         let _context = self.handle().enter();
-        let joined = self.shared.starter.commons.broadcast.join(name, ());
+        let joined = self.core.starter.commons.broadcast.join(name, ());
         joined.map_err(|_| Error::new(ErrorKind::System, "there are too many of the channel"))
     }
 
@@ -299,8 +212,8 @@ impl Runner {
     ///
     /// As [`Runner::load`].
     pub fn compile(&self, artifact: &Artifact) -> Result<Vec<u8>, Error> {
-        let metered = self.shared.config.metered;
-        let code = self.shared.loader.code(artifact, metered)?;
+        let metered = self.core.config.metered;
+        let code = self.core.loader.code(artifact, metered)?;
         code.bytes().map_err(|error| {
             Error::new(ErrorKind::System, format!("cannot read the code: {error}"))
         })
@@ -323,13 +236,13 @@ impl Runner {
                 "nobody would read the streams of a task that is waited for: use submit",
             ));
         }
-        let shared = self.shared.clone();
+        let core = self.core.clone();
         self.handle().block_on(async {
-            let permit = shared.admit().await?;
-            let (admitted, _ends) = shared.admitted(task, permit)?;
-            self.shared
+            let permit = core.admit().await?;
+            let (admitted, _ends) = core.admitted(task, permit)?;
+            self.core
                 .tasks
-                .track_future(shared.clone().drive(admitted))
+                .track_future(core.clone().drive(admitted))
                 .await
         })
     }
@@ -341,7 +254,7 @@ impl Runner {
     /// [`ErrorKind::InvalidTask`] for settings that cannot be;
     /// [`ErrorKind::ShutDown`].
     pub async fn submit(&self, task: Task) -> Result<TaskHandle, Error> {
-        let permit = self.shared.admit().await?;
+        let permit = self.core.admit().await?;
         self.start(task, permit)
     }
 
@@ -352,7 +265,7 @@ impl Runner {
     /// As [`Runner::submit`]; [`ErrorKind::InvalidTask`] in asynchronous code.
     pub fn submit_blocking(&self, task: Task) -> Result<TaskHandle, Error> {
         self.must_not_be_async()?;
-        let permit = self.handle().block_on(self.shared.admit())?;
+        let permit = self.handle().block_on(self.core.admit())?;
         self.start(task, permit)
     }
 
@@ -364,7 +277,7 @@ impl Runner {
     /// [`Runner::submit`].
     pub fn try_submit(&self, task: Task) -> Result<TaskHandle, Error> {
         let permit =
-            self.shared
+            self.core
                 .admission
                 .clone()
                 .try_acquire_owned()
@@ -378,9 +291,9 @@ impl Runner {
     /// Takes no more tasks, waits for those it has and until their streams are
     /// read, and ends.
     pub async fn shutdown(self) {
-        self.shared.admission.close();
-        self.shared.tasks.close();
-        self.shared.tasks.wait().await;
+        self.core.admission.close();
+        self.core.tasks.close();
+        self.core.tasks.wait().await;
     }
 
     /// [`Runner::shutdown`] for code that is not asynchronous.
@@ -398,18 +311,15 @@ impl Runner {
     /// [`Runner::shutdown`] that waits no longer than `time`: then it kills the
     /// tasks that are left, queued ones included, and returns how many they were.
     pub async fn shutdown_within(self, time: Duration) -> usize {
-        let shared = self.shared.clone();
-        shared.admission.close();
-        shared.tasks.close();
-        if tokio::time::timeout(time, shared.tasks.wait())
-            .await
-            .is_ok()
-        {
+        let core = self.core.clone();
+        core.admission.close();
+        core.tasks.close();
+        if tokio::time::timeout(time, core.tasks.wait()).await.is_ok() {
             return 0;
         }
-        let left = shared.tasks.len();
-        shared.kill_all.cancel();
-        let _ = tokio::time::timeout(DROP_WAIT, shared.tasks.wait()).await;
+        let left = core.tasks.len();
+        core.kill_all.cancel();
+        let _ = tokio::time::timeout(DROP_WAIT, core.tasks.wait()).await;
         left
     }
 
@@ -425,15 +335,15 @@ impl Runner {
     }
 
     fn start(&self, task: Task, permit: OwnedSemaphorePermit) -> Result<TaskHandle, Error> {
-        let (admitted, ends) = self.shared.admitted(task, permit)?;
+        let (admitted, ends) = self.core.admitted(task, permit)?;
         let id = admitted.job.task_id;
         let kill = admitted.stop.wished.clone();
         let cancel = admitted.job.cancel.clone();
-        let shared = self.shared.clone();
+        let core = self.core.clone();
         let join = self
-            .shared
+            .core
             .tasks
-            .spawn_on(shared.drive(admitted), self.handle());
+            .spawn_on(core.drive(admitted), self.handle());
         Ok(TaskHandle::new(
             id,
             join,
@@ -465,27 +375,27 @@ impl Runner {
 
 impl Drop for Runner {
     fn drop(&mut self) {
-        self.shared.admission.close();
-        self.shared.tasks.close();
-        self.shared.kill_all.cancel();
+        self.core.admission.close();
+        self.core.tasks.close();
+        self.core.kill_all.cancel();
         let Some(runtime) = self.runtime.take() else {
             return;
         };
         // Waiting is not allowed on a thread that drives other futures; one of
         // its own may.
-        let wait = move |shared: &Shared| {
+        let wait = move |core: &Core| {
             runtime.block_on(async {
-                let _ = tokio::time::timeout(DROP_WAIT, shared.tasks.wait()).await;
+                let _ = tokio::time::timeout(DROP_WAIT, core.tasks.wait()).await;
             });
-            shared.executor.close();
+            core.executor.close();
             runtime.shutdown_timeout(THREADS_WAIT);
         };
         if Handle::try_current().is_ok() {
             std::thread::scope(|scope| {
-                scope.spawn(|| wait(&self.shared));
+                scope.spawn(|| wait(&self.core));
             });
         } else {
-            wait(&self.shared);
+            wait(&self.core);
         }
     }
 }
@@ -493,354 +403,7 @@ impl Drop for Runner {
 impl std::fmt::Debug for Runner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Runner")
-            .field("config", &self.shared.config)
+            .field("config", &self.core.config)
             .finish_non_exhaustive()
-    }
-}
-
-impl Shared {
-    fn prepare(&self, artifact: Artifact) -> Result<Artifact, Error> {
-        self.executor.prepare(&artifact, self.config.metered)?;
-        Ok(artifact)
-    }
-
-    async fn admit(&self) -> Result<OwnedSemaphorePermit, Error> {
-        self.admission
-            .clone()
-            .acquire_owned()
-            .await
-            .map_err(|_| Error::shut_down())
-    }
-
-    /// Validates a task, and stamps its id and deadline, once.
-    fn admitted(
-        &self,
-        task: Task,
-        permit: OwnedSemaphorePermit,
-    ) -> Result<(Admitted, Ends), Error> {
-        let Task {
-            artifact,
-            mut spec,
-            input: Input(stdin),
-            stdout,
-            stderr,
-            retries,
-            grace,
-            port,
-            tasks,
-        } = task;
-        let all = tasks.iter().map(|grant| &grant.artifact);
-        if all
-            .chain([&artifact])
-            .any(|artifact| artifact.runner() != self.loader.runner())
-        {
-            return Err(Error::new(
-                ErrorKind::InvalidTask,
-                "the artifact was loaded by another runner",
-            ));
-        }
-        if port
-            .as_ref()
-            .is_some_and(|port| !self.executor.transport().has(port))
-        {
-            return Err(Error::new(
-                ErrorKind::InvalidTask,
-                "the port is of another runner's channel",
-            ));
-        }
-        spec.validate()?;
-        validate_tasks(&tasks)?;
-        spec.child_data = child_data(&tasks, &spec.limits);
-        let submitted = Instant::now();
-        let (stdout, capture_out, stream_out) = sink(stdout, &spec);
-        let (stderr, capture_err, stream_err) = sink(stderr, &spec);
-        let (progress, watched) = watch::channel(Progress::default());
-        let deadline = spec
-            .limits
-            .timeout
-            .and_then(|timeout| submitted.checked_add(timeout));
-        let cancel = CancellationToken::new();
-        let kill = self.kill_all.child_token();
-        let heritage = Heritage {
-            limits: spec.limits.clone(),
-            deadline,
-            cancel: cancel.clone(),
-            kill: kill.clone(),
-            stderr: stderr.clone(),
-        };
-        let stop = Stop {
-            wished: CancellationToken::new(),
-            ask: cancel.clone(),
-            end: kill.clone(),
-            grace,
-        };
-        let children = Children::of_submitted(&self.starter, tasks, heritage);
-        let regions = Maker::new(self.executor.ledger().clone(), spec.limits.max_memory);
-        let admitted = Admitted {
-            submitted,
-            retries,
-            stop,
-            job: Job {
-                task_id: self.starter.next_id.fetch_add(1, Ordering::Relaxed),
-                attempt: 1,
-                artifact,
-                deadline,
-                spec: Arc::new(spec),
-                stdin,
-                stdout,
-                stderr,
-                cancel,
-                kill,
-                progress: Arc::new(move |value| {
-                    progress.send_replace(value);
-                }),
-                port,
-                services: Arc::new(Provider::new(
-                    children,
-                    self.starter.commons.clone(),
-                    regions,
-                )),
-            },
-            capture_out,
-            capture_err,
-            place: self.place(),
-            _permit: permit,
-        };
-        let ends = Ends {
-            stdout: stream_out,
-            stderr: stream_err,
-            progress: watched,
-        };
-        Ok((admitted, ends))
-    }
-
-    /// Queues for a place now: whoever was submitted first runs first, whichever
-    /// thread comes to it first.
-    fn place(&self) -> Place {
-        let mut place: Place = Box::pin(self.places.clone().acquire_owned());
-        // The semaphore keeps the order in which it was first asked.
-        let mut cx = Context::from_waker(Waker::noop());
-        match place.as_mut().poll(&mut cx) {
-            Poll::Ready(had) => Box::pin(std::future::ready(had)),
-            Poll::Pending => place,
-        }
-    }
-
-    /// Takes an admitted task to its report.
-    async fn drive(self: Arc<Self>, admitted: Admitted) -> Result<Report, Error> {
-        let Admitted {
-            job,
-            submitted,
-            retries,
-            stop,
-            capture_out,
-            capture_err,
-            place,
-            _permit,
-        } = admitted;
-        let spec = job.spec.clone();
-        let task_id = job.task_id;
-        let services = job.services.clone();
-        let ran = self.execute(job, retries, place, submitted, &stop).await;
-        services.end().await;
-        let Ran {
-            queue,
-            attempt,
-            executed,
-        } = ran?;
-        let stdout = capture_out.map(|sink| sink.take()).unwrap_or_default();
-        let stderr = capture_err.map(|sink| sink.take()).unwrap_or_default();
-        let total = submitted.elapsed();
-        let Executed {
-            fate,
-            overhead,
-            worker_pid,
-            usage,
-            jail,
-            start: start_method,
-            notes,
-        } = executed;
-        let jail_mode = (self.config.mode == Mode::Process).then_some(self.config.jail);
-        let jail = match jail {
-            Some(jail) => Some(Arc::unwrap_or_clone(jail)),
-            // No walls: that needs nobody who says so.
-            None if jail_mode == Some(Jail::Off) && worker_pid.is_some() => {
-                Some(JailReport::default())
-            }
-            None => None,
-        };
-        let (outcome, fate) = match fate {
-            Ok(fate) => (outcome(&fate.ending, &stdout), fate),
-            Err(crash) => (Outcome::Crashed(crash), Fate::imposed(Ending::Cancelled)),
-        };
-        Ok(Report {
-            task_id,
-            name: spec.name.clone(),
-            attempt,
-            mode: self.config.mode,
-            outcome,
-            stats: Stats {
-                queue,
-                start: overhead.saturating_add(fate.start),
-                run: fate.run,
-                total,
-                cpu: fate.cpu,
-                peak_memory_bytes: fate.peak_memory,
-                fuel: fate.fuel,
-                memory_growth_refused: fate.growth_refused,
-                worker_pid,
-                usage,
-                start_method,
-                children: services.children_started(),
-            },
-            denied: fate.denied,
-            jail_mode,
-            jail,
-            notes,
-            stdout,
-            stderr,
-        })
-    }
-
-    /// Waits for a place and runs there.
-    async fn execute(
-        &self,
-        job: Job,
-        retries: u32,
-        place: Place,
-        submitted: Instant,
-        stop: &Stop,
-    ) -> Result<Ran, Error> {
-        let imposed = |ending| Ran {
-            queue: submitted.elapsed(),
-            attempt: 1,
-            executed: Executed::new(Ok(Fate::imposed(ending))),
-        };
-        let kill = job.kill.clone();
-        let deadline = job.deadline;
-        let expired = async {
-            match deadline {
-                Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
-                None => std::future::pending().await,
-            }
-        };
-        let mut ended = std::pin::pin!(async {
-            tokio::select! {
-                biased;
-                () = kill.cancelled() => Ending::Cancelled,
-                () = stop.wished.cancelled() => Ending::Cancelled,
-                () = expired => Ending::LimitExceeded(Limit::Deadline),
-            }
-        });
-        let _place = tokio::select! {
-            biased;
-            place = place => place.map_err(|_| Error::shut_down())?,
-            ending = &mut ended => return Ok(imposed(ending)),
-        };
-        let metered = job.metered();
-        if job.artifact.prepared(metered).is_none() {
-            let executor = self.executor.clone();
-            let artifact = job.artifact.clone();
-            let preparing =
-                tokio::task::spawn_blocking(move || executor.prepare(&artifact, metered));
-            tokio::select! {
-                biased;
-                prepared = preparing => prepared.map_err(|_| Error::shut_down())??,
-                ending = &mut ended => return Ok(imposed(ending)),
-            }
-        }
-        let queue = submitted.elapsed();
-        let listens = self.executor.listens(&job.artifact, metered);
-        if retries == 0 {
-            let executed = stop.watch(listens, self.executor.execute(job)).await?;
-            return Ok(Ran {
-                queue,
-                attempt: 1,
-                executed,
-            });
-        }
-        let attempts = self.attempts(Retry::new(job, retries), ended);
-        let (attempt, executed) = stop.watch(listens, attempts).await?;
-        Ok(Ran {
-            queue,
-            attempt,
-            executed,
-        })
-    }
-
-    /// Runs one attempt after another until one does not crash, or there may be
-    /// no more; says which was the last.
-    async fn attempts(
-        &self,
-        mut retry: Retry,
-        mut ended: Pin<&mut impl Future<Output = Ending>>,
-    ) -> Result<(u32, Executed), Error> {
-        let mut attempt = retry.attempt();
-        let mut executed = self.executor.execute(retry.job()).await?;
-        let mut notes = Vec::new();
-        while let Err(crash) = &executed.fate {
-            retry.let_go();
-            if retry.is_spent() {
-                break;
-            }
-            if let Some(obstacle) = retry.obstacle() {
-                notes.push(format!("no new attempt: {obstacle}"));
-                break;
-            }
-            let crashed = format!("attempt {attempt} crashed: {crash}");
-            let pause = retry.pause();
-            tokio::select! {
-                biased;
-                ending = &mut ended => {
-                    notes.push(crashed);
-                    executed.fate = Ok(Fate::imposed(ending));
-                    break;
-                }
-                () = retry.asked_to_stop() => continue,
-                () = tokio::time::sleep(pause) => {}
-            }
-            retry.begin_next();
-            match self.executor.execute(retry.job()).await {
-                Ok(next) => {
-                    notes.push(crashed);
-                    attempt = retry.attempt();
-                    executed = next;
-                }
-                // The crash is what is known of the task.
-                Err(error) => {
-                    notes.push(format!("no new attempt: {error}"));
-                    break;
-                }
-            }
-        }
-        notes.append(&mut executed.notes);
-        executed.notes = notes;
-        Ok((attempt, executed))
-    }
-}
-
-fn sink(stdio: Stdio, spec: &Spec) -> (Sink, Option<Sink>, Option<OutputStream>) {
-    match stdio {
-        Stdio::Capture => {
-            let budget = spec.limits.output_budget(true).unwrap_or(u64::MAX);
-            let sink = Sink::capture(budget);
-            (sink.clone(), Some(sink), None)
-        }
-        Stdio::Stream => {
-            let (sink, chunks) = Sink::channel(spec.limits.output_budget(false));
-            (sink, None, Some(OutputStream::new(chunks)))
-        }
-        Stdio::Null => (Sink::null(spec.limits.output_budget(false)), None, None),
-    }
-}
-
-fn outcome(ending: &Ending, stdout: &Bytes) -> Outcome {
-    match ending {
-        Ending::Completed => Outcome::Completed(Output(stdout.clone())),
-        Ending::Failed(message) => Outcome::Failed(message.clone()),
-        Ending::Exited(code) => Outcome::Exited(*code),
-        Ending::Trapped(trap) => Outcome::Trapped(trap.clone()),
-        Ending::LimitExceeded(limit) => Outcome::LimitExceeded(*limit),
-        Ending::Cancelled => Outcome::Cancelled,
     }
 }
