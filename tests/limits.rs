@@ -154,7 +154,7 @@ fn waiting_in_the_queue_counts_towards_the_deadline() {
     for mode in BOTH {
         let runner = builder(mode).max_running(1).build().unwrap();
         let patient = guest(&runner, "patient/patient.wasm");
-        let long = Task::new(&patient).limits(safety());
+        let long = Task::new(&patient).limits(safety()).grace(Duration::ZERO);
         let running = runner.submit_blocking(long).unwrap();
         let short = Task::new(&patient).limits(limits().timeout(Duration::from_millis(150)));
         let report = runner.submit_blocking(short).unwrap().wait().unwrap();
