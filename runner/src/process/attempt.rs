@@ -85,15 +85,16 @@ pub(super) async fn run(
     let overhead = began.elapsed();
     pool.tend();
     let supervised = supervise(worker, job, asks).await;
-    pool.tend();
+    let supervised = supervised.inspect_err(|_| pool.tend())?;
     let Supervised {
         fate,
         usage,
         reusable,
-    } = supervised?;
+    } = supervised;
     if fate.is_ok() {
         pool.give_back(reusable);
     }
+    pool.tend();
     Ok(Executed {
         overhead,
         worker_pid: pid,
@@ -181,6 +182,7 @@ async fn supervise(worker: Worker, job: Job, asks: bool) -> Result<Supervised, E
         mut orders,
         mut says,
         tasks,
+        spare,
         memory,
     } = worker;
     let memory = memory.or(Some(job.spec.memory_of_a_process()));
@@ -469,6 +471,7 @@ async fn supervise(worker: Worker, job: Job, asks: bool) -> Result<Supervised, E
         orders,
         says,
         tasks: tasks + 1,
+        spare,
         memory,
     });
     Ok(Supervised {

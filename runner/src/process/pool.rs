@@ -65,6 +65,8 @@ struct State {
     spares: VecDeque<Worker>,
     /// Workers that have run a task and may run more.
     used: Vec<Worker>,
+    /// Spares that have done their task, and wait to be ended.
+    spent: VecDeque<Worker>,
     /// Somebody makes spares, or waits for the time to.
     tended: bool,
     breaker: Breaker,
@@ -199,12 +201,22 @@ impl Pool {
     pub(super) fn give_back(&self, worker: Option<Worker>) {
         let mut state = self.state();
         state.breaker.succeeded();
-        if let Some(worker) = worker
-            && worker.tasks < self.settings.reuse
-            && !state.closed
-        {
+        let Some(worker) = worker.filter(|_| !state.closed) else {
+            return;
+        };
+        if worker.tasks < self.settings.reuse {
             state.used.push(worker);
+            return;
         }
+        // The kernel takes a processor for as long as the task did to give back what a
+        // process had. Where tasks are few enough for spares, that can wait.
+        if worker.spare {
+            state.spent.push_back(worker);
+        }
+        let over = state.spent.len().saturating_sub(self.settings.spares);
+        let ended: Vec<_> = state.spent.drain(..over).collect();
+        drop(state);
+        drop(ended);
     }
 
     /// Sees to it that spares are made once there is time for it: after tasks have
@@ -213,7 +225,8 @@ impl Pool {
     pub(super) fn tend(self: &Arc<Self>) {
         {
             let mut state = self.state();
-            if state.tended || state.closed || state.spares.len() >= self.settings.spares {
+            let done = state.spares.len() >= self.settings.spares && state.spent.is_empty();
+            if state.tended || state.closed || done {
                 return;
             }
             state.tended = true;
@@ -221,6 +234,8 @@ impl Pool {
         let pool = self.clone();
         tokio::spawn(async move {
             pool.await_quiet().await;
+            let spent = std::mem::take(&mut pool.state().spent);
+            drop(spent);
             while let Some((round, spare)) = pool.wants_spare() {
                 // Where its walls do not wait for what a task is granted.
                 let tight = (!pool.grants.any()).then_some(spare.memory);
@@ -233,6 +248,7 @@ impl Pool {
                     break;
                 };
                 worker.memory = tight;
+                worker.spare = true;
                 let mut state = pool.state();
                 if !state.closed {
                     state.spares.push_back(worker);
@@ -317,6 +333,7 @@ impl Pool {
                 state.zygote.take(),
                 std::mem::take(&mut state.spares),
                 std::mem::take(&mut state.used),
+                std::mem::take(&mut state.spent),
             )
         };
         drop(let_go);

@@ -117,6 +117,7 @@ pub(super) fn serve(
             used: Usage::default(),
             ahead,
         };
+        let waits = spare.is_some();
         if let Some(spare) = spare {
             if !worker.orders.is_readable() {
                 rehearse(prepared).await;
@@ -140,6 +141,9 @@ pub(super) fn serve(
                 }
             }
         }
+        // What it says is on its way: who waits for it is not to wait for a processor
+        // that gives back memory.
+        while waits && worker.next().await?.is_some() {}
         // What is left to give back is the kernel's, which takes it faster.
         sys::exit_now(0)
     })

@@ -23,6 +23,8 @@ pub(super) struct Worker {
     pub(super) says: Receiver,
     /// Tasks it has run.
     pub(super) tasks: u32,
+    /// It was made ahead, and waits to be ended once it is done.
+    pub(super) spare: bool,
     /// Memory that its walls leave a task, once they are tight.
     pub(super) memory: Option<u64>,
 }
@@ -48,6 +50,7 @@ impl Worker {
             orders: Sender::new(writing),
             says: Receiver::new(reading),
             tasks: 0,
+            spare: false,
             memory: None,
         })
     }
@@ -63,6 +66,7 @@ impl Worker {
             orders: launch.orders,
             says: launch.says,
             tasks: 0,
+            spare: false,
             memory: None,
         }
     }
