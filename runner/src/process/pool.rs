@@ -233,28 +233,34 @@ impl Pool {
         }
         let pool = self.clone();
         tokio::spawn(async move {
-            pool.await_quiet().await;
-            let spent = std::mem::take(&mut pool.state().spent);
-            drop(spent);
-            while let Some((round, spare)) = pool.wants_spare() {
-                // Where its walls do not wait for what a task is granted.
-                let tight = (!pool.grants.any()).then_some(spare.memory);
-                let made = match pool.settings.start {
-                    Start::Fork => pool.fork(round, Some(spare)).await.map_err(|_| ()),
-                    Start::Exec => pool.exec(Some(spare)).await.map_err(|_| ()),
-                };
-                // A failure is the next task's to meet, and to report.
-                let Ok(mut worker) = made else {
-                    break;
-                };
-                worker.memory = tight;
-                worker.spare = true;
+            loop {
+                pool.await_quiet().await;
+                let spent = std::mem::take(&mut pool.state().spent);
+                drop(spent);
+                while let Some((round, spare)) = pool.wants_spare() {
+                    // Where its walls do not wait for what a task is granted.
+                    let tight = (!pool.grants.any()).then_some(spare.memory);
+                    let made = match pool.settings.start {
+                        Start::Fork => pool.fork(round, Some(spare)).await.map_err(|_| ()),
+                        Start::Exec => pool.exec(Some(spare)).await.map_err(|_| ()),
+                    };
+                    // A failure is the next task's to meet, and to report.
+                    let Ok(mut worker) = made else {
+                        break;
+                    };
+                    worker.memory = tight;
+                    worker.spare = true;
+                    let mut state = pool.state();
+                    if !state.closed {
+                        state.spares.push_back(worker);
+                    }
+                }
                 let mut state = pool.state();
-                if !state.closed {
-                    state.spares.push_back(worker);
+                if state.spent.is_empty() {
+                    state.tended = false;
+                    return;
                 }
             }
-            pool.state().tended = false;
         });
     }
 
