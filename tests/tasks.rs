@@ -343,6 +343,49 @@ fn children_are_killed_dropped_and_waited_for() {
 }
 
 #[test]
+fn a_child_is_dropped_by_whoever_just_looked_at_it() {
+    // 20 times: starts one, looks whether it has ended, and drops it.
+    const LOOK: &str = r#"(module
+      (import "wrun:task/tasks@0.1.0" "spawn" (func $spawn (param i32 i32 i32 i32 i32 i32 i32)))
+      (import "wrun:task/tasks@0.1.0" "[method]child.subscribe" (func $subscribe (param i32) (result i32)))
+      (import "wrun:task/tasks@0.1.0" "[resource-drop]child" (func $drop-child (param i32)))
+      (import "wasi:io/poll@0.2.12" "[method]pollable.ready" (func $ready (param i32) (result i32)))
+      (import "wasi:io/poll@0.2.12" "[resource-drop]pollable" (func $drop-pollable (param i32)))
+      (memory (export "memory") 1)
+      (data (i32.const 16) "self")
+      (data (i32.const 32) "done")
+      (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (i32.const 1024))
+      (func (export "run") (param i32 i32) (result i32)
+        (local $n i32) (local $child i32) (local $pollable i32)
+        ;; A child has an input, and waits for the end.
+        (if (local.get 1) (then (loop $on (br $on))))
+        (loop $again
+          (call $spawn (i32.const 16) (i32.const 4) (i32.const 16) (i32.const 4)
+            (i32.const 0) (i32.const 0) (i32.const 64))
+          (if (i32.load8_u (i32.const 64))
+            ;; Those before are not gone yet.
+            (then (br $again)))
+          (local.set $child (i32.load (i32.const 68)))
+          (local.set $pollable (call $subscribe (local.get $child)))
+          (if (call $ready (local.get $pollable)) (then (unreachable)))
+          (call $drop-pollable (local.get $pollable))
+          (call $drop-child (local.get $child))
+          (local.set $n (i32.add (local.get $n) (i32.const 1)))
+          (br_if $again (i32.lt_u (local.get $n) (i32.const 20))))
+        (i32.store offset=4 (i32.const 0) (i32.const 32))
+        (i32.store offset=8 (i32.const 0) (i32.const 4))
+        (i32.const 0)))"#;
+    for mode in BOTH {
+        let runner = builder(mode).build().unwrap();
+        let look = wat(&runner, "look", LOOK);
+        let task = Task::new(&look).task("self", &look);
+        let limits = Limits::default().max_memory(64 << 20).timeout(SOON);
+        let got = run(&runner, task.limits(limits));
+        assert_eq!(got, "done", "{mode}");
+    }
+}
+
+#[test]
 fn parents_and_children_talk() {
     for mode in BOTH {
         let (runner, family) = load(mode);

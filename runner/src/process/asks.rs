@@ -20,7 +20,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -284,8 +284,14 @@ impl Asked {
         }
         let ask = ask_of(ask, descriptors)?;
         let services = self.services.clone();
-        self.running
-            .spawn(async move { (id, services.ask(ask).await) });
+        let mut answering = Box::pin(async move { (id, services.ask(ask).await) });
+        // In the order in which it speaks: what it tells next can be that it wants to
+        // know no more.
+        let mut now = Context::from_waker(Waker::noop());
+        match answering.as_mut().poll(&mut now) {
+            Poll::Ready(answer) => self.running.spawn(std::future::ready(answer)),
+            Poll::Pending => self.running.spawn(answering),
+        };
         Ok(())
     }
 
