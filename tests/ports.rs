@@ -2,7 +2,7 @@
 
 use crate::leaks::{Census, Dice, assert_nothing_left};
 use crate::processes::eventually;
-use crate::support::{BOTH, alone, builder, guest, still_works, wat};
+use crate::support::{BOTH, MODES, alone, builder, guest, still_works, wat, wrun};
 use futures_core::Stream;
 use futures_sink::Sink;
 use std::future::poll_fn;
@@ -377,4 +377,85 @@ fn what_lies_in_channels_is_bounded_wherever_their_ends_lie() {
             }
         },
     );
+}
+
+/// Puts ports into channels until it is refused, and then starts itself, with an input.
+/// Prints how the child ended.
+const FILL: &str = r#"(module
+  (import "wrun:task/ports@0.1.0" "channel" (func $channel (param i32 i32)))
+  (import "wrun:task/ports@0.1.0" "[method]port.try-send"
+    (func $send (param i32 i32 i32 i32 i32 i32 i32 i32)))
+  (import "wrun:task/tasks@0.1.0" "spawn" (func $spawn (param i32 i32 i32 i32 i32 i32 i32)))
+  (import "wrun:task/tasks@0.1.0" "[method]child.wait" (func $wait (param i32 i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 16) "self")
+  (data (i32.const 32) "completed")
+  (data (i32.const 48) "otherwise")
+  (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (i32.const 4096))
+  (func $end (param $said i32) (result i32)
+    (i32.store8 (i32.const 0) (i32.const 0))
+    (i32.store offset=4 (i32.const 0) (local.get $said))
+    (i32.store offset=8 (i32.const 0) (i32.const 9))
+    (i32.const 0))
+  (func $fill (local $holder i32) (local $holders i32) (local $n i32)
+    (loop $next
+      (call $channel (i32.const 64) (i32.const 64))
+      (if (i32.load8_u (i32.const 64)) (then (return)))
+      (local.set $holder (i32.load (i32.const 68)))
+      (local.set $n (i32.const 0))
+      (loop $more
+        (call $channel (i32.const 1) (i32.const 64))
+        (if (i32.load8_u (i32.const 64)) (then (return)))
+        (i32.store (i32.const 128) (i32.load (i32.const 68)))
+        (i32.store (i32.const 132) (i32.load (i32.const 72)))
+        (call $send (local.get $holder) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0)
+          (i32.const 128) (i32.const 2) (i32.const 64))
+        (if (i32.load8_u (i32.const 64)) (then (return)))
+        (local.set $n (i32.add (local.get $n) (i32.const 1)))
+        (br_if $more (i32.lt_u (local.get $n) (i32.const 64))))
+      (local.set $holders (i32.add (local.get $holders) (i32.const 1)))
+      (br_if $next (i32.lt_u (local.get $holders) (i32.const 14)))))
+  (func (export "run") (param i32 i32) (result i32)
+    (if (local.get 1) (then (return (call $end (i32.const 32)))))
+    (call $fill)
+    (call $spawn (i32.const 16) (i32.const 4) (i32.const 16) (i32.const 4)
+      (i32.const 0) (i32.const 0) (i32.const 64))
+    (if (i32.load8_u (i32.const 64)) (then (unreachable)))
+    (call $wait (i32.load (i32.const 68)) (i32.const 128))
+    (call $end (select (i32.const 48) (i32.const 32) (i32.load8_u (i32.const 128))))))"#;
+
+#[test]
+fn what_lies_in_channels_does_not_keep_a_runner_from_its_workers() {
+    use std::os::unix::process::CommandExt;
+    let folder = tempfile::tempdir().unwrap();
+    let (fill, input) = (folder.path().join("fill.wat"), folder.path().join("input"));
+    std::fs::write(&fill, FILL).unwrap();
+    std::fs::write(&input, "").unwrap();
+    let readable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(folder.path(), readable).unwrap();
+    for mode in MODES {
+        // The kernel counts descriptors in sockets for a user, against the limit of
+        // whoever sends; and not where that is root.
+        let mut command = std::process::Command::new("sh");
+        command
+            .args(["-c", "ulimit -Sn 1024; exec \"$@\"", "sh"])
+            .arg(wrun())
+            .args(["--mode", mode, "--no-cache"])
+            .args(if mode == "process" {
+                &["--jail", "best-effort"][..]
+            } else {
+                &[]
+            })
+            .args(["--timeout", "30s", "--task"])
+            .arg(format!("self={}", fill.display()))
+            .arg("--input")
+            .args([&input, &fill])
+            .current_dir("/");
+        if rustix::process::geteuid().is_root() {
+            command.uid(65534).gid(65534);
+        }
+        let ran = command.output().unwrap();
+        let stderr = String::from_utf8_lossy(&ran.stderr);
+        assert_eq!(ran.stdout, b"completed", "{mode}: {stderr}");
+    }
 }

@@ -163,8 +163,18 @@ impl Asking {
                 .into_iter()
                 .flat_map(|(_, descriptors)| descriptors),
         );
-        says.send(&frame, &descriptors).await?;
+        let sent = says.send(&frame, &descriptors).await;
         drop(descriptors);
+        match sent {
+            // Too many descriptors lie in sockets; nothing of it was sent.
+            Err(error) if error.raw_os_error() == Some(Errno::TOOMANYREFS.raw_os_error()) => {
+                self.last -= 1;
+                let error = SpawnError::Limit;
+                let _ = answer.send(Answer::NotSpawned { error, port });
+                return Ok(());
+            }
+            sent => sent?,
+        }
         let open = Open {
             answer,
             port,
