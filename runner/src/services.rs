@@ -118,7 +118,7 @@ pub(crate) struct Commons {
 /// The services of one submitted task or child, where the runner is.
 pub(crate) struct Provider {
     children: Option<Children>,
-    regions: Maker,
+    regions: Arc<Maker>,
     commons: Arc<Commons>,
     /// Locks that it has; none once no more are given out.
     locks: Mutex<Option<HashMap<Ticket, (Hold, OwnedSemaphorePermit)>>>,
@@ -129,7 +129,11 @@ pub(crate) struct Provider {
 
 impl Provider {
     /// For a task that may start `children`; without them it may start none.
-    pub(crate) fn new(children: Option<Children>, commons: Arc<Commons>, regions: Maker) -> Self {
+    pub(crate) fn new(
+        children: Option<Children>,
+        commons: Arc<Commons>,
+        regions: Arc<Maker>,
+    ) -> Self {
         Provider {
             children,
             regions,
