@@ -2,7 +2,7 @@
 
 use crate::leaks::{Census, Dice, assert_nothing_left};
 use crate::processes::eventually;
-use crate::support::{BOTH, alone, builder, guest, still_works};
+use crate::support::{BOTH, MODES, alone, builder, guest, still_works, wat, wrun};
 use futures_core::Stream;
 use futures_sink::Sink;
 use std::future::poll_fn;
@@ -273,4 +273,189 @@ fn nothing_is_left_of_ports() {
             assert_nothing_left(&before, "tasks with ports");
         }
     });
+}
+
+/// Makes 2,000 channels that nobody reaches, each with 256 KiB in it: one end lies in
+/// its own queue and the other is dropped. With an input: a chain of channels, each with
+/// the end before in its queue, until it is refused. Prints how many there were, and the
+/// number of the error where there was one.
+const HOARD: &str = r#"(module
+  (import "wrun:task/ports@0.1.0" "channel" (func $channel (param i32 i32)))
+  (import "wrun:task/ports@0.1.0" "[method]port.try-send"
+    (func $send (param i32 i32 i32 i32 i32 i32 i32 i32)))
+  (import "wrun:task/ports@0.1.0" "[resource-drop]port" (func $drop (param i32)))
+  (memory (export "memory") 8)
+  (global $out (mut i32) (i32.const 256))
+  (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (i32.const 1024))
+  (func $put (param $char i32)
+    (i32.store8 (global.get $out) (local.get $char))
+    (global.set $out (i32.add (global.get $out) (i32.const 1))))
+  (func $number (param $n i32)
+    (if (i32.ge_u (local.get $n) (i32.const 10))
+      (then (call $number (i32.div_u (local.get $n) (i32.const 10)))))
+    (call $put (i32.add (i32.const 48) (i32.rem_u (local.get $n) (i32.const 10)))))
+  (func $end (param $n i32) (param $error i32) (result i32)
+    (call $number (local.get $n))
+    (if (i32.ge_s (local.get $error) (i32.const 0))
+      (then (call $put (i32.const 32)) (call $number (local.get $error))))
+    (i32.store8 (i32.const 0) (i32.const 0))
+    (i32.store offset=4 (i32.const 0) (i32.const 256))
+    (i32.store offset=8 (i32.const 0) (i32.sub (global.get $out) (i32.const 256)))
+    (i32.const 0))
+  ;; Sends the port at 128 through another.
+  (func $move (param $through i32) (param $len i32)
+    (call $send (local.get $through) (i32.const 65536) (local.get $len)
+      (i32.const 0) (i32.const 0) (i32.const 128) (i32.const 1) (i32.const 64)))
+  (func $cycles (result i32) (local $n i32) (local $one i32)
+    (loop $on
+      (call $channel (i32.const 1) (i32.const 64))
+      (if (i32.load8_u (i32.const 64))
+        (then (return (call $end (local.get $n) (i32.load8_u (i32.const 68))))))
+      (local.set $one (i32.load (i32.const 68)))
+      (i32.store (i32.const 128) (i32.load (i32.const 72)))
+      (call $move (local.get $one) (i32.const 262144))
+      (if (i32.load8_u (i32.const 64))
+        (then (return (call $end (local.get $n) (i32.load8_u (i32.const 68))))))
+      (call $drop (local.get $one))
+      (local.set $n (i32.add (local.get $n) (i32.const 1)))
+      (br_if $on (i32.lt_u (local.get $n) (i32.const 2000))))
+    (call $end (local.get $n) (i32.const -1)))
+  (func $chain (result i32) (local $n i32) (local $near i32) (local $far i32)
+    (call $channel (i32.const 1) (i32.const 64))
+    (local.set $near (i32.load (i32.const 68)))
+    (local.set $far (i32.load (i32.const 72)))
+    (loop $on
+      (call $channel (i32.const 1) (i32.const 64))
+      (if (i32.load8_u (i32.const 64))
+        (then (return (call $end (local.get $n) (i32.load8_u (i32.const 68))))))
+      (i32.store (i32.const 128) (local.get $far))
+      (call $drop (local.get $near))
+      (local.set $near (i32.load (i32.const 68)))
+      (local.set $far (i32.load (i32.const 72)))
+      (call $move (local.get $near) (i32.const 262144))
+      (if (i32.load8_u (i32.const 64))
+        (then (return (call $end (local.get $n) (i32.load8_u (i32.const 68))))))
+      (local.set $n (i32.add (local.get $n) (i32.const 1)))
+      (br_if $on (i32.lt_u (local.get $n) (i32.const 2000))))
+    (call $end (local.get $n) (i32.const -1)))
+  (func (export "run") (param i32 i32) (result i32)
+    (if (result i32) (local.get 1) (then (call $chain)) (else (call $cycles)))))"#;
+
+/// KiB of memory that this process had at most.
+fn peak() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let mut lines = status.lines();
+    let line = lines.find(|line| line.starts_with("VmHWM")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn what_lies_in_channels_is_bounded_wherever_their_ends_lie() {
+    alone(
+        "ports::what_lies_in_channels_is_bounded_wherever_their_ends_lie",
+        || {
+            for mode in BOTH {
+                let (runner, _) = load(mode);
+                let hoard = wat(&runner, "hoard", HOARD);
+                let before = peak();
+                for input in ["", "x"] {
+                    let report = runner.run(Task::new(&hoard).input(input)).unwrap();
+                    let said = String::from_utf8_lossy(&report.stdout).into_owned();
+                    let (number, error) = said.split_once(' ').unwrap_or((&said, ""));
+                    let number: u32 = number.parse().expect(&said);
+                    // It gets as many as there may be, and then is told so.
+                    let limit = "4";
+                    match input {
+                        "" => assert!(number == 2000 || error == limit, "{mode}: {said}"),
+                        _ => assert!(number < 2000 && error == limit, "{mode}: {said}"),
+                    }
+                    eprintln!("{mode}: {input:?}: {said}");
+                }
+                let grown = peak() - before;
+                assert!(grown < 256 << 10, "{grown} KiB in {mode} mode");
+                still_works(&runner);
+            }
+        },
+    );
+}
+
+/// Puts ports into channels until it is refused, and then starts itself, with an input.
+/// Prints how the child ended.
+const FILL: &str = r#"(module
+  (import "wrun:task/ports@0.1.0" "channel" (func $channel (param i32 i32)))
+  (import "wrun:task/ports@0.1.0" "[method]port.try-send"
+    (func $send (param i32 i32 i32 i32 i32 i32 i32 i32)))
+  (import "wrun:task/tasks@0.1.0" "spawn" (func $spawn (param i32 i32 i32 i32 i32 i32 i32)))
+  (import "wrun:task/tasks@0.1.0" "[method]child.wait" (func $wait (param i32 i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 16) "self")
+  (data (i32.const 32) "completed")
+  (data (i32.const 48) "otherwise")
+  (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (i32.const 4096))
+  (func $end (param $said i32) (result i32)
+    (i32.store8 (i32.const 0) (i32.const 0))
+    (i32.store offset=4 (i32.const 0) (local.get $said))
+    (i32.store offset=8 (i32.const 0) (i32.const 9))
+    (i32.const 0))
+  (func $fill (local $holder i32) (local $holders i32) (local $n i32)
+    (loop $next
+      (call $channel (i32.const 64) (i32.const 64))
+      (if (i32.load8_u (i32.const 64)) (then (return)))
+      (local.set $holder (i32.load (i32.const 68)))
+      (local.set $n (i32.const 0))
+      (loop $more
+        (call $channel (i32.const 1) (i32.const 64))
+        (if (i32.load8_u (i32.const 64)) (then (return)))
+        (i32.store (i32.const 128) (i32.load (i32.const 68)))
+        (i32.store (i32.const 132) (i32.load (i32.const 72)))
+        (call $send (local.get $holder) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0)
+          (i32.const 128) (i32.const 2) (i32.const 64))
+        (if (i32.load8_u (i32.const 64)) (then (return)))
+        (local.set $n (i32.add (local.get $n) (i32.const 1)))
+        (br_if $more (i32.lt_u (local.get $n) (i32.const 64))))
+      (local.set $holders (i32.add (local.get $holders) (i32.const 1)))
+      (br_if $next (i32.lt_u (local.get $holders) (i32.const 14)))))
+  (func (export "run") (param i32 i32) (result i32)
+    (if (local.get 1) (then (return (call $end (i32.const 32)))))
+    (call $fill)
+    (call $spawn (i32.const 16) (i32.const 4) (i32.const 16) (i32.const 4)
+      (i32.const 0) (i32.const 0) (i32.const 64))
+    (if (i32.load8_u (i32.const 64)) (then (unreachable)))
+    (call $wait (i32.load (i32.const 68)) (i32.const 128))
+    (call $end (select (i32.const 48) (i32.const 32) (i32.load8_u (i32.const 128))))))"#;
+
+#[test]
+fn what_lies_in_channels_does_not_keep_a_runner_from_its_workers() {
+    use std::os::unix::process::CommandExt;
+    let folder = tempfile::tempdir().unwrap();
+    let (fill, input) = (folder.path().join("fill.wat"), folder.path().join("input"));
+    std::fs::write(&fill, FILL).unwrap();
+    std::fs::write(&input, "").unwrap();
+    let readable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(folder.path(), readable).unwrap();
+    for mode in MODES {
+        // The kernel counts descriptors in sockets for a user, against the limit of
+        // whoever sends; and not where that is root.
+        let mut command = std::process::Command::new("sh");
+        command
+            .args(["-c", "ulimit -Sn 1024; exec \"$@\"", "sh"])
+            .arg(wrun())
+            .args(["--mode", mode, "--no-cache"])
+            .args(if mode == "process" {
+                &["--jail", "best-effort"][..]
+            } else {
+                &[]
+            })
+            .args(["--timeout", "30s", "--task"])
+            .arg(format!("self={}", fill.display()))
+            .arg("--input")
+            .args([&input, &fill])
+            .current_dir("/");
+        if rustix::process::geteuid().is_root() {
+            command.uid(65534).gid(65534);
+        }
+        let ran = command.output().unwrap();
+        let stderr = String::from_utf8_lossy(&ran.stderr);
+        assert_eq!(ran.stdout, b"completed", "{mode}: {stderr}");
+    }
 }

@@ -4,9 +4,9 @@
 //! manifest has.
 
 use crate::leaks::{Census, assert_nothing_left};
-use crate::support::{BOTH, alone, builder, guest, repo, runner, still_works};
+use crate::support::{BOTH, alone, builder, guest, repo, runner, still_works, wat};
 use std::time::Duration;
-use wrun::{Limit, Limits, Mode, Outcome, Runner, Task};
+use wrun::{Limit, Limits, Message, Mode, Outcome, RegionKind, Runner, Task};
 
 /// With how each ends.
 const GUESTS: [(&str, &str); 12] = [
@@ -217,4 +217,58 @@ fn siblings_are_not_disturbed() {
             }
         });
     }
+}
+
+#[test]
+fn what_is_read_at_once_is_no_more_than_the_memory_of_the_task() {
+    // Reads all of the region that came in a message. Prints the number of the error.
+    const READ: &str = r#"(module
+      (import "wrun:task/ports@0.1.0" "parent" (func $parent (param i32)))
+      (import "wrun:task/ports@0.1.0" "[method]port.receive" (func $receive (param i32 i32)))
+      (import "wrun:task/regions@0.1.0" "[method]region.len" (func $len (param i32) (result i64)))
+      (import "wrun:task/regions@0.1.0" "[method]region.read"
+        (func $read (param i32 i64 i64 i32)))
+      (memory (export "memory") 1)
+      (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)
+        (if (i32.gt_u (local.get 3) (i32.const 4096)) (then (unreachable)))
+        (i32.const 4096))
+      (func (export "run") (param i32 i32) (result i32) (local $region i32)
+        (call $parent (i32.const 64))
+        (call $receive (i32.load (i32.const 68)) (i32.const 128))
+        (if (i32.load8_u (i32.const 128)) (then (unreachable)))
+        (local.set $region (i32.load (i32.load (i32.const 140))))
+        (call $read (local.get $region) (i64.const 0) (call $len (local.get $region)) (i32.const 64))
+        (if (i32.eqz (i32.load8_u (i32.const 64))) (then (unreachable)))
+        (i32.store8 (i32.const 256) (i32.add (i32.const 48) (i32.load8_u (i32.const 68))))
+        (i32.store offset=4 (i32.const 0) (i32.const 256))
+        (i32.store offset=8 (i32.const 0) (i32.const 1))
+        (i32.const 0)))"#;
+    alone(
+        "regions::what_is_read_at_once_is_no_more_than_the_memory_of_the_task",
+        || {
+            for mode in BOTH {
+                let runner = builder(mode).build().unwrap();
+                let read = wat(&runner, "read", READ);
+                let (theirs, ours) = runner.channel(1).unwrap();
+                let region = runner.region(256 << 20, RegionKind::Shared).unwrap();
+                ours.send_blocking(Message::new("").region(region)).unwrap();
+                let limits = Limits::default().max_memory(8 << 20);
+                let before = peak();
+                let task = Task::new(&read).port(theirs).limits(limits);
+                let report = runner.run(task).unwrap();
+                assert_eq!(report.stdout, "4", "{mode}: {}", report.outcome);
+                let grown = peak() - before;
+                assert!(grown < 128 << 10, "{grown} KiB in {mode} mode");
+                still_works(&runner);
+            }
+        },
+    );
+}
+
+/// KiB of memory that this process had at most.
+fn peak() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let mut lines = status.lines();
+    let line = lines.find(|line| line.starts_with("VmHWM")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }

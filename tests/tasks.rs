@@ -291,6 +291,73 @@ fn levels_numbers_and_memory_have_bounds() {
 }
 
 #[test]
+fn regions_that_children_leave_behind_count_for_their_tree() {
+    // Starts itself again and again. A child makes a region of 6 MiB, sends it to its
+    // parent and ends; the parent keeps it. Prints how many there were until it was
+    // refused, 9 at most.
+    const HEIR: &str = r#"(module
+      (import "wrun:task/tasks@0.1.0" "spawn" (func $spawn (param i32 i32 i32 i32 i32 i32 i32)))
+      (import "wrun:task/tasks@0.1.0" "[method]child.wait" (func $wait (param i32 i32)))
+      (import "wrun:task/tasks@0.1.0" "[resource-drop]child" (func $drop-child (param i32)))
+      (import "wrun:task/ports@0.1.0" "channel" (func $channel (param i32 i32)))
+      (import "wrun:task/ports@0.1.0" "parent" (func $parent (param i32)))
+      (import "wrun:task/ports@0.1.0" "[method]port.receive" (func $receive (param i32 i32)))
+      (import "wrun:task/ports@0.1.0" "[method]port.send"
+        (func $send (param i32 i32 i32 i32 i32 i32 i32 i32)))
+      (import "wrun:task/ports@0.1.0" "[resource-drop]port" (func $drop-port (param i32)))
+      (import "wrun:task/regions@0.1.0" "[static]region.create"
+        (func $create (param i64 i32 i32)))
+      (memory (export "memory") 1)
+      (data (i32.const 16) "self")
+      (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (i32.const 4096))
+      (func $end (param $n i32) (result i32)
+        (i32.store8 (i32.const 256) (i32.add (i32.const 48) (local.get $n)))
+        (i32.store offset=4 (i32.const 0) (i32.const 256))
+        (i32.store offset=8 (i32.const 0) (i32.const 1))
+        (i32.const 0))
+      (func $child (result i32)
+        (call $create (i64.const 6291456) (i32.const 2) (i32.const 64))
+        (if (i32.load8_u (i32.const 64)) (then (unreachable)))
+        (i32.store (i32.const 128) (i32.load (i32.const 68)))
+        (call $parent (i32.const 64))
+        (call $send (i32.load (i32.const 68)) (i32.const 0) (i32.const 0)
+          (i32.const 128) (i32.const 1) (i32.const 0) (i32.const 0) (i32.const 64))
+        (if (i32.load8_u (i32.const 64)) (then (unreachable)))
+        (call $end (i32.const 0)))
+      (func (export "run") (param i32 i32) (result i32)
+        (local $n i32) (local $child i32) (local $port i32)
+        (if (local.get 1) (then (return (call $child))))
+        (loop $again
+          (call $channel (i32.const 1) (i32.const 64))
+          (local.set $port (i32.load (i32.const 68)))
+          (call $spawn (i32.const 16) (i32.const 4) (i32.const 16) (i32.const 4)
+            (i32.const 1) (i32.load (i32.const 72)) (i32.const 64))
+          (if (i32.load8_u (i32.const 64)) (then (return (call $end (local.get $n)))))
+          (local.set $child (i32.load (i32.const 68)))
+          (call $receive (local.get $port) (i32.const 128))
+          (if (i32.load8_u (i32.const 128)) (then (unreachable)))
+          (call $wait (local.get $child) (i32.const 128))
+          (call $drop-child (local.get $child))
+          (call $drop-port (local.get $port))
+          (local.set $n (i32.add (local.get $n) (i32.const 1)))
+          (br_if $again (i32.lt_u (local.get $n) (i32.const 9))))
+        (call $end (local.get $n))))"#;
+    for mode in BOTH {
+        let runner = builder(mode).build().unwrap();
+        let heir = wat(&runner, "heir", HEIR);
+        let limits = Limits::default().max_memory(8 << 20).timeout(SOON);
+        let with = |total: u64| {
+            let task = Task::new(&heir).task("self", &heir);
+            task.limits(limits.clone().max_total_memory(total))
+        };
+        // Beside the parent and the next child there is room for two, so that the third
+        // is the last.
+        assert_eq!(run(&runner, with(32 << 20)), "3", "{mode}");
+        assert_eq!(run(&runner, with(1 << 30)), "9", "{mode}");
+    }
+}
+
+#[test]
 fn grants_are_checked() {
     for mode in BOTH {
         let (runner, family) = load(mode);
@@ -340,6 +407,49 @@ fn children_are_killed_dropped_and_waited_for() {
             idle.check();
         }
     });
+}
+
+#[test]
+fn a_child_is_dropped_by_whoever_just_looked_at_it() {
+    // 20 times: starts one, looks whether it has ended, and drops it.
+    const LOOK: &str = r#"(module
+      (import "wrun:task/tasks@0.1.0" "spawn" (func $spawn (param i32 i32 i32 i32 i32 i32 i32)))
+      (import "wrun:task/tasks@0.1.0" "[method]child.subscribe" (func $subscribe (param i32) (result i32)))
+      (import "wrun:task/tasks@0.1.0" "[resource-drop]child" (func $drop-child (param i32)))
+      (import "wasi:io/poll@0.2.12" "[method]pollable.ready" (func $ready (param i32) (result i32)))
+      (import "wasi:io/poll@0.2.12" "[resource-drop]pollable" (func $drop-pollable (param i32)))
+      (memory (export "memory") 1)
+      (data (i32.const 16) "self")
+      (data (i32.const 32) "done")
+      (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (i32.const 1024))
+      (func (export "run") (param i32 i32) (result i32)
+        (local $n i32) (local $child i32) (local $pollable i32)
+        ;; A child has an input, and waits for the end.
+        (if (local.get 1) (then (loop $on (br $on))))
+        (loop $again
+          (call $spawn (i32.const 16) (i32.const 4) (i32.const 16) (i32.const 4)
+            (i32.const 0) (i32.const 0) (i32.const 64))
+          (if (i32.load8_u (i32.const 64))
+            ;; Those before are not gone yet.
+            (then (br $again)))
+          (local.set $child (i32.load (i32.const 68)))
+          (local.set $pollable (call $subscribe (local.get $child)))
+          (if (call $ready (local.get $pollable)) (then (unreachable)))
+          (call $drop-pollable (local.get $pollable))
+          (call $drop-child (local.get $child))
+          (local.set $n (i32.add (local.get $n) (i32.const 1)))
+          (br_if $again (i32.lt_u (local.get $n) (i32.const 20))))
+        (i32.store offset=4 (i32.const 0) (i32.const 32))
+        (i32.store offset=8 (i32.const 0) (i32.const 4))
+        (i32.const 0)))"#;
+    for mode in BOTH {
+        let runner = builder(mode).build().unwrap();
+        let look = wat(&runner, "look", LOOK);
+        let task = Task::new(&look).task("self", &look);
+        let limits = Limits::default().max_memory(64 << 20).timeout(SOON);
+        let got = run(&runner, task.limits(limits));
+        assert_eq!(got, "done", "{mode}");
+    }
 }
 
 #[test]

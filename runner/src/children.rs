@@ -65,6 +65,21 @@ struct Held {
     /// Of those that run what they may have at most; of those that ended their
     /// output.
     memory: u64,
+    /// Regions of those that ended, which others still have.
+    left: Vec<Arc<Maker>>,
+}
+
+impl Held {
+    /// Bytes of regions whose makers have ended.
+    fn in_regions(&mut self) -> u64 {
+        // One of them looks for all what is gone.
+        if let Some(any) = self.left.first() {
+            any.bytes();
+        }
+        self.left.retain(|maker| maker.known_bytes() > 0);
+        let bytes = self.left.iter().map(|maker| maker.known_bytes());
+        bytes.fold(0, u64::saturating_add)
+    }
 }
 
 /// A child's share of its tree's bounds; given back when it is dropped.
@@ -110,7 +125,8 @@ impl Tree {
     fn slot(self: &Arc<Self>, memory: u64) -> Option<Slot> {
         let mut held = self.held();
         let total = held.memory.checked_add(memory)?;
-        if held.tasks >= self.max_tasks || total > self.max_memory {
+        let with_regions = total.checked_add(held.in_regions())?;
+        if held.tasks >= self.max_tasks || with_regions > self.max_memory {
             return None;
         }
         held.tasks += 1;
@@ -123,13 +139,17 @@ impl Tree {
 }
 
 impl Slot {
-    /// What is left of a child that has ended.
-    fn shrink(&self, memory: u64) {
+    /// What is left of a child that has ended: so many bytes, and the regions that
+    /// were made for it.
+    fn shrink(&self, memory: u64, regions: Arc<Maker>) {
         let mut held = self.tree.held();
         let before = self.memory.load(Ordering::Relaxed);
         let after = memory.min(before);
         self.memory.store(after, Ordering::Relaxed);
         held.memory = held.memory.saturating_sub(before - after);
+        if regions.known_bytes() > 0 {
+            held.left.push(regions);
+        }
     }
 }
 
@@ -175,6 +195,7 @@ impl Children {
             held: Mutex::new(Held {
                 tasks: 0,
                 memory: limits.max_memory,
+                left: Vec::new(),
             }),
         };
         Some(Children::new(starter.clone(), Arc::new(tree), 0, heritage))
@@ -275,9 +296,9 @@ impl Children {
             heritage,
         );
         let ledger = self.starter.executor.ledger().clone();
-        let regions = Maker::new(ledger, limits.max_memory);
+        let regions = Arc::new(Maker::new(ledger, limits.max_memory));
         let commons = self.starter.commons.clone();
-        let services = Arc::new(Provider::new(Some(below), commons, regions));
+        let services = Arc::new(Provider::new(Some(below), commons, regions.clone()));
         let job = Job {
             task_id: id,
             attempt: 1,
@@ -310,6 +331,7 @@ impl Children {
             to,
             slot: slot.clone(),
             place,
+            regions,
         };
         self.running.spawn(async move {
             let end = running.run().await;
@@ -386,6 +408,8 @@ struct Running {
     to: Sink,
     slot: Arc<Slot>,
     place: OwnedSemaphorePermit,
+    /// What was made for it.
+    regions: Arc<Maker>,
 }
 
 impl Running {
@@ -398,6 +422,7 @@ impl Running {
             to,
             slot,
             place,
+            regions,
         } = self;
         let (kill, deadline) = (job.kill.clone(), job.deadline);
         let services = job.services.clone();
@@ -435,7 +460,7 @@ impl Running {
             End::Completed(output) => output.len() as u64,
             _ => 0,
         };
-        slot.shrink(kept);
+        slot.shrink(kept, regions);
         end
     }
 }

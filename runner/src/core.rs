@@ -187,7 +187,10 @@ impl Core {
             grace,
         };
         let children = Children::of_submitted(&self.starter, tasks, heritage);
-        let regions = Maker::new(self.executor.ledger().clone(), spec.limits.max_memory);
+        let regions = Arc::new(Maker::new(
+            self.executor.ledger().clone(),
+            spec.limits.max_memory,
+        ));
         let admitted = Admitted {
             submitted,
             retries,

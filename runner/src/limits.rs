@@ -39,7 +39,8 @@ pub struct Limits {
     /// [`Limits::MAX_DEPTH`]. Counts where [`Limits::max_tasks`] does.
     pub max_depth: u32,
     /// The sum of `max_memory` over a submitted task and all that run below it, in
-    /// bytes; of a child that has ended and whose handle is held, its output counts.
+    /// bytes; of a child that has ended and whose handle is held, its output counts,
+    /// and so do regions that were made for it for as long as anybody has them.
     /// Default: 8 GiB, which is 15 children of the default memory. Counts where
     /// [`Limits::max_tasks`] does.
     pub max_total_memory: u64,

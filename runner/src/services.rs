@@ -118,29 +118,43 @@ pub(crate) struct Commons {
 /// The services of one submitted task or child, where the runner is.
 pub(crate) struct Provider {
     children: Option<Children>,
-    regions: Maker,
+    regions: Arc<Maker>,
     commons: Arc<Commons>,
-    /// Locks that it has; none once no more are given out.
-    locks: Mutex<Option<HashMap<Ticket, (Hold, OwnedSemaphorePermit)>>>,
+    locks: Mutex<Locked>,
     /// Made for those that need them.
     lock_permits: OnceLock<Arc<Semaphore>>,
     memberships: OnceLock<Arc<Semaphore>>,
 }
 
+/// Locks that a task has.
+struct Locked {
+    /// None once no more are given out.
+    held: Option<HashMap<Ticket, (Hold, OwnedSemaphorePermit)>>,
+    /// Which attempt has them.
+    attempt: u32,
+}
+
 impl Provider {
     /// For a task that may start `children`; without them it may start none.
-    pub(crate) fn new(children: Option<Children>, commons: Arc<Commons>, regions: Maker) -> Self {
+    pub(crate) fn new(
+        children: Option<Children>,
+        commons: Arc<Commons>,
+        regions: Arc<Maker>,
+    ) -> Self {
         Provider {
             children,
             regions,
             commons,
-            locks: Mutex::new(Some(HashMap::new())),
+            locks: Mutex::new(Locked {
+                held: Some(HashMap::new()),
+                attempt: 0,
+            }),
             lock_permits: OnceLock::new(),
             memberships: OnceLock::new(),
         }
     }
 
-    fn locks(&self) -> MutexGuard<'_, Option<HashMap<Ticket, (Hold, OwnedSemaphorePermit)>>> {
+    fn locks(&self) -> MutexGuard<'_, Locked> {
         self.locks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -151,11 +165,18 @@ impl Provider {
         let Ok(permit) = permits.clone().try_acquire_owned() else {
             return Answer::NotLocked;
         };
+        let attempt = self.locks().attempt;
         match self.commons.locks.request(name, mode, if_available).await {
             Ok(Some(hold)) => {
                 let ticket = hold.ticket();
-                match &mut *self.locks() {
-                    Some(locks) => locks.insert(ticket, (hold, permit)),
+                let mut locks = self.locks();
+                // The attempt that asked can be over, and the next one knows nothing of
+                // this lock.
+                if locks.attempt != attempt {
+                    return Answer::NotLocked;
+                }
+                match &mut locks.held {
+                    Some(held) => held.insert(ticket, (hold, permit)),
                     None => return Answer::NotLocked,
                 };
                 Answer::Locked(ticket)
@@ -180,10 +201,9 @@ impl Provider {
 
     fn unlock(&self, ticket: Ticket) -> bool {
         // Giving it back wakes others; not under this lock.
-        let had = self
-            .locks()
-            .as_mut()
-            .and_then(|locks| locks.remove(&ticket));
+        let mut locks = self.locks();
+        let had = locks.held.as_mut().and_then(|held| held.remove(&ticket));
+        drop(locks);
         had.is_some()
     }
 
@@ -199,7 +219,10 @@ impl Provider {
 
     /// Takes back the locks of an attempt that is over.
     pub(crate) fn unlock_all(&self) {
-        let held = self.locks().replace(HashMap::new());
+        let mut locks = self.locks();
+        let held = locks.held.replace(HashMap::new());
+        locks.attempt = locks.attempt.wrapping_add(1);
+        drop(locks);
         drop(held);
     }
 
@@ -209,7 +232,7 @@ impl Provider {
         if let Some(children) = &self.children {
             children.end().await;
         }
-        let held = self.locks().take();
+        let held = self.locks().held.take();
         drop(held);
     }
 }
@@ -290,5 +313,34 @@ impl Services for NoServices {
 
     fn tell(&self, _: Word) -> bool {
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::port::Transport;
+    use crate::region::Ledger;
+    use std::task::{Context, Waker};
+
+    #[tokio::test]
+    async fn an_attempt_that_is_over_gets_no_lock() {
+        let commons = Arc::new(Commons {
+            locks: Arc::new(Locks::new()),
+            broadcast: Arc::new(Broadcast::new(Transport::queue())),
+        });
+        let ledger = Arc::new(Ledger::new(0, false));
+        let regions = Arc::new(Maker::new(ledger, 0));
+        let task = Provider::new(None, commons.clone(), regions);
+        let other = commons.locks.request("a", LockMode::Exclusive, false);
+        let other = other.await.expect("room");
+        let mut waiting = Box::pin(task.lock("a", LockMode::Exclusive, false));
+        let mut now = Context::from_waker(Waker::noop());
+        assert!(waiting.as_mut().poll(&mut now).is_pending());
+        task.unlock_all();
+        drop(other);
+        assert!(matches!(waiting.await, Answer::NotLocked));
+        let next = task.lock("a", LockMode::Exclusive, true).await;
+        assert!(matches!(next, Answer::Locked(_)));
     }
 }

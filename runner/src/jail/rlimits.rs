@@ -10,7 +10,10 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io;
 use std::time::Duration;
 
-/// Descriptors of a worker at most.
+/// Descriptors of a worker at most; and less than its runner may have. The kernel counts
+/// descriptors that lie in sockets for the user, and refuses to take more from whoever
+/// has a limit below that: what tasks leave in channels must not keep their runner from
+/// sending its workers theirs.
 const DESCRIPTORS: u64 = 4096;
 
 /// Signals that may wait, each timer's among them. The kernel counts all of a
@@ -59,7 +62,8 @@ fn limit_process(plan: &Plan, used: io::Result<Used>) -> io::Result<String> {
             return Err(io::Error::new(error.kind(), why));
         }
     };
-    lower(Resource::Nofile, DESCRIPTORS)?;
+    let own = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    lower(Resource::Nofile, DESCRIPTORS.min(own / 4 * 3))?;
     lower(Resource::Memlock, 0)?;
     lower(Resource::Nice, 0)?;
     lower(Resource::Rtprio, 0)?;

@@ -14,7 +14,7 @@ use crate::region::Region;
 use bytes::Bytes;
 use futures_core::Stream;
 use futures_sink::Sink;
-use queue::Registry;
+use queue::{Made, Registry};
 use std::fmt;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::pin::Pin;
@@ -116,7 +116,8 @@ pub enum PortError {
     #[error("the message is too large")]
     TooLarge,
     /// The capacity is none that a channel may have; or the system has no
-    /// descriptors or no memory left for it.
+    /// descriptors or no memory left for it; or the task that made the channel has
+    /// as much in channels as it may.
     #[error("a limit is reached")]
     Limit,
     /// A port or a region in the message is of another runner.
@@ -144,14 +145,26 @@ impl Unsent {
 /// How channels are made here.
 #[derive(Clone)]
 pub(crate) enum Transport {
-    Queue(Arc<Registry>),
+    /// And what the task has made that makes them, where it is one.
+    Queue(Arc<Registry>, Option<Arc<Made>>),
     Socket,
 }
 
 impl Transport {
     /// Within this process.
     pub(crate) fn queue() -> Self {
-        Transport::Queue(Arc::default())
+        Transport::Queue(Arc::default(), None)
+    }
+
+    /// For one task, whose channels have bounds together. Between processes the
+    /// kernel has them, for the descriptors that lie in sockets.
+    pub(crate) fn of_a_task(&self) -> Self {
+        match self {
+            Transport::Queue(registry, _) => {
+                Transport::Queue(registry.clone(), Some(Arc::default()))
+            }
+            Transport::Socket => Transport::Socket,
+        }
     }
 
     /// Two connected ends. Needs the context of a tokio runtime.
@@ -160,8 +173,9 @@ impl Transport {
             return Err(PortError::Limit);
         }
         Ok(match self {
-            Transport::Queue(registry) => {
-                let [one, other] = registry.channel(capacity as usize);
+            Transport::Queue(registry, made) => {
+                let ends = registry.channel(capacity as usize, made.as_ref());
+                let [one, other] = ends.ok_or(PortError::Limit)?;
                 (Port::queue(one), Port::queue(other))
             }
             Transport::Socket => {
@@ -174,7 +188,7 @@ impl Transport {
     /// Whether a port is of this kind, and of the same runner where that matters.
     pub(crate) fn has(&self, port: &Port) -> bool {
         match (self, &port.end) {
-            (Transport::Queue(registry), End::Queue(end)) => end.is_of(registry),
+            (Transport::Queue(registry, _), End::Queue(end)) => end.is_of(registry),
             (Transport::Socket, End::Socket(_)) => true,
             _ => false,
         }
@@ -182,7 +196,7 @@ impl Transport {
 
     /// Closes channels that nobody can reach any more.
     pub(crate) fn sweep(&self) {
-        if let Transport::Queue(registry) = self {
+        if let Transport::Queue(registry, _) = self {
             registry.sweep();
         }
     }

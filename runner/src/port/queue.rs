@@ -2,15 +2,56 @@
 //!
 //! Ports lie in queues of other ports, so that channels can come to hold each
 //! other while nobody holds any of them. A [`Registry`] knows all channels of a
-//! runner and finds those. Invariant: whoever drops a message with ports in it
-//! does so without recursion, however deep they lie.
+//! runner and finds those. Invariants: whoever drops a message with ports in it
+//! does so without recursion, however deep they lie; what one task made has a bound
+//! ([`Made`]), wherever the ends are.
 
 use super::{Message, Port, PortError, Unsent};
 use crate::region::Region;
 use crate::sync::{Mutex, MutexGuard, RwLock};
 use std::collections::{HashSet, VecDeque};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
+
+/// Channels that one task made and that exist, at most.
+const MAX_CHANNELS: usize = 256;
+/// Bytes that wait in them, at most.
+const MAX_WAITING: usize = 512 << 20;
+
+/// The channels that one task made, and what waits in them. Its ports are counted where
+/// it holds them; but ends can lie in queues, more of them in theirs, and so on.
+#[derive(Debug, Default)]
+pub(crate) struct Made {
+    channels: AtomicUsize,
+    bytes: AtomicUsize,
+    /// Channels made, messages sent and whatever was refused, since it was last looked
+    /// for what nobody reaches.
+    since_sweep: AtomicUsize,
+}
+
+impl Made {
+    /// Counts `more`, where there may be `most`.
+    fn add(&self, count: &AtomicUsize, more: usize, most: usize) -> bool {
+        let sum = |now: usize| now.checked_add(more).filter(|sum| *sum <= most);
+        self.since_sweep.fetch_add(1, Relaxed);
+        count.fetch_update(Relaxed, Relaxed, sum).is_ok()
+    }
+
+    /// Whether there can be room after all, once what nobody reaches is closed. To look
+    /// for it holds up everybody, in proportion to all channels there are; so it is done
+    /// as often as in proportion to what the task did.
+    fn sweeps(&self, registry: &Registry) -> bool {
+        let all = registry.channels().len();
+        let since = self.since_sweep.fetch_add(1, Relaxed);
+        let worth_it = since >= (all / 4).max(64);
+        if worth_it {
+            self.since_sweep.store(0, Relaxed);
+            registry.sweep();
+        }
+        worth_it
+    }
+}
 
 /// All channels of a runner.
 #[derive(Default)]
@@ -24,6 +65,8 @@ pub(crate) struct Registry {
 struct Channel {
     registry: Weak<Registry>,
     capacity: usize,
+    /// None where the host made it.
+    made: Option<Arc<Made>>,
     state: Mutex<State>,
 }
 
@@ -70,10 +113,22 @@ pub(super) struct End {
 }
 
 impl Registry {
-    pub(super) fn channel(self: &Arc<Self>, capacity: usize) -> [End; 2] {
+    /// None where whoever makes it has made too many.
+    pub(super) fn channel(
+        self: &Arc<Self>,
+        capacity: usize,
+        made: Option<&Arc<Made>>,
+    ) -> Option<[End; 2]> {
+        if let Some(made) = made {
+            let count = || made.add(&made.channels, 1, MAX_CHANNELS);
+            if !count() && !(made.sweeps(self) && count()) {
+                return None;
+            }
+        }
         let channel = Arc::new(Channel {
             registry: Arc::downgrade(self),
             capacity,
+            made: made.cloned(),
             state: Mutex::default(),
         });
         let mut channels = self.channels();
@@ -82,10 +137,10 @@ impl Registry {
         }
         channels.push(Arc::downgrade(&channel));
         drop(channels);
-        [0, 1].map(|side| End {
+        Some([0, 1].map(|side| End {
             channel: channel.clone(),
             side,
-        })
+        }))
     }
 
     fn channels(&self) -> MutexGuard<'_, Vec<Weak<Channel>>> {
@@ -152,7 +207,38 @@ impl Channel {
             (std::mem::take(&mut state.sides[side].queue), state.close())
         };
         wake(wakers);
+        messages.iter().for_each(|message| self.gone(message));
         messages
+    }
+
+    /// Whether a message may wait here, which then counts.
+    fn admits(&self, message: &Message) -> bool {
+        let Some(made) = &self.made else {
+            return true;
+        };
+        made.add(&made.bytes, message.data.len(), MAX_WAITING)
+    }
+
+    /// See [`Made::sweeps`].
+    fn sweeps(&self) -> bool {
+        let registry = self.registry.upgrade();
+        let made = self.made.as_ref().zip(registry);
+        made.is_some_and(|(made, registry)| made.sweeps(&registry))
+    }
+
+    /// A message waits here no longer.
+    fn gone(&self, message: &Message) {
+        if let Some(made) = &self.made {
+            made.bytes.fetch_sub(message.data.len(), Relaxed);
+        }
+    }
+}
+
+impl Drop for Channel {
+    fn drop(&mut self) {
+        if let Some(made) = &self.made {
+            made.channels.fetch_sub(1, Relaxed);
+        }
     }
 }
 
@@ -209,6 +295,16 @@ impl End {
         if !message.ports.iter().all(same) || !message.regions.iter().all(here) {
             return Err(Unsent::new(PortError::OtherRunner, message));
         }
+        match self.put(message) {
+            Err(unsent) if unsent.error == PortError::Limit && self.channel.sweeps() => {
+                self.put(unsent.message)
+            }
+            other => other,
+        }
+    }
+
+    /// As [`End::try_send`], for what may be sent here.
+    fn put(&self, message: Message) -> Result<(), Unsent> {
         let has_ports = !message.ports.is_empty();
         let sent = self.moving(has_ports, || {
             // Before it lies there, and never with two locks at a time.
@@ -219,6 +315,7 @@ impl End {
             let error = match other.queue.len() {
                 _ if closed => PortError::Closed,
                 waiting if waiting >= self.channel.capacity => PortError::WouldBlock,
+                _ if !self.channel.admits(&message) => PortError::Limit,
                 _ => {
                     other.queue.push_back(message);
                     return Ok(other.receivers.take());
@@ -244,6 +341,7 @@ impl End {
             let wakers = side.senders.take();
             drop(state);
             mark(&message, false);
+            self.channel.gone(&message);
             Ok((message, wakers))
         });
         let (message, wakers) = received?;
@@ -301,7 +399,7 @@ mod tests {
 
     fn registry() -> (Transport, Arc<Registry>) {
         let registry = Arc::<Registry>::default();
-        (Transport::Queue(registry.clone()), registry)
+        (Transport::Queue(registry.clone(), None), registry)
     }
 
     fn alive(registry: &Registry) -> usize {
@@ -384,6 +482,75 @@ mod tests {
         assert_eq!(maker.bytes(), one);
         drop((kept, far_kept));
         assert_eq!(maker.bytes(), 0);
+    }
+
+    #[test]
+    fn what_a_task_made_is_bounded_wherever_the_ends_lie() {
+        let (host, registry) = registry();
+        let task = host.of_a_task();
+        // What nobody reaches is looked for before anything is refused.
+        for _ in 0..3 * MAX_CHANNELS {
+            let (one, other) = task.channel(1).expect("a channel");
+            one.try_send(Message::new("you").port(other)).expect("sent");
+        }
+        registry.sweep();
+        assert_eq!(alive(&registry), 0);
+        let (mut near, mut far) = task.channel(1).expect("a channel");
+        let mut count = 1;
+        let refused = loop {
+            match task.channel(1) {
+                Ok((next, its)) => {
+                    next.try_send(Message::new("").port(far)).expect("sent");
+                    (near, far) = (next, its);
+                    count += 1;
+                }
+                Err(error) => break error,
+            }
+        };
+        assert_eq!((refused, count), (PortError::Limit, MAX_CHANNELS));
+        // Others are not disturbed.
+        host.channel(1).expect("a channel of the host");
+        host.of_a_task().channel(1).expect("of another task");
+        drop((near, far));
+        assert_eq!(alive(&registry), 0);
+        task.channel(1).expect("what was given back");
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "it takes a while")]
+    fn bytes_that_wait_are_bounded_and_come_back() {
+        let (host, _registry) = registry();
+        let task = host.of_a_task();
+        let data = bytes::Bytes::from(vec![0; Message::MAX_DATA]);
+        let mut held = Vec::new();
+        let mut sent = 0;
+        'all: loop {
+            let (one, other) = task.channel(64).expect("a channel");
+            for _ in 0..64 {
+                match one.try_send(data.clone()) {
+                    Ok(()) => sent += data.len(),
+                    Err(unsent) => {
+                        assert_eq!(unsent.error, PortError::Limit);
+                        assert_eq!(unsent.message.data.len(), data.len());
+                        held.push((one, other));
+                        break 'all;
+                    }
+                }
+            }
+            held.push((one, other));
+        }
+        assert_eq!(sent, MAX_WAITING);
+        let (one, other) = &held[0];
+        other.try_receive().expect("a message");
+        one.try_send(data.clone()).expect("there is room");
+        let (last, _) = held.last().expect("the last");
+        assert_eq!(
+            last.try_send("x").expect_err("full").error,
+            PortError::Limit
+        );
+        drop(held);
+        let (one, _other) = task.channel(1).expect("a channel");
+        one.try_send(data).expect("all of it came back");
     }
 
     #[test]

@@ -20,7 +20,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -163,8 +163,18 @@ impl Asking {
                 .into_iter()
                 .flat_map(|(_, descriptors)| descriptors),
         );
-        says.send(&frame, &descriptors).await?;
+        let sent = says.send(&frame, &descriptors).await;
         drop(descriptors);
+        match sent {
+            // Too many descriptors lie in sockets; nothing of it was sent.
+            Err(error) if error.raw_os_error() == Some(Errno::TOOMANYREFS.raw_os_error()) => {
+                self.last -= 1;
+                let error = SpawnError::Limit;
+                let _ = answer.send(Answer::NotSpawned { error, port });
+                return Ok(());
+            }
+            sent => sent?,
+        }
         let open = Open {
             answer,
             port,
@@ -284,8 +294,14 @@ impl Asked {
         }
         let ask = ask_of(ask, descriptors)?;
         let services = self.services.clone();
-        self.running
-            .spawn(async move { (id, services.ask(ask).await) });
+        let mut answering = Box::pin(async move { (id, services.ask(ask).await) });
+        // In the order in which it speaks: what it tells next can be that it wants to
+        // know no more.
+        let mut now = Context::from_waker(Waker::noop());
+        match answering.as_mut().poll(&mut now) {
+            Poll::Ready(answer) => self.running.spawn(std::future::ready(answer)),
+            Poll::Pending => self.running.spawn(answering),
+        };
         Ok(())
     }
 

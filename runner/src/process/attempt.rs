@@ -164,6 +164,8 @@ enum Seen {
     Exceeded,
     /// Somebody stopped it with this signal.
     Stopped(i32),
+    /// The system does not take what is to be sent to it: it would wait for ever.
+    Unsent(io::Error),
 }
 
 /// What came of a task.
@@ -271,13 +273,12 @@ async fn supervise(worker: Worker, job: Job, asks: bool) -> Result<Supervised, E
         false => (None, None),
     };
     let ordering = async {
-        // A worker that does not read its orders is noticed by its silence.
         let descriptors: Vec<_> = theirs.iter().map(AsFd::as_fd).collect();
-        let sent = orders.send(&run, &descriptors).await;
+        let mut sent = orders.send(&run, &descriptors).await;
         drop(descriptors);
         theirs.clear();
         if sent.is_ok() {
-            loop {
+            sent = loop {
                 let order = tokio::select! {
                     () = cancel.cancelled(), if !cancelled => {
                         cancelled = true;
@@ -285,26 +286,31 @@ async fn supervise(worker: Worker, job: Job, asks: bool) -> Result<Supervised, E
                     }
                     Some(why) = failures.recv() => Order::InputFailed(why),
                     Some((answer, along)) = next_answer(&mut answers) => {
-                        let Ok(frame) = Sender::frame(&answer) else {
-                            break;
+                        let frame = match Sender::frame(&answer) {
+                            Ok(frame) => frame,
+                            Err(error) => break Err(io::Error::other(error)),
                         };
                         let lent: Vec<_> = along.iter().map(AsFd::as_fd).collect();
-                        if orders.send(&frame, &lent).await.is_err() {
-                            break;
+                        if let Err(error) = orders.send(&frame, &lent).await {
+                            break Err(error);
                         }
                         if let Some(answers) = &answers {
                             answers.sent();
                         }
                         continue;
                     }
-                    else => break,
+                    else => break Ok(()),
                 };
-                if orders.say(&order).await.is_err() {
-                    break;
+                if let Err(error) = orders.say(&order).await {
+                    break Err(error);
                 }
-            }
+            };
         }
-        std::future::pending::<()>().await
+        match sent {
+            Err(error) if !is_of_the_other_end(&error) => error,
+            // A worker that does not read its orders is noticed by its silence.
+            _ => std::future::pending().await,
+        }
     };
 
     let mut out = Stream::new(stdout_pipe, &job.stdout);
@@ -377,7 +383,7 @@ async fn supervise(worker: Worker, job: Job, asks: bool) -> Result<Supervised, E
                     Err(ChannelError::Closed | ChannelError::Io(_)) => break Seen::Silent,
                     Err(error) => break Seen::Broken(error.to_string()),
                 },
-                () = &mut ordering => {}
+                error = &mut ordering => break Seen::Unsent(error),
                 why = wrongly_asked(&mut asked) => break Seen::Broken(why.into()),
                 signal = stopped(&mut life) => break Seen::Stopped(signal),
                 () = out.run(), if !out.is_over() => {}
@@ -404,6 +410,14 @@ async fn supervise(worker: Worker, job: Job, asks: bool) -> Result<Supervised, E
                 ErrorKind::System
             };
             return Err(Error::new(kind, bounded(message)));
+        }
+        Seen::Unsent(error) => {
+            life.kill();
+            let _ = tokio::time::timeout(LINGER, life.wait()).await;
+            return Err(Error::new(
+                ErrorKind::System,
+                format!("cannot send to a worker: {error}"),
+            ));
         }
         other => {
             let fate = match other {
@@ -479,6 +493,14 @@ async fn supervise(worker: Worker, job: Job, asks: bool) -> Result<Supervised, E
         usage: Some(done.usage),
         reusable,
     })
+}
+
+/// Whether sending failed because the worker does not listen any more.
+fn is_of_the_other_end(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::NotConnected
+    )
 }
 
 /// Waits until somebody stops the worker, where only this looks for it; its

@@ -243,6 +243,11 @@ impl Maker {
     /// Bytes of those of its regions that exist.
     pub(crate) fn bytes(&self) -> u64 {
         self.ledger.settle();
+        self.known_bytes()
+    }
+
+    /// As [`Maker::bytes`], as far as it is known: or more.
+    pub(crate) fn known_bytes(&self) -> u64 {
         self.account.sum().bytes
     }
 }

@@ -117,6 +117,11 @@ impl Limiter {
         self.held.load(Relaxed) > MAX_REGIONS
     }
 
+    /// Whether so many bytes can lie in its memory.
+    pub(crate) fn can_hold(&self, len: usize) -> bool {
+        len <= self.max_memory
+    }
+
     /// Most bytes of linear memory and regions that the task had at once.
     pub(crate) fn peak_memory(&self) -> u64 {
         self.peak_memory as u64

@@ -116,7 +116,7 @@ impl Executor for ThreadExecutor {
                 deadline: job.deadline,
                 cancel: job.cancel,
                 progress: job.progress,
-                ports: Ports::new(self.transport.clone(), job.port),
+                ports: Ports::new(self.transport.of_a_task(), job.port),
                 services: job.services,
             },
             granted: Granted::ByPath,

@@ -269,9 +269,12 @@ async fn read(
     len: u64,
 ) -> Answer<Vec<u8>> {
     let held = answer!(store.data_mut().region(&region)?);
-    // Before anything is allocated: it bounds the length by what the task holds.
     answer!(told(held.region.check(offset, len))?);
     let len = answer!(usize::try_from(len).map_err(|_| AbiError::OutOfBounds));
+    // Before anything is allocated: the region can be another's, who may have more.
+    if !store.data().limiter.can_hold(len) {
+        return Ok((Err(AbiError::Limit),));
+    }
     let mut bytes = Vec::new();
     answer!(bytes.try_reserve_exact(len).map_err(|_| AbiError::Limit));
     while bytes.len() < len {

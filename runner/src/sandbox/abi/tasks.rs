@@ -13,6 +13,7 @@ use crate::services::{Answer, Ask, Services, SpawnError, Word};
 use crate::task::InputKind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Waker};
 use tokio_util::sync::CancellationToken;
 use wasmtime::component::Resource;
 use wasmtime_wasi::p2::{DynPollable, Pollable, subscribe};
@@ -55,15 +56,21 @@ impl From<End> for AbiOutcome {
 
 impl GuestChild {
     /// Asks, once, and has the answer kept: whoever polls gives up waiting and comes
-    /// back, and each time would be one more ask.
+    /// back, and each time would be one more ask. It is asked now and not when there is
+    /// time for it: by then the guest can have let go of the child.
     fn watch(&self) {
-        if !self.watched.swap(true, Ordering::Relaxed) {
-            let (services, id) = (self.services.clone(), self.id);
-            let ended = self.ended.clone();
-            tokio::spawn(async move {
-                services.ask(Ask::Ended(id)).await;
-                ended.cancel();
-            });
+        if self.watched.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let (services, id) = (self.services.clone(), self.id);
+        let ended = self.ended.clone();
+        let mut asking = Box::pin(async move {
+            services.ask(Ask::Ended(id)).await;
+            ended.cancel();
+        });
+        let mut now = Context::from_waker(Waker::noop());
+        if asking.as_mut().poll(&mut now).is_pending() {
+            tokio::spawn(asking);
         }
     }
 }
