@@ -178,6 +178,17 @@ fn what_one_sends_all_others_receive() {
 }
 
 #[test]
+fn members_answer_each_other() {
+    for mode in BOTH {
+        let (runner, commons) = load(mode);
+        let answers = begun(&runner, &commons, "answer news");
+        let asks = start(&runner, &commons, "ask news 2000");
+        assert_eq!(output(asks), "2000 answered", "{mode}");
+        assert_eq!(output(answers), "2000 answers", "{mode}");
+    }
+}
+
+#[test]
 fn a_member_that_does_not_read_is_closed() {
     for mode in BOTH {
         let (runner, commons) = load(mode);

@@ -12,6 +12,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub(crate) const MAX_MEMBERS: usize = 128;
 /// Messages that wait for a member.
 const CAPACITY: u32 = Port::MAX_CAPACITY;
+/// Messages of one member that are passed on before others get their turn. Each turn is a
+/// look at the event loop, which costs as much as passing on a message.
+const IN_A_ROW: u32 = 16;
 
 pub(crate) struct Broadcast {
     transport: Transport,
@@ -94,21 +97,36 @@ struct Member {
 impl Member {
     /// Passes on what it sends, until its channel is closed.
     async fn pass_on(&self, port: &Port) {
+        let mut received = port.receive().await;
+        let mut in_a_row = 0;
         loop {
-            let message = match port.receive().await {
-                Ok(message) => message,
+            match received {
+                Ok(message) => self.pass(&message),
                 // There were no descriptors left for ports that came along.
-                Err(PortError::Limit) => continue,
+                Err(PortError::Limit) => {}
                 Err(_) => return,
-            };
-            for (id, other) in self.channel.members().iter() {
-                let copy = Message::new(message.data.clone());
-                if *id != self.id && other.try_send(copy).is_err() {
-                    other.close();
-                }
             }
-            // One that sends without a pause has others beside it.
-            tokio::task::yield_now().await;
+            in_a_row += 1;
+            received = Err(PortError::WouldBlock);
+            if in_a_row < IN_A_ROW {
+                received = port.try_receive();
+            }
+            if let Err(PortError::WouldBlock) = received {
+                // One that sends without a pause has others beside it.
+                tokio::task::yield_now().await;
+                in_a_row = 0;
+                received = port.receive().await;
+            }
+        }
+    }
+
+    /// To all others.
+    fn pass(&self, message: &Message) {
+        for (id, other) in self.channel.members().iter() {
+            let copy = Message::new(message.data.clone());
+            if *id != self.id && other.try_send(copy).is_err() {
+                other.close();
+            }
         }
     }
 }

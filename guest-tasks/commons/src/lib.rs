@@ -32,7 +32,9 @@ impl Guest for Task {
             "tell" => tell(name, number),
             "lazy" => lazy(name),
             "flood" => flood(name),
-            _ => Err("alone, hold, trap, take, turns, listen, tell, lazy or flood".into()),
+            "ask" => ask(name, number),
+            "answer" => answer(name),
+            _ => Err("alone, hold, trap, take, turns, listen, tell, lazy, flood, ask or answer".into()),
         };
         done.map(String::into_bytes)
     }
@@ -107,6 +109,36 @@ fn tell(name: &str, count: u32) -> Result<String, String> {
         subscribe_duration(1_000_000).block();
     }
     Ok("told".into())
+}
+
+/// Says so many numbers, each once the answer to the one before is there; then that there
+/// are no more.
+fn ask(name: &str, count: u32) -> Result<String, String> {
+    let port = open(name)?;
+    for number in 0..count {
+        port.send(text(number.to_string())).map_err(|no| no.error.name().to_string())?;
+        let got = port.receive().map_err(|error| error.name().to_string())?;
+        if got.data != number.to_string().into_bytes() {
+            return Err(format!("{number} came back as {:?}", got.data));
+        }
+    }
+    port.send(text("")).map_err(|no| no.error.name().to_string())?;
+    Ok(format!("{count} answered"))
+}
+
+/// Says again what others say, until that is nothing.
+fn answer(name: &str) -> Result<String, String> {
+    let port = open(name)?;
+    context::progress(1, None);
+    let mut count = 0;
+    loop {
+        let got = port.receive().map_err(|error| error.name().to_string())?;
+        if got.data.is_empty() {
+            return Ok(format!("{count} answers"));
+        }
+        port.send(text(got.data)).map_err(|no| no.error.name().to_string())?;
+        count += 1;
+    }
 }
 
 /// Is a member and does not read until nobody says more.

@@ -1,16 +1,22 @@
 //! Numbers of one region, made and sorted by several tasks in place: it is split, each
-//! part is worked on by the task that has it, and the parts are joined again. Then the
-//! whole is frozen, and each task merges a part of the result from all of it.
+//! part is worked on by the task that has it, and the parts are joined again. Then it is
+//! found where the result's parts begin in each of the sorted ones; what belongs to one is
+//! put side by side; and each task merges one part. There is no second region.
 
 use crate::{DIGEST, MOST, WORKER, digest, give, parent, take, within};
 use std::fmt::Write as _;
-use wrun_guest::{Child, Exclusive, Frozen, Message, PAGE, Port, PortError, start};
+use wrun_guest::{Child, Exclusive, Message, PAGE, Port, PortError, start};
 
 /// Numbers in a page: parts end with one.
 const PER_PAGE: u64 = PAGE / 4;
 
 /// Most numbers.
 const LONGEST: u64 = 16 << 20;
+
+/// What a worker is to do with a part: make it, of a seed and from an index on, and sort
+/// it; or merge it, of so many numbers in order, then so many, and so on.
+const MAKE: u64 = 0;
+const MERGE: u64 = 1;
 
 pub(crate) fn sort([workers, count, seed]: [u64; 3]) -> Result<Vec<u8>, String> {
     within("WORKERS", workers, 0..=MOST)?;
@@ -85,19 +91,19 @@ fn together(workers: u64, numbers: Exclusive, seed: u64) -> Result<(Exclusive, V
     }
     let parts = split(numbers, &cuts)?;
     for ((part, other), cut) in parts.into_iter().zip(&others).zip(&cuts) {
-        give(other, Message::new(bytes([seed, cut / 4])).region(part))?;
+        let data = bytes([MAKE, seed, cut / 4]);
+        give(other, Message::new(data).region(part))?;
     }
-    let merged = Exclusive::new(len)?;
-    let (numbers, _) = join(&others)?;
-    let numbers = numbers.freeze()?;
-    let parts = split(merged, &cuts)?;
-    for ((part, other), cut) in parts.into_iter().zip(&others).zip(&cuts) {
-        // Which of the result it is to make, and where the sorted parts are.
-        let data = bytes([*cut].iter().chain(&cuts).map(|cut| cut / 4));
-        give(
-            other,
-            Message::new(data).region(part).region(numbers.duplicate()?),
-        )?;
+    let (mut numbers, _) = join(&others)?;
+    let mut all = numbers.map()?;
+    let ends: Vec<usize> = cuts[1..].iter().map(|cut| (cut / 4) as usize).collect();
+    let parts = regroup(all.view_mut(), &ends);
+    drop(all);
+    let regions = split(numbers, &cuts)?;
+    for ((region, other), runs) in regions.into_iter().zip(&others).zip(parts) {
+        let runs = runs.into_iter().map(|run| run as u64);
+        let data = bytes([MERGE].into_iter().chain(runs));
+        give(other, Message::new(data).region(region))?;
     }
     let (mut merged, digests) = join(&others)?;
     let all = merged.map()?;
@@ -141,8 +147,7 @@ fn join(others: &[(Child, Port)]) -> Result<(Exclusive, Vec<u64>), String> {
         .ok_or_else(|| "no parts".into())
 }
 
-/// A worker: regions come to be made and sorted, to be sorted, or with another to be
-/// merged from.
+/// A worker: regions come to be made and sorted, to be sorted, or to be merged.
 pub(crate) fn part() -> Result<Vec<u8>, String> {
     let port = parent()?;
     loop {
@@ -150,87 +155,108 @@ pub(crate) fn part() -> Result<Vec<u8>, String> {
             Err(PortError::Closed) => return Ok(vec![]),
             message => message?,
         };
-        let from = match message.regions.len() {
-            2 => message.regions.pop(),
-            _ => None,
-        };
         let data = std::mem::take(&mut message.data);
         let told = numbers_of(&data);
         let mut part = message.exclusive()?;
         let mut mapped = part.map()?;
-        let said = match (from, &told[..]) {
-            (None, [seed, first]) => {
+        let said = match &told[..] {
+            [MAKE, seed, first] => {
                 make(mapped.view_mut(), *seed, *first);
                 mapped.view_mut::<u32>().sort_unstable();
                 vec![]
             }
-            (None, _) if data == b"sort" => {
+            [MERGE, runs @ ..] => {
+                merge(mapped.view_mut(), runs)?;
+                digests(mapped.view())?
+            }
+            _ if data == b"sort" => {
                 mapped.view_mut::<u32>().sort_unstable();
                 vec![]
             }
-            (Some(from), [first, cuts @ ..]) => {
-                let from = Frozen::try_from(from)?.map()?;
-                merge(from.view(), cuts, *first as usize, mapped.view_mut())?;
-                digests(mapped.view())?
-            }
-            _ => return Err("neither `sort`, nor a seed, nor a merge".into()),
+            _ => return Err("neither `sort`, nor a seed, nor runs".into()),
         };
         drop(mapped);
         port.send(Message::new(bytes(said)).region(part))?;
     }
 }
 
-/// Writes what comes from the `first` on, of all numbers in order, to `to`; between two
-/// cuts they are in order already.
-fn merge(all: &[u32], cuts: &[u64], first: usize, to: &mut [u32]) -> Result<(), String> {
-    let runs: Option<Vec<&[u32]>> = cuts
-        .windows(2)
-        .map(|cut| all.get(cut[0] as usize..cut[1] as usize))
-        .collect();
-    let runs = runs.ok_or("a part is beyond the numbers")?;
-    let starts = ranked(&runs, first);
-    let ends = ranked(&runs, first + to.len());
-    let mut left: Vec<&[u32]> = runs
+/// Of numbers that are in order up to each of the `ends`, puts together what comes up to
+/// each of them once all are in order. How many there are of each run, of each part of the
+/// result.
+fn regroup(all: &mut [u32], ends: &[usize]) -> Vec<Vec<usize>> {
+    let mut begin = 0;
+    let runs: Vec<&[u32]> = ends
         .iter()
-        .zip(starts.iter().zip(ends))
-        .map(|(run, (start, end))| &run[*start..end])
+        .map(|end| &all[std::mem::replace(&mut begin, *end)..*end])
         .collect();
-    let mut filled = 0;
-    // Two are merged faster than many; the others wait until one of them is through.
-    while left.len() > 2 {
-        let (least, number) = left
-            .iter()
-            .enumerate()
-            .filter_map(|(at, run)| Some((at, *run.first()?)))
-            .min_by_key(|(_, number)| *number)
-            .ok_or("too few numbers")?;
-        to[filled] = number;
-        filled += 1;
-        left[least] = &left[least][1..];
-        left.retain(|run| !run.is_empty());
+    let mut before = vec![0; runs.len()];
+    let parts: Vec<Vec<usize>> = ends
+        .iter()
+        .map(|end| {
+            let counts = ranked(&runs, *end);
+            let of_part = counts.iter().zip(&before).map(|(end, begin)| end - begin);
+            let of_part = of_part.collect();
+            before = counts;
+            of_part
+        })
+        .collect();
+    // One run after the other is taken in: what it has of a part goes behind what the
+    // earlier ones have of it.
+    for run in 1..ends.len() {
+        let mut at = 0;
+        // Of earlier runs, behind `at`.
+        let mut later = ends[run - 1];
+        for part in &parts {
+            let earlier: usize = part[..run].iter().sum();
+            at += earlier;
+            later -= earlier;
+            all[at..at + later + part[run]].rotate_left(later);
+            at += part[run];
+        }
     }
-    let (one, other) = (
-        left.first().copied().unwrap_or_default(),
-        left.get(1).copied().unwrap_or_default(),
-    );
-    let to = &mut to[filled..];
-    if one.len() + other.len() != to.len() {
-        return Err("too few numbers".into());
+    parts
+}
+
+/// Puts numbers in order, of which the first so many are, then so many, and so on.
+fn merge(all: &mut [u32], runs: &[u64]) -> Result<(), String> {
+    let runs: Vec<usize> = runs.iter().filter(|run| **run > 0).map(|run| *run as usize).collect();
+    let wanted = runs.iter().try_fold(0_usize, |sum, run| sum.checked_add(*run));
+    let Some((last, earlier)) = runs.split_last().filter(|_| wanted == Some(all.len())) else {
+        return Err("the runs are not the part".into());
+    };
+    // The last one stays: what is written never gets ahead of what is read of it.
+    let mut begin = 0;
+    let mut merged: Vec<u32> = Vec::new();
+    for len in earlier {
+        let run = &all[begin..begin + len];
+        begin += len;
+        if merged.is_empty() {
+            merged = run.to_vec();
+            continue;
+        }
+        let count = merged.len();
+        let earlier = merged.clone();
+        merged.extend(run);
+        merge_into(&mut merged, &earlier, count);
     }
-    let (mut i, mut j, mut at) = (0, 0, 0);
-    while i < one.len() && j < other.len() {
-        let (x, y) = (one[i], other[j]);
+    merge_into(all, &merged, all.len() - last);
+    Ok(())
+}
+
+/// Merges what `all` has from `second` on with `first`, of which there are so many.
+fn merge_into(all: &mut [u32], first: &[u32], second: usize) {
+    let (mut i, mut j, mut at) = (0, second, 0);
+    while i < first.len() && j < all.len() {
+        let (x, y) = (first[i], all[j]);
         // Without a branch: which of them comes next is chance.
-        let from_one = x <= y;
-        to[at] = if from_one { x } else { y };
-        i += usize::from(from_one);
-        j += usize::from(!from_one);
+        let from_first = x <= y;
+        all[at] = if from_first { x } else { y };
+        i += usize::from(from_first);
+        j += usize::from(!from_first);
         at += 1;
     }
-    to[at..at + one.len() - i].copy_from_slice(&one[i..]);
-    at += one.len() - i;
-    to[at..].copy_from_slice(&other[j..]);
-    Ok(())
+    let left = &first[i..];
+    all[at..at + left.len()].copy_from_slice(left);
 }
 
 /// How many of each run are among the first `rank` of all. Of equal numbers those of

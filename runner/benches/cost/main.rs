@@ -11,6 +11,7 @@
 //! not failed: a busy machine is no regression.
 
 mod bare;
+mod broadcast;
 mod command;
 mod fork;
 mod measure;
@@ -52,6 +53,7 @@ fn main() -> anyhow::Result<()> {
     thread::measure(&mut bench)?;
     process::measure(&mut bench)?;
     port::measure(&mut bench)?;
+    broadcast::measure(&mut bench)?;
     share::measure(&mut bench)?;
     region::measure(&mut bench)?;
     command::measure(&mut bench)?;

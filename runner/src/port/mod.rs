@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-pub(crate) use socket::{PARTS, PortParts, contents, in_memory, is_sealed};
+pub(crate) use socket::{Moment, PARTS, PortParts, contents, in_memory, is_sealed};
 
 /// One end of a channel.
 ///
@@ -350,18 +350,18 @@ impl Port {
     }
 
     /// [`Port::try_receive`] that may block this thread for a moment.
-    pub(crate) fn receive_soon(&self) -> Result<Message, PortError> {
+    pub(crate) fn receive_soon(&self, moment: Moment) -> Result<Message, PortError> {
         match &self.end {
             End::Queue(end) => end.try_receive(),
-            End::Socket(end) => end.receive_soon(),
+            End::Socket(end) => end.receive_soon(moment),
         }
     }
 
     /// Whether there is room, after at most a moment in which this thread is blocked.
-    pub(crate) fn has_room_soon(&self) -> bool {
+    pub(crate) fn has_room_soon(&self, moment: Moment) -> bool {
         match &self.end {
             End::Queue(_) => false,
-            End::Socket(end) => end.has_room_soon(),
+            End::Socket(end) => end.has_room_soon(moment),
         }
     }
 

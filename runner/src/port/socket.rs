@@ -64,11 +64,27 @@ const MAX_HEAD: usize = HEADER + Message::MAX_PORTS * PORT + Message::MAX_REGION
 const MAX_DESCRIPTORS: usize = 1 + Message::MAX_PORTS * PARTS + Message::MAX_REGIONS;
 
 /// How long a thread that has nothing else to do is blocked by a call, before it looks
-/// what else there is: more than an answer takes, less than a guest may compute.
-const MOMENT: Timespec = Timespec {
-    tv_sec: 0,
-    tv_nsec: 1_000_000,
-};
+/// what else there is: more than an answer takes, no more than a guest may compute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Moment {
+    /// A millisecond. A timer for each wait costs more than the wait, where programming
+    /// a timer is a matter for the hypervisor.
+    Timed,
+    /// Until the next signal: a timer that runs anyway sends one.
+    Tick,
+}
+
+impl Moment {
+    fn timeout(self) -> Option<Timespec> {
+        match self {
+            Moment::Timed => Some(Timespec {
+                tv_sec: 0,
+                tv_nsec: 1_000_000,
+            }),
+            Moment::Tick => None,
+        }
+    }
+}
 
 /// How long it is looked again and again before that. An answer of somebody who looks
 /// the same way, on another processor, is there earlier, and nobody is to be woken.
@@ -160,9 +176,9 @@ impl Socket {
     }
 
     /// Whether it is, or becomes so within a moment; a signal ends it.
-    fn is_soon(&self, events: PollFlags) -> bool {
+    fn is_soon(&self, events: PollFlags, moment: Moment) -> bool {
         let mut watched = [PollFd::new(&self.fd, events)];
-        matches!(poll(&mut watched, Some(&MOMENT)), Ok(1..))
+        matches!(poll(&mut watched, moment.timeout().as_ref()), Ok(1..))
     }
 
     /// Waits for it to be readable or writable; `false` when nobody can tell.
@@ -416,7 +432,7 @@ impl End {
     }
 
     /// Receives a message; blocks this thread for a moment when there is none.
-    pub(super) fn receive_soon(&self) -> Result<Message, PortError> {
+    pub(super) fn receive_soon(&self, moment: Moment) -> Result<Message, PortError> {
         if !self.asked.swap(false, Ordering::Relaxed) {
             match self.try_receive() {
                 Err(PortError::WouldBlock) => {}
@@ -436,7 +452,7 @@ impl End {
             }
             self.haste.was_in_vain();
         }
-        if !self.messages.is_soon(PollFlags::IN) {
+        if !self.messages.is_soon(PollFlags::IN, moment) {
             return Err(PortError::WouldBlock);
         }
         self.try_receive()
@@ -444,9 +460,9 @@ impl End {
 
     /// Whether there is room, if need be after a moment in which this thread is
     /// blocked.
-    pub(super) fn has_room_soon(&self) -> bool {
+    pub(super) fn has_room_soon(&self, moment: Moment) -> bool {
         let (socket, interest) = self.for_room();
-        socket.is_soon(events(interest))
+        socket.is_soon(events(interest), moment)
     }
 
     pub(super) fn try_receive(&self) -> Result<Message, PortError> {

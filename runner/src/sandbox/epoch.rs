@@ -72,6 +72,12 @@ impl Drop for Running {
     }
 }
 
+/// Whether each tick is a signal to the thread of the guest, which ends its wait in the
+/// kernel: true in a process with one thread, while it has a [`Running`] guard.
+pub(crate) fn signals() -> bool {
+    sys::are_ticking()
+}
+
 fn tick() {
     let mut idle = 0;
     loop {

@@ -34,6 +34,6 @@ pub(crate) use probe::probe;
 pub(crate) use shared_words::SharedWords;
 pub(crate) use signal::ignore_file_size_signal;
 pub(crate) use stdout::was_stdout_closed;
-pub(crate) use ticks::{has_ticks, start_ticks, stop_ticks, tick_for};
+pub(crate) use ticks::{are_ticking, has_ticks, start_ticks, stop_ticks, tick_for};
 pub(crate) use wait::{End, Exit, Whom, own_usage, wait};
 pub(crate) use watch::watch;

@@ -2,10 +2,12 @@
 
 use std::io;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use wasmtime::Engine;
 
 static ENGINE: OnceLock<Engine> = OnceLock::new();
+static TICKING: AtomicBool = AtomicBool::new(false);
 
 /// Has each tick advance this engine's epoch. Once per process.
 ///
@@ -37,16 +39,23 @@ pub(crate) fn has_ticks() -> bool {
 
 /// Ticks from now on, every so often. A fork does not inherit it.
 pub(crate) fn start_ticks(every: Duration) {
-    set(every);
+    TICKING.store(set(every), Ordering::Relaxed);
 }
 
 /// No more ticks.
 pub(crate) fn stop_ticks() {
+    TICKING.store(false, Ordering::Relaxed);
     set(Duration::ZERO);
 }
 
+/// Whether the signal comes again and again: whatever waits in the kernel meanwhile is
+/// interrupted.
+pub(crate) fn are_ticking() -> bool {
+    TICKING.load(Ordering::Relaxed)
+}
+
 #[expect(unsafe_code, reason = "no safe setitimer is at hand")]
-fn set(every: Duration) {
+fn set(every: Duration) -> bool {
     let time = libc::timeval {
         tv_sec: every.as_secs().cast_signed(),
         tv_usec: i64::from(every.subsec_micros()),
@@ -57,5 +66,5 @@ fn set(every: Duration) {
     };
     // SAFETY: the pointer is to a value of ours, null is allowed for the old one.
     // It fails only for values out of range.
-    unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, std::ptr::null_mut()) };
+    unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, std::ptr::null_mut()) == 0 }
 }

@@ -4,8 +4,9 @@ use super::bindings::wrun::task::ports::{
     Host as PortsHost, HostPort, Message as AbiMessage, PortError as AbiError, Unsent as AbiUnsent,
 };
 use super::regions::Handle;
-use crate::port::{Message, Port, PortError, Transport, Unsent};
+use crate::port::{Message, Moment, Port, PortError, Transport, Unsent};
 use crate::region::Region;
+use crate::sandbox::epoch;
 use crate::sandbox::host::Host;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -69,6 +70,15 @@ async fn or_cancelled<T>(
         biased;
         done = work => Ok(done),
         () = cancel.cancelled() => Err(AbiError::Cancelled),
+    }
+}
+
+/// How long a call may block the thread of a guest that runs: see [`epoch::Running`].
+fn moment() -> Moment {
+    if epoch::signals() {
+        Moment::Tick
+    } else {
+        Moment::Timed
     }
 }
 
@@ -247,7 +257,7 @@ impl HostPort for Host {
                 sent => return self.sent(sent),
             }
             // Waiting by way of the event loop takes longer than most answers.
-            if self.blocking && through.has_room_soon() {
+            if self.blocking && through.has_room_soon(moment()) {
                 continue;
             }
             let error = match or_cancelled(&cancel, through.room()).await {
@@ -285,7 +295,7 @@ impl HostPort for Host {
         }
         let from = self.port(&port)?;
         if self.blocking {
-            match from.receive_soon() {
+            match from.receive_soon(moment()) {
                 Err(PortError::WouldBlock) => {}
                 received => return self.received(received),
             }
