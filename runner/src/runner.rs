@@ -566,6 +566,7 @@ impl Shared {
             deadline,
             cancel: cancel.clone(),
             kill: kill.clone(),
+            grace,
             stderr: stderr.clone(),
         };
         let stop = Stop {
