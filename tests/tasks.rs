@@ -398,15 +398,80 @@ fn children_are_killed_dropped_and_waited_for() {
             let (runner, family) = load_without_spares(mode);
             let idle = Idle::of(&runner, &family);
             let got = run(&runner, task(&family, "kill"));
-            assert_eq!(got, "cancelled true cancelled cancelled", "{mode}");
+            assert_eq!(
+                got, "failed cancelled true failed cancelled cancelled",
+                "{mode}"
+            );
             assert_eq!(run(&runner, task(&family, "drop")), "gone", "{mode}");
             let polled = run(&runner, task(&family, "poll"));
             let (rounds, rest) = polled.split_once(' ').unwrap();
-            assert_eq!(rest, "false completed quick cancelled", "{mode}");
+            assert_eq!(rest, "false completed quick failed cancelled", "{mode}");
             assert_eq!(rounds, "200", "{mode}");
             idle.check();
         }
     });
+}
+
+/// A killed child has its parent's grace, or its grant's, and none when nobody holds it
+/// any more.
+#[test]
+fn a_child_that_is_killed_is_asked_first() {
+    const FOREVER: Duration = Duration::from_secs(3600);
+    let moment = Duration::from_millis(500);
+    for mode in BOTH {
+        let (runner, family) = load(mode);
+        let endless = guest(&runner, "hostile/endless-loop-run.wat");
+        let with = |what: &str, grace: Duration| {
+            task(&family, what)
+                .grace(grace)
+                .task("cannot-hear", &endless)
+                .allow_task(TaskGrant::new("hasty", &family).grace(Duration::ZERO))
+                .allow_task(TaskGrant::new("slow", &family).grace(moment))
+        };
+        let asked = "completed asked to stop";
+        for (what, grace, expected, at_least) in [
+            ("stop self patient", FOREVER, asked, Duration::ZERO),
+            ("stop self loop", moment, "cancelled", moment),
+            (
+                "stop self loop",
+                Duration::ZERO,
+                "cancelled",
+                Duration::ZERO,
+            ),
+            (
+                "stop self patient",
+                Duration::ZERO,
+                "cancelled",
+                Duration::ZERO,
+            ),
+            ("stop cannot-hear", FOREVER, "cancelled", Duration::ZERO),
+            // As the grant says; and its children have the same.
+            ("stop hasty patient", FOREVER, "cancelled", Duration::ZERO),
+            ("stop slow loop", FOREVER, "cancelled", moment),
+            (
+                "run hasty stop self patient",
+                FOREVER,
+                "completed cancelled",
+                Duration::ZERO,
+            ),
+            // What is below a child that is asked to stop is asked, too.
+            (
+                "stop self waits",
+                FOREVER,
+                "completed completed asked to stop",
+                Duration::ZERO,
+            ),
+            ("drop", FOREVER, "gone", Duration::ZERO),
+            ("leave return", FOREVER, "left", Duration::ZERO),
+        ] {
+            let began = Instant::now();
+            let got = run(&runner, with(what, grace));
+            let took = began.elapsed();
+            assert_eq!(got, expected, "{mode}: {what}, {grace:?}");
+            assert!(at_least <= took && took < SOON, "{mode}: {what}: {took:?}");
+        }
+        still_works(&runner);
+    }
 }
 
 #[test]
@@ -461,11 +526,8 @@ fn parents_and_children_talk() {
             "completed 4 echoed",
             "{mode}"
         );
-        assert_eq!(
-            run(&runner, task(&family, "two")),
-            "cancelled true",
-            "{mode}"
-        );
+        let got = run(&runner, task(&family, "two"));
+        assert!(got.ends_with(" echoed true"), "{mode}: {got}");
         let got = run(&runner, task(&family, "back"));
         assert_eq!(got, "not-granted busy waits", "{mode}");
     }

@@ -14,13 +14,14 @@ use crate::port::Port;
 use crate::region::Maker;
 use crate::sandbox::{Ending, Fate, Sink};
 use crate::services::{Commons, Provider, SpawnError};
+use crate::stop::Stop;
 use crate::task::{InputKind, Spec};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -99,6 +100,8 @@ pub(crate) struct Children {
     cancel: CancellationToken,
     /// Ends all of them.
     kill: CancellationToken,
+    /// Of the task above the children; theirs, where their grant says nothing.
+    grace: Duration,
     state: Mutex<State>,
     running: TaskTracker,
 }
@@ -112,7 +115,7 @@ struct State {
 
 /// A child whose handle its parent holds.
 struct Child {
-    kill: CancellationToken,
+    stop: Stop,
     end: watch::Receiver<Option<End>>,
     _slot: Arc<Slot>,
 }
@@ -169,6 +172,7 @@ pub(crate) struct Heritage {
     pub(crate) deadline: Option<Instant>,
     pub(crate) cancel: CancellationToken,
     pub(crate) kill: CancellationToken,
+    pub(crate) grace: Duration,
     pub(crate) stderr: Sink,
 }
 
@@ -207,6 +211,7 @@ impl Children {
             deadline,
             cancel,
             kill,
+            grace,
             stderr,
         } = heritage;
         Children {
@@ -217,6 +222,7 @@ impl Children {
             deadline,
             cancel,
             kill: kill.child_token(),
+            grace,
             state: Mutex::new(State {
                 started: 0,
                 stderr: Some(stderr),
@@ -280,6 +286,13 @@ impl Children {
         };
         let kill = self.kill.child_token();
         let cancel = self.cancel.child_token();
+        let grace = grant.grace.unwrap_or(self.grace);
+        let stop = Stop {
+            wished: CancellationToken::new(),
+            ask: cancel.clone(),
+            end: kill.clone(),
+            grace,
+        };
         let stdout = Sink::capture(limits.output_budget(true).unwrap_or(u64::MAX));
         let (stderr, said) = Sink::channel(limits.output_budget(false));
         let heritage = Heritage {
@@ -287,6 +300,7 @@ impl Children {
             deadline,
             cancel: cancel.clone(),
             kill: kill.clone(),
+            grace,
             stderr: stderr.clone(),
         };
         let below = Children::new(
@@ -317,7 +331,7 @@ impl Children {
             stdout: stdout.clone(),
             stderr,
             cancel,
-            kill: kill.clone(),
+            kill,
             progress: Arc::new(|_| {}),
             port: port.map(|port| *port),
             services,
@@ -326,6 +340,7 @@ impl Children {
         let running = Running {
             starter: self.starter.clone(),
             job,
+            stop: stop.clone(),
             stdout,
             said,
             to,
@@ -339,7 +354,7 @@ impl Children {
         });
         state.started += 1;
         let child = Child {
-            kill,
+            stop,
             end,
             _slot: slot,
         };
@@ -356,17 +371,18 @@ impl Children {
         Some(ended.ok().and_then(|end| end.clone()).unwrap_or_else(lost))
     }
 
-    /// Ends a child; `false` when there is no such child.
+    /// Asks a child to stop, and ends it after its grace; `false` when there is no such
+    /// child.
     pub(crate) fn kill(&self, id: u64) -> bool {
         let state = self.state();
         let child = state.held.get(&id);
-        child.map(|child| child.kill.cancel()).is_some()
+        child.map(|child| child.stop.wished.cancel()).is_some()
     }
 
-    /// Ends a child and forgets it; `false` when there is no such child.
+    /// Ends a child at once and forgets it; `false` when there is no such child.
     pub(crate) fn release(&self, id: u64) -> bool {
         let child = self.state().held.remove(&id);
-        child.map(|child| child.kill.cancel()).is_some()
+        child.map(|child| child.stop.end.cancel()).is_some()
     }
 
     /// Starts no more, ends those there are, and waits until they are gone.
@@ -402,6 +418,7 @@ pub(crate) fn child_data(grants: &[TaskGrant], inherited: &Limits) -> u64 {
 struct Running {
     starter: Arc<Starter>,
     job: Job,
+    stop: Stop,
     stdout: Sink,
     /// What it writes to stderr, and where that goes.
     said: mpsc::Receiver<Bytes>,
@@ -417,6 +434,7 @@ impl Running {
         let Running {
             starter,
             job,
+            stop,
             stdout,
             said,
             to,
@@ -424,10 +442,10 @@ impl Running {
             place,
             regions,
         } = self;
-        let (kill, deadline) = (job.kill.clone(), job.deadline);
+        let deadline = job.deadline;
         let services = job.services.clone();
         let executing = async {
-            let executed = execute(&starter, job).await;
+            let executed = execute(&starter, job, &stop).await;
             services.end().await;
             drop(services);
             executed
@@ -447,7 +465,8 @@ impl Running {
             tokio::select! {
                 biased;
                 () = pumping => {}
-                () = kill.cancelled() => {}
+                () = stop.end.cancelled() => {}
+                () = stop.over() => {}
                 () = until(deadline) => {}
             }
         }
@@ -465,7 +484,11 @@ impl Running {
     }
 }
 
-async fn execute(starter: &Starter, job: Job) -> Result<Executed, crate::error::Error> {
+async fn execute(
+    starter: &Starter,
+    job: Job,
+    stop: &Stop,
+) -> Result<Executed, crate::error::Error> {
     let metered = job.metered();
     if job.artifact.prepared(metered).is_none() {
         let executor = starter.executor.clone();
@@ -478,10 +501,12 @@ async fn execute(starter: &Starter, job: Job) -> Result<Executed, crate::error::
                 prepared.map_err(|_| crate::error::Error::shut_down())??;
             }
             () = job.kill.cancelled() => return imposed(Ending::Cancelled),
+            () = stop.wished.cancelled() => return imposed(Ending::Cancelled),
             () = until(job.deadline) => return imposed(Ending::LimitExceeded(Limit::Deadline)),
         }
     }
-    starter.executor.execute(job).await
+    let listens = starter.executor.listens(&job.artifact, metered);
+    stop.watch(listens, starter.executor.execute(job)).await
 }
 
 async fn until(deadline: Option<Instant>) {

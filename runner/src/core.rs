@@ -178,6 +178,7 @@ impl Core {
             deadline,
             cancel: cancel.clone(),
             kill: kill.clone(),
+            grace,
             stderr: stderr.clone(),
         };
         let stop = Stop {

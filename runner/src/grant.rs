@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 /// A directory that a task may use, with everything below it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,6 +80,7 @@ pub struct TaskGrant {
     pub(crate) artifact: Artifact,
     pub(crate) args: Vec<String>,
     pub(crate) limits: Option<Limits>,
+    pub(crate) grace: Option<Duration>,
 }
 
 impl TaskGrant {
@@ -93,6 +95,7 @@ impl TaskGrant {
             artifact: artifact.clone(),
             args: Vec::new(),
             limits: None,
+            grace: None,
         }
     }
 
@@ -106,6 +109,14 @@ impl TaskGrant {
     /// its parent has left. Default: its parent's limits.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = Some(limits);
+        self
+    }
+
+    /// How long the child may go on once its parent killed it (`child.kill`), as
+    /// [`Task::grace`](crate::Task::grace). Default: its parent's. A child whose parent
+    /// dropped it or ended has none.
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.grace = Some(grace);
         self
     }
 }

@@ -36,4 +36,10 @@ impl Stop {
         self.end.cancel();
         running.await
     }
+
+    /// Waits until the grace of a task that is wished gone is over.
+    pub(crate) async fn over(&self) {
+        self.wished.cancelled().await;
+        tokio::time::sleep(self.grace).await;
+    }
 }

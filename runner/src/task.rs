@@ -187,6 +187,8 @@ impl Task {
     /// a task that could not learn of it: one that imports neither `context` nor
     /// `ports`, or one that waits in the queue.
     ///
+    /// Its children have the same, once it kills them ([`TaskGrant::grace`]).
+    ///
     /// Deadlines and the end of the runner know no grace.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;

@@ -27,6 +27,8 @@ impl Guest for Task {
                 unreachable!("as it was told")
             }
             "take" => lock(name).map(|_| "taken".into()),
+            "shared" => shared(name),
+            "tires" => tires(name),
             "turns" => turns(name, number),
             "listen" => listen(name, number),
             "tell" => tell(name, number),
@@ -34,7 +36,7 @@ impl Guest for Task {
             "flood" => flood(name),
             "ask" => ask(name, number),
             "answer" => answer(name),
-            _ => Err("alone, hold, trap, take, turns, listen, tell, lazy, flood, ask or answer".into()),
+            _ => Err("alone, hold, trap, take, shared, tires, turns, listen, tell, lazy, flood, ask or answer".into()),
         };
         done.map(String::into_bytes)
     }
@@ -70,6 +72,26 @@ fn hold(name: &str) -> Result<String, String> {
     context::progress(1, None);
     context::subscribe_cancelled().block();
     Ok("held".into())
+}
+
+/// Has a lock, with others, until it is asked to stop.
+fn shared(name: &str) -> Result<String, String> {
+    let _lock = locks::request(name, Mode::Shared, false).map_err(said)?;
+    context::progress(1, None);
+    context::subscribe_cancelled().block();
+    Ok("shared".into())
+}
+
+/// Waits for a lock until it is asked to stop, and goes on without.
+fn tires(name: &str) -> Result<String, String> {
+    context::progress(1, None);
+    match lock(name) {
+        Err(why) if why == "cancelled" => context::progress(2, None),
+        other => return Err(format!("{:?}", other.map(drop))),
+    }
+    loop {
+        subscribe_duration(1_000_000_000).block();
+    }
 }
 
 /// Takes a lock again and again. Who has it, finds the lock within free.

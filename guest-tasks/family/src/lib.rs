@@ -53,6 +53,7 @@ impl Guest for Task {
             "output" => large_output(number()?),
             "kill" => kill(),
             "drop" => dropped(),
+            "stop" => stop(rest),
             "port" => port(),
             "two" => two(),
             "back" => back(),
@@ -237,6 +238,15 @@ fn kill() -> Result<Vec<u8>, String> {
     let spinning = spawn("self", "loop")?;
     spinning.kill();
     Ok(format!("{end} {closed} {} {}", told(&child.wait()), told(&spinning.wait())).into())
+}
+
+/// Starts `NAME INPUT`, lets it run for a moment, and kills it.
+fn stop(rest: &str) -> Result<Vec<u8>, String> {
+    let (name, input) = rest.split_once(' ').unwrap_or((rest, ""));
+    let child = spawn(name, input)?;
+    poll(&[&subscribe_duration(100_000_000)]);
+    child.kill();
+    Ok(told(&child.wait()).into())
 }
 
 fn dropped() -> Result<Vec<u8>, String> {

@@ -86,7 +86,8 @@ impl Child {
         }
     }
 
-    /// Ends it, as soon as may be.
+    /// Asks it to stop, and ends it after its grace, or at once where it could not hear;
+    /// [`Child::wait`] tells what became of it. Dropping it ends it at once.
     pub fn kill(&self) {
         self.0.kill();
     }

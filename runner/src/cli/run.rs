@@ -75,7 +75,10 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
     let mut granted = Vec::new();
     for TaskFile { name, file } in &args.task {
         match load(&runner, args, file, &mut signals).await {
-            Ok(artifact) => granted.push(TaskGrant::new(name, &artifact)),
+            Ok(artifact) => {
+                // Its parent kills it, and no signal.
+                granted.push(TaskGrant::new(name, &artifact).grace(Task::GRACE));
+            }
             Err((Failure { code, message }, _)) => {
                 let message = format!("--task {name}={}: {message}", file.display());
                 return Err(Failure::new(code, message));
