@@ -272,3 +272,26 @@ fn peak() -> u64 {
     let line = lines.find(|line| line.starts_with("VmHWM")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
+
+#[test]
+fn a_task_that_ended_has_no_regions() {
+    // Makes a region of 6 MiB and ends.
+    const MAKE: &str = r#"(module
+      (import "wrun:task/regions@0.1.0" "[static]region.create"
+        (func $create (param i64 i32 i32)))
+      (memory (export "memory") 1)
+      (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (i32.const 4096))
+      (func (export "run") (param i32 i32) (result i32)
+        (call $create (i64.const 6291456) (i32.const 0) (i32.const 64))
+        (if (i32.load8_u (i32.const 64)) (then (unreachable)))
+        (i32.const 0)))"#;
+    for mode in BOTH {
+        let runner = builder(mode).region_memory(8 << 20).build().unwrap();
+        let make = wat(&runner, "make", MAKE);
+        for round in 0..50 {
+            let report = runner.run(Task::new(&make)).unwrap();
+            let outcome = report.outcome;
+            assert!(outcome.is_completed(), "{mode}: {round}: {outcome}");
+        }
+    }
+}
