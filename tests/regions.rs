@@ -272,3 +272,89 @@ fn peak() -> u64 {
     let line = lines.find(|line| line.starts_with("VmHWM")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
+
+#[test]
+fn a_task_that_ended_has_no_regions() {
+    // Makes a region of 6 MiB and ends.
+    const MAKE: &str = r#"(module
+      (import "wrun:task/regions@0.1.0" "[static]region.create"
+        (func $create (param i64 i32 i32)))
+      (memory (export "memory") 1)
+      (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (i32.const 4096))
+      (func (export "run") (param i32 i32) (result i32)
+        (call $create (i64.const 6291456) (i32.const 0) (i32.const 64))
+        (if (i32.load8_u (i32.const 64)) (then (unreachable)))
+        (i32.const 0)))"#;
+    for mode in BOTH {
+        let runner = builder(mode).region_memory(8 << 20).build().unwrap();
+        let make = wat(&runner, "make", MAKE);
+        for round in 0..50 {
+            let report = runner.run(Task::new(&make)).unwrap();
+            let outcome = report.outcome;
+            assert!(outcome.is_completed(), "{mode}: {round}: {outcome}");
+        }
+    }
+}
+
+#[test]
+fn windows_of_many_tasks_leave_room_for_others() {
+    // Lays one page over every second one of its memory, until it is refused; says that
+    // it is ready, and waits until it is killed.
+    const DIVIDE: &str = r#"(module
+      (import "wrun:task/regions@0.1.0" "[static]region.create"
+        (func $create (param i64 i32 i32)))
+      (import "wrun:task/regions@0.1.0" "[method]region.freeze" (func $freeze (param i32 i32)))
+      (import "wrun:task/regions@0.1.0" "[method]region.map"
+        (func $map (param i32 i64 i32 i32 i32)))
+      (import "wrun:task/ports@0.1.0" "channel" (func $channel (param i32 i32)))
+      (import "wrun:task/ports@0.1.0" "[method]port.receive" (func $receive (param i32 i32)))
+      (import "wrun:task/context@0.1.0" "progress" (func $progress (param i64 i32 i64)))
+      (memory (export "memory") 40)
+      (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (i32.const 1024))
+      (func (export "run") (param i32 i32) (result i32) (local $region i32) (local $at i32)
+        (call $create (i64.const 4096) (i32.const 0) (i32.const 64))
+        (local.set $region (i32.load (i32.const 68)))
+        (call $freeze (local.get $region) (i32.const 64))
+        (local.set $at (i32.const 65536))
+        (loop $on
+          (call $map (local.get $region) (i64.const 0) (local.get $at) (i32.const 4096) (i32.const 64))
+          (local.set $at (i32.add (local.get $at) (i32.const 8192)))
+          (br_if $on (i32.and
+            (i32.eqz (i32.load8_u (i32.const 64)))
+            (i32.lt_u (local.get $at) (i32.const 2600000)))))
+        (call $progress (i64.const 1) (i32.const 0) (i64.const 0))
+        (call $channel (i32.const 1) (i32.const 64))
+        (call $receive (i32.load (i32.const 68)) (i32.const 64))
+        (i32.const 0)))"#;
+    alone(
+        "regions::windows_of_many_tasks_leave_room_for_others",
+        || {
+            let runner = builder(Mode::Thread).max_running(200).build().unwrap();
+            let divide = wat(&runner, "divide", DIVIDE);
+            let tasks: Vec<_> = (0..150)
+                .map(|_| {
+                    let limits = Limits::default().max_memory(4 << 20);
+                    let task = Task::new(&divide).limits(limits).grace(Duration::ZERO);
+                    runner.submit_blocking(task).unwrap()
+                })
+                .collect();
+            for task in &tasks {
+                let ready = || task.progress().done > 0;
+                assert!(crate::processes::eventually(Duration::from_secs(60), ready));
+            }
+            let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+            let mappings = maps.lines().count();
+            assert!(mappings < 40_000, "{mappings} mappings");
+            still_works(&runner);
+            for task in &tasks {
+                task.kill();
+            }
+            for task in tasks {
+                assert_eq!(task.wait().unwrap().outcome, Outcome::Cancelled);
+            }
+            // What they had is there again.
+            let many = guest(&runner, "hostile/region-many-windows.wat");
+            assert!(runner.run(Task::new(&many)).unwrap().outcome.is_completed());
+        },
+    );
+}

@@ -121,7 +121,8 @@ impl Registry {
     ) -> Option<[End; 2]> {
         if let Some(made) = made {
             let count = || made.add(&made.channels, 1, MAX_CHANNELS);
-            if !count() && !(made.sweeps(self) && count()) {
+            let room = count() || (made.sweeps(self) && count());
+            if !room {
                 return None;
             }
         }

@@ -117,6 +117,11 @@ impl Limiter {
         self.held.load(Relaxed) > MAX_REGIONS
     }
 
+    /// Whether it has regions, or others may have some that were made for it.
+    pub(crate) fn has_regions(&self) -> bool {
+        self.in_regions > 0 || self.held.load(Relaxed) > 0
+    }
+
     /// Whether so many bytes can lie in its memory.
     pub(crate) fn can_hold(&self, len: usize) -> bool {
         len <= self.max_memory

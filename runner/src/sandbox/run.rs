@@ -167,7 +167,7 @@ pub(crate) struct Run<'a> {
     /// waits for it.
     pub(crate) rehearsal: bool,
     /// The process ends once it has told how this went: what the guest had is left
-    /// to the kernel, which takes it all at once.
+    /// to the kernel, which takes it all at once; but for regions.
     pub(crate) left_to_the_kernel: bool,
     /// Of the same task file, on the same engine.
     pub(crate) ahead: Option<Ahead>,
@@ -360,7 +360,9 @@ pub(crate) async fn run(prepared: &Prepared, run: Run<'_>) -> Result<Fate, RunEr
         growth_refused,
         denied: store.data().denials.take(),
     };
-    if run.left_to_the_kernel {
+    // Regions are gone when the task is said to have ended: others may be refused for
+    // want of room.
+    if run.left_to_the_kernel && !store.data().limiter.has_regions() {
         std::mem::forget(store);
     }
     Ok(fate)

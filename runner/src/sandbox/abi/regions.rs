@@ -19,6 +19,7 @@ use crate::sys::{self, Overlay};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use wasmtime::StoreContextMut;
 use wasmtime::component::{Lift, Linker, Lower, Resource, ResourceTable, ResourceType, WasmList};
@@ -30,6 +31,12 @@ const INTERFACE: &str = "wrun:task/regions@0.1.0";
 /// memory, for good where the kernel does not join what was divided; and a process,
 /// with all its tasks, can have some 65,000 divisions.
 const MAX_EDGES: usize = 512;
+/// Those of all tasks of this process together, at most. A process that can divide its
+/// memory no further cannot get any more of it either, and ends.
+const MAX_EDGES_OF_ALL: usize = 16 << 10;
+
+/// Those there are.
+static EDGES_OF_ALL: AtomicUsize = AtomicUsize::new(0);
 
 /// Bytes that are copied at a time between a guest's memory and a region.
 const COPY: usize = 256 << 10;
@@ -78,7 +85,11 @@ impl Windows {
         }
         let edges = [window.start, window.end];
         let new = edges.iter().filter(|edge| !self.edges.contains(edge));
-        if self.edges.len() + new.count() > MAX_EDGES {
+        let new = new.count();
+        let sum = |all: usize| all.checked_add(new).filter(|all| *all <= MAX_EDGES_OF_ALL);
+        if self.edges.len() + new > MAX_EDGES
+            || EDGES_OF_ALL.fetch_update(Relaxed, Relaxed, sum).is_err()
+        {
             return Err(AbiError::Limit);
         }
         self.edges.extend(edges);
@@ -88,6 +99,12 @@ impl Windows {
 
     fn remove(&mut self, window: &Range<usize>) {
         self.live.remove(&window.start);
+    }
+}
+
+impl Drop for Windows {
+    fn drop(&mut self) {
+        EDGES_OF_ALL.fetch_sub(self.edges.len(), Relaxed);
     }
 }
 
