@@ -308,7 +308,7 @@ mod tests {
             ("a=", "no file"),
             (&format!("{}=b.wasm", "x".repeat(257)), "256 bytes"),
         ] {
-            let told = bad.parse::<TaskFile>().unwrap_err();
+            let told = bad.parse::<TaskFile>().expect_err(bad);
             assert!(told.contains(why), "{bad}: {told}");
         }
     }
