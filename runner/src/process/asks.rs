@@ -588,7 +588,7 @@ mod tests {
         assert!(asked.take(MOST as u64 + 1, ask(), vec![]).is_err());
         assert!(asked.take(1, ask(), vec![]).is_err());
         assert!(asked.told(Word::Kill(1)).is_err());
-        for (id, right) in [(0, false), (1, true), (MOST as u64 + 1, false)] {
+        for (id, right) in [(0, false), (1, true), (MOST as u64 + 2, false)] {
             assert_eq!(asked.told(Word::Withdraw(id)).is_ok(), right, "{id}");
         }
         tokio::select! {
