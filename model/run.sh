@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Channels and waiting lists in every order of their threads, by loom, on stable Rust;
-# then what Miri can run of their unit tests and of the regions', where a nightly
+# Channels, waiting lists and named locks in every order of their threads, by loom, on
+# stable Rust; then what Miri can run of their unit tests and of the regions', where a nightly
 # toolchain has Miri. README.md says what is checked.
 set -euo pipefail
 cd "$(dirname "$0")/.."

@@ -6,7 +6,8 @@ use crate::support::{BOTH, alone, builder, guest, still_works};
 use rustix::process::Signal;
 use std::time::Duration;
 use wrun::{
-    Artifact, ErrorKind, Limit, Limits, Message, Mode, Outcome, PortError, Runner, Task, TaskHandle,
+    Artifact, ErrorKind, Limit, Limits, LockMode, Message, Mode, Outcome, PortError, Runner, Task,
+    TaskHandle,
 };
 
 /// What takes no time, on a machine that is busy with other tests.
@@ -54,6 +55,135 @@ fn one_at_a_time_has_a_lock() {
         for task in tasks {
             assert_eq!(output(task), "100 turns", "{mode}");
         }
+    }
+}
+
+#[test]
+fn host_and_tasks_exclude_each_other() {
+    for mode in BOTH {
+        let (runner, commons) = load(mode);
+        let tasks: Vec<_> = (0..3)
+            .map(|_| start(&runner, &commons, "turns l 100"))
+            .collect();
+        for turn in 0..100 {
+            let held = runner.lock_blocking("l", LockMode::Exclusive).unwrap();
+            let alone = runner.try_lock("l,", LockMode::Exclusive).unwrap();
+            let within = runner.try_lock("l, within", LockMode::Exclusive).unwrap();
+            let alone = (alone.is_some(), within.is_some());
+            assert_eq!(alone, (true, true), "{mode}: turn {turn}");
+            drop((within, held));
+        }
+        for task in tasks {
+            assert_eq!(output(task), "100 turns", "{mode}");
+        }
+
+        // Shared is with others, in the order of asking.
+        let free = |how| runner.try_lock("s", how).unwrap().is_some();
+        let held = runner.lock_blocking("s", LockMode::Shared).unwrap();
+        let with = begun(&runner, &commons, "shared s");
+        assert!(
+            free(LockMode::Shared) && !free(LockMode::Exclusive),
+            "{mode}"
+        );
+        let alone = start(&runner, &commons, "take s");
+        assert!(eventually(SOON, || !free(LockMode::Shared)), "{mode}");
+        drop(held);
+        with.cancel();
+        assert_eq!(output(with), "shared", "{mode}");
+        assert_eq!(output(alone), "taken", "{mode}");
+        assert!(eventually(SOON, || free(LockMode::Exclusive)), "{mode}");
+
+        // A guard keeps the lock, whatever becomes of who asked.
+        let held = runner.lock_blocking("s", LockMode::Exclusive).unwrap();
+        let killed = start(&runner, &commons, "take s");
+        killed.kill();
+        assert_eq!(killed.wait().unwrap().outcome, Outcome::Cancelled, "{mode}");
+        assert!(!free(LockMode::Shared), "{mode}");
+        drop(held);
+        assert!(free(LockMode::Exclusive), "{mode}");
+        still_works(&runner);
+    }
+}
+
+#[test]
+fn the_host_gives_up_waiting_and_is_told_of_bad_names() {
+    for mode in BOTH {
+        let (runner, commons) = load(mode);
+        let holder = begun(&runner, &commons, "shared l");
+        let asynchronous = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .unwrap();
+        asynchronous.block_on(async {
+            let waiting = runner.lock("l", LockMode::Exclusive);
+            let moment = Duration::from_millis(50);
+            assert!(
+                tokio::time::timeout(moment, waiting).await.is_err(),
+                "{mode}"
+            );
+            // Nobody waits any more: others may have it too.
+            assert!(runner.try_lock("l", LockMode::Shared).unwrap().is_some());
+            let error = runner.lock_blocking("l", LockMode::Shared).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidTask);
+        });
+        let mut waiting = std::pin::pin!(runner.lock("l", LockMode::Exclusive));
+        let moment = Duration::from_millis(50);
+        asynchronous.block_on(async {
+            let early = tokio::time::timeout(moment, waiting.as_mut()).await;
+            assert!(early.is_err(), "{mode}");
+            holder.cancel();
+            let held = tokio::time::timeout(SOON, waiting).await.unwrap();
+            drop(held.unwrap());
+        });
+        assert_eq!(output(holder), "shared", "{mode}");
+        for name in ["", &"x".repeat(257)] {
+            let error = runner.try_lock(name, LockMode::Shared).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidTask, "{name}");
+        }
+        let mut all = Vec::new();
+        let error = loop {
+            match runner.try_lock("many", LockMode::Shared) {
+                Ok(held) => all.push(held.unwrap()),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!((all.len(), error.kind()), (1 << 16, ErrorKind::System));
+        drop(all);
+        assert_eq!(output(start(&runner, &commons, "take many")), "taken");
+    }
+}
+
+/// Whoever was asked to stop while it waited, and lives on, holds up nobody: not until
+/// its turn would come, and not then.
+#[test]
+fn a_wait_that_was_given_up_holds_up_nobody() {
+    for mode in BOTH {
+        let (runner, commons) = load(mode);
+        let held = runner.lock_blocking("l", LockMode::Shared).unwrap();
+        let free = || runner.try_lock("l", LockMode::Shared).unwrap().is_some();
+        let tires: Vec<_> = (0..4)
+            .map(|_| begun(&runner, &commons, "tires l"))
+            .collect();
+        // None can be had while somebody waits to be alone.
+        assert!(eventually(SOON, || !free()), "{mode}");
+        for task in &tires {
+            task.cancel();
+        }
+        for task in &tires {
+            let went_on = eventually(SOON, || task.progress().done == 2);
+            assert!(went_on, "{mode}: {:?}", task.progress());
+        }
+        assert!(eventually(SOON, free), "{mode}: they stand there still");
+        drop(held);
+        for _ in 0..100 {
+            let now = runner.try_lock("l", LockMode::Exclusive).unwrap();
+            assert!(now.is_some(), "{mode}");
+        }
+        for task in tires {
+            task.kill();
+            assert_eq!(task.wait().unwrap().outcome, Outcome::Cancelled);
+        }
+        still_works(&runner);
     }
 }
 

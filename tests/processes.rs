@@ -52,12 +52,11 @@ pub fn signal((pid, start): Process, signal: Signal) -> bool {
     now == Some(start) && pidfd_send_signal(&pidfd, signal).is_ok()
 }
 
-/// Signals a process below this one, unless it is gone.
-pub fn signal_below(pid: i32, how: Signal) {
+/// Signals a process below this one, unless it is gone. Whether it was there.
+pub fn signal_below(pid: i32, how: Signal) -> bool {
     let all = descendants(std::process::id().cast_signed());
-    if let Some(process) = all.into_iter().find(|(it, _)| *it == pid) {
-        signal(process, how);
-    }
+    let process = all.into_iter().find(|(it, _)| *it == pid);
+    process.is_some_and(|process| signal(process, how))
 }
 
 /// All processes below `pid`.

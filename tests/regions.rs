@@ -4,9 +4,13 @@
 //! manifest has.
 
 use crate::leaks::{Census, assert_nothing_left};
+use crate::processes::eventually;
 use crate::support::{BOTH, alone, builder, guest, repo, runner, still_works, wat};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
-use wrun::{Limit, Limits, Message, Mode, Outcome, RegionKind, Runner, Task};
+use wrun::{Limit, Limits, Message, Mode, Outcome, RegionError, RegionKind, Runner, Task, Waited};
 
 /// With how each ends.
 const GUESTS: [(&str, &str); 12] = [
@@ -357,4 +361,57 @@ fn windows_of_many_tasks_leave_room_for_others() {
             assert!(runner.run(Task::new(&many)).unwrap().outcome.is_completed());
         },
     );
+}
+
+/// An executor that is nothing but a thread.
+fn drive<T>(mut future: Pin<&mut impl Future<Output = T>>) -> T {
+    struct Unpark(std::thread::Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    loop {
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(output) => return output,
+            Poll::Pending => std::thread::park(),
+        }
+    }
+}
+
+#[test]
+fn the_host_waits_at_a_word_without_a_thread_of_its_own() {
+    const SOON: Duration = Duration::from_secs(60);
+    for mode in BOTH {
+        let runner = runner(mode);
+        let region = runner.region(64, RegionKind::Shared).unwrap();
+        let waited = drive(std::pin::pin!(region.wait(8, 1)));
+        assert_eq!(waited.unwrap(), Waited::NotEqual, "{mode}");
+        for (offset, wrong) in [(64, "beyond its end"), (2, "not aligned")] {
+            let refused = drive(std::pin::pin!(region.wait(offset, 0)));
+            assert!(refused.is_err(), "{mode}: {wrong}");
+        }
+        let alone = runner.region(64, RegionKind::Exclusive).unwrap();
+        let refused = drive(std::pin::pin!(alone.wait(0, 0))).unwrap_err();
+        assert!(matches!(refused, RegionError::WrongKind), "{mode}");
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| drive(std::pin::pin!(region.wait(8, 0))));
+            std::thread::sleep(Duration::from_millis(30));
+            assert!(!waiting.is_finished(), "{mode}");
+            region.store_u32(8, 1).unwrap();
+            region.notify(8, 1).unwrap();
+            assert_eq!(waiting.join().unwrap().unwrap(), Waited::Woken, "{mode}");
+        });
+        // Dropped, it waits no longer, and holds nothing.
+        let mut given_up = Box::pin(region.wait(8, 1));
+        let polled = given_up
+            .as_mut()
+            .poll(&mut Context::from_waker(Waker::noop()));
+        assert!(polled.is_pending(), "{mode}");
+        drop(given_up);
+        drop((region, alone));
+        let gone = eventually(SOON, || runner.region_memory_used() == 0);
+        assert!(gone, "{mode}: {} bytes", runner.region_memory_used());
+    }
 }

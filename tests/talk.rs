@@ -1,13 +1,15 @@
 //! Tasks that talk: each of `guest-tasks/talk*`, in both modes, with workers of its own
 //! language and of others, one at a time and many at once.
 
-use crate::leaks::{Census, Dice, assert_nothing_left};
+use crate::leaks::{Census, Dice, assert_nothing_left, status_kib};
+use crate::processes::{eventually, leaves, serves, signal_below};
 use crate::support::{BOTH, alone, builder, guest, repo, still_works};
+use rustix::process::Signal;
 use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
-use wrun::{Artifact, Limits, Mode, Runner, Task};
+use std::time::{Duration, Instant};
+use wrun::{Artifact, Limits, LockMode, Mode, Outcome, Runner, Task, TaskGrant};
 
 /// What takes no time, on a machine that is busy with other tests.
 const SOON: Duration = Duration::from_secs(120);
@@ -15,6 +17,7 @@ const SOON: Duration = Duration::from_secs(120);
 const RUST: &str = "talk/talk.wasm";
 const C: &str = "talk-c/talk-c.wasm";
 const ASSEMBLY_SCRIPT: &str = "talk-as/talk-as.wasm";
+const COMMONS: &str = "commons/commons.wasm";
 
 /// Who coordinates, who works, and what is asked.
 fn tasks() -> Vec<(&'static str, &'static str, String)> {
@@ -45,8 +48,11 @@ struct Talk {
 
 impl Talk {
     fn new(mode: Mode) -> Self {
-        let runner = builder(mode).build().unwrap();
-        let guests = [RUST, C, ASSEMBLY_SCRIPT].map(|path| (path, guest(&runner, path)));
+        Talk::on(builder(mode).build().unwrap())
+    }
+
+    fn on(runner: Runner) -> Self {
+        let guests = [RUST, C, ASSEMBLY_SCRIPT, COMMONS].map(|path| (path, guest(&runner, path)));
         Talk {
             guests: guests.into(),
             runner,
@@ -135,35 +141,228 @@ fn they_agree_under_load() {
     }
 }
 
-/// Tasks that are killed at any time, with children that wait for each other, and tasks
-/// that end before their children do.
+/// What is killed, at any moment: tasks, by their handle; their workers and they
+/// themselves by the kernel, or, in thread mode, workers by a deadline. As often as
+/// `WRUN_TALK_KILLS` says, 10,000 for a thorough test.
 #[test]
-fn none_of_them_leaves_anything() {
-    alone("talk::none_of_them_leaves_anything", || {
+fn any_of_them_may_be_killed_at_any_moment() {
+    alone("talk::any_of_them_may_be_killed_at_any_moment", || {
+        let kills = std::env::var("WRUN_TALK_KILLS").ok();
+        let kills = kills.map_or(400, |kills| kills.parse::<usize>().unwrap());
         for mode in BOTH {
             let before = Census::after_a_first_runner(mode);
-            let talk = Talk::new(mode);
-            let long = [
-                (RUST, RUST, "pipeline 1000000 65536"),
-                (RUST, RUST, "bodies 3 60 1000000"),
-                (RUST, C, "primes 3 10000000 100"),
-                (C, RUST, "ping 100000000 100"),
-                (RUST, RUST, "sort 4 2000000 7"),
-                // They wait for workers that do not do it.
-                (C, ASSEMBLY_SCRIPT, "primes 3 10000000 100"),
-                (RUST, ASSEMBLY_SCRIPT, "bodies 3 60 1000000"),
-            ];
-            let mut dice = Dice(11);
-            for (coordinator, worker, input) in long.repeat(5) {
-                let what = (coordinator, worker, input.to_owned());
-                let task = talk.runner.submit_blocking(talk.task(&what)).unwrap();
-                dice.pause(60);
-                task.kill();
-                task.wait().unwrap();
-            }
-            still_works(&talk.runner);
+            let talk = Talk::on(builder(mode).spares(0).build().unwrap());
+            let killing = Killing::new(&talk);
+            let began = Instant::now();
+            // Once, so that whatever is kept for reuse is there.
+            killing.kill((kills / 10).max(50));
+            let warm = status_kib("VmRSS");
+            killing.kill(kills / 2);
+            killing.nothing_is_held();
+            let end = status_kib("VmRSS");
+            eprintln!(
+                "{mode} mode: {} in {:?}; {warm} KiB, {end} KiB at the end",
+                killing.told(),
+                began.elapsed(),
+            );
+            assert!(
+                end < warm + 64 * 1024,
+                "{mode} mode: resident memory was {warm} KiB and is {end} KiB"
+            );
+            drop(killing);
             drop(talk);
-            assert_nothing_left(&before, "tasks that talk");
+            assert_nothing_left(&before, "tasks that were killed");
         }
     });
+}
+
+/// Tasks of every role, and how they end.
+struct Killing<'a> {
+    talk: &'a Talk,
+    /// They end by themselves, and then they say this.
+    short: Vec<(Asked, String)>,
+    /// They do not; some of them have locks or are members of channels.
+    long: Vec<Asked>,
+    ends: Mutex<HashMap<&'static str, usize>>,
+    killed: AtomicUsize,
+    rounds: AtomicUsize,
+}
+
+type Asked = (&'static str, &'static str, String);
+
+/// What tasks lock, while they are killed.
+const LOCKS: [&str; 3] = ["one", "two", "turn"];
+
+impl<'a> Killing<'a> {
+    fn new(talk: &'a Talk) -> Self {
+        // In C, whoever hands out jobs waits for them, not for workers: until its deadline.
+        let forever = |what: &Asked| what.0 == C && what.2.starts_with("primes");
+        let short = tasks().into_iter().filter(|what| !forever(what));
+        let short = short.map(|what| {
+            let said = talk.said(&what).unwrap();
+            (what, said)
+        });
+        let mut short: Vec<_> = short.collect();
+        let turns = "turns turn 30".to_owned();
+        short.push(((COMMONS, COMMONS, turns), "30 turns".into()));
+        let tells = "tell news 20".to_owned();
+        short.push(((COMMONS, COMMONS, tells), "told".into()));
+        let long = [
+            (RUST, RUST, "pipeline 1000000 65536"),
+            (RUST, RUST, "bodies 3 60 1000000"),
+            (RUST, C, "primes 3 10000000 100"),
+            (C, RUST, "ping 100000000 100"),
+            (RUST, RUST, "sort 4 2000000 7"),
+            // They wait for workers that do not do it.
+            (C, ASSEMBLY_SCRIPT, "primes 3 10000000 100"),
+            (RUST, ASSEMBLY_SCRIPT, "bodies 3 60 1000000"),
+            (COMMONS, COMMONS, "hold one"),
+            (COMMONS, COMMONS, "hold two"),
+            (COMMONS, COMMONS, "shared one"),
+            (COMMONS, COMMONS, "turns turn 1000000"),
+            (COMMONS, COMMONS, "listen news 1000000"),
+            (COMMONS, COMMONS, "lazy news"),
+            (COMMONS, COMMONS, "flood news"),
+        ];
+        Killing {
+            talk,
+            short,
+            long: long.map(|(a, b, what)| (a, b, what.to_owned())).into(),
+            ends: Mutex::default(),
+            killed: AtomicUsize::new(0),
+            rounds: AtomicUsize::new(0),
+        }
+    }
+
+    fn told(&self) -> String {
+        let ends = self.ends.lock().unwrap();
+        let mut ends: Vec<_> = ends.iter().collect();
+        ends.sort();
+        let killed = self.killed.load(Ordering::Relaxed);
+        let rounds = self.rounds.load(Ordering::Relaxed);
+        format!("{killed} kills in {rounds} tasks, which ended so: {ends:?}")
+    }
+
+    /// So many more, several at a time.
+    fn kill(&self, more: usize) {
+        let until = self.killed.load(Ordering::Relaxed) + more;
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    while self.killed.load(Ordering::Relaxed) < until {
+                        let round = self.rounds.fetch_add(1, Ordering::Relaxed);
+                        self.round(&mut Dice(0x9e37_79b9 ^ ((round as u64 + 1) << 16)));
+                    }
+                });
+            }
+        });
+    }
+
+    fn round(&self, dice: &mut Dice) {
+        // The first numbers are much like each other.
+        for _ in 0..8 {
+            dice.below(2);
+        }
+        let is_short = dice.below(2) == 0;
+        let (what, says) = match is_short {
+            true => {
+                let (what, says) = &self.short[dice.below(self.short.len() as u64) as usize];
+                (what, Some(says))
+            }
+            false => (
+                &self.long[dice.below(self.long.len() as u64) as usize],
+                None,
+            ),
+        };
+        let runner = &self.talk.runner;
+        let by_handle = dice.below(3) == 0;
+        let by_deadline = !by_handle && runner.mode() == Mode::Thread;
+        let mut task = self.talk.task(what).grace(Duration::ZERO);
+        if by_deadline {
+            let time = Duration::from_micros(1 + dice.below(30_000));
+            let limits = Limits::default().timeout(time).max_memory(64 << 20);
+            let worker = TaskGrant::new("worker", &self.talk.guests[what.1]).limits(limits);
+            task = Task::new(&self.talk.guests[what.0])
+                .allow_task(worker)
+                .input(what.2.clone())
+                .limits(Limits::default().timeout(SOON).max_memory(64 << 20))
+                .grace(Duration::ZERO);
+        }
+        let handle = runner.submit_blocking(task).unwrap();
+        dice.pause(30);
+        if !by_handle && runner.mode() == Mode::Process {
+            self.kill_a_process(dice);
+        }
+        // What ends by itself has to, whoever died.
+        if by_handle || !is_short {
+            if !by_handle {
+                dice.pause(15);
+            }
+            handle.kill();
+        }
+        let report = handle.wait().unwrap();
+        let kind = report.outcome.kind();
+        let told = || {
+            format!(
+                "{} mode: {}: {}",
+                runner.mode(),
+                title(what),
+                report.outcome
+            )
+        };
+        match &report.outcome {
+            Outcome::Completed(output) => {
+                if let Some(says) = says {
+                    assert_eq!(output.as_bytes(), says.as_bytes(), "{}", told());
+                }
+            }
+            // By the handle; a coordinator whose worker died says so.
+            Outcome::Cancelled => assert!(by_handle || !is_short, "{}", told()),
+            Outcome::Failed(_) => {}
+            Outcome::Crashed(_) => assert_eq!(runner.mode(), Mode::Process, "{}", told()),
+            _ => panic!("{}", told()),
+        }
+        *self.ends.lock().unwrap().entry(kind).or_default() += 1;
+        let cut_short = kind == "cancelled" || (by_deadline && kind == "failed");
+        self.killed
+            .fetch_add(usize::from(cut_short), Ordering::Relaxed);
+    }
+
+    /// Any worker of any task, whoever submitted it: a parent or a child.
+    fn kill_a_process(&self, dice: &mut Dice) {
+        let mut workers = leaves(std::process::id().cast_signed());
+        while !workers.is_empty() {
+            let worker = workers.swap_remove(dice.below(workers.len() as u64) as usize);
+            // One that starts is not a party yet, and who kills many is restrained.
+            if serves(worker) {
+                let hit = usize::from(signal_below(worker, Signal::KILL));
+                self.killed.fetch_add(hit, Ordering::Relaxed);
+                return;
+            }
+        }
+    }
+
+    /// Nobody has anything any more, and everybody may have all.
+    fn nothing_is_held(&self) {
+        let runner = &self.talk.runner;
+        for name in LOCKS {
+            for name in [name.to_owned(), format!("{name}, within")] {
+                let lock = runner.try_lock(&name, LockMode::Exclusive).unwrap();
+                assert!(lock.is_some(), "somebody has {name}");
+            }
+        }
+        let regions = eventually(SOON, || runner.region_memory_used() == 0);
+        assert!(regions, "{} bytes", runner.region_memory_used());
+        // As many as there may be: nobody else is one of them.
+        let mut members = Vec::new();
+        assert!(eventually(SOON, || {
+            members.extend(runner.broadcast("news"));
+            members.len() == 128
+        }));
+        drop(members);
+        for (what, says) in &self.short {
+            assert_eq!(self.talk.said(what).as_ref(), Ok(says), "{}", title(what));
+        }
+        still_works(runner);
+    }
 }

@@ -813,7 +813,7 @@ fn the_command_grants_tasks_by_name() {
         (&["--task", &no_task], 126, "--task x="),
         (&["--task", "x"], 2, "NAME=FILE"),
         (&["--task", "=x"], 2, "NAME=FILE"),
-        (&["--task", "x="], 2, "NAME=FILE"),
+        (&["--task", "x="], 2, "there is no file after the `=`"),
         (
             &["--task", "a=1", "--task", "a=2"],
             2,

@@ -1,5 +1,5 @@
-//! Channels and waiting lists of the runner, its own sources, with locks that loom
-//! has: `tests/` checks them in every order in which threads can come to them.
+//! Channels, waiting lists and named locks of the runner, its own sources, with locks
+//! that loom has: `tests/` checks them in every order in which threads can come to them.
 //!
 //! A crate of its own, so that neither wasmtime nor the runner is compiled for it,
 //! and the runner has nothing of loom. README.md has the commands.
@@ -7,6 +7,7 @@
 #[path = "../../runner/src/blocking.rs"]
 mod blocking;
 mod channels;
+mod named;
 mod sync;
 mod sys;
 #[cfg(not(miri))]
@@ -16,12 +17,20 @@ mod waiting;
 #[path = "../../runner/src/port/mod.rs"]
 mod port;
 
+#[path = "../../runner/src/lock_table.rs"]
+mod lock_table;
+#[expect(dead_code, unreachable_pub, reason = "the runner uses more of it")]
+#[path = "../../runner/src/locks.rs"]
+mod locks;
+
 /// For what lies in messages; and Miri runs what of its unit tests needs no memory file.
 #[expect(unused_imports, dead_code, reason = "the runner uses more of it")]
 #[path = "../../runner/src/region/mod.rs"]
 mod region;
 
 pub use channels::Channels;
+pub use lock_table::LockMode;
+pub use named::{Held, NamedLocks};
 pub use port::{Message, Port, PortError, Unsent};
 pub use region::{Kind, Region, RegionError, Waited};
 #[cfg(not(miri))]

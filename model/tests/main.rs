@@ -3,5 +3,6 @@
 #![cfg(not(miri))]
 
 mod channels;
+mod locks;
 mod support;
 mod waiters;

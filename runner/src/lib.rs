@@ -146,6 +146,8 @@
 //! | run to the end | the report | [`Runner::run`] | `submit`, then `outcome` |
 //! | submit | room in the queue | [`Runner::submit_blocking`] | [`Runner::submit`] |
 //! | submit if there is room | nothing | [`Runner::try_submit`] | [`Runner::try_submit`] |
+//! | have a named lock | whoever asked before | [`Runner::lock_blocking`] | [`Runner::lock`] |
+//! | have it if it is free | nothing | [`Runner::try_lock`] | [`Runner::try_lock`] |
 //! | take the report | the end | [`TaskHandle::wait`] | [`TaskHandle::outcome`] |
 //! | end the runner | all tasks | [`Runner::shutdown_blocking`] | [`Runner::shutdown`] |
 //! | end it in time | all tasks, so long | [`Runner::shutdown_within_blocking`] | [`Runner::shutdown_within`] |
@@ -378,6 +380,8 @@ pub use grant::{DirGrant, TaskGrant, TcpGrant};
 pub use handle::{Canceller, Killer, OutputStream, ProgressWatch, TaskHandle};
 pub use jail::{JailReport, Layer, LayerReport, LayerState};
 pub use limits::Limits;
+pub use lock_table::LockMode;
+pub use locks::LockGuard;
 pub use outcome::{Crash, Limit, Outcome, Output, Trap, TrapKind};
 pub use port::{Message, Port, PortError, Unsent};
 pub use process::worker_hook;

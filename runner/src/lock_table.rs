@@ -8,10 +8,12 @@
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, VecDeque};
 
-/// How a lock is held.
+/// How a named lock is held ([`Runner::lock`](crate::Runner::lock)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub(crate) enum LockMode {
+pub enum LockMode {
+    /// Nobody else has the lock.
     Exclusive,
+    /// Others may have it too, shared.
     Shared,
 }
 

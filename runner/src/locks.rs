@@ -1,9 +1,12 @@
 //! Named locks of one runner: the table, and who waits.
+//!
+//! Invariants: whose turn it is is told, once; one that gives up waiting, also after it
+//! was told, lets the next have its turn. `model/` tries it in every order.
 
 use crate::lock_table::{LockMode, LockTable, Requested, Ticket};
+use crate::sync::{Mutex, MutexGuard, Notify};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::oneshot;
+use std::sync::{Arc, PoisonError};
 
 /// Bytes of a name, at most.
 pub(crate) const MAX_NAME: usize = 256;
@@ -18,7 +21,7 @@ pub(crate) struct Locks {
 
 struct State {
     table: LockTable,
-    waiting: HashMap<Ticket, oneshot::Sender<()>>,
+    waiting: HashMap<Ticket, Arc<Notify>>,
 }
 
 /// A lock that is held, or waited for; dropping it ends that.
@@ -37,12 +40,36 @@ impl Drop for Hold {
     fn drop(&mut self) {
         let mut state = self.locks.state();
         state.waiting.remove(&self.ticket);
-        for next in state.table.release(self.ticket) {
-            // Whoever gives up waiting drops its own.
-            if let Some(waiting) = state.waiting.remove(&next) {
-                let _ = waiting.send(());
-            }
+        let next = state.table.release(self.ticket);
+        let next: Vec<_> = next
+            .into_iter()
+            .filter_map(|ticket| state.waiting.remove(&ticket))
+            .collect();
+        drop(state);
+        // Who is woken may come here at once. One that gives up drops its own.
+        for waiting in next {
+            waiting.notify_one();
         }
+    }
+}
+
+/// A named lock that this program holds, among its tasks; dropping it gives it back.
+///
+/// [`Runner::lock`](crate::Runner::lock) has them.
+#[must_use = "the lock is given back when this is dropped"]
+pub struct LockGuard {
+    _hold: Hold,
+}
+
+impl LockGuard {
+    pub(crate) fn new(hold: Hold) -> Self {
+        LockGuard { _hold: hold }
+    }
+}
+
+impl std::fmt::Debug for LockGuard {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LockGuard").finish_non_exhaustive()
     }
 }
 
@@ -68,25 +95,49 @@ impl Locks {
         mode: LockMode,
         if_available: bool,
     ) -> Result<Option<Hold>, ()> {
-        let (hold, granted) = {
-            let mut state = self.state();
-            let hold = |ticket| Hold {
-                locks: self.clone(),
-                ticket,
-            };
-            match state.table.request(name, mode, if_available) {
-                Requested::Granted(ticket) => return Ok(Some(hold(ticket))),
-                Requested::NotAvailable => return Ok(None),
-                Requested::Limit => return Err(()),
-                Requested::Waits(ticket) => {
-                    let (sender, granted) = oneshot::channel();
-                    state.waiting.insert(ticket, sender);
-                    (hold(ticket), granted)
-                }
+        let Some((hold, turn)) = self.stand(name, mode, if_available)? else {
+            return Ok(None);
+        };
+        if let Some(turn) = turn {
+            turn.notified().await;
+        }
+        Ok(Some(hold))
+    }
+
+    /// The lock, if it can be had at once; an error where there are too many.
+    pub(crate) fn request_now(
+        self: &Arc<Self>,
+        name: &str,
+        mode: LockMode,
+    ) -> Result<Option<Hold>, ()> {
+        Ok(self.stand(name, mode, true)?.map(|(hold, _)| hold))
+    }
+
+    /// A lock, or a place among those who wait for it, and who tells when it is its turn.
+    #[expect(clippy::type_complexity, reason = "it is taken apart at once")]
+    fn stand(
+        self: &Arc<Self>,
+        name: &str,
+        mode: LockMode,
+        if_available: bool,
+    ) -> Result<Option<(Hold, Option<Arc<Notify>>)>, ()> {
+        let mut state = self.state();
+        let (ticket, turn) = match state.table.request(name, mode, if_available) {
+            Requested::Granted(ticket) => (ticket, None),
+            Requested::NotAvailable => return Ok(None),
+            Requested::Limit => return Err(()),
+            Requested::Waits(ticket) => {
+                let turn = Arc::new(Notify::new());
+                state.waiting.insert(ticket, turn.clone());
+                (ticket, Some(turn))
             }
         };
-        granted.await.map_err(drop)?;
-        Ok(Some(hold))
+        drop(state);
+        let hold = Hold {
+            locks: self.clone(),
+            ticket,
+        };
+        Ok(Some((hold, turn)))
     }
 }
 

@@ -10,7 +10,8 @@ use crate::config::{Config, Mode};
 use crate::core::Core;
 use crate::error::{Error, ErrorKind};
 use crate::handle::TaskHandle;
-use crate::locks::MAX_NAME;
+use crate::lock_table::LockMode;
+use crate::locks::{Hold, LockGuard, MAX_NAME};
 use crate::port::Port;
 use crate::region::{Kind as RegionKind, Region, RegionError};
 use crate::report::Report;
@@ -203,6 +204,66 @@ impl Runner {
         let _context = self.handle().enter();
         let joined = self.core.starter.commons.broadcast.join(name, ());
         joined.map_err(|_| Error::new(ErrorKind::System, "there are too many of the channel"))
+    }
+
+    /// Has a named lock of this runner, as a task does with `locks.request`: waits until
+    /// it can be had, in the order in which host and tasks ask for it. Shared requests do
+    /// not pass an exclusive one that waits. Dropping the future gives up waiting.
+    ///
+    /// It waits for ever where this thread has the lock already; and tasks that wait for
+    /// it wait as long as the host has it.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidTask`] for a name without bytes or of more than 256;
+    /// [`ErrorKind::System`] when host and tasks have or wait for 65,536 locks, or for
+    /// 4,096 names.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use wrun::{LockMode, Mode, Runner, Task};
+    ///
+    /// # fn main() -> Result<(), wrun::Error> {
+    /// let runner = Runner::builder().mode(Mode::Thread).build()?;
+    /// let commons = runner.load("../guest-tasks/commons/commons.wasm")?;
+    ///
+    /// let guard = runner.lock_blocking("ledger", LockMode::Exclusive)?;
+    /// let task = runner.submit_blocking(Task::new(&commons).input("take ledger"))?;
+    /// assert!(runner.try_lock("ledger", LockMode::Shared)?.is_none());
+    /// // The task waits for its turn.
+    /// drop(guard);
+    /// assert_eq!(task.wait()?.stdout, "taken");
+    /// assert!(runner.try_lock("ledger", LockMode::Shared)?.is_some());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn lock(&self, name: &str, mode: LockMode) -> Result<LockGuard, Error> {
+        check_lock(name)?;
+        let locks = &self.core.starter.commons.locks;
+        let held = locks.request(name, mode, false).await;
+        lock_guard(held)?.ok_or_else(too_many_locks)
+    }
+
+    /// [`Runner::lock`] for code that is not asynchronous.
+    ///
+    /// # Errors
+    ///
+    /// As [`Runner::lock`]; [`ErrorKind::InvalidTask`] in asynchronous code.
+    pub fn lock_blocking(&self, name: &str, mode: LockMode) -> Result<LockGuard, Error> {
+        self.must_not_be_async()?;
+        self.handle().block_on(self.lock(name, mode))
+    }
+
+    /// Has a named lock if it can be had at once; `None` where it cannot.
+    ///
+    /// # Errors
+    ///
+    /// As [`Runner::lock`].
+    pub fn try_lock(&self, name: &str, mode: LockMode) -> Result<Option<LockGuard>, Error> {
+        check_lock(name)?;
+        let locks = &self.core.starter.commons.locks;
+        lock_guard(locks.request_now(name, mode))
     }
 
     /// The compiled artifact of a task, as `wrun compile` writes it: native
@@ -406,4 +467,26 @@ impl std::fmt::Debug for Runner {
             .field("config", &self.core.config)
             .finish_non_exhaustive()
     }
+}
+
+fn check_lock(name: &str) -> Result<(), Error> {
+    if name.is_empty() || name.len() > MAX_NAME {
+        return Err(Error::new(
+            ErrorKind::InvalidTask,
+            "a lock has a name of 1 to 256 bytes",
+        ));
+    }
+    Ok(())
+}
+
+fn lock_guard(held: Result<Option<Hold>, ()>) -> Result<Option<LockGuard>, Error> {
+    let held = held.map_err(|()| too_many_locks())?;
+    Ok(held.map(LockGuard::new))
+}
+
+fn too_many_locks() -> Error {
+    Error::new(
+        ErrorKind::System,
+        "the runner has as many locks as it may have",
+    )
 }

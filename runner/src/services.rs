@@ -99,6 +99,9 @@ pub(crate) enum Word {
     Release(u64),
     /// Gives a lock back.
     Unlock(Ticket),
+    /// Waits no longer for the lock that this ask was for: of a worker, whose asks have
+    /// numbers. Elsewhere, whoever waits no longer drops what it waits with.
+    Withdraw(u64),
 }
 
 /// Why no child was started.
@@ -288,6 +291,7 @@ impl Services for Provider {
             Word::Kill(id) => children.is_some_and(|children| children.kill(id)),
             Word::Release(id) => children.is_some_and(|children| children.release(id)),
             Word::Unlock(ticket) => self.unlock(ticket),
+            Word::Withdraw(_) => false,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The command line as it is typed: what clap parses and `--help` prints.
 
 use super::process::ProcessArgs;
-use crate::{Builder, DirGrant, Limits, Mode, TcpGrant};
+use crate::{Builder, DirGrant, Limits, Mode, TaskGrant, TcpGrant};
 use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 use std::ffi::OsString;
@@ -15,10 +15,12 @@ Examples:
   wrun --mode thread hello.wasm           run it on a thread of this one
   wrun resize.wasm 640 < in.png > out.png a command: stdin, arguments, stdout
   wrun --dir photos::/in:ro --timeout 5s index.wasm /in
+  wrun --task part=part.wasm whole.wasm   it may start another, as often as it likes
   wrun --report - --output /dev/null task.wasm < input
   wrun inspect task.wasm                  what it is and what it would need
 
-A task gets nothing that is not granted: no directory, no variable, no socket.
+A task gets nothing that is not granted: no directory, no variable, no socket,
+no other task.
 
 SIGTERM asks the task to stop, and ends it after --grace; Ctrl-C ends it at once.
 
@@ -89,8 +91,7 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     pub(crate) stats: bool,
 
-    /// Do not show how far the task says it is; nobody is shown where stderr is no
-    /// terminal
+    /// Do not show how far the task says it is; on stderr, where that is a terminal
     #[arg(long)]
     pub(crate) no_progress: bool,
 
@@ -135,11 +136,13 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) allow_tcp: Vec<TcpGrant>,
 
-    /// Let the task start this one, under this name, any number of times
+    /// Let the task, and what it starts, start FILE under this name; can be given
+    /// again, with other names
     #[arg(long, value_name = "NAME=FILE", value_hint = ValueHint::FilePath)]
     pub(crate) task: Vec<TaskFile>,
 
-    /// Child tasks at the same time, on all levels together [default: 64]
+    /// Child tasks at the same time, on all levels together, up to 4096; 0 for none
+    /// [default: 64]
     #[arg(
         long,
         value_name = "N",
@@ -147,7 +150,7 @@ pub(crate) struct RunArgs {
     )]
     pub(crate) max_tasks: Option<u32>,
 
-    /// Levels of child tasks [default: 8]
+    /// Levels of child tasks below the task, up to 64; 0 for none [default: 8]
     #[arg(
         long,
         value_name = "N",
@@ -155,8 +158,8 @@ pub(crate) struct RunArgs {
     )]
     pub(crate) max_depth: Option<u32>,
 
-    /// What the --max-memory of the task and of its children may come to together
-    /// [default: 8GiB]
+    /// Linear memory that the task and its child tasks may have together, each of them
+    /// counted with all its --max-memory [default: 8GiB]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub(crate) max_total_memory: Option<u64>,
 
@@ -196,13 +199,23 @@ impl FromStr for TaskFile {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match text.split_once('=') {
-            Some((name, file)) if !name.is_empty() && !file.is_empty() => Ok(TaskFile {
-                name: name.to_owned(),
-                file: file.into(),
-            }),
-            _ => Err("a task to start is written NAME=FILE".into()),
+        let written = |wrong: &str| Err(format!("{wrong}: it is written NAME=FILE"));
+        let Some((name, file)) = text.split_once('=') else {
+            return written("there is no `=`");
+        };
+        if name.is_empty() {
+            return written("there is no name before the `=`");
         }
+        if file.is_empty() {
+            return written("there is no file after the `=`");
+        }
+        if name.len() > TaskGrant::MAX_NAME {
+            return Err(format!("a name has up to {} bytes", TaskGrant::MAX_NAME));
+        }
+        Ok(TaskFile {
+            name: name.to_owned(),
+            file: file.into(),
+        })
     }
 }
 
@@ -287,8 +300,16 @@ mod tests {
         let parsed = "a=b=c.wasm".parse::<TaskFile>();
         let (name, file) = ("a".to_owned(), "b=c.wasm".into());
         assert_eq!(parsed, Ok(TaskFile { name, file }));
-        for bad in ["", "=", "a", "a=", "=b.wasm"] {
-            assert!(bad.parse::<TaskFile>().is_err(), "{bad}");
+        for (bad, why) in [
+            ("", "no `=`"),
+            ("a", "no `=`"),
+            ("=", "no name"),
+            ("=b.wasm", "no name"),
+            ("a=", "no file"),
+            (&format!("{}=b.wasm", "x".repeat(257)), "256 bytes"),
+        ] {
+            let told = bad.parse::<TaskFile>().expect_err(bad);
+            assert!(told.contains(why), "{bad}: {told}");
         }
     }
 

@@ -157,7 +157,7 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
 fn check_names(args: &RunArgs) -> Result<(), Failure> {
     for (at, TaskFile { name, .. }) in args.task.iter().enumerate() {
         if args.task[..at].iter().any(|other| other.name == *name) {
-            let message = format!("--task {name} is given twice");
+            let message = format!("--task {name} is given twice: a name is one task's");
             return Err(Failure::new(exit::USAGE, message));
         }
     }

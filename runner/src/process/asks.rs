@@ -41,16 +41,34 @@ pub(super) struct Client(mpsc::UnboundedSender<Wish>);
 pub(super) enum Wish {
     Ask(Ask, oneshot::Sender<Answer>),
     Tell(Word),
+    /// Somebody waits no longer for a lock.
+    Withdraw,
+}
+
+/// Somebody who waits for a lock, and may give up.
+struct Waiting<'a>(Option<&'a mpsc::UnboundedSender<Wish>>);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if let Some(wishes) = self.0 {
+            let _ = wishes.send(Wish::Withdraw);
+        }
+    }
 }
 
 #[async_trait::async_trait]
 impl Services for Client {
     async fn ask(&self, ask: Ask) -> Answer {
+        let waits = waits_for_a_lock(&ask);
         let (answer, answered) = oneshot::channel();
         if self.0.send(Wish::Ask(ask, answer)).is_err() {
             return Answer::Refused;
         }
-        answered.await.unwrap_or(Answer::Refused)
+        // Dropped after what the answer would come to.
+        let mut waiting = Waiting(waits.then_some(&self.0));
+        let answer = answered.await.unwrap_or(Answer::Refused);
+        waiting.0 = None;
+        answer
     }
 
     fn tell(&self, word: Word) -> bool {
@@ -62,7 +80,7 @@ impl Services for Client {
 ///
 /// The queue has no bound of its own: a guest waits for each answer but the one about
 /// a child's end, of which there is one for each handle, and tells two things of each
-/// child and one of each lock, at most.
+/// child and two of each lock, at most.
 pub(super) struct Asking {
     wishes: mpsc::UnboundedReceiver<Wish>,
     last: u64,
@@ -75,6 +93,18 @@ struct Open {
     port: Option<Box<Port>>,
     /// The region that was asked for.
     region: Option<(u64, Kind)>,
+    /// It is for a lock, and was not withdrawn.
+    waits: bool,
+}
+
+fn waits_for_a_lock(ask: &Ask) -> bool {
+    matches!(
+        ask,
+        Ask::Lock {
+            if_available: false,
+            ..
+        }
+    )
 }
 
 impl Asking {
@@ -96,8 +126,13 @@ impl Asking {
     pub(super) async fn send(&mut self, wish: Wish, says: &mut Sender) -> io::Result<()> {
         let (ask, answer) = match wish {
             Wish::Tell(word) => return says.say(&WorkerSays::Tell(word)).await,
+            Wish::Withdraw => return self.withdraw(says).await,
             Wish::Ask(ask, answer) => (ask, answer),
         };
+        let waits = waits_for_a_lock(&ask);
+        if waits && answer.is_closed() {
+            return Ok(());
+        }
         let mut file = None;
         let mut region = None;
         let (ask, port) = match ask {
@@ -179,8 +214,20 @@ impl Asking {
             answer,
             port,
             region,
+            waits,
         };
         self.open.insert(id, open);
+        Ok(())
+    }
+
+    /// Takes back the wish for each lock that nobody waits for any more.
+    async fn withdraw(&mut self, says: &mut Sender) -> io::Result<()> {
+        for (id, open) in &mut self.open {
+            if open.waits && open.answer.is_closed() {
+                open.waits = false;
+                says.say(&WorkerSays::Tell(Word::Withdraw(*id))).await?;
+            }
+        }
         Ok(())
     }
 
@@ -198,6 +245,7 @@ impl Asking {
             answer: to,
             port,
             region,
+            waits: _,
         } = open;
         let answer = match answer {
             WireAnswer::Spawned(id) => Answer::Spawned(id),
@@ -232,7 +280,7 @@ impl Asking {
             WireAnswer::NotJoined => Answer::NotJoined,
         };
         Ok(match to.send(answer) {
-            // It was asked to stop while it waited.
+            // It was asked to stop while it waited, and the lock was on its way.
             Err(Answer::Locked(ticket)) => Some(Word::Unlock(ticket)),
             _ => None,
         })
@@ -247,6 +295,8 @@ pub(super) struct Asked {
     /// Asked, and the answer not sent yet.
     open: Arc<AtomicUsize>,
     running: JoinSet<(u64, Answer)>,
+    /// Those that wait for a lock, and what makes them give up.
+    waiting: HashMap<u64, oneshot::Sender<()>>,
     answers: mpsc::Sender<(u64, Answer)>,
 }
 
@@ -268,6 +318,7 @@ impl Asked {
             last: 0,
             open: open.clone(),
             running: JoinSet::new(),
+            waiting: HashMap::new(),
             answers: sender,
         };
         (asked, Answers { answers, open })
@@ -294,7 +345,22 @@ impl Asked {
         }
         let ask = ask_of(ask, descriptors)?;
         let services = self.services.clone();
-        let mut answering = Box::pin(async move { (id, services.ask(ask).await) });
+        let mut answering: Pin<Box<dyn Future<Output = (u64, Answer)> + Send>> =
+            if waits_for_a_lock(&ask) {
+                let (withdraw, withdrawn) = oneshot::channel();
+                self.waiting.insert(id, withdraw);
+                Box::pin(async move {
+                    let answer = tokio::select! {
+                        biased;
+                        // What was not withdrawn is not by being forgotten.
+                        Ok(()) = withdrawn => Answer::NotAvailable,
+                        answer = services.ask(ask) => answer,
+                    };
+                    (id, answer)
+                })
+            } else {
+                Box::pin(async move { (id, services.ask(ask).await) })
+            };
         // In the order in which it speaks: what it tells next can be that it wants to
         // know no more.
         let mut now = Context::from_waker(Waker::noop());
@@ -306,7 +372,17 @@ impl Asked {
     }
 
     /// Passes on what is told; or what is wrong with it.
-    pub(super) fn told(&self, word: Word) -> Result<(), &'static str> {
+    pub(super) fn told(&mut self, word: Word) -> Result<(), &'static str> {
+        if let Word::Withdraw(id) = word {
+            if !(1..=self.last).contains(&id) {
+                return Err("it withdraws what it has not asked");
+            }
+            // The answer may be on its way.
+            if let Some(waiting) = self.waiting.remove(&id) {
+                let _ = waiting.send(());
+            }
+            return Ok(());
+        }
         if self.services.tell(word) {
             Ok(())
         } else {
@@ -321,10 +397,12 @@ impl Asked {
                 None => std::future::pending().await,
                 Some(Ok((_, Answer::Refused))) => return "it asks about what it has not",
                 // There is room for as many as may be open.
-                Some(Ok(answer)) => match self.answers.try_send(answer) {
-                    Ok(()) => {}
-                    Err(_) => return "it has more answers than asks",
-                },
+                Some(Ok(answer)) => {
+                    self.waiting.remove(&answer.0);
+                    if self.answers.try_send(answer).is_err() {
+                        return "it has more answers than asks";
+                    }
+                }
                 Some(Err(_)) => return "its ask could not be answered",
             }
         }
@@ -527,6 +605,9 @@ mod tests {
         assert!(asked.take(MOST as u64 + 1, ask(), vec![]).is_err());
         assert!(asked.take(1, ask(), vec![]).is_err());
         assert!(asked.told(Word::Kill(1)).is_err());
+        for (id, right) in [(0, false), (1, true), (MOST as u64 + 2, false)] {
+            assert_eq!(asked.told(Word::Withdraw(id)).is_ok(), right, "{id}");
+        }
         tokio::select! {
             biased;
             why = asked.answer() => panic!("{why}"),
@@ -544,5 +625,47 @@ mod tests {
         let (mut asked, _answers) = Asked::new(Arc::new(NoServices), 0);
         asked.take(1, WireAsk::End(7), vec![]).expect("an ask");
         assert_eq!(asked.answer().await, "it asks about what it has not");
+    }
+
+    #[tokio::test]
+    async fn a_lock_is_withdrawn_and_the_ask_answered() {
+        use crate::lock_table::LockMode;
+        /// Nobody ever gets it.
+        struct Taken;
+        #[async_trait::async_trait]
+        impl Services for Taken {
+            async fn ask(&self, _: Ask) -> Answer {
+                std::future::pending().await
+            }
+            fn tell(&self, _: Word) -> bool {
+                false
+            }
+        }
+        let (mut asked, mut answers) = Asked::new(Arc::new(Taken), 0);
+        let lock = WireAsk::Lock {
+            name: "l".to_owned(),
+            mode: LockMode::Shared,
+            if_available: false,
+        };
+        asked.take(1, lock, vec![]).expect("an ask");
+        for _ in 0..2 {
+            asked.told(Word::Withdraw(1)).expect("it was asked");
+        }
+        tokio::select! {
+            biased;
+            why = asked.answer() => panic!("{why}"),
+            answer = answers.next() => {
+                let answer = answer.map(|(order, _)| order);
+                assert!(matches!(
+                    answer,
+                    Some(Order::Answer {
+                        id: 1,
+                        answer: WireAnswer::NotAvailable,
+                    })
+                ));
+            }
+        }
+        answers.sent();
+        assert!(!asked.is_waiting() && asked.waiting.is_empty());
     }
 }

@@ -348,7 +348,7 @@ async fn supervise(worker: Worker, job: Job, asks: bool) -> Result<Supervised, E
                         }
                     }
                     Ok(WorkerSays::Tell(word)) => {
-                        let told = match &asked {
+                        let told = match &mut asked {
                             Some(asked) => asked.told(word),
                             None => Err(NOT_IMPORTED),
                         };

@@ -367,7 +367,13 @@ impl Worker<'_> {
                             }
                             None => std::future::pending().await,
                         }
-                    } => wishes.changed.notify_one(),
+                    } => {
+                        // Not left to who is told of changes: due, this is always first.
+                        if let Some(progress) = wishes.progress() {
+                            said = Some(Instant::now());
+                            self.says.say(&WorkerSays::Progress(progress)).await?;
+                        }
+                    }
                     () = wishes.changed.notified() => {
                         if wishes.input.swap(false, Ordering::Relaxed) {
                             self.says.say(&WorkerSays::WantInput).await?;

@@ -198,7 +198,7 @@ fn whoever_waits_is_woken_or_times_out() {
                 return region.wait_blocking(4, expected, time).expect("a word");
             }
             let until = time.map(|time| Instant::now() + time);
-            let waited = region.wait(4, expected, until);
+            let waited = region.wait_until(4, expected, until);
             runtime().block_on(waited).expect("a word")
         };
         assert_eq!(wait(1, None), Waited::NotEqual);
@@ -240,7 +240,7 @@ fn whoever_waits_is_woken_or_times_out() {
 fn whoever_gives_up_waiting_is_forgotten() {
     let region = made(8, Kind::Shared);
     runtime().block_on(async {
-        let waiting = region.wait(0, 0, None);
+        let waiting = region.wait_until(0, 0, None);
         let _ = tokio::time::timeout(Duration::from_millis(5), waiting).await;
     });
     assert!(region.file.waiters.is_empty());
@@ -252,7 +252,7 @@ fn waiting_in_the_kernel_leaves_turns_to_others() {
     let draft = Draft::new(8, Kind::Shared, true).expect("a draft");
     let region = draft.finish().expect("a region");
     runtime().block_on(async {
-        let mut waiting = std::pin::pin!(region.wait(0, 0, None));
+        let mut waiting = std::pin::pin!(region.wait_until(0, 0, None));
         let timer = tokio::time::sleep(Duration::from_millis(30));
         tokio::select! {
             waited = &mut waiting => panic!("{waited:?}"),
@@ -290,7 +290,7 @@ fn a_region_travels() {
     assert_eq!(stays.apply::<u32>(0, Op::Load).expect("loads"), 5);
     let until = Some(Instant::now() + Duration::from_secs(20));
     std::thread::scope(|scope| {
-        let waiting = scope.spawn(|| runtime().block_on(stays.wait(0, 5, until)));
+        let waiting = scope.spawn(|| runtime().block_on(stays.wait_until(0, 5, until)));
         std::thread::sleep(Duration::from_millis(5));
         goes.apply(0, Op::Store(6_u32)).expect("stores");
         goes.notify(0, 1).expect("a word");

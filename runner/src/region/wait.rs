@@ -15,9 +15,13 @@ use std::sync::atomic::AtomicU32;
 use std::sync::atomic::Ordering::SeqCst;
 use std::task::Poll;
 use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
 
 /// How long a thread waits in the kernel before it looks at what else there is.
 const SLICE: Duration = Duration::from_millis(2);
+
+/// How often a thread that waits for a future looks whether that is there.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// How waiting at a word of a [`Region`] ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,9 +63,52 @@ impl Region {
         }
     }
 
+    /// [`Region::wait_blocking`] for asynchronous code, of any executor or of none, for as
+    /// long as it takes: dropping the future ends the wait.
+    ///
+    /// In process mode, where the kernel knows who waits, each wait has a thread, which
+    /// ends with it, or a few milliseconds after the future was dropped.
+    ///
+    /// # Errors
+    ///
+    /// As [`Region::load_u32`]; [`RegionError::System`] when there can be no thread.
+    pub async fn wait(&self, offset: u64, expected: u32) -> Result<Waited, RegionError> {
+        if !self.is_elsewhere() {
+            let never = std::future::pending();
+            return self.wait_in_list(offset, expected, never).await;
+        }
+        let (word, _) = self.word_to_wait_at(offset)?;
+        if word.load(SeqCst) != expected {
+            return Ok(Waited::NotEqual);
+        }
+        let region = self.duplicate()?;
+        let (tell, told) = oneshot::channel();
+        let waiting = move || {
+            loop {
+                match region.wait_blocking(offset, expected, Some(LOOK_EVERY)) {
+                    Ok(Waited::TimedOut) if tell.is_closed() => return,
+                    Ok(Waited::TimedOut) => {}
+                    // It was, when the wait began.
+                    Ok(Waited::NotEqual) => break drop(tell.send(Ok(Waited::Woken))),
+                    waited => break drop(tell.send(waited)),
+                }
+            }
+        };
+        let system = |source| RegionError::System {
+            what: "cannot start a thread to wait",
+            source,
+        };
+        std::thread::Builder::new()
+            .name("wrun-wait".to_owned())
+            .spawn(waiting)
+            .map_err(system)?;
+        told.await
+            .unwrap_or_else(|_| Err(system(std::io::ErrorKind::Interrupted.into())))
+    }
+
     /// Waits while the word at `offset` is `expected`, until somebody notifies, or
     /// until a time. Needs the context of a tokio runtime.
-    pub(crate) async fn wait(
+    pub(crate) async fn wait_until(
         &self,
         offset: u64,
         expected: u32,

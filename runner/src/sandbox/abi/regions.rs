@@ -571,7 +571,7 @@ async fn wait(
     let until = timeout.and_then(|ns| Instant::now().checked_add(Duration::from_nanos(ns)));
     let held = answer!(store.data_mut().region(&region)?);
     let region = answer!(told(held.region.duplicate())?);
-    let waited = region.wait(offset, expected, until).await;
+    let waited = region.wait_until(offset, expected, until).await;
     Ok((told(waited)?.map(|waited| match waited {
         Waited::Woken => AbiWaited::Woken,
         Waited::NotEqual => AbiWaited::NotEqual,
