@@ -88,7 +88,8 @@ impl Moment {
 
 /// How long it is looked again and again before that. An answer of somebody who looks
 /// the same way, on another processor, is there earlier, and nobody is to be woken.
-const SPIN: Duration = Duration::from_micros(15);
+/// Longer than waking somebody takes: else, once both were late, both stay so.
+const SPIN: Duration = Duration::from_micros(50);
 
 /// Whether looking again and again pays: not on one processor, nor where others take
 /// their time.
