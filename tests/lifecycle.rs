@@ -762,8 +762,10 @@ fn every_example_of_help_works() {
     for example in examples {
         assert!(example.starts_with("wrun "), "{example:?} is no example");
         for word in example.split_whitespace() {
-            if word.ends_with(".wasm") {
-                write(folder, word, &task);
+            // `--task` has a name before it.
+            let file = word.split_once('=').map_or(word, |(_, file)| file);
+            if file.ends_with(".wasm") {
+                write(folder, file, &task);
             }
         }
         let output = std::process::Command::new("sh")

@@ -349,18 +349,21 @@ fn spares_wait_and_are_used() {
     alone("storms::spares_wait_and_are_used", || {
         let runner = builder(Mode::Process).spares(4).build().unwrap();
         let echo = guest(&runner, "echo/echo.wat");
-        hello(&runner, &echo);
+        let mut spent = hello(&runner, &echo).stats.worker_pid;
         for _ in 0..5 {
-            assert!(
-                eventually(SOON, || children().len() == 1 && workers().len() == 4),
-                "{} spares",
-                workers().len()
-            );
+            // One that is done is ended when there is time.
+            let pid = spent.unwrap().cast_signed();
+            let rested = || {
+                let waiting = workers();
+                children().len() == 1 && waiting.len() == 4 && !waiting.contains(&pid)
+            };
+            assert!(eventually(SOON, rested), "{} spares", workers().len());
             let spares = workers();
             let report = hello(&runner, &echo);
             let pid = report.stats.worker_pid.unwrap().cast_signed();
             assert!(spares.contains(&pid), "{pid} is none of {spares:?}");
             assert_eq!(report.stats.start_method, Some(Start::Fork));
+            spent = report.stats.worker_pid;
         }
     });
 }
