@@ -126,8 +126,12 @@ cargo_guest() { # TARGET CRATE OUT
   # The remap keeps this machine's paths out of the panic messages. One folder
   # for each toolchain: cargo does not notice that the std below it changed.
   local folder; folder=$target/guests-build/cargo-$(cksum <<<"$D" | cut -d' ' -f1)
-  RUSTC=$D/bin/rustc-wasm CARGO_TARGET_DIR=$folder \
-    RUSTFLAGS="--remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo" \
+  local cargo=${CARGO_HOME:-$HOME/.cargo} source
+  local flags="--remap-path-prefix=$D=/toolchain --remap-path-prefix=$cargo=/cargo"
+  for source in "$cargo"/registry/src/*/; do
+    flags+=" --remap-path-prefix=${source%/}=/crates"
+  done
+  RUSTC=$D/bin/rustc-wasm CARGO_TARGET_DIR=$folder RUSTFLAGS=$flags \
     cargo build --quiet --locked --release --target "$1" -p "$2"
   cp "$folder/$1/release/$2.wasm" "$3"
 }

@@ -67,7 +67,6 @@ mod words;
 
 /// What `wit-bindgen` makes of `wit/`; for [`task!`] and for what this crate leaves out.
 #[doc(hidden)]
-#[allow(missing_docs, unreachable_pub, clippy::undocumented_unsafe_blocks)]
 pub mod bindings {
     wit_bindgen::generate!({
         path: "../../wit",
