@@ -594,6 +594,15 @@ mod tests {
         assert!(ask_of(spawn(Data::File(5), None), vec![sealed()]).is_ok());
     }
 
+    /// The next answer, while what was asked goes on.
+    async fn next(asked: &mut Asked, answers: &mut Answers) -> Option<Order> {
+        tokio::select! {
+            biased;
+            why = asked.answer() => panic!("{why}"),
+            answer = answers.next() => answer.map(|(order, _)| order),
+        }
+    }
+
     #[tokio::test]
     async fn asks_are_numbered_and_counted() {
         let (mut asked, mut answers) = Asked::new(Arc::new(NoServices), 0);
@@ -608,20 +617,13 @@ mod tests {
         for (id, right) in [(0, false), (1, true), (MOST as u64 + 2, false)] {
             assert_eq!(asked.told(Word::Withdraw(id)).is_ok(), right, "{id}");
         }
-        tokio::select! {
-            biased;
-            why = asked.answer() => panic!("{why}"),
-            answer = answers.next() => {
-                let answer = answer.map(|(order, _)| order);
-                assert!(matches!(
-                    answer,
-                    Some(Order::Answer {
-                        answer: WireAnswer::NotSpawned(SpawnError::NotGranted),
-                        ..
-                    })
-                ));
-            }
-        }
+        assert!(matches!(
+            next(&mut asked, &mut answers).await,
+            Some(Order::Answer {
+                answer: WireAnswer::NotSpawned(SpawnError::NotGranted),
+                ..
+            })
+        ));
         let (mut asked, _answers) = Asked::new(Arc::new(NoServices), 0);
         asked.take(1, WireAsk::End(7), vec![]).expect("an ask");
         assert_eq!(asked.answer().await, "it asks about what it has not");
@@ -651,20 +653,13 @@ mod tests {
         for _ in 0..2 {
             asked.told(Word::Withdraw(1)).expect("it was asked");
         }
-        tokio::select! {
-            biased;
-            why = asked.answer() => panic!("{why}"),
-            answer = answers.next() => {
-                let answer = answer.map(|(order, _)| order);
-                assert!(matches!(
-                    answer,
-                    Some(Order::Answer {
-                        id: 1,
-                        answer: WireAnswer::NotAvailable,
-                    })
-                ));
-            }
-        }
+        assert!(matches!(
+            next(&mut asked, &mut answers).await,
+            Some(Order::Answer {
+                id: 1,
+                answer: WireAnswer::NotAvailable,
+            })
+        ));
         answers.sent();
         assert!(!asked.is_waiting() && asked.waiting.is_empty());
     }
