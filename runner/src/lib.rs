@@ -344,6 +344,7 @@ mod builder;
 mod children;
 #[doc(hidden)]
 pub mod cli;
+pub mod compare;
 mod config;
 mod core;
 mod error;

@@ -1,0 +1,130 @@
+//! Many numbers as a few, without hiding how far apart they lie.
+
+use serde::{Deserialize, Serialize};
+
+/// What repeated measuring found. All numbers have the unit of the row.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Summary {
+    /// The smallest.
+    pub min: f64,
+    /// A tenth is not above this.
+    pub p10: f64,
+    /// The median.
+    pub p50: f64,
+    /// A tenth is not below this.
+    pub p90: f64,
+    /// A hundredth is not below this; the largest where there are fewer than a
+    /// hundred.
+    pub p99: f64,
+    /// The largest.
+    pub max: f64,
+    /// How many lie outside of Tukey's fences: further than one and a half times the
+    /// distance of the quartiles from the nearer quartile.
+    pub outliers: u32,
+    /// All of them, in the order in which they were measured.
+    pub values: Vec<f64>,
+}
+
+impl Summary {
+    /// Sums up numbers; those that are not finite are left out.
+    pub fn of(values: impl IntoIterator<Item = f64>) -> Self {
+        let values: Vec<f64> = values
+            .into_iter()
+            .filter(|value| value.is_finite())
+            .collect();
+        let mut sorted = values.clone();
+        sorted.sort_by(f64::total_cmp);
+        let (low, high) = (quantile(&sorted, 0.25), quantile(&sorted, 0.75));
+        let reach = 1.5 * (high - low);
+        let fences = low - reach..=high + reach;
+        let outliers = sorted
+            .iter()
+            .filter(|value| !fences.contains(value))
+            .count();
+        Summary {
+            min: quantile(&sorted, 0.0),
+            p10: quantile(&sorted, 0.1),
+            p50: quantile(&sorted, 0.5),
+            p90: quantile(&sorted, 0.9),
+            p99: quantile(&sorted, 0.99),
+            max: quantile(&sorted, 1.0),
+            outliers: u32::try_from(outliers).unwrap_or(u32::MAX),
+            values,
+        }
+    }
+
+    /// How many numbers there are.
+    pub fn len(&self) -> usize {
+        self.values.len()
+    }
+
+    /// Whether there is no number.
+    pub fn is_empty(&self) -> bool {
+        self.values.is_empty()
+    }
+
+    /// How far the middle eight tenths lie apart, as a part of the median; 0 where
+    /// that cannot be said.
+    pub fn spread(&self) -> f64 {
+        if self.p50 == 0.0 {
+            return 0.0;
+        }
+        (self.p90 - self.p10) / self.p50
+    }
+}
+
+/// The number that `part` of all are not above, by the nearest rank; 0 of none.
+fn quantile(sorted: &[f64], part: f64) -> f64 {
+    let last = sorted.len().saturating_sub(1);
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "an index of a list of at most some thousands"
+    )]
+    let at = (last as f64 * part).round() as usize;
+    sorted.get(at).copied().unwrap_or(0.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_of_a_few() {
+        let summary = Summary::of((1..=101).rev().map(f64::from));
+        let quantiles = (
+            summary.min,
+            summary.p10,
+            summary.p50,
+            summary.p90,
+            summary.p99,
+        );
+        assert_eq!(quantiles, (1.0, 11.0, 51.0, 91.0, 100.0));
+        assert_eq!(
+            (summary.max, summary.outliers, summary.len()),
+            (101.0, 0, 101)
+        );
+        assert!((summary.spread() - 80.0 / 51.0).abs() < 1e-9);
+        assert_eq!(summary.values[0], 101.0, "in the order of measuring");
+    }
+
+    #[test]
+    fn outliers_are_counted_on_both_sides() {
+        let mut values = vec![10.0, 11.0, 12.0, 13.0, 14.0, 15.0, 16.0];
+        values.extend([100.0, -100.0]);
+        assert_eq!(Summary::of(values).outliers, 2);
+    }
+
+    #[test]
+    fn nothing_and_one() {
+        let nothing = Summary::of([]);
+        assert!(nothing.is_empty() && nothing.spread() == 0.0);
+        let one = Summary::of([7.0, f64::NAN]);
+        assert_eq!(
+            (one.p10, one.p99, one.len(), one.outliers),
+            (7.0, 7.0, 1, 0)
+        );
+    }
+}
