@@ -224,6 +224,12 @@ impl Builder {
         self
     }
 
+    /// The program that workers are.
+    pub(crate) fn worker_program(&self) -> Result<PathBuf, Error> {
+        let named = self.worker.clone().map(worker_path).transpose()?;
+        Ok(crate::process::worker_program(named.as_deref())?)
+    }
+
     /// For wrun's own tests: these layers of the jail are treated as if the kernel
     /// had none of them.
     #[cfg(feature = "test-hooks")]

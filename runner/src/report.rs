@@ -103,6 +103,19 @@ pub struct Usage {
 }
 
 impl Usage {
+    /// Both together.
+    pub(crate) fn and(self, other: Usage) -> Usage {
+        Usage {
+            user_cpu: self.user_cpu + other.user_cpu,
+            system_cpu: self.system_cpu + other.system_cpu,
+            peak_rss_bytes: self.peak_rss_bytes.max(other.peak_rss_bytes),
+            minor_faults: self.minor_faults + other.minor_faults,
+            major_faults: self.major_faults + other.major_faults,
+            voluntary_switches: self.voluntary_switches + other.voluntary_switches,
+            involuntary_switches: self.involuntary_switches + other.involuntary_switches,
+        }
+    }
+
     /// What was used since then. The peak is the process's own.
     pub(crate) fn since(&self, before: &Usage) -> Usage {
         Usage {

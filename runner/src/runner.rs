@@ -15,7 +15,7 @@ use crate::locks::{Hold, LockGuard, MAX_NAME};
 use crate::port::Port;
 use crate::region::{Kind as RegionKind, Region, RegionError};
 use crate::report::Report;
-use crate::sandbox::Artifact;
+use crate::sandbox::{Artifact, Code};
 use crate::task::{Stdio, Task};
 use bytes::Bytes;
 use std::path::{Path, PathBuf};
@@ -273,11 +273,15 @@ impl Runner {
     ///
     /// As [`Runner::load`].
     pub fn compile(&self, artifact: &Artifact) -> Result<Vec<u8>, Error> {
-        let metered = self.core.config.metered;
-        let code = self.core.loader.code(artifact, metered)?;
-        code.bytes().map_err(|error| {
+        self.code(artifact)?.bytes().map_err(|error| {
             Error::new(ErrorKind::System, format!("cannot read the code: {error}"))
         })
+    }
+
+    /// The compiled code, for whoever measures what it costs without a runner.
+    pub(crate) fn code(&self, artifact: &Artifact) -> Result<Arc<Code>, Error> {
+        let metered = self.core.config.metered;
+        Ok(self.core.loader.code(artifact, metered)?)
     }
 
     /// Runs one task and waits for its report.

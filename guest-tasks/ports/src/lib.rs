@@ -22,7 +22,10 @@ impl Guest for Task {
         let done = match words.next() {
             Some("alone") => alone(),
             Some("echo") => echo(),
-            Some("ping") => ping(number(words.next())?),
+            Some("ping") => {
+                let count = number(words.next())?;
+                ping(count, words.next().map_or(Ok(8), |size| number(Some(size)))?)
+            }
             Some("flood") => flood(number(words.next())?, number(words.next())?),
             Some("swap") => swap(),
             Some("wait") => wait(),
@@ -81,15 +84,17 @@ fn echo() -> Result<String, String> {
     }
 }
 
-/// Gets a port, and asks whoever is at its other end.
-fn ping(count: u64) -> Result<String, String> {
+/// Gets a port, and asks whoever is at its other end, in messages of 8 bytes or more.
+fn ping(count: u64, size: u64) -> Result<String, String> {
     let mut got = parent()?.receive().map_err(said)?;
     let port = got.ports.pop().ok_or("no port came")?;
+    let mut data = vec![7; size.max(8) as usize];
     for round in 0..count {
-        port.send(text(round.to_le_bytes())).map_err(|unsent| said(unsent.error))?;
-        let answer = port.receive().map_err(said)?;
-        if answer.data != round.to_le_bytes() {
-            return Err(format!("round {round} came back as {:?}", answer.data));
+        data[..8].copy_from_slice(&round.to_le_bytes());
+        port.send(text(data)).map_err(|unsent| said(unsent.error))?;
+        data = port.receive().map_err(said)?.data;
+        if data.len() as u64 != size.max(8) || data[..8] != round.to_le_bytes() {
+            return Err(format!("round {round} came back as {} bytes", data.len()));
         }
     }
     Ok(format!("{count} round trips"))

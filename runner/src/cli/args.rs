@@ -1,6 +1,8 @@
 //! The command line as it is typed: what clap parses and `--help` prints.
 
-use super::process::ProcessArgs;
+use super::process::{ProcessArgs, WallArgs};
+use super::{Failure, exit};
+use crate::compare::{Comparison, Fault, Measure};
 use crate::{Builder, DirGrant, Limits, Mode, TaskGrant, TcpGrant};
 use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
@@ -28,6 +30,23 @@ Exit status: 0 completed; a command's own code; 1 the task failed; 2 usage;
 124 timed out; 125 wrun failed; 126 not a task; 127 no such file; 130 interrupted;
 134 trap; 137 another limit; 143 terminated; 128+n the worker died of signal n.
 --report has the truth where codes collide.";
+
+const COMPARE_EXAMPLES: &str = "\
+Examples:
+  wrun compare resize.wasm --input in.png       where to run it, and why
+  wrun compare --html compared.html task.wasm   a page to send to a colleague
+  wrun compare --json - --only warm task.wasm   one row, with all its numbers
+  wrun compare --only isolation task.wasm       what each mode holds
+
+Everything behind TASK is the task's: options of compare come before it.
+
+The task runs in thread mode, too, and, for the floors, in a process without a
+jail: compare only what you would run in thread mode. Each run gets the same
+input and grants; what a run leaves in a granted directory the next one finds.
+
+Exit status: 0 compared; 1 the task cannot be compared, and the reason is said;
+2 usage; 125 wrun failed; 126 not a task; 127 no such file; 130 interrupted,
+after what there was is printed.";
 
 /// Runs WebAssembly tasks in separate processes or on threads.
 #[derive(Debug, Parser)]
@@ -58,6 +77,9 @@ pub(crate) enum Command {
     Inspect(InspectArgs),
     /// Compile a task ahead of time
     Compile(CompileArgs),
+    /// Measure what both modes cost a task, and what they hold, side by side
+    #[command(after_help = COMPARE_EXAMPLES)]
+    Compare(Box<CompareArgs>),
     /// Print completions for a shell
     Completions {
         /// The shell
@@ -124,22 +146,8 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub(crate) max_input: Option<u64>,
 
-    /// Grant a directory, under another name, read-only
-    #[arg(long, value_name = "HOST[::GUEST][:ro]", value_hint = ValueHint::DirPath)]
-    pub(crate) dir: Vec<DirGrant>,
-
-    /// Set a variable of the task, or pass on one of this process
-    #[arg(long, value_name = "K[=V]")]
-    pub(crate) env: Vec<String>,
-
-    /// Grant TCP connections to this address
-    #[arg(long, value_name = "HOST:PORT")]
-    pub(crate) allow_tcp: Vec<TcpGrant>,
-
-    /// Let the task, and what it starts, start FILE under this name; can be given
-    /// again, with other names
-    #[arg(long, value_name = "NAME=FILE", value_hint = ValueHint::FilePath)]
-    pub(crate) task: Vec<TaskFile>,
+    #[command(flatten)]
+    pub(crate) grants: Grants,
 
     /// Child tasks at the same time, on all levels together, up to 4096; 0 for none
     /// [default: 64]
@@ -186,6 +194,55 @@ pub(crate) struct RunArgs {
         value_hint = ValueHint::CommandWithArguments
     )]
     pub(crate) command: Vec<OsString>,
+}
+
+/// What the task may reach.
+#[derive(Args, Debug)]
+pub(crate) struct Grants {
+    /// Grant a directory, under another name, read-only
+    #[arg(long, value_name = "HOST[::GUEST][:ro]", value_hint = ValueHint::DirPath)]
+    pub(crate) dir: Vec<DirGrant>,
+
+    /// Set a variable of the task, or pass on one of this process
+    #[arg(long, value_name = "K[=V]")]
+    pub(crate) env: Vec<String>,
+
+    /// Grant TCP connections to this address
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) allow_tcp: Vec<TcpGrant>,
+
+    /// Let the task, and what it starts, start FILE under this name; can be given
+    /// again, with other names
+    #[arg(long, value_name = "NAME=FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) task: Vec<TaskFile>,
+}
+
+impl Grants {
+    /// Before anything is loaded: two tasks cannot have one name.
+    pub(super) fn check(&self) -> Result<(), Failure> {
+        for (at, TaskFile { name, .. }) in self.task.iter().enumerate() {
+            if self.task[..at].iter().any(|other| other.name == *name) {
+                let message = format!("--task {name} is given twice: a name is one task's");
+                return Err(Failure::new(exit::USAGE, message));
+            }
+        }
+        Ok(())
+    }
+
+    /// The task's variables, each with its value.
+    pub(super) fn env(&self) -> Result<Vec<(String, String)>, Failure> {
+        let value = |variable: &String| match variable.split_once('=') {
+            Some((key, value)) => Ok((key.to_owned(), value.to_owned())),
+            None => match std::env::var(variable) {
+                Ok(value) => Ok((variable.clone(), value)),
+                Err(_) => {
+                    let message = format!("--env {variable}: this process has no such variable");
+                    Err(Failure::new(exit::USAGE, message))
+                }
+            },
+        };
+        self.env.iter().map(value).collect()
+    }
 }
 
 /// A task that the task may start.
@@ -245,6 +302,97 @@ pub(crate) struct CompileArgs {
     /// The task file
     #[arg(value_name = "TASK", value_hint = ValueHint::FilePath)]
     pub(crate) task: PathBuf,
+}
+
+/// `wrun compare`.
+#[derive(Args, Debug)]
+pub(crate) struct CompareArgs {
+    /// Input of each run; `-` is stdin [default: none]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) input: Option<PathBuf>,
+
+    /// Measure each row so often, in turns with the others; fewer where the time does
+    /// not suffice
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = Comparison::ROUNDS,
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(Comparison::MAX_ROUNDS))
+    )]
+    pub(crate) runs: u32,
+
+    /// How long measuring may take, about; faults take some seconds more
+    #[arg(long, value_name = "TIME", default_value = "25s", value_parser = duration)]
+    pub(crate) budget: Duration,
+
+    /// Measure only this, and what else is named so: `cost`, `isolation`, or a row's
+    /// name, as in the JSON
+    #[arg(long, value_name = "NAME", value_parser = only)]
+    pub(crate) only: Vec<Only>,
+
+    /// Write everything that was measured as JSON; `-` is stdout, instead of the table
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) json: Option<PathBuf>,
+
+    /// Write a page to read, in one file; `-` is stdout, instead of the table
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) html: Option<PathBuf>,
+
+    /// Do not show how far it is; on stderr, where that is a terminal
+    #[arg(long)]
+    pub(crate) no_progress: bool,
+
+    /// A run that takes longer is no task to compare: 500ms, 5s, 2min
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
+    pub(crate) timeout: Duration,
+
+    /// Linear memory, over all memories of the task [default: 512MiB]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(crate) max_memory: Option<u64>,
+
+    #[command(flatten)]
+    pub(crate) grants: Grants,
+
+    #[command(flatten)]
+    pub(crate) walls: WallArgs,
+
+    /// The task (a component, a core module or WAT text) and its arguments
+    #[arg(
+        id = "TASK",
+        value_names = ["TASK", "ARGS"],
+        required = true,
+        num_args = 1..,
+        trailing_var_arg = true,
+        value_hint = ValueHint::CommandWithArguments
+    )]
+    pub(crate) command: Vec<OsString>,
+}
+
+/// What is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Only {
+    Cost,
+    Isolation,
+    Measure(Measure),
+    Fault(Fault),
+}
+
+fn only(text: &str) -> Result<Only, String> {
+    let measure = || Measure::ALL.into_iter().find(|it| it.name() == text);
+    let fault = || Fault::ALL.into_iter().find(|it| it.name() == text);
+    match text {
+        "cost" => Ok(Only::Cost),
+        "isolation" => Ok(Only::Isolation),
+        _ => measure()
+            .map(Only::Measure)
+            .or_else(|| fault().map(Only::Fault))
+            .ok_or_else(|| {
+                let names = Measure::ALL.iter().map(|it| it.name());
+                let names = names.chain(Fault::ALL.iter().map(|it| it.name()));
+                let names: Vec<_> = names.collect();
+                format!("there are cost, isolation, {}", names.join(", "))
+            }),
+    }
 }
 
 impl RunArgs {

@@ -5,6 +5,7 @@
 //! `wrun` binary.
 
 mod args;
+mod compare;
 mod compile;
 mod exit;
 mod input;
@@ -16,6 +17,7 @@ mod progress;
 mod report;
 mod run;
 mod signals;
+mod table;
 mod text;
 
 use args::{Cli, Command};
@@ -37,6 +39,7 @@ pub fn main() -> ExitCode {
         Some(Command::Run(args)) => run::run(*args),
         Some(Command::Inspect(args)) => inspect::inspect(&args),
         Some(Command::Compile(args)) => compile::compile(&args),
+        Some(Command::Compare(args)) => compare::compare(*args),
         Some(Command::Completions { shell }) => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "wrun", &mut script);

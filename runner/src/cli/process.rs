@@ -8,10 +8,9 @@ use std::time::Duration;
 
 const HEADING: &str = "Process mode";
 
-/// Options that say how worker processes are made and held. In thread mode those
-/// that only concern speed have no effect.
+/// Options that say what holds worker processes.
 #[derive(Args, Debug)]
-pub(crate) struct ProcessArgs {
+pub(crate) struct WallArgs {
     /// The kernel's walls around the task: `strict` (it does not run without all
     /// that are required), `best-effort` (as many as can be had) or `off`
     /// [default: strict]
@@ -37,6 +36,31 @@ pub(crate) struct ProcessArgs {
         value_parser = clap::value_parser!(u32).range(1..i64::from(u32::MAX))
     )]
     pub(crate) gid: Option<u32>,
+}
+
+impl WallArgs {
+    /// The user and group that workers become; none where nobody said.
+    pub(super) fn identity(&self) -> Result<Option<(u32, u32)>, Failure> {
+        let usage = |message: &str| Err(Failure::new(exit::USAGE, message));
+        let Some(uid) = self.uid else {
+            return Ok(None);
+        };
+        if self.jail == Some(Jail::Off) {
+            return usage("--uid needs a jail, and --jail off is none");
+        }
+        if !rustix::process::geteuid().is_root() {
+            return usage("--uid needs root: nobody else may run a task as another user");
+        }
+        Ok(Some((uid, self.gid.unwrap_or(uid))))
+    }
+}
+
+/// Options that say how worker processes are made and held. In thread mode those
+/// that only concern speed have no effect.
+#[derive(Args, Debug)]
+pub(crate) struct ProcessArgs {
+    #[command(flatten)]
+    pub(crate) walls: WallArgs,
 
     /// New attempts when the task's process died, and after nothing else; none
     /// once streamed input was read or output was passed on
@@ -94,27 +118,21 @@ impl ProcessArgs {
     /// believe in walls that are not there.
     pub(super) fn apply(&self, mode: Mode, mut builder: Builder) -> Result<Builder, Failure> {
         let usage = |message: &str| Err(Failure::new(exit::USAGE, message));
-        let walls = self.jail.is_some_and(|jail| jail != Jail::Off);
+        let walls = self.walls.jail.is_some_and(|jail| jail != Jail::Off);
         match mode {
             Mode::Thread if walls => {
                 return usage("--jail needs --mode process: threads have none");
             }
-            Mode::Thread if self.uid.is_some() => {
+            Mode::Thread if self.walls.uid.is_some() => {
                 return usage("--uid needs --mode process: threads have the user of their process");
             }
             _ => {}
         }
-        if let Some(uid) = self.uid {
-            if self.jail == Some(Jail::Off) {
-                return usage("--uid needs a jail, and --jail off is none");
-            }
-            if !rustix::process::geteuid().is_root() {
-                return usage("--uid needs root: nobody else may run a task as another user");
-            }
-            builder = builder.identity(uid, self.gid.unwrap_or(uid));
+        if let Some((uid, gid)) = self.walls.identity()? {
+            builder = builder.identity(uid, gid);
         }
         Ok(builder
-            .jail(self.jail.unwrap_or_default())
+            .jail(self.walls.jail.unwrap_or_default())
             .start(self.start)
             .spares(self.spares)
             .reuse(self.reuse)

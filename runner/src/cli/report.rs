@@ -1,15 +1,14 @@
-//! Where `--report` goes: opened before anything is loaded, so that a report that
-//! cannot be written costs no run; written once, or not at all.
+//! Where results go that an option names a file for: opened before anything is loaded,
+//! so that one that cannot be written costs no run; written once, or not at all.
 
 use super::output::cannot_write;
 use super::{Failure, exit};
-use crate::Report;
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-/// Where the report goes, if anywhere.
+/// Where a result goes, if anywhere.
 pub(super) enum ReportTo {
     Nowhere,
     Stdout,
@@ -26,9 +25,13 @@ pub(super) struct ReportFile {
 }
 
 impl ReportTo {
-    /// Checks that a report can be written, and leaves what is there. `others`
-    /// are files that this one must not be: the task, its input, its output.
-    pub(super) fn open(path: Option<&Path>, others: &[Option<&Path>]) -> Result<Self, Failure> {
+    /// Checks that what `option` names can be written, and leaves what is there.
+    /// `others` are files that this one must not be: the task, its input, its output.
+    pub(super) fn open(
+        option: &str,
+        path: Option<&Path>,
+        others: &[Option<&Path>],
+    ) -> Result<Self, Failure> {
         let Some(path) = path else {
             return Ok(ReportTo::Nowhere);
         };
@@ -65,7 +68,7 @@ impl ReportTo {
                     .is_ok_and(|it| (it.dev(), it.ino()) == (metadata.dev(), metadata.ino()));
             if same {
                 let (path, other) = (path.display(), other.display());
-                let message = format!("--report {path} would overwrite {other}");
+                let message = format!("{option} {path} would overwrite {other}");
                 return Err(Failure::new(exit::USAGE, message));
             }
         }
@@ -73,15 +76,18 @@ impl ReportTo {
         Ok(ReportTo::File(to))
     }
 
-    /// Writes it, one line of JSON.
-    pub(super) fn write(self, report: &Report) -> Result<(), Failure> {
-        let mut json = report.to_json().to_string();
-        json.push('\n');
+    /// Whether it goes to stdout.
+    pub(super) fn is_stdout(&self) -> bool {
+        matches!(self, ReportTo::Stdout)
+    }
+
+    /// Writes it, text that ends with a line.
+    pub(super) fn write(self, text: impl std::fmt::Display) -> Result<(), Failure> {
         match self {
             ReportTo::Nowhere => Ok(()),
-            ReportTo::Stdout => super::print(json.as_bytes()).map(drop),
+            ReportTo::Stdout => super::print(format!("{text}\n").as_bytes()).map(drop),
             ReportTo::File(mut to) => to
-                .write(json.as_bytes())
+                .write(format!("{text}\n").as_bytes())
                 .map_err(|error| cannot_write(&to.path, &error)),
         }
     }

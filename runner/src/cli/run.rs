@@ -55,11 +55,11 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
     // Before anything is loaded: a file that cannot be written is no reason to
     // compile for seconds.
     let output = Output::open(output_path)?;
-    let children: Vec<&Path> = args.task.iter().map(|task| &*task.file).collect();
+    let children: Vec<&Path> = args.grants.task.iter().map(|task| &*task.file).collect();
     let mut others = vec![Some(path), input_path, output_path];
     others.extend(children.iter().copied().map(Some));
-    check_names(args)?;
-    let report_to = ReportTo::open(args.report.as_deref(), &others)?;
+    args.grants.check()?;
+    let report_to = ReportTo::open("--report", args.report.as_deref(), &others)?;
     let began = Instant::now();
     let artifact = match load(&runner, args, path, &mut signals).await {
         Ok(artifact) => artifact,
@@ -67,13 +67,13 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
             if let Some(limit) = limit {
                 let name = path.file_name().unwrap_or_default().to_string_lossy();
                 let report = Report::not_loaded(name, args.mode, limit, began.elapsed());
-                report_to.write(&report)?;
+                report_to.write(report.to_json())?;
             }
             return Err(failure);
         }
     };
     let mut granted = Vec::new();
-    for TaskFile { name, file } in &args.task {
+    for TaskFile { name, file } in &args.grants.task {
         match load(&runner, args, file, &mut signals).await {
             Ok(artifact) => {
                 // Its parent kills it, and no signal.
@@ -97,26 +97,17 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
         .grace(Duration::ZERO)
         .stdout(Stdio::Stream)
         .stderr(Stdio::Stream);
-    for grant in &args.dir {
+    for grant in &args.grants.dir {
         task = task.dir(grant.clone());
     }
     for grant in granted {
         task = task.allow_task(grant);
     }
-    for grant in &args.allow_tcp {
+    for grant in &args.grants.allow_tcp {
         task = task.allow_tcp(grant.clone());
     }
-    for variable in &args.env {
-        task = match variable.split_once('=') {
-            Some((key, value)) => task.env(key, value),
-            None => match std::env::var(variable) {
-                Ok(value) => task.env(variable, value),
-                Err(_) => {
-                    let message = format!("--env {variable}: this process has no such variable");
-                    return Err(Failure::new(exit::USAGE, message));
-                }
-            },
-        };
+    for (key, value) in args.grants.env()? {
+        task = task.env(key, value);
     }
     let mut handle = runner.submit(task).await?;
     let line = Line::new(artifact.name(), !args.no_progress);
@@ -137,7 +128,7 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
     let report = ended.result?;
     // Ends workers before anything is said.
     drop(runner);
-    report_to.write(&report)?;
+    report_to.write(report.to_json())?;
     if let Delivery::Broken(error) = ended.delivery {
         return Err(Output::failed(args.output.as_deref(), &error));
     }
@@ -151,17 +142,6 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
         (_, Some(code)) if matches!(report.outcome, Outcome::Cancelled) => Ok(code),
         _ => Ok(exit::of_outcome(&report.outcome)),
     }
-}
-
-/// Before anything is loaded: two tasks cannot have one name.
-fn check_names(args: &RunArgs) -> Result<(), Failure> {
-    for (at, TaskFile { name, .. }) in args.task.iter().enumerate() {
-        if args.task[..at].iter().any(|other| other.name == *name) {
-            let message = format!("--task {name} is given twice: a name is one task's");
-            return Err(Failure::new(exit::USAGE, message));
-        }
-    }
-    Ok(())
 }
 
 /// Loads the task, as long as that may take; or why there is none, and the limit
@@ -203,7 +183,7 @@ async fn after(time: Option<Duration>) {
 }
 
 /// WebAssembly's strings are UTF-8.
-fn strings(args: &[OsString]) -> Result<Vec<String>, Failure> {
+pub(super) fn strings(args: &[OsString]) -> Result<Vec<String>, Failure> {
     args.iter()
         .map(|arg| {
             arg.to_str().map(str::to_owned).ok_or_else(|| {

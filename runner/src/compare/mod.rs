@@ -1,8 +1,22 @@
 //! Both modes side by side: what isolation costs a task, and what it buys.
+//!
+//! [`Comparison`] says what to compare, [`Comparison::run`] measures, [`Results`] is
+//! what it found: rows of cost, each beside the least that the same can cost on this
+//! machine, measured in turns with it; and rows of isolation, of faults that were
+//! really injected while other tasks ran.
 
+mod bench;
+mod comparison;
+mod cost;
+mod environment;
+mod fitness;
+mod isolation;
+mod page;
 mod results;
+mod rounds;
 mod summary;
 
+pub use comparison::{Comparison, Step};
 pub use results::{
     CostRow, Environment, Fault, FaultRow, Finding, Floor, Measure, Policy, Results, Seen, Subject,
     Transport, Unit, Verdict,

@@ -110,7 +110,7 @@ impl ChildCompiler {
             file: config.compile_memory.min(MAX_FILE),
         };
         Ok(ChildCompiler {
-            program: worker_program(config)?,
+            program: worker_program(config.worker.as_deref())?,
             time: config.compile_timeout,
             memory: config.compile_memory,
             threads,

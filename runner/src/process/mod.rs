@@ -12,6 +12,8 @@ mod channel;
 mod child;
 mod compile;
 mod compile_main;
+mod floor;
+mod floor_main;
 mod group;
 mod image;
 mod pool;
@@ -33,12 +35,13 @@ use crate::region::Ledger;
 use crate::sandbox::{Artifact, Code, Loader};
 use crate::task::Spec;
 pub(crate) use compile::ChildCompiler;
+pub(crate) use floor::Floor;
 use group::Group;
 use pool::{Pool, Settings};
 use spawn::Spawner;
 use std::collections::HashMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 pub use worker_main::worker_hook;
@@ -81,9 +84,9 @@ pub(crate) enum ProcessError {
 }
 
 /// The program that workers and compilers are.
-fn worker_program(config: &Config) -> Result<PathBuf, ProcessError> {
-    match &config.worker {
-        Some(program) => Ok(program.clone()),
+pub(crate) fn worker_program(named: Option<&Path>) -> Result<PathBuf, ProcessError> {
+    match named {
+        Some(program) => Ok(program.to_owned()),
         None if worker_main::is_hooked() => Ok(PathBuf::from("/proc/self/exe")),
         None => Err(ProcessError::NoHook),
     }
@@ -113,7 +116,7 @@ struct Pools {
 
 impl ProcessExecutor {
     pub(crate) fn new(loader: Arc<Loader>, config: &Config) -> Result<Self, ProcessError> {
-        let program = worker_program(config)?;
+        let program = worker_program(config.worker.as_deref())?;
         let running = config.max_running + config.max_children;
         let spawner = Arc::new(Spawner::start(program, running)?);
         let group = Group::new(CgroupLimits {

@@ -14,7 +14,6 @@ use crate::report::Usage;
 use crate::sandbox::{
     self, Ahead, Granted, Ports, Prepared, Progress, Run, RunError, Sink, Source, TaskContext,
 };
-use crate::services::NoServices;
 use crate::sys;
 use crate::task::{InputKind, Spec};
 use crate::wire::{Done, Input, Order, RunOrder, Spare, WorkerSays};
@@ -54,17 +53,7 @@ pub(super) fn rehearse_alone(prepared: &Prepared) -> io::Result<Option<Ahead>> {
 
 /// That of a guest which never runs.
 fn no_context() -> TaskContext {
-    TaskContext {
-        task_id: 0,
-        attempt: 1,
-        mode: Mode::Process,
-        name: String::new(),
-        deadline: None,
-        cancel: CancellationToken::new(),
-        progress: Arc::new(|_| {}),
-        ports: Ports::new(Transport::Socket, None),
-        services: Arc::new(NoServices),
-    }
+    TaskContext::of_nobody(Mode::Process, Transport::Socket)
 }
 
 async fn rehearse(prepared: &Prepared) {

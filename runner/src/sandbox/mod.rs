@@ -6,6 +6,7 @@
 
 mod abi;
 mod ahead;
+mod bare;
 mod cache;
 mod code;
 mod compile;
@@ -29,6 +30,7 @@ mod source;
 pub use abi::Progress;
 pub(crate) use abi::{Ports, TaskContext};
 pub(crate) use ahead::Ahead;
+pub(crate) use bare::{Bare, BareError, Held};
 pub(crate) use code::{Code, CodeError, MAX_FILE};
 pub(crate) use compile::{Compiler, InProcess, compile};
 pub(crate) use engine::{
@@ -38,7 +40,7 @@ pub(crate) use host::Granted;
 pub(crate) use input::Source;
 pub use inspect::{Inspection, inspect};
 pub use load::Artifact;
-pub(crate) use load::{LoadError, Loader};
+pub(crate) use load::{LoadError, Loader, read};
 pub(crate) use run::{Ending, Fate, PrepareError, Prepared, Run, RunError, run};
 pub(crate) use sink::{CHUNK, Sink};
 pub use source::Shape;

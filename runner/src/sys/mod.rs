@@ -18,6 +18,7 @@ mod shared_words;
 mod signal;
 mod stdout;
 mod ticks;
+mod to_map;
 mod wait;
 mod watch;
 
@@ -35,5 +36,6 @@ pub(crate) use shared_words::SharedWords;
 pub(crate) use signal::ignore_file_size_signal;
 pub(crate) use stdout::was_stdout_closed;
 pub(crate) use ticks::{are_ticking, has_ticks, start_ticks, stop_ticks, tick_for};
-pub(crate) use wait::{End, Exit, Whom, own_usage, wait};
+pub(crate) use to_map::ToMap;
+pub(crate) use wait::{End, Exit, Whom, children_usage, own_usage, wait};
 pub(crate) use watch::watch;

@@ -80,12 +80,21 @@ pub(crate) fn wait(whom: Whom, block: bool) -> io::Result<Option<(i32, Exit)>> {
 }
 
 /// What this process used so far.
-#[expect(unsafe_code, reason = "no safe getrusage is at hand")]
 pub(crate) fn own_usage() -> Usage {
+    get_usage(libc::RUSAGE_SELF)
+}
+
+/// What its children that ended and were reaped have used, and theirs.
+pub(crate) fn children_usage() -> Usage {
+    get_usage(libc::RUSAGE_CHILDREN)
+}
+
+#[expect(unsafe_code, reason = "no safe getrusage is at hand")]
+fn get_usage(whose: libc::c_int) -> Usage {
     let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
     // SAFETY: as above; a failure leaves the zeroes.
     let usage = unsafe {
-        libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr());
+        libc::getrusage(whose, usage.as_mut_ptr());
         usage.assume_init_ref()
     };
     usage_of(usage)

@@ -3,8 +3,9 @@
 use super::Ports;
 use super::bindings::wrun::task::context::{Host as ContextHost, Mode as AbiMode, TaskInfo};
 use crate::config::Mode;
+use crate::port::Transport;
 use crate::sandbox::host::Host;
-use crate::services::Services;
+use crate::services::{NoServices, Services};
 use std::sync::Arc;
 use std::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -35,6 +36,23 @@ pub(crate) struct TaskContext {
     pub(crate) ports: Ports,
     /// What the task may ask its runner for.
     pub(crate) services: Arc<dyn Services>,
+}
+
+impl TaskContext {
+    /// That of a guest which never runs.
+    pub(crate) fn of_nobody(mode: Mode, transport: Transport) -> Self {
+        TaskContext {
+            task_id: 0,
+            attempt: 1,
+            mode,
+            name: String::new(),
+            deadline: None,
+            cancel: CancellationToken::new(),
+            progress: Arc::new(|_| {}),
+            ports: Ports::new(transport, None),
+            services: Arc::new(NoServices),
+        }
+    }
 }
 
 impl ContextHost for Host {

@@ -1,0 +1,323 @@
+//! The results of a comparison as a table for people.
+
+use super::text;
+use crate::compare::{CostRow, FaultRow, Finding, Measure, Results, Transport, Unit, Verdict};
+use crate::{LayerState, Mode};
+use std::fmt::Write as _;
+
+/// The results, as lines.
+pub(super) fn table(results: &Results) -> String {
+    let mut out = String::new();
+    head(&mut out, results);
+    match &results.verdict {
+        Verdict::Comparable => {}
+        Verdict::Unfit { mode, why, help } => {
+            let wherein = mode.map_or_else(String::new, |mode| format!(" in {mode} mode"));
+            let _ = writeln!(
+                out,
+                "\nThe task cannot be compared{wherein}: {}",
+                text::name(why)
+            );
+            if let Some(help) = help {
+                let _ = writeln!(out, "  {}", text::name(help));
+            }
+        }
+        Verdict::Differs { thread, process } => {
+            let _ = writeln!(
+                out,
+                "\nThe task does not do the same in both modes, and was not measured:"
+            );
+            let _ = writeln!(out, "  thread    {}", text::name(thread));
+            let _ = writeln!(out, "  process   {}", text::name(process));
+        }
+    }
+    cost(&mut out, &results.cost);
+    isolation(&mut out, &results.isolation);
+    if !results.notes.is_empty() {
+        out.push_str("\nNOTES\n");
+        for note in &results.notes {
+            let _ = writeln!(out, "  {}", text::name(note));
+        }
+    }
+    if !results.complete {
+        out.push_str("\nNot everything was measured: it was interrupted.\n");
+    }
+    out
+}
+
+fn head(out: &mut String, results: &Results) {
+    let (subject, here) = (&results.subject, &results.environment);
+    let bytes = |bytes: u64| bytesize::ByteSize(bytes).display().iec().to_string();
+    if !subject.name.is_empty() {
+        let _ = writeln!(
+            out,
+            "{} ({}, {}), {} in, {} out",
+            text::name(&subject.name),
+            subject.shape,
+            bytes(subject.bytes),
+            bytes(subject.input_bytes),
+            bytes(subject.output_bytes),
+        );
+    }
+    let commit = here.commit.as_ref();
+    let _ = writeln!(
+        out,
+        "{}, {} processors, {}, {}, load {:.1}",
+        text::name(&here.cpu),
+        here.processors,
+        bytes(here.memory_bytes),
+        text::name(&here.kernel),
+        here.load,
+    );
+    let _ = writeln!(
+        out,
+        "wrun {}{}, wasmtime {}, {}",
+        here.wrun,
+        commit.map_or_else(String::new, |commit| format!(" ({commit})")),
+        here.wasmtime,
+        here.date,
+    );
+    if let Some(jail) = &here.jail {
+        let stand = |state| jail.layers.iter().filter(|it| it.state == state).count();
+        let missing: Vec<_> = jail
+            .layers
+            .iter()
+            .filter(|it| it.state != LayerState::Enforced)
+            .map(|it| format!("{} {}", it.layer, it.state.name()))
+            .collect();
+        let _ = write!(
+            out,
+            "jail {}: {} of {} layers",
+            here.jail_mode,
+            stand(LayerState::Enforced),
+            jail.layers.len()
+        );
+        if !missing.is_empty() {
+            let _ = write!(out, " ({})", missing.join(", "));
+        }
+        out.push('\n');
+    }
+}
+
+fn cost(out: &mut String, rows: &[CostRow]) {
+    if rows.is_empty() {
+        return;
+    }
+    let _ = writeln!(
+        out,
+        "\n{:<27}{:>10}{:>10}{:>10}{:>8}{:>10}{:>9}",
+        "COST", "p50", "p90", "p99", "spread", "floor", "x floor"
+    );
+    let mut last = None;
+    let mut doubts = Vec::new();
+    for row in rows {
+        let group = (row.measure, row.transport);
+        if last != Some(group) {
+            last = Some(group);
+            let _ = writeln!(out, "{}", title(row));
+        }
+        let unit = row.measure.unit();
+        let number = |value: f64| number(unit, value);
+        // Of a rate, the worst tenth is the lower one.
+        let (p90, p99) = match unit.is_rate() {
+            true => (row.value.p10, row.value.min),
+            false => (row.value.p90, row.value.p99),
+        };
+        let (floor, times) = match &row.floor {
+            Some(floor) => (number(floor.value.p50), times(floor.ratio.p50)),
+            None => ("-".into(), "-".into()),
+        };
+        let mark = match row.doubts.is_empty() {
+            true => String::new(),
+            false => {
+                for doubt in &row.doubts {
+                    if !doubts.contains(doubt) {
+                        doubts.push(doubt.clone());
+                    }
+                }
+                let first = row
+                    .doubts
+                    .first()
+                    .and_then(|first| doubts.iter().position(|doubt| doubt == first));
+                format!("  [{}]", first.map_or(1, |at| at + 1))
+            }
+        };
+        let _ = writeln!(
+            out,
+            "  {:<25}{:>10}{:>10}{:>10}{:>7.0}%{:>10}{:>9}{mark}",
+            name(row),
+            number(row.value.p50),
+            number(p90),
+            number(p99),
+            row.value.spread() * 100.0,
+            floor,
+            times,
+        );
+    }
+    for (at, doubt) in doubts.iter().enumerate() {
+        let _ = writeln!(out, "  [{}] {doubt}", at + 1);
+    }
+}
+
+fn title(row: &CostRow) -> String {
+    let title = match row.measure {
+        Measure::Compile => "compile the file",
+        Measure::Load => "load it, compiled before",
+        Measure::Cold => "first report of a new runner",
+        Measure::Warm => "from submission to report",
+        Measure::Throughput => "tasks a second, so many at the same time",
+        Measure::RoundTrip => "message to a task and back, by size",
+        Measure::Bandwidth => "bytes a second to a task, by size of messages",
+        Measure::Resident => "resident memory of a task that waits",
+        Measure::Proportional => "the same, what is shared divided by who share it",
+        Measure::Private => "the same, what nobody else has",
+        Measure::Cpu => "processor time of a task, everything included",
+        Measure::Faults => "page faults for a task",
+        Measure::Switches => "context switches for a task",
+        Measure::Descriptors => "descriptors of the runner for a task that waits",
+    };
+    match row.transport {
+        Some(Transport::Copied) => format!("{title}, copied"),
+        Some(_) => format!("{title}, in a region"),
+        None => title.to_owned(),
+    }
+}
+
+fn name(row: &CostRow) -> String {
+    let policy = row.policy.map(|policy| policy.name());
+    let who = match policy {
+        Some(policy) if row.mode == Mode::Process => format!("process, {policy}"),
+        _ => row.mode.name().to_owned(),
+    };
+    match (row.at, row.measure) {
+        (Some(at), Measure::Throughput) => format!("{at:>3} {who}"),
+        (Some(at), _) => format!(
+            "{:>8} {who}",
+            bytesize::ByteSize(at)
+                .display()
+                .iec()
+                .to_string()
+                .replace(".0 ", " ")
+        ),
+        (None, _) => who,
+    }
+}
+
+/// A number with three digits and its unit.
+pub(super) fn number(unit: Unit, value: f64) -> String {
+    let scaled = |value: f64, steps: &[(&str, f64)]| {
+        let step = steps
+            .iter()
+            .rev()
+            .find(|(_, size)| value >= *size)
+            .or(steps.first());
+        let (name, size) = step.copied().unwrap_or(("", 1.0));
+        let value = value / size;
+        let digits = match value {
+            it if it >= 100.0 || it == 0.0 => 0,
+            it if it >= 10.0 => 1,
+            _ => 2,
+        };
+        format!("{value:.digits$} {name}").trim_end().to_owned()
+    };
+    const KIB: f64 = 1024.0;
+    match unit {
+        Unit::Nanoseconds => scaled(value, &[("ns", 1.0), ("us", 1e3), ("ms", 1e6), ("s", 1e9)]),
+        Unit::PerSecond => scaled(value, &[("/s", 1.0), ("k/s", 1e3), ("M/s", 1e6)]),
+        Unit::BytesPerSecond => scaled(
+            value,
+            &[
+                ("B/s", 1.0),
+                ("KiB/s", KIB),
+                ("MiB/s", KIB * KIB),
+                ("GiB/s", KIB * KIB * KIB),
+            ],
+        ),
+        Unit::Bytes => scaled(
+            value,
+            &[
+                ("B", 1.0),
+                ("KiB", KIB),
+                ("MiB", KIB * KIB),
+                ("GiB", KIB * KIB * KIB),
+            ],
+        ),
+        _ => scaled(value, &[("", 1.0)]),
+    }
+}
+
+fn times(ratio: f64) -> String {
+    match ratio {
+        it if it >= 100.0 => format!("{it:.0}"),
+        it if it >= 10.0 => format!("{it:.1}"),
+        it => format!("{it:.2}"),
+    }
+}
+
+fn isolation(out: &mut String, rows: &[FaultRow]) {
+    if rows.is_empty() {
+        return;
+    }
+    let _ = writeln!(
+        out,
+        "\n{:<19}{:<9}{:<8}{:>9}{:>6}{:>11}{:>11}  stopped by",
+        "ISOLATION", "", "", "siblings", "host", "detected", "recovered"
+    );
+    let _ = writeln!(out, "{:<36}{:>9}", "", "lost");
+    let mut last = None;
+    for row in rows {
+        let fault = match last == Some(row.fault) {
+            true => "",
+            false => row.fault.name(),
+        };
+        last = Some(row.fault);
+        match &row.finding {
+            Finding::Measured(seen) => {
+                let held = if seen.held { "held" } else { "NOT HELD" };
+                let siblings = format!("{}/{}", seen.siblings_lost, seen.siblings);
+                let host = if seen.host_alive { "alive" } else { "DEAD" };
+                let time = |time: Option<u64>| {
+                    #[expect(clippy::cast_precision_loss, reason = "for people")]
+                    time.map_or_else(|| "-".into(), |it| number(Unit::Nanoseconds, it as f64))
+                };
+                let _ = writeln!(
+                    out,
+                    "{fault:<19}{:<9}{held:<8}{siblings:>9}{host:>6}{:>11}{:>11}  {}",
+                    row.mode.name(),
+                    time(seen.detected_ns),
+                    time(seen.recovered_ns),
+                    text::name(&seen.stopped_by),
+                );
+            }
+            Finding::NotMeasured { why } => {
+                let _ = writeln!(
+                    out,
+                    "{fault:<19}{:<9}not measured: {}",
+                    row.mode.name(),
+                    text::name(why)
+                );
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_have_three_digits() {
+        for (unit, value, text) in [
+            (Unit::Nanoseconds, 7_123.0, "7.12 us"),
+            (Unit::Nanoseconds, 163_400.0, "163 us"),
+            (Unit::Nanoseconds, 0.0, "0 ns"),
+            (Unit::Nanoseconds, 12e9, "12.0 s"),
+            (Unit::PerSecond, 131_000.0, "131 k/s"),
+            (Unit::Bytes, 155_648.0, "152 KiB"),
+            (Unit::BytesPerSecond, 2.5e9, "2.33 GiB/s"),
+            (Unit::Count, 6.0, "6.00"),
+        ] {
+            assert_eq!(number(unit, value), text);
+        }
+    }
+}

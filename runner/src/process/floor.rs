@@ -1,0 +1,258 @@
+//! The least that processes cost: a program of one thread that does barely what is
+//! asked of it, to compare with. No jail, no supervision; only for a task that was
+//! seen to end, and that is trusted as much as thread mode trusts it.
+//!
+//! Orders and answers are frames of a length, 4 bytes, little-endian, and postcard,
+//! over the program's stdin and stdout, which also carry the bytes of
+//! [`Floor::echo`] and [`Floor::sink`]. Invariant: a [`Floor`] that is dropped leaves
+//! no process behind, its children included.
+
+use super::floor_main::FLOOR_ARG;
+use super::worker_main::WORKER_ARG;
+use crate::report::Usage;
+use crate::sandbox::Code;
+use crate::task::Spec;
+use bytes::Bytes;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, Signal, kill_process_group};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Largest frame: a task's input or output, and some.
+const MAX_FRAME: usize = 160 << 20;
+/// How long an answer may take beyond what it is to measure.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What the program is to do.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum FloorOrder {
+    /// Load a task, run it, say what it put out.
+    Load {
+        /// Where the sealed code can be opened.
+        code: PathBuf,
+        spec: Spec,
+        input: Vec<u8>,
+    },
+    /// So many children that run the task once, so many at a time.
+    Tasks { count: u32, at_once: u32 },
+    /// The task in this process.
+    Call,
+    /// So many messages of a size come, and go back.
+    Echo { size: u64, count: u32 },
+    /// So many bytes come.
+    Sink { bytes: u64 },
+    /// So many children that wait until the program ends.
+    Hold { count: u32 },
+    /// What it and its children that ended have used.
+    Usage,
+}
+
+/// What it says.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum FloorSays {
+    Done,
+    Output(Vec<u8>),
+    Took { nanos: u64 },
+    Held(Vec<u32>),
+    Used(Usage),
+    Failed(String),
+}
+
+/// Writes a frame.
+pub(super) fn write_frame(to: &mut impl Write, message: &impl Serialize) -> io::Result<()> {
+    let mut frame = postcard::to_extend(message, vec![0; 4]).map_err(io::Error::other)?;
+    let len = frame.len() - 4;
+    if len > MAX_FRAME {
+        return Err(io::Error::other("more than a floor is measured with"));
+    }
+    let header = u32::try_from(len).map_err(io::Error::other)?;
+    frame[..4].copy_from_slice(&header.to_le_bytes());
+    to.write_all(&frame)
+}
+
+/// Reads a frame.
+pub(super) fn read_frame<T: DeserializeOwned>(from: &mut impl Read) -> io::Result<T> {
+    let mut header = [0; 4];
+    from.read_exact(&mut header)?;
+    let len = u32::from_le_bytes(header) as usize;
+    if len > MAX_FRAME {
+        return Err(io::Error::other("a frame is too long"));
+    }
+    let mut frame = vec![0; len];
+    from.read_exact(&mut frame)?;
+    postcard::from_bytes(&frame).map_err(io::Error::other)
+}
+
+/// The program.
+pub(crate) struct Floor {
+    child: Child,
+    to: ChildStdin,
+    from: ChildStdout,
+}
+
+impl Floor {
+    /// Starts it; `program` is a worker program.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be started.
+    pub(crate) fn start(program: &Path) -> io::Result<Self> {
+        let mut child = Command::new(program)
+            .arg0("wrun-floor")
+            .arg(WORKER_ARG)
+            .arg(std::process::id().to_string())
+            .arg(FLOOR_ARG)
+            .env_clear()
+            .process_group(0)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()?;
+        let (Some(to), Some(from)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err(io::Error::other("no pipes"));
+        };
+        Ok(Floor { child, to, from })
+    }
+
+    /// Gives it a task; returns the output of a first run.
+    ///
+    /// # Errors
+    ///
+    /// The task needs more than WASI, or fails.
+    pub(crate) fn load(&mut self, code: &Code, spec: &Spec, input: &Bytes) -> io::Result<Bytes> {
+        let order = FloorOrder::Load {
+            code: format!(
+                "/proc/{}/fd/{}",
+                std::process::id(),
+                code.file().as_raw_fd()
+            )
+            .into(),
+            spec: spec.clone(),
+            input: input.to_vec(),
+        };
+        match self.ask(&order)? {
+            FloorSays::Output(output) => Ok(output.into()),
+            says => Err(unexpected(says)),
+        }
+    }
+
+    /// The time of one of so many forked children that run the task.
+    pub(crate) fn tasks(&mut self, count: u32, at_once: u32) -> io::Result<Duration> {
+        let took = self.took(&FloorOrder::Tasks { count, at_once })?;
+        Ok(took / count.max(1))
+    }
+
+    /// The task once, in the program itself: its output.
+    pub(crate) fn call(&mut self) -> io::Result<Bytes> {
+        match self.ask(&FloorOrder::Call)? {
+            FloorSays::Output(output) => Ok(output.into()),
+            says => Err(unexpected(says)),
+        }
+    }
+
+    /// The time of one of so many round trips of so many bytes.
+    pub(crate) fn echo(&mut self, size: usize, count: u32) -> io::Result<Duration> {
+        let order = FloorOrder::Echo {
+            size: size as u64,
+            count,
+        };
+        write_frame(&mut self.to, &order)?;
+        self.answer(Instant::now() + PATIENCE).and_then(done)?;
+        let (message, mut back) = (vec![b'w'; size], vec![0; size]);
+        let began = Instant::now();
+        for _ in 0..count {
+            self.to.write_all(&message)?;
+            self.from.read_exact(&mut back)?;
+        }
+        Ok(began.elapsed() / count.max(1))
+    }
+
+    /// The time that so many bytes take, written so many at a time.
+    pub(crate) fn sink(&mut self, bytes: u64, chunk: usize) -> io::Result<Duration> {
+        write_frame(&mut self.to, &FloorOrder::Sink { bytes })?;
+        self.answer(Instant::now() + PATIENCE).and_then(done)?;
+        let chunk = vec![b'w'; chunk.max(1)];
+        let began = Instant::now();
+        let mut left = bytes;
+        while left > 0 {
+            let len = usize::try_from(left).map_or(chunk.len(), |left| left.min(chunk.len()));
+            self.to.write_all(&chunk[..len])?;
+            left -= len as u64;
+        }
+        self.answer(Instant::now() + PATIENCE).and_then(done)?;
+        Ok(began.elapsed())
+    }
+
+    /// Children that wait until this is dropped.
+    pub(crate) fn hold(&mut self, count: u32) -> io::Result<Vec<u32>> {
+        match self.ask(&FloorOrder::Hold { count })? {
+            FloorSays::Held(pids) => Ok(pids),
+            says => Err(unexpected(says)),
+        }
+    }
+
+    /// What it and its children that ended have used so far.
+    pub(crate) fn usage(&mut self) -> io::Result<Usage> {
+        match self.ask(&FloorOrder::Usage)? {
+            FloorSays::Used(usage) => Ok(usage),
+            says => Err(unexpected(says)),
+        }
+    }
+
+    fn took(&mut self, order: &FloorOrder) -> io::Result<Duration> {
+        match self.ask(order)? {
+            FloorSays::Took { nanos } => Ok(Duration::from_nanos(nanos)),
+            says => Err(unexpected(says)),
+        }
+    }
+
+    fn ask(&mut self, order: &FloorOrder) -> io::Result<FloorSays> {
+        write_frame(&mut self.to, order)?;
+        self.answer(Instant::now() + PATIENCE)
+    }
+
+    fn answer(&mut self, until: Instant) -> io::Result<FloorSays> {
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            let left = Timespec::try_from(left).map_err(io::Error::other)?;
+            let mut watched = [PollFd::from_borrowed_fd(self.from.as_fd(), PollFlags::IN)];
+            match poll(&mut watched, Some(&left)) {
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+                Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
+                Ok(_) => return read_frame(&mut self.from),
+            }
+        }
+    }
+}
+
+impl Drop for Floor {
+    fn drop(&mut self) {
+        // Not reaped yet, so its number and its group's are still its own.
+        if let Some(pid) = Pid::from_raw(self.child.id().cast_signed()) {
+            let _ = kill_process_group(pid, Signal::KILL);
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn done(says: FloorSays) -> io::Result<()> {
+    match says {
+        FloorSays::Done => Ok(()),
+        says => Err(unexpected(says)),
+    }
+}
+
+fn unexpected(says: FloorSays) -> io::Error {
+    match says {
+        FloorSays::Failed(why) => io::Error::other(why),
+        _ => io::Error::other("another answer than to what was asked"),
+    }
+}

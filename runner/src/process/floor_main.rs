@@ -1,0 +1,182 @@
+//! The program that floors are measured with; see [`floor`](super::floor).
+
+use super::floor::{FloorOrder, FloorSays, read_frame, write_frame};
+use crate::sandbox::{self, Bare, Code};
+use crate::sys::{self, Alone, Forked, Whom};
+use crate::task::Spec;
+use bytes::Bytes;
+use rustix::process::Signal;
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, PipeReader, Read, Write};
+use std::path::Path;
+use std::time::Instant;
+
+/// What makes a worker program this.
+pub(super) const FLOOR_ARG: &str = "floor";
+
+/// The task, and what it put out when it first ran.
+struct Loaded {
+    bare: Bare,
+    spec: Spec,
+    input: Bytes,
+    output: Bytes,
+}
+
+/// Serves its stdin until that ends.
+pub(super) fn work(parent: i32) -> io::Result<()> {
+    sys::close_inherited();
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    if rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get()) != Some(parent) {
+        return Err(io::Error::other("the runner is gone"));
+    }
+    let alone = Alone::look().ok_or_else(|| io::Error::other("there are threads"))?;
+    // Not std's locked and buffered streams: nothing but the calls.
+    let mut from = File::from(rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?);
+    let mut to = File::from(rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 3)?);
+    let mut loaded = None;
+    loop {
+        let order = match read_frame(&mut from) {
+            Ok(order) => order,
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        let says = match order {
+            FloorOrder::Load { code, spec, input } => load(&code, spec, input).map(|it| {
+                let output = it.output.to_vec();
+                loaded = Some(it);
+                FloorSays::Output(output)
+            }),
+            FloorOrder::Tasks { count, at_once } => match &loaded {
+                Some(loaded) => forks(&alone, loaded, count, at_once),
+                None => Err(io::Error::other("no task")),
+            },
+            FloorOrder::Call => match &loaded {
+                Some(loaded) => loaded.run().map(|output| FloorSays::Output(output.into())),
+                None => Err(io::Error::other("no task")),
+            },
+            FloorOrder::Echo { size, count } => {
+                write_frame(&mut to, &FloorSays::Done)?;
+                let mut bytes = vec![0; usize::try_from(size).map_err(io::Error::other)?];
+                for _ in 0..count {
+                    from.read_exact(&mut bytes)?;
+                    to.write_all(&bytes)?;
+                }
+                continue;
+            }
+            FloorOrder::Sink { bytes } => {
+                write_frame(&mut to, &FloorSays::Done)?;
+                let mut buffer = vec![0; 1 << 20];
+                let mut left = bytes;
+                while left > 0 {
+                    let most = usize::try_from(left).map_or(buffer.len(), |it| it.min(1 << 20));
+                    let len = from.read(&mut buffer[..most])?;
+                    if len == 0 {
+                        return Ok(());
+                    }
+                    left -= len as u64;
+                }
+                Ok(FloorSays::Done)
+            }
+            FloorOrder::Hold { count } => hold(&alone, count),
+            FloorOrder::Usage => Ok(FloorSays::Used(sys::own_usage().and(sys::children_usage()))),
+        };
+        let says = says.unwrap_or_else(|error| FloorSays::Failed(error.to_string()));
+        write_frame(&mut to, &says)?;
+    }
+}
+
+fn load(code: &Path, spec: Spec, input: Vec<u8>) -> io::Result<Loaded> {
+    let code = Code::from_sealed(File::open(code)?).map_err(io::Error::other)?;
+    let engine = sandbox::single_threaded_runtime(code.meta.metered).map_err(io::Error::other)?;
+    let mut loaded = Loaded {
+        bare: Bare::new(&engine, &code).map_err(io::Error::other)?,
+        spec,
+        input: input.into(),
+        output: Bytes::new(),
+    };
+    // As a good program would: what the first run touches is not for every child to
+    // touch first.
+    loaded.output = loaded.run()?;
+    Ok(loaded)
+}
+
+impl Loaded {
+    fn run(&self) -> io::Result<Bytes> {
+        // Without I/O: a task here has no sockets.
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()?;
+        let output = runtime.block_on(self.bare.run(&self.spec, &self.input));
+        output.map_err(|error| io::Error::other(format!("{error:#}")))
+    }
+}
+
+/// A child, and where its output comes from.
+struct Running {
+    pid: i32,
+    output: PipeReader,
+}
+
+fn forks(alone: &Alone, loaded: &Loaded, count: u32, at_once: u32) -> io::Result<FloorSays> {
+    let expected = loaded.output.len();
+    let began = Instant::now();
+    let mut running = VecDeque::new();
+    for _ in 0..count {
+        if running.len() >= at_once.max(1) as usize {
+            finish(running.pop_front(), expected)?;
+        }
+        running.push_back(start(alone, loaded)?);
+    }
+    while !running.is_empty() {
+        finish(running.pop_front(), expected)?;
+    }
+    let nanos = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+    Ok(FloorSays::Took { nanos })
+}
+
+fn start(alone: &Alone, loaded: &Loaded) -> io::Result<Running> {
+    let (output, mut writer) = io::pipe()?;
+    match alone.fork()? {
+        Forked::Child => {
+            let output = loaded.run();
+            let done = output.is_ok_and(|output| writer.write_all(&output).is_ok());
+            sys::exit_now(i32::from(!done))
+        }
+        Forked::Parent { pid, .. } => Ok(Running { pid, output }),
+    }
+}
+
+fn finish(running: Option<Running>, expected: usize) -> io::Result<()> {
+    let Some(Running { pid, mut output }) = running else {
+        return Ok(());
+    };
+    let mut bytes = Vec::with_capacity(expected);
+    output.read_to_end(&mut bytes)?;
+    let exit = sys::wait(Whom::Pid(pid), true)?;
+    let good = exit.is_some_and(|(_, exit)| exit.end == sys::End::Status(0));
+    if !good || bytes.len() != expected {
+        return Err(io::Error::other("a child did not do the same"));
+    }
+    Ok(())
+}
+
+fn hold(alone: &Alone, count: u32) -> io::Result<FloorSays> {
+    let mut pids = Vec::new();
+    for _ in 0..count {
+        match alone.fork()? {
+            Forked::Child => {
+                let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
+                loop {
+                    let forever = rustix::event::Timespec {
+                        tv_sec: 3600,
+                        tv_nsec: 0,
+                    };
+                    let _ = rustix::thread::nanosleep(&forever);
+                }
+            }
+            Forked::Parent { pid, .. } => pids.push(pid.cast_unsigned()),
+        }
+    }
+    Ok(FloorSays::Held(pids))
+}
