@@ -35,6 +35,7 @@ mod processes;
 mod regions;
 mod report;
 mod retries;
+mod spec;
 mod storms;
 mod streams;
 mod support;

@@ -101,7 +101,8 @@ pub(crate) fn alone(name: &str, test: impl FnOnce()) {
         "{name}, alone in a process, {}:\n{stdout}{stderr}",
         output.status
     );
-    print!("{stderr}");
+    // A test that was skipped says so on its stdout.
+    print!("{stdout}{stderr}");
 }
 
 /// The processes that this process started and that exist, dead ones that

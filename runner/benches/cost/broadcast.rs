@@ -1,6 +1,6 @@
 //! Broadcast channels: what a message costs that the runner passes on.
 
-use crate::measure::{Bench, Target, each};
+use crate::measure::{Bench, each};
 use crate::pipe::Peer;
 use crate::{guest, wrun_program};
 use anyhow::ensure;
@@ -28,7 +28,6 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
         bench.row(
             name,
             "two bare pipe round trips",
-            Target::None,
             20,
             &mut || ask(&runner, &commons),
             &mut || Ok(each(ROUNDS, || peer.round_trip())? * 2),

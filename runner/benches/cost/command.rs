@@ -1,6 +1,6 @@
 //! The whole command, from the shell's point of view, beside `wasmtime run`.
 
-use crate::measure::{Bench, Target, each};
+use crate::measure::{Bench, each};
 use crate::{guest, wrun_program};
 use anyhow::{Context, ensure};
 use std::fs::File;
@@ -103,7 +103,6 @@ fn measure_guest(
     bench.row(
         thread,
         "wasmtime run, warm cache",
-        Target::AtMost(1.2),
         100,
         &mut || time(wrun("thread")),
         &mut || time_floor(run()),
@@ -111,7 +110,6 @@ fn measure_guest(
     bench.row(
         precompiled,
         "wasmtime run --allow-precompiled",
-        Target::None,
         100,
         &mut || time(wrun("thread")),
         &mut || time_floor(run_compiled()),
@@ -119,7 +117,6 @@ fn measure_guest(
     bench.row(
         process,
         "wasmtime run, warm cache",
-        Target::None,
         100,
         &mut || time(wrun("process")),
         &mut || time_floor(run()),

@@ -1,12 +1,17 @@
 //! Rounds, interleaved, so that what else the machine does hits both sides.
 
+use crate::promise::{self, Bound};
+use crate::spec::Verdict;
 use std::time::{Duration, Instant};
 
 /// What the rows are measured with, and the rows.
 #[derive(Default)]
 pub(crate) struct Bench {
     pub(crate) quick: bool,
+    /// Parts of the names of rows; none means all.
     pub(crate) wanted: Vec<String>,
+    /// The whole names of rows, where no others are to be measured.
+    pub(crate) only: Option<Vec<&'static str>>,
     pub(crate) rows: Vec<Row>,
 }
 
@@ -15,20 +20,18 @@ pub(crate) struct Row {
     pub(crate) name: &'static str,
     /// What wrun is compared with.
     pub(crate) floor_name: &'static str,
-    pub(crate) target: Target,
-    /// Seconds per operation of wrun and of the floor, one pair a round.
+    /// What was promised of it.
+    pub(crate) bound: Option<Bound>,
+    pub(crate) unit: Unit,
+    /// What an operation of wrun and of the floor takes, one pair a round.
     pub(crate) rounds: Vec<(f64, f64)>,
 }
 
-/// What a ratio should be.
+/// What a row's numbers are.
 #[derive(Clone, Copy)]
-pub(crate) enum Target {
-    /// Time over time.
-    AtMost(f64),
-    /// Rate over rate.
-    AtLeast(f64),
-    /// Time over time; nobody promised anything.
-    None,
+pub(crate) enum Unit {
+    Seconds,
+    Kib,
 }
 
 /// One side of a row: does some operations and says how long one took.
@@ -37,10 +40,16 @@ pub(crate) type Side<'a> = &'a mut dyn FnMut() -> anyhow::Result<Duration>;
 impl Bench {
     /// Whether rows whose names begin like this were asked for.
     pub(crate) fn wants(&self, group: &str) -> bool {
+        if let Some(only) = &self.only {
+            return only.iter().any(|name| name.starts_with(group));
+        }
         self.wants_row(group) || self.wanted.iter().any(|wanted| wanted.starts_with(group))
     }
 
     fn wants_row(&self, name: &str) -> bool {
+        if let Some(only) = &self.only {
+            return only.contains(&name);
+        }
         self.wanted.is_empty()
             || self
                 .wanted
@@ -53,7 +62,6 @@ impl Bench {
         &mut self,
         name: &'static str,
         floor_name: &'static str,
-        target: Target,
         rounds: usize,
         wrun: Side<'_>,
         floor: Side<'_>,
@@ -62,11 +70,7 @@ impl Bench {
             return Ok(());
         }
         eprintln!("{name} ...");
-        let rounds = if self.quick {
-            (rounds / 5).max(3)
-        } else {
-            rounds
-        };
+        let rounds = self.rounds(rounds);
         let mut pairs = Vec::with_capacity(rounds);
         for _ in 0..rounds.div_ceil(10) {
             wrun()?;
@@ -86,10 +90,44 @@ impl Bench {
         self.rows.push(Row {
             name,
             floor_name,
-            target,
+            bound: promise::bound_of(name),
+            unit: Unit::Seconds,
             rounds: pairs,
         });
         Ok(())
+    }
+
+    /// Measures how much of an allowance of so many KiB is used.
+    pub(crate) fn amount(
+        &mut self,
+        name: &'static str,
+        floor_name: &'static str,
+        allowed: u32,
+        rounds: usize,
+        kib: &mut dyn FnMut() -> anyhow::Result<u32>,
+    ) -> anyhow::Result<()> {
+        if !self.wants_row(name) {
+            return Ok(());
+        }
+        eprintln!("{name} ...");
+        let pair = |_| Ok((f64::from(kib()?), f64::from(allowed)));
+        let pairs: anyhow::Result<_> = (0..self.rounds(rounds)).map(pair).collect();
+        self.rows.push(Row {
+            name,
+            floor_name,
+            bound: promise::bound_of(name),
+            unit: Unit::Kib,
+            rounds: pairs?,
+        });
+        Ok(())
+    }
+
+    fn rounds(&self, rounds: usize) -> usize {
+        if self.quick {
+            (rounds / 5).max(3)
+        } else {
+            rounds
+        }
     }
 }
 
@@ -144,30 +182,32 @@ impl Row {
 
     /// wrun over its floor, of each round.
     pub(crate) fn ratio(&self) -> Sorted {
-        Sorted::new(self.rounds.iter().map(|(wrun, floor)| match self.target {
-            Target::AtLeast(_) => floor / wrun,
-            Target::AtMost(_) | Target::None => wrun / floor,
-        }))
+        Sorted::new(
+            self.rounds
+                .iter()
+                .map(|(wrun, floor)| self.over(*wrun, *floor)),
+        )
     }
 
     /// The ratio of what each side needs when nothing disturbs it: of the times
     /// that a tenth of the rounds stay below. What is left of a ratio on a
     /// machine that others use too.
     pub(crate) fn quiet(&self) -> f64 {
-        let (wrun, floor) = (self.wrun().quantile(0.1), self.floor().quantile(0.1));
-        match self.target {
-            Target::AtLeast(_) => floor / wrun,
-            Target::AtMost(_) | Target::None => wrun / floor,
+        self.over(self.wrun().quantile(0.1), self.floor().quantile(0.1))
+    }
+
+    /// Time over time, or rate over rate where more is better.
+    fn over(&self, wrun: f64, floor: f64) -> f64 {
+        match self.bound {
+            Some(Bound::AtLeast(_)) => floor / wrun,
+            Some(Bound::AtMost(_)) | None => wrun / floor,
         }
     }
 
-    /// Whether the target is held; nothing when there is none.
-    pub(crate) fn holds(&self) -> Option<bool> {
-        let ratio = self.ratio().median();
-        match self.target {
-            Target::AtMost(most) => Some(ratio <= most),
-            Target::AtLeast(least) => Some(ratio >= least),
-            Target::None => None,
-        }
+    /// Whether what was promised holds; nothing where nobody promised anything.
+    pub(crate) fn verdict(&self) -> Option<Verdict> {
+        let ratio = self.ratio();
+        let (p10, p90) = (ratio.quantile(0.1), ratio.quantile(0.9));
+        Some(Verdict::of(self.bound?, ratio.median(), p10, p90))
     }
 }

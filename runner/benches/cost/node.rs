@@ -2,7 +2,7 @@
 //! the first message. And its ways to hand over bytes: `postMessage` to a thread, where
 //! they are transferred, and `send` to a process, which copies them.
 
-use crate::measure::{Bench, Side, Target};
+use crate::measure::{Bench, Side};
 use anyhow::Context;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -75,17 +75,14 @@ impl Drop for Node {
     }
 }
 
-/// A row beside Node, where there is one; it is promised to be a hundred times
-/// slower.
+/// A row beside Node, where there is one.
 pub(crate) fn row(bench: &mut Bench, name: &'static str, wrun: Side<'_>) -> anyhow::Result<()> {
     let Ok(mut node) = Node::start() else {
         eprintln!("{name}: skipped, there is no node");
         return Ok(());
     };
     let floor = "Node's child_process.fork, to the first message";
-    bench.row(name, floor, Target::AtMost(0.01), 40, wrun, &mut || {
-        node.fork()
-    })
+    bench.row(name, floor, 40, wrun, &mut || node.fork())
 }
 
 /// Answers each line with the nanoseconds of one round: so many bytes there and back.
@@ -137,5 +134,5 @@ pub(crate) fn hand_over(
         eprintln!("{name}: skipped, there is no node");
         return Ok(());
     };
-    bench.row(name, floor, Target::None, rounds, wrun, &mut || node.fork())
+    bench.row(name, floor, rounds, wrun, &mut || node.fork())
 }

@@ -1,6 +1,6 @@
 //! Channels: what a message between two tasks costs.
 
-use crate::measure::{Bench, Target, each};
+use crate::measure::{Bench, each};
 use crate::pipe::{self, CHUNK, Peer};
 use crate::{SMALL, guest, wrun_program};
 use anyhow::ensure;
@@ -18,7 +18,6 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
     bench.row(
         "port round trip, thread",
         "two threads, two bounded channels",
-        Target::AtMost(2.5),
         20,
         &mut || ping(&runner, &ports),
         &mut || threads(),
@@ -28,7 +27,6 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
     bench.row(
         "port round trip, process",
         "bare pipe round trip",
-        Target::AtMost(2.5),
         20,
         &mut || ping(&runner, &ports),
         &mut || each(ROUNDS, || peer.round_trip()),
@@ -41,7 +39,6 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
         bench.row(
             name,
             "as much through a bare pipe",
-            Target::AtLeast(0.5),
             5,
             &mut || stream(&runner, &ports, total / CHUNK, capacity),
             &mut || pipe::flood(total / CHUNK),

@@ -1,14 +1,14 @@
 //! Process mode: what a process of its own costs a task.
 
-use crate::bare;
+use crate::bare::{self, Bare, Memory};
 use crate::fork::{Forks, Work};
-use crate::measure::{Bench, Target, each};
+use crate::measure::{Bench, each};
 use crate::node;
 use crate::pipe::Peer;
 use crate::thread::finish;
 use crate::{SMALL, guest, wrun_program};
 use anyhow::{Context, ensure};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::hint::black_box;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -50,7 +50,6 @@ fn latency(bench: &mut Bench) -> anyhow::Result<()> {
         bench.row(
             name,
             "bare pipe round trip",
-            Target::AtMost(4.0),
             60,
             &mut || {
                 std::thread::sleep(SETTLE);
@@ -64,10 +63,29 @@ fn latency(bench: &mut Bench) -> anyhow::Result<()> {
     }
     let (runner, echo) = load(builder().spares(SPARES))?;
     once(&runner, &echo)?;
+    let bare = Bare::new("echo/echo.wat", Memory::OnDemand, true)?;
+    let runtime = bare::runtime()?;
+    bench.row(
+        "process latency, waiting spare, beside a sandbox",
+        "bare pipe round trip and bare sandbox, on demand",
+        60,
+        &mut || {
+            std::thread::sleep(SETTLE);
+            each(BURST, || once(&runner, &echo))
+        },
+        &mut || {
+            std::thread::sleep(SETTLE);
+            each(BURST, || {
+                peer.round_trip()?;
+                let output = runtime.block_on(bare.run(black_box(&SMALL)))?;
+                ensure!(black_box(output).len() == SMALL.len());
+                Ok(())
+            })
+        },
+    )?;
     bench.row(
         "process latency, waiting spare, both after a pause",
         "bare pipe round trip",
-        Target::AtMost(4.0),
         60,
         &mut || {
             std::thread::sleep(SETTLE);
@@ -80,7 +98,6 @@ fn latency(bench: &mut Bench) -> anyhow::Result<()> {
     bench.row(
         "process latency, reused worker",
         "bare pipe round trip",
-        Target::None,
         60,
         &mut || each(100, || once(&runner, &echo)),
         &mut || each(100, || peer.round_trip()),
@@ -112,7 +129,6 @@ fn starts(bench: &mut Bench) -> anyhow::Result<()> {
     bench.row(
         "process start, fork",
         "bare fork, sandbox, pipe",
-        Target::None,
         100,
         &mut || each(20, || once(&runner, &echo)),
         &mut || forks.run(Work::Task, 20, 1),
@@ -121,7 +137,6 @@ fn starts(bench: &mut Bench) -> anyhow::Result<()> {
     bench.row(
         "process start, exec",
         "starting `true` and waiting for it",
-        Target::None,
         100,
         &mut || each(1, || once(&runner, &echo)),
         &mut || each(1, start_true),
@@ -142,16 +157,15 @@ fn throughput(bench: &mut Bench) -> anyhow::Result<()> {
     let runtime = bare::runtime()?;
     let mut forks = Forks::start()?;
     let in_flight = 4 * std::thread::available_parallelism()?.get();
-    for (name, jail, target) in [
-        ("process throughput, full jail", Jail::Strict, 0.7),
-        ("process throughput, no jail", Jail::Off, 0.85),
+    for (name, jail) in [
+        ("process throughput, full jail", Jail::Strict),
+        ("process throughput, no jail", Jail::Off),
     ] {
         let (runner, echo) = load(builder().jail(jail).max_running(in_flight))?;
         once(&runner, &echo)?;
         bench.row(
             name,
             "bare fork, sandbox, pipe; as many at a time",
-            Target::AtLeast(target),
             15,
             &mut || runtime.block_on(submit_many(&runner, &echo, MANY)),
             &mut || forks.run(Work::Task, MANY, in_flight),
@@ -161,7 +175,6 @@ fn throughput(bench: &mut Bench) -> anyhow::Result<()> {
     bench.row(
         "process throughput, floor itself",
         "bare fork, exit, wait",
-        Target::None,
         15,
         &mut || forks.run(Work::Task, MANY, in_flight),
         &mut || other.run(Work::Nothing, MANY, in_flight),
@@ -174,39 +187,73 @@ fn memory(bench: &mut Bench) -> anyhow::Result<()> {
         return Ok(());
     }
     let (runner, echo) = load(builder().spares(4))?;
-    once(&runner, &echo)?;
-    std::thread::sleep(Duration::from_millis(300));
-    let mut processes = private_memory()?;
-    processes.sort_unstable();
-    let zygote = processes.pop().context("no zygote")?;
-    let worker = *processes.last().context("no worker")?;
-    println!(
-        "private memory: zygote {zygote} KiB (at most 16384 wanted), waiting worker {worker} KiB \
-         (at most 1024 wanted)"
-    );
-    Ok(())
+    let settled = || {
+        once(&runner, &echo)?;
+        std::thread::sleep(Duration::from_millis(300));
+        Private::of_ours()
+    };
+    bench.amount(
+        "process memory, zygote",
+        "16 MiB",
+        16 << 10,
+        10,
+        &mut || Ok(settled()?.zygote),
+    )?;
+    bench.amount(
+        "process memory, waiting worker",
+        "1 MiB",
+        1 << 10,
+        10,
+        &mut || Ok(settled()?.worker),
+    )
 }
 
-/// KiB of private memory of each worker program that this one started.
-fn private_memory() -> anyhow::Result<Vec<u64>> {
-    let mut found = Vec::new();
-    for process in std::fs::read_dir("/proc")?.flatten() {
-        let path = process.path();
-        let command = std::fs::read(path.join("cmdline")).unwrap_or_default();
+/// KiB of private memory (`smaps_rollup`): of all that have it, the most that one has.
+struct Private {
+    zygote: u32,
+    worker: u32,
+}
+
+impl Private {
+    /// Of the worker programs that this one started. Workers wait for a task and have
+    /// no children; what has is a zygote, or waits for one.
+    fn of_ours() -> anyhow::Result<Self> {
         let ours = format!("\0{}\0", std::process::id());
-        let command = String::from_utf8_lossy(&command);
-        if !command.starts_with("wrun-worker") || !command.contains(&ours) {
-            continue;
+        let (mut parents, mut found) = (BTreeSet::new(), Vec::new());
+        for process in std::fs::read_dir("/proc")?.flatten() {
+            let path = process.path();
+            let command = std::fs::read(path.join("cmdline")).unwrap_or_default();
+            let command = String::from_utf8_lossy(&command);
+            if !command.starts_with("wrun-worker") || !command.contains(&ours) {
+                continue;
+            }
+            // One that ends meanwhile has nothing any more.
+            let read = |name: &str| std::fs::read_to_string(path.join(name));
+            if let (Ok(status), Ok(rollup)) = (read("status"), read("smaps_rollup")) {
+                parents.extend(sum(&status, "PPid:"));
+                let pid = sum(&status, "Pid:");
+                found.push((pid, sum(&rollup, "Private_").context("no private memory")?));
+            }
         }
-        let rollup = std::fs::read_to_string(path.join("smaps_rollup"))?;
-        let kib = rollup
-            .lines()
-            .filter(|line| line.starts_with("Private_"))
-            .filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok())
-            .sum();
-        found.push(kib);
+        let most = |is_parent: bool| {
+            let mine = |it: &&(Option<u32>, u32)| {
+                it.0.is_some_and(|pid| parents.contains(&pid)) == is_parent
+            };
+            found.iter().filter(mine).map(|it| it.1).max()
+        };
+        Ok(Private {
+            zygote: most(true).context("no zygote")?,
+            worker: most(false).context("no worker")?,
+        })
     }
-    Ok(found)
+}
+
+/// The numbers together of all lines of a file of `/proc` that begin like this.
+fn sum(text: &str, begin: &str) -> Option<u32> {
+    let lines = text.lines().filter(|line| line.starts_with(begin));
+    lines
+        .filter_map(|line| line.split_whitespace().nth(1)?.parse::<u32>().ok())
+        .reduce(u32::saturating_add)
 }
 
 fn load(builder: Builder) -> anyhow::Result<(Runner, Artifact)> {

@@ -1,6 +1,6 @@
 //! Regions: what it costs to hand one over, and bytes that go through them.
 
-use crate::measure::{Bench, Target, each};
+use crate::measure::{Bench, each};
 use crate::node;
 use crate::pipe::Peer;
 use crate::port::load;
@@ -38,13 +38,32 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
         bench.row(
             name,
             "bare mmap of it and bare pipe round trip",
-            Target::AtMost(10.0),
             20,
             &mut || toss(runner, ports, size),
             &mut || {
                 let mapped = each(ROUNDS, || map(&file, size))?;
                 Ok(mapped + each(ROUNDS, || peer.round_trip())?)
             },
+        )?;
+    }
+    for (name, runner, ports) in [
+        (
+            "region handover of any size, process",
+            &processes,
+            &process_ports,
+        ),
+        (
+            "region handover of any size, thread",
+            &threads,
+            &thread_ports,
+        ),
+    ] {
+        bench.row(
+            name,
+            "64 KiB where the row has 64 MiB",
+            20,
+            &mut || toss(runner, ports, 64 << 20),
+            &mut || toss(runner, ports, 64 << 10),
         )?;
     }
     for (name, mode, way, size) in [
@@ -87,7 +106,6 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
         bench.row(
             name,
             "memcpy",
-            Target::AtLeast(0.7),
             5,
             &mut || pour(runner, ports, total / PIECE),
             &mut || Ok(copy(total / PIECE)),

@@ -1,44 +1,40 @@
 //! The rows for people and for programs.
 
-use crate::measure::{Row, Target};
+use crate::measure::{Row, Unit};
+use crate::promise::Bound;
+use crate::spec::{Verdict, ratio, spread};
 use serde_json::{Value, json};
 
 pub(crate) fn print(rows: &[Row]) {
     println!(
-        "{:<42} {:>10} {:>10} {:>7} {:>15} {:>7} {:>7}  {:<6} floor",
+        "{:<42} {:>10} {:>10} {:>7} {:>15} {:>7} {:>7}  {:<19} floor",
         "row", "wrun", "floor", "ratio", "p10..p90", "quiet", "target", ""
     );
     for row in rows {
-        let ratio = row.ratio();
-        let spread = format!("{:.2}..{:.2}", ratio.quantile(0.1), ratio.quantile(0.9));
+        let ratios = row.ratio();
         println!(
-            "{:<42} {:>10} {:>10} {:>7.2} {:>15} {:>7.2} {:>7}  {:<6} {}",
+            "{:<42} {:>10} {:>10} {:>7} {:>15} {:>7} {:>7}  {:<19} {}",
             row.name,
-            time(row.wrun().median()),
-            time(row.floor().median()),
-            ratio.median(),
-            spread,
-            row.quiet(),
-            target(row.target),
-            verdict(row),
+            amount(row.unit, row.wrun().median()),
+            amount(row.unit, row.floor().median()),
+            ratio(ratios.median()),
+            spread(ratios.quantile(0.1), ratios.quantile(0.9)),
+            ratio(row.quiet()),
+            target(row.bound),
+            row.verdict().map_or("", Verdict::words),
             row.floor_name,
         );
     }
 }
 
-fn verdict(row: &Row) -> &'static str {
-    match row.holds() {
-        Some(true) => "holds",
-        Some(false) => "misses",
-        None => "",
-    }
+fn target(bound: Option<Bound>) -> String {
+    bound.map(|bound| bound.to_string()).unwrap_or_default()
 }
 
-fn target(target: Target) -> String {
-    match target {
-        Target::AtMost(most) => format!("<= {most}"),
-        Target::AtLeast(least) => format!(">= {least}"),
-        Target::None => String::new(),
+fn amount(unit: Unit, amount: f64) -> String {
+    match unit {
+        Unit::Seconds => time(amount),
+        Unit::Kib => format!("{amount} KiB"),
     }
 }
 
@@ -54,20 +50,31 @@ pub(crate) fn json(rows: &[Row]) -> Value {
     rows.iter()
         .map(|row| {
             let ratio = row.ratio();
+            let (wrun, floor) = (row.wrun().median(), row.floor().median());
             let nanos = |seconds: f64| (seconds * 1e9).round();
-            json!({
+            let mut line = json!({
                 "row": row.name,
                 "floor": row.floor_name,
-                "wrun_ns": nanos(row.wrun().median()),
-                "floor_ns": nanos(row.floor().median()),
                 "ratio": ratio.median(),
                 "ratio_p10": ratio.quantile(0.1),
                 "ratio_p90": ratio.quantile(0.9),
                 "ratio_quiet": row.quiet(),
-                "target": target(row.target),
-                "holds": row.holds(),
+                "target": target(row.bound),
+                "holds": row.verdict().map(Verdict::holds),
+                "verdict": row.verdict().map(Verdict::words),
                 "rounds": row.rounds.len(),
-            })
+            });
+            match row.unit {
+                Unit::Seconds => {
+                    line["wrun_ns"] = nanos(wrun).into();
+                    line["floor_ns"] = nanos(floor).into();
+                }
+                Unit::Kib => {
+                    line["wrun_kib"] = wrun.into();
+                    line["floor_kib"] = floor.into();
+                }
+            }
+            line
         })
         .collect()
 }

@@ -1,6 +1,6 @@
 //! Work that tasks share, against one task that does all of it.
 
-use crate::measure::{Bench, Target};
+use crate::measure::Bench;
 use crate::{guest, wrun_program};
 use anyhow::{Context, ensure};
 use std::time::Duration;
@@ -38,7 +38,6 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
         bench.row(
             name,
             "one task, alone",
-            Target::AtLeast(1.7),
             10,
             &mut || run(&runner, &talk, &shared),
             &mut || run(&runner, &talk, &alone),

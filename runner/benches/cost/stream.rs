@@ -1,6 +1,6 @@
 //! Bytes through a task: stdin to stdout of the whole command.
 
-use crate::measure::{Bench, Target};
+use crate::measure::Bench;
 use crate::{guest, wrun_program};
 use anyhow::{Context, ensure};
 use std::io::{Read, Write};
@@ -27,7 +27,6 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
         bench.row(
             name,
             "`cat`",
-            Target::None,
             5,
             &mut || stream(wrun(mode), total),
             &mut || stream(Command::new("cat"), total),

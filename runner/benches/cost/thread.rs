@@ -1,7 +1,7 @@
 //! Thread mode: what a sandbox costs over bare wasmtime.
 
 use crate::bare::{self, Bare, Memory};
-use crate::measure::{Bench, Target, each};
+use crate::measure::{Bench, each};
 use crate::{SMALL, guest};
 use anyhow::ensure;
 use std::collections::VecDeque;
@@ -29,24 +29,21 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
     let runtime = bare::runtime()?;
     let cores = std::thread::available_parallelism()?.get();
 
-    for (name, floor_name, target, bare) in [
+    for (name, floor_name, bare) in [
         (
             "thread latency",
             "bare wasmtime, wrun's pool settings, block_on",
-            Target::AtMost(2.0),
             &same,
         ),
         (
             "thread latency, default pool",
             "bare wasmtime, its default pool, block_on",
-            Target::None,
             &default,
         ),
     ] {
         bench.row(
             name,
             floor_name,
-            target,
             100,
             &mut || {
                 each(BATCH, || {
@@ -64,24 +61,21 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
             },
         )?;
     }
-    for (name, floor_name, target, bare) in [
+    for (name, floor_name, bare) in [
         (
             "thread throughput",
             "bare wasmtime, wrun's pool settings, on every core",
-            Target::AtLeast(0.7),
             &same,
         ),
         (
             "thread throughput, default pool",
             "bare wasmtime, its default pool, on every core",
-            Target::None,
             &default,
         ),
     ] {
         bench.row(
             name,
             floor_name,
-            target,
             60,
             &mut || runtime.block_on(submit_many(&runner, &echo)),
             &mut || loop_on_all(cores, bare, runtime),
@@ -94,7 +88,6 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
     bench.row(
         "thread compute",
         "bare wasmtime, same checks of the epoch",
-        Target::None,
         40,
         &mut || {
             each(1, || {
@@ -112,7 +105,6 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
     bench.row(
         "epoch checks",
         "the same loop compiled without them",
-        Target::None,
         40,
         &mut || {
             each(1, || {

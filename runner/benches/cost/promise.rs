@@ -1,0 +1,420 @@
+//! What the project promises, as data: the only place of a bound. The rows of this
+//! benchmark take theirs from here, and the tables of `SPEC.md` are written from here;
+//! `tests/spec.rs` reads this file too.
+
+use std::fmt;
+
+/// Promises about one thing, a table of `SPEC.md`.
+pub(crate) struct Subject {
+    pub(crate) title: &'static str,
+    /// What holds for all of them.
+    pub(crate) about: &'static str,
+    pub(crate) promises: &'static [Promise],
+}
+
+/// One promise.
+pub(crate) struct Promise {
+    /// A letter and a number; a promise keeps it for good.
+    pub(crate) id: &'static str,
+    /// What is promised, and over which floor, without the number.
+    pub(crate) words: &'static str,
+    pub(crate) check: Check,
+}
+
+/// What finds out whether a promise is kept.
+#[derive(Clone, Copy)]
+pub(crate) enum Check {
+    /// A row of this benchmark, by its whole name.
+    Row { name: &'static str, bound: Bound },
+    /// A test of `tests/`, as file and name.
+    Test {
+        name: &'static str,
+        /// What it asserts, for people.
+        bound: &'static str,
+        /// A variable and the value that it has the test do all that is promised with:
+        /// each run of the tests does a part.
+        thorough: Option<(&'static str, &'static str)>,
+    },
+}
+
+/// What a ratio should be.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Bound {
+    /// Cost over cost.
+    AtMost(f64),
+    /// Rate over rate.
+    AtLeast(f64),
+}
+
+impl Bound {
+    /// Whether a ratio keeps it.
+    pub(crate) fn allows(self, ratio: f64) -> bool {
+        match self {
+            Bound::AtMost(most) => ratio <= most,
+            Bound::AtLeast(least) => ratio >= least,
+        }
+    }
+
+    pub(crate) fn number(self) -> f64 {
+        let (Bound::AtMost(number) | Bound::AtLeast(number)) = self;
+        number
+    }
+}
+
+impl fmt::Display for Bound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = match self {
+            Bound::AtMost(most) => format!("<= {most}"),
+            Bound::AtLeast(least) => format!(">= {least}"),
+        };
+        f.pad(&text)
+    }
+}
+
+impl Check {
+    pub(crate) fn name(&self) -> &'static str {
+        let (Check::Row { name, .. } | Check::Test { name, .. }) = self;
+        name
+    }
+}
+
+/// All promises, in the order of `SPEC.md`.
+pub(crate) fn promises() -> impl Iterator<Item = &'static Promise> {
+    SUBJECTS.iter().flat_map(|subject| subject.promises)
+}
+
+/// What was promised of a row, by its whole name.
+pub(crate) fn bound_of(row: &str) -> Option<Bound> {
+    promises().find_map(|promise| match promise.check {
+        Check::Row { name, bound } if name == row => Some(bound),
+        _ => None,
+    })
+}
+
+const fn row(id: &'static str, name: &'static str, bound: Bound, words: &'static str) -> Promise {
+    let check = Check::Row { name, bound };
+    Promise { id, words, check }
+}
+
+const fn test(
+    id: &'static str,
+    name: &'static str,
+    bound: &'static str,
+    words: &'static str,
+) -> Promise {
+    let check = Check::Test {
+        name,
+        bound,
+        thorough: None,
+    };
+    Promise { id, words, check }
+}
+
+const fn thorough_test(
+    id: &'static str,
+    name: &'static str,
+    (variable, value): (&'static str, &'static str),
+    bound: &'static str,
+    words: &'static str,
+) -> Promise {
+    let check = Check::Test {
+        name,
+        bound,
+        thorough: Some((variable, value)),
+    };
+    Promise { id, words, check }
+}
+
+use Bound::{AtLeast, AtMost};
+
+pub(crate) const SUBJECTS: &[Subject] = &[
+    Subject {
+        title: "Thread mode",
+        about: "The floor is a program that uses wasmtime and wasmtime-wasi as their \
+                documentation says, with wrun's settings of the pool, and nothing of wrun.",
+        promises: &[
+            row(
+                "T1",
+                "thread latency",
+                AtMost(2.0),
+                "time of one small task, over the same call in bare wasmtime",
+            ),
+            row(
+                "T2",
+                "thread throughput",
+                AtLeast(0.7),
+                "small tasks in a second through `submit`, over bare wasmtime's on every core",
+            ),
+            test(
+                "T3",
+                "leaks::ten_thousand_tasks_wait_at_once",
+                "< 2 GiB",
+                "resident memory of a program with 10,000 tasks that wait at once",
+            ),
+            test(
+                "T4",
+                "leaks::small_tasks_in_thread_mode_leave_nothing",
+                "< 32 MiB, nothing else",
+                "what 8,000 tasks leave behind that 2,000 had not: resident memory; \
+                 descriptors, threads, processes",
+            ),
+        ],
+    },
+    Subject {
+        title: "The command",
+        about: "The floor is `wasmtime run` of the same task, its cache warm as wrun's is. \
+                Needs a `wasmtime`: `runner/benches/peers.sh`, or `WASMTIME_BIN`.",
+        promises: &[
+            row(
+                "C1",
+                "command hello, thread",
+                AtMost(1.2),
+                "`wrun --mode thread` of a command that prints a line, over `wasmtime run`",
+            ),
+            row(
+                "C2",
+                "command csv-stats, thread",
+                AtMost(1.2),
+                "the same of a command that reads a table",
+            ),
+        ],
+    },
+    Subject {
+        title: "Process mode",
+        about: "The floors are a pipe between two processes that are awake, a lean program that \
+                forks, makes a sandbox, calls and writes to a pipe, and Node 20.",
+        promises: &[
+            row(
+                "P1",
+                "process latency, waiting spare",
+                AtMost(4.0),
+                "from `submit` to the outcome in a spare that waits, over a round trip through \
+                 bare pipes",
+            ),
+            row(
+                "P2",
+                "process latency, waiting spare, no jail",
+                AtMost(4.0),
+                "the same without a jail",
+            ),
+            row(
+                "P3",
+                "process latency, waiting spare, both after a pause",
+                AtMost(4.0),
+                "the same, with task and round trip both after a pause of a millisecond",
+            ),
+            row(
+                "P4",
+                "process latency, waiting spare, beside a sandbox",
+                AtMost(3.0),
+                "the same as the first, over a round trip through bare pipes and one bare sandbox",
+            ),
+            row(
+                "P5",
+                "process throughput, full jail",
+                AtLeast(0.7),
+                "tasks in a second, a fresh process each, over the lean program's with as many \
+                 at a time",
+            ),
+            row(
+                "P6",
+                "process throughput, no jail",
+                AtLeast(0.85),
+                "the same without a jail",
+            ),
+            row(
+                "P7",
+                "process start, first result",
+                AtLeast(100.0),
+                "how many times sooner the first result is there than that of Node's \
+                 `child_process.fork`",
+            ),
+            row(
+                "P8",
+                "process memory, zygote",
+                AtMost(1.0),
+                "private memory of a zygote, over 16 MiB",
+            ),
+            row(
+                "P9",
+                "process memory, waiting worker",
+                AtMost(1.0),
+                "private memory of a worker that waits, over 1 MiB",
+            ),
+            test(
+                "P10",
+                "storms::a_thousand_tasks_in_a_thousand_processes",
+                "1,000 at once",
+                "tasks that run, each in a process of its own; the one after them waits, and has \
+                 its turn",
+            ),
+            test(
+                "P11",
+                "leaks::small_tasks_in_process_mode_leave_nothing",
+                "< 32 MiB, nothing else",
+                "what 8,000 tasks leave behind that 2,000 had not: resident memory of the \
+                 runner; descriptors, threads, processes",
+            ),
+            test(
+                "P12",
+                "storms::tasks_in_a_storm_have_one_outcome_each",
+                "1 each of 10,000",
+                "outcomes of tasks while processes are killed and stopped at random; the output \
+                 of what completed is right; no process and no descriptor is left",
+            ),
+            test(
+                "P13",
+                "storms::a_runner_may_die_at_any_moment",
+                "1 s, in 95 of 100",
+                "time in which the last process is gone after `kill -9` of its runner at a \
+                 random moment, and none stays; five may be late, for the machine may be busy",
+            ),
+        ],
+    },
+    Subject {
+        title: "Tasks that talk",
+        about: "The floors are the least of their kind: two threads with bounded channels, a \
+                pipe between two processes, `mmap` of as large a memory file, `memcpy`.",
+        promises: &[
+            row(
+                "M1",
+                "port round trip, thread",
+                AtMost(2.5),
+                "8 bytes to another task and back, over two threads with bounded channels",
+            ),
+            row(
+                "M2",
+                "port round trip, process",
+                AtMost(2.5),
+                "the same between two processes, over a round trip through bare pipes",
+            ),
+            row(
+                "M3",
+                "port stream 1 GiB, process",
+                AtLeast(0.5),
+                "bytes in a second in messages of 64 KiB, two of which may wait, over a bare \
+                 pipe's",
+            ),
+            row(
+                "M4",
+                "port stream 1 GiB, process, 64 wait",
+                AtLeast(0.5),
+                "the same where 64 messages may wait",
+            ),
+            row(
+                "M5",
+                "region handover 64 KiB, process",
+                AtMost(10.0),
+                "handing a region of 64 KiB to another task, which maps it and gives it back, \
+                 over a bare `mmap` of as much and a round trip through bare pipes",
+            ),
+            row(
+                "M6",
+                "region handover 1 MiB, process",
+                AtMost(10.0),
+                "the same of 1 MiB",
+            ),
+            row(
+                "M7",
+                "region handover 64 MiB, process",
+                AtMost(10.0),
+                "the same of 64 MiB",
+            ),
+            row(
+                "M8",
+                "region handover 64 KiB, thread",
+                AtMost(10.0),
+                "64 KiB between threads, over the same floor",
+            ),
+            row(
+                "M9",
+                "region handover 64 MiB, thread",
+                AtMost(10.0),
+                "64 MiB between threads, over the same floor",
+            ),
+            row(
+                "M10",
+                "region handover of any size, process",
+                AtMost(1.25),
+                "handing over 64 MiB, over handing over 64 KiB",
+            ),
+            row(
+                "M11",
+                "region handover of any size, thread",
+                AtMost(1.25),
+                "the same between threads",
+            ),
+            row(
+                "M12",
+                "region stream 1 GiB, process",
+                AtLeast(0.7),
+                "bytes in a second copied into regions of 4 MiB and looked at by another task, \
+                 over `memcpy` of as much",
+            ),
+            row(
+                "M13",
+                "region stream 1 GiB, thread",
+                AtLeast(0.7),
+                "the same between threads",
+            ),
+            thorough_test(
+                "M14",
+                "talk::they_agree_under_load",
+                ("WRUN_TALK_RUNS", "1000"),
+                "1,000 times the same",
+                "what each guest that talks says, in both modes and in every language, with more \
+                 of them at once than there are processors",
+            ),
+            thorough_test(
+                "M15",
+                "talk::any_of_them_may_be_killed_at_any_moment",
+                ("WRUN_TALK_KILLS", "10000"),
+                "nothing, of 10,000",
+                "what kills of any party at any moment leave behind: tasks, locks, regions, \
+                 descriptors, processes, and at most 64 MiB of resident memory; the others end \
+                 or get an error",
+            ),
+        ],
+    },
+    Subject {
+        title: "Work that tasks share",
+        about: "The floor is the same task alone, without children. On two processors.",
+        promises: &[
+            row(
+                "W1",
+                "share words by 2 tasks, thread",
+                AtLeast(1.7),
+                "how many times faster two children count words in a frozen region of 32 MiB",
+            ),
+            row(
+                "W2",
+                "share words by 2 tasks, process",
+                AtLeast(1.7),
+                "the same in process mode",
+            ),
+            row(
+                "W3",
+                "share a sort by 2 tasks, thread",
+                AtLeast(1.7),
+                "how many times faster two children make and sort 4 Mi numbers in a region that \
+                 is split",
+            ),
+            row(
+                "W4",
+                "share a sort by 2 tasks, process",
+                AtLeast(1.7),
+                "the same in process mode",
+            ),
+        ],
+    },
+    Subject {
+        title: "Both modes",
+        about: "The same task, the same bytes.",
+        promises: &[test(
+            "B1",
+            "differential::every_guest_does_the_same_in_both_modes",
+            "0",
+            "guests of the tree whose outcome, output or exit code differ between the modes",
+        )],
+    },
+];
