@@ -105,11 +105,11 @@ fn cost(out: &mut String, rows: &[CostRow]) {
     }
     let _ = writeln!(
         out,
-        "\n{:<27}{:>10}{:>10}{:>10}{:>8}{:>10}{:>9}",
+        "\n{:<25}{:>11}{:>11}{:>11}{:>8}{:>11}{:>8}",
         "COST", "p50", "p90", "p99", "spread", "floor", "x floor"
     );
     let mut last = None;
-    let mut doubts = Vec::new();
+    let mut marks = String::new();
     for row in rows {
         let group = (row.measure, row.transport);
         if last != Some(group) {
@@ -127,24 +127,11 @@ fn cost(out: &mut String, rows: &[CostRow]) {
             Some(floor) => (number(floor.value.p50), times(floor.ratio.p50)),
             None => ("-".into(), "-".into()),
         };
-        let mark = match row.doubts.is_empty() {
-            true => String::new(),
-            false => {
-                for doubt in &row.doubts {
-                    if !doubts.contains(doubt) {
-                        doubts.push(doubt.clone());
-                    }
-                }
-                let first = row
-                    .doubts
-                    .first()
-                    .and_then(|first| doubts.iter().position(|doubt| doubt == first));
-                format!("  [{}]", first.map_or(1, |at| at + 1))
-            }
-        };
+        let mark = mark(row);
+        marks.push_str(mark);
         let _ = writeln!(
             out,
-            "  {:<25}{:>10}{:>10}{:>10}{:>7.0}%{:>10}{:>9}{mark}",
+            "  {:<23}{:>11}{:>11}{:>11}{:>7.0}%{:>11}{:>8}{mark}",
             name(row),
             number(row.value.p50),
             number(p90),
@@ -154,8 +141,35 @@ fn cost(out: &mut String, rows: &[CostRow]) {
             times,
         );
     }
-    for (at, doubt) in doubts.iter().enumerate() {
-        let _ = writeln!(out, "  [{}] {doubt}", at + 1);
+    for (sign, meaning) in MARKS {
+        if marks.contains(sign) {
+            let _ = writeln!(out, "  {sign} {meaning}");
+        }
+    }
+}
+
+/// What is wrong with a number, and how that is marked.
+const MARKS: [(&str, &str); 2] = [
+    (
+        "!",
+        "beats its floor by more than the spread: one of the two is measured wrongly",
+    ),
+    (
+        "~",
+        "noisy: the middle eight tenths, of the row or of its floor, lie more than half of the \
+         median apart",
+    ),
+];
+
+fn mark(row: &CostRow) -> &'static str {
+    let beats = row
+        .doubts
+        .iter()
+        .any(|doubt| doubt.contains("beats its floor"));
+    match row.doubts.is_empty() {
+        _ if beats => " !",
+        true => "",
+        false => " ~",
     }
 }
 

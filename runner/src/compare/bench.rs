@@ -7,12 +7,13 @@ use crate::config::{Cache, Mode, Start};
 use crate::error::{Error, ErrorKind};
 use crate::grant::TaskGrant;
 use crate::outcome::Outcome;
+use crate::process::FloorProgram;
 use crate::report::Report;
 use crate::runner::Runner;
 use crate::sandbox::Artifact;
 use crate::task::{Spec, Task};
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -25,7 +26,7 @@ pub(super) struct Bench<'a> {
     /// Compiled code; gone with this.
     cache: tempfile::TempDir,
     runners: HashMap<Policy, Arc<Ready>>,
-    pub(super) program: PathBuf,
+    pub(super) program: Arc<FloorProgram>,
 }
 
 /// A runner with the task loaded.
@@ -45,7 +46,7 @@ impl<'a> Bench<'a> {
             comparison,
             cache: tempfile::tempdir().map_err(system)?,
             runners: HashMap::new(),
-            program: comparison.builder.worker_program()?,
+            program: Arc::new(FloorProgram::new(comparison.builder.worker_program()?)),
         })
     }
 

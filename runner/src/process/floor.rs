@@ -8,9 +8,11 @@
 //! no process behind, its children included.
 
 use super::floor_main::FLOOR_ARG;
+use super::image::Image;
 use super::worker_main::WORKER_ARG;
 use crate::report::Usage;
 use crate::sandbox::Code;
+use crate::sys::FileId;
 use crate::task::Spec;
 use bytes::Bytes;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -20,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -38,11 +40,13 @@ pub(super) enum FloorOrder {
         code: PathBuf,
         spec: Spec,
         input: Vec<u8>,
+        /// The program's own code on large pages, as a zygote has it.
+        image: Option<(PathBuf, FileId)>,
     },
     /// So many children that run the task once, so many at a time.
     Tasks { count: u32, at_once: u32 },
-    /// The task in this process.
-    Call,
+    /// The task in this process; `ahead`, its instance is made before it is ordered.
+    Call { ahead: bool },
     /// So many messages of a size come, and go back.
     Echo { size: u64, count: u32 },
     /// So many bytes come.
@@ -89,7 +93,27 @@ pub(super) fn read_frame<T: DeserializeOwned>(from: &mut impl Read) -> io::Resul
     postcard::from_bytes(&frame).map_err(io::Error::other)
 }
 
-/// The program.
+/// The program, and its code on large pages.
+pub(crate) struct FloorProgram {
+    path: PathBuf,
+    image: Option<Image>,
+}
+
+impl FloorProgram {
+    /// Of a worker program.
+    pub(crate) fn new(path: PathBuf) -> Self {
+        let image = Image::of(&path).ok();
+        FloorProgram { path, image }
+    }
+}
+
+/// Where this process's descriptor can be opened by another.
+fn path_of(descriptor: impl AsFd) -> PathBuf {
+    let (pid, descriptor) = (std::process::id(), descriptor.as_fd().as_raw_fd());
+    format!("/proc/{pid}/fd/{descriptor}").into()
+}
+
+/// A running one.
 pub(crate) struct Floor {
     child: Child,
     to: ChildStdin,
@@ -97,13 +121,13 @@ pub(crate) struct Floor {
 }
 
 impl Floor {
-    /// Starts it; `program` is a worker program.
+    /// Starts it.
     ///
     /// # Errors
     ///
     /// It cannot be started.
-    pub(crate) fn start(program: &Path) -> io::Result<Self> {
-        let mut child = Command::new(program)
+    pub(crate) fn start(program: &FloorProgram) -> io::Result<Self> {
+        let mut child = Command::new(&program.path)
             .arg0("wrun-floor")
             .arg(WORKER_ARG)
             .arg(std::process::id().to_string())
@@ -120,21 +144,25 @@ impl Floor {
         Ok(Floor { child, to, from })
     }
 
-    /// Gives it a task; returns the output of a first run.
+    /// Gives it a task; returns the output of a first run. With `program`, its code
+    /// lies on large pages, as what a zygote forks has it.
     ///
     /// # Errors
     ///
     /// The task needs more than WASI, or fails.
-    pub(crate) fn load(&mut self, code: &Code, spec: &Spec, input: &Bytes) -> io::Result<Bytes> {
+    pub(crate) fn load(
+        &mut self,
+        code: &Code,
+        spec: &Spec,
+        input: &Bytes,
+        program: Option<&FloorProgram>,
+    ) -> io::Result<Bytes> {
+        let image = program.and_then(|program| program.image.as_ref());
         let order = FloorOrder::Load {
-            code: format!(
-                "/proc/{}/fd/{}",
-                std::process::id(),
-                code.file().as_raw_fd()
-            )
-            .into(),
+            code: path_of(code.file()),
             spec: spec.clone(),
             input: input.to_vec(),
+            image: image.map(|image| (path_of(image.file()), image.of)),
         };
         match self.ask(&order)? {
             FloorSays::Output(output) => Ok(output.into()),
@@ -149,8 +177,8 @@ impl Floor {
     }
 
     /// The task once, in the program itself: its output.
-    pub(crate) fn call(&mut self) -> io::Result<Bytes> {
-        match self.ask(&FloorOrder::Call)? {
+    pub(crate) fn call(&mut self, ahead: bool) -> io::Result<Bytes> {
+        match self.ask(&FloorOrder::Call { ahead })? {
             FloorSays::Output(output) => Ok(output.into()),
             says => Err(unexpected(says)),
         }

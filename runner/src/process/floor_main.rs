@@ -1,7 +1,7 @@
 //! The program that floors are measured with; see [`floor`](super::floor).
 
 use super::floor::{FloorOrder, FloorSays, read_frame, write_frame};
-use crate::sandbox::{self, Bare, Code};
+use crate::sandbox::{self, Bare, Code, Held};
 use crate::sys::{self, Alone, Forked, Whom};
 use crate::task::Spec;
 use bytes::Bytes;
@@ -17,6 +17,8 @@ pub(super) const FLOOR_ARG: &str = "floor";
 
 /// The task, and what it put out when it first ran.
 struct Loaded {
+    /// An instance for whoever runs it next.
+    ahead: Option<Held>,
     bare: Bare,
     spec: Spec,
     input: Bytes,
@@ -34,7 +36,7 @@ pub(super) fn work(parent: i32) -> io::Result<()> {
     // Not std's locked and buffered streams: nothing but the calls.
     let mut from = File::from(rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?);
     let mut to = File::from(rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 3)?);
-    let mut loaded = None;
+    let mut loaded: Option<Loaded> = None;
     loop {
         let order = match read_frame(&mut from) {
             Ok(order) => order,
@@ -42,17 +44,40 @@ pub(super) fn work(parent: i32) -> io::Result<()> {
             Err(error) => return Err(error),
         };
         let says = match order {
-            FloorOrder::Load { code, spec, input } => load(&code, spec, input).map(|it| {
-                let output = it.output.to_vec();
-                loaded = Some(it);
-                FloorSays::Output(output)
-            }),
-            FloorOrder::Tasks { count, at_once } => match &loaded {
+            FloorOrder::Load {
+                code,
+                spec,
+                input,
+                image,
+            } => {
+                if let Some((image, of)) = image {
+                    // Without it the same code is there, on small pages.
+                    let image = File::open(image);
+                    let _ = image.and_then(|image| sys::map_own_code(&alone, &image, of));
+                }
+                load(&code, spec, input).map(|it| {
+                    let output = it.output.to_vec();
+                    loaded = Some(it);
+                    FloorSays::Output(output)
+                })
+            }
+            FloorOrder::Tasks { count, at_once } => match &mut loaded {
                 Some(loaded) => forks(&alone, loaded, count, at_once),
                 None => Err(io::Error::other("no task")),
             },
-            FloorOrder::Call => match &loaded {
-                Some(loaded) => loaded.run().map(|output| FloorSays::Output(output.into())),
+            FloorOrder::Call { ahead } => match &mut loaded {
+                Some(loaded) => {
+                    if !ahead {
+                        loaded.ahead = None;
+                    }
+                    let output = loaded.run();
+                    let says = output.map(|output| FloorSays::Output(output.into()));
+                    write_frame(&mut to, &says.unwrap_or_else(failed))?;
+                    if ahead {
+                        loaded.prepare();
+                    }
+                    continue;
+                }
                 None => Err(io::Error::other("no task")),
             },
             FloorOrder::Echo { size, count } => {
@@ -81,15 +106,20 @@ pub(super) fn work(parent: i32) -> io::Result<()> {
             FloorOrder::Hold { count } => hold(&alone, count),
             FloorOrder::Usage => Ok(FloorSays::Used(sys::own_usage().and(sys::children_usage()))),
         };
-        let says = says.unwrap_or_else(|error| FloorSays::Failed(error.to_string()));
+        let says = says.unwrap_or_else(failed);
         write_frame(&mut to, &says)?;
     }
+}
+
+fn failed(error: io::Error) -> FloorSays {
+    FloorSays::Failed(error.to_string())
 }
 
 fn load(code: &Path, spec: Spec, input: Vec<u8>) -> io::Result<Loaded> {
     let code = Code::from_sealed(File::open(code)?).map_err(io::Error::other)?;
     let engine = sandbox::single_threaded_runtime(code.meta.metered).map_err(io::Error::other)?;
     let mut loaded = Loaded {
+        ahead: None,
         bare: Bare::new(&engine, &code).map_err(io::Error::other)?,
         spec,
         input: input.into(),
@@ -102,14 +132,32 @@ fn load(code: &Path, spec: Spec, input: Vec<u8>) -> io::Result<Loaded> {
 }
 
 impl Loaded {
-    fn run(&self) -> io::Result<Bytes> {
-        // Without I/O: a task here has no sockets.
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_time()
-            .build()?;
-        let output = runtime.block_on(self.bare.run(&self.spec, &self.input));
-        output.map_err(|error| io::Error::other(format!("{error:#}")))
+    /// Runs it, in the instance that was made ahead if there is one.
+    fn run(&mut self) -> io::Result<Bytes> {
+        let (ahead, bare) = (self.ahead.take(), &self.bare);
+        let output = runtime()?.block_on(async {
+            match ahead {
+                Some(held) => bare.call(held, &self.input).await,
+                None => bare.run(&self.spec, &self.input).await,
+            }
+        });
+        output.map_err(|error| io::Error::other(error.root_cause().to_string()))
     }
+
+    /// Makes an instance ahead, if that is possible.
+    fn prepare(&mut self) {
+        if let Ok(runtime) = runtime() {
+            let held = self.bare.hold(&self.spec, &self.input, true);
+            self.ahead = runtime.block_on(held).ok();
+        }
+    }
+}
+
+/// Without I/O: a task here has no sockets.
+fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
 }
 
 /// A child, and where its output comes from.
@@ -118,8 +166,10 @@ struct Running {
     output: PipeReader,
 }
 
-fn forks(alone: &Alone, loaded: &Loaded, count: u32, at_once: u32) -> io::Result<FloorSays> {
+fn forks(alone: &Alone, loaded: &mut Loaded, count: u32, at_once: u32) -> io::Result<FloorSays> {
     let expected = loaded.output.len();
+    // Each child has its copy.
+    loaded.prepare();
     let began = Instant::now();
     let mut running = VecDeque::new();
     for _ in 0..count {
@@ -135,7 +185,7 @@ fn forks(alone: &Alone, loaded: &Loaded, count: u32, at_once: u32) -> io::Result
     Ok(FloorSays::Took { nanos })
 }
 
-fn start(alone: &Alone, loaded: &Loaded) -> io::Result<Running> {
+fn start(alone: &Alone, loaded: &mut Loaded) -> io::Result<Running> {
     let (output, mut writer) = io::pipe()?;
     match alone.fork()? {
         Forked::Child => {

@@ -35,7 +35,7 @@ use crate::region::Ledger;
 use crate::sandbox::{Artifact, Code, Loader};
 use crate::task::Spec;
 pub(crate) use compile::ChildCompiler;
-pub(crate) use floor::Floor;
+pub(crate) use floor::{Floor, FloorProgram};
 use group::Group;
 use pool::{Pool, Settings};
 use spawn::Spawner;

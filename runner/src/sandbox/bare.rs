@@ -8,10 +8,10 @@ use super::code::{Code, CodeError};
 use super::source::Shape;
 use crate::task::Spec;
 use bytes::Bytes;
-use wasmtime::component::{ComponentExportIndex, InstancePre, Linker, ResourceTable};
+use wasmtime::component::{ComponentExportIndex, Instance, InstancePre, Linker, ResourceTable};
 use wasmtime::{Engine, Store};
 use wasmtime_wasi::p1::WasiP1Ctx;
-use wasmtime_wasi::p2::bindings::CommandPre;
+use wasmtime_wasi::p2::bindings::{Command, CommandPre};
 use wasmtime_wasi::p2::pipe::{MemoryInputPipe, MemoryOutputPipe};
 use wasmtime_wasi::{FsPerms, I32Exit, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 
@@ -57,16 +57,24 @@ impl WasiView for Host {
 pub(crate) enum BareError {
     #[error(transparent)]
     Code(#[from] CodeError),
-    #[error("it needs more than WASI: {0:#}")]
+    #[error("without wrun around it: {}", .0.root_cause())]
     Wasmtime(wasmtime::Error),
-    #[error("without wrun around it, it did not do the same")]
+    #[error("without wrun around it, it does not do the same")]
     Differs,
 }
 
-/// An instance that is not called.
-pub(crate) struct Held(
-    #[expect(dead_code, reason = "its memory is what is wanted of it")] Store<Host>,
-);
+/// An instance that waits for its call.
+pub(crate) struct Held {
+    store: Store<Host>,
+    output: MemoryOutputPipe,
+    guest: Guest,
+}
+
+enum Guest {
+    Task(Instance),
+    Command(Command),
+    Module(wasmtime::Instance),
+}
 
 impl Bare {
     /// Links a task against WASI and nothing else.
@@ -102,7 +110,11 @@ impl Bare {
         Ok(Entry::Task(pre, run))
     }
 
-    fn store(&self, spec: &Spec, input: &Bytes) -> wasmtime::Result<(Store<Host>, Output)> {
+    fn store(
+        &self,
+        spec: &Spec,
+        input: &Bytes,
+    ) -> wasmtime::Result<(Store<Host>, MemoryOutputPipe)> {
         let output = MemoryOutputPipe::new(MAX_OUTPUT);
         let mut builder = WasiCtxBuilder::new();
         builder
@@ -128,51 +140,73 @@ impl Bare {
             _ => Wasi::P2(builder.build()),
         };
         let table = ResourceTable::new();
-        let mut store = Store::try_new(&self.engine, Host { wasi, table })?;
-        store.set_epoch_deadline(1);
-        store.epoch_deadline_async_yield_and_update(1);
+        let store = Store::try_new(&self.engine, Host { wasi, table })?;
         Ok((store, output))
     }
 
     /// A fresh sandbox, one call, its output.
     pub(crate) async fn run(&self, spec: &Spec, input: &Bytes) -> wasmtime::Result<Bytes> {
+        let held = self.hold(spec, input, false).await?;
+        self.call(held, input).await
+    }
+
+    /// A fresh sandbox that is not called yet. With `ahead`, a guest that would have to
+    /// run for it fails.
+    pub(crate) async fn hold(
+        &self,
+        spec: &Spec,
+        input: &Bytes,
+        ahead: bool,
+    ) -> wasmtime::Result<Held> {
         let (mut store, output) = self.store(spec, input)?;
-        match &self.entry {
-            Entry::Task(pre, run) => {
-                let instance = pre.instantiate_async(&mut store).await?;
+        if ahead {
+            // Functions end at their entry.
+            store.set_epoch_deadline(0);
+            store.epoch_deadline_trap();
+        }
+        let guest = match &self.entry {
+            Entry::Task(pre, _) => Guest::Task(pre.instantiate_async(&mut store).await?),
+            Entry::Command(pre) => Guest::Command(pre.instantiate_async(&mut store).await?),
+            Entry::Module(pre) => Guest::Module(pre.instantiate_async(&mut store).await?),
+        };
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_async_yield_and_update(1);
+        Ok(Held {
+            store,
+            output,
+            guest,
+        })
+    }
+
+    /// The call, and the end of the sandbox.
+    pub(crate) async fn call(&self, held: Held, input: &Bytes) -> wasmtime::Result<Bytes> {
+        let Held {
+            mut store,
+            output,
+            guest,
+        } = held;
+        match (guest, &self.entry) {
+            (Guest::Task(instance), Entry::Task(_, run)) => {
                 let run = instance
                     .get_typed_func::<(&[u8],), (Result<Vec<u8>, String>,)>(&mut store, run)?;
                 let (result,) = run.call_async(&mut store, (input,)).await?;
                 return result.map(Bytes::from).map_err(wasmtime::Error::msg);
             }
-            Entry::Command(pre) => {
-                let command = pre.instantiate_async(&mut store).await?;
+            (Guest::Command(command), _) => {
                 let ended = command.wasi_cli_run().call_run(&mut store).await;
-                good(ended.and_then(|done| done.map_err(|()| wasmtime::Error::msg("it failed"))))?;
+                let failed = |()| wasmtime::Error::msg("it failed");
+                good(ended.and_then(|done| done.map_err(failed)))?;
             }
-            Entry::Module(pre) => {
-                let instance = pre.instantiate_async(&mut store).await?;
+            (Guest::Module(instance), _) => {
                 let start = instance.get_typed_func::<(), ()>(&mut store, "_start")?;
                 good(start.call_async(&mut store, ()).await)?;
             }
+            (Guest::Task(_), _) => return Err(wasmtime::Error::msg("there is no run")),
         }
         drop(store);
         Ok(output.contents())
     }
-
-    /// A fresh sandbox that is not called.
-    pub(crate) async fn hold(&self, spec: &Spec) -> wasmtime::Result<Held> {
-        let (mut store, _output) = self.store(spec, &Bytes::new())?;
-        match &self.entry {
-            Entry::Task(pre, _) => drop(pre.instantiate_async(&mut store).await?),
-            Entry::Command(pre) => drop(pre.instantiate_async(&mut store).await?),
-            Entry::Module(pre) => drop(pre.instantiate_async(&mut store).await?),
-        }
-        Ok(Held(store))
-    }
 }
-
-type Output = MemoryOutputPipe;
 
 impl Host {
     fn p1(&mut self) -> &mut WasiP1Ctx {

@@ -136,6 +136,13 @@ pub(crate) fn facts(binary: &[u8]) -> Result<Facts, LoadError> {
     let mut nested = 0_usize;
     for payload in Parser::new(0).parse_all(binary) {
         let payload = payload.map_err(invalid)?;
+        if let Some((items, bytes)) = items(&payload)
+            && items as usize > bytes
+        {
+            return Err(LoadError::Invalid {
+                message: format!("a section of {bytes} bytes says that it has {items} items"),
+            });
+        }
         match payload {
             Payload::Version { encoding, .. } if depth == 0 => {
                 facts.component = encoding == wasmparser::Encoding::Component;
@@ -208,6 +215,26 @@ pub(crate) fn facts(binary: &[u8]) -> Result<Facts, LoadError> {
         }
     }
     Ok(facts)
+}
+
+/// How many items a section says that it has, and its bytes. Each item takes a byte at
+/// least; whoever reads them makes room for as many as there are said to be.
+fn items(payload: &Payload<'_>) -> Option<(u32, usize)> {
+    macro_rules! sections {
+        ($($section:ident)*) => {
+            match payload {
+                $(Payload::$section(section) => Some((section.count(), section.range().len())),)*
+                _ => None,
+            }
+        };
+    }
+    sections! {
+        TypeSection ImportSection FunctionSection TableSection MemorySection TagSection
+        GlobalSection ExportSection ElementSection DataSection
+        InstanceSection CoreTypeSection ComponentInstanceSection ComponentAliasSection
+        ComponentTypeSection ComponentCanonicalSection ComponentImportSection
+        ComponentExportSection
+    }
 }
 
 pub(super) fn invalid(error: wasmparser::BinaryReaderError) -> LoadError {
@@ -345,6 +372,18 @@ mod tests {
             load("(component)"),
             Err(LoadError::NoEntry { .. })
         ));
+    }
+
+    #[test]
+    fn a_section_has_no_more_items_than_bytes() {
+        // An import section of three bytes with 800,000 imports.
+        let lies = b"\0asm\x01\0\0\0\x02\x03\x80\xea\x30";
+        match facts(lies) {
+            Err(LoadError::Invalid { message }) => {
+                assert!(message.ends_with("it has 800000 items"), "{message}");
+            }
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]

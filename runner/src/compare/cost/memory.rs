@@ -8,11 +8,12 @@ use crate::config::{Cache, Mode};
 use crate::error::Error;
 use crate::port::Transport;
 use crate::runner::Runner;
-use crate::sandbox::{self, Allocation, Held, Prepared, TaskContext};
+use crate::sandbox::{self, Allocation, Bare, Prepared, TaskContext};
 use crate::task::Task;
 use std::collections::HashSet;
 use std::fs;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Sandboxes that are held at the same time in this process.
@@ -33,30 +34,22 @@ pub(super) fn memory(job: &mut Job<'_, '_>, measure: Measure) -> Rows {
     let mut rows = Vec::new();
     match sandboxes(&code) {
         Ok(mut hold) => {
-            let side = move || {
-                let before = Memory::of("self").map_err(failed)?;
-                let held = hold()?;
-                let after = Memory::of("self").map_err(failed)?;
-                let each = (after.get(measure) - before.get(measure)) / f64::from(HELD);
-                drop(held);
-                Ok(vec![each.max(0.0)])
-            };
+            let side = move || hold().map(|each| vec![each.get(measure)]);
             let row = Row::of(measure, Policy::Instance, Box::new(side));
             rows.push(match job.bare()? {
-                Some(bare) => row.floor(
-                    "an instance in bare wasmtime",
-                    Box::new(move || {
-                        let before = Memory::of("self").map_err(failed)?;
-                        let held: Result<Vec<Held>, _> = (0..HELD)
-                            .map(|_| bare.runtime.block_on(bare.bare.hold(&bare.spec)))
-                            .collect();
-                        let held = held.map_err(failed)?;
-                        let after = Memory::of("self").map_err(failed)?;
-                        let each = (after.get(measure) - before.get(measure)) / f64::from(HELD);
-                        drop(held);
-                        Ok(vec![each.max(0.0)])
-                    }),
-                ),
+                Some(bare) => {
+                    let regions = code.meta.regions;
+                    let side = move || {
+                        let engine = engine(regions)?;
+                        let fresh = Bare::new(&engine, &code).map_err(failed)?;
+                        let each = taken(|| {
+                            let made = fresh.hold(&bare.spec, &bare.input, false);
+                            bare.runtime.block_on(made).map_err(failed)
+                        })?;
+                        Ok(vec![each.get(measure)])
+                    };
+                    row.floor("an instance in bare wasmtime", Box::new(side))
+                }
                 None => row,
             });
         }
@@ -108,32 +101,46 @@ fn each_of(pids: &[u32], measure: Measure) -> Result<Vec<f64>, Error> {
         .collect()
 }
 
-type Hold = Box<dyn FnMut() -> Result<Vec<sandbox::Ahead>, Error>>;
+type Hold = Box<dyn FnMut() -> Result<Memory, Error>>;
 
-/// Makes sandboxes of the task in this process, and holds them.
-fn sandboxes(code: &sandbox::Code) -> Result<Hold, Error> {
-    let pool = Allocation::Pool { slots: 64 };
-    let mut why = None;
-    for allocation in [pool, Allocation::OnDemand] {
-        if code.meta.regions && allocation == pool {
-            continue;
-        }
-        let engine = sandbox::runtime(false, allocation).map_err(failed)?;
-        let prepared = Prepared::new(&engine, code).map_err(failed)?;
-        let runtime = super::runtime().map_err(failed)?;
-        let mut hold: Hold = Box::new(move || {
-            let held = (0..HELD).map(|_| {
-                let made = runtime.block_on(sandbox::Ahead::new(&prepared, nobody()));
-                made.ok_or_else(|| failed("the guest would have to run for it"))
-            });
-            held.collect()
-        });
-        match hold() {
-            Ok(_) => return Ok(hold),
-            Err(error) => why = Some(error),
-        }
-    }
-    Err(why.unwrap_or_else(|| failed("no engine takes it")))
+/// What a sandbox of the task takes in this process.
+fn sandboxes(code: &Arc<sandbox::Code>) -> Result<Hold, Error> {
+    let runtime = super::runtime().map_err(failed)?;
+    let code = code.clone();
+    let mut hold: Hold = Box::new(move || {
+        // A new one each time: it keeps what sandboxes have had.
+        let engine = engine(code.meta.regions)?;
+        let prepared = Prepared::new(&engine, &code).map_err(failed)?;
+        taken(|| {
+            let made = runtime.block_on(sandbox::Ahead::new(&prepared, nobody()));
+            made.ok_or_else(|| failed("it does not fit a pool, or would have to run for it"))
+        })
+    });
+    hold().map(|_| hold)
+}
+
+fn engine(regions: bool) -> Result<wasmtime::Engine, Error> {
+    let allocation = match regions {
+        true => Allocation::OnDemand,
+        false => Allocation::Pool { slots: 64 },
+    };
+    sandbox::runtime(false, allocation).map_err(failed)
+}
+
+/// What one of some takes that are held at the same time.
+fn taken<T>(mut make: impl FnMut() -> Result<T, Error>) -> Result<Memory, Error> {
+    // What the first one makes for all is not counted.
+    let first = make()?;
+    let before = Memory::of("self").map_err(failed)?;
+    let held: Vec<T> = (0..HELD).map(|_| make()).collect::<Result<_, _>>()?;
+    let after = Memory::of("self").map_err(failed)?;
+    drop((first, held));
+    let each = |after: f64, before: f64| (after - before).max(0.0) / f64::from(HELD);
+    Ok(Memory {
+        resident: each(after.resident, before.resident),
+        proportional: each(after.proportional, before.proportional),
+        private: each(after.private, before.private),
+    })
 }
 
 fn nobody() -> TaskContext {

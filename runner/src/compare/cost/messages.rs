@@ -217,8 +217,8 @@ pub(super) fn bandwidth(job: &mut Job<'_, '_>) -> Rows {
                     )
                 }
                 (Mode::Thread, _) => row.floor(
-                    "memcpy of as many bytes, as many at a time",
-                    Box::new(move || Ok(vec![rate(bytes, copies(bytes, chunk))])),
+                    "as many bytes through a bounded channel between two threads, copied",
+                    Box::new(move || Ok(vec![rate(bytes, poured(bytes, chunk)?)])),
                 ),
                 _ => row,
             });
@@ -288,6 +288,31 @@ fn threads(size: usize, count: u32) -> Result<Duration, Error> {
         let time = began.elapsed() / count.max(1);
         drop(ask);
         Ok(time)
+    })
+}
+
+/// So many bytes from thread to thread, as many in a message.
+fn poured(bytes: u64, chunk: usize) -> Result<Duration, Error> {
+    let (pours, drinks) = sync_channel::<Vec<u8>>(CAPACITY as usize);
+    let message = vec![b'w'; chunk];
+    let count = usize::try_from(bytes)
+        .unwrap_or(usize::MAX)
+        .div_ceil(chunk.max(1));
+    std::thread::scope(|scope| {
+        let began = Instant::now();
+        let drinker = scope.spawn(move || {
+            for message in drinks {
+                black_box(message.clone());
+            }
+        });
+        for _ in 0..count {
+            pours.send(message.clone()).map_err(failed)?;
+        }
+        drop(pours);
+        drinker
+            .join()
+            .map_err(|_| failed("a thread of the floor panicked"))?;
+        Ok(began.elapsed())
     })
 }
 

@@ -233,7 +233,9 @@ impl Job<'_, '_> {
         let ready = self.bench.ready(super::Policy::Instance)?;
         let code = ready.runner.code(&ready.artifact)?;
         let comparison = self.bench.comparison;
-        let loaded = floor.load(&code, &ready.spec(comparison), &comparison.input);
+        let spec = ready.spec(comparison);
+        let program = self.bench.program.clone();
+        let loaded = floor.load(&code, &spec, &comparison.input, Some(&program));
         match loaded {
             Ok(_) => Ok(Some(floor)),
             Err(error) => {

@@ -6,10 +6,11 @@ use crate::compare::comparison::Comparison;
 use crate::compare::results::{Measure, Policy};
 use crate::compare::rounds::Row;
 use crate::error::Error;
-use crate::process::Floor;
+use crate::process::{Floor, FloorProgram};
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Runs in a row, so that what is hot in a loop is hot: in a round, each of them a
@@ -19,8 +20,13 @@ const BURST: u32 = 20;
 const BURST_TIME: Duration = Duration::from_millis(20);
 /// How long one round of throughput should take.
 const BATCH_TIME: Duration = Duration::from_millis(120);
+/// Processes that are called at the same time for a floor, at most.
+const MOST_FLOORS: usize = 16;
 /// Tasks of one such round, at most.
 const BATCH: u32 = 4_000;
+/// The floor of a fresh process, with what a zygote has done before: the instance is
+/// made before the fork.
+pub(super) const FORKS: &str = "bare fork of a process with an instance, call, pipe, exit, wait";
 /// A policy that takes more than this part of the time for one round is left out.
 const PART: u32 = 3;
 
@@ -50,19 +56,23 @@ pub(super) fn warm(job: &mut Job<'_, '_>) -> Rows {
                 "bare wasmtime: instantiate, call, drop",
                 Box::new(move || bare_burst(bare, burst)),
             ),
-            (Policy::Spare | Policy::Fork, _, Some(floor)) => {
+            (Policy::Spare, _, Some(floor)) => {
+                let floor = floor.clone();
+                row.floor(
+                    "bare pipe to a process with an instance ready, call, pipe back",
+                    Box::new(move || calls(&mut floor.borrow_mut(), burst, true)),
+                )
+            }
+            (Policy::Fork, _, Some(floor)) => {
                 let floor = floor.clone();
                 let one = move || floor.borrow_mut().tasks(burst, 1).map_err(failed);
-                row.floor(
-                    "bare fork, instantiate, call, pipe, exit, wait",
-                    Box::new(move || Ok(vec![nanos(one()?)])),
-                )
+                row.floor(FORKS, Box::new(move || Ok(vec![nanos(one()?)])))
             }
             (Policy::Reuse, _, Some(floor)) => {
                 let floor = floor.clone();
                 row.floor(
                     "bare pipe to a process, instantiate, call, pipe back",
-                    Box::new(move || calls(&mut floor.borrow_mut(), burst)),
+                    Box::new(move || calls(&mut floor.borrow_mut(), burst, false)),
                 )
             }
             (Policy::Exec, _, Some(_)) => {
@@ -118,11 +128,11 @@ fn bare_burst(bare: &InProcess, burst: u32) -> Result<Vec<f64>, Error> {
         .collect()
 }
 
-fn calls(floor: &mut Floor, burst: u32) -> Result<Vec<f64>, Error> {
+fn calls(floor: &mut Floor, burst: u32, ahead: bool) -> Result<Vec<f64>, Error> {
     (0..burst)
         .map(|_| {
             let began = Instant::now();
-            floor.call().map_err(failed)?;
+            floor.call(ahead).map_err(failed)?;
             Ok(nanos(began.elapsed()))
         })
         .collect()
@@ -130,7 +140,7 @@ fn calls(floor: &mut Floor, burst: u32) -> Result<Vec<f64>, Error> {
 
 /// A program for one run of the task.
 pub(super) fn program_once(
-    program: &std::path::Path,
+    program: &FloorProgram,
     ready: &Ready,
     comparison: &Comparison,
 ) -> Result<Duration, Error> {
@@ -139,7 +149,7 @@ pub(super) fn program_once(
     let began = Instant::now();
     let mut floor = Floor::start(program).map_err(failed)?;
     floor
-        .load(&code, &spec, &comparison.input)
+        .load(&code, &spec, &comparison.input, None)
         .map_err(failed)?;
     drop(floor);
     Ok(began.elapsed())
@@ -151,6 +161,11 @@ pub(super) fn throughput(job: &mut Job<'_, '_>) -> Rows {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let bare = job.bare()?;
     let floor = job.floor()?.map(|floor| Rc::new(RefCell::new(floor)));
+    let mut floors = Vec::new();
+    for _ in 0..cores.min(MOST_FLOORS) {
+        floors.extend(job.floor()?.map(Mutex::new));
+    }
+    let floors = Rc::new(floors);
     let mut levels = vec![1_usize, 2];
     while levels.last().is_some_and(|last| *last < 4 * cores) {
         levels.push(levels.last().map_or(1, |last| last * 2));
@@ -194,10 +209,18 @@ pub(super) fn throughput(job: &mut Job<'_, '_>) -> Rows {
                     "bare wasmtime on as many threads, at most one for each processor",
                     Box::new(move || Ok(vec![bare_rate(bare, count, level.min(cores))?])),
                 ),
-                (Policy::Spare | Policy::Reuse, _, Some(floor)) => {
+                (Policy::Reuse, _, Some(_)) if !floors.is_empty() => {
+                    let floors = floors.clone();
+                    row.floor(
+                        "bare pipes to as many processes, at most one for each processor, \
+                         instantiate, call, pipe back",
+                        Box::new(move || Ok(vec![called_rate(&floors, count, level)?])),
+                    )
+                }
+                (Policy::Spare, _, Some(floor)) => {
                     let floor = floor.clone();
                     row.floor(
-                        "bare fork, instantiate, call, pipe, exit, wait, as many at a time",
+                        FORKS,
                         Box::new(move || {
                             let each = floor.borrow_mut().tasks(count, level as u32);
                             Ok(vec![1e9 / nanos(each.map_err(failed)?)])
@@ -237,29 +260,50 @@ fn finish(
     Ok(())
 }
 
-fn bare_rate(bare: &InProcess, count: u32, threads: usize) -> Result<f64, Error> {
-    let threads = u32::try_from(threads).unwrap_or(1).max(1);
+/// Each of them called by a thread of its own.
+fn called_rate(floors: &[Mutex<Floor>], count: u32, at_once: usize) -> Result<f64, Error> {
+    let floors = &floors[..at_once.min(floors.len())];
+    let threads = u32::try_from(floors.len()).unwrap_or(1).max(1);
     let each = count.div_ceil(threads);
     let began = Instant::now();
+    in_threads(floors.iter(), |floor| {
+        let mut floor = floor.lock().unwrap_or_else(PoisonError::into_inner);
+        for _ in 0..each {
+            floor.call(false).map_err(failed)?;
+        }
+        Ok(())
+    })?;
+    Ok(f64::from(each * threads) / began.elapsed().as_secs_f64())
+}
+
+/// Does the same with each, in threads of their own.
+fn in_threads<T: Send>(
+    all: impl Iterator<Item = T>,
+    run: impl Fn(T) -> Result<(), Error> + Sync,
+) -> Result<(), Error> {
     std::thread::scope(|scope| {
-        let running: Vec<_> = (0..threads)
-            .map(|_| {
-                scope.spawn(|| -> Result<(), Error> {
-                    let runtime = super::runtime().map_err(failed)?;
-                    for _ in 0..each {
-                        let run = bare.bare.run(&bare.spec, &bare.input);
-                        runtime.block_on(run).map_err(failed)?;
-                    }
-                    Ok(())
-                })
-            })
-            .collect();
+        let run = &run;
+        let running: Vec<_> = all.map(|one| scope.spawn(move || run(one))).collect();
         running
             .into_iter()
             .try_for_each(|thread| match thread.join() {
                 Ok(ended) => ended,
                 Err(_) => Err(failed("a thread of the floor panicked")),
             })
+    })
+}
+
+fn bare_rate(bare: &InProcess, count: u32, threads: usize) -> Result<f64, Error> {
+    let threads = u32::try_from(threads).unwrap_or(1).max(1);
+    let each = count.div_ceil(threads);
+    let began = Instant::now();
+    in_threads(0..threads, |_| {
+        let runtime = super::runtime().map_err(failed)?;
+        for _ in 0..each {
+            let run = bare.bare.run(&bare.spec, &bare.input);
+            runtime.block_on(run).map_err(failed)?;
+        }
+        Ok(())
     })?;
     Ok(f64::from(each * threads) / began.elapsed().as_secs_f64())
 }

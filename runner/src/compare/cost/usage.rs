@@ -1,5 +1,6 @@
 //! What the kernel counts for a task: CPU time, page faults, context switches.
 
+use super::tasks::FORKS;
 use super::{Job, Rows, failed, nanos};
 use crate::compare::bench::Ready;
 use crate::compare::comparison::Comparison;
@@ -14,13 +15,16 @@ use std::rc::Rc;
 use std::time::Duration;
 
 /// Tasks of one round, at most.
-const TASKS: u32 = 40;
+const TASKS: u32 = 100;
+/// The same, where they are threads.
+const TASKS_OF_THREADS: u32 = 2_000;
 
 /// What a runner and all of its processes use for a task; what they use before the
 /// first and after the last is taken off.
 pub(super) fn usage(job: &mut Job<'_, '_>, measure: Measure) -> Rows {
     let comparison = job.bench.comparison;
     let count = job.fit(Duration::from_millis(100), TASKS).max(2);
+    let many = job.fit(Duration::from_millis(20), TASKS_OF_THREADS).max(2);
     let bare = job.bare()?;
     let floor = job.floor()?.map(|floor| Rc::new(RefCell::new(floor)));
     // Their ends would be counted.
@@ -32,48 +36,70 @@ pub(super) fn usage(job: &mut Job<'_, '_>, measure: Measure) -> Rows {
     let mut rows = Vec::new();
     for policy in all.iter().copied() {
         let bench = &*job.bench;
+        let runner = move || bench.runner(policy, Cache::Directory(bench.cache().to_owned()));
+        if policy.mode() == Mode::Thread {
+            // In this process alone: no need for a runner each time.
+            let ready = Ready::new(comparison, runner()?)?;
+            ready.run(comparison)?;
+            let side = move || {
+                let before = sys::own_usage();
+                for _ in 0..many {
+                    ready.run(comparison)?;
+                }
+                let used = sys::own_usage().since(&before);
+                Ok(vec![used.get(measure) / f64::from(many)])
+            };
+            let row = Row::of(measure, policy, Box::new(side));
+            rows.push(match &bare {
+                Some(bare) => row.floor(
+                    "bare wasmtime: instantiate, call, drop",
+                    Box::new(move || {
+                        let before = sys::own_usage();
+                        for _ in 0..many {
+                            bare.run().map_err(failed)?;
+                        }
+                        let used = sys::own_usage().since(&before);
+                        Ok(vec![used.get(measure) / f64::from(many)])
+                    }),
+                ),
+                None => row,
+            });
+            continue;
+        }
         let side = move || -> Result<Vec<f64>, Error> {
-            let few = used(
-                comparison,
-                || bench.runner(policy, Cache::Directory(bench.cache().to_owned())),
-                1,
-            )?;
-            let many = used(
-                comparison,
-                || bench.runner(policy, Cache::Directory(bench.cache().to_owned())),
-                count + 1,
-            )?;
-            Ok(vec![
-                (many.get(measure) - few.get(measure)).max(0.0) / f64::from(count),
-            ])
+            let few = used(comparison, runner, 1)?;
+            let many = used(comparison, runner, count + 1)?;
+            let more = many.get(measure) - few.get(measure);
+            Ok(vec![more.max(0.0) / f64::from(count)])
         };
         let row = Row::of(measure, policy, Box::new(side));
-        rows.push(match (policy.mode(), &bare, &floor) {
-            (Mode::Thread, Some(bare), _) => row.floor(
-                "bare wasmtime: instantiate, call, drop",
-                Box::new(move || {
-                    let before = sys::own_usage();
-                    for _ in 0..count {
-                        bare.run().map_err(failed)?;
-                    }
-                    let used = sys::own_usage().since(&before);
-                    Ok(vec![used.get(measure) / f64::from(count)])
-                }),
-            ),
-            (Mode::Process, _, Some(floor)) => {
+        let fresh = policy != Policy::Reuse;
+        rows.push(match &floor {
+            Some(floor) => {
                 let floor = floor.clone();
-                row.floor(
-                    "bare fork, instantiate, call, pipe, exit, wait",
-                    Box::new(move || {
-                        let mut floor = floor.borrow_mut();
-                        let before = floor.usage().map_err(failed)?;
-                        floor.tasks(count, 1).map_err(failed)?;
-                        let used = floor.usage().map_err(failed)?.since(&before);
-                        Ok(vec![used.get(measure) / f64::from(count)])
-                    }),
-                )
+                let name = match fresh {
+                    true => FORKS,
+                    false => "bare pipe to a process, instantiate, call, pipe back",
+                };
+                let side = move || {
+                    let mut floor = floor.borrow_mut();
+                    let own = sys::own_usage();
+                    let before = floor.usage().map_err(failed)?;
+                    match fresh {
+                        true => drop(floor.tasks(count, 1).map_err(failed)?),
+                        false => {
+                            for _ in 0..count {
+                                floor.call(false).map_err(failed)?;
+                            }
+                        }
+                    }
+                    let used = floor.usage().map_err(failed)?.since(&before);
+                    let used = used.and(sys::own_usage().since(&own));
+                    Ok(vec![used.get(measure) / f64::from(count)])
+                };
+                row.floor(name, Box::new(side))
             }
-            _ => row,
+            None => row,
         });
     }
     let rounds = comparison.rounds.min(12);
