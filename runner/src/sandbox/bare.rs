@@ -57,7 +57,7 @@ impl WasiView for Host {
 pub(crate) enum BareError {
     #[error(transparent)]
     Code(#[from] CodeError),
-    #[error("without wrun around it: {}", .0.root_cause())]
+    #[error("{}", .0.root_cause())]
     Wasmtime(wasmtime::Error),
     #[error("without wrun around it, it does not do the same")]
     Differs,
@@ -159,11 +159,9 @@ impl Bare {
         ahead: bool,
     ) -> wasmtime::Result<Held> {
         let (mut store, output) = self.store(spec, input)?;
-        if ahead {
-            // Functions end at their entry.
-            store.set_epoch_deadline(0);
-            store.epoch_deadline_trap();
-        }
+        // Or functions end at their entry.
+        store.set_epoch_deadline(u64::from(!ahead));
+        store.epoch_deadline_trap();
         let guest = match &self.entry {
             Entry::Task(pre, _) => Guest::Task(pre.instantiate_async(&mut store).await?),
             Entry::Command(pre) => Guest::Command(pre.instantiate_async(&mut store).await?),

@@ -1,95 +1,125 @@
-//! What a task that waits takes: memory and descriptors.
+//! What a task that waits takes: memory and descriptors. It is a small one of wrun's
+//! own, the same in both modes: what a task has in its own memory comes on top, in
+//! either.
 
 use super::{Job, Rows, failed};
-use crate::compare::bench::{SPARES, completed};
+use crate::compare::bench::completed;
+use crate::compare::comparison::{Comparison, Watch};
 use crate::compare::results::{Measure, Policy};
-use crate::compare::rounds::Row;
-use crate::config::{Cache, Mode};
+use crate::compare::rounds::{self, Row};
+use crate::config::Cache;
 use crate::error::Error;
-use crate::port::Transport;
+use crate::handle::TaskHandle;
+use crate::limits::Limits;
+use crate::process::Floor;
 use crate::runner::Runner;
-use crate::sandbox::{self, Allocation, Bare, Prepared, TaskContext};
+use crate::sandbox::Artifact;
 use crate::task::Task;
 use std::collections::HashSet;
 use std::fs;
-use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Sandboxes that are held at the same time in this process.
-const HELD: u32 = 32;
-/// Tasks that wait at the same time.
-const WAITING: usize = 8;
-/// How long waiting workers get to be there, and quiet.
-const SOON: Duration = Duration::from_secs(2);
+/// Tasks that wait at the same time, in thread mode.
+const THREADS: usize = 128;
+/// The same, in processes.
+const PROCESSES: usize = 8;
 /// A task that says that it is there, and waits.
 const GUEST: &[u8] = include_bytes!("../guests/wait.wat");
 
-/// Memory of a sandbox, or of a process, that waits for its task.
+/// Memory of a task that waits: what it adds to this process, and its own.
 pub(super) fn memory(job: &mut Job<'_, '_>, measure: Measure) -> Rows {
-    let comparison = job.bench.comparison;
-    let ready = job.bench.ready(Policy::Instance)?;
-    let code = ready.runner.code(&ready.artifact)?;
-    drop(ready);
     let mut rows = Vec::new();
-    match sandboxes(&code) {
-        Ok(mut hold) => {
-            let side = move || hold().map(|each| vec![each.get(measure)]);
-            let row = Row::of(measure, Policy::Instance, Box::new(side));
-            rows.push(match job.bare()? {
-                Some(bare) => {
-                    let regions = code.meta.regions;
-                    let side = move || {
-                        let engine = engine(regions)?;
-                        let fresh = Bare::new(&engine, &code).map_err(failed)?;
-                        let each = taken(|| {
-                            let made = fresh.hold(&bare.spec, &bare.input, false);
-                            bare.runtime.block_on(made).map_err(failed)
-                        })?;
-                        Ok(vec![each.get(measure)])
-                    };
-                    row.floor("an instance in bare wasmtime", Box::new(side))
-                }
-                None => row,
+    let bench = &*job.bench;
+    let runner = move |policy| {
+        let cache = Cache::Directory(bench.cache().to_owned());
+        let runner = bench.runner(policy, cache)?;
+        let guest = runner.load_bytes("wait", GUEST)?;
+        Ok::<_, Error>((runner, guest))
+    };
+    let threads = move || {
+        // A new one each time: it keeps what tasks have had.
+        let (runner, guest) = runner(Policy::Instance)?;
+        one(&runner, &guest)?;
+        let before = Memory::of("self").map_err(failed)?;
+        let tasks = waiting(&runner, &guest, THREADS)?;
+        let more = Memory::of("self").map_err(failed)?.get(measure) - before.get(measure);
+        end(tasks)?;
+        #[expect(clippy::cast_precision_loss, reason = "some dozens")]
+        let each = more.max(0.0) / THREADS as f64;
+        Ok(vec![each])
+    };
+    rows.push(Row::of(measure, Policy::Instance, Box::new(threads)));
+    let (processes, guest) = runner(Policy::Fork)?;
+    one(&processes, &guest)?;
+    match looked_at(&processes, &guest) {
+        Ok(()) => {
+            let side = move || {
+                let others = descendants();
+                let before = Memory::of("self").map_err(failed)?;
+                let tasks = waiting(&processes, &guest, PROCESSES)?;
+                let workers: Vec<u32> = descendants().difference(&others).copied().collect();
+                let more = Memory::of("self").map_err(failed)?.get(measure) - before.get(measure);
+                #[expect(clippy::cast_precision_loss, reason = "some")]
+                let more = more.max(0.0) / PROCESSES as f64;
+                let each = each_of(&workers, measure)?;
+                end(tasks)?;
+                Ok(each.into_iter().map(|each| each + more).collect())
+            };
+            let mut row = Row::of(measure, Policy::Fork, Box::new(side));
+            row.policy = Some(Policy::Spare);
+            let held = Floor::start(&bench.program).and_then(|mut floor| {
+                let pids = floor.hold(PROCESSES as u32)?;
+                Ok((floor, pids))
+            });
+            rows.push(match held {
+                Ok((floor, pids)) => row.floor(
+                    "a process that was forked from a bare program and waits",
+                    Box::new(move || {
+                        // It ends its children when it is dropped.
+                        let _alive = &floor;
+                        each_of(&pids, measure)
+                    }),
+                ),
+                Err(_) => row,
             });
         }
-        Err(why) => job.note(format!("memory of a sandbox was not measured: {why}")),
+        Err(error) => job.notes.push(format!(
+            "memory of worker processes was not measured: those in a jail are not to be looked \
+             at ({error}); root may"
+        )),
     }
-    let before = descendants();
-    let cache = Cache::Directory(job.bench.cache().to_owned());
-    let spares = job.bench.runner(Policy::Spare, cache)?;
-    let ready = crate::compare::bench::Ready::new(comparison, spares)?;
-    ready.run(comparison)?;
-    let waiting = settled(&before);
-    if waiting.is_empty() {
-        job.note("memory of waiting workers was not measured: they were not found in /proc".into());
-    } else if let Err(error) = Memory::of(&waiting[0].to_string()) {
-        job.note(format!(
-            "memory of waiting workers was not measured: a jailed worker is not to be looked at \
-             ({error}); root may"
-        ));
-    } else {
-        let side = Box::new(move || each_of(&waiting, measure));
-        let row = Row::of(measure, Policy::Spare, side);
-        let held = job.idle_floor().and_then(|mut floor| {
-            let pids = floor.hold(SPARES as u32).ok()?;
-            Some((floor, pids))
-        });
-        rows.push(match held {
-            Some((floor, pids)) => row.floor(
-                "a process that was forked from a bare program and waits",
-                Box::new(move || {
-                    // It ends its children when it is dropped.
-                    let _alive = &floor;
-                    each_of(&pids, measure)
-                }),
-            ),
-            None => row,
-        });
-    }
-    let measured = job.rounds(rows);
-    drop(ready);
-    measured
+    few(
+        job.bench.comparison,
+        rows,
+        job.time,
+        &mut job.notes,
+        job.watch,
+    )
+}
+
+/// Whether this process may look at the memory of its workers.
+fn looked_at(runner: &Runner, guest: &Artifact) -> Result<(), Error> {
+    let others = descendants();
+    let tasks = waiting(runner, guest, 1)?;
+    let workers: Vec<u32> = descendants().difference(&others).copied().collect();
+    let looked = match workers.first() {
+        Some(worker) => Memory::of(&worker.to_string()).map(drop).map_err(failed),
+        None => Err(failed("they are not in /proc")),
+    };
+    end(tasks)?;
+    looked
+}
+
+/// Not often: the kernel counts what there is, and that does not vary.
+fn few(
+    comparison: &Comparison,
+    rows: Vec<Row<'_>>,
+    time: Duration,
+    notes: &mut Vec<String>,
+    watch: Watch<'_>,
+) -> Rows {
+    let comparison = comparison.clone().rounds(comparison.rounds.min(5));
+    Ok(rounds::measure(&comparison, rows, time, notes, watch))
 }
 
 fn each_of(pids: &[u32], measure: Measure) -> Result<Vec<f64>, Error> {
@@ -99,52 +129,6 @@ fn each_of(pids: &[u32], measure: Measure) -> Result<Vec<f64>, Error> {
             Ok(memory.get(measure))
         })
         .collect()
-}
-
-type Hold = Box<dyn FnMut() -> Result<Memory, Error>>;
-
-/// What a sandbox of the task takes in this process.
-fn sandboxes(code: &Arc<sandbox::Code>) -> Result<Hold, Error> {
-    let runtime = super::runtime().map_err(failed)?;
-    let code = code.clone();
-    let mut hold: Hold = Box::new(move || {
-        // A new one each time: it keeps what sandboxes have had.
-        let engine = engine(code.meta.regions)?;
-        let prepared = Prepared::new(&engine, &code).map_err(failed)?;
-        taken(|| {
-            let made = runtime.block_on(sandbox::Ahead::new(&prepared, nobody()));
-            made.ok_or_else(|| failed("it does not fit a pool, or would have to run for it"))
-        })
-    });
-    hold().map(|_| hold)
-}
-
-fn engine(regions: bool) -> Result<wasmtime::Engine, Error> {
-    let allocation = match regions {
-        true => Allocation::OnDemand,
-        false => Allocation::Pool { slots: 64 },
-    };
-    sandbox::runtime(false, allocation).map_err(failed)
-}
-
-/// What one of some takes that are held at the same time.
-fn taken<T>(mut make: impl FnMut() -> Result<T, Error>) -> Result<Memory, Error> {
-    // What the first one makes for all is not counted.
-    let first = make()?;
-    let before = Memory::of("self").map_err(failed)?;
-    let held: Vec<T> = (0..HELD).map(|_| make()).collect::<Result<_, _>>()?;
-    let after = Memory::of("self").map_err(failed)?;
-    drop((first, held));
-    let each = |after: f64, before: f64| (after - before).max(0.0) / f64::from(HELD);
-    Ok(Memory {
-        resident: each(after.resident, before.resident),
-        proportional: each(after.proportional, before.proportional),
-        private: each(after.private, before.private),
-    })
-}
-
-fn nobody() -> TaskContext {
-    TaskContext::of_nobody(Mode::Thread, Transport::queue())
 }
 
 /// Memory of a process, in bytes.
@@ -178,52 +162,39 @@ impl Memory {
     }
 }
 
-/// Those without children of the processes that this one has, or its children.
-fn descendants() -> HashSet<u32> {
-    let mut leaves = HashSet::new();
-    let mut open = vec![std::process::id()];
+/// The processes that this one has, and their children.
+pub(super) fn processes() -> Vec<u32> {
+    let (mut found, mut open) = (Vec::new(), vec![std::process::id()]);
     while let Some(pid) = open.pop() {
-        let mut any = false;
-        for task in fs::read_dir(format!("/proc/{pid}/task"))
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
-            let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
-            for child in children
+        let children = children(pid);
+        found.extend(&children);
+        open.extend(children);
+    }
+    found
+}
+
+fn children(pid: u32) -> Vec<u32> {
+    let mut all = Vec::new();
+    for task in fs::read_dir(format!("/proc/{pid}/task"))
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        all.extend(
+            children
                 .split_whitespace()
-                .filter_map(|pid| pid.parse().ok())
-            {
-                any = true;
-                open.push(child);
-            }
-        }
-        if !any {
-            leaves.insert(pid);
-        }
+                .filter_map(|pid| pid.parse::<u32>().ok()),
+        );
     }
-    leaves
+    all
 }
 
-/// The workers that wait once as many do as should; those that were there `before`
-/// are somebody else's.
-fn settled(before: &HashSet<u32>) -> Vec<u32> {
-    let end = Instant::now() + SOON;
-    loop {
-        std::thread::sleep(Duration::from_millis(20));
-        let new: Vec<u32> = descendants().difference(before).copied().collect();
-        let all = new.len() == SPARES && new.iter().all(|pid| is_quiet(*pid));
-        if all || Instant::now() >= end {
-            return new;
-        }
-    }
-}
-
-/// Whether a process sleeps.
-fn is_quiet(pid: u32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ")
-        .is_some_and(|(_, rest)| rest.starts_with('S'))
+/// Those of them without children: workers.
+fn descendants() -> HashSet<u32> {
+    let mut all = processes();
+    all.retain(|pid| children(*pid).is_empty());
+    all.into_iter().collect()
 }
 
 /// Descriptors of this process for each task that waits.
@@ -233,54 +204,58 @@ pub(super) fn descriptors(job: &mut Job<'_, '_>) -> Rows {
         let cache = Cache::Directory(job.bench.cache().to_owned());
         let runner = job.bench.runner(policy, cache)?;
         let guest = runner.load_bytes("wait", GUEST)?;
-        let side = Box::new(move || waiting(&runner, &guest).map(|each| vec![each]));
+        // What the first task of a runner makes.
+        one(&runner, &guest)?;
+        let side = Box::new(move || {
+            let before = open_descriptors()?;
+            let tasks = waiting(&runner, &guest, PROCESSES)?;
+            let after = open_descriptors()?;
+            end(tasks)?;
+            #[expect(clippy::cast_precision_loss, reason = "some dozens")]
+            let each = after.saturating_sub(before) as f64 / PROCESSES as f64;
+            Ok(vec![each])
+        });
         let mut row = Row::of(Measure::Descriptors, policy, side);
-        row.policy = (policy.mode() == Mode::Thread)
-            .then_some(Policy::Instance)
-            .or(Some(Policy::Spare));
+        if policy == Policy::Fork {
+            row.policy = Some(Policy::Spare);
+        }
         rows.push(row);
     }
-    let (rounds, time) = (job.bench.comparison.rounds, job.time);
-    let comparison = job.bench.comparison.clone().rounds(rounds.min(3));
-    let measured =
-        crate::compare::rounds::measure(&comparison, rows, time, &mut job.notes, job.watch);
-    Ok(match measured {
-        ControlFlow::Continue(rows) => ControlFlow::Continue(rows),
-        ControlFlow::Break(rows) => ControlFlow::Break(rows),
-    })
+    few(
+        job.bench.comparison,
+        rows,
+        job.time,
+        &mut job.notes,
+        job.watch,
+    )
 }
 
-fn waiting(runner: &Runner, guest: &crate::Artifact) -> Result<f64, Error> {
-    // What the first task of a runner makes.
-    one(runner, guest)?;
-    let before = open_descriptors()?;
+/// So many tasks that wait, once all do.
+fn waiting(runner: &Runner, guest: &Artifact, count: usize) -> Result<Vec<TaskHandle>, Error> {
     let mut tasks = Vec::new();
-    for _ in 0..WAITING {
-        let limits = crate::Limits::default().timeout(Duration::from_secs(20));
-        let task = Task::new(guest)
-            .input("wait")
-            .limits(limits)
-            .grace(Duration::ZERO);
-        tasks.push(runner.submit_blocking(task)?);
+    for _ in 0..count {
+        let limits = Limits::default().timeout(Duration::from_secs(30));
+        let task = Task::new(guest).input("wait").limits(limits);
+        tasks.push(runner.submit_blocking(task.grace(Duration::ZERO))?);
     }
-    let end = Instant::now() + Duration::from_secs(10);
+    let end = Instant::now() + Duration::from_secs(20);
     while tasks.iter().any(|task| task.progress().done == 0) {
         if Instant::now() >= end {
             return Err(failed("tasks that wait did not start"));
         }
         std::thread::sleep(Duration::from_millis(1));
     }
-    let after = open_descriptors()?;
-    for task in tasks {
-        task.kill();
-        task.wait()?;
-    }
-    #[expect(clippy::cast_precision_loss, reason = "some dozens")]
-    let each = after.saturating_sub(before) as f64 / WAITING as f64;
-    Ok(each)
+    Ok(tasks)
 }
 
-fn one(runner: &Runner, guest: &crate::Artifact) -> Result<(), Error> {
+fn end(tasks: Vec<TaskHandle>) -> Result<(), Error> {
+    for task in &tasks {
+        task.kill();
+    }
+    tasks.into_iter().try_for_each(|task| task.wait().map(drop))
+}
+
+fn one(runner: &Runner, guest: &Artifact) -> Result<(), Error> {
     completed(&runner.run(Task::new(guest))?)
 }
 

@@ -1,5 +1,6 @@
 //! What the kernel counts for a task: CPU time, page faults, context switches.
 
+use super::memory::processes;
 use super::tasks::FORKS;
 use super::{Job, Rows, failed, nanos};
 use crate::compare::bench::Ready;
@@ -8,9 +9,11 @@ use crate::compare::results::{Measure, Policy};
 use crate::compare::rounds::Row;
 use crate::config::{Cache, Mode};
 use crate::error::Error;
+use crate::process::Floor;
 use crate::report::Usage;
 use crate::sys;
 use std::cell::RefCell;
+use std::fs;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -37,6 +40,39 @@ pub(super) fn usage(job: &mut Job<'_, '_>, measure: Measure) -> Rows {
     for policy in all.iter().copied() {
         let bench = &*job.bench;
         let runner = move || bench.runner(policy, Cache::Directory(bench.cache().to_owned()));
+        if policy == Policy::Reuse {
+            let ready = Ready::new(comparison, runner()?)?;
+            ready.run(comparison)?;
+            let side = Box::new(move || {
+                let before = sys::own_usage().and(living());
+                for _ in 0..count {
+                    ready.run(comparison)?;
+                }
+                let used = sys::own_usage().and(living()).since(&before);
+                Ok(vec![used.get(measure) / f64::from(count)])
+            });
+            let row = Row::of(measure, policy, side);
+            rows.push(match &floor {
+                Some(floor) => {
+                    let floor = floor.clone();
+                    let side = Box::new(move || {
+                        let mut floor = floor.borrow_mut();
+                        let all = |floor: &mut Floor| -> Result<Usage, Error> {
+                            Ok(floor.usage().map_err(failed)?.and(sys::own_usage()))
+                        };
+                        let before = all(&mut floor)?;
+                        for _ in 0..count {
+                            floor.call(false).map_err(failed)?;
+                        }
+                        let used = all(&mut floor)?.since(&before);
+                        Ok(vec![used.get(measure) / f64::from(count)])
+                    });
+                    row.floor("bare pipe to a process, instantiate, call, pipe back", side)
+                }
+                None => row,
+            });
+            continue;
+        }
         if policy.mode() == Mode::Thread {
             // In this process alone: no need for a runner each time.
             let ready = Ready::new(comparison, runner()?)?;
@@ -73,31 +109,17 @@ pub(super) fn usage(job: &mut Job<'_, '_>, measure: Measure) -> Rows {
             Ok(vec![more.max(0.0) / f64::from(count)])
         };
         let row = Row::of(measure, policy, Box::new(side));
-        let fresh = policy != Policy::Reuse;
         rows.push(match &floor {
             Some(floor) => {
                 let floor = floor.clone();
-                let name = match fresh {
-                    true => FORKS,
-                    false => "bare pipe to a process, instantiate, call, pipe back",
-                };
-                let side = move || {
+                let side = Box::new(move || {
                     let mut floor = floor.borrow_mut();
-                    let own = sys::own_usage();
                     let before = floor.usage().map_err(failed)?;
-                    match fresh {
-                        true => drop(floor.tasks(count, 1).map_err(failed)?),
-                        false => {
-                            for _ in 0..count {
-                                floor.call(false).map_err(failed)?;
-                            }
-                        }
-                    }
+                    floor.tasks(count, 1).map_err(failed)?;
                     let used = floor.usage().map_err(failed)?.since(&before);
-                    let used = used.and(sys::own_usage().since(&own));
                     Ok(vec![used.get(measure) / f64::from(count)])
-                };
-                row.floor(name, Box::new(side))
+                });
+                row.floor(FORKS, side)
             }
             None => row,
         });
@@ -128,6 +150,38 @@ fn used(
     }
     drop(ready);
     Ok(all().since(&before))
+}
+
+/// What processes that this one has, and their children, have used and are alive.
+/// Those that end meanwhile are not in it.
+fn living() -> Usage {
+    let mut all = Usage::default();
+    for pid in processes() {
+        let read =
+            |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        let number = |text: Option<&str>| text.and_then(|it| it.parse::<u64>().ok()).unwrap_or(0);
+        // The first of three is the time on a processor, in nanoseconds.
+        let cpu = number(read("schedstat").split_whitespace().next());
+        all.user_cpu += Duration::from_nanos(cpu);
+        // Behind the name in parentheses: the 8th is minor faults, the 10th major.
+        let stat = read("stat");
+        let fields: Vec<&str> = stat
+            .rsplit_once(") ")
+            .map_or("", |it| it.1)
+            .split(' ')
+            .collect();
+        all.minor_faults += number(fields.get(7).copied());
+        all.major_faults += number(fields.get(9).copied());
+        let status = read("status");
+        for (name, sum) in [
+            ("voluntary_ctxt_switches:", &mut all.voluntary_switches),
+            ("nonvoluntary_ctxt_switches:", &mut all.involuntary_switches),
+        ] {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            *sum += number(line.map(str::trim));
+        }
+    }
+    all
 }
 
 impl Usage {
