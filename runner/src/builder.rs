@@ -139,6 +139,11 @@ impl Builder {
         self
     }
 
+    /// The program that [`Builder::worker`] named.
+    pub(crate) fn named_worker(&self) -> Result<Option<PathBuf>, Error> {
+        self.worker.clone().map(worker_path).transpose()
+    }
+
     /// Cap on a task file in bytes. Default: [`Builder::MODULE_SIZE_DEFAULT`].
     pub fn max_module_size(mut self, bytes: u64) -> Self {
         self.max_module_size = bytes;

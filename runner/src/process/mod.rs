@@ -15,6 +15,8 @@ mod compile_main;
 mod group;
 mod image;
 mod pool;
+mod sacrifice;
+mod sacrifice_main;
 mod spawn;
 mod stream;
 mod task_main;
@@ -35,10 +37,11 @@ use crate::task::Spec;
 pub(crate) use compile::ChildCompiler;
 use group::Group;
 use pool::{Pool, Settings};
+pub(crate) use sacrifice::{Died, Sacrifice, Said};
 use spawn::Spawner;
 use std::collections::HashMap;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 pub use worker_main::worker_hook;
@@ -82,8 +85,13 @@ pub(crate) enum ProcessError {
 
 /// The program that workers and compilers are.
 fn worker_program(config: &Config) -> Result<PathBuf, ProcessError> {
-    match &config.worker {
-        Some(program) => Ok(program.clone()),
+    program_of(config.worker.as_deref())
+}
+
+/// The program that workers are, where an embedder named one or none.
+fn program_of(named: Option<&Path>) -> Result<PathBuf, ProcessError> {
+    match named {
+        Some(program) => Ok(program.to_owned()),
         None if worker_main::is_hooked() => Ok(PathBuf::from("/proc/self/exe")),
         None => Err(ProcessError::NoHook),
     }

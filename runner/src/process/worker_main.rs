@@ -7,7 +7,8 @@
 
 use super::channel::{self, Inbox};
 use super::compile::COMPILE_ARG;
-use super::{compile_main, task_main, zygote_main};
+use super::sacrifice::SACRIFICE_ARG;
+use super::{compile_main, sacrifice_main, task_main, zygote_main};
 use crate::jail::{self, JailError, Split, Walls};
 use crate::sandbox::{self, Code, PrepareError, Prepared};
 use crate::sys::{self, Alone};
@@ -48,6 +49,7 @@ pub fn worker_hook() {
         .and_then(|arg| arg.to_str().and_then(|arg| arg.parse::<i32>().ok()));
     let work = match args.next() {
         Some(role) if role == COMPILE_ARG => compile_main::work,
+        Some(role) if role == SACRIFICE_ARG => sacrifice_main::work,
         _ => work,
     };
     let code = match parent.map(work) {
