@@ -20,8 +20,8 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// How long a host may take for all that it does: longer than all its own waits.
-const ALL: Duration = Duration::from_secs(90);
+/// How long a host may take for all that it does.
+const ALL: Duration = Duration::from_secs(60);
 /// How long one that says no more may take to die.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -75,12 +75,18 @@ pub(super) fn sacrifice(worker: Option<&Path>, fault: Fault, aim: &Aim) -> Resul
     let known = clock();
     let known_at = Instant::now();
     let died = host.end(known_at + LINGER);
-    let (Some(injected), Died::Of(end)) = (injected, died) else {
-        let why = match injected {
-            Some(_) => "the host said no more and did not die",
-            None => "the host died before the fault was injected",
-        };
-        return Ok(Host::Unknown(why.into()));
+    let (injected, end) = match (injected, died) {
+        (Some(injected), Died::Of(end)) => (injected, end),
+        (None, Died::Of(_)) => {
+            return Ok(Host::Unknown(
+                "the host died before the fault was injected".into(),
+            ));
+        }
+        (_, Died::Hung) => {
+            return Ok(Host::Unknown(
+                "the host said no more and did not die".into(),
+            ));
+        }
     };
     let recovered = recover(worker, aim).is_ok();
     Ok(Host::Dead(Seen {

@@ -21,7 +21,7 @@ use catalogue::By;
 use host::Host;
 pub(crate) use host::be_sacrificed;
 pub use place::Place;
-use scene::Stage;
+use scene::{Played, Stage};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::mpsc;
@@ -35,7 +35,7 @@ use tokio::runtime::Runtime;
 /// `builder` has the worker program, the jail and the identity; its mode does not count.
 /// A fault that cannot be injected here is [`Finding::NotMeasured`]. `found` is called in
 /// the order of `wanted`; with [`ControlFlow::Break`], no other fault is injected. Blocks
-/// for a third of a second per fault, more or less.
+/// for a tenth of a second per fault, more or less.
 ///
 /// The faults do no harm beyond the tasks and the programs that are started for them:
 /// what is written, connected to and read is made for it, the signal is number 0, the
@@ -89,8 +89,9 @@ pub fn inject_at(
         worker: builder.named_worker()?,
         runtime: runtime()?,
         place,
-        thread: None,
-        process: None,
+        thread: Own::None,
+        process: Own::None,
+        no_sacrifice: None,
     };
     // Whoever calls may be on a thread that drives other futures. The programs that are
     // started mean this one thread.
@@ -126,35 +127,46 @@ struct Isolation {
     worker: Option<PathBuf>,
     runtime: Runtime,
     place: Place,
-    /// Runners of this program, as long as nothing went wrong with them.
-    thread: Option<Stage>,
-    process: Option<Stage>,
+    thread: Own,
+    process: Own,
+    /// Why no host can be started to be sacrificed: the next one would take as long to
+    /// fail.
+    no_sacrifice: Option<String>,
+}
+
+/// A runner of this program.
+#[derive(Default)]
+enum Own {
+    /// There is none yet, or something went wrong with it.
+    #[default]
+    None,
+    Ready(Stage),
+    /// There cannot be one; why.
+    Never(String),
 }
 
 impl Isolation {
     fn measure(&mut self, fault: Fault, mode: Mode) -> Finding {
-        let sacrificed = mode == Mode::Thread && fault.by() != By::Guest;
-        if let Some(why) = self.place.lacks(fault) {
-            return Finding::NotMeasured { why };
+        match self.inject(fault, mode) {
+            Ok(finding) => finding,
+            Err(why) => Finding::NotMeasured { why },
         }
-        self.place.tidy();
-        let played = if sacrificed {
-            match host::sacrifice(self.worker.as_deref(), fault, self.place.aim()) {
-                Ok(Host::Lives(played)) => Ok(*played),
-                Ok(Host::Dead(seen)) => return Finding::Measured(seen),
-                Ok(Host::Unknown(why)) => return Finding::NotMeasured { why },
-                Err(error) => Err(error),
-            }
-        } else {
-            self.play(fault, mode)
-        };
-        let played = match played {
-            Ok(played) => played,
-            Err(error) => {
-                return Finding::NotMeasured {
-                    why: error.to_string(),
-                };
-            }
+    }
+
+    /// What became of a fault; or why it could not be injected.
+    fn inject(&mut self, fault: Fault, mode: Mode) -> Result<Finding, String> {
+        if let Some(why) = self.place.lacks(fault) {
+            return Err(why);
+        }
+        self.place.tidy(fault);
+        let sacrificed = mode == Mode::Thread && fault.by() != By::Guest;
+        let played = match sacrificed {
+            true => match self.sacrifice(fault)? {
+                Host::Lives(played) => *played,
+                Host::Dead(seen) => return Ok(Finding::Measured(seen)),
+                Host::Unknown(why) => return Err(why),
+            },
+            false => self.play(fault, mode)?,
         };
         let known = Known {
             fault,
@@ -164,24 +176,47 @@ impl Isolation {
             is_open: self.place.aim().is_open,
             ptrace_scope: ptrace_scope(),
         };
-        known.finding(&played)
+        Ok(known.finding(&played))
+    }
+
+    fn sacrifice(&mut self, fault: Fault) -> Result<Host, String> {
+        if let Some(why) = &self.no_sacrifice {
+            return Err(why.clone());
+        }
+        host::sacrifice(self.worker.as_deref(), fault, self.place.aim()).map_err(|error| {
+            let why = error.to_string();
+            self.no_sacrifice = Some(why.clone());
+            why
+        })
     }
 
     /// In a runner of this program, which is made anew after something went wrong.
-    fn play(&mut self, fault: Fault, mode: Mode) -> Result<scene::Played, Error> {
-        let slot = match mode {
+    fn play(&mut self, fault: Fault, mode: Mode) -> Result<Played, String> {
+        let own = match mode {
             Mode::Thread => &mut self.thread,
             Mode::Process => &mut self.process,
         };
-        let mut stage = match slot.take() {
-            Some(stage) => stage,
-            None => Stage::set(self.builder.clone().mode(mode))?,
+        let mut stage = match std::mem::take(own) {
+            Own::Ready(stage) => stage,
+            Own::None => match Stage::set(self.builder.clone().mode(mode)) {
+                Ok(stage) => stage,
+                Err(error) => {
+                    *own = Own::Never(error.to_string());
+                    return Err(error.to_string());
+                }
+            },
+            Own::Never(why) => {
+                *own = Own::Never(why.clone());
+                return Err(why);
+            }
         };
-        stage.prepare(fault)?;
         let aim = self.place.aim();
-        let played = self.runtime.block_on(stage.play(fault, aim, &mut || {}))?;
+        let played = stage
+            .prepare(fault)
+            .and_then(|()| self.runtime.block_on(stage.play(fault, aim, &mut || {})));
+        let played = played.map_err(|error| error.to_string())?;
         if played.lost == 0 && played.recovered_ns.is_some() {
-            *slot = Some(stage);
+            *own = Own::Ready(stage);
         }
         Ok(played)
     }

@@ -96,10 +96,15 @@ impl Place {
         }
     }
 
-    /// Nothing of acts before is left.
-    pub(super) fn tidy(&self) {
-        let _ = std::fs::remove_file(&self.aim.written);
-        while self.listener.accept().is_ok() {}
+    /// No act before left the trace that this one leaves.
+    pub(super) fn tidy(&self, fault: Fault) {
+        match fault {
+            Fault::WriteFile => {
+                let _ = std::fs::remove_file(&self.aim.written);
+            }
+            Fault::Connect => while self.listener.accept().is_ok() {},
+            _ => {}
+        }
     }
 }
 

@@ -140,7 +140,7 @@ impl Stage {
             None => self.recovers(seed).await,
         };
         let recovered_ns = recovered.then(|| nanoseconds(known_at.elapsed()));
-        // Each learns of it before any is waited for.
+        // Each is told before any is waited for.
         for (sibling, _) in &siblings {
             sibling.cancel();
         }

@@ -89,7 +89,7 @@ impl Known {
                 Some(false) => Course::Unknown {
                     why: "it said that it was done, and left no trace".to_owned(),
                 },
-                _ if self.is_elsewhere(&walls) => Course::Stopped {
+                _ if self.is_elsewhere(&walls, played) => Course::Stopped {
                     by: Layer::PidNamespace.wall().to_owned(),
                     detail: "the host's number is another process's there".to_owned(),
                 },
@@ -104,9 +104,14 @@ impl Known {
         }
     }
 
-    /// Whether it meant the host by a number, where that is the number of another.
-    fn is_elsewhere(&self, walls: &Walls<'_>) -> bool {
-        self.aims_at_host() && self.mode == Mode::Process && walls.stands(Layer::PidNamespace)
+    /// Whether it meant the host by a number, where that is the number of another; what
+    /// it read of the host it has from nobody else.
+    fn is_elsewhere(&self, walls: &Walls<'_>, played: &Played) -> bool {
+        let reads = matches!(self.fault, Fault::HostMemory | Fault::HostEnvironment);
+        self.aims_at_host()
+            && self.mode == Mode::Process
+            && walls.stands(Layer::PidNamespace)
+            && !(reads && played.is_true)
     }
 
     fn aims_at_host(&self) -> bool {
@@ -455,6 +460,8 @@ mod tests {
         let elsewhere = played(Ended::Acted(Acted::Did(Vec::new())), &[Layer::PidNamespace]);
         let by = (true, "the process namespace".to_owned());
         assert_eq!(seen(&known(Fault::Signal), &elsewhere), by);
+        let read = known(Fault::HostMemory);
+        assert_eq!(seen(&read, &elsewhere), nothing);
         let other = Played {
             is_true: false,
             ..did()
