@@ -697,6 +697,8 @@ fn a_host_does_not_outlive_who_started_it() {
         .unwrap();
     let started = eventually(PATIENCE, || !running(&program).is_empty());
     assert!(started);
+    // Until it waits; before, it would see for itself that its parent is gone.
+    std::thread::sleep(Duration::from_millis(300));
     parent.kill().unwrap();
     parent.wait().unwrap();
     let gone = eventually(PATIENCE, || running(&program).is_empty());
