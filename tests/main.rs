@@ -23,6 +23,7 @@ mod exit_codes;
 mod handing_over;
 mod hostile_worker;
 mod image;
+mod isolation;
 mod jail;
 mod killing;
 mod leaks;

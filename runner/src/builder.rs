@@ -139,6 +139,11 @@ impl Builder {
         self
     }
 
+    /// The program that [`Builder::worker`] named.
+    pub(crate) fn named_worker(&self) -> Result<Option<PathBuf>, Error> {
+        self.worker.clone().map(worker_path).transpose()
+    }
+
     /// Cap on a task file in bytes. Default: [`Builder::MODULE_SIZE_DEFAULT`].
     pub fn max_module_size(mut self, bytes: u64) -> Self {
         self.max_module_size = bytes;
@@ -226,8 +231,9 @@ impl Builder {
 
     /// The program that workers are.
     pub(crate) fn worker_program(&self) -> Result<PathBuf, Error> {
-        let named = self.worker.clone().map(worker_path).transpose()?;
-        Ok(crate::process::worker_program(named.as_deref())?)
+        Ok(crate::process::worker_program(
+            self.named_worker()?.as_deref(),
+        )?)
     }
 
     /// For wrun's own tests: these layers of the jail are treated as if the kernel

@@ -325,6 +325,7 @@ impl Children {
                 tcp: Vec::new(),
                 limits,
                 child_data: self.tree.child_data,
+                act: None,
             }),
             deadline,
             stdin: input,

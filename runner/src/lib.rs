@@ -338,6 +338,7 @@
 //! of your own task on your own machine. The other examples: `limits_and_kill`,
 //! `plugin_server`, `batch`, `talk`.
 
+mod act;
 mod blocking;
 mod broadcast;
 mod builder;

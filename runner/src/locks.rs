@@ -83,6 +83,11 @@ impl Locks {
         }
     }
 
+    /// How many wait for their turn, for any lock.
+    pub(crate) fn waiting(&self) -> usize {
+        self.state().waiting.len()
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -266,6 +266,11 @@ impl Runner {
         lock_guard(locks.request_now(name, mode))
     }
 
+    /// How many tasks and hosts wait for a named lock.
+    pub(crate) fn locks_waited_for(&self) -> usize {
+        self.core.starter.commons.locks.waiting()
+    }
+
     /// The compiled artifact of a task, as `wrun compile` writes it: native
     /// code, for this version of wrun on this kind of processor.
     ///

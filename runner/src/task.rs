@@ -1,6 +1,7 @@
 //! What to run: an artifact with its arguments, input, grants and limits. Plain
 //! data with validation; knows neither modes nor engines.
 
+use crate::act::Act;
 use crate::grant::{DirGrant, TaskGrant, TcpGrant};
 use crate::limits::Limits;
 use crate::port::Port;
@@ -68,6 +69,8 @@ pub(crate) struct Spec {
     /// The most that the host holds of one child task, as input or output, in bytes;
     /// 0 without any.
     pub(crate) child_data: u64,
+    /// What the host's code does in the guest's place, for a comparison.
+    pub(crate) act: Option<Act>,
 }
 
 impl Task {
@@ -90,6 +93,7 @@ impl Task {
                 tcp: Vec::new(),
                 limits: Limits::default(),
                 child_data: 0,
+                act: None,
             },
             input: Input::empty(),
             stdout: Stdio::Capture,
@@ -99,6 +103,13 @@ impl Task {
             port: None,
             tasks: Vec::new(),
         }
+    }
+
+    /// The host's code does this in the guest's place: it says so by its progress, and
+    /// waits until the task is cancelled. Nothing outside of this crate can ask for it.
+    pub(crate) fn act(mut self, act: Act) -> Self {
+        self.spec.act = Some(act);
+        self
     }
 
     /// The name in reports and in `context.info`; also the first element of the
@@ -228,6 +239,7 @@ impl Spec {
             tcp: Vec::new(),
             limits: Limits::default().max_memory(64 << 20),
             child_data: 0,
+            act: None,
         }
     }
 
@@ -471,6 +483,7 @@ mod tests {
             tcp: vec![],
             limits: Limits::default(),
             child_data: 0,
+            act: None,
         };
         assert!(spec(&[("A", "b")]).validate().is_ok());
         assert!(spec(&[("A=", "b")]).validate().is_err());

@@ -330,7 +330,7 @@ impl Comparison {
             complete &= goes_on.is_continue();
             goes_on
         };
-        isolation::measure(&self.builder, &wanted, &mut found)?;
+        isolation::inject(&self.builder, &wanted, &mut found)?;
         results.complete &= complete;
         Ok(())
     }

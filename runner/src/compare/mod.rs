@@ -17,6 +17,10 @@ mod rounds;
 mod summary;
 
 pub use comparison::{Comparison, Step};
+pub(crate) use isolation::be_sacrificed;
+pub use isolation::inject;
+#[doc(hidden)]
+pub use isolation::{Place, inject_at};
 pub use results::{
     CostRow, Environment, Fault, FaultRow, Finding, Floor, Measure, Policy, Results, Seen, Subject,
     Transport, Unit, Verdict,

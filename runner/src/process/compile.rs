@@ -32,7 +32,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child as StdChild, Command, Stdio};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -74,7 +74,7 @@ struct Places {
 struct Place<'a>(&'a ChildCompiler);
 
 /// A child that is killed and reaped when dropped, and all in its process group.
-struct Reaped {
+pub(super) struct Reaped {
     /// The one that was started, and the group that it founded.
     first: i32,
     /// The one that it goes on as.
@@ -259,11 +259,7 @@ impl ChildCompiler {
         })?;
         // Its ends are the child's alone from here on.
         drop(command);
-        let child = Reaped {
-            first: child.id().cast_signed(),
-            moved: None,
-            ended: false,
-        };
+        let child = Reaped::new(&child);
         let life = Pid::from_raw(child.first)
             .ok_or(Errno::SRCH)
             .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()))
@@ -363,6 +359,20 @@ impl Drop for Place<'_> {
 }
 
 impl Reaped {
+    /// Takes over what was started as the leader of a process group.
+    pub(super) fn new(child: &StdChild) -> Self {
+        Reaped {
+            first: child.id().cast_signed(),
+            moved: None,
+            ended: false,
+        }
+    }
+
+    /// The number of the one that was started.
+    pub(super) fn id(&self) -> i32 {
+        self.first
+    }
+
     /// Takes note that it goes on as another child of this process, in the group
     /// of the first; tells of that one's death.
     fn moved(&mut self, pid: i32) -> io::Result<OwnedFd> {
@@ -386,7 +396,7 @@ impl Reaped {
 
     /// Kills and reaps all of it: how the one ended that it went on as. None when
     /// somebody else reaped it.
-    fn end(&mut self) -> Option<Exit> {
+    pub(super) fn end(&mut self) -> Option<Exit> {
         if std::mem::replace(&mut self.ended, true) {
             return None;
         }

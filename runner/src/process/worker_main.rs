@@ -8,7 +8,8 @@
 use super::channel::{self, Inbox};
 use super::compile::COMPILE_ARG;
 use super::floor_main::{self, FLOOR_ARG};
-use super::{compile_main, task_main, zygote_main};
+use super::sacrifice::SACRIFICE_ARG;
+use super::{compile_main, sacrifice_main, task_main, zygote_main};
 use crate::jail::{self, JailError, Split, Walls};
 use crate::sandbox::{self, Code, PrepareError, Prepared};
 use crate::sys::{self, Alone};
@@ -50,6 +51,7 @@ pub fn worker_hook() {
     let work = match args.next() {
         Some(role) if role == COMPILE_ARG => compile_main::work,
         Some(role) if role == FLOOR_ARG => floor_main::work,
+        Some(role) if role == SACRIFICE_ARG => sacrifice_main::work,
         _ => work,
     };
     let code = match parent.map(work) {

@@ -5,6 +5,7 @@
 //! Invariant: this module cannot tell thread mode from process mode.
 
 mod abi;
+mod acting;
 mod ahead;
 mod bare;
 mod cache;

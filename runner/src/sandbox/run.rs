@@ -8,6 +8,7 @@
 
 use super::abi::TaskContext;
 use super::abi::bindings::TaskPre;
+use super::acting::Acting;
 use super::ahead::{Ahead, Guest};
 use super::code::{Code, CodeError};
 use super::denials::Denials;
@@ -255,6 +256,10 @@ pub(crate) async fn run(prepared: &Prepared, run: Run<'_>) -> Result<Fate, RunEr
     } else {
         &run.stderr
     };
+    let acting = match &run.spec.act {
+        Some(act) if !run.rehearsal => Some(Acting::new(act, &run.context)),
+        _ => None,
+    };
     let mut host = Host::new(
         run.spec,
         prepared.is_module(),
@@ -291,6 +296,9 @@ pub(crate) async fn run(prepared: &Prepared, run: Run<'_>) -> Result<Fate, RunEr
         store.epoch_deadline_async_yield_and_update(1);
     }
 
+    if let Some(acting) = acting {
+        return Ok(Fate::imposed(acting.done(&run.kill).await));
+    }
     // The test's own build: the host misbehaves in the guest's place.
     #[cfg(feature = "test-hooks")]
     if let Some(request) = run.spec.probe().filter(|_| !run.rehearsal) {

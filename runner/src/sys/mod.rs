@@ -2,6 +2,7 @@
 //! lines that hand wasmtime its own artifacts. One file per kind of thing;
 //! callers see safe types.
 
+mod act;
 #[cfg(test)]
 pub(crate) mod attempt;
 mod descriptor;
@@ -22,6 +23,7 @@ mod to_map;
 mod wait;
 mod watch;
 
+pub(crate) use act::act;
 pub(crate) use descriptor::closes_on_exec;
 pub(crate) use fork::{Alone, Forked, exit_now};
 pub(crate) use inherited::{blank, close_inherited};

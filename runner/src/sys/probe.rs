@@ -1,14 +1,16 @@
-//! What the host's code in a worker would do after somebody took it over: the
-//! acts themselves, in raw system calls, and what became of them. In no build but
-//! that of the tests.
+//! What the host's code in a worker would do after somebody took it over, beyond
+//! what every build can be ordered to do ([`act`](super::act)): in raw system calls,
+//! and what became of them. In no build but that of the tests.
 //!
 //! Where nothing stops an act it must do no harm to the machine: signals are
 //! number 0, memory is mapped and hardly touched, what is mounted is in a
 //! namespace of its own.
 
-use std::ffi::CString;
+use super::act::{
+    self, CWD, LOOPBACK, Open, PAGE, attach, call, loopback, map, may_signal, new_socket, open,
+    own, path_of, touch, write,
+};
 use std::io;
-use std::mem::size_of;
 
 /// What a probe did, in words; or how it was refused.
 type Tried = io::Result<String>;
@@ -157,6 +159,7 @@ const PROBES: &[(&str, Act)] = &[
     ("nothing", |_| Ok("nothing".into())),
     ("abort", |_| std::process::abort()),
     ("segfault", segfault),
+    ("oom-kill", oom_kill),
     ("illegal", illegal),
     ("overflow", |_| Ok(overflow(0).to_string())),
     ("exit", |_| super::exit_now(7)),
@@ -203,29 +206,8 @@ fn name_of(error: &io::Error) -> String {
 
 // --- the means ------------------------------------------------------------
 
-/// Any system call.
-#[expect(unsafe_code, reason = "calls that no library would make")]
-fn call(number: libc::c_long, args: [usize; 6]) -> io::Result<usize> {
-    let [a, b, c, d, e, f] = args;
-    // SAFETY: every caller here passes null, or addresses of its own values of the
-    // size that the call takes, which outlive it. What a call does to the process
-    // is what the probe is for; those that end or replace it are the last thing
-    // that it does.
-    let result = unsafe { libc::syscall(number, a, b, c, d, e, f) };
-    usize::try_from(result).map_err(|_| io::Error::last_os_error())
-}
-
 fn done(result: io::Result<usize>, what: &str) -> Tried {
     result.map(|_| what.into())
-}
-
-/// A descriptor that was opened, for what can be done with it afterwards.
-struct Open(usize);
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        let _ = call(libc::SYS_close, [self.0, 0, 0, 0, 0, 0]);
-    }
 }
 
 fn opened(result: io::Result<usize>) -> Tried {
@@ -233,37 +215,6 @@ fn opened(result: io::Result<usize>) -> Tried {
         drop(Open(descriptor));
         "opened".into()
     })
-}
-
-const CWD: usize = libc::AT_FDCWD as usize;
-
-fn path_of(text: &str) -> io::Result<CString> {
-    CString::new(text).map_err(io::Error::other)
-}
-
-fn open(path: &str, flags: i32) -> io::Result<Open> {
-    let path = path_of(path)?;
-    let flags = (flags | libc::O_CLOEXEC) as usize;
-    call(
-        libc::SYS_openat,
-        [CWD, path.as_ptr() as usize, flags, 0o600, 0, 0],
-    )
-    .map(Open)
-}
-
-fn read(open: &Open) -> io::Result<usize> {
-    let mut bytes = [0_u8; 4096];
-    let at = bytes.as_mut_ptr() as usize;
-    call(libc::SYS_read, [open.0, at, bytes.len(), 0, 0, 0])
-}
-
-fn write(descriptor: usize, bytes: &[u8]) -> io::Result<usize> {
-    let at = bytes.as_ptr() as usize;
-    call(libc::SYS_write, [descriptor, at, bytes.len(), 0, 0, 0])
-}
-
-fn own() -> i32 {
-    rustix::process::getpid().as_raw_nonzero().get()
 }
 
 /// The parent; where it has no number here, the next process there would be.
@@ -303,25 +254,10 @@ fn any(pids: Vec<i32>, act: impl Fn(i32) -> Tried) -> Tried {
     Err(refused)
 }
 
-/// Maps memory at a place that the kernel chooses.
-fn map(len: usize, protection: i32, flags: i32) -> io::Result<usize> {
-    let flags = flags | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-    call(
-        libc::SYS_mmap,
-        [0, len, protection as usize, flags as usize, usize::MAX, 0],
-    )
-}
-
-#[expect(unsafe_code, reason = "memory is touched by address")]
-fn touch(at: usize) -> u8 {
-    // SAFETY: the callers have mapped this address for reading, and nothing else
-    // uses it.
-    unsafe { std::ptr::read_volatile(at as *const u8) }
-}
-
 #[expect(unsafe_code, reason = "memory is touched by address")]
 fn scribble(at: usize) {
-    // SAFETY: as in `touch`, for writing.
+    // SAFETY: the callers have mapped this address for writing, and nothing else
+    // uses it.
     unsafe { std::ptr::write_volatile(at as *mut u8, 1) }
 }
 
@@ -347,8 +283,7 @@ fn stat_of(descriptor: usize) -> io::Result<libc::stat> {
 // --- files ----------------------------------------------------------------
 
 fn read_path(path: &str) -> Tried {
-    let file = open(path, libc::O_RDONLY)?;
-    Ok(format!("{} bytes", read(&file)?))
+    Ok(format!("{} bytes", act::read_file(path)?.len()))
 }
 
 fn read_path_2(path: &str) -> Tried {
@@ -357,12 +292,11 @@ fn read_path_2(path: &str) -> Tried {
     let at = how.as_ptr() as usize;
     let path = path.as_ptr() as usize;
     let file = call(libc::SYS_openat2, [CWD, path, at, 24, 0, 0]).map(Open)?;
-    Ok(format!("{} bytes", read(&file)?))
+    Ok(format!("{} bytes", act::read(&file)?.len()))
 }
 
 fn write_path(path: &str) -> Tried {
-    let file = open(path, libc::O_WRONLY | libc::O_CREAT)?;
-    Ok(format!("{} bytes", write(file.0, b"written")?))
+    Ok(format!("{} bytes", act::write_file(path, 0)?))
 }
 
 fn list_path(path: &str) -> Tried {
@@ -480,12 +414,6 @@ fn memory_file(_: &str) -> Tried {
 
 // --- sockets --------------------------------------------------------------
 
-fn new_socket(family: i32, kind: i32, protocol: i32) -> io::Result<Open> {
-    let kind = kind | libc::SOCK_CLOEXEC;
-    let args = [family as usize, kind as usize, protocol as usize, 0, 0, 0];
-    call(libc::SYS_socket, args).map(Open)
-}
-
 fn socket(family: i32, kind: i32, protocol: i32) -> Tried {
     new_socket(family, kind, protocol).map(|_| "a socket".into())
 }
@@ -499,32 +427,18 @@ fn socket_pair(_: &str) -> Tried {
     Ok("a pair".into())
 }
 
-fn loopback(port: &str) -> io::Result<libc::sockaddr_in> {
-    let port: u16 = port.parse().map_err(io::Error::other)?;
-    Ok(libc::sockaddr_in {
-        sin_family: libc::AF_INET as libc::sa_family_t,
-        sin_port: port.to_be(),
-        sin_addr: libc::in_addr {
-            s_addr: u32::from_ne_bytes([127, 0, 0, 1]),
-        },
-        sin_zero: [0; 8],
-    })
+fn port_of(text: &str) -> io::Result<u16> {
+    text.parse().map_err(io::Error::other)
 }
 
-const LOOPBACK: usize = size_of::<libc::sockaddr_in>();
-
 fn connect_tcp(port: &str) -> Tried {
-    let address = loopback(port)?;
-    let socket = new_socket(libc::AF_INET, libc::SOCK_STREAM, 0)?;
-    let at = &raw const address as usize;
-    done(
-        call(libc::SYS_connect, [socket.0, at, LOOPBACK, 0, 0, 0]),
-        "connected",
-    )
+    let port = port_of(port)?;
+    act::connect(&act::tcp_socket()?, port)?;
+    Ok("connected".into())
 }
 
 fn fast_open_tcp(port: &str) -> Tried {
-    let address = loopback(port)?;
+    let address = loopback(port_of(port)?);
     let socket = new_socket(libc::AF_INET, libc::SOCK_STREAM, 0)?;
     let (at, data) = (&raw const address as usize, b"hello".as_ptr() as usize);
     let flags = libc::MSG_FASTOPEN as usize;
@@ -535,7 +449,7 @@ fn fast_open_tcp(port: &str) -> Tried {
 }
 
 fn send_udp(port: &str) -> Tried {
-    let address = loopback(port)?;
+    let address = loopback(port_of(port)?);
     let socket = new_socket(libc::AF_INET, libc::SOCK_DGRAM, 0)?;
     let (at, data) = (&raw const address as usize, b"hello".as_ptr() as usize);
     done(
@@ -557,7 +471,7 @@ fn connect_abstract(name: &str) -> Tried {
 }
 
 fn listen(bound: bool) -> Tried {
-    let address = loopback("0")?;
+    let address = loopback(0);
     let socket = new_socket(libc::AF_INET, libc::SOCK_STREAM, 0)?;
     if bound {
         let at = &raw const address as usize;
@@ -624,10 +538,8 @@ fn thread(_: &str) -> Tried {
 }
 
 fn exec(_: &str) -> Tried {
-    let words = [c"/bin/sh", c"-c", c"exit 42"].map(|word| word.as_ptr() as usize);
-    let args = [words[0], words[1], words[2], 0];
-    let at = args.as_ptr() as usize;
-    done(call(libc::SYS_execve, [words[0], at, at + 24, 0, 0, 0]), "")
+    act::exec("/bin/sh")?;
+    Ok(String::new())
 }
 
 fn exec_memory_file(_: &str) -> Tried {
@@ -652,24 +564,14 @@ fn exec_open(descriptor: usize) -> Tried {
     )
 }
 
-/// And lets go of it, which takes stopping it for a moment.
 fn ptrace_parent(_: &str) -> Tried {
-    const SEIZE: usize = 0x4206;
-    const INTERRUPT: usize = 0x4207;
-    let pid = parent() as usize;
-    call(libc::SYS_ptrace, [SEIZE, pid, 0, 0, 0, 0])?;
-    let _ = call(libc::SYS_ptrace, [INTERRUPT, pid, 0, 0, 0, 0]);
-    let all = libc::__WALL as usize;
-    let _ = call(libc::SYS_wait4, [pid, 0, all, 0, 0, 0]);
-    let detach = libc::PTRACE_DETACH as usize;
-    let _ = call(libc::SYS_ptrace, [detach, pid, 0, 0, 0, 0]);
+    attach(parent())?;
     Ok("seized".into())
 }
 
-/// Whether a signal may be sent: number 0 is none.
 fn signal(pid: i32) -> Tried {
-    let pid = pid as isize as usize;
-    done(call(libc::SYS_kill, [pid, 0, 0, 0, 0, 0]), "it may")
+    may_signal(pid)?;
+    Ok("it may".into())
 }
 
 fn signal_thread(_: &str) -> Tried {
@@ -701,15 +603,8 @@ fn signal_pidfd(_: &str) -> Tried {
 
 /// Memory at an address that is the same in all forks of a zygote.
 fn read_memory(pid: i32) -> Tried {
-    let mut bytes = [0_u8; 16];
-    let mine = [bytes.as_mut_ptr() as usize, bytes.len()];
-    let theirs = [PROBES.as_ptr() as usize, bytes.len()];
-    let (mine, theirs) = (mine.as_ptr() as usize, theirs.as_ptr() as usize);
-    call(
-        libc::SYS_process_vm_readv,
-        [pid as usize, mine, 1, theirs, 1, 0],
-    )
-    .map(|read| format!("{read} bytes"))
+    let read = act::read_memory(pid, PROBES.as_ptr() as usize, &mut [0; 16])?;
+    Ok(format!("{read} bytes"))
 }
 
 fn descriptor_of_parent(_: &str) -> Tried {
@@ -868,14 +763,13 @@ fn i386_call(_: &str) -> Tried {
 
 // --- memory ---------------------------------------------------------------
 
-const PAGE: usize = 4096;
 const CHUNK: usize = 64 << 20;
 /// More than any test permits.
 const MUCH: usize = 16 << 30;
 
 fn map_code(_: &str) -> Tried {
-    let rights = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
-    done(map(PAGE, rights, libc::MAP_PRIVATE), "mapped")
+    act::map_code()?;
+    Ok("mapped".into())
 }
 
 fn make_code(number: libc::c_long) -> Tried {
@@ -1134,9 +1028,13 @@ fn then_wait(sent: usize) -> Tried {
 // --- endings --------------------------------------------------------------
 
 fn segfault(_: &str) -> Tried {
-    let nothing = map(PAGE, libc::PROT_NONE, libc::MAP_PRIVATE)?;
-    scribble(nothing);
-    Ok("written".into())
+    act::segfault()?;
+    Ok("read".into())
+}
+
+fn oom_kill(_: &str) -> Tried {
+    act::kill_self()?;
+    Ok("and went on".into())
 }
 
 #[expect(unsafe_code, reason = "an instruction that does not exist")]

@@ -1,0 +1,169 @@
+//! A program that is started to be ended by what it does: a whole runner in thread mode,
+//! with its tasks, for faults that its host does not survive.
+//!
+//! It is told in one go what to do and says a few lines. It is started by the thread
+//! that waits for it: the kernel's parent-death signal means that thread. Invariants:
+//! every wait for it has an end; when a [`Sacrifice`] is dropped, it and all in its
+//! process group are dead, and it is reaped. What it says is not believed to be short.
+
+use super::compile::Reaped;
+use super::worker_main::WORKER_ARG;
+use super::{ProcessError, worker_program};
+use crate::sys::End;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use std::io::{self, PipeReader, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+/// The third argument that makes a worker program a sacrifice.
+pub(super) const SACRIFICE_ARG: &str = "sacrifice";
+/// Bytes of an order: what fits a pipe that nobody reads yet.
+pub(super) const MAX_ORDER: usize = 16 << 10;
+/// Bytes that it says, altogether.
+const MAX_SAID: usize = 64 << 10;
+
+/// The one variable in its environment, for those who look for one.
+const SECRET: (&str, &str) = ("WRUN_SECRET", "what only the host should know");
+
+/// See the [module](self).
+pub(crate) struct Sacrifice {
+    child: Reaped,
+    life: OwnedFd,
+    words: PipeReader,
+    said: Vec<u8>,
+    /// Bytes of `said` that were handed on.
+    used: usize,
+}
+
+/// What came of listening to it.
+pub(crate) enum Said {
+    Line(String),
+    /// There will be no more.
+    Closed,
+    /// It had no more time.
+    Late,
+}
+
+/// How it died.
+pub(crate) enum Died {
+    Of(End),
+    /// It did not, and was ended.
+    Hung,
+}
+
+impl Sacrifice {
+    /// Starts one, of the worker program that an embedder named or of this program.
+    pub(crate) fn start(named: Option<&Path>, order: &str) -> Result<Self, ProcessError> {
+        let system = |what| move |source| ProcessError::System { what, source };
+        let pipes = system("cannot make pipes for a program");
+        if order.len() > MAX_ORDER {
+            return Err(pipes(io::Error::other("the order is too long")));
+        }
+        let program = worker_program(named)?;
+        let (its_order, mut telling) = io::pipe().map_err(&pipes)?;
+        let (words, its_words) = io::pipe().map_err(&pipes)?;
+        rustix::io::ioctl_fionbio(&words, true).map_err(|errno| pipes(errno.into()))?;
+        telling.write_all(order.as_bytes()).map_err(&pipes)?;
+        drop(telling);
+        // Nothing here needs code between fork and exec.
+        let mut command = Command::new(&program);
+        command
+            .arg0("wrun-sacrifice")
+            .arg(WORKER_ARG)
+            .arg(std::process::id().to_string())
+            .arg(SACRIFICE_ARG)
+            .env_clear()
+            .env(SECRET.0, SECRET.1)
+            .current_dir("/")
+            // A terminal's Ctrl-C is the runner's to handle.
+            .process_group(0)
+            .stdin(Stdio::from(OwnedFd::from(its_order)))
+            .stdout(Stdio::from(OwnedFd::from(its_words)))
+            .stderr(Stdio::null());
+        let child = command
+            .spawn()
+            .map_err(|source| ProcessError::Spawn { program, source })?;
+        // Its ends are the child's alone from here on.
+        drop(command);
+        let child = Reaped::new(&child);
+        let life = Pid::from_raw(child.id())
+            .ok_or(Errno::SRCH)
+            .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()))
+            .map_err(|errno| system("cannot watch a program")(errno.into()))?;
+        Ok(Sacrifice {
+            child,
+            life,
+            words,
+            said: Vec::new(),
+            used: 0,
+        })
+    }
+
+    /// The next line that it says, before `until`.
+    ///
+    /// # Errors
+    ///
+    /// It says too much, or the system fails.
+    pub(crate) fn line(&mut self, until: Instant) -> io::Result<Said> {
+        loop {
+            let rest = &self.said[self.used..];
+            if let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+                let line = String::from_utf8_lossy(&rest[..end]).into_owned();
+                self.used += end + 1;
+                return Ok(Said::Line(line));
+            }
+            let mut bytes = [0; 4096];
+            match self.words.read(&mut bytes) {
+                Ok(0) => return Ok(Said::Closed),
+                Ok(read) if self.said.len() + read > MAX_SAID => {
+                    return Err(io::Error::other("it says too much"));
+                }
+                Ok(read) => self.said.extend_from_slice(&bytes[..read]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    // It may have left its stdout to somebody who lives on.
+                    let mut fds = [
+                        PollFd::new(&self.words, PollFlags::IN),
+                        PollFd::new(&self.life, PollFlags::IN),
+                    ];
+                    if !wait_readable(&mut fds, until)? {
+                        return Ok(Said::Late);
+                    }
+                    let [words, life] = fds.map(|fd| !fd.revents().is_empty());
+                    if life && !words {
+                        return Ok(Said::Closed);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Waits for its death until then, and ends and reaps all of it.
+    pub(crate) fn end(mut self, until: Instant) -> Died {
+        let mut fds = [PollFd::new(&self.life, PollFlags::IN)];
+        let died = matches!(wait_readable(&mut fds, until), Ok(true));
+        match self.child.end() {
+            Some(exit) if died => Died::Of(exit.end),
+            _ => Died::Hung,
+        }
+    }
+}
+
+fn wait_readable(fds: &mut [PollFd<'_>], until: Instant) -> io::Result<bool> {
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let left = Timespec::try_from(left).map_err(io::Error::other)?;
+        match poll(fds, Some(&left)) {
+            Ok(0) => return Ok(false),
+            Ok(_) => return Ok(true),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}

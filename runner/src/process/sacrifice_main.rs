@@ -1,0 +1,35 @@
+//! The program that is started to be ended by what it does: what the hidden entry of a
+//! binary does then.
+//!
+//! Invariant: it does not outlive the thread that started it.
+
+use super::sacrifice::MAX_ORDER;
+use crate::compare;
+use rustix::process::{Resource, Rlimit, Signal, setrlimit};
+use std::io::{self, Read, Write};
+
+/// Does what the order on stdin says, and says on stdout what came of it.
+pub(super) fn work(parent: i32) -> io::Result<()> {
+    crate::sys::close_inherited();
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    // The parent may have died before that took effect.
+    if rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get()) != Some(parent) {
+        return Err(io::Error::other("who started this is gone"));
+    }
+    // It is meant to die, and not to leave its memory in a file.
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    setrlimit(Resource::Core, none)?;
+    let mut order = String::new();
+    io::stdin()
+        .take(MAX_ORDER as u64)
+        .read_to_string(&mut order)?;
+    compare::be_sacrificed(&order, &mut |line| {
+        let mut out = io::stdout().lock();
+        out.write_all(line.as_bytes())?;
+        out.write_all(b"\n")?;
+        out.flush()
+    })
+}
