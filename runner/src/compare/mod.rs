@@ -1,5 +1,6 @@
 //! Both modes side by side: what isolation costs a task, and what it buys.
 
+mod page;
 mod results;
 mod summary;
 
