@@ -181,7 +181,7 @@ fn the_answer_is_made_of_the_numbers() {
         format!("{:.0} µs longer", (spare - thread) / 1e3),
         format!("{:.1} times as long", spare / thread),
         format!(
-            "{:.2} ms a task on it is less than 5 %",
+            "tasks of {:.2} ms and more pay less than 5 %",
             (spare - thread) / 0.05 / 1e6
         ),
         "process mode held 18 and thread mode 6".to_owned(),

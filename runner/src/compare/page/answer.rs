@@ -8,7 +8,7 @@ use super::faults::{of, of_origin, seen};
 use super::number::{quantity, times_in_words};
 use super::words::{self, Origin, counted};
 use crate::compare::{CostRow, Fault, Measure, Policy, Results, Seen};
-use crate::config::Mode;
+use crate::config::{Jail, Mode};
 
 /// A difference below this part is called none.
 const SMALL: f64 = 0.05;
@@ -164,7 +164,7 @@ pub(super) fn cost(results: &Results) -> Vec<String> {
             quantity(extra, unit)
         ));
         said.push(format!(
-            "The difference stays the same for longer tasks: from {} a task on it is less than 5 %, from {} on less than 1 %.",
+            "Where that is paid once a task, tasks of {} and more pay less than 5 % for it, tasks of {} and more less than 1 %.",
             quantity(extra / SMALL, unit),
             quantity(extra * 100.0, unit)
         ));
@@ -248,6 +248,11 @@ pub(super) fn strangers(results: &Results) -> Choice {
         why.push("Do not run code from strangers before that is mended.".to_owned());
     }
     if mode == Some(Mode::Process) {
+        if results.environment.jail_mode == Jail::Off {
+            why.push(
+                "The jail was off: what its walls would hold is not in these rows.".to_owned(),
+            );
+        }
         why.extend(price(results));
     }
     if !common
@@ -354,8 +359,13 @@ pub(super) fn own(results: &Results) -> Choice {
             "The {} that a bug of your own can cause ended with their own task on threads as well.",
             counted(all as u64, "fault", "faults")
         ),
+        (all, held) if process.measured == 0 => format!(
+            "On threads {held} of the {all} faults that a bug can cause were held; in processes they \
+             were not measured."
+        ),
         (all, held) => format!(
-            "Neither mode held all faults that a bug can cause; on threads it was {held} of {all}."
+            "On threads {held} of the {all} faults that a bug can cause were held; process mode held \
+             no more."
         ),
     };
     let dearer = [Some(&warm), rate.as_ref()]
