@@ -164,7 +164,7 @@ pub(super) fn cost(results: &Results) -> Vec<String> {
             quantity(extra, unit)
         ));
         said.push(format!(
-            "Where that is paid once a task, tasks of {} and more pay less than 5 % for it, tasks of {} and more less than 1 %.",
+            "Where that is paid once a task, tasks of {} and more pay less than 5\u{a0}% for it, tasks of {} and more less than 1\u{a0}%.",
             quantity(extra / SMALL, unit),
             quantity(extra * 100.0, unit)
         ));

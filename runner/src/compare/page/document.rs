@@ -79,7 +79,10 @@ fn opening(results: &Results) -> Markup {
                 " of the program that wants its result, or "
                 b.mode.process { "in a process" }
                 " of its own, behind walls that the kernel keeps. \
-                 The task is the same file. This page says what those walls cost it and what they hold."
+                 The task is the same file."
+                @if results.verdict == Verdict::Comparable {
+                    " This page says what those walls cost it and what they hold."
+                }
             }
         }
     }
