@@ -11,6 +11,7 @@
 mod ahead;
 mod architecture;
 mod bad_input;
+mod browser;
 mod command;
 mod commons;
 mod compiling;
@@ -30,6 +31,7 @@ mod leaks;
 mod library;
 mod lifecycle;
 mod limits;
+mod page;
 mod ports;
 mod process_options;
 mod processes;

@@ -3,7 +3,7 @@
 //! [`Comparison`] says what to compare, [`Comparison::run`] measures, [`Results`] is
 //! what it found: rows of cost, each beside the least that the same can cost on this
 //! machine, measured in turns with it; and rows of isolation, of faults that were
-//! really injected while other tasks ran.
+//! really injected while other tasks ran. [`Results::to_html`] makes a page of them.
 
 mod bench;
 mod comparison;
