@@ -29,6 +29,7 @@ mod leaks;
 mod library;
 mod lifecycle;
 mod limits;
+mod peers;
 mod ports;
 mod process_options;
 mod processes;
