@@ -42,7 +42,13 @@ fn every_row_is_described_and_every_peer_has_a_row() {
         };
         there.insert(words.name);
         let said = [&row.name, &row.state, &row.walls, &row.crash, &row.endless];
-        let words_now = [words.name, words.state, words.walls, words.crash, words.endless];
+        let words_now = [
+            words.name,
+            words.state,
+            words.walls,
+            words.crash,
+            words.endless,
+        ];
         assert_eq!(said, words_now, "{}", row.id);
         assert!(words_now.iter().all(|it| !it.is_empty()), "{}", row.id);
         assert_eq!(row.fresh, words.fresh, "{}", row.id);

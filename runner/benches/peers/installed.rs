@@ -113,9 +113,8 @@ pub(crate) fn versions() -> anyhow::Result<Vec<(String, String)>> {
     let extism = include_str!("extism/Cargo.lock");
     let wrun = include_str!("../../../Cargo.lock");
     let node = include_str!("node/package.json");
-    let version = |name: &str, text: &str| {
-        locked(text, &format!("name = \"{name}\"\nversion = \""))
-    };
+    let version =
+        |name: &str, text: &str| locked(text, &format!("name = \"{name}\"\nversion = \""));
     let all = [
         ("wrun", says(&self::wrun(), 1)),
         ("wasmtime within wrun and bare", version("wasmtime", wrun)),
@@ -132,4 +131,3 @@ pub(crate) fn versions() -> anyhow::Result<Vec<(String, String)>> {
         .filter_map(|(name, version)| Some((name.to_owned(), version?)))
         .collect())
 }
-

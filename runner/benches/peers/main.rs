@@ -187,7 +187,9 @@ fn commit() -> String {
 
 fn processor() -> anyhow::Result<String> {
     let info = std::fs::read_to_string("/proc/cpuinfo")?;
-    let model = info.lines().find_map(|line| line.strip_prefix("model name"));
+    let model = info
+        .lines()
+        .find_map(|line| line.strip_prefix("model name"));
     let model = model.and_then(|rest| rest.split_once(": "));
     Ok(model.map_or("unknown", |it| it.1).to_owned())
 }

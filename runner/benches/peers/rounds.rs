@@ -49,7 +49,11 @@ struct Samples {
 }
 
 impl Contender {
-    pub(crate) fn new(described: &'static Described, way: Way, scratch: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn new(
+        described: &'static Described,
+        way: Way,
+        scratch: &Path,
+    ) -> anyhow::Result<Self> {
         let cache = scratch.join("caches").join(described.id);
         std::fs::create_dir_all(&cache)?;
         let way = match way {

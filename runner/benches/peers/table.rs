@@ -81,7 +81,7 @@ pub(crate) struct Spread {
 /// The page.
 pub(crate) fn markdown(all: &Measured) -> String {
     let mut page = String::new();
-    let rows: Vec<(&Row, &Described)> = all
+    let rows: Vec<(&Row, &'static Described)> = all
         .rows
         .iter()
         .filter_map(|row| Some((row, described(&row.id)?)))
@@ -126,7 +126,7 @@ fn introduction(page: &mut String, all: &Measured) {
     );
 }
 
-fn numbers(page: &mut String, rows: &[(&Row, &Described)]) {
+fn numbers(page: &mut String, rows: &[(&Row, &'static Described)]) {
     line(
         page,
         "\n## The numbers\n\n\
@@ -228,52 +228,69 @@ fn inverse(rate: Spread) -> Spread {
     }
 }
 
-fn losses(page: &mut String, rows: &[(&Row, &Described)]) {
+fn losses(page: &mut String, rows: &[(&Row, &'static Described)]) {
     line(
         page,
         "\n## Where wrun loses\n\n\
-         Who needs less, and how many times less (by the medians, where the spreads do not meet). \
+         Who needs less, and how many times less, by the medians, where the spreads do not meet. \
          In *italics*: a task there finds what the one before it left.\n\n\
          | | | peers that run tasks in the same place | peers elsewhere |\n\
          |---|---|---|---|",
     );
     for (row, described) in rows.iter().filter(|(_, described)| described.is_wrun()) {
         for question in &QUESTIONS {
-            let Some(own) = (question.answer)(row) else {
-                continue;
-            };
-            let better = |same: bool| -> String {
-                let mut better: Vec<(f64, String)> = rows
-                    .iter()
-                    .filter(|(_, peer)| !peer.is_wrun() && (peer.place == described.place) == same)
-                    .filter_map(|(peer, who)| {
-                        let theirs = (question.answer)(peer)?;
-                        let mark = if peer.fresh { "" } else { "*" };
-                        (theirs.p90 < own.p10).then(|| {
-                            let times = own.median / theirs.median;
-                            (times, format!("{mark}{}{mark} {times:.1}", who.name))
-                        })
-                    })
-                    .collect();
-                better.sort_by(|a, b| b.0.total_cmp(&a.0));
-                let words: Vec<String> = better.into_iter().map(|(_, words)| words).collect();
-                if words.is_empty() {
-                    "none".to_owned()
+            let (mut same, mut elsewhere) = (Vec::new(), Vec::new());
+            for (times, peer) in better(row, question, rows) {
+                let mark = if peer.fresh { "" } else { "*" };
+                let words = format!("{mark}{}{mark} {times:.1}", peer.name);
+                if peer.place == described.place {
+                    same.push(words);
                 } else {
-                    words.join(", ")
+                    elsewhere.push(words);
                 }
+            }
+            let elsewhere = match &elsewhere[..] {
+                [] => "none".to_owned(),
+                [one] => one.clone(),
+                [most, others @ ..] => format!("{most}, and {} others", others.len()),
             };
-            let (same, elsewhere) = (better(true), better(false));
             let _ = writeln!(
                 page,
-                "| {} | {} | {same} | {elsewhere} |",
-                described.name, question.words
+                "| {} | {} | {} | {elsewhere} |",
+                described.name,
+                question.words,
+                if same.is_empty() {
+                    "none".to_owned()
+                } else {
+                    same.join(", ")
+                },
             );
         }
     }
 }
 
-fn around(page: &mut String, rows: &[(&Row, &Described)]) {
+/// The peers that need less than a row of wrun's, and how many times less; most first.
+fn better(
+    row: &Row,
+    question: &Question,
+    rows: &[(&Row, &'static Described)],
+) -> Vec<(f64, &'static Described)> {
+    let Some(own) = (question.answer)(row) else {
+        return Vec::new();
+    };
+    let mut better: Vec<_> = rows
+        .iter()
+        .filter(|(_, peer)| !peer.is_wrun())
+        .filter_map(|(peer, who)| {
+            let theirs = (question.answer)(peer)?;
+            (0.0 < theirs.median && theirs.p90 < own.p10).then(|| (own.median / theirs.median, *who))
+        })
+        .collect();
+    better.sort_by(|a, b| b.0.total_cmp(&a.0));
+    better
+}
+
+fn around(page: &mut String, rows: &[(&Row, &'static Described)]) {
     line(
         page,
         "\n## What stands around a task\n\n\
@@ -299,8 +316,11 @@ fn around(page: &mut String, rows: &[(&Row, &Described)]) {
     }
 }
 
-fn spreads(page: &mut String, rows: &[(&Row, &Described)]) {
-    line(page, "\n## Spread\n\nMedian (10th to 90th percentile) of the rounds.");
+fn spreads(page: &mut String, rows: &[(&Row, &'static Described)]) {
+    line(
+        page,
+        "\n## Spread\n\nMedian (10th to 90th percentile) of the rounds.",
+    );
     let works: [(&str, fn(&Row) -> &Work); 3] = [
         ("64 B", |row| &row.small),
         ("compute", |row| &row.compute),
@@ -323,10 +343,7 @@ fn spreads(page: &mut String, rows: &[(&Row, &Described)]) {
             );
         }
     }
-    line(
-        page,
-        "\n| | first result | started again |\n|---|--:|--:|",
-    );
+    line(page, "\n| | first result | started again |\n|---|--:|--:|");
     for (row, described) in rows {
         let _ = writeln!(
             page,

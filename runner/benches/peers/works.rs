@@ -53,7 +53,10 @@ pub(crate) fn prepare(folder: &Path) -> anyhow::Result<()> {
 
 /// Bytes as hexadecimal digits say them.
 pub(crate) fn bytes(digits: &str) -> anyhow::Result<Vec<u8>> {
-    ensure!(digits.is_ascii() && digits.len().is_multiple_of(2), "no digits");
+    ensure!(
+        digits.is_ascii() && digits.len().is_multiple_of(2),
+        "no digits"
+    );
     let bytes = (0..digits.len()).step_by(2);
     bytes
         .map(|at| Ok(u8::from_str_radix(&digits[at..at + 2], 16)?))

@@ -56,7 +56,9 @@ fn main() -> anyhow::Result<()> {
     };
     let folder = Path::new(folder);
     let manifest = Manifest::new([Wasm::file(folder.join("work-extism.wasm"))]);
-    let compiled = PluginBuilder::new(manifest).compile().context("extism does not load it")?;
+    let compiled = PluginBuilder::new(manifest)
+        .compile()
+        .context("extism does not load it")?;
     let idle = (way == "kept").then(|| Mutex::new(Vec::new()));
     protocol::serve(&Extism { compiled, idle }, folder)
 }
