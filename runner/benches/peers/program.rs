@@ -26,7 +26,7 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    pub(crate) fn start(how: &Started, cache: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn start(how: &Started, cache: &Path, stderr: Stdio) -> anyhow::Result<Self> {
         let mut child = Command::new(&how.program)
             .args(&how.arguments)
             .envs(how.environment.iter().map(|(key, value)| (key, value)))
@@ -35,6 +35,7 @@ impl Program {
             .env_remove("EXTISM_CACHE_CONFIG")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            .stderr(stderr)
             .spawn()
             .with_context(|| format!("cannot start {}", how.program.display()))?;
         let to = child.stdin.take();

@@ -8,6 +8,7 @@ use crate::table::{Row, Spread, Work};
 use crate::works::{self, TIMED};
 use anyhow::{Context, ensure};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 /// How much is measured.
@@ -75,6 +76,8 @@ impl Contender {
 
     /// What one more has of memory that waits, while nothing else of ours runs.
     pub(crate) fn wait(&mut self) -> anyhow::Result<()> {
+        // Both find the compiled code in the cache.
+        self.memory_with(1)?;
         let few = self.memory_with(HELD)?;
         let many = self.memory_with(HELD + MORE)?;
         #[expect(clippy::cast_precision_loss, reason = "a small number")]
@@ -94,7 +97,7 @@ impl Contender {
                 Ok(memory)
             }
             Way::Program(how) => {
-                let mut program = Program::start(how, &self.cache)?;
+                let mut program = Program::start(how, &self.cache, Stdio::inherit())?;
                 program.ask("first small")?;
                 program.ask(&format!("hold {count}"))?;
                 std::thread::sleep(SETTLE);
@@ -106,7 +109,7 @@ impl Contender {
     /// Starts it for good, and checks its outputs and what it says of itself.
     pub(crate) fn warm(&mut self) -> anyhow::Result<()> {
         if let Way::Program(how) = &self.way {
-            self.running = Some(Program::start(how, &self.cache)?);
+            self.running = Some(Program::start(how, &self.cache, Stdio::inherit())?);
         }
         for (index, name) in TIMED.into_iter().enumerate() {
             let output = self.output(name)?;
@@ -157,7 +160,8 @@ impl Contender {
                 (output, began.elapsed())
             }
             Way::Program(how) => {
-                let mut program = Program::start(how, cache)?;
+                // It is ended while some of its workers are still starting, and they complain.
+                let mut program = Program::start(how, cache, Stdio::null())?;
                 let output = program.ask("first small")?;
                 let took = began.elapsed();
                 (works::bytes(&output)?, took)

@@ -1,7 +1,7 @@
 //! What was measured, as JSON and as tables in Markdown. The tables say nothing that the
 //! JSON does not: `docs/peers.md` is made of `docs/peers.json`, and a test compares them.
 
-use crate::described::{Described, Place, described};
+use super::described::{Described, Place, described};
 use serde::{Deserialize, Serialize};
 use std::fmt::Write as _;
 
@@ -179,7 +179,7 @@ struct Question {
     answer: fn(&Row) -> Option<Spread>,
 }
 
-const QUESTIONS: [Question; 8] = [
+const QUESTIONS: [Question; 9] = [
     Question {
         words: "64 B p50",
         answer: |row| Some(row.small.p50_ns),
@@ -209,6 +209,10 @@ const QUESTIONS: [Question; 8] = [
         answer: |row| Some(row.first_ns),
     },
     Question {
+        words: "started again",
+        answer: |row| row.again_ns.or(Some(row.first_ns)),
+    },
+    Question {
         words: "one more waits",
         answer: |row| {
             row.waiting_bytes.map(|bytes| Spread {
@@ -233,7 +237,8 @@ fn losses(page: &mut String, rows: &[(&Row, &'static Described)]) {
         page,
         "\n## Where wrun loses\n\n\
          Who needs less, and how many times less, by the medians, where the spreads do not meet. \
-         In *italics*: a task there finds what the one before it left.\n\n\
+         In *italics*: a task there finds what the one before it left. Rows that are missing: nobody \
+         needs less.\n\n\
          | | | peers that run tasks in the same place | peers elsewhere |\n\
          |---|---|---|---|",
     );
@@ -252,8 +257,12 @@ fn losses(page: &mut String, rows: &[(&Row, &'static Described)]) {
             let elsewhere = match &elsewhere[..] {
                 [] => "none".to_owned(),
                 [one] => one.clone(),
+                [most, other] => format!("{most}, {other}"),
                 [most, others @ ..] => format!("{most}, and {} others", others.len()),
             };
+            if same.is_empty() && elsewhere == "none" {
+                continue;
+            }
             let _ = writeln!(
                 page,
                 "| {} | {} | {} | {elsewhere} |",
@@ -283,7 +292,8 @@ fn better(
         .filter(|(_, peer)| !peer.is_wrun())
         .filter_map(|(peer, who)| {
             let theirs = (question.answer)(peer)?;
-            (0.0 < theirs.median && theirs.p90 < own.p10).then(|| (own.median / theirs.median, *who))
+            (0.0 < theirs.median && theirs.p90 < own.p10)
+                .then(|| (own.median / theirs.median, *who))
         })
         .collect();
     better.sort_by(|a, b| b.0.total_cmp(&a.0));
