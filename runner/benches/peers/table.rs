@@ -423,6 +423,8 @@ fn rate(per_second: f64) -> String {
 
 fn bytes(bytes: f64) -> String {
     match bytes {
+        // Less than a page is as much as nothing and the noise.
+        n if n < 4096.0 => "< 4 KiB".to_owned(),
         n if n < 1_048_576.0 => format!("{:.0} KiB", n / 1024.0),
         n => format!("{:.1} MiB", n / 1_048_576.0),
     }
