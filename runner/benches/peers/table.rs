@@ -331,18 +331,13 @@ fn spreads(page: &mut String, rows: &[(&Row, &'static Described)]) {
         page,
         "\n## Spread\n\nMedian (10th to 90th percentile) of the rounds.",
     );
-    let works: [(&str, fn(&Row) -> &Work); 3] = [
-        ("64 B", |row| &row.small),
-        ("compute", |row| &row.compute),
-        ("1 MiB", |row| &row.large),
-    ];
-    for (title, work) in works {
+    for (index, title) in ["64 B", "compute", "1 MiB"].into_iter().enumerate() {
         let _ = writeln!(
             page,
             "\n| {title} | p50 of a round | tasks | /s |\n|---|--:|--:|--:|"
         );
         for (row, described) in rows {
-            let work = work(row);
+            let work = [&row.small, &row.compute, &row.large][index];
             let _ = writeln!(
                 page,
                 "| {} | {} | {} | {} |",
