@@ -55,7 +55,7 @@ fn main() -> anyhow::Result<()> {
         anyhow::bail!("peer-extism fresh|kept FOLDER");
     };
     let folder = Path::new(folder);
-    let manifest = Manifest::new([Wasm::file(folder.join("work-extism.wasm"))]);
+    let manifest = Manifest::new([Wasm::data(std::fs::read(folder.join("work-extism.wasm"))?)]);
     let compiled = PluginBuilder::new(manifest)
         .compile()
         .context("extism does not load it")?;
