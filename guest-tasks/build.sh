@@ -23,6 +23,9 @@ cat            | c         | cat/cat.wasm                         | cat
 digest         | c         | digest/digest.wasm                   | digest
 files          | c         | files/files.wasm                     | files
 mandelbrot     | freestanding | mandelbrot/mandelbrot.wasm        | mandelbrot
+work           | bulk      | work/work.wasm                       | work
+work-command   | c         | work-command/work-command.wasm       | work-command work
+work-extism    | bulk      | work-extism/work-extism.wasm         | work-extism work
 talk-c         | bulk      | talk-c/talk-c.wasm                   | talk-c
 talk-as        | asc       | talk-as/talk-as.wasm                 | talk-as
 csv-stats      | go        | csv-stats/csv-stats.wasm             | csv-stats

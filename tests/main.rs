@@ -32,6 +32,7 @@ mod library;
 mod lifecycle;
 mod limits;
 mod page;
+mod peers;
 mod ports;
 mod process_options;
 mod processes;

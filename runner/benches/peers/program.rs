@@ -1,0 +1,127 @@
+//! A peer's program, while it runs, and what it and its descendants have of memory.
+
+use anyhow::{Context, bail, ensure};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::time::{Duration, Instant};
+
+/// How long any answer may take, and how long a program may take to end.
+const PATIENCE: Duration = Duration::from_secs(60);
+const END: Duration = Duration::from_secs(2);
+
+/// How to start one.
+pub(crate) struct Started {
+    pub(crate) program: PathBuf,
+    pub(crate) arguments: Vec<String>,
+    pub(crate) environment: Vec<(String, String)>,
+}
+
+/// A peer that was started.
+pub(crate) struct Program {
+    child: Child,
+    to: Option<ChildStdin>,
+    from: Receiver<std::io::Result<String>>,
+}
+
+impl Program {
+    pub(crate) fn start(how: &Started, cache: &Path, stderr: Stdio) -> anyhow::Result<Self> {
+        let mut child = Command::new(&how.program)
+            .args(&how.arguments)
+            .envs(how.environment.iter().map(|(key, value)| (key, value)))
+            .env("XDG_CACHE_HOME", cache)
+            .env_remove("WRUN_CACHE_DIR")
+            .env_remove("EXTISM_CACHE_CONFIG")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(stderr)
+            .spawn()
+            .with_context(|| format!("cannot start {}", how.program.display()))?;
+        let to = child.stdin.take();
+        let stdout = child.stdout.take().context("no stdout")?;
+        let (sender, from) = sync_channel(1);
+        // It ends with the program's stdout.
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines() {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Program { child, to, from })
+    }
+
+    /// An order, and the line that answers it.
+    pub(crate) fn ask(&mut self, order: &str) -> anyhow::Result<String> {
+        let to = self.to.as_mut().context("no stdin")?;
+        writeln!(to, "{order}")?;
+        let answer = match self.from.recv_timeout(PATIENCE) {
+            Ok(line) => line?,
+            Err(RecvTimeoutError::Timeout) => bail!("{order}: no answer in {PATIENCE:?}"),
+            Err(RecvTimeoutError::Disconnected) => bail!("{order}: the program ended"),
+        };
+        ensure!(!answer.starts_with("error: "), "{order}: {answer}");
+        Ok(answer)
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        // Its stdin ends, and so should it.
+        self.to = None;
+        let began = Instant::now();
+        while began.elapsed() < END {
+            if let Ok(Some(_)) = self.child.try_wait() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The proportional set size of all descendants of a process, and of itself unless it
+/// asks; in bytes.
+pub(crate) fn memory_of(process: u32) -> anyhow::Result<f64> {
+    let mut sum = 0.0;
+    let mut waiting = vec![process];
+    while let Some(process) = waiting.pop() {
+        waiting.extend(children(process));
+        if process == std::process::id() {
+            continue;
+        }
+        let Ok(rollup) = std::fs::read_to_string(format!("/proc/{process}/smaps_rollup")) else {
+            // It ended, or it is the kernel's secret.
+            let alive = std::fs::read(format!("/proc/{process}/cmdline"));
+            ensure!(
+                alive.unwrap_or_default().is_empty(),
+                "the memory of process {process} cannot be read"
+            );
+            continue;
+        };
+        let kib: f64 = rollup
+            .lines()
+            .find_map(|line| line.strip_prefix("Pss:"))
+            .and_then(|rest| rest.trim().strip_suffix("kB"))
+            .and_then(|number| number.trim().parse().ok())
+            .unwrap_or(0.0);
+        sum += kib * 1024.0;
+    }
+    Ok(sum)
+}
+
+fn children(process: u32) -> Vec<u32> {
+    let mut children = Vec::new();
+    let tasks = std::fs::read_dir(format!("/proc/{process}/task"));
+    for task in tasks.into_iter().flatten().flatten() {
+        let list = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        children.extend(list.split(' ').filter_map(|it| it.parse::<u32>().ok()));
+    }
+    children
+}
