@@ -23,6 +23,10 @@ pub const PAGE: u64 = 64 << 10;
 /// the larger, it is mapped up to the end of a smaller one.
 const PAGES: [u64; 3] = [PAGE, 16 << 10, 4 << 10];
 
+/// Bytes of a host's large page. Where a window begins at one, a region's large pages are
+/// laid there as such, and touched for the first time once and not 512 times.
+const LARGE: usize = 2 << 20;
+
 /// A region's bytes in this task's memory: a slice, until it is dropped.
 ///
 /// ```no_run
@@ -73,7 +77,8 @@ impl Window {
     /// Its bytes may be anything: nobody reads them before something is laid over them.
     fn new(len: u64) -> Result<Self, RegionError> {
         let len = usize::try_from(len).map_err(|_| RegionError::Limit)?;
-        let layout = Layout::from_size_align(len, PAGE as usize).map_err(|_| RegionError::Limit)?;
+        let align = if len < LARGE { PAGE as usize } else { LARGE };
+        let layout = Layout::from_size_align(len, align).map_err(|_| RegionError::Limit)?;
         if len == 0 {
             return Err(RegionError::OutOfBounds);
         }
