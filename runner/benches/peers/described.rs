@@ -29,6 +29,8 @@ pub(crate) struct Described {
     pub(crate) place: Place,
     /// Whether a task finds nothing of the one before it: the benchmark tries it out.
     pub(crate) fresh: bool,
+    /// Whether what is around its sandbox (a process, a worker's heap) is new as well.
+    pub(crate) new_around: bool,
     /// Whether compiled code is kept on disk from one start to the next.
     pub(crate) caches: bool,
     /// What is made for each task.
@@ -42,6 +44,15 @@ pub(crate) struct Described {
 }
 
 impl Described {
+    /// What a task can find of the one before it, in a word.
+    pub(crate) fn freshness(&self) -> &'static str {
+        match (self.fresh, self.new_around) {
+            (true, true) => "yes",
+            (true, false) => "in part",
+            (false, _) => "**no**",
+        }
+    }
+
     pub(crate) fn is_wrun(&self) -> bool {
         self.id.starts_with("wrun")
     }
@@ -62,6 +73,7 @@ pub(crate) const PEERS: [Described; 21] = [
         name: "wrun, thread mode",
         place: Place::Same,
         fresh: true,
+        new_around: true,
         caches: true,
         state: "a sandbox",
         walls: "wasmtime's sandbox, limits",
@@ -73,6 +85,7 @@ pub(crate) const PEERS: [Described; 21] = [
         name: "wrun, process mode",
         place: Place::Other,
         fresh: true,
+        new_around: true,
         caches: true,
         state: "a process and a sandbox",
         walls: "wasmtime's sandbox, limits, a process, the full jail",
@@ -84,6 +97,7 @@ pub(crate) const PEERS: [Described; 21] = [
         name: "wrun, process mode, no jail",
         place: Place::Other,
         fresh: true,
+        new_around: true,
         caches: true,
         state: "a process and a sandbox",
         walls: "wasmtime's sandbox, limits, a process",
@@ -95,6 +109,7 @@ pub(crate) const PEERS: [Described; 21] = [
         name: "wrun, process mode, workers reused",
         place: Place::Other,
         fresh: true,
+        new_around: false,
         caches: true,
         state: "a sandbox; the process had others",
         walls: "wasmtime's sandbox, limits, a process, the full jail",
@@ -106,6 +121,7 @@ pub(crate) const PEERS: [Described; 21] = [
         name: "`wrun --mode thread`",
         place: Place::Program,
         fresh: true,
+        new_around: true,
         caches: true,
         state: "a program and a sandbox",
         walls: "wasmtime's sandbox, limits",
@@ -117,6 +133,7 @@ pub(crate) const PEERS: [Described; 21] = [
         name: "`wrun --mode process`",
         place: Place::Program,
         fresh: true,
+        new_around: true,
         caches: true,
         state: "a program, a process and a sandbox",
         walls: "wasmtime's sandbox, limits, a process, the full jail",
@@ -128,6 +145,7 @@ pub(crate) const PEERS: [Described; 21] = [
         name: "`wasmtime run`",
         place: Place::Program,
         fresh: true,
+        new_around: true,
         caches: true,
         state: "a program and a sandbox",
         walls: WASMTIME,
@@ -139,6 +157,7 @@ pub(crate) const PEERS: [Described; 21] = [
         name: "bare wasmtime",
         place: Place::Same,
         fresh: true,
+        new_around: true,
         caches: true,
         state: "an instance from a pool, without WASI",
         walls: WASMTIME,
@@ -150,6 +169,7 @@ pub(crate) const PEERS: [Described; 21] = [
         name: "bare wasmtime, epoch checks",
         place: Place::Same,
         fresh: true,
+        new_around: true,
         caches: true,
         state: "an instance from a pool, without WASI",
         walls: WASMTIME,
@@ -161,6 +181,7 @@ pub(crate) const PEERS: [Described; 21] = [
         name: "extism, a plug-in for each task",
         place: Place::Same,
         fresh: true,
+        new_around: true,
         caches: true,
         state: "a plug-in",
         walls: WASMTIME,
@@ -172,6 +193,7 @@ pub(crate) const PEERS: [Described; 21] = [
         name: "extism, plug-ins kept",
         place: Place::Same,
         fresh: false,
+        new_around: false,
         caches: true,
         state: "nothing: its memory is what the task before left",
         walls: WASMTIME,
@@ -183,6 +205,7 @@ pub(crate) const PEERS: [Described; 21] = [
         name: "Node worker_threads, one for each task",
         place: Place::Same,
         fresh: true,
+        new_around: true,
         caches: false,
         state: "a thread, a JavaScript heap and an instance",
         walls: V8,
@@ -194,6 +217,7 @@ pub(crate) const PEERS: [Described; 21] = [
         name: "Node worker_threads, kept",
         place: Place::Same,
         fresh: true,
+        new_around: false,
         caches: false,
         state: "an instance; the JavaScript around it is kept",
         walls: V8,
@@ -205,6 +229,7 @@ pub(crate) const PEERS: [Described; 21] = [
         name: "Node child_process.fork, one for each task",
         place: Place::Other,
         fresh: true,
+        new_around: true,
         caches: false,
         state: "a process",
         walls: "V8's WebAssembly, a process; the code around it has Node's rights",
@@ -216,6 +241,7 @@ pub(crate) const PEERS: [Described; 21] = [
         name: "Node child_process.fork, kept",
         place: Place::Other,
         fresh: true,
+        new_around: false,
         caches: false,
         state: "an instance; the JavaScript around it is kept",
         walls: "V8's WebAssembly, a process; the code around it has Node's rights",
@@ -227,6 +253,7 @@ pub(crate) const PEERS: [Described; 21] = [
         name: "piscina",
         place: Place::Same,
         fresh: true,
+        new_around: false,
         caches: false,
         state: "an instance; the JavaScript around it is kept",
         walls: V8,
@@ -238,6 +265,7 @@ pub(crate) const PEERS: [Described; 21] = [
         name: "piscina, the work in JavaScript",
         place: Place::Same,
         fresh: false,
+        new_around: false,
         caches: false,
         state: "nothing: its heap is what the task before left",
         walls: "a JavaScript heap of its own, with Node's rights",
@@ -249,6 +277,7 @@ pub(crate) const PEERS: [Described; 21] = [
         name: "workerpool, threads",
         place: Place::Same,
         fresh: true,
+        new_around: false,
         caches: false,
         state: "an instance; the JavaScript around it is kept",
         walls: V8,
@@ -260,6 +289,7 @@ pub(crate) const PEERS: [Described; 21] = [
         name: "workerpool, processes",
         place: Place::Other,
         fresh: true,
+        new_around: false,
         caches: false,
         state: "an instance; the JavaScript around it is kept",
         walls: "V8's WebAssembly, a process; the code around it has Node's rights",
@@ -271,6 +301,7 @@ pub(crate) const PEERS: [Described; 21] = [
         name: "native code, a thread for each task",
         place: Place::Same,
         fresh: false,
+        new_around: false,
         caches: false,
         state: "a thread and a stack; all memory is shared",
         walls: "none",
@@ -282,6 +313,7 @@ pub(crate) const PEERS: [Described; 21] = [
         name: "native code, a fork for each task",
         place: Place::Other,
         fresh: true,
+        new_around: true,
         caches: false,
         state: "a process, a copy of its parent",
         walls: "a process with its parent's rights",

@@ -131,7 +131,7 @@ fn numbers(page: &mut String, rows: &[(&Row, &'static Described)]) {
         page,
         "\n## The numbers\n\n\
          **Fresh** says whether a task finds nothing of the one before it; the benchmark tries that \
-         out. A worker that is kept has less to do than one that is made: compare rows of the same \
+         out. *In part*: its sandbox is new, the process or the JavaScript heap around it is not. A worker that is kept has less to do than one that is made: compare rows of the same \
          place and the same answer here, or know what you give up. p50 and p99 are of tasks one \
          after the other, /s is with several under way.\n\n\
          | | runs in | fresh | 64 B p50 | p99 | /s | compute p50 | p99 | /s | 1 MiB p50 | p99 | /s | first result | started again | one more waits |\n\
@@ -143,7 +143,7 @@ fn numbers(page: &mut String, rows: &[(&Row, &'static Described)]) {
             "| {} | {} | {} |",
             name(described),
             described.place.words(),
-            if row.fresh { "yes" } else { "**no**" }
+            described.freshness()
         );
         for work in [&row.small, &row.compute, &row.large] {
             let _ = write!(
@@ -237,7 +237,7 @@ fn losses(page: &mut String, rows: &[(&Row, &'static Described)]) {
         page,
         "\n## Where wrun loses\n\n\
          Who needs less, and how many times less, by the medians, where the spreads do not meet. \
-         In *italics*: a task there finds what the one before it left. Rows that are missing: nobody \
+         In *italics*: not all that a task gets there is fresh. Rows that are missing: nobody \
          needs less.\n\n\
          | | | peers that run tasks in the same place | peers elsewhere |\n\
          |---|---|---|---|",
@@ -246,7 +246,7 @@ fn losses(page: &mut String, rows: &[(&Row, &'static Described)]) {
         for question in &QUESTIONS {
             let (mut same, mut elsewhere) = (Vec::new(), Vec::new());
             for (times, peer) in better(row, question, rows) {
-                let mark = if peer.fresh { "" } else { "*" };
+                let mark = if peer.freshness() == "yes" { "" } else { "*" };
                 let words = format!("{mark}{}{mark} {times:.1}", peer.name);
                 if peer.place == described.place {
                     same.push(words);
