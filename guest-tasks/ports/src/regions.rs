@@ -320,6 +320,7 @@ pub(crate) fn pour(count: u64, size: u64) -> Result<String, String> {
     let from = vec![7_u8; size as usize];
     let window = Window::new(size)?;
     let mut fresh = (0..4).map(|_| made(size, Kind::Exclusive)).collect::<Result<Vec<_>, _>>()?;
+    let began = crate::wasi::clocks::monotonic_clock::now();
     for _ in 0..count {
         let region = match fresh.pop() {
             Some(region) => region,
@@ -330,7 +331,7 @@ pub(crate) fn pour(count: u64, size: u64) -> Result<String, String> {
         drop(mapping);
         port.send(with("", vec![region])).map_err(|unsent| said(unsent.error))?;
     }
-    Ok(format!("{count} poured"))
+    Ok((crate::wasi::clocks::monotonic_clock::now() - began).to_string())
 }
 
 /// Looks at each page of the regions that come, and sends them back.

@@ -5,6 +5,9 @@ use crate::compare::{CostRow, FaultRow, Finding, Measure, Results, Transport, Un
 use crate::{LayerState, Mode};
 use std::fmt::Write as _;
 
+/// Columns of running text.
+const WIDTH: usize = 88;
+
 /// The results, as lines.
 pub(super) fn table(results: &Results) -> String {
     let mut out = String::new();
@@ -31,18 +34,41 @@ pub(super) fn table(results: &Results) -> String {
             let _ = writeln!(out, "  process   {}", text::name(process));
         }
     }
+    for paragraph in results.answer() {
+        out.push('\n');
+        wrapped(&mut out, &paragraph.replace('\u{a0}', " "));
+    }
     cost(&mut out, &results.cost);
     isolation(&mut out, &results.isolation);
     if !results.notes.is_empty() {
         out.push_str("\nNOTES\n");
         for note in &results.notes {
-            let _ = writeln!(out, "  {}", text::name(note));
+            wrapped(&mut out, &format!("- {}", text::name(note)));
         }
     }
     if !results.complete {
         out.push_str("\nNot everything was measured: it was interrupted.\n");
     }
     out
+}
+
+/// In lines that fit a terminal.
+fn wrapped(out: &mut String, paragraph: &str) {
+    let mut column = 0;
+    for word in paragraph.split(' ') {
+        let len = word.chars().count();
+        if column > 0 && column + 1 + len > WIDTH {
+            out.push('\n');
+            column = 0;
+        }
+        if column > 0 {
+            out.push(' ');
+            column += 1;
+        }
+        out.push_str(word);
+        column += len;
+    }
+    out.push('\n');
 }
 
 fn head(out: &mut String, results: &Results) {
@@ -217,47 +243,8 @@ fn name(row: &CostRow) -> String {
     }
 }
 
-/// A number with three digits and its unit.
-pub(super) fn number(unit: Unit, value: f64) -> String {
-    let scaled = |value: f64, steps: &[(&str, f64)]| {
-        let step = steps
-            .iter()
-            .rev()
-            .find(|(_, size)| value >= *size)
-            .or(steps.first());
-        let (name, size) = step.copied().unwrap_or(("", 1.0));
-        let value = value / size;
-        let digits = match value {
-            it if it >= 100.0 || it == 0.0 => 0,
-            it if it >= 10.0 => 1,
-            _ => 2,
-        };
-        format!("{value:.digits$} {name}").trim_end().to_owned()
-    };
-    const KIB: f64 = 1024.0;
-    match unit {
-        Unit::Nanoseconds => scaled(value, &[("ns", 1.0), ("us", 1e3), ("ms", 1e6), ("s", 1e9)]),
-        Unit::PerSecond => scaled(value, &[("/s", 1.0), ("k/s", 1e3), ("M/s", 1e6)]),
-        Unit::BytesPerSecond => scaled(
-            value,
-            &[
-                ("B/s", 1.0),
-                ("KiB/s", KIB),
-                ("MiB/s", KIB * KIB),
-                ("GiB/s", KIB * KIB * KIB),
-            ],
-        ),
-        Unit::Bytes => scaled(
-            value,
-            &[
-                ("B", 1.0),
-                ("KiB", KIB),
-                ("MiB", KIB * KIB),
-                ("GiB", KIB * KIB * KIB),
-            ],
-        ),
-        _ => scaled(value, &[("", 1.0)]),
-    }
+fn number(unit: Unit, value: f64) -> String {
+    unit.show(value).replace('\u{a0}', " ")
 }
 
 fn times(ratio: f64) -> String {
@@ -311,27 +298,6 @@ fn isolation(out: &mut String, rows: &[FaultRow]) {
                     text::name(why)
                 );
             }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_have_three_digits() {
-        for (unit, value, text) in [
-            (Unit::Nanoseconds, 7_123.0, "7.12 us"),
-            (Unit::Nanoseconds, 163_400.0, "163 us"),
-            (Unit::Nanoseconds, 0.0, "0 ns"),
-            (Unit::Nanoseconds, 12e9, "12.0 s"),
-            (Unit::PerSecond, 131_000.0, "131 k/s"),
-            (Unit::Bytes, 155_648.0, "152 KiB"),
-            (Unit::BytesPerSecond, 2.5e9, "2.33 GiB/s"),
-            (Unit::Count, 6.0, "6.00"),
-        ] {
-            assert_eq!(number(unit, value), text);
         }
     }
 }

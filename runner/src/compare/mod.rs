@@ -11,6 +11,7 @@ mod cost;
 mod environment;
 mod fitness;
 mod isolation;
+mod number;
 mod page;
 mod results;
 mod rounds;

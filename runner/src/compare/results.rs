@@ -271,6 +271,12 @@ pub enum Unit {
 }
 
 impl Unit {
+    /// A number of it for people: three digits and a unit, such as `1.27 ms` or
+    /// `5.2 GiB/s`, with a space that does not break.
+    pub fn show(self, value: f64) -> String {
+        super::number::quantity(value, self)
+    }
+
     /// Whether more is better.
     pub fn is_rate(self) -> bool {
         matches!(self, Unit::PerSecond | Unit::BytesPerSecond)

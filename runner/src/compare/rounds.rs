@@ -146,6 +146,8 @@ impl Measured<'_> {
         self.values.extend(values);
         if let Some(floor) = floor {
             self.ratios.push(match self.row.measure.unit().is_rate() {
+                // Nothing costs nothing: neither has faults, say.
+                _ if floor == value => 1.0,
                 true => floor / value,
                 false => value / floor,
             });
@@ -187,7 +189,7 @@ impl Measured<'_> {
         }
         let floor = row
             .floor
-            .filter(|_| !ratios.is_empty())
+            .filter(|_| ratios.iter().any(|ratio| ratio.is_finite()))
             .map(|(name, _)| Floor {
                 name,
                 value: Summary::of(floors),
@@ -215,7 +217,7 @@ fn doubts(value: &Summary, floor: Option<&Floor>) -> Vec<String> {
     if let Some(floor) = floor {
         let ratio = &floor.ratio;
         // Nothing beats the least that it can cost by more than chance.
-        if ratio.p50 * (1.0 + ratio.spread().max(0.1)) < 1.0 {
+        if ratio.len() >= FEWEST as usize && ratio.p50 * (1.0 + ratio.spread().max(0.1)) < 1.0 {
             doubts.push(format!(
                 "it beats its floor, {}, by more than the spread ({:.2} times): one of the two \
                  is measured wrongly",

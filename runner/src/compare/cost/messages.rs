@@ -16,6 +16,7 @@ use std::hint::black_box;
 use std::rc::Rc;
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
 
 /// A guest that does what each end of a channel has to do.
 const GUEST: &[u8] = include_bytes!("../../../../guest-tasks/ports/ports.wasm");
@@ -130,7 +131,9 @@ pub(super) fn round_trips(job: &mut Job<'_, '_>) -> Rows {
                 let (_, time) = talk.pair(ping, "echo", 1)?;
                 Ok(vec![nanos(time) / f64::from(rounds)])
             });
-            let len = usize::try_from(size).unwrap_or(usize::MAX);
+            // As many at a time for the floor.
+            let len = usize::try_from(size.min(LARGEST)).unwrap_or(usize::MAX);
+            let pieces = messages / rounds;
             let row = row(Measure::RoundTrip, mode, size, Transport::Copied, side);
             rows.push(match (mode, &floor) {
                 (Mode::Process, Some(floor)) => {
@@ -138,14 +141,17 @@ pub(super) fn round_trips(job: &mut Job<'_, '_>) -> Rows {
                     row.floor(
                         "as many bytes through a bare pipe to a process, and back",
                         Box::new(move || {
-                            let time = floor.borrow_mut().echo(len, rounds);
-                            Ok(vec![nanos(time.map_err(failed)?)])
+                            let time = floor.borrow_mut().echo(len, messages);
+                            Ok(vec![nanos(time.map_err(failed)?) * f64::from(pieces)])
                         }),
                     )
                 }
                 (Mode::Thread, _) => row.floor(
-                    "a bounded channel between two threads, the bytes copied, and back",
-                    Box::new(move || Ok(vec![nanos(threads(len, rounds)?)])),
+                    "bounded channels between two asynchronous functions of a thread, the bytes \
+                     copied, and back",
+                    Box::new(move || {
+                        Ok(vec![nanos(functions(len, messages)?) * f64::from(pieces)])
+                    }),
                 ),
                 _ => row,
             });
@@ -162,7 +168,10 @@ pub(super) fn round_trips(job: &mut Job<'_, '_>) -> Rows {
             let floor = floor.clone();
             let name = match mode {
                 Mode::Process => "bare mmap and munmap of as much, a bare pipe round trip",
-                Mode::Thread => "bare mmap and munmap of as much, a round trip between two threads",
+                Mode::Thread => {
+                    "bare mmap and munmap of as much, a round trip between two asynchronous \
+                     functions of a thread"
+                }
             };
             rows.push(row.floor(
                 name,
@@ -176,7 +185,7 @@ pub(super) fn round_trips(job: &mut Job<'_, '_>) -> Rows {
                         (Mode::Process, Some(floor)) => {
                             floor.borrow_mut().echo(64, rounds).map_err(failed)?
                         }
-                        _ => threads(64, rounds)?,
+                        _ => functions(64, rounds)?,
                     };
                     Ok(vec![mapping + nanos(trip)])
                 }),
@@ -217,19 +226,24 @@ pub(super) fn bandwidth(job: &mut Job<'_, '_>) -> Rows {
                     )
                 }
                 (Mode::Thread, _) => row.floor(
-                    "as many bytes through a bounded channel between two threads, copied",
-                    Box::new(move || Ok(vec![rate(bytes, poured(bytes, chunk)?)])),
+                    "as many bytes through a bounded channel, copied, between two threads or \
+                     between two asynchronous functions of one, whichever is faster",
+                    Box::new(move || {
+                        let time = poured(bytes, chunk)?.min(trickled(bytes, chunk)?);
+                        Ok(vec![rate(bytes, time)])
+                    }),
                 ),
                 _ => row,
             });
         }
         for size in IN_REGIONS {
-            let pieces = (48_u64 << 20).div_ceil(size).clamp(2, 64);
+            let pieces = (64_u64 << 20).div_ceil(size).clamp(4, 256);
             let bytes = pieces * size;
             let talk = talk.clone();
             let side = Box::new(move || {
-                let (_, time) = talk.pair(format!("pour {pieces} {size}"), "drink", 8)?;
-                Ok(vec![rate(bytes, time)])
+                let (time, _) = talk.pair(format!("pour {pieces} {size}"), "drink", 8)?;
+                let time = time.parse().map_err(failed)?;
+                Ok(vec![rate(bytes, Duration::from_nanos(time))])
             });
             let chunk = usize::try_from(size).unwrap_or(usize::MAX);
             rows.push(
@@ -267,28 +281,53 @@ fn rate(bytes: u64, time: Duration) -> f64 {
     bytes / time.as_secs_f64().max(1e-9)
 }
 
-/// So many messages between two threads and back.
-fn threads(size: usize, count: u32) -> Result<Duration, Error> {
-    let (ask, asked) = sync_channel::<Vec<u8>>(1);
-    let (answer, answered) = sync_channel::<Vec<u8>>(1);
+/// So many messages between two asynchronous functions and back.
+fn functions(size: usize, count: u32) -> Result<Duration, Error> {
     let message = vec![b'w'; size];
-    std::thread::scope(|scope| {
-        scope.spawn(move || {
-            for message in asked {
-                if answer.send(black_box(message.clone())).is_err() {
-                    break;
-                }
+    let (ask, mut asked) = mpsc::channel::<Vec<u8>>(1);
+    let (answer, mut answered) = mpsc::channel::<Vec<u8>>(1);
+    let answers = async move {
+        while let Some(message) = asked.recv().await {
+            if answer.send(black_box(message.clone())).await.is_err() {
+                break;
             }
-        });
-        let began = Instant::now();
-        for _ in 0..count {
-            ask.send(message.clone()).map_err(failed)?;
-            black_box(answered.recv().map_err(failed)?);
         }
-        let time = began.elapsed() / count.max(1);
-        drop(ask);
-        Ok(time)
-    })
+    };
+    let asks = async move {
+        for _ in 0..count {
+            ask.send(message.clone()).await.map_err(failed)?;
+            black_box(answered.recv().await);
+        }
+        Ok(())
+    };
+    let runtime = super::runtime().map_err(failed)?;
+    let began = Instant::now();
+    let (asked, ()) = runtime.block_on(async { tokio::join!(asks, answers) });
+    asked.map(|()| began.elapsed() / count.max(1))
+}
+
+/// So many bytes from one asynchronous function to another, as many in a message.
+fn trickled(bytes: u64, chunk: usize) -> Result<Duration, Error> {
+    let message = vec![b'w'; chunk];
+    let count = usize::try_from(bytes)
+        .unwrap_or(usize::MAX)
+        .div_ceil(chunk.max(1));
+    let (pours, mut poured) = mpsc::channel::<Vec<u8>>(CAPACITY as usize);
+    let pours = async move {
+        for _ in 0..count {
+            pours.send(message.clone()).await.map_err(failed)?;
+        }
+        Ok(())
+    };
+    let drinks = async move {
+        while let Some(message) = poured.recv().await {
+            black_box(message.clone());
+        }
+    };
+    let runtime = super::runtime().map_err(failed)?;
+    let began = Instant::now();
+    let (poured, ()) = runtime.block_on(async { tokio::join!(pours, drinks) });
+    poured.map(|()| began.elapsed())
 }
 
 /// So many bytes from thread to thread, as many in a message.

@@ -5,15 +5,35 @@
 //! make is said not to be made.
 
 use super::faults::{of, of_origin, seen};
-use super::number::{quantity, times_in_words};
 use super::words::{self, Origin, counted};
-use crate::compare::{CostRow, Fault, Measure, Policy, Results, Seen};
+use crate::compare::number::{quantity, times_in_words};
+use crate::compare::{CostRow, Fault, Measure, Policy, Results, Seen, Verdict};
 use crate::config::{Jail, Mode};
 
 /// A difference below this part is called none.
 const SMALL: f64 = 0.05;
 /// So many faults are named in a sentence; the matrix has all.
 const NAMED: usize = 5;
+
+impl Results {
+    /// The answer in words, a paragraph each, made of the numbers: which mode to take
+    /// for code from strangers and why, which for one's own, what process mode costs.
+    /// Empty for a task that could not be compared.
+    pub fn answer(&self) -> Vec<String> {
+        if self.verdict != Verdict::Comparable {
+            return Vec::new();
+        }
+        let mut said: Vec<String> = [strangers(self), own(self)]
+            .into_iter()
+            .map(|choice| {
+                let why = choice.why.join(" ");
+                format!("{}: {}. {why}", choice.subject, choice.take)
+            })
+            .collect();
+        said.push(cost(self).join(" "));
+        said
+    }
+}
 
 /// What to take, and why.
 pub(super) struct Choice {

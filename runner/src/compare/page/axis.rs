@@ -1,7 +1,7 @@
 //! Where a number stands on a chart.
 
-use super::number::tick;
 use crate::compare::Unit;
+use crate::compare::number::tick;
 
 /// No number is drawn beyond this: sums and squares of it are still numbers.
 const FAR: f64 = 1e100;

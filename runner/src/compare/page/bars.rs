@@ -2,9 +2,9 @@
 
 use super::axis::Axis;
 use super::chart::{Chart, Px, WIDTH, below, lettering, line};
-use super::number::quantity;
 use super::strips::doubt;
 use super::words;
+use crate::compare::number::quantity;
 use crate::compare::{CostRow, Measure, Unit};
 use maud::html;
 use std::fmt::Write;

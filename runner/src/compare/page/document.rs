@@ -1,10 +1,10 @@
 //! The page from its head to its end.
 
 use super::answer::{self, Choice, Pair};
-use super::number::times;
 use super::text::Text;
 use super::words::{self, Origin, counted};
 use super::{faults, sections};
+use crate::compare::number::times;
 use crate::compare::{Fault, Measure, Results, Verdict};
 use crate::config::Mode;
 use maud::{DOCTYPE, Markup, PreEscaped, html};

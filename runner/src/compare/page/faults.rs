@@ -1,8 +1,8 @@
 //! Fault by mode: what was done, and what became of it.
 
-use super::number::quantity;
 use super::text::{Text, command};
 use super::words::{self, Origin};
+use crate::compare::number::quantity;
 use crate::compare::{Fault, FaultRow, Finding, Results, Seen, Unit};
 use crate::config::Mode;
 use maud::{Markup, html};

@@ -2,8 +2,8 @@
 
 use super::axis::Axis;
 use super::chart::{Chart, Px, WIDTH, lettering, line};
-use super::number::{quantity, size, tick};
 use super::words;
+use crate::compare::number::{quantity, size, tick};
 use crate::compare::{CostRow, Measure, Policy, Summary, Transport, Unit};
 use crate::config::Mode;
 use maud::{Markup, html};

@@ -17,7 +17,6 @@ mod chart;
 mod document;
 mod faults;
 mod lines;
-mod number;
 mod sections;
 mod setting;
 mod strips;

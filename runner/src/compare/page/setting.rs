@@ -1,9 +1,9 @@
 //! The machine, its walls, and what was compared.
 
-use super::number::size;
 use super::text::{Text, command};
 use super::words::list;
 use crate::compare::Results;
+use crate::compare::number::size;
 use crate::jail::LayerState;
 use maud::{Markup, html};
 

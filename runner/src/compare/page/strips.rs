@@ -2,8 +2,8 @@
 
 use super::axis::Axis;
 use super::chart::{Chart, Px, WIDTH, below, lettering, line};
-use super::number::quantity;
 use super::words;
+use crate::compare::number::quantity;
 use crate::compare::{CostRow, Summary};
 use maud::{Markup, html};
 use std::fmt::Write;

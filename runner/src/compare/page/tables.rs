@@ -1,9 +1,9 @@
 //! Numbers in tables, what is wrong with them, and what measures them again.
 
-use super::number::{percent, quantity, times};
 use super::text::{Text, command};
 use super::words::counted;
 use crate::compare::CostRow;
+use crate::compare::number::{percent, quantity, times};
 use maud::{Markup, html};
 use std::collections::HashMap;
 
