@@ -151,14 +151,22 @@ impl Sender {
         let Some(half) = &mut self.0 else {
             return Err(io::ErrorKind::BrokenPipe.into());
         };
-        let sent = if descriptors.is_empty() {
-            0
-        } else {
-            let stream: &tokio::net::UnixStream = half.as_ref();
-            stream
-                .async_io(Interest::WRITABLE, || send_some(stream, frame, descriptors))
-                .await?
+        if frame.is_empty() {
+            return Ok(());
+        }
+        let stream: &tokio::net::UnixStream = half.as_ref();
+        // As a rule there is room, which the event loop would have to be asked for.
+        let sent = match send_some(stream, frame, descriptors) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                stream
+                    .async_io(Interest::WRITABLE, || send_some(stream, frame, descriptors))
+                    .await?
+            }
+            sent => sent?,
         };
+        if sent == frame.len() {
+            return Ok(());
+        }
         half.write_all(&frame[sent..]).await
     }
 
