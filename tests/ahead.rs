@@ -2,7 +2,8 @@
 //! made for the task: in process mode with spares, without, and with workers that
 //! are used again; and thread mode says the same.
 
-use crate::support::{builder, wat};
+use crate::support::{BOTH, builder, guest, wat};
+use std::collections::HashSet;
 use std::time::Duration;
 use wrun::{Limit, Limits, Mode, Outcome, Runner, Start, Task};
 
@@ -129,5 +130,39 @@ fn limits_are_the_tasks_own_whatever_waited() {
             let used = report.stats.fuel.unwrap();
             assert!((1..1000).contains(&used), "{at}: {used} units of fuel");
         }
+    }
+}
+
+/// An order that is there before its worker is that worker's and nobody else's, and the
+/// worker is known even where it is gone before anybody has looked at it.
+#[test]
+fn orders_ahead_of_their_workers_are_their_own() {
+    for mode in BOTH {
+        let runner = builder(mode).spares(0).max_running(16).build().unwrap();
+        let echo = guest(&runner, "echo/echo.wat");
+        let handles: Vec<_> = (0..300_u32)
+            .map(|number| {
+                // With a deadline an order waits for its worker.
+                let limits = match number % 3 {
+                    0 => Limits::default().timeout(Duration::from_secs(60)),
+                    _ => Limits::default(),
+                };
+                let task = Task::new(&echo).input(number.to_le_bytes().to_vec());
+                runner.submit_blocking(task.limits(limits)).unwrap()
+            })
+            .collect();
+        let mut workers = HashSet::new();
+        for (number, handle) in (0_u32..).zip(handles) {
+            let report = handle.wait().unwrap();
+            assert_eq!(report.stdout[..], number.to_le_bytes(), "{mode}");
+            let stats = &report.stats;
+            assert!(
+                stats.queue + stats.start + stats.run <= stats.total,
+                "{mode}: {stats:?}"
+            );
+            workers.extend(stats.worker_pid);
+        }
+        let known = if mode == Mode::Process { 300 } else { 0 };
+        assert_eq!(workers.len(), known, "{mode}");
     }
 }

@@ -10,15 +10,16 @@ use super::asks::{Answers, Asked};
 use super::channel::{ChannelError, Receiver, Sender};
 use super::pool::{LINGER, LOOK_EVERY, NoWorker, Pool, Taken, bounded};
 use super::stream::Stream;
-use super::worker::{Life, Worker, crash_of};
+use super::worker::{Life, Told, Worker, crash_of};
 use crate::error::{Error, ErrorKind};
 use crate::executor::{Executed, Job};
 use crate::outcome::{Crash, Limit};
 use crate::port::Port;
 use crate::report::Usage;
 use crate::sandbox::{CodeError, Ending, Fate, LoadError, Sink, Source};
-use crate::task::InputKind;
-use crate::wire::{Done, Input, Order, Output, RunOrder, WorkerSays};
+use crate::task::{InputKind, Spec};
+use crate::wire::{Done, FrameError, Input, Order, Output, RunOrder, WorkerSays};
+use bytes::Bytes;
 use rustix::fs::{Mode, OFlags};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -36,6 +37,71 @@ const GRACE: Duration = Duration::from_secs(1);
 /// Input up to this size travels with the order.
 const INLINE_INPUT: usize = 256 << 10;
 
+/// Orders up to this size go ahead of their worker: every socket takes them.
+const AHEAD: usize = 16 << 10;
+
+/// What is to be ordered for a task to which nothing else is to be sent: its order can be
+/// there before its worker is.
+///
+/// Should the worker's start fail when the order is with it already, the task runs once
+/// more in another one, and nobody can tell: it has no directories, no addresses and no
+/// port, and what it says is heard by nobody.
+pub(super) struct Plain {
+    task_id: u64,
+    attempt: u32,
+    spec: Arc<Spec>,
+    input: Bytes,
+    stdout: Output,
+    stderr: Output,
+}
+
+impl Plain {
+    /// None where a task is not as plain.
+    fn of(job: &Job) -> Option<Self> {
+        let InputKind::Bytes(input) = &job.stdin else {
+            return None;
+        };
+        let piped = |sink: &Sink| sink.is_channel();
+        if input.len() > AHEAD
+            || job.artifact.shape().is_command()
+            || piped(&job.stdout)
+            || piped(&job.stderr)
+            || !job.spec.dirs.is_empty()
+            || !job.spec.tcp.is_empty()
+            || job.port.is_some()
+            // What is left until then is told, and would pass meanwhile.
+            || job.deadline.is_some()
+        {
+            return None;
+        }
+        let output = |sink: &Sink| Output {
+            piped: false,
+            budget: job.spec.limits.output_budget(sink.is_capture()),
+        };
+        Some(Plain {
+            task_id: job.task_id,
+            attempt: job.attempt,
+            spec: job.spec.clone(),
+            input: input.clone(),
+            stdout: output(&job.stdout),
+            stderr: output(&job.stderr),
+        })
+    }
+
+    pub(super) fn frame(&self) -> Result<Vec<u8>, FrameError> {
+        Sender::frame(&Order::Run(Box::new(RunOrder {
+            task_id: self.task_id,
+            attempt: self.attempt,
+            spec: (*self.spec).clone(),
+            remaining: None,
+            input: Input::Inline(self.input.clone()),
+            stdout: self.stdout,
+            stderr: self.stderr,
+            port: None,
+        })))
+    }
+}
+
 /// Runs `job` in a worker of `pool`; with `asks` it may ask for the runner's services;
 /// `renew` has the code compiled anew when the
 /// worker's engine refuses what it was given.
@@ -51,10 +117,11 @@ pub(super) async fn run(
         ..Executed::new(fate)
     };
     let mut renew = Some(renew);
+    let plain = Plain::of(&job);
     let Taken { worker, note } = loop {
         let taken = tokio::select! {
             biased;
-            taken = pool.take(&job.spec) => taken,
+            taken = pool.take(&job.spec, plain.as_ref()) => taken,
             () = job.kill.cancelled() => {
                 return Ok(stopped(Ok(Fate::imposed(Ending::Cancelled))));
             }
@@ -79,18 +146,25 @@ pub(super) async fn run(
             }
         }
     };
-    let pid = worker.life.id();
     let start = worker.life.start();
     let jail = worker.life.jail();
     let overhead = began.elapsed();
     pool.tend();
     let supervised = supervise(worker, job, asks).await;
+    let ended = began.elapsed();
     let supervised = supervised.inspect_err(|_| pool.tend())?;
     let Supervised {
         fate,
         usage,
+        pid,
         reusable,
     } = supervised;
+    // What it did while nobody had looked at it is its task's time.
+    let of_task = match &fate {
+        Ok(fate) => fate.start.saturating_add(fate.run),
+        Err(_) => Duration::ZERO,
+    };
+    let overhead = overhead.min(ended.saturating_sub(of_task));
     if fate.is_ok() {
         pool.give_back(reusable);
     }
@@ -174,6 +248,8 @@ struct Supervised {
     /// By the worker's word for a task that ended, by its wait status for one
     /// that died.
     usage: Option<Usage>,
+    /// The worker's process number.
+    pid: Option<u32>,
     /// It kept to every rule, and may get another task.
     reusable: Option<Worker>,
 }
@@ -186,7 +262,9 @@ async fn supervise(worker: Worker, job: Job, asks: bool) -> Result<Supervised, E
         tasks,
         spare,
         memory,
+        told,
     } = worker;
+    let pid = life.id();
     let memory = memory.or(Some(job.spec.memory_of_a_process()));
     let system = |error: io::Error| {
         Error::new(
@@ -246,20 +324,28 @@ async fn supervise(worker: Worker, job: Job, asks: bool) -> Result<Supervised, E
     // What it has of ports could be with others.
     let talks = port.is_some();
     let granted = !job.spec.dirs.is_empty() || !job.spec.tcp.is_empty();
-    let order = Order::Run(Box::new(RunOrder {
-        task_id: job.task_id,
-        attempt: job.attempt,
-        spec: (*job.spec).clone(),
-        remaining: job
-            .deadline
-            .map(|deadline| deadline.saturating_duration_since(Instant::now())),
-        input,
-        stdout,
-        stderr,
-        port,
-    }));
-    let run = Sender::frame(&order)
-        .map_err(|error| Error::new(ErrorKind::InvalidTask, format!("the task: {error}")))?;
+    let told = match told {
+        Some(told) => told,
+        None => {
+            let order = Order::Run(Box::new(RunOrder {
+                task_id: job.task_id,
+                attempt: job.attempt,
+                spec: (*job.spec).clone(),
+                remaining: job
+                    .deadline
+                    .map(|deadline| deadline.saturating_duration_since(Instant::now())),
+                input,
+                stdout,
+                stderr,
+                port,
+            }));
+            let frame = Sender::frame(&order).map_err(|error| {
+                Error::new(ErrorKind::InvalidTask, format!("the task: {error}"))
+            })?;
+            let at = Instant::now();
+            Told { frame, sent: 0, at }
+        }
+    };
     let cancel = job.cancel;
     let (failed, mut failures) = mpsc::channel::<String>(1);
     let mut cancelled = false;
@@ -274,7 +360,8 @@ async fn supervise(worker: Worker, job: Job, asks: bool) -> Result<Supervised, E
     };
     let ordering = async {
         let descriptors: Vec<_> = theirs.iter().map(AsFd::as_fd).collect();
-        let mut sent = orders.send(&run, &descriptors).await;
+        let rest = &told.frame[told.sent..];
+        let mut sent = orders.send(rest, &descriptors).await;
         drop(descriptors);
         theirs.clear();
         if sent.is_ok() {
@@ -319,7 +406,7 @@ async fn supervise(worker: Worker, job: Job, asks: bool) -> Result<Supervised, E
     let mut waiting_input = feed;
     let mut along = Vec::new();
 
-    let ordered = Instant::now();
+    let ordered = told.at;
     // None only where no clock reaches: then it is never.
     let overdue_at = job
         .deadline
@@ -399,6 +486,8 @@ async fn supervise(worker: Worker, job: Job, asks: bool) -> Result<Supervised, E
     };
     drop(feeding);
 
+    // It can be gone before its zygote's word of it was heard.
+    let pid = pid.or(says.speaker());
     let done = match seen {
         Seen::Done(done) => *done,
         Seen::Failed { message, grant } => {
@@ -442,6 +531,7 @@ async fn supervise(worker: Worker, job: Job, asks: bool) -> Result<Supervised, E
             return Ok(Supervised {
                 fate,
                 usage: exit.ok().flatten().map(|exit| exit.usage),
+                pid,
                 reusable: None,
             });
         }
@@ -487,10 +577,12 @@ async fn supervise(worker: Worker, job: Job, asks: bool) -> Result<Supervised, E
         tasks: tasks + 1,
         spare,
         memory,
+        told: None,
     });
     Ok(Supervised {
         fate,
         usage: Some(done.usage),
+        pid,
         reusable,
     })
 }

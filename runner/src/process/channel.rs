@@ -5,15 +5,13 @@
 //! they are there when it is. Invariant: no more descriptors are kept than one
 //! message may bring, and those that no frame asked for are a violation.
 
+use crate::sys;
 use crate::wire::{self, Decoder, FrameError, Hello};
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
-};
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::collections::VecDeque;
-use std::io::{self, IoSlice, IoSliceMut};
+use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use tokio::io::{AsyncWriteExt, Interest};
@@ -41,29 +39,20 @@ pub(super) enum ChannelError {
 pub(super) struct Inbox {
     decoder: Decoder,
     descriptors: VecDeque<OwnedFd>,
+    /// Who spoke last, by the kernel's word, where a socket was asked to tell.
+    speaker: Option<u32>,
 }
 
 impl Inbox {
     /// Receives once; `false` at the end of the stream.
     pub(super) fn receive(&mut self, socket: impl AsFd) -> io::Result<bool> {
         let mut bytes = [0; 8192];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let received = recvmsg(
-            socket,
-            &mut [IoSliceMut::new(&mut bytes)],
-            &mut control,
-            RecvFlags::CMSG_CLOEXEC,
-        )?;
-        for message in control.drain() {
-            if let RecvAncillaryMessage::ScmRights(descriptors) = message {
-                self.descriptors.extend(descriptors);
-            }
-        }
-        if received.flags.contains(ReturnFlags::CTRUNC) || self.descriptors.len() > MAX_DESCRIPTORS
-        {
+        let received = sys::receive(socket, &mut bytes)?;
+        self.descriptors.extend(received.descriptors);
+        if received.is_cut || self.descriptors.len() > MAX_DESCRIPTORS {
             return Err(io::Error::other("too many descriptors at once"));
         }
+        self.speaker = received.speaker.or(self.speaker);
         self.decoder.push(&bytes[..received.bytes]);
         Ok(received.bytes > 0)
     }
@@ -162,14 +151,22 @@ impl Sender {
         let Some(half) = &mut self.0 else {
             return Err(io::ErrorKind::BrokenPipe.into());
         };
-        let sent = if descriptors.is_empty() {
-            0
-        } else {
-            let stream: &tokio::net::UnixStream = half.as_ref();
-            stream
-                .async_io(Interest::WRITABLE, || send_some(stream, frame, descriptors))
-                .await?
+        if frame.is_empty() {
+            return Ok(());
+        }
+        let stream: &tokio::net::UnixStream = half.as_ref();
+        // As a rule there is room, which the event loop would have to be asked for.
+        let sent = match send_some(stream, frame, descriptors) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                stream
+                    .async_io(Interest::WRITABLE, || send_some(stream, frame, descriptors))
+                    .await?
+            }
+            sent => sent?,
         };
+        if sent == frame.len() {
+            return Ok(());
+        }
         half.write_all(&frame[sent..]).await
     }
 
@@ -219,6 +216,18 @@ impl Receiver {
             }
             self.more().await?;
         }
+    }
+
+    /// Who spoke last, where its socket was asked to tell: a process, by its number
+    /// here.
+    pub(super) fn speaker(&self) -> Option<u32> {
+        self.inbox.speaker
+    }
+
+    /// Takes in what has arrived already, without the event loop.
+    pub(super) fn look(&mut self) {
+        // Nothing there, the end, an error: whoever waits for a message meets it.
+        let _ = self.inbox.receive(self.half.as_ref());
     }
 
     /// Whether nothing has arrived that was not read, nor the end.

@@ -6,6 +6,7 @@
 //! down and then refused ([`Breaker`]).
 
 use super::ProcessError;
+use super::attempt::Plain;
 use super::breaker::{Breaker, Failure, Restraint};
 use super::channel::ChannelError;
 use super::child::Child;
@@ -131,8 +132,13 @@ impl Pool {
         self.rest();
     }
 
-    /// A worker that waits for its order, for such a task.
-    pub(super) async fn take(self: &Arc<Self>, task: &Spec) -> Result<Taken, NoWorker> {
+    /// A worker that waits for its order, for such a task; or one that has it, where
+    /// it is `plain`.
+    pub(super) async fn take(
+        self: &Arc<Self>,
+        task: &Spec,
+        plain: Option<&Plain>,
+    ) -> Result<Taken, NoWorker> {
         let memory = task.memory_of_a_process();
         self.state().usual = Some(Spare {
             limits: task.limits.clone(),
@@ -173,7 +179,7 @@ impl Pool {
                 // A zygote is one more process to keep: where there are too many
                 // already, a task does without.
                 Start::Fork if self.has_zygote() || self.spawner.has_spare() => {
-                    match self.fork(round, None).await {
+                    match self.fork(round, None, plain).await {
                         Ok(worker) => Ok(worker),
                         Err(NotMade::Refused(why)) => {
                             note = Some(format!("started by exec: forking failed: {why}"));
@@ -241,7 +247,10 @@ impl Pool {
                     // Where its walls do not wait for what a task is granted.
                     let tight = (!pool.grants.any()).then_some(spare.memory);
                     let made = match pool.settings.start {
-                        Start::Fork => pool.fork(round, Some(spare)).await.map_err(|_| ()),
+                        Start::Fork => {
+                            let made = pool.fork(round, Some(spare), None).await;
+                            made.map_err(|_| ())
+                        }
                         Start::Exec => pool.exec(Some(spare)).await.map_err(|_| ()),
                     };
                     // A failure is the next task's to meet, and to report.
@@ -346,10 +355,15 @@ impl Pool {
     }
 
     /// A worker from the zygote; starts that when there is none.
-    async fn fork(self: &Arc<Self>, round: u64, spare: Option<Spare>) -> Result<Worker, NotMade> {
+    async fn fork(
+        self: &Arc<Self>,
+        round: u64,
+        spare: Option<Spare>,
+        order: Option<&Plain>,
+    ) -> Result<Worker, NotMade> {
         let zygote = self.zygote(round).await?;
         let permit = self.spawner.permit().await.map_err(NoWorker::from)?;
-        match zygote.fork(permit, spare).await {
+        match zygote.fork(permit, spare, order).await {
             Ok(worker) => Ok(worker),
             Err(NotForked::Refused(error)) => Err(NotMade::Refused(error.to_string())),
             Err(NotForked::Gone(how)) => {

@@ -107,6 +107,10 @@ pub(super) fn serve(
             ahead,
         };
         let waits = spare.is_some();
+        if !waits {
+            // As a rule its order is there.
+            worker.orders.look();
+        }
         if let Some(spare) = spare {
             if !worker.orders.is_readable() {
                 rehearse(prepared).await;

@@ -14,6 +14,7 @@ use crate::sys::{End, Exit};
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::time::Instant;
 use tokio::net::unix::pipe;
 
 /// A worker that waits for an order, or has one.
@@ -27,6 +28,16 @@ pub(super) struct Worker {
     pub(super) spare: bool,
     /// Memory that its walls leave a task, once they are tight.
     pub(super) memory: Option<u64>,
+    /// Its order, where that was sent before it was there.
+    pub(super) told: Option<Told>,
+}
+
+/// An order that waited for its worker.
+pub(super) struct Told {
+    pub(super) frame: Vec<u8>,
+    /// Bytes of it that there was room for.
+    pub(super) sent: usize,
+    pub(super) at: Instant,
 }
 
 /// The process itself, by who reaps it.
@@ -52,6 +63,7 @@ impl Worker {
             tasks: 0,
             spare: false,
             memory: None,
+            told: None,
         })
     }
 
@@ -68,6 +80,7 @@ impl Worker {
             tasks: 0,
             spare: false,
             memory: None,
+            told: None,
         }
     }
 }

@@ -6,16 +6,17 @@
 //! with the zygote's own; a signal goes to nobody but its own process group,
 //! whatever it says.
 
+use super::attempt::Plain;
 use super::breaker::Failure;
 use super::channel::{ChannelError, Receiver, Sender};
 use super::child::Child;
 use super::pool::LOOK_EVERY;
 use super::spawn::Launch;
-use super::worker::{Life, Worker};
+use super::worker::{Life, Told, Worker};
 use crate::jail::JailReport;
 use crate::sys::{self, End, Exit, Sent};
 use crate::wire::{ControlOrder, ControlSays, Spare};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, send, socketpair, sockopt};
 use rustix::process::{Signal, pidfd_send_signal};
 use std::collections::HashMap;
 use std::io;
@@ -130,15 +131,18 @@ impl Zygote {
         self.end.cancel();
     }
 
-    /// Has it fork a worker.
+    /// Has it fork a worker: a spare, or one that finds its order when it is there, and
+    /// need not wait for it.
     pub(super) async fn fork(
         self: &Arc<Self>,
         permit: OwnedSemaphorePermit,
         spare: Option<Spare>,
+        order: Option<&Plain>,
     ) -> Result<Worker, NotForked> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)
             .map_err(|errno| NotForked::Refused(errno.into()))?;
+        let told = order.and_then(|order| tell(&ours, order));
         let (forked, member) = oneshot::channel();
         let (ended, exit) = oneshot::channel();
         let id = {
@@ -190,7 +194,9 @@ impl Zygote {
             exit: None,
             zygote: self.clone(),
         });
-        Worker::new(life, ours.into()).map_err(NotForked::Refused)
+        let mut worker = Worker::new(life, ours.into()).map_err(NotForked::Refused)?;
+        worker.told = told;
+        Ok(worker)
     }
 
     fn children(&self) -> MutexGuard<'_, Children> {
@@ -284,6 +290,18 @@ impl Zygote {
             Err(error) => Some(Err(error)),
         }
     }
+}
+
+/// Leaves an order where its worker will find it; none where it cannot be.
+fn tell(socket: &OwnedFd, order: &Plain) -> Option<Told> {
+    // It can be done and gone before anybody has looked who it is: the kernel says who
+    // speaks.
+    sockopt::set_socket_passcred(socket, true).ok()?;
+    let frame = order.frame().ok()?;
+    let at = Instant::now();
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    let sent = send(socket, &frame, flags).unwrap_or(0);
+    Some(Told { frame, sent, at })
 }
 
 /// Whether a process can end like this.

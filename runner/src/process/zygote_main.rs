@@ -6,7 +6,7 @@ use super::task_main;
 use crate::jail::Sealed;
 use crate::sandbox::{Ahead, Prepared};
 use crate::sys::{self, Alone, End, Exit, Forked, Whom};
-use crate::wire::{ControlOrder, ControlSays, Spare};
+use crate::wire::{self, ControlOrder, ControlSays, Spare};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -139,6 +139,8 @@ impl Zygote {
     }
 
     fn reap(&self, children: &mut HashMap<i32, Known>) -> io::Result<()> {
+        // All that have ended are told at once: each word wakes the runner.
+        let mut words = Vec::new();
         // An error is that there are no children.
         while let Ok(Some((pid, exit))) = sys::wait(Whom::Any, false) {
             if let End::Stopped(signal) = exit.end {
@@ -162,10 +164,14 @@ impl Zygote {
                     },
                     None => exit,
                 };
-                self.say(&ControlSays::Ended(id, exit), &[])?;
+                let ended = wire::encode(&ControlSays::Ended(id, exit));
+                words.extend(ended.map_err(io::Error::other)?);
             }
         }
-        Ok(())
+        match words.is_empty() {
+            true => Ok(()),
+            false => channel::send_bytes(&self.control, &words, &[]),
+        }
     }
 
     fn say(&self, says: &ControlSays, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {

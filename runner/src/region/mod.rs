@@ -270,13 +270,19 @@ impl Draft {
     pub(crate) fn reserve(&mut self) -> Result<bool, RegionError> {
         let step = (self.size - self.reserved).min(STEP as u64);
         if step > 0 {
-            reserve(&self.file, self.reserved, step)?;
             // Touching a page for the first time, in every task that has the region, costs
-            // more than this does once. Where it cannot be had, small ones do.
-            let large = usize::try_from(step).unwrap_or(0) / sys::LARGE * sys::LARGE;
-            if large > 0 {
-                let _ = sys::collapse(&self.file, self.reserved, large);
+            // more than this does once. A large page of which one small page is there is
+            // filled with zeroes; where it cannot be had, small ones do.
+            let large = step / sys::LARGE as u64;
+            for page in 0..large {
+                let at = self.reserved + page * sys::LARGE as u64;
+                reserve(&self.file, at, page_size())?;
             }
+            let len = usize::try_from(large).unwrap_or(0) * sys::LARGE;
+            if len > 0 {
+                let _ = sys::collapse(&self.file, self.reserved, len);
+            }
+            reserve(&self.file, self.reserved, step)?;
             self.reserved += step;
         }
         Ok(self.reserved < self.size)

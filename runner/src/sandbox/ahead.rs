@@ -1,5 +1,5 @@
-//! A store with its instance, made before its task is known: what takes most of a
-//! small task's start is then behind it. A process that forks makes one, and each
+//! A store with its instance and a stack, made before its task is known: what takes
+//! most of a small task's start is then behind it. A process that forks makes one, and each
 //! child has it.
 //!
 //! Invariant: nothing of the guest has run in it, and nothing in it depends on a
@@ -13,7 +13,7 @@ use super::run::{Entry, Prepared};
 use super::sink::Sink;
 use crate::task::{InputKind, Spec};
 use bytes::Bytes;
-use wasmtime::{Instance, Store};
+use wasmtime::{Func, Instance, Store};
 use wasmtime_wasi::p2::bindings::Command;
 
 /// An instance of a task.
@@ -60,6 +60,10 @@ impl Ahead {
         store.set_epoch_deadline(0);
         store.epoch_deadline_trap();
         let guest = prepared.entry().instantiate(&mut store).await.ok()?;
+        // A store keeps the stack of its last call for the next one. This call is of
+        // nothing of the guest.
+        let nothing = Func::wrap(&mut store, || {});
+        nothing.call_async(&mut store, &[], &mut []).await.ok()?;
         Some(Ahead { store, guest })
     }
 

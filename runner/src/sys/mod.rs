@@ -15,6 +15,7 @@ mod overlay;
 mod pidfd;
 #[cfg(feature = "test-hooks")]
 mod probe;
+mod receive;
 mod shared_words;
 mod signal;
 mod stdout;
@@ -34,6 +35,7 @@ pub(crate) use overlay::{Overlay, window};
 pub(crate) use pidfd::{Pidfd, Sent, member_of};
 #[cfg(feature = "test-hooks")]
 pub(crate) use probe::probe;
+pub(crate) use receive::receive;
 pub(crate) use shared_words::SharedWords;
 pub(crate) use signal::ignore_file_size_signal;
 pub(crate) use stdout::was_stdout_closed;
