@@ -87,30 +87,30 @@ fn comparable(report: &Value) -> Value {
     report
 }
 
-fn guests() -> PathBuf {
+pub fn guests() -> PathBuf {
     repo("guest-tasks").canonicalize().unwrap()
 }
 
-fn manifest() -> Vec<Value> {
+pub fn manifest() -> Vec<Value> {
     let text = fs::read_to_string(guests().join("manifest.json")).unwrap();
     serde_json::from_str(&text).unwrap()
 }
 
-fn text<'a>(value: &'a Value, key: &str) -> &'a str {
+pub fn text<'a>(value: &'a Value, key: &str) -> &'a str {
     value[key]
         .as_str()
         .unwrap_or_else(|| panic!("{value}: {key} is no text"))
 }
 
 /// The guest, and what it may start.
-fn files(case: &Value) -> impl Iterator<Item = PathBuf> {
+pub fn files(case: &Value) -> impl Iterator<Item = PathBuf> {
     let tasks = case["tasks"].as_object().into_iter().flatten();
     let names = std::iter::once(text(case, "guest"));
     let names = names.chain(tasks.map(|(_, file)| file.as_str().unwrap()));
     names.map(|name| guests().join(name))
 }
 
-fn title(case: &Value) -> String {
+pub fn title(case: &Value) -> String {
     format!("{}, {}", text(case, "guest"), text(case, "case"))
 }
 
@@ -287,6 +287,38 @@ fn problems(case: &Value, guest: &Path) -> Vec<String> {
     wrong
 }
 
+/// The options that grant what a case is to have, and the folders that it may write to,
+/// which are made.
+pub fn grants(case: &Value, scratch: &Path) -> (Vec<String>, Vec<PathBuf>) {
+    let (mut options, mut writable) = (Vec::new(), Vec::new());
+    for (number, dir) in case["dirs"].as_array().into_iter().flatten().enumerate() {
+        let host = match dir["host"].as_str() {
+            Some(host) => guests().join(host),
+            None => {
+                let fresh = scratch.join(format!("dir-{number}"));
+                fs::create_dir(&fresh).unwrap();
+                writable.push(fresh.clone());
+                fresh
+            }
+        };
+        let read_only = if dir["read_only"] == json!(true) {
+            ":ro"
+        } else {
+            ""
+        };
+        let guest = text(dir, "guest");
+        options.push(format!("--dir={}::{guest}{read_only}", host.display()));
+    }
+    for (key, value) in case["env"].as_object().into_iter().flatten() {
+        options.push(format!("--env={key}={}", value.as_str().unwrap()));
+    }
+    for (name, file) in case["tasks"].as_object().into_iter().flatten() {
+        let file = guests().join(file.as_str().unwrap());
+        options.push(format!("--task={name}={}", file.display()));
+    }
+    (options, writable)
+}
+
 fn run(case: &Value, guest: &Path, mode: &str) -> Seen {
     let scratch = scratch();
     let report = scratch.path().join("report.json");
@@ -304,32 +336,8 @@ fn run(case: &Value, guest: &Path, mode: &str) -> Seen {
             wrun = wrun.arg(format!("{flag}={limit}"));
         }
     }
-    let mut writable = Vec::new();
-    for (number, dir) in case["dirs"].as_array().into_iter().flatten().enumerate() {
-        let host = match dir["host"].as_str() {
-            Some(host) => guests().join(host),
-            None => {
-                let fresh = scratch.path().join(format!("dir-{number}"));
-                fs::create_dir(&fresh).unwrap();
-                writable.push(fresh.clone());
-                fresh
-            }
-        };
-        let read_only = if dir["read_only"] == json!(true) {
-            ":ro"
-        } else {
-            ""
-        };
-        let guest = text(dir, "guest");
-        wrun = wrun.arg(format!("--dir={}::{guest}{read_only}", host.display()));
-    }
-    for (key, value) in case["env"].as_object().into_iter().flatten() {
-        wrun = wrun.arg(format!("--env={key}={}", value.as_str().unwrap()));
-    }
-    for (name, file) in case["tasks"].as_object().into_iter().flatten() {
-        let file = guests().join(file.as_str().unwrap());
-        wrun = wrun.arg(format!("--task={name}={}", file.display()));
-    }
+    let (options, writable) = grants(case, scratch.path());
+    wrun = wrun.args(options);
     wrun = match &case["input"] {
         Value::Null => wrun,
         Value::String(word) if word == "silent" => wrun.silent_stdin(),

@@ -14,6 +14,7 @@ mod bad_input;
 mod browser;
 mod command;
 mod commons;
+mod compare;
 mod compiling;
 mod corpus;
 mod counterparts;

@@ -1,0 +1,530 @@
+//! `wrun compare`: what it measures is there, beside its floor and in both modes; what
+//! is slower is seen to be; what is wrong is found out; what cannot be compared is not.
+
+use crate::command::{Wrun, scratch, write};
+use crate::differential::{files, grants, guests, manifest, text, title};
+use crate::processes::eventually;
+use crate::support::{BOTH, alone, children, repo, wrun};
+use rustix::process::Signal;
+use serde_json::Value;
+use std::path::Path;
+use std::time::Duration;
+use wrun::Mode;
+use wrun::compare::{Comparison, CostRow, Measure, Policy, Results, Verdict};
+
+const ECHO: &str = "echo/echo.wat";
+/// What takes no time, on a machine that is busy with other tests.
+const SOON: Duration = Duration::from_secs(60);
+
+/// A comparison of a guest, with the worker that was built with these tests; short, and
+/// without faults.
+fn comparison(guest: &str) -> Comparison {
+    short(Comparison::new(repo("guest-tasks").join(guest)))
+}
+
+fn short(comparison: Comparison) -> Comparison {
+    let budget = Duration::from_secs(3);
+    comparison
+        .worker(wrun())
+        .faults([])
+        .rounds(5)
+        .budget(budget)
+}
+
+/// The same of a guest from WAT text, only from submission to report.
+fn wat(folder: &Path, text: &str) -> Comparison {
+    let file = write(folder, "task.wat", text);
+    short(Comparison::new(file)).measures([Measure::Warm])
+}
+
+fn row(results: &Results, measure: Measure, mode: Mode) -> &CostRow {
+    let mut rows = results.cost.iter();
+    let found = rows.find(|row| row.measure == measure && row.mode == mode);
+    found.unwrap_or_else(|| panic!("no {} in {mode}: {:?}", measure.name(), results.notes))
+}
+
+#[test]
+fn every_measure_has_both_modes_and_its_floor() {
+    let results = comparison(ECHO)
+        .budget(Duration::from_secs(12))
+        .rounds(3)
+        .input("some input")
+        .run()
+        .unwrap();
+    assert_eq!(results.verdict, Verdict::Comparable, "{results:?}");
+    assert!(results.complete);
+    assert_eq!(results.subject.name, "echo.wat");
+    assert_eq!(
+        (results.subject.input_bytes, results.subject.output_bytes),
+        (10, 10)
+    );
+    assert_eq!(results.environment.wrun, env!("CARGO_PKG_VERSION"));
+    assert!(results.environment.jail.is_some());
+    let without_floor = [
+        // Of a file that another process loads, and of what has no least.
+        (Measure::Load, Mode::Process),
+        (Measure::Resident, Mode::Thread),
+        (Measure::Proportional, Mode::Thread),
+        (Measure::Private, Mode::Thread),
+        (Measure::Descriptors, Mode::Thread),
+        (Measure::Descriptors, Mode::Process),
+    ];
+    for measure in Measure::ALL {
+        for mode in BOTH {
+            if may_not_look(measure, mode) {
+                continue;
+            }
+            let row = row(&results, measure, mode);
+            let what = format!("{} in {mode}", measure.name());
+            let value = &row.value;
+            assert!(
+                !value.is_empty() && value.len() == value.values.len(),
+                "{what}"
+            );
+            let sorted = [
+                value.min, value.p10, value.p50, value.p90, value.p99, value.max,
+            ];
+            assert!(sorted.is_sorted() && value.min >= 0.0, "{what}: {sorted:?}");
+            assert!(
+                row.command.contains(&format!("--only {}", measure.name())),
+                "{what}"
+            );
+            match &row.floor {
+                Some(floor) => assert_eq!(floor.value.len() >= 1, !floor.name.is_empty(), "{what}"),
+                None => assert!(
+                    without_floor.contains(&(measure, mode)),
+                    "{what} has no floor"
+                ),
+            }
+        }
+    }
+    // Each policy where it differs; sizes from 64 bytes to 64 MiB; one to four a
+    // processor at the same time.
+    for policy in Policy::ALL {
+        let has = |row: &CostRow| row.measure == Measure::Warm && row.policy == Some(policy);
+        assert!(results.cost.iter().any(has), "warm, {}", policy.name());
+    }
+    for measure in [Measure::RoundTrip, Measure::Bandwidth] {
+        let rows = results.cost.iter().filter(|row| row.measure == measure);
+        let sizes: Vec<_> = rows.filter_map(|row| row.at).collect();
+        assert_eq!(
+            (sizes.iter().min(), sizes.iter().max()),
+            (Some(&64), Some(&(64 << 20)))
+        );
+    }
+    let rows = results
+        .cost
+        .iter()
+        .filter(|row| row.measure == Measure::Throughput);
+    let levels: Vec<_> = rows.filter_map(|row| row.at).collect();
+    let most = levels.iter().max().copied().unwrap_or(0);
+    assert!(
+        most >= 4 * u64::from(results.environment.processors),
+        "{levels:?}"
+    );
+    assert_eq!(levels.iter().min(), Some(&1));
+    // What reads it back has the same, but for the last digit of some numbers.
+    let json = serde_json::to_string(&results).unwrap();
+    let again: Results = serde_json::from_str(&json).unwrap();
+    assert_eq!(
+        (&again.environment, &again.notes),
+        (&results.environment, &results.notes)
+    );
+    let rows = |results: &Results| -> Vec<_> {
+        let rows = results.cost.iter();
+        rows.map(|row| (row.measure, row.policy, row.at, row.value.len()))
+            .collect()
+    };
+    assert_eq!(rows(&again), rows(&results));
+    assert!(results.to_html().contains("echo.wat"));
+}
+
+/// Workers in a jail are not to be looked at, but by root.
+fn may_not_look(measure: Measure, mode: Mode) -> bool {
+    let memory = [Measure::Resident, Measure::Proportional, Measure::Private];
+    memory.contains(&measure) && mode == Mode::Process && !rustix::process::geteuid().is_root()
+}
+
+#[test]
+fn a_mode_that_is_slower_is_seen_to_be() {
+    let by = Duration::from_millis(40);
+    for slow in BOTH {
+        let warm = |comparison: Comparison| {
+            let results = comparison.measures([Measure::Warm]).run().unwrap();
+            let row = row(&results, Measure::Warm, slow);
+            let ratio = row.floor.as_ref().map(|floor| floor.ratio.p50);
+            (row.value.p50, ratio.unwrap_or_default())
+        };
+        let (time, ratio) = warm(comparison(ECHO));
+        let (slowed, worse) = warm(comparison(ECHO).slowed(slow, by));
+        // Nothing is timed here: it has slept for so long.
+        assert!(slowed >= by.as_secs_f64() * 1e9, "{slow}: {slowed} ns");
+        assert!(
+            slowed > time && worse > ratio,
+            "{slow}: {time} to {slowed}, {ratio} to {worse}"
+        );
+    }
+}
+
+#[test]
+fn a_floor_that_is_measured_wrongly_is_found_out() {
+    let doubted = |comparison: Comparison| {
+        let results = comparison.measures([Measure::Warm]).run().unwrap();
+        let beats = |row: &&CostRow| row.doubts.iter().any(|it| it.contains("beats its floor"));
+        let floors = results
+            .cost
+            .iter()
+            .filter(|row| row.floor.is_some())
+            .count();
+        (results.cost.iter().filter(beats).count(), floors)
+    };
+    let (wrong, floors) = doubted(comparison(ECHO).wrong_floors(100_000.0));
+    assert_eq!((wrong, floors), (5, 5), "each row is faster than its floor");
+    // The floors as they are: not one of them is ten thousand times as low.
+    let (wrong, _) = doubted(comparison(ECHO).wrong_floors(0.000_1));
+    assert_eq!(wrong, 0);
+}
+
+#[test]
+fn two_runs_agree_within_their_spread() {
+    // Others use the machine, too: what is compared are ratios, of rounds that were
+    // measured side by side, and a disturbed run gets another chance.
+    let measured = || {
+        let comparison = comparison(ECHO).rounds(25).measures([Measure::Warm]);
+        comparison.budget(Duration::from_secs(10)).run().unwrap()
+    };
+    let agree = eventually(3 * SOON, || {
+        let (one, other) = (measured(), measured());
+        [Policy::Instance, Policy::Spare, Policy::Fork]
+            .iter()
+            .all(|policy| {
+                let ratio = |results: &Results| {
+                    let mut rows = results.cost.iter();
+                    let row = rows.find(|row| row.policy == Some(*policy)).unwrap();
+                    row.floor.as_ref().unwrap().ratio.clone()
+                };
+                let (one, other) = (ratio(&one), ratio(&other));
+                one.p50 <= other.p90
+                    && one.p50 >= other.p10
+                    && other.p50 <= one.p90
+                    && other.p50 >= one.p10
+            })
+    });
+    assert!(
+        agree,
+        "no two runs of many had their medians within each other's spread"
+    );
+}
+
+#[test]
+fn what_cannot_be_compared_is_not() {
+    let folder = scratch();
+    for (guest, timeout, why) in [
+        ("hostile/div-by-zero.wat", 10, "divide by zero"),
+        ("hostile/fail.wat", 10, "failed"),
+        ("csv-stats/csv-stats.wasm", 10, "exited with code 2"),
+        (
+            "hostile/endless-loop.wat",
+            1,
+            "did not end within its time limit",
+        ),
+    ] {
+        let limits = wrun::Limits::default().timeout(Duration::from_secs(timeout));
+        let results = comparison(guest).limits(limits).run().unwrap();
+        match &results.verdict {
+            Verdict::Unfit {
+                mode: None,
+                why: told,
+                ..
+            } => {
+                assert!(told.contains(why), "{guest}: {told}");
+            }
+            other => panic!("{guest}: {other:?}"),
+        }
+        assert!(
+            results.cost.is_empty() && results.isolation.is_empty(),
+            "{guest}"
+        );
+    }
+    // What it would need is named.
+    let results = comparison("digest/digest.wasm")
+        .args(["/in/a"])
+        .run()
+        .unwrap();
+    match &results.verdict {
+        Verdict::Unfit {
+            help: Some(help), ..
+        } => assert!(help.contains("--dir"), "{help}"),
+        other => panic!("{other:?}"),
+    }
+    // One that does something else where it runs.
+    let other = r#"(module
+      (import "wrun:task/context@0.1.0" "info" (func $info (param i32)))
+      (memory (export "memory") 1)
+      (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (i32.const 4096))
+      (func (export "run") (param i32 i32) (result i32)
+        (call $info (i32.const 1024))
+        (i32.store8 (i32.const 0) (i32.const 0))
+        ;; The mode lies behind a u64 and a u32.
+        (i32.store offset=4 (i32.const 0) (i32.const 1036))
+        (i32.store offset=8 (i32.const 0) (i32.const 1))
+        (i32.const 0)))"#;
+    let results = wat(folder.path(), other).run().unwrap();
+    match &results.verdict {
+        Verdict::Differs { thread, process } => {
+            assert!(thread.contains("differ from byte 0"), "{thread}");
+            assert!(process.contains("differ from byte 0"), "{process}");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(results.cost.is_empty());
+    // One that is never the same can be compared, and the reader is told.
+    let random = r#"(module
+      (import "wasi:random/random@0.2.12" "get-random-u64" (func $random (result i64)))
+      (memory (export "memory") 1)
+      (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (i32.const 4096))
+      (func (export "run") (param i32 i32) (result i32)
+        (i64.store (i32.const 1024) (call $random))
+        (i32.store offset=4 (i32.const 0) (i32.const 1024))
+        (i32.store offset=8 (i32.const 0) (i32.const 8))
+        (i32.const 0)))"#;
+    let results = wat(folder.path(), random).run().unwrap();
+    assert_eq!(results.verdict, Verdict::Comparable);
+    assert!(
+        results
+            .notes
+            .iter()
+            .any(|it| it.contains("another each time")),
+        "{:?}",
+        results.notes
+    );
+}
+
+#[test]
+fn the_command_prints_a_table_json_and_a_page() {
+    let folder = scratch();
+    let (json, html) = (folder.path().join("c.json"), folder.path().join("c.html"));
+    let task = repo("guest-tasks").join(ECHO);
+    let compare = || {
+        Wrun::new()
+            .arg("compare")
+            .args(["--runs", "3", "--budget", "2s"])
+    };
+    let ran = compare()
+        .args(["--only", "warm", "--only", "trap"])
+        .arg("--json")
+        .arg(&json)
+        .arg("--html")
+        .arg(&html)
+        .arg(&task)
+        .run();
+    ran.expect_code(0, "compare");
+    let table = ran.text();
+    for words in [
+        "echo.wat (core module exporting run",
+        "Your own code, such as your image filter: ",
+        "COST",
+        "process, spare",
+        "ISOLATION",
+        "wasmtime's sandbox",
+    ] {
+        assert!(table.contains(words), "no {words:?} in\n{table}");
+    }
+    let read: Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+    assert_eq!(read["schema"], 1);
+    assert_eq!(read["isolation"].as_array().map(Vec::len), Some(2));
+    assert!(
+        std::fs::read_to_string(&html)
+            .unwrap()
+            .starts_with("<!DOCTYPE html>")
+    );
+    // The command of a row measures that row again.
+    let command = read["cost"][0]["command"].as_str().unwrap();
+    let again = std::process::Command::new("sh")
+        .args(["-c", &command.replacen("wrun", "\"$0\"", 1)])
+        .arg(wrun())
+        .output()
+        .unwrap();
+    let again_text = String::from_utf8_lossy(&again.stdout);
+    assert!(
+        again.status.success() && again_text.contains("from submission"),
+        "{command}: {again:?}"
+    );
+    // To stdout, alone.
+    let ran = compare()
+        .args(["--only", "warm", "--json", "-"])
+        .arg(&task)
+        .run();
+    ran.expect_code(0, "JSON on stdout");
+    assert!(serde_json::from_slice::<Value>(&ran.stdout).is_ok());
+    let ran = compare()
+        .args(["--only", "warm", "--html", "-"])
+        .arg(&task)
+        .run();
+    assert!(
+        ran.expect_code(0, "a page on stdout")
+            .text()
+            .starts_with("<!DOCTYPE html>")
+    );
+}
+
+#[test]
+fn nothing_is_left_of_a_comparison() {
+    alone("compare::nothing_is_left_of_a_comparison", || {
+        let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+        let compare = || {
+            let results = comparison(ECHO).rounds(1).run().unwrap();
+            assert_eq!(results.verdict, Verdict::Comparable, "{results:?}");
+        };
+        // The first makes what all others use.
+        compare();
+        let before = open();
+        compare();
+        let stopped = comparison(ECHO).run_watched(&mut |step| match step.done > 300 {
+            true => std::ops::ControlFlow::Break(()),
+            false => std::ops::ControlFlow::Continue(()),
+        });
+        assert!(!stopped.unwrap().complete);
+        assert!(children().is_empty(), "{:?}", children());
+        assert!(
+            eventually(SOON, || open() <= before),
+            "{} and {before}",
+            open()
+        );
+        let left = std::fs::read_dir(std::env::temp_dir()).unwrap().count();
+        assert_eq!(left, 0, "in the folder for temporary files");
+    });
+}
+
+#[test]
+fn the_command_says_what_is_wrong() {
+    let folder = scratch();
+    let task = write(
+        folder.path(),
+        "echo.wat",
+        std::fs::read(repo("guest-tasks").join(ECHO)).unwrap(),
+    );
+    let task_name = task.display().to_string();
+    for (args, code, says) in [
+        (
+            vec!["--only", "speed", &task_name],
+            2,
+            "there are cost, isolation, compile",
+        ),
+        (vec!["--runs", "0", &task_name], 2, "0 is not in 1..=10000"),
+        (
+            vec!["--json", "-", "--html", "-", &task_name],
+            2,
+            "cannot both be stdout",
+        ),
+        (vec!["--json", &task_name, &task_name], 2, "would overwrite"),
+        (
+            vec!["--input", "/nothing", &task_name],
+            2,
+            "cannot read /nothing",
+        ),
+        (
+            vec!["--jail", "off", "--uid", "99", &task_name],
+            2,
+            "--uid needs a jail",
+        ),
+        (vec!["/nothing.wasm"], 127, "cannot read /nothing.wasm"),
+        (vec![], 2, "required"),
+    ] {
+        let ran = Wrun::new().arg("compare").args(&args).run();
+        ran.expect_code(code, &args.join(" "));
+        assert!(ran.stderr.contains(says), "{args:?}: {}", ran.stderr);
+        assert!(ran.stdout.is_empty(), "{args:?}");
+    }
+    assert!(
+        !std::fs::read(&task).unwrap().is_empty(),
+        "the task is still there"
+    );
+    let none = write(folder.path(), "none.wasm", "no WebAssembly");
+    Wrun::new()
+        .arg("compare")
+        .arg(none)
+        .run()
+        .expect_code(126, "no WebAssembly");
+    let unfit = repo("guest-tasks/hostile/div-by-zero.wat");
+    let ran = Wrun::new().arg("compare").arg(unfit).run();
+    ran.expect_code(1, "a task that traps");
+    assert!(ran.text().contains("cannot be compared: trapped"), "{ran}");
+}
+
+#[test]
+fn what_there_is_is_printed_when_it_is_interrupted() {
+    let task = repo("guest-tasks").join(ECHO);
+    let mut wrun = Wrun::new()
+        .args([
+            "compare", "--only", "warm", "--runs", "10000", "--budget", "1h",
+        ])
+        .arg(task)
+        .start();
+    // Workers of all policies are there: it measures.
+    let pid = wrun.pid();
+    let busy = eventually(SOON, || crate::processes::descendants(pid).len() > 4);
+    assert!(busy, "it did not begin to measure");
+    std::thread::sleep(Duration::from_millis(300));
+    wrun.signal(Signal::INT);
+    assert!(wrun.ends_within(SOON));
+    let ran = wrun.end();
+    ran.expect_code(130, "interrupted");
+    let table = ran.text();
+    assert!(table.contains("from submission to report"), "{table}");
+    assert!(table.contains("Not everything was measured"), "{table}");
+    assert!(ran.stderr.contains("interrupted"), "{ran}");
+}
+
+/// All of it with `WRUN_COMPARE_ALL=1`, each in less than a minute; otherwise one round
+/// of one measure for each guest.
+#[test]
+fn every_guest_that_completes_can_be_compared() {
+    let all = std::env::var("WRUN_COMPARE_ALL").is_ok();
+    let mut seen = std::collections::BTreeSet::new();
+    let mut wrong = Vec::new();
+    for case in manifest() {
+        let guest = guests().join(text(&case, "guest"));
+        let completes = case["expect"]["outcome"] == "completed" && case["input"] != "silent";
+        if !completes || !files(&case).all(|file| file.exists()) || !seen.insert(guest.clone()) {
+            continue;
+        }
+        let scratch = scratch();
+        let (options, writable) = grants(&case, scratch.path());
+        let mut wrun = Wrun::new().arg("compare").args(options);
+        if !all {
+            wrun = wrun.args(["--runs", "1", "--budget", "300ms", "--only", "warm"]);
+        }
+        match (
+            case["input"]["file"].as_str(),
+            case["input"]["text"].as_str(),
+        ) {
+            (Some(file), _) => wrun = wrun.arg("--input").arg(guests().join(file)),
+            (_, Some(text)) => {
+                let input = write(scratch.path(), "input", text);
+                wrun = wrun.arg("--input").arg(input);
+            }
+            _ => {}
+        }
+        let args = case["args"].as_array().into_iter().flatten();
+        let began = std::time::Instant::now();
+        let ran = wrun
+            .arg(&guest)
+            .args(args.map(|arg| arg.as_str().unwrap()))
+            .run();
+        let took = began.elapsed();
+        if all {
+            println!("{:6.1} s  {}", took.as_secs_f64(), title(&case));
+        }
+        // What it finds in a folder that it wrote to before is not what it expects.
+        let changed = !writable.is_empty() && ran.code() == 1;
+        // It says where it runs.
+        let differs = ran.text().contains("does not do the same in both modes");
+        let slow = all && took > Duration::from_secs(60);
+        if ran.misbehaviour().is_some() || slow || ran.code() != 0 && !changed && !differs {
+            wrong.push(format!("{}: {took:?}, {} {ran}", title(&case), ran.code()));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(seen.len() > 20, "{}", seen.len());
+}
