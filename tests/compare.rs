@@ -4,6 +4,7 @@
 use crate::command::{Wrun, scratch, write};
 use crate::differential::{files, grants, guests, manifest, text, title};
 use crate::processes::eventually;
+use crate::report::Schema;
 use crate::support::{BOTH, alone, children, repo, wrun};
 use rustix::process::Signal;
 use serde_json::Value;
@@ -90,7 +91,9 @@ fn every_measure_has_both_modes_and_its_floor() {
                 "{what}"
             );
             match &row.floor {
-                Some(floor) => assert_eq!(floor.value.len() >= 1, !floor.name.is_empty(), "{what}"),
+                Some(floor) => {
+                    assert!(!floor.value.is_empty() && !floor.name.is_empty(), "{what}");
+                }
                 None => assert!(
                     without_floor.contains(&(measure, mode)),
                     "{what} has no floor"
@@ -219,6 +222,12 @@ fn two_runs_agree_within_their_spread() {
 #[test]
 fn what_cannot_be_compared_is_not() {
     let folder = scratch();
+    let schema = Schema::of("compare.schema.json");
+    let fits = |results: &Results| {
+        schema
+            .check(&serde_json::to_value(results).unwrap())
+            .unwrap()
+    };
     for (guest, timeout, why) in [
         ("hostile/div-by-zero.wat", 10, "divide by zero"),
         ("hostile/fail.wat", 10, "failed"),
@@ -231,6 +240,7 @@ fn what_cannot_be_compared_is_not() {
     ] {
         let limits = wrun::Limits::default().timeout(Duration::from_secs(timeout));
         let results = comparison(guest).limits(limits).run().unwrap();
+        fits(&results);
         match &results.verdict {
             Verdict::Unfit {
                 mode: None,
@@ -270,6 +280,7 @@ fn what_cannot_be_compared_is_not() {
         (i32.store offset=8 (i32.const 0) (i32.const 1))
         (i32.const 0)))"#;
     let results = wat(folder.path(), other).run().unwrap();
+    fits(&results);
     match &results.verdict {
         Verdict::Differs { thread, process } => {
             assert!(thread.contains("differ from byte 0"), "{thread}");
@@ -331,7 +342,7 @@ fn the_command_prints_a_table_json_and_a_page() {
         assert!(table.contains(words), "no {words:?} in\n{table}");
     }
     let read: Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
-    assert_eq!(read["schema"], 1);
+    Schema::of("compare.schema.json").check(&read).unwrap();
     assert_eq!(read["isolation"].as_array().map(Vec::len), Some(2));
     assert!(
         std::fs::read_to_string(&html)
@@ -356,7 +367,8 @@ fn the_command_prints_a_table_json_and_a_page() {
         .arg(&task)
         .run();
     ran.expect_code(0, "JSON on stdout");
-    assert!(serde_json::from_slice::<Value>(&ran.stdout).is_ok());
+    let told: Value = serde_json::from_slice(&ran.stdout).unwrap();
+    Schema::of("compare.schema.json").check(&told).unwrap();
     let ran = compare()
         .args(["--only", "warm", "--html", "-"])
         .arg(&task)

@@ -18,13 +18,19 @@ pub struct Schema {
 
 impl Schema {
     pub fn load() -> Self {
+        Schema::of("report.schema.json")
+    }
+
+    /// One of those in `docs/`.
+    pub fn of(path: &str) -> Self {
+        let text = fs::read_to_string(repo("docs").join(path)).unwrap();
         let mut schemas = boon::Schemas::new();
         let mut compiler = boon::Compiler::new();
-        let path = "report.schema.json";
-        compiler.add_resource(path, schema_text()).unwrap();
+        let schema = serde_json::from_str(&text).unwrap();
+        compiler.add_resource(path, schema).unwrap();
         let index = compiler
             .compile(path, &mut schemas)
-            .unwrap_or_else(|error| panic!("docs/report.schema.json: {error:#}"));
+            .unwrap_or_else(|error| panic!("docs/{path}: {error:#}"));
         Schema { schemas, index }
     }
 

@@ -367,9 +367,18 @@ impl Children {
     pub(crate) async fn ended(&self, id: u64) -> Option<End> {
         let mut end = self.state().held.get(&id)?.end.clone();
         let ended = end.wait_for(Option::is_some).await;
+        let ended = ended.ok().and_then(|end| end.clone());
+        // A parent whose time is up learns nothing more: it ends by its own deadline,
+        // whichever of the two is noticed first.
+        if self
+            .deadline
+            .is_some_and(|deadline| Instant::now() >= deadline)
+        {
+            std::future::pending::<()>().await;
+        }
         // It was given up by a panic, which is a bug.
         let lost = || End::Crashed("the runner failed while it ran the task".into());
-        Some(ended.ok().and_then(|end| end.clone()).unwrap_or_else(lost))
+        Some(ended.unwrap_or_else(lost))
     }
 
     /// Asks a child to stop, and ends it after its grace; `false` when there is no such

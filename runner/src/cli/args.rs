@@ -322,7 +322,7 @@ pub(crate) struct CompareArgs {
     pub(crate) runs: u32,
 
     /// How long measuring may take, about; faults take some seconds more
-    #[arg(long, value_name = "TIME", default_value = "25s", value_parser = duration)]
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     pub(crate) budget: Duration,
 
     /// Measure only this, and what else is named so: `cost`, `isolation`, or a row's

@@ -77,12 +77,13 @@ fn head(out: &mut String, results: &Results) {
     if !subject.name.is_empty() {
         let _ = writeln!(
             out,
-            "{} ({}, {}), {} in, {} out",
+            "{} ({}, {}), {} in, {} out, {} of memory",
             text::name(&subject.name),
             subject.shape,
             bytes(subject.bytes),
             bytes(subject.input_bytes),
             bytes(subject.output_bytes),
+            subject.peak_memory_bytes.map_or_else(|| "?".into(), bytes),
         );
     }
     let commit = here.commit.as_ref();

@@ -76,8 +76,8 @@ impl Comparison {
     pub const ROUNDS: u32 = 40;
     /// Most that [`Comparison::rounds`] can be.
     pub const MAX_ROUNDS: u32 = 10_000;
-    /// The default of [`Comparison::budget`]: 25 seconds.
-    pub const BUDGET: Duration = Duration::from_secs(25);
+    /// The default of [`Comparison::budget`]: 30 seconds.
+    pub const BUDGET: Duration = Duration::from_secs(30);
     /// The time limit of a task without another: 10 seconds.
     pub const TIMEOUT: Duration = Duration::from_secs(10);
 

@@ -79,6 +79,7 @@ pub(super) fn look(
     };
     let deterministic = repeats(&thread.0, thread_again) && repeats(&process.0, process_again);
     results.subject.output_bytes = output(&thread.0).len() as u64;
+    results.subject.peak_memory_bytes = thread.0.stats.peak_memory_bytes;
     if let Some(verdict) = verdict(&thread.0, &process.0, deterministic) {
         results.verdict = verdict;
         return Ok(None);
@@ -117,6 +118,7 @@ fn subject(bench: &Bench<'_>, ready: &Ready) -> Subject {
         args: bench.comparison.args.clone(),
         input_bytes: bench.comparison.input.len() as u64,
         output_bytes: 0,
+        peak_memory_bytes: None,
     }
 }
 

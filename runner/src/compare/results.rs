@@ -54,6 +54,9 @@ pub struct Subject {
     pub input_bytes: u64,
     /// Size of what it returned or wrote to stdout, in bytes.
     pub output_bytes: u64,
+    /// Peak of its linear memory in thread mode, in bytes; `None` where it did not run.
+    #[serde(default)]
+    pub peak_memory_bytes: Option<u64>,
 }
 
 /// Where and when.
@@ -170,8 +173,7 @@ pub enum Measure {
     Compile,
     /// The same with the code in the cache; nanoseconds.
     Load,
-    /// From a runner that has just loaded the task to its first report;
-    /// nanoseconds.
+    /// From no runner to the first report, with the code in the cache; nanoseconds.
     Cold,
     /// From submission to report when all is warm; nanoseconds.
     Warm,
@@ -181,7 +183,8 @@ pub enum Measure {
     RoundTrip,
     /// Bytes a second to a task, in messages of one size ([`CostRow::at`]).
     Bandwidth,
-    /// Resident memory of a task that waits, all shared pages counted; bytes.
+    /// Resident memory of a task that waits, a small one of wrun's own, all shared pages
+    /// counted; bytes.
     Resident,
     /// The same with each shared page divided by those who share it; bytes.
     Proportional,

@@ -38,7 +38,7 @@ pub(super) enum FloorOrder {
     Load {
         /// Where the sealed code can be opened.
         code: PathBuf,
-        spec: Spec,
+        spec: Box<Spec>,
         input: Vec<u8>,
         /// The program's own code on large pages, as a zygote has it.
         image: Option<(PathBuf, FileId)>,
@@ -160,7 +160,7 @@ impl Floor {
         let image = program.and_then(|program| program.image.as_ref());
         let order = FloorOrder::Load {
             code: path_of(code.file()),
-            spec: spec.clone(),
+            spec: Box::new(spec.clone()),
             input: input.to_vec(),
             image: image.map(|image| (path_of(image.file()), image.of)),
         };

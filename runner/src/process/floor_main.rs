@@ -55,7 +55,7 @@ pub(super) fn work(parent: i32) -> io::Result<()> {
                     let image = File::open(image);
                     let _ = image.and_then(|image| sys::map_own_code(&alone, &image, of));
                 }
-                load(&code, spec, input).map(|it| {
+                load(&code, *spec, input).map(|it| {
                     let output = it.output.to_vec();
                     loaded = Some(it);
                     FloorSays::Output(output)

@@ -36,7 +36,7 @@ struct Host {
 }
 
 enum Wasi {
-    P2(WasiCtx),
+    P2(Box<WasiCtx>),
     P1(Box<WasiP1Ctx>),
 }
 
@@ -137,7 +137,7 @@ impl Bare {
         }
         let wasi = match self.entry {
             Entry::Module(_) => Wasi::P1(Box::new(builder.build_p1())),
-            _ => Wasi::P2(builder.build()),
+            _ => Wasi::P2(Box::new(builder.build())),
         };
         let table = ResourceTable::new();
         let store = Store::try_new(&self.engine, Host { wasi, table })?;

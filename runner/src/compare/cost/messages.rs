@@ -358,7 +358,8 @@ fn poured(bytes: u64, chunk: usize) -> Result<Duration, Error> {
 /// So many bytes copied, as many at a time, round and round in four places.
 fn copies(bytes: u64, chunk: usize) -> Duration {
     let from = vec![7_u8; chunk];
-    let mut to = vec![vec![0_u8; chunk]; 4];
+    // Not zeroes, which would be pages that nobody has touched.
+    let mut to = vec![vec![1_u8; chunk]; 4];
     let count = usize::try_from(bytes)
         .unwrap_or(usize::MAX)
         .div_ceil(chunk.max(1));

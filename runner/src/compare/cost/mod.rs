@@ -27,7 +27,7 @@ const GROUPS: [&[Part]; 6] = [
     &[(Measure::Cold, 3)],
     &[(Measure::Warm, 6)],
     &[(Measure::Throughput, 5)],
-    &[(Measure::RoundTrip, 3), (Measure::Bandwidth, 6)],
+    &[(Measure::RoundTrip, 3), (Measure::Bandwidth, 8)],
     &[
         (Measure::Resident, 1),
         (Measure::Proportional, 0),

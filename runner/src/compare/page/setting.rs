@@ -22,6 +22,9 @@ pub(super) fn subject(results: &Results) -> Markup {
             (fact("Input and output", html! {
                 (size(subject.input_bytes)) " in, " (size(subject.output_bytes)) " out"
             }))
+            @if let Some(peak) = subject.peak_memory_bytes {
+                (fact("Its own memory, at most", html! { (size(peak)) }))
+            }
             @if !subject.digest.is_empty() {
                 (fact("BLAKE3 of the file", html! { code { (Text(&subject.digest)) } }))
             }
