@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 /// What a program is run with, where nobody names another.
 const SHELL: &str = "/bin/sh";
 
-/// See the [module](self).
+/// What the acts of faults aim at: files, a listener, the host.
 #[derive(Debug)]
 pub struct Place {
     listener: TcpListener,
