@@ -325,9 +325,10 @@ fn the_command_prints_a_table_json_and_a_page() {
         .args(["--only", "warm", "--only", "trap"])
         .arg("--json")
         .arg(&json)
+        .arg(&task)
+        // Options may stand behind the task.
         .arg("--html")
         .arg(&html)
-        .arg(&task)
         .run();
     ran.expect_code(0, "compare");
     let table = ran.text();
@@ -522,6 +523,7 @@ fn every_guest_that_completes_can_be_compared() {
         let began = std::time::Instant::now();
         let ran = wrun
             .arg(&guest)
+            .arg("--")
             .args(args.map(|arg| arg.as_str().unwrap()))
             .run();
         let took = began.elapsed();

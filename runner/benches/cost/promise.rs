@@ -408,6 +408,49 @@ pub(crate) const SUBJECTS: &[Subject] = &[
         ],
     },
     Subject {
+        title: "Comparing",
+        about: "What `wrun compare` says can be relied upon. Each is a test.",
+        promises: &[
+            thorough_test(
+                "V1",
+                "compare::every_guest_that_completes_can_be_compared",
+                ("WRUN_COMPARE_ALL", "1"),
+                "< 1 min each",
+                "time to compare each guest in the tree, with the defaults",
+            ),
+            test(
+                "V2",
+                "compare::two_runs_agree_within_their_spread",
+                "within p10..p90",
+                "medians of the ratios to the floors, of one run within the spread of another",
+            ),
+            test(
+                "V3",
+                "compare::a_mode_that_is_slower_is_seen_to_be",
+                "seen",
+                "a mode that was slowed on purpose",
+            ),
+            test(
+                "V4",
+                "compare::a_floor_that_is_measured_wrongly_is_found_out",
+                "marked",
+                "rows whose floor was measured wrongly on purpose",
+            ),
+            test(
+                "V5",
+                "isolation::a_strict_jail_stops_escaped_code",
+                "10 of 10",
+                "acts of code that escaped the sandbox that a strict jail stops",
+            ),
+            test(
+                "V6",
+                "isolation::what_guests_do_is_stopped_and_harms_nobody",
+                "both modes",
+                "misdeeds of guests that end with their own task, while eight others run",
+            ),
+        ],
+    },
+    Subject {
         title: "Both modes",
         about: "The same task, the same bytes.",
         promises: &[test(

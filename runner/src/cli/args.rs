@@ -33,12 +33,10 @@ Exit status: 0 completed; a command's own code; 1 the task failed; 2 usage;
 
 const COMPARE_EXAMPLES: &str = "\
 Examples:
-  wrun compare resize.wasm --input in.png       where to run it, and why
+  wrun compare resize.wasm --input in.png 640   where to run it, and why
   wrun compare --html compared.html task.wasm   a page to send to a colleague
   wrun compare --json - --only warm task.wasm   one row, with all its numbers
   wrun compare --only isolation task.wasm       what each mode holds
-
-Everything behind TASK is the task's: options of compare come before it.
 
 The task runs in thread mode, too, and, for the floors, in a process without a
 jail: compare only what you would run in thread mode. Each run gets the same
@@ -356,16 +354,13 @@ pub(crate) struct CompareArgs {
     #[command(flatten)]
     pub(crate) walls: WallArgs,
 
-    /// The task (a component, a core module or WAT text) and its arguments
-    #[arg(
-        id = "TASK",
-        value_names = ["TASK", "ARGS"],
-        required = true,
-        num_args = 1..,
-        trailing_var_arg = true,
-        value_hint = ValueHint::CommandWithArguments
-    )]
-    pub(crate) command: Vec<OsString>,
+    /// The task: a component, a core module or WAT text
+    #[arg(value_name = "TASK", value_hint = ValueHint::FilePath)]
+    pub(crate) file: PathBuf,
+
+    /// Its arguments; behind `--` where they look like options
+    #[arg(value_name = "ARGS")]
+    pub(crate) args: Vec<OsString>,
 }
 
 /// What is measured.

@@ -16,10 +16,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::oneshot;
 
 pub(super) fn compare(args: CompareArgs) -> Result<u8, Failure> {
-    let Some((task, task_args)) = args.command.split_first() else {
-        return Err(Failure::new(exit::USAGE, "no task was named"));
-    };
-    let task = Path::new(task);
+    let task = &*args.file;
     args.grants.check()?;
     let granted = args.grants.task.iter().map(|task| Some(&*task.file));
     let input = args.input.as_deref().filter(|path| *path != Path::new("-"));
@@ -31,7 +28,7 @@ pub(super) fn compare(args: CompareArgs) -> Result<u8, Failure> {
         let message = "--json - and --html - cannot both be stdout";
         return Err(Failure::new(exit::USAGE, message));
     }
-    let comparison = comparison(&args, task, task_args)?;
+    let comparison = comparison(&args)?;
     let (compared, stopped) = watched(comparison, !args.no_progress)?;
     let results = compared?;
     let on_stdout = json.is_stdout() || html.is_stdout();
@@ -50,21 +47,17 @@ pub(super) fn compare(args: CompareArgs) -> Result<u8, Failure> {
     })
 }
 
-fn comparison(
-    args: &CompareArgs,
-    task: &Path,
-    task_args: &[std::ffi::OsString],
-) -> Result<Comparison, Failure> {
+fn comparison(args: &CompareArgs) -> Result<Comparison, Failure> {
     let mut limits = Limits::default().timeout(args.timeout);
     limits.max_memory = args.max_memory.unwrap_or(limits.max_memory);
-    let mut comparison = Comparison::new(task)
-        .args(super::run::strings(task_args)?)
+    let mut comparison = Comparison::new(&args.file)
+        .args(super::run::strings(&args.args)?)
         .input(input(args.input.as_deref())?)
         .limits(limits)
         .rounds(args.runs)
         .budget(args.budget)
         .jail(args.walls.jail.unwrap_or_default())
-        .command(command(args));
+        .command(command());
     if let Some((uid, gid)) = args.walls.identity()? {
         comparison = comparison.identity(uid, gid);
     }
@@ -118,30 +111,31 @@ fn input(path: Option<&Path>) -> Result<Vec<u8>, Failure> {
     Ok(bytes)
 }
 
-/// The words that were typed, up to the task, but for where results go and which were
-/// wanted.
-fn command(args: &CompareArgs) -> Vec<String> {
+/// The options that were typed, but for where results go and which were wanted.
+fn command() -> Vec<String> {
     let mut words = vec!["wrun".to_owned(), "compare".to_owned()];
-    let mut typed = std::env::args_os().skip(2);
-    let behind = args.command.len();
-    let count = typed.len().saturating_sub(behind);
-    let mut left = count;
-    while left > 0 {
-        let Some(word) = typed.next() else { break };
-        left -= 1;
-        let word = word.to_string_lossy().into_owned();
-        let is = |option: &str| word == option || word.starts_with(&format!("{option}="));
+    let mut typed = std::env::args_os()
+        .skip(2)
+        .map(|word| word.to_string_lossy().into_owned());
+    while let Some(word) = typed.next() {
         if word == "--" {
+            break;
+        }
+        if !word.starts_with("--") {
+            // The task, or an argument of it.
             continue;
         }
-        if ["--json", "--html", "--only"].into_iter().any(is) {
-            if !word.contains('=') {
-                typed.next();
-                left = left.saturating_sub(1);
-            }
-            continue;
+        // All others have a value.
+        let alone = word == "--no-progress" || word.contains('=');
+        let value = if alone { None } else { typed.next() };
+        let is = |option: &str| word == option || word.starts_with(&format!("{option}="));
+        if !["--json", "--html", "--only", "--no-progress"]
+            .into_iter()
+            .any(is)
+        {
+            words.push(word);
+            words.extend(value);
         }
-        words.push(word);
     }
     words
 }

@@ -342,6 +342,9 @@ impl Comparison {
             words.extend(["--only".into(), only.into()]);
         }
         words.push(self.task.display().to_string());
+        if self.args.iter().any(|arg| arg.starts_with('-')) {
+            words.push("--".into());
+        }
         words.extend(self.args.iter().cloned());
         words
             .iter()
@@ -388,7 +391,7 @@ mod tests {
         let comparison = Comparison::new("it's/a task.wasm").args(["-n", "", "$HOME"]);
         assert_eq!(
             comparison.command_for(Some("warm")),
-            r"wrun compare --only warm 'it'\''s/a task.wasm' -n '' '$HOME'"
+            r"wrun compare --only warm 'it'\''s/a task.wasm' -- -n '' '$HOME'"
         );
     }
 }

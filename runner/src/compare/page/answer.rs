@@ -396,7 +396,11 @@ pub(super) fn own(results: &Results) -> Choice {
         return Choice {
             subject,
             mode: None,
-            take: "Either; process mode costs next to nothing here",
+            take: match warm.times().is_some_and(|times| times > 1.0 + SMALL) {
+                false => "Either; process mode costs next to nothing here",
+                // Their ranges overlap.
+                true => "Either, by these rounds: they do not tell the modes apart",
+            },
             why: vec![
                 format!(
                     "This task takes {} on a thread and {} in a process.",

@@ -102,7 +102,7 @@ pub(super) fn latency(results: &Results) -> Markup {
                 }
                 (charts([
                     strips::chart("chart-warm", "A task when all is warm", &warm),
-                    strips::chart("chart-cold", "First result after loading", &cold),
+                    strips::chart("chart-cold", "First result of a new runner", &cold),
                     strips::chart("chart-load", "From file to code", &load),
                 ]))
                 (tables(&all, &TIMES))

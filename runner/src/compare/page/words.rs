@@ -19,7 +19,7 @@ pub(super) fn measure(measure: Measure) -> &'static str {
     match measure {
         Measure::Compile => "Compile the file",
         Measure::Load => "Load, code in the cache",
-        Measure::Cold => "First result after loading",
+        Measure::Cold => "First result of a new runner",
         Measure::Warm => "A task when all is warm",
         Measure::Throughput => "Tasks a second",
         Measure::RoundTrip => "Message there and back",
