@@ -177,8 +177,7 @@ impl Job<'_, '_> {
     /// The task without wrun, in this process; none where it needs wrun.
     fn bare(&mut self) -> Result<Option<InProcess>, Error> {
         let comparison = self.bench.comparison;
-        if !comparison.tcp.is_empty() || !comparison.tasks.is_empty() {
-            self.note("a task that is granted addresses or tasks has no floor".into());
+        if self.needs_wrun() {
             return Ok(None);
         }
         let ready = self.bench.ready(super::Policy::Instance)?;
@@ -211,22 +210,32 @@ impl Job<'_, '_> {
                 Err(error) => why = Some(error),
             }
         }
-        let why = why
-            .map(|why: BareError| why.to_string())
-            .unwrap_or_default();
-        let why: String = why
-            .lines()
-            .next()
-            .unwrap_or_default()
-            .chars()
-            .take(200)
-            .collect();
-        self.note(format!("the task has no floor: {why}"));
+        self.no_floor(why.map_or_else(String::new, |why: BareError| why.to_string()));
         Ok(None)
+    }
+
+    /// Says that the task has none, in a line.
+    fn no_floor(&mut self, why: String) {
+        let line = why.lines().next().unwrap_or_default();
+        let line: String = line.chars().take(200).collect();
+        self.note(format!("the task has no floor: {line}"));
+    }
+
+    /// Whether it needs what wrun alone gives.
+    fn needs_wrun(&mut self) -> bool {
+        let comparison = self.bench.comparison;
+        let needs = !comparison.tcp.is_empty() || !comparison.tasks.is_empty();
+        if needs {
+            self.no_floor("it is granted addresses or tasks".into());
+        }
+        needs
     }
 
     /// A program that runs the task without wrun; none where it needs wrun.
     fn floor(&mut self) -> Result<Option<Floor>, Error> {
+        if self.needs_wrun() {
+            return Ok(None);
+        }
         let Some(mut floor) = self.idle_floor() else {
             return Ok(None);
         };
@@ -239,15 +248,7 @@ impl Job<'_, '_> {
         match loaded {
             Ok(_) => Ok(Some(floor)),
             Err(error) => {
-                let why = error.to_string();
-                let why: String = why
-                    .lines()
-                    .next()
-                    .unwrap_or_default()
-                    .chars()
-                    .take(200)
-                    .collect();
-                self.note(format!("the task has no floor: {why}"));
+                self.no_floor(error.to_string());
                 Ok(None)
             }
         }
