@@ -103,6 +103,15 @@ pub fn running(path: &Path) -> BTreeSet<Process> {
 /// Whether a process is a worker that stands ready: then it has an event loop. It
 /// is taken for one where nobody may look.
 pub fn serves(pid: i32) -> bool {
+    // One that is dead and not reaped yet has none, and is not to be killed instead of
+    // the one that goes on for it.
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    if stat
+        .rsplit_once(") ")
+        .is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']))
+    {
+        return false;
+    }
     let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else {
         return true;
     };
