@@ -103,8 +103,8 @@ pub fn running(path: &Path) -> BTreeSet<Process> {
 /// Whether a process is a worker that stands ready: then it has an event loop. It
 /// is taken for one where nobody may look.
 pub fn serves(pid: i32) -> bool {
-    // One that is dead and not reaped yet has none, and is not to be killed instead of
-    // the one that goes on for it.
+    // One that is about to be gone is not to be killed instead of the one that goes on
+    // for it.
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     if stat
         .rsplit_once(") ")
@@ -112,8 +112,9 @@ pub fn serves(pid: i32) -> bool {
     {
         return false;
     }
-    let Ok(descriptors) = fs::read_dir(format!("/proc/{pid}/fd")) else {
-        return true;
+    let descriptors = match fs::read_dir(format!("/proc/{pid}/fd")) {
+        Ok(descriptors) => descriptors,
+        Err(error) => return error.kind() == std::io::ErrorKind::PermissionDenied,
     };
     descriptors
         .flatten()
