@@ -116,7 +116,7 @@ os.dup2(1, 0)
 raw, say, order, done = control.raw, control.say, control.order, control.done
 ask = control.ask
 
-def hello(version=4, fds=()):
+def hello(version=5, fds=()):
     raw(b"wrunwork" + struct.pack("<I", version), fds)
 
 def ready(layers=0, fds=()):
@@ -802,7 +802,7 @@ ask(1, start('self', b'\\1' + varint(2**64 - 1)), [os.memfd_create('x')]); live(
                 Breach("file that is none"),
             ),
             asks(
-                "hello(); ready(); order(); ask(1, start('self', port=b'\\1\\1\\0'), [1, 1]); live()",
+                "hello(); ready(); order(); ask(1, start('self', port=b'\\1\\1\\0\\0\\0'), [1, 1]); live()",
                 Breach("port that is none"),
             ),
             asks(

@@ -195,6 +195,35 @@ fn the_end_of_a_task_closes_its_ports() {
 }
 
 #[test]
+fn there_is_room_whatever_the_receiver_does_next() {
+    for mode in BOTH {
+        let (runner, ports) = load(mode);
+        for at in ["computing", "receiving", "polling", "word"] {
+            let (theirs, port) = runner.channel(1).unwrap();
+            let lingers = Task::new(&ports).input(format!("linger {at}"));
+            let lingers = lingers.port(theirs).grace(Duration::ZERO);
+            let task = runner.submit_blocking(lingers).unwrap();
+            port.send_blocking("asks").unwrap();
+            assert_eq!(received(&port), b"asks", "{mode}: {at}");
+            // It has answered, so it might again; it does not.
+            port.send_blocking("is taken").unwrap();
+            let sent = eventually(SOON, || port.try_send("has room").is_ok());
+            assert!(sent, "{mode}: {at}");
+            // Nobody takes that one.
+            assert_eq!(
+                port.try_send("no").unwrap_err().error,
+                PortError::WouldBlock,
+                "{mode}: {at}"
+            );
+            task.kill();
+            let report = task.wait().unwrap();
+            assert_eq!(report.outcome, Outcome::Cancelled, "{mode}: {at}");
+        }
+        still_works(&runner);
+    }
+}
+
+#[test]
 fn a_port_is_its_runners() {
     let (threads, _) = load(Mode::Thread);
     for mode in BOTH {

@@ -31,6 +31,7 @@ impl Guest for Task {
             Some("wait") => wait(),
             Some("hold") => hold(),
             Some("drain") => drain(),
+            Some("linger") => linger(words.next().unwrap_or_default()),
             Some("regions") => regions::alone(),
             Some("make") => regions::make(number(words.next())?),
             Some("sum") => regions::sum(),
@@ -159,6 +160,29 @@ fn hold() -> Result<String, String> {
     context::progress(1, None);
     let got = other.receive();
     Err(format!("{:?}", got.map(|got| got.data)))
+}
+
+/// Answers one message, takes another, and then has something else to do for ever.
+fn linger(at: &str) -> Result<String, String> {
+    let port = parent()?;
+    port.send(port.receive().map_err(said)?).map_err(|unsent| said(unsent.error))?;
+    port.receive().map_err(said)?;
+    match at {
+        "computing" => loop {
+            std::hint::black_box(0);
+        },
+        "receiving" => {
+            let (_one, other) = ports::channel(1).map_err(said)?;
+            other.receive().map(|_| String::new()).map_err(said)
+        }
+        "polling" => {
+            let (_one, other) = ports::channel(1).map_err(said)?;
+            other.subscribe().block();
+            Err("something came".into())
+        }
+        "word" => regions::wait(),
+        _ => Err("see src/lib.rs for where to linger".into()),
+    }
 }
 
 /// Everything that needs nobody else.

@@ -6,8 +6,12 @@
 //! order sent, at most `capacity` wait in each direction, and a message that was
 //! not taken is given back with everything in it.
 
+mod credit;
+mod packet;
 mod queue;
+mod sealed;
 mod socket;
+mod watched;
 
 use crate::blocking::wait;
 use crate::region::Region;
@@ -22,7 +26,11 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-pub(crate) use socket::{Moment, PARTS, PortParts, contents, in_memory, is_sealed};
+pub(crate) use credit::{in_turns, settle};
+pub(crate) use packet::PortParts;
+pub(crate) use sealed::{contents, in_memory, is_sealed};
+pub(crate) use socket::PARTS;
+pub(crate) use watched::Moment;
 
 /// One end of a channel.
 ///

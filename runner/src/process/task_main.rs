@@ -9,7 +9,7 @@ use super::channel::{ChannelError, Receiver, Sender};
 use crate::config::Mode;
 use crate::jail::{Sealed, TaskWalls};
 use crate::limits::Limits;
-use crate::port::{PARTS, Port, Transport};
+use crate::port::{PARTS, Port, Transport, in_turns};
 use crate::report::Usage;
 use crate::sandbox::{
     self, Ahead, Granted, Ports, Prepared, Progress, Run, RunError, Sink, Source, TaskContext,
@@ -346,7 +346,7 @@ impl Worker<'_> {
             ahead: self.ahead.take(),
         };
         let fate = {
-            let mut running = std::pin::pin!(sandbox::run(self.prepared, task));
+            let mut running = std::pin::pin!(in_turns(sandbox::run(self.prepared, task)));
             let mut said = None::<Instant>;
             loop {
                 tokio::select! {

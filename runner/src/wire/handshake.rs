@@ -4,7 +4,7 @@
 use super::frame::FrameError;
 
 /// Changes with any change of a message.
-pub(crate) const PROTOCOL: u32 = 4;
+pub(crate) const PROTOCOL: u32 = 5;
 
 const MAGIC: [u8; 8] = *b"wrunwork";
 

@@ -4,7 +4,7 @@ use super::bindings::wrun::task::ports::{
     Host as PortsHost, HostPort, Message as AbiMessage, PortError as AbiError, Unsent as AbiUnsent,
 };
 use super::regions::Handle;
-use crate::port::{Message, Moment, Port, PortError, Transport, Unsent};
+use crate::port::{Message, Moment, Port, PortError, Transport, Unsent, settle};
 use crate::region::Region;
 use crate::sandbox::epoch;
 use crate::sandbox::host::Host;
@@ -323,11 +323,13 @@ impl HostPort for Host {
     }
 
     fn close(&mut self, port: Resource<GuestPort>) -> wasmtime::Result<()> {
+        settle();
         self.port(&port)?.close();
         Ok(())
     }
 
     fn drop(&mut self, port: Resource<GuestPort>) -> wasmtime::Result<()> {
+        settle();
         self.table().delete(port)?;
         self.context.ports.held = self.context.ports.held.saturating_sub(1);
         Ok(())

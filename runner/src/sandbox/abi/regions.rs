@@ -555,6 +555,7 @@ fn waiting(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
          (region, offset, count): (Resource<Handle>, u64, u32)|
          -> Answer<u32> {
             let held = answer!(store.data_mut().region(&region)?);
+            crate::port::settle();
             Ok((told(held.region.notify(offset, count))?,))
         },
     )
@@ -571,6 +572,8 @@ async fn wait(
     let until = timeout.and_then(|ns| Instant::now().checked_add(Duration::from_nanos(ns)));
     let held = answer!(store.data_mut().region(&region)?);
     let region = answer!(told(held.region.duplicate())?);
+    // It may wait in the kernel, for somebody who waits for room.
+    crate::port::settle();
     let waited = region.wait_until(offset, expected, until).await;
     Ok((told(waited)?.map(|waited| match waited {
         Waited::Woken => AbiWaited::Woken,
