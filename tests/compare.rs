@@ -9,9 +9,10 @@ use crate::support::{BOTH, alone, children, repo, wrun};
 use rustix::process::Signal;
 use serde_json::Value;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
-use wrun::Mode;
 use wrun::compare::{Comparison, CostRow, Measure, Policy, Results, Verdict};
+use wrun::{Mode, Runner, Task};
 
 const ECHO: &str = "echo/echo.wat";
 /// What takes no time, on a machine that is busy with other tests.
@@ -46,100 +47,106 @@ fn row(results: &Results, measure: Measure, mode: Mode) -> &CostRow {
 
 #[test]
 fn every_measure_has_both_modes_and_its_floor() {
-    let results = comparison(ECHO)
-        .budget(Duration::from_secs(12))
-        .rounds(3)
-        .input("some input")
-        .run()
-        .unwrap();
-    assert_eq!(results.verdict, Verdict::Comparable, "{results:?}");
-    assert!(results.complete);
-    assert_eq!(results.subject.name, "echo.wat");
-    assert_eq!(
-        (results.subject.input_bytes, results.subject.output_bytes),
-        (10, 10)
-    );
-    assert_eq!(results.environment.wrun, env!("CARGO_PKG_VERSION"));
-    assert!(results.environment.jail.is_some());
-    let without_floor = [
-        // Of a file that another process loads, and of what has no least.
-        (Measure::Load, Mode::Process),
-        (Measure::Resident, Mode::Thread),
-        (Measure::Proportional, Mode::Thread),
-        (Measure::Private, Mode::Thread),
-        (Measure::Descriptors, Mode::Thread),
-        (Measure::Descriptors, Mode::Process),
-    ];
-    for measure in Measure::ALL {
-        for mode in BOTH {
-            if may_not_look(measure, mode) {
-                continue;
-            }
-            let row = row(&results, measure, mode);
-            let what = format!("{} in {mode}", measure.name());
-            let value = &row.value;
-            assert!(
-                !value.is_empty() && value.len() == value.values.len(),
-                "{what}"
+    alone(
+        "compare::every_measure_has_both_modes_and_its_floor",
+        || {
+            let results = comparison(ECHO)
+                .budget(Duration::from_secs(12))
+                .rounds(3)
+                .input("some input")
+                .run()
+                .unwrap();
+            assert_eq!(results.verdict, Verdict::Comparable, "{results:?}");
+            assert!(results.complete);
+            assert_eq!(results.subject.name, "echo.wat");
+            assert_eq!(
+                (results.subject.input_bytes, results.subject.output_bytes),
+                (10, 10)
             );
-            let sorted = [
-                value.min, value.p10, value.p50, value.p90, value.p99, value.max,
+            assert_eq!(results.environment.wrun, env!("CARGO_PKG_VERSION"));
+            assert!(results.environment.jail.is_some());
+            let without_floor = [
+                // Of a file that another process loads, and of what has no least.
+                (Measure::Load, Mode::Process),
+                (Measure::Resident, Mode::Thread),
+                (Measure::Proportional, Mode::Thread),
+                (Measure::Private, Mode::Thread),
+                (Measure::Descriptors, Mode::Thread),
+                (Measure::Descriptors, Mode::Process),
             ];
-            assert!(sorted.is_sorted() && value.min >= 0.0, "{what}: {sorted:?}");
-            assert!(
-                row.command.contains(&format!("--only {}", measure.name())),
-                "{what}"
-            );
-            match &row.floor {
-                Some(floor) => {
-                    assert!(!floor.value.is_empty() && !floor.name.is_empty(), "{what}");
+            for measure in Measure::ALL {
+                for mode in BOTH {
+                    if may_not_look(measure, mode) {
+                        continue;
+                    }
+                    let row = row(&results, measure, mode);
+                    let what = format!("{} in {mode}", measure.name());
+                    let value = &row.value;
+                    assert!(
+                        !value.is_empty() && value.len() == value.values.len(),
+                        "{what}"
+                    );
+                    let sorted = [
+                        value.min, value.p10, value.p50, value.p90, value.p99, value.max,
+                    ];
+                    assert!(sorted.is_sorted() && value.min >= 0.0, "{what}: {sorted:?}");
+                    assert!(
+                        row.command.contains(&format!("--only {}", measure.name())),
+                        "{what}"
+                    );
+                    match &row.floor {
+                        Some(floor) => {
+                            assert!(!floor.value.is_empty() && !floor.name.is_empty(), "{what}");
+                        }
+                        None => assert!(
+                            without_floor.contains(&(measure, mode)),
+                            "{what} has no floor"
+                        ),
+                    }
                 }
-                None => assert!(
-                    without_floor.contains(&(measure, mode)),
-                    "{what} has no floor"
-                ),
             }
-        }
-    }
-    // Each policy where it differs; sizes from 64 bytes to 64 MiB; one to four a
-    // processor at the same time.
-    for policy in Policy::ALL {
-        let has = |row: &CostRow| row.measure == Measure::Warm && row.policy == Some(policy);
-        assert!(results.cost.iter().any(has), "warm, {}", policy.name());
-    }
-    for measure in [Measure::RoundTrip, Measure::Bandwidth] {
-        let rows = results.cost.iter().filter(|row| row.measure == measure);
-        let sizes: Vec<_> = rows.filter_map(|row| row.at).collect();
-        assert_eq!(
-            (sizes.iter().min(), sizes.iter().max()),
-            (Some(&64), Some(&(64 << 20)))
-        );
-    }
-    let rows = results
-        .cost
-        .iter()
-        .filter(|row| row.measure == Measure::Throughput);
-    let levels: Vec<_> = rows.filter_map(|row| row.at).collect();
-    let most = levels.iter().max().copied().unwrap_or(0);
-    assert!(
-        most >= 4 * u64::from(results.environment.processors),
-        "{levels:?}"
+            // Each policy where it differs; sizes from 64 bytes to 64 MiB; one to four a
+            // processor at the same time.
+            for policy in Policy::ALL {
+                let has =
+                    |row: &CostRow| row.measure == Measure::Warm && row.policy == Some(policy);
+                assert!(results.cost.iter().any(has), "warm, {}", policy.name());
+            }
+            for measure in [Measure::RoundTrip, Measure::Bandwidth] {
+                let rows = results.cost.iter().filter(|row| row.measure == measure);
+                let sizes: Vec<_> = rows.filter_map(|row| row.at).collect();
+                assert_eq!(
+                    (sizes.iter().min(), sizes.iter().max()),
+                    (Some(&64), Some(&(64 << 20)))
+                );
+            }
+            let rows = results
+                .cost
+                .iter()
+                .filter(|row| row.measure == Measure::Throughput);
+            let levels: Vec<_> = rows.filter_map(|row| row.at).collect();
+            let most = levels.iter().max().copied().unwrap_or(0);
+            assert!(
+                most >= 4 * u64::from(results.environment.processors),
+                "{levels:?}"
+            );
+            assert_eq!(levels.iter().min(), Some(&1));
+            // What reads it back has the same, but for the last digit of some numbers.
+            let json = serde_json::to_string(&results).unwrap();
+            let again: Results = serde_json::from_str(&json).unwrap();
+            assert_eq!(
+                (&again.environment, &again.notes),
+                (&results.environment, &results.notes)
+            );
+            let rows = |results: &Results| -> Vec<_> {
+                let rows = results.cost.iter();
+                rows.map(|row| (row.measure, row.policy, row.at, row.value.len()))
+                    .collect()
+            };
+            assert_eq!(rows(&again), rows(&results));
+            assert!(results.to_html().contains("echo.wat"));
+        },
     );
-    assert_eq!(levels.iter().min(), Some(&1));
-    // What reads it back has the same, but for the last digit of some numbers.
-    let json = serde_json::to_string(&results).unwrap();
-    let again: Results = serde_json::from_str(&json).unwrap();
-    assert_eq!(
-        (&again.environment, &again.notes),
-        (&results.environment, &results.notes)
-    );
-    let rows = |results: &Results| -> Vec<_> {
-        let rows = results.cost.iter();
-        rows.map(|row| (row.measure, row.policy, row.at, row.value.len()))
-            .collect()
-    };
-    assert_eq!(rows(&again), rows(&results));
-    assert!(results.to_html().contains("echo.wat"));
 }
 
 /// Workers in a jail are not to be looked at, but by root.
@@ -379,6 +386,39 @@ fn the_command_prints_a_table_json_and_a_page() {
             .text()
             .starts_with("<!DOCTYPE html>")
     );
+}
+
+#[test]
+fn other_workers_of_this_program_are_not_taken_for_those_that_are_measured() {
+    let memory = [Measure::Resident, Measure::Proportional, Measure::Private];
+    let comparison = comparison(ECHO).measures(memory);
+    let busy = Runner::builder()
+        .mode(Mode::Process)
+        .worker(wrun())
+        .build()
+        .unwrap();
+    let guest = busy.load(repo("guest-tasks").join(ECHO)).unwrap();
+    let (done, others) = (AtomicBool::new(false), AtomicU64::new(0));
+    let results = std::thread::scope(|scope| {
+        let others = scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                let report = busy.run(Task::new(&guest).input("other")).unwrap();
+                assert!(report.outcome.is_completed(), "{report:?}");
+                others.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        let results = comparison.run();
+        done.store(true, Ordering::Relaxed);
+        others.join().unwrap();
+        results.unwrap()
+    });
+    assert!(others.into_inner() > 50);
+    for measure in memory {
+        if !may_not_look(measure, Mode::Process) {
+            let value = &row(&results, measure, Mode::Process).value;
+            assert!(value.min > 0.0, "{}: {value:?}", measure.name());
+        }
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 
 use super::comparison::Comparison;
 use super::results::Policy;
+use super::scratch::Scratch;
 use crate::config::{Cache, Mode, Start};
 use crate::error::{Error, ErrorKind};
 use crate::grant::TaskGrant;
@@ -13,7 +14,7 @@ use crate::runner::Runner;
 use crate::sandbox::Artifact;
 use crate::task::{Spec, Task};
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,7 +25,7 @@ pub(super) const SPARES: usize = 6;
 pub(super) struct Bench<'a> {
     pub(super) comparison: &'a Comparison,
     /// Compiled code; gone with this.
-    cache: tempfile::TempDir,
+    cache: Scratch,
     runners: HashMap<Policy, Arc<Ready>>,
     pub(super) program: Arc<FloorProgram>,
 }
@@ -44,14 +45,15 @@ impl<'a> Bench<'a> {
         };
         Ok(Bench {
             comparison,
-            cache: tempfile::tempdir().map_err(system)?,
+            cache: Scratch::new().map_err(system)?,
             runners: HashMap::new(),
             program: Arc::new(FloorProgram::new(comparison.builder.worker_program()?)),
         })
     }
 
-    pub(super) fn cache(&self) -> &Path {
-        self.cache.path()
+    /// Where compiled code is kept.
+    pub(super) fn cache(&self) -> PathBuf {
+        self.cache.path().join("code")
     }
 
     /// The runner of a policy; made when it is first asked for, and kept.
@@ -68,7 +70,7 @@ impl<'a> Bench<'a> {
     pub(super) fn fresh(&self, policy: Policy) -> Result<Ready, Error> {
         Ready::new(
             self.comparison,
-            self.runner(policy, Cache::Directory(self.cache.path().to_owned()))?,
+            self.runner(policy, Cache::Directory(self.cache()))?,
         )
     }
 

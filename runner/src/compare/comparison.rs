@@ -18,6 +18,10 @@ use std::time::Duration;
 
 /// A task to compare both modes with. Plain settings; [`Comparison::run`] measures.
 ///
+/// CPU time, page faults, context switches, descriptors and the memory of threads are
+/// counted for the whole process: what it does beside, and its other children, are in
+/// these rows.
+///
 /// ```no_run
 /// # fn main() -> Result<(), wrun::Error> {
 /// wrun::worker_hook();

@@ -15,6 +15,7 @@ mod number;
 mod page;
 mod results;
 mod rounds;
+mod scratch;
 mod summary;
 
 pub use comparison::{Comparison, Step};

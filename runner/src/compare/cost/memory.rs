@@ -12,10 +12,11 @@ use crate::error::Error;
 use crate::handle::TaskHandle;
 use crate::limits::Limits;
 use crate::process::Floor;
+use crate::report::Report;
 use crate::runner::Runner;
 use crate::sandbox::Artifact;
 use crate::task::Task;
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fs;
 use std::time::{Duration, Instant};
 
@@ -31,7 +32,7 @@ pub(super) fn memory(job: &mut Job<'_, '_>, measure: Measure) -> Rows {
     let mut rows = Vec::new();
     let bench = &*job.bench;
     let runner = move |policy| {
-        let cache = Cache::Directory(bench.cache().to_owned());
+        let cache = Cache::Directory(bench.cache());
         let runner = bench.runner(policy, cache)?;
         let guest = runner.load_bytes("wait", GUEST)?;
         Ok::<_, Error>((runner, guest))
@@ -54,16 +55,13 @@ pub(super) fn memory(job: &mut Job<'_, '_>, measure: Measure) -> Rows {
     match looked_at(&processes, &guest) {
         Ok(()) => {
             let side = move || {
-                let others = descendants();
                 let before = Memory::of("self").map_err(failed)?;
                 let tasks = waiting(&processes, &guest, PROCESSES)?;
-                let workers: Vec<u32> = descendants().difference(&others).copied().collect();
                 let more = Memory::of("self").map_err(failed)?.get(measure) - before.get(measure);
                 #[expect(clippy::cast_precision_loss, reason = "some")]
                 let more = more.max(0.0) / PROCESSES as f64;
-                let each = each_of(&workers, measure)?;
-                end(tasks)?;
-                Ok(each.into_iter().map(|each| each + more).collect())
+                let each = of_workers(tasks)?.into_iter();
+                Ok(each.map(|memory| memory.get(measure) + more).collect())
             };
             let mut row = Row::of(measure, Policy::Fork, Box::new(side));
             row.policy = Some(Policy::Spare);
@@ -99,15 +97,25 @@ pub(super) fn memory(job: &mut Job<'_, '_>, measure: Measure) -> Rows {
 
 /// Whether this process may look at the memory of its workers.
 fn looked_at(runner: &Runner, guest: &Artifact) -> Result<(), Error> {
-    let others = descendants();
-    let tasks = waiting(runner, guest, 1)?;
-    let workers: Vec<u32> = descendants().difference(&others).copied().collect();
-    let looked = match workers.first() {
-        Some(worker) => Memory::of(&worker.to_string()).map(drop).map_err(failed),
-        None => Err(failed("they are not in /proc")),
-    };
-    end(tasks)?;
-    looked
+    of_workers(waiting(runner, guest, 1)?).map(drop)
+}
+
+/// The memory of the worker of each task, which are ended then. Which process had which
+/// task is in its report: this program may have other children, which come and go.
+fn of_workers(tasks: Vec<TaskHandle>) -> Result<Vec<Memory>, Error> {
+    let mut all: HashMap<u32, _> = processes()
+        .into_iter()
+        .map(|pid| (pid, Memory::of(&pid.to_string())))
+        .collect();
+    let reports = end(tasks)?;
+    let workers = reports.iter().map(|report| {
+        let pid = report.stats.worker_pid;
+        let memory = pid.and_then(|pid| all.remove(&pid));
+        memory
+            .ok_or_else(|| failed("they are not in /proc"))?
+            .map_err(failed)
+    });
+    workers.collect()
 }
 
 /// Not often: the kernel counts what there is, and that does not vary.
@@ -190,18 +198,11 @@ fn children(pid: u32) -> Vec<u32> {
     all
 }
 
-/// Those of them without children: workers.
-fn descendants() -> HashSet<u32> {
-    let mut all = processes();
-    all.retain(|pid| children(*pid).is_empty());
-    all.into_iter().collect()
-}
-
 /// Descriptors of this process for each task that waits.
 pub(super) fn descriptors(job: &mut Job<'_, '_>) -> Rows {
     let mut rows = Vec::new();
     for policy in [Policy::Instance, Policy::Fork] {
-        let cache = Cache::Directory(job.bench.cache().to_owned());
+        let cache = Cache::Directory(job.bench.cache());
         let runner = job.bench.runner(policy, cache)?;
         let guest = runner.load_bytes("wait", GUEST)?;
         // What the first task of a runner makes.
@@ -248,11 +249,11 @@ fn waiting(runner: &Runner, guest: &Artifact, count: usize) -> Result<Vec<TaskHa
     Ok(tasks)
 }
 
-fn end(tasks: Vec<TaskHandle>) -> Result<(), Error> {
+fn end(tasks: Vec<TaskHandle>) -> Result<Vec<Report>, Error> {
     for task in &tasks {
         task.kill();
     }
-    tasks.into_iter().try_for_each(|task| task.wait().map(drop))
+    tasks.into_iter().map(TaskHandle::wait).collect()
 }
 
 fn one(runner: &Runner, guest: &Artifact) -> Result<(), Error> {

@@ -49,7 +49,7 @@ fn talks(job: &Job<'_, '_>) -> Result<Vec<Rc<Talk>>, Error> {
     [Policy::Instance, Policy::Spare]
         .into_iter()
         .map(|policy| {
-            let cache = Cache::Directory(job.bench.cache().to_owned());
+            let cache = Cache::Directory(job.bench.cache());
             let runner = job.bench.runner(policy, cache)?;
             let ports = runner.load_bytes("ports", GUEST)?;
             Ok(Rc::new(Talk { runner, ports }))

@@ -49,7 +49,7 @@ pub(super) fn load(job: &mut Job<'_, '_>) -> Rows {
     let code = ready.runner.code(&ready.artifact)?;
     let mut rows = Vec::new();
     for policy in [Policy::Instance, Policy::Spare] {
-        let cache = Cache::Directory(job.bench.cache().to_owned());
+        let cache = Cache::Directory(job.bench.cache());
         let runner = job.bench.runner(policy, cache)?;
         let side = Box::new(move || {
             let began = Instant::now();
@@ -85,7 +85,7 @@ pub(super) fn cold(job: &mut Job<'_, '_>) -> Rows {
     let mut rows = Vec::new();
     for policy in [Policy::Instance, Policy::Fork, Policy::Exec] {
         let bench = &*job.bench;
-        let cache = Cache::Directory(bench.cache().to_owned());
+        let cache = Cache::Directory(bench.cache());
         let once = move || -> Result<Vec<f64>, Error> {
             let began = Instant::now();
             let ready = Ready::new(comparison, bench.runner(policy, cache.clone())?)?;

@@ -41,7 +41,7 @@ pub(super) fn usage(job: &mut Job<'_, '_>, measure: Measure) -> Rows {
     let mut rows = Vec::new();
     for policy in all.iter().copied() {
         let bench = &*job.bench;
-        let runner = move || bench.runner(policy, Cache::Directory(bench.cache().to_owned()));
+        let runner = move || bench.runner(policy, Cache::Directory(bench.cache()));
         if policy == Policy::Reuse {
             let ready = Ready::new(comparison, runner()?)?;
             ready.run(comparison)?;

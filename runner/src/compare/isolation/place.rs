@@ -3,6 +3,7 @@
 //! Invariant: whatever an act does here harms nobody, and is gone with the place.
 
 use crate::compare::Fault;
+use crate::compare::scratch::Scratch;
 use crate::error::{Error, ErrorKind};
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -19,7 +20,7 @@ pub struct Place {
     listener: TcpListener,
     aim: Aim,
     /// The files go with it.
-    _directory: Option<tempfile::TempDir>,
+    _directory: Option<Scratch>,
 }
 
 /// The addresses of a place, for whoever acts.
@@ -37,10 +38,7 @@ impl Place {
     /// One of its own, in a fresh temporary directory. What is written there has a name
     /// that other users of the machine cannot know.
     pub(super) fn new() -> Result<Self, Error> {
-        let directory = tempfile::Builder::new()
-            .prefix("wrun-compare-")
-            .tempdir()
-            .map_err(cannot)?;
+        let directory = Scratch::new().map_err(cannot)?;
         // Workers may be another user's: they find what they are told of, and list
         // nothing.
         let mode = std::fs::Permissions::from_mode(0o733);
