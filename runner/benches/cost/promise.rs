@@ -348,7 +348,7 @@ pub(crate) const SUBJECTS: &[Subject] = &[
                 "M12",
                 "region stream 1 GiB, process",
                 AtLeast(0.7),
-                "bytes in a second copied into regions of 4 MiB and looked at by another task, \
+                "bytes in a second copied into regions of 16 MiB and looked at by another task, \
                  over `memcpy` of as much",
             ),
             row(

@@ -14,7 +14,16 @@ use wrun::{Artifact, Message, Mode, Runner, Task};
 
 /// Each is two: there and back.
 const ROUNDS: u32 = 1_000;
-const PIECE: usize = 4 << 20;
+/// Rows of streams, and the size of the pieces. Of what is smaller than a large page
+/// each page is a fault, on both sides and each time that it is mapped.
+const STREAMS: [(&str, Mode, usize); 6] = [
+    ("region stream 1 GiB, process", Mode::Process, 16 << 20),
+    ("region stream 1 GiB, thread", Mode::Thread, 16 << 20),
+    ("region stream by 4 MiB, process", Mode::Process, 4 << 20),
+    ("region stream by 4 MiB, thread", Mode::Thread, 4 << 20),
+    ("region stream by 1 MiB, process", Mode::Process, 1 << 20),
+    ("region stream by 1 MiB, thread", Mode::Thread, 1 << 20),
+];
 
 pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
     if !bench.wants("region") {
@@ -99,16 +108,18 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
         node::hand_over(bench, name, way, size, &mut || toss(runner, ports, size))?;
     }
     let total: usize = if bench.quick { 256 << 20 } else { 1 << 30 };
-    for (name, runner, ports) in [
-        ("region stream 1 GiB, process", &processes, &process_ports),
-        ("region stream 1 GiB, thread", &threads, &thread_ports),
-    ] {
+    for (name, mode, piece) in STREAMS {
+        let (runner, ports) = match mode {
+            Mode::Process => (&processes, &process_ports),
+            _ => (&threads, &thread_ports),
+        };
+        let count = total / piece;
         bench.row(
             name,
             "memcpy",
             5,
-            &mut || pour(runner, ports, total / PIECE),
-            &mut || Ok(copy(total / PIECE)),
+            &mut || pour(runner, ports, count, piece),
+            &mut || Ok(copy(count, piece)),
         )?;
     }
     Ok(())
@@ -146,8 +157,8 @@ fn toss(runner: &Runner, ports: &Artifact, size: u64) -> anyhow::Result<Duration
 }
 
 /// One task copies so many pieces into regions, and another looks at them.
-fn pour(runner: &Runner, ports: &Artifact, count: usize) -> anyhow::Result<Duration> {
-    let pour = format!("pour {count} {PIECE}");
+fn pour(runner: &Runner, ports: &Artifact, count: usize, piece: usize) -> anyhow::Result<Duration> {
+    let pour = format!("pour {count} {piece}");
     Ok(pair(runner, ports, [&pour, "drink"])?.0)
 }
 
@@ -171,9 +182,9 @@ fn map(file: &OwnedFd, size: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn copy(count: usize) -> Duration {
-    let from = vec![7_u8; PIECE];
-    let mut to = vec![vec![0; PIECE]; 4];
+fn copy(count: usize, piece: usize) -> Duration {
+    let from = vec![7_u8; piece];
+    let mut to = vec![vec![0; piece]; 4];
     let began = Instant::now();
     for round in 0..count {
         let to = &mut to[round % 4];
