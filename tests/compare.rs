@@ -422,6 +422,41 @@ fn other_workers_of_this_program_are_not_taken_for_those_that_are_measured() {
 }
 
 #[test]
+fn a_task_that_does_not_complete_beside_itself_is_measured_alone() {
+    // It wants a lock at once, and has it for a while.
+    let task = r#"(module
+      (import "wrun:task/locks@0.1.0" "request"
+        (func $request (param i32 i32 i32 i32 i32)))
+      (import "wasi:clocks/monotonic-clock@0.2.12" "subscribe-duration"
+        (func $after (param i64) (result i32)))
+      (import "wasi:io/poll@0.2.12" "[method]pollable.block" (func $block (param i32)))
+      (memory (export "memory") 1)
+      (data (i32.const 64) "mine")
+      (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (i32.const 4096))
+      (func (export "run") (param i32 i32) (result i32)
+        (call $request (i32.const 64) (i32.const 4) (i32.const 0) (i32.const 1) (i32.const 1024))
+        ;; An answer with a lock in it.
+        (if (i32.load8_u (i32.const 1024)) (then unreachable))
+        (if (i32.eqz (i32.load8_u (i32.const 1028))) (then unreachable))
+        (call $block (call $after (i64.const 200000000)))
+        (i32.const 0)))"#;
+    let folder = scratch();
+    let comparison = wat(folder.path(), task).measures([Measure::Throughput]);
+    let results = comparison.run().unwrap();
+    assert_eq!(results.verdict, Verdict::Comparable, "{results:?}");
+    for mode in BOTH {
+        row(&results, Measure::Throughput, mode);
+    }
+    let levels: Vec<_> = results.cost.iter().map(|row| row.at).collect();
+    assert!(levels.iter().all(|at| *at == Some(1)), "{levels:?}");
+    let told = results.notes.iter().filter(|note| {
+        note.contains("with up to 1 at the same time: beside others of it, 2 in all in thread mode")
+            && note.contains("trapped")
+    });
+    assert_eq!(told.count(), 1, "{:?}", results.notes);
+}
+
+#[test]
 fn nothing_is_left_of_a_comparison() {
     alone("compare::nothing_is_left_of_a_comparison", || {
         let open = || std::fs::read_dir("/proc/self/fd").unwrap().count();
@@ -482,6 +517,11 @@ fn the_command_says_what_is_wrong() {
             "--uid needs a jail",
         ),
         (vec!["/nothing.wasm"], 127, "cannot read /nothing.wasm"),
+        (
+            vec!["--task", "x=/nothing.wasm", &task_name],
+            127,
+            "the task \"x\" that may be started: cannot read /nothing.wasm",
+        ),
         (vec![], 2, "required"),
     ] {
         let ran = Wrun::new().arg("compare").args(&args).run();

@@ -76,6 +76,12 @@ impl Error {
         }))
     }
 
+    /// The same, of what is named.
+    pub(crate) fn about(mut self, name: &str) -> Self {
+        self.0.message = format!("{name}: {}", self.0.message);
+        self
+    }
+
     pub(crate) fn overloaded() -> Self {
         Error::new(ErrorKind::Overloaded, "the runner's queue is full")
     }

@@ -103,7 +103,12 @@ impl Ready {
         let tasks = comparison
             .tasks
             .iter()
-            .map(|(name, file)| Ok((name.clone(), runner.load(file)?)))
+            .map(|(name, file)| {
+                let loaded = runner.load(file).map_err(|error| {
+                    error.about(&format!("the task {name:?} that may be started"))
+                });
+                Ok((name.clone(), loaded?))
+            })
             .collect::<Result<_, Error>>()?;
         Ok(Ready {
             runner,

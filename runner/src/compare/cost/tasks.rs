@@ -5,7 +5,8 @@ use crate::compare::bench::{Ready, SPARES, completed};
 use crate::compare::comparison::Comparison;
 use crate::compare::results::{Measure, Policy};
 use crate::compare::rounds::Row;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
+use crate::limits::Limits;
 use crate::process::{Floor, FloorProgram};
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -29,6 +30,9 @@ const BATCH: u32 = 4_000;
 pub(super) const FORKS: &str = "bare fork of a process with an instance, call, pipe, exit, wait";
 /// A policy that takes more than this part of the time for one round is left out.
 const PART: u32 = 3;
+/// How long a task may take beside others of it, which may have what it waits for: so
+/// long, and so many times as long as alone.
+const BESIDE: (Duration, u32) = (Duration::from_secs(2), 20);
 
 /// From submission to report.
 pub(super) fn warm(job: &mut Job<'_, '_>) -> Rows {
@@ -184,12 +188,17 @@ pub(super) fn throughput(job: &mut Job<'_, '_>) -> Rows {
             ));
         }
     }
+    let limits = beside(comparison, job.run);
     let mut rows = Vec::new();
     for policy in policies {
         let ready = job.bench.ready(policy)?;
         ready.run(comparison)?;
+        // Reused workers are those of the same mode.
+        if policy != Policy::Reuse {
+            fitting(job, &ready, &limits, &mut levels)?;
+        }
         for level in &levels {
-            let (level, ready) = (*level, ready.clone());
+            let (level, ready, limits) = (*level, ready.clone(), limits.clone());
             let at_once = u32::try_from(level.min(cores)).unwrap_or(1);
             let share = BATCH_TIME * at_once;
             let per_task = match policy {
@@ -202,7 +211,7 @@ pub(super) fn throughput(job: &mut Job<'_, '_>) -> Rows {
             let count = u32::try_from(count)
                 .unwrap_or(BATCH)
                 .clamp(level as u32, BATCH);
-            let side = Box::new(move || Ok(vec![rate(&ready, comparison, count, level)?]));
+            let side = Box::new(move || Ok(vec![rate(&ready, comparison, &limits, count, level)?]));
             let row = Row::of(Measure::Throughput, policy, side).at(level as u64);
             rows.push(match (policy, &bare, &floor) {
                 (Policy::Instance, Some(bare), _) => row.floor(
@@ -234,14 +243,62 @@ pub(super) fn throughput(job: &mut Job<'_, '_>) -> Rows {
     job.rounds(rows)
 }
 
-fn rate(ready: &Ready, comparison: &Comparison, count: u32, at_once: usize) -> Result<f64, Error> {
+/// The limits of a task that runs beside others of it.
+fn beside(comparison: &Comparison, run: Duration) -> Limits {
+    let (least, times) = BESIDE;
+    let time = least + run * times;
+    let limits = comparison.limits.clone();
+    let time = limits.timeout.map_or(time, |timeout| timeout.min(time));
+    limits.timeout(time)
+}
+
+/// Leaves the levels at which the task completes beside others of it: those that share
+/// names, as of locks, may wait for each other for ever.
+fn fitting(
+    job: &mut Job<'_, '_>,
+    ready: &Ready,
+    limits: &Limits,
+    levels: &mut Vec<usize>,
+) -> Result<(), Error> {
+    let comparison = job.bench.comparison;
+    let mut why = None;
+    while let Some(most) = levels.last().copied().filter(|most| *most > 1) {
+        let Err(error) = rate(ready, comparison, limits, most as u32, most) else {
+            break;
+        };
+        if error.kind() != ErrorKind::InvalidTask {
+            return Err(error);
+        }
+        levels.pop();
+        why = Some((most, error));
+    }
+    if let Some((most, error)) = why {
+        job.note(format!(
+            "throughput was measured with up to {} at the same time: beside others of it, {most} \
+             in all in {} mode, {error} (it had {:.1} s)",
+            levels.last().copied().unwrap_or(1),
+            ready.runner.mode(),
+            limits.timeout.unwrap_or_default().as_secs_f64()
+        ));
+    }
+    Ok(())
+}
+
+fn rate(
+    ready: &Ready,
+    comparison: &Comparison,
+    limits: &Limits,
+    count: u32,
+    at_once: usize,
+) -> Result<f64, Error> {
     let began = Instant::now();
     let mut running = VecDeque::new();
     for _ in 0..count {
         if running.len() >= at_once {
             finish(running.pop_front(), ready, comparison)?;
         }
-        running.push_back(ready.runner.submit_blocking(ready.task(comparison))?);
+        let task = ready.task(comparison).limits(limits.clone());
+        running.push_back(ready.runner.submit_blocking(task)?);
     }
     while !running.is_empty() {
         finish(running.pop_front(), ready, comparison)?;
