@@ -40,7 +40,7 @@ mod thread;
 use anyhow::{Context, ensure};
 use audit::Audit;
 use measure::Bench;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -75,7 +75,7 @@ fn benchmark() -> anyhow::Result<ExitCode> {
             // From cargo.
             "--bench" => {}
             "--quick" => bench.quick = true,
-            "--json" => json = Some(PathBuf::from(args.next().context("--json FILE")?)),
+            "--json" => json = Some(named(&args.next().context("--json FILE")?)?),
             "--spec" => spec = true,
             "--spec-update" => (spec, update) = (true, true),
             "--no-tests" => tests = false,
@@ -109,6 +109,15 @@ fn benchmark() -> anyhow::Result<ExitCode> {
         audit.tests()?;
     }
     Ok(audit.end())
+}
+
+/// A file as cargo's user names it: from the top of the repository, where cargo changes to
+/// the package. That it can be written is better known before all is measured.
+fn named(file: &str) -> anyhow::Result<PathBuf> {
+    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join(file);
+    let folder = path.parent().unwrap_or(&path);
+    ensure!(folder.is_dir(), "{} is no folder", folder.display());
+    Ok(path)
 }
 
 /// A file below `guest-tasks`.

@@ -43,7 +43,7 @@ fn main() -> anyhow::Result<()> {
     let mut options = Options::default();
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
-        let mut file = || args.next().map(PathBuf::from).context("a file is missing");
+        let mut file = || named(&args.next().context("a file is missing")?);
         match arg.as_str() {
             PEER_ARG => {
                 let id = args.next().context("no row")?;
@@ -60,20 +60,37 @@ fn main() -> anyhow::Result<()> {
         }
     }
     let mut measured = match &options.render {
-        Some(path) => serde_json::from_slice(&std::fs::read(path)?)?,
+        Some(path) => {
+            let json = std::fs::read(path);
+            let json = json.with_context(|| format!("cannot read {}", path.display()))?;
+            serde_json::from_slice(&json)?
+        }
         None => measure(&options)?,
     };
     describe(&mut measured.rows);
     let page = table::markdown(&measured);
     match &options.markdown {
-        Some(path) => std::fs::write(path, page)?,
+        Some(path) => write(path, page)?,
         None => print!("{page}"),
     }
     if let Some(path) = &options.json {
         let json = serde_json::to_string_pretty(&measured)?;
-        std::fs::write(path, json + "\n")?;
+        write(path, json + "\n")?;
     }
     Ok(())
+}
+
+/// A file as cargo's user names it: from the top of the repository, where cargo changes to
+/// the package. That it can be written is better known before all is measured.
+fn named(file: &str) -> anyhow::Result<PathBuf> {
+    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join(file);
+    let folder = path.parent().unwrap_or(&path);
+    anyhow::ensure!(folder.is_dir(), "{} is no folder", folder.display());
+    Ok(path)
+}
+
+fn write(path: &Path, what: String) -> anyhow::Result<()> {
+    std::fs::write(path, what).with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// Says of each row what `described.rs` says today.
