@@ -243,20 +243,52 @@ fn merge(all: &mut [u32], runs: &[u64]) -> Result<(), String> {
     Ok(())
 }
 
-/// Merges what `all` has from `second` on with `first`, of which there are so many.
+/// Merges what `all` has from `second` on with `first`, of which there are so many: the two
+/// halves of the result in turns, as neither has to wait for the other's numbers.
 fn merge_into(all: &mut [u32], first: &[u32], second: usize) {
-    let (mut i, mut j, mut at) = (0, second, 0);
-    while i < first.len() && j < all.len() {
-        let (x, y) = (first[i], all[j]);
-        // Without a branch: which of them comes next is chance.
-        let from_first = x <= y;
-        all[at] = if from_first { x } else { y };
-        i += usize::from(from_first);
-        j += usize::from(!from_first);
-        at += 1;
+    let half = all.len() / 2;
+    let counts = ranked(&[first, &all[second..]], half);
+    let (low, high) = (counts[0], second + counts[1]);
+    // The second half is written over what the first one reads.
+    let early = all[second..high].to_vec();
+    let mut one = Merge { x: 0, y: 0, at: 0 };
+    let mut other = Merge { x: low, y: high, at: half };
+    while one.x < low && one.y < early.len() && other.x < first.len() && other.y < all.len() {
+        all[one.at] = one.next(first[one.x], early[one.y]);
+        all[other.at] = other.next(first[other.x], all[other.y]);
+        (one.at, other.at) = (one.at + 1, other.at + 1);
     }
-    let left = &first[i..];
-    all[at..at + left.len()].copy_from_slice(left);
+    while one.x < low && one.y < early.len() {
+        all[one.at] = one.next(first[one.x], early[one.y]);
+        one.at += 1;
+    }
+    for left in [&first[one.x..low], &early[one.y..]] {
+        all[one.at..one.at + left.len()].copy_from_slice(left);
+        one.at += left.len();
+    }
+    while other.x < first.len() && other.y < all.len() {
+        all[other.at] = other.next(first[other.x], all[other.y]);
+        other.at += 1;
+    }
+    let left = &first[other.x..];
+    all[other.at..other.at + left.len()].copy_from_slice(left);
+}
+
+/// Where two runs are read, and where what they are merged into is written.
+struct Merge {
+    x: usize,
+    y: usize,
+    at: usize,
+}
+
+impl Merge {
+    /// Without a branch: which of them comes next is chance.
+    fn next(&mut self, x: u32, y: u32) -> u32 {
+        let first = x <= y;
+        self.x += usize::from(first);
+        self.y += usize::from(!first);
+        if first { x } else { y }
+    }
 }
 
 /// How many of each run are among the first `rank` of all. Of equal numbers those of
