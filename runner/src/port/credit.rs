@@ -6,6 +6,10 @@
 //! before anybody can hear of it in another way, before this thread sleeps, and when the
 //! guest's turn ends; in the credit socket are no more unread notes than the capacity
 //! and one; the other side cannot give more credit than was taken.
+//!
+//! One note is left out until the turn ends: before a thread waits for a message of the
+//! same channel, where the two sides take turns and the answer has said it. Whatever the
+//! other side has not read then says it, so who has no room looks at that first.
 
 use super::packet;
 use super::watched::Socket;
@@ -20,6 +24,9 @@ const SEND: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
 const NOTES: usize = 128;
 /// Ends of one guest that owe a note, at most; before more do, all are written.
 const MAX_OWING: usize = 64;
+/// So often in a row the two sides took turns, and it is thought that they go on. Who
+/// then sends twice waits for room until a turn ends.
+const IN_TURNS: u32 = 16;
 
 /// The other side broke the rules.
 #[derive(Debug, PartialEq, Eq)]
@@ -58,6 +65,9 @@ pub(super) struct Books {
     unanswered: bool,
     /// What was received was answered with a message, last time: the next will be.
     answers: bool,
+    /// So often in a row what came was sent when all before it was received, and was
+    /// answered once.
+    in_turns: u32,
     /// It is among those who owe.
     owes: bool,
 }
@@ -74,6 +84,7 @@ impl Books {
             fresh: true,
             unanswered: false,
             answers: false,
+            in_turns: 0,
             owes: false,
         }
     }
@@ -119,13 +130,26 @@ impl Books {
         self.said = self.received;
         self.fresh = false;
         self.answers |= self.unanswered;
+        if !self.unanswered {
+            self.in_turns = 0;
+        }
         self.unanswered = false;
     }
 
     fn received(&mut self) {
         self.received = self.received.wrapping_add(1);
         self.answers &= !self.unanswered;
+        // All that was sent was received before this one was sent, and nothing since.
+        self.in_turns = match self.waiting() == 0 && !self.unanswered {
+            true => self.in_turns.saturating_add(1),
+            false => 0,
+        };
         self.unanswered = true;
+    }
+
+    /// Whether an answer has said all, and lies unread or was read: the two take turns.
+    fn is_answered(&self) -> bool {
+        self.said == self.received && self.in_turns >= IN_TURNS
     }
 
     /// Whether the other side might be waiting for what was received: it has half of
@@ -180,16 +204,21 @@ impl Credit {
         })
     }
 
-    /// A message came that said so: notes first, which are older.
+    /// A message says so: notes first, which are older.
+    pub(super) fn heard(&self, books: &mut Books, said: packet::Credit) -> Result<(), Broken> {
+        if said.notes {
+            self.read_notes(books)?;
+        }
+        books.learn(said.received)
+    }
+
+    /// A message came that said so.
     pub(super) fn received(
         self: &Arc<Self>,
         books: &mut Books,
         said: packet::Credit,
     ) -> Result<(), Broken> {
-        if said.notes {
-            self.read_notes(books)?;
-        }
-        books.learn(said.received)?;
+        self.heard(books, said)?;
         books.received();
         if books.is_due(self.capacity) || !self.owe(books) {
             self.note(books);
@@ -265,21 +294,28 @@ thread_local! {
 /// Writes all notes that this thread owes: before it sleeps, and before somebody hears
 /// from its guest who could ask for room.
 pub(crate) fn settle() {
-    settle_but(|_| false);
+    settle_but(|_, _| false);
 }
 
 /// [`settle`] before a message of this end, which says itself what it owes.
 pub(super) fn settle_others(end: &Arc<Credit>) {
-    settle_but(|other| Arc::ptr_eq(other, end));
+    settle_but(|other, _| Arc::ptr_eq(other, end));
 }
 
-fn settle_but(keep: impl Fn(&Arc<Credit>) -> bool) {
+/// [`settle`] before this thread waits for a message of this end, and for nothing else.
+pub(super) fn settle_to_receive(end: &Arc<Credit>) {
+    settle_but(|other, books| Arc::ptr_eq(other, end) && books.is_answered());
+}
+
+fn settle_but(keep: impl Fn(&Arc<Credit>, &Books) -> bool) {
     OWING.with_borrow_mut(|owing| {
         if let Some(owing) = owing {
             owing.retain(|credit| match credit.upgrade() {
-                Some(credit) if keep(&credit) => true,
                 Some(credit) => {
                     let mut books = credit.books();
+                    if keep(&credit, &books) {
+                        return true;
+                    }
                     books.owes = false;
                     credit.note(&mut books);
                     false

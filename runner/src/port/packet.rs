@@ -44,6 +44,17 @@ pub(super) struct Credit {
     pub(super) notes: bool,
 }
 
+impl Credit {
+    /// Of the start of a packet; none where it makes no sense.
+    pub(super) fn read(start: &[u8; HEADER]) -> Option<Self> {
+        let (&[.., notes, _, _, _, _], received) = start.split_first_chunk::<8>()?;
+        (notes <= 1).then_some(Credit {
+            received: u64::from_le_bytes(received.try_into().ok()?),
+            notes: notes == 1,
+        })
+    }
+}
+
 /// A packet without its data and its descriptors.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Head {
@@ -84,15 +95,14 @@ impl Head {
     /// The head of a packet of which this came, and the data where it is in the packet;
     /// none where it makes no sense.
     pub(super) fn read(start: [u8; HEADER], rest: &Bytes) -> Option<(Self, Bytes)> {
-        let (word, received) = start.split_first_chunk::<8>()?;
-        let [kind, ports, regions, notes, a, b, c, d] = *word;
+        let credit = Credit::read(&start)?;
+        let [kind, ports, regions, _, a, b, c, d, ..] = start;
         let len = usize::try_from(u32::from_le_bytes([a, b, c, d])).ok()?;
         let (ports, regions) = (usize::from(ports), usize::from(regions));
         if len > Message::MAX_DATA
             || ports > Message::MAX_PORTS
             || regions > Message::MAX_REGIONS
             || kind > IN_FILE
-            || notes > 1
         {
             return None;
         }
@@ -105,10 +115,7 @@ impl Head {
         let ports = parts.as_chunks::<PORT>().0.iter().map(port_parts);
         let places = places.as_chunks::<REGION>().0.iter().map(region_parts);
         let head = Head {
-            credit: Credit {
-                received: u64::from_le_bytes(received.try_into().ok()?),
-                notes: notes == 1,
-            },
+            credit,
             in_file,
             len,
             ports: ports.collect::<Option<_>>()?,

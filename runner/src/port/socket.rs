@@ -10,8 +10,8 @@
 //! other side sets on what both have; a length is checked before anything is
 //! allocated; a packet that makes no sense closes the channel.
 
-use super::credit::{self, Broken, Credit, Room};
-use super::packet::{HEADER, Head, MAX_HEAD, PortParts};
+use super::credit::{self, Books, Broken, Credit, Room};
+use super::packet::{Credit as Said, HEADER, Head, MAX_HEAD, PortParts};
 use super::sealed::{contents, in_memory};
 use super::watched::{Haste, Moment, SPIN, Socket, events};
 use super::{Message, Port, PortError, Unsent};
@@ -21,7 +21,7 @@ use rustix::event::PollFlags;
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
-    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown, SocketFlags, SocketType,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown, SocketFlags, SocketType, recv,
     recvmsg, sendmsg, shutdown, socketpair, sockopt,
 };
 use std::cell::RefCell;
@@ -159,7 +159,7 @@ impl End {
             return Err(PortError::Closed);
         }
         let mut books = self.credit.books();
-        match self.credit.room(&mut books) {
+        match self.has_room(&mut books) {
             Ok(Room::Free) => {}
             Ok(Room::Full) => return Err(PortError::WouldBlock),
             Ok(Room::Closed) => return Err(PortError::Closed),
@@ -218,6 +218,33 @@ impl End {
         }
     }
 
+    /// Whether one more may be sent, after a look at what was said of it if need be.
+    fn has_room(&self, books: &mut Books) -> Result<Room, Broken> {
+        let room = self.credit.room(books)?;
+        if room != Room::Full {
+            return Ok(room);
+        }
+        let Some(said) = self.unread() else {
+            return Ok(room);
+        };
+        self.credit.heard(books, said)?;
+        self.credit.room(books)
+    }
+
+    /// What the first message says that lies unread; none where it makes no sense, which
+    /// is for whoever receives it to find.
+    fn unread(&self) -> Option<Said> {
+        let mut head = [0; HEADER];
+        let flags = RecvFlags::DONTWAIT | RecvFlags::PEEK;
+        loop {
+            match recv(&self.messages.fd, &mut head, flags) {
+                Ok((count, _)) if count == HEADER => return Said::read(&head),
+                Err(Errno::INTR) => {}
+                _ => return None,
+            }
+        }
+    }
+
     /// The other side broke the rules: nothing more is believed.
     fn broke(&self) -> PortError {
         self.broken.store(true, Ordering::Relaxed);
@@ -246,7 +273,7 @@ impl End {
             }
             self.haste.was_in_vain();
         }
-        credit::settle();
+        credit::settle_to_receive(&self.credit);
         if !self.messages.is_soon(PollFlags::IN, moment) {
             return Err(PortError::WouldBlock);
         }
@@ -771,5 +798,85 @@ mod tests {
         other.try_receive().expect("received");
         // Where nobody's turn ends, at once.
         ask();
+    }
+
+    #[tokio::test]
+    async fn who_takes_turns_is_told_by_the_answer_alone() {
+        let [one, other] = channel(1).expect("a channel");
+        let apart = |work: &(dyn Fn() + Sync)| {
+            std::thread::scope(|scope| scope.spawn(work).join().expect("it works"));
+        };
+        let ask = || apart(&|| one.try_send("ask".into()).expect("there is room"));
+        let is_full = || apart(&|| drop(one.try_send("more".into()).expect_err("full")));
+        let hear = || apart(&|| drop(one.try_receive().expect("received")));
+        let receive = || other.receive_soon(Moment::Timed);
+        let answer = || {
+            receive().expect("received");
+            other.try_send("answer".into()).expect("there is room");
+        };
+        let waits = || assert_eq!(receive().expect_err("nothing"), PortError::WouldBlock);
+        credit::in_turns(async {
+            for round in 0..300 {
+                ask();
+                is_full();
+                answer();
+                waits();
+                assert_eq!(is_noted(&one), round + 1 < 16, "{round}");
+                hear();
+            }
+            // Who has not read the answer has room, and no more than that.
+            ask();
+            answer();
+            waits();
+            assert!(!is_noted(&one));
+            ask();
+            is_full();
+            // That was no turn.
+            receive().expect("received");
+            waits();
+            assert!(is_noted(&one));
+            hear();
+            for _ in 0..40 {
+                ask();
+                answer();
+                waits();
+                hear();
+            }
+            ask();
+            answer();
+            waits();
+            assert!(!is_noted(&one));
+            tokio::task::yield_now().await;
+        })
+        .await;
+        // Whoever waits for a note has it when the turn has ended.
+        assert!(is_noted(&one));
+    }
+
+    #[test]
+    fn what_lies_unread_is_believed_no_more_than_what_is_received() {
+        within(|| {
+            for (received, notes, closes) in [(1, 0, false), (2, 0, true), (1, 2, false)] {
+                let [one, other] = channel(1).expect("a channel");
+                one.try_send("x".into()).expect("there is room");
+                let mut says = head(INLINE, 0, notes, 0);
+                says[8] = received;
+                raw(&other, &says, &[]);
+                let sent = one.try_send("y".into());
+                match (closes, notes) {
+                    (true, _) => assert_eq!(sent.expect_err("a lie").error, PortError::Closed),
+                    (_, 0) => sent.expect("there is room"),
+                    _ => {
+                        assert_eq!(sent.expect_err("nonsense").error, PortError::WouldBlock);
+                        assert_eq!(one.try_receive().expect_err("it"), PortError::Closed);
+                    }
+                }
+            }
+            let [one, other] = channel(1).expect("a channel");
+            one.try_send("x".into()).expect("there is room");
+            raw(&other, &[0; HEADER - 1], &[]);
+            let unsent = one.try_send("y".into()).expect_err("nonsense");
+            assert_eq!(unsent.error, PortError::WouldBlock);
+        });
     }
 }
