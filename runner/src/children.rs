@@ -177,15 +177,12 @@ pub(crate) struct Heritage {
 }
 
 impl Children {
-    /// The children of a submitted task; none where it was granted none.
+    /// The children of a submitted task that was granted some.
     pub(crate) fn of_submitted(
         starter: &Arc<Starter>,
         grants: Vec<TaskGrant>,
         heritage: Heritage,
-    ) -> Option<Self> {
-        if grants.is_empty() {
-            return None;
-        }
+    ) -> Self {
         let limits = &heritage.limits;
         let tree = Tree {
             child_data: child_data(&grants, limits),
@@ -202,7 +199,7 @@ impl Children {
                 left: Vec::new(),
             }),
         };
-        Some(Children::new(starter.clone(), Arc::new(tree), 0, heritage))
+        Children::new(starter.clone(), Arc::new(tree), 0, heritage)
     }
 
     fn new(starter: Arc<Starter>, tree: Arc<Tree>, depth: u32, heritage: Heritage) -> Self {

@@ -65,8 +65,20 @@ struct Ran {
     executed: Executed,
 }
 
-/// A permit to run, had or queued for in the order of submission.
-type Place = Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send>>;
+/// A permit to run, in the order of submission.
+enum Place {
+    Had(OwnedSemaphorePermit),
+    Queued(Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send>>),
+}
+
+impl Place {
+    async fn had(self) -> Result<OwnedSemaphorePermit, AcquireError> {
+        match self {
+            Place::Had(permit) => Ok(permit),
+            Place::Queued(queued) => queued.await,
+        }
+    }
+}
 
 /// The embedder's ends of a task.
 pub(crate) struct Ends {
@@ -173,21 +185,23 @@ impl Core {
             .and_then(|timeout| submitted.checked_add(timeout));
         let cancel = CancellationToken::new();
         let kill = self.kill_all.child_token();
-        let heritage = Heritage {
-            limits: spec.limits.clone(),
-            deadline,
-            cancel: cancel.clone(),
-            kill: kill.clone(),
-            grace,
-            stderr: stderr.clone(),
-        };
         let stop = Stop {
             wished: CancellationToken::new(),
             ask: cancel.clone(),
             end: kill.clone(),
             grace,
         };
-        let children = Children::of_submitted(&self.starter, tasks, heritage);
+        let children = (!tasks.is_empty()).then(|| {
+            let heritage = Heritage {
+                limits: spec.limits.clone(),
+                deadline,
+                cancel: cancel.clone(),
+                kill: kill.clone(),
+                grace,
+                stderr: stderr.clone(),
+            };
+            Children::of_submitted(&self.starter, tasks, heritage)
+        });
         let regions = Arc::new(Maker::new(
             self.executor.ledger().clone(),
             spec.limits.max_memory,
@@ -233,12 +247,16 @@ impl Core {
     /// Queues for a place now: whoever was submitted first runs first, whichever
     /// thread comes to it first.
     fn place(&self) -> Place {
-        let mut place: Place = Box::pin(self.places.clone().acquire_owned());
+        // Where others wait there is none to be had at once.
+        if let Ok(permit) = self.places.clone().try_acquire_owned() {
+            return Place::Had(permit);
+        }
+        let mut place = Box::pin(self.places.clone().acquire_owned());
         // The semaphore keeps the order in which it was first asked.
         let mut cx = Context::from_waker(Waker::noop());
         match place.as_mut().poll(&mut cx) {
-            Poll::Ready(had) => Box::pin(std::future::ready(had)),
-            Poll::Pending => place,
+            Poll::Ready(had) => Place::Queued(Box::pin(std::future::ready(had))),
+            Poll::Pending => Place::Queued(place),
         }
     }
 
@@ -350,7 +368,7 @@ impl Core {
         });
         let _place = tokio::select! {
             biased;
-            place = place => place.map_err(|_| Error::shut_down())?,
+            place = place.had() => place.map_err(|_| Error::shut_down())?,
             ending = &mut ended => return Ok(imposed(ending)),
         };
         let metered = job.metered();

@@ -97,7 +97,9 @@ impl Host {
             .allow_udp(false)
             .allow_tcp(true)
             .allow_ip_name_lookup(spec.tcp.iter().any(|grant| grant.is_name));
-        fresh_random(&mut builder);
+        if blocking {
+            fresh_random(&mut builder);
+        }
         for (index, grant) in spec.dirs.iter().enumerate() {
             let path = granted
                 .path(index, &grant.host)
@@ -186,8 +188,8 @@ impl Granted<'_> {
     }
 }
 
-/// Random numbers that no other sandbox has: generators that are seeded when a
-/// thread first uses them would be the same in every process forked from it.
+/// Random numbers that no other sandbox has, for a worker: generators that are seeded
+/// when a thread first uses them would be the same in every process forked from it.
 fn fresh_random(builder: &mut WasiCtxBuilder) {
     builder
         .secure_random(Fresh::default())
