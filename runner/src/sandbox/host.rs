@@ -248,7 +248,9 @@ fn check_sockets(builder: &mut WasiCtxBuilder, grants: &[TcpGrant], denials: Den
             SocketAddrUse::TcpConnect => granted.contains(&address),
             // The bind that connecting implies; it opens nothing, and refusing it
             // would hide what the guest wanted to connect to.
-            SocketAddrUse::TcpBind => address.port() == 0 && address.ip().is_unspecified(),
+            SocketAddrUse::TcpBind => {
+                !denials.binds() && address.port() == 0 && address.ip().is_unspecified()
+            }
             _ => false,
         };
         if !allowed {

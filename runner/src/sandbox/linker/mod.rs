@@ -36,6 +36,7 @@ pub(crate) fn component(
     file_stream::add_to_linker(&mut linker)?;
     wasi_0_2::watch_names(&mut linker)?;
     wasi_0_2::count_sockets(&mut linker)?;
+    wasi_0_2::refuse_binding(&mut linker)?;
     wasi_0_2::watch_udp(&mut linker)?;
     Ok(linker)
 }
