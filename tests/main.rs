@@ -47,3 +47,4 @@ mod support;
 mod talk;
 mod tasks;
 mod terminal;
+mod wasi;

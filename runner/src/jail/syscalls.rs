@@ -191,7 +191,6 @@ const TCP: Test = OneOf(2, &[0, libc::IPPROTO_TCP as u32]);
 /// What is allowed. Sorted by name.
 #[rustfmt::skip]
 pub(super) const ALLOWED: &[Row] = &[
-    row("bind", libc::SYS_bind, Tcp, &[], "WASI sockets: a local address; the host's check comes first"),
     row("brk", libc::SYS_brk, All, &[], "malloc"),
     row("clock_getres", libc::SYS_clock_getres, All, &[], "WASI clocks"),
     row("clock_gettime", libc::SYS_clock_gettime, All, &[], "time, where it is not read without a call; CPU time"),

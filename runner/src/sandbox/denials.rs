@@ -6,6 +6,7 @@
 use crate::report::{Access, Denial};
 use serde::de::{Deserializer, SeqAccess, Visitor};
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 const MAX: usize = 64;
@@ -13,16 +14,32 @@ const MAX_TARGET: usize = 256;
 
 /// The list; clones share it.
 #[derive(Clone, Default)]
-pub(crate) struct Denials(Arc<Mutex<Vec<Denial>>>);
+pub(crate) struct Denials(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    list: Mutex<Vec<Denial>>,
+    /// See [`Denials::binds`].
+    binds: AtomicBool,
+}
 
 impl Denials {
+    /// Whether the guest itself binds a socket now, and not its connecting does.
+    pub(crate) fn binds(&self) -> bool {
+        self.0.binds.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_binds(&self, binds: bool) {
+        self.0.binds.store(binds, Ordering::Relaxed);
+    }
+
     pub(crate) fn note(&self, access: Access, target: &str) {
         let mut end = target.len().min(MAX_TARGET);
         while !target.is_char_boundary(end) {
             end -= 1;
         }
         let target = &target[..end];
-        let mut list = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut list = self.0.list.lock().unwrap_or_else(PoisonError::into_inner);
         for denial in list.iter_mut() {
             if denial.access == access && denial.target == target {
                 denial.count = denial.count.saturating_add(1);
@@ -79,7 +96,7 @@ impl Denials {
     }
 
     pub(crate) fn take(&self) -> Vec<Denial> {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.0.list.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

@@ -5,6 +5,7 @@ use super::abi::{TaskContext, Windows};
 use super::denials::Denials;
 use super::input::Source;
 use super::limits::Limiter;
+use super::linker::FileCalls;
 use super::sink::Sink;
 use crate::grant::TcpGrant;
 use crate::report::Access;
@@ -25,7 +26,7 @@ use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 
 /// Host resources (files, sockets, streams, pollables) that one guest may hold
 /// at once. Many are descriptors, of which a process has some thousands.
-const MAX_RESOURCES: usize = 1_000;
+pub(crate) const MAX_RESOURCES: usize = 1_000;
 
 /// The `T` of every store.
 pub(crate) struct Host {
@@ -35,6 +36,8 @@ pub(crate) struct Host {
     pub(crate) denials: Denials,
     /// Host calls may block the thread for a moment: it has nothing else to do.
     pub(crate) blocking: bool,
+    /// How file streams reach their files.
+    pub(crate) file_calls: FileCalls,
     /// Read-only directories were granted: the likely reason of a refused write.
     pub(crate) has_read_only: bool,
     /// TCP connections to somewhere are granted.
@@ -139,6 +142,7 @@ impl Host {
             context,
             denials,
             blocking,
+            file_calls: FileCalls::new(blocking),
             has_tcp: !spec.tcp.is_empty(),
             sockets_made: 0,
             has_read_only: spec.dirs.iter().any(|grant| grant.read_only),
@@ -244,7 +248,9 @@ fn check_sockets(builder: &mut WasiCtxBuilder, grants: &[TcpGrant], denials: Den
             SocketAddrUse::TcpConnect => granted.contains(&address),
             // The bind that connecting implies; it opens nothing, and refusing it
             // would hide what the guest wanted to connect to.
-            SocketAddrUse::TcpBind => address.port() == 0 && address.ip().is_unspecified(),
+            SocketAddrUse::TcpBind => {
+                !denials.binds() && address.port() == 0 && address.ip().is_unspecified()
+            }
             _ => false,
         };
         if !allowed {

@@ -1,8 +1,12 @@
 //! What a guest's imports are answered by, for each shape of guest: WASI with
 //! its refusals noted, and the interfaces of `wrun:task` that exist.
 
+mod file_poll;
+mod file_stream;
 mod wasi_0_1;
 mod wasi_0_2;
+
+pub(super) use file_stream::FileCalls;
 
 use super::abi;
 use super::abi::bindings::wrun::task::{broadcast, context, locks, ports, tasks};
@@ -29,8 +33,10 @@ pub(crate) fn component(
     }
     linker.allow_shadowing(true);
     wasi_0_2::watch_filesystem(&mut linker)?;
+    file_stream::add_to_linker(&mut linker)?;
     wasi_0_2::watch_names(&mut linker)?;
     wasi_0_2::count_sockets(&mut linker)?;
+    wasi_0_2::refuse_binding(&mut linker)?;
     wasi_0_2::watch_udp(&mut linker)?;
     Ok(linker)
 }

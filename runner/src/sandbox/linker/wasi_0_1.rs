@@ -1,5 +1,6 @@
 //! WASI 0.1 with its refusals noted, and its sleeps without a blocked thread.
 
+use super::file_poll::Poll;
 use crate::report::Access;
 use crate::sandbox::host::{Host, Wasi};
 use std::time::Duration;
@@ -9,8 +10,8 @@ use wasmtime_wasi::p1::wasi_snapshot_preview1::{self as p1, WasiSnapshotPreview1
 use wiggle::GuestMemory;
 
 /// Sizes of WASI 0.1's `subscription` and `event`, with the offsets used below.
-const SUBSCRIPTION: usize = 48;
-const EVENT: usize = 32;
+pub(super) const SUBSCRIPTION: usize = 48;
+pub(super) const EVENT: usize = 32;
 
 /// The relative sleep that one subscription asks for: its user data, how long.
 fn plain_sleep(subscription: &[u8]) -> Option<(u64, Duration)> {
@@ -50,10 +51,13 @@ pub(super) fn sleep_without_blocking(linker: &mut wasmtime::Linker<Host>) -> was
                     let Wasi::P1(ctx) = &mut host.wasi else {
                         return Err(wasmtime::Error::msg("not a WASI 0.1 host"));
                     };
-                    ctx.set_hostcall_fuel(fuel);
-                    let mut guest = GuestMemory::Unshared(bytes);
-                    return p1::poll_oneoff(&mut **ctx, &mut guest, subs, events, count, result)
-                        .await;
+                    let poll = Poll {
+                        subscriptions: subs,
+                        events,
+                        count,
+                        result,
+                    };
+                    return poll.run(ctx, bytes, fuel).await;
                 };
                 tokio::time::sleep(duration).await;
                 let bytes = memory.data_mut(&mut caller);

@@ -16,9 +16,10 @@ use wasmtime_wasi::p2::bindings::sockets::ip_name_lookup::{
     Host as LookupHost, HostResolveAddressStream, ResolveAddressStream,
 };
 use wasmtime_wasi::p2::bindings::sockets::network::{
-    ErrorCode as SocketErrorCode, Host as NetworkHost, IpAddress, IpAddressFamily, Network,
+    ErrorCode as SocketErrorCode, Host as NetworkHost, IpAddress, IpAddressFamily, IpSocketAddress,
+    Network,
 };
-use wasmtime_wasi::p2::bindings::sockets::tcp::TcpSocket;
+use wasmtime_wasi::p2::bindings::sockets::tcp::{HostTcpSocket, TcpSocket};
 use wasmtime_wasi::p2::bindings::sockets::tcp_create_socket::Host as TcpCreateHost;
 use wasmtime_wasi::p2::bindings::sockets::udp::UdpSocket;
 use wasmtime_wasi::p2::bindings::sockets::udp_create_socket::Host as UdpCreateHost;
@@ -26,7 +27,7 @@ use wasmtime_wasi::p2::{FsError, SocketError};
 use wasmtime_wasi::sockets::WasiSocketsView;
 
 /// The version that `wasmtime-wasi` registers; guests of any 0.2 find it.
-const WASI: &str = "0.2.12";
+pub(super) const WASI: &str = "0.2.12";
 
 fn is_denial(code: ErrorCode) -> bool {
     matches!(
@@ -221,6 +222,30 @@ pub(super) fn count_sockets(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
                     Err(error) => Err(host.sockets().convert_error_code(error)?),
                 };
                 Ok((answer,))
+            },
+        )
+}
+
+/// A local address of the guest's own choice is never granted: whatever it is, in both
+/// modes, since a worker's walls let no socket be bound.
+pub(super) fn refuse_binding(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
+    type Parameters = (Resource<TcpSocket>, Resource<Network>, IpSocketAddress);
+    linker
+        .instance(&format!("wasi:sockets/tcp@{WASI}"))?
+        .func_wrap_async(
+            "[method]tcp-socket.start-bind",
+            |mut store: StoreContextMut<'_, Host>, (socket, network, address): Parameters| {
+                Box::new(async move {
+                    let host = store.data_mut();
+                    host.denials.set_binds(true);
+                    let result = host.sockets().start_bind(socket, network, address).await;
+                    host.denials.set_binds(false);
+                    let answer: Result<(), SocketErrorCode> = match result {
+                        Ok(()) => Ok(()),
+                        Err(error) => Err(host.sockets().convert_error_code(error)?),
+                    };
+                    Ok((answer,))
+                })
             },
         )
 }
