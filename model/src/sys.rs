@@ -2,10 +2,13 @@
 
 #[path = "../../runner/src/sys/shared_words.rs"]
 mod shared_words;
+#[path = "../../runner/src/sys/unread.rs"]
+mod unread;
 #[path = "../../runner/src/sys/watch.rs"]
 mod watch;
 
 pub(crate) use shared_words::SharedWords;
+pub(crate) use unread::has_unread;
 pub(crate) use watch::watch;
 
 /// Nobody maps what is checked here.

@@ -5,6 +5,7 @@ use crate::config::{Cache, Config, Jail, Mode, Start};
 use crate::error::{Error, ErrorKind};
 use crate::runner::Runner;
 use crate::sandbox;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -24,6 +25,7 @@ pub struct Builder {
     metered: bool,
     jail: Jail,
     identity: Option<(u32, u32)>,
+    users: Option<RangeInclusive<u32>>,
     start: Start,
     spares: usize,
     reuse: u32,
@@ -49,6 +51,7 @@ impl Default for Builder {
             metered: false,
             jail: Jail::default(),
             identity: None,
+            users: None,
             start: Start::default(),
             spares: 1,
             reuse: 1,
@@ -69,7 +72,9 @@ impl Builder {
     /// The default of [`Builder::compile_memory`]: 2 GiB.
     pub const COMPILE_MEMORY_DEFAULT: u64 = 2 << 30;
 
-    /// Where tasks run. Default: [`Mode::Process`].
+    /// Where tasks run. Default: [`Mode::Process`], where [`Builder::build`] raises this
+    /// program's soft limit on descriptors to the hard one, to 65,536 at most: what tasks
+    /// may have is half of it, so that they cannot keep the runner from having its own.
     pub fn mode(mut self, mode: Mode) -> Self {
         self.mode = mode;
         self
@@ -169,9 +174,28 @@ impl Builder {
 
     /// Process mode: the user and group that workers become, by number. Only
     /// root can give them another than its own, and not with [`Jail::Off`].
-    /// Default: this process's own; as root, nobody's. No effect in thread mode.
+    /// Default: this process's own; as root, see [`Builder::users`]. No effect in thread
+    /// mode.
+    ///
+    /// The kernel counts much by user, as descriptors in flight: workers that are one
+    /// user can keep those from each other.
     pub fn identity(mut self, uid: u32, gid: u32) -> Self {
         self.identity = Some((uid, gid));
+        self
+    }
+
+    /// Process mode, as root: the users, by number, of which each program that is started
+    /// gets another one, with the group of the same number: a zygote with its workers, a
+    /// worker of its own, a compiler. Numbers that another runner has in use are left out
+    /// while there are others. Only root can set it, not with [`Jail::Off`], and
+    /// [`Builder::identity`] goes before it. 0 is not to be in it.
+    ///
+    /// Default: 2013265920 to 2013331455 (`0x78000000` to `0x7800ffff`) without those that
+    /// `/etc/passwd` and `/etc/subuid` name, and root where directories are granted; with
+    /// a range that is set here, workers are of it then, too. In a user namespace that
+    /// does not have the number, nobody's. No effect in thread mode.
+    pub fn users(mut self, range: RangeInclusive<u32>) -> Self {
+        self.users = Some(range);
         self
     }
 
@@ -250,11 +274,18 @@ impl Builder {
     /// # Errors
     ///
     /// [`ErrorKind::NoWorker`] in process mode without a worker program;
-    /// [`ErrorKind::Jail`] for an [`identity`](Builder::identity) that cannot be
-    /// had; [`ErrorKind::System`] when threads cannot be started.
+    /// [`ErrorKind::Jail`] for an [`identity`](Builder::identity) or
+    /// [`users`](Builder::users) that cannot be had; [`ErrorKind::System`] when threads cannot be started.
     pub fn build(self) -> Result<Runner, Error> {
-        if self.mode == Mode::Process && self.identity.is_some() {
+        if self.mode == Mode::Process && (self.identity.is_some() || self.users.is_some()) {
             may_change_identity(self.jail)?;
+        }
+        if let Some(range) = &self.users
+            && (range.is_empty() || range.contains(&0) || range.contains(&u32::MAX))
+        {
+            let (first, last) = (range.start(), range.end());
+            let why = format!("users {first} to {last}: expected a range within 1 to 4294967294");
+            return Err(Error::new(ErrorKind::Jail, why));
         }
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let max_running = self.max_running.unwrap_or(match self.mode {
@@ -288,6 +319,7 @@ impl Builder {
             metered: self.metered,
             jail: self.jail,
             identity: self.identity,
+            users: self.users,
             start: self.start,
             spares: self.spares,
             reuse: self.reuse.max(1),

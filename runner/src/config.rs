@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -176,6 +177,8 @@ pub(crate) struct Config {
     pub(crate) jail: Jail,
     /// The user and group of workers; only root may set it.
     pub(crate) identity: Option<(u32, u32)>,
+    /// The users that programs get one of, each another.
+    pub(crate) users: Option<RangeInclusive<u32>>,
     pub(crate) start: Start,
     /// Workers kept waiting, per artifact in use.
     pub(crate) spares: usize,

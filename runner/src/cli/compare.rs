@@ -2,6 +2,7 @@
 //! and a page.
 
 use super::args::{CompareArgs, Only, TaskFile};
+use super::process::Become;
 use super::report::ReportTo;
 use super::signals::Signals;
 use super::{Failure, exit, print, table, text};
@@ -58,8 +59,10 @@ fn comparison(args: &CompareArgs) -> Result<Comparison, Failure> {
         .budget(args.budget)
         .jail(args.walls.jail.unwrap_or_default())
         .command(command());
-    if let Some((uid, gid)) = args.walls.identity()? {
-        comparison = comparison.identity(uid, gid);
+    match args.walls.identity()? {
+        Some(Become::One(uid, gid)) => comparison = comparison.identity(uid, gid),
+        Some(Become::EachOf(users)) => comparison = comparison.users(users),
+        None => {}
     }
     for (key, value) in args.grants.env()? {
         comparison = comparison.env(key, value);

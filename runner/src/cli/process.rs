@@ -4,6 +4,7 @@
 use super::{Failure, exit};
 use crate::{Builder, Jail, Mode, Start, Task};
 use clap::Args;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 const HEADING: &str = "Process mode";
@@ -17,15 +18,11 @@ pub(crate) struct WallArgs {
     #[arg(long, value_name = "JAIL", help_heading = HEADING)]
     pub(crate) jail: Option<Jail>,
 
-    /// Run the task as this user, by number; only as root, and not 0 [default:
-    /// this user; as root, an unprivileged one]
-    #[arg(
-        long,
-        value_name = "N",
-        help_heading = HEADING,
-        value_parser = clap::value_parser!(u32).range(1..i64::from(u32::MAX))
-    )]
-    pub(crate) uid: Option<u32>,
+    /// Run the task as this user, by number, or each process as one of these that no
+    /// other runner has in use; only as root, and not 0 [default: this user; as root,
+    /// one of 2013265920-2013331455]
+    #[arg(long, value_name = "N[-M]", help_heading = HEADING, value_parser = uids)]
+    pub(crate) uid: Option<RangeInclusive<u32>>,
 
     /// Run the task as this group, by number [default: the number of --uid]
     #[arg(
@@ -39,10 +36,10 @@ pub(crate) struct WallArgs {
 }
 
 impl WallArgs {
-    /// The user and group that workers become; none where nobody said.
-    pub(super) fn identity(&self) -> Result<Option<(u32, u32)>, Failure> {
+    /// What workers become; none where nobody said.
+    pub(super) fn identity(&self) -> Result<Option<Become>, Failure> {
         let usage = |message: &str| Err(Failure::new(exit::USAGE, message));
-        let Some(uid) = self.uid else {
+        let Some(uid) = &self.uid else {
             return Ok(None);
         };
         if self.jail == Some(Jail::Off) {
@@ -51,7 +48,36 @@ impl WallArgs {
         if !rustix::process::geteuid().is_root() {
             return usage("--uid needs root: nobody else may run a task as another user");
         }
-        Ok(Some((uid, self.gid.unwrap_or(uid))))
+        let (first, last) = (*uid.start(), *uid.end());
+        if first == last {
+            return Ok(Some(Become::One(first, self.gid.unwrap_or(first))));
+        }
+        if self.gid.is_some() {
+            return usage("--gid needs one user: with a range, groups are those of the users");
+        }
+        Ok(Some(Become::EachOf(uid.clone())))
+    }
+}
+
+/// What workers become.
+pub(super) enum Become {
+    /// All of them, this user and this group.
+    One(u32, u32),
+    /// Each process another user of these.
+    EachOf(RangeInclusive<u32>),
+}
+
+/// One number, or a range of them.
+fn uids(text: &str) -> Result<RangeInclusive<u32>, String> {
+    let number = |text: &str| {
+        text.parse()
+            .ok()
+            .filter(|number| (1..u32::MAX).contains(number))
+    };
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    match (number(first), number(last)) {
+        (Some(first), Some(last)) if first <= last => Ok(first..=last),
+        _ => Err("expected N or N-M, of 1 to 4294967294".to_owned()),
     }
 }
 
@@ -128,8 +154,10 @@ impl ProcessArgs {
             }
             _ => {}
         }
-        if let Some((uid, gid)) = self.walls.identity()? {
-            builder = builder.identity(uid, gid);
+        match self.walls.identity()? {
+            Some(Become::One(uid, gid)) => builder = builder.identity(uid, gid),
+            Some(Become::EachOf(users)) => builder = builder.users(users),
+            None => {}
         }
         Ok(builder
             .jail(self.walls.jail.unwrap_or_default())

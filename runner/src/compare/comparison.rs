@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::grant::{DirGrant, TcpGrant};
 use crate::limits::Limits;
 use bytes::Bytes;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, RangeInclusive};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -185,6 +185,12 @@ impl Comparison {
     /// [`Builder::jail`].
     pub fn jail(mut self, jail: Jail) -> Self {
         self.builder = self.builder.jail(jail);
+        self
+    }
+
+    /// The users of worker processes, each another, as [`Builder::users`].
+    pub fn users(mut self, range: RangeInclusive<u32>) -> Self {
+        self.builder = self.builder.users(range);
         self
     }
 

@@ -12,7 +12,7 @@ use rustix::thread::{
 use std::fmt::Write as _;
 
 /// The user and the group that nothing belongs to.
-const NOBODY: u32 = 65534;
+const NOBODY_AT_ALL: (u32, u32) = (65534, 65534);
 
 /// What putting up the other walls needs of root's capabilities until
 /// [`drop_capabilities`]: mounting, emptying the bounding set, and giving root a
@@ -30,7 +30,7 @@ pub(super) struct Identity {
 }
 
 /// Becomes the user that a worker is to be: the one that was asked for; or, started
-/// as root, nobody where no directories are granted, and root where they are, for
+/// as root, one of its own where no directories are granted, and root where they are, for
 /// files that only root may read can be granted, and Landlock keeps the rest away.
 ///
 /// # Errors
@@ -54,7 +54,7 @@ pub(super) fn assume(plan: &Plan) -> Result<Identity, JailError> {
     let target = match plan.identity {
         Some(target) => Some(target),
         None if plan.grants().files => None,
-        None => Some((NOBODY, NOBODY)),
+        None => Some(plan.own_user.map_or(NOBODY_AT_ALL, |own| (own, own))),
     };
     let groups = set_thread_groups(&[]);
     let Some(target) = target else {
@@ -69,12 +69,18 @@ pub(super) fn assume(plan: &Plan) -> Result<Identity, JailError> {
                 .map(|errno| format!("its groups are kept: {errno}")),
         });
     };
-    match groups
+    let switched = groups
         .or_else(|errno| if has_groups() { Err(errno) } else { Ok(()) })
-        .and_then(|()| switch(target))
-    {
-        Ok(()) => Ok(Identity {
-            words: words(target),
+        .and_then(|()| match switch(target) {
+            // A user namespace that does not have this number.
+            Err(Errno::INVAL) if plan.identity.is_none() => {
+                switch(NOBODY_AT_ALL).map(|()| NOBODY_AT_ALL)
+            }
+            switched => switched.map(|()| target),
+        });
+    match switched {
+        Ok(user) => Ok(Identity {
+            words: words(user),
             fault: None,
         }),
         Err(errno) if plan.identity.is_some() => Err(JailError::Identity {

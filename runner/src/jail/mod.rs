@@ -28,4 +28,5 @@ pub(crate) use account::JailError;
 pub(crate) use cgroup::{Cgroup, CgroupLimits};
 pub(crate) use plan::{CompileLimits, Grants, Plan, Role, TaskWalls};
 pub use report::{JailReport, Layer, LayerReport, LayerState};
+pub(crate) use rlimits::{Raise, reserve_descriptors};
 pub(crate) use walls::{Sealed, Split, Walls, begin};

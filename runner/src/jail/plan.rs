@@ -16,6 +16,8 @@ pub(crate) struct Plan {
     pub(crate) grants: Grants,
     /// User and group to run as; only root may choose.
     pub(crate) identity: Option<(u32, u32)>,
+    /// Where nobody chose and root runs this: a user, and a group, of this process alone.
+    pub(crate) own_user: Option<u32>,
     /// A directory that the runner made ([`Cgroup`](super::Cgroup)), joined before
     /// anything else; or why there is none, for the report.
     pub(crate) cgroup: Result<PathBuf, String>,

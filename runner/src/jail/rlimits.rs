@@ -10,24 +10,23 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io;
 use std::time::Duration;
 
-/// Descriptors of a worker at most; and less than its runner may have. The kernel counts
-/// descriptors that lie in sockets for the user, and refuses to take more from whoever
-/// has a limit below that: what tasks leave in channels must not keep their runner from
-/// sending its workers theirs.
+/// Descriptors of a task's process, at most; and half of what its runner may have. The
+/// kernel counts descriptors in flight, in sockets, by user, and refuses a send while
+/// the count is over the limit of the *sender*: so tasks are refused long before the
+/// runner and the zygotes, whose limit is higher.
 const DESCRIPTORS: u64 = 4096;
 
-/// Signals that may wait, each timer's among them. The kernel counts all of a
-/// user's processes where a worker has no user namespace, so this is not only for
-/// one.
+/// Descriptors that runners and zygotes ask for, where the system permits it.
+const RESERVED: u64 = 1 << 16;
+
+/// Signals of a zygote that may wait. The kernel counts all processes of a user where
+/// there is no user namespace; a task may have none, so that it keeps none from others.
 const SIGNALS: u64 = 4096;
 
 /// What the host may use for one task beside twice the guest's memory: buffers,
 /// tables, stacks. Ample, so that wasmtime's limiter refuses first and this limit
 /// is met only by what got past it.
 pub(crate) const SLACK: u64 = 512 << 20;
-
-/// The data of a message, which travels in a file where it is large.
-const MESSAGE: u64 = crate::Message::MAX_DATA as u64;
 
 /// The first thread's stack, where it may be larger; it is no data, either.
 const STACK: u64 = 64 << 20;
@@ -37,6 +36,36 @@ const STACK: u64 = 64 << 20;
 pub(super) struct Used {
     pub(super) data: u64,
     pub(super) address_space: u64,
+}
+
+/// Which limit [`reserve_descriptors`] raises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Raise {
+    /// The soft one, up to the hard one.
+    Soft,
+    /// Both, where this process has the right to.
+    Both,
+}
+
+/// Raises the limit on descriptors of a process that attends to tasks up to
+/// [`RESERVED`], as far as the system permits; returns the soft limit from before.
+pub(crate) fn reserve_descriptors(raise: Raise) -> u64 {
+    let now = getrlimit(Resource::Nofile);
+    let before = now.current.unwrap_or(u64::MAX);
+    let set = |maximum: Option<u64>| {
+        let most = maximum.map_or(RESERVED, |hard| hard.min(RESERVED));
+        let current = Some(before.max(most));
+        setrlimit(Resource::Nofile, Rlimit { current, maximum })
+    };
+    if before < RESERVED {
+        let beyond = now.maximum.map(|hard| hard.max(RESERVED));
+        let raised = raise == Raise::Both && set(beyond).is_ok();
+        if !raised {
+            // Without that, it is as it was.
+            let _ = set(now.maximum);
+        }
+    }
+    before
 }
 
 /// For every worker, before anything untrusted.
@@ -62,8 +91,6 @@ fn limit_process(plan: &Plan, used: io::Result<Used>) -> io::Result<String> {
             return Err(io::Error::new(error.kind(), why));
         }
     };
-    let own = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    lower(Resource::Nofile, DESCRIPTORS.min(own / 4 * 3))?;
     lower(Resource::Memlock, 0)?;
     lower(Resource::Nice, 0)?;
     lower(Resource::Rtprio, 0)?;
@@ -73,6 +100,8 @@ fn limit_process(plan: &Plan, used: io::Result<Used>) -> io::Result<String> {
     lower(Resource::Stack, stack.min(STACK))?;
     sys::ignore_file_size_signal()?;
     if let (Role::Compiler, Some(limits)) = (plan.role, plan.compile) {
+        let own = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        lower(Resource::Nofile, of_a_task(own))?;
         lower(Resource::Data, used.data.saturating_add(limits.data))?;
         lower(Resource::Fsize, limits.file)?;
         cpu(limits.cpu)?;
@@ -83,25 +112,34 @@ fn limit_process(plan: &Plan, used: io::Result<Used>) -> io::Result<String> {
     match (plan.grants().files, plan.grants().regions) {
         (true, _) => {}
         // Writing beyond it is refused also where a file is larger.
-        (false, true) => lower(Resource::Fsize, plan.regions.max(MESSAGE))?,
+        (false, true) => lower(Resource::Fsize, plan.regions.max(crate::port::ARENA))?,
         (false, false) => lower(Resource::Fsize, 0)?,
     }
     Ok(
-        "descriptors, file size, locked memory, priority, queues, stack; per task data, address \
-         space, CPU, processes"
+        "file size, locked memory, priority, queues, stack; per task descriptors, signals, data, \
+         address space, CPU, processes"
             .into(),
     )
 }
 
-/// The limits of one task, which has the process from now on.
+/// Descriptors of a task whose runner may have so many.
+fn of_a_task(runner: u64) -> u64 {
+    DESCRIPTORS.min(runner / 2)
+}
+
+/// The limits of one task, which has the process from now on. `descriptors` is the
+/// runner's limit.
 pub(super) fn of_task(
     used: Used,
+    descriptors: u64,
     grants: Grants,
     regions: u64,
     task: &TaskWalls<'_>,
 ) -> Result<(), JailError> {
     let limits = || -> rustix::io::Result<()> {
         lower(Resource::Nproc, 0)?;
+        lower(Resource::Nofile, of_a_task(descriptors))?;
+        lower(Resource::Sigpending, 0)?;
         let data = task.memory.saturating_mul(2).saturating_add(SLACK);
         lower(Resource::Data, used.data.saturating_add(data))?;
         if let Some(reserved) = task.reserved {

@@ -244,8 +244,8 @@ pub(super) const ALLOWED: &[Row] = &[
     row("gettimeofday", libc::SYS_gettimeofday, All, &[], "time, where it is not read without a call"),
     row("getuid", libc::SYS_getuid, All, &[], "libc"),
     row("ioctl", libc::SYS_ioctl, All, &[OneOf(1, &[
-        libc::FIONBIO as u32, libc::FIONREAD as u32, libc::TCGETS as u32,
-    ])], "waiting or not, how much there is, whether a stream is a terminal"),
+        libc::FIONBIO as u32, libc::FIONREAD as u32, libc::TIOCOUTQ as u32, libc::TCGETS as u32,
+    ])], "waiting or not, how much there is or lies unread, whether a stream is a terminal"),
     row("landlock_add_rule", libc::SYS_landlock_add_rule, Before, &[], "the task's own walls"),
     row("landlock_create_ruleset", libc::SYS_landlock_create_ruleset, Before, &[], "the task's own walls"),
     row("landlock_restrict_self", libc::SYS_landlock_restrict_self, Before, &[], "the task's own walls"),

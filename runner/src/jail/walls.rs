@@ -12,6 +12,7 @@ use super::account::{Account, JailError, Stand};
 use super::identity::Identity;
 use super::plan::{Grants, Plan, Role, TaskWalls};
 use super::report::{JailReport, Layer};
+use super::rlimits::Raise;
 use super::{facts, identity, landlock, namespaces, rlimits, seccomp};
 use crate::config::Jail;
 use crate::sys::{self, Side};
@@ -35,6 +36,8 @@ pub(crate) struct Walls {
 #[derive(Debug)]
 struct Begun {
     identity: Identity,
+    /// The runner's limit on descriptors.
+    descriptors: u64,
     /// Still outside of the namespace of processes that was made.
     outside: bool,
     mount: Result<(), String>,
@@ -65,6 +68,8 @@ pub(crate) struct Sealed {
     pid: Pid,
     /// Memory that it had then.
     used: rlimits::Used,
+    /// The runner's limit on descriptors.
+    descriptors: u64,
     rlimits: bool,
     landlock: bool,
     /// Compiled once, for it is put up in every child.
@@ -82,6 +87,11 @@ pub(crate) fn begin(plan: Plan) -> Result<Walls, JailError> {
     let mut account = Account::new(&plan);
     // Once now, and again when nothing clears it any more.
     let _ = set_parent_process_death_signal(Some(Signal::KILL));
+    // While there are root's rights, where there are any.
+    let descriptors = match plan.role {
+        Role::Zygote | Role::Worker => rlimits::reserve_descriptors(Raise::Both),
+        Role::Compiler => 0,
+    };
     if plan.mode == Jail::Off {
         return Ok(Walls {
             plan,
@@ -111,6 +121,7 @@ pub(crate) fn begin(plan: Plan) -> Result<Walls, JailError> {
         account,
         begun: Some(Box::new(Begun {
             identity: entered.identity,
+            descriptors,
             outside: entered.pid,
             mount: entered.mount,
             core,
@@ -168,6 +179,7 @@ impl Walls {
             mode: plan.mode,
             pid,
             used: rlimits::Used::default(),
+            descriptors: 0,
             rlimits: false,
             landlock: false,
             taken: None,
@@ -186,6 +198,7 @@ impl Walls {
         let used = rlimits::used();
         let _ = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
         sealed.used = used.as_ref().copied().unwrap_or_default();
+        sealed.descriptors = begun.descriptors;
         let probed = landlock::probe(grants);
         account.put_up(Layer::MountNamespace, || {
             namespaces::empty_root(begun.mount)
@@ -282,7 +295,7 @@ impl Sealed {
             return Err(JailError::NotPlanned("connections"));
         }
         if self.rlimits {
-            rlimits::of_task(self.used, self.grants, self.regions, task)?;
+            rlimits::of_task(self.used, self.descriptors, self.grants, self.regions, task)?;
         }
         if self.landlock && self.grants.any() {
             landlock::restrict(Some(task)).map_err(|error| {

@@ -11,11 +11,13 @@
 //! same channel, where the two sides take turns and the answer has said it. Whatever the
 //! other side has not read then says it, so who has no room looks at that first.
 
+use super::in_flight::Charge;
 use super::packet;
 use super::watched::Socket;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -46,6 +48,8 @@ pub(super) struct Credit {
     pub(super) socket: Socket,
     capacity: u8,
     books: Mutex<Books>,
+    /// What its messages have in flight, with the count of messages sent that each is of.
+    charges: Mutex<VecDeque<(u64, Charge)>>,
 }
 
 /// What an end counts. Counts begin with the channel and wrap.
@@ -116,6 +120,16 @@ impl Books {
         Ok(())
     }
 
+    /// The number of the next message that is sent, from 0 on.
+    pub(super) fn number_to_send(&self) -> u64 {
+        self.sent
+    }
+
+    /// The number of the next message that is received, from 0 on.
+    pub(super) fn number_to_receive(&self) -> u64 {
+        self.received
+    }
+
     /// What the next message is to say.
     pub(super) fn outgoing(&self) -> packet::Credit {
         packet::Credit {
@@ -166,7 +180,50 @@ impl Credit {
             socket,
             capacity: parts.capacity,
             books: Mutex::new(Books::new(parts.sent, parts.taken, parts.received)),
+            charges: Mutex::default(),
         })
+    }
+
+    fn charges(&self) -> MutexGuard<'_, VecDeque<(u64, Charge)>> {
+        self.charges.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has what the message that was sent last has in flight count until it is received.
+    pub(super) fn charge(self: &Arc<Self>, charge: Charge) {
+        charge.watch(Arc::downgrade(self));
+        let sent = self.books().sent;
+        self.charges().push_back((sent, charge));
+    }
+
+    /// Lets go of what is known to be received; whether anything is left.
+    pub(super) fn discharge(&self, books: &Books) -> bool {
+        let mut charges = self.charges();
+        while let Some((sent, _)) = charges.front() {
+            let received = books.taken.wrapping_sub(*sent) <= u64::MAX / 2;
+            if !received {
+                break;
+            }
+            charges.pop_front();
+        }
+        !charges.is_empty()
+    }
+
+    /// Descriptors that it has in flight.
+    pub(super) fn in_flight(&self) -> usize {
+        self.charges().iter().map(|(_, it)| it.count()).sum()
+    }
+
+    /// All that it has in flight, for somebody else to count.
+    pub(super) fn take_charges(&self) -> Vec<Charge> {
+        self.charges().drain(..).map(|(_, charge)| charge).collect()
+    }
+
+    /// Looks what was received; whether anything is in flight.
+    pub(super) fn look(&self) -> bool {
+        let mut books = self.books();
+        // That the other side breaks the rules is found where it matters.
+        let _ = self.read_notes(&mut books);
+        self.discharge(&books)
     }
 
     pub(super) fn books(&self) -> MutexGuard<'_, Books> {
@@ -177,8 +234,12 @@ impl Credit {
     pub(super) fn parts(&self) -> packet::PortParts {
         let mut books = self.books();
         self.note(&mut books);
+        self.discharge(&books);
+        let in_flight = self.in_flight();
         packet::PortParts {
             capacity: self.capacity,
+            side: 0,
+            in_flight: u16::try_from(in_flight).unwrap_or(u16::MAX),
             sent: books.sent,
             taken: books.taken,
             received: books.received,

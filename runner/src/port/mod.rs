@@ -6,7 +6,9 @@
 //! order sent, at most `capacity` wait in each direction, and a message that was
 //! not taken is given back with everything in it.
 
+mod arena;
 mod credit;
+mod in_flight;
 mod packet;
 mod queue;
 mod sealed;
@@ -18,6 +20,7 @@ use crate::region::Region;
 use bytes::Bytes;
 use futures_core::Stream;
 use futures_sink::Sink;
+use in_flight::Charge;
 use queue::{Made, Registry};
 use std::fmt;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -26,7 +29,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+pub(crate) use arena::ARENA;
 pub(crate) use credit::{in_turns, settle};
+pub(crate) use in_flight::InFlight;
 pub(crate) use packet::PortParts;
 pub(crate) use sealed::{contents, in_memory, is_sealed};
 pub(crate) use socket::PARTS;
@@ -65,6 +70,8 @@ pub struct Message {
     pub regions: Vec<Region>,
     /// At most [`Message::MAX_PORTS`].
     pub ports: Vec<Port>,
+    /// What it counts for, while it is in flight, where a task sent it.
+    charge: Option<Charge>,
 }
 
 impl Message {
@@ -125,7 +132,8 @@ pub enum PortError {
     TooLarge,
     /// The capacity is none that a channel may have; or the system has no
     /// descriptors or no memory left for it; or the task that made the channel has
-    /// as much in channels as it may.
+    /// as much in channels as it may, or the one that sends has as many ports and regions
+    /// in messages that nobody received.
     #[error("a limit is reached")]
     Limit,
     /// A port or a region in the message is of another runner.
@@ -317,6 +325,46 @@ impl Port {
         }
     }
 
+    /// [`Port::try_send`] of a task, for which its ports and regions count while they are
+    /// in flight. Where it has as many as it may, it waits for those that it sent by this
+    /// port, and is refused where there are none.
+    pub(crate) fn try_send_of(
+        &self,
+        message: Message,
+        sender: &Arc<InFlight>,
+    ) -> Result<(), Unsent> {
+        let mut message = message;
+        if message.is_too_large() {
+            return Err(Unsent::new(PortError::TooLarge, message));
+        }
+        let count = in_flight::descriptors(&message);
+        if count > 0 {
+            message.charge = sender.take(count);
+            while message.charge.is_none() {
+                let error = match &self.end {
+                    End::Queue(end) => end.pressed(),
+                    End::Socket(end) => end.pressed(),
+                };
+                if let Err(error) = error {
+                    return Err(Unsent::new(error, message));
+                }
+                message.charge = sender.take(count);
+            }
+        }
+        self.try_send(message).map_err(|mut unsent| {
+            unsent.message.charge = None;
+            unsent
+        })
+    }
+
+    /// Counts what was sent by a port that came along with a message: it is its new
+    /// holder's now.
+    pub(crate) fn adopt(&self, holder: &Arc<InFlight>) {
+        if let End::Socket(end) = &self.end {
+            end.adopt(holder);
+        }
+    }
+
     /// [`Port::send`] for code that is not asynchronous.
     ///
     /// # Errors
@@ -394,6 +442,13 @@ impl Port {
         match self.end {
             End::Socket(end) => (*end).into_parts().ok(),
             End::Queue(_) => None,
+        }
+    }
+
+    /// Lets go of a port that another process has by now, and which stays open there.
+    pub(crate) fn handed_over(self) {
+        if let End::Socket(end) = &self.end {
+            end.handed_over();
         }
     }
 

@@ -11,8 +11,9 @@ use serde::{Deserialize, Serialize};
 /// Kind, ports, regions, whether there are notes, the length of the data; how many
 /// messages were received.
 pub(super) const HEADER: usize = 16;
-/// The capacity of a port, and its three counts.
-const PORT: usize = 25;
+/// The capacity of a port, which end it is and what it has in flight, and its three
+/// counts.
+const PORT: usize = 28;
 /// The kind of a region, where it is in its file, its length.
 const REGION: usize = 17;
 /// All but the data, at most.
@@ -20,13 +21,18 @@ pub(super) const MAX_HEAD: usize =
     HEADER + Message::MAX_PORTS * PORT + Message::MAX_REGIONS * REGION;
 
 pub(super) const INLINE: u8 = 0;
-pub(super) const IN_FILE: u8 = 1;
+pub(super) const IN_ARENA: u8 = 1;
 
 /// What is to be known of an end beside its descriptors. Counts begin with the channel
 /// and wrap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PortParts {
     pub(crate) capacity: u8,
+    /// Which of the two it is: 0 or 1.
+    pub(crate) side: u8,
+    /// Descriptors in messages that were sent through it and that the other side has not
+    /// said to have received.
+    pub(crate) in_flight: u16,
     /// Messages that were sent through it.
     pub(crate) sent: u64,
     /// Of those, how many the other side has said to have received.
@@ -59,7 +65,8 @@ impl Credit {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Head {
     pub(super) credit: Credit,
-    pub(super) in_file: bool,
+    /// The data lies in the file of the channel.
+    pub(super) in_arena: bool,
     /// Length of the data in bytes.
     pub(super) len: usize,
     pub(super) ports: Vec<PortParts>,
@@ -71,7 +78,7 @@ impl Head {
     pub(super) fn to_bytes(&self) -> Option<Vec<u8>> {
         let mut bytes = Vec::with_capacity(MAX_HEAD);
         bytes.extend([
-            if self.in_file { IN_FILE } else { INLINE },
+            if self.in_arena { IN_ARENA } else { INLINE },
             u8::try_from(self.ports.len()).ok()?,
             u8::try_from(self.regions.len()).ok()?,
             u8::from(self.credit.notes),
@@ -79,7 +86,8 @@ impl Head {
         bytes.extend(u32::try_from(self.len).ok()?.to_le_bytes());
         bytes.extend(self.credit.received.to_le_bytes());
         for port in &self.ports {
-            bytes.push(port.capacity);
+            bytes.extend([port.capacity, port.side]);
+            bytes.extend(port.in_flight.to_le_bytes());
             for count in [port.sent, port.taken, port.received] {
                 bytes.extend(count.to_le_bytes());
             }
@@ -102,21 +110,21 @@ impl Head {
         if len > Message::MAX_DATA
             || ports > Message::MAX_PORTS
             || regions > Message::MAX_REGIONS
-            || kind > IN_FILE
+            || kind > IN_ARENA
         {
             return None;
         }
-        let in_file = kind == IN_FILE;
+        let in_arena = kind == IN_ARENA;
         let (parts, after) = rest.split_at_checked(ports * PORT)?;
         let (places, inline) = after.split_at_checked(regions * REGION)?;
-        if inline.len() != if in_file { 0 } else { len } {
+        if inline.len() != if in_arena { 0 } else { len } {
             return None;
         }
         let ports = parts.as_chunks::<PORT>().0.iter().map(port_parts);
         let places = places.as_chunks::<REGION>().0.iter().map(region_parts);
         let head = Head {
             credit,
-            in_file,
+            in_arena,
             len,
             ports: ports.collect::<Option<_>>()?,
             regions: places.collect::<Option<_>>()?,
@@ -126,10 +134,12 @@ impl Head {
 }
 
 fn port_parts(bytes: &[u8; PORT]) -> Option<PortParts> {
-    let (&capacity, counts) = bytes.split_first()?;
+    let (&[capacity, side, low, high], counts) = bytes.split_first_chunk()?;
     let mut counts = counts.as_chunks().0.iter().copied().map(u64::from_le_bytes);
     Some(PortParts {
         capacity,
+        side,
+        in_flight: u16::from_le_bytes([low, high]),
         sent: counts.next()?,
         taken: counts.next()?,
         received: counts.next()?,
@@ -167,6 +177,8 @@ mod tests {
     fn a_head_is_read_as_it_was_written() {
         let port = |capacity| PortParts {
             capacity,
+            side: 1,
+            in_flight: 0x1234,
             sent: u64::MAX,
             taken: 3,
             received: 1 << 40,
@@ -176,13 +188,13 @@ mod tests {
             offset: 4096,
             len: u64::MAX,
         };
-        for (in_file, notes) in [(false, true), (true, false)] {
+        for (in_arena, notes) in [(false, true), (true, false)] {
             let head = Head {
                 credit: Credit {
                     received: 1 << 33,
                     notes,
                 },
-                in_file,
+                in_arena,
                 len: 3,
                 ports: [1, 64].map(port).to_vec(),
                 regions: [Kind::Exclusive, Kind::Frozen, Kind::Shared]
@@ -191,7 +203,7 @@ mod tests {
             };
             let bytes = head.to_bytes().expect("few enough");
             let (start, rest) = bytes.split_first_chunk().expect("a header");
-            let data: &[u8] = if in_file { b"" } else { b"abc" };
+            let data: &[u8] = if in_arena { b"" } else { b"abc" };
             let rest = Bytes::from([rest, data].concat());
             let (read, inline) = Head::read(*start, &rest).expect("it makes sense");
             assert_eq!((read, &inline[..]), (head, data));

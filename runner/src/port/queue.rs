@@ -82,6 +82,8 @@ struct Side {
     queue: VecDeque<Message>,
     /// The end lies in a message that was not received.
     moves: bool,
+    /// The sender has too much in flight, some of it here; until something is received.
+    pressed: bool,
     receivers: Wakers,
     senders: Wakers,
 }
@@ -339,8 +341,11 @@ impl End {
                 None if closed => return Err(PortError::Closed),
                 None => return Err(PortError::WouldBlock),
             };
+            side.pressed = false;
             let wakers = side.senders.take();
             drop(state);
+            let mut message = message;
+            message.charge = None;
             mark(&message, false);
             self.channel.gone(&message);
             Ok((message, wakers))
@@ -348,6 +353,24 @@ impl End {
         let (message, wakers) = received?;
         wake(wakers);
         Ok(message)
+    }
+
+    /// Its sender has too much in flight: why it is not sent; or it may have less by now.
+    pub(super) fn pressed(&self) -> Result<(), PortError> {
+        if self.channel.sweeps() {
+            return Ok(());
+        }
+        let mut state = self.channel.state();
+        let closed = state.closed;
+        let other = &mut state.sides[1 - self.side];
+        if closed {
+            return Err(PortError::Closed);
+        }
+        if other.queue.iter().all(|message| message.charge.is_none()) {
+            return Err(PortError::Limit);
+        }
+        other.pressed = true;
+        Err(PortError::WouldBlock)
     }
 
     pub(super) fn poll_message(&self, cx: &Context<'_>) -> Poll<bool> {
@@ -365,7 +388,7 @@ impl End {
         let mut state = self.channel.state();
         let closed = state.closed;
         let side = &mut state.sides[1 - self.side];
-        if closed || side.queue.len() < self.channel.capacity {
+        if closed || (side.queue.len() < self.channel.capacity && !side.pressed) {
             return Poll::Ready(true);
         }
         side.senders.add(cx.waker());

@@ -1,18 +1,20 @@
-//! Channels between processes: a socket pair for messages and one for credit, whose
-//! ends travel as descriptors, with what they have counted.
+//! Channels between processes: a socket pair for messages, one for credit and a file for
+//! large data ([`arena`](super::arena)), which travel as descriptors, with what an end has
+//! counted.
 //!
 //! A message is one packet ([`packet`](super::packet)), which says how many its sender
 //! has received; a note in the other socket does where no message will
 //! ([`credit`](super::credit)). Data that many packets of would not fit a socket's
-//! buffer travels in a memory file. Ports and regions travel as their descriptors.
+//! buffer lies in the file. Ports and regions travel as their descriptors.
 //!
 //! The other end is not trusted. Invariants: no call blocks, whatever flags the
 //! other side sets on what both have; a length is checked before anything is
 //! allocated; a packet that makes no sense closes the channel.
 
+use super::arena::Arena;
 use super::credit::{self, Books, Broken, Credit, Room};
+use super::in_flight::{Charge, InFlight};
 use super::packet::{Credit as Said, HEADER, Head, MAX_HEAD, PortParts};
-use super::sealed::{contents, in_memory};
 use super::watched::{Haste, Moment, SPIN, Socket, events};
 use super::{Message, Port, PortError, Unsent};
 use crate::region::{Parts, Region};
@@ -34,8 +36,8 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 use tokio::io::Interest;
 
-/// Descriptors of one end: messages, credit.
-pub(crate) const PARTS: usize = 2;
+/// Descriptors of one end: messages, credit, file.
+pub(crate) const PARTS: usize = 3;
 
 /// What a socket's buffer is asked to hold; the system may allow less.
 const BUFFER: usize = 4 << 20;
@@ -48,12 +50,13 @@ const PER_PACKET: usize = 1024;
 /// The same for a large one, which is in whole pages.
 const SPARE: usize = 12 << 10;
 
-const MAX_DESCRIPTORS: usize = 1 + Message::MAX_PORTS * PARTS + Message::MAX_REGIONS;
+const MAX_DESCRIPTORS: usize = Message::MAX_PORTS * PARTS + Message::MAX_REGIONS;
 
 /// One end.
 pub(super) struct End {
     messages: Socket,
     credit: Arc<Credit>,
+    arena: Arena,
     /// Data up to this size travels in its packet: so many fit the buffer.
     inline: usize,
     /// The last thing done here was sending: what is received next is an answer, and
@@ -62,12 +65,18 @@ pub(super) struct End {
     haste: Haste,
     /// The other side broke the rules.
     broken: AtomicBool,
+    /// Its sender has too much in flight, some of it here: a note is waited for.
+    pressed: AtomicBool,
+    /// What had been sent by it and not received, when it came here.
+    came_with: usize,
 }
 
 /// Two connected ends. Needs the context of a tokio runtime.
 pub(super) fn channel(capacity: u32) -> io::Result<[End; 2]> {
     let parts = PortParts {
         capacity: u8::try_from(capacity).map_err(io::Error::other)?,
+        side: 0,
+        in_flight: 0,
         sent: 0,
         taken: 0,
         received: 0,
@@ -81,14 +90,21 @@ pub(super) fn channel(capacity: u32) -> io::Result<[End; 2]> {
     for socket in [&messages, &other_messages] {
         sockopt::set_socket_send_buffer_size(socket, BUFFER)?;
     }
-    Ok([(messages, credit), (other_messages, other_credit)]
-        .map(|(messages, credit)| End::new(messages, credit, parts)))
+    let [arena, other_arena] = Arena::pair(parts.capacity)?;
+    Ok([
+        (messages, credit, arena),
+        (other_messages, other_credit, other_arena),
+    ]
+    .map(|(messages, credit, arena)| End::new(messages, credit, arena, parts)))
 }
+
+/// Packets that are thrown away with an end, at most: more than any buffer holds.
+const MAX_DRAINED: usize = 1 << 16;
 
 const SEND: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
 
 impl End {
-    fn new(messages: OwnedFd, credit: OwnedFd, parts: PortParts) -> Self {
+    fn new(messages: OwnedFd, credit: OwnedFd, arena: Arena, parts: PortParts) -> Self {
         let buffer = sockopt::socket_send_buffer_size(&messages).unwrap_or(0);
         // The kernel counts what it allocates: up to twice of what is small, a few
         // pages more of what is large.
@@ -98,29 +114,83 @@ impl End {
             inline: small.max(each.saturating_sub(SPARE)).clamp(LEAST, MOST),
             messages: Socket::new(messages),
             credit: Credit::new(Socket::new(credit), parts),
+            arena,
             asked: AtomicBool::new(false),
             haste: Haste::default(),
             broken: AtomicBool::new(false),
+            pressed: AtomicBool::new(false),
+            came_with: usize::from(parts.in_flight),
         }
     }
 
     pub(super) fn lent(&self) -> (PortParts, [BorrowedFd<'_>; PARTS]) {
-        let fds = [self.messages.fd.as_fd(), self.credit.socket.fd.as_fd()];
-        (self.credit.parts(), fds)
+        let fds = [
+            self.messages.fd.as_fd(),
+            self.credit.socket.fd.as_fd(),
+            self.arena.file.as_fd(),
+        ];
+        (self.all_parts(), fds)
+    }
+
+    /// Counts what had been sent by it, when it came, for who has it now.
+    pub(super) fn adopt(&self, holder: &Arc<InFlight>) {
+        if self.came_with > 0 {
+            self.credit.charge(holder.adopt(self.came_with));
+        }
+    }
+
+    /// Its sender has too much in flight: why it is not sent; or it may have less by now.
+    pub(super) fn pressed(&self) -> Result<(), PortError> {
+        let mut books = self.credit.books();
+        let before = self.credit.in_flight();
+        if let Some(said) = self.unread()
+            && self.credit.heard(&mut books, said).is_err()
+        {
+            return Err(self.broke());
+        }
+        let any = self.credit.discharge(&books);
+        if self.credit.in_flight() < before {
+            return Ok(());
+        }
+        if self.is_closed() {
+            return Err(PortError::Closed);
+        }
+        self.pressed.store(any, Ordering::Relaxed);
+        Err(match any {
+            true => PortError::WouldBlock,
+            false => PortError::Limit,
+        })
+    }
+
+    /// Whether nothing more can be sent.
+    fn is_closed(&self) -> bool {
+        self.broken.load(Ordering::Relaxed) || self.messages.is_hung_up()
     }
 
     pub(super) fn into_parts(self) -> io::Result<(PortParts, [OwnedFd; PARTS])> {
-        let parts = self.credit.parts();
-        let credit = Arc::into_inner(self.credit);
-        let credit = credit.ok_or_else(|| io::Error::other("somebody looks at it"))?;
-        let fds = [self.messages.into_fd()?, credit.socket.into_fd()?];
-        Ok((parts, fds))
+        let parts = self.all_parts();
+        self.handed_over();
+        let fds = self.lent().1.map(|fd| fd.try_clone_to_owned());
+        let [messages, credit, file] = fds;
+        Ok((parts, [messages?, credit?, file?]))
+    }
+
+    /// Whoever has it next counts what it has in flight.
+    pub(super) fn handed_over(&self) {
+        drop(self.credit.take_charges());
+    }
+
+    fn all_parts(&self) -> PortParts {
+        PortParts {
+            side: self.arena.side,
+            ..self.credit.parts()
+        }
     }
 
     /// Checks what somebody sent who is not trusted. Needs the context of a tokio
     /// runtime.
     pub(super) fn from_parts(parts: PortParts, fds: [OwnedFd; PARTS]) -> io::Result<Self> {
-        let [messages, credit] = fds;
+        let [messages, credit, file] = fds;
         for (fd, kind) in [
             (&messages, SocketType::SEQPACKET),
             (&credit, SocketType::STREAM),
@@ -137,22 +207,38 @@ impl End {
         if parts.sent.wrapping_sub(parts.taken) > u64::from(parts.capacity) {
             return Err(io::Error::other("more of its messages wait than may"));
         }
-        Ok(End::new(messages, credit, parts))
+        let arena = Arena::new(file, parts.side, parts.capacity)?;
+        Ok(End::new(messages, credit, arena, parts))
     }
 
     pub(super) fn try_send(&self, message: Message) -> Result<(), Unsent> {
         match self.send_parts(&message) {
             Ok(()) => {
                 self.asked.store(true, Ordering::Relaxed);
-                // What was sent stays open at the other end.
-                drop(message);
+                self.sent(message);
                 Ok(())
             }
             Err(error) => Err(Unsent::new(error, message)),
         }
     }
 
+    /// Lets go of what was sent, which stays open at the other end.
+    fn sent(&self, mut message: Message) {
+        let mut charge = message.charge.take();
+        for port in message.ports.iter().filter_map(Port::as_socket) {
+            for moved in port.credit.take_charges() {
+                if let Some(charge) = &mut charge {
+                    charge.absorb(moved);
+                }
+            }
+        }
+        if let Some(charge) = charge {
+            self.credit.charge(charge);
+        }
+    }
+
     fn send_parts(&self, message: &Message) -> Result<(), PortError> {
+        self.pressed.store(false, Ordering::Relaxed);
         // Who hears of this message finds room wherever this thread has made some.
         credit::settle_others(&self.credit);
         if self.broken.load(Ordering::Relaxed) {
@@ -165,14 +251,8 @@ impl End {
             Ok(Room::Closed) => return Err(PortError::Closed),
             Err(Broken) => return Err(self.broke()),
         }
-        let in_file = message.data.len() > self.inline;
-        let file = if in_file {
-            Some(in_memory(&message.data).map_err(|_| PortError::Limit)?)
-        } else {
-            None
-        };
+        let in_arena = message.data.len() > self.inline;
         let mut fds: Vec<BorrowedFd<'_>> = Vec::with_capacity(MAX_DESCRIPTORS);
-        fds.extend(file.as_ref().map(AsFd::as_fd));
         let mut ports = Vec::with_capacity(message.ports.len());
         for port in &message.ports {
             let end = port.as_socket().ok_or(PortError::OtherRunner)?;
@@ -189,13 +269,19 @@ impl End {
         }
         let head = Head {
             credit: books.outgoing(),
-            in_file,
+            in_arena,
             len: message.data.len(),
             ports,
             regions,
         };
         let head = head.to_bytes().ok_or(PortError::TooLarge)?;
-        let data = if in_file { &[] } else { &message.data[..] };
+        let data = if in_arena {
+            let put = self.arena.put(books.number_to_send(), &message.data);
+            put.map_err(|_| PortError::Limit)?;
+            &[]
+        } else {
+            &message.data[..]
+        };
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&fds)) {
@@ -305,7 +391,15 @@ impl End {
             }
         };
         let head = packet.head.and_then(|head| Head::read(head, &packet.rest));
-        let Some((head, data)) = head else {
+        let Some((head, inline)) = head else {
+            return Err(self.broke());
+        };
+        // Before it is said to be received: its place is another message's then.
+        let data = match head.in_arena {
+            true => self.arena.get(books.number_to_receive(), head.len),
+            false => Some(inline),
+        };
+        let Some(data) = data else {
             return Err(self.broke());
         };
         if self.credit.received(&mut books, head.credit).is_err() {
@@ -395,7 +489,8 @@ impl End {
 
     /// What tells of room: notes, or where there is some, the buffer.
     fn for_room(&self) -> (&Socket, Interest) {
-        if self.credit.has_room(&self.credit.books()) {
+        let is_pressed = self.pressed.load(Ordering::Relaxed);
+        if !is_pressed && self.credit.has_room(&self.credit.books()) {
             (&self.messages, Interest::WRITABLE)
         } else {
             (&self.credit.socket, Interest::READABLE)
@@ -406,6 +501,28 @@ impl End {
         for socket in [&self.messages, &self.credit.socket] {
             let _ = shutdown(&socket.fd, Shutdown::Both);
         }
+    }
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        let charges = self.credit.take_charges();
+        if charges.is_empty() {
+            return;
+        }
+        // It is closed, as far as anybody can tell; but it tells what is unread.
+        self.close();
+        let mut nothing = [0; 1];
+        // What lies here would keep its descriptors.
+        for _ in 0..MAX_DRAINED {
+            if !matches!(
+                recv(&self.messages.fd, &mut nothing, RecvFlags::DONTWAIT),
+                Ok((1.., _))
+            ) {
+                break;
+            }
+        }
+        Charge::leave(charges, self.messages.fd.clone());
     }
 }
 
@@ -437,19 +554,13 @@ fn message_of(head: Head, data: Bytes, fds: Vec<OwnedFd>) -> Result<Message, Bad
 }
 
 /// The message; or none, and whether it is for want of memory.
-fn read_message(head: Head, inline: Bytes, fds: Vec<OwnedFd>, limit: &mut bool) -> Option<Message> {
-    let descriptors = head.ports.len() * PARTS + head.regions.len();
-    if fds.len() != usize::from(head.in_file) + descriptors {
+fn read_message(head: Head, data: Bytes, fds: Vec<OwnedFd>, limit: &mut bool) -> Option<Message> {
+    if fds.len() != head.ports.len() * PARTS + head.regions.len() {
         return None;
     }
     let mut fds = fds.into_iter();
-    let data = if head.in_file {
-        contents(fds.next()?, head.len)?
-    } else {
-        inline
-    };
     let ports = head.ports.into_iter().map(|parts| {
-        let end = End::from_parts(parts, [fds.next()?, fds.next()?]).ok()?;
+        let end = End::from_parts(parts, [fds.next()?, fds.next()?, fds.next()?]).ok()?;
         Some(Port::socket(end))
     });
     let ports = ports.collect::<Option<Vec<_>>>()?;
@@ -461,6 +572,7 @@ fn read_message(head: Head, inline: Bytes, fds: Vec<OwnedFd>, limit: &mut bool) 
         data,
         regions: regions.collect::<Option<_>>()?,
         ports,
+        charge: None,
     })
 }
 
@@ -468,10 +580,10 @@ fn read_message(head: Head, inline: Bytes, fds: Vec<OwnedFd>, limit: &mut bool) 
 mod tests {
     use super::*;
     use crate::port::Transport;
-    use crate::port::packet::{IN_FILE, INLINE, kind_byte};
+    use crate::port::packet::{IN_ARENA, INLINE, kind_byte};
+    use crate::port::sealed::in_memory;
     use crate::region::{Kind, Ledger};
-    use rustix::fs::{MemfdFlags, OFlags, fcntl_getfl, fcntl_setfl, memfd_create};
-    use rustix::io::pwrite;
+    use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
     use rustix::net::send;
 
     fn within<T>(work: impl FnOnce() -> T) -> T {
@@ -516,23 +628,21 @@ mod tests {
     fn packets_that_make_no_sense_close_the_channel() {
         within(|| {
             let file = in_memory(b"12345").expect("a file");
-            let open = memfd_create("open", MemfdFlags::ALLOW_SEALING).expect("a file");
-            pwrite(&open, b"12345", 0).expect("written");
             let (pipe, _writer) = std::io::pipe().expect("a pipe");
             let [one, other] = channel(1).expect("a channel");
             let [strange, _far] = channel(1).expect("a channel");
-            let port = |capacity: u8, sent: u64| {
+            let port_of = |capacity: u8, side: u8, sent: u64| {
                 let counts = [sent, 0, 0].map(u64::to_le_bytes).concat();
-                [head(INLINE, 1, 0, 0), vec![capacity], counts].concat()
+                let end = vec![capacity, side, 0, 0];
+                [head(INLINE, 1, 0, 0), end, counts].concat()
             };
+            let port = |capacity, sent| port_of(capacity, 0, sent);
             let mut many = head(INLINE, 0, 0, 0);
             many[2] = 9;
             let mut received = head(INLINE, 0, 0, 0);
             received[8] = 1;
-            let (messages, credit) = (
-                strange.messages.fd.as_fd(),
-                strange.credit.socket.fd.as_fd(),
-            );
+            let (_, [messages, credit, arena]) = strange.lent();
+            let three = || vec![messages, credit, arena];
             let exclusive = made(4096, Kind::Exclusive);
             let mut frozen = made(4096, Kind::Exclusive);
             frozen.freeze().expect("freezes");
@@ -544,24 +654,17 @@ mod tests {
                 ("more received than sent", received, vec![]),
                 ("less than it says", head(INLINE, 0, 0, 1), vec![]),
                 ("more", [head(INLINE, 0, 0, 0), vec![0]].concat(), vec![]),
+                ("a length", head(IN_ARENA, 0, 0, u32::MAX), vec![]),
+                ("not that much", head(IN_ARENA, 0, 0, 6), vec![]),
                 (
-                    "a length",
-                    head(IN_FILE, 0, 0, u32::MAX),
+                    "a file of its own",
+                    head(IN_ARENA, 0, 0, 5),
                     vec![file.as_fd()],
                 ),
-                ("no file", head(IN_FILE, 0, 0, 5), vec![]),
                 (
-                    "two files",
-                    head(IN_FILE, 0, 0, 5),
-                    vec![file.as_fd(), file.as_fd()],
-                ),
-                ("another length", head(IN_FILE, 0, 0, 4), vec![file.as_fd()]),
-                ("not sealed", head(IN_FILE, 0, 0, 5), vec![open.as_fd()]),
-                ("no file at all", head(IN_FILE, 0, 0, 5), vec![pipe.as_fd()]),
-                (
-                    "data and file",
-                    [head(IN_FILE, 0, 0, 5), vec![1]].concat(),
-                    vec![file.as_fd()],
+                    "data here and there",
+                    [head(IN_ARENA, 0, 0, 5), vec![1]].concat(),
+                    vec![],
                 ),
                 ("many regions", many, vec![]),
                 (
@@ -586,27 +689,33 @@ mod tests {
                 ("a message as region", region(0, 0, 5), vec![file.as_fd()]),
                 ("a pipe as region", region(0, 0, 4096), vec![pipe.as_fd()]),
                 ("a socket as region", region(0, 0, 4096), vec![messages]),
-                (
-                    "a region as message",
-                    head(IN_FILE, 0, 0, 4096),
-                    vec![memory],
-                ),
                 ("a gift", head(INLINE, 0, 0, 0), vec![file.as_fd()]),
                 ("many ports", head(INLINE, 9, 0, 0), vec![]),
-                ("one socket", port(1, 0), vec![messages]),
+                ("two sockets", port(1, 0), vec![messages, credit]),
+                ("half a port", port(1, 0)[..HEADER + 24].into(), three()),
+                ("no capacity", port(0, 0), three()),
+                ("capacity", port(65, 0), three()),
+                ("a third side", port_of(1, 2, 0), three()),
+                ("more than may wait", port(1, 2), three()),
                 (
-                    "half a port",
-                    port(1, 0)[..HEADER + 24].into(),
-                    vec![messages, credit],
+                    "the wrong way around",
+                    port(1, 0),
+                    vec![credit, messages, arena],
                 ),
-                ("no capacity", port(0, 0), vec![messages, credit]),
-                ("capacity", port(65, 0), vec![messages, credit]),
-                ("more than may wait", port(1, 2), vec![messages, credit]),
-                ("the wrong way around", port(1, 0), vec![credit, messages]),
-                ("no sockets", port(1, 0), vec![file.as_fd(), pipe.as_fd()]),
+                (
+                    "no sockets",
+                    port(1, 0),
+                    vec![file.as_fd(), pipe.as_fd(), arena],
+                ),
+                (
+                    "no memory",
+                    port(1, 0),
+                    vec![messages, credit, pipe.as_fd()],
+                ),
             ];
             for (what, bytes, fds) in cases {
                 let [one, other] = channel(1).expect("a channel");
+                one.arena.put(0, b"12345").expect("put");
                 raw(&one, &bytes, &fds);
                 assert_eq!(
                     other.try_receive().expect_err(what),
@@ -622,9 +731,10 @@ mod tests {
                 assert_eq!(unsent.error, PortError::Closed, "{what}");
             }
             // What does make sense.
-            raw(&one, &head(IN_FILE, 0, 0, 5), &[file.as_fd()]);
+            one.arena.put(0, b"12345").expect("put");
+            raw(&one, &head(IN_ARENA, 0, 0, 5), &[]);
             assert_eq!(other.try_receive().expect("received").data, "12345");
-            raw(&one, &port(1, 0), &[messages, credit]);
+            raw(&one, &port(1, 0), &three());
             assert_eq!(other.try_receive().expect("received").ports.len(), 1);
             for (kind, file) in [(0, memory), (1, ice), (2, memory)] {
                 raw(&one, &region(kind, 0, 4096), &[file]);

@@ -5,7 +5,6 @@
 
 use crate::sys;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -103,6 +102,12 @@ impl Socket {
         !matches!(poll(&mut watched, Some(&Timespec::default())), Ok(0))
     }
 
+    /// Whether the other side, or this one, has closed it.
+    pub(super) fn is_hung_up(&self) -> bool {
+        let mut watched = [PollFd::new(&self.fd, PollFlags::empty())];
+        matches!(poll(&mut watched, Some(&Timespec::default())), Ok(1..))
+    }
+
     /// Whether it is, or becomes so within a moment; a signal ends it.
     pub(super) fn is_soon(&self, events: PollFlags, moment: Moment) -> bool {
         let mut watched = [PollFd::new(&self.fd, events)];
@@ -143,12 +148,6 @@ impl Socket {
             }
             guard.clear_ready();
         }
-    }
-
-    pub(super) fn into_fd(self) -> io::Result<OwnedFd> {
-        drop(self.watched);
-        // The other reference was the event loop's.
-        Arc::into_inner(self.fd).ok_or_else(|| io::Error::other("somebody waits for it"))
     }
 }
 

@@ -248,7 +248,12 @@ impl Asking {
             waits: _,
         } = open;
         let answer = match answer {
-            WireAnswer::Spawned(id) => Answer::Spawned(id),
+            WireAnswer::Spawned(id) => {
+                if let Some(port) = port {
+                    port.handed_over();
+                }
+                Answer::Spawned(id)
+            }
             WireAnswer::NotSpawned(error) => Answer::NotSpawned { error, port },
             WireAnswer::Ended => Answer::Ended,
             WireAnswer::End(end) => Answer::End(end),
@@ -501,10 +506,10 @@ fn ask_of(ask: WireAsk, descriptors: Vec<OwnedFd>) -> Result<Ask, &'static str> 
                 None => None,
                 Some(parts) => {
                     let pair = [(); PARTS].map(|()| descriptors.next());
-                    let [Some(messages), Some(credit)] = pair else {
+                    let [Some(messages), Some(credit), Some(arena)] = pair else {
                         return Err("it sends half a port");
                     };
-                    let port = Port::from_parts(parts, [messages, credit]);
+                    let port = Port::from_parts(parts, [messages, credit, arena]);
                     let port = port.map_err(|_| "it sends a port that is none")?;
                     Some(Box::new(port))
                 }
@@ -565,7 +570,7 @@ mod tests {
         rustix::io::pwrite(&open, b"12345", 0).expect("written");
         let (pipe, _writer) = io::pipe().expect("a pipe");
         let (end, _far) = Transport::Socket.channel(1).expect("a channel");
-        let (parts, [messages, credit]) = end.into_parts().expect("parts");
+        let (parts, [messages, credit, arena]) = end.into_parts().expect("parts");
         let long = WireAsk::Spawn {
             name: "x".repeat(MAX_NAME + 1),
             input: Data::Inline(Bytes::new()),
@@ -583,8 +588,11 @@ mod tests {
             (spawn(Data::File(5), None), vec![open]),
             (spawn(Data::File(5), None), vec![pipe.into()]),
             (spawn(Data::File(5), None), vec![]),
-            (spawn(nothing(), Some(parts)), vec![credit, messages]),
-            (spawn(nothing(), Some(parts)), vec![sealed(), sealed()]),
+            (spawn(nothing(), Some(parts)), vec![credit, messages, arena]),
+            (
+                spawn(nothing(), Some(parts)),
+                vec![sealed(), sealed(), sealed()],
+            ),
             (spawn(nothing(), Some(parts)), vec![]),
         ];
         for (ask, descriptors) in bad {

@@ -7,7 +7,7 @@
 
 use super::ProcessError;
 use super::asks::{Answers, Asked};
-use super::channel::{ChannelError, Receiver, Sender};
+use super::channel::{ChannelError, Receiver, Sender, is_want};
 use super::pool::{LINGER, LOOK_EVERY, NoWorker, Pool, Taken, bounded};
 use super::stream::Stream;
 use super::worker::{Life, Told, Worker, crash_of};
@@ -203,7 +203,10 @@ async fn heard(
         WorkerSays::Ask { ask, .. } => ask.descriptors(),
         _ => 0,
     };
-    let along = says.take(count).map_err(|_| ChannelError::Descriptors)?;
+    let along = says.take(count).map_err(|error| match is_want(&error) {
+        true => ChannelError::Io(error),
+        false => ChannelError::Descriptors,
+    })?;
     Ok((said, along))
 }
 
@@ -238,7 +241,8 @@ enum Seen {
     Exceeded,
     /// Somebody stopped it with this signal.
     Stopped(i32),
-    /// The system does not take what is to be sent to it: it would wait for ever.
+    /// The system does not take what is to be sent to it, or what it sent: it would wait
+    /// for ever.
     Unsent(io::Error),
 }
 
@@ -467,6 +471,8 @@ async fn supervise(worker: Worker, job: Job, asks: bool) -> Result<Supervised, E
                     Ok(WorkerSays::Stdout(_) | WorkerSays::Stderr(_)) => {
                         break Seen::Broken("it sent output that has a pipe".into());
                     }
+                    // Its runner has no room for what it sent: no fault of its own.
+                    Err(ChannelError::Io(error)) if is_want(&error) => break Seen::Unsent(error),
                     Err(ChannelError::Closed | ChannelError::Io(_)) => break Seen::Silent,
                     Err(error) => break Seen::Broken(error.to_string()),
                 },
@@ -505,7 +511,7 @@ async fn supervise(worker: Worker, job: Job, asks: bool) -> Result<Supervised, E
             let _ = tokio::time::timeout(LINGER, life.wait()).await;
             return Err(Error::new(
                 ErrorKind::System,
-                format!("cannot send to a worker: {error}"),
+                format!("cannot pass descriptors to or from a worker: {error}"),
             ));
         }
         other => {

@@ -7,6 +7,7 @@
 
 use crate::sys;
 use crate::wire::{self, Decoder, FrameError, Hello};
+use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -34,25 +35,44 @@ pub(super) enum ChannelError {
     Io(#[from] io::Error),
 }
 
+/// Whether the system refused to send descriptors, or to receive them, for want of
+/// something that other processes may have taken: nothing was sent, and the socket is as
+/// it was.
+pub(super) fn is_want(error: &io::Error) -> bool {
+    let want = [
+        Errno::TOOMANYREFS,
+        Errno::MFILE,
+        Errno::NFILE,
+        Errno::NOMEM,
+        Errno::NOBUFS,
+    ];
+    want.iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
 /// What arrived and was not taken yet.
 #[derive(Default)]
 pub(super) struct Inbox {
     decoder: Decoder,
     descriptors: VecDeque<OwnedFd>,
+    /// Some were lost, for which this process had no room.
+    is_cut: bool,
     /// Who spoke last, by the kernel's word, where a socket was asked to tell.
     speaker: Option<u32>,
 }
 
 impl Inbox {
-    /// Receives once; `false` at the end of the stream.
+    /// Receives once; `false` at the end of the stream. Descriptors that this process has
+    /// no room for are missed by whoever takes them.
     pub(super) fn receive(&mut self, socket: impl AsFd) -> io::Result<bool> {
         let mut bytes = [0; 8192];
         let received = sys::receive(socket, &mut bytes)?;
         self.descriptors.extend(received.descriptors);
-        if received.is_cut || self.descriptors.len() > MAX_DESCRIPTORS {
+        if self.descriptors.len() > MAX_DESCRIPTORS {
             return Err(io::Error::other("too many descriptors at once"));
         }
         self.speaker = received.speaker.or(self.speaker);
+        self.is_cut |= received.is_cut;
         self.decoder.push(&bytes[..received.bytes]);
         Ok(received.bytes > 0)
     }
@@ -75,11 +95,16 @@ impl Inbox {
         self.descriptors.pop_front()
     }
 
-    /// The descriptors that the last message counted. What the kernel hands over
+    /// The descriptors that the last message counted; or that this process had no room
+    /// for them ([`is_want`]). What the kernel hands over
     /// at once ends with the message that has descriptors, and may begin with
     /// others that have none: more than were counted are a later message's.
     pub(super) fn take(&mut self, count: usize) -> io::Result<Vec<OwnedFd>> {
         let here = self.descriptors.len();
+        if here < count && std::mem::take(&mut self.is_cut) {
+            self.descriptors.clear();
+            return Err(Errno::MFILE.into());
+        }
         if here < count || (here > count && self.decoder.is_empty()) {
             return Err(io::Error::other("not the descriptors that were counted"));
         }
@@ -119,7 +144,7 @@ fn send_some(socket: impl AsFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) ->
     let flags = SendFlags::NOSIGNAL;
     loop {
         match sendmsg(&socket, &[IoSlice::new(bytes)], &mut control, flags) {
-            Err(rustix::io::Errno::INTR) => {}
+            Err(Errno::INTR) => {}
             done => return Ok(done?),
         }
     }

@@ -4,6 +4,7 @@
 //! process group that the first one founded, and that group is what is ended and
 //! reaped. Invariant: a [`Child`] that is dropped leaves no process behind.
 
+use super::users::User;
 use crate::sys::{self, Exit, Pidfd, Whom};
 use rustix::process::{Pid, Signal, getpgid, kill_process, kill_process_group};
 use std::io;
@@ -16,26 +17,32 @@ const GONE: Duration = Duration::from_secs(10);
 /// Between two looks at processes that were killed.
 const PAUSE: Duration = Duration::from_micros(200);
 
+/// What a process has until it is reaped.
+pub(super) struct Place {
+    pub(super) _permit: OwnedSemaphorePermit,
+    pub(super) _user: Option<User>,
+}
+
 /// A process that was started and that nobody watches yet. Dropping it kills and
 /// reaps it: whoever asked for it may be gone by now.
 pub(super) struct Started {
     group: i32,
-    permit: Option<OwnedSemaphorePermit>,
+    place: Option<Place>,
 }
 
 impl Started {
     /// Takes over what was started as the leader of a process group.
-    pub(super) fn new(child: &StdChild, permit: OwnedSemaphorePermit) -> Self {
+    pub(super) fn new(child: &StdChild, place: Place) -> Self {
         Started {
             group: child.id().cast_signed(),
-            permit: Some(permit),
+            place: Some(place),
         }
     }
 
     /// Watches it. Needs the context of a tokio runtime.
     pub(super) fn watch(mut self) -> io::Result<Child> {
         let pidfd = Pidfd::open(self.group.cast_unsigned())?;
-        let permit = self.permit.take();
+        let place = self.place.take();
         Ok(Child {
             pid: self.group,
             group: self.group,
@@ -43,15 +50,15 @@ impl Started {
             exit: None,
             reaped: false,
             burial: None,
-            permit,
+            place,
         })
     }
 }
 
 impl Drop for Started {
     fn drop(&mut self) {
-        if let Some(permit) = self.permit.take() {
-            Burial::begin(self.group, self.group, Some(permit)).leave();
+        if let Some(place) = self.place.take() {
+            Burial::begin(self.group, self.group, Some(place)).leave();
         }
     }
 }
@@ -63,7 +70,7 @@ pub(super) struct Child {
     exit: Option<Exit>,
     reaped: bool,
     burial: Option<Burial>,
-    permit: Option<OwnedSemaphorePermit>,
+    place: Option<Place>,
 }
 
 impl Child {
@@ -154,11 +161,11 @@ impl Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
-        let permit = self.permit.take();
+        let place = self.place.take();
         if let Some(burial) = self.burial.take() {
-            burial.with(permit).leave();
+            burial.with(place).leave();
         } else if !self.reaped {
-            Burial::begin(self.group, self.pid, permit).leave();
+            Burial::begin(self.group, self.pid, place).leave();
         }
     }
 }
@@ -178,11 +185,11 @@ struct Burial {
     exit: Option<Exit>,
     give_up: Instant,
     over: bool,
-    permit: Option<OwnedSemaphorePermit>,
+    place: Option<Place>,
 }
 
 impl Burial {
-    fn begin(group: i32, pid: i32, permit: Option<OwnedSemaphorePermit>) -> Self {
+    fn begin(group: i32, pid: i32, place: Option<Place>) -> Self {
         // The number is the group's while the child is in it, or is what it was
         // named after.
         if pid == group || Pid::from_raw(pid).is_some_and(|pid| is_in(pid, group)) {
@@ -195,13 +202,13 @@ impl Burial {
             exit: None,
             give_up: Instant::now() + GONE,
             over: false,
-            permit,
+            place,
         }
     }
 
     /// The place that it frees.
-    fn with(mut self, permit: Option<OwnedSemaphorePermit>) -> Self {
-        self.permit = permit;
+    fn with(mut self, place: Option<Place>) -> Self {
+        self.place = place;
         self
     }
 

@@ -12,8 +12,9 @@
 //! when it has a place; on every path its child is dead and reaped when it returns.
 
 use super::child::kill_group;
+use super::users::{User, Users};
 use super::worker_main::WORKER_ARG;
-use super::{ProcessError, channel, worker_program};
+use super::{ProcessError, channel, users_of, worker_program};
 use crate::config::Config;
 use crate::jail::{CompileLimits, Grants, Plan, Role};
 use crate::sandbox::{Code, CodeError, Compiler, LoadError, MAX_FILE};
@@ -58,6 +59,7 @@ pub(crate) struct ChildCompiler {
     memory: u64,
     threads: usize,
     plan: Plan,
+    users: Option<Users>,
     most: usize,
     places: Mutex<Places>,
     changed: Condvar,
@@ -119,12 +121,14 @@ impl ChildCompiler {
                 role: Role::Compiler,
                 grants: Grants::default(),
                 identity: config.identity,
+                own_user: None,
                 cgroup: Err("compilers have none".to_owned()),
                 regions: 0,
                 compile: Some(limits),
                 #[cfg(any(test, feature = "test-hooks"))]
                 absent: Vec::new(),
             },
+            users: users_of(config),
             most: processors,
             places: Mutex::new(Places {
                 free: processors,
@@ -229,11 +233,15 @@ impl ChildCompiler {
         output: &File,
         digest: &blake3::Hash,
         metered: bool,
+        user: Option<&User>,
     ) -> Result<(Reaped, Ears), LoadError> {
         let pipes = system("cannot make pipes for a compiler");
         let (socket, its_socket) = UnixStream::pair().map_err(&pipes)?;
         let (words, its_words) = io::pipe().map_err(&pipes)?;
-        let order = self.order(digest, metered);
+        let mut order = self.order(digest, metered);
+        if let Some(user) = user {
+            user.apply(&mut order.plan);
+        }
         channel::send(&socket, &order, &[source.as_fd(), output.as_fd()]).map_err(&pipes)?;
         socket.set_nonblocking(true).map_err(&pipes)?;
         rustix::io::ioctl_fionbio(&words, true).map_err(|errno| pipes(errno.into()))?;
@@ -328,11 +336,13 @@ impl Compiler for ChildCompiler {
         let _place = self.place()?;
         let file = sealed(source).map_err(system("cannot keep a task file in memory"))?;
         let output = Code::blank().map_err(|source| LoadError::System { source })?;
-        let (mut child, mut ears) = self.start(&file, &output, digest, metered)?;
+        let user = self.users.as_ref().map(Users::pick);
+        let (mut child, mut ears) = self.start(&file, &output, digest, metered, user.as_ref())?;
         drop(file);
         let ending = ears.wait(&mut child, &self.closed, self.time)?;
         // Whatever it still does, nobody needs it.
         let exit = child.end();
+        drop(user);
         ears.overhear();
         match ending {
             None => self.code(output, source.len(), digest, metered),

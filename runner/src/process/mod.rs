@@ -22,6 +22,7 @@ mod sacrifice_main;
 mod spawn;
 mod stream;
 mod task_main;
+mod users;
 mod worker;
 mod worker_main;
 mod zygote;
@@ -30,7 +31,7 @@ mod zygote_main;
 use crate::config::{Config, Jail};
 use crate::error::{Error, ErrorKind};
 use crate::executor::{Executed, Executor, Job};
-use crate::jail::{CgroupLimits, Grants, LayerReport, Plan, Role};
+use crate::jail::{CgroupLimits, Grants, LayerReport, Plan, Raise, Role, reserve_descriptors};
 use crate::limits::Limits;
 use crate::port::Transport;
 use crate::region::Ledger;
@@ -47,6 +48,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
+use users::Users;
 pub use worker_main::worker_hook;
 
 /// Something about processes failed; not a guest's doing.
@@ -95,6 +97,14 @@ pub(crate) fn worker_program(named: Option<&Path>) -> Result<PathBuf, ProcessErr
     }
 }
 
+/// Where the programs that are started have their users from: only root may choose, and
+/// without a jail they stay who their runner is.
+fn users_of(config: &Config) -> Option<Users> {
+    let root = rustix::process::geteuid().is_root();
+    (root && config.identity.is_none() && config.jail != Jail::Off)
+        .then(|| Users::new(config.users.clone()))
+}
+
 pub(crate) struct ProcessExecutor {
     loader: Arc<Loader>,
     spawner: Arc<Spawner>,
@@ -120,6 +130,9 @@ struct Pools {
 impl ProcessExecutor {
     pub(crate) fn new(loader: Arc<Loader>, config: &Config) -> Result<Self, ProcessError> {
         let program = worker_program(config.worker.as_deref())?;
+        let users = users_of(config).map(Arc::new);
+        // Before any worker is started: what a task may have follows from it.
+        reserve_descriptors(Raise::Soft);
         let running = config.max_running + config.max_children;
         let spawner = Arc::new(Spawner::start(program, running)?);
         let group = Group::new(CgroupLimits {
@@ -141,12 +154,14 @@ impl ProcessExecutor {
                     role: Role::Worker,
                     grants: Grants::default(),
                     identity: config.identity,
+                    own_user: None,
                     cgroup: Err(String::new()),
                     regions: config.region_memory,
                     compile: None,
                     #[cfg(feature = "test-hooks")]
                     absent: config.absent.clone(),
                 },
+                users,
                 group: (config.jail != Jail::Off).then(|| Arc::new(group)),
             },
             pools: Mutex::default(),

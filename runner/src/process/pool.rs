@@ -9,9 +9,10 @@ use super::ProcessError;
 use super::attempt::Plain;
 use super::breaker::{Breaker, Failure, Restraint};
 use super::channel::ChannelError;
-use super::child::Child;
+use super::child::{Child, Place};
 use super::group::Group;
 use super::spawn::{Launch, Spawner};
+use super::users::Users;
 use super::worker::{Worker, crash_of};
 use super::zygote::{NotForked, Zygote};
 use crate::config::Start;
@@ -44,6 +45,9 @@ pub(super) struct Settings {
     pub(super) idle_timeout: Duration,
     /// The jail, but for what tasks are granted.
     pub(super) plan: Plan,
+    /// What each program that is started becomes; none where it stays who its runner is,
+    /// or is who was chosen.
+    pub(super) users: Option<Arc<Users>>,
     /// Of all workers; none without a jail.
     pub(super) group: Option<Arc<Group>>,
 }
@@ -438,7 +442,8 @@ impl Pool {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
-        let order = StartOrder {
+        let user = self.settings.users.as_ref().map(|users| users.pick());
+        let mut order = StartOrder {
             zygote,
             plan: Plan {
                 role: if zygote { Role::Zygote } else { Role::Worker },
@@ -453,10 +458,17 @@ impl Pool {
             spare,
             image: None,
         };
+        if let Some(user) = &user {
+            user.apply(&mut order.plan);
+        }
         let permit = self.spawner.permit().await.map_err(NoWorker::from)?;
+        let place = Place {
+            _permit: permit,
+            _user: user,
+        };
         let mut launch = self
             .spawner
-            .spawn(order, code, permit)
+            .spawn(order, code, place)
             .await
             .map_err(NoWorker::from)?;
         match tokio::time::timeout(HANDSHAKE, self.shake(&mut launch)).await {

@@ -7,7 +7,7 @@
 
 use super::ProcessError;
 use super::channel::{self, Receiver, Sender};
-use super::child::{Child, Started};
+use super::child::{Child, Place, Started};
 use super::image::Image;
 use super::worker_main::WORKER_ARG;
 use crate::sandbox::Code;
@@ -34,7 +34,7 @@ type Answer = Result<Launched, ProcessError>;
 struct Request {
     order: StartOrder,
     code: Arc<Code>,
-    permit: OwnedSemaphorePermit,
+    place: Place,
     answer: oneshot::Sender<Answer>,
 }
 
@@ -81,14 +81,14 @@ impl Spawner {
                     let Request {
                         order,
                         code,
-                        permit,
+                        place,
                         answer,
                     } = request;
                     let image = match order.zygote {
                         true => image.get_or_insert_with(|| Image::of(&exe).ok()).as_ref(),
                         false => None,
                     };
-                    let _ = answer.send(spawn(&exe, order, image, &code, permit));
+                    let _ = answer.send(spawn(&exe, order, image, &code, place));
                 }
                 // Ending this thread kills every worker there still is; their
                 // owners reap them.
@@ -134,14 +134,14 @@ impl Spawner {
         &self,
         order: StartOrder,
         code: Arc<Code>,
-        permit: OwnedSemaphorePermit,
+        place: Place,
     ) -> Result<Launch, ProcessError> {
         let requests = self.sender().ok_or(ProcessError::ShutDown)?;
         let (answer, spawned) = oneshot::channel();
         let mut request = Request {
             order,
             code,
-            permit,
+            place,
             answer,
         };
         // The thread takes about a millisecond for each; a queue that is full is
@@ -218,7 +218,7 @@ fn spawn(
     mut order: StartOrder,
     image: Option<&Image>,
     code: &Code,
-    permit: OwnedSemaphorePermit,
+    place: Place,
 ) -> Answer {
     let system = |source: io::Error| ProcessError::System {
         what: "cannot make pipes for a worker",
@@ -232,7 +232,10 @@ fn spawn(
         descriptors.push(image.file());
     }
     let order = ControlOrder::Start(Box::new(order));
-    channel::send(&control, &order, &descriptors).map_err(system)?;
+    channel::send(&control, &order, &descriptors).map_err(|source| ProcessError::System {
+        what: "cannot pass descriptors to a worker",
+        source,
+    })?;
     // Nothing here needs code between fork and exec, which would make the start
     // a fork that copies the runner's page tables.
     let mut command = Command::new(program);
@@ -252,7 +255,7 @@ fn spawn(
         source,
     })?;
     Ok(Launched {
-        started: Started::new(&child, permit),
+        started: Started::new(&child, place),
         control,
         stderr: stderr.into(),
     })

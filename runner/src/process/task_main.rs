@@ -245,10 +245,10 @@ impl Worker<'_> {
             Some(parts) => {
                 let none = || io::Error::other("no descriptors for the port");
                 let fds = [(); PARTS].map(|()| descriptors.next());
-                let [Some(messages), Some(credit)] = fds else {
+                let [Some(messages), Some(credit), Some(arena)] = fds else {
                     return Err(none());
                 };
-                Some(Port::from_parts(parts, [messages, credit])?)
+                Some(Port::from_parts(parts, [messages, credit, arena])?)
             }
             None => None,
         };

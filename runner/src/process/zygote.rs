@@ -8,7 +8,7 @@
 
 use super::attempt::Plain;
 use super::breaker::Failure;
-use super::channel::{ChannelError, Receiver, Sender};
+use super::channel::{ChannelError, Receiver, Sender, is_want};
 use super::child::Child;
 use super::pool::LOOK_EVERY;
 use super::spawn::Launch;
@@ -165,9 +165,19 @@ impl Zygote {
             let frame =
                 Sender::frame(&ControlOrder::Fork { id, spare }).map_err(io::Error::other)?;
             let mut orders = self.orders.lock().await;
-            orders.send(&frame, &[theirs.as_fd()]).await?;
+            let sent = orders.send(&frame, &[theirs.as_fd()]).await;
             drop(orders);
-            member.await.map_err(io::Error::other)
+            match sent {
+                Err(error) if is_want(&error) => {
+                    // It was not asked, and will say nothing.
+                    self.children().entries.remove(&id);
+                    Ok(Err(error))
+                }
+                sent => {
+                    sent?;
+                    member.await.map_err(io::Error::other)
+                }
+            }
         });
         let asked = loop {
             match tokio::time::timeout(FORK, &mut asked).await {
@@ -226,6 +236,24 @@ impl Zygote {
             .entries
             .values()
             .any(|entry| entry.due.is_some_and(|due| due < now))
+    }
+
+    /// A worker is there that cannot be watched; `false` where none was asked for. It ends
+    /// when whoever asked closes its socket.
+    fn missed(&self, id: u64, error: io::Error) -> bool {
+        let mut children = self.children();
+        children.heard = Some(Instant::now());
+        let Some(entry) = children.entries.get_mut(&id) else {
+            return false;
+        };
+        entry.due = Instant::now().checked_add(BURIAL);
+        match entry.forked.take() {
+            Some(forked) => {
+                let _ = forked.send(Err(error));
+                true
+            }
+            None => false,
+        }
     }
 
     /// Takes one message; `false` when it makes no sense.
@@ -327,13 +355,18 @@ async fn listen(mut says: Receiver, zygote: &std::sync::Weak<Zygote>) -> Failure
             Err(_) => return Failure::Own,
         };
         let count = usize::from(matches!(message, ControlSays::Forked(_)));
-        let Ok(mut descriptors) = says.take(count) else {
-            return Failure::Own;
-        };
+        let descriptors = says.take(count);
         let Some(zygote) = zygote.upgrade() else {
             return Failure::Killed;
         };
-        if !zygote.heard(message, descriptors.pop()) {
+        let makes_sense = match (message, descriptors) {
+            (message, Ok(mut descriptors)) => zygote.heard(message, descriptors.pop()),
+            // This process has no room for what tells who it is: that is no fault of
+            // the zygote, nor of its other workers.
+            (ControlSays::Forked(id), Err(error)) if is_want(&error) => zygote.missed(id, error),
+            _ => false,
+        };
+        if !makes_sense {
             return Failure::Own;
         }
     }

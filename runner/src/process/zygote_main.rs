@@ -1,5 +1,6 @@
 //! The zygote: forks a worker for each socket it is sent, reaps them, and tells
-//! how they ended. One thread, no guest.
+//! how they ended. One thread, no guest. Its end would be the end of all its workers:
+//! where the system has no descriptors or no memory for one more, it says so and goes on.
 
 use super::channel::{self, Inbox};
 use super::task_main;
@@ -8,6 +9,7 @@ use crate::sandbox::{Ahead, Prepared};
 use crate::sys::{self, Alone, End, Exit, Forked, Whom};
 use crate::wire::{self, ControlOrder, ControlSays, Spare};
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::collections::HashMap;
@@ -60,7 +62,7 @@ pub(super) fn serve(mut zygote: Zygote) -> io::Result<()> {
                 PollFd::new(&zygote.sigchld.reader, PollFlags::IN),
             ];
             match poll(&mut watched, None) {
-                Err(rustix::io::Errno::INTR) => (false, true),
+                Err(Errno::INTR) => (false, true),
                 Err(error) => return Err(error.into()),
                 Ok(_) => (
                     !watched[0].revents().is_empty(),
@@ -94,19 +96,32 @@ impl Zygote {
         children: &mut HashMap<i32, Known>,
     ) -> io::Result<()> {
         let Some(socket) = self.inbox.take_one() else {
-            return Err(io::Error::other("told to fork without a socket"));
+            // There was no room for it here.
+            let full = io::Error::from(Errno::MFILE);
+            return self.not_forked(id, &full);
         };
         match self.alone.fork() {
             Ok(Forked::Child) => self.child(socket, spare),
             Ok(Forked::Parent { pid, pidfd }) => {
-                children.insert(pid, Known { id, stopped: None });
-                self.say(&ControlSays::Forked(id), &[pidfd.as_fd()])
+                match self.say(&ControlSays::Forked(id), &[pidfd.as_fd()]) {
+                    // Nobody can be told who it is: it goes again, and others live on.
+                    Err(error) if channel::is_want(&error) => {
+                        let _ = pidfd_send_signal(&pidfd, Signal::KILL);
+                        self.not_forked(id, &error)
+                    }
+                    said => {
+                        children.insert(pid, Known { id, stopped: None });
+                        said
+                    }
+                }
             }
-            Err(error) => {
-                let errno = error.raw_os_error().unwrap_or_default();
-                self.say(&ControlSays::NotForked(id, errno), &[])
-            }
+            Err(error) => self.not_forked(id, &error),
         }
+    }
+
+    fn not_forked(&self, id: u64, error: &io::Error) -> io::Result<()> {
+        let errno = error.raw_os_error().unwrap_or_default();
+        self.say(&ControlSays::NotForked(id, errno), &[])
     }
 
     /// What a forked child does: it serves its socket and ends.

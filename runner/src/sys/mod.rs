@@ -21,6 +21,7 @@ mod signal;
 mod stdout;
 mod ticks;
 mod to_map;
+mod unread;
 mod wait;
 mod watch;
 
@@ -41,5 +42,6 @@ pub(crate) use signal::ignore_file_size_signal;
 pub(crate) use stdout::was_stdout_closed;
 pub(crate) use ticks::{are_ticking, has_ticks, start_ticks, stop_ticks, tick_for};
 pub(crate) use to_map::ToMap;
+pub(crate) use unread::has_unread;
 pub(crate) use wait::{End, Exit, Whom, children_usage, own_usage, wait};
 pub(crate) use watch::watch;

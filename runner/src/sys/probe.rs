@@ -148,6 +148,7 @@ const PROBES: &[(&str, Act)] = &[
     ("descriptors", descriptors),
     ("pipes", pipes),
     ("socket-buffers", socket_buffers),
+    ("hoard-descriptors", hoard_descriptors),
     // What it was started with.
     ("environment", environment),
     ("open-descriptors", open_descriptors),
@@ -905,6 +906,40 @@ fn socket_buffers(_: &str) -> Tried {
         }
     }
     Ok(format!("{} MiB, and more", kept >> 20))
+}
+
+/// Leaves descriptors in sockets until it is refused, and a while longer.
+fn hoard_descriptors(_: &str) -> Tried {
+    const EACH: usize = 250;
+    const MOST: usize = 1 << 18;
+    const LEN: usize = 16 + 4 * EACH;
+    // Length, SOL_SOCKET and SCM_RIGHTS, and as many times the first descriptor.
+    let mut control = [0_u32; LEN / 4];
+    control[0] = LEN as u32;
+    (control[2], control[3]) = (1, 1);
+    let mut sent = 0;
+    let refused = 'all: loop {
+        let mut pair = [0_i32; 2];
+        let (family, kind) = (libc::AF_UNIX as usize, libc::SOCK_STREAM as usize);
+        let at = pair.as_mut_ptr() as usize;
+        call(libc::SYS_socketpair, [family, kind, 0, at, 0, 0])?;
+        loop {
+            let word = [0_u8];
+            let vector = [word.as_ptr() as usize, word.len()];
+            let at = vector.as_ptr() as usize;
+            let along = control.as_ptr() as usize;
+            let message: [usize; 7] = [0, 0, at, 1, along, LEN, 0];
+            let (at, flags) = (message.as_ptr() as usize, libc::MSG_DONTWAIT as usize);
+            match call(libc::SYS_sendmsg, [pair[0] as usize, at, flags, 0, 0, 0]) {
+                Ok(_) if sent >= MOST => break 'all "and more".to_owned(),
+                Ok(_) => sent += EACH,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => break 'all format!("then {}", name_of(&error)),
+            }
+        }
+    };
+    std::thread::sleep(std::time::Duration::from_secs(3));
+    Ok(format!("{sent} descriptors, {refused}"))
 }
 
 // --- what it was started with ---------------------------------------------

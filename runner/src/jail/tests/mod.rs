@@ -32,6 +32,7 @@ fn plan(role: Role) -> Plan {
         role,
         grants: Grants::default(),
         identity: None,
+        own_user: None,
         cgroup: Err("a test makes none".to_owned()),
         regions: 64 << 20,
         compile: None,
@@ -494,6 +495,17 @@ fn only_root_chooses_who_a_worker_is() {
     assert_eq!((seen.user, seen.error), (0, None));
     let seen = run(User::Own, plan(Role::Worker), Act::Report);
     assert_eq!((seen.user, seen.group), (65534, 65534));
+    // One of its own; but for what was chosen, and where directories are granted.
+    let mut own = plan(Role::Worker);
+    own.own_user = Some(0x7800_0007);
+    let seen = run(User::Own, own.clone(), Act::Report);
+    assert_eq!((seen.user, seen.group), (0x7800_0007, 0x7800_0007));
+    own.grants.files = true;
+    let seen = run(User::Own, own.clone(), Act::Report);
+    assert_eq!(seen.user, 0);
+    own.identity = Some((1234, 1235));
+    let seen = run(User::Own, own, Act::Report);
+    assert_eq!((seen.user, seen.group), (1234, 1235));
 }
 
 #[test]

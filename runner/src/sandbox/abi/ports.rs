@@ -4,7 +4,7 @@ use super::bindings::wrun::task::ports::{
     Host as PortsHost, HostPort, Message as AbiMessage, PortError as AbiError, Unsent as AbiUnsent,
 };
 use super::regions::Handle;
-use crate::port::{Message, Moment, Port, PortError, Transport, Unsent, settle};
+use crate::port::{InFlight, Message, Moment, Port, PortError, Transport, Unsent, settle};
 use crate::region::Region;
 use crate::sandbox::epoch;
 use crate::sandbox::host::Host;
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use wasmtime::component::Resource;
 use wasmtime_wasi::p2::{DynPollable, Pollable, subscribe};
 
-/// Ports that a task may have at a time. Each is two descriptors in process mode.
+/// Ports that a task may have at a time. Each is three descriptors in process mode.
 pub(super) const MAX_HELD: u32 = 32;
 
 /// What `ports` answers from.
@@ -23,6 +23,8 @@ pub(crate) struct Ports {
     parent: Option<Port>,
     /// Ports that the guest has.
     held: u32,
+    /// What it sent and nobody has received.
+    in_flight: Arc<InFlight>,
 }
 
 /// A guest's handles for what came with a message.
@@ -39,6 +41,7 @@ impl Ports {
             transport,
             parent,
             held: 0,
+            in_flight: Arc::default(),
         }
     }
 
@@ -107,6 +110,7 @@ impl Host {
     }
 
     pub(super) fn push_port(&mut self, port: Port) -> wasmtime::Result<Resource<GuestPort>> {
+        port.adopt(&self.context.ports.in_flight);
         let port = self.table().push(GuestPort(Arc::new(port)))?;
         self.context.ports.held = self.context.ports.held.saturating_add(1);
         Ok(port)
@@ -161,11 +165,10 @@ impl Host {
         }
         let regions = regions.into_iter();
         let regions = regions.map(|region| self.give_away(region));
-        Ok(Ok(Message {
-            data: data.into(),
-            regions: regions.collect::<wasmtime::Result<_>>()?,
-            ports: taken,
-        }))
+        let mut message = Message::new(data);
+        message.regions = regions.collect::<wasmtime::Result<_>>()?;
+        message.ports = taken;
+        Ok(Ok(message))
     }
 
     /// Handles for what came, or came back, in the same order.
@@ -205,6 +208,7 @@ impl Host {
                 data,
                 regions,
                 ports,
+                ..
             }) => {
                 let (regions, ports) = self.take_in_all(regions, ports)?;
                 Ok(Ok(AbiMessage {
@@ -252,7 +256,7 @@ impl HostPort for Host {
         };
         let cancel = self.context.cancel.clone();
         loop {
-            match through.try_send(message) {
+            match through.try_send_of(message, &self.context.ports.in_flight) {
                 Err(unsent) if unsent.error == PortError::WouldBlock => message = unsent.message,
                 sent => return self.sent(sent),
             }
@@ -280,8 +284,9 @@ impl HostPort for Host {
         message: AbiMessage,
     ) -> wasmtime::Result<Result<(), AbiUnsent>> {
         let through = self.port(&port)?;
+        let in_flight = self.context.ports.in_flight.clone();
         match self.take_message(message)? {
-            Ok(message) => self.sent(through.try_send(message)),
+            Ok(message) => self.sent(through.try_send_of(message, &in_flight)),
             Err(refused) => Ok(Err(refused)),
         }
     }
@@ -345,6 +350,7 @@ impl Pollable for GuestPort {
 
 impl Drop for Ports {
     fn drop(&mut self) {
+        self.in_flight.close();
         self.transport.sweep();
     }
 }
