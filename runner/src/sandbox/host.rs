@@ -5,6 +5,7 @@ use super::abi::{TaskContext, Windows};
 use super::denials::Denials;
 use super::input::Source;
 use super::limits::Limiter;
+use super::linker::Listings;
 use super::sink::Sink;
 use crate::grant::TcpGrant;
 use crate::report::Access;
@@ -24,8 +25,13 @@ use wasmtime_wasi::sockets::SocketAddrUse;
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 
 /// Host resources (files, sockets, streams, pollables) that one guest may hold
-/// at once. Many are descriptors, of which a process has some thousands.
-const MAX_RESOURCES: usize = 1_000;
+/// at once. Many are descriptors, of which a process has some thousands. A call that
+/// can return an error makes none beyond it.
+pub(super) const MAX_RESOURCES: usize = 1_000;
+/// More of them, for calls that cannot return an error: pollables, the standard
+/// streams, the list of granted directories. A guest that has as many files as it may
+/// have can still wait and write. None of these is a descriptor.
+const RESERVED_RESOURCES: usize = 4_000;
 
 /// The `T` of every store.
 pub(crate) struct Host {
@@ -47,6 +53,8 @@ pub(crate) struct Host {
     pub(crate) resolving: HashMap<u32, VecDeque<IpAddr>>,
     /// Where regions are laid over the guest's memory.
     pub(crate) windows: Windows,
+    /// Directories that a guest of WASI 0.1 is reading.
+    pub(super) listings: Listings,
 }
 
 /// WASI state of either generation.
@@ -113,7 +121,7 @@ impl Host {
                 FsPerms::ReadWrite
             };
             builder
-                .preopened_dir(path, &grant.guest, perms)
+                .preopened_dir(path, guest_name(&grant.guest), perms)
                 .map_err(|error| GrantError {
                     path: grant.host.display().to_string(),
                     reason: format!("{error:#}"),
@@ -132,7 +140,7 @@ impl Host {
             Wasi::P2 { table, .. } => table,
             Wasi::P1(p1) => p1.ctx().table,
         };
-        table.set_max_capacity(MAX_RESOURCES);
+        table.set_max_capacity(MAX_RESOURCES + RESERVED_RESOURCES);
         Ok(Host {
             wasi,
             limiter: Limiter::new(&spec.limits, context.services.clone()),
@@ -145,7 +153,23 @@ impl Host {
             names: names(&spec.tcp),
             resolving: HashMap::new(),
             windows: Windows::default(),
+            listings: Listings::default(),
         })
+    }
+
+    /// Whether the guest may have so many more resources.
+    pub(super) fn has_room(&mut self, more: usize) -> bool {
+        let table = WasiView::ctx(self).table;
+        table.iter_mut().take(MAX_RESOURCES).count() + more <= MAX_RESOURCES
+    }
+}
+
+/// The name of a granted directory as the guest gets it. Libraries compare paths with
+/// it byte by byte: with a slash at its end, the directory itself is not found.
+fn guest_name(name: &str) -> &str {
+    match name.trim_end_matches('/') {
+        "" if name.starts_with('/') => "/",
+        trimmed => trimmed,
     }
 }
 

@@ -1,80 +1,11 @@
-//! WASI 0.1 with its refusals noted, and its sleeps without a blocked thread.
+//! WASI 0.1 with its refusals noted.
 
 use crate::report::Access;
 use crate::sandbox::host::{Host, Wasi};
-use std::time::Duration;
 use wasmtime::{Caller, Extern};
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::p1::wasi_snapshot_preview1::{self as p1, WasiSnapshotPreview1};
 use wiggle::GuestMemory;
-
-/// Sizes of WASI 0.1's `subscription` and `event`, with the offsets used below.
-const SUBSCRIPTION: usize = 48;
-const EVENT: usize = 32;
-
-/// The relative sleep that one subscription asks for: its user data, how long.
-fn plain_sleep(subscription: &[u8]) -> Option<(u64, Duration)> {
-    let u64_at = |at: usize| -> Option<u64> {
-        let bytes = subscription.get(at..at + 8)?;
-        Some(u64::from_le_bytes(bytes.try_into().ok()?))
-    };
-    let is_clock = *subscription.get(8)? == 0;
-    let is_absolute = *subscription.get(40)? & 1 != 0;
-    let sleeps = is_clock && !is_absolute;
-    sleeps.then_some((u64_at(0)?, Duration::from_nanos(u64_at(24)?)))
-}
-
-/// Where file calls may block the thread, wasmtime-wasi has a plain sleep block
-/// it too: neither deadlines nor output would get their turn meanwhile.
-pub(super) fn sleep_without_blocking(linker: &mut wasmtime::Linker<Host>) -> wasmtime::Result<()> {
-    linker.func_wrap_async(
-        "wasi_snapshot_preview1",
-        "poll_oneoff",
-        |mut caller: Caller<'_, Host>, (subs, events, count, result): (i32, i32, i32, i32)| {
-            Box::new(async move {
-                let fuel = wasmtime::AsContextMut::as_context_mut(&mut caller).hostcall_fuel();
-                let Some(Extern::Memory(memory)) = caller.get_export("memory") else {
-                    return Err(wasmtime::Error::msg("the module exports no memory"));
-                };
-                let at = |start: i32, len: usize| {
-                    let start = start as u32 as usize;
-                    start..start.saturating_add(len)
-                };
-                let subscription = memory.data(&caller).get(at(subs, SUBSCRIPTION));
-                let sleep = match (count, subscription) {
-                    (1, Some(subscription)) => plain_sleep(subscription),
-                    _ => None,
-                };
-                let Some((userdata, duration)) = sleep else {
-                    let (bytes, host) = memory.data_and_store_mut(&mut caller);
-                    let Wasi::P1(ctx) = &mut host.wasi else {
-                        return Err(wasmtime::Error::msg("not a WASI 0.1 host"));
-                    };
-                    ctx.set_hostcall_fuel(fuel);
-                    let mut guest = GuestMemory::Unshared(bytes);
-                    return p1::poll_oneoff(&mut **ctx, &mut guest, subs, events, count, result)
-                        .await;
-                };
-                tokio::time::sleep(duration).await;
-                let bytes = memory.data_mut(&mut caller);
-                // Success, of a clock: all else is zero.
-                let mut event = [0; EVENT];
-                event[..8].copy_from_slice(&userdata.to_le_bytes());
-                for (range, value) in [
-                    (at(events, EVENT), &event[..]),
-                    (at(result, 4), &1u32.to_le_bytes()),
-                ] {
-                    match bytes.get_mut(range) {
-                        Some(place) => place.copy_from_slice(value),
-                        None => return Err(wasmtime::Trap::MemoryOutOfBounds.into()),
-                    }
-                }
-                Ok(0)
-            })
-        },
-    )?;
-    Ok(())
-}
 
 /// Parameters of WASI 0.1's `path_open`.
 type PathOpen = (i32, i32, i32, i32, i32, i64, i64, i32, i32);
@@ -86,7 +17,7 @@ const ERRNO_NAMETOOLONG: i32 = 37;
 const MAX_PATH: usize = 4096;
 
 /// A guest's memory, its host, and what one call may cost the host.
-fn guest_of<'a>(
+pub(super) fn guest_of<'a>(
     caller: &'a mut Caller<'_, Host>,
 ) -> wasmtime::Result<(&'a mut [u8], &'a mut Host, usize)> {
     let fuel = wasmtime::AsContextMut::as_context_mut(caller).hostcall_fuel();
@@ -99,7 +30,7 @@ fn guest_of<'a>(
 
 impl Host {
     /// The state of WASI 0.1, at the start of a call.
-    fn p1(&mut self, fuel: usize) -> wasmtime::Result<&mut WasiP1Ctx> {
+    pub(super) fn p1(&mut self, fuel: usize) -> wasmtime::Result<&mut WasiP1Ctx> {
         let Wasi::P1(ctx) = &mut self.wasi else {
             return Err(wasmtime::Error::msg("not a WASI 0.1 host"));
         };

@@ -26,7 +26,7 @@ use wasmtime_wasi::p2::{FsError, SocketError};
 use wasmtime_wasi::sockets::WasiSocketsView;
 
 /// The version that `wasmtime-wasi` registers; guests of any 0.2 find it.
-const WASI: &str = "0.2.12";
+pub(super) const WASI: &str = "0.2.12";
 
 fn is_denial(code: ErrorCode) -> bool {
     matches!(
