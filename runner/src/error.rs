@@ -204,7 +204,7 @@ impl From<RunError> for Error {
     fn from(error: RunError) -> Self {
         let kind = match &error {
             RunError::Grant(_) => ErrorKind::InvalidTask,
-            RunError::Sandbox(_) | RunError::Input(_) => ErrorKind::System,
+            RunError::Sandbox(_) | RunError::Input(_) | RunError::Panicked(_) => ErrorKind::System,
         };
         Error::with_source(kind, error.to_string(), error)
     }

@@ -5,7 +5,7 @@ use super::abi::{TaskContext, Windows};
 use super::denials::Denials;
 use super::input::Source;
 use super::limits::Limiter;
-use super::linker::Listings;
+use super::linker::{FileCalls, Listings};
 use super::sink::Sink;
 use crate::grant::TcpGrant;
 use crate::report::Access;
@@ -19,7 +19,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
-use wasmtime::component::ResourceTable;
+use wasmtime::component::{Resource, ResourceTable};
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::sockets::SocketAddrUse;
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
@@ -27,7 +27,7 @@ use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 /// Host resources (files, sockets, streams, pollables) that one guest may hold
 /// at once. Many are descriptors, of which a process has some thousands. A call that
 /// can return an error makes none beyond it.
-pub(super) const MAX_RESOURCES: usize = 1_000;
+pub(crate) const MAX_RESOURCES: usize = 1_000;
 /// More of them, for calls that cannot return an error: pollables, the standard
 /// streams, the list of granted directories. A guest that has as many files as it may
 /// have can still wait and write. None of these is a descriptor.
@@ -41,6 +41,8 @@ pub(crate) struct Host {
     pub(crate) denials: Denials,
     /// Host calls may block the thread for a moment: it has nothing else to do.
     pub(crate) blocking: bool,
+    /// How file streams reach their files.
+    pub(crate) file_calls: FileCalls,
     /// Read-only directories were granted: the likely reason of a refused write.
     pub(crate) has_read_only: bool,
     /// TCP connections to somewhere are granted.
@@ -147,6 +149,7 @@ impl Host {
             context,
             denials,
             blocking,
+            file_calls: FileCalls::new(blocking),
             has_tcp: !spec.tcp.is_empty(),
             sockets_made: 0,
             has_read_only: spec.dirs.iter().any(|grant| grant.read_only),
@@ -162,6 +165,14 @@ impl Host {
         let table = WasiView::ctx(self).table;
         table.iter_mut().take(MAX_RESOURCES).count() + more <= MAX_RESOURCES
     }
+
+    /// Adds to the guest's resources, where there is room.
+    pub(super) fn push<T: Send + 'static>(&mut self, resource: T) -> Option<Resource<T>> {
+        if !self.has_room(1) {
+            return None;
+        }
+        WasiView::ctx(self).table.push(resource).ok()
+    }
 }
 
 /// The name of a granted directory as the guest gets it. Libraries compare paths with
@@ -171,6 +182,17 @@ fn guest_name(name: &str) -> &str {
         "" if name.starts_with('/') => "/",
         trimmed => trimmed,
     }
+}
+
+/// Whether this process may have no more descriptors. wasmtime-wasi reports that as an
+/// I/O error like any other; a moment later it may be different.
+pub(super) fn out_of_descriptors() -> bool {
+    use rustix::event::{EventfdFlags, eventfd};
+    use rustix::io::Errno;
+    matches!(
+        eventfd(0, EventfdFlags::CLOEXEC),
+        Err(Errno::MFILE | Errno::NFILE)
+    )
 }
 
 /// What granted names resolve to: each address once, over all ports.

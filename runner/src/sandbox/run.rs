@@ -25,7 +25,10 @@ use crate::report::Denial;
 use crate::task::Spec;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use std::any::Any;
 use std::fmt::Write as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 use wasmtime::{Engine, InstancePre, Store};
@@ -244,10 +247,31 @@ pub(crate) enum RunError {
     Sandbox(String),
     #[error("cannot read the input: {0}")]
     Input(std::io::Error),
+    #[error("the host failed in a call of the task; this is a bug of wrun: {0}")]
+    Panicked(String),
 }
 
-/// Runs `prepared` once.
+/// Runs `prepared` once. A panic of the host's code is this run's error and no more:
+/// what the guest had is gone, as after every run.
 pub(crate) async fn run(prepared: &Prepared, run: Run<'_>) -> Result<Fate, RunError> {
+    let mut running = std::pin::pin!(run_once(prepared, run));
+    std::future::poll_fn(|cx| {
+        let polled = catch_unwind(AssertUnwindSafe(|| running.as_mut().poll(cx)));
+        polled.unwrap_or_else(|panic| Poll::Ready(Err(RunError::Panicked(words_of(&*panic)))))
+    })
+    .await
+}
+
+/// What a panic says.
+fn words_of(panic: &(dyn Any + Send)) -> String {
+    let words = panic.downcast_ref::<String>().map(String::as_str);
+    let words = words.or_else(|| panic.downcast_ref::<&str>().copied());
+    let mut words = one_line(words.unwrap_or("it does not say why"));
+    truncate(&mut words, MAX_MESSAGE);
+    words
+}
+
+async fn run_once(prepared: &Prepared, run: Run<'_>) -> Result<Fate, RunError> {
     let began = Instant::now();
     let deadline = run.context.deadline;
     // What a task that returns its output prints is not its output.

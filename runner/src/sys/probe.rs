@@ -158,6 +158,7 @@ const PROBES: &[(&str, Act)] = &[
     // Endings.
     ("nothing", |_| Ok("nothing".into())),
     ("abort", |_| std::process::abort()),
+    ("panic", |_| panic!("a probe that panics")),
     ("segfault", segfault),
     ("oom-kill", oom_kill),
     ("illegal", illegal),

@@ -3,26 +3,26 @@
 //! tokio's timers count milliseconds and round up: a sleep of 100 µs took 1 ms or 2.
 //! They are used until shortly before the end; the rest is [`nap`]'s.
 
-use super::wasi_0_1::guest_of;
+use super::file_poll::Poll;
+use super::wasi_0_1::{EVENT, SUBSCRIPTION, guest_of};
 use super::wasi_0_2::WASI;
 use crate::sandbox::host::{Host, MAX_RESOURCES};
+use crate::sys;
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
     timerfd_settime,
 };
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
-use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use wasmtime::component::{Linker, Resource};
 use wasmtime::{Caller, StoreContextMut, Trap};
 use wasmtime_wasi::WasiView;
 use wasmtime_wasi::clocks::WasiClocksView;
-use wasmtime_wasi::p1::wasi_snapshot_preview1 as p1;
 use wasmtime_wasi::p2::bindings::clocks::{monotonic_clock, wall_clock};
 use wasmtime_wasi::p2::{DynPollable, Pollable, subscribe};
-use wiggle::GuestMemory;
 
 /// How far tokio's timers can be off: the tick that they round up to, and the one of
 /// the wait in the kernel.
@@ -57,7 +57,7 @@ async fn nap(until: Instant, blocking: bool) {
 
 /// A timer of the kernel's.
 struct Timer {
-    descriptor: AsyncFd<OwnedFd>,
+    descriptor: AsyncFd<Arc<OwnedFd>>,
     _counted: Counted,
 }
 
@@ -90,7 +90,7 @@ impl Timer {
         };
         timerfd_settime(&descriptor, TimerfdTimerFlags::empty(), &once).ok()?;
         Some(Timer {
-            descriptor: AsyncFd::register_with_interest(descriptor, Interest::READABLE).ok()?,
+            descriptor: sys::watch(Arc::new(descriptor)).ok()?,
             _counted: counted,
         })
     }
@@ -156,9 +156,6 @@ pub(super) fn for_components(linker: &mut Linker<Host>) -> wasmtime::Result<()> 
     )
 }
 
-/// Sizes of WASI 0.1's `subscription` and `event`.
-const SUBSCRIPTION: usize = 48;
-const EVENT: usize = 32;
 const ERRNO_INVAL: i32 = 28;
 
 /// What one subscription waits for.
@@ -270,9 +267,13 @@ pub(super) fn for_modules(linker: &mut wasmtime::Linker<Host>) -> wasmtime::Resu
                 if sleeps.len() == number {
                     due.await;
                 } else {
-                    let mut guest = GuestMemory::Unshared(&mut *memory);
-                    let others =
-                        p1::poll_oneoff(host.p1(fuel)?, &mut guest, subs, events, count, result);
+                    let poll = Poll {
+                        subscriptions: subs,
+                        events,
+                        count,
+                        result,
+                    };
+                    let others = poll.run(host.p1(fuel)?, memory, fuel);
                     tokio::select! {
                         biased;
                         polled = others => return polled,

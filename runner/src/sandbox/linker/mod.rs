@@ -3,6 +3,8 @@
 
 mod clocks;
 mod directory;
+mod file_poll;
+mod file_stream;
 mod random;
 mod transfer;
 mod turns;
@@ -10,6 +12,7 @@ mod wasi_0_1;
 mod wasi_0_2;
 
 pub(super) use directory::Listings;
+pub(super) use file_stream::FileCalls;
 
 use super::abi;
 use super::abi::bindings::wrun::task::{broadcast, context, locks, ports, tasks};
@@ -36,6 +39,7 @@ pub(crate) fn component(
     }
     linker.allow_shadowing(true);
     wasi_0_2::watch_filesystem(&mut linker)?;
+    file_stream::add_to_linker(&mut linker)?;
     wasi_0_2::watch_names(&mut linker)?;
     wasi_0_2::count_sockets(&mut linker)?;
     wasi_0_2::watch_udp(&mut linker)?;

@@ -1,17 +1,24 @@
 //! WASI 0.1 with its refusals noted.
 
 use crate::report::Access;
-use crate::sandbox::host::{Host, Wasi};
+use crate::sandbox::host::{Host, Wasi, out_of_descriptors};
 use wasmtime::{Caller, Extern};
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::p1::wasi_snapshot_preview1::{self as p1, WasiSnapshotPreview1};
 use wiggle::GuestMemory;
 
+/// Sizes of WASI 0.1's `subscription` and `event`.
+pub(super) const SUBSCRIPTION: usize = 48;
+pub(super) const EVENT: usize = 32;
+
 /// Parameters of WASI 0.1's `path_open`.
 type PathOpen = (i32, i32, i32, i32, i32, i64, i64, i32, i32);
 
 const ERRNO_ACCES: i32 = 2;
+const ERRNO_IO: i32 = 29;
+const ERRNO_MFILE: i32 = 33;
 const ERRNO_NAMETOOLONG: i32 = 37;
+const ERRNO_NFILE: i32 = 41;
 /// Longest path that is opened, that of Linux. A longer one would be opened piece
 /// by piece, and what is looked at first must be what is opened.
 const MAX_PATH: usize = 4096;
@@ -69,6 +76,20 @@ async fn is_special(
     Ok(errno == 0 && !matches!(memory.get(FILETYPE), Some(3 | 4 | 7)))
 }
 
+/// wasmtime-wasi knows no errno for a process that may have no more descriptors.
+fn or_no_descriptors(errno: i32) -> i32 {
+    if errno == ERRNO_IO && out_of_descriptors() {
+        ERRNO_NFILE
+    } else {
+        errno
+    }
+}
+
+/// Whether a path is longer than any that is looked up: looking at it takes time.
+fn is_long(len: i32) -> bool {
+    len.cast_unsigned() as usize > MAX_PATH
+}
+
 /// `errno` values of WASI 0.1 that mean a refusal: acces, perm, rofs, notcapable.
 fn is_denied_errno(errno: i32) -> bool {
     matches!(errno, 2 | 63 | 69 | 76)
@@ -80,15 +101,19 @@ const RIGHTS_FD_WRITE: i64 = 1 << 6;
 
 /// The same for WASI 0.1: the guest's call, the original, a note if refused.
 macro_rules! watch_p1 {
-    ($linker:ident, $name:ident($($arg:ident: $ty:ty),*), path: ($ptr:ident, $len:ident), write: $write:expr) => {
+    ($linker:ident, $name:ident($($arg:ident: $ty:ty),*), path: ($ptr:ident, $len:ident), $(other: $other:ident,)? write: $write:expr) => {
         $linker.func_wrap_async(
             "wasi_snapshot_preview1",
             stringify!($name),
             |mut caller: Caller<'_, Host>, ($($arg,)*): ($($ty,)*)| {
                 Box::new(async move {
                     let (bytes, host, fuel) = guest_of(&mut caller)?;
+                    if is_long($len) $(|| is_long($other))? {
+                        return Ok(ERRNO_NAMETOOLONG);
+                    }
                     let mut guest = GuestMemory::Unshared(&mut *bytes);
                     let errno = p1::$name(host.p1(fuel)?, &mut guest, $($arg),*).await?;
+                    let errno = or_no_descriptors(errno);
                     if is_denied_errno(errno) {
                         let path = path_of(bytes, $ptr, $len);
                         host.note_path(&String::from_utf8_lossy(path), $write);
@@ -108,8 +133,12 @@ pub(super) fn watch_filesystem(linker: &mut wasmtime::Linker<Host>) -> wasmtime:
          (fd, dirflags, ptr, len, oflags, rights, inheriting, fdflags, result): PathOpen| {
             Box::new(async move {
                 let (bytes, host, fuel) = guest_of(&mut caller)?;
-                if len.cast_unsigned() as usize > MAX_PATH {
+                if is_long(len) {
                     return Ok(ERRNO_NAMETOOLONG);
+                }
+                // Before anything is created or cut.
+                if !host.has_room(1) {
+                    return Ok(ERRNO_MFILE);
                 }
                 let path = path_of(bytes, ptr, len).to_vec();
                 let errno = if is_special(host.p1(fuel)?, fd, dirflags, &path).await? {
@@ -131,6 +160,7 @@ pub(super) fn watch_filesystem(linker: &mut wasmtime::Linker<Host>) -> wasmtime:
                     )
                     .await?
                 };
+                let errno = or_no_descriptors(errno);
                 if is_denied_errno(errno) {
                     let write = oflags & OFLAGS_WRITE != 0 || rights & RIGHTS_FD_WRITE != 0;
                     host.note_path(&String::from_utf8_lossy(&path), write);
@@ -142,6 +172,20 @@ pub(super) fn watch_filesystem(linker: &mut wasmtime::Linker<Host>) -> wasmtime:
     watch_p1!(
         linker,
         path_filestat_get(fd: i32, flags: i32, ptr: i32, len: i32, result: i32),
+        path: (ptr, len),
+        write: false
+    );
+    watch_p1!(
+        linker,
+        path_filestat_set_times(
+            fd: i32, flags: i32, ptr: i32, len: i32, accessed: i64, modified: i64, how: i32
+        ),
+        path: (ptr, len),
+        write: true
+    );
+    watch_p1!(
+        linker,
+        path_readlink(fd: i32, ptr: i32, len: i32, buf: i32, buf_len: i32, result: i32),
         path: (ptr, len),
         write: false
     );
@@ -167,18 +211,21 @@ pub(super) fn watch_filesystem(linker: &mut wasmtime::Linker<Host>) -> wasmtime:
         linker,
         path_rename(fd: i32, old: i32, old_len: i32, new_fd: i32, ptr: i32, len: i32),
         path: (ptr, len),
+        other: old_len,
         write: true
     );
     watch_p1!(
         linker,
         path_symlink(old: i32, old_len: i32, fd: i32, ptr: i32, len: i32),
         path: (ptr, len),
+        other: old_len,
         write: true
     );
     watch_p1!(
         linker,
         path_link(fd: i32, flags: i32, old: i32, old_len: i32, new_fd: i32, ptr: i32, len: i32),
         path: (ptr, len),
+        other: old_len,
         write: true
     );
     // Enumerating ends with `badf`; when it does so at the first descriptor that
