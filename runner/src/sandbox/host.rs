@@ -5,7 +5,7 @@ use super::abi::{TaskContext, Windows};
 use super::denials::Denials;
 use super::input::Source;
 use super::limits::Limiter;
-use super::linker::FileCalls;
+use super::linker::{FileCalls, Listings};
 use super::sink::Sink;
 use crate::grant::TcpGrant;
 use crate::report::Access;
@@ -19,14 +19,19 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
-use wasmtime::component::ResourceTable;
+use wasmtime::component::{Resource, ResourceTable};
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::sockets::SocketAddrUse;
 use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 
 /// Host resources (files, sockets, streams, pollables) that one guest may hold
-/// at once. Many are descriptors, of which a process has some thousands.
+/// at once. Many are descriptors, of which a process has some thousands. A call that
+/// can return an error makes none beyond it.
 pub(crate) const MAX_RESOURCES: usize = 1_000;
+/// More of them, for calls that cannot return an error: pollables, the standard
+/// streams, the list of granted directories. A guest that has as many files as it may
+/// have can still wait and write. None of these is a descriptor.
+const RESERVED_RESOURCES: usize = 4_000;
 
 /// The `T` of every store.
 pub(crate) struct Host {
@@ -50,6 +55,8 @@ pub(crate) struct Host {
     pub(crate) resolving: HashMap<u32, VecDeque<IpAddr>>,
     /// Where regions are laid over the guest's memory.
     pub(crate) windows: Windows,
+    /// Directories that a guest of WASI 0.1 is reading.
+    pub(super) listings: Listings,
 }
 
 /// WASI state of either generation.
@@ -116,7 +123,7 @@ impl Host {
                 FsPerms::ReadWrite
             };
             builder
-                .preopened_dir(path, &grant.guest, perms)
+                .preopened_dir(path, guest_name(&grant.guest), perms)
                 .map_err(|error| GrantError {
                     path: grant.host.display().to_string(),
                     reason: format!("{error:#}"),
@@ -135,7 +142,7 @@ impl Host {
             Wasi::P2 { table, .. } => table,
             Wasi::P1(p1) => p1.ctx().table,
         };
-        table.set_max_capacity(MAX_RESOURCES);
+        table.set_max_capacity(MAX_RESOURCES + RESERVED_RESOURCES);
         Ok(Host {
             wasi,
             limiter: Limiter::new(&spec.limits, context.services.clone()),
@@ -149,8 +156,43 @@ impl Host {
             names: names(&spec.tcp),
             resolving: HashMap::new(),
             windows: Windows::default(),
+            listings: Listings::default(),
         })
     }
+
+    /// Whether the guest may have so many more resources.
+    pub(super) fn has_room(&mut self, more: usize) -> bool {
+        let table = WasiView::ctx(self).table;
+        table.iter_mut().take(MAX_RESOURCES).count() + more <= MAX_RESOURCES
+    }
+
+    /// Adds to the guest's resources, where there is room.
+    pub(super) fn push<T: Send + 'static>(&mut self, resource: T) -> Option<Resource<T>> {
+        if !self.has_room(1) {
+            return None;
+        }
+        WasiView::ctx(self).table.push(resource).ok()
+    }
+}
+
+/// The name of a granted directory as the guest gets it. Libraries compare paths with
+/// it byte by byte: with a slash at its end, the directory itself is not found.
+fn guest_name(name: &str) -> &str {
+    match name.trim_end_matches('/') {
+        "" if name.starts_with('/') => "/",
+        trimmed => trimmed,
+    }
+}
+
+/// Whether this process may have no more descriptors. wasmtime-wasi reports that as an
+/// I/O error like any other; a moment later it may be different.
+pub(super) fn out_of_descriptors() -> bool {
+    use rustix::event::{EventfdFlags, eventfd};
+    use rustix::io::Errno;
+    matches!(
+        eventfd(0, EventfdFlags::CLOEXEC),
+        Err(Errno::MFILE | Errno::NFILE)
+    )
 }
 
 /// What granted names resolve to: each address once, over all ports.

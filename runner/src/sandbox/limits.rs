@@ -1,7 +1,7 @@
 //! The store's limiter: sums over all memories and tables of a task, because
 //! wasmtime asks for each of them alone, and over the regions that were made for it.
 //!
-//! Invariant: `memory` and the bytes of those regions together never exceed
+//! Invariant: `memory`, `on_host` and the bytes of those regions together never exceed
 //! `max_memory`, and `table_elements` never exceeds `max_table_elements`. Regions are
 //! the runner's to count ([`crate::region`]); what is known here of them can only be
 //! too much, and is asked for anew before anything is refused. Growth that was allowed
@@ -30,6 +30,8 @@ pub(crate) struct Limiter {
     services: Arc<dyn Services>,
     /// Bytes of the regions that were made for it, or more.
     in_regions: usize,
+    /// Bytes that the host keeps for it: listings of directories.
+    on_host: usize,
     /// Regions that it holds.
     held: Arc<AtomicUsize>,
 }
@@ -56,6 +58,7 @@ impl Limiter {
             refused: 0,
             services,
             in_regions: 0,
+            on_host: 0,
             held: Arc::default(),
         }
     }
@@ -85,7 +88,8 @@ impl Limiter {
         // What is no region anywhere is not asked for.
         Draft::memory(len, kind)?;
         let place = self.place().ok_or(RegionError::Limit)?;
-        let room = self.max_memory.saturating_sub(self.memory) as u64;
+        let own = self.memory.saturating_add(self.on_host);
+        let room = self.max_memory.saturating_sub(own) as u64;
         let made = match self.services.ask(Ask::Region { len, kind, room }).await {
             Answer::Region(made) => made,
             _ => Err(RegionError::Limit),
@@ -96,9 +100,38 @@ impl Limiter {
             }
         })?;
         self.in_regions = usize::try_from(in_regions).unwrap_or(usize::MAX);
-        let total = self.memory.saturating_add(self.in_regions);
+        let total = own.saturating_add(self.in_regions);
         self.peak_memory = self.peak_memory.max(total.min(self.max_memory));
         Ok((draft, place))
+    }
+
+    /// Counts bytes that the host keeps for the task, if they fit.
+    pub(crate) fn keep(&mut self, bytes: usize) -> bool {
+        let total = self
+            .memory
+            .saturating_add(self.in_regions)
+            .saturating_add(self.on_host)
+            .saturating_add(bytes);
+        if total > self.max_memory {
+            self.refused += 1;
+            return false;
+        }
+        self.on_host = self.on_host.saturating_add(bytes);
+        self.peak_memory = self.peak_memory.max(total);
+        true
+    }
+
+    /// The host no longer keeps these bytes, which were counted.
+    pub(crate) fn release(&mut self, bytes: usize) {
+        self.on_host = self.on_host.saturating_sub(bytes);
+    }
+
+    /// Whether the result of one call can have so many bytes. One that cannot is noted
+    /// as memory that was refused.
+    pub(crate) fn can_return(&mut self, len: usize) -> bool {
+        let fits = self.can_hold(len);
+        self.refused += u64::from(!fits);
+        fits
     }
 
     /// A place for one more region, if it may be held.
@@ -148,13 +181,14 @@ impl ResourceLimiterAsync for Limiter {
     ) -> wasmtime::Result<bool> {
         let delta = desired.saturating_sub(current);
         let memory = self.memory.saturating_add(delta);
-        if memory.saturating_add(self.in_regions) > self.max_memory && self.in_regions > 0 {
+        let own = memory.saturating_add(self.on_host);
+        if own.saturating_add(self.in_regions) > self.max_memory && self.in_regions > 0 {
             // Others may have dropped some meanwhile.
             if let Answer::RegionBytes(bytes) = self.services.ask(Ask::RegionBytes).await {
                 self.in_regions = usize::try_from(bytes).unwrap_or(usize::MAX);
             }
         }
-        let total = memory.saturating_add(self.in_regions);
+        let total = own.saturating_add(self.in_regions);
         if total > self.max_memory {
             self.refused += 1;
             return Ok(false);
@@ -277,6 +311,20 @@ mod tests {
         drop(second);
         make(&mut limiter, 1).expect("what was given back");
         assert_eq!(limiter.held.load(Relaxed), 0);
+    }
+
+    #[test]
+    fn what_the_host_keeps_counts_as_memory() {
+        let mut limiter = limiter(100);
+        assert!(grows(&mut limiter, 0, 60, None));
+        assert!(limiter.keep(30));
+        assert!(!limiter.keep(11));
+        assert!(!grows(&mut limiter, 60, 71, None));
+        assert!(grows(&mut limiter, 60, 70, None));
+        limiter.release(30);
+        assert!(grows(&mut limiter, 70, 100, None));
+        assert!(limiter.can_return(100) && !limiter.can_return(101));
+        assert_eq!((limiter.peak_memory(), limiter.refused()), (100, 3));
     }
 
     #[test]

@@ -38,7 +38,7 @@ impl LocksHost for Host {
         }
         let services = self.context.services.clone();
         // What can fail comes before the lock.
-        let Ok(lock) = self.table().push(GuestLock {
+        let Some(lock) = self.push(GuestLock {
             ticket: None,
             services: services.clone(),
         }) else {

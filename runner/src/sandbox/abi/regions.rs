@@ -174,8 +174,7 @@ impl Host {
 
     /// A new handle, where there is room for one.
     fn hold(&mut self, held: Option<Held>) -> Result<Resource<Handle>, AbiError> {
-        let pushed = self.table().push(Handle { held });
-        pushed.map_err(|_| AbiError::Limit)
+        self.push(Handle { held }).ok_or(AbiError::Limit)
     }
 }
 
@@ -355,8 +354,7 @@ fn map(
         len: window.len(),
         _place: place,
     };
-    let table = host.table();
-    let mapping = answer!(table.push(mapping).map_err(|_| AbiError::Limit));
+    let mapping = answer!(host.push(mapping).ok_or(AbiError::Limit));
     let laid = match host.windows.add(&window) {
         Err(error) => Err(error),
         Ok(()) => match Overlay::lay(&mut store, list, pages) {

@@ -97,14 +97,14 @@ impl TasksHost for Host {
         }
         let services = self.context.services.clone();
         // What can fail without a trace comes before the child.
-        let child = self.table().push(GuestChild {
+        let child = self.push(GuestChild {
             id: 0,
             services: services.clone(),
             ended: CancellationToken::new(),
             watched: AtomicBool::new(false),
             killed: false,
         });
-        let Ok(child) = child else {
+        let Some(child) = child else {
             let error = AbiError::Limit;
             return Ok(Err(Unstarted { error, port }));
         };

@@ -488,7 +488,7 @@ fn add_files(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
             Descriptor::File(file) => file.file.clone(),
         };
         let stream: DynOutputStream = Box::new(FileOutput::new(file, place, calls));
-        Ok((Ok(view.table.push(stream)?),))
+        Ok((host.push(stream).ok_or(ErrorCode::InsufficientMemory),))
     }
 
     let mut types = linker.instance(&format!("wasi:filesystem/types@{WASI}"))?;
@@ -503,7 +503,7 @@ fn add_files(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
                 Descriptor::File(file) => file.file.clone(),
             };
             let stream: DynInputStream = Box::new(FileInput::new(file, offset, calls));
-            Ok((Ok(view.table.push(stream)?),))
+            Ok((host.push(stream).ok_or(ErrorCode::InsufficientMemory),))
         },
     )?;
     types.func_wrap(

@@ -1,11 +1,17 @@
 //! What a guest's imports are answered by, for each shape of guest: WASI with
 //! its refusals noted, and the interfaces of `wrun:task` that exist.
 
+mod clocks;
+mod directory;
 mod file_poll;
 mod file_stream;
+mod random;
+mod transfer;
+mod turns;
 mod wasi_0_1;
 mod wasi_0_2;
 
+pub(super) use directory::Listings;
 pub(super) use file_stream::FileCalls;
 
 use super::abi;
@@ -38,6 +44,9 @@ pub(crate) fn component(
     wasi_0_2::count_sockets(&mut linker)?;
     wasi_0_2::refuse_binding(&mut linker)?;
     wasi_0_2::watch_udp(&mut linker)?;
+    clocks::for_components(&mut linker)?;
+    directory::for_components(&mut linker)?;
+    random::for_components(&mut linker)?;
     Ok(linker)
 }
 
@@ -57,7 +66,10 @@ pub(crate) fn module(engine: &wasmtime::Engine) -> wasmtime::Result<wasmtime::Li
         |code: i32| -> wasmtime::Result<()> { Err(wasmtime_wasi::I32Exit(code & 0xff).into()) },
     )?;
     wasi_0_1::watch_filesystem(&mut linker)?;
-    wasi_0_1::sleep_without_blocking(&mut linker)?;
+    clocks::for_modules(&mut linker)?;
+    directory::for_modules(&mut linker)?;
+    random::for_modules(&mut linker)?;
+    transfer::for_modules(&mut linker)?;
     Ok(linker)
 }
 

@@ -1,96 +1,30 @@
-//! WASI 0.1 with its refusals noted, and its sleeps without a blocked thread.
+//! WASI 0.1 with its refusals noted.
 
-use super::file_poll::Poll;
 use crate::report::Access;
-use crate::sandbox::host::{Host, Wasi};
-use std::time::Duration;
+use crate::sandbox::host::{Host, Wasi, out_of_descriptors};
 use wasmtime::{Caller, Extern};
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::p1::wasi_snapshot_preview1::{self as p1, WasiSnapshotPreview1};
 use wiggle::GuestMemory;
 
-/// Sizes of WASI 0.1's `subscription` and `event`, with the offsets used below.
+/// Sizes of WASI 0.1's `subscription` and `event`.
 pub(super) const SUBSCRIPTION: usize = 48;
 pub(super) const EVENT: usize = 32;
-
-/// The relative sleep that one subscription asks for: its user data, how long.
-fn plain_sleep(subscription: &[u8]) -> Option<(u64, Duration)> {
-    let u64_at = |at: usize| -> Option<u64> {
-        let bytes = subscription.get(at..at + 8)?;
-        Some(u64::from_le_bytes(bytes.try_into().ok()?))
-    };
-    let is_clock = *subscription.get(8)? == 0;
-    let is_absolute = *subscription.get(40)? & 1 != 0;
-    let sleeps = is_clock && !is_absolute;
-    sleeps.then_some((u64_at(0)?, Duration::from_nanos(u64_at(24)?)))
-}
-
-/// Where file calls may block the thread, wasmtime-wasi has a plain sleep block
-/// it too: neither deadlines nor output would get their turn meanwhile.
-pub(super) fn sleep_without_blocking(linker: &mut wasmtime::Linker<Host>) -> wasmtime::Result<()> {
-    linker.func_wrap_async(
-        "wasi_snapshot_preview1",
-        "poll_oneoff",
-        |mut caller: Caller<'_, Host>, (subs, events, count, result): (i32, i32, i32, i32)| {
-            Box::new(async move {
-                let fuel = wasmtime::AsContextMut::as_context_mut(&mut caller).hostcall_fuel();
-                let Some(Extern::Memory(memory)) = caller.get_export("memory") else {
-                    return Err(wasmtime::Error::msg("the module exports no memory"));
-                };
-                let at = |start: i32, len: usize| {
-                    let start = start as u32 as usize;
-                    start..start.saturating_add(len)
-                };
-                let subscription = memory.data(&caller).get(at(subs, SUBSCRIPTION));
-                let sleep = match (count, subscription) {
-                    (1, Some(subscription)) => plain_sleep(subscription),
-                    _ => None,
-                };
-                let Some((userdata, duration)) = sleep else {
-                    let (bytes, host) = memory.data_and_store_mut(&mut caller);
-                    let Wasi::P1(ctx) = &mut host.wasi else {
-                        return Err(wasmtime::Error::msg("not a WASI 0.1 host"));
-                    };
-                    let poll = Poll {
-                        subscriptions: subs,
-                        events,
-                        count,
-                        result,
-                    };
-                    return poll.run(ctx, bytes, fuel).await;
-                };
-                tokio::time::sleep(duration).await;
-                let bytes = memory.data_mut(&mut caller);
-                // Success, of a clock: all else is zero.
-                let mut event = [0; EVENT];
-                event[..8].copy_from_slice(&userdata.to_le_bytes());
-                for (range, value) in [
-                    (at(events, EVENT), &event[..]),
-                    (at(result, 4), &1u32.to_le_bytes()),
-                ] {
-                    match bytes.get_mut(range) {
-                        Some(place) => place.copy_from_slice(value),
-                        None => return Err(wasmtime::Trap::MemoryOutOfBounds.into()),
-                    }
-                }
-                Ok(0)
-            })
-        },
-    )?;
-    Ok(())
-}
 
 /// Parameters of WASI 0.1's `path_open`.
 type PathOpen = (i32, i32, i32, i32, i32, i64, i64, i32, i32);
 
 const ERRNO_ACCES: i32 = 2;
+const ERRNO_IO: i32 = 29;
+const ERRNO_MFILE: i32 = 33;
 const ERRNO_NAMETOOLONG: i32 = 37;
+const ERRNO_NFILE: i32 = 41;
 /// Longest path that is opened, that of Linux. A longer one would be opened piece
 /// by piece, and what is looked at first must be what is opened.
 const MAX_PATH: usize = 4096;
 
 /// A guest's memory, its host, and what one call may cost the host.
-fn guest_of<'a>(
+pub(super) fn guest_of<'a>(
     caller: &'a mut Caller<'_, Host>,
 ) -> wasmtime::Result<(&'a mut [u8], &'a mut Host, usize)> {
     let fuel = wasmtime::AsContextMut::as_context_mut(caller).hostcall_fuel();
@@ -103,7 +37,7 @@ fn guest_of<'a>(
 
 impl Host {
     /// The state of WASI 0.1, at the start of a call.
-    fn p1(&mut self, fuel: usize) -> wasmtime::Result<&mut WasiP1Ctx> {
+    pub(super) fn p1(&mut self, fuel: usize) -> wasmtime::Result<&mut WasiP1Ctx> {
         let Wasi::P1(ctx) = &mut self.wasi else {
             return Err(wasmtime::Error::msg("not a WASI 0.1 host"));
         };
@@ -142,6 +76,20 @@ async fn is_special(
     Ok(errno == 0 && !matches!(memory.get(FILETYPE), Some(3 | 4 | 7)))
 }
 
+/// wasmtime-wasi knows no errno for a process that may have no more descriptors.
+fn or_no_descriptors(errno: i32) -> i32 {
+    if errno == ERRNO_IO && out_of_descriptors() {
+        ERRNO_NFILE
+    } else {
+        errno
+    }
+}
+
+/// Whether a path is longer than any that is looked up: looking at it takes time.
+fn is_long(len: i32) -> bool {
+    len.cast_unsigned() as usize > MAX_PATH
+}
+
 /// `errno` values of WASI 0.1 that mean a refusal: acces, perm, rofs, notcapable.
 fn is_denied_errno(errno: i32) -> bool {
     matches!(errno, 2 | 63 | 69 | 76)
@@ -153,15 +101,19 @@ const RIGHTS_FD_WRITE: i64 = 1 << 6;
 
 /// The same for WASI 0.1: the guest's call, the original, a note if refused.
 macro_rules! watch_p1 {
-    ($linker:ident, $name:ident($($arg:ident: $ty:ty),*), path: ($ptr:ident, $len:ident), write: $write:expr) => {
+    ($linker:ident, $name:ident($($arg:ident: $ty:ty),*), path: ($ptr:ident, $len:ident), $(other: $other:ident,)? write: $write:expr) => {
         $linker.func_wrap_async(
             "wasi_snapshot_preview1",
             stringify!($name),
             |mut caller: Caller<'_, Host>, ($($arg,)*): ($($ty,)*)| {
                 Box::new(async move {
                     let (bytes, host, fuel) = guest_of(&mut caller)?;
+                    if is_long($len) $(|| is_long($other))? {
+                        return Ok(ERRNO_NAMETOOLONG);
+                    }
                     let mut guest = GuestMemory::Unshared(&mut *bytes);
                     let errno = p1::$name(host.p1(fuel)?, &mut guest, $($arg),*).await?;
+                    let errno = or_no_descriptors(errno);
                     if is_denied_errno(errno) {
                         let path = path_of(bytes, $ptr, $len);
                         host.note_path(&String::from_utf8_lossy(path), $write);
@@ -181,8 +133,12 @@ pub(super) fn watch_filesystem(linker: &mut wasmtime::Linker<Host>) -> wasmtime:
          (fd, dirflags, ptr, len, oflags, rights, inheriting, fdflags, result): PathOpen| {
             Box::new(async move {
                 let (bytes, host, fuel) = guest_of(&mut caller)?;
-                if len.cast_unsigned() as usize > MAX_PATH {
+                if is_long(len) {
                     return Ok(ERRNO_NAMETOOLONG);
+                }
+                // Before anything is created or cut.
+                if !host.has_room(1) {
+                    return Ok(ERRNO_MFILE);
                 }
                 let path = path_of(bytes, ptr, len).to_vec();
                 let errno = if is_special(host.p1(fuel)?, fd, dirflags, &path).await? {
@@ -204,6 +160,7 @@ pub(super) fn watch_filesystem(linker: &mut wasmtime::Linker<Host>) -> wasmtime:
                     )
                     .await?
                 };
+                let errno = or_no_descriptors(errno);
                 if is_denied_errno(errno) {
                     let write = oflags & OFLAGS_WRITE != 0 || rights & RIGHTS_FD_WRITE != 0;
                     host.note_path(&String::from_utf8_lossy(&path), write);
@@ -215,6 +172,20 @@ pub(super) fn watch_filesystem(linker: &mut wasmtime::Linker<Host>) -> wasmtime:
     watch_p1!(
         linker,
         path_filestat_get(fd: i32, flags: i32, ptr: i32, len: i32, result: i32),
+        path: (ptr, len),
+        write: false
+    );
+    watch_p1!(
+        linker,
+        path_filestat_set_times(
+            fd: i32, flags: i32, ptr: i32, len: i32, accessed: i64, modified: i64, how: i32
+        ),
+        path: (ptr, len),
+        write: true
+    );
+    watch_p1!(
+        linker,
+        path_readlink(fd: i32, ptr: i32, len: i32, buf: i32, buf_len: i32, result: i32),
         path: (ptr, len),
         write: false
     );
@@ -240,18 +211,21 @@ pub(super) fn watch_filesystem(linker: &mut wasmtime::Linker<Host>) -> wasmtime:
         linker,
         path_rename(fd: i32, old: i32, old_len: i32, new_fd: i32, ptr: i32, len: i32),
         path: (ptr, len),
+        other: old_len,
         write: true
     );
     watch_p1!(
         linker,
         path_symlink(old: i32, old_len: i32, fd: i32, ptr: i32, len: i32),
         path: (ptr, len),
+        other: old_len,
         write: true
     );
     watch_p1!(
         linker,
         path_link(fd: i32, flags: i32, old: i32, old_len: i32, new_fd: i32, ptr: i32, len: i32),
         path: (ptr, len),
+        other: old_len,
         write: true
     );
     // Enumerating ends with `badf`; when it does so at the first descriptor that

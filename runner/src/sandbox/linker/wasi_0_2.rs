@@ -2,7 +2,7 @@
 //! by ones that call the original and look at its answer.
 
 use crate::report::Access;
-use crate::sandbox::host::Host;
+use crate::sandbox::host::{Host, out_of_descriptors};
 use std::net::IpAddr;
 use wasmtime::StoreContextMut;
 use wasmtime::component::{Linker, Resource};
@@ -46,7 +46,11 @@ fn answer<T>(
     match result {
         Ok(value) => Ok((Ok(value),)),
         Err(error) => {
-            let code = host.filesystem().convert_error_code(error)?;
+            let mut code = host.filesystem().convert_error_code(error)?;
+            // There is no code for it; this is the nearest.
+            if code == ErrorCode::Io && out_of_descriptors() {
+                code = ErrorCode::InsufficientMemory;
+            }
             if is_denial(code) {
                 host.note_path(path, write);
             }
@@ -76,6 +80,10 @@ pub(super) fn watch_filesystem(linker: &mut Linker<Host>) -> wasmtime::Result<()
         )| {
             Box::new(async move {
                 let host = store.data_mut();
+                // Before anything is created or cut.
+                if !host.has_room(1) {
+                    return Ok((Err(ErrorCode::InsufficientMemory),));
+                }
                 let write = open_flags.intersects(OpenFlags::CREATE | OpenFlags::TRUNCATE)
                     || flags.intersects(DescriptorFlags::WRITE | DescriptorFlags::MUTATE_DIRECTORY);
                 let here = Resource::new_borrow(dir.rep());
@@ -211,7 +219,8 @@ pub(super) fn count_sockets(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
             "create-tcp-socket",
             |mut store: StoreContextMut<'_, Host>, (family,): (IpAddressFamily,)| {
                 let host = store.data_mut();
-                let result = if host.has_tcp || host.sockets_made < UNGRANTED_SOCKETS {
+                let may = host.has_tcp || host.sockets_made < UNGRANTED_SOCKETS;
+                let result = if may && host.has_room(1) {
                     host.sockets_made = host.sockets_made.saturating_add(1);
                     TcpCreateHost::create_tcp_socket(&mut host.sockets(), family)
                 } else {
@@ -266,6 +275,7 @@ pub(super) fn watch_names(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
                 None => name.parse::<IpAddr>().ok(),
             };
             let result = match first {
+                _ if !host.has_room(1) => Err(SocketErrorCode::OutOfMemory.into()),
                 // Addresses need no resolver: the stream is ready, and for a
                 // granted name its answers are replaced.
                 Some(address) => {
