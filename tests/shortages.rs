@@ -96,7 +96,11 @@ fn too_little_memory_is_told() {
 
 #[test]
 fn too_few_descriptors_are_told() {
-    sweep("nofile", &[3, 4, 5, 6, 8, 10, 12, 14, 16, 18, 20, 24, 1000], false);
+    sweep(
+        "nofile",
+        &[3, 4, 5, 6, 8, 10, 12, 14, 16, 18, 20, 24, 1000],
+        false,
+    );
 }
 
 #[test]
@@ -182,7 +186,10 @@ fn a_guest_is_told_that_a_file_may_not_grow() {
         }
     }
     // An error, and the same one.
-    assert!(said.iter().all(|it| *it == said[0] && it != "0"), "{said:?}");
+    assert!(
+        said.iter().all(|it| *it == said[0] && it != "0"),
+        "{said:?}"
+    );
 }
 
 #[test]
@@ -215,22 +222,25 @@ fn soft(resource: Resource, limit: u64) {
 #[test]
 fn a_library_lives_where_files_may_not_grow() {
     const LIMIT: u64 = 64 << 20;
-    alone("shortages::a_library_lives_where_files_may_not_grow", || {
-        let scratch = scratch();
-        soft(Resource::Fsize, LIMIT);
-        for mode in BOTH {
-            for jail in [Jail::Strict, Jail::Off] {
-                let runner = builder(mode).jail(jail).build().unwrap();
-                runner.region(2 * LIMIT, RegionKind::Exclusive).unwrap_err();
-                let task = wat(&runner, "writes", &writes_at(LIMIT + 1));
-                let grant = DirGrant::new(scratch.path()).guest("/d");
-                let report = runner.run(Task::new(&task).dir(grant)).unwrap();
-                let exited = wrun::Outcome::Exited(u8::try_from(FBIG).unwrap());
-                assert_eq!(report.outcome, exited, "{mode}");
-                still_works(&runner);
+    alone(
+        "shortages::a_library_lives_where_files_may_not_grow",
+        || {
+            let scratch = scratch();
+            soft(Resource::Fsize, LIMIT);
+            for mode in BOTH {
+                for jail in [Jail::Strict, Jail::Off] {
+                    let runner = builder(mode).jail(jail).build().unwrap();
+                    runner.region(2 * LIMIT, RegionKind::Exclusive).unwrap_err();
+                    let task = wat(&runner, "writes", &writes_at(LIMIT + 1));
+                    let grant = DirGrant::new(scratch.path()).guest("/d");
+                    let report = runner.run(Task::new(&task).dir(grant)).unwrap();
+                    let exited = wrun::Outcome::Exited(u8::try_from(FBIG).unwrap());
+                    assert_eq!(report.outcome, exited, "{mode}");
+                    still_works(&runner);
+                }
             }
-        }
-    });
+        },
+    );
 }
 
 #[test]

@@ -215,7 +215,11 @@ fn fill(writer: &OwnedFd) -> usize {
 #[test]
 fn a_full_stderr_keeps_no_signal_from_ending_wrun() {
     let scratch = scratch();
-    let guest = write(scratch.path(), "trap.wat", "(module (memory (export \"memory\") 1) (func (export \"_start\") unreachable))");
+    let guest = write(
+        scratch.path(),
+        "trap.wat",
+        "(module (memory (export \"memory\") 1) (func (export \"_start\") unreachable))",
+    );
     for mode in MODES {
         for blocking in [true, false] {
             let (reader, writer) = pipe();
@@ -225,7 +229,10 @@ fn a_full_stderr_keeps_no_signal_from_ending_wrun() {
             run.command.stderr(writer);
             let mut running = run.start();
             // It has its message to say, and nobody reads.
-            assert!(!running.ends_within(Duration::from_secs(2)), "{mode}: it waits");
+            assert!(
+                !running.ends_within(Duration::from_secs(2)),
+                "{mode}: it waits"
+            );
             running.signal(rustix::process::Signal::INT);
             assert!(running.ends_within(PATIENCE), "{mode}: blocking {blocking}");
             drop(reader);
@@ -240,7 +247,9 @@ fn the_order_of_stdout_and_stderr_is_kept_where_they_are_one() {
     let expected = "o\ne\n".repeat(50);
     for mode in MODES {
         let (mut reader, writer) = std::io::pipe().unwrap();
-        let mut run = Wrun::mode(mode).arg(&command).stdout_to(writer.try_clone().unwrap());
+        let mut run = Wrun::mode(mode)
+            .arg(&command)
+            .stdout_to(writer.try_clone().unwrap());
         run.command.stderr(writer);
         run.run().expect_code(0, mode);
         let mut text = String::new();
@@ -256,11 +265,17 @@ fn the_order_of_stdout_and_stderr_is_kept_where_they_are_one() {
             if !append {
                 file.write_all(b"before\n").unwrap();
             }
-            let mut run = Wrun::mode(mode).arg(&command).stdout_to(file.try_clone().unwrap());
+            let mut run = Wrun::mode(mode)
+                .arg(&command)
+                .stdout_to(file.try_clone().unwrap());
             run.command.stderr(file);
             run.run().expect_code(0, mode);
             let text = fs::read_to_string(&path).unwrap();
-            assert_eq!(text, format!("before\n{expected}"), "{mode}: append {append}");
+            assert_eq!(
+                text,
+                format!("before\n{expected}"),
+                "{mode}: append {append}"
+            );
         }
 
         // Two that differ are two.
@@ -278,7 +293,9 @@ fn what_a_task_prints_comes_before_what_it_returns_where_both_are_one() {
         let task = write(scratch.path(), "task.wat", prints_and_returns(len));
         for mode in MODES {
             let both = File::create(scratch.path().join("both")).unwrap();
-            let mut run = Wrun::mode(mode).arg(&task).stdout_to(both.try_clone().unwrap());
+            let mut run = Wrun::mode(mode)
+                .arg(&task)
+                .stdout_to(both.try_clone().unwrap());
             run.command.stderr(both);
             run.run().expect_code(0, mode);
             let text = fs::read_to_string(scratch.path().join("both")).unwrap();
@@ -303,7 +320,10 @@ fn a_library_joins_them_too_and_each_keeps_its_limit() {
             while let Some(chunk) = stream.next_chunk_blocking() {
                 seen.extend_from_slice(&chunk);
             }
-            (handle.wait().unwrap().outcome, String::from_utf8(seen).unwrap())
+            (
+                handle.wait().unwrap().outcome,
+                String::from_utf8(seen).unwrap(),
+            )
         };
         let (outcome, seen) = joined(Limits::default());
         assert!(outcome.is_completed(), "{mode}: {outcome}");

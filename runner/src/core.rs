@@ -472,9 +472,7 @@ fn sink(stdio: Stdio, spec: &Spec) -> (Sink, Option<Sink>, Option<OutputStream>)
             let (sink, chunks) = Sink::channel(spec.limits.output_budget(false));
             (sink, None, Some(OutputStream::new(chunks)))
         }
-        Stdio::Null | Stdio::Stdout => {
-            (Sink::null(spec.limits.output_budget(false)), None, None)
-        }
+        Stdio::Null | Stdio::Stdout => (Sink::null(spec.limits.output_budget(false)), None, None),
     }
 }
 

@@ -71,11 +71,14 @@ impl Error {
         source: impl std::error::Error + Send + Sync + 'static,
     ) -> Self {
         let mut message = message.into();
-        if kind == ErrorKind::System {
-            message.push_str(&refused(&source).map_or_else(
-                || shortage::hint_of(&message),
-                shortage::hint,
-            ));
+        let may_lack = matches!(
+            kind,
+            ErrorKind::System | ErrorKind::Jail | ErrorKind::NoWorker | ErrorKind::CrashLoop
+        );
+        if may_lack && !message.contains(shortage::HINT) {
+            message.push_str(
+                &refused(&source).map_or_else(|| shortage::hint_of(&message), shortage::hint),
+            );
         }
         Error(Box::new(Repr {
             kind,

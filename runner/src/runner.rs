@@ -515,7 +515,12 @@ impl Drop for Runner {
             return wait(runtime, &self.core);
         }
         let runtime = Mutex::new(Some(runtime));
-        let taken = || runtime.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let taken = || {
+            runtime
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take()
+        };
         let waited = std::thread::scope(|scope| {
             let waiting = || taken().into_iter().for_each(|it| wait(it, &self.core));
             let thread = std::thread::Builder::new().name("wrun-drop".into());

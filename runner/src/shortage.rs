@@ -10,6 +10,9 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 
+/// How a hint begins.
+pub(crate) const HINT: &str = "; this process has a limit of ";
+
 /// What may have been too little.
 #[derive(Clone, Copy)]
 enum Kind {
@@ -46,6 +49,9 @@ pub(crate) fn hint(error: &io::Error) -> String {
 
 /// As [`hint`], where only the words of an error are left.
 pub(crate) fn hint_of(words: &str) -> String {
+    if words.contains(HINT) {
+        return String::new();
+    }
     let of = |errno: i32| words.contains(&format!("(os error {errno})"));
     match [libc::EAGAIN, libc::ENOMEM, libc::EMFILE, libc::EFBIG]
         .into_iter()
@@ -79,11 +85,7 @@ fn limits(kind: Kind) -> String {
             Resource::Nproc | Resource::Nofile => limit.to_string(),
             _ => bytesize::ByteSize(limit).display().iec().to_string(),
         };
-        let so_far = if text.is_empty() {
-            "; this process has a limit of "
-        } else {
-            ", of "
-        };
+        let so_far = if text.is_empty() { HINT } else { ", of " };
         let _ = write!(text, "{so_far}{amount} on {what} (ulimit {option})");
     }
     text
@@ -134,8 +136,14 @@ mod tests {
         assert_eq!(hint(&io::Error::from_raw_os_error(libc::EPERM)), "");
         let words = hint(&io::Error::from_raw_os_error(libc::EMFILE));
         let limit = getrlimit(Resource::Nofile).current.expect("a limit");
-        assert!(words.contains(&format!("{limit} on descriptors (ulimit -n)")), "{words}");
-        assert_eq!(hint_of("mmap failed: Too many open files (os error 24)"), words);
+        assert!(
+            words.contains(&format!("{limit} on descriptors (ulimit -n)")),
+            "{words}"
+        );
+        assert_eq!(
+            hint_of("mmap failed: Too many open files (os error 24)"),
+            words
+        );
         assert_eq!(hint_of("mmap failed (os error 2400)"), "");
     }
 

@@ -30,7 +30,7 @@ use std::process::ExitCode;
 /// What `wrun` does, from its arguments to its exit code.
 pub fn main() -> ExitCode {
     crate::sys::survive_file_size_signal();
-    crate::sys::end_as_failed_without_memory();
+    crate::sys::end_without_memory();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

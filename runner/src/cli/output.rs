@@ -87,9 +87,7 @@ impl Output {
         copy(stream, move |stream| {
             let written = match self.file {
                 Some((_, file)) => write_all(stream, &mut Patient(file)),
-                None if io::stdout().is_terminal() => {
-                    show_all(stream, &mut stdio::stdout(), &line)
-                }
+                None if io::stdout().is_terminal() => show_all(stream, &mut stdio::stdout(), &line),
                 None => write_all(stream, &mut stdio::stdout()),
             };
             if written.is_err() {
@@ -155,9 +153,7 @@ fn show_all(stream: &mut OutputStream, writer: &mut dyn Write, line: &Line) -> i
     let mut last = 0;
     while let Some(chunk) = stream.next_chunk_blocking() {
         let shown = harmless(&chunk, &mut last);
-        line.around(shown.last().copied(), || {
-            writer.write_all(&shown)
-        })?;
+        line.around(shown.last().copied(), || writer.write_all(&shown))?;
     }
     Ok(())
 }

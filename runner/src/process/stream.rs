@@ -87,12 +87,7 @@ impl Stream {
 }
 
 /// Moves a worker's output to its sink until it ends, or the sink takes no more.
-async fn pump(
-    mut pipe: pipe::Receiver,
-    sink: Sink,
-    also: Option<Sink>,
-    moved: Arc<Moved>,
-) {
+async fn pump(mut pipe: pipe::Receiver, sink: Sink, also: Option<Sink>, moved: Arc<Moved>) {
     let mut buffer = BytesMut::new();
     loop {
         buffer.reserve(CHUNK);

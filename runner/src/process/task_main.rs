@@ -506,10 +506,7 @@ async fn next_chunk(chunks: &mut Option<mpsc::Receiver<Bytes>>) -> Option<Bytes>
 }
 
 /// Writes what comes to a pipe; gives the pipe back while somebody reads it.
-async fn pump(
-    mut chunks: mpsc::Receiver<Bytes>,
-    mut pipe: pipe::Sender,
-) -> Option<pipe::Sender> {
+async fn pump(mut chunks: mpsc::Receiver<Bytes>, mut pipe: pipe::Sender) -> Option<pipe::Sender> {
     while let Some(chunk) = chunks.recv().await {
         if pipe.write_all(&chunk).await.is_err() {
             // Nobody reads: dropping the receiver tells the guest.

@@ -1,70 +1,83 @@
-//! The allocator of the `wrun` program: the system's, which remembers that memory ran
-//! out.
+//! The allocator of the `wrun` program: the system's, and the end of a command where it has
+//! no more.
 //!
-//! Rust ends a program whose small allocations fail by SIGABRT, which a shell would show
-//! as the code of a task that trapped. For a command it is the runner's own failure.
+//! Rust ends a program whose allocations fail by SIGABRT, which a shell would show as the
+//! code of a task that trapped. For a command it is the runner's own failure.
 
+use rustix::process::{Resource, getrlimit};
 use std::alloc::{GlobalAlloc, Layout, System};
+use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-static RAN_OUT: AtomicBool = AtomicBool::new(false);
+/// This process is a command, and ends where there is no memory.
+static COMMAND: AtomicBool = AtomicBool::new(false);
 
 /// The exit code of a command that itself failed.
 const RUNNER: libc::c_int = 125;
 
-/// The system's allocator.
+/// The system's allocator; in a command, one that does not fail.
 #[derive(Debug)]
 pub struct Allocator;
 
-fn noted(block: *mut u8) -> *mut u8 {
-    if block.is_null() {
-        RAN_OUT.store(true, Ordering::Relaxed);
+/// This process is a command from now on: it says that there is no memory, and exits.
+pub(crate) fn end_without_memory() {
+    COMMAND.store(true, Ordering::Relaxed);
+}
+
+fn checked(block: *mut u8, len: usize) -> *mut u8 {
+    if block.is_null() && COMMAND.load(Ordering::Relaxed) {
+        give_up(len)
     }
     block
 }
 
+/// Allocates nothing, and touches nothing that could be locked.
+#[cold]
+#[expect(unsafe_code, reason = "the process ends without what runs at exit")]
+fn give_up(len: usize) -> ! {
+    let mut line = [0; 256];
+    let mut rest = &mut line[..];
+    let _ = write!(rest, "wrun: there is no memory for {len} bytes");
+    for (resource, name) in [
+        (Resource::Data, "data (ulimit -d)"),
+        (Resource::As, "address space (ulimit -v)"),
+    ] {
+        if let Some(limit) = getrlimit(resource).current {
+            let _ = write!(
+                rest,
+                "; this process has a limit of {limit} bytes on {name}"
+            );
+        }
+    }
+    let _ = writeln!(rest);
+    let left = rest.len();
+    let said = &line[..line.len() - left];
+    let _ = rustix::io::write(rustix::stdio::stderr(), said);
+    // SAFETY: it ends the process, whatever its threads do.
+    unsafe { libc::_exit(RUNNER) }
+}
+
 // SAFETY: every call is the system allocator's, with the same arguments, whose contract
-// is the caller's; what it returns is returned.
+// is the caller's; what it returns is returned, if anything is.
 #[expect(unsafe_code, reason = "an allocator is unsafe by its nature")]
 unsafe impl GlobalAlloc for Allocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // SAFETY: as the caller promises.
-        noted(unsafe { System.alloc(layout) })
+        checked(unsafe { System.alloc(layout) }, layout.size())
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         // SAFETY: as the caller promises.
-        noted(unsafe { System.alloc_zeroed(layout) })
+        checked(unsafe { System.alloc_zeroed(layout) }, layout.size())
     }
 
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, len: usize) -> *mut u8 {
         // SAFETY: as the caller promises.
-        noted(unsafe { System.realloc(block, layout, len) })
+        checked(unsafe { System.realloc(block, layout, len) }, len)
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         // SAFETY: as the caller promises.
         unsafe { System.dealloc(block, layout) }
     }
-}
-
-/// Has a program that gives up for want of memory end with the code of a runner that
-/// failed; Rust has said why by then. Only for a command: it is the whole process that
-/// ends.
-#[expect(unsafe_code, reason = "signal dispositions are set through libc")]
-pub(crate) fn end_as_failed_without_memory() {
-    extern "C" fn aborted(_: libc::c_int) {
-        if RAN_OUT.load(Ordering::Relaxed) {
-            // SAFETY: it ends the process, and may be called in a handler.
-            unsafe { libc::_exit(RUNNER) }
-        }
-        // Otherwise `abort` goes on to end the process, with the default.
-    }
-    // SAFETY: all zeroes is a `sigaction`: an empty mask, no flags, the default.
-    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-    action.sa_sigaction = aborted as extern "C" fn(libc::c_int) as libc::sighandler_t;
-    action.sa_flags = libc::SA_RESETHAND | libc::SA_ONSTACK;
-    // SAFETY: the handler loads an atomic and ends the process, both of which are allowed
-    // in one; `action` outlives the call.
-    unsafe { libc::sigaction(libc::SIGABRT, &raw const action, std::ptr::null_mut()) };
 }

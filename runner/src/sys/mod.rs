@@ -27,7 +27,7 @@ mod watch;
 
 pub(crate) use act::act;
 pub use allocator::Allocator;
-pub(crate) use allocator::end_as_failed_without_memory;
+pub(crate) use allocator::end_without_memory;
 pub(crate) use descriptor::closes_on_exec;
 pub(crate) use fork::{Alone, Forked, exit_now};
 pub(crate) use inherited::{blank, close_inherited};

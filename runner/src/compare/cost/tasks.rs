@@ -340,8 +340,7 @@ fn in_threads<T: Send>(
 ) -> Result<(), Error> {
     std::thread::scope(|scope| {
         let run = &run;
-        let start =
-            |one| std::thread::Builder::new().spawn_scoped(scope, move || run(one));
+        let start = |one| std::thread::Builder::new().spawn_scoped(scope, move || run(one));
         let running: Vec<_> = all.map(start).collect::<Result<_, _>>().map_err(failed)?;
         running
             .into_iter()
