@@ -32,6 +32,10 @@ use tokio::sync::OwnedSemaphorePermit;
 const DROP_WAIT: Duration = Duration::from_secs(5);
 /// How long it waits for threads that are blocked in the operating system.
 const THREADS_WAIT: Duration = Duration::from_millis(100);
+/// Threads beside those of the runtime that there must be memory for: one that waits for what
+/// blocks, the clock of epochs, one that starts programs; and those of a command, for
+/// streams and progress.
+const OTHER_THREADS: usize = 7;
 /// How long the first thread that waits for what blocks may take to be there.
 const THREADS_START: Duration = Duration::from_secs(10);
 
@@ -101,7 +105,14 @@ impl Runner {
     pub(crate) fn new(config: Config) -> Result<Self, Error> {
         sys::survive_file_size_signal();
         let quiet_pipes = sys::dies_of_broken_pipes();
-        let threads = config.worker_threads;
+        let threads =
+            shortage::room_for_threads(config.worker_threads, OTHER_THREADS).map_err(|error| {
+                let hint = shortage::hint(&error);
+                Error::new(
+                    ErrorKind::System,
+                    format!("there is too little memory for threads: {error}{hint}"),
+                )
+            })?;
         // The runtime last: it must not be dropped by one who may not wait.
         let core = Arc::new(Core::new(config)?);
         Ok(Runner {

@@ -4,6 +4,7 @@
 //! Invariant: what is said here is about inherited limits only, never about those of a
 //! task.
 
+use crate::sys;
 use rustix::process::{Resource, getrlimit};
 use std::fmt::Write as _;
 use std::io;
@@ -103,6 +104,24 @@ pub(crate) fn less_memory_than(wanted: u64) -> Option<u64> {
 pub(crate) fn smaller_files_than(wanted: u64) -> Option<u64> {
     let limit = getrlimit(Resource::Fsize).current;
     limit.filter(|it| *it < wanted)
+}
+
+/// What a thread takes, in bytes: its stack, that of its signal handlers, guards. Rust
+/// ends the program where a thread is there and the second is not.
+const THREAD: usize = (2 << 20) + (256 << 10);
+/// What threads need to do anything, in bytes.
+const HEAP: usize = 6 << 20;
+
+/// How many threads there is memory for, `wanted` or one, beside `others`.
+pub(crate) fn room_for_threads(wanted: usize, others: usize) -> io::Result<usize> {
+    let needed = |threads: usize| {
+        let threads = threads.saturating_add(others);
+        threads.saturating_mul(THREAD).saturating_add(HEAP)
+    };
+    match sys::room_for(needed(wanted)) {
+        Ok(()) => Ok(wanted),
+        Err(_) => sys::room_for(needed(1)).map(|()| 1),
+    }
 }
 
 /// How many threads the system gives at once, at most `wanted`; and why not more.

@@ -152,7 +152,9 @@ impl fmt::Debug for Terminal {
 impl TermLike for Terminal {
     fn width(&self) -> u16 {
         let size = rustix::termios::tcgetwinsize(rustix::stdio::stderr());
-        size.map_or(WIDTH, |size| size.ws_col)
+        // Some do not know, and say so by zero.
+        let width = size.ok().map(|size| size.ws_col).filter(|width| *width > 0);
+        width.unwrap_or(WIDTH)
     }
 
     fn move_cursor_up(&self, n: usize) -> io::Result<()> {

@@ -138,6 +138,7 @@ fn limit(limits: &CompileLimits) -> io::Result<()> {
 /// Starts the threads that compile; whether there are any.
 fn threads(most: u32) -> bool {
     most > 1
+        && shortage::room_for_threads(most as usize, 0).ok() == Some(most as usize)
         && rayon::ThreadPoolBuilder::new()
             .num_threads(most as usize)
             .build_global()

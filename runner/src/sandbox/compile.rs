@@ -10,6 +10,7 @@ use super::engine::{self, EngineError};
 use super::imports::{self, Uses};
 use super::load::LoadError;
 use super::source::{self, Shape};
+use crate::shortage;
 use bytes::Bytes;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::borrow::Cow;
@@ -60,6 +61,9 @@ fn threads(source: &[u8]) -> Option<ThreadPool> {
         return None;
     }
     let count = std::thread::available_parallelism().map_or(1, usize::from);
+    if shortage::room_for_threads(count, 0).ok() != Some(count) {
+        return None;
+    }
     let named = |number| format!("wrun-compile-{number}");
     let pool = ThreadPoolBuilder::new()
         .num_threads(count)

@@ -22,6 +22,26 @@ pub struct Allocator;
 /// This process is a command from now on: it says that there is no memory, and exits.
 pub(crate) fn end_without_memory() {
     COMMAND.store(true, Ordering::Relaxed);
+    let limited = |resource| getrlimit(resource).current.is_some();
+    if limited(Resource::Data) || limited(Resource::As) {
+        aborts_are_shortages();
+    }
+}
+
+/// The C library aborts, after a line of its own, where it has no memory for itself. Only
+/// where there is a limit on it: any other abort is what it was.
+#[expect(unsafe_code, reason = "signal dispositions are set through libc")]
+fn aborts_are_shortages() {
+    extern "C" fn aborted(_: libc::c_int) {
+        // SAFETY: it ends the process, which a handler may do.
+        unsafe { libc::_exit(RUNNER) }
+    }
+    // SAFETY: all zeroes is a `sigaction`: an empty mask, no flags, the default.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = aborted as extern "C" fn(libc::c_int) as libc::sighandler_t;
+    // SAFETY: the handler ends the process and does nothing else; `action` outlives the
+    // call, and the former disposition is not asked for.
+    unsafe { libc::sigaction(libc::SIGABRT, &raw const action, std::ptr::null_mut()) };
 }
 
 fn checked(block: *mut u8, len: usize) -> *mut u8 {

@@ -17,6 +17,7 @@ mod pidfd;
 #[cfg(feature = "test-hooks")]
 mod probe;
 mod receive;
+mod room;
 mod shared_words;
 mod signal;
 mod stdout;
@@ -39,6 +40,7 @@ pub(crate) use pidfd::{Pidfd, Sent, member_of};
 #[cfg(feature = "test-hooks")]
 pub(crate) use probe::probe;
 pub(crate) use receive::receive;
+pub(crate) use room::room_for;
 pub(crate) use shared_words::SharedWords;
 #[cfg(any(test, feature = "test-hooks"))]
 pub(crate) use signal::die_of_broken_pipes;
