@@ -20,7 +20,7 @@ use crate::retry::Retry;
 use crate::sandbox::{Artifact, Compiler, Ending, Fate, InProcess, Loader, Progress, Sink};
 use crate::services::{Commons, Provider};
 use crate::stop::Stop;
-use crate::task::{Input, Spec, Stdio, Task, validate_tasks};
+use crate::task::{Input, Spec, Stdio, Task, validate_output, validate_tasks};
 use crate::thread::ThreadExecutor;
 use bytes::Bytes;
 use std::pin::Pin;
@@ -174,10 +174,18 @@ impl Core {
         }
         spec.validate()?;
         validate_tasks(&tasks)?;
+        validate_output(stdout, stderr)?;
         spec.child_data = child_data(&tasks, &spec.limits);
         let submitted = Instant::now();
         let (stdout, capture_out, stream_out) = sink(stdout, &spec);
-        let (stderr, capture_err, stream_err) = sink(stderr, &spec);
+        let beside = match stderr {
+            Stdio::Stdout => stdout.beside(spec.limits.output_budget(false)),
+            _ => None,
+        };
+        let (stderr, capture_err, stream_err) = match beside {
+            Some(stderr) => (stderr, None, None),
+            None => sink(stderr, &spec),
+        };
         let (progress, watched) = watch::channel(Progress::default());
         let deadline = spec
             .limits
@@ -464,7 +472,7 @@ fn sink(stdio: Stdio, spec: &Spec) -> (Sink, Option<Sink>, Option<OutputStream>)
             let (sink, chunks) = Sink::channel(spec.limits.output_budget(false));
             (sink, None, Some(OutputStream::new(chunks)))
         }
-        Stdio::Null => (Sink::null(spec.limits.output_budget(false)), None, None),
+        Stdio::Null | Stdio::Stdout => (Sink::null(spec.limits.output_budget(false)), None, None),
     }
 }
 

@@ -5,6 +5,7 @@ use crate::jail::LayerReport;
 use crate::outcome::Limit;
 use crate::process::ProcessError;
 use crate::sandbox::{EngineError, LoadError, PrepareError, RunError};
+use crate::shortage;
 use crate::task::TaskError;
 use std::fmt;
 
@@ -63,14 +64,25 @@ impl Error {
         }))
     }
 
+    /// With a hint at the limit that may be behind it, where the system refused.
     fn with_source(
         kind: ErrorKind,
         message: impl Into<String>,
         source: impl std::error::Error + Send + Sync + 'static,
     ) -> Self {
+        let mut message = message.into();
+        let may_lack = matches!(
+            kind,
+            ErrorKind::System | ErrorKind::Jail | ErrorKind::NoWorker | ErrorKind::CrashLoop
+        );
+        if may_lack && !message.contains(shortage::HINT) {
+            message.push_str(
+                &refused(&source).map_or_else(|| shortage::hint_of(&message), shortage::hint),
+            );
+        }
         Error(Box::new(Repr {
             kind,
-            message: message.into(),
+            message,
             limit: None,
             source: Some(Box::new(source)),
         }))
@@ -133,6 +145,12 @@ impl Error {
     }
 }
 
+/// The system's own error behind another one.
+fn refused<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a std::io::Error> {
+    std::iter::successors(Some(error), |error| error.source())
+        .find_map(|error| error.downcast_ref::<std::io::Error>())
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.message)
@@ -171,6 +189,7 @@ impl From<LoadError> for Error {
             LoadError::Read { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
                 ErrorKind::NotFound
             }
+            LoadError::Read { source, .. } if shortage::is_one(source) => ErrorKind::System,
             LoadError::Engine(_) | LoadError::System { .. } | LoadError::OutOfMemory => {
                 ErrorKind::System
             }

@@ -321,6 +321,19 @@
 //! # }
 //! ```
 //!
+//! # Signals and limits of your program
+//!
+//! Building a runner gives SIGXFSZ, the signal of the limit on the size of files, a handler
+//! that does nothing, unless your program has decided what it does: the write is then an
+//! error and not the end of your program. Programs that yours starts have the default.
+//! wasmtime sets handlers for the signals by which guests trap. No other disposition is
+//! touched; broken pipes are errors on the runner's threads and in [`Runner::run`], also
+//! in a program that dies of SIGPIPE.
+//!
+//! Where the system gives no more (threads, memory, descriptors, room in a file), calls fail
+//! with [`ErrorKind::System`], and the message names the limit of your program that may
+//! be behind it (`ulimit`). A runner starts with fewer threads than it wants, but two.
+//!
 //! # What it costs
 //!
 //! - **Thread mode**: microseconds for a fresh sandbox, a slot of a memory pool
@@ -368,12 +381,20 @@ mod retry;
 mod runner;
 mod sandbox;
 mod services;
+mod shortage;
 mod stop;
 mod sync;
 mod sys;
 mod task;
 mod thread;
 mod wire;
+
+/// For wrun's own tests: this process is to be a host that dies of broken pipes.
+#[cfg(feature = "test-hooks")]
+#[doc(hidden)]
+pub fn die_of_broken_pipes() {
+    sys::die_of_broken_pipes();
+}
 
 pub use builder::Builder;
 pub use config::{Cache, Jail, Mode, Start};

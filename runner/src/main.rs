@@ -2,6 +2,9 @@
 
 use std::process::ExitCode;
 
+#[global_allocator]
+static ALLOCATOR: wrun::cli::Allocator = wrun::cli::Allocator;
+
 fn main() -> ExitCode {
     wrun::worker_hook();
     wrun::cli::main()

@@ -5,6 +5,7 @@
 //! descriptor, and no thread but, in thread mode, one that is compiling, which ends
 //! when it has compiled.
 
+use crate::blocking;
 use crate::builder::Builder;
 use crate::config::{Config, Mode};
 use crate::core::Core;
@@ -16,11 +17,14 @@ use crate::port::Port;
 use crate::region::{Kind as RegionKind, Region, RegionError};
 use crate::report::Report;
 use crate::sandbox::{Artifact, Code};
+use crate::shortage;
+use crate::sys::{self, NoPipeSignal};
 use crate::task::{Stdio, Task};
 use bytes::Bytes;
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::{Duration, Instant};
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -28,6 +32,12 @@ use tokio::sync::OwnedSemaphorePermit;
 const DROP_WAIT: Duration = Duration::from_secs(5);
 /// How long it waits for threads that are blocked in the operating system.
 const THREADS_WAIT: Duration = Duration::from_millis(100);
+/// Threads beside those of the runtime that there must be memory for: one that waits for what
+/// blocks, the clock of epochs, one that starts programs; and those of a command, for
+/// streams and progress.
+const OTHER_THREADS: usize = 7;
+/// How long the first thread that waits for what blocks may take to be there.
+const THREADS_START: Duration = Duration::from_secs(10);
 
 /// Runs tasks, in one mode; see the [crate's tour](crate).
 ///
@@ -35,6 +45,55 @@ const THREADS_WAIT: Duration = Duration::from_millis(100);
 pub struct Runner {
     core: Arc<Core>,
     runtime: Option<Runtime>,
+    /// Broken pipes would be the end of this process.
+    quiet_pipes: bool,
+}
+
+/// The threads of a runner: as many as are wanted or the system gives, and one that waits
+/// for what blocks. With that one, tokio queues what blocks where there are no threads;
+/// without, it panics.
+fn runtime(wanted: usize, quiet_pipes: bool) -> Result<Runtime, Error> {
+    let refused = |error: io::Error| {
+        let hint = shortage::hint(&error);
+        Error::new(
+            ErrorKind::System,
+            format!("cannot start a thread: {error}{hint}"),
+        )
+    };
+    // tokio panics where it gets none.
+    let (count, error) = shortage::threads(wanted.saturating_add(1));
+    let workers = match error {
+        Some(error) if count < 2 => return Err(refused(error)),
+        _ => count.saturating_sub(1).clamp(1, wanted.max(1)),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers)
+        // A task that computes gives way at each epoch tick; timers and I/O
+        // must be looked at then, not after 61 such turns.
+        .event_interval(1)
+        .thread_name("wrun")
+        .thread_keep_alive(Duration::MAX)
+        .on_thread_start(move || {
+            if quiet_pipes {
+                NoPipeSignal::forever();
+            }
+        })
+        .enable_all()
+        .build()
+        .map_err(|error| {
+            let hint = shortage::hint(&error);
+            Error::new(
+                ErrorKind::System,
+                format!("cannot make an event loop: {error}{hint}"),
+            )
+        })?;
+    let (started, waits) = mpsc::sync_channel(1);
+    runtime.spawn_blocking(move || started.send(()));
+    if waits.recv_timeout(THREADS_START).is_err() {
+        runtime.shutdown_background();
+        return Err(refused(io::Error::from_raw_os_error(libc::EAGAIN)));
+    }
+    Ok(runtime)
 }
 
 impl Runner {
@@ -44,20 +103,22 @@ impl Runner {
     }
 
     pub(crate) fn new(config: Config) -> Result<Self, Error> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(config.worker_threads)
-            // A task that computes gives way at each epoch tick; timers and I/O
-            // must be looked at then, not after 61 such turns.
-            .event_interval(1)
-            .thread_name("wrun")
-            .enable_all()
-            .build()
-            .map_err(|error| {
-                Error::new(ErrorKind::System, format!("cannot start threads: {error}"))
+        sys::survive_file_size_signal();
+        let quiet_pipes = sys::dies_of_broken_pipes();
+        let threads =
+            shortage::room_for_threads(config.worker_threads, OTHER_THREADS).map_err(|error| {
+                let hint = shortage::hint(&error);
+                Error::new(
+                    ErrorKind::System,
+                    format!("there is too little memory for threads: {error}{hint}"),
+                )
             })?;
+        // The runtime last: it must not be dropped by one who may not wait.
+        let core = Arc::new(Core::new(config)?);
         Ok(Runner {
-            core: Arc::new(Core::new(config)?),
-            runtime: Some(runtime),
+            core,
+            runtime: Some(runtime(threads, quiet_pipes)?),
+            quiet_pipes,
         })
     }
 
@@ -307,6 +368,7 @@ impl Runner {
             ));
         }
         let core = self.core.clone();
+        let _quiet = self.quiet_pipes.then(NoPipeSignal::new);
         self.handle().block_on(async {
             let permit = core.admit().await?;
             let (admitted, _ends) = core.admitted(task, permit)?;
@@ -453,19 +515,35 @@ impl Drop for Runner {
         };
         // Waiting is not allowed on a thread that drives other futures; one of
         // its own may.
-        let wait = move |core: &Core| {
+        let wait = |runtime: Runtime, core: &Core| {
             runtime.block_on(async {
                 let _ = tokio::time::timeout(DROP_WAIT, core.tasks.wait()).await;
             });
             core.executor.close();
             runtime.shutdown_timeout(THREADS_WAIT);
         };
-        if Handle::try_current().is_ok() {
-            std::thread::scope(|scope| {
-                scope.spawn(|| wait(&self.core));
-            });
-        } else {
-            wait(&self.core);
+        if Handle::try_current().is_err() {
+            return wait(runtime, &self.core);
+        }
+        let runtime = Mutex::new(Some(runtime));
+        let taken = || {
+            runtime
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take()
+        };
+        let waited = std::thread::scope(|scope| {
+            let waiting = || taken().into_iter().for_each(|it| wait(it, &self.core));
+            let thread = std::thread::Builder::new().name("wrun-drop".into());
+            thread.spawn_scoped(scope, waiting).is_ok()
+        });
+        if !waited && let Some(runtime) = taken() {
+            // There are no more threads: this one waits for the tasks. The runtime's own
+            // it may not wait for; they end by themselves.
+            let until = Instant::now().checked_add(DROP_WAIT);
+            let _ = blocking::wait(std::pin::pin!(self.core.tasks.wait()), until);
+            self.core.executor.close();
+            runtime.shutdown_background();
         }
     }
 }

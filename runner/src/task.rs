@@ -314,6 +314,16 @@ fn check_limits(limits: &Limits) -> Result<(), TaskError> {
     Ok(())
 }
 
+/// Checks where output goes.
+pub(crate) fn validate_output(stdout: Stdio, stderr: Stdio) -> Result<(), TaskError> {
+    match (stdout, stderr) {
+        (Stdio::Stdout, _) => Err(TaskError::NotJoined),
+        (Stdio::Stream, Stdio::Stdout) => Ok(()),
+        (_, Stdio::Stdout) => Err(TaskError::NotJoined),
+        _ => Ok(()),
+    }
+}
+
 /// Checks the tasks that a task is granted.
 pub(crate) fn validate_tasks(grants: &[TaskGrant]) -> Result<(), TaskError> {
     if grants.len() > MAX_GRANTS {
@@ -423,6 +433,11 @@ pub enum Stdio {
     Stream,
     /// Thrown away.
     Null,
+    /// Only for [`Task::stderr`], with [`Stdio::Stream`] for stdout: both arrive in one
+    /// stream, [`TaskHandle::stdout`](crate::TaskHandle::stdout), in the order in which
+    /// the task writes them, as with `2>&1` in a shell. Each keeps its own limit on
+    /// output.
+    Stdout,
 }
 
 /// A task's settings that cannot be.
@@ -436,6 +451,8 @@ pub enum TaskError {
     TooLong { what: &'static str },
     #[error("a task has at most {MAX_GRANTS} directories and as many addresses")]
     TooManyGrants,
+    #[error("Stdio::Stdout is for stderr, and needs Stdio::Stream for stdout")]
+    NotJoined,
     #[error("max_table_elements is at most 1,000,000")]
     TooManyTableElements,
     #[error("max_tasks is at most 4,096, max_depth at most 64")]

@@ -5,10 +5,10 @@ use super::args::{CompareArgs, Only, TaskFile};
 use super::process::Become;
 use super::report::ReportTo;
 use super::signals::Signals;
-use super::{Failure, exit, print, table, text};
+use super::{Failure, exit, print, stdio, table, text};
 use crate::compare::{Comparison, Fault, Measure, Results, Step, Verdict};
 use crate::{Error, Limits};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressStyle};
 use std::io::{self, IsTerminal, Read};
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -101,7 +101,7 @@ fn input(path: Option<&Path>) -> Result<Vec<u8>, Failure> {
     let most = Limits::INPUT_DEFAULT;
     let mut bytes = Vec::new();
     let read = match path == Path::new("-") {
-        true => io::stdin().lock().take(most + 1).read_to_end(&mut bytes),
+        true => stdio::stdin().take(most + 1).read_to_end(&mut bytes),
         false => {
             std::fs::File::open(path).and_then(|file| file.take(most + 1).read_to_end(&mut bytes))
         }
@@ -196,8 +196,7 @@ fn watched(comparison: Comparison, progress: bool) -> Result<Compared, Failure> 
 }
 
 fn line() -> ProgressBar {
-    let target = ProgressDrawTarget::stderr_with_hz(10);
-    let line = ProgressBar::with_draw_target(Some(1000), target);
+    let line = ProgressBar::with_draw_target(Some(1000), stdio::draw_target(10));
     if let Ok(style) =
         ProgressStyle::with_template("comparing [{bar:30}] {percent} %, {elapsed}, {msg}")
     {

@@ -23,6 +23,8 @@ pub(super) const INTERRUPTED: u8 = 130;
 pub(super) const TRAP: u8 = 134;
 /// SIGTERM.
 pub(super) const TERMINATED: u8 = 143;
+/// SIGXCPU: no processor time is left.
+pub(super) const OUT_OF_TIME: u8 = 152;
 /// Any limit but the deadline.
 pub(super) const LIMIT: u8 = 137;
 

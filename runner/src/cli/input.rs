@@ -2,6 +2,7 @@
 
 use super::args::RunArgs;
 use super::lazy::Lazy;
+use super::stdio::{self, Patient};
 use super::{Failure, exit};
 use crate::{Input, Limits, Mode};
 use std::fs::File;
@@ -14,11 +15,10 @@ const KEPT: u64 = Limits::INPUT_DEFAULT;
 
 pub(super) fn input(args: &RunArgs, is_command: bool) -> Result<Input, Failure> {
     let replayed = args.mode == Mode::Process && args.process.retries > 0;
-    let stdin = io::stdin();
     match args.input.as_deref() {
         // A command reads what its user types; what `run` takes is read to the
         // end first, and nobody wants to be waited for without a word.
-        None if stdin.is_terminal() && !is_command => Ok(Input::empty()),
+        None if io::stdin().is_terminal() && !is_command => Ok(Input::empty()),
         Some(path) if path != Path::new("-") => {
             let fail = |error: io::Error| {
                 let path = path.display();
@@ -31,15 +31,15 @@ pub(super) fn input(args: &RunArgs, is_command: bool) -> Result<Input, Failure> 
             if replayed {
                 return keep(file).map_err(fail);
             }
-            Ok(Input::reader(Lazy::new(Box::new(file))))
+            Ok(Input::reader(Lazy::new(Box::new(Patient(file)))))
         }
         _ => {
-            if replayed && let Ok(file) = stdin.as_fd().try_clone_to_owned() {
+            if replayed && let Ok(file) = io::stdin().as_fd().try_clone_to_owned() {
                 let fail =
                     |error| Failure::new(exit::RUNNER, format!("cannot read stdin: {error}"));
                 return keep(file.into()).map_err(fail);
             }
-            Ok(Input::reader(Lazy::new(Box::new(stdin))))
+            Ok(Input::reader(Lazy::new(Box::new(stdio::stdin()))))
         }
     }
 }
@@ -49,7 +49,7 @@ pub(super) fn input(args: &RunArgs, is_command: bool) -> Result<Input, Failure> 
 fn keep(mut file: File) -> io::Result<Input> {
     let metadata = file.metadata()?;
     if !metadata.is_file() || metadata.len() > KEPT {
-        return Ok(Input::reader(Lazy::new(Box::new(file))));
+        return Ok(Input::reader(Lazy::new(Box::new(Patient(file)))));
     }
     let mut bytes = Vec::new();
     (&mut file).take(KEPT).read_to_end(&mut bytes)?;

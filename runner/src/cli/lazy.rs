@@ -57,7 +57,11 @@ impl AsyncRead for Lazy {
             };
             std::thread::Builder::new()
                 .name("wrun-stdin".into())
-                .spawn(reading)?;
+                .spawn(reading)
+                .map_err(|error| {
+                    let hint = crate::shortage::hint(&error);
+                    io::Error::other(format!("cannot start a thread: {error}{hint}"))
+                })?;
             self.chunks = Some(receiver);
         }
         if self.rest.is_empty() {

@@ -17,21 +17,33 @@ mod progress;
 mod report;
 mod run;
 mod signals;
+mod stdio;
 mod table;
 mod text;
 
+pub use crate::sys::Allocator;
 use args::{Cli, Command};
 use clap::{CommandFactory, Parser};
-use std::io::{self, Write};
+use std::io;
 use std::process::ExitCode;
 
 /// What `wrun` does, from its arguments to its exit code.
 pub fn main() -> ExitCode {
+    crate::sys::survive_file_size_signal();
+    crate::sys::end_without_memory();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { exit::USAGE } else { 0 });
+            let shown = error.render();
+            let text = match stdio::has_colours(error.use_stderr()) {
+                true => shown.ansi().to_string(),
+                false => shown.to_string(),
+            };
+            if error.use_stderr() {
+                text::say(&text);
+                return ExitCode::from(exit::USAGE);
+            }
+            return ended(print(text.as_bytes()));
         }
     };
     let result = match cli.command {
@@ -47,6 +59,10 @@ pub fn main() -> ExitCode {
         }
         Some(Command::Man) => man(),
     };
+    ended(result)
+}
+
+fn ended(result: Result<u8, Failure>) -> ExitCode {
     match result {
         Ok(code) => ExitCode::from(code),
         Err(Failure { code, message }) => {
@@ -85,8 +101,7 @@ fn print(bytes: &[u8]) -> Result<u8, Failure> {
     if crate::sys::was_stdout_closed() {
         return Err(stdout_failed(&rustix::io::Errno::BADF.into()));
     }
-    let mut stdout = io::stdout().lock();
-    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+    match stdio::stdout().say(bytes) {
         Ok(()) => Ok(0),
         Err(error) => Err(stdout_failed(&error)),
     }
@@ -98,7 +113,11 @@ fn stdout_failed(error: &io::Error) -> Failure {
     if error.kind() == io::ErrorKind::BrokenPipe {
         let _ = signal_hook::low_level::emulate_default_handler(signal_hook::consts::SIGPIPE);
     }
-    Failure::new(exit::RUNNER, format!("cannot write to stdout: {error}"))
+    let hint = crate::shortage::hint(error);
+    Failure::new(
+        exit::RUNNER,
+        format!("cannot write to stdout: {error}{hint}"),
+    )
 }
 
 fn man() -> Result<u8, Failure> {

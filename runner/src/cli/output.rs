@@ -2,6 +2,7 @@
 //! produced.
 
 use super::progress::Line;
+use super::stdio::{self, Patient};
 use super::{Failure, exit, stdout_failed};
 use crate::{Killer, OutputStream};
 use std::fs::File;
@@ -63,6 +64,11 @@ impl Output {
         file.set_len(0).map_err(|error| cannot_write(path, &error))
     }
 
+    /// Whether it goes where stderr goes: then the order of both is kept.
+    pub(super) fn is_stderrs(&self) -> bool {
+        self.file.is_none() && stdio::are_one()
+    }
+
     /// What to say when the destination took no more.
     pub(super) fn failed(path: Option<&Path>, error: &io::Error) -> Failure {
         match path {
@@ -80,9 +86,9 @@ impl Output {
     ) -> Result<Copied, Failure> {
         copy(stream, move |stream| {
             let written = match self.file {
-                Some((_, mut file)) => write_all(stream, &mut file),
-                None if io::stdout().is_terminal() => show_all(stream, &mut io::stdout(), &line),
-                None => write_all(stream, &mut io::stdout()),
+                Some((_, file)) => write_all(stream, &mut Patient(file)),
+                None if io::stdout().is_terminal() => show_all(stream, &mut stdio::stdout(), &line),
+                None => write_all(stream, &mut stdio::stdout()),
             };
             if written.is_err() {
                 killer.kill();
@@ -97,8 +103,8 @@ impl Output {
 pub(super) fn copy_stderr(stream: Option<OutputStream>, line: Line) -> Result<Copied, Failure> {
     copy(stream, move |stream| {
         let written = match io::stderr().is_terminal() {
-            true => show_all(stream, &mut io::stderr(), &line),
-            false => write_all(stream, &mut io::stderr()),
+            true => show_all(stream, &mut stdio::stderr(), &line),
+            false => write_all(stream, &mut stdio::stderr()),
         };
         if written.is_err() {
             while stream.next_chunk_blocking().is_some() {}
@@ -108,7 +114,8 @@ pub(super) fn copy_stderr(stream: Option<OutputStream>, line: Line) -> Result<Co
 }
 
 pub(super) fn cannot_write(path: &Path, error: &io::Error) -> Failure {
-    let message = format!("cannot write {}: {error}", path.display());
+    let hint = crate::shortage::hint(error);
+    let message = format!("cannot write {}: {error}{hint}", path.display());
     Failure::new(exit::RUNNER, message)
 }
 
@@ -125,13 +132,18 @@ fn copy(
         .name("wrun-copy".into())
         .spawn(move || done.send(copying(&mut stream)))
         .map(|_| copied)
-        .map_err(|error| Failure::new(exit::RUNNER, format!("cannot start a thread: {error}")))
+        .map_err(|error| {
+            let hint = crate::shortage::hint(&error);
+            Failure::new(
+                exit::RUNNER,
+                format!("cannot start a thread: {error}{hint}"),
+            )
+        })
 }
 
 fn write_all(stream: &mut OutputStream, writer: &mut dyn Write) -> io::Result<()> {
     while let Some(chunk) = stream.next_chunk_blocking() {
         writer.write_all(&chunk)?;
-        writer.flush()?;
     }
     Ok(())
 }
@@ -141,9 +153,7 @@ fn show_all(stream: &mut OutputStream, writer: &mut dyn Write, line: &Line) -> i
     let mut last = 0;
     while let Some(chunk) = stream.next_chunk_blocking() {
         let shown = harmless(&chunk, &mut last);
-        line.around(shown.last().copied(), || {
-            writer.write_all(&shown).and_then(|()| writer.flush())
-        })?;
+        line.around(shown.last().copied(), || writer.write_all(&shown))?;
     }
     Ok(())
 }

@@ -5,9 +5,9 @@
 //! beginning of a line. A terminal that takes nothing holds up the threads that write
 //! to it, and nobody else.
 
-use super::text;
+use super::{stdio, text};
 use crate::{Progress, ProgressWatch};
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use std::io::{self, IsTerminal};
 use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -115,7 +115,7 @@ impl State {
         }
         let (_, bar) = self.bar.get_or_insert_with(|| {
             // At most so often a second.
-            let lines = MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(10));
+            let lines = MultiProgress::with_draw_target(stdio::draw_target(10));
             let bar = lines.add(ProgressBar::no_length());
             bar.set_prefix(self.name.clone());
             (lines, bar)

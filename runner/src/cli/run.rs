@@ -11,7 +11,7 @@ use crate::{
     Artifact, Cache, Limit, Limits, Outcome, Report, Runner, Stdio, Task, TaskGrant, TaskHandle,
 };
 use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -41,7 +41,11 @@ pub(super) fn run(args: RunArgs) -> Result<u8, Failure> {
 }
 
 fn system(error: io::Error) -> Failure {
-    Failure::new(exit::RUNNER, error.to_string())
+    let hint = crate::shortage::hint(&error);
+    Failure::new(
+        exit::RUNNER,
+        format!("cannot make an event loop: {error}{hint}"),
+    )
 }
 
 async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
@@ -96,7 +100,10 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
         // Signals say whether it has time.
         .grace(Duration::ZERO)
         .stdout(Stdio::Stream)
-        .stderr(Stdio::Stream);
+        .stderr(match output.is_stderrs() {
+            true => Stdio::Stdout,
+            false => Stdio::Stream,
+        });
     for grant in &args.grants.dir {
         task = task.dir(grant.clone());
     }
@@ -133,7 +140,9 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
         return Err(Output::failed(args.output.as_deref(), &error));
     }
     if args.stats {
-        let _ = io::stderr().write_all(text::stats(&report).as_bytes());
+        text::say(&text::stats(&report));
+    } else if stop.code() == Some(exit::OUT_OF_TIME) && report.outcome == Outcome::Cancelled {
+        text::complain("the task was ended: wrun has used up its processor time (ulimit -t)");
     } else if let Some(why) = text::explain(&report) {
         text::complain(&why);
     }

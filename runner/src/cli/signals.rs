@@ -4,17 +4,28 @@
 //! them, each forked worker's too.
 
 use super::exit;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXCPU};
 use signal_hook::low_level::pipe::register;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::task::Poll;
 use std::time::Duration;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::Instant;
 
-/// SIGINT, SIGTERM and SIGHUP, as far as this process was not started to ignore
+/// One of them came.
+static ARRIVED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
+
+/// Whether one of the signals that were caught has come.
+pub(super) fn arrived() -> bool {
+    ARRIVED.load(Ordering::Relaxed)
+}
+
+/// SIGINT, SIGTERM, SIGHUP, and SIGXCPU where the time that a limit gives is used up; as
+/// far as this process was not started to ignore
 /// them (`nohup`, a shell's background job).
 pub(super) struct Signals(Vec<(tokio::net::UnixStream, u8)>);
 
@@ -27,11 +38,13 @@ impl Signals {
             (SIGINT, exit::INTERRUPTED),
             (SIGTERM, exit::TERMINATED),
             (SIGHUP, exit::HUNG_UP),
+            (SIGXCPU, exit::OUT_OF_TIME),
         ] {
             let bit = 1_u64 << (signal - 1);
             if ignored & bit == 0 {
                 let (reader, writer) = UnixStream::pair()?;
                 reader.set_nonblocking(true)?;
+                signal_hook::flag::register(signal, ARRIVED.clone())?;
                 register(signal, writer)?;
                 caught.push((tokio::net::UnixStream::from_std(reader)?, code));
             }

@@ -1,9 +1,9 @@
 //! Words for people, on stderr: complaints, statistics. What a guest said is
 //! stripped of control characters before it can reach a terminal.
 
+use super::stdio;
 use crate::{Access, Denial, JailReport, LayerState, Outcome, Report, Usage};
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
 use std::time::Duration;
 
 /// Characters of a task's own words that are printed; the report has them all.
@@ -14,8 +14,12 @@ const NO_RETRY: &str = "no new attempt";
 
 /// One line, `wrun: ...`.
 pub(super) fn complain(message: &str) {
-    // Nothing is left to be done about a stderr that takes no more.
-    let _ = writeln!(io::stderr(), "wrun: {}", clean(message));
+    say(&format!("wrun: {}\n", clean(message)));
+}
+
+/// Writes to stderr. Nothing is left to be done about one that takes no more.
+pub(super) fn say(text: &str) {
+    let _ = stdio::stderr().say(text.as_bytes());
 }
 
 /// The text without characters that command a terminal.

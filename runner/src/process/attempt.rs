@@ -17,6 +17,7 @@ use crate::outcome::{Crash, Limit};
 use crate::port::Port;
 use crate::report::Usage;
 use crate::sandbox::{CodeError, Ending, Fate, LoadError, Sink, Source};
+use crate::shortage;
 use crate::task::{InputKind, Spec};
 use crate::wire::{Done, FrameError, Input, Order, Output, RunOrder, WorkerSays};
 use bytes::Bytes;
@@ -97,6 +98,7 @@ impl Plain {
             input: Input::Inline(self.input.clone()),
             stdout: self.stdout,
             stderr: self.stderr,
+            joined: false,
             port: None,
         })))
     }
@@ -301,7 +303,10 @@ async fn supervise(worker: Worker, job: Job, asks: bool) -> Result<Supervised, E
     // Whoever reads a stream sets the pace, and must not hold up what else the
     // worker has to say; what is kept here, or thrown away, never waits.
     let (stdout, stdout_pipe) = output(&job.stdout, is_command || job.stdout.is_channel())?;
-    let (stderr, stderr_pipe) = output(&job.stderr, is_command || job.stderr.is_channel())?;
+    // What is to keep its order comes by one pipe.
+    let joined = job.stderr.joins(&job.stdout);
+    let piped = !joined && (is_command || job.stderr.is_channel());
+    let (stderr, stderr_pipe) = output(&job.stderr, piped)?;
     for grant in &job.spec.dirs {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let opened = rustix::fs::open(&grant.host, flags, Mode::empty());
@@ -341,6 +346,7 @@ async fn supervise(worker: Worker, job: Job, asks: bool) -> Result<Supervised, E
                 input,
                 stdout,
                 stderr,
+                joined,
                 port,
             }));
             let frame = Sender::frame(&order).map_err(|error| {
@@ -404,8 +410,8 @@ async fn supervise(worker: Worker, job: Job, asks: bool) -> Result<Supervised, E
         }
     };
 
-    let mut out = Stream::new(stdout_pipe, &job.stdout);
-    let mut err = Stream::new(stderr_pipe, &job.stderr);
+    let mut out = Stream::new(stdout_pipe, &job.stdout, joined.then_some(&job.stderr));
+    let mut err = Stream::new(stderr_pipe, &job.stderr, None);
     let mut feeding: Option<Pin<Box<dyn Future<Output = ()> + Send>>> = None;
     let mut waiting_input = feed;
     let mut along = Vec::new();
@@ -463,7 +469,7 @@ async fn supervise(worker: Worker, job: Job, asks: bool) -> Result<Supervised, E
                             break Seen::Exceeded;
                         }
                     }
-                    Ok(WorkerSays::Stderr(bytes)) if !stderr.piped => {
+                    Ok(WorkerSays::Stderr(bytes)) if !stderr.piped && !joined => {
                         if !job.stderr.put(bytes).await {
                             break Seen::Exceeded;
                         }
@@ -504,7 +510,11 @@ async fn supervise(worker: Worker, job: Job, asks: bool) -> Result<Supervised, E
             } else {
                 ErrorKind::System
             };
-            return Err(Error::new(kind, bounded(message)));
+            let mut message = bounded(message);
+            if kind == ErrorKind::System {
+                message.push_str(&shortage::hint_of(&message));
+            }
+            return Err(Error::new(kind, message));
         }
         Seen::Unsent(error) => {
             life.kill();
@@ -548,10 +558,12 @@ async fn supervise(worker: Worker, job: Job, asks: bool) -> Result<Supervised, E
     // what it does not keep in time was a lie.
     let delivery = async {
         let inline = async {
+            // What it printed came before what it returns.
+            let printed = !joined || out.deliver(done.stdout_len).await;
             if !done.output.is_empty() {
                 job.stdout.put(done.output).await;
             }
-            out.deliver(done.stdout_len).await
+            printed && out.deliver(done.stdout_len).await
         };
         tokio::join!(inline, err.deliver(done.stderr_len))
     };

@@ -18,6 +18,7 @@ use super::{ProcessError, channel, users_of, worker_program};
 use crate::config::Config;
 use crate::jail::{CompileLimits, Grants, Plan, Role};
 use crate::sandbox::{Code, CodeError, Compiler, LoadError, MAX_FILE};
+use crate::shortage;
 use crate::sys::{self, End, Exit, Whom};
 use crate::wire::{CompileOrder, CompilerSays, Decoder, Hello, MAX_ANSWER};
 use bytes::Bytes;
@@ -316,8 +317,16 @@ impl ChildCompiler {
         Ok(code)
     }
 
+    /// It had too little memory: by its own limit, or by one that it inherited.
     fn too_much_memory(&self) -> LoadError {
-        LoadError::CompileMemory { limit: self.memory }
+        match shortage::less_memory_than(self.memory) {
+            None => LoadError::CompileMemory { limit: self.memory },
+            Some(_) => ProcessError::System {
+                what: "cannot compile the task",
+                source: Errno::NOMEM.into(),
+            }
+            .into(),
+        }
     }
 
     fn no_compiler(&self, what: String) -> LoadError {

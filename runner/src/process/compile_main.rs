@@ -10,19 +10,17 @@ use super::worker_main::go_inside;
 use crate::config::Jail;
 use crate::jail::{self, CompileLimits, JailError};
 use crate::sandbox::{self, Code, CodeError, LoadError};
+use crate::shortage;
 use crate::wire::{self, CompileOrder, CompilerSays, Hello};
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
 
-/// Task files up to this size are compiled on one thread: what starting others
-/// takes is as long.
-const SMALL: usize = 64 << 10;
-
 /// Compiles what the runner `parent` orders over the socket that is stdin.
 pub(super) fn work(parent: i32) -> io::Result<()> {
     crate::sys::close_inherited();
+    crate::sys::ignore_file_size_signal()?;
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     // The parent may have died before that took effect.
     if rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get()) != Some(parent) {
@@ -62,7 +60,7 @@ pub(super) fn work(parent: i32) -> io::Result<()> {
     // The runner wrote it, so the position they share is at the end.
     source.seek(SeekFrom::Start(0))?;
     source.read_to_end(&mut bytes)?;
-    let parallel = bytes.len() > SMALL && threads(order.threads);
+    let parallel = bytes.len() > sandbox::SMALL && threads(order.threads);
     if let Err(error) = sealed.no_more_threads() {
         return say(&refusal_of(error));
     }
@@ -72,7 +70,14 @@ pub(super) fn work(parent: i32) -> io::Result<()> {
         Err(LoadError::System {
             source: CodeError::Io { source: error, .. },
         }) if error.kind() == io::ErrorKind::FileTooLarge => {
-            CompilerSays::Refused(LoadError::OutOfMemory)
+            let limit = order.plan.compile.map_or(u64::MAX, |limits| limits.file);
+            match shortage::smaller_files_than(limit) {
+                None => CompilerSays::Refused(LoadError::OutOfMemory),
+                Some(_) => {
+                    let hint = shortage::hint(&error);
+                    CompilerSays::Failed(format!("cannot keep the code: {error}{hint}"))
+                }
+            }
         }
         Err(LoadError::Engine(error)) => CompilerSays::Failed(error.to_string()),
         Err(LoadError::System { source }) => CompilerSays::Failed(source.to_string()),
@@ -133,6 +138,7 @@ fn limit(limits: &CompileLimits) -> io::Result<()> {
 /// Starts the threads that compile; whether there are any.
 fn threads(most: u32) -> bool {
     most > 1
+        && shortage::room_for_threads(most as usize, 0).ok() == Some(most as usize)
         && rayon::ThreadPoolBuilder::new()
             .num_threads(most as usize)
             .build_global()

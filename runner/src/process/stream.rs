@@ -34,16 +34,17 @@ struct Moved {
 }
 
 impl Stream {
-    /// Output that comes by a pipe; without one, nothing does.
-    pub(super) fn new(pipe: Option<pipe::Receiver>, sink: &Sink) -> Self {
+    /// Output that comes by a pipe; without one, nothing does. It can be that of `also`,
+    /// too, where that one joins `sink`.
+    pub(super) fn new(pipe: Option<pipe::Receiver>, sink: &Sink, also: Option<&Sink>) -> Self {
         let moved = Arc::new(Moved::default());
         let over = pipe.is_none();
-        let sink = sink.clone();
+        let (sink, also) = (sink.clone(), also.cloned());
         let told = moved.clone();
         Stream {
             pump: Box::pin(async move {
                 if let Some(pipe) = pipe {
-                    pump(pipe, sink, told).await;
+                    pump(pipe, sink, also, told).await;
                 }
             }),
             over,
@@ -86,7 +87,7 @@ impl Stream {
 }
 
 /// Moves a worker's output to its sink until it ends, or the sink takes no more.
-async fn pump(mut pipe: pipe::Receiver, sink: Sink, moved: Arc<Moved>) {
+async fn pump(mut pipe: pipe::Receiver, sink: Sink, also: Option<Sink>, moved: Arc<Moved>) {
     let mut buffer = BytesMut::new();
     loop {
         buffer.reserve(CHUNK);
@@ -94,7 +95,8 @@ async fn pump(mut pipe: pipe::Receiver, sink: Sink, moved: Arc<Moved>) {
             Ok(0) | Err(_) => break,
             Ok(len) => {
                 moved.waits.store(true, Ordering::Release);
-                let taken = sink.put(buffer.split().freeze()).await;
+                let chunk = buffer.split().freeze();
+                let taken = sink.put_joined(also.as_ref(), chunk).await;
                 moved.waits.store(false, Ordering::Release);
                 moved.refused.store(!taken, Ordering::Release);
                 moved.bytes.fetch_add(len as u64, Ordering::AcqRel);

@@ -279,7 +279,24 @@ impl Worker<'_> {
         } else {
             (Sink::capture(order.stdout.budget.unwrap_or(u64::MAX)), None)
         };
-        let (stderr, stderr_chunks) = Sink::channel(order.stderr.budget);
+        let joined = order.joined;
+        // A command's is one channel with its stdout.
+        let beside = match joined && is_command {
+            true => stdout.beside(order.stderr.budget),
+            false => None,
+        };
+        let (stderr, stderr_chunks) = match beside {
+            Some(stderr) => (stderr, None),
+            None => {
+                let (stderr, chunks) = Sink::channel(order.stderr.budget);
+                (stderr, Some(chunks))
+            }
+        };
+        // What a task prints that returns its output goes ahead of that in the same pipe.
+        let (stdout_pipe, stderr_pipe) = match joined && !is_command {
+            true => (None, stdout_pipe),
+            false => (stdout_pipe, stderr_pipe),
+        };
         let mut large_out = None;
         let mut framed_out = None;
         let pump_out = match (stdout_chunks, stdout_pipe) {
@@ -298,13 +315,13 @@ impl Worker<'_> {
             (None, None) => None,
         };
         let mut framed_err = None;
-        let pump_err = match stderr_pipe {
-            Some(fd) => {
+        let pump_err = match (stderr_chunks, stderr_pipe) {
+            (Some(chunks), Some(fd)) => {
                 let pipe = pipe::Sender::from_owned_fd(fd)?;
-                Some(tokio::spawn(pump(stderr_chunks, pipe)))
+                Some(tokio::spawn(pump(chunks, pipe)))
             }
-            None => {
-                framed_err = Some(stderr_chunks);
+            (chunks, _) => {
+                framed_err = chunks;
                 None
             }
         };
@@ -435,7 +452,7 @@ impl Worker<'_> {
         }
         let mut large = Bytes::new();
         if output.len() > INLINE_OUTPUT {
-            if large_out.is_some() {
+            if large_out.is_some() || joined {
                 large = std::mem::take(&mut output);
             } else {
                 while output.len() > INLINE_OUTPUT {
@@ -451,7 +468,9 @@ impl Worker<'_> {
             fate,
             output,
             stdout_len: match (is_command, order.stdout.piped) {
+                (true, true) if joined => stdout_len.saturating_add(stderr_len),
                 (true, true) => stdout_len,
+                (false, true) if joined => stderr_len.saturating_add(large.len() as u64),
                 (false, true) => large.len() as u64,
                 (_, false) => 0,
             },
@@ -463,7 +482,13 @@ impl Worker<'_> {
             let _ = pipe.write_all(&large).await;
         }
         for pump in [pump_out, pump_err].into_iter().flatten() {
-            let _ = pump.await;
+            // Pumps that gave up have no pipe left.
+            if let Ok(Some(mut pipe)) = pump.await
+                && joined
+                && !large.is_empty()
+            {
+                let _ = pipe.write_all(&large).await;
+            }
         }
         Ok(())
     }
@@ -480,13 +505,15 @@ async fn next_chunk(chunks: &mut Option<mpsc::Receiver<Bytes>>) -> Option<Bytes>
     }
 }
 
-async fn pump(mut chunks: mpsc::Receiver<Bytes>, mut pipe: pipe::Sender) {
+/// Writes what comes to a pipe; gives the pipe back while somebody reads it.
+async fn pump(mut chunks: mpsc::Receiver<Bytes>, mut pipe: pipe::Sender) -> Option<pipe::Sender> {
     while let Some(chunk) = chunks.recv().await {
         if pipe.write_all(&chunk).await.is_err() {
             // Nobody reads: dropping the receiver tells the guest.
-            break;
+            return None;
         }
     }
+    Some(pipe)
 }
 
 /// The guest's stdin, which asks for itself when it is first read.

@@ -75,6 +75,8 @@ pub(super) fn is_hooked() -> bool {
 
 fn work(parent: i32) -> io::Result<()> {
     sys::close_inherited();
+    // Behind a jail and without one.
+    sys::ignore_file_size_signal()?;
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
     // The parent may have died before that took effect.
     if rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get()) != Some(parent) {

@@ -164,7 +164,11 @@ impl Code {
 
     /// The whole file's bytes, for `wrun compile`.
     pub(crate) fn bytes(&self) -> io::Result<Vec<u8>> {
-        let mut bytes = Vec::with_capacity(usize::try_from(self.len).map_err(io::Error::other)?);
+        let len = usize::try_from(self.len).map_err(io::Error::other)?;
+        let mut bytes = Vec::new();
+        bytes
+            .try_reserve_exact(len)
+            .map_err(|_| io::ErrorKind::OutOfMemory)?;
         self.copy_to(&mut bytes)?;
         Ok(bytes)
     }

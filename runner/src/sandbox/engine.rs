@@ -37,7 +37,7 @@ pub(crate) enum EngineError {
     #[error("cannot make a WebAssembly engine: {0}")]
     Engine(String),
     #[error("cannot start the clock of epochs: {0}")]
-    Epoch(std::io::Error),
+    Epoch(#[source] std::io::Error),
 }
 
 /// How an engine gets memory for its sandboxes.

@@ -95,7 +95,8 @@ impl Limiter {
             _ => Err(RegionError::Limit),
         };
         let (draft, in_regions) = made.inspect_err(|error| {
-            if error.is_limit() {
+            // What the system does not give is no limit of the task.
+            if error.errno() == RegionError::Limit.errno() {
                 self.refused += 1;
             }
         })?;

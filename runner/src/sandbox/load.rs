@@ -427,7 +427,10 @@ pub(crate) fn read(path: &Path, limit: u64) -> Result<Bytes, LoadError> {
     if metadata.len() > limit {
         return Err(LoadError::TooBig { limit });
     }
-    let mut bytes = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or_default());
+    let mut bytes = Vec::new();
+    bytes
+        .try_reserve_exact(usize::try_from(metadata.len()).unwrap_or_default())
+        .map_err(|_| fail(io::ErrorKind::OutOfMemory.into()))?;
     file.take(limit.saturating_add(1))
         .read_to_end(&mut bytes)
         .map_err(fail)?;

@@ -33,7 +33,7 @@ pub(crate) use abi::{Ports, TaskContext};
 pub(crate) use ahead::Ahead;
 pub(crate) use bare::{Bare, BareError, Held};
 pub(crate) use code::{Code, CodeError, MAX_FILE};
-pub(crate) use compile::{Compiler, InProcess, compile};
+pub(crate) use compile::{Compiler, InProcess, SMALL, compile};
 pub(crate) use engine::{
     Allocation, EngineError, max_pool_slots, runtime, single_threaded_runtime,
 };

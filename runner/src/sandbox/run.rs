@@ -465,7 +465,23 @@ async fn call(
             Err(error) => Err(error),
         },
     };
-    Ended::Done(result.unwrap_or_else(|error| ending_of(&error)))
+    match result {
+        Ok(ending) => Ended::Done(ending),
+        // A stack, say, that the system does not give.
+        Err(error) if is_the_systems(&error) => {
+            Ended::Host(RunError::Sandbox(one_line(&format!("{error:#}"))))
+        }
+        Err(error) => Ended::Done(ending_of(&error)),
+    }
+}
+
+/// Whether the system refused something before a guest's code was running.
+fn is_the_systems(error: &wasmtime::Error) -> bool {
+    let cause = error.root_cause();
+    let refused = cause.is::<std::io::Error>()
+        || cause.is::<rustix::io::Errno>()
+        || error.is::<wasmtime::OutOfMemory>();
+    refused && !error.is::<wasmtime::WasmBacktrace>()
 }
 
 /// Tells a guest that cannot start from a host that cannot start it.

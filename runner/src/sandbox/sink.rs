@@ -66,6 +66,26 @@ impl Sink {
         Sink::new(Target::Null, budget.unwrap_or(u64::MAX))
     }
 
+    /// Another one with a budget of its own, whose bytes join those of this one in the
+    /// order in which they are written; none where this one is no channel.
+    pub(crate) fn beside(&self, budget: Option<u64>) -> Option<Self> {
+        let Target::Channel(sender) = &self.0.target else {
+            return None;
+        };
+        let sink = Sink::new(Target::Channel(sender.clone()), budget.unwrap_or(u64::MAX));
+        self.share();
+        sink.share();
+        Some(sink)
+    }
+
+    /// Whether what is written here joins what is written to `other`.
+    pub(crate) fn joins(&self, other: &Sink) -> bool {
+        match (&self.0.target, &other.0.target) {
+            (Target::Channel(ours), Target::Channel(theirs)) => ours.same_channel(theirs),
+            _ => false,
+        }
+    }
+
     fn new(target: Target, budget: u64) -> Self {
         Sink(Arc::new(SinkState {
             target,
@@ -141,8 +161,20 @@ impl Sink {
 
     /// Writes all of `bytes`, waiting for room; `false` when the budget or the
     /// reader ended first.
-    pub(crate) async fn put(&self, mut bytes: Bytes) -> bool {
-        let allowed = self.spend(bytes.len());
+    pub(crate) async fn put(&self, bytes: Bytes) -> bool {
+        self.put_joined(None, bytes).await
+    }
+
+    /// [`Sink::put`] of bytes that may be those of `other`, too, which joins this one:
+    /// what the budget of this one does not cover is taken off that of the other.
+    pub(crate) async fn put_joined(&self, other: Option<&Sink>, mut bytes: Bytes) -> bool {
+        let allowed = match other {
+            Some(other) => {
+                let ours = self.take_off(bytes.len());
+                ours + other.spend(bytes.len() - ours)
+            }
+            None => self.spend(bytes.len()),
+        };
         let within = allowed == bytes.len();
         bytes.truncate(allowed);
         match &self.0.target {
@@ -160,8 +192,17 @@ impl Sink {
         within
     }
 
-    /// Takes up to `len` bytes off the budget; returns how many.
+    /// Takes up to `len` bytes off the budget; returns how many. Fewer exceed it.
     fn spend(&self, len: usize) -> usize {
+        let allowed = self.take_off(len);
+        if allowed < len {
+            self.0.exceeded.store(true, Ordering::Relaxed);
+        }
+        allowed
+    }
+
+    /// Takes up to `len` bytes off the budget; returns how many.
+    fn take_off(&self, len: usize) -> usize {
         let mut allowed = 0;
         let _ = self
             .0
@@ -171,9 +212,6 @@ impl Sink {
                 Some(budget - allowed)
             });
         self.0.accepted.fetch_add(allowed, Ordering::Relaxed);
-        if allowed < len as u64 {
-            self.0.exceeded.store(true, Ordering::Relaxed);
-        }
         usize::try_from(allowed).unwrap_or(len)
     }
 
@@ -380,6 +418,37 @@ mod tests {
         assert!(!sink.has_handed_on());
         assert!(sink.put("x".into()).await);
         assert!(sink.has_handed_on());
+    }
+
+    #[tokio::test]
+    async fn what_is_joined_keeps_its_order_and_its_budgets() {
+        let (out, mut chunks) = Sink::channel(Some(4));
+        let err = out.beside(Some(3)).expect("a channel");
+        assert!(out.joins(&err) && err.joins(&out));
+        assert!(!out.joins(&Sink::channel(None).0));
+        assert!(Sink::null(None).beside(None).is_none());
+        for (sink, text) in [(&out, "o1"), (&err, "e1"), (&out, "o2"), (&err, "e")] {
+            assert_eq!(sink.room().expect("open"), CHUNK);
+            sink.write_now(text.into()).expect("within its budget");
+        }
+        assert!(err.write_now("x".into()).is_err());
+        assert!(err.exceeded() && !out.exceeded());
+        drop((out, err));
+        let mut seen = Vec::new();
+        while let Some(chunk) = chunks.recv().await {
+            seen.extend_from_slice(&chunk);
+        }
+        assert_eq!(seen, b"o1e1o2e");
+
+        let (out, mut chunks) = Sink::channel(Some(4));
+        let err = out.beside(Some(3)).expect("a channel");
+        assert!(out.put_joined(Some(&err), "123456".into()).await);
+        assert!(!out.put_joined(Some(&err), "78".into()).await);
+        assert!(err.exceeded() && !out.exceeded());
+        drop((out, err));
+        assert_eq!(chunks.recv().await.expect("first"), "123456");
+        assert_eq!(chunks.recv().await.expect("second"), "7");
+        assert_eq!(chunks.recv().await, None);
     }
 
     #[tokio::test]

@@ -3,6 +3,7 @@
 //! callers see safe types.
 
 mod act;
+mod allocator;
 #[cfg(test)]
 pub(crate) mod attempt;
 mod descriptor;
@@ -16,6 +17,7 @@ mod pidfd;
 #[cfg(feature = "test-hooks")]
 mod probe;
 mod receive;
+mod room;
 mod shared_words;
 mod signal;
 mod stdout;
@@ -26,6 +28,8 @@ mod wait;
 mod watch;
 
 pub(crate) use act::act;
+pub use allocator::Allocator;
+pub(crate) use allocator::end_without_memory;
 pub(crate) use descriptor::closes_on_exec;
 pub(crate) use fork::{Alone, Forked, exit_now};
 pub(crate) use inherited::{blank, close_inherited};
@@ -37,8 +41,13 @@ pub(crate) use pidfd::{Pidfd, Sent, member_of};
 #[cfg(feature = "test-hooks")]
 pub(crate) use probe::probe;
 pub(crate) use receive::receive;
+pub(crate) use room::room_for;
 pub(crate) use shared_words::SharedWords;
-pub(crate) use signal::ignore_file_size_signal;
+#[cfg(any(test, feature = "test-hooks"))]
+pub(crate) use signal::die_of_broken_pipes;
+pub(crate) use signal::{
+    NoPipeSignal, dies_of_broken_pipes, ignore_file_size_signal, survive_file_size_signal,
+};
 pub(crate) use stdout::was_stdout_closed;
 pub(crate) use ticks::{are_ticking, has_ticks, start_ticks, stop_ticks, tick_for};
 pub(crate) use to_map::ToMap;

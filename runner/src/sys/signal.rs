@@ -1,9 +1,11 @@
 //! Signals that are to be errors instead.
 
 use std::io;
+use std::marker::PhantomData;
+use std::ptr;
 
 /// Has a write beyond the limit of a file's size fail (`EFBIG`) instead of ending
-/// the process.
+/// the process, and those that it makes.
 ///
 /// # Errors
 ///
@@ -17,4 +19,106 @@ pub(crate) fn ignore_file_size_signal() -> io::Result<()> {
         return Err(io::Error::last_os_error());
     }
     Ok(())
+}
+
+/// Has a write beyond the limit of a file's size fail (`EFBIG`) instead of ending this
+/// process, unless somebody has decided what that signal does. Programs that this one
+/// executes have the default again.
+#[expect(unsafe_code, reason = "signal dispositions are set through libc")]
+pub(crate) fn survive_file_size_signal() {
+    extern "C" fn nothing(_: libc::c_int) {}
+    if !is_default(libc::SIGXFSZ) {
+        return;
+    }
+    // SAFETY: all zeroes is a `sigaction`: an empty mask, no flags, the default.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = nothing as extern "C" fn(libc::c_int) as libc::sighandler_t;
+    action.sa_flags = libc::SA_RESTART | libc::SA_ONSTACK;
+    // SAFETY: the handler does nothing, so it may run anywhere; `action` outlives the
+    // call, and the former disposition is not asked for. A signal with a handler is a
+    // valid one to set, so that nothing is left to be told.
+    unsafe { libc::sigaction(libc::SIGXFSZ, &raw const action, ptr::null_mut()) };
+}
+
+/// Whether writing to what nobody reads any more ends this process.
+pub(crate) fn dies_of_broken_pipes() -> bool {
+    is_default(libc::SIGPIPE)
+}
+
+#[expect(unsafe_code, reason = "signal dispositions are looked at through libc")]
+fn is_default(signal: libc::c_int) -> bool {
+    // SAFETY: as above.
+    let mut now: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: nothing is set, and `now` is there to be filled.
+    let asked = unsafe { libc::sigaction(signal, ptr::null(), &raw mut now) };
+    asked == 0 && now.sa_sigaction == libc::SIG_DFL
+}
+
+/// As long as it exists, a broken pipe is an error on this thread and no signal.
+pub(crate) struct NoPipeSignal {
+    before: libc::sigset_t,
+    /// It belongs to its thread.
+    _here: PhantomData<*const ()>,
+}
+
+impl NoPipeSignal {
+    #[expect(unsafe_code, reason = "a thread's signal mask is set through libc")]
+    pub(crate) fn new() -> Self {
+        // SAFETY: all zeroes is an empty set on Linux.
+        let mut before: libc::sigset_t = unsafe { std::mem::zeroed() };
+        let pipe = only_pipe();
+        // SAFETY: both sets outlive the call; blocking a signal has no other effect than
+        // that it waits.
+        unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const pipe, &raw mut before) };
+        NoPipeSignal {
+            before,
+            _here: PhantomData,
+        }
+    }
+
+    /// For as long as the thread exists.
+    pub(crate) fn forever() {
+        std::mem::forget(NoPipeSignal::new());
+    }
+}
+
+impl Drop for NoPipeSignal {
+    #[expect(unsafe_code, reason = "a thread's signal mask is set through libc")]
+    fn drop(&mut self) {
+        let pipe = only_pipe();
+        let now = libc::timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        // SAFETY: `before` was filled by the kernel.
+        let was_blocked = unsafe { libc::sigismember(&raw const self.before, libc::SIGPIPE) } == 1;
+        if !was_blocked {
+            // SAFETY: the set and the time outlive the call, and nobody asks for more of
+            // the signal than that it is taken; without one, the call says so at once.
+            unsafe { libc::sigtimedwait(&raw const pipe, ptr::null_mut(), &raw const now) };
+        }
+        // SAFETY: the mask is the one that the kernel gave.
+        unsafe {
+            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.before, ptr::null_mut());
+        }
+    }
+}
+
+#[expect(unsafe_code, reason = "sets of signals are made through libc")]
+fn only_pipe() -> libc::sigset_t {
+    // SAFETY: all zeroes is an empty set on Linux, and the number is a signal's.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, libc::SIGPIPE);
+        set
+    }
+}
+
+/// For this process to be a host that dies of broken pipes, as one in C does.
+#[cfg(any(test, feature = "test-hooks"))]
+#[expect(unsafe_code, reason = "signal dispositions are set through libc")]
+pub(crate) fn die_of_broken_pipes() {
+    // SAFETY: the default is no handler.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
 }

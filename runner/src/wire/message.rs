@@ -124,6 +124,8 @@ pub(crate) struct RunOrder {
     pub(crate) input: Input,
     pub(crate) stdout: Output,
     pub(crate) stderr: Output,
+    /// Stderr goes where stdout goes, in the order in which both are written.
+    pub(crate) joined: bool,
     /// The task's parent port.
     pub(crate) port: Option<PortParts>,
 }

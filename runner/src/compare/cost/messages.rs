@@ -339,11 +339,13 @@ fn poured(bytes: u64, chunk: usize) -> Result<Duration, Error> {
         .div_ceil(chunk.max(1));
     std::thread::scope(|scope| {
         let began = Instant::now();
-        let drinker = scope.spawn(move || {
+        let drinks = move || {
             for message in drinks {
                 black_box(message.clone());
             }
-        });
+        };
+        let drinker = std::thread::Builder::new().spawn_scoped(scope, drinks);
+        let drinker = drinker.map_err(failed)?;
         for _ in 0..count {
             pours.send(message.clone()).map_err(failed)?;
         }

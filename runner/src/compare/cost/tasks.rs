@@ -340,7 +340,8 @@ fn in_threads<T: Send>(
 ) -> Result<(), Error> {
     std::thread::scope(|scope| {
         let run = &run;
-        let running: Vec<_> = all.map(|one| scope.spawn(move || run(one))).collect();
+        let start = |one| std::thread::Builder::new().spawn_scoped(scope, move || run(one));
+        let running: Vec<_> = all.map(start).collect::<Result<_, _>>().map_err(failed)?;
         running
             .into_iter()
             .try_for_each(|thread| match thread.join() {

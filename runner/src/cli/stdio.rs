@@ -1,0 +1,237 @@
+//! The standard streams. They are not `wrun`'s alone: another program may have made the
+//! pipe, socket or terminal behind them `O_NONBLOCK`, for all who have it. What takes or
+//! has nothing then says `EAGAIN`, and is waited for.
+//!
+//! Invariant: nobody's flags are changed; nothing is lost while somebody reads; and what
+//! is written last does not keep signals from ending the program.
+
+use super::signals;
+use indicatif::{ProgressDrawTarget, TermLike};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use std::fmt;
+use std::io::{self, IsTerminal, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+/// What a pipe with room takes at once without making the writer wait: `PIPE_BUF`.
+const AT_ONCE: usize = 4096;
+/// How often a stalled last word looks whether a signal came.
+const LOOK_EVERY: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 100_000_000,
+};
+/// How long last words may take once a signal came.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+/// The width of a terminal that does not tell.
+const WIDTH: u16 = 80;
+
+/// A descriptor that is read and written as if it blocked, whether it does or not.
+#[derive(Debug)]
+pub(super) struct Patient<F>(pub(super) F);
+
+/// The standard streams.
+pub(super) fn stdin() -> Patient<BorrowedFd<'static>> {
+    Patient(rustix::stdio::stdin())
+}
+
+pub(super) fn stdout() -> Patient<BorrowedFd<'static>> {
+    Patient(rustix::stdio::stdout())
+}
+
+pub(super) fn stderr() -> Patient<BorrowedFd<'static>> {
+    Patient(rustix::stdio::stderr())
+}
+
+/// Whether stdout and stderr are one pipe, socket, terminal or file.
+pub(super) fn are_one() -> bool {
+    let identity = |fd: BorrowedFd<'_>| {
+        let stat = rustix::fs::fstat(fd).ok()?;
+        Some((stat.st_dev, stat.st_ino))
+    };
+    let stdout = identity(rustix::stdio::stdout());
+    stdout.is_some() && stdout == identity(rustix::stdio::stderr())
+}
+
+impl<F: AsFd> Patient<F> {
+    fn wait(&self, wanted: PollFlags, time: Option<&Timespec>) -> io::Result<bool> {
+        let mut watched = [PollFd::new(&self.0, wanted)];
+        match poll(&mut watched, time) {
+            Ok(ready) => Ok(ready > 0),
+            Err(Errno::INTR) => Ok(false),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Writes what the program says last. Waits for whoever reads, but once a signal
+    /// came only for a moment.
+    pub(super) fn say(&self, mut bytes: &[u8]) -> io::Result<()> {
+        let mut give_up = None;
+        while !bytes.is_empty() {
+            if !self.wait(PollFlags::OUT, Some(&LOOK_EVERY))? {
+                if signals::arrived() {
+                    let now = Instant::now();
+                    if now >= *give_up.get_or_insert(now + LAST_WORDS) {
+                        return Err(io::ErrorKind::TimedOut.into());
+                    }
+                }
+                continue;
+            }
+            match rustix::io::write(&self.0, &bytes[..bytes.len().min(AT_ONCE)]) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(len) => bytes = &bytes[len..],
+                Err(Errno::INTR | Errno::AGAIN) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<F: AsFd> Read for Patient<F> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match rustix::io::read(&self.0, &mut *bytes) {
+                Err(Errno::AGAIN) => {
+                    self.wait(PollFlags::IN, None)?;
+                }
+                Err(Errno::INTR) => {}
+                read => return Ok(read?),
+            }
+        }
+    }
+}
+
+impl<F: AsFd> Write for Patient<F> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            match rustix::io::write(&self.0, bytes) {
+                Err(Errno::AGAIN) => {
+                    self.wait(PollFlags::OUT, None)?;
+                }
+                Err(Errno::INTR) => {}
+                written => return Ok(written?),
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Where a line about progress is drawn: stderr, at most so often a second.
+pub(super) fn draw_target(hz: u8) -> ProgressDrawTarget {
+    ProgressDrawTarget::term_like_with_hz(Box::new(Terminal(Mutex::default())), hz)
+}
+
+/// Stderr as a terminal; what is drawn is written once it is whole.
+struct Terminal(Mutex<String>);
+
+impl Terminal {
+    fn draw(&self, text: fmt::Arguments<'_>) -> io::Result<()> {
+        let mut drawn = self.0.lock().map_err(|_| io::ErrorKind::Other)?;
+        fmt::Write::write_fmt(&mut *drawn, text).map_err(io::Error::other)
+    }
+
+    fn moved(&self, by: usize, direction: char) -> io::Result<()> {
+        match by {
+            0 => Ok(()),
+            by => self.draw(format_args!("\x1b[{by}{direction}")),
+        }
+    }
+}
+
+impl fmt::Debug for Terminal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Terminal")
+    }
+}
+
+impl TermLike for Terminal {
+    fn width(&self) -> u16 {
+        let size = rustix::termios::tcgetwinsize(rustix::stdio::stderr());
+        // Some do not know, and say so by zero.
+        let width = size.ok().map(|size| size.ws_col).filter(|width| *width > 0);
+        width.unwrap_or(WIDTH)
+    }
+
+    fn move_cursor_up(&self, n: usize) -> io::Result<()> {
+        self.moved(n, 'A')
+    }
+
+    fn move_cursor_down(&self, n: usize) -> io::Result<()> {
+        self.moved(n, 'B')
+    }
+
+    fn move_cursor_right(&self, n: usize) -> io::Result<()> {
+        self.moved(n, 'C')
+    }
+
+    fn move_cursor_left(&self, n: usize) -> io::Result<()> {
+        self.moved(n, 'D')
+    }
+
+    fn write_line(&self, text: &str) -> io::Result<()> {
+        self.draw(format_args!("{text}\n"))
+    }
+
+    fn write_str(&self, text: &str) -> io::Result<()> {
+        self.draw(format_args!("{text}"))
+    }
+
+    fn clear_line(&self) -> io::Result<()> {
+        self.draw(format_args!("\r\x1b[2K"))
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        let mut drawn = self.0.lock().map_err(|_| io::ErrorKind::Other)?;
+        stderr().write_all(std::mem::take(&mut *drawn).as_bytes())
+    }
+}
+
+/// Whether text for stderr, or for stdout, may have colours.
+pub(super) fn has_colours(stderr: bool) -> bool {
+    let is = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    let is_terminal = match stderr {
+        true => io::stderr().is_terminal(),
+        false => io::stdout().is_terminal(),
+    };
+    is_terminal && !is("NO_COLOR") && std::env::var_os("TERM").is_some_and(|term| term != "dumb")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsRawFd;
+
+    #[test]
+    fn what_takes_and_has_nothing_is_waited_for() {
+        const LEN: usize = 1 << 20;
+        let (reader, writer) = io::pipe().expect("pipe");
+        for end in [reader.as_fd(), writer.as_fd()] {
+            rustix::io::ioctl_fionbio(end, true).expect("non-blocking");
+        }
+        let before = rustix::fs::fcntl_getfl(&writer).expect("flags");
+        std::thread::scope(|scope| {
+            let reading = scope.spawn(|| {
+                let mut reader = Patient(reader.as_fd());
+                let mut bytes = vec![0; 2 * LEN];
+                reader.read_exact(&mut bytes).expect("all of it");
+                bytes
+            });
+            let mut writer = Patient(writer.as_fd());
+            writer.write_all(&vec![1; LEN]).expect("written");
+            writer.say(&vec![2; LEN]).expect("said");
+            let bytes = reading.join().expect("no panic");
+            assert!(bytes[..LEN].iter().all(|byte| *byte == 1));
+            assert!(bytes[LEN..].iter().all(|byte| *byte == 2));
+        });
+        assert_eq!(rustix::fs::fcntl_getfl(&writer).expect("flags"), before);
+        drop(reader);
+        let error = Patient(writer.as_fd()).say(b"x").expect_err("nobody reads");
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+        assert!(writer.as_raw_fd() > 2);
+    }
+}
