@@ -23,6 +23,7 @@ mod draining;
 mod examples;
 mod exit_codes;
 mod handing_over;
+mod holders;
 mod hostile_worker;
 mod image;
 mod isolation;

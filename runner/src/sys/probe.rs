@@ -148,6 +148,9 @@ const PROBES: &[(&str, Act)] = &[
     ("descriptors", descriptors),
     ("pipes", pipes),
     ("socket-buffers", socket_buffers),
+    // Regions.
+    ("region-tricks", super::keeper::tricks),
+    ("region-keep", super::keeper::keeps),
     // What it was started with.
     ("environment", environment),
     ("open-descriptors", open_descriptors),
