@@ -24,6 +24,7 @@ mod examples;
 mod exit_codes;
 mod handing_over;
 mod hoards;
+mod holders;
 mod hostile_worker;
 mod image;
 mod isolation;

@@ -14,6 +14,7 @@ use crate::region::{Draft, Kind, Maker, RegionError};
 use crate::task::InputKind;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -52,6 +53,9 @@ pub(crate) enum Ask {
     /// How many bytes the regions that were made for the task have, of those that
     /// exist.
     RegionBytes,
+    /// Whether this is the only descriptor of an exclusive region that came from another
+    /// process, and nobody has a mapping.
+    Claim(OwnedFd),
     /// For a lock; waits until it can be had, unless it is `if_available`.
     Lock {
         name: String,
@@ -77,6 +81,11 @@ pub(crate) enum Answer {
     /// task have with it.
     Region(Result<(Draft, u64), RegionError>),
     RegionBytes(u64),
+    /// A descriptor of the same file; and whether it is the only one.
+    Claimed {
+        file: OwnedFd,
+        sole: bool,
+    },
     /// The lock is the task's, by this number.
     Locked(Ticket),
     /// It cannot be had at once.
@@ -273,6 +282,10 @@ impl Services for Provider {
                 Answer::Region(self.regions.make(len, kind, room))
             }
             (Ask::RegionBytes, _) => Answer::RegionBytes(self.regions.bytes()),
+            (Ask::Claim(file), _) => {
+                let (file, sole) = self.regions.claim(file).await;
+                Answer::Claimed { file, sole }
+            }
             (
                 Ask::Lock {
                     name,
@@ -310,6 +323,7 @@ impl Services for NoServices {
             Ask::Ended(_) | Ask::End(_) => Answer::Refused,
             Ask::Region { .. } => Answer::Region(Err(RegionError::Limit)),
             Ask::RegionBytes => Answer::RegionBytes(0),
+            Ask::Claim(file) => Answer::Claimed { file, sole: false },
             Ask::Lock { .. } => Answer::NotLocked,
             Ask::Join(_) => Answer::NotJoined,
         }

@@ -155,6 +155,14 @@ const OF_A_FILE: Test = Bits {
     value: libc::MAP_SHARED as u32,
 };
 
+/// Of the flags that can be set of an open file, only whether calls wait. The others
+/// would be those of everybody who has the description: where writes go, and signals.
+const ONLY_WAITING: Test = Bits {
+    arg: 2,
+    mask: (libc::O_APPEND | libc::O_ASYNC | libc::O_DIRECT | libc::O_NOATIME) as u32,
+    value: 0,
+};
+
 /// The process that calls, not another one by its number.
 const ITSELF: Test = OneOf(0, &[0]);
 
@@ -213,13 +221,14 @@ pub(super) const ALLOWED: &[Row] = &[
     row("exit", libc::SYS_exit, All, &[], "the end of a thread"),
     row("exit_group", libc::SYS_exit_group, All, &[], "the end"),
     row("fadvise64", libc::SYS_fadvise64, Files, &[], "WASI files: advise"),
-    row("fallocate", libc::SYS_fallocate, Files, &[], "WASI 0.1 files: allocate"),
-    row("fallocate", libc::SYS_fallocate, Regions, &[OneOf(1, &[0])], "a region's pages are reserved; no holes"),
+    row("fallocate", libc::SYS_fallocate, Regions, &[OneOf(1, &[0])], "a region's pages are reserved; no holes, whatever else is granted"),
     row("fchdir", libc::SYS_fchdir, Files, &[], "granted directories, which have no path here"),
     row("fcntl", libc::SYS_fcntl, All, &[OneOf(1, &[
         libc::F_DUPFD as u32, libc::F_DUPFD_CLOEXEC as u32, libc::F_GETFD as u32,
-        libc::F_SETFD as u32, libc::F_GETFL as u32, libc::F_SETFL as u32, libc::F_GET_SEALS as u32,
+        libc::F_SETFD as u32, libc::F_GETFL as u32, libc::F_GET_SEALS as u32,
     ])], "descriptors: copies and flags; no locks, owners or leases"),
+    row("fcntl", libc::SYS_fcntl, All, &[OneOf(1, &[libc::F_SETFL as u32]), ONLY_WAITING],
+        "waiting or not; nothing that others notice who have the same file description"),
     row("fcntl", libc::SYS_fcntl, Regions, &[OneOf(1, &[libc::F_ADD_SEALS as u32])], "a region keeps its bytes when it is frozen, a large message when it is sent"),
     row("fdatasync", libc::SYS_fdatasync, Files, &[], "WASI files: sync-data"),
     row("fstat", libc::SYS_fstat, All, &[], "what a descriptor is"),

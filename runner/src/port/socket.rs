@@ -646,7 +646,9 @@ mod tests {
             let exclusive = made(4096, Kind::Exclusive);
             let mut frozen = made(4096, Kind::Exclusive);
             frozen.freeze().expect("freezes");
-            let [memory, ice] = [&exclusive, &frozen].map(|it| it.to_send().expect("goes").0);
+            let shared = made(4096, Kind::Shared);
+            let [memory, ice, common] =
+                [&exclusive, &frozen, &shared].map(|it| it.to_send().expect("goes").0);
             let cases: Vec<(&str, Vec<u8>, Vec<BorrowedFd<'_>>)> = vec![
                 ("short", vec![0; HEADER - 1], vec![]),
                 ("a kind", head(2, 0, 0, 0), vec![]),
@@ -676,8 +678,12 @@ mod tests {
                 ("two for one", region(0, 0, 4096), vec![memory, memory]),
                 ("a kind of region", region(3, 0, 4096), vec![memory]),
                 ("not frozen", region(1, 0, 4096), vec![memory]),
-                ("frozen", region(0, 0, 4096), vec![ice]),
                 ("shared and frozen", region(2, 0, 4096), vec![ice]),
+                (
+                    "shared that can be sealed",
+                    region(2, 0, 4096),
+                    vec![memory],
+                ),
                 ("nothing of it", region(0, 0, 0), vec![memory]),
                 ("beyond its end", region(0, 0, 4097), vec![memory]),
                 (
@@ -736,7 +742,8 @@ mod tests {
             assert_eq!(other.try_receive().expect("received").data, "12345");
             raw(&one, &port(1, 0), &three());
             assert_eq!(other.try_receive().expect("received").ports.len(), 1);
-            for (kind, file) in [(0, memory), (1, ice), (2, memory)] {
+            // One that its sender has sealed can still come from an honest holder.
+            for (kind, file) in [(0, memory), (0, ice), (1, ice), (2, common)] {
                 raw(&one, &region(kind, 0, 4096), &[file]);
                 let message = other.try_receive().expect("received");
                 assert_eq!(kind_byte(message.regions[0].kind()), kind);

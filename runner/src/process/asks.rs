@@ -133,6 +133,7 @@ impl Asking {
         if waits && answer.is_closed() {
             return Ok(());
         }
+        let claims = matches!(ask, Ask::Claim(_));
         let mut file = None;
         let mut region = None;
         let (ask, port) = match ask {
@@ -141,6 +142,10 @@ impl Asking {
                 (WireAsk::Region { len, kind, room }, None)
             }
             Ask::RegionBytes => (WireAsk::RegionBytes, None),
+            Ask::Claim(region) => {
+                file = Some(region);
+                (WireAsk::Claim, None)
+            }
             Ask::Ended(id) => (WireAsk::Ended(id), None),
             Ask::End(id) => (WireAsk::End(id), None),
             Ask::Lock {
@@ -204,8 +209,14 @@ impl Asking {
             // Too many descriptors lie in sockets; nothing of it was sent.
             Err(error) if error.raw_os_error() == Some(Errno::TOOMANYREFS.raw_os_error()) => {
                 self.last -= 1;
-                let error = SpawnError::Limit;
-                let _ = answer.send(Answer::NotSpawned { error, port });
+                let answered = match (claims, file) {
+                    (true, Some(file)) => Answer::Claimed { file, sole: false },
+                    _ => Answer::NotSpawned {
+                        error: SpawnError::Limit,
+                        port,
+                    },
+                };
+                let _ = answer.send(answered);
                 return Ok(());
             }
             sent => sent?,
@@ -283,6 +294,11 @@ impl Asking {
                 Answer::Joined(Port::from_parts(parts, pair)?)
             }
             WireAnswer::NotJoined => Answer::NotJoined,
+            WireAnswer::Claimed(sole) => {
+                let file = descriptors.into_iter().next();
+                let file = file.ok_or_else(|| io::Error::other("no region came along"))?;
+                Answer::Claimed { file, sole }
+            }
         };
         Ok(match to.send(answer) {
             // It was asked to stop while it waited, and the lock was on its way.
@@ -453,6 +469,10 @@ impl Answers {
                 None => WireAnswer::NotJoined,
             },
             Answer::NotJoined => WireAnswer::NotJoined,
+            Answer::Claimed { file, sole } => {
+                along.push(file);
+                WireAnswer::Claimed(sole)
+            }
         };
         Some((Order::Answer { id, answer }, along))
     }
@@ -472,6 +492,10 @@ fn ask_of(ask: WireAsk, descriptors: Vec<OwnedFd>) -> Result<Ask, &'static str> 
         WireAsk::End(id) => Ok(Ask::End(id)),
         WireAsk::Region { len, kind, room } => Ok(Ask::Region { len, kind, room }),
         WireAsk::RegionBytes => Ok(Ask::RegionBytes),
+        WireAsk::Claim => descriptors
+            .next()
+            .map(Ask::Claim)
+            .ok_or("it claims a region that is none"),
         WireAsk::Spawn { name, .. } | WireAsk::Lock { name, .. } | WireAsk::Join(name)
             if name.len() > MAX_NAME =>
         {

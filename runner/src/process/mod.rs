@@ -230,6 +230,9 @@ impl Executor for ProcessExecutor {
     async fn execute(&self, job: Job) -> Result<Executed, Error> {
         let metered = job.metered();
         let pools = self.pools(&job.artifact, metered)?;
+        if !job.spec.dirs.is_empty() && (pools.regions || pools.talks) {
+            self.ledger.opens_files();
+        }
         let pool = pools.for_grants(Grants {
             files: !job.spec.dirs.is_empty(),
             tcp: !job.spec.tcp.is_empty(),

@@ -10,19 +10,29 @@
 //!
 //! Invariant: what was given back is looked for before anything is refused.
 
-use super::{Draft, Kind, RegionError, system};
+use super::{Draft, Kind, RegionError, claim, system};
+use crate::sys;
+use rustix::fs::SealFlags;
 use rustix::fs::inotify::{self, CreateFlags, Reader, WatchFlags};
 use rustix::process::{Resource, getrlimit};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// Regions of a runner at most. The kernel keeps two events of each that is gone
 /// until they are read, and 16,384 by default.
 const MAX_REGIONS: usize = 4096;
 /// Regions at most that were made for one task and exist.
 const MAX_MADE: usize = 256;
+
+/// How often a claim looks whether others have let go, at once and after pauses: who
+/// sends drops what it sent a moment after it was received.
+const LOOKS: u32 = 8;
+const PAUSES: u32 = 10;
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// All regions of a runner.
 #[derive(Debug)]
@@ -32,6 +42,10 @@ pub(crate) struct Ledger {
     max_number: usize,
     /// Where regions go to other processes.
     elsewhere: Option<Watch>,
+    /// A task that could have regions may open files.
+    opens_files: AtomicBool,
+    /// Held while a file is opened and looked at.
+    claiming: Mutex<()>,
 }
 
 /// What somebody had made, and what of it exists.
@@ -60,7 +74,17 @@ struct Watch(Mutex<Watched>);
 struct Watched {
     /// From the first region on.
     events: Option<OwnedFd>,
-    charges: HashMap<i32, Charge>,
+    charges: HashMap<i32, (Charge, FileId)>,
+    /// Of those with charges.
+    files: HashSet<FileId>,
+}
+
+/// Device and inode.
+type FileId = (u64, u64);
+
+fn id(file: BorrowedFd<'_>) -> rustix::io::Result<FileId> {
+    let stat = rustix::fs::fstat(file)?;
+    Ok((stat.st_dev, stat.st_ino))
 }
 
 impl Account {
@@ -98,7 +122,65 @@ impl Ledger {
             max_bytes,
             max_number,
             elsewhere: elsewhere.then(Watch::default),
+            opens_files: AtomicBool::new(false),
+            claiming: Mutex::new(()),
         }
+    }
+
+    /// From now on, tasks that could have regions may open files.
+    pub(crate) fn opens_files(&self) {
+        self.opens_files.store(true, Ordering::Release);
+    }
+
+    /// Claims an exclusive region for a worker that sent its only descriptor
+    /// ([`claim`]): a descriptor of the same file, and whether nobody has another, nor a
+    /// mapping. The worker is not trusted, nor is what it sends.
+    pub(crate) async fn claim(&self, file: OwnedFd) -> (OwnedFd, bool) {
+        if self.opens_files.load(Ordering::Acquire) || !self.made(file.as_fd()) {
+            return (file, false);
+        }
+        let lock = || self.claiming.lock().unwrap_or_else(PoisonError::into_inner);
+        let opened = {
+            let _alone = lock();
+            claim::reopen(file.as_fd())
+        };
+        let Ok(own) = opened else {
+            return (file, false);
+        };
+        drop(file);
+        for look in 0..LOOKS + PAUSES {
+            let sole = {
+                let _alone = lock();
+                sys::is_sole(own.as_fd())
+            };
+            match sole {
+                Ok(true) => {
+                    // Whoever had it can have sealed it; now nobody is left who could.
+                    let seals = rustix::fs::fcntl_get_seals(&own);
+                    let sealed = SealFlags::WRITE | SealFlags::FUTURE_WRITE;
+                    let free = seals.is_ok_and(|seals| !seals.intersects(sealed));
+                    let free = free && !self.opens_files.load(Ordering::Acquire);
+                    return (own, free);
+                }
+                Ok(false) if look < LOOKS => tokio::task::yield_now().await,
+                Ok(false) => tokio::time::sleep(PAUSE).await,
+                Err(_) => break,
+            }
+        }
+        (own, false)
+    }
+
+    /// Whether it is the file of a region that was made here.
+    fn made(&self, file: BorrowedFd<'_>) -> bool {
+        // First what no file system can keep waiting: only files in memory have seals.
+        if rustix::fs::fcntl_get_seals(file).is_err() {
+            return false;
+        }
+        self.settle();
+        let of = id(file);
+        self.elsewhere
+            .as_ref()
+            .is_some_and(|watch| of.is_ok_and(|of| watch.watched().files.contains(&of)))
     }
 
     /// Makes the file of a region of the host, whose pages are still to be reserved.
@@ -176,6 +258,7 @@ impl Watch {
 
     /// Keeps a charge until nobody has the file any more.
     fn keep(&self, file: BorrowedFd<'_>, charge: Charge) -> rustix::io::Result<()> {
+        let id = id(file)?;
         let mut watched = self.watched();
         let events = match watched.events.take() {
             Some(events) => events,
@@ -184,13 +267,18 @@ impl Watch {
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         let number = inotify::add_watch(&events, path, WatchFlags::DELETE_SELF);
         watched.events = Some(events);
-        watched.charges.insert(number?, charge);
+        watched.charges.insert(number?, (charge, id));
+        watched.files.insert(id);
         Ok(())
     }
 
     fn settle(&self) {
         let mut watched = self.watched();
-        let Watched { events, charges } = &mut *watched;
+        let Watched {
+            events,
+            charges,
+            files,
+        } = &mut *watched;
         let Some(events) = events else {
             return;
         };
@@ -198,7 +286,9 @@ impl Watch {
         let mut gone = Reader::new(events, &mut buffer);
         // It ends when there are no more.
         while let Ok(event) = gone.next() {
-            charges.remove(&event.wd());
+            if let Some((_, id)) = charges.remove(&event.wd()) {
+                files.remove(&id);
+            }
         }
     }
 }
@@ -238,6 +328,11 @@ impl Maker {
             .ledger
             .make_for(Some((&self.account, room)), len, kind)?;
         Ok((draft, self.account.sum().bytes))
+    }
+
+    /// As [`Ledger::claim`].
+    pub(crate) async fn claim(&self, file: OwnedFd) -> (OwnedFd, bool) {
+        self.ledger.claim(file).await
     }
 
     /// Bytes of those of its regions that exist.

@@ -6,7 +6,7 @@
 //!
 //! | kind | holders | laid into a guest's memory |
 //! |---|---|---|
-//! | exclusive | one | the pages themselves |
+//! | exclusive | one | the pages themselves; a copy where other processes may have them |
 //! | frozen | any number | copy-on-write |
 //! | shared | any number | never |
 //!
@@ -16,8 +16,12 @@
 //! Invariants: the bytes of a [`Region`] are reserved, and its file can neither
 //! shrink nor grow. While pages of an exclusive region are laid into a memory, a
 //! [`Lease`] is out, and the region is neither frozen nor split nor given away.
-//! Nobody writes to a frozen region, ever; the kernel's seal sees to it.
+//! Nobody writes to a frozen region, ever; the kernel's seal sees to it. Pages of an
+//! exclusive region are laid themselves only where no other process has the file: a
+//! region that came from another one is *claimed* first ([`claim`]), and its bytes are
+//! copied where that fails.
 
+mod claim;
 mod ledger;
 mod parts;
 mod wait;
@@ -30,6 +34,7 @@ pub(crate) use parts::Parts;
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
 use serde::{Deserialize, Serialize};
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
@@ -42,6 +47,10 @@ use crate::sys;
 
 /// What every region's file may no longer do.
 const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW);
+
+/// What a file may no longer do whose kind never changes: get more seals, by which one
+/// holder could take the right to write from the others.
+const SEALS_OF_SHARED: SealFlags = SEALS.union(SealFlags::SEAL);
 
 /// Bytes that are reserved or copied before others get their turn: milliseconds.
 pub(crate) const STEP: usize = 16 << 20;
@@ -71,7 +80,8 @@ pub enum RegionError {
     /// An offset that is not a multiple of what is there.
     #[error("it is not aligned")]
     Misaligned,
-    /// It is mapped, or somebody else has a part of it.
+    /// It is mapped; or somebody else has a part of it, or has kept it and stands in
+    /// the way.
     #[error("the region is in use")]
     Busy,
     /// Its kind does not allow it.
@@ -143,7 +153,9 @@ fn system(what: &'static str) -> impl Fn(rustix::io::Errno) -> RegionError {
 /// in `wit/regions.wit`.
 ///
 /// A task that broke out of its sandbox can keep an exclusive or shared region that
-/// it gave away, and write there later. Nobody writes to a frozen one, ever.
+/// it gave away, and write there later. Nobody writes to a frozen one, ever. No task
+/// has such pages in its memory: in process mode an exclusive region that another
+/// process has kept, or has a part of, is mapped by copying its bytes.
 #[derive(Debug)]
 pub struct Region {
     file: Arc<MemoryFile>,
@@ -186,15 +198,16 @@ pub(crate) struct Refused {
     pub(crate) error: RegionError,
 }
 
-/// Pages that may be laid into the memory of the guest that holds them. To be kept
-/// until they are not there any more: with it the lease is out, and nobody else
-/// writes to them.
+/// Pages that may be laid into the memory of the guest that holds them, or whose bytes
+/// may be copied there. To be kept until they are not there any more: with it the lease
+/// is out. Nobody else writes to pages that are not to be copied.
 #[derive(Debug)]
 pub(crate) struct Mappable {
     file: Arc<MemoryFile>,
     offset: u64,
     len: usize,
     private: bool,
+    copied: bool,
     _lease: Lease,
 }
 
@@ -233,10 +246,17 @@ impl Draft {
     pub(crate) fn new(len: u64, kind: Kind, elsewhere: bool) -> Result<Self, RegionError> {
         let size = Draft::memory(len, kind)?;
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        let file = rustix::fs::memfd_create("wrun-region", flags)
+        let mut file = rustix::fs::memfd_create("wrun-region", flags)
             .map_err(system("cannot make a memory file"))?;
         rustix::fs::ftruncate(&file, size).map_err(system("cannot size a memory file"))?;
-        rustix::fs::fcntl_add_seals(&file, SEALS).map_err(system("cannot seal a memory file"))?;
+        let seals = match kind {
+            Kind::Shared => SEALS_OF_SHARED,
+            Kind::Exclusive | Kind::Frozen => SEALS,
+        };
+        rustix::fs::fcntl_add_seals(&file, seals).map_err(system("cannot seal a memory file"))?;
+        if elsewhere {
+            file = claim::reopen(file.as_fd()).map_err(system("cannot open a memory file"))?;
+        }
         Ok(Draft {
             file,
             kind,
@@ -420,7 +440,8 @@ impl Region {
     /// # Errors
     ///
     /// [`RegionError::OutOfBounds`]; [`RegionError::WrongKind`] for a frozen one;
-    /// [`RegionError::System`].
+    /// [`RegionError::Busy`] where a task that broke out of its sandbox has kept it and
+    /// stands in the way; [`RegionError::System`].
     pub fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), RegionError> {
         self.check_writable()?;
         let mut at = self.at(offset, bytes.len() as u64)?;
@@ -428,7 +449,12 @@ impl Region {
         while !left.is_empty() {
             let written =
                 rustix::io::retry_on_intr(|| rustix::io::pwrite(&self.file.file, left, at))
-                    .map_err(system("cannot write to a region"))?;
+                    .map_err(|errno| match errno {
+                        // Another process has kept it, and sealed it or has all that is
+                        // written appended.
+                        rustix::io::Errno::PERM => RegionError::Busy,
+                        errno => system("cannot write to a region")(errno),
+                    })?;
             if written == 0 {
                 return Err(RegionError::OutOfBounds);
             }
@@ -481,12 +507,27 @@ impl Region {
             offset: self.offset + offset,
             len,
             private: self.kind != Kind::Exclusive,
+            copied: self.is_copied(),
             _lease: self.lease.clone(),
         })
     }
 
     fn is_whole(&self) -> bool {
         self.offset == 0 && self.memory() == self.file.size
+    }
+
+    /// Other processes may have its pages and write to them: no guest gets the pages
+    /// themselves. Of a file in parts, any part may be sent while another is mapped.
+    fn is_copied(&self) -> bool {
+        let known = self.file.known_elsewhere.load(Relaxed);
+        self.kind == Kind::Exclusive && self.file.elsewhere && (known || !self.is_whole())
+    }
+
+    /// Where `[offset, offset + len)` of the region is in its file, if it is within the
+    /// region.
+    pub(crate) fn in_file(&self, offset: u64, len: u64) -> Result<Range<u64>, RegionError> {
+        let at = self.at(offset, len)?;
+        Ok(at..at + len)
     }
 
     /// Exclusive to frozen, for good.
@@ -502,10 +543,11 @@ impl Region {
         if !self.is_whole() {
             return Err(RegionError::Busy);
         }
-        rustix::fs::fcntl_add_seals(&self.file.file, SealFlags::WRITE).map_err(|errno| {
+        let seals = SealFlags::WRITE | SealFlags::SEAL;
+        rustix::fs::fcntl_add_seals(&self.file.file, seals).map_err(|errno| {
             match errno {
-                // Somebody has kept a mapping.
-                rustix::io::Errno::BUSY => RegionError::Busy,
+                // Somebody has kept a mapping, or has sealed it against seals.
+                rustix::io::Errno::BUSY | rustix::io::Errno::PERM => RegionError::Busy,
                 errno => system("cannot seal a memory file")(errno),
             }
         })?;
@@ -592,6 +634,11 @@ impl Mappable {
 
     pub(crate) fn len(&self) -> usize {
         self.len
+    }
+
+    /// Other processes may write to the pages: their bytes are copied.
+    pub(crate) fn is_copied(&self) -> bool {
+        self.copied
     }
 
     /// Other processes can have added seals to the file, or can at any time.

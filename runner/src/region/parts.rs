@@ -3,10 +3,15 @@
 //! What comes back from one is believed only as far as the kernel says so itself: a
 //! sender that was taken over can lie about a kind, a place and a length, send any
 //! descriptor, and keep one. It cannot make the receiver fault or wait, or take
-//! memory that can change for memory that cannot.
+//! memory that can change for memory that cannot. Nor can it make an honest holder look
+//! like a liar: what it can still do to a file that it gave away, seal an exclusive one,
+//! is an error of whoever wants to write there, and no reason to refuse the message of
+//! whoever hands it on.
 
 use super::waiters::Waiters;
-use super::{Kind, MemoryFile, Region, RegionError, SEALS, page_size, system, whole_pages};
+use super::{
+    Kind, MemoryFile, Region, RegionError, SEALS, SEALS_OF_SHARED, page_size, system, whole_pages,
+};
 use rustix::fs::{FileType, OFlags, SealFlags};
 use serde::{Deserialize, Serialize};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -72,15 +77,16 @@ impl Region {
         }
         let seals = rustix::fs::fcntl_get_seals(&file)
             .map_err(|_| RegionError::Foreign("it cannot be sealed"))?;
-        let mut wanted = SEALS;
-        if kind == Kind::Frozen {
-            wanted |= SealFlags::WRITE;
-        }
+        let wanted = match kind {
+            Kind::Exclusive => SEALS,
+            Kind::Frozen => SEALS | SealFlags::WRITE,
+            Kind::Shared => SEALS_OF_SHARED,
+        };
         if !seals.contains(wanted) {
             return Err(RegionError::Foreign("it is not sealed"));
         }
-        // Nobody could write to it, the kernel would say; the reverse is a lie too.
-        if kind != Kind::Frozen && seals.contains(SealFlags::WRITE) {
+        // Nobody can have done that to a shared one later.
+        if kind == Kind::Shared && seals.intersects(SealFlags::WRITE | SealFlags::FUTURE_WRITE) {
             return Err(RegionError::Foreign("it is frozen"));
         }
         let of = rustix::fs::fstatfs(&file).map_err(system(LOOK))?;

@@ -325,6 +325,143 @@ fn a_region_travels() {
     region.to_send().expect("goes");
 }
 
+/// A region of a runner that has processes, as its maker has it.
+fn made_by(ledger: &Ledger, len: u64) -> Region {
+    let draft = ledger.make(len, Kind::Exclusive).expect("a draft");
+    draft.finish().expect("a region")
+}
+
+/// What is sent is dropped, as a sender does.
+fn given(region: Region) -> Region {
+    let (file, parts) = region.to_send().expect("goes");
+    let file = file.try_clone_to_owned().expect("one more");
+    drop(region);
+    Region::from_parts(file, parts).expect("comes")
+}
+
+/// Has its runner claim a region; whether the pages themselves are mapped then.
+fn claimed(ledger: &Ledger, region: Region) -> (Region, bool) {
+    let region = match region.into_claim() {
+        Ok((file, claim)) => {
+            let (file, sole) = runtime().block_on(ledger.claim(file));
+            claim.answered(file, sole)
+        }
+        Err(region) => region,
+    };
+    let len = usize::try_from(whole_pages(region.len()).expect("pages")).expect("fits");
+    let copied = region.map(0, len).expect("maps").is_copied();
+    (region, !copied)
+}
+
+#[test]
+fn what_came_is_mapped_only_where_nobody_has_kept_it() {
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+    let ledger = Ledger::new(u64::MAX, true);
+    let fresh = made_by(&ledger, pages(2));
+    fresh.write(5, b"bytes").expect("writes");
+    let (fresh, itself) = claimed(&ledger, fresh);
+    assert!(itself, "nobody else ever had it");
+    let (mut region, itself) = claimed(&ledger, given(fresh));
+    assert!(itself, "nobody has kept it");
+    for round in 0..3 {
+        (region, _) = claimed(&ledger, given(region));
+        assert!(!region.is_to_be_claimed(), "{round}");
+        assert_eq!(bytes(&region, 5, 5), b"bytes");
+    }
+    region.freeze().expect("nobody stands in the way");
+
+    let sent = || given(made_by(&ledger, pages(2)));
+    let descriptor = |region: &Region| {
+        let file = region.file.file.try_clone();
+        file.expect("one more")
+    };
+    // A descriptor; and then no more.
+    let region = sent();
+    let kept = descriptor(&region);
+    let (region, itself) = claimed(&ledger, region);
+    assert!(!itself && region.is_to_be_claimed());
+    drop(kept);
+    let (region, itself) = claimed(&ledger, region);
+    assert!(itself);
+    drop(region);
+    // A mapping.
+    let region = sent();
+    let kept = SharedWords::map(&region.file.file, 4096).expect("maps");
+    let (region, itself) = claimed(&ledger, region);
+    assert!(!itself);
+    drop(kept);
+    assert!(claimed(&ledger, region).1);
+    // A message that nobody reads.
+    let region = sent();
+    let (far, near) = std::os::unix::net::UnixStream::pair().expect("a pair");
+    {
+        let fds = [region.file.file.as_fd()];
+        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+        let parts = [std::io::IoSlice::new(b"x")];
+        sendmsg(&near, &parts, &mut control, SendFlags::empty()).expect("sent");
+    }
+    let (region, itself) = claimed(&ledger, region);
+    assert!(!itself);
+    drop((far, near));
+    assert!(claimed(&ledger, region).1);
+    // It lets go a moment later, as whoever sends does.
+    let region = sent();
+    let kept = descriptor(&region);
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            std::thread::sleep(Duration::from_millis(2));
+            drop(kept);
+        });
+        // On a busy machine it is too late, which is no more than slow.
+        let (region, _) = claimed(&ledger, region);
+        eprintln!("copied: {}", region.is_to_be_claimed());
+    });
+    // Whoever had it has seen to it that nobody can write.
+    let region = sent();
+    rustix::fs::fcntl_add_seals(&region.file.file, SealFlags::FUTURE_WRITE).expect("seals");
+    let (region, itself) = claimed(&ledger, region);
+    assert!(!itself);
+    refused!(region.write(0, b"x"), Busy);
+    // One of another's making; a part; what is shared.
+    let other = Ledger::new(u64::MAX, true);
+    assert!(!claimed(&ledger, given(made_by(&other, pages(2)))).1);
+    let (first, second) = sent().split(pages(1)).expect("splits");
+    assert!(!claimed(&ledger, first).1 && !claimed(&ledger, second).1);
+    let (first, second) = made_by(&ledger, pages(2)).split(pages(1)).expect("splits");
+    let (mut first, itself) = claimed(&ledger, first);
+    assert!(
+        !itself,
+        "the other part may be sent while this one is mapped"
+    );
+    first.join(second).expect("neighbours");
+    assert!(claimed(&ledger, first).1, "neither was sent");
+    // From then on, tasks could open what they have by another way.
+    let region = sent();
+    ledger.opens_files();
+    assert!(!claimed(&ledger, region).1);
+}
+
+#[test]
+fn whoever_stands_in_the_way_of_a_write_is_an_error() {
+    let region = made(pages(1), Kind::Exclusive);
+    let flags = rustix::fs::fcntl_getfl(&region.file.file).expect("flags");
+    rustix::fs::fcntl_setfl(&region.file.file, flags | rustix::fs::OFlags::APPEND).expect("set");
+    refused!(region.write(0, b"x"), Busy);
+    rustix::fs::fcntl_setfl(&region.file.file, flags).expect("set");
+    region.write(0, b"x").expect("writes");
+    let mut region = region;
+    rustix::fs::fcntl_add_seals(&region.file.file, SealFlags::SEAL).expect("seals");
+    refused!(region.freeze(), Busy);
+    // A shared one nobody seals.
+    let region = made(pages(1), Kind::Shared);
+    for seal in [SealFlags::WRITE, SealFlags::FUTURE_WRITE] {
+        let sealed = rustix::fs::fcntl_add_seals(&region.file.file, seal);
+        assert_eq!(sealed, Err(rustix::io::Errno::PERM));
+    }
+}
+
 #[test]
 fn what_is_sent_is_not_believed() {
     let memory = |flags: MemfdFlags, size: u64, seals: SealFlags| {
@@ -343,6 +480,9 @@ fn what_is_sent_is_not_believed() {
     let exclusive = of(Kind::Exclusive, 0, pages(1));
     let good = || memory(sealable, pages(2), SEALS);
     Region::from_parts(good(), exclusive).expect("the good one is good");
+    let shared = memory(sealable, pages(2), SEALS_OF_SHARED);
+    let shared = Region::from_parts(shared, of(Kind::Shared, 0, pages(2)));
+    shared.expect("the good one is good");
 
     let (pipe, other_end) = rustix::pipe::pipe().expect("a pipe");
     let temporary = tempfile::tempfile().expect("a file");
@@ -388,10 +528,20 @@ fn what_is_sent_is_not_believed() {
             memory(sealable, pages(2), SEALS | SealFlags::FUTURE_WRITE),
             of(Kind::Frozen, 0, pages(2)),
         ),
+        ("may be sealed", good(), of(Kind::Shared, 0, pages(2))),
         (
             "frozen",
-            memory(sealable, pages(2), SEALS | SealFlags::WRITE),
-            exclusive,
+            memory(sealable, pages(2), SEALS_OF_SHARED | SealFlags::WRITE),
+            of(Kind::Shared, 0, pages(2)),
+        ),
+        (
+            "frozen for those who map it anew",
+            memory(
+                sealable,
+                pages(2),
+                SEALS_OF_SHARED | SealFlags::FUTURE_WRITE,
+            ),
+            of(Kind::Shared, 0, pages(2)),
         ),
         ("without its pages", sparse, exclusive),
         ("nothing", good(), of(Kind::Exclusive, 0, 0)),
@@ -415,12 +565,12 @@ fn what_is_sent_is_not_believed() {
         ),
         (
             "a part of a shared one",
-            good(),
+            memory(sealable, pages(2), SEALS_OF_SHARED),
             of(Kind::Shared, pages(1), pages(1)),
         ),
         (
             "a beginning of a shared one",
-            good(),
+            memory(sealable, pages(2), SEALS_OF_SHARED),
             of(Kind::Shared, 0, pages(1)),
         ),
     ];

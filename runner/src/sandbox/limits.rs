@@ -9,7 +9,7 @@
 //! also for calls it never asked about, so giving back would let a guest shrink its
 //! own account.
 
-use crate::region::{Draft, Kind, RegionError};
+use crate::region::{Draft, Kind, Region, RegionError};
 use crate::services::{Answer, Ask, Services};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -135,6 +135,23 @@ impl Limiter {
         fits
     }
 
+    /// Has the runner claim a region that came from another process. Where others have
+    /// it, it is what it was.
+    ///
+    /// # Errors
+    ///
+    /// There is nobody to ask; the region is gone.
+    pub(crate) async fn claim(&mut self, region: Region) -> Result<Region, RegionError> {
+        let (file, claim) = match region.into_claim() {
+            Ok(claim) => claim,
+            Err(region) => return Ok(region),
+        };
+        match self.services.ask(Ask::Claim(file)).await {
+            Answer::Claimed { file, sole } => Ok(claim.answered(file, sole)),
+            _ => Err(RegionError::Limit),
+        }
+    }
+
     /// A place for one more region, if it may be held.
     pub(crate) fn place(&self) -> Option<Place> {
         (self.held.load(Relaxed) < MAX_REGIONS).then(|| self.place_for_what_came())
@@ -239,7 +256,7 @@ impl ResourceLimiterAsync for Limiter {
 mod tests {
     use super::*;
     use crate::limits::Limits;
-    use crate::region::{Ledger, Maker, Region};
+    use crate::region::{Ledger, Maker};
     use crate::services::Word;
 
     /// A runner's services, as far as they are about regions.

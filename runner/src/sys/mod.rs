@@ -9,6 +9,8 @@ pub(crate) mod attempt;
 mod descriptor;
 mod fork;
 mod inherited;
+#[cfg(feature = "test-hooks")]
+mod keeper;
 mod landlock;
 mod large_pages;
 mod namespace;
@@ -20,6 +22,7 @@ mod receive;
 mod room;
 mod shared_words;
 mod signal;
+mod sole;
 mod stdout;
 mod ticks;
 mod to_map;
@@ -48,6 +51,7 @@ pub(crate) use signal::die_of_broken_pipes;
 pub(crate) use signal::{
     NoPipeSignal, dies_of_broken_pipes, ignore_file_size_signal, survive_file_size_signal,
 };
+pub(crate) use sole::is_sole;
 pub(crate) use stdout::was_stdout_closed;
 pub(crate) use ticks::{are_ticking, has_ticks, start_ticks, stop_ticks, tick_for};
 pub(crate) use to_map::ToMap;

@@ -1,5 +1,5 @@
 //! Pages of a memory file laid over a window of a guest's linear memory, and taken
-//! off again.
+//! off again; or their bytes copied there, and back.
 //!
 //! What makes it sound, for the guest and for wasmtime, which reads linear memory
 //! as plain slices when it lifts a string or a list:
@@ -18,7 +18,16 @@
 //!   window, which is slower. Should there be a hole all the same,
 //!   the process ends.
 //! - Nobody else writes to the pages that are laid ([`Mappable`]): neither another
-//!   guest nor this host. The window's bytes change by what its own guest does.
+//!   guest nor this host, nor another process that was taken over. Pages that are laid
+//!   for writing are of a file whose only holder is this process: the runner has just
+//!   made it, or has asked the kernel whether anybody else has a descriptor or a mapping
+//!   of it ([`region`](crate::region), claims). Those of a frozen file are laid
+//!   copy-on-write, and its seal says that no mapping could write when it was put on, and
+//!   that there will be none. The window's bytes change by what its own guest does.
+//! - Where other processes may have the pages, the window keeps its own, and the kernel
+//!   copies the bytes: from the file when the window is laid, and back when it is lifted
+//!   and when the guest asks for them otherwise. Whatever others write meanwhile is seen
+//!   by no slice.
 //! - Pages are reserved and the file cannot shrink, so that no access faults.
 //! - Dropping an [`Overlay`] touches no address: a store drops its data before its
 //!   memory. Only [`Overlay::lift`] does, and it wants the store.
@@ -46,8 +55,8 @@ pub(crate) struct Overlay {
     window: Range<usize>,
     /// The store, by where its data lies; that is for as long as it lives.
     store: usize,
-    /// What is laid there, leased for as long as it is.
-    _pages: Mappable,
+    /// What is laid or copied there, leased for as long as it is.
+    pages: Mappable,
 }
 
 fn identity<T: 'static>(store: &StoreContextMut<'_, T>) -> usize {
@@ -74,6 +83,14 @@ impl Overlay {
         if !whole || window.is_empty() || window.len() != pages.len() {
             return Err(io::ErrorKind::InvalidInput.into());
         }
+        let store = identity(store);
+        if pages.is_copied() {
+            return Ok(Overlay {
+                window,
+                store,
+                pages,
+            });
+        }
         let flags = if pages.is_private() {
             MapFlags::PRIVATE | MapFlags::NORESERVE
         } else {
@@ -97,9 +114,90 @@ impl Overlay {
         }
         Ok(Overlay {
             window,
-            store: identity(store),
-            _pages: pages,
+            store,
+            pages,
         })
+    }
+
+    /// The window has bytes of its own, which are to be [filled](Overlay::fill) in and
+    /// [saved](Overlay::save).
+    pub(crate) fn is_copied(&self) -> bool {
+        self.pages.is_copied()
+    }
+
+    /// What of the window stands for this part of the file.
+    pub(crate) fn part(&self, in_file: &Range<u64>) -> Range<usize> {
+        let at = |offset: u64| {
+            let offset = offset.saturating_sub(self.pages.offset());
+            usize::try_from(offset).map_or(self.window.len(), |at| at.min(self.window.len()))
+        };
+        at(in_file.start)..at(in_file.end)
+    }
+
+    /// Copies the file's bytes into a part of a window that is copied.
+    ///
+    /// # Errors
+    ///
+    /// The store is another one, the part is not in the window; as of reading.
+    pub(crate) fn fill<T: 'static>(
+        &self,
+        store: &mut StoreContextMut<'_, T>,
+        part: Range<usize>,
+    ) -> io::Result<()> {
+        let (file, mut at) = (self.pages.file(), self.pages.offset() + part.start as u64);
+        let mut left = self.bytes(store, part)?;
+        while !left.is_empty() {
+            let read = rustix::io::retry_on_intr(|| rustix::io::pread(file, &mut *left, at))?;
+            if read == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            left = &mut left[read..];
+            at += read as u64;
+        }
+        Ok(())
+    }
+
+    /// Copies a part of a window that is copied into the file.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Overlay::fill`]; another process has seen to it that nobody can write to
+    /// the file.
+    pub(crate) fn save<T: 'static>(
+        &self,
+        store: &mut StoreContextMut<'_, T>,
+        part: Range<usize>,
+    ) -> io::Result<()> {
+        let (file, mut at) = (self.pages.file(), self.pages.offset() + part.start as u64);
+        let mut left: &[u8] = self.bytes(store, part)?;
+        while !left.is_empty() {
+            let written = rustix::io::retry_on_intr(|| rustix::io::pwrite(file, left, at))?;
+            if written == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            left = &left[written..];
+            at += written as u64;
+        }
+        Ok(())
+    }
+
+    /// The bytes of a part of a window that is copied.
+    #[expect(unsafe_code, reason = "a guest's own memory by its address")]
+    fn bytes<'a, T: 'static>(
+        &self,
+        store: &'a mut StoreContextMut<'_, T>,
+        part: Range<usize>,
+    ) -> io::Result<&'a mut [u8]> {
+        let inside = part.start <= part.end && part.end <= self.window.len();
+        if identity(store) != self.store || !self.is_copied() || !inside {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let start = (self.window.start + part.start) as *mut u8;
+        // SAFETY: the window was lifted by wasmtime as bytes of a linear memory of this
+        // store, which neither moves nor shrinks; nothing was laid over it. The store is
+        // borrowed for as long as the slice lives, so there is no other reference to its
+        // memory, and no code runs that could write there.
+        Ok(unsafe { std::slice::from_raw_parts_mut(start, part.len()) })
     }
 
     pub(crate) fn window(&self) -> Range<usize> {

@@ -149,6 +149,9 @@ const PROBES: &[(&str, Act)] = &[
     ("pipes", pipes),
     ("socket-buffers", socket_buffers),
     ("hoard-descriptors", hoard_descriptors),
+    // Regions.
+    ("region-tricks", super::keeper::tricks),
+    ("region-keep", super::keeper::keeps),
     // What it was started with.
     ("environment", environment),
     ("open-descriptors", open_descriptors),

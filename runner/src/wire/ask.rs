@@ -31,6 +31,8 @@ pub(crate) enum WireAsk {
         if_available: bool,
     },
     Join(String),
+    /// With the descriptor of a region.
+    Claim,
 }
 
 /// Where data is.
@@ -63,6 +65,8 @@ pub(crate) enum WireAnswer {
     /// With the descriptors of a port.
     Joined(PortParts),
     NotJoined,
+    /// With a descriptor of the same region, and whether it is the only one.
+    Claimed(bool),
 }
 
 impl WireAsk {
@@ -72,6 +76,7 @@ impl WireAsk {
             WireAsk::Spawn { input, port, .. } => {
                 usize::from(matches!(input, Data::File(_))) + port.map_or(0, |_| PARTS)
             }
+            WireAsk::Claim => 1,
             WireAsk::Ended(_)
             | WireAsk::End(_)
             | WireAsk::Region { .. }
@@ -86,7 +91,7 @@ impl WireAnswer {
     /// Descriptors that come along.
     pub(crate) fn descriptors(&self) -> usize {
         match self {
-            WireAnswer::Output(_) | WireAnswer::Region(_) => 1,
+            WireAnswer::Output(_) | WireAnswer::Region(_) | WireAnswer::Claimed(_) => 1,
             WireAnswer::Joined(_) => PARTS,
             _ => 0,
         }

@@ -23,7 +23,7 @@ use std::time::Duration;
 mod tried;
 mod worker;
 
-use tried::Attempt;
+use tried::{Attempt, TO_OTHERS};
 use worker::{Act, Before, SEEN, Scenario, Seen};
 
 fn plan(role: Role) -> Plan {
@@ -227,6 +227,42 @@ fn regions_are_memory_files_of_the_runner_and_only_where_they_are_imported() {
                 plan.role = Role::Worker;
                 attempts(user, plan, &[attempt]).check(&[(attempt, end)]);
             }
+        }
+    }
+}
+
+#[test]
+fn no_grant_adds_up_to_what_harms_other_holders() {
+    let directory = tempfile::tempdir().expect("a directory");
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).expect("open");
+    for bits in 0..16_u8 {
+        let is = |bit: u8| bits & 1 << bit != 0;
+        let grants = Grants {
+            files: is(0),
+            tcp: is(1),
+            talks: is(2),
+            regions: is(3),
+        };
+        let mut wanted: Vec<_> = TO_OTHERS.iter().map(|it| (*it, "EPERM")).collect();
+        wanted.push((Attempt::NotWait, "ok"));
+        let attempts: Vec<_> = wanted.iter().map(|(attempt, _)| *attempt).collect();
+        for read_only in [false, true] {
+            if read_only && !grants.files {
+                continue;
+            }
+            let mut plan = plan(Role::Zygote);
+            plan.grants = grants;
+            let dir = grants.files.then(|| directory.path().display().to_string());
+            let scenario = Scenario {
+                plan,
+                act: Act::Attempts(attempts.clone()),
+                before: Before::Usual,
+                dir: dir.map(|dir| (dir, read_only)),
+                ports: if grants.tcp { vec![80] } else { Vec::new() },
+            };
+            let (seen, _) = start(User::Own, &scenario);
+            assert_eq!(seen.error, None, "{grants:?}");
+            seen.check(&wanted);
         }
     }
 }

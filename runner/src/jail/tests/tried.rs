@@ -54,7 +54,24 @@ pub(super) enum Attempt {
     SharedMemory,
     PunchHole,
     PullPages,
+    Append,
+    Async,
+    Direct,
+    NotWait,
+    Lease,
+    Owner,
 }
+
+/// What may be done to a region's descriptor, and what may not, whatever is granted.
+pub(super) const TO_OTHERS: [Attempt; 7] = [
+    Attempt::PunchHole,
+    Attempt::PullPages,
+    Attempt::Append,
+    Attempt::Async,
+    Attempt::Direct,
+    Attempt::Lease,
+    Attempt::Owner,
+];
 
 impl Attempt {
     pub(super) fn make(
@@ -74,7 +91,7 @@ impl Attempt {
             RegionError::System { source, .. } => source,
             other => io::Error::other(other),
         };
-        let region = |kind| {
+        let region_of = |kind| {
             let draft = Draft::from_runner(given.try_clone()?.into(), 1 << 20, kind);
             draft.and_then(Draft::finish).map_err(refused)
         };
@@ -189,16 +206,17 @@ impl Attempt {
             // The numbers of x86_64's other interface, which no list has.
             Attempt::OtherAbi => call(0x4000_0000 + libc::SYS_getpid, [0; 6]).map(drop),
             Attempt::UseRegion => {
-                let region = region(Kind::Shared)?;
+                let region = region_of(Kind::Shared)?;
                 region.write(0, b"x").map_err(refused)?;
                 let before = region.load_u32(0).map_err(refused)?;
                 assert_eq!(before, u32::from(b'x'));
+                let region = region_of(Kind::Exclusive)?;
                 let (file, parts) = region.to_send().map_err(refused)?;
                 Region::from_parts(file.try_clone_to_owned()?, parts)
                     .map(drop)
                     .map_err(refused)
             }
-            Attempt::FreezeRegion => region(Kind::Exclusive)?.freeze().map_err(refused),
+            Attempt::FreezeRegion => region_of(Kind::Exclusive)?.freeze().map_err(refused),
             Attempt::LargeFile => {
                 let at = 65 << 20;
                 call(
@@ -234,13 +252,37 @@ impl Attempt {
             }
             Attempt::PunchHole => {
                 let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-                call(libc::SYS_fallocate, [0, mode as usize, 0, 4096, 0, 0]).map(drop)
+                let file = given.as_raw_fd() as usize;
+                call(libc::SYS_fallocate, [file, mode as usize, 0, 4096, 0, 0]).map(drop)
             }
+            Attempt::Append => set_flags(given, libc::O_APPEND),
+            Attempt::Async => set_flags(given, libc::O_ASYNC),
+            // With a flag that may be set.
+            Attempt::Direct => set_flags(given, libc::O_DIRECT | libc::O_NONBLOCK),
+            Attempt::NotWait => set_flags(given, libc::O_NONBLOCK),
+            Attempt::Lease => control(given, libc::F_SETLEASE, libc::F_RDLCK),
+            Attempt::Owner => control(given, libc::F_SETOWN, 1),
             Attempt::Spin => loop {
                 std::hint::spin_loop();
             },
         }
     }
+}
+
+fn control(file: &File, command: i32, value: i32) -> io::Result<()> {
+    let args = [
+        file.as_raw_fd() as usize,
+        command as usize,
+        value as usize,
+        0,
+        0,
+        0,
+    ];
+    call(libc::SYS_fcntl, args).map(drop)
+}
+
+fn set_flags(file: &File, flags: i32) -> io::Result<()> {
+    control(file, libc::F_SETFL, libc::O_RDWR | flags)
 }
 
 pub(super) fn errno_of(result: io::Result<()>) -> String {

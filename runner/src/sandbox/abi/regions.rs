@@ -12,11 +12,12 @@
 use super::bindings::wrun::task::regions::{
     Kind as AbiKind, RegionError as AbiError, WaitResult as AbiWaited,
 };
-use crate::region::{Kind, Op, Refused, Region, RegionError, STEP, Waited, Word};
+use crate::region::{Kind, Mappable, Op, Refused, Region, RegionError, STEP, Waited, Word};
 use crate::sandbox::host::Host;
 use crate::sandbox::limits::Place;
 use crate::sys::{self, Overlay};
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -49,6 +50,15 @@ type Answer<T> = wasmtime::Result<(Result<T, AbiError>,)>;
 pub struct Handle {
     /// None once it was split, or joined to another.
     held: Option<Held>,
+    /// The last mapping of it whose bytes were copied; it counts while the region is
+    /// mapped, for then there is no other one.
+    copied: Option<u32>,
+}
+
+impl Handle {
+    fn of(held: Option<Held>) -> Self {
+        Handle { held, copied: None }
+    }
 }
 
 struct Held {
@@ -160,7 +170,7 @@ impl Host {
 
     /// Takes a region that may be given away out of the guest's table.
     pub(super) fn give_away(&mut self, region: Resource<Handle>) -> wasmtime::Result<Region> {
-        let Handle { held } = self.table().delete(region)?;
+        let Handle { held, .. } = self.table().delete(region)?;
         let held = held.ok_or_else(|| wasmtime::Error::msg("the region is empty"))?;
         Ok(held.region)
     }
@@ -169,12 +179,12 @@ impl Host {
     pub(super) fn take_in(&mut self, region: Region) -> wasmtime::Result<Resource<Handle>> {
         let place = Arc::new(self.limiter.place_for_what_came());
         let held = Some(Held { region, place });
-        Ok(self.table().push(Handle { held })?)
+        Ok(self.table().push(Handle::of(held))?)
     }
 
     /// A new handle, where there is room for one.
     fn hold(&mut self, held: Option<Held>) -> Result<Resource<Handle>, AbiError> {
-        self.push(Handle { held }).ok_or(AbiError::Limit)
+        self.push(Handle::of(held)).ok_or(AbiError::Limit)
     }
 }
 
@@ -200,7 +210,9 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
             Ok(())
         },
     )?;
-    regions.resource("mapping", ResourceType::host::<Mapping>(), unmap)?;
+    regions.resource_async("mapping", ResourceType::host::<Mapping>(), |store, rep| {
+        Box::new(unmap(store, rep))
+    })?;
     regions.func_wrap_async("[static]region.create", |store, (len, kind)| {
         Box::new(create(store, len, kind))
     })?;
@@ -239,8 +251,8 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     regions.func_wrap_async("[method]region.write", |store, (region, offset, bytes)| {
         Box::new(write(store, region, offset, bytes))
     })?;
-    regions.func_wrap("[method]region.map", |store, (region, offset, window)| {
-        map(store, &region, offset, &window)
+    regions.func_wrap_async("[method]region.map", |store, (region, offset, window)| {
+        Box::new(map(store, region, offset, window))
     })?;
     regions.func_wrap(
         "[method]region.freeze",
@@ -296,6 +308,8 @@ async fn read(
     while bytes.len() < len {
         let at = bytes.len();
         bytes.resize(len.min(at + STEP), 0);
+        let part = (offset + at as u64, (bytes.len() - at) as u64);
+        with_copied(&mut store, &region, part, Overlay::save)?;
         let held = answer!(store.data_mut().region(&region)?);
         answer!(told(
             held.region.read(offset + at as u64, &mut bytes[at..])
@@ -326,7 +340,9 @@ async fn write(
         part.copy_from_slice(&left[..part.len()]);
         let held = answer!(store.data_mut().region(&region)?);
         answer!(told(held.region.write(offset + at as u64, part))?);
+        let written = (offset + at as u64, part.len() as u64);
         at += part.len();
+        with_copied(&mut store, &region, written, Overlay::fill)?;
         if at.is_multiple_of(STEP) {
             tokio::task::yield_now().await;
         }
@@ -334,20 +350,78 @@ async fn write(
     Ok((Ok(()),))
 }
 
-fn map(
-    mut store: Store<'_>,
+/// Where the region is mapped by copying, does something with what of the window stands
+/// for `(offset, len)` of the region. What another process stands in the way of is not
+/// done: the bytes are as much its as this guest's.
+fn with_copied<'a>(
+    store: &mut Store<'a>,
     region: &Resource<Handle>,
-    offset: u64,
-    list: &WasmList<u8>,
-) -> Answer<Resource<Mapping>> {
-    let window = sys::window((&store).into(), list);
+    (offset, len): (u64, u64),
+    does: impl FnOnce(&Overlay, &mut Store<'a>, Range<usize>) -> io::Result<()>,
+) -> wasmtime::Result<()> {
+    let handle = store.data_mut().handle(region)?;
+    let (Some(held), Some(rep)) = (&handle.held, handle.copied) else {
+        return Ok(());
+    };
+    if !held.region.is_mapped() {
+        return Ok(());
+    }
+    let Ok(in_file) = held.region.in_file(offset, len) else {
+        return Ok(());
+    };
+    let mapping = Resource::<Mapping>::new_borrow(rep);
+    let Some(overlay) = store.data_mut().table().get_mut(&mapping)?.overlay.take() else {
+        return Ok(());
+    };
+    let part = overlay.part(&in_file);
+    let _ = does(&overlay, store, part);
+    store.data_mut().table().get_mut(&mapping)?.overlay = Some(overlay);
+    Ok(())
+}
+
+/// Claims a region that came from another process, if it is one: it may be mapped
+/// without a copy then.
+async fn claim(store: &mut Store<'_>, region: &Resource<Handle>) -> Answer<()> {
     let host = store.data_mut();
-    let held = answer!(host.region(region)?);
-    let place = held.place.clone();
-    let pages = answer!(told(held.region.map(offset, window.len()))?);
+    let handle = host.handle(region)?;
+    let claimed = handle.held.take_if(|held| held.region.is_to_be_claimed());
+    let Some(Held {
+        region: came,
+        place,
+    }) = claimed
+    else {
+        return Ok((Ok(()),));
+    };
+    let claimed = answer!(told(host.limiter.claim(came).await)?);
+    let held = Some(Held {
+        region: claimed,
+        place,
+    });
+    host.handle(region)?.held = held;
+    Ok((Ok(()),))
+}
+
+async fn map(
+    mut store: Store<'_>,
+    region: Resource<Handle>,
+    offset: u64,
+    list: WasmList<u8>,
+) -> Answer<Resource<Mapping>> {
+    let window = sys::window((&store).into(), &list);
+    {
+        let held = answer!(store.data_mut().region(&region)?);
+        answer!(told(held.region.map(offset, window.len()).map(drop))?);
+    }
     if !window.start.is_multiple_of(rustix::param::page_size()) {
         return Ok((Err(AbiError::Misaligned),));
     }
+    if let (Err(error),) = claim(&mut store, &region).await? {
+        return Ok((Err(error),));
+    }
+    let host = store.data_mut();
+    let held = answer!(host.region(&region)?);
+    let place = held.place.clone();
+    let pages = answer!(told(held.region.map(offset, window.len()))?);
     // What can fail without a trace comes before the pages are laid.
     let mapping = Mapping {
         overlay: None,
@@ -357,7 +431,7 @@ fn map(
     let mapping = answer!(host.push(mapping).ok_or(AbiError::Limit));
     let laid = match host.windows.add(&window) {
         Err(error) => Err(error),
-        Ok(()) => match Overlay::lay(&mut store, list, pages) {
+        Ok(()) => match lay(&mut store, &list, pages).await {
             Ok(overlay) => Ok(overlay),
             Err(source) => {
                 store.data_mut().windows.remove(&window);
@@ -369,26 +443,53 @@ fn map(
             }
         },
     };
-    let table = store.data_mut().table();
+    let host = store.data_mut();
     match laid {
         Ok(overlay) => {
-            table.get_mut(&mapping)?.overlay = Some(overlay);
+            host.handle(&region)?.copied = overlay.is_copied().then_some(mapping.rep());
+            host.table().get_mut(&mapping)?.overlay = Some(overlay);
             Ok((Ok(mapping),))
         }
         Err(error) => {
-            table.delete(mapping)?;
+            host.table().delete(mapping)?;
             Ok((Err(error),))
         }
     }
 }
 
+/// Lays pages over a window, or copies their bytes there.
+async fn lay(store: &mut Store<'_>, list: &WasmList<u8>, pages: Mappable) -> io::Result<Overlay> {
+    let overlay = Overlay::lay(store, list, pages)?;
+    if overlay.is_copied() {
+        for part in steps(overlay.window().len()) {
+            overlay.fill(store, part)?;
+            tokio::task::yield_now().await;
+        }
+    }
+    Ok(overlay)
+}
+
+/// A length in pieces, after each of which others get their turn.
+fn steps(len: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..len).step_by(STEP).map(move |at| at..len.min(at + STEP))
+}
+
 /// What dropping a mapping does. Where the kernel refuses, the guest ends, and the
 /// overlay stays with the store.
-fn unmap(mut store: Store<'_>, rep: u32) -> wasmtime::Result<()> {
+async fn unmap(mut store: Store<'_>, rep: u32) -> wasmtime::Result<()> {
     let mapping = Resource::<Mapping>::new_own(rep);
     let table = store.data_mut().table();
     if let Some(overlay) = table.get_mut(&mapping)?.overlay.take() {
         let window = overlay.window();
+        if overlay.is_copied() {
+            for part in steps(window.len()) {
+                // Who stands in the way could as well write something else there later.
+                if overlay.save(&mut store, part).is_err() {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+        }
         if let Err((overlay, error)) = overlay.lift(&mut store) {
             let table = store.data_mut().table();
             table.get_mut(&mapping)?.overlay = Some(overlay);
