@@ -7,7 +7,7 @@ mod text;
 use crate::command::shared_cache;
 use crate::support::{builder, guest, repo, still_works};
 use std::collections::BTreeSet;
-use std::io::{Read, Write};
+use std::io::{BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::symlink;
 use std::path::Path;
@@ -60,7 +60,8 @@ fn listener() -> u16 {
 fn answer(mut peer: TcpStream) -> Option<()> {
     let mut message = Vec::new();
     let mut byte = [0];
-    while peer.read(&mut byte).ok()? > 0 {
+    let mut reader = BufReader::new(peer.try_clone().ok()?);
+    while reader.read(&mut byte).ok()? > 0 {
         message.push(byte[0].to_ascii_uppercase());
         if byte[0] == b'.' {
             peer.write_all(&std::mem::take(&mut message)).ok()?;
@@ -104,7 +105,6 @@ struct Ran {
 
 impl Ran {
     fn lines(&self) -> Vec<&str> {
-        // What it wrote to its stdout itself is before its first step.
         self.stdout.lines().collect()
     }
 }
@@ -280,7 +280,7 @@ fn unexpected(scenario: &Scenario, ran: &Ran) -> String {
                 .find_map(|said| said.strip_prefix(&prefix)),
         };
         let said = said.unwrap_or("nothing");
-        if line.expected.as_deref() != Some(said) {
+        if line.expected.as_deref().is_some_and(|it| it != said) {
             wrong.push_str(&format!("@@ {} @@ {} = {said}\n", scenario.name, line.call));
         }
     }
