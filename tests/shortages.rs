@@ -58,11 +58,12 @@ fn judge(ran: &Ran, what: &str) {
 /// What each limit does to a small task, cached and not.
 fn sweep(option: &str, values: &[u64], user: bool) {
     let echo = repo("guest-tasks/echo/echo.wat");
-    for mode in MODES {
+    for (mode, start) in [("thread", "exec"), ("process", "exec"), ("process", "fork")] {
         let mut done = 0;
         for value in values {
             for cached in [true, false] {
                 let mut run = limited(&format!("--{option}={value}:{value}"), user);
+                run = run.args(["--start", start]);
                 if !cached {
                     run = run.arg("--no-cache");
                 }
@@ -209,6 +210,53 @@ fn output_that_may_not_grow_is_told() {
         assert_eq!(ran.stderr.lines().count(), 1, "{mode}: {ran}");
         assert!(ran.stderr.contains("File too large"), "{mode}: {ran}");
         assert!(ran.stderr.contains("ulimit -f"), "{mode}: {ran}");
+    }
+}
+
+#[test]
+fn processor_time_that_is_used_up_is_told() {
+    let scratch = scratch();
+    let spin =
+        "(module (memory (export \"memory\") 1) (func (export \"_start\") (loop $l (br $l))))";
+    let spin = write(scratch.path(), "spin.wat", spin);
+    for mode in MODES {
+        let run = limited("--cpu=1:3", false).args(["--mode", mode]);
+        let ran = run.arg(&spin).run();
+        if let Some(wrong) = ran.misbehaviour() {
+            panic!("{mode}: {wrong}");
+        }
+        assert_eq!(ran.stderr.lines().count(), 1, "{mode}: {ran}");
+        match mode {
+            "thread" => {
+                assert_eq!(ran.code(), 152, "{ran}");
+                assert!(ran.stderr.contains("ulimit -t"), "{ran}");
+            }
+            // The time is the worker's, which the kernel ends: at the soft limit, or, where
+            // it is the first process of a namespace, at the hard one.
+            _ => assert!([152, 137].contains(&ran.code()), "{ran}"),
+        }
+    }
+}
+
+#[test]
+fn memory_that_is_not_given_is_no_limit_of_the_task() {
+    let scratch = scratch();
+    // Grows until it cannot, and traps.
+    let grows = r#"(module (memory (export "memory") 1)
+        (func (export "_start")
+          (loop $l (br_if $l (i32.ne (memory.grow (i32.const 64)) (i32.const -1))))
+          unreachable))"#;
+    let grows = write(scratch.path(), "grows.wat", grows);
+    for mode in MODES {
+        for jail in ["strict", "off"] {
+            let mut run = limited("--data=67108864:67108864", false).args(["--mode", mode]);
+            if mode == "process" {
+                run = run.args(["--jail", jail]);
+            }
+            let ran = run.args(["--max-memory", "1GiB"]).arg(&grows).run();
+            ran.expect_code(134, mode);
+            assert!(!ran.stderr.contains("limit"), "{mode}, {jail}: {ran}");
+        }
     }
 }
 

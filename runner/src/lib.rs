@@ -185,7 +185,9 @@
 //! # Streams
 //!
 //! Input may be any reader, and output can be taken as it is produced. Who reads
-//! slowly makes the task wait; who stops reading makes its writes fail.
+//! slowly makes the task wait; who stops reading makes its writes fail. With
+//! [`Stdio::Stdout`] for stderr both come in one stream, in the order in which they
+//! were written.
 //!
 //! ```
 //! use tokio::io::AsyncWriteExt;

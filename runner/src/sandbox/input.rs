@@ -104,7 +104,16 @@ impl Source {
         Ok(match chunks.len() {
             0 => Bytes::new(),
             1 => chunks.swap_remove(0),
-            _ => chunks.concat().into(),
+            _ => {
+                let mut all = Vec::new();
+                let len = chunks.iter().map(Bytes::len).sum();
+                all.try_reserve_exact(len)
+                    .map_err(|_| SourceError::Read(io::ErrorKind::OutOfMemory.into()))?;
+                for chunk in chunks {
+                    all.extend_from_slice(&chunk);
+                }
+                all.into()
+            }
         })
     }
 }
