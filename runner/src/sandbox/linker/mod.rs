@@ -46,6 +46,7 @@ pub(crate) fn component(
     clocks::for_components(&mut linker)?;
     directory::for_components(&mut linker)?;
     random::for_components(&mut linker)?;
+    transfer::for_components(&mut linker)?;
     Ok(linker)
 }
 

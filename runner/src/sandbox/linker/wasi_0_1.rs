@@ -21,7 +21,7 @@ const ERRNO_NAMETOOLONG: i32 = 37;
 const ERRNO_NFILE: i32 = 41;
 /// Longest path that is opened, that of Linux. A longer one would be opened piece
 /// by piece, and what is looked at first must be what is opened.
-const MAX_PATH: usize = 4096;
+pub(super) const MAX_PATH: usize = 4096;
 
 /// A guest's memory, its host, and what one call may cost the host.
 pub(super) fn guest_of<'a>(
