@@ -13,6 +13,7 @@ mod wasi_0_2;
 
 pub(super) use directory::Listings;
 pub(super) use file_stream::FileCalls;
+pub(super) use turns::long_result;
 
 use super::abi;
 use super::abi::bindings::wrun::task::{broadcast, context, locks, ports, tasks};

@@ -141,9 +141,14 @@ pub(super) fn watch_filesystem(linker: &mut Linker<Host>) -> wasmtime::Result<()
         |mut store: Store<'_>, (dir, path): (Dir, String)| {
             Box::new(async move {
                 let host = store.data_mut();
+                // With a slash at its end it is an error of wasmtime-wasi, not of POSIX.
+                let name = match path.trim_end_matches('/') {
+                    "" => &path,
+                    name => name,
+                };
                 let result = host
                     .filesystem()
-                    .remove_directory_at(dir, path.clone())
+                    .remove_directory_at(dir, name.to_owned())
                     .await;
                 answer(host, result, &path, true)
             })
