@@ -22,6 +22,7 @@ mod differential;
 mod draining;
 mod examples;
 mod exit_codes;
+mod files;
 mod handing_over;
 mod hoards;
 mod holders;

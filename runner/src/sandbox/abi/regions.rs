@@ -15,6 +15,7 @@ use super::bindings::wrun::task::regions::{
 use crate::region::{Kind, Mappable, Op, Refused, Region, RegionError, STEP, Waited, Word};
 use crate::sandbox::host::Host;
 use crate::sandbox::limits::Place;
+use crate::sandbox::linker::long_result;
 use crate::sys::{self, Overlay};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -303,6 +304,7 @@ async fn read(
     if !store.data().limiter.can_hold(len) {
         return Ok((Err(AbiError::Limit),));
     }
+    let _turn = long_result(len).await;
     let mut bytes = Vec::new();
     answer!(bytes.try_reserve_exact(len).map_err(|_| AbiError::Limit));
     while bytes.len() < len {

@@ -22,6 +22,7 @@ use wasmtime::{Caller, StoreContextMut, Trap};
 use wasmtime_wasi::WasiView;
 use wasmtime_wasi::clocks::WasiClocksView;
 use wasmtime_wasi::p2::bindings::clocks::{monotonic_clock, wall_clock};
+use wasmtime_wasi::p2::bindings::io::poll::Host as PollHost;
 use wasmtime_wasi::p2::{DynPollable, Pollable, subscribe};
 
 /// How far tokio's timers can be off: the tick that they round up to, and the one of
@@ -137,8 +138,27 @@ fn sleep(host: &mut Host, duration: u64) -> wasmtime::Result<(Resource<DynPollab
     Ok((subscribe(table, sleep)?,))
 }
 
-/// Shadows the subscriptions of the monotonic clock for components.
+/// Shadows the subscriptions of the monotonic clock for components, and `poll`: looking
+/// at a list takes time for each of its members, which may be one and the same.
 pub(super) fn for_components(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
+    linker
+        .instance(&format!("wasi:io/poll@{WASI}"))?
+        .func_wrap_async(
+            "poll",
+            |mut store: StoreContextMut<'_, Host>, (list,): (Vec<Resource<DynPollable>>,)| {
+                Box::new(async move {
+                    let table = WasiView::ctx(store.data_mut()).table;
+                    if list.len() > table.max_capacity() {
+                        return Err(wasmtime::Error::msg(format!(
+                            "poll of {} pollables: a task has at most {} of them",
+                            list.len(),
+                            table.max_capacity()
+                        )));
+                    }
+                    Ok((PollHost::poll(table, list).await?,))
+                })
+            },
+        )?;
     let mut clock = linker.instance(&format!("wasi:clocks/monotonic-clock@{WASI}"))?;
     clock.func_wrap(
         "subscribe-duration",

@@ -69,9 +69,7 @@ enum Kind {
     CharacterDevice,
     Directory,
     Regular,
-    Socket,
     Link,
-    Fifo,
 }
 
 impl From<FileType> for Kind {
@@ -80,25 +78,23 @@ impl From<FileType> for Kind {
             FileType::RegularFile => Kind::Regular,
             FileType::Directory => Kind::Directory,
             FileType::Symlink => Kind::Link,
-            FileType::Fifo => Kind::Fifo,
-            FileType::Socket => Kind::Socket,
             FileType::CharacterDevice => Kind::CharacterDevice,
             FileType::BlockDevice => Kind::BlockDevice,
-            FileType::Unknown => Kind::Unknown,
+            // As wasmtime-wasi tells it of the file itself.
+            FileType::Fifo | FileType::Socket | FileType::Unknown => Kind::Unknown,
         }
     }
 }
 
 impl Kind {
-    /// Its `filetype` in WASI 0.1, which has none for FIFOs.
+    /// Its `filetype` in WASI 0.1.
     fn p1(self) -> u8 {
         match self {
-            Kind::Unknown | Kind::Fifo => 0,
+            Kind::Unknown => 0,
             Kind::BlockDevice => 1,
             Kind::CharacterDevice => 2,
             Kind::Directory => 3,
             Kind::Regular => 4,
-            Kind::Socket => 6,
             Kind::Link => 7,
         }
     }
@@ -110,9 +106,7 @@ impl Kind {
             Kind::CharacterDevice => DescriptorType::CharacterDevice,
             Kind::Directory => DescriptorType::Directory,
             Kind::Regular => DescriptorType::RegularFile,
-            Kind::Socket => DescriptorType::Socket,
             Kind::Link => DescriptorType::SymbolicLink,
-            Kind::Fifo => DescriptorType::Fifo,
         }
     }
 }

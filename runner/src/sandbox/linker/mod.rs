@@ -13,6 +13,7 @@ mod wasi_0_2;
 
 pub(super) use directory::Listings;
 pub(super) use file_stream::FileCalls;
+pub(super) use turns::long_result;
 
 use super::abi;
 use super::abi::bindings::wrun::task::{broadcast, context, locks, ports, tasks};
@@ -47,6 +48,7 @@ pub(crate) fn component(
     clocks::for_components(&mut linker)?;
     directory::for_components(&mut linker)?;
     random::for_components(&mut linker)?;
+    transfer::for_components(&mut linker)?;
     Ok(linker)
 }
 

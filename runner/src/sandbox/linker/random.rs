@@ -3,7 +3,7 @@
 //! wasmtime-wasi makes them in one piece, byte by byte: 64 MiB keep a thread for a
 //! third of a second. Short requests, which are nearly all, are still its own.
 
-use super::turns::{TURN, Turns};
+use super::turns::{TURN, Turns, long_result};
 use super::wasi_0_1::guest_of;
 use super::wasi_0_2::WASI;
 use crate::sandbox::host::Host;
@@ -45,6 +45,7 @@ async fn bytes(
     }
     let len = usize::try_from(len)?;
     let mut bytes = Vec::new();
+    let _turn = long_result(len).await;
     if !host.limiter.can_return(len) || bytes.try_reserve_exact(len).is_err() {
         return Err(wasmtime::Error::msg(format!(
             "{len} random bytes do not fit the task's memory"

@@ -1,4 +1,4 @@
-//! Reading and writing in parts: WASI 0.1's calls with large buffers.
+//! Reading and writing in parts: calls with large buffers.
 //!
 //! wasmtime-wasi copies the whole buffer to the host first where another thread does
 //! the work, refuses buffers beyond the host's budget for one call, and copies what goes
@@ -7,9 +7,15 @@
 
 use super::turns::Turns;
 use super::wasi_0_1::guest_of;
+use super::wasi_0_2::WASI;
 use crate::sandbox::host::Host;
-use wasmtime::Caller;
+use std::os::unix::fs::FileExt;
+use wasmtime::component::{Linker, Resource, WasmList};
+use wasmtime::{Caller, StoreContextMut};
+use wasmtime_wasi::WasiView;
+use wasmtime_wasi::filesystem::{Descriptor, WasiFilesystemView};
 use wasmtime_wasi::p1::wasi_snapshot_preview1 as p1;
+use wasmtime_wasi::p2::bindings::filesystem::types::{ErrorCode, Host as _};
 use wiggle::GuestMemory;
 
 /// Bytes of one part.
@@ -280,6 +286,67 @@ pub(super) fn for_modules(linker: &mut wasmtime::Linker<Host>) -> wasmtime::Resu
         },
     )?;
     Ok(())
+}
+
+/// Writes a component's list to a file, without a copy of the whole.
+async fn write(
+    store: StoreContextMut<'_, Host>,
+    file: Resource<Descriptor>,
+    list: WasmList<u8>,
+    at: u64,
+) -> wasmtime::Result<(Result<u64, ErrorCode>,)> {
+    let mut store = store;
+    let host = store.data_mut();
+    let blocking = host.blocking;
+    let file = match WasiView::ctx(host).table.get(&file)? {
+        Descriptor::Dir(_) => return Ok((Err(ErrorCode::BadDescriptor),)),
+        Descriptor::File(file) if file.perms.write_not_permitted() => {
+            return Ok((Err(ErrorCode::NotPermitted),));
+        }
+        Descriptor::File(file) => file.file.clone(),
+    };
+    let mut turns = Turns::default();
+    let mut done = 0;
+    loop {
+        let left = &list.as_le_slice(&store)[done..];
+        let part = &left[..left.len().min(PART)];
+        let asked = part.len();
+        let begin = at.saturating_add(done as u64);
+        let written = if blocking {
+            file.write_at(part, begin)
+        } else {
+            let (part, file) = (part.to_vec(), file.clone());
+            let written = tokio::task::spawn_blocking(move || file.write_at(&part, begin));
+            written.await.map_err(std::io::Error::other).flatten()
+        };
+        let now = match written {
+            Ok(now) => now.min(asked),
+            // One after the first part is told by the next call, if it lasts.
+            Err(_) if done > 0 => break,
+            Err(error) => {
+                let error = store
+                    .data_mut()
+                    .filesystem()
+                    .convert_error_code(error.into())?;
+                return Ok((Err(error),));
+            }
+        };
+        done += now;
+        if now < asked || done == list.len() {
+            break;
+        }
+        turns.spend(asked).await;
+    }
+    Ok((Ok(done as u64),))
+}
+
+/// Shadows `write` for components.
+pub(super) fn for_components(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
+    linker
+        .instance(&format!("wasi:filesystem/types@{WASI}"))?
+        .func_wrap_async("[method]descriptor.write", |store, (file, list, at)| {
+            Box::new(write(store, file, list, at))
+        })
 }
 
 #[cfg(test)]

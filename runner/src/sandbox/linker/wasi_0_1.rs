@@ -21,7 +21,7 @@ const ERRNO_NAMETOOLONG: i32 = 37;
 const ERRNO_NFILE: i32 = 41;
 /// Longest path that is opened, that of Linux. A longer one would be opened piece
 /// by piece, and what is looked at first must be what is opened.
-const MAX_PATH: usize = 4096;
+pub(super) const MAX_PATH: usize = 4096;
 
 /// A guest's memory, its host, and what one call may cost the host.
 pub(super) fn guest_of<'a>(
@@ -54,6 +54,17 @@ fn path_of(memory: &[u8], ptr: i32, len: i32) -> &[u8] {
         .checked_add(len)
         .and_then(|end| memory.get(start..end))
         .unwrap_or_default()
+}
+
+/// The length of a path without slashes at its end. To remove a directory by such a path
+/// is right in POSIX, and an error of wasmtime-wasi.
+fn without_slash(memory: &[u8], ptr: i32, len: i32) -> i32 {
+    let path = path_of(memory, ptr, len);
+    let kept = path.iter().rposition(|byte| *byte != b'/');
+    match kept.and_then(|last| i32::try_from(last + 1).ok()) {
+        Some(kept) => kept,
+        None => len,
+    }
 }
 
 /// Whether a path is there and is neither file, directory nor link. Asks WASI's
@@ -101,7 +112,7 @@ const RIGHTS_FD_WRITE: i64 = 1 << 6;
 
 /// The same for WASI 0.1: the guest's call, the original, a note if refused.
 macro_rules! watch_p1 {
-    ($linker:ident, $name:ident($($arg:ident: $ty:ty),*), path: ($ptr:ident, $len:ident), $(other: $other:ident,)? write: $write:expr) => {
+    ($linker:ident, $name:ident($($arg:ident: $ty:ty),*), path: ($ptr:ident, $len:ident), $(other: $other:ident,)? $(as: $as:path,)? write: $write:expr) => {
         $linker.func_wrap_async(
             "wasi_snapshot_preview1",
             stringify!($name),
@@ -111,6 +122,7 @@ macro_rules! watch_p1 {
                     if is_long($len) $(|| is_long($other))? {
                         return Ok(ERRNO_NAMETOOLONG);
                     }
+                    $(let $len = $as(bytes, $ptr, $len);)?
                     let mut guest = GuestMemory::Unshared(&mut *bytes);
                     let errno = p1::$name(host.p1(fuel)?, &mut guest, $($arg),*).await?;
                     let errno = or_no_descriptors(errno);
@@ -199,6 +211,7 @@ pub(super) fn watch_filesystem(linker: &mut wasmtime::Linker<Host>) -> wasmtime:
         linker,
         path_remove_directory(fd: i32, ptr: i32, len: i32),
         path: (ptr, len),
+        as: without_slash,
         write: true
     );
     watch_p1!(

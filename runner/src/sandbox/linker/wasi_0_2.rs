@@ -1,6 +1,7 @@
 //! WASI 0.2 with its refusals noted: the calls that grants decide on are shadowed
 //! by ones that call the original and look at its answer.
 
+use super::wasi_0_1::MAX_PATH;
 use crate::report::Access;
 use crate::sandbox::host::{Host, out_of_descriptors};
 use std::net::IpAddr;
@@ -80,6 +81,9 @@ pub(super) fn watch_filesystem(linker: &mut Linker<Host>) -> wasmtime::Result<()
         )| {
             Box::new(async move {
                 let host = store.data_mut();
+                if path.len() > MAX_PATH {
+                    return Ok((Err(ErrorCode::NameTooLong),));
+                }
                 // Before anything is created or cut.
                 if !host.has_room(1) {
                     return Ok((Err(ErrorCode::InsufficientMemory),));
@@ -138,9 +142,14 @@ pub(super) fn watch_filesystem(linker: &mut Linker<Host>) -> wasmtime::Result<()
         |mut store: Store<'_>, (dir, path): (Dir, String)| {
             Box::new(async move {
                 let host = store.data_mut();
+                // With a slash at its end it is an error of wasmtime-wasi, not of POSIX.
+                let name = match path.trim_end_matches('/') {
+                    "" => &path,
+                    name => name,
+                };
                 let result = host
                     .filesystem()
-                    .remove_directory_at(dir, path.clone())
+                    .remove_directory_at(dir, name.to_owned())
                     .await;
                 answer(host, result, &path, true)
             })
