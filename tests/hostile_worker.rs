@@ -809,6 +809,22 @@ ask(1, start('self', b'\\1' + varint(2**64 - 1)), [os.memfd_create('x')]); live(
                 "hello(); ready(); order(); say(b'\\1\\1\\0', [1]); live()",
                 Breach("descriptors"),
             ),
+            // Claims: with nothing, with two, and of what is no region of this runner's.
+            asks(
+                "hello(); ready(); order(); ask(1, b'\\7'); live()",
+                Breach("descriptors"),
+            ),
+            asks(
+                "hello(); ready(); order(); ask(1, b'\\7', [1, 1]); live()",
+                Breach("descriptors"),
+            ),
+            asks(
+                "hello(); ready(); order()
+for (id, what) in enumerate([1, os.pipe()[0], os.memfd_create('x')]):
+    ask(id + 1, b'\\7', [what]); order()
+ask(9, b'\\7', [1]); live()",
+                Breach("other numbers"),
+            ),
             // Lengths.
             asks(
                 "hello(); ready(); order(); ask(1, start('x' * 257)); live()",
