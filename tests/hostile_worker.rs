@@ -116,7 +116,7 @@ os.dup2(1, 0)
 raw, say, order, done = control.raw, control.say, control.order, control.done
 ask = control.ask
 
-def hello(version=5, fds=()):
+def hello(version=6, fds=()):
     raw(b"wrunwork" + struct.pack("<I", version), fds)
 
 def ready(layers=0, fds=()):
@@ -808,6 +808,22 @@ ask(1, start('self', b'\\1' + varint(2**64 - 1)), [os.memfd_create('x')]); live(
             asks(
                 "hello(); ready(); order(); say(b'\\1\\1\\0', [1]); live()",
                 Breach("descriptors"),
+            ),
+            // Claims: with nothing, with two, and of what is no region of this runner's.
+            asks(
+                "hello(); ready(); order(); ask(1, b'\\7'); live()",
+                Breach("descriptors"),
+            ),
+            asks(
+                "hello(); ready(); order(); ask(1, b'\\7', [1, 1]); live()",
+                Breach("descriptors"),
+            ),
+            asks(
+                "hello(); ready(); order()
+for (id, what) in enumerate([1, os.pipe()[0], os.memfd_create('x')]):
+    ask(id + 1, b'\\7', [what]); order()
+ask(9, b'\\7', [1]); live()",
+                Breach("other numbers"),
             ),
             // Lengths.
             asks(

@@ -28,11 +28,13 @@ const MAX_REGIONS: usize = 4096;
 /// Regions at most that were made for one task and exist.
 const MAX_MADE: usize = 256;
 
-/// How often a claim looks whether others have let go, at once and after pauses: who
-/// sends drops what it sent a moment after it was received.
-const LOOKS: u32 = 8;
-const PAUSES: u32 = 10;
+/// How often a claim looks whether others have let go: who sends drops what it sent a
+/// moment after it was received, or later, where other work takes its processor. First at
+/// once, and then after pauses, for as long as copying all of it would take.
+const LOOKS: u64 = 8;
 const PAUSE: Duration = Duration::from_millis(1);
+const COPIED_IN_A_PAUSE: u64 = 2 << 20;
+const MAX_PAUSES: u64 = 10;
 
 /// All regions of a runner.
 #[derive(Debug)]
@@ -82,9 +84,8 @@ struct Watched {
 /// Device and inode.
 type FileId = (u64, u64);
 
-fn id(file: BorrowedFd<'_>) -> rustix::io::Result<FileId> {
-    let stat = rustix::fs::fstat(file)?;
-    Ok((stat.st_dev, stat.st_ino))
+fn id(stat: &rustix::fs::Stat) -> FileId {
+    (stat.st_dev, stat.st_ino)
 }
 
 impl Account {
@@ -136,7 +137,10 @@ impl Ledger {
     /// ([`claim`]): a descriptor of the same file, and whether nobody has another, nor a
     /// mapping. The worker is not trusted, nor is what it sends.
     pub(crate) async fn claim(&self, file: OwnedFd) -> (OwnedFd, bool) {
-        if self.opens_files.load(Ordering::Acquire) || !self.made(file.as_fd()) {
+        let Some(size) = self.made(file.as_fd()) else {
+            return (file, false);
+        };
+        if self.opens_files.load(Ordering::Acquire) {
             return (file, false);
         }
         let lock = || self.claiming.lock().unwrap_or_else(PoisonError::into_inner);
@@ -148,7 +152,8 @@ impl Ledger {
             return (file, false);
         };
         drop(file);
-        for look in 0..LOOKS + PAUSES {
+        let pauses = (size / COPIED_IN_A_PAUSE).min(MAX_PAUSES);
+        for look in 0..LOOKS + pauses {
             let sole = {
                 let _alone = lock();
                 sys::is_sole(own.as_fd())
@@ -170,17 +175,15 @@ impl Ledger {
         (own, false)
     }
 
-    /// Whether it is the file of a region that was made here.
-    fn made(&self, file: BorrowedFd<'_>) -> bool {
+    /// How large the file is, if it is that of a region that was made here.
+    fn made(&self, file: BorrowedFd<'_>) -> Option<u64> {
         // First what no file system can keep waiting: only files in memory have seals.
-        if rustix::fs::fcntl_get_seals(file).is_err() {
-            return false;
-        }
+        rustix::fs::fcntl_get_seals(file).ok()?;
         self.settle();
-        let of = id(file);
-        self.elsewhere
-            .as_ref()
-            .is_some_and(|watch| of.is_ok_and(|of| watch.watched().files.contains(&of)))
+        let watch = self.elsewhere.as_ref()?;
+        let stat = rustix::fs::fstat(file).ok()?;
+        let known = watch.watched().files.contains(&id(&stat));
+        known.then(|| u64::try_from(stat.st_size).unwrap_or(0))
     }
 
     /// Makes the file of a region of the host, whose pages are still to be reserved.
@@ -258,7 +261,7 @@ impl Watch {
 
     /// Keeps a charge until nobody has the file any more.
     fn keep(&self, file: BorrowedFd<'_>, charge: Charge) -> rustix::io::Result<()> {
-        let id = id(file)?;
+        let id = id(&rustix::fs::fstat(file)?);
         let mut watched = self.watched();
         let events = match watched.events.take() {
             Some(events) => events,

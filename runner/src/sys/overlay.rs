@@ -49,6 +49,10 @@ pub(crate) fn window<T: 'static>(store: StoreContext<'_, T>, list: &WasmList<u8>
     bytes.start as usize..bytes.end as usize
 }
 
+/// A window of this size that was copied is cleared, which takes less than pages that are
+/// new: each of those is made when it is touched next.
+const CLEARED: usize = 1 << 20;
+
 /// A window that pages are laid over.
 #[derive(Debug)]
 pub(crate) struct Overlay {
@@ -217,6 +221,15 @@ impl Overlay {
     ) -> Result<(), (Self, io::Error)> {
         if identity(store) != self.store {
             return Err((self, io::ErrorKind::InvalidInput.into()));
+        }
+        if self.is_copied() && self.window.len() <= CLEARED {
+            return match self.bytes(store, 0..self.window.len()) {
+                Ok(bytes) => {
+                    bytes.fill(0);
+                    Ok(())
+                }
+                Err(error) => Err((self, error)),
+            };
         }
         let prot = ProtFlags::READ | ProtFlags::WRITE;
         // As wasmtime maps its own, so that the kernel joins them again.

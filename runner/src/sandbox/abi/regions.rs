@@ -464,14 +464,16 @@ async fn lay(store: &mut Store<'_>, list: &WasmList<u8>, pages: Mappable) -> io:
     let overlay = Overlay::lay(store, list, pages)?;
     if overlay.is_copied() {
         for part in steps(overlay.window().len()) {
+            if part.start > 0 {
+                tokio::task::yield_now().await;
+            }
             overlay.fill(store, part)?;
-            tokio::task::yield_now().await;
         }
     }
     Ok(overlay)
 }
 
-/// A length in pieces, after each of which others get their turn.
+/// A length in pieces, between which others get their turn.
 fn steps(len: usize) -> impl Iterator<Item = Range<usize>> {
     (0..len).step_by(STEP).map(move |at| at..len.min(at + STEP))
 }
@@ -485,11 +487,13 @@ async fn unmap(mut store: Store<'_>, rep: u32) -> wasmtime::Result<()> {
         let window = overlay.window();
         if overlay.is_copied() {
             for part in steps(window.len()) {
+                if part.start > 0 {
+                    tokio::task::yield_now().await;
+                }
                 // Who stands in the way could as well write something else there later.
                 if overlay.save(&mut store, part).is_err() {
                     break;
                 }
-                tokio::task::yield_now().await;
             }
         }
         if let Err((overlay, error)) = overlay.lift(&mut store) {
