@@ -56,6 +56,16 @@ impl Signals {
     }
 }
 
+impl Drop for Signals {
+    /// From now on they do what they do to any program.
+    fn drop(&mut self) {
+        for (_, code) in &self.0 {
+            // Where that fails, the signal stays without effect.
+            let _ = crate::sys::default_action(i32::from(*code) - 128);
+        }
+    }
+}
+
 /// How far the wish to end has gone.
 pub(super) struct Stop {
     signals: Signals,
@@ -84,8 +94,9 @@ impl Stop {
         }
     }
 
-    /// The exit code of the signal that came first.
-    pub(super) fn code(&self) -> Option<u8> {
+    /// Leaves signals to the system again: they end this program. The exit code of the
+    /// one that came first.
+    pub(super) fn release(self) -> Option<u8> {
         self.code
     }
 

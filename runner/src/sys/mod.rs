@@ -37,7 +37,7 @@ pub(crate) use pidfd::{Pidfd, Sent, member_of};
 pub(crate) use probe::probe;
 pub(crate) use receive::receive;
 pub(crate) use shared_words::SharedWords;
-pub(crate) use signal::ignore_file_size_signal;
+pub(crate) use signal::{default_action, ignore_file_size_signal};
 pub(crate) use stdout::was_stdout_closed;
 pub(crate) use ticks::{are_ticking, has_ticks, start_ticks, stop_ticks, tick_for};
 pub(crate) use to_map::ToMap;
