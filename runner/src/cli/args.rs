@@ -247,6 +247,9 @@ fn variable(text: OsString) -> Result<(String, String), String> {
     let Some(text) = text.to_str() else {
         return Err("a task's variables must be UTF-8".into());
     };
+    if text.is_empty() || text.starts_with('=') {
+        return Err("a variable has a name".into());
+    }
     if let Some((key, value)) = text.split_once('=') {
         return Ok((key.to_owned(), value.to_owned()));
     }
