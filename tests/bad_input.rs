@@ -275,7 +275,7 @@ fn a_file_of_300_megabytes_is_refused_before_it_is_read() {
 #[test]
 fn every_flag_refuses_what_it_cannot_take() {
     let echo = guest("echo/echo.wat");
-    let bad: [(&str, &[&str]); 12] = [
+    let bad: [(&str, &[&str]); 13] = [
         ("--input", &[""]),
         ("--output", &[""]),
         ("--report", &[""]),
@@ -302,6 +302,7 @@ fn every_flag_refuses_what_it_cannot_take() {
         ("--max-output", &["", "lots", "-1", "1XB", "MiB"]),
         ("--max-input", &["", "lots", "-1", "1XB", "MiB"]),
         ("--dir", &["", "::", "::/in", "a::", ":ro"]),
+        ("--env", &["", "=", "=x", "NOT_SET_ANYWHERE"]),
         (
             "--allow-tcp",
             &[
@@ -330,8 +331,7 @@ fn every_flag_refuses_what_it_cannot_take() {
         }
     }
     // Those that only the task's start can judge.
-    let late: [(&str, &[&str]); 5] = [
-        ("--env", &["", "=", "=x", "NOT_SET_ANYWHERE"]),
+    let late: [(&str, &[&str]); 4] = [
         ("--input", &["/no/such/file", "/tmp"]),
         (
             "--dir",

@@ -3,18 +3,30 @@
 use crate::limits::Limits;
 use crate::sandbox::Artifact;
 use crate::task::TaskError;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
 /// A directory that a task may use, with everything below it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DirGrant {
+    // A path need not be UTF-8, which serde's own form of one insists on.
+    #[serde(serialize_with = "path_to_bytes", deserialize_with = "path_from_bytes")]
     pub(crate) host: PathBuf,
     pub(crate) guest: String,
     pub(crate) read_only: bool,
+}
+
+fn path_to_bytes<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    path.as_os_str().as_bytes().serialize(serializer)
+}
+
+fn path_from_bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+    Vec::deserialize(deserializer).map(|bytes| OsString::from_vec(bytes).into())
 }
 
 impl DirGrant {
@@ -42,30 +54,42 @@ impl DirGrant {
     }
 }
 
+impl TryFrom<&OsStr> for DirGrant {
+    type Error = TaskError;
+
+    /// `HOST[::GUEST][:ro]`. The last `::` divides, so that a HOST with one in its name
+    /// is written with its GUEST; so is one that is not UTF-8, as names for guests are.
+    fn try_from(text: &OsStr) -> Result<Self, TaskError> {
+        let syntax = || TaskError::DirSyntax {
+            text: text.to_string_lossy().into_owned(),
+        };
+        let bytes = text.as_bytes();
+        let (bytes, read_only) = match bytes.strip_suffix(b":ro") {
+            Some(rest) => (rest, true),
+            None => (bytes, false),
+        };
+        let divided = bytes.windows(2).rposition(|it| it == b"::");
+        let (host, guest) = match divided {
+            Some(at) => (&bytes[..at], &bytes[at + 2..]),
+            None => (bytes, bytes),
+        };
+        if host.is_empty() || guest.is_empty() {
+            return Err(syntax());
+        }
+        let guest = std::str::from_utf8(guest).map_err(|_| TaskError::DirName {
+            text: text.to_string_lossy().into_owned(),
+        })?;
+        let grant = DirGrant::new(OsStr::from_bytes(host)).guest(guest);
+        Ok(if read_only { grant.read_only() } else { grant })
+    }
+}
+
 impl FromStr for DirGrant {
     type Err = TaskError;
 
-    /// `HOST[::GUEST][:ro]`.
+    /// `HOST[::GUEST][:ro]`, as from an [`OsStr`].
     fn from_str(text: &str) -> Result<Self, TaskError> {
-        let (text, read_only) = match text.strip_suffix(":ro") {
-            Some(rest) => (rest, true),
-            None => (text, false),
-        };
-        let grant = match text.split_once("::") {
-            Some((host, guest)) if !guest.is_empty() => DirGrant::new(host).guest(guest),
-            Some(_) => {
-                return Err(TaskError::DirSyntax {
-                    text: text.to_owned(),
-                });
-            }
-            None => DirGrant::new(text),
-        };
-        if grant.host.as_os_str().is_empty() {
-            return Err(TaskError::DirSyntax {
-                text: text.to_owned(),
-            });
-        }
-        Ok(if read_only { grant.read_only() } else { grant })
+        DirGrant::try_from(OsStr::new(text))
     }
 }
 
@@ -193,6 +217,23 @@ mod tests {
         assert!("".parse::<DirGrant>().is_err());
         assert!("a::".parse::<DirGrant>().is_err());
         assert!("::b".parse::<DirGrant>().is_err());
+        let grant: DirGrant = "a::b::/in".parse().expect("a name with colons");
+        assert_eq!(grant, DirGrant::new("a::b").guest("/in"));
+    }
+
+    #[test]
+    fn directories_need_not_be_utf_8_but_their_guests_do() {
+        let named = |bytes: &[u8]| DirGrant::try_from(OsStr::from_bytes(bytes));
+        let grant = named(b"\xff::/in").expect("a name for the guest");
+        assert_eq!(
+            grant,
+            DirGrant::new(OsStr::from_bytes(b"\xff")).guest("/in")
+        );
+        let bytes = postcard::to_allocvec(&grant).expect("bytes");
+        assert_eq!(postcard::from_bytes::<DirGrant>(&bytes), Ok(grant));
+        for bad in [&b"\xff"[..], b"\xff:ro", b"a::\xff"] {
+            assert!(matches!(named(bad), Err(TaskError::DirName { .. })));
+        }
     }
 
     #[test]

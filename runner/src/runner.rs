@@ -327,6 +327,14 @@ impl Runner {
         lock_guard(locks.request_now(name, mode))
     }
 
+    /// Whether a task can learn that it is asked to stop ([`TaskHandle::cancel`]): it
+    /// imports `context`, or other interfaces of wrun that tell. One that cannot is
+    /// killed without its [grace](Task::grace). For a task that this runner loaded.
+    pub fn observes_cancellation(&self, artifact: &Artifact) -> bool {
+        let metered = self.core.config.metered;
+        self.core.executor.listens(artifact, metered)
+    }
+
     /// How many tasks and hosts wait for a named lock.
     pub(crate) fn locks_waited_for(&self) -> usize {
         self.core.starter.commons.locks.waiting()

@@ -474,6 +474,8 @@ pub enum TaskError {
     NotADir { path: PathBuf },
     #[error("{text:?} is no directory grant; it is written HOST[::GUEST][:ro]")]
     DirSyntax { text: String },
+    #[error("{text:?}: the task's name for the directory must be UTF-8; write HOST::GUEST")]
+    DirName { text: String },
     #[error("{text:?} is no address to grant; it is written HOST:PORT")]
     TcpSyntax { text: String },
     #[error("cannot resolve {host:?}: {source}")]

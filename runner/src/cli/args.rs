@@ -3,10 +3,13 @@
 use super::process::{ProcessArgs, WallArgs};
 use super::{Failure, exit};
 use crate::compare::{Comparison, Fault, Measure};
-use crate::{Builder, DirGrant, Limits, Mode, TaskGrant, TcpGrant};
+use crate::{Builder, DirGrant, Limits, Mode, TaskError, TaskGrant, TcpGrant};
+use clap::builder::{OsStringValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
-use std::ffi::OsString;
+use std::env::VarError;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -24,12 +27,16 @@ Examples:
 A task gets nothing that is not granted: no directory, no variable, no socket,
 no other task.
 
-SIGTERM asks the task to stop, and ends it after --grace; Ctrl-C ends it at once.
+SIGTERM asks the task to stop, and ends it after --grace, or at once where the task
+cannot hear; Ctrl-C ends it at once.
 
 Exit status: 0 completed; a command's own code; 1 the task failed; 2 usage;
 124 timed out; 125 wrun failed; 126 not a task; 127 no such file; 130 interrupted;
 134 trap; 137 another limit; 143 terminated; 128+n the worker died of signal n.
---report has the truth where codes collide.";
+--report has the truth where codes collide.
+
+WRUN_CACHE_DIR names the directory where compiled code is kept
+[default: wrun in XDG_CACHE_HOME, or else in ~/.cache].";
 
 const COMPARE_EXAMPLES: &str = "\
 Examples:
@@ -91,7 +98,7 @@ pub(crate) enum Command {
 #[derive(Args, Debug)]
 pub(crate) struct RunArgs {
     /// Where the task runs: `process` or `thread`
-    #[arg(long, value_name = "MODE", default_value = "process")]
+    #[arg(long, value_name = "MODE", default_value = "process", value_parser = one_of::<Mode>(&["process", "thread"]))]
     pub(crate) mode: Mode,
 
     /// Input of the task; `-` is stdin [default: stdin, unless it is a terminal
@@ -120,8 +127,9 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) timeout: Option<Duration>,
 
-    /// How long the task may take to end after SIGTERM asked it to; a second
-    /// SIGTERM ends it at once, as Ctrl-C does
+    /// How long the task may take to end after SIGTERM asked it to. One that cannot
+    /// be asked, as a command, is ended at once; a second SIGTERM ends any task at
+    /// once, as Ctrl-C does
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = grace)]
     pub(crate) grace: Duration,
 
@@ -198,12 +206,12 @@ pub(crate) struct RunArgs {
 #[derive(Args, Debug)]
 pub(crate) struct Grants {
     /// Grant a directory, under another name, read-only
-    #[arg(long, value_name = "HOST[::GUEST][:ro]", value_hint = ValueHint::DirPath)]
+    #[arg(long, value_name = "HOST[::GUEST][:ro]", value_hint = ValueHint::DirPath, value_parser = OsStringValueParser::new().try_map(dir))]
     pub(crate) dir: Vec<DirGrant>,
 
     /// Set a variable of the task, or pass on one of this process
-    #[arg(long, value_name = "K[=V]")]
-    pub(crate) env: Vec<String>,
+    #[arg(long, value_name = "K[=V]", value_parser = OsStringValueParser::new().try_map(variable))]
+    pub(crate) env: Vec<(String, String)>,
 
     /// Grant TCP connections to this address
     #[arg(long, value_name = "HOST:PORT")]
@@ -211,7 +219,7 @@ pub(crate) struct Grants {
 
     /// Let the task, and what it starts, start FILE under this name; can be given
     /// again, with other names
-    #[arg(long, value_name = "NAME=FILE", value_hint = ValueHint::FilePath)]
+    #[arg(long, value_name = "NAME=FILE", value_hint = ValueHint::FilePath, value_parser = OsStringValueParser::new().try_map(|text| TaskFile::try_from(&*text)))]
     pub(crate) task: Vec<TaskFile>,
 }
 
@@ -226,21 +234,40 @@ impl Grants {
         }
         Ok(())
     }
+}
 
-    /// The task's variables, each with its value.
-    pub(super) fn env(&self) -> Result<Vec<(String, String)>, Failure> {
-        let value = |variable: &String| match variable.split_once('=') {
-            Some((key, value)) => Ok((key.to_owned(), value.to_owned())),
-            None => match std::env::var(variable) {
-                Ok(value) => Ok((variable.clone(), value)),
-                Err(_) => {
-                    let message = format!("--env {variable}: this process has no such variable");
-                    Err(Failure::new(exit::USAGE, message))
-                }
-            },
-        };
-        self.env.iter().map(value).collect()
+/// A directory to grant.
+fn dir(text: OsString) -> Result<DirGrant, TaskError> {
+    DirGrant::try_from(&*text)
+}
+
+/// A variable of the task with its value, which may be that of this process.
+fn variable(text: OsString) -> Result<(String, String), String> {
+    // WASI's strings are UTF-8.
+    let Some(text) = text.to_str() else {
+        return Err("a task's variables must be UTF-8".into());
+    };
+    if text.is_empty() || text.starts_with('=') {
+        return Err("a variable has a name".into());
     }
+    if let Some((key, value)) = text.split_once('=') {
+        return Ok((key.to_owned(), value.to_owned()));
+    }
+    match std::env::var(text) {
+        Ok(value) => Ok((text.to_owned(), value)),
+        Err(VarError::NotPresent) => Err("this process has no such variable".into()),
+        Err(VarError::NotUnicode(_)) => {
+            Err("its value in this process is not UTF-8, as a task's variables must be".into())
+        }
+    }
+}
+
+/// One of the values that a type is written as: completions and messages name them.
+pub(super) fn one_of<T>(names: &'static [&'static str]) -> impl TypedValueParser<Value = T>
+where
+    T: FromStr<Err = String> + Clone + Send + Sync + 'static,
+{
+    PossibleValuesParser::new(names).try_map(|name| name.parse::<T>())
 }
 
 /// A task that the task may start.
@@ -250,14 +277,16 @@ pub(crate) struct TaskFile {
     pub(crate) file: PathBuf,
 }
 
-impl FromStr for TaskFile {
-    type Err = String;
+impl TryFrom<&OsStr> for TaskFile {
+    type Error = String;
 
-    fn from_str(text: &str) -> Result<Self, String> {
+    fn try_from(text: &OsStr) -> Result<Self, String> {
         let written = |wrong: &str| Err(format!("{wrong}: it is written NAME=FILE"));
-        let Some((name, file)) = text.split_once('=') else {
+        let bytes = text.as_bytes();
+        let Some(at) = bytes.iter().position(|byte| *byte == b'=') else {
             return written("there is no `=`");
         };
+        let (name, file) = (&bytes[..at], &bytes[at + 1..]);
         if name.is_empty() {
             return written("there is no name before the `=`");
         }
@@ -267,9 +296,12 @@ impl FromStr for TaskFile {
         if name.len() > TaskGrant::MAX_NAME {
             return Err(format!("a name has up to {} bytes", TaskGrant::MAX_NAME));
         }
+        let Ok(name) = std::str::from_utf8(name) else {
+            return Err("the name must be UTF-8; the file's need not".into());
+        };
         Ok(TaskFile {
             name: name.to_owned(),
-            file: file.into(),
+            file: OsStr::from_bytes(file).into(),
         })
     }
 }
@@ -289,7 +321,7 @@ pub(crate) struct InspectArgs {
 /// `wrun compile`.
 #[derive(Args, Debug)]
 pub(crate) struct CompileArgs {
-    /// Where the artifact goes
+    /// Where the artifact goes; `-` is stdout
     #[arg(short, long, value_name = "ARTIFACT", value_hint = ValueHint::FilePath)]
     pub(crate) output: PathBuf,
 
@@ -440,7 +472,8 @@ mod tests {
 
     #[test]
     fn tasks_to_start() {
-        let parsed = "a=b=c.wasm".parse::<TaskFile>();
+        let parse = |text: &[u8]| TaskFile::try_from(OsStr::from_bytes(text));
+        let parsed = parse(b"a=b=c.wasm");
         let (name, file) = ("a".to_owned(), "b=c.wasm".into());
         assert_eq!(parsed, Ok(TaskFile { name, file }));
         for (bad, why) in [
@@ -451,9 +484,12 @@ mod tests {
             ("a=", "no file"),
             (&format!("{}=b.wasm", "x".repeat(257)), "256 bytes"),
         ] {
-            let told = bad.parse::<TaskFile>().expect_err(bad);
+            let told = parse(bad.as_bytes()).expect_err(bad);
             assert!(told.contains(why), "{bad}: {told}");
         }
+        assert!(parse(b"\xff=b.wasm").is_err());
+        let file = parse(b"a=\xff.wasm").expect("a file's name").file;
+        assert_eq!(file.as_os_str().as_bytes(), b"\xff.wasm");
     }
 
     #[test]

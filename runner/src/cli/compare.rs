@@ -3,7 +3,7 @@
 
 use super::args::{CompareArgs, Only, TaskFile};
 use super::process::Become;
-use super::report::ReportTo;
+use super::result_to::ResultTo;
 use super::signals::Signals;
 use super::{Failure, exit, print, stdio, table, text};
 use crate::compare::{Comparison, Fault, Measure, Results, Step, Verdict};
@@ -22,9 +22,9 @@ pub(super) fn compare(args: CompareArgs) -> Result<u8, Failure> {
     let granted = args.grants.task.iter().map(|task| Some(&*task.file));
     let input = args.input.as_deref().filter(|path| *path != Path::new("-"));
     let mut others: Vec<_> = granted.chain([Some(task), input]).collect();
-    let json = ReportTo::open("--json", args.json.as_deref(), &others)?;
+    let json = ResultTo::open("--json", args.json.as_deref(), &others)?;
     others.push(args.json.as_deref());
-    let html = ReportTo::open("--html", args.html.as_deref(), &others)?;
+    let html = ResultTo::open("--html", args.html.as_deref(), &others)?;
     if json.is_stdout() && html.is_stdout() {
         let message = "--json - and --html - cannot both be stdout";
         return Err(Failure::new(exit::USAGE, message));
@@ -33,8 +33,8 @@ pub(super) fn compare(args: CompareArgs) -> Result<u8, Failure> {
     let (compared, stopped) = watched(comparison, !args.no_progress)?;
     let results = compared?;
     let on_stdout = json.is_stdout() || html.is_stdout();
-    json.write(serde_json::json!(results))?;
-    html.write(results.to_html())?;
+    json.write_text(serde_json::json!(results), None)?;
+    html.write_text(results.to_html(), None)?;
     if !on_stdout {
         print(text::clean(&table::table(&results)).as_bytes())?;
     }
@@ -64,7 +64,7 @@ fn comparison(args: &CompareArgs) -> Result<Comparison, Failure> {
         Some(Become::EachOf(users)) => comparison = comparison.users(users),
         None => {}
     }
-    for (key, value) in args.grants.env()? {
+    for (key, value) in args.grants.env.iter().cloned() {
         comparison = comparison.env(key, value);
     }
     for grant in &args.grants.dir {

@@ -1,13 +1,19 @@
 //! `wrun compile`.
 
 use super::args::CompileArgs;
+use super::result_to::ResultTo;
 use super::{Failure, exit};
 use crate::{Mode, Runner};
-use std::fs;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal};
 use std::path::Path;
 
 pub(super) fn compile(args: &CompileArgs) -> Result<u8, Failure> {
+    // Before anything is compiled.
+    if args.output == Path::new("-") && io::stdout().is_terminal() {
+        let message = "-o -: stdout is a terminal, which an artifact is not for";
+        return Err(Failure::new(exit::USAGE, message));
+    }
+    let to = ResultTo::open("--output", Some(&args.output), &[Some(&args.task)])?;
     let runner = Runner::builder()
         .mode(Mode::Process)
         .spares(0)
@@ -16,31 +22,6 @@ pub(super) fn compile(args: &CompileArgs) -> Result<u8, Failure> {
         .metered(args.metered)
         .build()?;
     let artifact = runner.load(&args.task)?;
-    let bytes = runner.compile(&artifact)?;
-    write_whole(&args.output, &bytes).map_err(|error| {
-        let path = args.output.display();
-        Failure::new(exit::RUNNER, format!("cannot write {path}: {error}"))
-    })?;
+    to.write(&runner.compile(&artifact)?, None)?;
     Ok(0)
-}
-
-/// Writes a file that is there whole or not at all. What is no regular file, a
-/// pipe or a device, is written to: a rename would replace it.
-fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let path = match fs::metadata(path) {
-        Ok(metadata) if !metadata.is_file() => return fs::write(path, bytes),
-        // Behind a link is what was meant.
-        Ok(_) => path.canonicalize()?,
-        Err(_) => path.to_owned(),
-    };
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let mut file = tempfile::Builder::new()
-        .prefix(".wrun-")
-        .tempfile_in(directory)?;
-    file.write_all(bytes)?;
-    file.persist(&path).map_err(|error| error.error)?;
-    Ok(())
 }

@@ -8,7 +8,8 @@ use crate::{Input, Limits, Mode};
 use std::fs::File;
 use std::io::{self, Cursor, IsTerminal, Read};
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
 
 /// A file up to this size is kept for further attempts.
 const KEPT: u64 = Limits::INPUT_DEFAULT;
@@ -24,6 +25,9 @@ pub(super) fn input(args: &RunArgs, is_command: bool) -> Result<Input, Failure> 
                 let path = path.display();
                 Failure::new(exit::USAGE, format!("cannot read {path}: {error}"))
             };
+            if std::fs::metadata(path).is_ok_and(|it| it.file_type().is_fifo()) {
+                return Ok(Input::reader(named_pipe(path.to_owned())));
+            }
             let file = File::open(path).map_err(fail)?;
             if file.metadata().map_err(fail)?.is_dir() {
                 return Err(fail(io::ErrorKind::IsADirectory.into()));
@@ -42,6 +46,11 @@ pub(super) fn input(args: &RunArgs, is_command: bool) -> Result<Input, Failure> 
             Ok(Input::reader(Lazy::new(Box::new(stdio::stdin()))))
         }
     }
+}
+
+/// Opening it waits until somebody writes to it.
+fn named_pipe(path: PathBuf) -> Lazy {
+    Lazy::opened_by(Box::new(move || Ok(Box::new(File::open(path)?))))
 }
 
 /// What can be given again to another attempt: a file that is not too long, read

@@ -14,15 +14,23 @@ const CHUNK: usize = 64 << 10;
 /// A blocking reader that is read on a thread of its own, and only once somebody
 /// asks. A thread that is blocked does not keep the program from ending.
 pub(super) struct Lazy {
-    reader: Option<Box<dyn Read + Send>>,
+    open: Option<Open>,
     chunks: Option<mpsc::Receiver<io::Result<Bytes>>>,
     rest: Bytes,
 }
 
+/// Opens what is read.
+type Open = Box<dyn FnOnce() -> io::Result<Box<dyn Read + Send>> + Send>;
+
 impl Lazy {
     pub(super) fn new(reader: Box<dyn Read + Send>) -> Self {
+        Lazy::opened_by(Box::new(move || Ok(reader)))
+    }
+
+    /// For what may be waited for when it is opened: a named pipe.
+    pub(super) fn opened_by(open: Open) -> Self {
         Lazy {
-            reader: Some(reader),
+            open: Some(open),
             chunks: None,
             rest: Bytes::new(),
         }
@@ -35,9 +43,16 @@ impl AsyncRead for Lazy {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if let Some(mut reader) = self.reader.take() {
+        if let Some(open) = self.open.take() {
             let (sender, receiver) = mpsc::channel(QUEUE);
             let reading = move || {
+                let mut reader = match open() {
+                    Ok(reader) => reader,
+                    Err(error) => {
+                        let _ = sender.blocking_send(Err(error));
+                        return;
+                    }
+                };
                 loop {
                     let mut bytes = vec![0; CHUNK];
                     let chunk = match reader.read(&mut bytes) {

@@ -7,6 +7,7 @@
 mod args;
 mod compare;
 mod compile;
+mod destination;
 mod exit;
 mod input;
 mod inspect;
@@ -14,7 +15,7 @@ mod lazy;
 mod output;
 mod process;
 mod progress;
-mod report;
+mod result_to;
 mod run;
 mod signals;
 mod stdio;

@@ -1,67 +1,42 @@
 //! Where a task's output goes, and the threads that copy it there as it is
 //! produced.
 
+use super::destination::{Destination, cannot_write};
 use super::progress::Line;
 use super::stdio::{self, Patient};
 use super::{Failure, exit, stdout_failed};
 use crate::{Killer, OutputStream};
-use std::fs::File;
 use std::io::{self, IsTerminal, Write};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::time::Duration;
 use tokio::sync::oneshot;
 
 /// Where the output of the task goes.
 pub(super) struct Output {
-    file: Option<(PathBuf, File)>,
+    file: Option<Destination>,
+    /// How long a named pipe may be without a reader.
+    patience: Option<Duration>,
 }
 
 /// What became of copying a stream.
 pub(super) type Copied = oneshot::Receiver<io::Result<()>>;
 
 impl Output {
-    /// Opens the file, if it is one, and leaves what is in it: the task is not
-    /// loaded yet.
-    pub(super) fn open(path: Option<&Path>) -> Result<Self, Failure> {
-        let Some(path) = path else {
-            if crate::sys::was_stdout_closed() {
+    /// Checks that the file, if it is one, can be written, and leaves what is in it: the
+    /// task is not loaded yet. `others` are files that it must not be.
+    pub(super) fn open(
+        path: Option<&Path>,
+        patience: Option<Duration>,
+        others: &[Option<&Path>],
+    ) -> Result<Self, Failure> {
+        let file = match path {
+            Some(path) => Some(Destination::open("--output", path, others)?),
+            None if crate::sys::was_stdout_closed() => {
                 return Err(stdout_failed(&rustix::io::Errno::BADF.into()));
             }
-            return Ok(Output { file: None });
+            None => None,
         };
-        let file = File::options()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)
-            .map_err(|error| cannot_write(path, &error))?;
-        Ok(Output {
-            file: Some((path.to_owned(), file)),
-        })
-    }
-
-    /// Empties the file, now that the task is about to run, unless what is `read`,
-    /// tasks and input, is that very file.
-    pub(super) fn begin<'a>(&self, read: impl Iterator<Item = &'a Path>) -> Result<(), Failure> {
-        let Some((path, file)) = &self.file else {
-            return Ok(());
-        };
-        let metadata = file
-            .metadata()
-            .map_err(|error| cannot_write(path, &error))?;
-        if !metadata.is_file() {
-            return Ok(());
-        }
-        for other in read {
-            let same = std::fs::metadata(other)
-                .is_ok_and(|it| (it.dev(), it.ino()) == (metadata.dev(), metadata.ino()));
-            if same {
-                let (path, other) = (path.display(), other.display());
-                let message = format!("--output {path} would overwrite {other}, which is read");
-                return Err(Failure::new(exit::USAGE, message));
-            }
-        }
-        file.set_len(0).map_err(|error| cannot_write(path, &error))
+        Ok(Output { file, patience })
     }
 
     /// Whether it goes where stderr goes: then the order of both is kept.
@@ -79,14 +54,24 @@ impl Output {
 
     /// Copies the task's stdout. A destination that takes no more ends the task.
     pub(super) fn copy_stdout(
-        self,
+        &self,
         stream: Option<OutputStream>,
         killer: Killer,
         line: Line,
     ) -> Result<Copied, Failure> {
+        let opener = match &self.file {
+            None => None,
+            Some(file) => Some(
+                file.opener()
+                    .map_err(|error| cannot_write(file.path(), &error))?,
+            ),
+        };
+        let patience = self.patience;
         copy(stream, move |stream| {
-            let written = match self.file {
-                Some((_, file)) => write_all(stream, &mut Patient(file)),
+            let written = match opener {
+                Some(opener) => opener
+                    .open(patience)
+                    .and_then(|file| write_all(stream, &mut Patient(file))),
                 None if io::stdout().is_terminal() => show_all(stream, &mut stdio::stdout(), &line),
                 None => write_all(stream, &mut stdio::stdout()),
             };
@@ -95,6 +80,20 @@ impl Output {
             }
             written
         })
+    }
+
+    /// Puts what was copied where it was to go. Without it, a file is as it was.
+    pub(super) fn keep(self) -> Result<(), Failure> {
+        match self.file {
+            Some(file) => file.keep(),
+            None => Ok(()),
+        }
+    }
+
+    /// The file that is as it was, unless it is kept.
+    pub(super) fn untouched(&self) -> Option<&Path> {
+        let file = self.file.as_ref()?;
+        file.is_beside().then(|| file.path())
     }
 }
 
@@ -111,12 +110,6 @@ pub(super) fn copy_stderr(stream: Option<OutputStream>, line: Line) -> Result<Co
         }
         Ok(())
     })
-}
-
-pub(super) fn cannot_write(path: &Path, error: &io::Error) -> Failure {
-    let hint = crate::shortage::hint(error);
-    let message = format!("cannot write {}: {error}{hint}", path.display());
-    Failure::new(exit::RUNNER, message)
 }
 
 fn copy(

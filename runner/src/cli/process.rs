@@ -1,6 +1,7 @@
 //! The options of process mode: what they are, which of them contradict each
 //! other, and what they set.
 
+use super::args::one_of;
 use super::{Failure, exit};
 use crate::{Builder, Jail, Mode, Start, Task};
 use clap::Args;
@@ -15,7 +16,12 @@ pub(crate) struct WallArgs {
     /// The kernel's walls around the task: `strict` (it does not run without all
     /// that are required), `best-effort` (as many as can be had) or `off`
     /// [default: strict]
-    #[arg(long, value_name = "JAIL", help_heading = HEADING)]
+    #[arg(
+        long,
+        value_name = "JAIL",
+        help_heading = HEADING,
+        value_parser = one_of::<Jail>(&["strict", "best-effort", "off"])
+    )]
     pub(crate) jail: Option<Jail>,
 
     /// Run the task as this user, by number, or each process as one of these that no
@@ -101,7 +107,13 @@ pub(crate) struct ProcessArgs {
 
     /// How processes are made: `exec` (each from the program) or `fork` (from
     /// one that has the task loaded: for many runs)
-    #[arg(long, value_name = "HOW", help_heading = HEADING, default_value_t = Start::Exec)]
+    #[arg(
+        long,
+        value_name = "HOW",
+        help_heading = HEADING,
+        default_value_t = Start::Exec,
+        value_parser = one_of::<Start>(&["exec", "fork"])
+    )]
     pub(crate) start: Start,
 
     /// Processes made ahead of demand

@@ -4,7 +4,7 @@ use super::args::{RunArgs, TaskFile};
 use super::input::input;
 use super::output::{Copied, Output, copy_stderr};
 use super::progress::{Line, gone};
-use super::report::ReportTo;
+use super::result_to::ResultTo;
 use super::signals::{Signals, Stop, Wish};
 use super::{Failure, exit, text};
 use crate::{
@@ -58,12 +58,13 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
     let (input_path, output_path) = (args.input.as_deref(), args.output.as_deref());
     // Before anything is loaded: a file that cannot be written is no reason to
     // compile for seconds.
-    let output = Output::open(output_path)?;
-    let children: Vec<&Path> = args.grants.task.iter().map(|task| &*task.file).collect();
-    let mut others = vec![Some(path), input_path, output_path];
-    others.extend(children.iter().copied().map(Some));
+    let children = args.grants.task.iter().map(|task| Some(&*task.file));
+    let mut others = vec![Some(path), input_path];
+    others.extend(children);
+    let output = Output::open(output_path, args.timeout, &others)?;
+    others.push(output_path);
     args.grants.check()?;
-    let report_to = ReportTo::open("--report", args.report.as_deref(), &others)?;
+    let report_to = ResultTo::open("--report", args.report.as_deref(), &others)?;
     let began = Instant::now();
     let artifact = match load(&runner, args, path, &mut signals).await {
         Ok(artifact) => artifact,
@@ -71,7 +72,7 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
             if let Some(limit) = limit {
                 let name = path.file_name().unwrap_or_default().to_string_lossy();
                 let report = Report::not_loaded(name, args.mode, limit, began.elapsed());
-                report_to.write(report.to_json())?;
+                report_to.write_text(report.to_json(), args.timeout)?;
             }
             return Err(failure);
         }
@@ -89,8 +90,6 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
             }
         }
     }
-    let read = [Some(path), input_path].into_iter().flatten();
-    output.begin(read.chain(children))?;
     let is_command = artifact.shape().is_command();
     let mut task = Task::new(&artifact)
         .args(task_args)
@@ -113,14 +112,19 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
     for grant in &args.grants.allow_tcp {
         task = task.allow_tcp(grant.clone());
     }
-    for (key, value) in args.grants.env()? {
+    for (key, value) in args.grants.env.iter().cloned() {
         task = task.env(key, value);
     }
     let mut handle = runner.submit(task).await?;
     let line = Line::new(artifact.name(), !args.no_progress);
     let copied = output.copy_stdout(handle.stdout(), handle.killer(), line.clone())?;
     let copied_stderr = copy_stderr(handle.stderr(), line.clone())?;
-    let mut stop = Stop::new(signals, args.grace);
+    // A task that cannot hear has no use for time.
+    let grace = match runner.observes_cancellation(&artifact) {
+        true => args.grace,
+        false => Duration::ZERO,
+    };
+    let mut stop = Stop::new(signals, grace);
     let (shown, gone) = gone();
     let ended = {
         let showing = line.follow(handle.progress_watch(), shown);
@@ -135,16 +139,24 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
     let report = ended.result?;
     // Ends workers before anything is said.
     drop(runner);
-    report_to.write(report.to_json())?;
+    report_to.write_text(report.to_json(), args.timeout)?;
     if let Delivery::Broken(error) = ended.delivery {
         return Err(Output::failed(args.output.as_deref(), &error));
     }
+    let ended_by_itself = matches!(report.outcome, Outcome::Completed(_) | Outcome::Exited(_));
+    let untouched = match ended_by_itself && !matches!(ended.delivery, Delivery::Abandoned) {
+        true => output.keep().map(|()| None)?,
+        false => output.untouched().map(|path| path.display().to_string()),
+    };
     if args.stats {
         text::say(&text::stats(&report));
     } else if stop.code() == Some(exit::OUT_OF_TIME) && report.outcome == Outcome::Cancelled {
         text::complain("the task was ended: wrun has used up its processor time (ulimit -t)");
     } else if let Some(why) = text::explain(&report) {
         text::complain(&why);
+    }
+    if let Some(path) = untouched {
+        text::complain(&format!("{path} was not written: the output is not whole"));
     }
     match (ended.delivery, stop.code()) {
         (Delivery::Abandoned, Some(code)) => Ok(code),

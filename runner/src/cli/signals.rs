@@ -9,19 +9,20 @@ use signal_hook::low_level::pipe::register;
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::task::Poll;
 use std::time::Duration;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::Instant;
 
-/// One of them came.
-static ARRIVED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
+/// The exit code of the one that came last; 0 before.
+static ARRIVED: LazyLock<Arc<AtomicUsize>> = LazyLock::new(Arc::default);
 
-/// Whether one of the signals that were caught has come.
-pub(super) fn arrived() -> bool {
-    ARRIVED.load(Ordering::Relaxed)
+/// The exit code of a signal that was caught and has come.
+pub(super) fn arrived() -> Option<u8> {
+    let code = ARRIVED.load(Ordering::Relaxed);
+    u8::try_from(code).ok().filter(|code| *code != 0)
 }
 
 /// SIGINT, SIGTERM, SIGHUP, and SIGXCPU where the time that a limit gives is used up; as
@@ -44,7 +45,7 @@ impl Signals {
             if ignored & bit == 0 {
                 let (reader, writer) = UnixStream::pair()?;
                 reader.set_nonblocking(true)?;
-                signal_hook::flag::register(signal, ARRIVED.clone())?;
+                signal_hook::flag::register_usize(signal, ARRIVED.clone(), code.into())?;
                 register(signal, writer)?;
                 caught.push((tokio::net::UnixStream::from_std(reader)?, code));
             }

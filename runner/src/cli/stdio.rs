@@ -70,7 +70,7 @@ impl<F: AsFd> Patient<F> {
         let mut give_up = None;
         while !bytes.is_empty() {
             if !self.wait(PollFlags::OUT, Some(&LOOK_EVERY))? {
-                if signals::arrived() {
+                if signals::arrived().is_some() {
                     let now = Instant::now();
                     if now >= *give_up.get_or_insert(now + LAST_WORDS) {
                         return Err(io::ErrorKind::TimedOut.into());

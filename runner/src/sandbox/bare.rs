@@ -8,7 +8,10 @@ use super::code::{Code, CodeError};
 use super::source::Shape;
 use crate::task::Spec;
 use bytes::Bytes;
-use wasmtime::component::{ComponentExportIndex, Instance, InstancePre, Linker, ResourceTable};
+use wasmtime::component::types::ComponentItem;
+use wasmtime::component::{
+    Component, ComponentExportIndex, Instance, InstancePre, Linker, ResourceTable, ResourceType,
+};
 use wasmtime::{Engine, Store};
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::p2::bindings::{Command, CommandPre};
@@ -97,10 +100,7 @@ impl Bare {
         let component = code.component(engine)?;
         let mut linker = Linker::new(engine);
         wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(no)?;
-        // What a task imports and does not call is no reason to have no floor.
-        linker
-            .define_unknown_imports_as_traps(&component)
-            .map_err(no)?;
+        stub_wrun(&mut linker, &component).map_err(no)?;
         let pre = linker.instantiate_pre(&component).map_err(no)?;
         if code.meta.shape == Shape::CommandComponent {
             return Ok(Entry::Command(CommandPre::new(pre).map_err(no)?));
@@ -159,9 +159,15 @@ impl Bare {
         ahead: bool,
     ) -> wasmtime::Result<Held> {
         let (mut store, output) = self.store(spec, input)?;
-        // Or functions end at their entry.
-        store.set_epoch_deadline(u64::from(!ahead));
-        store.epoch_deadline_trap();
+        if ahead {
+            // Functions end at their entry.
+            store.set_epoch_deadline(0);
+            store.epoch_deadline_trap();
+        } else {
+            // Start functions may take longer than a tick.
+            store.set_epoch_deadline(1);
+            store.epoch_deadline_async_yield_and_update(1);
+        }
         let guest = match &self.entry {
             Entry::Task(pre, _) => Guest::Task(pre.instantiate_async(&mut store).await?),
             Entry::Command(pre) => Guest::Command(pre.instantiate_async(&mut store).await?),
@@ -204,6 +210,33 @@ impl Bare {
         drop(store);
         Ok(output.contents())
     }
+}
+
+/// Has what a task imports of wrun trap: one that does not call it has a floor all the
+/// same. WASI stays as it is, for any version of 0.2.
+fn stub_wrun(linker: &mut Linker<Host>, component: &Component) -> wasmtime::Result<()> {
+    let ty = component.component_type();
+    for (name, import) in ty.imports(component.engine()) {
+        let ComponentItem::ComponentInstance(interface) = import.ty else {
+            continue;
+        };
+        if !name.starts_with("wrun:task/") {
+            continue;
+        }
+        let mut stub = linker.instance(name)?;
+        for (name, export) in interface.exports(component.engine()) {
+            match export.ty {
+                ComponentItem::ComponentFunc(_) => stub.func_new(name, |_, _, _, _| {
+                    Err(wasmtime::Error::msg("it calls wrun, which is not there"))
+                })?,
+                ComponentItem::Resource(_) => {
+                    stub.resource(name, ResourceType::host::<()>(), |_, _| Ok(()))?;
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(())
 }
 
 impl Host {

@@ -143,7 +143,9 @@ fn user_directory() -> Option<PathBuf> {
         Some(directory) if !directory.is_empty() => Some(directory.into()),
         _ => {
             let strategy = etcetera::choose_base_strategy().ok()?;
-            Some(strategy.cache_dir().join("wrun"))
+            let directory = strategy.cache_dir();
+            // HOME may be anything; a cache wherever somebody happens to be is none.
+            directory.is_absolute().then(|| directory.join("wrun"))
         }
     }
 }

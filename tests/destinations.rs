@@ -1,0 +1,243 @@
+//! Where results go that an option names a file for: nothing of the user's is lost, and
+//! nothing waits for a pipe's other end longer than it was told to.
+
+use crate::command::{PATIENCE, Wrun, scratch, write};
+use crate::support::{MODES, repo};
+use rustix::process::Signal;
+use std::ffi::OsString;
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+fn echo() -> PathBuf {
+    repo("guest-tasks/echo/echo.wat")
+}
+
+fn pipe_in(folder: &Path) -> PathBuf {
+    let pipe = folder.join("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    pipe
+}
+
+/// The words that make each command write a result to `to`.
+fn commands(task: &Path, to: &Path) -> Vec<Vec<OsString>> {
+    let line = |words: &[&str]| {
+        let words = words.iter().map(OsString::from);
+        let files = [to, task].map(|path| path.as_os_str().to_owned());
+        words.chain(files).collect()
+    };
+    let mut all = Vec::new();
+    for mode in MODES {
+        for option in ["--output", "--report"] {
+            all.push(line(&["--mode", mode, option]));
+        }
+    }
+    all.push(line(&["compile", "-o"]));
+    all.push(line(&["compare", "--json"]));
+    all.push(line(&["compare", "--html"]));
+    all
+}
+
+#[test]
+fn no_result_overwrites_its_task() {
+    let folder = scratch();
+    let text = fs::read(echo()).unwrap();
+    let task = write(folder.path(), "task.wat", &text);
+    let [hard, soft] = ["hard.wat", "soft.wat"].map(|name| folder.path().join(name));
+    fs::hard_link(&task, &hard).unwrap();
+    symlink("task.wat", &soft).unwrap();
+    let dotted = folder.path().join(".").join("task.wat");
+    for to in [&task, &hard, &soft, &dotted] {
+        for line in commands(&task, to) {
+            let ran = Wrun::new().args(&line).run();
+            ran.expect_code(2, &format!("{line:?}"));
+            assert!(ran.stderr.contains("would overwrite"), "{line:?}: {ran}");
+        }
+    }
+    assert_eq!(fs::read(&task).unwrap(), text);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
+}
+
+#[test]
+fn results_of_one_command_have_files_of_their_own() {
+    let folder = scratch();
+    let [one, two] = [folder.path().join("x"), folder.path().join(".").join("x")];
+    for mode in MODES {
+        let ran = Wrun::mode(mode)
+            .arg("--output")
+            .arg(&one)
+            .arg("--report")
+            .arg(&two)
+            .arg(echo())
+            .run();
+        ran.expect_code(2, mode);
+        assert!(ran.stderr.contains("would overwrite"), "{mode}: {ran}");
+    }
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn output_that_is_not_whole_replaces_nothing() {
+    // Says something, and then traps, or goes on for ever.
+    let speaks = |then: &str| {
+        format!(
+            r#"(module
+                (import "wasi_snapshot_preview1" "fd_write"
+                    (func $write (param i32 i32 i32 i32) (result i32)))
+                (memory (export "memory") 1)
+                (data (i32.const 0) "\10\00\00\00\04\00\00\00")
+                (data (i32.const 16) "half")
+                (func (export "_start")
+                    (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
+                    {then}))"#
+        )
+    };
+    let folder = scratch();
+    let to = folder.path().join("to");
+    for (name, then, code) in [
+        ("traps.wat", "unreachable", 134),
+        ("spins.wat", "(loop $on (br $on))", 124),
+        ("leaves.wat", "", 0),
+    ] {
+        let task = write(folder.path(), name, speaks(then));
+        for mode in MODES {
+            for old in [None, Some("what was there")] {
+                let what = format!("{mode}: {name}, {old:?}");
+                let _ = fs::remove_file(&to);
+                if let Some(old) = old {
+                    fs::write(&to, old).unwrap();
+                }
+                let ran = Wrun::mode(mode)
+                    .args(["--timeout", "1s", "--output"])
+                    .arg(&to)
+                    .arg(&task)
+                    .run();
+                ran.expect_code(code, &what);
+                let new = fs::read_to_string(&to).ok();
+                if code == 0 {
+                    assert_eq!(new.as_deref(), Some("half"), "{what}");
+                } else {
+                    assert_eq!(new.as_deref(), old, "{what}");
+                    assert!(ran.stderr.contains("was not written"), "{what}: {ran}");
+                }
+            }
+        }
+    }
+    // Nothing is left beside them.
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 4);
+}
+
+#[test]
+fn an_artifact_goes_to_stdout() {
+    let folder = scratch();
+    let file = folder.path().join("echo.wrun");
+    let ran = Wrun::new()
+        .args(["compile", "-o"])
+        .arg(&file)
+        .arg(echo())
+        .run();
+    ran.expect_code(0, "to a file");
+    let ran = Wrun::new().args(["compile", "-o", "-"]).arg(echo()).run();
+    ran.expect_code(0, "to stdout");
+    assert!(ran.stdout == fs::read(&file).unwrap(), "the same artifact");
+    for mode in MODES {
+        let ran = Wrun::mode(mode)
+            .arg("--allow-precompiled")
+            .arg(&file)
+            .stdin("precompiled")
+            .run();
+        ran.expect_code(0, mode);
+        assert_eq!(ran.text(), "precompiled", "{mode}");
+    }
+}
+
+#[test]
+fn a_pipe_without_a_partner_holds_nobody_up() {
+    for mode in MODES {
+        for option in ["--output", "--report", "--input"] {
+            let what = format!("{mode}: {option}");
+            let folder = scratch();
+            let pipe = pipe_in(folder.path());
+            // The deadline ends it.
+            let ran = Wrun::mode(mode)
+                .args(["--timeout", "1s", option])
+                .arg(&pipe)
+                .arg(echo())
+                .run();
+            let code = if option == "--input" { 124 } else { 125 };
+            ran.expect_code(code, &what);
+            if option != "--input" {
+                assert!(ran.stderr.contains("opened the pipe"), "{what}: {ran}");
+            }
+            // Without one, a signal does.
+            let mut running = Wrun::mode(mode)
+                .args(["--grace", "0", option])
+                .arg(&pipe)
+                .arg(echo())
+                .start();
+            drop(running.child.stdin.take());
+            assert!(
+                !running.ends_within(std::time::Duration::from_millis(500)),
+                "{what}: it does not wait"
+            );
+            running.signal(Signal::TERM);
+            assert!(running.ends_within(PATIENCE), "{what}: it goes on");
+        }
+    }
+}
+
+#[test]
+fn a_pipe_with_a_partner_is_used() {
+    for mode in MODES {
+        let folder = scratch();
+        let pipe = pipe_in(folder.path());
+        let reading = {
+            let pipe = pipe.clone();
+            std::thread::spawn(move || fs::read(pipe).unwrap())
+        };
+        let ran = Wrun::mode(mode)
+            .arg("--output")
+            .arg(&pipe)
+            .arg(echo())
+            .stdin("through a pipe")
+            .run();
+        ran.expect_code(0, mode);
+        assert_eq!(reading.join().unwrap(), b"through a pipe", "{mode}");
+        let writing = {
+            let pipe = pipe.clone();
+            std::thread::spawn(move || {
+                let mut file = fs::File::options().write(true).open(pipe).unwrap();
+                file.write_all(b"and back").unwrap();
+            })
+        };
+        let ran = Wrun::mode(mode).arg("--input").arg(&pipe).arg(echo()).run();
+        writing.join().unwrap();
+        ran.expect_code(0, mode);
+        assert_eq!(ran.text(), "and back", "{mode}");
+    }
+}
+
+#[test]
+fn what_a_descriptor_is_called_is_written_through_it() {
+    for mode in MODES {
+        let folder = scratch();
+        let path = folder.path().join("file");
+        let file = fs::File::create(&path).unwrap();
+        let ran = Wrun::mode(mode)
+            .args(["--output", "/dev/stdout"])
+            .arg(echo())
+            .stdin("through a descriptor")
+            .stdout_to(file)
+            .run();
+        ran.expect_code(0, mode);
+        let mut text = String::new();
+        fs::File::open(&path)
+            .unwrap()
+            .read_to_string(&mut text)
+            .unwrap();
+        assert_eq!(text, "through a descriptor", "{mode}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+}

@@ -1,0 +1,121 @@
+//! Names that users give to the command: of files that are not UTF-8, of settings with few
+//! values, of directories that are not absolute.
+
+use crate::command::{Wrun, scratch, write};
+use crate::support::{MODES, repo};
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+fn bytes(text: &[u8]) -> OsString {
+    OsString::from_vec(text.to_vec())
+}
+
+#[test]
+fn files_and_directories_need_not_be_utf_8() {
+    let folder = scratch();
+    let odd = folder.path().join(OsStr::from_bytes(b"od\xff::d"));
+    fs::create_dir(&odd).unwrap();
+    fs::write(odd.join("file"), "found").unwrap();
+    let mut grant = odd.clone().into_os_string();
+    grant.push("::/in:ro");
+    let task = odd.join(OsStr::from_bytes(b"task\xfe.wasm"));
+    fs::copy(repo("guest-tasks/files/files.wasm"), &task).unwrap();
+    let echo = odd.join(OsStr::from_bytes(b"echo\xfe.wat"));
+    fs::copy(repo("guest-tasks/echo/echo.wat"), &echo).unwrap();
+    let [input, output] = ["in", "out"].map(|name| odd.join(OsStr::from_bytes(name.as_bytes())));
+    fs::write(&input, "from a file").unwrap();
+    for mode in MODES {
+        let ran = Wrun::mode(mode)
+            .arg("--dir")
+            .arg(&grant)
+            .arg(&task)
+            .args(["read", "/in/file"])
+            .run();
+        ran.expect_code(0, mode);
+        assert_eq!(ran.text(), "found", "{mode}: {ran}");
+        let mut started = OsString::from("echo=");
+        started.push(&echo);
+        let ran = Wrun::mode(mode)
+            .arg("--task")
+            .arg(started)
+            .arg("--input")
+            .arg(&input)
+            .arg("--output")
+            .arg(&output)
+            .arg(&echo)
+            .run();
+        ran.expect_code(0, mode);
+        assert_eq!(fs::read(&output).unwrap(), b"from a file", "{mode}");
+    }
+}
+
+#[test]
+fn what_must_be_utf_8_is_refused_by_its_option() {
+    let echo = repo("guest-tasks/echo/echo.wat");
+    for mode in MODES {
+        for (option, value, why) in [
+            ("--dir", &b"/tmp/\xff"[..], "HOST::GUEST"),
+            ("--dir", b"/tmp::\xff", "HOST::GUEST"),
+            ("--env", b"K=\xff", "UTF-8"),
+            ("--env", b"ODD", "UTF-8"),
+            ("--env", b"NO_SUCH_VARIABLE_HERE", "no such variable"),
+            ("--task", b"\xff=x.wasm", "UTF-8"),
+        ] {
+            let what = format!("{mode}: {option} {}", String::from_utf8_lossy(value));
+            let ran = Wrun::mode(mode)
+                .arg(option)
+                .arg(bytes(value))
+                .arg(&echo)
+                .env("ODD", bytes(b"\xff"))
+                .run();
+            ran.expect_code(2, &what);
+            assert!(ran.stderr.contains(option), "{what}: {ran}");
+            assert!(ran.stderr.contains(why), "{what}: {ran}");
+        }
+    }
+}
+
+#[test]
+fn settings_with_few_values_name_them() {
+    for (option, values) in [
+        ("--mode", &["process", "thread"][..]),
+        ("--jail", &["strict", "best-effort", "off"]),
+        ("--start", &["exec", "fork"]),
+    ] {
+        let ran = Wrun::new().args([option, "maybe", "task.wasm"]).run();
+        ran.expect_code(2, option);
+        for value in values {
+            assert!(ran.stderr.contains(value), "{option} {value}: {ran}");
+        }
+        for shell in ["bash", "zsh", "fish"] {
+            let ran = Wrun::new().args(["completions", shell]).run();
+            ran.expect_code(0, shell);
+            for value in values {
+                assert!(ran.text().contains(value), "{shell}: {option} {value}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_home_that_is_not_absolute_gets_no_cache() {
+    let folder = scratch();
+    let task = write(
+        folder.path(),
+        "t.wat",
+        fs::read(repo("guest-tasks/echo/echo.wat")).unwrap(),
+    );
+    for mode in MODES {
+        let mut wrun = Wrun::mode(mode).arg(&task).stdin("x");
+        wrun.command
+            .env_remove("WRUN_CACHE_DIR")
+            .env_remove("XDG_CACHE_HOME")
+            .env("HOME", "home")
+            .current_dir(folder.path());
+        let ran = wrun.run();
+        ran.expect_code(0, mode);
+        assert_eq!(ran.text(), "x", "{mode}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "{mode}");
+    }
+}
