@@ -427,25 +427,20 @@ fn fills() {
     'all: loop {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let pair = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None).unwrap();
-        let (one, other) = pair;
+        kept.extend([pair.0, pair.1]);
+        let one = &kept[kept.len() - 2];
         loop {
             let along = [one.as_fd(); 250];
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(250))];
             let mut control = SendAncillaryBuffer::new(&mut space);
             assert!(control.push(SendAncillaryMessage::ScmRights(&along)));
-            match sendmsg(
-                &one,
-                &[IoSlice::new(b"x")],
-                &mut control,
-                SendFlags::empty(),
-            ) {
+            match sendmsg(one, &[IoSlice::new(b"x")], &mut control, SendFlags::empty()) {
                 Ok(_) => sent += 250,
                 Err(rustix::io::Errno::AGAIN) => break,
                 Err(rustix::io::Errno::TOOMANYREFS) => break 'all,
                 Err(error) => panic!("{error}"),
             }
         }
-        kept.push((one, other));
     }
     println!("\nfull: {sent}");
     let _ = std::io::stdin().lock().read_line(&mut String::new());

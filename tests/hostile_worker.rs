@@ -802,7 +802,7 @@ ask(1, start('self', b'\\1' + varint(2**64 - 1)), [os.memfd_create('x')]); live(
                 Breach("file that is none"),
             ),
             asks(
-                "hello(); ready(); order(); ask(1, start('self', port=b'\\1\\1\\0\\0\\0'), [1, 1]); live()",
+                "hello(); ready(); order(); ask(1, start('self', port=b'\\1\\1\\0\\0\\0\\0\\0'), [1, 1, 1]); live()",
                 Breach("port that is none"),
             ),
             asks(
