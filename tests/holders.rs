@@ -5,8 +5,8 @@
 use crate::support::{BOTH, builder, still_works, wat};
 use std::time::Duration;
 use wrun::{
-    DirGrant, Layer, LayerState, Limits, Message, Mode, Outcome, RegionKind, Report, Runner, Start,
-    Task, TcpGrant,
+    DirGrant, Jail, Layer, LayerState, Limits, Message, Mode, Outcome, RegionKind, Report, Runner,
+    Start, Task, TcpGrant,
 };
 
 /// Receives a region, says so, waits for another message, and writes to it. Prints what
@@ -90,7 +90,7 @@ const MAPPER: &str = r#"(module
         (call $say (i32.const 0))
         (local.set $mapping (i32.load (i32.const 84)))
         (local.set $word (i64.load (i32.const 65536)))
-        (local.set $left (i32.const 60000000))
+        (local.set $left (i32.const 20000000))
         (block $changed
           (loop $on
             (br_if $changed (i64.ne (i64.load (i32.const 65536)) (local.get $word)))
@@ -218,10 +218,26 @@ fn mapped(runner: &Runner, region: wrun::Region) -> Vec<u8> {
 #[test]
 fn a_region_of_nobody_else_is_mapped() {
     for mode in BOTH {
-        let runner = builder(mode).build().unwrap();
-        for _ in 0..2 {
-            let region = runner.region(1 << 16, RegionKind::Exclusive).unwrap();
-            assert_eq!(mapped(&runner, region), b"0001111", "{mode}");
+        for (jail, start) in [
+            (Jail::Strict, Start::Fork),
+            (Jail::Strict, Start::Exec),
+            (Jail::BestEffort, Start::Fork),
+            (Jail::Off, Start::Fork),
+        ] {
+            let builder = builder(mode);
+            let runner = match mode {
+                Mode::Process => builder.jail(jail).start(start).build().unwrap(),
+                Mode::Thread => builder.build().unwrap(),
+            };
+            // Some are large enough to be waited for.
+            for len in [1 << 16, 4 << 20] {
+                let region = runner.region(len, RegionKind::Exclusive).unwrap();
+                assert_eq!(
+                    mapped(&runner, region),
+                    b"0001111",
+                    "{mode} {jail} {start:?}"
+                );
+            }
         }
     }
 }
