@@ -37,7 +37,7 @@ impl Cache {
             CacheConfig::User => user_directory()?,
         };
         // The format is in the name: another wrun's entries are not even seen.
-        let directory = directory.join(concat!("v2-", env!("CARGO_PKG_VERSION")));
+        let directory = directory.join(concat!("v3-", env!("CARGO_PKG_VERSION")));
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)

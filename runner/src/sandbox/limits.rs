@@ -9,6 +9,8 @@
 //! also for calls it never asked about, so giving back would let a guest shrink its
 //! own account.
 
+use super::engine::WIDE_MEMORY;
+use crate::outcome::Limit;
 use crate::region::{Draft, Kind, RegionError};
 use crate::services::{Answer, Ask, Services};
 use std::sync::Arc;
@@ -27,6 +29,8 @@ pub(crate) struct Limiter {
     peak_memory: usize,
     table_elements: usize,
     refused: u64,
+    /// What the last refusal was about.
+    refused_by: Option<Limit>,
     services: Arc<dyn Services>,
     /// Bytes of the regions that were made for it, or more.
     in_regions: usize,
@@ -54,6 +58,7 @@ impl Limiter {
             peak_memory: 0,
             table_elements: 0,
             refused: 0,
+            refused_by: None,
             services,
             in_regions: 0,
             held: Arc::default(),
@@ -92,7 +97,7 @@ impl Limiter {
         };
         let (draft, in_regions) = made.inspect_err(|error| {
             if error.is_limit() {
-                self.refused += 1;
+                self.refuse(Limit::Memory);
             }
         })?;
         self.in_regions = usize::try_from(in_regions).unwrap_or(usize::MAX);
@@ -136,6 +141,16 @@ impl Limiter {
     pub(crate) fn refused(&self) -> u64 {
         self.refused
     }
+
+    /// Which limit refused growth last.
+    pub(crate) fn refused_by(&self) -> Option<Limit> {
+        self.refused_by
+    }
+
+    fn refuse(&mut self, limit: Limit) {
+        self.refused += 1;
+        self.refused_by = Some(limit);
+    }
 }
 
 #[async_trait::async_trait]
@@ -155,8 +170,10 @@ impl ResourceLimiterAsync for Limiter {
             }
         }
         let total = memory.saturating_add(self.in_regions);
-        if total > self.max_memory {
-            self.refused += 1;
+        // What cannot be given is refused here, where it is counted: growth that fails in
+        // the engine leaves no trace.
+        if total > self.max_memory || (current > 0 && desired as u64 > WIDE_MEMORY) {
+            self.refuse(Limit::Memory);
             return Ok(false);
         }
         // Beyond its own declared maximum: the guest's refusal, not ours.
@@ -177,7 +194,7 @@ impl ResourceLimiterAsync for Limiter {
         let delta = desired.saturating_sub(current);
         let total = self.table_elements.saturating_add(delta);
         if total > self.max_table_elements {
-            self.refused += 1;
+            self.refuse(Limit::TableElements);
             return Ok(false);
         }
         if maximum.is_some_and(|maximum| desired > maximum) {

@@ -44,6 +44,8 @@ pub(crate) enum LoadError {
     Componentize { message: String },
     #[error("there is not enough memory to compile the task")]
     OutOfMemory,
+    #[error("the task needs {what}, which wrun does not support: {hint}")]
+    Unsupported { what: String, hint: String },
     // From here on: nothing that whoever compiles says. These must stay last, or
     // postcard counts the others differently when it reads than when it writes.
     #[serde(skip)]
@@ -109,6 +111,10 @@ impl LoadError {
             | LoadError::Componentize { message: text } => tame(text),
             LoadError::UnknownImport { name, hint } => {
                 tame(name);
+                tame(hint);
+            }
+            LoadError::Unsupported { what, hint } => {
+                tame(what);
                 tame(hint);
             }
             LoadError::NoEntry { wanted, exports } => {
@@ -224,6 +230,12 @@ impl Artifact {
 
     pub(crate) fn runner(&self) -> u64 {
         self.0.runner
+    }
+
+    /// It can come to hold regions.
+    pub(crate) fn has_regions(&self) -> bool {
+        let mut codes = self.0.codes.iter().filter_map(Slot::get);
+        codes.any(|code| code.meta.regions)
     }
 
     /// The executor's own view of it, if made.

@@ -12,13 +12,15 @@ use super::acting::Acting;
 use super::ahead::{Ahead, Guest};
 use super::code::{Code, CodeError};
 use super::denials::Denials;
-use super::engine::RESERVATION;
+use super::engine::Kind;
 use super::epoch;
 use super::host::{GrantError, Granted, Host};
 use super::input::{Source, SourceError};
 use super::linker;
+use super::load::Artifact;
+use super::names::demangled;
 use super::sink::{OutputExceeded, Sink};
-use super::source::{Shape, one_line, shown};
+use super::source::{Shape, one_line};
 use crate::limits::Limits;
 use crate::outcome::{Limit, Trap, TrapKind};
 use crate::report::Denial;
@@ -46,7 +48,7 @@ pub(crate) struct Prepared {
     engine: Engine,
     entry: Entry,
     shape: Shape,
-    metered: bool,
+    kind: Kind,
     /// It imports regions.
     regions: bool,
     listens: bool,
@@ -109,7 +111,7 @@ impl Prepared {
             engine: engine.clone(),
             entry,
             shape,
-            metered: code.meta.metered,
+            kind: code.meta.kind(),
             regions: code.meta.regions,
             listens: code.meta.listens,
             memories,
@@ -120,7 +122,7 @@ impl Prepared {
     pub(crate) fn reserved(&self, limits: &Limits) -> Option<u64> {
         // One more for a heap of the collector.
         let memories = u64::from(self.memories?).saturating_add(1);
-        let reserved = memories.saturating_mul(RESERVATION);
+        let reserved = memories.saturating_mul(self.kind.reservation());
         Some(reserved.saturating_add(limits.max_memory))
     }
 
@@ -278,14 +280,15 @@ pub(crate) async fn run(prepared: &Prepared, run: Run<'_>) -> Result<Fate, RunEr
         }
         None => (prepared.store(host).map_err(sandbox)?, None),
     };
-    if prepared.metered {
+    if prepared.kind.metered {
         store.set_fuel(fuel.unwrap_or(u64::MAX)).map_err(sandbox)?;
     }
-    if prepared.regions {
-        // A window counts as if it were copied, and can be all the memory there is.
-        let whole = usize::try_from(run.spec.limits.max_memory).unwrap_or(usize::MAX);
-        store.set_hostcall_fuel(store.hostcall_fuel().max(whole));
-    }
+    let captured = run.stdout.is_capture();
+    let budget = run
+        .spec
+        .limits
+        .host_call(prepared.shape, captured, prepared.regions);
+    store.set_hostcall_fuel(usize::try_from(budget).unwrap_or(usize::MAX));
     if run.rehearsal {
         // Functions compare the epoch with the deadline before anything else:
         // one that is due ends every one of them at its entry.
@@ -350,9 +353,9 @@ pub(crate) async fn run(prepared: &Prepared, run: Run<'_>) -> Result<Fate, RunEr
         Ended::Limit(limit) => Ending::LimitExceeded(limit),
         _ if run.stdout.exceeded() || run.stderr.exceeded() => Ending::LimitExceeded(Limit::Output),
         _ if run.stdin.exceeded().is_some() => Ending::LimitExceeded(Limit::Input),
-        Ended::Done(ending) => match ending {
-            Ending::Trapped(_) if growth_refused > 0 => Ending::LimitExceeded(Limit::Memory),
-            other => other,
+        Ended::Done(ending) => match (ending, store.data().limiter.refused_by()) {
+            (Ending::Trapped(_), Some(limit)) => Ending::LimitExceeded(limit),
+            (other, _) => other,
         },
     };
     let fate = Fate {
@@ -449,8 +452,8 @@ fn not_instantiated(error: &wasmtime::Error, store: &Store<Host>) -> Ended {
     if error.is::<wasmtime::Trap>() || error.is::<I32Exit>() || error.is::<OutputExceeded>() {
         return Ended::Done(ending_of(error));
     }
-    if store.data().limiter.refused() > 0 {
-        return Ended::Limit(Limit::Memory);
+    if let Some(limit) = store.data().limiter.refused_by() {
+        return Ended::Limit(limit);
     }
     // It failed in guest code: a start function that threw, or misused a call.
     if error.is::<wasmtime::WasmBacktrace>() {
@@ -475,6 +478,21 @@ fn ending_of(error: &wasmtime::Error) -> Ending {
     if trap == Some(&wasmtime::Trap::OutOfFuel) {
         return Ending::LimitExceeded(Limit::Fuel);
     }
+    // wasmtime has no type for this one.
+    if trap.is_none()
+        && error
+            .root_cause()
+            .to_string()
+            .contains("fuel allocated for hostcalls")
+    {
+        // What `run` returned is read when nothing of the guest runs any more.
+        let in_a_call = error.is::<wasmtime::WasmBacktrace>();
+        return Ending::LimitExceeded(if in_a_call {
+            Limit::HostCall
+        } else {
+            Limit::Output
+        });
+    }
     let mut message = match trap {
         Some(trap) => {
             let text = trap.to_string();
@@ -486,7 +504,7 @@ fn ending_of(error: &wasmtime::Error) -> Ending {
         for frame in backtrace.frames().iter().take(16) {
             let name = frame
                 .func_name()
-                .map_or_else(|| format!("function {}", frame.func_index()), shown);
+                .map_or_else(|| format!("function {}", frame.func_index()), demangled);
             let _ = write!(message, "\n  at {name}");
             if let Some(offset) = frame.module_offset() {
                 let _ = write!(message, " (+{offset:#x})");
@@ -542,6 +560,43 @@ impl Limits {
             (Some(max), _) => Some(max),
             (None, true) => Some(Limits::CAPTURE_DEFAULT),
             (None, false) => None,
+        }
+    }
+
+    /// Bytes that one call may hand over to the host, which makes room for them before it
+    /// sees them.
+    pub(crate) fn host_call(&self, shape: Shape, captured: bool, regions: bool) -> u64 {
+        let mut budget = Limits::HOST_CALL;
+        if !shape.is_command() {
+            // Nothing that it returns is larger than its memory.
+            let output = self.output_budget(captured).unwrap_or(self.max_memory);
+            budget = budget.max(output.min(self.max_memory));
+        }
+        if regions {
+            // A window counts as if it were copied, and can be all the memory there is.
+            budget = budget.max(self.max_memory);
+        }
+        budget
+    }
+
+    /// The value of the limit that ended a task: bytes, elements, instances, units of
+    /// fuel, or nanoseconds. None where it was not one of these: a child's parent has a
+    /// deadline, too.
+    pub(crate) fn value(&self, limit: Limit, artifact: &Artifact, captured: bool) -> Option<u64> {
+        let shape = artifact.shape();
+        match limit {
+            Limit::Deadline => {
+                let timeout = self.timeout?;
+                Some(u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX))
+            }
+            Limit::Fuel => self.fuel,
+            Limit::Memory => Some(self.max_memory),
+            Limit::Output => self.output_budget(captured),
+            Limit::Input => self.input_budget(shape),
+            Limit::Instances => Some(self.max_instances.into()),
+            Limit::TableElements => Some(self.max_table_elements),
+            Limit::HostCall => Some(self.host_call(shape, captured, artifact.has_regions())),
+            Limit::CompileTime | Limit::CompileMemory => None,
         }
     }
 
