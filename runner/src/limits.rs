@@ -16,8 +16,8 @@ pub struct Limits {
     pub fuel: Option<u64>,
     /// Linear memory over all memories of the task, with the regions that were made
     /// for it and exist, whoever has them, in bytes. Growth beyond it is refused; a task that then traps has exceeded its memory limit.
-    /// One memory grows to 4 GiB at most, one with 64-bit addresses to 64 GiB, whatever
-    /// is allowed here.
+    /// One memory has 4 GiB at most, one with 64-bit addresses 64 GiB, whatever is allowed
+    /// here.
     /// Default: 512 MiB.
     pub max_memory: u64,
     /// Output that is captured, in bytes, for stdout and for stderr each.

@@ -92,6 +92,9 @@ fn exceeded(limit: Limit, value: Option<u64>) -> String {
         _ => return text,
     };
     let _ = write!(text, " ({option})");
+    if limit == Limit::Memory && value > Some(64 << 30) {
+        text.push_str("; one memory has 64 GiB at most");
+    }
     text
 }
 

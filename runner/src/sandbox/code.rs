@@ -12,6 +12,7 @@
 //! it is. Integers are little-endian. Invariant: a [`Code`] was verified against
 //! its digest after it was sealed, so what is mapped is what was verified.
 
+use super::bulk::Offsets;
 use super::engine::Kind;
 use super::source::Shape;
 use rustix::fs::{MemfdFlags, SealFlags};
@@ -56,6 +57,8 @@ pub(crate) struct Meta {
     pub(crate) talks: bool,
     /// It can learn that it is asked to stop: it imports `context` or `ports`.
     pub(crate) listens: bool,
+    /// From offsets in its code to those in what it was compiled from.
+    pub(crate) offsets: Offsets,
 }
 
 impl Meta {
@@ -70,6 +73,7 @@ impl Meta {
             source_len: len,
             talks: false,
             listens: false,
+            offsets: Offsets::default(),
         }
     }
 

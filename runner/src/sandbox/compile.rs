@@ -4,6 +4,7 @@
 //! Invariant: [`compile`] is the same function wherever it runs, so a task is
 //! refused in the same words.
 
+use super::bulk::{self, Offsets};
 use super::code::{Code, Meta};
 use super::componentize::componentize;
 use super::engine::{self, EngineError, Kind};
@@ -93,15 +94,17 @@ fn with(
                 engine.precompile_component(&task.binary)
             }
         };
-        Ok((elf.map_err(not_compiled)?, task.shape, task.uses, task.wide))
+        let elf = elf.map_err(not_compiled)?;
+        Ok((elf, task))
     });
-    let (elf, shape, uses, wide) = made.map_err(LoadError::tamed)?;
+    let (elf, task) = made.map_err(LoadError::tamed)?;
     let meta = Meta {
-        talks: uses.ports,
-        regions: uses.regions,
-        wide,
-        listens: uses.listens,
-        ..Meta::new(shape, metered, digest, bytes.len() as u64)
+        talks: task.uses.ports,
+        regions: task.uses.regions,
+        wide: task.wide,
+        listens: task.uses.listens,
+        offsets: task.offsets,
+        ..Meta::new(task.shape, metered, digest, bytes.len() as u64)
     };
     Ok((elf, meta))
 }
@@ -116,6 +119,8 @@ pub(super) struct Compilable<'a> {
     /// Valid, with everything it imports provided, and a component where it was a core
     /// module with the world's functions.
     pub(super) binary: Cow<'a, [u8]>,
+    /// To offsets in the task's own binary, or in the component that it became.
+    offsets: Offsets,
 }
 
 /// Makes of a task file what the compiler gets.
@@ -128,7 +133,9 @@ pub(super) fn compilable(bytes: &[u8]) -> Result<Compilable<'_>, LoadError> {
         Shape::CoreModule => componentize(&binary, &facts)?.into(),
         _ => binary,
     };
+    let (binary, offsets) = bulk::in_pieces(binary)?;
     Ok(Compilable {
+        offsets,
         shape,
         uses: imports::uses(&facts),
         wide: facts.is_wide(),

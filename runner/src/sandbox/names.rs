@@ -16,33 +16,46 @@ pub(super) fn demangled(name: &str) -> String {
         return shown(name);
     }
     let mut text = Bounded::default();
+    let written = if let Ok(rust) = rustc_demangle::try_demangle(name) {
+        write!(text, "{rust}")
+    } else if is_cpp(name)
+        && let Ok(symbol) = cpp_demangle::BorrowedSymbol::new(name.as_bytes())
+    {
+        symbol.structured_demangle(&mut text, &DemangleOptions::new())
+    } else {
+        Err(fmt::Error)
+    };
     // One that is cut is good: more of it would not be shown.
-    if let Ok(rust) = rustc_demangle::try_demangle(name) {
-        let _ = write!(text, "{rust}");
-    } else if let Ok(symbol) = cpp_demangle::BorrowedSymbol::new(name.as_bytes()) {
-        let _ = symbol.structured_demangle(&mut text, &DemangleOptions::new());
-    }
-    if text.0.is_empty() {
+    if written.is_err() && !text.cut {
         return shown(name);
     }
-    shown(&text.0)
+    shown(&text.text)
+}
+
+/// Whether it begins as a mangled name of C++ does. What the demangler takes are types,
+/// too: to it, `f` is `float`.
+fn is_cpp(name: &str) -> bool {
+    let unprefixed = name.trim_start_matches('_');
+    let underscores = name.len() - unprefixed.len();
+    (1..=4).contains(&underscores) && unprefixed.starts_with('Z') || name.starts_with("_GLOBAL_")
 }
 
 /// A text that takes no more than [`shown`] would show.
 #[derive(Default)]
-struct Bounded(String);
+struct Bounded {
+    text: String,
+    /// There was more.
+    cut: bool,
+}
 
 impl Write for Bounded {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         // Four bytes for a character at most, and one more character than is shown.
-        let room = (4 * (MAX_NAME + 1)).saturating_sub(self.0.len());
+        let room = (4 * (MAX_NAME + 1)).saturating_sub(self.text.len());
         let end = text.floor_char_boundary(room);
-        self.0.push_str(&text[..end]);
-        if end < text.len() {
-            Err(fmt::Error)
-        } else {
-            Ok(())
-        }
+        self.text.push_str(&text[..end]);
+        self.cut |= end < text.len();
+        if self.cut { Err(fmt::Error) } else { Ok(()) }
     }
 }
 
@@ -62,8 +75,10 @@ mod tests {
                 "_ZN4core9panicking5panic17h0123456789abcdefE",
                 "core::panicking::panic::h0123456789abcdef",
             ),
-            ("_RNvC6mycrate3foo", "mycrate::foo"),
+            ("_RNvC7mycrate3foo", "mycrate::foo"),
             ("main", "main"),
+            ("f", "f"),
+            ("St6vectorIiE", "St6vectorIiE"),
             ("_Z", "_Z"),
             ("_ZN", "_ZN"),
             ("", ""),
@@ -76,7 +91,6 @@ mod tests {
     /// Each pair of substitutions doubles what is written.
     #[test]
     fn what_a_name_stands_for_is_bounded() {
-        let mut name = "_Z1fI1AIiiEE".to_owned();
         let mut types = String::new();
         for n in 0..60 {
             let of = if n == 0 {
@@ -86,7 +100,7 @@ mod tests {
             };
             let _ = write!(types, "1AI{of}{of}E");
         }
-        name = format!("_Z1f{types}");
+        let name = format!("_Z1f{types}");
         let shown = demangled(&name);
         assert!(shown.chars().count() <= MAX_NAME + 3, "{shown}");
         let long = format!("_ZN{}1aE", "1a".repeat(10_000));

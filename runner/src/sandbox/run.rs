@@ -10,6 +10,7 @@ use super::abi::TaskContext;
 use super::abi::bindings::TaskPre;
 use super::acting::Acting;
 use super::ahead::{Ahead, Guest};
+use super::bulk::Offsets;
 use super::code::{Code, CodeError};
 use super::denials::Denials;
 use super::engine::Kind;
@@ -52,6 +53,7 @@ pub(crate) struct Prepared {
     /// It imports regions.
     regions: bool,
     listens: bool,
+    offsets: Offsets,
     /// Linear memories that it will have; none where that cannot be told.
     memories: Option<u32>,
 }
@@ -114,6 +116,7 @@ impl Prepared {
             kind: code.meta.kind(),
             regions: code.meta.regions,
             listens: code.meta.listens,
+            offsets: code.meta.offsets.clone(),
             memories,
         })
     }
@@ -409,7 +412,7 @@ async fn call(
         Some(guest) => guest,
         None => match prepared.entry.instantiate(store).await {
             Ok(guest) => guest,
-            Err(error) => return not_instantiated(&error, store),
+            Err(error) => return not_instantiated(&error, store, prepared),
         },
     };
     let result = match guest {
@@ -444,20 +447,20 @@ async fn call(
             Err(error) => Err(error),
         },
     };
-    Ended::Done(result.unwrap_or_else(|error| ending_of(&error)))
+    Ended::Done(result.unwrap_or_else(|error| ending_of(&error, prepared)))
 }
 
 /// Tells a guest that cannot start from a host that cannot start it.
-fn not_instantiated(error: &wasmtime::Error, store: &Store<Host>) -> Ended {
+fn not_instantiated(error: &wasmtime::Error, store: &Store<Host>, prepared: &Prepared) -> Ended {
     if error.is::<wasmtime::Trap>() || error.is::<I32Exit>() || error.is::<OutputExceeded>() {
-        return Ended::Done(ending_of(error));
+        return Ended::Done(ending_of(error, prepared));
     }
     if let Some(limit) = store.data().limiter.refused_by() {
         return Ended::Limit(limit);
     }
     // It failed in guest code: a start function that threw, or misused a call.
     if error.is::<wasmtime::WasmBacktrace>() {
-        return Ended::Done(ending_of(error));
+        return Ended::Done(ending_of(error, prepared));
     }
     let message = one_line(&format!("{error:#}"));
     // wasmtime has no type for this one.
@@ -467,7 +470,7 @@ fn not_instantiated(error: &wasmtime::Error, store: &Store<Host>) -> Ended {
     Ended::Host(RunError::Sandbox(message))
 }
 
-fn ending_of(error: &wasmtime::Error) -> Ending {
+fn ending_of(error: &wasmtime::Error, prepared: &Prepared) -> Ending {
     if let Some(I32Exit(code)) = error.downcast_ref::<I32Exit>() {
         return match u8::try_from(code & 0xff) {
             Ok(0) | Err(_) => Ending::Completed,
@@ -506,7 +509,8 @@ fn ending_of(error: &wasmtime::Error) -> Ending {
                 .func_name()
                 .map_or_else(|| format!("function {}", frame.func_index()), demangled);
             let _ = write!(message, "\n  at {name}");
-            if let Some(offset) = frame.module_offset() {
+            let offset = frame.module_offset();
+            if let Some(offset) = offset.and_then(|offset| prepared.offsets.original(offset)) {
                 let _ = write!(message, " (+{offset:#x})");
             }
             if message.len() > MAX_MESSAGE {

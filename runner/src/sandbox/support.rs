@@ -4,7 +4,7 @@
 //! Invariant: a binary that passes [`check`] is valid, and no instantiation of it is
 //! refused for what it declares, but for limits of the task.
 
-use super::engine;
+use super::engine::{self, WIDE_MEMORY};
 use super::load::LoadError;
 use super::source::{self, Facts};
 use wasmparser::types::Types;
@@ -87,6 +87,15 @@ pub(super) fn check(binary: &[u8], facts: &Facts) -> Result<Types, LoadError> {
         return Err(LoadError::Unsupported {
             what: "a shared memory".into(),
             hint: NO_THREADS.into(),
+        });
+    }
+    if let Some(memory) = facts.memories.iter().find(|it| it.initial > WIDE_MEMORY) {
+        return Err(LoadError::Unsupported {
+            what: format!(
+                "a memory of {}",
+                bytesize::ByteSize(memory.initial).display().iec()
+            ),
+            hint: format!("one memory has {} GiB at most", WIDE_MEMORY >> 30),
         });
     }
     Validator::new_with_features(engine::FEATURES)
