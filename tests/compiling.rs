@@ -870,3 +870,105 @@ fn code_of_another_task_is_not_taken() {
     // The task that it is of, it may be compiled to.
     hostile.load(repo("guest-tasks/hello/hello.wat")).unwrap();
 }
+
+// --- once ------------------------------------------------------------------
+
+/// A task that takes a while to compile.
+fn slow_to_compile() -> String {
+    let mut text = String::from(r#"(module (memory (export "memory") 1) (func (export "_start"))"#);
+    for function in 0..2_000 {
+        text += "(func (param i64 i64) (result i64) (local i64)";
+        for step in 0..20 {
+            text += &format!(
+                "(local.set 2 (i64.add (i64.mul (local.get 0) (i64.const {})) (local.get {})))",
+                function * 31 + step,
+                step % 3
+            );
+        }
+        text += "(local.get 2))";
+    }
+    text + ")"
+}
+
+/// Every entry that appears in a cache while `work` is done, by the file's number: one
+/// that is made anew is another file.
+fn entries_made(cache: &Path, work: impl FnOnce()) -> HashSet<u64> {
+    use std::os::unix::fs::MetadataExt;
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let look = || {
+        let folders = std::fs::read_dir(cache).into_iter().flatten().flatten();
+        let files = folders.flat_map(|it| std::fs::read_dir(it.path()).into_iter().flatten());
+        files
+            .flatten()
+            .filter(|file| file.path().extension().is_some_and(|it| it == "wrun"))
+            .filter_map(|file| Some(file.metadata().ok()?.ino()))
+            .collect::<Vec<_>>()
+    };
+    std::thread::scope(|scope| {
+        let watching = scope.spawn(|| {
+            let mut seen = HashSet::new();
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                seen.extend(look());
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            seen.extend(look());
+            seen
+        });
+        work();
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        watching.join().unwrap()
+    })
+}
+
+/// What is in a cache, by its names' ends.
+fn left_in(cache: &Path) -> Vec<String> {
+    let folders = std::fs::read_dir(cache).unwrap().flatten();
+    folders
+        .flat_map(|folder| std::fs::read_dir(folder.path()).unwrap().flatten())
+        .map(|file| {
+            let name = file.file_name().to_string_lossy().into_owned();
+            name.rsplit('.').next().unwrap_or_default().to_owned()
+        })
+        .collect()
+}
+
+#[test]
+fn many_first_starts_of_the_same_task_compile_it_once() {
+    let scratch = scratch();
+    let cache = scratch.path().join("cache");
+    let task = write(scratch.path(), "t.wat", slow_to_compile());
+    let made = entries_made(&cache, || {
+        let starts: Vec<_> = ["process", "thread", "process", "thread"]
+            .map(|mode| Wrun::mode(mode).cache(&cache).arg(&task).start())
+            .into_iter()
+            .collect();
+        for start in starts {
+            start.end().expect_code(0, "a first start");
+        }
+    });
+    assert_eq!(made.len(), 1, "files of the entry");
+    assert_eq!(left_in(&cache), ["wrun"], "nothing else is left");
+}
+
+#[test]
+fn who_dies_while_it_compiles_holds_nobody_up() {
+    let scratch = scratch();
+    let cache = scratch.path().join("cache");
+    let task = write(scratch.path(), "t.wat", slow_to_compile());
+    for mode in ["process", "thread"] {
+        let mut first = Wrun::mode(mode).cache(&cache).arg(&task).start();
+        let locked = || {
+            let entries = std::fs::read_dir(&cache).is_ok();
+            entries && left_in(&cache).iter().any(|it| it == "lock")
+        };
+        // It may have been quicker than this.
+        eventually(PATIENCE, || {
+            locked() || first.child.try_wait().unwrap().is_some()
+        });
+        first.signal(rustix::process::Signal::KILL);
+        drop(first);
+        let second = Wrun::mode(mode).cache(&cache).arg(&task).run();
+        second.expect_code(0, "after one that was killed");
+        std::fs::remove_dir_all(&cache).unwrap();
+    }
+}

@@ -879,3 +879,186 @@ fn denials_of_a_flood_are_bounded() {
         );
     }
 }
+
+// --- what a limit is told as -----------------------------------------------
+
+/// Returns 140 MB: as what it made (0), or as why it failed (1).
+const RETURNS: &str = r#"(module
+    (memory (export "memory") 2200)
+    (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (i32.const 1024))
+    (func (export "run") (param $p i32) (param $n i32) (result i32)
+        (i32.store (i32.const 0) (i32.const KIND))
+        (i32.store (i32.const 4) (i32.const 4096))
+        (i32.store (i32.const 8) (i32.const 140000000))
+        (i32.const 0)))"#;
+
+/// Hands 140 MB to a stream in one call.
+const HANDS_OVER: &str = r#"(module
+    (import "wasi:cli/stdout@0.2.0" "get-stdout" (func $stdout (result i32)))
+    (import "wasi:io/streams@0.2.0" "[method]output-stream.write"
+        (func $write (param i32 i32 i32 i32)))
+    (memory (export "memory") 2200)
+    (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (i32.const 1024))
+    (func (export "run") (param $p i32) (param $n i32) (result i32)
+        (call $write (call $stdout) (i32.const 4096) (i32.const 140000000) (i32.const 16))
+        unreachable))"#;
+
+#[test]
+fn what_run_returns_may_be_as_large_as_its_limit() {
+    let returns = |kind: &str| RETURNS.replace("KIND", kind);
+    for mode in BOTH {
+        let runner = runner(mode);
+        let bytes = wat(&runner, "returns", &returns("0"));
+        let words = wat(&runner, "fails", &returns("1"));
+        let task = |artifact, output| Task::new(artifact).limits(safety().max_output(output));
+        let report = run(&runner, task(&bytes, 1 << 30));
+        assert_completed(&report);
+        assert_eq!(report.stdout.len(), 140_000_000);
+        // Over its limit, whether the host has seen it all or not.
+        for limit in [MIB, 139_999_999] {
+            let report = run(&runner, task(&bytes, limit));
+            assert_exceeded(&report, Limit::Output);
+            assert_eq!(report.limit_value, Some(limit));
+        }
+        assert_exceeded(&run(&runner, task(&words, MIB)), Limit::Output);
+        let report = run(&runner, task(&words, 1 << 30));
+        assert!(
+            matches!(&report.outcome, Outcome::Failed(_)),
+            "{}",
+            report.outcome
+        );
+        still_works(&runner);
+    }
+}
+
+#[test]
+fn what_one_call_hands_over_is_a_limit_and_no_trap() {
+    for mode in BOTH {
+        let runner = runner(mode);
+        let artifact = wat(&runner, "hands over", HANDS_OVER);
+        let report = run(&runner, Task::new(&artifact).limits(safety()));
+        assert_exceeded(&report, Limit::HostCall);
+        assert_eq!(report.limit_value, Some(Limits::HOST_CALL));
+        // Streams have limits of their own for a call; what is handed over may be more.
+        let more = safety().max_output(1 << 30);
+        let report = run(&runner, Task::new(&artifact).limits(more));
+        assert!(
+            matches!(&report.outcome, Outcome::Trapped(_)),
+            "{}",
+            report.outcome
+        );
+        still_works(&runner);
+    }
+}
+
+#[test]
+fn a_table_that_is_too_large_is_not_told_as_memory() {
+    const GROWS: &str = r#"(module (memory (export "memory") 1) (table $t 1 funcref)
+        (func (export "_start")
+            (if (i32.eq (table.grow $t (ref.null func) (i32.const 100)) (i32.const -1))
+                (then unreachable))))"#;
+    for mode in BOTH {
+        let runner = runner(mode);
+        let artifact = wat(&runner, "grows", GROWS);
+        assert_completed(&run(&runner, Task::new(&artifact).limits(safety())));
+        let limits = safety().max_table_elements(100);
+        let report = run(&runner, Task::new(&artifact).limits(limits));
+        assert_exceeded(&report, Limit::TableElements);
+        assert_eq!(report.limit_value, Some(100));
+        assert_eq!(report.stats.memory_growth_refused, 1);
+    }
+}
+
+/// Objects that refer to each other are collected when nobody else refers to them.
+#[test]
+fn cycles_of_garbage_are_collected() {
+    const CYCLES: &str = r#"(module
+        (type $n (sub (struct (field $next (mut (ref null $n))) (field i64 i64 i64 i64))))
+        (memory (export "memory") 1)
+        (func (export "_start") (local $i i32) (local $a (ref null $n)) (local $b (ref null $n))
+            (loop $l
+                (local.set $a (struct.new_default $n))
+                (local.set $b (struct.new_default $n))
+                (struct.set $n $next (local.get $a) (local.get $b))
+                (struct.set $n $next (local.get $b) (local.get $a))
+                (local.set $i (i32.add (local.get $i) (i32.const 1)))
+                (br_if $l (i32.lt_u (local.get $i) (i32.const 200000))))))"#;
+    for mode in BOTH {
+        let runner = runner(mode);
+        let artifact = wat(&runner, "cycles", CYCLES);
+        let report = run(
+            &runner,
+            Task::new(&artifact).limits(safety().max_memory(2 * MIB)),
+        );
+        assert_completed(&report);
+    }
+}
+
+/// Bulk instructions of gigabytes look at the clock: a deadline ends them. How soon, the
+/// tests beside the code say.
+#[test]
+fn a_deadline_ends_bulk_instructions() {
+    const FILLS: &str = r#"(module (memory (export "memory") 1)
+        (func (export "_start")
+            (drop (memory.grow (i32.const 16000)))
+            (loop $l
+                (memory.fill (i32.const 0) (i32.const 1) (i32.const 1000000000))
+                (memory.copy (i32.const 1) (i32.const 0) (i32.const 1000000000))
+                (br $l))))"#;
+    for mode in BOTH {
+        let runner = runner(mode);
+        let artifact = wat(&runner, "fills", FILLS);
+        let limits = limits()
+            .timeout(Duration::from_millis(300))
+            .max_memory(2 << 30);
+        let report = run(&runner, Task::new(&artifact).limits(limits));
+        assert_exceeded(&report, Limit::Deadline);
+        assert_eq!(report.limit_value, Some(300_000_000));
+        assert!(report.stats.total < SLACK, "{:?}", report.stats.total);
+    }
+}
+
+#[test]
+fn names_in_traps_are_demangled_and_offsets_are_those_of_the_file() {
+    // After an instruction that is changed before it is compiled.
+    const BODY: &str = r#"(memory.fill (i32.const 0) (i32.const 0) (i32.load (i32.const 0)))
+        (drop (i64.const 0x123456789abcdef)) unreachable"#;
+    let module = format!(
+        r#"(module (memory (export "memory") 1)
+            (func $_ZN6shapes4areaEj {BODY})
+            (func (export "_start") (call $_ZN6shapes4areaEj)))"#
+    );
+    let task = format!(
+        r#"(module (memory (export "memory") 1)
+            (func $_ZN4core9panicking5panic17h0123456789abcdefE {BODY})
+            (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (i32.const 16))
+            (func (export "run") (param i32 i32) (result i32)
+                (call $_ZN4core9panicking5panic17h0123456789abcdefE) (i32.const 0)))"#
+    );
+    let binary = wat::parse_str(&module).unwrap();
+    // The constant, drop, unreachable.
+    let drop_and_unreachable = [
+        0xef, 0x9b, 0xaf, 0xcd, 0xf8, 0xac, 0xd1, 0x91, 0x01, 0x1a, 0x00,
+    ];
+    let at = binary
+        .windows(drop_and_unreachable.len())
+        .position(|window| window == drop_and_unreachable)
+        .unwrap();
+    let place = format!("at shapes::area(unsigned int) (+{:#x})\n", at + 10);
+    for mode in BOTH {
+        let runner = runner(mode);
+        for (text, expected) in [
+            (&module, &*place),
+            (&task, "at core::panicking::panic::h0123456789abcdef"),
+        ] {
+            let artifact = wat(&runner, "traps", text);
+            let report = run(&runner, Task::new(&artifact).limits(safety()));
+            match &report.outcome {
+                Outcome::Trapped(trap) => {
+                    assert!(trap.message.contains(expected), "{mode}: {}", trap.message);
+                }
+                other => panic!("{mode}: {other}"),
+            }
+        }
+    }
+}

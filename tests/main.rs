@@ -42,6 +42,7 @@ mod peers;
 mod ports;
 mod process_options;
 mod processes;
+mod proposals;
 mod regions;
 mod report;
 mod retries;

@@ -260,7 +260,7 @@ fn a_task_that_cannot_be_loaded_in_time_has_an_outcome() {
                 Schema::load().check(&report).unwrap();
                 assert_eq!(
                     report["outcome"],
-                    json!({"kind": "limit-exceeded", "limit": "compile-time"}),
+                    json!({"kind": "limit-exceeded", "limit": "compile-time", "limit_value": null}),
                     "{mode}: {report}"
                 );
                 assert_eq!(report["task"]["name"], json!("task.wasm"), "{mode}");

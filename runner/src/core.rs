@@ -283,6 +283,8 @@ impl Core {
         let spec = job.spec.clone();
         let task_id = job.task_id;
         let services = job.services.clone();
+        let artifact = job.artifact.clone();
+        let captured = job.stdout.is_capture();
         let ran = self.execute(job, retries, place, submitted, &stop).await;
         services.end().await;
         let Ran {
@@ -315,12 +317,17 @@ impl Core {
             Ok(fate) => (outcome(&fate.ending, &stdout), fate),
             Err(crash) => (Outcome::Crashed(crash), Fate::imposed(Ending::Cancelled)),
         };
+        let limit_value = match outcome {
+            Outcome::LimitExceeded(limit) => spec.limits.value(limit, &artifact, captured),
+            _ => None,
+        };
         Ok(Report {
             task_id,
             name: spec.name.clone(),
             attempt,
             mode: self.config.mode,
             outcome,
+            limit_value,
             stats: Stats {
                 queue,
                 start: overhead.saturating_add(fate.start),

@@ -16,6 +16,8 @@ pub struct Limits {
     pub fuel: Option<u64>,
     /// Linear memory over all memories of the task, with the regions that were made
     /// for it and exist, whoever has them, in bytes. Growth beyond it is refused; a task that then traps has exceeded its memory limit.
+    /// One memory has 4 GiB at most, one with 64-bit addresses 64 GiB, whatever is allowed
+    /// here.
     /// Default: 512 MiB.
     pub max_memory: u64,
     /// Output that is captured, in bytes, for stdout and for stderr each.
@@ -28,7 +30,8 @@ pub struct Limits {
     /// Elements over all tables of the task. Default, and most there can be:
     /// [`Limits::MAX_TABLE_ELEMENTS`].
     pub max_table_elements: u64,
-    /// Core instances within one component. Default: 1,000.
+    /// Core instances within one component; memories and tables are limited to as many.
+    /// Default: 1,000.
     pub max_instances: u32,
     /// Child tasks below a submitted one, on all levels together, from their start
     /// until they have ended and their handles are dropped. Default: 64; at most
@@ -67,6 +70,10 @@ impl Limits {
     /// Table elements at most: 1,000,000. A pool of sandboxes reserves address
     /// space for each.
     pub const MAX_TABLE_ELEMENTS: u64 = 1_000_000;
+    /// Bytes that one call hands over to the host at most: 128 MiB. The task's own limits
+    /// raise it: what `run` returns may be as large as [`Limits::max_output`], and a
+    /// region as large as [`Limits::max_memory`].
+    pub const HOST_CALL: u64 = 128 << 20;
     /// Most that [`Limits::max_tasks`] can be: 4,096.
     pub const MAX_TASKS: u32 = 4_096;
     /// Most that [`Limits::max_depth`] can be: 64.

@@ -185,18 +185,23 @@ pub enum Limit {
     Deadline,
     /// The fuel ran out.
     Fuel,
-    /// Linear memory, over all memories of the task, or table elements.
+    /// Linear memory, over all memories of the task, with its regions.
     Memory,
     /// Output on stdout, or on stderr, or what `run` returned.
     Output,
     /// Input was longer than allowed.
     Input,
-    /// Core instances within one component.
+    /// Core instances within one component; memories and tables are limited to as many.
     Instances,
     /// Compiling the task took too long; it never ran.
     CompileTime,
     /// Compiling the task took too much memory; it never ran.
     CompileMemory,
+    /// Table elements, over all tables of the task.
+    TableElements,
+    /// Bytes that one call to the host handed over; see
+    /// [`Limits::HOST_CALL`](crate::Limits::HOST_CALL).
+    HostCall,
 }
 
 impl Limit {
@@ -211,6 +216,8 @@ impl Limit {
             Limit::Instances => "instances",
             Limit::CompileTime => "compile-time",
             Limit::CompileMemory => "compile-memory",
+            Limit::TableElements => "table-elements",
+            Limit::HostCall => "host-call",
         }
     }
 }

@@ -23,6 +23,10 @@ pub struct Report {
     pub mode: Mode,
     /// How it ended.
     pub outcome: Outcome,
+    /// The value of the limit that ended it: bytes, elements, instances, units of fuel,
+    /// or nanoseconds. `None` where no limit did, where it was of others ([the
+    /// deadline](Limit::Deadline) of a parent), and where loading exceeded it.
+    pub limit_value: Option<u64>,
     /// What it cost.
     pub stats: Stats,
     /// What it asked for and was not granted, each thing once; at most 64.
@@ -66,8 +70,8 @@ pub struct Stats {
     pub peak_memory_bytes: Option<u64>,
     /// Fuel consumed; `None` unless the task ran with a fuel limit.
     pub fuel: Option<u64>,
-    /// How often the memory limit refused growth. A guest may live with that: a
-    /// refused `memory.grow` returns -1.
+    /// How often growth of a memory or a table was refused. A guest may live with that:
+    /// a refused `memory.grow` returns -1.
     pub memory_growth_refused: u64,
     /// The worker process; `None` in thread mode.
     pub worker_pid: Option<u32>,
@@ -212,6 +216,7 @@ impl Report {
             attempt: 1,
             mode,
             outcome: Outcome::LimitExceeded(limit),
+            limit_value: None,
             stats: Stats {
                 start: took,
                 total: took,
@@ -238,7 +243,10 @@ impl Report {
                 outcome["trap"] = json!(trap.kind);
                 outcome["message"] = json!(trap.message);
             }
-            Outcome::LimitExceeded(limit) => outcome["limit"] = json!(limit),
+            Outcome::LimitExceeded(limit) => {
+                outcome["limit"] = json!(limit);
+                outcome["limit_value"] = json!(self.limit_value);
+            }
             Outcome::Crashed(crash) => {
                 outcome["message"] = json!(crash.to_string());
                 match crash {

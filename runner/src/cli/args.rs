@@ -138,7 +138,8 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) fuel: Option<u64>,
 
-    /// Linear memory, over all memories of the task [default: 512MiB]
+    /// Linear memory, over all memories of the task; one of them has 4GiB at most, or
+    /// 64GiB with 64-bit addresses [default: 512MiB]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub(crate) max_memory: Option<u64>,
 
@@ -376,7 +377,8 @@ pub(crate) struct CompareArgs {
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
     pub(crate) timeout: Duration,
 
-    /// Linear memory, over all memories of the task [default: 512MiB]
+    /// Linear memory, over all memories of the task; one of them has 4GiB at most, or
+    /// 64GiB with 64-bit addresses [default: 512MiB]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub(crate) max_memory: Option<u64>,
 

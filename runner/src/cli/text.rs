@@ -2,7 +2,7 @@
 //! stripped of control characters before it can reach a terminal.
 
 use super::stdio;
-use crate::{Access, Denial, JailReport, LayerState, Outcome, Report, Usage};
+use crate::{Access, Denial, JailReport, LayerState, Limit, Outcome, Report, Usage};
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -55,14 +55,10 @@ pub(super) fn explain(report: &Report) -> Option<String> {
             let more = if words.next().is_some() { "..." } else { "" };
             format!("the task failed: {start}{more}")
         }
-        Outcome::LimitExceeded(limit) => format!("the task exceeded its {limit} limit"),
+        Outcome::LimitExceeded(limit) => exceeded(*limit, report.limit_value),
         Outcome::Cancelled => "the task was interrupted".to_owned(),
         other => format!("the task {other}"),
     };
-    if report.stats.memory_growth_refused > 0 && matches!(report.outcome, Outcome::LimitExceeded(_))
-    {
-        text.push_str(" (--max-memory)");
-    }
     if let Some(why) = report.notes.iter().find(|it| it.starts_with(NO_RETRY)) {
         let _ = write!(text, "\n  {why}");
     }
@@ -74,6 +70,36 @@ pub(super) fn explain(report: &Report) -> Option<String> {
         let _ = write!(text, "\n  it was refused: {}", denial(first));
     }
     Some(text)
+}
+
+/// Which limit it was, its value, and how to change it.
+fn exceeded(limit: Limit, value: Option<u64>) -> String {
+    let mut text = format!("the task exceeded its {limit} limit");
+    if let Some(value) = value {
+        let value = match limit {
+            Limit::Deadline => humantime::format_duration(Duration::from_nanos(value)).to_string(),
+            Limit::Memory | Limit::Output | Limit::Input | Limit::HostCall => memory(value),
+            _ => value.to_string(),
+        };
+        let _ = write!(text, " of {value}");
+    }
+    let option = match limit {
+        Limit::Deadline => "--timeout",
+        Limit::Fuel => "--fuel",
+        Limit::Memory => "--max-memory",
+        Limit::Output => "--max-output",
+        Limit::Input => "--max-input",
+        Limit::HostCall => {
+            text.push_str(": one call handed over more to the host");
+            return text;
+        }
+        _ => return text,
+    };
+    let _ = write!(text, " ({option})");
+    if limit == Limit::Memory && value > Some(64 << 30) {
+        text.push_str("; one memory has 64 GiB at most");
+    }
+    text
 }
 
 /// One refused access.
@@ -132,7 +158,7 @@ pub(super) fn stats(report: &Report) -> String {
             1 => "once".to_owned(),
             n => format!("{n} times"),
         };
-        row("refused", format!("growth of memory, {times}"));
+        row("refused", format!("growth of memory or tables, {times}"));
     }
     if stats.children > 0 {
         row("children", stats.children.to_string());

@@ -194,7 +194,7 @@ fn load(code: File) -> Result<Prepared, ControlSays> {
     };
     let code = Code::from_sealed(code).map_err(|error| refused(&error))?;
     let engine =
-        sandbox::single_threaded_runtime(code.meta.metered).map_err(|error| refused(&error))?;
+        sandbox::single_threaded_runtime(code.meta.kind()).map_err(|error| refused(&error))?;
     Prepared::new(&engine, &code).map_err(|error| match error {
         PrepareError::Code(error) => ControlSays::Stale(error.to_string()),
         // The words of thread mode.

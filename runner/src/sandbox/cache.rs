@@ -3,23 +3,29 @@
 //! One file per key. A file appears whole, by rename, and never changes; readers
 //! verify its digest. A damaged, foreign or unreadable entry counts as absent and
 //! is replaced. Nothing here fails a run: without a usable cache, code is
-//! compiled anew. Invariant: nothing is read from a directory or file that
+//! compiled anew. Whoever compiles what is not there has a lock on it, so that others,
+//! in this process or another, wait for the result; the kernel releases the lock of a
+//! process that died. Invariant: nothing is read from a directory or file that
 //! somebody else could have written.
 
 use super::code::Code;
 use crate::config::Cache as CacheConfig;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
 
 /// Where old entries are dropped until the rest fits.
 const MAX_BYTES: u64 = 2 << 30;
 /// A temporary file this old belongs to a process that died.
 const STALE: Duration = Duration::from_secs(3600);
 const SUFFIX: &str = "wrun";
+const LOCK: &str = "lock";
+/// How often somebody who waits looks again: at first, and at most.
+const LOOK: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
 
 /// A usable cache directory.
 #[derive(Debug)]
@@ -37,7 +43,7 @@ impl Cache {
             CacheConfig::User => user_directory()?,
         };
         // The format is in the name: another wrun's entries are not even seen.
-        let directory = directory.join(concat!("v2-", env!("CARGO_PKG_VERSION")));
+        let directory = directory.join(concat!("v3-", env!("CARGO_PKG_VERSION")));
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -51,6 +57,38 @@ impl Cache {
     /// The key of a task file's code.
     pub(crate) fn key(source: &blake3::Hash, metered: bool) -> String {
         format!("{}{}", source.to_hex(), if metered { "-fuel" } else { "" })
+    }
+
+    /// Waits until nobody else makes the entry, or until it is there, but not longer than
+    /// `patience` and only while `wanted`. None where there is no lock to be had: the
+    /// directory cannot be written to, or its file system has no locks.
+    pub(crate) fn turn(
+        &self,
+        key: &str,
+        patience: Duration,
+        wanted: impl Fn() -> bool,
+    ) -> Option<Turn> {
+        let path = self.directory.join(key).with_extension(LOCK);
+        let began = Instant::now();
+        let mut pause = LOOK.0;
+        let mut file = open_lock(&path)?;
+        loop {
+            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                // Who had it before removed it; somebody may have made it anew.
+                Ok(()) if file.metadata().ok()?.nlink() == 0 => file = open_lock(&path)?,
+                Ok(()) => return Some(Turn { path, file }),
+                Err(Errno::INTR) => {}
+                Err(Errno::WOULDBLOCK) => {
+                    if self.path(key).exists() || !wanted() {
+                        return None;
+                    }
+                    let left = patience.checked_sub(began.elapsed())?;
+                    std::thread::sleep(pause.min(left));
+                    pause = (pause * 2).min(LOOK.1);
+                }
+                Err(_) => return None,
+            }
+        }
     }
 
     fn path(&self, key: &str) -> PathBuf {
@@ -111,7 +149,8 @@ impl Cache {
                 continue;
             };
             let modified = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-            let temporary = entry.file_name().to_string_lossy().starts_with(".tmp-");
+            let temporary = entry.file_name().to_string_lossy().starts_with(".tmp-")
+                || path.extension().is_some_and(|extension| extension == LOCK);
             if temporary {
                 if modified.elapsed().is_ok_and(|age| age > STALE) {
                     let _ = fs::remove_file(&path);
@@ -131,6 +170,28 @@ impl Cache {
             }
         }
     }
+}
+
+/// The right to make an entry; given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    path: PathBuf,
+    file: File,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        // While it is locked: whoever locks it next sees that it has no name.
+        let _ = fs::remove_file(&self.path);
+        // Also for processes that were forked meanwhile and have the same open file.
+        let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
+    }
+}
+
+fn open_lock(path: &Path) -> Option<File> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR).ok()?;
+    Some(File::from(file))
 }
 
 fn is_ours(metadata: &fs::Metadata) -> bool {
@@ -193,6 +254,45 @@ mod tests {
         assert!(cache.get(&key).is_none());
         fs::set_permissions(&cache.directory, open(0o777)).expect("chmod");
         assert!(Cache::open(&config).is_none());
+    }
+
+    #[test]
+    fn one_at_a_time_makes_an_entry() {
+        let directory = tempfile::tempdir().expect("tempdir");
+        let cache = Cache::open(&CacheConfig::Directory(directory.path().into())).expect("opens");
+        let long = Duration::from_secs(600);
+        let turn = |patience| cache.turn("a", patience, || true);
+        let first = turn(long).expect("nobody has it");
+        assert!(turn(Duration::ZERO).is_none(), "it is taken");
+        assert!(
+            cache.turn("a", long, || false).is_none(),
+            "not wanted any more"
+        );
+        assert!(cache.turn("b", long, || true).is_some(), "another entry");
+        drop(first);
+        let second = turn(long).expect("it was given back");
+        std::thread::scope(|scope| {
+            let third = scope.spawn(|| turn(long).is_some());
+            drop(second);
+            assert!(third.join().expect("no panic"), "whoever waits has it next");
+        });
+        // Made meanwhile: there is nothing to wait for.
+        let source = blake3::hash(b"a");
+        let _turn = turn(long).expect("free");
+        cache.put("a", &code(&source));
+        assert!(turn(long).is_none());
+        drop(_turn);
+        let left = fs::read_dir(&cache.directory).expect("reads").flatten();
+        let left: Vec<_> = left.map(|entry| entry.file_name()).collect();
+        assert_eq!(left, ["a.wrun"], "no locks are left");
+    }
+
+    #[test]
+    fn where_nothing_can_be_written_nobody_waits() {
+        let directory = tempfile::tempdir().expect("tempdir");
+        let cache = Cache::open(&CacheConfig::Directory(directory.path().into())).expect("opens");
+        fs::remove_dir_all(directory.path()).expect("removes");
+        assert!(cache.turn("a", Duration::from_secs(600), || true).is_none());
     }
 
     #[test]

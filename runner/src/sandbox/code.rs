@@ -12,6 +12,8 @@
 //! it is. Integers are little-endian. Invariant: a [`Code`] was verified against
 //! its digest after it was sealed, so what is mapped is what was verified.
 
+use super::bulk::Offsets;
+use super::engine::Kind;
 use super::source::Shape;
 use rustix::fs::{MemfdFlags, SealFlags};
 use serde::{Deserialize, Serialize};
@@ -23,7 +25,7 @@ use wasmtime::component::Component;
 use wasmtime::{Engine, Module};
 
 const MAGIC: [u8; 8] = *b"wrunart\0";
-const FORMAT: u32 = 3;
+const FORMAT: u32 = 4;
 pub(super) const FOOTER: usize = 56;
 /// Cap on the description.
 const MAX_META: usize = 1 << 20;
@@ -44,6 +46,9 @@ pub(crate) struct Meta {
     /// It imports regions: it needs an engine without a pool, and a jail that has
     /// memory files.
     pub(crate) regions: bool,
+    /// It has a memory that can outgrow 4 GiB: it needs an engine that reserves room
+    /// for it, without a pool.
+    pub(crate) wide: bool,
     /// BLAKE3 of the task file, in hexadecimal.
     pub(crate) source: String,
     /// Bytes of the task file.
@@ -52,6 +57,8 @@ pub(crate) struct Meta {
     pub(crate) talks: bool,
     /// It can learn that it is asked to stop: it imports `context` or `ports`.
     pub(crate) listens: bool,
+    /// From offsets in its code to those in what it was compiled from.
+    pub(crate) offsets: Offsets,
 }
 
 impl Meta {
@@ -61,10 +68,26 @@ impl Meta {
             shape,
             metered,
             regions: false,
+            wide: false,
             source: source.to_hex().to_string(),
             source_len: len,
             talks: false,
             listens: false,
+            offsets: Offsets::default(),
+        }
+    }
+
+    /// Whether a pool may hold it. A slot is used again as it is: what laid regions over
+    /// it must not have one. And it has room for 4 GiB.
+    pub(crate) fn fits_a_pool(&self) -> bool {
+        !self.regions && !self.wide
+    }
+
+    /// The kind of engine that it is for.
+    pub(crate) fn kind(&self) -> Kind {
+        Kind {
+            metered: self.metered,
+            wide: self.wide,
         }
     }
 }

@@ -4,12 +4,14 @@
 //! Invariant: [`compile`] is the same function wherever it runs, so a task is
 //! refused in the same words.
 
+use super::bulk::{self, Offsets};
 use super::code::{Code, Meta};
 use super::componentize::componentize;
-use super::engine::{self, EngineError};
+use super::engine::{self, EngineError, Kind};
 use super::imports::{self, Uses};
 use super::load::LoadError;
 use super::source::{self, Shape};
+use super::support;
 use crate::shortage;
 use bytes::Bytes;
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -39,15 +41,15 @@ pub(crate) trait Compiler: Send + Sync {
 
 /// Compiles on the calling thread, and on others as far as the system gives them.
 #[derive(Default)]
-pub(crate) struct InProcess([OnceLock<Engine>; 4]);
+pub(crate) struct InProcess([OnceLock<Engine>; 2 * Kind::COUNT]);
 
 impl InProcess {
-    fn engine(&self, metered: bool, parallel: bool) -> Result<&Engine, EngineError> {
-        let slot = &self.0[usize::from(metered) + 2 * usize::from(parallel)];
+    fn engine(&self, kind: Kind, parallel: bool) -> Result<&Engine, EngineError> {
+        let slot = &self.0[kind.index() + Kind::COUNT * usize::from(parallel)];
         match slot.get() {
             Some(engine) => Ok(engine),
             None => {
-                let engine = engine::compiler(metered, parallel)?;
+                let engine = engine::compiler(kind, parallel)?;
                 Ok(slot.get_or_init(|| engine))
             }
         }
@@ -78,12 +80,11 @@ impl Compiler for InProcess {
         digest: &blake3::Hash,
         metered: bool,
     ) -> Result<Code, LoadError> {
-        let (elf, meta) = match threads(source) {
-            Some(pool) => {
-                let engine = self.engine(metered, true)?;
-                pool.install(|| with(engine, source, digest, metered))?
-            }
-            None => with(self.engine(metered, false)?, source, digest, metered)?,
+        let pool = threads(source);
+        let engine = |kind| self.engine(kind, pool.is_some()).cloned();
+        let (elf, meta) = match &pool {
+            Some(pool) => pool.install(|| with(engine, source, digest, metered))?,
+            None => with(engine, source, digest, metered)?,
         };
         Code::new(&elf, &meta).map_err(|source| LoadError::System { source })
     }
@@ -97,7 +98,7 @@ pub(crate) fn compile(
     parallel: bool,
 ) -> Result<(Vec<u8>, Meta), LoadError> {
     with(
-        &engine::compiler(metered, parallel)?,
+        |kind| engine::compiler(kind, parallel),
         source,
         digest,
         metered,
@@ -105,57 +106,76 @@ pub(crate) fn compile(
 }
 
 fn with(
-    engine: &Engine,
+    engine: impl FnOnce(Kind) -> Result<Engine, EngineError>,
     bytes: &[u8],
     digest: &blake3::Hash,
     metered: bool,
 ) -> Result<(Vec<u8>, Meta), LoadError> {
-    let made = compilable(engine, bytes).and_then(|(shape, uses, binary)| {
-        let elf = match shape {
-            Shape::CommandModule => engine.precompile_module(&binary),
+    let made = compilable(bytes).and_then(|task| {
+        let engine = engine(Kind {
+            metered,
+            wide: task.wide,
+        })?;
+        let elf = match task.shape {
+            Shape::CommandModule => engine.precompile_module(&task.binary),
             Shape::Component | Shape::CommandComponent | Shape::CoreModule => {
-                engine.precompile_component(&binary)
+                engine.precompile_component(&task.binary)
             }
         };
-        Ok((elf.map_err(invalid)?, shape, uses))
+        let elf = elf.map_err(not_compiled)?;
+        Ok((elf, task))
     });
-    let (elf, shape, uses) = made.map_err(LoadError::tamed)?;
+    let (elf, task) = made.map_err(LoadError::tamed)?;
     let meta = Meta {
-        talks: uses.ports,
-        regions: uses.regions,
-        listens: uses.listens,
-        ..Meta::new(shape, metered, digest, bytes.len() as u64)
+        talks: task.uses.ports,
+        regions: task.uses.regions,
+        wide: task.wide,
+        listens: task.uses.listens,
+        offsets: task.offsets,
+        ..Meta::new(task.shape, metered, digest, bytes.len() as u64)
     };
     Ok((elf, meta))
 }
 
-/// What the compiler gets for a task file: binary, with everything it imports
-/// provided, and a component where it was a core module with the world's
-/// functions. With them, what it imports that workers are made for.
-pub(super) fn compilable<'a>(
-    engine: &Engine,
-    bytes: &'a [u8],
-) -> Result<(Shape, Uses, Cow<'a, [u8]>), LoadError> {
+/// What the compiler gets for a task file.
+pub(super) struct Compilable<'a> {
+    pub(super) shape: Shape,
+    /// What it imports that workers are made for.
+    uses: Uses,
+    /// It has a memory that can outgrow 4 GiB.
+    wide: bool,
+    /// Valid, with everything it imports provided, and a component where it was a core
+    /// module with the world's functions.
+    pub(super) binary: Cow<'a, [u8]>,
+    /// To offsets in the task's own binary, or in the component that it became.
+    offsets: Offsets,
+}
+
+/// Makes of a task file what the compiler gets.
+pub(super) fn compilable(bytes: &[u8]) -> Result<Compilable<'_>, LoadError> {
     let binary = source::to_binary(bytes)?;
     let facts = source::facts(&binary)?;
     let shape = source::shape(&facts)?;
-    let uses = imports::uses(&facts);
-    if shape != Shape::CoreModule {
-        return Ok((shape, uses, binary));
-    }
-    // The module first: the encoder's errors about an invalid one are not about
-    // what is wrong with it.
-    wasmtime::Module::validate(engine, &binary).map_err(invalid)?;
-    Ok((shape, uses, componentize(&binary, &facts)?.into()))
+    support::check(&binary, &facts)?;
+    let binary = match shape {
+        Shape::CoreModule => componentize(&binary, &facts)?.into(),
+        _ => binary,
+    };
+    let (binary, offsets) = bulk::in_pieces(binary)?;
+    Ok(Compilable {
+        offsets,
+        shape,
+        uses: imports::uses(&facts),
+        wide: facts.is_wide(),
+        binary,
+    })
 }
 
-fn invalid(error: wasmtime::Error) -> LoadError {
+fn not_compiled(error: wasmtime::Error) -> LoadError {
     if error.is::<OutOfMemory>() {
         return LoadError::OutOfMemory;
     }
-    LoadError::Invalid {
-        message: source::one_line(&format!("{error:#}")),
-    }
+    support::not_compiled(&format!("{error:#}"))
 }
 
 #[cfg(test)]
@@ -202,8 +222,8 @@ mod tests {
     #[test]
     fn what_a_compiler_has_no_business_to_say_does_not_travel() {
         assert!(postcard::to_allocvec(&LoadError::Precompiled).is_err());
-        // All that there is, by number: the first nine and no more.
-        for number in 9..0x80 {
+        // All that there is, by number: the first ten and no more.
+        for number in 10..0x80 {
             assert!(postcard::from_bytes::<LoadError>(&[number, 0, 0, 0, 0]).is_err());
         }
     }

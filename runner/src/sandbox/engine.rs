@@ -4,7 +4,10 @@
 use super::epoch;
 use crate::limits::Limits;
 use crate::sys;
-use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
+use wasmtime::{
+    Collector, Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig,
+    WasmFeatures,
+};
 
 /// What WebAssembly frames may use of a stack. Interpreters compiled to Wasm
 /// recurse deeply; wasmtime's own default is 512 KiB.
@@ -29,7 +32,12 @@ const KEEP_RESIDENT: usize = 256 << 10;
 
 /// Address space that wasmtime reserves for one memory at most: 4 GiB and guards;
 /// for one that begins larger, what it begins with, guards and room to grow.
-pub(super) const RESERVATION: u64 = 5 << 30;
+const RESERVATION: u64 = 5 << 30;
+
+/// What one memory of a [wide](Kind::wide) task can grow to. Memories never move:
+/// moving one copies all of it, in one step that nothing interrupts. So the address
+/// space is reserved from the start, and 128 TiB have room for 2,000 such memories.
+pub(super) const WIDE_MEMORY: u64 = 64 << 30;
 
 /// An engine could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -49,12 +57,56 @@ pub(crate) enum Allocation {
     Pool { slots: usize },
 }
 
-fn config(metered: bool) -> Config {
+/// What code is compiled for. An engine runs code of its own kind only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Kind {
+    /// Fuel is counted.
+    pub(crate) metered: bool,
+    /// It has a memory that can outgrow 4 GiB.
+    pub(crate) wide: bool,
+}
+
+impl Kind {
+    /// How many kinds there are.
+    pub(crate) const COUNT: usize = 4;
+
+    /// A number below [`Kind::COUNT`].
+    pub(crate) fn index(self) -> usize {
+        usize::from(self.metered) + 2 * usize::from(self.wide)
+    }
+
+    /// Address space that is reserved for one memory at most.
+    pub(crate) fn reservation(self) -> u64 {
+        match self.wide {
+            true => WIDE_MEMORY + (1 << 30),
+            false => RESERVATION,
+        }
+    }
+}
+
+/// What of WebAssembly the engines take: version 3.0, and components. A list of ours, so
+/// that a new version of wasmtime does not change what is a task.
+pub(super) const FEATURES: WasmFeatures = WasmFeatures::WASM3
+    .union(WasmFeatures::GC_TYPES)
+    .union(WasmFeatures::COMPONENT_MODEL);
+
+fn config(kind: Kind) -> Config {
     let mut config = Config::new();
     config
+        .wasm_features(FEATURES, true)
+        .wasm_features(FEATURES.complement(), false)
+        .collector(Collector::Copying);
+    if kind.wide {
+        config
+            .memory_reservation(WIDE_MEMORY)
+            // Or it would be reserved as much: the collector's references have 32 bits.
+            .gc_heap_reservation(4 << 30);
+    }
+    config
         .epoch_interruption(true)
-        .consume_fuel(metered)
+        .consume_fuel(kind.metered)
         .memory_may_move(false)
+        .gc_heap_may_move(false)
         .concurrency_support(false)
         .max_wasm_stack(MAX_WASM_STACK)
         .async_stack_size(ASYNC_STACK);
@@ -63,16 +115,16 @@ fn config(metered: bool) -> Config {
 
 /// An engine that compiles and does not run; `parallel` is on the threads of
 /// rayon's global pool.
-pub(crate) fn compiler(metered: bool, parallel: bool) -> Result<Engine, EngineError> {
-    Engine::new(config(metered).parallel_compilation(parallel))
+pub(crate) fn compiler(kind: Kind, parallel: bool) -> Result<Engine, EngineError> {
+    Engine::new(config(kind).parallel_compilation(parallel))
         .map_err(|e| EngineError::Engine(format!("{e:#}")))
 }
 
 /// An engine that runs and does not compile, in a process of one thread that
 /// forks: it starts no thread, and its epoch ticks by a timer signal while
 /// [`epoch::Running`] guards exist.
-pub(crate) fn single_threaded_runtime(metered: bool) -> Result<Engine, EngineError> {
-    let mut config = config(metered);
+pub(crate) fn single_threaded_runtime(kind: Kind) -> Result<Engine, EngineError> {
+    let mut config = config(kind);
     config.enable_compiler(false);
     let engine = Engine::new(&config).map_err(|e| EngineError::Engine(format!("{e:#}")))?;
     // What a thread sets up when it first runs a guest, children then have.
@@ -83,8 +135,8 @@ pub(crate) fn single_threaded_runtime(metered: bool) -> Result<Engine, EngineErr
 
 /// An engine that runs and does not compile. Its epoch ticks while
 /// [`epoch::Running`] guards exist.
-pub(crate) fn runtime(metered: bool, allocation: Allocation) -> Result<Engine, EngineError> {
-    let mut config = config(metered);
+pub(crate) fn runtime(kind: Kind, allocation: Allocation) -> Result<Engine, EngineError> {
+    let mut config = config(kind);
     config.enable_compiler(false);
     if let Allocation::Pool { slots } = allocation {
         let slots = u32::try_from(slots).unwrap_or(u32::MAX);

@@ -2,11 +2,9 @@
 //! with what must hold of it. No native code is made or loaded here.
 
 use super::code::{self, Code, Meta};
+use super::compile;
 use super::inspect::{Inspection, inspect_bytes};
 use super::source::{self, Shape};
-use super::{compile, engine};
-use std::sync::OnceLock;
-use wasmtime::Engine;
 
 /// A file that somebody calls a task.
 pub fn loader(data: &[u8]) {
@@ -17,9 +15,10 @@ pub fn loader(data: &[u8]) {
         return;
     }
     look(inspect_bytes(data).ok());
-    let Ok((shape, _, binary)) = compile::compilable(compiler(), data) else {
+    let Ok(task) = compile::compilable(data) else {
         return;
     };
+    let (shape, binary) = (task.shape, task.binary);
     let facts = source::facts(&binary).expect("what was accepted can be read");
     let becomes = match shape {
         Shape::CoreModule => Shape::Component,
@@ -35,10 +34,8 @@ pub fn loader(data: &[u8]) {
 /// The component that wrun makes of a core module or WAT text; none where it
 /// is no task of that shape. For seeds.
 pub fn component(task: &[u8]) -> Option<Vec<u8>> {
-    match compile::compilable(compiler(), task) {
-        Ok((Shape::CoreModule, _, component)) => Some(component.into_owned()),
-        _ => None,
-    }
+    let task = compile::compilable(task).ok()?;
+    (task.shape == Shape::CoreModule).then(|| task.binary.into_owned())
 }
 
 /// A compiled artifact whose code is the given bytes. For seeds.
@@ -46,11 +43,6 @@ pub fn artifact(code: &[u8], metered: bool) -> Vec<u8> {
     let meta = Meta::new(Shape::CoreModule, metered, &blake3::hash(code), 7);
     let trailer = code::trailer(code, &meta).expect("it encodes");
     [code, &trailer].concat()
-}
-
-fn compiler() -> &'static Engine {
-    static COMPILER: OnceLock<Engine> = OnceLock::new();
-    COMPILER.get_or_init(|| engine::compiler(false, false).expect("an engine"))
 }
 
 /// Everything that `wrun inspect` shows.

@@ -4,6 +4,7 @@ use super::code::{self, Code};
 use super::componentize::componentize;
 use super::load::{LoadError, read};
 use super::source::{self, Facts, Shape};
+use super::support;
 use crate::error::Error;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -61,12 +62,14 @@ pub(super) fn inspect_bytes(bytes: &[u8]) -> Result<Inspection, LoadError> {
     }
     let binary = source::to_binary(bytes)?;
     let facts = source::facts(&binary)?;
-    let types = wasmparser::Validator::new_with_features(features())
-        .validate_all(&binary)
-        .map_err(|error| LoadError::Invalid {
-            message: error.to_string(),
-        })?;
+    let types = match support::check(&binary, &facts) {
+        Ok(types) => Ok(types),
+        // It is WebAssembly.
+        Err(refusal @ LoadError::Unsupported { .. }) => Err(refusal),
+        Err(error) => return Err(error),
+    };
     let shape = source::shape(&facts).and_then(|shape| {
+        let types = types?;
         match shape {
             Shape::CoreModule => drop(componentize(&binary, &facts)?),
             Shape::Component if !is_run(&types) => {
@@ -126,10 +129,6 @@ fn is_run(types: &wasmparser::types::Types) -> bool {
         } => is_bytes(input) && is_bytes(ok) && !run.async_,
         _ => false,
     }
-}
-
-fn features() -> wasmparser::WasmFeatures {
-    wasmparser::WasmFeatures::default() | wasmparser::WasmFeatures::GC
 }
 
 fn grants(facts: &Facts) -> Vec<&'static str> {

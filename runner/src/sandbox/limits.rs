@@ -9,6 +9,8 @@
 //! also for calls it never asked about, so giving back would let a guest shrink its
 //! own account.
 
+use super::engine::WIDE_MEMORY;
+use crate::outcome::Limit;
 use crate::region::{Draft, Kind, Region, RegionError};
 use crate::services::{Answer, Ask, Services};
 use std::sync::Arc;
@@ -27,6 +29,8 @@ pub(crate) struct Limiter {
     peak_memory: usize,
     table_elements: usize,
     refused: u64,
+    /// What the last refusal was about.
+    refused_by: Option<Limit>,
     services: Arc<dyn Services>,
     /// Bytes of the regions that were made for it, or more.
     in_regions: usize,
@@ -56,6 +60,7 @@ impl Limiter {
             peak_memory: 0,
             table_elements: 0,
             refused: 0,
+            refused_by: None,
             services,
             in_regions: 0,
             on_host: 0,
@@ -97,7 +102,7 @@ impl Limiter {
         let (draft, in_regions) = made.inspect_err(|error| {
             // What the system does not give is no limit of the task.
             if error.errno() == RegionError::Limit.errno() {
-                self.refused += 1;
+                self.refuse(Limit::Memory);
             }
         })?;
         self.in_regions = usize::try_from(in_regions).unwrap_or(usize::MAX);
@@ -114,7 +119,7 @@ impl Limiter {
             .saturating_add(self.on_host)
             .saturating_add(bytes);
         if total > self.max_memory {
-            self.refused += 1;
+            self.refuse(Limit::Memory);
             return false;
         }
         self.on_host = self.on_host.saturating_add(bytes);
@@ -131,7 +136,9 @@ impl Limiter {
     /// as memory that was refused.
     pub(crate) fn can_return(&mut self, len: usize) -> bool {
         let fits = self.can_hold(len);
-        self.refused += u64::from(!fits);
+        if !fits {
+            self.refuse(Limit::Memory);
+        }
         fits
     }
 
@@ -187,6 +194,16 @@ impl Limiter {
     pub(crate) fn refused(&self) -> u64 {
         self.refused
     }
+
+    /// Which limit refused growth last.
+    pub(crate) fn refused_by(&self) -> Option<Limit> {
+        self.refused_by
+    }
+
+    fn refuse(&mut self, limit: Limit) {
+        self.refused += 1;
+        self.refused_by = Some(limit);
+    }
 }
 
 #[async_trait::async_trait]
@@ -207,8 +224,10 @@ impl ResourceLimiterAsync for Limiter {
             }
         }
         let total = own.saturating_add(self.in_regions);
-        if total > self.max_memory {
-            self.refused += 1;
+        // What cannot be given is refused here, where it is counted: growth that fails in
+        // the engine leaves no trace.
+        if total > self.max_memory || (current > 0 && desired as u64 > WIDE_MEMORY) {
+            self.refuse(Limit::Memory);
             return Ok(false);
         }
         // Beyond its own declared maximum: the guest's refusal, not ours.
@@ -229,7 +248,7 @@ impl ResourceLimiterAsync for Limiter {
         let delta = desired.saturating_sub(current);
         let total = self.table_elements.saturating_add(delta);
         if total > self.max_table_elements {
-            self.refused += 1;
+            self.refuse(Limit::TableElements);
             return Ok(false);
         }
         if maximum.is_some_and(|maximum| desired > maximum) {

@@ -5,6 +5,7 @@ use super::cache::Cache;
 use super::code::{self, Code, CodeError};
 use super::compile::Compiler;
 use super::engine::EngineError;
+use super::makings::Makings;
 use super::source::Shape;
 use crate::config::Config;
 use crate::error::Error;
@@ -16,7 +17,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -44,6 +45,8 @@ pub(crate) enum LoadError {
     Componentize { message: String },
     #[error("there is not enough memory to compile the task")]
     OutOfMemory,
+    #[error("the task needs {what}, which wrun does not support: {hint}")]
+    Unsupported { what: String, hint: String },
     // From here on: nothing that whoever compiles says. These must stay last, or
     // postcard counts the others differently when it reads than when it writes.
     #[serde(skip)]
@@ -111,6 +114,10 @@ impl LoadError {
                 tame(name);
                 tame(hint);
             }
+            LoadError::Unsupported { what, hint } => {
+                tame(what);
+                tame(hint);
+            }
             LoadError::NoEntry { wanted, exports } => {
                 tame(wanted.to_mut());
                 tame(exports);
@@ -167,12 +174,9 @@ impl<T: ?Sized> Slot<T> {
         }
     }
 
-    fn full(value: T) -> Self
-    where
-        T: Sized,
-    {
+    fn full(value: Arc<T>) -> Self {
         Slot {
-            value: Mutex::new(Some(Arc::new(value))),
+            value: Mutex::new(Some(value)),
             making: Mutex::new(()),
         }
     }
@@ -226,6 +230,12 @@ impl Artifact {
         self.0.runner
     }
 
+    /// It can come to hold regions.
+    pub(crate) fn has_regions(&self) -> bool {
+        let mut codes = self.0.codes.iter().filter_map(Slot::get);
+        codes.any(|code| code.meta.regions)
+    }
+
     /// The executor's own view of it, if made.
     pub(crate) fn prepared(&self, metered: bool) -> Option<Arc<dyn Any + Send + Sync>> {
         self.0.prepared[usize::from(metered)].get()
@@ -258,7 +268,11 @@ pub(crate) struct Loader {
     max_module_size: u64,
     /// What `load` compiles for.
     metered: bool,
+    /// How long to wait for somebody else who compiles the same.
+    patience: Duration,
     compiler: Box<dyn Compiler>,
+    closed: AtomicBool,
+    makings: Makings,
 }
 
 impl Loader {
@@ -269,12 +283,16 @@ impl Loader {
             cache: Cache::open(&config.cache),
             max_module_size: config.max_module_size,
             metered: config.metered,
+            patience: config.compile_timeout,
             compiler,
+            closed: AtomicBool::new(false),
+            makings: Makings::default(),
         }
     }
 
     /// Compiles nothing more; what is being compiled elsewhere is given up.
     pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
         self.compiler.close();
     }
 
@@ -317,8 +335,8 @@ impl Loader {
             .into_iter()
             .find_map(|metered| self.cached(&digest, metered));
         let code = match cached {
-            Some(code) => code,
-            None => self.compile(&bytes, &digest, self.metered)?,
+            Some(code) => Arc::new(code),
+            None => self.compile_once(&bytes, &digest, self.metered)?,
         };
         let (shape, metered) = (code.meta.shape, code.meta.metered);
         let mut codes = [Slot::empty(), Slot::empty()];
@@ -334,7 +352,7 @@ impl Loader {
         let (shape, source_len) = (code.meta.shape, code.meta.source_len);
         let metered = code.meta.metered;
         let mut codes = [Slot::empty(), Slot::empty()];
-        codes[usize::from(metered)] = Slot::full(code);
+        codes[usize::from(metered)] = Slot::full(Arc::new(code));
         Ok(self.artifact(name, shape, digest, source_len, None, codes))
     }
 
@@ -374,8 +392,7 @@ impl Loader {
             if let Some(code) = self.cached(&artifact.0.digest, metered) {
                 return Ok(Arc::new(code));
             }
-            self.compile(source, &artifact.0.digest, metered)
-                .map(Arc::new)
+            self.compile_once(source, &artifact.0.digest, metered)
         })
     }
 
@@ -395,6 +412,35 @@ impl Loader {
         }
         artifact.0.codes[usize::from(metered)].clear();
         self.code(artifact, metered)
+    }
+
+    /// Compiles what the cache does not have, unless another thread or another process does
+    /// it right now: then waits for that.
+    fn compile_once(
+        &self,
+        source: &Bytes,
+        digest: &blake3::Hash,
+        metered: bool,
+    ) -> Result<Arc<Code>, LoadError> {
+        let key = Cache::key(digest, metered);
+        let mut making = match self.makings.begin(&key) {
+            Ok(making) => making,
+            Err(others) => {
+                if let Some(code) = others.wait(self.patience) {
+                    return Ok(code);
+                }
+                // It failed, or takes too long: this one sees for itself.
+                return self.compile(source, digest, metered).map(Arc::new);
+            }
+        };
+        let open = || !self.closed.load(Ordering::Relaxed);
+        let cache = self.cache.as_ref();
+        let _turn = cache.and_then(|cache| cache.turn(&key, self.patience, open));
+        let code = match self.cached(digest, metered) {
+            Some(code) => code,
+            None => self.compile(source, digest, metered)?,
+        };
+        Ok(making.done(code))
     }
 
     fn compile(
@@ -438,4 +484,90 @@ pub(crate) fn read(path: &Path, limit: u64) -> Result<Bytes, LoadError> {
         return Err(LoadError::TooBig { limit });
     }
     Ok(bytes.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Cache as CacheConfig;
+    use crate::sandbox::InProcess;
+    use std::sync::atomic::AtomicUsize;
+
+    const TASK: &[u8] = br#"(module (func (export "_start")))"#;
+
+    /// Counts what it compiles, and takes its time.
+    struct Counting(Arc<AtomicUsize>, InProcess);
+
+    impl Compiler for Counting {
+        fn compile(
+            &self,
+            source: &Bytes,
+            digest: &blake3::Hash,
+            metered: bool,
+        ) -> Result<Code, LoadError> {
+            self.0.fetch_add(1, Ordering::SeqCst);
+            std::thread::sleep(Duration::from_millis(200));
+            self.1.compile(source, digest, metered)
+        }
+    }
+
+    fn loader(cache: CacheConfig, compiled: &Arc<AtomicUsize>) -> Loader {
+        Loader {
+            runner: 1,
+            cache: Cache::open(&cache),
+            max_module_size: 1 << 20,
+            metered: false,
+            patience: Duration::from_secs(600),
+            compiler: Box::new(Counting(compiled.clone(), InProcess::default())),
+            closed: AtomicBool::new(false),
+            makings: Makings::default(),
+        }
+    }
+
+    #[test]
+    fn many_that_load_the_same_compile_once() {
+        let directory = tempfile::tempdir().expect("tempdir");
+        let compiled = Arc::new(AtomicUsize::new(0));
+        // Locks are those of open files: two loaders are as two processes.
+        let cache = || CacheConfig::Directory(directory.path().into());
+        let loaders = [loader(cache(), &compiled), loader(cache(), &compiled)];
+        std::thread::scope(|scope| {
+            for at in 0..8 {
+                let loader = &loaders[at % 2];
+                scope.spawn(move || loader.load("t", TASK.into(), false).expect("loads"));
+            }
+        });
+        assert_eq!(compiled.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn without_a_cache_those_who_wait_share() {
+        let compiled = Arc::new(AtomicUsize::new(0));
+        let loader = loader(CacheConfig::Off, &compiled);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| loader.load("t", TASK.into(), false).expect("loads"));
+            }
+        });
+        // Whoever comes late finds nothing.
+        let concurrent = compiled.load(Ordering::SeqCst);
+        assert!((1..8).contains(&concurrent), "{concurrent}");
+        loader.load("t", TASK.into(), false).expect("loads");
+        assert_eq!(compiled.load(Ordering::SeqCst), concurrent + 1);
+    }
+
+    #[test]
+    fn a_task_that_is_none_holds_nobody_up() {
+        let compiled = Arc::new(AtomicUsize::new(0));
+        let loader = loader(CacheConfig::Off, &compiled);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    loader
+                        .load("t", b"none".as_slice().into(), false)
+                        .expect_err("no")
+                });
+            }
+        });
+    }
 }

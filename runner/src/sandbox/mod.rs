@@ -8,6 +8,7 @@ mod abi;
 mod acting;
 mod ahead;
 mod bare;
+mod bulk;
 mod cache;
 mod code;
 mod compile;
@@ -24,9 +25,12 @@ mod inspect;
 mod limits;
 mod linker;
 mod load;
+mod makings;
+mod names;
 mod run;
 mod sink;
 mod source;
+mod support;
 
 pub use abi::Progress;
 pub(crate) use abi::{Ports, TaskContext};
@@ -35,7 +39,7 @@ pub(crate) use bare::{Bare, BareError, Held};
 pub(crate) use code::{Code, CodeError, MAX_FILE};
 pub(crate) use compile::{Compiler, InProcess, SMALL, compile};
 pub(crate) use engine::{
-    Allocation, EngineError, max_pool_slots, runtime, single_threaded_runtime,
+    Allocation, EngineError, Kind, max_pool_slots, runtime, single_threaded_runtime,
 };
 pub(crate) use host::Granted;
 pub(crate) use input::Source;

@@ -10,15 +10,18 @@ use super::abi::TaskContext;
 use super::abi::bindings::TaskPre;
 use super::acting::Acting;
 use super::ahead::{Ahead, Guest};
+use super::bulk::Offsets;
 use super::code::{Code, CodeError};
 use super::denials::Denials;
-use super::engine::RESERVATION;
+use super::engine::Kind;
 use super::epoch;
 use super::host::{GrantError, Granted, Host};
 use super::input::{Source, SourceError};
 use super::linker;
+use super::load::Artifact;
+use super::names::demangled;
 use super::sink::{OutputExceeded, Sink};
-use super::source::{Shape, one_line, shown};
+use super::source::{Shape, one_line};
 use crate::limits::Limits;
 use crate::outcome::{Limit, Trap, TrapKind};
 use crate::report::Denial;
@@ -49,10 +52,11 @@ pub(crate) struct Prepared {
     engine: Engine,
     entry: Entry,
     shape: Shape,
-    metered: bool,
+    kind: Kind,
     /// It imports regions.
     regions: bool,
     listens: bool,
+    offsets: Offsets,
     /// Linear memories that it will have; none where that cannot be told.
     memories: Option<u32>,
 }
@@ -112,9 +116,10 @@ impl Prepared {
             engine: engine.clone(),
             entry,
             shape,
-            metered: code.meta.metered,
+            kind: code.meta.kind(),
             regions: code.meta.regions,
             listens: code.meta.listens,
+            offsets: code.meta.offsets.clone(),
             memories,
         })
     }
@@ -123,7 +128,7 @@ impl Prepared {
     pub(crate) fn reserved(&self, limits: &Limits) -> Option<u64> {
         // One more for a heap of the collector.
         let memories = u64::from(self.memories?).saturating_add(1);
-        let reserved = memories.saturating_mul(RESERVATION);
+        let reserved = memories.saturating_mul(self.kind.reservation());
         Some(reserved.saturating_add(limits.max_memory))
     }
 
@@ -302,14 +307,15 @@ async fn run_once(prepared: &Prepared, run: Run<'_>) -> Result<Fate, RunError> {
         }
         None => (prepared.store(host).map_err(sandbox)?, None),
     };
-    if prepared.metered {
+    if prepared.kind.metered {
         store.set_fuel(fuel.unwrap_or(u64::MAX)).map_err(sandbox)?;
     }
-    if prepared.regions {
-        // A window counts as if it were copied, and can be all the memory there is.
-        let whole = usize::try_from(run.spec.limits.max_memory).unwrap_or(usize::MAX);
-        store.set_hostcall_fuel(store.hostcall_fuel().max(whole));
-    }
+    let captured = run.stdout.is_capture();
+    let budget = run
+        .spec
+        .limits
+        .host_call(prepared.shape, captured, prepared.regions);
+    store.set_hostcall_fuel(usize::try_from(budget).unwrap_or(usize::MAX));
     if run.rehearsal {
         // Functions compare the epoch with the deadline before anything else:
         // one that is due ends every one of them at its entry.
@@ -374,9 +380,9 @@ async fn run_once(prepared: &Prepared, run: Run<'_>) -> Result<Fate, RunError> {
         Ended::Limit(limit) => Ending::LimitExceeded(limit),
         _ if run.stdout.exceeded() || run.stderr.exceeded() => Ending::LimitExceeded(Limit::Output),
         _ if run.stdin.exceeded().is_some() => Ending::LimitExceeded(Limit::Input),
-        Ended::Done(ending) => match ending {
-            Ending::Trapped(_) if growth_refused > 0 => Ending::LimitExceeded(Limit::Memory),
-            other => other,
+        Ended::Done(ending) => match (ending, store.data().limiter.refused_by()) {
+            (Ending::Trapped(_), Some(limit)) => Ending::LimitExceeded(limit),
+            (other, _) => other,
         },
     };
     let fate = Fate {
@@ -430,7 +436,7 @@ async fn call(
         Some(guest) => guest,
         None => match prepared.entry.instantiate(store).await {
             Ok(guest) => guest,
-            Err(error) => return not_instantiated(&error, store),
+            Err(error) => return not_instantiated(&error, store, prepared),
         },
     };
     let result = match guest {
@@ -471,7 +477,7 @@ async fn call(
         Err(error) if is_the_systems(&error) => {
             Ended::Host(RunError::Sandbox(one_line(&format!("{error:#}"))))
         }
-        Err(error) => Ended::Done(ending_of(&error)),
+        Err(error) => Ended::Done(ending_of(&error, prepared)),
     }
 }
 
@@ -485,16 +491,16 @@ fn is_the_systems(error: &wasmtime::Error) -> bool {
 }
 
 /// Tells a guest that cannot start from a host that cannot start it.
-fn not_instantiated(error: &wasmtime::Error, store: &Store<Host>) -> Ended {
+fn not_instantiated(error: &wasmtime::Error, store: &Store<Host>, prepared: &Prepared) -> Ended {
     if error.is::<wasmtime::Trap>() || error.is::<I32Exit>() || error.is::<OutputExceeded>() {
-        return Ended::Done(ending_of(error));
+        return Ended::Done(ending_of(error, prepared));
     }
-    if store.data().limiter.refused() > 0 {
-        return Ended::Limit(Limit::Memory);
+    if let Some(limit) = store.data().limiter.refused_by() {
+        return Ended::Limit(limit);
     }
     // It failed in guest code: a start function that threw, or misused a call.
     if error.is::<wasmtime::WasmBacktrace>() {
-        return Ended::Done(ending_of(error));
+        return Ended::Done(ending_of(error, prepared));
     }
     let message = one_line(&format!("{error:#}"));
     // wasmtime has no type for this one.
@@ -504,7 +510,7 @@ fn not_instantiated(error: &wasmtime::Error, store: &Store<Host>) -> Ended {
     Ended::Host(RunError::Sandbox(message))
 }
 
-fn ending_of(error: &wasmtime::Error) -> Ending {
+fn ending_of(error: &wasmtime::Error, prepared: &Prepared) -> Ending {
     if let Some(I32Exit(code)) = error.downcast_ref::<I32Exit>() {
         return match u8::try_from(code & 0xff) {
             Ok(0) | Err(_) => Ending::Completed,
@@ -514,6 +520,21 @@ fn ending_of(error: &wasmtime::Error) -> Ending {
     let trap = error.downcast_ref::<wasmtime::Trap>();
     if trap == Some(&wasmtime::Trap::OutOfFuel) {
         return Ending::LimitExceeded(Limit::Fuel);
+    }
+    // wasmtime has no type for this one.
+    if trap.is_none()
+        && error
+            .root_cause()
+            .to_string()
+            .contains("fuel allocated for hostcalls")
+    {
+        // What `run` returned is read when nothing of the guest runs any more.
+        let in_a_call = error.is::<wasmtime::WasmBacktrace>();
+        return Ending::LimitExceeded(if in_a_call {
+            Limit::HostCall
+        } else {
+            Limit::Output
+        });
     }
     let mut message = match trap {
         Some(trap) => {
@@ -526,9 +547,10 @@ fn ending_of(error: &wasmtime::Error) -> Ending {
         for frame in backtrace.frames().iter().take(16) {
             let name = frame
                 .func_name()
-                .map_or_else(|| format!("function {}", frame.func_index()), shown);
+                .map_or_else(|| format!("function {}", frame.func_index()), demangled);
             let _ = write!(message, "\n  at {name}");
-            if let Some(offset) = frame.module_offset() {
+            let offset = frame.module_offset();
+            if let Some(offset) = offset.and_then(|offset| prepared.offsets.original(offset)) {
                 let _ = write!(message, " (+{offset:#x})");
             }
             if message.len() > MAX_MESSAGE {
@@ -582,6 +604,43 @@ impl Limits {
             (Some(max), _) => Some(max),
             (None, true) => Some(Limits::CAPTURE_DEFAULT),
             (None, false) => None,
+        }
+    }
+
+    /// Bytes that one call may hand over to the host, which makes room for them before it
+    /// sees them.
+    pub(crate) fn host_call(&self, shape: Shape, captured: bool, regions: bool) -> u64 {
+        let mut budget = Limits::HOST_CALL;
+        if !shape.is_command() {
+            // Nothing that it returns is larger than its memory.
+            let output = self.output_budget(captured).unwrap_or(self.max_memory);
+            budget = budget.max(output.min(self.max_memory));
+        }
+        if regions {
+            // A window counts as if it were copied, and can be all the memory there is.
+            budget = budget.max(self.max_memory);
+        }
+        budget
+    }
+
+    /// The value of the limit that ended a task: bytes, elements, instances, units of
+    /// fuel, or nanoseconds. None where it was not one of these: a child's parent has a
+    /// deadline, too.
+    pub(crate) fn value(&self, limit: Limit, artifact: &Artifact, captured: bool) -> Option<u64> {
+        let shape = artifact.shape();
+        match limit {
+            Limit::Deadline => {
+                let timeout = self.timeout?;
+                Some(u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX))
+            }
+            Limit::Fuel => self.fuel,
+            Limit::Memory => Some(self.max_memory),
+            Limit::Output => self.output_budget(captured),
+            Limit::Input => self.input_budget(shape),
+            Limit::Instances => Some(self.max_instances.into()),
+            Limit::TableElements => Some(self.max_table_elements),
+            Limit::HostCall => Some(self.host_call(shape, captured, artifact.has_regions())),
+            Limit::CompileTime | Limit::CompileMemory => None,
         }
     }
 

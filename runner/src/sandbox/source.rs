@@ -18,7 +18,7 @@ const MAX_NESTED: usize = 1_000;
 /// Cap on WAT text: parsed, it takes some eighty times its size.
 const MAX_TEXT: usize = 8 << 20;
 /// Characters of a guest's name that messages show.
-const MAX_NAME: usize = 200;
+pub(super) const MAX_NAME: usize = 200;
 
 /// The shapes of guest that wrun accepts. All become the same thing: bytes in,
 /// outcome and bytes out.
@@ -70,6 +70,8 @@ pub(crate) struct Memory {
     /// Bytes at most; none where the module does not say.
     pub(crate) maximum: Option<u64>,
     pub(crate) shared: bool,
+    /// Its addresses have 64 bits.
+    pub(crate) memory64: bool,
 }
 
 /// What the bytes declare.
@@ -87,6 +89,13 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
+    /// It has a memory that can outgrow 4 GiB.
+    pub(super) fn is_wide(&self) -> bool {
+        self.memories
+            .iter()
+            .any(|memory| memory.memory64 && memory.maximum.is_none_or(|maximum| maximum > 4 << 30))
+    }
+
     pub(super) fn exports(&self, name: &str) -> bool {
         self.exports.iter().any(|export| export.name == name)
     }
@@ -201,6 +210,7 @@ pub(crate) fn facts(binary: &[u8]) -> Result<Facts, LoadError> {
                         initial: memory.initial.saturating_mul(page),
                         maximum: memory.maximum.map(|pages| pages.saturating_mul(page)),
                         shared: memory.shared,
+                        memory64: memory.memory64,
                     });
                 }
             }

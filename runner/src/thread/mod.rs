@@ -12,8 +12,8 @@ use crate::executor::{Executed, Executor, Job};
 use crate::port::Transport;
 use crate::region::Ledger;
 use crate::sandbox::{
-    self, Allocation, Artifact, EngineError, Granted, Loader, Ports, PrepareError, Prepared, Run,
-    Source, TaskContext,
+    self, Allocation, Artifact, EngineError, Granted, Kind, Loader, Ports, PrepareError, Prepared,
+    Run, Source, TaskContext,
 };
 use std::any::Any;
 use std::sync::{Arc, OnceLock};
@@ -23,7 +23,7 @@ pub(crate) struct ThreadExecutor {
     loader: Arc<Loader>,
     slots: usize,
     pools: [OnceLock<Engine>; 2],
-    on_demand: [OnceLock<Engine>; 2],
+    on_demand: [OnceLock<Engine>; Kind::COUNT],
     transport: Transport,
     ledger: Arc<Ledger>,
 }
@@ -34,7 +34,7 @@ impl ThreadExecutor {
             loader,
             slots,
             pools: [OnceLock::new(), OnceLock::new()],
-            on_demand: [OnceLock::new(), OnceLock::new()],
+            on_demand: [const { OnceLock::new() }; Kind::COUNT],
             transport: Transport::queue(),
             ledger,
         }
@@ -42,12 +42,15 @@ impl ThreadExecutor {
 
     fn pool(&self, metered: bool) -> Result<&Engine, EngineError> {
         let allocation = Allocation::Pool { slots: self.slots };
-        engine(&self.pools[usize::from(metered)], metered, allocation)
+        let kind = Kind {
+            metered,
+            wide: false,
+        };
+        engine(&self.pools[usize::from(metered)], kind, allocation)
     }
 
-    fn on_demand(&self, metered: bool) -> Result<&Engine, EngineError> {
-        let slot = &self.on_demand[usize::from(metered)];
-        engine(slot, metered, Allocation::OnDemand)
+    fn on_demand(&self, kind: Kind) -> Result<&Engine, EngineError> {
+        engine(&self.on_demand[kind.index()], kind, Allocation::OnDemand)
     }
 
     fn link(&self, artifact: &Artifact, metered: bool) -> Result<Arc<Prepared>, Error> {
@@ -66,15 +69,14 @@ impl ThreadExecutor {
     fn link_new(&self, artifact: &Artifact, metered: bool) -> Result<Prepared, Error> {
         let code = self.loader.code(artifact, metered)?;
         // A pool that cannot be mapped (a limit on address space, say) or that
-        // refuses the artifact's shape is no reason to refuse the task. A slot of a
-        // pool is used again as it is: what laid regions over it must not have one.
-        if !code.meta.regions
+        // refuses the artifact's shape is no reason to refuse the task.
+        if code.meta.fits_a_pool()
             && let Ok(pool) = self.pool(metered)
             && let Ok(prepared) = Prepared::new(pool, &code)
         {
             return Ok(prepared);
         }
-        let engine = self.on_demand(metered)?;
+        let engine = self.on_demand(code.meta.kind())?;
         match Prepared::new(engine, &code) {
             Ok(prepared) => Ok(prepared),
             // Cached code of another machine: compile it for this one.
@@ -89,13 +91,13 @@ impl ThreadExecutor {
 
 fn engine(
     slot: &OnceLock<Engine>,
-    metered: bool,
+    kind: Kind,
     allocation: Allocation,
 ) -> Result<&Engine, EngineError> {
     match slot.get() {
         Some(engine) => Ok(engine),
         None => {
-            let engine = sandbox::runtime(metered, allocation)?;
+            let engine = sandbox::runtime(kind, allocation)?;
             Ok(slot.get_or_init(|| engine))
         }
     }

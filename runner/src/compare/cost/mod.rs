@@ -186,9 +186,9 @@ impl Job<'_, '_> {
         let code = ready.runner.code(&ready.artifact)?;
         let made = [Allocation::Pool { slots: 64 }, Allocation::OnDemand]
             .into_iter()
-            .filter(|allocation| !code.meta.regions || *allocation == Allocation::OnDemand)
+            .filter(|allocation| code.meta.fits_a_pool() || *allocation == Allocation::OnDemand)
             .map(|allocation| {
-                let engine = sandbox::runtime(false, allocation).map_err(|error| {
+                let engine = sandbox::runtime(code.meta.kind(), allocation).map_err(|error| {
                     BareError::Wasmtime(wasmtime::Error::msg(error.to_string()))
                 })?;
                 let bare = InProcess {

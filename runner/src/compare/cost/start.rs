@@ -59,7 +59,8 @@ pub(super) fn load(job: &mut Job<'_, '_>) -> Rows {
         let mut row = Row::of(Measure::Load, policy, side);
         row.policy = None;
         if policy.mode() == Mode::Thread {
-            let engine = sandbox::runtime(false, Allocation::OnDemand).map_err(failed)?;
+            let engine =
+                sandbox::runtime(code.meta.kind(), Allocation::OnDemand).map_err(failed)?;
             let code = code.clone();
             row = row.floor(
                 "bare wasmtime: map the code, link it",
@@ -109,8 +110,8 @@ pub(super) fn cold(job: &mut Job<'_, '_>) -> Rows {
                         let code = ready.runner.code(&ready.artifact)?;
                         let spec = ready.spec(comparison);
                         let began = Instant::now();
-                        let engine =
-                            sandbox::runtime(false, Allocation::OnDemand).map_err(failed)?;
+                        let engine = sandbox::runtime(code.meta.kind(), Allocation::OnDemand)
+                            .map_err(failed)?;
                         let bare = Bare::new(&engine, &code).map_err(failed)?;
                         let runtime = super::runtime().map_err(failed)?;
                         let ran = runtime.block_on(bare.run(&spec, &comparison.input));
