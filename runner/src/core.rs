@@ -282,8 +282,7 @@ impl Core {
             attempt,
             executed,
         } = ran?;
-        let stdout = capture_out.map(|sink| sink.take()).unwrap_or_default();
-        let stderr = capture_err.map(|sink| sink.take()).unwrap_or_default();
+        let [stdout, stderr] = [captured(capture_out).await, captured(capture_err).await];
         let total = submitted.elapsed();
         let Executed {
             fate,
@@ -450,6 +449,13 @@ impl Core {
         notes.append(&mut executed.notes);
         executed.notes = notes;
         Ok((attempt, executed))
+    }
+}
+
+async fn captured(sink: Option<Sink>) -> Bytes {
+    match sink {
+        Some(sink) => sink.take_in_turns().await,
+        None => Bytes::new(),
     }
 }
 

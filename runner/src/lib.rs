@@ -373,6 +373,7 @@ mod sync;
 mod sys;
 mod task;
 mod thread;
+mod turn;
 mod wire;
 
 pub use builder::Builder;

@@ -5,6 +5,7 @@
 //! descriptor, and no thread but, in thread mode, one that is compiling, which ends
 //! when it has compiled.
 
+use crate::broadcast::Line;
 use crate::builder::Builder;
 use crate::config::{Config, Mode};
 use crate::core::Core;
@@ -202,7 +203,12 @@ impl Runner {
             ));
         }
         let _context = self.handle().enter();
-        let joined = self.core.starter.commons.broadcast.join(name, ());
+        let joined = self
+            .core
+            .starter
+            .commons
+            .broadcast
+            .join(name, Line::default(), ());
         joined.map_err(|_| Error::new(ErrorKind::System, "there are too many of the channel"))
     }
 

@@ -10,6 +10,7 @@ mod credit;
 mod packet;
 mod queue;
 mod sealed;
+mod shared;
 mod socket;
 mod watched;
 
@@ -23,12 +24,14 @@ use std::fmt;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
+use tokio::task::coop::{poll_proceed, unconstrained};
 
 pub(crate) use credit::{in_turns, settle};
 pub(crate) use packet::PortParts;
-pub(crate) use sealed::{contents, in_memory, is_sealed};
+pub(crate) use sealed::{Unsealed, contents, in_memory, is_sealed};
+pub(crate) use shared::Shared;
 pub(crate) use socket::PARTS;
 pub(crate) use watched::Moment;
 
@@ -237,6 +240,7 @@ impl Port {
     pub async fn send(&self, message: impl Into<Message>) -> Result<(), Unsent> {
         let mut message = message.into();
         loop {
+            may_go_on().await;
             match self.try_send(message) {
                 Err(unsent) if unsent.error == PortError::WouldBlock => message = unsent.message,
                 other => return other,
@@ -271,8 +275,9 @@ impl Port {
     /// left for the ports and regions that came with it.
     pub async fn receive(&self) -> Result<Message, PortError> {
         loop {
+            may_go_on().await;
             match self.try_receive() {
-                Err(PortError::WouldBlock) if self.wait_message().await => {}
+                Err(PortError::WouldBlock) if self.message().await => {}
                 Err(PortError::WouldBlock) => return Err(PortError::Closed),
                 other => return other,
             }
@@ -296,7 +301,7 @@ impl Port {
     pub async fn readable(&self) {
         // An event loop that never watched it knows only later what is there now.
         if !matches!(&self.end, End::Socket(end) if end.has_message()) {
-            self.wait_message().await;
+            self.message().await;
         }
     }
 
@@ -310,7 +315,7 @@ impl Port {
     }
 
     /// Waits for a message, or the end; `false` when nobody can tell any more.
-    async fn wait_message(&self) -> bool {
+    pub(crate) async fn message(&self) -> bool {
         match &self.end {
             End::Queue(end) => std::future::poll_fn(|cx| end.poll_message(cx)).await,
             End::Socket(end) => end.message().await,
@@ -323,7 +328,8 @@ impl Port {
     ///
     /// As [`Port::send`].
     pub fn send_blocking(&self, message: impl Into<Message>) -> Result<(), Unsent> {
-        let mut sending = std::pin::pin!(self.send(message));
+        // This thread does nothing else until then: there is nobody to give way to.
+        let mut sending = std::pin::pin!(unconstrained(self.send(message)));
         loop {
             if let Some(sent) = wait(sending.as_mut(), None) {
                 return sent;
@@ -337,7 +343,7 @@ impl Port {
     ///
     /// As [`Port::receive`].
     pub fn receive_blocking(&self) -> Result<Message, PortError> {
-        let mut receiving = std::pin::pin!(self.receive());
+        let mut receiving = std::pin::pin!(unconstrained(self.receive()));
         loop {
             if let Some(received) = wait(receiving.as_mut(), None) {
                 return received;
@@ -351,7 +357,7 @@ impl Port {
     ///
     /// [`PortError::WouldBlock`] when it does; else as [`Port::receive`].
     pub fn receive_timeout(&self, time: Duration) -> Result<Message, PortError> {
-        let receiving = std::pin::pin!(self.receive());
+        let receiving = std::pin::pin!(unconstrained(self.receive()));
         // None where no clock reaches: then it is never.
         let until = Instant::now().checked_add(time);
         wait(receiving, until).unwrap_or(Err(PortError::WouldBlock))
@@ -370,6 +376,27 @@ impl Port {
         match &self.end {
             End::Queue(_) => false,
             End::Socket(end) => end.has_room_soon(moment),
+        }
+    }
+
+    /// [`Port::try_receive`] for data that goes on to many; what came along is closed.
+    pub(crate) fn try_receive_shared(&self) -> Result<Shared, PortError> {
+        match &self.end {
+            End::Queue(end) => Ok(Shared::bytes(end.try_receive()?.data, 0)),
+            End::Socket(end) => end.try_receive_shared(),
+        }
+    }
+
+    /// [`Port::try_send`] for data that goes to many; the bytes that were copied.
+    pub(crate) fn try_send_shared(&self, shared: &Shared) -> Result<usize, PortError> {
+        match &self.end {
+            End::Queue(end) => {
+                // Queues have no files.
+                let data = shared.as_bytes().ok_or(PortError::OtherRunner)?.clone();
+                let sent = end.try_send(Message::new(data));
+                sent.map(|()| 0).map_err(|unsent| unsent.error)
+            }
+            End::Socket(end) => end.try_send_shared(shared),
         }
     }
 
@@ -419,11 +446,23 @@ impl Port {
     }
 }
 
+/// Waits until the task that polls this may go on: one that receives what is always there
+/// already would never give way. Elsewhere than in tokio's tasks it always may.
+async fn may_go_on() {
+    std::future::poll_fn(poll_go_on).await;
+}
+
+fn poll_go_on(cx: &mut Context<'_>) -> Poll<()> {
+    ready!(poll_proceed(cx)).made_progress();
+    Poll::Ready(())
+}
+
 impl Stream for Port {
     type Item = Message;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Message>> {
         loop {
+            ready!(poll_go_on(cx));
             match self.try_receive() {
                 Ok(message) => return Poll::Ready(Some(message)),
                 Err(PortError::WouldBlock) => {}
@@ -462,6 +501,7 @@ impl Sink<Message> for Port {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Unsent>> {
+        ready!(poll_go_on(cx));
         while let Some(message) = self.held.take() {
             match self.try_send(message) {
                 Err(unsent) if unsent.error == PortError::WouldBlock => {

@@ -12,9 +12,9 @@
 
 use super::credit::{self, Books, Broken, Credit, Room};
 use super::packet::{Credit as Said, HEADER, Head, MAX_HEAD, PortParts};
-use super::sealed::{contents, in_memory};
+use super::sealed::{contents, in_memory, is_sealed};
 use super::watched::{Haste, Moment, SPIN, Socket, events};
-use super::{Message, Port, PortError, Unsent};
+use super::{Message, Port, PortError, Shared, Unsent};
 use crate::region::{Parts, Region};
 use bytes::Bytes;
 use rustix::event::PollFlags;
@@ -141,7 +141,7 @@ impl End {
     }
 
     pub(super) fn try_send(&self, message: Message) -> Result<(), Unsent> {
-        match self.send_parts(&message) {
+        match self.send_parts(&message, None) {
             Ok(()) => {
                 self.asked.store(true, Ordering::Relaxed);
                 // What was sent stays open at the other end.
@@ -152,7 +152,28 @@ impl End {
         }
     }
 
-    fn send_parts(&self, message: &Message) -> Result<(), PortError> {
+    /// Sends data that others get, too; the bytes that were copied.
+    pub(super) fn try_send_shared(&self, shared: &Shared) -> Result<usize, PortError> {
+        match shared.as_bytes() {
+            Some(data) if data.len() <= self.inline => {
+                self.send_parts(&Message::new(data.clone()), None)?;
+                Ok(data.len())
+            }
+            _ => {
+                let file = shared.file().ok_or(PortError::Limit)?;
+                let file = Some((file, shared.len()));
+                self.send_parts(&Message::default(), file)?;
+                Ok(0)
+            }
+        }
+    }
+
+    /// Sends a message, whose data may lie in a sealed file already, of this length.
+    fn send_parts(
+        &self,
+        message: &Message,
+        sealed: Option<(BorrowedFd<'_>, usize)>,
+    ) -> Result<(), PortError> {
         // Who hears of this message finds room wherever this thread has made some.
         credit::settle_others(&self.credit);
         if self.broken.load(Ordering::Relaxed) {
@@ -165,14 +186,15 @@ impl End {
             Ok(Room::Closed) => return Err(PortError::Closed),
             Err(Broken) => return Err(self.broke()),
         }
-        let in_file = message.data.len() > self.inline;
-        let file = if in_file {
+        let made = if message.data.len() > self.inline {
             Some(in_memory(&message.data).map_err(|_| PortError::Limit)?)
         } else {
             None
         };
+        let made = made.as_ref().map(|file| (file.as_fd(), message.data.len()));
+        let file = sealed.or(made);
         let mut fds: Vec<BorrowedFd<'_>> = Vec::with_capacity(MAX_DESCRIPTORS);
-        fds.extend(file.as_ref().map(AsFd::as_fd));
+        fds.extend(file.map(|(file, _)| file));
         let mut ports = Vec::with_capacity(message.ports.len());
         for port in &message.ports {
             let end = port.as_socket().ok_or(PortError::OtherRunner)?;
@@ -189,13 +211,17 @@ impl End {
         }
         let head = Head {
             credit: books.outgoing(),
-            in_file,
-            len: message.data.len(),
+            in_file: file.is_some(),
+            len: file.map_or(message.data.len(), |(_, len)| len),
             ports,
             regions,
         };
         let head = head.to_bytes().ok_or(PortError::TooLarge)?;
-        let data = if in_file { &[] } else { &message.data[..] };
+        let data = if file.is_some() {
+            &[]
+        } else {
+            &message.data[..]
+        };
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&fds)) {
@@ -289,6 +315,32 @@ impl End {
     }
 
     pub(super) fn try_receive(&self) -> Result<Message, PortError> {
+        let (head, data, fds) = self.receive_parts()?;
+        self.message_of(head, data, fds)
+    }
+
+    /// As [`End::try_receive`], for data that goes on to others: what lies in a file stays
+    /// there.
+    pub(super) fn try_receive_shared(&self) -> Result<Shared, PortError> {
+        let (mut head, data, mut fds) = self.receive_parts()?;
+        if !head.in_file || head.len <= self.inline {
+            let data = self.message_of(head, data, fds)?.data;
+            let copied = data.len();
+            return Ok(Shared::bytes(data, copied));
+        }
+        let len = std::mem::take(&mut head.len);
+        head.in_file = false;
+        let file = (!fds.is_empty()).then(|| fds.remove(0));
+        let Some(file) = file.filter(|file| is_sealed(file, len as u64)) else {
+            return Err(self.broke());
+        };
+        // What came along is looked at as ever, and closed.
+        self.message_of(head, Bytes::new(), fds)?;
+        Ok(Shared::in_file(file, len))
+    }
+
+    /// The next packet, taken apart.
+    fn receive_parts(&self) -> Result<(Head, Bytes, Vec<OwnedFd>), PortError> {
         if self.broken.load(Ordering::Relaxed) {
             return Err(PortError::Closed);
         }
@@ -312,9 +364,11 @@ impl End {
             return Err(self.broke());
         }
         drop(books);
-        let Some(fds) = fds else {
-            return Err(PortError::Limit);
-        };
+        let fds = fds.ok_or(PortError::Limit)?;
+        Ok((head, data, fds))
+    }
+
+    fn message_of(&self, head: Head, data: Bytes, fds: Vec<OwnedFd>) -> Result<Message, PortError> {
         let _context = self.messages.handle.enter();
         message_of(head, data, fds).map_err(|error| match error {
             Bad::Limit => PortError::Limit,

@@ -3,23 +3,25 @@
 //! The worker is not trusted. Invariants: asks are numbered from 1 on, without a gap;
 //! as many are open as [`MOST`] and its tree's tasks, and one more ends the worker;
 //! what comes along is what was counted, and is checked before it is used. An answer
-//! that the worker does not take holds up nobody but itself. The end of a task drops
-//! what is open.
+//! that the worker does not take holds up nobody but itself. A child's output lies in one
+//! file, however often it is asked for. The end of a task drops what is open.
 
 use super::channel::Sender;
 use crate::children::End;
-use crate::port::{PARTS, Port, contents, in_memory, is_sealed};
+use crate::port::{PARTS, Port, Unsealed, contents, in_memory, is_sealed};
 use crate::region::{Draft, Kind, RegionError};
 use crate::services::{Answer, Ask, Services, SpawnError, Word};
 use crate::task::InputKind;
+use crate::turn::Turn;
 use crate::wire::{Data, Order, WireAnswer, WireAsk, WorkerSays};
+use bytes::Bytes;
 use rustix::io::{Errno, pread};
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::sync::{mpsc, oneshot};
@@ -294,16 +296,79 @@ pub(super) struct Asked {
     last: u64,
     /// Asked, and the answer not sent yet.
     open: Arc<AtomicUsize>,
-    running: JoinSet<(u64, Answer)>,
+    running: JoinSet<(u64, Reply)>,
     /// Those that wait for a lock, and what makes them give up.
     waiting: HashMap<u64, oneshot::Sender<()>>,
-    answers: mpsc::Sender<(u64, Answer)>,
+    outputs: Arc<Outputs>,
+    answers: mpsc::Sender<(u64, Reply)>,
 }
 
 /// The answers that are to be sent, and what to do once one is.
 pub(super) struct Answers {
-    answers: mpsc::Receiver<(u64, Answer)>,
+    answers: mpsc::Receiver<(u64, Reply)>,
     open: Arc<AtomicUsize>,
+}
+
+/// An answer as it is sent.
+enum Reply {
+    Answer(Answer),
+    /// A child completed, with this many bytes of output, which the file has.
+    Output(OwnedFd, u64),
+}
+
+/// The outputs of children that are too large for a frame, each in one memory file while
+/// its child is not let go of: one for each time that it is asked for would be as much
+/// memory as the worker likes.
+#[derive(Default)]
+struct Outputs {
+    /// None until it was made.
+    files: Mutex<HashMap<u64, Option<OwnedFd>>>,
+    /// Held while one is made.
+    making: tokio::sync::Mutex<()>,
+}
+
+impl Outputs {
+    fn files(&self) -> MutexGuard<'_, HashMap<u64, Option<OwnedFd>>> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is to be sent for the end of a child.
+    async fn reply(&self, child: u64, answer: Answer) -> Reply {
+        let Answer::End(End::Completed(output)) = &answer else {
+            return Reply::Answer(answer);
+        };
+        if output.len() <= INLINE {
+            return Reply::Answer(answer);
+        }
+        match self.file(child, output).await {
+            Ok(file) => Reply::Output(file, output.len() as u64),
+            Err(error) => {
+                let why = format!("its output cannot be handed over: {error}");
+                Reply::Answer(Answer::End(End::Crashed(why)))
+            }
+        }
+    }
+
+    async fn file(&self, child: u64, output: &Bytes) -> io::Result<OwnedFd> {
+        let _one_at_a_time = self.making.lock().await;
+        if let Some(Some(file)) = self.files().get(&child) {
+            return file.try_clone();
+        }
+        let mut file = Unsealed::new()?;
+        let mut turn = Turn::new();
+        for piece in output.chunks(PIECE) {
+            file.write(piece)?;
+            turn.spend(piece.len());
+            turn.give_way().await;
+        }
+        let file = file.seal()?;
+        let given = file.try_clone()?;
+        // Unless it was let go of meanwhile.
+        if let Some(kept) = self.files().get_mut(&child) {
+            *kept = Some(file);
+        }
+        Ok(given)
+    }
 }
 
 impl Asked {
@@ -319,6 +384,7 @@ impl Asked {
             open: open.clone(),
             running: JoinSet::new(),
             waiting: HashMap::new(),
+            outputs: Arc::default(),
             answers: sender,
         };
         (asked, Answers { answers, open })
@@ -345,8 +411,11 @@ impl Asked {
         }
         let ask = ask_of(ask, descriptors)?;
         let services = self.services.clone();
-        let mut answering: Pin<Box<dyn Future<Output = (u64, Answer)> + Send>> =
-            if waits_for_a_lock(&ask) {
+        let mut answering: Pin<Box<dyn Future<Output = (u64, Reply)> + Send>> = match ask {
+            Ask::Lock {
+                if_available: false,
+                ..
+            } => {
                 let (withdraw, withdrawn) = oneshot::channel();
                 self.waiting.insert(id, withdraw);
                 Box::pin(async move {
@@ -356,11 +425,19 @@ impl Asked {
                         Ok(()) = withdrawn => Answer::NotAvailable,
                         answer = services.ask(ask) => answer,
                     };
-                    (id, answer)
+                    (id, Reply::Answer(answer))
                 })
-            } else {
-                Box::pin(async move { (id, services.ask(ask).await) })
-            };
+            }
+            Ask::End(child) => {
+                let outputs = self.outputs.clone();
+                outputs.files().entry(child).or_default();
+                Box::pin(async move {
+                    let answer = services.ask(ask).await;
+                    (id, outputs.reply(child, answer).await)
+                })
+            }
+            ask => Box::pin(async move { (id, Reply::Answer(services.ask(ask).await)) }),
+        };
         // In the order in which it speaks: what it tells next can be that it wants to
         // know no more.
         let mut now = Context::from_waker(Waker::noop());
@@ -383,6 +460,9 @@ impl Asked {
             }
             return Ok(());
         }
+        if let Word::Release(child) = word {
+            self.outputs.files().remove(&child);
+        }
         if self.services.tell(word) {
             Ok(())
         } else {
@@ -395,7 +475,9 @@ impl Asked {
         loop {
             match self.running.join_next().await {
                 None => std::future::pending().await,
-                Some(Ok((_, Answer::Refused))) => return "it asks about what it has not",
+                Some(Ok((_, Reply::Answer(Answer::Refused)))) => {
+                    return "it asks about what it has not";
+                }
                 // There is room for as many as may be open.
                 Some(Ok(answer)) => {
                     self.waiting.remove(&answer.0);
@@ -412,42 +494,14 @@ impl Asked {
 impl Answers {
     /// The next answer to send, with what comes along. Cancel safe.
     pub(super) async fn next(&mut self) -> Option<(Order, Vec<OwnedFd>)> {
-        let (id, answer) = self.answers.recv().await?;
+        let (id, reply) = self.answers.recv().await?;
         let mut along = Vec::new();
-        let answer = match answer {
-            Answer::Spawned(child) => WireAnswer::Spawned(child),
-            Answer::NotSpawned { error, .. } => WireAnswer::NotSpawned(error),
-            Answer::Ended | Answer::Refused => WireAnswer::Ended,
-            Answer::End(End::Completed(output)) if output.len() > INLINE => {
-                match in_memory(&output) {
-                    Ok(made) => {
-                        along.push(made);
-                        WireAnswer::Output(output.len() as u64)
-                    }
-                    Err(error) => {
-                        let why = format!("its output cannot be handed over: {error}");
-                        WireAnswer::End(End::Crashed(why))
-                    }
-                }
+        let answer = match reply {
+            Reply::Output(file, len) => {
+                along.push(file);
+                WireAnswer::Output(len)
             }
-            Answer::End(end) => WireAnswer::End(end),
-            Answer::Region(Ok((draft, bytes))) => {
-                along.push(draft.into_file());
-                WireAnswer::Region(bytes)
-            }
-            Answer::Region(Err(error)) => WireAnswer::NoRegion(error.errno()),
-            Answer::RegionBytes(bytes) => WireAnswer::RegionBytes(bytes),
-            Answer::Locked(ticket) => WireAnswer::Locked(ticket),
-            Answer::NotAvailable => WireAnswer::NotAvailable,
-            Answer::NotLocked => WireAnswer::NotLocked,
-            Answer::Joined(port) => match port.into_parts() {
-                Some((parts, descriptors)) => {
-                    along.extend(descriptors);
-                    WireAnswer::Joined(parts)
-                }
-                None => WireAnswer::NotJoined,
-            },
-            Answer::NotJoined => WireAnswer::NotJoined,
+            Reply::Answer(answer) => to_wire(answer, &mut along),
         };
         Some((Order::Answer { id, answer }, along))
     }
@@ -455,6 +509,33 @@ impl Answers {
     /// One was sent.
     pub(super) fn sent(&self) {
         self.open.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// An answer for a frame, and the descriptors that are to come along.
+fn to_wire(answer: Answer, along: &mut Vec<OwnedFd>) -> WireAnswer {
+    match answer {
+        Answer::Spawned(child) => WireAnswer::Spawned(child),
+        Answer::NotSpawned { error, .. } => WireAnswer::NotSpawned(error),
+        Answer::Ended | Answer::Refused => WireAnswer::Ended,
+        Answer::End(end) => WireAnswer::End(end),
+        Answer::Region(Ok((draft, bytes))) => {
+            along.push(draft.into_file());
+            WireAnswer::Region(bytes)
+        }
+        Answer::Region(Err(error)) => WireAnswer::NoRegion(error.errno()),
+        Answer::RegionBytes(bytes) => WireAnswer::RegionBytes(bytes),
+        Answer::Locked(ticket) => WireAnswer::Locked(ticket),
+        Answer::NotAvailable => WireAnswer::NotAvailable,
+        Answer::NotLocked => WireAnswer::NotLocked,
+        Answer::Joined(port) => match port.into_parts() {
+            Some((parts, descriptors)) => {
+                along.extend(descriptors);
+                WireAnswer::Joined(parts)
+            }
+            None => WireAnswer::NotJoined,
+        },
+        Answer::NotJoined => WireAnswer::NotJoined,
     }
 }
 
@@ -550,7 +631,6 @@ mod tests {
     use super::*;
     use crate::port::Transport;
     use crate::services::NoServices;
-    use bytes::Bytes;
     use rustix::fs::{MemfdFlags, memfd_create};
 
     fn spawn(input: Data, port: Option<crate::port::PortParts>) -> WireAsk {

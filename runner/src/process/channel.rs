@@ -2,10 +2,12 @@
 //! between a runner and its processes.
 //!
 //! Descriptors are attached to the first byte of the frame that counts them, so
-//! they are there when it is. Invariant: no more descriptors are kept than one
-//! message may bring, and those that no frame asked for are a violation.
+//! they are there when it is. Invariants: no more descriptors are kept than one
+//! message may bring, and those that no frame asked for are a violation; whoever reads
+//! frames that never end gives way to others.
 
 use crate::sys;
+use crate::turn::Turn;
 use crate::wire::{self, Decoder, FrameError, Hello};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use serde::Serialize;
@@ -19,6 +21,8 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
 /// Descriptors that one message may bring; the kernel's own bound is 253.
 pub(super) const MAX_DESCRIPTORS: usize = 160;
+/// What is received at a time, at most.
+const PIECE: usize = 8192;
 
 /// Why nothing more comes from the other side.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +50,7 @@ pub(super) struct Inbox {
 impl Inbox {
     /// Receives once; `false` at the end of the stream.
     pub(super) fn receive(&mut self, socket: impl AsFd) -> io::Result<bool> {
-        let mut bytes = [0; 8192];
+        let mut bytes = [0; PIECE];
         let received = sys::receive(socket, &mut bytes)?;
         self.descriptors.extend(received.descriptors);
         if received.is_cut || self.descriptors.len() > MAX_DESCRIPTORS {
@@ -184,6 +188,7 @@ impl Sender {
 pub(super) struct Receiver {
     half: OwnedReadHalf,
     inbox: Inbox,
+    turn: Turn,
 }
 
 impl Receiver {
@@ -191,6 +196,7 @@ impl Receiver {
         Receiver {
             half,
             inbox: Inbox::default(),
+            turn: Turn::new(),
         }
     }
 
@@ -211,10 +217,14 @@ impl Receiver {
         &mut self,
     ) -> Result<T, ChannelError> {
         loop {
+            // Before anything is taken, which would be lost with this future.
+            self.turn.give_way().await;
             if let Some(message) = self.inbox.next()? {
+                self.turn.spend(0);
                 return Ok(message);
             }
             self.more().await?;
+            self.turn.spend(PIECE);
         }
     }
 
