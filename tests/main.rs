@@ -22,6 +22,7 @@ mod differential;
 mod draining;
 mod examples;
 mod exit_codes;
+mod floods;
 mod handing_over;
 mod hostile_worker;
 mod image;

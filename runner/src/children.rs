@@ -16,7 +16,7 @@ use crate::sandbox::{Ending, Fate, Sink};
 use crate::services::{Commons, Provider, SpawnError};
 use crate::stop::Stop;
 use crate::task::{InputKind, Spec};
-use crate::turn::Turn;
+use crate::turn::{Turn, until};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -515,13 +515,6 @@ async fn execute(
     }
     let listens = starter.executor.listens(&job.artifact, metered);
     stop.watch(listens, starter.executor.execute(job)).await
-}
-
-async fn until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
-        None => std::future::pending().await,
-    }
 }
 
 /// Hands on what a child says, until it says no more or nobody takes it.

@@ -22,6 +22,7 @@ use crate::services::{Commons, Provider};
 use crate::stop::Stop;
 use crate::task::{Input, Spec, Stdio, Task, validate_tasks};
 use crate::thread::ThreadExecutor;
+use crate::turn::until;
 use bytes::Bytes;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -351,18 +352,12 @@ impl Core {
         };
         let kill = job.kill.clone();
         let deadline = job.deadline;
-        let expired = async {
-            match deadline {
-                Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
-                None => std::future::pending().await,
-            }
-        };
         let mut ended = std::pin::pin!(async {
             tokio::select! {
                 biased;
                 () = kill.cancelled() => Ending::Cancelled,
                 () = stop.wished.cancelled() => Ending::Cancelled,
-                () = expired => Ending::LimitExceeded(Limit::Deadline),
+                () = until(deadline) => Ending::LimitExceeded(Limit::Deadline),
             }
         });
         let _place = tokio::select! {

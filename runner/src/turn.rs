@@ -6,6 +6,9 @@
 //! bytes that it copies, and gives way after [`STEPS`] or [`BYTES`]. Whoever feeds it
 //! waits meanwhile: what it has sent stays in its pipe, socket or queue, which is full.
 
+use std::time::Instant;
+use tokio::task::coop::unconstrained;
+
 /// Steps of a turn, each a few microseconds: a message, a frame.
 pub(crate) const STEPS: usize = 32;
 /// Bytes that a turn copies, about: some tens of microseconds.
@@ -41,6 +44,17 @@ impl Turn {
     }
 }
 
+/// Waits until then; for ever without a deadline.
+///
+/// It may stand after what a guest feeds: tokio lets no timer end in a poll whose budget is
+/// used up already, and that would be every poll.
+pub(crate) async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => unconstrained(tokio::time::sleep_until(deadline.into())).await,
+        None => std::future::pending().await,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -64,6 +78,24 @@ mod tests {
         assert_eq!(steps(BYTES), 1);
         assert_eq!(steps(usize::MAX), 1);
         assert!(steps(64 << 10) <= 4);
+    }
+
+    #[tokio::test]
+    async fn a_deadline_passes_beside_what_never_waits() {
+        let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
+        let _ = sender.send(());
+        let greedy = async {
+            while receiver.recv().await.is_some() {
+                let _ = sender.send(());
+            }
+        };
+        let soon = Instant::now() + std::time::Duration::from_millis(10);
+        tokio::select! {
+            biased;
+            () = greedy => {}
+            () = until(Some(soon)) => {}
+        }
+        assert!(Instant::now() >= soon);
     }
 
     #[tokio::test]

@@ -132,10 +132,16 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
     if let Delivery::Broken(error) = ended.delivery {
         return Err(Output::failed(args.output.as_deref(), &error));
     }
-    if args.stats {
-        let _ = io::stderr().write_all(text::stats(&report).as_bytes());
-    } else if let Some(why) = text::explain(&report) {
-        text::complain(&why);
+    let stats = args.stats.then(|| text::stats(&report));
+    let why = text::explain(&report);
+    let say = move || match (stats, why) {
+        (Some(stats), _) => drop(io::stderr().write_all(stats.as_bytes())),
+        (None, Some(why)) => text::complain(&why),
+        (None, None) => {}
+    };
+    match stop.code() {
+        Some(_) => text::briefly(say),
+        None => say(),
     }
     match (ended.delivery, stop.code()) {
         (Delivery::Abandoned, Some(code)) => Ok(code),

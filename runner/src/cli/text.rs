@@ -9,6 +9,9 @@ use std::time::Duration;
 /// Characters of a task's own words that are printed; the report has them all.
 const MAX_WORDS: usize = 1000;
 
+/// How long that may take when the program is to end.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
 /// How the note on a crash begins that was not followed by a new attempt.
 const NO_RETRY: &str = "no new attempt";
 
@@ -16,6 +19,20 @@ const NO_RETRY: &str = "no new attempt";
 pub(super) fn complain(message: &str) {
     // Nothing is left to be done about a stderr that takes no more.
     let _ = writeln!(io::stderr(), "wrun: {}", clean(message));
+}
+
+/// Says something where somebody wants the program to end: for a moment, and no longer, as
+/// a stderr that nobody reads takes nothing.
+pub(super) fn briefly(say: impl FnOnce() + Send + 'static) {
+    let (done, said) = std::sync::mpsc::channel();
+    let thread = std::thread::Builder::new().name("wrun-words".into());
+    let saying = thread.spawn(move || {
+        say();
+        let _ = done.send(());
+    });
+    if saying.is_ok() {
+        let _ = said.recv_timeout(LAST_WORDS);
+    }
 }
 
 /// The text without characters that command a terminal.

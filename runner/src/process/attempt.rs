@@ -18,7 +18,7 @@ use crate::port::Port;
 use crate::report::Usage;
 use crate::sandbox::{CodeError, Ending, Fate, LoadError, Sink, Source};
 use crate::task::{InputKind, Spec};
-use crate::turn::Turn;
+use crate::turn::{Turn, until};
 use crate::wire::{Done, FrameError, Input, Order, Output, RunOrder, WorkerSays};
 use bytes::Bytes;
 use rustix::fs::{Mode, OFlags};
@@ -179,13 +179,6 @@ pub(super) async fn run(
         notes: note.into_iter().collect(),
         ..Executed::new(fate)
     })
-}
-
-async fn until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
-        None => std::future::pending().await,
-    }
 }
 
 /// What a worker did that asks for a task which cannot.
