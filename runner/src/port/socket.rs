@@ -689,6 +689,43 @@ mod tests {
     }
 
     #[test]
+    fn what_goes_to_many_is_one_file() {
+        within(|| {
+            let inode = |shared: &Shared| {
+                let file = shared.file().expect("a file");
+                rustix::fs::fstat(file).expect("a file").st_ino
+            };
+            let [from, one] = channel(64).expect("a channel");
+            let ends = [0; 2].map(|_| channel(64).expect("a channel"));
+            for (len, in_file) in [(0, false), (LEAST, false), (Message::MAX_DATA, true)] {
+                let data = vec![1; len];
+                let (_kept, along) = Transport::Socket.channel(1).expect("a channel");
+                from.try_send(Message::new(data.clone()).port(along))
+                    .expect("sent");
+                let shared = one.try_receive_shared().expect("received");
+                assert_eq!(shared.as_bytes().is_none(), in_file, "{len}");
+                for [near, far] in &ends {
+                    let copied = near.try_send_shared(&shared).expect("sent");
+                    assert_eq!(copied, if in_file { 0 } else { len });
+                    if in_file {
+                        let again = far.try_receive_shared().expect("received");
+                        assert_eq!(inode(&again), inode(&shared));
+                    } else {
+                        assert_eq!(far.try_receive().expect("received").data, data);
+                    }
+                }
+            }
+            // What is not sealed goes on to nobody.
+            let open = memfd_create("open", MemfdFlags::ALLOW_SEALING).expect("a file");
+            let large = u32::try_from(Message::MAX_DATA).expect("fits");
+            pwrite(&open, &vec![0; Message::MAX_DATA], 0).expect("written");
+            raw(&from, &head(IN_FILE, 0, 0, large), &[open.as_fd()]);
+            let refused = one.try_receive_shared().expect_err("not sealed");
+            assert_eq!(refused, PortError::Closed);
+        });
+    }
+
+    #[test]
     fn what_cannot_move_comes_back_with_everything() {
         within(|| {
             let (one, other) = Transport::Socket.channel(1).expect("a channel");

@@ -676,11 +676,54 @@ mod tests {
 
     /// The next answer, while what was asked goes on.
     async fn next(asked: &mut Asked, answers: &mut Answers) -> Option<Order> {
+        next_along(asked, answers).await.map(|(order, _)| order)
+    }
+
+    async fn next_along(asked: &mut Asked, answers: &mut Answers) -> Option<(Order, Vec<OwnedFd>)> {
         tokio::select! {
             biased;
             why = asked.answer() => panic!("{why}"),
-            answer = answers.next() => answer.map(|(order, _)| order),
+            answer = answers.next() => answer,
         }
+    }
+
+    #[tokio::test]
+    async fn an_output_lies_in_one_file_until_its_child_is_let_go_of() {
+        /// Every child has said much.
+        struct Talkative;
+        #[async_trait::async_trait]
+        impl Services for Talkative {
+            async fn ask(&self, _: Ask) -> Answer {
+                Answer::End(End::Completed(vec![7; INLINE + 1].into()))
+            }
+            fn tell(&self, _: Word) -> bool {
+                true
+            }
+        }
+        let (mut asked, mut answers) = Asked::new(Arc::new(Talkative), 0);
+        let mut inodes = Vec::new();
+        for (id, child) in [(1, 1), (2, 1), (3, 2), (4, 1)] {
+            if id == 4 {
+                asked.told(Word::Release(1)).expect("it has one");
+            }
+            asked.take(id, WireAsk::End(child), vec![]).expect("an ask");
+            let (order, mut along) = next_along(&mut asked, &mut answers).await.expect("one");
+            let len = match order {
+                Order::Answer {
+                    answer: WireAnswer::Output(len),
+                    ..
+                } => usize::try_from(len).expect("a length"),
+                other => panic!("{other:?}"),
+            };
+            answers.sent();
+            let file = along.pop().expect("a file");
+            inodes.push(rustix::fs::fstat(&file).expect("a file").st_ino);
+            let output = contents(file, len).expect("a sealed file");
+            assert_eq!(output, vec![7; INLINE + 1]);
+        }
+        assert_eq!(inodes[0], inodes[1]);
+        assert_ne!(inodes[0], inodes[2]);
+        assert_ne!(inodes[0], inodes[3]);
     }
 
     #[tokio::test]
