@@ -24,6 +24,7 @@ mod draining;
 mod examples;
 mod exit_codes;
 mod files;
+mod floods;
 mod handing_over;
 mod hoards;
 mod holders;

@@ -1,24 +1,32 @@
 //! Broadcast channels of one runner: names, their members, and who passes messages on.
 //!
-//! Invariants: passing on never waits; a member without room is closed; all members see
-//! messages in one order; a name goes with its last member.
+//! Invariants: passing on never waits for a member; a member without room is closed; all
+//! members see messages in one order; a name goes with its last member. The senders are
+//! the ones that wait: for their turn, of which a task has one at a time, a channel one,
+//! and the runner [`TURNS`], in the order in which they came. So whatever members send,
+//! other tasks of the runner wait for a bounded number of steps.
 
 use crate::port::{Message, Port, PortError, Transport};
+use crate::turn::{STEPS, Turn};
+use bytes::Bytes;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::Semaphore;
 
-/// Members of all channels together: each is two descriptors of the runner in process
+/// Members of all channels together: each is three descriptors of the runner in process
 /// mode.
 pub(crate) const MAX_MEMBERS: usize = 128;
 /// Messages that wait for a member.
 const CAPACITY: u32 = Port::MAX_CAPACITY;
-/// Messages of one member that are passed on before others get their turn. Each turn is a
-/// look at the event loop, which costs as much as passing on a message.
-const IN_A_ROW: u32 = 16;
+/// Members whose messages are passed on at the same time: what they hold up others for is
+/// so many turns. Each of them waits for whoever computes on the same thread before it
+/// goes on, and with fewer all members would wait for that one after the other.
+const TURNS: usize = 8;
 
 pub(crate) struct Broadcast {
     transport: Transport,
     channels: Mutex<Channels>,
+    turns: Semaphore,
 }
 
 #[derive(Default)]
@@ -31,11 +39,25 @@ struct Channels {
 #[derive(Default)]
 struct Channel {
     members: Mutex<HashMap<u64, Arc<Port>>>,
+    /// Held while a message goes to all of them.
+    order: tokio::sync::Mutex<()>,
 }
+
+/// The members of one task, of which one at a time waits for its turn: joining more often
+/// gives no more turns.
+#[derive(Clone, Default)]
+pub(crate) struct Line(Arc<tokio::sync::Mutex<()>>);
 
 impl Channel {
     fn members(&self) -> MutexGuard<'_, HashMap<u64, Arc<Port>>> {
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All but one.
+    fn others(&self, id: u64) -> Vec<Arc<Port>> {
+        let members = self.members();
+        let others = members.iter().filter(|(other, _)| **other != id);
+        others.map(|(_, port)| port.clone()).collect()
     }
 }
 
@@ -44,6 +66,7 @@ impl Broadcast {
         Broadcast {
             transport,
             channels: Mutex::default(),
+            turns: Semaphore::new(TURNS),
         }
     }
 
@@ -51,11 +74,13 @@ impl Broadcast {
         self.channels.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A new member's end; none where there are too many. `keep` lives as long as the
-    /// membership. Needs the context of the runner's tokio runtime.
+    /// A new member's end; none where there are too many. `line` is that of its task;
+    /// `keep` lives as long as the membership. Needs the context of the runner's tokio
+    /// runtime.
     pub(crate) fn join(
         self: &Arc<Self>,
         name: &str,
+        line: Line,
         keep: impl Send + 'static,
     ) -> Result<Port, PortError> {
         let mut channels = self.channels();
@@ -78,6 +103,7 @@ impl Broadcast {
                 channel,
                 name,
                 id,
+                line,
             };
             member.pass_on(&ours).await;
             drop((member, keep));
@@ -92,42 +118,62 @@ struct Member {
     channel: Arc<Channel>,
     name: String,
     id: u64,
+    line: Line,
 }
 
 impl Member {
     /// Passes on what it sends, until its channel is closed.
     async fn pass_on(&self, port: &Port) {
-        let mut received = port.receive().await;
-        let mut in_a_row = 0;
-        loop {
-            match received {
-                Ok(message) => self.pass(&message),
-                // There were no descriptors left for ports that came along.
-                Err(PortError::Limit) => {}
-                Err(_) => return,
-            }
-            in_a_row += 1;
-            received = Err(PortError::WouldBlock);
-            if in_a_row < IN_A_ROW {
-                received = port.try_receive();
-            }
-            if let Err(PortError::WouldBlock) = received {
-                // One that sends without a pause has others beside it.
-                tokio::task::yield_now().await;
-                in_a_row = 0;
-                received = port.receive().await;
+        while port.message().await {
+            if !self.pass_some(port).await {
+                return;
             }
         }
     }
 
-    /// To all others.
-    fn pass(&self, message: &Message) {
-        for (id, other) in self.channel.members().iter() {
-            let copy = Message::new(message.data.clone());
-            if *id != self.id && other.try_send(copy).is_err() {
-                other.close();
+    /// Waits for its turn, and passes on what there is, as much as is one; `false` at the
+    /// end.
+    async fn pass_some(&self, port: &Port) -> bool {
+        let _of_its_task = self.line.0.lock().await;
+        let _of_its_channel = self.channel.order.lock().await;
+        let Ok(_of_all) = self.all.turns.acquire().await else {
+            return false;
+        };
+        let mut turn = Turn::new();
+        let mut steps = 0;
+        while steps < STEPS {
+            match port.try_receive() {
+                // What came along is closed.
+                Ok(message) => steps += self.pass(&message.data, &mut turn).await,
+                Err(PortError::WouldBlock) => return true,
+                // There were no descriptors left for what came along.
+                Err(PortError::Limit) => steps += 1,
+                Err(_) => return false,
             }
         }
+        // Before the next has its turn.
+        tokio::task::yield_now().await;
+        true
+    }
+
+    /// To all others; the steps that it took.
+    async fn pass(&self, data: &Bytes, turn: &mut Turn) -> usize {
+        let copied = if self.all.transport.copies() {
+            data.len()
+        } else {
+            0
+        };
+        // To receive it.
+        turn.spend(copied);
+        let others = self.channel.others(self.id);
+        for other in &others {
+            turn.give_way().await;
+            match other.try_send(Message::new(data.clone())) {
+                Ok(()) => turn.spend(copied),
+                Err(_) => other.close(),
+            }
+        }
+        others.len() + 1
     }
 }
 

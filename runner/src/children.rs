@@ -16,6 +16,7 @@ use crate::sandbox::{Ending, Fate, Sink};
 use crate::services::{Commons, Provider, SpawnError};
 use crate::stop::Stop;
 use crate::task::{InputKind, Spec};
+use crate::turn::{Turn, until};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -479,7 +480,7 @@ impl Running {
         }
         drop(place);
         let end = match executed {
-            Ok(executed) => end_of(executed, &stdout),
+            Ok(executed) => end_of(executed, &stdout).await,
             Err(error) => End::Crashed(format!("it could not be run: {error}")),
         };
         let kept = match &end {
@@ -516,27 +517,23 @@ async fn execute(
     stop.watch(listens, starter.executor.execute(job)).await
 }
 
-async fn until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
-        None => std::future::pending().await,
-    }
-}
-
 /// Hands on what a child says, until it says no more or nobody takes it.
 async fn pump(mut said: mpsc::Receiver<Bytes>, to: Sink) {
+    let mut turn = Turn::new();
     while let Some(chunk) = said.recv().await {
+        turn.spend(chunk.len());
         if !to.put(chunk).await {
             break;
         }
+        turn.give_way().await;
     }
 }
 
-fn end_of(executed: Executed, stdout: &Sink) -> End {
+async fn end_of(executed: Executed, stdout: &Sink) -> End {
     match executed.fate {
         Err(crash) => End::Crashed(crash.to_string()),
         Ok(fate) => match fate.ending {
-            Ending::Completed => End::Completed(stdout.take()),
+            Ending::Completed => End::Completed(stdout.take_in_turns().await),
             Ending::Failed(message) => End::Failed(message),
             Ending::Exited(code) => End::Exited(code),
             Ending::Trapped(trap) => End::Trapped(trap.message),

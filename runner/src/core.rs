@@ -22,6 +22,7 @@ use crate::services::{Commons, Provider};
 use crate::stop::Stop;
 use crate::task::{Input, Spec, Stdio, Task, validate_output, validate_tasks};
 use crate::thread::ThreadExecutor;
+use crate::turn::until;
 use bytes::Bytes;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -292,8 +293,7 @@ impl Core {
             attempt,
             executed,
         } = ran?;
-        let stdout = capture_out.map(|sink| sink.take()).unwrap_or_default();
-        let stderr = capture_err.map(|sink| sink.take()).unwrap_or_default();
+        let [stdout, stderr] = [captured(capture_out).await, captured(capture_err).await];
         let total = submitted.elapsed();
         let Executed {
             fate,
@@ -367,18 +367,12 @@ impl Core {
         };
         let kill = job.kill.clone();
         let deadline = job.deadline;
-        let expired = async {
-            match deadline {
-                Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
-                None => std::future::pending().await,
-            }
-        };
         let mut ended = std::pin::pin!(async {
             tokio::select! {
                 biased;
                 () = kill.cancelled() => Ending::Cancelled,
                 () = stop.wished.cancelled() => Ending::Cancelled,
-                () = expired => Ending::LimitExceeded(Limit::Deadline),
+                () = until(deadline) => Ending::LimitExceeded(Limit::Deadline),
             }
         });
         let _place = tokio::select! {
@@ -465,6 +459,13 @@ impl Core {
         notes.append(&mut executed.notes);
         executed.notes = notes;
         Ok((attempt, executed))
+    }
+}
+
+async fn captured(sink: Option<Sink>) -> Bytes {
+    match sink {
+        Some(sink) => sink.take_in_turns().await,
+        None => Bytes::new(),
     }
 }
 

@@ -389,6 +389,7 @@ mod sync;
 mod sys;
 mod task;
 mod thread;
+mod turn;
 mod wire;
 
 /// For wrun's own tests: this process is to be a host that dies of broken pipes.

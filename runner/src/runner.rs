@@ -6,6 +6,7 @@
 //! when it has compiled.
 
 use crate::blocking;
+use crate::broadcast::Line;
 use crate::builder::Builder;
 use crate::config::{Config, Mode};
 use crate::core::Core;
@@ -263,7 +264,12 @@ impl Runner {
             ));
         }
         let _context = self.handle().enter();
-        let joined = self.core.starter.commons.broadcast.join(name, ());
+        let joined = self
+            .core
+            .starter
+            .commons
+            .broadcast
+            .join(name, Line::default(), ());
         joined.map_err(|_| Error::new(ErrorKind::System, "there are too many of the channel"))
     }
 

@@ -5,7 +5,7 @@
 //! answer (`process/asks.rs`). Invariant: whoever asks is not trusted. What a task
 //! may have is decided by whoever answers.
 
-use crate::broadcast::Broadcast;
+use crate::broadcast::{Broadcast, Line};
 use crate::children::{Children, End};
 use crate::lock_table::{LockMode, Ticket};
 use crate::locks::{Hold, Locks};
@@ -135,7 +135,13 @@ pub(crate) struct Provider {
     locks: Mutex<Locked>,
     /// Made for those that need them.
     lock_permits: OnceLock<Arc<Semaphore>>,
-    memberships: OnceLock<Arc<Semaphore>>,
+    memberships: OnceLock<Memberships>,
+}
+
+/// What a task needs to be a member of broadcast channels.
+struct Memberships {
+    permits: Arc<Semaphore>,
+    line: Line,
 }
 
 /// Locks that a task has.
@@ -199,13 +205,15 @@ impl Provider {
     }
 
     fn join(&self, name: &str) -> Answer {
-        let permits = self
-            .memberships
-            .get_or_init(|| Arc::new(Semaphore::new(MAX_MEMBERSHIPS)));
-        let Ok(permit) = permits.clone().try_acquire_owned() else {
+        let memberships = self.memberships.get_or_init(|| Memberships {
+            permits: Arc::new(Semaphore::new(MAX_MEMBERSHIPS)),
+            line: Line::default(),
+        });
+        let Ok(permit) = memberships.permits.clone().try_acquire_owned() else {
             return Answer::NotJoined;
         };
-        match self.commons.broadcast.join(name, permit) {
+        let line = memberships.line.clone();
+        match self.commons.broadcast.join(name, line, permit) {
             Ok(port) => Answer::Joined(port),
             Err(_) => Answer::NotJoined,
         }

@@ -1,6 +1,7 @@
 //! How a task is killed: it is asked to stop, has its grace, and is ended.
 
-use std::time::Duration;
+use crate::turn::until;
+use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 /// The wish that one task is gone, and what grants it.
@@ -30,7 +31,7 @@ impl Stop {
             tokio::select! {
                 biased;
                 ended = &mut running => return ended,
-                () = tokio::time::sleep(self.grace) => {}
+                () = until(Instant::now().checked_add(self.grace)) => {}
             }
         }
         self.end.cancel();

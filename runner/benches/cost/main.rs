@@ -22,6 +22,7 @@ mod audit;
 mod bare;
 mod broadcast;
 mod command;
+mod flood;
 mod fork;
 mod measure;
 mod node;
@@ -92,6 +93,7 @@ fn benchmark() -> anyhow::Result<ExitCode> {
     process::measure(&mut bench)?;
     port::measure(&mut bench)?;
     broadcast::measure(&mut bench)?;
+    flood::measure(&mut bench)?;
     share::measure(&mut bench)?;
     region::measure(&mut bench)?;
     command::measure(&mut bench)?;

@@ -26,14 +26,15 @@ use std::fmt;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
+use tokio::task::coop::{poll_proceed, unconstrained};
 
 pub(crate) use arena::ARENA;
 pub(crate) use credit::{in_turns, settle};
 pub(crate) use in_flight::InFlight;
 pub(crate) use packet::PortParts;
-pub(crate) use sealed::{contents, in_memory, is_sealed};
+pub(crate) use sealed::{Unsealed, contents, in_memory, is_sealed};
 pub(crate) use socket::PARTS;
 pub(crate) use watched::Moment;
 
@@ -183,6 +184,11 @@ impl Transport {
         }
     }
 
+    /// Whether sending copies the data of a message.
+    pub(crate) fn copies(&self) -> bool {
+        matches!(self, Transport::Socket)
+    }
+
     /// Two connected ends. Needs the context of a tokio runtime.
     pub(crate) fn channel(&self, capacity: u32) -> Result<(Port, Port), PortError> {
         if !(1..=Port::MAX_CAPACITY).contains(&capacity) {
@@ -245,6 +251,7 @@ impl Port {
     pub async fn send(&self, message: impl Into<Message>) -> Result<(), Unsent> {
         let mut message = message.into();
         loop {
+            may_go_on().await;
             match self.try_send(message) {
                 Err(unsent) if unsent.error == PortError::WouldBlock => message = unsent.message,
                 other => return other,
@@ -279,8 +286,9 @@ impl Port {
     /// left for the ports and regions that came with it.
     pub async fn receive(&self) -> Result<Message, PortError> {
         loop {
+            may_go_on().await;
             match self.try_receive() {
-                Err(PortError::WouldBlock) if self.wait_message().await => {}
+                Err(PortError::WouldBlock) if self.message().await => {}
                 Err(PortError::WouldBlock) => return Err(PortError::Closed),
                 other => return other,
             }
@@ -304,7 +312,7 @@ impl Port {
     pub async fn readable(&self) {
         // An event loop that never watched it knows only later what is there now.
         if !matches!(&self.end, End::Socket(end) if end.has_message()) {
-            self.wait_message().await;
+            self.message().await;
         }
     }
 
@@ -318,7 +326,7 @@ impl Port {
     }
 
     /// Waits for a message, or the end; `false` when nobody can tell any more.
-    async fn wait_message(&self) -> bool {
+    pub(crate) async fn message(&self) -> bool {
         match &self.end {
             End::Queue(end) => std::future::poll_fn(|cx| end.poll_message(cx)).await,
             End::Socket(end) => end.message().await,
@@ -371,7 +379,8 @@ impl Port {
     ///
     /// As [`Port::send`].
     pub fn send_blocking(&self, message: impl Into<Message>) -> Result<(), Unsent> {
-        let mut sending = std::pin::pin!(self.send(message));
+        // This thread does nothing else until then: there is nobody to give way to.
+        let mut sending = std::pin::pin!(unconstrained(self.send(message)));
         loop {
             if let Some(sent) = wait(sending.as_mut(), None) {
                 return sent;
@@ -385,7 +394,7 @@ impl Port {
     ///
     /// As [`Port::receive`].
     pub fn receive_blocking(&self) -> Result<Message, PortError> {
-        let mut receiving = std::pin::pin!(self.receive());
+        let mut receiving = std::pin::pin!(unconstrained(self.receive()));
         loop {
             if let Some(received) = wait(receiving.as_mut(), None) {
                 return received;
@@ -399,7 +408,7 @@ impl Port {
     ///
     /// [`PortError::WouldBlock`] when it does; else as [`Port::receive`].
     pub fn receive_timeout(&self, time: Duration) -> Result<Message, PortError> {
-        let receiving = std::pin::pin!(self.receive());
+        let receiving = std::pin::pin!(unconstrained(self.receive()));
         // None where no clock reaches: then it is never.
         let until = Instant::now().checked_add(time);
         wait(receiving, until).unwrap_or(Err(PortError::WouldBlock))
@@ -474,11 +483,23 @@ impl Port {
     }
 }
 
+/// Waits until the task that polls this may go on: one that receives what is always there
+/// already would never give way. Elsewhere than in tokio's tasks it always may.
+async fn may_go_on() {
+    std::future::poll_fn(poll_go_on).await;
+}
+
+fn poll_go_on(cx: &mut Context<'_>) -> Poll<()> {
+    ready!(poll_proceed(cx)).made_progress();
+    Poll::Ready(())
+}
+
 impl Stream for Port {
     type Item = Message;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Message>> {
         loop {
+            ready!(poll_go_on(cx));
             match self.try_receive() {
                 Ok(message) => return Poll::Ready(Some(message)),
                 Err(PortError::WouldBlock) => {}
@@ -517,6 +538,7 @@ impl Sink<Message> for Port {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Unsent>> {
+        ready!(poll_go_on(cx));
         while let Some(message) = self.held.take() {
             match self.try_send(message) {
                 Err(unsent) if unsent.error == PortError::WouldBlock => {

@@ -12,21 +12,47 @@ const SEALS: SealFlags = SealFlags::WRITE
     .union(SealFlags::GROW)
     .union(SealFlags::SHRINK);
 
+/// A memory file that is still written.
+pub(crate) struct Unsealed {
+    file: OwnedFd,
+    written: u64,
+}
+
+impl Unsealed {
+    pub(crate) fn new() -> io::Result<Self> {
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let file = memfd_create("wrun-message", flags)?;
+        Ok(Unsealed { file, written: 0 })
+    }
+
+    /// Writes what follows.
+    pub(crate) fn write(&mut self, mut data: &[u8]) -> io::Result<()> {
+        while !data.is_empty() {
+            match pwrite(&self.file, data, self.written) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(some) => {
+                    self.written += some as u64;
+                    data = &data[some..];
+                }
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// From now on nobody can change it.
+    pub(crate) fn seal(self) -> io::Result<OwnedFd> {
+        fcntl_add_seals(&self.file, SEALS)?;
+        Ok(self.file)
+    }
+}
+
 /// Data in a memory file that nobody can change.
 pub(crate) fn in_memory(data: &[u8]) -> io::Result<OwnedFd> {
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let file = memfd_create("wrun-message", flags)?;
-    let mut written = 0;
-    while written < data.len() {
-        match pwrite(&file, &data[written..], written as u64) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(some) => written += some,
-            Err(Errno::INTR) => {}
-            Err(errno) => return Err(errno.into()),
-        }
-    }
-    fcntl_add_seals(&file, SEALS)?;
-    Ok(file)
+    let mut file = Unsealed::new()?;
+    file.write(data)?;
+    file.seal()
 }
 
 /// Whether it is a memory file of so many bytes that nobody can change.

@@ -3,23 +3,25 @@
 //! The worker is not trusted. Invariants: asks are numbered from 1 on, without a gap;
 //! as many are open as [`MOST`] and its tree's tasks, and one more ends the worker;
 //! what comes along is what was counted, and is checked before it is used. An answer
-//! that the worker does not take holds up nobody but itself. The end of a task drops
-//! what is open.
+//! that the worker does not take holds up nobody but itself. A child's output lies in one
+//! file, however often it is asked for. The end of a task drops what is open.
 
 use super::channel::Sender;
 use crate::children::End;
-use crate::port::{PARTS, Port, contents, in_memory, is_sealed};
+use crate::port::{PARTS, Port, Unsealed, contents, in_memory, is_sealed};
 use crate::region::{Draft, Kind, RegionError};
 use crate::services::{Answer, Ask, Services, SpawnError, Word};
 use crate::task::InputKind;
+use crate::turn::Turn;
 use crate::wire::{Data, Order, WireAnswer, WireAsk, WorkerSays};
+use bytes::Bytes;
 use rustix::io::{Errno, pread};
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::sync::{mpsc, oneshot};
@@ -315,16 +317,79 @@ pub(super) struct Asked {
     last: u64,
     /// Asked, and the answer not sent yet.
     open: Arc<AtomicUsize>,
-    running: JoinSet<(u64, Answer)>,
+    running: JoinSet<(u64, Reply)>,
     /// Those that wait for a lock, and what makes them give up.
     waiting: HashMap<u64, oneshot::Sender<()>>,
-    answers: mpsc::Sender<(u64, Answer)>,
+    outputs: Arc<Outputs>,
+    answers: mpsc::Sender<(u64, Reply)>,
 }
 
 /// The answers that are to be sent, and what to do once one is.
 pub(super) struct Answers {
-    answers: mpsc::Receiver<(u64, Answer)>,
+    answers: mpsc::Receiver<(u64, Reply)>,
     open: Arc<AtomicUsize>,
+}
+
+/// An answer as it is sent.
+enum Reply {
+    Answer(Answer),
+    /// A child completed, with this many bytes of output, which the file has.
+    Output(OwnedFd, u64),
+}
+
+/// The outputs of children that are too large for a frame, each in one memory file while
+/// its child is not let go of: one for each time that it is asked for would be as much
+/// memory as the worker likes.
+#[derive(Default)]
+struct Outputs {
+    /// None until it was made.
+    files: Mutex<HashMap<u64, Option<OwnedFd>>>,
+    /// Held while one is made.
+    making: tokio::sync::Mutex<()>,
+}
+
+impl Outputs {
+    fn files(&self) -> MutexGuard<'_, HashMap<u64, Option<OwnedFd>>> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is to be sent for the end of a child.
+    async fn reply(&self, child: u64, answer: Answer) -> Reply {
+        let Answer::End(End::Completed(output)) = &answer else {
+            return Reply::Answer(answer);
+        };
+        if output.len() <= INLINE {
+            return Reply::Answer(answer);
+        }
+        match self.file(child, output).await {
+            Ok(file) => Reply::Output(file, output.len() as u64),
+            Err(error) => {
+                let why = format!("its output cannot be handed over: {error}");
+                Reply::Answer(Answer::End(End::Crashed(why)))
+            }
+        }
+    }
+
+    async fn file(&self, child: u64, output: &Bytes) -> io::Result<OwnedFd> {
+        let _one_at_a_time = self.making.lock().await;
+        if let Some(Some(file)) = self.files().get(&child) {
+            return file.try_clone();
+        }
+        let mut file = Unsealed::new()?;
+        let mut turn = Turn::new();
+        for piece in output.chunks(PIECE) {
+            file.write(piece)?;
+            turn.spend(piece.len());
+            turn.give_way().await;
+        }
+        let file = file.seal()?;
+        let given = file.try_clone()?;
+        // Unless it was let go of meanwhile.
+        if let Some(kept) = self.files().get_mut(&child) {
+            *kept = Some(file);
+        }
+        Ok(given)
+    }
 }
 
 impl Asked {
@@ -340,6 +405,7 @@ impl Asked {
             open: open.clone(),
             running: JoinSet::new(),
             waiting: HashMap::new(),
+            outputs: Arc::default(),
             answers: sender,
         };
         (asked, Answers { answers, open })
@@ -366,8 +432,11 @@ impl Asked {
         }
         let ask = ask_of(ask, descriptors)?;
         let services = self.services.clone();
-        let mut answering: Pin<Box<dyn Future<Output = (u64, Answer)> + Send>> =
-            if waits_for_a_lock(&ask) {
+        let mut answering: Pin<Box<dyn Future<Output = (u64, Reply)> + Send>> = match ask {
+            Ask::Lock {
+                if_available: false,
+                ..
+            } => {
                 let (withdraw, withdrawn) = oneshot::channel();
                 self.waiting.insert(id, withdraw);
                 Box::pin(async move {
@@ -377,11 +446,19 @@ impl Asked {
                         Ok(()) = withdrawn => Answer::NotAvailable,
                         answer = services.ask(ask) => answer,
                     };
-                    (id, answer)
+                    (id, Reply::Answer(answer))
                 })
-            } else {
-                Box::pin(async move { (id, services.ask(ask).await) })
-            };
+            }
+            Ask::End(child) => {
+                let outputs = self.outputs.clone();
+                outputs.files().entry(child).or_default();
+                Box::pin(async move {
+                    let answer = services.ask(ask).await;
+                    (id, outputs.reply(child, answer).await)
+                })
+            }
+            ask => Box::pin(async move { (id, Reply::Answer(services.ask(ask).await)) }),
+        };
         // In the order in which it speaks: what it tells next can be that it wants to
         // know no more.
         let mut now = Context::from_waker(Waker::noop());
@@ -404,6 +481,9 @@ impl Asked {
             }
             return Ok(());
         }
+        if let Word::Release(child) = word {
+            self.outputs.files().remove(&child);
+        }
         if self.services.tell(word) {
             Ok(())
         } else {
@@ -416,7 +496,9 @@ impl Asked {
         loop {
             match self.running.join_next().await {
                 None => std::future::pending().await,
-                Some(Ok((_, Answer::Refused))) => return "it asks about what it has not",
+                Some(Ok((_, Reply::Answer(Answer::Refused)))) => {
+                    return "it asks about what it has not";
+                }
                 // There is room for as many as may be open.
                 Some(Ok(answer)) => {
                     self.waiting.remove(&answer.0);
@@ -433,46 +515,14 @@ impl Asked {
 impl Answers {
     /// The next answer to send, with what comes along. Cancel safe.
     pub(super) async fn next(&mut self) -> Option<(Order, Vec<OwnedFd>)> {
-        let (id, answer) = self.answers.recv().await?;
+        let (id, reply) = self.answers.recv().await?;
         let mut along = Vec::new();
-        let answer = match answer {
-            Answer::Spawned(child) => WireAnswer::Spawned(child),
-            Answer::NotSpawned { error, .. } => WireAnswer::NotSpawned(error),
-            Answer::Ended | Answer::Refused => WireAnswer::Ended,
-            Answer::End(End::Completed(output)) if output.len() > INLINE => {
-                match in_memory(&output) {
-                    Ok(made) => {
-                        along.push(made);
-                        WireAnswer::Output(output.len() as u64)
-                    }
-                    Err(error) => {
-                        let why = format!("its output cannot be handed over: {error}");
-                        WireAnswer::End(End::Crashed(why))
-                    }
-                }
-            }
-            Answer::End(end) => WireAnswer::End(end),
-            Answer::Region(Ok((draft, bytes))) => {
-                along.push(draft.into_file());
-                WireAnswer::Region(bytes)
-            }
-            Answer::Region(Err(error)) => WireAnswer::NoRegion(error.errno()),
-            Answer::RegionBytes(bytes) => WireAnswer::RegionBytes(bytes),
-            Answer::Locked(ticket) => WireAnswer::Locked(ticket),
-            Answer::NotAvailable => WireAnswer::NotAvailable,
-            Answer::NotLocked => WireAnswer::NotLocked,
-            Answer::Joined(port) => match port.into_parts() {
-                Some((parts, descriptors)) => {
-                    along.extend(descriptors);
-                    WireAnswer::Joined(parts)
-                }
-                None => WireAnswer::NotJoined,
-            },
-            Answer::NotJoined => WireAnswer::NotJoined,
-            Answer::Claimed { file, sole } => {
+        let answer = match reply {
+            Reply::Output(file, len) => {
                 along.push(file);
-                WireAnswer::Claimed(sole)
+                WireAnswer::Output(len)
             }
+            Reply::Answer(answer) => to_wire(answer, &mut along),
         };
         Some((Order::Answer { id, answer }, along))
     }
@@ -480,6 +530,37 @@ impl Answers {
     /// One was sent.
     pub(super) fn sent(&self) {
         self.open.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// An answer for a frame, and the descriptors that are to come along.
+fn to_wire(answer: Answer, along: &mut Vec<OwnedFd>) -> WireAnswer {
+    match answer {
+        Answer::Spawned(child) => WireAnswer::Spawned(child),
+        Answer::NotSpawned { error, .. } => WireAnswer::NotSpawned(error),
+        Answer::Ended | Answer::Refused => WireAnswer::Ended,
+        Answer::End(end) => WireAnswer::End(end),
+        Answer::Region(Ok((draft, bytes))) => {
+            along.push(draft.into_file());
+            WireAnswer::Region(bytes)
+        }
+        Answer::Region(Err(error)) => WireAnswer::NoRegion(error.errno()),
+        Answer::RegionBytes(bytes) => WireAnswer::RegionBytes(bytes),
+        Answer::Locked(ticket) => WireAnswer::Locked(ticket),
+        Answer::NotAvailable => WireAnswer::NotAvailable,
+        Answer::NotLocked => WireAnswer::NotLocked,
+        Answer::Joined(port) => match port.into_parts() {
+            Some((parts, descriptors)) => {
+                along.extend(descriptors);
+                WireAnswer::Joined(parts)
+            }
+            None => WireAnswer::NotJoined,
+        },
+        Answer::NotJoined => WireAnswer::NotJoined,
+        Answer::Claimed { file, sole } => {
+            along.push(file);
+            WireAnswer::Claimed(sole)
+        }
     }
 }
 
@@ -579,7 +660,6 @@ mod tests {
     use super::*;
     use crate::port::Transport;
     use crate::services::NoServices;
-    use bytes::Bytes;
     use rustix::fs::{MemfdFlags, memfd_create};
 
     fn spawn(input: Data, port: Option<crate::port::PortParts>) -> WireAsk {
@@ -628,11 +708,54 @@ mod tests {
 
     /// The next answer, while what was asked goes on.
     async fn next(asked: &mut Asked, answers: &mut Answers) -> Option<Order> {
+        next_along(asked, answers).await.map(|(order, _)| order)
+    }
+
+    async fn next_along(asked: &mut Asked, answers: &mut Answers) -> Option<(Order, Vec<OwnedFd>)> {
         tokio::select! {
             biased;
             why = asked.answer() => panic!("{why}"),
-            answer = answers.next() => answer.map(|(order, _)| order),
+            answer = answers.next() => answer,
         }
+    }
+
+    #[tokio::test]
+    async fn an_output_lies_in_one_file_until_its_child_is_let_go_of() {
+        /// Every child has said much.
+        struct Talkative;
+        #[async_trait::async_trait]
+        impl Services for Talkative {
+            async fn ask(&self, _: Ask) -> Answer {
+                Answer::End(End::Completed(vec![7; INLINE + 1].into()))
+            }
+            fn tell(&self, _: Word) -> bool {
+                true
+            }
+        }
+        let (mut asked, mut answers) = Asked::new(Arc::new(Talkative), 0);
+        let mut inodes = Vec::new();
+        for (id, child) in [(1, 1), (2, 1), (3, 2), (4, 1)] {
+            if id == 4 {
+                asked.told(Word::Release(1)).expect("it has one");
+            }
+            asked.take(id, WireAsk::End(child), vec![]).expect("an ask");
+            let (order, mut along) = next_along(&mut asked, &mut answers).await.expect("one");
+            let len = match order {
+                Order::Answer {
+                    answer: WireAnswer::Output(len),
+                    ..
+                } => usize::try_from(len).expect("a length"),
+                other => panic!("{other:?}"),
+            };
+            answers.sent();
+            let file = along.pop().expect("a file");
+            inodes.push(rustix::fs::fstat(&file).expect("a file").st_ino);
+            let output = contents(file, len).expect("a sealed file");
+            assert_eq!(output, vec![7; INLINE + 1]);
+        }
+        assert_eq!(inodes[0], inodes[1]);
+        assert_ne!(inodes[0], inodes[2]);
+        assert_ne!(inodes[0], inodes[3]);
     }
 
     #[tokio::test]

@@ -19,6 +19,7 @@ use crate::report::Usage;
 use crate::sandbox::{CodeError, Ending, Fate, LoadError, Sink, Source};
 use crate::shortage;
 use crate::task::{InputKind, Spec};
+use crate::turn::{Turn, until};
 use crate::wire::{Done, FrameError, Input, Order, Output, RunOrder, WorkerSays};
 use bytes::Bytes;
 use rustix::fs::{Mode, OFlags};
@@ -180,13 +181,6 @@ pub(super) async fn run(
         notes: note.into_iter().collect(),
         ..Executed::new(fate)
     })
-}
-
-async fn until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
-        None => std::future::pending().await,
-    }
 }
 
 /// What a worker did that asks for a task which cannot.
@@ -640,10 +634,13 @@ async fn or_stopped<T>(
 
 /// Moves input to a worker until it ends, or the worker takes no more.
 async fn feed_input(source: Source, mut stdin: pipe::Sender, failed: mpsc::Sender<String>) {
+    let mut turn = Turn::new();
     while let Some(chunk) = source.next_chunk().await {
         if stdin.write_all(&chunk).await.is_err() {
             return;
         }
+        turn.spend(chunk.len());
+        turn.give_way().await;
     }
     if let Some(error) = source.failure().await {
         // The pipe stays open: its end would look like the input's.

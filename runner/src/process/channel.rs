@@ -2,10 +2,12 @@
 //! between a runner and its processes.
 //!
 //! Descriptors are attached to the first byte of the frame that counts them, so
-//! they are there when it is. Invariant: no more descriptors are kept than one
-//! message may bring, and those that no frame asked for are a violation.
+//! they are there when it is. Invariants: no more descriptors are kept than one
+//! message may bring, and those that no frame asked for are a violation; whoever reads
+//! frames that never end gives way to others.
 
 use crate::sys;
+use crate::turn::Turn;
 use crate::wire::{self, Decoder, FrameError, Hello};
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
@@ -20,6 +22,8 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
 /// Descriptors that one message may bring; the kernel's own bound is 253.
 pub(super) const MAX_DESCRIPTORS: usize = 160;
+/// What is received at a time, at most.
+const PIECE: usize = 8192;
 
 /// Why nothing more comes from the other side.
 #[derive(Debug, thiserror::Error)]
@@ -65,7 +69,7 @@ impl Inbox {
     /// Receives once; `false` at the end of the stream. Descriptors that this process has
     /// no room for are missed by whoever takes them.
     pub(super) fn receive(&mut self, socket: impl AsFd) -> io::Result<bool> {
-        let mut bytes = [0; 8192];
+        let mut bytes = [0; PIECE];
         let received = sys::receive(socket, &mut bytes)?;
         self.descriptors.extend(received.descriptors);
         if self.descriptors.len() > MAX_DESCRIPTORS {
@@ -209,6 +213,7 @@ impl Sender {
 pub(super) struct Receiver {
     half: OwnedReadHalf,
     inbox: Inbox,
+    turn: Turn,
 }
 
 impl Receiver {
@@ -216,6 +221,7 @@ impl Receiver {
         Receiver {
             half,
             inbox: Inbox::default(),
+            turn: Turn::new(),
         }
     }
 
@@ -236,10 +242,14 @@ impl Receiver {
         &mut self,
     ) -> Result<T, ChannelError> {
         loop {
+            // Before anything is taken, which would be lost with this future.
+            self.turn.give_way().await;
             if let Some(message) = self.inbox.next()? {
+                self.turn.spend(0);
                 return Ok(message);
             }
             self.more().await?;
+            self.turn.spend(PIECE);
         }
     }
 

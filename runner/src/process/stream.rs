@@ -4,6 +4,7 @@
 //! nothing to say while there is room is not waited for.
 
 use crate::sandbox::{CHUNK, Sink};
+use crate::turn::Turn;
 use bytes::BytesMut;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -89,11 +90,14 @@ impl Stream {
 /// Moves a worker's output to its sink until it ends, or the sink takes no more.
 async fn pump(mut pipe: pipe::Receiver, sink: Sink, also: Option<Sink>, moved: Arc<Moved>) {
     let mut buffer = BytesMut::new();
+    let mut turn = Turn::new();
     loop {
+        turn.give_way().await;
         buffer.reserve(CHUNK);
         match pipe.read_buf(&mut buffer).await {
             Ok(0) | Err(_) => break,
             Ok(len) => {
+                turn.spend(len);
                 moved.waits.store(true, Ordering::Release);
                 let chunk = buffer.split().freeze();
                 let taken = sink.put_joined(also.as_ref(), chunk).await;

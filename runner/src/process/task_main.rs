@@ -16,6 +16,7 @@ use crate::sandbox::{
 };
 use crate::sys;
 use crate::task::{InputKind, Spec};
+use crate::turn::until;
 use crate::wire::{Done, Input, Order, RunOrder, Spare, WorkerSays};
 use bytes::Bytes;
 use std::io;
@@ -28,6 +29,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
 use tokio::net::unix::pipe;
 use tokio::sync::{Notify, mpsc};
+use tokio::task::coop::unconstrained;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 /// Output up to this size travels with the last word.
@@ -373,7 +375,7 @@ impl Worker<'_> {
                     () = async {
                         match said.filter(|_| wishes.has_progress()) {
                             Some(said) => {
-                                tokio::time::sleep_until((said + PROGRESS_EVERY).into()).await;
+                                until(said.checked_add(PROGRESS_EVERY)).await;
                             }
                             None => std::future::pending().await,
                         }
@@ -402,7 +404,8 @@ impl Worker<'_> {
                     Some(chunk) = next_chunk(&mut framed_err) => {
                         self.says.say(&WorkerSays::Stderr(chunk)).await?;
                     }
-                    order = self.orders.next_with_descriptors() => match order {
+                    // Also when the guest has used up what one poll may do.
+                    order = unconstrained(self.orders.next_with_descriptors()) => match order {
                         Ok(Order::Cancel) => cancel.cancel(),
                         Ok(Order::InputFailed(why)) => {
                             *wishes

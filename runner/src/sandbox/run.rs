@@ -26,6 +26,7 @@ use crate::limits::Limits;
 use crate::outcome::{Limit, Trap, TrapKind};
 use crate::report::Denial;
 use crate::task::Spec;
+use crate::turn::until;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::any::Any;
@@ -356,18 +357,12 @@ async fn run_once(prepared: &Prepared, run: Run<'_>) -> Result<Fate, RunError> {
             cpu += thread_cpu().saturating_sub(before);
             polled
         });
-        let expired = async {
-            match deadline {
-                Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
-                None => std::future::pending().await,
-            }
-        };
         // The guest first: a task that never waits pays for no timer.
         tokio::select! {
             biased;
             ended = call => ended,
             () = run.kill.cancelled() => Ended::Killed,
-            () = expired => Ended::Limit(Limit::Deadline),
+            () = until(deadline) => Ended::Limit(Limit::Deadline),
         }
     };
     let finished = Instant::now();

@@ -4,6 +4,7 @@
 //! [`CHANNEL`] chunks of at most [`CHUNK`] bytes, so a reader that is slow makes
 //! the guest wait instead of filling memory.
 
+use crate::turn::Turn;
 use bytes::{Bytes, BytesMut};
 use std::io;
 use std::pin::Pin;
@@ -146,17 +147,37 @@ impl Sink {
         self.0.exceeded.store(false, Ordering::Relaxed);
     }
 
+    fn take_chunks(&self) -> Vec<Bytes> {
+        match &self.0.target {
+            Target::Capture(chunks) => std::mem::take(&mut *lock(chunks)),
+            Target::Channel(_) | Target::Null => Vec::new(),
+        }
+    }
+
     /// What was captured so far, taken out.
     pub(crate) fn take(&self) -> Bytes {
-        let Target::Capture(chunks) = &self.0.target else {
-            return Bytes::new();
-        };
-        let mut chunks = std::mem::take(&mut *lock(chunks));
+        let mut chunks = self.take_chunks();
         match chunks.len() {
             0 => Bytes::new(),
             1 => chunks.swap_remove(0),
             _ => chunks.concat().into(),
         }
+    }
+
+    /// [`Sink::take`] on a thread that others need, too.
+    pub(crate) async fn take_in_turns(&self) -> Bytes {
+        let mut chunks = self.take_chunks();
+        if chunks.len() < 2 {
+            return chunks.pop().unwrap_or_default();
+        }
+        let mut all = Vec::with_capacity(chunks.iter().map(Bytes::len).sum());
+        let mut turn = Turn::new();
+        for chunk in chunks {
+            all.extend_from_slice(&chunk);
+            turn.spend(chunk.len());
+            turn.give_way().await;
+        }
+        all.into()
     }
 
     /// Writes all of `bytes`, waiting for room; `false` when the budget or the
@@ -404,6 +425,13 @@ mod tests {
         assert!(!sink.put("defg".into()).await);
         assert!(sink.exceeded());
         assert_eq!(sink.take(), "abcde");
+        assert_eq!(sink.take_in_turns().await, "");
+        let sink = Sink::capture(u64::MAX);
+        for byte in 0..9 {
+            assert!(sink.put(vec![byte; CHUNK].into()).await);
+        }
+        let all: Vec<u8> = (0..9).flat_map(|byte| vec![byte; CHUNK]).collect();
+        assert_eq!(sink.take_in_turns().await, all);
     }
 
     #[tokio::test]

@@ -1,0 +1,121 @@
+//! Floods: what tasks that send without a pause cost another task.
+//!
+//! A row is the 99th percentile of small tasks, one after the other, while four tasks
+//! flood; its floor is the same beside four tasks that only compute: what a share of the
+//! processors costs anyway. What is left is what the runner's own threads are busy with.
+
+use crate::measure::{Bench, Sorted};
+use crate::{SMALL, guest, wrun_program};
+use anyhow::{Context, ensure};
+use std::time::{Duration, Instant};
+use wrun::{Artifact, Limits, Mode, Runner, Stdio, Task, TaskGrant, TaskHandle};
+
+/// Small tasks of a round.
+const TASKS: usize = 100;
+/// Tasks that flood at the same time.
+const FLOODERS: usize = 4;
+
+const ROWS: [(&str, &str, Mode); 12] = [
+    ("flood of broadcasts, thread", "broadcast.wat", Mode::Thread),
+    (
+        "flood of broadcasts, process",
+        "broadcast.wat",
+        Mode::Process,
+    ),
+    ("flood of members, thread", "members.wat", Mode::Thread),
+    ("flood of members, process", "members.wat", Mode::Process),
+    ("flood of locks, thread", "locks.wat", Mode::Thread),
+    ("flood of locks, process", "locks.wat", Mode::Process),
+    ("flood of progress, thread", "progress.wat", Mode::Thread),
+    ("flood of progress, process", "progress.wat", Mode::Process),
+    ("flood of children, thread", "children.wat", Mode::Thread),
+    ("flood of children, process", "children.wat", Mode::Process),
+    ("flood of output, thread", "output.wat", Mode::Thread),
+    ("flood of output, process", "output.wat", Mode::Process),
+];
+
+pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
+    if !bench.wants("flood") {
+        return Ok(());
+    }
+    for (name, file, mode) in ROWS {
+        let runner = Runner::builder()
+            .mode(mode)
+            .worker(wrun_program())
+            .max_running(FLOODERS + 1)
+            .build()?;
+        let flood = runner.load(folder().join(file))?;
+        let compute = runner.load(guest("hostile/endless-loop-run.wat"))?;
+        let echo = runner.load(guest("echo/echo.wat"))?;
+        bench.row(
+            name,
+            "p99 beside tasks that compute",
+            5,
+            &mut || beside(&runner, &flood, &compute, &echo),
+            &mut || beside(&runner, &compute, &compute, &echo),
+        )?;
+    }
+    Ok(())
+}
+
+fn folder() -> std::path::PathBuf {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/cost/floods")
+}
+
+/// The 99th percentile of small tasks beside four of another kind.
+fn beside(
+    runner: &Runner,
+    other: &Artifact,
+    child: &Artifact,
+    echo: &Artifact,
+) -> anyhow::Result<Duration> {
+    let others: Vec<Flooder> = (0..FLOODERS)
+        .map(|_| Flooder::start(runner, other, child))
+        .collect::<anyhow::Result<_>>()?;
+    // Until they are at it.
+    std::thread::sleep(Duration::from_millis(200));
+    let mut times = Vec::with_capacity(TASKS);
+    for _ in 0..TASKS {
+        let began = Instant::now();
+        let report = runner.run(Task::new(echo).input(&SMALL[..]))?;
+        times.push(began.elapsed().as_secs_f64());
+        ensure!(report.outcome.is_completed(), "{}", report.outcome);
+    }
+    others.into_iter().try_for_each(Flooder::end)?;
+    let p99 = Sorted::new(times.into_iter()).quantile(0.99);
+    Ok(Duration::from_secs_f64(p99))
+}
+
+/// A task that never ends by itself, and who reads what it writes.
+struct Flooder {
+    handle: TaskHandle,
+    reader: std::thread::JoinHandle<()>,
+}
+
+impl Flooder {
+    fn start(runner: &Runner, task: &Artifact, child: &Artifact) -> anyhow::Result<Self> {
+        let mut limits = Limits::default();
+        limits.max_output = Some(u64::MAX);
+        let task = Task::new(task)
+            .limits(limits)
+            .grace(Duration::ZERO)
+            .allow_task(TaskGrant::new("c", child))
+            .stdout(Stdio::Stream)
+            .stderr(Stdio::Null);
+        let mut handle = runner.submit_blocking(task)?;
+        let mut stream = handle.stdout().context("no stream")?;
+        let reader = std::thread::spawn(move || while stream.next_chunk_blocking().is_some() {});
+        Ok(Flooder { handle, reader })
+    }
+
+    fn end(self) -> anyhow::Result<()> {
+        self.handle.kill();
+        let outcome = self.handle.wait()?.outcome;
+        ensure!(
+            outcome == wrun::Outcome::Cancelled,
+            "a flood ended: {outcome}"
+        );
+        ensure!(self.reader.join().is_ok(), "a reader panicked");
+        Ok(())
+    }
+}

@@ -1,0 +1,113 @@
+//! Turns: how long a loop goes on that a guest feeds, before others have the thread.
+//!
+//! A thread of the runner drives all tasks, their deadlines and kills, one after the
+//! other. Where a guest sends as fast as its runner receives, waiting for the next
+//! message never waits. Invariant: each loop that a guest feeds counts its steps and the
+//! bytes that it copies, and gives way after [`STEPS`] or [`BYTES`]. Whoever feeds it
+//! waits meanwhile: what it has sent stays in its pipe, socket or queue, which is full.
+
+use std::time::Instant;
+use tokio::task::coop::unconstrained;
+
+/// Steps of a turn, each a few microseconds: a message, a frame.
+pub(crate) const STEPS: usize = 32;
+/// Bytes that a turn copies, about: some tens of microseconds.
+const BYTES: usize = 256 << 10;
+
+/// One turn after another of a loop.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    left: usize,
+}
+
+impl Turn {
+    pub(crate) fn new() -> Self {
+        Turn { left: STEPS }
+    }
+
+    /// Counts a step that copied this many bytes.
+    pub(crate) fn spend(&mut self, bytes: usize) {
+        let steps = bytes / (BYTES / STEPS) + 1;
+        self.left = self.left.saturating_sub(steps);
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.left == 0
+    }
+
+    /// Lets others run if the turn is over, and begins the next one. Cancel safe.
+    pub(crate) async fn give_way(&mut self) {
+        if self.is_over() {
+            tokio::task::yield_now().await;
+            *self = Turn::new();
+        }
+    }
+}
+
+/// Waits until then; for ever without a deadline.
+///
+/// It may stand after what a guest feeds: tokio lets no timer end in a poll whose budget is
+/// used up already, and that would be every poll.
+pub(crate) async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => unconstrained(tokio::time::sleep_until(deadline.into())).await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+
+    fn steps(bytes: usize) -> usize {
+        let mut turn = Turn::new();
+        let mut steps = 0;
+        while !turn.is_over() {
+            turn.spend(bytes);
+            steps += 1;
+        }
+        steps
+    }
+
+    #[test]
+    fn a_turn_has_an_end_by_steps_and_by_bytes() {
+        assert_eq!(steps(0), STEPS);
+        assert_eq!(steps(1000), STEPS);
+        assert_eq!(steps(BYTES), 1);
+        assert_eq!(steps(usize::MAX), 1);
+        assert!(steps(64 << 10) <= 4);
+    }
+
+    #[tokio::test]
+    async fn a_deadline_passes_beside_what_never_waits() {
+        let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
+        let _ = sender.send(());
+        let greedy = async {
+            while receiver.recv().await.is_some() {
+                let _ = sender.send(());
+            }
+        };
+        let soon = Instant::now() + std::time::Duration::from_millis(10);
+        tokio::select! {
+            biased;
+            () = greedy => {}
+            () = until(Some(soon)) => {}
+        }
+        assert!(Instant::now() >= soon);
+    }
+
+    #[tokio::test]
+    async fn others_run_when_a_turn_is_over() {
+        let mut turn = Turn::new();
+        turn.give_way().await;
+        turn.spend(BYTES);
+        let mut now = Context::from_waker(Waker::noop());
+        // Whoever gives up waiting for its next turn still has none.
+        assert!(pin!(turn.give_way()).poll(&mut now).is_pending());
+        assert!(turn.is_over());
+        turn.give_way().await;
+        assert!(!turn.is_over());
+    }
+}
