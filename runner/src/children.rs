@@ -534,7 +534,8 @@ async fn pump(mut said: mpsc::Receiver<Bytes>, to: Sink) {
 
 fn end_of(executed: Executed, stdout: &Sink) -> End {
     match executed.fate {
-        Err(crash) => End::Crashed(crash.to_string()),
+        // What the host's code said is not the parent's to know.
+        Err(crash) => End::Crashed(crash.how().to_string()),
         Ok(fate) => match fate.ending {
             Ending::Completed => End::Completed(stdout.take()),
             Ending::Failed(message) => End::Failed(message),

@@ -32,6 +32,10 @@ const THREADS_WAIT: Duration = Duration::from_millis(100);
 /// Runs tasks, in one mode; see the [crate's tour](crate).
 ///
 /// Dropping it kills what still runs and waits until it is gone.
+///
+/// It belongs to the process that made it. In a fork of that process, which has none of
+/// its threads, every call says [`ErrorKind::ShutDown`], and dropping it does nothing: make
+/// another one there.
 pub struct Runner {
     core: Arc<Core>,
     runtime: Option<Runtime>,
@@ -77,6 +81,7 @@ impl Runner {
     /// also [`ErrorKind::LoadLimit`], or [`ErrorKind::NoWorker`] when there is
     /// nobody to compile.
     pub fn load(&self, path: impl AsRef<Path>) -> Result<Artifact, Error> {
+        self.core.is_of_this_process()?;
         let artifact = self.core.loader.load_file(path.as_ref(), false)?;
         self.core.prepare(artifact)
     }
@@ -87,6 +92,7 @@ impl Runner {
     ///
     /// As [`Runner::load`].
     pub fn load_bytes(&self, name: &str, bytes: impl Into<Bytes>) -> Result<Artifact, Error> {
+        self.core.is_of_this_process()?;
         let artifact = self.core.loader.load(name, bytes.into(), false)?;
         self.core.prepare(artifact)
     }
@@ -101,6 +107,7 @@ impl Runner {
     /// As [`Runner::load`]; [`ErrorKind::NotLoadable`] for an artifact that is
     /// damaged, or made by another version or for another kind of processor.
     pub fn load_trusted(&self, path: impl AsRef<Path>) -> Result<Artifact, Error> {
+        self.core.is_of_this_process()?;
         let artifact = self.core.loader.load_file(path.as_ref(), true)?;
         self.core.prepare(artifact)
     }
@@ -125,6 +132,7 @@ impl Runner {
     }
 
     async fn load_elsewhere(&self, path: PathBuf, trusted: bool) -> Result<Artifact, Error> {
+        self.core.is_of_this_process()?;
         let core = self.core.clone();
         self.handle()
             .spawn_blocking(move || core.prepare(core.loader.load_file(&path, trusted)?))
@@ -141,6 +149,7 @@ impl Runner {
     /// [`ErrorKind::InvalidTask`] for another capacity; [`ErrorKind::System`] when
     /// there are no descriptors left.
     pub fn channel(&self, capacity: u32) -> Result<(Port, Port), Error> {
+        self.core.is_of_this_process()?;
         if !(1..=Port::MAX_CAPACITY).contains(&capacity) {
             return Err(Error::new(
                 ErrorKind::InvalidTask,
@@ -195,6 +204,7 @@ impl Runner {
     /// [`ErrorKind::System`] when the runner's channels have 128 members, or there are
     /// no descriptors left.
     pub fn broadcast(&self, name: &str) -> Result<Port, Error> {
+        self.core.is_of_this_process()?;
         if name.is_empty() || name.len() > MAX_NAME {
             return Err(Error::new(
                 ErrorKind::InvalidTask,
@@ -239,6 +249,7 @@ impl Runner {
     /// # }
     /// ```
     pub async fn lock(&self, name: &str, mode: LockMode) -> Result<LockGuard, Error> {
+        self.core.is_of_this_process()?;
         check_lock(name)?;
         let locks = &self.core.starter.commons.locks;
         let held = locks.request(name, mode, false).await;
@@ -252,6 +263,7 @@ impl Runner {
     /// As [`Runner::lock`]; [`ErrorKind::InvalidTask`] in asynchronous code.
     pub fn lock_blocking(&self, name: &str, mode: LockMode) -> Result<LockGuard, Error> {
         self.must_not_be_async()?;
+        self.core.is_of_this_process()?;
         self.handle().block_on(self.lock(name, mode))
     }
 
@@ -261,6 +273,7 @@ impl Runner {
     ///
     /// As [`Runner::lock`].
     pub fn try_lock(&self, name: &str, mode: LockMode) -> Result<Option<LockGuard>, Error> {
+        self.core.is_of_this_process()?;
         check_lock(name)?;
         let locks = &self.core.starter.commons.locks;
         lock_guard(locks.request_now(name, mode))
@@ -306,6 +319,7 @@ impl Runner {
                 "nobody would read the streams of a task that is waited for: use submit",
             ));
         }
+        self.core.is_of_this_process()?;
         let core = self.core.clone();
         self.handle().block_on(async {
             let permit = core.admit().await?;
@@ -335,6 +349,7 @@ impl Runner {
     /// As [`Runner::submit`]; [`ErrorKind::InvalidTask`] in asynchronous code.
     pub fn submit_blocking(&self, task: Task) -> Result<TaskHandle, Error> {
         self.must_not_be_async()?;
+        self.core.is_of_this_process()?;
         let permit = self.handle().block_on(self.core.admit())?;
         self.start(task, permit)
     }
@@ -346,6 +361,7 @@ impl Runner {
     /// [`ErrorKind::Overloaded`] when there is none; else as
     /// [`Runner::submit`].
     pub fn try_submit(&self, task: Task) -> Result<TaskHandle, Error> {
+        self.core.is_of_this_process()?;
         let permit =
             self.core
                 .admission
@@ -361,6 +377,9 @@ impl Runner {
     /// Takes no more tasks, waits for those it has and until their streams are
     /// read, and ends.
     pub async fn shutdown(self) {
+        if !self.core.made_in.is_current() {
+            return;
+        }
         self.core.admission.close();
         self.core.tasks.close();
         self.core.tasks.wait().await;
@@ -373,6 +392,7 @@ impl Runner {
     /// [`ErrorKind::InvalidTask`] in asynchronous code.
     pub fn shutdown_blocking(self) -> Result<(), Error> {
         self.must_not_be_async()?;
+        self.core.is_of_this_process()?;
         let handle = self.handle().clone();
         handle.block_on(self.shutdown());
         Ok(())
@@ -381,6 +401,9 @@ impl Runner {
     /// [`Runner::shutdown`] that waits no longer than `time`: then it kills the
     /// tasks that are left, queued ones included, and returns how many they were.
     pub async fn shutdown_within(self, time: Duration) -> usize {
+        if !self.core.made_in.is_current() {
+            return 0;
+        }
         let core = self.core.clone();
         core.admission.close();
         core.tasks.close();
@@ -400,6 +423,7 @@ impl Runner {
     /// [`ErrorKind::InvalidTask`] in asynchronous code.
     pub fn shutdown_within_blocking(self, time: Duration) -> Result<usize, Error> {
         self.must_not_be_async()?;
+        self.core.is_of_this_process()?;
         let handle = self.handle().clone();
         Ok(handle.block_on(self.shutdown_within(time)))
     }
@@ -445,6 +469,13 @@ impl Runner {
 
 impl Drop for Runner {
     fn drop(&mut self) {
+        if !self.core.made_in.is_current() {
+            // A fork has none of its threads to wait for. Its processes, and the kernel's
+            // side of its event loop, are the other process's, which needs them.
+            std::mem::forget(self.runtime.take());
+            std::mem::forget(self.core.clone());
+            return;
+        }
         self.core.admission.close();
         self.core.tasks.close();
         self.core.kill_all.cancel();

@@ -27,6 +27,7 @@ use std::process::ExitCode;
 
 /// What `wrun` does, from its arguments to its exit code.
 pub fn main() -> ExitCode {
+    crate::sys::hear_signals();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

@@ -22,6 +22,7 @@ mod sacrifice_main;
 mod spawn;
 mod stream;
 mod task_main;
+mod words;
 mod worker;
 mod worker_main;
 mod zygote;

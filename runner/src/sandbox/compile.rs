@@ -11,9 +11,14 @@ use super::imports::{self, Uses};
 use super::load::LoadError;
 use super::source::{self, Shape};
 use bytes::Bytes;
+use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::borrow::Cow;
 use std::sync::OnceLock;
 use wasmtime::{Engine, OutOfMemory};
+
+/// Task files up to this size are compiled on one thread: what starting others
+/// takes is as long.
+pub(crate) const SMALL: usize = 64 << 10;
 
 /// Who compiles.
 pub(crate) trait Compiler: Send + Sync {
@@ -31,21 +36,35 @@ pub(crate) trait Compiler: Send + Sync {
     fn close(&self) {}
 }
 
-/// Compiles on the calling thread and those of rayon.
+/// Compiles on the calling thread, and on others as far as the system gives them.
 #[derive(Default)]
-pub(crate) struct InProcess([OnceLock<Engine>; 2]);
+pub(crate) struct InProcess([OnceLock<Engine>; 4]);
 
 impl InProcess {
-    fn engine(&self, metered: bool) -> Result<&Engine, EngineError> {
-        let slot = &self.0[usize::from(metered)];
+    fn engine(&self, metered: bool, parallel: bool) -> Result<&Engine, EngineError> {
+        let slot = &self.0[usize::from(metered) + 2 * usize::from(parallel)];
         match slot.get() {
             Some(engine) => Ok(engine),
             None => {
-                let engine = engine::compiler(metered, true)?;
+                let engine = engine::compiler(metered, parallel)?;
                 Ok(slot.get_or_init(|| engine))
             }
         }
     }
+}
+
+/// Threads to compile on, none where there are none. Not those of rayon's global pool:
+/// where that cannot start, every later use of it in the program panics.
+fn threads(source: &[u8]) -> Option<ThreadPool> {
+    if source.len() <= SMALL {
+        return None;
+    }
+    let count = std::thread::available_parallelism().map_or(1, usize::from);
+    let named = |number| format!("wrun-compile-{number}");
+    let pool = ThreadPoolBuilder::new()
+        .num_threads(count)
+        .thread_name(named);
+    pool.build().ok().filter(|_| count > 1)
 }
 
 impl Compiler for InProcess {
@@ -55,7 +74,13 @@ impl Compiler for InProcess {
         digest: &blake3::Hash,
         metered: bool,
     ) -> Result<Code, LoadError> {
-        let (elf, meta) = with(self.engine(metered)?, source, digest, metered)?;
+        let (elf, meta) = match threads(source) {
+            Some(pool) => {
+                let engine = self.engine(metered, true)?;
+                pool.install(|| with(engine, source, digest, metered))?
+            }
+            None => with(self.engine(metered, false)?, source, digest, metered)?,
+        };
         Code::new(&elf, &meta).map_err(|source| LoadError::System { source })
     }
 }
