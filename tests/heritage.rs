@@ -246,3 +246,27 @@ fn an_embedder_with_a_thread_that_waits_for_any_child() {
         assert!(thief.join().unwrap() > 0, "it took nothing");
     });
 }
+
+/// systemd's `MemoryDenyWriteExecute=`.
+#[test]
+fn a_process_that_may_make_no_code_says_so() {
+    let script = "import ctypes, os, sys
+if ctypes.CDLL(None).prctl(65, 1, 0, 0, 0) != 0: sys.exit(77)
+os.execv(sys.argv[1], sys.argv[1:])";
+    let scratch = scratch();
+    let empty = write(scratch.path(), "empty.wat", EMPTY);
+    for mode in MODES {
+        let mut command = launched(&["python3", "-c", script], &["--mode", mode]);
+        let Ok(output) = command.arg(&empty).output() else {
+            println!("SKIPPED: no python3");
+            return;
+        };
+        if output.status.code() == Some(77) {
+            println!("SKIPPED: this kernel has no PR_SET_MDWE");
+            return;
+        }
+        let text = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(125), "{mode}: {text}");
+        assert!(text.contains("MemoryDenyWriteExecute"), "{mode}: {text}");
+    }
+}

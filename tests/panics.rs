@@ -62,7 +62,7 @@ fn a_panic_in_a_worker_arrives_with_its_message() {
 fn words_before_an_abort_arrive_cut_and_silence_is_none() {
     for start in [Start::Fork, Start::Exec] {
         let runner = builder(Mode::Process).start(start).build().unwrap();
-        let report = probe(&runner, "say:corrupted\0 heap\nof nobody");
+        let report = probe(&runner, "say:corrupted\u{7} heap\nof nobody");
         let said = crash(&report);
         assert!(
             matches!(said.how(), Crash::Signal(6 | 11)),
@@ -104,7 +104,11 @@ fn a_worker_that_says_much_and_lives_goes_on() {
     for start in [Start::Fork, Start::Exec] {
         let runner = builder(Mode::Process).start(start).build().unwrap();
         let report = probe(&runner, "say-much:x");
-        assert_eq!(report.outcome, Outcome::Failed("said".into()), "{start:?}");
+        assert_eq!(
+            report.outcome,
+            Outcome::Failed("did it: said".into()),
+            "{start:?}"
+        );
         still_works(&runner);
     }
 }
@@ -121,7 +125,9 @@ fn the_command_prints_it() {
             ])
             .arg(repo("guest-tasks/echo/echo.wat"))
             .run();
-        let text = ran.expect_code(125, start).text();
+        // Not `expect_code`, which takes a panic for a fault of `wrun`.
+        let text = &ran.stderr;
+        assert_eq!(ran.code(), 125, "{start}: {text}");
         let words = "the task crashed: the worker exited with status 101; it said: panicked at ";
         assert!(text.contains(words), "{text}");
         assert!(

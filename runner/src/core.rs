@@ -95,6 +95,13 @@ impl Core {
     pub(crate) fn new(config: Config) -> Result<Self, Error> {
         // Without `/dev/null`, what is opened next may be taken for one of them.
         let _ = sys::fill_standard_streams();
+        if sys::is_denied_code() {
+            return Err(Error::new(
+                ErrorKind::System,
+                "this process may not make memory executable (PR_SET_MDWE, as by systemd's \
+                 MemoryDenyWriteExecute=): wrun runs compiled code and needs that",
+            ));
+        }
         let compiler: Box<dyn Compiler> = match config.mode {
             Mode::Thread => Box::new(InProcess::default()),
             Mode::Process => Box::new(ChildCompiler::new(&config)?),

@@ -298,6 +298,7 @@ impl Runner {
 
     /// The compiled code, for whoever measures what it costs without a runner.
     pub(crate) fn code(&self, artifact: &Artifact) -> Result<Arc<Code>, Error> {
+        self.core.is_of_this_process()?;
         let metered = self.core.config.metered;
         Ok(self.core.loader.code(artifact, metered)?)
     }

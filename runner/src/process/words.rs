@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 /// Bytes that are kept of the beginning, and of the end.
-const HALF: usize = 2048;
+const HALF: usize = 2040;
 /// Bytes of text that come out, at most.
 const MOST: usize = 4096;
 /// Reads at once: more than a pipe holds.

@@ -85,6 +85,17 @@ pub(crate) fn fill_standard_streams() -> io::Result<()> {
     Ok(())
 }
 
+/// Whether this process was told, for good, that it makes no memory executable that was
+/// written to (`PR_SET_MDWE`): what systemd's `MemoryDenyWriteExecute=` does.
+#[expect(unsafe_code, reason = "a prctl that rustix has no function for")]
+pub(crate) fn is_denied_code() -> bool {
+    const GET_MDWE: libc::c_int = 66;
+    const REFUSE_EXEC_GAIN: libc::c_int = 1;
+    // SAFETY: the call takes no pointers; an older kernel refuses it.
+    let set = unsafe { libc::prctl(GET_MDWE, 0_usize, 0_usize, 0_usize, 0_usize) };
+    set > 0 && set & REFUSE_EXEC_GAIN != 0
+}
+
 fn is_standard(descriptor: &impl std::os::fd::AsRawFd) -> bool {
     descriptor.as_raw_fd() <= libc::STDERR_FILENO
 }

@@ -29,7 +29,9 @@ mod watch;
 pub(crate) use act::act;
 pub(crate) use descriptor::closes_on_exec;
 pub(crate) use fork::{Alone, Forked, exit_now};
-pub(crate) use heritage::{fill_standard_streams, hear_signals, start_afresh, unblock_traps};
+pub(crate) use heritage::{
+    fill_standard_streams, hear_signals, is_denied_code, start_afresh, unblock_traps,
+};
 pub(crate) use inherited::{blank, close_inherited};
 pub(crate) use landlock::landlock_abi;
 pub(crate) use large_pages::{Collapsed, FileId, IMAGE_SEALS, LARGE, collapse, map_own_code};

@@ -28,10 +28,6 @@ impl Process {
     /// The one that calls.
     #[expect(unsafe_code, reason = "reading a page that was mapped by hand")]
     pub(crate) fn current() -> Self {
-        // One of one thread, whose forks go on with nothing of it.
-        if super::has_ticks() {
-            return Process(0);
-        }
         let Some(page) = PAGE.get_or_init(new_page) else {
             return Process(number());
         };
