@@ -135,7 +135,7 @@ def not_forked(id, errno):
     say(b"\x07" + varint(id) + signed(errno))
 
 def ended(id, end=b"\x00" + signed(0), usage=USAGE, fds=()):
-    say(b"\x08" + varint(id) + end + usage, fds)
+    say(b"\x08" + varint(id) + end + b"\x01" + usage, fds)
 
 def live():
     while True:
@@ -155,7 +155,9 @@ def asked():
         shift += 7
         if byte < 0x80:
             break
-    return id, control.fds.pop(0)
+    sock, stderr = control.fds.pop(0), control.fds.pop(0)
+    os.close(stderr)
+    return id, sock
 
 def fork(sock, what=does_its_task):
     pid = os.fork()
@@ -379,7 +381,8 @@ fn check(result: &Result<Report, Error>, expected: Expected, script: &str) {
         (Output(output), Ok(report)) => report.outcome.is_completed() && report.stdout == output,
         (Breach(words), Ok(report)) => matches!(
             &report.outcome,
-            Outcome::Crashed(Crash::Protocol(what)) if what.contains(words)
+            Outcome::Crashed(crash)
+                if matches!(crash.how(), Crash::Protocol(what) if what.contains(words))
         ),
         (Crashes, Ok(report)) => matches!(report.outcome, Outcome::Crashed(_)),
         (Ends(limit), Ok(report)) => report.outcome == Outcome::LimitExceeded(limit),

@@ -421,8 +421,11 @@ fn did(fault: Fault, report: &Report) -> bool {
             said.starts_with("did it")
         }
         // A shell that did what it was told.
-        Outcome::Crashed(Crash::Exit(42)) => fault == Fault::Exec,
-        Outcome::Crashed(Crash::Signal(libc::SIGSYS)) => false,
+        Outcome::Crashed(crash) => match crash.how() {
+            Crash::Exit(42) => fault == Fault::Exec,
+            Crash::Signal(libc::SIGSYS) => false,
+            _ => panic!("{}: {crash}", fault.name()),
+        },
         other => panic!("{}: {other}", fault.name()),
     }
 }

@@ -455,9 +455,12 @@ const ENDLESS: [&str; 4] = ["spin", "sleep", "silent", "fill-streams"];
 fn words(outcome: &Outcome) -> String {
     match outcome {
         Outcome::Failed(said) => said.clone(),
-        Outcome::Crashed(Crash::Signal(signal)) => format!("killed: {}", signal_name(*signal)),
-        Outcome::Crashed(Crash::Exit(status)) => format!("exited: {status}"),
-        Outcome::Crashed(Crash::Protocol(what)) => format!("protocol: {what}"),
+        Outcome::Crashed(crash) => match crash.how() {
+            Crash::Signal(signal) => format!("killed: {}", signal_name(*signal)),
+            Crash::Exit(status) => format!("exited: {status}"),
+            Crash::Protocol(what) => format!("protocol: {what}"),
+            how => how.to_string(),
+        },
         other => other.to_string(),
     }
 }

@@ -355,7 +355,7 @@ fn a_panic_of_the_host_is_the_tasks_error() {
     for (name, runner) in runners() {
         let echo = guest(&runner, "echo/echo.wat");
         let error = runner
-            .run(Task::new(&echo).env("WRUN_TEST_PROBE", "panic"))
+            .run(Task::new(&echo).env("WRUN_TEST_PROBE", "panic:a probe that panics"))
             .expect_err("the host panics");
         assert_eq!(error.kind(), ErrorKind::System, "{name}: {error}");
         assert_eq!(

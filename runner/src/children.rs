@@ -531,7 +531,8 @@ async fn pump(mut said: mpsc::Receiver<Bytes>, to: Sink) {
 
 async fn end_of(executed: Executed, stdout: &Sink) -> End {
     match executed.fate {
-        Err(crash) => End::Crashed(crash.to_string()),
+        // What the host's code said is not the parent's to know.
+        Err(crash) => End::Crashed(crash.how().to_string()),
         Ok(fate) => match fate.ending {
             Ending::Completed => End::Completed(stdout.take_in_turns().await),
             Ending::Failed(message) => End::Failed(message),

@@ -20,6 +20,7 @@ use crate::retry::Retry;
 use crate::sandbox::{Artifact, Compiler, Ending, Fate, InProcess, Loader, Progress, Sink};
 use crate::services::{Commons, Provider};
 use crate::stop::Stop;
+use crate::sys::{self, Process};
 use crate::task::{Input, Spec, Stdio, Task, validate_output, validate_tasks};
 use crate::thread::ThreadExecutor;
 use crate::turn::until;
@@ -35,6 +36,8 @@ use tokio_util::task::TaskTracker;
 
 /// See the [module](self).
 pub(crate) struct Core {
+    /// In a fork of it there is nobody to drive this.
+    pub(crate) made_in: Process,
     pub(crate) config: Config,
     pub(crate) loader: Arc<Loader>,
     pub(crate) executor: Arc<dyn Executor>,
@@ -91,6 +94,15 @@ pub(crate) struct Ends {
 impl Core {
     /// Needs no runtime yet.
     pub(crate) fn new(config: Config) -> Result<Self, Error> {
+        // Without `/dev/null`, what is opened next may be taken for one of them.
+        let _ = sys::fill_standard_streams();
+        if sys::is_denied_code() {
+            return Err(Error::new(
+                ErrorKind::System,
+                "this process may not make memory executable (PR_SET_MDWE, as by systemd's \
+                 MemoryDenyWriteExecute=): wrun runs compiled code and needs that",
+            ));
+        }
         let compiler: Box<dyn Compiler> = match config.mode {
             Mode::Thread => Box::new(InProcess::default()),
             Mode::Process => Box::new(ChildCompiler::new(&config)?),
@@ -105,6 +117,7 @@ impl Core {
             Mode::Process => Arc::new(ProcessExecutor::new(loader.clone(), &config)?),
         };
         Ok(Core {
+            made_in: Process::current(),
             admission: Arc::new(Semaphore::new(config.max_running + config.max_queued)),
             places: Arc::new(Semaphore::new(config.max_running)),
             starter: Arc::new(Starter {
@@ -129,7 +142,18 @@ impl Core {
         Ok(artifact)
     }
 
+    /// # Errors
+    ///
+    /// This process is a fork of the one that made the runner.
+    pub(crate) fn is_of_this_process(&self) -> Result<(), Error> {
+        match self.made_in.is_current() {
+            true => Ok(()),
+            false => Err(Error::forked()),
+        }
+    }
+
     pub(crate) async fn admit(&self) -> Result<OwnedSemaphorePermit, Error> {
+        self.is_of_this_process()?;
         self.admission
             .clone()
             .acquire_owned()

@@ -34,7 +34,8 @@ pub enum ErrorKind {
     InvalidTask,
     /// The queue is full. Trying again later may work.
     Overloaded,
-    /// The runner is shutting down or gone.
+    /// The runner is shutting down or gone; or it was made by the process that this one
+    /// was forked from.
     ShutDown,
     /// Loading the task took more than its compilation may have
     /// ([`Builder::compile_timeout`](crate::Builder::compile_timeout),
@@ -100,6 +101,14 @@ impl Error {
 
     pub(crate) fn shut_down() -> Self {
         Error::new(ErrorKind::ShutDown, "the runner is shut down")
+    }
+
+    pub(crate) fn forked() -> Self {
+        Error::new(
+            ErrorKind::ShutDown,
+            "the runner belongs to the process that this one was forked from, and its threads \
+             are there: make another runner after the fork",
+        )
     }
 
     /// Compiling exceeded one of its limits.

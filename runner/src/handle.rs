@@ -3,6 +3,7 @@
 use crate::error::{Error, ErrorKind};
 use crate::report::Report;
 use crate::sandbox::Progress;
+use crate::sys::Process;
 use bytes::Bytes;
 use std::io;
 use std::pin::Pin;
@@ -26,6 +27,8 @@ pub struct TaskHandle {
     stdout: Option<OutputStream>,
     stderr: Option<OutputStream>,
     progress: watch::Receiver<Progress>,
+    /// In a fork of it the task does not run, and never ends.
+    made_in: Process,
 }
 
 impl TaskHandle {
@@ -46,6 +49,7 @@ impl TaskHandle {
             stdout,
             stderr,
             progress,
+            made_in: Process::current(),
         }
     }
 
@@ -73,6 +77,9 @@ impl TaskHandle {
     /// Waits until the task says how far it is; `None` once it says nothing
     /// more.
     pub async fn progress_changed(&mut self) -> Option<Progress> {
+        if !self.made_in.is_current() {
+            return None;
+        }
         self.progress.changed().await.ok()?;
         Some(*self.progress.borrow_and_update())
     }
@@ -112,6 +119,9 @@ impl TaskHandle {
     /// The runner itself failed, or the task could not be loaded; whatever the
     /// guest does is in the report.
     pub async fn outcome(mut self) -> Result<Report, Error> {
+        if !self.made_in.is_current() {
+            return Err(Error::forked());
+        }
         // In the handle until it is done: a caller that gives up waiting drops
         // the handle, which kills the task.
         let Some(join) = &mut self.join else {
@@ -182,7 +192,10 @@ fn finished(
 
 impl Drop for TaskHandle {
     fn drop(&mut self) {
-        if self.join.is_some() {
+        if !self.made_in.is_current() {
+            // Nothing to wake: the other process's event loop would be.
+            std::mem::forget(self.join.take());
+        } else if self.join.is_some() {
             self.kill.cancel();
         }
     }
@@ -233,6 +246,8 @@ impl ProgressWatch {
 pub struct OutputStream {
     chunks: mpsc::Receiver<Bytes>,
     rest: Bytes,
+    /// In a fork of it nobody writes, and nobody ends it.
+    made_in: Process,
 }
 
 impl OutputStream {
@@ -240,6 +255,7 @@ impl OutputStream {
         OutputStream {
             chunks,
             rest: Bytes::new(),
+            made_in: Process::current(),
         }
     }
 
@@ -248,6 +264,9 @@ impl OutputStream {
     pub async fn next_chunk(&mut self) -> Option<Bytes> {
         if !self.rest.is_empty() {
             return Some(std::mem::take(&mut self.rest));
+        }
+        if !self.made_in.is_current() {
+            return None;
         }
         self.chunks.recv().await
     }
@@ -261,6 +280,9 @@ impl OutputStream {
         if !self.rest.is_empty() {
             return Some(std::mem::take(&mut self.rest));
         }
+        if !self.made_in.is_current() {
+            return None;
+        }
         self.chunks.blocking_recv()
     }
 }
@@ -272,6 +294,9 @@ impl AsyncRead for OutputStream {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if self.rest.is_empty() {
+            if !self.made_in.is_current() {
+                return Poll::Ready(Ok(()));
+            }
             match ready!(self.chunks.poll_recv(cx)) {
                 Some(chunk) => self.rest = chunk,
                 None => return Poll::Ready(Ok(())),

@@ -52,6 +52,9 @@
 //! }
 //! ```
 //!
+//! `#[tokio::main]` starts threads before that: write a `main` that calls the hook, and
+//! then a function with that attribute.
+//!
 //! A program that cannot (a library of a larger one, a test) names another with
 //! [`Builder::worker`]; `wrun` itself is one. Without either, [`Builder::build`]
 //! says [`ErrorKind::NoWorker`].

@@ -240,6 +240,57 @@ pub enum Crash {
     Protocol(String),
     /// It vanished, and somebody else took its wait status.
     Lost,
+    /// It died after it had written to its stderr: what a panic of the host's code or an
+    /// allocator says there, for instance.
+    Said {
+        /// How it died: one of the others.
+        how: Box<Crash>,
+        /// What it wrote, at most 4 KiB, with U+FFFD for control characters. A worker
+        /// that was taken over writes what it likes: do not trust it.
+        words: String,
+    },
+}
+
+impl Crash {
+    /// How the worker died, without what it said.
+    pub fn how(&self) -> &Crash {
+        match self {
+            Crash::Said { how, .. } => how.how(),
+            how => how,
+        }
+    }
+
+    /// What the worker wrote to its stderr before it died.
+    pub fn words(&self) -> Option<&str> {
+        match self {
+            Crash::Said { words, .. } => Some(words),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn with_words(self, words: Option<String>) -> Self {
+        match words {
+            Some(words) => Crash::Said {
+                how: Box::new(self),
+                words,
+            },
+            None => self,
+        }
+    }
+}
+
+/// The start of a text of several lines, as one.
+pub(crate) fn on_one_line(words: &str) -> String {
+    let lines = words.lines().map(str::trim).filter(|line| !line.is_empty());
+    let line = lines.collect::<Vec<_>>().join(" / ");
+    let mut chars = line.chars();
+    let start: String = chars
+        .by_ref()
+        .take(500)
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect();
+    let more = if chars.next().is_some() { "..." } else { "" };
+    start + more
 }
 
 impl fmt::Display for Crash {
@@ -249,6 +300,9 @@ impl fmt::Display for Crash {
             Crash::Exit(status) => write!(f, "the worker exited with status {status}"),
             Crash::Protocol(what) => write!(f, "the worker broke the protocol: {what}"),
             Crash::Lost => f.write_str("the worker vanished"),
+            Crash::Said { how, words } => {
+                write!(f, "{how}; it said: {}", on_one_line(words))
+            }
         }
     }
 }

@@ -249,10 +249,13 @@ impl Report {
             }
             Outcome::Crashed(crash) => {
                 outcome["message"] = json!(crash.to_string());
-                match crash {
+                match crash.how() {
                     Crash::Signal(signal) => outcome["signal"] = json!(signal),
                     Crash::Exit(status) => outcome["status"] = json!(status),
-                    Crash::Protocol(_) | Crash::Lost => {}
+                    Crash::Protocol(_) | Crash::Lost | Crash::Said { .. } => {}
+                }
+                if let Some(words) = crash.words() {
+                    outcome["worker_stderr"] = json!(words);
                 }
             }
         }

@@ -43,6 +43,10 @@ const THREADS_START: Duration = Duration::from_secs(10);
 /// Runs tasks, in one mode; see the [crate's tour](crate).
 ///
 /// Dropping it kills what still runs and waits until it is gone.
+///
+/// It belongs to the process that made it. In a fork of that process, which has none of
+/// its threads, every call says [`ErrorKind::ShutDown`], and dropping it does nothing: make
+/// another one there.
 pub struct Runner {
     core: Arc<Core>,
     runtime: Option<Runtime>,
@@ -139,6 +143,7 @@ impl Runner {
     /// also [`ErrorKind::LoadLimit`], or [`ErrorKind::NoWorker`] when there is
     /// nobody to compile.
     pub fn load(&self, path: impl AsRef<Path>) -> Result<Artifact, Error> {
+        self.core.is_of_this_process()?;
         let artifact = self.core.loader.load_file(path.as_ref(), false)?;
         self.core.prepare(artifact)
     }
@@ -149,6 +154,7 @@ impl Runner {
     ///
     /// As [`Runner::load`].
     pub fn load_bytes(&self, name: &str, bytes: impl Into<Bytes>) -> Result<Artifact, Error> {
+        self.core.is_of_this_process()?;
         let artifact = self.core.loader.load(name, bytes.into(), false)?;
         self.core.prepare(artifact)
     }
@@ -163,6 +169,7 @@ impl Runner {
     /// As [`Runner::load`]; [`ErrorKind::NotLoadable`] for an artifact that is
     /// damaged, or made by another version or for another kind of processor.
     pub fn load_trusted(&self, path: impl AsRef<Path>) -> Result<Artifact, Error> {
+        self.core.is_of_this_process()?;
         let artifact = self.core.loader.load_file(path.as_ref(), true)?;
         self.core.prepare(artifact)
     }
@@ -187,6 +194,7 @@ impl Runner {
     }
 
     async fn load_elsewhere(&self, path: PathBuf, trusted: bool) -> Result<Artifact, Error> {
+        self.core.is_of_this_process()?;
         let core = self.core.clone();
         self.handle()
             .spawn_blocking(move || core.prepare(core.loader.load_file(&path, trusted)?))
@@ -203,6 +211,7 @@ impl Runner {
     /// [`ErrorKind::InvalidTask`] for another capacity; [`ErrorKind::System`] when
     /// there are no descriptors left.
     pub fn channel(&self, capacity: u32) -> Result<(Port, Port), Error> {
+        self.core.is_of_this_process()?;
         if !(1..=Port::MAX_CAPACITY).contains(&capacity) {
             return Err(Error::new(
                 ErrorKind::InvalidTask,
@@ -257,6 +266,7 @@ impl Runner {
     /// [`ErrorKind::System`] when the runner's channels have 128 members, or there are
     /// no descriptors left.
     pub fn broadcast(&self, name: &str) -> Result<Port, Error> {
+        self.core.is_of_this_process()?;
         if name.is_empty() || name.len() > MAX_NAME {
             return Err(Error::new(
                 ErrorKind::InvalidTask,
@@ -306,6 +316,7 @@ impl Runner {
     /// # }
     /// ```
     pub async fn lock(&self, name: &str, mode: LockMode) -> Result<LockGuard, Error> {
+        self.core.is_of_this_process()?;
         check_lock(name)?;
         let locks = &self.core.starter.commons.locks;
         let held = locks.request(name, mode, false).await;
@@ -319,6 +330,7 @@ impl Runner {
     /// As [`Runner::lock`]; [`ErrorKind::InvalidTask`] in asynchronous code.
     pub fn lock_blocking(&self, name: &str, mode: LockMode) -> Result<LockGuard, Error> {
         self.must_not_be_async()?;
+        self.core.is_of_this_process()?;
         self.handle().block_on(self.lock(name, mode))
     }
 
@@ -328,6 +340,7 @@ impl Runner {
     ///
     /// As [`Runner::lock`].
     pub fn try_lock(&self, name: &str, mode: LockMode) -> Result<Option<LockGuard>, Error> {
+        self.core.is_of_this_process()?;
         check_lock(name)?;
         let locks = &self.core.starter.commons.locks;
         lock_guard(locks.request_now(name, mode))
@@ -360,6 +373,7 @@ impl Runner {
 
     /// The compiled code, for whoever measures what it costs without a runner.
     pub(crate) fn code(&self, artifact: &Artifact) -> Result<Arc<Code>, Error> {
+        self.core.is_of_this_process()?;
         let metered = self.core.config.metered;
         Ok(self.core.loader.code(artifact, metered)?)
     }
@@ -381,6 +395,7 @@ impl Runner {
                 "nobody would read the streams of a task that is waited for: use submit",
             ));
         }
+        self.core.is_of_this_process()?;
         let core = self.core.clone();
         let _quiet = self.quiet_pipes.then(NoPipeSignal::new);
         self.handle().block_on(async {
@@ -411,6 +426,7 @@ impl Runner {
     /// As [`Runner::submit`]; [`ErrorKind::InvalidTask`] in asynchronous code.
     pub fn submit_blocking(&self, task: Task) -> Result<TaskHandle, Error> {
         self.must_not_be_async()?;
+        self.core.is_of_this_process()?;
         let permit = self.handle().block_on(self.core.admit())?;
         self.start(task, permit)
     }
@@ -422,6 +438,7 @@ impl Runner {
     /// [`ErrorKind::Overloaded`] when there is none; else as
     /// [`Runner::submit`].
     pub fn try_submit(&self, task: Task) -> Result<TaskHandle, Error> {
+        self.core.is_of_this_process()?;
         let permit =
             self.core
                 .admission
@@ -437,6 +454,9 @@ impl Runner {
     /// Takes no more tasks, waits for those it has and until their streams are
     /// read, and ends.
     pub async fn shutdown(self) {
+        if !self.core.made_in.is_current() {
+            return;
+        }
         self.core.admission.close();
         self.core.tasks.close();
         self.core.tasks.wait().await;
@@ -449,6 +469,7 @@ impl Runner {
     /// [`ErrorKind::InvalidTask`] in asynchronous code.
     pub fn shutdown_blocking(self) -> Result<(), Error> {
         self.must_not_be_async()?;
+        self.core.is_of_this_process()?;
         let handle = self.handle().clone();
         handle.block_on(self.shutdown());
         Ok(())
@@ -457,6 +478,9 @@ impl Runner {
     /// [`Runner::shutdown`] that waits no longer than `time`: then it kills the
     /// tasks that are left, queued ones included, and returns how many they were.
     pub async fn shutdown_within(self, time: Duration) -> usize {
+        if !self.core.made_in.is_current() {
+            return 0;
+        }
         let core = self.core.clone();
         core.admission.close();
         core.tasks.close();
@@ -476,6 +500,7 @@ impl Runner {
     /// [`ErrorKind::InvalidTask`] in asynchronous code.
     pub fn shutdown_within_blocking(self, time: Duration) -> Result<usize, Error> {
         self.must_not_be_async()?;
+        self.core.is_of_this_process()?;
         let handle = self.handle().clone();
         Ok(handle.block_on(self.shutdown_within(time)))
     }
@@ -521,6 +546,13 @@ impl Runner {
 
 impl Drop for Runner {
     fn drop(&mut self) {
+        if !self.core.made_in.is_current() {
+            // A fork has none of its threads to wait for. Its processes, and the kernel's
+            // side of its event loop, are the other process's, which needs them.
+            std::mem::forget(self.runtime.take());
+            std::mem::forget(self.core.clone());
+            return;
+        }
         self.core.admission.close();
         self.core.tasks.close();
         self.core.kill_all.cancel();

@@ -36,8 +36,10 @@ pub(super) fn of_outcome(outcome: &Outcome) -> u8 {
         Outcome::Exited(code) => *code,
         Outcome::Trapped(_) => TRAP,
         Outcome::LimitExceeded(limit) => of_limit(*limit),
-        Outcome::Crashed(Crash::Signal(signal)) => u8::try_from(128 + signal).unwrap_or(RUNNER),
-        Outcome::Crashed(_) => RUNNER,
+        Outcome::Crashed(crash) => match crash.how() {
+            Crash::Signal(signal) => u8::try_from(128 + signal).unwrap_or(RUNNER),
+            _ => RUNNER,
+        },
         Outcome::Cancelled => INTERRUPTED,
     }
 }

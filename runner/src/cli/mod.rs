@@ -32,6 +32,7 @@ use std::process::ExitCode;
 pub fn main() -> ExitCode {
     crate::sys::survive_file_size_signal();
     crate::sys::end_without_memory();
+    crate::sys::hear_signals();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

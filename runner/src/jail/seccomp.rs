@@ -39,9 +39,9 @@ pub(super) fn apply(role: Role, grants: Grants, pid: u32) -> Result<(), Error> {
 
 /// The filter that takes away what only the time before a task needs. Small, for
 /// it is put up for every task.
-pub(super) fn taken() -> Result<BpfProgram, Error> {
+pub(super) fn taken(grants: Grants) -> Result<BpfProgram, Error> {
     let refused = SeccompAction::Errno(libc::EPERM as u32);
-    let rules = rules(TAKEN, Role::Zygote, Grants::default())?;
+    let rules = rules(TAKEN, Role::Zygote, grants)?;
     compile(rules, SeccompAction::Allow, refused)
 }
 

@@ -38,6 +38,8 @@ pub(super) enum Who {
     Tcp,
     /// Where tasks talk to others.
     Talks,
+    /// Where they do not.
+    Mute,
     /// Where the task imports regions.
     Regions,
     Compiler,
@@ -53,6 +55,7 @@ impl Who {
             Who::Files => grants.files,
             Who::Tcp => grants.tcp,
             Who::Talks => grants.talks && role != Role::Compiler,
+            Who::Mute => !grants.talks && role != Role::Compiler,
             Who::Regions => grants.regions,
             Who::Compiler => role == Role::Compiler,
         }
@@ -76,7 +79,7 @@ pub(super) enum Test {
     NotOwn(u8),
 }
 use Test::{Bits, NotNull, NotOwn, Null, OneOf, Own};
-use Who::{All, Before, Compiler, Files, Regions, Talks, Tasks, Tcp, Worker, Zygote};
+use Who::{All, Before, Compiler, Files, Mute, Regions, Talks, Tasks, Tcp, Worker, Zygote};
 
 const fn row(
     name: &'static str,
@@ -343,6 +346,7 @@ pub(super) const ALLOWED: &[Row] = &[
     row("shutdown", libc::SYS_shutdown, Tasks, &[], "the end of one direction of a socket"),
     row("sigaltstack", libc::SYS_sigaltstack, All, &[], "wasmtime's traps on a full stack"),
     row("socket", libc::SYS_socket, Tasks, &[INET, STREAM, TCP], "WASI sockets; without a grant it can be made and not connected, so that the report can tell where to"),
+    row("socketpair", libc::SYS_socketpair, Before, &[OneOf(0, &[libc::AF_UNIX as u32]), STREAM], "tokio, where the program has its `signal` feature: a pair for each process, made with its event loop"),
     row("socketpair", libc::SYS_socketpair, Talks, &[OneOf(0, &[libc::AF_UNIX as u32]), STREAM], "channels: their credit"),
     row("socketpair", libc::SYS_socketpair, Talks, &[OneOf(0, &[libc::AF_UNIX as u32]), PACKETS], "channels: their messages; no datagrams, which may go to any address"),
     row("statx", libc::SYS_statx, All, &[itself(2)], "what a descriptor is"),
@@ -436,6 +440,7 @@ pub(super) const TAKEN: &[Row] = &[
     row("prctl", libc::SYS_prctl, All, &[], "the walls stand"),
     row("prlimit64", libc::SYS_prlimit64, All, &[NotNull(2)], "limits stay"),
     row("seccomp", libc::SYS_seccomp, All, &[], "the walls stand"),
+    row("socketpair", libc::SYS_socketpair, Mute, &[], "what the kernel keeps for a task is bounded; tokio has its own by now"),
     row("tgkill", libc::SYS_tgkill, All, &[NotOwn(0)], "no signals but to itself"),
     row("wait4", libc::SYS_wait4, All, &[], "no processes"),
     row("waitid", libc::SYS_waitid, All, &[], "no processes"),

@@ -230,7 +230,7 @@ impl Walls {
         let mut taken = None;
         account.put_up(Layer::Seccomp, || {
             let number = pid.as_raw_nonzero().get().cast_unsigned();
-            let applied = seccomp::taken().and_then(|small| {
+            let applied = seccomp::taken(grants).and_then(|small| {
                 seccomp::apply(plan.role, grants, number)?;
                 taken = Some(small);
                 Ok(())

@@ -17,6 +17,7 @@ mod watched;
 
 use crate::blocking::wait;
 use crate::region::Region;
+use crate::sys::Process;
 use bytes::Bytes;
 use futures_core::Stream;
 use futures_sink::Sink;
@@ -54,6 +55,8 @@ pub struct Port {
     end: End,
     /// For the sink: handed over, and there was no room.
     held: Option<Message>,
+    /// In a fork of it nobody answers.
+    made_in: Process,
 }
 
 enum End {
@@ -232,6 +235,7 @@ impl Port {
         Port {
             end: End::Queue(end),
             held: None,
+            made_in: Process::current(),
         }
     }
 
@@ -239,6 +243,7 @@ impl Port {
         Port {
             end: End::Socket(Box::new(end)),
             held: None,
+            made_in: Process::current(),
         }
     }
 
@@ -319,6 +324,9 @@ impl Port {
     /// Waits until [`Port::try_send`] would not say [`PortError::WouldBlock`];
     /// `false` when nobody can tell any more.
     pub(crate) async fn room(&self) -> bool {
+        if !self.made_in.is_current() {
+            return false;
+        }
         match &self.end {
             End::Queue(end) => std::future::poll_fn(|cx| end.poll_room(cx)).await,
             End::Socket(end) => end.room().await,
@@ -327,6 +335,9 @@ impl Port {
 
     /// Waits for a message, or the end; `false` when nobody can tell any more.
     pub(crate) async fn message(&self) -> bool {
+        if !self.made_in.is_current() {
+            return false;
+        }
         match &self.end {
             End::Queue(end) => std::future::poll_fn(|cx| end.poll_message(cx)).await,
             End::Socket(end) => end.message().await,

@@ -3,7 +3,7 @@
 //!
 //! Invariant: what it is asked for ends by itself, whatever the other side does.
 
-use crate::sys;
+use crate::sys::{self, Watched};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -11,7 +11,6 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 use tokio::runtime::Handle;
 
 /// How long a thread that has nothing else to do is blocked by a call, before it looks
@@ -74,7 +73,7 @@ impl Haste {
 pub(super) struct Socket {
     pub(super) fd: Arc<OwnedFd>,
     pub(super) handle: Handle,
-    watched: OnceLock<Option<AsyncFd<Arc<OwnedFd>>>>,
+    watched: OnceLock<Option<Watched>>,
 }
 
 impl Socket {
@@ -88,7 +87,7 @@ impl Socket {
     }
 
     /// None when there is no event loop any more.
-    pub(super) fn watched(&self) -> Option<&AsyncFd<Arc<OwnedFd>>> {
+    pub(super) fn watched(&self) -> Option<&Watched> {
         let watched = self.watched.get_or_init(|| {
             let _context = self.handle.enter();
             sys::watch(self.fd.clone()).ok()

@@ -534,13 +534,14 @@ async fn supervise(worker: Worker, job: Job, asks: bool) -> Result<Supervised, E
             // With descriptors that it may have sent: a pipe ends when none is left.
             drop(says);
             let exit = tokio::time::timeout(LINGER, life.wait()).await;
+            let fate = fate.map_err(|how| life.crashed(how));
             // What it wrote before it died is in the pipes, whole. Whoever reads
             // it sets the pace, and may be given up.
             let rest = async { tokio::join!(out.deliver(u64::MAX), err.deliver(u64::MAX)) };
             let _ = or_stopped(rest, &job.kill, job.deadline).await;
             return Ok(Supervised {
                 fate,
-                usage: exit.ok().flatten().map(|exit| exit.usage),
+                usage: exit.ok().flatten().and_then(|exit| exit.usage),
                 pid,
                 reusable: None,
             });
@@ -612,6 +613,7 @@ fn is_of_the_other_end(error: &io::Error) -> bool {
 async fn stopped(life: &mut Life) -> i32 {
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
+        life.overhear();
         if let Some(signal) = life.stopped_by() {
             return signal;
         }

@@ -99,7 +99,9 @@ impl Child {
         let first = std::mem::replace(&mut self.pidfd, pidfd);
         let first_pid = std::mem::replace(&mut self.pid, pid);
         first.exited().await;
-        sys::wait(Whom::Pid(first_pid), true).map(drop)
+        // Somebody else may have reaped it.
+        let _ = sys::wait(Whom::Pid(first_pid), true);
+        Ok(())
     }
 
     /// The group in which all that it forks is; none where `/proc` shows other
@@ -119,7 +121,7 @@ impl Child {
             while !burial.is_over() {
                 std::thread::sleep(PAUSE);
             }
-            self.exit = burial.exit;
+            self.exit = burial.exit.or_else(|| self.told_end());
             self.reaped = true;
         }
         self.reaped
@@ -140,7 +142,14 @@ impl Child {
         }
     }
 
-    /// Waits for its death and reaps it; none when somebody else reaped it.
+    /// How it ended, where somebody else has reaped it and the kernel still knows.
+    fn told_end(&self) -> Option<Exit> {
+        let end = self.pidfd.end()?;
+        Some(Exit { end, usage: None })
+    }
+
+    /// Waits for its death and reaps it; none when somebody else reaped it, and the
+    /// kernel does not say.
     pub(super) async fn wait(&mut self) -> Option<Exit> {
         if !self.reaped {
             self.pidfd.exited().await;
@@ -152,7 +161,7 @@ impl Child {
             while !burial.is_over() {
                 tokio::time::sleep(PAUSE).await;
             }
-            self.exit = burial.exit;
+            self.exit = burial.exit.or_else(|| self.told_end());
             self.reaped = true;
         }
         self.exit
@@ -175,8 +184,9 @@ impl Drop for Child {
 /// without having said so, or have left its group. Dropping it waits until that is
 /// done.
 ///
-/// Numbers are not used again while a process has them, a dead one too; so the
-/// child must not be reaped when this begins, and nobody else reaps it.
+/// Numbers are not used again while a process has them, a dead one too. Where somebody
+/// else has reaped the child (another thread of this program that waits for any, a
+/// `SIGCHLD` that is ignored), its number is nobody's, and no signal is sent to it.
 struct Burial {
     group: i32,
     pid: i32,
@@ -192,7 +202,8 @@ impl Burial {
     fn begin(group: i32, pid: i32, place: Option<Place>) -> Self {
         // The number is the group's while the child is in it, or is what it was
         // named after.
-        if pid == group || Pid::from_raw(pid).is_some_and(|pid| is_in(pid, group)) {
+        let named = pid == group || Pid::from_raw(pid).is_some_and(|pid| is_in(pid, group));
+        if named && sys::is_child(pid) {
             kill_group(group);
         }
         Burial {
@@ -233,7 +244,8 @@ impl Burial {
                 Ok(Some(_)) => {}
                 Ok(None) => {
                     // Also out of its group.
-                    if let Some(pid) = Pid::from_raw(self.pid).filter(|_| !self.reaped) {
+                    let is_there = !self.reaped && sys::is_child(self.pid);
+                    if let Some(pid) = Pid::from_raw(self.pid).filter(|_| is_there) {
                         let _ = kill_process(pid, Signal::KILL);
                     }
                     self.over = Instant::now() >= self.give_up;

@@ -195,7 +195,8 @@ impl ChildCompiler {
             Some(End::Signal(signal)) => Some(signal),
             _ => None,
         };
-        let used = exit.map(|exit| exit.usage.user_cpu.saturating_add(exit.usage.system_cpu));
+        let usage = exit.and_then(|exit| exit.usage);
+        let used = usage.map(|usage| usage.user_cpu.saturating_add(usage.system_cpu));
         let said = String::from_utf8_lossy(&ears.heard);
         match signal.and_then(Signal::from_named_raw) {
             Some(Signal::XCPU) => return LoadError::CompileTime { limit: self.time },
@@ -350,7 +351,7 @@ impl Compiler for ChildCompiler {
         drop(file);
         let ending = ears.wait(&mut child, &self.closed, self.time)?;
         // Whatever it still does, nobody needs it.
-        let exit = child.end();
+        let exit = child.end().or_else(|| ears.exit());
         drop(user);
         ears.overhear();
         match ending {
@@ -423,9 +424,12 @@ impl Reaped {
         let mut end = None;
         let mut left = vec![self.first];
         left.extend(self.moved);
-        kill_group(self.first);
-        // Each by itself as well, for it may have left the group. None is reaped
-        // yet, so no number is another's.
+        if sys::has_child_in(self.first) {
+            kill_group(self.first);
+        }
+        // Each by itself as well, for it may have left the group. One that somebody else
+        // has reaped has no number any more.
+        left.retain(|pid| sys::is_child(*pid));
         for pid in left.iter().filter_map(|pid| Pid::from_raw(*pid)) {
             let _ = kill_process(pid, Signal::KILL);
         }
@@ -470,6 +474,12 @@ struct Ears {
 }
 
 impl Ears {
+    /// How the child ended, where somebody else has reaped it.
+    fn exit(&self) -> Option<Exit> {
+        let end = sys::end_of_reaped(self.life.as_fd())?;
+        Some(Exit { end, usage: None })
+    }
+
     /// Waits until the child has compiled (none), or has said why not, is dead, has
     /// had `time` since its greeting, or `closed` says that nobody wants it any
     /// more.

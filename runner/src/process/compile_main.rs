@@ -6,26 +6,22 @@
 //! looked at before the jail stands.
 
 use super::channel::{self, Inbox};
-use super::worker_main::go_inside;
+use super::worker_main::{check_alone, go_inside, settle};
 use crate::config::Jail;
 use crate::jail::{self, CompileLimits, JailError};
 use crate::sandbox::{self, Code, CodeError, LoadError};
 use crate::shortage;
 use crate::wire::{self, CompileOrder, CompilerSays, Hello};
-use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
 
 /// Compiles what the runner `parent` orders over the socket that is stdin.
 pub(super) fn work(parent: i32) -> io::Result<()> {
-    crate::sys::close_inherited();
+    settle(parent)?;
+    check_alone()?;
     crate::sys::ignore_file_size_signal()?;
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-    // The parent may have died before that took effect.
-    if rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get()) != Some(parent) {
-        return Err(io::Error::other("the runner is gone"));
-    }
     let runner = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
     rustix::stdio::dup2_stdin(rustix::stdio::stdout())?;
     channel::send_bytes(&runner, &Hello::encode(), &[])?;

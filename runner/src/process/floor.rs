@@ -12,7 +12,7 @@ use super::image::Image;
 use super::worker_main::WORKER_ARG;
 use crate::report::Usage;
 use crate::sandbox::Code;
-use crate::sys::FileId;
+use crate::sys::{self, FileId};
 use crate::task::Spec;
 use bytes::Bytes;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -263,7 +263,8 @@ impl Floor {
 impl Drop for Floor {
     fn drop(&mut self) {
         // Not reaped yet, so its number and its group's are still its own.
-        if let Some(pid) = Pid::from_raw(self.child.id().cast_signed()) {
+        let number = self.child.id().cast_signed();
+        if let Some(pid) = Pid::from_raw(number).filter(|_| sys::is_child(number)) {
             let _ = kill_process_group(pid, Signal::KILL);
         }
         let _ = self.child.kill();

@@ -1,6 +1,7 @@
 //! The program that floors are measured with; see [`floor`](super::floor).
 
 use super::floor::{FloorOrder, FloorSays, read_frame, write_frame};
+use super::worker_main::{check_alone, settle};
 use crate::sandbox::{self, Bare, Code, Held};
 use crate::sys::{self, Alone, Forked, Whom};
 use crate::task::Spec;
@@ -27,11 +28,8 @@ struct Loaded {
 
 /// Serves its stdin until that ends.
 pub(super) fn work(parent: i32) -> io::Result<()> {
-    sys::close_inherited();
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-    if rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get()) != Some(parent) {
-        return Err(io::Error::other("the runner is gone"));
-    }
+    settle(parent)?;
+    check_alone()?;
     let alone = Alone::look().ok_or_else(|| io::Error::other("there are threads"))?;
     // Not std's locked and buffered streams: nothing but the calls.
     let mut from = File::from(rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?);

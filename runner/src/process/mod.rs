@@ -23,6 +23,7 @@ mod spawn;
 mod stream;
 mod task_main;
 mod users;
+mod words;
 mod worker;
 mod worker_main;
 mod zygote;

@@ -371,11 +371,15 @@ impl Pool {
             Ok(worker) => Ok(worker),
             Err(NotForked::Refused(error)) => Err(NotMade::Refused(error.to_string())),
             Err(NotForked::Gone(how)) => {
-                let why = match how {
+                let mut why = match how {
                     Failure::Killed => "the zygote that forks workers died",
                     Failure::Own => "the zygote that forks workers had to be ended",
-                };
-                Err(NotReady::Died(how, why.into()).into())
+                }
+                .to_owned();
+                if let Some(words) = zygote.words() {
+                    why = format!("{why}; it said: {}", crate::outcome::on_one_line(&words));
+                }
+                Err(NotReady::Died(how, why).into())
             }
         }
     }
@@ -507,7 +511,7 @@ impl Pool {
                     return Err(NotReady::Died(failure_of(&crash), crash.to_string()));
                 }
                 let mut what = crash.to_string();
-                if let Some(said) = last_words(launch).await {
+                if let Some(said) = last_words(launch) {
                     what = format!("{what}; it said: {said}");
                 }
                 return Err(bad(what));
@@ -547,7 +551,7 @@ impl Pool {
                     let exit = tokio::time::timeout(LINGER, launch.child.wait()).await;
                     let crash = crash_of(exit.ok().flatten());
                     let mut what = crash.to_string();
-                    if let Some(said) = last_words(launch).await {
+                    if let Some(said) = last_words(launch) {
                         what = format!("{what}; it said: {said}");
                     }
                     return Err(NotReady::Died(failure_of(&crash), what));
@@ -630,14 +634,10 @@ async fn idle(pool: Weak<Pool>, timeout: Duration) {
 }
 
 /// The first line of what a program wrote to stderr before it went.
-async fn last_words(launch: &mut Launch) -> Option<String> {
-    use tokio::io::AsyncReadExt;
-    let mut bytes = [0; 512];
-    let read = launch.stderr.read(&mut bytes);
-    let len = tokio::time::timeout(LINGER, read).await.ok()?.ok()?;
-    let text = String::from_utf8_lossy(bytes.get(..len)?).into_owned();
-    let line = text.lines().find(|line| !line.trim().is_empty())?;
-    Some(line.chars().filter(|c| !c.is_control()).collect())
+fn last_words(launch: &mut Launch) -> Option<String> {
+    let words = launch.words.told()?;
+    let line = words.lines().find(|line| !line.trim().is_empty())?;
+    Some(line.chars().filter(|c| !c.is_control()).take(512).collect())
 }
 
 /// What a process says in its own words, as far as anybody wants to read it.

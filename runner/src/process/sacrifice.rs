@@ -9,12 +9,12 @@
 use super::compile::Reaped;
 use super::worker_main::WORKER_ARG;
 use super::{ProcessError, worker_program};
-use crate::sys::End;
+use crate::sys::{self, End};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::io::{self, PipeReader, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -148,8 +148,10 @@ impl Sacrifice {
     pub(crate) fn end(mut self, until: Instant) -> Died {
         let mut fds = [PollFd::new(&self.life, PollFlags::IN)];
         let died = matches!(wait_readable(&mut fds, until), Ok(true));
-        match self.child.end() {
-            Some(exit) if died => Died::Of(exit.end),
+        let end = self.child.end().map(|exit| exit.end);
+        // Or somebody else has reaped it.
+        match end.or_else(|| sys::end_of_reaped(self.life.as_fd())) {
+            Some(end) if died => Died::Of(end),
             _ => Died::Hung,
         }
     }

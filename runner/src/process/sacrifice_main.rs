@@ -4,18 +4,14 @@
 //! Invariant: it does not outlive the thread that started it.
 
 use super::sacrifice::MAX_ORDER;
+use super::worker_main::settle;
 use crate::compare;
-use rustix::process::{Resource, Rlimit, Signal, setrlimit};
+use rustix::process::{Resource, Rlimit, setrlimit};
 use std::io::{self, Read, Write};
 
 /// Does what the order on stdin says, and says on stdout what came of it.
 pub(super) fn work(parent: i32) -> io::Result<()> {
-    crate::sys::close_inherited();
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-    // The parent may have died before that took effect.
-    if rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get()) != Some(parent) {
-        return Err(io::Error::other("who started this is gone"));
-    }
+    settle(parent)?;
     // It is meant to die, and not to leave its memory in a file.
     let none = Rlimit {
         current: Some(0),

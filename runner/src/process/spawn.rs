@@ -9,6 +9,7 @@ use super::ProcessError;
 use super::channel::{self, Receiver, Sender};
 use super::child::{Child, Place, Started};
 use super::image::Image;
+use super::words::Words;
 use super::worker_main::WORKER_ARG;
 use crate::sandbox::Code;
 use crate::wire::{ControlOrder, StartOrder};
@@ -20,7 +21,6 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
-use tokio::net::unix::pipe;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 /// Idle workers over all artifacts.
@@ -42,7 +42,7 @@ struct Request {
 struct Launched {
     started: Started,
     control: UnixStream,
-    stderr: OwnedFd,
+    words: Words,
 }
 
 /// A started process, watched, with its control socket.
@@ -50,7 +50,7 @@ pub(super) struct Launch {
     pub(super) child: Child,
     pub(super) orders: Sender,
     pub(super) says: Receiver,
-    pub(super) stderr: pipe::Receiver,
+    pub(super) words: Words,
 }
 
 pub(super) struct Spawner {
@@ -209,7 +209,7 @@ fn watch(launched: Launched) -> io::Result<Launch> {
         child,
         orders: Sender::new(writing),
         says: Receiver::new(reading),
-        stderr: pipe::Receiver::from_owned_fd(launched.stderr)?,
+        words: launched.words,
     })
 }
 
@@ -225,7 +225,7 @@ fn spawn(
         source,
     };
     let (control, its_control) = UnixStream::pair().map_err(system)?;
-    let (stderr, its_stderr) = io::pipe().map_err(system)?;
+    let (words, its_stderr) = Words::pipe().map_err(system)?;
     let mut descriptors = vec![code.file().as_fd()];
     if let Some(image) = image {
         order.image = Some(image.of);
@@ -249,7 +249,7 @@ fn spawn(
         .process_group(0)
         .stdin(Stdio::from(OwnedFd::from(its_control)))
         .stdout(Stdio::null())
-        .stderr(Stdio::from(OwnedFd::from(its_stderr)));
+        .stderr(Stdio::from(its_stderr));
     let child = command.spawn().map_err(|source| ProcessError::Spawn {
         program: program.clone(),
         source,
@@ -257,6 +257,6 @@ fn spawn(
     Ok(Launched {
         started: Started::new(&child, place),
         control,
-        stderr: stderr.into(),
+        words,
     })
 }

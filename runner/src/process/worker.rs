@@ -6,6 +6,7 @@
 use super::channel::{Receiver, Sender};
 use super::child::Child;
 use super::spawn::Launch;
+use super::words::Words;
 use super::zygote::Forked;
 use crate::config::Start;
 use crate::jail::JailReport;
@@ -15,7 +16,6 @@ use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Instant;
-use tokio::net::unix::pipe;
 
 /// A worker that waits for an order, or has one.
 pub(super) struct Worker {
@@ -46,8 +46,7 @@ pub(super) enum Life {
     Started {
         child: Child,
         jail: Arc<JailReport>,
-        /// Kept open: writing to it must not fail.
-        _stderr: pipe::Receiver,
+        words: Words,
     },
 }
 
@@ -73,7 +72,7 @@ impl Worker {
             life: Life::Started {
                 child: launch.child,
                 jail,
-                _stderr: launch.stderr,
+                words: launch.words,
             },
             orders: launch.orders,
             says: launch.says,
@@ -121,6 +120,23 @@ impl Life {
             Life::Forked(_) => None,
             Life::Started { child, .. } => child.stopped_by(),
         }
+    }
+
+    /// Takes in what it wrote to its stderr, which must not fill up.
+    pub(super) fn overhear(&mut self) {
+        match self {
+            Life::Forked(forked) => forked.overhear(),
+            Life::Started { words, .. } => words.overhear(),
+        }
+    }
+
+    /// A crash of it, with what it said before.
+    pub(super) fn crashed(&mut self, how: Crash) -> Crash {
+        let words = match self {
+            Life::Forked(forked) => forked.words(),
+            Life::Started { words, .. } => words.told(),
+        };
+        how.with_words(words)
     }
 
     /// Kills it; it may be dead already.

@@ -32,7 +32,10 @@ static HOOKED: AtomicBool = AtomicBool::new(false);
 /// call it names a worker program instead, with
 /// [`Builder::worker`](crate::Builder::worker); `wrun` itself is one.
 ///
-/// Workers are forked, so nothing may have started a thread before.
+/// Workers are forked, so nothing may have started a thread before: not the runtime of
+/// `#[tokio::main]` either, nor a constructor that runs before `main`. A worker has no
+/// environment, none of this process's descriptors, and none of its signal handlers,
+/// panic hooks or loggers.
 ///
 /// ```
 /// wrun::worker_hook();
@@ -48,6 +51,8 @@ pub fn worker_hook() {
     let parent = args
         .next()
         .and_then(|arg| arg.to_str().and_then(|arg| arg.parse::<i32>().ok()));
+    sys::start_afresh();
+    std::panic::set_hook(Box::new(|panic| say_panic(panic)));
     let work = match args.next() {
         Some(role) if role == COMPILE_ARG => compile_main::work,
         Some(role) if role == FLOOR_ARG => floor_main::work,
@@ -68,20 +73,27 @@ pub fn worker_hook() {
     std::process::exit(code)
 }
 
+/// What a worker says before a panic ends it: in one line, to the stderr that its runner
+/// reads. In the place of a hook that the program has set for itself.
+fn say_panic(panic: &std::panic::PanicHookInfo<'_>) {
+    let what = panic.payload_as_str().unwrap_or("no message");
+    let line = match panic.location() {
+        Some(at) => format!("panicked at {at}: {what}\n"),
+        None => format!("panicked: {what}\n"),
+    };
+    let _ = io::stderr().write_all(line.as_bytes());
+}
+
 /// Whether this program can be its own worker.
 pub(super) fn is_hooked() -> bool {
     HOOKED.load(Ordering::Relaxed)
 }
 
 fn work(parent: i32) -> io::Result<()> {
-    sys::close_inherited();
+    settle(parent)?;
+    check_alone()?;
     // Behind a jail and without one.
     sys::ignore_file_size_signal()?;
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-    // The parent may have died before that took effect.
-    if rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get()) != Some(parent) {
-        return Err(io::Error::other("the runner is gone"));
-    }
     let control = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
     // Nobody reads this program's stdin; it is what stdout is: nothing.
     rustix::stdio::dup2_stdin(rustix::stdio::stdout())?;
@@ -117,9 +129,7 @@ fn work(parent: i32) -> io::Result<()> {
         Err(refusal) => return say(&refusal),
     };
     let Some(alone) = Alone::look() else {
-        return say(&ControlSays::JailFailed(
-            "the worker program has started threads".into(),
-        ));
+        return Err(io::Error::other("there are threads"));
     };
     let sigchld = order.zygote.then(zygote_main::watch_children).transpose()?;
     let (sealed, report) = match walls.seal() {
@@ -153,6 +163,55 @@ fn work(parent: i32) -> io::Result<()> {
             task_main::serve(&prepared, &sealed, control, order.tasks, order.spare, ahead)
         }
     }
+}
+
+/// Takes over a process that was started as a worker: ends with its parent, and has
+/// nothing that came with it.
+pub(super) fn settle(parent: i32) -> io::Result<()> {
+    sys::close_inherited();
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    // The parent may have died before that took effect.
+    if rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get()) != Some(parent) {
+        return Err(io::Error::other("the runner is gone"));
+    }
+    // What it takes to know processes is not to be had in a jail.
+    let _ = sys::Process::current();
+    Ok(())
+}
+
+/// Whether the program left it to us to start threads and runtimes.
+///
+/// # Errors
+///
+/// It did not: for whoever wrote it.
+pub(super) fn check_alone() -> io::Result<()> {
+    let too_late = |what: String| {
+        io::Error::other(format!(
+            "call wrun::worker_hook() first thing in main, before any thread or runtime \
+             (#[tokio::main] starts one): {what}"
+        ))
+    };
+    if tokio::runtime::Handle::try_current().is_ok() {
+        return Err(too_late("it was called by asynchronous code".into()));
+    }
+    match Alone::look() {
+        Some(_) => Ok(()),
+        None => Err(too_late(format!("there is {}", threads()))),
+    }
+}
+
+/// The names of this process's other threads, for people.
+fn threads() -> String {
+    let own = std::fs::read_link("/proc/self").unwrap_or_default();
+    let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten();
+    let names: Vec<String> = tasks
+        .flatten()
+        .filter(|task| task.file_name() != own.as_os_str())
+        .filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok())
+        .map(|name| name.trim().to_owned())
+        .take(3)
+        .collect();
+    format!("the thread {}", names.join(", "))
 }
 
 /// Takes the first half of the jail, which may go on as another process: the one

@@ -12,6 +12,7 @@ use super::channel::{ChannelError, Receiver, Sender, is_want};
 use super::child::Child;
 use super::pool::LOOK_EVERY;
 use super::spawn::Launch;
+use super::words::Words;
 use super::worker::{Life, Told, Worker};
 use crate::jail::JailReport;
 use crate::sys::{self, End, Exit, Sent};
@@ -51,6 +52,8 @@ struct Children {
     heard: Option<Instant>,
     /// The zygote is gone, and how.
     orphaned: Option<Failure>,
+    /// What it said before.
+    words: Option<String>,
 }
 
 struct Entry {
@@ -73,6 +76,7 @@ pub(super) struct Forked {
     member: Member,
     ended: Option<oneshot::Receiver<Exit>>,
     exit: Option<Exit>,
+    words: Words,
     zygote: Arc<Zygote>,
 }
 
@@ -93,7 +97,7 @@ impl Zygote {
             mut child,
             orders,
             says,
-            stderr,
+            mut words,
         } = launch;
         let zygote = Arc::new(Zygote {
             orders: tokio::sync::Mutex::new(orders),
@@ -105,14 +109,13 @@ impl Zygote {
         let end = zygote.end.clone();
         let listening = Arc::downgrade(&zygote);
         tokio::spawn(async move {
-            // Kept open: writing to it must not fail.
-            let _stderr = stderr;
             let how = tokio::select! {
                 how = listen(says, &listening) => how,
-                how = look_after(&mut child, &listening) => how,
+                how = look_after(&mut child, &mut words, &listening) => how,
                 () = end.cancelled() => Failure::Killed,
             };
             if let Some(zygote) = listening.upgrade() {
+                zygote.children().words = words.told();
                 zygote.orphan(how);
             }
             reap(child).await;
@@ -142,6 +145,7 @@ impl Zygote {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)
             .map_err(|errno| NotForked::Refused(errno.into()))?;
+        let (words, its_stderr) = Words::pipe().map_err(NotForked::Refused)?;
         let told = order.and_then(|order| tell(&ours, order));
         let (forked, member) = oneshot::channel();
         let (ended, exit) = oneshot::channel();
@@ -165,7 +169,9 @@ impl Zygote {
             let frame =
                 Sender::frame(&ControlOrder::Fork { id, spare }).map_err(io::Error::other)?;
             let mut orders = self.orders.lock().await;
-            let sent = orders.send(&frame, &[theirs.as_fd()]).await;
+            let sent = orders
+                .send(&frame, &[theirs.as_fd(), its_stderr.as_fd()])
+                .await;
             drop(orders);
             match sent {
                 Err(error) if is_want(&error) => {
@@ -202,11 +208,17 @@ impl Zygote {
             member,
             ended: Some(exit),
             exit: None,
+            words,
             zygote: self.clone(),
         });
         let mut worker = Worker::new(life, ours.into()).map_err(NotForked::Refused)?;
         worker.told = told;
         Ok(worker)
+    }
+
+    /// What it said before it was gone.
+    pub(super) fn words(&self) -> Option<String> {
+        self.children().words.clone()
     }
 
     fn children(&self) -> MutexGuard<'_, Children> {
@@ -373,9 +385,14 @@ async fn listen(mut says: Receiver, zygote: &std::sync::Weak<Zygote>) -> Failure
 }
 
 /// Looks now and then; returns when it has to end.
-async fn look_after(child: &mut Child, zygote: &std::sync::Weak<Zygote>) -> Failure {
+async fn look_after(
+    child: &mut Child,
+    words: &mut Words,
+    zygote: &std::sync::Weak<Zygote>,
+) -> Failure {
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
+        words.overhear();
         // One that somebody stopped forks and reaps no more; nobody is there to
         // let it go on.
         if child.stopped_by().is_some() {
@@ -402,6 +419,15 @@ impl Forked {
 
     pub(super) fn zygote(&self) -> &Arc<Zygote> {
         &self.zygote
+    }
+
+    pub(super) fn overhear(&mut self) {
+        self.words.overhear();
+    }
+
+    /// What it said, or its zygote, where that is gone.
+    pub(super) fn words(&mut self) -> Option<String> {
+        self.words.told().or_else(|| self.zygote.words())
     }
 
     /// Whether it is dead.

@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::collections::HashMap;
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 pub(super) struct Zygote {
@@ -95,13 +95,13 @@ impl Zygote {
         spare: Option<Spare>,
         children: &mut HashMap<i32, Known>,
     ) -> io::Result<()> {
-        let Some(socket) = self.inbox.take_one() else {
-            // There was no room for it here.
+        let (Some(socket), Some(stderr)) = (self.inbox.take_one(), self.inbox.take_one()) else {
+            // There was no room for them here.
             let full = io::Error::from(Errno::MFILE);
             return self.not_forked(id, &full);
         };
         match self.alone.fork() {
-            Ok(Forked::Child) => self.child(socket, spare),
+            Ok(Forked::Child) => self.child(socket, stderr, spare),
             Ok(Forked::Parent { pid, pidfd }) => {
                 match self.say(&ControlSays::Forked(id), &[pidfd.as_fd()]) {
                     // Nobody can be told who it is: it goes again, and others live on.
@@ -125,13 +125,15 @@ impl Zygote {
     }
 
     /// What a forked child does: it serves its socket and ends.
-    fn child(&mut self, socket: OwnedFd, spare: Option<Spare>) -> ! {
+    fn child(&mut self, socket: OwnedFd, stderr: OwnedFd, spare: Option<Spare>) -> ! {
         // Whatever happens, this copy of the zygote does not go on as one.
         let _end = EndsHere;
         // The zygote's own descriptors are not a worker's to have: its stderr is a
         // pipe that a worker could fill, and all others would wait at.
+        if rustix::stdio::dup2_stderr(stderr).is_err() {
+            sys::exit_now(125)
+        }
         for descriptor in [
-            io::stderr().as_raw_fd(),
             self.control.as_raw_fd(),
             self.sigchld.reader.as_raw_fd(),
             self.sigchld.writer,
@@ -150,7 +152,11 @@ impl Zygote {
             spare,
             ahead,
         );
-        sys::exit_now(if served.is_ok() { 0 } else { 125 })
+        if let Err(error) = served {
+            let _ = writeln!(io::stderr(), "wrun worker: {error}");
+            sys::exit_now(125)
+        }
+        sys::exit_now(0)
     }
 
     fn reap(&self, children: &mut HashMap<i32, Known>) -> io::Result<()> {

@@ -6,7 +6,7 @@
 //! [`TICK`]. A guard costs two atomic operations unless the thread sleeps, or two
 //! system calls with the timer.
 
-use crate::sys;
+use crate::sys::{self, Process};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread::Thread;
@@ -20,55 +20,93 @@ pub(crate) const TICK: Duration = Duration::from_millis(5);
 /// does not wake it for each.
 const IDLE_TICKS: u32 = 100;
 
-static RUNNING: AtomicUsize = AtomicUsize::new(0);
-static ASLEEP: AtomicBool = AtomicBool::new(false);
-static ENGINES: Mutex<Vec<EngineWeak>> = Mutex::new(Vec::new());
-static THREAD: OnceLock<Thread> = OnceLock::new();
-static STARTING: Mutex<()> = Mutex::new(());
+/// The clock of one process. A fork of it has a copy without the thread, whose locks may
+/// be held for ever: it makes one of its own.
+struct Clock {
+    process: Process,
+    running: AtomicUsize,
+    asleep: AtomicBool,
+    engines: Mutex<Vec<EngineWeak>>,
+    thread: OnceLock<Thread>,
+    starting: Mutex<()>,
+    /// That of a fork of this process.
+    next: OnceLock<Box<Clock>>,
+}
+
+static FIRST: OnceLock<Clock> = OnceLock::new();
+
+impl Clock {
+    fn new() -> Self {
+        Clock {
+            process: Process::current(),
+            running: AtomicUsize::new(0),
+            asleep: AtomicBool::new(false),
+            engines: Mutex::new(Vec::new()),
+            thread: OnceLock::new(),
+            starting: Mutex::new(()),
+            next: OnceLock::new(),
+        }
+    }
+
+    fn current() -> &'static Clock {
+        let mut clock = FIRST.get_or_init(Clock::new);
+        while !clock.process.is_current() {
+            clock = clock.next.get_or_init(|| Box::new(Clock::new()));
+        }
+        clock
+    }
+}
 
 /// Has the engine's epoch advanced from now on, until it is dropped.
 pub(crate) fn register(engine: &Engine) -> std::io::Result<()> {
-    let mut engines = ENGINES.lock().unwrap_or_else(PoisonError::into_inner);
+    let clock = Clock::current();
+    let mut engines = clock.engines.lock().unwrap_or_else(PoisonError::into_inner);
     engines.retain(|engine| engine.upgrade().is_some());
     engines.push(engine.weak());
     drop(engines);
-    let _one_at_a_time = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
-    if THREAD.get().is_none() {
+    let _one_at_a_time = clock
+        .starting
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    if clock.thread.get().is_none() {
         let handle = std::thread::Builder::new()
             .name("wrun-epoch".into())
             .stack_size(64 << 10)
-            .spawn(tick)?;
-        let _ = THREAD.set(handle.thread().clone());
+            .spawn(|| tick(clock))?;
+        let _ = clock.thread.set(handle.thread().clone());
     }
     Ok(())
 }
 
-/// A guest is running.
-pub(crate) struct Running(());
+/// A guest is running, on this thread: its traps arrive as signals.
+pub(crate) struct Running(Option<&'static Clock>);
 
 impl Running {
     pub(crate) fn new() -> Self {
         if sys::has_ticks() {
             sys::start_ticks(TICK);
-            return Running(());
+            return Running(None);
         }
-        RUNNING.fetch_add(1, Ordering::SeqCst);
-        if ASLEEP.load(Ordering::SeqCst)
-            && let Some(thread) = THREAD.get()
+        sys::unblock_traps();
+        let clock = Clock::current();
+        clock.running.fetch_add(1, Ordering::SeqCst);
+        if clock.asleep.load(Ordering::SeqCst)
+            && let Some(thread) = clock.thread.get()
         {
             thread.unpark();
         }
-        Running(())
+        Running(Some(clock))
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if sys::has_ticks() {
-            sys::stop_ticks();
-            return;
+        match self.0 {
+            Some(clock) => {
+                clock.running.fetch_sub(1, Ordering::SeqCst);
+            }
+            None => sys::stop_ticks(),
         }
-        RUNNING.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -78,26 +116,26 @@ pub(crate) fn signals() -> bool {
     sys::are_ticking()
 }
 
-fn tick() {
+fn tick(clock: &Clock) {
     let mut idle = 0;
     loop {
-        if RUNNING.load(Ordering::SeqCst) > 0 {
+        if clock.running.load(Ordering::SeqCst) > 0 {
             idle = 0;
         } else {
             idle += 1;
         }
         if idle > IDLE_TICKS {
             // Announce sleep first, then look again: a guard made in between
-            // either is seen here or sees `ASLEEP` and unparks.
-            ASLEEP.store(true, Ordering::SeqCst);
-            while RUNNING.load(Ordering::SeqCst) == 0 {
+            // either is seen here or sees `asleep` and unparks.
+            clock.asleep.store(true, Ordering::SeqCst);
+            while clock.running.load(Ordering::SeqCst) == 0 {
                 std::thread::park();
             }
-            ASLEEP.store(false, Ordering::SeqCst);
+            clock.asleep.store(false, Ordering::SeqCst);
             idle = 0;
         }
         std::thread::sleep(TICK);
-        let engines = ENGINES.lock().unwrap_or_else(PoisonError::into_inner);
+        let engines = clock.engines.lock().unwrap_or_else(PoisonError::into_inner);
         for engine in engines.iter().filter_map(EngineWeak::upgrade) {
             engine.increment_epoch();
         }

@@ -9,6 +9,7 @@ use super::makings::Makings;
 use super::source::Shape;
 use crate::config::Config;
 use crate::error::Error;
+use crate::sys::Process;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::any::Any;
@@ -157,6 +158,21 @@ struct Loaded {
     codes: [Slot<Code>; 2],
     /// What the executor made of each.
     prepared: [Slot<dyn Any + Send + Sync>; 2],
+    made_in: Process,
+}
+
+impl Drop for Loaded {
+    fn drop(&mut self) {
+        if self.made_in.is_current() {
+            return;
+        }
+        // In a fork, what the executor made still serves the other process: dropping it
+        // would end that one's workers.
+        for slot in &mut self.prepared {
+            let value = slot.value.get_mut();
+            std::mem::forget(value.unwrap_or_else(PoisonError::into_inner).take());
+        }
+    }
 }
 
 /// Filled once; whoever wants to fill it meanwhile waits. Looking never waits:
@@ -374,6 +390,7 @@ impl Loader {
             source,
             codes,
             prepared: [Slot::empty(), Slot::empty()],
+            made_in: Process::current(),
         }))
     }
 

@@ -8,6 +8,7 @@ mod allocator;
 pub(crate) mod attempt;
 mod descriptor;
 mod fork;
+mod heritage;
 mod inherited;
 #[cfg(feature = "test-hooks")]
 mod keeper;
@@ -18,6 +19,7 @@ mod overlay;
 mod pidfd;
 #[cfg(feature = "test-hooks")]
 mod probe;
+mod process;
 mod receive;
 mod room;
 mod shared_words;
@@ -35,14 +37,18 @@ pub use allocator::Allocator;
 pub(crate) use allocator::end_without_memory;
 pub(crate) use descriptor::closes_on_exec;
 pub(crate) use fork::{Alone, Forked, exit_now};
+pub(crate) use heritage::{
+    fill_standard_streams, hear_signals, is_denied_code, start_afresh, unblock_traps,
+};
 pub(crate) use inherited::{blank, close_inherited};
 pub(crate) use landlock::landlock_abi;
 pub(crate) use large_pages::{Collapsed, FileId, IMAGE_SEALS, LARGE, collapse, map_own_code};
 pub(crate) use namespace::{Side, fork_sibling, unshare};
 pub(crate) use overlay::{Overlay, window};
-pub(crate) use pidfd::{Pidfd, Sent, member_of};
+pub(crate) use pidfd::{Pidfd, Sent, end_of_reaped, member_of};
 #[cfg(feature = "test-hooks")]
 pub(crate) use probe::probe;
+pub(crate) use process::Process;
 pub(crate) use receive::receive;
 pub(crate) use room::room_for;
 pub(crate) use shared_words::SharedWords;
@@ -56,5 +62,5 @@ pub(crate) use stdout::was_stdout_closed;
 pub(crate) use ticks::{are_ticking, has_ticks, start_ticks, stop_ticks, tick_for};
 pub(crate) use to_map::ToMap;
 pub(crate) use unread::has_unread;
-pub(crate) use wait::{End, Exit, Whom, children_usage, own_usage, wait};
-pub(crate) use watch::watch;
+pub(crate) use wait::{End, Exit, Whom, children_usage, has_child_in, is_child, own_usage, wait};
+pub(crate) use watch::{Watched, watch};

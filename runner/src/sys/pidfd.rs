@@ -1,6 +1,7 @@
 //! A process by descriptor: no other process is ever meant, also after its number
 //! is used again.
 
+use super::wait::{End, end_of};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, getpgid, pidfd_open, pidfd_send_signal, waitid,
@@ -57,6 +58,11 @@ impl Pidfd {
         let options = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG;
         let status = waitid(WaitId::PidFd(self.0.get_ref().as_fd()), options).ok()??;
         status.stopping_signal()
+    }
+
+    /// How the process ended, where somebody else has reaped it.
+    pub(crate) fn end(&self) -> Option<End> {
+        end_of_reaped(self.0.get_ref().as_fd())
     }
 
     /// Whether the process is dead. Its owner still has to reap it.
@@ -133,11 +139,12 @@ struct Info {
     exit_code: i32,
 }
 
+const GET_INFO: libc::c_ulong = 0xc040_ff0b;
+
 /// Asks the kernel; none where it does not know the question, or the descriptor is
 /// for something else.
 #[expect(unsafe_code, reason = "an ioctl that rustix has no function for")]
 fn asked(pidfd: BorrowedFd<'_>) -> Option<Shown> {
-    const GET_INFO: libc::c_ulong = 0xc040_ff0b;
     const HAS_PID: u64 = 1;
     const { assert!(size_of::<Info>() == 64, "the size that the request names") };
     let mut info = Info {
@@ -156,6 +163,20 @@ fn asked(pidfd: BorrowedFd<'_>) -> Option<Shown> {
             (error.raw_os_error() == Some(libc::ESRCH)).then_some(Shown::Gone)
         }
     }
+}
+
+/// How a process ended that somebody else has reaped; none where the kernel does not keep
+/// that (before Linux 6.15), or the process is not dead and reaped.
+#[expect(unsafe_code, reason = "an ioctl that rustix has no function for")]
+pub(crate) fn end_of_reaped(pidfd: BorrowedFd<'_>) -> Option<End> {
+    const HAS_EXIT: u64 = 1 << 3;
+    let mut info = Info {
+        mask: HAS_EXIT,
+        ..Info::default()
+    };
+    // SAFETY: as for `asked`.
+    let done = unsafe { libc::ioctl(pidfd.as_raw_fd(), GET_INFO, &raw mut info) };
+    (done == 0 && info.mask & HAS_EXIT != 0).then(|| end_of(info.exit_code))
 }
 
 fn read(pidfd: BorrowedFd<'_>) -> io::Result<Shown> {

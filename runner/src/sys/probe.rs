@@ -162,7 +162,20 @@ const PROBES: &[(&str, Act)] = &[
     // Endings.
     ("nothing", |_| Ok("nothing".into())),
     ("abort", |_| std::process::abort()),
-    ("panic", |_| panic!("a probe that panics")),
+    ("panic", |words| panic!("{words}")),
+    // As a panic does that nobody catches.
+    ("panic-outside", |words| {
+        let _ = std::panic::catch_unwind(|| panic!("{words}"));
+        super::exit_now(101)
+    }),
+    ("say", |words| {
+        say(words);
+        std::process::abort()
+    }),
+    ("say-much", |words| {
+        say(&words.repeat(100_000));
+        Ok("said".into())
+    }),
     ("segfault", segfault),
     ("oom-kill", oom_kill),
     ("illegal", illegal),
@@ -418,6 +431,12 @@ fn memory_file(_: &str) -> Tried {
 }
 
 // --- sockets --------------------------------------------------------------
+
+/// Writes to stderr.
+fn say(words: &str) {
+    use std::io::Write;
+    let _ = io::stderr().write_all(words.as_bytes());
+}
 
 fn socket(family: i32, kind: i32, protocol: i32) -> Tried {
     new_socket(family, kind, protocol).map(|_| "a socket".into())

@@ -1,6 +1,7 @@
 //! How processes ended, and what they used.
 
 use crate::report::Usage;
+use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::time::Duration;
@@ -18,7 +19,8 @@ pub(crate) enum End {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Exit {
     pub(crate) end: End,
-    pub(crate) usage: Usage,
+    /// None where the wait status was somebody else's.
+    pub(crate) usage: Option<Usage>,
 }
 
 /// Whom to wait for.
@@ -67,16 +69,41 @@ pub(crate) fn wait(whom: Whom, block: bool) -> io::Result<Option<(i32, Exit)>> {
             }
             return Err(error);
         }
-        let end = if libc::WIFSTOPPED(status) {
-            End::Stopped(libc::WSTOPSIG(status))
-        } else if libc::WIFSIGNALED(status) {
-            End::Signal(libc::WTERMSIG(status))
-        } else {
-            End::Status(libc::WEXITSTATUS(status))
+        let exit = Exit {
+            end: end_of(status),
+            usage: Some(usage_of(usage)),
         };
-        let usage = usage_of(usage);
-        return Ok(Some((waited, Exit { end, usage })));
+        return Ok(Some((waited, exit)));
     }
+}
+
+/// What a wait status says.
+pub(super) fn end_of(status: i32) -> End {
+    if libc::WIFSTOPPED(status) {
+        End::Stopped(libc::WSTOPSIG(status))
+    } else if libc::WIFSIGNALED(status) {
+        End::Signal(libc::WTERMSIG(status))
+    } else {
+        End::Status(libc::WEXITSTATUS(status))
+    }
+}
+
+/// Whether a process is a child of this program that nobody has reaped: its number is its
+/// own. Another thread that waits for any child, or a `SIGCHLD` that is ignored, reaps it
+/// before its owner does.
+pub(crate) fn is_child(pid: i32) -> bool {
+    Pid::from_raw(pid).is_some_and(|pid| is_there(WaitId::Pid(pid)))
+}
+
+/// Whether a child of this program that nobody has reaped is in a process group: its
+/// number is its own.
+pub(crate) fn has_child_in(group: i32) -> bool {
+    Pid::from_raw(group).is_some_and(|group| is_there(WaitId::Pgid(Some(group))))
+}
+
+fn is_there(whom: WaitId<'_>) -> bool {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    waitid(whom, options).is_ok()
 }
 
 /// What this process used so far.

@@ -7,7 +7,7 @@
 //! Hello          ───────────▶
 //! Moved          ───────────▶                    it lives on as another process
 //! Ready          ───────────▶                    (or Stale, Refused, NoJail)
-//!                ◀───────────  Fork              with a worker's socket
+//!                ◀───────────  Fork              with a worker's socket and stderr
 //! Forked         ───────────▶                    with the worker's pidfd
 //! Ended          ───────────▶                    once per worker
 //!
@@ -45,7 +45,8 @@ use std::time::Duration;
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum ControlOrder {
     Start(Box<StartOrder>),
-    /// A worker for the socket that comes along, under this number.
+    /// A worker for the socket that comes along, under this number; then comes what is to
+    /// be its stderr.
     Fork {
         id: u64,
         spare: Option<Spare>,

@@ -306,8 +306,11 @@ impl Ended {
             },
             Outcome::Trapped(trap) => Ended::Trapped(trap.to_string()),
             Outcome::LimitExceeded(limit) => Ended::Limit(*limit),
-            Outcome::Crashed(Crash::Signal(signal)) => Ended::Signal(*signal),
-            Outcome::Crashed(Crash::Exit(status)) => Ended::Exit(*status),
+            Outcome::Crashed(crash) => match crash.how() {
+                Crash::Signal(signal) => Ended::Signal(*signal),
+                Crash::Exit(status) => Ended::Exit(*status),
+                _ => Ended::Other(outcome.to_string()),
+            },
             other => Ended::Other(other.to_string()),
         }
     }

@@ -1,0 +1,128 @@
+//! What a process of ours wrote to its stderr, kept for the case that it dies.
+//!
+//! Each process has a pipe of its own. Invariant: what is kept is bounded, and reading
+//! never waits, whoever has the other end.
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::OwnedFd;
+
+/// Bytes that are kept of the beginning, and of the end.
+const HALF: usize = 2040;
+/// Bytes of text that come out, at most.
+const MOST: usize = 4096;
+/// Reads at once: more than a pipe holds.
+const READS: usize = 32;
+
+/// The runner's end. Dropping it has later writes fail.
+pub(super) struct Words {
+    pipe: OwnedFd,
+    start: Vec<u8>,
+    /// After `start`.
+    end: VecDeque<u8>,
+    /// Between the two some were dropped.
+    cut: bool,
+}
+
+impl Words {
+    /// A pipe: the runner's end, and the one that is to be a process's stderr.
+    pub(super) fn pipe() -> io::Result<(Self, OwnedFd)> {
+        let (pipe, theirs) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+        let words = Words {
+            pipe,
+            start: Vec::new(),
+            end: VecDeque::new(),
+            cut: false,
+        };
+        Ok((words, theirs))
+    }
+
+    /// Reads what is there: whoever writes much must not have to wait for ever.
+    pub(super) fn overhear(&mut self) {
+        let mut bytes = [0; 4096];
+        for _ in 0..READS {
+            let mut watched = [PollFd::new(&self.pipe, PollFlags::IN)];
+            let is_there = poll(&mut watched, Some(&Timespec::default()));
+            if !matches!(is_there, Ok(1..)) {
+                return;
+            }
+            match rustix::io::read(&self.pipe, &mut bytes) {
+                Ok(0) => return,
+                Ok(len) => self.keep(&bytes[..len]),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn keep(&mut self, bytes: &[u8]) {
+        let (first, rest) = bytes.split_at(bytes.len().min(HALF - self.start.len()));
+        self.start.extend_from_slice(first);
+        self.end.extend(rest);
+        let over = self.end.len().saturating_sub(HALF);
+        self.cut |= over > 0;
+        self.end.drain(..over);
+    }
+
+    /// What was written, in characters that are safe to print; none when nothing was.
+    pub(super) fn told(&mut self) -> Option<String> {
+        self.overhear();
+        let mut bytes = self.start.clone();
+        if self.cut {
+            bytes.extend_from_slice(b"\n...\n");
+        }
+        bytes.extend(&self.end);
+        let text = String::from_utf8_lossy(&bytes);
+        let mut safe = String::new();
+        for char in text.trim().chars() {
+            let char = match char {
+                '\n' | '\t' => char,
+                char if char.is_control() => '\u{fffd}',
+                char => char,
+            };
+            if safe.len() + char.len_utf8() > MOST {
+                break;
+            }
+            safe.push(char);
+        }
+        (!safe.is_empty()).then_some(safe)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn after(writes: &[&[u8]]) -> Option<String> {
+        let (mut words, theirs) = Words::pipe().expect("a pipe");
+        for write in writes {
+            rustix::io::write(&theirs, write).expect("there is room");
+            words.overhear();
+        }
+        words.told()
+    }
+
+    #[test]
+    fn beginning_and_end_are_kept() {
+        assert_eq!(after(&[]), None);
+        assert_eq!(after(&[b" \n"]), None);
+        assert_eq!(after(&[b"a\n", b"b\n"]).as_deref(), Some("a\nb"));
+        let long = [b'x'; 3000];
+        assert_eq!(after(&[&long]).map(|words| words.len()), Some(3000));
+        let words = after(&[b"first", &long, &long, b"last"]).expect("words");
+        assert!(words.starts_with("first") && words.ends_with("last"));
+        assert!(
+            words.contains("x\n...\nx") && words.len() <= MOST,
+            "{words}"
+        );
+    }
+
+    #[test]
+    fn what_commands_a_terminal_is_no_part_of_it() {
+        let words = after(&[b"a\x1b[31m\xff\x07b\0"]).expect("words");
+        assert_eq!(words, "a\u{fffd}[31m\u{fffd}\u{fffd}b\u{fffd}");
+        let words = after(&[&[0xff; 4096]]).expect("words");
+        assert!(words.len() <= MOST);
+    }
+}
