@@ -782,8 +782,8 @@ fn a_worker_has_nothing_open_but_its_own() {
                 {
                     let own = match what {
                         "null" | "sealed memory" | "unix socket" | "kernel object" => true,
-                        // A pipe to its own runner; forked ones would share it.
-                        "pipe" => start == Start::Exec && number == "2",
+                        // To its runner, and its own: what it says before it dies.
+                        "pipe" => number == "2",
                         "directory" => grants,
                         _ => false,
                     };

@@ -277,6 +277,8 @@ impl Builder {
     /// [`ErrorKind::Jail`] for an [`identity`](Builder::identity) or
     /// [`users`](Builder::users) that cannot be had; [`ErrorKind::System`] when threads cannot be started.
     pub fn build(self) -> Result<Runner, Error> {
+        // Before anything is opened. Where there is no `/dev/null`, they stay closed.
+        let _ = crate::sys::fill_standard_streams();
         if self.mode == Mode::Process && (self.identity.is_some() || self.users.is_some()) {
             may_change_identity(self.jail)?;
         }

@@ -94,8 +94,6 @@ pub(crate) struct Ends {
 impl Core {
     /// Needs no runtime yet.
     pub(crate) fn new(config: Config) -> Result<Self, Error> {
-        // Without `/dev/null`, what is opened next may be taken for one of them.
-        let _ = sys::fill_standard_streams();
         if sys::is_denied_code() {
             return Err(Error::new(
                 ErrorKind::System,

@@ -90,10 +90,16 @@ fn main() {
     let name = name.as_ref().and_then(|path| path.file_name()?.to_str());
     match name {
         Some("late-thread") => {
+            // A thread names itself.
+            let (named, waits) = std::sync::mpsc::channel();
             std::thread::Builder::new()
                 .name("metrics".into())
-                .spawn(std::thread::park)
+                .spawn(move || {
+                    let _ = named.send(());
+                    std::thread::park();
+                })
                 .expect("a thread");
+            let _ = waits.recv();
         }
         Some("late-runtime") => tokio::runtime::Builder::new_current_thread()
             .enable_all()
