@@ -824,7 +824,7 @@ fn a_granted_address_is_the_only_one() {
             let wanted = [
                 ("connect-tcp:PORT", "did it: connected"),
                 (&other, "refused: EACCES"),
-                ("listen", "refused: EACCES"),
+                ("listen", "refused: EPERM"),
                 ("listen-unbound", "refused: EPERM"),
                 ("fast-open-tcp:PORT", "refused: EPERM"),
                 ("send-udp:PORT", "refused: EPERM"),
