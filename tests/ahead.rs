@@ -121,7 +121,8 @@ fn limits_are_the_tasks_own_whatever_waited() {
                 "{at}: the table did not grow"
             );
             let report = run(usual().max_table_elements(0), 0);
-            assert_eq!(report.outcome, memory, "{at}: no table at all");
+            let elements = Outcome::LimitExceeded(Limit::TableElements);
+            assert_eq!(report.outcome, elements, "{at}: no table at all");
             let report = run(usual().fuel(5), 0);
             let fuel = Outcome::LimitExceeded(Limit::Fuel);
             assert_eq!(report.outcome, fuel, "{at}");

@@ -244,12 +244,17 @@ fn memory_is_bounded_over_all_memories_tables_and_instances() {
             "hostile/table-initial.wat",
             "hostile/many-instances.wat",
         ] {
+            let limit = if path.contains("table") {
+                Limit::TableElements
+            } else {
+                Limit::Memory
+            };
             let artifact = guest(&runner, path);
             let report = run(
                 &runner,
                 Task::new(&artifact).limits(safety().max_memory(64 * MIB)),
             );
-            assert_exceeded(&report, Limit::Memory);
+            assert_exceeded(&report, limit);
             let peak = report.stats.peak_memory_bytes.expect("measured");
             assert!(peak <= 64 * MIB, "{path} in {mode} mode had {peak} bytes");
             assert!(report.stats.memory_growth_refused > 0, "{path} in {mode}");
