@@ -307,7 +307,7 @@ impl Core {
         let task_id = job.task_id;
         let services = job.services.clone();
         let artifact = job.artifact.clone();
-        let captured = job.stdout.is_capture();
+        let is_captured = job.stdout.is_capture();
         let ran = self.execute(job, retries, place, submitted, &stop).await;
         services.end().await;
         let Ran {
@@ -340,7 +340,7 @@ impl Core {
             Err(crash) => (Outcome::Crashed(crash), Fate::imposed(Ending::Cancelled)),
         };
         let limit_value = match outcome {
-            Outcome::LimitExceeded(limit) => spec.limits.value(limit, &artifact, captured),
+            Outcome::LimitExceeded(limit) => spec.limits.value(limit, &artifact, is_captured),
             _ => None,
         };
         Ok(Report {

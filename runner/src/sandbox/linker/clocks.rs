@@ -7,16 +7,14 @@ use super::file_poll::Poll;
 use super::wasi_0_1::{EVENT, SUBSCRIPTION, guest_of};
 use super::wasi_0_2::WASI;
 use crate::sandbox::host::{Host, MAX_RESOURCES};
-use crate::sys;
+use crate::sys::{self, Watched};
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
     timerfd_settime,
 };
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
-use tokio::io::unix::AsyncFd;
 use wasmtime::component::{Linker, Resource};
 use wasmtime::{Caller, StoreContextMut, Trap};
 use wasmtime_wasi::WasiView;
@@ -58,7 +56,7 @@ async fn nap(until: Instant, blocking: bool) {
 
 /// A timer of the kernel's.
 struct Timer {
-    descriptor: AsyncFd<Arc<OwnedFd>>,
+    descriptor: Watched,
     _counted: Counted,
 }
 
