@@ -355,7 +355,7 @@ mod tests {
 
     #[test]
     fn the_borrowed_place_is_outside_of_the_buffer() {
-        let memory = vec![7; 100];
+        let memory = vec![7_u8; 100];
         let place = |begin, len| Borrowed::new(&memory, begin, len).map(|borrowed| borrowed.at);
         assert_eq!(place(12, 88), Some(0));
         assert_eq!(place(0, 88), Some(88));
