@@ -232,7 +232,6 @@ fn spawn(
         descriptors.push(image.file());
     }
     let order = ControlOrder::Start(Box::new(order));
-    channel::send(&control, &order, &descriptors).map_err(system)?;
     // Nothing here needs code between fork and exec, which would make the start
     // a fork that copies the runner's page tables.
     let mut command = Command::new(program);
@@ -251,8 +250,16 @@ fn spawn(
         program: program.clone(),
         source,
     })?;
+    let started = Started::new(&child, permit).map_err(system)?;
+    // It does not end before it has its order: where somebody else reaps children, it must
+    // be watched by then.
+    match channel::send(&control, &order, &descriptors) {
+        // It is gone; how is for whoever watches it.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+        sent => sent.map_err(system)?,
+    }
     Ok(Launched {
-        started: Started::new(&child, permit),
+        started,
         control,
         words,
     })
