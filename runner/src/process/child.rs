@@ -8,6 +8,7 @@ use super::users::User;
 use crate::sys::{self, Exit, Pidfd, Whom};
 use rustix::process::{Pid, Signal, getpgid, kill_process, kill_process_group};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::process::Child as StdChild;
 use std::time::{Duration, Instant};
 use tokio::sync::OwnedSemaphorePermit;
@@ -27,21 +28,27 @@ pub(super) struct Place {
 /// reaps it: whoever asked for it may be gone by now.
 pub(super) struct Started {
     group: i32,
+    life: Option<OwnedFd>,
     place: Option<Place>,
 }
 
 impl Started {
     /// Takes over what was started as the leader of a process group.
-    pub(super) fn new(child: &StdChild, place: Place) -> Self {
-        Started {
-            group: child.id().cast_signed(),
+    pub(super) fn new(child: &StdChild, place: Place) -> io::Result<Self> {
+        let group = child.id().cast_signed();
+        let mut started = Started {
+            group,
+            life: None,
             place: Some(place),
-        }
+        };
+        started.life = Some(Pidfd::of_child(group)?);
+        Ok(started)
     }
 
     /// Watches it. Needs the context of a tokio runtime.
     pub(super) fn watch(mut self) -> io::Result<Child> {
-        let pidfd = Pidfd::open(self.group.cast_unsigned())?;
+        let life = self.life.take();
+        let pidfd = Pidfd::watch(life.ok_or_else(|| io::Error::other("watched already"))?)?;
         let place = self.place.take();
         Ok(Child {
             pid: self.group,

@@ -244,8 +244,6 @@ impl ChildCompiler {
         if let Some(user) = user {
             user.apply(&mut order.plan);
         }
-        channel::send(&socket, &order, &[source.as_fd(), output.as_fd()]).map_err(&pipes)?;
-        socket.set_nonblocking(true).map_err(&pipes)?;
         rustix::io::ioctl_fionbio(&words, true).map_err(|errno| pipes(errno.into()))?;
         // Nothing here needs code between fork and exec.
         let mut command = Command::new(&self.program);
@@ -274,6 +272,13 @@ impl ChildCompiler {
             .ok_or(Errno::SRCH)
             .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()))
             .map_err(|errno| system("cannot watch a compiler")(errno.into()))?;
+        // It does not end before it has its order: see `spawn`.
+        match channel::send(&socket, &order, &[source.as_fd(), output.as_fd()]) {
+            // It is gone; how is for whoever waits for it.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+            sent => sent.map_err(&pipes)?,
+        }
+        socket.set_nonblocking(true).map_err(&pipes)?;
         let ears = Ears {
             life,
             socket,

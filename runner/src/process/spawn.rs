@@ -232,10 +232,6 @@ fn spawn(
         descriptors.push(image.file());
     }
     let order = ControlOrder::Start(Box::new(order));
-    channel::send(&control, &order, &descriptors).map_err(|source| ProcessError::System {
-        what: "cannot pass descriptors to a worker",
-        source,
-    })?;
     // Nothing here needs code between fork and exec, which would make the start
     // a fork that copies the runner's page tables.
     let mut command = Command::new(program);
@@ -254,8 +250,19 @@ fn spawn(
         program: program.clone(),
         source,
     })?;
+    let started = Started::new(&child, place).map_err(system)?;
+    // It does not end before it has its order: where somebody else reaps children, it must
+    // be watched by then.
+    match channel::send(&control, &order, &descriptors) {
+        // It is gone; how is for whoever watches it.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+        sent => sent.map_err(|source| ProcessError::System {
+            what: "cannot pass descriptors to a worker",
+            source,
+        })?,
+    }
     Ok(Launched {
-        started: Started::new(&child, place),
+        started,
         control,
         words,
     })

@@ -20,11 +20,28 @@ impl Pidfd {
     /// # Errors
     ///
     /// No such process, or no descriptors left.
-    #[expect(unsafe_code, reason = "registering a descriptor with the runtime")]
     pub(crate) fn open(pid: u32) -> io::Result<Self> {
-        let pid = Pid::from_raw(pid.cast_signed())
-            .ok_or_else(|| io::Error::other("a process without a number"))?;
-        let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
+        Pidfd::watch(Pidfd::of_child(pid.cast_signed())?)
+    }
+
+    /// The descriptor of a child by its number, before anybody watches it.
+    ///
+    /// # Errors
+    ///
+    /// No such process, or no descriptors left.
+    pub(crate) fn of_child(pid: i32) -> io::Result<OwnedFd> {
+        let pid =
+            Pid::from_raw(pid).ok_or_else(|| io::Error::other("a process without a number"))?;
+        Ok(pidfd_open(pid, PidfdFlags::empty())?)
+    }
+
+    /// Watches a child by its descriptor. Needs the context of a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// The runtime refuses.
+    #[expect(unsafe_code, reason = "registering a descriptor with the runtime")]
+    pub(crate) fn watch(pidfd: OwnedFd) -> io::Result<Self> {
         // SAFETY: `register_with_interest` requires that the value keeps
         // returning the same open descriptor until the `AsyncFd` is dropped. An
         // `OwnedFd` does, and nothing takes it out.
