@@ -7,7 +7,7 @@
 //! other tasks of the runner wait for a bounded number of steps.
 
 use crate::port::{Message, Port, PortError, Transport};
-use crate::turn::{STEPS, Turn};
+use crate::turn::{STEPS, Turn, yield_now};
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -152,7 +152,7 @@ impl Member {
             }
         }
         // Before the next has its turn.
-        tokio::task::yield_now().await;
+        yield_now().await;
         true
     }
 

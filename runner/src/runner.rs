@@ -21,6 +21,7 @@ use crate::sandbox::{Artifact, Code};
 use crate::shortage;
 use crate::sys::{self, NoPipeSignal};
 use crate::task::{Stdio, Task};
+use crate::turn;
 use bytes::Bytes;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -73,9 +74,7 @@ fn runtime(wanted: usize, quiet_pipes: bool) -> Result<Runtime, Error> {
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers)
-        // A task that computes gives way at each epoch tick; timers and I/O
-        // must be looked at then, not after 61 such turns.
-        .event_interval(1)
+        .event_interval(turn::EVENT_INTERVAL)
         .thread_name("wrun")
         .thread_keep_alive(Duration::MAX)
         .on_thread_start(move || {

@@ -6,6 +6,7 @@
 //! bytes that it copies, and gives way after [`STEPS`] or [`BYTES`]. Whoever feeds it
 //! waits meanwhile: what it has sent stays in its pipe, socket or queue, which is full.
 
+use std::task::Poll;
 use std::time::Instant;
 use tokio::task::coop::unconstrained;
 
@@ -13,6 +14,13 @@ use tokio::task::coop::unconstrained;
 pub(crate) const STEPS: usize = 32;
 /// Bytes that a turn copies, about: some tens of microseconds.
 const BYTES: usize = 256 << 10;
+
+/// How many tasks a thread of the runner polls before it looks at timers and I/O.
+///
+/// A task that computes gives way at each epoch tick, and they must be looked at soon then,
+/// not after tokio's 61 such tasks. Nor after each: what tokio itself has give way, for it
+/// has used up its budget, is woken from there and is next, ahead of the queue.
+pub(crate) const EVENT_INTERVAL: u32 = 2;
 
 /// One turn after another of a loop.
 #[derive(Debug)]
@@ -38,10 +46,28 @@ impl Turn {
     /// Lets others run if the turn is over, and begins the next one. Cancel safe.
     pub(crate) async fn give_way(&mut self) {
         if self.is_over() {
-            tokio::task::yield_now().await;
+            yield_now().await;
             *self = Turn::new();
         }
     }
+}
+
+/// Lets every task run that is ready, once.
+///
+/// Not tokio's own, which is woken from the event loop and then is next, ahead of the
+/// queue: where the event loop is looked at between any two polls, one task that gives way
+/// again and again would be the only one that runs. A task that wakes itself goes to the
+/// end of the queue (`schedule_local` in tokio's `worker.rs`).
+pub(crate) async fn yield_now() {
+    let mut given = false;
+    std::future::poll_fn(|cx| {
+        if std::mem::replace(&mut given, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// Waits until then; for ever without a deadline.
@@ -96,6 +122,49 @@ mod tests {
             () = until(Some(soon)) => {}
         }
         assert!(Instant::now() >= soon);
+    }
+
+    /// On one thread of a runner, beside tasks that give way and never wait.
+    #[test]
+    fn everybody_has_a_turn() {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .event_interval(EVENT_INTERVAL)
+            .enable_time()
+            .build()
+            .expect("a runtime");
+        runtime.spawn(async {
+            loop {
+                yield_now().await;
+            }
+        });
+        let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
+        let _ = sender.send(());
+        runtime.spawn(async move {
+            while receiver.recv().await.is_some() {
+                let _ = sender.send(());
+            }
+        });
+        // Woken by one another, and by the clock.
+        let (to, mut from) = tokio::sync::mpsc::channel(1);
+        runtime.spawn(async move {
+            for number in 0..10 {
+                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+                let _ = to.send(number).await;
+            }
+        });
+        let heard = runtime.block_on(tokio::time::timeout(
+            std::time::Duration::from_secs(60),
+            runtime.spawn(async move {
+                let mut heard = 0;
+                while from.recv().await.is_some() {
+                    heard += 1;
+                }
+                heard
+            }),
+        ));
+        assert_eq!(heard.expect("no turn in a minute").expect("no panic"), 10);
+        runtime.shutdown_background();
     }
 
     #[tokio::test]

@@ -167,7 +167,7 @@ impl Ledger {
                     let free = free && !self.opens_files.load(Ordering::Acquire);
                     return (own, free);
                 }
-                Ok(false) if look < LOOKS => tokio::task::yield_now().await,
+                Ok(false) if look < LOOKS => crate::turn::yield_now().await,
                 Ok(false) => tokio::time::sleep(PAUSE).await,
                 Err(_) => break,
             }

@@ -284,7 +284,7 @@ async fn create(mut store: Store<'_>, len: u64, kind: AbiKind) -> Answer<Resourc
     let made = store.data_mut().limiter.make(len, kind.into()).await;
     let (mut draft, place) = answer!(told(made)?);
     while answer!(told(draft.reserve())?) {
-        tokio::task::yield_now().await;
+        crate::turn::yield_now().await;
     }
     let region = answer!(told(draft.finish())?);
     let place = Arc::new(place);
@@ -317,7 +317,7 @@ async fn read(
             held.region.read(offset + at as u64, &mut bytes[at..])
         )?);
         if bytes.len() < len {
-            tokio::task::yield_now().await;
+            crate::turn::yield_now().await;
         }
     }
     Ok((Ok(bytes),))
@@ -346,7 +346,7 @@ async fn write(
         at += part.len();
         with_copied(&mut store, &region, written, Overlay::fill)?;
         if at.is_multiple_of(STEP) {
-            tokio::task::yield_now().await;
+            crate::turn::yield_now().await;
         }
     }
     Ok((Ok(()),))
@@ -465,7 +465,7 @@ async fn lay(store: &mut Store<'_>, list: &WasmList<u8>, pages: Mappable) -> io:
     if overlay.is_copied() {
         for part in steps(overlay.window().len()) {
             if part.start > 0 {
-                tokio::task::yield_now().await;
+                crate::turn::yield_now().await;
             }
             overlay.fill(store, part)?;
         }
@@ -488,7 +488,7 @@ async fn unmap(mut store: Store<'_>, rep: u32) -> wasmtime::Result<()> {
         if overlay.is_copied() {
             for part in steps(window.len()) {
                 if part.start > 0 {
-                    tokio::task::yield_now().await;
+                    crate::turn::yield_now().await;
                 }
                 // Who stands in the way could as well write something else there later.
                 if overlay.save(&mut store, part).is_err() {

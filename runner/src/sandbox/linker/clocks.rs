@@ -44,7 +44,7 @@ async fn nap(until: Instant, blocking: bool) {
         if left > COARSE {
             tokio::time::sleep(left - COARSE).await;
         } else if blocking {
-            tokio::task::yield_now().await;
+            crate::turn::yield_now().await;
             std::thread::sleep(until.saturating_duration_since(Instant::now()));
         } else if let Some(timer) = Timer::after(left) {
             timer.expired().await;
@@ -116,7 +116,7 @@ impl Pollable for Sleep {
         // A guest that polls in a loop, with no time to wait, lets the runtime see
         // what else has become ready.
         if std::mem::take(&mut self.fresh) {
-            tokio::task::yield_now().await;
+            crate::turn::yield_now().await;
         }
         match self.until {
             Some(until) => nap(until, self.blocking).await,
@@ -275,7 +275,7 @@ pub(super) fn for_modules(linker: &mut wasmtime::Linker<Host>) -> wasmtime::Resu
                         Some(first) => {
                             // One that is due: what else is ready is seen first.
                             if first <= Instant::now() {
-                                tokio::task::yield_now().await;
+                                crate::turn::yield_now().await;
                             }
                             nap(first, blocking).await;
                         }

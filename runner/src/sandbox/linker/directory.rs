@@ -211,7 +211,7 @@ impl Listing {
         let mut reader = reader;
         loop {
             let more = if blocking {
-                tokio::task::yield_now().await;
+                crate::turn::yield_now().await;
                 reader.some()
             } else {
                 let read = tokio::task::spawn_blocking(move || {

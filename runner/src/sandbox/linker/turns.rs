@@ -34,7 +34,7 @@ impl Turns {
         self.done = self.done.saturating_add(work);
         if self.done >= TURN {
             self.done = 0;
-            tokio::task::yield_now().await;
+            crate::turn::yield_now().await;
         }
     }
 }
