@@ -272,7 +272,7 @@ fn each_proposal_has_one_answer() {
     for (name, fate, fields, body) in TABLE {
         let text = text(fields, body);
         let answers = runners.each_ref().map(|runner| {
-            let artifact = match runner.load_bytes(*name, text.clone().into_bytes()) {
+            let artifact = match runner.load_bytes(name, text.clone().into_bytes()) {
                 Ok(artifact) => artifact,
                 Err(error) => return (error.kind() == ErrorKind::NotLoadable, error.to_string()),
             };

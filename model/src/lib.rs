@@ -28,6 +28,10 @@ mod locks;
 #[path = "../../runner/src/region/mod.rs"]
 mod region;
 
+#[expect(dead_code, reason = "the runner uses more of it")]
+#[path = "../../runner/src/turn.rs"]
+mod turn;
+
 pub use channels::Channels;
 pub use lock_table::LockMode;
 pub use named::{Held, NamedLocks};

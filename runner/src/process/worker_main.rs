@@ -52,7 +52,7 @@ pub fn worker_hook() {
         .next()
         .and_then(|arg| arg.to_str().and_then(|arg| arg.parse::<i32>().ok()));
     sys::start_afresh();
-    std::panic::set_hook(Box::new(|panic| say_panic(panic)));
+    std::panic::set_hook(Box::new(say_panic));
     let work = match args.next() {
         Some(role) if role == COMPILE_ARG => compile_main::work,
         Some(role) if role == FLOOR_ARG => floor_main::work,

@@ -281,7 +281,7 @@ pub(super) fn keeps(what: &str) -> io::Result<String> {
         packet.fds.clear();
     }
     let mut count = 0_u64;
-    while count % 64 != 0 || !readable(packet.socket, 0) {
+    while !count.is_multiple_of(64) || !readable(packet.socket, 0) {
         count += 1;
         let bytes = count.to_le_bytes();
         match (at, what) {
