@@ -28,7 +28,7 @@ mod locks;
 #[path = "../../runner/src/region/mod.rs"]
 mod region;
 
-#[expect(dead_code, reason = "the runner uses more of it")]
+#[cfg_attr(not(test), expect(dead_code, reason = "the runner uses more of it"))]
 #[path = "../../runner/src/turn.rs"]
 mod turn;
 
