@@ -153,16 +153,15 @@ mod tests {
                 let _ = to.send(number).await;
             }
         });
-        let heard = runtime.block_on(tokio::time::timeout(
-            std::time::Duration::from_secs(60),
-            runtime.spawn(async move {
-                let mut heard = 0;
-                while from.recv().await.is_some() {
-                    heard += 1;
-                }
-                heard
-            }),
-        ));
+        let hearing = runtime.spawn(async move {
+            let mut heard = 0;
+            while from.recv().await.is_some() {
+                heard += 1;
+            }
+            heard
+        });
+        let minute = std::time::Duration::from_secs(60);
+        let heard = runtime.block_on(async { tokio::time::timeout(minute, hearing).await });
         assert_eq!(heard.expect("no turn in a minute").expect("no panic"), 10);
         runtime.shutdown_background();
     }
