@@ -20,7 +20,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Regions of a runner at most. The kernel keeps two events of each that is gone
 /// until they are read, and 16,384 by default.
@@ -29,9 +29,11 @@ const MAX_REGIONS: usize = 4096;
 const MAX_MADE: usize = 256;
 
 /// How often a claim looks whether others have let go: who sends drops what it sent a
-/// moment after it was received, or later, where other work takes its processor. First at
-/// once, and then after pauses, for as long as copying all of it would take.
-const LOOKS: u64 = 8;
+/// moment after it was received, or later, where other work takes its processor. First
+/// again and again, for as long as it takes a sender that its receiver has pushed off its
+/// processor to be back, with a turn for others between any two looks; then after pauses,
+/// for as long as copying all of it would take.
+const AT_ONCE: Duration = Duration::from_micros(100);
 const PAUSE: Duration = Duration::from_millis(1);
 const COPIED_IN_A_PAUSE: u64 = 2 << 20;
 const MAX_PAUSES: u64 = 10;
@@ -153,7 +155,9 @@ impl Ledger {
         };
         drop(file);
         let pauses = (size / COPIED_IN_A_PAUSE).min(MAX_PAUSES);
-        for look in 0..LOOKS + pauses {
+        let began = Instant::now();
+        let mut paused = 0;
+        loop {
             let sole = {
                 let _alone = lock();
                 sys::is_sole(own.as_fd())
@@ -167,9 +171,16 @@ impl Ledger {
                     let free = free && !self.opens_files.load(Ordering::Acquire);
                     return (own, free);
                 }
-                Ok(false) if look < LOOKS => crate::turn::yield_now().await,
-                Ok(false) => tokio::time::sleep(PAUSE).await,
-                Err(_) => break,
+                Ok(false) if began.elapsed() < AT_ONCE => {
+                    // Its sender may wait for this very processor.
+                    std::thread::yield_now();
+                    crate::turn::yield_now().await;
+                }
+                Ok(false) if paused < pauses => {
+                    paused += 1;
+                    tokio::time::sleep(PAUSE).await;
+                }
+                Ok(false) | Err(_) => break,
             }
         }
         (own, false)
