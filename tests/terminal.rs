@@ -7,12 +7,17 @@ use std::process::{Command, Stdio};
 /// What a terminal gets of `wrun ARGS...`, whose stdin and, if so wanted, stdout is
 /// elsewhere.
 fn terminal(args: &[&str], redirect: &str) -> String {
+    terminal_of("", args, redirect)
+}
+
+/// The same, with a command before it.
+fn terminal_of(before: &str, args: &[&str], redirect: &str) -> String {
     let mut words = vec![wrun().display().to_string()];
     words.extend(args.iter().map(|arg| (*arg).to_owned()));
     let quoted: Vec<_> = words.iter().map(|word| format!("'{word}'")).collect();
     let output = Command::new("script")
         .args(["--quiet", "--return", "--command"])
-        .arg(format!("{} {redirect}", quoted.join(" ")))
+        .arg(format!("{before}{} {redirect}", quoted.join(" ")))
         .arg("/dev/null")
         .env("WRUN_CACHE_DIR", shared_cache())
         .env("TERM", "xterm")
@@ -37,7 +42,7 @@ fn progress_is_shown_on_a_terminal_and_gone_at_the_end() {
         assert!(seen.contains("context.wasm ["), "{mode}: {seen:?}");
         assert!(seen.contains("/33,554,432 "), "{mode}: {seen:?}");
         // The last thing is an empty line, and the cursor at its beginning.
-        assert!(seen.ends_with("\r\u{1b}[2K"), "{mode}: {seen:?}");
+        assert!(seen.ends_with("\r\u{1b}[J\r"), "{mode}: {seen:?}");
 
         let quiet = ["--no-progress", "--mode", mode, "--input", &input, &task];
         assert_eq!(terminal(&quiet, "> /dev/null"), "", "{mode}: not wanted");
@@ -52,27 +57,175 @@ fn progress_is_shown_on_a_terminal_and_gone_at_the_end() {
     }
 }
 
+/// Whatever the terminal's width becomes: what is drawn is shorter, and the cursor is at
+/// its beginning, so that the next drawing erases all of it.
 #[test]
-fn a_task_does_not_command_the_terminal() {
-    let hostile = r#"
+fn progress_fits_the_terminal() {
+    let scratch = scratch();
+    let input = write(scratch.path(), "input", vec![7; 32 << 20]);
+    let input = input.display().to_string();
+    let task = repo("guest-tasks/context/context.wasm");
+    let task = task.display().to_string();
+    for mode in MODES {
+        for width in [20, 50] {
+            let stty = format!("stty cols {width} && ");
+            let args = ["--mode", mode, "--input", &input, &task];
+            let seen = terminal_of(&stty, &args, "> /dev/null");
+            let drawn: Vec<_> = seen.split("\u{1b}[J").collect();
+            assert!(drawn.len() > 1, "{mode}: nothing is drawn: {seen:?}");
+            for line in &drawn {
+                assert!(line.ends_with('\r'), "{mode}: {line:?}");
+                let line = line.trim_matches('\r');
+                assert!(line.chars().count() < width, "{mode}: {width}: {line:?}");
+            }
+            assert!(seen.contains("context.wasm"), "{mode}: {seen:?}");
+        }
+    }
+}
+
+/// Writes `text` to stdout and then to stderr.
+fn writes(text: &[u8]) -> String {
+    let data: String = text.iter().map(|byte| format!("\\{byte:02x}")).collect();
+    let len = text.len();
+    format!(
+        r#"
 (module
   (import "wasi_snapshot_preview1" "fd_write"
     (func $write (param i32 i32 i32 i32) (result i32)))
   (memory (export "memory") 1)
-  (data (i32.const 8) "\10\00\00\00\0b\00\00\00")
-  (data (i32.const 16) "a\1b[2Jb\07\c2\9bc\0a")
+  (data (i32.const 16) "{data}")
   (func (export "_start")
+    (i32.store (i32.const 8) (i32.const 16))
+    (i32.store (i32.const 12) (i32.const {len}))
     (drop (call $write (i32.const 1) (i32.const 8) (i32.const 1) (i32.const 0)))
     (drop (call $write (i32.const 2) (i32.const 8) (i32.const 1) (i32.const 0)))))
+"#
+    )
+}
+
+/// Says of each standard stream whether it is a terminal (2) or of unknown kind (0).
+const KINDS: &str = r#"
+(module
+  (import "wasi_snapshot_preview1" "fd_write"
+    (func $write (param i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_fdstat_get"
+    (func $fdstat (param i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 8) "\10\00\00\00\04\00\00\00")
+  (func $kind (param $fd i32)
+    (drop (call $fdstat (local.get $fd) (i32.const 32)))
+    (i32.store8 offset=16 (local.get $fd)
+      (i32.add (i32.const 48) (i32.load8_u (i32.const 32)))))
+  (func (export "_start")
+    (call $kind (i32.const 0))
+    (call $kind (i32.const 1))
+    (call $kind (i32.const 2))
+    (i32.store8 (i32.const 19) (i32.const 10))
+    (drop (call $write (i32.const 1) (i32.const 8) (i32.const 1) (i32.const 0)))))
 "#;
+
+#[test]
+fn a_task_does_not_command_the_terminal() {
     let scratch = scratch();
-    let task = write(scratch.path(), "hostile.wat", hostile);
+    for (text, safe) in [
+        (&b"a\x1b[2Jb\x07\xc2\x9bc\n"[..], "a?[2Jb?\u{bf}c\r\n"),
+        (b"\x1b]0;title\x07\x1b[6n\n", "?]0;title??[6n\r\n"),
+        (
+            b"\x1b[1;32mok\x1b[0m\x1b[K\n",
+            "\x1b[1;32mok\x1b[0m\x1b[K\r\n",
+        ),
+        // What it leaves is taken back.
+        (
+            b"\x1b[31m\x1b[?25lred\n",
+            "\x1b[31m\x1b[?25lred\r\n\x1b[0m\x1b[?25h",
+        ),
+    ] {
+        let task = write(scratch.path(), "writes.wat", writes(text));
+        let task = task.display().to_string();
+        let raw = String::from_utf8_lossy(text).replace('\n', "\r\n");
+        for mode in MODES {
+            let args = ["--mode", mode, &task];
+            assert_eq!(terminal(&args, "2> /dev/null"), safe, "{mode}: stdout");
+            assert_eq!(terminal(&args, "> /dev/null"), safe, "{mode}: stderr");
+            let args = ["--terminal", "safe", "--mode", mode, &task];
+            let seen = terminal(&args, "");
+            // Both are one stream to a terminal, so that what they left is at the end.
+            let (left, once) = match safe.split_once("\r\n") {
+                Some((_, left)) => (left, safe.strip_suffix(left).unwrap()),
+                None => ("", safe),
+            };
+            assert_eq!(seen, format!("{once}{once}{left}"), "{mode}");
+            let args = ["--terminal", "raw", "--mode", mode, &task];
+            assert_eq!(terminal(&args, ""), format!("{raw}{raw}"), "{mode}: raw");
+        }
+    }
+}
+
+#[test]
+fn a_terminal_is_one_to_the_task() {
+    let scratch = scratch();
+    let task = write(scratch.path(), "kinds.wat", KINDS);
+    let task = task.display().to_string();
+    let output = scratch.path().join("output");
+    let output = output.display().to_string();
+    for mode in MODES {
+        for how in ["safe", "raw"] {
+            let args = ["--terminal", how, "--mode", mode, &task];
+            for (redirect, seen) in [
+                ("", "222\r\n"),
+                ("< /dev/null", "022\r\n"),
+                ("2> /dev/null", "220\r\n"),
+                ("< /dev/null 2> /dev/null", "020\r\n"),
+                ("| cat", "202\r\n"),
+                ("2>&1 < /dev/null | cat", "000\r\n"),
+            ] {
+                assert_eq!(terminal(&args, redirect), seen, "{mode}, {how}: {redirect}");
+            }
+        }
+        // Files are none.
+        let args = [
+            "--mode",
+            mode,
+            "--input",
+            "/dev/null",
+            "--output",
+            &output,
+            &task,
+        ];
+        assert_eq!(terminal(&args, ""), "");
+        assert_eq!(std::fs::read_to_string(&output).unwrap(), "002\n");
+    }
+}
+
+#[test]
+fn a_task_knows_the_size_of_the_terminal() {
+    let task = repo("guest-tasks/env/env.wasm");
     let task = task.display().to_string();
     for mode in MODES {
-        let args = ["--mode", mode, &task];
-        let shown = "a?[2Jb?\u{bf}c\r\n";
-        assert_eq!(terminal(&args, "2> /dev/null"), shown, "{mode}: stdout");
-        assert_eq!(terminal(&args, "> /dev/null"), shown, "{mode}: stderr");
-        assert_eq!(terminal(&args, ""), format!("{shown}{shown}"), "{mode}");
+        let sized = |args: &[&str], redirect: &str| {
+            let mut all = vec!["--mode", mode];
+            all.extend(args);
+            all.push(&task);
+            let seen = terminal_of("stty cols 101 rows 41 && ", &all, redirect);
+            let mut lines: Vec<_> = seen.lines().map(str::to_owned).collect();
+            lines.retain(|line| !line.is_empty());
+            lines.sort();
+            lines
+        };
+        assert_eq!(
+            sized(&[], ""),
+            ["env COLUMNS=101", "env LINES=41"],
+            "{mode}"
+        );
+        let raw = sized(&["--terminal", "raw"], "");
+        assert_eq!(
+            raw,
+            ["env COLUMNS=101", "env LINES=41", "env TERM=xterm"],
+            "{mode}"
+        );
+        let own = sized(&["--env", "COLUMNS=7"], "");
+        assert_eq!(own, ["env COLUMNS=7", "env LINES=41"], "{mode}");
+        let none = sized(&[], "2>&1 | cat");
+        assert!(none.is_empty(), "{mode}: {none:?}");
     }
 }

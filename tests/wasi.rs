@@ -15,7 +15,7 @@ use std::time::Duration;
 use text::{Scenario, scenarios, wasi_0_1, wasi_0_2};
 use wrun::{
     Artifact, Cache, DirGrant, ErrorKind, Jail, Limits, Mode, Outcome, Report, Runner, Shape,
-    Start, Task, TcpGrant,
+    Start, Task, TcpGrant, Terminals,
 };
 
 /// The calls of one version of WASI.
@@ -154,6 +154,13 @@ fn run(runner: &Runner, artifact: &Artifact, scenario: &Scenario, port: u16) -> 
         task = task
             .allow_tcp(TcpGrant::new("127.0.0.1", port).unwrap())
             .allow_tcp(TcpGrant::new("localhost", port).unwrap());
+    }
+    if has("terminals") {
+        task = task.terminals(Terminals {
+            stdin: true,
+            stdout: true,
+            stderr: true,
+        });
     }
     match runner.run(task) {
         Ok(report) => ran(&report, &left(directory.path()), port),

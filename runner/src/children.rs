@@ -15,7 +15,7 @@ use crate::region::Maker;
 use crate::sandbox::{Ending, Fate, Sink};
 use crate::services::{Commons, Provider, SpawnError};
 use crate::stop::Stop;
-use crate::task::{InputKind, Spec};
+use crate::task::{InputKind, Spec, Terminals};
 use crate::turn::{Turn, until};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -321,6 +321,7 @@ impl Children {
                 env: Vec::new(),
                 dirs: Vec::new(),
                 tcp: Vec::new(),
+                terminals: Terminals::default(),
                 limits,
                 child_data: self.tree.child_data,
                 act: None,

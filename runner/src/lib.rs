@@ -418,7 +418,7 @@ pub use region::{Kind as RegionKind, Region, RegionError, Waited};
 pub use report::{Access, Denial, Report, Stats, Usage};
 pub use runner::Runner;
 pub use sandbox::{Artifact, Inspection, Progress, Shape, inspect};
-pub use task::{Input, Stdio, Task, TaskError};
+pub use task::{Input, Stdio, Task, TaskError, Terminals};
 
 /// The README's example is compiled, too.
 #[cfg(doctest)]

@@ -65,6 +65,7 @@ pub(crate) struct Spec {
     pub(crate) env: Vec<(String, String)>,
     pub(crate) dirs: Vec<DirGrant>,
     pub(crate) tcp: Vec<TcpGrant>,
+    pub(crate) terminals: Terminals,
     pub(crate) limits: Limits,
     /// The most that the host holds of one child task, as input or output, in bytes;
     /// 0 without any.
@@ -91,6 +92,7 @@ impl Task {
                 env: Vec::new(),
                 dirs: Vec::new(),
                 tcp: Vec::new(),
+                terminals: Terminals::default(),
                 limits: Limits::default(),
                 child_data: 0,
                 act: None,
@@ -183,6 +185,14 @@ impl Task {
         self
     }
 
+    /// Which of its standard streams are terminals to the task (`isatty`); none by
+    /// default. What it prints is not looked at: whoever shows it on a terminal decides
+    /// which control sequences reach it.
+    pub fn terminals(mut self, terminals: Terminals) -> Self {
+        self.spec.terminals = terminals;
+        self
+    }
+
     /// Gives the task one end of a channel, which it gets from `ports.parent`.
     ///
     /// [`Runner::channel`](crate::Runner::channel) of the same runner makes it.
@@ -237,6 +247,7 @@ impl Spec {
             env: Vec::new(),
             dirs: Vec::new(),
             tcp: Vec::new(),
+            terminals: Terminals::default(),
             limits: Limits::default().max_memory(64 << 20),
             child_data: 0,
             act: None,
@@ -440,6 +451,26 @@ pub enum Stdio {
     Stdout,
 }
 
+/// Which of its standard streams are terminals to a task ([`Task::terminals`]): to
+/// `isatty` of WASI 0.1 and to `wasi:cli/terminal-*` of 0.2. Programs ask, and then
+/// write line by line, or in colours, or begin a dialogue.
+///
+/// ```
+/// use wrun::Terminals;
+///
+/// let shown = Terminals { stdout: true, ..Terminals::default() };
+/// assert!(!shown.stdin);
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Terminals {
+    /// What the task reads.
+    pub stdin: bool,
+    /// What a command writes. What a task that exports `run` prints goes to stderr.
+    pub stdout: bool,
+    /// What the task writes to stderr.
+    pub stderr: bool,
+}
+
 /// A task's settings that cannot be.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -500,6 +531,7 @@ mod tests {
                 .collect(),
             dirs: vec![],
             tcp: vec![],
+            terminals: Terminals::default(),
             limits: Limits::default(),
             child_data: 0,
             act: None,

@@ -1,6 +1,7 @@
 //! The command line as it is typed: what clap parses and `--help` prints.
 
 use super::process::{ProcessArgs, WallArgs};
+use super::terminal::Terminal;
 use super::{Failure, exit};
 use crate::compare::{Comparison, Fault, Measure};
 use crate::{Builder, DirGrant, Limits, Mode, TaskError, TaskGrant, TcpGrant};
@@ -121,6 +122,12 @@ pub(crate) struct RunArgs {
     /// Do not show how far the task says it is; on stderr, where that is a terminal
     #[arg(long)]
     pub(crate) no_progress: bool,
+
+    /// What output may do to a terminal. `safe`: colours, moves and erases in its line,
+    /// hide the cursor; any other control sequence is shown, not obeyed. `raw`:
+    /// everything
+    #[arg(long, value_name = "HOW", default_value = "safe", value_parser = one_of::<Terminal>(&["safe", "raw"]))]
+    pub(crate) terminal: Terminal,
 
     /// End the task after this time, wherever it is: 500ms, 5s, 2min. Loading it
     /// may take as long, and at least 10s

@@ -5,7 +5,7 @@ use super::args::{CompareArgs, Only, TaskFile};
 use super::process::Become;
 use super::result_to::ResultTo;
 use super::signals::Signals;
-use super::{Failure, exit, print, stdio, table, text};
+use super::{Failure, exit, print, screen, stdio, table, text};
 use crate::compare::{Comparison, Fault, Measure, Results, Step, Verdict};
 use crate::{Error, Limits};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -196,7 +196,7 @@ fn watched(comparison: Comparison, progress: bool) -> Result<Compared, Failure> 
 }
 
 fn line() -> ProgressBar {
-    let line = ProgressBar::with_draw_target(Some(1000), stdio::draw_target(10));
+    let line = ProgressBar::with_draw_target(Some(1000), screen::draw_target(10));
     if let Ok(style) =
         ProgressStyle::with_template("comparing [{bar:30}] {percent} %, {elapsed}, {msg}")
     {

@@ -17,9 +17,11 @@ mod process;
 mod progress;
 mod result_to;
 mod run;
+mod screen;
 mod signals;
 mod stdio;
 mod table;
+mod terminal;
 mod text;
 
 pub use crate::sys::Allocator;

@@ -4,6 +4,7 @@
 use super::destination::{Destination, cannot_write};
 use super::progress::Line;
 use super::stdio::{self, Patient};
+use super::terminal::{Filter, Terminal};
 use super::{Failure, exit, stdout_failed};
 use crate::{Killer, OutputStream};
 use std::io::{self, IsTerminal, Write};
@@ -58,6 +59,7 @@ impl Output {
         stream: Option<OutputStream>,
         killer: Killer,
         line: Line,
+        terminal: Terminal,
     ) -> Result<Copied, Failure> {
         let opener = match &self.file {
             None => None,
@@ -72,7 +74,9 @@ impl Output {
                 Some(opener) => opener
                     .open(patience)
                     .and_then(|file| write_all(stream, &mut Patient(file))),
-                None if io::stdout().is_terminal() => show_all(stream, &mut stdio::stdout(), &line),
+                None if io::stdout().is_terminal() => {
+                    show_all(stream, &mut stdio::stdout(), &line, terminal)
+                }
                 None => write_all(stream, &mut stdio::stdout()),
             };
             if written.is_err() {
@@ -99,10 +103,14 @@ impl Output {
 
 /// Copies the task's stderr. When it takes no more, the rest is thrown away: what
 /// a task says beside its output is no reason to end it.
-pub(super) fn copy_stderr(stream: Option<OutputStream>, line: Line) -> Result<Copied, Failure> {
+pub(super) fn copy_stderr(
+    stream: Option<OutputStream>,
+    line: Line,
+    terminal: Terminal,
+) -> Result<Copied, Failure> {
     copy(stream, move |stream| {
         let written = match io::stderr().is_terminal() {
-            true => show_all(stream, &mut stdio::stderr(), &line),
+            true => show_all(stream, &mut stdio::stderr(), &line, terminal),
             false => write_all(stream, &mut stdio::stderr()),
         };
         if written.is_err() {
@@ -142,46 +150,20 @@ fn write_all(stream: &mut OutputStream, writer: &mut dyn Write) -> io::Result<()
 }
 
 /// To a terminal.
-fn show_all(stream: &mut OutputStream, writer: &mut dyn Write, line: &Line) -> io::Result<()> {
-    let mut last = 0;
+fn show_all(
+    stream: &mut OutputStream,
+    writer: &mut dyn Write,
+    line: &Line,
+    terminal: Terminal,
+) -> io::Result<()> {
+    let mut filter = match terminal {
+        Terminal::Safe => Filter::default(),
+        Terminal::Raw => return write_all(stream, writer),
+    };
     while let Some(chunk) = stream.next_chunk_blocking() {
-        let shown = harmless(&chunk, &mut last);
-        line.around(shown.last().copied(), || writer.write_all(&shown))?;
+        let shown = filter.pass(&chunk);
+        line.around(&shown, || writer.write_all(&shown))?;
     }
-    Ok(())
-}
-
-/// Output for a terminal: what could command it is shown, not obeyed. That is
-/// the control characters of ASCII, and those of Unicode (U+0080 to U+009F),
-/// whose second byte follows 0xc2; `last` is the byte before the chunk.
-fn harmless(chunk: &[u8], last: &mut u8) -> Vec<u8> {
-    let mut shown = Vec::with_capacity(chunk.len());
-    for &byte in chunk {
-        let after_c2 = std::mem::replace(last, byte) == 0xc2;
-        shown.push(match byte {
-            b'\n' | b'\t' | b'\r' => byte,
-            0..0x20 | 0x7f => b'?',
-            0x80..0xa0 if after_c2 => 0xbf,
-            _ => byte,
-        });
-    }
-    shown
-}
-
-#[cfg(test)]
-mod tests {
-    use super::harmless;
-
-    #[test]
-    fn a_terminal_is_not_commanded() {
-        let mut last = 0;
-        assert_eq!(harmless(b"a\x1b[2J\n", &mut last), b"a?[2J\n");
-        let mut last = 0;
-        let mut shown = harmless("ä\u{9b}".as_bytes(), &mut last);
-        assert_eq!(String::from_utf8_lossy(&shown), "ä\u{bf}");
-        // Split between its bytes.
-        shown = harmless(&[0xc2], &mut last);
-        shown.extend(harmless(&[0x9b], &mut last));
-        assert_eq!(String::from_utf8_lossy(&shown), "\u{bf}");
-    }
+    let shown = filter.end();
+    line.around(&shown, || writer.write_all(&shown))
 }

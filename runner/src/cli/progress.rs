@@ -5,7 +5,8 @@
 //! beginning of a line. A terminal that takes nothing holds up the threads that write
 //! to it, and nobody else.
 
-use super::{stdio, text};
+use super::terminal::is_in_line;
+use super::{screen, text};
 use crate::{Progress, ProgressWatch};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use std::io::{self, IsTerminal};
@@ -76,14 +77,14 @@ impl Line {
         }
     }
 
-    /// Writes something to the terminal that ends in `last`.
-    pub(super) fn around<T>(&self, last: Option<u8>, write: impl FnOnce() -> T) -> T {
+    /// Writes something to the terminal.
+    pub(super) fn around<T>(&self, shown: &[u8], write: impl FnOnce() -> T) -> T {
         let mut state = self.lock();
         if let Some((lines, _)) = &state.bar {
             let _ = lines.clear();
         }
-        if let Some(last) = last {
-            state.in_line = last != b'\n';
+        if let Some(in_line) = is_in_line(shown) {
+            state.in_line = in_line;
         }
         write()
     }
@@ -115,7 +116,7 @@ impl State {
         }
         let (_, bar) = self.bar.get_or_insert_with(|| {
             // At most so often a second.
-            let lines = MultiProgress::with_draw_target(stdio::draw_target(10));
+            let lines = MultiProgress::with_draw_target(screen::draw_target(10));
             let bar = lines.add(ProgressBar::no_length());
             bar.set_prefix(self.name.clone());
             (lines, bar)

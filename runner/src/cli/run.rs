@@ -6,6 +6,7 @@ use super::output::{Copied, Output, copy_stderr};
 use super::progress::{Line, gone};
 use super::result_to::ResultTo;
 use super::signals::{Signals, Stop, Wish};
+use super::terminal::{Terminal, terminals, variables};
 use super::{Failure, exit, text};
 use crate::{
     Artifact, Cache, Limit, Limits, Outcome, Report, Runner, Stdio, Task, TaskGrant, TaskHandle,
@@ -112,13 +113,22 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
     for grant in &args.grants.allow_tcp {
         task = task.allow_tcp(grant.clone());
     }
+    let terminal = args.terminal;
+    let from_file = args.input.as_deref().is_some_and(|it| it != Path::new("-"));
+    let terminals = terminals(is_command && !from_file, args.output.is_none());
+    task = task.terminals(terminals);
+    for (key, value) in variables(terminal, terminals) {
+        task = task.env(key, value);
+    }
     for (key, value) in args.grants.env.iter().cloned() {
         task = task.env(key, value);
     }
     let mut handle = runner.submit(task).await?;
-    let line = Line::new(artifact.name(), !args.no_progress);
-    let copied = output.copy_stdout(handle.stdout(), handle.killer(), line.clone())?;
-    let copied_stderr = copy_stderr(handle.stderr(), line.clone())?;
+    // Where a task does everything, nobody knows where a line of ours would be.
+    let has_line = !args.no_progress && terminal == Terminal::Safe;
+    let line = Line::new(artifact.name(), has_line);
+    let copied = output.copy_stdout(handle.stdout(), handle.killer(), line.clone(), terminal)?;
+    let copied_stderr = copy_stderr(handle.stderr(), line.clone(), terminal)?;
     // A task that cannot hear has no use for time.
     let grace = match runner.observes_cancellation(&artifact) {
         true => args.grace,

@@ -6,13 +6,10 @@
 //! is written last does not keep signals from ending the program.
 
 use super::signals;
-use indicatif::{ProgressDrawTarget, TermLike};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use std::fmt;
 use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 /// What a pipe with room takes at once without making the writer wait: `PIPE_BUF`.
@@ -24,8 +21,6 @@ const LOOK_EVERY: Timespec = Timespec {
 };
 /// How long last words may take once a signal came.
 const LAST_WORDS: Duration = Duration::from_millis(500);
-/// The width of a terminal that does not tell.
-const WIDTH: u16 = 80;
 
 /// A descriptor that is read and written as if it blocked, whether it does or not.
 #[derive(Debug)]
@@ -118,76 +113,6 @@ impl<F: AsFd> Write for Patient<F> {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-/// Where a line about progress is drawn: stderr, at most so often a second.
-pub(super) fn draw_target(hz: u8) -> ProgressDrawTarget {
-    ProgressDrawTarget::term_like_with_hz(Box::new(Terminal(Mutex::default())), hz)
-}
-
-/// Stderr as a terminal; what is drawn is written once it is whole.
-struct Terminal(Mutex<String>);
-
-impl Terminal {
-    fn draw(&self, text: fmt::Arguments<'_>) -> io::Result<()> {
-        let mut drawn = self.0.lock().map_err(|_| io::ErrorKind::Other)?;
-        fmt::Write::write_fmt(&mut *drawn, text).map_err(io::Error::other)
-    }
-
-    fn moved(&self, by: usize, direction: char) -> io::Result<()> {
-        match by {
-            0 => Ok(()),
-            by => self.draw(format_args!("\x1b[{by}{direction}")),
-        }
-    }
-}
-
-impl fmt::Debug for Terminal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Terminal")
-    }
-}
-
-impl TermLike for Terminal {
-    fn width(&self) -> u16 {
-        let size = rustix::termios::tcgetwinsize(rustix::stdio::stderr());
-        // Some do not know, and say so by zero.
-        let width = size.ok().map(|size| size.ws_col).filter(|width| *width > 0);
-        width.unwrap_or(WIDTH)
-    }
-
-    fn move_cursor_up(&self, n: usize) -> io::Result<()> {
-        self.moved(n, 'A')
-    }
-
-    fn move_cursor_down(&self, n: usize) -> io::Result<()> {
-        self.moved(n, 'B')
-    }
-
-    fn move_cursor_right(&self, n: usize) -> io::Result<()> {
-        self.moved(n, 'C')
-    }
-
-    fn move_cursor_left(&self, n: usize) -> io::Result<()> {
-        self.moved(n, 'D')
-    }
-
-    fn write_line(&self, text: &str) -> io::Result<()> {
-        self.draw(format_args!("{text}\n"))
-    }
-
-    fn write_str(&self, text: &str) -> io::Result<()> {
-        self.draw(format_args!("{text}"))
-    }
-
-    fn clear_line(&self) -> io::Result<()> {
-        self.draw(format_args!("\r\x1b[2K"))
-    }
-
-    fn flush(&self) -> io::Result<()> {
-        let mut drawn = self.0.lock().map_err(|_| io::ErrorKind::Other)?;
-        stderr().write_all(std::mem::take(&mut *drawn).as_bytes())
     }
 }
 

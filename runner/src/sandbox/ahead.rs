@@ -11,6 +11,7 @@ use super::host::{Granted, Host};
 use super::input::Source;
 use super::run::{Entry, Prepared};
 use super::sink::Sink;
+use super::standard::Streams;
 use crate::task::{InputKind, Spec};
 use bytes::Bytes;
 use wasmtime::{Func, Instance, Store};
@@ -50,8 +51,12 @@ impl Ahead {
             &spec,
             prepared.is_module(),
             true,
-            &nothing,
-            [&nowhere, &nowhere],
+            Streams {
+                stdin: &nothing,
+                stdout: &nowhere,
+                stderr: &nowhere,
+                terminals: spec.terminals,
+            },
             context,
             Granted::ByPath,
         );

@@ -3,10 +3,9 @@
 
 use super::abi::{TaskContext, Windows};
 use super::denials::Denials;
-use super::input::Source;
 use super::limits::Limiter;
 use super::linker::{FileCalls, Listings};
-use super::sink::Sink;
+use super::standard::{Standard, Streams};
 use crate::grant::TcpGrant;
 use crate::report::Access;
 use crate::task::Spec;
@@ -89,17 +88,16 @@ impl Host {
         spec: &Spec,
         p1: bool,
         blocking: bool,
-        stdin: &Source,
-        [stdout, stderr]: [&Sink; 2],
+        streams: Streams<'_>,
         context: TaskContext,
         granted: Granted<'_>,
     ) -> Result<Self, GrantError> {
         let denials = Denials::default();
         let mut builder = WasiCtxBuilder::new();
         builder
-            .stdin(stdin.clone())
-            .stdout(stdout.clone())
-            .stderr(stderr.clone())
+            .stdin(Standard::new(streams.stdin, streams.terminals.stdin))
+            .stdout(Standard::new(streams.stdout, streams.terminals.stdout))
+            .stderr(Standard::new(streams.stderr, streams.terminals.stderr))
             .allow_blocking_current_thread(blocking)
             .arg(&spec.name)
             .args(&spec.args)

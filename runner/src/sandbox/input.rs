@@ -4,6 +4,7 @@
 //! budget reaches the guest.
 
 use super::sink::CHUNK;
+use super::standard::Standard;
 use crate::outcome::Limit;
 use crate::task::InputKind;
 use bytes::{Bytes, BytesMut};
@@ -13,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
-use wasmtime_wasi::cli::{IsTerminal, StdinStream};
+use wasmtime_wasi::cli::StdinStream;
 use wasmtime_wasi::p2::{InputStream, Pollable, StreamError, StreamResult};
 
 /// Where a guest's input comes from. Clones read the same stream.
@@ -155,20 +156,14 @@ impl Stream {
     }
 }
 
-impl IsTerminal for Source {
-    fn is_terminal(&self) -> bool {
-        false
-    }
-}
-
-impl StdinStream for Source {
+impl StdinStream for Standard<Source> {
     fn p2_stream(&self) -> Box<dyn InputStream> {
-        Box::new(self.clone())
+        Box::new(self.stream.clone())
     }
 
     fn async_stream(&self) -> Box<dyn AsyncRead + Send + Sync> {
         Box::new(SourceReader {
-            source: self.clone(),
+            source: self.stream.clone(),
             waiting: None,
         })
     }

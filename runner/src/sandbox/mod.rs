@@ -30,6 +30,7 @@ mod names;
 mod run;
 mod sink;
 mod source;
+mod standard;
 mod support;
 
 pub use abi::Progress;

@@ -22,6 +22,7 @@ use super::load::Artifact;
 use super::names::demangled;
 use super::sink::{OutputExceeded, Sink};
 use super::source::{Shape, one_line};
+use super::standard::Streams;
 use crate::limits::Limits;
 use crate::outcome::{Limit, Trap, TrapKind};
 use crate::report::Denial;
@@ -281,9 +282,11 @@ async fn run_once(prepared: &Prepared, run: Run<'_>) -> Result<Fate, RunError> {
     let began = Instant::now();
     let deadline = run.context.deadline;
     // What a task that returns its output prints is not its output.
+    let mut terminals = run.spec.terminals;
     let printed = if prepared.shape.is_command() {
         &run.stdout
     } else {
+        terminals.stdout = terminals.stderr;
         &run.stderr
     };
     let acting = match &run.spec.act {
@@ -294,8 +297,12 @@ async fn run_once(prepared: &Prepared, run: Run<'_>) -> Result<Fate, RunError> {
         run.spec,
         prepared.is_module(),
         run.blocking,
-        &run.stdin,
-        [printed, &run.stderr],
+        Streams {
+            stdin: &run.stdin,
+            stdout: printed,
+            stderr: &run.stderr,
+            terminals,
+        },
         run.context,
         run.granted,
     )?;

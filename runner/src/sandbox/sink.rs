@@ -4,6 +4,7 @@
 //! [`CHANNEL`] chunks of at most [`CHUNK`] bytes, so a reader that is slow makes
 //! the guest wait instead of filling memory.
 
+use super::standard::Standard;
 use crate::turn::Turn;
 use bytes::{Bytes, BytesMut};
 use std::io;
@@ -13,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use tokio::io::AsyncWrite;
 use tokio::sync::mpsc;
-use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
+use wasmtime_wasi::cli::StdoutStream;
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
 
 /// Largest piece that travels at once.
@@ -327,20 +328,14 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl IsTerminal for Sink {
-    fn is_terminal(&self) -> bool {
-        false
-    }
-}
-
-impl StdoutStream for Sink {
+impl StdoutStream for Standard<Sink> {
     fn p2_stream(&self) -> Box<dyn OutputStream> {
-        Box::new(self.clone())
+        Box::new(self.stream.clone())
     }
 
     fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
         Box::new(SinkWriter {
-            sink: self.clone(),
+            sink: self.stream.clone(),
             waiting: None,
         })
     }
