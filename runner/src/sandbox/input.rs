@@ -4,7 +4,6 @@
 //! budget reaches the guest.
 
 use super::sink::CHUNK;
-use super::standard::Standard;
 use crate::outcome::Limit;
 use crate::task::InputKind;
 use bytes::{Bytes, BytesMut};
@@ -14,7 +13,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
-use wasmtime_wasi::cli::StdinStream;
 use wasmtime_wasi::p2::{InputStream, Pollable, StreamError, StreamResult};
 
 /// Where a guest's input comes from. Clones read the same stream.
@@ -67,6 +65,14 @@ impl Source {
             stream: tokio::sync::Mutex::new(stream),
             exceeded: AtomicBool::new(exceeded),
         }))
+    }
+
+    /// What tokio reads from.
+    pub(super) fn reader(&self) -> impl AsyncRead + Send + Sync + use<> {
+        SourceReader {
+            source: self.clone(),
+            waiting: None,
+        }
     }
 
     /// Whether there was more input than the limit allows.
@@ -153,19 +159,6 @@ impl Stream {
                 false
             }
         }
-    }
-}
-
-impl StdinStream for Standard<Source> {
-    fn p2_stream(&self) -> Box<dyn InputStream> {
-        Box::new(self.stream.clone())
-    }
-
-    fn async_stream(&self) -> Box<dyn AsyncRead + Send + Sync> {
-        Box::new(SourceReader {
-            source: self.stream.clone(),
-            waiting: None,
-        })
     }
 }
 

@@ -4,7 +4,6 @@
 //! [`CHANNEL`] chunks of at most [`CHUNK`] bytes, so a reader that is slow makes
 //! the guest wait instead of filling memory.
 
-use super::standard::Standard;
 use crate::turn::Turn;
 use bytes::{Bytes, BytesMut};
 use std::io;
@@ -14,7 +13,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use tokio::io::AsyncWrite;
 use tokio::sync::mpsc;
-use wasmtime_wasi::cli::StdoutStream;
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
 
 /// Largest piece that travels at once.
@@ -97,6 +95,14 @@ impl Sink {
             shared: AtomicBool::new(false),
             permit: Mutex::default(),
         }))
+    }
+
+    /// What tokio writes to.
+    pub(super) fn writer(&self) -> impl AsyncWrite + Send + Sync + use<> {
+        SinkWriter {
+            sink: self.clone(),
+            waiting: None,
+        }
     }
 
     /// From now on others write here, too: room that a guest is told of is kept for
@@ -326,19 +332,6 @@ impl Sink {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl StdoutStream for Standard<Sink> {
-    fn p2_stream(&self) -> Box<dyn OutputStream> {
-        Box::new(self.stream.clone())
-    }
-
-    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
-        Box::new(SinkWriter {
-            sink: self.stream.clone(),
-            waiting: None,
-        })
-    }
 }
 
 #[async_trait::async_trait]

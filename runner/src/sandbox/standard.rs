@@ -3,7 +3,9 @@
 use super::input::Source;
 use super::sink::Sink;
 use crate::task::Terminals;
-use wasmtime_wasi::cli::IsTerminal;
+use tokio::io::{AsyncRead, AsyncWrite};
+use wasmtime_wasi::cli::{IsTerminal, StdinStream, StdoutStream};
+use wasmtime_wasi::p2::{InputStream, OutputStream};
 
 /// What a guest's standard streams read and write.
 pub(super) struct Streams<'a> {
@@ -15,7 +17,7 @@ pub(super) struct Streams<'a> {
 
 /// A stream, and whether it is a terminal to the guest.
 pub(crate) struct Standard<S> {
-    pub(super) stream: S,
+    stream: S,
     is_terminal: bool,
 }
 
@@ -31,5 +33,25 @@ impl<S: Clone> Standard<S> {
 impl<S> IsTerminal for Standard<S> {
     fn is_terminal(&self) -> bool {
         self.is_terminal
+    }
+}
+
+impl StdinStream for Standard<Source> {
+    fn p2_stream(&self) -> Box<dyn InputStream> {
+        Box::new(self.stream.clone())
+    }
+
+    fn async_stream(&self) -> Box<dyn AsyncRead + Send + Sync> {
+        Box::new(self.stream.reader())
+    }
+}
+
+impl StdoutStream for Standard<Sink> {
+    fn p2_stream(&self) -> Box<dyn OutputStream> {
+        Box::new(self.stream.clone())
+    }
+
+    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
+        Box::new(self.stream.writer())
     }
 }
