@@ -200,12 +200,15 @@ impl Place {
             let printed = self
                 .sh(&folder, &block.text)
                 .map_err(|error| format!("line {}: {error}", block.line))?;
-            let mut lines = printed.lines();
+            let mut rest = &*printed;
             for promised in promised(&block.text) {
-                if !lines.any(|line| line == promised) {
-                    let line = block.line;
-                    return Err(format!("line {line}: {promised:?} is not in\n{printed}"));
-                }
+                rest = rest
+                    .split_once(promised)
+                    .ok_or_else(|| {
+                        let line = block.line;
+                        format!("line {line}: {promised:?} is not in\n{printed}")
+                    })?
+                    .1;
             }
         }
         Ok(())
