@@ -396,6 +396,72 @@ fn the_command_prints_a_table_json_and_a_page() {
 }
 
 #[test]
+fn what_is_measured_once_has_no_spread() {
+    let run = |options: &[&str]| {
+        let ran = Wrun::new()
+            .args([
+                "compare",
+                "--no-progress",
+                "--only",
+                "compile",
+                "--runs",
+                "1",
+            ])
+            .args(options)
+            .arg(repo("guest-tasks").join(ECHO))
+            .run();
+        ran.expect_code(0, "compare");
+        ran.text()
+    };
+    let table = run(&[]);
+    let head = table
+        .lines()
+        .position(|line| line.starts_with("COST"))
+        .unwrap();
+    let rows = table.lines().skip(head + 2).take(2);
+    for row in rows {
+        let (value, others) = row.split_at(38);
+        assert!(value.trim_end().ends_with('s'), "{table}");
+        let others: Vec<_> = others.split_whitespace().take(3).collect();
+        assert_eq!(others, ["-"; 3], "{table}");
+    }
+    let json: Value = serde_json::from_str(&run(&["--json", "-"])).unwrap();
+    let rows = json["cost"].as_array().unwrap();
+    assert_eq!(rows.len(), 2, "{json:#}");
+    for row in rows {
+        assert_eq!(row["value"]["values"].as_array().unwrap().len(), 1);
+        for summary in [
+            &row["value"],
+            &row["floor"]["value"],
+            &row["floor"]["ratio"],
+        ] {
+            assert!(
+                summary.is_null() || summary["spread"] == Value::Null,
+                "{row:#}"
+            );
+        }
+    }
+    assert!(!run(&["--html", "-"]).contains(", spread "));
+}
+
+/// Tasks that import what of wrun has resources, and call nothing of it, have a floor; of
+/// one that calls it, the reason is said.
+#[test]
+fn a_task_that_imports_wrun_has_a_floor_or_a_reason() {
+    let results = comparison("ports/ports.wasm")
+        .measures([Measure::Warm])
+        .run();
+    let results = results.unwrap();
+    assert_eq!(results.verdict, Verdict::Comparable, "{results:?}");
+    let why = "the task has no floor: it calls wrun, which is not there";
+    assert!(
+        results.notes.iter().any(|note| note == why),
+        "{:?}",
+        results.notes
+    );
+}
+
+#[test]
 fn other_workers_of_this_program_are_not_taken_for_those_that_are_measured() {
     let memory = [Measure::Resident, Measure::Proportional, Measure::Private];
     let comparison = comparison(ECHO).measures(memory);

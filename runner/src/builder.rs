@@ -191,9 +191,11 @@ impl Builder {
     /// [`Builder::identity`] goes before it. 0 is not to be in it.
     ///
     /// Default: 2013265920 to 2013331455 (`0x78000000` to `0x7800ffff`) without those that
-    /// `/etc/passwd` and `/etc/subuid` name, and root where directories are granted; with
-    /// a range that is set here, workers are of it then, too. In a user namespace that
-    /// does not have the number, nobody's. No effect in thread mode.
+    /// `/etc/passwd` and `/etc/subuid` name. Granted directories are then id-mapped mounts on
+    /// which root's files are the worker's; where there are none, workers of tasks with
+    /// directories are root, and the report has a note. With a range that is set here,
+    /// directories are what they are for its users. In a user namespace that does not have
+    /// the number, nobody's. No effect in thread mode.
     pub fn users(mut self, range: RangeInclusive<u32>) -> Self {
         self.users = Some(range);
         self

@@ -129,6 +129,11 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "HOW", default_value = "safe", value_parser = one_of::<Terminal>(&["safe", "raw"]))]
     pub(crate) terminal: Terminal,
 
+    /// Say nothing on stderr but why there is no result: no progress, no hints at what
+    /// was not granted, no word on a worker that runs as root
+    #[arg(long, short, conflicts_with = "stats")]
+    pub(crate) quiet: bool,
+
     /// End the task after this time, wherever it is: 500ms, 5s, 2min. Loading it
     /// may take as long, and at least 10s
     #[arg(long, value_name = "TIME", value_parser = duration)]
@@ -213,7 +218,9 @@ pub(crate) struct RunArgs {
 /// What the task may reach.
 #[derive(Args, Debug)]
 pub(crate) struct Grants {
-    /// Grant a directory, under another name, read-only
+    /// Grant a directory, under another name, read-only. As root, workers stay root where
+    /// the owners of its files cannot be mapped to another user, which is then said; --uid
+    /// avoids it
     #[arg(long, value_name = "HOST[::GUEST][:ro]", value_hint = ValueHint::DirPath, value_parser = OsStringValueParser::new().try_map(dir))]
     pub(crate) dir: Vec<DirGrant>,
 

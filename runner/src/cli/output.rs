@@ -7,8 +7,10 @@ use super::stdio::{self, Patient};
 use super::terminal::{Filter, Terminal};
 use super::{Failure, exit, stdout_failed};
 use crate::{Killer, OutputStream};
+use std::collections::VecDeque;
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::oneshot;
 
@@ -60,6 +62,7 @@ impl Output {
         killer: Killer,
         line: Line,
         terminal: Terminal,
+        words: Option<Words>,
     ) -> Result<Copied, Failure> {
         let opener = match &self.file {
             None => None,
@@ -74,10 +77,13 @@ impl Output {
                 Some(opener) => opener
                     .open(patience)
                     .and_then(|file| write_all(stream, &mut Patient(file))),
-                None if io::stdout().is_terminal() => {
-                    show_all(stream, &mut stdio::stdout(), &line, terminal)
+                None => {
+                    let mut stdout = Heard(stdio::stdout(), words);
+                    match io::stdout().is_terminal() {
+                        true => show_all(stream, &mut stdout, &line, terminal),
+                        false => write_all(stream, &mut stdout),
+                    }
                 }
-                None => write_all(stream, &mut stdio::stdout()),
             };
             if written.is_err() {
                 killer.kill();
@@ -107,17 +113,56 @@ pub(super) fn copy_stderr(
     stream: Option<OutputStream>,
     line: Line,
     terminal: Terminal,
+    words: Words,
 ) -> Result<Copied, Failure> {
     copy(stream, move |stream| {
+        let mut stderr = Heard(stdio::stderr(), Some(words));
         let written = match io::stderr().is_terminal() {
-            true => show_all(stream, &mut stdio::stderr(), &line, terminal),
-            false => write_all(stream, &mut stdio::stderr()),
+            true => show_all(stream, &mut stderr, &line, terminal),
+            false => write_all(stream, &mut stderr),
         };
         if written.is_err() {
             while stream.next_chunk_blocking().is_some() {}
         }
         Ok(())
     })
+}
+
+/// The end of what a task said, 4 KiB at most; clones share it.
+#[derive(Clone, Default)]
+pub(super) struct Words(Arc<Mutex<VecDeque<u8>>>);
+
+impl Words {
+    const MOST: usize = 4096;
+
+    pub(super) fn last(&self) -> String {
+        let mut words = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(words.make_contiguous()).into_owned()
+    }
+
+    fn add(&self, bytes: &[u8]) {
+        let bytes = &bytes[bytes.len().saturating_sub(Words::MOST)..];
+        let mut words = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let over = (words.len() + bytes.len()).saturating_sub(Words::MOST);
+        words.drain(..over);
+        words.extend(bytes);
+    }
+}
+
+/// A writer that keeps the end of what is written, where that is wanted.
+struct Heard<W>(W, Option<Words>);
+
+impl<W: Write> Write for Heard<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if let Some(words) = &self.1 {
+            words.add(bytes);
+        }
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
 }
 
 fn copy(
@@ -166,4 +211,23 @@ fn show_all(
     }
     let shown = filter.end();
     line.around(&shown, || writer.write_all(&shown))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Heard, Words};
+    use std::io::Write;
+
+    #[test]
+    fn the_end_of_what_is_written_is_kept() {
+        let words = Words::default();
+        let mut writer = Heard(Vec::new(), Some(words.clone()));
+        for length in [1, Words::MOST, 10 * Words::MOST] {
+            writer.write_all(&vec![b'a'; length]).expect("written");
+            writer.write_all(b"the end").expect("written");
+            let last = words.last();
+            assert!(last.len() <= Words::MOST && last.ends_with("athe end"));
+        }
+        assert_eq!(writer.0.len(), 11 * Words::MOST + 1 + 3 * 7);
+    }
 }

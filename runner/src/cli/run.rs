@@ -2,7 +2,7 @@
 
 use super::args::{RunArgs, TaskFile};
 use super::input::input;
-use super::output::{Copied, Output, copy_stderr};
+use super::output::{Copied, Output, Words, copy_stderr};
 use super::progress::{Line, gone};
 use super::result_to::ResultTo;
 use super::signals::{Signals, Stop, Wish};
@@ -125,10 +125,19 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
     }
     let mut handle = runner.submit(task).await?;
     // Where a task does everything, nobody knows where a line of ours would be.
-    let has_line = !args.no_progress && terminal == Terminal::Safe;
+    let has_line = !args.no_progress && !args.quiet && terminal == Terminal::Safe;
     let line = Line::new(artifact.name(), has_line);
-    let copied = output.copy_stdout(handle.stdout(), handle.killer(), line.clone(), terminal)?;
-    let copied_stderr = copy_stderr(handle.stderr(), line.clone(), terminal)?;
+    let words = Words::default();
+    // Where both go to one place, both come as stdout.
+    let printed = output.is_stderrs().then(|| words.clone());
+    let copied = output.copy_stdout(
+        handle.stdout(),
+        handle.killer(),
+        line.clone(),
+        terminal,
+        printed,
+    )?;
+    let copied_stderr = copy_stderr(handle.stderr(), line.clone(), terminal, words.clone())?;
     // A task that cannot hear has no use for time.
     let grace = match runner.observes_cancellation(&artifact) {
         true => args.grace,
@@ -158,11 +167,18 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
         true => output.keep().map(|()| None)?,
         false => output.untouched().map(|path| path.display().to_string()),
     };
+    let words = (!args.quiet).then(|| words.last());
+    if !args.stats
+        && !args.quiet
+        && let Some(note) = text::as_root(&report)
+    {
+        text::complain(note);
+    }
     if args.stats {
         text::say(&text::stats(&report));
     } else if stop.code() == Some(exit::OUT_OF_TIME) && report.outcome == Outcome::Cancelled {
         text::complain("the task was ended: wrun has used up its processor time (ulimit -t)");
-    } else if let Some(why) = text::explain(&report) {
+    } else if let Some(why) = text::explain(&report, words.as_deref()) {
         text::complain(&why);
     }
     if let Some(path) = untouched {

@@ -150,6 +150,12 @@ fn cost(out: &mut String, rows: &[CostRow]) {
             true => (row.value.p10, row.value.min),
             false => (row.value.p90, row.value.p99),
         };
+        let tail = |value: f64| match row.value.len() > 1 {
+            true => number(value),
+            false => "-".to_owned(),
+        };
+        let spread = row.value.spread;
+        let spread = spread.map_or_else(|| "-".into(), |it| format!("{:.0}%", it * 100.0));
         let (floor, times) = match &row.floor {
             Some(floor) => (number(floor.value.p50), times(floor.ratio.p50)),
             None => ("-".into(), "-".into()),
@@ -158,12 +164,12 @@ fn cost(out: &mut String, rows: &[CostRow]) {
         marks.push_str(mark);
         let _ = writeln!(
             out,
-            "  {:<23}{:>11}{:>11}{:>11}{:>7.0}%{:>11}{:>8}{mark}",
+            "  {:<23}{:>11}{:>11}{:>11}{:>8}{:>11}{:>8}{mark}",
             name(row),
             number(row.value.p50),
-            number(p90),
-            number(p99),
-            row.value.spread() * 100.0,
+            tail(p90),
+            tail(p99),
+            spread,
             floor,
             times,
         );

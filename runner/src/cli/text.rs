@@ -12,6 +12,9 @@ const MAX_WORDS: usize = 1000;
 /// How the note on a crash begins that was not followed by a new attempt.
 const NO_RETRY: &str = "no new attempt";
 
+/// How the note begins that a worker was root behind a jail.
+const AS_ROOT: &str = "the worker ran as root (uid 0), without capabilities";
+
 /// One line, `wrun: ...`.
 pub(super) fn complain(message: &str) {
     say(&format!("wrun: {}\n", clean(message)));
@@ -43,11 +46,21 @@ pub(super) fn name(name: &str) -> String {
         .collect()
 }
 
-/// Why a task has no result, in a line or a few; none when it completed or a
-/// command's exit code says it.
-pub(super) fn explain(report: &Report) -> Option<String> {
+/// That the worker was root, and how to avoid it; none where it was not, or where there
+/// was no jail, which its caller asked for.
+pub(super) fn as_root(report: &Report) -> Option<&str> {
+    let mut notes = report.notes.iter();
+    notes.find(|it| it.starts_with(AS_ROOT)).map(String::as_str)
+}
+
+/// Why a task has no result, in a line or a few; none when it completed, or a
+/// command's exit code says it and nothing was refused that may be the reason. `words` are
+/// the last of its stderr; none where hints are not wanted.
+pub(super) fn explain(report: &Report, words: Option<&str>) -> Option<String> {
+    let hint = words.and_then(|words| hint(report, words));
     let mut text = match &report.outcome {
-        Outcome::Completed(_) | Outcome::Exited(_) => return None,
+        Outcome::Completed(_) => return None,
+        Outcome::Exited(code) => return Some(format!("the task exited with {code}; {}", hint?)),
         Outcome::Trapped(trap) => format!("the task trapped: {}", trap.message),
         Outcome::Failed(message) => {
             let mut words = message.chars();
@@ -62,14 +75,72 @@ pub(super) fn explain(report: &Report) -> Option<String> {
     if let Some(why) = report.notes.iter().find(|it| it.starts_with(NO_RETRY)) {
         let _ = write!(text, "\n  {why}");
     }
-    if let Some(first) = report
-        .denied
-        .iter()
-        .find(|d| d.access != Access::Directories)
-    {
-        let _ = write!(text, "\n  it was refused: {}", denial(first));
+    if let Some(hint) = hint {
+        let _ = write!(text, "\n  {hint}");
     }
     Some(text)
+}
+
+/// What of a bad end's reasons the host knows: something was refused, or there was no
+/// directory for a task that complains about files.
+fn hint(report: &Report, words: &str) -> Option<String> {
+    if matches!(report.outcome, Outcome::Exited(0)) {
+        return None;
+    }
+    let refused = |it: &&Denial| it.access != Access::Directories;
+    let mut others = report.denied.iter().filter(refused);
+    if let Some(first) = others.next() {
+        let mut hint = format!("it was refused: {}", denial(first));
+        match others.count() {
+            0 => {}
+            1 => hint.push_str("; and one more (--stats)"),
+            more => {
+                let _ = write!(hint, "; and {more} more (--stats)");
+            }
+        }
+        return Some(hint);
+    }
+    // Many programs look for directories at start and need none. Of those that do, C
+    // libraries refuse to open files without asking the host: only their words are left.
+    let complains = match &report.outcome {
+        Outcome::Exited(_) | Outcome::Trapped(_) => is_about_files(words),
+        Outcome::Failed(message) => is_about_files(words) || is_about_files(message),
+        _ => false,
+    };
+    (complains && !report.denied.is_empty())
+        .then(|| "no directory is granted (--dir), which may be why".to_owned())
+}
+
+/// What programs say when they cannot open a file: the errors that libraries without a
+/// directory have, by text and by name, and how such messages begin.
+const ABOUT_FILES: [&str; 22] = [
+    "no such file",
+    "capabilities insufficient",
+    "bad file",
+    "file descriptor",
+    "enotcapable",
+    "enoent",
+    "ebadf",
+    "filenotfound",
+    "file not found",
+    "filesystem",
+    "not permitted",
+    "permission denied",
+    "access denied",
+    "cannot open",
+    "can't open",
+    "could not open",
+    "failed to open",
+    "unable to open",
+    "cannot read",
+    "could not load",
+    "cannot load",
+    "cannot find",
+];
+
+fn is_about_files(words: &str) -> bool {
+    let words = words.to_ascii_lowercase();
+    ABOUT_FILES.iter().any(|it| words.contains(it))
 }
 
 /// Which limit it was, its value, and how to change it.
@@ -235,6 +306,53 @@ fn time(duration: Duration) -> String {
 mod tests {
     use super::*;
     use crate::{Jail, Layer, LayerReport, Limit, Mode, Start};
+
+    #[test]
+    fn a_bad_end_is_explained_by_what_was_refused() {
+        let ended = |outcome: Outcome, denied: &[(Access, &str)]| {
+            let time = Duration::from_millis(3);
+            let mut report = Report::not_loaded("t", Mode::Process, Limit::CompileTime, time);
+            report.outcome = outcome;
+            report.denied = denied
+                .iter()
+                .map(|(access, target)| Denial {
+                    access: *access,
+                    target: (*target).to_owned(),
+                    count: 1,
+                })
+                .collect();
+            report
+        };
+        let (dirs, tcp) = ((Access::Directories, ""), (Access::TcpConnect, "[::1]:80"));
+        let none = "no directory is granted (--dir), which may be why";
+        let words = Some("x: No such file or directory");
+        let exited = |denied| ended(Outcome::Exited(3), denied);
+        let said = |report: &Report, words| explain(report, words).unwrap_or_default();
+        assert_eq!(
+            said(&exited(&[dirs]), words),
+            format!("the task exited with 3; {none}")
+        );
+        // What it says is not about files, or it was not refused any, or all went well.
+        assert_eq!(explain(&exited(&[dirs]), Some("usage: t FILE")), None);
+        assert_eq!(explain(&exited(&[]), words), None);
+        assert_eq!(explain(&ended(Outcome::Exited(0), &[tcp]), words), None);
+        // Not wanted.
+        assert_eq!(explain(&exited(&[dirs, tcp]), None), None);
+        assert_eq!(
+            said(&exited(&[dirs, tcp]), Some("")),
+            "the task exited with 3; it was refused: connecting to [::1]:80 (--allow-tcp [::1]:80)"
+        );
+        let write = (Access::Write, "a");
+        let more = said(&exited(&[tcp, write, write]), Some(""));
+        assert!(more.ends_with("; and 2 more (--stats)"), "{more}");
+        let failed = ended(Outcome::Failed("ENOENT: x".into()), &[dirs]);
+        assert_eq!(
+            said(&failed, Some("")),
+            format!("the task failed: ENOENT: x\n  {none}")
+        );
+        let cancelled = ended(Outcome::Cancelled, &[dirs]);
+        assert_eq!(said(&cancelled, words), "the task was interrupted");
+    }
 
     #[test]
     fn a_jail_and_usage_take_a_line_each() {

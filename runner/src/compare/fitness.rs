@@ -6,6 +6,7 @@ use super::results::{Policy, Results, Subject, Verdict};
 use crate::config::Mode;
 use crate::error::{Error, ErrorKind};
 use crate::outcome::{Limit, Outcome};
+use crate::process::AS_ROOT;
 use crate::report::{Access, Denial, Report};
 use std::time::{Duration, Instant};
 
@@ -62,6 +63,8 @@ pub(super) fn look(
         results.subject = subject(bench, &ready);
         let first = once(bench, &ready)?;
         if mode == Mode::Process {
+            let as_root = first.0.notes.iter().find(|it| it.starts_with(AS_ROOT));
+            results.notes.extend(as_root.cloned());
             results.environment.jail_mode = first.0.jail_mode.unwrap_or_default();
             results.environment.jail = first.0.jail.clone();
         }
@@ -91,7 +94,9 @@ pub(super) fn look(
                 .into(),
         );
     }
-    if let Some(denied) = thread.0.denied.first() {
+    // Many runtimes look for directories at start, whether they need any or not.
+    let mut refused = thread.0.denied.iter();
+    if let Some(denied) = refused.find(|it| it.access != Access::Directories) {
         results.notes.push(format!(
             "it completed, though it was refused {}",
             words(denied)

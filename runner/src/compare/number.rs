@@ -3,7 +3,7 @@
 use crate::compare::Unit;
 
 /// Between a number and its unit: they stay on one line.
-const GAP: char = '\u{a0}';
+pub(super) const GAP: char = '\u{a0}';
 
 /// A quantity, such as `1.27 ms` or `5.2 GiB/s`; a dash for what is no number.
 pub(super) fn quantity(value: f64, unit: Unit) -> String {

@@ -217,27 +217,36 @@ fn doubts(value: &Summary, floor: Option<&Floor>) -> Vec<String> {
     if let Some(floor) = floor {
         let ratio = &floor.ratio;
         // Nothing beats the least that it can cost by more than chance.
-        if ratio.len() >= FEWEST as usize && ratio.p50 * (1.0 + ratio.spread().max(0.1)) < 1.0 {
+        if ratio.len() >= FEWEST as usize
+            && ratio.p50 * (1.0 + ratio.spread.unwrap_or(0.0).max(0.1)) < 1.0
+        {
             doubts.push(format!(
                 "it beats its floor, {}, by more than the spread ({:.2} times): one of the two \
                  is measured wrongly",
                 floor.name, ratio.p50
             ));
         }
-        if floor.value.len() > 2 && floor.value.spread() > NOISY {
+        if let Some(spread) = noise(&floor.value) {
             doubts.push(format!(
                 "its floor is noisy: the middle eight tenths lie {:.0} % of the median apart",
-                floor.value.spread() * 100.0
+                spread * 100.0
             ));
         }
     }
-    if value.len() > 2 && value.spread() > NOISY {
+    if let Some(spread) = noise(value) {
         doubts.push(format!(
             "noisy: the middle eight tenths lie {:.0} % of the median apart",
-            value.spread() * 100.0
+            spread * 100.0
         ));
     }
     doubts
+}
+
+/// The spread of what is noisy.
+fn noise(value: &Summary) -> Option<f64> {
+    value
+        .spread
+        .filter(|spread| value.len() > 2 && *spread > NOISY)
 }
 
 #[cfg(test)]

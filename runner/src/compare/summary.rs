@@ -22,6 +22,10 @@ pub struct Summary {
     /// How many lie outside of Tukey's fences: further than one and a half times the
     /// distance of the quartiles from the nearer quartile.
     pub outliers: u32,
+    /// How far the middle eight tenths lie apart, as a part of the median; none where
+    /// there are fewer than two numbers, or the median is 0.
+    #[serde(default)]
+    pub spread: Option<f64>,
     /// All of them, in the order in which they were measured.
     pub values: Vec<f64>,
 }
@@ -42,14 +46,21 @@ impl Summary {
             .iter()
             .filter(|value| !fences.contains(value))
             .count();
+        let (p10, p50, p90) = (
+            quantile(&sorted, 0.1),
+            quantile(&sorted, 0.5),
+            quantile(&sorted, 0.9),
+        );
+        let spread = (p90 - p10) / p50;
         Summary {
             min: quantile(&sorted, 0.0),
-            p10: quantile(&sorted, 0.1),
-            p50: quantile(&sorted, 0.5),
-            p90: quantile(&sorted, 0.9),
+            p10,
+            p50,
+            p90,
             p99: quantile(&sorted, 0.99),
             max: quantile(&sorted, 1.0),
             outliers: u32::try_from(outliers).unwrap_or(u32::MAX),
+            spread: (values.len() > 1 && spread.is_finite()).then_some(spread),
             values,
         }
     }
@@ -64,13 +75,9 @@ impl Summary {
         self.values.is_empty()
     }
 
-    /// How far the middle eight tenths lie apart, as a part of the median; 0 where
-    /// that cannot be said.
-    pub fn spread(&self) -> f64 {
-        if self.p50 == 0.0 {
-            return 0.0;
-        }
-        (self.p90 - self.p10) / self.p50
+    /// Whether the quantiles say more than the median does.
+    pub(super) fn is_repeated(&self) -> bool {
+        self.values.len() > 1
     }
 }
 
@@ -106,7 +113,7 @@ mod tests {
             (summary.max, summary.outliers, summary.len()),
             (101.0, 0, 101)
         );
-        assert!((summary.spread() - 80.0 / 51.0).abs() < 1e-9);
+        assert_eq!(summary.spread, Some(80.0 / 51.0));
         assert_eq!(summary.values[0], 101.0, "in the order of measuring");
     }
 
@@ -120,11 +127,17 @@ mod tests {
     #[test]
     fn nothing_and_one() {
         let nothing = Summary::of([]);
-        assert!(nothing.is_empty() && nothing.spread() == 0.0);
+        assert!(nothing.is_empty() && nothing.spread.is_none());
         let one = Summary::of([7.0, f64::NAN]);
         assert_eq!(
             (one.p10, one.p99, one.len(), one.outliers),
             (7.0, 7.0, 1, 0)
         );
+        // Who measures once knows of no spread; who measures the same twice knows of none.
+        assert_eq!(one.spread, None);
+        assert_eq!(Summary::of([7.0, 7.0]).spread, Some(0.0));
+        assert_eq!(Summary::of([0.0, 0.0]).spread, None);
+        let json = serde_json::to_value(&one).expect("JSON");
+        assert!(json["spread"].is_null() && json.get("spread").is_some());
     }
 }

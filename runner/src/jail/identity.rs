@@ -30,12 +30,13 @@ pub(super) struct Identity {
 }
 
 /// Becomes the user that a worker is to be: the one that was asked for; or, started
-/// as root, one of its own where no directories are granted, and root where they are, for
-/// files that only root may read can be granted, and Landlock keeps the rest away.
+/// as root, one of its own. Only where directories are granted whose owners could not be
+/// mapped to that one does it stay root, for files that only root may read can be granted,
+/// and Landlock keeps the rest away.
 ///
 /// # Errors
 ///
-/// A user was asked for and cannot be had.
+/// A user was asked for, or directories are mapped to one, and it cannot be had.
 pub(super) fn assume(plan: &Plan) -> Result<Identity, JailError> {
     let own = (geteuid().as_raw(), getegid().as_raw());
     if own.0 != 0 {
@@ -51,16 +52,18 @@ pub(super) fn assume(plan: &Plan) -> Result<Identity, JailError> {
             }),
         };
     }
+    let grants = plan.grants();
     let target = match plan.identity {
         Some(target) => Some(target),
-        None if plan.grants().files => None,
+        None if grants.files && !grants.mapped => None,
         None => Some(plan.own_user.map_or(NOBODY_AT_ALL, |own| (own, own))),
     };
     let groups = set_thread_groups(&[]);
     let Some(target) = target else {
         return Ok(Identity {
             words: format!(
-                "{}, since directories are granted; --uid chooses another",
+                "{}, since directories are granted whose owner cannot be mapped to another user; \
+                 --uid chooses one",
                 words((0, own.1))
             ),
             fault: groups
@@ -69,21 +72,26 @@ pub(super) fn assume(plan: &Plan) -> Result<Identity, JailError> {
                 .map(|errno| format!("its groups are kept: {errno}")),
         });
     };
+    let is_bound = plan.identity.is_some() || grants.mapped;
     let switched = groups
         .or_else(|errno| if has_groups() { Err(errno) } else { Ok(()) })
         .and_then(|()| match switch(target) {
             // A user namespace that does not have this number.
-            Err(Errno::INVAL) if plan.identity.is_none() => {
-                switch(NOBODY_AT_ALL).map(|()| NOBODY_AT_ALL)
-            }
+            Err(Errno::INVAL) if !is_bound => switch(NOBODY_AT_ALL).map(|()| NOBODY_AT_ALL),
             switched => switched.map(|()| target),
         });
     match switched {
         Ok(user) => Ok(Identity {
-            words: words(user),
+            words: match grants.mapped {
+                true => format!(
+                    "{}; files of root's in granted directories count as its own",
+                    words(user)
+                ),
+                false => words(user),
+            },
             fault: None,
         }),
-        Err(errno) if plan.identity.is_some() => Err(JailError::Identity {
+        Err(errno) if is_bound => Err(JailError::Identity {
             uid: target.0,
             gid: target.1,
             why: errno.to_string(),

@@ -48,6 +48,9 @@ pub(crate) enum Role {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) struct Grants {
     pub(crate) files: bool,
+    /// Of those, what is root's on disk is the worker's user's: root starts a worker that
+    /// need not be root.
+    pub(crate) mapped: bool,
     pub(crate) tcp: bool,
     /// Channels to others: the task imports `ports`.
     pub(crate) talks: bool,

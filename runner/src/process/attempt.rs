@@ -8,6 +8,7 @@
 use super::ProcessError;
 use super::asks::{Answers, Asked};
 use super::channel::{ChannelError, Receiver, Sender, is_want};
+use super::owners;
 use super::pool::{LINGER, LOOK_EVERY, NoWorker, Pool, Taken, bounded};
 use super::stream::Stream;
 use super::worker::{Life, Told, Worker, crash_of};
@@ -22,7 +23,6 @@ use crate::task::{InputKind, Spec};
 use crate::turn::{Turn, until};
 use crate::wire::{Done, FrameError, Input, Order, Output, RunOrder, WorkerSays};
 use bytes::Bytes;
-use rustix::fs::{Mode, OFlags};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
@@ -301,16 +301,24 @@ async fn supervise(worker: Worker, job: Job, asks: bool) -> Result<Supervised, E
     let joined = job.stderr.joins(&job.stdout);
     let piped = !joined && (is_command || job.stderr.is_channel());
     let (stderr, stderr_pipe) = output(&job.stderr, piped)?;
+    let owners = life.owners();
     for grant in &job.spec.dirs {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let opened = rustix::fs::open(&grant.host, flags, Mode::empty());
-        theirs.push(opened.map_err(|error| {
+        let cannot = |what: &str, error: io::Error| {
             let path = grant.host.display();
             Error::new(
                 ErrorKind::InvalidTask,
-                format!("cannot open the granted directory {path}: {error}"),
+                format!("cannot {what} {path}: {error}"),
             )
-        })?);
+        };
+        let opened = owners::open(&grant.host);
+        let opened = opened.map_err(|error| cannot("open the granted directory", error))?;
+        theirs.push(match &owners {
+            // It could be a moment ago.
+            Some(owners) => owners
+                .map(opened.as_fd())
+                .map_err(|error| cannot("map the owners of the granted directory", error))?,
+            None => opened,
+        });
     }
     let port = match job.port.map(Port::into_parts) {
         Some(Some((parts, descriptors))) => {

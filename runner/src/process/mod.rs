@@ -16,6 +16,7 @@ mod floor;
 mod floor_main;
 mod group;
 mod image;
+mod owners;
 mod pool;
 mod sacrifice;
 mod sacrifice_main;
@@ -41,6 +42,7 @@ use crate::task::Spec;
 pub(crate) use compile::ChildCompiler;
 pub(crate) use floor::{Floor, FloorProgram};
 use group::Group;
+use owners::Trial;
 use pool::{Pool, Settings};
 pub(crate) use sacrifice::{Died, Sacrifice, Said};
 use spawn::Spawner;
@@ -51,6 +53,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 use users::Users;
 pub use worker_main::worker_hook;
+
+/// How the note begins that a worker was root.
+pub(crate) const AS_ROOT: &str = "the worker ran as root (uid 0)";
 
 /// Something about processes failed; not a guest's doing.
 #[derive(Debug, thiserror::Error)]
@@ -112,6 +117,7 @@ pub(crate) struct ProcessExecutor {
     settings: Settings,
     pools: Mutex<Vec<Weak<Pools>>>,
     ledger: Arc<Ledger>,
+    trial: Arc<Trial>,
 }
 
 /// The workers of one artifact.
@@ -166,7 +172,40 @@ impl ProcessExecutor {
                 group: (config.jail != Jail::Off).then(|| Arc::new(group)),
             },
             pools: Mutex::default(),
+            trial: Arc::default(),
         })
+    }
+
+    /// Whether the directories of a task are mapped for a worker that is not root; where
+    /// its worker is root, what people should know.
+    async fn owners(&self, spec: &Arc<Spec>) -> Result<(bool, Option<String>), Error> {
+        let Settings { plan, users, .. } = &self.settings;
+        if plan.mode == Jail::Off {
+            let root = rustix::process::geteuid().is_root();
+            let note = || format!("{AS_ROOT}, with all capabilities: there is no jail");
+            return Ok((false, root.then(note)));
+        }
+        let are_own = users.as_ref().is_some_and(|users| !users.are_chosen());
+        #[cfg(feature = "test-hooks")]
+        let are_own = are_own && !plan.absent.contains(&crate::Layer::Identity);
+        if spec.dirs.is_empty() || !are_own {
+            return Ok((false, None));
+        }
+        let (trial, spec) = (self.trial.clone(), spec.clone());
+        // A mount goes when all processors have seen it go.
+        let tried = tokio::task::spawn_blocking(move || {
+            let directories = spec.dirs.iter().map(|grant| grant.host.as_path());
+            let (path, error) = trial.obstacle(directories)?;
+            Some(format!(
+                "{AS_ROOT}, without capabilities: the owners of files in {} cannot be mapped to \
+                 another user, since {}; --uid N avoids that, or running wrun as an ordinary user",
+                path.display(),
+                owners::why(&error),
+            ))
+        });
+        let note = tried.await;
+        let note = note.map_err(|_| Error::new(ErrorKind::ShutDown, "the runner is shut down"))?;
+        Ok((note.is_none(), note))
     }
 
     fn pools(&self, artifact: &Artifact, metered: bool) -> Result<Arc<Pools>, Error> {
@@ -234,8 +273,10 @@ impl Executor for ProcessExecutor {
         if !job.spec.dirs.is_empty() && (pools.regions || pools.talks) {
             self.ledger.opens_files();
         }
+        let (mapped, as_root) = self.owners(&job.spec).await?;
         let pool = pools.for_grants(Grants {
             files: !job.spec.dirs.is_empty(),
+            mapped,
             tcp: !job.spec.tcp.is_empty(),
             talks: pools.talks,
             regions: pools.regions,
@@ -250,7 +291,9 @@ impl Executor for ProcessExecutor {
                 Ok(())
             }
         };
-        attempt::run(&pool, job, asks, renew).await
+        let mut executed = attempt::run(&pool, job, asks, renew).await?;
+        executed.notes.extend(as_root);
+        Ok(executed)
     }
 
     fn prepare(&self, artifact: &Artifact, metered: bool) -> Result<(), Error> {

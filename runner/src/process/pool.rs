@@ -11,6 +11,7 @@ use super::breaker::{Breaker, Failure, Restraint};
 use super::channel::ChannelError;
 use super::child::{Child, Place};
 use super::group::Group;
+use super::owners::Owners;
 use super::spawn::{Launch, Spawner};
 use super::users::Users;
 use super::worker::{Worker, crash_of};
@@ -465,6 +466,17 @@ impl Pool {
         if let Some(user) = &user {
             user.apply(&mut order.plan);
         }
+        let owners = match &user {
+            Some(user) if self.grants.mapped => {
+                let owners = Owners::seen_by(user.number);
+                let owners = owners.map_err(|source| ProcessError::System {
+                    what: "cannot map the owners of granted directories",
+                    source,
+                });
+                Some(Arc::new(owners.map_err(NoWorker::from)?))
+            }
+            _ => None,
+        };
         let permit = self.spawner.permit().await.map_err(NoWorker::from)?;
         let place = Place {
             _permit: permit,
@@ -475,6 +487,7 @@ impl Pool {
             .spawn(order, code, place)
             .await
             .map_err(NoWorker::from)?;
+        launch.owners = owners;
         match tokio::time::timeout(HANDSHAKE, self.shake(&mut launch)).await {
             Ok(Ok(jail)) => Ok((launch, Arc::new(jail))),
             Ok(Err(not)) => Err(not),

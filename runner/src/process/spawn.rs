@@ -9,6 +9,7 @@ use super::ProcessError;
 use super::channel::{self, Receiver, Sender};
 use super::child::{Child, Place, Started};
 use super::image::Image;
+use super::owners::Owners;
 use super::words::Words;
 use super::worker_main::WORKER_ARG;
 use crate::sandbox::Code;
@@ -51,6 +52,8 @@ pub(super) struct Launch {
     pub(super) orders: Sender,
     pub(super) says: Receiver,
     pub(super) words: Words,
+    /// How it sees granted directories; none where they are as on disk.
+    pub(super) owners: Option<Arc<Owners>>,
 }
 
 pub(super) struct Spawner {
@@ -210,6 +213,7 @@ fn watch(launched: Launched) -> io::Result<Launch> {
         orders: Sender::new(writing),
         says: Receiver::new(reading),
         words: launched.words,
+        owners: None,
     })
 }
 

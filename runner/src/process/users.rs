@@ -17,7 +17,7 @@ use std::os::fd::OwnedFd;
 /// What is picked from where nobody says: beyond the numbers that systemd gives out
 /// (services, containers, foreign images), that `/etc/subuid` usually has, and that SSSD
 /// makes up.
-const USERS: RangeInclusive<u32> = 0x7800_0000..=0x7800_FFFF;
+pub(super) const USERS: RangeInclusive<u32> = 0x7800_0000..=0x7800_FFFF;
 
 /// Numbers that are tried, before one is taken that may be in use.
 const TRIES: u32 = 64;
@@ -62,6 +62,11 @@ impl Users {
             range: chosen.unwrap_or(USERS),
             others,
         }
+    }
+
+    /// Whether somebody chose them, and means them to have what is granted as it is.
+    pub(super) fn are_chosen(&self) -> bool {
+        self.chosen
     }
 
     /// A number that nobody has, as far as can be told; else any of the range.

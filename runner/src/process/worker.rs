@@ -5,6 +5,7 @@
 
 use super::channel::{Receiver, Sender};
 use super::child::Child;
+use super::owners::Owners;
 use super::spawn::Launch;
 use super::words::Words;
 use super::zygote::Forked;
@@ -47,6 +48,7 @@ pub(super) enum Life {
         child: Child,
         jail: Arc<JailReport>,
         words: Words,
+        owners: Option<Arc<Owners>>,
     },
 }
 
@@ -73,6 +75,7 @@ impl Worker {
                 child: launch.child,
                 jail,
                 words: launch.words,
+                owners: launch.owners,
             },
             orders: launch.orders,
             says: launch.says,
@@ -103,6 +106,14 @@ impl Life {
         match self {
             Life::Forked(forked) => forked.zygote().jail.clone(),
             Life::Started { jail, .. } => jail.clone(),
+        }
+    }
+
+    /// How it sees granted directories; none where they are as on disk.
+    pub(super) fn owners(&self) -> Option<Arc<Owners>> {
+        match self {
+            Life::Forked(forked) => forked.zygote().owners.clone(),
+            Life::Started { owners, .. } => owners.clone(),
         }
     }
 

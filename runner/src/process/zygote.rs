@@ -10,6 +10,7 @@ use super::attempt::Plain;
 use super::breaker::Failure;
 use super::channel::{ChannelError, Receiver, Sender, is_want};
 use super::child::Child;
+use super::owners::Owners;
 use super::pool::LOOK_EVERY;
 use super::spawn::Launch;
 use super::words::Words;
@@ -42,6 +43,8 @@ pub(super) struct Zygote {
     /// other processes.
     group: Option<i32>,
     pub(super) jail: Arc<JailReport>,
+    /// How its workers see granted directories.
+    pub(super) owners: Option<Arc<Owners>>,
 }
 
 #[derive(Default)]
@@ -98,6 +101,7 @@ impl Zygote {
             orders,
             says,
             mut words,
+            owners,
         } = launch;
         let zygote = Arc::new(Zygote {
             orders: tokio::sync::Mutex::new(orders),
@@ -105,6 +109,7 @@ impl Zygote {
             end: CancellationToken::new(),
             group: child.group(),
             jail,
+            owners,
         });
         let end = zygote.end.clone();
         let listening = Arc::downgrade(&zygote);

@@ -5,6 +5,7 @@
 //! Only for measuring, with a task that was seen to end.
 
 use super::code::{Code, CodeError};
+use super::host::guest_name;
 use super::source::Shape;
 use crate::task::Spec;
 use bytes::Bytes;
@@ -128,7 +129,7 @@ impl Bare {
             } else {
                 FsPerms::ReadWrite
             };
-            builder.preopened_dir(&grant.host, &grant.guest, perms)?;
+            builder.preopened_dir(&grant.host, guest_name(&grant.guest), perms)?;
         }
         if !matches!(self.entry, Entry::Task(..)) {
             builder
@@ -216,21 +217,28 @@ impl Bare {
 /// same. WASI stays as it is, for any version of 0.2.
 fn stub_wrun(linker: &mut Linker<Host>, component: &Component) -> wasmtime::Result<()> {
     let ty = component.component_type();
+    let mut known = Vec::new();
     for (name, import) in ty.imports(component.engine()) {
         let ComponentItem::ComponentInstance(interface) = import.ty else {
             continue;
         };
-        if !name.starts_with("wrun:task/") {
-            continue;
-        }
-        let mut stub = linker.instance(name)?;
+        let mut stub = match name.starts_with("wrun:task/") {
+            true => Some(linker.instance(name)?),
+            false => None,
+        };
         for (name, export) in interface.exports(component.engine()) {
-            match export.ty {
-                ComponentItem::ComponentFunc(_) => stub.func_new(name, |_, _, _, _| {
-                    Err(wasmtime::Error::msg("it calls wrun, which is not there"))
-                })?,
-                ComponentItem::Resource(_) => {
-                    stub.resource(name, ResourceType::host::<()>(), |_, _| Ok(()))?;
+            match (export.ty, &mut stub) {
+                (ComponentItem::ComponentFunc(_), Some(stub)) => {
+                    stub.func_new(name, |_, _, _, _| {
+                        Err(wasmtime::Error::msg("it calls wrun, which is not there"))
+                    })?;
+                }
+                // One that an interface before it has is only named again.
+                (ComponentItem::Resource(resource), stub) if !known.contains(&resource) => {
+                    known.push(resource);
+                    if let Some(stub) = stub {
+                        stub.resource(name, ResourceType::host::<()>(), |_, _| Ok(()))?;
+                    }
                 }
                 _ => {}
             }

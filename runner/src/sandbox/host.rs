@@ -175,7 +175,7 @@ impl Host {
 
 /// The name of a granted directory as the guest gets it. Libraries compare paths with
 /// it byte by byte: with a slash at its end, the directory itself is not found.
-fn guest_name(name: &str) -> &str {
+pub(super) fn guest_name(name: &str) -> &str {
     match name.trim_end_matches('/') {
         "" if name.starts_with('/') => "/",
         trimmed => trimmed,

@@ -9,6 +9,7 @@ pub(crate) mod attempt;
 mod descriptor;
 mod fork;
 mod heritage;
+mod id_map;
 mod inherited;
 #[cfg(feature = "test-hooks")]
 mod keeper;
@@ -40,6 +41,7 @@ pub(crate) use fork::{Alone, Forked, exit_now};
 pub(crate) use heritage::{
     fill_standard_streams, hear_signals, is_denied_code, start_afresh, unblock_traps,
 };
+pub(crate) use id_map::{map_owners, user_namespace};
 pub(crate) use inherited::{blank, close_inherited};
 pub(crate) use landlock::landlock_abi;
 pub(crate) use large_pages::{Collapsed, FileId, IMAGE_SEALS, LARGE, collapse, map_own_code};

@@ -126,7 +126,7 @@ fn noise(results: &mut Results) {
     let floors = results.cost.iter().filter_map(|row| row.floor.as_ref());
     let floors: Vec<f64> = floors
         .filter(|floor| floor.value.len() > 2)
-        .map(|floor| floor.value.spread())
+        .filter_map(|floor| floor.value.spread)
         .collect();
     let noisy = floors.iter().filter(|spread| **spread > NOISY).count();
     if noisy * 4 > floors.len() {

@@ -3,7 +3,8 @@
 use super::{InProcess, Job, Rows, failed, nanos};
 use crate::compare::bench::{Ready, SPARES, completed};
 use crate::compare::comparison::Comparison;
-use crate::compare::results::{Measure, Policy};
+use crate::compare::number::{GAP, quantity};
+use crate::compare::results::{Measure, Policy, Unit};
 use crate::compare::rounds::Row;
 use crate::error::{Error, ErrorKind};
 use crate::limits::Limits;
@@ -115,11 +116,16 @@ fn policies(job: &mut Job<'_, '_>) -> Vec<Policy> {
             .collect::<Vec<_>>()
             .join(", ");
         job.note(format!(
-            "warm was not measured for {left}: the task takes {:.1} s; --budget gives it more time",
-            job.run.as_secs_f64()
+            "warm was not measured for {left}: the task takes {}; --budget gives it more time",
+            took(job.run)
         ));
     }
     all.into_iter().take(fit).collect()
+}
+
+/// A time in words.
+fn took(time: Duration) -> String {
+    quantity(nanos(time), Unit::Nanoseconds).replace(GAP, " ")
 }
 
 fn bare_burst(bare: &InProcess, burst: u32) -> Result<Vec<f64>, Error> {
@@ -183,8 +189,8 @@ pub(super) fn throughput(job: &mut Job<'_, '_>) -> Rows {
         levels.retain(|level| *level <= cores);
         if before != levels.len() {
             job.note(format!(
-                "throughput was measured with up to {cores} tasks at the same time: the task takes {:.1} s",
-                job.run.as_secs_f64()
+                "throughput was measured with up to {cores} tasks at the same time: the task takes {}",
+                took(job.run)
             ));
         }
     }

@@ -313,6 +313,7 @@ mod tests {
                     p99: odd,
                     max: odd,
                     outliers: 1,
+                    spread: Some(odd),
                     values: vec![odd, 1.0, odd],
                 };
                 if let Some(floor) = &mut row.floor {
@@ -323,6 +324,22 @@ mod tests {
             let page = results.to_html();
             let mut words = page.split(|c: char| !c.is_alphanumeric());
             assert!(words.all(|word| !["NaN", "inf"].contains(&word)), "{odd}");
+        }
+    }
+
+    #[test]
+    fn what_was_measured_once_has_no_spread() {
+        let mut results = sample();
+        let spread = |page: &str| page.matches(", spread ").count();
+        assert!(spread(&results.to_html()) > 0);
+        for row in &mut results.cost {
+            row.value = Summary::of([row.value.p50]);
+        }
+        let page = results.to_html();
+        assert_eq!(spread(&page), 0);
+        assert!(page.contains("measured once") && page.contains("1 run"));
+        for drawn in ["class=\"whisker", "class=\"box"] {
+            assert!(!page.contains(drawn), "{drawn}");
         }
     }
 

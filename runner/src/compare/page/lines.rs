@@ -209,7 +209,9 @@ fn drawn(one: &Line<'_>, x: &Axis, y: &Axis) -> Markup {
         @if !is_floor {
             @for (at, value) in &one.points {
                 @let x = x.at(*at);
-                (line((x, y.at(value.p10)), (x, y.at(value.p90)), &format!("whisker {}", one.class)))
+                @if value.is_repeated() {
+                    (line((x, y.at(value.p10)), (x, y.at(value.p90)), &format!("whisker {}", one.class)))
+                }
                 circle cx=(Px(x)) cy=(Px(y.at(value.p50))) r="2.5" class=(format!("point {}", one.class)) {}
             }
         }

@@ -53,6 +53,10 @@ pub(super) fn chart(id: &'static str, title: &'static str, rows: &[&CostRow]) ->
         let Summary {
             p10, p50, p90, p99, ..
         } = row.value;
+        if !row.value.is_repeated() {
+            let _ = write!(text, "{}: {}, measured once. ", name(row), value(p50));
+            return text;
+        }
         // Writing to a string does not fail.
         let _ = write!(
             text,
@@ -89,8 +93,10 @@ fn strip(row: &CostRow, axis: &Axis, top: f64) -> Markup {
     let median = axis.at(row.value.p50);
     let (inner, outer) = dots(&row.value, axis, top);
     html! {
-        rect x=(Px(from)) y=(Px(top + DOTS.start - 2.0)) width=(Px((to - from).max(1.0)))
-            height=(Px(DOTS.end - DOTS.start + 4.0)) class=(format!("box {class}")) {}
+        @if row.value.is_repeated() {
+            rect x=(Px(from)) y=(Px(top + DOTS.start - 2.0)) width=(Px((to - from).max(1.0)))
+                height=(Px(DOTS.end - DOTS.start + 4.0)) class=(format!("box {class}")) {}
+        }
         path d=(inner) class=(format!("dots {class}")) {}
         path d=(outer) class=(format!("dots far {class}")) {}
         (line((median, top + DOTS.start - 4.0), (median, top + DOTS.end + 4.0), &format!("median {class}")))

@@ -46,7 +46,7 @@ fn number_row(row: &CostRow, name: &str) -> Markup {
                     @if value.is_empty() { "not measured" }
                     @else {
                         (counted(value.len() as u64, "run", "runs"))
-                        ", spread " (percent(value.spread()))
+                        @if let Some(spread) = value.spread { ", spread " (percent(spread)) }
                         @if value.outliers > 0 {
                             ", " (counted(u64::from(value.outliers), "outlier", "outliers"))
                         }
@@ -63,8 +63,12 @@ fn number_row(row: &CostRow, name: &str) -> Markup {
                 td role="cell" { "–" } td role="cell" { "–" } td role="cell" { "–" }
             } @else {
                 td.main role="cell" { (quantity(value.p50, unit)) }
-                td role="cell" { (quantity(p90, unit)) }
-                td role="cell" { (quantity(p99, unit)) }
+                @if value.is_repeated() {
+                    td role="cell" { (quantity(p90, unit)) }
+                    td role="cell" { (quantity(p99, unit)) }
+                } @else {
+                    td role="cell" { "–" } td role="cell" { "–" }
+                }
             }
             td role="cell" {
                 @match row.floor.as_ref().filter(|floor| !floor.ratio.is_empty()) {

@@ -239,6 +239,7 @@ fn no_grant_adds_up_to_what_harms_other_holders() {
         let is = |bit: u8| bits & 1 << bit != 0;
         let grants = Grants {
             files: is(0),
+            mapped: false,
             tcp: is(1),
             talks: is(2),
             regions: is(3),
@@ -539,6 +540,11 @@ fn only_root_chooses_who_a_worker_is() {
     own.grants.files = true;
     let seen = run(User::Own, own.clone(), Act::Report);
     assert_eq!(seen.user, 0);
+    // Root's files are that user's, where they are mapped.
+    own.grants.mapped = true;
+    let seen = run(User::Own, own.clone(), Act::Report);
+    assert_eq!((seen.user, seen.group), (0x7800_0007, 0x7800_0007));
+    assert!(seen.detail(Layer::Identity).contains("count as its own"));
     own.identity = Some((1234, 1235));
     let seen = run(User::Own, own, Act::Report);
     assert_eq!((seen.user, seen.group), (1234, 1235));
@@ -639,6 +645,7 @@ fn cost() {
             let mut plan = plan(Role::Zygote);
             plan.grants = Grants {
                 files,
+                mapped: false,
                 tcp,
                 talks: false,
                 regions: false,

@@ -1,0 +1,136 @@
+//! What a task that ended badly was refused is said in a line, with the option that grants
+//! it; the same in both modes, and nothing where it would be a guess.
+
+use crate::command::{Ran, Wrun};
+use crate::support::{MODES, repo};
+
+const NONE: &str = "no directory is granted (--dir), which may be why";
+
+/// A guest of the tree, with options and arguments.
+fn run(mode: &str, options: &[&str], guest: &str, args: &[&str]) -> Ran {
+    Wrun::mode(mode)
+        .args(options)
+        .arg(repo(&format!("guest-tasks/{guest}")))
+        .args(args)
+        .run()
+}
+
+/// The lines of `wrun` itself.
+fn said(ran: &Ran) -> Vec<&str> {
+    let mut lines = ran
+        .stderr
+        .lines()
+        .skip_while(|it| !it.starts_with("wrun: "));
+    let first = lines.next().into_iter();
+    first.chain(lines).collect()
+}
+
+#[test]
+fn a_file_that_cannot_be_opened_is_explained() {
+    for (guest, args, code) in [
+        ("digest/digest.wasm", &["/in/x"][..], 1),
+        ("files/files.wasm", &["read", "/in/x"], 10),
+        ("files/files.wasm", &["list", "/"], 12),
+    ] {
+        for mode in MODES {
+            let ran = run(mode, &[], guest, args);
+            ran.expect_code(code, guest);
+            let line = format!("wrun: the task exited with {code}; {NONE}");
+            assert_eq!(said(&ran), [line], "{mode} {guest}");
+            // Its own words come first, and are whole.
+            assert!(ran.stderr.contains("ENOTCAPABLE") || ran.stderr.contains("insufficient"));
+            let quiet = run(mode, &["-q"], guest, args);
+            quiet.expect_code(code, guest);
+            assert_eq!(said(&quiet), [""; 0], "{mode} {guest}");
+        }
+    }
+}
+
+#[test]
+fn what_both_streams_share_is_heard_as_well() {
+    for mode in MODES {
+        let script = "exec \"$@\" 2>&1";
+        let mut wrun = Wrun::program(std::path::Path::new("sh"));
+        wrun = wrun.args(["-c", script, "sh"]).arg(crate::support::wrun());
+        let digest = repo("guest-tasks/digest/digest.wasm");
+        let ran = wrun.args(["--mode", mode]).arg(digest).arg("/in/x").run();
+        ran.expect_code(1, mode);
+        assert!(ran.text().ends_with(&format!("{NONE}\n")), "{mode}: {ran}");
+    }
+}
+
+#[test]
+fn refused_accesses_are_named_with_their_option() {
+    let tree = repo("guest-tasks/inputs/tree");
+    let dir = format!("{}::/in:ro", tree.display());
+    for mode in MODES {
+        let read_only = run(
+            mode,
+            &["--dir", &dir],
+            "files/files.wasm",
+            &["write", "/in/new", "text"],
+        );
+        read_only.expect_code(11, mode);
+        let said_of_it = said(&read_only);
+        let line = "wrun: the task exited with 11; it was refused: changing \"new\" in a \
+                    read-only directory (--dir without :ro)";
+        assert_eq!(said_of_it, [line], "{mode}");
+        let tcp = run(mode, &[], "tcp-client/tcp-client.wasm", &["127.0.0.1:9"]);
+        tcp.expect_code(1, mode);
+        let line = "wrun: the task exited with 1; it was refused: connecting to 127.0.0.1:9 \
+                    (--allow-tcp 127.0.0.1:9)";
+        assert_eq!(said(&tcp), [line], "{mode}");
+    }
+}
+
+#[test]
+fn nothing_is_guessed() {
+    let tree = repo("guest-tasks/inputs/tree");
+    let dir = format!("{}::/in:ro", tree.display());
+    for mode in MODES {
+        for (options, guest, args, code) in [
+            // It looked for directories, and says that its arguments are wrong.
+            (&[][..], "files/files.wasm", &[][..], 2),
+            (&[], "csv-stats/csv-stats.wasm", &["region"], 2),
+            // It answers by its code, or with words of its own.
+            (&[], "hostile/exit-code.wat", &["7"], 7),
+            // There is a directory, and no such file in it.
+            (
+                &["--dir", &dir],
+                "files/files.wasm",
+                &["read", "/in/no"],
+                10,
+            ),
+            // All went well.
+            (&[], "env/env.wasm", &[], 0),
+        ] {
+            let ran = run(mode, options, guest, args);
+            assert_eq!(said(&ran), [""; 0], "{mode} {guest} {args:?}: {ran}");
+            if guest != "hostile/exit-code.wat" {
+                ran.expect_code(code, guest);
+            }
+        }
+        // A trap has a reason of its own.
+        let ran = run(mode, &[], "hostile/panic/panic.wasm", &[]);
+        assert_eq!(ran.code(), 134, "{mode}: {ran}");
+        assert!(!ran.stderr.contains("--dir"), "{mode}: {ran}");
+    }
+}
+
+/// Guests with a runtime of their own, where they were built
+/// (`guest-tasks/build.sh python javascript`).
+#[test]
+fn runtimes_that_always_look_for_directories_are_not_blamed() {
+    for guest in ["primes.wasm", "template.wasm"] {
+        let path = repo("target/guests").join(guest);
+        if !path.exists() {
+            println!("SKIPPED: {guest} was not built");
+            continue;
+        }
+        for mode in MODES {
+            let ran = Wrun::mode(mode).arg(&path).stdin("many").run();
+            ran.expect_code(1, guest);
+            assert!(!ran.stderr.contains("--dir"), "{mode} {guest}: {ran}");
+        }
+    }
+}
