@@ -361,6 +361,7 @@ mod blocking;
 mod broadcast;
 mod builder;
 mod children;
+mod compile_budget;
 #[doc(hidden)]
 pub mod cli;
 pub mod compare;
@@ -417,7 +418,7 @@ pub use process::worker_hook;
 pub use region::{Kind as RegionKind, Region, RegionError, Waited};
 pub use report::{Access, Denial, Report, Stats, Usage};
 pub use runner::Runner;
-pub use sandbox::{Artifact, Inspection, Progress, Shape, inspect};
+pub use sandbox::{Artifact, Compiled, Inspection, Progress, Shape, inspect};
 pub use task::{Input, Stdio, Task, TaskError};
 
 /// The README's example is compiled, too.

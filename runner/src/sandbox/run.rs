@@ -18,7 +18,7 @@ use super::epoch;
 use super::host::{GrantError, Granted, Host};
 use super::input::{Source, SourceError};
 use super::linker;
-use super::load::Artifact;
+use super::artifact::Artifact;
 use super::names::demangled;
 use super::sink::{OutputExceeded, Sink};
 use super::source::{Shape, one_line};
