@@ -1,9 +1,9 @@
 //! What compiling one task may take: what an embedder said, or what the size of its file
 //! says.
 //!
-//! The numbers are several times those of the largest modules at hand (two processors,
-//! wasmtime 48): Yosys, 66 MiB, takes 80 s of processor time and 2.2 GiB; CPython, 18 MiB,
-//! takes 11 s and 0.4 GiB. `docs/process-mode.md` has the table.
+//! The numbers are several times what the largest modules at hand take (wasmtime 48):
+//! Yosys, 66 MiB, 78 s of processor time and 1.9 GiB; CPython, 18 MiB, 11 s and 0.4 GiB.
+//! On a busy machine Yosys took 200 s. `docs/process-mode.md` has the table.
 
 use std::time::Duration;
 

@@ -17,7 +17,9 @@ use crate::process::{ChildCompiler, ProcessExecutor};
 use crate::region::{Ledger, Maker};
 use crate::report::{Report, Stats};
 use crate::retry::Retry;
-use crate::sandbox::{Artifact, Compiled, Compiler, Ending, Fate, InProcess, Loader, Progress, Sink};
+use crate::sandbox::{
+    Artifact, Compiled, Compiler, Ending, Fate, InProcess, Loader, Progress, Sink,
+};
 use crate::services::{Commons, Provider};
 use crate::stop::Stop;
 use crate::sys::{self, Process};

@@ -361,10 +361,10 @@ mod blocking;
 mod broadcast;
 mod builder;
 mod children;
-mod compile_budget;
 #[doc(hidden)]
 pub mod cli;
 pub mod compare;
+mod compile_budget;
 mod config;
 mod core;
 mod error;

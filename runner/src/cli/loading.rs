@@ -47,7 +47,7 @@ impl Loading<'_> {
                 false => self.runner.load_async(path).await,
             }
         };
-        let allowed = self.allowed();
+        let allowed = allowed(self.timeout, self.compiling.compile_timeout);
         let loaded = tokio::select! {
             loaded = loading => loaded.map_err(|error| NotLoaded {
                 limit: error.limit().map(|limit| (limit, error.limit_value())),
@@ -62,13 +62,6 @@ impl Loading<'_> {
         };
         gone.wait();
         loaded
-    }
-
-    fn allowed(&self) -> Option<Duration> {
-        let timeout = self.timeout?.max(LOADING);
-        // The limit on compiling is told by the runner, which has it first.
-        let compiling = self.compiling.compile_timeout;
-        Some(compiling.map_or(timeout, |time| time.saturating_add(LOADING).max(timeout)))
     }
 
     fn late(&self, allowed: Duration) -> NotLoaded {
@@ -89,6 +82,14 @@ impl Loading<'_> {
             limit: Some((Limit::CompileTime, Some(nanos))),
         }
     }
+}
+
+/// How long loading may take, for a task that may take `timeout`, and so long to compile.
+fn allowed(timeout: Option<Duration>, compiling: Option<Duration>) -> Option<Duration> {
+    let timeout = timeout?.max(LOADING);
+    // That it takes too long to compile is said by the runner, which is to be first.
+    let compiling = compiling.map_or(Duration::ZERO, |time| time.saturating_add(LOADING));
+    Some(timeout.max(compiling))
 }
 
 async fn after(time: Option<Duration>) {
@@ -113,4 +114,25 @@ pub(super) fn compiles_each_time(artifacts: &[Artifact]) -> Option<String> {
          for compiled code",
         took.as_secs_f64()
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::allowed;
+    use std::time::Duration;
+
+    #[test]
+    fn a_short_timeout_leaves_time_to_compile() {
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        assert_eq!(allowed(None, None), None);
+        assert_eq!(allowed(None, seconds(1)), None);
+        assert_eq!(allowed(seconds(1), None), seconds(10));
+        assert_eq!(allowed(seconds(30), None), seconds(30));
+        assert_eq!(allowed(seconds(1), seconds(300)), seconds(310));
+        assert_eq!(allowed(seconds(600), seconds(300)), seconds(600));
+        assert_eq!(
+            allowed(seconds(1), Some(Duration::MAX)),
+            Some(Duration::MAX)
+        );
+    }
 }

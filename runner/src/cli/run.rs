@@ -8,9 +8,7 @@ use super::progress::{Line, gone};
 use super::result_to::ResultTo;
 use super::signals::{Signals, Stop, Wish};
 use super::{Failure, exit, text};
-use crate::{
-    Cache, Limits, Outcome, Report, Runner, Stdio, Task, TaskGrant, TaskHandle,
-};
+use crate::{Cache, Limits, Outcome, Report, Runner, Stdio, Task, TaskGrant, TaskHandle};
 use std::ffi::OsString;
 use std::io;
 use std::path::Path;

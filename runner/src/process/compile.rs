@@ -13,9 +13,9 @@
 //! when it has a place; on every path its child is dead and reaped when it returns.
 
 use super::child::kill_group;
+use super::compile_wait::{Ears, Ending, HANDSHAKE};
 use super::users::{User, Users};
 use super::worker_main::WORKER_ARG;
-use super::compile_wait::{Ears, Ending, HANDSHAKE};
 use super::{ProcessError, channel, users_of, worker_program};
 use crate::compile_budget::CompileBudget;
 use crate::config::{Config, Jail};
@@ -139,7 +139,10 @@ impl ChildCompiler {
         }
         let config = Config {
             // Nobody relies on walls in that mode.
-            jail: Jail::BestEffort,
+            jail: match config.jail {
+                Jail::Off => Jail::Off,
+                Jail::Strict | Jail::BestEffort => Jail::BestEffort,
+            },
             identity: None,
             users: None,
             ..config.clone()

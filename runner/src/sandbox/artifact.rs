@@ -64,8 +64,7 @@ impl Compiled {
     /// What people should know, if anything.
     pub(crate) fn note(&self) -> Option<String> {
         let why = self.not_kept.as_ref()?;
-        (self.time > Compiled::NOTICEABLE)
-            .then(|| format!("the compiled code is not kept: {why}"))
+        (self.time > Compiled::NOTICEABLE).then(|| format!("the compiled code is not kept: {why}"))
     }
 }
 
@@ -99,7 +98,10 @@ impl<T: ?Sized> Slot<T> {
         self.value().take();
     }
 
-    pub(super) fn get_or_try<E>(&self, make: impl FnOnce() -> Result<Arc<T>, E>) -> Result<Arc<T>, E> {
+    pub(super) fn get_or_try<E>(
+        &self,
+        make: impl FnOnce() -> Result<Arc<T>, E>,
+    ) -> Result<Arc<T>, E> {
         let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(value) = self.get() {
             return Ok(value);

@@ -332,7 +332,11 @@ mod tests {
             let named = format!("cannot make {}/v", path.display());
             assert!(why.starts_with(&named), "{why}");
         }
-        assert!(Cache::open(&CacheConfig::Off).expect("not wanted").is_none());
+        assert!(
+            Cache::open(&CacheConfig::Off)
+                .expect("not wanted")
+                .is_none()
+        );
     }
 
     #[test]

@@ -18,8 +18,8 @@ use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// Why bytes are no task.
@@ -431,7 +431,10 @@ mod tests {
             max_module_size: 1 << 20,
             metered: false,
             budget: CompileBudget::default(),
-            compiler: Box::new(Counting(compiled.clone(), InProcess::new(CompileBudget::default()))),
+            compiler: Box::new(Counting(
+                compiled.clone(),
+                InProcess::new(CompileBudget::default()),
+            )),
             closed: AtomicBool::new(false),
             makings: Makings::default(),
         }
