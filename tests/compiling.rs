@@ -138,7 +138,7 @@ fn section(id: u8, content: &[u8]) -> Vec<u8> {
 /// One function with many locals and, in a row, so many loops: at the head of each
 /// the compiler keeps every local apart. Some 60 KB take a gigabyte and half a
 /// minute.
-fn bomb(locals: usize, loops: usize) -> Vec<u8> {
+pub(crate) fn bomb(locals: usize, loops: usize) -> Vec<u8> {
     let mut code = [&[1][..], &leb(locals), &[0x7f]].concat();
     for n in 0..loops {
         code.extend([0x03, 0x40, 0x20]);
@@ -162,12 +162,12 @@ fn bomb(locals: usize, loops: usize) -> Vec<u8> {
     .concat()
 }
 
-fn large_bomb() -> Vec<u8> {
+pub(crate) fn large_bomb() -> Vec<u8> {
     bomb(20_000, 4_500)
 }
 
 #[track_caller]
-fn assert_limit(result: Result<wrun::Artifact, Error>, limit: Limit) {
+pub(crate) fn assert_limit(result: Result<wrun::Artifact, Error>, limit: Limit) {
     let error = result.expect_err("a bomb was compiled");
     assert_eq!(error.kind(), ErrorKind::LoadLimit, "{error}");
     assert_eq!(error.limit(), Some(limit), "{error}");
@@ -244,7 +244,7 @@ fn others_load_while_bombs_are_compiled() {
 // --- a child that dies ----------------------------------------------------
 
 /// The compilers that this process started.
-fn compilers() -> Vec<i32> {
+pub(crate) fn compilers() -> Vec<i32> {
     let mut compilers = children();
     compilers.retain(|pid| {
         std::fs::read(format!("/proc/{pid}/cmdline"))
@@ -874,7 +874,7 @@ fn code_of_another_task_is_not_taken() {
 // --- once ------------------------------------------------------------------
 
 /// A task that takes a while to compile.
-fn slow_to_compile() -> String {
+pub(crate) fn slow_to_compile() -> String {
     let mut text = String::from(r#"(module (memory (export "memory") 1) (func (export "_start"))"#);
     for function in 0..2_000 {
         text += "(func (param i64 i64) (result i64) (local i64)";

@@ -15,6 +15,7 @@ mod browser;
 mod command;
 mod commons;
 mod compare;
+mod compile_limits;
 mod compiling;
 mod corpus;
 mod counterparts;

@@ -260,7 +260,7 @@ fn a_task_that_cannot_be_loaded_in_time_has_an_outcome() {
                 Schema::load().check(&report).unwrap();
                 assert_eq!(
                     report["outcome"],
-                    json!({"kind": "limit-exceeded", "limit": "compile-time", "limit_value": null}),
+                    json!({"kind": "limit-exceeded", "limit": "compile-time", "limit_value": 10_000_000_000_u64}),
                     "{mode}: {report}"
                 );
                 assert_eq!(report["task"]["name"], json!("task.wasm"), "{mode}");

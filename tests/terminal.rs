@@ -1,6 +1,7 @@
 //! What a person at a terminal sees, and others do not.
 
 use crate::command::{scratch, shared_cache, write};
+use crate::compiling::large_bomb;
 use crate::support::{MODES, repo, wrun};
 use std::process::{Command, Stdio};
 
@@ -54,6 +55,39 @@ fn progress_is_shown_on_a_terminal_and_gone_at_the_end() {
             seen.contains("\nbytes 33554432\r\nsum 234881024\r\n"),
             "{mode}: {seen:?}"
         );
+    }
+}
+
+#[test]
+fn that_a_task_is_compiled_is_shown_on_a_terminal_and_gone_at_the_end() {
+    let scratch = scratch();
+    let task = write(scratch.path(), "bomb.wasm", large_bomb());
+    let task = task.display().to_string();
+    let limit = ["--compile-timeout", "3500ms"];
+    let commands = MODES.map(|mode| vec!["run", "--mode", mode]);
+    let commands = commands
+        .into_iter()
+        .chain([vec!["compile", "-o", "/dev/null"]]);
+    for command in commands {
+        let args = |more: &[&'static str]| [&command, more, &limit, &[&*task]].concat();
+        let seen = terminal(&args(&[]), "|| true");
+        for second in 1..3 {
+            let line = format!("compiling bomb.wasm: {second} s");
+            assert!(seen.contains(&line), "{command:?}: {seen:?}");
+        }
+        let (_, end) = seen.rsplit_once("bomb.wasm: ").unwrap();
+        let end = end.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ');
+        assert!(
+            end.starts_with("s\r") && end.contains("\r\u{1b}[J\rwrun: compiling the task takes"),
+            "{command:?}: {seen:?}"
+        );
+        for (more, redirect) in [(&["--quiet"][..], "|| true"), (&[], "2> /dev/null || true")] {
+            let seen = terminal(&args(more), redirect);
+            assert!(
+                !seen.contains("bomb.wasm"),
+                "{command:?} {more:?}: {seen:?}"
+            );
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! A runner's settings as an embedder makes them: each with its default and its
 //! price.
 
+use crate::compile_budget::CompileBudget;
 use crate::config::{Cache, Config, Jail, Mode, Start};
 use crate::error::{Error, ErrorKind};
 use crate::runner::Runner;
@@ -30,8 +31,7 @@ pub struct Builder {
     spares: usize,
     reuse: u32,
     idle_timeout: Duration,
-    compile_timeout: Duration,
-    compile_memory: u64,
+    compile_budget: CompileBudget,
     #[cfg(feature = "test-hooks")]
     absent: Vec<crate::Layer>,
 }
@@ -56,8 +56,7 @@ impl Default for Builder {
             spares: 1,
             reuse: 1,
             idle_timeout: Duration::from_secs(60),
-            compile_timeout: Builder::COMPILE_TIMEOUT_DEFAULT,
-            compile_memory: Builder::COMPILE_MEMORY_DEFAULT,
+            compile_budget: CompileBudget::default(),
             #[cfg(feature = "test-hooks")]
             absent: Vec::new(),
         }
@@ -67,10 +66,18 @@ impl Default for Builder {
 impl Builder {
     /// The default cap on a task file: 256 MiB.
     pub const MODULE_SIZE_DEFAULT: u64 = 256 << 20;
-    /// The default of [`Builder::compile_timeout`]: one minute.
-    pub const COMPILE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
-    /// The default of [`Builder::compile_memory`]: 2 GiB.
-    pub const COMPILE_MEMORY_DEFAULT: u64 = 2 << 30;
+
+    /// The default of [`Builder::compile_timeout`] for a task file of so many bytes: 6 s
+    /// for each MiB that has begun, but one minute at least and 30 minutes at most.
+    pub fn default_compile_timeout(module_size: u64) -> Duration {
+        CompileBudget::default_time(module_size)
+    }
+
+    /// The default of [`Builder::compile_memory`] for a task file of so many bytes: 64
+    /// times its size, but 2 GiB at least and 16 GiB at most.
+    pub fn default_compile_memory(module_size: u64) -> u64 {
+        CompileBudget::default_memory(module_size)
+    }
 
     /// Where tasks run. Default: [`Mode::Process`], where [`Builder::build`] raises this
     /// program's soft limit on descriptors to the hard one, to 65,536 at most: what tasks
@@ -238,20 +245,31 @@ impl Builder {
         self
     }
 
-    /// Process mode: how long compiling one task may take. Beyond it, loading
-    /// fails with [`ErrorKind::LoadLimit`]. Default:
-    /// [`Builder::COMPILE_TIMEOUT_DEFAULT`]. No effect in thread mode, which
-    /// compiles in this process.
+    /// How long compiling one task may take. Beyond it, loading fails with
+    /// [`ErrorKind::LoadLimit`]. Default: [`Builder::default_compile_timeout`] of the
+    /// task file's size.
+    ///
+    /// A compilation cannot be interrupted, only its process can be ended. Process mode
+    /// compiles in a child, and so does thread mode where this or
+    /// [`Builder::compile_memory`] is set and there is a worker program
+    /// ([`worker_hook`](crate::worker_hook), [`Builder::worker`]); elsewhere thread mode
+    /// compiles in this process. Then only the wait ends: the compilation goes on to its
+    /// end on a thread of its own, and its result is dropped. As many compile at a time
+    /// as there are processors, those included.
     pub fn compile_timeout(mut self, time: Duration) -> Self {
-        self.compile_timeout = time;
+        self.compile_budget.time = Some(time);
         self
     }
 
-    /// Process mode: memory that compiling one task may take, in bytes. Beyond
-    /// it, loading fails with [`ErrorKind::LoadLimit`]. Default:
-    /// [`Builder::COMPILE_MEMORY_DEFAULT`]. No effect in thread mode.
+    /// Memory that compiling one task may take, in bytes. Beyond it, loading fails with
+    /// [`ErrorKind::LoadLimit`]. Default: [`Builder::default_compile_memory`] of the task
+    /// file's size.
+    ///
+    /// It is the limit of a child process, on what that maps to write to, which is up to
+    /// a third more than it comes to use. Where thread mode compiles in this process (see
+    /// [`Builder::compile_timeout`]), there is no limit.
     pub fn compile_memory(mut self, bytes: u64) -> Self {
-        self.compile_memory = bytes;
+        self.compile_budget.memory = Some(bytes);
         self
     }
 
@@ -328,8 +346,7 @@ impl Builder {
             spares: self.spares,
             reuse: self.reuse.max(1),
             idle_timeout: self.idle_timeout,
-            compile_timeout: self.compile_timeout,
-            compile_memory: self.compile_memory,
+            compile_budget: self.compile_budget,
             #[cfg(feature = "test-hooks")]
             absent: self.absent,
         };

@@ -1,6 +1,7 @@
 //! Where tasks run, and a runner's settings. Plain data: nothing here starts
 //! anything.
 
+use crate::compile_budget::CompileBudget;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -173,6 +174,8 @@ pub(crate) struct Config {
     pub(crate) max_module_size: u64,
     /// `load` compiles with fuel counted.
     pub(crate) metered: bool,
+    /// What compiling one task may take.
+    pub(crate) compile_budget: CompileBudget,
     // Process mode only, from here on.
     pub(crate) jail: Jail,
     /// The user and group of workers; only root may set it.
@@ -186,10 +189,6 @@ pub(crate) struct Config {
     pub(crate) reuse: u32,
     /// Zygote and spares of an artifact that nobody used for so long end.
     pub(crate) idle_timeout: Duration,
-    /// How long compiling one task may take.
-    pub(crate) compile_timeout: Duration,
-    /// Memory that compiling one task may take, in bytes.
-    pub(crate) compile_memory: u64,
     /// Layers of the jail that a test wants to be missing.
     #[cfg(feature = "test-hooks")]
     pub(crate) absent: Vec<crate::Layer>,

@@ -17,7 +17,9 @@ use crate::process::{ChildCompiler, ProcessExecutor};
 use crate::region::{Ledger, Maker};
 use crate::report::{Report, Stats};
 use crate::retry::Retry;
-use crate::sandbox::{Artifact, Compiler, Ending, Fate, InProcess, Loader, Progress, Sink};
+use crate::sandbox::{
+    Artifact, Compiled, Compiler, Ending, Fate, InProcess, Loader, Progress, Sink,
+};
 use crate::services::{Commons, Provider};
 use crate::stop::Stop;
 use crate::sys::{self, Process};
@@ -102,7 +104,10 @@ impl Core {
             ));
         }
         let compiler: Box<dyn Compiler> = match config.mode {
-            Mode::Thread => Box::new(InProcess::default()),
+            Mode::Thread => match ChildCompiler::with_limits(&config)? {
+                Some(compiler) => Box::new(compiler),
+                None => Box::new(InProcess::new(config.compile_budget)),
+            },
             Mode::Process => Box::new(ChildCompiler::new(&config)?),
         };
         let loader = Arc::new(Loader::new(&config, compiler));
@@ -308,6 +313,7 @@ impl Core {
         let services = job.services.clone();
         let artifact = job.artifact.clone();
         let is_captured = job.stdout.is_capture();
+        let metered = job.metered();
         let ran = self.execute(job, retries, place, submitted, &stop).await;
         services.end().await;
         let Ran {
@@ -324,8 +330,10 @@ impl Core {
             usage,
             jail,
             start: start_method,
-            notes,
+            mut notes,
         } = executed;
+        let compiled = artifact.made(metered);
+        notes.extend(compiled.as_ref().and_then(Compiled::note));
         let jail_mode = (self.config.mode == Mode::Process).then_some(self.config.jail);
         let jail = match jail {
             Some(jail) => Some(Arc::unwrap_or_clone(jail)),
@@ -355,6 +363,7 @@ impl Core {
                 start: overhead.saturating_add(fate.start),
                 run: fate.run,
                 total,
+                compile: compiled.map(|compiled| compiled.time),
                 cpu: fate.cpu,
                 peak_memory_bytes: fate.peak_memory,
                 fuel: fate.fuel,

@@ -4,6 +4,7 @@
 use crate::jail::LayerReport;
 use crate::outcome::Limit;
 use crate::process::ProcessError;
+use crate::report::nanos;
 use crate::sandbox::{EngineError, LoadError, PrepareError, RunError};
 use crate::shortage;
 use crate::task::TaskError;
@@ -17,6 +18,7 @@ struct Repr {
     kind: ErrorKind,
     message: String,
     limit: Option<Limit>,
+    limit_value: Option<u64>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
@@ -32,7 +34,8 @@ pub enum ErrorKind {
     /// The task's settings cannot be: a grant for a directory that is not there,
     /// an argument with a NUL byte, `run` called from asynchronous code.
     InvalidTask,
-    /// The queue is full. Trying again later may work.
+    /// The queue is full, or all processors compile other tasks. Trying again later may
+    /// work.
     Overloaded,
     /// The runner is shutting down or gone; or it was made by the process that this one
     /// was forked from.
@@ -61,6 +64,7 @@ impl Error {
             kind,
             message: message.into(),
             limit: None,
+            limit_value: None,
             source: None,
         }))
     }
@@ -85,6 +89,7 @@ impl Error {
             kind,
             message,
             limit: None,
+            limit_value: None,
             source: Some(Box::new(source)),
         }))
     }
@@ -145,6 +150,11 @@ impl Error {
         self.0.limit
     }
 
+    /// The value of [`Error::limit`]: nanoseconds, or bytes.
+    pub fn limit_value(&self) -> Option<u64> {
+        self.0.limit_value
+    }
+
     /// True when the same call may succeed later, unchanged.
     pub fn is_retryable(&self) -> bool {
         matches!(
@@ -203,15 +213,19 @@ impl From<LoadError> for Error {
                 ErrorKind::System
             }
             LoadError::CompileTime { .. } | LoadError::CompileMemory { .. } => ErrorKind::LoadLimit,
+            LoadError::CompilersBusy { .. } => ErrorKind::Overloaded,
             _ => ErrorKind::NotLoadable,
         };
         let limit = match &error {
-            LoadError::CompileTime { .. } => Some(Limit::CompileTime),
-            LoadError::CompileMemory { .. } => Some(Limit::CompileMemory),
+            LoadError::CompileTime { limit } => Some((Limit::CompileTime, nanos(*limit))),
+            LoadError::CompileMemory { limit } => Some((Limit::CompileMemory, *limit)),
             _ => None,
         };
         let mut error = Error::with_source(kind, error.to_string(), error);
-        error.0.limit = limit;
+        if let Some((limit, value)) = limit {
+            error.0.limit = Some(limit);
+            error.0.limit_value = Some(value);
+        }
         error
     }
 }

@@ -364,6 +364,7 @@ mod children;
 #[doc(hidden)]
 pub mod cli;
 pub mod compare;
+mod compile_budget;
 mod config;
 mod core;
 mod error;
@@ -417,7 +418,7 @@ pub use process::worker_hook;
 pub use region::{Kind as RegionKind, Region, RegionError, Waited};
 pub use report::{Access, Denial, Report, Stats, Usage};
 pub use runner::Runner;
-pub use sandbox::{Artifact, Inspection, Progress, Shape, inspect};
+pub use sandbox::{Artifact, Compiled, Inspection, Progress, Shape, inspect};
 pub use task::{Input, Stdio, Task, TaskError, Terminals};
 
 /// The README's example is compiled, too.

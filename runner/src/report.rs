@@ -24,8 +24,8 @@ pub struct Report {
     /// How it ended.
     pub outcome: Outcome,
     /// The value of the limit that ended it: bytes, elements, instances, units of fuel,
-    /// or nanoseconds. `None` where no limit did, where it was of others ([the
-    /// deadline](Limit::Deadline) of a parent), and where loading exceeded it.
+    /// or nanoseconds. `None` where no limit did, and where it was of others ([the
+    /// deadline](Limit::Deadline) of a parent).
     pub limit_value: Option<u64>,
     /// What it cost.
     pub stats: Stats,
@@ -62,6 +62,11 @@ pub struct Stats {
     pub run: Duration,
     /// From submission to outcome.
     pub total: Duration,
+    /// What compiling the artifact took, before or while the task waited, where this
+    /// runner did that; `None` where the code came from the cache, or compiled. It is the
+    /// same in the report of each task of the artifact, and in none of the other times
+    /// where the artifact was compiled before the task was submitted.
+    pub compile: Option<Duration>,
     /// CPU time spent on the guest and its host calls; `None` where unknown (a
     /// worker that died).
     pub cpu: Option<Duration>,
@@ -190,7 +195,7 @@ impl Access {
     }
 }
 
-fn nanos(duration: Duration) -> u64 {
+pub(crate) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
@@ -270,6 +275,7 @@ impl Report {
                 "start_ns": nanos(stats.start),
                 "run_ns": nanos(stats.run),
                 "total_ns": nanos(stats.total),
+                "compile_ns": stats.compile.map(nanos),
                 "cpu_ns": stats.cpu.map(nanos),
                 "peak_memory_bytes": stats.peak_memory_bytes,
                 "fuel": stats.fuel,

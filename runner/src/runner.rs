@@ -138,9 +138,11 @@ impl Runner {
     /// # Errors
     ///
     /// [`ErrorKind::NotFound`], or [`ErrorKind::NotLoadable`] with what is wrong
-    /// with the bytes. In process mode, which compiles in a child with limits,
-    /// also [`ErrorKind::LoadLimit`], or [`ErrorKind::NoWorker`] when there is
-    /// nobody to compile.
+    /// with the bytes; [`ErrorKind::LoadLimit`] where compiling takes longer than
+    /// [`Builder::compile_timeout`] or more than [`Builder::compile_memory`]. In process
+    /// mode, which compiles in a child, also [`ErrorKind::NoWorker`] when there is nobody
+    /// to compile; in thread mode [`ErrorKind::Overloaded`] where others that take longer
+    /// than they may keep all processors.
     pub fn load(&self, path: impl AsRef<Path>) -> Result<Artifact, Error> {
         self.core.is_of_this_process()?;
         let artifact = self.core.loader.load_file(path.as_ref(), false)?;
@@ -174,7 +176,7 @@ impl Runner {
     }
 
     /// [`Runner::load`] for asynchronous code. Compiling goes on to its end when
-    /// the future is dropped, but in process mode not beyond the runner.
+    /// the future is dropped, but in a child not beyond the runner.
     ///
     /// # Errors
     ///
@@ -343,6 +345,12 @@ impl Runner {
         check_lock(name)?;
         let locks = &self.core.starter.commons.locks;
         lock_guard(locks.request_now(name, mode))
+    }
+
+    /// How many task files this runner is compiling now, those included that it waits
+    /// for because another process compiles the same.
+    pub fn compiling(&self) -> usize {
+        self.core.loader.compiling()
     }
 
     /// Whether a task can learn that it is asked to stop ([`TaskHandle::cancel`]): it

@@ -119,7 +119,8 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     pub(crate) stats: bool,
 
-    /// Do not show how far the task says it is; on stderr, where that is a terminal
+    /// Do not show that the task is being compiled, nor how far it says it is; on stderr,
+    /// where that is a terminal
     #[arg(long)]
     pub(crate) no_progress: bool,
 
@@ -129,13 +130,13 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "HOW", default_value = "safe", value_parser = one_of::<Terminal>(&["safe", "raw"]))]
     pub(crate) terminal: Terminal,
 
-    /// Say nothing on stderr but why there is no result: no progress, no hints at what
-    /// was not granted, no word on a worker that runs as root
+    /// Say on stderr only why there is no result: no progress, no hints at what was not
+    /// granted, nothing about a missing cache or a worker that runs as root
     #[arg(long, short, conflicts_with = "stats")]
     pub(crate) quiet: bool,
 
     /// End the task after this time, wherever it is: 500ms, 5s, 2min. Loading it
-    /// may take as long, and at least 10s
+    /// may take as long, and at least 10s, or as long as --compile-timeout says
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) timeout: Option<Duration>,
 
@@ -190,6 +191,9 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub(crate) max_total_memory: Option<u64>,
 
+    #[command(flatten)]
+    pub(crate) compiling: CompilingArgs,
+
     /// Load an artifact of `wrun compile`: native code that no sandbox checks
     #[arg(long)]
     pub(crate) allow_precompiled: bool,
@@ -213,6 +217,33 @@ pub(crate) struct RunArgs {
         value_hint = ValueHint::CommandWithArguments
     )]
     pub(crate) command: Vec<OsString>,
+}
+
+/// What compiling a task may take.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct CompilingArgs {
+    /// Refuse a task that takes longer to compile [default: 6s for each MiB of its file,
+    /// and 60s to 30min]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) compile_timeout: Option<Duration>,
+
+    /// Refuse a task that takes more memory to compile [default: 64 times its file, and
+    /// 2GiB to 16GiB; in thread mode without limit unless this or --compile-timeout is
+    /// given]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(crate) compile_memory: Option<u64>,
+}
+
+impl CompilingArgs {
+    pub(super) fn apply(self, mut builder: Builder) -> Builder {
+        if let Some(time) = self.compile_timeout {
+            builder = builder.compile_timeout(time);
+        }
+        if let Some(bytes) = self.compile_memory {
+            builder = builder.compile_memory(bytes);
+        }
+        builder
+    }
 }
 
 /// What the task may reach.
@@ -344,6 +375,13 @@ pub(crate) struct CompileArgs {
     #[arg(long)]
     pub(crate) metered: bool,
 
+    #[command(flatten)]
+    pub(crate) compiling: CompilingArgs,
+
+    /// Do not show that the task is being compiled; on stderr, where that is a terminal
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+
     /// The task file
     #[arg(value_name = "TASK", value_hint = ValueHint::FilePath)]
     pub(crate) task: PathBuf,
@@ -384,8 +422,8 @@ pub(crate) struct CompareArgs {
     pub(crate) html: Option<PathBuf>,
 
     /// Do not show how far it is; on stderr, where that is a terminal
-    #[arg(long)]
-    pub(crate) no_progress: bool,
+    #[arg(short, long, visible_alias = "no-progress")]
+    pub(crate) quiet: bool,
 
     /// A run that takes longer is no task to compare: 500ms, 5s, 2min
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
@@ -395,6 +433,9 @@ pub(crate) struct CompareArgs {
     /// 64GiB with 64-bit addresses [default: 512MiB]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub(crate) max_memory: Option<u64>,
+
+    #[command(flatten)]
+    pub(crate) compiling: CompilingArgs,
 
     #[command(flatten)]
     pub(crate) grants: Grants,

@@ -14,6 +14,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use tokio::sync::oneshot;
 
 pub(super) fn compare(args: CompareArgs) -> Result<u8, Failure> {
@@ -30,7 +31,7 @@ pub(super) fn compare(args: CompareArgs) -> Result<u8, Failure> {
         return Err(Failure::new(exit::USAGE, message));
     }
     let comparison = comparison(&args)?;
-    let (compared, stopped) = watched(comparison, !args.no_progress)?;
+    let (compared, stopped) = watched(comparison, !args.quiet)?;
     let results = compared?;
     let on_stdout = json.is_stdout() || html.is_stdout();
     json.write_text(serde_json::json!(results), None)?;
@@ -59,6 +60,12 @@ fn comparison(args: &CompareArgs) -> Result<Comparison, Failure> {
         .budget(args.budget)
         .jail(args.walls.jail.unwrap_or_default())
         .command(command());
+    if let Some(time) = args.compiling.compile_timeout {
+        comparison = comparison.compile_timeout(time);
+    }
+    if let Some(bytes) = args.compiling.compile_memory {
+        comparison = comparison.compile_memory(bytes);
+    }
     match args.walls.identity()? {
         Some(Become::One(uid, gid)) => comparison = comparison.identity(uid, gid),
         Some(Become::EachOf(users)) => comparison = comparison.users(users),
@@ -124,18 +131,17 @@ fn command() -> Vec<String> {
         if word == "--" {
             break;
         }
-        if !word.starts_with("--") {
-            // The task, or an argument of it.
+        if !word.starts_with("--") || ["--quiet", "--no-progress"].contains(&&*word) {
+            // The task, or an argument of it; or what is not about the results.
             continue;
         }
         // All others have a value.
-        let alone = word == "--no-progress" || word.contains('=');
-        let value = if alone { None } else { typed.next() };
+        let value = match word.contains('=') {
+            true => None,
+            false => typed.next(),
+        };
         let is = |option: &str| word == option || word.starts_with(&format!("{option}="));
-        if !["--json", "--html", "--only", "--no-progress"]
-            .into_iter()
-            .any(is)
-        {
+        if !["--json", "--html", "--only"].into_iter().any(is) {
             words.push(word);
             words.extend(value);
         }
@@ -202,6 +208,8 @@ fn line() -> ProgressBar {
     {
         line.set_style(style.progress_chars("=> "));
     }
+    // A step can take long: compiling does.
+    line.enable_steady_tick(Duration::from_secs(1));
     line
 }
 

@@ -1,7 +1,9 @@
 //! `wrun compile`.
 
 use super::args::CompileArgs;
+use super::loading::Loading;
 use super::result_to::ResultTo;
+use super::signals::Signals;
 use super::{Failure, exit};
 use crate::{Mode, Runner};
 use std::io::{self, IsTerminal};
@@ -14,14 +16,26 @@ pub(super) fn compile(args: &CompileArgs) -> Result<u8, Failure> {
         return Err(Failure::new(exit::USAGE, message));
     }
     let to = ResultTo::open("--output", Some(&args.output), &[Some(&args.task)])?;
-    let runner = Runner::builder()
+    let builder = Runner::builder()
         .mode(Mode::Process)
         .spares(0)
         .max_running(1)
         .worker_threads(1)
-        .metered(args.metered)
-        .build()?;
-    let artifact = runner.load(&args.task)?;
+        .metered(args.metered);
+    let runner = args.compiling.apply(builder).build()?;
+    let runtime = super::event_loop()?;
+    let artifact = runtime.block_on(async {
+        let mut signals = Signals::catch().map_err(super::no_event_loop)?;
+        let loading = Loading {
+            runner: &runner,
+            trusted: false,
+            shown: !args.quiet,
+            timeout: None,
+            compiling: args.compiling,
+        };
+        let loaded = loading.load(&args.task, &mut signals).await;
+        loaded.map_err(|why| why.failure)
+    })?;
     to.write(&runner.compile(&artifact)?, None)?;
     Ok(0)
 }

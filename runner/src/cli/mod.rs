@@ -12,6 +12,7 @@ mod exit;
 mod input;
 mod inspect;
 mod lazy;
+mod loading;
 mod output;
 mod process;
 mod progress;
@@ -97,6 +98,23 @@ impl From<crate::Error> for Failure {
     fn from(error: crate::Error) -> Self {
         Failure::new(exit::of_error(&error), error.to_string())
     }
+}
+
+/// What waits for loading, tasks and signals.
+fn event_loop() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build()
+        .map_err(no_event_loop)
+}
+
+fn no_event_loop(error: io::Error) -> Failure {
+    let hint = crate::shortage::hint(&error);
+    Failure::new(
+        exit::RUNNER,
+        format!("cannot make an event loop: {error}{hint}"),
+    )
 }
 
 /// Writes a result to stdout; a reader that is gone ends the program as it ends

@@ -1,4 +1,5 @@
-//! How far the task is, in the last line of the terminal.
+//! How far the task is, or that it is still being compiled, in the last line of the
+//! terminal.
 //!
 //! Invariant: what the task writes to the terminal is not touched: the line is gone
 //! while something is written, and stays away while the cursor is not at the
@@ -7,15 +8,18 @@
 
 use super::terminal::is_in_line;
 use super::{screen, text};
-use crate::{Progress, ProgressWatch};
+use crate::{Progress, ProgressWatch, Runner};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use std::convert::Infallible;
 use std::io::{self, IsTerminal};
 use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long taking the line away may take.
 const LAST_LINE: Duration = Duration::from_millis(200);
+/// How long a task must have been compiled to be told of; and how often it is.
+const SECOND: Duration = Duration::from_secs(1);
 
 #[derive(Clone)]
 pub(super) struct Line {
@@ -136,4 +140,44 @@ impl State {
         }
         bar.set_position(done);
     }
+}
+
+/// Shows for how long a task is being compiled, as long as this is polled; then takes the
+/// line away, and drops `gone`. Nothing unless stderr is a terminal.
+pub(super) async fn compiling(
+    name: &str,
+    wanted: bool,
+    runner: &Runner,
+    gone: Sender<()>,
+) -> Infallible {
+    let began = Instant::now();
+    let (latest, to_show) = sync_channel(1);
+    let mut showing = Some((to_show, gone));
+    while wanted && io::stderr().is_terminal() {
+        tokio::time::sleep(SECOND).await;
+        if runner.compiling() == 0 {
+            continue;
+        }
+        if let Some((to_show, gone)) = showing.take() {
+            let name = text::name(name);
+            let thread = std::thread::Builder::new().name("wrun-progress".into());
+            let shown = thread.spawn(move || show_compiling(&name, &to_show, &gone));
+            if shown.is_err() {
+                break;
+            }
+        }
+        let _ = latest.try_send(began.elapsed());
+    }
+    std::future::pending().await
+}
+
+fn show_compiling(name: &str, latest: &Receiver<Duration>, _gone: &Sender<()>) {
+    let bar = ProgressBar::with_draw_target(None, screen::draw_target(10));
+    if let Ok(style) = ProgressStyle::with_template("{wide_msg}") {
+        bar.set_style(style);
+    }
+    for time in latest {
+        bar.set_message(format!("compiling {name}: {} s", time.as_secs()));
+    }
+    bar.finish_and_clear();
 }

@@ -2,15 +2,14 @@
 
 use super::args::{RunArgs, TaskFile};
 use super::input::input;
+use super::loading::{Loading, NotLoaded, compiles_each_time};
 use super::output::{Copied, Output, Words, copy_stderr};
 use super::progress::{Line, gone};
 use super::result_to::ResultTo;
 use super::signals::{Signals, Stop, Wish};
 use super::terminal::{Terminal, terminals, variables};
 use super::{Failure, exit, text};
-use crate::{
-    Artifact, Cache, Limit, Limits, Outcome, Report, Runner, Stdio, Task, TaskGrant, TaskHandle,
-};
+use crate::{Cache, Limits, Outcome, Report, Runner, Stdio, Task, TaskGrant, TaskHandle};
 use std::ffi::OsString;
 use std::io;
 use std::path::Path;
@@ -18,8 +17,6 @@ use std::time::{Duration, Instant};
 
 /// How long output that is on its way may take after a signal.
 const LAST_WORDS: Duration = Duration::from_millis(500);
-/// Loading may take as long as the task, and at least this.
-const LOADING: Duration = Duration::from_secs(10);
 
 pub(super) fn run(args: RunArgs) -> Result<u8, Failure> {
     let builder = Runner::builder()
@@ -32,25 +29,13 @@ pub(super) fn run(args: RunArgs) -> Result<u8, Failure> {
         } else {
             Cache::User
         });
+    let builder = args.compiling.apply(builder);
     let runner = args.process.apply(args.mode, builder)?.build()?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .enable_time()
-        .build()
-        .map_err(system)?;
-    runtime.block_on(run_on(runner, &args))
-}
-
-fn system(error: io::Error) -> Failure {
-    let hint = crate::shortage::hint(&error);
-    Failure::new(
-        exit::RUNNER,
-        format!("cannot make an event loop: {error}{hint}"),
-    )
+    super::event_loop()?.block_on(run_on(runner, &args))
 }
 
 async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
-    let mut signals = Signals::catch().map_err(system)?;
+    let mut signals = Signals::catch().map_err(super::no_event_loop)?;
     let Some((path, task_args)) = args.command.split_first() else {
         return Err(Failure::new(exit::USAGE, "no task was named"));
     };
@@ -67,29 +52,47 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
     args.grants.check()?;
     let report_to = ResultTo::open("--report", args.report.as_deref(), &others)?;
     let began = Instant::now();
-    let artifact = match load(&runner, args, path, &mut signals).await {
+    let shown = !args.quiet && !args.no_progress;
+    let loading = Loading {
+        runner: &runner,
+        trusted: args.allow_precompiled,
+        shown,
+        timeout: args.timeout,
+        compiling: args.compiling,
+    };
+    let artifact = match loading.load(path, &mut signals).await {
         Ok(artifact) => artifact,
-        Err((failure, limit)) => {
-            if let Some(limit) = limit {
+        Err(NotLoaded { failure, limit }) => {
+            if let Some((limit, value)) = limit {
                 let name = path.file_name().unwrap_or_default().to_string_lossy();
-                let report = Report::not_loaded(name, args.mode, limit, began.elapsed());
+                let mut report = Report::not_loaded(name, args.mode, limit, began.elapsed());
+                report.limit_value = value;
                 report_to.write_text(report.to_json(), args.timeout)?;
             }
             return Err(failure);
         }
     };
+    let mut loaded = vec![artifact.clone()];
     let mut granted = Vec::new();
     for TaskFile { name, file } in &args.grants.task {
-        match load(&runner, args, file, &mut signals).await {
+        match loading.load(file, &mut signals).await {
             Ok(artifact) => {
                 // Its parent kills it, and no signal.
                 granted.push(TaskGrant::new(name, &artifact).grace(Task::GRACE));
+                loaded.push(artifact);
             }
-            Err((Failure { code, message }, _)) => {
+            Err(NotLoaded { failure, .. }) => {
+                let Failure { code, message } = failure;
                 let message = format!("--task {name}={}: {message}", file.display());
                 return Err(Failure::new(code, message));
             }
         }
+    }
+    if !args.quiet
+        && !args.stats
+        && let Some(why) = compiles_each_time(&loaded)
+    {
+        text::complain(&why);
     }
     let is_command = artifact.shape().is_command();
     let mut task = Task::new(&artifact)
@@ -125,7 +128,7 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
     }
     let mut handle = runner.submit(task).await?;
     // Where a task does everything, nobody knows where a line of ours would be.
-    let has_line = !args.no_progress && !args.quiet && terminal == Terminal::Safe;
+    let has_line = shown && terminal == Terminal::Safe;
     let line = Line::new(artifact.name(), has_line);
     let words = Words::default();
     // Where both go to one place, both come as stdout.
@@ -188,44 +191,6 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
         (Delivery::Abandoned, Some(code)) => Ok(code),
         (_, Some(code)) if matches!(report.outcome, Outcome::Cancelled) => Ok(code),
         _ => Ok(exit::of_outcome(&report.outcome)),
-    }
-}
-
-/// Loads the task, as long as that may take; or why there is none, and the limit
-/// that was exceeded.
-async fn load(
-    runner: &Runner,
-    args: &RunArgs,
-    path: &Path,
-    signals: &mut Signals,
-) -> Result<Artifact, (Failure, Option<Limit>)> {
-    let loading = async {
-        if args.allow_precompiled {
-            runner.load_trusted_async(path).await
-        } else {
-            runner.load_async(path).await
-        }
-    };
-    let allowed = args.timeout.map(|timeout| timeout.max(LOADING));
-    tokio::select! {
-        loaded = loading => loaded.map_err(|error| {
-            let limit = error.limit();
-            (error.into(), limit)
-        }),
-        code = signals.next() => {
-            Err((Failure::new(code, "interrupted while loading the task"), None))
-        }
-        () = after(allowed) => {
-            let message = "loading the task took longer than --timeout allows";
-            Err((Failure::new(exit::DEADLINE, message), Some(Limit::CompileTime)))
-        }
-    }
-}
-
-async fn after(time: Option<Duration>) {
-    match time {
-        Some(time) => tokio::time::sleep(time).await,
-        None => std::future::pending().await,
     }
 }
 

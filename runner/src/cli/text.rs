@@ -204,6 +204,9 @@ pub(super) fn stats(report: &Report) -> String {
     let mut row = |name: &str, value: String| {
         let _ = writeln!(text, "  {name:<9} {value}");
     };
+    if let Some(compile) = stats.compile {
+        row("compile", time(compile));
+    }
     row("total", time(stats.total));
     row("queue", time(stats.queue));
     row(

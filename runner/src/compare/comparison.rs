@@ -200,6 +200,18 @@ impl Comparison {
         self
     }
 
+    /// How long compiling the task may take, as [`Builder::compile_timeout`].
+    pub fn compile_timeout(mut self, time: Duration) -> Self {
+        self.builder = self.builder.compile_timeout(time);
+        self
+    }
+
+    /// Memory that compiling the task may take, as [`Builder::compile_memory`].
+    pub fn compile_memory(mut self, bytes: u64) -> Self {
+        self.builder = self.builder.compile_memory(bytes);
+        self
+    }
+
     /// The program that worker processes are, as [`Builder::worker`]; also that which
     /// floors are measured with, and which faults end that would end this one.
     pub fn worker(mut self, program: impl Into<PathBuf>) -> Self {

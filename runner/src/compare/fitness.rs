@@ -33,7 +33,7 @@ pub(super) fn look(
         (Mode::Process, Policy::Spare),
     ] {
         let what = match mode {
-            Mode::Thread => "the task in thread mode",
+            Mode::Thread => "compiling, then thread mode",
             Mode::Process => "the task in process mode",
         };
         if watch(Step {

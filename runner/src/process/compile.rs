@@ -1,4 +1,5 @@
-//! Compiling in a process of its own: the runner's side.
+//! Compiling in a process of its own: the runner's side. Process mode always does, thread
+//! mode where somebody set a limit on it.
 //!
 //! A compiler reads what somebody hostile may have written, so it is a child with
 //! limits, and counts as taken over from its first byte on. What it leaves is
@@ -12,53 +13,47 @@
 //! when it has a place; on every path its child is dead and reaped when it returns.
 
 use super::child::kill_group;
+use super::compile_wait::{Ears, Ending, HANDSHAKE};
 use super::users::{User, Users};
 use super::worker_main::WORKER_ARG;
 use super::{ProcessError, channel, users_of, worker_program};
-use crate::config::Config;
+use crate::compile_budget::CompileBudget;
+use crate::config::{Config, Jail};
 use crate::jail::{CompileLimits, Grants, Plan, Role};
 use crate::sandbox::{Code, CodeError, Compiler, LoadError, MAX_FILE};
 use crate::shortage;
 use crate::sys::{self, End, Exit, Whom};
-use crate::wire::{CompileOrder, CompilerSays, Decoder, Hello, MAX_ANSWER};
+use crate::wire::CompileOrder;
 use bytes::Bytes;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::Errno;
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, getpgid, kill_process, pidfd_open, waitid,
 };
 use std::fs::File;
-use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::io::{self, PipeReader, PipeWriter, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child as StdChild, Command, Stdio};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The third argument that makes a worker program a compiler.
 pub(super) const COMPILE_ARG: &str = "compile";
 
-/// A program that has not greeted by then is no compiler.
-const HANDSHAKE: Duration = Duration::from_secs(30);
-/// How long a child that closed its socket may take to die.
-const LINGER: Duration = Duration::from_secs(2);
 /// How long closing waits for children that were killed to be gone.
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
-/// Threads of one compiler.
-const THREADS: usize = 4;
-/// What is kept of a compiler's stdout and stderr; the rest is not read.
-const MAX_WORDS: usize = 16 << 10;
+/// Threads of one compiler among others, and of one that is alone: each takes memory of
+/// the compiler's own.
+const THREADS: (usize, usize) = (4, 16);
 
 /// Compiles each task file in a child with limits, as many at once as there are
 /// processors.
 pub(crate) struct ChildCompiler {
     program: PathBuf,
-    time: Duration,
-    memory: u64,
-    threads: usize,
+    budget: CompileBudget,
     plan: Plan,
     users: Option<Users>,
     most: usize,
@@ -73,6 +68,27 @@ struct Places {
     open: Option<PipeWriter>,
 }
 
+/// What one compilation may take.
+#[derive(Clone, Copy)]
+struct Share {
+    time: Duration,
+    memory: u64,
+    threads: usize,
+}
+
+impl Share {
+    fn limits(self) -> CompileLimits {
+        // The clock on the wall is the limit; this one is for a runner that is
+        // stopped meanwhile.
+        let seconds = self.time.as_secs().saturating_add(1);
+        CompileLimits {
+            data: self.memory,
+            cpu: Duration::from_secs(seconds.saturating_mul(self.threads as u64)),
+            file: self.memory.min(MAX_FILE),
+        }
+    }
+}
+
 /// One of the places; given back when dropped.
 struct Place<'a>(&'a ChildCompiler);
 
@@ -85,38 +101,13 @@ pub(super) struct Reaped {
     ended: bool,
 }
 
-/// What ended the wait for a child that has not compiled.
-enum Ending {
-    Refused(LoadError),
-    Failed(String),
-    /// Its jail cannot be had.
-    Jail(ProcessError),
-    /// It died before it said anything.
-    Silent,
-    TimedOut,
-    Closed,
-    /// It broke the protocol.
-    Broke(String),
-}
-
 impl ChildCompiler {
     pub(crate) fn new(config: &Config) -> Result<Self, ProcessError> {
         let (closed, open) = io::pipe().map_err(system("cannot make a pipe"))?;
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = processors.min(THREADS);
-        // The clock on the wall is the limit; this one is for a runner that is
-        // stopped meanwhile.
-        let seconds = config.compile_timeout.as_secs().saturating_add(1);
-        let limits = CompileLimits {
-            data: config.compile_memory,
-            cpu: Duration::from_secs(seconds.saturating_mul(threads as u64)),
-            file: config.compile_memory.min(MAX_FILE),
-        };
         Ok(ChildCompiler {
             program: worker_program(config.worker.as_deref())?,
-            time: config.compile_timeout,
-            memory: config.compile_memory,
-            threads,
+            budget: config.compile_budget,
             plan: Plan {
                 mode: config.jail,
                 role: Role::Compiler,
@@ -125,7 +116,7 @@ impl ChildCompiler {
                 own_user: None,
                 cgroup: Err("compilers have none".to_owned()),
                 regions: 0,
-                compile: Some(limits),
+                compile: None,
                 #[cfg(any(test, feature = "test-hooks"))]
                 absent: Vec::new(),
             },
@@ -138,6 +129,28 @@ impl ChildCompiler {
             changed: Condvar::new(),
             closed,
         })
+    }
+
+    /// For thread mode: where somebody set a limit, which only a process can keep, and
+    /// there is a program to compile in.
+    pub(crate) fn with_limits(config: &Config) -> Result<Option<Self>, ProcessError> {
+        if !config.compile_budget.is_set() {
+            return Ok(None);
+        }
+        let config = Config {
+            // Nobody relies on walls in that mode.
+            jail: match config.jail {
+                Jail::Off => Jail::Off,
+                Jail::Strict | Jail::BestEffort => Jail::BestEffort,
+            },
+            identity: None,
+            users: None,
+            ..config.clone()
+        };
+        match ChildCompiler::new(&config) {
+            Err(ProcessError::NoHook) => Ok(None),
+            made => made.map(Some),
+        }
     }
 
     fn places(&self) -> MutexGuard<'_, Places> {
@@ -160,19 +173,33 @@ impl ChildCompiler {
         Ok(Place(self))
     }
 
-    fn order(&self, digest: &blake3::Hash, metered: bool) -> CompileOrder {
+    /// What compiling a file of so many bytes may take, for one that has a place.
+    fn share(&self, len: usize) -> Share {
+        let busy = (self.most - self.places().free).max(1);
+        let (among_others, alone) = THREADS;
+        let threads = (self.most / busy).min(alone);
+        Share {
+            time: self.budget.time(len as u64),
+            memory: self.budget.memory(len as u64),
+            threads: threads.max(among_others.min(self.most)),
+        }
+    }
+
+    fn order(&self, digest: &blake3::Hash, metered: bool, share: Share) -> CompileOrder {
+        let mut plan = self.plan.clone();
+        plan.compile = Some(share.limits());
         CompileOrder {
             metered,
             source: *digest.as_bytes(),
-            threads: u32::try_from(self.threads).unwrap_or(1),
-            plan: self.plan.clone(),
+            threads: u32::try_from(share.threads).unwrap_or(1),
+            plan,
         }
     }
 
     /// What it means that a wait for a child ended like this.
-    fn judge(&self, ending: Ending, exit: Option<Exit>, ears: &Ears) -> LoadError {
+    fn judge(&self, ending: Ending, exit: Option<Exit>, ears: &Ears, share: Share) -> LoadError {
         match ending {
-            Ending::Refused(LoadError::OutOfMemory) => self.too_much_memory(),
+            Ending::Refused(LoadError::OutOfMemory) => too_much_memory(share.memory),
             Ending::Refused(refusal) => refusal.tamed(),
             Ending::Failed(message) => ProcessError::System {
                 what: "compiling failed",
@@ -180,17 +207,17 @@ impl ChildCompiler {
             }
             .into(),
             Ending::Jail(error) => error.into(),
-            Ending::TimedOut if ears.greeted => LoadError::CompileTime { limit: self.time },
+            Ending::TimedOut if ears.greeted => LoadError::CompileTime { limit: share.time },
             Ending::TimedOut => self.no_compiler(format!("no answer in {} s", HANDSHAKE.as_secs())),
             Ending::Closed => ProcessError::ShutDown.into(),
             Ending::Broke(how) if ears.greeted => LoadError::CompileCrashed { how },
             Ending::Broke(what) => self.no_compiler(what),
-            Ending::Silent => self.judge_death(exit, ears),
+            Ending::Silent => self.judge_death(exit, ears, share),
         }
     }
 
     /// What it means that a child died without a word.
-    fn judge_death(&self, exit: Option<Exit>, ears: &Ears) -> LoadError {
+    fn judge_death(&self, exit: Option<Exit>, ears: &Ears, share: Share) -> LoadError {
         let signal = match exit.map(|exit| exit.end) {
             Some(End::Signal(signal)) => Some(signal),
             _ => None,
@@ -199,16 +226,16 @@ impl ChildCompiler {
         let used = usage.map(|usage| usage.user_cpu.saturating_add(usage.system_cpu));
         let said = String::from_utf8_lossy(&ears.heard);
         match signal.and_then(Signal::from_named_raw) {
-            Some(Signal::XCPU) => return LoadError::CompileTime { limit: self.time },
-            Some(Signal::XFSZ) => return self.too_much_memory(),
+            Some(Signal::XCPU) => return LoadError::CompileTime { limit: share.time },
+            Some(Signal::XFSZ) => return too_much_memory(share.memory),
             // The first process of a namespace gets no other signal for that.
-            Some(Signal::KILL) if self.plan.compile.map(|limits| limits.cpu) <= used => {
-                return LoadError::CompileTime { limit: self.time };
+            Some(Signal::KILL) if Some(share.limits().cpu) <= used => {
+                return LoadError::CompileTime { limit: share.time };
             }
             // What Rust says before it gives up: by SIGABRT, or SIGSEGV where it is
             // the first process of a namespace.
             Some(_) if said.contains("memory allocation of ") && said.contains(" bytes failed") => {
-                return self.too_much_memory();
+                return too_much_memory(share.memory);
             }
             _ => {}
         }
@@ -231,16 +258,13 @@ impl ChildCompiler {
 
     fn start(
         &self,
-        source: &File,
-        output: &File,
-        digest: &blake3::Hash,
-        metered: bool,
+        files: [&File; 2],
+        mut order: CompileOrder,
         user: Option<&User>,
     ) -> Result<(Reaped, Ears), LoadError> {
         let pipes = system("cannot make pipes for a compiler");
         let (socket, its_socket) = UnixStream::pair().map_err(&pipes)?;
         let (words, its_words) = io::pipe().map_err(&pipes)?;
-        let mut order = self.order(digest, metered);
         if let Some(user) = user {
             user.apply(&mut order.plan);
         }
@@ -273,23 +297,13 @@ impl ChildCompiler {
             .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()))
             .map_err(|errno| system("cannot watch a compiler")(errno.into()))?;
         // It does not end before it has its order: see `spawn`.
-        match channel::send(&socket, &order, &[source.as_fd(), output.as_fd()]) {
+        match channel::send(&socket, &order, &files.map(AsFd::as_fd)) {
             // It is gone; how is for whoever waits for it.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
             sent => sent.map_err(&pipes)?,
         }
         socket.set_nonblocking(true).map_err(&pipes)?;
-        let ears = Ears {
-            life,
-            socket,
-            words,
-            answer: Vec::new(),
-            heard: Vec::new(),
-            hearing: true,
-            greeted: false,
-            moved: false,
-        };
-        Ok((child, ears))
+        Ok((child, Ears::new(life, socket, words)))
     }
 
     /// The code that a dead child left.
@@ -299,12 +313,13 @@ impl ChildCompiler {
         source_len: usize,
         digest: &blake3::Hash,
         metered: bool,
+        share: Share,
     ) -> Result<Code, LoadError> {
         let lie = |what: String| LoadError::CompileCrashed {
             how: format!("it left what is not the task's code: {what}"),
         };
         let len = output.metadata().map_or(0, |metadata| metadata.len());
-        if len > self.memory.min(MAX_FILE) {
+        if len > share.limits().file {
             return Err(lie(format!("{len} bytes")));
         }
         let code = Code::seal(output).map_err(|error| match error {
@@ -323,21 +338,21 @@ impl ChildCompiler {
         Ok(code)
     }
 
-    /// It had too little memory: by its own limit, or by one that it inherited.
-    fn too_much_memory(&self) -> LoadError {
-        match shortage::less_memory_than(self.memory) {
-            None => LoadError::CompileMemory { limit: self.memory },
-            Some(_) => ProcessError::System {
-                what: "cannot compile the task",
-                source: Errno::NOMEM.into(),
-            }
-            .into(),
-        }
-    }
-
     fn no_compiler(&self, what: String) -> LoadError {
         let program = self.program.clone();
         ProcessError::Handshake { program, what }.into()
+    }
+}
+
+/// It had too little memory: by its own limit, or by one that it inherited.
+fn too_much_memory(limit: u64) -> LoadError {
+    match shortage::less_memory_than(limit) {
+        None => LoadError::CompileMemory { limit },
+        Some(_) => ProcessError::System {
+            what: "cannot compile the task",
+            source: Errno::NOMEM.into(),
+        }
+        .into(),
     }
 }
 
@@ -352,16 +367,18 @@ impl Compiler for ChildCompiler {
         let file = sealed(source).map_err(system("cannot keep a task file in memory"))?;
         let output = Code::blank().map_err(|source| LoadError::System { source })?;
         let user = self.users.as_ref().map(Users::pick);
-        let (mut child, mut ears) = self.start(&file, &output, digest, metered, user.as_ref())?;
+        let share = self.share(source.len());
+        let order = self.order(digest, metered, share);
+        let (mut child, mut ears) = self.start([&file, &output], order, user.as_ref())?;
         drop(file);
-        let ending = ears.wait(&mut child, &self.closed, self.time)?;
+        let ending = ears.wait(&mut child, &self.closed, share.time)?;
         // Whatever it still does, nobody needs it.
         let exit = child.end().or_else(|| ears.exit());
         drop(user);
         ears.overhear();
         match ending {
-            None => self.code(output, source.len(), digest, metered),
-            Some(ending) => Err(self.judge(ending, exit, &ears)),
+            None => self.code(output, source.len(), digest, metered, share),
+            Some(ending) => Err(self.judge(ending, exit, &ears, share)),
         }
     }
 
@@ -400,7 +417,7 @@ impl Reaped {
 
     /// Takes note that it goes on as another child of this process, in the group
     /// of the first; tells of that one's death.
-    fn moved(&mut self, pid: i32) -> io::Result<OwnedFd> {
+    pub(super) fn moved(&mut self, pid: i32) -> io::Result<OwnedFd> {
         let other = || io::Error::other("no process of its own");
         // Numbers that mean something else to the kernel.
         if pid <= 1 || pid == self.first {
@@ -462,186 +479,6 @@ impl Drop for Reaped {
     }
 }
 
-/// Where a child is listened to.
-struct Ears {
-    life: OwnedFd,
-    socket: UnixStream,
-    /// Its stdout and stderr.
-    words: PipeReader,
-    /// What it said so far, and to nobody.
-    answer: Vec<u8>,
-    heard: Vec<u8>,
-    /// More may come of `words`.
-    hearing: bool,
-    greeted: bool,
-    /// Its first word was that it goes on elsewhere.
-    moved: bool,
-}
-
-impl Ears {
-    /// How the child ended, where somebody else has reaped it.
-    fn exit(&self) -> Option<Exit> {
-        let end = sys::end_of_reaped(self.life.as_fd())?;
-        Some(Exit { end, usage: None })
-    }
-
-    /// Waits until the child has compiled (none), or has said why not, is dead, has
-    /// had `time` since its greeting, or `closed` says that nobody wants it any
-    /// more.
-    fn wait(
-        &mut self,
-        child: &mut Reaped,
-        closed: &PipeReader,
-        time: Duration,
-    ) -> Result<Option<Ending>, LoadError> {
-        let mut end = Instant::now().checked_add(HANDSHAKE);
-        loop {
-            let Some([gave_up, died]) = self.ready(closed, end)? else {
-                return Ok(Some(Ending::TimedOut));
-            };
-            if gave_up {
-                return Ok(Some(Ending::Closed));
-            }
-            let was_greeted = self.greeted;
-            self.overhear();
-            let open = self.listen();
-            let word = self.word();
-            if self.greeted && !was_greeted {
-                end = Instant::now().checked_add(time);
-            }
-            match word {
-                Ok(Some(CompilerSays::Moved(pid))) if !self.moved => match child.moved(pid) {
-                    Ok(life) => {
-                        self.life = life;
-                        self.moved = true;
-                        continue;
-                    }
-                    Err(error) => {
-                        let what = format!("it went where it cannot be: {error}");
-                        return Ok(Some(Ending::Broke(what)));
-                    }
-                },
-                Ok(Some(CompilerSays::Moved(_))) => {
-                    return Ok(Some(Ending::Broke("it went on twice".to_owned())));
-                }
-                Ok(Some(CompilerSays::NoJail(mut layer))) => {
-                    layer.detail = plain(&layer.detail);
-                    return Ok(Some(Ending::Jail(ProcessError::NoJail(layer))));
-                }
-                Ok(Some(CompilerSays::JailFailed(message))) => {
-                    let message = plain(&message);
-                    return Ok(Some(Ending::Jail(ProcessError::JailFailed { message })));
-                }
-                Ok(Some(CompilerSays::Compiled)) => return Ok(None),
-                Ok(Some(CompilerSays::Refused(why))) => return Ok(Some(Ending::Refused(why))),
-                Ok(Some(CompilerSays::Failed(why))) => return Ok(Some(Ending::Failed(why))),
-                Ok(None) => {}
-                Err(what) => return Ok(Some(Ending::Broke(what))),
-            }
-            if died {
-                return Ok(Some(Ending::Silent));
-            }
-            if !open {
-                // It is dying, most likely: how says more than that it does.
-                let soon = Instant::now().checked_add(LINGER);
-                let died = wait_readable(&mut [PollFd::new(&self.life, PollFlags::IN)], soon)?;
-                return Ok(Some(if died {
-                    Ending::Silent
-                } else {
-                    Ending::Broke("it closed its socket and lived on".to_owned())
-                }));
-            }
-        }
-    }
-
-    /// Waits until something happens: whether nobody wants the child any more, and
-    /// whether it is dead. None when nothing did until `end`.
-    fn ready(
-        &self,
-        closed: &PipeReader,
-        end: Option<Instant>,
-    ) -> Result<Option<[bool; 2]>, LoadError> {
-        let fd = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
-        let mut fds = vec![
-            fd(closed.as_fd()),
-            fd(self.life.as_fd()),
-            fd(self.socket.as_fd()),
-        ];
-        // At its end it would always be ready.
-        if self.hearing {
-            fds.push(fd(self.words.as_fd()));
-        }
-        Ok(wait_readable(&mut fds, end)?
-            .then(|| [0, 1].map(|index| !fds[index].revents().is_empty())))
-    }
-
-    /// Reads what is there of what the child says to nobody.
-    fn overhear(&mut self) {
-        let mut bytes = [0; 4096];
-        while self.hearing {
-            match self.words.read(&mut bytes) {
-                Ok(0) => self.hearing = false,
-                Ok(len) => self.heard.extend_from_slice(&bytes[..len]),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(_) => self.hearing = false,
-            }
-            self.hearing &= self.heard.len() < MAX_WORDS;
-        }
-    }
-
-    /// Reads what is there of the child's answer; whether more can come.
-    fn listen(&mut self) -> bool {
-        let mut bytes = [0; 4096];
-        while self.answer.len() <= MAX_ANSWER {
-            match self.socket.read(&mut bytes) {
-                Ok(0) => return false,
-                Ok(len) => self.answer.extend_from_slice(&bytes[..len]),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // Reset, where the child left without reading.
-                Err(error) => return error.kind() == io::ErrorKind::WouldBlock,
-            }
-        }
-        true
-    }
-
-    /// The child's word, once it is whole; the error is how it broke the protocol.
-    fn word(&mut self) -> Result<Option<CompilerSays>, String> {
-        let Some((hello, rest)) = self.answer.split_first_chunk::<{ Hello::LEN }>() else {
-            return Ok(None);
-        };
-        Hello::decode(hello).map_err(|error| error.to_string())?;
-        self.greeted = true;
-        if self.answer.len() > MAX_ANSWER {
-            return Err(format!("it said more than {MAX_ANSWER} bytes"));
-        }
-        let mut decoder = Decoder::default();
-        decoder.push(rest);
-        let mut next = || decoder.next().map_err(|error| error.to_string());
-        if self.moved {
-            next()?;
-        }
-        next()
-    }
-}
-
-/// Waits until one of them is ready or closed; `false` when none was until `end`.
-fn wait_readable(fds: &mut [PollFd<'_>], end: Option<Instant>) -> Result<bool, LoadError> {
-    loop {
-        let left = end.map(|end| end.saturating_duration_since(Instant::now()));
-        // A child that is always ready does not live on for that.
-        if left.is_some_and(|left| left.is_zero()) {
-            return Ok(false);
-        }
-        let left = left.and_then(|left| Timespec::try_from(left).ok());
-        match poll(fds, left.as_ref()) {
-            Ok(0) | Err(Errno::INTR) => {}
-            Ok(_) => return Ok(true),
-            Err(errno) => return Err(system("cannot wait for a compiler")(errno.into()).into()),
-        }
-    }
-}
-
 /// Bytes in a memory file that nobody can change.
 fn sealed(bytes: &[u8]) -> io::Result<File> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
@@ -653,11 +490,11 @@ fn sealed(bytes: &[u8]) -> io::Result<File> {
 }
 
 /// The start of a text from a child, on one line.
-fn plain(text: &str) -> String {
+pub(super) fn plain(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(300).collect()
 }
 
-fn system(what: &'static str) -> impl Fn(io::Error) -> ProcessError {
+pub(super) fn system(what: &'static str) -> impl Fn(io::Error) -> ProcessError {
     move |source| ProcessError::System { what, source }
 }
 

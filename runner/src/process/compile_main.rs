@@ -52,15 +52,16 @@ pub(super) fn work(parent: i32) -> io::Result<()> {
         limit(&limits.ok_or_else(|| io::Error::other("no limits"))?)?;
     }
 
-    let mut bytes = Vec::new();
     // The runner wrote it, so the position they share is at the end.
     source.seek(SeekFrom::Start(0))?;
+    let mut bytes = Vec::new();
     source.read_to_end(&mut bytes)?;
+    drop(source);
     let parallel = bytes.len() > sandbox::SMALL && threads(order.threads);
     if let Err(error) = sealed.no_more_threads() {
         return say(&refusal_of(error));
     }
-    let says = match compile(&bytes, &order, parallel, &mut output) {
+    let says = match compile(bytes, &order, parallel, &mut output) {
         Ok(()) => CompilerSays::Compiled,
         // The jail has a file that is too large be an error.
         Err(LoadError::System {
@@ -83,13 +84,13 @@ pub(super) fn work(parent: i32) -> io::Result<()> {
 }
 
 fn compile(
-    bytes: &[u8],
+    bytes: Vec<u8>,
     order: &CompileOrder,
     parallel: bool,
     output: &mut File,
 ) -> Result<(), LoadError> {
     let digest = blake3::Hash::from_bytes(order.source);
-    let (elf, meta) = sandbox::compile(bytes, &digest, order.metered, parallel)?;
+    let (elf, meta) = sandbox::compile(bytes.into(), &digest, order.metered, parallel)?;
     Code::write(output, &elf, &meta).map_err(|source| LoadError::System { source })
 }
 

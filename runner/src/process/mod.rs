@@ -12,6 +12,7 @@ mod channel;
 mod child;
 mod compile;
 mod compile_main;
+mod compile_wait;
 mod floor;
 mod floor_main;
 mod group;

@@ -34,24 +34,34 @@ pub(crate) struct Cache {
 }
 
 impl Cache {
-    /// Opens or makes the configured directory; `None` when there is none or it
-    /// is not this user's alone.
-    pub(crate) fn open(config: &CacheConfig) -> Option<Self> {
+    /// Opens or makes the configured directory; `None` when there is none.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot be used, in words: it cannot be made, or is not this user's alone.
+    pub(crate) fn open(config: &CacheConfig) -> Result<Option<Self>, String> {
         let directory = match config {
-            CacheConfig::Off => return None,
+            CacheConfig::Off => return Ok(None),
             CacheConfig::Directory(directory) => directory.clone(),
-            CacheConfig::User => user_directory()?,
+            CacheConfig::User => user_directory()
+                .ok_or("there is no home directory (HOME) for the cache to be in")?,
         };
         // The format is in the name: another wrun's entries are not even seen.
         let directory = directory.join(concat!("v3-", env!("CARGO_PKG_VERSION")));
+        let unusable = |error| format!("cannot make {}: {error}", directory.display());
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(&directory)
-            .ok()?;
-        let metadata = fs::symlink_metadata(&directory).ok()?;
-        let trusted = metadata.is_dir() && is_ours(&metadata);
-        trusted.then_some(Cache { directory })
+            .map_err(unusable)?;
+        let metadata = fs::symlink_metadata(&directory).map_err(unusable)?;
+        if !metadata.is_dir() || !is_ours(&metadata) {
+            let directory = directory.display();
+            return Err(format!(
+                "{directory} is not a directory that this user alone can write to"
+            ));
+        }
+        Ok(Some(Cache { directory }))
     }
 
     /// The key of a task file's code.
@@ -113,11 +123,18 @@ impl Cache {
         Some(code)
     }
 
-    /// Keeps an entry, best effort.
-    pub(crate) fn put(&self, key: &str, code: &Code) {
-        if self.write(key, code).is_ok() {
-            self.evict();
-        }
+    /// Keeps an entry.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot, in words.
+    pub(crate) fn put(&self, key: &str, code: &Code) -> Result<(), String> {
+        self.write(key, code).map_err(|error| {
+            let directory = self.directory.display();
+            format!("cannot write to {directory}: {error}")
+        })?;
+        self.evict();
+        Ok(())
     }
 
     fn write(&self, key: &str, code: &Code) -> io::Result<()> {
@@ -226,40 +243,46 @@ mod tests {
         Code::new(b"code", &meta(source)).expect("a memory file")
     }
 
+    fn opened(directory: &Path) -> Cache {
+        let cache = Cache::open(&CacheConfig::Directory(directory.into()));
+        cache.expect("opens").expect("is wanted")
+    }
+
     #[test]
     fn entries_survive_and_damage_is_absence() {
         let directory = tempfile::tempdir().expect("tempdir");
-        let cache = Cache::open(&CacheConfig::Directory(directory.path().into())).expect("opens");
+        let cache = opened(directory.path());
         let source = blake3::hash(b"a");
         let key = Cache::key(&source, false);
         assert!(cache.get(&key).is_none());
-        cache.put(&key, &code(&source));
+        cache.put(&key, &code(&source)).expect("kept");
         assert_eq!(cache.get(&key).expect("there").meta, meta(&source));
         fs::write(cache.path(&key), b"rubbish").expect("write");
         assert!(cache.get(&key).is_none());
-        cache.put(&key, &code(&source));
+        cache.put(&key, &code(&source)).expect("kept");
         assert!(cache.get(&key).is_some());
     }
 
     #[test]
     fn what_others_can_write_is_not_trusted() {
         let directory = tempfile::tempdir().expect("tempdir");
-        let config = CacheConfig::Directory(directory.path().into());
-        let cache = Cache::open(&config).expect("opens");
+        let cache = opened(directory.path());
         let source = blake3::hash(b"a");
         let key = Cache::key(&source, false);
-        cache.put(&key, &code(&source));
+        cache.put(&key, &code(&source)).expect("kept");
         let open = |mode| fs::Permissions::from_mode(mode);
         fs::set_permissions(cache.path(&key), open(0o666)).expect("chmod");
         assert!(cache.get(&key).is_none());
         fs::set_permissions(&cache.directory, open(0o777)).expect("chmod");
-        assert!(Cache::open(&config).is_none());
+        let config = CacheConfig::Directory(directory.path().into());
+        let why = Cache::open(&config).expect_err("it is anybody's");
+        assert!(why.contains("this user alone"), "{why}");
     }
 
     #[test]
     fn one_at_a_time_makes_an_entry() {
         let directory = tempfile::tempdir().expect("tempdir");
-        let cache = Cache::open(&CacheConfig::Directory(directory.path().into())).expect("opens");
+        let cache = opened(directory.path());
         let long = Duration::from_secs(600);
         let turn = |patience| cache.turn("a", patience, || true);
         let first = turn(long).expect("nobody has it");
@@ -279,7 +302,7 @@ mod tests {
         // Made meanwhile: there is nothing to wait for.
         let source = blake3::hash(b"a");
         let _turn = turn(long).expect("free");
-        cache.put("a", &code(&source));
+        cache.put("a", &code(&source)).expect("kept");
         assert!(turn(long).is_none());
         drop(_turn);
         let left = fs::read_dir(&cache.directory).expect("reads").flatten();
@@ -290,17 +313,38 @@ mod tests {
     #[test]
     fn where_nothing_can_be_written_nobody_waits() {
         let directory = tempfile::tempdir().expect("tempdir");
-        let cache = Cache::open(&CacheConfig::Directory(directory.path().into())).expect("opens");
+        let cache = opened(directory.path());
         fs::remove_dir_all(directory.path()).expect("removes");
         assert!(cache.turn("a", Duration::from_secs(600), || true).is_none());
+        let source = blake3::hash(b"a");
+        let why = cache.put("a", &code(&source)).expect_err("it is gone");
+        assert!(why.starts_with("cannot write to /"), "{why}");
+    }
+
+    #[test]
+    fn why_a_directory_cannot_be_used_is_said() {
+        let directory = tempfile::tempdir().expect("tempdir");
+        let file = directory.path().join("file");
+        fs::write(&file, b"").expect("write");
+        let open = |path: PathBuf| Cache::open(&CacheConfig::Directory(path));
+        for path in [file, "/proc/wrun".into(), "/dev/null/wrun".into()] {
+            let why = open(path.clone()).expect_err("no directory");
+            let named = format!("cannot make {}/v", path.display());
+            assert!(why.starts_with(&named), "{why}");
+        }
+        assert!(
+            Cache::open(&CacheConfig::Off)
+                .expect("not wanted")
+                .is_none()
+        );
     }
 
     #[test]
     fn a_link_is_not_followed() {
         let directory = tempfile::tempdir().expect("tempdir");
-        let cache = Cache::open(&CacheConfig::Directory(directory.path().into())).expect("opens");
+        let cache = opened(directory.path());
         let source = blake3::hash(b"a");
-        cache.put("real", &code(&source));
+        cache.put("real", &code(&source)).expect("kept");
         std::os::unix::fs::symlink(cache.path("real"), cache.path("link")).expect("link");
         assert!(cache.get("real").is_some());
         assert!(cache.get("link").is_none());

@@ -12,6 +12,7 @@
 //! it is. Integers are little-endian. Invariant: a [`Code`] was verified against
 //! its digest after it was sealed, so what is mapped is what was verified.
 
+use super::artifact::Compiled;
 use super::bulk::Offsets;
 use super::engine::Kind;
 use super::source::Shape;
@@ -96,6 +97,8 @@ impl Meta {
 #[derive(Debug)]
 pub(crate) struct Code {
     pub(crate) meta: Meta,
+    /// How this process had it compiled; none where it comes from elsewhere.
+    pub(crate) made: Option<Compiled>,
     file: File,
     len: u64,
 }
@@ -221,7 +224,7 @@ impl Code {
             return Err(CodeError::Damaged("it is not sealed"));
         }
         let (meta, _, len) = parse(&file)?;
-        Ok(Code { meta, file, len })
+        Ok(Code::found(meta, file, len))
     }
 
     /// Seals a memory file that was written, by whomever, and verifies it.
@@ -243,7 +246,16 @@ impl Code {
         if meta.wrun != env!("CARGO_PKG_VERSION") {
             return Err(CodeError::Version(meta.wrun));
         }
-        Ok(Code { meta, file, len })
+        Ok(Code::found(meta, file, len))
+    }
+
+    fn found(meta: Meta, file: File, len: u64) -> Self {
+        Code {
+            meta,
+            made: None,
+            file,
+            len,
+        }
     }
 
     /// The sealed file.

@@ -12,11 +12,8 @@ use super::imports::{self, Uses};
 use super::load::LoadError;
 use super::source::{self, Shape};
 use super::support;
-use crate::shortage;
 use bytes::Bytes;
-use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::borrow::Cow;
-use std::sync::OnceLock;
 use wasmtime::{Engine, OutOfMemory};
 
 /// Task files up to this size are compiled on one thread: what starting others
@@ -39,60 +36,9 @@ pub(crate) trait Compiler: Send + Sync {
     fn close(&self) {}
 }
 
-/// Compiles on the calling thread, and on others as far as the system gives them.
-#[derive(Default)]
-pub(crate) struct InProcess([OnceLock<Engine>; 2 * Kind::COUNT]);
-
-impl InProcess {
-    fn engine(&self, kind: Kind, parallel: bool) -> Result<&Engine, EngineError> {
-        let slot = &self.0[kind.index() + Kind::COUNT * usize::from(parallel)];
-        match slot.get() {
-            Some(engine) => Ok(engine),
-            None => {
-                let engine = engine::compiler(kind, parallel)?;
-                Ok(slot.get_or_init(|| engine))
-            }
-        }
-    }
-}
-
-/// Threads to compile on, none where there are none. Not those of rayon's global pool:
-/// where that cannot start, every later use of it in the program panics.
-fn threads(source: &[u8]) -> Option<ThreadPool> {
-    if source.len() <= SMALL {
-        return None;
-    }
-    let count = std::thread::available_parallelism().map_or(1, usize::from);
-    if shortage::room_for_threads(count, 0).ok() != Some(count) {
-        return None;
-    }
-    let named = |number| format!("wrun-compile-{number}");
-    let pool = ThreadPoolBuilder::new()
-        .num_threads(count)
-        .thread_name(named);
-    pool.build().ok().filter(|_| count > 1)
-}
-
-impl Compiler for InProcess {
-    fn compile(
-        &self,
-        source: &Bytes,
-        digest: &blake3::Hash,
-        metered: bool,
-    ) -> Result<Code, LoadError> {
-        let pool = threads(source);
-        let engine = |kind| self.engine(kind, pool.is_some()).cloned();
-        let (elf, meta) = match &pool {
-            Some(pool) => pool.install(|| with(engine, source, digest, metered))?,
-            None => with(engine, source, digest, metered)?,
-        };
-        Code::new(&elf, &meta).map_err(|source| LoadError::System { source })
-    }
-}
-
 /// Compiles with an engine of its own.
 pub(crate) fn compile(
-    source: &[u8],
+    source: Cow<'_, [u8]>,
     digest: &blake3::Hash,
     metered: bool,
     parallel: bool,
@@ -105,36 +51,51 @@ pub(crate) fn compile(
     )
 }
 
-fn with(
+/// Compiles with that engine.
+pub(super) fn with(
     engine: impl FnOnce(Kind) -> Result<Engine, EngineError>,
-    bytes: &[u8],
+    source: Cow<'_, [u8]>,
     digest: &blake3::Hash,
     metered: bool,
 ) -> Result<(Vec<u8>, Meta), LoadError> {
-    let made = compilable(bytes).and_then(|task| {
-        let engine = engine(Kind {
-            metered,
-            wide: task.wide,
-        })?;
-        let elf = match task.shape {
-            Shape::CommandModule => engine.precompile_module(&task.binary),
-            Shape::Component | Shape::CommandComponent | Shape::CoreModule => {
-                engine.precompile_component(&task.binary)
-            }
-        };
-        let elf = elf.map_err(not_compiled)?;
-        Ok((elf, task))
-    });
-    let (elf, task) = made.map_err(LoadError::tamed)?;
+    compiled(engine, source, digest, metered).map_err(LoadError::tamed)
+}
+
+fn compiled(
+    engine: impl FnOnce(Kind) -> Result<Engine, EngineError>,
+    source: Cow<'_, [u8]>,
+    digest: &blake3::Hash,
+    metered: bool,
+) -> Result<(Vec<u8>, Meta), LoadError> {
+    let Compilable {
+        shape,
+        uses,
+        wide,
+        binary,
+        offsets,
+    } = compilable(&source)?;
     let meta = Meta {
-        talks: task.uses.ports,
-        regions: task.uses.regions,
-        wide: task.wide,
-        listens: task.uses.listens,
-        offsets: task.offsets,
-        ..Meta::new(task.shape, metered, digest, bytes.len() as u64)
+        talks: uses.ports,
+        regions: uses.regions,
+        wide,
+        listens: uses.listens,
+        offsets,
+        ..Meta::new(shape, metered, digest, source.len() as u64)
     };
-    Ok((elf, meta))
+    let changed = match binary {
+        Cow::Owned(binary) => Some(binary),
+        Cow::Borrowed(_) => None,
+    };
+    // What the compiler does not get is gone before the compiler takes most memory.
+    let binary = changed.map_or(source, Cow::Owned);
+    let engine = engine(Kind { metered, wide })?;
+    let elf = match shape {
+        Shape::CommandModule => engine.precompile_module(&binary),
+        Shape::Component | Shape::CommandComponent | Shape::CoreModule => {
+            engine.precompile_component(&binary)
+        }
+    };
+    Ok((elf.map_err(not_compiled)?, meta))
 }
 
 /// What the compiler gets for a task file.
@@ -145,7 +106,8 @@ pub(super) struct Compilable<'a> {
     /// It has a memory that can outgrow 4 GiB.
     wide: bool,
     /// Valid, with everything it imports provided, and a component where it was a core
-    /// module with the world's functions.
+    /// module with the world's functions. Borrowed where it is the whole task file as it
+    /// is.
     pub(super) binary: Cow<'a, [u8]>,
     /// To offsets in the task's own binary, or in the component that it became.
     offsets: Offsets,
@@ -184,7 +146,7 @@ mod tests {
 
     fn refusal(text: &str) -> LoadError {
         let digest = blake3::hash(text.as_bytes());
-        compile(text.as_bytes(), &digest, false, false).expect_err("no task")
+        compile(text.as_bytes().into(), &digest, false, false).expect_err("no task")
     }
 
     #[test]

@@ -1,26 +1,26 @@
 //! From a task file to an [`Artifact`]: read with a cap, recognised, checked,
 //! compiled once or taken from the cache.
 
+use super::artifact::{Artifact, Compiled, Loaded, Slot};
 use super::cache::Cache;
 use super::code::{self, Code, CodeError};
 use super::compile::Compiler;
 use super::engine::EngineError;
 use super::makings::Makings;
 use super::source::Shape;
+use crate::compile_budget::CompileBudget;
 use crate::config::Config;
 use crate::error::Error;
 use crate::sys::Process;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use std::any::Any;
 use std::borrow::Cow;
-use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Why bytes are no task.
 #[derive(Debug, thiserror::Error, Serialize, Deserialize)]
@@ -81,14 +81,27 @@ pub(crate) enum LoadError {
     #[error("cannot keep compiled code: {source}")]
     System { source: CodeError },
     #[serde(skip)]
-    #[error("compiling the task takes longer than the {} it may take", humantime::format_duration(*limit))]
+    #[error(
+        "compiling the task takes longer than the {} it may take (--compile-timeout, \
+         Builder::compile_timeout)",
+        humantime::format_duration(*limit)
+    )]
     CompileTime { limit: Duration },
     #[serde(skip)]
     #[error(
-        "compiling the task takes more memory than the {} it may have",
+        "compiling the task takes more memory than the {} it may have (--compile-memory, \
+         Builder::compile_memory)",
         bytesize::ByteSize(*limit).display().iec()
     )]
     CompileMemory { limit: u64 },
+    /// Others compile, for longer than they may.
+    #[serde(skip)]
+    #[error(
+        "the task was not compiled: other tasks were, on all processors, for the {} that it \
+         may take itself (--compile-timeout, Builder::compile_timeout)",
+        humantime::format_duration(*waited)
+    )]
+    CompilersBusy { waited: Duration },
     #[serde(skip)]
     #[error(
         "compiling the task crashed, in a process of its own; nothing else was affected: {how}"
@@ -141,151 +154,18 @@ fn tame(text: &mut String) {
     text.truncate(text.floor_char_boundary(MAX_TEXT));
 }
 
-/// A task file that was loaded: recognised, checked, compiled. Cheap to clone;
-/// belongs to the runner that loaded it.
-#[derive(Clone)]
-pub struct Artifact(Arc<Loaded>);
-
-struct Loaded {
-    runner: u64,
-    name: String,
-    shape: Shape,
-    digest: blake3::Hash,
-    source_len: u64,
-    /// The task file; none when it came compiled.
-    source: Option<Bytes>,
-    /// Without and with fuel.
-    codes: [Slot<Code>; 2],
-    /// What the executor made of each.
-    prepared: [Slot<dyn Any + Send + Sync>; 2],
-    made_in: Process,
-}
-
-impl Drop for Loaded {
-    fn drop(&mut self) {
-        if self.made_in.is_current() {
-            return;
-        }
-        // In a fork, what the executor made still serves the other process: dropping it
-        // would end that one's workers.
-        for slot in &mut self.prepared {
-            let value = slot.value.get_mut();
-            std::mem::forget(value.unwrap_or_else(PoisonError::into_inner).take());
-        }
-    }
-}
-
-/// Filled once; whoever wants to fill it meanwhile waits. Looking never waits:
-/// making takes as long as compiling.
-struct Slot<T: ?Sized> {
-    value: Mutex<Option<Arc<T>>>,
-    making: Mutex<()>,
-}
-
-impl<T: ?Sized> Slot<T> {
-    fn empty() -> Self {
-        Slot {
-            value: Mutex::new(None),
-            making: Mutex::new(()),
-        }
-    }
-
-    fn full(value: Arc<T>) -> Self {
-        Slot {
-            value: Mutex::new(Some(value)),
-            making: Mutex::new(()),
-        }
-    }
-
-    fn get(&self) -> Option<Arc<T>> {
-        self.value().clone()
-    }
-
-    fn clear(&self) {
-        self.value().take();
-    }
-
-    fn get_or_try<E>(&self, make: impl FnOnce() -> Result<Arc<T>, E>) -> Result<Arc<T>, E> {
-        let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(value) = self.get() {
-            return Ok(value);
-        }
-        let value = make()?;
-        *self.value() = Some(value.clone());
-        Ok(value)
-    }
-
-    fn value(&self) -> MutexGuard<'_, Option<Arc<T>>> {
-        self.value.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Artifact {
-    /// The task file's name without directories, or the name it was loaded
-    /// under.
-    pub fn name(&self) -> &str {
-        &self.0.name
-    }
-
-    /// What kind of guest it is.
-    pub fn shape(&self) -> Shape {
-        self.0.shape
-    }
-
-    /// BLAKE3 of the task file, in hexadecimal.
-    pub fn digest(&self) -> String {
-        self.0.digest.to_hex().to_string()
-    }
-
-    /// Bytes of the task file.
-    pub fn source_len(&self) -> u64 {
-        self.0.source_len
-    }
-
-    pub(crate) fn runner(&self) -> u64 {
-        self.0.runner
-    }
-
-    /// It can come to hold regions.
-    pub(crate) fn has_regions(&self) -> bool {
-        let mut codes = self.0.codes.iter().filter_map(Slot::get);
-        codes.any(|code| code.meta.regions)
-    }
-
-    /// The executor's own view of it, if made.
-    pub(crate) fn prepared(&self, metered: bool) -> Option<Arc<dyn Any + Send + Sync>> {
-        self.0.prepared[usize::from(metered)].get()
-    }
-
-    /// The executor's own view of it, made at most once.
-    pub(crate) fn prepare<E>(
-        &self,
-        metered: bool,
-        make: impl FnOnce() -> Result<Arc<dyn Any + Send + Sync>, E>,
-    ) -> Result<Arc<dyn Any + Send + Sync>, E> {
-        self.0.prepared[usize::from(metered)].get_or_try(make)
-    }
-}
-
-impl fmt::Debug for Artifact {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Artifact")
-            .field("name", &self.0.name)
-            .field("shape", &self.0.shape)
-            .field("digest", &self.digest())
-            .finish_non_exhaustive()
-    }
-}
-
 /// Loads and compiles for one runner.
 pub(crate) struct Loader {
     runner: u64,
     cache: Option<Cache>,
+    /// Why there is no cache, although there should be.
+    no_cache: Option<String>,
     max_module_size: u64,
     /// What `load` compiles for.
     metered: bool,
-    /// How long to wait for somebody else who compiles the same.
-    patience: Duration,
+    /// For as long as compiling may take, somebody else who compiles the same is waited
+    /// for.
+    budget: CompileBudget,
     compiler: Box<dyn Compiler>,
     closed: AtomicBool,
     makings: Makings,
@@ -294,12 +174,17 @@ pub(crate) struct Loader {
 impl Loader {
     pub(crate) fn new(config: &Config, compiler: Box<dyn Compiler>) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
+        let (cache, no_cache) = match Cache::open(&config.cache) {
+            Ok(cache) => (cache, None),
+            Err(why) => (None, Some(why)),
+        };
         Loader {
             runner: NEXT.fetch_add(1, Ordering::Relaxed),
-            cache: Cache::open(&config.cache),
+            cache,
+            no_cache,
             max_module_size: config.max_module_size,
             metered: config.metered,
-            patience: config.compile_timeout,
+            budget: config.compile_budget,
             compiler,
             closed: AtomicBool::new(false),
             makings: Makings::default(),
@@ -310,6 +195,11 @@ impl Loader {
     pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::Relaxed);
         self.compiler.close();
+    }
+
+    /// How many task files are being compiled, or waited for while others do it.
+    pub(crate) fn compiling(&self) -> usize {
+        self.makings.count()
     }
 
     pub(crate) fn runner(&self) -> u64 {
@@ -440,10 +330,11 @@ impl Loader {
         metered: bool,
     ) -> Result<Arc<Code>, LoadError> {
         let key = Cache::key(digest, metered);
+        let patience = self.budget.time(source.len() as u64);
         let mut making = match self.makings.begin(&key) {
             Ok(making) => making,
             Err(others) => {
-                if let Some(code) = others.wait(self.patience) {
+                if let Some(code) = others.wait(patience) {
                     return Ok(code);
                 }
                 // It failed, or takes too long: this one sees for itself.
@@ -452,7 +343,7 @@ impl Loader {
         };
         let open = || !self.closed.load(Ordering::Relaxed);
         let cache = self.cache.as_ref();
-        let _turn = cache.and_then(|cache| cache.turn(&key, self.patience, open));
+        let _turn = cache.and_then(|cache| cache.turn(&key, patience, open));
         let code = match self.cached(digest, metered) {
             Some(code) => code,
             None => self.compile(source, digest, metered)?,
@@ -466,10 +357,14 @@ impl Loader {
         digest: &blake3::Hash,
         metered: bool,
     ) -> Result<Code, LoadError> {
-        let code = self.compiler.compile(source, digest, metered)?;
-        if let Some(cache) = &self.cache {
-            cache.put(&Cache::key(digest, metered), &code);
-        }
+        let began = Instant::now();
+        let mut code = self.compiler.compile(source, digest, metered)?;
+        let time = began.elapsed();
+        let kept = self.cache.as_ref().map_or(Ok(()), |cache| {
+            cache.put(&Cache::key(digest, metered), &code)
+        });
+        let not_kept = self.no_cache.clone().or(kept.err());
+        code.made = Some(Compiled { time, not_kept });
         Ok(code)
     }
 }
@@ -531,11 +426,15 @@ mod tests {
     fn loader(cache: CacheConfig, compiled: &Arc<AtomicUsize>) -> Loader {
         Loader {
             runner: 1,
-            cache: Cache::open(&cache),
+            cache: Cache::open(&cache).expect("opens"),
+            no_cache: None,
             max_module_size: 1 << 20,
             metered: false,
-            patience: Duration::from_secs(600),
-            compiler: Box::new(Counting(compiled.clone(), InProcess::default())),
+            budget: CompileBudget::default(),
+            compiler: Box::new(Counting(
+                compiled.clone(),
+                InProcess::new(CompileBudget::default()),
+            )),
             closed: AtomicBool::new(false),
             makings: Makings::default(),
         }
@@ -569,8 +468,13 @@ mod tests {
         // Whoever comes late finds nothing.
         let concurrent = compiled.load(Ordering::SeqCst);
         assert!((1..8).contains(&concurrent), "{concurrent}");
-        loader.load("t", TASK.into(), false).expect("loads");
+        let artifact = loader.load("t", TASK.into(), false).expect("loads");
         assert_eq!(compiled.load(Ordering::SeqCst), concurrent + 1);
+        assert_eq!(loader.compiling(), 0);
+        let how = artifact.compiled().expect("it was compiled");
+        assert!(how.time >= Duration::from_millis(200), "{how:?}");
+        // Nobody wants it kept.
+        assert_eq!(how.note(), None);
     }
 
     #[test]

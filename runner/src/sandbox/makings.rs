@@ -49,6 +49,11 @@ impl Makings {
         })
     }
 
+    /// How many are being made.
+    pub(super) fn count(&self) -> usize {
+        self.begun().len()
+    }
+
     fn begun(&self) -> MutexGuard<'_, HashMap<String, Arc<Other>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -7,6 +7,7 @@
 mod abi;
 mod acting;
 mod ahead;
+mod artifact;
 mod bare;
 mod bulk;
 mod cache;
@@ -20,6 +21,7 @@ mod epoch;
 pub(crate) mod fuzzing;
 mod host;
 mod imports;
+mod in_process;
 mod input;
 mod inspect;
 mod limits;
@@ -36,16 +38,17 @@ mod support;
 pub use abi::Progress;
 pub(crate) use abi::{Ports, TaskContext};
 pub(crate) use ahead::Ahead;
+pub use artifact::{Artifact, Compiled};
 pub(crate) use bare::{Bare, BareError, Held};
 pub(crate) use code::{Code, CodeError, MAX_FILE};
-pub(crate) use compile::{Compiler, InProcess, SMALL, compile};
+pub(crate) use compile::{Compiler, SMALL, compile};
 pub(crate) use engine::{
     Allocation, EngineError, Kind, max_pool_slots, runtime, single_threaded_runtime,
 };
 pub(crate) use host::Granted;
+pub(crate) use in_process::InProcess;
 pub(crate) use input::Source;
 pub use inspect::{Inspection, inspect};
-pub use load::Artifact;
 pub(crate) use load::{LoadError, Loader, read};
 pub(crate) use run::{Ending, Fate, PrepareError, Prepared, Run, RunError, run};
 pub(crate) use sink::{CHUNK, Sink};

@@ -153,5 +153,7 @@ impl Executor for ThreadExecutor {
         &self.ledger
     }
 
-    fn close(&self) {}
+    fn close(&self) {
+        self.loader.close();
+    }
 }

@@ -32,7 +32,7 @@ pub(super) fn compile(job: &mut Job<'_, '_>) -> Rows {
             "bare wasmtime: compile in this process",
             Box::new(move || {
                 let began = Instant::now();
-                let compiled = sandbox::compile(&bytes, &digest, false, true);
+                let compiled = sandbox::compile((&*bytes).into(), &digest, false, true);
                 let time = began.elapsed();
                 compiled.map_err(failed)?;
                 Ok(vec![nanos(time)])
