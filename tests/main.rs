@@ -33,6 +33,7 @@ mod hostile_worker;
 mod image;
 mod isolation;
 mod jail;
+mod jobs;
 mod killing;
 mod leaks;
 mod library;

@@ -10,6 +10,7 @@ use crate::broadcast::Line;
 use crate::builder::Builder;
 use crate::config::{Config, Mode};
 use crate::core::Core;
+use crate::deadline;
 use crate::error::{Error, ErrorKind};
 use crate::handle::TaskHandle;
 use crate::lock_table::LockMode;
@@ -483,12 +484,12 @@ impl Runner {
         let core = self.core.clone();
         core.admission.close();
         core.tasks.close();
-        if tokio::time::timeout(time, core.tasks.wait()).await.is_ok() {
+        if deadline::timeout(time, core.tasks.wait()).await.is_ok() {
             return 0;
         }
         let left = core.tasks.len();
         core.kill_all.cancel();
-        let _ = tokio::time::timeout(DROP_WAIT, core.tasks.wait()).await;
+        let _ = deadline::timeout(DROP_WAIT, core.tasks.wait()).await;
         left
     }
 
@@ -562,7 +563,7 @@ impl Drop for Runner {
         // its own may.
         let wait = |runtime: Runtime, core: &Core| {
             runtime.block_on(async {
-                let _ = tokio::time::timeout(DROP_WAIT, core.tasks.wait()).await;
+                let _ = deadline::timeout(DROP_WAIT, core.tasks.wait()).await;
             });
             core.executor.close();
             runtime.shutdown_timeout(THREADS_WAIT);

@@ -28,7 +28,8 @@ A task gets nothing that is not granted: no directory, no variable, no socket,
 no other task.
 
 SIGTERM asks the task to stop, and ends it after --grace, or at once where the task
-cannot hear; Ctrl-C ends it at once.
+cannot hear; Ctrl-C ends it at once. Ctrl-Z stops wrun and its workers until fg or bg,
+and --timeout with them.
 
 Exit status: 0 completed; a command's own code; 1 the task failed; 2 usage;
 124 timed out; 125 wrun failed; 126 not a task; 127 no such file; 130 interrupted;

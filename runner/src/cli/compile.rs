@@ -2,6 +2,7 @@
 
 use super::args::CompileArgs;
 use super::result_to::ResultTo;
+use super::signals::stop_with_workers;
 use super::{Failure, exit};
 use crate::{Mode, Runner};
 use std::io::{self, IsTerminal};
@@ -14,6 +15,7 @@ pub(super) fn compile(args: &CompileArgs) -> Result<u8, Failure> {
         return Err(Failure::new(exit::USAGE, message));
     }
     let to = ResultTo::open("--output", Some(&args.output), &[Some(&args.task)])?;
+    stop_with_workers();
     let runner = Runner::builder()
         .mode(Mode::Process)
         .spares(0)

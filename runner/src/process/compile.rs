@@ -12,10 +12,12 @@
 //! when it has a place; on every path its child is dead and reaped when it returns.
 
 use super::child::kill_group;
+use super::suspend::{self, Member};
 use super::users::{User, Users};
 use super::worker_main::WORKER_ARG;
 use super::{ProcessError, channel, users_of, worker_program};
 use crate::config::Config;
+use crate::deadline::Deadline;
 use crate::jail::{CompileLimits, Grants, Plan, Role};
 use crate::sandbox::{Code, CodeError, Compiler, LoadError, MAX_FILE};
 use crate::shortage;
@@ -36,7 +38,7 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child as StdChild, Command, Stdio};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The third argument that makes a worker program a compiler.
 pub(super) const COMPILE_ARG: &str = "compile";
@@ -83,6 +85,7 @@ pub(super) struct Reaped {
     /// The one that it goes on as.
     moved: Option<i32>,
     ended: bool,
+    member: Option<Member>,
 }
 
 /// What ended the wait for a child that has not compiled.
@@ -261,13 +264,14 @@ impl ChildCompiler {
                 its_words.try_clone().map_err(&pipes)?,
             )))
             .stderr(Stdio::from(OwnedFd::from(its_words)));
-        let child = command.spawn().map_err(|source| ProcessError::Spawn {
-            program: self.program.clone(),
-            source,
-        })?;
+        let (child, member) =
+            suspend::start(&mut command).map_err(|source| ProcessError::Spawn {
+                program: self.program.clone(),
+                source,
+            })?;
         // Its ends are the child's alone from here on.
         drop(command);
-        let child = Reaped::new(&child);
+        let child = Reaped::new(&child, member);
         let life = Pid::from_raw(child.first)
             .ok_or(Errno::SRCH)
             .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()))
@@ -385,11 +389,12 @@ impl Drop for Place<'_> {
 
 impl Reaped {
     /// Takes over what was started as the leader of a process group.
-    pub(super) fn new(child: &StdChild) -> Self {
+    pub(super) fn new(child: &StdChild, member: Member) -> Self {
         Reaped {
             first: child.id().cast_signed(),
             moved: None,
             ended: false,
+            member: Some(member),
         }
     }
 
@@ -425,6 +430,7 @@ impl Reaped {
         if std::mem::replace(&mut self.ended, true) {
             return None;
         }
+        drop(self.member.take());
         let last = self.moved.unwrap_or(self.first);
         let mut end = None;
         let mut left = vec![self.first];
@@ -494,7 +500,7 @@ impl Ears {
         closed: &PipeReader,
         time: Duration,
     ) -> Result<Option<Ending>, LoadError> {
-        let mut end = Instant::now().checked_add(HANDSHAKE);
+        let mut end = Deadline::after(HANDSHAKE);
         loop {
             let Some([gave_up, died]) = self.ready(closed, end)? else {
                 return Ok(Some(Ending::TimedOut));
@@ -507,7 +513,7 @@ impl Ears {
             let open = self.listen();
             let word = self.word();
             if self.greeted && !was_greeted {
-                end = Instant::now().checked_add(time);
+                end = Deadline::after(time);
             }
             match word {
                 Ok(Some(CompilerSays::Moved(pid))) if !self.moved => match child.moved(pid) {
@@ -543,7 +549,7 @@ impl Ears {
             }
             if !open {
                 // It is dying, most likely: how says more than that it does.
-                let soon = Instant::now().checked_add(LINGER);
+                let soon = Deadline::after(LINGER);
                 let died = wait_readable(&mut [PollFd::new(&self.life, PollFlags::IN)], soon)?;
                 return Ok(Some(if died {
                     Ending::Silent
@@ -559,7 +565,7 @@ impl Ears {
     fn ready(
         &self,
         closed: &PipeReader,
-        end: Option<Instant>,
+        end: Option<Deadline>,
     ) -> Result<Option<[bool; 2]>, LoadError> {
         let fd = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
         let mut fds = vec![
@@ -626,9 +632,9 @@ impl Ears {
 }
 
 /// Waits until one of them is ready or closed; `false` when none was until `end`.
-fn wait_readable(fds: &mut [PollFd<'_>], end: Option<Instant>) -> Result<bool, LoadError> {
+fn wait_readable(fds: &mut [PollFd<'_>], end: Option<Deadline>) -> Result<bool, LoadError> {
     loop {
-        let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+        let left = end.map(Deadline::left);
         // A child that is always ready does not live on for that.
         if left.is_some_and(|left| left.is_zero()) {
             return Ok(false);

@@ -9,7 +9,9 @@
 
 use super::floor_main::FLOOR_ARG;
 use super::image::Image;
+use super::suspend::{self, Member};
 use super::worker_main::WORKER_ARG;
+use crate::deadline::Deadline;
 use crate::report::Usage;
 use crate::sandbox::Code;
 use crate::sys::{self, FileId};
@@ -116,6 +118,7 @@ fn path_of(descriptor: impl AsFd) -> PathBuf {
 /// A running one.
 pub(crate) struct Floor {
     child: Child,
+    member: Option<Member>,
     to: ChildStdin,
     from: ChildStdout,
 }
@@ -127,7 +130,8 @@ impl Floor {
     ///
     /// It cannot be started.
     pub(crate) fn start(program: &FloorProgram) -> io::Result<Self> {
-        let mut child = Command::new(&program.path)
+        let mut command = Command::new(&program.path);
+        command
             .arg0("wrun-floor")
             .arg(WORKER_ARG)
             .arg(std::process::id().to_string())
@@ -136,12 +140,17 @@ impl Floor {
             .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()?;
+            .stderr(Stdio::from(sys::null()?));
+        let (mut child, member) = suspend::start(&mut command)?;
         let (Some(to), Some(from)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(io::Error::other("no pipes"));
         };
-        Ok(Floor { child, to, from })
+        Ok(Floor {
+            child,
+            member: Some(member),
+            to,
+            from,
+        })
     }
 
     /// Gives it a task; returns the output of a first run. With `program`, its code
@@ -191,7 +200,7 @@ impl Floor {
             count,
         };
         write_frame(&mut self.to, &order)?;
-        self.answer(Instant::now() + PATIENCE).and_then(done)?;
+        self.answer(Deadline::after(PATIENCE)).and_then(done)?;
         let (message, mut back) = (vec![b'w'; size], vec![0; size]);
         let began = Instant::now();
         for _ in 0..count {
@@ -204,7 +213,7 @@ impl Floor {
     /// The time that so many bytes take, written so many at a time.
     pub(crate) fn sink(&mut self, bytes: u64, chunk: usize) -> io::Result<Duration> {
         write_frame(&mut self.to, &FloorOrder::Sink { bytes })?;
-        self.answer(Instant::now() + PATIENCE).and_then(done)?;
+        self.answer(Deadline::after(PATIENCE)).and_then(done)?;
         let chunk = vec![b'w'; chunk.max(1)];
         let began = Instant::now();
         let mut left = bytes;
@@ -213,7 +222,7 @@ impl Floor {
             self.to.write_all(&chunk[..len])?;
             left -= len as u64;
         }
-        self.answer(Instant::now() + PATIENCE).and_then(done)?;
+        self.answer(Deadline::after(PATIENCE)).and_then(done)?;
         Ok(began.elapsed())
     }
 
@@ -242,18 +251,21 @@ impl Floor {
 
     fn ask(&mut self, order: &FloorOrder) -> io::Result<FloorSays> {
         write_frame(&mut self.to, order)?;
-        self.answer(Instant::now() + PATIENCE)
+        self.answer(Deadline::after(PATIENCE))
     }
 
-    fn answer(&mut self, until: Instant) -> io::Result<FloorSays> {
+    fn answer(&mut self, until: Option<Deadline>) -> io::Result<FloorSays> {
         loop {
-            let left = until.saturating_duration_since(Instant::now());
+            let left = until.map_or(Duration::ZERO, Deadline::left);
             let left = Timespec::try_from(left).map_err(io::Error::other)?;
             let mut watched = [PollFd::from_borrowed_fd(self.from.as_fd(), PollFlags::IN)];
             match poll(&mut watched, Some(&left)) {
                 Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
-                Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
+                Ok(0) if until.is_none_or(Deadline::has_passed) => {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+                Ok(0) => {}
                 Ok(_) => return read_frame(&mut self.from),
             }
         }
@@ -262,6 +274,7 @@ impl Floor {
 
 impl Drop for Floor {
     fn drop(&mut self) {
+        drop(self.member.take());
         // Not reaped yet, so its number and its group's are still its own.
         let number = self.child.id().cast_signed();
         if let Some(pid) = Pid::from_raw(number).filter(|_| sys::is_child(number)) {

@@ -7,8 +7,10 @@
 //! process group are dead, and it is reaped. What it says is not believed to be short.
 
 use super::compile::Reaped;
+use super::suspend;
 use super::worker_main::WORKER_ARG;
 use super::{ProcessError, worker_program};
+use crate::deadline::Deadline;
 use crate::sys::{self, End};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -18,7 +20,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::Duration;
 
 /// The third argument that makes a worker program a sacrifice.
 pub(super) const SACRIFICE_ARG: &str = "sacrifice";
@@ -84,13 +86,12 @@ impl Sacrifice {
             .process_group(0)
             .stdin(Stdio::from(OwnedFd::from(its_order)))
             .stdout(Stdio::from(OwnedFd::from(its_words)))
-            .stderr(Stdio::null());
-        let child = command
-            .spawn()
+            .stderr(Stdio::from(sys::null().map_err(&pipes)?));
+        let (child, member) = suspend::start(&mut command)
             .map_err(|source| ProcessError::Spawn { program, source })?;
         // Its ends are the child's alone from here on.
         drop(command);
-        let child = Reaped::new(&child);
+        let child = Reaped::new(&child, member);
         let life = Pid::from_raw(child.id())
             .ok_or(Errno::SRCH)
             .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()))
@@ -109,7 +110,7 @@ impl Sacrifice {
     /// # Errors
     ///
     /// It says too much, or the system fails.
-    pub(crate) fn line(&mut self, until: Instant) -> io::Result<Said> {
+    pub(crate) fn line(&mut self, until: Option<Deadline>) -> io::Result<Said> {
         loop {
             let rest = &self.said[self.used..];
             if let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
@@ -145,7 +146,7 @@ impl Sacrifice {
     }
 
     /// Waits for its death until then, and ends and reaps all of it.
-    pub(crate) fn end(mut self, until: Instant) -> Died {
+    pub(crate) fn end(mut self, until: Option<Deadline>) -> Died {
         let mut fds = [PollFd::new(&self.life, PollFlags::IN)];
         let died = matches!(wait_readable(&mut fds, until), Ok(true));
         let end = self.child.end().map(|exit| exit.end);
@@ -157,12 +158,13 @@ impl Sacrifice {
     }
 }
 
-fn wait_readable(fds: &mut [PollFd<'_>], until: Instant) -> io::Result<bool> {
+fn wait_readable(fds: &mut [PollFd<'_>], until: Option<Deadline>) -> io::Result<bool> {
     loop {
-        let left = until.saturating_duration_since(Instant::now());
+        let left = until.map_or(Duration::ZERO, Deadline::left);
         let left = Timespec::try_from(left).map_err(io::Error::other)?;
         match poll(fds, Some(&left)) {
-            Ok(0) => return Ok(false),
+            Ok(0) if until.is_none_or(Deadline::has_passed) => return Ok(false),
+            Ok(0) => {}
             Ok(_) => return Ok(true),
             Err(Errno::INTR) => {}
             Err(errno) => return Err(errno.into()),

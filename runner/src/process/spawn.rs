@@ -9,9 +9,11 @@ use super::ProcessError;
 use super::channel::{self, Receiver, Sender};
 use super::child::{Child, Place, Started};
 use super::image::Image;
+use super::suspend;
 use super::words::Words;
 use super::worker_main::WORKER_ARG;
 use crate::sandbox::Code;
+use crate::sys::{self, Shown};
 use crate::wire::{ControlOrder, StartOrder};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -76,6 +78,7 @@ impl Spawner {
             .spawn(move || {
                 // Of the worker program, once a zygote is wanted.
                 let mut image: Option<Option<Image>> = None;
+                let clock = suspend::clock();
                 for request in incoming {
                     // A caller that is gone drops the process, which kills it.
                     let Request {
@@ -88,7 +91,7 @@ impl Spawner {
                         true => image.get_or_insert_with(|| Image::of(&exe).ok()).as_ref(),
                         false => None,
                     };
-                    let _ = answer.send(spawn(&exe, order, image, &code, place));
+                    let _ = answer.send(spawn(&exe, order, image, clock.as_deref(), &code, place));
                 }
                 // Ending this thread kills every worker there still is; their
                 // owners reap them.
@@ -217,6 +220,7 @@ fn spawn(
     program: &PathBuf,
     mut order: StartOrder,
     image: Option<&Image>,
+    clock: Option<&Shown>,
     code: &Code,
     place: Place,
 ) -> Answer {
@@ -226,10 +230,15 @@ fn spawn(
     };
     let (control, its_control) = UnixStream::pair().map_err(system)?;
     let (words, its_stderr) = Words::pipe().map_err(system)?;
+    let its_stdout = sys::null().map_err(system)?;
     let mut descriptors = vec![code.file().as_fd()];
     if let Some(image) = image {
         order.image = Some(image.of);
         descriptors.push(image.file());
+    }
+    if let Some(clock) = clock {
+        order.clock = true;
+        descriptors.push(clock.file());
     }
     let order = ControlOrder::Start(Box::new(order));
     // Nothing here needs code between fork and exec, which would make the start
@@ -244,13 +253,13 @@ fn spawn(
         // A terminal's Ctrl-C is the runner's to handle.
         .process_group(0)
         .stdin(Stdio::from(OwnedFd::from(its_control)))
-        .stdout(Stdio::null())
+        .stdout(Stdio::from(its_stdout))
         .stderr(Stdio::from(its_stderr));
-    let child = command.spawn().map_err(|source| ProcessError::Spawn {
+    let (child, member) = suspend::start(&mut command).map_err(|source| ProcessError::Spawn {
         program: program.clone(),
         source,
     })?;
-    let started = Started::new(&child, place).map_err(system)?;
+    let started = Started::new(&child, member, place).map_err(system)?;
     // It does not end before it has its order: where somebody else reaps children, it must
     // be watched by then.
     match channel::send(&control, &order, &descriptors) {

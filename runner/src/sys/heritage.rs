@@ -62,11 +62,10 @@ pub(crate) fn unblock_traps() {
     }
 }
 
-/// Opens `/dev/null` for each standard stream that is closed: what is opened next would
+/// Opens [`null`](super::null()) for each standard stream that is closed: what is opened next would
 /// have its number, and whoever prints would write into it. Rust's `main` begins with
 /// that, other programs that embed us may not.
 pub(crate) fn fill_standard_streams() -> io::Result<()> {
-    use rustix::fs::{Mode, OFlags};
     let streams = [
         rustix::stdio::stdin(),
         rustix::stdio::stdout(),
@@ -76,8 +75,10 @@ pub(crate) fn fill_standard_streams() -> io::Result<()> {
         if rustix::io::fcntl_getfd(stream) == Err(rustix::io::Errno::BADF) {
             // The lowest number that is free: this one, for those below are open. Should
             // another thread be faster, the next stream is looked at all the same.
-            let null = rustix::fs::open("/dev/null", OFlags::RDWR, Mode::empty())?;
+            let null = super::null()?;
             if is_standard(&null) {
+                // As a standard stream is.
+                rustix::io::fcntl_setfd(&null, rustix::io::FdFlags::empty())?;
                 std::mem::forget(null);
             }
         }

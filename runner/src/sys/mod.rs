@@ -15,6 +15,7 @@ mod keeper;
 mod landlock;
 mod large_pages;
 mod namespace;
+mod null;
 mod overlay;
 mod pidfd;
 #[cfg(feature = "test-hooks")]
@@ -23,6 +24,7 @@ mod process;
 mod receive;
 mod room;
 mod shared_words;
+mod shown;
 mod signal;
 mod sole;
 mod stdout;
@@ -44,6 +46,7 @@ pub(crate) use inherited::{blank, close_inherited};
 pub(crate) use landlock::landlock_abi;
 pub(crate) use large_pages::{Collapsed, FileId, IMAGE_SEALS, LARGE, collapse, map_own_code};
 pub(crate) use namespace::{Side, fork_sibling, unshare};
+pub(crate) use null::null;
 pub(crate) use overlay::{Overlay, window};
 pub(crate) use pidfd::{Pidfd, Sent, end_of_reaped, member_of};
 #[cfg(feature = "test-hooks")]
@@ -52,10 +55,12 @@ pub(crate) use process::Process;
 pub(crate) use receive::receive;
 pub(crate) use room::room_for;
 pub(crate) use shared_words::SharedWords;
+pub(crate) use shown::{Seen, Shown};
 #[cfg(any(test, feature = "test-hooks"))]
 pub(crate) use signal::die_of_broken_pipes;
 pub(crate) use signal::{
-    NoPipeSignal, dies_of_broken_pipes, ignore_file_size_signal, survive_file_size_signal,
+    NoPipeSignal, dies_of_broken_pipes, ignore_file_size_signal, is_ignored, stop_by,
+    survive_file_size_signal,
 };
 pub(crate) use sole::is_sole;
 pub(crate) use stdout::was_stdout_closed;

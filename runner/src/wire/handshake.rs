@@ -4,7 +4,7 @@
 use super::frame::FrameError;
 
 /// Changes with any change of a message.
-pub(crate) const PROTOCOL: u32 = 6;
+pub(crate) const PROTOCOL: u32 = 7;
 
 const MAGIC: [u8; 8] = *b"wrunwork";
 
