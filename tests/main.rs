@@ -16,6 +16,7 @@ mod command;
 mod commons;
 mod compare;
 mod compiling;
+mod containers;
 mod corpus;
 mod counterparts;
 mod destinations;

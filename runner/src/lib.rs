@@ -415,7 +415,7 @@ pub use lock_table::LockMode;
 pub use locks::LockGuard;
 pub use outcome::{Crash, Limit, Outcome, Output, Trap, TrapKind};
 pub use port::{Message, Port, PortError, Unsent};
-pub use process::{StopSignal, suspend, worker_hook};
+pub use process::{StopSignal, job_control, suspend, worker_hook};
 pub use region::{Kind as RegionKind, Region, RegionError, Waited};
 pub use report::{Access, Denial, Report, Stats, Usage};
 pub use runner::Runner;

@@ -95,6 +95,16 @@ pub(crate) enum Command {
     Man,
 }
 
+impl Command {
+    /// It starts processes, which are to stop when it is stopped.
+    pub(super) fn has_workers(&self) -> bool {
+        matches!(
+            self,
+            Command::Run(_) | Command::Compile(_) | Command::Compare(_)
+        )
+    }
+}
+
 /// `wrun run`.
 #[derive(Args, Debug)]
 pub(crate) struct RunArgs {

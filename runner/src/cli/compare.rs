@@ -4,7 +4,7 @@
 use super::args::{CompareArgs, Only, TaskFile};
 use super::process::Become;
 use super::result_to::ResultTo;
-use super::signals::{Signals, stop_with_workers};
+use super::signals::Signals;
 use super::{Failure, exit, print, stdio, table, text};
 use crate::compare::{Comparison, Fault, Measure, Results, Step, Verdict};
 use crate::{Error, Limits};
@@ -30,7 +30,6 @@ pub(super) fn compare(args: CompareArgs) -> Result<u8, Failure> {
         return Err(Failure::new(exit::USAGE, message));
     }
     let comparison = comparison(&args)?;
-    stop_with_workers();
     let (compared, stopped) = watched(comparison, !args.no_progress)?;
     let results = compared?;
     let on_stdout = json.is_stdout() || html.is_stdout();

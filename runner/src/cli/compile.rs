@@ -2,7 +2,6 @@
 
 use super::args::CompileArgs;
 use super::result_to::ResultTo;
-use super::signals::stop_with_workers;
 use super::{Failure, exit};
 use crate::{Mode, Runner};
 use std::io::{self, IsTerminal};
@@ -15,7 +14,6 @@ pub(super) fn compile(args: &CompileArgs) -> Result<u8, Failure> {
         return Err(Failure::new(exit::USAGE, message));
     }
     let to = ResultTo::open("--output", Some(&args.output), &[Some(&args.task)])?;
-    stop_with_workers();
     let runner = Runner::builder()
         .mode(Mode::Process)
         .spares(0)

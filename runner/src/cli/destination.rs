@@ -264,12 +264,18 @@ fn beside(target: &Path, old: Option<&Metadata>) -> io::Result<NamedTempFile> {
     if target.file_name().is_none() {
         return Err(io::ErrorKind::IsADirectory.into());
     }
-    // The usual ones, less this process's umask.
-    let usual = Permissions::from_mode(0o666);
-    let new = tempfile::Builder::new()
+    // That of the system, which the error that comes back hides behind a name that nobody
+    // knows.
+    let mut errno = None;
+    let made = tempfile::Builder::new()
         .prefix(".wrun-")
-        .permissions(usual)
-        .tempfile_in(directory(target))?;
+        .make_in(directory(target), |path| {
+            // With the usual permissions, less this process's umask.
+            let mut options = File::options();
+            let opened = options.read(true).write(true).create_new(true).open(path);
+            opened.inspect_err(|error| errno = error.raw_os_error())
+        });
+    let new = made.map_err(|error| errno.map_or(error, io::Error::from_raw_os_error))?;
     if let Some(old) = old {
         let ours = new.as_file().metadata()?;
         if (ours.uid(), ours.gid()) != (old.uid(), old.gid()) {

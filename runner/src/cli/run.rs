@@ -5,7 +5,7 @@ use super::input::input;
 use super::output::{Copied, Output, copy_stderr};
 use super::progress::{Line, gone};
 use super::result_to::ResultTo;
-use super::signals::{Signals, Stop, Time, Wish, over, stop_with_workers};
+use super::signals::{Signals, Stop, Time, Wish, over};
 use super::{Failure, exit, text};
 use crate::{
     Artifact, Cache, Limit, Limits, Outcome, Report, Runner, Stdio, Task, TaskGrant, TaskHandle,
@@ -21,7 +21,6 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 const LOADING: Duration = Duration::from_secs(10);
 
 pub(super) fn run(args: RunArgs) -> Result<u8, Failure> {
-    stop_with_workers();
     let builder = Runner::builder()
         .mode(args.mode)
         .max_queued(0)

@@ -1,14 +1,14 @@
-//! The signals that end `wrun`, and those that stop it.
+//! The signals that end `wrun`.
 //!
 //! Not tokio's: with its signals built in, every runtime has a socket pair for
 //! them, each forked worker's too.
 
 use super::exit;
-use crate::{StopSignal, suspend, sys, time_suspended};
-use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGTERM, SIGTSTP, SIGTTIN, SIGTTOU, SIGXCPU};
+use crate::{sys, time_suspended};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXCPU};
 use signal_hook::flag::register_usize;
 use signal_hook::low_level::pipe::register;
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::net::UnixStream;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -161,42 +161,5 @@ impl Stop {
             return Wish::Ask;
         }
         Wish::End
-    }
-}
-
-/// Has Ctrl-Z, and reading or writing as a job in the background, stop the workers with
-/// `wrun`, from now on. Where the system gives no thread or socket for that, such a signal
-/// stops `wrun` alone.
-pub(super) fn stop_with_workers() {
-    // Of the last such signal; what lets a process go on takes it back, as the kernel does
-    // with those that wait.
-    static STOPPED: LazyLock<Arc<AtomicUsize>> = LazyLock::new(Arc::default);
-    let Ok((mut reader, writer)) = UnixStream::pair() else {
-        return;
-    };
-    let stopping = move || {
-        let mut bytes = [0; 64];
-        while !matches!(reader.read(&mut bytes), Ok(0)) {
-            match STOPPED.swap(0, Ordering::SeqCst) {
-                0 => {}
-                signal if signal == SIGTTIN as usize => suspend(StopSignal::Input),
-                signal if signal == SIGTTOU as usize => suspend(StopSignal::Output),
-                _ => suspend(StopSignal::Terminal),
-            }
-        }
-    };
-    let thread = std::thread::Builder::new().name("wrun-stop".into());
-    if thread.spawn(stopping).is_err() {
-        return;
-    }
-    let _ = register_usize(SIGCONT, STOPPED.clone(), 0);
-    for signal in [SIGTSTP, SIGTTIN, SIGTTOU] {
-        if !sys::is_ignored(signal)
-            && let Ok(writer) = writer.try_clone()
-        {
-            // In this order.
-            let noted = register_usize(signal, STOPPED.clone(), signal as usize);
-            let _ = noted.and_then(|_| register(signal, writer));
-        }
     }
 }

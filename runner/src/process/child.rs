@@ -11,7 +11,6 @@ use crate::sys::{self, Exit, Pidfd, Whom};
 use rustix::process::{Pid, Signal, getpgid, kill_process, kill_process_group};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::process::Child as StdChild;
 use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -37,8 +36,8 @@ pub(super) struct Started {
 
 impl Started {
     /// Takes over what was started as the leader of a process group.
-    pub(super) fn new(child: &StdChild, member: Member, place: Place) -> io::Result<Self> {
-        let group = child.id().cast_signed();
+    pub(super) fn new(member: Member, place: Place) -> io::Result<Self> {
+        let group = member.group();
         let mut started = Started {
             group,
             member: Some(member),

@@ -21,7 +21,7 @@ use crate::deadline::Deadline;
 use crate::jail::{CompileLimits, Grants, Plan, Role};
 use crate::sandbox::{Code, CodeError, Compiler, LoadError, MAX_FILE};
 use crate::shortage;
-use crate::sys::{self, End, Exit, Whom};
+use crate::sys::{self, End, Exit, Program, Whom};
 use crate::wire::{CompileOrder, CompilerSays, Decoder, Hello, MAX_ANSWER};
 use bytes::Bytes;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -34,9 +34,7 @@ use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Child as StdChild, Command, Stdio};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -248,30 +246,22 @@ impl ChildCompiler {
             user.apply(&mut order.plan);
         }
         rustix::io::ioctl_fionbio(&words, true).map_err(|errno| pipes(errno.into()))?;
-        // Nothing here needs code between fork and exec.
-        let mut command = Command::new(&self.program);
-        command
-            .arg0("wrun-compile")
-            .arg(WORKER_ARG)
-            .arg(std::process::id().to_string())
-            .arg(COMPILE_ARG)
-            .env_clear()
-            .current_dir("/")
-            // A terminal's Ctrl-C is the runner's to handle.
-            .process_group(0)
-            .stdin(Stdio::from(OwnedFd::from(its_socket)))
-            .stdout(Stdio::from(OwnedFd::from(
-                its_words.try_clone().map_err(&pipes)?,
-            )))
-            .stderr(Stdio::from(OwnedFd::from(its_words)));
-        let (child, member) =
-            suspend::start(&mut command).map_err(|source| ProcessError::Spawn {
-                program: self.program.clone(),
-                source,
-            })?;
+        let pid = std::process::id().to_string();
+        let started = suspend::start(&Program {
+            path: &self.program,
+            args: &["wrun-compile", WORKER_ARG, &pid, COMPILE_ARG],
+            env: &[],
+            stdin: its_socket.as_fd(),
+            stdout: its_words.as_fd(),
+            stderr: its_words.as_fd(),
+        });
+        let member = started.map_err(|source| ProcessError::Spawn {
+            program: self.program.clone(),
+            source,
+        })?;
         // Its ends are the child's alone from here on.
-        drop(command);
-        let child = Reaped::new(&child, member);
+        drop((its_socket, its_words));
+        let child = Reaped::new(member);
         let life = Pid::from_raw(child.first)
             .ok_or(Errno::SRCH)
             .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()))
@@ -389,9 +379,9 @@ impl Drop for Place<'_> {
 
 impl Reaped {
     /// Takes over what was started as the leader of a process group.
-    pub(super) fn new(child: &StdChild, member: Member) -> Self {
+    pub(super) fn new(member: Member) -> Self {
         Reaped {
-            first: child.id().cast_signed(),
+            first: member.group(),
             moved: None,
             ended: false,
             member: Some(member),

@@ -7,25 +7,23 @@
 //! [`Floor::echo`] and [`Floor::sink`]. Invariant: a [`Floor`] that is dropped leaves
 //! no process behind, its children included.
 
+use super::compile::Reaped;
 use super::floor_main::FLOOR_ARG;
 use super::image::Image;
-use super::suspend::{self, Member};
+use super::suspend;
 use super::worker_main::WORKER_ARG;
 use crate::deadline::Deadline;
 use crate::report::Usage;
 use crate::sandbox::Code;
-use crate::sys::{self, FileId};
+use crate::sys::{self, FileId, Program};
 use crate::task::Spec;
 use bytes::Bytes;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, Signal, kill_process_group};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use std::io::{self, Read, Write};
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Largest frame: a task's input or output, and some.
@@ -117,10 +115,9 @@ fn path_of(descriptor: impl AsFd) -> PathBuf {
 
 /// A running one.
 pub(crate) struct Floor {
-    child: Child,
-    member: Option<Member>,
-    to: ChildStdin,
-    from: ChildStdout,
+    to: PipeWriter,
+    from: PipeReader,
+    _child: Reaped,
 }
 
 impl Floor {
@@ -130,26 +127,22 @@ impl Floor {
     ///
     /// It cannot be started.
     pub(crate) fn start(program: &FloorProgram) -> io::Result<Self> {
-        let mut command = Command::new(&program.path);
-        command
-            .arg0("wrun-floor")
-            .arg(WORKER_ARG)
-            .arg(std::process::id().to_string())
-            .arg(FLOOR_ARG)
-            .env_clear()
-            .process_group(0)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::from(sys::null()?));
-        let (mut child, member) = suspend::start(&mut command)?;
-        let (Some(to), Some(from)) = (child.stdin.take(), child.stdout.take()) else {
-            return Err(io::Error::other("no pipes"));
-        };
+        let (its_stdin, to) = io::pipe()?;
+        let (from, its_stdout) = io::pipe()?;
+        let null = sys::null()?;
+        let pid = std::process::id().to_string();
+        let member = suspend::start(&Program {
+            path: &program.path,
+            args: &["wrun-floor", WORKER_ARG, &pid, FLOOR_ARG],
+            env: &[],
+            stdin: its_stdin.as_fd(),
+            stdout: its_stdout.as_fd(),
+            stderr: null.as_fd(),
+        })?;
         Ok(Floor {
-            child,
-            member: Some(member),
             to,
             from,
+            _child: Reaped::new(member),
         })
     }
 
@@ -269,19 +262,6 @@ impl Floor {
                 Ok(_) => return read_frame(&mut self.from),
             }
         }
-    }
-}
-
-impl Drop for Floor {
-    fn drop(&mut self) {
-        drop(self.member.take());
-        // Not reaped yet, so its number and its group's are still its own.
-        let number = self.child.id().cast_signed();
-        if let Some(pid) = Pid::from_raw(number).filter(|_| sys::is_child(number)) {
-            let _ = kill_process_group(pid, Signal::KILL);
-        }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

@@ -50,7 +50,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
-pub use suspend::{StopSignal, suspend};
+pub use suspend::{StopSignal, job_control, suspend};
 use users::Users;
 pub use worker_main::worker_hook;
 

@@ -13,14 +13,12 @@ use super::suspend;
 use super::words::Words;
 use super::worker_main::WORKER_ARG;
 use crate::sandbox::Code;
-use crate::sys::{self, Shown};
+use crate::sys::{self, Program, Shown};
 use crate::wire::{ControlOrder, StartOrder};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
@@ -241,25 +239,22 @@ fn spawn(
         descriptors.push(clock.file());
     }
     let order = ControlOrder::Start(Box::new(order));
-    // Nothing here needs code between fork and exec, which would make the start
-    // a fork that copies the runner's page tables.
-    let mut command = Command::new(program);
-    command
-        .arg0("wrun-worker")
-        .arg(WORKER_ARG)
-        .arg(std::process::id().to_string())
-        .env_clear()
-        .current_dir("/")
-        // A terminal's Ctrl-C is the runner's to handle.
-        .process_group(0)
-        .stdin(Stdio::from(OwnedFd::from(its_control)))
-        .stdout(Stdio::from(its_stdout))
-        .stderr(Stdio::from(its_stderr));
-    let (child, member) = suspend::start(&mut command).map_err(|source| ProcessError::Spawn {
+    let pid = std::process::id().to_string();
+    let started = suspend::start(&Program {
+        path: program,
+        args: &["wrun-worker", WORKER_ARG, &pid],
+        env: &[],
+        stdin: its_control.as_fd(),
+        stdout: its_stdout.as_fd(),
+        stderr: its_stderr.as_fd(),
+    });
+    let member = started.map_err(|source| ProcessError::Spawn {
         program: program.clone(),
         source,
     })?;
-    let started = Started::new(&child, member, place).map_err(system)?;
+    // Its ends are the child's alone from here on.
+    drop((its_control, its_stdout, its_stderr));
+    let started = Started::new(member, place).map_err(system)?;
     // It does not end before it has its order: where somebody else reaps children, it must
     // be watched by then.
     match channel::send(&control, &order, &descriptors) {

@@ -7,12 +7,13 @@
 //! is started, and nobody takes a process for stopped by itself ([`round`]).
 
 use crate::deadline;
-use crate::sys::{self, Process, Shown};
+use crate::error::{Error, ErrorKind};
+use crate::shortage;
+use crate::sys::{self, Process, Program, Shown};
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::collections::BTreeSet;
 use std::io;
-use std::process::{Child as StdChild, Command};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
 
 /// A signal that stops a process.
@@ -53,14 +54,60 @@ impl StopSignal {
 /// ([`time_suspended`](crate::time_suspended)); it does for what guests and hosts measure
 /// themselves. `SIGSTOP` that others send cannot be caught, stops this process alone, and
 /// its time counts.
+///
+/// A `SIGCONT` that comes before this process is stopped has no effect; with
+/// [`job_control`], which needs no handlers, none is lost.
 pub fn suspend(signal: StopSignal) {
+    suspend_by(|| sys::stop_by(signal.raw()));
+}
+
+/// Has `SIGTSTP`, `SIGTTIN` and `SIGTTOU` [`suspend`] this process with its workers from now
+/// on, as far as it was not started to ignore them: by a thread that waits for them.
+///
+/// Call it before the program starts threads: `SIGTSTP` is blocked in this one and in those
+/// that it starts, and stops the process alone where another one does not block it. `wrun`
+/// does it. More calls do nothing.
+///
+/// # Errors
+///
+/// [`ErrorKind::System`] when there is no descriptor or no thread for that; those signals
+/// stop this process alone then.
+pub fn job_control() -> Result<(), Error> {
+    static CONTROLLED: AtomicBool = AtomicBool::new(false);
+    let refused = |error: io::Error| {
+        let hint = shortage::hint(&error);
+        let message = format!("cannot take part in job control: {error}{hint}");
+        Error::new(ErrorKind::System, message)
+    };
+    if CONTROLLED.swap(true, Ordering::SeqCst) {
+        return Ok(());
+    }
+    let Some(signals) = sys::JobSignals::hold().map_err(refused)? else {
+        return Ok(());
+    };
+    let obeying = move || {
+        signals.obey_here();
+        loop {
+            signals.wait();
+            suspend_by(|| signals.obey());
+        }
+    };
+    let thread = std::thread::Builder::new().name("wrun-stop".into());
+    thread.spawn(obeying).map(drop).map_err(|error| {
+        sys::JobSignals::let_go();
+        refused(error)
+    })
+}
+
+/// Stops what was started, and this process by what `stop` does, and has all go on.
+fn suspend_by(stop: impl FnOnce()) {
     let job = Job::current();
     let _one_at_a_time = lock(&job.suspending);
     let _nothing_starts = job.starting.write().unwrap_or_else(PoisonError::into_inner);
     job.round.fetch_add(1, Ordering::SeqCst);
     job.show(deadline::stop_clock());
     job.tell(Signal::STOP);
-    sys::stop_by(signal.raw());
+    stop();
     job.show(deadline::start_clock());
     job.tell(Signal::CONT);
     job.round.fetch_add(1, Ordering::SeqCst);
@@ -142,14 +189,20 @@ impl Drop for Member {
     }
 }
 
+impl Member {
+    /// The number of the group, and of the process that founded it.
+    pub(super) fn group(&self) -> i32 {
+        self.0
+    }
+}
+
 /// Starts a program that founds a process group.
-pub(super) fn start(command: &mut Command) -> io::Result<(StdChild, Member)> {
+pub(super) fn start(program: &Program<'_>) -> io::Result<Member> {
     let job = Job::current();
     let _not_suspended = job.starting.read().unwrap_or_else(PoisonError::into_inner);
-    let child = command.spawn()?;
-    let group = child.id().cast_signed();
+    let group = sys::start(program)?;
     lock(&job.listed).groups.insert(group);
-    Ok((child, Member(group)))
+    Ok(Member(group))
 }
 
 /// A clock for workers, which stands while this process is suspended; none where the

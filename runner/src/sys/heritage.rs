@@ -38,6 +38,11 @@ pub(crate) fn start_afresh() {
             Some(_) => disposition(signal, libc::SIG_DFL),
         }
     }
+    for signal in super::JOB_SIGNALS {
+        // One that waits was meant for the job of its parent: this takes it away.
+        disposition(signal, libc::SIG_IGN);
+        disposition(signal, libc::SIG_DFL);
+    }
     let _ = unblock_all();
     leave_real_time();
 }
@@ -58,7 +63,7 @@ pub(crate) fn unblock_traps() {
         static UNBLOCKED: Cell<bool> = const { Cell::new(false) };
     }
     if !UNBLOCKED.replace(true) {
-        mask(libc::SIG_UNBLOCK, &TRAPS);
+        super::signal::mask(libc::SIG_UNBLOCK, &TRAPS);
     }
 }
 
@@ -134,19 +139,6 @@ fn unblock_all() -> io::Result<()> {
     match set {
         0 => Ok(()),
         errno => Err(io::Error::from_raw_os_error(errno)),
-    }
-}
-
-#[expect(unsafe_code, reason = "signal masks are set through libc")]
-fn mask(how: libc::c_int, signals: &[libc::c_int]) {
-    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: as above; `sigaddset` changes a set that is filled.
-    unsafe {
-        libc::sigemptyset(set.as_mut_ptr());
-        for signal in signals {
-            libc::sigaddset(set.as_mut_ptr(), *signal);
-        }
-        libc::pthread_sigmask(how, set.as_ptr(), std::ptr::null_mut());
     }
 }
 

@@ -10,6 +10,7 @@ mod descriptor;
 mod fork;
 mod heritage;
 mod inherited;
+mod job;
 #[cfg(feature = "test-hooks")]
 mod keeper;
 mod landlock;
@@ -27,6 +28,7 @@ mod shared_words;
 mod shown;
 mod signal;
 mod sole;
+mod start;
 mod stdout;
 mod ticks;
 mod to_map;
@@ -43,6 +45,7 @@ pub(crate) use heritage::{
     fill_standard_streams, hear_signals, is_denied_code, start_afresh, unblock_traps,
 };
 pub(crate) use inherited::{blank, close_inherited};
+pub(crate) use job::{JOB_SIGNALS, JobSignals};
 pub(crate) use landlock::landlock_abi;
 pub(crate) use large_pages::{Collapsed, FileId, IMAGE_SEALS, LARGE, collapse, map_own_code};
 pub(crate) use namespace::{Side, fork_sibling, unshare};
@@ -63,6 +66,7 @@ pub(crate) use signal::{
     survive_file_size_signal,
 };
 pub(crate) use sole::is_sole;
+pub(crate) use start::{Program, start};
 pub(crate) use stdout::was_stdout_closed;
 pub(crate) use ticks::{are_ticking, has_ticks, start_ticks, stop_ticks, tick_for};
 pub(crate) use to_map::ToMap;

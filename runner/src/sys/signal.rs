@@ -71,18 +71,13 @@ fn disposition(signal: libc::c_int) -> Option<libc::sighandler_t> {
 #[expect(unsafe_code, reason = "signal dispositions are set through libc")]
 pub(crate) fn stop_by(signal: libc::c_int) {
     // SAFETY: all zeroes is a `sigaction`, the default, and an empty set on Linux.
-    let (default, mut before, mut masked, mut only): (
-        libc::sigaction,
-        libc::sigaction,
-        libc::sigset_t,
-        libc::sigset_t,
-    ) = unsafe { std::mem::zeroed() };
+    let (default, mut before, mut masked): (libc::sigaction, libc::sigaction, libc::sigset_t) =
+        unsafe { std::mem::zeroed() };
+    let only = set_of(&[signal]);
     // SAFETY: everything outlives the calls. The default installs no handler, and what was
     // there before is put back as the kernel gave it. Raised to this thread, which does not
     // block it, the signal has done its work when the call returns.
     unsafe {
-        libc::sigemptyset(&raw mut only);
-        libc::sigaddset(&raw mut only, signal);
         libc::sigaction(signal, &raw const default, &raw mut before);
         libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const only, &raw mut masked);
         libc::raise(signal);
@@ -141,13 +136,28 @@ impl Drop for NoPipeSignal {
     }
 }
 
-#[expect(unsafe_code, reason = "sets of signals are made through libc")]
 fn only_pipe() -> libc::sigset_t {
-    // SAFETY: all zeroes is an empty set on Linux, and the number is a signal's.
+    set_of(&[libc::SIGPIPE])
+}
+
+/// Changes the mask of this thread.
+#[expect(unsafe_code, reason = "signal masks are set through libc")]
+pub(super) fn mask(how: libc::c_int, signals: &[libc::c_int]) {
+    let set = set_of(signals);
+    // SAFETY: the set is filled, and only read; a null old one is allowed.
+    unsafe { libc::pthread_sigmask(how, &raw const set, ptr::null_mut()) };
+}
+
+#[expect(unsafe_code, reason = "sets of signals are made through libc")]
+pub(super) fn set_of(signals: &[libc::c_int]) -> libc::sigset_t {
+    // SAFETY: all zeroes is an empty set on Linux, and the calls change one of ours; a
+    // number that is no signal's is refused.
     unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut set);
-        libc::sigaddset(&raw mut set, libc::SIGPIPE);
+        for signal in signals {
+            libc::sigaddset(&raw mut set, *signal);
+        }
         set
     }
 }
