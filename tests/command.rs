@@ -75,7 +75,7 @@ impl Wrun {
         // program of theirs would ignore too.
         let mut command = Command::new("env");
         command
-            .arg("--default-signal=HUP,INT,QUIT,TERM")
+            .arg("--default-signal=HUP,INT,QUIT,TERM,TSTP,TTIN,TTOU")
             .arg(program)
             .env("WRUN_CACHE_DIR", shared_cache())
             // What a panic would say is to be seen, and found.

@@ -648,7 +648,7 @@ source, output = socket.recv_fds(channel, 1, 8)[1]
 def frame(body):
     return struct.pack("<I", len(body)) + body
 
-def hello(version=6):
+def hello(version=7):
     channel.sendall(b"wrunwork" + struct.pack("<I", version))
 
 def say(body):

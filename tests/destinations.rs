@@ -241,3 +241,46 @@ fn what_a_descriptor_is_called_is_written_through_it() {
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 }
+
+#[test]
+fn a_folder_that_may_not_be_written_to_is_said_to_be_one() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let program = crate::processes::own_copy(folder.path());
+    let task = write(folder.path(), "echo.wat", fs::read(echo()).unwrap());
+    let [closed, read_only] = [("closed", 0o000), ("read-only", 0o555)].map(|(name, mode)| {
+        let folder = folder.path().join(name);
+        fs::create_dir(&folder).unwrap();
+        fs::set_permissions(&folder, fs::Permissions::from_mode(mode)).unwrap();
+        folder
+    });
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    // Root may write anywhere.
+    let run = |line: &[OsString]| match rustix::process::geteuid().is_root() {
+        false => Wrun::program(&program).args(line).run(),
+        true => Wrun::program(Path::new("setpriv"))
+            .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+            .arg(&program)
+            .args(line)
+            .run(),
+    };
+    for (to, why) in [
+        (closed.join("new"), "Permission denied (os error 13)"),
+        (read_only.join("new"), "Permission denied (os error 13)"),
+        (
+            folder.path().join("missing/new"),
+            "No such file or directory (os error 2)",
+        ),
+    ] {
+        for line in commands(&task, &to) {
+            let ran = run(&line);
+            if ran.stderr.starts_with("setpriv: ") {
+                println!("skipped: setpriv cannot start a program of another user");
+                return;
+            }
+            ran.expect_code(125, &format!("{line:?}"));
+            let said = format!("wrun: cannot write {}: {why}\n", to.display());
+            assert_eq!(ran.stderr, said, "{line:?}");
+        }
+    }
+}

@@ -116,7 +116,7 @@ os.dup2(1, 0)
 raw, say, order, done = control.raw, control.say, control.order, control.done
 ask = control.ask
 
-def hello(version=6, fds=()):
+def hello(version=7, fds=()):
     raw(b"wrunwork" + struct.pack("<I", version), fds)
 
 def ready(layers=0, fds=()):

@@ -6,6 +6,7 @@
 //! bound there is a refusal at once and never a wait; children take no place of
 //! submitted tasks, which may be waiting for them.
 
+use crate::deadline::{Deadline, until};
 use crate::executor::{Executed, Executor, Job};
 use crate::grant::TaskGrant;
 use crate::limits::Limits;
@@ -16,13 +17,13 @@ use crate::sandbox::{Ending, Fate, Sink};
 use crate::services::{Commons, Provider, SpawnError};
 use crate::stop::Stop;
 use crate::task::{InputKind, Spec, Terminals};
-use crate::turn::{Turn, until};
+use crate::turn::Turn;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -97,7 +98,7 @@ pub(crate) struct Children {
     /// Of the task above the children, 0 for a submitted one.
     depth: u32,
     limits: Limits,
-    deadline: Option<Instant>,
+    deadline: Option<Deadline>,
     cancel: CancellationToken,
     /// Ends all of them.
     kill: CancellationToken,
@@ -170,7 +171,7 @@ impl Drop for Slot {
 /// What a child has of the task above it.
 pub(crate) struct Heritage {
     pub(crate) limits: Limits,
-    pub(crate) deadline: Option<Instant>,
+    pub(crate) deadline: Option<Deadline>,
     pub(crate) cancel: CancellationToken,
     pub(crate) kill: CancellationToken,
     pub(crate) grace: Duration,
@@ -275,9 +276,7 @@ impl Children {
         to.share();
         let slot = Arc::new(slot);
         let id = self.starter.next_id.fetch_add(1, Ordering::Relaxed);
-        let own = limits
-            .timeout
-            .and_then(|timeout| Instant::now().checked_add(timeout));
+        let own = limits.timeout.and_then(Deadline::after);
         let deadline = match (own, self.deadline) {
             (Some(own), Some(theirs)) => Some(own.min(theirs)),
             (own, theirs) => own.or(theirs),
@@ -369,10 +368,7 @@ impl Children {
         let ended = ended.ok().and_then(|end| end.clone());
         // A parent whose time is up learns nothing more: it ends by its own deadline,
         // whichever of the two is noticed first.
-        if self
-            .deadline
-            .is_some_and(|deadline| Instant::now() >= deadline)
-        {
+        if self.deadline.is_some_and(Deadline::has_passed) {
             std::future::pending::<()>().await;
         }
         // It was given up by a panic, which is a bug.

@@ -7,6 +7,7 @@
 use crate::broadcast::Broadcast;
 use crate::children::{Children, Heritage, Starter, child_data};
 use crate::config::{Config, Jail, Mode};
+use crate::deadline::{Deadline, until};
 use crate::error::{Error, ErrorKind};
 use crate::executor::{Executed, Executor, Job};
 use crate::handle::OutputStream;
@@ -25,7 +26,6 @@ use crate::stop::Stop;
 use crate::sys::{self, Process};
 use crate::task::{Input, Spec, Stdio, Task, validate_output, validate_tasks};
 use crate::thread::ThreadExecutor;
-use crate::turn::until;
 use bytes::Bytes;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -215,10 +215,7 @@ impl Core {
             None => sink(stderr, &spec),
         };
         let (progress, watched) = watch::channel(Progress::default());
-        let deadline = spec
-            .limits
-            .timeout
-            .and_then(|timeout| submitted.checked_add(timeout));
+        let deadline = spec.limits.timeout.and_then(Deadline::after);
         let cancel = CancellationToken::new();
         let kill = self.kill_all.child_token();
         let stop = Stop {

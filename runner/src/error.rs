@@ -270,7 +270,9 @@ impl From<ProcessError> for Error {
             ProcessError::JailFailed { .. } => ErrorKind::Jail,
             ProcessError::CrashLoop { .. } => ErrorKind::CrashLoop,
             ProcessError::Spawn { source, .. } if is_no_program(source) => ErrorKind::NoWorker,
-            ProcessError::Spawn { .. } | ProcessError::System { .. } => ErrorKind::System,
+            ProcessError::NoProc | ProcessError::Spawn { .. } | ProcessError::System { .. } => {
+                ErrorKind::System
+            }
             ProcessError::ShutDown => ErrorKind::ShutDown,
         };
         Error::with_source(kind, error.to_string(), error)

@@ -2,6 +2,7 @@
 //! implementations: [`thread`](crate::thread) and [`process`](crate::process).
 
 use crate::config::Start;
+use crate::deadline::Deadline;
 use crate::error::Error;
 use crate::jail::JailReport;
 use crate::outcome::Crash;
@@ -12,7 +13,7 @@ use crate::sandbox::{Artifact, Fate, Progress, Sink};
 use crate::services::Provider;
 use crate::task::{InputKind, Spec};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// Runs admitted tasks, any number at the same time.
@@ -45,7 +46,7 @@ pub(crate) struct Job {
     pub(crate) attempt: u32,
     pub(crate) artifact: Artifact,
     pub(crate) spec: Arc<Spec>,
-    pub(crate) deadline: Option<Instant>,
+    pub(crate) deadline: Option<Deadline>,
     pub(crate) stdin: InputKind,
     pub(crate) stdout: Sink,
     pub(crate) stderr: Sink,

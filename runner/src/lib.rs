@@ -367,6 +367,7 @@ pub mod compare;
 mod compile_budget;
 mod config;
 mod core;
+mod deadline;
 mod error;
 mod executor;
 #[cfg(feature = "fuzzing")]
@@ -405,6 +406,7 @@ pub fn die_of_broken_pipes() {
 
 pub use builder::Builder;
 pub use config::{Cache, Jail, Mode, Start};
+pub use deadline::time_suspended;
 pub use error::{Error, ErrorKind};
 pub use grant::{DirGrant, TaskGrant, TcpGrant};
 pub use handle::{Canceller, Killer, OutputStream, ProgressWatch, TaskHandle};
@@ -414,7 +416,7 @@ pub use lock_table::LockMode;
 pub use locks::LockGuard;
 pub use outcome::{Crash, Limit, Outcome, Output, Trap, TrapKind};
 pub use port::{Message, Port, PortError, Unsent};
-pub use process::worker_hook;
+pub use process::{StopSignal, job_control, suspend, worker_hook};
 pub use region::{Kind as RegionKind, Region, RegionError, Waited};
 pub use report::{Access, Denial, Report, Stats, Usage};
 pub use runner::Runner;

@@ -10,6 +10,7 @@ use crate::broadcast::Line;
 use crate::builder::Builder;
 use crate::config::{Config, Mode};
 use crate::core::Core;
+use crate::deadline;
 use crate::error::{Error, ErrorKind};
 use crate::handle::TaskHandle;
 use crate::lock_table::LockMode;
@@ -36,8 +37,8 @@ const DROP_WAIT: Duration = Duration::from_secs(5);
 const THREADS_WAIT: Duration = Duration::from_millis(100);
 /// Threads beside those of the runtime that there must be memory for: one that waits for what
 /// blocks, the clock of epochs, one that starts programs; and those of a command, for
-/// streams and progress.
-const OTHER_THREADS: usize = 7;
+/// streams, progress and job control.
+const OTHER_THREADS: usize = 8;
 /// How long the first thread that waits for what blocks may take to be there.
 const THREADS_START: Duration = Duration::from_secs(10);
 
@@ -491,12 +492,12 @@ impl Runner {
         let core = self.core.clone();
         core.admission.close();
         core.tasks.close();
-        if tokio::time::timeout(time, core.tasks.wait()).await.is_ok() {
+        if deadline::timeout(time, core.tasks.wait()).await.is_ok() {
             return 0;
         }
         let left = core.tasks.len();
         core.kill_all.cancel();
-        let _ = tokio::time::timeout(DROP_WAIT, core.tasks.wait()).await;
+        let _ = deadline::timeout(DROP_WAIT, core.tasks.wait()).await;
         left
     }
 
@@ -570,7 +571,7 @@ impl Drop for Runner {
         // its own may.
         let wait = |runtime: Runtime, core: &Core| {
             runtime.block_on(async {
-                let _ = tokio::time::timeout(DROP_WAIT, core.tasks.wait()).await;
+                let _ = deadline::timeout(DROP_WAIT, core.tasks.wait()).await;
             });
             core.executor.close();
             runtime.shutdown_timeout(THREADS_WAIT);

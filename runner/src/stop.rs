@@ -1,7 +1,7 @@
 //! How a task is killed: it is asked to stop, has its grace, and is ended.
 
-use crate::turn::until;
-use std::time::{Duration, Instant};
+use crate::deadline::{Deadline, until};
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// The wish that one task is gone, and what grants it.
@@ -31,7 +31,7 @@ impl Stop {
             tokio::select! {
                 biased;
                 ended = &mut running => return ended,
-                () = until(Instant::now().checked_add(self.grace)) => {}
+                () = until(Deadline::after(self.grace)) => {}
             }
         }
         self.end.cancel();
@@ -41,6 +41,6 @@ impl Stop {
     /// Waits until the grace of a task that is wished gone is over.
     pub(crate) async fn over(&self) {
         self.wished.cancelled().await;
-        tokio::time::sleep(self.grace).await;
+        until(Deadline::after(self.grace)).await;
     }
 }

@@ -29,7 +29,8 @@ A task gets nothing that is not granted: no directory, no variable, no socket,
 no other task.
 
 SIGTERM asks the task to stop, and ends it after --grace, or at once where the task
-cannot hear; Ctrl-C ends it at once.
+cannot hear; Ctrl-C ends it at once. Ctrl-Z stops wrun and its workers until fg or bg,
+and --timeout with them.
 
 Exit status: 0 completed; a command's own code; 1 the task failed; 2 usage;
 124 timed out; 125 wrun failed; 126 not a task; 127 no such file; 130 interrupted;
@@ -93,6 +94,16 @@ pub(crate) enum Command {
     },
     /// Print the manual page
     Man,
+}
+
+impl Command {
+    /// It starts processes, which are to stop when it is stopped.
+    pub(super) fn has_workers(&self) -> bool {
+        matches!(
+            self,
+            Command::Run(_) | Command::Compile(_) | Command::Compare(_)
+        )
+    }
 }
 
 /// `wrun run`.

@@ -5,14 +5,15 @@
 //! until the new content is whole. A pipe or a device is written to as it is, and opened
 //! when there is something to write: opening a pipe waits for its reader.
 
+use super::signals::{self, Time};
 use super::stdio::Patient;
-use super::{Failure, exit, signals};
+use super::{Failure, exit};
 use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags};
 use std::fs::{self, File, Metadata, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tempfile::NamedTempFile;
 
 /// How often a named pipe is looked at for a reader: the kernel has no way to wait for
@@ -166,7 +167,7 @@ impl Opener {
 
 /// Opens a named pipe for writing once somebody has opened it for reading.
 fn open_pipe(path: &Path, patience: Option<Duration>) -> io::Result<File> {
-    let until = patience.and_then(|patience| Instant::now().checked_add(patience));
+    let time = patience.map(Time::new);
     let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     loop {
         match rustix::fs::open(path, flags, Mode::empty()) {
@@ -175,7 +176,7 @@ fn open_pipe(path: &Path, patience: Option<Duration>) -> io::Result<File> {
                 rustix::fs::fcntl_setfl(&pipe, OFlags::WRONLY)?;
                 return Ok(pipe.into());
             }
-            Err(rustix::io::Errno::NXIO) if until.is_some_and(|until| Instant::now() >= until) => {
+            Err(rustix::io::Errno::NXIO) if time.is_some_and(Time::is_over) => {
                 let why = "no program opened the pipe for reading within --timeout";
                 return Err(io::Error::new(io::ErrorKind::TimedOut, why));
             }
@@ -263,12 +264,18 @@ fn beside(target: &Path, old: Option<&Metadata>) -> io::Result<NamedTempFile> {
     if target.file_name().is_none() {
         return Err(io::ErrorKind::IsADirectory.into());
     }
-    // The usual ones, less this process's umask.
-    let usual = Permissions::from_mode(0o666);
-    let new = tempfile::Builder::new()
+    // That of the system, which the error that comes back hides behind a name that nobody
+    // knows.
+    let mut errno = None;
+    let made = tempfile::Builder::new()
         .prefix(".wrun-")
-        .permissions(usual)
-        .tempfile_in(directory(target))?;
+        .make_in(directory(target), |path| {
+            // With the usual permissions, less this process's umask.
+            let mut options = File::options();
+            let opened = options.read(true).write(true).create_new(true).open(path);
+            opened.inspect_err(|error| errno = error.raw_os_error())
+        });
+    let new = made.map_err(|error| errno.map_or(error, io::Error::from_raw_os_error))?;
     if let Some(old) = old {
         let ours = new.as_file().metadata()?;
         if (ours.uid(), ours.gid()) != (old.uid(), old.gid()) {

@@ -3,7 +3,7 @@
 
 use super::args::CompilingArgs;
 use super::progress;
-use super::signals::Signals;
+use super::signals::{Signals, Time, over};
 use super::{Failure, exit};
 use crate::{Artifact, Compiled, Limit, Runner};
 use std::path::Path;
@@ -57,7 +57,7 @@ impl Loading<'_> {
                 failure: Failure::new(code, "interrupted while loading the task"),
                 limit: None,
             }),
-            () = after(allowed) => Err(self.late(allowed.unwrap_or_default())),
+            () = over(allowed.map(Time::new)) => Err(self.late(allowed.unwrap_or_default())),
             never = showing => match never {},
         };
         gone.wait();
@@ -90,13 +90,6 @@ fn allowed(timeout: Option<Duration>, compiling: Option<Duration>) -> Option<Dur
     // That it takes too long to compile is said by the runner, which is to be first.
     let compiling = compiling.map_or(Duration::ZERO, |time| time.saturating_add(LOADING));
     Some(timeout.max(compiling))
-}
-
-async fn after(time: Option<Duration>) {
-    match time {
-        Some(time) => tokio::time::sleep(time).await,
-        None => std::future::pending().await,
-    }
 }
 
 /// That each run compiles, where that takes long enough to be noticed.

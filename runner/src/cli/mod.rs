@@ -51,6 +51,10 @@ pub fn main() -> ExitCode {
             return ended(print(text.as_bytes()));
         }
     };
+    if cli.command.as_ref().is_none_or(Command::has_workers) {
+        // Without it Ctrl-Z stops this process alone: no reason not to run.
+        let _ = crate::job_control();
+    }
     let result = match cli.command {
         None => run::run(cli.run),
         Some(Command::Run(args)) => run::run(*args),

@@ -4,7 +4,9 @@
 //! them, each forked worker's too.
 
 use super::exit;
+use crate::{sys, time_suspended};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXCPU};
+use signal_hook::flag::register_usize;
 use signal_hook::low_level::pipe::register;
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -12,9 +14,8 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, ReadBuf};
-use tokio::time::Instant;
 
 /// The exit code of the one that came last; 0 before.
 static ARRIVED: LazyLock<Arc<AtomicUsize>> = LazyLock::new(Arc::default);
@@ -33,7 +34,6 @@ pub(super) struct Signals(Vec<(tokio::net::UnixStream, u8)>);
 impl Signals {
     /// Catches them from now on. Needs the context of a tokio runtime.
     pub(super) fn catch() -> io::Result<Self> {
-        let ignored = ignored();
         let mut caught = Vec::new();
         for (signal, code) in [
             (SIGINT, exit::INTERRUPTED),
@@ -41,11 +41,10 @@ impl Signals {
             (SIGHUP, exit::HUNG_UP),
             (SIGXCPU, exit::OUT_OF_TIME),
         ] {
-            let bit = 1_u64 << (signal - 1);
-            if ignored & bit == 0 {
+            if !sys::is_ignored(signal) {
                 let (reader, writer) = UnixStream::pair()?;
                 reader.set_nonblocking(true)?;
-                signal_hook::flag::register_usize(signal, ARRIVED.clone(), code.into())?;
+                register_usize(signal, ARRIVED.clone(), code.into())?;
                 register(signal, writer)?;
                 caught.push((tokio::net::UnixStream::from_std(reader)?, code));
             }
@@ -77,7 +76,51 @@ pub(super) struct Stop {
     /// The exit code of the signal that came first.
     code: Option<u8>,
     /// Until when the task may end by itself.
-    until: Option<Instant>,
+    until: Option<Time>,
+}
+
+/// Some time from now on; while `wrun` is stopped it does not pass.
+#[derive(Clone, Copy)]
+pub(super) struct Time {
+    began: Instant,
+    suspended: Duration,
+    time: Duration,
+}
+
+impl Time {
+    pub(super) fn new(time: Duration) -> Self {
+        Time {
+            began: Instant::now(),
+            suspended: time_suspended(),
+            time,
+        }
+    }
+
+    pub(super) fn is_over(self) -> bool {
+        self.left().is_zero()
+    }
+
+    /// What is left of it.
+    fn left(self) -> Duration {
+        // In this order: what is not known to have been suspended yet has not passed.
+        let passed = self.began.elapsed();
+        let suspended = time_suspended().saturating_sub(self.suspended);
+        self.time.saturating_sub(passed.saturating_sub(suspended))
+    }
+}
+
+/// Waits until some time is over; for ever without one.
+pub(super) async fn over(time: Option<Time>) {
+    let Some(time) = time else {
+        return std::future::pending().await;
+    };
+    loop {
+        let left = time.left();
+        if left.is_zero() {
+            return;
+        }
+        tokio::time::sleep(left).await;
+    }
 }
 
 /// What is wished now.
@@ -106,13 +149,7 @@ impl Stop {
     /// Waits for the next wish: the first SIGTERM asks; any other signal, or the
     /// end of the grace, ends. Cancel safe.
     pub(super) async fn next(&mut self) -> Wish {
-        let until = self.until;
-        let over = async {
-            match until {
-                Some(until) => tokio::time::sleep_until(until).await,
-                None => std::future::pending().await,
-            }
-        };
+        let over = over(self.until);
         let code = tokio::select! {
             code = self.signals.next() => code,
             () = over => return Wish::End,
@@ -120,20 +157,9 @@ impl Stop {
         let first = self.code.is_none();
         self.code.get_or_insert(code);
         if first && code == exit::TERMINATED && !self.grace.is_zero() {
-            // None only where no clock reaches: then it is never.
-            self.until = Instant::now().checked_add(self.grace);
+            self.until = Some(Time::new(self.grace));
             return Wish::Ask;
         }
         Wish::End
     }
-}
-
-/// The mask of ignored signals, bit 0 for signal 1; none where it cannot be read.
-fn ignored() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    status
-        .lines()
-        .find_map(|line| line.strip_prefix("SigIgn:"))
-        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
-        .unwrap_or_default()
 }

@@ -5,6 +5,7 @@ use super::comparison::Comparison;
 use super::results::Policy;
 use super::scratch::Scratch;
 use crate::config::{Cache, Mode, Start};
+use crate::deadline::Deadline;
 use crate::error::{Error, ErrorKind};
 use crate::grant::TaskGrant;
 use crate::outcome::Outcome;
@@ -179,7 +180,7 @@ pub(super) fn completed(report: &Report) -> Result<(), Error> {
 
 /// How much time there is, divided among measures as they come.
 pub(super) struct Left {
-    end: Instant,
+    end: Option<Deadline>,
     /// What the measures that are still to come may have, by their weights.
     weights: u32,
 }
@@ -187,7 +188,7 @@ pub(super) struct Left {
 impl Left {
     pub(super) fn new(budget: Duration) -> Self {
         Left {
-            end: Instant::now() + budget,
+            end: Deadline::after(budget),
             weights: 0,
         }
     }
@@ -199,7 +200,7 @@ impl Left {
 
     /// The share of a measure that was expected, of all that is left.
     pub(super) fn take(&mut self, weight: u32) -> Duration {
-        let left = self.end.saturating_duration_since(Instant::now());
+        let left = self.end.map_or(Duration::ZERO, Deadline::left);
         let share = left * weight / self.weights.max(weight).max(1);
         self.weights = self.weights.saturating_sub(weight);
         share

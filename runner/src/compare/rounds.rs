@@ -5,6 +5,7 @@ use super::comparison::{Comparison, Step, Watch};
 use super::results::{CostRow, Floor, Measure, Policy, Transport};
 use super::summary::Summary;
 use crate::config::Mode;
+use crate::deadline::{self, time_suspended};
 use crate::error::Error;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
@@ -77,6 +78,11 @@ pub(super) fn measure(
     watch: Watch<'_>,
 ) -> ControlFlow<Vec<CostRow>, Vec<CostRow>> {
     let began = Instant::now();
+    let suspended = time_suspended();
+    let passed = || {
+        let suspended = time_suspended().saturating_sub(suspended);
+        began.elapsed().saturating_sub(suspended)
+    };
     let mut measured: Vec<_> = rows
         .into_iter()
         .map(|row| Measured {
@@ -90,7 +96,7 @@ pub(super) fn measure(
     let mut stopped = false;
     let many = measured.len().max(1);
     'rounds: for round in 0..comparison.rounds {
-        let spent = began.elapsed();
+        let spent = passed();
         if spent >= time * 2 && round > 0 || spent >= time && round >= FEWEST {
             break;
         }
@@ -100,7 +106,7 @@ pub(super) fn measure(
             };
             let parts = u32::try_from(turn * 1000 / many).unwrap_or(1000);
             let by_rounds = (round * 1000 + parts) / comparison.rounds;
-            let by_time = began.elapsed().as_millis() * 1000 / time.as_millis().max(1);
+            let by_time = passed().as_millis() * 1000 / time.as_millis().max(1);
             let step = Step {
                 what: it.row.measure.name(),
                 done: by_rounds
@@ -129,6 +135,23 @@ impl Measured<'_> {
         if self.failed.is_some() || self.values.len() >= MOST_VALUES {
             return;
         }
+        loop {
+            let before = deadline::times();
+            let had = [&self.values, &self.floors, &self.ratios].map(Vec::len);
+            self.turn_once(round, factor);
+            if deadline::times() == before {
+                return;
+            }
+            // All was stopped meanwhile (Ctrl-Z): that is no number to keep.
+            let numbers = [&mut self.values, &mut self.floors, &mut self.ratios];
+            for (numbers, had) in numbers.into_iter().zip(had) {
+                numbers.truncate(had);
+            }
+            self.failed = None;
+        }
+    }
+
+    fn turn_once(&mut self, round: u32, factor: f64) {
         // Who goes second finds the caches as the first one left them.
         let floor_first = round % 2 == 1;
         let mut floor = floor_first.then(|| self.floor_once(factor)).flatten();

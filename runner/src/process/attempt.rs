@@ -12,6 +12,7 @@ use super::owners;
 use super::pool::{LINGER, LOOK_EVERY, NoWorker, Pool, Taken, bounded};
 use super::stream::Stream;
 use super::worker::{Life, Told, Worker, crash_of};
+use crate::deadline::{Deadline, timeout, until};
 use crate::error::{Error, ErrorKind};
 use crate::executor::{Executed, Job};
 use crate::outcome::{Crash, Limit};
@@ -20,7 +21,7 @@ use crate::report::Usage;
 use crate::sandbox::{CodeError, Ending, Fate, LoadError, Sink, Source};
 use crate::shortage;
 use crate::task::{InputKind, Spec};
-use crate::turn::{Turn, until};
+use crate::turn::Turn;
 use crate::wire::{Done, FrameError, Input, Order, Output, RunOrder, WorkerSays};
 use bytes::Bytes;
 use std::io;
@@ -342,9 +343,7 @@ async fn supervise(worker: Worker, job: Job, asks: bool) -> Result<Supervised, E
                 task_id: job.task_id,
                 attempt: job.attempt,
                 spec: (*job.spec).clone(),
-                remaining: job
-                    .deadline
-                    .map(|deadline| deadline.saturating_duration_since(Instant::now())),
+                remaining: job.deadline.map(Deadline::left),
                 input,
                 stdout,
                 stderr,
@@ -419,10 +418,7 @@ async fn supervise(worker: Worker, job: Job, asks: bool) -> Result<Supervised, E
     let mut along = Vec::new();
 
     let ordered = told.at;
-    // None only where no clock reaches: then it is never.
-    let overdue_at = job
-        .deadline
-        .and_then(|deadline| deadline.checked_add(GRACE));
+    let overdue_at = job.deadline.and_then(|deadline| deadline.later(GRACE));
     let seen = {
         let mut ordering = std::pin::pin!(ordering);
         let mut killed = std::pin::pin!(job.kill.cancelled());
@@ -506,7 +502,7 @@ async fn supervise(worker: Worker, job: Job, asks: bool) -> Result<Supervised, E
         Seen::Done(done) => *done,
         Seen::Failed { message, grant } => {
             life.kill();
-            let _ = tokio::time::timeout(LINGER, life.wait()).await;
+            let _ = timeout(LINGER, life.wait()).await;
             let kind = if grant {
                 ErrorKind::InvalidTask
             } else {
@@ -520,7 +516,7 @@ async fn supervise(worker: Worker, job: Job, asks: bool) -> Result<Supervised, E
         }
         Seen::Unsent(error) => {
             life.kill();
-            let _ = tokio::time::timeout(LINGER, life.wait()).await;
+            let _ = timeout(LINGER, life.wait()).await;
             return Err(Error::new(
                 ErrorKind::System,
                 format!("cannot pass descriptors to or from a worker: {error}"),
@@ -533,7 +529,7 @@ async fn supervise(worker: Worker, job: Job, asks: bool) -> Result<Supervised, E
                 Seen::Overdue => Ok(Fate::imposed(Ending::LimitExceeded(Limit::Deadline))),
                 Seen::Broken(what) => Err(Crash::Protocol(what)),
                 Seen::Stopped(signal) => Err(Crash::Signal(signal)),
-                _ => match tokio::time::timeout(LINGER, life.wait()).await {
+                _ => match timeout(LINGER, life.wait()).await {
                     Ok(exit) => Err(crash_of(exit)),
                     Err(_) => Err(Crash::Protocol("it closed its socket and lived on".into())),
                 },
@@ -541,7 +537,7 @@ async fn supervise(worker: Worker, job: Job, asks: bool) -> Result<Supervised, E
             life.kill();
             // With descriptors that it may have sent: a pipe ends when none is left.
             drop(says);
-            let exit = tokio::time::timeout(LINGER, life.wait()).await;
+            let exit = timeout(LINGER, life.wait()).await;
             let fate = fate.map_err(|how| life.crashed(how));
             // What it wrote before it died is in the pipes, whole. Whoever reads
             // it sets the pace, and may be given up.
@@ -632,7 +628,7 @@ async fn stopped(life: &mut Life) -> i32 {
 async fn or_stopped<T>(
     work: impl Future<Output = T>,
     kill: &CancellationToken,
-    deadline: Option<Instant>,
+    deadline: Option<Deadline>,
 ) -> Result<T, Ending> {
     tokio::select! {
         biased;

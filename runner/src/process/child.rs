@@ -4,13 +4,14 @@
 //! process group that the first one founded, and that group is what is ended and
 //! reaped. Invariant: a [`Child`] that is dropped leaves no process behind.
 
+use super::suspend::{self, Member};
 use super::users::User;
+use crate::deadline::Deadline;
 use crate::sys::{self, Exit, Pidfd, Whom};
 use rustix::process::{Pid, Signal, getpgid, kill_process, kill_process_group};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::process::Child as StdChild;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 
 /// How long a process that was killed may take to be gone.
@@ -28,16 +29,18 @@ pub(super) struct Place {
 /// reaps it: whoever asked for it may be gone by now.
 pub(super) struct Started {
     group: i32,
+    member: Option<Member>,
     life: Option<OwnedFd>,
     place: Option<Place>,
 }
 
 impl Started {
     /// Takes over what was started as the leader of a process group.
-    pub(super) fn new(child: &StdChild, place: Place) -> io::Result<Self> {
-        let group = child.id().cast_signed();
+    pub(super) fn new(member: Member, place: Place) -> io::Result<Self> {
+        let group = member.group();
         let mut started = Started {
             group,
+            member: Some(member),
             life: None,
             place: Some(place),
         };
@@ -53,6 +56,7 @@ impl Started {
         Ok(Child {
             pid: self.group,
             group: self.group,
+            member: self.member.take(),
             pidfd,
             exit: None,
             reaped: false,
@@ -65,6 +69,7 @@ impl Started {
 impl Drop for Started {
     fn drop(&mut self) {
         if let Some(place) = self.place.take() {
+            drop(self.member.take());
             Burial::begin(self.group, self.group, Some(place)).leave();
         }
     }
@@ -73,6 +78,7 @@ impl Drop for Started {
 pub(super) struct Child {
     pid: i32,
     group: i32,
+    member: Option<Member>,
     pidfd: Pidfd,
     exit: Option<Exit>,
     reaped: bool,
@@ -121,6 +127,7 @@ impl Child {
     pub(super) fn is_dead(&mut self) -> bool {
         if !self.reaped && self.pidfd.has_exited() {
             // Dead already: it takes no time.
+            drop(self.member.take());
             let (group, pid) = (self.group, self.pid);
             let burial = self
                 .burial
@@ -134,12 +141,15 @@ impl Child {
         self.reaped
     }
 
-    /// The signal that stopped it, if one has since this was last asked.
+    /// The signal that stopped it, if one has since this was last asked, and not with this
+    /// process.
     pub(super) fn stopped_by(&self) -> Option<i32> {
-        match self.reaped {
-            true => None,
-            false => self.pidfd.stopped_by(),
+        if self.reaped {
+            return None;
         }
+        let round = suspend::round()?;
+        let signal = self.pidfd.stopped_by()?;
+        (suspend::round() == Some(round)).then_some(signal)
     }
 
     /// Kills it; it may be dead already.
@@ -160,6 +170,7 @@ impl Child {
     pub(super) async fn wait(&mut self) -> Option<Exit> {
         if !self.reaped {
             self.pidfd.exited().await;
+            drop(self.member.take());
             // Kept while it lasts: whoever gives up waiting must not begin another.
             let (group, pid) = (self.group, self.pid);
             let burial = self
@@ -177,6 +188,7 @@ impl Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
+        drop(self.member.take());
         let place = self.place.take();
         if let Some(burial) = self.burial.take() {
             burial.with(place).leave();
@@ -200,7 +212,7 @@ struct Burial {
     /// The child is reaped; its number means nothing any more.
     reaped: bool,
     exit: Option<Exit>,
-    give_up: Instant,
+    give_up: Option<Deadline>,
     over: bool,
     place: Option<Place>,
 }
@@ -218,7 +230,7 @@ impl Burial {
             pid,
             reaped: false,
             exit: None,
-            give_up: Instant::now() + GONE,
+            give_up: Deadline::after(GONE),
             over: false,
             place,
         }
@@ -255,7 +267,7 @@ impl Burial {
                     if let Some(pid) = Pid::from_raw(self.pid).filter(|_| is_there) {
                         let _ = kill_process(pid, Signal::KILL);
                     }
-                    self.over = Instant::now() >= self.give_up;
+                    self.over = self.give_up.is_none_or(Deadline::has_passed);
                     break;
                 }
             }

@@ -14,6 +14,7 @@
 
 use super::child::kill_group;
 use super::compile_wait::{Ears, Ending, HANDSHAKE};
+use super::suspend::{self, Member};
 use super::users::{User, Users};
 use super::worker_main::WORKER_ARG;
 use super::{ProcessError, channel, users_of, worker_program};
@@ -22,7 +23,7 @@ use crate::config::{Config, Jail};
 use crate::jail::{CompileLimits, Grants, Plan, Role};
 use crate::sandbox::{Code, CodeError, Compiler, LoadError, MAX_FILE};
 use crate::shortage;
-use crate::sys::{self, End, Exit, Whom};
+use crate::sys::{self, End, Exit, Program, Whom};
 use crate::wire::CompileOrder;
 use bytes::Bytes;
 use rustix::fs::{MemfdFlags, SealFlags};
@@ -34,9 +35,7 @@ use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Child as StdChild, Command, Stdio};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -99,6 +98,7 @@ pub(super) struct Reaped {
     /// The one that it goes on as.
     moved: Option<i32>,
     ended: bool,
+    member: Option<Member>,
 }
 
 impl ChildCompiler {
@@ -269,29 +269,22 @@ impl ChildCompiler {
             user.apply(&mut order.plan);
         }
         rustix::io::ioctl_fionbio(&words, true).map_err(|errno| pipes(errno.into()))?;
-        // Nothing here needs code between fork and exec.
-        let mut command = Command::new(&self.program);
-        command
-            .arg0("wrun-compile")
-            .arg(WORKER_ARG)
-            .arg(std::process::id().to_string())
-            .arg(COMPILE_ARG)
-            .env_clear()
-            .current_dir("/")
-            // A terminal's Ctrl-C is the runner's to handle.
-            .process_group(0)
-            .stdin(Stdio::from(OwnedFd::from(its_socket)))
-            .stdout(Stdio::from(OwnedFd::from(
-                its_words.try_clone().map_err(&pipes)?,
-            )))
-            .stderr(Stdio::from(OwnedFd::from(its_words)));
-        let child = command.spawn().map_err(|source| ProcessError::Spawn {
+        let pid = std::process::id().to_string();
+        let started = suspend::start(&Program {
+            path: &self.program,
+            args: &["wrun-compile", WORKER_ARG, &pid, COMPILE_ARG],
+            env: &[],
+            stdin: its_socket.as_fd(),
+            stdout: its_words.as_fd(),
+            stderr: its_words.as_fd(),
+        });
+        let member = started.map_err(|source| ProcessError::Spawn {
             program: self.program.clone(),
             source,
         })?;
         // Its ends are the child's alone from here on.
-        drop(command);
-        let child = Reaped::new(&child);
+        drop((its_socket, its_words));
+        let child = Reaped::new(member);
         let life = Pid::from_raw(child.first)
             .ok_or(Errno::SRCH)
             .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()))
@@ -402,11 +395,12 @@ impl Drop for Place<'_> {
 
 impl Reaped {
     /// Takes over what was started as the leader of a process group.
-    pub(super) fn new(child: &StdChild) -> Self {
+    pub(super) fn new(member: Member) -> Self {
         Reaped {
-            first: child.id().cast_signed(),
+            first: member.group(),
             moved: None,
             ended: false,
+            member: Some(member),
         }
     }
 
@@ -442,6 +436,7 @@ impl Reaped {
         if std::mem::replace(&mut self.ended, true) {
             return None;
         }
+        drop(self.member.take());
         let last = self.moved.unwrap_or(self.first);
         let mut end = None;
         let mut left = vec![self.first];

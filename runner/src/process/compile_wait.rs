@@ -6,6 +6,7 @@
 
 use super::ProcessError;
 use super::compile::{Reaped, plain, system};
+use crate::deadline::Deadline;
 use crate::sandbox::LoadError;
 use crate::sys::{self, Exit};
 use crate::wire::{CompilerSays, Decoder, Hello, MAX_ANSWER};
@@ -14,7 +15,7 @@ use rustix::io::Errno;
 use std::io::{self, PipeReader, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A program that has not greeted by then is no compiler.
 pub(super) const HANDSHAKE: Duration = Duration::from_secs(30);
@@ -83,7 +84,7 @@ impl Ears {
         closed: &PipeReader,
         time: Duration,
     ) -> Result<Option<Ending>, LoadError> {
-        let mut end = Instant::now().checked_add(HANDSHAKE);
+        let mut end = Deadline::after(HANDSHAKE);
         loop {
             let Some([gave_up, died]) = self.ready(closed, end)? else {
                 return Ok(Some(Ending::TimedOut));
@@ -96,7 +97,7 @@ impl Ears {
             let open = self.listen();
             let word = self.word();
             if self.greeted && !was_greeted {
-                end = Instant::now().checked_add(time);
+                end = Deadline::after(time);
             }
             match word {
                 Ok(Some(CompilerSays::Moved(pid))) if !self.moved => match child.moved(pid) {
@@ -132,7 +133,7 @@ impl Ears {
             }
             if !open {
                 // It is dying, most likely: how says more than that it does.
-                let soon = Instant::now().checked_add(LINGER);
+                let soon = Deadline::after(LINGER);
                 let died = wait_readable(&mut [PollFd::new(&self.life, PollFlags::IN)], soon)?;
                 return Ok(Some(if died {
                     Ending::Silent
@@ -148,7 +149,7 @@ impl Ears {
     fn ready(
         &self,
         closed: &PipeReader,
-        end: Option<Instant>,
+        end: Option<Deadline>,
     ) -> Result<Option<[bool; 2]>, LoadError> {
         let fd = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
         let mut fds = vec![
@@ -215,9 +216,9 @@ impl Ears {
 }
 
 /// Waits until one of them is ready or closed; `false` when none was until `end`.
-fn wait_readable(fds: &mut [PollFd<'_>], end: Option<Instant>) -> Result<bool, LoadError> {
+fn wait_readable(fds: &mut [PollFd<'_>], end: Option<Deadline>) -> Result<bool, LoadError> {
     loop {
-        let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+        let left = end.map(Deadline::left);
         // A child that is always ready does not live on for that.
         if left.is_some_and(|left| left.is_zero()) {
             return Ok(false);

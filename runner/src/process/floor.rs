@@ -7,23 +7,23 @@
 //! [`Floor::echo`] and [`Floor::sink`]. Invariant: a [`Floor`] that is dropped leaves
 //! no process behind, its children included.
 
+use super::compile::Reaped;
 use super::floor_main::FLOOR_ARG;
 use super::image::Image;
+use super::suspend;
 use super::worker_main::WORKER_ARG;
+use crate::deadline::Deadline;
 use crate::report::Usage;
 use crate::sandbox::Code;
-use crate::sys::{self, FileId};
+use crate::sys::{self, FileId, Program};
 use crate::task::Spec;
 use bytes::Bytes;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, Signal, kill_process_group};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use std::io::{self, Read, Write};
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, AsRawFd};
-use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Largest frame: a task's input or output, and some.
@@ -115,9 +115,9 @@ fn path_of(descriptor: impl AsFd) -> PathBuf {
 
 /// A running one.
 pub(crate) struct Floor {
-    child: Child,
-    to: ChildStdin,
-    from: ChildStdout,
+    to: PipeWriter,
+    from: PipeReader,
+    _child: Reaped,
 }
 
 impl Floor {
@@ -127,21 +127,23 @@ impl Floor {
     ///
     /// It cannot be started.
     pub(crate) fn start(program: &FloorProgram) -> io::Result<Self> {
-        let mut child = Command::new(&program.path)
-            .arg0("wrun-floor")
-            .arg(WORKER_ARG)
-            .arg(std::process::id().to_string())
-            .arg(FLOOR_ARG)
-            .env_clear()
-            .process_group(0)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()?;
-        let (Some(to), Some(from)) = (child.stdin.take(), child.stdout.take()) else {
-            return Err(io::Error::other("no pipes"));
-        };
-        Ok(Floor { child, to, from })
+        let (its_stdin, to) = io::pipe()?;
+        let (from, its_stdout) = io::pipe()?;
+        let null = sys::null()?;
+        let pid = std::process::id().to_string();
+        let member = suspend::start(&Program {
+            path: &program.path,
+            args: &["wrun-floor", WORKER_ARG, &pid, FLOOR_ARG],
+            env: &[],
+            stdin: its_stdin.as_fd(),
+            stdout: its_stdout.as_fd(),
+            stderr: null.as_fd(),
+        })?;
+        Ok(Floor {
+            to,
+            from,
+            _child: Reaped::new(member),
+        })
     }
 
     /// Gives it a task; returns the output of a first run. With `program`, its code
@@ -191,7 +193,7 @@ impl Floor {
             count,
         };
         write_frame(&mut self.to, &order)?;
-        self.answer(Instant::now() + PATIENCE).and_then(done)?;
+        self.answer(Deadline::after(PATIENCE)).and_then(done)?;
         let (message, mut back) = (vec![b'w'; size], vec![0; size]);
         let began = Instant::now();
         for _ in 0..count {
@@ -204,7 +206,7 @@ impl Floor {
     /// The time that so many bytes take, written so many at a time.
     pub(crate) fn sink(&mut self, bytes: u64, chunk: usize) -> io::Result<Duration> {
         write_frame(&mut self.to, &FloorOrder::Sink { bytes })?;
-        self.answer(Instant::now() + PATIENCE).and_then(done)?;
+        self.answer(Deadline::after(PATIENCE)).and_then(done)?;
         let chunk = vec![b'w'; chunk.max(1)];
         let began = Instant::now();
         let mut left = bytes;
@@ -213,7 +215,7 @@ impl Floor {
             self.to.write_all(&chunk[..len])?;
             left -= len as u64;
         }
-        self.answer(Instant::now() + PATIENCE).and_then(done)?;
+        self.answer(Deadline::after(PATIENCE)).and_then(done)?;
         Ok(began.elapsed())
     }
 
@@ -242,33 +244,24 @@ impl Floor {
 
     fn ask(&mut self, order: &FloorOrder) -> io::Result<FloorSays> {
         write_frame(&mut self.to, order)?;
-        self.answer(Instant::now() + PATIENCE)
+        self.answer(Deadline::after(PATIENCE))
     }
 
-    fn answer(&mut self, until: Instant) -> io::Result<FloorSays> {
+    fn answer(&mut self, until: Option<Deadline>) -> io::Result<FloorSays> {
         loop {
-            let left = until.saturating_duration_since(Instant::now());
+            let left = until.map_or(Duration::ZERO, Deadline::left);
             let left = Timespec::try_from(left).map_err(io::Error::other)?;
             let mut watched = [PollFd::from_borrowed_fd(self.from.as_fd(), PollFlags::IN)];
             match poll(&mut watched, Some(&left)) {
                 Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
-                Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
+                Ok(0) if until.is_none_or(Deadline::has_passed) => {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+                Ok(0) => {}
                 Ok(_) => return read_frame(&mut self.from),
             }
         }
-    }
-}
-
-impl Drop for Floor {
-    fn drop(&mut self) {
-        // Not reaped yet, so its number and its group's are still its own.
-        let number = self.child.id().cast_signed();
-        if let Some(pid) = Pid::from_raw(number).filter(|_| sys::is_child(number)) {
-            let _ = kill_process_group(pid, Signal::KILL);
-        }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

@@ -23,6 +23,7 @@ mod sacrifice;
 mod sacrifice_main;
 mod spawn;
 mod stream;
+mod suspend;
 mod task_main;
 mod users;
 mod words;
@@ -52,6 +53,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
+pub use suspend::{StopSignal, job_control, suspend};
 use users::Users;
 pub use worker_main::worker_hook;
 
@@ -66,6 +68,11 @@ pub(crate) enum ProcessError {
          worker program with Builder::worker"
     )]
     NoHook,
+    #[error(
+        "processes of wrun need /proc, which is not mounted here: mount it (mount -t proc proc \
+         /proc), or run tasks in thread mode, which does without"
+    )]
+    NoProc,
     #[error("cannot start the worker {}: {source}", program.display())]
     Spawn { program: PathBuf, source: io::Error },
     #[error("{} does not answer as a wrun worker: {what}", program.display())]
@@ -97,6 +104,10 @@ pub(crate) enum ProcessError {
 
 /// The program that workers and compilers are.
 pub(crate) fn worker_program(named: Option<&Path>) -> Result<PathBuf, ProcessError> {
+    // For the program itself, and for workers, who count their threads there.
+    if std::fs::symlink_metadata("/proc/self").is_err() {
+        return Err(ProcessError::NoProc);
+    }
     match named {
         Some(program) => Ok(program.to_owned()),
         None if worker_main::is_hooked() => Ok(PathBuf::from("/proc/self/exe")),

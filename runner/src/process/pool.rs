@@ -17,6 +17,7 @@ use super::users::Users;
 use super::worker::{Worker, crash_of};
 use super::zygote::{NotForked, Zygote};
 use crate::config::Start;
+use crate::deadline::timeout;
 use crate::jail::{Grants, JailReport, LayerReport, Plan, Role};
 use crate::sandbox::Code;
 use crate::task::Spec;
@@ -462,6 +463,7 @@ impl Pool {
             tasks: self.settings.reuse,
             spare,
             image: None,
+            clock: false,
         };
         if let Some(user) = &user {
             user.apply(&mut order.plan);
@@ -488,10 +490,10 @@ impl Pool {
             .await
             .map_err(NoWorker::from)?;
         launch.owners = owners;
-        match tokio::time::timeout(HANDSHAKE, self.shake(&mut launch)).await {
+        match timeout(HANDSHAKE, self.shake(&mut launch)).await {
             Ok(Ok(jail)) => Ok((launch, Arc::new(jail))),
             Ok(Err(not)) => Err(not),
-            Err(_elapsed) => Err(NotReady::Died(
+            Err(_late) => Err(NotReady::Died(
                 Failure::Own,
                 format!("no answer in {} s", HANDSHAKE.as_secs()),
             )),
@@ -515,7 +517,7 @@ impl Pool {
             // A program that is no worker goes of itself; one that is killed
             // might have been one.
             Err(ChannelError::Closed | ChannelError::Io(_)) => {
-                let exit = tokio::time::timeout(LINGER, launch.child.wait()).await;
+                let exit = timeout(LINGER, launch.child.wait()).await;
                 let is_gone = exit.is_ok();
                 let crash = crash_of(exit.ok().flatten());
                 if matches!(crash, crate::Crash::Signal(_))
@@ -561,7 +563,7 @@ impl Pool {
                 }
                 Ok(_) => return Err(bad("it spoke before it was asked".into())),
                 Err(ChannelError::Closed | ChannelError::Io(_)) => {
-                    let exit = tokio::time::timeout(LINGER, launch.child.wait()).await;
+                    let exit = timeout(LINGER, launch.child.wait()).await;
                     let crash = crash_of(exit.ok().flatten());
                     let mut what = crash.to_string();
                     if let Some(said) = last_words(launch) {

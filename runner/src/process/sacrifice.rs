@@ -7,18 +7,18 @@
 //! process group are dead, and it is reaped. What it says is not believed to be short.
 
 use super::compile::Reaped;
+use super::suspend;
 use super::worker_main::WORKER_ARG;
 use super::{ProcessError, worker_program};
-use crate::sys::{self, End};
+use crate::deadline::Deadline;
+use crate::sys::{self, End, Program};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use std::io::{self, PipeReader, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::time::Duration;
 
 /// The third argument that makes a worker program a sacrifice.
 pub(super) const SACRIFICE_ARG: &str = "sacrifice";
@@ -28,7 +28,7 @@ pub(super) const MAX_ORDER: usize = 16 << 10;
 const MAX_SAID: usize = 64 << 10;
 
 /// The one variable in its environment, for those who look for one.
-const SECRET: (&str, &str) = ("WRUN_SECRET", "what only the host should know");
+const SECRET: &str = "WRUN_SECRET=what only the host should know";
 
 /// See the [module](self).
 pub(crate) struct Sacrifice {
@@ -70,27 +70,23 @@ impl Sacrifice {
         rustix::io::ioctl_fionbio(&words, true).map_err(|errno| pipes(errno.into()))?;
         telling.write_all(order.as_bytes()).map_err(&pipes)?;
         drop(telling);
-        // Nothing here needs code between fork and exec.
-        let mut command = Command::new(&program);
-        command
-            .arg0("wrun-sacrifice")
-            .arg(WORKER_ARG)
-            .arg(std::process::id().to_string())
-            .arg(SACRIFICE_ARG)
-            .env_clear()
-            .env(SECRET.0, SECRET.1)
-            .current_dir("/")
-            // A terminal's Ctrl-C is the runner's to handle.
-            .process_group(0)
-            .stdin(Stdio::from(OwnedFd::from(its_order)))
-            .stdout(Stdio::from(OwnedFd::from(its_words)))
-            .stderr(Stdio::null());
-        let child = command
-            .spawn()
-            .map_err(|source| ProcessError::Spawn { program, source })?;
+        let null = sys::null().map_err(&pipes)?;
+        let pid = std::process::id().to_string();
+        let started = suspend::start(&Program {
+            path: &program,
+            args: &["wrun-sacrifice", WORKER_ARG, &pid, SACRIFICE_ARG],
+            env: &[SECRET],
+            stdin: its_order.as_fd(),
+            stdout: its_words.as_fd(),
+            stderr: null.as_fd(),
+        });
+        let member = started.map_err(|source| ProcessError::Spawn {
+            program: program.clone(),
+            source,
+        })?;
         // Its ends are the child's alone from here on.
-        drop(command);
-        let child = Reaped::new(&child);
+        drop((its_order, its_words));
+        let child = Reaped::new(member);
         let life = Pid::from_raw(child.id())
             .ok_or(Errno::SRCH)
             .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()))
@@ -109,7 +105,7 @@ impl Sacrifice {
     /// # Errors
     ///
     /// It says too much, or the system fails.
-    pub(crate) fn line(&mut self, until: Instant) -> io::Result<Said> {
+    pub(crate) fn line(&mut self, until: Option<Deadline>) -> io::Result<Said> {
         loop {
             let rest = &self.said[self.used..];
             if let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
@@ -145,7 +141,7 @@ impl Sacrifice {
     }
 
     /// Waits for its death until then, and ends and reaps all of it.
-    pub(crate) fn end(mut self, until: Instant) -> Died {
+    pub(crate) fn end(mut self, until: Option<Deadline>) -> Died {
         let mut fds = [PollFd::new(&self.life, PollFlags::IN)];
         let died = matches!(wait_readable(&mut fds, until), Ok(true));
         let end = self.child.end().map(|exit| exit.end);
@@ -157,12 +153,13 @@ impl Sacrifice {
     }
 }
 
-fn wait_readable(fds: &mut [PollFd<'_>], until: Instant) -> io::Result<bool> {
+fn wait_readable(fds: &mut [PollFd<'_>], until: Option<Deadline>) -> io::Result<bool> {
     loop {
-        let left = until.saturating_duration_since(Instant::now());
+        let left = until.map_or(Duration::ZERO, Deadline::left);
         let left = Timespec::try_from(left).map_err(io::Error::other)?;
         match poll(fds, Some(&left)) {
-            Ok(0) => return Ok(false),
+            Ok(0) if until.is_none_or(Deadline::has_passed) => return Ok(false),
+            Ok(0) => {}
             Ok(_) => return Ok(true),
             Err(Errno::INTR) => {}
             Err(errno) => return Err(errno.into()),

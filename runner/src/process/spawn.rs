@@ -10,16 +10,16 @@ use super::channel::{self, Receiver, Sender};
 use super::child::{Child, Place, Started};
 use super::image::Image;
 use super::owners::Owners;
+use super::suspend;
 use super::words::Words;
 use super::worker_main::WORKER_ARG;
 use crate::sandbox::Code;
+use crate::sys::{self, Program, Shown};
 use crate::wire::{ControlOrder, StartOrder};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
@@ -79,6 +79,7 @@ impl Spawner {
             .spawn(move || {
                 // Of the worker program, once a zygote is wanted.
                 let mut image: Option<Option<Image>> = None;
+                let clock = suspend::clock();
                 for request in incoming {
                     // A caller that is gone drops the process, which kills it.
                     let Request {
@@ -91,7 +92,7 @@ impl Spawner {
                         true => image.get_or_insert_with(|| Image::of(&exe).ok()).as_ref(),
                         false => None,
                     };
-                    let _ = answer.send(spawn(&exe, order, image, &code, place));
+                    let _ = answer.send(spawn(&exe, order, image, clock.as_deref(), &code, place));
                 }
                 // Ending this thread kills every worker there still is; their
                 // owners reap them.
@@ -221,6 +222,7 @@ fn spawn(
     program: &PathBuf,
     mut order: StartOrder,
     image: Option<&Image>,
+    clock: Option<&Shown>,
     code: &Code,
     place: Place,
 ) -> Answer {
@@ -230,31 +232,33 @@ fn spawn(
     };
     let (control, its_control) = UnixStream::pair().map_err(system)?;
     let (words, its_stderr) = Words::pipe().map_err(system)?;
+    let its_stdout = sys::null().map_err(system)?;
     let mut descriptors = vec![code.file().as_fd()];
     if let Some(image) = image {
         order.image = Some(image.of);
         descriptors.push(image.file());
     }
+    if let Some(clock) = clock {
+        order.clock = true;
+        descriptors.push(clock.file());
+    }
     let order = ControlOrder::Start(Box::new(order));
-    // Nothing here needs code between fork and exec, which would make the start
-    // a fork that copies the runner's page tables.
-    let mut command = Command::new(program);
-    command
-        .arg0("wrun-worker")
-        .arg(WORKER_ARG)
-        .arg(std::process::id().to_string())
-        .env_clear()
-        .current_dir("/")
-        // A terminal's Ctrl-C is the runner's to handle.
-        .process_group(0)
-        .stdin(Stdio::from(OwnedFd::from(its_control)))
-        .stdout(Stdio::null())
-        .stderr(Stdio::from(its_stderr));
-    let child = command.spawn().map_err(|source| ProcessError::Spawn {
+    let pid = std::process::id().to_string();
+    let started = suspend::start(&Program {
+        path: program,
+        args: &["wrun-worker", WORKER_ARG, &pid],
+        env: &[],
+        stdin: its_control.as_fd(),
+        stdout: its_stdout.as_fd(),
+        stderr: its_stderr.as_fd(),
+    });
+    let member = started.map_err(|source| ProcessError::Spawn {
         program: program.clone(),
         source,
     })?;
-    let started = Started::new(&child, place).map_err(system)?;
+    // Its ends are the child's alone from here on.
+    drop((its_control, its_stdout, its_stderr));
+    let started = Started::new(member, place).map_err(system)?;
     // It does not end before it has its order: where somebody else reaps children, it must
     // be watched by then.
     match channel::send(&control, &order, &descriptors) {

@@ -7,6 +7,7 @@
 use super::asks::Asking;
 use super::channel::{ChannelError, Receiver, Sender};
 use crate::config::Mode;
+use crate::deadline::Deadline;
 use crate::jail::{Sealed, TaskWalls};
 use crate::limits::Limits;
 use crate::port::{PARTS, Port, Transport, in_turns};
@@ -338,9 +339,7 @@ impl Worker<'_> {
                 attempt: order.attempt,
                 mode: Mode::Process,
                 name: order.spec.name.clone(),
-                deadline: order
-                    .remaining
-                    .and_then(|left| Instant::now().checked_add(left)),
+                deadline: order.remaining.and_then(Deadline::after),
                 cancel: cancel.clone(),
                 progress: Arc::new(move |progress| {
                     *noted

@@ -10,9 +10,10 @@ use super::compile::COMPILE_ARG;
 use super::floor_main::{self, FLOOR_ARG};
 use super::sacrifice::SACRIFICE_ARG;
 use super::{compile_main, sacrifice_main, task_main, zygote_main};
+use crate::deadline;
 use crate::jail::{self, JailError, Split, Walls};
 use crate::sandbox::{self, Code, PrepareError, Prepared};
-use crate::sys::{self, Alone};
+use crate::sys::{self, Alone, Seen};
 use crate::wire::{ControlOrder, ControlSays, Hello};
 use rustix::process::{Signal, getpid};
 use std::fs::File;
@@ -109,14 +110,18 @@ fn work(parent: i32) -> io::Result<()> {
             None => return Err(io::Error::other("the runner is gone")),
         }
     };
-    let count = 1 + usize::from(order.image.is_some());
+    let count = 1 + usize::from(order.image.is_some()) + usize::from(order.clock);
     let mut descriptors = inbox.take(count)?.into_iter();
     let code = descriptors
         .next()
         .ok_or_else(|| io::Error::other("no artifact"))?;
-    if let (Some(of), Some(image), Some(alone)) = (order.image, descriptors.next(), Alone::look()) {
+    let image = order.image.and_then(|of| Some((of, descriptors.next()?)));
+    if let (Some((of, image)), Some(alone)) = (image, Alone::look()) {
         // Without it the same code is there, on small pages.
         let _ = sys::map_own_code(&alone, &File::from(image), of);
+    }
+    if let Some(clock) = descriptors.next() {
+        deadline::follow(Seen::map(clock)?);
     }
     let say = |says: &ControlSays| channel::send(&control, says, &[]);
     let begun = jail::begin(order.plan.clone());

@@ -15,6 +15,7 @@ use super::pool::LOOK_EVERY;
 use super::spawn::Launch;
 use super::words::Words;
 use super::worker::{Life, Told, Worker};
+use crate::deadline::{Deadline, timeout};
 use crate::jail::JailReport;
 use crate::sys::{self, End, Exit, Sent};
 use crate::wire::{ControlOrder, ControlSays, Spare};
@@ -51,8 +52,8 @@ pub(super) struct Zygote {
 struct Children {
     next: u64,
     entries: HashMap<u64, Entry>,
-    /// When it last said something.
-    heard: Option<Instant>,
+    /// When it will have been silent for too long.
+    silent: Option<Deadline>,
     /// The zygote is gone, and how.
     orphaned: Option<Failure>,
     /// What it said before.
@@ -63,7 +64,7 @@ struct Entry {
     forked: Option<oneshot::Sender<io::Result<Member>>>,
     ended: Option<oneshot::Sender<Exit>>,
     /// When its end must have been told.
-    due: Option<Instant>,
+    due: Option<Deadline>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -191,10 +192,10 @@ impl Zygote {
             }
         });
         let asked = loop {
-            match tokio::time::timeout(FORK, &mut asked).await {
+            match timeout(FORK, &mut asked).await {
                 Ok(asked) => break Some(asked),
                 // It forks for others that asked before.
-                Err(_) if self.was_heard_within(FORK) => {}
+                Err(_) if !self.is_silent() => {}
                 Err(_) => break None,
             }
         };
@@ -240,30 +241,27 @@ impl Zygote {
         drop(entries);
     }
 
-    fn was_heard_within(&self, time: Duration) -> bool {
-        self.children()
-            .heard
-            .is_some_and(|heard| heard.elapsed() < time)
+    fn is_silent(&self) -> bool {
+        self.children().silent.is_none_or(Deadline::has_passed)
     }
 
     /// Whether it has not told the end of a worker that must have ended.
     fn forgets_its_dead(&self) -> bool {
-        let now = Instant::now();
         self.children()
             .entries
             .values()
-            .any(|entry| entry.due.is_some_and(|due| due < now))
+            .any(|entry| entry.due.is_some_and(Deadline::has_passed))
     }
 
     /// A worker is there that cannot be watched; `false` where none was asked for. It ends
     /// when whoever asked closes its socket.
     fn missed(&self, id: u64, error: io::Error) -> bool {
         let mut children = self.children();
-        children.heard = Some(Instant::now());
+        children.silent = Deadline::after(FORK);
         let Some(entry) = children.entries.get_mut(&id) else {
             return false;
         };
-        entry.due = Instant::now().checked_add(BURIAL);
+        entry.due = Deadline::after(BURIAL);
         match entry.forked.take() {
             Some(forked) => {
                 let _ = forked.send(Err(error));
@@ -281,7 +279,7 @@ impl Zygote {
             None => None,
         };
         let mut children = self.children();
-        children.heard = Some(Instant::now());
+        children.silent = Deadline::after(FORK);
         match (message, member) {
             (ControlSays::Forked(id), Some(member)) => {
                 let Some(entry) = children.entries.get_mut(&id) else {
@@ -293,7 +291,7 @@ impl Zygote {
                 // Whoever asked may be gone.
                 if let Err(Ok(member)) = forked.send(member) {
                     member.kill();
-                    entry.due = Instant::now().checked_add(BURIAL);
+                    entry.due = Deadline::after(BURIAL);
                 }
                 true
             }
@@ -473,7 +471,7 @@ impl Drop for Forked {
     fn drop(&mut self) {
         self.kill();
         if let Some(entry) = self.zygote.children().entries.get_mut(&self.id) {
-            entry.due = Instant::now().checked_add(BURIAL);
+            entry.due = Deadline::after(BURIAL);
         }
     }
 }

@@ -8,13 +8,16 @@ use crate::jail::Sealed;
 use crate::sandbox::{Ahead, Prepared};
 use crate::sys::{self, Alone, End, Exit, Forked, Whom};
 use crate::wire::{self, ControlOrder, ControlSays, Spare};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
+};
 use std::collections::HashMap;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::{Duration, Instant};
 
 pub(super) struct Zygote {
     pub(super) alone: Alone,
@@ -31,9 +34,20 @@ pub(super) struct Zygote {
 /// A child that is not reaped yet.
 struct Known {
     id: u64,
-    /// The signal that stopped it, for which it was killed.
-    stopped: Option<i32>,
+    stopped: Option<Stopped>,
 }
+
+/// Somebody has stopped a child, and nobody is there to let it go on; unless the runner
+/// stopped it, with this process, and both go on now, this process first.
+struct Stopped {
+    signal: i32,
+    /// Looked at once since, when it had not gone on.
+    looked: bool,
+}
+
+/// Between two looks at a child that was stopped: in a zygote that runs, enough for what
+/// was stopped with it to go on.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// A pipe that is written to when a child ends or stops.
 pub(super) struct Sigchld {
@@ -55,13 +69,16 @@ pub(super) fn watch_children() -> io::Result<Sigchld> {
 /// Forks and reaps until the runner closes its end; leaving ends every child.
 pub(super) fn serve(mut zygote: Zygote) -> io::Result<()> {
     let mut children = HashMap::new();
+    let mut look = None::<Instant>;
     loop {
+        let left = look.map(|look| look.saturating_duration_since(Instant::now()));
+        let left = left.and_then(|left| Timespec::try_from(left).ok());
         let (ordered, reaps) = {
             let mut watched = [
                 PollFd::new(&zygote.control, PollFlags::IN),
                 PollFd::new(&zygote.sigchld.reader, PollFlags::IN),
             ];
-            match poll(&mut watched, None) {
+            match poll(&mut watched, left.as_ref()) {
                 Err(Errno::INTR) => (false, true),
                 Err(error) => return Err(error.into()),
                 Ok(_) => (
@@ -73,6 +90,13 @@ pub(super) fn serve(mut zygote: Zygote) -> io::Result<()> {
         if reaps {
             let _ = rustix::io::read(&zygote.sigchld.reader, &mut [0; 64]);
             zygote.reap(&mut children)?;
+        }
+        if look.is_some_and(|look| look <= Instant::now()) {
+            end_stopped(&mut children);
+            look = None;
+        }
+        if look.is_none() && children.values().any(|known| known.stopped.is_some()) {
+            look = Some(Instant::now() + LOOK_EVERY);
         }
         if ordered {
             if !zygote.inbox.receive(&zygote.control)? {
@@ -165,21 +189,17 @@ impl Zygote {
         // An error is that there are no children.
         while let Ok(Some((pid, exit))) = sys::wait(Whom::Any, false) {
             if let End::Stopped(signal) = exit.end {
-                // Nobody is there to let it go on.
                 if let Some(known) = children.get_mut(&pid) {
-                    known.stopped = Some(signal);
-                }
-                // It is not reaped yet: the number is still its own.
-                if let Some(pid) = Pid::from_raw(pid)
-                    && let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty())
-                {
-                    let _ = pidfd_send_signal(&pidfd, Signal::KILL);
+                    known.stopped = Some(Stopped {
+                        signal,
+                        looked: false,
+                    });
                 }
                 continue;
             }
             if let Some(Known { id, stopped }) = children.remove(&pid) {
                 let exit = match stopped {
-                    Some(signal) => Exit {
+                    Some(Stopped { signal, .. }) => Exit {
                         end: End::Stopped(signal),
                         ..exit
                     },
@@ -197,6 +217,27 @@ impl Zygote {
 
     fn say(&self, says: &ControlSays, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         channel::send(&self.control, says, descriptors)
+    }
+}
+
+/// Kills children that were stopped and do not go on.
+fn end_stopped(children: &mut HashMap<i32, Known>) {
+    for (pid, known) in children {
+        let Some(stopped) = &mut known.stopped else {
+            continue;
+        };
+        // It is not reaped yet: the number is still its own.
+        let Some(child) = Pid::from_raw(*pid) else {
+            continue;
+        };
+        let goes_on = WaitIdOptions::CONTINUED | WaitIdOptions::NOHANG;
+        if let Ok(Some(_)) = waitid(WaitId::Pid(child), goes_on) {
+            known.stopped = None;
+        } else if std::mem::replace(&mut stopped.looked, true)
+            && let Ok(pidfd) = pidfd_open(child, PidfdFlags::empty())
+        {
+            let _ = pidfd_send_signal(&pidfd, Signal::KILL);
+        }
     }
 }
 

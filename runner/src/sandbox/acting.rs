@@ -7,10 +7,10 @@
 use super::abi::{Progress, TaskContext};
 use super::run::Ending;
 use crate::act::Act;
+use crate::deadline::{Deadline, until};
 use crate::outcome::Limit;
 use crate::sys;
 use std::sync::Arc;
-use std::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// An act that was ordered, and how its orderer reaches it.
@@ -18,7 +18,7 @@ pub(super) struct Acting<'a> {
     act: &'a Act,
     begin: CancellationToken,
     progress: Arc<dyn Fn(Progress) + Send + Sync>,
-    deadline: Option<Instant>,
+    deadline: Option<Deadline>,
 }
 
 impl<'a> Acting<'a> {
@@ -38,17 +38,11 @@ impl<'a> Acting<'a> {
             done: 1,
             total: None,
         });
-        let expired = async {
-            match self.deadline {
-                Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             biased;
             () = kill.cancelled() => Ending::Cancelled,
             () = self.begin.cancelled() => Ending::Failed(sys::act(self.act).to_text()),
-            () = expired => Ending::LimitExceeded(Limit::Deadline),
+            () = until(self.deadline) => Ending::LimitExceeded(Limit::Deadline),
         }
     }
 }

@@ -188,7 +188,7 @@ impl Code {
         Code::seal(memory)
     }
 
-    /// The whole file's bytes, for `wrun compile`.
+    /// The whole file's bytes.
     pub(crate) fn bytes(&self) -> io::Result<Vec<u8>> {
         let len = usize::try_from(self.len).map_err(io::Error::other)?;
         let mut bytes = Vec::new();
@@ -263,8 +263,10 @@ impl Code {
         &self.file
     }
 
-    fn path(&self) -> String {
-        format!("/proc/self/fd/{}", self.file.as_raw_fd())
+    /// Where it can be mapped from; none where there is no `/proc`.
+    fn path(&self) -> Option<String> {
+        let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        std::fs::symlink_metadata(&path).is_ok().then_some(path)
     }
 
     /// The code as a component of `engine`.
@@ -274,16 +276,32 @@ impl Code {
         // `Engine::precompile_component` and is not modified while mapped. Its
         // digest was verified when it was made by this program, its own cache,
         // or a file the user vouched for, and the seals exclude modification.
-        unsafe { Component::deserialize_file(engine, self.path()) }
-            .map_err(|error| CodeError::Engine(format!("{error:#}")))
+        // `deserialize` requires the first for the bytes.
+        unsafe {
+            match self.path() {
+                Some(path) => Component::deserialize_file(engine, path),
+                None => Component::deserialize(
+                    engine,
+                    self.bytes().map_err(io_error("cannot read it"))?,
+                ),
+            }
+        }
+        .map_err(|error| CodeError::Engine(format!("{error:#}")))
     }
 
     /// The code as a core module of `engine`.
     #[expect(unsafe_code, reason = "wasmtime's artifact deserialization")]
     pub(crate) fn module(&self, engine: &Engine) -> Result<Module, CodeError> {
         // SAFETY: as for `component`, with `Engine::precompile_module`.
-        unsafe { Module::deserialize_file(engine, self.path()) }
-            .map_err(|error| CodeError::Engine(format!("{error:#}")))
+        unsafe {
+            match self.path() {
+                Some(path) => Module::deserialize_file(engine, path),
+                None => {
+                    Module::deserialize(engine, self.bytes().map_err(io_error("cannot read it"))?)
+                }
+            }
+        }
+        .map_err(|error| CodeError::Engine(format!("{error:#}")))
     }
 }
 

@@ -23,11 +23,11 @@ use super::names::demangled;
 use super::sink::{OutputExceeded, Sink};
 use super::source::{Shape, one_line};
 use super::standard::Streams;
+use crate::deadline::{Deadline, until};
 use crate::limits::Limits;
 use crate::outcome::{Limit, Trap, TrapKind};
 use crate::report::Denial;
 use crate::task::Spec;
-use crate::turn::until;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::any::Any;
@@ -345,7 +345,7 @@ async fn run_once(prepared: &Prepared, run: Run<'_>) -> Result<Fate, RunError> {
 
     let mut started = None;
     let mut cpu = Duration::ZERO;
-    let ended = if deadline.is_some_and(|deadline| deadline <= began) {
+    let ended = if deadline.is_some_and(Deadline::has_passed) {
         Ended::Limit(Limit::Deadline)
     } else {
         let mut call = std::pin::pin!(call(

@@ -38,6 +38,11 @@ pub(crate) fn start_afresh() {
             Some(_) => disposition(signal, libc::SIG_DFL),
         }
     }
+    for signal in super::JOB_SIGNALS {
+        // One that waits was meant for the job of its parent: this takes it away.
+        disposition(signal, libc::SIG_IGN);
+        disposition(signal, libc::SIG_DFL);
+    }
     let _ = unblock_all();
     leave_real_time();
 }
@@ -58,15 +63,14 @@ pub(crate) fn unblock_traps() {
         static UNBLOCKED: Cell<bool> = const { Cell::new(false) };
     }
     if !UNBLOCKED.replace(true) {
-        mask(libc::SIG_UNBLOCK, &TRAPS);
+        super::signal::mask(libc::SIG_UNBLOCK, &TRAPS);
     }
 }
 
-/// Opens `/dev/null` for each standard stream that is closed: what is opened next would
+/// Opens [`null`](super::null()) for each standard stream that is closed: what is opened next would
 /// have its number, and whoever prints would write into it. Rust's `main` begins with
 /// that, other programs that embed us may not.
 pub(crate) fn fill_standard_streams() -> io::Result<()> {
-    use rustix::fs::{Mode, OFlags};
     let streams = [
         rustix::stdio::stdin(),
         rustix::stdio::stdout(),
@@ -76,8 +80,10 @@ pub(crate) fn fill_standard_streams() -> io::Result<()> {
         if rustix::io::fcntl_getfd(stream) == Err(rustix::io::Errno::BADF) {
             // The lowest number that is free: this one, for those below are open. Should
             // another thread be faster, the next stream is looked at all the same.
-            let null = rustix::fs::open("/dev/null", OFlags::RDWR, Mode::empty())?;
+            let null = super::null()?;
             if is_standard(&null) {
+                // As a standard stream is.
+                rustix::io::fcntl_setfd(&null, rustix::io::FdFlags::empty())?;
                 std::mem::forget(null);
             }
         }
@@ -133,19 +139,6 @@ fn unblock_all() -> io::Result<()> {
     match set {
         0 => Ok(()),
         errno => Err(io::Error::from_raw_os_error(errno)),
-    }
-}
-
-#[expect(unsafe_code, reason = "signal masks are set through libc")]
-fn mask(how: libc::c_int, signals: &[libc::c_int]) {
-    let mut set = MaybeUninit::<libc::sigset_t>::uninit();
-    // SAFETY: as above; `sigaddset` changes a set that is filled.
-    unsafe {
-        libc::sigemptyset(set.as_mut_ptr());
-        for signal in signals {
-            libc::sigaddset(set.as_mut_ptr(), *signal);
-        }
-        libc::pthread_sigmask(how, set.as_ptr(), std::ptr::null_mut());
     }
 }
 

@@ -8,7 +8,7 @@ use std::os::fd::{IntoRawFd, RawFd};
 ///
 /// What code of this program opened before, a constructor say, has close-on-exec. Its
 /// owner goes on owning the number, which must not come to mean something else: it is
-/// made to mean `/dev/null`. Workers would share it otherwise.
+/// made to mean [`null`](super::null()). Workers would share it otherwise.
 ///
 /// Only for the start of a worker, before anything of ours owns a descriptor.
 #[expect(unsafe_code, reason = "descriptors are closed by number")]
@@ -32,11 +32,7 @@ pub(crate) fn close_inherited() {
             },
             Some(true) => {
                 let null = null.get_or_insert_with(|| {
-                    let null = std::fs::File::options()
-                        .read(true)
-                        .write(true)
-                        .open("/dev/null");
-                    null.map_or(libc::STDOUT_FILENO, IntoRawFd::into_raw_fd)
+                    super::null().map_or(libc::STDOUT_FILENO, IntoRawFd::into_raw_fd)
                 });
                 let _ = mean(descriptor, *null);
             }

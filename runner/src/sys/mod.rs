@@ -11,11 +11,13 @@ mod fork;
 mod heritage;
 mod id_map;
 mod inherited;
+mod job;
 #[cfg(feature = "test-hooks")]
 mod keeper;
 mod landlock;
 mod large_pages;
 mod namespace;
+mod null;
 mod overlay;
 mod pidfd;
 #[cfg(feature = "test-hooks")]
@@ -24,8 +26,10 @@ mod process;
 mod receive;
 mod room;
 mod shared_words;
+mod shown;
 mod signal;
 mod sole;
+mod start;
 mod stdout;
 mod ticks;
 mod to_map;
@@ -43,9 +47,11 @@ pub(crate) use heritage::{
 };
 pub(crate) use id_map::{map_owners, user_namespace};
 pub(crate) use inherited::{blank, close_inherited};
+pub(crate) use job::{JOB_SIGNALS, JobSignals};
 pub(crate) use landlock::landlock_abi;
 pub(crate) use large_pages::{Collapsed, FileId, IMAGE_SEALS, LARGE, collapse, map_own_code};
 pub(crate) use namespace::{Side, fork_sibling, unshare};
+pub(crate) use null::null;
 pub(crate) use overlay::{Overlay, window};
 pub(crate) use pidfd::{Pidfd, Sent, end_of_reaped, member_of};
 #[cfg(feature = "test-hooks")]
@@ -54,12 +60,15 @@ pub(crate) use process::Process;
 pub(crate) use receive::receive;
 pub(crate) use room::room_for;
 pub(crate) use shared_words::SharedWords;
+pub(crate) use shown::{Seen, Shown};
 #[cfg(any(test, feature = "test-hooks"))]
 pub(crate) use signal::die_of_broken_pipes;
 pub(crate) use signal::{
-    NoPipeSignal, dies_of_broken_pipes, ignore_file_size_signal, survive_file_size_signal,
+    NoPipeSignal, dies_of_broken_pipes, ignore_file_size_signal, is_ignored, stop_by,
+    survive_file_size_signal,
 };
 pub(crate) use sole::is_sole;
+pub(crate) use start::{Program, start};
 pub(crate) use stdout::was_stdout_closed;
 pub(crate) use ticks::{are_ticking, has_ticks, start_ticks, stop_ticks, tick_for};
 pub(crate) use to_map::ToMap;

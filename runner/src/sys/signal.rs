@@ -45,13 +45,45 @@ pub(crate) fn dies_of_broken_pipes() -> bool {
     is_default(libc::SIGPIPE)
 }
 
-#[expect(unsafe_code, reason = "signal dispositions are looked at through libc")]
 fn is_default(signal: libc::c_int) -> bool {
+    disposition(signal) == Some(libc::SIG_DFL)
+}
+
+/// Whether this process ignores a signal.
+pub(crate) fn is_ignored(signal: libc::c_int) -> bool {
+    disposition(signal) == Some(libc::SIG_IGN)
+}
+
+/// What a signal does; none where there is no such signal.
+#[expect(unsafe_code, reason = "signal dispositions are looked at through libc")]
+fn disposition(signal: libc::c_int) -> Option<libc::sighandler_t> {
     // SAFETY: as above.
     let mut now: libc::sigaction = unsafe { std::mem::zeroed() };
     // SAFETY: nothing is set, and `now` is there to be filled.
     let asked = unsafe { libc::sigaction(signal, ptr::null(), &raw mut now) };
-    asked == 0 && now.sa_sigaction == libc::SIG_DFL
+    (asked == 0).then_some(now.sa_sigaction)
+}
+
+/// Has a signal do to this process what it does by default, and returns when that is over:
+/// one that stops it, once somebody lets it go on. The kernel drops those of a terminal
+/// where nobody could (an orphaned process group), and any to the first process of a
+/// namespace. Whatever handles the signal handles it again afterwards.
+#[expect(unsafe_code, reason = "signal dispositions are set through libc")]
+pub(crate) fn stop_by(signal: libc::c_int) {
+    // SAFETY: all zeroes is a `sigaction`, the default, and an empty set on Linux.
+    let (default, mut before, mut masked): (libc::sigaction, libc::sigaction, libc::sigset_t) =
+        unsafe { std::mem::zeroed() };
+    let only = set_of(&[signal]);
+    // SAFETY: everything outlives the calls. The default installs no handler, and what was
+    // there before is put back as the kernel gave it. Raised to this thread, which does not
+    // block it, the signal has done its work when the call returns.
+    unsafe {
+        libc::sigaction(signal, &raw const default, &raw mut before);
+        libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const only, &raw mut masked);
+        libc::raise(signal);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const masked, ptr::null_mut());
+        libc::sigaction(signal, &raw const before, ptr::null_mut());
+    }
 }
 
 /// As long as it exists, a broken pipe is an error on this thread and no signal.
@@ -104,13 +136,28 @@ impl Drop for NoPipeSignal {
     }
 }
 
-#[expect(unsafe_code, reason = "sets of signals are made through libc")]
 fn only_pipe() -> libc::sigset_t {
-    // SAFETY: all zeroes is an empty set on Linux, and the number is a signal's.
+    set_of(&[libc::SIGPIPE])
+}
+
+/// Changes the mask of this thread.
+#[expect(unsafe_code, reason = "signal masks are set through libc")]
+pub(super) fn mask(how: libc::c_int, signals: &[libc::c_int]) {
+    let set = set_of(signals);
+    // SAFETY: the set is filled, and only read; a null old one is allowed.
+    unsafe { libc::pthread_sigmask(how, &raw const set, ptr::null_mut()) };
+}
+
+#[expect(unsafe_code, reason = "sets of signals are made through libc")]
+pub(super) fn set_of(signals: &[libc::c_int]) -> libc::sigset_t {
+    // SAFETY: all zeroes is an empty set on Linux, and the calls change one of ours; a
+    // number that is no signal's is refused.
     unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut set);
-        libc::sigaddset(&raw mut set, libc::SIGPIPE);
+        for signal in signals {
+            libc::sigaddset(&raw mut set, *signal);
+        }
         set
     }
 }

@@ -64,6 +64,8 @@ pub(crate) struct StartOrder {
     pub(crate) spare: Option<Spare>,
     /// The descriptor of an image of this program follows that of the artifact.
     pub(crate) image: Option<FileId>,
+    /// So does the runner's clock, last.
+    pub(crate) clock: bool,
 }
 
 /// For a task that is not there yet: there is time to rehearse.

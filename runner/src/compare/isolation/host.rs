@@ -10,6 +10,7 @@ use crate::act::Act;
 use crate::builder::Builder;
 use crate::compare::{Fault, Seen};
 use crate::config::Mode;
+use crate::deadline::Deadline;
 use crate::error::Error;
 use crate::process::{Died, Sacrifice, Said};
 use crate::sys::End;
@@ -60,7 +61,7 @@ pub(super) enum Host {
 /// Has a fault happen in a host of its own.
 pub(super) fn sacrifice(worker: Option<&Path>, fault: Fault, aim: &Aim) -> Result<Host, Error> {
     let mut host = start(worker, Some(fault), aim)?;
-    let until = Instant::now() + ALL;
+    let until = Deadline::after(ALL);
     let began = clock();
     let mut injected = None;
     loop {
@@ -74,7 +75,7 @@ pub(super) fn sacrifice(worker: Option<&Path>, fault: Fault, aim: &Aim) -> Resul
     }
     let known = clock();
     let known_at = Instant::now();
-    let died = host.end(known_at + LINGER);
+    let died = host.end(Deadline::after(LINGER));
     let (injected, end) = match (injected, died) {
         (Some(injected), Died::Of(end)) => (injected, end),
         (None, Died::Of(_)) => {
@@ -116,7 +117,7 @@ pub(super) fn sacrifice(worker: Option<&Path>, fault: Fault, aim: &Aim) -> Resul
 /// A new host completes a task.
 fn recover(worker: Option<&Path>, aim: &Aim) -> Result<(), Error> {
     let mut host = start(worker, None, aim)?;
-    match said(&mut host, Instant::now() + ALL)? {
+    match said(&mut host, Deadline::after(ALL))? {
         Some(Says::Completed) => Ok(()),
         _ => Err(failed("a new host did not complete a task")),
     }
@@ -130,7 +131,7 @@ fn start(worker: Option<&Path>, fault: Option<Fault>, aim: &Aim) -> Result<Sacri
 }
 
 /// What it says next; none when it says no more.
-fn said(host: &mut Sacrifice, until: Instant) -> Result<Option<Says>, Error> {
+fn said(host: &mut Sacrifice, until: Option<Deadline>) -> Result<Option<Says>, Error> {
     let line = host.line(until);
     match line.map_err(|error| failed(&format!("cannot listen to a host: {error}")))? {
         Said::Line(line) => serde_json::from_str(&line)

@@ -16,6 +16,7 @@ mod stopped;
 use crate::builder::Builder;
 use crate::compare::{Fault, Finding};
 use crate::config::Mode;
+use crate::deadline;
 use crate::error::{Error, ErrorKind};
 use catalogue::By;
 use host::Host;
@@ -147,9 +148,16 @@ enum Own {
 
 impl Isolation {
     fn measure(&mut self, fault: Fault, mode: Mode) -> Finding {
-        match self.inject(fault, mode) {
-            Ok(finding) => finding,
-            Err(why) => Finding::NotMeasured { why },
+        loop {
+            let before = deadline::times();
+            let found = self.inject(fault, mode);
+            if deadline::times() == before {
+                return found.unwrap_or_else(|why| Finding::NotMeasured { why });
+            }
+            // All was stopped meanwhile, and seemed late to others.
+            self.thread = Own::None;
+            self.process = Own::None;
+            self.no_sacrifice = None;
         }
     }
 

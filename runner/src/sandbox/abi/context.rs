@@ -3,11 +3,11 @@
 use super::Ports;
 use super::bindings::wrun::task::context::{Host as ContextHost, Mode as AbiMode, TaskInfo};
 use crate::config::Mode;
+use crate::deadline::Deadline;
 use crate::port::Transport;
 use crate::sandbox::host::Host;
 use crate::services::{NoServices, Services};
 use std::sync::Arc;
-use std::time::Instant;
 use tokio_util::sync::CancellationToken;
 use wasmtime::component::Resource;
 use wasmtime_wasi::p2::{DynPollable, Pollable, subscribe};
@@ -28,7 +28,7 @@ pub(crate) struct TaskContext {
     pub(crate) attempt: u32,
     pub(crate) mode: Mode,
     pub(crate) name: String,
-    pub(crate) deadline: Option<Instant>,
+    pub(crate) deadline: Option<Deadline>,
     /// Cancelled when the host asks the task to stop.
     pub(crate) cancel: CancellationToken,
     /// Takes the latest progress.
@@ -58,10 +58,9 @@ impl TaskContext {
 impl ContextHost for Host {
     fn info(&mut self) -> wasmtime::Result<TaskInfo> {
         let context = &self.context;
-        let remaining = context.deadline.map(|deadline| {
-            let left = deadline.saturating_duration_since(Instant::now());
-            u64::try_from(left.as_nanos()).unwrap_or(u64::MAX)
-        });
+        let remaining = context
+            .deadline
+            .map(|deadline| u64::try_from(deadline.left().as_nanos()).unwrap_or(u64::MAX));
         Ok(TaskInfo {
             task_id: context.task_id,
             attempt: context.attempt,

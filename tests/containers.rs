@@ -1,0 +1,121 @@
+//! Where there is less than a Linux system usually has: containers and chroots without
+//! `/dev` or `/proc`.
+
+use crate::command::{Ran, Wrun, scratch};
+use crate::support::{repo, wrun};
+use std::path::Path;
+use std::process::Command;
+
+/// How a process gets mounts of its own here; none where it may not.
+fn unshare() -> Option<&'static [&'static str]> {
+    let ways: [&[&str]; 2] = [&["-m"], &["-r", "-m"]];
+    ways.into_iter().find(|way| {
+        let tried = Command::new("unshare")
+            .args(*way)
+            .args(["mount", "-t", "tmpfs", "none", "/dev"])
+            .output();
+        tried.is_ok_and(|tried| tried.status.success())
+    })
+}
+
+/// `wrun` with an empty folder in the place of one of the system's; a task's input is `in`.
+fn without(folder: &str, way: &[&str], args: &[&str]) -> Ran {
+    Wrun::program(Path::new("unshare"))
+        .args(way)
+        .args(["sh", "-c"])
+        .arg("mount -t tmpfs none \"$1\" && shift && exec \"$@\"")
+        .args(["sh", folder])
+        .arg(wrun())
+        .args(args)
+        .stdin("in")
+        .run()
+}
+
+fn guest(path: &str) -> String {
+    repo("guest-tasks").join(path).display().to_string()
+}
+
+const STARTS: [[&str; 2]; 3] = [
+    ["--mode", "thread"],
+    ["--start", "fork"],
+    ["--start", "exec"],
+];
+
+#[test]
+fn nothing_depends_on_devices() {
+    let Some(way) = unshare() else {
+        println!("skipped: no mounts of one's own here (unshare -m)");
+        return;
+    };
+    let scratch = scratch();
+    let file = |name: &str| scratch.path().join(name).display().to_string();
+    let (hello, cat) = (guest("hello/hello.wat"), guest("cat/cat.wasm"));
+    for start in STARTS {
+        for (task, said) in [(&hello, "hello, in"), (&cat, "in")] {
+            let [option, value] = start;
+            let ran = without("/dev", way, &[option, value, "--no-cache", task]);
+            ran.expect_code(0, &format!("{start:?} {task}"));
+            assert!(ran.text().contains(said), "{start:?}: {ran:?}");
+        }
+    }
+    without("/dev", way, &["compile", "-o", &file("code"), &hello]).expect_code(0, "compile");
+    without("/dev", way, &["inspect", &hello]).expect_code(0, "inspect");
+    let only = [
+        "compare",
+        "--only",
+        "warm,segfault",
+        "--runs",
+        "1",
+        "--json",
+    ];
+    let mut args = only.to_vec();
+    let json = file("json");
+    args.extend([json.as_str(), hello.as_str()]);
+    without("/dev", way, &args).expect_code(0, "compare");
+}
+
+#[test]
+fn what_needs_proc_says_so_and_the_rest_does_without() {
+    let Some(way) = unshare() else {
+        println!("skipped: no mounts of one's own here (unshare -m)");
+        return;
+    };
+    let scratch = scratch();
+    let file = |name: &str| scratch.path().join(name).display().to_string();
+    let (hello, cat) = (guest("hello/hello.wat"), guest("cat/cat.wasm"));
+    let component = guest("context/context.wasm");
+    for (task, said) in [
+        (&hello, "hello, in"),
+        (&cat, "in"),
+        (&component, "bytes 2\n"),
+    ] {
+        for cache in [&[][..], &["--no-cache"]] {
+            let mut args = vec!["--mode", "thread"];
+            args.extend(cache);
+            args.push(task);
+            let ran = without("/proc", way, &args);
+            ran.expect_code(0, task);
+            assert!(ran.text().contains(said), "{ran:?}");
+        }
+    }
+    without("/proc", way, &["inspect", &hello]).expect_code(0, "inspect");
+    let (code, json) = (file("code"), file("json"));
+    let processes: [&[&str]; 5] = [
+        &[&hello],
+        &["--start", "exec", &hello],
+        &["--jail", "off", &hello],
+        &["compile", "-o", &code, &hello],
+        &["compare", "--only", "warm", "--json", &json, &hello],
+    ];
+    for args in processes {
+        let ran = without("/proc", way, args);
+        ran.expect_code(125, &format!("{args:?}"));
+        assert_eq!(
+            ran.stderr,
+            "wrun: processes of wrun need /proc, which is not mounted here: mount it (mount -t \
+             proc proc /proc), or run tasks in thread mode, which does without\n",
+            "{args:?}"
+        );
+        assert_eq!(ran.text(), "", "{args:?}");
+    }
+}
