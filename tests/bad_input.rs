@@ -435,6 +435,8 @@ fn works(cache: &Path, what: &str) {
     for mode in MODES {
         let ran = Wrun::mode(mode)
             .cache(cache)
+            // That it is none is said where compiling takes long, as on a busy machine.
+            .arg("--quiet")
             .arg(guest("hello/hello.wat"))
             .stdin("cache")
             .run();
