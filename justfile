@@ -12,15 +12,15 @@ lint:
 
 # Integration tests whose name contains NAME
 test NAME="":
-    cargo test --release --package wrun --test integration -- {{NAME}}
+    cargo test --release --test integration -- {{NAME}}
 
 # Unit tests whose name contains NAME
 unit NAME="":
-    cargo test --release --package wrun --lib -- {{NAME}}
+    cargo test --release --lib -- {{NAME}}
 
 # Benchmark rows whose name contains ROW, briefly
 bench ROW:
-    cargo bench --package wrun --bench cost -- --quick "{{ROW}}"
+    cargo bench --bench cost -- --quick "{{ROW}}"
 
 # Rebuild guests whose sources changed
 guests *NAMES:

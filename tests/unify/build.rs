@@ -1,0 +1,3 @@
+//! Nothing: its dependencies are what it is for (see Cargo.toml).
+
+fn main() {}
