@@ -167,11 +167,11 @@ fn a_module_with_flipped_bytes_is_refused_or_runs_in_its_sandbox() {
 #[test]
 fn a_component_for_another_world_and_files_without_an_entry() {
     refused(&guest("hostile/other-world.wat"), 126, &["run"]);
-    refused(&guest("hostile/no-entry.wat"), 126, &["nothing to run"]);
+    refused(&guest("hostile/no-entry.wat"), 126, &["no entry point"]);
     refused(
         &guest("hostile/empty-component.wat"),
         126,
-        &["nothing to run"],
+        &["no entry point"],
     );
     refused(&guest("hostile/missing-memory.wat"), 126, &["memory"]);
     refused(

@@ -453,7 +453,7 @@ fn a_task_that_imports_wrun_has_a_floor_or_a_reason() {
         .run();
     let results = results.unwrap();
     assert_eq!(results.verdict, Verdict::Comparable, "{results:?}");
-    let why = "the task has no floor: it calls wrun, which is not there";
+    let why = "the task has no floor: it calls wrun, which is not present";
     assert!(
         results.notes.iter().any(|note| note == why),
         "{:?}",
@@ -587,7 +587,7 @@ fn the_command_says_what_is_wrong() {
         (
             vec!["--jail", "off", "--uid", "99", &task_name],
             2,
-            "--uid needs a jail",
+            "--uid cannot be used with --jail off",
         ),
         (vec!["/nothing.wasm"], 127, "cannot read /nothing.wasm"),
         (

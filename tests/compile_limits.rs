@@ -216,10 +216,7 @@ fn that_each_run_compiles_is_said() {
         // Not a directory; one that others can write to.
         for (cache, why) in [
             (Path::new("/dev/null"), "cannot make /dev/null/v3-"),
-            (
-                &shared,
-                "is not a directory that this user alone can write to",
-            ),
+            (&shared, "is writable by other users"),
         ] {
             let what = format!("{mode}, {}", cache.display());
             let run = || Wrun::mode(mode).cache(cache);
@@ -258,7 +255,7 @@ fn that_each_run_compiles_is_said() {
             assert!(row("compile ").is_some(), "{what}: {}", ran.stderr);
             let note = row("note ").unwrap_or_default();
             assert!(
-                note.starts_with("the compiled code is not kept: ") && note.contains(why),
+                note.starts_with("the compiled code is not cached: ") && note.contains(why),
                 "{what}: {}",
                 ran.stderr
             );
@@ -321,7 +318,7 @@ fn an_embedder_learns_what_compiling_took() {
             .expect("not kept");
         assert_eq!(
             notes,
-            [format!("the compiled code is not kept: {why}")],
+            [format!("the compiled code is not cached: {why}")],
             "{mode}"
         );
         let kept = || Cache::Directory(scratch.path().join(mode.name()));

@@ -527,7 +527,8 @@ fn without_a_required_wall_nothing_is_compiled() {
     assert_eq!(error.kind(), ErrorKind::Jail, "{error}");
     let words = error.to_string();
     assert!(
-        words.starts_with("the jail lacks environment: ") && words.contains("--jail best-effort"),
+        words.starts_with("cannot set up the strict jail: environment is missing: ")
+            && words.contains("--jail best-effort"),
         "{words}"
     );
     load(Jail::BestEffort).unwrap();
@@ -719,11 +720,15 @@ fn a_compiler_that_was_taken_over() {
             ),
             ("hello(); live()", LoadLimit, "longer"),
             ("hello(); channel.close(); live()", NotLoadable, "lived on"),
-            ("hello(); say(b''); live()", NotLoadable, "does not decode"),
+            (
+                "hello(); say(b''); live()",
+                NotLoadable,
+                "cannot be decoded",
+            ),
             (
                 "hello(); say(b'\\xff' * 9); live()",
                 NotLoadable,
-                "does not decode",
+                "cannot be decoded",
             ),
             (
                 "hello(); say(b'\\x00\\x00'); live()",
@@ -733,7 +738,7 @@ fn a_compiler_that_was_taken_over() {
             (
                 "hello(); channel.sendall(b'\\xff' * 4); live()",
                 NotLoadable,
-                "over the cap",
+                "exceeds the limit",
             ),
             (
                 "hello(); channel.sendall(b'\\x00\\x00\\x01\\x00' + b'x' * 100000); live()",
@@ -744,7 +749,7 @@ fn a_compiler_that_was_taken_over() {
             (
                 "hello(); say(b'\\x01\\x0c'); live()",
                 NotLoadable,
-                "does not decode",
+                "cannot be decoded",
             ),
             (
                 "hello(); say(b'\\x01\\x00'); live()",

@@ -603,20 +603,20 @@ while True: pass",
                 task("hello(); ready(); live()", Ends(Limit::Deadline)).within(500),
                 task("hello(); ready(); order(); live()", Ends(Limit::Deadline)).within(500),
                 // Lengths and rubbish.
-                task("hello(); ready(); order(); raw(b'\\xff' * 4); live()", Breach("over the cap")),
-                task("hello(); ready(); order(); say(b''); live()", Breach("does not decode")),
+                task("hello(); ready(); order(); raw(b'\\xff' * 4); live()", Breach("exceeds the limit")),
+                task("hello(); ready(); order(); say(b''); live()", Breach("cannot be decoded")),
                 task(
                     "hello(); ready(); order(); say(b'\\xff' * 9); live()",
-                    Breach("does not decode"),
+                    Breach("cannot be decoded"),
                 ),
                 task("hello(); ready(); order(); say(b'\\0\\0'); live()", Breach("too many")),
                 task(
                     "hello(); ready(); order(); say(b'\\2' + varint(1 << 40) + b'x'); live()",
-                    Breach("does not decode"),
+                    Breach("cannot be decoded"),
                 ),
                 task(
                     "hello(); ready(); order(); say(b'\\5' + text(b'\\xff\\xfe') + b'\\0'); live()",
-                    Breach("does not decode"),
+                    Breach("cannot be decoded"),
                 ),
                 task(
                     "hello(); ready(); order(); raw(struct.pack('<I', 4 << 20) + b'x' * 1000); live()",
@@ -1057,7 +1057,7 @@ pidfd = os.pidfd_open(pid); os.waitpid(pid, 0); forked(id, [pidfd]); fork(sock);
                 // Dies while its worker runs, in its group and out of it.
                 lie("hello(); ready(); spawn(lambda it: it.order() and live()); sys.exit(3)", Crashes).within(5000),
                 // Workers of a zygote lie as others do.
-                lie("hello(); ready(); serve(lambda it: (it.order(), it.raw(b'\\xff' * 4), live()))", Breach("over the cap")),
+                lie("hello(); ready(); serve(lambda it: (it.order(), it.raw(b'\\xff' * 4), live()))", Breach("exceeds the limit")),
                 lie("hello(); ready(); serve(lambda it: (it.order(), it.done(b'hi'), live()))", Output("hi")),
                 lie("hello(); ready(); serve(lambda it: (it.order(), it.done(b'hi', fds=[1]), live()))", Breach("descriptors")),
                 lie("hello(); ready(); serve(lambda it: (it.order(), it.sock.close(), live()))", Breach("lived on")),

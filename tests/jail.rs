@@ -643,11 +643,11 @@ const STOPS: &[(&str, Stop)] = &[
     ),
     (
         "send-descriptors",
-        Ends("protocol: it sent descriptors that nobody asked for"),
+        Ends("protocol: it sent descriptors that were not requested"),
     ),
     (
         "send-rubbish",
-        Ends("protocol: a frame of 4294967295 bytes is over the cap of 4194304"),
+        Ends("protocol: a frame of 4294967295 bytes exceeds the limit of 4194304"),
     ),
     (
         "silent",

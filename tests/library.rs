@@ -679,7 +679,7 @@ fn what_is_no_task_is_refused() {
             ("not-wasm.wasm", "not WebAssembly"),
             ("random-bytes.wasm", ""),
             ("truncated.wasm", ""),
-            ("no-entry.wat", "nothing to run"),
+            ("no-entry.wat", "no entry point"),
             ("imports-unknown.wat", "mystery"),
             ("missing-memory.wat", "memory"),
             ("missing-realloc.wat", "cabi_realloc"),

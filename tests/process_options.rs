@@ -71,7 +71,7 @@ fn only_root_runs_tasks_as_others() {
     };
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{stderr}");
-    assert!(stderr.contains("needs root"), "{stderr}");
+    assert!(stderr.contains("requires root"), "{stderr}");
     if !is_root() {
         let error = builder(Mode::Process).identity(65534, 65534).build();
         assert_eq!(error.unwrap_err().kind(), ErrorKind::Jail);

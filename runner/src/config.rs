@@ -43,7 +43,9 @@ impl FromStr for Mode {
         match name {
             "process" => Ok(Mode::Process),
             "thread" => Ok(Mode::Thread),
-            _ => Err(format!("{name:?} is no mode; there are process and thread")),
+            _ => Err(format!(
+                "unknown mode {name:?}: expected \"process\" or \"thread\""
+            )),
         }
     }
 }
@@ -89,7 +91,7 @@ impl FromStr for Jail {
             "best-effort" => Ok(Jail::BestEffort),
             "off" => Ok(Jail::Off),
             _ => Err(format!(
-                "{name:?} is no jail; there are strict, best-effort and off"
+                "unknown jail {name:?}: expected \"strict\", \"best-effort\" or \"off\""
             )),
         }
     }
@@ -132,7 +134,9 @@ impl FromStr for Start {
         match name {
             "fork" => Ok(Start::Fork),
             "exec" => Ok(Start::Exec),
-            _ => Err(format!("{name:?} is no start; there are fork and exec")),
+            _ => Err(format!(
+                "unknown start method {name:?}: expected \"fork\" or \"exec\""
+            )),
         }
     }
 }

@@ -197,7 +197,7 @@ impl Core {
         {
             return Err(Error::new(
                 ErrorKind::InvalidTask,
-                "the port is of another runner's channel",
+                "the port belongs to another runner's channel",
             ));
         }
         spec.validate()?;

@@ -134,7 +134,7 @@ impl Error {
         Error::new(
             ErrorKind::Jail,
             format!(
-                "the jail lacks {layer}: {detail}; --jail best-effort (Jail::BestEffort) runs \
+                "cannot set up the strict jail: {layer} is missing: {detail}; --jail best-effort (Jail::BestEffort) runs \
                  without it"
             ),
         )

@@ -104,7 +104,7 @@ impl Retry {
         if self.order.cancel.is_cancelled() {
             Some("the task was asked to stop")
         } else if self.talked {
-            Some("it had a port, over which something may have gone")
+            Some("it had a port, and messages may have been sent over it")
         } else if self.order.services.children_started() > 0 {
             Some("it started child tasks")
         } else if self.order.services.has_joined() {

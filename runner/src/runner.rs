@@ -400,7 +400,7 @@ impl Runner {
         if [task.stdout, task.stderr].contains(&Stdio::Stream) {
             return Err(Error::new(
                 ErrorKind::InvalidTask,
-                "nobody would read the streams of a task that is waited for: use submit",
+                "a blocking run cannot stream output: use submit",
             ));
         }
         self.core.is_of_this_process()?;

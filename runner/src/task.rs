@@ -478,23 +478,23 @@ pub struct Terminals {
 pub enum TaskError {
     #[error("{what} contains a NUL byte")]
     Nul { what: &'static str },
-    #[error("{what} have more than 1 MiB")]
+    #[error("{what} are longer than 1 MiB")]
     TooLong { what: &'static str },
-    #[error("a task has at most {MAX_GRANTS} directories and as many addresses")]
+    #[error("a task can be granted at most {MAX_GRANTS} directories and {MAX_GRANTS} addresses")]
     TooManyGrants,
-    #[error("Stdio::Stdout is for stderr, and needs Stdio::Stream for stdout")]
+    #[error("Stdio::Stdout is only for stderr, and requires Stdio::Stream for stdout")]
     NotJoined,
-    #[error("max_table_elements is at most 1,000,000")]
+    #[error("max_table_elements must be at most 1,000,000")]
     TooManyTableElements,
-    #[error("max_tasks is at most 4,096, max_depth at most 64")]
+    #[error("max_tasks must be at most 4,096 and max_depth at most 64")]
     TooManyChildren,
-    #[error("a task is granted at most {MAX_GRANTS} tasks")]
+    #[error("a task can be granted at most {MAX_GRANTS} tasks")]
     TooManyTasks,
-    #[error("{name:?} is no name for a granted task: it has 1 to 256 bytes, none of them NUL")]
+    #[error("invalid name {name:?} for a granted task: expected 1 to 256 bytes without NUL")]
     TaskName { name: String },
-    #[error("two granted tasks have the name {name:?}")]
+    #[error("the name {name:?} is given to two granted tasks")]
     TaskTwice { name: String },
-    #[error("{name:?} is no name for an environment variable")]
+    #[error("invalid name {name:?} for an environment variable")]
     EnvName { name: String },
     #[error("cannot grant the directory {}: {source}", path.display())]
     Dir {
@@ -503,11 +503,11 @@ pub enum TaskError {
     },
     #[error("cannot grant {}: it is not a directory", path.display())]
     NotADir { path: PathBuf },
-    #[error("{text:?} is no directory grant; it is written HOST[::GUEST][:ro]")]
+    #[error("invalid directory grant {text:?}: expected HOST[::GUEST][:ro]")]
     DirSyntax { text: String },
-    #[error("{text:?}: the task's name for the directory must be UTF-8; write HOST::GUEST")]
+    #[error("invalid directory grant {text:?}: the guest path must be UTF-8; use HOST::GUEST")]
     DirName { text: String },
-    #[error("{text:?} is no address to grant; it is written HOST:PORT")]
+    #[error("invalid address {text:?}: expected HOST:PORT")]
     TcpSyntax { text: String },
     #[error("cannot resolve {host:?}: {source}")]
     Resolve {

@@ -12,7 +12,7 @@ use std::path::Path;
 pub(super) fn compile(args: &CompileArgs) -> Result<u8, Failure> {
     // Before anything is compiled.
     if args.output == Path::new("-") && io::stdout().is_terminal() {
-        let message = "-o -: stdout is a terminal, which an artifact is not for";
+        let message = "-o -: refusing to write an artifact to a terminal";
         return Err(Failure::new(exit::USAGE, message));
     }
     let to = ResultTo::open("--output", Some(&args.output), &[Some(&args.task)])?;

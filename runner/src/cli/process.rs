@@ -49,10 +49,10 @@ impl WallArgs {
             return Ok(None);
         };
         if self.jail == Some(Jail::Off) {
-            return usage("--uid needs a jail, and --jail off is none");
+            return usage("--uid cannot be used with --jail off");
         }
         if !rustix::process::geteuid().is_root() {
-            return usage("--uid needs root: nobody else may run a task as another user");
+            return usage("--uid requires root: only root may run a task as another user");
         }
         let (first, last) = (*uid.start(), *uid.end());
         if first == last {

@@ -185,7 +185,7 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
         text::complain(&why);
     }
     if let Some(path) = untouched {
-        text::complain(&format!("{path} was not written: the output is not whole"));
+        text::complain(&format!("{path} was not written: the output is incomplete"));
     }
     match (ended.delivery, stop.code()) {
         (Delivery::Abandoned, Some(code)) => Ok(code),

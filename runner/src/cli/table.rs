@@ -212,7 +212,7 @@ fn title(row: &CostRow) -> String {
         Measure::Load => "load it, compiled before",
         Measure::Cold => "first report of a new runner",
         Measure::Warm => "from submission to report",
-        Measure::Throughput => "tasks a second, so many at the same time",
+        Measure::Throughput => "tasks per second, with this many at the same time",
         Measure::RoundTrip => "message to a task and back, by size",
         Measure::Bandwidth => "bytes a second to a task, by size of messages",
         Measure::Resident => "resident memory of a task that waits",

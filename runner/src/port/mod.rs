@@ -129,7 +129,7 @@ pub enum PortError {
     #[error("the channel is closed")]
     Closed,
     /// There is no room, or nothing there.
-    #[error("it would have to wait")]
+    #[error("the operation would block")]
     WouldBlock,
     /// The message has more than a message may have.
     #[error("the message is too large")]
@@ -138,10 +138,10 @@ pub enum PortError {
     /// descriptors or no memory left for it; or the task that made the channel has
     /// as much in channels as it may, or the one that sends has as many ports and regions
     /// in messages that nobody received.
-    #[error("a limit is reached")]
+    #[error("a limit was reached")]
     Limit,
     /// A port or a region in the message is of another runner.
-    #[error("the port or region is another runner's")]
+    #[error("the port or region belongs to another runner")]
     OtherRunner,
 }
 

@@ -198,7 +198,7 @@ impl End {
             if sockopt::socket_domain(fd)? != AddressFamily::UNIX
                 || sockopt::socket_type(fd)? != kind
             {
-                return Err(io::Error::other("it is no end of a channel"));
+                return Err(io::Error::other("not an end of a channel"));
             }
         }
         if !(1..=Port::MAX_CAPACITY).contains(&u32::from(parts.capacity)) {

@@ -252,7 +252,7 @@ impl Asking {
         descriptors: Vec<OwnedFd>,
     ) -> io::Result<Option<Word>> {
         let Some(open) = self.open.remove(&id) else {
-            return Err(io::Error::other("nobody asked that"));
+            return Err(io::Error::other("unknown request"));
         };
         let Open {
             answer: to,
@@ -576,7 +576,7 @@ fn ask_of(ask: WireAsk, descriptors: Vec<OwnedFd>) -> Result<Ask, &'static str> 
         WireAsk::Claim => descriptors
             .next()
             .map(Ask::Claim)
-            .ok_or("it claims a region that is none"),
+            .ok_or("it claims a descriptor that is not a region"),
         WireAsk::Spawn { name, .. } | WireAsk::Lock { name, .. } | WireAsk::Join(name)
             if name.len() > MAX_NAME =>
         {
@@ -603,7 +603,7 @@ fn ask_of(ask: WireAsk, descriptors: Vec<OwnedFd>) -> Result<Ask, &'static str> 
                 }
                 Data::File(len) => {
                     let file = descriptors.next().filter(|file| is_sealed(file, len));
-                    let file = file.ok_or("it sends a file that is none")?;
+                    let file = file.ok_or("it sent a descriptor that is not a file")?;
                     (InputKind::Reader(Box::new(Sealed { file, at: 0 })), len)
                 }
             };
@@ -615,7 +615,7 @@ fn ask_of(ask: WireAsk, descriptors: Vec<OwnedFd>) -> Result<Ask, &'static str> 
                         return Err("it sends half a port");
                     };
                     let port = Port::from_parts(parts, [messages, credit, arena]);
-                    let port = port.map_err(|_| "it sends a port that is none")?;
+                    let port = port.map_err(|_| "it sent a descriptor that is not a port")?;
                     Some(Box::new(port))
                 }
             };

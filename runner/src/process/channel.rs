@@ -29,11 +29,11 @@ const PIECE: usize = 8192;
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ChannelError {
     /// It closed its end, or died.
-    #[error("it went silent")]
+    #[error("it closed the connection")]
     Closed,
     #[error("{0}")]
     Frame(#[from] FrameError),
-    #[error("it sent descriptors that nobody asked for")]
+    #[error("it sent descriptors that were not requested")]
     Descriptors,
     #[error("{0}")]
     Io(#[from] io::Error),

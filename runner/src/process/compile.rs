@@ -309,7 +309,7 @@ impl ChildCompiler {
         share: Share,
     ) -> Result<Code, LoadError> {
         let lie = |what: String| LoadError::CompileCrashed {
-            how: format!("it left what is not the task's code: {what}"),
+            how: format!("it returned something other than the compiled task: {what}"),
         };
         let len = output.metadata().map_or(0, |metadata| metadata.len());
         if len > share.limits().file {

@@ -79,9 +79,9 @@ pub(crate) enum ProcessError {
     Handshake { program: PathBuf, what: String },
     #[error("{message}")]
     Refused { message: String },
-    #[error("the jail lacks {}: {}", .0.layer, .0.detail)]
+    #[error("cannot set up the strict jail: {} is missing: {}", .0.layer, .0.detail)]
     NoJail(LayerReport),
-    #[error("the jail cannot be put up: {message}")]
+    #[error("cannot set up the jail: {message}")]
     JailFailed { message: String },
     #[error(
         "workers died {failures} times in a row while starting, the last one like this: {last}; \
@@ -240,8 +240,12 @@ impl ProcessExecutor {
                 Ok(made)
             })?,
         };
-        any.downcast::<Pools>()
-            .map_err(|_| Error::new(ErrorKind::InvalidTask, "the artifact is another runner's"))
+        any.downcast::<Pools>().map_err(|_| {
+            Error::new(
+                ErrorKind::InvalidTask,
+                "the artifact was loaded by another runner",
+            )
+        })
     }
 }
 

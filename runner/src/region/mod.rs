@@ -75,10 +75,10 @@ pub enum Kind {
 pub enum RegionError {
     /// Beyond the end of the region; or a region of no bytes, or of more than there
     /// can be.
-    #[error("it is beyond the end of the region")]
+    #[error("the range is beyond the end of the region")]
     OutOfBounds,
     /// An offset that is not a multiple of what is there.
-    #[error("it is not aligned")]
+    #[error("the offset is not aligned")]
     Misaligned,
     /// It is mapped; or somebody else has a part of it, or has kept it and stands in
     /// the way.
@@ -89,7 +89,7 @@ pub enum RegionError {
     WrongKind,
     /// There may be no more regions, or no more bytes in regions: of the task, or of
     /// the runner ([`Builder::region_memory`](crate::Builder::region_memory)).
-    #[error("a limit on regions is reached")]
+    #[error("a limit on regions was reached")]
     Limit,
     /// The operating system refuses.
     #[error("{what}: {source}")]
@@ -100,7 +100,7 @@ pub enum RegionError {
         source: io::Error,
     },
     /// What came from elsewhere is no region.
-    #[error("it is no region: {0}")]
+    #[error("not a region: {0}")]
     Foreign(&'static str),
 }
 

@@ -96,7 +96,7 @@ impl Region {
         // The size stays, for there are seals.
         let stat = rustix::fs::fstat(&file).map_err(system(LOOK))?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-            return Err(RegionError::Foreign("it is no regular file"));
+            return Err(RegionError::Foreign("it is not a regular file"));
         }
         let size = u64::try_from(stat.st_size).map_err(|_| RegionError::Foreign("its size"))?;
         let end = parts.end(size).ok_or(RegionError::Foreign("its place"))?;

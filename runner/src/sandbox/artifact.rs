@@ -64,7 +64,8 @@ impl Compiled {
     /// What people should know, if anything.
     pub(crate) fn note(&self) -> Option<String> {
         let why = self.not_kept.as_ref()?;
-        (self.time > Compiled::NOTICEABLE).then(|| format!("the compiled code is not kept: {why}"))
+        (self.time > Compiled::NOTICEABLE)
+            .then(|| format!("the compiled code is not cached: {why}"))
     }
 }
 

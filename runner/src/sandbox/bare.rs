@@ -63,7 +63,7 @@ pub(crate) enum BareError {
     Code(#[from] CodeError),
     #[error("{}", .0.root_cause())]
     Wasmtime(wasmtime::Error),
-    #[error("without wrun around it, it does not do the same")]
+    #[error("without wrun, the task does not produce the same output")]
     Differs,
 }
 
@@ -230,7 +230,7 @@ fn stub_wrun(linker: &mut Linker<Host>, component: &Component) -> wasmtime::Resu
             match (export.ty, &mut stub) {
                 (ComponentItem::ComponentFunc(_), Some(stub)) => {
                     stub.func_new(name, |_, _, _, _| {
-                        Err(wasmtime::Error::msg("it calls wrun, which is not there"))
+                        Err(wasmtime::Error::msg("it calls wrun, which is not present"))
                     })?;
                 }
                 // One that an interface before it has is only named again.

@@ -43,8 +43,9 @@ impl Cache {
         let directory = match config {
             CacheConfig::Off => return Ok(None),
             CacheConfig::Directory(directory) => directory.clone(),
-            CacheConfig::User => user_directory()
-                .ok_or("there is no home directory (HOME) for the cache to be in")?,
+            CacheConfig::User => {
+                user_directory().ok_or("there is no cache directory: HOME is not set")?
+            }
         };
         // The format is in the name: another wrun's entries are not even seen.
         let directory = directory.join(concat!("v3-", env!("CARGO_PKG_VERSION")));
@@ -57,9 +58,7 @@ impl Cache {
         let metadata = fs::symlink_metadata(&directory).map_err(unusable)?;
         if !metadata.is_dir() || !is_ours(&metadata) {
             let directory = directory.display();
-            return Err(format!(
-                "{directory} is not a directory that this user alone can write to"
-            ));
+            return Err(format!("{directory} is writable by other users"));
         }
         Ok(Some(Cache { directory }))
     }
@@ -276,7 +275,7 @@ mod tests {
         fs::set_permissions(&cache.directory, open(0o777)).expect("chmod");
         let config = CacheConfig::Directory(directory.path().into());
         let why = Cache::open(&config).expect_err("it is anybody's");
-        assert!(why.contains("this user alone"), "{why}");
+        assert!(why.contains("writable by other users"), "{why}");
     }
 
     #[test]

@@ -106,15 +106,15 @@ pub(crate) struct Code {
 /// Why bytes are no compiled code that can be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CodeError {
-    #[error("it is no artifact of wrun")]
+    #[error("not a wrun artifact")]
     NotAnArtifact,
-    #[error("its format is version {0}, this wrun reads {FORMAT}")]
+    #[error("the artifact has format version {0}, expected {FORMAT}; compile the task again")]
     Format(u32),
-    #[error("it was made by wrun {0}, this is {ours}", ours = env!("CARGO_PKG_VERSION"))]
+    #[error("the artifact was made by wrun {0}, this is wrun {ours}; compile the task again", ours = env!("CARGO_PKG_VERSION"))]
     Version(String),
-    #[error("it is damaged: {0}")]
+    #[error("the artifact is damaged: {0}")]
     Damaged(&'static str),
-    #[error("this engine refuses it: {0}")]
+    #[error("this engine rejects the artifact: {0}")]
     Engine(String),
     #[error("{what}: {source}")]
     Io {

@@ -44,7 +44,7 @@ pub(super) const WIDE_MEMORY: u64 = 64 << 30;
 pub(crate) enum EngineError {
     #[error("cannot make a WebAssembly engine: {0}")]
     Engine(String),
-    #[error("cannot start the clock of epochs: {0}")]
+    #[error("cannot start the epoch clock: {0}")]
     Epoch(#[source] std::io::Error),
 }
 

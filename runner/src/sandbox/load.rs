@@ -35,12 +35,12 @@ pub(crate) enum LoadError {
     Invalid { message: String },
     #[error("the task imports {name}, which nothing provides: {hint}")]
     UnknownImport { name: String, hint: String },
-    #[error("there is nothing to run: {wanted}; this one exports {exports}")]
+    #[error("the task has no entry point: {wanted}; it exports {exports}")]
     NoEntry {
         wanted: Cow<'static, str>,
         exports: String,
     },
-    #[error("the task exports run but not {name}, which the canonical ABI needs")]
+    #[error("the task exports run but not {name}, which the canonical ABI requires")]
     MissingExport { name: Cow<'static, str> },
     #[error("the task does not fit the world wrun:task/task: {message}")]
     Componentize { message: String },
@@ -57,7 +57,7 @@ pub(crate) enum LoadError {
     #[error("{} is a directory, not a task", path.display())]
     IsDirectory { path: PathBuf },
     #[serde(skip)]
-    #[error("the task has more than {limit} bytes, the cap on task files")]
+    #[error("the task file is larger than {limit} bytes, the limit for task files")]
     TooBig { limit: u64 },
     #[serde(skip)]
     #[error(
@@ -78,7 +78,7 @@ pub(crate) enum LoadError {
     #[error(transparent)]
     Engine(#[from] EngineError),
     #[serde(skip)]
-    #[error("cannot keep compiled code: {source}")]
+    #[error("cannot write compiled code to the cache: {source}")]
     System { source: CodeError },
     #[serde(skip)]
     #[error(

@@ -38,7 +38,7 @@ impl SharedWords {
         Ok(SharedWords { start, len })
     }
 
-    /// The word at `offset`; none beyond the end or where it is not aligned.
+    /// The word at `offset`; none beyond the end or where the offset is not aligned.
     #[expect(unsafe_code, reason = "a word of the mapping")]
     pub(crate) fn u32(&self, offset: usize) -> Option<&AtomicU32> {
         let at = self.word(offset, size_of::<u32>())?.cast();

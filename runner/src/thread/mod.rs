@@ -62,8 +62,12 @@ impl ThreadExecutor {
                 })?
             }
         };
-        any.downcast::<Prepared>()
-            .map_err(|_| Error::new(ErrorKind::InvalidTask, "the artifact is another runner's"))
+        any.downcast::<Prepared>().map_err(|_| {
+            Error::new(
+                ErrorKind::InvalidTask,
+                "the artifact was loaded by another runner",
+            )
+        })
     }
 
     fn link_new(&self, artifact: &Artifact, metered: bool) -> Result<Prepared, Error> {

@@ -13,15 +13,15 @@ const HEADER: usize = 4;
 /// Bytes that are no frame.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum FrameError {
-    #[error("a frame of {0} bytes is over the cap of {MAX_FRAME}")]
+    #[error("a frame of {0} bytes exceeds the limit of {MAX_FRAME}")]
     TooLong(usize),
-    #[error("a frame does not decode")]
+    #[error("a frame cannot be decoded")]
     Malformed,
-    #[error("a frame has {0} bytes too many")]
+    #[error("a frame has {0} trailing bytes")]
     Trailing(usize),
-    #[error("the peer speaks protocol {theirs}, this is {ours}")]
+    #[error("the peer speaks protocol version {theirs}, expected {ours}")]
     Version { theirs: u32, ours: u32 },
-    #[error("the peer is no wrun worker")]
+    #[error("the peer is not a wrun worker")]
     NotAPeer,
 }
 

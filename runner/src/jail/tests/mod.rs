@@ -345,7 +345,7 @@ fn strict_refuses_what_best_effort_reports() {
         match strict.error {
             Some(error) => {
                 assert!(layer.is_required(), "{error}");
-                let words = format!("the jail cannot be had: {layer} is unavailable: ");
+                let words = format!("cannot set up the strict jail: {layer} is unavailable: ");
                 assert!(error.starts_with(&words), "{error}");
                 assert!(error.contains("--jail best-effort"), "{error}");
             }
