@@ -18,42 +18,42 @@ use std::time::Duration;
 const EXAMPLES: &str = "\
 Examples:
   wrun hello.wasm                         run a task in a process of its own
-  wrun --mode thread hello.wasm           run it on a thread of this one
+  wrun --mode thread hello.wasm           run it on a thread of this process
   wrun resize.wasm 640 < in.png > out.png a command: stdin, arguments, stdout
   wrun --dir photos::/in:ro --timeout 5s index.wasm /in
-  wrun --task part=part.wasm whole.wasm   it may start another, as often as it likes
+  wrun --task part=part.wasm whole.wasm   a task that may start another task
   wrun --report - --output /dev/null task.wasm < input
-  wrun inspect task.wasm                  what it is and what it would need
+  wrun inspect task.wasm                  describe a task file
 
-A task gets nothing that is not granted: no directory, no variable, no socket,
-no other task.
+A task can use only what is granted: by default no directory, no environment
+variable, no socket and no other task.
 
-SIGTERM asks the task to stop, and ends it after --grace, or at once where the task
-cannot hear; Ctrl-C ends it at once. Ctrl-Z stops wrun and its workers until fg or bg,
-and --timeout with them.
+SIGTERM cancels the task and ends it after --grace, or at once if it does not observe
+cancellation; Ctrl-C ends it at once. Ctrl-Z suspends wrun and its workers until fg or
+bg; the time does not count against --timeout.
 
 Exit status: 0 completed; a command's own code; 1 the task failed; 2 usage;
 124 timed out; 125 wrun failed; 126 not a task; 127 no such file; 130 interrupted;
 134 trap; 137 another limit; 143 terminated; 128+n the worker died of signal n.
---report has the truth where codes collide.
+Where codes collide, --report tells them apart.
 
-WRUN_CACHE_DIR names the directory where compiled code is kept
-[default: wrun in XDG_CACHE_HOME, or else in ~/.cache].";
+WRUN_CACHE_DIR is the directory for compiled code
+[default: $XDG_CACHE_HOME/wrun, or ~/.cache/wrun].";
 
 const COMPARE_EXAMPLES: &str = "\
 Examples:
-  wrun compare resize.wasm --input in.png 640   where to run it, and why
+  wrun compare resize.wasm --input in.png 640   a table of costs and isolation
   wrun compare --html compared.html task.wasm   a page to send to a colleague
   wrun compare --json - --only warm task.wasm   one row, with all its numbers
-  wrun compare --only isolation task.wasm       what each mode holds
+  wrun compare --only isolation task.wasm       which faults each mode contains
 
-The task runs in thread mode, too, and, for the floors, in a process without a
-jail: compare only what you would run in thread mode. Each run gets the same
-input and grants; what a run leaves in a granted directory the next one finds.
+The task also runs in thread mode and, for the floors, in a process without a
+jail: compare only tasks that you would run in thread mode. Each run gets the same
+input and grants; files that a run leaves in a granted directory are there for the next.
 
-Exit status: 0 compared; 1 the task cannot be compared, and the reason is said;
-2 usage; 125 wrun failed; 126 not a task; 127 no such file; 130 interrupted,
-after what there was is printed.";
+Exit status: 0 compared; 1 the task cannot be compared (the message says why);
+2 usage; 125 wrun failed; 126 not a task; 127 no such file; 130 interrupted (the
+results so far are printed).";
 
 /// Runs WebAssembly tasks in separate processes or on threads.
 #[derive(Debug, Parser)]
@@ -77,14 +77,14 @@ pub(crate) struct Cli {
 /// The subcommands.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run a task (the word may be left out)
+    /// Run a task (`wrun TASK` is short for `wrun run TASK`)
     #[command(after_help = EXAMPLES)]
     Run(Box<RunArgs>),
-    /// Tell what a task file is: shape, imports, exports, memory, grants
+    /// Describe a task file: shape, imports, exports, memory, required grants
     Inspect(InspectArgs),
     /// Compile a task ahead of time
     Compile(CompileArgs),
-    /// Measure what both modes cost a task, and what they hold, side by side
+    /// Measure a task in both modes, side by side: cost and isolation
     #[command(after_help = COMPARE_EXAMPLES)]
     Compare(Box<CompareArgs>),
     /// Print completions for a shell
@@ -113,12 +113,12 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "MODE", default_value = "process", value_parser = one_of::<Mode>(&["process", "thread"]))]
     pub(crate) mode: Mode,
 
-    /// Input of the task; `-` is stdin [default: stdin, unless it is a terminal
-    /// and the task is no command]
+    /// Read the task's input from FILE; `-` is stdin [default: stdin, or no input if stdin
+    /// is a terminal and the task is not a command]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) input: Option<PathBuf>,
 
-    /// Where the output goes [default: stdout]
+    /// Write the output to FILE [default: stdout]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) output: Option<PathBuf>,
 
@@ -126,61 +126,59 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) report: Option<PathBuf>,
 
-    /// Print outcome, cost and refused accesses to stderr
+    /// Print the outcome, the cost and denied accesses to stderr
     #[arg(long)]
     pub(crate) stats: bool,
 
-    /// Do not show that the task is being compiled, nor how far it says it is; on stderr,
-    /// where that is a terminal
+    /// Do not show progress (compiling, or what the task reports) on stderr when stderr is a
+    /// terminal
     #[arg(long)]
     pub(crate) no_progress: bool,
 
-    /// What output may do to a terminal. `safe`: colours, moves and erases in its line,
-    /// hide the cursor; any other control sequence is shown, not obeyed. `raw`:
-    /// everything
+    /// What output may do to a terminal. `safe`: set colours, edit the current line, hide
+    /// the cursor; other control sequences are shown as text. `raw`: everything
     #[arg(long, value_name = "HOW", default_value = "safe", value_parser = one_of::<Terminal>(&["safe", "raw"]))]
     pub(crate) terminal: Terminal,
 
-    /// Say on stderr only why there is no result: no progress, no hints at what was not
-    /// granted, nothing about a missing cache or a worker that runs as root
+    /// Print only errors to stderr: no progress, no hints about missing grants, no notes
+    /// about a missing cache or a worker that runs as root
     #[arg(long, short, conflicts_with = "stats")]
     pub(crate) quiet: bool,
 
-    /// End the task after this time, wherever it is: 500ms, 5s, 2min. Loading it
-    /// may take as long, and at least 10s, or as long as --compile-timeout says
+    /// End the task after this time: 500ms, 5s, 2min. Loading it may take as long again, at
+    /// least 10s, or as long as --compile-timeout allows
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) timeout: Option<Duration>,
 
-    /// How long the task may take to end after SIGTERM asked it to. One that cannot
-    /// be asked, as a command, is ended at once; a second SIGTERM ends any task at
-    /// once, as Ctrl-C does
+    /// How long the task may take to stop after SIGTERM. A task that does not observe
+    /// cancellation, such as a command, is ended at once; so is any task after a second
+    /// SIGTERM or after Ctrl-C
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = grace)]
     pub(crate) grace: Duration,
 
-    /// End the task after so many units of computation, about one per
-    /// instruction
+    /// End the task after N units of fuel, about one per instruction
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) fuel: Option<u64>,
 
-    /// Linear memory, over all memories of the task; one of them has 4GiB at most, or
-    /// 64GiB with 64-bit addresses [default: 512MiB]
+    /// Limit linear memory, the sum of all memories of the task; a single memory has at most
+    /// 4GiB, or 64GiB with 64-bit addresses [default: 512MiB]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub(crate) max_memory: Option<u64>,
 
-    /// Output, on stdout and on stderr each [default: a command streams without
-    /// limit, the value that run returns has 16MiB]
+    /// Limit the output, stdout and stderr each [default: unlimited for a command, 16MiB for
+    /// a task that exports `run`]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub(crate) max_output: Option<u64>,
 
-    /// Input [default: a command streams without limit, the value that run is
-    /// given has 64MiB]
+    /// Limit the input [default: unlimited for a command, 64MiB for a task that exports
+    /// `run`]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub(crate) max_input: Option<u64>,
 
     #[command(flatten)]
     pub(crate) grants: Grants,
 
-    /// Child tasks at the same time, on all levels together, up to 4096; 0 for none
+    /// Limit the child tasks that run at the same time, on all levels together: 0 to 4096
     /// [default: 64]
     #[arg(
         long,
@@ -189,7 +187,7 @@ pub(crate) struct RunArgs {
     )]
     pub(crate) max_tasks: Option<u32>,
 
-    /// Levels of child tasks below the task, up to 64; 0 for none [default: 8]
+    /// Limit the levels of child tasks below the task: 0 to 64 [default: 8]
     #[arg(
         long,
         value_name = "N",
@@ -197,19 +195,19 @@ pub(crate) struct RunArgs {
     )]
     pub(crate) max_depth: Option<u32>,
 
-    /// Linear memory that the task and its child tasks may have together, each of them
-    /// counted with all its --max-memory [default: 8GiB]
+    /// Limit the linear memory of the task and all its child tasks together, each counted
+    /// with its whole --max-memory [default: 8GiB]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub(crate) max_total_memory: Option<u64>,
 
     #[command(flatten)]
     pub(crate) compiling: CompilingArgs,
 
-    /// Load an artifact of `wrun compile`: native code that no sandbox checks
+    /// Accept an artifact of `wrun compile`: native code, which cannot be verified
     #[arg(long)]
     pub(crate) allow_precompiled: bool,
 
-    /// Compile anew, and keep nothing
+    /// Do not read or write the cache of compiled code
     #[arg(long)]
     pub(crate) no_cache: bool,
 
@@ -233,14 +231,14 @@ pub(crate) struct RunArgs {
 /// What compiling a task may take.
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct CompilingArgs {
-    /// Refuse a task that takes longer to compile [default: 6s for each MiB of its file,
-    /// and 60s to 30min]
+    /// Limit the time to compile the task [default: 6s for each MiB of its file, at least
+    /// 60s, at most 30min]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) compile_timeout: Option<Duration>,
 
-    /// Refuse a task that takes more memory to compile [default: 64 times its file, and
-    /// 2GiB to 16GiB; in thread mode without limit unless this or --compile-timeout is
-    /// given]
+    /// Limit the memory to compile the task [default: 64 times the size of its file, at
+    /// least 2GiB, at most 16GiB; in thread mode unlimited unless this or --compile-timeout
+    /// is given]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub(crate) compile_memory: Option<u64>,
 }
@@ -260,13 +258,13 @@ impl CompilingArgs {
 /// What the task may reach.
 #[derive(Args, Debug)]
 pub(crate) struct Grants {
-    /// Grant a directory, under another name, read-only. As root, workers stay root where
-    /// the owners of its files cannot be mapped to another user, which is then said; --uid
-    /// avoids it
+    /// Grant a directory, optionally under another name or read-only. If wrun is root and
+    /// the owners of its files cannot be mapped to another user, the worker runs as root
+    /// and a note says so; --uid avoids that
     #[arg(long, value_name = "HOST[::GUEST][:ro]", value_hint = ValueHint::DirPath, value_parser = OsStringValueParser::new().try_map(dir))]
     pub(crate) dir: Vec<DirGrant>,
 
-    /// Set a variable of the task, or pass on one of this process
+    /// Set an environment variable of the task, or pass on the value of wrun's own
     #[arg(long, value_name = "K[=V]", value_parser = OsStringValueParser::new().try_map(variable))]
     pub(crate) env: Vec<(String, String)>,
 
@@ -274,8 +272,7 @@ pub(crate) struct Grants {
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) allow_tcp: Vec<TcpGrant>,
 
-    /// Let the task, and what it starts, start FILE under this name; can be given
-    /// again, with other names
+    /// Let the task and its child tasks start FILE under this name; repeat for more names
     #[arg(long, value_name = "NAME=FILE", value_hint = ValueHint::FilePath, value_parser = OsStringValueParser::new().try_map(|text| TaskFile::try_from(&*text)))]
     pub(crate) task: Vec<TaskFile>,
 }
@@ -378,18 +375,18 @@ pub(crate) struct InspectArgs {
 /// `wrun compile`.
 #[derive(Args, Debug)]
 pub(crate) struct CompileArgs {
-    /// Where the artifact goes; `-` is stdout
+    /// Write the artifact to FILE; `-` is stdout
     #[arg(short, long, value_name = "ARTIFACT", value_hint = ValueHint::FilePath)]
     pub(crate) output: PathBuf,
 
-    /// Count fuel, for runs with --fuel
+    /// Compile with fuel counting, for runs with --fuel
     #[arg(long)]
     pub(crate) metered: bool,
 
     #[command(flatten)]
     pub(crate) compiling: CompilingArgs,
 
-    /// Do not show that the task is being compiled; on stderr, where that is a terminal
+    /// Do not show progress on stderr when stderr is a terminal
     #[arg(short, long)]
     pub(crate) quiet: bool,
 
@@ -401,12 +398,12 @@ pub(crate) struct CompileArgs {
 /// `wrun compare`.
 #[derive(Args, Debug)]
 pub(crate) struct CompareArgs {
-    /// Input of each run; `-` is stdin [default: none]
+    /// Read the input of each run from FILE; `-` is stdin [default: no input]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) input: Option<PathBuf>,
 
-    /// Measure each row so often, in turns with the others; fewer where the time does
-    /// not suffice
+    /// Measure each row N times, in turns with the others; fewer if the time does not
+    /// suffice
     #[arg(
         long,
         value_name = "N",
@@ -415,33 +412,33 @@ pub(crate) struct CompareArgs {
     )]
     pub(crate) runs: u32,
 
-    /// How long measuring may take, about; faults take some seconds more
+    /// Approximate time for measuring; injecting faults takes some seconds more
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = duration)]
     pub(crate) budget: Duration,
 
-    /// Measure only this, and what else is named so: `cost`, `isolation`, or a row's
-    /// name, as in the JSON
+    /// Measure only `cost`, `isolation` or the row with this name in the JSON; repeat for
+    /// more
     #[arg(long, value_name = "NAME", value_parser = only)]
     pub(crate) only: Vec<Only>,
 
-    /// Write everything that was measured as JSON; `-` is stdout, instead of the table
+    /// Write all measurements as JSON; `-` is stdout, instead of the table
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) json: Option<PathBuf>,
 
-    /// Write a page to read, in one file; `-` is stdout, instead of the table
+    /// Write a self-contained HTML page; `-` is stdout, instead of the table
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) html: Option<PathBuf>,
 
-    /// Do not show how far it is; on stderr, where that is a terminal
+    /// Do not show progress on stderr when stderr is a terminal
     #[arg(short, long, visible_alias = "no-progress")]
     pub(crate) quiet: bool,
 
-    /// A run that takes longer is no task to compare: 500ms, 5s, 2min
+    /// Fail if a single run takes longer: 500ms, 5s, 2min
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
     pub(crate) timeout: Duration,
 
-    /// Linear memory, over all memories of the task; one of them has 4GiB at most, or
-    /// 64GiB with 64-bit addresses [default: 512MiB]
+    /// Limit linear memory, the sum of all memories of the task; a single memory has at most
+    /// 4GiB, or 64GiB with 64-bit addresses [default: 512MiB]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub(crate) max_memory: Option<u64>,
 
@@ -458,7 +455,7 @@ pub(crate) struct CompareArgs {
     #[arg(value_name = "TASK", value_hint = ValueHint::FilePath)]
     pub(crate) file: PathBuf,
 
-    /// Its arguments; behind `--` where they look like options
+    /// Arguments of the task, after `--` if they look like options
     #[arg(value_name = "ARGS")]
     pub(crate) args: Vec<OsString>,
 }

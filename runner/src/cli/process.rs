@@ -13,9 +13,8 @@ const HEADING: &str = "Process mode";
 /// Options that say what holds worker processes.
 #[derive(Args, Debug)]
 pub(crate) struct WallArgs {
-    /// The kernel's walls around the task: `strict` (it does not run without all
-    /// that are required), `best-effort` (as many as can be had) or `off`
-    /// [default: strict]
+    /// The kernel's walls around the task: `strict` (fail if a required wall is missing),
+    /// `best-effort` (use the walls that are available) or `off` [default: strict]
     #[arg(
         long,
         value_name = "JAIL",
@@ -24,13 +23,13 @@ pub(crate) struct WallArgs {
     )]
     pub(crate) jail: Option<Jail>,
 
-    /// Run the task as this user, by number, or each process as one of these that no
-    /// other runner has in use; only as root, and not 0 [default: this user; as root,
-    /// one of 2013265920-2013331455]
+    /// Run the task as this user ID, or each process as a different user ID of this range;
+    /// requires root, and must not be 0 [default: the current user; as root, one of
+    /// 2013265920-2013331455]
     #[arg(long, value_name = "N[-M]", help_heading = HEADING, value_parser = uids)]
     pub(crate) uid: Option<RangeInclusive<u32>>,
 
-    /// Run the task as this group, by number [default: the number of --uid]
+    /// Run the task as this group ID [default: the value of --uid]
     #[arg(
         long,
         value_name = "N",
@@ -94,8 +93,8 @@ pub(crate) struct ProcessArgs {
     #[command(flatten)]
     pub(crate) walls: WallArgs,
 
-    /// New attempts when the task's process died, and after nothing else; none
-    /// once streamed input was read or output was passed on
+    /// Retry up to N times if the task's process died, and for no other reason; never after
+    /// streamed input was read or output was passed on
     #[arg(
         long,
         value_name = "N",
@@ -105,8 +104,8 @@ pub(crate) struct ProcessArgs {
     )]
     pub(crate) retries: u32,
 
-    /// How processes are made: `exec` (each from the program) or `fork` (from
-    /// one that has the task loaded: for many runs)
+    /// How to start worker processes: `exec` (start the program for each) or `fork` (from
+    /// a process that has the task loaded; faster for many runs)
     #[arg(
         long,
         value_name = "HOW",
@@ -116,11 +115,11 @@ pub(crate) struct ProcessArgs {
     )]
     pub(crate) start: Start,
 
-    /// Processes made ahead of demand
+    /// Keep N worker processes ready for the next tasks
     #[arg(long, value_name = "N", help_heading = HEADING, default_value_t = 0)]
     pub(crate) spares: usize,
 
-    /// Tasks for each process, one after another, each in a fresh sandbox
+    /// Run up to N tasks in each process, one after another, each in a fresh sandbox
     #[arg(
         long,
         value_name = "N",
@@ -130,7 +129,7 @@ pub(crate) struct ProcessArgs {
     )]
     pub(crate) reuse: u32,
 
-    /// Tasks that run at the same time
+    /// Run at most N tasks at the same time
     #[arg(
         long,
         value_name = "N",
@@ -140,7 +139,7 @@ pub(crate) struct ProcessArgs {
     )]
     pub(crate) workers: u32,
 
-    /// End processes that waited so long for a task
+    /// End worker processes that have been idle for this long
     #[arg(
         long,
         value_name = "TIME",
