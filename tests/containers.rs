@@ -61,12 +61,7 @@ fn nothing_depends_on_devices() {
     without("/dev", way, &["compile", "-o", &file("code"), &hello]).expect_code(0, "compile");
     without("/dev", way, &["inspect", &hello]).expect_code(0, "inspect");
     let only = [
-        "compare",
-        "--only",
-        "warm,segfault",
-        "--runs",
-        "1",
-        "--json",
+        "compare", "--only", "warm", "--only", "segfault", "--runs", "1", "--json",
     ];
     let mut args = only.to_vec();
     let json = file("json");

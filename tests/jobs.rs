@@ -17,9 +17,17 @@ use wrun::{StopSignal, Task};
 const WHILE: Duration = Duration::from_millis(300);
 
 /// A process's state, and the processor time that it has used, in ticks; none once it is
-/// gone.
+/// gone. It is stopped (`T`) once all of its threads are.
 fn stat(pid: i32) -> Option<(char, u64)> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (state, time) = stat_in(&format!("/proc/{pid}/stat"))?;
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten();
+    let states = threads.filter_map(|it| stat_in(&it.path().join("stat").display().to_string()));
+    let runs = states.map(|(state, _)| state).find(|state| *state != 'T');
+    Some((runs.unwrap_or(state), time))
+}
+
+fn stat_in(file: &str) -> Option<(char, u64)> {
+    let stat = fs::read_to_string(file).ok()?;
     let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split_whitespace().collect();
     let time = |index: usize| fields.get(index)?.parse::<u64>().ok();
     Some((fields.first()?.chars().next()?, time(11)? + time(12)?))
