@@ -37,8 +37,8 @@ const DROP_WAIT: Duration = Duration::from_secs(5);
 const THREADS_WAIT: Duration = Duration::from_millis(100);
 /// Threads beside those of the runtime that there must be memory for: one that waits for what
 /// blocks, the clock of epochs, one that starts programs; and those of a command, for
-/// streams, progress and job control.
-const OTHER_THREADS: usize = 8;
+/// streams and progress. That of job control needs next to none.
+const OTHER_THREADS: usize = 7;
 /// How long the first thread that waits for what blocks may take to be there.
 const THREADS_START: Duration = Duration::from_secs(10);
 

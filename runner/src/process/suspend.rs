@@ -92,7 +92,9 @@ pub fn job_control() -> Result<(), Error> {
             suspend_by(|| signals.obey());
         }
     };
-    let thread = std::thread::Builder::new().name("wrun-stop".into());
+    let thread = std::thread::Builder::new()
+        .name("wrun-stop".into())
+        .stack_size(64 << 10);
     thread.spawn(obeying).map(drop).map_err(|error| {
         sys::JobSignals::let_go();
         refused(error)
