@@ -326,7 +326,7 @@ mod tests {
         let (dirs, tcp) = ((Access::Directories, ""), (Access::TcpConnect, "[::1]:80"));
         let none = "no directory is granted (--dir), which may be why";
         let words = Some("x: No such file or directory");
-        let exited = |denied| ended(Outcome::Exited(3), denied);
+        let exited = |denied: &[(Access, &str)]| ended(Outcome::Exited(3), denied);
         let said = |report: &Report, words| explain(report, words).unwrap_or_default();
         assert_eq!(
             said(&exited(&[dirs]), words),
