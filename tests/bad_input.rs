@@ -256,9 +256,9 @@ fn a_file_of_300_megabytes_is_refused_before_it_is_read() {
     let scratch = scratch();
     let path = scratch.path().join("huge.wasm");
     File::create(&path).unwrap().set_len(300 << 20).unwrap();
-    refused(&path, 126, &["bytes, the cap"]);
+    refused(&path, 126, &["bytes, the limit"]);
     let line = one_line(&Wrun::new().arg("inspect").arg(&path).run(), 126, "inspect");
-    assert!(line.contains("the cap"), "{line}");
+    assert!(line.contains("the limit"), "{line}");
     let line = one_line(
         &Wrun::new()
             .arg("compile")
@@ -269,7 +269,7 @@ fn a_file_of_300_megabytes_is_refused_before_it_is_read() {
         126,
         "compile",
     );
-    assert!(line.contains("the cap"), "{line}");
+    assert!(line.contains("the limit"), "{line}");
 }
 
 #[test]

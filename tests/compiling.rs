@@ -704,7 +704,7 @@ fn a_compiler_that_was_taken_over() {
         use ErrorKind::{Jail, LoadLimit, NoWorker, NotLoadable, System};
         for (script, kind, words) in [
             ("live_not()", NoWorker, "Traceback"),
-            ("hello(77); live()", NoWorker, "protocol 77"),
+            ("hello(77); live()", NoWorker, "protocol version 77"),
             (
                 "channel.sendall(b'x' * 100); live()",
                 NoWorker,

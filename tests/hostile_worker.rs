@@ -797,16 +797,16 @@ ask(1, start('nobody')); live()",
             ),
             asks(
                 "hello(); ready(); order(); ask(1, start('self', b'\\1\\5'), [1]); live()",
-                Breach("file that is none"),
+                Breach("not a file"),
             ),
             asks(
                 "hello(); ready(); order()
 ask(1, start('self', b'\\1' + varint(2**64 - 1)), [os.memfd_create('x')]); live()",
-                Breach("file that is none"),
+                Breach("not a file"),
             ),
             asks(
                 "hello(); ready(); order(); ask(1, start('self', port=b'\\1\\1\\0\\0\\0\\0\\0'), [1, 1, 1]); live()",
-                Breach("port that is none"),
+                Breach("not a port"),
             ),
             asks(
                 "hello(); ready(); order(); say(b'\\1\\1\\0', [1]); live()",
@@ -1151,7 +1151,7 @@ fn another_version_is_named() {
     let echo = runner.load(repo("guest-tasks/echo/echo.wat")).unwrap();
     let error = runner.run(Task::new(&echo)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NoWorker);
-    assert!(error.to_string().contains("protocol 77"), "{error}");
+    assert!(error.to_string().contains("protocol version 77"), "{error}");
 }
 
 #[test]
