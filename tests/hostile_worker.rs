@@ -609,7 +609,7 @@ while True: pass",
                     "hello(); ready(); order(); say(b'\\xff' * 9); live()",
                     Breach("cannot be decoded"),
                 ),
-                task("hello(); ready(); order(); say(b'\\0\\0'); live()", Breach("too many")),
+                task("hello(); ready(); order(); say(b'\\0\\0'); live()", Breach("trailing")),
                 task(
                     "hello(); ready(); order(); say(b'\\2' + varint(1 << 40) + b'x'); live()",
                     Breach("cannot be decoded"),
