@@ -33,7 +33,7 @@ pub struct Builder {
     idle_timeout: Duration,
     compile_budget: CompileBudget,
     #[cfg(feature = "test-hooks")]
-    absent: Vec<crate::Layer>,
+    absent: Vec<crate::jail_report::Layer>,
 }
 
 impl Default for Builder {
@@ -284,7 +284,7 @@ impl Builder {
     /// had none of them.
     #[cfg(feature = "test-hooks")]
     #[doc(hidden)]
-    pub fn absent_layers(mut self, layers: Vec<crate::Layer>) -> Self {
+    pub fn absent_layers(mut self, layers: Vec<crate::jail_report::Layer>) -> Self {
         self.absent = layers;
         self
     }

@@ -11,7 +11,7 @@ use crate::deadline::{Deadline, until};
 use crate::error::{Error, ErrorKind};
 use crate::executor::{Executed, Executor, Job};
 use crate::handle::OutputStream;
-use crate::jail::JailReport;
+use crate::jail_report::JailReport;
 use crate::locks::Locks;
 use crate::outcome::{Limit, Outcome, Output};
 use crate::process::{ChildCompiler, ProcessExecutor};

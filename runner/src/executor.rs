@@ -4,7 +4,7 @@
 use crate::config::Start;
 use crate::deadline::Deadline;
 use crate::error::Error;
-use crate::jail::JailReport;
+use crate::jail_report::JailReport;
 use crate::outcome::Crash;
 use crate::port::{Port, Transport};
 use crate::region::Ledger;

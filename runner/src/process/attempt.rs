@@ -5,9 +5,9 @@
 //! with exactly one outcome, whatever the worker does, and the worker is then
 //! killed and reaped.
 
-use super::ProcessError;
 use super::asks::{Answers, Asked};
 use super::channel::{ChannelError, Receiver, Sender, is_want};
+use super::error::ProcessError;
 use super::owners;
 use super::pool::{LINGER, LOOK_EVERY, NoWorker, Pool, Taken, bounded};
 use super::stream::Stream;

@@ -14,10 +14,11 @@
 
 use super::child::kill_group;
 use super::compile_wait::{Ears, Ending, HANDSHAKE};
+use super::error::ProcessError;
 use super::suspend::{self, Member};
 use super::users::{User, Users};
 use super::worker_main::WORKER_ARG;
-use super::{ProcessError, channel, users_of, worker_program};
+use super::{channel, users_of, worker_program};
 use crate::compile_budget::CompileBudget;
 use crate::config::{Config, Jail};
 use crate::jail::{CompileLimits, Grants, Plan, Role};
@@ -491,10 +492,4 @@ pub(super) fn plain(text: &str) -> String {
 
 pub(super) fn system(what: &'static str) -> impl Fn(io::Error) -> ProcessError {
     move |source| ProcessError::System { what, source }
-}
-
-impl From<ProcessError> for LoadError {
-    fn from(error: ProcessError) -> Self {
-        LoadError::Compiler(error.into())
-    }
 }

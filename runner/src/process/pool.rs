@@ -5,11 +5,11 @@
 //! ends before a guest's first instruction. Starting what keeps dying is slowed
 //! down and then refused ([`Breaker`]).
 
-use super::ProcessError;
 use super::attempt::Plain;
 use super::breaker::{Breaker, Failure, Restraint};
 use super::channel::ChannelError;
 use super::child::{Child, Place};
+use super::error::ProcessError;
 use super::group::Group;
 use super::owners::Owners;
 use super::spawn::{Launch, Spawner};
@@ -18,7 +18,9 @@ use super::worker::{Worker, crash_of};
 use super::zygote::{NotForked, Zygote};
 use crate::config::Start;
 use crate::deadline::timeout;
-use crate::jail::{Grants, JailReport, LayerReport, Plan, Role};
+use crate::jail::{Grants, Plan, Role};
+use crate::jail_report::{JailReport, Layer, LayerReport};
+use crate::outcome::{self, Crash};
 use crate::sandbox::Code;
 use crate::task::Spec;
 use crate::wire::{ControlSays, Spare, StartOrder};
@@ -379,7 +381,7 @@ impl Pool {
                 }
                 .to_owned();
                 if let Some(words) = zygote.words() {
-                    why = format!("{why}; it said: {}", crate::outcome::on_one_line(&words));
+                    why = format!("{why}; it said: {}", outcome::on_one_line(&words));
                 }
                 Err(NotReady::Died(how, why).into())
             }
@@ -520,9 +522,7 @@ impl Pool {
                 let exit = timeout(LINGER, launch.child.wait()).await;
                 let is_gone = exit.is_ok();
                 let crash = crash_of(exit.ok().flatten());
-                if matches!(crash, crate::Crash::Signal(_))
-                    || is_gone && crash == crate::Crash::Lost
-                {
+                if matches!(crash, Crash::Signal(_)) || is_gone && crash == Crash::Lost {
                     return Err(NotReady::Died(failure_of(&crash), crash.to_string()));
                 }
                 let mut what = crash.to_string();
@@ -588,13 +588,13 @@ pub(super) async fn stopped(child: &mut Child) -> i32 {
 }
 
 fn killed(signal: i32) -> NotReady {
-    NotReady::Died(Failure::Killed, crate::Crash::Signal(signal).to_string())
+    NotReady::Died(Failure::Killed, Crash::Signal(signal).to_string())
 }
 
-fn failure_of(crash: &crate::Crash) -> Failure {
+fn failure_of(crash: &Crash) -> Failure {
     let kill = Signal::KILL.as_raw();
     match crash {
-        crate::Crash::Signal(signal) if *signal == kill => Failure::Killed,
+        Crash::Signal(signal) if *signal == kill => Failure::Killed,
         _ => Failure::Own,
     }
 }
@@ -674,7 +674,7 @@ impl JailReport {
     /// What a report can be at most, when a process that may have been taken over
     /// makes it.
     fn distrusted(mut self) -> Self {
-        self.layers.truncate(crate::Layer::ALL.len());
+        self.layers.truncate(Layer::ALL.len());
         self.layers = self
             .layers
             .into_iter()

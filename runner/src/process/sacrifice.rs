@@ -7,9 +7,10 @@
 //! process group are dead, and it is reaped. What it says is not believed to be short.
 
 use super::compile::Reaped;
+use super::error::ProcessError;
 use super::suspend;
 use super::worker_main::WORKER_ARG;
-use super::{ProcessError, worker_program};
+use super::worker_program;
 use crate::deadline::Deadline;
 use crate::sys::{self, End, Program};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};

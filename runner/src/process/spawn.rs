@@ -5,9 +5,9 @@
 //! as long as the executor. Invariant: at most `most` processes exist at once; a
 //! permit goes when its process is reaped.
 
-use super::ProcessError;
 use super::channel::{self, Receiver, Sender};
 use super::child::{Child, Place, Started};
+use super::error::ProcessError;
 use super::image::Image;
 use super::owners::Owners;
 use super::suspend;

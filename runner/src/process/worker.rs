@@ -10,7 +10,7 @@ use super::spawn::Launch;
 use super::words::Words;
 use super::zygote::Forked;
 use crate::config::Start;
-use crate::jail::JailReport;
+use crate::jail_report::JailReport;
 use crate::outcome::Crash;
 use crate::sys::{End, Exit};
 use std::io;

@@ -16,7 +16,7 @@ use super::spawn::Launch;
 use super::words::Words;
 use super::worker::{Life, Told, Worker};
 use crate::deadline::{Deadline, timeout};
-use crate::jail::JailReport;
+use crate::jail_report::JailReport;
 use crate::sys::{self, End, Exit, Sent};
 use crate::wire::{ControlOrder, ControlSays, Spare};
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, send, socketpair, sockopt};

@@ -10,7 +10,10 @@ use super::makings::Makings;
 use super::source::Shape;
 use crate::compile_budget::CompileBudget;
 use crate::config::Config;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
+use crate::outcome::Limit;
+use crate::report::nanos;
+use crate::shortage;
 use crate::sys::Process;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -111,6 +114,37 @@ pub(crate) enum LoadError {
     #[serde(skip)]
     #[error("{0}")]
     Compiler(Error),
+}
+
+impl From<LoadError> for Error {
+    fn from(error: LoadError) -> Self {
+        let error = match error {
+            LoadError::Compiler(error) => return error,
+            error => error,
+        };
+        let kind = match &error {
+            LoadError::Read { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+                ErrorKind::NotFound
+            }
+            LoadError::Read { source, .. } if shortage::is_one(source) => ErrorKind::System,
+            LoadError::Engine(_) | LoadError::System { .. } | LoadError::OutOfMemory => {
+                ErrorKind::System
+            }
+            LoadError::CompileTime { .. } | LoadError::CompileMemory { .. } => ErrorKind::LoadLimit,
+            LoadError::CompilersBusy { .. } => ErrorKind::Overloaded,
+            _ => ErrorKind::NotLoadable,
+        };
+        let limit = match &error {
+            LoadError::CompileTime { limit } => Some((Limit::CompileTime, nanos(*limit))),
+            LoadError::CompileMemory { limit } => Some((Limit::CompileMemory, *limit)),
+            _ => None,
+        };
+        let error = Error::with_source(kind, error.to_string(), error);
+        match limit {
+            Some((limit, value)) => error.with_limit(limit, value),
+            None => error,
+        }
+    }
 }
 
 /// Bytes of a text about a task; whole sentences about one are shorter.

@@ -9,6 +9,7 @@ mod acting;
 mod ahead;
 mod artifact;
 mod bare;
+mod budgets;
 mod bulk;
 mod cache;
 mod code;
@@ -17,6 +18,7 @@ mod componentize;
 mod denials;
 mod engine;
 mod epoch;
+mod fate;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
 mod host;
@@ -45,11 +47,12 @@ pub(crate) use compile::{Compiler, SMALL, compile};
 pub(crate) use engine::{
     Allocation, EngineError, Kind, max_pool_slots, runtime, single_threaded_runtime,
 };
+pub(crate) use fate::{Ending, Fate};
 pub(crate) use host::Granted;
 pub(crate) use in_process::InProcess;
 pub(crate) use input::Source;
 pub use inspect::{Inspection, inspect};
 pub(crate) use load::{LoadError, Loader, read};
-pub(crate) use run::{Ending, Fate, PrepareError, Prepared, Run, RunError, run};
+pub(crate) use run::{PrepareError, Prepared, Run, RunError, run};
 pub(crate) use sink::{CHUNK, Sink};
 pub use source::Shape;

@@ -28,7 +28,8 @@
 //! ready: its control socket goes on as the worker's own.
 
 use super::ask::{WireAnswer, WireAsk};
-use crate::jail::{JailReport, LayerReport, Plan};
+use crate::jail::Plan;
+use crate::jail_report::{JailReport, LayerReport};
 use crate::limits::Limits;
 use crate::port::{PARTS, PortParts};
 use crate::report::Usage;
