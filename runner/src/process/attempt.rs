@@ -20,7 +20,7 @@ use crate::port::Port;
 use crate::report::Usage;
 use crate::sandbox::{CodeError, Ending, Fate, LoadError, Sink, Source};
 use crate::shortage;
-use crate::task::{InputKind, Spec};
+use crate::spec::{InputKind, Spec};
 use crate::turn::Turn;
 use crate::wire::{Done, FrameError, Input, Order, Output, RunOrder, WorkerSays};
 use bytes::Bytes;

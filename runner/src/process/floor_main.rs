@@ -3,8 +3,8 @@
 use super::floor::{FloorOrder, FloorSays, read_frame, write_frame};
 use super::worker_main::{check_alone, settle};
 use crate::sandbox::{self, Bare, Code, Held};
+use crate::spec::Spec;
 use crate::sys::{self, Alone, Forked, Whom};
-use crate::task::Spec;
 use bytes::Bytes;
 use rustix::process::Signal;
 use std::collections::VecDeque;

@@ -41,7 +41,7 @@ use crate::limits::Limits;
 use crate::port::Transport;
 use crate::region::Ledger;
 use crate::sandbox::{Artifact, Code, Loader};
-use crate::task::Spec;
+use crate::spec::Spec;
 pub(crate) use compile::ChildCompiler;
 use error::ProcessError;
 pub(crate) use floor::{Floor, FloorProgram};

@@ -22,7 +22,7 @@ use crate::jail::{Grants, Plan, Role};
 use crate::jail_report::{JailReport, Layer, LayerReport};
 use crate::outcome::{self, Crash};
 use crate::sandbox::Code;
-use crate::task::Spec;
+use crate::spec::Spec;
 use crate::wire::{ControlSays, Spare, StartOrder};
 use rustix::process::Signal;
 use std::collections::VecDeque;

@@ -26,7 +26,7 @@ use crate::deadline::{Deadline, until};
 use crate::error::{Error, ErrorKind};
 use crate::limits::Limits;
 use crate::outcome::{Limit, Trap, TrapKind};
-use crate::task::Spec;
+use crate::spec::Spec;
 use bytes::Bytes;
 use std::any::Any;
 use std::fmt::Write as _;
