@@ -36,6 +36,13 @@ pub struct Builder {
     absent: Vec<crate::jail_report::Layer>,
 }
 
+impl Runner {
+    /// A builder with the defaults.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+}
+
 impl Default for Builder {
     fn default() -> Self {
         Builder {

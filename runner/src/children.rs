@@ -14,7 +14,7 @@ use crate::port::Port;
 use crate::provider::{Commons, Provider};
 use crate::region::Maker;
 use crate::sandbox::{Ending, Fate, Sink};
-use crate::services::{End, SpawnError, TaskServices};
+use crate::services::{End, SpawnError};
 use crate::spec::{InputKind, Spec, Terminals};
 use crate::stop::Stop;
 use crate::task_grant::TaskGrant;

@@ -81,3 +81,8 @@ impl From<ProcessError> for LoadError {
         LoadError::Compiler(error.into())
     }
 }
+
+/// What failed of the system, as an error of processes.
+pub(super) fn system(what: &'static str) -> impl Fn(io::Error) -> ProcessError {
+    move |source| ProcessError::System { what, source }
+}

@@ -7,6 +7,7 @@
 
 mod asks;
 mod attempt;
+mod begin;
 mod breaker;
 mod channel;
 mod child;
@@ -16,10 +17,15 @@ mod compile_wait;
 mod error;
 mod floor;
 mod floor_main;
+mod floor_orders;
 mod group;
 mod image;
 mod owners;
+mod plain;
 mod pool;
+mod program;
+mod reaped;
+mod roles;
 mod sacrifice;
 mod sacrifice_main;
 mod spawn;
@@ -48,39 +54,17 @@ pub(crate) use floor::{Floor, FloorProgram};
 use group::Group;
 use owners::Trial;
 use pool::{Pool, Settings};
+pub(crate) use program::worker_program;
 pub(crate) use sacrifice::{Died, Sacrifice, Said};
 use spawn::Spawner;
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
 pub use suspend::{StopSignal, job_control, suspend};
-use users::Users;
-pub use worker_main::worker_hook;
+use users::users_of;
+pub(crate) use worker_main::hook;
 
 /// How the note begins that a worker was root.
 pub(crate) const AS_ROOT: &str = "the worker ran as root (uid 0)";
-
-/// The program that workers and compilers are.
-pub(crate) fn worker_program(named: Option<&Path>) -> Result<PathBuf, ProcessError> {
-    // For the program itself, and for workers, who count their threads there.
-    if std::fs::symlink_metadata("/proc/self").is_err() {
-        return Err(ProcessError::NoProc);
-    }
-    match named {
-        Some(program) => Ok(program.to_owned()),
-        None if worker_main::is_hooked() => Ok(PathBuf::from("/proc/self/exe")),
-        None => Err(ProcessError::NoHook),
-    }
-}
-
-/// Where the programs that are started have their users from: only root may choose, and
-/// without a jail they stay who their runner is.
-fn users_of(config: &Config) -> Option<Users> {
-    let root = rustix::process::geteuid().is_root();
-    (root && config.identity.is_none() && config.jail != Jail::Off)
-        .then(|| Users::new(config.users.clone()))
-}
 
 pub(crate) struct ProcessExecutor {
     loader: Arc<Loader>,

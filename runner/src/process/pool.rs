@@ -5,13 +5,13 @@
 //! ends before a guest's first instruction. Starting what keeps dying is slowed
 //! down and then refused ([`Breaker`]).
 
-use super::attempt::Plain;
 use super::breaker::{Breaker, Failure, Restraint};
 use super::channel::ChannelError;
-use super::child::{Child, Place};
+use super::child::{Child, LINGER, LOOK_EVERY, Place};
 use super::error::ProcessError;
 use super::group::Group;
 use super::owners::Owners;
+use super::plain::Plain;
 use super::spawn::{Launch, Spawner};
 use super::users::Users;
 use super::worker::{Worker, crash_of};
@@ -34,11 +34,6 @@ use tokio_util::sync::CancellationToken;
 const HANDSHAKE: Duration = Duration::from_secs(15);
 /// How long nobody must have wanted a worker before spares are made.
 const QUIET: Duration = Duration::from_millis(2);
-/// How long a process that went silent may take to die.
-pub(super) const LINGER: Duration = Duration::from_secs(2);
-/// How often a process is looked at that nobody else looks after.
-pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
-
 /// What all pools of a runner share.
 #[derive(Clone)]
 pub(super) struct Settings {
@@ -371,7 +366,8 @@ impl Pool {
     ) -> Result<Worker, NotMade> {
         let zygote = self.zygote(round).await?;
         let permit = self.spawner.permit().await.map_err(NoWorker::from)?;
-        match zygote.fork(permit, spare, order).await {
+        let born = zygote.fork(permit, spare, order).await;
+        match born.and_then(|born| Worker::forked(born).map_err(NotForked::Refused)) {
             Ok(worker) => Ok(worker),
             Err(NotForked::Refused(error)) => Err(NotMade::Refused(error.to_string())),
             Err(NotForked::Gone(how)) => {

@@ -8,7 +8,7 @@ use super::plan::Plan;
 use super::syscalls::{ALLOWED, FATAL, Row, TAKEN, Who};
 use super::*;
 use crate::config::Jail;
-use crate::jail_report::{Layer, LayerState};
+use crate::jail_report::{JailReport, Layer, LayerState};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;

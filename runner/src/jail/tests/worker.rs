@@ -4,7 +4,7 @@ use super::super::plan::Plan;
 use super::super::syscalls::ALLOWED;
 use super::super::*;
 use super::tried::{Attempt, errno_of, in_child};
-use crate::jail_report::{Layer, LayerState};
+use crate::jail_report::{JailReport, Layer, LayerState};
 use crate::region::{Draft, Kind};
 use crate::sys::attempt::{self, call};
 use rustix::process::{WaitOptions, wait, waitpid};
