@@ -55,6 +55,62 @@ fn sandbox_does_not_know_where_it_runs() {
     assert_free_of("sandbox", &others, "sandbox cannot tell the modes apart");
 }
 
+/// The modules that a line of code names by `crate::`.
+fn named(line: &str) -> Vec<&str> {
+    let mut modules = Vec::new();
+    for (_, rest) in line
+        .match_indices("crate::")
+        .map(|(at, it)| line.split_at(at + it.len()))
+    {
+        let listed = rest
+            .strip_prefix('{')
+            .and_then(|rest| rest.split('}').next());
+        let paths = listed.unwrap_or(rest).split(", ");
+        let names = paths.map(|path| {
+            let end = path.find(|c: char| c != '_' && !c.is_alphanumeric());
+            &path[..end.unwrap_or(path.len())]
+        });
+        modules.extend(names.take(if listed.is_some() { usize::MAX } else { 1 }));
+    }
+    modules
+}
+
+#[test]
+fn modules_import_no_higher_layer() {
+    let map = fs::read_to_string(repo("ARCHITECTURE.md")).expect("the map");
+    let table = map.split("\n## Layers\n").nth(1).expect("a section");
+    let table = table.split("```").nth(1).expect("a table");
+    let layers: Vec<Vec<&str>> = table
+        .lines()
+        .skip(1)
+        .map(|line| line.split(' ').collect())
+        .collect();
+    let layer_of = |module: &str| layers.iter().position(|layer| layer.contains(&module));
+    for (path, text) in sources("") {
+        let inner = path.strip_prefix(repo("runner/src")).expect("a source");
+        let first = inner.iter().next().and_then(|it| it.to_str());
+        let module = first.expect("a name").trim_end_matches(".rs");
+        // Tests may look at what is above; the command sees the public names.
+        let is_test = inner.iter().any(|it| it == "tests" || it == "tests.rs");
+        if matches!(module, "lib" | "main" | "cli") || is_test {
+            continue;
+        }
+        let layer = layer_of(module);
+        assert!(layer.is_some(), "{module} is in no layer");
+        let text = text.split("#[cfg(test)]\nmod tests {").next();
+        for line in code(text.unwrap_or_default()) {
+            for other in named(line) {
+                let below = layer_of(other);
+                assert!(
+                    below.is_some() && below <= layer,
+                    "{} imports {other}, which is in no lower layer: {line}",
+                    inner.display()
+                );
+            }
+        }
+    }
+}
+
 #[test]
 fn the_command_line_uses_the_public_api() {
     let inner = [

@@ -1,5 +1,8 @@
 //! What the sources use of the runner's `sys`.
 
+#[expect(dead_code, reason = "nobody maps what is checked here")]
+#[path = "../../runner/src/sys/pages.rs"]
+mod pages;
 #[path = "../../runner/src/sys/shared_words.rs"]
 mod shared_words;
 #[path = "../../runner/src/sys/sole.rs"]
@@ -9,6 +12,7 @@ mod unread;
 #[path = "../../runner/src/sys/watch.rs"]
 mod watch;
 
+pub(crate) use pages::Pages;
 pub(crate) use process::Process;
 pub(crate) use shared_words::SharedWords;
 pub(crate) use sole::is_sole;

@@ -33,7 +33,14 @@ pub struct Builder {
     idle_timeout: Duration,
     compile_budget: CompileBudget,
     #[cfg(feature = "test-hooks")]
-    absent: Vec<crate::Layer>,
+    absent: Vec<crate::jail_report::Layer>,
+}
+
+impl Runner {
+    /// A builder with the defaults.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
 }
 
 impl Default for Builder {
@@ -284,7 +291,7 @@ impl Builder {
     /// had none of them.
     #[cfg(feature = "test-hooks")]
     #[doc(hidden)]
-    pub fn absent_layers(mut self, layers: Vec<crate::Layer>) -> Self {
+    pub fn absent_layers(mut self, layers: Vec<crate::jail_report::Layer>) -> Self {
         self.absent = layers;
         self
     }

@@ -8,18 +8,18 @@
 
 use crate::deadline::{Deadline, until};
 use crate::executor::{Executed, Executor, Job};
-use crate::grant::TaskGrant;
 use crate::limits::Limits;
 use crate::outcome::Limit;
 use crate::port::Port;
+use crate::provider::{Commons, Provider};
 use crate::region::Maker;
 use crate::sandbox::{Ending, Fate, Sink};
-use crate::services::{Commons, Provider, SpawnError};
+use crate::services::{End, SpawnError};
+use crate::spec::{InputKind, Spec, Terminals};
 use crate::stop::Stop;
-use crate::task::{InputKind, Spec, Terminals};
+use crate::task_grant::TaskGrant;
 use crate::turn::Turn;
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -36,19 +36,6 @@ pub(crate) struct Starter {
     /// Permits for children that run, over all trees.
     pub(crate) places: Arc<Semaphore>,
     pub(crate) commons: Arc<Commons>,
-}
-
-/// How a child ended, as its parent may know it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum End {
-    Completed(Bytes),
-    Failed(String),
-    Exited(u8),
-    Trapped(String),
-    LimitExceeded(Limit),
-    /// Its worker died, or its runner could not run it; in words.
-    Crashed(String),
-    Cancelled,
 }
 
 /// What a submitted task and all below it share.

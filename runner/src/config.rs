@@ -56,7 +56,7 @@ impl FromStr for Mode {
 #[serde(rename_all = "kebab-case")]
 pub enum Jail {
     /// Nothing runs unless every required layer
-    /// ([`Layer::is_required`](crate::Layer::is_required)) stands.
+    /// ([`Layer::is_required`](crate::jail_report::Layer::is_required)) stands.
     #[default]
     Strict,
     /// What the kernel permits; the report says what is missing.
@@ -195,5 +195,5 @@ pub(crate) struct Config {
     pub(crate) idle_timeout: Duration,
     /// Layers of the jail that a test wants to be missing.
     #[cfg(feature = "test-hooks")]
-    pub(crate) absent: Vec<crate::Layer>,
+    pub(crate) absent: Vec<crate::jail_report::Layer>,
 }

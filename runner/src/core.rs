@@ -11,20 +11,22 @@ use crate::deadline::{Deadline, until};
 use crate::error::{Error, ErrorKind};
 use crate::executor::{Executed, Executor, Job};
 use crate::handle::OutputStream;
-use crate::jail::JailReport;
+use crate::jail_report::JailReport;
 use crate::locks::Locks;
 use crate::outcome::{Limit, Outcome, Output};
 use crate::process::{ChildCompiler, ProcessExecutor};
+use crate::provider::{Commons, Provider};
 use crate::region::{Ledger, Maker};
 use crate::report::{Report, Stats};
 use crate::retry::Retry;
 use crate::sandbox::{
     Artifact, Compiled, Compiler, Ending, Fate, InProcess, Loader, Progress, Sink,
 };
-use crate::services::{Commons, Provider};
+use crate::spec::Spec;
 use crate::stop::Stop;
 use crate::sys::{self, Process};
-use crate::task::{Input, Spec, Stdio, Task, validate_output, validate_tasks};
+use crate::task::{Input, Stdio, Task, validate_output};
+use crate::task_grant::validate_tasks;
 use crate::thread::ThreadExecutor;
 use bytes::Bytes;
 use std::pin::Pin;

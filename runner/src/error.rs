@@ -1,13 +1,9 @@
-//! The public error: one opaque type. Every module has its own enum; only this
-//! file maps them.
+//! The public error: one opaque type. Every module has its own enum, and beside it what
+//! becomes of it here.
 
-use crate::jail::LayerReport;
+use crate::jail_report::LayerReport;
 use crate::outcome::Limit;
-use crate::process::ProcessError;
-use crate::report::nanos;
-use crate::sandbox::{EngineError, LoadError, PrepareError, RunError};
 use crate::shortage;
-use crate::task::TaskError;
 use std::fmt;
 
 /// The runner's own failure. What a guest does is never an `Error`, it is an
@@ -70,7 +66,7 @@ impl Error {
     }
 
     /// With a hint at the limit that may be behind it, where the system refused.
-    fn with_source(
+    pub(crate) fn with_source(
         kind: ErrorKind,
         message: impl Into<String>,
         source: impl std::error::Error + Send + Sync + 'static,
@@ -92,6 +88,13 @@ impl Error {
             limit_value: None,
             source: Some(Box::new(source)),
         }))
+    }
+
+    /// The same, since this limit of so much was exceeded.
+    pub(crate) fn with_limit(mut self, limit: Limit, value: u64) -> Self {
+        self.0.limit = Some(limit);
+        self.0.limit_value = Some(value);
+        self
     }
 
     /// The same, of what is named.
@@ -119,13 +122,7 @@ impl Error {
     /// Compiling exceeded one of its limits.
     #[cfg(test)]
     pub(crate) fn load_limit(limit: Limit) -> Self {
-        match limit {
-            Limit::CompileTime => LoadError::CompileTime {
-                limit: std::time::Duration::from_secs(1),
-            },
-            _ => LoadError::CompileMemory { limit: 1 },
-        }
-        .into()
+        Error::new(ErrorKind::LoadLimit, "too much to compile").with_limit(limit, 1)
     }
 
     /// A strict jail lacks a wall.
@@ -189,92 +186,5 @@ impl fmt::Debug for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.0.source.as_deref().map(|source| source as _)
-    }
-}
-
-impl From<TaskError> for Error {
-    fn from(error: TaskError) -> Self {
-        Error::with_source(ErrorKind::InvalidTask, error.to_string(), error)
-    }
-}
-
-impl From<LoadError> for Error {
-    fn from(error: LoadError) -> Self {
-        let error = match error {
-            LoadError::Compiler(error) => return error,
-            error => error,
-        };
-        let kind = match &error {
-            LoadError::Read { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
-                ErrorKind::NotFound
-            }
-            LoadError::Read { source, .. } if shortage::is_one(source) => ErrorKind::System,
-            LoadError::Engine(_) | LoadError::System { .. } | LoadError::OutOfMemory => {
-                ErrorKind::System
-            }
-            LoadError::CompileTime { .. } | LoadError::CompileMemory { .. } => ErrorKind::LoadLimit,
-            LoadError::CompilersBusy { .. } => ErrorKind::Overloaded,
-            _ => ErrorKind::NotLoadable,
-        };
-        let limit = match &error {
-            LoadError::CompileTime { limit } => Some((Limit::CompileTime, nanos(*limit))),
-            LoadError::CompileMemory { limit } => Some((Limit::CompileMemory, *limit)),
-            _ => None,
-        };
-        let mut error = Error::with_source(kind, error.to_string(), error);
-        if let Some((limit, value)) = limit {
-            error.0.limit = Some(limit);
-            error.0.limit_value = Some(value);
-        }
-        error
-    }
-}
-
-impl From<EngineError> for Error {
-    fn from(error: EngineError) -> Self {
-        Error::with_source(ErrorKind::System, error.to_string(), error)
-    }
-}
-
-impl From<PrepareError> for Error {
-    fn from(error: PrepareError) -> Self {
-        Error::with_source(ErrorKind::NotLoadable, error.to_string(), error)
-    }
-}
-
-impl From<RunError> for Error {
-    fn from(error: RunError) -> Self {
-        let kind = match &error {
-            RunError::Grant(_) => ErrorKind::InvalidTask,
-            RunError::Sandbox(_) | RunError::Input(_) | RunError::Panicked(_) => ErrorKind::System,
-        };
-        Error::with_source(kind, error.to_string(), error)
-    }
-}
-
-/// Whether starting a program failed because of the program: it is not there, may
-/// not be run, or is none. Trying again does not help.
-fn is_no_program(error: &std::io::Error) -> bool {
-    matches!(
-        error.kind(),
-        std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied
-    ) || rustix::io::Errno::from_io_error(error) == Some(rustix::io::Errno::NOEXEC)
-}
-
-impl From<ProcessError> for Error {
-    fn from(error: ProcessError) -> Self {
-        let kind = match &error {
-            ProcessError::NoHook | ProcessError::Handshake { .. } => ErrorKind::NoWorker,
-            ProcessError::Refused { .. } => ErrorKind::NotLoadable,
-            ProcessError::NoJail(layer) => return Error::jail(layer),
-            ProcessError::JailFailed { .. } => ErrorKind::Jail,
-            ProcessError::CrashLoop { .. } => ErrorKind::CrashLoop,
-            ProcessError::Spawn { source, .. } if is_no_program(source) => ErrorKind::NoWorker,
-            ProcessError::NoProc | ProcessError::Spawn { .. } | ProcessError::System { .. } => {
-                ErrorKind::System
-            }
-            ProcessError::ShutDown => ErrorKind::ShutDown,
-        };
-        Error::with_source(kind, error.to_string(), error)
     }
 }

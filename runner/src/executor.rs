@@ -4,14 +4,14 @@
 use crate::config::Start;
 use crate::deadline::Deadline;
 use crate::error::Error;
-use crate::jail::JailReport;
+use crate::jail_report::JailReport;
 use crate::outcome::Crash;
 use crate::port::{Port, Transport};
 use crate::region::Ledger;
 use crate::report::Usage;
 use crate::sandbox::{Artifact, Fate, Progress, Sink};
-use crate::services::Provider;
-use crate::task::{InputKind, Spec};
+use crate::services::TaskServices;
+use crate::spec::{InputKind, Spec};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -58,7 +58,7 @@ pub(crate) struct Job {
     /// What the task gets from `ports.parent`.
     pub(crate) port: Option<Port>,
     /// Answers what the task asks.
-    pub(crate) services: Arc<Provider>,
+    pub(crate) services: Arc<dyn TaskServices>,
 }
 
 impl Job {

@@ -1,15 +1,12 @@
 //! What a task may reach of the outside world. Plain data with a syntax.
 
-use crate::limits::Limits;
-use crate::sandbox::Artifact;
-use crate::task::TaskError;
+use crate::task_error::TaskError;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::time::Duration;
 
 /// A directory that a task may use, with everything below it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,58 +87,6 @@ impl FromStr for DirGrant {
     /// `HOST[::GUEST][:ro]`, as from an [`OsStr`].
     fn from_str(text: &str) -> Result<Self, TaskError> {
         DirGrant::try_from(OsStr::new(text))
-    }
-}
-
-/// A task that another task may start (`tasks.spawn`), and all that it starts in turn.
-///
-/// Such a child runs in its parent's mode. It is granted nothing of the outside world:
-/// no directory, no variable, no socket; only the same tasks as its parent.
-#[derive(Clone, Debug)]
-#[must_use = "a grant does nothing until a task has it"]
-pub struct TaskGrant {
-    pub(crate) name: String,
-    pub(crate) artifact: Artifact,
-    pub(crate) args: Vec<String>,
-    pub(crate) limits: Option<Limits>,
-    pub(crate) grace: Option<Duration>,
-}
-
-impl TaskGrant {
-    /// Bytes of a name, at most: 256.
-    pub const MAX_NAME: usize = 256;
-
-    /// Grants `artifact` under a name, which is also the child's name and the first
-    /// element of its argument list. The same runner must have loaded it.
-    pub fn new(name: impl Into<String>, artifact: &Artifact) -> Self {
-        TaskGrant {
-            name: name.into(),
-            artifact: artifact.clone(),
-            args: Vec::new(),
-            limits: None,
-            grace: None,
-        }
-    }
-
-    /// Appends arguments. Whoever starts the task adds none.
-    pub fn args<S: Into<String>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
-        self.args.extend(args.into_iter().map(Into::into));
-        self
-    }
-
-    /// Limits of its own; its time counts from its start, and it has never more than
-    /// its parent has left. Default: its parent's limits.
-    pub fn limits(mut self, limits: Limits) -> Self {
-        self.limits = Some(limits);
-        self
-    }
-
-    /// How long the child may go on once its parent killed it (`child.kill`), as
-    /// [`Task::grace`](crate::Task::grace). Default: its parent's. A child whose parent
-    /// dropped it or ended has none.
-    pub fn grace(mut self, grace: Duration) -> Self {
-        self.grace = Some(grace);
-        self
     }
 }
 

@@ -2,7 +2,7 @@
 //! and its JSON form (`docs/report.schema.json`).
 
 use crate::config::{Jail, Mode, Start};
-use crate::jail::JailReport;
+use crate::jail_report::JailReport;
 use crate::outcome::{Crash, Limit, Outcome};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};

@@ -6,7 +6,7 @@
 
 use crate::executor::Job;
 use crate::sandbox::Progress;
-use crate::task::InputKind;
+use crate::spec::InputKind;
 use bytes::Bytes;
 use rand::TryRng;
 use std::pin::Pin;

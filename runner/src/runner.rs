@@ -7,7 +7,6 @@
 
 use crate::blocking;
 use crate::broadcast::Line;
-use crate::builder::Builder;
 use crate::config::{Config, Mode};
 use crate::core::Core;
 use crate::deadline;
@@ -102,11 +101,6 @@ fn runtime(wanted: usize, quiet_pipes: bool) -> Result<Runtime, Error> {
 }
 
 impl Runner {
-    /// A builder with the defaults.
-    pub fn builder() -> Builder {
-        Builder::default()
-    }
-
     pub(crate) fn new(config: Config) -> Result<Self, Error> {
         sys::survive_file_size_signal();
         let quiet_pipes = sys::dies_of_broken_pipes();
@@ -140,7 +134,7 @@ impl Runner {
     ///
     /// [`ErrorKind::NotFound`], or [`ErrorKind::NotLoadable`] with what is wrong
     /// with the bytes; [`ErrorKind::LoadLimit`] where compiling takes longer than
-    /// [`Builder::compile_timeout`] or more than [`Builder::compile_memory`]. In process
+    /// [`Builder::compile_timeout`](crate::Builder::compile_timeout) or more than [`Builder::compile_memory`](crate::Builder::compile_memory). In process
     /// mode, which compiles in a child, also [`ErrorKind::NoWorker`] when there is nobody
     /// to compile; in thread mode [`ErrorKind::Overloaded`] where others that take longer
     /// than they may keep all processors.

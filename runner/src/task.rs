@@ -1,24 +1,18 @@
-//! What to run: an artifact with its arguments, input, grants and limits. Plain
-//! data with validation; knows neither modes nor engines.
+//! What to run: an artifact with its arguments, input, grants and limits. Knows neither
+//! modes nor engines.
 
 use crate::act::Act;
-use crate::grant::{DirGrant, TaskGrant, TcpGrant};
+use crate::grant::{DirGrant, TcpGrant};
 use crate::limits::Limits;
 use crate::port::Port;
 use crate::sandbox::Artifact;
+use crate::spec::{InputKind, Spec, Terminals};
+use crate::task_error::TaskError;
+use crate::task_grant::TaskGrant;
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 use std::fmt;
-use std::path::PathBuf;
 use std::time::Duration;
 use tokio::io::AsyncRead;
-
-/// Most bytes that all arguments together, and the environment likewise, may
-/// have; the same order as Linux allows for `execve`.
-pub(crate) const MAX_STRINGS: usize = 1 << 20;
-
-/// Most directories that one task is granted, and most addresses.
-const MAX_GRANTS: usize = 256;
 
 /// One run of an artifact: arguments, input, grants and limits.
 ///
@@ -55,23 +49,6 @@ pub struct Task {
     pub(crate) grace: Duration,
     pub(crate) port: Option<Port>,
     pub(crate) tasks: Vec<TaskGrant>,
-}
-
-/// The part of a task that travels to where it runs.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct Spec {
-    pub(crate) name: String,
-    pub(crate) args: Vec<String>,
-    pub(crate) env: Vec<(String, String)>,
-    pub(crate) dirs: Vec<DirGrant>,
-    pub(crate) tcp: Vec<TcpGrant>,
-    pub(crate) terminals: Terminals,
-    pub(crate) limits: Limits,
-    /// The most that the host holds of one child task, as input or output, in bytes;
-    /// 0 without any.
-    pub(crate) child_data: u64,
-    /// What the host's code does in the guest's place, for a comparison.
-    pub(crate) act: Option<Act>,
 }
 
 impl Task {
@@ -238,93 +215,6 @@ impl Task {
     }
 }
 
-impl Spec {
-    /// What a run gets that never reaches its guest: no grants, little memory.
-    pub(crate) fn rehearsal() -> Self {
-        Spec {
-            name: "rehearsal".to_owned(),
-            args: Vec::new(),
-            env: Vec::new(),
-            dirs: Vec::new(),
-            tcp: Vec::new(),
-            terminals: Terminals::default(),
-            limits: Limits::default().max_memory(64 << 20),
-            child_data: 0,
-            act: None,
-        }
-    }
-
-    /// What the host is to do in the guest's place, in the tests' own build.
-    #[cfg(feature = "test-hooks")]
-    pub(crate) fn probe(&self) -> Option<&str> {
-        let mut env = self.env.iter();
-        env.find(|(key, _)| key == "WRUN_TEST_PROBE")
-            .map(|(_, request)| request.as_str())
-    }
-
-    /// Checks what can be checked before anything starts.
-    pub(crate) fn validate(&mut self) -> Result<(), TaskError> {
-        if self.name.contains('\0') || self.args.iter().any(|arg| arg.contains('\0')) {
-            return Err(TaskError::Nul {
-                what: "an argument",
-            });
-        }
-        let args: usize = self.args.iter().map(|arg| arg.len() + 1).sum();
-        if args + self.name.len() > MAX_STRINGS {
-            return Err(TaskError::TooLong {
-                what: "the arguments",
-            });
-        }
-        for (key, value) in &self.env {
-            if key.contains('\0') || value.contains('\0') {
-                return Err(TaskError::Nul {
-                    what: "an environment variable",
-                });
-            }
-            if key.is_empty() || key.contains('=') {
-                return Err(TaskError::EnvName { name: key.clone() });
-            }
-        }
-        let env: usize = self.env.iter().map(|(k, v)| k.len() + v.len() + 2).sum();
-        if env > MAX_STRINGS {
-            return Err(TaskError::TooLong {
-                what: "the environment",
-            });
-        }
-        check_limits(&self.limits)?;
-        if self.dirs.len() > MAX_GRANTS || self.tcp.len() > MAX_GRANTS {
-            return Err(TaskError::TooManyGrants);
-        }
-        for grant in &mut self.dirs {
-            let metadata = std::fs::metadata(&grant.host).map_err(|source| TaskError::Dir {
-                path: grant.host.clone(),
-                source,
-            })?;
-            if !metadata.is_dir() {
-                return Err(TaskError::NotADir {
-                    path: grant.host.clone(),
-                });
-            }
-            // A worker may have another working directory.
-            grant.host = std::path::absolute(&grant.host).map_err(|source| TaskError::Dir {
-                path: grant.host.clone(),
-                source,
-            })?;
-        }
-        Ok(())
-    }
-}
-
-fn check_limits(limits: &Limits) -> Result<(), TaskError> {
-    if limits.max_table_elements > Limits::MAX_TABLE_ELEMENTS {
-        return Err(TaskError::TooManyTableElements);
-    }
-    if limits.max_tasks > Limits::MAX_TASKS || limits.max_depth > Limits::MAX_DEPTH {
-        return Err(TaskError::TooManyChildren);
-    }
-    Ok(())
-}
-
 /// Checks where output goes.
 pub(crate) fn validate_output(stdout: Stdio, stderr: Stdio) -> Result<(), TaskError> {
     match (stdout, stderr) {
@@ -335,44 +225,8 @@ pub(crate) fn validate_output(stdout: Stdio, stderr: Stdio) -> Result<(), TaskEr
     }
 }
 
-/// Checks the tasks that a task is granted.
-pub(crate) fn validate_tasks(grants: &[TaskGrant]) -> Result<(), TaskError> {
-    if grants.len() > MAX_GRANTS {
-        return Err(TaskError::TooManyTasks);
-    }
-    for (at, grant) in grants.iter().enumerate() {
-        let name = &grant.name;
-        if name.is_empty() || name.len() > TaskGrant::MAX_NAME || name.contains('\0') {
-            return Err(TaskError::TaskName { name: name.clone() });
-        }
-        if grants[..at].iter().any(|other| other.name == *name) {
-            return Err(TaskError::TaskTwice { name: name.clone() });
-        }
-        if grant.args.iter().any(|arg| arg.contains('\0')) {
-            return Err(TaskError::Nul {
-                what: "an argument of a granted task",
-            });
-        }
-        let args: usize = grant.args.iter().map(|arg| arg.len() + 1).sum();
-        if args + name.len() > MAX_STRINGS {
-            return Err(TaskError::TooLong {
-                what: "the arguments of a granted task",
-            });
-        }
-        if let Some(limits) = &grant.limits {
-            check_limits(limits)?;
-        }
-    }
-    Ok(())
-}
-
 /// What a task is given to work on.
 pub struct Input(pub(crate) InputKind);
-
-pub(crate) enum InputKind {
-    Bytes(Bytes),
-    Reader(Box<dyn AsyncRead + Send + Unpin>),
-}
 
 impl Input {
     /// No bytes; a command reads end-of-file at once.
@@ -449,97 +303,4 @@ pub enum Stdio {
     /// the task writes them, as with `2>&1` in a shell. Each keeps its own limit on
     /// output.
     Stdout,
-}
-
-/// Which of its standard streams are terminals to a task ([`Task::terminals`]): to
-/// `isatty` of WASI 0.1 and to `wasi:cli/terminal-*` of 0.2. Programs ask, and then
-/// write line by line, or in colours, or begin a dialogue.
-///
-/// ```
-/// use wrun::Terminals;
-///
-/// let shown = Terminals { stdout: true, ..Terminals::default() };
-/// assert!(!shown.stdin);
-/// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Terminals {
-    /// What the task reads.
-    pub stdin: bool,
-    /// What a command writes. What a task that exports `run` prints goes to stderr.
-    pub stdout: bool,
-    /// What the task writes to stderr.
-    pub stderr: bool,
-}
-
-/// A task's settings that cannot be.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-#[expect(missing_docs, reason = "the messages say it")]
-pub enum TaskError {
-    #[error("{what} contains a NUL byte")]
-    Nul { what: &'static str },
-    #[error("{what} are longer than 1 MiB")]
-    TooLong { what: &'static str },
-    #[error("a task can be granted at most {MAX_GRANTS} directories and {MAX_GRANTS} addresses")]
-    TooManyGrants,
-    #[error("Stdio::Stdout is only for stderr, and requires Stdio::Stream for stdout")]
-    NotJoined,
-    #[error("max_table_elements must be at most 1,000,000")]
-    TooManyTableElements,
-    #[error("max_tasks must be at most 4,096 and max_depth at most 64")]
-    TooManyChildren,
-    #[error("a task can be granted at most {MAX_GRANTS} tasks")]
-    TooManyTasks,
-    #[error("invalid name {name:?} for a granted task: expected 1 to 256 bytes without NUL")]
-    TaskName { name: String },
-    #[error("the name {name:?} is given to two granted tasks")]
-    TaskTwice { name: String },
-    #[error("invalid name {name:?} for an environment variable")]
-    EnvName { name: String },
-    #[error("cannot grant the directory {}: {source}", path.display())]
-    Dir {
-        path: PathBuf,
-        source: std::io::Error,
-    },
-    #[error("cannot grant {}: it is not a directory", path.display())]
-    NotADir { path: PathBuf },
-    #[error("invalid directory grant {text:?}: expected HOST[::GUEST][:ro]")]
-    DirSyntax { text: String },
-    #[error("invalid directory grant {text:?}: the guest path must be UTF-8; use HOST::GUEST")]
-    DirName { text: String },
-    #[error("invalid address {text:?}: expected HOST:PORT")]
-    TcpSyntax { text: String },
-    #[error("cannot resolve {host:?}: {source}")]
-    Resolve {
-        host: String,
-        source: std::io::Error,
-    },
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn strings_are_checked() {
-        let spec = |env: &[(&str, &str)]| Spec {
-            name: "t".into(),
-            args: vec![],
-            env: env
-                .iter()
-                .map(|(k, v)| ((*k).into(), (*v).into()))
-                .collect(),
-            dirs: vec![],
-            tcp: vec![],
-            terminals: Terminals::default(),
-            limits: Limits::default(),
-            child_data: 0,
-            act: None,
-        };
-        assert!(spec(&[("A", "b")]).validate().is_ok());
-        assert!(spec(&[("A=", "b")]).validate().is_err());
-        assert!(spec(&[("A", "\0")]).validate().is_err());
-        let big = "x".repeat(MAX_STRINGS);
-        assert!(spec(&[("A", &big)]).validate().is_err());
-    }
 }

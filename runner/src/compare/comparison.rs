@@ -8,7 +8,7 @@ use super::results::{Fault, FaultRow, Finding, Measure, Results, Subject, Verdic
 use super::{cost, isolation};
 use crate::builder::Builder;
 use crate::config::{Jail, Mode};
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::grant::{DirGrant, TcpGrant};
 use crate::limits::Limits;
 use bytes::Bytes;
@@ -275,7 +275,7 @@ impl Comparison {
                 .spawn_scoped(scope, || self.measure(watch))
                 .map_err(|error| {
                     let why = format!("cannot start a thread: {error}");
-                    Error::new(crate::ErrorKind::System, why)
+                    Error::new(ErrorKind::System, why)
                 })?;
             match measuring.join() {
                 Ok(results) => results,

@@ -3,7 +3,7 @@
 
 use crate::compare::Summary;
 use crate::config::{Jail, Mode};
-use crate::jail::JailReport;
+use crate::jail_report::JailReport;
 use serde::{Deserialize, Serialize};
 
 /// Everything that a comparison found.

@@ -4,8 +4,8 @@
 //! error at the moment it is noted.
 
 use super::plan::Plan;
-use super::report::{JailReport, Layer, LayerReport, LayerState};
 use crate::config::Jail;
+use crate::jail_report::{JailReport, Layer, LayerReport, LayerState};
 use std::fmt;
 use std::io;
 

@@ -6,7 +6,7 @@
 use super::account::{Account, JailError, Stand};
 use super::identity::{self, Identity};
 use super::plan::Plan;
-use super::report::Layer;
+use crate::jail_report::Layer;
 use crate::sys;
 use rustix::mount::{
     MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount,

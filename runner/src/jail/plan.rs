@@ -1,8 +1,8 @@
 //! What is asked of a jail.
 
-#[cfg(any(test, feature = "test-hooks"))]
-use super::report::Layer;
 use crate::config::Jail;
+#[cfg(any(test, feature = "test-hooks"))]
+use crate::jail_report::Layer;
 use serde::{Deserialize, Serialize};
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;

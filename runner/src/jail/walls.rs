@@ -11,10 +11,10 @@
 use super::account::{Account, JailError, Stand};
 use super::identity::Identity;
 use super::plan::{Grants, Plan, Role, TaskWalls};
-use super::report::{JailReport, Layer};
 use super::rlimits::Raise;
 use super::{facts, identity, landlock, namespaces, rlimits, seccomp};
 use crate::config::Jail;
+use crate::jail_report::{JailReport, Layer};
 use crate::sys::{self, Side};
 use rustix::process::{
     DumpableBehavior, Pid, Signal, getpid, getppid, set_dumpable_behavior,

@@ -7,11 +7,10 @@
 //! file, however often it is asked for. The end of a task drops what is open.
 
 use super::channel::Sender;
-use crate::children::End;
 use crate::port::{PARTS, Port, Unsealed, contents, in_memory, is_sealed};
 use crate::region::{Draft, Kind, RegionError};
-use crate::services::{Answer, Ask, Services, SpawnError, Word};
-use crate::task::InputKind;
+use crate::services::{Answer, Ask, End, Services, SpawnError, Word};
+use crate::spec::InputKind;
 use crate::turn::Turn;
 use crate::wire::{Data, Order, WireAnswer, WireAsk, WorkerSays};
 use bytes::Bytes;
@@ -32,7 +31,7 @@ const MOST: usize = 64;
 /// Data up to this size travels in a frame.
 const INLINE: usize = 256 << 10;
 /// Bytes of a name that is asked for, at most.
-const MAX_NAME: usize = crate::grant::TaskGrant::MAX_NAME;
+const MAX_NAME: usize = crate::spec::MAX_TASK_NAME;
 /// What is read of a file at a time.
 const PIECE: usize = 64 << 10;
 

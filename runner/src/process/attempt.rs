@@ -5,13 +5,15 @@
 //! with exactly one outcome, whatever the worker does, and the worker is then
 //! killed and reaped.
 
-use super::ProcessError;
 use super::asks::{Answers, Asked};
 use super::channel::{ChannelError, Receiver, Sender, is_want};
+use super::child::{LINGER, LOOK_EVERY};
+use super::error::ProcessError;
 use super::owners;
-use super::pool::{LINGER, LOOK_EVERY, NoWorker, Pool, Taken, bounded};
+use super::plain::{Plain, Told};
+use super::pool::{NoWorker, Pool, Taken, bounded};
 use super::stream::Stream;
-use super::worker::{Life, Told, Worker, crash_of};
+use super::worker::{Life, Worker, crash_of};
 use crate::deadline::{Deadline, timeout, until};
 use crate::error::{Error, ErrorKind};
 use crate::executor::{Executed, Job};
@@ -20,10 +22,9 @@ use crate::port::Port;
 use crate::report::Usage;
 use crate::sandbox::{CodeError, Ending, Fate, LoadError, Sink, Source};
 use crate::shortage;
-use crate::task::{InputKind, Spec};
+use crate::spec::InputKind;
 use crate::turn::Turn;
-use crate::wire::{Done, FrameError, Input, Order, Output, RunOrder, WorkerSays};
-use bytes::Bytes;
+use crate::wire::{Done, Input, Order, Output, RunOrder, WorkerSays};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
@@ -39,72 +40,6 @@ use tokio_util::sync::CancellationToken;
 const GRACE: Duration = Duration::from_secs(1);
 /// Input up to this size travels with the order.
 const INLINE_INPUT: usize = 256 << 10;
-
-/// Orders up to this size go ahead of their worker: every socket takes them.
-const AHEAD: usize = 16 << 10;
-
-/// What is to be ordered for a task to which nothing else is to be sent: its order can be
-/// there before its worker is.
-///
-/// Should the worker's start fail when the order is with it already, the task runs once
-/// more in another one, and nobody can tell: it has no directories, no addresses and no
-/// port, and what it says is heard by nobody.
-pub(super) struct Plain {
-    task_id: u64,
-    attempt: u32,
-    spec: Arc<Spec>,
-    input: Bytes,
-    stdout: Output,
-    stderr: Output,
-}
-
-impl Plain {
-    /// None where a task is not as plain.
-    fn of(job: &Job) -> Option<Self> {
-        let InputKind::Bytes(input) = &job.stdin else {
-            return None;
-        };
-        let piped = |sink: &Sink| sink.is_channel();
-        if input.len() > AHEAD
-            || job.artifact.shape().is_command()
-            || piped(&job.stdout)
-            || piped(&job.stderr)
-            || !job.spec.dirs.is_empty()
-            || !job.spec.tcp.is_empty()
-            || job.port.is_some()
-            // What is left until then is told, and would pass meanwhile.
-            || job.deadline.is_some()
-        {
-            return None;
-        }
-        let output = |sink: &Sink| Output {
-            piped: false,
-            budget: job.spec.limits.output_budget(sink.is_capture()),
-        };
-        Some(Plain {
-            task_id: job.task_id,
-            attempt: job.attempt,
-            spec: job.spec.clone(),
-            input: input.clone(),
-            stdout: output(&job.stdout),
-            stderr: output(&job.stderr),
-        })
-    }
-
-    pub(super) fn frame(&self) -> Result<Vec<u8>, FrameError> {
-        Sender::frame(&Order::Run(Box::new(RunOrder {
-            task_id: self.task_id,
-            attempt: self.attempt,
-            spec: (*self.spec).clone(),
-            remaining: None,
-            input: Input::Inline(self.input.clone()),
-            stdout: self.stdout,
-            stderr: self.stderr,
-            joined: false,
-            port: None,
-        })))
-    }
-}
 
 /// Runs `job` in a worker of `pool`; with `asks` it may ask for the runner's services;
 /// `renew` has the code compiled anew when the

@@ -12,35 +12,33 @@
 //! group. Invariants: [`ChildCompiler::compile`] ends in bounded time, counted from
 //! when it has a place; on every path its child is dead and reaped when it returns.
 
-use super::child::kill_group;
+use super::channel;
 use super::compile_wait::{Ears, Ending, HANDSHAKE};
-use super::suspend::{self, Member};
-use super::users::{User, Users};
-use super::worker_main::WORKER_ARG;
-use super::{ProcessError, channel, users_of, worker_program};
+use super::error::{ProcessError, system};
+use super::program::worker_program;
+use super::reaped::Reaped;
+use super::roles::{COMPILE_ARG, WORKER_ARG};
+use super::suspend;
+use super::users::{User, Users, users_of};
+use super::words::plain;
 use crate::compile_budget::CompileBudget;
 use crate::config::{Config, Jail};
 use crate::jail::{CompileLimits, Grants, Plan, Role};
 use crate::sandbox::{Code, CodeError, Compiler, LoadError, MAX_FILE};
 use crate::shortage;
-use crate::sys::{self, End, Exit, Program, Whom};
+use crate::sys::{End, Exit, Program};
 use crate::wire::CompileOrder;
 use bytes::Bytes;
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::Errno;
-use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, getpgid, kill_process, pidfd_open, waitid,
-};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-
-/// The third argument that makes a worker program a compiler.
-pub(super) const COMPILE_ARG: &str = "compile";
 
 /// How long closing waits for children that were killed to be gone.
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
@@ -90,16 +88,6 @@ impl Share {
 
 /// One of the places; given back when dropped.
 struct Place<'a>(&'a ChildCompiler);
-
-/// A child that is killed and reaped when dropped, and all in its process group.
-pub(super) struct Reaped {
-    /// The one that was started, and the group that it founded.
-    first: i32,
-    /// The one that it goes on as.
-    moved: Option<i32>,
-    ended: bool,
-    member: Option<Member>,
-}
 
 impl ChildCompiler {
     pub(crate) fn new(config: &Config) -> Result<Self, ProcessError> {
@@ -285,7 +273,7 @@ impl ChildCompiler {
         // Its ends are the child's alone from here on.
         drop((its_socket, its_words));
         let child = Reaped::new(member);
-        let life = Pid::from_raw(child.first)
+        let life = Pid::from_raw(child.id())
             .ok_or(Errno::SRCH)
             .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()))
             .map_err(|errno| system("cannot watch a compiler")(errno.into()))?;
@@ -393,87 +381,6 @@ impl Drop for Place<'_> {
     }
 }
 
-impl Reaped {
-    /// Takes over what was started as the leader of a process group.
-    pub(super) fn new(member: Member) -> Self {
-        Reaped {
-            first: member.group(),
-            moved: None,
-            ended: false,
-            member: Some(member),
-        }
-    }
-
-    /// The number of the one that was started.
-    pub(super) fn id(&self) -> i32 {
-        self.first
-    }
-
-    /// Takes note that it goes on as another child of this process, in the group
-    /// of the first; tells of that one's death.
-    pub(super) fn moved(&mut self, pid: i32) -> io::Result<OwnedFd> {
-        let other = || io::Error::other("no process of its own");
-        // Numbers that mean something else to the kernel.
-        if pid <= 1 || pid == self.first {
-            return Err(other());
-        }
-        let pid = Pid::from_raw(pid).ok_or_else(other)?;
-        let life = pidfd_open(pid, PidfdFlags::empty())?;
-        // As for workers: no process is killed or waited for because a child lied.
-        if getpgid(Some(pid))?.as_raw_nonzero().get() != self.first {
-            return Err(other());
-        }
-        // Only a child of ours can be waited for; this does not reap it.
-        let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-        waitid(WaitId::Pid(pid), look)?;
-        self.moved = Some(pid.as_raw_nonzero().get());
-        Ok(life)
-    }
-
-    /// Kills and reaps all of it: how the one ended that it went on as. None when
-    /// somebody else reaped it.
-    pub(super) fn end(&mut self) -> Option<Exit> {
-        if std::mem::replace(&mut self.ended, true) {
-            return None;
-        }
-        drop(self.member.take());
-        let last = self.moved.unwrap_or(self.first);
-        let mut end = None;
-        let mut left = vec![self.first];
-        left.extend(self.moved);
-        if sys::has_child_in(self.first) {
-            kill_group(self.first);
-        }
-        // Each by itself as well, for it may have left the group. One that somebody else
-        // has reaped has no number any more.
-        left.retain(|pid| sys::is_child(*pid));
-        for pid in left.iter().filter_map(|pid| Pid::from_raw(*pid)) {
-            let _ = kill_process(pid, Signal::KILL);
-        }
-        // Also one that was started and not heard of.
-        while let Ok(Some((pid, exit))) = sys::wait(Whom::Group(self.first), true) {
-            left.retain(|left| *left != pid);
-            if pid == last {
-                end = Some(exit);
-            }
-        }
-        for pid in left {
-            if let Ok(Some((_, exit))) = sys::wait(Whom::Pid(pid), true)
-                && pid == last
-            {
-                end = Some(exit);
-            }
-        }
-        end
-    }
-}
-
-impl Drop for Reaped {
-    fn drop(&mut self) {
-        self.end();
-    }
-}
-
 /// Bytes in a memory file that nobody can change.
 fn sealed(bytes: &[u8]) -> io::Result<File> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
@@ -482,19 +389,4 @@ fn sealed(bytes: &[u8]) -> io::Result<File> {
     let seals = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
     rustix::fs::fcntl_add_seals(&file, seals)?;
     Ok(file)
-}
-
-/// The start of a text from a child, on one line.
-pub(super) fn plain(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(300).collect()
-}
-
-pub(super) fn system(what: &'static str) -> impl Fn(io::Error) -> ProcessError {
-    move |source| ProcessError::System { what, source }
-}
-
-impl From<ProcessError> for LoadError {
-    fn from(error: ProcessError) -> Self {
-        LoadError::Compiler(error.into())
-    }
 }

@@ -5,8 +5,8 @@
 //! in the other file, says how that went. Invariant: nothing of the task file is
 //! looked at before the jail stands.
 
+use super::begin::{check_alone, go_inside, settle};
 use super::channel::{self, Inbox};
-use super::worker_main::{check_alone, go_inside, settle};
 use crate::config::Jail;
 use crate::jail::{self, CompileLimits, JailError};
 use crate::sandbox::{self, Code, CodeError, LoadError};

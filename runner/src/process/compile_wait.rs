@@ -4,8 +4,9 @@
 //! Invariant: a wait ends at the latest when the time is up that compiling may take,
 //! whatever the child does; and what is kept of its words is bounded.
 
-use super::ProcessError;
-use super::compile::{Reaped, plain, system};
+use super::error::{ProcessError, system};
+use super::reaped::Reaped;
+use super::words::plain;
 use crate::deadline::Deadline;
 use crate::sandbox::LoadError;
 use crate::sys::{self, Exit};

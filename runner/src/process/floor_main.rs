@@ -1,10 +1,10 @@
 //! The program that floors are measured with; see [`floor`](super::floor).
 
-use super::floor::{FloorOrder, FloorSays, read_frame, write_frame};
-use super::worker_main::{check_alone, settle};
+use super::begin::{check_alone, settle};
+use super::floor_orders::{FloorOrder, FloorSays, read_frame, write_frame};
 use crate::sandbox::{self, Bare, Code, Held};
+use crate::spec::Spec;
 use crate::sys::{self, Alone, Forked, Whom};
-use crate::task::Spec;
 use bytes::Bytes;
 use rustix::process::Signal;
 use std::collections::VecDeque;
@@ -12,9 +12,6 @@ use std::fs::File;
 use std::io::{self, PipeReader, Read, Write};
 use std::path::Path;
 use std::time::Instant;
-
-/// What makes a worker program this.
-pub(super) const FLOOR_ARG: &str = "floor";
 
 /// The task, and what it put out when it first ran.
 struct Loaded {

@@ -7,18 +7,25 @@
 
 mod asks;
 mod attempt;
+mod begin;
 mod breaker;
 mod channel;
 mod child;
 mod compile;
 mod compile_main;
 mod compile_wait;
+mod error;
 mod floor;
 mod floor_main;
+mod floor_orders;
 mod group;
 mod image;
 mod owners;
+mod plain;
 mod pool;
+mod program;
+mod reaped;
+mod roles;
 mod sacrifice;
 mod sacrifice_main;
 mod spawn;
@@ -35,93 +42,29 @@ mod zygote_main;
 use crate::config::{Config, Jail};
 use crate::error::{Error, ErrorKind};
 use crate::executor::{Executed, Executor, Job};
-use crate::jail::{CgroupLimits, Grants, LayerReport, Plan, Raise, Role, reserve_descriptors};
+use crate::jail::{CgroupLimits, Grants, Plan, Raise, Role, reserve_descriptors};
 use crate::limits::Limits;
 use crate::port::Transport;
 use crate::region::Ledger;
 use crate::sandbox::{Artifact, Code, Loader};
-use crate::task::Spec;
+use crate::spec::Spec;
 pub(crate) use compile::ChildCompiler;
+use error::ProcessError;
 pub(crate) use floor::{Floor, FloorProgram};
 use group::Group;
 use owners::Trial;
 use pool::{Pool, Settings};
+pub(crate) use program::worker_program;
 pub(crate) use sacrifice::{Died, Sacrifice, Said};
 use spawn::Spawner;
 use std::collections::HashMap;
-use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
 pub use suspend::{StopSignal, job_control, suspend};
-use users::Users;
-pub use worker_main::worker_hook;
+use users::users_of;
+pub(crate) use worker_main::hook;
 
 /// How the note begins that a worker was root.
 pub(crate) const AS_ROOT: &str = "the worker ran as root (uid 0)";
-
-/// Something about processes failed; not a guest's doing.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ProcessError {
-    #[error(
-        "process mode needs a worker: call wrun::worker_hook() first thing in main, or name a \
-         worker program with Builder::worker"
-    )]
-    NoHook,
-    #[error(
-        "processes of wrun need /proc, which is not mounted here: mount it (mount -t proc proc \
-         /proc), or run tasks in thread mode, which does without"
-    )]
-    NoProc,
-    #[error("cannot start the worker {}: {source}", program.display())]
-    Spawn { program: PathBuf, source: io::Error },
-    #[error("{} does not answer as a wrun worker: {what}", program.display())]
-    Handshake { program: PathBuf, what: String },
-    #[error("{message}")]
-    Refused { message: String },
-    #[error("cannot set up the strict jail: {} is missing: {}", .0.layer, .0.detail)]
-    NoJail(LayerReport),
-    #[error("cannot set up the jail: {message}")]
-    JailFailed { message: String },
-    #[error(
-        "workers died {failures} times in a row while starting, the last one like this: {last}; \
-         the next is tried in {} s",
-        again.as_secs_f64().ceil()
-    )]
-    CrashLoop {
-        failures: u32,
-        last: String,
-        again: Duration,
-    },
-    #[error("{what}: {source}")]
-    System {
-        what: &'static str,
-        source: io::Error,
-    },
-    #[error("the runner is shut down")]
-    ShutDown,
-}
-
-/// The program that workers and compilers are.
-pub(crate) fn worker_program(named: Option<&Path>) -> Result<PathBuf, ProcessError> {
-    // For the program itself, and for workers, who count their threads there.
-    if std::fs::symlink_metadata("/proc/self").is_err() {
-        return Err(ProcessError::NoProc);
-    }
-    match named {
-        Some(program) => Ok(program.to_owned()),
-        None if worker_main::is_hooked() => Ok(PathBuf::from("/proc/self/exe")),
-        None => Err(ProcessError::NoHook),
-    }
-}
-
-/// Where the programs that are started have their users from: only root may choose, and
-/// without a jail they stay who their runner is.
-fn users_of(config: &Config) -> Option<Users> {
-    let root = rustix::process::geteuid().is_root();
-    (root && config.identity.is_none() && config.jail != Jail::Off)
-        .then(|| Users::new(config.users.clone()))
-}
 
 pub(crate) struct ProcessExecutor {
     loader: Arc<Loader>,
@@ -199,7 +142,7 @@ impl ProcessExecutor {
         }
         let are_own = users.as_ref().is_some_and(|users| !users.are_chosen());
         #[cfg(feature = "test-hooks")]
-        let are_own = are_own && !plan.absent.contains(&crate::Layer::Identity);
+        let are_own = are_own && !plan.absent.contains(&crate::jail_report::Layer::Identity);
         if spec.dirs.is_empty() || !are_own {
             return Ok((false, None));
         }

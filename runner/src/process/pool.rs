@@ -5,22 +5,24 @@
 //! ends before a guest's first instruction. Starting what keeps dying is slowed
 //! down and then refused ([`Breaker`]).
 
-use super::ProcessError;
-use super::attempt::Plain;
 use super::breaker::{Breaker, Failure, Restraint};
 use super::channel::ChannelError;
-use super::child::{Child, Place};
+use super::child::{Child, LINGER, LOOK_EVERY, Place};
+use super::error::ProcessError;
 use super::group::Group;
 use super::owners::Owners;
+use super::plain::Plain;
 use super::spawn::{Launch, Spawner};
 use super::users::Users;
 use super::worker::{Worker, crash_of};
 use super::zygote::{NotForked, Zygote};
 use crate::config::Start;
 use crate::deadline::timeout;
-use crate::jail::{Grants, JailReport, LayerReport, Plan, Role};
+use crate::jail::{Grants, Plan, Role};
+use crate::jail_report::{JailReport, Layer, LayerReport};
+use crate::outcome::{self, Crash};
 use crate::sandbox::Code;
-use crate::task::Spec;
+use crate::spec::Spec;
 use crate::wire::{ControlSays, Spare, StartOrder};
 use rustix::process::Signal;
 use std::collections::VecDeque;
@@ -32,11 +34,6 @@ use tokio_util::sync::CancellationToken;
 const HANDSHAKE: Duration = Duration::from_secs(15);
 /// How long nobody must have wanted a worker before spares are made.
 const QUIET: Duration = Duration::from_millis(2);
-/// How long a process that went silent may take to die.
-pub(super) const LINGER: Duration = Duration::from_secs(2);
-/// How often a process is looked at that nobody else looks after.
-pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
-
 /// What all pools of a runner share.
 #[derive(Clone)]
 pub(super) struct Settings {
@@ -369,7 +366,8 @@ impl Pool {
     ) -> Result<Worker, NotMade> {
         let zygote = self.zygote(round).await?;
         let permit = self.spawner.permit().await.map_err(NoWorker::from)?;
-        match zygote.fork(permit, spare, order).await {
+        let born = zygote.fork(permit, spare, order).await;
+        match born.and_then(|born| Worker::forked(born).map_err(NotForked::Refused)) {
             Ok(worker) => Ok(worker),
             Err(NotForked::Refused(error)) => Err(NotMade::Refused(error.to_string())),
             Err(NotForked::Gone(how)) => {
@@ -379,7 +377,7 @@ impl Pool {
                 }
                 .to_owned();
                 if let Some(words) = zygote.words() {
-                    why = format!("{why}; it said: {}", crate::outcome::on_one_line(&words));
+                    why = format!("{why}; it said: {}", outcome::on_one_line(&words));
                 }
                 Err(NotReady::Died(how, why).into())
             }
@@ -520,9 +518,7 @@ impl Pool {
                 let exit = timeout(LINGER, launch.child.wait()).await;
                 let is_gone = exit.is_ok();
                 let crash = crash_of(exit.ok().flatten());
-                if matches!(crash, crate::Crash::Signal(_))
-                    || is_gone && crash == crate::Crash::Lost
-                {
+                if matches!(crash, Crash::Signal(_)) || is_gone && crash == Crash::Lost {
                     return Err(NotReady::Died(failure_of(&crash), crash.to_string()));
                 }
                 let mut what = crash.to_string();
@@ -588,13 +584,13 @@ pub(super) async fn stopped(child: &mut Child) -> i32 {
 }
 
 fn killed(signal: i32) -> NotReady {
-    NotReady::Died(Failure::Killed, crate::Crash::Signal(signal).to_string())
+    NotReady::Died(Failure::Killed, Crash::Signal(signal).to_string())
 }
 
-fn failure_of(crash: &crate::Crash) -> Failure {
+fn failure_of(crash: &Crash) -> Failure {
     let kill = Signal::KILL.as_raw();
     match crash {
-        crate::Crash::Signal(signal) if *signal == kill => Failure::Killed,
+        Crash::Signal(signal) if *signal == kill => Failure::Killed,
         _ => Failure::Own,
     }
 }
@@ -674,7 +670,7 @@ impl JailReport {
     /// What a report can be at most, when a process that may have been taken over
     /// makes it.
     fn distrusted(mut self) -> Self {
-        self.layers.truncate(crate::Layer::ALL.len());
+        self.layers.truncate(Layer::ALL.len());
         self.layers = self
             .layers
             .into_iter()

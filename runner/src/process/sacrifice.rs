@@ -6,10 +6,11 @@
 //! every wait for it has an end; when a [`Sacrifice`] is dropped, it and all in its
 //! process group are dead, and it is reaped. What it says is not believed to be short.
 
-use super::compile::Reaped;
+use super::error::ProcessError;
+use super::program::worker_program;
+use super::reaped::Reaped;
+use super::roles::{MAX_ORDER, SACRIFICE_ARG, WORKER_ARG};
 use super::suspend;
-use super::worker_main::WORKER_ARG;
-use super::{ProcessError, worker_program};
 use crate::deadline::Deadline;
 use crate::sys::{self, End, Program};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -20,10 +21,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
-/// The third argument that makes a worker program a sacrifice.
-pub(super) const SACRIFICE_ARG: &str = "sacrifice";
-/// Bytes of an order: what fits a pipe that nobody reads yet.
-pub(super) const MAX_ORDER: usize = 16 << 10;
 /// Bytes that it says, altogether.
 const MAX_SAID: usize = 64 << 10;
 

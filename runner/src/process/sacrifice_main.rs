@@ -3,14 +3,13 @@
 //!
 //! Invariant: it does not outlive the thread that started it.
 
-use super::sacrifice::MAX_ORDER;
-use super::worker_main::settle;
-use crate::compare;
+use super::begin::settle;
+use super::roles::{MAX_ORDER, Sacrificed};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use std::io::{self, Read, Write};
 
 /// Does what the order on stdin says, and says on stdout what came of it.
-pub(super) fn work(parent: i32) -> io::Result<()> {
+pub(super) fn work(parent: i32, sacrificed: Sacrificed) -> io::Result<()> {
     settle(parent)?;
     // It is meant to die, and not to leave its memory in a file.
     let none = Rlimit {
@@ -22,7 +21,7 @@ pub(super) fn work(parent: i32) -> io::Result<()> {
     io::stdin()
         .take(MAX_ORDER as u64)
         .read_to_string(&mut order)?;
-    compare::be_sacrificed(&order, &mut |line| {
+    sacrificed(&order, &mut |line| {
         let mut out = io::stdout().lock();
         out.write_all(line.as_bytes())?;
         out.write_all(b"\n")?;

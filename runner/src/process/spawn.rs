@@ -5,14 +5,14 @@
 //! as long as the executor. Invariant: at most `most` processes exist at once; a
 //! permit goes when its process is reaped.
 
-use super::ProcessError;
 use super::channel::{self, Receiver, Sender};
 use super::child::{Child, Place, Started};
+use super::error::ProcessError;
 use super::image::Image;
 use super::owners::Owners;
+use super::roles::WORKER_ARG;
 use super::suspend;
 use super::words::Words;
-use super::worker_main::WORKER_ARG;
 use crate::sandbox::Code;
 use crate::sys::{self, Program, Shown};
 use crate::wire::{ControlOrder, StartOrder};

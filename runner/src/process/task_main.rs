@@ -15,8 +15,8 @@ use crate::report::Usage;
 use crate::sandbox::{
     self, Ahead, Granted, Ports, Prepared, Progress, Run, RunError, Sink, Source, TaskContext,
 };
+use crate::spec::{InputKind, Spec};
 use crate::sys;
-use crate::task::{InputKind, Spec};
 use crate::turn::until;
 use crate::wire::{Done, Input, Order, RunOrder, Spare, WorkerSays};
 use bytes::Bytes;

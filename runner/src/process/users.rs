@@ -6,6 +6,7 @@
 //! it. Invariant: of two runners in one network namespace, none picks a number that the
 //! other has in use, unless the whole range is.
 
+use crate::config::{Config, Jail};
 use crate::jail::Plan;
 use rand::RngExt;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, socket_with};
@@ -150,6 +151,14 @@ fn ranges(text: &str) -> impl Iterator<Item = RangeInclusive<u32>> {
         let count: u32 = fields.next()?.trim_end().parse().ok()?;
         Some(first..=first.saturating_add(count.checked_sub(1)?))
     })
+}
+
+/// Where the programs that are started have their users from: only root may choose, and
+/// without a jail they stay who their runner is.
+pub(super) fn users_of(config: &Config) -> Option<Users> {
+    let root = rustix::process::geteuid().is_root();
+    (root && config.identity.is_none() && config.jail != Jail::Off)
+        .then(|| Users::new(config.users.clone()))
 }
 
 #[cfg(test)]

@@ -90,6 +90,11 @@ impl Words {
     }
 }
 
+/// The start of a text from a child, on one line.
+pub(super) fn plain(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(300).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

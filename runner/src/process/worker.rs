@@ -6,17 +6,16 @@
 use super::channel::{Receiver, Sender};
 use super::child::Child;
 use super::owners::Owners;
+use super::plain::Told;
 use super::spawn::Launch;
 use super::words::Words;
-use super::zygote::Forked;
+use super::zygote::{Born, Forked};
 use crate::config::Start;
-use crate::jail::JailReport;
+use crate::jail_report::JailReport;
 use crate::outcome::Crash;
 use crate::sys::{End, Exit};
 use std::io;
-use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::time::Instant;
 
 /// A worker that waits for an order, or has one.
 pub(super) struct Worker {
@@ -33,14 +32,6 @@ pub(super) struct Worker {
     pub(super) told: Option<Told>,
 }
 
-/// An order that waited for its worker.
-pub(super) struct Told {
-    pub(super) frame: Vec<u8>,
-    /// Bytes of it that there was room for.
-    pub(super) sent: usize,
-    pub(super) at: Instant,
-}
-
 /// The process itself, by who reaps it.
 pub(super) enum Life {
     Forked(Forked),
@@ -53,18 +44,17 @@ pub(super) enum Life {
 }
 
 impl Worker {
-    /// A worker at the other end of a socket. Needs the context of a tokio
-    /// runtime.
-    pub(super) fn new(life: Life, socket: UnixStream) -> io::Result<Self> {
-        let (reading, writing) = tokio::net::UnixStream::from_std(socket)?.into_split();
+    /// A worker that its zygote has just forked. Needs the context of a tokio runtime.
+    pub(super) fn forked(born: Born) -> io::Result<Self> {
+        let (reading, writing) = tokio::net::UnixStream::from_std(born.socket)?.into_split();
         Ok(Worker {
-            life,
+            life: Life::Forked(born.forked),
             orders: Sender::new(writing),
             says: Receiver::new(reading),
             tasks: 0,
             spare: false,
             memory: None,
-            told: None,
+            told: born.told,
         })
     }
 

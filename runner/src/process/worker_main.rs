@@ -5,48 +5,24 @@
 //! jail stands before anything of a guest runs. Invariant: it outlives neither its
 //! runner nor its last task.
 
+use super::begin::{check_alone, go_inside, settle};
 use super::channel::{self, Inbox};
-use super::compile::COMPILE_ARG;
-use super::floor_main::{self, FLOOR_ARG};
-use super::sacrifice::SACRIFICE_ARG;
-use super::{compile_main, sacrifice_main, task_main, zygote_main};
+use super::roles::{COMPILE_ARG, FLOOR_ARG, SACRIFICE_ARG, Sacrificed, WORKER_ARG};
+use super::{compile_main, floor_main, program, sacrifice_main, task_main, zygote_main};
 use crate::deadline;
-use crate::jail::{self, JailError, Split, Walls};
+use crate::jail::{self, JailError};
 use crate::sandbox::{self, Code, PrepareError, Prepared};
 use crate::sys::{self, Alone, Seen};
 use crate::wire::{ControlOrder, ControlSays, Hello};
-use rustix::process::{Signal, getpid};
 use std::fs::File;
-use std::io::{self, Read, Write};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::io::{self, Write};
 
-/// The first argument that makes this program a worker.
-pub(super) const WORKER_ARG: &str = "__wrun-worker";
-
-static HOOKED: AtomicBool = AtomicBool::new(false);
-
-/// Lets this program be its own worker in process mode: call it first thing in
-/// `main`.
-///
-/// In a process that a runner started as a worker, this runs the worker and
-/// ends the process. Anywhere else it returns at once. A program that cannot
-/// call it names a worker program instead, with
-/// [`Builder::worker`](crate::Builder::worker); `wrun` itself is one.
-///
-/// Workers are forked, so nothing may have started a thread before: not the runtime of
-/// `#[tokio::main]` either, nor a constructor that runs before `main`. A worker has no
-/// environment, none of this process's descriptors, and none of its signal handlers,
-/// panic hooks or loggers.
-///
-/// ```
-/// wrun::worker_hook();
-/// // the program
-/// ```
+/// What [`worker_hook`](crate::worker_hook) does; a sacrifice does `sacrificed`.
 #[expect(clippy::exit, reason = "a worker has no main to return to")]
-pub fn worker_hook() {
+pub(crate) fn hook(sacrificed: Sacrificed) {
     let mut args = std::env::args_os().skip(1);
     if args.next().is_none_or(|arg| arg != WORKER_ARG) {
-        HOOKED.store(true, Ordering::Relaxed);
+        program::hook();
         return;
     }
     let parent = args
@@ -54,11 +30,12 @@ pub fn worker_hook() {
         .and_then(|arg| arg.to_str().and_then(|arg| arg.parse::<i32>().ok()));
     sys::start_afresh();
     std::panic::set_hook(Box::new(say_panic));
-    let work = match args.next() {
-        Some(role) if role == COMPILE_ARG => compile_main::work,
-        Some(role) if role == FLOOR_ARG => floor_main::work,
-        Some(role) if role == SACRIFICE_ARG => sacrifice_main::work,
-        _ => work,
+    let role = args.next();
+    let work = |parent| match role.as_ref().and_then(|role| role.to_str()) {
+        Some(COMPILE_ARG) => compile_main::work(parent),
+        Some(FLOOR_ARG) => floor_main::work(parent),
+        Some(SACRIFICE_ARG) => sacrifice_main::work(parent, sacrificed),
+        _ => work(parent),
     };
     let code = match parent.map(work) {
         Some(Ok(())) => 0,
@@ -83,11 +60,6 @@ fn say_panic(panic: &std::panic::PanicHookInfo<'_>) {
         None => format!("panicked: {what}\n"),
     };
     let _ = io::stderr().write_all(line.as_bytes());
-}
-
-/// Whether this program can be its own worker.
-pub(super) fn is_hooked() -> bool {
-    HOOKED.load(Ordering::Relaxed)
 }
 
 fn work(parent: i32) -> io::Result<()> {
@@ -167,81 +139,6 @@ fn work(parent: i32) -> io::Result<()> {
             say(&ControlSays::Ready(report))?;
             task_main::serve(&prepared, &sealed, control, order.tasks, order.spare, ahead)
         }
-    }
-}
-
-/// Takes over a process that was started as a worker: ends with its parent, and has
-/// nothing that came with it.
-pub(super) fn settle(parent: i32) -> io::Result<()> {
-    sys::close_inherited();
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-    // The parent may have died before that took effect.
-    if rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get()) != Some(parent) {
-        return Err(io::Error::other("the runner is gone"));
-    }
-    // What it takes to know processes is not to be had in a jail.
-    let _ = sys::Process::current();
-    Ok(())
-}
-
-/// Whether the program left it to us to start threads and runtimes.
-///
-/// # Errors
-///
-/// It did not: for whoever wrote it.
-pub(super) fn check_alone() -> io::Result<()> {
-    let too_late = |what: String| {
-        io::Error::other(format!(
-            "call wrun::worker_hook() first thing in main, before any thread or runtime \
-             (#[tokio::main] starts one): {what}"
-        ))
-    };
-    if tokio::runtime::Handle::try_current().is_ok() {
-        return Err(too_late("it was called by asynchronous code".into()));
-    }
-    match Alone::look() {
-        Some(_) => Ok(()),
-        None => Err(too_late(format!("there is {}", threads()))),
-    }
-}
-
-/// The names of this process's other threads, for people.
-fn threads() -> String {
-    let own = std::fs::read_link("/proc/self").unwrap_or_default();
-    let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten();
-    let names: Vec<String> = tasks
-        .flatten()
-        .filter(|task| task.file_name() != own.as_os_str())
-        .filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok())
-        .map(|name| name.trim().to_owned())
-        .take(3)
-        .collect();
-    format!("the thread {}", names.join(", "))
-}
-
-/// Takes the first half of the jail, which may go on as another process: the one
-/// that is left behind says where, and ends.
-pub(super) fn go_inside(
-    begun: Result<Walls, JailError>,
-    say_moved: &dyn Fn(i32) -> io::Result<()>,
-) -> io::Result<Result<Walls, JailError>> {
-    // Tells the one inside that the runner knows where it is.
-    let (mut told, telling) = io::pipe()?;
-    let before = getpid();
-    match begun.and_then(Walls::split) {
-        Ok(Split::Outside { pid }) => {
-            say_moved(pid)?;
-            (&telling).write_all(&[1])?;
-            sys::exit_now(0)
-        }
-        Ok(Split::Inside(walls)) => {
-            drop(telling);
-            if getpid() != before && told.read(&mut [0])? == 0 {
-                return Err(io::Error::other("what started this died"));
-            }
-            Ok(Ok(walls))
-        }
-        Err(error) => Ok(Err(error)),
     }
 }
 

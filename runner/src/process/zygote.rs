@@ -6,17 +6,15 @@
 //! with the zygote's own; a signal goes to nobody but its own process group,
 //! whatever it says.
 
-use super::attempt::Plain;
 use super::breaker::Failure;
 use super::channel::{ChannelError, Receiver, Sender, is_want};
-use super::child::Child;
+use super::child::{Child, LOOK_EVERY};
 use super::owners::Owners;
-use super::pool::LOOK_EVERY;
+use super::plain::{Plain, Told};
 use super::spawn::Launch;
 use super::words::Words;
-use super::worker::{Life, Told, Worker};
 use crate::deadline::{Deadline, timeout};
-use crate::jail::JailReport;
+use crate::jail_report::JailReport;
 use crate::sys::{self, End, Exit, Sent};
 use crate::wire::{ControlOrder, ControlSays, Spare};
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, send, socketpair, sockopt};
@@ -24,6 +22,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
@@ -82,6 +81,14 @@ pub(super) struct Forked {
     exit: Option<Exit>,
     words: Words,
     zygote: Arc<Zygote>,
+}
+
+/// A worker that was just forked.
+pub(super) struct Born {
+    pub(super) forked: Forked,
+    pub(super) socket: UnixStream,
+    /// Its order, where that was sent before it was there.
+    pub(super) told: Option<Told>,
 }
 
 /// Why there is no worker.
@@ -147,7 +154,7 @@ impl Zygote {
         permit: OwnedSemaphorePermit,
         spare: Option<Spare>,
         order: Option<&Plain>,
-    ) -> Result<Worker, NotForked> {
+    ) -> Result<Born, NotForked> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)
             .map_err(|errno| NotForked::Refused(errno.into()))?;
@@ -209,17 +216,18 @@ impl Zygote {
                 return Err(NotForked::Gone(how));
             }
         };
-        let life = Life::Forked(Forked {
-            id,
-            member,
-            ended: Some(exit),
-            exit: None,
-            words,
-            zygote: self.clone(),
-        });
-        let mut worker = Worker::new(life, ours.into()).map_err(NotForked::Refused)?;
-        worker.told = told;
-        Ok(worker)
+        Ok(Born {
+            forked: Forked {
+                id,
+                member,
+                ended: Some(exit),
+                exit: None,
+                words,
+                zygote: self.clone(),
+            },
+            socket: ours.into(),
+            told,
+        })
     }
 
     /// What it said before it was gone.

@@ -623,31 +623,28 @@ impl Region {
     }
 }
 
-impl Mappable {
-    pub(crate) fn file(&self) -> BorrowedFd<'_> {
+impl sys::Pages for Mappable {
+    fn file(&self) -> BorrowedFd<'_> {
         self.file.file.as_fd()
     }
 
-    pub(crate) fn offset(&self) -> u64 {
+    fn offset(&self) -> u64 {
         self.offset
     }
 
-    pub(crate) fn len(&self) -> usize {
+    fn len(&self) -> usize {
         self.len
     }
 
-    /// Other processes may write to the pages: their bytes are copied.
-    pub(crate) fn is_copied(&self) -> bool {
+    fn is_copied(&self) -> bool {
         self.copied
     }
 
-    /// Other processes can have added seals to the file, or can at any time.
-    pub(crate) fn is_known_elsewhere(&self) -> bool {
+    fn is_known_elsewhere(&self) -> bool {
         self.file.known_elsewhere.load(Relaxed)
     }
 
-    /// What is written there stays there.
-    pub(crate) fn is_private(&self) -> bool {
+    fn is_private(&self) -> bool {
         self.private
     }
 }

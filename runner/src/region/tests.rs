@@ -1,4 +1,5 @@
 use super::*;
+use crate::sys::Pages;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 

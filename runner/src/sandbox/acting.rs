@@ -5,7 +5,7 @@
 //! what an escaped guest would.
 
 use super::abi::{Progress, TaskContext};
-use super::run::Ending;
+use super::fate::Ending;
 use crate::act::Act;
 use crate::deadline::{Deadline, until};
 use crate::outcome::Limit;

@@ -12,7 +12,7 @@ use super::input::Source;
 use super::run::{Entry, Prepared};
 use super::sink::Sink;
 use super::standard::Streams;
-use crate::task::{InputKind, Spec};
+use crate::spec::{InputKind, Spec};
 use bytes::Bytes;
 use wasmtime::{Func, Instance, Store};
 use wasmtime_wasi::p2::bindings::Command;

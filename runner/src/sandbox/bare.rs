@@ -7,7 +7,7 @@
 use super::code::{Code, CodeError};
 use super::host::guest_name;
 use super::source::Shape;
-use crate::task::Spec;
+use crate::spec::Spec;
 use bytes::Bytes;
 use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{

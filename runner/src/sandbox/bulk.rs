@@ -17,7 +17,7 @@
 //! a valid binary becomes is valid, or too large for the engine. Where code moved,
 //! [`Offsets`] lead back to the task's own.
 
-use super::load::LoadError;
+use super::load_error::LoadError;
 use super::source::invalid;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;

@@ -9,7 +9,7 @@ use super::code::{Code, Meta};
 use super::componentize::componentize;
 use super::engine::{self, EngineError, Kind};
 use super::imports::{self, Uses};
-use super::load::LoadError;
+use super::load_error::LoadError;
 use super::source::{self, Shape};
 use super::support;
 use bytes::Bytes;

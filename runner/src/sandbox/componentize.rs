@@ -3,7 +3,7 @@
 //! Invariant: of the guest's own custom sections none is decoded that describes
 //! a world; the world is ours.
 
-use super::load::LoadError;
+use super::load_error::LoadError;
 use super::source::{Facts, invalid, one_line};
 use std::sync::OnceLock;
 

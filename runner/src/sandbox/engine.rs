@@ -2,6 +2,7 @@
 //! that an artifact made by one loads in all of them.
 
 use super::epoch;
+use crate::error::{Error, ErrorKind};
 use crate::limits::Limits;
 use crate::sys;
 use wasmtime::{
@@ -46,6 +47,12 @@ pub(crate) enum EngineError {
     Engine(String),
     #[error("cannot start the epoch clock: {0}")]
     Epoch(#[source] std::io::Error),
+}
+
+impl From<EngineError> for Error {
+    fn from(error: EngineError) -> Self {
+        Error::with_source(ErrorKind::System, error.to_string(), error)
+    }
 }
 
 /// How an engine gets memory for its sandboxes.

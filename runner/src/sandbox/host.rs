@@ -8,7 +8,7 @@ use super::linker::{FileCalls, Listings};
 use super::standard::{Standard, Streams};
 use crate::grant::TcpGrant;
 use crate::report::Access;
-use crate::task::Spec;
+use crate::spec::Spec;
 use rand::rand_core::UnwrapErr;
 use rand::rngs::{StdRng, SysRng};
 use rand::{Rng, RngExt, SeedableRng, TryRng};

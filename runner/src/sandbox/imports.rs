@@ -4,7 +4,7 @@
 //! define.
 
 use super::abi;
-use super::load::LoadError;
+use super::load_error::LoadError;
 use super::source::{Facts, Shape, shown};
 
 /// Refuses the first import that nothing provides, by name.

@@ -8,7 +8,7 @@
 use super::code::Code;
 use super::compile::{self, Compiler, SMALL};
 use super::engine::{self, EngineError, Kind};
-use super::load::LoadError;
+use super::load_error::LoadError;
 use crate::compile_budget::CompileBudget;
 use crate::{shortage, sys};
 use bytes::Bytes;

@@ -5,7 +5,7 @@
 
 use super::sink::CHUNK;
 use crate::outcome::Limit;
-use crate::task::InputKind;
+use crate::spec::InputKind;
 use bytes::{Bytes, BytesMut};
 use std::io;
 use std::pin::Pin;

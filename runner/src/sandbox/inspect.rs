@@ -2,7 +2,8 @@
 
 use super::code::{self, Code};
 use super::componentize::componentize;
-use super::load::{LoadError, read};
+use super::load::read;
+use super::load_error::LoadError;
 use super::source::{self, Facts, Shape};
 use super::support;
 use crate::error::Error;

@@ -10,12 +10,11 @@ use super::abi::TaskContext;
 use super::abi::bindings::TaskPre;
 use super::acting::Acting;
 use super::ahead::{Ahead, Guest};
-use super::artifact::Artifact;
 use super::bulk::Offsets;
 use super::code::{Code, CodeError};
-use super::denials::Denials;
 use super::engine::Kind;
 use super::epoch;
+use super::fate::{Ending, Fate, MAX_FAILURE, MAX_MESSAGE, truncate};
 use super::host::{GrantError, Granted, Host};
 use super::input::{Source, SourceError};
 use super::linker;
@@ -24,12 +23,11 @@ use super::sink::{OutputExceeded, Sink};
 use super::source::{Shape, one_line};
 use super::standard::Streams;
 use crate::deadline::{Deadline, until};
+use crate::error::{Error, ErrorKind};
 use crate::limits::Limits;
 use crate::outcome::{Limit, Trap, TrapKind};
-use crate::report::Denial;
-use crate::task::Spec;
+use crate::spec::Spec;
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 use std::any::Any;
 use std::fmt::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -39,14 +37,6 @@ use tokio_util::sync::CancellationToken;
 use wasmtime::{Engine, InstancePre, Store};
 use wasmtime_wasi::I32Exit;
 use wasmtime_wasi::p2::bindings::CommandPre;
-
-/// Cap on a trap's message.
-const MAX_MESSAGE: usize = 4096;
-/// Cap on a task's own words when it fails.
-const MAX_FAILURE: usize = 64 << 10;
-
-/// CPU time cannot be more than this many times the wall clock's.
-const MAX_THREADS: u32 = 1024;
 
 /// A task linked against everything it imports, ready to be instantiated any
 /// number of times.
@@ -78,6 +68,12 @@ pub(crate) enum PrepareError {
     /// The guest's types do not fit what it imports or must export.
     #[error("the task does not fit the world wrun:task/task: {0}")]
     Link(String),
+}
+
+impl From<PrepareError> for Error {
+    fn from(error: PrepareError) -> Self {
+        Error::with_source(ErrorKind::NotLoadable, error.to_string(), error)
+    }
 }
 
 impl Prepared {
@@ -184,67 +180,6 @@ pub(crate) struct Run<'a> {
     pub(crate) ahead: Option<Ahead>,
 }
 
-/// How a guest ended; its output is in its sinks.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Ending {
-    Completed,
-    Failed(String),
-    Exited(u8),
-    Trapped(Trap),
-    LimitExceeded(Limit),
-    Cancelled,
-}
-
-/// How a guest ended and what it used.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Fate {
-    pub(crate) ending: Ending,
-    /// From the start of [`run`] to the guest's first instruction.
-    pub(crate) start: Duration,
-    pub(crate) run: Duration,
-    /// None where nobody could measure: the worker is dead.
-    pub(crate) cpu: Option<Duration>,
-    pub(crate) peak_memory: Option<u64>,
-    pub(crate) fuel: Option<u64>,
-    pub(crate) growth_refused: u64,
-    #[serde(deserialize_with = "Denials::deserialize")]
-    pub(crate) denied: Vec<Denial>,
-}
-
-impl Fate {
-    /// What a fate can be at most, when a process that may have been taken over
-    /// reports it.
-    pub(crate) fn distrusted(mut self, elapsed: Duration) -> Self {
-        self.start = self.start.min(elapsed);
-        self.run = self.run.min(elapsed);
-        self.cpu = self
-            .cpu
-            .map(|cpu| cpu.min(elapsed.saturating_mul(MAX_THREADS)));
-        match &mut self.ending {
-            Ending::Failed(message) => truncate(message, MAX_FAILURE),
-            Ending::Trapped(trap) => truncate(&mut trap.message, MAX_MESSAGE),
-            _ => {}
-        }
-        self.denied = Denials::bounded(self.denied);
-        self
-    }
-
-    /// The fate of a guest that somebody else ended, before it ran or from
-    /// outside.
-    pub(crate) fn imposed(ending: Ending) -> Self {
-        Fate {
-            ending,
-            start: Duration::ZERO,
-            run: Duration::ZERO,
-            cpu: None,
-            peak_memory: None,
-            fuel: None,
-            growth_refused: 0,
-            denied: Vec::new(),
-        }
-    }
-}
-
 /// The host could not run the guest; not the guest's doing.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RunError {
@@ -256,6 +191,16 @@ pub(crate) enum RunError {
     Input(std::io::Error),
     #[error("the host failed in a call of the task; this is a bug of wrun: {0}")]
     Panicked(String),
+}
+
+impl From<RunError> for Error {
+    fn from(error: RunError) -> Self {
+        let kind = match &error {
+            RunError::Grant(_) => ErrorKind::InvalidTask,
+            RunError::Sandbox(_) | RunError::Input(_) | RunError::Panicked(_) => ErrorKind::System,
+        };
+        Error::with_source(kind, error.to_string(), error)
+    }
 }
 
 /// Runs `prepared` once. A panic of the host's code is this run's error and no more:
@@ -586,93 +531,7 @@ fn kind_of(trap: &wasmtime::Trap) -> TrapKind {
     }
 }
 
-fn truncate(text: &mut String, max: usize) {
-    let mut end = text.len().min(max);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text.truncate(end);
-}
-
 fn thread_cpu() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::try_from(time).unwrap_or_default()
-}
-
-impl Limits {
-    /// The budget of an output stream; `captured` ones always have one.
-    pub(crate) fn output_budget(&self, captured: bool) -> Option<u64> {
-        match (self.max_output, captured) {
-            (Some(max), _) => Some(max),
-            (None, true) => Some(Limits::CAPTURE_DEFAULT),
-            (None, false) => None,
-        }
-    }
-
-    /// Bytes that one call may hand over to the host, which makes room for them before it
-    /// sees them.
-    pub(crate) fn host_call(&self, shape: Shape, captured: bool, regions: bool) -> u64 {
-        let mut budget = Limits::HOST_CALL;
-        if !shape.is_command() {
-            // Nothing that it returns is larger than its memory.
-            let output = self.output_budget(captured).unwrap_or(self.max_memory);
-            budget = budget.max(output.min(self.max_memory));
-        }
-        if regions {
-            // A window counts as if it were copied, and can be all the memory there is.
-            budget = budget.max(self.max_memory);
-        }
-        budget
-    }
-
-    /// The value of the limit that ended a task: bytes, elements, instances, units of
-    /// fuel, or nanoseconds. None where it was not one of these: a child's parent has a
-    /// deadline, too.
-    pub(crate) fn value(&self, limit: Limit, artifact: &Artifact, captured: bool) -> Option<u64> {
-        let shape = artifact.shape();
-        match limit {
-            Limit::Deadline => {
-                let timeout = self.timeout?;
-                Some(u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX))
-            }
-            Limit::Fuel => self.fuel,
-            Limit::Memory => Some(self.max_memory),
-            Limit::Output => self.output_budget(captured),
-            Limit::Input => self.input_budget(shape),
-            Limit::Instances => Some(self.max_instances.into()),
-            Limit::TableElements => Some(self.max_table_elements),
-            Limit::HostCall => Some(self.host_call(shape, captured, artifact.has_regions())),
-            Limit::CompileTime | Limit::CompileMemory => None,
-        }
-    }
-
-    /// The budget of the input.
-    pub(crate) fn input_budget(&self, shape: Shape) -> Option<u64> {
-        match self.max_input {
-            Some(max) => Some(max),
-            None if shape.is_command() => None,
-            None => Some(Limits::INPUT_DEFAULT),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_fate_from_a_process_is_bounded() {
-        let fate = Fate {
-            ending: Ending::Failed("x".repeat(10 * MAX_FAILURE)),
-            start: Duration::MAX,
-            run: Duration::MAX,
-            cpu: Some(Duration::MAX),
-            ..Fate::imposed(Ending::Completed)
-        };
-        let elapsed = Duration::from_secs(1);
-        let fate = fate.distrusted(elapsed);
-        assert_eq!((fate.start, fate.run), (elapsed, elapsed));
-        assert_eq!(fate.cpu, Some(elapsed * MAX_THREADS));
-        assert_eq!(fate.ending, Ending::Failed("x".repeat(MAX_FAILURE)));
-    }
 }

@@ -6,7 +6,7 @@
 //! than a small multiple of the input.
 
 use super::imports;
-use super::load::LoadError;
+use super::load_error::LoadError;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use wasmparser::{ComponentExternalKind, ExternalKind, Parser, Payload, TypeRef};

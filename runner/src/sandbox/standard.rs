@@ -2,7 +2,7 @@
 
 use super::input::Source;
 use super::sink::Sink;
-use crate::task::Terminals;
+use crate::spec::Terminals;
 use tokio::io::{AsyncRead, AsyncWrite};
 use wasmtime_wasi::cli::{IsTerminal, StdinStream, StdoutStream};
 use wasmtime_wasi::p2::{InputStream, OutputStream};

@@ -5,7 +5,7 @@
 //! refused for what it declares, but for limits of the task.
 
 use super::engine::{self, WIDE_MEMORY};
-use super::load::LoadError;
+use super::load_error::LoadError;
 use super::source::{self, Facts};
 use wasmparser::types::Types;
 use wasmparser::{Validator, WasmFeatures};

@@ -19,6 +19,7 @@ mod large_pages;
 mod namespace;
 mod null;
 mod overlay;
+mod pages;
 mod pidfd;
 #[cfg(feature = "test-hooks")]
 mod probe;
@@ -53,6 +54,7 @@ pub(crate) use large_pages::{Collapsed, FileId, IMAGE_SEALS, LARGE, collapse, ma
 pub(crate) use namespace::{Side, fork_sibling, unshare};
 pub(crate) use null::null;
 pub(crate) use overlay::{Overlay, window};
+pub(crate) use pages::Pages;
 pub(crate) use pidfd::{Pidfd, Sent, end_of_reaped, member_of};
 #[cfg(feature = "test-hooks")]
 pub(crate) use probe::probe;

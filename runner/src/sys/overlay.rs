@@ -17,11 +17,11 @@
 //!   processes can add seals, pages are mapped elsewhere first and then moved over the
 //!   window, which is slower. Should there be a hole all the same,
 //!   the process ends.
-//! - Nobody else writes to the pages that are laid ([`Mappable`]): neither another
+//! - Nobody else writes to the pages that are laid ([`Pages`]): neither another
 //!   guest nor this host, nor another process that was taken over. Pages that are laid
 //!   for writing are of a file whose only holder is this process: the runner has just
 //!   made it, or has asked the kernel whether anybody else has a descriptor or a mapping
-//!   of it ([`region`](crate::region), claims). Those of a frozen file are laid
+//!   of it (`region/claim.rs`). Those of a frozen file are laid
 //!   copy-on-write, and its seal says that no mapping could write when it was put on, and
 //!   that there will be none. The window's bytes change by what its own guest does.
 //! - Where other processes may have the pages, the window keeps its own, and the kernel
@@ -32,7 +32,7 @@
 //! - Dropping an [`Overlay`] touches no address: a store drops its data before its
 //!   memory. Only [`Overlay::lift`] does, and it wants the store.
 
-use crate::region::Mappable;
+use super::Pages;
 use rustix::mm::{
     Advice, MapFlags, MremapFlags, ProtFlags, madvise, mmap, mmap_anonymous, mremap_fixed, munmap,
 };
@@ -55,19 +55,19 @@ const CLEARED: usize = 1 << 20;
 
 /// A window that pages are laid over.
 #[derive(Debug)]
-pub(crate) struct Overlay {
+pub(crate) struct Overlay<P> {
     window: Range<usize>,
     /// The store, by where its data lies; that is for as long as it lives.
     store: usize,
     /// What is laid or copied there, leased for as long as it is.
-    pages: Mappable,
+    pages: P,
 }
 
 fn identity<T: 'static>(store: &StoreContextMut<'_, T>) -> usize {
     std::ptr::from_ref(store.data()) as usize
 }
 
-impl Overlay {
+impl<P: Pages> Overlay<P> {
     /// Lays `pages` over the window that `list` is. An overlay must be kept in the
     /// data of `store`, so that it does not outlive it.
     ///
@@ -79,8 +79,8 @@ impl Overlay {
     pub(crate) fn lay<T: 'static>(
         store: &mut StoreContextMut<'_, T>,
         list: &WasmList<u8>,
-        pages: Mappable,
-    ) -> io::Result<Overlay> {
+        pages: P,
+    ) -> io::Result<Self> {
         let window = window((&*store).into(), list);
         let page = rustix::param::page_size();
         let whole = window.start.is_multiple_of(page) && window.len().is_multiple_of(page);

@@ -1,10 +1,9 @@
 //! What a task in a worker asks its runner for, and what it is answered.
 
-use crate::children::End;
 use crate::lock_table::{LockMode, Ticket};
 use crate::port::{PARTS, PortParts};
 use crate::region::Kind;
-use crate::services::SpawnError;
+use crate::services::{End, SpawnError};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 

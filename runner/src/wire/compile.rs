@@ -8,7 +8,8 @@
 //! CompilerSays   ───────────▶  and the compiler is gone
 //! ```
 
-use crate::jail::{LayerReport, Plan};
+use crate::jail::Plan;
+use crate::jail_report::LayerReport;
 use crate::sandbox::LoadError;
 use serde::{Deserialize, Serialize};
 

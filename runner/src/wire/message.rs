@@ -28,15 +28,16 @@
 //! ready: its control socket goes on as the worker's own.
 
 use super::ask::{WireAnswer, WireAsk};
-use crate::jail::{JailReport, LayerReport, Plan};
+use crate::jail::Plan;
+use crate::jail_report::{JailReport, LayerReport};
 use crate::limits::Limits;
 use crate::port::{PARTS, PortParts};
 use crate::report::Usage;
 use crate::sandbox::{Fate, Progress};
 use crate::services::Word;
+use crate::spec::Spec;
 use crate::sys::Exit;
 use crate::sys::FileId;
-use crate::task::Spec;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;

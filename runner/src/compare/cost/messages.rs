@@ -6,7 +6,7 @@ use crate::compare::results::{Measure, Policy, Transport};
 use crate::compare::rounds::Row;
 use crate::config::{Cache, Mode};
 use crate::error::Error;
-use crate::port::Message;
+use crate::port::{Message, Port};
 use crate::runner::Runner;
 use crate::sandbox::Artifact;
 use crate::sys;
@@ -74,7 +74,7 @@ impl Talk {
         let (other, to_other) = start(second.to_owned())?;
         let (one, to_one) = start(first)?;
         let (end, far) = self.runner.channel(capacity)?;
-        let give = |port: &crate::Port, end| {
+        let give = |port: &Port, end| {
             let sent = port.send_blocking(Message::default().port(end));
             sent.map_err(|unsent| failed(unsent.error))
         };

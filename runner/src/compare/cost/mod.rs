@@ -11,6 +11,7 @@ use super::comparison::{Step, Watch};
 use super::environment;
 use super::results::{CostRow, Measure, Results};
 use super::rounds::{self, NOISY, Row};
+use crate::config::Mode;
 use crate::error::{Error, ErrorKind};
 use crate::process::Floor;
 use crate::sandbox::{self, Allocation, Bare, BareError};
@@ -106,7 +107,7 @@ pub(super) fn measure(
             row.transport,
             row.at,
             row.policy,
-            row.mode == crate::Mode::Process,
+            row.mode == Mode::Process,
         )
     });
     noise(results);
@@ -270,7 +271,7 @@ impl Job<'_, '_> {
 struct InProcess {
     bare: Bare,
     runtime: tokio::runtime::Runtime,
-    spec: crate::task::Spec,
+    spec: crate::spec::Spec,
     input: Bytes,
 }
 

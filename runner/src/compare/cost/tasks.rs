@@ -7,6 +7,7 @@ use crate::compare::number::{GAP, quantity};
 use crate::compare::results::{Measure, Policy, Unit};
 use crate::compare::rounds::Row;
 use crate::error::{Error, ErrorKind};
+use crate::handle::TaskHandle;
 use crate::limits::Limits;
 use crate::process::{Floor, FloorProgram};
 use std::cell::RefCell;
@@ -312,11 +313,7 @@ fn rate(
     Ok(f64::from(count) / began.elapsed().as_secs_f64())
 }
 
-fn finish(
-    handle: Option<crate::TaskHandle>,
-    ready: &Ready,
-    comparison: &Comparison,
-) -> Result<(), Error> {
+fn finish(handle: Option<TaskHandle>, ready: &Ready, comparison: &Comparison) -> Result<(), Error> {
     let Some(handle) = handle else { return Ok(()) };
     completed(&handle.wait()?)?;
     ready.slow(comparison);

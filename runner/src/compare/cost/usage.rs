@@ -11,6 +11,7 @@ use crate::config::{Cache, Mode};
 use crate::error::Error;
 use crate::process::Floor;
 use crate::report::Usage;
+use crate::runner::Runner;
 use crate::sys;
 use std::cell::RefCell;
 use std::fs;
@@ -141,7 +142,7 @@ pub(super) fn usage(job: &mut Job<'_, '_>, measure: Measure) -> Rows {
 /// What this process and its children that ended use for a runner and so many tasks.
 fn used(
     comparison: &Comparison,
-    runner: impl Fn() -> Result<crate::Runner, Error>,
+    runner: impl Fn() -> Result<Runner, Error>,
     tasks: u32,
 ) -> Result<Usage, Error> {
     let all = || sys::own_usage().and(sys::children_usage());

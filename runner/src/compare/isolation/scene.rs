@@ -9,7 +9,7 @@ use crate::compare::Fault;
 use crate::config::{Cache, Mode};
 use crate::error::{Error, ErrorKind};
 use crate::handle::TaskHandle;
-use crate::jail::JailReport;
+use crate::jail_report::JailReport;
 use crate::limits::Limits;
 use crate::outcome::{Crash, Limit, Outcome};
 use crate::report::Report;

@@ -8,7 +8,7 @@ use super::scene::{Ended, Played, SIBLINGS};
 use crate::act::{Act, Acted};
 use crate::compare::{Fault, Finding, Seen};
 use crate::config::Mode;
-use crate::jail::{JailReport, Layer, LayerState};
+use crate::jail_report::{JailReport, Layer, LayerState};
 use crate::outcome::Limit;
 
 /// What is known of a fault beside what was played.
@@ -309,7 +309,7 @@ pub(super) fn signal_name(signal: i32) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::jail::LayerReport;
+    use crate::jail_report::LayerReport;
 
     fn known(fault: Fault) -> Known {
         Known {

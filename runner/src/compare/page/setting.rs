@@ -4,7 +4,7 @@ use super::text::{Text, command};
 use super::words::list;
 use crate::compare::Results;
 use crate::compare::number::size;
-use crate::jail::LayerState;
+use crate::jail_report::{LayerReport, LayerState};
 use maud::{Markup, html};
 
 /// What was compared, in a list.
@@ -99,7 +99,7 @@ pub(super) fn jail(results: &Results) -> Markup {
 }
 
 /// How many stand, and which do not.
-fn found(layers: &[crate::jail::LayerReport]) -> String {
+fn found(layers: &[LayerReport]) -> String {
     let not_whole: Vec<String> = layers
         .iter()
         .filter(|report| report.state != LayerState::Enforced)

@@ -5,10 +5,10 @@
 //! worker is. That one walks through the stages and tells what it saw.
 
 use super::plan::Plan;
-use super::report::{Layer, LayerState};
 use super::syscalls::{ALLOWED, FATAL, Row, TAKEN, Who};
 use super::*;
 use crate::config::Jail;
+use crate::jail_report::{JailReport, Layer, LayerState};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;

@@ -1,10 +1,10 @@
 //! The worker that is tried: the stages, and what it does then.
 
 use super::super::plan::Plan;
-use super::super::report::{Layer, LayerState};
 use super::super::syscalls::ALLOWED;
 use super::super::*;
 use super::tried::{Attempt, errno_of, in_child};
+use crate::jail_report::{JailReport, Layer, LayerState};
 use crate::region::{Draft, Kind};
 use crate::sys::attempt::{self, call};
 use rustix::process::{WaitOptions, wait, waitpid};

@@ -3,6 +3,7 @@
 
 use super::{pages, same};
 use crate::region::*;
+use crate::sys::Pages;
 
 /// A region of something that nobody looks at.
 fn of(kind: Kind, offset: u64, len: u64, size: u64) -> Region {

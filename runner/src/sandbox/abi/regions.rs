@@ -71,7 +71,7 @@ struct Held {
 #[expect(unreachable_pub, reason = "generated bindings re-export it")]
 pub struct Mapping {
     /// None only while it is made.
-    overlay: Option<Overlay>,
+    overlay: Option<Overlay<Mappable>>,
     len: usize,
     _place: Arc<Place>,
 }
@@ -359,7 +359,7 @@ fn with_copied<'a>(
     store: &mut Store<'a>,
     region: &Resource<Handle>,
     (offset, len): (u64, u64),
-    does: impl FnOnce(&Overlay, &mut Store<'a>, Range<usize>) -> io::Result<()>,
+    does: impl FnOnce(&Overlay<Mappable>, &mut Store<'a>, Range<usize>) -> io::Result<()>,
 ) -> wasmtime::Result<()> {
     let handle = store.data_mut().handle(region)?;
     let (Some(held), Some(rep)) = (&handle.held, handle.copied) else {
@@ -460,7 +460,11 @@ async fn map(
 }
 
 /// Lays pages over a window, or copies their bytes there.
-async fn lay(store: &mut Store<'_>, list: &WasmList<u8>, pages: Mappable) -> io::Result<Overlay> {
+async fn lay(
+    store: &mut Store<'_>,
+    list: &WasmList<u8>,
+    pages: Mappable,
+) -> io::Result<Overlay<Mappable>> {
     let overlay = Overlay::lay(store, list, pages)?;
     if overlay.is_copied() {
         for part in steps(overlay.window().len()) {

@@ -4,13 +4,11 @@ use super::bindings::wrun::task::tasks::{
     Host as TasksHost, HostChild, Outcome as AbiOutcome, SpawnError as AbiError, Unstarted,
 };
 use super::ports::GuestPort;
-use crate::children::End;
-use crate::grant::TaskGrant;
 use crate::port::Port;
 use crate::report::Access;
 use crate::sandbox::host::Host;
-use crate::services::{Answer, Ask, Services, SpawnError, Word};
-use crate::task::InputKind;
+use crate::services::{Answer, Ask, End, Services, SpawnError, Word};
+use crate::spec::{InputKind, MAX_TASK_NAME};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Waker};
@@ -90,7 +88,7 @@ impl TasksHost for Host {
         input: Vec<u8>,
         port: Option<Resource<GuestPort>>,
     ) -> wasmtime::Result<Result<Resource<GuestChild>, Unstarted>> {
-        if name.len() > TaskGrant::MAX_NAME {
+        if name.len() > MAX_TASK_NAME {
             self.denials.note(Access::Task, &name);
             let error = AbiError::NotGranted;
             return Ok(Err(Unstarted { error, port }));

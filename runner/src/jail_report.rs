@@ -1,4 +1,4 @@
-//! What became of each wall.
+//! What became of each wall of a worker's jail. Plain data.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
