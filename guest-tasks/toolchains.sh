@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The compilers of the guests on a bare Debian bookworm with rustup 1.95 and Node, from Debian, PyPI, npm and Cargo.
 # usage: toolchains.sh DEST [rust]   (about 3 minutes cold, 2 GB; nothing is installed system-wide)
-# With `rust`, only what tasks in Rust need, for WASI 0.1 and 0.2.
+# With `rust`, only what tasks in Rust need, for WASI 0.1 and 0.2, and quickly instead of optimised: to try pages, not to
+# build guests that are committed.
 # A machine with `rustup target add wasm32-wasip1 wasm32-wasip2`, wasi-sdk, Zig and Go needs none of this.
 set -euo pipefail
 D=$(realpath -m "$1"); only=${2:-}; mkdir -p "$D"/{debs,bin}; cd "$D"
@@ -12,8 +13,9 @@ LLD=$(rustc --print sysroot)/lib/rustlib/x86_64-unknown-linux-gnu/bin    # rustu
 apt-get update -qq
 S=$(apt-cache depends libstd-rust-web-dev | awk '/Depends: libstd-rust-web-[0-9]/{print $2}')
 L=$(apt-cache depends "$S" | awk '/Depends: libllvm/{print $2}')
-(cd debs && apt-get download -qq rustc-web libstd-rust-web-dev "$S" "$L" rust-web-src wasi-libc \
-   clang-14 libclang-common-14-dev libclang1-14 libclang-rt-14-dev-wasm32 libclang-cpp14 libllvm14 libz3-4 libedit2 2>/dev/null)
+packages="rustc-web libstd-rust-web-dev $S $L rust-web-src wasi-libc libz3-4 libedit2"
+[ "$only" = rust ] || packages+=" clang-14 libclang-common-14-dev libclang1-14 libclang-rt-14-dev-wasm32 libclang-cpp14 libllvm14"
+(cd debs && apt-get download -qq $packages 2>/dev/null)
 say "downloaded $(du -sh debs | cut -f1)"
 for f in debs/*.deb; do case $f in
   debs/rust-web-src*) dpkg-deb --fsys-tarfile $f | tar x --wildcards './usr/lib/*' './usr/src/*/library' ;;   # 40 MB, not 330
@@ -43,7 +45,8 @@ printf '[package]\nname="mkstd"\nversion="0.0.0"\nedition="2021"\n[profile.relea
 b() { (cd mkstd && RUSTC=$D/bin/rustc-wasm RUSTC_BOOTSTRAP=1 \
   RUSTFLAGS="-Cembed-bitcode=yes --remap-path-prefix=$D/usr/lib/rustlib/src/rust=/rust --remap-path-prefix=$D/usr/src=/rust \
     --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo" cargo build -q --release "$@"); }
-targets="wasm32-wasip1 wasm32-wasip2"; [ "$only" = rust ] || targets+=" wasm32-unknown-unknown"
+targets="wasm32-wasip1 wasm32-wasip2"
+if [ "$only" = rust ]; then export CARGO_PROFILE_RELEASE_OPT_LEVEL=0; else targets+=" wasm32-unknown-unknown"; fi
 b -Zbuild-std=std,panic_abort $(printf ' --target %s' $targets)
 say "std built"
 for t in $targets; do

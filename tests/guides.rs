@@ -161,6 +161,12 @@ impl Place {
             .stdin(Stdio::null())
             .env("PATH", &self.path)
             .env("WRUN_CACHE_DIR", self.folder.path().join("cache"))
+            // That it compiles is what matters here, and not how fast it is.
+            .envs([
+                ("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0"),
+                ("CARGO_PROFILE_RELEASE_LTO", "off"),
+                ("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "16"),
+            ])
             .env_remove("CARGO_TARGET_DIR");
         if let Some(rustc) = &self.rustc {
             shell.env("RUSTC", rustc);
