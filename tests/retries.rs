@@ -340,18 +340,22 @@ fn killing_and_cancelling_end_all_attempts() {
     let stage = Stage::new();
     let endless = guest(&stage.runner, "hostile/endless-loop.wat");
     let task = || Task::new(&endless).retries(Task::MAX_RETRIES);
-    let handle = stage.submit(task());
-    let report = stage.kill_on(|| {
-        std::thread::sleep(Duration::from_millis(300));
-        handle.kill();
-        handle.wait().unwrap()
-    });
+    // Its second attempt, in another worker than the first.
+    let again = || {
+        let handle = stage.submit(task());
+        let first = stage.worker(&BTreeSet::new());
+        kill_leaves(first.iter().copied());
+        stage.worker(&first);
+        handle
+    };
+    let handle = again();
+    handle.kill();
+    let report = handle.wait().unwrap();
     assert_eq!(report.outcome, Outcome::Cancelled);
     assert!(report.attempt > 1, "attempt {}", report.attempt);
 
-    let handle = stage.submit(task());
+    let handle = again();
     let report = stage.kill_on(|| {
-        std::thread::sleep(Duration::from_millis(300));
         handle.cancel();
         handle.wait().unwrap()
     });
