@@ -145,8 +145,8 @@ pub(crate) struct RunArgs {
     #[arg(long, short, conflicts_with = "stats")]
     pub(crate) quiet: bool,
 
-    /// End the task after this time: 500ms, 5s, 2min. Loading it may take as long again, at
-    /// least 10s, or as long as --compile-timeout allows
+    /// End the task after this time: 500ms, 5s, 2min; a number alone is seconds. Loading it
+    /// may take as long again, at least 10s, or as long as --compile-timeout allows
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) timeout: Option<Duration>,
 
@@ -282,7 +282,8 @@ impl Grants {
     pub(super) fn check(&self) -> Result<(), Failure> {
         for (at, TaskFile { name, .. }) in self.task.iter().enumerate() {
             if self.task[..at].iter().any(|other| other.name == *name) {
-                let message = format!("--task {name} is given twice: a name is one task's");
+                let message =
+                    format!("--task {name} is given twice: expected a name for each task");
                 return Err(Failure::new(exit::USAGE, message));
             }
         }
@@ -302,14 +303,18 @@ fn variable(text: OsString) -> Result<(String, String), String> {
         return Err("a task's variables must be UTF-8".into());
     };
     if text.is_empty() || text.starts_with('=') {
-        return Err("a variable has a name".into());
+        return Err("expected NAME=VALUE or NAME: there is no name".into());
     }
     if let Some((key, value)) = text.split_once('=') {
         return Ok((key.to_owned(), value.to_owned()));
     }
     match std::env::var(text) {
         Ok(value) => Ok((text.to_owned(), value)),
-        Err(VarError::NotPresent) => Err("this process has no such variable".into()),
+        Err(VarError::NotPresent) => Err(
+            "there is no such variable in wrun's environment: expected NAME=VALUE, or the name \
+                 of one that is set"
+                .into(),
+        ),
         Err(VarError::NotUnicode(_)) => {
             Err("its value in this process is not UTF-8, as a task's variables must be".into())
         }
@@ -495,24 +500,25 @@ impl RunArgs {
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let duration = grace(text)?;
     if duration.is_zero() {
-        return Err("a timeout of nothing leaves no time to run".into());
+        return Err("must be greater than zero".into());
     }
     Ok(duration)
 }
 
 /// A time that may be none.
 fn grace(text: &str) -> Result<Duration, String> {
-    match text.parse::<f64>() {
+    let time = match text.parse::<f64>() {
         // A bare number is seconds, as for timeout(1).
-        Ok(seconds) => Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string()),
-        Err(_) => humantime::parse_duration(text).map_err(|error| error.to_string()),
-    }
+        Ok(seconds) => Duration::try_from_secs_f64(seconds).ok(),
+        Err(_) => humantime::parse_duration(text).ok(),
+    };
+    time.ok_or_else(|| "expected a time: 500ms, 5s, 2min, or a number of seconds".into())
 }
 
 fn size(text: &str) -> Result<u64, String> {
     text.parse::<bytesize::ByteSize>()
         .map(|size| size.as_u64())
-        .map_err(|_| "a size is written 1048576, 512KiB, 64MiB or 2GiB".into())
+        .map_err(|_| "expected a size: 512KiB, 64MiB, 2GiB, or a number of bytes".into())
 }
 
 #[cfg(test)]

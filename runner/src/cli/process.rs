@@ -58,7 +58,9 @@ impl WallArgs {
             return Ok(Some(Become::One(first, self.gid.unwrap_or(first))));
         }
         if self.gid.is_some() {
-            return usage("--gid needs one user: with a range, groups are those of the users");
+            return usage(
+                "--gid cannot be used with a range of --uid: the group of each user is its number",
+            );
         }
         Ok(Some(Become::EachOf(uid.clone())))
     }
@@ -82,7 +84,10 @@ fn uids(text: &str) -> Result<RangeInclusive<u32>, String> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
     match (number(first), number(last)) {
         (Some(first), Some(last)) if first <= last => Ok(first..=last),
-        _ => Err("expected N or N-M, of 1 to 4294967294".to_owned()),
+        _ => Err(
+            "expected a user ID from 1 to 4294967294, or a range N-M of them, N not above M"
+                .to_owned(),
+        ),
     }
 }
 
@@ -158,7 +163,7 @@ impl ProcessArgs {
         let walls = self.walls.jail.is_some_and(|jail| jail != Jail::Off);
         match mode {
             Mode::Thread if walls => {
-                return usage("--jail needs --mode process: threads have none");
+                return usage("--jail needs --mode process: a thread cannot be jailed");
             }
             Mode::Thread if self.walls.uid.is_some() => {
                 return usage("--uid needs --mode process: threads have the user of their process");

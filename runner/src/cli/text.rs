@@ -178,7 +178,9 @@ fn denial(denial: &Denial) -> String {
     let target = &denial.target;
     let mut text = match denial.access {
         Access::Directories => "it looked for directories; none are granted (--dir)".to_owned(),
-        Access::Path => format!("the path {target:?} is outside what is granted (--dir)"),
+        Access::Path => format!(
+            "the path {target:?} is outside what is granted (--dir), or its permissions forbid it"
+        ),
         Access::Write => {
             format!("changing {target:?} in a read-only directory (--dir without :ro)")
         }
