@@ -775,3 +775,51 @@ fn a_stderr_that_takes_no_more_does_not_end_the_task() {
         assert!(report.contains("\"exited\""), "{mode}: {report}");
     }
 }
+
+#[test]
+fn a_word_that_is_no_file_may_be_a_command() {
+    let words = ["cannot read help: No such file", "`wrun --help` lists"];
+    refused(Path::new("help"), 127, &words);
+}
+
+#[test]
+fn a_dash_is_stdout_for_output_as_for_reports() {
+    let scratch = scratch();
+    for mode in MODES {
+        let mut wrun = Wrun::new()
+            .args(["--mode", mode, "--output", "-"])
+            .arg(guest("hello-command/hello-command.wat"));
+        wrun.command.current_dir(scratch.path());
+        let ran = wrun.run();
+        ran.expect_code(0, mode);
+        assert_eq!(ran.text().trim_end(), "hello, command", "{mode}");
+        assert!(!scratch.path().join("-").exists(), "{mode}");
+    }
+}
+
+#[test]
+fn two_directories_cannot_have_one_name() {
+    let scratch = scratch();
+    let [one, two] = ["one", "two"].map(|name| {
+        let path = scratch.path().join(name);
+        std::fs::create_dir(&path).unwrap();
+        path.display().to_string()
+    });
+    for mode in MODES {
+        for (first, second) in [("/x", "/x"), ("/x", "/x/"), ("/", "//")] {
+            let line = one_line(
+                &Wrun::new()
+                    .args(["--mode", mode])
+                    .args(["--dir", &format!("{one}::{first}")])
+                    .args(["--dir", &format!("{two}::{second}:ro")])
+                    .arg(guest("hello-command/hello-command.wat"))
+                    .run(),
+                2,
+                mode,
+            );
+            let name = first.to_owned();
+            let expected = format!("two directories are granted under the name {name:?}");
+            assert!(line.contains(&expected), "{mode}: {line}");
+        }
+    }
+}

@@ -708,7 +708,7 @@ fn a_compiler_that_was_taken_over() {
             (
                 "channel.sendall(b'x' * 100); live()",
                 NoWorker,
-                "no wrun worker",
+                "not a wrun worker",
             ),
             ("sys.exit(3)", NoWorker, "status 3"),
             ("os.kill(os.getpid(), 9)", NotLoadable, "signal 9"),
@@ -733,7 +733,7 @@ fn a_compiler_that_was_taken_over() {
             (
                 "hello(); say(b'\\x00\\x00'); live()",
                 NotLoadable,
-                "too many",
+                "trailing",
             ),
             (
                 "hello(); channel.sendall(b'\\xff' * 4); live()",
@@ -795,22 +795,22 @@ fn a_compiler_that_was_taken_over() {
             (
                 "hello(); say(b'\\x04\\x0e\\x02\\x03a\\nb'); live()",
                 Jail,
-                "lacks seccomp: ab",
+                "seccomp is missing: ab",
             ),
             (
                 "hello(); say(b'\\x05\\x03a\\nb'); live()",
                 Jail,
-                "put up: ab",
+                "cannot set up the jail: ab",
             ),
             (
                 "hello(); say(b'\\x00'); live()",
                 NotLoadable,
-                "not the task's code",
+                "other than the compiled task",
             ),
             (
                 "os.write(output, b'x' * 5000); hello(); say(b'\\x00'); live()",
                 NotLoadable,
-                "not the task's code",
+                "other than the compiled task",
             ),
             (
                 "os.ftruncate(output, 3 << 30); hello(); say(b'\\x00'); live()",

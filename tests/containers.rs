@@ -107,8 +107,8 @@ fn what_needs_proc_says_so_and_the_rest_does_without() {
         ran.expect_code(125, &format!("{args:?}"));
         assert_eq!(
             ran.stderr,
-            "wrun: processes of wrun need /proc, which is not mounted here: mount it (mount -t \
-             proc proc /proc), or run tasks in thread mode, which does without\n",
+            "wrun: processes of wrun need /proc, which is not mounted: mount it (mount -t proc \
+             proc /proc), or run tasks in thread mode without limits on compiling\n",
             "{args:?}"
         );
         assert_eq!(ran.text(), "", "{args:?}");

@@ -44,6 +44,15 @@ impl DirGrant {
         self
     }
 
+    /// The name of the directory as the guest gets it. Libraries compare paths with it
+    /// byte by byte: with a slash at its end, the directory itself is not found.
+    pub(crate) fn guest_name(&self) -> &str {
+        match self.guest.trim_end_matches('/') {
+            "" if self.guest.starts_with('/') => "/",
+            trimmed => trimmed,
+        }
+    }
+
     /// Takes away writing, creating, renaming and deleting.
     pub fn read_only(mut self) -> Self {
         self.read_only = true;

@@ -90,6 +90,14 @@ impl Spec {
         if self.dirs.len() > MAX_GRANTS || self.tcp.len() > MAX_GRANTS {
             return Err(TaskError::TooManyGrants);
         }
+        for (at, grant) in self.dirs.iter().enumerate() {
+            let name = grant.guest_name();
+            if self.dirs[..at].iter().any(|it| it.guest_name() == name) {
+                return Err(TaskError::DirTwice {
+                    name: name.to_owned(),
+                });
+            }
+        }
         for grant in &mut self.dirs {
             let metadata = std::fs::metadata(&grant.host).map_err(|source| TaskError::Dir {
                 path: grant.host.clone(),

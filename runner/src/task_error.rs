@@ -36,6 +36,11 @@ pub enum TaskError {
         path: PathBuf,
         source: std::io::Error,
     },
+    #[error(
+        "two directories are granted under the name {name:?}: expected a different guest path \
+         for each"
+    )]
+    DirTwice { name: String },
     #[error("cannot grant {}: it is not a directory", path.display())]
     NotADir { path: PathBuf },
     #[error("invalid directory grant {text:?}: expected HOST[::GUEST][:ro]")]

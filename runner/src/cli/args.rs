@@ -11,7 +11,7 @@ use clap_complete::Shell;
 use std::env::VarError;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -118,7 +118,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) input: Option<PathBuf>,
 
-    /// Write the output to FILE [default: stdout]
+    /// Write the output to FILE; `-` is stdout [default: stdout]
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) output: Option<PathBuf>,
 
@@ -493,6 +493,13 @@ fn only(text: &str) -> Result<Only, String> {
 }
 
 impl RunArgs {
+    /// The file that the output goes to; none for stdout.
+    pub(super) fn output(&self) -> Option<&Path> {
+        self.output
+            .as_deref()
+            .filter(|path| *path != Path::new("-"))
+    }
+
     /// The cap on task files.
     pub(crate) const MAX_MODULE: u64 = Builder::MODULE_SIZE_DEFAULT;
 }

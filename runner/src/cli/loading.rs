@@ -5,7 +5,8 @@ use super::args::CompilingArgs;
 use super::progress;
 use super::signals::{Signals, Time, over};
 use super::{Failure, exit};
-use crate::{Artifact, Compiled, Limit, Runner};
+use crate::{Artifact, Compiled, Error, ErrorKind, Limit, Runner};
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -51,7 +52,7 @@ impl Loading<'_> {
         let loaded = tokio::select! {
             loaded = loading => loaded.map_err(|error| NotLoaded {
                 limit: error.limit().map(|limit| (limit, error.limit_value())),
-                failure: error.into(),
+                failure: failure(error, path),
             }),
             code = signals.next() => Err(NotLoaded {
                 failure: Failure::new(code, "interrupted while loading the task"),
@@ -82,6 +83,23 @@ impl Loading<'_> {
             limit: Some((Limit::CompileTime, Some(nanos))),
         }
     }
+}
+
+/// A word that is no file may have been meant as a command.
+fn failure(error: Error, path: &Path) -> Failure {
+    let is_word = path
+        .as_os_str()
+        .as_bytes()
+        .iter()
+        .all(u8::is_ascii_alphabetic);
+    let is_missing = error.kind() == ErrorKind::NotFound;
+    let mut failure = Failure::from(error);
+    if is_missing && is_word {
+        failure
+            .message
+            .push_str("; `wrun --help` lists the commands");
+    }
+    failure
 }
 
 /// How long loading may take, for a task that may take `timeout`, and so long to compile.

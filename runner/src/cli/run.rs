@@ -41,7 +41,7 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
     };
     let path = Path::new(path);
     let task_args = strings(task_args)?;
-    let (input_path, output_path) = (args.input.as_deref(), args.output.as_deref());
+    let (input_path, output_path) = (args.input.as_deref(), args.output());
     // Before anything is loaded: a file that cannot be written is no reason to
     // compile for seconds.
     let children = args.grants.task.iter().map(|task| Some(&*task.file));
@@ -118,7 +118,7 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
     }
     let terminal = args.terminal;
     let from_file = args.input.as_deref().is_some_and(|it| it != Path::new("-"));
-    let terminals = terminals(is_command && !from_file, args.output.is_none());
+    let terminals = terminals(is_command && !from_file, args.output().is_none());
     task = task.terminals(terminals);
     for (key, value) in variables(terminal, terminals) {
         task = task.env(key, value);
@@ -163,7 +163,7 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
     drop(runner);
     report_to.write_text(report.to_json(), args.timeout)?;
     if let Delivery::Broken(error) = ended.delivery {
-        return Err(Output::failed(args.output.as_deref(), &error));
+        return Err(Output::failed(args.output(), &error));
     }
     let ended_by_itself = matches!(report.outcome, Outcome::Completed(_) | Outcome::Exited(_));
     let untouched = match ended_by_itself && !matches!(ended.delivery, Delivery::Abandoned) {

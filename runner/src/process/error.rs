@@ -16,8 +16,8 @@ pub(crate) enum ProcessError {
     )]
     NoHook,
     #[error(
-        "processes of wrun need /proc, which is not mounted here: mount it (mount -t proc proc \
-         /proc), or run tasks in thread mode, which does without"
+        "processes of wrun need /proc, which is not mounted: mount it (mount -t proc proc /proc), \
+         or run tasks in thread mode without limits on compiling"
     )]
     NoProc,
     #[error("cannot start the worker {}: {source}", program.display())]

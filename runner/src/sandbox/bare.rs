@@ -5,7 +5,6 @@
 //! Only for measuring, with a task that was seen to end.
 
 use super::code::{Code, CodeError};
-use super::host::guest_name;
 use super::source::Shape;
 use crate::spec::Spec;
 use bytes::Bytes;
@@ -129,7 +128,7 @@ impl Bare {
             } else {
                 FsPerms::ReadWrite
             };
-            builder.preopened_dir(&grant.host, guest_name(&grant.guest), perms)?;
+            builder.preopened_dir(&grant.host, grant.guest_name(), perms)?;
         }
         if !matches!(self.entry, Entry::Task(..)) {
             builder

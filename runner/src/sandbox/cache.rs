@@ -56,11 +56,15 @@ impl Cache {
             .create(&directory)
             .map_err(unusable)?;
         let metadata = fs::symlink_metadata(&directory).map_err(unusable)?;
-        if !metadata.is_dir() || !is_ours(&metadata) {
-            let directory = directory.display();
-            return Err(format!("{directory} is writable by other users"));
-        }
-        Ok(Some(Cache { directory }))
+        let wrong = match () {
+            () if !metadata.is_dir() => "is not a directory",
+            () if metadata.uid() != rustix::process::geteuid().as_raw() => {
+                "belongs to another user"
+            }
+            () if !is_ours(&metadata) => "is writable by other users",
+            () => return Ok(Some(Cache { directory })),
+        };
+        Err(format!("{} {wrong}", directory.display()))
     }
 
     /// The key of a task file's code.

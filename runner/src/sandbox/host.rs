@@ -121,7 +121,7 @@ impl Host {
                 FsPerms::ReadWrite
             };
             builder
-                .preopened_dir(path, guest_name(&grant.guest), perms)
+                .preopened_dir(path, grant.guest_name(), perms)
                 .map_err(|error| GrantError {
                     path: grant.host.display().to_string(),
                     reason: format!("{error:#}"),
@@ -170,15 +170,6 @@ impl Host {
             return None;
         }
         WasiView::ctx(self).table.push(resource).ok()
-    }
-}
-
-/// The name of a granted directory as the guest gets it. Libraries compare paths with
-/// it byte by byte: with a slash at its end, the directory itself is not found.
-pub(super) fn guest_name(name: &str) -> &str {
-    match name.trim_end_matches('/') {
-        "" if name.starts_with('/') => "/",
-        trimmed => trimmed,
     }
 }
 

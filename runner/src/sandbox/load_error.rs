@@ -51,8 +51,8 @@ pub(crate) enum LoadError {
     TooBig { limit: u64 },
     #[serde(skip)]
     #[error(
-        "the task is a compiled artifact; it is native code, and is loaded only when you vouch \
-         for it (--allow-precompiled)"
+        "the task is a compiled artifact: native code, which cannot be verified. `run` accepts it \
+         with --allow-precompiled; `compile` and `compare` need the file that it was compiled from"
     )]
     Precompiled,
     #[serde(skip)]
@@ -60,8 +60,8 @@ pub(crate) enum LoadError {
     Artifact(CodeError),
     #[serde(skip)]
     #[error(
-        "the artifact was compiled {} fuel and cannot run {}",
-        with_or_without(!*wanted), with_or_without(*wanted)
+        "the artifact was compiled {} fuel and cannot run {}: compile it {} --metered",
+        with_or_without(!*wanted), with_or_without(*wanted), with_or_without(*wanted)
     )]
     ArtifactFuel { wanted: bool },
     #[serde(skip)]
