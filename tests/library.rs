@@ -651,8 +651,8 @@ fn settings_that_cannot_be_are_refused() {
             (task().args(["a\0b"]), "NUL"),
             (task().name("a\0b"), "NUL"),
             (task().env("A", "a\0b"), "NUL"),
-            (task().env("", "x"), "no name"),
-            (task().env("A=B", "x"), "no name"),
+            (task().env("", "x"), "invalid name"),
+            (task().env("A=B", "x"), "invalid name"),
             (task().args(["x".repeat(2 << 20)]), "1 MiB"),
             (task().env("A", "x".repeat(2 << 20)), "1 MiB"),
         ] {
