@@ -306,12 +306,23 @@ fn workers_may_be_killed_at_any_moment() {
         let runner = runner(Mode::Process);
         let echo = guest(&runner, "echo/echo.wat");
         let done = std::sync::atomic::AtomicBool::new(false);
+        let ended = std::sync::atomic::AtomicUsize::new(0);
         let (mut completed, mut crashed) = (0, 0);
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 let mut dice = Dice(7);
+                let (mut seen, mut kills) = (0, 0);
                 while !done.load(std::sync::atomic::Ordering::Relaxed) {
                     dice.pause(10);
+                    // Starts that fail time after time are an error, and rightly so.
+                    let now = ended.load(std::sync::atomic::Ordering::Relaxed);
+                    if now != seen {
+                        (seen, kills) = (now, 0);
+                    }
+                    if kills == 4 {
+                        continue;
+                    }
+                    kills += 1;
                     // Workers, and now and then the zygote that forks them.
                     let workers = match dice.below(4) {
                         0 => children(),
@@ -335,6 +346,7 @@ fn workers_may_be_killed_at_any_moment() {
                     Outcome::Crashed(Crash::Signal(9) | Crash::Lost) => crashed += 1,
                     other => panic!("{other}"),
                 }
+                ended.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             }
         });
         eprintln!("{completed} completed, {crashed} crashed");

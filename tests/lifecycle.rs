@@ -2,7 +2,7 @@
 //! kept between commands; and the subcommands beside `run`.
 
 use crate::command::{PATIENCE, Wrun, open, scratch, write};
-use crate::processes::{descendants, eventually, own_copy, running};
+use crate::processes::{descendants, eventually, own_copy, running, serves};
 use crate::support::{MODES, repo};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -808,6 +808,7 @@ fn a_worker_has_none_of_its_runners_descriptors() {
         let processes = descendants(child.id().cast_signed());
         held = processes
             .into_iter()
+            .filter(|(pid, _)| serves(*pid))
             .flat_map(|(pid, _)| fs::read_dir(format!("/proc/{pid}/fd")))
             .flatten()
             .flatten()

@@ -112,6 +112,11 @@ pub fn serves(pid: i32) -> bool {
     {
         return false;
     }
+    // One that is no program of its own yet has the descriptors of the one that starts it.
+    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    if !String::from_utf8_lossy(&line).contains("__wrun-worker") {
+        return false;
+    }
     let descriptors = match fs::read_dir(format!("/proc/{pid}/fd")) {
         Ok(descriptors) => descriptors,
         Err(error) => return error.kind() == std::io::ErrorKind::PermissionDenied,

@@ -107,7 +107,12 @@ impl Stage {
 
     /// Kills the processes that run tasks.
     fn kill(&self) -> usize {
-        kill_leaves(running(&self.program).into_iter())
+        // Before a worker serves, its death is a start that failed, and no attempt.
+        kill_leaves(
+            running(&self.program)
+                .into_iter()
+                .filter(|(pid, _)| serves(*pid)),
+        )
     }
 
     /// Kills workers as soon as they are there, while `during` runs.

@@ -63,7 +63,8 @@ fn sweep(option: &str, values: &[u64], user: bool) {
         for value in values {
             for cached in [true, false] {
                 let mut run = limited(&format!("--{option}={value}:{value}"), user);
-                run = run.args(["--start", start]);
+                // Another user cannot write to the cache, which is no matter here.
+                run = run.args(["--quiet", "--start", start]);
                 if !cached {
                     run = run.arg("--no-cache");
                 }
