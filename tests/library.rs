@@ -714,7 +714,7 @@ fn a_compiled_artifact_is_loaded_where_it_is_allowed() {
         assert_error(
             maker.load_bytes("echo", compiled.clone()),
             ErrorKind::NotLoadable,
-            "vouch",
+            "verified",
         );
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("echo");
