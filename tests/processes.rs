@@ -112,7 +112,7 @@ pub fn serves(pid: i32) -> bool {
     {
         return false;
     }
-    // One that is no program of its own yet has the descriptors of the one that starts it.
+    // Between fork and exec a process still has the descriptors of its parent.
     let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     if !String::from_utf8_lossy(&line).contains("__wrun-worker") {
         return false;

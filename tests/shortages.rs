@@ -63,7 +63,7 @@ fn sweep(option: &str, values: &[u64], user: bool) {
         for value in values {
             for cached in [true, false] {
                 let mut run = limited(&format!("--{option}={value}:{value}"), user);
-                // Another user cannot write to the cache, which is no matter here.
+                // Another user cannot write to the cache, which does not matter here.
                 run = run.args(["--quiet", "--start", start]);
                 if !cached {
                     run = run.arg("--no-cache");

@@ -216,7 +216,7 @@ fn a_terminal_is_one_to_the_task() {
                 assert_eq!(terminal(&args, redirect), seen, "{mode}, {how}: {redirect}");
             }
         }
-        // Files are none.
+        // Files are not terminals.
         let args = [
             "--mode",
             mode,

@@ -74,13 +74,13 @@ impl Builder {
     /// The default cap on a task file: 256 MiB.
     pub const MODULE_SIZE_DEFAULT: u64 = 256 << 20;
 
-    /// The default of [`Builder::compile_timeout`] for a task file of so many bytes: 6 s
+    /// The default of [`Builder::compile_timeout`] for a task file of this size in bytes: 6 s
     /// for each MiB that has begun, but one minute at least and 30 minutes at most.
     pub fn default_compile_timeout(module_size: u64) -> Duration {
         CompileBudget::default_time(module_size)
     }
 
-    /// The default of [`Builder::compile_memory`] for a task file of so many bytes: 64
+    /// The default of [`Builder::compile_memory`] for a task file of this size in bytes: 64
     /// times its size, but 2 GiB at least and 16 GiB at most.
     pub fn default_compile_memory(module_size: u64) -> u64 {
         CompileBudget::default_memory(module_size)

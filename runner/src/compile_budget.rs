@@ -27,12 +27,12 @@ impl CompileBudget {
     /// For each byte of the file.
     const BYTES: u64 = 64;
 
-    /// How long compiling a file of so many bytes may take.
+    /// How long compiling a file of this size in bytes may take.
     pub(crate) fn time(self, len: u64) -> Duration {
         self.time.unwrap_or_else(|| Self::default_time(len))
     }
 
-    /// How much memory compiling a file of so many bytes may take.
+    /// How much memory compiling a file of this size in bytes may take.
     pub(crate) fn memory(self, len: u64) -> u64 {
         self.memory.unwrap_or_else(|| Self::default_memory(len))
     }

@@ -66,7 +66,7 @@ pub(crate) async fn until(deadline: Option<Deadline>) {
     }
 }
 
-/// Waits for `work`, for so long.
+/// Waits for `work`, at most for `time`.
 pub(crate) async fn timeout<T>(time: Duration, work: impl Future<Output = T>) -> Result<T, Late> {
     tokio::select! {
         biased;

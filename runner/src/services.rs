@@ -2,8 +2,8 @@
 //!
 //! In thread mode the sandbox has the runner's own [`Services`] at hand
 //! (`provider.rs`); in process mode a client of them, which sends each ask to the
-//! supervisor and waits for its answer (`process/asks.rs`). Invariant: whoever asks is
-//! not trusted. What a task may have is decided by whoever answers.
+//! supervisor and waits for its answer (`process/asks.rs`). Invariant: the caller
+//! is not trusted. What a task may have is decided by the implementation.
 
 use crate::lock_table::{LockMode, Ticket};
 use crate::outcome::Limit;
@@ -24,7 +24,7 @@ pub(crate) trait Services: Send + Sync {
     fn tell(&self, word: Word) -> bool;
 }
 
-/// The services of one task where its runner is, as whoever runs the task sees them.
+/// The services of one task where its runner is, as the executor of the task sees them.
 #[async_trait::async_trait]
 pub(crate) trait TaskServices: Services {
     /// Children started so far.

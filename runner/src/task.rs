@@ -163,7 +163,7 @@ impl Task {
     }
 
     /// Which of its standard streams are terminals to the task (`isatty`); none by
-    /// default. What it prints is not looked at: whoever shows it on a terminal decides
+    /// default. What it prints is not looked at: the program that shows it on a terminal decides
     /// which control sequences reach it.
     pub fn terminals(mut self, terminals: Terminals) -> Self {
         self.spec.terminals = terminals;

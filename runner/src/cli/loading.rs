@@ -25,7 +25,7 @@ pub(super) struct Loading<'a> {
     pub(super) compiling: CompilingArgs,
 }
 
-/// Why there is no task, and the limit that was exceeded with its value.
+/// Why the task was not loaded, and the exceeded limit with its value.
 pub(super) struct NotLoaded {
     pub(super) failure: Failure,
     pub(super) limit: Option<(Limit, Option<u64>)>,
@@ -85,7 +85,7 @@ impl Loading<'_> {
     }
 }
 
-/// A word that is no file may have been meant as a command.
+/// A missing file with a plain word as its name may have been meant as a command.
 fn failure(error: Error, path: &Path) -> Failure {
     let is_word = path
         .as_os_str()
@@ -102,7 +102,7 @@ fn failure(error: Error, path: &Path) -> Failure {
     failure
 }
 
-/// How long loading may take, for a task that may take `timeout`, and so long to compile.
+/// How long loading may take, given the `timeout` of the task and of compiling it.
 fn allowed(timeout: Option<Duration>, compiling: Option<Duration>) -> Option<Duration> {
     let timeout = timeout?.max(LOADING);
     // That it takes too long to compile is said by the runner, which is to be first.

@@ -173,7 +173,7 @@ pub(super) fn is_in_line(shown: &[u8]) -> Option<bool> {
 enum Sequence {
     /// Its end is not there yet.
     Begun,
-    /// A control sequence of so many bytes.
+    /// A control sequence of this length in bytes.
     Whole(usize),
     /// Something else, or it is too long.
     Other,

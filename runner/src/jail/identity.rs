@@ -36,7 +36,7 @@ pub(super) struct Identity {
 ///
 /// # Errors
 ///
-/// A user was asked for, or directories are mapped to one, and it cannot be had.
+/// A user is required, by an option or by mapped directories, and cannot be set.
 pub(super) fn assume(plan: &Plan) -> Result<Identity, JailError> {
     let own = (geteuid().as_raw(), getegid().as_raw());
     if own.0 != 0 {

@@ -24,7 +24,7 @@ pub(super) fn settle(parent: i32) -> io::Result<()> {
 ///
 /// # Errors
 ///
-/// It did not: for whoever wrote it.
+/// It did not: for the author of the task.
 pub(super) fn check_alone() -> io::Result<()> {
     let too_late = |what: String| {
         io::Error::other(format!(

@@ -161,7 +161,7 @@ impl ChildCompiler {
         Ok(Place(self))
     }
 
-    /// What compiling a file of so many bytes may take, for one that has a place.
+    /// What compiling a file of this size in bytes may take, once it has a permit.
     fn share(&self, len: usize) -> Share {
         let busy = (self.most - self.places().free).max(1);
         let (among_others, alone) = THREADS;

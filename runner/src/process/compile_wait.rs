@@ -18,7 +18,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-/// A program that has not greeted by then is no compiler.
+/// A program that has not greeted by then is not a compiler.
 pub(super) const HANDSHAKE: Duration = Duration::from_secs(30);
 /// How long a child that closed its socket may take to die.
 const LINGER: Duration = Duration::from_secs(2);
@@ -29,7 +29,7 @@ const MAX_WORDS: usize = 16 << 10;
 pub(super) enum Ending {
     Refused(LoadError),
     Failed(String),
-    /// Its jail cannot be had.
+    /// Its jail cannot be set up.
     Jail(ProcessError),
     /// It died before it said anything.
     Silent,

@@ -197,7 +197,7 @@ pub(super) fn why(error: &io::Error) -> String {
     }
 }
 
-/// Opens a directory that is granted, for whoever is to open it anew.
+/// Opens a granted directory, to be opened anew by its user.
 pub(super) fn open(path: &Path) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     Ok(rustix::fs::open(path, flags, Mode::empty())?)

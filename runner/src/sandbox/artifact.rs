@@ -69,7 +69,7 @@ impl Compiled {
     }
 }
 
-/// Filled once; whoever wants to fill it meanwhile waits. Looking never waits:
+/// Filled once; another caller that wants to fill it meanwhile waits. Looking never waits:
 /// making takes as long as compiling.
 pub(super) struct Slot<T: ?Sized> {
     value: Mutex<Option<Arc<T>>>,

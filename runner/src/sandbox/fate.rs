@@ -75,7 +75,7 @@ impl Fate {
     }
 }
 
-/// Cuts a text to so many bytes, or one character less.
+/// Cuts a text to at most this many bytes, at a character boundary.
 pub(super) fn truncate(text: &mut String, max: usize) {
     let mut end = text.len().min(max);
     while !text.is_char_boundary(end) {

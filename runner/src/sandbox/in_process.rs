@@ -1,7 +1,7 @@
 //! Compiling in this process, on a thread of its own and on others as far as the system
 //! gives them.
 //!
-//! Nothing interrupts a compilation. When its time is up, whoever waits for it is told so,
+//! Nothing interrupts a compilation. When its time is up, the caller is told so,
 //! and it goes on to its end, for nobody. Invariant: as many compile at a time as there
 //! are processors, those included that nobody waits for any more.
 
@@ -56,7 +56,7 @@ impl Places {
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One of the places; none where none was free for so long.
+    /// One of the permits; `None` if none became available in time.
     fn take(self: &Arc<Self>, patience: Duration) -> Option<Place> {
         let taken = |free: &mut usize| *free == 0;
         let (mut free, _) = self

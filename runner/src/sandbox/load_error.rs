@@ -38,7 +38,7 @@ pub(crate) enum LoadError {
     OutOfMemory,
     #[error("the task needs {what}, which wrun does not support: {hint}")]
     Unsupported { what: String, hint: String },
-    // From here on: nothing that whoever compiles says. These must stay last, or
+    // From here on: nothing that a compiler process reports. These must stay last, or
     // postcard counts the others differently when it reads than when it writes.
     #[serde(skip)]
     #[error("cannot read {}: {source}", path.display())]

@@ -54,7 +54,7 @@ pub(crate) fn is_ignored(signal: libc::c_int) -> bool {
     disposition(signal) == Some(libc::SIG_IGN)
 }
 
-/// What a signal does; none where there is no such signal.
+/// What a signal does; `None` for an unknown signal.
 #[expect(unsafe_code, reason = "signal dispositions are looked at through libc")]
 fn disposition(signal: libc::c_int) -> Option<libc::sighandler_t> {
     // SAFETY: as above.

@@ -120,7 +120,7 @@ impl Options {
 
     #[expect(unsafe_code, reason = "libc's options for a spawn")]
     fn stream(&mut self, stream: BorrowedFd<'_>, number: libc::c_int) -> io::Result<()> {
-        // SAFETY: the options were made, and a number is no pointer.
+        // SAFETY: the options were initialised, and a number is not a pointer.
         done(unsafe {
             libc::posix_spawn_file_actions_adddup2(
                 &raw mut self.actions,
