@@ -5,11 +5,13 @@
 //! task.
 
 use crate::sys;
-use rustix::process::{Resource, getrlimit};
+use rustix::process::{Pid, Resource, getrlimit};
 use std::fmt::Write as _;
 use std::io;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 /// How a hint begins.
 pub(crate) const HINT: &str = "; this process has a limit of ";
@@ -124,24 +126,38 @@ pub(crate) fn room_for_threads(wanted: usize, others: usize) -> io::Result<usize
     }
 }
 
-/// How many threads the system gives at once, at most `wanted`; and why not more.
+/// How long a thread that has ended may still count against a limit.
+const THREAD_ENDS: Duration = Duration::from_secs(1);
+
+/// How many threads the system gives at once, at most `wanted`; and why not more. None of
+/// them counts against a limit any more when this returns.
 pub(crate) fn threads(wanted: usize) -> (usize, Option<io::Error>) {
     let gate = Arc::new(Mutex::new(()));
     let closed = gate.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut started: Vec<JoinHandle<()>> = Vec::new();
+    let mut started: Vec<JoinHandle<Pid>> = Vec::new();
     let mut refused = None;
     while started.len() < wanted && refused.is_none() {
         let gate = gate.clone();
         let thread = thread::Builder::new().name("wrun".into());
-        match thread.spawn(move || drop(gate.lock())) {
+        let waits = move || {
+            drop(gate.lock());
+            rustix::thread::gettid()
+        };
+        match thread.spawn(waits) {
             Ok(thread) => started.push(thread),
             Err(error) => refused = Some(error),
         }
     }
     drop(closed);
     let count = started.len();
-    for thread in started {
-        let _ = thread.join();
+    // Joining tells that a thread has left its stack. The kernel takes it from the count of
+    // its user a little later, right before it takes it out of /proc.
+    let until = Instant::now() + THREAD_ENDS;
+    for id in started.into_iter().filter_map(|thread| thread.join().ok()) {
+        let entry = format!("/proc/self/task/{}", id.as_raw_nonzero());
+        while Path::new(&entry).exists() && Instant::now() < until {
+            thread::sleep(Duration::from_micros(100));
+        }
     }
     (count, refused)
 }
