@@ -43,7 +43,7 @@ fn main() -> anyhow::Result<()> {
 
 async fn batch(count: usize, mode: Mode) -> anyhow::Result<()> {
     let runner = Arc::new(Runner::builder().mode(mode).max_queued(64).build()?);
-    let guests = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../guest-tasks"));
+    let guests = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../guest-tasks"));
     let task = runner
         .load_async(guests.join("wordcount/wordcount.wasm"))
         .await?;

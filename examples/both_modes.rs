@@ -20,7 +20,7 @@ fn main() -> anyhow::Result<()> {
     // In process mode this program is its own worker: first thing in main.
     wrun::worker_hook();
 
-    let guests = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../guest-tasks"));
+    let guests = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../guest-tasks"));
     let mut args = std::env::args_os().skip(1).map(PathBuf::from);
     let task = args
         .next()

@@ -19,7 +19,7 @@ fn main() -> anyhow::Result<()> {
         None => Mode::default(),
     };
     let runner = Runner::builder().mode(mode).build()?;
-    let guests = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../guest-tasks"));
+    let guests = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../guest-tasks"));
     println!("in {mode} mode:");
 
     // A limit is part of the task, and what it does is an outcome, not an error.

@@ -41,7 +41,7 @@ fn main() -> anyhow::Result<()> {
         || {
             PathBuf::from(concat!(
                 env!("CARGO_MANIFEST_DIR"),
-                "/../guest-tasks/markdown/markdown.wasm"
+                "/../../guest-tasks/markdown/markdown.wasm"
             ))
         },
         PathBuf::from,

@@ -19,7 +19,7 @@ fn main() -> anyhow::Result<()> {
         None => Mode::default(),
     };
     let runner = Runner::builder().mode(mode).build()?;
-    let guests = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../guest-tasks"));
+    let guests = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../guest-tasks"));
     let guest = runner.load(guests.join("ports/ports.wasm"))?;
     // Nobody who waits for a message waits forever.
     let limits = Limits::default().timeout(Duration::from_secs(60));

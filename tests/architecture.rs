@@ -19,7 +19,7 @@ fn sources(folder: &str) -> Vec<(PathBuf, String)> {
         }
     }
     let mut files = Vec::new();
-    collect(&repo("runner/src").join(folder), &mut files);
+    collect(&repo("runner").join(folder), &mut files);
     assert!(!files.is_empty(), "no sources in {folder}");
     files
 }

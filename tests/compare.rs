@@ -11,8 +11,8 @@ use serde_json::Value;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
-use wrun::compare::{Comparison, CostRow, Measure, Policy, Results, Verdict};
 use wrun::{Mode, Runner, Task};
+use wrun_compare::{Comparison, CostRow, Measure, Policy, Results, Verdict};
 
 const ECHO: &str = "echo/echo.wat";
 /// What takes no time, on a machine that is busy with other tests.

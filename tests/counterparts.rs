@@ -56,7 +56,7 @@ fn is_name(text: &str) -> bool {
 #[test]
 fn what_it_names_is_there() {
     let mut rust = String::new();
-    sources(&repo("runner/src"), &mut rust);
+    sources(&repo("runner"), &mut rust);
     let help = std::process::Command::new(wrun())
         .arg("--help")
         .output()

@@ -15,9 +15,9 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
-use wrun::compare::{Fault, Finding, Place, Seen, inject, inject_at};
 use wrun::{Artifact, Builder, Crash, Jail, Layer, Limit, Limits, Mode, Outcome};
 use wrun::{Report, Runner, Task, TaskHandle, TrapKind};
+use wrun_compare::{Fault, Finding, Place, Seen, inject, inject_at};
 
 const SIBLINGS: usize = 8;
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -134,7 +134,7 @@ fn permit(path: &Path, mode: u32) {
 
 fn load(runner: &Runner, name: &str) -> Artifact {
     runner
-        .load(repo("runner/src/compare/guests").join(name))
+        .load(repo("runner/compare/src/guests").join(name))
         .unwrap()
 }
 

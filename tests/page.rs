@@ -7,7 +7,7 @@ use scraper::{Html, Selector};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs;
-use wrun::compare::Results;
+use wrun_compare::Results;
 
 /// A comparison with every measure, policy and fault, doubts and missing floors.
 fn sample() -> Value {

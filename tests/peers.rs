@@ -7,9 +7,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use table::{Measured, Spread, Work, markdown};
 
-#[path = "../runner/benches/peers/described.rs"]
+#[path = "../runner/cli/benches/peers/described.rs"]
 mod described;
-#[path = "../runner/benches/peers/table.rs"]
+#[path = "../runner/cli/benches/peers/table.rs"]
 mod table;
 
 fn measured() -> Measured {

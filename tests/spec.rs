@@ -5,9 +5,9 @@ use crate::support::repo;
 use std::collections::BTreeSet;
 use std::fs;
 
-#[path = "../runner/benches/cost/spec.rs"]
+#[path = "../runner/cli/benches/cost/spec.rs"]
 mod judging;
-#[path = "../runner/benches/cost/promise.rs"]
+#[path = "../runner/cli/benches/cost/promise.rs"]
 mod promise;
 
 use judging::{Files, Finding, Findings, Found, Verdict, chosen, weave};
@@ -52,7 +52,7 @@ fn its_tables_are_the_promises() {
 #[test]
 fn what_checks_a_promise_is_there() {
     let (rows, mut ids, mut checks) = (
-        sources("runner/benches/cost"),
+        sources("runner/cli/benches/cost"),
         BTreeSet::new(),
         BTreeSet::new(),
     );

@@ -13,7 +13,7 @@ pub(crate) fn wrun() -> PathBuf {
 /// A file of the repository.
 pub(crate) fn repo(path: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("..")
+        .join("../..")
         .join(path)
 }
 

@@ -4,33 +4,55 @@
 //! A crate of its own, so that neither wasmtime nor the runner is compiled for it,
 //! and the runner has nothing of loom. README.md has the commands.
 
-#[path = "../../runner/src/blocking.rs"]
+// What the sources import of that crate is what `sys` has.
+extern crate self as wrun_sys;
+
+#[expect(unreachable_pub, reason = "the runner uses more of it")]
+#[path = "../../runner/sandbox/src/blocking.rs"]
 mod blocking;
 mod channels;
 mod named;
 mod sync;
+#[expect(missing_docs, reason = "it stands for another crate")]
 mod sys;
 #[cfg(not(miri))]
 mod waiting;
 
-#[expect(unused_imports, dead_code, reason = "the runner uses more of it")]
-#[path = "../../runner/src/port/mod.rs"]
+#[expect(
+    unused_imports,
+    dead_code,
+    unreachable_pub,
+    reason = "the runner uses more of it"
+)]
+#[path = "../../runner/sandbox/src/port/mod.rs"]
 mod port;
 
-#[path = "../../runner/src/lock_table.rs"]
+#[expect(unreachable_pub, reason = "the runner uses more of it")]
+#[path = "../../runner/sandbox/src/lock_table.rs"]
 mod lock_table;
 #[expect(dead_code, unreachable_pub, reason = "the runner uses more of it")]
-#[path = "../../runner/src/locks.rs"]
+#[path = "../../runner/sandbox/src/locks.rs"]
 mod locks;
 
 /// For what lies in messages; and Miri runs what of its unit tests needs no memory file.
-#[expect(unused_imports, dead_code, reason = "the runner uses more of it")]
-#[path = "../../runner/src/region/mod.rs"]
+#[expect(
+    unused_imports,
+    dead_code,
+    unreachable_pub,
+    reason = "the runner uses more of it"
+)]
+#[path = "../../runner/sandbox/src/region/mod.rs"]
 mod region;
 
-#[cfg_attr(not(test), expect(dead_code, reason = "the runner uses more of it"))]
-#[path = "../../runner/src/turn.rs"]
+#[cfg_attr(
+    not(test),
+    expect(dead_code, unreachable_pub, reason = "the runner uses more of it")
+)]
+#[path = "../../runner/sandbox/src/turn.rs"]
 mod turn;
+
+#[doc(hidden)]
+pub use sys::*;
 
 pub use channels::Channels;
 pub use lock_table::LockMode;

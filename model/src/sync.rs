@@ -1,4 +1,4 @@
-//! What stands in for `runner/src/sync.rs`: loom's locks, which try every order. For
+//! What stands in for `runner/sandbox/src/sync.rs`: loom's locks, which try every order. For
 //! Miri, the ones that the runner has.
 
 #[cfg(not(miri))]

@@ -1,44 +1,44 @@
 //! What the sources use of the runner's `sys`.
 
 #[expect(dead_code, reason = "nobody maps what is checked here")]
-#[path = "../../runner/src/sys/pages.rs"]
+#[path = "../../runner/sys/src/pages.rs"]
 mod pages;
-#[path = "../../runner/src/sys/shared_words.rs"]
+#[path = "../../runner/sys/src/shared_words.rs"]
 mod shared_words;
-#[path = "../../runner/src/sys/sole.rs"]
+#[path = "../../runner/sys/src/sole.rs"]
 mod sole;
-#[path = "../../runner/src/sys/unread.rs"]
+#[path = "../../runner/sys/src/unread.rs"]
 mod unread;
-#[path = "../../runner/src/sys/watch.rs"]
+#[path = "../../runner/sys/src/watch.rs"]
 mod watch;
 
-pub(crate) use pages::Pages;
-pub(crate) use process::Process;
-pub(crate) use shared_words::SharedWords;
-pub(crate) use sole::is_sole;
-pub(crate) use unread::has_unread;
-pub(crate) use watch::{Watched, watch};
+pub use pages::Pages;
+pub use process::Process;
+pub use shared_words::SharedWords;
+pub use sole::is_sole;
+pub use unread::has_unread;
+pub use watch::{Watched, watch};
 
 /// Nothing here forks.
 mod process {
     /// The only one.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub(crate) struct Process;
+    pub struct Process;
 
     impl Process {
-        pub(crate) fn current() -> Self {
+        pub fn current() -> Self {
             Process
         }
 
-        pub(crate) fn is_current(self) -> bool {
+        pub fn is_current(self) -> bool {
             self == Process::current()
         }
     }
 }
 
 /// Nobody maps what is checked here.
-pub(crate) const LARGE: usize = 2 << 20;
+pub const LARGE: usize = 2 << 20;
 
-pub(crate) fn collapse(_: impl std::os::fd::AsFd, _: u64, _: usize) -> std::io::Result<()> {
+pub fn collapse(_: impl std::os::fd::AsFd, _: u64, _: usize) -> std::io::Result<()> {
     Err(std::io::ErrorKind::Unsupported.into())
 }

@@ -5,7 +5,7 @@
     clippy::duplicate_mod,
     reason = "the region has one that cannot be reached"
 )]
-#[path = "../../runner/src/region/waiters.rs"]
+#[path = "../../runner/sandbox/src/region/waiters.rs"]
 mod waiters;
 
 /// Who waits at words.

@@ -1,0 +1,221 @@
+//! `wrun compare`: from options to a comparison, and from its results to a table, JSON
+//! and a page.
+
+use super::args::{CompareArgs, Only, TaskFile};
+use super::process::Become;
+use super::result_to::ResultTo;
+use super::signals::Signals;
+use super::{Failure, exit, print, screen, stdio, table, text};
+use indicatif::{ProgressBar, ProgressStyle};
+use std::io::{self, IsTerminal, Read};
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::sync::oneshot;
+use wrun::{Error, Limits};
+use wrun_compare::{Comparison, Fault, Measure, Results, Step, Verdict};
+
+pub(super) fn compare(args: CompareArgs) -> Result<u8, Failure> {
+    let task = &*args.file;
+    args.grants.check()?;
+    let granted = args.grants.task.iter().map(|task| Some(&*task.file));
+    let input = args.input.as_deref().filter(|path| *path != Path::new("-"));
+    let mut others: Vec<_> = granted.chain([Some(task), input]).collect();
+    let json = ResultTo::open("--json", args.json.as_deref(), &others)?;
+    others.push(args.json.as_deref());
+    let html = ResultTo::open("--html", args.html.as_deref(), &others)?;
+    if json.is_stdout() && html.is_stdout() {
+        let message = "--json - and --html - cannot both be stdout";
+        return Err(Failure::new(exit::USAGE, message));
+    }
+    let comparison = comparison(&args)?;
+    let (compared, stopped) = watched(comparison, !args.quiet)?;
+    let results = compared?;
+    let on_stdout = json.is_stdout() || html.is_stdout();
+    json.write_text(serde_json::json!(results), None)?;
+    html.write_text(results.to_html(), None)?;
+    if !on_stdout {
+        print(text::clean(&table::table(&results)).as_bytes())?;
+    }
+    if let Some(code) = stopped {
+        text::complain("interrupted: not everything was measured");
+        return Ok(code);
+    }
+    Ok(match results.verdict {
+        Verdict::Comparable => 0,
+        _ => exit::FAILED,
+    })
+}
+
+fn comparison(args: &CompareArgs) -> Result<Comparison, Failure> {
+    let mut limits = Limits::default().timeout(args.timeout);
+    limits.max_memory = args.max_memory.unwrap_or(limits.max_memory);
+    let mut comparison = Comparison::new(&args.file)
+        .args(super::run::strings(&args.args)?)
+        .input(input(args.input.as_deref())?)
+        .limits(limits)
+        .rounds(args.runs)
+        .budget(args.budget)
+        .jail(args.walls.jail.unwrap_or_default())
+        .command(command());
+    if let Some(time) = args.compiling.compile_timeout {
+        comparison = comparison.compile_timeout(time);
+    }
+    if let Some(bytes) = args.compiling.compile_memory {
+        comparison = comparison.compile_memory(bytes);
+    }
+    match args.walls.identity()? {
+        Some(Become::One(uid, gid)) => comparison = comparison.identity(uid, gid),
+        Some(Become::EachOf(users)) => comparison = comparison.users(users),
+        None => {}
+    }
+    for (key, value) in args.grants.env.iter().cloned() {
+        comparison = comparison.env(key, value);
+    }
+    for grant in &args.grants.dir {
+        comparison = comparison.dir(grant.clone());
+    }
+    for grant in &args.grants.allow_tcp {
+        comparison = comparison.allow_tcp(grant.clone());
+    }
+    for TaskFile { name, file } in &args.grants.task {
+        comparison = comparison.task(name, file);
+    }
+    if !args.only.is_empty() {
+        let wants = |it: Only| args.only.contains(&it);
+        let measures = Measure::ALL.into_iter();
+        let faults = Fault::ALL.into_iter();
+        comparison = comparison
+            .measures(measures.filter(|it| wants(Only::Cost) || wants(Only::Measure(*it))))
+            .faults(faults.filter(|it| wants(Only::Isolation) || wants(Only::Fault(*it))));
+    }
+    Ok(comparison)
+}
+
+/// All of it: each run gets the same.
+fn input(path: Option<&Path>) -> Result<Vec<u8>, Failure> {
+    let Some(path) = path else {
+        return Ok(Vec::new());
+    };
+    let fail = |error: io::Error| {
+        Failure::new(
+            exit::USAGE,
+            format!("cannot read {}: {error}", path.display()),
+        )
+    };
+    let most = Limits::INPUT_DEFAULT;
+    let mut bytes = Vec::new();
+    let read = match path == Path::new("-") {
+        true => stdio::stdin().take(most + 1).read_to_end(&mut bytes),
+        false => {
+            std::fs::File::open(path).and_then(|file| file.take(most + 1).read_to_end(&mut bytes))
+        }
+    };
+    read.map_err(fail)?;
+    if bytes.len() as u64 > most {
+        let message = format!("the input {} has more than 64 MiB", path.display());
+        return Err(Failure::new(exit::USAGE, message));
+    }
+    Ok(bytes)
+}
+
+/// The options that were typed, but for where results go and which were wanted.
+fn command() -> Vec<String> {
+    let mut words = vec!["wrun".to_owned(), "compare".to_owned()];
+    let mut typed = std::env::args_os()
+        .skip(2)
+        .map(|word| word.to_string_lossy().into_owned());
+    while let Some(word) = typed.next() {
+        if word == "--" {
+            break;
+        }
+        if !word.starts_with("--") || ["--quiet", "--no-progress"].contains(&&*word) {
+            // The task, or an argument of it; or what is not about the results.
+            continue;
+        }
+        // All others have a value.
+        let value = match word.contains('=') {
+            true => None,
+            false => typed.next(),
+        };
+        let is = |option: &str| word == option || word.starts_with(&format!("{option}="));
+        if !["--json", "--html", "--only"].into_iter().any(is) {
+            words.push(word);
+            words.extend(value);
+        }
+    }
+    words
+}
+
+type Compared = (Result<Results, Error>, Option<u8>);
+
+/// Measures, shows how far it is, and ends early when a signal comes: its exit code.
+fn watched(comparison: Comparison, progress: bool) -> Result<Compared, Failure> {
+    let system = |error: io::Error| Failure::new(exit::RUNNER, error.to_string());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .build()
+        .map_err(system)?;
+    runtime.block_on(async {
+        let mut signals = Signals::catch().map_err(system)?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let (done, mut ended) = oneshot::channel();
+        let stopped = stop.clone();
+        std::thread::Builder::new()
+            .name("wrun-compare".into())
+            .spawn(move || {
+                let line = (progress && io::stderr().is_terminal()).then(line);
+                let results = comparison.run_watched(&mut |step| {
+                    if let Some(line) = &line {
+                        show(line, step);
+                    }
+                    match stopped.load(Ordering::Relaxed) {
+                        true => ControlFlow::Break(()),
+                        false => ControlFlow::Continue(()),
+                    }
+                });
+                if let Some(line) = line {
+                    line.finish_and_clear();
+                }
+                let _ = done.send(results);
+            })
+            .map_err(system)?;
+        let mut code = None;
+        loop {
+            tokio::select! {
+                results = &mut ended => {
+                    let lost = |_| Failure::new(exit::RUNNER, "measuring ended without a word");
+                    return Ok((results.map_err(lost)?, code));
+                }
+                signal = signals.next() => {
+                    if code.is_some() {
+                        text::complain("waiting for the run that is under way");
+                    }
+                    code.get_or_insert(signal);
+                    stop.store(true, Ordering::Relaxed);
+                }
+            }
+        }
+    })
+}
+
+fn line() -> ProgressBar {
+    let line = ProgressBar::with_draw_target(Some(1000), screen::draw_target(10));
+    if let Ok(style) =
+        ProgressStyle::with_template("comparing [{bar:30}] {percent} %, {elapsed}, {msg}")
+    {
+        line.set_style(style.progress_chars("=> "));
+    }
+    // A step can take long: compiling does.
+    line.enable_steady_tick(Duration::from_secs(1));
+    line
+}
+
+fn show(line: &ProgressBar, step: Step<'_>) {
+    line.set_position(step.done.into());
+    if line.message() != step.what {
+        line.set_message(step.what.to_owned());
+    }
+}

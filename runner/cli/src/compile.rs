@@ -1,0 +1,41 @@
+//! `wrun compile`.
+
+use super::args::CompileArgs;
+use super::loading::Loading;
+use super::result_to::ResultTo;
+use super::signals::Signals;
+use super::{Failure, exit};
+use std::io::{self, IsTerminal};
+use std::path::Path;
+use wrun::{Mode, Runner};
+
+pub(super) fn compile(args: &CompileArgs) -> Result<u8, Failure> {
+    // Before anything is compiled.
+    if args.output == Path::new("-") && io::stdout().is_terminal() {
+        let message = "-o -: refusing to write an artifact to a terminal";
+        return Err(Failure::new(exit::USAGE, message));
+    }
+    let to = ResultTo::open("--output", Some(&args.output), &[Some(&args.task)])?;
+    let builder = Runner::builder()
+        .mode(Mode::Process)
+        .spares(0)
+        .max_running(1)
+        .worker_threads(1)
+        .metered(args.metered);
+    let runner = args.compiling.apply(builder).build()?;
+    let runtime = super::event_loop()?;
+    let artifact = runtime.block_on(async {
+        let mut signals = Signals::catch().map_err(super::no_event_loop)?;
+        let loading = Loading {
+            runner: &runner,
+            trusted: false,
+            shown: !args.quiet,
+            timeout: None,
+            compiling: args.compiling,
+        };
+        let loaded = loading.load(&args.task, &mut signals).await;
+        loaded.map_err(|why| why.failure)
+    })?;
+    to.write(&runner.compile(&artifact)?, None)?;
+    Ok(0)
+}

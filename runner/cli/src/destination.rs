@@ -1,0 +1,362 @@
+//! A file that an option names for a result.
+//!
+//! Invariants: nothing that the same command reads or writes elsewhere is opened for
+//! writing; a regular file is written beside and renamed, so that what was there stays
+//! until the new content is whole. A pipe or a device is written to as it is, and opened
+//! when there is something to write: opening a pipe waits for its reader.
+
+use super::signals::{self, Time};
+use super::stdio::Patient;
+use super::{Failure, exit};
+use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags};
+use std::fs::{self, File, Metadata, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+use tempfile::NamedTempFile;
+
+/// How often a named pipe is looked at for a reader: the kernel has no way to wait for
+/// one with a deadline.
+const PIPE_POLL: Duration = Duration::from_millis(10);
+/// Links that lead from a name to its file, at most; as Linux.
+const MAX_LINKS: usize = 40;
+
+/// See the [module](self).
+pub(super) struct Destination {
+    /// As it was typed.
+    path: PathBuf,
+    kind: Kind,
+}
+
+enum Kind {
+    /// A regular file, or nothing yet: `new` becomes `target` when it is whole.
+    Beside { new: NamedTempFile, target: PathBuf },
+    /// A regular file whose directory takes no other: written in place.
+    InPlace(File),
+    /// A pipe, a device, a socket, or what a descriptor of this process is called.
+    AsItIs { is_pipe: bool },
+}
+
+impl Destination {
+    /// Checks that what `option` names can be written, and leaves what is there.
+    /// `others` are files that the command reads or writes: by no name, link or hard
+    /// link may this one be one of them.
+    pub(super) fn open(
+        option: &str,
+        path: &Path,
+        others: &[Option<&Path>],
+    ) -> Result<Self, Failure> {
+        let failed = |error: io::Error| cannot_write(path, &error);
+        let target = resolved(path).map_err(failed)?;
+        let metadata = match fs::metadata(path) {
+            Ok(metadata) => Some(metadata),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(failed(error)),
+        };
+        for other in others.iter().copied().flatten() {
+            if is_same(metadata.as_ref(), &target, other) {
+                let (path, other) = (path.display(), other.display());
+                let message = format!("{option} {path} would overwrite {other}");
+                return Err(Failure::new(exit::USAGE, message));
+            }
+        }
+        let kind = match &metadata {
+            Some(metadata) if metadata.is_dir() => {
+                return Err(failed(io::ErrorKind::IsADirectory.into()));
+            }
+            Some(metadata) if !metadata.is_file() || is_of_a_process(&target) => {
+                may_write(path).map_err(failed)?;
+                let is_pipe = metadata.file_type().is_fifo();
+                Kind::AsItIs { is_pipe }
+            }
+            Some(metadata) => {
+                may_write(path).map_err(failed)?;
+                match beside(&target, Some(metadata)) {
+                    Ok(new) => Kind::Beside { new, target },
+                    // A file that may be written in a directory that may not.
+                    Err(error) if is_refusal(&error) => {
+                        let file = File::options().write(true).open(path);
+                        Kind::InPlace(file.map_err(failed)?)
+                    }
+                    Err(error) => return Err(failed(error)),
+                }
+            }
+            None => {
+                let new = beside(&target, None).map_err(failed)?;
+                Kind::Beside { new, target }
+            }
+        };
+        Ok(Destination {
+            path: path.to_owned(),
+            kind,
+        })
+    }
+
+    /// As it was typed.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What opens the content's file, on whichever thread may wait for that.
+    pub(super) fn opener(&self) -> io::Result<Opener> {
+        Ok(match &self.kind {
+            Kind::Beside { new, .. } => Opener::File(new.as_file().try_clone()?),
+            Kind::InPlace(file) => Opener::File(file.try_clone()?),
+            Kind::AsItIs { is_pipe: true } => Opener::Pipe(self.path.clone()),
+            Kind::AsItIs { is_pipe: false } => Opener::AsItIs(self.path.clone()),
+        })
+    }
+
+    /// Whether nothing changes before the content is kept.
+    pub(super) fn is_beside(&self) -> bool {
+        matches!(self.kind, Kind::Beside { .. })
+    }
+
+    /// Puts the content, which is whole, where it was to go. Without it what was there
+    /// stays.
+    pub(super) fn keep(self) -> Result<(), Failure> {
+        let path = self.path;
+        match self.kind {
+            Kind::Beside { new, target } => new
+                .persist(target)
+                .map(drop)
+                .map_err(|error| cannot_write(&path, &error.error)),
+            Kind::InPlace(_) | Kind::AsItIs { .. } => Ok(()),
+        }
+    }
+
+    /// Writes all of it, and keeps it. `patience` as for [`Opener::open`].
+    pub(super) fn write(self, bytes: &[u8], patience: Option<Duration>) -> Result<(), Failure> {
+        let opened = self.opener().and_then(|opener| opener.open(patience));
+        let written = opened.and_then(|file| Patient(file).write_all(bytes));
+        written.map_err(|error| cannot_write(&self.path, &error))?;
+        self.keep()
+    }
+}
+
+pub(super) fn cannot_write(path: &Path, error: &io::Error) -> Failure {
+    let hint = wrun::limit_hint(error);
+    let message = format!("cannot write {}: {error}{hint}", path.display());
+    let interrupted = signals::arrived().filter(|_| error.kind() == io::ErrorKind::Interrupted);
+    Failure::new(interrupted.unwrap_or(exit::RUNNER), message)
+}
+
+/// See [`Destination::opener`].
+pub(super) enum Opener {
+    File(File),
+    Pipe(PathBuf),
+    AsItIs(PathBuf),
+}
+
+impl Opener {
+    /// The file to write to, empty. For a named pipe, waits until somebody reads it, for
+    /// `patience` at most.
+    pub(super) fn open(self, patience: Option<Duration>) -> io::Result<File> {
+        match self {
+            Opener::File(file) => {
+                file.set_len(0)?;
+                Ok(file)
+            }
+            Opener::Pipe(path) => open_pipe(&path, patience),
+            // Where it is a regular file, as `/dev/stdout` can be, then as `>` does.
+            Opener::AsItIs(path) => File::options().write(true).truncate(true).open(path),
+        }
+    }
+}
+
+/// Opens a named pipe for writing once somebody has opened it for reading.
+fn open_pipe(path: &Path, patience: Option<Duration>) -> io::Result<File> {
+    let time = patience.map(Time::new);
+    let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    loop {
+        match rustix::fs::open(path, flags, Mode::empty()) {
+            Ok(pipe) => {
+                // The description is this program's own.
+                rustix::fs::fcntl_setfl(&pipe, OFlags::WRONLY)?;
+                return Ok(pipe.into());
+            }
+            Err(rustix::io::Errno::NXIO) if time.is_some_and(Time::is_over) => {
+                let why = "no program opened the pipe for reading within --timeout";
+                return Err(io::Error::new(io::ErrorKind::TimedOut, why));
+            }
+            Err(rustix::io::Errno::NXIO) if signals::arrived().is_some() => {
+                let why = "interrupted while no program had opened the pipe for reading";
+                return Err(io::Error::new(io::ErrorKind::Interrupted, why));
+            }
+            Err(rustix::io::Errno::NXIO) => std::thread::sleep(PIPE_POLL),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Whether `other` is the file of `metadata`, or will be at `target`.
+fn is_same(metadata: Option<&Metadata>, target: &Path, other: &Path) -> bool {
+    match (metadata, fs::metadata(other)) {
+        (Some(one), Ok(two)) => {
+            // Everybody may write to a device, and read from it.
+            (one.is_file() || one.file_type().is_fifo())
+                && (one.dev(), one.ino()) == (two.dev(), two.ino())
+        }
+        (None, Err(_)) => {
+            let (Ok(one), Ok(two)) = (whole(target), resolved(other).and_then(|it| whole(&it)))
+            else {
+                return false;
+            };
+            one == two
+        }
+        _ => false,
+    }
+}
+
+/// The name of a file that need not exist, with its directory's real name.
+fn whole(path: &Path) -> io::Result<PathBuf> {
+    let name = path.file_name().unwrap_or_default();
+    Ok(fs::canonicalize(directory(path))?.join(name))
+}
+
+fn directory(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// Where symbolic links lead, to something or nothing.
+fn resolved(path: &Path) -> io::Result<PathBuf> {
+    let mut path = path.to_owned();
+    for _ in 0..MAX_LINKS {
+        match fs::symlink_metadata(&path) {
+            Ok(metadata) if metadata.is_symlink() => {
+                // A descriptor of a process: its text need not be a path.
+                if is_of_a_process(&path) {
+                    return Ok(path);
+                }
+                let link = fs::read_link(&path)?;
+                path = directory(&path).join(link);
+            }
+            _ => return Ok(path),
+        }
+    }
+    Err(rustix::io::Errno::LOOP.into())
+}
+
+/// Whether it is `/proc/self/fd/1` or the like, which `/dev/stdout` leads to.
+fn is_of_a_process(path: &Path) -> bool {
+    fs::canonicalize(directory(path)).is_ok_and(|it| it.starts_with("/proc"))
+}
+
+/// Not by opening it: that alone is an event for a pipe, and truncates nothing anyway.
+fn may_write(path: &Path) -> io::Result<()> {
+    rustix::fs::accessat(CWD, path, Access::WRITE_OK, AtFlags::EACCESS)?;
+    Ok(())
+}
+
+fn is_refusal(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
+    )
+}
+
+/// A file without its name yet, with the permissions and the owner of what it replaces.
+fn beside(target: &Path, old: Option<&Metadata>) -> io::Result<NamedTempFile> {
+    if target.file_name().is_none() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    // That of the system, which the error that comes back hides behind a name that nobody
+    // knows.
+    let mut errno = None;
+    let made = tempfile::Builder::new()
+        .prefix(".wrun-")
+        .make_in(directory(target), |path| {
+            // With the usual permissions, less this process's umask.
+            let mut options = File::options();
+            let opened = options.read(true).write(true).create_new(true).open(path);
+            opened.inspect_err(|error| errno = error.raw_os_error())
+        });
+    let new = made.map_err(|error| errno.map_or(error, io::Error::from_raw_os_error))?;
+    if let Some(old) = old {
+        let ours = new.as_file().metadata()?;
+        if (ours.uid(), ours.gid()) != (old.uid(), old.gid()) {
+            // Only root may give files away; whoever may not has it as its own.
+            let _ = std::os::unix::fs::fchown(new.as_file(), Some(old.uid()), Some(old.gid()));
+        }
+        let mode = Permissions::from_mode(old.mode() & 0o7777);
+        new.as_file().set_permissions(mode)?;
+    }
+    Ok(new)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(path: &Path, others: &[&Path]) -> Result<Destination, String> {
+        let others: Vec<_> = others.iter().map(|it| Some(*it)).collect();
+        Destination::open("--output", path, &others).map_err(|failure| failure.message)
+    }
+
+    #[test]
+    fn what_was_there_stays_until_the_new_is_whole() {
+        let scratch = tempfile::tempdir().expect("a directory");
+        let path = scratch.path().join("file");
+        fs::write(&path, "old").expect("written");
+        fs::set_permissions(&path, Permissions::from_mode(0o640)).expect("set");
+        let link = scratch.path().join("link");
+        std::os::unix::fs::symlink("file", &link).expect("a link");
+        let given_up = open(&link, &[]).expect("opened");
+        let opened = given_up.opener().and_then(|it| it.open(None));
+        let mut half = opened.expect("a file");
+        half.write_all(b"half").expect("written");
+        drop(given_up);
+        assert_eq!(fs::read(&path).expect("there"), b"old");
+        open(&link, &[])
+            .expect("opened")
+            .write(b"new", None)
+            .expect("written");
+        assert_eq!(fs::read(&path).expect("there"), b"new");
+        assert!(fs::symlink_metadata(&link).expect("there").is_symlink());
+        assert_eq!(fs::metadata(&path).expect("there").mode() & 0o777, 0o640);
+        assert_eq!(
+            fs::read_dir(scratch.path()).expect("a directory").count(),
+            2
+        );
+    }
+
+    #[test]
+    fn nothing_that_is_read_is_written() {
+        let scratch = tempfile::tempdir().expect("a directory");
+        let [path, hard, link, new] =
+            ["file", "hard", "link", "new"].map(|name| scratch.path().join(name));
+        fs::write(&path, "old").expect("written");
+        fs::hard_link(&path, &hard).expect("a link");
+        std::os::unix::fs::symlink("file", &link).expect("a link");
+        let dotted = scratch.path().join(".").join("file");
+        for name in [&path, &hard, &link, &dotted] {
+            let told = open(name, &[&path]).err().expect("refused");
+            assert!(told.contains("would overwrite"), "{told}");
+        }
+        // Two results that have the same name, which nothing has yet.
+        let dotted = scratch.path().join(".").join("new");
+        let told = open(&new, &[&dotted]).err().expect("refused");
+        assert!(told.contains("would overwrite"), "{told}");
+        drop(open(&new, &[&path]).expect("another"));
+        assert!(!new.exists());
+    }
+
+    #[test]
+    fn a_link_to_nothing_gets_its_file() {
+        let scratch = tempfile::tempdir().expect("a directory");
+        let link = scratch.path().join("link");
+        std::os::unix::fs::symlink("real", &link).expect("a link");
+        open(&link, &[])
+            .expect("opened")
+            .write(b"x", None)
+            .expect("written");
+        assert_eq!(fs::read(scratch.path().join("real")).expect("there"), b"x");
+        let looped = scratch.path().join("loop");
+        std::os::unix::fs::symlink("loop", &looped).expect("a link");
+        assert!(open(&looped, &[]).is_err());
+    }
+}

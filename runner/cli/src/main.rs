@@ -1,0 +1,165 @@
+//! The command `wrun`: parses, calls the libraries, prints. One file per subcommand.
+//!
+//! Sees the public API of `wrun` and `wrun-compare`, and of `wrun-sys` what a program does
+//! to itself: its allocator, its standard streams, its signals.
+
+mod args;
+mod compare;
+mod compile;
+mod destination;
+mod exit;
+mod input;
+mod inspect;
+mod lazy;
+mod loading;
+mod output;
+mod process;
+mod progress;
+mod result_to;
+mod run;
+mod screen;
+mod signals;
+mod stdio;
+mod table;
+mod terminal;
+mod text;
+
+use args::{Cli, Command};
+use clap::{CommandFactory, Parser};
+use std::io;
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: wrun_sys::Allocator = wrun_sys::Allocator;
+
+fn main() -> ExitCode {
+    wrun_compare::worker_hook();
+    wrun_sys::survive_file_size_signal();
+    wrun_sys::end_without_memory();
+    wrun_sys::hear_signals();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let shown = error.render();
+            let text = match stdio::has_colours(error.use_stderr()) {
+                true => shown.ansi().to_string(),
+                false => shown.to_string(),
+            };
+            if error.use_stderr() {
+                text::say(&text);
+                return ExitCode::from(exit::USAGE);
+            }
+            return ended(print(text.as_bytes()));
+        }
+    };
+    if cli.command.as_ref().is_none_or(Command::has_workers) {
+        // Without it Ctrl-Z stops this process alone: no reason not to run.
+        let _ = wrun::job_control();
+    }
+    let result = match cli.command {
+        None => run::run(cli.run),
+        Some(Command::Run(args)) => run::run(*args),
+        Some(Command::Inspect(args)) => inspect::inspect(&args),
+        Some(Command::Compile(args)) => compile::compile(&args),
+        Some(Command::Compare(args)) => compare::compare(*args),
+        Some(Command::Completions { shell }) => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "wrun", &mut script);
+            print(&script)
+        }
+        Some(Command::Man) => man(),
+    };
+    ended(result)
+}
+
+fn ended(result: Result<u8, Failure>) -> ExitCode {
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(Failure { code, message }) => {
+            // A file's name may hold anything, and must not look like our words.
+            text::complain(&message.replace(char::is_control, "\u{fffd}"));
+            ExitCode::from(code)
+        }
+    }
+}
+
+/// Why a command could not do its work: a line for people and an exit code.
+#[derive(Debug)]
+struct Failure {
+    code: u8,
+    message: String,
+}
+
+impl Failure {
+    fn new(code: u8, message: impl Into<String>) -> Self {
+        Failure {
+            code,
+            message: message.into(),
+        }
+    }
+}
+
+impl From<wrun::Error> for Failure {
+    fn from(error: wrun::Error) -> Self {
+        Failure::new(exit::of_error(&error), error.to_string())
+    }
+}
+
+/// What waits for loading, tasks and signals.
+fn event_loop() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .build()
+        .map_err(no_event_loop)
+}
+
+fn no_event_loop(error: io::Error) -> Failure {
+    let hint = wrun::limit_hint(&error);
+    Failure::new(
+        exit::RUNNER,
+        format!("cannot make an event loop: {error}{hint}"),
+    )
+}
+
+/// Writes a result to stdout; a reader that is gone ends the program as it ends
+/// other tools.
+fn print(bytes: &[u8]) -> Result<u8, Failure> {
+    if wrun_sys::was_stdout_closed() {
+        return Err(stdout_failed(&rustix::io::Errno::BADF.into()));
+    }
+    match stdio::stdout().say(bytes) {
+        Ok(()) => Ok(0),
+        Err(error) => Err(stdout_failed(&error)),
+    }
+}
+
+/// What becomes of a program whose stdout takes no more. Does not return when
+/// the reader is gone: the program dies of SIGPIPE, silently.
+fn stdout_failed(error: &io::Error) -> Failure {
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        let _ = signal_hook::low_level::emulate_default_handler(signal_hook::consts::SIGPIPE);
+    }
+    let hint = wrun::limit_hint(error);
+    Failure::new(
+        exit::RUNNER,
+        format!("cannot write to stdout: {error}{hint}"),
+    )
+}
+
+fn man() -> Result<u8, Failure> {
+    let mut page = Vec::new();
+    let render = |error: io::Error| Failure::new(exit::RUNNER, error.to_string());
+    clap_mangen::Man::new(Cli::command())
+        .render(&mut page)
+        .map_err(render)?;
+    for subcommand in Cli::command().get_subcommands() {
+        let name = format!("wrun-{}", subcommand.get_name());
+        let heading = format!(".SH \"{}\"\n", name.to_uppercase());
+        page.extend_from_slice(heading.as_bytes());
+        let man = clap_mangen::Man::new(subcommand.clone().display_name(name));
+        man.render_synopsis_section(&mut page).map_err(render)?;
+        man.render_options_section(&mut page).map_err(render)?;
+    }
+    print(&page)
+}

@@ -1,0 +1,233 @@
+//! Where a task's output goes, and the threads that copy it there as it is
+//! produced.
+
+use super::destination::{Destination, cannot_write};
+use super::progress::Line;
+use super::stdio::{self, Patient};
+use super::terminal::{Filter, Terminal};
+use super::{Failure, exit, stdout_failed};
+use std::collections::VecDeque;
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::oneshot;
+use wrun::{Killer, OutputStream};
+
+/// Where the output of the task goes.
+pub(super) struct Output {
+    file: Option<Destination>,
+    /// How long a named pipe may be without a reader.
+    patience: Option<Duration>,
+}
+
+/// What became of copying a stream.
+pub(super) type Copied = oneshot::Receiver<io::Result<()>>;
+
+impl Output {
+    /// Checks that the file, if it is one, can be written, and leaves what is in it: the
+    /// task is not loaded yet. `others` are files that it must not be.
+    pub(super) fn open(
+        path: Option<&Path>,
+        patience: Option<Duration>,
+        others: &[Option<&Path>],
+    ) -> Result<Self, Failure> {
+        let file = match path {
+            Some(path) => Some(Destination::open("--output", path, others)?),
+            None if wrun_sys::was_stdout_closed() => {
+                return Err(stdout_failed(&rustix::io::Errno::BADF.into()));
+            }
+            None => None,
+        };
+        Ok(Output { file, patience })
+    }
+
+    /// Whether it goes where stderr goes: then the order of both is kept.
+    pub(super) fn is_stderrs(&self) -> bool {
+        self.file.is_none() && stdio::are_one()
+    }
+
+    /// What to say when the destination took no more.
+    pub(super) fn failed(path: Option<&Path>, error: &io::Error) -> Failure {
+        match path {
+            Some(path) => cannot_write(path, error),
+            None => stdout_failed(error),
+        }
+    }
+
+    /// Copies the task's stdout. A destination that takes no more ends the task.
+    pub(super) fn copy_stdout(
+        &self,
+        stream: Option<OutputStream>,
+        killer: Killer,
+        line: Line,
+        terminal: Terminal,
+        words: Option<Words>,
+    ) -> Result<Copied, Failure> {
+        let opener = match &self.file {
+            None => None,
+            Some(file) => Some(
+                file.opener()
+                    .map_err(|error| cannot_write(file.path(), &error))?,
+            ),
+        };
+        let patience = self.patience;
+        copy(stream, move |stream| {
+            let written = match opener {
+                Some(opener) => opener
+                    .open(patience)
+                    .and_then(|file| write_all(stream, &mut Patient(file))),
+                None => {
+                    let mut stdout = Heard(stdio::stdout(), words);
+                    match io::stdout().is_terminal() {
+                        true => show_all(stream, &mut stdout, &line, terminal),
+                        false => write_all(stream, &mut stdout),
+                    }
+                }
+            };
+            if written.is_err() {
+                killer.kill();
+            }
+            written
+        })
+    }
+
+    /// Puts what was copied where it was to go. Without it, a file is as it was.
+    pub(super) fn keep(self) -> Result<(), Failure> {
+        match self.file {
+            Some(file) => file.keep(),
+            None => Ok(()),
+        }
+    }
+
+    /// The file that is as it was, unless it is kept.
+    pub(super) fn untouched(&self) -> Option<&Path> {
+        let file = self.file.as_ref()?;
+        file.is_beside().then(|| file.path())
+    }
+}
+
+/// Copies the task's stderr. When it takes no more, the rest is thrown away: what
+/// a task says beside its output is no reason to end it.
+pub(super) fn copy_stderr(
+    stream: Option<OutputStream>,
+    line: Line,
+    terminal: Terminal,
+    words: Words,
+) -> Result<Copied, Failure> {
+    copy(stream, move |stream| {
+        let mut stderr = Heard(stdio::stderr(), Some(words));
+        let written = match io::stderr().is_terminal() {
+            true => show_all(stream, &mut stderr, &line, terminal),
+            false => write_all(stream, &mut stderr),
+        };
+        if written.is_err() {
+            while stream.next_chunk_blocking().is_some() {}
+        }
+        Ok(())
+    })
+}
+
+/// The end of what a task said, 4 KiB at most; clones share it.
+#[derive(Clone, Default)]
+pub(super) struct Words(Arc<Mutex<VecDeque<u8>>>);
+
+impl Words {
+    const MOST: usize = 4096;
+
+    pub(super) fn last(&self) -> String {
+        let mut words = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(words.make_contiguous()).into_owned()
+    }
+
+    fn add(&self, bytes: &[u8]) {
+        let bytes = &bytes[bytes.len().saturating_sub(Words::MOST)..];
+        let mut words = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let over = (words.len() + bytes.len()).saturating_sub(Words::MOST);
+        words.drain(..over);
+        words.extend(bytes);
+    }
+}
+
+/// A writer that keeps the end of what is written, where that is wanted.
+struct Heard<W>(W, Option<Words>);
+
+impl<W: Write> Write for Heard<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if let Some(words) = &self.1 {
+            words.add(bytes);
+        }
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+fn copy(
+    stream: Option<OutputStream>,
+    copying: impl FnOnce(&mut OutputStream) -> io::Result<()> + Send + 'static,
+) -> Result<Copied, Failure> {
+    let (done, copied) = oneshot::channel();
+    let Some(mut stream) = stream else {
+        let _ = done.send(Ok(()));
+        return Ok(copied);
+    };
+    std::thread::Builder::new()
+        .name("wrun-copy".into())
+        .spawn(move || done.send(copying(&mut stream)))
+        .map(|_| copied)
+        .map_err(|error| {
+            let hint = wrun::limit_hint(&error);
+            Failure::new(
+                exit::RUNNER,
+                format!("cannot start a thread: {error}{hint}"),
+            )
+        })
+}
+
+fn write_all(stream: &mut OutputStream, writer: &mut dyn Write) -> io::Result<()> {
+    while let Some(chunk) = stream.next_chunk_blocking() {
+        writer.write_all(&chunk)?;
+    }
+    Ok(())
+}
+
+/// To a terminal.
+fn show_all(
+    stream: &mut OutputStream,
+    writer: &mut dyn Write,
+    line: &Line,
+    terminal: Terminal,
+) -> io::Result<()> {
+    let mut filter = match terminal {
+        Terminal::Safe => Filter::default(),
+        Terminal::Raw => return write_all(stream, writer),
+    };
+    while let Some(chunk) = stream.next_chunk_blocking() {
+        let shown = filter.pass(&chunk);
+        line.around(&shown, || writer.write_all(&shown))?;
+    }
+    let shown = filter.end();
+    line.around(&shown, || writer.write_all(&shown))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Heard, Words};
+    use std::io::Write;
+
+    #[test]
+    fn the_end_of_what_is_written_is_kept() {
+        let words = Words::default();
+        let mut writer = Heard(Vec::new(), Some(words.clone()));
+        for length in [1, Words::MOST, 10 * Words::MOST] {
+            writer.write_all(&vec![b'a'; length]).expect("written");
+            writer.write_all(b"the end").expect("written");
+            let last = words.last();
+            assert!(last.len() <= Words::MOST && last.ends_with("athe end"));
+        }
+        assert_eq!(writer.0.len(), 11 * Words::MOST + 1 + 3 * 7);
+    }
+}

@@ -1,0 +1,186 @@
+//! The options of process mode: what they are, which of them contradict each
+//! other, and what they set.
+
+use super::args::one_of;
+use super::{Failure, exit};
+use clap::Args;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+use wrun::{Builder, Jail, Mode, Start, Task};
+
+const HEADING: &str = "Process mode";
+
+/// Options that say what holds worker processes.
+#[derive(Args, Debug)]
+pub(crate) struct WallArgs {
+    /// The kernel's walls around the task: `strict` (fail if a required wall is missing),
+    /// `best-effort` (use the walls that are available) or `off` [default: strict]
+    #[arg(
+        long,
+        value_name = "JAIL",
+        help_heading = HEADING,
+        value_parser = one_of::<Jail>(&["strict", "best-effort", "off"])
+    )]
+    pub(crate) jail: Option<Jail>,
+
+    /// Run the task as this user ID, or each process as a different user ID of this range;
+    /// requires root, and must not be 0 [default: the current user; as root, one of
+    /// 2013265920-2013331455]
+    #[arg(long, value_name = "N[-M]", help_heading = HEADING, value_parser = uids)]
+    pub(crate) uid: Option<RangeInclusive<u32>>,
+
+    /// Run the task as this group ID [default: the value of --uid]
+    #[arg(
+        long,
+        value_name = "N",
+        help_heading = HEADING,
+        requires = "uid",
+        value_parser = clap::value_parser!(u32).range(1..i64::from(u32::MAX))
+    )]
+    pub(crate) gid: Option<u32>,
+}
+
+impl WallArgs {
+    /// What workers become; none where nobody said.
+    pub(super) fn identity(&self) -> Result<Option<Become>, Failure> {
+        let usage = |message: &str| Err(Failure::new(exit::USAGE, message));
+        let Some(uid) = &self.uid else {
+            return Ok(None);
+        };
+        if self.jail == Some(Jail::Off) {
+            return usage("--uid cannot be used with --jail off");
+        }
+        if !rustix::process::geteuid().is_root() {
+            return usage("--uid requires root: only root may run a task as another user");
+        }
+        let (first, last) = (*uid.start(), *uid.end());
+        if first == last {
+            return Ok(Some(Become::One(first, self.gid.unwrap_or(first))));
+        }
+        if self.gid.is_some() {
+            return usage(
+                "--gid cannot be used with a range of --uid: the group of each user is its number",
+            );
+        }
+        Ok(Some(Become::EachOf(uid.clone())))
+    }
+}
+
+/// What workers become.
+pub(super) enum Become {
+    /// All of them, this user and this group.
+    One(u32, u32),
+    /// Each process another user of these.
+    EachOf(RangeInclusive<u32>),
+}
+
+/// One number, or a range of them.
+fn uids(text: &str) -> Result<RangeInclusive<u32>, String> {
+    let number = |text: &str| {
+        text.parse()
+            .ok()
+            .filter(|number| (1..u32::MAX).contains(number))
+    };
+    let (first, last) = text.split_once('-').unwrap_or((text, text));
+    match (number(first), number(last)) {
+        (Some(first), Some(last)) if first <= last => Ok(first..=last),
+        _ => Err(
+            "expected a user ID from 1 to 4294967294, or a range N-M of them, N not above M"
+                .to_owned(),
+        ),
+    }
+}
+
+/// Options that say how worker processes are made and held. In thread mode those
+/// that only concern speed have no effect.
+#[derive(Args, Debug)]
+pub(crate) struct ProcessArgs {
+    #[command(flatten)]
+    pub(crate) walls: WallArgs,
+
+    /// Retry up to N times if the task's process died, and for no other reason; never after
+    /// streamed input was read or output was passed on
+    #[arg(
+        long,
+        value_name = "N",
+        help_heading = HEADING,
+        default_value_t = 0,
+        value_parser = clap::value_parser!(u32).range(..=i64::from(Task::MAX_RETRIES))
+    )]
+    pub(crate) retries: u32,
+
+    /// How to start worker processes: `exec` (start the program for each) or `fork` (from
+    /// a process that has the task loaded; faster for many runs)
+    #[arg(
+        long,
+        value_name = "HOW",
+        help_heading = HEADING,
+        default_value_t = Start::Exec,
+        value_parser = one_of::<Start>(&["exec", "fork"])
+    )]
+    pub(crate) start: Start,
+
+    /// Keep N worker processes ready for the next tasks
+    #[arg(long, value_name = "N", help_heading = HEADING, default_value_t = 0)]
+    pub(crate) spares: usize,
+
+    /// Run up to N tasks in each process, one after another, each in a fresh sandbox
+    #[arg(
+        long,
+        value_name = "N",
+        help_heading = HEADING,
+        default_value_t = 1,
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
+    pub(crate) reuse: u32,
+
+    /// Run at most N tasks at the same time
+    #[arg(
+        long,
+        value_name = "N",
+        help_heading = HEADING,
+        default_value = "1",
+        value_parser = clap::value_parser!(u32).range(1..=4096)
+    )]
+    pub(crate) workers: u32,
+
+    /// End worker processes that have been idle for this long
+    #[arg(
+        long,
+        value_name = "TIME",
+        help_heading = HEADING,
+        default_value = "60s",
+        value_parser = super::args::duration
+    )]
+    pub(crate) idle_timeout: Duration,
+}
+
+impl ProcessArgs {
+    /// Sets up a runner, unless the options contradict each other: nobody is to
+    /// believe in walls that are not there.
+    pub(super) fn apply(&self, mode: Mode, mut builder: Builder) -> Result<Builder, Failure> {
+        let usage = |message: &str| Err(Failure::new(exit::USAGE, message));
+        let walls = self.walls.jail.is_some_and(|jail| jail != Jail::Off);
+        match mode {
+            Mode::Thread if walls => {
+                return usage("--jail needs --mode process: a thread cannot be jailed");
+            }
+            Mode::Thread if self.walls.uid.is_some() => {
+                return usage("--uid needs --mode process: threads have the user of their process");
+            }
+            _ => {}
+        }
+        match self.walls.identity()? {
+            Some(Become::One(uid, gid)) => builder = builder.identity(uid, gid),
+            Some(Become::EachOf(users)) => builder = builder.users(users),
+            None => {}
+        }
+        Ok(builder
+            .jail(self.walls.jail.unwrap_or_default())
+            .start(self.start)
+            .spares(self.spares)
+            .reuse(self.reuse)
+            .max_running(self.workers as usize)
+            .idle_timeout(self.idle_timeout))
+    }
+}

@@ -1,0 +1,275 @@
+//! `wrun run`: from options to a task, and from its report to an exit code.
+
+use super::args::{RunArgs, TaskFile};
+use super::input::input;
+use super::loading::{Loading, NotLoaded, compiles_each_time};
+use super::output::{Copied, Output, Words, copy_stderr};
+use super::progress::{Line, gone};
+use super::result_to::ResultTo;
+use super::signals::{Signals, Stop, Wish};
+use super::terminal::{Terminal, terminals, variables};
+use super::{Failure, exit, text};
+use std::ffi::OsString;
+use std::io;
+use std::path::Path;
+use std::time::{Duration, Instant};
+use wrun::{Cache, Limits, Outcome, Report, Runner, Stdio, Task, TaskGrant, TaskHandle};
+
+/// How long output that is on its way may take after a signal.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
+pub(super) fn run(args: RunArgs) -> Result<u8, Failure> {
+    let builder = Runner::builder()
+        .mode(args.mode)
+        .max_queued(0)
+        .max_children(args.max_tasks.unwrap_or(Limits::default().max_tasks) as usize)
+        .metered(args.fuel.is_some())
+        .cache(if args.no_cache {
+            Cache::Off
+        } else {
+            Cache::User
+        });
+    let builder = args.compiling.apply(builder);
+    let runner = args.process.apply(args.mode, builder)?.build()?;
+    super::event_loop()?.block_on(run_on(runner, &args))
+}
+
+async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
+    let mut signals = Signals::catch().map_err(super::no_event_loop)?;
+    let Some((path, task_args)) = args.command.split_first() else {
+        return Err(Failure::new(exit::USAGE, "no task was named"));
+    };
+    let path = Path::new(path);
+    let task_args = strings(task_args)?;
+    let (input_path, output_path) = (args.input.as_deref(), args.output());
+    // Before anything is loaded: a file that cannot be written is no reason to
+    // compile for seconds.
+    let children = args.grants.task.iter().map(|task| Some(&*task.file));
+    let mut others = vec![Some(path), input_path];
+    others.extend(children);
+    let output = Output::open(output_path, args.timeout, &others)?;
+    others.push(output_path);
+    args.grants.check()?;
+    let report_to = ResultTo::open("--report", args.report.as_deref(), &others)?;
+    let began = Instant::now();
+    let shown = !args.quiet && !args.no_progress;
+    let loading = Loading {
+        runner: &runner,
+        trusted: args.allow_precompiled,
+        shown,
+        timeout: args.timeout,
+        compiling: args.compiling,
+    };
+    let artifact = match loading.load(path, &mut signals).await {
+        Ok(artifact) => artifact,
+        Err(NotLoaded { failure, limit }) => {
+            if let Some((limit, value)) = limit {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                let mut report = Report::not_loaded(name, args.mode, limit, began.elapsed());
+                report.limit_value = value;
+                report_to.write_text(report.to_json(), args.timeout)?;
+            }
+            return Err(failure);
+        }
+    };
+    let mut loaded = vec![artifact.clone()];
+    let mut granted = Vec::new();
+    for TaskFile { name, file } in &args.grants.task {
+        match loading.load(file, &mut signals).await {
+            Ok(artifact) => {
+                // Its parent kills it, and no signal.
+                granted.push(TaskGrant::new(name, &artifact).grace(Task::GRACE));
+                loaded.push(artifact);
+            }
+            Err(NotLoaded { failure, .. }) => {
+                let Failure { code, message } = failure;
+                let message = format!("--task {name}={}: {message}", file.display());
+                return Err(Failure::new(code, message));
+            }
+        }
+    }
+    if !args.quiet
+        && !args.stats
+        && let Some(why) = compiles_each_time(&loaded)
+    {
+        text::complain(&why);
+    }
+    let is_command = artifact.shape().is_command();
+    let mut task = Task::new(&artifact)
+        .args(task_args)
+        .limits(limits(args, is_command))
+        .input(input(args, is_command)?)
+        .retries(args.process.retries)
+        // Signals say whether it has time.
+        .grace(Duration::ZERO)
+        .stdout(Stdio::Stream)
+        .stderr(match output.is_stderrs() {
+            true => Stdio::Stdout,
+            false => Stdio::Stream,
+        });
+    for grant in &args.grants.dir {
+        task = task.dir(grant.clone());
+    }
+    for grant in granted {
+        task = task.allow_task(grant);
+    }
+    for grant in &args.grants.allow_tcp {
+        task = task.allow_tcp(grant.clone());
+    }
+    let terminal = args.terminal;
+    let from_file = args.input.as_deref().is_some_and(|it| it != Path::new("-"));
+    let terminals = terminals(is_command && !from_file, args.output().is_none());
+    task = task.terminals(terminals);
+    for (key, value) in variables(terminal, terminals) {
+        task = task.env(key, value);
+    }
+    for (key, value) in args.grants.env.iter().cloned() {
+        task = task.env(key, value);
+    }
+    let mut handle = runner.submit(task).await?;
+    // Where a task does everything, nobody knows where a line of ours would be.
+    let has_line = shown && terminal == Terminal::Safe;
+    let line = Line::new(artifact.name(), has_line);
+    let words = Words::default();
+    // Where both go to one place, both come as stdout.
+    let printed = output.is_stderrs().then(|| words.clone());
+    let copied = output.copy_stdout(
+        handle.stdout(),
+        handle.killer(),
+        line.clone(),
+        terminal,
+        printed,
+    )?;
+    let copied_stderr = copy_stderr(handle.stderr(), line.clone(), terminal, words.clone())?;
+    // A task that cannot hear has no use for time.
+    let grace = match runner.observes_cancellation(&artifact) {
+        true => args.grace,
+        false => Duration::ZERO,
+    };
+    let mut stop = Stop::new(signals, grace);
+    let (shown, gone) = gone();
+    let ended = {
+        let showing = line.follow(handle.progress_watch(), shown);
+        let mut waiting = std::pin::pin!(wait(handle, copied, copied_stderr, &mut stop));
+        tokio::select! {
+            biased;
+            ended = &mut waiting => ended,
+            () = showing => waiting.await,
+        }
+    };
+    gone.wait();
+    let report = ended.result?;
+    // Ends workers before anything is said.
+    drop(runner);
+    report_to.write_text(report.to_json(), args.timeout)?;
+    if let Delivery::Broken(error) = ended.delivery {
+        return Err(Output::failed(args.output(), &error));
+    }
+    let ended_by_itself = matches!(report.outcome, Outcome::Completed(_) | Outcome::Exited(_));
+    let untouched = match ended_by_itself && !matches!(ended.delivery, Delivery::Abandoned) {
+        true => output.keep().map(|()| None)?,
+        false => output.untouched().map(|path| path.display().to_string()),
+    };
+    let words = (!args.quiet).then(|| words.last());
+    if !args.stats
+        && !args.quiet
+        && let Some(note) = text::as_root(&report)
+    {
+        text::complain(note);
+    }
+    if args.stats {
+        text::say(&text::stats(&report));
+    } else if stop.code() == Some(exit::OUT_OF_TIME) && report.outcome == Outcome::Cancelled {
+        text::complain("the task was ended: wrun has used up its processor time (ulimit -t)");
+    } else if let Some(why) = text::explain(&report, words.as_deref()) {
+        text::complain(&why);
+    }
+    if let Some(path) = untouched {
+        text::complain(&format!("{path} was not written: the output is incomplete"));
+    }
+    match (ended.delivery, stop.code()) {
+        (Delivery::Abandoned, Some(code)) => Ok(code),
+        (_, Some(code)) if matches!(report.outcome, Outcome::Cancelled) => Ok(code),
+        _ => Ok(exit::of_outcome(&report.outcome)),
+    }
+}
+
+/// WebAssembly's strings are UTF-8.
+pub(super) fn strings(args: &[OsString]) -> Result<Vec<String>, Failure> {
+    args.iter()
+        .map(|arg| {
+            arg.to_str().map(str::to_owned).ok_or_else(|| {
+                let message = format!("the argument {} is not UTF-8", arg.display());
+                Failure::new(exit::USAGE, message)
+            })
+        })
+        .collect()
+}
+
+fn limits(args: &RunArgs, is_command: bool) -> Limits {
+    let mut limits = Limits::default();
+    limits.timeout = args.timeout;
+    limits.fuel = args.fuel;
+    limits.max_memory = args.max_memory.unwrap_or(limits.max_memory);
+    limits.max_input = args.max_input;
+    limits.max_tasks = args.max_tasks.unwrap_or(limits.max_tasks);
+    limits.max_depth = args.max_depth.unwrap_or(limits.max_depth);
+    limits.max_total_memory = args.max_total_memory.unwrap_or(limits.max_total_memory);
+    limits.max_output = match args.max_output {
+        None if !is_command => Some(Limits::CAPTURE_DEFAULT),
+        other => other,
+    };
+    limits
+}
+
+/// How a task and its output ended.
+struct Ended {
+    result: Result<Report, wrun::Error>,
+    delivery: Delivery,
+}
+
+/// What became of the output.
+enum Delivery {
+    Whole,
+    Broken(io::Error),
+    /// A signal came, and whoever reads takes no more.
+    Abandoned,
+}
+
+/// Waits for the outcome and until the output is written. When the end is wished,
+/// the task is killed, and a reader that stalls is waited for no longer.
+async fn wait(handle: TaskHandle, stdout: Copied, stderr: Copied, stop: &mut Stop) -> Ended {
+    let killer = handle.killer();
+    let canceller = handle.canceller();
+    let mut outcome = std::pin::pin!(handle.outcome());
+    let mut ended = false;
+    let result = loop {
+        tokio::select! {
+            result = &mut outcome => break result,
+            wish = stop.next(), if !ended => match wish {
+                Wish::Ask => canceller.cancel(),
+                Wish::End => {
+                    ended = true;
+                    killer.kill();
+                }
+            },
+        }
+    };
+    let mut copying = std::pin::pin!(async {
+        let (stdout, _) = tokio::join!(stdout, stderr);
+        match stdout {
+            Ok(Err(error)) => Delivery::Broken(error),
+            _ => Delivery::Whole,
+        }
+    });
+    while !ended {
+        tokio::select! {
+            delivery = &mut copying => return Ended { result, delivery },
+            wish = stop.next() => ended = matches!(wish, Wish::End),
+        }
+    }
+    let delivery = tokio::time::timeout(LAST_WORDS, copying)
+        .await
+        .unwrap_or(Delivery::Abandoned);
+    Ended { result, delivery }
+}

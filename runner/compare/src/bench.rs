@@ -1,0 +1,205 @@
+//! The runners that are compared, one for each policy, with the task loaded in each;
+//! and the time that is left.
+
+use super::comparison::Comparison;
+use super::results::Policy;
+use super::scratch::Scratch;
+use crate::floor::FloorProgram;
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use wrun::{
+    Artifact, Cache, Error, ErrorKind, Mode, Outcome, Report, Runner, Start, Task, TaskGrant,
+    measure::{Spec, deadline::Deadline},
+};
+
+/// Workers that wait, where they are made ahead: as many can be used up at once.
+pub(super) const SPARES: usize = 6;
+
+/// What is compared, and the runners that were made for it so far.
+pub(super) struct Bench<'a> {
+    pub(super) comparison: &'a Comparison,
+    /// Compiled code; gone with this.
+    cache: Scratch,
+    runners: HashMap<Policy, Arc<Ready>>,
+    pub(super) program: Arc<FloorProgram>,
+}
+
+/// A runner with the task loaded.
+pub(super) struct Ready {
+    pub(super) runner: Runner,
+    pub(super) artifact: Artifact,
+    tasks: Vec<(String, Artifact)>,
+}
+
+impl<'a> Bench<'a> {
+    pub(super) fn new(comparison: &'a Comparison) -> Result<Self, Error> {
+        let system = |error: std::io::Error| {
+            let why = format!("cannot make a directory for compiled code: {error}");
+            Error::new(ErrorKind::System, why)
+        };
+        Ok(Bench {
+            comparison,
+            cache: Scratch::new().map_err(system)?,
+            runners: HashMap::new(),
+            program: Arc::new(FloorProgram::new(wrun::measure::worker_program(
+                &comparison.builder,
+            )?)),
+        })
+    }
+
+    /// Where compiled code is kept.
+    pub(super) fn cache(&self) -> PathBuf {
+        self.cache.path().join("code")
+    }
+
+    /// The runner of a policy; made when it is first asked for, and kept.
+    pub(super) fn ready(&mut self, policy: Policy) -> Result<Arc<Ready>, Error> {
+        if let Some(ready) = self.runners.get(&policy) {
+            return Ok(ready.clone());
+        }
+        let ready = Arc::new(self.fresh(policy)?);
+        self.runners.insert(policy, ready.clone());
+        Ok(ready)
+    }
+
+    /// A new runner with the task loaded, from the cache if it is there.
+    pub(super) fn fresh(&self, policy: Policy) -> Result<Ready, Error> {
+        Ready::new(
+            self.comparison,
+            self.runner(policy, Cache::Directory(self.cache()))?,
+        )
+    }
+
+    /// A new runner with nothing loaded.
+    pub(super) fn runner(&self, policy: Policy, cache: Cache) -> Result<Runner, Error> {
+        let builder = self.comparison.builder.clone();
+        let builder = match policy {
+            Policy::Instance => builder.mode(Mode::Thread),
+            Policy::Spare => builder.spares(SPARES),
+            Policy::Fork => builder.spares(0),
+            Policy::Exec => builder.spares(0).start(Start::Exec),
+            Policy::Reuse => builder.spares(0).reuse(u32::MAX),
+        };
+        builder
+            .max_running(256)
+            .idle_timeout(Duration::from_secs(600))
+            .cache(cache)
+            .build()
+    }
+
+    /// Ends the runners: nothing of them is to be in what is measured next.
+    pub(super) fn end_runners(&mut self) {
+        self.runners.clear();
+    }
+}
+
+impl Ready {
+    pub(super) fn new(comparison: &Comparison, runner: Runner) -> Result<Self, Error> {
+        let artifact = runner.load(&comparison.task)?;
+        let tasks = comparison
+            .tasks
+            .iter()
+            .map(|(name, file)| {
+                let loaded = runner.load(file).map_err(|error| {
+                    error.about(&format!("the task {name:?} that may be started"))
+                });
+                Ok((name.clone(), loaded?))
+            })
+            .collect::<Result<_, Error>>()?;
+        Ok(Ready {
+            runner,
+            artifact,
+            tasks,
+        })
+    }
+
+    /// One run of the task.
+    pub(super) fn task(&self, comparison: &Comparison) -> Task {
+        let mut task = Task::new(&self.artifact)
+            .args(comparison.args.iter().cloned())
+            .input(comparison.input.clone())
+            .limits(comparison.limits.clone())
+            .grace(Duration::ZERO);
+        for (key, value) in &comparison.env {
+            task = task.env(key, value);
+        }
+        for grant in &comparison.dirs {
+            task = task.dir(grant.clone());
+        }
+        for grant in &comparison.tcp {
+            task = task.allow_tcp(grant.clone());
+        }
+        for (name, artifact) in &self.tasks {
+            task = task.allow_task(TaskGrant::new(name, artifact));
+        }
+        task
+    }
+
+    /// What of it travels to where it runs.
+    pub(super) fn spec(&self, comparison: &Comparison) -> Spec {
+        wrun::measure::spec(self.task(comparison))
+    }
+
+    /// Runs it and wants it to complete: it has before. The time is from submission to
+    /// report.
+    pub(super) fn run(&self, comparison: &Comparison) -> Result<Duration, Error> {
+        let task = self.task(comparison);
+        let began = Instant::now();
+        let report = self.runner.run(task)?;
+        self.slow(comparison);
+        let time = began.elapsed();
+        completed(&report)?;
+        Ok(time)
+    }
+
+    /// What tests have a mode take longer.
+    pub(super) fn slow(&self, comparison: &Comparison) {
+        if let Some((mode, by)) = comparison.hooks.slowed
+            && mode == self.runner.mode()
+        {
+            std::thread::sleep(by);
+        }
+    }
+}
+
+/// The task has completed before; now it must, too.
+pub(super) fn completed(report: &Report) -> Result<(), Error> {
+    match &report.outcome {
+        Outcome::Completed(_) => Ok(()),
+        other => Err(Error::new(
+            ErrorKind::InvalidTask,
+            format!("the task completed before, and now: {other}"),
+        )),
+    }
+}
+
+/// How much time there is, divided among measures as they come.
+pub(super) struct Left {
+    end: Option<Deadline>,
+    /// What the measures that are still to come may have, by their weights.
+    weights: u32,
+}
+
+impl Left {
+    pub(super) fn new(budget: Duration) -> Self {
+        Left {
+            end: Deadline::after(budget),
+            weights: 0,
+        }
+    }
+
+    /// Expects a measure of so much weight.
+    pub(super) fn expect(&mut self, weight: u32) {
+        self.weights += weight;
+    }
+
+    /// The share of a measure that was expected, of all that is left.
+    pub(super) fn take(&mut self, weight: u32) -> Duration {
+        let left = self.end.map_or(Duration::ZERO, Deadline::left);
+        let share = left * weight / self.weights.max(weight).max(1);
+        self.weights = self.weights.saturating_sub(weight);
+        share
+    }
+}

@@ -1,0 +1,415 @@
+//! What to compare and how long: the settings as an embedder makes them, and the
+//! order in which things are measured.
+
+use super::bench::{Bench, Left};
+use super::environment;
+use super::fitness::{self, Fit};
+use super::results::{Fault, FaultRow, Finding, Measure, Results, Subject, Verdict};
+use super::{cost, isolation};
+use bytes::Bytes;
+use std::ops::{ControlFlow, RangeInclusive};
+use std::path::PathBuf;
+use std::time::Duration;
+use wrun::{Builder, DirGrant, Error, ErrorKind, Jail, Limits, Mode, TcpGrant};
+
+/// A task to compare both modes with. Plain settings; [`Comparison::run`] measures.
+///
+/// CPU time, page faults, context switches, descriptors and the memory of threads are
+/// counted for the whole process: what it does beside, and its other children, are in
+/// these rows.
+///
+/// ```no_run
+/// # fn main() -> Result<(), wrun::Error> {
+/// wrun::worker_hook();
+/// let results = wrun_compare::Comparison::new("resize.wasm")
+///     .args(["640"])
+///     .input(std::fs::read("in.png").unwrap())
+///     .run()?;
+/// std::fs::write("compared.html", results.to_html()).unwrap();
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "nothing is compared until run is called"]
+pub struct Comparison {
+    pub(super) task: PathBuf,
+    pub(super) args: Vec<String>,
+    pub(super) env: Vec<(String, String)>,
+    pub(super) dirs: Vec<DirGrant>,
+    pub(super) tcp: Vec<TcpGrant>,
+    pub(super) tasks: Vec<(String, PathBuf)>,
+    pub(super) input: Bytes,
+    pub(super) limits: Limits,
+    pub(super) rounds: u32,
+    pub(super) budget: Duration,
+    pub(super) measures: Vec<Measure>,
+    pub(super) faults: Vec<Fault>,
+    pub(super) builder: Builder,
+    pub(super) command: Vec<String>,
+    pub(super) hooks: Hooks,
+}
+
+/// For wrun's own tests: what is measured wrongly on purpose.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Hooks {
+    /// A mode that each task takes so much longer in.
+    pub(super) slowed: Option<(Mode, Duration)>,
+    /// Floors are said to be so many times what they are.
+    pub(super) floors: Option<f64>,
+}
+
+/// What a comparison is at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Step<'a> {
+    /// What is being measured, for people.
+    pub what: &'a str,
+    /// How much of all there is to measure is done, in parts of a thousand.
+    pub done: u32,
+}
+
+/// Told of each step, and asked whether to go on.
+pub(super) type Watch<'a> = &'a mut dyn FnMut(Step<'_>) -> ControlFlow<()>;
+
+impl Comparison {
+    /// The default of [`Comparison::rounds`].
+    pub const ROUNDS: u32 = 40;
+    /// Most that [`Comparison::rounds`] can be.
+    pub const MAX_ROUNDS: u32 = 10_000;
+    /// The default of [`Comparison::budget`]: 30 seconds.
+    pub const BUDGET: Duration = Duration::from_secs(30);
+    /// The time limit of a task without another: 10 seconds.
+    pub const TIMEOUT: Duration = Duration::from_secs(10);
+
+    /// Compares the modes with this task file, with the defaults: no arguments, no
+    /// input, nothing granted, [`Limits::default`] with [`Comparison::TIMEOUT`],
+    /// everything measured.
+    pub fn new(task: impl Into<PathBuf>) -> Self {
+        let task = task.into();
+        Comparison {
+            command: vec!["wrun".into(), "compare".into()],
+            task,
+            args: Vec::new(),
+            env: Vec::new(),
+            dirs: Vec::new(),
+            tcp: Vec::new(),
+            tasks: Vec::new(),
+            input: Bytes::new(),
+            limits: Limits::default().timeout(Comparison::TIMEOUT),
+            rounds: Comparison::ROUNDS,
+            budget: Comparison::BUDGET,
+            measures: Measure::ALL.to_vec(),
+            faults: Fault::ALL.to_vec(),
+            builder: Builder::default(),
+            hooks: Hooks::default(),
+        }
+    }
+
+    /// Appends arguments of the task.
+    pub fn args<S: Into<String>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
+        self.args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// What each run of the task gets as its input. Default: nothing.
+    pub fn input(mut self, input: impl Into<Bytes>) -> Self {
+        self.input = input.into();
+        self
+    }
+
+    /// Sets a variable of the task.
+    pub fn env(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.env.push((key.into(), value.into()));
+        self
+    }
+
+    /// Grants a directory. Each run finds in it what the runs before have left.
+    pub fn dir(mut self, grant: DirGrant) -> Self {
+        self.dirs.push(grant);
+        self
+    }
+
+    /// Grants TCP connections to one address.
+    pub fn allow_tcp(mut self, grant: TcpGrant) -> Self {
+        self.tcp.push(grant);
+        self
+    }
+
+    /// Grants the task to start another one, under a name.
+    pub fn task(mut self, name: impl Into<String>, file: impl Into<PathBuf>) -> Self {
+        self.tasks.push((name.into(), file.into()));
+        self
+    }
+
+    /// Replaces the limits of each run. A time limit there must be: a task that has
+    /// none gets [`Comparison::TIMEOUT`].
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self.limits.timeout.get_or_insert(Comparison::TIMEOUT);
+        self
+    }
+
+    /// How often each row is measured, in turns with the others; fewer where the
+    /// budget does not suffice. Default: [`Comparison::ROUNDS`]; 1 to
+    /// [`Comparison::MAX_ROUNDS`].
+    pub fn rounds(mut self, rounds: u32) -> Self {
+        self.rounds = rounds.clamp(1, Comparison::MAX_ROUNDS);
+        self
+    }
+
+    /// How long measuring costs may take, about; faults take some seconds more.
+    /// Rows that do not fit are left out, and the results say so. Default:
+    /// [`Comparison::BUDGET`].
+    pub fn budget(mut self, budget: Duration) -> Self {
+        self.budget = budget;
+        self
+    }
+
+    /// Which rows of cost are measured. Default: all.
+    pub fn measures(mut self, measures: impl IntoIterator<Item = Measure>) -> Self {
+        self.measures = measures.into_iter().collect();
+        self
+    }
+
+    /// Which faults are injected. Default: all.
+    pub fn faults(mut self, faults: impl IntoIterator<Item = Fault>) -> Self {
+        self.faults = faults.into_iter().collect();
+        self
+    }
+
+    /// How strictly walls around worker processes are insisted on, as
+    /// [`Builder::jail`].
+    pub fn jail(mut self, jail: Jail) -> Self {
+        self.builder = self.builder.jail(jail);
+        self
+    }
+
+    /// The users of worker processes, each another, as [`Builder::users`].
+    pub fn users(mut self, range: RangeInclusive<u32>) -> Self {
+        self.builder = self.builder.users(range);
+        self
+    }
+
+    /// The user and group of worker processes, as [`Builder::identity`].
+    pub fn identity(mut self, uid: u32, gid: u32) -> Self {
+        self.builder = self.builder.identity(uid, gid);
+        self
+    }
+
+    /// How long compiling the task may take, as [`Builder::compile_timeout`].
+    pub fn compile_timeout(mut self, time: Duration) -> Self {
+        self.builder = self.builder.compile_timeout(time);
+        self
+    }
+
+    /// Memory that compiling the task may take, as [`Builder::compile_memory`].
+    pub fn compile_memory(mut self, bytes: u64) -> Self {
+        self.builder = self.builder.compile_memory(bytes);
+        self
+    }
+
+    /// The program that worker processes are, as [`Builder::worker`]; also that which
+    /// floors are measured with, and which faults end that would end this one.
+    pub fn worker(mut self, program: impl Into<PathBuf>) -> Self {
+        self.builder = self.builder.worker(program);
+        self
+    }
+
+    /// The command that the results name for measuring again, up to the task.
+    /// Default: `wrun compare`, which knows nothing of these settings.
+    pub fn command<S: Into<String>>(mut self, words: impl IntoIterator<Item = S>) -> Self {
+        self.command = words.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// For wrun's own tests: each task takes so much longer in one mode.
+    #[cfg(feature = "test-hooks")]
+    #[doc(hidden)]
+    pub fn slowed(mut self, mode: Mode, by: Duration) -> Self {
+        self.hooks.slowed = Some((mode, by));
+        self
+    }
+
+    /// For wrun's own tests: floors are said to be so many times what they are.
+    #[cfg(feature = "test-hooks")]
+    #[doc(hidden)]
+    pub fn wrong_floors(mut self, factor: f64) -> Self {
+        self.hooks.floors = Some(factor);
+        self
+    }
+
+    /// Measures. Blocks, for about the budget; what else this program does meanwhile is
+    /// in the numbers.
+    ///
+    /// The task runs in thread mode, too, and, for the floors, in a process without a
+    /// jail: compare only what you would run in thread mode.
+    ///
+    /// # Errors
+    ///
+    /// As [`Runner::load`](crate::Runner::load) and
+    /// [`Builder::build`]. A task that cannot be
+    /// compared is no error but a [`Verdict`].
+    pub fn run(&self) -> Result<Results, Error> {
+        self.run_watched(&mut |_| ControlFlow::Continue(()))
+    }
+
+    /// [`Comparison::run`], which tells each step. [`ControlFlow::Break`] ends it when
+    /// the run of the task is over that is under way: what there is by then is
+    /// returned, marked as incomplete.
+    ///
+    /// # Errors
+    ///
+    /// As [`Comparison::run`].
+    pub fn run_watched(
+        &self,
+        watch: &mut (dyn FnMut(Step<'_>) -> ControlFlow<()> + Send),
+    ) -> Result<Results, Error> {
+        // A thread of its own: nothing there is asynchronous, whoever calls.
+        std::thread::scope(|scope| {
+            let measuring = std::thread::Builder::new()
+                .name("wrun-compare".into())
+                .spawn_scoped(scope, || self.measure(watch))
+                .map_err(|error| {
+                    let why = format!("cannot start a thread: {error}");
+                    Error::new(ErrorKind::System, why)
+                })?;
+            match measuring.join() {
+                Ok(results) => results,
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        })
+    }
+
+    fn measure(&self, watch: Watch<'_>) -> Result<Results, Error> {
+        let mut results = Results {
+            schema: Results::SCHEMA,
+            subject: Subject::default(),
+            environment: environment::look(),
+            command: self.command_for(None),
+            verdict: Verdict::Comparable,
+            cost: Vec::new(),
+            isolation: Vec::new(),
+            notes: Vec::new(),
+            complete: true,
+        };
+        let mut bench = Bench::new(self)?;
+        let mut watch = Ahead {
+            watch,
+            before: 0,
+            part: 50,
+        };
+        let fit = fitness::look(&mut bench, &mut results, &mut |step| watch.tell(step))?;
+        let Some(Fit { run, deterministic }) = fit else {
+            return Ok(results);
+        };
+        let wants_cost = !self.measures.is_empty();
+        let wants_faults = !self.faults.is_empty();
+        watch.next(if wants_faults { 650 } else { 950 });
+        if wants_cost {
+            let mut left = Left::new(self.budget);
+            cost::measure(
+                &mut bench,
+                &mut results,
+                &mut left,
+                run,
+                deterministic,
+                &mut |step| watch.tell(step),
+            )?;
+        }
+        if !wants_faults || !results.complete {
+            return Ok(results);
+        }
+        drop(bench);
+        watch.next(1000 - watch.before - watch.part);
+        self.inject(&mut results, &mut |step| watch.tell(step))?;
+        Ok(results)
+    }
+
+    fn inject(&self, results: &mut Results, watch: Watch<'_>) -> Result<(), Error> {
+        let wanted: Vec<(Fault, Mode)> = self
+            .faults
+            .iter()
+            .flat_map(|fault| [(*fault, Mode::Thread), (*fault, Mode::Process)])
+            .collect();
+        let all = u32::try_from(wanted.len()).unwrap_or(u32::MAX).max(1);
+        let mut count = 0;
+        let (rows, mut complete) = (&mut results.isolation, true);
+        let mut found = |fault: Fault, mode: Mode, finding: Finding| {
+            count += 1;
+            rows.push(FaultRow {
+                fault,
+                mode,
+                finding,
+                command: self.command_for(Some(fault.name())),
+            });
+            let what = fault.name();
+            let done = count * 1000 / all;
+            let goes_on = watch(Step { what, done });
+            complete &= goes_on.is_continue();
+            goes_on
+        };
+        isolation::inject(&self.builder, &wanted, &mut found)?;
+        results.complete &= complete;
+        Ok(())
+    }
+
+    /// The command that measures this again, or a part of it.
+    pub(super) fn command_for(&self, only: Option<&str>) -> String {
+        let mut words = self.command.clone();
+        if let Some(only) = only {
+            words.extend(["--only".into(), only.into()]);
+        }
+        words.push(self.task.display().to_string());
+        if self.args.iter().any(|arg| arg.starts_with('-')) {
+            words.push("--".into());
+        }
+        words.extend(self.args.iter().cloned());
+        words
+            .iter()
+            .map(|word| quoted(word))
+            .collect::<Vec<_>>()
+            .join(" ")
+    }
+}
+
+/// A word as a shell takes it for one.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:=,+@%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
+}
+
+/// Steps of parts as steps of the whole.
+struct Ahead<'a> {
+    watch: Watch<'a>,
+    before: u32,
+    part: u32,
+}
+
+impl Ahead<'_> {
+    fn next(&mut self, part: u32) {
+        self.before += self.part;
+        self.part = part;
+    }
+
+    fn tell(&mut self, step: Step<'_>) -> ControlFlow<()> {
+        let done = self.before + self.part * step.done.min(1000) / 1000;
+        (self.watch)(Step { done, ..step })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_can_be_typed_again() {
+        let comparison = Comparison::new("it's/a task.wasm").args(["-n", "", "$HOME"]);
+        assert_eq!(
+            comparison.command_for(Some("warm")),
+            r"wrun compare --only warm 'it'\''s/a task.wasm' -- -n '' '$HOME'"
+        );
+    }
+}

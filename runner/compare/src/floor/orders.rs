@@ -1,0 +1,76 @@
+//! What the program that floors are measured with is told, and what it says: frames of a
+//! length, 4 bytes, little-endian, and postcard.
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::io::{self, Read, Write};
+use std::path::PathBuf;
+use wrun::{
+    Usage,
+    measure::{Spec, sys::FileId},
+};
+
+/// Largest frame: a task's input or output, and some.
+const MAX_FRAME: usize = 160 << 20;
+
+/// What the program is to do.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum FloorOrder {
+    /// Load a task, run it, say what it put out.
+    Load {
+        /// Where the sealed code can be opened.
+        code: PathBuf,
+        spec: Box<Spec>,
+        input: Vec<u8>,
+        /// The program's own code on large pages, as a zygote has it.
+        image: Option<(PathBuf, FileId)>,
+    },
+    /// So many children that run the task once, so many at a time.
+    Tasks { count: u32, at_once: u32 },
+    /// The task in this process; `ahead`, its instance is made before it is ordered.
+    Call { ahead: bool },
+    /// So many messages of a size come, and go back.
+    Echo { size: u64, count: u32 },
+    /// So many bytes come.
+    Sink { bytes: u64 },
+    /// So many children that wait until the program ends.
+    Hold { count: u32 },
+    /// What it and its children that ended have used.
+    Usage,
+}
+
+/// What it says.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum FloorSays {
+    Done,
+    Output(Vec<u8>),
+    Took { nanos: u64 },
+    Held(Vec<u32>),
+    Used(Usage),
+    Failed(String),
+}
+
+/// Writes a frame.
+pub(super) fn write_frame(to: &mut impl Write, message: &impl Serialize) -> io::Result<()> {
+    let mut frame = postcard::to_extend(message, vec![0; 4]).map_err(io::Error::other)?;
+    let len = frame.len() - 4;
+    if len > MAX_FRAME {
+        return Err(io::Error::other("more than a floor is measured with"));
+    }
+    let header = u32::try_from(len).map_err(io::Error::other)?;
+    frame[..4].copy_from_slice(&header.to_le_bytes());
+    to.write_all(&frame)
+}
+
+/// Reads a frame.
+pub(super) fn read_frame<T: DeserializeOwned>(from: &mut impl Read) -> io::Result<T> {
+    let mut header = [0; 4];
+    from.read_exact(&mut header)?;
+    let len = u32::from_le_bytes(header) as usize;
+    if len > MAX_FRAME {
+        return Err(io::Error::other("a frame is too long"));
+    }
+    let mut frame = vec![0; len];
+    from.read_exact(&mut frame)?;
+    postcard::from_bytes(&frame).map_err(io::Error::other)
+}

@@ -1,0 +1,172 @@
+//! A program that is started to be ended by what it does: a whole runner in thread mode,
+//! with its tasks, for faults that its host does not survive.
+//!
+//! It is told in one go what to do and says a few lines. It is started by the thread
+//! that waits for it: the kernel's parent-death signal means that thread. Invariants:
+//! every wait for it has an end; when a [`CrashHost`] is dropped, it and all in its
+//! process group are dead, and it is reaped. What it says is not believed to be short.
+
+use super::crash_host_main;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use std::io::{self, PipeReader, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::time::Duration;
+use wrun::measure::{
+    deadline::Deadline,
+    process::{ProcessError, Reaped, WORKER_ARG, WorkerRole, start, worker_program},
+    sys::{self, End, Program},
+};
+
+/// What makes a worker program such a host.
+pub(crate) const ROLE: WorkerRole = WorkerRole {
+    name: "crash-host",
+    work: crash_host_main::work,
+};
+
+/// Bytes of its order: what fits a pipe that nobody reads yet.
+pub(super) const MAX_ORDER: usize = 16 << 10;
+/// Bytes that it says, altogether.
+const MAX_SAID: usize = 64 << 10;
+
+/// The one variable in its environment, for those who look for one.
+const SECRET: &str = "WRUN_SECRET=what only the host should know";
+
+/// See the [module](self).
+pub struct CrashHost {
+    child: Reaped,
+    life: OwnedFd,
+    words: PipeReader,
+    said: Vec<u8>,
+    /// Bytes of `said` that were handed on.
+    used: usize,
+}
+
+/// What came of listening to it.
+pub enum Said {
+    Line(String),
+    /// There will be no more.
+    Closed,
+    /// It had no more time.
+    Late,
+}
+
+/// How it died.
+pub enum Died {
+    Of(End),
+    /// It did not, and was ended.
+    Hung,
+}
+
+impl CrashHost {
+    /// Starts one, of the worker program that an embedder named or of this program.
+    pub fn start(named: Option<&Path>, order: &str) -> Result<Self, ProcessError> {
+        let system = |what| move |source| ProcessError::System { what, source };
+        let pipes = system("cannot make pipes for a program");
+        if order.len() > MAX_ORDER {
+            return Err(pipes(io::Error::other("the order is too long")));
+        }
+        let program = worker_program(named)?;
+        let (its_order, mut telling) = io::pipe().map_err(&pipes)?;
+        let (words, its_words) = io::pipe().map_err(&pipes)?;
+        rustix::io::ioctl_fionbio(&words, true).map_err(|errno| pipes(errno.into()))?;
+        telling.write_all(order.as_bytes()).map_err(&pipes)?;
+        drop(telling);
+        let null = wrun::measure::sys::null().map_err(&pipes)?;
+        let pid = std::process::id().to_string();
+        let started = start(&Program {
+            path: &program,
+            args: &["wrun-crash-host", WORKER_ARG, &pid, ROLE.name],
+            env: &[SECRET],
+            stdin: its_order.as_fd(),
+            stdout: its_words.as_fd(),
+            stderr: null.as_fd(),
+        });
+        let member = started.map_err(|source| ProcessError::Spawn {
+            program: program.clone(),
+            source,
+        })?;
+        // Its ends are the child's alone from here on.
+        drop((its_order, its_words));
+        let child = Reaped::new(member);
+        let life = Pid::from_raw(child.id())
+            .ok_or(Errno::SRCH)
+            .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()))
+            .map_err(|errno| system("cannot watch a program")(errno.into()))?;
+        Ok(CrashHost {
+            child,
+            life,
+            words,
+            said: Vec::new(),
+            used: 0,
+        })
+    }
+
+    /// The next line that it says, before `until`.
+    ///
+    /// # Errors
+    ///
+    /// It says too much, or the system fails.
+    pub fn line(&mut self, until: Option<Deadline>) -> io::Result<Said> {
+        loop {
+            let rest = &self.said[self.used..];
+            if let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+                let line = String::from_utf8_lossy(&rest[..end]).into_owned();
+                self.used += end + 1;
+                return Ok(Said::Line(line));
+            }
+            let mut bytes = [0; 4096];
+            match self.words.read(&mut bytes) {
+                Ok(0) => return Ok(Said::Closed),
+                Ok(read) if self.said.len() + read > MAX_SAID => {
+                    return Err(io::Error::other("it says too much"));
+                }
+                Ok(read) => self.said.extend_from_slice(&bytes[..read]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    // It may have left its stdout to somebody who lives on.
+                    let mut fds = [
+                        PollFd::new(&self.words, PollFlags::IN),
+                        PollFd::new(&self.life, PollFlags::IN),
+                    ];
+                    if !wait_readable(&mut fds, until)? {
+                        return Ok(Said::Late);
+                    }
+                    let [words, life] = fds.map(|fd| !fd.revents().is_empty());
+                    if life && !words {
+                        return Ok(Said::Closed);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Waits for its death until then, and ends and reaps all of it.
+    pub fn end(mut self, until: Option<Deadline>) -> Died {
+        let mut fds = [PollFd::new(&self.life, PollFlags::IN)];
+        let died = matches!(wait_readable(&mut fds, until), Ok(true));
+        let end = self.child.end().map(|exit| exit.end);
+        // Or somebody else has reaped it.
+        match end.or_else(|| wrun::measure::sys::end_of_reaped(self.life.as_fd())) {
+            Some(end) if died => Died::Of(end),
+            _ => Died::Hung,
+        }
+    }
+}
+
+fn wait_readable(fds: &mut [PollFd<'_>], until: Option<Deadline>) -> io::Result<bool> {
+    loop {
+        let left = until.map_or(Duration::ZERO, Deadline::left);
+        let left = Timespec::try_from(left).map_err(io::Error::other)?;
+        match poll(fds, Some(&left)) {
+            Ok(0) if until.is_none_or(Deadline::has_passed) => return Ok(false),
+            Ok(0) => {}
+            Ok(_) => return Ok(true),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! The program that is started to be ended by what it does: what the hidden entry of a
+//! binary does then.
+//!
+//! Invariant: it does not outlive the thread that started it.
+
+use super::crash_host::MAX_ORDER;
+use super::host;
+use rustix::process::{Resource, Rlimit, setrlimit};
+use std::io::{self, Read, Write};
+use wrun::measure::process::settle;
+
+/// Does what the order on stdin says, and says on stdout what came of it.
+pub(super) fn work(parent: i32) -> io::Result<()> {
+    settle(parent)?;
+    // It is meant to die, and not to leave its memory in a file.
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    setrlimit(Resource::Core, none)?;
+    let mut order = String::new();
+    io::stdin()
+        .take(MAX_ORDER as u64)
+        .read_to_string(&mut order)?;
+    host::obey_order(&order, &mut |line| {
+        let mut out = io::stdout().lock();
+        out.write_all(line.as_bytes())?;
+        out.write_all(b"\n")?;
+        out.flush()
+    })
+}

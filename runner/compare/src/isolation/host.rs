@@ -1,0 +1,186 @@
+//! A host that is sacrificed: a program that is a whole runner in thread mode, for faults
+//! that it may not survive; what it is told, what it says, and what it means when it
+//! says no more.
+
+use super::catalogue::By;
+use super::crash_host::{CrashHost, Died, Said};
+use super::place::Aim;
+use super::scene::{Played, SIBLINGS, Stage, failed, nanoseconds};
+use super::stopped::signal_name;
+use crate::{Fault, Seen};
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
+use rustix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::path::Path;
+use std::time::{Duration, Instant};
+use wrun::{
+    Builder, Error, Mode,
+    measure::{Act, deadline::Deadline, sys::End},
+};
+
+/// How long a host may take for all that it does.
+const ALL: Duration = Duration::from_secs(60);
+/// How long one that says no more may take to die.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// What a host is told.
+#[derive(Serialize, Deserialize)]
+struct Order {
+    /// None runs one good task.
+    fault: Option<Fault>,
+    aim: Aim,
+}
+
+/// What a host says, a line each.
+#[derive(Serialize, Deserialize)]
+enum Says {
+    /// Right before the fault happens; the monotonic clock, in nanoseconds.
+    Injecting {
+        at: u64,
+    },
+    Played(Box<Played>),
+    /// The good task completed.
+    Completed,
+    /// It could not do what it was told.
+    Failed(String),
+}
+
+/// What became of a host.
+pub(super) enum Host {
+    /// It lived to tell.
+    Lives(Box<Played>),
+    /// It died of the fault.
+    Dead(Seen),
+    /// The fault was not injected, or nobody knows what became of it.
+    Unknown(String),
+}
+
+/// Has a fault happen in a host of its own.
+pub(super) fn sacrifice(worker: Option<&Path>, fault: Fault, aim: &Aim) -> Result<Host, Error> {
+    let mut host = start(worker, Some(fault), aim)?;
+    let until = Deadline::after(ALL);
+    let began = clock();
+    let mut injected = None;
+    loop {
+        match said(&mut host, until)? {
+            Some(Says::Injecting { at }) if injected.is_none() => injected = Some(at),
+            Some(Says::Played(played)) if injected.is_some() => return Ok(Host::Lives(played)),
+            Some(Says::Failed(why)) => return Ok(Host::Unknown(why)),
+            Some(_) => return Ok(Host::Unknown("the host spoke out of turn".into())),
+            None => break,
+        }
+    }
+    let known = clock();
+    let known_at = Instant::now();
+    let died = host.end(Deadline::after(LINGER));
+    let (injected, end) = match (injected, died) {
+        (Some(injected), Died::Of(end)) => (injected, end),
+        (None, Died::Of(_)) => {
+            return Ok(Host::Unknown(
+                "the host died before the fault was injected".into(),
+            ));
+        }
+        (_, Died::Hung) => {
+            return Ok(Host::Unknown(
+                "the host said no more and did not die".into(),
+            ));
+        }
+    };
+    let recovered = recover(worker, aim).is_ok();
+    Ok(Host::Dead(Seen {
+        held: false,
+        stopped_by: "nothing".to_owned(),
+        detail: match end {
+            End::Status(Act::EXECUTED) if fault == Fault::Exec => {
+                "the host became the program".to_owned()
+            }
+            End::Status(status) => format!("the host exited with status {status}"),
+            End::Signal(signal) | End::Stopped(signal) => {
+                format!("the host died of {}", signal_name(signal))
+            }
+        },
+        siblings: SIBLINGS,
+        // They were in it, and none had completed.
+        siblings_lost: SIBLINGS,
+        host_alive: false,
+        sacrificed: true,
+        detected_ns: (began..=known)
+            .contains(&injected)
+            .then(|| known - injected),
+        recovered_ns: recovered.then(|| nanoseconds(known_at.elapsed())),
+    }))
+}
+
+/// A new host completes a task.
+fn recover(worker: Option<&Path>, aim: &Aim) -> Result<(), Error> {
+    let mut host = start(worker, None, aim)?;
+    match said(&mut host, Deadline::after(ALL))? {
+        Some(Says::Completed) => Ok(()),
+        _ => Err(failed("a new host did not complete a task")),
+    }
+}
+
+fn start(worker: Option<&Path>, fault: Option<Fault>, aim: &Aim) -> Result<CrashHost, Error> {
+    let aim = aim.clone();
+    let order = serde_json::to_string(&Order { fault, aim })
+        .map_err(|error| failed(&format!("cannot say what a host is to do: {error}")))?;
+    Ok(CrashHost::start(worker, &order)?)
+}
+
+/// What it says next; none when it says no more.
+fn said(host: &mut CrashHost, until: Option<Deadline>) -> Result<Option<Says>, Error> {
+    let line = host.line(until);
+    match line.map_err(|error| failed(&format!("cannot listen to a host: {error}")))? {
+        Said::Line(line) => serde_json::from_str(&line)
+            .map(Some)
+            .map_err(|_| failed("a host said what nobody understands")),
+        Said::Closed => Ok(None),
+        Said::Late => Err(failed(&format!(
+            "a host had not done it after {} s",
+            ALL.as_secs()
+        ))),
+    }
+}
+
+/// The same for all processes of the machine.
+fn clock() -> u64 {
+    let now = Duration::try_from(clock_gettime(ClockId::Monotonic));
+    nanoseconds(now.unwrap_or_default())
+}
+
+/// In the program: does what `order` says, and says so.
+pub(super) fn obey_order(
+    order: &str,
+    say: &mut dyn FnMut(&str) -> io::Result<()>,
+) -> io::Result<()> {
+    let order: Order = serde_json::from_str(order).map_err(io::Error::other)?;
+    let mut say = |says: &Says| -> io::Result<()> { say(&serde_json::to_string(says)?) };
+    let done = obey(&order, &mut say);
+    match done {
+        Ok(says) => say(&says),
+        Err(error) => say(&Says::Failed(error.to_string())),
+    }
+}
+
+fn obey(order: &Order, say: &mut dyn FnMut(&Says) -> io::Result<()>) -> Result<Says, Error> {
+    let system = |what: &str, error: io::Error| failed(&format!("{what}: {error}"));
+    if order.fault.is_some_and(|fault| fault.by() == By::Host) {
+        // A crash that is wanted is none that a system's collector should keep.
+        set_dumpable_behavior(DumpableBehavior::NotDumpable)
+            .map_err(|errno| system("cannot forbid core dumps", errno.into()))?;
+    }
+    let runtime = super::runtime()?;
+    let mut stage = Stage::set(Builder::default().mode(Mode::Thread))?;
+    let Some(fault) = order.fault else {
+        runtime.block_on(stage.run_one())?;
+        return Ok(Says::Completed);
+    };
+    stage.prepare(fault)?;
+    let mut told = Ok(());
+    let played = runtime.block_on(stage.play(fault, &order.aim, &mut || {
+        told = say(&Says::Injecting { at: clock() });
+    }))?;
+    told.map_err(|error| system("cannot say that it begins", error))?;
+    Ok(Says::Played(Box::new(played)))
+}

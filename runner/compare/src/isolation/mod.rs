@@ -1,0 +1,244 @@
+//! What each mode holds: faults that are really injected while other tasks run.
+//!
+//! What a guest does, and what happens in workers, happens to a runner of this program.
+//! In thread mode, what ends or takes over the host happens in a program that is started
+//! for it, a whole runner with its tasks. Every wait has an end, and what could not be
+//! seen is said to be not measured, with the reason.
+//!
+//! Invariant: nothing is left behind, no process, no file, whatever became of a fault.
+
+mod catalogue;
+mod crash_host;
+mod crash_host_main;
+mod host;
+mod place;
+mod scene;
+mod stopped;
+
+use crate::{Fault, Finding};
+use catalogue::By;
+pub(crate) use crash_host::ROLE;
+use host::Host;
+pub use place::Place;
+use scene::{Played, Stage};
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::mpsc;
+use stopped::Known;
+use tokio::runtime::Runtime;
+use wrun::{Builder, Error, ErrorKind, Mode, measure::deadline};
+
+/// Injects faults, each in one mode, while eight other tasks run, and tells of each what
+/// became of it: what stopped it, how many of the others were lost, whether the host
+/// lived, how long it took to know and to go on.
+///
+/// `builder` has the worker program, the jail and the identity; its mode does not count.
+/// A fault that cannot be injected here is [`Finding::NotMeasured`]. `found` is called in
+/// the order of `wanted`; with [`ControlFlow::Break`], no other fault is injected. Blocks
+/// for a tenth of a second per fault, more or less.
+///
+/// The faults do no harm beyond the tasks and the programs that are started for them:
+/// what is written, connected to and read is made for it, the signal is number 0, the
+/// program is a shell that exits. With [`Jail::Off`](crate::Jail::Off) and in thread mode
+/// they really happen.
+///
+/// # Errors
+///
+/// [`ErrorKind::System`] when there is no place for temporary files, or no thread.
+///
+/// # Examples
+///
+/// ```
+/// use std::ops::ControlFlow;
+/// use wrun_compare::{Fault, Finding, inject};
+/// use wrun::{Mode, Runner};
+///
+/// # fn main() -> Result<(), wrun::Error> {
+/// inject(&Runner::builder(), &[(Fault::Trap, Mode::Thread)], &mut |fault, mode, finding| {
+///     if let Finding::Measured(seen) = finding {
+///         println!("{} in {mode} mode: stopped by {}", fault.name(), seen.stopped_by);
+///         assert!(seen.held);
+///     }
+///     ControlFlow::Continue(())
+/// })
+/// # }
+/// ```
+pub fn inject(
+    builder: &Builder,
+    wanted: &[(Fault, Mode)],
+    found: &mut dyn FnMut(Fault, Mode, Finding) -> ControlFlow<()>,
+) -> Result<(), Error> {
+    inject_at(builder, Place::new()?, wanted, found)
+}
+
+/// [`inject`], with what escaped code aims at. For wrun's own tests, which look whether
+/// it was hit.
+///
+/// # Errors
+///
+/// As [`inject`].
+#[doc(hidden)]
+pub fn inject_at(
+    builder: &Builder,
+    place: Place,
+    wanted: &[(Fault, Mode)],
+    found: &mut dyn FnMut(Fault, Mode, Finding) -> ControlFlow<()>,
+) -> Result<(), Error> {
+    let mut isolation = Isolation {
+        builder: builder.clone(),
+        worker: wrun::measure::named_worker(&builder)?,
+        runtime: runtime()?,
+        place,
+        thread: Own::None,
+        process: Own::None,
+        no_sacrifice: None,
+    };
+    // Whoever calls may be on a thread that drives other futures. The programs that are
+    // started mean this one thread.
+    std::thread::scope(|scope| {
+        let (tell, told) = mpsc::sync_channel(1);
+        let (answer, answers) = mpsc::sync_channel(1);
+        let work = move || {
+            for (fault, mode) in wanted {
+                let finding = isolation.measure(*fault, *mode);
+                let went_on = tell.send((*fault, *mode, finding)).is_ok();
+                if !went_on || !matches!(answers.recv(), Ok(ControlFlow::Continue(()))) {
+                    break;
+                }
+            }
+        };
+        std::thread::Builder::new()
+            .name("wrun-compare".into())
+            .spawn_scoped(scope, work)
+            .map_err(|error| {
+                Error::new(ErrorKind::System, format!("cannot start a thread: {error}"))
+            })?;
+        for (fault, mode, finding) in told {
+            // It has ended where it does not listen.
+            let _ = answer.send(found(fault, mode, finding));
+        }
+        Ok(())
+    })
+}
+
+/// What all faults share.
+struct Isolation {
+    builder: Builder,
+    worker: Option<PathBuf>,
+    runtime: Runtime,
+    place: Place,
+    thread: Own,
+    process: Own,
+    /// Why no host can be started to be sacrificed: the next one would take as long to
+    /// fail.
+    no_sacrifice: Option<String>,
+}
+
+/// A runner of this program.
+#[derive(Default)]
+enum Own {
+    /// There is none yet, or something went wrong with it.
+    #[default]
+    None,
+    Ready(Stage),
+    /// There cannot be one; why.
+    Never(String),
+}
+
+impl Isolation {
+    fn measure(&mut self, fault: Fault, mode: Mode) -> Finding {
+        loop {
+            let before = deadline::times();
+            let found = self.inject(fault, mode);
+            if deadline::times() == before {
+                return found.unwrap_or_else(|why| Finding::NotMeasured { why });
+            }
+            // All was stopped meanwhile, and seemed late to others.
+            self.thread = Own::None;
+            self.process = Own::None;
+            self.no_sacrifice = None;
+        }
+    }
+
+    /// What became of a fault; or why it could not be injected.
+    fn inject(&mut self, fault: Fault, mode: Mode) -> Result<Finding, String> {
+        if let Some(why) = self.place.lacks(fault) {
+            return Err(why);
+        }
+        self.place.tidy(fault);
+        let sacrificed = mode == Mode::Thread && fault.by() != By::Guest;
+        let played = match sacrificed {
+            true => match self.sacrifice(fault)? {
+                Host::Lives(played) => *played,
+                Host::Dead(seen) => return Ok(Finding::Measured(seen)),
+                Host::Unknown(why) => return Err(why),
+            },
+            false => self.play(fault, mode)?,
+        };
+        let known = Known {
+            fault,
+            mode,
+            sacrificed,
+            trace: self.place.trace_of(fault),
+            is_open: self.place.aim().is_open,
+            ptrace_scope: ptrace_scope(),
+        };
+        Ok(known.finding(&played))
+    }
+
+    fn sacrifice(&mut self, fault: Fault) -> Result<Host, String> {
+        if let Some(why) = &self.no_sacrifice {
+            return Err(why.clone());
+        }
+        host::sacrifice(self.worker.as_deref(), fault, self.place.aim()).map_err(|error| {
+            let why = error.to_string();
+            self.no_sacrifice = Some(why.clone());
+            why
+        })
+    }
+
+    /// In a runner of this program, which is made anew after something went wrong.
+    fn play(&mut self, fault: Fault, mode: Mode) -> Result<Played, String> {
+        let own = match mode {
+            Mode::Thread => &mut self.thread,
+            Mode::Process => &mut self.process,
+        };
+        let mut stage = match std::mem::take(own) {
+            Own::Ready(stage) => stage,
+            Own::None => match Stage::set(self.builder.clone().mode(mode)) {
+                Ok(stage) => stage,
+                Err(error) => {
+                    *own = Own::Never(error.to_string());
+                    return Err(error.to_string());
+                }
+            },
+            Own::Never(why) => {
+                *own = Own::Never(why.clone());
+                return Err(why);
+            }
+        };
+        let aim = self.place.aim();
+        let played = stage
+            .prepare(fault)
+            .and_then(|()| self.runtime.block_on(stage.play(fault, aim, &mut || {})));
+        let played = played.map_err(|error| error.to_string())?;
+        if played.lost == 0 && played.recovered_ns.is_some() {
+            *own = Own::Ready(stage);
+        }
+        Ok(played)
+    }
+}
+
+/// For waiting with an end; what runs has threads of its own.
+fn runtime() -> Result<Runtime, Error> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .map_err(|error| Error::new(ErrorKind::System, format!("cannot wait: {error}")))
+}
+
+/// How the kernel restricts debuggers, where it does.
+fn ptrace_scope() -> Option<u8> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").ok()?;
+    text.trim().parse().ok()
+}

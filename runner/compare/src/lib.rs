@@ -1,0 +1,36 @@
+//! Both modes side by side: what isolation costs a task, and what it buys.
+//!
+//! [`Comparison`] says what to compare, [`Comparison::run`] measures, [`Results`] is
+//! what it found: rows of cost, each beside the least that the same can cost on this
+//! machine, measured in turns with it; and rows of isolation, of faults that were
+//! really injected while other tasks ran. [`Results::to_html`] makes a page of them.
+
+mod bench;
+mod comparison;
+mod cost;
+mod environment;
+mod fitness;
+mod floor;
+mod isolation;
+mod number;
+mod page;
+mod results;
+mod rounds;
+mod scratch;
+mod summary;
+
+pub use comparison::{Comparison, Step};
+pub use isolation::inject;
+#[doc(hidden)]
+pub use isolation::{Place, inject_at};
+pub use results::{
+    CostRow, Environment, Fault, FaultRow, Finding, Floor, Measure, Policy, Results, Seen, Subject,
+    Transport, Unit, Verdict,
+};
+pub use summary::Summary;
+
+/// What [`wrun::worker_hook`] does, in a program that compares, too: the programs that
+/// [`Comparison::run`] and [`inject`] start are this one. Call it first thing in `main`.
+pub fn worker_hook() {
+    wrun::measure::process::hook(&[floor::ROLE, isolation::ROLE]);
+}

@@ -1,0 +1,437 @@
+//! What a comparison found, as data: the table, the JSON and the page are made of
+//! this and of nothing else.
+
+use crate::Summary;
+use serde::{Deserialize, Serialize};
+use wrun::{Jail, JailReport, Mode};
+
+/// Everything that a comparison found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Results {
+    /// The version of this form: [`Results::SCHEMA`].
+    pub schema: u32,
+    /// What was compared.
+    pub subject: Subject,
+    /// Where and when.
+    pub environment: Environment,
+    /// What the command was, to type again.
+    pub command: String,
+    /// Whether the task could be compared at all.
+    pub verdict: Verdict,
+    /// What each mode costs, in the order of the table.
+    pub cost: Vec<CostRow>,
+    /// What each mode holds, in the order of the table.
+    pub isolation: Vec<FaultRow>,
+    /// What a reader should know: that the machine was noisy, that it was
+    /// interrupted, what was left out and why.
+    pub notes: Vec<String>,
+    /// Whether all that was asked for was measured.
+    pub complete: bool,
+}
+
+impl Results {
+    /// The version of the JSON form.
+    pub const SCHEMA: u32 = 1;
+}
+
+/// The task that was compared.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Subject {
+    /// Its name: the file's, without folders.
+    pub name: String,
+    /// What it is, for people: [`Shape::describe`](crate::Shape::describe).
+    pub shape: String,
+    /// Size of the task file, in bytes.
+    pub bytes: u64,
+    /// BLAKE3 of the task file, in hex.
+    pub digest: String,
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// Size of its input, in bytes.
+    pub input_bytes: u64,
+    /// Size of what it returned or wrote to stdout, in bytes.
+    pub output_bytes: u64,
+    /// Peak of its linear memory in thread mode, in bytes; `None` where it did not run.
+    #[serde(default)]
+    pub peak_memory_bytes: Option<u64>,
+}
+
+/// Where and when.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Environment {
+    /// When it began, in UTC, as in RFC 3339.
+    pub date: String,
+    /// Version of wrun.
+    pub wrun: String,
+    /// The commit that it was built from, where that is known.
+    pub commit: Option<String>,
+    /// Version of wasmtime.
+    pub wasmtime: String,
+    /// Kernel and its version.
+    pub kernel: String,
+    /// The machine's architecture, such as `x86_64`.
+    pub architecture: String,
+    /// The processor's name.
+    pub cpu: String,
+    /// Processors that may be used.
+    pub processors: u32,
+    /// Memory of the machine, in bytes.
+    pub memory_bytes: u64,
+    /// How many wanted to run when it began: the load average of a minute.
+    pub load: f64,
+    /// Whether it ran as root.
+    pub root: bool,
+    /// How strictly the walls around workers were insisted on.
+    pub jail_mode: Jail,
+    /// Which walls there were; `None` where no worker came to say it.
+    pub jail: Option<JailReport>,
+}
+
+/// Whether a task could be compared.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "kind")]
+#[non_exhaustive]
+pub enum Verdict {
+    /// It completes in both modes, with the same output.
+    Comparable,
+    /// It cannot be loaded, fails, traps, is over a limit, or is refused something.
+    /// It was not benchmarked.
+    Unfit {
+        /// Where that was seen; `None` where it is so in both.
+        mode: Option<Mode>,
+        /// What is the matter, for people.
+        why: String,
+        /// What may help, for people: the options to grant what it was refused.
+        help: Option<String>,
+    },
+    /// Its outcome or output is another in each mode. It was not benchmarked.
+    Differs {
+        /// What it did in thread mode.
+        thread: String,
+        /// What it did in process mode.
+        process: String,
+    },
+}
+
+/// How a mode gives a task its sandbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Policy {
+    /// Thread mode: a fresh instance on a thread of the runner.
+    Instance,
+    /// Process mode: a fresh process that was forked ahead and waits.
+    Spare,
+    /// Process mode: a fresh process, forked when the task comes.
+    Fork,
+    /// Process mode: a fresh process, started as a program.
+    Exec,
+    /// Process mode: a fresh instance in a process that has run others.
+    Reuse,
+}
+
+impl Policy {
+    /// All of them, in the order of tables.
+    pub const ALL: [Policy; 5] = [
+        Policy::Instance,
+        Policy::Spare,
+        Policy::Fork,
+        Policy::Exec,
+        Policy::Reuse,
+    ];
+
+    /// The name in results, such as `spare`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Policy::Instance => "instance",
+            Policy::Spare => "spare",
+            Policy::Fork => "fork",
+            Policy::Exec => "exec",
+            Policy::Reuse => "reuse",
+        }
+    }
+
+    /// The mode that it belongs to.
+    pub fn mode(self) -> Mode {
+        match self {
+            Policy::Instance => Mode::Thread,
+            _ => Mode::Process,
+        }
+    }
+}
+
+/// What a row of cost measures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Measure {
+    /// From the file to code that can run, compiled; nanoseconds.
+    Compile,
+    /// The same with the code in the cache; nanoseconds.
+    Load,
+    /// From no runner to the first report, with the code in the cache; nanoseconds.
+    Cold,
+    /// From submission to report when all is warm; nanoseconds.
+    Warm,
+    /// Tasks a second, so many at the same time ([`CostRow::at`]).
+    Throughput,
+    /// A message to a task and back, by its size ([`CostRow::at`]); nanoseconds.
+    RoundTrip,
+    /// Bytes a second to a task, in messages of one size ([`CostRow::at`]).
+    Bandwidth,
+    /// Resident memory of a task that waits, a small one of wrun's own, all shared pages
+    /// counted; bytes.
+    Resident,
+    /// The same with each shared page divided by those who share it; bytes.
+    Proportional,
+    /// Memory that nobody but the waiting task has; bytes.
+    Private,
+    /// CPU time of a task, the runner's included; nanoseconds.
+    Cpu,
+    /// Page faults for a task.
+    Faults,
+    /// Context switches for a task.
+    Switches,
+    /// Descriptors of the runner for a task that waits.
+    Descriptors,
+}
+
+impl Measure {
+    /// All of them, in the order of tables.
+    pub const ALL: [Measure; 14] = [
+        Measure::Compile,
+        Measure::Load,
+        Measure::Cold,
+        Measure::Warm,
+        Measure::Throughput,
+        Measure::RoundTrip,
+        Measure::Bandwidth,
+        Measure::Resident,
+        Measure::Proportional,
+        Measure::Private,
+        Measure::Cpu,
+        Measure::Faults,
+        Measure::Switches,
+        Measure::Descriptors,
+    ];
+
+    /// The name in results and for `--only`, such as `warm`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Measure::Compile => "compile",
+            Measure::Load => "load",
+            Measure::Cold => "cold",
+            Measure::Warm => "warm",
+            Measure::Throughput => "throughput",
+            Measure::RoundTrip => "round-trip",
+            Measure::Bandwidth => "bandwidth",
+            Measure::Resident => "resident",
+            Measure::Proportional => "proportional",
+            Measure::Private => "private",
+            Measure::Cpu => "cpu",
+            Measure::Faults => "faults",
+            Measure::Switches => "switches",
+            Measure::Descriptors => "descriptors",
+        }
+    }
+
+    /// What its numbers are.
+    pub fn unit(self) -> Unit {
+        match self {
+            Measure::Compile
+            | Measure::Load
+            | Measure::Cold
+            | Measure::Warm
+            | Measure::RoundTrip
+            | Measure::Cpu => Unit::Nanoseconds,
+            Measure::Throughput => Unit::PerSecond,
+            Measure::Bandwidth => Unit::BytesPerSecond,
+            Measure::Resident | Measure::Proportional | Measure::Private => Unit::Bytes,
+            Measure::Faults | Measure::Switches | Measure::Descriptors => Unit::Count,
+        }
+    }
+}
+
+/// What a number is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Unit {
+    /// Nanoseconds; less is better.
+    Nanoseconds,
+    /// Tasks a second; more is better.
+    PerSecond,
+    /// Bytes a second; more is better.
+    BytesPerSecond,
+    /// Bytes; less is better.
+    Bytes,
+    /// A number of things; less is better.
+    Count,
+}
+
+impl Unit {
+    /// A number of it for people: three digits and a unit, such as `1.27 ms` or
+    /// `5.2 GiB/s`, with a space that does not break.
+    pub fn show(self, value: f64) -> String {
+        super::number::quantity(value, self)
+    }
+
+    /// Whether more is better.
+    pub fn is_rate(self) -> bool {
+        matches!(self, Unit::PerSecond | Unit::BytesPerSecond)
+    }
+}
+
+/// How the bytes of a message travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Transport {
+    /// In the message.
+    Copied,
+    /// In a region that moves with the message and is mapped.
+    Region,
+}
+
+/// One number of one mode, with its floor.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct CostRow {
+    /// What is measured.
+    pub measure: Measure,
+    /// In which mode.
+    pub mode: Mode,
+    /// With which policy; `None` where it makes no difference.
+    pub policy: Option<Policy>,
+    /// Tasks at the same time, or bytes of a message; `None` for other measures.
+    pub at: Option<u64>,
+    /// How bytes travel; `None` for other measures.
+    pub transport: Option<Transport>,
+    /// What was measured, in units of [`Measure::unit`].
+    pub value: Summary,
+    /// The least that it can cost on this machine, where there is such a thing.
+    pub floor: Option<Floor>,
+    /// What is wrong with the number, for people: that it beats its floor, that its
+    /// rounds lie far apart. Empty for a number to rely on.
+    pub doubts: Vec<String>,
+    /// The command that measures this row again.
+    pub command: String,
+}
+
+/// The least that something can cost, measured in turns with it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Floor {
+    /// What it is, for people: `bare fork, exit and wait`.
+    pub name: String,
+    /// What it took, in the units of its row.
+    pub value: Summary,
+    /// How many times its floor a row costs, round by round: time over time, or rate
+    /// over rate the other way around, so that 1 is the floor and more is worse.
+    pub ratio: Summary,
+}
+
+/// What is done to a mode while other tasks run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Fault {
+    /// The guest traps.
+    Trap,
+    /// The guest calls itself without end.
+    StackOverflow,
+    /// The guest computes without end.
+    EndlessLoop,
+    /// The guest takes all the memory that it can have.
+    MemoryBomb,
+    /// The guest writes without end.
+    OutputFlood,
+    /// The guest holds a named lock and dies.
+    LockHolder,
+    /// The host's code under the guest reads an address that is not mapped.
+    Segfault,
+    /// The host's code under the guest aborts.
+    Abort,
+    /// The kernel ends what runs the guest, as it does when memory is short.
+    OomKill,
+    /// Code that escaped the sandbox reads a file of the machine.
+    ReadFile,
+    /// Code that escaped the sandbox writes a file.
+    WriteFile,
+    /// Code that escaped the sandbox connects to the network.
+    Connect,
+    /// Code that escaped the sandbox starts a process.
+    Fork,
+    /// Code that escaped the sandbox runs a program.
+    Exec,
+    /// Code that escaped the sandbox attaches to the runner as a debugger.
+    Ptrace,
+    /// Code that escaped the sandbox sends the runner a signal.
+    Signal,
+    /// Code that escaped the sandbox reads the runner's memory.
+    HostMemory,
+    /// Code that escaped the sandbox makes memory that is both written and run.
+    ExecutableMemory,
+    /// Code that escaped the sandbox reads the runner's environment.
+    HostEnvironment,
+}
+
+/// What became of a fault in one mode.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct FaultRow {
+    /// What was done.
+    pub fault: Fault,
+    /// To which mode.
+    pub mode: Mode,
+    /// What became of it.
+    pub finding: Finding,
+    /// The command that does it again.
+    pub command: String,
+}
+
+/// What became of a fault.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "kind")]
+#[non_exhaustive]
+pub enum Finding {
+    /// It was injected, and this was seen.
+    Measured(Seen),
+    /// It was not injected on this machine.
+    NotMeasured {
+        /// Why, for people.
+        why: String,
+    },
+}
+
+/// What was seen of a fault.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Seen {
+    /// Whether it did no harm beyond its own task: the act was stopped, no sibling
+    /// was lost and the host was alive.
+    pub held: bool,
+    /// What stopped it, for people: `wasmtime's sandbox`, `the deadline`, `seccomp`,
+    /// `nothing`.
+    pub stopped_by: String,
+    /// What was seen, for people: the outcome of the task, the errno of the call.
+    pub detail: String,
+    /// Tasks that ran beside it.
+    pub siblings: u32,
+    /// Those of them that did not complete with the right output.
+    pub siblings_lost: u32,
+    /// Whether the program that the tasks ran for was alive after it.
+    pub host_alive: bool,
+    /// Whether the host was a program started for this fault, as it is where the
+    /// fault is expected to end it.
+    pub sacrificed: bool,
+    /// From when the fault was done until its outcome was known, in nanoseconds;
+    /// `None` where it never was, or there was nothing to detect.
+    pub detected_ns: Option<u64>,
+    /// From then until another task completed, in nanoseconds; with a host that
+    /// died, a new one. `None` where none did.
+    pub recovered_ns: Option<u64>,
+}

@@ -1,0 +1,82 @@
+//! What every program of wrun does first: it takes over the process that it is, and goes
+//! inside.
+
+use crate::jail::{JailError, Split, Walls};
+use rustix::process::{Signal, getpid};
+use std::io::{self, Read, Write};
+use wrun_sys::{self, Alone};
+
+/// Takes over a process that was started as a worker: ends with its parent, and has
+/// nothing that came with it.
+pub fn settle(parent: i32) -> io::Result<()> {
+    wrun_sys::close_inherited();
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    // The parent may have died before that took effect.
+    if rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get()) != Some(parent) {
+        return Err(io::Error::other("the runner is gone"));
+    }
+    // What it takes to know processes is not to be had in a jail.
+    let _ = wrun_sys::Process::current();
+    Ok(())
+}
+
+/// Whether the program left it to us to start threads and runtimes.
+///
+/// # Errors
+///
+/// It did not: for the author of the task.
+pub fn check_alone() -> io::Result<()> {
+    let too_late = |what: String| {
+        io::Error::other(format!(
+            "call wrun::worker_hook() first thing in main, before any thread or runtime \
+             (#[tokio::main] starts one): {what}"
+        ))
+    };
+    if tokio::runtime::Handle::try_current().is_ok() {
+        return Err(too_late("it was called by asynchronous code".into()));
+    }
+    match Alone::look() {
+        Some(_) => Ok(()),
+        None => Err(too_late(format!("there is {}", threads()))),
+    }
+}
+
+/// The names of this process's other threads, for people.
+fn threads() -> String {
+    let own = std::fs::read_link("/proc/self").unwrap_or_default();
+    let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten();
+    let names: Vec<String> = tasks
+        .flatten()
+        .filter(|task| task.file_name() != own.as_os_str())
+        .filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok())
+        .map(|name| name.trim().to_owned())
+        .take(3)
+        .collect();
+    format!("the thread {}", names.join(", "))
+}
+
+/// Takes the first half of the jail, which may go on as another process: the one
+/// that is left behind says where, and ends.
+pub(super) fn go_inside(
+    begun: Result<Walls, JailError>,
+    say_moved: &dyn Fn(i32) -> io::Result<()>,
+) -> io::Result<Result<Walls, JailError>> {
+    // Tells the one inside that the runner knows where it is.
+    let (mut told, telling) = io::pipe()?;
+    let before = getpid();
+    match begun.and_then(Walls::split) {
+        Ok(Split::Outside { pid }) => {
+            say_moved(pid)?;
+            (&telling).write_all(&[1])?;
+            wrun_sys::exit_now(0)
+        }
+        Ok(Split::Inside(walls)) => {
+            drop(telling);
+            if getpid() != before && told.read(&mut [0])? == 0 {
+                return Err(io::Error::other("what started this died"));
+            }
+            Ok(Ok(walls))
+        }
+        Err(error) => Ok(Err(error)),
+    }
+}

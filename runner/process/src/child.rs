@@ -1,0 +1,313 @@
+//! A process that this one started: watched, ended, reaped.
+//!
+//! It may go on as another process (see [`Child::moved`]): the clone is in the
+//! process group that the first one founded, and that group is what is ended and
+//! reaped. Invariant: a [`Child`] that is dropped leaves no process behind.
+
+use super::suspend::{self, Member};
+use super::users::User;
+use rustix::process::{Pid, Signal, getpgid, kill_process, kill_process_group};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+use tokio::sync::OwnedSemaphorePermit;
+use wrun_sandbox::deadline::Deadline;
+use wrun_sys::{self, Exit, Pidfd, Whom};
+
+/// How long a process that was killed may take to be gone.
+const GONE: Duration = Duration::from_secs(10);
+/// How long a process that went silent may take to die.
+pub(super) const LINGER: Duration = Duration::from_secs(2);
+/// How often a process is looked at that nobody else looks after.
+pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Between two looks at processes that were killed.
+const PAUSE: Duration = Duration::from_micros(200);
+
+/// What a process has until it is reaped.
+pub(super) struct Place {
+    pub(super) _permit: OwnedSemaphorePermit,
+    pub(super) _user: Option<User>,
+}
+
+/// A process that was started and that nobody watches yet. Dropping it kills and
+/// reaps it: whoever asked for it may be gone by now.
+pub(super) struct Started {
+    group: i32,
+    member: Option<Member>,
+    life: Option<OwnedFd>,
+    place: Option<Place>,
+}
+
+impl Started {
+    /// Takes over what was started as the leader of a process group.
+    pub(super) fn new(member: Member, place: Place) -> io::Result<Self> {
+        let group = member.group();
+        let mut started = Started {
+            group,
+            member: Some(member),
+            life: None,
+            place: Some(place),
+        };
+        started.life = Some(Pidfd::of_child(group)?);
+        Ok(started)
+    }
+
+    /// Watches it. Needs the context of a tokio runtime.
+    pub(super) fn watch(mut self) -> io::Result<Child> {
+        let life = self.life.take();
+        let pidfd = Pidfd::watch(life.ok_or_else(|| io::Error::other("watched already"))?)?;
+        let place = self.place.take();
+        Ok(Child {
+            pid: self.group,
+            group: self.group,
+            member: self.member.take(),
+            pidfd,
+            exit: None,
+            reaped: false,
+            burial: None,
+            place,
+        })
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        if let Some(place) = self.place.take() {
+            drop(self.member.take());
+            Burial::begin(self.group, self.group, Some(place)).leave();
+        }
+    }
+}
+
+pub(super) struct Child {
+    pid: i32,
+    group: i32,
+    member: Option<Member>,
+    pidfd: Pidfd,
+    exit: Option<Exit>,
+    reaped: bool,
+    burial: Option<Burial>,
+    place: Option<Place>,
+}
+
+impl Child {
+    pub(super) fn id(&self) -> u32 {
+        self.pid.cast_unsigned()
+    }
+
+    /// It goes on as another child of this process, in the same group; the first
+    /// one is about to end.
+    pub(super) async fn moved(&mut self, pid: i32) -> io::Result<()> {
+        let other = || io::Error::other("no process of its own");
+        // Numbers that mean something else to the kernel.
+        if pid <= 1 || pid == self.pid {
+            return Err(other());
+        }
+        let pidfd = Pidfd::open(pid.cast_unsigned())?;
+        // Another child of this program, or any other process, is not in the
+        // group that the first one founded: none of them is ever killed, or
+        // waited for, because a child lied.
+        if !Pid::from_raw(pid).is_some_and(|pid| is_in(pid, self.group)) {
+            return Err(other());
+        }
+        if !pidfd.is_child() {
+            return Err(other());
+        }
+        let first = std::mem::replace(&mut self.pidfd, pidfd);
+        let first_pid = std::mem::replace(&mut self.pid, pid);
+        first.exited().await;
+        // Somebody else may have reaped it.
+        let _ = wrun_sys::wait(Whom::Pid(first_pid), true);
+        Ok(())
+    }
+
+    /// The group in which all that it forks is; none where `/proc` shows other
+    /// numbers than this process uses.
+    pub(super) fn group(&self) -> Option<i32> {
+        (self.pidfd.number() == Some(self.id())).then_some(self.group)
+    }
+
+    /// Whether it is dead; reaps it then.
+    pub(super) fn is_dead(&mut self) -> bool {
+        if !self.reaped && self.pidfd.has_exited() {
+            // Dead already: it takes no time.
+            drop(self.member.take());
+            let (group, pid) = (self.group, self.pid);
+            let burial = self
+                .burial
+                .get_or_insert_with(|| Burial::begin(group, pid, None));
+            while !burial.is_over() {
+                std::thread::sleep(PAUSE);
+            }
+            self.exit = burial.exit.or_else(|| self.told_end());
+            self.reaped = true;
+        }
+        self.reaped
+    }
+
+    /// The signal that stopped it, if one has since this was last asked, and not with this
+    /// process.
+    pub(super) fn stopped_by(&self) -> Option<i32> {
+        if self.reaped {
+            return None;
+        }
+        let round = suspend::round()?;
+        let signal = self.pidfd.stopped_by()?;
+        (suspend::round() == Some(round)).then_some(signal)
+    }
+
+    /// Kills it; it may be dead already.
+    pub(super) fn kill(&self) {
+        if !self.reaped {
+            self.pidfd.kill();
+        }
+    }
+
+    /// How it ended, where somebody else has reaped it and the kernel still knows.
+    fn told_end(&self) -> Option<Exit> {
+        let end = self.pidfd.end()?;
+        Some(Exit { end, usage: None })
+    }
+
+    /// Waits for its death and reaps it; none when somebody else reaped it, and the
+    /// kernel does not say.
+    pub(super) async fn wait(&mut self) -> Option<Exit> {
+        if !self.reaped {
+            self.pidfd.exited().await;
+            drop(self.member.take());
+            // Kept while it lasts: whoever gives up waiting must not begin another.
+            let (group, pid) = (self.group, self.pid);
+            let burial = self
+                .burial
+                .get_or_insert_with(|| Burial::begin(group, pid, None));
+            while !burial.is_over() {
+                tokio::time::sleep(PAUSE).await;
+            }
+            self.exit = burial.exit.or_else(|| self.told_end());
+            self.reaped = true;
+        }
+        self.exit
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        drop(self.member.take());
+        let place = self.place.take();
+        if let Some(burial) = self.burial.take() {
+            burial.with(place).leave();
+        } else if !self.reaped {
+            Burial::begin(self.group, self.pid, place).leave();
+        }
+    }
+}
+
+/// Kills and reaps a child, every child of ours in the group that it founded, and
+/// kills what else is in it: one that was started may have gone on as another
+/// without having said so, or have left its group. Dropping it waits until that is
+/// done.
+///
+/// Numbers are not used again while a process has them, a dead one too. Where somebody
+/// else has reaped the child (another thread of this program that waits for any, a
+/// `SIGCHLD` that is ignored), its number is nobody's, and no signal is sent to it.
+struct Burial {
+    group: i32,
+    pid: i32,
+    /// The child is reaped; its number means nothing any more.
+    reaped: bool,
+    exit: Option<Exit>,
+    give_up: Option<Deadline>,
+    over: bool,
+    place: Option<Place>,
+}
+
+impl Burial {
+    fn begin(group: i32, pid: i32, place: Option<Place>) -> Self {
+        // The number is the group's while the child is in it, or is what it was
+        // named after.
+        let named = pid == group || Pid::from_raw(pid).is_some_and(|pid| is_in(pid, group));
+        if named && wrun_sys::is_child(pid) {
+            kill_group(group);
+        }
+        Burial {
+            group,
+            pid,
+            reaped: false,
+            exit: None,
+            give_up: Deadline::after(GONE),
+            over: false,
+            place,
+        }
+    }
+
+    /// The place that it frees.
+    fn with(mut self, place: Option<Place>) -> Self {
+        self.place = place;
+        self
+    }
+
+    /// Reaps what is dead; whether nothing is left, or what is left does not die.
+    fn is_over(&mut self) -> bool {
+        while !self.over {
+            let waited = match wrun_sys::wait(Whom::Group(self.group), false) {
+                Ok(None) => {
+                    kill_group(self.group);
+                    Ok(None)
+                }
+                Err(_) if !self.reaped => wrun_sys::wait(Whom::Pid(self.pid), false),
+                waited => waited,
+            };
+            match waited {
+                Err(_) => self.over = true,
+                Ok(Some((_, its))) if matches!(its.end, wrun_sys::End::Stopped(_)) => {}
+                Ok(Some((pid, its))) if pid == self.pid => {
+                    self.exit = Some(its);
+                    self.reaped = true;
+                }
+                Ok(Some(_)) => {}
+                Ok(None) => {
+                    // Also out of its group.
+                    let is_there = !self.reaped && wrun_sys::is_child(self.pid);
+                    if let Some(pid) = Pid::from_raw(self.pid).filter(|_| is_there) {
+                        let _ = kill_process(pid, Signal::KILL);
+                    }
+                    self.over = self.give_up.is_none_or(Deadline::has_passed);
+                    break;
+                }
+            }
+        }
+        self.over
+    }
+
+    /// Goes on in the background, where there is one: who drops a process should
+    /// not have to wait.
+    fn leave(mut self) {
+        if let Ok(runtime) = tokio::runtime::Handle::try_current()
+            && !self.is_over()
+        {
+            runtime.spawn(async move {
+                while !self.is_over() {
+                    tokio::time::sleep(PAUSE).await;
+                }
+            });
+        }
+    }
+}
+
+impl Drop for Burial {
+    fn drop(&mut self) {
+        while !self.is_over() {
+            std::thread::sleep(PAUSE);
+        }
+    }
+}
+
+fn is_in(pid: Pid, group: i32) -> bool {
+    matches!(getpgid(Some(pid)), Ok(its) if its.as_raw_nonzero().get() == group)
+}
+
+pub(super) fn kill_group(group: i32) {
+    if let Some(group) = Pid::from_raw(group) {
+        let _ = kill_process_group(group, Signal::KILL);
+    }
+}

@@ -1,0 +1,193 @@
+//! Namespaces: what a worker cannot name, it cannot reach.
+//!
+//! In the order that kernels permit: with root's rights while there are any, and
+//! what those did not give within a user namespace of its own.
+
+use super::account::{Account, JailError, Stand};
+use super::identity::{self, Identity};
+use super::plan::Plan;
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, UnmountFlags, mount, mount_change, unmount,
+};
+use rustix::process::{
+    DumpableBehavior, chdir, getegid, geteuid, pivot_root, set_dumpable_behavior,
+};
+use rustix::thread::UnshareFlags;
+use std::collections::BTreeMap;
+use std::io;
+use wrun_types::jail_report::Layer;
+
+/// Each layer that is a namespace, and the flag that asks for it.
+const KINDS: [(Layer, UnshareFlags); 4] = [
+    (Layer::PidNamespace, UnshareFlags::NEWPID),
+    (Layer::NetNamespace, UnshareFlags::NEWNET),
+    (Layer::IpcNamespace, UnshareFlags::NEWIPC),
+    (Layer::MountNamespace, UnshareFlags::NEWNS),
+];
+
+/// Taken along where they can be had: a host's name and control groups are nothing
+/// to hide that would be worth a line in a report.
+const EXTRA: [UnshareFlags; 2] = [UnshareFlags::NEWUTS, UnshareFlags::NEWCGROUP];
+
+/// Directories, one of which every system has, to put an empty one over.
+const PLACES: [&str; 5] = ["/proc", "/tmp", "/dev", "/etc", "/usr"];
+
+/// What [`enter`] leaves for later.
+#[derive(Debug)]
+pub(super) struct Entered {
+    pub(super) identity: Identity,
+    /// Children will be in a namespace of processes that this process is not in.
+    pub(super) pid: bool,
+    /// Whether a mount namespace was entered, or why not.
+    pub(super) mount: Result<(), String>,
+}
+
+/// Enters namespaces and assumes the worker's identity between them.
+pub(super) fn enter(plan: &Plan, account: &mut Account) -> Result<Entered, JailError> {
+    let wanted: Vec<(Layer, UnshareFlags)> = KINDS
+        .into_iter()
+        .filter(|(layer, _)| !account.is_absent(*layer))
+        .filter(|(layer, _)| !(*layer == Layer::NetNamespace && plan.grants().tcp))
+        .collect();
+    let mut flags: Vec<UnshareFlags> = wanted.iter().map(|(_, flag)| *flag).collect();
+    if !flags.is_empty() {
+        flags.extend(EXTRA);
+    }
+    let mut entered = Outcomes::new();
+    if geteuid().is_root() {
+        unshare(&flags, &mut entered);
+    }
+    let identity = if account.is_absent(Layer::Identity) {
+        Identity::default()
+    } else {
+        identity::assume(plan)?
+    };
+    // A change of user makes the process's own files in /proc root's.
+    let _ = set_dumpable_behavior(DumpableBehavior::Dumpable);
+    if !account.is_absent(Layer::UserNamespace) {
+        // The mount namespace once more, so that it belongs to the user namespace
+        // and may be changed with the rights that this process has there.
+        let again: Vec<UnshareFlags> = std::iter::once(UnshareFlags::NEWUSER)
+            .chain(flags.iter().copied().filter(|flag| {
+                *flag == UnshareFlags::NEWNS || !matches!(entered.get(&flag.bits()), Some(Ok(())))
+            }))
+            .collect();
+        let ids = (geteuid().as_raw(), getegid().as_raw());
+        unshare(&again, &mut entered);
+        account.put_up(Layer::UserNamespace, || {
+            match outcome(&entered, UnshareFlags::NEWUSER) {
+                Ok(()) => match map_ids(ids) {
+                    Ok(()) => Stand::enforced(format!("with one user, {}", ids.0)),
+                    Err(error) => Stand::partial(format!("its user has no number: {error}")),
+                },
+                Err(why) => Stand::unavailable(why),
+            }
+        })?;
+    } else {
+        account.put_up(Layer::UserNamespace, || Stand::unavailable(""))?;
+    }
+    for (layer, flag, words) in [
+        (Layer::PidNamespace, UnshareFlags::NEWPID, "its own"),
+        (
+            Layer::NetNamespace,
+            UnshareFlags::NEWNET,
+            "without a network",
+        ),
+        (Layer::IpcNamespace, UnshareFlags::NEWIPC, "its own"),
+    ] {
+        account.put_up(layer, || {
+            if layer == Layer::NetNamespace && plan.grants().tcp {
+                return Stand::unavailable("the runner's network, since sockets are granted");
+            }
+            match outcome(&entered, flag) {
+                Ok(()) => Stand::enforced(words),
+                Err(why) => Stand::unavailable(why),
+            }
+        })?;
+    }
+    Ok(Entered {
+        identity,
+        pid: outcome(&entered, UnshareFlags::NEWPID).is_ok(),
+        mount: outcome(&entered, UnshareFlags::NEWNS),
+    })
+}
+
+/// By flag, what became of it.
+type Outcomes = BTreeMap<u32, Result<(), String>>;
+
+fn outcome(outcomes: &Outcomes, flag: UnshareFlags) -> Result<(), String> {
+    outcomes
+        .get(&flag.bits())
+        .cloned()
+        .unwrap_or_else(|| Err("not asked for".into()))
+}
+
+/// All at once, or one after the other so that each tells why. What was had
+/// before stays.
+fn unshare(flags: &[UnshareFlags], outcomes: &mut Outcomes) {
+    let all = flags
+        .iter()
+        .fold(UnshareFlags::empty(), |all, flag| all | *flag);
+    let at_once = wrun_sys::unshare(all).is_ok();
+    for flag in flags {
+        let result = if at_once {
+            Ok(())
+        } else {
+            wrun_sys::unshare(*flag).map_err(|error| error.to_string())
+        };
+        match outcomes.get(&flag.bits()) {
+            Some(Ok(())) => {}
+            _ => {
+                outcomes.insert(flag.bits(), result);
+            }
+        }
+    }
+}
+
+/// Gives this process's user and group their own numbers in its user namespace.
+fn map_ids((uid, gid): (u32, u32)) -> io::Result<()> {
+    std::fs::write("/proc/self/uid_map", format!("{uid} {uid} 1"))?;
+    // Without this nobody may map groups without privilege.
+    std::fs::write("/proc/self/setgroups", "deny")?;
+    std::fs::write("/proc/self/gid_map", format!("{gid} {gid} 1"))
+}
+
+/// Makes the root of this mount namespace an empty directory that nothing can be
+/// written to. What is open stays open.
+pub(super) fn empty_root(entered: Result<(), String>) -> Stand {
+    if let Err(why) = entered {
+        return Stand::unavailable(why);
+    }
+    match pivot() {
+        Ok(()) => Stand::enforced("an empty root"),
+        Err(error) => Stand::partial(format!("its root is the system's: {error}")),
+    }
+}
+
+fn pivot() -> io::Result<()> {
+    mount_change(
+        "/",
+        MountPropagationFlags::REC | MountPropagationFlags::PRIVATE,
+    )?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::RDONLY;
+    let mut last = io::Error::from(io::ErrorKind::NotFound);
+    for place in PLACES {
+        match mount(
+            "none",
+            place,
+            "tmpfs",
+            flags,
+            c"size=4k,nr_inodes=2,mode=555",
+        ) {
+            Ok(()) => {
+                chdir(place)?;
+                // The old root comes to lie on top of the new one.
+                pivot_root(".", ".")?;
+                unmount(".", UnmountFlags::DETACH)?;
+                return Ok(chdir("/")?);
+            }
+            Err(errno) => last = errno.into(),
+        }
+    }
+    Err(last)
+}

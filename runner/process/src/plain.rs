@@ -1,0 +1,86 @@
+//! An order that can be there before its worker is.
+
+use super::channel::Sender;
+use crate::wire::{FrameError, Input, Order, Output, RunOrder};
+use bytes::Bytes;
+use std::sync::Arc;
+use std::time::Instant;
+use wrun_sandbox::Budgets;
+use wrun_sandbox::InputKind;
+use wrun_sandbox::Sink;
+use wrun_sandbox::executor::Job;
+use wrun_types::spec::Spec;
+
+/// Orders up to this size go ahead of their worker: every socket takes them.
+const AHEAD: usize = 16 << 10;
+
+/// What is to be ordered for a task to which nothing else is to be sent: its order can be
+/// there before its worker is.
+///
+/// Should the worker's start fail when the order is with it already, the task runs once
+/// more in another one, and nobody can tell: it has no directories, no addresses and no
+/// port, and what it says is heard by nobody.
+pub(super) struct Plain {
+    task_id: u64,
+    attempt: u32,
+    spec: Arc<Spec>,
+    input: Bytes,
+    stdout: Output,
+    stderr: Output,
+}
+
+impl Plain {
+    /// None where a task is not as plain.
+    pub(super) fn of(job: &Job) -> Option<Self> {
+        let InputKind::Bytes(input) = &job.stdin else {
+            return None;
+        };
+        let piped = |sink: &Sink| sink.is_channel();
+        if input.len() > AHEAD
+            || job.artifact.shape().is_command()
+            || piped(&job.stdout)
+            || piped(&job.stderr)
+            || !job.spec.dirs.is_empty()
+            || !job.spec.tcp.is_empty()
+            || job.port.is_some()
+            // What is left until then is told, and would pass meanwhile.
+            || job.deadline.is_some()
+        {
+            return None;
+        }
+        let output = |sink: &Sink| Output {
+            piped: false,
+            budget: job.spec.limits.output_budget(sink.is_capture()),
+        };
+        Some(Plain {
+            task_id: job.task_id,
+            attempt: job.attempt,
+            spec: job.spec.clone(),
+            input: input.clone(),
+            stdout: output(&job.stdout),
+            stderr: output(&job.stderr),
+        })
+    }
+
+    pub(super) fn frame(&self) -> Result<Vec<u8>, FrameError> {
+        Sender::frame(&Order::Run(Box::new(RunOrder {
+            task_id: self.task_id,
+            attempt: self.attempt,
+            spec: (*self.spec).clone(),
+            remaining: None,
+            input: Input::Inline(self.input.clone()),
+            stdout: self.stdout,
+            stderr: self.stderr,
+            joined: false,
+            port: None,
+        })))
+    }
+}
+
+/// An order that waited for its worker.
+pub(super) struct Told {
+    pub(super) frame: Vec<u8>,
+    /// Bytes of it that there was room for.
+    pub(super) sent: usize,
+    pub(super) at: Instant,
+}

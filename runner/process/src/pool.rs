@@ -1,0 +1,679 @@
+//! The workers of one artifact, for tasks with one kind of grants: a zygote that
+//! forks them, spares that wait, workers that may be used again.
+//!
+//! Invariant: what waits here unused has run nothing of any guest: a rehearsal
+//! ends before a guest's first instruction. Starting what keeps dying is slowed
+//! down and then refused ([`Breaker`]).
+
+use super::breaker::{Breaker, Failure, Restraint};
+use super::channel::ChannelError;
+use super::child::{Child, LINGER, LOOK_EVERY, Place};
+use super::error::ProcessError;
+use super::group::Group;
+use super::owners::Owners;
+use super::plain::Plain;
+use super::spawn::{Launch, Spawner};
+use super::users::Users;
+use super::worker::{Worker, crash_of};
+use super::zygote::{NotForked, Zygote};
+use crate::jail::{Grants, Plan, Role};
+use crate::wire::{ControlSays, Spare, StartOrder};
+use rustix::process::Signal;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
+use wrun_sandbox::Code;
+use wrun_sandbox::deadline::timeout;
+use wrun_types::config::Start;
+use wrun_types::jail_report::{JailReport, Layer, LayerReport};
+use wrun_types::outcome::{self, Crash};
+use wrun_types::spec::Spec;
+
+/// A program that is not ready by then will not be.
+const HANDSHAKE: Duration = Duration::from_secs(15);
+/// How long nobody must have wanted a worker before spares are made.
+const QUIET: Duration = Duration::from_millis(2);
+/// What all pools of a runner share.
+#[derive(Clone)]
+pub(super) struct Settings {
+    pub(super) start: Start,
+    pub(super) spares: usize,
+    /// Tasks that a worker gets.
+    pub(super) reuse: u32,
+    pub(super) idle_timeout: Duration,
+    /// The jail, but for what tasks are granted.
+    pub(super) plan: Plan,
+    /// What each program that is started becomes; none where it stays who its runner is,
+    /// or is who was chosen.
+    pub(super) users: Option<Arc<Users>>,
+    /// Of all workers; none without a jail.
+    pub(super) group: Option<Arc<Group>>,
+}
+
+pub(super) struct Pool {
+    code: Arc<Mutex<Arc<Code>>>,
+    spawner: Arc<Spawner>,
+    settings: Settings,
+    grants: Grants,
+    state: Mutex<State>,
+    /// Held by whoever starts a zygote: others wait for it.
+    starting: tokio::sync::Mutex<()>,
+    closing: CancellationToken,
+}
+
+#[derive(Default)]
+struct State {
+    zygote: Option<Arc<Zygote>>,
+    /// Unused workers.
+    spares: VecDeque<Worker>,
+    /// Workers that have run a task and may run more.
+    used: Vec<Worker>,
+    /// Spares that have done their task, and wait to be ended.
+    spent: VecDeque<Worker>,
+    /// Somebody makes spares, or waits for the time to.
+    tended: bool,
+    breaker: Breaker,
+    /// No more are kept.
+    closed: bool,
+    last_use: Option<Instant>,
+    /// For a task like the last one.
+    usual: Option<Spare>,
+}
+
+/// A worker for a task, and what is to be said about how it came to be.
+pub(super) struct Taken {
+    pub(super) worker: Worker,
+    pub(super) note: Option<String>,
+}
+
+/// Why there is no worker.
+pub(super) enum NoWorker {
+    Error(ProcessError),
+    /// The engine in the worker does not take the code.
+    Stale(String),
+}
+
+impl From<ProcessError> for NoWorker {
+    fn from(error: ProcessError) -> Self {
+        NoWorker::Error(error)
+    }
+}
+
+/// Why a program that was started is not ready.
+enum NotReady {
+    No(NoWorker),
+    /// It died; the next one may not.
+    Died(Failure, String),
+    /// Somebody else's died meanwhile.
+    Failed,
+}
+
+impl Pool {
+    pub(super) fn new(
+        code: Arc<Mutex<Arc<Code>>>,
+        spawner: Arc<Spawner>,
+        settings: Settings,
+        grants: Grants,
+    ) -> Self {
+        Pool {
+            code,
+            spawner,
+            settings,
+            grants,
+            state: Mutex::default(),
+            starting: tokio::sync::Mutex::default(),
+            closing: CancellationToken::new(),
+        }
+    }
+
+    /// Ends the workers that wait, and keeps no more. Those that run a task are
+    /// their task's.
+    pub(super) fn close(&self) {
+        self.state().closed = true;
+        self.closing.cancel();
+        self.rest();
+    }
+
+    /// A worker that waits for its order, for such a task; or one that has it, where
+    /// it is `plain`.
+    pub(super) async fn take(
+        self: &Arc<Self>,
+        task: &Spec,
+        plain: Option<&Plain>,
+    ) -> Result<Taken, NoWorker> {
+        let memory = crate::memory_of_a_process(task);
+        self.state().usual = Some(Spare {
+            limits: task.limits.clone(),
+            memory,
+        });
+        let mut note = None;
+        loop {
+            while let Some(mut worker) = self.waiting(memory) {
+                // One that somebody killed while it waited is nobody's outcome, nor
+                // one that speaks unasked.
+                if !worker.life.is_dead() && worker.says.is_quiet() {
+                    return Ok(Taken { worker, note });
+                }
+            }
+            let (restraint, round) = {
+                let breaker = &self.state().breaker;
+                (breaker.restraint(Instant::now()), breaker.round())
+            };
+            match restraint {
+                Restraint::None => {}
+                Restraint::Wait(time) => {
+                    tokio::time::sleep(time).await;
+                    continue;
+                }
+                Restraint::Open {
+                    failures,
+                    last,
+                    again,
+                } => {
+                    return Err(NoWorker::Error(ProcessError::CrashLoop {
+                        failures,
+                        last,
+                        again,
+                    }));
+                }
+            }
+            let made = match self.settings.start {
+                // A zygote is one more process to keep: where there are too many
+                // already, a task does without.
+                Start::Fork if self.has_zygote() || self.spawner.has_spare() => {
+                    match self.fork(round, None, plain).await {
+                        Ok(worker) => Ok(worker),
+                        Err(NotMade::Refused(why)) => {
+                            note = Some(format!("started by exec: forking failed: {why}"));
+                            self.exec(None).await
+                        }
+                        Err(NotMade::Not(not)) => Err(not),
+                    }
+                }
+                Start::Fork => {
+                    note = Some("started by exec: too many zygotes".to_owned());
+                    self.exec(None).await
+                }
+                Start::Exec => self.exec(None).await,
+            };
+            match made {
+                Ok(worker) => return Ok(Taken { worker, note }),
+                Err(NotReady::No(no)) => return Err(no),
+                Err(NotReady::Died(how, why)) => self.failed(round, how, why),
+                Err(NotReady::Failed) => {}
+            }
+        }
+    }
+
+    /// A worker did its task. It may get another one, if it is as it was.
+    pub(super) fn give_back(&self, worker: Option<Worker>) {
+        let mut state = self.state();
+        state.breaker.succeeded();
+        let Some(worker) = worker.filter(|_| !state.closed) else {
+            return;
+        };
+        if worker.tasks < self.settings.reuse {
+            state.used.push(worker);
+            return;
+        }
+        // The kernel takes a processor for as long as the task did to give back what a
+        // process had. Where tasks are few enough for spares, that can wait.
+        if worker.spare {
+            state.spent.push_back(worker);
+        }
+        let over = state.spent.len().saturating_sub(self.settings.spares);
+        let ended: Vec<_> = state.spent.drain(..over).collect();
+        drop(state);
+        drop(ended);
+    }
+
+    /// Sees to it that spares are made once there is time for it: after tasks have
+    /// stopped coming for a moment. Forking and rehearsing takes a processor for a
+    /// fraction of a millisecond, which a task that is there can use better.
+    pub(super) fn tend(self: &Arc<Self>) {
+        {
+            let mut state = self.state();
+            let done = state.spares.len() >= self.settings.spares && state.spent.is_empty();
+            if state.tended || state.closed || done {
+                return;
+            }
+            state.tended = true;
+        }
+        let pool = self.clone();
+        tokio::spawn(async move {
+            loop {
+                pool.await_quiet().await;
+                let spent = std::mem::take(&mut pool.state().spent);
+                drop(spent);
+                while let Some((round, spare)) = pool.wants_spare() {
+                    // Where its walls do not wait for what a task is granted.
+                    let tight = (!pool.grants.any()).then_some(spare.memory);
+                    let made = match pool.settings.start {
+                        Start::Fork => {
+                            let made = pool.fork(round, Some(spare), None).await;
+                            made.map_err(|_| ())
+                        }
+                        Start::Exec => pool.exec(Some(spare)).await.map_err(|_| ()),
+                    };
+                    // A failure is the next task's to meet, and to report.
+                    let Ok(mut worker) = made else {
+                        break;
+                    };
+                    worker.memory = tight;
+                    worker.spare = true;
+                    let mut state = pool.state();
+                    if !state.closed {
+                        state.spares.push_back(worker);
+                    }
+                }
+                let mut state = pool.state();
+                if state.spent.is_empty() {
+                    state.tended = false;
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Waits until nobody has wanted a worker for a moment.
+    async fn await_quiet(&self) {
+        loop {
+            let last = self.state().last_use;
+            let quiet = last.map_or(QUIET, |last| last.elapsed());
+            if quiet >= QUIET {
+                return;
+            }
+            tokio::time::sleep(QUIET - quiet).await;
+        }
+    }
+
+    /// The spare that is to be made, if one is, and the round of starts that it is of.
+    fn wants_spare(&self) -> Option<(u64, Spare)> {
+        let state = self.state();
+        let wanted = state.spares.len() < self.settings.spares
+            && state.breaker.restraint(Instant::now()) == Restraint::None
+            && !state.closed
+            && self.spawner.has_spare();
+        let usual = state.usual.clone().filter(|_| wanted)?;
+        Some((state.breaker.round(), usual))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A worker that waits, and whose walls leave a task this much memory: those of
+    /// one that was used are as wide as its first task needed, those of a spare as
+    /// the task before it was made.
+    fn waiting(&self, memory: u64) -> Option<Worker> {
+        let mut state = self.state();
+        state.last_use = Some(Instant::now());
+        let fits = |worker: &Worker| worker.memory.is_none_or(|has| has >= memory);
+        if let Some(at) = state.used.iter().rposition(fits) {
+            return Some(state.used.swap_remove(at));
+        }
+        // One that fits takes its place: they must not become more.
+        let narrow = state.used.pop();
+        let mut others = Vec::new();
+        let spare = loop {
+            match state.spares.pop_front() {
+                Some(spare) if spare.memory.is_none_or(|has| has == memory) => break Some(spare),
+                Some(spare) => others.push(spare),
+                None => break None,
+            }
+        };
+        drop(state);
+        drop((narrow, others));
+        spare
+    }
+
+    fn failed(&self, round: u64, how: Failure, why: String) {
+        let jitter = rand::random::<f64>();
+        let now = Instant::now();
+        self.state().breaker.failed(round, now, how, why, jitter);
+    }
+
+    fn alive_zygote(&self) -> Option<Arc<Zygote>> {
+        let zygote = self.state().zygote.clone();
+        zygote.filter(|zygote| zygote.is_alive())
+    }
+
+    fn has_zygote(&self) -> bool {
+        self.state().zygote.is_some()
+    }
+
+    /// Lets go of all that waits.
+    fn rest(&self) {
+        let let_go = {
+            let mut state = self.state();
+            (
+                state.zygote.take(),
+                std::mem::take(&mut state.spares),
+                std::mem::take(&mut state.used),
+                std::mem::take(&mut state.spent),
+            )
+        };
+        drop(let_go);
+    }
+
+    /// A worker from the zygote; starts that when there is none.
+    async fn fork(
+        self: &Arc<Self>,
+        round: u64,
+        spare: Option<Spare>,
+        order: Option<&Plain>,
+    ) -> Result<Worker, NotMade> {
+        let zygote = self.zygote(round).await?;
+        let permit = self.spawner.permit().await.map_err(NoWorker::from)?;
+        let born = zygote.fork(permit, spare, order).await;
+        match born.and_then(|born| Worker::forked(born).map_err(NotForked::Refused)) {
+            Ok(worker) => Ok(worker),
+            Err(NotForked::Refused(error)) => Err(NotMade::Refused(error.to_string())),
+            Err(NotForked::Gone(how)) => {
+                let mut why = match how {
+                    Failure::Killed => "the zygote that forks workers died",
+                    Failure::Own => "the zygote that forks workers had to be ended",
+                }
+                .to_owned();
+                if let Some(words) = zygote.words() {
+                    why = format!("{why}; it said: {}", outcome::on_one_line(&words));
+                }
+                Err(NotReady::Died(how, why).into())
+            }
+        }
+    }
+
+    async fn zygote(self: &Arc<Self>, round: u64) -> Result<Arc<Zygote>, NotReady> {
+        if let Some(zygote) = self.alive_zygote() {
+            return Ok(zygote);
+        }
+        // Goes on when who wants it is gone: with short deadlines and a slow start
+        // there would never be one.
+        let pool = self.clone();
+        let starting = tokio::spawn(async move {
+            let started = tokio::select! {
+                started = pool.start_zygote(round) => started,
+                () = pool.closing.cancelled() => Err(NotReady::No(ProcessError::ShutDown.into())),
+            };
+            if let Err(NotReady::Died(how, why)) = &started {
+                pool.failed(round, *how, why.clone());
+            }
+            started
+        });
+        match starting.await {
+            Ok(started) => started,
+            Err(_) => Err(NotReady::No(ProcessError::ShutDown.into())),
+        }
+    }
+
+    async fn start_zygote(self: &Arc<Self>, round: u64) -> Result<Arc<Zygote>, NotReady> {
+        let _one_at_a_time = self.starting.lock().await;
+        if let Some(zygote) = self.alive_zygote() {
+            return Ok(zygote);
+        }
+        if self.state().breaker.round() != round {
+            return Err(NotReady::Failed);
+        }
+        let (launch, jail) = self.launch(true, None).await?;
+        let zygote = Zygote::new(launch, jail);
+        {
+            let mut state = self.state();
+            if state.closed {
+                return Err(NotReady::No(ProcessError::ShutDown.into()));
+            }
+            state.zygote = Some(zygote.clone());
+            state.last_use = Some(Instant::now());
+        }
+        tokio::spawn(idle(Arc::downgrade(self), self.settings.idle_timeout));
+        Ok(zygote)
+    }
+
+    /// A worker that is a program of its own.
+    async fn exec(&self, spare: Option<Spare>) -> Result<Worker, NotReady> {
+        let (launch, jail) = self.launch(false, spare).await?;
+        Ok(Worker::started(launch, jail))
+    }
+
+    /// Starts a program and waits until it is what it should be.
+    async fn launch(
+        &self,
+        zygote: bool,
+        spare: Option<Spare>,
+    ) -> Result<(Launch, Arc<JailReport>), NotReady> {
+        let code = self
+            .code
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let user = self.settings.users.as_ref().map(|users| users.pick());
+        let mut order = StartOrder {
+            zygote,
+            plan: Plan {
+                role: if zygote { Role::Zygote } else { Role::Worker },
+                grants: self.grants,
+                cgroup: match &self.settings.group {
+                    Some(group) => group.path(),
+                    None => Err("there is no jail".to_owned()),
+                },
+                ..self.settings.plan.clone()
+            },
+            tasks: self.settings.reuse,
+            spare,
+            image: None,
+            clock: false,
+        };
+        if let Some(user) = &user {
+            user.apply(&mut order.plan);
+        }
+        let owners = match &user {
+            Some(user) if self.grants.mapped => {
+                let owners = Owners::seen_by(user.number);
+                let owners = owners.map_err(|source| ProcessError::System {
+                    what: "cannot map the owners of granted directories",
+                    source,
+                });
+                Some(Arc::new(owners.map_err(NoWorker::from)?))
+            }
+            _ => None,
+        };
+        let permit = self.spawner.permit().await.map_err(NoWorker::from)?;
+        let place = Place {
+            _permit: permit,
+            _user: user,
+        };
+        let mut launch = self
+            .spawner
+            .spawn(order, code, place)
+            .await
+            .map_err(NoWorker::from)?;
+        launch.owners = owners;
+        match timeout(HANDSHAKE, self.shake(&mut launch)).await {
+            Ok(Ok(jail)) => Ok((launch, Arc::new(jail))),
+            Ok(Err(not)) => Err(not),
+            Err(_late) => Err(NotReady::Died(
+                Failure::Own,
+                format!("no answer in {} s", HANDSHAKE.as_secs()),
+            )),
+        }
+    }
+
+    async fn shake(&self, launch: &mut Launch) -> Result<JailReport, NotReady> {
+        let bad = |what: String| {
+            NotReady::No(NoWorker::Error(ProcessError::Handshake {
+                program: self.spawner.program().clone(),
+                what,
+            }))
+        };
+        let no = |error: ProcessError| NotReady::No(error.into());
+        let hello = tokio::select! {
+            hello = launch.says.hello() => hello,
+            signal = stopped(&mut launch.child) => return Err(killed(signal)),
+        };
+        match hello {
+            Ok(_) => {}
+            // A program that is no worker goes of itself; one that is killed
+            // might have been one.
+            Err(ChannelError::Closed | ChannelError::Io(_)) => {
+                let exit = timeout(LINGER, launch.child.wait()).await;
+                let is_gone = exit.is_ok();
+                let crash = crash_of(exit.ok().flatten());
+                if matches!(crash, Crash::Signal(_)) || is_gone && crash == Crash::Lost {
+                    return Err(NotReady::Died(failure_of(&crash), crash.to_string()));
+                }
+                let mut what = crash.to_string();
+                if let Some(said) = last_words(launch) {
+                    what = format!("{what}; it said: {said}");
+                }
+                return Err(bad(what));
+            }
+            Err(error) => return Err(bad(error.to_string())),
+        }
+        let mut moved = false;
+        loop {
+            let said = tokio::select! {
+                said = launch.says.next::<ControlSays>() => said,
+                signal = stopped(&mut launch.child) => return Err(killed(signal)),
+            };
+            match said {
+                Ok(ControlSays::Moved(pid)) if !moved => {
+                    moved = true;
+                    if let Err(error) = launch.child.moved(pid).await {
+                        return Err(bad(format!("it went where it cannot be: {error}")));
+                    }
+                }
+                Ok(ControlSays::Ready(jail)) => return Ok(distrusted(jail)),
+                Ok(ControlSays::Stale(message)) => {
+                    return Err(NotReady::No(NoWorker::Stale(bounded(message))));
+                }
+                Ok(ControlSays::Refused(message)) => {
+                    let message = bounded(message);
+                    return Err(no(ProcessError::Refused { message }));
+                }
+                Ok(ControlSays::NoJail(layer)) => {
+                    let mut layer = layer;
+                    cut(&mut layer.detail, 256);
+                    return Err(no(ProcessError::NoJail(layer)));
+                }
+                Ok(ControlSays::JailFailed(message)) => {
+                    let message = bounded(message);
+                    return Err(no(ProcessError::JailFailed { message }));
+                }
+                Ok(_) => return Err(bad("it spoke before it was asked".into())),
+                Err(ChannelError::Closed | ChannelError::Io(_)) => {
+                    let exit = timeout(LINGER, launch.child.wait()).await;
+                    let crash = crash_of(exit.ok().flatten());
+                    let mut what = crash.to_string();
+                    if let Some(said) = last_words(launch) {
+                        what = format!("{what}; it said: {said}");
+                    }
+                    return Err(NotReady::Died(failure_of(&crash), what));
+                }
+                Err(error) => return Err(bad(error.to_string())),
+            }
+        }
+    }
+}
+
+/// Waits until somebody stops a process; the signal.
+pub(super) async fn stopped(child: &mut Child) -> i32 {
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        if let Some(signal) = child.stopped_by() {
+            return signal;
+        }
+    }
+}
+
+fn killed(signal: i32) -> NotReady {
+    NotReady::Died(Failure::Killed, Crash::Signal(signal).to_string())
+}
+
+fn failure_of(crash: &Crash) -> Failure {
+    let kill = Signal::KILL.as_raw();
+    match crash {
+        Crash::Signal(signal) if *signal == kill => Failure::Killed,
+        _ => Failure::Own,
+    }
+}
+
+/// Why nothing was forked.
+enum NotMade {
+    /// The system refused; exec may work.
+    Refused(String),
+    Not(NotReady),
+}
+
+impl From<NotReady> for NotMade {
+    fn from(not: NotReady) -> Self {
+        NotMade::Not(not)
+    }
+}
+
+impl From<NoWorker> for NotReady {
+    fn from(no: NoWorker) -> Self {
+        NotReady::No(no)
+    }
+}
+
+impl From<NoWorker> for NotMade {
+    fn from(no: NoWorker) -> Self {
+        NotMade::Not(NotReady::No(no))
+    }
+}
+
+/// Lets a pool's zygote and spares go once nobody has used it for so long.
+async fn idle(pool: Weak<Pool>, timeout: Duration) {
+    loop {
+        let last = {
+            let Some(pool) = pool.upgrade() else {
+                return;
+            };
+            let state = pool.state();
+            if state.zygote.is_none() {
+                return;
+            }
+            state.last_use
+        };
+        let idle = last.map_or(timeout, |last| last.elapsed());
+        if idle >= timeout {
+            if let Some(pool) = pool.upgrade() {
+                pool.rest();
+            }
+            return;
+        }
+        tokio::time::sleep(timeout - idle).await;
+    }
+}
+
+/// The first line of what a program wrote to stderr before it went.
+fn last_words(launch: &mut Launch) -> Option<String> {
+    let words = launch.words.told()?;
+    let line = words.lines().find(|line| !line.trim().is_empty())?;
+    Some(line.chars().filter(|c| !c.is_control()).take(512).collect())
+}
+
+/// What a process says in its own words, as far as anybody wants to read it.
+pub(super) fn bounded(mut words: String) -> String {
+    cut(&mut words, 4096);
+    words
+}
+
+fn cut(words: &mut String, most: usize) {
+    let mut end = words.len().min(most);
+    while !words.is_char_boundary(end) {
+        end -= 1;
+    }
+    words.truncate(end);
+    words.shrink_to_fit();
+}
+
+/// What a report can be at most, when a process that may have been taken over makes it.
+fn distrusted(mut report: JailReport) -> JailReport {
+    report.layers.truncate(Layer::ALL.len());
+    for layer in &mut report.layers {
+        cut(&mut layer.detail, 256);
+    }
+    report.layers.shrink_to_fit();
+    report
+}

@@ -1,0 +1,226 @@
+//! Job control: this process and all that its runners have started, stopped and let go on
+//! as one.
+//!
+//! A terminal's Ctrl-Z reaches the process group of a shell's job. Workers are in groups
+//! of their own, and would go on computing. Invariants: whatever was started is listed,
+//! from its start until it is about to be reaped; while the process is suspended nothing
+//! is started, and nobody takes a process for stopped by itself ([`round`]).
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
+use wrun_sandbox::deadline;
+use wrun_sys::shortage;
+use wrun_sys::{self, Process, Program, Shown};
+use wrun_types::error::{Error, ErrorKind};
+
+/// A signal that stops a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StopSignal {
+    /// `SIGTSTP`: Ctrl-Z at a terminal.
+    Terminal,
+    /// `SIGTTIN`: a job in the background reads from its terminal.
+    Input,
+    /// `SIGTTOU`: a job in the background writes to its terminal.
+    Output,
+    /// `SIGSTOP`: whatever else a process does with signals.
+    Always,
+}
+
+impl StopSignal {
+    fn raw(self) -> i32 {
+        match self {
+            StopSignal::Terminal => libc::SIGTSTP,
+            StopSignal::Input => libc::SIGTTIN,
+            StopSignal::Output => libc::SIGTTOU,
+            StopSignal::Always => libc::SIGSTOP,
+        }
+    }
+}
+
+/// Stops this process by a signal, and with it every process that its runners started;
+/// returns once somebody lets it go on (`SIGCONT`), and they go on, too.
+///
+/// For programs with jobs: workers are in process groups of their own, which a terminal's
+/// Ctrl-Z does not reach. Catch `SIGTSTP`, `SIGTTIN` and `SIGTTOU`, as far as the program
+/// was not started to ignore them, and call this on a thread that may block. It is the same
+/// in both modes. A process that the kernel does not stop (one whose process group is
+/// orphaned, the first of a container) goes on at once.
+///
+/// Time that passes meanwhile does not count for the deadlines of tasks
+/// ([`time_suspended`](crate::time_suspended)); it does for what guests and hosts measure
+/// themselves. `SIGSTOP` that others send cannot be caught, stops this process alone, and
+/// its time counts.
+///
+/// A `SIGCONT` that comes before this process is stopped has no effect; with
+/// [`job_control`], which needs no handlers, none is lost.
+pub fn suspend(signal: StopSignal) {
+    suspend_by(|| wrun_sys::stop_by(signal.raw()));
+}
+
+/// Has `SIGTSTP`, `SIGTTIN` and `SIGTTOU` [`suspend`] this process with its workers from now
+/// on, as far as it was not started to ignore them: by a thread that waits for them.
+///
+/// Call it before the program starts threads: `SIGTSTP` is blocked in this one and in those
+/// that it starts, and stops the process alone where another one does not block it. `wrun`
+/// does it. More calls do nothing.
+///
+/// # Errors
+///
+/// [`ErrorKind::System`] when there is no descriptor or no thread for that; those signals
+/// stop this process alone then.
+pub fn job_control() -> Result<(), Error> {
+    static CONTROLLED: AtomicBool = AtomicBool::new(false);
+    let refused = |error: io::Error| {
+        let hint = shortage::hint(&error);
+        let message = format!("cannot take part in job control: {error}{hint}");
+        Error::new(ErrorKind::System, message)
+    };
+    if CONTROLLED.swap(true, Ordering::SeqCst) {
+        return Ok(());
+    }
+    let Some(signals) = wrun_sys::JobSignals::hold().map_err(refused)? else {
+        return Ok(());
+    };
+    let obeying = move || {
+        signals.obey_here();
+        loop {
+            signals.wait();
+            suspend_by(|| signals.obey());
+        }
+    };
+    let thread = std::thread::Builder::new()
+        .name("wrun-stop".into())
+        .stack_size(64 << 10);
+    thread.spawn(obeying).map(drop).map_err(|error| {
+        wrun_sys::JobSignals::let_go();
+        refused(error)
+    })
+}
+
+/// Stops what was started, and this process by what `stop` does, and has all go on.
+fn suspend_by(stop: impl FnOnce()) {
+    let job = Job::current();
+    let _one_at_a_time = lock(&job.suspending);
+    let _nothing_starts = job.starting.write().unwrap_or_else(PoisonError::into_inner);
+    job.round.fetch_add(1, Ordering::SeqCst);
+    job.show(deadline::stop_clock());
+    job.tell(Signal::STOP);
+    stop();
+    job.show(deadline::start_clock());
+    job.tell(Signal::CONT);
+    job.round.fetch_add(1, Ordering::SeqCst);
+}
+
+/// All that one process has started. A fork of it has a copy, of processes that are not
+/// its own and with locks that may be held for ever: it makes one of its own.
+struct Job {
+    process: Process,
+    suspending: Mutex<()>,
+    /// Read by who starts a process.
+    starting: RwLock<()>,
+    /// Odd while the process is suspended.
+    round: AtomicU64,
+    listed: Mutex<Listed>,
+    /// That of a fork of this process.
+    next: OnceLock<Box<Job>>,
+}
+
+#[derive(Default)]
+struct Listed {
+    groups: BTreeSet<i32>,
+    clocks: Vec<Weak<Shown>>,
+}
+
+static FIRST: OnceLock<Job> = OnceLock::new();
+
+impl Job {
+    fn new() -> Self {
+        Job {
+            process: Process::current(),
+            suspending: Mutex::default(),
+            starting: RwLock::default(),
+            round: AtomicU64::new(0),
+            listed: Mutex::default(),
+            next: OnceLock::new(),
+        }
+    }
+
+    fn current() -> &'static Job {
+        let mut job = FIRST.get_or_init(Job::new);
+        while !job.process.is_current() {
+            job = job.next.get_or_init(|| Box::new(Job::new()));
+        }
+        job
+    }
+
+    /// Shows workers the clock.
+    fn show(&self, times: [u64; 2]) {
+        for clock in lock(&self.listed).clocks.iter().filter_map(Weak::upgrade) {
+            clock.store(times);
+        }
+    }
+
+    fn tell(&self, signal: Signal) {
+        for group in &lock(&self.listed).groups {
+            // Somebody else may have reaped what was in it: the number is nobody's then.
+            if wrun_sys::has_child_in(*group)
+                && let Some(group) = Pid::from_raw(*group)
+            {
+                let _ = kill_process_group(group, signal);
+            }
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A process group that is stopped with this process, until this is dropped: before its
+/// last process is reaped.
+#[derive(Debug)]
+pub struct Member(i32);
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        lock(&Job::current().listed).groups.remove(&self.0);
+    }
+}
+
+impl Member {
+    /// The number of the group, and of the process that founded it.
+    pub(super) fn group(&self) -> i32 {
+        self.0
+    }
+}
+
+/// Starts a program that founds a process group.
+pub fn start(program: &Program<'_>) -> io::Result<Member> {
+    let job = Job::current();
+    let _not_suspended = job.starting.read().unwrap_or_else(PoisonError::into_inner);
+    let group = wrun_sys::start(program)?;
+    lock(&job.listed).groups.insert(group);
+    Ok(Member(group))
+}
+
+/// A clock for workers, which stands while this process is suspended; none where the
+/// system does not give one: time that they are suspended counts then.
+pub(super) fn clock() -> Option<Arc<Shown>> {
+    let clock = Arc::new(Shown::new().ok()?);
+    let mut listed = lock(&Job::current().listed);
+    listed.clocks.retain(|clock| clock.strong_count() > 0);
+    listed.clocks.push(Arc::downgrade(&clock));
+    clock.store(deadline::times());
+    Some(clock)
+}
+
+/// Changes whenever this process is suspended and when it goes on; none while it is
+/// suspended. What was stopped between two that are the same was stopped by somebody else.
+pub(super) fn round() -> Option<u64> {
+    let round = Job::current().round.load(Ordering::SeqCst);
+    round.is_multiple_of(2).then_some(round)
+}

@@ -1,0 +1,75 @@
+//! What runner and compiler say to each other.
+//!
+//! ```text
+//! compiler                     runner
+//! Hello          ───────────▶
+//!                ◀───────────  CompileOrder
+//! Moved          ───────────▶  where it goes on as another process
+//! CompilerSays   ───────────▶  and the compiler is gone
+//! ```
+
+use crate::jail::Plan;
+use serde::{Deserialize, Serialize};
+use wrun_sandbox::LoadError;
+use wrun_types::jail_report::LayerReport;
+
+/// Bytes of all that a compiler may say, greeting and frame: several times the
+/// longest refusal.
+pub const MAX_ANSWER: usize = 64 << 10;
+
+/// A task file to compile. It and the file for the code come beside.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct CompileOrder {
+    pub metered: bool,
+    /// BLAKE3 of the task file.
+    pub source: [u8; 32],
+    /// Threads that compile, at most.
+    pub threads: u32,
+    /// Its jail, with its limits.
+    pub plan: Plan,
+}
+
+/// A compiler's only word, but for `Moved` before it.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum CompilerSays {
+    /// The code is in the file.
+    Compiled,
+    /// The bytes are no task.
+    Refused(LoadError),
+    /// It is not the task's fault.
+    Failed(String),
+    /// It goes on as this process, and the one that was started ends.
+    Moved(i32),
+    /// A required layer of the jail cannot be had.
+    NoJail(LayerReport),
+    /// The jail cannot be put up for another reason.
+    JailFailed(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{Decoder, encode};
+
+    #[test]
+    fn whatever_a_compiler_says_is_a_word_or_an_error() {
+        for first in 0..=255 {
+            for second in 0..=255 {
+                let mut decoder = Decoder::default();
+                decoder.push(&[6, 0, 0, 0, first, second, 0xff, 0xff, 0xff, 0xff]);
+                let _ = decoder.next::<CompilerSays>();
+            }
+        }
+    }
+
+    #[test]
+    fn a_refusal_travels() {
+        let refusal = CompilerSays::Refused(LoadError::Empty);
+        let mut decoder = Decoder::default();
+        decoder.push(&encode(&refusal).expect("fits"));
+        match decoder.next().expect("decodes") {
+            Some(CompilerSays::Refused(LoadError::Empty)) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}

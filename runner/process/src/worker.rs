@@ -1,0 +1,168 @@
+//! One worker process as its runner sees it: its socket, its life, its end.
+//!
+//! Invariant: a [`Worker`] that is dropped is killed and reaped, by its zygote or
+//! by this process.
+
+use super::channel::{Receiver, Sender};
+use super::child::Child;
+use super::owners::Owners;
+use super::plain::Told;
+use super::spawn::Launch;
+use super::words::Words;
+use super::zygote::{Born, Forked};
+use std::io;
+use std::sync::Arc;
+use wrun_sys::{End, Exit};
+use wrun_types::config::Start;
+use wrun_types::jail_report::JailReport;
+use wrun_types::outcome::Crash;
+
+/// A worker that waits for an order, or has one.
+pub(super) struct Worker {
+    pub(super) life: Life,
+    pub(super) orders: Sender,
+    pub(super) says: Receiver,
+    /// Tasks it has run.
+    pub(super) tasks: u32,
+    /// It was made ahead, and waits to be ended once it is done.
+    pub(super) spare: bool,
+    /// Memory that its walls leave a task, once they are tight.
+    pub(super) memory: Option<u64>,
+    /// Its order, where that was sent before it was there.
+    pub(super) told: Option<Told>,
+}
+
+/// The process itself, by who reaps it.
+pub(super) enum Life {
+    Forked(Forked),
+    Started {
+        child: Child,
+        jail: Arc<JailReport>,
+        words: Words,
+        owners: Option<Arc<Owners>>,
+    },
+}
+
+impl Worker {
+    /// A worker that its zygote has just forked. Needs the context of a tokio runtime.
+    pub(super) fn forked(born: Born) -> io::Result<Self> {
+        let (reading, writing) = tokio::net::UnixStream::from_std(born.socket)?.into_split();
+        Ok(Worker {
+            life: Life::Forked(born.forked),
+            orders: Sender::new(writing),
+            says: Receiver::new(reading),
+            tasks: 0,
+            spare: false,
+            memory: None,
+            told: born.told,
+        })
+    }
+
+    /// A program that was started and said that it is ready.
+    pub(super) fn started(launch: Launch, jail: Arc<JailReport>) -> Self {
+        Worker {
+            life: Life::Started {
+                child: launch.child,
+                jail,
+                words: launch.words,
+                owners: launch.owners,
+            },
+            orders: launch.orders,
+            says: launch.says,
+            tasks: 0,
+            spare: false,
+            memory: None,
+            told: None,
+        }
+    }
+}
+
+impl Life {
+    pub(super) fn id(&self) -> Option<u32> {
+        match self {
+            Life::Forked(forked) => forked.id(),
+            Life::Started { child, .. } => Some(child.id()),
+        }
+    }
+
+    pub(super) fn start(&self) -> Start {
+        match self {
+            Life::Forked(_) => Start::Fork,
+            Life::Started { .. } => Start::Exec,
+        }
+    }
+
+    pub(super) fn jail(&self) -> Arc<JailReport> {
+        match self {
+            Life::Forked(forked) => forked.zygote().jail.clone(),
+            Life::Started { jail, .. } => jail.clone(),
+        }
+    }
+
+    /// How it sees granted directories; none where they are as on disk.
+    pub(super) fn owners(&self) -> Option<Arc<Owners>> {
+        match self {
+            Life::Forked(forked) => forked.zygote().owners.clone(),
+            Life::Started { owners, .. } => owners.clone(),
+        }
+    }
+
+    pub(super) fn is_dead(&mut self) -> bool {
+        match self {
+            Life::Forked(forked) => forked.is_dead(),
+            Life::Started { child, .. } => child.is_dead(),
+        }
+    }
+
+    /// The signal that stopped it, where nobody else looks: a zygote ends
+    /// workers that were stopped.
+    pub(super) fn stopped_by(&mut self) -> Option<i32> {
+        match self {
+            Life::Forked(_) => None,
+            Life::Started { child, .. } => child.stopped_by(),
+        }
+    }
+
+    /// Takes in what it wrote to its stderr, which must not fill up.
+    pub(super) fn overhear(&mut self) {
+        match self {
+            Life::Forked(forked) => forked.overhear(),
+            Life::Started { words, .. } => words.overhear(),
+        }
+    }
+
+    /// A crash of it, with what it said before.
+    pub(super) fn crashed(&mut self, how: Crash) -> Crash {
+        let words = match self {
+            Life::Forked(forked) => forked.words(),
+            Life::Started { words, .. } => words.told(),
+        };
+        how.with_words(words)
+    }
+
+    /// Kills it; it may be dead already.
+    pub(super) fn kill(&self) {
+        match self {
+            Life::Forked(forked) => forked.kill(),
+            Life::Started { child, .. } => child.kill(),
+        }
+    }
+
+    /// Waits for its death and until it is reaped; none when nobody can tell how
+    /// it ended.
+    pub(super) async fn wait(&mut self) -> Option<Exit> {
+        match self {
+            Life::Forked(forked) => forked.wait().await,
+            Life::Started { child, .. } => child.wait().await,
+        }
+    }
+}
+
+/// An end as a crash.
+pub(super) fn crash_of(exit: Option<Exit>) -> Crash {
+    match exit.map(|exit| exit.end) {
+        None => Crash::Lost,
+        Some(End::Signal(signal) | End::Stopped(signal)) => Crash::Signal(signal),
+        Some(End::Status(status)) => Crash::Exit(status),
+    }
+}

@@ -1,0 +1,166 @@
+//! The worker program: what the hidden entry of a binary does after it was
+//! started by a runner, up to the point where it forks or serves.
+//!
+//! Greets, takes its start order, goes behind its walls, maps the artifact. The
+//! jail stands before anything of a guest runs. Invariant: it outlives neither its
+//! runner nor its last task.
+
+use super::begin::{check_alone, go_inside, settle};
+use super::channel::{self, Inbox};
+use super::roles::{COMPILE_ARG, WORKER_ARG, WorkerRole};
+use super::{compile_main, program, task_main, zygote_main};
+use crate::jail::{self, JailError};
+use crate::wire::{ControlOrder, ControlSays, Hello};
+use std::fs::File;
+use std::io::{self, Write};
+use wrun_sandbox::deadline;
+use wrun_sandbox::{self, Code, PrepareError, Prepared};
+use wrun_sys::{self, Alone, Seen};
+
+/// What `wrun::worker_hook` does, in a program that can have these roles, too.
+#[expect(clippy::exit, reason = "a worker has no main to return to")]
+pub fn hook(others: &[WorkerRole]) {
+    let mut args = std::env::args_os().skip(1);
+    if args.next().is_none_or(|arg| arg != WORKER_ARG) {
+        program::hook();
+        return;
+    }
+    let parent = args
+        .next()
+        .and_then(|arg| arg.to_str().and_then(|arg| arg.parse::<i32>().ok()));
+    wrun_sys::start_afresh();
+    std::panic::set_hook(Box::new(say_panic));
+    let role = args.next();
+    let work = |parent| match role.as_ref().and_then(|role| role.to_str()) {
+        None => work(parent),
+        Some(COMPILE_ARG) => compile_main::work(parent),
+        Some(role) => match others.iter().find(|it| it.name == role) {
+            Some(other) => (other.work)(parent),
+            None => Err(io::Error::other(format!("unknown role {role:?}"))),
+        },
+    };
+    let code = match parent.map(work) {
+        Some(Ok(())) => 0,
+        Some(Err(error)) => {
+            let _ = writeln!(io::stderr(), "wrun worker: {error}");
+            125
+        }
+        None => {
+            let _ = writeln!(io::stderr(), "{WORKER_ARG} is for wrun itself");
+            2
+        }
+    };
+    std::process::exit(code)
+}
+
+/// What a worker says before a panic ends it: in one line, to the stderr that its runner
+/// reads. In the place of a hook that the program has set for itself.
+fn say_panic(panic: &std::panic::PanicHookInfo<'_>) {
+    let what = panic.payload_as_str().unwrap_or("no message");
+    let line = match panic.location() {
+        Some(at) => format!("panicked at {at}: {what}\n"),
+        None => format!("panicked: {what}\n"),
+    };
+    let _ = io::stderr().write_all(line.as_bytes());
+}
+
+fn work(parent: i32) -> io::Result<()> {
+    settle(parent)?;
+    check_alone()?;
+    // Behind a jail and without one.
+    wrun_sys::ignore_file_size_signal()?;
+    let control = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
+    // Nobody reads this program's stdin; it is what stdout is: nothing.
+    rustix::stdio::dup2_stdin(rustix::stdio::stdout())?;
+    channel::send_bytes(&control, &Hello::encode(), &[])?;
+    let mut inbox = Inbox::default();
+    let order = loop {
+        match inbox.next::<ControlOrder>().map_err(io::Error::other)? {
+            Some(ControlOrder::Start(order)) => break *order,
+            Some(ControlOrder::Fork { .. }) => {
+                return Err(io::Error::other("not started and told to fork"));
+            }
+            None if inbox.receive(&control)? => {}
+            None => return Err(io::Error::other("the runner is gone")),
+        }
+    };
+    let count = 1 + usize::from(order.image.is_some()) + usize::from(order.clock);
+    let mut descriptors = inbox.take(count)?.into_iter();
+    let code = descriptors
+        .next()
+        .ok_or_else(|| io::Error::other("no artifact"))?;
+    let image = order.image.and_then(|of| Some((of, descriptors.next()?)));
+    if let (Some((of, image)), Some(alone)) = (image, Alone::look()) {
+        // Without it the same code is there, on small pages.
+        let _ = wrun_sys::map_own_code(&alone, &File::from(image), of);
+    }
+    if let Some(clock) = descriptors.next() {
+        deadline::follow(Seen::map(clock)?);
+    }
+    let say = |says: &ControlSays| channel::send(&control, says, &[]);
+    let begun = jail::begin(order.plan.clone());
+    let walls = match go_inside(begun, &|pid| say(&ControlSays::Moved(pid)))? {
+        Ok(walls) => walls,
+        Err(error) => return say(&refusal_of(error)),
+    };
+    let prepared = match load(code.into()) {
+        Ok(prepared) => prepared,
+        Err(refusal) => return say(&refusal),
+    };
+    let Some(alone) = Alone::look() else {
+        return Err(io::Error::other("there are threads"));
+    };
+    let sigchld = order.zygote.then(zygote_main::watch_children).transpose()?;
+    let (sealed, report) = match walls.seal() {
+        Ok(sealed) => sealed,
+        Err(error) => return say(&refusal_of(error)),
+    };
+    match sigchld {
+        Some(sigchld) => {
+            // What is touched here for the first time is not for every child to
+            // touch first.
+            let ahead = task_main::rehearse_alone(&prepared).ok().flatten();
+            say(&ControlSays::Ready(report))?;
+            zygote_main::serve(zygote_main::Zygote {
+                alone,
+                control,
+                inbox,
+                sigchld,
+                prepared,
+                sealed,
+                tasks: order.tasks,
+                ahead,
+            })
+        }
+        None => {
+            // Nothing depends on it; the real order meets whatever is wrong.
+            let ahead = match order.spare {
+                Some(_) => task_main::rehearse_alone(&prepared).ok().flatten(),
+                None => None,
+            };
+            say(&ControlSays::Ready(report))?;
+            task_main::serve(&prepared, &sealed, control, order.tasks, order.spare, ahead)
+        }
+    }
+}
+
+fn refusal_of(error: JailError) -> ControlSays {
+    match error {
+        JailError::Missing(layer) => ControlSays::NoJail(layer),
+        other => ControlSays::JailFailed(other.to_string()),
+    }
+}
+
+fn load(code: File) -> Result<Prepared, ControlSays> {
+    let refused = |error: &dyn std::fmt::Display| {
+        ControlSays::Refused(format!("the worker cannot load the task: {error}"))
+    };
+    let code = Code::from_sealed(code).map_err(|error| refused(&error))?;
+    let engine =
+        wrun_sandbox::single_threaded_runtime(code.meta.kind()).map_err(|error| refused(&error))?;
+    Prepared::new(&engine, &code).map_err(|error| match error {
+        PrepareError::Code(error) => ControlSays::Stale(error.to_string()),
+        // The words of thread mode.
+        error @ PrepareError::Link(_) => ControlSays::Refused(error.to_string()),
+    })
+}

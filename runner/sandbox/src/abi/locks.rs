@@ -1,0 +1,82 @@
+//! `wrun:task/locks`: named locks, which the runner keeps.
+
+use super::bindings::wrun::task::locks::{
+    Host as LocksHost, HostLock, LockError as AbiError, Mode as AbiMode,
+};
+use crate::host::Host;
+use crate::lock_table::{LockMode, Ticket};
+use crate::locks::MAX_NAME;
+use crate::services::{Answer, Ask, Services, Word};
+use std::sync::Arc;
+use wasmtime::component::Resource;
+
+/// A lock in a guest's table.
+#[expect(unreachable_pub, reason = "the bindings re-export it")]
+pub struct GuestLock {
+    /// None until it is held.
+    ticket: Option<Ticket>,
+    services: Arc<dyn Services>,
+}
+
+impl Drop for GuestLock {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket {
+            self.services.tell(Word::Unlock(ticket));
+        }
+    }
+}
+
+impl LocksHost for Host {
+    async fn request(
+        &mut self,
+        name: String,
+        mode: AbiMode,
+        if_available: bool,
+    ) -> wasmtime::Result<Result<Option<Resource<GuestLock>>, AbiError>> {
+        if name.is_empty() || name.len() > MAX_NAME {
+            return Ok(Err(AbiError::BadName));
+        }
+        let services = self.context.services.clone();
+        // What can fail comes before the lock.
+        let Some(lock) = self.push(GuestLock {
+            ticket: None,
+            services: services.clone(),
+        }) else {
+            return Ok(Err(AbiError::Limit));
+        };
+        let cancel = self.context.cancel.clone();
+        // One that was asked to stop leaves no wishes behind.
+        let at_once = if_available || cancel.is_cancelled();
+        let ask = services.ask(Ask::Lock {
+            name,
+            mode: match mode {
+                AbiMode::Exclusive => LockMode::Exclusive,
+                AbiMode::Shared => LockMode::Shared,
+            },
+            if_available: at_once,
+        });
+        let answer = tokio::select! {
+            biased;
+            answer = ask => Some(answer),
+            () = cancel.cancelled(), if !at_once => None,
+        };
+        let refused = match answer {
+            Some(Answer::Locked(ticket)) => {
+                self.table().get_mut(&lock)?.ticket = Some(ticket);
+                return Ok(Ok(Some(lock)));
+            }
+            Some(Answer::NotAvailable) if if_available => Ok(None),
+            None | Some(Answer::NotAvailable) => Err(AbiError::Cancelled),
+            Some(_) => Err(AbiError::Limit),
+        };
+        self.table().delete(lock)?;
+        Ok(refused)
+    }
+}
+
+impl HostLock for Host {
+    fn drop(&mut self, lock: Resource<GuestLock>) -> wasmtime::Result<()> {
+        self.table().delete(lock)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,186 @@
+//! `wrun:task/tasks`: child tasks, which the runner starts.
+
+use super::bindings::wrun::task::tasks::{
+    Host as TasksHost, HostChild, Outcome as AbiOutcome, SpawnError as AbiError, Unstarted,
+};
+use super::ports::GuestPort;
+use crate::InputKind;
+use crate::host::Host;
+use crate::port::Port;
+use crate::services::{Answer, Ask, End, Services, SpawnError, Word};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Waker};
+use tokio_util::sync::CancellationToken;
+use wasmtime::component::Resource;
+use wasmtime_wasi::p2::{DynPollable, Pollable, subscribe};
+use wrun_types::report::Access;
+use wrun_types::spec::MAX_TASK_NAME;
+
+/// A child in a guest's table.
+#[expect(unreachable_pub, reason = "the bindings re-export it")]
+pub struct GuestChild {
+    id: u64,
+    services: Arc<dyn Services>,
+    /// Cancelled once it has ended, as far as somebody asked.
+    ended: CancellationToken,
+    /// Somebody asked.
+    watched: AtomicBool,
+    killed: bool,
+}
+
+impl From<SpawnError> for AbiError {
+    fn from(error: SpawnError) -> Self {
+        match error {
+            SpawnError::NotGranted => AbiError::NotGranted,
+            SpawnError::Limit => AbiError::Limit,
+            SpawnError::TooLarge => AbiError::TooLarge,
+        }
+    }
+}
+
+impl From<End> for AbiOutcome {
+    fn from(end: End) -> Self {
+        match end {
+            End::Completed(output) => AbiOutcome::Completed(output.into()),
+            End::Failed(message) => AbiOutcome::Failed(message),
+            End::Exited(code) => AbiOutcome::Exited(code),
+            End::Trapped(message) => AbiOutcome::Trapped(message),
+            End::LimitExceeded(limit) => AbiOutcome::LimitExceeded(limit.name().to_owned()),
+            End::Crashed(message) => AbiOutcome::Crashed(message),
+            End::Cancelled => AbiOutcome::Cancelled,
+        }
+    }
+}
+
+impl GuestChild {
+    /// Asks, once, and has the answer kept: whoever polls gives up waiting and comes
+    /// back, and each time would be one more ask. It is asked now and not when there is
+    /// time for it: by then the guest can have let go of the child.
+    fn watch(&self) {
+        if self.watched.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let (services, id) = (self.services.clone(), self.id);
+        let ended = self.ended.clone();
+        let mut asking = Box::pin(async move {
+            services.ask(Ask::Ended(id)).await;
+            ended.cancel();
+        });
+        let mut now = Context::from_waker(Waker::noop());
+        if asking.as_mut().poll(&mut now).is_pending() {
+            tokio::spawn(asking);
+        }
+    }
+}
+
+impl Drop for GuestChild {
+    fn drop(&mut self) {
+        if self.id != 0 {
+            self.services.tell(Word::Release(self.id));
+        }
+    }
+}
+
+impl TasksHost for Host {
+    async fn spawn(
+        &mut self,
+        name: String,
+        input: Vec<u8>,
+        port: Option<Resource<GuestPort>>,
+    ) -> wasmtime::Result<Result<Resource<GuestChild>, Unstarted>> {
+        if name.len() > MAX_TASK_NAME {
+            self.denials.note(Access::Task, &name);
+            let error = AbiError::NotGranted;
+            return Ok(Err(Unstarted { error, port }));
+        }
+        let services = self.context.services.clone();
+        // What can fail without a trace comes before the child.
+        let child = self.push(GuestChild {
+            id: 0,
+            services: services.clone(),
+            ended: CancellationToken::new(),
+            watched: AtomicBool::new(false),
+            killed: false,
+        });
+        let Some(child) = child else {
+            let error = AbiError::Limit;
+            return Ok(Err(Unstarted { error, port }));
+        };
+        let port = match port {
+            None => None,
+            Some(port) => match self.take_port(port)? {
+                Ok(port) => Some(Box::new(port)),
+                Err(port) => {
+                    self.table().delete(child)?;
+                    let (error, port) = (AbiError::Busy, Some(port));
+                    return Ok(Err(Unstarted { error, port }));
+                }
+            },
+        };
+        let ask = Ask::Spawn {
+            name: name.clone(),
+            len: input.len() as u64,
+            input: InputKind::Bytes(input.into()),
+            port,
+        };
+        let (error, port): (_, Option<Box<Port>>) = match services.ask(ask).await {
+            Answer::Spawned(id) => {
+                self.table().get_mut(&child)?.id = id;
+                return Ok(Ok(child));
+            }
+            Answer::NotSpawned { error, port } => (error, port),
+            _ => (SpawnError::Limit, None),
+        };
+        if error == SpawnError::NotGranted {
+            self.denials.note(Access::Task, &name);
+        }
+        self.table().delete(child)?;
+        let port = port.map(|port| self.push_port(*port)).transpose()?;
+        let error = error.into();
+        Ok(Err(Unstarted { error, port }))
+    }
+}
+
+impl HostChild for Host {
+    fn id(&mut self, child: Resource<GuestChild>) -> wasmtime::Result<u64> {
+        Ok(self.table().get(&child)?.id)
+    }
+
+    async fn wait(&mut self, child: Resource<GuestChild>) -> wasmtime::Result<AbiOutcome> {
+        let child = self.table().get(&child)?;
+        let (services, id) = (child.services.clone(), child.id);
+        match services.ask(Ask::End(id)).await {
+            Answer::End(end) => Ok(end.into()),
+            _ => Err(wasmtime::Error::msg("the runner has no such child")),
+        }
+    }
+
+    fn kill(&mut self, child: Resource<GuestChild>) -> wasmtime::Result<()> {
+        let child = self.table().get_mut(&child)?;
+        if !std::mem::replace(&mut child.killed, true) {
+            child.services.tell(Word::Kill(child.id));
+        }
+        Ok(())
+    }
+
+    fn subscribe(
+        &mut self,
+        child: Resource<GuestChild>,
+    ) -> wasmtime::Result<Resource<DynPollable>> {
+        subscribe(self.table(), child)
+    }
+
+    fn drop(&mut self, child: Resource<GuestChild>) -> wasmtime::Result<()> {
+        self.table().delete(child)?;
+        Ok(())
+    }
+}
+
+#[async_trait::async_trait]
+impl Pollable for GuestChild {
+    async fn ready(&mut self) {
+        self.watch();
+        self.ended.cancelled().await;
+    }
+}

@@ -1,0 +1,47 @@
+//! The host's code in the guest's place: what it was ordered to do, once it is told to
+//! begin.
+//!
+//! Everything of the guest is there by then but its first instruction, so the act meets
+//! what an escaped guest would.
+
+use super::abi::{Progress, TaskContext};
+use super::fate::Ending;
+use crate::deadline::{Deadline, until};
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+use wrun_types::act::Act;
+use wrun_types::outcome::Limit;
+
+/// An act that was ordered, and how its orderer reaches it.
+pub(super) struct Acting<'a> {
+    act: &'a Act,
+    begin: CancellationToken,
+    progress: Arc<dyn Fn(Progress) + Send + Sync>,
+    deadline: Option<Deadline>,
+}
+
+impl<'a> Acting<'a> {
+    pub(super) fn new(act: &'a Act, context: &TaskContext) -> Self {
+        Acting {
+            act,
+            begin: context.cancel.clone(),
+            progress: context.progress.clone(),
+            deadline: context.deadline,
+        }
+    }
+
+    /// Says that it is ready, waits until the task is asked to stop, and does it; or is
+    /// ended before.
+    pub(super) async fn done(self, kill: &CancellationToken) -> Ending {
+        (self.progress)(Progress {
+            done: 1,
+            total: None,
+        });
+        tokio::select! {
+            biased;
+            () = kill.cancelled() => Ending::Cancelled,
+            () = self.begin.cancelled() => Ending::Failed(wrun_sys::act(self.act).to_text()),
+            () = until(self.deadline) => Ending::LimitExceeded(Limit::Deadline),
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! A store with its instance and a stack, made before its task is known: what takes
+//! most of a small task's start is then behind it. A process that forks makes one, and each
+//! child has it.
+//!
+//! Invariant: nothing of the guest has run in it, and nothing in it depends on a
+//! task.
+
+use super::abi::TaskContext;
+use super::abi::bindings::Task;
+use super::host::{Granted, Host};
+use super::input::Source;
+use super::run::{Entry, Prepared};
+use super::sink::Sink;
+use super::standard::Streams;
+use crate::InputKind;
+use bytes::Bytes;
+use wasmtime::{Func, Instance, Store};
+use wasmtime_wasi::p2::bindings::Command;
+use wrun_types::spec::Spec;
+
+/// An instance of a task.
+pub(super) enum Guest {
+    Task(Task),
+    Command(Command),
+    Module(Instance),
+}
+
+impl Entry {
+    pub(super) async fn instantiate(&self, store: &mut Store<Host>) -> wasmtime::Result<Guest> {
+        Ok(match self {
+            Entry::Task(pre) => Guest::Task(pre.instantiate_async(store).await?),
+            Entry::Command(pre) => Guest::Command(pre.instantiate_async(store).await?),
+            Entry::Module(pre) => Guest::Module(pre.instantiate_async(store).await?),
+        })
+    }
+}
+
+/// See the [module](self).
+pub struct Ahead {
+    store: Store<Host>,
+    guest: Guest,
+}
+
+impl Ahead {
+    /// None where the guest would have to run for it: it has a start function; or
+    /// where it does not fit limits that are usual.
+    pub async fn new(prepared: &Prepared, context: TaskContext) -> Option<Self> {
+        let spec = Spec::rehearsal();
+        let nothing = Source::new(InputKind::Bytes(Bytes::new()), None);
+        let nowhere = Sink::null(Some(0));
+        let host = Host::new(
+            &spec,
+            prepared.is_module(),
+            true,
+            Streams {
+                stdin: &nothing,
+                stdout: &nowhere,
+                stderr: &nowhere,
+                terminals: spec.terminals,
+            },
+            context,
+            Granted::ByPath,
+        );
+        let mut store = prepared.store(host.ok()?).ok()?;
+        // Functions end at their entry.
+        store.set_epoch_deadline(0);
+        store.epoch_deadline_trap();
+        let guest = prepared.entry().instantiate(&mut store).await.ok()?;
+        // A store keeps the stack of its last call for the next one. This call is of
+        // nothing of the guest.
+        let nothing = Func::wrap(&mut store, || {});
+        nothing.call_async(&mut store, &[], &mut []).await.ok()?;
+        Some(Ahead { store, guest })
+    }
+
+    /// Whether it is within the limits of `host`, which then counts it.
+    pub(super) fn fits(&self, host: &mut Host) -> bool {
+        host.limiter.takes_over(&self.store.data().limiter)
+    }
+
+    /// Makes it that of `host`, in which it fits.
+    pub(super) fn given_to(mut self, host: Host) -> (Store<Host>, Guest) {
+        *self.store.data_mut() = host;
+        (self.store, self.guest)
+    }
+}

@@ -1,0 +1,192 @@
+//! What a task file becomes: its code, of both kinds, once somebody needed it.
+//!
+//! Invariant: each kind of code is made at most once for an artifact, and so is what the
+//! executor makes of it; looking at either never waits for that.
+
+use super::code::Code;
+use super::source::Shape;
+use bytes::Bytes;
+use std::any::Any;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use wrun_sys::Process;
+
+/// A task file that was loaded: recognised, checked, compiled. Cheap to clone;
+/// belongs to the runner that loaded it.
+#[derive(Clone)]
+pub struct Artifact(pub(super) Arc<Loaded>);
+
+pub(super) struct Loaded {
+    pub(super) runner: u64,
+    pub(super) name: String,
+    pub(super) shape: Shape,
+    pub(super) digest: blake3::Hash,
+    pub(super) source_len: u64,
+    /// The task file; none when it came compiled.
+    pub(super) source: Option<Bytes>,
+    /// Without and with fuel.
+    pub(super) codes: [Slot<Code>; 2],
+    /// What the executor made of each.
+    pub(super) prepared: [Slot<dyn Any + Send + Sync>; 2],
+    pub(super) made_in: Process,
+}
+
+impl Drop for Loaded {
+    fn drop(&mut self) {
+        if self.made_in.is_current() {
+            return;
+        }
+        // In a fork, what the executor made still serves the other process: dropping it
+        // would end that one's workers.
+        for slot in &mut self.prepared {
+            let value = slot.value.get_mut();
+            std::mem::forget(value.unwrap_or_else(PoisonError::into_inner).take());
+        }
+    }
+}
+
+/// How a task file became code, where a runner compiled it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Compiled {
+    /// How long that took, with waiting for a processor.
+    pub time: Duration,
+    /// Why the code is not kept, where there is a [`Cache`](crate::Cache) that should:
+    /// each runner compiles it anew.
+    pub not_kept: Option<String>,
+}
+
+impl Compiled {
+    /// Compiling that took less time is nothing that people need to be told of.
+    pub const NOTICEABLE: Duration = Duration::from_millis(100);
+
+    /// What people should know, if anything.
+    #[doc(hidden)]
+    pub fn note(&self) -> Option<String> {
+        let why = self.not_kept.as_ref()?;
+        (self.time > Compiled::NOTICEABLE)
+            .then(|| format!("the compiled code is not cached: {why}"))
+    }
+}
+
+/// Filled once; another caller that wants to fill it meanwhile waits. Looking never waits:
+/// making takes as long as compiling.
+pub(super) struct Slot<T: ?Sized> {
+    value: Mutex<Option<Arc<T>>>,
+    making: Mutex<()>,
+}
+
+impl<T: ?Sized> Slot<T> {
+    pub(super) fn empty() -> Self {
+        Slot {
+            value: Mutex::new(None),
+            making: Mutex::new(()),
+        }
+    }
+
+    pub(super) fn full(value: Arc<T>) -> Self {
+        Slot {
+            value: Mutex::new(Some(value)),
+            making: Mutex::new(()),
+        }
+    }
+
+    pub(super) fn get(&self) -> Option<Arc<T>> {
+        self.value().clone()
+    }
+
+    pub(super) fn clear(&self) {
+        self.value().take();
+    }
+
+    pub(super) fn get_or_try<E>(
+        &self,
+        make: impl FnOnce() -> Result<Arc<T>, E>,
+    ) -> Result<Arc<T>, E> {
+        let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(value) = self.get() {
+            return Ok(value);
+        }
+        let value = make()?;
+        *self.value() = Some(value.clone());
+        Ok(value)
+    }
+
+    fn value(&self) -> MutexGuard<'_, Option<Arc<T>>> {
+        self.value.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Artifact {
+    /// The task file's name without directories, or the name it was loaded
+    /// under.
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// What kind of guest it is.
+    pub fn shape(&self) -> Shape {
+        self.0.shape
+    }
+
+    /// BLAKE3 of the task file, in hexadecimal.
+    pub fn digest(&self) -> String {
+        self.0.digest.to_hex().to_string()
+    }
+
+    /// Bytes of the task file.
+    pub fn source_len(&self) -> u64 {
+        self.0.source_len
+    }
+
+    /// How its code was made, where this runner compiled it; `None` where the code came
+    /// from the cache, or compiled.
+    pub fn compiled(&self) -> Option<Compiled> {
+        [false, true].into_iter().find_map(|it| self.made(it))
+    }
+
+    /// [`Artifact::compiled`] for one kind of code.
+    #[doc(hidden)]
+    pub fn made(&self, metered: bool) -> Option<Compiled> {
+        self.0.codes[usize::from(metered)].get()?.made.clone()
+    }
+
+    #[doc(hidden)]
+    pub fn runner(&self) -> u64 {
+        self.0.runner
+    }
+
+    /// It can come to hold regions.
+    #[doc(hidden)]
+    pub fn has_regions(&self) -> bool {
+        let mut codes = self.0.codes.iter().filter_map(Slot::get);
+        codes.any(|code| code.meta.regions)
+    }
+
+    /// The executor's own view of it, if made.
+    #[doc(hidden)]
+    pub fn prepared(&self, metered: bool) -> Option<Arc<dyn Any + Send + Sync>> {
+        self.0.prepared[usize::from(metered)].get()
+    }
+
+    /// The executor's own view of it, made at most once.
+    #[doc(hidden)]
+    pub fn prepare<E>(
+        &self,
+        metered: bool,
+        make: impl FnOnce() -> Result<Arc<dyn Any + Send + Sync>, E>,
+    ) -> Result<Arc<dyn Any + Send + Sync>, E> {
+        self.0.prepared[usize::from(metered)].get_or_try(make)
+    }
+}
+
+impl fmt::Debug for Artifact {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Artifact")
+            .field("name", &self.0.name)
+            .field("shape", &self.0.shape)
+            .field("digest", &self.digest())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,265 @@
+//! The floor of a task: the same code on the same engine, with wasmtime and
+//! wasmtime-wasi as their documentation has it, and nothing of wrun around it: no
+//! limits, no refusals noted, no budgets, no report.
+//!
+//! Only for measuring, with a task that was seen to end.
+
+use super::code::{Code, CodeError};
+use super::source::Shape;
+use bytes::Bytes;
+use wasmtime::component::types::ComponentItem;
+use wasmtime::component::{
+    Component, ComponentExportIndex, Instance, InstancePre, Linker, ResourceTable, ResourceType,
+};
+use wasmtime::{Engine, Store};
+use wasmtime_wasi::p1::WasiP1Ctx;
+use wasmtime_wasi::p2::bindings::{Command, CommandPre};
+use wasmtime_wasi::p2::pipe::{MemoryInputPipe, MemoryOutputPipe};
+use wasmtime_wasi::{FsPerms, I32Exit, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wrun_types::spec::Spec;
+
+/// Output beyond it fails the run.
+const MAX_OUTPUT: usize = 64 << 20;
+
+/// A task that is linked and waits to be instantiated.
+pub struct Bare {
+    engine: Engine,
+    entry: Entry,
+}
+
+enum Entry {
+    Task(InstancePre<Host>, ComponentExportIndex),
+    Command(CommandPre<Host>),
+    Module(wasmtime::InstancePre<Host>),
+}
+
+struct Host {
+    wasi: Wasi,
+    table: ResourceTable,
+}
+
+enum Wasi {
+    P2(Box<WasiCtx>),
+    P1(Box<WasiP1Ctx>),
+}
+
+impl WasiView for Host {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        match &mut self.wasi {
+            Wasi::P2(ctx) => WasiCtxView {
+                ctx,
+                table: &mut self.table,
+            },
+            Wasi::P1(p1) => p1.ctx(),
+        }
+    }
+}
+
+/// Why there is no floor.
+#[derive(Debug, thiserror::Error)]
+pub enum BareError {
+    #[error(transparent)]
+    Code(#[from] CodeError),
+    #[error("{}", .0.root_cause())]
+    Wasmtime(wasmtime::Error),
+    #[error("without wrun, the task does not produce the same output")]
+    Differs,
+}
+
+/// An instance that waits for its call.
+pub struct Held {
+    store: Store<Host>,
+    output: MemoryOutputPipe,
+    guest: Guest,
+}
+
+enum Guest {
+    Task(Instance),
+    Command(Command),
+    Module(wasmtime::Instance),
+}
+
+impl Bare {
+    /// Links a task against WASI and nothing else.
+    pub fn new(engine: &Engine, code: &Code) -> Result<Self, BareError> {
+        let entry = Bare::link(engine, code)?;
+        Ok(Bare {
+            engine: engine.clone(),
+            entry,
+        })
+    }
+
+    fn link(engine: &Engine, code: &Code) -> Result<Entry, BareError> {
+        let no = BareError::Wasmtime;
+        if code.meta.shape == Shape::CommandModule {
+            let module = code.module(engine)?;
+            let mut linker = wasmtime::Linker::new(engine);
+            wasmtime_wasi::p1::add_to_linker_async(&mut linker, Host::p1).map_err(no)?;
+            return Ok(Entry::Module(linker.instantiate_pre(&module).map_err(no)?));
+        }
+        let component = code.component(engine)?;
+        let mut linker = Linker::new(engine);
+        wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(no)?;
+        stub_wrun(&mut linker, &component).map_err(no)?;
+        let pre = linker.instantiate_pre(&component).map_err(no)?;
+        if code.meta.shape == Shape::CommandComponent {
+            return Ok(Entry::Command(CommandPre::new(pre).map_err(no)?));
+        }
+        let run = component.get_export_index(None, "run");
+        let run = run.ok_or_else(|| no(wasmtime::Error::msg("there is no run")))?;
+        Ok(Entry::Task(pre, run))
+    }
+
+    fn store(
+        &self,
+        spec: &Spec,
+        input: &Bytes,
+    ) -> wasmtime::Result<(Store<Host>, MemoryOutputPipe)> {
+        let output = MemoryOutputPipe::new(MAX_OUTPUT);
+        let mut builder = WasiCtxBuilder::new();
+        builder
+            .arg(&spec.name)
+            .args(&spec.args)
+            .envs(&spec.env)
+            .allow_blocking_current_thread(true);
+        for grant in &spec.dirs {
+            let perms = if grant.read_only {
+                FsPerms::ReadOnly
+            } else {
+                FsPerms::ReadWrite
+            };
+            builder.preopened_dir(&grant.host, grant.guest_name(), perms)?;
+        }
+        if !matches!(self.entry, Entry::Task(..)) {
+            builder
+                .stdin(MemoryInputPipe::new(input.clone()))
+                .stdout(output.clone());
+        }
+        let wasi = match self.entry {
+            Entry::Module(_) => Wasi::P1(Box::new(builder.build_p1())),
+            _ => Wasi::P2(Box::new(builder.build())),
+        };
+        let table = ResourceTable::new();
+        let store = Store::try_new(&self.engine, Host { wasi, table })?;
+        Ok((store, output))
+    }
+
+    /// A fresh sandbox, one call, its output.
+    pub async fn run(&self, spec: &Spec, input: &Bytes) -> wasmtime::Result<Bytes> {
+        let held = self.hold(spec, input, false).await?;
+        self.call(held, input).await
+    }
+
+    /// A fresh sandbox that is not called yet. With `ahead`, a guest that would have to
+    /// run for it fails.
+    pub async fn hold(&self, spec: &Spec, input: &Bytes, ahead: bool) -> wasmtime::Result<Held> {
+        let (mut store, output) = self.store(spec, input)?;
+        if ahead {
+            // Functions end at their entry.
+            store.set_epoch_deadline(0);
+            store.epoch_deadline_trap();
+        } else {
+            // Start functions may take longer than a tick.
+            store.set_epoch_deadline(1);
+            store.epoch_deadline_async_yield_and_update(1);
+        }
+        let guest = match &self.entry {
+            Entry::Task(pre, _) => Guest::Task(pre.instantiate_async(&mut store).await?),
+            Entry::Command(pre) => Guest::Command(pre.instantiate_async(&mut store).await?),
+            Entry::Module(pre) => Guest::Module(pre.instantiate_async(&mut store).await?),
+        };
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_async_yield_and_update(1);
+        Ok(Held {
+            store,
+            output,
+            guest,
+        })
+    }
+
+    /// The call, and the end of the sandbox.
+    pub async fn call(&self, held: Held, input: &Bytes) -> wasmtime::Result<Bytes> {
+        let Held {
+            mut store,
+            output,
+            guest,
+        } = held;
+        match (guest, &self.entry) {
+            (Guest::Task(instance), Entry::Task(_, run)) => {
+                let run = instance
+                    .get_typed_func::<(&[u8],), (Result<Vec<u8>, String>,)>(&mut store, run)?;
+                let (result,) = run.call_async(&mut store, (input,)).await?;
+                return result.map(Bytes::from).map_err(wasmtime::Error::msg);
+            }
+            (Guest::Command(command), _) => {
+                let ended = command.wasi_cli_run().call_run(&mut store).await;
+                let failed = |()| wasmtime::Error::msg("it failed");
+                good(ended.and_then(|done| done.map_err(failed)))?;
+            }
+            (Guest::Module(instance), _) => {
+                let start = instance.get_typed_func::<(), ()>(&mut store, "_start")?;
+                good(start.call_async(&mut store, ()).await)?;
+            }
+            (Guest::Task(_), _) => return Err(wasmtime::Error::msg("there is no run")),
+        }
+        drop(store);
+        Ok(output.contents())
+    }
+}
+
+/// Has what a task imports of wrun trap: one that does not call it has a floor all the
+/// same. WASI stays as it is, for any version of 0.2.
+fn stub_wrun(linker: &mut Linker<Host>, component: &Component) -> wasmtime::Result<()> {
+    let ty = component.component_type();
+    let mut known = Vec::new();
+    for (name, import) in ty.imports(component.engine()) {
+        let ComponentItem::ComponentInstance(interface) = import.ty else {
+            continue;
+        };
+        let mut stub = match name.starts_with("wrun:task/") {
+            true => Some(linker.instance(name)?),
+            false => None,
+        };
+        for (name, export) in interface.exports(component.engine()) {
+            match (export.ty, &mut stub) {
+                (ComponentItem::ComponentFunc(_), Some(stub)) => {
+                    stub.func_new(name, |_, _, _, _| {
+                        Err(wasmtime::Error::msg("it calls wrun, which is not present"))
+                    })?;
+                }
+                // One that an interface before it has is only named again.
+                (ComponentItem::Resource(resource), stub) if !known.contains(&resource) => {
+                    known.push(resource);
+                    if let Some(stub) = stub {
+                        stub.resource(name, ResourceType::host::<()>(), |_, _| Ok(()))?;
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Host {
+    fn p1(&mut self) -> &mut WasiP1Ctx {
+        match &mut self.wasi {
+            Wasi::P1(p1) => p1,
+            Wasi::P2(_) => unreachable!("module linkers are only used with WASI 0.1 hosts"),
+        }
+    }
+}
+
+/// A command that exits with 0 has completed.
+fn good(ended: wasmtime::Result<()>) -> wasmtime::Result<()> {
+    match ended {
+        Err(error)
+            if error
+                .downcast_ref::<I32Exit>()
+                .is_some_and(|exit| exit.0 == 0) =>
+        {
+            Ok(())
+        }
+        other => other,
+    }
+}

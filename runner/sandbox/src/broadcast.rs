@@ -1,0 +1,190 @@
+//! Broadcast channels of one runner: names, their members, and who passes messages on.
+//!
+//! Invariants: passing on never waits for a member; a member without room is closed; all
+//! members see messages in one order; a name goes with its last member. The senders are
+//! the ones that wait: for their turn, of which a task has one at a time, a channel one,
+//! and the runner [`TURNS`], in the order in which they came. So whatever members send,
+//! other tasks of the runner wait for a bounded number of steps.
+
+use crate::port::{Message, Port, PortError, Transport};
+use crate::turn::{STEPS, Turn, yield_now};
+use bytes::Bytes;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::Semaphore;
+
+/// Members of all channels together: each is three descriptors of the runner in process
+/// mode.
+pub const MAX_MEMBERS: usize = 128;
+/// Messages that wait for a member.
+const CAPACITY: u32 = Port::MAX_CAPACITY;
+/// Members whose messages are passed on at the same time: what they hold up others for is
+/// so many turns. Each of them waits for whoever computes on the same thread before it
+/// goes on, and with fewer all members would wait for that one after the other.
+const TURNS: usize = 8;
+
+pub struct Broadcast {
+    transport: Transport,
+    channels: Mutex<Channels>,
+    turns: Semaphore,
+}
+
+#[derive(Default)]
+struct Channels {
+    last: u64,
+    members: usize,
+    by_name: HashMap<String, Arc<Channel>>,
+}
+
+#[derive(Default)]
+struct Channel {
+    members: Mutex<HashMap<u64, Arc<Port>>>,
+    /// Held while a message goes to all of them.
+    order: tokio::sync::Mutex<()>,
+}
+
+/// The members of one task, of which one at a time waits for its turn: joining more often
+/// gives no more turns.
+#[derive(Clone, Default)]
+pub struct Line(Arc<tokio::sync::Mutex<()>>);
+
+impl Channel {
+    fn members(&self) -> MutexGuard<'_, HashMap<u64, Arc<Port>>> {
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All but one.
+    fn others(&self, id: u64) -> Vec<Arc<Port>> {
+        let members = self.members();
+        let others = members.iter().filter(|(other, _)| **other != id);
+        others.map(|(_, port)| port.clone()).collect()
+    }
+}
+
+impl Broadcast {
+    pub fn new(transport: Transport) -> Self {
+        Broadcast {
+            transport,
+            channels: Mutex::default(),
+            turns: Semaphore::new(TURNS),
+        }
+    }
+
+    fn channels(&self) -> MutexGuard<'_, Channels> {
+        self.channels.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A new member's end; none where there are too many. `line` is that of its task;
+    /// `keep` lives as long as the membership. Needs the context of the runner's tokio
+    /// runtime.
+    pub fn join(
+        self: &Arc<Self>,
+        name: &str,
+        line: Line,
+        keep: impl Send + 'static,
+    ) -> Result<Port, PortError> {
+        let mut channels = self.channels();
+        if channels.members >= MAX_MEMBERS {
+            return Err(PortError::Limit);
+        }
+        let (theirs, ours) = self.transport.channel(CAPACITY)?;
+        let ours = Arc::new(ours);
+        let channel = channels.by_name.get(name).cloned().unwrap_or_default();
+        channels.members += 1;
+        channels.last += 1;
+        let id = channels.last;
+        channel.members().insert(id, ours.clone());
+        channels.by_name.insert(name.to_owned(), channel.clone());
+        drop(channels);
+        let (all, name) = (self.clone(), name.to_owned());
+        tokio::spawn(async move {
+            let member = Member {
+                all,
+                channel,
+                name,
+                id,
+                line,
+            };
+            member.pass_on(&ours).await;
+            drop((member, keep));
+        });
+        Ok(theirs)
+    }
+}
+
+/// One member, as long as somebody is at its other end.
+struct Member {
+    all: Arc<Broadcast>,
+    channel: Arc<Channel>,
+    name: String,
+    id: u64,
+    line: Line,
+}
+
+impl Member {
+    /// Passes on what it sends, until its channel is closed.
+    async fn pass_on(&self, port: &Port) {
+        while port.message().await {
+            if !self.pass_some(port).await {
+                return;
+            }
+        }
+    }
+
+    /// Waits for its turn, and passes on what there is, as much as is one; `false` at the
+    /// end.
+    async fn pass_some(&self, port: &Port) -> bool {
+        let _of_its_task = self.line.0.lock().await;
+        let _of_its_channel = self.channel.order.lock().await;
+        let Ok(_of_all) = self.all.turns.acquire().await else {
+            return false;
+        };
+        let mut turn = Turn::new();
+        let mut steps = 0;
+        while steps < STEPS {
+            match port.try_receive() {
+                // What came along is closed.
+                Ok(message) => steps += self.pass(&message.data, &mut turn).await,
+                Err(PortError::WouldBlock) => return true,
+                // There were no descriptors left for what came along.
+                Err(PortError::Limit) => steps += 1,
+                Err(_) => return false,
+            }
+        }
+        // Before the next has its turn.
+        yield_now().await;
+        true
+    }
+
+    /// To all others; the steps that it took.
+    async fn pass(&self, data: &Bytes, turn: &mut Turn) -> usize {
+        let copied = if self.all.transport.copies() {
+            data.len()
+        } else {
+            0
+        };
+        // To receive it.
+        turn.spend(copied);
+        let others = self.channel.others(self.id);
+        for other in &others {
+            turn.give_way().await;
+            match other.try_send(Message::new(data.clone())) {
+                Ok(()) => turn.spend(copied),
+                Err(_) => other.close(),
+            }
+        }
+        others.len() + 1
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        let mut channels = self.all.channels();
+        channels.members = channels.members.saturating_sub(1);
+        let mut members = self.channel.members();
+        members.remove(&self.id);
+        if members.is_empty() {
+            channels.by_name.remove(&self.name);
+        }
+    }
+}

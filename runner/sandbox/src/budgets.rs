@@ -1,0 +1,75 @@
+//! What the limits of a task allow it in a run, by the shape of its artifact.
+
+use super::artifact::Artifact;
+use super::source::Shape;
+use wrun_types::limits::Limits;
+use wrun_types::outcome::Limit;
+
+/// What a run may use, from its limits and what its artifact is.
+pub trait Budgets {
+    /// The budget of an output stream; `captured` ones always have one.
+    fn output_budget(&self, captured: bool) -> Option<u64>;
+
+    /// Bytes that one call may hand over to the host, which makes room for them before it
+    /// sees them.
+    fn host_call(&self, shape: Shape, captured: bool, regions: bool) -> u64;
+
+    /// The value of the limit that ended a task: bytes, elements, instances, units of
+    /// fuel, or nanoseconds. None where it was not one of these: a child's parent has a
+    /// deadline, too.
+    fn value(&self, limit: Limit, artifact: &Artifact, captured: bool) -> Option<u64>;
+
+    /// The budget of the input.
+    fn input_budget(&self, shape: Shape) -> Option<u64>;
+}
+
+impl Budgets for Limits {
+    fn output_budget(&self, captured: bool) -> Option<u64> {
+        match (self.max_output, captured) {
+            (Some(max), _) => Some(max),
+            (None, true) => Some(Limits::CAPTURE_DEFAULT),
+            (None, false) => None,
+        }
+    }
+
+    fn host_call(&self, shape: Shape, captured: bool, regions: bool) -> u64 {
+        let mut budget = Limits::HOST_CALL;
+        if !shape.is_command() {
+            // Nothing that it returns is larger than its memory.
+            let output = self.output_budget(captured).unwrap_or(self.max_memory);
+            budget = budget.max(output.min(self.max_memory));
+        }
+        if regions {
+            // A window counts as if it were copied, and can be all the memory there is.
+            budget = budget.max(self.max_memory);
+        }
+        budget
+    }
+
+    fn value(&self, limit: Limit, artifact: &Artifact, captured: bool) -> Option<u64> {
+        let shape = artifact.shape();
+        match limit {
+            Limit::Deadline => {
+                let timeout = self.timeout?;
+                Some(u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX))
+            }
+            Limit::Fuel => self.fuel,
+            Limit::Memory => Some(self.max_memory),
+            Limit::Output => self.output_budget(captured),
+            Limit::Input => self.input_budget(shape),
+            Limit::Instances => Some(self.max_instances.into()),
+            Limit::TableElements => Some(self.max_table_elements),
+            Limit::HostCall => Some(self.host_call(shape, captured, artifact.has_regions())),
+            // Compiling is over.
+            _ => None,
+        }
+    }
+
+    fn input_budget(&self, shape: Shape) -> Option<u64> {
+        match self.max_input {
+            Some(max) => Some(max),
+            None if shape.is_command() => None,
+            None => Some(Limits::INPUT_DEFAULT),
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! From a task file's bytes to code. Here everything happens that reads what
+//! somebody else wrote: text, sections, types, functions.
+//!
+//! Invariant: [`compile`] is the same function wherever it runs, so a task is
+//! refused in the same words.
+
+use super::bulk::{self, Offsets};
+use super::code::{Code, Meta};
+use super::componentize::componentize;
+use super::engine::{self, EngineError, Kind};
+use super::imports::{self, Uses};
+use super::load_error::LoadError;
+use super::source::{self, Shape};
+use super::support;
+use bytes::Bytes;
+use std::borrow::Cow;
+use wasmtime::{Engine, OutOfMemory};
+
+/// Task files up to this size are compiled on one thread: what starting others
+/// takes is as long.
+pub const SMALL: usize = 64 << 10;
+
+/// Who compiles.
+pub trait Compiler: Send + Sync {
+    /// Compiles a task file whose BLAKE3 is `digest`. Blocks for as long as that
+    /// takes. The code's description is what was asked for.
+    fn compile(
+        &self,
+        source: &Bytes,
+        digest: &blake3::Hash,
+        metered: bool,
+    ) -> Result<Code, LoadError>;
+
+    /// Gives up what is being compiled, where that is possible; the rest is
+    /// refused.
+    fn close(&self) {}
+}
+
+/// Compiles with an engine of its own.
+pub fn compile(
+    source: Cow<'_, [u8]>,
+    digest: &blake3::Hash,
+    metered: bool,
+    parallel: bool,
+) -> Result<(Vec<u8>, Meta), LoadError> {
+    with(
+        |kind| engine::compiler(kind, parallel),
+        source,
+        digest,
+        metered,
+    )
+}
+
+/// Compiles with that engine.
+pub(super) fn with(
+    engine: impl FnOnce(Kind) -> Result<Engine, EngineError>,
+    source: Cow<'_, [u8]>,
+    digest: &blake3::Hash,
+    metered: bool,
+) -> Result<(Vec<u8>, Meta), LoadError> {
+    compiled(engine, source, digest, metered).map_err(LoadError::tamed)
+}
+
+fn compiled(
+    engine: impl FnOnce(Kind) -> Result<Engine, EngineError>,
+    source: Cow<'_, [u8]>,
+    digest: &blake3::Hash,
+    metered: bool,
+) -> Result<(Vec<u8>, Meta), LoadError> {
+    let Compilable {
+        shape,
+        uses,
+        wide,
+        binary,
+        offsets,
+    } = compilable(&source)?;
+    let meta = Meta {
+        talks: uses.ports,
+        regions: uses.regions,
+        wide,
+        listens: uses.listens,
+        offsets,
+        ..Meta::new(shape, metered, digest, source.len() as u64)
+    };
+    let changed = match binary {
+        Cow::Owned(binary) => Some(binary),
+        Cow::Borrowed(_) => None,
+    };
+    // What the compiler does not get is gone before the compiler takes most memory.
+    let binary = changed.map_or(source, Cow::Owned);
+    let engine = engine(Kind { metered, wide })?;
+    let elf = match shape {
+        Shape::CommandModule => engine.precompile_module(&binary),
+        Shape::Component | Shape::CommandComponent | Shape::CoreModule => {
+            engine.precompile_component(&binary)
+        }
+    };
+    Ok((elf.map_err(not_compiled)?, meta))
+}
+
+/// What the compiler gets for a task file.
+pub(super) struct Compilable<'a> {
+    pub(super) shape: Shape,
+    /// What it imports that workers are made for.
+    uses: Uses,
+    /// It has a memory that can outgrow 4 GiB.
+    wide: bool,
+    /// Valid, with everything it imports provided, and a component where it was a core
+    /// module with the world's functions. Borrowed where it is the whole task file as it
+    /// is.
+    pub(super) binary: Cow<'a, [u8]>,
+    /// To offsets in the task's own binary, or in the component that it became.
+    offsets: Offsets,
+}
+
+/// Makes of a task file what the compiler gets.
+pub(super) fn compilable(bytes: &[u8]) -> Result<Compilable<'_>, LoadError> {
+    let binary = source::to_binary(bytes)?;
+    let facts = source::facts(&binary)?;
+    let shape = source::shape(&facts)?;
+    support::check(&binary, &facts)?;
+    let binary = match shape {
+        Shape::CoreModule => componentize(&binary, &facts)?.into(),
+        _ => binary,
+    };
+    let (binary, offsets) = bulk::in_pieces(binary)?;
+    Ok(Compilable {
+        offsets,
+        shape,
+        uses: imports::uses(&facts),
+        wide: facts.is_wide(),
+        binary,
+    })
+}
+
+fn not_compiled(error: wasmtime::Error) -> LoadError {
+    if error.is::<OutOfMemory>() {
+        return LoadError::OutOfMemory;
+    }
+    support::not_compiled(&format!("{error:#}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(text: &str) -> LoadError {
+        let digest = blake3::hash(text.as_bytes());
+        compile(text.as_bytes().into(), &digest, false, false).expect_err("no task")
+    }
+
+    #[test]
+    fn refusals_survive_a_journey_and_taming() {
+        let long = format!(
+            r#"(module (func (export "_start") (call ${})))"#,
+            "x".repeat(9_000)
+        );
+        let nested = r#"(module (func (export "a\n\1b[31m")) (func (export "b\u{202e}")))"#;
+        for text in [
+            "",
+            "letter",
+            "(module (func",
+            "(module (func (export \"_start\") (drop)))",
+            "(module (func (export \"run\")))",
+            r#"(module (import "env" "mystery" (func)) (func (export "run")))"#,
+            &long,
+            nested,
+        ] {
+            let error = refusal(text);
+            let words = error.to_string();
+            let bytes = postcard::to_allocvec(&error).expect("encodes");
+            assert!(bytes.len() < 16 << 10, "{} bytes", bytes.len());
+            let back: LoadError = postcard::from_bytes(&bytes).expect("decodes");
+            let back = back.tamed();
+            assert_eq!(back.to_string(), words);
+            assert_eq!(
+                std::mem::discriminant(&back),
+                std::mem::discriminant(&error)
+            );
+            assert!(!words.contains(char::is_control), "{words:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_compiler_has_no_business_to_say_does_not_travel() {
+        assert!(postcard::to_allocvec(&LoadError::Precompiled).is_err());
+        // All that there is, by number: the first ten and no more.
+        for number in 10..0x80 {
+            assert!(postcard::from_bytes::<LoadError>(&[number, 0, 0, 0, 0]).is_err());
+        }
+    }
+}

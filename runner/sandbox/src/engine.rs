@@ -1,0 +1,184 @@
+//! Engines: one configuration for every place that compiles or runs a task, so
+//! that an artifact made by one loads in all of them.
+
+use super::epoch;
+use wasmtime::{
+    Collector, Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig,
+    WasmFeatures,
+};
+use wrun_sys::shortage;
+use wrun_types::error::{Error, ErrorKind};
+use wrun_types::limits::Limits;
+
+/// What WebAssembly frames may use of a stack. Interpreters compiled to Wasm
+/// recurse deeply; wasmtime's own default is 512 KiB.
+const MAX_WASM_STACK: usize = 1 << 20;
+
+/// The stack a guest runs on, host calls included. A host call that overflowed
+/// it would abort the process, so what is left below the guest must be ample:
+/// 2 MiB is what a Rust thread gets for everything.
+const ASYNC_STACK: usize = MAX_WASM_STACK + (2 << 20);
+
+/// Mappings that one task of the pool takes at most: memory, its image, its
+/// guard, a table, a stack (probed on 10,000 waiting tasks).
+const MAPPINGS_PER_TASK: usize = 5;
+
+/// Mappings left to the rest of the process.
+const MAPPINGS_KEPT: usize = 8_192;
+
+/// What a slot of the pool keeps of the memory that a task wrote, cleared by
+/// copying: giving pages back and faulting them in again costs small tasks more,
+/// and each other processor an interrupt. Half of a megabyte a slot at most.
+const KEEP_RESIDENT: usize = 256 << 10;
+
+/// Address space that wasmtime reserves for one memory at most: 4 GiB and guards;
+/// for one that begins larger, what it begins with, guards and room to grow.
+const RESERVATION: u64 = 5 << 30;
+
+/// What one memory of a [wide](Kind::wide) task can grow to. Memories never move:
+/// moving one copies all of it, in one step that nothing interrupts. So the address
+/// space is reserved from the start, and 128 TiB have room for 2,000 such memories.
+pub(super) const WIDE_MEMORY: u64 = 64 << 30;
+
+/// An engine could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    #[error("cannot make a WebAssembly engine: {0}")]
+    Engine(String),
+    #[error("cannot start the epoch clock: {0}")]
+    Epoch(#[source] std::io::Error),
+}
+
+impl From<EngineError> for Error {
+    fn from(error: EngineError) -> Self {
+        shortage::error(ErrorKind::System, error)
+    }
+}
+
+/// How an engine gets memory for its sandboxes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Allocation {
+    /// Each sandbox maps its own: 22 µs rather than 5, but any shape of task.
+    OnDemand,
+    /// So many sandboxes' worth of slots, mapped once and reused.
+    Pool { slots: usize },
+}
+
+/// What code is compiled for. An engine runs code of its own kind only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kind {
+    /// Fuel is counted.
+    pub metered: bool,
+    /// It has a memory that can outgrow 4 GiB.
+    pub wide: bool,
+}
+
+impl Kind {
+    /// How many kinds there are.
+    pub const COUNT: usize = 4;
+
+    /// A number below [`Kind::COUNT`].
+    pub fn index(self) -> usize {
+        usize::from(self.metered) + 2 * usize::from(self.wide)
+    }
+
+    /// Address space that is reserved for one memory at most.
+    pub fn reservation(self) -> u64 {
+        match self.wide {
+            true => WIDE_MEMORY + (1 << 30),
+            false => RESERVATION,
+        }
+    }
+}
+
+/// What of WebAssembly the engines take: version 3.0, and components. A list of ours, so
+/// that a new version of wasmtime does not change what is a task.
+pub(super) const FEATURES: WasmFeatures = WasmFeatures::WASM3
+    .union(WasmFeatures::GC_TYPES)
+    .union(WasmFeatures::COMPONENT_MODEL);
+
+fn config(kind: Kind) -> Config {
+    let mut config = Config::new();
+    config
+        .wasm_features(FEATURES, true)
+        .wasm_features(FEATURES.complement(), false)
+        .collector(Collector::Copying);
+    if kind.wide {
+        config
+            .memory_reservation(WIDE_MEMORY)
+            // Or it would be reserved as much: the collector's references have 32 bits.
+            .gc_heap_reservation(4 << 30);
+    }
+    config
+        .epoch_interruption(true)
+        .consume_fuel(kind.metered)
+        .memory_may_move(false)
+        .gc_heap_may_move(false)
+        .concurrency_support(false)
+        .max_wasm_stack(MAX_WASM_STACK)
+        .async_stack_size(ASYNC_STACK);
+    config
+}
+
+/// An engine that compiles and does not run; `parallel` is on the threads of
+/// rayon's global pool.
+pub fn compiler(kind: Kind, parallel: bool) -> Result<Engine, EngineError> {
+    Engine::new(config(kind).parallel_compilation(parallel))
+        .map_err(|e| EngineError::Engine(format!("{e:#}")))
+}
+
+/// An engine that runs and does not compile, in a process of one thread that
+/// forks: it starts no thread, and its epoch ticks by a timer signal while
+/// [`epoch::Running`] guards exist.
+pub fn single_threaded_runtime(kind: Kind) -> Result<Engine, EngineError> {
+    let mut config = config(kind);
+    config.enable_compiler(false);
+    let engine = Engine::new(&config).map_err(|e| EngineError::Engine(format!("{e:#}")))?;
+    // What a thread sets up when it first runs a guest, children then have.
+    Engine::tls_eager_initialize();
+    wrun_sys::tick_for(&engine).map_err(EngineError::Epoch)?;
+    Ok(engine)
+}
+
+/// An engine that runs and does not compile. Its epoch ticks while
+/// [`epoch::Running`] guards exist.
+pub fn runtime(kind: Kind, allocation: Allocation) -> Result<Engine, EngineError> {
+    let mut config = config(kind);
+    config.enable_compiler(false);
+    if let Allocation::Pool { slots } = allocation {
+        let slots = u32::try_from(slots).unwrap_or(u32::MAX);
+        let mut pool = PoolingAllocationConfig::new();
+        // A component made from one core module is four small core instances
+        // with two tables: the module, its adapter, two shims.
+        pool.total_component_instances(slots)
+            .total_core_instances(slots.saturating_mul(6))
+            // One for the module, one for a heap of the collector.
+            .total_memories(slots.saturating_mul(2))
+            .total_tables(slots.saturating_mul(3))
+            .total_stacks(slots)
+            .total_gc_heaps(slots)
+            .max_core_instances_per_component(6)
+            .max_memories_per_component(1)
+            .max_tables_per_component(3)
+            .max_memories_per_module(1)
+            .max_tables_per_module(1)
+            // What the limiter allows, so that it refuses and not the pool.
+            .table_elements(Limits::MAX_TABLE_ELEMENTS as usize)
+            .linear_memory_keep_resident(KEEP_RESIDENT)
+            .table_keep_resident(KEEP_RESIDENT)
+            .pagemap_scan(Enabled::Auto);
+        config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+    }
+    let engine = Engine::new(&config).map_err(|e| EngineError::Engine(format!("{e:#}")))?;
+    epoch::register(&engine).map_err(EngineError::Epoch)?;
+    Ok(engine)
+}
+
+/// The most tasks that fit this process's mappings at the same time.
+pub fn max_pool_slots() -> usize {
+    let limit = std::fs::read_to_string("/proc/sys/vm/max_map_count")
+        .ok()
+        .and_then(|text| text.trim().parse::<usize>().ok())
+        .unwrap_or(65_530);
+    (limit.saturating_sub(MAPPINGS_KEPT) / MAPPINGS_PER_TASK).max(1)
+}

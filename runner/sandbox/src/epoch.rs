@@ -1,0 +1,143 @@
+//! The clock that preempts guests: one OS thread that advances every engine's
+//! epoch while any sandbox runs, and sleeps while none does. In a process that may
+//! have no second thread, a timer signal does it instead.
+//!
+//! Invariant: while a [`Running`] guard exists, epochs advance about every
+//! [`TICK`]. A guard costs two atomic operations unless the thread sleeps, or two
+//! system calls with the timer.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::thread::Thread;
+use std::time::Duration;
+use wasmtime::{Engine, EngineWeak};
+use wrun_sys::{self, Process};
+
+/// How long a guest computes before others get their turn.
+pub const TICK: Duration = Duration::from_millis(5);
+
+/// The thread goes on for this many idle ticks, so that a stream of short tasks
+/// does not wake it for each.
+const IDLE_TICKS: u32 = 100;
+
+/// The clock of one process. A fork of it has a copy without the thread, whose locks may
+/// be held for ever: it makes one of its own.
+struct Clock {
+    process: Process,
+    running: AtomicUsize,
+    asleep: AtomicBool,
+    engines: Mutex<Vec<EngineWeak>>,
+    thread: OnceLock<Thread>,
+    starting: Mutex<()>,
+    /// That of a fork of this process.
+    next: OnceLock<Box<Clock>>,
+}
+
+static FIRST: OnceLock<Clock> = OnceLock::new();
+
+impl Clock {
+    fn new() -> Self {
+        Clock {
+            process: Process::current(),
+            running: AtomicUsize::new(0),
+            asleep: AtomicBool::new(false),
+            engines: Mutex::new(Vec::new()),
+            thread: OnceLock::new(),
+            starting: Mutex::new(()),
+            next: OnceLock::new(),
+        }
+    }
+
+    fn current() -> &'static Clock {
+        let mut clock = FIRST.get_or_init(Clock::new);
+        while !clock.process.is_current() {
+            clock = clock.next.get_or_init(|| Box::new(Clock::new()));
+        }
+        clock
+    }
+}
+
+/// Has the engine's epoch advanced from now on, until it is dropped.
+pub fn register(engine: &Engine) -> std::io::Result<()> {
+    let clock = Clock::current();
+    let mut engines = clock.engines.lock().unwrap_or_else(PoisonError::into_inner);
+    engines.retain(|engine| engine.upgrade().is_some());
+    engines.push(engine.weak());
+    drop(engines);
+    let _one_at_a_time = clock
+        .starting
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    if clock.thread.get().is_none() {
+        let handle = std::thread::Builder::new()
+            .name("wrun-epoch".into())
+            .stack_size(64 << 10)
+            .spawn(|| tick(clock))?;
+        let _ = clock.thread.set(handle.thread().clone());
+    }
+    Ok(())
+}
+
+/// A guest is running, on this thread: its traps arrive as signals.
+pub struct Running(Option<&'static Clock>);
+
+impl Running {
+    pub fn new() -> Self {
+        if wrun_sys::has_ticks() {
+            wrun_sys::start_ticks(TICK);
+            return Running(None);
+        }
+        wrun_sys::unblock_traps();
+        let clock = Clock::current();
+        clock.running.fetch_add(1, Ordering::SeqCst);
+        if clock.asleep.load(Ordering::SeqCst)
+            && let Some(thread) = clock.thread.get()
+        {
+            thread.unpark();
+        }
+        Running(Some(clock))
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        match self.0 {
+            Some(clock) => {
+                clock.running.fetch_sub(1, Ordering::SeqCst);
+            }
+            None => wrun_sys::stop_ticks(),
+        }
+    }
+}
+
+/// Whether each tick is a signal to the thread of the guest, which ends its wait in the
+/// kernel: true in a process with one thread, while it has a [`Running`] guard.
+pub fn signals() -> bool {
+    wrun_sys::are_ticking()
+}
+
+fn tick(clock: &Clock) {
+    let mut idle = 0;
+    loop {
+        if clock.running.load(Ordering::SeqCst) > 0 {
+            idle = 0;
+        } else {
+            idle += 1;
+        }
+        if idle > IDLE_TICKS {
+            // Announce sleep first, then look again: a guard made in between
+            // either is seen here or sees `asleep` and unparks.
+            clock.asleep.store(true, Ordering::SeqCst);
+            while clock.running.load(Ordering::SeqCst) == 0 {
+                std::thread::park();
+            }
+            clock.asleep.store(false, Ordering::SeqCst);
+            idle = 0;
+        }
+        std::thread::sleep(TICK);
+        let engines = clock.engines.lock().unwrap_or_else(PoisonError::into_inner);
+        for engine in engines.iter().filter_map(EngineWeak::upgrade) {
+            engine.increment_epoch();
+        }
+    }
+}

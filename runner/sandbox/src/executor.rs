@@ -1,0 +1,101 @@
+//! The one interface between the runner and where tasks run. Two
+//! implementations: [`thread`](wrun::thread) and [`process`](wrun_process).
+
+use crate::InputKind;
+use crate::deadline::Deadline;
+use crate::port::{Port, Transport};
+use crate::region::Ledger;
+use crate::services::TaskServices;
+use crate::{Artifact, Fate, Progress, Sink};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+use wrun_types::config::Start;
+use wrun_types::error::Error;
+use wrun_types::jail_report::JailReport;
+use wrun_types::outcome::Crash;
+use wrun_types::report::Usage;
+use wrun_types::spec::Spec;
+
+/// Runs admitted tasks, any number at the same time.
+#[async_trait::async_trait]
+pub trait Executor: Send + Sync {
+    /// Runs one attempt to its end. Dropping the future ends the attempt and
+    /// leaves nothing of it behind.
+    async fn execute(&self, job: Job) -> Result<Executed, Error>;
+
+    /// Compiles and links ahead of the first run. Blocks for as long as
+    /// compiling takes.
+    fn prepare(&self, artifact: &Artifact, metered: bool) -> Result<(), Error>;
+
+    /// Whether what was prepared can learn that it is asked to stop.
+    fn listens(&self, artifact: &Artifact, metered: bool) -> bool;
+
+    /// How tasks talk here.
+    fn transport(&self) -> &Transport;
+
+    /// The regions of its tasks and of their host.
+    fn ledger(&self) -> &Arc<Ledger>;
+
+    /// Ends everything that is not a running attempt: idle workers, threads.
+    fn close(&self);
+}
+
+/// One attempt at one task.
+pub struct Job {
+    pub task_id: u64,
+    pub attempt: u32,
+    pub artifact: Artifact,
+    pub spec: Arc<Spec>,
+    pub deadline: Option<Deadline>,
+    pub stdin: InputKind,
+    pub stdout: Sink,
+    pub stderr: Sink,
+    /// The host asks the task to stop.
+    pub cancel: CancellationToken,
+    /// The host ends the task.
+    pub kill: CancellationToken,
+    pub progress: Arc<dyn Fn(Progress) + Send + Sync>,
+    /// What the task gets from `ports.parent`.
+    pub port: Option<Port>,
+    /// Answers what the task asks.
+    pub services: Arc<dyn TaskServices>,
+}
+
+impl Job {
+    pub fn metered(&self) -> bool {
+        self.spec.limits.fuel.is_some()
+    }
+}
+
+/// What came of an attempt.
+pub struct Executed {
+    pub fate: Result<Fate, Crash>,
+    /// From the attempt's start until a sandbox was under way: starting a worker
+    /// and speaking to it. Zero in thread mode.
+    pub overhead: Duration,
+    pub worker_pid: Option<u32>,
+    /// The kernel's count for the worker.
+    pub usage: Option<Usage>,
+    /// The worker's walls, as far as it told.
+    pub jail: Option<Arc<JailReport>>,
+    /// How the worker came to be.
+    pub start: Option<Start>,
+    /// What people should know, and is no failure.
+    pub notes: Vec<String>,
+}
+
+impl Executed {
+    /// An end without a worker, and without more to tell.
+    pub fn new(fate: Result<Fate, Crash>) -> Self {
+        Executed {
+            fate,
+            overhead: Duration::ZERO,
+            worker_pid: None,
+            usage: None,
+            jail: None,
+            start: None,
+            notes: Vec::new(),
+        }
+    }
+}

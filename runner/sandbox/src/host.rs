@@ -1,0 +1,299 @@
+//! What a store carries for its guest: WASI state, limits, the task's own
+//! context. Built fresh for each run and dropped with it.
+
+use super::abi::{TaskContext, Windows};
+use super::denials::Denials;
+use super::limits::Limiter;
+use super::linker::{FileCalls, Listings};
+use super::standard::{Standard, Streams};
+use rand::rand_core::UnwrapErr;
+use rand::rngs::{StdRng, SysRng};
+use rand::{Rng, RngExt, SeedableRng, TryRng};
+use std::collections::{HashMap, VecDeque};
+use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+use wasmtime::component::{Resource, ResourceTable};
+use wasmtime_wasi::p1::WasiP1Ctx;
+use wasmtime_wasi::sockets::SocketAddrUse;
+use wasmtime_wasi::{FsPerms, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wrun_types::grant::TcpGrant;
+use wrun_types::report::Access;
+use wrun_types::spec::Spec;
+
+/// Host resources (files, sockets, streams, pollables) that one guest may hold
+/// at once. Many are descriptors, of which a process has some thousands. A call that
+/// can return an error makes none beyond it.
+pub const MAX_RESOURCES: usize = 1_000;
+/// More of them, for calls that cannot return an error: pollables, the standard
+/// streams, the list of granted directories. A guest that has as many files as it may
+/// have can still wait and write. None of these is a descriptor.
+const RESERVED_RESOURCES: usize = 4_000;
+
+/// The `T` of every store.
+pub struct Host {
+    pub wasi: Wasi,
+    pub limiter: Limiter,
+    pub context: TaskContext,
+    pub denials: Denials,
+    /// Host calls may block the thread for a moment: it has nothing else to do.
+    pub blocking: bool,
+    /// How file streams reach their files.
+    pub file_calls: FileCalls,
+    /// Read-only directories were granted: the likely reason of a refused write.
+    pub has_read_only: bool,
+    /// TCP connections to somewhere are granted.
+    pub has_tcp: bool,
+    /// TCP sockets made so far.
+    pub sockets_made: u32,
+    /// Host names that the guest may resolve, with what they resolve to.
+    pub names: HashMap<String, VecDeque<IpAddr>>,
+    /// Lookups of granted names: the addresses that were not handed out yet.
+    pub resolving: HashMap<u32, VecDeque<IpAddr>>,
+    /// Where regions are laid over the guest's memory.
+    pub windows: Windows,
+    /// Directories that a guest of WASI 0.1 is reading.
+    pub(super) listings: Listings,
+}
+
+/// WASI state of either generation.
+pub enum Wasi {
+    /// For components.
+    P2 {
+        ctx: Box<WasiCtx>,
+        table: ResourceTable,
+    },
+    /// For core modules.
+    P1(Box<WasiP1Ctx>),
+}
+
+impl WasiView for Host {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        match &mut self.wasi {
+            Wasi::P2 { ctx, table } => WasiCtxView { ctx, table },
+            Wasi::P1(p1) => p1.ctx(),
+        }
+    }
+}
+
+impl Host {
+    /// The host of one run. `p1` says which generation of WASI the guest speaks.
+    ///
+    /// # Errors
+    ///
+    /// A granted directory cannot be opened.
+    pub fn new(
+        spec: &Spec,
+        p1: bool,
+        blocking: bool,
+        streams: Streams<'_>,
+        context: TaskContext,
+        granted: Granted<'_>,
+    ) -> Result<Self, GrantError> {
+        let denials = Denials::default();
+        let mut builder = WasiCtxBuilder::new();
+        builder
+            .stdin(Standard::new(streams.stdin, streams.terminals.stdin))
+            .stdout(Standard::new(streams.stdout, streams.terminals.stdout))
+            .stderr(Standard::new(streams.stderr, streams.terminals.stderr))
+            .allow_blocking_current_thread(blocking)
+            .arg(&spec.name)
+            .args(&spec.args)
+            .envs(&spec.env)
+            .allow_udp(false)
+            .allow_tcp(true)
+            .allow_ip_name_lookup(spec.tcp.iter().any(|grant| grant.is_name));
+        if blocking {
+            fresh_random(&mut builder);
+        }
+        for (index, grant) in spec.dirs.iter().enumerate() {
+            let path = granted
+                .path(index, &grant.host)
+                .map_err(|error| GrantError {
+                    path: grant.host.display().to_string(),
+                    reason: error.to_string(),
+                })?;
+            let perms = if grant.read_only {
+                FsPerms::ReadOnly
+            } else {
+                FsPerms::ReadWrite
+            };
+            builder
+                .preopened_dir(path, grant.guest_name(), perms)
+                .map_err(|error| GrantError {
+                    path: grant.host.display().to_string(),
+                    reason: format!("{error:#}"),
+                })?;
+        }
+        check_sockets(&mut builder, &spec.tcp, denials.clone());
+        let mut wasi = if p1 {
+            Wasi::P1(Box::new(builder.build_p1()))
+        } else {
+            Wasi::P2 {
+                ctx: Box::new(builder.build()),
+                table: ResourceTable::new(),
+            }
+        };
+        let table = match &mut wasi {
+            Wasi::P2 { table, .. } => table,
+            Wasi::P1(p1) => p1.ctx().table,
+        };
+        table.set_max_capacity(MAX_RESOURCES + RESERVED_RESOURCES);
+        Ok(Host {
+            wasi,
+            limiter: Limiter::new(&spec.limits, context.services.clone()),
+            context,
+            denials,
+            blocking,
+            file_calls: FileCalls::new(blocking),
+            has_tcp: !spec.tcp.is_empty(),
+            sockets_made: 0,
+            has_read_only: spec.dirs.iter().any(|grant| grant.read_only),
+            names: names(&spec.tcp),
+            resolving: HashMap::new(),
+            windows: Windows::default(),
+            listings: Listings::default(),
+        })
+    }
+
+    /// Whether the guest may have so many more resources.
+    pub(super) fn has_room(&mut self, more: usize) -> bool {
+        let table = WasiView::ctx(self).table;
+        table.iter_mut().take(MAX_RESOURCES).count() + more <= MAX_RESOURCES
+    }
+
+    /// Adds to the guest's resources, where there is room.
+    pub(super) fn push<T: Send + 'static>(&mut self, resource: T) -> Option<Resource<T>> {
+        if !self.has_room(1) {
+            return None;
+        }
+        WasiView::ctx(self).table.push(resource).ok()
+    }
+}
+
+/// Whether this process may have no more descriptors. wasmtime-wasi reports that as an
+/// I/O error like any other; a moment later it may be different.
+pub(super) fn out_of_descriptors() -> bool {
+    use rustix::event::{EventfdFlags, eventfd};
+    use rustix::io::Errno;
+    matches!(
+        eventfd(0, EventfdFlags::CLOEXEC),
+        Err(Errno::MFILE | Errno::NFILE)
+    )
+}
+
+/// What granted names resolve to: each address once, over all ports.
+fn names(grants: &[TcpGrant]) -> HashMap<String, VecDeque<IpAddr>> {
+    let mut names: HashMap<String, VecDeque<IpAddr>> = HashMap::new();
+    for grant in grants.iter().filter(|grant| grant.is_name) {
+        let known = names.entry(grant.host.clone()).or_default();
+        for address in &grant.addresses {
+            let ip = address.ip().to_canonical();
+            if !known.contains(&ip) {
+                known.push_back(ip);
+            }
+        }
+    }
+    names
+}
+
+/// How a sandbox comes by granted directories.
+#[derive(Clone, Copy)]
+pub enum Granted<'a> {
+    /// Opens them where their grants say.
+    ByPath,
+    /// Somebody else opened them, one for each grant: there may be no way to them
+    /// from here. For a process of one thread: it changes the working directory.
+    Opened(&'a [OwnedFd]),
+}
+
+impl Granted<'_> {
+    /// Where the directory of a grant can be opened right now.
+    fn path<'a>(&self, index: usize, host: &'a Path) -> std::io::Result<&'a Path> {
+        let Granted::Opened(directories) = self else {
+            return Ok(host);
+        };
+        let directory = directories.get(index);
+        let directory =
+            directory.ok_or_else(|| std::io::Error::from(std::io::ErrorKind::NotFound))?;
+        rustix::process::fchdir(directory)?;
+        Ok(Path::new("."))
+    }
+}
+
+/// Random numbers that no other sandbox has, for a worker: generators that are seeded
+/// when a thread first uses them would be the same in every process forked from it.
+fn fresh_random(builder: &mut WasiCtxBuilder) {
+    builder
+        .secure_random(Fresh::default())
+        .insecure_random(Fresh::default())
+        .insecure_random_seed(UnwrapErr(SysRng).random());
+}
+
+/// A generator that is seeded by the kernel when it is first used.
+#[derive(Default)]
+struct Fresh(Option<StdRng>);
+
+impl Fresh {
+    fn seeded(&mut self) -> &mut StdRng {
+        self.0
+            .get_or_insert_with(|| StdRng::from_rng(&mut UnwrapErr(SysRng)))
+    }
+}
+
+impl TryRng for Fresh {
+    type Error = Infallible;
+
+    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
+        Ok(self.seeded().next_u32())
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
+        Ok(self.seeded().next_u64())
+    }
+
+    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Infallible> {
+        self.seeded().fill_bytes(bytes);
+        Ok(())
+    }
+}
+
+/// A directory that was granted cannot be opened after all.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot open the granted directory {path}: {reason}")]
+pub struct GrantError {
+    path: String,
+    reason: String,
+}
+
+/// Connections go to granted addresses only; listening and UDP to none.
+fn check_sockets(builder: &mut WasiCtxBuilder, grants: &[TcpGrant], denials: Denials) {
+    let granted: Arc<[SocketAddr]> = grants
+        .iter()
+        .flat_map(|grant| grant.addresses.iter().copied())
+        .collect();
+    builder.socket_addr_check(move |address, usage| {
+        let allowed = match usage {
+            SocketAddrUse::TcpConnect => granted.contains(&address),
+            // The bind that connecting implies; it opens nothing, and refusing it
+            // would hide what the guest wanted to connect to.
+            SocketAddrUse::TcpBind => {
+                !denials.binds() && address.port() == 0 && address.ip().is_unspecified()
+            }
+            _ => false,
+        };
+        if !allowed {
+            let access = match usage {
+                SocketAddrUse::TcpConnect => Access::TcpConnect,
+                SocketAddrUse::TcpBind | SocketAddrUse::TcpListen | SocketAddrUse::TcpAccept => {
+                    Access::TcpListen
+                }
+                _ => Access::Udp,
+            };
+            denials.note(access, &address.to_string());
+        }
+        Box::pin(async move { allowed })
+    });
+}

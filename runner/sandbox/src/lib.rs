@@ -1,0 +1,76 @@
+//! Everything between a task file and its outcome that does not depend on where
+//! the task runs: recognising, compiling, caching, linking, limiting, running.
+//!
+//! May use the plain data of the crate root; must not know the executors.
+//! Invariant: this module cannot tell thread mode from process mode.
+
+#![allow(missing_docs, reason = "wrun documents what is public")]
+
+mod abi;
+#[cfg(feature = "measure")]
+mod acting;
+mod ahead;
+mod artifact;
+#[cfg(feature = "measure")]
+mod bare;
+pub mod blocking;
+pub mod broadcast;
+mod budgets;
+mod bulk;
+mod cache;
+mod code;
+mod compile;
+mod componentize;
+pub mod deadline;
+mod denials;
+mod engine;
+mod epoch;
+pub mod executor;
+mod fate;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
+mod host;
+mod imports;
+mod in_process;
+mod input;
+mod inspect;
+mod limits;
+mod linker;
+mod load;
+mod load_error;
+pub mod lock_table;
+pub mod locks;
+mod makings;
+mod names;
+pub mod port;
+pub mod region;
+mod run;
+pub mod services;
+mod sink;
+mod source;
+mod standard;
+pub mod stop;
+mod support;
+mod sync;
+pub mod turn;
+
+pub use abi::Progress;
+pub use abi::{Ports, TaskContext};
+pub use ahead::Ahead;
+pub use artifact::{Artifact, Compiled};
+#[cfg(feature = "measure")]
+pub use bare::{Bare, BareError, Held};
+pub use budgets::Budgets;
+pub use code::{Code, CodeError, MAX_FILE};
+pub use compile::{Compiler, SMALL, compile};
+pub use engine::{Allocation, EngineError, Kind, max_pool_slots, runtime, single_threaded_runtime};
+pub use fate::{Ending, Fate};
+pub use host::Granted;
+pub use in_process::InProcess;
+pub use input::{InputKind, Source};
+pub use inspect::{Inspection, inspect};
+pub use load::{Loader, read};
+pub use load_error::LoadError;
+pub use run::{PrepareError, Prepared, Run, RunError, run};
+pub use sink::{CHUNK, Sink};
+pub use source::Shape;

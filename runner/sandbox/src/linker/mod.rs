@@ -1,0 +1,87 @@
+//! What a guest's imports are answered by, for each shape of guest: WASI with
+//! its refusals noted, and the interfaces of `wrun:task` that exist.
+
+mod clocks;
+mod directory;
+mod file_poll;
+mod file_stream;
+mod random;
+mod transfer;
+mod turns;
+mod wasi_0_1;
+mod wasi_0_2;
+
+pub(super) use directory::Listings;
+pub(super) use file_stream::FileCalls;
+pub(super) use turns::long_result;
+
+use super::abi;
+use super::abi::bindings::wrun::task::{broadcast, context, locks, ports, tasks};
+use super::host::{Host, Wasi};
+use wasmtime::component::{HasSelf, Linker};
+use wrun_types::report::Access;
+
+/// For components: WASI 0.2 and `wrun:task`. Regions only for code that is known to
+/// import them: where it runs, its memory can be replaced page by page, which in a
+/// pool's slot would stay.
+pub fn component(engine: &wasmtime::Engine, regions: bool) -> wasmtime::Result<Linker<Host>> {
+    let mut linker = Linker::new(engine);
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    context::add_to_linker::<Host, HasSelf<Host>>(&mut linker, |host| host)?;
+    if regions {
+        ports::add_to_linker::<Host, HasSelf<Host>>(&mut linker, |host| host)?;
+        tasks::add_to_linker::<Host, HasSelf<Host>>(&mut linker, |host| host)?;
+        locks::add_to_linker::<Host, HasSelf<Host>>(&mut linker, |host| host)?;
+        broadcast::add_to_linker::<Host, HasSelf<Host>>(&mut linker, |host| host)?;
+        abi::add_regions(&mut linker)?;
+    }
+    linker.allow_shadowing(true);
+    wasi_0_2::watch_filesystem(&mut linker)?;
+    file_stream::add_to_linker(&mut linker)?;
+    wasi_0_2::watch_names(&mut linker)?;
+    wasi_0_2::count_sockets(&mut linker)?;
+    wasi_0_2::refuse_binding(&mut linker)?;
+    wasi_0_2::watch_udp(&mut linker)?;
+    clocks::for_components(&mut linker)?;
+    directory::for_components(&mut linker)?;
+    random::for_components(&mut linker)?;
+    transfer::for_components(&mut linker)?;
+    Ok(linker)
+}
+
+/// For core modules: WASI 0.1.
+pub fn module(engine: &wasmtime::Engine) -> wasmtime::Result<wasmtime::Linker<Host>> {
+    let mut linker = wasmtime::Linker::new(engine);
+    wasmtime_wasi::p1::add_to_linker_async(&mut linker, |host: &mut Host| match &mut host.wasi {
+        Wasi::P1(p1) => &mut **p1,
+        Wasi::P2 { .. } => unreachable!("module linkers are only used with WASI 0.1 hosts"),
+    })?;
+    linker.allow_shadowing(true);
+    // wasmtime-wasi refuses codes from 126 on; a shell's convention is no reason
+    // to lose what the guest said. Codes are a byte, as for every process.
+    linker.func_wrap(
+        "wasi_snapshot_preview1",
+        "proc_exit",
+        |code: i32| -> wasmtime::Result<()> { Err(wasmtime_wasi::I32Exit(code & 0xff).into()) },
+    )?;
+    wasi_0_1::watch_filesystem(&mut linker)?;
+    clocks::for_modules(&mut linker)?;
+    directory::for_modules(&mut linker)?;
+    random::for_modules(&mut linker)?;
+    transfer::for_modules(&mut linker)?;
+    Ok(linker)
+}
+
+impl Host {
+    /// Notes a refused file operation. `write` says that it would have changed
+    /// something.
+    fn note_path(&mut self, path: &str, write: bool) {
+        let escapes = path.starts_with('/') || path.split('/').any(|part| part == "..");
+        let access = if write && self.has_read_only && !escapes {
+            Access::Write
+        } else {
+            Access::Path
+        };
+        self.denials.note(access, path);
+    }
+}

@@ -1,0 +1,608 @@
+//! Ports: the ends of bounded channels between tasks, and between a task and its
+//! host.
+//!
+//! One meaning, two transports: a queue within this process ([`queue`]) and a
+//! socket pair between processes ([`socket`]). Invariants: messages arrive in the
+//! order sent, at most `capacity` wait in each direction, and a message that was
+//! not taken is given back with everything in it.
+
+mod arena;
+mod credit;
+mod in_flight;
+mod packet;
+mod queue;
+mod sealed;
+mod socket;
+mod watched;
+
+use crate::blocking::wait;
+use crate::region::Region;
+use bytes::Bytes;
+use futures_core::Stream;
+use futures_sink::Sink;
+use in_flight::Charge;
+use queue::{Made, Registry};
+use std::fmt;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+use tokio::task::coop::{poll_proceed, unconstrained};
+use wrun_sys::Process;
+
+pub use arena::ARENA;
+pub use credit::{in_turns, settle};
+pub use in_flight::InFlight;
+pub use packet::PortParts;
+pub use sealed::{Unsealed, contents, in_memory, is_sealed};
+pub use socket::PARTS;
+pub use watched::Moment;
+
+/// One end of a channel.
+///
+/// [`Runner::channel`](crate::Runner::channel) makes two that are connected. One
+/// of them goes to a task ([`Task::port`](crate::Task::port)), which gets it from
+/// `ports.parent`, or in a message over another port. Either end sends and
+/// receives. Closing or dropping one closes the channel: what was sent before is
+/// still received, then both ends are told [`PortError::Closed`]. The end of a
+/// task closes its ports, however it ends.
+///
+/// It is a [`Stream`] of messages, which ends when the channel is closed, and a
+/// [`Sink`]. Its calls work with any executor, as long as its runner lives;
+/// afterwards it is closed.
+pub struct Port {
+    end: End,
+    /// For the sink: handed over, and there was no room.
+    held: Option<Message>,
+    /// In a fork of it nobody answers.
+    made_in: Process,
+}
+
+enum End {
+    Queue(queue::End),
+    Socket(Box<socket::End>),
+}
+
+/// Bytes, and what moves along with them.
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct Message {
+    /// At most [`Message::MAX_DATA`] bytes.
+    pub data: Bytes,
+    /// At most [`Message::MAX_REGIONS`].
+    pub regions: Vec<Region>,
+    /// At most [`Message::MAX_PORTS`].
+    pub ports: Vec<Port>,
+    /// What it counts for, while it is in flight, where a task sent it.
+    charge: Option<Charge>,
+}
+
+impl Message {
+    /// Bytes in one message, at most: 256 KiB.
+    pub const MAX_DATA: usize = 256 << 10;
+    /// Regions in one message, at most.
+    pub const MAX_REGIONS: usize = 8;
+    /// Ports in one message, at most.
+    pub const MAX_PORTS: usize = 8;
+
+    /// A message of bytes.
+    pub fn new(data: impl Into<Bytes>) -> Self {
+        Message {
+            data: data.into(),
+            ..Message::default()
+        }
+    }
+
+    /// Has a region move along. More data than a message may have goes there; and one
+    /// that is frozen or shared stays with its sender too, who sends a
+    /// [duplicate](Region::duplicate).
+    pub fn region(mut self, region: Region) -> Self {
+        self.regions.push(region);
+        self
+    }
+
+    /// Has a port move along.
+    pub fn port(mut self, port: Port) -> Self {
+        self.ports.push(port);
+        self
+    }
+
+    fn is_too_large(&self) -> bool {
+        self.data.len() > Message::MAX_DATA
+            || self.regions.len() > Message::MAX_REGIONS
+            || self.ports.len() > Message::MAX_PORTS
+    }
+}
+
+impl<T: Into<Bytes>> From<T> for Message {
+    fn from(data: T) -> Self {
+        Message::new(data)
+    }
+}
+
+/// Why a message was not sent or received, or a channel not made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PortError {
+    /// The other end is closed, or its task has ended; or this end is closed.
+    #[error("the channel is closed")]
+    Closed,
+    /// There is no room, or nothing there.
+    #[error("the operation would block")]
+    WouldBlock,
+    /// The message has more than a message may have.
+    #[error("the message is too large")]
+    TooLarge,
+    /// The capacity is none that a channel may have; or the system has no
+    /// descriptors or no memory left for it; or the task that made the channel has
+    /// as much in channels as it may, or the one that sends has as many ports and regions
+    /// in messages that nobody received.
+    #[error("a limit was reached")]
+    Limit,
+    /// A port or a region in the message is of another runner.
+    #[error("the port or region belongs to another runner")]
+    OtherRunner,
+}
+
+/// A message that was not sent.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct Unsent {
+    /// Why not.
+    #[source]
+    pub error: PortError,
+    /// All of it.
+    pub message: Message,
+}
+
+impl Unsent {
+    fn new(error: PortError, message: Message) -> Self {
+        Unsent { error, message }
+    }
+}
+
+/// How channels are made here.
+#[derive(Clone)]
+pub enum Transport {
+    /// And what the task has made that makes them, where it is one.
+    Queue(Arc<Registry>, Option<Arc<Made>>),
+    Socket,
+}
+
+impl Transport {
+    /// Within this process.
+    #[doc(hidden)]
+    pub fn queue() -> Self {
+        Transport::Queue(Arc::default(), None)
+    }
+
+    /// For one task, whose channels have bounds together. Between processes the
+    /// kernel has them, for the descriptors that lie in sockets.
+    #[doc(hidden)]
+    pub fn of_a_task(&self) -> Self {
+        match self {
+            Transport::Queue(registry, _) => {
+                Transport::Queue(registry.clone(), Some(Arc::default()))
+            }
+            Transport::Socket => Transport::Socket,
+        }
+    }
+
+    /// Whether sending copies the data of a message.
+    #[doc(hidden)]
+    pub fn copies(&self) -> bool {
+        matches!(self, Transport::Socket)
+    }
+
+    /// Two connected ends. Needs the context of a tokio runtime.
+    #[doc(hidden)]
+    pub fn channel(&self, capacity: u32) -> Result<(Port, Port), PortError> {
+        if !(1..=Port::MAX_CAPACITY).contains(&capacity) {
+            return Err(PortError::Limit);
+        }
+        Ok(match self {
+            Transport::Queue(registry, made) => {
+                let ends = registry.channel(capacity as usize, made.as_ref());
+                let [one, other] = ends.ok_or(PortError::Limit)?;
+                (Port::queue(one), Port::queue(other))
+            }
+            Transport::Socket => {
+                let [one, other] = socket::channel(capacity).map_err(|_| PortError::Limit)?;
+                (Port::socket(one), Port::socket(other))
+            }
+        })
+    }
+
+    /// Whether a port is of this kind, and of the same runner where that matters.
+    #[doc(hidden)]
+    pub fn has(&self, port: &Port) -> bool {
+        match (self, &port.end) {
+            (Transport::Queue(registry, _), End::Queue(end)) => end.is_of(registry),
+            (Transport::Socket, End::Socket(_)) => true,
+            _ => false,
+        }
+    }
+
+    /// Closes channels that nobody can reach any more.
+    #[doc(hidden)]
+    pub fn sweep(&self) {
+        if let Transport::Queue(registry, _) = self {
+            registry.sweep();
+        }
+    }
+}
+
+impl Port {
+    /// Messages that may wait in one direction, at most.
+    pub const MAX_CAPACITY: u32 = 64;
+
+    fn queue(end: queue::End) -> Self {
+        Port {
+            end: End::Queue(end),
+            held: None,
+            made_in: Process::current(),
+        }
+    }
+
+    fn socket(end: socket::End) -> Self {
+        Port {
+            end: End::Socket(Box::new(end)),
+            held: None,
+            made_in: Process::current(),
+        }
+    }
+
+    /// Sends a message; waits while the channel is full.
+    ///
+    /// # Errors
+    ///
+    /// [`PortError::Closed`], [`PortError::TooLarge`], [`PortError::OtherRunner`],
+    /// [`PortError::Limit`]; the message comes back.
+    pub async fn send(&self, message: impl Into<Message>) -> Result<(), Unsent> {
+        let mut message = message.into();
+        loop {
+            may_go_on().await;
+            match self.try_send(message) {
+                Err(unsent) if unsent.error == PortError::WouldBlock => message = unsent.message,
+                other => return other,
+            }
+            if !self.room().await {
+                return Err(Unsent::new(PortError::Closed, message));
+            }
+        }
+    }
+
+    /// Sends a message if there is room.
+    ///
+    /// # Errors
+    ///
+    /// [`PortError::WouldBlock`]; else as [`Port::send`].
+    pub fn try_send(&self, message: impl Into<Message>) -> Result<(), Unsent> {
+        let message = message.into();
+        if message.is_too_large() {
+            return Err(Unsent::new(PortError::TooLarge, message));
+        }
+        match &self.end {
+            End::Queue(end) => end.try_send(message),
+            End::Socket(end) => end.try_send(message),
+        }
+    }
+
+    /// Receives the next message; waits while there is none.
+    ///
+    /// # Errors
+    ///
+    /// [`PortError::Closed`]; [`PortError::Limit`] when there are no descriptors
+    /// left for the ports and regions that came with it.
+    pub async fn receive(&self) -> Result<Message, PortError> {
+        loop {
+            may_go_on().await;
+            match self.try_receive() {
+                Err(PortError::WouldBlock) if self.message().await => {}
+                Err(PortError::WouldBlock) => return Err(PortError::Closed),
+                other => return other,
+            }
+        }
+    }
+
+    /// Receives a message if there is one.
+    ///
+    /// # Errors
+    ///
+    /// [`PortError::WouldBlock`]; else as [`Port::receive`].
+    pub fn try_receive(&self) -> Result<Message, PortError> {
+        match &self.end {
+            End::Queue(end) => end.try_receive(),
+            End::Socket(end) => end.try_receive(),
+        }
+    }
+
+    /// Waits until [`Port::try_receive`] would not say
+    /// [`PortError::WouldBlock`].
+    pub async fn readable(&self) {
+        // An event loop that never watched it knows only later what is there now.
+        if !matches!(&self.end, End::Socket(end) if end.has_message()) {
+            self.message().await;
+        }
+    }
+
+    /// Waits until [`Port::try_send`] would not say [`PortError::WouldBlock`];
+    /// `false` when nobody can tell any more.
+    #[doc(hidden)]
+    pub async fn room(&self) -> bool {
+        if !self.made_in.is_current() {
+            return false;
+        }
+        match &self.end {
+            End::Queue(end) => std::future::poll_fn(|cx| end.poll_room(cx)).await,
+            End::Socket(end) => end.room().await,
+        }
+    }
+
+    /// Waits for a message, or the end; `false` when nobody can tell any more.
+    #[doc(hidden)]
+    pub async fn message(&self) -> bool {
+        if !self.made_in.is_current() {
+            return false;
+        }
+        match &self.end {
+            End::Queue(end) => std::future::poll_fn(|cx| end.poll_message(cx)).await,
+            End::Socket(end) => end.message().await,
+        }
+    }
+
+    /// [`Port::try_send`] of a task, for which its ports and regions count while they are
+    /// in flight. Where it has as many as it may, it waits for those that it sent by this
+    /// port, and is refused where there are none.
+    #[doc(hidden)]
+    pub fn try_send_of(&self, message: Message, sender: &Arc<InFlight>) -> Result<(), Unsent> {
+        let mut message = message;
+        if message.is_too_large() {
+            return Err(Unsent::new(PortError::TooLarge, message));
+        }
+        let count = in_flight::descriptors(&message);
+        if count > 0 {
+            message.charge = sender.take(count);
+            while message.charge.is_none() {
+                let error = match &self.end {
+                    End::Queue(end) => end.pressed(),
+                    End::Socket(end) => end.pressed(),
+                };
+                if let Err(error) = error {
+                    return Err(Unsent::new(error, message));
+                }
+                message.charge = sender.take(count);
+            }
+        }
+        self.try_send(message).map_err(|mut unsent| {
+            unsent.message.charge = None;
+            unsent
+        })
+    }
+
+    /// Counts what was sent by a port that came along with a message: it is its new
+    /// holder's now.
+    #[doc(hidden)]
+    pub fn adopt(&self, holder: &Arc<InFlight>) {
+        if let End::Socket(end) = &self.end {
+            end.adopt(holder);
+        }
+    }
+
+    /// [`Port::send`] for code that is not asynchronous.
+    ///
+    /// # Errors
+    ///
+    /// As [`Port::send`].
+    pub fn send_blocking(&self, message: impl Into<Message>) -> Result<(), Unsent> {
+        // This thread does nothing else until then: there is nobody to give way to.
+        let mut sending = std::pin::pin!(unconstrained(self.send(message)));
+        loop {
+            if let Some(sent) = wait(sending.as_mut(), None) {
+                return sent;
+            }
+        }
+    }
+
+    /// [`Port::receive`] for code that is not asynchronous.
+    ///
+    /// # Errors
+    ///
+    /// As [`Port::receive`].
+    pub fn receive_blocking(&self) -> Result<Message, PortError> {
+        let mut receiving = std::pin::pin!(unconstrained(self.receive()));
+        loop {
+            if let Some(received) = wait(receiving.as_mut(), None) {
+                return received;
+            }
+        }
+    }
+
+    /// [`Port::receive_blocking`] that waits no longer than `time`.
+    ///
+    /// # Errors
+    ///
+    /// [`PortError::WouldBlock`] when it does; else as [`Port::receive`].
+    pub fn receive_timeout(&self, time: Duration) -> Result<Message, PortError> {
+        let receiving = std::pin::pin!(unconstrained(self.receive()));
+        // None where no clock reaches: then it is never.
+        let until = Instant::now().checked_add(time);
+        wait(receiving, until).unwrap_or(Err(PortError::WouldBlock))
+    }
+
+    /// [`Port::try_receive`] that may block this thread for a moment.
+    #[doc(hidden)]
+    pub fn receive_soon(&self, moment: Moment) -> Result<Message, PortError> {
+        match &self.end {
+            End::Queue(end) => end.try_receive(),
+            End::Socket(end) => end.receive_soon(moment),
+        }
+    }
+
+    /// Whether there is room, after at most a moment in which this thread is blocked.
+    #[doc(hidden)]
+    pub fn has_room_soon(&self, moment: Moment) -> bool {
+        match &self.end {
+            End::Queue(_) => false,
+            End::Socket(end) => end.has_room_soon(moment),
+        }
+    }
+
+    /// Closes the channel: nothing more can be sent from either end.
+    pub fn close(&self) {
+        match &self.end {
+            End::Queue(end) => end.close(),
+            End::Socket(end) => end.close(),
+        }
+    }
+
+    fn as_queue(&self) -> Option<&queue::End> {
+        match &self.end {
+            End::Queue(end) => Some(end),
+            End::Socket(_) => None,
+        }
+    }
+
+    /// For another process: its descriptors, and what to know about them. None
+    /// where it is a queue of this one.
+    #[doc(hidden)]
+    pub fn into_parts(self) -> Option<(PortParts, [OwnedFd; PARTS])> {
+        match self.end {
+            End::Socket(end) => (*end).into_parts().ok(),
+            End::Queue(_) => None,
+        }
+    }
+
+    /// Lets go of a port that another process has by now, and which stays open there.
+    #[doc(hidden)]
+    pub fn handed_over(self) {
+        if let End::Socket(end) = &self.end {
+            end.handed_over();
+        }
+    }
+
+    /// As [`Port::into_parts`], for a port that stays until somebody else has it.
+    #[doc(hidden)]
+    pub fn parts(&self) -> Option<(PortParts, [BorrowedFd<'_>; PARTS])> {
+        self.as_socket().map(socket::End::lent)
+    }
+
+    fn as_socket(&self) -> Option<&socket::End> {
+        match &self.end {
+            End::Socket(end) => Some(end),
+            End::Queue(_) => None,
+        }
+    }
+
+    /// From another process, which is not trusted. Needs the context of a tokio
+    /// runtime.
+    #[doc(hidden)]
+    pub fn from_parts(parts: PortParts, descriptors: [OwnedFd; PARTS]) -> std::io::Result<Self> {
+        socket::End::from_parts(parts, descriptors).map(Port::socket)
+    }
+}
+
+/// Waits until the task that polls this may go on: one that receives what is always there
+/// already would never give way. Elsewhere than in tokio's tasks it always may.
+async fn may_go_on() {
+    std::future::poll_fn(poll_go_on).await;
+}
+
+fn poll_go_on(cx: &mut Context<'_>) -> Poll<()> {
+    ready!(poll_proceed(cx)).made_progress();
+    Poll::Ready(())
+}
+
+impl Stream for Port {
+    type Item = Message;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Message>> {
+        loop {
+            ready!(poll_go_on(cx));
+            match self.try_receive() {
+                Ok(message) => return Poll::Ready(Some(message)),
+                Err(PortError::WouldBlock) => {}
+                Err(_) => return Poll::Ready(None),
+            }
+            let polled = match &self.end {
+                End::Queue(end) => end.poll_message(cx),
+                End::Socket(end) => end.poll_message(cx),
+            };
+            match polled {
+                Poll::Ready(true) => {}
+                Poll::Ready(false) => return Poll::Ready(None),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+}
+
+/// Sends one message at a time: what is handed over waits in the port until there
+/// is room.
+impl Sink<Message> for Port {
+    type Error = Unsent;
+
+    fn poll_ready(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Unsent>> {
+        self.poll_flush(cx)
+    }
+
+    fn start_send(mut self: Pin<&mut Self>, message: Message) -> Result<(), Unsent> {
+        match self.try_send(message) {
+            Err(unsent) if unsent.error == PortError::WouldBlock && self.held.is_none() => {
+                self.held = Some(unsent.message);
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Unsent>> {
+        ready!(poll_go_on(cx));
+        while let Some(message) = self.held.take() {
+            match self.try_send(message) {
+                Err(unsent) if unsent.error == PortError::WouldBlock => {
+                    self.held = Some(unsent.message);
+                }
+                other => return Poll::Ready(other),
+            }
+            let polled = match &self.end {
+                End::Queue(end) => end.poll_room(cx),
+                End::Socket(end) => end.poll_room(cx),
+            };
+            match (polled, self.held.take()) {
+                (Poll::Ready(false), Some(message)) => {
+                    return Poll::Ready(Err(Unsent::new(PortError::Closed, message)));
+                }
+                (Poll::Pending, held) => {
+                    self.held = held;
+                    return Poll::Pending;
+                }
+                (_, held) => self.held = held,
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), Unsent>> {
+        let flushed = self.as_ref().get_ref().held.is_none();
+        if flushed {
+            self.close();
+            return Poll::Ready(Ok(()));
+        }
+        let mut this = self;
+        match this.as_mut().poll_flush(cx) {
+            Poll::Ready(sent) => {
+                this.close();
+                Poll::Ready(sent)
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl fmt::Debug for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Port").finish_non_exhaustive()
+    }
+}

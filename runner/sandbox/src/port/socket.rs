@@ -1,0 +1,999 @@
+//! Channels between processes: a socket pair for messages, one for credit and a file for
+//! large data ([`arena`](super::arena)), which travel as descriptors, with what an end has
+//! counted.
+//!
+//! A message is one packet ([`packet`](super::packet)), which says how many its sender
+//! has received; a note in the other socket does where no message will
+//! ([`credit`](super::credit)). Data that many packets of would not fit a socket's
+//! buffer lies in the file. Ports and regions travel as their descriptors.
+//!
+//! The other end is not trusted. Invariants: no call blocks, whatever flags the
+//! other side sets on what both have; a length is checked before anything is
+//! allocated; a packet that makes no sense closes the channel.
+
+use super::arena::Arena;
+use super::credit::{self, Books, Broken, Credit, Room};
+use super::in_flight::{Charge, InFlight};
+use super::packet::{Credit as Said, HEADER, Head, MAX_HEAD, PortParts};
+use super::watched::{Haste, Moment, SPIN, Socket, events};
+use super::{Message, Port, PortError, Unsent};
+use crate::region::{Parts, Region};
+use bytes::Bytes;
+use rustix::event::PollFlags;
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown, SocketFlags, SocketType, recv,
+    recvmsg, sendmsg, shutdown, socketpair, sockopt,
+};
+use std::cell::RefCell;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Instant;
+use tokio::io::Interest;
+
+/// Descriptors of one end: messages, credit, file.
+pub const PARTS: usize = 3;
+
+/// What a socket's buffer is asked to hold; the system may allow less.
+const BUFFER: usize = 4 << 20;
+/// What travels in its packet in any case.
+const LEAST: usize = 2048;
+/// Data of one packet, at most.
+const MOST: usize = 64 << 10;
+/// What the kernel counts for a packet beside its bytes.
+const PER_PACKET: usize = 1024;
+/// The same for a large one, which is in whole pages.
+const SPARE: usize = 12 << 10;
+
+const MAX_DESCRIPTORS: usize = Message::MAX_PORTS * PARTS + Message::MAX_REGIONS;
+
+/// One end.
+pub(super) struct End {
+    messages: Socket,
+    credit: Arc<Credit>,
+    arena: Arena,
+    /// Data up to this size travels in its packet: so many fit the buffer.
+    inline: usize,
+    /// The last thing done here was sending: what is received next is an answer, and
+    /// rarely there yet.
+    asked: AtomicBool,
+    haste: Haste,
+    /// The other side broke the rules.
+    broken: AtomicBool,
+    /// Its sender has too much in flight, some of it here: a note is waited for.
+    pressed: AtomicBool,
+    /// What had been sent by it and not received, when it came here.
+    came_with: usize,
+}
+
+/// Two connected ends. Needs the context of a tokio runtime.
+pub(super) fn channel(capacity: u32) -> io::Result<[End; 2]> {
+    let parts = PortParts {
+        capacity: u8::try_from(capacity).map_err(io::Error::other)?,
+        side: 0,
+        in_flight: 0,
+        sent: 0,
+        taken: 0,
+        received: 0,
+    };
+    let pair = |kind| {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        socketpair(AddressFamily::UNIX, kind, flags, None)
+    };
+    let (messages, other_messages) = pair(SocketType::SEQPACKET)?;
+    let (credit, other_credit) = pair(SocketType::STREAM)?;
+    for socket in [&messages, &other_messages] {
+        sockopt::set_socket_send_buffer_size(socket, BUFFER)?;
+    }
+    let [arena, other_arena] = Arena::pair(parts.capacity)?;
+    Ok([
+        (messages, credit, arena),
+        (other_messages, other_credit, other_arena),
+    ]
+    .map(|(messages, credit, arena)| End::new(messages, credit, arena, parts)))
+}
+
+/// Packets that are thrown away with an end, at most: more than any buffer holds.
+const MAX_DRAINED: usize = 1 << 16;
+
+const SEND: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
+
+impl End {
+    fn new(messages: OwnedFd, credit: OwnedFd, arena: Arena, parts: PortParts) -> Self {
+        let buffer = sockopt::socket_send_buffer_size(&messages).unwrap_or(0);
+        // The kernel counts what it allocates: up to twice of what is small, a few
+        // pages more of what is large.
+        let each = buffer / usize::from(parts.capacity.max(1));
+        let small = (each / 2).saturating_sub(PER_PACKET);
+        End {
+            inline: small.max(each.saturating_sub(SPARE)).clamp(LEAST, MOST),
+            messages: Socket::new(messages),
+            credit: Credit::new(Socket::new(credit), parts),
+            arena,
+            asked: AtomicBool::new(false),
+            haste: Haste::default(),
+            broken: AtomicBool::new(false),
+            pressed: AtomicBool::new(false),
+            came_with: usize::from(parts.in_flight),
+        }
+    }
+
+    pub(super) fn lent(&self) -> (PortParts, [BorrowedFd<'_>; PARTS]) {
+        let fds = [
+            self.messages.fd.as_fd(),
+            self.credit.socket.fd.as_fd(),
+            self.arena.file.as_fd(),
+        ];
+        (self.all_parts(), fds)
+    }
+
+    /// Counts what had been sent by it, when it came, for who has it now.
+    pub(super) fn adopt(&self, holder: &Arc<InFlight>) {
+        if self.came_with > 0 {
+            self.credit.charge(holder.adopt(self.came_with));
+        }
+    }
+
+    /// Its sender has too much in flight: why it is not sent; or it may have less by now.
+    pub(super) fn pressed(&self) -> Result<(), PortError> {
+        let mut books = self.credit.books();
+        let before = self.credit.in_flight();
+        if let Some(said) = self.unread()
+            && self.credit.heard(&mut books, said).is_err()
+        {
+            return Err(self.broke());
+        }
+        let any = self.credit.discharge(&books);
+        if self.credit.in_flight() < before {
+            return Ok(());
+        }
+        if self.is_closed() {
+            return Err(PortError::Closed);
+        }
+        self.pressed.store(any, Ordering::Relaxed);
+        Err(match any {
+            true => PortError::WouldBlock,
+            false => PortError::Limit,
+        })
+    }
+
+    /// Whether nothing more can be sent.
+    fn is_closed(&self) -> bool {
+        self.broken.load(Ordering::Relaxed) || self.messages.is_hung_up()
+    }
+
+    pub(super) fn into_parts(self) -> io::Result<(PortParts, [OwnedFd; PARTS])> {
+        let parts = self.all_parts();
+        self.handed_over();
+        let fds = self.lent().1.map(|fd| fd.try_clone_to_owned());
+        let [messages, credit, file] = fds;
+        Ok((parts, [messages?, credit?, file?]))
+    }
+
+    /// Whoever has it next counts what it has in flight.
+    pub(super) fn handed_over(&self) {
+        drop(self.credit.take_charges());
+    }
+
+    fn all_parts(&self) -> PortParts {
+        PortParts {
+            side: self.arena.side,
+            ..self.credit.parts()
+        }
+    }
+
+    /// Checks what somebody sent who is not trusted. Needs the context of a tokio
+    /// runtime.
+    pub(super) fn from_parts(parts: PortParts, fds: [OwnedFd; PARTS]) -> io::Result<Self> {
+        let [messages, credit, file] = fds;
+        for (fd, kind) in [
+            (&messages, SocketType::SEQPACKET),
+            (&credit, SocketType::STREAM),
+        ] {
+            if sockopt::socket_domain(fd)? != AddressFamily::UNIX
+                || sockopt::socket_type(fd)? != kind
+            {
+                return Err(io::Error::other("not an end of a channel"));
+            }
+        }
+        if !(1..=Port::MAX_CAPACITY).contains(&u32::from(parts.capacity)) {
+            return Err(io::Error::other("no channel has this capacity"));
+        }
+        if parts.sent.wrapping_sub(parts.taken) > u64::from(parts.capacity) {
+            return Err(io::Error::other("more of its messages wait than may"));
+        }
+        let arena = Arena::new(file, parts.side, parts.capacity)?;
+        Ok(End::new(messages, credit, arena, parts))
+    }
+
+    pub(super) fn try_send(&self, message: Message) -> Result<(), Unsent> {
+        match self.send_parts(&message) {
+            Ok(()) => {
+                self.asked.store(true, Ordering::Relaxed);
+                self.sent(message);
+                Ok(())
+            }
+            Err(error) => Err(Unsent::new(error, message)),
+        }
+    }
+
+    /// Lets go of what was sent, which stays open at the other end.
+    fn sent(&self, mut message: Message) {
+        let mut charge = message.charge.take();
+        for port in message.ports.iter().filter_map(Port::as_socket) {
+            for moved in port.credit.take_charges() {
+                if let Some(charge) = &mut charge {
+                    charge.absorb(moved);
+                }
+            }
+        }
+        if let Some(charge) = charge {
+            self.credit.charge(charge);
+        }
+    }
+
+    fn send_parts(&self, message: &Message) -> Result<(), PortError> {
+        self.pressed.store(false, Ordering::Relaxed);
+        // Who hears of this message finds room wherever this thread has made some.
+        credit::settle_others(&self.credit);
+        if self.broken.load(Ordering::Relaxed) {
+            return Err(PortError::Closed);
+        }
+        let mut books = self.credit.books();
+        match self.has_room(&mut books) {
+            Ok(Room::Free) => {}
+            Ok(Room::Full) => return Err(PortError::WouldBlock),
+            Ok(Room::Closed) => return Err(PortError::Closed),
+            Err(Broken) => return Err(self.broke()),
+        }
+        let in_arena = message.data.len() > self.inline;
+        let mut fds: Vec<BorrowedFd<'_>> = Vec::with_capacity(MAX_DESCRIPTORS);
+        let mut ports = Vec::with_capacity(message.ports.len());
+        for port in &message.ports {
+            let end = port.as_socket().ok_or(PortError::OtherRunner)?;
+            let (parts, lent) = end.lent();
+            ports.push(parts);
+            fds.extend(lent);
+        }
+        let mut regions = Vec::with_capacity(message.regions.len());
+        for region in &message.regions {
+            // Who sends has seen to it that it may move; others have one that does not.
+            let (file, parts) = sendable(region).ok_or(PortError::OtherRunner)?;
+            regions.push(parts);
+            fds.push(file);
+        }
+        let head = Head {
+            credit: books.outgoing(),
+            in_arena,
+            len: message.data.len(),
+            ports,
+            regions,
+        };
+        let head = head.to_bytes().ok_or(PortError::TooLarge)?;
+        let data = if in_arena {
+            let put = self.arena.put(books.number_to_send(), &message.data);
+            put.map_err(|_| PortError::Limit)?;
+            &[]
+        } else {
+            &message.data[..]
+        };
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !fds.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&fds)) {
+            return Err(PortError::Limit);
+        }
+        let packet = [IoSlice::new(&head), IoSlice::new(data)];
+        loop {
+            return match sendmsg(&self.messages.fd, &packet, &mut control, SEND) {
+                Ok(_) => {
+                    books.sent();
+                    Ok(())
+                }
+                Err(Errno::INTR) => continue,
+                Err(Errno::AGAIN) => Err(PortError::WouldBlock),
+                Err(Errno::PIPE | Errno::CONNRESET | Errno::CONNREFUSED | Errno::NOTCONN) => {
+                    Err(PortError::Closed)
+                }
+                Err(_) => Err(PortError::Limit),
+            };
+        }
+    }
+
+    /// Whether one more may be sent, after a look at what was said of it if need be.
+    fn has_room(&self, books: &mut Books) -> Result<Room, Broken> {
+        let room = self.credit.room(books)?;
+        if room != Room::Full {
+            return Ok(room);
+        }
+        let Some(said) = self.unread() else {
+            return Ok(room);
+        };
+        self.credit.heard(books, said)?;
+        self.credit.room(books)
+    }
+
+    /// What the first message says that lies unread; none where it makes no sense, which
+    /// is for whoever receives it to find.
+    fn unread(&self) -> Option<Said> {
+        let mut head = [0; HEADER];
+        let flags = RecvFlags::DONTWAIT | RecvFlags::PEEK;
+        loop {
+            match recv(&self.messages.fd, &mut head, flags) {
+                Ok((count, _)) if count == HEADER => return Said::read(&head),
+                Err(Errno::INTR) => {}
+                _ => return None,
+            }
+        }
+    }
+
+    /// The other side broke the rules: nothing more is believed.
+    fn broke(&self) -> PortError {
+        self.broken.store(true, Ordering::Relaxed);
+        self.close();
+        PortError::Closed
+    }
+
+    /// Receives a message; blocks this thread for a moment when there is none.
+    pub(super) fn receive_soon(&self, moment: Moment) -> Result<Message, PortError> {
+        if !self.asked.swap(false, Ordering::Relaxed) {
+            match self.try_receive() {
+                Err(PortError::WouldBlock) => {}
+                other => return other,
+            }
+        }
+        if self.haste.is_worth_it() {
+            let began = Instant::now();
+            while began.elapsed() < SPIN {
+                match self.try_receive() {
+                    Err(PortError::WouldBlock) => {}
+                    other => {
+                        self.haste.was_worth_it();
+                        return other;
+                    }
+                }
+            }
+            self.haste.was_in_vain();
+        }
+        credit::settle_to_receive(&self.credit);
+        if !self.messages.is_soon(PollFlags::IN, moment) {
+            return Err(PortError::WouldBlock);
+        }
+        self.try_receive()
+    }
+
+    /// Whether there is room, if need be after a moment in which this thread is
+    /// blocked.
+    pub(super) fn has_room_soon(&self, moment: Moment) -> bool {
+        credit::settle();
+        let (socket, interest) = self.for_room();
+        socket.is_soon(events(interest), moment)
+    }
+
+    pub(super) fn try_receive(&self) -> Result<Message, PortError> {
+        if self.broken.load(Ordering::Relaxed) {
+            return Err(PortError::Closed);
+        }
+        // Held from the packet to what is said of it: notes and counts are believed in
+        // the order in which they came.
+        let mut books = self.credit.books();
+        let (packet, fds) = match self.receive_packet() {
+            Ok(received) => received,
+            Err(error) => {
+                if error == PortError::WouldBlock {
+                    self.credit.nothing_came(&mut books);
+                }
+                return Err(error);
+            }
+        };
+        let head = packet.head.and_then(|head| Head::read(head, &packet.rest));
+        let Some((head, inline)) = head else {
+            return Err(self.broke());
+        };
+        // Before it is said to be received: its place is another message's then.
+        let data = match head.in_arena {
+            true => self.arena.get(books.number_to_receive(), head.len),
+            false => Some(inline),
+        };
+        let Some(data) = data else {
+            return Err(self.broke());
+        };
+        if self.credit.received(&mut books, head.credit).is_err() {
+            return Err(self.broke());
+        }
+        drop(books);
+        let Some(fds) = fds else {
+            return Err(PortError::Limit);
+        };
+        let _context = self.messages.handle.enter();
+        message_of(head, data, fds).map_err(|error| match error {
+            Bad::Limit => PortError::Limit,
+            Bad::Nonsense => self.broke(),
+        })
+    }
+
+    /// The next packet, and what came with it; none where there was no room for
+    /// its descriptors.
+    fn receive_packet(&self) -> Result<(Packet, Option<Vec<OwnedFd>>), PortError> {
+        thread_local! {
+            static PACKET: RefCell<Vec<u8>> = RefCell::new(vec![0; MAX_HEAD + MOST + 1]);
+        }
+        PACKET.with_borrow_mut(|packet| {
+            let mut was_reset = false;
+            loop {
+                let mut space =
+                    [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+                let mut control = RecvAncillaryBuffer::new(&mut space);
+                let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+                let mut head = [0; HEADER];
+                let mut into = [IoSliceMut::new(&mut head), IoSliceMut::new(packet)];
+                let received = match recvmsg(&self.messages.fd, &mut into, &mut control, flags) {
+                    Ok(received) => received,
+                    Err(Errno::INTR) => continue,
+                    Err(Errno::AGAIN) => return Err(PortError::WouldBlock),
+                    // The other end is gone, with something unread; what it sent
+                    // is still here.
+                    Err(Errno::CONNRESET) if !was_reset => {
+                        was_reset = true;
+                        continue;
+                    }
+                    Err(_) => return Err(PortError::Closed),
+                };
+                let mut fds = Vec::new();
+                for message in control.drain() {
+                    if let RecvAncillaryMessage::ScmRights(rights) = message {
+                        fds.extend(rights);
+                    }
+                }
+                if received.bytes == 0 {
+                    return Err(PortError::Closed);
+                }
+                let lost = received.flags.contains(ReturnFlags::CTRUNC);
+                // The data begins where the memory does: a guest gets it without a copy.
+                let rest = received.bytes.saturating_sub(HEADER);
+                let packet = Packet {
+                    head: (received.bytes >= HEADER).then_some(head),
+                    rest: Bytes::copy_from_slice(&packet[..rest]),
+                };
+                return Ok((packet, (!lost).then_some(fds)));
+            }
+        })
+    }
+
+    /// Whether there is a message, or the end, now.
+    pub(super) fn has_message(&self) -> bool {
+        self.messages.is(PollFlags::IN)
+    }
+
+    pub(super) async fn message(&self) -> bool {
+        self.messages.ready(Interest::READABLE).await
+    }
+
+    pub(super) async fn room(&self) -> bool {
+        let (socket, interest) = self.for_room();
+        socket.ready(interest).await
+    }
+
+    pub(super) fn poll_message(&self, cx: &mut Context<'_>) -> Poll<bool> {
+        self.messages.poll_ready(Interest::READABLE, cx)
+    }
+
+    pub(super) fn poll_room(&self, cx: &mut Context<'_>) -> Poll<bool> {
+        let (socket, interest) = self.for_room();
+        socket.poll_ready(interest, cx)
+    }
+
+    /// What tells of room: notes, or where there is some, the buffer.
+    fn for_room(&self) -> (&Socket, Interest) {
+        let is_pressed = self.pressed.load(Ordering::Relaxed);
+        if !is_pressed && self.credit.has_room(&self.credit.books()) {
+            (&self.messages, Interest::WRITABLE)
+        } else {
+            (&self.credit.socket, Interest::READABLE)
+        }
+    }
+
+    pub(super) fn close(&self) {
+        for socket in [&self.messages, &self.credit.socket] {
+            let _ = shutdown(&socket.fd, Shutdown::Both);
+        }
+    }
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        let charges = self.credit.take_charges();
+        if charges.is_empty() {
+            return;
+        }
+        // It is closed, as far as anybody can tell; but it tells what is unread.
+        self.close();
+        let mut nothing = [0; 1];
+        // What lies here would keep its descriptors.
+        for _ in 0..MAX_DRAINED {
+            if !matches!(
+                recv(&self.messages.fd, &mut nothing, RecvFlags::DONTWAIT),
+                Ok((1.., _))
+            ) {
+                break;
+            }
+        }
+        Charge::leave(charges, self.messages.fd.clone());
+    }
+}
+
+/// What was received.
+struct Packet {
+    /// None where there was less.
+    head: Option<[u8; HEADER]>,
+    rest: Bytes,
+}
+
+/// The file of a region that other processes can have, and what it is.
+fn sendable(region: &Region) -> Option<(BorrowedFd<'_>, Parts)> {
+    region.to_send().ok().filter(|_| region.is_elsewhere())
+}
+
+/// Why there is no message in a packet.
+enum Bad {
+    /// It makes no sense.
+    Nonsense,
+    /// It does; but there is no memory for it.
+    Limit,
+}
+
+/// A message out of what somebody sent who is not trusted. Needs the context of a
+/// tokio runtime.
+fn message_of(head: Head, data: Bytes, fds: Vec<OwnedFd>) -> Result<Message, Bad> {
+    let mut limit = false;
+    read_message(head, data, fds, &mut limit).ok_or(if limit { Bad::Limit } else { Bad::Nonsense })
+}
+
+/// The message; or none, and whether it is for want of memory.
+fn read_message(head: Head, data: Bytes, fds: Vec<OwnedFd>, limit: &mut bool) -> Option<Message> {
+    if fds.len() != head.ports.len() * PARTS + head.regions.len() {
+        return None;
+    }
+    let mut fds = fds.into_iter();
+    let ports = head.ports.into_iter().map(|parts| {
+        let end = End::from_parts(parts, [fds.next()?, fds.next()?, fds.next()?]).ok()?;
+        Some(Port::socket(end))
+    });
+    let ports = ports.collect::<Option<Vec<_>>>()?;
+    let regions = head.regions.into_iter().map(|parts| {
+        let region = Region::from_parts(fds.next()?, parts);
+        region.inspect_err(|error| *limit |= error.is_limit()).ok()
+    });
+    Some(Message {
+        data,
+        regions: regions.collect::<Option<_>>()?,
+        ports,
+        charge: None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::port::Transport;
+    use crate::port::packet::{IN_ARENA, INLINE, kind_byte};
+    use crate::port::sealed::in_memory;
+    use crate::region::{Kind, Ledger};
+    use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+    use rustix::net::send;
+
+    fn within<T>(work: impl FnOnce() -> T) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .build()
+            .expect("a runtime");
+        let _context = runtime.enter();
+        work()
+    }
+
+    fn raw(to: &End, bytes: &[u8], fds: &[BorrowedFd<'_>]) {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        assert!(fds.is_empty() || control.push(SendAncillaryMessage::ScmRights(fds)));
+        sendmsg(&to.messages.fd, &[IoSlice::new(bytes)], &mut control, SEND).expect("sent");
+    }
+
+    fn head(kind: u8, ports: u8, zero: u8, len: u32) -> Vec<u8> {
+        let mut head = vec![kind, ports, 0, zero];
+        head.extend(len.to_le_bytes());
+        head.extend(0_u64.to_le_bytes());
+        head
+    }
+
+    fn region(kind: u8, offset: u64, len: u64) -> Vec<u8> {
+        let mut head = head(INLINE, 0, 0, 0);
+        head[2] = 1;
+        head.push(kind);
+        head.extend(offset.to_le_bytes());
+        head.extend(len.to_le_bytes());
+        head
+    }
+
+    fn made(len: u64, kind: Kind) -> Region {
+        let ledger = Ledger::new(u64::MAX, true);
+        let draft = ledger.make(len, kind).expect("a draft");
+        draft.finish().expect("a region")
+    }
+
+    #[test]
+    fn packets_that_make_no_sense_close_the_channel() {
+        within(|| {
+            let file = in_memory(b"12345").expect("a file");
+            let (pipe, _writer) = std::io::pipe().expect("a pipe");
+            let [one, other] = channel(1).expect("a channel");
+            let [strange, _far] = channel(1).expect("a channel");
+            let port_of = |capacity: u8, side: u8, sent: u64| {
+                let counts = [sent, 0, 0].map(u64::to_le_bytes).concat();
+                let end = vec![capacity, side, 0, 0];
+                [head(INLINE, 1, 0, 0), end, counts].concat()
+            };
+            let port = |capacity, sent| port_of(capacity, 0, sent);
+            let mut many = head(INLINE, 0, 0, 0);
+            many[2] = 9;
+            let mut received = head(INLINE, 0, 0, 0);
+            received[8] = 1;
+            let (_, [messages, credit, arena]) = strange.lent();
+            let three = || vec![messages, credit, arena];
+            let exclusive = made(4096, Kind::Exclusive);
+            let mut frozen = made(4096, Kind::Exclusive);
+            frozen.freeze().expect("freezes");
+            let shared = made(4096, Kind::Shared);
+            let [memory, ice, common] =
+                [&exclusive, &frozen, &shared].map(|it| it.to_send().expect("goes").0);
+            let cases: Vec<(&str, Vec<u8>, Vec<BorrowedFd<'_>>)> = vec![
+                ("short", vec![0; HEADER - 1], vec![]),
+                ("a kind", head(2, 0, 0, 0), vec![]),
+                ("notes", head(INLINE, 0, 2, 0), vec![]),
+                ("more received than sent", received, vec![]),
+                ("less than it says", head(INLINE, 0, 0, 1), vec![]),
+                ("more", [head(INLINE, 0, 0, 0), vec![0]].concat(), vec![]),
+                ("a length", head(IN_ARENA, 0, 0, u32::MAX), vec![]),
+                ("not that much", head(IN_ARENA, 0, 0, 6), vec![]),
+                (
+                    "a file of its own",
+                    head(IN_ARENA, 0, 0, 5),
+                    vec![file.as_fd()],
+                ),
+                (
+                    "data here and there",
+                    [head(IN_ARENA, 0, 0, 5), vec![1]].concat(),
+                    vec![],
+                ),
+                ("many regions", many, vec![]),
+                (
+                    "half a region",
+                    region(0, 0, 4096)[..HEADER + 12].into(),
+                    vec![memory],
+                ),
+                ("no region", region(0, 0, 4096), vec![]),
+                ("two for one", region(0, 0, 4096), vec![memory, memory]),
+                ("a kind of region", region(3, 0, 4096), vec![memory]),
+                ("not frozen", region(1, 0, 4096), vec![memory]),
+                ("shared and frozen", region(2, 0, 4096), vec![ice]),
+                (
+                    "shared that can be sealed",
+                    region(2, 0, 4096),
+                    vec![memory],
+                ),
+                ("nothing of it", region(0, 0, 0), vec![memory]),
+                ("beyond its end", region(0, 0, 4097), vec![memory]),
+                (
+                    "beyond all ends",
+                    region(0, u64::MAX - 4095, 4096),
+                    vec![memory],
+                ),
+                ("between pages", region(0, 1, 1), vec![memory]),
+                ("a message as region", region(0, 0, 5), vec![file.as_fd()]),
+                ("a pipe as region", region(0, 0, 4096), vec![pipe.as_fd()]),
+                ("a socket as region", region(0, 0, 4096), vec![messages]),
+                ("a gift", head(INLINE, 0, 0, 0), vec![file.as_fd()]),
+                ("many ports", head(INLINE, 9, 0, 0), vec![]),
+                ("two sockets", port(1, 0), vec![messages, credit]),
+                ("half a port", port(1, 0)[..HEADER + 24].into(), three()),
+                ("no capacity", port(0, 0), three()),
+                ("capacity", port(65, 0), three()),
+                ("a third side", port_of(1, 2, 0), three()),
+                ("more than may wait", port(1, 2), three()),
+                (
+                    "the wrong way around",
+                    port(1, 0),
+                    vec![credit, messages, arena],
+                ),
+                (
+                    "no sockets",
+                    port(1, 0),
+                    vec![file.as_fd(), pipe.as_fd(), arena],
+                ),
+                (
+                    "no memory",
+                    port(1, 0),
+                    vec![messages, credit, pipe.as_fd()],
+                ),
+            ];
+            for (what, bytes, fds) in cases {
+                let [one, other] = channel(1).expect("a channel");
+                one.arena.put(0, b"12345").expect("put");
+                raw(&one, &bytes, &fds);
+                assert_eq!(
+                    other.try_receive().expect_err(what),
+                    PortError::Closed,
+                    "{what}"
+                );
+                assert_eq!(
+                    other.try_receive().expect_err(what),
+                    PortError::Closed,
+                    "{what}"
+                );
+                let unsent = other.try_send(Message::new("x")).expect_err(what);
+                assert_eq!(unsent.error, PortError::Closed, "{what}");
+            }
+            // What does make sense.
+            one.arena.put(0, b"12345").expect("put");
+            raw(&one, &head(IN_ARENA, 0, 0, 5), &[]);
+            assert_eq!(other.try_receive().expect("received").data, "12345");
+            raw(&one, &port(1, 0), &three());
+            assert_eq!(other.try_receive().expect("received").ports.len(), 1);
+            // One that its sender has sealed can still come from an honest holder.
+            for (kind, file) in [(0, memory), (0, ice), (1, ice), (2, common)] {
+                raw(&one, &region(kind, 0, 4096), &[file]);
+                let message = other.try_receive().expect("received");
+                assert_eq!(kind_byte(message.regions[0].kind()), kind);
+            }
+        });
+    }
+
+    #[test]
+    fn what_cannot_move_comes_back_with_everything() {
+        within(|| {
+            let (one, other) = Transport::Socket.channel(1).expect("a channel");
+            let local = Ledger::new(u64::MAX, false);
+            let here = local.make(1, Kind::Shared).expect("a draft");
+            let here = here.finish().expect("a region");
+            let mapped = made(4096, Kind::Exclusive);
+            let lease = mapped.map(0, 4096).expect("maps");
+            for stays in [here, mapped] {
+                let message = Message::new("x")
+                    .region(made(1, Kind::Shared))
+                    .region(stays);
+                let unsent = one.try_send(message).expect_err("it stays");
+                assert_eq!(unsent.error, PortError::OtherRunner);
+                assert_eq!(unsent.message.regions.len(), 2);
+            }
+            drop(lease);
+            // Its credit, too.
+            let full = Message::new("x").region(made(1, Kind::Shared));
+            one.try_send(full).expect("there is room");
+            let refused = Message::default().region(made(2, Kind::Shared));
+            let unsent = one.try_send(refused).expect_err("full");
+            assert_eq!(unsent.error, PortError::WouldBlock);
+            assert_eq!(unsent.message.regions[0].len(), 2);
+            assert_eq!(other.try_receive().expect("received").regions[0].len(), 1);
+            one.try_send(unsent.message).expect("there is room");
+        });
+    }
+
+    #[test]
+    fn nothing_blocks_whatever_the_other_side_sets() {
+        within(|| {
+            let [one, other] = channel(1).expect("a channel");
+            for socket in [
+                &one.messages,
+                &one.credit.socket,
+                &other.messages,
+                &other.credit.socket,
+            ] {
+                let flags = fcntl_getfl(&socket.fd).expect("flags");
+                fcntl_setfl(&socket.fd, flags - OFlags::NONBLOCK).expect("set");
+            }
+            assert_eq!(
+                other.try_receive().expect_err("nothing"),
+                PortError::WouldBlock
+            );
+            one.try_send("x".into()).expect("there is room");
+            let unsent = one.try_send("y".into()).expect_err("full");
+            assert_eq!(unsent.error, PortError::WouldBlock);
+            // Notes until none fit.
+            for _ in 0..100_000 {
+                if send(&other.credit.socket.fd, &[0; 64], SEND).is_err() {
+                    break;
+                }
+            }
+            // One that nobody has room for.
+            assert!(other.try_receive().is_ok());
+            let unsent = one.try_send("y".into()).expect_err("not told");
+            assert_eq!(unsent.error, PortError::WouldBlock);
+        });
+    }
+
+    #[test]
+    fn credit_for_what_was_not_sent_closes_the_channel() {
+        within(|| {
+            for (sent, note) in [(0, 1), (1, 2), (2, 255), (2, 3)] {
+                let [one, other] = channel(2).expect("a channel");
+                (0..sent).for_each(|_| one.try_send("x".into()).expect("there is room"));
+                send(&other.credit.socket.fd, &[note], SEND).expect("sent");
+                let mut says = head(INLINE, 0, 1, 0);
+                raw(&other, &says, &[]);
+                let refused = one.try_receive().expect_err("a lie");
+                assert_eq!(refused, PortError::Closed, "{sent} {note}");
+                let [one, other] = channel(2).expect("a channel");
+                (0..sent).for_each(|_| one.try_send("x".into()).expect("there is room"));
+                says[3] = 0;
+                says[8] = note;
+                raw(&other, &says, &[]);
+                let refused = one.try_receive().expect_err("a lie");
+                assert_eq!(refused, PortError::Closed, "{sent} {note}");
+            }
+            // It is looked at for want of room, too.
+            let [one, other] = channel(1).expect("a channel");
+            one.try_send("x".into()).expect("there is room");
+            send(&other.credit.socket.fd, &[2], SEND).expect("sent");
+            let unsent = one.try_send("y".into()).expect_err("a lie");
+            assert_eq!(unsent.error, PortError::Closed);
+        });
+    }
+
+    #[test]
+    fn counts_move_along() {
+        within(|| {
+            let (one, other) = Transport::Socket.channel(1).expect("a channel");
+            let moved = |port: Port| {
+                let (parts, fds) = port.into_parts().expect("parts");
+                Port::from_parts(parts, fds).expect("a port")
+            };
+            let (mut one, mut other) = (one, other);
+            for _ in 0..300 {
+                one.try_send("it").expect("there is room");
+                one = moved(one);
+                let unsent = one.try_send("no").expect_err("full");
+                assert_eq!(unsent.error, PortError::WouldBlock);
+                assert_eq!(other.try_receive().expect("received").data, "it");
+                other = moved(other);
+                other.try_send("back").expect("there is room");
+                assert_eq!(one.try_receive().expect("received").data, "back");
+            }
+        });
+    }
+
+    /// Whether a note is there to be read.
+    fn is_noted(end: &End) -> bool {
+        end.credit.socket.is(PollFlags::IN)
+    }
+
+    #[tokio::test]
+    async fn an_answer_says_what_is_owed_and_a_turn_that_ends_notes_it() {
+        let [one, other] = channel(1).expect("a channel");
+        // As in another process: what it receives it notes by itself.
+        let apart = |work: &(dyn Fn() + Sync)| {
+            std::thread::scope(|scope| scope.spawn(work).join().expect("it works"));
+        };
+        let ask = || apart(&|| one.try_send("ask".into()).expect("there is room"));
+        let hear = || apart(&|| drop(one.try_receive().expect("received")));
+        let answer = || {
+            other.try_receive().expect("received");
+            other.try_send("answer".into()).expect("there is room");
+        };
+        credit::in_turns(async {
+            // That it answers is learned from the first.
+            ask();
+            answer();
+            assert!(is_noted(&one));
+            hear();
+            for _ in 0..300 {
+                ask();
+                answer();
+                assert!(!is_noted(&one));
+                hear();
+            }
+            ask();
+            answer();
+            assert!(!is_noted(&one));
+            tokio::task::yield_now().await;
+            // It need not read the answer.
+            ask();
+            hear();
+            other.try_receive().expect("received");
+            assert!(!is_noted(&one));
+            // Whoever it tells finds room.
+            let [elsewhere, _far] = channel(1).expect("a channel");
+            elsewhere.try_send("told".into()).expect("there is room");
+            assert!(is_noted(&one));
+            ask();
+            other.try_receive().expect("received");
+        })
+        .await;
+        ask();
+        other.try_receive().expect("received");
+        // Where nobody's turn ends, at once.
+        ask();
+    }
+
+    #[tokio::test]
+    async fn who_takes_turns_is_told_by_the_answer_alone() {
+        let [one, other] = channel(1).expect("a channel");
+        let apart = |work: &(dyn Fn() + Sync)| {
+            std::thread::scope(|scope| scope.spawn(work).join().expect("it works"));
+        };
+        let ask = || apart(&|| one.try_send("ask".into()).expect("there is room"));
+        let is_full = || apart(&|| drop(one.try_send("more".into()).expect_err("full")));
+        let hear = || apart(&|| drop(one.try_receive().expect("received")));
+        let receive = || other.receive_soon(Moment::Timed);
+        let answer = || {
+            receive().expect("received");
+            other.try_send("answer".into()).expect("there is room");
+        };
+        let waits = || assert_eq!(receive().expect_err("nothing"), PortError::WouldBlock);
+        credit::in_turns(async {
+            for round in 0..300 {
+                ask();
+                is_full();
+                answer();
+                waits();
+                assert_eq!(is_noted(&one), round + 1 < 16, "{round}");
+                hear();
+            }
+            // Who has not read the answer has room, and no more than that.
+            ask();
+            answer();
+            waits();
+            assert!(!is_noted(&one));
+            ask();
+            is_full();
+            // That was no turn.
+            receive().expect("received");
+            waits();
+            assert!(is_noted(&one));
+            hear();
+            for _ in 0..40 {
+                ask();
+                answer();
+                waits();
+                hear();
+            }
+            ask();
+            answer();
+            waits();
+            assert!(!is_noted(&one));
+            tokio::task::yield_now().await;
+        })
+        .await;
+        // Whoever waits for a note has it when the turn has ended.
+        assert!(is_noted(&one));
+    }
+
+    #[test]
+    fn what_lies_unread_is_believed_no_more_than_what_is_received() {
+        within(|| {
+            for (received, notes, closes) in [(1, 0, false), (2, 0, true), (1, 2, false)] {
+                let [one, other] = channel(1).expect("a channel");
+                one.try_send("x".into()).expect("there is room");
+                let mut says = head(INLINE, 0, notes, 0);
+                says[8] = received;
+                raw(&other, &says, &[]);
+                let sent = one.try_send("y".into());
+                match (closes, notes) {
+                    (true, _) => assert_eq!(sent.expect_err("a lie").error, PortError::Closed),
+                    (_, 0) => sent.expect("there is room"),
+                    _ => {
+                        assert_eq!(sent.expect_err("nonsense").error, PortError::WouldBlock);
+                        assert_eq!(one.try_receive().expect_err("it"), PortError::Closed);
+                    }
+                }
+            }
+            let [one, other] = channel(1).expect("a channel");
+            one.try_send("x".into()).expect("there is room");
+            raw(&other, &[0; HEADER - 1], &[]);
+            let unsent = one.try_send("y".into()).expect_err("nonsense");
+            assert_eq!(unsent.error, PortError::WouldBlock);
+        });
+    }
+}

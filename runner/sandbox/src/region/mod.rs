@@ -1,0 +1,673 @@
+//! Regions: bytes in a memory file, that tasks share without serialization, in one
+//! process or in several.
+//!
+//! May use `sys`; knows no guests. Who may do what is what Rust's borrow checker
+//! would say:
+//!
+//! | kind | holders | laid into a guest's memory |
+//! |---|---|---|
+//! | exclusive | one | the pages themselves; a copy where other processes may have them |
+//! | frozen | any number | copy-on-write |
+//! | shared | any number | never |
+//!
+//! The runner makes every region, and its ledger counts them until the last holder
+//! is gone ([`ledger`]); whoever asked for one reserves its pages.
+//!
+//! Invariants: the bytes of a [`Region`] are reserved, and its file can neither
+//! shrink nor grow. While pages of an exclusive region are laid into a memory, a
+//! [`Lease`] is out, and the region is neither frozen nor split nor given away.
+//! Nobody writes to a frozen region, ever; the kernel's seal sees to it. Pages of an
+//! exclusive region are laid themselves only where no other process has the file: a
+//! region that came from another one is *claimed* first ([`claim`]), and its bytes are
+//! copied where that fails.
+
+mod claim;
+mod ledger;
+mod parts;
+mod wait;
+mod waiters;
+mod words;
+
+use ledger::Charge;
+pub use ledger::{Ledger, Maker};
+pub use parts::Parts;
+use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags};
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+pub use wait::Waited;
+use waiters::Waiters;
+pub use words::{Op, Word};
+use wrun_sys::SharedWords;
+
+/// What every region's file may no longer do.
+const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW);
+
+/// What a file may no longer do whose kind never changes: get more seals, by which one
+/// holder could take the right to write from the others.
+const SEALS_OF_SHARED: SealFlags = SEALS.union(SealFlags::SEAL);
+
+/// Bytes that are reserved or copied before others get their turn: milliseconds.
+pub const STEP: usize = 16 << 20;
+
+/// Who may hold a [`Region`], and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Kind {
+    /// One holder, who reads and writes; it moves in messages, and a task maps its
+    /// pages themselves.
+    Exclusive,
+    /// Any number of holders, who read; a task maps its pages, and what it writes
+    /// there stays its own.
+    Frozen,
+    /// Any number of holders, who read and write at the same time, by copies and
+    /// atomics; never mapped.
+    Shared,
+}
+
+/// Why something cannot be done with a [`Region`].
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RegionError {
+    /// Beyond the end of the region; or a region of no bytes, or of more than there
+    /// can be.
+    #[error("the range is beyond the end of the region")]
+    OutOfBounds,
+    /// An offset that is not a multiple of what is there.
+    #[error("the offset is not aligned")]
+    Misaligned,
+    /// It is mapped; or somebody else has a part of it, or has kept it and stands in
+    /// the way.
+    #[error("the region is in use")]
+    Busy,
+    /// Its kind does not allow it.
+    #[error("the region is of the wrong kind")]
+    WrongKind,
+    /// There may be no more regions, or no more bytes in regions: of the task, or of
+    /// the runner ([`Builder::region_memory`](crate::Builder::region_memory)).
+    #[error("a limit on regions was reached")]
+    Limit,
+    /// The operating system refuses.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// Why not.
+        source: io::Error,
+    },
+    /// What came from elsewhere is no region.
+    #[error("not a region: {0}")]
+    Foreign(&'static str),
+}
+
+impl RegionError {
+    /// The system's error number, or that of what it comes to.
+    #[doc(hidden)]
+    pub fn errno(&self) -> i32 {
+        match self {
+            RegionError::System { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
+            RegionError::Limit => libc::ENOSPC,
+            _ => libc::EINVAL,
+        }
+    }
+
+    /// Whether it is for want of memory, descriptors or address space.
+    #[doc(hidden)]
+    pub fn is_limit(&self) -> bool {
+        match self {
+            RegionError::Limit => true,
+            RegionError::System { source, .. } => matches!(
+                source.raw_os_error(),
+                Some(
+                    libc::ENOMEM
+                        | libc::ENOSPC
+                        | libc::EDQUOT
+                        | libc::EFBIG
+                        | libc::EMFILE
+                        | libc::ENFILE
+                        | libc::EAGAIN
+                )
+            ),
+            _ => false,
+        }
+    }
+}
+
+fn system(what: &'static str) -> impl Fn(rustix::io::Errno) -> RegionError {
+    move |errno| RegionError::System {
+        what,
+        source: errno.into(),
+    }
+}
+
+/// Bytes that tasks and their host share without serialization: in a file in memory,
+/// of which this is a handle.
+///
+/// [`Runner::region`](crate::Runner::region) and
+/// [`Runner::frozen_region`](crate::Runner::frozen_region) make them; they go to
+/// tasks in messages ([`Message::region`](crate::Message::region)), in process mode
+/// as descriptors, so that handing one over takes as long whatever its size. A region
+/// lives until its last holder has dropped it or ended. What a task does with one is
+/// in `wit/regions.wit`.
+///
+/// A task that broke out of its sandbox can keep an exclusive or shared region that
+/// it gave away, and write there later. Nobody writes to a frozen one, ever. No task
+/// has such pages in its memory: in process mode an exclusive region that another
+/// process has kept, or has a part of, is mapped by copying its bytes.
+#[derive(Debug)]
+pub struct Region {
+    file: Arc<MemoryFile>,
+    kind: Kind,
+    /// Of the file, a multiple of the page size.
+    offset: u64,
+    len: u64,
+    /// There are others while it is mapped.
+    lease: Lease,
+}
+
+/// Held by whoever has a region's pages in a memory.
+#[derive(Clone, Debug, Default)]
+struct Lease(Arc<()>);
+
+#[derive(Debug)]
+struct MemoryFile {
+    file: OwnedFd,
+    /// Whole pages.
+    size: u64,
+    /// Other processes have it, or may have.
+    known_elsewhere: AtomicBool,
+    /// Holders can be in other processes: who waits, waits in the kernel.
+    elsewhere: bool,
+    /// Of shared ones, once somebody looks at one.
+    words: OnceLock<SharedWords>,
+    waiters: Waiters,
+    /// Where all holders are in this process; given back after the file is closed.
+    _charge: Option<Charge>,
+}
+
+/// Something that takes a region could not, and gives it back.
+#[derive(Debug)]
+pub struct Refused {
+    #[doc(hidden)]
+    pub region: Region,
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "whoever asks has looked before")
+    )]
+    #[doc(hidden)]
+    pub error: RegionError,
+}
+
+/// Pages that may be laid into the memory of the guest that holds them, or whose bytes
+/// may be copied there. To be kept until they are not there any more: with it the lease
+/// is out. Nobody else writes to pages that are not to be copied.
+#[derive(Debug)]
+pub struct Mappable {
+    file: Arc<MemoryFile>,
+    offset: u64,
+    len: usize,
+    private: bool,
+    copied: bool,
+    _lease: Lease,
+}
+
+fn page_size() -> u64 {
+    rustix::param::page_size() as u64
+}
+
+fn whole_pages(len: u64) -> Option<u64> {
+    len.checked_next_multiple_of(page_size())
+}
+
+/// A region whose pages are not all reserved yet.
+#[derive(Debug)]
+pub struct Draft {
+    file: OwnedFd,
+    kind: Kind,
+    len: u64,
+    size: u64,
+    reserved: u64,
+    elsewhere: bool,
+    charge: Option<Charge>,
+}
+
+impl Draft {
+    /// Bytes of memory that a region of `len` bytes takes, if there can be one.
+    #[doc(hidden)]
+    pub fn memory(len: u64, kind: Kind) -> Result<u64, RegionError> {
+        if kind == Kind::Frozen {
+            return Err(RegionError::WrongKind);
+        }
+        whole_pages(len)
+            .filter(|size| *size > 0 && i64::try_from(*size).is_ok())
+            .ok_or(RegionError::OutOfBounds)
+    }
+
+    /// Of `len` bytes, at least one. For the ledger.
+    #[doc(hidden)]
+    pub fn new(len: u64, kind: Kind, elsewhere: bool) -> Result<Self, RegionError> {
+        let size = Draft::memory(len, kind)?;
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let mut file = rustix::fs::memfd_create("wrun-region", flags)
+            .map_err(system("cannot make a memory file"))?;
+        rustix::fs::ftruncate(&file, size).map_err(system("cannot size a memory file"))?;
+        let seals = match kind {
+            Kind::Shared => SEALS_OF_SHARED,
+            Kind::Exclusive | Kind::Frozen => SEALS,
+        };
+        rustix::fs::fcntl_add_seals(&file, seals).map_err(system("cannot seal a memory file"))?;
+        if elsewhere {
+            file = claim::reopen(file.as_fd()).map_err(system("cannot open a memory file"))?;
+        }
+        Ok(Draft {
+            file,
+            kind,
+            len,
+            size,
+            reserved: 0,
+            elsewhere,
+            charge: None,
+        })
+    }
+
+    /// The file, for the worker whose task asked for it.
+    #[doc(hidden)]
+    pub fn into_file(self) -> OwnedFd {
+        self.file
+    }
+
+    /// The file that this process's runner made, as it was asked for.
+    #[doc(hidden)]
+    pub fn from_runner(file: OwnedFd, len: u64, kind: Kind) -> Result<Self, RegionError> {
+        Ok(Draft {
+            file,
+            kind,
+            len,
+            size: Draft::memory(len, kind)?,
+            reserved: 0,
+            elsewhere: true,
+            charge: None,
+        })
+    }
+
+    /// Reserves some more; `false` once there is nothing left to do.
+    #[doc(hidden)]
+    pub fn reserve(&mut self) -> Result<bool, RegionError> {
+        let step = (self.size - self.reserved).min(STEP as u64);
+        if step > 0 {
+            // Touching a page for the first time, in every task that has the region, costs
+            // more than this does once. A large page of which one small page is there is
+            // filled with zeroes; where it cannot be had, small ones do.
+            let large = step / wrun_sys::LARGE as u64;
+            for page in 0..large {
+                let at = self.reserved + page * wrun_sys::LARGE as u64;
+                reserve(&self.file, at, page_size())?;
+            }
+            let len = usize::try_from(large).unwrap_or(0) * wrun_sys::LARGE;
+            if len > 0 {
+                let _ = wrun_sys::collapse(&self.file, self.reserved, len);
+            }
+            reserve(&self.file, self.reserved, step)?;
+            self.reserved += step;
+        }
+        Ok(self.reserved < self.size)
+    }
+
+    /// The region, once everything is reserved.
+    #[doc(hidden)]
+    pub fn finish(mut self) -> Result<Region, RegionError> {
+        while self.reserve()? {}
+        Ok(Region::of(
+            MemoryFile {
+                file: self.file,
+                size: self.size,
+                known_elsewhere: AtomicBool::new(false),
+                elsewhere: self.elsewhere,
+                words: OnceLock::new(),
+                waiters: Waiters::default(),
+                _charge: self.charge,
+            },
+            self.kind,
+            0,
+            self.len,
+        ))
+    }
+}
+
+fn reserve(file: &OwnedFd, offset: u64, len: u64) -> Result<(), RegionError> {
+    rustix::io::retry_on_intr(|| rustix::fs::fallocate(file, FallocateFlags::empty(), offset, len))
+        .map_err(system("cannot reserve memory"))
+}
+
+impl Region {
+    fn of(file: MemoryFile, kind: Kind, offset: u64, len: u64) -> Self {
+        Region {
+            file: Arc::new(file),
+            kind,
+            offset,
+            len,
+            lease: Lease::default(),
+        }
+    }
+
+    /// Bytes that it has; at least one.
+    #[expect(clippy::len_without_is_empty, reason = "none is empty")]
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Who may hold it, and how.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Bytes of memory that it takes: whole pages.
+    #[doc(hidden)]
+    pub fn memory(&self) -> u64 {
+        whole_pages(self.len).unwrap_or(u64::MAX)
+    }
+
+    /// Holders of it can be in other processes.
+    #[doc(hidden)]
+    pub fn is_elsewhere(&self) -> bool {
+        self.file.elsewhere
+    }
+
+    /// Another handle to the same frozen or shared region.
+    ///
+    /// # Errors
+    ///
+    /// [`RegionError::WrongKind`]: an exclusive one has one holder.
+    pub fn duplicate(&self) -> Result<Region, RegionError> {
+        match self.kind {
+            Kind::Exclusive => Err(RegionError::WrongKind),
+            Kind::Frozen | Kind::Shared => Ok(Region {
+                file: self.file.clone(),
+                kind: self.kind,
+                offset: self.offset,
+                len: self.len,
+                lease: Lease::default(),
+            }),
+        }
+    }
+
+    /// Whether it may be given away.
+    #[doc(hidden)]
+    pub fn check_moves(&self) -> Result<(), RegionError> {
+        match self.kind {
+            Kind::Exclusive => self.check_unmapped(),
+            Kind::Frozen | Kind::Shared => Ok(()),
+        }
+    }
+
+    /// Where `[offset, offset + len)` of the region is in its file.
+    fn at(&self, offset: u64, len: u64) -> Result<u64, RegionError> {
+        let end = offset.checked_add(len);
+        if end.is_none_or(|end| end > self.len) {
+            return Err(RegionError::OutOfBounds);
+        }
+        Ok(self.offset + offset)
+    }
+
+    /// Whether `[offset, offset + len)` is within the region.
+    #[doc(hidden)]
+    pub fn check(&self, offset: u64, len: u64) -> Result<(), RegionError> {
+        self.at(offset, len).map(drop)
+    }
+
+    /// Whether it may be written to.
+    #[doc(hidden)]
+    pub fn check_writable(&self) -> Result<(), RegionError> {
+        match self.kind {
+            Kind::Exclusive | Kind::Shared => Ok(()),
+            Kind::Frozen => Err(RegionError::WrongKind),
+        }
+    }
+
+    /// Fills `bytes` from `offset` on. The kernel copies, so that it does not matter
+    /// who writes there meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`RegionError::OutOfBounds`], [`RegionError::System`].
+    pub fn read(&self, offset: u64, bytes: &mut [u8]) -> Result<(), RegionError> {
+        let mut at = self.at(offset, bytes.len() as u64)?;
+        let mut left = bytes;
+        while !left.is_empty() {
+            let read =
+                rustix::io::retry_on_intr(|| rustix::io::pread(&self.file.file, &mut *left, at))
+                    .map_err(system("cannot read a region"))?;
+            if read == 0 {
+                return Err(RegionError::OutOfBounds);
+            }
+            left = &mut left[read..];
+            at += read as u64;
+        }
+        Ok(())
+    }
+
+    /// Writes `bytes` from `offset` on; as for reading, the kernel copies.
+    ///
+    /// # Errors
+    ///
+    /// [`RegionError::OutOfBounds`]; [`RegionError::WrongKind`] for a frozen one;
+    /// [`RegionError::Busy`] where a task that broke out of its sandbox has kept it and
+    /// stands in the way; [`RegionError::System`].
+    pub fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), RegionError> {
+        self.check_writable()?;
+        let mut at = self.at(offset, bytes.len() as u64)?;
+        let mut left = bytes;
+        while !left.is_empty() {
+            let written =
+                rustix::io::retry_on_intr(|| rustix::io::pwrite(&self.file.file, left, at))
+                    .map_err(|errno| match errno {
+                        // Another process has kept it, and sealed it or has all that is
+                        // written appended.
+                        rustix::io::Errno::PERM => RegionError::Busy,
+                        errno => system("cannot write to a region")(errno),
+                    })?;
+            if written == 0 {
+                return Err(RegionError::OutOfBounds);
+            }
+            left = &left[written..];
+            at += written as u64;
+        }
+        Ok(())
+    }
+
+    /// Its pages are in a memory.
+    #[doc(hidden)]
+    pub fn is_mapped(&self) -> bool {
+        Arc::strong_count(&self.lease.0) > 1
+    }
+
+    fn check_unmapped(&self) -> Result<(), RegionError> {
+        match self.is_mapped() {
+            true => Err(RegionError::Busy),
+            false => Ok(()),
+        }
+    }
+
+    fn check_kind(&self, kind: Kind) -> Result<(), RegionError> {
+        match self.kind == kind {
+            true => Ok(()),
+            false => Err(RegionError::WrongKind),
+        }
+    }
+
+    /// `len` bytes from `offset` on, as pages to be laid into the memory of the guest
+    /// that holds it; the last page may reach beyond the end.
+    #[doc(hidden)]
+    pub fn map(&self, offset: u64, len: usize) -> Result<Mappable, RegionError> {
+        if self.kind == Kind::Shared {
+            return Err(RegionError::WrongKind);
+        }
+        let page = page_size();
+        if len == 0 || !offset.is_multiple_of(page) || !(len as u64).is_multiple_of(page) {
+            return Err(RegionError::Misaligned);
+        }
+        let end = offset.checked_add(len as u64);
+        if end.is_none_or(|end| end > self.memory()) {
+            return Err(RegionError::OutOfBounds);
+        }
+        // The same pages at two addresses would be one memory that changes where
+        // nobody wrote to.
+        if self.kind == Kind::Exclusive {
+            self.check_unmapped()?;
+        }
+        Ok(Mappable {
+            file: self.file.clone(),
+            offset: self.offset + offset,
+            len,
+            private: self.kind != Kind::Exclusive,
+            copied: self.is_copied(),
+            _lease: self.lease.clone(),
+        })
+    }
+
+    fn is_whole(&self) -> bool {
+        self.offset == 0 && self.memory() == self.file.size
+    }
+
+    /// Other processes may have its pages and write to them: no guest gets the pages
+    /// themselves. Of a file in parts, any part may be sent while another is mapped.
+    fn is_copied(&self) -> bool {
+        let known = self.file.known_elsewhere.load(Relaxed);
+        self.kind == Kind::Exclusive && self.file.elsewhere && (known || !self.is_whole())
+    }
+
+    /// Where `[offset, offset + len)` of the region is in its file, if it is within the
+    /// region.
+    #[doc(hidden)]
+    pub fn in_file(&self, offset: u64, len: u64) -> Result<Range<u64>, RegionError> {
+        let at = self.at(offset, len)?;
+        Ok(at..at + len)
+    }
+
+    /// Exclusive to frozen, for good.
+    ///
+    /// # Errors
+    ///
+    /// [`RegionError::WrongKind`] for another kind; [`RegionError::Busy`] when somebody
+    /// else has a part of it.
+    pub fn freeze(&mut self) -> Result<(), RegionError> {
+        self.check_kind(Kind::Exclusive)?;
+        self.check_unmapped()?;
+        // Seals are of the whole file, and the other part is another's.
+        if !self.is_whole() {
+            return Err(RegionError::Busy);
+        }
+        let seals = SealFlags::WRITE | SealFlags::SEAL;
+        rustix::fs::fcntl_add_seals(&self.file.file, seals).map_err(|errno| {
+            match errno {
+                // Somebody has kept a mapping, or has sealed it against seals.
+                rustix::io::Errno::BUSY | rustix::io::Errno::PERM => RegionError::Busy,
+                errno => system("cannot seal a memory file")(errno),
+            }
+        })?;
+        self.kind = Kind::Frozen;
+        Ok(())
+    }
+
+    /// Whether it can be split there.
+    #[doc(hidden)]
+    pub fn check_split(&self, at: u64) -> Result<(), RegionError> {
+        self.check_kind(Kind::Exclusive)?;
+        self.check_unmapped()?;
+        if at == 0 || at >= self.len {
+            return Err(RegionError::OutOfBounds);
+        }
+        match at.is_multiple_of(page_size()) {
+            true => Ok(()),
+            false => Err(RegionError::Misaligned),
+        }
+    }
+
+    /// `[0, at)` and `[at, len)`.
+    #[doc(hidden)]
+    pub fn split(self, at: u64) -> Result<(Region, Region), Refused> {
+        if let Err(error) = self.check_split(at) {
+            return Err(Refused {
+                region: self,
+                error,
+            });
+        }
+        let part = |offset, len| Region {
+            file: self.file.clone(),
+            kind: Kind::Exclusive,
+            offset,
+            len,
+            lease: Lease::default(),
+        };
+        Ok((part(self.offset, at), part(self.offset + at, self.len - at)))
+    }
+
+    /// Whether `next` can be joined to this one.
+    #[doc(hidden)]
+    pub fn check_join(&self, next: &Region) -> Result<(), RegionError> {
+        for region in [self, next] {
+            region.check_kind(Kind::Exclusive)?;
+            region.check_unmapped()?;
+        }
+        let neighbours = self.offset + self.len == next.offset
+            && (Arc::ptr_eq(&self.file, &next.file) || self.is_same_file(next));
+        match neighbours {
+            true => Ok(()),
+            false => Err(RegionError::Misaligned),
+        }
+    }
+
+    /// Undoes [`Region::split`].
+    #[doc(hidden)]
+    pub fn join(&mut self, next: Region) -> Result<(), Refused> {
+        if let Err(error) = self.check_join(&next) {
+            return Err(Refused {
+                region: next,
+                error,
+            });
+        }
+        self.len += next.len;
+        Ok(())
+    }
+
+    /// Two descriptors can be of one file, when they came from elsewhere.
+    fn is_same_file(&self, other: &Region) -> bool {
+        let identity = |region: &Region| {
+            let stat = rustix::fs::fstat(&region.file.file).ok()?;
+            Some((stat.st_dev, stat.st_ino))
+        };
+        let ours = identity(self);
+        ours.is_some() && ours == identity(other)
+    }
+}
+
+impl wrun_sys::Pages for Mappable {
+    fn file(&self) -> BorrowedFd<'_> {
+        self.file.file.as_fd()
+    }
+
+    fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    fn len(&self) -> usize {
+        self.len
+    }
+
+    fn is_copied(&self) -> bool {
+        self.copied
+    }
+
+    fn is_known_elsewhere(&self) -> bool {
+        self.file.known_elsewhere.load(Relaxed)
+    }
+
+    fn is_private(&self) -> bool {
+        self.private
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,544 @@
+//! One run of one guest: a fresh store, its limits, its deadline, the call, and
+//! what became of it. The same function in both modes; it cannot tell who calls
+//! it.
+//!
+//! Invariant: after [`run`] returns, the store and everything of the guest is
+//! gone, whatever the guest did, or the process is about to be. A store never sees
+//! two runs.
+
+use super::abi::TaskContext;
+use super::abi::bindings::TaskPre;
+#[cfg(feature = "measure")]
+use super::acting::Acting;
+use super::ahead::{Ahead, Guest};
+use super::budgets::Budgets;
+use super::bulk::Offsets;
+use super::code::{Code, CodeError};
+use super::engine::Kind;
+use super::epoch;
+use super::fate::{Ending, Fate, MAX_FAILURE, MAX_MESSAGE, truncate};
+use super::host::{GrantError, Granted, Host};
+use super::input::{Source, SourceError};
+use super::linker;
+use super::names::demangled;
+use super::sink::{OutputExceeded, Sink};
+use super::source::{Shape, one_line};
+use super::standard::Streams;
+use crate::deadline::{Deadline, until};
+use bytes::Bytes;
+use std::any::Any;
+use std::fmt::Write as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+use tokio_util::sync::CancellationToken;
+use wasmtime::{Engine, InstancePre, Store};
+use wasmtime_wasi::I32Exit;
+use wasmtime_wasi::p2::bindings::CommandPre;
+use wrun_sys::shortage;
+use wrun_types::error::{Error, ErrorKind};
+use wrun_types::limits::Limits;
+use wrun_types::outcome::{Limit, Trap, TrapKind};
+use wrun_types::spec::Spec;
+
+/// A task linked against everything it imports, ready to be instantiated any
+/// number of times.
+pub struct Prepared {
+    engine: Engine,
+    entry: Entry,
+    shape: Shape,
+    kind: Kind,
+    /// It imports regions.
+    regions: bool,
+    listens: bool,
+    offsets: Offsets,
+    /// Linear memories that it will have; none where that cannot be told.
+    memories: Option<u32>,
+}
+
+pub(super) enum Entry {
+    Task(TaskPre<Host>),
+    Command(CommandPre<Host>),
+    Module(InstancePre<Host>),
+}
+
+/// Why code could not be prepared.
+#[derive(Debug, thiserror::Error)]
+pub enum PrepareError {
+    /// The engine does not take the code.
+    #[error(transparent)]
+    Code(CodeError),
+    /// The guest's types do not fit what it imports or must export.
+    #[error("the task does not fit the world wrun:task/task: {0}")]
+    Link(String),
+}
+
+impl From<PrepareError> for Error {
+    fn from(error: PrepareError) -> Self {
+        Error::with_source(ErrorKind::NotLoadable, error.to_string(), error)
+    }
+}
+
+impl Prepared {
+    /// Links `code` on `engine`.
+    pub fn new(engine: &Engine, code: &Code) -> Result<Self, PrepareError> {
+        let link = |error: wasmtime::Error| PrepareError::Link(one_line(&format!("{error:#}")));
+        let shape = code.meta.shape;
+        let memories;
+        let entry = match shape {
+            Shape::CommandModule => {
+                let module = code.module(engine).map_err(PrepareError::Code)?;
+                memories = Some(module.resources_required().num_memories);
+                let fits = module
+                    .get_export("_start")
+                    .and_then(|start| start.func().cloned())
+                    .is_some_and(|ty| ty.params().len() + ty.results().len() == 0);
+                if !fits {
+                    return Err(PrepareError::Link(
+                        "_start must be a function that takes and returns nothing".into(),
+                    ));
+                }
+                let linker = linker::module(engine).map_err(link)?;
+                Entry::Module(linker.instantiate_pre(&module).map_err(link)?)
+            }
+            Shape::Component | Shape::CoreModule | Shape::CommandComponent => {
+                let component = code.component(engine).map_err(PrepareError::Code)?;
+                memories = component.resources_required().map(|it| it.num_memories);
+                let linker = linker::component(engine, code.meta.regions).map_err(link)?;
+                let pre = linker.instantiate_pre(&component).map_err(link)?;
+                if shape == Shape::CommandComponent {
+                    Entry::Command(CommandPre::new(pre).map_err(link)?)
+                } else {
+                    Entry::Task(TaskPre::new(pre).map_err(link)?)
+                }
+            }
+        };
+        Ok(Prepared {
+            engine: engine.clone(),
+            entry,
+            shape,
+            kind: code.meta.kind(),
+            regions: code.meta.regions,
+            listens: code.meta.listens,
+            offsets: code.meta.offsets.clone(),
+            memories,
+        })
+    }
+
+    /// Bytes of address space that one run reserves at most, beyond what it uses.
+    pub fn reserved(&self, limits: &Limits) -> Option<u64> {
+        // One more for a heap of the collector.
+        let memories = u64::from(self.memories?).saturating_add(1);
+        let reserved = memories.saturating_mul(self.kind.reservation());
+        Some(reserved.saturating_add(limits.max_memory))
+    }
+
+    pub fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    /// It can learn that it is asked to stop.
+    pub fn listens(&self) -> bool {
+        self.listens
+    }
+
+    pub(super) fn entry(&self) -> &Entry {
+        &self.entry
+    }
+
+    /// It speaks WASI 0.1.
+    pub(super) fn is_module(&self) -> bool {
+        matches!(self.entry, Entry::Module(_))
+    }
+
+    /// An empty store for it.
+    pub(super) fn store(&self, host: Host) -> wasmtime::Result<Store<Host>> {
+        let mut store = Store::try_new(&self.engine, host)?;
+        store.limiter_async(|host| &mut host.limiter);
+        Ok(store)
+    }
+}
+
+/// What one run is given.
+pub struct Run<'a> {
+    pub spec: &'a Spec,
+    pub context: TaskContext,
+    /// How granted directories are had.
+    pub granted: Granted<'a>,
+    pub stdin: Source,
+    pub stdout: Sink,
+    pub stderr: Sink,
+    /// Ends the run at once.
+    pub kill: CancellationToken,
+    /// File calls may block the calling thread: it has nothing else to do.
+    pub blocking: bool,
+    /// Everything but the guest: its first instruction is where it ends. What
+    /// touches code and memory for the first time is then done before a real run
+    /// waits for it.
+    pub rehearsal: bool,
+    /// The process ends once it has told how this went: what the guest had is left
+    /// to the kernel, which takes it all at once; but for regions.
+    pub left_to_the_kernel: bool,
+    /// Of the same task file, on the same engine.
+    pub ahead: Option<Ahead>,
+}
+
+/// The host could not run the guest; not the guest's doing.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error(transparent)]
+    Grant(#[from] GrantError),
+    #[error("cannot make a sandbox: {0}")]
+    Sandbox(String),
+    #[error("cannot read the input: {0}")]
+    Input(std::io::Error),
+    #[error("the host failed in a call of the task; this is a bug of wrun: {0}")]
+    Panicked(String),
+}
+
+impl From<RunError> for Error {
+    fn from(error: RunError) -> Self {
+        let kind = match &error {
+            RunError::Grant(_) => ErrorKind::InvalidTask,
+            RunError::Sandbox(_) | RunError::Input(_) | RunError::Panicked(_) => ErrorKind::System,
+        };
+        shortage::error(kind, error)
+    }
+}
+
+/// Runs `prepared` once. A panic of the host's code is this run's error and no more:
+/// what the guest had is gone, as after every run.
+pub async fn run(prepared: &Prepared, run: Run<'_>) -> Result<Fate, RunError> {
+    let mut running = std::pin::pin!(run_once(prepared, run));
+    std::future::poll_fn(|cx| {
+        let polled = catch_unwind(AssertUnwindSafe(|| running.as_mut().poll(cx)));
+        polled.unwrap_or_else(|panic| Poll::Ready(Err(RunError::Panicked(words_of(&*panic)))))
+    })
+    .await
+}
+
+/// What a panic says.
+fn words_of(panic: &(dyn Any + Send)) -> String {
+    let words = panic.downcast_ref::<String>().map(String::as_str);
+    let words = words.or_else(|| panic.downcast_ref::<&str>().copied());
+    let mut words = one_line(words.unwrap_or("it does not say why"));
+    truncate(&mut words, MAX_MESSAGE);
+    words
+}
+
+async fn run_once(prepared: &Prepared, run: Run<'_>) -> Result<Fate, RunError> {
+    let began = Instant::now();
+    let deadline = run.context.deadline;
+    // What a task that returns its output prints is not its output.
+    let mut terminals = run.spec.terminals;
+    let printed = if prepared.shape.is_command() {
+        &run.stdout
+    } else {
+        terminals.stdout = terminals.stderr;
+        &run.stderr
+    };
+    #[cfg(feature = "measure")]
+    let acting = match &run.spec.act {
+        Some(act) if !run.rehearsal => Some(Acting::new(act, &run.context)),
+        _ => None,
+    };
+    let mut host = Host::new(
+        run.spec,
+        prepared.is_module(),
+        run.blocking,
+        Streams {
+            stdin: &run.stdin,
+            stdout: printed,
+            stderr: &run.stderr,
+            terminals,
+        },
+        run.context,
+        run.granted,
+    )?;
+    let fuel = run.spec.limits.fuel;
+    let sandbox = |error: wasmtime::Error| RunError::Sandbox(format!("{error:#}"));
+    let (mut store, guest) = match run.ahead.filter(|ahead| ahead.fits(&mut host)) {
+        Some(ahead) => {
+            let (store, guest) = ahead.given_to(host);
+            (store, Some(guest))
+        }
+        None => (prepared.store(host).map_err(sandbox)?, None),
+    };
+    if prepared.kind.metered {
+        store.set_fuel(fuel.unwrap_or(u64::MAX)).map_err(sandbox)?;
+    }
+    let captured = run.stdout.is_capture();
+    let budget = run
+        .spec
+        .limits
+        .host_call(prepared.shape, captured, prepared.regions);
+    store.set_hostcall_fuel(usize::try_from(budget).unwrap_or(usize::MAX));
+    if run.rehearsal {
+        // Functions compare the epoch with the deadline before anything else:
+        // one that is due ends every one of them at its entry.
+        store.set_epoch_deadline(0);
+        store.epoch_deadline_trap();
+    } else {
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_async_yield_and_update(1);
+    }
+
+    #[cfg(not(feature = "measure"))]
+    if run.spec.act.is_some() {
+        let why = "this program does no harm on order".to_owned();
+        return Ok(Fate::imposed(Ending::Failed(why)));
+    }
+    #[cfg(feature = "measure")]
+    if let Some(acting) = acting {
+        return Ok(Fate::imposed(acting.done(&run.kill).await));
+    }
+    // The test's own build: the host misbehaves in the guest's place.
+    #[cfg(feature = "test-hooks")]
+    if let Some(request) = run.spec.probe().filter(|_| !run.rehearsal) {
+        return Ok(Fate::imposed(Ending::Failed(wrun_sys::probe(request))));
+    }
+
+    let mut started = None;
+    let mut cpu = Duration::ZERO;
+    let ended = if deadline.is_some_and(Deadline::has_passed) {
+        Ended::Limit(Limit::Deadline)
+    } else {
+        let mut call = std::pin::pin!(call(
+            prepared,
+            &mut store,
+            guest,
+            &run.stdin,
+            &run.stdout,
+            &mut started,
+        ));
+        // CPU time of whichever threads poll the guest, while they do.
+        let call = std::future::poll_fn(|cx| {
+            let _running = epoch::Running::new();
+            let before = thread_cpu();
+            let polled = call.as_mut().poll(cx);
+            cpu += thread_cpu().saturating_sub(before);
+            polled
+        });
+        // The guest first: a task that never waits pays for no timer.
+        tokio::select! {
+            biased;
+            ended = call => ended,
+            () = run.kill.cancelled() => Ended::Killed,
+            () = until(deadline) => Ended::Limit(Limit::Deadline),
+        }
+    };
+    let finished = Instant::now();
+    let started = started.unwrap_or(finished);
+
+    let growth_refused = store.data().limiter.refused();
+    let ending = match ended {
+        Ended::Host(error) => return Err(error),
+        Ended::Killed => Ending::Cancelled,
+        Ended::Limit(limit) => Ending::LimitExceeded(limit),
+        _ if run.stdout.exceeded() || run.stderr.exceeded() => Ending::LimitExceeded(Limit::Output),
+        _ if run.stdin.exceeded().is_some() => Ending::LimitExceeded(Limit::Input),
+        Ended::Done(ending) => match (ending, store.data().limiter.refused_by()) {
+            (Ending::Trapped(_), Some(limit)) => Ending::LimitExceeded(limit),
+            (other, _) => other,
+        },
+    };
+    let fate = Fate {
+        ending,
+        start: started.duration_since(began),
+        run: finished.duration_since(started),
+        cpu: Some(cpu),
+        peak_memory: Some(store.data().limiter.peak_memory()),
+        fuel: match (fuel, store.get_fuel()) {
+            (Some(given), Ok(left)) => Some(given.saturating_sub(left)),
+            _ => None,
+        },
+        growth_refused,
+        denied: store.data().denials.take(),
+    };
+    // Regions are gone when the task is said to have ended: others may be refused for
+    // want of room.
+    if run.left_to_the_kernel && !store.data().limiter.has_regions() {
+        std::mem::forget(store);
+    }
+    Ok(fate)
+}
+
+/// How the call, or the waiting for it, ended.
+enum Ended {
+    Done(Ending),
+    Limit(Limit),
+    Killed,
+    Host(RunError),
+}
+
+async fn call(
+    prepared: &Prepared,
+    store: &mut Store<Host>,
+    guest: Option<Guest>,
+    stdin: &Source,
+    stdout: &Sink,
+    started: &mut Option<Instant>,
+) -> Ended {
+    let input = match &prepared.entry {
+        Entry::Task(_) => match stdin.read_to_end().await {
+            Ok(input) => input,
+            Err(SourceError::Exceeded) => return Ended::Limit(Limit::Input),
+            Err(SourceError::Read(error)) => return Ended::Host(RunError::Input(error)),
+        },
+        Entry::Command(_) | Entry::Module(_) => Bytes::new(),
+    };
+    // Start functions are guest code already.
+    *started = Some(Instant::now());
+    let guest = match guest {
+        Some(guest) => guest,
+        None => match prepared.entry.instantiate(store).await {
+            Ok(guest) => guest,
+            Err(error) => return not_instantiated(&error, store, prepared),
+        },
+    };
+    let result = match guest {
+        Guest::Task(task) => match task.call_run(&mut *store, &input).await {
+            Ok(Ok(output)) => {
+                if !stdout.put(output.into()).await && stdout.exceeded() {
+                    return Ended::Limit(Limit::Output);
+                }
+                Ok(Ending::Completed)
+            }
+            Ok(Err(mut message)) => {
+                truncate(&mut message, MAX_FAILURE);
+                Ok(Ending::Failed(message))
+            }
+            Err(error) => Err(error),
+        },
+        Guest::Command(command) => {
+            command
+                .wasi_cli_run()
+                .call_run(&mut *store)
+                .await
+                .map(|result| match result {
+                    Ok(()) => Ending::Completed,
+                    Err(()) => Ending::Exited(1),
+                })
+        }
+        Guest::Module(instance) => match instance.get_typed_func::<(), ()>(&mut *store, "_start") {
+            Ok(start) => start
+                .call_async(&mut *store, ())
+                .await
+                .map(|()| Ending::Completed),
+            Err(error) => Err(error),
+        },
+    };
+    match result {
+        Ok(ending) => Ended::Done(ending),
+        // A stack, say, that the system does not give.
+        Err(error) if is_the_systems(&error) => {
+            Ended::Host(RunError::Sandbox(one_line(&format!("{error:#}"))))
+        }
+        Err(error) => Ended::Done(ending_of(&error, prepared)),
+    }
+}
+
+/// Whether the system refused something before a guest's code was running.
+fn is_the_systems(error: &wasmtime::Error) -> bool {
+    let cause = error.root_cause();
+    let refused = cause.is::<std::io::Error>()
+        || cause.is::<rustix::io::Errno>()
+        || error.is::<wasmtime::OutOfMemory>();
+    refused && !error.is::<wasmtime::WasmBacktrace>()
+}
+
+/// Tells a guest that cannot start from a host that cannot start it.
+fn not_instantiated(error: &wasmtime::Error, store: &Store<Host>, prepared: &Prepared) -> Ended {
+    if error.is::<wasmtime::Trap>() || error.is::<I32Exit>() || error.is::<OutputExceeded>() {
+        return Ended::Done(ending_of(error, prepared));
+    }
+    if let Some(limit) = store.data().limiter.refused_by() {
+        return Ended::Limit(limit);
+    }
+    // It failed in guest code: a start function that threw, or misused a call.
+    if error.is::<wasmtime::WasmBacktrace>() {
+        return Ended::Done(ending_of(error, prepared));
+    }
+    let message = one_line(&format!("{error:#}"));
+    // wasmtime has no type for this one.
+    if message.contains("resource limit exceeded") {
+        return Ended::Limit(Limit::Instances);
+    }
+    Ended::Host(RunError::Sandbox(message))
+}
+
+fn ending_of(error: &wasmtime::Error, prepared: &Prepared) -> Ending {
+    if let Some(I32Exit(code)) = error.downcast_ref::<I32Exit>() {
+        return match u8::try_from(code & 0xff) {
+            Ok(0) | Err(_) => Ending::Completed,
+            Ok(code) => Ending::Exited(code),
+        };
+    }
+    let trap = error.downcast_ref::<wasmtime::Trap>();
+    if trap == Some(&wasmtime::Trap::OutOfFuel) {
+        return Ending::LimitExceeded(Limit::Fuel);
+    }
+    // wasmtime has no type for this one.
+    if trap.is_none()
+        && error
+            .root_cause()
+            .to_string()
+            .contains("fuel allocated for hostcalls")
+    {
+        // What `run` returned is read when nothing of the guest runs any more.
+        let in_a_call = error.is::<wasmtime::WasmBacktrace>();
+        return Ending::LimitExceeded(if in_a_call {
+            Limit::HostCall
+        } else {
+            Limit::Output
+        });
+    }
+    let mut message = match trap {
+        Some(trap) => {
+            let text = trap.to_string();
+            text.strip_prefix("wasm trap: ").unwrap_or(&text).to_owned()
+        }
+        None => error.root_cause().to_string(),
+    };
+    if let Some(backtrace) = error.downcast_ref::<wasmtime::WasmBacktrace>() {
+        for frame in backtrace.frames().iter().take(16) {
+            let name = frame
+                .func_name()
+                .map_or_else(|| format!("function {}", frame.func_index()), demangled);
+            let _ = write!(message, "\n  at {name}");
+            let offset = frame.module_offset();
+            if let Some(offset) = offset.and_then(|offset| prepared.offsets.original(offset)) {
+                let _ = write!(message, " (+{offset:#x})");
+            }
+            if message.len() > MAX_MESSAGE {
+                break;
+            }
+        }
+    }
+    truncate(&mut message, MAX_MESSAGE);
+    Ending::Trapped(Trap::new(trap.map_or(TrapKind::BadAbi, kind_of), message))
+}
+
+fn kind_of(trap: &wasmtime::Trap) -> TrapKind {
+    use wasmtime::Trap as T;
+    match trap {
+        T::UnreachableCodeReached => TrapKind::Unreachable,
+        T::StackOverflow => TrapKind::StackOverflow,
+        T::MemoryOutOfBounds => TrapKind::MemoryOutOfBounds,
+        T::TableOutOfBounds | T::IndirectCallToNull | T::BadSignature => TrapKind::BadTableAccess,
+        T::IntegerOverflow | T::IntegerDivisionByZero | T::BadConversionToInteger => {
+            TrapKind::Arithmetic
+        }
+        T::InvalidChar
+        | T::StringOutOfBounds
+        | T::ListOutOfBounds
+        | T::CannotEnterComponent
+        | T::CannotLeaveComponent => TrapKind::BadAbi,
+        _ => TrapKind::Other,
+    }
+}
+
+fn thread_cpu() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(time).unwrap_or_default()
+}

@@ -1,0 +1,84 @@
+//! The only home of `unsafe` and of raw operating-system details, beside the two
+//! lines that hand wasmtime its own artifacts. One file per kind of thing;
+//! callers see safe types.
+
+#![allow(missing_docs, reason = "wrun documents what is public")]
+
+#[cfg(feature = "measure")]
+mod act;
+mod allocator;
+#[cfg(feature = "test-hooks")]
+pub mod attempt;
+mod descriptor;
+mod fork;
+mod heritage;
+mod id_map;
+mod inherited;
+mod job;
+#[cfg(feature = "test-hooks")]
+mod keeper;
+mod landlock;
+mod large_pages;
+mod namespace;
+mod null;
+mod overlay;
+mod pages;
+mod pidfd;
+#[cfg(feature = "test-hooks")]
+mod probe;
+mod process;
+mod receive;
+mod room;
+mod shared_words;
+pub mod shortage;
+mod shown;
+mod signal;
+mod sole;
+mod start;
+mod stdout;
+mod ticks;
+mod to_map;
+mod unread;
+mod wait;
+mod watch;
+
+#[cfg(feature = "measure")]
+pub use act::act;
+pub use allocator::Allocator;
+pub use allocator::end_without_memory;
+pub use descriptor::closes_on_exec;
+pub use fork::{Alone, Forked, exit_now};
+pub use heritage::{
+    fill_standard_streams, hear_signals, is_denied_code, start_afresh, unblock_traps,
+};
+pub use id_map::{map_owners, user_namespace};
+pub use inherited::{blank, close_inherited};
+pub use job::{JOB_SIGNALS, JobSignals};
+pub use landlock::landlock_abi;
+pub use large_pages::{Collapsed, FileId, IMAGE_SEALS, LARGE, collapse, map_own_code};
+pub use namespace::{Side, fork_sibling, unshare};
+pub use null::null;
+pub use overlay::{Overlay, window};
+pub use pages::Pages;
+pub use pidfd::{Pidfd, Sent, end_of_reaped, member_of};
+#[cfg(feature = "test-hooks")]
+pub use probe::probe;
+pub use process::Process;
+pub use receive::receive;
+pub use room::room_for;
+pub use shared_words::SharedWords;
+pub use shown::{Seen, Shown};
+#[cfg(any(test, feature = "test-hooks"))]
+pub use signal::die_of_broken_pipes;
+pub use signal::{
+    NoPipeSignal, dies_of_broken_pipes, ignore_file_size_signal, is_ignored, stop_by,
+    survive_file_size_signal,
+};
+pub use sole::is_sole;
+pub use start::{Program, start};
+pub use stdout::was_stdout_closed;
+pub use ticks::{are_ticking, has_ticks, start_ticks, stop_ticks, tick_for};
+pub use to_map::ToMap;
+pub use unread::has_unread;
+pub use wait::{End, Exit, Whom, children_usage, has_child_in, is_child, own_usage, wait};
+pub use watch::{Watched, watch};

@@ -1,0 +1,97 @@
+//! Leaving the namespaces that a process was born into.
+
+use rustix::process::Pid;
+use rustix::thread::UnshareFlags;
+use std::io;
+
+/// Moves this process into new namespaces.
+///
+/// # Errors
+///
+/// What the kernel says; `EINVAL` also for a shared descriptor table, which is no
+/// namespace.
+#[expect(unsafe_code, reason = "unshare can take descriptors from threads")]
+pub fn unshare(flags: UnshareFlags) -> io::Result<()> {
+    if flags.contains(UnshareFlags::FILES) {
+        return Err(rustix::io::Errno::INVAL.into());
+    }
+    // SAFETY: `unshare_unsafe` requires that no thread sees another's descriptors
+    // disappear, which only `FILES` can cause; it was refused.
+    unsafe { rustix::thread::unshare_unsafe(flags) }?;
+    Ok(())
+}
+
+/// Which side of [`fork_sibling`] this is.
+pub enum Side {
+    /// The process that called; the other has this number.
+    Caller(Pid),
+    /// The new process.
+    Sibling,
+}
+
+/// Forks a copy of this process that is a child of this process's own parent, and
+/// tells its parent of its death as this process would.
+///
+/// # Errors
+///
+/// What the kernel says; `EINVAL` in a process with more than one thread.
+#[expect(unsafe_code, reason = "a fork that libc has no function for")]
+pub fn fork_sibling() -> io::Result<Side> {
+    if !is_single_threaded() {
+        return Err(rustix::io::Errno::INVAL.into());
+    }
+    // What libc's fork does for its own notion of the thread's number: the kernel
+    // writes it where libc told the kernel that it is. musl keeps a lock there.
+    let tid = rustix::thread::get_clear_child_tid_address()
+        .ok()
+        .flatten()
+        .filter(|_| cfg!(target_env = "gnu"))
+        .map_or(std::ptr::null_mut(), |tid| tid.as_ptr());
+    let mut flags = libc::CLONE_PARENT | libc::SIGCHLD;
+    if !tid.is_null() {
+        flags |= libc::CLONE_CHILD_SETTID | libc::CLONE_CHILD_CLEARTID;
+    }
+    let zero: libc::c_ulong = 0;
+    // SAFETY: without `CLONE_VM` and without a stack this is a fork: the child is a
+    // copy that returns from the call. The process has one thread, so no lock is
+    // held by a thread that the child lacks. The kernel writes the child's number
+    // into the child's copy of the thread's own control block, an int that libc
+    // registered for that. The order of the last two arguments is that of each
+    // architecture.
+    let pid = unsafe {
+        if cfg!(target_arch = "x86_64") {
+            libc::syscall(
+                libc::SYS_clone,
+                flags as libc::c_ulong,
+                zero,
+                zero,
+                tid,
+                zero,
+            )
+        } else {
+            libc::syscall(
+                libc::SYS_clone,
+                flags as libc::c_ulong,
+                zero,
+                zero,
+                zero,
+                tid,
+            )
+        }
+    };
+    match pid {
+        0 => Ok(Side::Sibling),
+        pid => i32::try_from(pid)
+            .ok()
+            .filter(|pid| *pid > 0)
+            .and_then(Pid::from_raw)
+            .map(Side::Caller)
+            .ok_or_else(io::Error::last_os_error),
+    }
+}
+
+/// Whether this process has one thread; true when nobody can tell.
+fn is_single_threaded() -> bool {
+    std::fs::read_dir("/proc/self/task").is_ok_and(|tasks| tasks.count() == 1)
+        || std::fs::metadata("/proc/self/task").is_err()
+}

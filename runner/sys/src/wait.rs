@@ -1,0 +1,145 @@
+//! How processes ended, and what they used.
+
+use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::time::Duration;
+use wrun_types::report::Usage;
+
+/// How a child process ended, or that somebody stopped it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum End {
+    Status(i32),
+    Signal(i32),
+    /// Stopped by this signal; it is still there.
+    Stopped(i32),
+}
+
+/// The end of a child, with what the kernel counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    pub end: End,
+    /// None where the wait status was somebody else's.
+    pub usage: Option<Usage>,
+}
+
+/// Whom to wait for.
+#[derive(Clone, Copy)]
+pub enum Whom {
+    Any,
+    Pid(i32),
+    /// Any in this process group.
+    Group(i32),
+}
+
+/// Reaps a child that has ended, or tells of one that was stopped; none when
+/// nothing happened. Does not block unless `block`, and then only for an end.
+///
+/// # Errors
+///
+/// There is no such child.
+#[expect(unsafe_code, reason = "only wait4 tells of usage")]
+pub fn wait(whom: Whom, block: bool) -> io::Result<Option<(i32, Exit)>> {
+    let pid = match whom {
+        Whom::Any => -1,
+        Whom::Pid(pid) => pid,
+        Whom::Group(group) => -group,
+    };
+    let options = if block {
+        0
+    } else {
+        libc::WNOHANG | libc::WUNTRACED
+    };
+    let mut status = 0;
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+    loop {
+        // SAFETY: both pointers are to variables of ours of the right types, that
+        // live through the call. All zeroes are a valid `rusage`.
+        let (waited, usage) = unsafe {
+            let waited = libc::wait4(pid, &raw mut status, options, usage.as_mut_ptr());
+            (waited, usage.assume_init_ref())
+        };
+        if waited == 0 {
+            return Ok(None);
+        }
+        if waited < 0 {
+            let error = io::Error::last_os_error();
+            if error.kind() == io::ErrorKind::Interrupted {
+                continue;
+            }
+            return Err(error);
+        }
+        let exit = Exit {
+            end: end_of(status),
+            usage: Some(usage_of(usage)),
+        };
+        return Ok(Some((waited, exit)));
+    }
+}
+
+/// What a wait status says.
+pub(super) fn end_of(status: i32) -> End {
+    if libc::WIFSTOPPED(status) {
+        End::Stopped(libc::WSTOPSIG(status))
+    } else if libc::WIFSIGNALED(status) {
+        End::Signal(libc::WTERMSIG(status))
+    } else {
+        End::Status(libc::WEXITSTATUS(status))
+    }
+}
+
+/// Whether a process is a child of this program that nobody has reaped: its number is its
+/// own. Another thread that waits for any child, or a `SIGCHLD` that is ignored, reaps it
+/// before its owner does.
+pub fn is_child(pid: i32) -> bool {
+    Pid::from_raw(pid).is_some_and(|pid| is_there(WaitId::Pid(pid)))
+}
+
+/// Whether a child of this program that nobody has reaped is in a process group: its
+/// number is its own.
+pub fn has_child_in(group: i32) -> bool {
+    Pid::from_raw(group).is_some_and(|group| is_there(WaitId::Pgid(Some(group))))
+}
+
+fn is_there(whom: WaitId<'_>) -> bool {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    waitid(whom, options).is_ok()
+}
+
+/// What this process used so far.
+pub fn own_usage() -> Usage {
+    get_usage(libc::RUSAGE_SELF)
+}
+
+/// What its children that ended and were reaped have used, and theirs.
+pub fn children_usage() -> Usage {
+    get_usage(libc::RUSAGE_CHILDREN)
+}
+
+#[expect(unsafe_code, reason = "no safe getrusage is at hand")]
+fn get_usage(whose: libc::c_int) -> Usage {
+    let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
+    // SAFETY: as above; a failure leaves the zeroes.
+    let usage = unsafe {
+        libc::getrusage(whose, usage.as_mut_ptr());
+        usage.assume_init_ref()
+    };
+    usage_of(usage)
+}
+
+fn usage_of(usage: &libc::rusage) -> Usage {
+    let time = |time: libc::timeval| {
+        let seconds = Duration::from_secs(u64::try_from(time.tv_sec).unwrap_or(0));
+        seconds + Duration::from_micros(u64::try_from(time.tv_usec).unwrap_or(0))
+    };
+    let count = |count: libc::c_long| u64::try_from(count).unwrap_or(0);
+    let mut used = Usage::default();
+    used.user_cpu = time(usage.ru_utime);
+    used.system_cpu = time(usage.ru_stime);
+    used.peak_rss_bytes = count(usage.ru_maxrss).saturating_mul(1024);
+    used.minor_faults = count(usage.ru_minflt);
+    used.major_faults = count(usage.ru_majflt);
+    used.voluntary_switches = count(usage.ru_nvcsw);
+    used.involuntary_switches = count(usage.ru_nivcsw);
+    used
+}

@@ -1,0 +1,58 @@
+//! Descriptors that an event loop watches.
+
+use super::Process;
+use std::io;
+use std::mem::ManuallyDrop;
+use std::ops::Deref;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// A descriptor that an event loop watches until this is dropped.
+///
+/// In a fork of the process that registered it, dropping it does nothing: the kernel's
+/// side of the event loop is the same there, and the other process still wants it.
+pub struct Watched {
+    registered: ManuallyDrop<AsyncFd<Arc<OwnedFd>>>,
+    by: Process,
+}
+
+impl Deref for Watched {
+    type Target = AsyncFd<Arc<OwnedFd>>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.registered
+    }
+}
+
+impl Drop for Watched {
+    #[expect(unsafe_code, reason = "dropping what is not dropped everywhere")]
+    fn drop(&mut self) {
+        if self.by.is_current() {
+            // SAFETY: this is the only place that drops it, and nobody sees it afterwards.
+            unsafe { ManuallyDrop::drop(&mut self.registered) }
+        }
+    }
+}
+
+/// Registers a descriptor for reading and writing. Needs the context of a tokio
+/// runtime.
+///
+/// # Errors
+///
+/// The runtime has no event loop, or the kernel refuses.
+#[expect(
+    unsafe_code,
+    reason = "the library asks that the descriptor stays open"
+)]
+pub fn watch(fd: Arc<OwnedFd>) -> io::Result<Watched> {
+    // SAFETY: the descriptor that the `Arc` gives is always the same, and stays open
+    // as long as the registration, which owns the `Arc`.
+    let watched =
+        unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE.add(Interest::WRITABLE)) };
+    Ok(Watched {
+        registered: ManuallyDrop::new(watched?),
+        by: Process::current(),
+    })
+}

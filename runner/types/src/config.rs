@@ -1,0 +1,218 @@
+//! Where tasks run, and a runner's settings. Plain data: nothing here starts
+//! anything.
+
+use crate::compile_budget::CompileBudget;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// Where tasks run: how strong the walls are, and what they cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Each task in an operating-system process of its own.
+    #[default]
+    Process,
+    /// Tasks on threads of this process.
+    Thread,
+}
+
+impl Mode {
+    /// `process` or `thread`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mode::Process => "process",
+            Mode::Thread => "thread",
+        }
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Mode {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        match name {
+            "process" => Ok(Mode::Process),
+            "thread" => Ok(Mode::Thread),
+            _ => Err(format!(
+                "unknown mode {name:?}: expected \"process\" or \"thread\""
+            )),
+        }
+    }
+}
+
+/// How strictly the kernel's walls around a worker are insisted on. Only for
+/// process mode; threads have no such walls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Jail {
+    /// Nothing runs unless every required layer
+    /// ([`Layer::is_required`](crate::jail_report::Layer::is_required)) stands.
+    #[default]
+    Strict,
+    /// What the kernel permits; the report says what is missing.
+    BestEffort,
+    /// No jail: a process of its own, and no more.
+    Off,
+}
+
+impl Jail {
+    /// `strict`, `best-effort` or `off`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Jail::Strict => "strict",
+            Jail::BestEffort => "best-effort",
+            Jail::Off => "off",
+        }
+    }
+}
+
+impl fmt::Display for Jail {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Jail {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        match name {
+            "strict" => Ok(Jail::Strict),
+            "best-effort" => Ok(Jail::BestEffort),
+            "off" => Ok(Jail::Off),
+            _ => Err(format!(
+                "unknown jail {name:?}: expected \"strict\", \"best-effort\" or \"off\""
+            )),
+        }
+    }
+}
+
+/// How a worker comes to be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Start {
+    /// Forked from a zygote: a process that has the task loaded and jailed and
+    /// does nothing but fork.
+    #[default]
+    Fork,
+    /// A program started for this worker alone, which loads the task itself. For
+    /// one task it is cheaper than a zygote; it is also what happens where forking
+    /// is not possible.
+    Exec,
+}
+
+impl Start {
+    /// `fork` or `exec`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Start::Fork => "fork",
+            Start::Exec => "exec",
+        }
+    }
+}
+
+impl fmt::Display for Start {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Start {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        match name {
+            "fork" => Ok(Start::Fork),
+            "exec" => Ok(Start::Exec),
+            _ => Err(format!(
+                "unknown start method {name:?}: expected \"fork\" or \"exec\""
+            )),
+        }
+    }
+}
+
+/// Where compiled code is kept between runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Cache {
+    /// Nowhere: every runner compiles anew.
+    #[default]
+    Off,
+    /// In `$WRUN_CACHE_DIR`, or else `wrun` under `$XDG_CACHE_HOME` or
+    /// `~/.cache`. A directory that cannot be used means no cache, never an
+    /// error.
+    User,
+    /// In this directory, made when missing. It must belong to this user alone:
+    /// what lies there is run as native code.
+    Directory(PathBuf),
+}
+
+/// A runner's settings, as the builder leaves them.
+#[derive(Clone, Debug)]
+pub struct Config {
+    #[doc(hidden)]
+    pub mode: Mode,
+    #[doc(hidden)]
+    pub cache: Cache,
+    /// Tasks that run at the same time.
+    #[doc(hidden)]
+    pub max_running: usize,
+    /// Tasks that wait behind them.
+    #[doc(hidden)]
+    pub max_queued: usize,
+    /// Bytes that all regions may have together.
+    #[doc(hidden)]
+    pub region_memory: u64,
+    /// Child tasks that run at the same time.
+    #[doc(hidden)]
+    pub max_children: usize,
+    /// Threads of the task runtime.
+    #[doc(hidden)]
+    pub worker_threads: usize,
+    /// The worker program; `None` is this program with its hook.
+    #[doc(hidden)]
+    pub worker: Option<PathBuf>,
+    /// Cap on a task file, in bytes.
+    #[doc(hidden)]
+    pub max_module_size: u64,
+    /// `load` compiles with fuel counted.
+    #[doc(hidden)]
+    pub metered: bool,
+    /// What compiling one task may take.
+    #[doc(hidden)]
+    pub compile_budget: CompileBudget,
+    // Process mode only, from here on.
+    #[doc(hidden)]
+    pub jail: Jail,
+    /// The user and group of workers; only root may set it.
+    #[doc(hidden)]
+    pub identity: Option<(u32, u32)>,
+    /// The users that programs get one of, each another.
+    #[doc(hidden)]
+    pub users: Option<RangeInclusive<u32>>,
+    #[doc(hidden)]
+    pub start: Start,
+    /// Workers kept waiting, per artifact in use.
+    #[doc(hidden)]
+    pub spares: usize,
+    /// Tasks that a worker gets before it ends; 1 at least.
+    #[doc(hidden)]
+    pub reuse: u32,
+    /// Zygote and spares of an artifact that nobody used for so long end.
+    #[doc(hidden)]
+    pub idle_timeout: Duration,
+    /// Layers of the jail that a test wants to be missing.
+    #[cfg(feature = "test-hooks")]
+    #[doc(hidden)]
+    pub absent: Vec<crate::jail_report::Layer>,
+}

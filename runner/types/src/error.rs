@@ -1,0 +1,171 @@
+//! The public error: one opaque type. Every module has its own enum, and beside it what
+//! becomes of it here.
+
+use crate::jail_report::LayerReport;
+use crate::outcome::Limit;
+use std::fmt;
+
+/// The runner's own failure. What a guest does is never an `Error`, it is an
+/// [`Outcome`](crate::Outcome).
+pub struct Error(Box<Repr>);
+
+struct Repr {
+    kind: ErrorKind,
+    message: String,
+    limit: Option<Limit>,
+    limit_value: Option<u64>,
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+/// Classes of errors, for programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The task file does not exist.
+    NotFound,
+    /// The bytes are no task: not WebAssembly, malformed, too big, an import
+    /// that nothing provides, an export that is missing.
+    NotLoadable,
+    /// The task's settings cannot be: a grant for a directory that is not there,
+    /// an argument with a NUL byte, `run` called from asynchronous code.
+    InvalidTask,
+    /// The queue is full, or all processors compile other tasks. Trying again later may
+    /// work.
+    Overloaded,
+    /// The runner is shutting down or gone; or it was made by the process that this one
+    /// was forked from.
+    ShutDown,
+    /// Loading the task took more than its compilation may have
+    /// ([`Builder::compile_timeout`](crate::Builder::compile_timeout),
+    /// [`compile_memory`](crate::Builder::compile_memory)); [`Error::limit`] says
+    /// which.
+    LoadLimit,
+    /// A required wall of the jail cannot be put up, and
+    /// [`Jail::Strict`](crate::Jail::Strict) insists on it; the message names it.
+    Jail,
+    /// The workers of this task died, one after another, while they started: no
+    /// more are made for a while. Trying again later may work.
+    CrashLoop,
+    /// Process mode has no worker program, or it does not answer as one.
+    NoWorker,
+    /// The operating system refused something: memory, processes, descriptors.
+    /// Trying again later may work.
+    System,
+}
+
+impl Error {
+    #[doc(hidden)]
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Error(Box::new(Repr {
+            kind,
+            message: message.into(),
+            limit: None,
+            limit_value: None,
+            source: None,
+        }))
+    }
+
+    /// Caused by another error.
+    #[doc(hidden)]
+    pub fn with_source(
+        kind: ErrorKind,
+        message: impl Into<String>,
+        source: impl std::error::Error + Send + Sync + 'static,
+    ) -> Self {
+        let mut error = Error::new(kind, message);
+        error.0.source = Some(Box::new(source));
+        error
+    }
+
+    /// The same, since this limit of so much was exceeded.
+    #[doc(hidden)]
+    pub fn with_limit(mut self, limit: Limit, value: u64) -> Self {
+        self.0.limit = Some(limit);
+        self.0.limit_value = Some(value);
+        self
+    }
+
+    /// The same, of what is named.
+    #[doc(hidden)]
+    pub fn about(mut self, name: &str) -> Self {
+        self.0.message = format!("{name}: {}", self.0.message);
+        self
+    }
+
+    #[doc(hidden)]
+    pub fn overloaded() -> Self {
+        Error::new(ErrorKind::Overloaded, "the runner's queue is full")
+    }
+
+    #[doc(hidden)]
+    pub fn shut_down() -> Self {
+        Error::new(ErrorKind::ShutDown, "the runner is shut down")
+    }
+
+    #[doc(hidden)]
+    pub fn forked() -> Self {
+        Error::new(
+            ErrorKind::ShutDown,
+            "the runner belongs to the process that this one was forked from, and its threads \
+             are there: make another runner after the fork",
+        )
+    }
+
+    /// A strict jail lacks a wall.
+    #[doc(hidden)]
+    pub fn jail(missing: &LayerReport) -> Self {
+        let LayerReport { layer, detail, .. } = missing;
+        Error::new(
+            ErrorKind::Jail,
+            format!(
+                "cannot set up the strict jail: {layer} is missing: {detail}; --jail best-effort (Jail::BestEffort) runs \
+                 without it"
+            ),
+        )
+    }
+
+    /// What class of error it is.
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// Which limit, for [`ErrorKind::LoadLimit`].
+    pub fn limit(&self) -> Option<Limit> {
+        self.0.limit
+    }
+
+    /// The value of [`Error::limit`]: nanoseconds, or bytes.
+    pub fn limit_value(&self) -> Option<u64> {
+        self.0.limit_value
+    }
+
+    /// True when the same call may succeed later, unchanged.
+    pub fn is_retryable(&self) -> bool {
+        matches!(
+            self.0.kind,
+            ErrorKind::Overloaded | ErrorKind::CrashLoop | ErrorKind::System
+        )
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.message)
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Error")
+            .field("kind", &self.0.kind)
+            .field("message", &self.0.message)
+            .field("source", &self.0.source)
+            .finish()
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source.as_deref().map(|source| source as _)
+    }
+}

@@ -1,0 +1,217 @@
+//! What a task may reach of the outside world. Plain data with a syntax.
+
+use crate::task_error::TaskError;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::ffi::{OsStr, OsString};
+use std::net::SocketAddr;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+/// A directory that a task may use, with everything below it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirGrant {
+    // A path need not be UTF-8, which serde's own form of one insists on.
+    #[serde(serialize_with = "path_to_bytes", deserialize_with = "path_from_bytes")]
+    #[doc(hidden)]
+    pub host: PathBuf,
+    #[doc(hidden)]
+    pub guest: String,
+    #[doc(hidden)]
+    pub read_only: bool,
+}
+
+fn path_to_bytes<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    path.as_os_str().as_bytes().serialize(serializer)
+}
+
+fn path_from_bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+    Vec::deserialize(deserializer).map(|bytes| OsString::from_vec(bytes).into())
+}
+
+impl DirGrant {
+    /// Grants `host` for reading and writing, under the same name.
+    pub fn new(host: impl Into<PathBuf>) -> Self {
+        let host = host.into();
+        let guest = host.to_string_lossy().into_owned();
+        DirGrant {
+            host,
+            guest,
+            read_only: false,
+        }
+    }
+
+    /// The name the guest sees.
+    pub fn guest(mut self, path: impl Into<String>) -> Self {
+        self.guest = path.into();
+        self
+    }
+
+    /// The name of the directory as the guest gets it. Libraries compare paths with it
+    /// byte by byte: with a slash at its end, the directory itself is not found.
+    #[doc(hidden)]
+    pub fn guest_name(&self) -> &str {
+        match self.guest.trim_end_matches('/') {
+            "" if self.guest.starts_with('/') => "/",
+            trimmed => trimmed,
+        }
+    }
+
+    /// Takes away writing, creating, renaming and deleting.
+    pub fn read_only(mut self) -> Self {
+        self.read_only = true;
+        self
+    }
+}
+
+impl TryFrom<&OsStr> for DirGrant {
+    type Error = TaskError;
+
+    /// `HOST[::GUEST][:ro]`. The last `::` divides, so that a HOST with one in its name
+    /// is written with its GUEST; so is one that is not UTF-8, as names for guests are.
+    fn try_from(text: &OsStr) -> Result<Self, TaskError> {
+        let syntax = || TaskError::DirSyntax {
+            text: text.to_string_lossy().into_owned(),
+        };
+        let bytes = text.as_bytes();
+        let (bytes, read_only) = match bytes.strip_suffix(b":ro") {
+            Some(rest) => (rest, true),
+            None => (bytes, false),
+        };
+        let divided = bytes.windows(2).rposition(|it| it == b"::");
+        let (host, guest) = match divided {
+            Some(at) => (&bytes[..at], &bytes[at + 2..]),
+            None => (bytes, bytes),
+        };
+        if host.is_empty() || guest.is_empty() {
+            return Err(syntax());
+        }
+        let guest = std::str::from_utf8(guest).map_err(|_| TaskError::DirName {
+            text: text.to_string_lossy().into_owned(),
+        })?;
+        let grant = DirGrant::new(OsStr::from_bytes(host)).guest(guest);
+        Ok(if read_only { grant.read_only() } else { grant })
+    }
+}
+
+impl FromStr for DirGrant {
+    type Err = TaskError;
+
+    /// `HOST[::GUEST][:ro]`, as from an [`OsStr`].
+    fn from_str(text: &str) -> Result<Self, TaskError> {
+        DirGrant::try_from(OsStr::new(text))
+    }
+}
+
+/// TCP connections to one port of one host that a task may open.
+///
+/// Available to components (WASI 0.2); WASI 0.1 has no way to connect.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TcpGrant {
+    /// As given: a name or an address.
+    #[doc(hidden)]
+    pub host: String,
+    /// True when `host` is a name, which the guest may then resolve.
+    #[doc(hidden)]
+    pub is_name: bool,
+    /// What `host` resolved to when the grant was made.
+    #[doc(hidden)]
+    pub addresses: Vec<SocketAddr>,
+}
+
+impl TcpGrant {
+    /// Grants `host:port`. A name is resolved now, once: later answers of the
+    /// resolver widen nothing.
+    pub fn new(host: &str, port: u16) -> Result<Self, TaskError> {
+        use std::net::{IpAddr, ToSocketAddrs};
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        if let Ok(ip) = bare.parse::<IpAddr>() {
+            return Ok(TcpGrant {
+                host: bare.to_owned(),
+                is_name: false,
+                addresses: vec![SocketAddr::new(ip, port)],
+            });
+        }
+        let addresses: Vec<SocketAddr> = (host, port)
+            .to_socket_addrs()
+            .map_err(|source| TaskError::Resolve {
+                host: host.to_owned(),
+                source,
+            })?
+            .take(64)
+            .collect();
+        Ok(TcpGrant {
+            host: host.to_owned(),
+            is_name: true,
+            addresses,
+        })
+    }
+}
+
+impl FromStr for TcpGrant {
+    type Err = TaskError;
+
+    /// `HOST:PORT`, with an IPv6 address in brackets.
+    fn from_str(text: &str) -> Result<Self, TaskError> {
+        let syntax = || TaskError::TcpSyntax {
+            text: text.to_owned(),
+        };
+        let (host, port) = text.rsplit_once(':').ok_or_else(syntax)?;
+        let port: u16 = port.parse().map_err(|_| syntax())?;
+        if host.is_empty() || port == 0 {
+            return Err(syntax());
+        }
+        TcpGrant::new(host, port)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dir_grants_parse() {
+        let grant: DirGrant = "a/b".parse().expect("plain");
+        assert_eq!((grant.guest.as_str(), grant.read_only), ("a/b", false));
+        let grant: DirGrant = "a::/in:ro".parse().expect("all three");
+        assert_eq!(grant, DirGrant::new("a").guest("/in").read_only());
+        assert!("".parse::<DirGrant>().is_err());
+        assert!("a::".parse::<DirGrant>().is_err());
+        assert!("::b".parse::<DirGrant>().is_err());
+        let grant: DirGrant = "a::b::/in".parse().expect("a name with colons");
+        assert_eq!(grant, DirGrant::new("a::b").guest("/in"));
+    }
+
+    #[test]
+    fn directories_need_not_be_utf_8_but_their_guests_do() {
+        let named = |bytes: &[u8]| DirGrant::try_from(OsStr::from_bytes(bytes));
+        let grant = named(b"\xff::/in").expect("a name for the guest");
+        assert_eq!(
+            grant,
+            DirGrant::new(OsStr::from_bytes(b"\xff")).guest("/in")
+        );
+        let bytes = postcard::to_allocvec(&grant).expect("bytes");
+        assert_eq!(postcard::from_bytes::<DirGrant>(&bytes), Ok(grant));
+        for bad in [&b"\xff"[..], b"\xff:ro", b"a::\xff"] {
+            assert!(matches!(named(bad), Err(TaskError::DirName { .. })));
+        }
+    }
+
+    #[test]
+    fn tcp_grants_parse() {
+        let grant: TcpGrant = "127.0.0.1:80".parse().expect("v4");
+        assert!(!grant.is_name);
+        let grant: TcpGrant = "[::1]:80".parse().expect("v6");
+        assert_eq!(grant.addresses, ["[::1]:80".parse().expect("addr")]);
+        for bad in [
+            "",
+            "host",
+            ":80",
+            "127.0.0.1:",
+            "127.0.0.1:0",
+            "127.0.0.1:99999",
+        ] {
+            assert!(bad.parse::<TcpGrant>().is_err(), "{bad}");
+        }
+    }
+}

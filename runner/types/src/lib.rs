@@ -1,0 +1,18 @@
+//! Plain data: what a task is given, what it may use, and how it ended.
+//!
+//! Part of [wrun](https://docs.rs/wrun), which re-exports what is public. Knows no system
+//! call and nothing that runs a task.
+
+#![allow(missing_docs, reason = "wrun documents what is public")]
+
+pub mod act;
+pub mod compile_budget;
+pub mod config;
+pub mod error;
+pub mod grant;
+pub mod jail_report;
+pub mod limits;
+pub mod outcome;
+pub mod report;
+pub mod spec;
+pub mod task_error;

@@ -1,0 +1,319 @@
+//! The guest's fate as a value. Uses nothing of the runner; everything that ends
+//! a task, in either mode, is expressed here.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// How a task ended.
+///
+/// Whatever a guest does is an `Outcome`; only the runner's own failure is an
+/// [`Error`](crate::Error).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// The task did its work: `run` returned `ok`, or a command exited with 0.
+    Completed(Output),
+    /// `run` returned `err`; the task's own words.
+    Failed(String),
+    /// A command's exit code, 1 to 255.
+    Exited(u8),
+    /// The task did what WebAssembly forbids and was stopped by its sandbox.
+    Trapped(Trap),
+    /// A limit of the task was reached.
+    LimitExceeded(Limit),
+    /// The worker process that ran the task died. Only in process mode.
+    Crashed(Crash),
+    /// The task was killed, or its runner was dropped.
+    Cancelled,
+}
+
+impl Outcome {
+    /// The outcome's name in reports: `completed`, `failed`, `exited`,
+    /// `trapped`, `limit-exceeded`, `crashed` or `cancelled`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Outcome::Completed(_) => "completed",
+            Outcome::Failed(_) => "failed",
+            Outcome::Exited(_) => "exited",
+            Outcome::Trapped(_) => "trapped",
+            Outcome::LimitExceeded(_) => "limit-exceeded",
+            Outcome::Crashed(_) => "crashed",
+            Outcome::Cancelled => "cancelled",
+        }
+    }
+
+    /// True for [`Outcome::Completed`].
+    pub fn is_completed(&self) -> bool {
+        matches!(self, Outcome::Completed(_))
+    }
+
+    /// The output of a completed task.
+    pub fn output(&self) -> Option<&Output> {
+        match self {
+            Outcome::Completed(output) => Some(output),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    /// One line for people, without the output's bytes.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Outcome::Completed(_) => f.write_str("completed"),
+            Outcome::Failed(message) => {
+                let mut line = message.lines().next().unwrap_or_default().chars();
+                let start: String = line.by_ref().take(200).collect();
+                let more = if line.next().is_some() { "..." } else { "" };
+                write!(f, "failed: {start}{more}")
+            }
+            Outcome::Exited(code) => write!(f, "exited with code {code}"),
+            Outcome::Trapped(trap) => write!(f, "trapped: {trap}"),
+            Outcome::LimitExceeded(limit) => write!(f, "limit exceeded: {limit}"),
+            Outcome::Crashed(crash) => write!(f, "crashed: {crash}"),
+            Outcome::Cancelled => f.write_str("cancelled"),
+        }
+    }
+}
+
+/// What a task produced: what `run` returned, or a command's captured stdout.
+///
+/// Empty when stdout was streamed or discarded
+/// ([`Stdio`](crate::Stdio)). Cloning does not copy the bytes.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Output(pub Bytes);
+
+impl Output {
+    /// The bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The bytes, shared.
+    pub fn into_bytes(self) -> Bytes {
+        self.0
+    }
+
+    /// The bytes as text, with U+FFFD for what is not UTF-8.
+    pub fn to_string_lossy(&self) -> std::borrow::Cow<'_, str> {
+        String::from_utf8_lossy(&self.0)
+    }
+}
+
+impl std::ops::Deref for Output {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl AsRef<[u8]> for Output {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Output {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Output({} bytes)", self.0.len())
+    }
+}
+
+/// Why the sandbox stopped a guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Trap {
+    /// The class of the trap.
+    pub kind: TrapKind,
+    /// The engine's words and, where known, the guest's innermost frames, one a
+    /// line. At most 4 KiB. Function names come from the guest: do not trust
+    /// them, and do not print them to a terminal unfiltered.
+    pub message: String,
+}
+
+impl Trap {
+    /// A trap of this class, in the words of the engine.
+    pub fn new(kind: TrapKind, message: impl Into<String>) -> Self {
+        Trap {
+            kind,
+            message: message.into(),
+        }
+    }
+}
+
+impl fmt::Display for Trap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.message.lines().next().unwrap_or_default())
+    }
+}
+
+/// Classes of traps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum TrapKind {
+    /// `unreachable`: what a panic or an abort compiles to.
+    Unreachable,
+    /// The guest's call stack is used up.
+    StackOverflow,
+    /// A load or store outside the linear memory.
+    MemoryOutOfBounds,
+    /// A table access outside the table, or a call through a bad entry.
+    BadTableAccess,
+    /// Division by zero, overflow, or a float that is no integer.
+    Arithmetic,
+    /// A value that breaks the canonical ABI crossed the boundary to the host:
+    /// a pointer out of bounds, text that is not UTF-8, an unknown discriminant.
+    BadAbi,
+    /// Any other reason, in the message.
+    Other,
+}
+
+impl TrapKind {
+    /// The name in reports, such as `stack-overflow`.
+    pub fn name(self) -> &'static str {
+        match self {
+            TrapKind::Unreachable => "unreachable",
+            TrapKind::StackOverflow => "stack-overflow",
+            TrapKind::MemoryOutOfBounds => "memory-out-of-bounds",
+            TrapKind::BadTableAccess => "bad-table-access",
+            TrapKind::Arithmetic => "arithmetic",
+            TrapKind::BadAbi => "bad-abi",
+            TrapKind::Other => "other",
+        }
+    }
+}
+
+/// Which limit ended a task. See [`Limits`](crate::Limits) for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Limit {
+    /// The wall-clock deadline.
+    Deadline,
+    /// The fuel ran out.
+    Fuel,
+    /// Linear memory, over all memories of the task, with its regions.
+    Memory,
+    /// Output on stdout, or on stderr, or what `run` returned.
+    Output,
+    /// Input was longer than allowed.
+    Input,
+    /// Core instances within one component; memories and tables are limited to as many.
+    Instances,
+    /// Compiling the task took too long; it never ran.
+    CompileTime,
+    /// Compiling the task took too much memory; it never ran.
+    CompileMemory,
+    /// Table elements, over all tables of the task.
+    TableElements,
+    /// Bytes that one call to the host handed over; see
+    /// [`Limits::HOST_CALL`](crate::Limits::HOST_CALL).
+    HostCall,
+}
+
+impl Limit {
+    /// The name in reports, such as `deadline`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Limit::Deadline => "deadline",
+            Limit::Fuel => "fuel",
+            Limit::Memory => "memory",
+            Limit::Output => "output",
+            Limit::Input => "input",
+            Limit::Instances => "instances",
+            Limit::CompileTime => "compile-time",
+            Limit::CompileMemory => "compile-memory",
+            Limit::TableElements => "table-elements",
+            Limit::HostCall => "host-call",
+        }
+    }
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// How a worker process died.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Crash {
+    /// Killed by a signal.
+    Signal(i32),
+    /// Exited by itself with this status, before the task had an outcome.
+    Exit(i32),
+    /// It broke the protocol and was killed; what it did.
+    Protocol(String),
+    /// It vanished, and somebody else took its wait status.
+    Lost,
+    /// It died after it had written to its stderr: what a panic of the host's code or an
+    /// allocator says there, for instance.
+    Said {
+        /// How it died: one of the others.
+        how: Box<Crash>,
+        /// What it wrote, at most 4 KiB, with U+FFFD for control characters. A worker
+        /// that was taken over writes what it likes: do not trust it.
+        words: String,
+    },
+}
+
+impl Crash {
+    /// How the worker died, without what it said.
+    pub fn how(&self) -> &Crash {
+        match self {
+            Crash::Said { how, .. } => how.how(),
+            how => how,
+        }
+    }
+
+    /// What the worker wrote to its stderr before it died.
+    pub fn words(&self) -> Option<&str> {
+        match self {
+            Crash::Said { words, .. } => Some(words),
+            _ => None,
+        }
+    }
+
+    #[doc(hidden)]
+    pub fn with_words(self, words: Option<String>) -> Self {
+        match words {
+            Some(words) => Crash::Said {
+                how: Box::new(self),
+                words,
+            },
+            None => self,
+        }
+    }
+}
+
+/// The start of a text of several lines, as one.
+pub fn on_one_line(words: &str) -> String {
+    let lines = words.lines().map(str::trim).filter(|line| !line.is_empty());
+    let line = lines.collect::<Vec<_>>().join(" / ");
+    let mut chars = line.chars();
+    let start: String = chars
+        .by_ref()
+        .take(500)
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect();
+    let more = if chars.next().is_some() { "..." } else { "" };
+    start + more
+}
+
+impl fmt::Display for Crash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Crash::Signal(signal) => write!(f, "the worker died of signal {signal}"),
+            Crash::Exit(status) => write!(f, "the worker exited with status {status}"),
+            Crash::Protocol(what) => write!(f, "the worker broke the protocol: {what}"),
+            Crash::Lost => f.write_str("the worker vanished"),
+            Crash::Said { how, words } => {
+                write!(f, "{how}; it said: {}", on_one_line(words))
+            }
+        }
+    }
+}

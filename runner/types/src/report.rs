@@ -1,0 +1,335 @@
+//! What a run was and what it cost: the value that every executed task yields,
+//! and its JSON form (`docs/report.schema.json`).
+
+use crate::config::{Jail, Mode, Start};
+use crate::jail_report::JailReport;
+use crate::outcome::{Crash, Limit, Outcome};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// Everything known about one finished task.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Report {
+    /// The task's id, unique within its runner, from 1.
+    pub task_id: u64,
+    /// The name the task was submitted under.
+    pub name: String,
+    /// 1 for the first attempt.
+    pub attempt: u32,
+    /// Where it ran.
+    pub mode: Mode,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// The value of the limit that ended it: bytes, elements, instances, units of fuel,
+    /// or nanoseconds. `None` where no limit did, and where it was of others ([the
+    /// deadline](Limit::Deadline) of a parent).
+    pub limit_value: Option<u64>,
+    /// What it cost.
+    pub stats: Stats,
+    /// What it asked for and was not granted, each thing once; at most 64.
+    pub denied: Vec<Denial>,
+    /// How strictly the walls around its worker were insisted on; `None` in thread
+    /// mode.
+    pub jail_mode: Option<Jail>,
+    /// How strong those walls were, as the worker said; without layers with
+    /// [`Jail::Off`]. `None` in thread mode, and where no worker came to say it.
+    pub jail: Option<JailReport>,
+    /// What people should know about the run and is no failure: that a worker
+    /// could not be forked, crashes that were followed by a new attempt, why one
+    /// was not. At most 128.
+    pub notes: Vec<String>,
+    /// Captured stdout, also of a task that did not complete. Empty unless
+    /// captured. For a task that exports `run` this is what it returned.
+    pub stdout: Bytes,
+    /// Captured stderr; empty unless captured. Of a task whose worker died, what had
+    /// left the worker by then.
+    pub stderr: Bytes,
+}
+
+impl Report {
+    /// The report of a first attempt, of which no more is known.
+    #[doc(hidden)]
+    pub fn new(task_id: u64, name: &str, mode: Mode, outcome: Outcome) -> Self {
+        Report {
+            task_id,
+            name: name.to_owned(),
+            attempt: 1,
+            mode,
+            outcome,
+            limit_value: None,
+            stats: Stats::default(),
+            denied: Vec::new(),
+            jail_mode: None,
+            jail: None,
+            notes: Vec::new(),
+            stdout: Bytes::new(),
+            stderr: Bytes::new(),
+        }
+    }
+}
+
+/// What a run cost. Durations are wall-clock unless named otherwise.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// From submission until the task was given a place to run.
+    pub queue: Duration,
+    /// From there until the guest's first instruction: a fresh sandbox, and in
+    /// process mode the worker and its handshake.
+    pub start: Duration,
+    /// The guest, until its outcome.
+    pub run: Duration,
+    /// From submission to outcome.
+    pub total: Duration,
+    /// What compiling the artifact took, before or while the task waited, where this
+    /// runner did that; `None` where the code came from the cache, or compiled. It is the
+    /// same in the report of each task of the artifact, and in none of the other times
+    /// where the artifact was compiled before the task was submitted.
+    pub compile: Option<Duration>,
+    /// CPU time spent on the guest and its host calls; `None` where unknown (a
+    /// worker that died).
+    pub cpu: Option<Duration>,
+    /// Peak of the guest's linear memory over all memories, with its regions, in
+    /// bytes; `None` where unknown.
+    pub peak_memory_bytes: Option<u64>,
+    /// Fuel consumed; `None` unless the task ran with a fuel limit.
+    pub fuel: Option<u64>,
+    /// How often growth of a memory or a table was refused. A guest may live with that:
+    /// a refused `memory.grow` returns -1.
+    pub memory_growth_refused: u64,
+    /// The worker process; `None` in thread mode.
+    pub worker_pid: Option<u32>,
+    /// What the worker used, by the kernel's count, once it has ended; `None` in
+    /// thread mode, where a worker ended that somebody else reaped, and where it
+    /// lives on for other tasks.
+    pub usage: Option<Usage>,
+    /// How the worker came to be; `None` in thread mode, and where none did.
+    pub start_method: Option<Start>,
+    /// Child tasks that it started itself; what those started does not count.
+    pub children: u64,
+}
+
+/// What a worker process used, by the kernel's count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Usage {
+    /// CPU time in user mode.
+    pub user_cpu: Duration,
+    /// CPU time in the kernel.
+    pub system_cpu: Duration,
+    /// Peak of the resident memory, in bytes: all of the process, code and
+    /// runtime included.
+    pub peak_rss_bytes: u64,
+    /// Page faults without a read from disk.
+    pub minor_faults: u64,
+    /// Page faults that read from disk.
+    pub major_faults: u64,
+    /// Context switches because it waited.
+    pub voluntary_switches: u64,
+    /// Context switches because its time was up.
+    pub involuntary_switches: u64,
+}
+
+impl Usage {
+    /// Both together.
+    #[doc(hidden)]
+    pub fn and(self, other: Usage) -> Usage {
+        Usage {
+            user_cpu: self.user_cpu + other.user_cpu,
+            system_cpu: self.system_cpu + other.system_cpu,
+            peak_rss_bytes: self.peak_rss_bytes.max(other.peak_rss_bytes),
+            minor_faults: self.minor_faults + other.minor_faults,
+            major_faults: self.major_faults + other.major_faults,
+            voluntary_switches: self.voluntary_switches + other.voluntary_switches,
+            involuntary_switches: self.involuntary_switches + other.involuntary_switches,
+        }
+    }
+
+    /// What was used since then. The peak is the process's own.
+    #[doc(hidden)]
+    pub fn since(&self, before: &Usage) -> Usage {
+        Usage {
+            user_cpu: self.user_cpu.saturating_sub(before.user_cpu),
+            system_cpu: self.system_cpu.saturating_sub(before.system_cpu),
+            peak_rss_bytes: self.peak_rss_bytes,
+            minor_faults: self.minor_faults.saturating_sub(before.minor_faults),
+            major_faults: self.major_faults.saturating_sub(before.major_faults),
+            voluntary_switches: self
+                .voluntary_switches
+                .saturating_sub(before.voluntary_switches),
+            involuntary_switches: self
+                .involuntary_switches
+                .saturating_sub(before.involuntary_switches),
+        }
+    }
+}
+
+/// One thing that a task asked for and was not granted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Denial {
+    /// What kind of thing.
+    pub access: Access,
+    /// Which one: a path as the guest named it, an address, a host name. At most
+    /// 256 bytes, and the guest's own words: do not trust it.
+    pub target: String,
+    /// How often.
+    pub count: u64,
+}
+
+impl Denial {
+    /// Denied once.
+    pub fn new(access: Access, target: impl Into<String>) -> Self {
+        Denial {
+            access,
+            target: target.into(),
+            count: 1,
+        }
+    }
+}
+
+/// Kinds of access that grants decide on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Access {
+    /// Looked for granted directories, and there are none (`--dir`).
+    Directories,
+    /// Opening or listing a path outside what is granted.
+    Path,
+    /// Changing something under a read-only grant.
+    Write,
+    /// Connecting a TCP socket (`--allow-tcp`).
+    TcpConnect,
+    /// Listening on a TCP socket; never granted.
+    TcpListen,
+    /// Any use of UDP; never granted.
+    Udp,
+    /// Resolving a host name (`--allow-tcp` with that name).
+    NameLookup,
+    /// Starting a task (`--task`).
+    Task,
+}
+
+impl Access {
+    /// The name in reports, such as `tcp-connect`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Access::Directories => "directories",
+            Access::Path => "path",
+            Access::Write => "write",
+            Access::TcpConnect => "tcp-connect",
+            Access::TcpListen => "tcp-listen",
+            Access::Udp => "udp",
+            Access::NameLookup => "name-lookup",
+            Access::Task => "task",
+        }
+    }
+}
+
+/// A duration in nanoseconds.
+#[doc(hidden)]
+pub fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn usage_json(usage: &Usage) -> Value {
+    json!({
+        "user_cpu_ns": nanos(usage.user_cpu),
+        "system_cpu_ns": nanos(usage.system_cpu),
+        "peak_rss_bytes": usage.peak_rss_bytes,
+        "minor_faults": usage.minor_faults,
+        "major_faults": usage.major_faults,
+        "voluntary_switches": usage.voluntary_switches,
+        "involuntary_switches": usage.involuntary_switches,
+    })
+}
+
+impl Report {
+    /// The report of a task that never ran, since loading it exceeded a limit
+    /// ([`Error::limit`](crate::Error::limit)), after so much time.
+    pub fn not_loaded(name: impl Into<String>, mode: Mode, limit: Limit, took: Duration) -> Self {
+        Report {
+            task_id: 1,
+            name: name.into(),
+            attempt: 1,
+            mode,
+            outcome: Outcome::LimitExceeded(limit),
+            limit_value: None,
+            stats: Stats {
+                start: took,
+                total: took,
+                ..Stats::default()
+            },
+            denied: Vec::new(),
+            jail_mode: None,
+            jail: None,
+            notes: Vec::new(),
+            stdout: Bytes::new(),
+            stderr: Bytes::new(),
+        }
+    }
+
+    /// The report as JSON, in the shape of `docs/report.schema.json`. Captured
+    /// bytes are left out, their lengths are in.
+    pub fn to_json(&self) -> Value {
+        let mut outcome = json!({ "kind": self.outcome.kind() });
+        match &self.outcome {
+            Outcome::Completed(_) | Outcome::Cancelled => {}
+            Outcome::Failed(message) => outcome["message"] = json!(message),
+            Outcome::Exited(code) => outcome["code"] = json!(code),
+            Outcome::Trapped(trap) => {
+                outcome["trap"] = json!(trap.kind);
+                outcome["message"] = json!(trap.message);
+            }
+            Outcome::LimitExceeded(limit) => {
+                outcome["limit"] = json!(limit);
+                outcome["limit_value"] = json!(self.limit_value);
+            }
+            Outcome::Crashed(crash) => {
+                outcome["message"] = json!(crash.to_string());
+                match crash.how() {
+                    Crash::Signal(signal) => outcome["signal"] = json!(signal),
+                    Crash::Exit(status) => outcome["status"] = json!(status),
+                    Crash::Protocol(_) | Crash::Lost | Crash::Said { .. } => {}
+                }
+                if let Some(words) = crash.words() {
+                    outcome["worker_stderr"] = json!(words);
+                }
+            }
+        }
+        let stats = &self.stats;
+        json!({
+            "schema": 1,
+            "task": { "id": self.task_id, "name": self.name, "attempt": self.attempt },
+            "mode": self.mode.name(),
+            "outcome": outcome,
+            "stats": {
+                "queue_ns": nanos(stats.queue),
+                "start_ns": nanos(stats.start),
+                "run_ns": nanos(stats.run),
+                "total_ns": nanos(stats.total),
+                "compile_ns": stats.compile.map(nanos),
+                "cpu_ns": stats.cpu.map(nanos),
+                "peak_memory_bytes": stats.peak_memory_bytes,
+                "fuel": stats.fuel,
+                "memory_growth_refused": stats.memory_growth_refused,
+                "worker_pid": stats.worker_pid,
+                "start_method": stats.start_method.map(Start::name),
+                "usage": stats.usage.as_ref().map(usage_json),
+                "children": stats.children,
+            },
+            "jail": self.jail.as_ref().map(|jail| json!({
+                "mode": self.jail_mode.unwrap_or_default().name(),
+                "layers": jail.layers,
+            })),
+            "denied": self.denied,
+            "notes": self.notes,
+            "stdout_bytes": self.stdout.len(),
+            "stderr_bytes": self.stderr.len(),
+        })
+    }
+}

@@ -1,0 +1,188 @@
+//! The part of a task that travels to where it runs. Plain data with validation; knows
+//! nothing of what runs it.
+
+use crate::act::Act;
+use crate::grant::{DirGrant, TcpGrant};
+use crate::limits::Limits;
+use crate::task_error::{MAX_GRANTS, TaskError};
+use serde::{Deserialize, Serialize};
+
+/// Most bytes that all arguments together, and the environment likewise, may
+/// have; the same order as Linux allows for `execve`.
+pub const MAX_STRINGS: usize = 1 << 20;
+
+/// Bytes of the name of a granted task, at most.
+pub const MAX_TASK_NAME: usize = 256;
+
+/// The part of a task that travels to where it runs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Spec {
+    #[doc(hidden)]
+    pub name: String,
+    #[doc(hidden)]
+    pub args: Vec<String>,
+    #[doc(hidden)]
+    pub env: Vec<(String, String)>,
+    #[doc(hidden)]
+    pub dirs: Vec<DirGrant>,
+    #[doc(hidden)]
+    pub tcp: Vec<TcpGrant>,
+    #[doc(hidden)]
+    pub terminals: Terminals,
+    #[doc(hidden)]
+    pub limits: Limits,
+    /// The most that the host holds of one child task, as input or output, in bytes;
+    /// 0 without any.
+    #[doc(hidden)]
+    pub child_data: u64,
+    /// What the host's code does in the guest's place, for a comparison.
+    #[doc(hidden)]
+    pub act: Option<Act>,
+}
+
+impl Spec {
+    /// What a run gets that never reaches its guest: no grants, little memory.
+    #[doc(hidden)]
+    pub fn rehearsal() -> Self {
+        Spec {
+            name: "rehearsal".to_owned(),
+            args: Vec::new(),
+            env: Vec::new(),
+            dirs: Vec::new(),
+            tcp: Vec::new(),
+            terminals: Terminals::default(),
+            limits: Limits::default().max_memory(64 << 20),
+            child_data: 0,
+            act: None,
+        }
+    }
+
+    /// What the host is to do in the guest's place, in the tests' own build.
+    #[cfg(feature = "test-hooks")]
+    #[doc(hidden)]
+    pub fn probe(&self) -> Option<&str> {
+        let mut env = self.env.iter();
+        env.find(|(key, _)| key == "WRUN_TEST_PROBE")
+            .map(|(_, request)| request.as_str())
+    }
+
+    /// Checks what can be checked before anything starts.
+    #[doc(hidden)]
+    pub fn validate(&mut self) -> Result<(), TaskError> {
+        if self.name.contains('\0') || self.args.iter().any(|arg| arg.contains('\0')) {
+            return Err(TaskError::Nul {
+                what: "an argument",
+            });
+        }
+        let args: usize = self.args.iter().map(|arg| arg.len() + 1).sum();
+        if args + self.name.len() > MAX_STRINGS {
+            return Err(TaskError::TooLong {
+                what: "the arguments",
+            });
+        }
+        for (key, value) in &self.env {
+            if key.contains('\0') || value.contains('\0') {
+                return Err(TaskError::Nul {
+                    what: "an environment variable",
+                });
+            }
+            if key.is_empty() || key.contains('=') {
+                return Err(TaskError::EnvName { name: key.clone() });
+            }
+        }
+        let env: usize = self.env.iter().map(|(k, v)| k.len() + v.len() + 2).sum();
+        if env > MAX_STRINGS {
+            return Err(TaskError::TooLong {
+                what: "the environment",
+            });
+        }
+        check_limits(&self.limits)?;
+        if self.dirs.len() > MAX_GRANTS || self.tcp.len() > MAX_GRANTS {
+            return Err(TaskError::TooManyGrants);
+        }
+        for (at, grant) in self.dirs.iter().enumerate() {
+            let name = grant.guest_name();
+            if self.dirs[..at].iter().any(|it| it.guest_name() == name) {
+                return Err(TaskError::DirTwice {
+                    name: name.to_owned(),
+                });
+            }
+        }
+        for grant in &mut self.dirs {
+            let metadata = std::fs::metadata(&grant.host).map_err(|source| TaskError::Dir {
+                path: grant.host.clone(),
+                source,
+            })?;
+            if !metadata.is_dir() {
+                return Err(TaskError::NotADir {
+                    path: grant.host.clone(),
+                });
+            }
+            // A worker may have another working directory.
+            grant.host = std::path::absolute(&grant.host).map_err(|source| TaskError::Dir {
+                path: grant.host.clone(),
+                source,
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// Checks what is the same for every task.
+pub fn check_limits(limits: &Limits) -> Result<(), TaskError> {
+    if limits.max_table_elements > Limits::MAX_TABLE_ELEMENTS {
+        return Err(TaskError::TooManyTableElements);
+    }
+    if limits.max_tasks > Limits::MAX_TASKS || limits.max_depth > Limits::MAX_DEPTH {
+        return Err(TaskError::TooManyChildren);
+    }
+    Ok(())
+}
+
+/// Which of its standard streams are terminals to a task ([`Task::terminals`](crate::Task::terminals)): to
+/// `isatty` of WASI 0.1 and to `wasi:cli/terminal-*` of 0.2. Programs ask, and then
+/// write line by line, or in colours, or begin a dialogue.
+///
+/// ```
+/// use wrun::Terminals;
+///
+/// let shown = Terminals { stdout: true, ..Terminals::default() };
+/// assert!(!shown.stdin);
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Terminals {
+    /// What the task reads.
+    pub stdin: bool,
+    /// What a command writes. What a task that exports `run` prints goes to stderr.
+    pub stdout: bool,
+    /// What the task writes to stderr.
+    pub stderr: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strings_are_checked() {
+        let spec = |env: &[(&str, &str)]| Spec {
+            name: "t".into(),
+            args: vec![],
+            env: env
+                .iter()
+                .map(|(k, v)| ((*k).into(), (*v).into()))
+                .collect(),
+            dirs: vec![],
+            tcp: vec![],
+            terminals: Terminals::default(),
+            limits: Limits::default(),
+            child_data: 0,
+            act: None,
+        };
+        assert!(spec(&[("A", "b")]).validate().is_ok());
+        assert!(spec(&[("A=", "b")]).validate().is_err());
+        assert!(spec(&[("A", "\0")]).validate().is_err());
+        let big = "x".repeat(MAX_STRINGS);
+        assert!(spec(&[("A", &big)]).validate().is_err());
+    }
+}

@@ -1,0 +1,384 @@
+//! A runner's settings as an embedder makes them: each with its default and its
+//! price.
+
+use crate::runner::Runner;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+use wrun_types::compile_budget::CompileBudget;
+use wrun_types::config::{Cache, Config, Jail, Mode, Start};
+use wrun_types::error::{Error, ErrorKind};
+
+/// Settings of a [`Runner`]; see [`Runner::builder`].
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until build is called"]
+pub struct Builder {
+    mode: Mode,
+    cache: Cache,
+    max_running: Option<usize>,
+    max_queued: usize,
+    region_memory: Option<u64>,
+    max_children: Option<usize>,
+    worker_threads: Option<usize>,
+    worker: Option<PathBuf>,
+    max_module_size: u64,
+    metered: bool,
+    jail: Jail,
+    identity: Option<(u32, u32)>,
+    users: Option<RangeInclusive<u32>>,
+    start: Start,
+    spares: usize,
+    reuse: u32,
+    idle_timeout: Duration,
+    compile_budget: CompileBudget,
+    #[cfg(feature = "test-hooks")]
+    absent: Vec<wrun_types::jail_report::Layer>,
+}
+
+impl Runner {
+    /// A builder with the defaults.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+}
+
+impl Default for Builder {
+    fn default() -> Self {
+        Builder {
+            mode: Mode::default(),
+            cache: Cache::Off,
+            max_running: None,
+            max_queued: 1024,
+            region_memory: None,
+            max_children: None,
+            worker_threads: None,
+            worker: None,
+            max_module_size: Builder::MODULE_SIZE_DEFAULT,
+            metered: false,
+            jail: Jail::default(),
+            identity: None,
+            users: None,
+            start: Start::default(),
+            spares: 1,
+            reuse: 1,
+            idle_timeout: Duration::from_secs(60),
+            compile_budget: CompileBudget::default(),
+            #[cfg(feature = "test-hooks")]
+            absent: Vec::new(),
+        }
+    }
+}
+
+impl Builder {
+    /// The default cap on a task file: 256 MiB.
+    pub const MODULE_SIZE_DEFAULT: u64 = 256 << 20;
+
+    /// The default of [`Builder::compile_timeout`] for a task file of this size in bytes: 6 s
+    /// for each MiB that has begun, but one minute at least and 30 minutes at most.
+    pub fn default_compile_timeout(module_size: u64) -> Duration {
+        CompileBudget::default_time(module_size)
+    }
+
+    /// The default of [`Builder::compile_memory`] for a task file of this size in bytes: 64
+    /// times its size, but 2 GiB at least and 16 GiB at most.
+    pub fn default_compile_memory(module_size: u64) -> u64 {
+        CompileBudget::default_memory(module_size)
+    }
+
+    /// Where tasks run. Default: [`Mode::Process`], where [`Builder::build`] raises this
+    /// program's soft limit on descriptors to the hard one, to 65,536 at most: what tasks
+    /// may have is half of it, so that they cannot keep the runner from having its own.
+    pub fn mode(mut self, mode: Mode) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    /// Where compiled code is kept between runs. Default: nowhere; every
+    /// [`Runner::load`] compiles, which takes from milliseconds to seconds.
+    pub fn cache(mut self, cache: Cache) -> Self {
+        self.cache = cache;
+        self
+    }
+
+    /// Tasks that run at the same time. Default: 512 in thread mode, four times
+    /// the processors in process mode.
+    ///
+    /// In thread mode each takes a slot of the memory pool (address space, not
+    /// memory) and about five mappings, so the kernel's `vm.max_map_count`
+    /// bounds it: 11,467 with the usual 65,530. A larger number is cut to that.
+    pub fn max_running(mut self, tasks: usize) -> Self {
+        self.max_running = Some(tasks);
+        self
+    }
+
+    /// Tasks that wait behind the running ones. Beyond it,
+    /// [`Runner::submit`] waits and [`Runner::try_submit`] says
+    /// [`ErrorKind::Overloaded`]. Default: 1024.
+    pub fn max_queued(mut self, tasks: usize) -> Self {
+        self.max_queued = tasks;
+        self
+    }
+
+    /// Bytes that all regions may have together, of all tasks and of the embedder's
+    /// own ([`Runner::region`]); in whole pages, from when one is made until nobody
+    /// has it any more. Beyond it, making one is refused (`limit`). Default: half of
+    /// the machine's memory. A runner has 4,096 regions at most; in thread mode, where
+    /// each is a descriptor of this process, half of those that it may have.
+    pub fn region_memory(mut self, bytes: u64) -> Self {
+        self.region_memory = Some(bytes);
+        self
+    }
+
+    /// Child tasks that run at the same time, of all submitted tasks together, beside
+    /// those that [`Builder::max_running`] counts: a task that waits for its children
+    /// keeps its place. Beyond it, `tasks.spawn` is refused (`limit`). Default: 256 in
+    /// thread mode, 64 in process mode, where each takes about six descriptors of this
+    /// process, which has 1,024 in many places.
+    ///
+    /// In thread mode they take slots and mappings as submitted tasks do, from the
+    /// same number; what those leave is the most there can be.
+    pub fn max_children(mut self, tasks: usize) -> Self {
+        self.max_children = Some(tasks);
+        self
+    }
+
+    /// Operating-system threads of the runner: what computes in thread mode, and
+    /// what attends to workers in process mode. Default: one per processor in
+    /// thread mode, one per four processors in process mode.
+    pub fn worker_threads(mut self, threads: usize) -> Self {
+        self.worker_threads = Some(threads);
+        self
+    }
+
+    /// Process mode: the program that workers are, `wrun` or one whose `main`
+    /// calls [`worker_hook`](crate::worker_hook). Default: this program.
+    pub fn worker(mut self, program: impl Into<PathBuf>) -> Self {
+        self.worker = Some(program.into());
+        self
+    }
+
+    /// The program that [`Builder::worker`] named.
+    #[cfg(feature = "measure")]
+    pub(crate) fn named_worker(&self) -> Result<Option<PathBuf>, Error> {
+        self.worker.clone().map(worker_path).transpose()
+    }
+
+    /// Cap on a task file in bytes. Default: [`Builder::MODULE_SIZE_DEFAULT`].
+    pub fn max_module_size(mut self, bytes: u64) -> Self {
+        self.max_module_size = bytes;
+        self
+    }
+
+    /// Whether [`Runner::load`] compiles for tasks with a fuel limit, rather
+    /// than for those without. The other kind is compiled when the first such
+    /// task comes. Default: no.
+    pub fn metered(mut self, metered: bool) -> Self {
+        self.metered = metered;
+        self
+    }
+
+    /// Process mode: how strictly the kernel's walls around each worker are
+    /// insisted on. Default: [`Jail::Strict`], in which a task does not run where
+    /// a required wall cannot be put up: [`ErrorKind::Jail`]. No effect in thread
+    /// mode, which has no such walls.
+    pub fn jail(mut self, jail: Jail) -> Self {
+        self.jail = jail;
+        self
+    }
+
+    /// Process mode: the user and group that workers become, by number. Only
+    /// root can give them another than its own, and not with [`Jail::Off`].
+    /// Default: this process's own; as root, see [`Builder::users`]. No effect in thread
+    /// mode.
+    ///
+    /// The kernel counts much by user, as descriptors in flight: workers that are one
+    /// user can keep those from each other.
+    pub fn identity(mut self, uid: u32, gid: u32) -> Self {
+        self.identity = Some((uid, gid));
+        self
+    }
+
+    /// Process mode, as root: the users, by number, of which each program that is started
+    /// gets another one, with the group of the same number: a zygote with its workers, a
+    /// worker of its own, a compiler. Numbers that another runner has in use are left out
+    /// while there are others. Only root can set it, not with [`Jail::Off`], and
+    /// [`Builder::identity`] goes before it. 0 is not to be in it.
+    ///
+    /// Default: 2013265920 to 2013331455 (`0x78000000` to `0x7800ffff`) without those that
+    /// `/etc/passwd` and `/etc/subuid` name. Granted directories are then id-mapped mounts on
+    /// which root's files are the worker's; where there are none, workers of tasks with
+    /// directories are root, and the report has a note. With a range that is set here,
+    /// directories are what they are for its users. In a user namespace that does not have
+    /// the number, nobody's. No effect in thread mode.
+    pub fn users(mut self, range: RangeInclusive<u32>) -> Self {
+        self.users = Some(range);
+        self
+    }
+
+    /// Process mode: how workers come to be. Default: [`Start::Fork`], which
+    /// keeps one more process per artifact in use, the zygote. No effect in
+    /// thread mode.
+    pub fn start(mut self, start: Start) -> Self {
+        self.start = start;
+        self
+    }
+
+    /// Process mode: workers that are made ahead of demand, for each artifact in
+    /// use. Each costs a process and saves a task the time of making one. A task whose
+    /// limits are not those of the task before it has a worker made for itself.
+    /// Default: 1. No effect in thread mode.
+    pub fn spares(mut self, workers: usize) -> Self {
+        self.spares = workers;
+        self
+    }
+
+    /// Process mode: how many tasks a worker gets, one after another, each with a
+    /// sandbox of its own. Default: 1, a fresh process for each task.
+    ///
+    /// More saves the making of processes and weakens the walls: a task that
+    /// breaks out of its sandbox meets those that its worker gets later. A worker
+    /// that was granted a directory or an address gets no other task. Zero is
+    /// taken for 1. No effect in thread mode.
+    pub fn reuse(mut self, tasks_per_worker: u32) -> Self {
+        self.reuse = tasks_per_worker;
+        self
+    }
+
+    /// Process mode: zygote and spares of an artifact that no task used for this
+    /// long end; the next task makes them anew. Default: 60 s. No effect in
+    /// thread mode.
+    pub fn idle_timeout(mut self, time: Duration) -> Self {
+        self.idle_timeout = time;
+        self
+    }
+
+    /// How long compiling one task may take. Beyond it, loading fails with
+    /// [`ErrorKind::LoadLimit`]. Default: [`Builder::default_compile_timeout`] of the
+    /// task file's size.
+    ///
+    /// A compilation cannot be interrupted, only its process can be ended. Process mode
+    /// compiles in a child, and so does thread mode where this or
+    /// [`Builder::compile_memory`] is set and there is a worker program
+    /// ([`worker_hook`](crate::worker_hook), [`Builder::worker`]); elsewhere thread mode
+    /// compiles in this process. Then only the wait ends: the compilation goes on to its
+    /// end on a thread of its own, and its result is dropped. As many compile at a time
+    /// as there are processors, those included.
+    pub fn compile_timeout(mut self, time: Duration) -> Self {
+        self.compile_budget.time = Some(time);
+        self
+    }
+
+    /// Memory that compiling one task may take, in bytes. Beyond it, loading fails with
+    /// [`ErrorKind::LoadLimit`]. Default: [`Builder::default_compile_memory`] of the task
+    /// file's size.
+    ///
+    /// It is the limit of a child process, on what that maps to write to, which is up to
+    /// a third more than it comes to use. Where thread mode compiles in this process (see
+    /// [`Builder::compile_timeout`]), there is no limit.
+    pub fn compile_memory(mut self, bytes: u64) -> Self {
+        self.compile_budget.memory = Some(bytes);
+        self
+    }
+
+    /// For wrun's own tests: these layers of the jail are treated as if the kernel
+    /// had none of them.
+    #[cfg(feature = "test-hooks")]
+    #[doc(hidden)]
+    pub fn absent_layers(mut self, layers: Vec<wrun_types::jail_report::Layer>) -> Self {
+        self.absent = layers;
+        self
+    }
+
+    /// Makes the runner and starts its threads.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NoWorker`] in process mode without a worker program;
+    /// [`ErrorKind::Jail`] for an [`identity`](Builder::identity) or
+    /// [`users`](Builder::users) that cannot be had; [`ErrorKind::System`] when threads cannot be started.
+    pub fn build(self) -> Result<Runner, Error> {
+        // Before anything is opened. Where there is no `/dev/null`, they stay closed.
+        let _ = wrun_sys::fill_standard_streams();
+        if self.mode == Mode::Process && (self.identity.is_some() || self.users.is_some()) {
+            may_change_identity(self.jail)?;
+        }
+        if let Some(range) = &self.users
+            && (range.is_empty() || range.contains(&0) || range.contains(&u32::MAX))
+        {
+            let (first, last) = (range.start(), range.end());
+            let why = format!("users {first} to {last}: expected a range within 1 to 4294967294");
+            return Err(Error::new(ErrorKind::Jail, why));
+        }
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let max_running = self.max_running.unwrap_or(match self.mode {
+            Mode::Thread => 512,
+            Mode::Process => 4 * cores,
+        });
+        // Attending takes a small part of what the workers take.
+        let threads = match self.mode {
+            Mode::Thread => cores,
+            Mode::Process => cores.div_ceil(4),
+        };
+        let ceiling = match self.mode {
+            Mode::Thread => wrun_sandbox::max_pool_slots(),
+            Mode::Process => 1 << 20,
+        };
+        let max_running = max_running.clamp(1, ceiling);
+        let max_children = self.max_children.unwrap_or(match self.mode {
+            Mode::Thread => 256,
+            Mode::Process => 64,
+        });
+        let config = Config {
+            mode: self.mode,
+            cache: self.cache,
+            max_running,
+            max_queued: self.max_queued.min(1 << 24),
+            region_memory: self.region_memory.unwrap_or_else(half_of_memory),
+            max_children: max_children.min(ceiling - max_running),
+            worker_threads: self.worker_threads.unwrap_or(threads).clamp(1, 1024),
+            worker: self.worker.map(worker_path).transpose()?,
+            max_module_size: self.max_module_size,
+            metered: self.metered,
+            jail: self.jail,
+            identity: self.identity,
+            users: self.users,
+            start: self.start,
+            spares: self.spares,
+            reuse: self.reuse.max(1),
+            idle_timeout: self.idle_timeout,
+            compile_budget: self.compile_budget,
+            #[cfg(feature = "test-hooks")]
+            absent: self.absent,
+        };
+        Runner::new(config)
+    }
+}
+
+fn half_of_memory() -> u64 {
+    let machine = rustix::system::sysinfo();
+    #[expect(clippy::useless_conversion, reason = "its size differs by machine")]
+    let units = u64::from(machine.totalram);
+    units.saturating_mul(machine.mem_unit.into()) / 2
+}
+
+fn may_change_identity(jail: Jail) -> Result<(), Error> {
+    let why = if jail == Jail::Off {
+        "workers change their user only in a jail, and it is off"
+    } else if !rustix::process::geteuid().is_root() {
+        "only root may give workers another user"
+    } else {
+        return Ok(());
+    };
+    Err(Error::new(ErrorKind::Jail, why))
+}
+
+/// Where the worker program is, seen from any directory.
+fn worker_path(program: PathBuf) -> Result<PathBuf, Error> {
+    std::path::absolute(&program).map_err(|error| {
+        let program = program.display();
+        Error::new(
+            ErrorKind::NoWorker,
+            format!("cannot start the worker {program}: {error}"),
+        )
+    })
+}

@@ -1,0 +1,532 @@
+//! Child tasks: what a task starts of what it was granted, in the mode that it runs
+//! in itself.
+//!
+//! A submitted task and all below it are a *tree*, whose bounds are the submitted
+//! task's. Invariants: a child ends before its parent's report is given out; over a
+//! bound there is a refusal at once and never a wait; children take no place of
+//! submitted tasks, which may be waiting for them.
+
+use crate::provider::{Commons, Provider};
+use crate::task_grant::TaskGrant;
+use bytes::Bytes;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use wrun_sandbox::Budgets;
+use wrun_sandbox::InputKind;
+use wrun_sandbox::deadline::{Deadline, until};
+use wrun_sandbox::executor::{Executed, Executor, Job};
+use wrun_sandbox::port::Port;
+use wrun_sandbox::region::Maker;
+use wrun_sandbox::services::{End, SpawnError};
+use wrun_sandbox::stop::Stop;
+use wrun_sandbox::turn::Turn;
+use wrun_sandbox::{Ending, Fate, Sink};
+use wrun_types::limits::Limits;
+use wrun_types::outcome::Limit;
+use wrun_types::spec::{Spec, Terminals};
+
+/// What starting a child takes of its runner.
+pub(crate) struct Starter {
+    pub(crate) executor: Arc<dyn Executor>,
+    /// Ids of submitted tasks and of children.
+    pub(crate) next_id: AtomicU64,
+    /// Permits for children that run, over all trees.
+    pub(crate) places: Arc<Semaphore>,
+    pub(crate) commons: Arc<Commons>,
+}
+
+/// What a submitted task and all below it share.
+struct Tree {
+    grants: HashMap<String, TaskGrant>,
+    max_depth: u32,
+    max_tasks: u32,
+    max_memory: u64,
+    /// See [`Spec::child_data`].
+    child_data: u64,
+    held: Mutex<Held>,
+}
+
+/// What the tasks of a tree have.
+struct Held {
+    tasks: u32,
+    /// Of those that run what they may have at most; of those that ended their
+    /// output.
+    memory: u64,
+    /// Regions of those that ended, which others still have.
+    left: Vec<Arc<Maker>>,
+}
+
+impl Held {
+    /// Bytes of regions whose makers have ended.
+    fn in_regions(&mut self) -> u64 {
+        // One of them looks for all what is gone.
+        if let Some(any) = self.left.first() {
+            any.bytes();
+        }
+        self.left.retain(|maker| maker.known_bytes() > 0);
+        let bytes = self.left.iter().map(|maker| maker.known_bytes());
+        bytes.fold(0, u64::saturating_add)
+    }
+}
+
+/// A child's share of its tree's bounds; given back when it is dropped.
+struct Slot {
+    tree: Arc<Tree>,
+    memory: AtomicU64,
+}
+
+/// The children of one task.
+pub(crate) struct Children {
+    starter: Arc<Starter>,
+    tree: Arc<Tree>,
+    /// Of the task above the children, 0 for a submitted one.
+    depth: u32,
+    limits: Limits,
+    deadline: Option<Deadline>,
+    cancel: CancellationToken,
+    /// Ends all of them.
+    kill: CancellationToken,
+    /// Of the task above the children; theirs, where their grant says nothing.
+    grace: Duration,
+    state: Mutex<State>,
+    running: TaskTracker,
+}
+
+struct State {
+    started: u64,
+    /// Where children write what they have to say; none once no more are started.
+    stderr: Option<Sink>,
+    held: HashMap<u64, Child>,
+}
+
+/// A child whose handle its parent holds.
+struct Child {
+    stop: Stop,
+    end: watch::Receiver<Option<End>>,
+    _slot: Arc<Slot>,
+}
+
+impl Tree {
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn slot(self: &Arc<Self>, memory: u64) -> Option<Slot> {
+        let mut held = self.held();
+        let total = held.memory.checked_add(memory)?;
+        let with_regions = total.checked_add(held.in_regions())?;
+        if held.tasks >= self.max_tasks || with_regions > self.max_memory {
+            return None;
+        }
+        held.tasks += 1;
+        held.memory = total;
+        Some(Slot {
+            tree: self.clone(),
+            memory: AtomicU64::new(memory),
+        })
+    }
+}
+
+impl Slot {
+    /// What is left of a child that has ended: so many bytes, and the regions that
+    /// were made for it.
+    fn shrink(&self, memory: u64, regions: Arc<Maker>) {
+        let mut held = self.tree.held();
+        let before = self.memory.load(Ordering::Relaxed);
+        let after = memory.min(before);
+        self.memory.store(after, Ordering::Relaxed);
+        held.memory = held.memory.saturating_sub(before - after);
+        if regions.known_bytes() > 0 {
+            held.left.push(regions);
+        }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut held = self.tree.held();
+        held.tasks = held.tasks.saturating_sub(1);
+        held.memory = held
+            .memory
+            .saturating_sub(self.memory.load(Ordering::Relaxed));
+    }
+}
+
+/// What a child has of the task above it.
+pub(crate) struct Heritage {
+    pub(crate) limits: Limits,
+    pub(crate) deadline: Option<Deadline>,
+    pub(crate) cancel: CancellationToken,
+    pub(crate) kill: CancellationToken,
+    pub(crate) grace: Duration,
+    pub(crate) stderr: Sink,
+}
+
+impl Children {
+    /// The children of a submitted task that was granted some.
+    pub(crate) fn of_submitted(
+        starter: &Arc<Starter>,
+        grants: Vec<TaskGrant>,
+        heritage: Heritage,
+    ) -> Self {
+        let limits = &heritage.limits;
+        let tree = Tree {
+            child_data: child_data(&grants, limits),
+            grants: grants
+                .into_iter()
+                .map(|grant| (grant.name.clone(), grant))
+                .collect(),
+            max_depth: limits.max_depth,
+            max_tasks: limits.max_tasks,
+            max_memory: limits.max_total_memory,
+            held: Mutex::new(Held {
+                tasks: 0,
+                memory: limits.max_memory,
+                left: Vec::new(),
+            }),
+        };
+        Children::new(starter.clone(), Arc::new(tree), 0, heritage)
+    }
+
+    fn new(starter: Arc<Starter>, tree: Arc<Tree>, depth: u32, heritage: Heritage) -> Self {
+        let Heritage {
+            limits,
+            deadline,
+            cancel,
+            kill,
+            grace,
+            stderr,
+        } = heritage;
+        Children {
+            starter,
+            tree,
+            depth,
+            limits,
+            deadline,
+            cancel,
+            kill: kill.child_token(),
+            grace,
+            state: Mutex::new(State {
+                started: 0,
+                stderr: Some(stderr),
+                held: HashMap::new(),
+            }),
+            running: TaskTracker::new(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Children started so far.
+    pub(crate) fn started(&self) -> u64 {
+        self.state().started
+    }
+
+    /// Starts the child granted as `name`. Needs the context of the runner's tokio
+    /// runtime.
+    pub(crate) fn spawn(
+        &self,
+        name: &str,
+        input: InputKind,
+        len: u64,
+        port: Option<Box<Port>>,
+    ) -> Result<u64, (SpawnError, Option<Box<Port>>)> {
+        let Some(grant) = self.tree.grants.get(name) else {
+            return Err((SpawnError::NotGranted, port));
+        };
+        let limits = grant.limits.clone().unwrap_or_else(|| {
+            let mut limits = self.limits.clone();
+            limits.timeout = None;
+            limits
+        });
+        let budget = limits.input_budget(grant.artifact.shape());
+        if budget.is_some_and(|budget| len > budget) {
+            return Err((SpawnError::TooLarge, port));
+        }
+        let mut state = self.state();
+        let Some(to) = state.stderr.clone() else {
+            return Err((SpawnError::Limit, port));
+        };
+        if self.depth >= self.tree.max_depth {
+            return Err((SpawnError::Limit, port));
+        }
+        let Some(slot) = self.tree.slot(limits.max_memory) else {
+            return Err((SpawnError::Limit, port));
+        };
+        let Ok(place) = self.starter.places.clone().try_acquire_owned() else {
+            return Err((SpawnError::Limit, port));
+        };
+        to.share();
+        let slot = Arc::new(slot);
+        let id = self.starter.next_id.fetch_add(1, Ordering::Relaxed);
+        let own = limits.timeout.and_then(Deadline::after);
+        let deadline = match (own, self.deadline) {
+            (Some(own), Some(theirs)) => Some(own.min(theirs)),
+            (own, theirs) => own.or(theirs),
+        };
+        let kill = self.kill.child_token();
+        let cancel = self.cancel.child_token();
+        let grace = grant.grace.unwrap_or(self.grace);
+        let stop = Stop {
+            wished: CancellationToken::new(),
+            ask: cancel.clone(),
+            end: kill.clone(),
+            grace,
+        };
+        let stdout = Sink::capture(limits.output_budget(true).unwrap_or(u64::MAX));
+        let (stderr, said) = Sink::channel(limits.output_budget(false));
+        let heritage = Heritage {
+            limits: limits.clone(),
+            deadline,
+            cancel: cancel.clone(),
+            kill: kill.clone(),
+            grace,
+            stderr: stderr.clone(),
+        };
+        let below = Children::new(
+            self.starter.clone(),
+            self.tree.clone(),
+            self.depth + 1,
+            heritage,
+        );
+        let ledger = self.starter.executor.ledger().clone();
+        let regions = Arc::new(Maker::new(ledger, limits.max_memory));
+        let commons = self.starter.commons.clone();
+        let services = Arc::new(Provider::new(Some(below), commons, regions.clone()));
+        let job = Job {
+            task_id: id,
+            attempt: 1,
+            artifact: grant.artifact.clone(),
+            spec: Arc::new(Spec {
+                name: grant.name.clone(),
+                args: grant.args.clone(),
+                env: Vec::new(),
+                dirs: Vec::new(),
+                tcp: Vec::new(),
+                terminals: Terminals::default(),
+                limits,
+                child_data: self.tree.child_data,
+                act: None,
+            }),
+            deadline,
+            stdin: input,
+            stdout: stdout.clone(),
+            stderr,
+            cancel,
+            kill,
+            progress: Arc::new(|_| {}),
+            port: port.map(|port| *port),
+            services,
+        };
+        let (told, end) = watch::channel(None);
+        let running = Running {
+            starter: self.starter.clone(),
+            job,
+            stop: stop.clone(),
+            stdout,
+            said,
+            to,
+            slot: slot.clone(),
+            place,
+            regions,
+        };
+        self.running.spawn(async move {
+            let end = running.run().await;
+            told.send_replace(Some(end));
+        });
+        state.started += 1;
+        let child = Child {
+            stop,
+            end,
+            _slot: slot,
+        };
+        state.held.insert(id, child);
+        Ok(id)
+    }
+
+    /// Waits for a child's end; none when there is no such child.
+    pub(crate) async fn ended(&self, id: u64) -> Option<End> {
+        let mut end = self.state().held.get(&id)?.end.clone();
+        let ended = end.wait_for(Option::is_some).await;
+        let ended = ended.ok().and_then(|end| end.clone());
+        // A parent whose time is up learns nothing more: it ends by its own deadline,
+        // whichever of the two is noticed first.
+        if self.deadline.is_some_and(Deadline::has_passed) {
+            std::future::pending::<()>().await;
+        }
+        // It was given up by a panic, which is a bug.
+        let lost = || End::Crashed("the runner failed while it ran the task".into());
+        Some(ended.unwrap_or_else(lost))
+    }
+
+    /// Asks a child to stop, and ends it after its grace; `false` when there is no such
+    /// child.
+    pub(crate) fn kill(&self, id: u64) -> bool {
+        let state = self.state();
+        let child = state.held.get(&id);
+        child.map(|child| child.stop.wished.cancel()).is_some()
+    }
+
+    /// Ends a child at once and forgets it; `false` when there is no such child.
+    pub(crate) fn release(&self, id: u64) -> bool {
+        let child = self.state().held.remove(&id);
+        child.map(|child| child.stop.end.cancel()).is_some()
+    }
+
+    /// Starts no more, ends those there are, and waits until they are gone.
+    pub(crate) async fn end(&self) {
+        self.state().stderr = None;
+        self.kill.cancel();
+        self.running.close();
+        self.running.wait().await;
+        let held = std::mem::take(&mut self.state().held);
+        drop(held);
+    }
+}
+
+impl Drop for Children {
+    fn drop(&mut self) {
+        self.kill.cancel();
+    }
+}
+
+/// The most that the host of a task with these limits and grants holds of one of its
+/// children, as input or output, in bytes.
+pub(crate) fn child_data(grants: &[TaskGrant], inherited: &Limits) -> u64 {
+    let of = |grant: &TaskGrant| {
+        let limits = grant.limits.as_ref().unwrap_or(inherited);
+        let input = limits.max_input.unwrap_or(Limits::INPUT_DEFAULT);
+        let output = limits.output_budget(true).unwrap_or(0);
+        input.max(output)
+    };
+    grants.iter().map(of).max().unwrap_or(0)
+}
+
+/// One child on its way to its end.
+struct Running {
+    starter: Arc<Starter>,
+    job: Job,
+    stop: Stop,
+    stdout: Sink,
+    /// What it writes to stderr, and where that goes.
+    said: mpsc::Receiver<Bytes>,
+    to: Sink,
+    slot: Arc<Slot>,
+    place: OwnedSemaphorePermit,
+    /// What was made for it.
+    regions: Arc<Maker>,
+}
+
+impl Running {
+    async fn run(self) -> End {
+        let Running {
+            starter,
+            job,
+            stop,
+            stdout,
+            said,
+            to,
+            slot,
+            place,
+            regions,
+        } = self;
+        let deadline = job.deadline;
+        let services = job.services.clone();
+        let executing = async {
+            let executed = execute(&starter, job, &stop).await;
+            services.end().await;
+            drop(services);
+            executed
+        };
+        let mut pumping = std::pin::pin!(pump(said, to));
+        let mut executing = std::pin::pin!(executing);
+        let mut pumped = false;
+        let executed = loop {
+            tokio::select! {
+                biased;
+                executed = &mut executing => break executed,
+                () = &mut pumping, if !pumped => pumped = true,
+            }
+        };
+        // Whoever reads its parent's stderr sets the pace, and may be given up.
+        if !pumped {
+            tokio::select! {
+                biased;
+                () = pumping => {}
+                () = stop.end.cancelled() => {}
+                () = stop.over() => {}
+                () = until(deadline) => {}
+            }
+        }
+        drop(place);
+        let end = match executed {
+            Ok(executed) => end_of(executed, &stdout).await,
+            Err(error) => End::Crashed(format!("it could not be run: {error}")),
+        };
+        let kept = match &end {
+            End::Completed(output) => output.len() as u64,
+            _ => 0,
+        };
+        slot.shrink(kept, regions);
+        end
+    }
+}
+
+async fn execute(
+    starter: &Starter,
+    job: Job,
+    stop: &Stop,
+) -> Result<Executed, wrun_types::error::Error> {
+    let metered = job.metered();
+    if job.artifact.prepared(metered).is_none() {
+        let executor = starter.executor.clone();
+        let artifact = job.artifact.clone();
+        let preparing = tokio::task::spawn_blocking(move || executor.prepare(&artifact, metered));
+        let imposed = |ending| Ok(Executed::new(Ok(Fate::imposed(ending))));
+        tokio::select! {
+            biased;
+            prepared = preparing => {
+                prepared.map_err(|_| wrun_types::error::Error::shut_down())??;
+            }
+            () = job.kill.cancelled() => return imposed(Ending::Cancelled),
+            () = stop.wished.cancelled() => return imposed(Ending::Cancelled),
+            () = until(job.deadline) => return imposed(Ending::LimitExceeded(Limit::Deadline)),
+        }
+    }
+    let listens = starter.executor.listens(&job.artifact, metered);
+    stop.watch(listens, starter.executor.execute(job)).await
+}
+
+/// Hands on what a child says, until it says no more or nobody takes it.
+async fn pump(mut said: mpsc::Receiver<Bytes>, to: Sink) {
+    let mut turn = Turn::new();
+    while let Some(chunk) = said.recv().await {
+        turn.spend(chunk.len());
+        if !to.put(chunk).await {
+            break;
+        }
+        turn.give_way().await;
+    }
+}
+
+async fn end_of(executed: Executed, stdout: &Sink) -> End {
+    match executed.fate {
+        // What the host's code said is not the parent's to know.
+        Err(crash) => End::Crashed(crash.how().to_string()),
+        Ok(fate) => match fate.ending {
+            Ending::Completed => End::Completed(stdout.take_in_turns().await),
+            Ending::Failed(message) => End::Failed(message),
+            Ending::Exited(code) => End::Exited(code),
+            Ending::Trapped(trap) => End::Trapped(trap.message),
+            Ending::LimitExceeded(limit) => End::LimitExceeded(limit),
+            Ending::Cancelled => End::Cancelled,
+        },
+    }
+}

@@ -1,0 +1,309 @@
+//! The embedder's end of a submitted task.
+
+use bytes::Bytes;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use wrun_sandbox::Progress;
+use wrun_sys::Process;
+use wrun_types::error::{Error, ErrorKind};
+use wrun_types::report::Report;
+
+/// A submitted task.
+///
+/// Dropping it kills the task, so that nothing runs that nobody waits for;
+/// [`TaskHandle::detach`] lets it run.
+#[must_use = "dropping a handle kills its task"]
+#[derive(Debug)]
+pub struct TaskHandle {
+    id: u64,
+    join: Option<JoinHandle<Result<Report, Error>>>,
+    kill: CancellationToken,
+    cancel: CancellationToken,
+    stdout: Option<OutputStream>,
+    stderr: Option<OutputStream>,
+    progress: watch::Receiver<Progress>,
+    /// In a fork of it the task does not run, and never ends.
+    made_in: Process,
+}
+
+impl TaskHandle {
+    pub(crate) fn new(
+        id: u64,
+        join: JoinHandle<Result<Report, Error>>,
+        kill: CancellationToken,
+        cancel: CancellationToken,
+        stdout: Option<OutputStream>,
+        stderr: Option<OutputStream>,
+        progress: watch::Receiver<Progress>,
+    ) -> Self {
+        TaskHandle {
+            id,
+            join: Some(join),
+            kill,
+            cancel,
+            stdout,
+            stderr,
+            progress,
+            made_in: Process::current(),
+        }
+    }
+
+    /// The task's id, unique within its runner, from 1.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The output as it is produced; `Some` once, for a task submitted with
+    /// [`Stdio::Stream`](crate::Stdio::Stream).
+    pub fn stdout(&mut self) -> Option<OutputStream> {
+        self.stdout.take()
+    }
+
+    /// Stderr as it is produced; as [`TaskHandle::stdout`].
+    pub fn stderr(&mut self) -> Option<OutputStream> {
+        self.stderr.take()
+    }
+
+    /// How far the task last said it is; zero before it said anything.
+    pub fn progress(&self) -> Progress {
+        *self.progress.borrow()
+    }
+
+    /// Waits until the task says how far it is; `None` once it says nothing
+    /// more.
+    pub async fn progress_changed(&mut self) -> Option<Progress> {
+        if !self.made_in.is_current() {
+            return None;
+        }
+        self.progress.changed().await.ok()?;
+        Some(*self.progress.borrow_and_update())
+    }
+
+    /// What [`TaskHandle::progress_changed`] tells, for others to hold.
+    pub fn progress_watch(&self) -> ProgressWatch {
+        ProgressWatch(self.progress.clone())
+    }
+
+    /// Asks the task to stop: `context.cancelled` becomes true. A task that
+    /// does not look goes on.
+    pub fn cancel(&self) {
+        self.cancel.cancel();
+    }
+
+    /// Ends the task, wherever it is: asks it to stop, and ends it after its
+    /// [grace](crate::Task::grace), or at once where it would not hear. Its outcome is
+    /// [`Cancelled`](crate::Outcome::Cancelled), unless it ended by itself.
+    pub fn kill(&self) {
+        self.kill.cancel();
+    }
+
+    /// What [`TaskHandle::kill`] does, for others to hold.
+    pub fn killer(&self) -> Killer {
+        Killer(self.kill.clone())
+    }
+
+    /// What [`TaskHandle::cancel`] does, for others to hold.
+    pub fn canceller(&self) -> Canceller {
+        Canceller(self.cancel.clone())
+    }
+
+    /// Waits for the task's end. A stream that was not taken is thrown away.
+    ///
+    /// # Errors
+    ///
+    /// The runner itself failed, or the task could not be loaded; whatever the
+    /// guest does is in the report.
+    pub async fn outcome(mut self) -> Result<Report, Error> {
+        if !self.made_in.is_current() {
+            return Err(Error::forked());
+        }
+        // In the handle until it is done: a caller that gives up waiting drops
+        // the handle, which kills the task.
+        let Some(join) = &mut self.join else {
+            return Err(Error::shut_down());
+        };
+        // Streams that nobody took are read here, so that their task is not held
+        // up by a reader that will never come.
+        let (mut stdout, mut stderr) = (self.stdout.take(), self.stderr.take());
+        let result = loop {
+            tokio::select! {
+                biased;
+                result = &mut *join => break result,
+                () = discard(&mut stdout) => {}
+                () = discard(&mut stderr) => {}
+            }
+        };
+        self.join = None;
+        finished(result)
+    }
+
+    /// [`TaskHandle::outcome`] for code that is not asynchronous.
+    ///
+    /// # Errors
+    ///
+    /// As [`TaskHandle::outcome`]; [`ErrorKind::InvalidTask`] in asynchronous
+    /// code.
+    pub fn wait(self) -> Result<Report, Error> {
+        if tokio::runtime::Handle::try_current().is_ok() {
+            return Err(Error::new(
+                ErrorKind::InvalidTask,
+                "a blocking call in asynchronous code: use outcome",
+            ));
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .build()
+            .map_err(|error| Error::new(ErrorKind::System, format!("cannot wait: {error}")))?;
+        runtime.block_on(self.outcome())
+    }
+
+    /// Lets the task run with nobody waiting.
+    pub fn detach(mut self) {
+        self.join = None;
+    }
+}
+
+/// Reads a stream to its end and throws it away; never ends without one.
+async fn discard(stream: &mut Option<OutputStream>) {
+    if let Some(reading) = stream {
+        while reading.next_chunk().await.is_some() {}
+        *stream = None;
+    } else {
+        std::future::pending().await
+    }
+}
+
+fn finished(
+    result: Result<Result<Report, Error>, tokio::task::JoinError>,
+) -> Result<Report, Error> {
+    match result {
+        Ok(result) => result,
+        Err(error) if error.is_panic() => Err(Error::new(
+            ErrorKind::System,
+            "the runner failed while it ran the task; this is a bug of wrun",
+        )),
+        Err(_) => Err(Error::shut_down()),
+    }
+}
+
+impl Drop for TaskHandle {
+    fn drop(&mut self) {
+        if !self.made_in.is_current() {
+            // Nothing to wake: the other process's event loop would be.
+            std::mem::forget(self.join.take());
+        } else if self.join.is_some() {
+            self.kill.cancel();
+        }
+    }
+}
+
+/// Kills one task; cheap to clone. See [`TaskHandle::killer`].
+#[derive(Clone, Debug)]
+pub struct Killer(CancellationToken);
+
+impl Killer {
+    /// As [`TaskHandle::kill`].
+    pub fn kill(&self) {
+        self.0.cancel();
+    }
+}
+
+/// Asks one task to stop; cheap to clone. See [`TaskHandle::canceller`].
+#[derive(Clone, Debug)]
+pub struct Canceller(CancellationToken);
+
+impl Canceller {
+    /// As [`TaskHandle::cancel`].
+    pub fn cancel(&self) {
+        self.0.cancel();
+    }
+}
+
+/// Tells how far one task is; see [`TaskHandle::progress_watch`].
+#[derive(Clone, Debug)]
+pub struct ProgressWatch(watch::Receiver<Progress>);
+
+impl ProgressWatch {
+    /// As [`TaskHandle::progress`].
+    pub fn latest(&self) -> Progress {
+        *self.0.borrow()
+    }
+
+    /// As [`TaskHandle::progress_changed`].
+    pub async fn changed(&mut self) -> Option<Progress> {
+        self.0.changed().await.ok()?;
+        Some(*self.0.borrow_and_update())
+    }
+}
+
+/// Output of a running task, in order. Ends when the task has ended and all is
+/// read. While nobody reads, the task waits: about 1 MiB is kept on the way.
+#[derive(Debug)]
+pub struct OutputStream {
+    chunks: mpsc::Receiver<Bytes>,
+    rest: Bytes,
+    /// In a fork of it nobody writes, and nobody ends it.
+    made_in: Process,
+}
+
+impl OutputStream {
+    pub(crate) fn new(chunks: mpsc::Receiver<Bytes>) -> Self {
+        OutputStream {
+            chunks,
+            rest: Bytes::new(),
+            made_in: Process::current(),
+        }
+    }
+
+    /// The next bytes, as many as there are at once, at most 64 KiB; `None` at
+    /// the end.
+    pub async fn next_chunk(&mut self) -> Option<Bytes> {
+        if !self.rest.is_empty() {
+            return Some(std::mem::take(&mut self.rest));
+        }
+        if !self.made_in.is_current() {
+            return None;
+        }
+        self.chunks.recv().await
+    }
+
+    /// [`OutputStream::next_chunk`] for code that is not asynchronous.
+    ///
+    /// # Panics
+    ///
+    /// In asynchronous code.
+    pub fn next_chunk_blocking(&mut self) -> Option<Bytes> {
+        if !self.rest.is_empty() {
+            return Some(std::mem::take(&mut self.rest));
+        }
+        if !self.made_in.is_current() {
+            return None;
+        }
+        self.chunks.blocking_recv()
+    }
+}
+
+impl AsyncRead for OutputStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.rest.is_empty() {
+            if !self.made_in.is_current() {
+                return Poll::Ready(Ok(()));
+            }
+            match ready!(self.chunks.poll_recv(cx)) {
+                Some(chunk) => self.rest = chunk,
+                None => return Poll::Ready(Ok(())),
+            }
+        }
+        let len = self.rest.len().min(buf.remaining());
+        buf.put_slice(&self.rest.split_to(len));
+        Poll::Ready(Ok(()))
+    }
+}

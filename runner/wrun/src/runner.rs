@@ -1,0 +1,628 @@
+//! The runner as embedders have it: its calls, and the threads that drive its
+//! [`Core`].
+//!
+//! Invariant: dropping the runner ends all tasks and leaves no process and no
+//! descriptor, and no thread but, in thread mode, one that is compiling, which ends
+//! when it has compiled.
+
+use crate::core::Core;
+use crate::handle::TaskHandle;
+use crate::task::{Stdio, Task};
+use bytes::Bytes;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::{Duration, Instant};
+use tokio::runtime::{Handle, Runtime};
+use tokio::sync::OwnedSemaphorePermit;
+use wrun_sandbox::blocking;
+use wrun_sandbox::broadcast::Line;
+use wrun_sandbox::deadline;
+use wrun_sandbox::lock_table::LockMode;
+use wrun_sandbox::locks::{Hold, LockGuard, MAX_NAME};
+use wrun_sandbox::port::Port;
+use wrun_sandbox::region::{Kind as RegionKind, Region, RegionError};
+use wrun_sandbox::turn;
+use wrun_sandbox::{Artifact, Code};
+use wrun_sys::shortage;
+use wrun_sys::{self, NoPipeSignal};
+use wrun_types::config::{Config, Mode};
+use wrun_types::error::{Error, ErrorKind};
+use wrun_types::report::Report;
+
+/// How long dropping a runner waits for tasks that were killed.
+const DROP_WAIT: Duration = Duration::from_secs(5);
+/// How long it waits for threads that are blocked in the operating system.
+const THREADS_WAIT: Duration = Duration::from_millis(100);
+/// Threads beside those of the runtime that there must be memory for: one that waits for what
+/// blocks, the clock of epochs, one that starts programs; and those of a command, for
+/// streams and progress. That of job control needs next to none.
+const OTHER_THREADS: usize = 7;
+/// How long the first thread that waits for what blocks may take to be there.
+const THREADS_START: Duration = Duration::from_secs(10);
+
+/// Runs tasks, in one mode; see the [crate's tour](crate).
+///
+/// Dropping it kills what still runs and waits until it is gone.
+///
+/// It belongs to the process that made it. In a fork of that process, which has none of
+/// its threads, every call says [`ErrorKind::ShutDown`], and dropping it does nothing: make
+/// another one there.
+pub struct Runner {
+    core: Arc<Core>,
+    runtime: Option<Runtime>,
+    /// Broken pipes would be the end of this process.
+    quiet_pipes: bool,
+}
+
+/// The threads of a runner: as many as are wanted or the system gives, and one that waits
+/// for what blocks. With that one, tokio queues what blocks where there are no threads;
+/// without, it panics.
+fn runtime(wanted: usize, quiet_pipes: bool) -> Result<Runtime, Error> {
+    let refused = |error: io::Error| {
+        let hint = shortage::hint(&error);
+        Error::new(
+            ErrorKind::System,
+            format!("cannot start a thread: {error}{hint}"),
+        )
+    };
+    // tokio panics where it gets none.
+    let (count, error) = shortage::threads(wanted.saturating_add(1));
+    let workers = match error {
+        Some(error) if count < 2 => return Err(refused(error)),
+        _ => count.saturating_sub(1).clamp(1, wanted.max(1)),
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers)
+        .event_interval(turn::EVENT_INTERVAL)
+        .thread_name("wrun")
+        .thread_keep_alive(Duration::MAX)
+        .on_thread_start(move || {
+            if quiet_pipes {
+                NoPipeSignal::forever();
+            }
+        })
+        .enable_all()
+        .build()
+        .map_err(|error| {
+            let hint = shortage::hint(&error);
+            Error::new(
+                ErrorKind::System,
+                format!("cannot make an event loop: {error}{hint}"),
+            )
+        })?;
+    let (started, waits) = mpsc::sync_channel(1);
+    runtime.spawn_blocking(move || started.send(()));
+    if waits.recv_timeout(THREADS_START).is_err() {
+        runtime.shutdown_background();
+        return Err(refused(io::Error::from_raw_os_error(libc::EAGAIN)));
+    }
+    Ok(runtime)
+}
+
+impl Runner {
+    pub(crate) fn new(config: Config) -> Result<Self, Error> {
+        wrun_sys::survive_file_size_signal();
+        let quiet_pipes = wrun_sys::dies_of_broken_pipes();
+        let threads =
+            shortage::room_for_threads(config.worker_threads, OTHER_THREADS).map_err(|error| {
+                let hint = shortage::hint(&error);
+                Error::new(
+                    ErrorKind::System,
+                    format!("there is too little memory for threads: {error}{hint}"),
+                )
+            })?;
+        // The runtime last: it must not be dropped by one who may not wait.
+        let core = Arc::new(Core::new(config)?);
+        Ok(Runner {
+            core,
+            runtime: Some(runtime(threads, quiet_pipes)?),
+            quiet_pipes,
+        })
+    }
+
+    /// Where this runner's tasks run.
+    pub fn mode(&self) -> Mode {
+        self.core.config.mode
+    }
+
+    /// Loads a task file: recognised, checked, compiled unless cached. Blocks
+    /// for as long as that takes; in asynchronous code use
+    /// [`Runner::load_async`].
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`], or [`ErrorKind::NotLoadable`] with what is wrong
+    /// with the bytes; [`ErrorKind::LoadLimit`] where compiling takes longer than
+    /// [`Builder::compile_timeout`](crate::Builder::compile_timeout) or more than [`Builder::compile_memory`](crate::Builder::compile_memory). In process
+    /// mode, which compiles in a child, also [`ErrorKind::NoWorker`] when there is nobody
+    /// to compile; in thread mode [`ErrorKind::Overloaded`] where others that take longer
+    /// than they may keep all processors.
+    pub fn load(&self, path: impl AsRef<Path>) -> Result<Artifact, Error> {
+        self.core.is_of_this_process()?;
+        let artifact = self.core.loader.load_file(path.as_ref(), false)?;
+        self.core.prepare(artifact)
+    }
+
+    /// Loads a task from memory, under a name.
+    ///
+    /// # Errors
+    ///
+    /// As [`Runner::load`].
+    pub fn load_bytes(&self, name: &str, bytes: impl Into<Bytes>) -> Result<Artifact, Error> {
+        self.core.is_of_this_process()?;
+        let artifact = self.core.loader.load(name, bytes.into(), false)?;
+        self.core.prepare(artifact)
+    }
+
+    /// Loads a task file that may also be an artifact of `wrun compile`.
+    ///
+    /// An artifact is native code that no sandbox checks: vouch only for what you
+    /// made yourself.
+    ///
+    /// # Errors
+    ///
+    /// As [`Runner::load`]; [`ErrorKind::NotLoadable`] for an artifact that is
+    /// damaged, or made by another version or for another kind of processor.
+    pub fn load_trusted(&self, path: impl AsRef<Path>) -> Result<Artifact, Error> {
+        self.core.is_of_this_process()?;
+        let artifact = self.core.loader.load_file(path.as_ref(), true)?;
+        self.core.prepare(artifact)
+    }
+
+    /// [`Runner::load`] for asynchronous code. Compiling goes on to its end when
+    /// the future is dropped, but in a child not beyond the runner.
+    ///
+    /// # Errors
+    ///
+    /// As [`Runner::load`].
+    pub async fn load_async(&self, path: impl Into<PathBuf>) -> Result<Artifact, Error> {
+        self.load_elsewhere(path.into(), false).await
+    }
+
+    /// [`Runner::load_trusted`] for asynchronous code.
+    ///
+    /// # Errors
+    ///
+    /// As [`Runner::load_trusted`].
+    pub async fn load_trusted_async(&self, path: impl Into<PathBuf>) -> Result<Artifact, Error> {
+        self.load_elsewhere(path.into(), true).await
+    }
+
+    async fn load_elsewhere(&self, path: PathBuf, trusted: bool) -> Result<Artifact, Error> {
+        self.core.is_of_this_process()?;
+        let core = self.core.clone();
+        self.handle()
+            .spawn_blocking(move || core.prepare(core.loader.load_file(&path, trusted)?))
+            .await
+            .map_err(|_| Error::shut_down())?
+    }
+
+    /// Two connected [`Port`]s: one for a task ([`Task::port`]), one to talk to it
+    /// with. Up to `capacity` messages, 1 to [`Port::MAX_CAPACITY`], wait in each
+    /// direction.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidTask`] for another capacity; [`ErrorKind::System`] when
+    /// there are no descriptors left.
+    pub fn channel(&self, capacity: u32) -> Result<(Port, Port), Error> {
+        self.core.is_of_this_process()?;
+        if !(1..=Port::MAX_CAPACITY).contains(&capacity) {
+            return Err(Error::new(
+                ErrorKind::InvalidTask,
+                format!("a channel has a capacity of 1 to {}", Port::MAX_CAPACITY),
+            ));
+        }
+        let _context = self.handle().enter();
+        let transport = self.core.executor.transport();
+        transport
+            .channel(capacity)
+            .map_err(|_| Error::new(ErrorKind::System, "no descriptors are left for a channel"))
+    }
+
+    /// A [`Region`] of `len` bytes, all zero, exclusive or core. Its memory is
+    /// reserved, which takes milliseconds for tens of MiB.
+    ///
+    /// # Errors
+    ///
+    /// [`RegionError::OutOfBounds`] for no bytes; [`RegionError::WrongKind`] for a
+    /// frozen one, which [`Runner::frozen_region`] makes; [`RegionError::Limit`];
+    /// [`RegionError::System`] when there is no memory.
+    pub fn region(&self, len: u64, kind: RegionKind) -> Result<Region, RegionError> {
+        let ledger = self.core.executor.ledger();
+        ledger.make(len, kind)?.finish()
+    }
+
+    /// A frozen [`Region`] of these bytes: one large input that any number of tasks
+    /// read without a copy.
+    ///
+    /// # Errors
+    ///
+    /// As [`Runner::region`].
+    pub fn frozen_region(&self, bytes: &[u8]) -> Result<Region, RegionError> {
+        let mut region = self.region(bytes.len() as u64, RegionKind::Exclusive)?;
+        region.write(0, bytes)?;
+        region.freeze()?;
+        Ok(region)
+    }
+
+    /// Bytes that all regions of this runner have now, of its tasks and of its host.
+    pub fn region_memory_used(&self) -> u64 {
+        self.core.executor.ledger().bytes()
+    }
+
+    /// Joins a broadcast channel of this runner, as a task does with `broadcast.open`:
+    /// what is sent through the port, all other members receive, bytes only. Of each
+    /// member, 64 messages wait; one that has no room for the next is closed.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidTask`] for a name without bytes or of more than 256;
+    /// [`ErrorKind::System`] when the runner's channels have 128 members, or there are
+    /// no descriptors left.
+    pub fn broadcast(&self, name: &str) -> Result<Port, Error> {
+        self.core.is_of_this_process()?;
+        if name.is_empty() || name.len() > MAX_NAME {
+            return Err(Error::new(
+                ErrorKind::InvalidTask,
+                "a broadcast channel has a name of 1 to 256 bytes",
+            ));
+        }
+        let _context = self.handle().enter();
+        let joined = self
+            .core
+            .starter
+            .commons
+            .broadcast
+            .join(name, Line::default(), ());
+        joined.map_err(|_| Error::new(ErrorKind::System, "there are too many of the channel"))
+    }
+
+    /// Has a named lock of this runner, as a task does with `locks.request`: waits until
+    /// it can be had, in the order in which host and tasks ask for it. Shared requests do
+    /// not pass an exclusive one that waits. Dropping the future gives up waiting.
+    ///
+    /// It waits for ever where this thread has the lock already; and tasks that wait for
+    /// it wait as long as the host has it.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidTask`] for a name without bytes or of more than 256;
+    /// [`ErrorKind::System`] when host and tasks have or wait for 65,536 locks, or for
+    /// 4,096 names.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use wrun::{LockMode, Mode, Runner, Task};
+    ///
+    /// # fn main() -> Result<(), wrun::Error> {
+    /// let runner = Runner::builder().mode(Mode::Thread).build()?;
+    /// let commons = runner.load("../../guest-tasks/commons/commons.wasm")?;
+    ///
+    /// let guard = runner.lock_blocking("ledger", LockMode::Exclusive)?;
+    /// let task = runner.submit_blocking(Task::new(&commons).input("take ledger"))?;
+    /// assert!(runner.try_lock("ledger", LockMode::Shared)?.is_none());
+    /// // The task waits for its turn.
+    /// drop(guard);
+    /// assert_eq!(task.wait()?.stdout, "taken");
+    /// assert!(runner.try_lock("ledger", LockMode::Shared)?.is_some());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn lock(&self, name: &str, mode: LockMode) -> Result<LockGuard, Error> {
+        self.core.is_of_this_process()?;
+        check_lock(name)?;
+        let locks = &self.core.starter.commons.locks;
+        let held = locks.request(name, mode, false).await;
+        lock_guard(held)?.ok_or_else(too_many_locks)
+    }
+
+    /// [`Runner::lock`] for code that is not asynchronous.
+    ///
+    /// # Errors
+    ///
+    /// As [`Runner::lock`]; [`ErrorKind::InvalidTask`] in asynchronous code.
+    pub fn lock_blocking(&self, name: &str, mode: LockMode) -> Result<LockGuard, Error> {
+        self.must_not_be_async()?;
+        self.core.is_of_this_process()?;
+        self.handle().block_on(self.lock(name, mode))
+    }
+
+    /// Has a named lock if it can be had at once; `None` where it cannot.
+    ///
+    /// # Errors
+    ///
+    /// As [`Runner::lock`].
+    pub fn try_lock(&self, name: &str, mode: LockMode) -> Result<Option<LockGuard>, Error> {
+        self.core.is_of_this_process()?;
+        check_lock(name)?;
+        let locks = &self.core.starter.commons.locks;
+        lock_guard(locks.request_now(name, mode))
+    }
+
+    /// How many task files this runner is compiling now, those included that it waits
+    /// for because another process compiles the same.
+    pub fn compiling(&self) -> usize {
+        self.core.loader.compiling()
+    }
+
+    /// Whether a task can learn that it is asked to stop ([`TaskHandle::cancel`]): it
+    /// imports `context`, or other interfaces of wrun that tell. One that cannot is
+    /// killed without its [grace](Task::grace). For a task that this runner loaded.
+    pub fn observes_cancellation(&self, artifact: &Artifact) -> bool {
+        let metered = self.core.config.metered;
+        self.core.executor.listens(artifact, metered)
+    }
+
+    /// How many tasks and hosts wait for a named lock.
+    #[cfg(feature = "measure")]
+    pub(crate) fn locks_waited_for(&self) -> usize {
+        self.core.starter.commons.locks.waiting()
+    }
+
+    /// The compiled artifact of a task, as `wrun compile` writes it: native
+    /// code, for this version of wrun on this kind of processor.
+    ///
+    /// # Errors
+    ///
+    /// As [`Runner::load`].
+    pub fn compile(&self, artifact: &Artifact) -> Result<Vec<u8>, Error> {
+        self.code(artifact)?.bytes().map_err(|error| {
+            Error::new(ErrorKind::System, format!("cannot read the code: {error}"))
+        })
+    }
+
+    /// The compiled code, for whoever measures what it costs without a runner.
+    pub(crate) fn code(&self, artifact: &Artifact) -> Result<Arc<Code>, Error> {
+        self.core.is_of_this_process()?;
+        let metered = self.core.config.metered;
+        Ok(self.core.loader.code(artifact, metered)?)
+    }
+
+    /// Runs one task and waits for its report.
+    ///
+    /// The calling thread does the work that a thread of the runner would do:
+    /// a short task pays for no switch of threads.
+    ///
+    /// # Errors
+    ///
+    /// As [`TaskHandle::outcome`]; [`ErrorKind::InvalidTask`] in asynchronous
+    /// code, which must not block: use [`Runner::submit`] there.
+    pub fn run(&self, task: Task) -> Result<Report, Error> {
+        self.must_not_be_async()?;
+        if [task.stdout, task.stderr].contains(&Stdio::Stream) {
+            return Err(Error::new(
+                ErrorKind::InvalidTask,
+                "a blocking run cannot stream output: use submit",
+            ));
+        }
+        self.core.is_of_this_process()?;
+        let core = self.core.clone();
+        let _quiet = self.quiet_pipes.then(NoPipeSignal::new);
+        self.handle().block_on(async {
+            let permit = core.admit().await?;
+            let (admitted, _ends) = core.admitted(task, permit)?;
+            self.core
+                .tasks
+                .track_future(core.clone().drive(admitted))
+                .await
+        })
+    }
+
+    /// Submits a task, waiting while the queue is full.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidTask`] for settings that cannot be;
+    /// [`ErrorKind::ShutDown`].
+    pub async fn submit(&self, task: Task) -> Result<TaskHandle, Error> {
+        let permit = self.core.admit().await?;
+        self.start(task, permit)
+    }
+
+    /// [`Runner::submit`] for code that is not asynchronous.
+    ///
+    /// # Errors
+    ///
+    /// As [`Runner::submit`]; [`ErrorKind::InvalidTask`] in asynchronous code.
+    pub fn submit_blocking(&self, task: Task) -> Result<TaskHandle, Error> {
+        self.must_not_be_async()?;
+        self.core.is_of_this_process()?;
+        let permit = self.handle().block_on(self.core.admit())?;
+        self.start(task, permit)
+    }
+
+    /// Submits a task if there is room in the queue.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Overloaded`] when there is none; else as
+    /// [`Runner::submit`].
+    pub fn try_submit(&self, task: Task) -> Result<TaskHandle, Error> {
+        self.core.is_of_this_process()?;
+        let permit =
+            self.core
+                .admission
+                .clone()
+                .try_acquire_owned()
+                .map_err(|error| match error {
+                    tokio::sync::TryAcquireError::NoPermits => Error::overloaded(),
+                    tokio::sync::TryAcquireError::Closed => Error::shut_down(),
+                })?;
+        self.start(task, permit)
+    }
+
+    /// Takes no more tasks, waits for those it has and until their streams are
+    /// read, and ends.
+    pub async fn shutdown(self) {
+        if !self.core.made_in.is_current() {
+            return;
+        }
+        self.core.admission.close();
+        self.core.tasks.close();
+        self.core.tasks.wait().await;
+    }
+
+    /// [`Runner::shutdown`] for code that is not asynchronous.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidTask`] in asynchronous code.
+    pub fn shutdown_blocking(self) -> Result<(), Error> {
+        self.must_not_be_async()?;
+        self.core.is_of_this_process()?;
+        let handle = self.handle().clone();
+        handle.block_on(self.shutdown());
+        Ok(())
+    }
+
+    /// [`Runner::shutdown`] that waits no longer than `time`: then it kills the
+    /// tasks that are left, queued ones included, and returns how many they were.
+    pub async fn shutdown_within(self, time: Duration) -> usize {
+        if !self.core.made_in.is_current() {
+            return 0;
+        }
+        let core = self.core.clone();
+        core.admission.close();
+        core.tasks.close();
+        if deadline::timeout(time, core.tasks.wait()).await.is_ok() {
+            return 0;
+        }
+        let left = core.tasks.len();
+        core.kill_all.cancel();
+        let _ = deadline::timeout(DROP_WAIT, core.tasks.wait()).await;
+        left
+    }
+
+    /// [`Runner::shutdown_within`] for code that is not asynchronous.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidTask`] in asynchronous code.
+    pub fn shutdown_within_blocking(self, time: Duration) -> Result<usize, Error> {
+        self.must_not_be_async()?;
+        self.core.is_of_this_process()?;
+        let handle = self.handle().clone();
+        Ok(handle.block_on(self.shutdown_within(time)))
+    }
+
+    fn start(&self, task: Task, permit: OwnedSemaphorePermit) -> Result<TaskHandle, Error> {
+        let (admitted, ends) = self.core.admitted(task, permit)?;
+        let id = admitted.job.task_id;
+        let kill = admitted.stop.wished.clone();
+        let cancel = admitted.job.cancel.clone();
+        let core = self.core.clone();
+        let join = self
+            .core
+            .tasks
+            .spawn_on(core.drive(admitted), self.handle());
+        Ok(TaskHandle::new(
+            id,
+            join,
+            kill,
+            cancel,
+            ends.stdout,
+            ends.stderr,
+            ends.progress,
+        ))
+    }
+
+    fn must_not_be_async(&self) -> Result<(), Error> {
+        if Handle::try_current().is_ok() {
+            return Err(Error::new(
+                ErrorKind::InvalidTask,
+                "a blocking call in asynchronous code: use the asynchronous one",
+            ));
+        }
+        Ok(())
+    }
+
+    fn handle(&self) -> &Handle {
+        match &self.runtime {
+            Some(runtime) => runtime.handle(),
+            None => unreachable!("only drop takes the runtime"),
+        }
+    }
+}
+
+impl Drop for Runner {
+    fn drop(&mut self) {
+        if !self.core.made_in.is_current() {
+            // A fork has none of its threads to wait for. Its processes, and the kernel's
+            // side of its event loop, are the other process's, which needs them.
+            std::mem::forget(self.runtime.take());
+            std::mem::forget(self.core.clone());
+            return;
+        }
+        self.core.admission.close();
+        self.core.tasks.close();
+        self.core.kill_all.cancel();
+        let Some(runtime) = self.runtime.take() else {
+            return;
+        };
+        // Waiting is not allowed on a thread that drives other futures; one of
+        // its own may.
+        let wait = |runtime: Runtime, core: &Core| {
+            runtime.block_on(async {
+                let _ = deadline::timeout(DROP_WAIT, core.tasks.wait()).await;
+            });
+            core.executor.close();
+            runtime.shutdown_timeout(THREADS_WAIT);
+        };
+        if Handle::try_current().is_err() {
+            return wait(runtime, &self.core);
+        }
+        let runtime = Mutex::new(Some(runtime));
+        let taken = || {
+            runtime
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take()
+        };
+        let waited = std::thread::scope(|scope| {
+            let waiting = || taken().into_iter().for_each(|it| wait(it, &self.core));
+            let thread = std::thread::Builder::new().name("wrun-drop".into());
+            thread.spawn_scoped(scope, waiting).is_ok()
+        });
+        if !waited && let Some(runtime) = taken() {
+            // There are no more threads: this one waits for the tasks. The runtime's own
+            // it may not wait for; they end by themselves.
+            let until = Instant::now().checked_add(DROP_WAIT);
+            let _ = blocking::wait(std::pin::pin!(self.core.tasks.wait()), until);
+            self.core.executor.close();
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl std::fmt::Debug for Runner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Runner")
+            .field("config", &self.core.config)
+            .finish_non_exhaustive()
+    }
+}
+
+fn check_lock(name: &str) -> Result<(), Error> {
+    if name.is_empty() || name.len() > MAX_NAME {
+        return Err(Error::new(
+            ErrorKind::InvalidTask,
+            "a lock has a name of 1 to 256 bytes",
+        ));
+    }
+    Ok(())
+}
+
+fn lock_guard(held: Result<Option<Hold>, ()>) -> Result<Option<LockGuard>, Error> {
+    let held = held.map_err(|()| too_many_locks())?;
+    Ok(held.map(LockGuard::new))
+}
+
+fn too_many_locks() -> Error {
+    Error::new(
+        ErrorKind::System,
+        "the runner has as many locks as it may have",
+    )
+}

@@ -1,0 +1,299 @@
+//! What to run: an artifact with its arguments, input, grants and limits. Knows neither
+//! modes nor engines.
+
+use crate::task_grant::TaskGrant;
+use bytes::Bytes;
+use std::fmt;
+use std::time::Duration;
+use tokio::io::AsyncRead;
+use wrun_sandbox::Artifact;
+use wrun_sandbox::InputKind;
+use wrun_sandbox::port::Port;
+use wrun_types::grant::{DirGrant, TcpGrant};
+use wrun_types::limits::Limits;
+use wrun_types::spec::{Spec, Terminals};
+use wrun_types::task_error::TaskError;
+
+/// One run of an artifact: arguments, input, grants and limits.
+///
+/// Nothing of the outside world is granted by default: no directory, no
+/// variable, no socket.
+///
+/// ```no_run
+/// # fn main() -> Result<(), wrun::Error> {
+/// use std::time::Duration;
+/// use wrun::{DirGrant, Limits, Runner, Task};
+///
+/// let runner = Runner::builder().build()?;
+/// let artifact = runner.load("convert.wasm")?;
+/// let report = runner.run(
+///     Task::new(&artifact)
+///         .args(["--fast"])
+///         .input("some text")
+///         .dir(DirGrant::new("photos").guest("/in").read_only())
+///         .limits(Limits::default().timeout(Duration::from_secs(5))),
+/// )?;
+/// println!("{}", report.outcome);
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+#[must_use = "a task does nothing until it is submitted"]
+pub struct Task {
+    pub(crate) artifact: Artifact,
+    pub(crate) spec: Spec,
+    pub(crate) input: Input,
+    pub(crate) stdout: Stdio,
+    pub(crate) stderr: Stdio,
+    pub(crate) retries: u32,
+    pub(crate) grace: Duration,
+    pub(crate) port: Option<Port>,
+    pub(crate) tasks: Vec<TaskGrant>,
+}
+
+impl Task {
+    /// The default of [`Task::grace`]: one second.
+    pub const GRACE: Duration = Duration::from_secs(1);
+
+    /// Most that [`Task::retries`] allows.
+    pub const MAX_RETRIES: u32 = 100;
+
+    /// A task named after the artifact's file, without arguments, input or
+    /// grants, with [`Limits::default`]; stdout and stderr are captured.
+    pub fn new(artifact: &Artifact) -> Self {
+        Task {
+            artifact: artifact.clone(),
+            spec: Spec {
+                name: artifact.name().to_owned(),
+                args: Vec::new(),
+                env: Vec::new(),
+                dirs: Vec::new(),
+                tcp: Vec::new(),
+                terminals: Terminals::default(),
+                limits: Limits::default(),
+                child_data: 0,
+                act: None,
+            },
+            input: Input::empty(),
+            stdout: Stdio::Capture,
+            stderr: Stdio::Capture,
+            retries: 0,
+            grace: Task::GRACE,
+            port: None,
+            tasks: Vec::new(),
+        }
+    }
+
+    /// The name in reports and in `context.info`; also the first element of the
+    /// guest's argument list.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.spec.name = name.into();
+        self
+    }
+
+    /// Appends arguments. The guest sees them after the task's name.
+    pub fn args<S: Into<String>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
+        self.spec.args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// Sets one environment variable of the guest; the last value counts.
+    pub fn env(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        let key = key.into();
+        self.spec.env.retain(|(known, _)| *known != key);
+        self.spec.env.push((key, value.into()));
+        self
+    }
+
+    /// What `run` is called with, and what a command reads on stdin.
+    pub fn input(mut self, input: impl Into<Input>) -> Self {
+        self.input = input.into();
+        self
+    }
+
+    /// Grants a directory.
+    pub fn dir(mut self, grant: DirGrant) -> Self {
+        self.spec.dirs.push(grant);
+        self
+    }
+
+    /// Grants TCP connections to one address.
+    pub fn allow_tcp(mut self, grant: TcpGrant) -> Self {
+        self.spec.tcp.push(grant);
+        self
+    }
+
+    /// Grants the task to start `artifact`, under a name, with its own limits and no
+    /// arguments: short for [`Task::allow_task`].
+    pub fn task(self, name: impl Into<String>, artifact: &Artifact) -> Self {
+        self.allow_task(TaskGrant::new(name, artifact))
+    }
+
+    /// Grants the task to start another one, any number of times, and likewise all
+    /// that it starts. They end with the task.
+    pub fn allow_task(mut self, grant: TaskGrant) -> Self {
+        self.tasks.push(grant);
+        self
+    }
+
+    /// Replaces the limits.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.spec.limits = limits;
+        self
+    }
+
+    /// Where the output goes: what `run` returns, or a command's stdout.
+    pub fn stdout(mut self, stdio: Stdio) -> Self {
+        self.stdout = stdio;
+        self
+    }
+
+    /// Where stderr goes. For a task that exports `run`, what it prints to WASI
+    /// stdout arrives here too, since its output is what it returns.
+    pub fn stderr(mut self, stdio: Stdio) -> Self {
+        self.stderr = stdio;
+        self
+    }
+
+    /// Which of its standard streams are terminals to the task (`isatty`); none by
+    /// default. What it prints is not looked at: the program that shows it on a terminal decides
+    /// which control sequences reach it.
+    pub fn terminals(mut self, terminals: Terminals) -> Self {
+        self.spec.terminals = terminals;
+        self
+    }
+
+    /// Gives the task one end of a channel, which it gets from `ports.parent`.
+    ///
+    /// [`Runner::channel`](crate::Runner::channel) of the same runner makes it.
+    pub fn port(mut self, port: Port) -> Self {
+        self.port = Some(port);
+        self
+    }
+
+    /// How long the task may go on once it was killed
+    /// ([`TaskHandle::kill`](crate::TaskHandle::kill)): it is asked to stop, as by
+    /// [`TaskHandle::cancel`](crate::TaskHandle::cancel), and ended when it has not
+    /// ended by then. Default: [`Task::GRACE`]; zero ends it at once, as does killing
+    /// a task that could not learn of it: one that imports neither `context` nor
+    /// `ports`, or one that waits in the queue.
+    ///
+    /// Its children have the same, once it kills them ([`TaskGrant::grace`]).
+    ///
+    /// Deadlines and the end of the runner know no grace.
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
+    }
+
+    /// New attempts after the task's worker died
+    /// ([`Outcome::Crashed`](crate::Outcome::Crashed)), and after nothing else.
+    /// Default: 0. More than [`Task::MAX_RETRIES`] are cut to that. No effect in
+    /// thread mode, where nothing crashes alone.
+    ///
+    /// An attempt begins anew: with the same input, and what the one before had
+    /// written is dropped. There is no new attempt where that cannot be: when
+    /// some of a streamed input ([`Input::reader`]) was read, or some of a
+    /// streamed output ([`Stdio::Stream`]) was handed on, or when the task had a
+    /// port, started child tasks or joined a broadcast channel; the report's [`notes`](crate::Report::notes) then say so. What an
+    /// attempt did to granted directories and over the network stays done.
+    ///
+    /// Between attempts is a pause of 10 ms, doubling up to 1 s, cut at random by
+    /// up to half. The task keeps its place meanwhile, its deadline counts on, and
+    /// killing or cancelling it ends it. [`Report::attempt`](crate::Report::attempt)
+    /// counts; progress returns to zero.
+    pub fn retries(mut self, retries: u32) -> Self {
+        self.retries = retries.min(Task::MAX_RETRIES);
+        self
+    }
+}
+
+/// Checks where output goes.
+pub(crate) fn validate_output(stdout: Stdio, stderr: Stdio) -> Result<(), TaskError> {
+    match (stdout, stderr) {
+        (Stdio::Stdout, _) => Err(TaskError::NotJoined),
+        (Stdio::Stream, Stdio::Stdout) => Ok(()),
+        (_, Stdio::Stdout) => Err(TaskError::NotJoined),
+        _ => Ok(()),
+    }
+}
+
+/// What a task is given to work on.
+pub struct Input(pub(crate) InputKind);
+
+impl Input {
+    /// No bytes; a command reads end-of-file at once.
+    pub fn empty() -> Self {
+        Input(InputKind::Bytes(Bytes::new()))
+    }
+
+    /// Bytes at hand.
+    pub fn bytes(bytes: impl Into<Bytes>) -> Self {
+        Input(InputKind::Bytes(bytes.into()))
+    }
+
+    /// A stream. A command reads it as it comes, and nothing is read before the
+    /// command asks; a task that exports `run` is called once it has ended.
+    pub fn reader(reader: impl AsyncRead + Send + Unpin + 'static) -> Self {
+        Input(InputKind::Reader(Box::new(reader)))
+    }
+}
+
+impl fmt::Debug for Input {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            InputKind::Bytes(bytes) => write!(f, "Input({} bytes)", bytes.len()),
+            InputKind::Reader(_) => f.write_str("Input(reader)"),
+        }
+    }
+}
+
+impl From<Vec<u8>> for Input {
+    fn from(bytes: Vec<u8>) -> Self {
+        Input::bytes(bytes)
+    }
+}
+
+impl From<Bytes> for Input {
+    fn from(bytes: Bytes) -> Self {
+        Input::bytes(bytes)
+    }
+}
+
+impl From<String> for Input {
+    fn from(text: String) -> Self {
+        Input::bytes(text)
+    }
+}
+
+impl From<&[u8]> for Input {
+    fn from(bytes: &[u8]) -> Self {
+        Input::bytes(Bytes::copy_from_slice(bytes))
+    }
+}
+
+impl From<&str> for Input {
+    fn from(text: &str) -> Self {
+        Input::bytes(Bytes::copy_from_slice(text.as_bytes()))
+    }
+}
+
+/// Where one output stream of a task goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Stdio {
+    /// Kept for the report, up to [`Limits::max_output`].
+    #[default]
+    Capture,
+    /// Handed out as it is produced, by
+    /// [`TaskHandle::stdout`](crate::TaskHandle::stdout) or `stderr`. A task
+    /// waits while nobody reads.
+    Stream,
+    /// Thrown away.
+    Null,
+    /// Only for [`Task::stderr`], with [`Stdio::Stream`] for stdout: both arrive in one
+    /// stream, [`TaskHandle::stdout`](crate::TaskHandle::stdout), in the order in which
+    /// the task writes them, as with `2>&1` in a shell. Each keeps its own limit on
+    /// output.
+    Stdout,
+}
