@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use wrun_sandbox::Code;
 use wrun_sandbox::deadline::timeout;
 use wrun_types::config::Start;
-use wrun_types::jail_report::{JailReport, Layer, LayerReport};
+use wrun_types::jail_report::{JailReport, Layer};
 use wrun_types::outcome::{self, Crash};
 use wrun_types::spec::Spec;
 

@@ -29,7 +29,7 @@ const LOOK: (Duration, Duration) = (Duration::from_millis(2), Duration::from_mil
 
 /// A usable cache directory.
 #[derive(Debug)]
-pub struct Cache {
+pub(crate) struct Cache {
     directory: PathBuf,
 }
 
@@ -39,7 +39,7 @@ impl Cache {
     /// # Errors
     ///
     /// Why it cannot be used, in words: it cannot be made, or is not this user's alone.
-    pub fn open(config: &CacheConfig) -> Result<Option<Self>, String> {
+    pub(crate) fn open(config: &CacheConfig) -> Result<Option<Self>, String> {
         let directory = match config {
             CacheConfig::Off => return Ok(None),
             CacheConfig::Directory(directory) => directory.clone(),
@@ -67,14 +67,19 @@ impl Cache {
     }
 
     /// The key of a task file's code.
-    pub fn key(source: &blake3::Hash, metered: bool) -> String {
+    pub(crate) fn key(source: &blake3::Hash, metered: bool) -> String {
         format!("{}{}", source.to_hex(), if metered { "-fuel" } else { "" })
     }
 
     /// Waits until nobody else makes the entry, or until it is there, but not longer than
     /// `patience` and only while `wanted`. None where there is no lock to be had: the
     /// directory cannot be written to, or its file system has no locks.
-    pub fn turn(&self, key: &str, patience: Duration, wanted: impl Fn() -> bool) -> Option<Turn> {
+    pub(crate) fn turn(
+        &self,
+        key: &str,
+        patience: Duration,
+        wanted: impl Fn() -> bool,
+    ) -> Option<Turn> {
         let path = self.directory.join(key).with_extension(LOCK);
         let began = Instant::now();
         let mut pause = LOOK.0;
@@ -103,7 +108,7 @@ impl Cache {
     }
 
     /// The entry, if it is there, whole and ours.
-    pub fn get(&self, key: &str) -> Option<Code> {
+    pub(crate) fn get(&self, key: &str) -> Option<Code> {
         let path = self.path(key);
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let mut file = File::from(rustix::fs::open(&path, flags, Mode::empty()).ok()?);
@@ -125,7 +130,7 @@ impl Cache {
     /// # Errors
     ///
     /// Why it cannot, in words.
-    pub fn put(&self, key: &str, code: &Code) -> Result<(), String> {
+    pub(crate) fn put(&self, key: &str, code: &Code) -> Result<(), String> {
         self.write(key, code).map_err(|error| {
             let directory = self.directory.display();
             format!("cannot write to {directory}: {error}")
@@ -146,7 +151,7 @@ impl Cache {
     }
 
     /// Forgets an entry that turned out to be of no use.
-    pub fn remove(&self, key: &str) {
+    pub(crate) fn remove(&self, key: &str) {
         let _ = fs::remove_file(self.path(key));
     }
 
@@ -188,7 +193,7 @@ impl Cache {
 
 /// The right to make an entry; given back when dropped.
 #[derive(Debug)]
-pub struct Turn {
+pub(crate) struct Turn {
     path: PathBuf,
     file: File,
 }

@@ -128,12 +128,12 @@ fn io_error(what: &'static str) -> impl Fn(io::Error) -> CodeError {
 }
 
 /// Whether the last bytes of a file are a footer.
-pub fn is_artifact(tail: &[u8]) -> bool {
+pub(crate) fn is_artifact(tail: &[u8]) -> bool {
     tail.len() >= FOOTER && tail.ends_with(&MAGIC)
 }
 
 /// The file's bytes after the ELF.
-pub fn trailer(elf: &[u8], meta: &Meta) -> Result<Vec<u8>, CodeError> {
+pub(crate) fn trailer(elf: &[u8], meta: &Meta) -> Result<Vec<u8>, CodeError> {
     let mut trailer =
         postcard::to_allocvec(meta).map_err(|_| CodeError::Damaged("its description"))?;
     let meta_len = u32::try_from(trailer.len()).unwrap_or(u32::MAX);

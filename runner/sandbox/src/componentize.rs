@@ -8,7 +8,7 @@ use super::source::{Facts, invalid, one_line};
 use std::sync::OnceLock;
 
 /// Makes a component of a core module that exports the world's functions.
-pub fn componentize(binary: &[u8], facts: &Facts) -> Result<Vec<u8>, LoadError> {
+pub(crate) fn componentize(binary: &[u8], facts: &Facts) -> Result<Vec<u8>, LoadError> {
     for name in ["memory", "cabi_realloc"] {
         let standard = format!(
             "cm32p2_{}",

@@ -14,7 +14,7 @@ const MAX_TARGET: usize = 256;
 
 /// The list; clones share it.
 #[derive(Clone, Default)]
-pub struct Denials(Arc<Shared>);
+pub(crate) struct Denials(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
@@ -25,15 +25,15 @@ struct Shared {
 
 impl Denials {
     /// Whether the guest itself binds a socket now, and not its connecting does.
-    pub fn binds(&self) -> bool {
+    pub(crate) fn binds(&self) -> bool {
         self.0.binds.load(Ordering::Relaxed)
     }
 
-    pub fn set_binds(&self, binds: bool) {
+    pub(crate) fn set_binds(&self, binds: bool) {
         self.0.binds.store(binds, Ordering::Relaxed);
     }
 
-    pub fn note(&self, access: Access, target: &str) {
+    pub(crate) fn note(&self, access: Access, target: &str) {
         let mut end = target.len().min(MAX_TARGET);
         while !target.is_char_boundary(end) {
             end -= 1;
@@ -53,7 +53,7 @@ impl Denials {
 
     /// Reads a list, of which it keeps as many as there can be: three bytes of a
     /// frame are forty of memory.
-    pub fn deserialize<'de, D>(deserializer: D) -> Result<Vec<Denial>, D::Error>
+    pub(crate) fn deserialize<'de, D>(deserializer: D) -> Result<Vec<Denial>, D::Error>
     where
         D: Deserializer<'de>,
     {
@@ -81,7 +81,7 @@ impl Denials {
     }
 
     /// A list from elsewhere, within the same bounds.
-    pub fn bounded(mut list: Vec<Denial>) -> Vec<Denial> {
+    pub(crate) fn bounded(mut list: Vec<Denial>) -> Vec<Denial> {
         list.truncate(MAX);
         for denial in &mut list {
             denial
@@ -91,7 +91,7 @@ impl Denials {
         list
     }
 
-    pub fn take(&self) -> Vec<Denial> {
+    pub(crate) fn take(&self) -> Vec<Denial> {
         std::mem::take(&mut *self.0.list.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

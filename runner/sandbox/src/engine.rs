@@ -122,7 +122,7 @@ fn config(kind: Kind) -> Config {
 
 /// An engine that compiles and does not run; `parallel` is on the threads of
 /// rayon's global pool.
-pub fn compiler(kind: Kind, parallel: bool) -> Result<Engine, EngineError> {
+pub(crate) fn compiler(kind: Kind, parallel: bool) -> Result<Engine, EngineError> {
     Engine::new(config(kind).parallel_compilation(parallel))
         .map_err(|e| EngineError::Engine(format!("{e:#}")))
 }

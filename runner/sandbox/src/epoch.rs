@@ -14,7 +14,7 @@ use wasmtime::{Engine, EngineWeak};
 use wrun_sys::{self, Process};
 
 /// How long a guest computes before others get their turn.
-pub const TICK: Duration = Duration::from_millis(5);
+pub(crate) const TICK: Duration = Duration::from_millis(5);
 
 /// The thread goes on for this many idle ticks, so that a stream of short tasks
 /// does not wake it for each.
@@ -58,7 +58,7 @@ impl Clock {
 }
 
 /// Has the engine's epoch advanced from now on, until it is dropped.
-pub fn register(engine: &Engine) -> std::io::Result<()> {
+pub(crate) fn register(engine: &Engine) -> std::io::Result<()> {
     let clock = Clock::current();
     let mut engines = clock.engines.lock().unwrap_or_else(PoisonError::into_inner);
     engines.retain(|engine| engine.upgrade().is_some());
@@ -79,10 +79,10 @@ pub fn register(engine: &Engine) -> std::io::Result<()> {
 }
 
 /// A guest is running, on this thread: its traps arrive as signals.
-pub struct Running(Option<&'static Clock>);
+pub(crate) struct Running(Option<&'static Clock>);
 
 impl Running {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         if wrun_sys::has_ticks() {
             wrun_sys::start_ticks(TICK);
             return Running(None);
@@ -112,7 +112,7 @@ impl Drop for Running {
 
 /// Whether each tick is a signal to the thread of the guest, which ends its wait in the
 /// kernel: true in a process with one thread, while it has a [`Running`] guard.
-pub fn signals() -> bool {
+pub(crate) fn signals() -> bool {
     wrun_sys::are_ticking()
 }
 

@@ -26,14 +26,14 @@ use wrun_types::spec::Spec;
 /// Host resources (files, sockets, streams, pollables) that one guest may hold
 /// at once. Many are descriptors, of which a process has some thousands. A call that
 /// can return an error makes none beyond it.
-pub const MAX_RESOURCES: usize = 1_000;
+pub(crate) const MAX_RESOURCES: usize = 1_000;
 /// More of them, for calls that cannot return an error: pollables, the standard
 /// streams, the list of granted directories. A guest that has as many files as it may
 /// have can still wait and write. None of these is a descriptor.
 const RESERVED_RESOURCES: usize = 4_000;
 
 /// The `T` of every store.
-pub struct Host {
+pub(crate) struct Host {
     pub wasi: Wasi,
     pub limiter: Limiter,
     pub context: TaskContext,
@@ -59,7 +59,7 @@ pub struct Host {
 }
 
 /// WASI state of either generation.
-pub enum Wasi {
+pub(crate) enum Wasi {
     /// For components.
     P2 {
         ctx: Box<WasiCtx>,
@@ -84,7 +84,7 @@ impl Host {
     /// # Errors
     ///
     /// A granted directory cannot be opened.
-    pub fn new(
+    pub(crate) fn new(
         spec: &Spec,
         p1: bool,
         blocking: bool,

@@ -21,7 +21,7 @@ use wrun_types::outcome::Limit;
 /// can bring more.
 const MAX_REGIONS: usize = 256;
 
-pub struct Limiter {
+pub(crate) struct Limiter {
     max_memory: usize,
     max_table_elements: usize,
     max_instances: usize,
@@ -42,7 +42,7 @@ pub struct Limiter {
 
 /// One of the regions that a task holds; no longer when it is dropped.
 #[derive(Debug)]
-pub struct Place(Arc<AtomicUsize>);
+pub(crate) struct Place(Arc<AtomicUsize>);
 
 impl Drop for Place {
     fn drop(&mut self) {
@@ -51,7 +51,7 @@ impl Drop for Place {
 }
 
 impl Limiter {
-    pub fn new(limits: &wrun_types::limits::Limits, services: Arc<dyn Services>) -> Self {
+    pub(crate) fn new(limits: &wrun_types::limits::Limits, services: Arc<dyn Services>) -> Self {
         Limiter {
             max_memory: usize::try_from(limits.max_memory).unwrap_or(usize::MAX),
             max_table_elements: usize::try_from(limits.max_table_elements).unwrap_or(usize::MAX),
@@ -70,7 +70,7 @@ impl Limiter {
 
     /// Counts what `other` has counted, of an instance that is to be this one's, if
     /// it fits.
-    pub fn takes_over(&mut self, other: &Limiter) -> bool {
+    pub(crate) fn takes_over(&mut self, other: &Limiter) -> bool {
         let fits = self.max_memory >= other.memory
             && self.max_table_elements >= other.table_elements
             // How many there are, only the store knows.
@@ -85,7 +85,11 @@ impl Limiter {
     }
 
     /// Has a region made, if there may be one.
-    pub async fn make(&mut self, len: u64, kind: Kind) -> Result<(Draft, Place), RegionError> {
+    pub(crate) async fn make(
+        &mut self,
+        len: u64,
+        kind: Kind,
+    ) -> Result<(Draft, Place), RegionError> {
         // What is no region anywhere is not asked for.
         Draft::memory(len, kind)?;
         let place = self.place().ok_or(RegionError::Limit)?;
@@ -108,7 +112,7 @@ impl Limiter {
     }
 
     /// Counts bytes that the host keeps for the task, if they fit.
-    pub fn keep(&mut self, bytes: usize) -> bool {
+    pub(crate) fn keep(&mut self, bytes: usize) -> bool {
         let total = self
             .memory
             .saturating_add(self.in_regions)
@@ -124,13 +128,13 @@ impl Limiter {
     }
 
     /// The host no longer keeps these bytes, which were counted.
-    pub fn release(&mut self, bytes: usize) {
+    pub(crate) fn release(&mut self, bytes: usize) {
         self.on_host = self.on_host.saturating_sub(bytes);
     }
 
     /// Whether the result of one call can have so many bytes. One that cannot is noted
     /// as memory that was refused.
-    pub fn can_return(&mut self, len: usize) -> bool {
+    pub(crate) fn can_return(&mut self, len: usize) -> bool {
         let fits = self.can_hold(len);
         if !fits {
             self.refuse(Limit::Memory);
@@ -144,7 +148,7 @@ impl Limiter {
     /// # Errors
     ///
     /// There is nobody to ask; the region is gone.
-    pub async fn claim(&mut self, region: Region) -> Result<Region, RegionError> {
+    pub(crate) async fn claim(&mut self, region: Region) -> Result<Region, RegionError> {
         let (file, claim) = match region.into_claim() {
             Ok(claim) => claim,
             Err(region) => return Ok(region),
@@ -156,43 +160,43 @@ impl Limiter {
     }
 
     /// A place for one more region, if it may be held.
-    pub fn place(&self) -> Option<Place> {
+    pub(crate) fn place(&self) -> Option<Place> {
         (self.held.load(Relaxed) < MAX_REGIONS).then(|| self.place_for_what_came())
     }
 
     /// A place for a region that is here already.
-    pub fn place_for_what_came(&self) -> Place {
+    pub(crate) fn place_for_what_came(&self) -> Place {
         self.held.fetch_add(1, Relaxed);
         Place(self.held.clone())
     }
 
     /// Whether it holds as many regions as it may, and more.
-    pub fn holds_too_many(&self) -> bool {
+    pub(crate) fn holds_too_many(&self) -> bool {
         self.held.load(Relaxed) > MAX_REGIONS
     }
 
     /// Whether it has regions, or others may have some that were made for it.
-    pub fn has_regions(&self) -> bool {
+    pub(crate) fn has_regions(&self) -> bool {
         self.in_regions > 0 || self.held.load(Relaxed) > 0
     }
 
     /// Whether so many bytes can lie in its memory.
-    pub fn can_hold(&self, len: usize) -> bool {
+    pub(crate) fn can_hold(&self, len: usize) -> bool {
         len <= self.max_memory
     }
 
     /// Most bytes of linear memory and regions that the task had at once.
-    pub fn peak_memory(&self) -> u64 {
+    pub(crate) fn peak_memory(&self) -> u64 {
         self.peak_memory as u64
     }
 
     /// How often growth of a memory or a table was refused.
-    pub fn refused(&self) -> u64 {
+    pub(crate) fn refused(&self) -> u64 {
         self.refused
     }
 
     /// Which limit refused growth last.
-    pub fn refused_by(&self) -> Option<Limit> {
+    pub(crate) fn refused_by(&self) -> Option<Limit> {
         self.refused_by
     }
 

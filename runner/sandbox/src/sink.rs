@@ -18,7 +18,7 @@ use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
 /// Largest piece that travels at once.
 pub const CHUNK: usize = 64 << 10;
 /// Pieces that wait in a channel.
-pub const CHANNEL: usize = 16;
+pub(crate) const CHANNEL: usize = 16;
 
 /// Where a guest's output goes. Clones write to the same place; the reader of a
 /// channel sees its end when the last clone is gone.
@@ -46,7 +46,7 @@ enum Target {
 /// The error inside a trap when a guest writes beyond its budget.
 #[derive(Debug, thiserror::Error)]
 #[error("output limit exceeded")]
-pub struct OutputExceeded;
+pub(crate) struct OutputExceeded;
 
 impl Sink {
     /// Keeps what is written.

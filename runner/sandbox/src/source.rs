@@ -56,7 +56,7 @@ impl Shape {
 
 /// One import or export.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Extern {
+pub(crate) struct Extern {
     /// `module.name`, or a component's extern name.
     pub name: String,
     pub kind: &'static str,
@@ -64,7 +64,7 @@ pub struct Extern {
 
 /// A linear memory as declared.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Memory {
+pub(crate) struct Memory {
     /// Bytes at the start.
     pub initial: u64,
     /// Bytes at most; none where the module does not say.
@@ -76,7 +76,7 @@ pub struct Memory {
 
 /// What the bytes declare.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Facts {
+pub(crate) struct Facts {
     pub component: bool,
     pub imports: Vec<Extern>,
     pub exports: Vec<Extern>,
@@ -102,7 +102,7 @@ impl Facts {
 }
 
 /// Bytes that were recognised as WebAssembly; text is binary now.
-pub fn to_binary<'a>(bytes: &'a [u8]) -> Result<Cow<'a, [u8]>, LoadError> {
+pub(crate) fn to_binary<'a>(bytes: &'a [u8]) -> Result<Cow<'a, [u8]>, LoadError> {
     if bytes.is_empty() {
         return Err(LoadError::Empty);
     }
@@ -139,7 +139,7 @@ pub fn to_binary<'a>(bytes: &'a [u8]) -> Result<Cow<'a, [u8]>, LoadError> {
 }
 
 /// Reads what a binary declares.
-pub fn facts(binary: &[u8]) -> Result<Facts, LoadError> {
+pub(crate) fn facts(binary: &[u8]) -> Result<Facts, LoadError> {
     let mut facts = Facts::default();
     let mut depth = 0_usize;
     let mut nested = 0_usize;
@@ -285,7 +285,7 @@ fn component_kind(kind: ComponentExternalKind) -> &'static str {
 }
 
 /// Which shape it is, with everything it imports provided.
-pub fn shape(facts: &Facts) -> Result<Shape, LoadError> {
+pub(crate) fn shape(facts: &Facts) -> Result<Shape, LoadError> {
     let shape = if facts.component {
         if facts.exports("run") {
             Shape::Component
@@ -335,7 +335,7 @@ fn no_entry(facts: &Facts, wanted: &'static str) -> LoadError {
 
 /// A guest's name in a message: on one line, of bounded length, without
 /// characters that turn or hide what stands beside it.
-pub fn shown(name: &str) -> String {
+pub(crate) fn shown(name: &str) -> String {
     let mut chars = name.chars();
     let mut shown: String = chars
         .by_ref()
@@ -355,7 +355,7 @@ pub fn shown(name: &str) -> String {
 }
 
 /// An error's text on one line, of bounded length.
-pub fn one_line(text: &str) -> String {
+pub(crate) fn one_line(text: &str) -> String {
     let mut line = text.split_whitespace().collect::<Vec<_>>().join(" ");
     line.truncate(line.floor_char_boundary(2_000));
     line

@@ -16,7 +16,7 @@ pub(super) struct Streams<'a> {
 }
 
 /// A stream, and whether it is a terminal to the guest.
-pub struct Standard<S> {
+pub(crate) struct Standard<S> {
     stream: S,
     is_terminal: bool,
 }

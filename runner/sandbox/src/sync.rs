@@ -3,5 +3,5 @@
 //!
 //! Counted references stay the standard library's in both: loom has no weak ones.
 
-pub use std::sync::{Mutex, MutexGuard, RwLock};
-pub use tokio::sync::Notify;
+pub(crate) use std::sync::{Mutex, MutexGuard, RwLock};
+pub(crate) use tokio::sync::Notify;

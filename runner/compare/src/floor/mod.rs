@@ -22,7 +22,7 @@ use wrun::{
         Code, Spec,
         deadline::Deadline,
         process::{Image, Reaped, WORKER_ARG, WorkerRole, start},
-        sys::{self, Program},
+        sys::Program,
     },
 };
 
@@ -36,14 +36,14 @@ pub(crate) const ROLE: WorkerRole = WorkerRole {
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The program, and its code on large pages.
-pub struct FloorProgram {
+pub(crate) struct FloorProgram {
     path: PathBuf,
     image: Option<Image>,
 }
 
 impl FloorProgram {
     /// Of a worker program.
-    pub fn new(path: PathBuf) -> Self {
+    pub(crate) fn new(path: PathBuf) -> Self {
         let image = Image::of(&path).ok();
         FloorProgram { path, image }
     }
@@ -56,7 +56,7 @@ fn path_of(descriptor: impl AsFd) -> PathBuf {
 }
 
 /// A running one.
-pub struct Floor {
+pub(crate) struct Floor {
     to: PipeWriter,
     from: PipeReader,
     _child: Reaped,
@@ -68,7 +68,7 @@ impl Floor {
     /// # Errors
     ///
     /// It cannot be started.
-    pub fn start(program: &FloorProgram) -> io::Result<Self> {
+    pub(crate) fn start(program: &FloorProgram) -> io::Result<Self> {
         let (its_stdin, to) = io::pipe()?;
         let (from, its_stdout) = io::pipe()?;
         let null = wrun::measure::sys::null()?;
@@ -94,7 +94,7 @@ impl Floor {
     /// # Errors
     ///
     /// The task needs more than WASI, or fails.
-    pub fn load(
+    pub(crate) fn load(
         &mut self,
         code: &Code,
         spec: &Spec,
@@ -115,13 +115,13 @@ impl Floor {
     }
 
     /// The time of one of so many forked children that run the task.
-    pub fn tasks(&mut self, count: u32, at_once: u32) -> io::Result<Duration> {
+    pub(crate) fn tasks(&mut self, count: u32, at_once: u32) -> io::Result<Duration> {
         let took = self.took(&FloorOrder::Tasks { count, at_once })?;
         Ok(took / count.max(1))
     }
 
     /// The task once, in the program itself: its output.
-    pub fn call(&mut self, ahead: bool) -> io::Result<Bytes> {
+    pub(crate) fn call(&mut self, ahead: bool) -> io::Result<Bytes> {
         match self.ask(&FloorOrder::Call { ahead })? {
             FloorSays::Output(output) => Ok(output.into()),
             says => Err(unexpected(says)),
@@ -129,7 +129,7 @@ impl Floor {
     }
 
     /// The time of one of so many round trips of so many bytes.
-    pub fn echo(&mut self, size: usize, count: u32) -> io::Result<Duration> {
+    pub(crate) fn echo(&mut self, size: usize, count: u32) -> io::Result<Duration> {
         let order = FloorOrder::Echo {
             size: size as u64,
             count,
@@ -146,7 +146,7 @@ impl Floor {
     }
 
     /// The time that so many bytes take, written so many at a time.
-    pub fn sink(&mut self, bytes: u64, chunk: usize) -> io::Result<Duration> {
+    pub(crate) fn sink(&mut self, bytes: u64, chunk: usize) -> io::Result<Duration> {
         write_frame(&mut self.to, &FloorOrder::Sink { bytes })?;
         self.answer(Deadline::after(PATIENCE)).and_then(done)?;
         let chunk = vec![b'w'; chunk.max(1)];
@@ -162,7 +162,7 @@ impl Floor {
     }
 
     /// Children that wait until this is dropped.
-    pub fn hold(&mut self, count: u32) -> io::Result<Vec<u32>> {
+    pub(crate) fn hold(&mut self, count: u32) -> io::Result<Vec<u32>> {
         match self.ask(&FloorOrder::Hold { count })? {
             FloorSays::Held(pids) => Ok(pids),
             says => Err(unexpected(says)),
@@ -170,7 +170,7 @@ impl Floor {
     }
 
     /// What it and its children that ended have used so far.
-    pub fn usage(&mut self) -> io::Result<Usage> {
+    pub(crate) fn usage(&mut self) -> io::Result<Usage> {
         match self.ask(&FloorOrder::Usage)? {
             FloorSays::Used(usage) => Ok(usage),
             says => Err(unexpected(says)),

@@ -11,7 +11,7 @@ use std::time::Instant;
 use wrun::measure::{
     Bare, Code, Held, Spec,
     process::{check_alone, settle},
-    sys::{self, Alone, Forked, Whom},
+    sys::{Alone, Forked, Whom},
 };
 
 /// The task, and what it put out when it first ran.

@@ -17,7 +17,7 @@ use std::time::Duration;
 use wrun::measure::{
     deadline::Deadline,
     process::{ProcessError, Reaped, WORKER_ARG, WorkerRole, start, worker_program},
-    sys::{self, End, Program},
+    sys::{End, Program},
 };
 
 /// What makes a worker program such a host.
@@ -35,7 +35,7 @@ const MAX_SAID: usize = 64 << 10;
 const SECRET: &str = "WRUN_SECRET=what only the host should know";
 
 /// See the [module](self).
-pub struct CrashHost {
+pub(super) struct CrashHost {
     child: Reaped,
     life: OwnedFd,
     words: PipeReader,
@@ -45,7 +45,7 @@ pub struct CrashHost {
 }
 
 /// What came of listening to it.
-pub enum Said {
+pub(super) enum Said {
     Line(String),
     /// There will be no more.
     Closed,
@@ -54,7 +54,7 @@ pub enum Said {
 }
 
 /// How it died.
-pub enum Died {
+pub(super) enum Died {
     Of(End),
     /// It did not, and was ended.
     Hung,
@@ -62,7 +62,7 @@ pub enum Died {
 
 impl CrashHost {
     /// Starts one, of the worker program that an embedder named or of this program.
-    pub fn start(named: Option<&Path>, order: &str) -> Result<Self, ProcessError> {
+    pub(super) fn start(named: Option<&Path>, order: &str) -> Result<Self, ProcessError> {
         let system = |what| move |source| ProcessError::System { what, source };
         let pipes = system("cannot make pipes for a program");
         if order.len() > MAX_ORDER {
@@ -109,7 +109,7 @@ impl CrashHost {
     /// # Errors
     ///
     /// It says too much, or the system fails.
-    pub fn line(&mut self, until: Option<Deadline>) -> io::Result<Said> {
+    pub(super) fn line(&mut self, until: Option<Deadline>) -> io::Result<Said> {
         loop {
             let rest = &self.said[self.used..];
             if let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
@@ -145,7 +145,7 @@ impl CrashHost {
     }
 
     /// Waits for its death until then, and ends and reaps all of it.
-    pub fn end(mut self, until: Option<Deadline>) -> Died {
+    pub(super) fn end(mut self, until: Option<Deadline>) -> Died {
         let mut fds = [PollFd::new(&self.life, PollFlags::IN)];
         let died = matches!(wait_readable(&mut fds, until), Ok(true));
         let end = self.child.end().map(|exit| exit.end);

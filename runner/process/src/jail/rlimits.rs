@@ -25,7 +25,7 @@ const SIGNALS: u64 = 4096;
 /// What the host may use for one task beside twice the guest's memory: buffers,
 /// tables, stacks. Ample, so that wasmtime's limiter refuses first and this limit
 /// is met only by what got past it.
-pub const SLACK: u64 = 512 << 20;
+pub(super) const SLACK: u64 = 512 << 20;
 
 /// The first thread's stack, where it may be larger; it is no data, either.
 const STACK: u64 = 64 << 20;

@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 
 /// Largest body of a frame. The largest message is a task's order: arguments,
 /// environment and inline input.
-pub const MAX_FRAME: usize = 4 << 20;
+pub(super) const MAX_FRAME: usize = 4 << 20;
 
 const HEADER: usize = 4;
 

@@ -15,11 +15,11 @@ pub use locks::GuestLock;
 #[expect(unreachable_pub, reason = "the bindings re-export it")]
 pub use ports::GuestPort;
 pub use ports::Ports;
-pub use regions::{Windows, add_to_linker as add_regions};
+pub(crate) use regions::{Windows, add_to_linker as add_regions};
 #[expect(unreachable_pub, reason = "the bindings re-export it")]
 pub use tasks::GuestChild;
 
-pub mod bindings {
+pub(crate) mod bindings {
     wasmtime::component::bindgen!({
         path: "wit",
         world: "wrun:task/task",
@@ -45,4 +45,5 @@ pub mod bindings {
 }
 
 /// Interfaces of `wrun:task` that this version provides.
-pub const PROVIDED: &[&str] = &["broadcast", "context", "locks", "ports", "regions", "tasks"];
+pub(crate) const PROVIDED: &[&str] =
+    &["broadcast", "context", "locks", "ports", "regions", "tasks"];

@@ -78,7 +78,7 @@ pub struct Mapping {
 
 /// The windows of a guest.
 #[derive(Debug, Default)]
-pub struct Windows {
+pub(crate) struct Windows {
     /// Those that something is laid over: where they begin, where they end.
     live: BTreeMap<usize, usize>,
     /// Of all that there ever were.
@@ -200,7 +200,7 @@ macro_rules! answer {
 }
 
 /// For guests that import the interface.
-pub fn add_to_linker(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
+pub(crate) fn add_to_linker(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     let mut regions = linker.instance(INTERFACE)?;
     regions.resource(
         "region",

@@ -38,7 +38,7 @@ const BUFFER: usize = 16 << 10;
 
 /// Directories that a guest of WASI 0.1 is reading, by its descriptors.
 #[derive(Default)]
-pub struct Listings(BTreeMap<i32, Listing>);
+pub(crate) struct Listings(BTreeMap<i32, Listing>);
 
 /// What was in a directory.
 #[derive(Default)]

@@ -37,7 +37,7 @@ const PIECE: usize = 64 << 10;
 
 /// How the file streams of one guest reach their files.
 #[derive(Clone)]
-pub struct FileCalls {
+pub(crate) struct FileCalls {
     /// Where they may not block the thread, once there are streams: whether the last
     /// call on one wants something that must be waited for.
     wanted: Option<Arc<AtomicBool>>,
@@ -45,7 +45,7 @@ pub struct FileCalls {
 }
 
 impl FileCalls {
-    pub fn new(blocking: bool) -> Self {
+    pub(crate) fn new(blocking: bool) -> Self {
         FileCalls {
             wanted: None,
             blocking,

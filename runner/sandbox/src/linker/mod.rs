@@ -24,7 +24,10 @@ use wrun_types::report::Access;
 /// For components: WASI 0.2 and `wrun:task`. Regions only for code that is known to
 /// import them: where it runs, its memory can be replaced page by page, which in a
 /// pool's slot would stay.
-pub fn component(engine: &wasmtime::Engine, regions: bool) -> wasmtime::Result<Linker<Host>> {
+pub(crate) fn component(
+    engine: &wasmtime::Engine,
+    regions: bool,
+) -> wasmtime::Result<Linker<Host>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     context::add_to_linker::<Host, HasSelf<Host>>(&mut linker, |host| host)?;
@@ -50,7 +53,7 @@ pub fn component(engine: &wasmtime::Engine, regions: bool) -> wasmtime::Result<L
 }
 
 /// For core modules: WASI 0.1.
-pub fn module(engine: &wasmtime::Engine) -> wasmtime::Result<wasmtime::Linker<Host>> {
+pub(crate) fn module(engine: &wasmtime::Engine) -> wasmtime::Result<wasmtime::Linker<Host>> {
     let mut linker = wasmtime::Linker::new(engine);
     wasmtime_wasi::p1::add_to_linker_async(&mut linker, |host: &mut Host| match &mut host.wasi {
         Wasi::P1(p1) => &mut **p1,

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 /// Descriptors that a task has in flight, at most: a port is three, a region one.
-pub const MAX_IN_FLIGHT: usize = 128;
+pub(super) const MAX_IN_FLIGHT: usize = 128;
 
 /// How often it is looked again, and after how long, for what the kernel collects by
 /// itself: sockets that nobody reaches.

@@ -190,13 +190,7 @@ struct MemoryFile {
 /// Something that takes a region could not, and gives it back.
 #[derive(Debug)]
 pub struct Refused {
-    #[doc(hidden)]
     pub region: Region,
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "whoever asks has looked before")
-    )]
-    #[doc(hidden)]
     pub error: RegionError,
 }
 
