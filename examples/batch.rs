@@ -1,13 +1,14 @@
-//! Thousands of inputs through one task, as fast as the machine takes them and
-//! no faster: `submit` waits while the queue is full, so memory stays flat
-//! however many inputs there are.
+//! Runs thousands of inputs through one task, as fast as the machine allows:
+//! `submit` waits while the queue is full, so memory use does not depend on the
+//! number of inputs.
 //!
 //! ```sh
 //! cargo run --release --example batch -- [COUNT [thread|process]]
 //! ```
 //!
-//! Counts the words of generated texts and sums the counts. An input whose worker
-//! died is tried again; one that ends otherwise than completed ends the batch.
+//! Counts the words of generated texts and sums the counts. If a worker died, its
+//! input is tried again; if a task ends in any other way than completed, the batch
+//! ends.
 
 use anyhow::{Context, bail, ensure};
 use std::ops::AddAssign;
@@ -17,13 +18,13 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use wrun::{Artifact, Limits, Mode, Outcome, Report, Runner, Task, TaskHandle};
 
-/// Tasks that are submitted and whose results nobody took yet.
+/// Maximum number of submitted tasks whose results were not taken yet.
 const IN_FLIGHT: usize = 256;
-/// Times that an input is tried when workers die.
+/// How often an input is tried if workers die.
 const ATTEMPTS: usize = 3;
 
 fn main() -> anyhow::Result<()> {
-    // In process mode this program is its own worker: first thing in main.
+    // In process mode this program is its own worker; this must be the first call in main.
     wrun::worker_hook();
 
     let mut args = std::env::args().skip(1);
@@ -50,7 +51,7 @@ async fn batch(count: usize, mode: Mode) -> anyhow::Result<()> {
     let began = Instant::now();
 
     // One side submits, the other takes results in the order of the inputs. The
-    // channel between them is what may be under way.
+    // capacity of the channel between them limits the tasks in flight.
     let (sender, mut submitted) = mpsc::channel::<(usize, TaskHandle)>(IN_FLIGHT);
     let submitting = tokio::spawn({
         let (runner, task) = (runner.clone(), task.clone());
@@ -94,8 +95,8 @@ fn order(task: &Artifact, index: usize) -> Task {
         .limits(Limits::default().timeout(Duration::from_secs(60)))
 }
 
-/// Waits for a result; tries again when the worker died, which says nothing
-/// about the input.
+/// Waits for a result; tries again if the worker died, which need not be caused by
+/// the input.
 async fn finished(
     runner: &Runner,
     task: &Artifact,
@@ -120,7 +121,7 @@ async fn finished(
     Ok(report)
 }
 
-/// Some text, the same each time.
+/// A text that depends only on the index.
 fn input(index: usize) -> String {
     let mut text = String::new();
     for line in 0..index % 7 {

@@ -1,23 +1,23 @@
-//! One task in both modes: the same outcome and the same output, at a different
-//! price.
+//! Runs one task in both modes: the outcome and the output are the same, the cost
+//! is different.
 //!
 //! ```sh
 //! cargo run --release --example both_modes -- [TASK [INPUT]]
 //! ```
 //!
-//! Without arguments it renders a Markdown file. Exits with 1 if the modes
-//! disagree.
+//! Without arguments it renders a Markdown file. Exits with 1 if the results of
+//! the modes differ.
 
 use anyhow::{Context, ensure};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use wrun::{Mode, Report, Runner, Task};
 
-/// Runs after the first, of which the middle one is shown.
+/// Number of runs after the first; the median run is shown.
 const RUNS: usize = 21;
 
 fn main() -> anyhow::Result<()> {
-    // In process mode this program is its own worker: first thing in main.
+    // In process mode this program is its own worker; this must be the first call in main.
     wrun::worker_hook();
 
     let guests = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../guest-tasks"));
@@ -49,8 +49,8 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Loads and runs the task in one mode, prints what that cost, and returns the
-/// report of the middle run.
+/// Loads and runs the task in one mode, prints the cost, and returns the report of
+/// the median run.
 fn measure(mode: Mode, task: &PathBuf, input: &[u8]) -> anyhow::Result<Report> {
     let runner = Runner::builder().mode(mode).build()?;
     let began = Instant::now();

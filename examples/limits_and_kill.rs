@@ -1,5 +1,5 @@
-//! Guests that misbehave, and what ends each: a limit, a request, a kill. The
-//! same in both modes.
+//! Runs guests that misbehave and ends each of them, by a limit, a request to stop or
+//! a kill. The results are the same in both modes.
 //!
 //! ```sh
 //! cargo run --release --example limits_and_kill -- [thread|process]
@@ -11,7 +11,7 @@ use std::time::Duration;
 use wrun::{Limit, Limits, Mode, Outcome, Runner, Task};
 
 fn main() -> anyhow::Result<()> {
-    // In process mode this program is its own worker: first thing in main.
+    // In process mode this program is its own worker; this must be the first call in main.
     wrun::worker_hook();
 
     let mode: Mode = match std::env::args().nth(1) {
@@ -22,11 +22,11 @@ fn main() -> anyhow::Result<()> {
     let guests = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../guest-tasks"));
     println!("in {mode} mode:");
 
-    // A limit is part of the task, and what it does is an outcome, not an error.
+    // A limit is a setting of the task. Exceeding it is an outcome, not an error.
     let limits = Limits::default;
     let half_a_second = Duration::from_millis(500);
     for (guest, limits, limit) in [
-        // A loop without an end, and a wait without an end: both end here.
+        // The deadline ends both an endless loop and an endless wait.
         (
             "hostile/endless-loop.wat",
             limits().timeout(half_a_second),
@@ -37,7 +37,7 @@ fn main() -> anyhow::Result<()> {
             limits().timeout(half_a_second),
             Limit::Deadline,
         ),
-        // The same amount of work on any machine.
+        // Fuel limits the same amount of work on every machine.
         (
             "hostile/endless-loop.wat",
             limits().fuel(10_000_000),
@@ -65,7 +65,7 @@ fn main() -> anyhow::Result<()> {
         ensure!(report.outcome == Outcome::LimitExceeded(limit));
     }
 
-    // A task that looks is asked to stop, and may still finish what it does.
+    // A task that observes cancellation is requested to stop, and may finish its work.
     let patient = runner.load(guests.join("patient/patient.wasm"))?;
     let handle = runner.submit_blocking(Task::new(&patient))?;
     handle.cancel();
@@ -78,7 +78,7 @@ fn main() -> anyhow::Result<()> {
     );
     ensure!(report.outcome.is_completed());
 
-    // Any other is killed, from wherever its killer is.
+    // Other tasks are killed. The killer can be sent to another thread.
     let endless = runner.load(guests.join("hostile/endless-loop.wat"))?;
     let handle = runner.submit_blocking(Task::new(&endless))?;
     let killer = handle.killer();
@@ -94,7 +94,7 @@ fn main() -> anyhow::Result<()> {
     ensure!(report.outcome == Outcome::Cancelled);
     ensure!(killing.join().is_ok());
 
-    // The runner is none the worse for it.
+    // The runner still works.
     let echo = runner.load(guests.join("echo/echo.wat"))?;
     let report = runner.run(Task::new(&echo).input("still here"))?;
     println!("  {:28} {}", "echo/echo.wat", report.outcome);

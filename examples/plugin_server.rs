@@ -1,16 +1,15 @@
-//! A web server whose work is done by a plug-in that it does not trust: Markdown
-//! is posted to it, the plug-in renders it, the HTML goes back. Whatever the
-//! plug-in does (loops, takes memory, traps, crashes its process) is one
-//! answer to one client.
+//! A web server that uses an untrusted plug-in: a client posts Markdown, the plug-in
+//! renders it, and the server returns the HTML. If the plug-in misbehaves (loops, uses
+//! too much memory, traps, crashes its process), this affects only the answer to one
+//! client.
 //!
 //! ```sh
 //! cargo run --release --example plugin_server -- [ADDRESS:PORT [thread|process [PLUGIN]]]
 //! curl --data-binary '# Hello' http://127.0.0.1:8080/render
 //! ```
 //!
-//! Listens on 127.0.0.1:8080 unless told otherwise. The HTTP is as light as it
-//! can be: one request for each connection, a body with a length, everything
-//! bounded in bytes and in time.
+//! The default address is 127.0.0.1:8080. The implementation of HTTP is minimal: one
+//! request for each connection, a body with a length, limits on all sizes and times.
 
 use anyhow::Context;
 use std::path::PathBuf;
@@ -24,11 +23,11 @@ use wrun::{Artifact, ErrorKind, Limit, Limits, Mode, Outcome, Runner, Task};
 const MAX_CONNECTIONS: usize = 256;
 const MAX_HEAD: usize = 16 << 10;
 const MAX_BODY: usize = 1 << 20;
-/// For a whole request to arrive, and for a whole answer to be taken.
+/// Maximum time to receive a whole request, and to send a whole answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn main() -> anyhow::Result<()> {
-    // In process mode this program is its own worker: first thing in main.
+    // In process mode this program is its own worker; this must be the first call in main.
     wrun::worker_hook();
 
     let mut args = std::env::args().skip(1);
@@ -52,7 +51,7 @@ fn main() -> anyhow::Result<()> {
         .block_on(serve(&address, mode, plugin))
 }
 
-/// What every connection works with.
+/// The state that all connections share.
 struct Server {
     runner: Runner,
     plugin: Artifact,
@@ -66,7 +65,7 @@ fn interrupt() -> std::io::Result<UnixStream> {
 }
 
 async fn serve(address: &str, mode: Mode, plugin: PathBuf) -> anyhow::Result<()> {
-    // Few wait: a client is better told to come back than kept.
+    // A short queue: it is better to tell a client to retry than to let it wait.
     let runner = Runner::builder().mode(mode).max_queued(32).build()?;
     let plugin = runner.load_async(plugin).await?;
     let server = Arc::new(Server { runner, plugin });
@@ -90,19 +89,19 @@ async fn serve(address: &str, mode: Mode, plugin: PathBuf) -> anyhow::Result<()>
             _ = interrupted.readable() => break,
         };
         let Ok((stream, _)) = accepted else {
-            // Out of descriptors, most likely: some come back.
+            // Probably out of descriptors: wait until some are closed.
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
         let server = server.clone();
         tokio::spawn(async move {
-            // A client that does not follow is a client less, nothing more.
+            // An error concerns only this client.
             let _ = server.connection(stream).await;
             drop(place);
         });
     }
 
-    // Nobody new; whoever is there gets an answer.
+    // Accept no new clients; connected clients get an answer.
     drop(listener);
     let all = u32::try_from(MAX_CONNECTIONS)?;
     let _ = tokio::time::timeout(2 * PATIENCE, places.acquire_many(all)).await?;
@@ -142,8 +141,8 @@ impl Server {
             Ok(Err(error)) => return Err(error.into()),
             Err(_elapsed) => Response::text("408 Request Timeout", "too slow"),
         };
-        // The plug-in is not trusted, and so is not the HTML that it makes: no
-        // script of it runs, and it reaches nothing.
+        // The plug-in is not trusted, and neither is its HTML: the policy allows no
+        // scripts and no requests.
         let head = format!(
             "HTTP/1.1 {}\r\nContent-Type: {}\r\nContent-Length: {}\r\nConnection: close\r\n\
              X-Content-Type-Options: nosniff\r\n\
@@ -161,7 +160,7 @@ impl Server {
             stream.write_all(head.as_bytes()).await?;
             stream.write_all(&response.body).await?;
             stream.shutdown().await?;
-            // Closing with bytes unread would throw away what was just sent.
+            // Closing with unread bytes would discard the answer that was just sent.
             let mut rest = [0; 4096];
             let mut left = MAX_BODY;
             while left > 0 {
@@ -183,8 +182,8 @@ impl Server {
         }
     }
 
-    /// One client's Markdown through one run of the plug-in: nothing of it is
-    /// left for the next.
+    /// Renders one client's Markdown in one run of the plug-in. The next run sees
+    /// nothing of it.
     async fn render(&self, markdown: Vec<u8>) -> Response {
         let task = Task::new(&self.plugin)
             .name("render")
@@ -195,7 +194,7 @@ impl Server {
                     .max_memory(64 << 20)
                     .max_output(8 << 20),
             );
-        // Not `submit`: a queue that is full is for the client to wait at.
+        // Not `submit`, which would wait while the queue is full: the client retries.
         let handle = match self.runner.try_submit(task) {
             Ok(handle) => handle,
             Err(error) if error.kind() == ErrorKind::Overloaded => {
@@ -236,7 +235,7 @@ fn failure(error: &wrun::Error) -> Response {
     Response::text("500 Internal Server Error", "cannot run the plug-in")
 }
 
-/// Reads one request. The inner error is the answer to one that is refused.
+/// Reads one request. The inner error is the answer to a refused request.
 async fn read_request(stream: &mut TcpStream) -> std::io::Result<Result<Request, Response>> {
     const BAD: &str = "400 Bad Request";
     let mut bytes = Vec::with_capacity(1024);
@@ -276,7 +275,7 @@ async fn read_request(stream: &mut TcpStream) -> std::io::Result<Result<Request,
             let status = "501 Not Implemented";
             return Ok(Err(Response::text(status, "send a Content-Length")));
         } else if name.eq_ignore_ascii_case("content-length") {
-            // Digits only: `parse` would take a sign, and two lengths are none.
+            // Digits only, because `parse` accepts a sign. A second length is an error.
             let digits = value.bytes().all(|byte| byte.is_ascii_digit());
             match value.parse::<usize>() {
                 Ok(value) if digits && length.is_none() => length = Some(value),

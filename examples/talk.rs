@@ -1,5 +1,5 @@
-//! What Node's `fork`, `Worker` and `MessageChannel` do with messages: a host and a
-//! task, two tasks without their host, and what a closed or killed end says.
+//! Messages as with Node's `fork`, `Worker` and `MessageChannel`: between a host and a
+//! task, directly between two tasks, and the errors after an end is closed or killed.
 //!
 //! ```sh
 //! cargo run --release --example talk -- [thread|process]
@@ -11,7 +11,7 @@ use std::time::Duration;
 use wrun::{Limits, Message, Mode, Outcome, PortError, Runner, Task};
 
 fn main() -> anyhow::Result<()> {
-    // In process mode this program is its own worker: first thing in main.
+    // In process mode this program is its own worker; this must be the first call in main.
     wrun::worker_hook();
 
     let mode: Mode = match std::env::args().nth(1) {
@@ -21,11 +21,11 @@ fn main() -> anyhow::Result<()> {
     let runner = Runner::builder().mode(mode).build()?;
     let guests = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../guest-tasks"));
     let guest = runner.load(guests.join("ports/ports.wasm"))?;
-    // Nobody who waits for a message waits forever.
+    // The timeout ends every wait for a message.
     let limits = Limits::default().timeout(Duration::from_secs(60));
     let start = |what: &str| -> anyhow::Result<_> {
         let (theirs, ours) = runner.channel(8)?;
-        // As Node's: who is killed is not asked.
+        // As in Node: a kill does not first request the task to stop.
         let task = Task::new(&guest).grace(Duration::ZERO);
         let task = task.input(what).port(theirs);
         let handle = runner.submit_blocking(task.limits(limits.clone()))?;
@@ -38,12 +38,12 @@ fn main() -> anyhow::Result<()> {
     port.send_blocking("ping")?;
     println!("a task said {:?}", port.receive_blocking()?.data);
 
-    // receiveMessageOnPort: what is there now, or nothing.
+    // receiveMessageOnPort: returns a message that has already arrived, or nothing.
     let nothing = port.try_receive().err();
     ensure!(nothing == Some(PortError::WouldBlock), "{nothing:?}");
     println!("and then {}", PortError::WouldBlock);
 
-    // child.disconnect: the task sees it, and so does everybody later.
+    // child.disconnect: the task sees that the port is closed, and so do later sends.
     port.close();
     let report = echo.wait()?;
     ensure!(report.outcome.is_completed(), "{}", report.outcome);
@@ -51,8 +51,8 @@ fn main() -> anyhow::Result<()> {
     let unsent = port.try_send("more").err().context("it is closed")?;
     println!("to send {:?} more: {}", unsent.message.data, unsent.error);
 
-    // new MessageChannel, an end to each of two tasks, as in a transferList: the host
-    // is not in between.
+    // new MessageChannel: each of two tasks gets one end, as in a transferList. Their
+    // messages do not pass through the host.
     let (asks, to_asks) = start("ping 100")?;
     let (answers, to_answers) = start("echo")?;
     let (one, other) = runner.channel(1)?;
@@ -64,7 +64,7 @@ fn main() -> anyhow::Result<()> {
         println!("of two tasks, one says {:?}", report.stdout);
     }
 
-    // worker.terminate: what ends a task closes its ports.
+    // worker.terminate: the end of a task closes its ports.
     let (waits, port) = start("wait")?;
     waits.kill();
     let report = waits.wait()?;

@@ -1,10 +1,11 @@
 #!/bin/sh
-# Compiles with libFuzzer's instrumentation and with checks: a wrapper of rustc.
+# A wrapper of rustc that compiles with libFuzzer's instrumentation and with checks.
 #
-# As RUSTC_WORKSPACE_WRAPPER it sees the workspace's own crates only, so that
-# wasmtime is not compiled again. As RUSTC_WRAPPER it sees all and takes wrun and
-# the crates that read what it reads; that needs a target directory of its own,
-# and `--target`, which tells them from the same crates in procedural macros.
+# As RUSTC_WORKSPACE_WRAPPER it compiles only the crates of the workspace, so that
+# wasmtime is not compiled again. As RUSTC_WRAPPER it compiles all crates, and
+# instruments wrun and the parsers that wrun uses. This needs a separate target
+# directory, and `--target`, which distinguishes them from the same crates in
+# procedural macros.
 crate=
 target=
 previous=

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# A short run of every fuzz target from its corpus: fuzz/run.sh [SECONDS], 20 by
-# default, for each. Ends with 1 when one finds something, which is then kept in
-# fuzz/artifacts. Stable Rust and a C++ compiler; fuzz/README.md has the long runs.
+# Runs every fuzz target from its corpus for a short time: fuzz/run.sh [SECONDS], 20 by
+# default, for each. Exits with 1 if a target finds something, which is then kept in
+# fuzz/artifacts. Needs stable Rust and a C++ compiler. fuzz/README.md has the long runs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 seconds=${1:-20}
@@ -23,7 +23,7 @@ for name in frame handshake loader; do
   options=(-max_total_time="$seconds" -timeout=25 -rss_limit_mb=2048 -max_len=16384 -verbosity=1
     -artifact_prefix="fuzz/artifacts/$name/")
   [ ! -f "fuzz/$name.dict" ] || options+=(-dict="fuzz/$name.dict")
-  # What it finds goes to the first folder, the corpus is only read.
+  # New inputs go to the first folder; the corpus is only read.
   status=0
   "$target/release/$name" "${options[@]}" "$scratch/$name" "fuzz/corpus/$name" >"$scratch/log" 2>&1 || status=$?
   seeds=$(find "fuzz/corpus/$name" -type f | wc -l)

@@ -4,13 +4,13 @@
 #   build.sh               every guest that is committed
 #   build.sh NAME...       these (a name of the table below)
 #   build.sh python javascript
-#                          the guests too big to commit, into target/guests/;
-#                          needs only PyPI and npm
-#   build.sh --check       needs no compiler: says which committed .wasm no
-#                          longer matches its sources, and then exits 1
+#                          the guests that are too big to commit, into
+#                          target/guests/; needs only PyPI and npm
+#   build.sh --check       needs no compiler: lists each committed .wasm that
+#                          does not match its sources, and then exits with 1
 #
-# WRUN_TOOLCHAINS=DIR says where the compilers are; without it toolchains.sh
-# builds them in target/toolchains first. For your own compilers see README.md.
+# WRUN_TOOLCHAINS=DIR is the folder with the compilers; without it, toolchains.sh
+# first builds them in target/toolchains. README.md says how to use your own.
 set -euo pipefail
 cd "$(dirname "$0")"
 here=$PWD
@@ -47,7 +47,7 @@ hostile        | generated | $(echo hostile/*.wasm hostile/deep-*.wat hostile/*m
 
 field() { cut -d'|' -f"$1" <<<"$2" | xargs; }
 
-# One digest over the sources' names and contents; the prebuilt is no source.
+# One digest over the names and contents of the sources, without the prebuilt.
 digest_of() {
   local where
   for where in "$@"; do
@@ -57,7 +57,7 @@ digest_of() {
 
 rows() { grep '|' <<<"$table"; }
 
-# What the lock should hold for one row: sources' digest, prebuilt's, its path.
+# The lines of the lock for one row: digest of the sources, digest and path of the prebuilt.
 lock_lines() {
   local prebuilt
   # shellcheck disable=SC2046
@@ -87,14 +87,14 @@ check() {
       stale=1
     done
   done < <(rows)
-  # the generated ones are found by a glob, which does not miss what is gone
+  # The generated ones are found by a glob, which does not notice a removed file.
   while read -r _ _ prebuilt; do
     [ -f "$prebuilt" ] || { echo "missing: $prebuilt"; stale=1; }
   done < <(grep -v '^#' "$lock")
   [ $stale = 0 ] || { echo "rebuild with guest-tasks/build.sh NAME"; exit 1; }
 }
 
-# The lock again, with the rows of these names replaced by what is there now.
+# Writes the lock again, with new digests for the rows of these names.
 write_lock() {
   local row name
   {
@@ -126,8 +126,8 @@ toolchains() {
 }
 
 cargo_guest() { # TARGET CRATE OUT
-  # The remap keeps this machine's paths out of the panic messages. One folder
-  # for each toolchain: cargo does not notice that the std below it changed.
+  # The remap keeps this machine's paths out of the panic messages. Each toolchain
+  # has its own folder, because cargo does not notice a changed std.
   local folder; folder=$target/guests-build/cargo-$(cksum <<<"$D" | cut -d' ' -f1)
   local cargo=${CARGO_HOME:-$HOME/.cargo} source
   local flags="--remap-path-prefix=$D=/toolchain --remap-path-prefix=$cargo=/cargo"

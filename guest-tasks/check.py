@@ -1,13 +1,12 @@
 #!/usr/bin/env python3
-"""Runs the cases of manifest.json on another host, the wasmtime command line:
-so that what the manifest expects is not merely what wrun does.
+"""Runs the cases of manifest.json on another host, the wasmtime command line, so that
+the expected results do not depend only on wrun.
 
     check.py TOOLCHAINS [WORD...]     only the cases whose guest has a WORD
 
-TOOLCHAINS/bin needs wasmtime and wasm-tools. That host differs from wrun where
-the manifest is about wrun, so it is asked less: it has no `wrun:task` imports,
-no read-only grants, no limit on output, and knows traps, limits and refusals
-only as "it did not complete".
+TOOLCHAINS/bin needs wasmtime and wasm-tools. Features that are specific to wrun are
+not checked: that host has no `wrun:task` imports, no read-only grants and no limit on
+output, and reports traps, limits and refusals only as "it did not complete".
 """
 
 import hashlib
@@ -24,7 +23,7 @@ TOOLS = Path(sys.argv[1]).resolve() / "bin"
 
 
 def componentized(guest, scratch):
-    """A core module that exports run, as a component; None when it cannot be."""
+    """A core module that exports run, as a component; None if that is not possible."""
     for command in (
         ["parse", guest, "-o", "core.wasm"],
         ["component", "embed", HERE.parent / "wit", "--world", "task", "core.wasm", "-o", "embedded.wasm"],

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # The compilers of the guests on a bare Debian bookworm with rustup 1.95 and Node, from Debian, PyPI, npm and Cargo.
 # usage: toolchains.sh DEST [rust]   (about 3 minutes cold, 2 GB; nothing is installed system-wide)
-# With `rust`, only what tasks in Rust need, for WASI 0.1 and 0.2, and quickly instead of optimised: to try pages, not to
-# build guests that are committed.
-# A machine with `rustup target add wasm32-wasip1 wasm32-wasip2`, wasi-sdk, Zig and Go needs none of this.
+# With `rust`, builds only the tools for tasks in Rust, for WASI 0.1 and 0.2, quickly and not optimised: for testing the
+# pages in docs/tasks, not for guests that are committed.
+# Not needed on a machine with `rustup target add wasm32-wasip1 wasm32-wasip2`, wasi-sdk, Zig and Go.
 set -euo pipefail
 D=$(realpath -m "$1"); only=${2:-}; mkdir -p "$D"/{debs,bin}; cd "$D"
 t0=$SECONDS; say() { echo "[$((SECONDS-t0))s] $*"; }

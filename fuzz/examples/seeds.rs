@@ -1,12 +1,12 @@
-//! Writes the corpora that fuzzing starts from: `seeds DIRECTORY`. Each target's
-//! goes to a folder of its name.
+//! Writes the initial corpora for fuzzing: `seeds DIRECTORY`. Each target has a folder
+//! with its name.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Cap on a guest that becomes a seed: mutations of large ones are slow and find
-/// little.
+/// Maximum size of a guest that becomes a seed: mutations of larger guests are slow and
+/// find little.
 const MAX_GUEST: u64 = 8 << 10;
 
 fn main() -> io::Result<()> {
@@ -57,7 +57,7 @@ fn main() -> io::Result<()> {
         {
             fs::write(tasks.join(format!("{stem}-component")), component)?;
         }
-        // The text is one way in, the binary another.
+        // Seeds for both inputs of the loader: text and binary.
         if extension == "wat"
             && let Ok(binary) = wat::parse_bytes(&bytes)
         {
@@ -67,7 +67,7 @@ fn main() -> io::Result<()> {
     Ok(())
 }
 
-/// Guests that are small enough, wherever they are.
+/// All guests that are small enough, in any folder.
 fn collect(folder: &Path, found: &mut Vec<PathBuf>) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;

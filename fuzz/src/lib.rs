@@ -1,5 +1,5 @@
-//! What the fuzz targets of wrun share: an allocator that counts, so that a target
-//! can say how much memory its input may cost.
+//! Shared code of wrun's fuzz targets: an allocator that counts, so that a target can
+//! limit the memory for its input.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -18,7 +18,7 @@ fn count(size: usize) {
 }
 
 #[expect(unsafe_code, reason = "an allocator is unsafe to implement")]
-// SAFETY: every call goes to the system's allocator as it came.
+// SAFETY: every call goes unchanged to the system's allocator.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout.size());
@@ -50,7 +50,7 @@ unsafe impl GlobalAlloc for Counting {
 ///
 /// # Panics
 ///
-/// At some time `work` held more than `allowance` bytes.
+/// `work` held more than `allowance` bytes at some time.
 pub fn within(allowance: usize, work: impl FnOnce()) {
     let before = LIVE.load(Relaxed);
     PEAK.store(before, Relaxed);

@@ -1,4 +1,4 @@
-//! Greetings, as any program could send them.
+//! Reads greetings, as any program could send them.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,12 +1,12 @@
-//! Mutations that are well-formed to begin with: modules, tasks and components
-//! from wasm-smith, which libFuzzer's own mutations then damage.
+//! Mutations that start from well-formed input: modules, tasks and components from
+//! wasm-smith, which libFuzzer's own mutations then damage.
 
 use libfuzzer_sys::arbitrary::{Arbitrary, Unstructured};
 use wasm_smith::{Component, Config, Module};
 
-/// One mutation in so many.
+/// One of this many mutations is made by wasm-smith.
 const RARITY: u32 = 16;
-/// Bytes that wasm-smith decides by.
+/// Number of random bytes for wasm-smith's decisions.
 const ENTROPY: usize = 2 << 10;
 
 libfuzzer_sys::fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
@@ -53,7 +53,7 @@ fn task() -> Config {
 }
 
 fn entropy(seed: u32) -> Vec<u8> {
-    // xorshift32, which must not start at nothing.
+    // xorshift32, whose state must not be zero.
     let mut state = seed | 1 << 31;
     let mut bytes = Vec::with_capacity(ENTROPY);
     while bytes.len() < ENTROPY {

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Makes the expected outputs without running a guest: each comes from another
-implementation of the same job, in Python's standard library.
+implementation of the same work, in Python's standard library.
 
 `make.py` writes the files; `make.py --images DIR` checks the pictures in DIR
-(sunset-blur.png, sunset-edges.png), which another encoder would pack otherwise.
+(sunset-blur.png, sunset-edges.png); another encoder would compress them differently.
 """
 
 import collections
@@ -128,7 +128,7 @@ def check_images(folder):
 
 
 def chance(state=1):
-    """Numbers that only look like chance: xorshift, as the talking tasks have it."""
+    """Pseudo-random numbers: xorshift, as in the tasks that talk."""
     while True:
         state ^= state << 13 & MASK
         state ^= state >> 7

@@ -1,4 +1,4 @@
-;; run answers err with words that are not UTF-8.
+;; run returns err with a text that is not UTF-8.
 (module
   (memory (export "memory") 1)
   (data (i32.const 16) "ab\ff\fe")

@@ -1,4 +1,4 @@
-;; Waits on its cancellation, then goes on waiting a year: it was told and will not go.
+;; Waits for its cancellation, then waits for another year: it ignores the request to stop.
 (module
   (import "wrun:task/context@0.1.0" "subscribe-cancelled" (func $cancelled (result i32)))
   (import "wasi:clocks/monotonic-clock@0.2.12" "subscribe-duration"

@@ -1,4 +1,4 @@
-;; run answers err: the outcome is `failed`, with these words.
+;; run returns err: the outcome is `failed`, with this text.
 (module
   (memory (export "memory") 1)
   (data (i32.const 16) "the input is not to my liking")

@@ -1,4 +1,4 @@
-;; One fd_write of 268 million iovecs: the host must not allocate what the guest says.
+;; One fd_write of 268 million iovecs: the host must not allocate memory for this number.
 (module
   (import "wasi_snapshot_preview1" "fd_write" (func $fd_write (param i32 i32 i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "proc_exit" (func $proc_exit (param i32)))

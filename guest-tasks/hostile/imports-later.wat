@@ -1,4 +1,4 @@
-;; Imports a function of an interface of `wrun:task` that there is not.
+;; Imports a function of an interface of `wrun:task` that does not exist.
 (module
   (import "wrun:task/later@0.1.0" "spawn"
     (func (param i32 i32 i32 i32 i32 i32 i32)))

@@ -1,4 +1,4 @@
-;; A core module with an import that nobody has heard of.
+;; A core module with an import that does not exist in any interface.
 (module
   (import "env" "mystery" (func (param i32)))
   (memory (export "memory") 1)

@@ -1,5 +1,5 @@
-;; Eight memories, each grown in turn: a limit that is asked per memory must add
-;; them up. No single one of them goes over 16 MiB.
+;; Eight memories, each grown in turn: the limit must apply to
+;; their sum. No single memory grows above 16 MiB.
 (module
   (memory (export "memory") 1)
   (memory $m1 1)

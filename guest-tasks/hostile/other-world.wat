@@ -1,4 +1,4 @@
-;; A component with a run, but not the world's: it takes and returns a number.
+;; A component with a run of another type: it takes and returns a number.
 (component
   (core module $m (func (export "run") (param i32) (result i32) (local.get 0)))
   (core instance $i (instantiate $m))

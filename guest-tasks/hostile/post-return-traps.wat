@@ -1,4 +1,4 @@
-;; Answers, then traps when the host says that it has read the answer.
+;; Returns, then traps when the host reports that it has read the result.
 (module
   (memory (export "memory") 1)
   (data (i32.const 16) "ok")

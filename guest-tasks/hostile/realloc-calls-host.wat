@@ -1,4 +1,4 @@
-;; Its allocator calls the host, which is just calling it: the component model
+;; Its allocator calls the host during a call from the host: the component model
 ;; forbids leaving a component while its arguments are being written.
 (module
   (import "wrun:task/context@0.1.0" "cancelled" (func $cancelled (result i32)))

@@ -1,4 +1,4 @@
-;; Its allocator calls itself without an end, while the host writes the input.
+;; Its allocator calls itself endlessly while the host writes the input.
 (module
   (memory (export "memory") 1)
   (func $realloc (export "cabi_realloc") (param i32 i32 i32 i32) (result i32)

@@ -1,4 +1,4 @@
-;; Maps a region that it does not have.
+;; Maps a region with a handle that it was never given.
 (module
   (import "wrun:task/regions@0.1.0" "[method]region.map"
     (func $map (param i32 i64 i32 i32 i32)))

@@ -10,8 +10,8 @@
   (func $put (param $char i32)
     (i32.store8 (global.get $out) (local.get $char))
     (global.set $out (i32.add (global.get $out) (i32.const 1))))
-  ;; The answer at 64 as a character: a dot, or the number of the error, which lies
-  ;; behind the flag with the alignment of what the call gives.
+  ;; The result at 64 as a character: a dot, or the number of the error, which is
+  ;; after the flag, aligned like the type of the result.
   (func $said (param $align i32)
     (if (i32.load8_u (i32.const 64))
       (then (call $put (i32.add (i32.const 48) (i32.load8_u (i32.add (i32.const 64) (local.get $align))))))

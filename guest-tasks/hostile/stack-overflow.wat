@@ -1,4 +1,4 @@
-;; Recursion without an end: the stack of the guest, not of the host, is used up.
+;; Endless recursion: uses up the stack of the guest, not the stack of the host.
 (module
   (func $deeper (param i32) (result i32)
     (i32.add (call $deeper (i32.add (local.get 0) (i32.const 1))) (i32.const 1)))

@@ -1,4 +1,4 @@
-;; The start function traps: an instance never comes to be.
+;; The start function traps: no instance is made.
 (module
   (func $start unreachable)
   (start $start)

@@ -1,4 +1,4 @@
-;; Writes to stderr without an end, and ignores every refusal.
+;; Writes to stderr endlessly and ignores every refusal.
 (module
   (import "wasi_snapshot_preview1" "fd_write" (func $fd_write (param i32 i32 i32 i32) (result i32)))
   (memory (export "memory") 1)

@@ -1,4 +1,4 @@
-;; Reads stdin until it ends. Where stdin never delivers, it waits for ever.
+;; Reads stdin until it ends. If stdin has no data and does not end, it waits forever.
 (module
   (import "wasi_snapshot_preview1" "fd_read" (func $fd_read (param i32 i32 i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "proc_exit" (func $proc_exit (param i32)))

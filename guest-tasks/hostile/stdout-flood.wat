@@ -1,4 +1,4 @@
-;; Writes to stdout without an end, and ignores every refusal.
+;; Writes to stdout endlessly and ignores every refusal.
 (module
   (import "wasi_snapshot_preview1" "fd_write" (func $fd_write (param i32 i32 i32 i32) (result i32)))
   (memory (export "memory") 1)

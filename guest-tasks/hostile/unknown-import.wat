@@ -1,4 +1,4 @@
-;; Imports a function that nobody provides.
+;; Imports a function that no host provides.
 (module
   (import "env" "mystery" (func $mystery (param i32)))
   (memory (export "memory") 1)

@@ -1,4 +1,4 @@
-;; Throws a WebAssembly exception that nobody catches.
+;; Throws a WebAssembly exception that is not caught.
 (module
   (memory (export "memory") 1)
   (tag $oops)

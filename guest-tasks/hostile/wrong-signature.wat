@@ -1,4 +1,4 @@
-;; run with a signature that is not the world's.
+;; Exports run with a signature that differs from the world's.
 (module
   (memory (export "memory") 1)
   (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (i32.const 1024))

@@ -1,4 +1,4 @@
-;; Gives the processor back without an end: many host calls, no progress.
+;; Yields the processor endlessly: many host calls, no progress.
 (module
   (import "wasi_snapshot_preview1" "sched_yield" (func $yield (result i32)))
   (memory (export "memory") 1)

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes the generated inputs beside this file: the same bytes on every run.
+"""Makes the generated inputs next to this file: the same bytes on every run.
 
 Only the Python standard library. article.md is written by hand.
 """

@@ -3,8 +3,8 @@
 componentize-py finds the class that implements the world's one export.
 """
 
-# At the top, not inside a function: the built component has no standard
-# library to import from any more.
+# At the top, not inside a function: the built component contains no standard
+# library to import from.
 import json
 
 import wit_world
@@ -15,7 +15,7 @@ class WitWorld(wit_world.WitWorld):
     def run(self, input: bytes) -> bytes:
         text = input.decode("utf-8", "replace").strip()
         if not text.isdigit():
-            # `failed`, with these words; any other exception would be a trap
+            # `failed`, with this text; any other exception would be a trap
             raise Err(f"{text!r} is not a number")
         limit = int(text)
         sieve = bytearray([1]) * (limit + 1)

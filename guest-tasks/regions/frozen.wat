@@ -1,4 +1,4 @@
-;; A frozen region, laid over two windows: what is written to one stays there.
+;; A frozen region, mapped over two windows: a write to one changes only that one.
 ;; Prints a dot or the number of an error for each answer, and the letters that it
 ;; finds.
 (module
@@ -23,8 +23,8 @@
   (func $put (param $char i32)
     (i32.store8 (global.get $out) (local.get $char))
     (global.set $out (i32.add (global.get $out) (i32.const 1))))
-  ;; The answer at 64 as a character: a dot, or the number of the error, which lies
-  ;; behind the flag with the alignment of what the call gives.
+  ;; The result at 64 as a character: a dot, or the number of the error, which is
+  ;; after the flag, aligned like the type of the result.
   (func $said (param $align i32)
     (if (i32.load8_u (i32.const 64))
       (then (call $put (i32.add (i32.const 48) (i32.load8_u (i32.add (i32.const 64) (local.get $align))))))
@@ -52,7 +52,7 @@
     (call $put (i32.load8_u (i32.const 131072)))
     (call $read (local.get $region) (i64.const 0) (i64.const 3) (i32.const 64)) (call $said (i32.const 4))
     (call $put (i32.load8_u (call $got)))
-    ;; what was written is gone with the mapping
+    ;; dropping the mapping discards the writes
     (call $drop-mapping (local.get $mapping))
     (call $put (i32.add (i32.const 48) (i32.load8_u (i32.const 65536))))
     (call $map (local.get $region) (i64.const 0) (i32.const 65536) (i32.const 65536) (i32.const 64)) (call $said (i32.const 4))

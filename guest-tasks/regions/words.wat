@@ -1,4 +1,4 @@
-;; Atomics on a shared region, and waiting at one. Prints what each gives, a dot or
+;; Atomics on a shared region, and waiting on one. Prints what each gives, a dot or
 ;; the number of an error for each answer, and how each wait ended.
 (module
   (import "wrun:task/regions@0.1.0" "[static]region.create"
@@ -45,8 +45,8 @@
   (func $put (param $char i32)
     (i32.store8 (global.get $out) (local.get $char))
     (global.set $out (i32.add (global.get $out) (i32.const 1))))
-  ;; The answer at 64 as a character: a dot, or the number of the error, which lies
-  ;; behind the flag with the alignment of what the call gives.
+  ;; The result at 64 as a character: a dot, or the number of the error, which is
+  ;; after the flag, aligned like the type of the result.
   (func $said (param $align i32)
     (if (i32.load8_u (i32.const 64))
       (then (call $put (i32.add (i32.const 48) (i32.load8_u (i32.add (i32.const 64) (local.get $align))))))
@@ -94,7 +94,7 @@
     (call $load-u32 (local.get $region) (i64.const 16) (i32.const 64)) (call $said (i32.const 4))
     (call $load-u64 (local.get $region) (i64.const -8) (i32.const 64)) (call $said (i32.const 8))
     (call $put (i32.const 32))
-    ;; not equal (1); timed out (2) at once and after 5 ms; nobody to wake
+    ;; not equal (1); timed out (2) at once and after 5 ms; no waiter to wake
     (call $wait (local.get $region) (i64.const 4) (i32.const 9) (i32.const 0) (i64.const 0) (i32.const 64)) (call $said (i32.const 1))
     (call $put (i32.add (i32.const 48) (i32.load8_u (i32.const 65))))
     (call $wait (local.get $region) (i64.const 4) (i32.const 2) (i32.const 1) (i64.const 0) (i32.const 64)) (call $said (i32.const 1))

@@ -44,7 +44,7 @@ def count(port: ports.Port) -> bytes:
     message = port.receive()
     start, end = struct.unpack("<QQ", message.data)
     region = message.regions[0]
-    # From the byte before, so that a word that began there is known as another's.
+    # Reads from the byte before, to find out whether a word that began there is another task's.
     first = max(start - 1, 0)
     text = region.read(first, region.len() - first)
     words = (word for word in WORD.finditer(text) if start <= first + word.start() < end)

@@ -2,7 +2,7 @@
 //
 // Input: JSON {"template": "Dear {{name}}, ...", "values": {"name": "..."}}.
 
-// QuickJS is the language without the web around it: there is no TextDecoder.
+// QuickJS provides only the language, without web APIs: there is no TextDecoder.
 const decode = (bytes) =>
   decodeURIComponent(Array.from(bytes, (byte) => "%" + byte.toString(16).padStart(2, "0")).join(""));
 const encode = (text) =>
@@ -13,7 +13,7 @@ export function run(input) {
   try {
     job = JSON.parse(decode(input));
   } catch (error) {
-    // A thrown string is `err`: the outcome is `failed`, with these words.
+    // A thrown string is `err`: the outcome is `failed`, with this text.
     throw `the input is not JSON: ${error.message}`;
   }
   return encode(
