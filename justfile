@@ -16,7 +16,7 @@ test NAME="":
 
 # Unit tests whose name contains NAME
 unit NAME="":
-    cargo test --release --lib -- {{NAME}}
+    cargo test --release --lib --bins -- {{NAME}}
 
 # Benchmark rows whose name contains ROW, briefly
 bench ROW:

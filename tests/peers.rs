@@ -24,7 +24,7 @@ fn the_page_is_made_of_the_numbers() {
         assert_eq!(
             page,
             made,
-            "docs/peers.md, line {}: make it again with `cargo bench -p wrun --bench peers -- \
+            "docs/peers.md, line {}: make it again with `cargo bench -p wrun-cli --bench peers -- \
              --render docs/peers.json --markdown docs/peers.md`",
             number + 1
         );

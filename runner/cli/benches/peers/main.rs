@@ -2,8 +2,8 @@
 //! installed (`runner/benches/peers.sh` does it) is left out, and the tables say so.
 //!
 //! ```text
-//! cargo bench -p wrun --bench peers -- [--quick] [--json FILE] [--markdown FILE] [ROW]...
-//! cargo bench -p wrun --bench peers -- --render docs/peers.json --markdown docs/peers.md
+//! cargo bench -p wrun-cli --bench peers -- [--quick] [--json FILE] [--markdown FILE] [ROW]...
+//! cargo bench -p wrun-cli --bench peers -- --render docs/peers.json --markdown docs/peers.md
 //! ```
 //!
 //! A `ROW` is a part of a row's id. `--render` measures nothing: it makes the tables, and

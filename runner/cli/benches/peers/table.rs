@@ -111,7 +111,7 @@ fn introduction(page: &mut String, all: &Measured) {
         page,
         &format!(
             "# wrun beside its peers\n\n\
-             Made by `cargo bench -p wrun --bench peers` of [peers.json](peers.json); \
+             Made by `cargo bench -p wrun-cli --bench peers` of [peers.json](peers.json); \
              [benchmarks.md](benchmarks.md) says how to repeat it.\n\n\
              {}, commit {}: {processors} virtual processors ({processor}), {kernel}, load average {:.1} \
              before and {:.1} after. {} rounds; in each, every row in turn did each thing for {} ms.\n\n\
