@@ -6,42 +6,31 @@
 //! bound there is a refusal at once and never a wait; children take no place of
 //! submitted tasks, which may be waiting for them.
 
-use crate::provider::{Commons, Provider};
+use crate::launch::{Launch, Place, Request, Starter};
 use crate::task_grant::TaskGrant;
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use wrun_sandbox::Budgets;
 use wrun_sandbox::InputKind;
 use wrun_sandbox::deadline::{Deadline, until};
-use wrun_sandbox::executor::{Executed, Executor, Job};
+use wrun_sandbox::executor::Executed;
 use wrun_sandbox::port::Port;
 use wrun_sandbox::region::Maker;
 use wrun_sandbox::services::{End, SpawnError};
 use wrun_sandbox::stop::Stop;
 use wrun_sandbox::turn::Turn;
-use wrun_sandbox::{Ending, Fate, Sink};
+use wrun_sandbox::{Ending, Sink};
 use wrun_types::limits::Limits;
-use wrun_types::outcome::Limit;
 use wrun_types::spec::{Spec, Terminals};
 
-/// What starting a child takes of its runner.
-pub(crate) struct Starter {
-    pub(crate) executor: Arc<dyn Executor>,
-    /// Ids of submitted tasks and of children.
-    pub(crate) next_id: AtomicU64,
-    /// Permits for children that run, over all trees.
-    pub(crate) places: Arc<Semaphore>,
-    pub(crate) commons: Arc<Commons>,
-}
-
 /// What a submitted task and all below it share.
-struct Tree {
+pub(crate) struct Tree {
     grants: HashMap<String, TaskGrant>,
     max_depth: u32,
     max_tasks: u32,
@@ -112,6 +101,25 @@ struct Child {
 }
 
 impl Tree {
+    /// Of a submitted task with these grants and limits.
+    pub(crate) fn new(grants: Vec<TaskGrant>, limits: &Limits) -> Arc<Self> {
+        Arc::new(Tree {
+            child_data: child_data(&grants, limits),
+            grants: grants
+                .into_iter()
+                .map(|grant| (grant.name.clone(), grant))
+                .collect(),
+            max_depth: limits.max_depth,
+            max_tasks: limits.max_tasks,
+            max_memory: limits.max_total_memory,
+            held: Mutex::new(Held {
+                tasks: 0,
+                memory: limits.max_memory,
+                left: Vec::new(),
+            }),
+        })
+    }
+
     fn held(&self) -> MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -157,63 +165,29 @@ impl Drop for Slot {
     }
 }
 
-/// What a child has of the task above it.
-pub(crate) struct Heritage {
-    pub(crate) limits: Limits,
-    pub(crate) deadline: Option<Deadline>,
-    pub(crate) cancel: CancellationToken,
-    pub(crate) kill: CancellationToken,
-    pub(crate) grace: Duration,
-    pub(crate) stderr: Sink,
-}
-
 impl Children {
-    /// The children of a submitted task that was granted some.
-    pub(crate) fn of_submitted(
-        starter: &Arc<Starter>,
-        grants: Vec<TaskGrant>,
-        heritage: Heritage,
+    /// The children of a task at this depth of a tree, which are over when it is.
+    pub(crate) fn new(
+        starter: Arc<Starter>,
+        tree: Arc<Tree>,
+        depth: u32,
+        limits: Limits,
+        deadline: Option<Deadline>,
+        stop: &Stop,
+        stderr: &Sink,
     ) -> Self {
-        let limits = &heritage.limits;
-        let tree = Tree {
-            child_data: child_data(&grants, limits),
-            grants: grants
-                .into_iter()
-                .map(|grant| (grant.name.clone(), grant))
-                .collect(),
-            max_depth: limits.max_depth,
-            max_tasks: limits.max_tasks,
-            max_memory: limits.max_total_memory,
-            held: Mutex::new(Held {
-                tasks: 0,
-                memory: limits.max_memory,
-                left: Vec::new(),
-            }),
-        };
-        Children::new(starter.clone(), Arc::new(tree), 0, heritage)
-    }
-
-    fn new(starter: Arc<Starter>, tree: Arc<Tree>, depth: u32, heritage: Heritage) -> Self {
-        let Heritage {
-            limits,
-            deadline,
-            cancel,
-            kill,
-            grace,
-            stderr,
-        } = heritage;
         Children {
             starter,
             tree,
             depth,
             limits,
             deadline,
-            cancel,
-            kill: kill.child_token(),
-            grace,
+            cancel: stop.ask.clone(),
+            kill: stop.end.child_token(),
+            grace: stop.grace,
             state: Mutex::new(State {
                 started: 0,
-                stderr: Some(stderr),
+                stderr: Some(stderr.clone()),
                 held: HashMap::new(),
             }),
             running: TaskTracker::new(),
@@ -260,51 +234,21 @@ impl Children {
         let Some(slot) = self.tree.slot(limits.max_memory) else {
             return Err((SpawnError::Limit, port));
         };
-        let Ok(place) = self.starter.places.clone().try_acquire_owned() else {
+        let Ok(place) = self.starter.child_places.clone().try_acquire_owned() else {
             return Err((SpawnError::Limit, port));
         };
         to.share();
         let slot = Arc::new(slot);
-        let id = self.starter.next_id.fetch_add(1, Ordering::Relaxed);
         let own = limits.timeout.and_then(Deadline::after);
         let deadline = match (own, self.deadline) {
             (Some(own), Some(theirs)) => Some(own.min(theirs)),
             (own, theirs) => own.or(theirs),
         };
-        let kill = self.kill.child_token();
-        let cancel = self.cancel.child_token();
-        let grace = grant.grace.unwrap_or(self.grace);
-        let stop = Stop {
-            wished: CancellationToken::new(),
-            ask: cancel.clone(),
-            end: kill.clone(),
-            grace,
-        };
         let stdout = Sink::capture(limits.output_budget(true).unwrap_or(u64::MAX));
         let (stderr, said) = Sink::channel(limits.output_budget(false));
-        let heritage = Heritage {
-            limits: limits.clone(),
-            deadline,
-            cancel: cancel.clone(),
-            kill: kill.clone(),
-            grace,
-            stderr: stderr.clone(),
-        };
-        let below = Children::new(
-            self.starter.clone(),
-            self.tree.clone(),
-            self.depth + 1,
-            heritage,
-        );
-        let ledger = self.starter.executor.ledger().clone();
-        let regions = Arc::new(Maker::new(ledger, limits.max_memory));
-        let commons = self.starter.commons.clone();
-        let services = Arc::new(Provider::new(Some(below), commons, regions.clone()));
-        let job = Job {
-            task_id: id,
-            attempt: 1,
+        let launch = self.starter.launch(Request {
             artifact: grant.artifact.clone(),
-            spec: Arc::new(Spec {
+            spec: Spec {
                 name: grant.name.clone(),
                 args: grant.args.clone(),
                 env: Vec::new(),
@@ -314,28 +258,30 @@ impl Children {
                 limits,
                 child_data: self.tree.child_data,
                 act: None,
-            }),
-            deadline,
-            stdin: input,
+            },
+            input,
             stdout: stdout.clone(),
             stderr,
-            cancel,
-            kill,
-            progress: Arc::new(|_| {}),
             port: port.map(|port| *port),
-            services,
-        };
+            progress: Arc::new(|_| {}),
+            deadline,
+            cancel: self.cancel.child_token(),
+            kill: self.kill.child_token(),
+            grace: grant.grace.unwrap_or(self.grace),
+            retries: 0,
+            tree: Some((self.tree.clone(), self.depth + 1)),
+            place: Place::Acquired(place),
+        });
+        let id = launch.job.task_id;
+        let stop = launch.stop.clone();
         let (told, end) = watch::channel(None);
         let running = Running {
             starter: self.starter.clone(),
-            job,
-            stop: stop.clone(),
+            launch,
             stdout,
             said,
             to,
             slot: slot.clone(),
-            place,
-            regions,
         };
         self.running.spawn(async move {
             let end = running.run().await;
@@ -412,50 +358,44 @@ pub(crate) fn child_data(grants: &[TaskGrant], inherited: &Limits) -> u64 {
 /// One child on its way to its end.
 struct Running {
     starter: Arc<Starter>,
-    job: Job,
-    stop: Stop,
+    launch: Launch,
     stdout: Sink,
     /// What it writes to stderr, and where that goes.
     said: mpsc::Receiver<Bytes>,
     to: Sink,
     slot: Arc<Slot>,
-    place: OwnedSemaphorePermit,
-    /// What was made for it.
-    regions: Arc<Maker>,
 }
 
 impl Running {
     async fn run(self) -> End {
         let Running {
             starter,
-            job,
-            stop,
+            launch,
             stdout,
             said,
             to,
             slot,
-            place,
-            regions,
         } = self;
-        let deadline = job.deadline;
-        let services = job.services.clone();
-        let executing = async {
-            let executed = execute(&starter, job, &stop).await;
+        let deadline = launch.job.deadline;
+        let services = launch.job.services.clone();
+        let (stop, regions) = (launch.stop.clone(), launch.regions.clone());
+        let running = async {
+            let ran = launch.run(&starter.executor).await;
             services.end().await;
             drop(services);
-            executed
+            ran
         };
         let mut pumping = std::pin::pin!(pump(said, to));
-        let mut executing = std::pin::pin!(executing);
+        let mut running = std::pin::pin!(running);
         let mut pumped = false;
-        let executed = loop {
+        let ran = loop {
             tokio::select! {
                 biased;
-                executed = &mut executing => break executed,
+                ran = &mut running => break ran,
                 () = &mut pumping, if !pumped => pumped = true,
             }
         };
-        // Whoever reads its parent's stderr sets the pace, and may be given up.
+        // The reader of its parent's stderr sets the pace, and is not waited for without end.
         if !pumped {
             tokio::select! {
                 biased;
@@ -465,9 +405,11 @@ impl Running {
                 () = until(deadline) => {}
             }
         }
-        drop(place);
-        let end = match executed {
-            Ok(executed) => end_of(executed, &stdout).await,
+        let end = match ran {
+            Ok(ran) => {
+                drop(ran.place);
+                end_of(ran.executed, &stdout).await
+            }
             Err(error) => End::Crashed(format!("it could not be run: {error}")),
         };
         let kept = match &end {
@@ -477,31 +419,6 @@ impl Running {
         slot.shrink(kept, regions);
         end
     }
-}
-
-async fn execute(
-    starter: &Starter,
-    job: Job,
-    stop: &Stop,
-) -> Result<Executed, wrun_types::error::Error> {
-    let metered = job.metered();
-    if job.artifact.prepared(metered).is_none() {
-        let executor = starter.executor.clone();
-        let artifact = job.artifact.clone();
-        let preparing = tokio::task::spawn_blocking(move || executor.prepare(&artifact, metered));
-        let imposed = |ending| Ok(Executed::new(Ok(Fate::imposed(ending))));
-        tokio::select! {
-            biased;
-            prepared = preparing => {
-                prepared.map_err(|_| wrun_types::error::Error::shut_down())??;
-            }
-            () = job.kill.cancelled() => return imposed(Ending::Cancelled),
-            () = stop.wished.cancelled() => return imposed(Ending::Cancelled),
-            () = until(job.deadline) => return imposed(Ending::LimitExceeded(Limit::Deadline)),
-        }
-    }
-    let listens = starter.executor.listens(&job.artifact, metered);
-    stop.watch(listens, starter.executor.execute(job)).await
 }
 
 /// Hands on what a child says, until it says no more or nobody takes it.

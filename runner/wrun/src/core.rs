@@ -4,30 +4,26 @@
 //! Invariants: every admitted task gets exactly one report or error; at most
 //! `max_running` tasks run and `max_queued` wait.
 
-use crate::children::{Children, Heritage, Starter, child_data};
+use crate::children::{Tree, child_data};
 use crate::handle::OutputStream;
-use crate::provider::{Commons, Provider};
-use crate::retry::Retry;
+use crate::launch::{Launch, Place, Request, Starter};
+use crate::provider::Commons;
 use crate::task::{Input, Stdio, Task, validate_output};
 use crate::task_grant::validate_tasks;
 use crate::thread::ThreadExecutor;
 use bytes::Bytes;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
-use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, watch};
+use std::sync::atomic::AtomicU64;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use wrun_process::{ChildCompiler, ProcessExecutor};
 use wrun_sandbox::Budgets;
 use wrun_sandbox::broadcast::Broadcast;
-use wrun_sandbox::deadline::{Deadline, until};
-use wrun_sandbox::executor::{Executed, Executor, Job};
+use wrun_sandbox::deadline::Deadline;
+use wrun_sandbox::executor::{Executed, Executor};
 use wrun_sandbox::locks::Locks;
-use wrun_sandbox::region::{Ledger, Maker};
-use wrun_sandbox::stop::Stop;
+use wrun_sandbox::region::Ledger;
 use wrun_sandbox::{Artifact, Compiled, Compiler, Ending, Fate, InProcess, Loader, Progress, Sink};
 use wrun_sys::{self, Process};
 use wrun_types::config::{Config, Jail, Mode};
@@ -46,8 +42,6 @@ pub(crate) struct Core {
     pub(crate) executor: Arc<dyn Executor>,
     /// Permits for tasks that are running or queued.
     pub(crate) admission: Arc<Semaphore>,
-    /// Permits for tasks that are running.
-    places: Arc<Semaphore>,
     pub(crate) starter: Arc<Starter>,
     pub(crate) kill_all: CancellationToken,
     pub(crate) tasks: TaskTracker,
@@ -55,36 +49,10 @@ pub(crate) struct Core {
 
 /// A task with its place in the queue.
 pub(crate) struct Admitted {
-    pub(crate) job: Job,
-    submitted: Instant,
-    retries: u32,
-    pub(crate) stop: Stop,
+    pub(crate) launch: Launch,
     capture_out: Option<Sink>,
     capture_err: Option<Sink>,
-    place: Place,
     _permit: OwnedSemaphorePermit,
-}
-
-/// What came of an admitted task.
-struct Ran {
-    queue: Duration,
-    attempt: u32,
-    executed: Executed,
-}
-
-/// A permit to run, in the order of submission.
-enum Place {
-    Had(OwnedSemaphorePermit),
-    Queued(Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send>>),
-}
-
-impl Place {
-    async fn had(self) -> Result<OwnedSemaphorePermit, AcquireError> {
-        match self {
-            Place::Had(permit) => Ok(permit),
-            Place::Queued(queued) => queued.await,
-        }
-    }
 }
 
 /// The embedder's ends of a task.
@@ -123,11 +91,11 @@ impl Core {
         Ok(Core {
             made_in: Process::current(),
             admission: Arc::new(Semaphore::new(config.max_running + config.max_queued)),
-            places: Arc::new(Semaphore::new(config.max_running)),
             starter: Arc::new(Starter {
                 executor: executor.clone(),
                 next_id: AtomicU64::new(1),
-                places: Arc::new(Semaphore::new(config.max_children)),
+                places: Arc::new(Semaphore::new(config.max_running)),
+                child_places: Arc::new(Semaphore::new(config.max_children)),
                 commons: Arc::new(Commons {
                     locks: Arc::new(Locks::new()),
                     broadcast: Arc::new(Broadcast::new(executor.transport().clone())),
@@ -205,7 +173,6 @@ impl Core {
         validate_tasks(&tasks)?;
         validate_output(stdout, stderr)?;
         spec.child_data = child_data(&tasks, &spec.limits);
-        let submitted = Instant::now();
         let (stdout, capture_out, stream_out) = sink(stdout, &spec);
         let beside = match stderr {
             Stdio::Stdout => stdout.beside(spec.limits.output_budget(false)),
@@ -216,58 +183,29 @@ impl Core {
             None => sink(stderr, &spec),
         };
         let (progress, watched) = watch::channel(Progress::default());
-        let deadline = spec.limits.timeout.and_then(Deadline::after);
-        let cancel = CancellationToken::new();
-        let kill = self.kill_all.child_token();
-        let stop = Stop {
-            wished: CancellationToken::new(),
-            ask: cancel.clone(),
-            end: kill.clone(),
+        let tree = (!tasks.is_empty()).then(|| (Tree::new(tasks, &spec.limits), 0));
+        let launch = self.starter.launch(Request {
+            artifact,
+            deadline: spec.limits.timeout.and_then(Deadline::after),
+            spec,
+            input: stdin,
+            stdout,
+            stderr,
+            port,
+            progress: Arc::new(move |value| {
+                progress.send_replace(value);
+            }),
+            cancel: CancellationToken::new(),
+            kill: self.kill_all.child_token(),
             grace,
-        };
-        let children = (!tasks.is_empty()).then(|| {
-            let heritage = Heritage {
-                limits: spec.limits.clone(),
-                deadline,
-                cancel: cancel.clone(),
-                kill: kill.clone(),
-                grace,
-                stderr: stderr.clone(),
-            };
-            Children::of_submitted(&self.starter, tasks, heritage)
-        });
-        let regions = Arc::new(Maker::new(
-            self.executor.ledger().clone(),
-            spec.limits.max_memory,
-        ));
-        let admitted = Admitted {
-            submitted,
             retries,
-            stop,
-            job: Job {
-                task_id: self.starter.next_id.fetch_add(1, Ordering::Relaxed),
-                attempt: 1,
-                artifact,
-                deadline,
-                spec: Arc::new(spec),
-                stdin,
-                stdout,
-                stderr,
-                cancel,
-                kill,
-                progress: Arc::new(move |value| {
-                    progress.send_replace(value);
-                }),
-                port,
-                services: Arc::new(Provider::new(
-                    children,
-                    self.starter.commons.clone(),
-                    regions,
-                )),
-            },
+            tree,
+            place: Place::queue(&self.starter.places),
+        });
+        let admitted = Admitted {
+            launch,
             capture_out,
             capture_err,
-            place: self.place(),
             _permit: permit,
         };
         let ends = Ends {
@@ -278,47 +216,28 @@ impl Core {
         Ok((admitted, ends))
     }
 
-    /// Queues for a place now: whoever was submitted first runs first, whichever
-    /// thread comes to it first.
-    fn place(&self) -> Place {
-        // Where others wait there is none to be had at once.
-        if let Ok(permit) = self.places.clone().try_acquire_owned() {
-            return Place::Had(permit);
-        }
-        let mut place = Box::pin(self.places.clone().acquire_owned());
-        // The semaphore keeps the order in which it was first asked.
-        let mut cx = Context::from_waker(Waker::noop());
-        match place.as_mut().poll(&mut cx) {
-            Poll::Ready(had) => Place::Queued(Box::pin(std::future::ready(had))),
-            Poll::Pending => Place::Queued(place),
-        }
-    }
-
     /// Takes an admitted task to its report.
     pub(crate) async fn drive(self: Arc<Self>, admitted: Admitted) -> Result<Report, Error> {
         let Admitted {
-            job,
-            submitted,
-            retries,
-            stop,
+            launch,
             capture_out,
             capture_err,
-            place,
             _permit,
         } = admitted;
+        let job = &launch.job;
         let spec = job.spec.clone();
         let task_id = job.task_id;
         let services = job.services.clone();
         let artifact = job.artifact.clone();
         let is_captured = job.stdout.is_capture();
         let metered = job.metered();
-        let ran = self.execute(job, retries, place, submitted, &stop).await;
+        let submitted = launch.submitted;
+        let ran = launch.run(&self.executor).await.map(|ran| {
+            drop(ran.place);
+            (ran.queue, ran.attempt, ran.executed)
+        });
         services.end().await;
-        let Ran {
-            queue,
-            attempt,
-            executed,
-        } = ran?;
+        let (queue, attempt, executed) = ran?;
         let [stdout, stderr] = [captured(capture_out).await, captured(capture_err).await];
         let total = submitted.elapsed();
         let Executed {
@@ -374,116 +293,6 @@ impl Core {
         report.stdout = stdout;
         report.stderr = stderr;
         Ok(report)
-    }
-
-    /// Waits for a place and runs there.
-    async fn execute(
-        &self,
-        job: Job,
-        retries: u32,
-        place: Place,
-        submitted: Instant,
-        stop: &Stop,
-    ) -> Result<Ran, Error> {
-        let imposed = |ending| Ran {
-            queue: submitted.elapsed(),
-            attempt: 1,
-            executed: Executed::new(Ok(Fate::imposed(ending))),
-        };
-        let kill = job.kill.clone();
-        let deadline = job.deadline;
-        let mut ended = std::pin::pin!(async {
-            tokio::select! {
-                biased;
-                () = kill.cancelled() => Ending::Cancelled,
-                () = stop.wished.cancelled() => Ending::Cancelled,
-                () = until(deadline) => Ending::LimitExceeded(Limit::Deadline),
-            }
-        });
-        let _place = tokio::select! {
-            biased;
-            place = place.had() => place.map_err(|_| Error::shut_down())?,
-            ending = &mut ended => return Ok(imposed(ending)),
-        };
-        let metered = job.metered();
-        if job.artifact.prepared(metered).is_none() {
-            let executor = self.executor.clone();
-            let artifact = job.artifact.clone();
-            let preparing =
-                tokio::task::spawn_blocking(move || executor.prepare(&artifact, metered));
-            tokio::select! {
-                biased;
-                prepared = preparing => prepared.map_err(|_| Error::shut_down())??,
-                ending = &mut ended => return Ok(imposed(ending)),
-            }
-        }
-        let queue = submitted.elapsed();
-        let listens = self.executor.listens(&job.artifact, metered);
-        if retries == 0 {
-            let executed = stop.watch(listens, self.executor.execute(job)).await?;
-            return Ok(Ran {
-                queue,
-                attempt: 1,
-                executed,
-            });
-        }
-        let attempts = self.attempts(Retry::new(job, retries), ended);
-        let (attempt, executed) = stop.watch(listens, attempts).await?;
-        Ok(Ran {
-            queue,
-            attempt,
-            executed,
-        })
-    }
-
-    /// Runs one attempt after another until one does not crash, or there may be
-    /// no more; says which was the last.
-    async fn attempts(
-        &self,
-        mut retry: Retry,
-        mut ended: Pin<&mut impl Future<Output = Ending>>,
-    ) -> Result<(u32, Executed), Error> {
-        let mut attempt = retry.attempt();
-        let mut executed = self.executor.execute(retry.job()).await?;
-        let mut notes = Vec::new();
-        while let Err(crash) = &executed.fate {
-            retry.let_go();
-            if retry.is_spent() {
-                break;
-            }
-            if let Some(obstacle) = retry.obstacle() {
-                notes.push(format!("no new attempt: {obstacle}"));
-                break;
-            }
-            let crashed = format!("attempt {attempt} crashed: {crash}");
-            let pause = retry.pause();
-            tokio::select! {
-                biased;
-                ending = &mut ended => {
-                    notes.push(crashed);
-                    executed.fate = Ok(Fate::imposed(ending));
-                    break;
-                }
-                () = retry.asked_to_stop() => continue,
-                () = tokio::time::sleep(pause) => {}
-            }
-            retry.begin_next();
-            match self.executor.execute(retry.job()).await {
-                Ok(next) => {
-                    notes.push(crashed);
-                    attempt = retry.attempt();
-                    executed = next;
-                }
-                // The crash is what is known of the task.
-                Err(error) => {
-                    notes.push(format!("no new attempt: {error}"));
-                    break;
-                }
-            }
-        }
-        notes.append(&mut executed.notes);
-        executed.notes = notes;
-        Ok((attempt, executed))
     }
 }
 

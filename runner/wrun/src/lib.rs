@@ -364,6 +364,7 @@ mod core;
 pub mod fuzzing;
 mod handle;
 mod hook;
+mod launch;
 #[cfg(feature = "measure")]
 #[doc(hidden)]
 pub mod measure;

@@ -510,9 +510,9 @@ impl Runner {
 
     fn start(&self, task: Task, permit: OwnedSemaphorePermit) -> Result<TaskHandle, Error> {
         let (admitted, ends) = self.core.admitted(task, permit)?;
-        let id = admitted.job.task_id;
-        let kill = admitted.stop.wished.clone();
-        let cancel = admitted.job.cancel.clone();
+        let id = admitted.launch.job.task_id;
+        let kill = admitted.launch.stop.wished.clone();
+        let cancel = admitted.launch.job.cancel.clone();
         let core = self.core.clone();
         let join = self
             .core

@@ -1,0 +1,284 @@
+//! A task's way from its place in the queue to its end. The same for one that an embedder
+//! submitted and for one that another task started.
+//!
+//! Invariant: a task that is over its deadline, or is to stop, before it runs, never runs.
+
+use crate::children::{Children, Tree};
+use crate::provider::{Commons, Provider};
+use crate::retry::Retry;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use wrun_sandbox::deadline::{Deadline, until};
+use wrun_sandbox::executor::{Executed, Executor, Job};
+use wrun_sandbox::port::Port;
+use wrun_sandbox::region::Maker;
+use wrun_sandbox::stop::Stop;
+use wrun_sandbox::{Artifact, Ending, Fate, InputKind, Progress, Sink};
+use wrun_types::error::Error;
+use wrun_types::outcome::Limit;
+use wrun_types::spec::Spec;
+
+/// What starting a task takes of its runner.
+pub(crate) struct Starter {
+    pub(crate) executor: Arc<dyn Executor>,
+    /// The next id of a submitted task or a child.
+    pub(crate) next_id: AtomicU64,
+    /// Permits for submitted tasks that run.
+    pub(crate) places: Arc<Semaphore>,
+    /// Permits for children that run, over all trees.
+    pub(crate) child_places: Arc<Semaphore>,
+    pub(crate) commons: Arc<Commons>,
+}
+
+/// What a task is started with.
+pub(crate) struct Request {
+    pub(crate) artifact: Artifact,
+    pub(crate) spec: Spec,
+    pub(crate) input: InputKind,
+    pub(crate) stdout: Sink,
+    pub(crate) stderr: Sink,
+    pub(crate) port: Option<Port>,
+    pub(crate) progress: Arc<dyn Fn(Progress) + Send + Sync>,
+    pub(crate) deadline: Option<Deadline>,
+    /// Asks the task to stop.
+    pub(crate) cancel: CancellationToken,
+    /// Ends the task.
+    pub(crate) kill: CancellationToken,
+    pub(crate) grace: Duration,
+    /// New attempts after a crash, at most.
+    pub(crate) retries: u32,
+    /// The tree of the task and its depth in it, where it may start children.
+    pub(crate) tree: Option<(Arc<Tree>, u32)>,
+    pub(crate) place: Place,
+}
+
+/// A task that is on its way.
+pub(crate) struct Launch {
+    pub(crate) job: Job,
+    pub(crate) stop: Stop,
+    /// The regions that are made for it.
+    pub(crate) regions: Arc<Maker>,
+    pub(crate) submitted: Instant,
+    retries: u32,
+    place: Place,
+}
+
+/// What came of a task.
+pub(crate) struct Ran {
+    /// Until it was given a place and its code was there.
+    pub(crate) queue: Duration,
+    /// The last attempt, from 1.
+    pub(crate) attempt: u32,
+    pub(crate) executed: Executed,
+    /// Its place; none where it never had one.
+    pub(crate) place: Option<OwnedSemaphorePermit>,
+}
+
+/// A permit to run, in the order of submission.
+pub(crate) enum Place {
+    Acquired(OwnedSemaphorePermit),
+    Queued(Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send>>),
+}
+
+impl Place {
+    /// Queues for a permit now: tasks run in the order of these calls, whichever of them
+    /// waits first.
+    pub(crate) fn queue(places: &Arc<Semaphore>) -> Self {
+        // While others wait no permit is available.
+        if let Ok(permit) = places.clone().try_acquire_owned() {
+            return Place::Acquired(permit);
+        }
+        let mut place = Box::pin(places.clone().acquire_owned());
+        // The semaphore keeps the order of the first polls.
+        let mut cx = Context::from_waker(Waker::noop());
+        match place.as_mut().poll(&mut cx) {
+            Poll::Ready(acquired) => Place::Queued(Box::pin(std::future::ready(acquired))),
+            Poll::Pending => Place::Queued(place),
+        }
+    }
+
+    async fn acquired(self) -> Result<OwnedSemaphorePermit, AcquireError> {
+        match self {
+            Place::Acquired(permit) => Ok(permit),
+            Place::Queued(queued) => queued.await,
+        }
+    }
+}
+
+impl Starter {
+    /// Gives a task its id, its services and its controls.
+    pub(crate) fn launch(self: &Arc<Self>, request: Request) -> Launch {
+        let Request {
+            artifact,
+            spec,
+            input,
+            stdout,
+            stderr,
+            port,
+            progress,
+            deadline,
+            cancel,
+            kill,
+            grace,
+            retries,
+            tree,
+            place,
+        } = request;
+        let stop = Stop {
+            wished: CancellationToken::new(),
+            ask: cancel.clone(),
+            end: kill.clone(),
+            grace,
+        };
+        let children = tree.map(|(tree, depth)| {
+            let limits = spec.limits.clone();
+            Children::new(self.clone(), tree, depth, limits, deadline, &stop, &stderr)
+        });
+        let ledger = self.executor.ledger().clone();
+        let regions = Arc::new(Maker::new(ledger, spec.limits.max_memory));
+        let services = Provider::new(children, self.commons.clone(), regions.clone());
+        Launch {
+            job: Job {
+                task_id: self.next_id.fetch_add(1, Ordering::Relaxed),
+                attempt: 1,
+                artifact,
+                spec: Arc::new(spec),
+                deadline,
+                stdin: input,
+                stdout,
+                stderr,
+                cancel,
+                kill,
+                progress,
+                port,
+                services: Arc::new(services),
+            },
+            stop,
+            regions,
+            submitted: Instant::now(),
+            retries,
+            place,
+        }
+    }
+}
+
+impl Launch {
+    /// Waits for its place, prepares its artifact, and runs it, again where it crashes and
+    /// may be retried.
+    ///
+    /// # Errors
+    ///
+    /// It could not be run.
+    pub(crate) async fn run(self, executor: &Arc<dyn Executor>) -> Result<Ran, Error> {
+        let Launch {
+            job,
+            stop,
+            submitted,
+            retries,
+            place,
+            ..
+        } = self;
+        let kill = job.kill.clone();
+        let deadline = job.deadline;
+        let mut ended = std::pin::pin!(async {
+            tokio::select! {
+                biased;
+                () = kill.cancelled() => Ending::Cancelled,
+                () = stop.wished.cancelled() => Ending::Cancelled,
+                () = until(deadline) => Ending::LimitExceeded(Limit::Deadline),
+            }
+        });
+        let imposed = |ending, place| Ran {
+            queue: submitted.elapsed(),
+            attempt: 1,
+            executed: Executed::new(Ok(Fate::imposed(ending))),
+            place,
+        };
+        let place = tokio::select! {
+            biased;
+            place = place.acquired() => Some(place.map_err(|_| Error::shut_down())?),
+            ending = &mut ended => return Ok(imposed(ending, None)),
+        };
+        let metered = job.metered();
+        if job.artifact.prepared(metered).is_none() {
+            let (to_prepare, artifact) = (executor.clone(), job.artifact.clone());
+            let preparing =
+                tokio::task::spawn_blocking(move || to_prepare.prepare(&artifact, metered));
+            tokio::select! {
+                biased;
+                prepared = preparing => prepared.map_err(|_| Error::shut_down())??,
+                ending = &mut ended => return Ok(imposed(ending, place)),
+            }
+        }
+        let queue = submitted.elapsed();
+        let observes = executor.listens(&job.artifact, metered);
+        let (attempt, executed) = if retries == 0 {
+            (1, stop.watch(observes, executor.execute(job)).await?)
+        } else {
+            let attempts = attempts(&**executor, Retry::new(job, retries), ended);
+            stop.watch(observes, attempts).await?
+        };
+        Ok(Ran {
+            queue,
+            attempt,
+            executed,
+            place,
+        })
+    }
+}
+
+/// Runs one attempt after another until one does not crash, or no more are allowed; says
+/// which was the last.
+async fn attempts(
+    executor: &dyn Executor,
+    mut retry: Retry,
+    mut ended: Pin<&mut impl Future<Output = Ending>>,
+) -> Result<(u32, Executed), Error> {
+    let mut attempt = retry.attempt();
+    let mut executed = executor.execute(retry.job()).await?;
+    let mut notes = Vec::new();
+    while let Err(crash) = &executed.fate {
+        retry.let_go();
+        if retry.is_spent() {
+            break;
+        }
+        if let Some(obstacle) = retry.obstacle() {
+            notes.push(format!("no new attempt: {obstacle}"));
+            break;
+        }
+        let crashed = format!("attempt {attempt} crashed: {crash}");
+        let pause = retry.pause();
+        tokio::select! {
+            biased;
+            ending = &mut ended => {
+                notes.push(crashed);
+                executed.fate = Ok(Fate::imposed(ending));
+                break;
+            }
+            () = retry.asked_to_stop() => continue,
+            () = tokio::time::sleep(pause) => {}
+        }
+        retry.begin_next();
+        match executor.execute(retry.job()).await {
+            Ok(next) => {
+                notes.push(crashed);
+                attempt = retry.attempt();
+                executed = next;
+            }
+            // The crash is what is known of the task.
+            Err(error) => {
+                notes.push(format!("no new attempt: {error}"));
+                break;
+            }
+        }
+    }
+    notes.append(&mut executed.notes);
+    executed.notes = notes;
+    Ok((attempt, executed))
+}
