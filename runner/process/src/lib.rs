@@ -53,7 +53,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 pub use suspend::{StopSignal, job_control, suspend};
 use users::users_of;
 pub use worker_main::hook;
-use wrun_sandbox::executor::{Executed, Executor, Job};
+use wrun_sandbox::executor::{Executed, Executor, Job, Runnable};
 use wrun_sandbox::port::Transport;
 use wrun_sandbox::region::Ledger;
 use wrun_sandbox::{Artifact, Code, Loader};
@@ -66,16 +66,22 @@ use wrun_types::spec::Spec;
 pub const AS_ROOT: &str = "the worker ran as root (uid 0)";
 
 pub struct ProcessExecutor {
+    shared: Arc<Shared>,
+    pools: Mutex<Vec<Weak<Pools>>>,
+}
+
+/// What the workers of all artifacts have in common.
+struct Shared {
     loader: Arc<Loader>,
     spawner: Arc<Spawner>,
     settings: Settings,
-    pools: Mutex<Vec<Weak<Pools>>>,
     ledger: Arc<Ledger>,
     trial: Arc<Trial>,
 }
 
 /// The workers of one artifact.
 struct Pools {
+    shared: Arc<Shared>,
     /// The artifact imports ports.
     talks: bool,
     /// The artifact imports regions, or what else needs the runner's services.
@@ -83,8 +89,6 @@ struct Pools {
     /// The artifact can learn that it is asked to stop.
     listens: bool,
     code: Arc<Mutex<Arc<Code>>>,
-    spawner: Arc<Spawner>,
-    settings: Settings,
     by_grants: Mutex<HashMap<Grants, Arc<Pool>>>,
 }
 
@@ -101,7 +105,7 @@ impl ProcessExecutor {
             // Each may be two while it goes on as another.
             pids: Some((spawner.most() as u64).saturating_mul(2)),
         });
-        Ok(ProcessExecutor {
+        let shared = Shared {
             loader,
             ledger: Arc::new(Ledger::new(config.region_memory, true)),
             spawner,
@@ -125,11 +129,16 @@ impl ProcessExecutor {
                 users,
                 group: (config.jail != Jail::Off).then(|| Arc::new(group)),
             },
-            pools: Mutex::default(),
             trial: Arc::default(),
+        };
+        Ok(ProcessExecutor {
+            shared: Arc::new(shared),
+            pools: Mutex::default(),
         })
     }
+}
 
+impl Shared {
     /// Whether the directories of a task are mapped for a worker that is not root; where
     /// its worker is root, what people should know.
     async fn owners(&self, spec: &Arc<Spec>) -> Result<(bool, Option<String>), Error> {
@@ -170,34 +179,6 @@ impl ProcessExecutor {
         let note = note.map_err(|_| Error::new(ErrorKind::ShutDown, "the runner is shut down"))?;
         Ok((note.is_none(), note))
     }
-
-    fn pools(&self, artifact: &Artifact, metered: bool) -> Result<Arc<Pools>, Error> {
-        let any = match artifact.prepared(metered) {
-            Some(any) => any,
-            None => artifact.prepare(metered, || -> Result<Arc<_>, Error> {
-                let code = self.loader.code(artifact, metered)?;
-                let made = Arc::new(Pools {
-                    talks: code.meta.talks,
-                    regions: code.meta.regions,
-                    listens: code.meta.listens,
-                    code: Arc::new(Mutex::new(code)),
-                    spawner: self.spawner.clone(),
-                    settings: self.settings.clone(),
-                    by_grants: Mutex::default(),
-                });
-                let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
-                pools.retain(|pools| pools.strong_count() > 0);
-                pools.push(Arc::downgrade(&made));
-                Ok(made)
-            })?,
-        };
-        any.downcast::<Pools>().map_err(|_| {
-            Error::new(
-                ErrorKind::InvalidTask,
-                "the artifact was loaded by another runner",
-            )
-        })
-    }
 }
 
 /// What a guest may have in a process of its own, in bytes, with the host's copies of what
@@ -216,8 +197,8 @@ impl Pools {
         let pool = pools.entry(grants).or_insert_with(|| {
             Arc::new(Pool::new(
                 self.code.clone(),
-                self.spawner.clone(),
-                self.settings.clone(),
+                self.shared.spawner.clone(),
+                self.shared.settings.clone(),
                 grants,
             ))
         });
@@ -230,45 +211,23 @@ impl Pools {
     }
 }
 
-#[async_trait::async_trait]
 impl Executor for ProcessExecutor {
-    async fn execute(&self, job: Job) -> Result<Executed, Error> {
-        let metered = job.metered();
-        let pools = self.pools(&job.artifact, metered)?;
-        if !job.spec.dirs.is_empty() && (pools.regions || pools.talks) {
-            self.ledger.opens_files();
-        }
-        let (mapped, as_root) = self.owners(&job.spec).await?;
-        let pool = pools.for_grants(Grants {
-            files: !job.spec.dirs.is_empty(),
-            mapped,
-            tcp: !job.spec.tcp.is_empty(),
-            talks: pools.talks,
-            regions: pools.regions,
-        });
-        let asks = pools.regions;
-        let renew = {
-            let loader = self.loader.clone();
-            let artifact = job.artifact.clone();
-            move |refused| {
-                let code = loader.recompile(&artifact, metered, refused)?;
-                *pools.code.lock().unwrap_or_else(PoisonError::into_inner) = code;
-                Ok(())
-            }
-        };
-        let mut executed = attempt::run(&pool, job, asks, renew).await?;
-        executed.notes.extend(as_root);
-        Ok(executed)
-    }
-
-    fn prepare(&self, artifact: &Artifact, metered: bool) -> Result<(), Error> {
-        self.pools(artifact, metered).map(drop)
-    }
-
-    fn listens(&self, artifact: &Artifact, metered: bool) -> bool {
-        let pools = artifact.prepared(metered);
-        let pools = pools.and_then(|any| any.downcast::<Pools>().ok());
-        pools.is_some_and(|pools| pools.listens)
+    fn prepare(&self, artifact: &Artifact, metered: bool) -> Result<Arc<dyn Runnable>, Error> {
+        artifact.prepare(metered, || {
+            let code = self.shared.loader.code(artifact, metered)?;
+            let made = Arc::new(Pools {
+                shared: self.shared.clone(),
+                talks: code.meta.talks,
+                regions: code.meta.regions,
+                listens: code.meta.listens,
+                code: Arc::new(Mutex::new(code)),
+                by_grants: Mutex::default(),
+            });
+            let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+            pools.retain(|pools| pools.strong_count() > 0);
+            pools.push(Arc::downgrade(&made));
+            Ok(made as _)
+        })
     }
 
     fn transport(&self) -> &Transport {
@@ -276,21 +235,56 @@ impl Executor for ProcessExecutor {
     }
 
     fn ledger(&self) -> &Arc<Ledger> {
-        &self.ledger
+        &self.shared.ledger
     }
 
     fn close(&self) {
-        self.loader.close();
+        self.shared.loader.close();
         let pools = std::mem::take(&mut *self.pools.lock().unwrap_or_else(PoisonError::into_inner));
         for pools in pools.iter().filter_map(Weak::upgrade) {
             for pool in pools.by_grants().values() {
                 pool.close();
             }
         }
-        self.spawner.close();
-        // Nobody is in it any more.
-        if let Some(group) = &self.settings.group {
+        self.shared.spawner.close();
+        // No process is in it any more.
+        if let Some(group) = &self.shared.settings.group {
             group.remove();
         }
+    }
+}
+
+#[async_trait::async_trait]
+impl Runnable for Pools {
+    async fn execute(&self, job: Job) -> Result<Executed, Error> {
+        let metered = job.metered();
+        if !job.spec.dirs.is_empty() && (self.regions || self.talks) {
+            self.shared.ledger.opens_files();
+        }
+        let (mapped, as_root) = self.shared.owners(&job.spec).await?;
+        let pool = self.for_grants(Grants {
+            files: !job.spec.dirs.is_empty(),
+            mapped,
+            tcp: !job.spec.tcp.is_empty(),
+            talks: self.talks,
+            regions: self.regions,
+        });
+        let renew = {
+            let loader = self.shared.loader.clone();
+            let artifact = job.artifact.clone();
+            let code = self.code.clone();
+            move |refused| {
+                let renewed = loader.recompile(&artifact, metered, refused)?;
+                *code.lock().unwrap_or_else(PoisonError::into_inner) = renewed;
+                Ok(())
+            }
+        };
+        let mut executed = attempt::run(&pool, job, self.regions, renew).await?;
+        executed.notes.extend(as_root);
+        Ok(executed)
+    }
+
+    fn observes_cancellation(&self) -> bool {
+        self.listens
     }
 }

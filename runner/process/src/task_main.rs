@@ -27,7 +27,8 @@ use wrun_sandbox::deadline::Deadline;
 use wrun_sandbox::port::{PARTS, Port, Transport, in_turns};
 use wrun_sandbox::turn::until;
 use wrun_sandbox::{
-    self, Ahead, Granted, Ports, Prepared, Progress, Run, RunError, Sink, Source, TaskContext,
+    self, Ahead, Granted, OnThread, Ports, Prepared, Progress, Run, RunError, Sink, Source,
+    TaskContext,
 };
 use wrun_types::config::Mode;
 use wrun_types::limits::Limits;
@@ -70,9 +71,7 @@ async fn rehearse(prepared: &Prepared) {
         stdout: Sink::capture(0),
         stderr: Sink::capture(0),
         kill: CancellationToken::new(),
-        blocking: true,
-        rehearsal: true,
-        left_to_the_kernel: false,
+        thread: OnThread::WarmUp,
         ahead: None,
     };
     // Nothing depends on it.
@@ -358,10 +357,11 @@ impl Worker<'_> {
             stderr: stderr.clone(),
             // A runner that wants the task dead kills the process.
             kill: CancellationToken::new(),
-            blocking: true,
-            rehearsal: false,
-            // Whoever forwards a stream waits for its last sink to be dropped.
-            left_to_the_kernel: last && framed_err.is_some() && !is_command,
+            // What forwards a stream waits for its last sink to be dropped.
+            thread: match last && framed_err.is_some() && !is_command {
+                true => OnThread::OwnAndLast,
+                false => OnThread::Own,
+            },
             ahead: self.ahead.take(),
         };
         let fate = {

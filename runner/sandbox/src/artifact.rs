@@ -5,8 +5,8 @@
 
 use super::code::Code;
 use super::source::Shape;
+use crate::executor::Runnable;
 use bytes::Bytes;
-use std::any::Any;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -28,7 +28,7 @@ pub(super) struct Loaded {
     /// Without and with fuel.
     pub(super) codes: [Slot<Code>; 2],
     /// What the executor made of each.
-    pub(super) prepared: [Slot<dyn Any + Send + Sync>; 2],
+    pub(super) prepared: [Slot<dyn Runnable>; 2],
     pub(super) made_in: Process,
 }
 
@@ -164,19 +164,19 @@ impl Artifact {
         codes.any(|code| code.meta.regions)
     }
 
-    /// The executor's own view of it, if made.
+    /// What runs it, if it is ready.
     #[doc(hidden)]
-    pub fn prepared(&self, metered: bool) -> Option<Arc<dyn Any + Send + Sync>> {
+    pub fn prepared(&self, metered: bool) -> Option<Arc<dyn Runnable>> {
         self.0.prepared[usize::from(metered)].get()
     }
 
-    /// The executor's own view of it, made at most once.
+    /// What runs it, made at most once.
     #[doc(hidden)]
     pub fn prepare<E>(
         &self,
         metered: bool,
-        make: impl FnOnce() -> Result<Arc<dyn Any + Send + Sync>, E>,
-    ) -> Result<Arc<dyn Any + Send + Sync>, E> {
+        make: impl FnOnce() -> Result<Arc<dyn Runnable>, E>,
+    ) -> Result<Arc<dyn Runnable>, E> {
         self.0.prepared[usize::from(metered)].get_or_try(make)
     }
 }

@@ -17,19 +17,11 @@ use wrun_types::outcome::Crash;
 use wrun_types::report::Usage;
 use wrun_types::spec::Spec;
 
-/// Runs admitted tasks, any number at the same time.
-#[async_trait::async_trait]
+/// A mode: what gets artifacts ready, and ends what it keeps for them.
 pub trait Executor: Send + Sync {
-    /// Runs one attempt to its end. Dropping the future ends the attempt and
-    /// leaves nothing of it behind.
-    async fn execute(&self, job: Job) -> Result<Executed, Error>;
-
-    /// Compiles and links ahead of the first run. Blocks for as long as
-    /// compiling takes.
-    fn prepare(&self, artifact: &Artifact, metered: bool) -> Result<(), Error>;
-
-    /// Whether what was prepared can learn that it is asked to stop.
-    fn listens(&self, artifact: &Artifact, metered: bool) -> bool;
+    /// Compiles and links an artifact of this runner, unless that was done before. Blocks
+    /// for as long as compiling takes.
+    fn prepare(&self, artifact: &Artifact, metered: bool) -> Result<Arc<dyn Runnable>, Error>;
 
     /// How tasks talk here.
     fn transport(&self) -> &Transport;
@@ -39,6 +31,17 @@ pub trait Executor: Send + Sync {
 
     /// Ends everything that is not a running attempt: idle workers, threads.
     fn close(&self);
+}
+
+/// An artifact that is ready to run in a mode, any number of times at once.
+#[async_trait::async_trait]
+pub trait Runnable: Send + Sync {
+    /// Runs one attempt to its end. Dropping the future ends the attempt and
+    /// leaves nothing of it behind.
+    async fn execute(&self, job: Job) -> Result<Executed, Error>;
+
+    /// Whether it can learn that it is asked to stop.
+    fn observes_cancellation(&self) -> bool;
 }
 
 /// One attempt at one task.

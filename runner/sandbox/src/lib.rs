@@ -71,6 +71,6 @@ pub use input::{InputKind, Source};
 pub use inspect::{Inspection, inspect};
 pub use load::{Loader, read};
 pub use load_error::LoadError;
-pub use run::{PrepareError, Prepared, Run, RunError, run};
+pub use run::{OnThread, PrepareError, Prepared, Run, RunError, run};
 pub use sink::{CHUNK, Sink};
 pub use source::Shape;

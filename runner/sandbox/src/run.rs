@@ -159,6 +159,21 @@ impl Prepared {
     }
 }
 
+/// What the thread that a run is on may be used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnThread {
+    /// Other tasks need it: no call may block it.
+    Shared,
+    /// It has nothing else to do: file calls may block it.
+    Own,
+    /// As [`OnThread::Own`], and the process ends with this run: what the guest leaves
+    /// behind, except for regions, is left to the kernel, which frees it all at once.
+    OwnAndLast,
+    /// As [`OnThread::Own`], and the first instruction of the guest ends the run: what
+    /// touches code and memory for the first time is done before a real run waits for it.
+    WarmUp,
+}
+
 /// What one run is given.
 pub struct Run<'a> {
     pub spec: &'a Spec,
@@ -170,15 +185,7 @@ pub struct Run<'a> {
     pub stderr: Sink,
     /// Ends the run at once.
     pub kill: CancellationToken,
-    /// File calls may block the calling thread: it has nothing else to do.
-    pub blocking: bool,
-    /// Everything but the guest: its first instruction is where it ends. What
-    /// touches code and memory for the first time is then done before a real run
-    /// waits for it.
-    pub rehearsal: bool,
-    /// The process ends once it has told how this went: what the guest had is left
-    /// to the kernel, which takes it all at once; but for regions.
-    pub left_to_the_kernel: bool,
+    pub thread: OnThread,
     /// Of the same task file, on the same engine.
     pub ahead: Option<Ahead>,
 }
@@ -239,13 +246,13 @@ async fn run_once(prepared: &Prepared, run: Run<'_>) -> Result<Fate, RunError> {
     };
     #[cfg(feature = "measure")]
     let acting = match &run.spec.act {
-        Some(act) if !run.rehearsal => Some(Acting::new(act, &run.context)),
+        Some(act) if run.thread != OnThread::WarmUp => Some(Acting::new(act, &run.context)),
         _ => None,
     };
     let mut host = Host::new(
         run.spec,
         prepared.is_module(),
-        run.blocking,
+        run.thread != OnThread::Shared,
         Streams {
             stdin: &run.stdin,
             stdout: printed,
@@ -273,7 +280,7 @@ async fn run_once(prepared: &Prepared, run: Run<'_>) -> Result<Fate, RunError> {
         .limits
         .host_call(prepared.shape, captured, prepared.regions);
     store.set_hostcall_fuel(usize::try_from(budget).unwrap_or(usize::MAX));
-    if run.rehearsal {
+    if run.thread == OnThread::WarmUp {
         // Functions compare the epoch with the deadline before anything else:
         // one that is due ends every one of them at its entry.
         store.set_epoch_deadline(0);
@@ -294,7 +301,7 @@ async fn run_once(prepared: &Prepared, run: Run<'_>) -> Result<Fate, RunError> {
     }
     // The test's own build: the host misbehaves in the guest's place.
     #[cfg(feature = "test-hooks")]
-    if let Some(request) = run.spec.probe().filter(|_| !run.rehearsal) {
+    if let Some(request) = run.spec.probe().filter(|_| run.thread != OnThread::WarmUp) {
         return Ok(Fate::imposed(Ending::Failed(wrun_sys::probe(request))));
     }
 
@@ -357,7 +364,7 @@ async fn run_once(prepared: &Prepared, run: Run<'_>) -> Result<Fate, RunError> {
     };
     // Regions are gone when the task is said to have ended: others may be refused for
     // want of room.
-    if run.left_to_the_kernel && !store.data().limiter.has_regions() {
+    if run.thread == OnThread::OwnAndLast && !store.data().limiter.has_regions() {
         std::mem::forget(store);
     }
     Ok(fate)

@@ -29,7 +29,7 @@ use wrun_sys::{self, Process};
 use wrun_types::config::{Config, Jail, Mode};
 use wrun_types::error::{Error, ErrorKind};
 use wrun_types::jail_report::JailReport;
-use wrun_types::outcome::{Limit, Outcome, Output};
+use wrun_types::outcome::{Outcome, Output};
 use wrun_types::report::{Report, Stats};
 use wrun_types::spec::Spec;
 

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use wrun_sandbox::deadline::{Deadline, until};
-use wrun_sandbox::executor::{Executed, Executor, Job};
+use wrun_sandbox::executor::{Executed, Executor, Job, Runnable};
 use wrun_sandbox::port::Port;
 use wrun_sandbox::region::Maker;
 use wrun_sandbox::stop::Stop;
@@ -206,22 +206,25 @@ impl Launch {
             ending = &mut ended => return Ok(imposed(ending, None)),
         };
         let metered = job.metered();
-        if job.artifact.prepared(metered).is_none() {
-            let (to_prepare, artifact) = (executor.clone(), job.artifact.clone());
-            let preparing =
-                tokio::task::spawn_blocking(move || to_prepare.prepare(&artifact, metered));
-            tokio::select! {
-                biased;
-                prepared = preparing => prepared.map_err(|_| Error::shut_down())??,
-                ending = &mut ended => return Ok(imposed(ending, place)),
+        let runnable = match job.artifact.prepared(metered) {
+            Some(runnable) => runnable,
+            None => {
+                let (executor, artifact) = (executor.clone(), job.artifact.clone());
+                let preparing =
+                    tokio::task::spawn_blocking(move || executor.prepare(&artifact, metered));
+                tokio::select! {
+                    biased;
+                    prepared = preparing => prepared.map_err(|_| Error::shut_down())??,
+                    ending = &mut ended => return Ok(imposed(ending, place)),
+                }
             }
-        }
+        };
         let queue = submitted.elapsed();
-        let observes = executor.listens(&job.artifact, metered);
+        let observes = runnable.observes_cancellation();
         let (attempt, executed) = if retries == 0 {
-            (1, stop.watch(observes, executor.execute(job)).await?)
+            (1, stop.watch(observes, runnable.execute(job)).await?)
         } else {
-            let attempts = attempts(&**executor, Retry::new(job, retries), ended);
+            let attempts = attempts(&*runnable, Retry::new(job, retries), ended);
             stop.watch(observes, attempts).await?
         };
         Ok(Ran {
@@ -236,12 +239,12 @@ impl Launch {
 /// Runs one attempt after another until one does not crash, or no more are allowed; says
 /// which was the last.
 async fn attempts(
-    executor: &dyn Executor,
+    runnable: &dyn Runnable,
     mut retry: Retry,
     mut ended: Pin<&mut impl Future<Output = Ending>>,
 ) -> Result<(u32, Executed), Error> {
     let mut attempt = retry.attempt();
-    let mut executed = executor.execute(retry.job()).await?;
+    let mut executed = runnable.execute(retry.job()).await?;
     let mut notes = Vec::new();
     while let Err(crash) = &executed.fate {
         retry.let_go();
@@ -265,7 +268,7 @@ async fn attempts(
             () = tokio::time::sleep(pause) => {}
         }
         retry.begin_next();
-        match executor.execute(retry.job()).await {
+        match runnable.execute(retry.job()).await {
             Ok(next) => {
                 notes.push(crashed);
                 attempt = retry.attempt();

@@ -353,7 +353,8 @@ impl Runner {
     /// killed without its [grace](Task::grace). For a task that this runner loaded.
     pub fn observes_cancellation(&self, artifact: &Artifact) -> bool {
         let metered = self.core.config.metered;
-        self.core.executor.listens(artifact, metered)
+        let runnable = artifact.prepared(metered);
+        runnable.is_some_and(|runnable| runnable.observes_cancellation())
     }
 
     /// How many tasks and hosts wait for a named lock.

@@ -6,19 +6,18 @@
 //! runs on the on-demand engine instead, so that this mode accepts every task
 //! that process mode accepts.
 
-use std::any::Any;
 use std::sync::{Arc, OnceLock};
 use wasmtime::Engine;
 use wrun_sandbox::Budgets;
-use wrun_sandbox::executor::{Executed, Executor, Job};
+use wrun_sandbox::executor::{Executed, Executor, Job, Runnable};
 use wrun_sandbox::port::Transport;
 use wrun_sandbox::region::Ledger;
 use wrun_sandbox::{
-    self, Allocation, Artifact, EngineError, Granted, Kind, Loader, Ports, PrepareError, Prepared,
-    Run, Source, TaskContext,
+    self, Allocation, Artifact, EngineError, Granted, Kind, Loader, OnThread, Ports, PrepareError,
+    Prepared, Run, Source, TaskContext,
 };
 use wrun_types::config::Mode;
-use wrun_types::error::{Error, ErrorKind};
+use wrun_types::error::Error;
 
 pub(crate) struct ThreadExecutor {
     loader: Arc<Loader>,
@@ -54,24 +53,7 @@ impl ThreadExecutor {
         engine(&self.on_demand[kind.index()], kind, Allocation::OnDemand)
     }
 
-    fn link(&self, artifact: &Artifact, metered: bool) -> Result<Arc<Prepared>, Error> {
-        let any = match artifact.prepared(metered) {
-            Some(any) => any,
-            None => {
-                artifact.prepare(metered, || -> Result<Arc<dyn Any + Send + Sync>, Error> {
-                    Ok(Arc::new(self.link_new(artifact, metered)?))
-                })?
-            }
-        };
-        any.downcast::<Prepared>().map_err(|_| {
-            Error::new(
-                ErrorKind::InvalidTask,
-                "the artifact was loaded by another runner",
-            )
-        })
-    }
-
-    fn link_new(&self, artifact: &Artifact, metered: bool) -> Result<Prepared, Error> {
+    fn link(&self, artifact: &Artifact, metered: bool) -> Result<Prepared, Error> {
         let code = self.loader.code(artifact, metered)?;
         // A pool that cannot be mapped (a limit on address space, say) or that
         // refuses the artifact's shape is no reason to refuse the task.
@@ -108,10 +90,39 @@ fn engine(
     }
 }
 
-#[async_trait::async_trait]
 impl Executor for ThreadExecutor {
+    fn prepare(&self, artifact: &Artifact, metered: bool) -> Result<Arc<dyn Runnable>, Error> {
+        artifact.prepare(metered, || {
+            Ok(Arc::new(Linked {
+                prepared: self.link(artifact, metered)?,
+                transport: self.transport.clone(),
+            }) as _)
+        })
+    }
+
+    fn transport(&self) -> &Transport {
+        &self.transport
+    }
+
+    fn ledger(&self) -> &Arc<Ledger> {
+        &self.ledger
+    }
+
+    fn close(&self) {
+        self.loader.close();
+    }
+}
+
+/// An artifact that is linked to an engine of this process.
+struct Linked {
+    prepared: Prepared,
+    transport: Transport,
+}
+
+#[async_trait::async_trait]
+impl Runnable for Linked {
     async fn execute(&self, job: Job) -> Result<Executed, Error> {
-        let prepared = self.link(&job.artifact, job.metered())?;
+        let prepared = &self.prepared;
         let budget = job.spec.limits.input_budget(prepared.shape());
         let run = Run {
             spec: &job.spec,
@@ -131,34 +142,14 @@ impl Executor for ThreadExecutor {
             stdout: job.stdout,
             stderr: job.stderr,
             kill: job.kill,
-            blocking: false,
-            rehearsal: false,
-            left_to_the_kernel: false,
+            thread: OnThread::Shared,
             ahead: None,
         };
-        let fate = wrun_sandbox::run(&prepared, run).await?;
+        let fate = wrun_sandbox::run(prepared, run).await?;
         Ok(Executed::new(Ok(fate)))
     }
 
-    fn prepare(&self, artifact: &Artifact, metered: bool) -> Result<(), Error> {
-        self.link(artifact, metered).map(drop)
-    }
-
-    fn listens(&self, artifact: &Artifact, metered: bool) -> bool {
-        let prepared = artifact.prepared(metered);
-        let prepared = prepared.and_then(|any| any.downcast::<Prepared>().ok());
-        prepared.is_some_and(|prepared| prepared.listens())
-    }
-
-    fn transport(&self) -> &Transport {
-        &self.transport
-    }
-
-    fn ledger(&self) -> &Arc<Ledger> {
-        &self.ledger
-    }
-
-    fn close(&self) {
-        self.loader.close();
+    fn observes_cancellation(&self) -> bool {
+        self.prepared.listens()
     }
 }
