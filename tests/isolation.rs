@@ -278,7 +278,7 @@ fn sacrifice(fault: Fault, target: &Target, port: u16) -> (Vec<Value>, ExitStatu
         .args([
             "__wrun-worker",
             &std::process::id().to_string(),
-            "sacrifice",
+            "crash-host",
         ])
         .env_clear()
         .env("A", "secret")
@@ -691,7 +691,7 @@ fn what_is_no_host_is_not_measured() {
 fn a_host_does_not_outlive_who_started_it() {
     let directory = tempfile::tempdir().unwrap();
     let program = own_copy(directory.path());
-    let script = format!("{} __wrun-worker $$ sacrifice; true", program.display());
+    let script = format!("{} __wrun-worker $$ crash-host; true", program.display());
     let mut parent = Command::new("sh")
         .args(["-c", &script])
         .stdin(Stdio::piped())
@@ -713,7 +713,7 @@ fn a_host_does_not_outlive_who_started_it() {
             .args([
                 "__wrun-worker",
                 &std::process::id().to_string(),
-                "sacrifice",
+                "crash-host",
             ])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -23,8 +23,9 @@ use tokio::task::JoinSet;
 use wrun_sandbox::InputKind;
 use wrun_sandbox::port::{PARTS, Port, Unsealed, contents, in_memory, is_sealed};
 use wrun_sandbox::region::{Draft, Kind, RegionError};
-use wrun_sandbox::services::{Answer, Ask, End, Services, SpawnError, Word};
+use wrun_sandbox::services::{Answer, Ask, Services, SpawnError, Word};
 use wrun_sandbox::turn::Turn;
+use wrun_types::outcome::{Crash, Outcome, Output};
 
 /// Asks that are open at a time, beside one for each child that is waited for.
 const MOST: usize = 64;
@@ -273,7 +274,9 @@ impl Asking {
                 let bad = || io::Error::other("no output came along");
                 let len = usize::try_from(len).map_err(io::Error::other)?;
                 let file = descriptors.into_iter().next().ok_or_else(bad)?;
-                Answer::End(End::Completed(contents(file, len).ok_or_else(bad)?))
+                Answer::End(Outcome::Completed(Output(
+                    contents(file, len).ok_or_else(bad)?,
+                )))
             }
             WireAnswer::Region(bytes) => {
                 let bad = || io::Error::other("no region came along");
@@ -354,7 +357,7 @@ impl Outputs {
 
     /// What is to be sent for the end of a child.
     async fn reply(&self, child: u64, answer: Answer) -> Reply {
-        let Answer::End(End::Completed(output)) = &answer else {
+        let Answer::End(Outcome::Completed(Output(output))) = &answer else {
             return Reply::Answer(answer);
         };
         if output.len() <= INLINE {
@@ -364,7 +367,7 @@ impl Outputs {
             Ok(file) => Reply::Output(file, output.len() as u64),
             Err(error) => {
                 let why = format!("its output cannot be handed over: {error}");
-                Reply::Answer(Answer::End(End::Crashed(why)))
+                Reply::Answer(Answer::End(Outcome::Crashed(Crash::Runner(why))))
             }
         }
     }
@@ -725,7 +728,7 @@ mod tests {
         #[async_trait::async_trait]
         impl Services for Talkative {
             async fn ask(&self, _: Ask) -> Answer {
-                Answer::End(End::Completed(vec![7; INLINE + 1].into()))
+                Answer::End(Outcome::Completed(Output(vec![7; INLINE + 1].into())))
             }
             fn tell(&self, _: Word) -> bool {
                 true

@@ -30,10 +30,10 @@ use wrun_sandbox::deadline::{Deadline, timeout, until};
 use wrun_sandbox::executor::{Executed, Job};
 use wrun_sandbox::port::Port;
 use wrun_sandbox::turn::Turn;
-use wrun_sandbox::{CodeError, Ending, Fate, LoadError, Sink, Source};
+use wrun_sandbox::{CodeError, LoadError, RunResult, Sink, Source};
 use wrun_sys::shortage;
 use wrun_types::error::{Error, ErrorKind};
-use wrun_types::outcome::{Crash, Limit};
+use wrun_types::outcome::{Crash, Limit, Outcome};
 use wrun_types::report::Usage;
 
 /// How long after the deadline a worker may take to say so itself, before it is
@@ -52,9 +52,9 @@ pub(super) async fn run(
     renew: impl FnOnce(CodeError) -> Result<(), LoadError> + Send + 'static,
 ) -> Result<Executed, Error> {
     let began = Instant::now();
-    let stopped = |fate| Executed {
+    let stopped = |result| Executed {
         overhead: began.elapsed(),
-        ..Executed::new(fate)
+        ..Executed::new(result)
     };
     let mut renew = Some(renew);
     let plain = Plain::of(&job);
@@ -63,11 +63,11 @@ pub(super) async fn run(
             biased;
             taken = pool.take(&job.spec, plain.as_ref()) => taken,
             () = job.kill.cancelled() => {
-                return Ok(stopped(Ok(Fate::imposed(Ending::Cancelled))));
+                return Ok(stopped(RunResult::imposed(Outcome::Cancelled)));
             }
             () = until(job.deadline) => {
-                let ending = Ending::LimitExceeded(Limit::Deadline);
-                return Ok(stopped(Ok(Fate::imposed(ending))));
+                let outcome = Outcome::LimitExceeded(Limit::Deadline);
+                return Ok(stopped(RunResult::imposed(outcome)));
             }
         };
         match taken {
@@ -94,18 +94,15 @@ pub(super) async fn run(
     let ended = began.elapsed();
     let supervised = supervised.inspect_err(|_| pool.tend())?;
     let Supervised {
-        fate,
+        result,
         usage,
         pid,
         reusable,
     } = supervised;
     // What it did while nobody had looked at it is its task's time.
-    let of_task = match &fate {
-        Ok(fate) => fate.start.saturating_add(fate.run),
-        Err(_) => Duration::ZERO,
-    };
+    let of_task = result.start.saturating_add(result.run);
     let overhead = overhead.min(ended.saturating_sub(of_task));
-    if fate.is_ok() {
+    if !matches!(result.outcome, Outcome::Crashed(_)) {
         pool.give_back(reusable);
     }
     pool.tend();
@@ -116,7 +113,7 @@ pub(super) async fn run(
         jail: Some(jail),
         start: Some(start),
         notes: note.into_iter().collect(),
-        ..Executed::new(fate)
+        ..Executed::new(result)
     })
 }
 
@@ -181,7 +178,7 @@ enum Seen {
 
 /// What came of a task.
 struct Supervised {
-    fate: Result<Fate, Crash>,
+    result: RunResult,
     /// By the worker's word for a task that ended, by its wait status for one
     /// that died.
     usage: Option<Usage>,
@@ -459,28 +456,31 @@ async fn supervise(worker: Worker, job: Job, asks: bool) -> Result<Supervised, E
             ));
         }
         other => {
-            let fate = match other {
-                Seen::Killed => Ok(Fate::imposed(Ending::Cancelled)),
-                Seen::Exceeded => Ok(Fate::imposed(Ending::LimitExceeded(Limit::Output))),
-                Seen::Overdue => Ok(Fate::imposed(Ending::LimitExceeded(Limit::Deadline))),
-                Seen::Broken(what) => Err(Crash::Protocol(what)),
-                Seen::Stopped(signal) => Err(Crash::Signal(signal)),
-                _ => match timeout(LINGER, life.wait()).await {
-                    Ok(exit) => Err(crash_of(exit)),
-                    Err(_) => Err(Crash::Protocol("it closed its socket and lived on".into())),
-                },
+            let outcome = match other {
+                Seen::Killed => Outcome::Cancelled,
+                Seen::Exceeded => Outcome::LimitExceeded(Limit::Output),
+                Seen::Overdue => Outcome::LimitExceeded(Limit::Deadline),
+                Seen::Broken(what) => Outcome::Crashed(Crash::Protocol(what)),
+                Seen::Stopped(signal) => Outcome::Crashed(Crash::Signal(signal)),
+                _ => Outcome::Crashed(match timeout(LINGER, life.wait()).await {
+                    Ok(exit) => crash_of(exit),
+                    Err(_) => Crash::Protocol("it closed its socket and lived on".into()),
+                }),
             };
             life.kill();
             // With descriptors that it may have sent: a pipe ends when none is left.
             drop(says);
             let exit = timeout(LINGER, life.wait()).await;
-            let fate = fate.map_err(|how| life.crashed(how));
+            let outcome = match outcome {
+                Outcome::Crashed(how) => Outcome::Crashed(life.crashed(how)),
+                other => other,
+            };
             // What it wrote before it died is in the pipes, whole. Whoever reads
             // it sets the pace, and may be given up.
             let rest = async { tokio::join!(out.deliver(u64::MAX), err.deliver(u64::MAX)) };
             let _ = or_stopped(rest, &job.kill, job.deadline).await;
             return Ok(Supervised {
-                fate,
+                result: RunResult::imposed(outcome),
                 usage: exit.ok().flatten().and_then(|exit| exit.usage),
                 pid,
                 reusable: None,
@@ -503,24 +503,24 @@ async fn supervise(worker: Worker, job: Job, asks: bool) -> Result<Supervised, E
         tokio::join!(inline, err.deliver(done.stderr_len))
     };
     let delivered = or_stopped(delivery, &job.kill, job.deadline).await;
-    let fate = done.fate.distrusted(ordered.elapsed());
+    let mut result = done.result.distrusted(ordered.elapsed());
     // An answer may be on its way to one that asked; and what it has of children could
     // be another's.
     let is_waiting = asked.as_ref().is_some_and(Asked::is_waiting);
     let has_asked = is_waiting || services.children_started() > 0;
     let kept_to_rules =
         matches!(delivered, Ok((true, true))) && !piped_input && !granted && !talks && !has_asked;
-    let fate = match delivered {
-        _ if job.stdout.exceeded() || job.stderr.exceeded() => Ok(Fate {
-            ending: Ending::LimitExceeded(Limit::Output),
-            ..fate
-        }),
-        Ok((true, true)) => Ok(fate),
-        Ok(_) => Err(Crash::Protocol(
-            "it promised more output than it wrote".into(),
-        )),
-        Err(ending) => Ok(Fate { ending, ..fate }),
-    };
+    match delivered {
+        _ if job.stdout.exceeded() || job.stderr.exceeded() => {
+            result.outcome = Outcome::LimitExceeded(Limit::Output);
+        }
+        Ok((true, true)) => {}
+        Ok(_) => {
+            let what = "it promised more output than it wrote".into();
+            result = RunResult::imposed(Outcome::Crashed(Crash::Protocol(what)));
+        }
+        Err(outcome) => result.outcome = outcome,
+    }
     // One that may run more tasks waits for them; the others end of themselves,
     // or are made to.
     let reusable = kept_to_rules.then(|| Worker {
@@ -533,7 +533,7 @@ async fn supervise(worker: Worker, job: Job, asks: bool) -> Result<Supervised, E
         told: None,
     });
     Ok(Supervised {
-        fate,
+        result,
         usage: Some(done.usage),
         pid,
         reusable,
@@ -565,12 +565,12 @@ async fn or_stopped<T>(
     work: impl Future<Output = T>,
     kill: &CancellationToken,
     deadline: Option<Deadline>,
-) -> Result<T, Ending> {
+) -> Result<T, Outcome> {
     tokio::select! {
         biased;
         done = work => Ok(done),
-        () = kill.cancelled() => Err(Ending::Cancelled),
-        () = until(deadline) => Err(Ending::LimitExceeded(Limit::Deadline)),
+        () = kill.cancelled() => Err(Outcome::Cancelled),
+        () = until(deadline) => Err(Outcome::LimitExceeded(Limit::Deadline)),
     }
 }
 

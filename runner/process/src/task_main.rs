@@ -364,13 +364,13 @@ impl Worker<'_> {
             },
             ahead: self.ahead.take(),
         };
-        let fate = {
+        let result = {
             let mut running = std::pin::pin!(in_turns(wrun_sandbox::run(self.prepared, task)));
             let mut said = None::<Instant>;
             loop {
                 tokio::select! {
                     biased;
-                    fate = &mut running => break fate,
+                    result = &mut running => break result,
                     // What was held back a moment ago is due.
                     () = async {
                         match said.filter(|_| wishes.has_progress()) {
@@ -430,8 +430,8 @@ impl Worker<'_> {
         if let Some(progress) = wishes.progress() {
             self.say(&WorkerSays::Progress(progress)).await?;
         }
-        let fate = match fate {
-            Ok(fate) => fate,
+        let result = match result {
+            Ok(result) => result,
             Err(error) => {
                 let failed = WorkerSays::Failed {
                     message: error.to_string(),
@@ -468,7 +468,7 @@ impl Worker<'_> {
         let usage = used.since(&self.used);
         self.used = used;
         let done = Done {
-            fate,
+            result,
             output,
             stdout_len: match (is_command, order.stdout.piped) {
                 (true, true) if joined => stdout_len.saturating_add(stderr_len),

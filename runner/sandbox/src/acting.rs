@@ -5,12 +5,11 @@
 //! what an escaped guest would.
 
 use super::abi::{Progress, TaskContext};
-use super::fate::Ending;
 use crate::deadline::{Deadline, until};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use wrun_types::act::Act;
-use wrun_types::outcome::Limit;
+use wrun_types::outcome::{Limit, Outcome};
 
 /// An act that was ordered, and how its orderer reaches it.
 pub(super) struct Acting<'a> {
@@ -32,16 +31,16 @@ impl<'a> Acting<'a> {
 
     /// Says that it is ready, waits until the task is asked to stop, and does it; or is
     /// ended before.
-    pub(super) async fn done(self, kill: &CancellationToken) -> Ending {
+    pub(super) async fn done(self, kill: &CancellationToken) -> Outcome {
         (self.progress)(Progress {
             done: 1,
             total: None,
         });
         tokio::select! {
             biased;
-            () = kill.cancelled() => Ending::Cancelled,
-            () = self.begin.cancelled() => Ending::Failed(wrun_sys::act(self.act).to_text()),
-            () = until(self.deadline) => Ending::LimitExceeded(Limit::Deadline),
+            () = kill.cancelled() => Outcome::Cancelled,
+            () = self.begin.cancelled() => Outcome::Failed(wrun_sys::act(self.act).to_text()),
+            () = until(self.deadline) => Outcome::LimitExceeded(Limit::Deadline),
         }
     }
 }

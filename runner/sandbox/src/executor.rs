@@ -6,14 +6,13 @@ use crate::deadline::Deadline;
 use crate::port::{Port, Transport};
 use crate::region::Ledger;
 use crate::services::TaskServices;
-use crate::{Artifact, Fate, Progress, Sink};
+use crate::{Artifact, Progress, RunResult, Sink};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use wrun_types::config::Start;
 use wrun_types::error::Error;
 use wrun_types::jail_report::JailReport;
-use wrun_types::outcome::Crash;
 use wrun_types::report::Usage;
 use wrun_types::spec::Spec;
 
@@ -73,7 +72,7 @@ impl Job {
 
 /// What came of an attempt.
 pub struct Executed {
-    pub fate: Result<Fate, Crash>,
+    pub result: RunResult,
     /// From the attempt's start until a sandbox was under way: starting a worker
     /// and speaking to it. Zero in thread mode.
     pub overhead: Duration,
@@ -90,9 +89,9 @@ pub struct Executed {
 
 impl Executed {
     /// An end without a worker, and without more to tell.
-    pub fn new(fate: Result<Fate, Crash>) -> Self {
+    pub fn new(result: RunResult) -> Self {
         Executed {
-            fate,
+            result,
             overhead: Duration::ZERO,
             worker_pid: None,
             usage: None,

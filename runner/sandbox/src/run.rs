@@ -16,11 +16,11 @@ use super::bulk::Offsets;
 use super::code::{Code, CodeError};
 use super::engine::Kind;
 use super::epoch;
-use super::fate::{Ending, Fate, MAX_FAILURE, MAX_MESSAGE, truncate};
 use super::host::{GrantError, Granted, Host};
 use super::input::{Source, SourceError};
 use super::linker;
 use super::names::demangled;
+use super::run_result::{MAX_FAILURE, MAX_MESSAGE, RunResult, truncate};
 use super::sink::{OutputExceeded, Sink};
 use super::source::{Shape, one_line};
 use super::standard::Streams;
@@ -38,7 +38,7 @@ use wasmtime_wasi::p2::bindings::CommandPre;
 use wrun_sys::shortage;
 use wrun_types::error::{Error, ErrorKind};
 use wrun_types::limits::Limits;
-use wrun_types::outcome::{Limit, Trap, TrapKind};
+use wrun_types::outcome::{Limit, Outcome, Output, Trap, TrapKind};
 use wrun_types::spec::Spec;
 
 /// A task linked against everything it imports, ready to be instantiated any
@@ -215,7 +215,7 @@ impl From<RunError> for Error {
 
 /// Runs `prepared` once. A panic of the host's code is this run's error and no more:
 /// what the guest had is gone, as after every run.
-pub async fn run(prepared: &Prepared, run: Run<'_>) -> Result<Fate, RunError> {
+pub async fn run(prepared: &Prepared, run: Run<'_>) -> Result<RunResult, RunError> {
     let mut running = std::pin::pin!(run_once(prepared, run));
     std::future::poll_fn(|cx| {
         let polled = catch_unwind(AssertUnwindSafe(|| running.as_mut().poll(cx)));
@@ -233,7 +233,7 @@ fn words_of(panic: &(dyn Any + Send)) -> String {
     words
 }
 
-async fn run_once(prepared: &Prepared, run: Run<'_>) -> Result<Fate, RunError> {
+async fn run_once(prepared: &Prepared, run: Run<'_>) -> Result<RunResult, RunError> {
     let began = Instant::now();
     let deadline = run.context.deadline;
     // What a task that returns its output prints is not its output.
@@ -293,16 +293,18 @@ async fn run_once(prepared: &Prepared, run: Run<'_>) -> Result<Fate, RunError> {
     #[cfg(not(feature = "measure"))]
     if run.spec.act.is_some() {
         let why = "this program does no harm on order".to_owned();
-        return Ok(Fate::imposed(Ending::Failed(why)));
+        return Ok(RunResult::imposed(Outcome::Failed(why)));
     }
     #[cfg(feature = "measure")]
     if let Some(acting) = acting {
-        return Ok(Fate::imposed(acting.done(&run.kill).await));
+        return Ok(RunResult::imposed(acting.done(&run.kill).await));
     }
     // The test's own build: the host misbehaves in the guest's place.
     #[cfg(feature = "test-hooks")]
     if let Some(request) = run.spec.probe().filter(|_| run.thread != OnThread::WarmUp) {
-        return Ok(Fate::imposed(Ending::Failed(wrun_sys::probe(request))));
+        return Ok(RunResult::imposed(Outcome::Failed(wrun_sys::probe(
+            request,
+        ))));
     }
 
     let mut started = None;
@@ -338,19 +340,21 @@ async fn run_once(prepared: &Prepared, run: Run<'_>) -> Result<Fate, RunError> {
     let started = started.unwrap_or(finished);
 
     let growth_refused = store.data().limiter.refused();
-    let ending = match ended {
+    let outcome = match ended {
         Ended::Host(error) => return Err(error),
-        Ended::Killed => Ending::Cancelled,
-        Ended::Limit(limit) => Ending::LimitExceeded(limit),
-        _ if run.stdout.exceeded() || run.stderr.exceeded() => Ending::LimitExceeded(Limit::Output),
-        _ if run.stdin.exceeded().is_some() => Ending::LimitExceeded(Limit::Input),
-        Ended::Done(ending) => match (ending, store.data().limiter.refused_by()) {
-            (Ending::Trapped(_), Some(limit)) => Ending::LimitExceeded(limit),
+        Ended::Killed => Outcome::Cancelled,
+        Ended::Limit(limit) => Outcome::LimitExceeded(limit),
+        _ if run.stdout.exceeded() || run.stderr.exceeded() => {
+            Outcome::LimitExceeded(Limit::Output)
+        }
+        _ if run.stdin.exceeded().is_some() => Outcome::LimitExceeded(Limit::Input),
+        Ended::Done(outcome) => match (outcome, store.data().limiter.refused_by()) {
+            (Outcome::Trapped(_), Some(limit)) => Outcome::LimitExceeded(limit),
             (other, _) => other,
         },
     };
-    let fate = Fate {
-        ending,
+    let result = RunResult {
+        outcome,
         start: started.duration_since(began),
         run: finished.duration_since(started),
         cpu: Some(cpu),
@@ -367,12 +371,12 @@ async fn run_once(prepared: &Prepared, run: Run<'_>) -> Result<Fate, RunError> {
     if run.thread == OnThread::OwnAndLast && !store.data().limiter.has_regions() {
         std::mem::forget(store);
     }
-    Ok(fate)
+    Ok(result)
 }
 
 /// How the call, or the waiting for it, ended.
 enum Ended {
-    Done(Ending),
+    Done(Outcome),
     Limit(Limit),
     Killed,
     Host(RunError),
@@ -409,11 +413,11 @@ async fn call(
                 if !stdout.put(output.into()).await && stdout.exceeded() {
                     return Ended::Limit(Limit::Output);
                 }
-                Ok(Ending::Completed)
+                Ok(Outcome::Completed(Output::default()))
             }
             Ok(Err(mut message)) => {
                 truncate(&mut message, MAX_FAILURE);
-                Ok(Ending::Failed(message))
+                Ok(Outcome::Failed(message))
             }
             Err(error) => Err(error),
         },
@@ -423,15 +427,15 @@ async fn call(
                 .call_run(&mut *store)
                 .await
                 .map(|result| match result {
-                    Ok(()) => Ending::Completed,
-                    Err(()) => Ending::Exited(1),
+                    Ok(()) => Outcome::Completed(Output::default()),
+                    Err(()) => Outcome::Exited(1),
                 })
         }
         Guest::Module(instance) => match instance.get_typed_func::<(), ()>(&mut *store, "_start") {
             Ok(start) => start
                 .call_async(&mut *store, ())
                 .await
-                .map(|()| Ending::Completed),
+                .map(|()| Outcome::Completed(Output::default())),
             Err(error) => Err(error),
         },
     };
@@ -441,7 +445,7 @@ async fn call(
         Err(error) if is_the_systems(&error) => {
             Ended::Host(RunError::Sandbox(one_line(&format!("{error:#}"))))
         }
-        Err(error) => Ended::Done(ending_of(&error, prepared)),
+        Err(error) => Ended::Done(outcome_of(&error, prepared)),
     }
 }
 
@@ -457,14 +461,14 @@ fn is_the_systems(error: &wasmtime::Error) -> bool {
 /// Tells a guest that cannot start from a host that cannot start it.
 fn not_instantiated(error: &wasmtime::Error, store: &Store<Host>, prepared: &Prepared) -> Ended {
     if error.is::<wasmtime::Trap>() || error.is::<I32Exit>() || error.is::<OutputExceeded>() {
-        return Ended::Done(ending_of(error, prepared));
+        return Ended::Done(outcome_of(error, prepared));
     }
     if let Some(limit) = store.data().limiter.refused_by() {
         return Ended::Limit(limit);
     }
     // It failed in guest code: a start function that threw, or misused a call.
     if error.is::<wasmtime::WasmBacktrace>() {
-        return Ended::Done(ending_of(error, prepared));
+        return Ended::Done(outcome_of(error, prepared));
     }
     let message = one_line(&format!("{error:#}"));
     // wasmtime has no type for this one.
@@ -474,16 +478,16 @@ fn not_instantiated(error: &wasmtime::Error, store: &Store<Host>, prepared: &Pre
     Ended::Host(RunError::Sandbox(message))
 }
 
-fn ending_of(error: &wasmtime::Error, prepared: &Prepared) -> Ending {
+fn outcome_of(error: &wasmtime::Error, prepared: &Prepared) -> Outcome {
     if let Some(I32Exit(code)) = error.downcast_ref::<I32Exit>() {
         return match u8::try_from(code & 0xff) {
-            Ok(0) | Err(_) => Ending::Completed,
-            Ok(code) => Ending::Exited(code),
+            Ok(0) | Err(_) => Outcome::Completed(Output::default()),
+            Ok(code) => Outcome::Exited(code),
         };
     }
     let trap = error.downcast_ref::<wasmtime::Trap>();
     if trap == Some(&wasmtime::Trap::OutOfFuel) {
-        return Ending::LimitExceeded(Limit::Fuel);
+        return Outcome::LimitExceeded(Limit::Fuel);
     }
     // wasmtime has no type for this one.
     if trap.is_none()
@@ -494,7 +498,7 @@ fn ending_of(error: &wasmtime::Error, prepared: &Prepared) -> Ending {
     {
         // What `run` returned is read when nothing of the guest runs any more.
         let in_a_call = error.is::<wasmtime::WasmBacktrace>();
-        return Ending::LimitExceeded(if in_a_call {
+        return Outcome::LimitExceeded(if in_a_call {
             Limit::HostCall
         } else {
             Limit::Output
@@ -523,7 +527,7 @@ fn ending_of(error: &wasmtime::Error, prepared: &Prepared) -> Ending {
         }
     }
     truncate(&mut message, MAX_MESSAGE);
-    Ending::Trapped(Trap::new(trap.map_or(TrapKind::BadAbi, kind_of), message))
+    Outcome::Trapped(Trap::new(trap.map_or(TrapKind::BadAbi, kind_of), message))
 }
 
 fn kind_of(trap: &wasmtime::Trap) -> TrapKind {

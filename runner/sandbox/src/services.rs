@@ -9,10 +9,10 @@ use crate::InputKind;
 use crate::lock_table::{LockMode, Ticket};
 use crate::port::Port;
 use crate::region::{Draft, Kind, RegionError};
-use bytes::Bytes;
+
 use serde::{Deserialize, Serialize};
 use std::os::fd::OwnedFd;
-use wrun_types::outcome::Limit;
+use wrun_types::outcome::Outcome;
 
 /// Answers one task's asks, and knows which task that is.
 #[async_trait::async_trait]
@@ -84,7 +84,8 @@ pub enum Answer {
         port: Option<Box<Port>>,
     },
     Ended,
-    End(End),
+    /// How a child ended, as its parent may know it.
+    End(Outcome),
     /// A region whose pages are not reserved yet, and how many bytes those of the
     /// task have with it.
     Region(Result<(Draft, u64), RegionError>),
@@ -119,19 +120,6 @@ pub enum Word {
     /// Waits no longer for the lock that this ask was for: of a worker, whose asks have
     /// numbers. Elsewhere, whoever waits no longer drops what it waits with.
     Withdraw(u64),
-}
-
-/// How a child ended, as its parent may know it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum End {
-    Completed(Bytes),
-    Failed(String),
-    Exited(u8),
-    Trapped(String),
-    LimitExceeded(Limit),
-    /// Its worker died, or its runner could not run it; in words.
-    Crashed(String),
-    Cancelled,
 }
 
 /// Why no child was started.

@@ -9,7 +9,7 @@ use std::fmt;
 ///
 /// Whatever a guest does is an `Outcome`; only the runner's own failure is an
 /// [`Error`](crate::Error).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Outcome {
     /// The task did its work: `run` returned `ok`, or a command exited with 0.
@@ -81,7 +81,7 @@ impl fmt::Display for Outcome {
 ///
 /// Empty when stdout was streamed or discarded
 /// ([`Stdio`](crate::Stdio)). Cloning does not copy the bytes.
-#[derive(Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Output(pub Bytes);
 
 impl Output {
@@ -239,7 +239,7 @@ impl fmt::Display for Limit {
 }
 
 /// How a worker process died.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Crash {
     /// Killed by a signal.
@@ -248,8 +248,11 @@ pub enum Crash {
     Exit(i32),
     /// It broke the protocol and was killed; what it did.
     Protocol(String),
-    /// It vanished, and somebody else took its wait status.
+    /// It vanished, and another part of this program took its wait status.
     Lost,
+    /// The runner could not run the task, or failed while it did; why. Only of child tasks:
+    /// for a submitted one it is an [`Error`](crate::error::Error).
+    Runner(String),
     /// It died after it had written to its stderr: what a panic of the host's code or an
     /// allocator says there, for instance.
     Said {
@@ -311,6 +314,7 @@ impl fmt::Display for Crash {
             Crash::Exit(status) => write!(f, "the worker exited with status {status}"),
             Crash::Protocol(what) => write!(f, "the worker broke the protocol: {what}"),
             Crash::Lost => f.write_str("the worker vanished"),
+            Crash::Runner(why) => f.write_str(why),
             Crash::Said { how, words } => {
                 write!(f, "{how}; it said: {}", on_one_line(words))
             }

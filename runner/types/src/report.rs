@@ -294,7 +294,7 @@ impl Report {
                 match crash.how() {
                     Crash::Signal(signal) => outcome["signal"] = json!(signal),
                     Crash::Exit(status) => outcome["status"] = json!(status),
-                    Crash::Protocol(_) | Crash::Lost | Crash::Said { .. } => {}
+                    _ => {}
                 }
                 if let Some(words) = crash.words() {
                     outcome["worker_stderr"] = json!(words);

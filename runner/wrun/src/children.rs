@@ -18,15 +18,16 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use wrun_sandbox::Budgets;
 use wrun_sandbox::InputKind;
+use wrun_sandbox::Sink;
 use wrun_sandbox::deadline::{Deadline, until};
 use wrun_sandbox::executor::Executed;
 use wrun_sandbox::port::Port;
 use wrun_sandbox::region::Maker;
-use wrun_sandbox::services::{End, SpawnError};
+use wrun_sandbox::services::SpawnError;
 use wrun_sandbox::stop::Stop;
 use wrun_sandbox::turn::Turn;
-use wrun_sandbox::{Ending, Sink};
 use wrun_types::limits::Limits;
+use wrun_types::outcome::{Crash, Outcome, Output};
 use wrun_types::spec::{Spec, Terminals};
 
 /// What a submitted task and all below it share.
@@ -96,7 +97,7 @@ struct State {
 /// A child whose handle its parent holds.
 struct Child {
     stop: Stop,
-    end: watch::Receiver<Option<End>>,
+    end: watch::Receiver<Option<Outcome>>,
     _slot: Arc<Slot>,
 }
 
@@ -298,7 +299,7 @@ impl Children {
     }
 
     /// Waits for a child's end; none when there is no such child.
-    pub(crate) async fn ended(&self, id: u64) -> Option<End> {
+    pub(crate) async fn ended(&self, id: u64) -> Option<Outcome> {
         let mut end = self.state().held.get(&id)?.end.clone();
         let ended = end.wait_for(Option::is_some).await;
         let ended = ended.ok().and_then(|end| end.clone());
@@ -308,7 +309,11 @@ impl Children {
             std::future::pending::<()>().await;
         }
         // It was given up by a panic, which is a bug.
-        let lost = || End::Crashed("the runner failed while it ran the task".into());
+        let lost = || {
+            Outcome::Crashed(Crash::Runner(
+                "the runner failed while it ran the task".into(),
+            ))
+        };
         Some(ended.unwrap_or_else(lost))
     }
 
@@ -367,7 +372,7 @@ struct Running {
 }
 
 impl Running {
-    async fn run(self) -> End {
+    async fn run(self) -> Outcome {
         let Running {
             starter,
             launch,
@@ -408,12 +413,12 @@ impl Running {
         let end = match ran {
             Ok(ran) => {
                 drop(ran.place);
-                end_of(ran.executed, &stdout).await
+                outcome_of(ran.executed, &stdout).await
             }
-            Err(error) => End::Crashed(format!("it could not be run: {error}")),
+            Err(error) => Outcome::Crashed(Crash::Runner(format!("it could not be run: {error}"))),
         };
         let kept = match &end {
-            End::Completed(output) => output.len() as u64,
+            Outcome::Completed(output) => output.len() as u64,
             _ => 0,
         };
         slot.shrink(kept, regions);
@@ -433,17 +438,12 @@ async fn pump(mut said: mpsc::Receiver<Bytes>, to: Sink) {
     }
 }
 
-async fn end_of(executed: Executed, stdout: &Sink) -> End {
-    match executed.fate {
+/// How a child ended, as its parent may know it.
+async fn outcome_of(executed: Executed, stdout: &Sink) -> Outcome {
+    match executed.result.outcome {
+        Outcome::Completed(_) => Outcome::Completed(Output(stdout.take_in_turns().await)),
         // What the host's code said is not the parent's to know.
-        Err(crash) => End::Crashed(crash.how().to_string()),
-        Ok(fate) => match fate.ending {
-            Ending::Completed => End::Completed(stdout.take_in_turns().await),
-            Ending::Failed(message) => End::Failed(message),
-            Ending::Exited(code) => End::Exited(code),
-            Ending::Trapped(trap) => End::Trapped(trap.message),
-            Ending::LimitExceeded(limit) => End::LimitExceeded(limit),
-            Ending::Cancelled => End::Cancelled,
-        },
+        Outcome::Crashed(crash) => Outcome::Crashed(crash.how().clone()),
+        other => other,
     }
 }

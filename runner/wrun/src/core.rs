@@ -24,7 +24,7 @@ use wrun_sandbox::deadline::Deadline;
 use wrun_sandbox::executor::{Executed, Executor};
 use wrun_sandbox::locks::Locks;
 use wrun_sandbox::region::Ledger;
-use wrun_sandbox::{Artifact, Compiled, Compiler, Ending, Fate, InProcess, Loader, Progress, Sink};
+use wrun_sandbox::{Artifact, Compiled, Compiler, InProcess, Loader, Progress, Sink};
 use wrun_sys::{self, Process};
 use wrun_types::config::{Config, Jail, Mode};
 use wrun_types::error::{Error, ErrorKind};
@@ -241,7 +241,7 @@ impl Core {
         let [stdout, stderr] = [captured(capture_out).await, captured(capture_err).await];
         let total = submitted.elapsed();
         let Executed {
-            fate,
+            result,
             overhead,
             worker_pid,
             usage,
@@ -260,9 +260,9 @@ impl Core {
             }
             None => None,
         };
-        let (outcome, fate) = match fate {
-            Ok(fate) => (outcome(&fate.ending, &stdout), fate),
-            Err(crash) => (Outcome::Crashed(crash), Fate::imposed(Ending::Cancelled)),
+        let outcome = match result.outcome {
+            Outcome::Completed(_) => Outcome::Completed(Output(stdout.clone())),
+            other => other,
         };
         let limit_value = match outcome {
             Outcome::LimitExceeded(limit) => spec.limits.value(limit, &artifact, is_captured),
@@ -270,14 +270,14 @@ impl Core {
         };
         let mut stats = Stats::default();
         stats.queue = queue;
-        stats.start = overhead.saturating_add(fate.start);
-        stats.run = fate.run;
+        stats.start = overhead.saturating_add(result.start);
+        stats.run = result.run;
         stats.total = total;
         stats.compile = compiled.map(|compiled| compiled.time);
-        stats.cpu = fate.cpu;
-        stats.peak_memory_bytes = fate.peak_memory;
-        stats.fuel = fate.fuel;
-        stats.memory_growth_refused = fate.growth_refused;
+        stats.cpu = result.cpu;
+        stats.peak_memory_bytes = result.peak_memory;
+        stats.fuel = result.fuel;
+        stats.memory_growth_refused = result.growth_refused;
         stats.worker_pid = worker_pid;
         stats.usage = usage;
         stats.start_method = start_method;
@@ -286,7 +286,7 @@ impl Core {
         report.attempt = attempt;
         report.limit_value = limit_value;
         report.stats = stats;
-        report.denied = fate.denied;
+        report.denied = result.denied;
         report.jail_mode = jail_mode;
         report.jail = jail;
         report.notes = notes;
@@ -315,16 +315,5 @@ fn sink(stdio: Stdio, spec: &Spec) -> (Sink, Option<Sink>, Option<OutputStream>)
             (sink, None, Some(OutputStream::new(chunks)))
         }
         Stdio::Null | Stdio::Stdout => (Sink::null(spec.limits.output_budget(false)), None, None),
-    }
-}
-
-fn outcome(ending: &Ending, stdout: &Bytes) -> Outcome {
-    match ending {
-        Ending::Completed => Outcome::Completed(Output(stdout.clone())),
-        Ending::Failed(message) => Outcome::Failed(message.clone()),
-        Ending::Exited(code) => Outcome::Exited(*code),
-        Ending::Trapped(trap) => Outcome::Trapped(trap.clone()),
-        Ending::LimitExceeded(limit) => Outcome::LimitExceeded(*limit),
-        Ending::Cancelled => Outcome::Cancelled,
     }
 }

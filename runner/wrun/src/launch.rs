@@ -19,9 +19,9 @@ use wrun_sandbox::executor::{Executed, Executor, Job, Runnable};
 use wrun_sandbox::port::Port;
 use wrun_sandbox::region::Maker;
 use wrun_sandbox::stop::Stop;
-use wrun_sandbox::{Artifact, Ending, Fate, InputKind, Progress, Sink};
+use wrun_sandbox::{Artifact, InputKind, Progress, RunResult, Sink};
 use wrun_types::error::Error;
-use wrun_types::outcome::Limit;
+use wrun_types::outcome::{Limit, Outcome};
 use wrun_types::spec::Spec;
 
 /// What starting a task takes of its runner.
@@ -189,15 +189,15 @@ impl Launch {
         let mut ended = std::pin::pin!(async {
             tokio::select! {
                 biased;
-                () = kill.cancelled() => Ending::Cancelled,
-                () = stop.wished.cancelled() => Ending::Cancelled,
-                () = until(deadline) => Ending::LimitExceeded(Limit::Deadline),
+                () = kill.cancelled() => Outcome::Cancelled,
+                () = stop.wished.cancelled() => Outcome::Cancelled,
+                () = until(deadline) => Outcome::LimitExceeded(Limit::Deadline),
             }
         });
         let imposed = |ending, place| Ran {
             queue: submitted.elapsed(),
             attempt: 1,
-            executed: Executed::new(Ok(Fate::imposed(ending))),
+            executed: Executed::new(RunResult::imposed(ending)),
             place,
         };
         let place = tokio::select! {
@@ -241,12 +241,12 @@ impl Launch {
 async fn attempts(
     runnable: &dyn Runnable,
     mut retry: Retry,
-    mut ended: Pin<&mut impl Future<Output = Ending>>,
+    mut ended: Pin<&mut impl Future<Output = Outcome>>,
 ) -> Result<(u32, Executed), Error> {
     let mut attempt = retry.attempt();
     let mut executed = runnable.execute(retry.job()).await?;
     let mut notes = Vec::new();
-    while let Err(crash) = &executed.fate {
+    while let Outcome::Crashed(crash) = &executed.result.outcome {
         retry.let_go();
         if retry.is_spent() {
             break;
@@ -261,7 +261,7 @@ async fn attempts(
             biased;
             ending = &mut ended => {
                 notes.push(crashed);
-                executed.fate = Ok(Fate::imposed(ending));
+                executed.result = RunResult::imposed(ending);
                 break;
             }
             () = retry.asked_to_stop() => continue,

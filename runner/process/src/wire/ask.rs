@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 use wrun_sandbox::lock_table::{LockMode, Ticket};
 use wrun_sandbox::port::{PARTS, PortParts};
 use wrun_sandbox::region::Kind;
-use wrun_sandbox::services::{End, SpawnError};
+use wrun_sandbox::services::SpawnError;
+use wrun_types::outcome::Outcome;
 
 /// An ask. With it come, in this order and as far as it says so, the file of its data
 /// and the descriptors of a port.
@@ -49,7 +50,7 @@ pub enum WireAnswer {
     Spawned(u64),
     NotSpawned(SpawnError),
     Ended,
-    End(End),
+    End(Outcome),
     /// The child completed, with so many bytes of output, in a sealed memory file
     /// that comes along.
     Output(u64),

@@ -4,7 +4,7 @@
 use super::frame::FrameError;
 
 /// Changes with any change of a message.
-pub(super) const PROTOCOL: u32 = 7;
+pub(super) const PROTOCOL: u32 = 8;
 
 const MAGIC: [u8; 8] = *b"wrunwork";
 

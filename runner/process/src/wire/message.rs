@@ -34,7 +34,7 @@ use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use wrun_sandbox::port::{PARTS, PortParts};
 use wrun_sandbox::services::Word;
-use wrun_sandbox::{Fate, Progress};
+use wrun_sandbox::{Progress, RunResult};
 use wrun_sys::Exit;
 use wrun_sys::FileId;
 use wrun_types::jail_report::{JailReport, LayerReport};
@@ -186,7 +186,7 @@ pub enum WorkerSays {
 /// A worker's last word about a task.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Done {
-    pub fate: Fate,
+    pub result: RunResult,
     /// Output that went neither by a pipe nor in frames before.
     pub output: Bytes,
     /// Bytes that went by the pipes.

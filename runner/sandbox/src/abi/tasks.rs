@@ -7,13 +7,14 @@ use super::ports::GuestPort;
 use crate::InputKind;
 use crate::host::Host;
 use crate::port::Port;
-use crate::services::{Answer, Ask, End, Services, SpawnError, Word};
+use crate::services::{Answer, Ask, Services, SpawnError, Word};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Waker};
 use tokio_util::sync::CancellationToken;
 use wasmtime::component::Resource;
 use wasmtime_wasi::p2::{DynPollable, Pollable, subscribe};
+use wrun_types::outcome::Outcome;
 use wrun_types::report::Access;
 use wrun_types::spec::MAX_TASK_NAME;
 
@@ -39,16 +40,17 @@ impl From<SpawnError> for AbiError {
     }
 }
 
-impl From<End> for AbiOutcome {
-    fn from(end: End) -> Self {
+impl From<Outcome> for AbiOutcome {
+    fn from(end: Outcome) -> Self {
         match end {
-            End::Completed(output) => AbiOutcome::Completed(output.into()),
-            End::Failed(message) => AbiOutcome::Failed(message),
-            End::Exited(code) => AbiOutcome::Exited(code),
-            End::Trapped(message) => AbiOutcome::Trapped(message),
-            End::LimitExceeded(limit) => AbiOutcome::LimitExceeded(limit.name().to_owned()),
-            End::Crashed(message) => AbiOutcome::Crashed(message),
-            End::Cancelled => AbiOutcome::Cancelled,
+            Outcome::Completed(output) => AbiOutcome::Completed(output.into_bytes().into()),
+            Outcome::Failed(message) => AbiOutcome::Failed(message),
+            Outcome::Exited(code) => AbiOutcome::Exited(code),
+            Outcome::Trapped(trap) => AbiOutcome::Trapped(trap.message),
+            Outcome::LimitExceeded(limit) => AbiOutcome::LimitExceeded(limit.name().to_owned()),
+            Outcome::Crashed(crash) => AbiOutcome::Crashed(crash.to_string()),
+            // Cancelled, or what this version does not know.
+            _ => AbiOutcome::Cancelled,
         }
     }
 }

@@ -145,8 +145,7 @@ impl Runnable for Linked {
             thread: OnThread::Shared,
             ahead: None,
         };
-        let fate = wrun_sandbox::run(prepared, run).await?;
-        Ok(Executed::new(Ok(fate)))
+        Ok(Executed::new(wrun_sandbox::run(prepared, run).await?))
     }
 
     fn observes_cancellation(&self) -> bool {

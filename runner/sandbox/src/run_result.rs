@@ -3,7 +3,7 @@
 use super::denials::Denials;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
-use wrun_types::outcome::{Limit, Trap};
+use wrun_types::outcome::{Crash, Outcome, Output};
 use wrun_types::report::Denial;
 
 /// Cap on a trap's message.
@@ -14,21 +14,11 @@ pub(super) const MAX_FAILURE: usize = 64 << 10;
 /// CPU time cannot be more than this many times the wall clock's.
 const MAX_THREADS: u32 = 1024;
 
-/// How a guest ended; its output is in its sinks.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Ending {
-    Completed,
-    Failed(String),
-    Exited(u8),
-    Trapped(Trap),
-    LimitExceeded(Limit),
-    Cancelled,
-}
-
 /// How a guest ended and what it used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Fate {
-    pub ending: Ending,
+pub struct RunResult {
+    /// The output of a guest that completed is in its sinks, and not here.
+    pub outcome: Outcome,
     /// From the start of [`run`](super::run::run()) to the guest's first instruction.
     pub start: Duration,
     pub run: Duration,
@@ -41,8 +31,8 @@ pub struct Fate {
     pub denied: Vec<Denial>,
 }
 
-impl Fate {
-    /// What a fate can be at most, when a process that may have been taken over
+impl RunResult {
+    /// What a result can be at most, when a process that may have been taken over
     /// reports it.
     pub fn distrusted(mut self, elapsed: Duration) -> Self {
         self.start = self.start.min(elapsed);
@@ -50,20 +40,22 @@ impl Fate {
         self.cpu = self
             .cpu
             .map(|cpu| cpu.min(elapsed.saturating_mul(MAX_THREADS)));
-        match &mut self.ending {
-            Ending::Failed(message) => truncate(message, MAX_FAILURE),
-            Ending::Trapped(trap) => truncate(&mut trap.message, MAX_MESSAGE),
+        match &mut self.outcome {
+            Outcome::Completed(output) => *output = Output::default(),
+            Outcome::Failed(message) => truncate(message, MAX_FAILURE),
+            Outcome::Trapped(trap) => truncate(&mut trap.message, MAX_MESSAGE),
+            // A crash is what a runner sees, and not what a worker says.
+            Outcome::Crashed(crash) => *crash = Crash::Protocol("it said that it crashed".into()),
             _ => {}
         }
         self.denied = Denials::bounded(self.denied);
         self
     }
 
-    /// The fate of a guest that somebody else ended, before it ran or from
-    /// outside.
-    pub fn imposed(ending: Ending) -> Self {
-        Fate {
-            ending,
+    /// The result of a guest that was ended before it ran, or from outside.
+    pub fn imposed(outcome: Outcome) -> Self {
+        RunResult {
+            outcome,
             start: Duration::ZERO,
             run: Duration::ZERO,
             cpu: None,
@@ -89,18 +81,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fate_from_a_process_is_bounded() {
-        let fate = Fate {
-            ending: Ending::Failed("x".repeat(10 * MAX_FAILURE)),
+    fn a_result_from_a_process_is_bounded() {
+        let result = RunResult {
+            outcome: Outcome::Failed("x".repeat(10 * MAX_FAILURE)),
             start: Duration::MAX,
             run: Duration::MAX,
             cpu: Some(Duration::MAX),
-            ..Fate::imposed(Ending::Completed)
+            ..RunResult::imposed(Outcome::Completed(Output::default()))
         };
         let elapsed = Duration::from_secs(1);
-        let fate = fate.distrusted(elapsed);
-        assert_eq!((fate.start, fate.run), (elapsed, elapsed));
-        assert_eq!(fate.cpu, Some(elapsed * MAX_THREADS));
-        assert_eq!(fate.ending, Ending::Failed("x".repeat(MAX_FAILURE)));
+        let result = result.distrusted(elapsed);
+        assert_eq!((result.start, result.run), (elapsed, elapsed));
+        assert_eq!(result.cpu, Some(elapsed * MAX_THREADS));
+        assert_eq!(result.outcome, Outcome::Failed("x".repeat(MAX_FAILURE)));
     }
 }
