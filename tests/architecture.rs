@@ -167,22 +167,60 @@ fn only_the_hook_ends_the_program_and_only_process_starts_others() {
     }
 }
 
+/// The Rust files of the test binary, each with the file that should declare it.
+fn test_files(folder: &Path, parent: &Path, files: &mut Vec<(PathBuf, PathBuf)>) {
+    for entry in fs::read_dir(folder).expect("a folder of tests") {
+        let path = entry.expect("an entry").path();
+        let module = path.with_extension("rs");
+        if path.is_dir() {
+            // Packages of their own are no modules.
+            if !path.join("Cargo.toml").exists() {
+                let inner = path.join("mod.rs");
+                let inner = if inner.exists() { inner } else { module };
+                test_files(&path, &inner, files);
+            }
+        } else if path == module && path != parent {
+            files.push((path, parent.to_owned()));
+        }
+    }
+}
+
 #[test]
 fn every_test_file_is_part_of_the_binary() {
-    let main = fs::read_to_string(repo("tests/main.rs")).expect("tests/main.rs");
-    for entry in fs::read_dir(repo("tests")).expect("tests/") {
-        let name = entry
-            .expect("an entry")
-            .file_name()
-            .into_string()
-            .expect("UTF-8");
-        if let Some(module) = name.strip_suffix(".rs")
-            && module != "main"
-        {
-            assert!(
-                main.contains(&format!("mod {module};")),
-                "tests/{name} is in no binary"
-            );
-        }
+    let mut files = Vec::new();
+    test_files(&repo("tests"), &repo("tests/main.rs"), &mut files);
+    assert!(files.len() > 50, "{files:?}");
+    for (path, parent) in files {
+        let module = path.file_stem().and_then(|it| it.to_str()).expect("UTF-8");
+        let above = fs::read_to_string(&parent).expect("the module above");
+        let declared = [format!("mod {module};"), format!("pub mod {module};")];
+        assert!(
+            above
+                .lines()
+                .any(|line| declared.iter().any(|it| it == line)),
+            "{} does not declare {}",
+            parent.display(),
+            path.display()
+        );
+    }
+}
+
+#[test]
+fn what_tests_share_has_no_tests() {
+    let mut files = Vec::new();
+    test_files(&repo("tests"), &repo("tests/main.rs"), &mut files);
+    for (path, _) in files {
+        let text = fs::read_to_string(&path).expect("a source file");
+        let has_tests = code(&text).any(|line| {
+            let line = line.trim_start();
+            line.starts_with("#[test]") || line.starts_with("#[tokio::test")
+        });
+        let folder = path.parent().expect("a folder");
+        let is_module = folder == repo("tests");
+        assert!(
+            has_tests == is_module,
+            "{} has tests: {has_tests}",
+            path.display()
+        );
     }
 }

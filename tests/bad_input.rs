@@ -1,8 +1,9 @@
 //! Whatever a user hands to `wrun`, wrong files, wrong flags, full disks, odd
 //! caches: one clear line on stderr, the documented code, and never a panic.
 
-use crate::command::{Ran, Wrun, scratch, write};
-use crate::support::{MODES, repo};
+use crate::support::command::{Ran, Wrun, scratch, write};
+use crate::support::guests::too_many_instances;
+use crate::support::{MODES, repo, tool};
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -489,7 +490,24 @@ fn a_cache_that_cannot_be_used_is_no_cache() {
 }
 
 #[test]
+fn a_component_of_too_many_instances_is_no_task() {
+    let scratch = scratch();
+    let task = write(scratch.path(), "many.wat", too_many_instances());
+    let [thread, process] = MODES.map(|mode| {
+        let ran = Wrun::mode(mode).arg(&task).run();
+        ran.expect_code(126, mode);
+        assert_eq!(ran.text(), "", "{mode}");
+        ran.stderr
+    });
+    assert_eq!(thread, process);
+    assert!(thread.contains("instances count exceeds limit"), "{thread}");
+}
+
+#[test]
 fn a_full_disk_under_the_cache_is_no_cache() {
+    if !tool::available("mount") {
+        return;
+    }
     let scratch = scratch();
     let disk = scratch.path().join("disk");
     fs::create_dir(&disk).unwrap();
@@ -659,7 +677,7 @@ fn descriptors_that_are_closed_from_the_start() {
                 .arg(format!("\"$0\" --mode {mode} \"$1\" {closed}"))
                 .arg(crate::support::wrun())
                 .arg(guest("cat/cat.wasm"))
-                .env("WRUN_CACHE_DIR", crate::command::shared_cache())
+                .env("WRUN_CACHE_DIR", crate::support::command::shared_cache())
                 .stdin(std::process::Stdio::null())
                 .output()
                 .unwrap();
@@ -767,7 +785,7 @@ fn a_stderr_that_takes_no_more_does_not_end_the_task() {
             .arg(mode)
             .arg(&report)
             .arg(guest("tcp-client/tcp-client.wasm"))
-            .env("WRUN_CACHE_DIR", crate::command::shared_cache())
+            .env("WRUN_CACHE_DIR", crate::support::command::shared_cache())
             .output()
             .unwrap();
         assert_eq!(output.status.code(), Some(1), "{mode}: {output:?}");

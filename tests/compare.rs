@@ -1,11 +1,9 @@
 //! `wrun compare`: what it measures is there, beside its floor and in both modes; what
 //! is slower is seen to be; what is wrong is found out; what cannot be compared is not.
 
-use crate::command::{Ran, Wrun, scratch, write};
-use crate::differential::{files, grants, guests, manifest, text, title};
-use crate::processes::eventually;
-use crate::report::Schema;
-use crate::support::{BOTH, alone, children, repo, wrun};
+use crate::support::command::{Ran, Wrun, scratch, write};
+use crate::support::manifest::{files, grants, guests, manifest, text, title};
+use crate::support::{BOTH, Schema, alone, children, repo, within, wrun};
 use rustix::process::Signal;
 use serde_json::Value;
 use std::path::Path;
@@ -210,7 +208,7 @@ fn two_runs_agree_within_their_spread() {
         let comparison = comparison(ECHO).rounds(25).measures([Measure::Warm]);
         comparison.budget(Duration::from_secs(10)).run().unwrap()
     };
-    let agree = eventually(3 * SOON, || {
+    let agree = within(3 * SOON, || {
         let (one, other) = (measured(), measured());
         [Policy::Instance, Policy::Spare, Policy::Fork]
             .iter()
@@ -548,11 +546,7 @@ fn nothing_is_left_of_a_comparison() {
         });
         assert!(!stopped.unwrap().complete);
         assert!(children().is_empty(), "{:?}", children());
-        assert!(
-            eventually(SOON, || open() <= before),
-            "{} and {before}",
-            open()
-        );
+        assert!(within(SOON, || open() <= before), "{} and {before}", open());
         let left = std::fs::read_dir(std::env::temp_dir()).unwrap().count();
         assert_eq!(left, 0, "in the folder for temporary files");
     });
@@ -630,7 +624,9 @@ fn interrupted_after(pause: Duration) -> Ran {
         .start();
     // Workers of all policies are there: it measures.
     let pid = wrun.pid();
-    let busy = eventually(SOON, || crate::processes::descendants(pid).len() > 4);
+    let busy = within(SOON, || {
+        crate::support::processes::descendants(pid).len() > 4
+    });
     assert!(busy, "it did not begin to measure");
     std::thread::sleep(pause);
     wrun.signal(Signal::INT);

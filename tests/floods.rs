@@ -4,11 +4,13 @@
 //! The bound is one that no busy machine breaks; what floods cost in milliseconds is
 //! measured by the benchmark (`flood` rows).
 
-use crate::processes::eventually;
-use crate::support::{BOTH, MODES, builder, guest, wat, wrun};
+use crate::support::command::{PATIENCE, await_task_of};
+use crate::support::processes::processor_time;
+use crate::support::{BOTH, MODES, await_progress, builder, eventually, guest, wat, within, wrun};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
-use std::process::{Command, Stdio as ProcessStdio};
+use std::os::fd::AsFd;
+use std::process::{Child, Command, Stdio as ProcessStdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use wrun::{Artifact, Limit, Limits, Message, Outcome, Runner, Stdio, Task, TaskGrant, TaskHandle};
@@ -56,6 +58,9 @@ const BEGIN: &str = r#"(module
   (func (export "run") (param i32 i32) (result i32) (local $i i32) (local $n i32)
 "#;
 
+/// What each flood says first.
+const BEGUN: &str = "(call $progress (i64.const 1) (i32.const 0) (i64.const 0))\n";
+
 /// Nothing comes after a flood.
 const END: &str = "(unreachable)))";
 
@@ -79,7 +84,7 @@ impl Flood {
     }
 
     fn of_children(name: &'static str, body: &str, child: &str) -> Self {
-        let text = |body: &str| format!("{BEGIN}{body}{END}");
+        let text = |body: &str| format!("{BEGIN}{BEGUN}{body}{END}");
         Flood {
             name,
             text: text(body),
@@ -219,8 +224,11 @@ impl Flood {
             r#"(module
               (import "wasi_snapshot_preview1" "fd_write"
                 (func $write (param i32 i32 i32 i32) (result i32)))
+              (import "wrun:task/context@0.1.0" "progress"
+                (func $progress (param i64 i32 i64)))
               (memory (export "memory") 2)
               (func (export "_start")
+                {BEGUN}
                 (i32.store (i32.const 0) (i32.const 1024))
                 (i32.store (i32.const 4) (i32.const 65536))
                 (loop $more
@@ -280,7 +288,7 @@ fn endure(flood: &Flood, reader: Reader) {
             handle
         };
         let mut handles: Vec<TaskHandle> = (1..FLOODERS).map(|_| start(None)).collect();
-        std::thread::sleep(Duration::from_millis(300));
+        handles.iter().for_each(await_progress);
         let began = Instant::now();
         let overdue = start(Some(Duration::from_millis(300)));
         siblings(&runner, &echo, &what);
@@ -339,12 +347,12 @@ fn interrupt(flood: &Flood) {
                 .stderr(ProcessStdio::piped())
                 .spawn()
                 .unwrap();
-            std::thread::sleep(Duration::from_millis(500));
-            let alive = command.try_wait().unwrap().is_none();
             let pid = Pid::from_child(&command);
+            await_flood(&command, mode);
+            let alive = command.try_wait().unwrap().is_none();
             kill_process(pid, signal).unwrap();
             let mut ended = None;
-            let in_time = eventually(BOUND, || {
+            let in_time = within(BOUND, || {
                 ended = command.try_wait().unwrap();
                 ended.is_some()
             });
@@ -358,6 +366,21 @@ fn interrupt(flood: &Flood) {
             assert_eq!(ended.unwrap().code(), Some(code), "{what}: {said}");
         }
     }
+}
+
+/// Waits until a command's task floods: it computes, or has filled a pipe that nobody reads.
+#[track_caller]
+fn await_flood(command: &Child, mode: &str) {
+    let pid = command.id().cast_signed();
+    await_task_of(pid, mode);
+    let before = processor_time(pid);
+    let stdout = command.stdout.as_ref().map(|pipe| pipe.as_fd());
+    let stderr = command.stderr.as_ref().map(|pipe| pipe.as_fd());
+    let waiting = |pipe| rustix::io::ioctl_fionread(pipe).unwrap();
+    eventually("a flood", PATIENCE, || {
+        let written = [stdout, stderr].into_iter().flatten().map(waiting);
+        processor_time(pid) >= before + 10 || written.max() >= Some(1 << 16)
+    });
 }
 
 #[test]
@@ -511,7 +534,7 @@ fn who_joins_often_does_not_shut_out_who_joins_once() {
             runner.submit_blocking(task).unwrap()
         };
         let handles: Vec<TaskHandle> = (0..FLOODERS).map(flood).collect();
-        std::thread::sleep(Duration::from_millis(300));
+        handles.iter().for_each(await_progress);
         for number in 0..20 {
             let began = Instant::now();
             members[0].send_blocking(number.to_string()).unwrap();

@@ -1,8 +1,8 @@
 //! What a task that ended badly was refused is said in a line, with the option that grants
 //! it; the same in both modes, and nothing where it would be a guess.
 
-use crate::command::{Ran, Wrun};
-use crate::support::{MODES, repo};
+use crate::support::command::{Ran, Wrun};
+use crate::support::{MODES, repo, tool};
 
 const NONE: &str = "no directory is granted (--dir), which may be why";
 
@@ -124,7 +124,7 @@ fn runtimes_that_always_look_for_directories_are_not_blamed() {
     for guest in ["primes.wasm", "template.wasm"] {
         let path = repo("target/guests").join(guest);
         if !path.exists() {
-            println!("SKIPPED: {guest} was not built");
+            tool::not_built(&path);
             continue;
         }
         for mode in MODES {

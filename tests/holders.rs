@@ -152,7 +152,7 @@ fn no_holder_takes_anything_from_others() {
                 (task, ours)
             };
             let (innocent, to_innocent) = give(Task::new(&writer));
-            assert!(crate::processes::eventually(PATIENCE, || {
+            assert!(crate::support::within(PATIENCE, || {
                 innocent.progress().done > 0
             }));
             let task = taken_over(&writer, "region-tricks");

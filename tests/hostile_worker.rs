@@ -5,8 +5,7 @@
 //! The liar is a Python program, because it must be able to say what wrun's own
 //! code would never say. Without Python the tests say that they skip.
 
-use crate::processes::eventually;
-use crate::support::{alone, children, repo, still_works, wrun};
+use crate::support::{alone, children, repo, still_works, tool, within, wrun};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -293,25 +292,11 @@ struct Liar {
 impl Liar {
     /// None without Python.
     fn new(script: &str) -> Option<Self> {
-        let code = "import os, socket, sys; socket.recv_fds; os.pidfd_open; print(sys.executable)";
-        let python = Command::new("python3")
-            .args(["-c", code])
-            .output()
-            .ok()
-            .filter(|output| output.status.success());
-        let Some(python) = python else {
-            println!("SKIPPED: no python3 with socket.recv_fds and os.pidfd_open");
-            return None;
-        };
-        let python = String::from_utf8(python.stdout).unwrap();
+        let python = tool::python(&["socket.recv_fds", "os.pidfd_open"])?;
         let directory = tempfile::tempdir().unwrap();
         let program = directory.path().join("worker");
         // Neither site packages nor the environment: it has none.
-        std::fs::write(
-            &program,
-            format!("#!{} -IS\n{PRELUDE}\n{script}\n", python.trim()),
-        )
-        .unwrap();
+        std::fs::write(&program, format!("#!{python} -IS\n{PRELUDE}\n{script}\n")).unwrap();
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
         let write = |name: &str, text: &str| {
             std::fs::write(directory.path().join(name), text).unwrap();
@@ -428,14 +413,14 @@ fn all(start: Start, lies: Vec<Lie>) {
         }
         if start == Start::Exec {
             // The runner lives: what is gone now, it ended.
-            let gone = eventually(Duration::from_secs(20), || liar.left().is_empty());
+            let gone = within(Duration::from_secs(20), || liar.left().is_empty());
             assert!(gone, "{}\nleft {:?}", lie.script, liar.left());
         }
         liar.repent();
         // With an artifact of its own: that one's workers did nothing wrong.
         still_works(&runner);
         drop((runner, echo));
-        let gone = eventually(Duration::from_secs(20), || {
+        let gone = within(Duration::from_secs(20), || {
             liar.left().is_empty() && children().len() == 1 && descriptors() <= before
         });
         assert!(
@@ -1016,7 +1001,8 @@ fn zygotes_that_lie() {
                 loops(
                     "hello(); ready(); id, sock = asked()
 pid = fork(sock, lambda it: (os.setsid(), does_its_task(it)))
-time.sleep(0.2); forked(id, [os.pidfd_open(pid)]); live()",
+while os.getsid(pid) != pid: time.sleep(0.001)
+forked(id, [os.pidfd_open(pid)]); live()",
                 ),
                 // One that is dead already.
                 lie(
@@ -1097,9 +1083,7 @@ fn a_zygote_that_forgets_its_dead_costs_no_places() {
             }
             eprintln!("400 tasks in {:?}", began.elapsed());
             drop((runner, echo));
-            assert!(eventually(Duration::from_secs(20), || liar
-                .left()
-                .is_empty()));
+            assert!(within(Duration::from_secs(20), || liar.left().is_empty()));
         },
     );
 }

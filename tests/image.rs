@@ -1,7 +1,7 @@
 //! The worker program's code on large pages: who maps it, who cannot change it,
 //! and what happens where it does not fit. Each test has a process to itself.
 
-use crate::processes::own_copy;
+use crate::support::processes::own_copy;
 use crate::support::{alone, builder, children, guest};
 use std::fs;
 use std::io::Write;
@@ -19,7 +19,7 @@ fn has_large_pages() -> bool {
         .collect();
     let has = size.is_ok_and(|size| size.trim() == "2097152") && version >= vec![6, 1];
     if !has {
-        eprintln!("skipped: Linux {release} has no pages of 2 MiB for memory files");
+        println!("SKIPPED: Linux {release} has no pages of 2 MiB for memory files");
     }
     has
 }

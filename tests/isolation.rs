@@ -3,8 +3,8 @@
 //! row does not look: at the file, the listener, the exit status, the other tasks'
 //! output. Then the row must say the same.
 
-use crate::processes::{eventually, own_copy, running};
-use crate::support::{BOTH, alone, builder, children, repo, still_works, wrun};
+use crate::support::processes::{await_rest, own_copy, running};
+use crate::support::{BOTH, alone, builder, children, repo, still_works, within, wrun};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -698,13 +698,13 @@ fn a_host_does_not_outlive_who_started_it() {
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
-    let started = eventually(PATIENCE, || !running(&program).is_empty());
+    let started = within(PATIENCE, || !running(&program).is_empty());
     assert!(started);
     // Until it waits; before, it would see for itself that its parent is gone.
-    std::thread::sleep(Duration::from_millis(300));
+    await_rest("the host", PATIENCE, parent.id().cast_signed());
     parent.kill().unwrap();
     parent.wait().unwrap();
-    let gone = eventually(PATIENCE, || running(&program).is_empty());
+    let gone = within(PATIENCE, || running(&program).is_empty());
     assert!(gone, "{:?}", running(&program));
     drop(parent);
 

@@ -7,8 +7,8 @@
 //! again, as root or as an ordinary user: without a jail, some of these acts end
 //! it.
 
-use crate::processes::{eventually, own_copy, running};
-use crate::support::{builder, wat};
+use crate::support::processes::{own_copy, running};
+use crate::support::{builder, eventually, wat, within};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Write};
@@ -318,7 +318,7 @@ fn drive(setting: &Setting, place: &Place, probes: &[&str]) -> Seen {
                 Err(mpsc::RecvTimeoutError::Timeout) => break "host hung".to_owned(),
                 Err(mpsc::RecvTimeoutError::Disconnected) => {
                     let mut status = None;
-                    eventually(setting.patience, || {
+                    within(setting.patience, || {
                         status = host.child.try_wait().unwrap();
                         status.is_some()
                     });
@@ -1107,10 +1107,18 @@ fn a_worker_that_cuts_its_ties_ends_with_its_runner() {
         let host = Host::start(&setting, &place, &["linger".to_owned()]);
         let trying = host.lines.recv_timeout(PATIENCE).unwrap();
         assert!(trying.contains("linger"), "{trying}");
-        std::thread::sleep(Duration::from_millis(500));
+        // It has left its session, and closed all it has.
+        eventually("a worker without ties", PATIENCE, || {
+            running(&program).iter().any(|(pid, _)| {
+                let pid = rustix::process::Pid::from_raw(*pid).unwrap();
+                let left = rustix::process::getsid(Some(pid)).is_ok_and(|session| session == pid);
+                let open = std::fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero()));
+                left && open.is_ok_and(|open| open.count() == 0)
+            })
+        });
         // Kills it.
         drop(host);
-        let gone = eventually(Duration::from_secs(20), || {
+        let gone = within(Duration::from_secs(20), || {
             let left = running(&program);
             for (pid, _) in left.iter().filter(|_| survives) {
                 println!("{setting:?}: {pid} survived, as it may without these layers");

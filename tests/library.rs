@@ -1,8 +1,10 @@
 //! The library as embedders use it, in both modes: submitting, waiting,
 //! killing, streams, backpressure, the end of a runner, and each error.
 
+use crate::support::guests::{PRINTS_AND_LOOPS, PRINTS_AND_SLEEPS};
 use crate::support::{
-    BOTH, alone, builder, children, guest, repo, runner, silent, still_works, wat, wrun,
+    BOTH, alone, await_output, await_progress, builder, children, eventually, guest, repo, runner,
+    settled, silent, still_works, wat, wrun,
 };
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -34,15 +36,6 @@ async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     match tokio::time::timeout(SOON, future).await {
         Ok(value) => value,
         Err(_) => panic!("{what} takes more than {SOON:?}"),
-    }
-}
-
-/// Waits until `condition` holds.
-fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let give_up = Instant::now() + SOON;
-    while !condition() {
-        assert!(Instant::now() < give_up, "not in {SOON:?}: {what}");
-        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
@@ -256,15 +249,17 @@ fn killing_a_task_that_ended_changes_nothing() {
 async fn a_task_that_listens_ends_when_it_is_asked() {
     for mode in BOTH {
         let runner = runner(mode);
-        let patient = patient(&runner);
-        let handle = runner.submit(Task::new(&patient)).await.unwrap();
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        let commons = guest(&runner, "commons/commons.wasm");
+        let holds = Task::new(&commons).input("hold l");
+        let mut handle = runner.submit(holds).await.unwrap();
+        soon("its progress", handle.progress_changed()).await;
         handle.cancel();
         handle.cancel();
         let report = soon("its end", handle.outcome()).await.unwrap();
-        assert_eq!(report.stdout, "cancelled in time\n", "in {mode} mode");
+        assert_eq!(report.stdout, "held", "in {mode} mode");
 
         // Asked before it starts, it sees that when it does.
+        let patient = patient(&runner);
         let handle = runner.submit(Task::new(&patient)).await.unwrap();
         handle.cancel();
         let report = soon("its end", handle.outcome()).await.unwrap();
@@ -272,7 +267,8 @@ async fn a_task_that_listens_ends_when_it_is_asked() {
 
         // One that does not listen goes on, until it is killed.
         let deaf = guest(&runner, "hostile/deaf-to-cancel.wat");
-        let handle = runner.submit(Task::new(&deaf)).await.unwrap();
+        let mut handle = runner.submit(Task::new(&deaf)).await.unwrap();
+        soon("its progress", handle.progress_changed()).await;
         handle.cancel();
         let killer = handle.killer();
         let mut outcome = Box::pin(handle.outcome());
@@ -443,7 +439,7 @@ async fn shutdown_waits_for_a_slow_reader_too() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_task_waits_while_nobody_reads_and_sees_a_reader_leave() {
     for mode in BOTH {
         let runner = runner(mode);
@@ -455,8 +451,13 @@ async fn a_task_waits_while_nobody_reads_and_sees_a_reader_leave() {
             .stdout(Stdio::Stream);
         let mut handle = runner.submit(task).await.unwrap();
         let stdout = handle.stdout().expect("streamed");
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        let so_far = read.load(Ordering::Relaxed);
+        let so_far = tokio::task::block_in_place(|| {
+            // Until it reads no more; the task has begun once it has read something.
+            eventually("some input is read", SOON, || {
+                read.load(Ordering::Relaxed) > 0
+            });
+            settled("what is read", SOON, || read.load(Ordering::Relaxed))
+        });
         assert!(
             so_far < 16 << 20,
             "{so_far} bytes went in with nobody reading ({mode} mode)"
@@ -529,17 +530,27 @@ fn dropping_a_runner_kills_all() {
         for in_async in [false, true] {
             let runner = builder(mode).max_running(4).build().unwrap();
             let guests = [
-                guest(&runner, "hostile/endless-loop.wat"),
-                guest(&runner, "hostile/endless-sleep.wat"),
-                patient(&runner),
+                wat(&runner, "loops", PRINTS_AND_LOOPS),
+                wat(&runner, "sleeps", PRINTS_AND_SLEEPS),
+                guest(&runner, "commons/commons.wasm"),
             ];
-            let handles: Vec<_> = guests
-                .iter()
-                .cycle()
-                .take(9)
-                .map(|artifact| runner.submit_blocking(Task::new(artifact)).unwrap())
-                .collect();
-            std::thread::sleep(Duration::from_millis(100));
+            let submit = |artifact| {
+                let task = Task::new(artifact).input("shared l").stdout(Stdio::Stream);
+                runner.submit_blocking(task).unwrap()
+            };
+            let mut handles: Vec<_> = guests.iter().cycle().take(9).map(submit).collect();
+            // Four run; the others are in the queue.
+            let mut streams = Vec::new();
+            for (index, handle) in handles.iter_mut().take(4).enumerate() {
+                match index {
+                    2 => await_progress(handle),
+                    _ => {
+                        let mut stdout = handle.stdout().unwrap();
+                        await_output(&mut stdout);
+                        streams.push(stdout);
+                    }
+                }
+            }
             let began = Instant::now();
             if in_async {
                 let tokio = tokio::runtime::Builder::new_current_thread()
@@ -575,7 +586,7 @@ fn dropping_a_runner_leaves_no_worker_also_while_artifacts_live() {
                     .expect("a task runs");
             }
             // Workers started ahead of demand, which wait with their artifacts.
-            eventually("an idle worker of each artifact waits", || {
+            eventually("an idle worker of each artifact waits", SOON, || {
                 children().len() == artifacts.len()
             });
             drop(runner);
@@ -859,15 +870,15 @@ fn a_worker_that_never_answers_does_not_outlast_a_deadline() {
         .run(Task::new(&echo).limits(timeout(300)))
         .expect("a deadline is an outcome");
     assert_eq!(report.outcome, Outcome::LimitExceeded(Limit::Deadline));
+    let is_alive = |pid: &str| Path::new(&format!("/proc/{pid}")).exists();
+    let pids = || std::fs::read_to_string(&pid).unwrap_or_default();
     let handle = runner.submit_blocking(Task::new(&echo)).unwrap();
-    std::thread::sleep(Duration::from_millis(100));
+    eventually("a worker is waited for", SOON, || {
+        pids().lines().any(is_alive)
+    });
     handle.kill();
     assert_eq!(handle.wait().unwrap().outcome, Outcome::Cancelled);
-    let pids = std::fs::read_to_string(&pid).unwrap();
-    eventually("its processes end", || {
-        pids.lines()
-            .all(|pid| !Path::new(&format!("/proc/{pid}")).exists())
-    });
+    eventually("its processes end", SOON, || !pids().lines().any(is_alive));
 }
 
 // --- fairness -------------------------------------------------------------

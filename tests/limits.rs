@@ -1,6 +1,7 @@
 //! Every limit, broken by a guest that tries, in both modes; and after each the
 //! same runner still runs a good task.
 
+use crate::support::guests::PRINTS_AND_SLEEPS;
 use crate::support::{BOTH, builder, guest, repo, runner, silent, still_works, wat};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -91,21 +92,6 @@ fn a_deadline_ends_whatever_a_guest_does() {
         still_works(&runner);
     }
 }
-
-/// Prints, then sleeps for a year.
-const PRINTS_AND_SLEEPS: &str = r#"
-(module
-  (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
-  (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
-  (memory (export "memory") 1)
-  (data (i32.const 200) "before it sleeps")
-  (func (export "_start")
-    (i32.store (i32.const 0) (i32.const 200))
-    (i32.store (i32.const 4) (i32.const 16))
-    (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
-    (i32.store (i32.const 80) (i32.const 1))
-    (i64.store (i32.const 88) (i64.const 31536000000000000))
-    (drop (call $poll (i32.const 64) (i32.const 128) (i32.const 1) (i32.const 192)))))"#;
 
 #[tokio::test]
 async fn a_guest_that_sleeps_holds_up_neither_its_output_nor_its_deadline() {

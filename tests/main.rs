@@ -11,8 +11,6 @@
 mod ahead;
 mod architecture;
 mod bad_input;
-mod browser;
-mod command;
 mod commons;
 mod compare;
 mod compile_limits;
@@ -50,7 +48,6 @@ mod panics;
 mod peers;
 mod ports;
 mod process_options;
-mod processes;
 mod proposals;
 mod regions;
 mod report;

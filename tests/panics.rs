@@ -1,9 +1,8 @@
 //! What a dying worker writes to its stderr reaches whoever submitted the task, and harms
 //! nobody: a panic of the host's code, an allocator's complaint.
 
-use crate::command::Wrun;
-use crate::report::Schema;
-use crate::support::{builder, repo, still_works, wat};
+use crate::support::command::Wrun;
+use crate::support::{Schema, builder, repo, still_works, wat};
 use serde_json::{Value, json};
 use wrun::{Crash, Jail, Limits, Mode, Outcome, Report, Runner, Start, Task};
 

@@ -1,8 +1,9 @@
 //! Channels between tasks, and between a task and its host, in both modes.
 
-use crate::leaks::{Census, Dice, assert_nothing_left};
-use crate::processes::eventually;
-use crate::support::{BOTH, MODES, alone, builder, guest, still_works, wat, wrun};
+use crate::support::{
+    BOTH, Census, Dice, MODES, alone, assert_nothing_left, builder, guest, still_works, wat,
+    within, wrun,
+};
 use futures_core::Stream;
 use futures_sink::Sink;
 use std::future::poll_fn;
@@ -170,7 +171,7 @@ fn the_end_of_a_task_closes_its_ports() {
         let (theirs, port) = runner.channel(4).unwrap();
         let hold = Task::new(&ports).input("hold").port(theirs);
         let task = runner.submit_blocking(hold.grace(Duration::ZERO)).unwrap();
-        assert!(eventually(SOON, || task.progress().done == 1));
+        assert!(within(SOON, || task.progress().done == 1));
         task.kill();
         assert_eq!(task.wait().unwrap().outcome, Outcome::Cancelled);
         assert_eq!(port.receive_timeout(SOON).unwrap_err(), PortError::Closed);
@@ -187,7 +188,7 @@ fn the_end_of_a_task_closes_its_ports() {
         assert_eq!(port.receive_timeout(SOON).unwrap_err(), PortError::Closed);
 
         let (task, _port) = talk(&runner, &ports, "wait", 4);
-        assert!(eventually(SOON, || task.progress().done == 1));
+        assert!(within(SOON, || task.progress().done == 1));
         task.cancel();
         assert_eq!(completed(task), "cancelled", "{mode}");
         still_works(&runner);
@@ -207,7 +208,7 @@ fn there_is_room_whatever_the_receiver_does_next() {
             assert_eq!(received(&port), b"asks", "{mode}: {at}");
             // It has answered, so it might again; it does not.
             port.send_blocking("is taken").unwrap();
-            let sent = eventually(SOON, || port.try_send("has room").is_ok());
+            let sent = within(SOON, || port.try_send("has room").is_ok());
             assert!(sent, "{mode}: {at}");
             // Nobody takes that one.
             assert_eq!(
@@ -291,7 +292,7 @@ fn nothing_is_left_of_ports() {
                 task.wait().unwrap();
                 drop(port);
                 assert!(
-                    eventually(SOON, || matches!(
+                    within(SOON, || matches!(
                         other.try_receive(),
                         Err(PortError::Closed)
                     )),

@@ -2,9 +2,8 @@
 //! what has no effect on threads, what the report says of them. And `--report`
 //! itself, which is opened before the task runs.
 
-use crate::command::{Wrun, open, scratch, write};
-use crate::report::Schema;
-use crate::support::{MODES, builder, guest, repo, wrun};
+use crate::support::command::{Wrun, open, scratch, write};
+use crate::support::{MODES, Schema, builder, guest, repo, wrun};
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::process::CommandExt;

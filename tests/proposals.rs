@@ -1,7 +1,7 @@
 //! What of WebAssembly is a task: each proposal, and each limit of what a file declares,
 //! with the same answer in both modes, from `inspect` and from `compile`.
 
-use crate::command::{Wrun, scratch};
+use crate::support::command::{Wrun, scratch};
 use crate::support::{BOTH, MODES, builder, runner};
 use wrun::{ErrorKind, Limit, Limits, Outcome, Task};
 

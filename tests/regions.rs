@@ -3,9 +3,10 @@
 //! guests of `guest-tasks/regions` and `guest-tasks/hostile/region-*`, which the
 //! manifest has.
 
-use crate::leaks::{Census, assert_nothing_left};
-use crate::processes::eventually;
-use crate::support::{BOTH, alone, builder, guest, repo, runner, still_works, wat};
+use crate::support::{
+    BOTH, Census, alone, assert_nothing_left, builder, eventually, guest, repo, runner,
+    still_works, wat, within,
+};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
@@ -194,7 +195,10 @@ fn a_task_that_waits_is_killed_and_cancelled() {
         let runner = runner(mode);
         let waits = guest(&runner, "hostile/region-wait-forever.wat");
         let handle = runner.submit_blocking(Task::new(&waits)).unwrap();
-        std::thread::sleep(Duration::from_millis(50));
+        // It waits right after it has created its region.
+        eventually("it has a region", Duration::from_secs(60), || {
+            runner.region_memory_used() > 0
+        });
         handle.kill();
         let report = handle.wait().unwrap();
         assert_eq!(report.outcome, Outcome::Cancelled, "{mode}");
@@ -344,7 +348,7 @@ fn windows_of_many_tasks_leave_room_for_others() {
                 .collect();
             for task in &tasks {
                 let ready = || task.progress().done > 0;
-                assert!(crate::processes::eventually(Duration::from_secs(60), ready));
+                assert!(crate::support::within(Duration::from_secs(60), ready));
             }
             let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
             let mappings = maps.lines().count();
@@ -411,7 +415,7 @@ fn the_host_waits_at_a_word_without_a_thread_of_its_own() {
         assert!(polled.is_pending(), "{mode}");
         drop(given_up);
         drop((region, alone));
-        let gone = eventually(SOON, || runner.region_memory_used() == 0);
+        let gone = within(SOON, || runner.region_memory_used() == 0);
         assert!(gone, "{mode}: {} bytes", runner.region_memory_used());
     }
 }

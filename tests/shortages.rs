@@ -2,8 +2,8 @@
 //! with, on threads, memory, descriptors and the size of files. The runner says in one
 //! line what it lacked, and lives where it is a library.
 
-use crate::command::{Ran, Wrun, scratch, write};
-use crate::support::{BOTH, MODES, alone, builder, guest, repo, still_works, wat, wrun};
+use crate::support::command::{Ran, Wrun, scratch, write};
+use crate::support::{BOTH, MODES, alone, builder, guest, repo, still_works, tool, wat, wrun};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::path::Path;
 use std::process::Command;
@@ -26,6 +26,9 @@ fn limited(limit: &str, user: bool) -> Wrun {
 
 /// Whether another user can start `wrun` here.
 fn can_be_another() -> bool {
+    if !tool::available("setpriv") {
+        return false;
+    }
     let tried = Command::new("setpriv")
         .args(["--clear-groups", "--reuid", USER, "--regid", USER])
         .arg(wrun())

@@ -1,7 +1,8 @@
 //! Standard streams that others share: pipes with `O_NONBLOCK`, as Node and ssh leave
 //! them, and a stdout and stderr that are the same.
 
-use crate::command::{PATIENCE, Wrun, open, scratch, write};
+use crate::support::command::{PATIENCE, Wrun, open, scratch, write};
+use crate::support::processes::await_rest;
 use crate::support::{BOTH, MODES, runner, wat};
 use rustix::fs::{OFlags, fcntl_getfl};
 use std::fs::{self, File};
@@ -181,7 +182,8 @@ fn what_wrun_says_itself_waits_for_room() {
         let mut run = Wrun::new().args(args).stdout_to(writer);
         run.command.stderr(To::null());
         let running = run.start();
-        std::thread::sleep(Duration::from_millis(300));
+        // Until it waits for room.
+        await_rest("wrun", PATIENCE, running.pid());
         let read = read_slowly(&reader);
         running.end().expect_code(0, &what);
         let said = &read[full..];

@@ -1,8 +1,8 @@
 //! Bytes on their way through `wrun`: as they are produced, in bounded memory, in
 //! both directions, and never further than the task reads.
 
-use crate::command::{PATIENCE, Running, Wrun, open, scratch, write};
-use crate::processes::{descendants, peak_memory};
+use crate::support::command::{PATIENCE, Running, Wrun, open, scratch, write};
+use crate::support::processes::{descendants, peak_memory};
 use crate::support::{MODES, repo};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -301,7 +301,7 @@ fn shell(script: &str, mode: &str, stdin: impl Into<Stdio>) -> (Option<i32>, Str
         .env("wrun", crate::support::wrun())
         .env("mode", mode)
         .env("guests", guest(""))
-        .env("WRUN_CACHE_DIR", crate::command::shared_cache())
+        .env("WRUN_CACHE_DIR", crate::support::command::shared_cache())
         .stdin(stdin)
         .output()
         .unwrap();

@@ -1,9 +1,11 @@
 //! Tasks that talk: each of `guest-tasks/talk*`, in both modes, with workers of its own
 //! language and of others, one at a time and many at once.
 
-use crate::leaks::{Census, Dice, assert_nothing_left, status_kib};
-use crate::processes::{eventually, leaves, serves, signal_below};
-use crate::support::{BOTH, alone, builder, guest, repo, still_works};
+use crate::support::processes::{leaves, serves, signal_below};
+use crate::support::{
+    BOTH, Census, Dice, alone, assert_nothing_left, builder, guest, repo, status_kib, still_works,
+    within,
+};
 use rustix::process::Signal;
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -351,11 +353,11 @@ impl<'a> Killing<'a> {
                 assert!(lock.is_some(), "somebody has {name}");
             }
         }
-        let regions = eventually(SOON, || runner.region_memory_used() == 0);
+        let regions = within(SOON, || runner.region_memory_used() == 0);
         assert!(regions, "{} bytes", runner.region_memory_used());
         // As many as there may be: nobody else is one of them.
         let mut members = Vec::new();
-        assert!(eventually(SOON, || {
+        assert!(within(SOON, || {
             members.extend(runner.broadcast("news"));
             members.len() == 128
         }));

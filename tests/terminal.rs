@@ -1,7 +1,7 @@
 //! What a person at a terminal sees, and others do not.
 
-use crate::command::{scratch, shared_cache, write};
 use crate::compiling::large_bomb;
+use crate::support::command::{scratch, shared_cache, write};
 use crate::support::{MODES, repo, wrun};
 use std::process::{Command, Stdio};
 
