@@ -6,11 +6,14 @@
 
 use crate::support::command::{PATIENCE, await_task_of};
 use crate::support::processes::processor_time;
-use crate::support::{BOTH, MODES, await_progress, builder, eventually, guest, wat, within, wrun};
+use crate::support::{
+    BOTH, MODES, await_output, await_progress, builder, eventually, guest, wat, within, wrun,
+};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
 use std::os::fd::AsFd;
 use std::process::{Child, Command, Stdio as ProcessStdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use wrun::{Artifact, Limit, Limits, Message, Outcome, Runner, Stdio, Task, TaskGrant, TaskHandle};
@@ -69,6 +72,8 @@ struct Flood {
     name: &'static str,
     text: String,
     child: String,
+    /// It reports progress once it has begun.
+    reports: bool,
 }
 
 /// A child that does nothing, for ever.
@@ -89,6 +94,7 @@ impl Flood {
             name,
             text: text(body),
             child: text(child),
+            reports: true,
         }
     }
 
@@ -224,11 +230,8 @@ impl Flood {
             r#"(module
               (import "wasi_snapshot_preview1" "fd_write"
                 (func $write (param i32 i32 i32 i32) (result i32)))
-              (import "wrun:task/context@0.1.0" "progress"
-                (func $progress (param i64 i32 i64)))
               (memory (export "memory") 2)
               (func (export "_start")
-                {BEGUN}
                 (i32.store (i32.const 0) (i32.const 1024))
                 (i32.store (i32.const 4) (i32.const 65536))
                 (loop $more
@@ -240,6 +243,7 @@ impl Flood {
             name,
             child: text.clone(),
             text,
+            reports: false,
         }
     }
 }
@@ -263,6 +267,7 @@ fn endure(flood: &Flood, reader: Reader) {
         let child = wat(&runner, "child", &flood.child);
         let echo = guest(&runner, "echo/echo.wat");
         let mut readers = Vec::new();
+        let reading = Arc::new(AtomicU64::new(0));
         let mut start = |timeout: Option<Duration>| {
             let mut limits = Limits::default();
             limits.timeout = timeout;
@@ -273,22 +278,43 @@ fn endure(flood: &Flood, reader: Reader) {
                 .allow_task(TaskGrant::new("c", &child));
             task = match reader {
                 Reader::None => task.stdout(Stdio::Null).stderr(Stdio::Null),
-                _ => task.stdout(Stdio::Stream).stderr(Stdio::Stream),
+                _ if flood.name == "stdout" => task.stdout(Stdio::Stream),
+                _ => task.stderr(Stdio::Stream),
             };
             let mut handle = runner.submit_blocking(task).unwrap();
             let streams = [handle.stdout(), handle.stderr()];
             for mut stream in streams.into_iter().flatten() {
                 match reader {
-                    Reader::Fast => drop(std::thread::spawn(move || {
-                        while stream.next_chunk_blocking().is_some() {}
-                    })),
-                    _ => readers.push(stream),
+                    Reader::Fast => {
+                        let reading = reading.clone();
+                        std::thread::spawn(move || {
+                            if stream.next_chunk_blocking().is_some() {
+                                reading.fetch_add(1, Ordering::Relaxed);
+                            }
+                            while stream.next_chunk_blocking().is_some() {}
+                        });
+                    }
+                    _ => {
+                        // Its output begins, and nobody reads on.
+                        if timeout.is_none() {
+                            await_output(&mut stream);
+                        }
+                        readers.push(stream);
+                    }
                 }
             }
             handle
         };
         let mut handles: Vec<TaskHandle> = (1..FLOODERS).map(|_| start(None)).collect();
-        handles.iter().for_each(await_progress);
+        match (flood.reports, reader) {
+            (true, _) => handles.iter().for_each(await_progress),
+            // Their output begins.
+            (false, Reader::Fast) => eventually("floods", PATIENCE, || {
+                reading.load(Ordering::Relaxed) >= FLOODERS as u64 - 1
+            }),
+            // They have; or nothing tells.
+            (false, Reader::Nobody | Reader::None) => {}
+        }
         let began = Instant::now();
         let overdue = start(Some(Duration::from_millis(300)));
         siblings(&runner, &echo, &what);

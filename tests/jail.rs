@@ -7,8 +7,8 @@
 //! again, as root or as an ordinary user: without a jail, some of these acts end
 //! it.
 
-use crate::support::processes::{own_copy, running};
-use crate::support::{builder, eventually, wat, within};
+use crate::support::processes::{Process, own_copy, running};
+use crate::support::{builder, settled, wat, within};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Write};
@@ -1107,14 +1107,15 @@ fn a_worker_that_cuts_its_ties_ends_with_its_runner() {
         let host = Host::start(&setting, &place, &["linger".to_owned()]);
         let trying = host.lines.recv_timeout(PATIENCE).unwrap();
         assert!(trying.contains("linger"), "{trying}");
-        // It has left its session, and closed all it has.
-        eventually("a worker without ties", PATIENCE, || {
-            running(&program).iter().any(|(pid, _)| {
-                let pid = rustix::process::Pid::from_raw(*pid).unwrap();
-                let left = rustix::process::getsid(Some(pid)).is_ok_and(|session| session == pid);
-                let open = std::fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero()));
-                left && open.is_ok_and(|open| open.count() == 0)
-            })
+        // Until it has done what its walls let it do.
+        settled("sessions and descriptors", PATIENCE, || {
+            let all = running(&program).into_iter();
+            let state = |(pid, _): Process| {
+                let session = Pid::from_raw(pid).and_then(|pid| getsid(Some(pid)).ok());
+                let open = std::fs::read_dir(format!("/proc/{pid}/fd"));
+                (pid, session, open.map_or(0, Iterator::count))
+            };
+            all.map(state).collect::<Vec<_>>()
         });
         // Kills it.
         drop(host);
