@@ -1,6 +1,8 @@
 //! Lays the program out so that its code can lie on large pages, and tells it what it
 //! was built from.
 
+#![expect(clippy::disallowed_methods, reason = "git tells the commit")]
+
 use std::path::Path;
 use std::process::Command;
 

@@ -141,32 +141,6 @@ fn unsafe_code_is_where_it_is_looked_for() {
     }
 }
 
-#[test]
-fn only_the_hook_ends_the_program_and_only_process_starts_others() {
-    for (path, text) in sources("") {
-        let hook = path.ends_with("process/worker_main.rs");
-        let spawner = path.ends_with("process/suspend.rs")
-            || path.components().any(|part| part.as_os_str() == "tests");
-        // What only tests do, a program does not.
-        let text = text
-            .split("#[cfg(test)]\nmod tests {")
-            .next()
-            .unwrap_or_default();
-        for line in code(text) {
-            assert!(
-                hook || !line.contains("process::exit("),
-                "{} ends the program",
-                path.display()
-            );
-            assert!(
-                spawner || !(line.contains("Command::new(") || line.contains("sys::start(")),
-                "{} starts a program",
-                path.display()
-            );
-        }
-    }
-}
-
 /// The Rust files of the test binary, each with the file that should declare it.
 fn test_files(folder: &Path, parent: &Path, files: &mut Vec<(PathBuf, PathBuf)>) {
     for entry in fs::read_dir(folder).expect("a folder of tests") {

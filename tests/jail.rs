@@ -7,8 +7,9 @@
 //! again, as root or as an ordinary user: without a jail, some of these acts end
 //! it.
 
-use crate::support::processes::{Process, own_copy, running};
+use crate::support::processes::{own_copy, running};
 use crate::support::{builder, settled, wat, within};
+use rustix::process::{Pid, getsid};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Write};
@@ -1110,7 +1111,7 @@ fn a_worker_that_cuts_its_ties_ends_with_its_runner() {
         // Until it has done what its walls let it do.
         settled("sessions and descriptors", PATIENCE, || {
             let all = running(&program).into_iter();
-            let state = |(pid, _): Process| {
+            let state = |(pid, _)| {
                 let session = Pid::from_raw(pid).and_then(|pid| getsid(Some(pid)).ok());
                 let open = std::fs::read_dir(format!("/proc/{pid}/fd"));
                 (pid, session, open.map_or(0, Iterator::count))

@@ -3,6 +3,7 @@
 //! per promise.
 
 #![expect(
+    clippy::disallowed_methods,
     clippy::unwrap_used,
     unreachable_pub,
     reason = "a test that fails here has found something"

@@ -18,7 +18,11 @@ use std::fs::File;
 use std::io::{self, Write};
 
 /// What [`worker_hook`](crate::worker_hook) does; a sacrifice does `sacrificed`.
-#[expect(clippy::exit, reason = "a worker has no main to return to")]
+#[expect(
+    clippy::exit,
+    clippy::disallowed_methods,
+    reason = "a worker has no main to return to"
+)]
 pub(crate) fn hook(sacrificed: Sacrificed) {
     let mut args = std::env::args_os().skip(1);
     if args.next().is_none_or(|arg| arg != WORKER_ARG) {
