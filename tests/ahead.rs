@@ -53,7 +53,7 @@ fn runners() -> Vec<(&'static str, Runner)> {
     ]
 }
 
-/// Time for spares to be made.
+/// Time for spares to be made. A task does the same with one and without.
 fn settle() {
     std::thread::sleep(Duration::from_millis(30));
 }

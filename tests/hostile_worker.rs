@@ -5,6 +5,7 @@
 //! The liar is a Python program, because it must be able to say what wrun's own
 //! code would never say. Without Python the tests say that they skip.
 
+use crate::support::processes::await_rest;
 use crate::support::{alone, children, repo, still_works, tool, within, wrun};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -1104,9 +1105,10 @@ fn a_worker_that_spoke_unasked_gets_no_other_task() {
             for _ in 0..5 {
                 let report = runner.run(Task::new(&echo)).unwrap();
                 assert_eq!(report.stdout, "mine", "{}", report.outcome);
-                workers.insert(report.stats.worker_pid.unwrap());
-                // What it says now is nobody's.
-                std::thread::sleep(Duration::from_millis(100));
+                let worker = report.stats.worker_pid.unwrap();
+                workers.insert(worker);
+                // Until it has said all that belongs to no task, and waits.
+                await_rest("the worker", Duration::from_secs(60), worker.cast_signed());
             }
             assert_eq!(workers.len(), 5);
         },

@@ -9,6 +9,7 @@ use crate::support::{
 };
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 use wrun::{Limit, Limits, Message, Mode, Outcome, RegionError, RegionKind, Runner, Task, Waited};
@@ -399,9 +400,19 @@ fn the_host_waits_at_a_word_without_a_thread_of_its_own() {
         let alone = runner.region(64, RegionKind::Exclusive).unwrap();
         let refused = drive(std::pin::pin!(alone.wait(0, 0))).unwrap_err();
         assert!(matches!(refused, RegionError::WrongKind), "{mode}");
+        let polled = AtomicBool::new(false);
         std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| drive(std::pin::pin!(region.wait(8, 0))));
-            std::thread::sleep(Duration::from_millis(30));
+            let waiting = scope.spawn(|| {
+                let mut waiting = std::pin::pin!(region.wait(8, 0));
+                drive(std::pin::pin!(std::future::poll_fn(|context| {
+                    let now = waiting.as_mut().poll(context);
+                    polled.store(true, Ordering::Relaxed);
+                    now
+                })))
+            });
+            eventually("it has begun to wait", SOON, || {
+                polled.load(Ordering::Relaxed)
+            });
             assert!(!waiting.is_finished(), "{mode}");
             region.store_u32(8, 1).unwrap();
             region.notify(8, 1).unwrap();
