@@ -147,7 +147,7 @@ fn test_files(folder: &Path, parent: &Path, files: &mut Vec<(PathBuf, PathBuf)>)
         let path = entry.expect("an entry").path();
         let module = path.with_extension("rs");
         if path.is_dir() {
-            // Packages of their own are no modules.
+            // Packages of their own are not modules.
             if !path.join("Cargo.toml").exists() {
                 let inner = path.join("mod.rs");
                 let inner = if inner.exists() { inner } else { module };

@@ -94,7 +94,7 @@ fn host_and_tasks_exclude_each_other() {
         assert_eq!(output(alone), "taken", "{mode}");
         assert!(within(SOON, || free(LockMode::Exclusive)), "{mode}");
 
-        // A guard keeps the lock, whatever becomes of who asked.
+        // A guard keeps the lock, whatever becomes of the task that requested it.
         let held = runner.lock_blocking("s", LockMode::Exclusive).unwrap();
         let killed = start(&runner, &commons, "take s");
         killed.kill();
@@ -122,7 +122,7 @@ fn the_host_gives_up_waiting_and_is_told_of_bad_names() {
                 tokio::time::timeout(moment, waiting).await.is_err(),
                 "{mode}"
             );
-            // Nobody waits any more: others may have it too.
+            // No task waits any more: others may acquire it too.
             assert!(runner.try_lock("l", LockMode::Shared).unwrap().is_some());
             let error = runner.lock_blocking("l", LockMode::Shared).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidTask);
@@ -154,10 +154,10 @@ fn the_host_gives_up_waiting_and_is_told_of_bad_names() {
     }
 }
 
-/// Whoever was asked to stop while it waited, and lives on, holds up nobody: not until
+/// A task that was cancelled while it waited, and lives on, delays no other task: not until
 /// its turn would come, and not then.
 #[test]
-fn a_wait_that_was_given_up_holds_up_nobody() {
+fn a_wait_that_was_given_up_delays_no_task() {
     for mode in BOTH {
         let (runner, commons) = load(mode);
         let held = runner.lock_blocking("l", LockMode::Shared).unwrap();
@@ -165,7 +165,7 @@ fn a_wait_that_was_given_up_holds_up_nobody() {
         let tires: Vec<_> = (0..4)
             .map(|_| begun(&runner, &commons, "tires l"))
             .collect();
-        // None can be had while somebody waits to be alone.
+        // None is available while a task waits to have it alone.
         assert!(within(SOON, || !free()), "{mode}");
         for task in &tires {
             task.cancel();
@@ -174,7 +174,7 @@ fn a_wait_that_was_given_up_holds_up_nobody() {
             let went_on = within(SOON, || task.progress().done == 2);
             assert!(went_on, "{mode}: {:?}", task.progress());
         }
-        assert!(within(SOON, free), "{mode}: they stand there still");
+        assert!(within(SOON, free), "{mode}: they still wait");
         drop(held);
         for _ in 0..100 {
             let now = runner.try_lock("l", LockMode::Exclusive).unwrap();
@@ -223,8 +223,8 @@ fn the_end_of_a_task_gives_its_locks_back_however_it_ends() {
                 assert_eq!(report.outcome, Outcome::LimitExceeded(Limit::Deadline));
                 assert_eq!(output(take()), "taken", "{mode}");
 
-                // Whoever waits ends with its deadline and is told that it should stop,
-                // and holds up nobody.
+                // A task that waits ends at its deadline, is told to stop, and delays no other
+                // task.
                 let holder = begun(&runner, &commons, "hold l");
                 let task = Task::new(&commons).input("take l").limits(limits);
                 let report = runner.run(task).unwrap();
@@ -323,7 +323,7 @@ fn what_one_sends_all_others_receive() {
         let logs: Vec<_> = listeners.into_iter().map(output).collect();
         assert_eq!(logs[0].matches("host").count(), 10, "{mode}: {}", logs[0]);
         assert!(logs.iter().all(|log| *log == logs[0]), "{mode}: {logs:?}");
-        // Another name, and the same one once nobody has it any more.
+        // Another name, and the same one once no task holds it any more.
         let other = runner.broadcast("other").unwrap();
         let again = runner.broadcast("other").unwrap();
         drop(host);
@@ -354,7 +354,7 @@ fn a_member_that_does_not_read_is_closed() {
         let lazy = begun(&runner, &commons, "lazy news");
         let flood = start(&runner, &commons, "flood news");
         assert!(within(SOON, || flood.progress().done > 500), "{mode}");
-        // Whoever reads is not held up by who does not.
+        // A member that reads is not delayed by one that does not.
         lazy.cancel();
         assert_eq!(output(lazy), "64 and closed", "{mode}");
         flood.cancel();

@@ -172,7 +172,7 @@ fn a_mode_that_is_slower_is_seen_to_be() {
         };
         let (time, ratio) = warm(comparison(ECHO));
         let (slowed, worse) = warm(comparison(ECHO).slowed(slow, by));
-        // Nothing is timed here: it has slept for so long.
+        // Nothing is timed here: it has slept for this long.
         assert!(slowed >= by.as_secs_f64() * 1e9, "{slow}: {slowed} ns");
         assert!(
             slowed > time && worse > ratio,
@@ -227,12 +227,12 @@ fn two_runs_agree_within_their_spread() {
     });
     assert!(
         agree,
-        "no two runs of many had their medians within each other's spread"
+        "no two runs of many have their medians within each other's spread"
     );
 }
 
 #[test]
-fn what_cannot_be_compared_is_not() {
+fn a_task_that_cannot_be_compared_is_not() {
     let folder = scratch();
     let schema = Schema::of("compare.schema.json");
     let fits = |results: &Results| {
@@ -394,7 +394,7 @@ fn the_command_prints_a_table_json_and_a_page() {
 }
 
 #[test]
-fn what_is_measured_once_has_no_spread() {
+fn a_row_that_is_measured_once_has_no_spread() {
     let run = |options: &[&str]| {
         let ran = Wrun::new()
             .args([
@@ -635,8 +635,8 @@ fn interrupted_after(pause: Duration) -> Ran {
 }
 
 #[test]
-fn what_there_is_is_printed_when_it_is_interrupted() {
-    // Until the first round is over, which nothing tells of, there is no row.
+fn finished_rows_are_printed_when_it_is_interrupted() {
+    // There is no row until the first round is over, which is not reported.
     let pauses = [300, 1_000, 3_000, 10_000, 30_000].map(Duration::from_millis);
     let has_row = |ran: &Ran| ran.text().contains("from submission to report");
     let mut all = pauses.into_iter().map(interrupted_after);

@@ -189,7 +189,7 @@ fn without_a_program_to_compile_in_the_wait_ends() {
         (error.limit(), error.limit_value()),
         (Some(Limit::CompileTime), Some(200_000_000))
     );
-    assert_eq!(runner.compiling(), 0, "nobody waits for it");
+    assert_eq!(runner.compiling(), 0, "no load waits for it");
     let began = std::time::Instant::now();
     drop(runner);
     eprintln!("dropped in {:?}", began.elapsed());

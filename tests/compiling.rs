@@ -1,4 +1,4 @@
-//! Compiling as what it is: reading what somebody hostile wrote. In process mode
+//! Compiling reads what may be hostile. In process mode
 //! a child does it, with limits; whatever becomes of the child is an error of that
 //! load and of nothing else.
 
@@ -16,9 +16,9 @@ use wrun::{Cache, Error, ErrorKind, Jail, Layer, Limit, Limits, Mode, Runner, Ta
 
 const NOBODY: [i32; 0] = [];
 
-// --- the same words -------------------------------------------------------
+// --- the same message -----------------------------------------------------
 
-/// What comes of bytes: the words that refuse them, at load or at the latest when
+/// The message that refuses these bytes, at load or at the latest when
 /// they are run.
 fn refusal(runner: &Runner, bytes: &[u8]) -> Option<(ErrorKind, String)> {
     let artifact = match runner.load_bytes("task", bytes.to_vec()) {
@@ -39,7 +39,7 @@ fn assert_same_words(runners: &[Runner; 2], what: &str, bytes: &[u8]) -> bool {
 }
 
 #[test]
-fn every_refusal_has_the_same_words_in_both_modes() {
+fn every_refusal_has_the_same_message_in_both_modes() {
     let runners = BOTH.map(runner);
     let core = |imports: &str| {
         format!(
@@ -142,7 +142,7 @@ fn section(id: u8, content: &[u8]) -> Vec<u8> {
     [&[id][..], &leb(content.len()), content].concat()
 }
 
-/// One function with many locals and, in a row, so many loops: at the head of each
+/// One function with many locals and this many loops in a row: at the head of each
 /// the compiler keeps every local apart. Some 60 KB take a gigabyte and half a
 /// minute.
 pub(crate) fn bomb(locals: usize, loops: usize) -> Vec<u8> {
@@ -437,7 +437,7 @@ fn look_at_a_compiler(jail: Jail) -> (HashMap<String, String>, Vec<&'static str>
         let apart = ["user", "pid", "net", "ipc", "mnt"]
             .into_iter()
             .filter(|kind| {
-                // Who may not look at it sees that it is apart otherwise.
+                // A user that may not look at it sees in another way that it is apart.
                 let its = link(&pid.to_string(), kind);
                 its.is_ok_and(|its| its != link("self", kind).unwrap())
             })
@@ -755,7 +755,7 @@ fn a_compiler_that_was_taken_over() {
             ("hello(); say(b'\\x01\\x08'); live()", LoadLimit, "memory"),
             ("hello(); say(b'\\x02\\x03why'); live()", System, "why"),
             // It goes on where it cannot be: its own number, the runner's, the
-            // first process's, nobody's; and twice.
+            // first process's, of no process; and twice.
             (
                 "hello(); say(moved(os.getpid())); live()",
                 NotLoadable,
@@ -948,7 +948,7 @@ fn many_first_starts_of_the_same_task_compile_it_once() {
 }
 
 #[test]
-fn who_dies_while_it_compiles_holds_nobody_up() {
+fn a_process_that_dies_while_it_compiles_delays_no_other() {
     let scratch = scratch();
     let cache = scratch.path().join("cache");
     let task = write(scratch.path(), "t.wat", slow_to_compile());

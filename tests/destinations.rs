@@ -21,7 +21,7 @@ fn pipe_in(folder: &Path) -> PathBuf {
     pipe
 }
 
-/// The words that make each command write a result to `to`.
+/// The arguments that make each command write a result to `to`.
 fn commands(task: &Path, to: &Path) -> Vec<Vec<OsString>> {
     let line = |words: &[&str]| {
         let words = words.iter().map(OsString::from);
@@ -154,7 +154,7 @@ fn an_artifact_goes_to_stdout() {
 }
 
 #[test]
-fn a_pipe_without_a_partner_holds_nobody_up() {
+fn a_pipe_without_a_partner_delays_no_command() {
     for mode in MODES {
         for option in ["--output", "--report", "--input"] {
             let what = format!("{mode}: {option}");

@@ -24,7 +24,7 @@ const PERMITTED: [(&str, When, &str); 15] = [
     (
         "/stats/compile_ns",
         When::Always,
-        "a time; and who comes second has the code from the cache",
+        "a time; and the second run finds the code in the cache",
     ),
     ("/stats/cpu_ns", When::Always, "a time"),
     ("/stats/worker_pid", When::Always, "only one has a worker"),
@@ -316,7 +316,7 @@ fn run(case: &Value, guest: &Path, mode: &str) -> Seen {
 
 fn against_expectation(case: &Value, seen: &Seen) -> Vec<String> {
     let expect = &case["expect"];
-    // A guest that panics says so on stderr: only others' words are the host's.
+    // A guest that panics says so on stderr: only other lines are of the host.
     let guest_panics = expect["stderr"]["contains"]
         .as_str()
         .is_some_and(|words| words.contains("panic"));
@@ -417,7 +417,7 @@ fn unlike(bytes: &[u8], expected: &Value) -> Option<String> {
             let digest = sha256(bytes);
             (digest != value).then(|| format!("has SHA-256 {digest} instead of {value}"))
         }
-        other => Some(format!("is compared by {other:?}, which nobody knows")),
+        other => Some(format!("is compared by {other:?}, which is unknown")),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Ends that are asked for: SIGTERM, and a runner that shuts down in time. What
+//! Requested ends: SIGTERM, and a runner that shuts down in time. What
 //! can finish does, with its output and its own code; the rest is killed.
 
 use crate::support::command::{PATIENCE, Running, Wrun, scratch, write};

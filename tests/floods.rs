@@ -210,7 +210,7 @@ impl Flood {
         )
     }
 
-    /// Sends to whoever started it.
+    /// Sends to its parent.
     fn port() -> Self {
         Flood::new(
             "port",
@@ -248,7 +248,7 @@ impl Flood {
     }
 }
 
-/// Who reads what a flood writes.
+/// How the output of a flood is read.
 #[derive(Clone, Copy, Debug)]
 enum Reader {
     Nobody,
@@ -295,7 +295,7 @@ fn endure(flood: &Flood, reader: Reader) {
                         });
                     }
                     _ => {
-                        // Its output begins, and nobody reads on.
+                        // Its output begins, and is not read further.
                         if timeout.is_none() {
                             await_output(&mut stream);
                         }
@@ -394,7 +394,7 @@ fn interrupt(flood: &Flood) {
     }
 }
 
-/// Waits until a command's task floods: it computes, or has filled a pipe that nobody reads.
+/// Waits until a command's task floods: it computes, or has filled a pipe that is not read.
 #[track_caller]
 fn await_flood(command: &Child, mode: &str) {
     let pid = command.id().cast_signed();
@@ -459,7 +459,7 @@ fn output() {
             endure(&flood, reader);
         }
     }
-    // Nobody reads: the command's pipes are full.
+    // Unread: the command's pipes are full.
     interrupt(&Flood::output("stdout", 1));
     interrupt(&Flood::output("stderr", 2));
 }
@@ -499,7 +499,7 @@ fn a_host_that_receives_gives_way() {
     }
 }
 
-/// A large message goes to all members whole, in the order of all others, whoever sent it.
+/// A large message goes to all members whole, in the order of all others, from any sender.
 #[test]
 fn large_messages_arrive_whole_and_in_one_order() {
     for mode in BOTH {
@@ -546,7 +546,7 @@ fn large_messages_arrive_whole_and_in_one_order() {
 /// Four tasks of which each joined as often as it may leave one that joined once its
 /// turns.
 #[test]
-fn who_joins_often_does_not_shut_out_who_joins_once() {
+fn a_task_that_joins_often_does_not_shut_out_one_that_joins_once() {
     let floods = Flood::broadcast();
     for mode in BOTH {
         let runner = builder(mode).max_running(16).build().unwrap();

@@ -44,7 +44,7 @@ fn name_of(page: &Path) -> String {
     )
 }
 
-/// The file that the words before a block say it is: "`name`:" or "`name`, which ...:".
+/// The file that the text before a block says it is: "`name`:" or "`name`, which ...:".
 fn file_named(words: &str) -> Option<String> {
     let words = words.trim().strip_suffix(':')?;
     let mut parts = words.rsplit('`');

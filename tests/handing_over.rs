@@ -1,4 +1,4 @@
-//! Regions in messages: between a host and its tasks, between tasks; and who pays for
+//! Regions in messages: between a host and its tasks, between tasks; and which task pays for
 //! them. What one task alone sees of it is in `guest-tasks/ports`, case "regions".
 
 use crate::support::{
@@ -84,7 +84,7 @@ fn regions_go_to_a_task_and_come_back() {
 }
 
 #[test]
-fn what_there_cannot_be_is_refused() {
+fn impossible_regions_and_messages_are_refused() {
     let (threads, _) = load(Mode::Thread);
     for mode in BOTH {
         let (runner, _) = load(mode);
@@ -177,7 +177,7 @@ fn tasks_count_together_and_their_host_waits() {
 const OWN: u64 = 3 * MIB;
 
 #[test]
-fn a_task_pays_for_what_it_made_until_nobody_has_it() {
+fn a_task_pays_for_a_region_until_no_task_holds_it() {
     for mode in BOTH {
         for kind in [0, 1] {
             let (runner, ports) = load(mode);

@@ -185,7 +185,7 @@ fn check(runner: Runner, what: &str) {
                 task.env("WRUN_TEST_PROBE", "segfault")
             });
             match &crashed {
-                // Where the kernel says how, also of a child that somebody else reaped.
+                // Where the kernel tells how, also of a child that another thread reaped.
                 Outcome::Crashed(crash) => {
                     assert!(
                         matches!(crash.how(), Crash::Signal(11) | Crash::Lost),

@@ -37,7 +37,7 @@ fn a_file_that_cannot_be_opened_is_explained() {
             ran.expect_code(code, guest);
             let line = format!("wrun: the task exited with {code}; {NONE}");
             assert_eq!(said(&ran), [line], "{mode} {guest}");
-            // Its own words come first, and are whole.
+            // Its own message comes first, and is whole.
             assert!(ran.stderr.contains("ENOTCAPABLE") || ran.stderr.contains("insufficient"));
             let quiet = run(mode, &["-q"], guest, args);
             quiet.expect_code(code, guest);
@@ -92,7 +92,7 @@ fn nothing_is_guessed() {
             // It looked for directories, and says that its arguments are wrong.
             (&[][..], "files/files.wasm", &[][..], 2),
             (&[], "csv-stats/csv-stats.wasm", &["region"], 2),
-            // It answers by its code, or with words of its own.
+            // It answers by its code, or with a message of its own.
             (&[], "hostile/exit-code.wat", &["7"], 7),
             // There is a directory, and no such file in it.
             (

@@ -1,6 +1,6 @@
 //! A worker or a zygote that was taken over: it speaks the protocol of
 //! `docs/wire.md`, and lies in it. Whatever it does, the runner gives one outcome
-//! in bounded time, nothing panics, nobody else is harmed, and it is gone.
+//! in bounded time, nothing panics, no other task is harmed, and it is gone.
 //!
 //! The liar is a Python program, because it must be able to say what wrun's own
 //! code would never say. Without Python the tests say that they skip.
@@ -193,7 +193,7 @@ def serve(what=does_its_task):
 #[derive(Clone, Copy)]
 enum Expected {
     Output(&'static str),
-    /// `Crashed`, as a breach of the protocol whose description has these words.
+    /// `Crashed`, as a breach of the protocol whose description contains this.
     Breach(&'static str),
     Crash,
     Limit(Limit),
@@ -483,7 +483,7 @@ fn before_it_is_ready() {
             lie("hello(); forked(0, [1]); live()", NO_WORKER),
             lie("hello(); ended(0); live()", NO_WORKER),
             lie("hello(); not_forked(0, 11); live()", NO_WORKER),
-            // Reports and words of any length.
+            // Reports and messages of any length.
             lie("hello(); ready(13000); live()", Ends(Limit::Deadline)).within(2000),
             lie(
                 "hello(); order(); say(b'\\1' + varint(1 << 60)); live()",
@@ -504,7 +504,7 @@ fn before_it_is_ready() {
                 NO_WORKER,
             ),
             lie("hello(); say(b'\\2' + text('x' * 4000000)); live()", Any),
-            // It goes on as somebody else.
+            // It goes on as another process.
             lie("hello(); moved(victim()); ready(); live()", NO_WORKER),
             lie("hello(); moved(os.getppid()); ready(); live()", NO_WORKER),
             lie("hello(); moved(os.getpid()); ready(); live()", NO_WORKER),
@@ -514,7 +514,7 @@ fn before_it_is_ready() {
             lie("hello(); moved(-victim()); ready(); live()", NO_WORKER),
             lie("hello(); moved(2**31 - 1); ready(); live()", NO_WORKER),
             lie("hello(); moved(-2**31); ready(); live()", NO_WORKER),
-            // A child of its own, which is no child of the runner's.
+            // A child of its own, which is not a child of the runner.
             lie(
                 "hello()
 pid = os.fork()
@@ -530,7 +530,7 @@ moved(pid); sys.exit()",
                 // Whichever of the two is heard first.
                 Any,
             ),
-            // Descriptors that nobody asked for.
+            // Descriptors that were not requested.
             lie("hello(); ready(fds=[1]); live()", NO_WORKER),
             lie("hello(); ready(fds=[1] * 200); live()", Any).within(2000),
             lie(
@@ -683,7 +683,7 @@ while True: control.stdout(b'x' * 65536)",
                     "hello(); ready(); order(); control.failed('x' * 4000000); live()",
                     Expected::Error(ErrorKind::System),
                 ),
-                // Descriptors that nobody asked for.
+                // Descriptors that were not requested.
                 task(
                     "hello(); ready(); order(); say(b'\\1\\1\\0', [1]); live()",
                     Breach("descriptors"),
@@ -798,7 +798,7 @@ ask(1, start('self', b'\\1' + varint(2**64 - 1)), [os.memfd_create('x')]); live(
                 "hello(); ready(); order(); say(b'\\1\\1\\0', [1]); live()",
                 Breach("descriptors"),
             ),
-            // Claims: with nothing, with two, and of what is no region of this runner's.
+            // Claims: with nothing, with two, and of a descriptor that is not a region of this runner.
             asks(
                 "hello(); ready(); order(); ask(1, b'\\7'); live()",
                 Breach("descriptors"),
@@ -831,7 +831,7 @@ ask(9, b'\\7', [1]); live()",
                 "hello(); ready(); order(); say(b'\\6\\1\\0' + varint(2**62)); live()",
                 Breach("decode"),
             ),
-            // Floods: of asks whose answers nobody takes, and of others.
+            // Floods: of requests whose answers are not read, and of others.
             asks(
                 "hello(); ready(); order(); n = 0
 while True: n += 1; ask(n, start('nobody'))",
@@ -844,7 +844,7 @@ while True: n += 1; ask(n, start('nobody')); order()",
                 Ends(Limit::Deadline),
             )
             .within(500),
-            // Children in earnest, who lie the same way, and their parent leaves.
+            // Real children, which lie the same way, and their parent ends.
             asks(
                 "hello(); ready(); order(); ask(1, start('self')); done(b'hi'); live()",
                 Output("hi"),

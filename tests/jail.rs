@@ -1,6 +1,6 @@
 //! Hosts that were taken over. A hook of the tests' own build has the host's code
-//! misbehave in the guest's place, in every way that somebody thought of, as if
-//! the sandbox had been escaped; what stopped it is compared with a table, and
+//! misbehave in the guest's place, in every known way, as if
+//! it had escaped the sandbox; what stopped it is compared with a table, and
 //! other tasks of the same runner go on.
 //!
 //! Each runner is in a process of its own, [`host`], which is this test binary
@@ -27,7 +27,7 @@ use wrun::{
     Task, TcpGrant,
 };
 
-/// Waits until it is asked to stop, then returns its input.
+/// Waits until it is cancelled, then returns its input.
 const PATIENT: &str = r#"
 (module
   (import "wrun:task/context@0.1.0" "progress" (func $progress (param i64 i32 i64)))
@@ -70,7 +70,7 @@ struct Setting {
     patience: Duration,
 }
 
-/// Who the runner is.
+/// The user of the runner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum User {
     Own,
@@ -159,7 +159,7 @@ fn programs() -> Arc<tempfile::TempDir> {
     directory
 }
 
-/// A temporary directory that everybody may use.
+/// A temporary directory that all users may use.
 fn open_directory() -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
     open(directory.path(), 0o777);
@@ -175,7 +175,7 @@ struct Place {
     tcp: TcpListener,
     name: String,
     _abstract: UnixListener,
-    /// Everybody may write here, and in the directory that is granted.
+    /// All users may write here, and in the directory that is granted.
     outside: tempfile::TempDir,
     granted: PathBuf,
 }
@@ -456,7 +456,7 @@ fn say(what: &Value) {
     let _ = out.flush();
 }
 
-/// Probes that end only when somebody ends them.
+/// Probes that do not end by themselves.
 const ENDLESS: [&str; 4] = ["spin", "sleep", "silent", "fill-streams"];
 
 fn words(outcome: &Outcome) -> String {
@@ -946,7 +946,7 @@ fn a_missing_layer_is_reported_and_the_others_stand() {
             assert_eq!(state, LayerState::Unavailable.name(), "{what}");
             assert_eq!(detail, "left out by a test", "{what}");
             for other in Layer::ALL.into_iter().filter(|other| *other != layer) {
-                // Those who are not root have namespaces only within that one.
+                // Other users than root have namespaces only within that one.
                 let within = layer == Layer::UserNamespace && NAMESPACES.contains(&other);
                 let (state, detail) = &seen.layers[other.name()];
                 let wanted = &whole.layers[other.name()].0;
@@ -1133,7 +1133,7 @@ fn a_worker_that_cuts_its_ties_ends_with_its_runner() {
     }
 }
 
-// --- forks are no twins ---------------------------------------------------
+// --- forks differ ---------------------------------------------------------
 
 /// Returns a number of each generator.
 const RANDOM: &str = r#"

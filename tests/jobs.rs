@@ -1,5 +1,5 @@
 //! Job control as of any pipeline: Ctrl-Z stops `wrun` and all that it started, `fg` and
-//! `bg` let all go on, and the task ends as if nothing had happened.
+//! `bg` let all go on, and the task ends as without it.
 
 use crate::support::command::{
     PATIENCE, Running, Wrun, await_task_of, scratch, shared_cache, write,
@@ -100,7 +100,7 @@ fn a_stopped_job_computes_nothing_and_goes_on() {
 }
 
 #[test]
-fn what_was_stopped_ends_as_if_it_had_not_been() {
+fn a_stopped_job_ends_as_if_it_was_not_stopped() {
     let starts: [&[&str]; 3] = [
         &["--mode", "thread"],
         &["--mode", "process"],
@@ -216,7 +216,7 @@ fn a_stopped_job_can_be_ended() {
 }
 
 #[test]
-fn jobs_that_nobody_could_let_go_on_are_not_stopped() {
+fn jobs_without_a_shell_to_continue_them_are_not_stopped() {
     for mode in MODES {
         for (how, mut command) in [
             // A process group without a shell.

@@ -1,11 +1,11 @@
-//! Who is killed is asked first, has its grace, and is ended: in both modes.
+//! A task that is killed is cancelled first, has its grace, and is ended: in both modes.
 
 use crate::support::guests::PRINTS_AND_LOOPS;
 use crate::support::{BOTH, await_progress, begun_printing, builder, guest, wat};
 use std::time::{Duration, Instant};
 use wrun::{Artifact, Outcome, Report, Runner, Task, TaskHandle};
 
-/// Nobody waits for so long.
+/// No test waits this long.
 const FOREVER: Duration = Duration::from_secs(3600);
 /// What takes no time, on a machine that is busy with other tests.
 const SOON: Duration = Duration::from_secs(60);
@@ -39,7 +39,7 @@ fn a_task_that_listens_ends_by_itself() {
             report.outcome
         );
         assert!(took < SOON, "{mode}: {took:?}");
-        // With the default, too; and by others, and when nobody wants it any more.
+        // With the default, too; by a killer, and when its handle is dropped.
         let patient = guest(&runner, "patient/patient.wasm");
         let handle = runner.submit_blocking(Task::new(&patient)).unwrap();
         handle.killer().kill();
@@ -89,7 +89,7 @@ fn a_task_that_cannot_hear_is_ended_at_once() {
 }
 
 #[test]
-fn the_end_of_a_runner_knows_no_grace() {
+fn the_end_of_a_runner_gives_no_grace() {
     for mode in BOTH {
         let runner = builder(mode).build().unwrap();
         let deaf = guest(&runner, "hostile/deaf-to-cancel.wat");

@@ -228,7 +228,7 @@ fn workers_may_be_killed_at_any_moment() {
                         assert_eq!(report.stdout, n.to_string());
                         completed += 1;
                     }
-                    // Nobody can tell how a worker ended whose zygote died.
+                    // How a worker ended whose zygote died cannot be known.
                     Outcome::Crashed(Crash::Signal(9) | Crash::Lost) => crashed += 1,
                     other => panic!("{other}"),
                 }

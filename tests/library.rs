@@ -246,7 +246,7 @@ fn killing_a_task_that_ended_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_task_that_listens_ends_when_it_is_asked() {
+async fn a_task_that_listens_ends_when_it_is_cancelled() {
     for mode in BOTH {
         let runner = runner(mode);
         let commons = guest(&runner, "commons/commons.wasm");
@@ -258,7 +258,7 @@ async fn a_task_that_listens_ends_when_it_is_asked() {
         let report = soon("its end", handle.outcome()).await.unwrap();
         assert_eq!(report.stdout, "held", "in {mode} mode");
 
-        // Asked before it starts, it sees that when it does.
+        // Cancelled before it starts, it sees that when it does.
         let patient = patient(&runner);
         let handle = runner.submit(Task::new(&patient)).await.unwrap();
         handle.cancel();
@@ -359,7 +359,7 @@ async fn a_conversation_over_streams() {
         let mut handle = runner.submit(task).await.unwrap();
         let mut stdout = handle.stdout().expect("streamed");
         assert!(handle.stderr().is_none(), "stderr is captured");
-        // Each word comes back before the next is said.
+        // Each word comes back before the next is sent.
         for word in ["one\n", "two\n", "three\n"] {
             ours.write_all(word.as_bytes()).await.unwrap();
             let mut answer = vec![0; word.len()];
@@ -440,7 +440,7 @@ async fn shutdown_waits_for_a_slow_reader_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_task_waits_while_nobody_reads_and_sees_a_reader_leave() {
+async fn a_task_waits_while_its_output_is_not_read_and_sees_a_reader_leave() {
     for mode in BOTH {
         let runner = runner(mode);
         let cat = guest(&runner, "cat/cat.wasm");
@@ -460,7 +460,7 @@ async fn a_task_waits_while_nobody_reads_and_sees_a_reader_leave() {
         });
         assert!(
             so_far < 16 << 20,
-            "{so_far} bytes went in with nobody reading ({mode} mode)"
+            "{so_far} bytes were read while the output was not ({mode} mode)"
         );
         // A reader that leaves is an error to the guest, not an end without one.
         drop(stdout);
@@ -487,7 +487,7 @@ impl<R: tokio::io::AsyncRead + Unpin> tokio::io::AsyncRead for Counted<R> {
 }
 
 #[test]
-fn streams_need_somebody_who_can_read_them() {
+fn streams_need_a_reader() {
     for mode in BOTH {
         let runner = runner(mode);
         let echo = echo(&runner);
@@ -671,7 +671,7 @@ fn settings_that_cannot_be_are_refused() {
 }
 
 #[test]
-fn what_is_no_task_is_refused() {
+fn a_file_that_is_not_a_task_is_refused() {
     for mode in BOTH {
         let runner = builder(mode).max_module_size(1 << 20).build().unwrap();
         let load = |path: &str| runner.load(repo(path));
@@ -748,7 +748,7 @@ fn a_compiled_artifact_is_loaded_where_it_is_allowed() {
 }
 
 #[test]
-fn a_failing_reader_is_no_crash_of_the_runner() {
+fn a_failing_reader_does_not_crash_the_runner() {
     struct Fails;
     impl tokio::io::AsyncRead for Fails {
         fn poll_read(
@@ -797,7 +797,7 @@ fn script(directory: &Path, name: &str, text: &str) -> PathBuf {
 }
 
 #[test]
-fn a_program_that_is_no_worker_is_an_error() {
+fn a_program_that_is_not_a_worker_is_an_error() {
     let directory = tempfile::tempdir().unwrap();
     let garbage = script(
         directory.path(),
@@ -828,7 +828,7 @@ fn a_program_that_is_no_worker_is_an_error() {
             .worker(&program)
             .build()
             .unwrap();
-        // Nobody can compile; nor, with code that somebody else compiled, run.
+        // It can neither compile nor run code that another program compiled.
         assert_error(
             runner.load(repo("guest-tasks/echo/echo.wat")),
             ErrorKind::NoWorker,
@@ -977,7 +977,7 @@ fn compiling_holds_up_nobody_else() {
 }
 
 #[test]
-fn a_stream_that_nobody_took_holds_nobody_up() {
+fn a_stream_that_was_not_taken_delays_no_task() {
     for mode in BOTH {
         let runner = runner(mode);
         let echo = echo(&runner);
@@ -1008,7 +1008,7 @@ fn a_task_keeps_its_place_until_its_output_is_read() {
         let mut unread = runner.submit_blocking(large).unwrap();
         let mut stream = unread.stdout().unwrap();
         let first = stream.next_chunk_blocking().unwrap().len();
-        // The only place is taken by output that nobody reads.
+        // The only place is taken by output that is not read.
         let next = Task::new(&echo).input("x").limits(timeout(300));
         let report = runner.submit_blocking(next).unwrap().wait().unwrap();
         assert_eq!(

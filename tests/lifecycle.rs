@@ -1,4 +1,4 @@
-//! From start to end: who is left when a command ends, however it ends; what is
+//! From start to end: the processes left when a command ends, however it ends; what is
 //! kept between commands; and the subcommands beside `run`.
 
 use crate::support::command::{PATIENCE, Wrun, open, scratch, write};
@@ -21,7 +21,7 @@ fn guest(name: &str) -> PathBuf {
 const BURIAL: Duration = Duration::from_secs(10);
 
 #[track_caller]
-fn nobody_is_left(program: &Path, what: &str) {
+fn assert_no_process_is_left(program: &Path, what: &str) {
     assert!(
         within(BURIAL, || running(program).is_empty()),
         "{what}: left behind: {:?}",
@@ -30,7 +30,7 @@ fn nobody_is_left(program: &Path, what: &str) {
 }
 
 #[test]
-fn a_normal_end_leaves_nobody() {
+fn a_normal_end_leaves_no_process() {
     let scratch = scratch();
     let program = own_copy(scratch.path());
     for mode in MODES {
@@ -44,7 +44,7 @@ fn a_normal_end_leaves_nobody() {
                 .arg(guest(task))
                 .run();
             ran.expect_code(code, &format!("{mode}: {task}"));
-            // Not eventually: whoever waited for wrun waited for all of it.
+            // At once: the end of wrun is the end of all its processes.
             assert!(
                 running(&program).is_empty(),
                 "{mode}: {task}: still running: {:?}",
@@ -74,7 +74,7 @@ fn ctrl_c_ends_task_worker_and_runner() {
             wrun.signal_group(Signal::INT);
             assert!(wrun.ends_within(PATIENCE), "{what}: Ctrl-C does not end it");
             wrun.end().expect_code(130, &what);
-            nobody_is_left(&program, &what);
+            assert_no_process_is_left(&program, &what);
         }
     }
 }
@@ -96,7 +96,7 @@ fn ctrl_c_ends_a_task_that_waits_for_stdin() {
             assert!(wrun.ends_within(PATIENCE), "{what}: Ctrl-C does not end it");
             drop(wrun.child.stdin.take());
             wrun.end().expect_code(130, &what);
-            nobody_is_left(&program, &what);
+            assert_no_process_is_left(&program, &what);
         }
     }
 }
@@ -115,7 +115,7 @@ fn a_signal_ends_a_task_whose_reader_stalls() {
     let program = own_copy(scratch.path());
     for mode in MODES {
         for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
-            let what = format!("{mode}: {signal:?}, stdout full and nobody reads");
+            let what = format!("{mode}: {signal:?}, stdout full and unread");
             let mut wrun = Wrun::program(&program)
                 .args(["--mode", mode, "--grace", "100ms"])
                 .arg(guest("hostile/stdout-flood.wat"))
@@ -128,7 +128,7 @@ fn a_signal_ends_a_task_whose_reader_stalls() {
             let _ = wrun.child.kill();
             assert!(ended, "{what}: did not end");
             wrun.end().expect_code(code, &what);
-            nobody_is_left(&program, &what);
+            assert_no_process_is_left(&program, &what);
         }
     }
 }
@@ -139,7 +139,7 @@ fn a_signal_ends_a_wrun_whose_task_is_done_and_whose_reader_stalls() {
     let program = own_copy(scratch.path());
     let input = write(scratch.path(), "input", vec![b'x'; 4 << 20]);
     for mode in MODES {
-        let what = format!("{mode}: the output of a completed task, and nobody reads");
+        let what = format!("{mode}: the unread output of a completed task");
         let report = scratch.path().join("report.json");
         let mut wrun = Wrun::program(&program)
             .args(["--mode", mode, "--grace", "100ms", "--report"])
@@ -160,7 +160,7 @@ fn a_signal_ends_a_wrun_whose_task_is_done_and_whose_reader_stalls() {
         let _ = wrun.child.kill();
         assert!(ended, "{what}: SIGTERM does not end it");
         wrun.end().expect_code(143, &what);
-        nobody_is_left(&program, &what);
+        assert_no_process_is_left(&program, &what);
     }
 }
 
@@ -181,7 +181,7 @@ fn ctrl_c_while_compiling() {
             std::thread::sleep(Duration::from_millis(pause));
             wrun.signal_group(Signal::INT);
             wrun.end().expect_code(130, &what);
-            nobody_is_left(&program, &what);
+            assert_no_process_is_left(&program, &what);
         }
     }
 }
@@ -209,9 +209,12 @@ fn kill_9_of_the_runner_leaves_no_worker() {
         had_workers += usize::from(!descendants(wrun.pid()).is_empty());
         wrun.signal(Signal::KILL);
         wrun.end().expect_code(137, "killed");
-        nobody_is_left(&program, &format!("round {round}"));
+        assert_no_process_is_left(&program, &format!("round {round}"));
     }
-    assert!(had_workers >= 10, "only {had_workers} rounds had a worker");
+    assert!(
+        had_workers >= 10,
+        "a worker ran in only {had_workers} rounds"
+    );
 }
 
 #[test]
@@ -411,19 +414,19 @@ fn compile_writes_whole_files_only_and_replaces_no_device() {
             .arg(&cat)
             .run()
     };
-    // What is no task leaves what was there.
+    // A file that is not a task leaves what was there.
     let kept = write(folder, "kept", "as it was");
     Wrun::new()
         .args(["compile", "-o"])
         .arg(&kept)
         .arg(guest("hostile/not-wasm.wasm"))
         .run()
-        .expect_code(126, "compile what is no task");
+        .expect_code(126, "compile a file that is not a task");
     assert_eq!(fs::read(&kept).unwrap(), b"as it was");
     for output in ["/no/such/directory/artifact", "/dev/full"] {
         // A device is written to: as root, a rename would replace it.
         if output == "/dev/full" && !writes_through(folder, &cat) {
-            panic!("compile -o replaces what is no regular file");
+            panic!("compile -o replaces a file that is not a regular one");
         }
         let ran = compile(Path::new(output));
         ran.expect_code(125, &format!("compile -o {output}"));
@@ -544,7 +547,7 @@ fn inspect_tells_each_shape() {
 }
 
 #[test]
-fn inspect_tells_why_a_file_is_no_task() {
+fn inspect_tells_why_a_file_is_not_a_task() {
     for task in [
         "hostile/no-entry.wat",
         "hostile/missing-memory.wat",
@@ -760,7 +763,10 @@ fn every_example_of_help_works() {
     fs::create_dir(folder.join("bin")).unwrap();
     own_copy(&folder.join("bin"));
     for example in examples {
-        assert!(example.starts_with("wrun "), "{example:?} is no example");
+        assert!(
+            example.starts_with("wrun "),
+            "{example:?} is not an example"
+        );
         for word in example.split_whitespace() {
             // `--task` has a name before it.
             let file = word.split_once('=').map_or(word, |(_, file)| file);
@@ -790,9 +796,9 @@ fn a_worker_has_none_of_its_runners_descriptors() {
     let scratch = scratch();
     let program = own_copy(scratch.path());
     let task = guest("hostile/endless-sleep-run.wat");
-    // What a careless program leaves open for whom it starts.
+    // A descriptor that a careless program leaves open for the programs it starts.
     let script = "exec 8</etc/passwd 9</dev/zero; exec \"$0\" --jail \"$2\" \"$1\"";
-    // Who is not root cannot look at a worker in its jail.
+    // An ordinary user cannot look at a worker in its jail.
     let root = rustix::process::geteuid().is_root();
     let mut child = std::process::Command::new("sh")
         .args(["-c", script])
@@ -826,7 +832,7 @@ fn a_worker_has_none_of_its_runners_descriptors() {
         .filter(|it| it.starts_with("/") && *it != "/dev/null" && !it.starts_with("/memfd:"))
         .collect();
     assert!(foreign.is_empty(), "a worker holds {foreign:?}");
-    nobody_is_left(&program, "after the runner was killed");
+    assert_no_process_is_left(&program, "after the runner was killed");
 }
 
 #[test]

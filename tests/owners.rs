@@ -12,7 +12,7 @@ use std::process::Command;
 use std::time::Duration;
 use wrun::{DirGrant, Layer, Mode, Outcome, Report, Start, Task};
 
-/// How the line begins by which a worker that is root is told of.
+/// How the line begins that reports a worker which is root.
 const AS_ROOT: &str = "wrun: the worker ran as root (uid 0), without capabilities: the owners \
                        of files in ";
 
@@ -50,8 +50,8 @@ fn permit(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }
 
-/// What is in a directory: files of root's that nobody else may read, and of others that
-/// everybody may.
+/// What is in a directory: files of root that no other user may read, and of others that
+/// all users may.
 fn furnish(directory: &Path) {
     permit(directory, 0o700);
     for (name, user, mode) in [("own", 0, 0o600), ("open", 1234, 0o666)] {
@@ -175,7 +175,7 @@ fn furnish_again(directory: &Path) {
     permit(&directory.join("own"), 0o600);
 }
 
-/// The user of a worker by its own word.
+/// The user of a worker as the worker reports it.
 fn identity(report: &Report) -> String {
     let jail = report.jail.as_ref().unwrap();
     let layers = jail.layers.iter();
@@ -315,7 +315,7 @@ fn a_worker_that_is_root_is_told_of() {
     let (ran, notes) = reported(&["--uid", "65534"]);
     ran.expect_code(0, "--uid");
     assert_eq!((ran.stderr.as_str(), notes.len()), ("", 0), "{notes:?}");
-    // Without a jail it was asked for; the report has it.
+    // Without a jail it was requested; the report has it.
     let (ran, notes) = reported(&["--jail", "off"]);
     ran.expect_code(0, "--jail off");
     assert_eq!((ran.stderr.as_str(), notes.len()), ("", 1), "{notes:?}");

@@ -210,7 +210,7 @@ fn there_is_room_whatever_the_receiver_does_next() {
             port.send_blocking("is taken").unwrap();
             let sent = within(SOON, || port.try_send("has room").is_ok());
             assert!(sent, "{mode}: {at}");
-            // Nobody takes that one.
+            // That one is not received.
             assert_eq!(
                 port.try_send("no").unwrap_err().error,
                 PortError::WouldBlock,
@@ -238,7 +238,7 @@ fn a_port_is_its_runners() {
         let unsent = one.try_send(Message::new("x").port(foreign)).unwrap_err();
         assert_eq!(unsent.error, PortError::OtherRunner);
         assert_eq!(unsent.message.ports.len(), 1);
-        // One that nobody takes is closed with its task.
+        // One that is not received is closed with its task.
         let (theirs, ours) = runner.channel(1).unwrap();
         let hello = guest(&runner, "hello/hello.wat");
         let report = runner.run(Task::new(&hello).port(theirs)).unwrap();
@@ -305,7 +305,7 @@ fn nothing_is_left_of_ports() {
     });
 }
 
-/// Makes 2,000 channels that nobody reaches, each with 256 KiB in it: one end lies in
+/// Makes 2,000 channels that cannot be reached, each with 256 KiB in it: one end lies in
 /// its own queue and the other is dropped. With an input: a chain of channels, each with
 /// the end before in its queue, until it is refused. Prints how many there were, and the
 /// number of the error where there was one.
@@ -371,7 +371,7 @@ const HOARD: &str = r#"(module
   (func (export "run") (param i32 i32) (result i32)
     (if (result i32) (local.get 1) (then (call $chain)) (else (call $cycles)))))"#;
 
-/// KiB of memory that this process had at most.
+/// Peak memory of this process, in KiB.
 fn peak() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let mut lines = status.lines();
@@ -380,9 +380,9 @@ fn peak() -> u64 {
 }
 
 #[test]
-fn what_lies_in_channels_is_bounded_wherever_their_ends_lie() {
+fn messages_in_channels_are_bounded_wherever_their_ends_lie() {
     alone(
-        "ports::what_lies_in_channels_is_bounded_wherever_their_ends_lie",
+        "ports::messages_in_channels_are_bounded_wherever_their_ends_lie",
         || {
             for mode in BOTH {
                 let (runner, _) = load(mode);
@@ -455,7 +455,7 @@ const FILL: &str = r#"(module
     (call $end (select (i32.const 48) (i32.const 32) (i32.load8_u (i32.const 128))))))"#;
 
 #[test]
-fn what_lies_in_channels_does_not_keep_a_runner_from_its_workers() {
+fn messages_in_channels_do_not_keep_a_runner_from_its_workers() {
     use std::os::unix::process::CommandExt;
     let folder = tempfile::tempdir().unwrap();
     let (fill, input) = (folder.path().join("fill.wat"), folder.path().join("input"));

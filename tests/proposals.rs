@@ -10,7 +10,7 @@ use wrun::{ErrorKind, Limit, Limits, Outcome, Task};
 enum Fate {
     /// It runs to its end.
     Runs,
-    /// It is no task, in words that contain these.
+    /// It is not a task; the message contains this.
     Refused(&'static str),
     /// It exceeds a limit at once.
     Exceeds(Limit),

@@ -1,5 +1,5 @@
 //! Regions, as far as they are seen from outside: that nothing of them stays, that
-//! they count as memory, and that nobody else is disturbed. What they do is in the
+//! they count as memory, and that no other task is disturbed. What they do is in the
 //! guests of `guest-tasks/regions` and `guest-tasks/hostile/region-*`, which the
 //! manifest has.
 
@@ -229,7 +229,7 @@ fn siblings_are_not_disturbed() {
 }
 
 #[test]
-fn what_is_read_at_once_is_no_more_than_the_memory_of_the_task() {
+fn a_single_read_is_at_most_the_memory_of_the_task() {
     // Reads all of the region that came in a message. Prints the number of the error.
     const READ: &str = r#"(module
       (import "wrun:task/ports@0.1.0" "parent" (func $parent (param i32)))
@@ -253,7 +253,7 @@ fn what_is_read_at_once_is_no_more_than_the_memory_of_the_task() {
         (i32.store offset=8 (i32.const 0) (i32.const 1))
         (i32.const 0)))"#;
     alone(
-        "regions::what_is_read_at_once_is_no_more_than_the_memory_of_the_task",
+        "regions::a_single_read_is_at_most_the_memory_of_the_task",
         || {
             for mode in BOTH {
                 let runner = builder(mode).build().unwrap();
@@ -274,7 +274,7 @@ fn what_is_read_at_once_is_no_more_than_the_memory_of_the_task() {
     );
 }
 
-/// KiB of memory that this process had at most.
+/// Peak memory of this process, in KiB.
 fn peak() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let mut lines = status.lines();
@@ -361,7 +361,7 @@ fn windows_of_many_tasks_leave_room_for_others() {
             for task in tasks {
                 assert_eq!(task.wait().unwrap().outcome, Outcome::Cancelled);
             }
-            // What they had is there again.
+            // Their memory is available again.
             let many = guest(&runner, "hostile/region-many-windows.wat");
             assert!(runner.run(Task::new(&many)).unwrap().outcome.is_completed());
         },

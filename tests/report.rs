@@ -248,7 +248,7 @@ fn a_report_on_stdout_is_one_line_behind_the_output() {
 }
 
 #[test]
-fn what_was_denied_is_in_the_report_and_on_stderr() {
+fn denials_are_in_the_report_and_on_stderr() {
     for mode in MODES {
         let report = report(mode, &[], "tcp-client/tcp-client.wasm", &["127.0.0.1:9"]);
         assert_eq!(
@@ -257,7 +257,7 @@ fn what_was_denied_is_in_the_report_and_on_stderr() {
                 {"access": "tcp-connect", "target": "127.0.0.1:9", "count": 1},
                 {"access": "directories", "target": "", "count": 1},
             ]),
-            "{mode}: the address that was wanted, and nothing that was not asked for"
+            "{mode}: the address of the grant, and nothing else"
         );
         let ran = Wrun::mode(mode)
             .arg("--stats")

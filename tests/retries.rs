@@ -183,7 +183,7 @@ fn a_crashed_task_begins_anew() {
         let report = handle.wait().unwrap();
         assert!(report.outcome.is_completed(), "{}", report.outcome);
         assert!(report.stdout == input, "{} bytes", report.stdout.len());
-        assert_eq!(report.stderr, "attempt\n", "an earlier attempt's words");
+        assert_eq!(report.stderr, "attempt\n", "what an earlier attempt said");
         assert_eq!(report.attempt, 3);
         assert_eq!(report.notes, crashed(1..=2));
     }
@@ -251,7 +251,7 @@ async fn a_stream_is_read_once() {
         let task = Task::new(&cat).input(input).retries(50);
         stage.runner.submit(task).await.unwrap()
     };
-    // Nobody has taken anything out of it: it is whole.
+    // Nothing was read out of it: it is whole.
     let (mut stdin, reader) = tokio::io::duplex(1);
     let handle = submit(Input::reader(reader)).await;
     let first = stage.worker(&BTreeSet::new());
@@ -408,7 +408,7 @@ fn killed_once(what: &str, command: Wrun) -> (Ran, Value) {
             let all = descendants(running.pid()).into_iter();
             kill_leaves(all.filter(|(pid, _)| serves(*pid))) > 0
         }),
-        "{what}: nobody to kill"
+        "{what}: no process to kill"
     );
     let ran = running.end();
     let bytes = fs::read(&path).unwrap_or_else(|error| panic!("{what}: no report: {error}; {ran}"));

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Command;
 use wrun::{DirGrant, Input, Jail, Mode, RegionKind, Stdio, Task};
 
-/// A user of nobody's, so that no other process counts.
+/// A user without other processes, so that none of them counts.
 const USER: &str = "61234";
 
 /// `wrun` with a limit (`--nproc=4`, as `prlimit` has it), as another user where that is
@@ -244,7 +244,7 @@ fn processor_time_that_is_used_up_is_told() {
 }
 
 #[test]
-fn memory_that_is_not_given_is_no_limit_of_the_task() {
+fn memory_that_is_not_given_is_not_a_limit_of_the_task() {
     let scratch = scratch();
     // Grows until it cannot, and traps.
     let grows = r#"(module (memory (export "memory") 1)
@@ -306,7 +306,7 @@ fn a_runner_without_threads_is_an_error_and_not_a_panic() {
     alone(NAME, || {
         let runner = builder(Mode::Thread).build().unwrap();
         let artifact = guest(&runner, "echo/echo.wat");
-        // Root is held to no limit on processes; somebody else, once they have the
+        // Root is held to no limit on processes; another user, once it has the
         // program's threads, is.
         rustix::thread::set_thread_gid(rustix::fs::Gid::from_raw(61_234)).unwrap();
         rustix::thread::set_thread_uid(rustix::fs::Uid::from_raw(61_234)).unwrap();

@@ -166,7 +166,7 @@ fn a_runner_may_die_at_any_moment() {
         wrun.end();
     }
     eprintln!("{ROUNDS} runners killed, {had} with workers; the last process after {slowest:?}");
-    assert!(had > ROUNDS as usize / 4, "only {had} had workers");
+    assert!(had > ROUNDS as usize / 4, "only {had} with workers");
     // All within a second, but for a machine that does something else that long.
     assert!(late <= ROUNDS / 20, "{late} took more than a second");
 }
@@ -270,7 +270,7 @@ fn crashing(folder: &Path) -> PathBuf {
          exec env -i {wrun} \"$@\"\n"
     );
     // Not open for writing here: a process that another test forks at this moment
-    // would keep it open, and nobody could execute it.
+    // would keep it open, and it could not be executed.
     let text = program.with_extension("text");
     fs::write(&text, script).unwrap();
     fs::set_permissions(&text, fs::Permissions::from_mode(0o755)).unwrap();
@@ -374,8 +374,8 @@ fn spares_wait_and_are_used() {
 }
 
 #[test]
-fn nobody_waits_when_nothing_happens() {
-    alone("storms::nobody_waits_when_nothing_happens", || {
+fn no_process_waits_when_nothing_happens() {
+    alone("storms::no_process_waits_when_nothing_happens", || {
         let before = Census::after_a_first_runner(Mode::Process);
         let runner = builder(Mode::Process)
             .spares(2)
@@ -433,7 +433,7 @@ fn a_worker_that_is_used_again_has_forgotten_all() {
         }
         assert!(times.values().all(|times| *times <= 3), "{times:?}");
         assert!(times.values().any(|times| *times == 3), "{times:?}");
-        // Also where several ask at once, and are cancelled when they are done.
+        // Also where several run at once, and are cancelled when they are done.
         let handles: Vec<_> = (0..60)
             .map(|_| runner.submit_blocking(Task::new(&remembers)).unwrap())
             .collect();
@@ -480,35 +480,38 @@ fn a_worker_that_is_used_again_has_the_memory_of_its_task() {
 }
 
 #[test]
-fn who_waits_may_be_killed_or_stopped() {
-    alone("storms::who_waits_may_be_killed_or_stopped", || {
-        let before = Census::after_a_first_runner(Mode::Process);
-        for spares in [0, 2] {
-            let runner = builder(Mode::Process).spares(spares).build().unwrap();
-            let echo = guest(&runner, "echo/echo.wat");
-            for how in [Signal::KILL, Signal::STOP] {
-                let all = || below().into_iter().map(|(pid, _)| pid).collect();
-                for whom in [children, workers, all] {
-                    hello(&runner, &echo);
-                    assert!(within(SOON, || workers().len() >= spares.max(1)));
-                    let hit = whom();
-                    for &pid in &hit {
-                        signal_below(pid, how);
+fn a_process_that_waits_may_be_killed_or_stopped() {
+    alone(
+        "storms::a_process_that_waits_may_be_killed_or_stopped",
+        || {
+            let before = Census::after_a_first_runner(Mode::Process);
+            for spares in [0, 2] {
+                let runner = builder(Mode::Process).spares(spares).build().unwrap();
+                let echo = guest(&runner, "echo/echo.wat");
+                for how in [Signal::KILL, Signal::STOP] {
+                    let all = || below().into_iter().map(|(pid, _)| pid).collect();
+                    for whom in [children, workers, all] {
+                        hello(&runner, &echo);
+                        assert!(within(SOON, || workers().len() >= spares.max(1)));
+                        let hit = whom();
+                        for &pid in &hit {
+                            signal_below(pid, how);
+                        }
+                        // One that is dying unnoticed would be the task's worker.
+                        let is_gone = |pid: &i32| !Path::new(&format!("/proc/{pid}")).exists();
+                        assert!(
+                            within(SOON, || hit.iter().all(is_gone)),
+                            "{how:?}: {hit:?} are still there"
+                        );
+                        let report = hello(&runner, &echo);
+                        assert_eq!(report.notes, Vec::<String>::new());
                     }
-                    // One that nobody knows to be dying would be the task's worker.
-                    let is_gone = |pid: &i32| !Path::new(&format!("/proc/{pid}")).exists();
-                    assert!(
-                        within(SOON, || hit.iter().all(is_gone)),
-                        "{how:?}: {hit:?} are still there"
-                    );
-                    let report = hello(&runner, &echo);
-                    assert_eq!(report.notes, Vec::<String>::new());
                 }
+                drop((runner, echo));
+                assert_nothing_left(&before, "killed and stopped processes that waited");
             }
-            drop((runner, echo));
-            assert_nothing_left(&before, "killed and stopped processes that waited");
-        }
-    });
+        },
+    );
 }
 
 #[test]
@@ -519,7 +522,7 @@ fn a_stopped_zygote_holds_up_no_task_for_long() {
         let submit = || runner.submit_blocking(Task::new(&announces)).unwrap();
         let first = submit();
         assert!(within(SOON, || first.progress().done == 1));
-        // Whoever runs is lost with it, or was done before; whoever comes is not.
+        // A task that runs is lost with it, or was done before; one that comes later is not.
         for pid in children() {
             signal_below(pid, Signal::STOP);
         }
@@ -534,7 +537,7 @@ fn a_stopped_zygote_holds_up_no_task_for_long() {
         let third = submit();
         third.cancel();
         assert!(third.wait().unwrap().outcome.is_completed());
-        // Zygote and worker both: nobody but the runner is left to notice.
+        // Zygote and worker both: only the runner is left to notice.
         let last = submit();
         assert!(within(SOON, || last.progress().done == 1));
         for pid in below() {

@@ -16,7 +16,7 @@ fn guest(name: &str) -> std::path::PathBuf {
     repo("guest-tasks").canonicalize().unwrap().join(name)
 }
 
-/// Reads exactly so many bytes, or fails when they do not come.
+/// Reads exactly this many bytes, or fails when they do not come.
 #[track_caller]
 fn read_exactly(mut source: impl Read + Send + 'static, len: usize, what: &str) -> Vec<u8> {
     let (sender, receiver) = mpsc::channel();
@@ -175,13 +175,13 @@ fn a_slow_reader_makes_the_task_wait_not_the_memory_grow() {
         };
         watch.look();
         let before = watch.most();
-        // Nobody reads: the flood would fill gigabytes meanwhile.
+        // Unread, the flood would fill gigabytes meanwhile.
         std::thread::sleep(Duration::from_secs(1));
         watch.look();
         let most = watch.most();
         assert!(
             most < before + (64 << 20),
-            "{mode}: the peak went from {before} to {most} bytes while nobody read"
+            "{mode}: the peak went from {before} to {most} bytes while nothing was read"
         );
         drop(stdout);
         running.end().expect_code(128 + 13, mode);

@@ -413,10 +413,10 @@ fn children_are_killed_dropped_and_waited_for() {
     });
 }
 
-/// A killed child has its parent's grace, or its grant's, and none when nobody holds it
+/// A killed child has its parent's grace, or its grant's, and none when no handle of it is left
 /// any more.
 #[test]
-fn a_child_that_is_killed_is_asked_first() {
+fn a_child_that_is_killed_is_cancelled_first() {
     const FOREVER: Duration = Duration::from_secs(3600);
     let moment = Duration::from_millis(500);
     for mode in BOTH {
@@ -455,7 +455,7 @@ fn a_child_that_is_killed_is_asked_first() {
                 "completed cancelled",
                 Duration::ZERO,
             ),
-            // What is below a child that is asked to stop is asked, too.
+            // What is below a child that is cancelled is cancelled, too.
             (
                 "stop self waits",
                 FOREVER,
@@ -476,7 +476,7 @@ fn a_child_that_is_killed_is_asked_first() {
 }
 
 #[test]
-fn a_child_is_dropped_by_whoever_just_looked_at_it() {
+fn a_child_is_dropped_right_after_it_was_looked_at() {
     // 20 times: starts one, looks whether it has ended, and drops it.
     const LOOK: &str = r#"(module
       (import "wrun:task/tasks@0.1.0" "spawn" (func $spawn (param i32 i32 i32 i32 i32 i32 i32)))
@@ -535,7 +535,7 @@ fn parents_and_children_talk() {
 }
 
 #[test]
-fn what_asks_a_task_to_stop_asks_its_children() {
+fn cancelling_a_task_cancels_its_children() {
     for mode in BOTH {
         let (runner, family) = load(mode);
         let handle = runner
@@ -639,7 +639,7 @@ fn a_child_whose_process_dies_has_crashed() {
 }
 
 #[test]
-fn what_children_say_is_within_the_budget_of_their_parent() {
+fn output_of_children_is_within_the_budget_of_their_parent() {
     for mode in BOTH {
         let (runner, family) = load(mode);
         let limits = |bytes| Limits::default().max_memory(64 << 20).max_output(bytes);
@@ -679,12 +679,12 @@ fn streams_of_a_parent() {
         }
         assert_eq!(read, 3_000_000, "{mode}");
         assert_eq!(output(&handle.wait().unwrap()), "completed ");
-        // Nobody reads, and it is killed.
+        // It is killed while its output is not read.
         let task = self::task(&family, "run self shout 30000").stderr(wrun::Stdio::Stream);
         let mut handle = begun(&runner, task);
         let mut unread = handle.stderr().unwrap();
         await_output(&mut unread);
-        // Until there is no more room for what it says.
+        // Until its output has no more room.
         await_rest("parent and child", SOON, std::process::id().cast_signed());
         handle.kill();
         assert_eq!(handle.wait().unwrap().outcome, Outcome::Cancelled, "{mode}");

@@ -47,7 +47,11 @@ fn progress_is_shown_on_a_terminal_and_gone_at_the_end() {
 
         let quiet = ["--no-progress", "--mode", mode, "--input", &input, &task];
         assert_eq!(terminal(&quiet, "> /dev/null"), "", "{mode}: not wanted");
-        assert_eq!(terminal(&args, "> /dev/null 2>&1"), "", "{mode}: nobody");
+        assert_eq!(
+            terminal(&args, "> /dev/null 2>&1"),
+            "",
+            "{mode}: no terminal"
+        );
 
         // Output is whole, with the line or without.
         let seen = terminal(&args, "");

@@ -13,7 +13,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
-/// How long it has for an answer, on a machine that does other things as well.
+/// How long it may take to answer, on a machine that does other things as well.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Most bytes of one message of it: a page on paper is some of them.
 const MOST_BYTES: usize = 256 << 20;
@@ -147,7 +147,7 @@ impl Browser {
             if complaint {
                 self.complaints.borrow_mut().push(message["params"].clone());
             }
-            // All that a page asks for, except for itself.
+            // All that a page requests, except for itself.
             if message["method"] == "Network.requestWillBeSent"
                 && message["params"]["type"] != "Document"
             {
@@ -190,7 +190,7 @@ impl Browser {
         result["result"]["value"].clone()
     }
 
-    /// What it complained about, and what it asked the network for.
+    /// What it complained about, and what it requested from the network.
     pub fn complaints(&self) -> Vec<Value> {
         self.complaints.borrow().clone()
     }

@@ -1,6 +1,6 @@
 //! The `wrun` command as a shell starts it: arguments, stdin, signals, and what
 //! came of it. Nothing here waits without an end: a command that takes longer
-//! than [`PATIENCE`] is killed, and its test fails with what it had said.
+//! than [`PATIENCE`] is killed, and its test fails with its output.
 
 use super::processes::descendants;
 use super::{within, wrun};
@@ -277,7 +277,7 @@ impl Ran {
         String::from_utf8_lossy(&self.stdout).into_owned()
     }
 
-    /// What is wrong with how it ended, whatever it was asked to do: it must end
+    /// What is wrong with how it ended, whatever it was started to do: it must end
     /// by itself, and no user may ever see a panic.
     pub fn misbehaviour(&self) -> Option<String> {
         if self.gave_up {

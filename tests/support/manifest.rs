@@ -17,7 +17,7 @@ pub fn manifest() -> Vec<Value> {
 pub fn text<'a>(value: &'a Value, key: &str) -> &'a str {
     value[key]
         .as_str()
-        .unwrap_or_else(|| panic!("{value}: {key} is no text"))
+        .unwrap_or_else(|| panic!("{value}: {key} is not a text"))
 }
 
 /// The guest, and what it may start.

@@ -1,5 +1,5 @@
-//! What the kernel knows about processes, from `/proc`: who is whose child, how
-//! much memory one used, which processes run a given program.
+//! What the kernel knows about processes, from `/proc`: whose child one is, how
+//! much memory it used, which processes run a given program.
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,7 +37,7 @@ fn table() -> BTreeMap<i32, (i32, u64)> {
     table
 }
 
-/// Signals a process, unless it is gone: its number may be somebody else's by now.
+/// Signals a process, unless it is gone: its number may be another process's by now.
 /// Tests that start thousands of processes go through all numbers. Whether it was
 /// there.
 pub fn signal((pid, start): Process, signal: Signal) -> bool {
@@ -101,7 +101,7 @@ pub fn running(path: &Path) -> BTreeSet<Process> {
 }
 
 /// Whether a process is a worker that stands ready: then it has an event loop. It
-/// is taken for one where nobody may look.
+/// is taken for one where looking is not allowed.
 pub fn serves(pid: i32) -> bool {
     // One that is about to be gone is not to be killed instead of the one that goes on
     // for it.
@@ -147,7 +147,7 @@ pub fn peak_memory(pid: i32) -> Option<u64> {
 }
 
 /// The processes that this process started and that exist, dead ones that
-/// nobody reaped included.
+/// were not reaped included.
 pub(crate) fn children() -> Vec<i32> {
     let mut children = Vec::new();
     for task in std::fs::read_dir("/proc/self/task").unwrap().flatten() {
