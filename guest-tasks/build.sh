@@ -42,7 +42,7 @@ talk           | wasip2    | talk/talk.wasm                       | talk wrun-gu
 family         | wasip2    | family/family.wasm                   | family Cargo.toml Cargo.lock ../wit
 commons        | wasip2    | commons/commons.wasm                 | commons Cargo.toml Cargo.lock ../wit
 panic          | wasip2    | hostile/panic/panic.wasm             | hostile/panic Cargo.toml Cargo.lock ../wit
-hostile        | generated | $(echo hostile/*.wasm hostile/deep-*.wat hostile/*many-instances.wat) | hostile/make.py
+hostile        | generated | $(echo hostile/*.wasm hostile/deep-*.wat hostile/many-instances.wat) | hostile/make.py
 "
 
 field() { cut -d'|' -f"$1" <<<"$2" | xargs; }

@@ -1,4 +1,4 @@
-//! What is made before its task is there, sandboxes and walls, is as if it had been
+//! Sandboxes and walls that are made before their task is there are as if they were
 //! made for the task: in process mode with spares, without, and with workers that
 //! are used again; and thread mode says the same.
 
@@ -53,7 +53,7 @@ fn runners() -> Vec<(&'static str, Runner)> {
     ]
 }
 
-/// Time for spares to be made.
+/// Time for spares to be made. A task does the same with one and without.
 fn settle() {
     std::thread::sleep(Duration::from_millis(30));
 }
@@ -134,7 +134,7 @@ fn limits_are_the_tasks_own_whatever_waited() {
     }
 }
 
-/// An order that is there before its worker is that worker's and nobody else's, and the
+/// An order that is there before its worker is for that worker only, and the
 /// worker is known even where it is gone before anybody has looked at it.
 #[test]
 fn orders_ahead_of_their_workers_are_their_own() {

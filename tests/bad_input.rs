@@ -1,8 +1,9 @@
 //! Whatever a user hands to `wrun`, wrong files, wrong flags, full disks, odd
 //! caches: one clear line on stderr, the documented code, and never a panic.
 
-use crate::command::{Ran, Wrun, scratch, write};
-use crate::support::{MODES, repo};
+use crate::support::command::{Ran, Wrun, scratch, write};
+use crate::support::guests::too_many_instances;
+use crate::support::{MODES, repo, tool};
 use std::fs::{self, File};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -14,7 +15,7 @@ fn one_line(ran: &Ran, code: i32, what: &str) -> String {
     ran.expect_code(code, what);
     assert!(
         ran.stderr.starts_with("wrun: ") && ran.stderr.ends_with('\n'),
-        "{what}: stderr is no complaint of wrun: {ran}"
+        "{what}: stderr is not a complaint of wrun: {ran}"
     );
     assert_eq!(
         ran.stderr.lines().count(),
@@ -45,7 +46,7 @@ fn guest(name: &str) -> PathBuf {
 }
 
 #[test]
-fn what_is_no_file_of_a_task() {
+fn a_path_that_is_not_a_task_file_is_refused() {
     let scratch = scratch();
     let folder = scratch.path();
     refused(&folder.join("missing.wasm"), 127, &["missing.wasm"]);
@@ -325,7 +326,7 @@ fn every_flag_refuses_what_it_cannot_take() {
             ran.expect_code(2, &what);
             assert!(
                 ran.stderr.starts_with("error: ") && ran.stderr.contains(flag),
-                "{what}: not clap's words: {ran}"
+                "{what}: not the message of clap: {ran}"
             );
             assert!(ran.stdout.is_empty(), "{what}: {ran}");
         }
@@ -464,7 +465,7 @@ fn entries(cache: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn a_cache_that_cannot_be_used_is_no_cache() {
+fn a_cache_that_cannot_be_used_is_left_out() {
     let scratch = scratch();
     let folder = scratch.path();
     works(&write(folder, "file", "x").join("cache"), "below a file");
@@ -489,7 +490,24 @@ fn a_cache_that_cannot_be_used_is_no_cache() {
 }
 
 #[test]
-fn a_full_disk_under_the_cache_is_no_cache() {
+fn a_component_of_too_many_instances_is_not_a_task() {
+    let scratch = scratch();
+    let task = write(scratch.path(), "many.wat", too_many_instances());
+    let [thread, process] = MODES.map(|mode| {
+        let ran = Wrun::mode(mode).arg(&task).run();
+        ran.expect_code(126, mode);
+        assert_eq!(ran.text(), "", "{mode}");
+        ran.stderr
+    });
+    assert_eq!(thread, process);
+    assert!(thread.contains("instances count exceeds limit"), "{thread}");
+}
+
+#[test]
+fn a_full_disk_under_the_cache_is_like_no_cache() {
+    if !tool::available("mount") {
+        return;
+    }
     let scratch = scratch();
     let disk = scratch.path().join("disk");
     fs::create_dir(&disk).unwrap();
@@ -552,7 +570,7 @@ fn a_damaged_entry_is_compiled_anew() {
 }
 
 #[test]
-fn what_others_could_have_written_is_not_run() {
+fn code_that_others_could_have_written_is_not_run() {
     let scratch = scratch();
     let cache = scratch.path().join("cache");
     works(&cache, "first");
@@ -597,12 +615,12 @@ fn what_others_could_have_written_is_not_run() {
         fs::symlink_metadata(entry).unwrap().is_file(),
         "an entry that is a link was left in place"
     );
-    // A fifo there keeps nobody waiting.
+    // A fifo there delays no task.
     fs::remove_file(entry).unwrap();
     let made = std::process::Command::new("mkfifo").arg(entry).status();
     assert!(made.unwrap().success());
     works(&cache, "an entry that is a fifo");
-    // A folder of somebody else is not trusted, though root may write there.
+    // A folder of another user is not trusted, though root may write there.
     if std::os::unix::fs::chown(folder, Some(65534), None).is_ok() {
         for entry in entries(&cache) {
             fs::write(entry, "not even an artifact").unwrap();
@@ -659,11 +677,11 @@ fn descriptors_that_are_closed_from_the_start() {
                 .arg(format!("\"$0\" --mode {mode} \"$1\" {closed}"))
                 .arg(crate::support::wrun())
                 .arg(guest("cat/cat.wasm"))
-                .env("WRUN_CACHE_DIR", crate::command::shared_cache())
+                .env("WRUN_CACHE_DIR", crate::support::command::shared_cache())
                 .stdin(std::process::Stdio::null())
                 .output()
                 .unwrap();
-            // Output that nobody can get is a failure, and said to be one where
+            // Output that cannot be written is a failure, and reported as one where
             // there is anywhere to say it.
             let (code, message) = match closed {
                 ">&-" => (
@@ -688,7 +706,7 @@ fn descriptors_that_are_closed_from_the_start() {
 }
 
 #[test]
-fn a_fifo_in_a_granted_directory_holds_nobody_up() {
+fn a_fifo_in_a_granted_directory_delays_no_task() {
     for mode in MODES {
         let scratch = scratch();
         let fifo = scratch.path().join("fifo");
@@ -705,7 +723,8 @@ fn a_fifo_in_a_granted_directory_holds_nobody_up() {
             .arg(guest("files/files.wasm"))
             .args(["read", &roundabout])
             .run();
-        assert!(![0, 124].contains(&ran.code()), "{mode}: roundabout: {ran}");
+        // What the guest says where it cannot read.
+        ran.expect_code(10, &format!("{mode}: roundabout"));
         for task in ["read", "write"] {
             let ran = Wrun::mode(mode)
                 .args(["--stats", "--timeout", "60s", "--dir"])
@@ -767,7 +786,7 @@ fn a_stderr_that_takes_no_more_does_not_end_the_task() {
             .arg(mode)
             .arg(&report)
             .arg(guest("tcp-client/tcp-client.wasm"))
-            .env("WRUN_CACHE_DIR", crate::command::shared_cache())
+            .env("WRUN_CACHE_DIR", crate::support::command::shared_cache())
             .output()
             .unwrap();
         assert_eq!(output.status.code(), Some(1), "{mode}: {output:?}");
@@ -777,7 +796,7 @@ fn a_stderr_that_takes_no_more_does_not_end_the_task() {
 }
 
 #[test]
-fn a_word_that_is_no_file_may_be_a_command() {
+fn a_missing_file_may_be_meant_as_a_command() {
     let words = ["cannot read help: No such file", "`wrun --help` lists"];
     refused(Path::new("help"), 127, &words);
 }

@@ -1,8 +1,9 @@
 //! What all tasks of one runner share by name: locks and broadcast channels.
 
-use crate::leaks::{Census, assert_nothing_left};
-use crate::processes::{eventually, leaves, signal_below};
-use crate::support::{BOTH, alone, builder, guest, still_works};
+use crate::support::processes::{descendants, leaves, serves, signal_below};
+use crate::support::{
+    BOTH, Census, alone, assert_nothing_left, builder, eventually, guest, still_works, within,
+};
 use rustix::process::Signal;
 use std::time::Duration;
 use wrun::{
@@ -29,7 +30,7 @@ fn start(runner: &Runner, commons: &Artifact, what: &str) -> TaskHandle {
 /// A task that has done what it says first.
 fn begun(runner: &Runner, commons: &Artifact, what: &str) -> TaskHandle {
     let handle = start(runner, commons, what);
-    assert!(eventually(SOON, || handle.progress().done > 0), "{what}");
+    assert!(within(SOON, || handle.progress().done > 0), "{what}");
     handle
 }
 
@@ -86,14 +87,14 @@ fn host_and_tasks_exclude_each_other() {
             "{mode}"
         );
         let alone = start(&runner, &commons, "take s");
-        assert!(eventually(SOON, || !free(LockMode::Shared)), "{mode}");
+        assert!(within(SOON, || !free(LockMode::Shared)), "{mode}");
         drop(held);
         with.cancel();
         assert_eq!(output(with), "shared", "{mode}");
         assert_eq!(output(alone), "taken", "{mode}");
-        assert!(eventually(SOON, || free(LockMode::Exclusive)), "{mode}");
+        assert!(within(SOON, || free(LockMode::Exclusive)), "{mode}");
 
-        // A guard keeps the lock, whatever becomes of who asked.
+        // A guard keeps the lock, whatever becomes of the task that requested it.
         let held = runner.lock_blocking("s", LockMode::Exclusive).unwrap();
         let killed = start(&runner, &commons, "take s");
         killed.kill();
@@ -121,7 +122,7 @@ fn the_host_gives_up_waiting_and_is_told_of_bad_names() {
                 tokio::time::timeout(moment, waiting).await.is_err(),
                 "{mode}"
             );
-            // Nobody waits any more: others may have it too.
+            // No task waits any more: others may acquire it too.
             assert!(runner.try_lock("l", LockMode::Shared).unwrap().is_some());
             let error = runner.lock_blocking("l", LockMode::Shared).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidTask);
@@ -153,10 +154,10 @@ fn the_host_gives_up_waiting_and_is_told_of_bad_names() {
     }
 }
 
-/// Whoever was asked to stop while it waited, and lives on, holds up nobody: not until
+/// A task that was cancelled while it waited, and lives on, delays no other task: not until
 /// its turn would come, and not then.
 #[test]
-fn a_wait_that_was_given_up_holds_up_nobody() {
+fn a_wait_that_was_given_up_delays_no_task() {
     for mode in BOTH {
         let (runner, commons) = load(mode);
         let held = runner.lock_blocking("l", LockMode::Shared).unwrap();
@@ -164,16 +165,16 @@ fn a_wait_that_was_given_up_holds_up_nobody() {
         let tires: Vec<_> = (0..4)
             .map(|_| begun(&runner, &commons, "tires l"))
             .collect();
-        // None can be had while somebody waits to be alone.
-        assert!(eventually(SOON, || !free()), "{mode}");
+        // None is available while a task waits to have it alone.
+        assert!(within(SOON, || !free()), "{mode}");
         for task in &tires {
             task.cancel();
         }
         for task in &tires {
-            let went_on = eventually(SOON, || task.progress().done == 2);
+            let went_on = within(SOON, || task.progress().done == 2);
             assert!(went_on, "{mode}: {:?}", task.progress());
         }
-        assert!(eventually(SOON, free), "{mode}: they stand there still");
+        assert!(within(SOON, free), "{mode}: they still wait");
         drop(held);
         for _ in 0..100 {
             let now = runner.try_lock("l", LockMode::Exclusive).unwrap();
@@ -200,9 +201,19 @@ fn the_end_of_a_task_gives_its_locks_back_however_it_ends() {
                 let report = start(&runner, &commons, "trap l").wait().unwrap();
                 assert_eq!(report.outcome.kind(), "trapped");
                 assert_eq!(output(take()), "taken", "{mode}");
+                // Killed while another task waits for the lock: that one requests it right after
+                // its progress.
                 let holder = begun(&runner, &commons, "hold l");
+                let waiting = begun(&runner, &commons, "tires l");
+                holder.kill();
+                assert_eq!(holder.wait().unwrap().outcome, Outcome::Cancelled);
+                let acquired = Outcome::Failed("Ok(())".into());
+                assert_eq!(waiting.wait().unwrap().outcome, acquired, "{mode}");
+                // A shared lock is refused once another task waits to have it alone.
+                let is_waited_for = || runner.try_lock("l", LockMode::Shared).unwrap().is_none();
+                let holder = begun(&runner, &commons, "shared l");
                 let waiting = take();
-                std::thread::sleep(Duration::from_millis(100));
+                eventually("it waits for the lock", SOON, is_waited_for);
                 holder.kill();
                 assert_eq!(holder.wait().unwrap().outcome, Outcome::Cancelled);
                 assert_eq!(output(waiting), "taken", "{mode}");
@@ -212,22 +223,35 @@ fn the_end_of_a_task_gives_its_locks_back_however_it_ends() {
                 assert_eq!(report.outcome, Outcome::LimitExceeded(Limit::Deadline));
                 assert_eq!(output(take()), "taken", "{mode}");
 
-                // Whoever waits ends with its deadline and is told that it should stop,
-                // and holds up nobody.
+                // A task that waits ends at its deadline, is told to stop, and delays no other
+                // task.
                 let holder = begun(&runner, &commons, "hold l");
                 let task = Task::new(&commons).input("take l").limits(limits);
                 let report = runner.run(task).unwrap();
                 assert_eq!(report.outcome, Outcome::LimitExceeded(Limit::Deadline));
-                let stopped = take();
-                let killed = take();
-                std::thread::sleep(Duration::from_millis(200));
+                let stopped = begun(&runner, &commons, "tires l");
+                let killed = begun(&runner, &commons, "tires l");
                 stopped.cancel();
-                killed.kill();
-                let outcome = stopped.wait().unwrap().outcome;
-                assert_eq!(outcome, Outcome::Failed("cancelled".into()), "{mode}");
-                assert_eq!(killed.wait().unwrap().outcome, Outcome::Cancelled);
+                eventually("it gives up", SOON, || stopped.progress().done == 2);
+                for task in [stopped, killed] {
+                    task.kill();
+                    assert_eq!(task.wait().unwrap().outcome, Outcome::Cancelled);
+                }
                 holder.cancel();
                 assert_eq!(output(holder), "held");
+                let holder = begun(&runner, &commons, "shared l");
+                let stopped = take();
+                eventually("it waits for the lock", SOON, is_waited_for);
+                stopped.cancel();
+                let outcome = stopped.wait().unwrap().outcome;
+                assert_eq!(outcome, Outcome::Failed("cancelled".into()), "{mode}");
+                eventually("nothing waits for the lock", SOON, || !is_waited_for());
+                let killed = take();
+                eventually("it waits for the lock", SOON, is_waited_for);
+                killed.kill();
+                assert_eq!(killed.wait().unwrap().outcome, Outcome::Cancelled);
+                holder.cancel();
+                assert_eq!(output(holder), "shared");
                 assert_eq!(output(take()), "taken", "{mode}");
 
                 if mode == Mode::Process {
@@ -257,17 +281,21 @@ fn a_new_attempt_has_no_lock_of_the_one_before() {
                 }
             };
             let holder = runner.submit_blocking(task("hold l")).unwrap();
-            assert!(eventually(SOON, || holder.progress().done > 0));
+            assert!(within(SOON, || holder.progress().done > 0));
+            let below = || descendants(std::process::id().cast_signed());
+            let before = below();
             kill_workers();
-            // It says so once more; what it said before is forgotten by then.
-            std::thread::sleep(Duration::from_secs(2));
-            assert!(eventually(SOON, || holder.progress().done > 0));
+            // What it reported before is forgotten before the next worker is started.
+            eventually("another worker", SOON, || {
+                below().difference(&before).any(|(pid, _)| serves(*pid))
+            });
+            assert!(within(SOON, || holder.progress().done > 0));
             holder.cancel();
             let report = holder.wait().unwrap();
             assert_eq!((report.attempt, &*report.stdout), (2, &b"held"[..]));
 
             let member = runner.submit_blocking(task("lazy news")).unwrap();
-            assert!(eventually(SOON, || member.progress().done > 0));
+            assert!(within(SOON, || member.progress().done > 0));
             kill_workers();
             let report = member.wait().unwrap();
             assert_eq!((report.attempt, report.outcome.kind()), (1, "crashed"));
@@ -295,7 +323,7 @@ fn what_one_sends_all_others_receive() {
         let logs: Vec<_> = listeners.into_iter().map(output).collect();
         assert_eq!(logs[0].matches("host").count(), 10, "{mode}: {}", logs[0]);
         assert!(logs.iter().all(|log| *log == logs[0]), "{mode}: {logs:?}");
-        // Another name, and the same one once nobody has it any more.
+        // Another name, and the same one once no task holds it any more.
         let other = runner.broadcast("other").unwrap();
         let again = runner.broadcast("other").unwrap();
         drop(host);
@@ -325,8 +353,8 @@ fn a_member_that_does_not_read_is_closed() {
         let host = runner.broadcast("news").unwrap();
         let lazy = begun(&runner, &commons, "lazy news");
         let flood = start(&runner, &commons, "flood news");
-        assert!(eventually(SOON, || flood.progress().done > 500), "{mode}");
-        // Whoever reads is not held up by who does not.
+        assert!(within(SOON, || flood.progress().done > 500), "{mode}");
+        // A member that reads is not delayed by one that does not.
         lazy.cancel();
         assert_eq!(output(lazy), "64 and closed", "{mode}");
         flood.cancel();
@@ -348,7 +376,7 @@ fn channels_and_members_have_bounds() {
     drop(all);
     // A member that is gone counts until its end is noticed.
     let mut ports = Vec::new();
-    let all_again = eventually(SOON, || {
+    let all_again = within(SOON, || {
         while let Ok(port) = runner.broadcast(&ports.len().to_string()) {
             ports.push(port);
         }
@@ -365,12 +393,14 @@ fn nothing_is_left_of_what_was_shared() {
             let (runner, commons) = load(mode);
             for round in 0..12 {
                 let what = ["hold l", "lazy news", "listen news 3", "alone"][round % 4];
-                let task = start(&runner, &commons, what);
-                std::thread::sleep(Duration::from_millis(10));
-                if what != "alone" {
-                    task.kill();
+                match what {
+                    "alone" => drop(output(start(&runner, &commons, what))),
+                    _ => {
+                        let task = begun(&runner, &commons, what);
+                        task.kill();
+                        task.wait().unwrap();
+                    }
                 }
-                task.wait().unwrap();
             }
             let host = runner.broadcast("news").unwrap();
             drop(runner);

@@ -1,11 +1,9 @@
 //! `wrun compare`: what it measures is there, beside its floor and in both modes; what
 //! is slower is seen to be; what is wrong is found out; what cannot be compared is not.
 
-use crate::command::{Ran, Wrun, scratch, write};
-use crate::differential::{files, grants, guests, manifest, text, title};
-use crate::processes::eventually;
-use crate::report::Schema;
-use crate::support::{BOTH, alone, children, repo, wrun};
+use crate::support::command::{Ran, Wrun, scratch, write};
+use crate::support::manifest::{files, grants, guests, manifest, text, title};
+use crate::support::{BOTH, Schema, alone, children, repo, within, wrun};
 use rustix::process::Signal;
 use serde_json::Value;
 use std::path::Path;
@@ -174,7 +172,7 @@ fn a_mode_that_is_slower_is_seen_to_be() {
         };
         let (time, ratio) = warm(comparison(ECHO));
         let (slowed, worse) = warm(comparison(ECHO).slowed(slow, by));
-        // Nothing is timed here: it has slept for so long.
+        // Nothing is timed here: it has slept for this long.
         assert!(slowed >= by.as_secs_f64() * 1e9, "{slow}: {slowed} ns");
         assert!(
             slowed > time && worse > ratio,
@@ -210,7 +208,7 @@ fn two_runs_agree_within_their_spread() {
         let comparison = comparison(ECHO).rounds(25).measures([Measure::Warm]);
         comparison.budget(Duration::from_secs(10)).run().unwrap()
     };
-    let agree = eventually(3 * SOON, || {
+    let agree = within(3 * SOON, || {
         let (one, other) = (measured(), measured());
         [Policy::Instance, Policy::Spare, Policy::Fork]
             .iter()
@@ -229,12 +227,12 @@ fn two_runs_agree_within_their_spread() {
     });
     assert!(
         agree,
-        "no two runs of many had their medians within each other's spread"
+        "no two runs of many have their medians within each other's spread"
     );
 }
 
 #[test]
-fn what_cannot_be_compared_is_not() {
+fn a_task_that_cannot_be_compared_is_not() {
     let folder = scratch();
     let schema = Schema::of("compare.schema.json");
     let fits = |results: &Results| {
@@ -396,7 +394,7 @@ fn the_command_prints_a_table_json_and_a_page() {
 }
 
 #[test]
-fn what_is_measured_once_has_no_spread() {
+fn a_row_that_is_measured_once_has_no_spread() {
     let run = |options: &[&str]| {
         let ran = Wrun::new()
             .args([
@@ -548,11 +546,7 @@ fn nothing_is_left_of_a_comparison() {
         });
         assert!(!stopped.unwrap().complete);
         assert!(children().is_empty(), "{:?}", children());
-        assert!(
-            eventually(SOON, || open() <= before),
-            "{} and {before}",
-            open()
-        );
+        assert!(within(SOON, || open() <= before), "{} and {before}", open());
         let left = std::fs::read_dir(std::env::temp_dir()).unwrap().count();
         assert_eq!(left, 0, "in the folder for temporary files");
     });
@@ -630,7 +624,9 @@ fn interrupted_after(pause: Duration) -> Ran {
         .start();
     // Workers of all policies are there: it measures.
     let pid = wrun.pid();
-    let busy = eventually(SOON, || crate::processes::descendants(pid).len() > 4);
+    let busy = within(SOON, || {
+        crate::support::processes::descendants(pid).len() > 4
+    });
     assert!(busy, "it did not begin to measure");
     std::thread::sleep(pause);
     wrun.signal(Signal::INT);
@@ -639,8 +635,8 @@ fn interrupted_after(pause: Duration) -> Ran {
 }
 
 #[test]
-fn what_there_is_is_printed_when_it_is_interrupted() {
-    // Until the first round is over, which nothing tells of, there is no row.
+fn finished_rows_are_printed_when_it_is_interrupted() {
+    // There is no row until the first round is over, which is not reported.
     let pauses = [300, 1_000, 3_000, 10_000, 30_000].map(Duration::from_millis);
     let has_row = |ran: &Ran| ran.text().contains("from submission to report");
     let mut all = pauses.into_iter().map(interrupted_after);

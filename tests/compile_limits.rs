@@ -1,11 +1,9 @@
 //! What compiling may take, and what people are told of it: the options that limit it,
 //! the line on a terminal, and that code is not kept where there is no cache.
 
-use crate::command::{Wrun, scratch, write};
 use crate::compiling::{assert_limit, bomb, compilers, large_bomb, slow_to_compile};
-use crate::processes::eventually;
-use crate::report::Schema;
-use crate::support::{BOTH, MODES, alone, builder, children, repo, still_works};
+use crate::support::command::{Wrun, scratch, write};
+use crate::support::{BOTH, MODES, Schema, alone, builder, children, repo, still_works, within};
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -158,7 +156,7 @@ fn a_limit_has_thread_mode_compile_in_a_child_that_goes_with_the_runner() {
                     assert!(loading.is_err(), "a bomb was compiled");
                 });
                 assert!(
-                    eventually(Duration::from_secs(60), || !compilers().is_empty()),
+                    within(Duration::from_secs(60), || !compilers().is_empty()),
                     "{mode}: no compiler"
                 );
                 assert_eq!(runner.compiling(), 1, "{mode}");
@@ -191,7 +189,7 @@ fn without_a_program_to_compile_in_the_wait_ends() {
         (error.limit(), error.limit_value()),
         (Some(Limit::CompileTime), Some(200_000_000))
     );
-    assert_eq!(runner.compiling(), 0, "nobody waits for it");
+    assert_eq!(runner.compiling(), 0, "no load waits for it");
     let began = std::time::Instant::now();
     drop(runner);
     eprintln!("dropped in {:?}", began.elapsed());

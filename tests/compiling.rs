@@ -1,22 +1,24 @@
-//! Compiling as what it is: reading what somebody hostile wrote. In process mode
+//! Compiling reads what may be hostile. In process mode
 //! a child does it, with limits; whatever becomes of the child is an error of that
 //! load and of nothing else.
 
-use crate::command::{PATIENCE, Wrun, scratch, write};
-use crate::processes::{descendants, eventually, own_copy, peak_memory, running};
-use crate::support::{BOTH, alone, builder, children, guest, repo, runner, still_works, wat, wrun};
+use crate::support::command::{PATIENCE, Wrun, scratch, write};
+use crate::support::guests::too_many_instances;
+use crate::support::processes::{descendants, own_copy, peak_memory, running};
+use crate::support::{
+    BOTH, alone, builder, children, guest, repo, runner, still_works, tool, wat, within, wrun,
+};
 use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::{Duration, Instant};
 use wrun::{Cache, Error, ErrorKind, Jail, Layer, Limit, Limits, Mode, Runner, Task};
 
 const NOBODY: [i32; 0] = [];
 
-// --- the same words -------------------------------------------------------
+// --- the same message -----------------------------------------------------
 
-/// What comes of bytes: the words that refuse them, at load or at the latest when
+/// The message that refuses these bytes, at load or at the latest when
 /// they are run.
 fn refusal(runner: &Runner, bytes: &[u8]) -> Option<(ErrorKind, String)> {
     let artifact = match runner.load_bytes("task", bytes.to_vec()) {
@@ -37,7 +39,7 @@ fn assert_same_words(runners: &[Runner; 2], what: &str, bytes: &[u8]) -> bool {
 }
 
 #[test]
-fn every_refusal_has_the_same_words_in_both_modes() {
+fn every_refusal_has_the_same_message_in_both_modes() {
     let runners = BOTH.map(runner);
     let core = |imports: &str| {
         format!(
@@ -92,24 +94,29 @@ fn every_refusal_has_the_same_words_in_both_modes() {
         bytes[at] ^= 0x55;
         refused += usize::from(assert_same_words(&runners, &format!("byte {at}"), &bytes));
     }
+    let mut hostile = vec![(
+        "too many instances".to_owned(),
+        too_many_instances().into_bytes(),
+    )];
     for entry in std::fs::read_dir(repo("guest-tasks/hostile")).unwrap() {
         let path = entry.unwrap().path();
         if path.is_file() && path.metadata().unwrap().len() < 200_000 {
-            let bytes = std::fs::read(&path).unwrap();
-            let what = path.display().to_string();
-            let words = BOTH.map(|mode| {
-                let runner = runners.iter().find(|runner| runner.mode() == mode).unwrap();
-                runner
-                    .load_bytes("task", bytes.clone())
-                    .err()
-                    .map(|error| error.to_string())
-            });
-            match words {
-                [Some(_), None] => {
-                    assert!(assert_same_words(&runners, &what, &bytes));
-                }
-                [thread, process] => assert_eq!(thread, process, "{what}"),
+            hostile.push((path.display().to_string(), std::fs::read(&path).unwrap()));
+        }
+    }
+    for (what, bytes) in hostile {
+        let words = BOTH.map(|mode| {
+            let runner = runners.iter().find(|runner| runner.mode() == mode).unwrap();
+            runner
+                .load_bytes("task", bytes.clone())
+                .err()
+                .map(|error| error.to_string())
+        });
+        match words {
+            [Some(_), None] => {
+                assert!(assert_same_words(&runners, &what, &bytes));
             }
+            [thread, process] => assert_eq!(thread, process, "{what}"),
         }
     }
     assert!(refused > 40, "only {refused} refusals");
@@ -135,7 +142,7 @@ fn section(id: u8, content: &[u8]) -> Vec<u8> {
     [&[id][..], &leb(content.len()), content].concat()
 }
 
-/// One function with many locals and, in a row, so many loops: at the head of each
+/// One function with many locals and this many loops in a row: at the head of each
 /// the compiler keeps every local apart. Some 60 KB take a gigabyte and half a
 /// minute.
 pub(crate) fn bomb(locals: usize, loops: usize) -> Vec<u8> {
@@ -257,7 +264,7 @@ pub(crate) fn compilers() -> Vec<i32> {
 fn to_a_compiler(signal: rustix::process::Signal) {
     let mut compiler = None;
     assert!(
-        eventually(Duration::from_secs(60), || {
+        within(Duration::from_secs(60), || {
             compiler = compilers().first().copied();
             // Past its start: it has taken memory.
             compiler.is_some_and(|pid| peak_memory(pid).is_some_and(|peak| peak > 60 << 20))
@@ -343,7 +350,7 @@ fn dropping_the_runner_ends_its_compilers() {
                     assert!(loading.is_err(), "a bomb was compiled");
                 }
             });
-            assert!(eventually(Duration::from_secs(60), || !compilers().is_empty()));
+            assert!(within(Duration::from_secs(60), || !compilers().is_empty()));
             let began = Instant::now();
             if inside {
                 tokio.block_on(async { drop(runner) });
@@ -364,13 +371,13 @@ fn kill_9_of_the_runner_ends_its_compiler() {
     for command in [&["compile", "-o", "/dev/null"][..], &["run", "--no-cache"]] {
         let wrun = Wrun::program(&program).args(command).arg(&bomb).start();
         assert!(
-            eventually(PATIENCE, || !descendants(wrun.pid()).is_empty()),
+            within(PATIENCE, || !descendants(wrun.pid()).is_empty()),
             "no compiler"
         );
         wrun.signal(rustix::process::Signal::KILL);
         wrun.end().expect_code(137, "killed");
         assert!(
-            eventually(PATIENCE, || running(&program).is_empty()),
+            within(PATIENCE, || running(&program).is_empty()),
             "left behind: {:?}",
             running(&program)
         );
@@ -415,7 +422,7 @@ fn look_at_a_compiler(jail: Jail) -> (HashMap<String, String>, Vec<&'static str>
     std::thread::scope(|scope| {
         let loading = scope.spawn(|| runner.load_bytes("bomb", large_bomb()));
         let mut compiler = None;
-        assert!(eventually(Duration::from_secs(60), || {
+        assert!(within(Duration::from_secs(60), || {
             compiler = compilers().first().copied();
             compiler.is_some_and(|pid| peak_memory(pid).is_some_and(|peak| peak > 60 << 20))
         }));
@@ -430,7 +437,7 @@ fn look_at_a_compiler(jail: Jail) -> (HashMap<String, String>, Vec<&'static str>
         let apart = ["user", "pid", "net", "ipc", "mnt"]
             .into_iter()
             .filter(|kind| {
-                // Who may not look at it sees that it is apart otherwise.
+                // A user that may not look at it sees in another way that it is apart.
                 let its = link(&pid.to_string(), kind);
                 its.is_ok_and(|its| its != link("self", kind).unwrap())
             })
@@ -668,26 +675,10 @@ def live():
 /// A compiler that does this after it has taken its descriptors; none without
 /// Python.
 fn hostile(script: &str) -> Option<(tempfile::TempDir, Runner)> {
-    let python = Command::new("python3")
-        .args([
-            "-c",
-            "import socket, sys; socket.recv_fds; print(sys.executable)",
-        ])
-        .output()
-        .ok()
-        .filter(|output| output.status.success());
-    let Some(python) = python else {
-        println!("SKIPPED: no python3 with socket.recv_fds");
-        return None;
-    };
-    let python = String::from_utf8(python.stdout).unwrap();
+    let python = tool::python(&["socket.recv_fds"])?;
     let directory = tempfile::tempdir().unwrap();
     let program = directory.path().join("compiler");
-    std::fs::write(
-        &program,
-        format!("#!{} -IS\n{PRELUDE}\n{script}\n", python.trim()),
-    )
-    .unwrap();
+    std::fs::write(&program, format!("#!{python} -IS\n{PRELUDE}\n{script}\n")).unwrap();
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
     let runner = Runner::builder()
         .mode(Mode::Process)
@@ -764,7 +755,7 @@ fn a_compiler_that_was_taken_over() {
             ("hello(); say(b'\\x01\\x08'); live()", LoadLimit, "memory"),
             ("hello(); say(b'\\x02\\x03why'); live()", System, "why"),
             // It goes on where it cannot be: its own number, the runner's, the
-            // first process's, nobody's; and twice.
+            // first process's, of no process; and twice.
             (
                 "hello(); say(moved(os.getpid())); live()",
                 NotLoadable,
@@ -836,8 +827,9 @@ fn a_compiler_that_was_taken_over() {
             ),
             (
                 "import mmap; os.ftruncate(output, 4096); m = mmap.mmap(output, 4096)\n\
-                 if os.fork() == 0: os.setpgid(0, 0); time.sleep(4); os._exit(0)\n\
-                 time.sleep(0.2)\n\
+                 left, leaves = os.pipe()\n\
+                 if os.fork() == 0: os.setpgid(0, 0); os.write(leaves, b'x'); time.sleep(4); os._exit(0)\n\
+                 os.read(left, 1)\n\
                  hello(); say(b'\\x00'); live()",
                 NotLoadable,
                 "seal",
@@ -956,7 +948,7 @@ fn many_first_starts_of_the_same_task_compile_it_once() {
 }
 
 #[test]
-fn who_dies_while_it_compiles_holds_nobody_up() {
+fn a_process_that_dies_while_it_compiles_delays_no_other() {
     let scratch = scratch();
     let cache = scratch.path().join("cache");
     let task = write(scratch.path(), "t.wat", slow_to_compile());
@@ -967,7 +959,7 @@ fn who_dies_while_it_compiles_holds_nobody_up() {
             entries && left_in(&cache).iter().any(|it| it == "lock")
         };
         // It may have been quicker than this.
-        eventually(PATIENCE, || {
+        within(PATIENCE, || {
             locked() || first.child.try_wait().unwrap().is_some()
         });
         first.signal(rustix::process::Signal::KILL);

@@ -1,21 +1,28 @@
 //! Where there is less than a Linux system usually has: containers and chroots without
 //! `/dev` or `/proc`.
 
-use crate::command::{Ran, Wrun, scratch};
-use crate::support::{repo, wrun};
+use crate::support::command::{Ran, Wrun, scratch};
+use crate::support::{repo, tool, wrun};
 use std::path::Path;
 use std::process::Command;
 
-/// How a process gets mounts of its own here; none where it may not.
+/// How a process gets mounts of its own here; none, and the test is skipped, where it may not.
 fn unshare() -> Option<&'static [&'static str]> {
+    if !["unshare", "mount"].into_iter().all(tool::available) {
+        return None;
+    }
     let ways: [&[&str]; 2] = [&["-m"], &["-r", "-m"]];
-    ways.into_iter().find(|way| {
+    let way = ways.into_iter().find(|way| {
         let tried = Command::new("unshare")
             .args(*way)
             .args(["mount", "-t", "tmpfs", "none", "/dev"])
             .output();
         tried.is_ok_and(|tried| tried.status.success())
-    })
+    });
+    if way.is_none() {
+        println!("SKIPPED: no mount namespace may be created (unshare -m)");
+    }
+    way
 }
 
 /// `wrun` with an empty folder in the place of one of the system's; a task's input is `in`.
@@ -44,7 +51,6 @@ const STARTS: [[&str; 2]; 3] = [
 #[test]
 fn nothing_depends_on_devices() {
     let Some(way) = unshare() else {
-        println!("skipped: no mounts of one's own here (unshare -m)");
         return;
     };
     let scratch = scratch();
@@ -72,7 +78,6 @@ fn nothing_depends_on_devices() {
 #[test]
 fn what_needs_proc_says_so_and_the_rest_does_without() {
     let Some(way) = unshare() else {
-        println!("skipped: no mounts of one's own here (unshare -m)");
         return;
     };
     let scratch = scratch();

@@ -13,7 +13,7 @@ fn no_input_of_the_corpus_panics() {
             "frame" => wrun::fuzzing::frame,
             "handshake" => wrun::fuzzing::handshake,
             "loader" => wrun::fuzzing::loader,
-            other => panic!("fuzz/corpus/{other} is replayed by nobody"),
+            other => panic!("fuzz/corpus/{other} is not replayed by any test"),
         };
         let mut inputs = 0;
         for input in fs::read_dir(&target).expect("inputs") {

@@ -146,7 +146,7 @@ fn its_commands_work() {
                 .env("PATH", format!("{}:/usr/bin:/bin", folder.path().display()))
                 .env("WRUN", wrun())
                 .env("MODE", mode)
-                .env("WRUN_CACHE_DIR", crate::command::shared_cache())
+                .env("WRUN_CACHE_DIR", crate::support::command::shared_cache())
                 .stdin(std::process::Stdio::null())
                 .output()
                 .unwrap();

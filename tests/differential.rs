@@ -1,14 +1,14 @@
 //! The promise of one task ABI: every guest of the tree, run by the command in
 //! both modes, does what `guest-tasks/manifest.json` says, and the same in both.
 
-use crate::command::{Wrun, scratch};
-use crate::report::Schema;
-use crate::support::{MODES, repo};
+use crate::support::command::{Wrun, scratch};
+use crate::support::manifest::{files, grants, guests, manifest, text, title};
+use crate::support::{MODES, Schema, tool};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -24,7 +24,7 @@ const PERMITTED: [(&str, When, &str); 15] = [
     (
         "/stats/compile_ns",
         When::Always,
-        "a time; and who comes second has the code from the cache",
+        "a time; and the second run finds the code in the cache",
     ),
     ("/stats/cpu_ns", When::Always, "a time"),
     ("/stats/worker_pid", When::Always, "only one has a worker"),
@@ -90,33 +90,6 @@ fn comparable(report: &Value) -> Value {
         *message = without_innermost_offset(message);
     }
     report
-}
-
-pub fn guests() -> PathBuf {
-    repo("guest-tasks").canonicalize().unwrap()
-}
-
-pub fn manifest() -> Vec<Value> {
-    let text = fs::read_to_string(guests().join("manifest.json")).unwrap();
-    serde_json::from_str(&text).unwrap()
-}
-
-pub fn text<'a>(value: &'a Value, key: &str) -> &'a str {
-    value[key]
-        .as_str()
-        .unwrap_or_else(|| panic!("{value}: {key} is no text"))
-}
-
-/// The guest, and what it may start.
-pub fn files(case: &Value) -> impl Iterator<Item = PathBuf> {
-    let tasks = case["tasks"].as_object().into_iter().flatten();
-    let names = std::iter::once(text(case, "guest"));
-    let names = names.chain(tasks.map(|(_, file)| file.as_str().unwrap()));
-    names.map(|name| guests().join(name))
-}
-
-pub fn title(case: &Value) -> String {
-    format!("{}, {}", text(case, "guest"), text(case, "case"))
 }
 
 #[test]
@@ -209,15 +182,8 @@ fn every_guest_does_the_same_in_both_modes() {
     });
     let skipped = skipped.into_inner().unwrap();
     for guest in &skipped {
-        println!(
-            "SKIPPED: {} is not built; guest-tasks/build.sh python javascript builds it",
-            guest.display()
-        );
+        tool::not_built(guest);
     }
-    assert!(
-        skipped.is_empty() || std::env::var("WRUN_REQUIRE_ALL_GUESTS").as_deref() != Ok("1"),
-        "WRUN_REQUIRE_ALL_GUESTS=1, and these are not built: {skipped:?}"
-    );
     let mut failures = failures.into_inner().unwrap();
     failures.sort();
     let mut table = String::new();
@@ -292,38 +258,6 @@ fn problems(case: &Value, guest: &Path) -> Vec<String> {
     wrong
 }
 
-/// The options that grant what a case is to have, and the folders that it may write to,
-/// which are made.
-pub fn grants(case: &Value, scratch: &Path) -> (Vec<String>, Vec<PathBuf>) {
-    let (mut options, mut writable) = (Vec::new(), Vec::new());
-    for (number, dir) in case["dirs"].as_array().into_iter().flatten().enumerate() {
-        let host = match dir["host"].as_str() {
-            Some(host) => guests().join(host),
-            None => {
-                let fresh = scratch.join(format!("dir-{number}"));
-                fs::create_dir(&fresh).unwrap();
-                writable.push(fresh.clone());
-                fresh
-            }
-        };
-        let read_only = if dir["read_only"] == json!(true) {
-            ":ro"
-        } else {
-            ""
-        };
-        let guest = text(dir, "guest");
-        options.push(format!("--dir={}::{guest}{read_only}", host.display()));
-    }
-    for (key, value) in case["env"].as_object().into_iter().flatten() {
-        options.push(format!("--env={key}={}", value.as_str().unwrap()));
-    }
-    for (name, file) in case["tasks"].as_object().into_iter().flatten() {
-        let file = guests().join(file.as_str().unwrap());
-        options.push(format!("--task={name}={}", file.display()));
-    }
-    (options, writable)
-}
-
 fn run(case: &Value, guest: &Path, mode: &str) -> Seen {
     let scratch = scratch();
     let report = scratch.path().join("report.json");
@@ -347,7 +281,9 @@ fn run(case: &Value, guest: &Path, mode: &str) -> Seen {
         Value::Null => wrun,
         Value::String(word) if word == "silent" => wrun.silent_stdin(),
         input => match (input["file"].as_str(), input["text"].as_str()) {
-            (Some(file), None) => wrun.stdin_from(crate::command::open(&guests().join(file))),
+            (Some(file), None) => {
+                wrun.stdin_from(crate::support::command::open(&guests().join(file)))
+            }
             (None, Some(text)) => wrun.stdin(text),
             _ => panic!("{}: what is the input {input}?", title(case)),
         },
@@ -380,7 +316,7 @@ fn run(case: &Value, guest: &Path, mode: &str) -> Seen {
 
 fn against_expectation(case: &Value, seen: &Seen) -> Vec<String> {
     let expect = &case["expect"];
-    // A guest that panics says so on stderr: only others' words are the host's.
+    // A guest that panics says so on stderr: only other lines are of the host.
     let guest_panics = expect["stderr"]["contains"]
         .as_str()
         .is_some_and(|words| words.contains("panic"));
@@ -481,7 +417,7 @@ fn unlike(bytes: &[u8], expected: &Value) -> Option<String> {
             let digest = sha256(bytes);
             (digest != value).then(|| format!("has SHA-256 {digest} instead of {value}"))
         }
-        other => Some(format!("is compared by {other:?}, which nobody knows")),
+        other => Some(format!("is compared by {other:?}, which is unknown")),
     }
 }
 

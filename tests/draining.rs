@@ -1,7 +1,7 @@
-//! Ends that are asked for: SIGTERM, and a runner that shuts down in time. What
+//! Requested ends: SIGTERM, and a runner that shuts down in time. What
 //! can finish does, with its output and its own code; the rest is killed.
 
-use crate::command::{PATIENCE, Running, Wrun, scratch, write};
+use crate::support::command::{PATIENCE, Running, Wrun, scratch, write};
 use crate::support::{BOTH, MODES, builder, guest, repo};
 use rustix::process::Signal;
 use serde_json::{Value, json};

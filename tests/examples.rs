@@ -131,7 +131,7 @@ impl Server {
             .and_then(|rest| rest.split('/').next())
             .unwrap_or_else(|| panic!("it says {line:?}"))
             .to_owned();
-        // Whatever it says later, somebody reads.
+        // Whatever it says later is read.
         std::thread::spawn(move || std::io::copy(&mut stdout, &mut std::io::sink()));
         Server { child, address }
     }

@@ -1,8 +1,8 @@
 //! The table of exit codes, `docs/exit-codes.md`: each code, in both modes.
 
-use crate::command::{Ran, Wrun, scratch};
-use crate::processes::{descendants, eventually};
-use crate::support::{MODES, repo};
+use crate::support::command::{Ran, Wrun, scratch};
+use crate::support::processes::descendants;
+use crate::support::{MODES, repo, within};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::fmt::Write as _;
@@ -271,7 +271,7 @@ fn a_worker_that_dies_of_a_signal_is_128_plus_n() {
 /// uses processor time, more than starting takes.
 fn computing(runner: i32) -> i32 {
     let mut found = None;
-    let came = eventually(Duration::from_secs(60), || {
+    let came = within(Duration::from_secs(60), || {
         let processes = descendants(runner);
         found = processes.into_iter().map(|(pid, _)| pid).find(|&pid| {
             let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();

@@ -155,7 +155,7 @@ fn granted(directory: &Path) -> impl FnOnce(Task) -> Task {
     |task| task.dir(grant)
 }
 
-/// An empty file for each of so many numbers.
+/// An empty file for each of this many numbers.
 fn fill(directory: &Path, count: u32) {
     for index in 0..count {
         std::fs::write(directory.join(format!("file-{index}")), "").unwrap();
@@ -282,7 +282,7 @@ fn a_listing_that_is_going_on_is_renumbered_with_its_descriptor() {
         script.put(&list("(local.get $a)", 2));
         // From the beginning it is not.
         script.put(&list("(local.get $b)", 0)).put_at(RESULT);
-        // Beyond the end there is nothing; a file is no directory.
+        // Beyond the end there is nothing; a file is not a directory.
         script.put(&list("(local.get $b)", 100)).put_at(RESULT);
         script
             .open("file-2", 0, 2)
@@ -487,7 +487,7 @@ fn odd_paths_mean_what_they_mean_in_posix() {
             ("path_create_directory", "new", 20),
             ("path_unlink_file", "new/", 31),
             ("path_unlink_file", "file-0/", 54),
-            // Linux would have said that the link is no directory.
+            // Linux would say that the link is not a directory.
             ("path_unlink_file", "to-sub/", 31),
             ("path_remove_directory", "to-sub/", 54),
             ("path_remove_directory", "new/", 0),
@@ -623,7 +623,7 @@ fn buffers_may_be_many_or_large() {
 }
 
 #[test]
-fn what_is_written_in_parts_is_whole() {
+fn output_that_is_written_in_parts_is_whole() {
     const LEN: u32 = 3_000_001;
     for mode in BOTH {
         let directory = tempfile::tempdir().unwrap();
@@ -664,13 +664,13 @@ fn what_is_written_in_parts_is_whole() {
             (from..len).all(|at| written[begin + at - from] == (at % 251) as u8)
         };
         assert!(right(2048, 2048) && right(2048, len), "{mode}");
-        // What the description of the buffer was when the guest asked.
+        // The description of the buffer at the time of the call.
         assert_eq!(
             written[256..264],
             [0, 0, 0, 0, 0xc1, 0xc6, 0x2d, 0],
             "{mode}"
         );
-        // And what it had put before.
+        // And what it put there before.
         assert_eq!(
             written[..12],
             [16, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0],
@@ -695,7 +695,7 @@ fn clock(at: u32, userdata: u32, clock: u32, timeout: &str, absolute: u32) -> St
 }
 
 #[test]
-fn sleeps_are_as_long_as_asked_on_every_clock() {
+fn sleeps_are_as_long_as_requested_on_every_clock() {
     const SUBSCRIPTIONS: u32 = 4096;
     const EVENTS: u32 = 8192;
     const NOW: u32 = 12_000;
@@ -998,7 +998,7 @@ fn more_handles_than_a_component_may_have_are_an_error() {
 }
 
 #[test]
-fn a_components_sleeps_are_as_long_as_asked() {
+fn a_components_sleeps_are_as_long_as_requested() {
     let mut body = String::new();
     let mut expected = Vec::new();
     for nanoseconds in [0, 1, 100_000, 1_999_999, 2_000_001, 7_500_000] {
@@ -1020,7 +1020,7 @@ fn a_components_sleeps_are_as_long_as_asked() {
             expected.extend([1, 1]);
         }
     }
-    // To ask is not to wait.
+    // A query does not wait.
     body.push_str(
         "(local.set $a (call $timer (i64.const 3600000000000)))
          (call $put (i64.extend_i32_u (call $ready (local.get $a))))",

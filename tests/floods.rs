@@ -4,11 +4,16 @@
 //! The bound is one that no busy machine breaks; what floods cost in milliseconds is
 //! measured by the benchmark (`flood` rows).
 
-use crate::processes::eventually;
-use crate::support::{BOTH, MODES, builder, guest, wat, wrun};
+use crate::support::command::{PATIENCE, await_task_of};
+use crate::support::processes::processor_time;
+use crate::support::{
+    BOTH, MODES, await_output, await_progress, builder, eventually, guest, wat, within, wrun,
+};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
-use std::process::{Command, Stdio as ProcessStdio};
+use std::os::fd::AsFd;
+use std::process::{Child, Command, Stdio as ProcessStdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use wrun::{Artifact, Limit, Limits, Message, Outcome, Runner, Stdio, Task, TaskGrant, TaskHandle};
@@ -56,6 +61,9 @@ const BEGIN: &str = r#"(module
   (func (export "run") (param i32 i32) (result i32) (local $i i32) (local $n i32)
 "#;
 
+/// What each flood says first.
+const BEGUN: &str = "(call $progress (i64.const 1) (i32.const 0) (i64.const 0))\n";
+
 /// Nothing comes after a flood.
 const END: &str = "(unreachable)))";
 
@@ -64,6 +72,8 @@ struct Flood {
     name: &'static str,
     text: String,
     child: String,
+    /// It reports progress once it has begun.
+    reports: bool,
 }
 
 /// A child that does nothing, for ever.
@@ -79,11 +89,12 @@ impl Flood {
     }
 
     fn of_children(name: &'static str, body: &str, child: &str) -> Self {
-        let text = |body: &str| format!("{BEGIN}{body}{END}");
+        let text = |body: &str| format!("{BEGIN}{BEGUN}{body}{END}");
         Flood {
             name,
             text: text(body),
             child: text(child),
+            reports: true,
         }
     }
 
@@ -199,7 +210,7 @@ impl Flood {
         )
     }
 
-    /// Sends to whoever started it.
+    /// Sends to its parent.
     fn port() -> Self {
         Flood::new(
             "port",
@@ -232,11 +243,12 @@ impl Flood {
             name,
             child: text.clone(),
             text,
+            reports: false,
         }
     }
 }
 
-/// Who reads what a flood writes.
+/// How the output of a flood is read.
 #[derive(Clone, Copy, Debug)]
 enum Reader {
     Nobody,
@@ -255,6 +267,7 @@ fn endure(flood: &Flood, reader: Reader) {
         let child = wat(&runner, "child", &flood.child);
         let echo = guest(&runner, "echo/echo.wat");
         let mut readers = Vec::new();
+        let reading = Arc::new(AtomicU64::new(0));
         let mut start = |timeout: Option<Duration>| {
             let mut limits = Limits::default();
             limits.timeout = timeout;
@@ -265,22 +278,43 @@ fn endure(flood: &Flood, reader: Reader) {
                 .allow_task(TaskGrant::new("c", &child));
             task = match reader {
                 Reader::None => task.stdout(Stdio::Null).stderr(Stdio::Null),
-                _ => task.stdout(Stdio::Stream).stderr(Stdio::Stream),
+                _ if flood.name == "stdout" => task.stdout(Stdio::Stream),
+                _ => task.stderr(Stdio::Stream),
             };
             let mut handle = runner.submit_blocking(task).unwrap();
             let streams = [handle.stdout(), handle.stderr()];
             for mut stream in streams.into_iter().flatten() {
                 match reader {
-                    Reader::Fast => drop(std::thread::spawn(move || {
-                        while stream.next_chunk_blocking().is_some() {}
-                    })),
-                    _ => readers.push(stream),
+                    Reader::Fast => {
+                        let reading = reading.clone();
+                        std::thread::spawn(move || {
+                            if stream.next_chunk_blocking().is_some() {
+                                reading.fetch_add(1, Ordering::Relaxed);
+                            }
+                            while stream.next_chunk_blocking().is_some() {}
+                        });
+                    }
+                    _ => {
+                        // Its output begins, and is not read further.
+                        if timeout.is_none() {
+                            await_output(&mut stream);
+                        }
+                        readers.push(stream);
+                    }
                 }
             }
             handle
         };
         let mut handles: Vec<TaskHandle> = (1..FLOODERS).map(|_| start(None)).collect();
-        std::thread::sleep(Duration::from_millis(300));
+        match (flood.reports, reader) {
+            (true, _) => handles.iter().for_each(await_progress),
+            // Their output begins.
+            (false, Reader::Fast) => eventually("floods", PATIENCE, || {
+                reading.load(Ordering::Relaxed) >= FLOODERS as u64 - 1
+            }),
+            // They have; or nothing tells.
+            (false, Reader::Nobody | Reader::None) => {}
+        }
         let began = Instant::now();
         let overdue = start(Some(Duration::from_millis(300)));
         siblings(&runner, &echo, &what);
@@ -339,12 +373,12 @@ fn interrupt(flood: &Flood) {
                 .stderr(ProcessStdio::piped())
                 .spawn()
                 .unwrap();
-            std::thread::sleep(Duration::from_millis(500));
-            let alive = command.try_wait().unwrap().is_none();
             let pid = Pid::from_child(&command);
+            await_flood(&command, mode);
+            let alive = command.try_wait().unwrap().is_none();
             kill_process(pid, signal).unwrap();
             let mut ended = None;
-            let in_time = eventually(BOUND, || {
+            let in_time = within(BOUND, || {
                 ended = command.try_wait().unwrap();
                 ended.is_some()
             });
@@ -358,6 +392,21 @@ fn interrupt(flood: &Flood) {
             assert_eq!(ended.unwrap().code(), Some(code), "{what}: {said}");
         }
     }
+}
+
+/// Waits until a command's task floods: it computes, or has filled a pipe that is not read.
+#[track_caller]
+fn await_flood(command: &Child, mode: &str) {
+    let pid = command.id().cast_signed();
+    await_task_of(pid, mode);
+    let before = processor_time(pid);
+    let stdout = command.stdout.as_ref().map(|pipe| pipe.as_fd());
+    let stderr = command.stderr.as_ref().map(|pipe| pipe.as_fd());
+    let waiting = |pipe| rustix::io::ioctl_fionread(pipe).unwrap();
+    eventually("a flood", PATIENCE, || {
+        let written = [stdout, stderr].into_iter().flatten().map(waiting);
+        processor_time(pid) >= before + 10 || written.max() >= Some(1 << 16)
+    });
 }
 
 #[test]
@@ -410,7 +459,7 @@ fn output() {
             endure(&flood, reader);
         }
     }
-    // Nobody reads: the command's pipes are full.
+    // Unread: the command's pipes are full.
     interrupt(&Flood::output("stdout", 1));
     interrupt(&Flood::output("stderr", 2));
 }
@@ -450,7 +499,7 @@ fn a_host_that_receives_gives_way() {
     }
 }
 
-/// A large message goes to all members whole, in the order of all others, whoever sent it.
+/// A large message goes to all members whole, in the order of all others, from any sender.
 #[test]
 fn large_messages_arrive_whole_and_in_one_order() {
     for mode in BOTH {
@@ -497,7 +546,7 @@ fn large_messages_arrive_whole_and_in_one_order() {
 /// Four tasks of which each joined as often as it may leave one that joined once its
 /// turns.
 #[test]
-fn who_joins_often_does_not_shut_out_who_joins_once() {
+fn a_task_that_joins_often_does_not_shut_out_one_that_joins_once() {
     let floods = Flood::broadcast();
     for mode in BOTH {
         let runner = builder(mode).max_running(16).build().unwrap();
@@ -511,7 +560,7 @@ fn who_joins_often_does_not_shut_out_who_joins_once() {
             runner.submit_blocking(task).unwrap()
         };
         let handles: Vec<TaskHandle> = (0..FLOODERS).map(flood).collect();
-        std::thread::sleep(Duration::from_millis(300));
+        handles.iter().for_each(await_progress);
         for number in 0..20 {
             let began = Instant::now();
             members[0].send_blocking(number.to_string()).unwrap();

@@ -5,7 +5,7 @@
 //! `WRUN_GUIDES` is set, as the gate does. Rust's Wasm targets are rustup's or those
 //! of `guest-tasks/toolchains.sh` (in `WRUN_TOOLCHAINS`, or `target/toolchains`).
 
-use crate::support::{repo, wrun};
+use crate::support::{repo, tool, wrun};
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -44,7 +44,7 @@ fn name_of(page: &Path) -> String {
     )
 }
 
-/// The file that the words before a block say it is: "`name`:" or "`name`, which ...:".
+/// The file that the text before a block says it is: "`name`:" or "`name`, which ...:".
 fn file_named(words: &str) -> Option<String> {
     let words = words.trim().strip_suffix(':')?;
     let mut parts = words.rsplit('`');
@@ -138,7 +138,7 @@ impl Place {
         if rustc.is_some() {
             // There is nothing for rustup to add.
             let rustup = "#!/bin/sh\n[ \"$1 $2\" = 'target add' ]\n";
-            let path = crate::command::write(&bin, "rustup", rustup);
+            let path = crate::support::command::write(&bin, "rustup", rustup);
             let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
             fs::set_permissions(path, mode).unwrap();
         }
@@ -258,9 +258,11 @@ fn blocks_of_the_guides_are_files_or_commands() {
 fn what_the_guides_say_is_so() {
     let required = std::env::var_os("WRUN_GUIDES").is_some();
     let Some(place) = Place::new() else {
-        assert!(!required, "there is no python3-venv");
-        println!("skipped: there is no python3-venv");
-        return;
+        assert!(
+            !required,
+            "WRUN_GUIDES is set, but there is no python3-venv"
+        );
+        return tool::missing("python3-venv", "there is no python3-venv");
     };
     let has_rust = place.rustc.is_some() || rustup_has_targets();
     let mut failed = String::new();
@@ -271,11 +273,11 @@ fn what_the_guides_say_is_so() {
             let began = std::time::Instant::now();
             let compiles = [" install ", "cargo build", "ziglang"].map(has);
             if !required && compiles.contains(&true) {
-                println!("skipped: {name}: WRUN_GUIDES is not set, and it needs a compiler");
+                println!("SKIPPED: {name}: WRUN_GUIDES is not set, and it needs a compiler");
                 continue;
             }
             if !has_rust && has("cargo build") {
-                println!("skipped: {name}: Rust has no Wasm targets; guest-tasks/toolchains.sh");
+                println!("SKIPPED: {name}: Rust has no Wasm targets; guest-tasks/toolchains.sh");
                 continue;
             }
             match place.follow(&name, section) {

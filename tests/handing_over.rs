@@ -1,9 +1,9 @@
-//! Regions in messages: between a host and its tasks, between tasks; and who pays for
+//! Regions in messages: between a host and its tasks, between tasks; and which task pays for
 //! them. What one task alone sees of it is in `guest-tasks/ports`, case "regions".
 
-use crate::leaks::{Census, Dice, assert_nothing_left};
-use crate::processes::eventually;
-use crate::support::{BOTH, alone, builder, guest, still_works};
+use crate::support::{
+    BOTH, Census, Dice, alone, assert_nothing_left, builder, guest, still_works, within,
+};
 use std::time::Duration;
 use wrun::{
     Artifact, Limits, Message, Mode, Outcome, Port, PortError, RegionError, RegionKind, Runner,
@@ -84,7 +84,7 @@ fn regions_go_to_a_task_and_come_back() {
 }
 
 #[test]
-fn what_there_cannot_be_is_refused() {
+fn impossible_regions_and_messages_are_refused() {
     let (threads, _) = load(Mode::Thread);
     for mode in BOTH {
         let (runner, _) = load(mode);
@@ -177,7 +177,7 @@ fn tasks_count_together_and_their_host_waits() {
 const OWN: u64 = 3 * MIB;
 
 #[test]
-fn a_task_pays_for_what_it_made_until_nobody_has_it() {
+fn a_task_pays_for_a_region_until_no_task_holds_it() {
     for mode in BOTH {
         for kind in [0, 1] {
             let (runner, ports) = load(mode);
@@ -222,10 +222,7 @@ fn a_task_pays_for_what_it_made_until_nobody_has_it() {
                 // A process that was told to die is gone a moment later.
                 let again = || new().1.regions.pop().map(|it| held.push(it));
                 let mut again = again;
-                assert!(
-                    eventually(SOON, || again().is_some()),
-                    "{mode}: {what}, {how}"
-                );
+                assert!(within(SOON, || again().is_some()), "{mode}: {what}, {how}");
             }
 
             // In a queue that is closed; and when its maker is gone.
@@ -294,7 +291,7 @@ fn nothing_is_left_of_regions_that_travel() {
                     task.wait().unwrap();
                 }
                 assert!(
-                    eventually(SOON, || runner.region_memory_used() == 0),
+                    within(SOON, || runner.region_memory_used() == 0),
                     "{mode}: {} bytes",
                     runner.region_memory_used()
                 );

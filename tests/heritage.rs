@@ -1,9 +1,8 @@
 //! What a parent leaves to a process changes nothing: ignored and blocked signals, closed
 //! standard streams, a thread that waits for any child.
 
-use crate::command::{PATIENCE, scratch, shared_cache, write};
-use crate::processes::eventually;
-use crate::support::{BOTH, MODES, builder, children, still_works, wat, wrun};
+use crate::support::command::{PATIENCE, scratch, shared_cache, write};
+use crate::support::{BOTH, MODES, builder, children, still_works, tool, wat, within, wrun};
 use rustix::process::{Pid, Signal, WaitOptions};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -131,7 +130,7 @@ fn blocked_signals_end_a_command_all_the_same() {
             let pid = Pid::from_raw(child.id().cast_signed()).unwrap();
             rustix::process::kill_process(pid, signal).unwrap();
             let mut status = None;
-            let ended = eventually(PATIENCE, || {
+            let ended = within(PATIENCE, || {
                 status = child.try_wait().unwrap();
                 status.is_some()
             });
@@ -186,7 +185,7 @@ fn check(runner: Runner, what: &str) {
                 task.env("WRUN_TEST_PROBE", "segfault")
             });
             match &crashed {
-                // Where the kernel says how, also of a child that somebody else reaped.
+                // Where the kernel tells how, also of a child that another thread reaped.
                 Outcome::Crashed(crash) => {
                     assert!(
                         matches!(crash.how(), Crash::Signal(11) | Crash::Lost),
@@ -199,7 +198,7 @@ fn check(runner: Runner, what: &str) {
         still_works(&runner);
     }
     drop(runner);
-    let gone = eventually(PATIENCE, || children().is_empty());
+    let gone = within(PATIENCE, || children().is_empty());
     assert!(gone, "{what}: left behind: {:?}", children());
 }
 
@@ -250,6 +249,9 @@ fn an_embedder_with_a_thread_that_waits_for_any_child() {
 /// systemd's `MemoryDenyWriteExecute=`.
 #[test]
 fn a_process_that_may_make_no_code_says_so() {
+    if tool::python(&["import ctypes"]).is_none() {
+        return;
+    }
     let script = "import ctypes, os, sys
 if ctypes.CDLL(None).prctl(65, 1, 0, 0, 0) != 0: sys.exit(77)
 os.execv(sys.argv[1], sys.argv[1:])";
@@ -257,10 +259,7 @@ os.execv(sys.argv[1], sys.argv[1:])";
     let empty = write(scratch.path(), "empty.wat", EMPTY);
     for mode in MODES {
         let mut command = launched(&["python3", "-c", script], &["--mode", mode]);
-        let Ok(output) = command.arg(&empty).output() else {
-            println!("SKIPPED: no python3");
-            return;
-        };
+        let output = output(command.arg(&empty), mode);
         if output.status.code() == Some(77) {
             println!("SKIPPED: this kernel has no PR_SET_MDWE");
             return;

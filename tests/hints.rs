@@ -1,8 +1,8 @@
 //! What a task that ended badly was refused is said in a line, with the option that grants
 //! it; the same in both modes, and nothing where it would be a guess.
 
-use crate::command::{Ran, Wrun};
-use crate::support::{MODES, repo};
+use crate::support::command::{Ran, Wrun};
+use crate::support::{MODES, repo, tool};
 
 const NONE: &str = "no directory is granted (--dir), which may be why";
 
@@ -37,7 +37,7 @@ fn a_file_that_cannot_be_opened_is_explained() {
             ran.expect_code(code, guest);
             let line = format!("wrun: the task exited with {code}; {NONE}");
             assert_eq!(said(&ran), [line], "{mode} {guest}");
-            // Its own words come first, and are whole.
+            // Its own message comes first, and is whole.
             assert!(ran.stderr.contains("ENOTCAPABLE") || ran.stderr.contains("insufficient"));
             let quiet = run(mode, &["-q"], guest, args);
             quiet.expect_code(code, guest);
@@ -92,7 +92,7 @@ fn nothing_is_guessed() {
             // It looked for directories, and says that its arguments are wrong.
             (&[][..], "files/files.wasm", &[][..], 2),
             (&[], "csv-stats/csv-stats.wasm", &["region"], 2),
-            // It answers by its code, or with words of its own.
+            // It answers by its code, or with a message of its own.
             (&[], "hostile/exit-code.wat", &["7"], 7),
             // There is a directory, and no such file in it.
             (
@@ -124,7 +124,7 @@ fn runtimes_that_always_look_for_directories_are_not_blamed() {
     for guest in ["primes.wasm", "template.wasm"] {
         let path = repo("target/guests").join(guest);
         if !path.exists() {
-            println!("SKIPPED: {guest} was not built");
+            tool::not_built(&path);
             continue;
         }
         for mode in MODES {

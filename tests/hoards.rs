@@ -1,22 +1,21 @@
-//! What tasks keep in flight: messages, ports and regions that nobody receives. The
-//! kernel counts descriptors in flight by user, and refuses more to everybody of that
-//! user; whoever hoards them takes nothing from siblings, zygotes, the runner, or from
+//! What tasks keep in flight: messages, ports and regions that are not received. The
+//! kernel counts descriptors in flight by user, and refuses more to all processes of that
+//! user; a task that hoards them takes nothing from siblings, zygotes, the runner, or from
 //! other runners.
 
-use crate::processes::eventually;
-use crate::support::{BOTH, builder, still_works, wat, wrun};
+use crate::support::{BOTH, builder, settled, still_works, tool, wat, within, wrun};
 use std::collections::BTreeSet;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 use wrun::{Crash, Layer, Mode, Outcome, Runner, Start, Task, TaskHandle};
 
-/// A user that nobody else of these tests is: the kernel counts by user.
+/// A user of no other test: the kernel counts by user.
 const ORDINARY: u32 = 61_997;
 /// How long anything may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Waits until it is asked to stop, then returns its input. It may make channels.
+/// Waits until it is cancelled, then returns its input. It may make channels.
 const PATIENT: &str = r#"(module
   (import "wrun:task/ports@0.1.0" "channel" (func $channel (param i32 i32)))
   (import "wrun:task/context@0.1.0" "progress" (func $progress (param i64 i32 i64)))
@@ -32,7 +31,7 @@ const PATIENT: &str = r#"(module
     (i32.const 0)))"#;
 
 /// Fills both directions of 16 channels with large messages, tells as its progress how
-/// many there was room for, and waits until it is asked to stop.
+/// many there was room for, and waits until it is cancelled.
 const LARGE: &str = r#"(module
   (import "wrun:task/ports@0.1.0" "channel" (func $channel (param i32 i32)))
   (import "wrun:task/ports@0.1.0" "[method]port.try-send"
@@ -128,9 +127,10 @@ const PORTS: &str = r#"(module
     (i32.store (i32.const 8) (i32.sub (global.get $out) (i32.const 1024)))
     (i32.const 0)))"#;
 
-/// Sends 100 ports to whoever started it, each in a message of its own, and waits where
+/// Sends 100 ports to its parent, each in a message of its own, and waits where
 /// there is no room. Ends that it sent from are dropped; so is the last.
 const MANY: &str = r#"(module
+  (import "wrun:task/context@0.1.0" "progress" (func $progress (param i64 i32 i64)))
   (import "wrun:task/ports@0.1.0" "channel" (func $channel (param i32 i32)))
   (import "wrun:task/ports@0.1.0" "parent" (func $parent (param i32)))
   (import "wrun:task/ports@0.1.0" "[method]port.send"
@@ -152,13 +152,14 @@ const MANY: &str = r#"(module
       (if (i32.load8_u (i32.const 64)) (then (unreachable)))
       (call $drop (i32.load (i32.const 36)))
       (local.set $n (i32.add (local.get $n) (i32.const 1)))
+      (call $progress (i64.extend_i32_u (local.get $n)) (i32.const 0) (i64.const 0))
       (br_if $more (i32.lt_u (local.get $n) (i32.const 100))))
     (call $drop (local.get $to))
     (i32.store (i32.const 4) (i32.const 512))
     (i32.store (i32.const 8) (i32.const 11))
     (i32.const 0)))"#;
 
-// --- who runs it ----------------------------------------------------------
+// --- the user that runs it ------------------------------------------------
 
 fn is_root() -> bool {
     rustix::process::geteuid().is_root()
@@ -168,7 +169,7 @@ fn is_root() -> bool {
 const APART: &str = "WRUN_TEST_APART";
 
 /// Runs `test` twice, each in a process of its own, which is this test binary again: as
-/// whoever runs the tests, and as an ordinary user with 1,024 descriptors.
+/// the user of the tests, and as an ordinary user with 1,024 descriptors.
 fn as_both(name: &str, test: impl FnOnce()) {
     if std::env::var(APART).is_ok_and(|apart| apart == name) {
         return test();
@@ -210,7 +211,7 @@ fn as_both(name: &str, test: impl FnOnce()) {
 fn started(runner: &Runner, task: Task) -> TaskHandle {
     let handle = runner.submit_blocking(task).unwrap();
     assert!(
-        eventually(PATIENCE, || handle.progress().done > 0),
+        within(PATIENCE, || handle.progress().done > 0),
         "it does not run"
     );
     handle
@@ -226,9 +227,9 @@ fn completes(what: &str, handle: TaskHandle, output: &str) {
 // --- hoards ---------------------------------------------------------------
 
 #[test]
-fn large_messages_that_nobody_receives_take_nothing_from_others() {
+fn large_messages_that_are_not_received_take_nothing_from_others() {
     as_both(
-        "hoards::large_messages_that_nobody_receives_take_nothing_from_others",
+        "hoards::large_messages_that_are_not_received_take_nothing_from_others",
         || {
             for mode in BOTH {
                 let runner = builder(mode).max_running(16).spares(0).build().unwrap();
@@ -277,7 +278,7 @@ fn a_task_has_as_much_in_flight_in_both_modes() {
 }
 
 #[test]
-fn who_has_much_in_flight_waits_for_its_receiver() {
+fn a_task_with_much_in_flight_waits_for_its_receiver() {
     for mode in BOTH {
         let runner = builder(mode).build().unwrap();
         let many = wat(&runner, "many", MANY);
@@ -285,8 +286,9 @@ fn who_has_much_in_flight_waits_for_its_receiver() {
         let handle = runner
             .submit_blocking(Task::new(&many).port(theirs))
             .unwrap();
-        // Whoever does not wait has come that far by then.
-        std::thread::sleep(Duration::from_millis(100));
+        // One that does not wait has sent all of them by then.
+        let sent = settled("what is sent", PATIENCE, || handle.progress().done);
+        assert!((1..100).contains(&sent), "{mode}: {sent} of 100 sent");
         for number in 0..100 {
             let message = ours.receive_timeout(PATIENCE).unwrap();
             assert_eq!(message.ports.len(), 1, "{mode}: {number}");
@@ -457,6 +459,9 @@ fn fills() {
 fn a_zygote_that_cannot_send_lives_on() {
     if !is_root() {
         println!("SKIPPED: only root can have other users");
+        return;
+    }
+    if !tool::available("setpriv") {
         return;
     }
     let runner = builder(Mode::Process)

@@ -44,8 +44,8 @@ const WRITER: &str = r#"(module
     (i32.store offset=8 (i32.const 0) (i32.sub (global.get $out) (i32.const 1024)))
     (i32.const 0)))"#;
 
-/// Receives a region of one page and maps it; looks for long whether the first word of
-/// its window changes, which nobody here writes to; and whether window and region are one.
+/// Receives a region of one page and maps it; looks for a while whether the first word of
+/// its window changes, which nothing here writes to; and whether window and region are one.
 /// Prints, digit by digit: the error of `map`, whether the word changed; the error of
 /// `write` while it is mapped, and whether the window has what was written; whether the
 /// region has what was stored, while it is mapped and when it no longer is; whether the
@@ -152,7 +152,7 @@ fn no_holder_takes_anything_from_others() {
                 (task, ours)
             };
             let (innocent, to_innocent) = give(Task::new(&writer));
-            assert!(crate::processes::eventually(PATIENCE, || {
+            assert!(crate::support::within(PATIENCE, || {
                 innocent.progress().done > 0
             }));
             let task = taken_over(&writer, "region-tricks");
@@ -248,7 +248,7 @@ fn what_a_sender_has_kept_changes_nothing_in_the_memory_of_the_receiver() {
         ("nothing", "0001111"),
         ("mapping", "0001111"),
         ("descriptor", "0001111"),
-        // Nobody can write: the guest is told `busy`, and what it stores is its own.
+        // Writing is refused: the guest is told `busy`, and what it stores is its own.
         ("seal", "0030001"),
     ] {
         let runner = builder(Mode::Process).build().unwrap();

@@ -1,12 +1,12 @@
 //! A worker or a zygote that was taken over: it speaks the protocol of
 //! `docs/wire.md`, and lies in it. Whatever it does, the runner gives one outcome
-//! in bounded time, nothing panics, nobody else is harmed, and it is gone.
+//! in bounded time, nothing panics, no other task is harmed, and it is gone.
 //!
 //! The liar is a Python program, because it must be able to say what wrun's own
 //! code would never say. Without Python the tests say that they skip.
 
-use crate::processes::eventually;
-use crate::support::{alone, children, repo, still_works, wrun};
+use crate::support::processes::await_rest;
+use crate::support::{alone, children, repo, still_works, tool, within, wrun};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -193,7 +193,7 @@ def serve(what=does_its_task):
 #[derive(Clone, Copy)]
 enum Expected {
     Output(&'static str),
-    /// `Crashed`, as a breach of the protocol whose description has these words.
+    /// `Crashed`, as a breach of the protocol whose description contains this.
     Breach(&'static str),
     Crash,
     Limit(Limit),
@@ -293,25 +293,11 @@ struct Liar {
 impl Liar {
     /// None without Python.
     fn new(script: &str) -> Option<Self> {
-        let code = "import os, socket, sys; socket.recv_fds; os.pidfd_open; print(sys.executable)";
-        let python = Command::new("python3")
-            .args(["-c", code])
-            .output()
-            .ok()
-            .filter(|output| output.status.success());
-        let Some(python) = python else {
-            println!("SKIPPED: no python3 with socket.recv_fds and os.pidfd_open");
-            return None;
-        };
-        let python = String::from_utf8(python.stdout).unwrap();
+        let python = tool::python(&["socket.recv_fds", "os.pidfd_open"])?;
         let directory = tempfile::tempdir().unwrap();
         let program = directory.path().join("worker");
         // Neither site packages nor the environment: it has none.
-        std::fs::write(
-            &program,
-            format!("#!{} -IS\n{PRELUDE}\n{script}\n", python.trim()),
-        )
-        .unwrap();
+        std::fs::write(&program, format!("#!{python} -IS\n{PRELUDE}\n{script}\n")).unwrap();
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
         let write = |name: &str, text: &str| {
             std::fs::write(directory.path().join(name), text).unwrap();
@@ -428,14 +414,14 @@ fn all(start: Start, lies: Vec<Lie>) {
         }
         if start == Start::Exec {
             // The runner lives: what is gone now, it ended.
-            let gone = eventually(Duration::from_secs(20), || liar.left().is_empty());
+            let gone = within(Duration::from_secs(20), || liar.left().is_empty());
             assert!(gone, "{}\nleft {:?}", lie.script, liar.left());
         }
         liar.repent();
         // With an artifact of its own: that one's workers did nothing wrong.
         still_works(&runner);
         drop((runner, echo));
-        let gone = eventually(Duration::from_secs(20), || {
+        let gone = within(Duration::from_secs(20), || {
             liar.left().is_empty() && children().len() == 1 && descriptors() <= before
         });
         assert!(
@@ -497,7 +483,7 @@ fn before_it_is_ready() {
             lie("hello(); forked(0, [1]); live()", NO_WORKER),
             lie("hello(); ended(0); live()", NO_WORKER),
             lie("hello(); not_forked(0, 11); live()", NO_WORKER),
-            // Reports and words of any length.
+            // Reports and messages of any length.
             lie("hello(); ready(13000); live()", Ends(Limit::Deadline)).within(2000),
             lie(
                 "hello(); order(); say(b'\\1' + varint(1 << 60)); live()",
@@ -518,7 +504,7 @@ fn before_it_is_ready() {
                 NO_WORKER,
             ),
             lie("hello(); say(b'\\2' + text('x' * 4000000)); live()", Any),
-            // It goes on as somebody else.
+            // It goes on as another process.
             lie("hello(); moved(victim()); ready(); live()", NO_WORKER),
             lie("hello(); moved(os.getppid()); ready(); live()", NO_WORKER),
             lie("hello(); moved(os.getpid()); ready(); live()", NO_WORKER),
@@ -528,7 +514,7 @@ fn before_it_is_ready() {
             lie("hello(); moved(-victim()); ready(); live()", NO_WORKER),
             lie("hello(); moved(2**31 - 1); ready(); live()", NO_WORKER),
             lie("hello(); moved(-2**31); ready(); live()", NO_WORKER),
-            // A child of its own, which is no child of the runner's.
+            // A child of its own, which is not a child of the runner.
             lie(
                 "hello()
 pid = os.fork()
@@ -544,7 +530,7 @@ moved(pid); sys.exit()",
                 // Whichever of the two is heard first.
                 Any,
             ),
-            // Descriptors that nobody asked for.
+            // Descriptors that were not requested.
             lie("hello(); ready(fds=[1]); live()", NO_WORKER),
             lie("hello(); ready(fds=[1] * 200); live()", Any).within(2000),
             lie(
@@ -697,7 +683,7 @@ while True: control.stdout(b'x' * 65536)",
                     "hello(); ready(); order(); control.failed('x' * 4000000); live()",
                     Expected::Error(ErrorKind::System),
                 ),
-                // Descriptors that nobody asked for.
+                // Descriptors that were not requested.
                 task(
                     "hello(); ready(); order(); say(b'\\1\\1\\0', [1]); live()",
                     Breach("descriptors"),
@@ -812,7 +798,7 @@ ask(1, start('self', b'\\1' + varint(2**64 - 1)), [os.memfd_create('x')]); live(
                 "hello(); ready(); order(); say(b'\\1\\1\\0', [1]); live()",
                 Breach("descriptors"),
             ),
-            // Claims: with nothing, with two, and of what is no region of this runner's.
+            // Claims: with nothing, with two, and of a descriptor that is not a region of this runner.
             asks(
                 "hello(); ready(); order(); ask(1, b'\\7'); live()",
                 Breach("descriptors"),
@@ -845,7 +831,7 @@ ask(9, b'\\7', [1]); live()",
                 "hello(); ready(); order(); say(b'\\6\\1\\0' + varint(2**62)); live()",
                 Breach("decode"),
             ),
-            // Floods: of asks whose answers nobody takes, and of others.
+            // Floods: of requests whose answers are not read, and of others.
             asks(
                 "hello(); ready(); order(); n = 0
 while True: n += 1; ask(n, start('nobody'))",
@@ -858,7 +844,7 @@ while True: n += 1; ask(n, start('nobody')); order()",
                 Ends(Limit::Deadline),
             )
             .within(500),
-            // Children in earnest, who lie the same way, and their parent leaves.
+            // Real children, which lie the same way, and their parent ends.
             asks(
                 "hello(); ready(); order(); ask(1, start('self')); done(b'hi'); live()",
                 Output("hi"),
@@ -1016,7 +1002,8 @@ fn zygotes_that_lie() {
                 loops(
                     "hello(); ready(); id, sock = asked()
 pid = fork(sock, lambda it: (os.setsid(), does_its_task(it)))
-time.sleep(0.2); forked(id, [os.pidfd_open(pid)]); live()",
+while os.getsid(pid) != pid: time.sleep(0.001)
+forked(id, [os.pidfd_open(pid)]); live()",
                 ),
                 // One that is dead already.
                 lie(
@@ -1097,9 +1084,7 @@ fn a_zygote_that_forgets_its_dead_costs_no_places() {
             }
             eprintln!("400 tasks in {:?}", began.elapsed());
             drop((runner, echo));
-            assert!(eventually(Duration::from_secs(20), || liar
-                .left()
-                .is_empty()));
+            assert!(within(Duration::from_secs(20), || liar.left().is_empty()));
         },
     );
 }
@@ -1120,9 +1105,10 @@ fn a_worker_that_spoke_unasked_gets_no_other_task() {
             for _ in 0..5 {
                 let report = runner.run(Task::new(&echo)).unwrap();
                 assert_eq!(report.stdout, "mine", "{}", report.outcome);
-                workers.insert(report.stats.worker_pid.unwrap());
-                // What it says now is nobody's.
-                std::thread::sleep(Duration::from_millis(100));
+                let worker = report.stats.worker_pid.unwrap();
+                workers.insert(worker);
+                // Until it has said all that belongs to no task, and waits.
+                await_rest("the worker", Duration::from_secs(60), worker.cast_signed());
             }
             assert_eq!(workers.len(), 5);
         },

@@ -1,7 +1,7 @@
-//! The worker program's code on large pages: who maps it, who cannot change it,
+//! The worker program's code on large pages: which processes map it, that none can change it,
 //! and what happens where it does not fit. Each test has a process to itself.
 
-use crate::processes::own_copy;
+use crate::support::processes::own_copy;
 use crate::support::{alone, builder, children, guest};
 use std::fs;
 use std::io::Write;
@@ -19,7 +19,7 @@ fn has_large_pages() -> bool {
         .collect();
     let has = size.is_ok_and(|size| size.trim() == "2097152") && version >= vec![6, 1];
     if !has {
-        eprintln!("skipped: Linux {release} has no pages of 2 MiB for memory files");
+        println!("SKIPPED: Linux {release} has no pages of 2 MiB for memory files");
     }
     has
 }
@@ -58,38 +58,41 @@ fn open(process: &str) -> Vec<PathBuf> {
 }
 
 #[test]
-fn zygotes_share_one_that_nobody_can_change() {
-    alone("image::zygotes_share_one_that_nobody_can_change", || {
-        if !has_large_pages() {
-            return;
-        }
-        let (runner, echo) = load(builder(Mode::Process));
-        run(&runner, &echo);
-        let other = guest(&runner, "hostile/fail.wat");
-        let _ = runner.run(Task::new(&other)).unwrap();
-        let zygotes = children();
-        assert_eq!(zygotes.len(), 2);
-        for zygote in zygotes {
-            let zygote = zygote.to_string();
-            assert_eq!(mapped(&zygote), ["r--p", "r-xp"]);
-            assert!(open(&zygote).is_empty());
-        }
-        // One copy, and its owner cannot write to it either.
-        let copies = open("self");
-        assert_eq!(copies.len(), 1);
-        assert_eq!(mapped("self"), ["r--p"]);
-        let writing = fs::OpenOptions::new().write(true).open(&copies[0]);
-        let written = writing.and_then(|mut file| file.write(b"x"));
-        let error = written.unwrap_err();
-        assert_eq!(
-            error.raw_os_error(),
-            Some(rustix::io::Errno::PERM.raw_os_error()),
-            "{error}"
-        );
-        drop(runner);
-        assert!(open("self").is_empty());
-        assert!(mapped("self").is_empty());
-    });
+fn zygotes_share_one_that_no_process_can_change() {
+    alone(
+        "image::zygotes_share_one_that_no_process_can_change",
+        || {
+            if !has_large_pages() {
+                return;
+            }
+            let (runner, echo) = load(builder(Mode::Process));
+            run(&runner, &echo);
+            let other = guest(&runner, "hostile/fail.wat");
+            let _ = runner.run(Task::new(&other)).unwrap();
+            let zygotes = children();
+            assert_eq!(zygotes.len(), 2);
+            for zygote in zygotes {
+                let zygote = zygote.to_string();
+                assert_eq!(mapped(&zygote), ["r--p", "r-xp"]);
+                assert!(open(&zygote).is_empty());
+            }
+            // One copy, and its owner cannot write to it either.
+            let copies = open("self");
+            assert_eq!(copies.len(), 1);
+            assert_eq!(mapped("self"), ["r--p"]);
+            let writing = fs::OpenOptions::new().write(true).open(&copies[0]);
+            let written = writing.and_then(|mut file| file.write(b"x"));
+            let error = written.unwrap_err();
+            assert_eq!(
+                error.raw_os_error(),
+                Some(rustix::io::Errno::PERM.raw_os_error()),
+                "{error}"
+            );
+            drop(runner);
+            assert!(open("self").is_empty());
+            assert!(mapped("self").is_empty());
+        },
+    );
 }
 
 #[test]

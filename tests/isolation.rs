@@ -3,8 +3,8 @@
 //! row does not look: at the file, the listener, the exit status, the other tasks'
 //! output. Then the row must say the same.
 
-use crate::processes::{eventually, own_copy, running};
-use crate::support::{BOTH, alone, builder, children, repo, still_works, wrun};
+use crate::support::processes::{await_rest, own_copy, running};
+use crate::support::{BOTH, alone, builder, children, repo, still_works, within, wrun};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -97,7 +97,7 @@ fn assert_held(seen: &Seen, by: &str) {
 
 // --- what is aimed at -----------------------------------------------------
 
-/// A directory that everybody may use, with what an act would do there.
+/// A directory that all users may use, with what an act would do there.
 struct Target {
     directory: tempfile::TempDir,
 }
@@ -251,7 +251,7 @@ fn a_lock_goes_on_when_its_holder_dies() {
         let holder = start("hold");
         let waiter = start("8 bytes.");
         let held = runner.try_lock("compare", wrun::LockMode::Shared).unwrap();
-        assert!(held.is_none(), "{mode}: nobody holds it");
+        assert!(held.is_none(), "{mode}: it is not held");
         holder.cancel();
         let outcome = holder.wait().unwrap().outcome;
         assert!(matches!(outcome, Outcome::Trapped(_)), "{mode}: {outcome}");
@@ -474,7 +474,7 @@ fn without_a_jail_escaped_code_does_what_it_likes() {
     for fault in ESCAPED {
         let seen = &rows[fault.name()];
         let did = did(fault, &reports[fault.name()]);
-        // What is asked of the kernel by number is another process's in the probe, and
+        // A process that is named to the kernel by number is another one in the probe, and
         // some kernels refuse both.
         let may_be_refused = matches!(fault, Fault::Ptrace | Fault::HostMemory);
         assert!(did || may_be_refused, "{}", fault.name());
@@ -482,7 +482,7 @@ fn without_a_jail_escaped_code_does_what_it_likes() {
         assert!(seen.host_alive && seen.siblings_lost == 0, "{seen:?}");
         if did {
             assert_eq!(seen.stopped_by, "nothing", "{seen:?}");
-            assert_eq!(seen.detected_ns, None, "nobody noticed");
+            assert_eq!(seen.detected_ns, None, "not noticed");
         }
     }
 }
@@ -523,7 +523,7 @@ fn what_stopped_it_is_the_wall_that_stands() {
         assert_eq!([read, write], ["the mount namespace"; 2].map(str::to_owned));
     }
     if stands(Layer::NetNamespace) {
-        // Landlock is asked before the network is.
+        // Landlock decides before the network does.
         assert!(
             ["Landlock", "the network namespace"].contains(&&*connect),
             "{connect}"
@@ -605,7 +605,7 @@ fn descriptors() -> usize {
 }
 
 #[test]
-fn whoever_has_seen_enough_says_so() {
+fn injecting_stops_when_its_caller_says_so() {
     let wanted = [(Fault::Trap, Mode::Thread), (Fault::Abort, Mode::Thread)];
     let mut calls = 0;
     inject(&builder(Mode::Thread), &wanted, &mut |fault, _, _| {
@@ -632,9 +632,9 @@ fn it_works_in_asynchronous_code() {
     });
 }
 
-/// A program that is no host, or a bad one, is said to be so, and is gone.
+/// A program that is not a host, or a bad one, is reported as that, and is gone.
 #[test]
-fn what_is_no_host_is_not_measured() {
+fn a_program_that_is_not_a_host_is_not_measured() {
     let directory = tempfile::tempdir().unwrap();
     for (number, (does, why)) in [
         ("exit 0", "died before the fault"),
@@ -686,9 +686,9 @@ fn what_is_no_host_is_not_measured() {
     }
 }
 
-/// A host that waits for its order ends with whoever started it, and bad orders end it.
+/// A host that waits for its order ends with its parent, and bad orders end it.
 #[test]
-fn a_host_does_not_outlive_who_started_it() {
+fn a_host_does_not_outlive_its_parent() {
     let directory = tempfile::tempdir().unwrap();
     let program = own_copy(directory.path());
     let script = format!("{} __wrun-worker $$ crash-host; true", program.display());
@@ -698,13 +698,13 @@ fn a_host_does_not_outlive_who_started_it() {
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
-    let started = eventually(PATIENCE, || !running(&program).is_empty());
+    let started = within(PATIENCE, || !running(&program).is_empty());
     assert!(started);
     // Until it waits; before, it would see for itself that its parent is gone.
-    std::thread::sleep(Duration::from_millis(300));
+    await_rest("the host", PATIENCE, parent.id().cast_signed());
     parent.kill().unwrap();
     parent.wait().unwrap();
-    let gone = eventually(PATIENCE, || running(&program).is_empty());
+    let gone = within(PATIENCE, || running(&program).is_empty());
     assert!(gone, "{:?}", running(&program));
     drop(parent);
 
@@ -732,7 +732,7 @@ fn a_host_does_not_outlive_who_started_it() {
 
 /// What a task is given orders nothing, whatever it looks like.
 #[test]
-fn nobody_orders_an_act_by_what_a_task_is_given() {
+fn input_of_a_task_cannot_order_an_act() {
     for mode in BOTH {
         let runner = builder(mode).build().unwrap();
         let echo = runner.load(repo("guest-tasks/echo/echo.wat")).unwrap();

@@ -1,14 +1,15 @@
 //! Hosts that were taken over. A hook of the tests' own build has the host's code
-//! misbehave in the guest's place, in every way that somebody thought of, as if
-//! the sandbox had been escaped; what stopped it is compared with a table, and
+//! misbehave in the guest's place, in every known way, as if
+//! it had escaped the sandbox; what stopped it is compared with a table, and
 //! other tasks of the same runner go on.
 //!
 //! Each runner is in a process of its own, [`host`], which is this test binary
 //! again, as root or as an ordinary user: without a jail, some of these acts end
 //! it.
 
-use crate::processes::{eventually, own_copy, running};
-use crate::support::{builder, wat};
+use crate::support::processes::{own_copy, running};
+use crate::support::{builder, settled, wat, within};
+use rustix::process::{Pid, getsid};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Write};
@@ -26,7 +27,7 @@ use wrun::{
     Task, TcpGrant,
 };
 
-/// Waits until it is asked to stop, then returns its input.
+/// Waits until it is cancelled, then returns its input.
 const PATIENT: &str = r#"
 (module
   (import "wrun:task/context@0.1.0" "progress" (func $progress (param i64 i32 i64)))
@@ -69,7 +70,7 @@ struct Setting {
     patience: Duration,
 }
 
-/// Who the runner is.
+/// The user of the runner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum User {
     Own,
@@ -158,7 +159,7 @@ fn programs() -> Arc<tempfile::TempDir> {
     directory
 }
 
-/// A temporary directory that everybody may use.
+/// A temporary directory that all users may use.
 fn open_directory() -> tempfile::TempDir {
     let directory = tempfile::tempdir().unwrap();
     open(directory.path(), 0o777);
@@ -174,7 +175,7 @@ struct Place {
     tcp: TcpListener,
     name: String,
     _abstract: UnixListener,
-    /// Everybody may write here, and in the directory that is granted.
+    /// All users may write here, and in the directory that is granted.
     outside: tempfile::TempDir,
     granted: PathBuf,
 }
@@ -318,7 +319,7 @@ fn drive(setting: &Setting, place: &Place, probes: &[&str]) -> Seen {
                 Err(mpsc::RecvTimeoutError::Timeout) => break "host hung".to_owned(),
                 Err(mpsc::RecvTimeoutError::Disconnected) => {
                     let mut status = None;
-                    eventually(setting.patience, || {
+                    within(setting.patience, || {
                         status = host.child.try_wait().unwrap();
                         status.is_some()
                     });
@@ -455,7 +456,7 @@ fn say(what: &Value) {
     let _ = out.flush();
 }
 
-/// Probes that end only when somebody ends them.
+/// Probes that do not end by themselves.
 const ENDLESS: [&str; 4] = ["spin", "sleep", "silent", "fill-streams"];
 
 fn words(outcome: &Outcome) -> String {
@@ -945,7 +946,7 @@ fn a_missing_layer_is_reported_and_the_others_stand() {
             assert_eq!(state, LayerState::Unavailable.name(), "{what}");
             assert_eq!(detail, "left out by a test", "{what}");
             for other in Layer::ALL.into_iter().filter(|other| *other != layer) {
-                // Those who are not root have namespaces only within that one.
+                // Other users than root have namespaces only within that one.
                 let within = layer == Layer::UserNamespace && NAMESPACES.contains(&other);
                 let (state, detail) = &seen.layers[other.name()];
                 let wanted = &whole.layers[other.name()].0;
@@ -1107,10 +1108,19 @@ fn a_worker_that_cuts_its_ties_ends_with_its_runner() {
         let host = Host::start(&setting, &place, &["linger".to_owned()]);
         let trying = host.lines.recv_timeout(PATIENCE).unwrap();
         assert!(trying.contains("linger"), "{trying}");
-        std::thread::sleep(Duration::from_millis(500));
+        // Until it has done what its walls let it do.
+        settled("sessions and descriptors", PATIENCE, || {
+            let all = running(&program).into_iter();
+            let state = |(pid, _)| {
+                let session = Pid::from_raw(pid).and_then(|pid| getsid(Some(pid)).ok());
+                let open = std::fs::read_dir(format!("/proc/{pid}/fd"));
+                (pid, session, open.map_or(0, Iterator::count))
+            };
+            all.map(state).collect::<Vec<_>>()
+        });
         // Kills it.
         drop(host);
-        let gone = eventually(Duration::from_secs(20), || {
+        let gone = within(Duration::from_secs(20), || {
             let left = running(&program);
             for (pid, _) in left.iter().filter(|_| survives) {
                 println!("{setting:?}: {pid} survived, as it may without these layers");
@@ -1123,7 +1133,7 @@ fn a_worker_that_cuts_its_ties_ends_with_its_runner() {
     }
 }
 
-// --- forks are no twins ---------------------------------------------------
+// --- forks differ ---------------------------------------------------------
 
 /// Returns a number of each generator.
 const RANDOM: &str = r#"

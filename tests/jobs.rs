@@ -1,9 +1,11 @@
 //! Job control as of any pipeline: Ctrl-Z stops `wrun` and all that it started, `fg` and
-//! `bg` let all go on, and the task ends as if nothing had happened.
+//! `bg` let all go on, and the task ends as without it.
 
-use crate::command::{PATIENCE, Running, Wrun, scratch, shared_cache, write};
-use crate::processes::{descendants, eventually, own_copy, running};
-use crate::support::{BOTH, MODES, alone, builder, repo, wrun};
+use crate::support::command::{
+    PATIENCE, Running, Wrun, await_task_of, scratch, shared_cache, write,
+};
+use crate::support::processes::{descendants, own_copy, processor_time, running, stat};
+use crate::support::{BOTH, MODES, alone, builder, repo, within, wrun};
 use rustix::process::Signal;
 use std::fs;
 use std::io::Write;
@@ -15,23 +17,6 @@ use wrun::{StopSignal, Task};
 
 /// Longer than it takes to see that something computes.
 const WHILE: Duration = Duration::from_millis(300);
-
-/// A process's state, and the processor time that it has used, in ticks; none once it is
-/// gone. It is stopped (`T`) once all of its threads are.
-fn stat(pid: i32) -> Option<(char, u64)> {
-    let (state, time) = stat_in(&format!("/proc/{pid}/stat"))?;
-    let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten();
-    let states = threads.filter_map(|it| stat_in(&it.path().join("stat").display().to_string()));
-    let runs = states.map(|(state, _)| state).find(|state| *state != 'T');
-    Some((runs.unwrap_or(state), time))
-}
-
-fn stat_in(file: &str) -> Option<(char, u64)> {
-    let stat = fs::read_to_string(file).ok()?;
-    let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split_whitespace().collect();
-    let time = |index: usize| fields.get(index)?.parse::<u64>().ok();
-    Some((fields.first()?.chars().next()?, time(11)? + time(12)?))
-}
 
 /// `wrun` and all processes below it, with their state and time.
 fn job(pid: i32) -> Vec<(i32, char, u64)> {
@@ -51,7 +36,7 @@ fn is_stopped(pid: i32) -> bool {
 fn stop(job_of: &Running, what: &str) {
     job_of.signal_group(Signal::TSTP);
     let pid = job_of.pid();
-    let stopped = eventually(PATIENCE, || is_stopped(pid));
+    let stopped = within(PATIENCE, || is_stopped(pid));
     assert!(stopped, "{what}: not stopped: {:?}", job(pid));
 }
 
@@ -60,14 +45,10 @@ fn stop(job_of: &Running, what: &str) {
 fn go_on(job_of: &Running, what: &str) {
     job_of.signal_group(Signal::CONT);
     let pid = job_of.pid();
-    let goes_on = eventually(PATIENCE, || {
+    let goes_on = within(PATIENCE, || {
         job(pid).iter().all(|(_, state, _)| *state != 'T')
     });
     assert!(goes_on, "{what}: stopped: {:?}", job(pid));
-}
-
-fn time(pid: i32) -> u64 {
-    job(pid).iter().map(|(_, _, time)| time).sum()
 }
 
 fn family() -> PathBuf {
@@ -108,8 +89,8 @@ fn a_stopped_job_computes_nothing_and_goes_on() {
                 std::thread::sleep(WHILE);
                 assert_eq!(job(job_of.pid()), before, "{what}");
                 go_on(&job_of, &what);
-                let before = time(job_of.pid());
-                let computes = eventually(PATIENCE, || time(job_of.pid()) >= before + 5);
+                let before = processor_time(job_of.pid());
+                let computes = within(PATIENCE, || processor_time(job_of.pid()) >= before + 5);
                 assert!(computes, "{what}: {:?}", job(job_of.pid()));
             }
             job_of.signal(Signal::INT);
@@ -119,7 +100,7 @@ fn a_stopped_job_computes_nothing_and_goes_on() {
 }
 
 #[test]
-fn what_was_stopped_ends_as_if_it_had_not_been() {
+fn a_stopped_job_ends_as_if_it_was_not_stopped() {
     let starts: [&[&str]; 3] = [
         &["--mode", "thread"],
         &["--mode", "process"],
@@ -228,14 +209,14 @@ fn a_stopped_job_can_be_ended() {
                 job_of.signal(Signal::CONT);
             }
             job_of.end().expect_code(code, &what);
-            let gone = eventually(PATIENCE, || running(&program).is_empty());
+            let gone = within(PATIENCE, || running(&program).is_empty());
             assert!(gone, "{what}: {:?}", running(&program));
         }
     }
 }
 
 #[test]
-fn jobs_that_nobody_could_let_go_on_are_not_stopped() {
+fn jobs_without_a_shell_to_continue_them_are_not_stopped() {
     for mode in MODES {
         for (how, mut command) in [
             // A process group without a shell.
@@ -259,9 +240,11 @@ fn jobs_that_nobody_could_let_go_on_are_not_stopped() {
                 .spawn()
                 .unwrap();
             let pid = rustix::process::Pid::from_child(&child);
+            await_task_of(child.id().cast_signed(), mode);
             for signal in [Signal::TSTP, Signal::TTIN, Signal::TTOU] {
-                std::thread::sleep(Duration::from_millis(100));
                 rustix::process::kill_process(pid, signal).unwrap();
+                // Time to be stopped by it.
+                std::thread::sleep(Duration::from_millis(100));
             }
             child.stdin.take().unwrap().write_all(b"went on").unwrap();
             let output = child.wait_with_output().unwrap();
@@ -340,10 +323,10 @@ fn compiling_and_comparing_are_stopped_too() {
 fn assert_computes_nothing(job_of: &Running, what: &str) {
     let pid = job_of.pid();
     let ended = || stat(pid).is_none_or(|(state, _)| state == 'Z');
-    let started = eventually(PATIENCE, || !descendants(pid).is_empty() || ended());
+    let started = within(PATIENCE, || !descendants(pid).is_empty() || ended());
     assert!(started, "{what}");
     job_of.signal_group(Signal::TSTP);
-    let stopped = eventually(PATIENCE, || is_stopped(pid) || ended());
+    let stopped = within(PATIENCE, || is_stopped(pid) || ended());
     assert!(stopped, "{what}: not stopped: {:?}", job(pid));
     let before = job(pid);
     std::thread::sleep(WHILE);
@@ -391,12 +374,12 @@ fn a_shell_stops_and_continues_it() {
             all.len() >= if mode == "thread" { 1 } else { 2 }
                 && states.into_iter().all(|(state, _)| wanted(state))
         };
-        assert!(eventually(PATIENCE, || all(|state| state != 'T')), "{mode}");
+        assert!(within(PATIENCE, || all(|state| state != 'T')), "{mode}");
         let mut keyboard = terminal.stdin.take().unwrap();
         keyboard.write_all(b"\x1a").unwrap();
         // The shell lets it go on at once.
-        let _ = eventually(Duration::from_millis(500), || all(|state| state == 'T'));
-        std::thread::sleep(WHILE);
+        let _ = within(Duration::from_millis(500), || all(|state| state == 'T'));
+        assert!(within(PATIENCE, || all(|state| state != 'T')), "{mode}");
         input.write_all(b"what it was given\n").unwrap();
         drop(input);
         let output = terminal.wait_with_output().unwrap();

@@ -1,19 +1,21 @@
-//! Who is killed is asked first, has its grace, and is ended: in both modes.
+//! A task that is killed is cancelled first, has its grace, and is ended: in both modes.
 
-use crate::support::{BOTH, builder, guest};
+use crate::support::guests::PRINTS_AND_LOOPS;
+use crate::support::{BOTH, await_progress, begun_printing, builder, guest, wat};
 use std::time::{Duration, Instant};
 use wrun::{Artifact, Outcome, Report, Runner, Task, TaskHandle};
 
-/// Nobody waits for so long.
+/// No test waits this long.
 const FOREVER: Duration = Duration::from_secs(3600);
 /// What takes no time, on a machine that is busy with other tests.
 const SOON: Duration = Duration::from_secs(60);
 
-/// Submits a task, and waits until it runs.
+/// Submits a task that reports progress, and waits until it has.
 fn started(runner: &Runner, artifact: &Artifact, grace: Duration) -> TaskHandle {
-    let task = Task::new(artifact).grace(grace);
+    // A guest that has several verbs waits for its cancellation with this one.
+    let task = Task::new(artifact).input("hold l").grace(grace);
     let handle = runner.submit_blocking(task).unwrap();
-    std::thread::sleep(Duration::from_millis(100));
+    await_progress(&handle);
     handle
 }
 
@@ -28,16 +30,17 @@ fn killed(handle: TaskHandle) -> (Report, Duration) {
 fn a_task_that_listens_ends_by_itself() {
     for mode in BOTH {
         let runner = builder(mode).build().unwrap();
-        let patient = guest(&runner, "patient/patient.wasm");
-        let (report, took) = killed(started(&runner, &patient, FOREVER));
+        let holder = guest(&runner, "commons/commons.wasm");
+        let (report, took) = killed(started(&runner, &holder, FOREVER));
         assert_eq!(
             report.outcome.output().map(|output| output.as_bytes()),
-            Some(&b"cancelled in time\n"[..]),
+            Some(&b"held"[..]),
             "{mode}: {}",
             report.outcome
         );
         assert!(took < SOON, "{mode}: {took:?}");
-        // With the default, too; and by others, and when nobody wants it any more.
+        // With the default, too; by a killer, and when its handle is dropped.
+        let patient = guest(&runner, "patient/patient.wasm");
         let handle = runner.submit_blocking(Task::new(&patient)).unwrap();
         handle.killer().kill();
         let outcome = handle.wait().unwrap().outcome;
@@ -45,7 +48,7 @@ fn a_task_that_listens_ends_by_itself() {
             outcome.is_completed() || outcome == Outcome::Cancelled,
             "{mode}: before or after it began: {outcome}"
         );
-        drop(started(&runner, &patient, FOREVER));
+        drop(started(&runner, &holder, FOREVER));
         runner.shutdown_blocking().unwrap();
     }
 }
@@ -60,8 +63,8 @@ fn a_task_that_does_not_listen_is_ended_after_its_grace() {
             assert_eq!(report.outcome, Outcome::Cancelled, "{mode}");
             assert!(grace <= took && took < SOON, "{mode}: {took:?}");
         }
-        let patient = guest(&runner, "patient/patient.wasm");
-        let (report, _) = killed(started(&runner, &patient, Duration::ZERO));
+        let holder = guest(&runner, "commons/commons.wasm");
+        let (report, _) = killed(started(&runner, &holder, Duration::ZERO));
         assert_eq!(report.outcome, Outcome::Cancelled, "{mode}: no grace");
     }
 }
@@ -70,11 +73,13 @@ fn a_task_that_does_not_listen_is_ended_after_its_grace() {
 fn a_task_that_cannot_hear_is_ended_at_once() {
     for mode in BOTH {
         let runner = builder(mode).max_running(1).build().unwrap();
-        let endless = guest(&runner, "hostile/endless-loop-run.wat");
+        let endless = wat(&runner, "endless", PRINTS_AND_LOOPS);
         let patient = guest(&runner, "patient/patient.wasm");
-        let running = started(&runner, &endless, FOREVER);
+        let task = Task::new(&endless).grace(FOREVER);
+        let (running, _stdout) = begun_printing(&runner, task);
         // It waits for the place of the first.
-        let (report, took) = killed(started(&runner, &patient, FOREVER));
+        let queued = Task::new(&patient).grace(FOREVER);
+        let (report, took) = killed(runner.submit_blocking(queued).unwrap());
         assert_eq!(report.outcome, Outcome::Cancelled, "{mode}: in the queue");
         assert!(took < SOON, "{mode}: {took:?}");
         let (report, took) = killed(running);
@@ -84,7 +89,7 @@ fn a_task_that_cannot_hear_is_ended_at_once() {
 }
 
 #[test]
-fn the_end_of_a_runner_knows_no_grace() {
+fn the_end_of_a_runner_gives_no_grace() {
     for mode in BOTH {
         let runner = builder(mode).build().unwrap();
         let deaf = guest(&runner, "hostile/deaf-to-cancel.wat");

@@ -2,100 +2,14 @@
 //! or memory, whatever happens to tasks, workers and runners. Each test has a
 //! process of its own to look at.
 
-use crate::processes::{leaves, signal_below};
-use crate::support::{BOTH, alone, builder, children, guest, runner, still_works, wat};
-use std::path::Path;
+use crate::support::guests::ANNOUNCES;
+use crate::support::processes::{signal_below, workers};
+use crate::support::{
+    BOTH, Census, Dice, SetOnDrop, alone, assert_nothing_left, builder, children, guest, mappings,
+    runner, settled, status_kib, still_works, wat,
+};
 use std::time::{Duration, Instant};
 use wrun::{Crash, Killer, Limit, Limits, Mode, Outcome, Runner, Task, TaskHandle};
-
-/// Freed memory and threads that the C library keeps for reuse.
-const MAPPINGS_SLACK: usize = 40;
-
-/// What this process has.
-#[derive(Debug)]
-pub(crate) struct Census {
-    descriptors: usize,
-    mappings: usize,
-    threads: usize,
-    children: usize,
-    temporary_files: usize,
-}
-
-impl Census {
-    fn take() -> Self {
-        let count = |path: &Path| std::fs::read_dir(path).unwrap().count();
-        Census {
-            // One is the listing's own.
-            descriptors: count(Path::new("/proc/self/fd")) - 1,
-            mappings: mappings(),
-            threads: count(Path::new("/proc/self/task")),
-            children: children().len(),
-            temporary_files: count(&std::env::temp_dir()),
-        }
-    }
-
-    /// Takes part in nothing that a runner starts once and for all.
-    pub(crate) fn after_a_first_runner(mode: Mode) -> Self {
-        let runner = runner(mode);
-        still_works(&runner);
-        drop(runner);
-        Census::take()
-    }
-
-    fn is_within(&self, before: &Census) -> bool {
-        self.descriptors <= before.descriptors
-            && self.mappings <= before.mappings + MAPPINGS_SLACK
-            && self.threads <= before.threads
-            && self.children <= before.children
-            && self.temporary_files <= before.temporary_files
-    }
-}
-
-fn mappings() -> usize {
-    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
-    maps.lines().count()
-}
-
-/// A field of `/proc/self/status` in KiB.
-pub(crate) fn status_kib(field: &str) -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with(field)).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
-
-/// Nothing is more than it was, at the latest after a while: the operating
-/// system takes its time to end threads.
-#[track_caller]
-pub(crate) fn assert_nothing_left(before: &Census, what: &str) {
-    let give_up = Instant::now() + Duration::from_secs(10);
-    loop {
-        let now = Census::take();
-        if now.is_within(before) {
-            return;
-        }
-        assert!(
-            Instant::now() < give_up,
-            "{what} left something behind:\nbefore {before:?}\nafter  {now:?}"
-        );
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-/// Numbers that look random and are the same each time.
-pub(crate) struct Dice(pub(crate) u64);
-
-impl Dice {
-    pub(crate) fn below(&mut self, end: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % end
-    }
-
-    pub(crate) fn pause(&mut self, millis: u64) {
-        std::thread::sleep(Duration::from_micros(self.below(millis * 1000)));
-    }
-}
 
 // --- many small tasks -----------------------------------------------------
 
@@ -134,7 +48,7 @@ fn small_tasks(mode: Mode, count: usize) {
     let warm = count / 5;
     run(0, warm);
     // With the workers that wait for the next task, in process mode.
-    std::thread::sleep(Duration::from_millis(200));
+    settled("the workers", Duration::from_secs(60), workers);
     let (rss_warm, census_warm) = (status_kib("VmRSS"), Census::take());
     run(warm, count);
     assert_nothing_left(&census_warm, "four times as many tasks");
@@ -221,34 +135,6 @@ fn ten_thousand_tasks_wait_at_once() {
 }
 
 // --- violence -------------------------------------------------------------
-
-/// Says that it runs, by progress, then waits until it is cancelled.
-pub(crate) const ANNOUNCES: &str = r#"
-(module
-  (import "wrun:task/context@0.1.0" "progress" (func $progress (param i64 i32 i64)))
-  (import "wrun:task/context@0.1.0" "subscribe-cancelled" (func $cancelled (result i32)))
-  (import "wasi:io/poll@0.2.12" "[method]pollable.block" (func $block (param i32)))
-  (memory (export "memory") 1)
-  (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (i32.const 1024))
-  (func (export "run") (param i32 i32) (result i32)
-    (call $progress (i64.const 1) (i32.const 0) (i64.const 0))
-    (call $block (call $cancelled))
-    (i32.const 0)))"#;
-
-/// The processes that run tasks, or wait for one: those below this one that have
-/// no children.
-pub(crate) fn workers() -> Vec<i32> {
-    leaves(std::process::id().cast_signed())
-}
-
-/// Ends a loop in another thread also when this one panics.
-pub(crate) struct SetOnDrop<'a>(pub(crate) &'a std::sync::atomic::AtomicBool);
-
-impl Drop for SetOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
-    }
-}
 
 fn kill_process(pid: i32) {
     signal_below(pid, rustix::process::Signal::KILL);
@@ -342,7 +228,7 @@ fn workers_may_be_killed_at_any_moment() {
                         assert_eq!(report.stdout, n.to_string());
                         completed += 1;
                     }
-                    // Nobody can tell how a worker ended whose zygote died.
+                    // How a worker ended whose zygote died cannot be known.
                     Outcome::Crashed(Crash::Signal(9) | Crash::Lost) => crashed += 1,
                     other => panic!("{other}"),
                 }

@@ -1,8 +1,10 @@
 //! The library as embedders use it, in both modes: submitting, waiting,
 //! killing, streams, backpressure, the end of a runner, and each error.
 
+use crate::support::guests::{PRINTS_AND_LOOPS, PRINTS_AND_SLEEPS};
 use crate::support::{
-    BOTH, alone, builder, children, guest, repo, runner, silent, still_works, wat, wrun,
+    BOTH, alone, await_output, await_progress, builder, children, eventually, guest, repo, runner,
+    settled, silent, still_works, wat, wrun,
 };
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -34,15 +36,6 @@ async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     match tokio::time::timeout(SOON, future).await {
         Ok(value) => value,
         Err(_) => panic!("{what} takes more than {SOON:?}"),
-    }
-}
-
-/// Waits until `condition` holds.
-fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let give_up = Instant::now() + SOON;
-    while !condition() {
-        assert!(Instant::now() < give_up, "not in {SOON:?}: {what}");
-        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
@@ -253,18 +246,20 @@ fn killing_a_task_that_ended_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_task_that_listens_ends_when_it_is_asked() {
+async fn a_task_that_listens_ends_when_it_is_cancelled() {
     for mode in BOTH {
         let runner = runner(mode);
-        let patient = patient(&runner);
-        let handle = runner.submit(Task::new(&patient)).await.unwrap();
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        let commons = guest(&runner, "commons/commons.wasm");
+        let holds = Task::new(&commons).input("hold l");
+        let mut handle = runner.submit(holds).await.unwrap();
+        soon("its progress", handle.progress_changed()).await;
         handle.cancel();
         handle.cancel();
         let report = soon("its end", handle.outcome()).await.unwrap();
-        assert_eq!(report.stdout, "cancelled in time\n", "in {mode} mode");
+        assert_eq!(report.stdout, "held", "in {mode} mode");
 
-        // Asked before it starts, it sees that when it does.
+        // Cancelled before it starts, it sees that when it does.
+        let patient = patient(&runner);
         let handle = runner.submit(Task::new(&patient)).await.unwrap();
         handle.cancel();
         let report = soon("its end", handle.outcome()).await.unwrap();
@@ -272,7 +267,8 @@ async fn a_task_that_listens_ends_when_it_is_asked() {
 
         // One that does not listen goes on, until it is killed.
         let deaf = guest(&runner, "hostile/deaf-to-cancel.wat");
-        let handle = runner.submit(Task::new(&deaf)).await.unwrap();
+        let mut handle = runner.submit(Task::new(&deaf)).await.unwrap();
+        soon("its progress", handle.progress_changed()).await;
         handle.cancel();
         let killer = handle.killer();
         let mut outcome = Box::pin(handle.outcome());
@@ -363,7 +359,7 @@ async fn a_conversation_over_streams() {
         let mut handle = runner.submit(task).await.unwrap();
         let mut stdout = handle.stdout().expect("streamed");
         assert!(handle.stderr().is_none(), "stderr is captured");
-        // Each word comes back before the next is said.
+        // Each word comes back before the next is sent.
         for word in ["one\n", "two\n", "three\n"] {
             ours.write_all(word.as_bytes()).await.unwrap();
             let mut answer = vec![0; word.len()];
@@ -443,8 +439,8 @@ async fn shutdown_waits_for_a_slow_reader_too() {
     }
 }
 
-#[tokio::test]
-async fn a_task_waits_while_nobody_reads_and_sees_a_reader_leave() {
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_waits_while_its_output_is_not_read_and_sees_a_reader_leave() {
     for mode in BOTH {
         let runner = runner(mode);
         let cat = guest(&runner, "cat/cat.wasm");
@@ -455,20 +451,22 @@ async fn a_task_waits_while_nobody_reads_and_sees_a_reader_leave() {
             .stdout(Stdio::Stream);
         let mut handle = runner.submit(task).await.unwrap();
         let stdout = handle.stdout().expect("streamed");
-        tokio::time::sleep(Duration::from_millis(300)).await;
-        let so_far = read.load(Ordering::Relaxed);
+        let so_far = tokio::task::block_in_place(|| {
+            // Until it reads no more; the task has begun once it has read something.
+            eventually("some input is read", SOON, || {
+                read.load(Ordering::Relaxed) > 0
+            });
+            settled("what is read", SOON, || read.load(Ordering::Relaxed))
+        });
         assert!(
             so_far < 16 << 20,
-            "{so_far} bytes went in with nobody reading ({mode} mode)"
+            "{so_far} bytes were read while the output was not ({mode} mode)"
         );
         // A reader that leaves is an error to the guest, not an end without one.
         drop(stdout);
         let report = soon("its end", handle.outcome()).await.unwrap();
-        assert!(
-            !matches!(report.outcome, Outcome::Completed(_) | Outcome::Crashed(_)),
-            "in {mode} mode: {}",
-            report.outcome
-        );
+        // As it says where it cannot write.
+        assert_eq!(report.outcome, Outcome::Exited(2), "in {mode} mode");
     }
 }
 
@@ -489,7 +487,7 @@ impl<R: tokio::io::AsyncRead + Unpin> tokio::io::AsyncRead for Counted<R> {
 }
 
 #[test]
-fn streams_need_somebody_who_can_read_them() {
+fn streams_need_a_reader() {
     for mode in BOTH {
         let runner = runner(mode);
         let echo = echo(&runner);
@@ -529,17 +527,27 @@ fn dropping_a_runner_kills_all() {
         for in_async in [false, true] {
             let runner = builder(mode).max_running(4).build().unwrap();
             let guests = [
-                guest(&runner, "hostile/endless-loop.wat"),
-                guest(&runner, "hostile/endless-sleep.wat"),
-                patient(&runner),
+                wat(&runner, "loops", PRINTS_AND_LOOPS),
+                wat(&runner, "sleeps", PRINTS_AND_SLEEPS),
+                guest(&runner, "commons/commons.wasm"),
             ];
-            let handles: Vec<_> = guests
-                .iter()
-                .cycle()
-                .take(9)
-                .map(|artifact| runner.submit_blocking(Task::new(artifact)).unwrap())
-                .collect();
-            std::thread::sleep(Duration::from_millis(100));
+            let submit = |artifact| {
+                let task = Task::new(artifact).input("shared l").stdout(Stdio::Stream);
+                runner.submit_blocking(task).unwrap()
+            };
+            let mut handles: Vec<_> = guests.iter().cycle().take(9).map(submit).collect();
+            // Four run; the others are in the queue.
+            let mut streams = Vec::new();
+            for (index, handle) in handles.iter_mut().take(4).enumerate() {
+                match index {
+                    2 => await_progress(handle),
+                    _ => {
+                        let mut stdout = handle.stdout().unwrap();
+                        await_output(&mut stdout);
+                        streams.push(stdout);
+                    }
+                }
+            }
             let began = Instant::now();
             if in_async {
                 let tokio = tokio::runtime::Builder::new_current_thread()
@@ -575,7 +583,7 @@ fn dropping_a_runner_leaves_no_worker_also_while_artifacts_live() {
                     .expect("a task runs");
             }
             // Workers started ahead of demand, which wait with their artifacts.
-            eventually("an idle worker of each artifact waits", || {
+            eventually("an idle worker of each artifact waits", SOON, || {
                 children().len() == artifacts.len()
             });
             drop(runner);
@@ -663,7 +671,7 @@ fn settings_that_cannot_be_are_refused() {
 }
 
 #[test]
-fn what_is_no_task_is_refused() {
+fn a_file_that_is_not_a_task_is_refused() {
     for mode in BOTH {
         let runner = builder(mode).max_module_size(1 << 20).build().unwrap();
         let load = |path: &str| runner.load(repo(path));
@@ -740,7 +748,7 @@ fn a_compiled_artifact_is_loaded_where_it_is_allowed() {
 }
 
 #[test]
-fn a_failing_reader_is_no_crash_of_the_runner() {
+fn a_failing_reader_does_not_crash_the_runner() {
     struct Fails;
     impl tokio::io::AsyncRead for Fails {
         fn poll_read(
@@ -789,7 +797,7 @@ fn script(directory: &Path, name: &str, text: &str) -> PathBuf {
 }
 
 #[test]
-fn a_program_that_is_no_worker_is_an_error() {
+fn a_program_that_is_not_a_worker_is_an_error() {
     let directory = tempfile::tempdir().unwrap();
     let garbage = script(
         directory.path(),
@@ -820,7 +828,7 @@ fn a_program_that_is_no_worker_is_an_error() {
             .worker(&program)
             .build()
             .unwrap();
-        // Nobody can compile; nor, with code that somebody else compiled, run.
+        // It can neither compile nor run code that another program compiled.
         assert_error(
             runner.load(repo("guest-tasks/echo/echo.wat")),
             ErrorKind::NoWorker,
@@ -859,15 +867,15 @@ fn a_worker_that_never_answers_does_not_outlast_a_deadline() {
         .run(Task::new(&echo).limits(timeout(300)))
         .expect("a deadline is an outcome");
     assert_eq!(report.outcome, Outcome::LimitExceeded(Limit::Deadline));
+    let is_alive = |pid: &str| Path::new(&format!("/proc/{pid}")).exists();
+    let pids = || std::fs::read_to_string(&pid).unwrap_or_default();
     let handle = runner.submit_blocking(Task::new(&echo)).unwrap();
-    std::thread::sleep(Duration::from_millis(100));
+    eventually("a worker is waited for", SOON, || {
+        pids().lines().any(is_alive)
+    });
     handle.kill();
     assert_eq!(handle.wait().unwrap().outcome, Outcome::Cancelled);
-    let pids = std::fs::read_to_string(&pid).unwrap();
-    eventually("its processes end", || {
-        pids.lines()
-            .all(|pid| !Path::new(&format!("/proc/{pid}")).exists())
-    });
+    eventually("its processes end", SOON, || !pids().lines().any(is_alive));
 }
 
 // --- fairness -------------------------------------------------------------
@@ -969,7 +977,7 @@ fn compiling_holds_up_nobody_else() {
 }
 
 #[test]
-fn a_stream_that_nobody_took_holds_nobody_up() {
+fn a_stream_that_was_not_taken_delays_no_task() {
     for mode in BOTH {
         let runner = runner(mode);
         let echo = echo(&runner);
@@ -1000,7 +1008,7 @@ fn a_task_keeps_its_place_until_its_output_is_read() {
         let mut unread = runner.submit_blocking(large).unwrap();
         let mut stream = unread.stdout().unwrap();
         let first = stream.next_chunk_blocking().unwrap().len();
-        // The only place is taken by output that nobody reads.
+        // The only place is taken by output that is not read.
         let next = Task::new(&echo).input("x").limits(timeout(300));
         let report = runner.submit_blocking(next).unwrap().wait().unwrap();
         assert_eq!(

@@ -1,6 +1,7 @@
 //! Every limit, broken by a guest that tries, in both modes; and after each the
 //! same runner still runs a good task.
 
+use crate::support::guests::PRINTS_AND_SLEEPS;
 use crate::support::{BOTH, builder, guest, repo, runner, silent, still_works, wat};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
@@ -92,21 +93,6 @@ fn a_deadline_ends_whatever_a_guest_does() {
     }
 }
 
-/// Prints, then sleeps for a year.
-const PRINTS_AND_SLEEPS: &str = r#"
-(module
-  (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
-  (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
-  (memory (export "memory") 1)
-  (data (i32.const 200) "before it sleeps")
-  (func (export "_start")
-    (i32.store (i32.const 0) (i32.const 200))
-    (i32.store (i32.const 4) (i32.const 16))
-    (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
-    (i32.store (i32.const 80) (i32.const 1))
-    (i64.store (i32.const 88) (i64.const 31536000000000000))
-    (drop (call $poll (i32.const 64) (i32.const 128) (i32.const 1) (i32.const 192)))))"#;
-
 #[tokio::test]
 async fn a_guest_that_sleeps_holds_up_neither_its_output_nor_its_deadline() {
     for mode in BOTH {
@@ -124,7 +110,7 @@ async fn a_guest_that_sleeps_holds_up_neither_its_output_nor_its_deadline() {
         let report = runner.submit(task).await.unwrap().outcome().await.unwrap();
         assert_exceeded(&report, Limit::Deadline);
         assert_eq!(report.stdout, "before it sleeps", "in {mode} mode");
-        // Only the sandbox itself knows; a worker that had to be killed says
+        // Only the sandbox itself knows; a worker that was killed says
         // nothing.
         assert!(
             report.stats.peak_memory_bytes.is_some(),
@@ -256,7 +242,7 @@ fn memory_is_bounded_over_all_memories_tables_and_instances() {
             );
             assert_exceeded(&report, limit);
             let peak = report.stats.peak_memory_bytes.expect("measured");
-            assert!(peak <= 64 * MIB, "{path} in {mode} mode had {peak} bytes");
+            assert!(peak <= 64 * MIB, "{path} in {mode} mode took {peak} bytes");
             assert!(report.stats.memory_growth_refused > 0, "{path} in {mode}");
         }
         let many = guest(&runner, "hostile/memory-bomb-many.wat");
@@ -267,7 +253,7 @@ fn memory_is_bounded_over_all_memories_tables_and_instances() {
 }
 
 #[test]
-fn refused_growth_is_no_end_for_a_guest_that_lives_with_it() {
+fn refused_growth_does_not_end_a_guest_that_lives_with_it() {
     for mode in BOTH {
         let runner = runner(mode);
         let polite = guest(&runner, "hostile/memory-greedy-polite.wat");
@@ -656,7 +642,7 @@ fn a_directory_grant_ends_at_its_directory() {
 }
 
 #[test]
-fn a_grant_that_cannot_be_is_an_error_and_no_task() {
+fn a_grant_of_a_missing_directory_is_an_error() {
     for mode in BOTH {
         let runner = runner(mode);
         let files = guest(&runner, "files/files.wasm");
@@ -716,7 +702,7 @@ fn a_tcp_grant_is_for_one_address() {
         let runner = runner(mode);
         let client = guest(&runner, "tcp-client/tcp-client.wasm");
         let (port, _listener) = shouting_server();
-        // Nobody answers here, and nobody may knock.
+        // No server listens here, and no connection is allowed.
         let other = TcpListener::bind("127.0.0.1:0").unwrap();
         other.set_nonblocking(true).unwrap();
         let other_port = other.local_addr().unwrap().port();
@@ -842,7 +828,7 @@ const BINDS: &str = r#"
     (i32.const 0)))"#;
 
 #[test]
-fn nobody_listens_and_nobody_sends_datagrams() {
+fn a_task_cannot_listen_or_send_datagrams() {
     for mode in BOTH {
         let runner = runner(mode);
         let binds = wat(&runner, "binds.wat", BINDS);
@@ -909,7 +895,7 @@ const HANDS_OVER: &str = r#"(module
         unreachable))"#;
 
 #[test]
-fn what_run_returns_may_be_as_large_as_its_limit() {
+fn output_of_run_may_be_as_large_as_its_limit() {
     let returns = |kind: &str| RETURNS.replace("KIND", kind);
     for mode in BOTH {
         let runner = runner(mode);
@@ -937,7 +923,7 @@ fn what_run_returns_may_be_as_large_as_its_limit() {
 }
 
 #[test]
-fn what_one_call_hands_over_is_a_limit_and_no_trap() {
+fn too_much_handed_over_by_one_call_is_a_limit_and_not_a_trap() {
     for mode in BOTH {
         let runner = runner(mode);
         let artifact = wat(&runner, "hands over", HANDS_OVER);
@@ -974,7 +960,7 @@ fn a_table_that_is_too_large_is_not_told_as_memory() {
     }
 }
 
-/// Objects that refer to each other are collected when nobody else refers to them.
+/// Objects that refer to each other are collected when no other object refers to them.
 #[test]
 fn cycles_of_garbage_are_collected() {
     const CYCLES: &str = r#"(module

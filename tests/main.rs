@@ -3,6 +3,7 @@
 //! per promise.
 
 #![expect(
+    clippy::disallowed_methods,
     clippy::unwrap_used,
     unreachable_pub,
     reason = "a test that fails here has found something"
@@ -11,8 +12,6 @@
 mod ahead;
 mod architecture;
 mod bad_input;
-mod browser;
-mod command;
 mod commons;
 mod compare;
 mod compile_limits;
@@ -50,7 +49,6 @@ mod panics;
 mod peers;
 mod ports;
 mod process_options;
-mod processes;
 mod proposals;
 mod regions;
 mod report;

@@ -1,7 +1,7 @@
 //! Names that users give to the command: of files that are not UTF-8, of settings with few
 //! values, of directories that are not absolute.
 
-use crate::command::{Wrun, scratch, write};
+use crate::support::command::{Wrun, scratch, write};
 use crate::support::{MODES, repo};
 use std::ffi::{OsStr, OsString};
 use std::fs;

@@ -1,9 +1,9 @@
 //! Directories that root grants: its files are as reachable as in thread mode, and the
 //! worker is not root; where that cannot be, it says so.
 
-use crate::command::{Ran, Wrun, scratch};
-use crate::processes::{descendants, eventually};
-use crate::support::{builder, guest, repo};
+use crate::support::command::{Ran, Wrun, scratch};
+use crate::support::processes::descendants;
+use crate::support::{builder, guest, repo, tool, within};
 use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -12,7 +12,7 @@ use std::process::Command;
 use std::time::Duration;
 use wrun::{DirGrant, Layer, Mode, Outcome, Report, Start, Task};
 
-/// How the line begins by which a worker that is root is told of.
+/// How the line begins that reports a worker which is root.
 const AS_ROOT: &str = "wrun: the worker ran as root (uid 0), without capabilities: the owners \
                        of files in ";
 
@@ -50,8 +50,8 @@ fn permit(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
 }
 
-/// What is in a directory: files of root's that nobody else may read, and of others that
-/// everybody may.
+/// What is in a directory: files of root that no other user may read, and of others that
+/// all users may.
 fn furnish(directory: &Path) {
     permit(directory, 0o700);
     for (name, user, mode) in [("own", 0, 0o600), ("open", 1234, 0o666)] {
@@ -175,7 +175,7 @@ fn furnish_again(directory: &Path) {
     permit(&directory.join("own"), 0o600);
 }
 
-/// The user of a worker by its own word.
+/// The user of a worker as the worker reports it.
 fn identity(report: &Report) -> String {
     let jail = report.jail.as_ref().unwrap();
     let layers = jail.layers.iter();
@@ -244,7 +244,7 @@ fn no_process_of_a_worker_is_root() {
             .start();
         running.await_task("process");
         // What was just started is root for a moment.
-        let settled = eventually(Duration::from_secs(60), || {
+        let settled = within(Duration::from_secs(60), || {
             let all: Vec<_> = descendants(running.pid())
                 .into_iter()
                 .filter_map(users)
@@ -315,7 +315,7 @@ fn a_worker_that_is_root_is_told_of() {
     let (ran, notes) = reported(&["--uid", "65534"]);
     ran.expect_code(0, "--uid");
     assert_eq!((ran.stderr.as_str(), notes.len()), ("", 0), "{notes:?}");
-    // Without a jail it was asked for; the report has it.
+    // Without a jail it was requested; the report has it.
     let (ran, notes) = reported(&["--jail", "off"]);
     ran.expect_code(0, "--jail off");
     assert_eq!((ran.stderr.as_str(), notes.len()), ("", 1), "{notes:?}");
@@ -325,12 +325,12 @@ fn a_worker_that_is_root_is_told_of() {
 /// Mounts below a granted directory, in a mount namespace of their own.
 #[test]
 fn mounts_below_are_seen_or_the_worker_is_root() {
-    if !can_be_tried() {
+    if !can_be_tried() || !["unshare", "mount"].into_iter().all(tool::available) {
         return;
     }
     let directory = scratch();
     fs::create_dir(directory.path().join("sub")).unwrap();
-    let cache = crate::command::shared_cache();
+    let cache = crate::support::command::shared_cache();
     let run = |mount: &str, mode: &str, path: &str| {
         let script = format!(
             "set -e; {mount}; exec \"$WRUN\" --mode {mode} --dir \"$DIR::/d\" \"$GUEST\" read {path}"
@@ -354,7 +354,7 @@ fn mounts_below_are_seen_or_the_worker_is_root() {
         for mode in ["thread", "process"] {
             let ran = match run(mount, mode, path) {
                 Ok(ran) => ran,
-                Err(error) => return println!("SKIPPED: cannot run unshare: {error}"),
+                Err(error) => panic!("unshare: {error}"),
             };
             let (text, said) = (
                 String::from_utf8_lossy(&ran.stdout).into_owned(),

@@ -1,8 +1,8 @@
 //! The page of a comparison: whole, valid, true to its numbers, safe against what
 //! names may hold, and readable at every width, in the dark and on paper.
 
-use crate::browser::{self, Browser};
-use crate::support::repo;
+use crate::support::browser::{self, Browser};
+use crate::support::{repo, tool};
 use scraper::{Html, Selector};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -132,7 +132,7 @@ fn the_page_is_whole_and_valid() {
     );
 }
 
-/// The two choices, as the page words them: for strangers and for one's own code.
+/// The two choices, as the page describes them: for strangers and for one's own code.
 fn choices(results: &Value) -> (String, String) {
     let document = assert_sound("choices", &page(results));
     let mut takes = select(&document, ".take").into_iter();
@@ -194,7 +194,11 @@ fn the_answer_is_made_of_the_numbers() {
 
     let mut swapped = sample();
     swap_modes(&mut swapped, "isolation");
-    assert_eq!(choices(&swapped).0, "Thread mode", "whoever holds more");
+    assert_eq!(
+        choices(&swapped).0,
+        "Thread mode",
+        "the mode that contains more"
+    );
 
     let mut cheap = sample();
     let instance = cheap["cost"]
@@ -440,7 +444,7 @@ fn names_with_markup_are_text() {
     }
 }
 
-/// What only a browser can tell, asked of the page that is open.
+/// What only a browser can tell, evaluated in the open page.
 const FACTS: &str = r#"(() => {
   const wrong = [], root = document.documentElement;
   const name = e => `${e.tagName} ${e.getAttribute('class') || ''} "${e.textContent.trim().slice(0, 40)}"`;
@@ -497,12 +501,8 @@ const UNFOLD: &str = "document.querySelectorAll('details').forEach(d => d.open =
 #[test]
 fn a_browser_shows_the_page_at_every_width_dark_and_on_paper() {
     let Some(program) = browser::find() else {
-        println!("SKIPPED: no Chromium (WRUN_CHROMIUM names one; Debian's package is chromium)");
-        assert!(
-            std::env::var("WRUN_REQUIRE_CHROMIUM").as_deref() != Ok("1"),
-            "WRUN_REQUIRE_CHROMIUM=1, and there is none"
-        );
-        return;
+        let why = "there is no Chromium: WRUN_CHROMIUM names one; Debian's package is chromium";
+        return tool::missing("chromium", why);
     };
     let folder = tempfile::tempdir().unwrap();
     let mut hostile = sample();

@@ -1,9 +1,8 @@
-//! What a dying worker writes to its stderr reaches whoever submitted the task, and harms
-//! nobody: a panic of the host's code, an allocator's complaint.
+//! What a dying worker writes to its stderr reaches the submitter of the task, and harms
+//! no other task: a panic of the host's code, an allocator's complaint.
 
-use crate::command::Wrun;
-use crate::report::Schema;
-use crate::support::{builder, repo, still_works, wat};
+use crate::support::command::Wrun;
+use crate::support::{Schema, builder, repo, still_works, wat};
 use serde_json::{Value, json};
 use wrun::{Crash, Jail, Limits, Mode, Outcome, Report, Runner, Start, Task};
 
@@ -98,7 +97,7 @@ fn words_before_an_abort_arrive_cut_and_silence_is_none() {
     }
 }
 
-/// More than a pipe holds: who writes it waits for its runner, and not for ever.
+/// More than a pipe holds: the worker waits for its runner, and not for ever.
 #[test]
 fn a_worker_that_says_much_and_lives_goes_on() {
     for start in [Start::Fork, Start::Exec] {

@@ -1,4 +1,4 @@
-//! docs/peers.md says what docs/peers.json says, and no row of it is without a word on
+//! docs/peers.md says what docs/peers.json says, and each row of it has a word on
 //! what stands around its tasks.
 
 use crate::support::repo;
@@ -38,7 +38,7 @@ fn every_row_is_described_and_every_peer_has_a_row() {
     let mut there = BTreeSet::new();
     for row in &measured.rows {
         let Some(words) = described(&row.id) else {
-            panic!("docs/peers.json: nobody describes {}", row.id);
+            panic!("docs/peers.json: there is no description of {}", row.id);
         };
         there.insert(words.name);
         let said = [&row.name, &row.state, &row.walls, &row.crash, &row.endless];

@@ -1,8 +1,9 @@
 //! Channels between tasks, and between a task and its host, in both modes.
 
-use crate::leaks::{Census, Dice, assert_nothing_left};
-use crate::processes::eventually;
-use crate::support::{BOTH, MODES, alone, builder, guest, still_works, wat, wrun};
+use crate::support::{
+    BOTH, Census, Dice, MODES, alone, assert_nothing_left, builder, guest, still_works, wat,
+    within, wrun,
+};
 use futures_core::Stream;
 use futures_sink::Sink;
 use std::future::poll_fn;
@@ -170,7 +171,7 @@ fn the_end_of_a_task_closes_its_ports() {
         let (theirs, port) = runner.channel(4).unwrap();
         let hold = Task::new(&ports).input("hold").port(theirs);
         let task = runner.submit_blocking(hold.grace(Duration::ZERO)).unwrap();
-        assert!(eventually(SOON, || task.progress().done == 1));
+        assert!(within(SOON, || task.progress().done == 1));
         task.kill();
         assert_eq!(task.wait().unwrap().outcome, Outcome::Cancelled);
         assert_eq!(port.receive_timeout(SOON).unwrap_err(), PortError::Closed);
@@ -187,7 +188,7 @@ fn the_end_of_a_task_closes_its_ports() {
         assert_eq!(port.receive_timeout(SOON).unwrap_err(), PortError::Closed);
 
         let (task, _port) = talk(&runner, &ports, "wait", 4);
-        assert!(eventually(SOON, || task.progress().done == 1));
+        assert!(within(SOON, || task.progress().done == 1));
         task.cancel();
         assert_eq!(completed(task), "cancelled", "{mode}");
         still_works(&runner);
@@ -207,9 +208,9 @@ fn there_is_room_whatever_the_receiver_does_next() {
             assert_eq!(received(&port), b"asks", "{mode}: {at}");
             // It has answered, so it might again; it does not.
             port.send_blocking("is taken").unwrap();
-            let sent = eventually(SOON, || port.try_send("has room").is_ok());
+            let sent = within(SOON, || port.try_send("has room").is_ok());
             assert!(sent, "{mode}: {at}");
-            // Nobody takes that one.
+            // That one is not received.
             assert_eq!(
                 port.try_send("no").unwrap_err().error,
                 PortError::WouldBlock,
@@ -237,7 +238,7 @@ fn a_port_is_its_runners() {
         let unsent = one.try_send(Message::new("x").port(foreign)).unwrap_err();
         assert_eq!(unsent.error, PortError::OtherRunner);
         assert_eq!(unsent.message.ports.len(), 1);
-        // One that nobody takes is closed with its task.
+        // One that is not received is closed with its task.
         let (theirs, ours) = runner.channel(1).unwrap();
         let hello = guest(&runner, "hello/hello.wat");
         let report = runner.run(Task::new(&hello).port(theirs)).unwrap();
@@ -291,7 +292,7 @@ fn nothing_is_left_of_ports() {
                 task.wait().unwrap();
                 drop(port);
                 assert!(
-                    eventually(SOON, || matches!(
+                    within(SOON, || matches!(
                         other.try_receive(),
                         Err(PortError::Closed)
                     )),
@@ -304,7 +305,7 @@ fn nothing_is_left_of_ports() {
     });
 }
 
-/// Makes 2,000 channels that nobody reaches, each with 256 KiB in it: one end lies in
+/// Makes 2,000 channels that cannot be reached, each with 256 KiB in it: one end lies in
 /// its own queue and the other is dropped. With an input: a chain of channels, each with
 /// the end before in its queue, until it is refused. Prints how many there were, and the
 /// number of the error where there was one.
@@ -370,7 +371,7 @@ const HOARD: &str = r#"(module
   (func (export "run") (param i32 i32) (result i32)
     (if (result i32) (local.get 1) (then (call $chain)) (else (call $cycles)))))"#;
 
-/// KiB of memory that this process had at most.
+/// Peak memory of this process, in KiB.
 fn peak() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let mut lines = status.lines();
@@ -379,9 +380,9 @@ fn peak() -> u64 {
 }
 
 #[test]
-fn what_lies_in_channels_is_bounded_wherever_their_ends_lie() {
+fn messages_in_channels_are_bounded_wherever_their_ends_lie() {
     alone(
-        "ports::what_lies_in_channels_is_bounded_wherever_their_ends_lie",
+        "ports::messages_in_channels_are_bounded_wherever_their_ends_lie",
         || {
             for mode in BOTH {
                 let (runner, _) = load(mode);
@@ -454,7 +455,7 @@ const FILL: &str = r#"(module
     (call $end (select (i32.const 48) (i32.const 32) (i32.load8_u (i32.const 128))))))"#;
 
 #[test]
-fn what_lies_in_channels_does_not_keep_a_runner_from_its_workers() {
+fn messages_in_channels_do_not_keep_a_runner_from_its_workers() {
     use std::os::unix::process::CommandExt;
     let folder = tempfile::tempdir().unwrap();
     let (fill, input) = (folder.path().join("fill.wat"), folder.path().join("input"));

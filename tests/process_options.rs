@@ -2,9 +2,8 @@
 //! what has no effect on threads, what the report says of them. And `--report`
 //! itself, which is opened before the task runs.
 
-use crate::command::{Wrun, open, scratch, write};
-use crate::report::Schema;
-use crate::support::{MODES, builder, guest, repo, wrun};
+use crate::support::command::{Wrun, open, scratch, write};
+use crate::support::{MODES, Schema, builder, guest, repo, wrun};
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::process::CommandExt;
@@ -88,7 +87,7 @@ fn only_root_runs_tasks_as_others() {
 }
 
 #[test]
-fn what_only_concerns_speed_is_taken_in_both_modes() {
+fn options_that_concern_speed_are_accepted_in_both_modes() {
     for mode in MODES {
         let ran = Wrun::mode(mode)
             .args(["--jail", "off", "--retries", "2", "--start", "exec"])
@@ -245,7 +244,7 @@ fn a_task_that_cannot_be_loaded_in_time_has_an_outcome() {
         for mode in MODES {
             scope.spawn(move || {
                 let folder = scratch();
-                // A file that is opened for as long as nobody writes.
+                // Opening a file blocks until there is a writer.
                 let task = folder.path().join("task.wasm");
                 let made = std::process::Command::new("mkfifo").arg(&task).status();
                 assert!(made.unwrap().success());

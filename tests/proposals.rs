@@ -1,7 +1,7 @@
 //! What of WebAssembly is a task: each proposal, and each limit of what a file declares,
 //! with the same answer in both modes, from `inspect` and from `compile`.
 
-use crate::command::{Wrun, scratch};
+use crate::support::command::{Wrun, scratch};
 use crate::support::{BOTH, MODES, builder, runner};
 use wrun::{ErrorKind, Limit, Limits, Outcome, Task};
 
@@ -10,7 +10,7 @@ use wrun::{ErrorKind, Limit, Limits, Outcome, Task};
 enum Fate {
     /// It runs to its end.
     Runs,
-    /// It is no task, in words that contain these.
+    /// It is not a task; the message contains this.
     Refused(&'static str),
     /// It exceeds a limit at once.
     Exceeds(Limit),

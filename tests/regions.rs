@@ -1,13 +1,15 @@
 //! Regions, as far as they are seen from outside: that nothing of them stays, that
-//! they count as memory, and that nobody else is disturbed. What they do is in the
+//! they count as memory, and that no other task is disturbed. What they do is in the
 //! guests of `guest-tasks/regions` and `guest-tasks/hostile/region-*`, which the
 //! manifest has.
 
-use crate::leaks::{Census, assert_nothing_left};
-use crate::processes::eventually;
-use crate::support::{BOTH, alone, builder, guest, repo, runner, still_works, wat};
+use crate::support::{
+    BOTH, Census, alone, assert_nothing_left, builder, eventually, guest, repo, runner,
+    still_works, wat, within,
+};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 use wrun::{Limit, Limits, Message, Mode, Outcome, RegionError, RegionKind, Runner, Task, Waited};
@@ -194,7 +196,10 @@ fn a_task_that_waits_is_killed_and_cancelled() {
         let runner = runner(mode);
         let waits = guest(&runner, "hostile/region-wait-forever.wat");
         let handle = runner.submit_blocking(Task::new(&waits)).unwrap();
-        std::thread::sleep(Duration::from_millis(50));
+        // It waits right after it has created its region.
+        eventually("it has a region", Duration::from_secs(60), || {
+            runner.region_memory_used() > 0
+        });
         handle.kill();
         let report = handle.wait().unwrap();
         assert_eq!(report.outcome, Outcome::Cancelled, "{mode}");
@@ -224,7 +229,7 @@ fn siblings_are_not_disturbed() {
 }
 
 #[test]
-fn what_is_read_at_once_is_no_more_than_the_memory_of_the_task() {
+fn a_single_read_is_at_most_the_memory_of_the_task() {
     // Reads all of the region that came in a message. Prints the number of the error.
     const READ: &str = r#"(module
       (import "wrun:task/ports@0.1.0" "parent" (func $parent (param i32)))
@@ -248,7 +253,7 @@ fn what_is_read_at_once_is_no_more_than_the_memory_of_the_task() {
         (i32.store offset=8 (i32.const 0) (i32.const 1))
         (i32.const 0)))"#;
     alone(
-        "regions::what_is_read_at_once_is_no_more_than_the_memory_of_the_task",
+        "regions::a_single_read_is_at_most_the_memory_of_the_task",
         || {
             for mode in BOTH {
                 let runner = builder(mode).build().unwrap();
@@ -269,7 +274,7 @@ fn what_is_read_at_once_is_no_more_than_the_memory_of_the_task() {
     );
 }
 
-/// KiB of memory that this process had at most.
+/// Peak memory of this process, in KiB.
 fn peak() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let mut lines = status.lines();
@@ -344,7 +349,7 @@ fn windows_of_many_tasks_leave_room_for_others() {
                 .collect();
             for task in &tasks {
                 let ready = || task.progress().done > 0;
-                assert!(crate::processes::eventually(Duration::from_secs(60), ready));
+                assert!(crate::support::within(Duration::from_secs(60), ready));
             }
             let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
             let mappings = maps.lines().count();
@@ -356,7 +361,7 @@ fn windows_of_many_tasks_leave_room_for_others() {
             for task in tasks {
                 assert_eq!(task.wait().unwrap().outcome, Outcome::Cancelled);
             }
-            // What they had is there again.
+            // Their memory is available again.
             let many = guest(&runner, "hostile/region-many-windows.wat");
             assert!(runner.run(Task::new(&many)).unwrap().outcome.is_completed());
         },
@@ -395,9 +400,19 @@ fn the_host_waits_at_a_word_without_a_thread_of_its_own() {
         let alone = runner.region(64, RegionKind::Exclusive).unwrap();
         let refused = drive(std::pin::pin!(alone.wait(0, 0))).unwrap_err();
         assert!(matches!(refused, RegionError::WrongKind), "{mode}");
+        let polled = AtomicBool::new(false);
         std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| drive(std::pin::pin!(region.wait(8, 0))));
-            std::thread::sleep(Duration::from_millis(30));
+            let waiting = scope.spawn(|| {
+                let mut waiting = std::pin::pin!(region.wait(8, 0));
+                drive(std::pin::pin!(std::future::poll_fn(|context| {
+                    let now = waiting.as_mut().poll(context);
+                    polled.store(true, Ordering::Relaxed);
+                    now
+                })))
+            });
+            eventually("it has begun to wait", SOON, || {
+                polled.load(Ordering::Relaxed)
+            });
             assert!(!waiting.is_finished(), "{mode}");
             region.store_u32(8, 1).unwrap();
             region.notify(8, 1).unwrap();
@@ -411,7 +426,7 @@ fn the_host_waits_at_a_word_without_a_thread_of_its_own() {
         assert!(polled.is_pending(), "{mode}");
         drop(given_up);
         drop((region, alone));
-        let gone = eventually(SOON, || runner.region_memory_used() == 0);
+        let gone = within(SOON, || runner.region_memory_used() == 0);
         assert!(gone, "{mode}: {} bytes", runner.region_memory_used());
     }
 }

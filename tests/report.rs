@@ -1,46 +1,14 @@
 //! `--report` writes what `docs/report.schema.json` describes, for every kind of
 //! outcome in both modes, and the schema describes nothing else.
 
-use crate::command::{Running, Wrun, scratch};
-use crate::processes::{descendants, eventually};
-use crate::support::{MODES, repo};
+use crate::support::command::{Running, Wrun, scratch};
+use crate::support::processes::descendants;
+use crate::support::{MODES, Schema, repo, within};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs;
 use std::time::Duration;
-
-/// The schema, compiled.
-pub struct Schema {
-    schemas: boon::Schemas,
-    index: boon::SchemaIndex,
-}
-
-impl Schema {
-    pub fn load() -> Self {
-        Schema::of("report.schema.json")
-    }
-
-    /// One of those in `docs/`.
-    pub fn of(path: &str) -> Self {
-        let text = fs::read_to_string(repo("docs").join(path)).unwrap();
-        let mut schemas = boon::Schemas::new();
-        let mut compiler = boon::Compiler::new();
-        let schema = serde_json::from_str(&text).unwrap();
-        compiler.add_resource(path, schema).unwrap();
-        let index = compiler
-            .compile(path, &mut schemas)
-            .unwrap_or_else(|error| panic!("docs/{path}: {error:#}"));
-        Schema { schemas, index }
-    }
-
-    /// Why a report is not what the schema says.
-    pub fn check(&self, report: &Value) -> Result<(), String> {
-        self.schemas
-            .validate(report, self.index)
-            .map_err(|error| format!("{error:#}"))
-    }
-}
 
 fn schema_text() -> Value {
     let text = fs::read_to_string(repo("docs/report.schema.json")).unwrap();
@@ -94,7 +62,7 @@ fn write_then_loop(folder: &std::path::Path) -> std::path::PathBuf {
         (func (export "_start")
             (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 16)))
             (loop $forever (br $forever))))"#;
-    crate::command::write(folder, "write-then-loop.wat", text)
+    crate::support::command::write(folder, "write-then-loop.wat", text)
 }
 
 #[test]
@@ -167,12 +135,12 @@ fn every_outcome_is_as_the_schema_says() {
                 "crashed",
                 report_of_endless(mode, |running| {
                     let mut workers = BTreeSet::new();
-                    assert!(eventually(Duration::from_secs(30), || {
+                    assert!(within(Duration::from_secs(30), || {
                         workers = descendants(running.pid());
                         !workers.is_empty()
                     }));
                     for worker in workers {
-                        crate::processes::signal(worker, Signal::KILL);
+                        crate::support::processes::signal(worker, Signal::KILL);
                     }
                 }),
             ));
@@ -280,7 +248,7 @@ fn a_report_on_stdout_is_one_line_behind_the_output() {
 }
 
 #[test]
-fn what_was_denied_is_in_the_report_and_on_stderr() {
+fn denials_are_in_the_report_and_on_stderr() {
     for mode in MODES {
         let report = report(mode, &[], "tcp-client/tcp-client.wasm", &["127.0.0.1:9"]);
         assert_eq!(
@@ -289,7 +257,7 @@ fn what_was_denied_is_in_the_report_and_on_stderr() {
                 {"access": "tcp-connect", "target": "127.0.0.1:9", "count": 1},
                 {"access": "directories", "target": "", "count": 1},
             ]),
-            "{mode}: the address that was wanted, and nothing that was not asked for"
+            "{mode}: the address of the grant, and nothing else"
         );
         let ran = Wrun::mode(mode)
             .arg("--stats")

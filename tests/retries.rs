@@ -2,10 +2,9 @@
 //! those before, and what ends them all. Workers die here because the test kills
 //! them.
 
-use crate::command::{Ran, Wrun, open, scratch, write};
-use crate::processes::{Process, descendants, eventually, own_copy, running, serves, signal};
-use crate::report::Schema;
-use crate::support::{BOTH, guest, repo, runner, wat};
+use crate::support::command::{Ran, Wrun, open, scratch, write};
+use crate::support::processes::{Process, descendants, own_copy, running, serves, signal};
+use crate::support::{BOTH, Schema, guest, repo, runner, wat, within};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs;
@@ -95,7 +94,7 @@ impl Stage {
     /// The worker that runs, once it is another than those `before`.
     fn worker(&self, before: &BTreeSet<Process>) -> BTreeSet<Process> {
         let mut workers = BTreeSet::new();
-        let came = eventually(SOON, || {
+        let came = within(SOON, || {
             workers = running(&self.program);
             // Before that its death would be a start that failed, and no attempt.
             workers.retain(|(pid, _)| serves(*pid));
@@ -146,7 +145,7 @@ fn kill_leaves(processes: impl Iterator<Item = Process>) -> usize {
 #[track_caller]
 fn await_attempt(handle: &TaskHandle, attempt: u64) {
     assert!(
-        eventually(SOON, || handle.progress().done == attempt),
+        within(SOON, || handle.progress().done == attempt),
         "no attempt {attempt}, but {:?}",
         handle.progress()
     );
@@ -184,7 +183,7 @@ fn a_crashed_task_begins_anew() {
         let report = handle.wait().unwrap();
         assert!(report.outcome.is_completed(), "{}", report.outcome);
         assert!(report.stdout == input, "{} bytes", report.stdout.len());
-        assert_eq!(report.stderr, "attempt\n", "an earlier attempt's words");
+        assert_eq!(report.stderr, "attempt\n", "what an earlier attempt said");
         assert_eq!(report.attempt, 3);
         assert_eq!(report.notes, crashed(1..=2));
     }
@@ -252,7 +251,7 @@ async fn a_stream_is_read_once() {
         let task = Task::new(&cat).input(input).retries(50);
         stage.runner.submit(task).await.unwrap()
     };
-    // Nobody has taken anything out of it: it is whole.
+    // Nothing was read out of it: it is whole.
     let (mut stdin, reader) = tokio::io::duplex(1);
     let handle = submit(Input::reader(reader)).await;
     let first = stage.worker(&BTreeSet::new());
@@ -405,11 +404,11 @@ fn killed_once(what: &str, command: Wrun) -> (Ran, Value) {
     let running = command.arg("--report").arg(&path).arg(task).start();
     running.await_task("process");
     assert!(
-        eventually(SOON, || {
+        within(SOON, || {
             let all = descendants(running.pid()).into_iter();
             kill_leaves(all.filter(|(pid, _)| serves(*pid))) > 0
         }),
-        "{what}: nobody to kill"
+        "{what}: no process to kill"
     );
     let ran = running.end();
     let bytes = fs::read(&path).unwrap_or_else(|error| panic!("{what}: no report: {error}; {ran}"));

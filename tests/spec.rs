@@ -1,5 +1,5 @@
 //! SPEC.md has every promise that the benchmark checks and no other, and what it names
-//! is there. Whether promises are kept is not asked here: that takes a machine at rest.
+//! is there. Whether promises are kept is not measured here: that takes a machine at rest.
 
 use crate::support::repo;
 use std::collections::BTreeSet;
@@ -50,7 +50,7 @@ fn its_tables_are_the_promises() {
 }
 
 #[test]
-fn what_checks_a_promise_is_there() {
+fn the_check_of_each_promise_exists() {
     let (rows, mut ids, mut checks) = (
         sources("runner/cli/benches/cost"),
         BTreeSet::new(),
@@ -93,7 +93,7 @@ fn a_verdict_is_the_medians_and_the_edge_is_the_spreads() {
         (AtLeast(0.7), 0.8, 0.6, 0.9, Verdict::HoldsAtItsEdge),
         (AtLeast(0.7), 0.6, 0.5, 0.8, Verdict::MissesAtItsEdge),
         (AtLeast(0.7), 0.6, 0.5, 0.65, Verdict::Misses),
-        // The same in every round is no edge, even where it is the bound itself.
+        // A value that is the same in every round is not an edge, even where it is the bound itself.
         (AtMost(1.0), 1.0, 1.0, 1.0, Verdict::Holds),
     ] {
         assert_eq!(Verdict::of(bound, median, p10, p90), verdict, "{median}");
@@ -116,7 +116,7 @@ fn findings<const N: usize>(found: [(&str, Found); N]) -> Findings {
 }
 
 #[test]
-fn what_held_and_clearly_misses_is_broken() {
+fn a_promise_that_held_and_clearly_misses_is_broken() {
     let ratio = |median: f64, spread: f64| Found::Ratio {
         median,
         p10: median - spread,
@@ -206,7 +206,7 @@ fn findings_are_kept_and_those_of_old_promises_are_not() {
     fs::write(&files.page, &page).unwrap();
     files.write(&found).unwrap();
     let read = Findings::read(&files.findings).unwrap();
-    assert_eq!(read.0.len(), 1, "Z99 is no promise");
+    assert_eq!(read.0.len(), 1, "Z99 is not a promise");
     assert!(read.0["T1"].found == held);
     let text = fs::read_to_string(&files.page).unwrap();
     assert!(
@@ -227,7 +227,7 @@ fn findings_are_kept_and_those_of_old_promises_are_not() {
 }
 
 #[test]
-fn promises_are_asked_for_by_id_or_by_name() {
+fn promises_are_selected_by_id_or_by_name() {
     let ids = |wanted: &[&str]| -> Vec<_> {
         let wanted: Vec<_> = wanted.iter().map(|&it| it.to_owned()).collect();
         chosen(&wanted).unwrap().iter().map(|it| it.id).collect()

@@ -1,7 +1,8 @@
 //! Standard streams that others share: pipes with `O_NONBLOCK`, as Node and ssh leave
 //! them, and a stdout and stderr that are the same.
 
-use crate::command::{PATIENCE, Wrun, open, scratch, write};
+use crate::support::command::{PATIENCE, Wrun, open, scratch, write};
+use crate::support::processes::await_rest;
 use crate::support::{BOTH, MODES, runner, wat};
 use rustix::fs::{OFlags, fcntl_getfl};
 use std::fs::{self, File};
@@ -62,7 +63,7 @@ const ORDER: &str = r#"(module
         (br_if $l (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1)))
           (i32.const 50))))))"#;
 
-/// A task that prints "e\n" and returns so many bytes of "o".
+/// A task that prints "e\n" and returns this many bytes of "o".
 fn prints_and_returns(len: usize) -> String {
     let pages = len / 65536 + 2;
     format!(
@@ -86,7 +87,7 @@ fn is_nonblocking(fd: impl AsFd) -> bool {
     fcntl_getfl(fd).unwrap().contains(OFlags::NONBLOCK)
 }
 
-/// A pipe whose ends do not block, for all who have them.
+/// A pipe whose ends do not block, in any process.
 fn pipe() -> (OwnedFd, OwnedFd) {
     let flags = rustix::pipe::PipeFlags::NONBLOCK | rustix::pipe::PipeFlags::CLOEXEC;
     rustix::pipe::pipe_with(flags).unwrap()
@@ -163,7 +164,7 @@ fn input_that_comes_late_is_waited_for_where_a_pipe_does_not_block() {
 }
 
 #[test]
-fn what_wrun_says_itself_waits_for_room() {
+fn messages_of_wrun_wait_for_room() {
     let scratch = scratch();
     let guest = write(scratch.path(), "order.wat", ORDER);
     let guest = guest.display().to_string();
@@ -181,7 +182,8 @@ fn what_wrun_says_itself_waits_for_room() {
         let mut run = Wrun::new().args(args).stdout_to(writer);
         run.command.stderr(To::null());
         let running = run.start();
-        std::thread::sleep(Duration::from_millis(300));
+        // Until it waits for room.
+        await_rest("wrun", PATIENCE, running.pid());
         let read = read_slowly(&reader);
         running.end().expect_code(0, &what);
         let said = &read[full..];
@@ -218,7 +220,7 @@ fn a_full_stderr_keeps_no_signal_from_ending_wrun() {
             let mut run = Wrun::mode(mode).arg(&guest);
             run.command.stderr(writer);
             let mut running = run.start();
-            // It has its message to say, and nobody reads.
+            // It has a message to write, and its pipe is not read.
             assert!(
                 !running.ends_within(Duration::from_secs(2)),
                 "{mode}: it waits"
@@ -277,7 +279,7 @@ fn the_order_of_stdout_and_stderr_is_kept_where_they_are_one() {
 }
 
 #[test]
-fn what_a_task_prints_comes_before_what_it_returns_where_both_are_one() {
+fn printed_output_comes_before_returned_output_in_one_file() {
     let scratch = scratch();
     for len in [2, 1_000_000] {
         let task = write(scratch.path(), "task.wat", prints_and_returns(len));

@@ -2,10 +2,15 @@
 //! runners that die, a thousand workers at once, programs that crash; and what
 //! waits when nothing happens. Each test has a process of its own to look at.
 
-use crate::command::{Wrun, scratch, shared_cache};
-use crate::leaks::{ANNOUNCES, Census, Dice, SetOnDrop, assert_nothing_left, workers};
-use crate::processes::{Process, descendants, eventually, own_copy, running, signal, signal_below};
-use crate::support::{alone, builder, children, guest, repo, wat, wrun};
+use crate::support::command::{Wrun, scratch, shared_cache};
+use crate::support::guests::ANNOUNCES;
+use crate::support::processes::{
+    Process, descendants, own_copy, running, signal, signal_below, workers,
+};
+use crate::support::{
+    Census, Dice, SetOnDrop, alone, assert_nothing_left, builder, children, guest, repo, wat,
+    within, wrun,
+};
 use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -124,7 +129,7 @@ fn storm(start: Start, total: usize) {
     assert_nothing_left(&before, "a storm");
     // Also those whose parents are gone.
     assert!(
-        eventually(SOON, || running(&program).is_empty()),
+        within(SOON, || running(&program).is_empty()),
         "left behind: {:?}",
         running(&program)
     );
@@ -153,7 +158,7 @@ fn a_runner_may_die_at_any_moment() {
         had += usize::from(!descendants(wrun.pid()).is_empty());
         wrun.signal(Signal::KILL);
         let killed = Instant::now();
-        let gone = eventually(Duration::from_secs(10), || running(&program).is_empty());
+        let gone = within(Duration::from_secs(10), || running(&program).is_empty());
         let took = killed.elapsed();
         assert!(gone, "round {round}: left {:?}", running(&program));
         slowest = slowest.max(took);
@@ -161,7 +166,7 @@ fn a_runner_may_die_at_any_moment() {
         wrun.end();
     }
     eprintln!("{ROUNDS} runners killed, {had} with workers; the last process after {slowest:?}");
-    assert!(had > ROUNDS as usize / 4, "only {had} had workers");
+    assert!(had > ROUNDS as usize / 4, "only {had} with workers");
     // All within a second, but for a machine that does something else that long.
     assert!(late <= ROUNDS / 20, "{late} took more than a second");
 }
@@ -196,7 +201,7 @@ fn a_thousand_tasks_in_a_thousand_processes() {
         let runs = |handle: &wrun::TaskHandle| handle.progress().done == 1;
         let all = || handles.iter().filter(|handle| runs(handle)).count() >= TASKS;
         assert!(
-            eventually(2 * SOON, all),
+            within(2 * SOON, all),
             "{} of {TASKS} run",
             handles.iter().filter(|handle| runs(handle)).count()
         );
@@ -218,7 +223,7 @@ fn a_thousand_tasks_in_a_thousand_processes() {
         let first = handles.swap_remove(0);
         first.cancel();
         assert!(first.wait().unwrap().outcome.is_completed());
-        assert!(eventually(SOON, || runs(&waiting)), "its turn never came");
+        assert!(within(SOON, || runs(&waiting)), "its turn never came");
         handles.push(waiting);
         let mut pids = BTreeSet::new();
         for handle in &handles {
@@ -265,7 +270,7 @@ fn crashing(folder: &Path) -> PathBuf {
          exec env -i {wrun} \"$@\"\n"
     );
     // Not open for writing here: a process that another test forks at this moment
-    // would keep it open, and nobody could execute it.
+    // would keep it open, and it could not be executed.
     let text = program.with_extension("text");
     fs::write(&text, script).unwrap();
     fs::set_permissions(&text, fs::Permissions::from_mode(0o755)).unwrap();
@@ -316,7 +321,7 @@ fn a_program_that_crashes_is_not_started_forever() {
                 eprintln!("{start}: {first} starts for 32 tasks");
                 // It heals with its program, some seconds later.
                 fs::remove_file(folder.path().join("bad")).unwrap();
-                let healed = eventually(SOON, || {
+                let healed = within(SOON, || {
                     std::thread::sleep(Duration::from_millis(200));
                     match runner.run(Task::new(&echo).input("good")) {
                         Ok(report) => {
@@ -357,7 +362,7 @@ fn spares_wait_and_are_used() {
                 let waiting = workers();
                 children().len() == 1 && waiting.len() == 4 && !waiting.contains(&pid)
             };
-            assert!(eventually(SOON, rested), "{} spares", workers().len());
+            assert!(within(SOON, rested), "{} spares", workers().len());
             let spares = workers();
             let report = hello(&runner, &echo);
             let pid = report.stats.worker_pid.unwrap().cast_signed();
@@ -369,8 +374,8 @@ fn spares_wait_and_are_used() {
 }
 
 #[test]
-fn nobody_waits_when_nothing_happens() {
-    alone("storms::nobody_waits_when_nothing_happens", || {
+fn no_process_waits_when_nothing_happens() {
+    alone("storms::no_process_waits_when_nothing_happens", || {
         let before = Census::after_a_first_runner(Mode::Process);
         let runner = builder(Mode::Process)
             .spares(2)
@@ -380,12 +385,12 @@ fn nobody_waits_when_nothing_happens() {
         let echo = guest(&runner, "echo/echo.wat");
         for _ in 0..2 {
             hello(&runner, &echo);
-            assert!(eventually(SOON, || below().is_empty()), "{:?}", below());
+            assert!(within(SOON, || below().is_empty()), "{:?}", below());
         }
         // One that runs is not idle, however long.
         let announces = wat(&runner, "announces.wat", ANNOUNCES);
         let handle = runner.submit_blocking(Task::new(&announces)).unwrap();
-        assert!(eventually(SOON, || handle.progress().done == 1));
+        assert!(within(SOON, || handle.progress().done == 1));
         std::thread::sleep(Duration::from_secs(3));
         handle.cancel();
         let report = handle.wait().unwrap();
@@ -428,7 +433,7 @@ fn a_worker_that_is_used_again_has_forgotten_all() {
         }
         assert!(times.values().all(|times| *times <= 3), "{times:?}");
         assert!(times.values().any(|times| *times == 3), "{times:?}");
-        // Also where several ask at once, and are cancelled when they are done.
+        // Also where several run at once, and are cancelled when they are done.
         let handles: Vec<_> = (0..60)
             .map(|_| runner.submit_blocking(Task::new(&remembers)).unwrap())
             .collect();
@@ -475,35 +480,38 @@ fn a_worker_that_is_used_again_has_the_memory_of_its_task() {
 }
 
 #[test]
-fn who_waits_may_be_killed_or_stopped() {
-    alone("storms::who_waits_may_be_killed_or_stopped", || {
-        let before = Census::after_a_first_runner(Mode::Process);
-        for spares in [0, 2] {
-            let runner = builder(Mode::Process).spares(spares).build().unwrap();
-            let echo = guest(&runner, "echo/echo.wat");
-            for how in [Signal::KILL, Signal::STOP] {
-                let all = || below().into_iter().map(|(pid, _)| pid).collect();
-                for whom in [children, workers, all] {
-                    hello(&runner, &echo);
-                    assert!(eventually(SOON, || workers().len() >= spares.max(1)));
-                    let hit = whom();
-                    for &pid in &hit {
-                        signal_below(pid, how);
+fn a_process_that_waits_may_be_killed_or_stopped() {
+    alone(
+        "storms::a_process_that_waits_may_be_killed_or_stopped",
+        || {
+            let before = Census::after_a_first_runner(Mode::Process);
+            for spares in [0, 2] {
+                let runner = builder(Mode::Process).spares(spares).build().unwrap();
+                let echo = guest(&runner, "echo/echo.wat");
+                for how in [Signal::KILL, Signal::STOP] {
+                    let all = || below().into_iter().map(|(pid, _)| pid).collect();
+                    for whom in [children, workers, all] {
+                        hello(&runner, &echo);
+                        assert!(within(SOON, || workers().len() >= spares.max(1)));
+                        let hit = whom();
+                        for &pid in &hit {
+                            signal_below(pid, how);
+                        }
+                        // One that is dying unnoticed would be the task's worker.
+                        let is_gone = |pid: &i32| !Path::new(&format!("/proc/{pid}")).exists();
+                        assert!(
+                            within(SOON, || hit.iter().all(is_gone)),
+                            "{how:?}: {hit:?} are still there"
+                        );
+                        let report = hello(&runner, &echo);
+                        assert_eq!(report.notes, Vec::<String>::new());
                     }
-                    // One that nobody knows to be dying would be the task's worker.
-                    let is_gone = |pid: &i32| !Path::new(&format!("/proc/{pid}")).exists();
-                    assert!(
-                        eventually(SOON, || hit.iter().all(is_gone)),
-                        "{how:?}: {hit:?} are still there"
-                    );
-                    let report = hello(&runner, &echo);
-                    assert_eq!(report.notes, Vec::<String>::new());
                 }
+                drop((runner, echo));
+                assert_nothing_left(&before, "killed and stopped processes that waited");
             }
-            drop((runner, echo));
-            assert_nothing_left(&before, "killed and stopped processes that waited");
-        }
-    });
+        },
+    );
 }
 
 #[test]
@@ -513,8 +521,8 @@ fn a_stopped_zygote_holds_up_no_task_for_long() {
         let announces = wat(&runner, "announces.wat", ANNOUNCES);
         let submit = || runner.submit_blocking(Task::new(&announces)).unwrap();
         let first = submit();
-        assert!(eventually(SOON, || first.progress().done == 1));
-        // Whoever runs is lost with it, or was done before; whoever comes is not.
+        assert!(within(SOON, || first.progress().done == 1));
+        // A task that runs is lost with it, or was done before; one that comes later is not.
         for pid in children() {
             signal_below(pid, Signal::STOP);
         }
@@ -523,15 +531,15 @@ fn a_stopped_zygote_holds_up_no_task_for_long() {
         let outcome = first.wait().unwrap().outcome;
         let expected = matches!(outcome, Outcome::Completed(_) | Outcome::Crashed(_));
         assert!(expected, "{outcome}");
-        assert!(eventually(SOON, || second.progress().done == 1));
+        assert!(within(SOON, || second.progress().done == 1));
         second.cancel();
         second.wait().unwrap();
         let third = submit();
         third.cancel();
         assert!(third.wait().unwrap().outcome.is_completed());
-        // Zygote and worker both: nobody but the runner is left to notice.
+        // Zygote and worker both: only the runner is left to notice.
         let last = submit();
-        assert!(eventually(SOON, || last.progress().done == 1));
+        assert!(within(SOON, || last.progress().done == 1));
         for pid in below() {
             signal(pid, Signal::STOP);
         }
@@ -561,7 +569,7 @@ fn a_slow_start_is_not_begun_anew_for_each_impatient_task() {
         .unwrap();
     let echo = guest(&runner, "echo/echo.wat");
     let limits = Limits::default().timeout(Duration::from_millis(300));
-    let completed = eventually(SOON, || {
+    let completed = within(SOON, || {
         let task = Task::new(&echo).limits(limits.clone());
         runner.run(task).unwrap().outcome.is_completed()
     });

@@ -1,8 +1,8 @@
 //! Bytes on their way through `wrun`: as they are produced, in bounded memory, in
 //! both directions, and never further than the task reads.
 
-use crate::command::{PATIENCE, Running, Wrun, open, scratch, write};
-use crate::processes::{descendants, peak_memory};
+use crate::support::command::{PATIENCE, Running, Wrun, open, scratch, write};
+use crate::support::processes::{descendants, peak_memory};
 use crate::support::{MODES, repo};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -16,7 +16,7 @@ fn guest(name: &str) -> std::path::PathBuf {
     repo("guest-tasks").canonicalize().unwrap().join(name)
 }
 
-/// Reads exactly so many bytes, or fails when they do not come.
+/// Reads exactly this many bytes, or fails when they do not come.
 #[track_caller]
 fn read_exactly(mut source: impl Read + Send + 'static, len: usize, what: &str) -> Vec<u8> {
     let (sender, receiver) = mpsc::channel();
@@ -175,13 +175,13 @@ fn a_slow_reader_makes_the_task_wait_not_the_memory_grow() {
         };
         watch.look();
         let before = watch.most();
-        // Nobody reads: the flood would fill gigabytes meanwhile.
+        // Unread, the flood would fill gigabytes meanwhile.
         std::thread::sleep(Duration::from_secs(1));
         watch.look();
         let most = watch.most();
         assert!(
             most < before + (64 << 20),
-            "{mode}: the peak went from {before} to {most} bytes while nobody read"
+            "{mode}: the peak went from {before} to {most} bytes while nothing was read"
         );
         drop(stdout);
         running.end().expect_code(128 + 13, mode);
@@ -301,7 +301,7 @@ fn shell(script: &str, mode: &str, stdin: impl Into<Stdio>) -> (Option<i32>, Str
         .env("wrun", crate::support::wrun())
         .env("mode", mode)
         .env("guests", guest(""))
-        .env("WRUN_CACHE_DIR", crate::command::shared_cache())
+        .env("WRUN_CACHE_DIR", crate::support::command::shared_cache())
         .stdin(stdin)
         .output()
         .unwrap();

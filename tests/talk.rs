@@ -1,9 +1,11 @@
 //! Tasks that talk: each of `guest-tasks/talk*`, in both modes, with workers of its own
 //! language and of others, one at a time and many at once.
 
-use crate::leaks::{Census, Dice, assert_nothing_left, status_kib};
-use crate::processes::{eventually, leaves, serves, signal_below};
-use crate::support::{BOTH, alone, builder, guest, repo, still_works};
+use crate::support::processes::{leaves, serves, signal_below};
+use crate::support::{
+    BOTH, Census, Dice, alone, assert_nothing_left, builder, guest, repo, status_kib, still_works,
+    within,
+};
 use rustix::process::Signal;
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -19,7 +21,7 @@ const C: &str = "talk-c/talk-c.wasm";
 const ASSEMBLY_SCRIPT: &str = "talk-as/talk-as.wasm";
 const COMMONS: &str = "commons/commons.wasm";
 
-/// Who coordinates, who works, and what is asked.
+/// The coordinator, the workers, and the job.
 fn tasks() -> Vec<(&'static str, &'static str, String)> {
     let text = std::fs::read_to_string(repo("guest-tasks/inputs/article.md")).unwrap();
     let mut tasks = vec![
@@ -85,7 +87,7 @@ fn title((coordinator, worker, input): &(&str, &str, String)) -> String {
     format!("{coordinator} with {worker}: {line}")
 }
 
-/// The same answer whoever coordinates and works, in both modes. What the answers are
+/// The same answer with any coordinator and any workers, in both modes. What the answers are
 /// is in the manifest, which the differential test follows.
 #[test]
 fn languages_and_modes_agree() {
@@ -195,7 +197,7 @@ const LOCKS: [&str; 3] = ["one", "two", "turn"];
 
 impl<'a> Killing<'a> {
     fn new(talk: &'a Talk) -> Self {
-        // In C, whoever hands out jobs waits for them, not for workers: until its deadline.
+        // In C, the coordinator waits for its jobs, not for workers: until its deadline.
         let forever = |what: &Asked| what.0 == C && what.2.starts_with("primes");
         let short = tasks().into_iter().filter(|what| !forever(what));
         let short = short.map(|what| {
@@ -293,7 +295,7 @@ impl<'a> Killing<'a> {
         if !by_handle && runner.mode() == Mode::Process {
             self.kill_a_process(dice);
         }
-        // What ends by itself has to, whoever died.
+        // What ends by itself has to, whichever party died.
         if by_handle || !is_short {
             if !by_handle {
                 dice.pause(15);
@@ -328,12 +330,12 @@ impl<'a> Killing<'a> {
             .fetch_add(usize::from(cut_short), Ordering::Relaxed);
     }
 
-    /// Any worker of any task, whoever submitted it: a parent or a child.
+    /// Any worker of any task: a parent or a child.
     fn kill_a_process(&self, dice: &mut Dice) {
         let mut workers = leaves(std::process::id().cast_signed());
         while !workers.is_empty() {
             let worker = workers.swap_remove(dice.below(workers.len() as u64) as usize);
-            // One that starts is not a party yet, and who kills many is restrained.
+            // One that starts is not a party yet, and after many deaths starts are restrained.
             if serves(worker) {
                 let hit = usize::from(signal_below(worker, Signal::KILL));
                 self.killed.fetch_add(hit, Ordering::Relaxed);
@@ -342,7 +344,7 @@ impl<'a> Killing<'a> {
         }
     }
 
-    /// Nobody has anything any more, and everybody may have all.
+    /// Nothing is held any more, and all of it is available.
     fn nothing_is_held(&self) {
         let runner = &self.talk.runner;
         for name in LOCKS {
@@ -351,11 +353,11 @@ impl<'a> Killing<'a> {
                 assert!(lock.is_some(), "somebody has {name}");
             }
         }
-        let regions = eventually(SOON, || runner.region_memory_used() == 0);
+        let regions = within(SOON, || runner.region_memory_used() == 0);
         assert!(regions, "{} bytes", runner.region_memory_used());
-        // As many as there may be: nobody else is one of them.
+        // As many as there may be: no other task is one of them.
         let mut members = Vec::new();
-        assert!(eventually(SOON, || {
+        assert!(within(SOON, || {
             members.extend(runner.broadcast("news"));
             members.len() == 128
         }));

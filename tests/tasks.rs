@@ -1,9 +1,11 @@
 //! Tasks that start tasks, in both modes: what they get, what bounds them, and that
 //! none outlives its parent.
 
-use crate::leaks::{Census, assert_nothing_left};
-use crate::processes::{descendants, eventually, leaves, signal_below};
-use crate::support::{BOTH, MODES, alone, builder, guest, repo, still_works, wat, wrun};
+use crate::support::processes::{await_rest, descendants, leaves, signal_below};
+use crate::support::{
+    BOTH, Census, MODES, alone, assert_nothing_left, await_output, builder, guest, repo, settled,
+    still_works, wat, within, wrun,
+};
 use rustix::process::Signal;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
@@ -48,7 +50,7 @@ fn output(report: &Report) -> String {
 /// A task that runs and has done what it says first.
 fn begun(runner: &Runner, task: Task) -> TaskHandle {
     let handle = runner.submit_blocking(task).unwrap();
-    assert!(eventually(SOON, || handle.progress().done > 0));
+    assert!(within(SOON, || handle.progress().done > 0));
     handle
 }
 
@@ -63,10 +65,9 @@ impl Idle {
     /// The runner has spares of nothing, and has run tasks of this artifact.
     fn of(runner: &Runner, family: &Artifact) -> Self {
         run(runner, task(family, "run self say x"));
-        std::thread::sleep(Duration::from_millis(300));
         Idle {
             mode: runner.mode(),
-            processes: Idle::count(),
+            processes: settled("the processes", SOON, Idle::count),
         }
     }
 
@@ -78,7 +79,7 @@ impl Idle {
     fn check(&self) {
         // The last worker ends of itself.
         assert!(
-            eventually(SOON, || Idle::count() <= self.processes),
+            within(SOON, || Idle::count() <= self.processes),
             "{} processes in {} mode, {} before",
             Idle::count(),
             self.mode,
@@ -412,10 +413,10 @@ fn children_are_killed_dropped_and_waited_for() {
     });
 }
 
-/// A killed child has its parent's grace, or its grant's, and none when nobody holds it
+/// A killed child has its parent's grace, or its grant's, and none when no handle of it is left
 /// any more.
 #[test]
-fn a_child_that_is_killed_is_asked_first() {
+fn a_child_that_is_killed_is_cancelled_first() {
     const FOREVER: Duration = Duration::from_secs(3600);
     let moment = Duration::from_millis(500);
     for mode in BOTH {
@@ -454,7 +455,7 @@ fn a_child_that_is_killed_is_asked_first() {
                 "completed cancelled",
                 Duration::ZERO,
             ),
-            // What is below a child that is asked to stop is asked, too.
+            // What is below a child that is cancelled is cancelled, too.
             (
                 "stop self waits",
                 FOREVER,
@@ -475,7 +476,7 @@ fn a_child_that_is_killed_is_asked_first() {
 }
 
 #[test]
-fn a_child_is_dropped_by_whoever_just_looked_at_it() {
+fn a_child_is_dropped_right_after_it_was_looked_at() {
     // 20 times: starts one, looks whether it has ended, and drops it.
     const LOOK: &str = r#"(module
       (import "wrun:task/tasks@0.1.0" "spawn" (func $spawn (param i32 i32 i32 i32 i32 i32 i32)))
@@ -534,13 +535,13 @@ fn parents_and_children_talk() {
 }
 
 #[test]
-fn what_asks_a_task_to_stop_asks_its_children() {
+fn cancelling_a_task_cancels_its_children() {
     for mode in BOTH {
         let (runner, family) = load(mode);
         let handle = runner
             .submit_blocking(task(&family, "run self waits"))
             .unwrap();
-        assert!(eventually(SOON, || handle.progress().done > 0));
+        assert!(within(SOON, || handle.progress().done > 0));
         handle.cancel();
         let report = handle.wait().unwrap();
         assert_eq!(
@@ -610,7 +611,7 @@ fn a_child_whose_process_dies_has_crashed() {
         // The parent waits, so the child is the one that computes.
         let cpu = |pid: i32| ticks(&pid.to_string());
         let mut child = 0;
-        assert!(eventually(SOON, || {
+        assert!(within(SOON, || {
             child = leaves(own)
                 .into_iter()
                 .max_by_key(|pid| cpu(*pid))
@@ -638,7 +639,7 @@ fn a_child_whose_process_dies_has_crashed() {
 }
 
 #[test]
-fn what_children_say_is_within_the_budget_of_their_parent() {
+fn output_of_children_is_within_the_budget_of_their_parent() {
     for mode in BOTH {
         let (runner, family) = load(mode);
         let limits = |bytes| Limits::default().max_memory(64 << 20).max_output(bytes);
@@ -659,6 +660,13 @@ fn what_children_say_is_within_the_budget_of_their_parent() {
 
 #[test]
 fn streams_of_a_parent_have_what_its_children_say() {
+    alone(
+        "tasks::streams_of_a_parent_have_what_its_children_say",
+        streams_of_a_parent,
+    );
+}
+
+fn streams_of_a_parent() {
     for mode in BOTH {
         let (runner, family) = load(mode);
         let task = task(&family, "run self shout 3000").stderr(wrun::Stdio::Stream);
@@ -671,11 +679,13 @@ fn streams_of_a_parent_have_what_its_children_say() {
         }
         assert_eq!(read, 3_000_000, "{mode}");
         assert_eq!(output(&handle.wait().unwrap()), "completed ");
-        // Nobody reads, and it is killed.
+        // It is killed while its output is not read.
         let task = self::task(&family, "run self shout 30000").stderr(wrun::Stdio::Stream);
         let mut handle = begun(&runner, task);
-        let _unread = handle.stderr().unwrap();
-        std::thread::sleep(Duration::from_millis(100));
+        let mut unread = handle.stderr().unwrap();
+        await_output(&mut unread);
+        // Until its output has no more room.
+        await_rest("parent and child", SOON, std::process::id().cast_signed());
         handle.kill();
         assert_eq!(handle.wait().unwrap().outcome, Outcome::Cancelled, "{mode}");
     }
@@ -725,7 +735,7 @@ fn nothing_is_left_of_children() {
                     .submit_blocking(task(&family, what[round % 6]))
                     .unwrap();
                 if round % 6 == 5 {
-                    eventually(SOON, || handle.progress().done > 0);
+                    within(SOON, || handle.progress().done > 0);
                     handle.kill();
                 }
                 handle.wait().unwrap();

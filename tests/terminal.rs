@@ -1,7 +1,7 @@
 //! What a person at a terminal sees, and others do not.
 
-use crate::command::{scratch, shared_cache, write};
 use crate::compiling::large_bomb;
+use crate::support::command::{scratch, shared_cache, write};
 use crate::support::{MODES, repo, wrun};
 use std::process::{Command, Stdio};
 
@@ -47,7 +47,11 @@ fn progress_is_shown_on_a_terminal_and_gone_at_the_end() {
 
         let quiet = ["--no-progress", "--mode", mode, "--input", &input, &task];
         assert_eq!(terminal(&quiet, "> /dev/null"), "", "{mode}: not wanted");
-        assert_eq!(terminal(&args, "> /dev/null 2>&1"), "", "{mode}: nobody");
+        assert_eq!(
+            terminal(&args, "> /dev/null 2>&1"),
+            "",
+            "{mode}: no terminal"
+        );
 
         // Output is whole, with the line or without.
         let seen = terminal(&args, "");

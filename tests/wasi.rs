@@ -4,7 +4,7 @@
 
 mod text;
 
-use crate::command::shared_cache;
+use crate::support::command::shared_cache;
 use crate::support::{builder, guest, repo, still_works};
 use std::collections::BTreeSet;
 use std::io::{BufReader, Read, Write};

@@ -110,13 +110,12 @@ def many_functions(count=10_000):
 
 
 def many_instances(count, pages):
-    """One component, many core instances; each has so many pages of memory, or
-    none, and one more exports run."""
-    memory = f" (memory {pages})" if pages else ""
+    """One component, many core instances; each has this many pages of memory, and one
+    more exports run."""
     lines = [
         f";; Made by make.py: {count} core instances in one component, {pages} pages of memory each.",
         "(component",
-        f"  (core module $m{memory})",
+        f"  (core module $m (memory {pages}))",
         '  (core module $task (memory (export "memory") 1)',
         '    (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (i32.const 1024))',
         '    (func (export "run") (param i32 i32) (result i32) (i32.const 0)))',
@@ -156,7 +155,6 @@ def main():
         "deep-parentheses.wat": b"(" * 60_000 + b"\n",
         "many-functions.wasm": many_functions(),
         "many-instances.wat": many_instances(200, pages=16).encode(),
-        "too-many-instances.wat": many_instances(1_200, pages=0).encode(),
     }
     for file, content in files.items():
         (HERE / file).write_bytes(content)

@@ -1,5 +1,7 @@
 //! Tells the crate what it was built from.
 
+#![expect(clippy::disallowed_methods, reason = "git tells the commit")]
+
 use std::path::Path;
 use std::process::Command;
 

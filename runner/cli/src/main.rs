@@ -3,6 +3,8 @@
 //! Sees the public API of `wrun` and `wrun-compare`, and of `wrun-sys` what a program does
 //! to itself: its allocator, its standard streams, its signals.
 
+#![forbid(unsafe_code)]
+
 mod args;
 mod compare;
 mod compile;

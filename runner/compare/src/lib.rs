@@ -5,6 +5,8 @@
 //! machine, measured in turns with it; and rows of isolation, of faults that were
 //! really injected while other tasks ran. [`Results::to_html`] makes a page of them.
 
+#![forbid(unsafe_code)]
+
 mod bench;
 mod comparison;
 mod cost;

@@ -5,6 +5,7 @@
 //! that kills and reaps it on every path; a worker is treated as hostile once a
 //! guest runs in it.
 
+#![forbid(unsafe_code)]
 #![allow(missing_docs, reason = "wrun documents what is public")]
 
 mod asks;

@@ -199,6 +199,7 @@ impl Member {
 }
 
 /// Starts a program that founds a process group.
+#[expect(clippy::disallowed_methods, reason = "what is started here is listed")]
 pub fn start(program: &Program<'_>) -> io::Result<Member> {
     let job = Job::current();
     let _not_suspended = job.starting.read().unwrap_or_else(PoisonError::into_inner);

@@ -18,7 +18,11 @@ use wrun_sandbox::{self, Code, PrepareError, Prepared};
 use wrun_sys::{self, Alone, Seen};
 
 /// What `wrun::worker_hook` does, in a program that can have these roles, too.
-#[expect(clippy::exit, reason = "a worker has no main to return to")]
+#[expect(
+    clippy::exit,
+    clippy::disallowed_methods,
+    reason = "a worker has no main to return to"
+)]
 pub fn hook(others: &[WorkerRole]) {
     let mut args = std::env::args_os().skip(1);
     if args.next().is_none_or(|arg| arg != WORKER_ARG) {

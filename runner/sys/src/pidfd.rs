@@ -213,6 +213,7 @@ mod tests {
     use rustix::process::{getpgrp, getpid};
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "a process to look at")]
     fn strangers_are_told_from_members() {
         let ours = getpgrp().as_raw_nonzero().get();
         let own = pidfd_open(getpid(), PidfdFlags::empty()).expect("pidfd");

@@ -156,6 +156,7 @@ mod tests {
     use std::io::Read;
     use std::os::fd::AsFd;
 
+    #[expect(clippy::disallowed_methods, reason = "it is what is tested")]
     fn run(path: &str, args: &[&str]) -> io::Result<(End, String)> {
         let (mut reader, writer) = io::pipe()?;
         let null = crate::null()?;

@@ -3,6 +3,7 @@
 //! Part of [wrun](https://docs.rs/wrun), which re-exports what is public. Knows no system
 //! call and nothing that runs a task.
 
+#![forbid(unsafe_code)]
 #![allow(missing_docs, reason = "wrun documents what is public")]
 
 pub mod act;

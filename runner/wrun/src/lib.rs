@@ -356,6 +356,8 @@
 //! of your own task on your own machine. The other examples: `limits_and_kill`,
 //! `plugin_server`, `batch`, `talk`.
 
+#![forbid(unsafe_code)]
+
 mod builder;
 mod children;
 mod core;

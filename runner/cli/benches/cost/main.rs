@@ -18,6 +18,11 @@
 //! `PROMISE` is its id, or a part of the name of its row or test. `--spec-update` does
 //! the same and writes what it found to `SPEC.md`.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a benchmark starts what it measures"
+)]
+
 mod audit;
 mod bare;
 mod broadcast;

@@ -9,6 +9,11 @@
 //! A `ROW` is a part of a row's id. `--render` measures nothing: it makes the tables, and
 //! with `--json` the words in the JSON, of the numbers in a JSON file again.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "a benchmark starts what it measures"
+)]
+
 mod bare;
 mod described;
 mod embedded;

@@ -68,6 +68,10 @@ fn program() -> Arc<tempfile::TempDir> {
     directory
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a jail is tried in a process of its own"
+)]
 fn start(user: User, scenario: &Scenario) -> (Seen, String) {
     let program = program();
     let mut command = Command::new(program.path().join("jail"));

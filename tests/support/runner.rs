@@ -1,21 +1,11 @@
-//! What every test needs: where things are, and both modes.
+//! Runners of both modes, and guests loaded by them.
 
-use std::path::PathBuf;
+use super::paths::{repo, wrun};
+use super::wait::within;
+use std::time::Duration;
 
 /// Both modes, in the order that messages name them.
 pub(crate) const MODES: [&str; 2] = ["thread", "process"];
-
-/// The `wrun` that was built with these tests.
-pub(crate) fn wrun() -> PathBuf {
-    PathBuf::from(env!("CARGO_BIN_EXE_wrun"))
-}
-
-/// A file of the repository.
-pub(crate) fn repo(path: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("../..")
-        .join(path)
-}
 
 /// Both modes, for tests of the library.
 pub(crate) const BOTH: [wrun::Mode; 2] = [wrun::Mode::Thread, wrun::Mode::Process];
@@ -76,45 +66,39 @@ pub(crate) fn silent() -> wrun::Input {
     wrun::Input::reader(Silent)
 }
 
-/// Runs `test` in a process of its own: this test binary again, with only the
-/// test called `name` in it, and an empty directory for temporary files. For
-/// tests that look at the whole process (descriptors, mappings, threads, memory),
-/// which others would disturb. What it prints is printed when it passes.
-pub(crate) fn alone(name: &str, test: impl FnOnce()) {
-    const ALONE: &str = "WRUN_TEST_ALONE";
-    if std::env::var(ALONE).is_ok_and(|alone| alone == name) {
-        return test();
-    }
-    let temporary = tempfile::tempdir().unwrap();
-    let output = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", name, "--nocapture", "--test-threads=1"])
-        .env(ALONE, name)
-        .env("TMPDIR", temporary.path())
-        .output()
-        .unwrap();
-    let (stdout, stderr) = (
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr),
-    );
-    assert!(
-        output.status.success() && stdout.contains("1 passed"),
-        "{name}, alone in a process, {}:\n{stdout}{stderr}",
-        output.status
-    );
-    // A test that was skipped says so on its stdout.
-    print!("{stdout}{stderr}");
+/// How long a task may take to begin, on a machine that is busy with other tests.
+const BEGINS: Duration = Duration::from_secs(60);
+
+/// Waits until a task has reported progress.
+#[track_caller]
+pub(crate) fn await_progress(handle: &wrun::TaskHandle) {
+    let begun = within(BEGINS, || handle.progress().done > 0);
+    assert!(begun, "no progress within {BEGINS:?}");
 }
 
-/// The processes that this process started and that exist, dead ones that
-/// nobody reaped included.
-pub(crate) fn children() -> Vec<i32> {
-    let mut children = Vec::new();
-    for task in std::fs::read_dir("/proc/self/task").unwrap().flatten() {
-        let list = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
-        children.extend(
-            list.split_whitespace()
-                .map(|pid| pid.parse::<i32>().unwrap()),
-        );
-    }
-    children
+/// Submits a task that streams its stdout, and waits until it has printed something; gives
+/// the stream too.
+#[track_caller]
+pub(crate) fn begun_printing(
+    runner: &wrun::Runner,
+    task: wrun::Task,
+) -> (wrun::TaskHandle, wrun::OutputStream) {
+    let task = task.stdout(wrun::Stdio::Stream);
+    let mut handle = runner.submit_blocking(task).unwrap();
+    let mut stdout = handle.stdout().expect("streamed");
+    await_output(&mut stdout);
+    (handle, stdout)
+}
+
+/// Waits for the first output of a stream, and returns it.
+#[track_caller]
+pub(crate) fn await_output(stream: &mut wrun::OutputStream) -> bytes::Bytes {
+    let tokio = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap();
+    let chunk = tokio.block_on(async { tokio::time::timeout(BEGINS, stream.next_chunk()).await });
+    chunk
+        .expect("output in time")
+        .expect("output, and not its end")
 }

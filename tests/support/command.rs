@@ -1,9 +1,9 @@
 //! The `wrun` command as a shell starts it: arguments, stdin, signals, and what
 //! came of it. Nothing here waits without an end: a command that takes longer
-//! than [`PATIENCE`] is killed, and its test fails with what it had said.
+//! than [`PATIENCE`] is killed, and its test fails with its output.
 
-use crate::processes::{descendants, eventually};
-use crate::support::wrun;
+use super::processes::descendants;
+use super::{within, wrun};
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -203,20 +203,10 @@ impl Running {
         rustix::process::kill_process_group(pid, signal).unwrap();
     }
 
-    /// Waits until it has submitted its task: it copies its output then, and
-    /// has a worker in process mode.
+    /// Waits until it has submitted its task.
     #[track_caller]
     pub fn await_task(&self, mode: &str) {
-        // The threads that copy its output start once it has.
-        let pid = self.pid();
-        let submitted = eventually(PATIENCE, || {
-            let threads = fs::read_dir(format!("/proc/{pid}/task"));
-            let copying = threads.into_iter().flatten().flatten().any(|thread| {
-                fs::read_to_string(thread.path().join("comm")).is_ok_and(|it| it == "wrun-copy\n")
-            });
-            copying && (mode == "thread" || !descendants(pid).is_empty())
-        });
-        assert!(submitted, "{mode}: no task was started");
+        await_task_of(self.pid(), mode);
     }
 
     /// Whether it ended within the time.
@@ -287,7 +277,7 @@ impl Ran {
         String::from_utf8_lossy(&self.stdout).into_owned()
     }
 
-    /// What is wrong with how it ended, whatever it was asked to do: it must end
+    /// What is wrong with how it ended, whatever it was started to do: it must end
     /// by itself, and no user may ever see a panic.
     pub fn misbehaviour(&self) -> Option<String> {
         if self.gave_up {
@@ -321,6 +311,21 @@ impl std::fmt::Display for Ran {
         let head: String = stdout.chars().take(400).collect();
         write!(f, "stderr {:?}, stdout {head:?}", self.stderr)
     }
+}
+
+/// Waits until a `wrun` has submitted its task: it copies its output then, and has a worker
+/// in process mode.
+#[track_caller]
+pub fn await_task_of(pid: i32, mode: &str) {
+    // The threads that copy its output start once it has.
+    let submitted = within(PATIENCE, || {
+        let threads = fs::read_dir(format!("/proc/{pid}/task"));
+        let copying = threads.into_iter().flatten().flatten().any(|thread| {
+            fs::read_to_string(thread.path().join("comm")).is_ok_and(|it| it == "wrun-copy\n")
+        });
+        copying && (mode == "thread" || !descendants(pid).is_empty())
+    });
+    assert!(submitted, "{mode}: no task was started");
 }
 
 /// Opens a file for a command's stdin.

@@ -1,11 +1,11 @@
-//! What the kernel knows about processes, from `/proc`: who is whose child, how
-//! much memory one used, which processes run a given program.
+//! What the kernel knows about processes, from `/proc`: whose child one is, how
+//! much memory it used, which processes run a given program.
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A process, told from a later one with the same number by its start time.
 pub type Process = (i32, u64);
@@ -37,7 +37,7 @@ fn table() -> BTreeMap<i32, (i32, u64)> {
     table
 }
 
-/// Signals a process, unless it is gone: its number may be somebody else's by now.
+/// Signals a process, unless it is gone: its number may be another process's by now.
 /// Tests that start thousands of processes go through all numbers. Whether it was
 /// there.
 pub fn signal((pid, start): Process, signal: Signal) -> bool {
@@ -101,7 +101,7 @@ pub fn running(path: &Path) -> BTreeSet<Process> {
 }
 
 /// Whether a process is a worker that stands ready: then it has an event loop. It
-/// is taken for one where nobody may look.
+/// is taken for one where looking is not allowed.
 pub fn serves(pid: i32) -> bool {
     // One that is about to be gone is not to be killed instead of the one that goes on
     // for it.
@@ -129,7 +129,7 @@ pub fn serves(pid: i32) -> bool {
 
 /// A `wrun` of a test's own.
 pub fn own_copy(folder: &Path) -> PathBuf {
-    let original = crate::support::wrun();
+    let original = super::wrun();
     let copy = folder.canonicalize().unwrap().join("wrun");
     if fs::hard_link(&original, &copy).is_err() {
         fs::copy(&original, &copy).unwrap();
@@ -146,16 +146,52 @@ pub fn peak_memory(pid: i32) -> Option<u64> {
     Some(kib << 10)
 }
 
-/// Waits until something is true; `false` when it is not after `time`.
-pub fn eventually(time: Duration, mut true_now: impl FnMut() -> bool) -> bool {
-    let end = Instant::now() + time;
-    loop {
-        if true_now() {
-            return true;
-        }
-        if Instant::now() >= end {
-            return false;
-        }
-        std::thread::sleep(Duration::from_millis(5));
+/// The processes that this process started and that exist, dead ones that
+/// were not reaped included.
+pub(crate) fn children() -> Vec<i32> {
+    let mut children = Vec::new();
+    for task in std::fs::read_dir("/proc/self/task").unwrap().flatten() {
+        let list = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        children.extend(
+            list.split_whitespace()
+                .map(|pid| pid.parse::<i32>().unwrap()),
+        );
     }
+    children
+}
+
+/// The processes that run tasks, or wait for one: those below this one that have
+/// no children.
+pub(crate) fn workers() -> Vec<i32> {
+    leaves(std::process::id().cast_signed())
+}
+
+/// A process's state, and the processor time that it has used, in ticks; none once it is
+/// gone. It is stopped (`T`) once all of its threads are.
+pub fn stat(pid: i32) -> Option<(char, u64)> {
+    let (state, time) = stat_in(&format!("/proc/{pid}/stat"))?;
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten();
+    let states = threads.filter_map(|it| stat_in(&it.path().join("stat").display().to_string()));
+    let runs = states.map(|(state, _)| state).find(|state| *state != 'T');
+    Some((runs.unwrap_or(state), time))
+}
+
+fn stat_in(file: &str) -> Option<(char, u64)> {
+    let stat = fs::read_to_string(file).ok()?;
+    let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split_whitespace().collect();
+    let time = |index: usize| fields.get(index)?.parse::<u64>().ok();
+    Some((fields.first()?.chars().next()?, time(11)? + time(12)?))
+}
+
+/// The processor time that a process and all below it have used, in ticks.
+pub fn processor_time(pid: i32) -> u64 {
+    let below = descendants(pid).into_iter().map(|(pid, _)| pid);
+    let all = std::iter::once(pid).chain(below).filter_map(stat);
+    all.map(|(_, time)| time).sum()
+}
+
+/// Waits until a process and all below it compute nothing: each of them waits.
+#[track_caller]
+pub fn await_rest(what: &str, time: Duration, pid: i32) {
+    super::settled(what, time, || processor_time(pid));
 }

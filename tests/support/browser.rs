@@ -3,6 +3,7 @@
 //!
 //! Invariant: every wait for it has an end, and it is gone with its owner.
 
+use super::within;
 use serde_json::{Value, json};
 use std::cell::{Cell, RefCell};
 use std::io::{Read, Write};
@@ -12,7 +13,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
-/// How long it has for an answer, on a machine that does other things as well.
+/// How long it may take to answer, on a machine that does other things as well.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Most bytes of one message of it: a page on paper is some of them.
 const MOST_BYTES: usize = 256 << 20;
@@ -32,16 +33,12 @@ pub fn find() -> Option<PathBuf> {
     if let Some(named) = std::env::var_os("WRUN_CHROMIUM") {
         return Some(named.into());
     }
-    let folders = std::env::var_os("PATH").unwrap_or_default();
-    [
+    super::tool::find(&[
         "chromium",
         "chromium-browser",
         "google-chrome",
         "headless-shell",
-    ]
-    .iter()
-    .flat_map(|name| std::env::split_paths(&folders).map(move |folder| folder.join(name)))
-    .find(|path| path.is_file())
+    ])
 }
 
 impl Browser {
@@ -150,7 +147,7 @@ impl Browser {
             if complaint {
                 self.complaints.borrow_mut().push(message["params"].clone());
             }
-            // All that a page asks for, except for itself.
+            // All that a page requests, except for itself.
             if message["method"] == "Network.requestWillBeSent"
                 && message["params"]["type"] != "Document"
             {
@@ -193,7 +190,7 @@ impl Browser {
         result["result"]["value"].clone()
     }
 
-    /// What it complained about, and what it asked the network for.
+    /// What it complained about, and what it requested from the network.
     pub fn complaints(&self) -> Vec<Value> {
         self.complaints.borrow().clone()
     }
@@ -203,10 +200,9 @@ impl Drop for Browser {
     fn drop(&mut self) {
         // It ends when its pipe does; what does not is killed with all it started.
         drop(self.child.stdin.take());
-        let patience = std::time::Instant::now() + Duration::from_secs(5);
-        while matches!(self.child.try_wait(), Ok(None)) && std::time::Instant::now() < patience {
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        within(Duration::from_secs(5), || {
+            !matches!(self.child.try_wait(), Ok(None))
+        });
         let group = rustix::process::Pid::from_child(&self.child);
         let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
         let _ = self.child.wait();

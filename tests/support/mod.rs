@@ -1,0 +1,30 @@
+//! What tests share; a file per noun. There is no test here.
+
+pub mod browser;
+pub mod command;
+pub mod guests;
+pub mod manifest;
+pub mod processes;
+pub mod tool;
+
+mod alone;
+mod census;
+mod dice;
+mod flag;
+mod paths;
+mod runner;
+mod schema;
+mod wait;
+
+pub(crate) use alone::alone;
+pub(crate) use census::{Census, assert_nothing_left, mappings, status_kib};
+pub(crate) use dice::Dice;
+pub(crate) use flag::SetOnDrop;
+pub(crate) use paths::{repo, wrun};
+pub(crate) use processes::children;
+pub(crate) use runner::{
+    BOTH, MODES, await_output, await_progress, begun_printing, builder, guest, runner, silent,
+    still_works, wat,
+};
+pub(crate) use schema::Schema;
+pub(crate) use wait::{eventually, settled, within};
