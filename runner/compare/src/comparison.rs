@@ -246,7 +246,7 @@ impl Comparison {
     ///
     /// # Errors
     ///
-    /// As [`Runner::load`](crate::Runner::load) and
+    /// As [`Runner::load`](wrun::Runner::load) and
     /// [`Builder::build`]. A task that cannot be
     /// compared is no error but a [`Verdict`].
     pub fn run(&self) -> Result<Results, Error> {

@@ -41,7 +41,7 @@ impl Results {
 pub struct Subject {
     /// Its name: the file's, without folders.
     pub name: String,
-    /// What it is, for people: [`Shape::describe`](crate::Shape::describe).
+    /// What it is, for people: [`Shape::describe`](wrun::Shape::describe).
     pub shape: String,
     /// Size of the task file, in bytes.
     pub bytes: u64,

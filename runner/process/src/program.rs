@@ -4,7 +4,7 @@ use super::error::ProcessError;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// This program has called [`worker_hook`](crate::worker_hook).
+/// This program has called `worker_hook`.
 static HOOKED: AtomicBool = AtomicBool::new(false);
 
 /// This program can be its own worker.

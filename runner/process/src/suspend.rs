@@ -51,7 +51,7 @@ impl StopSignal {
 /// orphaned, the first of a container) goes on at once.
 ///
 /// Time that passes meanwhile does not count for the deadlines of tasks
-/// ([`time_suspended`](crate::time_suspended)); it does for what guests and hosts measure
+/// ([`time_suspended`](wrun_sandbox::deadline::time_suspended)); it does for what guests and hosts measure
 /// themselves. `SIGSTOP` that others send cannot be caught, stops this process alone, and
 /// its time counts.
 ///

@@ -52,7 +52,7 @@ impl Drop for Loaded {
 pub struct Compiled {
     /// How long that took, with waiting for a processor.
     pub time: Duration,
-    /// Why the code is not kept, where there is a [`Cache`](crate::Cache) that should:
+    /// Why the code is not kept, where there is a [`Cache`](wrun_types::config::Cache) that should:
     /// each runner compiles it anew.
     pub not_kept: Option<String>,
 }

@@ -2,7 +2,7 @@
 //!
 //! A task that is stopped with its runner (Ctrl-Z) does not run, and must not be late the
 //! moment that it goes on. Whoever suspends the process stops the clock here first
-//! ([`crate::suspend`]); a worker reads its runner's clock, which it cannot write to.
+//! (`suspend`); a worker reads its runner's clock, which it cannot write to.
 //! Invariant: no deadline passes early. A look that races with the clock's stop or start
 //! sees a time that is too early, never one that is too late.
 
@@ -79,7 +79,7 @@ pub async fn timeout<T>(time: Duration, work: impl Future<Output = T>) -> Result
     }
 }
 
-/// How long this process has been suspended so far by [`suspend`](crate::suspend).
+/// How long this process has been suspended so far by `suspend`.
 ///
 /// The deadlines of tasks do not count that time. This is for deadlines of your own.
 pub fn time_suspended() -> Duration {

@@ -1,5 +1,5 @@
 //! The one interface between the runner and where tasks run. Two
-//! implementations: [`thread`](wrun::thread) and [`process`](wrun_process).
+//! implementations: `thread` and `process`.
 
 use crate::InputKind;
 use crate::deadline::Deadline;

@@ -4,7 +4,14 @@
 //! May use the plain data of the crate root; must not know the executors.
 //! Invariant: this module cannot tell thread mode from process mode.
 
-#![allow(missing_docs, reason = "wrun documents what is public")]
+#![allow(
+    missing_docs,
+    rustdoc::private_intra_doc_links,
+    clippy::len_without_is_empty,
+    clippy::new_without_default,
+    clippy::result_unit_err,
+    reason = "no public API: wrun documents what it re-exports"
+)]
 
 mod abi;
 #[cfg(feature = "measure")]

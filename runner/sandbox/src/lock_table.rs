@@ -8,7 +8,7 @@
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, VecDeque};
 
-/// How a named lock is held ([`Runner::lock`](crate::Runner::lock)).
+/// How a named lock is held (`Runner::lock`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum LockMode {
     /// Nobody else has the lock.

@@ -56,7 +56,7 @@ impl Drop for Hold {
 
 /// A named lock that this program holds, among its tasks; dropping it gives it back.
 ///
-/// [`Runner::lock`](crate::Runner::lock) has them.
+/// `Runner::lock` has them.
 #[must_use = "the lock is given back when this is dropped"]
 pub struct LockGuard {
     _hold: Hold,

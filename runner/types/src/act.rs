@@ -2,7 +2,7 @@
 //! Plain data.
 //!
 //! A comparison orders it, to see what a mode holds when a sandbox does not
-//! ([`compare`](wrun_compare)). Invariant: nothing that a task's author, its user or an
+//! (`compare`). Invariant: nothing that a task's author, its user or an
 //! embedder sets becomes an act. It is a field of its own in a task's order, which only
 //! this crate sets; whoever could forge such an order runs native code already.
 

@@ -6,7 +6,7 @@ use crate::outcome::Limit;
 use std::fmt;
 
 /// The runner's own failure. What a guest does is never an `Error`, it is an
-/// [`Outcome`](crate::Outcome).
+/// [`Outcome`](crate::outcome::Outcome).
 pub struct Error(Box<Repr>);
 
 struct Repr {
@@ -36,12 +36,12 @@ pub enum ErrorKind {
     /// was forked from.
     ShutDown,
     /// Loading the task took more than its compilation may have
-    /// ([`Builder::compile_timeout`](crate::Builder::compile_timeout),
-    /// [`compile_memory`](crate::Builder::compile_memory)); [`Error::limit`] says
+    /// (`Builder::compile_timeout`,
+    /// `compile_memory`); [`Error::limit`] says
     /// which.
     LoadLimit,
     /// A required wall of the jail cannot be put up, and
-    /// [`Jail::Strict`](crate::Jail::Strict) insists on it; the message names it.
+    /// [`Jail::Strict`](crate::config::Jail::Strict) insists on it; the message names it.
     Jail,
     /// The workers of this task died, one after another, while they started: no
     /// more are made for a while. Trying again later may work.

@@ -83,7 +83,7 @@ impl Layer {
         }
     }
 
-    /// Whether [`Jail::Strict`](crate::Jail::Strict) refuses to run without it.
+    /// Whether [`Jail::Strict`](crate::config::Jail::Strict) refuses to run without it.
     /// The others depend on what a system permits: namespaces and control groups
     /// add to what these already do.
     pub fn is_required(self) -> bool {
@@ -159,7 +159,7 @@ impl LayerReport {
 #[non_exhaustive]
 pub struct JailReport {
     /// Each layer once, in the order of [`Layer::ALL`]; empty with
-    /// [`Jail::Off`](crate::Jail::Off).
+    /// [`Jail::Off`](crate::config::Jail::Off).
     pub layers: Vec<LayerReport>,
 }
 
@@ -169,7 +169,7 @@ impl JailReport {
         JailReport { layers }
     }
 
-    /// One layer; none with [`Jail::Off`](crate::Jail::Off).
+    /// One layer; none with [`Jail::Off`](crate::config::Jail::Off).
     pub fn layer(&self, layer: Layer) -> Option<&LayerReport> {
         self.layers.iter().find(|report| report.layer == layer)
     }

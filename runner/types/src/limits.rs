@@ -36,7 +36,7 @@ pub struct Limits {
     /// Child tasks below a submitted one, on all levels together, from their start
     /// until they have ended and their handles are dropped. Default: 64; at most
     /// [`Limits::MAX_TASKS`]. Counts where the task is submitted, not in a
-    /// [`TaskGrant`](crate::TaskGrant).
+    /// `TaskGrant`.
     pub max_tasks: u32,
     /// Levels of child tasks below a submitted one. Default: 8; at most
     /// [`Limits::MAX_DEPTH`]. Counts where [`Limits::max_tasks`] does.

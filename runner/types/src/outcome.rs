@@ -8,7 +8,7 @@ use std::fmt;
 /// How a task ended.
 ///
 /// Whatever a guest does is an `Outcome`; only the runner's own failure is an
-/// [`Error`](crate::Error).
+/// [`Error`](crate::error::Error).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Outcome {
@@ -80,7 +80,7 @@ impl fmt::Display for Outcome {
 /// What a task produced: what `run` returned, or a command's captured stdout.
 ///
 /// Empty when stdout was streamed or discarded
-/// ([`Stdio`](crate::Stdio)). Cloning does not copy the bytes.
+/// (`Stdio`). Cloning does not copy the bytes.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Output(pub Bytes);
 
@@ -186,7 +186,7 @@ impl TrapKind {
     }
 }
 
-/// Which limit ended a task. See [`Limits`](crate::Limits) for each.
+/// Which limit ended a task. See [`Limits`](crate::limits::Limits) for each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -210,7 +210,7 @@ pub enum Limit {
     /// Table elements, over all tables of the task.
     TableElements,
     /// Bytes that one call to the host handed over; see
-    /// [`Limits::HOST_CALL`](crate::Limits::HOST_CALL).
+    /// [`Limits::HOST_CALL`](crate::limits::Limits::HOST_CALL).
     HostCall,
 }
 

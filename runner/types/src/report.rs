@@ -250,7 +250,7 @@ fn usage_json(usage: &Usage) -> Value {
 
 impl Report {
     /// The report of a task that never ran, since loading it exceeded a limit
-    /// ([`Error::limit`](crate::Error::limit)), after so much time.
+    /// ([`Error::limit`](crate::error::Error::limit)), after so much time.
     pub fn not_loaded(name: impl Into<String>, mode: Mode, limit: Limit, took: Duration) -> Self {
         Report {
             task_id: 1,

@@ -139,7 +139,7 @@ pub fn check_limits(limits: &Limits) -> Result<(), TaskError> {
     Ok(())
 }
 
-/// Which of its standard streams are terminals to a task ([`Task::terminals`](crate::Task::terminals)): to
+/// Which of its standard streams are terminals to a task (`Task::terminals`): to
 /// `isatty` of WASI 0.1 and to `wasi:cli/terminal-*` of 0.2. Programs ask, and then
 /// write line by line, or in colours, or begin a dialogue.
 ///

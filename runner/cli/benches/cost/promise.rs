@@ -163,7 +163,7 @@ pub(crate) const SUBJECTS: &[Subject] = &[
     Subject {
         title: "The command",
         about: "The floor is `wasmtime run` of the same task, its cache warm as wrun's is. \
-                Needs a `wasmtime`: `runner/benches/peers.sh`, or `WASMTIME_BIN`.",
+                Needs a `wasmtime`: `runner/cli/benches/peers.sh`, or `WASMTIME_BIN`.",
         promises: &[
             row(
                 "C1",

@@ -40,7 +40,10 @@ pub(crate) fn way(row: &Described, folder: &Path) -> anyhow::Result<Way> {
     let peers = peers()?;
     let installed = |path: &str| -> anyhow::Result<PathBuf> {
         let path = peers.join(path);
-        anyhow::ensure!(path.exists(), "not installed: run runner/benches/peers.sh");
+        anyhow::ensure!(
+            path.exists(),
+            "not installed: run runner/cli/benches/peers.sh"
+        );
         Ok(path)
     };
     let command = folder.join("work-command.wasm");

@@ -1,5 +1,5 @@
 //! wrun beside what else one could take: the same work, in turns, in one go. What is not
-//! installed (`runner/benches/peers.sh` does it) is left out, and the tables say so.
+//! installed (`runner/cli/benches/peers.sh` does it) is left out, and the tables say so.
 //!
 //! ```text
 //! cargo bench -p wrun-cli --bench peers -- [--quick] [--json FILE] [--markdown FILE] [ROW]...

@@ -39,7 +39,7 @@ use wrun::{Builder, Error, ErrorKind, Mode, measure::deadline};
 ///
 /// The faults do no harm beyond the tasks and the programs that are started for them:
 /// what is written, connected to and read is made for it, the signal is number 0, the
-/// program is a shell that exits. With [`Jail::Off`](crate::Jail::Off) and in thread mode
+/// program is a shell that exits. With [`Jail::Off`](wrun::Jail::Off) and in thread mode
 /// they really happen.
 ///
 /// # Errors
@@ -86,7 +86,7 @@ pub fn inject_at(
 ) -> Result<(), Error> {
     let mut isolation = Isolation {
         builder: builder.clone(),
-        worker: wrun::measure::named_worker(&builder)?,
+        worker: wrun::measure::named_worker(builder)?,
         runtime: runtime()?,
         place,
         thread: Own::None,

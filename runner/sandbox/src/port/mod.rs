@@ -41,8 +41,8 @@ pub use watched::Moment;
 
 /// One end of a channel.
 ///
-/// [`Runner::channel`](crate::Runner::channel) makes two that are connected. One
-/// of them goes to a task ([`Task::port`](crate::Task::port)), which gets it from
+/// `Runner::channel` makes two that are connected. One
+/// of them goes to a task (`Task::port`), which gets it from
 /// `ports.parent`, or in a message over another port. Either end sends and
 /// receives. Closing or dropping one closes the channel: what was sent before is
 /// still received, then both ends are told [`PortError::Closed`]. The end of a

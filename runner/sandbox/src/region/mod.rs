@@ -86,7 +86,7 @@ pub enum RegionError {
     #[error("the region is of the wrong kind")]
     WrongKind,
     /// There may be no more regions, or no more bytes in regions: of the task, or of
-    /// the runner ([`Builder::region_memory`](crate::Builder::region_memory)).
+    /// the runner (`Builder::region_memory`).
     #[error("a limit on regions was reached")]
     Limit,
     /// The operating system refuses.
@@ -145,9 +145,9 @@ fn system(what: &'static str) -> impl Fn(rustix::io::Errno) -> RegionError {
 /// Bytes that tasks and their host share without serialization: in a file in memory,
 /// of which this is a handle.
 ///
-/// [`Runner::region`](crate::Runner::region) and
-/// [`Runner::frozen_region`](crate::Runner::frozen_region) make them; they go to
-/// tasks in messages ([`Message::region`](crate::Message::region)), in process mode
+/// `Runner::region` and
+/// `Runner::frozen_region` make them; they go to
+/// tasks in messages ([`Message::region`](crate::port::Message::region)), in process mode
 /// as descriptors, so that handing one over takes as long whatever its size. A region
 /// lives until its last holder has dropped it or ended. What a task does with one is
 /// in `wit/regions.wit`.
