@@ -33,7 +33,8 @@ use wrun_sandbox::turn::Turn;
 use wrun_sandbox::{CodeError, LoadError, RunResult, Sink, Source};
 use wrun_sys::shortage;
 use wrun_types::error::{Error, ErrorKind};
-use wrun_types::outcome::{Crash, Limit, Outcome};
+use wrun_types::limits::Limit;
+use wrun_types::outcome::{Crash, Outcome};
 use wrun_types::report::Usage;
 
 /// How long after the deadline a worker may take to say so itself, before it is

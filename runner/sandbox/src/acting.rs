@@ -9,7 +9,8 @@ use crate::deadline::{Deadline, until};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use wrun_types::act::Act;
-use wrun_types::outcome::{Limit, Outcome};
+use wrun_types::limits::Limit;
+use wrun_types::outcome::Outcome;
 
 /// An act that was ordered, and how its orderer reaches it.
 pub(super) struct Acting<'a> {

@@ -2,8 +2,7 @@
 
 use super::artifact::Artifact;
 use super::source::Shape;
-use wrun_types::limits::Limits;
-use wrun_types::outcome::Limit;
+use wrun_types::limits::{Limit, Limits};
 
 /// What a run may use, from its limits and what its artifact is.
 pub trait Budgets {
@@ -49,19 +48,10 @@ impl Budgets for Limits {
     fn value(&self, limit: Limit, artifact: &Artifact, captured: bool) -> Option<u64> {
         let shape = artifact.shape();
         match limit {
-            Limit::Deadline => {
-                let timeout = self.timeout?;
-                Some(u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX))
-            }
-            Limit::Fuel => self.fuel,
-            Limit::Memory => Some(self.max_memory),
             Limit::Output => self.output_budget(captured),
             Limit::Input => self.input_budget(shape),
-            Limit::Instances => Some(self.max_instances.into()),
-            Limit::TableElements => Some(self.max_table_elements),
             Limit::HostCall => Some(self.host_call(shape, captured, artifact.has_regions())),
-            // Compiling is over.
-            _ => None,
+            other => self.plain(other),
         }
     }
 

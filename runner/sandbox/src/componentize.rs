@@ -3,6 +3,7 @@
 //! Invariant: of the guest's own custom sections none is decoded that describes
 //! a world; the world is ours.
 
+use super::abi;
 use super::load_error::LoadError;
 use super::source::{Facts, invalid, one_line};
 use std::sync::OnceLock;
@@ -110,7 +111,7 @@ fn names_parse(reader: wasmparser::BinaryReader<'_>) -> bool {
         })
 }
 
-/// The files of `wit/`: dependencies first, in order, then the package itself.
+/// The packages that the world depends on, in order.
 const WIT_DEPS: [(&str, &str); 6] = [
     ("io.wit", include_str!("../wit/deps/io/io.wit")),
     ("clocks.wit", include_str!("../wit/deps/clocks/clocks.wit")),
@@ -125,15 +126,7 @@ const WIT_DEPS: [(&str, &str); 6] = [
     ),
     ("cli.wit", include_str!("../wit/deps/cli/cli.wit")),
 ];
-const WIT_TASK: [(&str, &str); 7] = [
-    ("world.wit", include_str!("../wit/world.wit")),
-    ("context.wit", include_str!("../wit/context.wit")),
-    ("regions.wit", include_str!("../wit/regions.wit")),
-    ("ports.wit", include_str!("../wit/ports.wit")),
-    ("tasks.wit", include_str!("../wit/tasks.wit")),
-    ("locks.wit", include_str!("../wit/locks.wit")),
-    ("broadcast.wit", include_str!("../wit/broadcast.wit")),
-];
+const WORLD_WIT: &str = include_str!("../wit/world.wit");
 
 /// `wit/`, parsed once.
 fn world() -> Result<&'static (wit_parser::Resolve, wit_parser::WorldId), LoadError> {
@@ -147,8 +140,9 @@ fn world() -> Result<&'static (wit_parser::Resolve, wit_parser::WorldId), LoadEr
             push(&mut resolve, sources)?;
         }
         let mut sources = wit_parser::SourceMap::default();
-        for (path, text) in WIT_TASK {
-            sources.push_str(path, text);
+        sources.push_str("world.wit", WORLD_WIT);
+        for (name, text) in abi::INTERFACES {
+            sources.push_str(&format!("{name}.wit"), text);
         }
         let package = push(&mut resolve, sources)?;
         let world = resolve

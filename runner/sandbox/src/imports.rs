@@ -76,7 +76,8 @@ pub(super) fn uses(facts: &Facts) -> Uses {
 fn is_provided_interface(name: &str) -> bool {
     let (interface, version) = name.split_once('@').unwrap_or((name, ""));
     if let Some(interface) = interface.strip_prefix("wrun:task/") {
-        return abi::PROVIDED.contains(&interface) && matches!(version, "0.1.0" | "0.1");
+        let mut all = abi::INTERFACES.iter();
+        return all.any(|(name, _)| *name == interface) && matches!(version, "0.1.0" | "0.1");
     }
     WASI_P2.contains(&interface) && (version == "0.2" || version.starts_with("0.2."))
 }

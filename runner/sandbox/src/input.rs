@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use wasmtime_wasi::p2::{InputStream, Pollable, StreamError, StreamResult};
-use wrun_types::outcome::Limit;
+use wrun_types::limits::Limit;
 
 /// The input of a task, wherever it comes from.
 pub enum InputKind {

@@ -15,7 +15,7 @@ use crate::services::{Answer, Ask, Services};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use wasmtime::ResourceLimiterAsync;
-use wrun_types::outcome::Limit;
+use wrun_types::limits::Limit;
 
 /// Regions that one task holds at most: each is a descriptor. A message that arrives
 /// can bring more.

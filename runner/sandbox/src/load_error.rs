@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 use wrun_sys::shortage;
 use wrun_types::error::{Error, ErrorKind};
-use wrun_types::outcome::Limit;
+use wrun_types::limits::Limit;
 use wrun_types::report::nanos;
 
 /// Why bytes are no task.

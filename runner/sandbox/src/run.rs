@@ -37,8 +37,8 @@ use wasmtime_wasi::I32Exit;
 use wasmtime_wasi::p2::bindings::CommandPre;
 use wrun_sys::shortage;
 use wrun_types::error::{Error, ErrorKind};
-use wrun_types::limits::Limits;
-use wrun_types::outcome::{Limit, Outcome, Output, Trap, TrapKind};
+use wrun_types::limits::{Limit, Limits};
+use wrun_types::outcome::{Outcome, Output, Trap, TrapKind};
 use wrun_types::spec::Spec;
 
 /// A task linked against everything it imports, ready to be instantiated any

@@ -2,7 +2,7 @@
 //! becomes of it here.
 
 use crate::jail_report::LayerReport;
-use crate::outcome::Limit;
+use crate::limits::Limit;
 use std::fmt;
 
 /// The runner's own failure. What a guest does is never an `Error`, it is an

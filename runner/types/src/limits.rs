@@ -1,6 +1,7 @@
 //! What a task may use of the machine. Plain data.
 
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use std::time::Duration;
 
 /// The limits of one task, the same in both modes.
@@ -67,6 +68,25 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// The value of a limit that does not depend on what the task is: nanoseconds, bytes,
+    /// elements, instances or units of fuel.
+    #[doc(hidden)]
+    pub fn plain(&self, limit: Limit) -> Option<u64> {
+        match limit {
+            Limit::Deadline => {
+                let timeout = self.timeout?;
+                Some(u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX))
+            }
+            Limit::Fuel => self.fuel,
+            Limit::Memory => Some(self.max_memory),
+            Limit::Instances => Some(self.max_instances.into()),
+            Limit::TableElements => Some(self.max_table_elements),
+            Limit::Output => self.max_output,
+            Limit::Input => self.max_input,
+            Limit::HostCall | Limit::CompileTime | Limit::CompileMemory => None,
+        }
+    }
+
     /// Table elements at most: 1,000,000. A pool of sandboxes reserves address
     /// space for each.
     pub const MAX_TABLE_ELEMENTS: u64 = 1_000_000;
@@ -141,5 +161,57 @@ impl Limits {
     pub fn max_total_memory(mut self, bytes: u64) -> Self {
         self.max_total_memory = bytes;
         self
+    }
+}
+
+/// Which limit ended a task. See [`Limits`](Limits) for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Limit {
+    /// The wall-clock deadline.
+    Deadline,
+    /// The fuel ran out.
+    Fuel,
+    /// Linear memory, over all memories of the task, with its regions.
+    Memory,
+    /// Output on stdout, or on stderr, or what `run` returned.
+    Output,
+    /// Input was longer than allowed.
+    Input,
+    /// Core instances within one component; memories and tables are limited to as many.
+    Instances,
+    /// Compiling the task took too long; it never ran.
+    CompileTime,
+    /// Compiling the task took too much memory; it never ran.
+    CompileMemory,
+    /// Table elements, over all tables of the task.
+    TableElements,
+    /// Bytes that one call to the host handed over; see
+    /// [`Limits::HOST_CALL`](Limits::HOST_CALL).
+    HostCall,
+}
+
+impl Limit {
+    /// The name in reports, such as `deadline`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Limit::Deadline => "deadline",
+            Limit::Fuel => "fuel",
+            Limit::Memory => "memory",
+            Limit::Output => "output",
+            Limit::Input => "input",
+            Limit::Instances => "instances",
+            Limit::CompileTime => "compile-time",
+            Limit::CompileMemory => "compile-memory",
+            Limit::TableElements => "table-elements",
+            Limit::HostCall => "host-call",
+        }
+    }
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }

@@ -1,6 +1,7 @@
 //! The guest's fate as a value. Uses nothing of the runner; everything that ends
 //! a task, in either mode, is expressed here.
 
+use crate::limits::Limit;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -183,58 +184,6 @@ impl TrapKind {
             TrapKind::BadAbi => "bad-abi",
             TrapKind::Other => "other",
         }
-    }
-}
-
-/// Which limit ended a task. See [`Limits`](crate::limits::Limits) for each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum Limit {
-    /// The wall-clock deadline.
-    Deadline,
-    /// The fuel ran out.
-    Fuel,
-    /// Linear memory, over all memories of the task, with its regions.
-    Memory,
-    /// Output on stdout, or on stderr, or what `run` returned.
-    Output,
-    /// Input was longer than allowed.
-    Input,
-    /// Core instances within one component; memories and tables are limited to as many.
-    Instances,
-    /// Compiling the task took too long; it never ran.
-    CompileTime,
-    /// Compiling the task took too much memory; it never ran.
-    CompileMemory,
-    /// Table elements, over all tables of the task.
-    TableElements,
-    /// Bytes that one call to the host handed over; see
-    /// [`Limits::HOST_CALL`](crate::limits::Limits::HOST_CALL).
-    HostCall,
-}
-
-impl Limit {
-    /// The name in reports, such as `deadline`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Limit::Deadline => "deadline",
-            Limit::Fuel => "fuel",
-            Limit::Memory => "memory",
-            Limit::Output => "output",
-            Limit::Input => "input",
-            Limit::Instances => "instances",
-            Limit::CompileTime => "compile-time",
-            Limit::CompileMemory => "compile-memory",
-            Limit::TableElements => "table-elements",
-            Limit::HostCall => "host-call",
-        }
-    }
-}
-
-impl fmt::Display for Limit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
     }
 }
 

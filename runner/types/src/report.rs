@@ -3,7 +3,8 @@
 
 use crate::config::{Jail, Mode, Start};
 use crate::jail_report::JailReport;
-use crate::outcome::{Crash, Limit, Outcome};
+use crate::limits::Limit;
+use crate::outcome::{Crash, Outcome};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};

@@ -21,7 +21,8 @@ use wrun_sandbox::region::Maker;
 use wrun_sandbox::stop::Stop;
 use wrun_sandbox::{Artifact, InputKind, Progress, RunResult, Sink};
 use wrun_types::error::Error;
-use wrun_types::outcome::{Limit, Outcome};
+use wrun_types::limits::Limit;
+use wrun_types::outcome::Outcome;
 use wrun_types::spec::Spec;
 
 /// What starting a task takes of its runner.

@@ -415,9 +415,10 @@ pub use wrun_types::grant::{DirGrant, TcpGrant};
 #[doc(inline)]
 pub use wrun_types::jail_report::{JailReport, Layer, LayerReport, LayerState};
 #[doc(inline)]
-pub use wrun_types::limits::Limits;
+pub use wrun_types::limits::Limit;
 #[doc(inline)]
-pub use wrun_types::outcome::{Crash, Limit, Outcome, Output, Trap, TrapKind};
+pub use wrun_types::limits::{Limit, Limits};
+use wrun_types::outcome::{Crash, Outcome, Output, Trap, TrapKind};
 #[doc(inline)]
 pub use wrun_types::report::{Access, Denial, Report, Stats, Usage};
 #[doc(inline)]

@@ -15,9 +15,12 @@ pub use locks::GuestLock;
 #[expect(unreachable_pub, reason = "the bindings re-export it")]
 pub use ports::GuestPort;
 pub use ports::Ports;
-pub(crate) use regions::{Windows, add_to_linker as add_regions};
+pub(crate) use regions::Windows;
 #[expect(unreachable_pub, reason = "the bindings re-export it")]
 pub use tasks::GuestChild;
+
+use crate::host::Host;
+use wasmtime::component::{HasSelf, Linker};
 
 pub(crate) mod bindings {
     wasmtime::component::bindgen!({
@@ -44,6 +47,28 @@ pub(crate) mod bindings {
     });
 }
 
-/// Interfaces of `wrun:task` that this version provides.
-pub(crate) const PROVIDED: &[&str] =
-    &["broadcast", "context", "locks", "ports", "regions", "tasks"];
+/// The interfaces of `wrun:task` that this version provides, each with its file of `wit/`.
+pub(crate) const INTERFACES: [(&str, &str); 6] = [
+    ("context", include_str!("../../wit/context.wit")),
+    ("regions", include_str!("../../wit/regions.wit")),
+    ("ports", include_str!("../../wit/ports.wit")),
+    ("tasks", include_str!("../../wit/tasks.wit")),
+    ("locks", include_str!("../../wit/locks.wit")),
+    ("broadcast", include_str!("../../wit/broadcast.wit")),
+];
+
+/// Links them. All that need more of the runner than its clock only where the code imports
+/// one of them, which is `talks`: where it runs, its memory can be replaced page by page,
+/// which in a slot of a pool would stay.
+pub(crate) fn add_to_linker(linker: &mut Linker<Host>, talks: bool) -> wasmtime::Result<()> {
+    use bindings::wrun::task::{broadcast, context, locks, ports, tasks};
+    context::add_to_linker::<Host, HasSelf<Host>>(linker, |host| host)?;
+    if talks {
+        ports::add_to_linker::<Host, HasSelf<Host>>(linker, |host| host)?;
+        tasks::add_to_linker::<Host, HasSelf<Host>>(linker, |host| host)?;
+        locks::add_to_linker::<Host, HasSelf<Host>>(linker, |host| host)?;
+        broadcast::add_to_linker::<Host, HasSelf<Host>>(linker, |host| host)?;
+        regions::add_to_linker(linker)?;
+    }
+    Ok(())
+}

@@ -16,28 +16,18 @@ pub(super) use file_stream::FileCalls;
 pub(super) use turns::long_result;
 
 use super::abi;
-use super::abi::bindings::wrun::task::{broadcast, context, locks, ports, tasks};
 use super::host::{Host, Wasi};
-use wasmtime::component::{HasSelf, Linker};
+use wasmtime::component::Linker;
 use wrun_types::report::Access;
 
-/// For components: WASI 0.2 and `wrun:task`. Regions only for code that is known to
-/// import them: where it runs, its memory can be replaced page by page, which in a
-/// pool's slot would stay.
+/// For components: WASI 0.2 and `wrun:task`; of that most only for code that imports it.
 pub(crate) fn component(
     engine: &wasmtime::Engine,
     regions: bool,
 ) -> wasmtime::Result<Linker<Host>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
-    context::add_to_linker::<Host, HasSelf<Host>>(&mut linker, |host| host)?;
-    if regions {
-        ports::add_to_linker::<Host, HasSelf<Host>>(&mut linker, |host| host)?;
-        tasks::add_to_linker::<Host, HasSelf<Host>>(&mut linker, |host| host)?;
-        locks::add_to_linker::<Host, HasSelf<Host>>(&mut linker, |host| host)?;
-        broadcast::add_to_linker::<Host, HasSelf<Host>>(&mut linker, |host| host)?;
-        abi::add_regions(&mut linker)?;
-    }
+    abi::add_to_linker(&mut linker, regions)?;
     linker.allow_shadowing(true);
     wasi_0_2::watch_filesystem(&mut linker)?;
     file_stream::add_to_linker(&mut linker)?;
