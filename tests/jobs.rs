@@ -5,7 +5,7 @@ use crate::support::command::{
     PATIENCE, Running, Wrun, await_task_of, scratch, shared_cache, write,
 };
 use crate::support::processes::{descendants, own_copy, processor_time, running, stat};
-use crate::support::{BOTH, MODES, alone, builder, repo, within, wrun};
+use crate::support::{BOTH, MODES, alone, builder, repo, settled, within, wrun};
 use rustix::process::Signal;
 use std::fs;
 use std::io::Write;
@@ -29,6 +29,15 @@ fn job(pid: i32) -> Vec<(i32, char, u64)> {
 fn is_stopped(pid: i32) -> bool {
     let job = job(pid);
     !job.is_empty() && job.iter().all(|(_, state, _)| *state == 'T')
+}
+
+/// A job that was stopped, once what was being started is stopped, too.
+#[track_caller]
+fn stopped_job(pid: i32, what: &str) -> Vec<(i32, char, u64)> {
+    let job = settled(what, PATIENCE, || job(pid));
+    let is_stopped = |(_, state, _): &(i32, char, u64)| matches!(state, 'T' | 'Z');
+    assert!(job.iter().all(is_stopped), "{what}: {job:?}");
+    job
 }
 
 /// Stops a job as a terminal does, and sees that all of it is stopped.
@@ -85,7 +94,7 @@ fn a_stopped_job_computes_nothing_and_goes_on() {
             job_of.await_task(options[1]);
             for _ in 0..3 {
                 stop(&job_of, &what);
-                let before = job(job_of.pid());
+                let before = stopped_job(job_of.pid(), &what);
                 std::thread::sleep(WHILE);
                 assert_eq!(job(job_of.pid()), before, "{what}");
                 go_on(&job_of, &what);
@@ -328,7 +337,7 @@ fn assert_computes_nothing(job_of: &Running, what: &str) {
     job_of.signal_group(Signal::TSTP);
     let stopped = within(PATIENCE, || is_stopped(pid) || ended());
     assert!(stopped, "{what}: not stopped: {:?}", job(pid));
-    let before = job(pid);
+    let before = stopped_job(pid, what);
     std::thread::sleep(WHILE);
     assert_eq!(job(pid), before, "{what}");
     job_of.signal_group(Signal::CONT);

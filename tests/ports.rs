@@ -465,7 +465,7 @@ fn messages_in_channels_do_not_keep_a_runner_from_its_workers() {
     std::fs::set_permissions(folder.path(), readable).unwrap();
     for mode in MODES {
         // The kernel counts descriptors in sockets for a user, against the limit of
-        // whoever sends; and not where that is root.
+        // the sender; and not where that is root.
         let mut command = std::process::Command::new("sh");
         command
             .args(["-c", "ulimit -Sn 1024; exec \"$@\"", "sh"])

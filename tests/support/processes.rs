@@ -183,11 +183,19 @@ fn stat_in(file: &str) -> Option<(char, u64)> {
     Some((fields.first()?.chars().next()?, time(11)? + time(12)?))
 }
 
-/// The processor time that a process and all below it have used, in ticks.
+/// The processor time that a process and all below it have used, in ticks. In this process
+/// without the thread that looks.
 pub fn processor_time(pid: i32) -> u64 {
     let below = descendants(pid).into_iter().map(|(pid, _)| pid);
-    let all = std::iter::once(pid).chain(below).filter_map(stat);
-    all.map(|(_, time)| time).sum()
+    let below: u64 = below.filter_map(stat).map(|(_, time)| time).sum();
+    if pid != std::process::id().cast_signed() {
+        return below + stat(pid).map_or(0, |(_, time)| time);
+    }
+    let this = rustix::thread::gettid().to_string();
+    let threads = fs::read_dir("/proc/self/task").unwrap().flatten();
+    let others = threads.filter(|thread| thread.file_name() != this.as_str());
+    let times = others.filter_map(|it| stat_in(&it.path().join("stat").display().to_string()));
+    below + times.map(|(_, time)| time).sum::<u64>()
 }
 
 /// Waits until a process and all below it compute nothing: each of them waits.
