@@ -415,10 +415,9 @@ pub use wrun_types::grant::{DirGrant, TcpGrant};
 #[doc(inline)]
 pub use wrun_types::jail_report::{JailReport, Layer, LayerReport, LayerState};
 #[doc(inline)]
-pub use wrun_types::limits::Limit;
-#[doc(inline)]
 pub use wrun_types::limits::{Limit, Limits};
-use wrun_types::outcome::{Crash, Outcome, Output, Trap, TrapKind};
+#[doc(inline)]
+pub use wrun_types::outcome::{Crash, Outcome, Output, Trap, TrapKind};
 #[doc(inline)]
 pub use wrun_types::report::{Access, Denial, Report, Stats, Usage};
 #[doc(inline)]
