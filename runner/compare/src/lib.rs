@@ -18,6 +18,7 @@ mod number;
 mod page;
 mod results;
 mod rounds;
+mod run;
 mod scratch;
 mod summary;
 

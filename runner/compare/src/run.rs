@@ -1,0 +1,145 @@
+//! A comparison, from its settings to its results.
+
+use crate::bench::{Bench, Left};
+use crate::comparison::{Comparison, Step, Watch};
+use crate::fitness::{self, Fit};
+use crate::results::{FaultRow, Finding, Results, Subject, Verdict};
+use crate::{Fault, cost, environment, isolation};
+use std::ops::ControlFlow;
+use wrun::{Error, ErrorKind, Mode};
+
+impl Comparison {
+    /// Measures. Blocks, for about the budget; what else this program does meanwhile is
+    /// in the numbers.
+    ///
+    /// The task runs in thread mode, too, and, for the floors, in a process without a
+    /// jail: compare only what you would run in thread mode.
+    ///
+    /// # Errors
+    ///
+    /// As [`Runner::load`](wrun::Runner::load) and
+    /// [`Builder::build`](wrun::Builder::build). A task that cannot be
+    /// compared is no error but a [`Verdict`].
+    pub fn run(&self) -> Result<Results, Error> {
+        self.run_watched(&mut |_| ControlFlow::Continue(()))
+    }
+
+    /// [`Comparison::run`], which tells each step. [`ControlFlow::Break`] ends it when
+    /// the run of the task is over that is under way: what there is by then is
+    /// returned, marked as incomplete.
+    ///
+    /// # Errors
+    ///
+    /// As [`Comparison::run`].
+    pub fn run_watched(
+        &self,
+        watch: &mut (dyn FnMut(Step<'_>) -> ControlFlow<()> + Send),
+    ) -> Result<Results, Error> {
+        // A thread of its own: nothing there is asynchronous, whoever calls.
+        std::thread::scope(|scope| {
+            let measuring = std::thread::Builder::new()
+                .name("wrun-compare".into())
+                .spawn_scoped(scope, || self.measure(watch))
+                .map_err(|error| {
+                    let why = format!("cannot start a thread: {error}");
+                    Error::new(ErrorKind::System, why)
+                })?;
+            match measuring.join() {
+                Ok(results) => results,
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        })
+    }
+
+    fn measure(&self, watch: Watch<'_>) -> Result<Results, Error> {
+        let mut results = Results {
+            schema: Results::SCHEMA,
+            subject: Subject::default(),
+            environment: environment::look(),
+            command: self.command_for(None),
+            verdict: Verdict::Comparable,
+            cost: Vec::new(),
+            isolation: Vec::new(),
+            notes: Vec::new(),
+            complete: true,
+        };
+        let mut bench = Bench::new(self)?;
+        let mut watch = Parts {
+            watch,
+            before: 0,
+            part: 50,
+        };
+        let fit = fitness::look(&mut bench, &mut results, &mut |step| watch.tell(step))?;
+        let Some(Fit { run, deterministic }) = fit else {
+            return Ok(results);
+        };
+        let wants_cost = !self.measures.is_empty();
+        let wants_faults = !self.faults.is_empty();
+        watch.next(if wants_faults { 650 } else { 950 });
+        if wants_cost {
+            let mut left = Left::new(self.budget);
+            cost::measure(
+                &mut bench,
+                &mut results,
+                &mut left,
+                run,
+                deterministic,
+                &mut |step| watch.tell(step),
+            )?;
+        }
+        if !wants_faults || !results.complete {
+            return Ok(results);
+        }
+        drop(bench);
+        watch.next(1000 - watch.before - watch.part);
+        self.inject(&mut results, &mut |step| watch.tell(step))?;
+        Ok(results)
+    }
+
+    fn inject(&self, results: &mut Results, watch: Watch<'_>) -> Result<(), Error> {
+        let wanted: Vec<(Fault, Mode)> = self
+            .faults
+            .iter()
+            .flat_map(|fault| [(*fault, Mode::Thread), (*fault, Mode::Process)])
+            .collect();
+        let all = u32::try_from(wanted.len()).unwrap_or(u32::MAX).max(1);
+        let mut count = 0;
+        let (rows, mut complete) = (&mut results.isolation, true);
+        let mut found = |fault: Fault, mode: Mode, finding: Finding| {
+            count += 1;
+            rows.push(FaultRow {
+                fault,
+                mode,
+                finding,
+                command: self.command_for(Some(fault.name())),
+            });
+            let what = fault.name();
+            let done = count * 1000 / all;
+            let goes_on = watch(Step { what, done });
+            complete &= goes_on.is_continue();
+            goes_on
+        };
+        isolation::inject(&self.builder, &wanted, &mut found)?;
+        results.complete &= complete;
+        Ok(())
+    }
+}
+
+/// Steps of parts as steps of the whole.
+struct Parts<'a> {
+    watch: Watch<'a>,
+    before: u32,
+    part: u32,
+}
+
+impl Parts<'_> {
+    fn next(&mut self, part: u32) {
+        self.before += self.part;
+        self.part = part;
+    }
+
+    fn tell(&mut self, step: Step<'_>) -> ControlFlow<()> {
+        let done = self.before + self.part * step.done.min(1000) / 1000;
+        (self.watch)(Step { done, ..step })
+    }
+}
