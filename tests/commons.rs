@@ -23,7 +23,7 @@ fn start(runner: &Runner, commons: &Artifact, what: &str) -> TaskHandle {
     let limits = Limits::default().max_memory(64 << 20).timeout(2 * SOON);
     let task = Task::new(commons).input(what).limits(limits);
     let task = task.grace(Duration::ZERO);
-    runner.submit_blocking(task).unwrap()
+    runner.blocking_submit(task).unwrap()
 }
 
 /// A task that has done what it says first.
@@ -33,8 +33,8 @@ fn begun(runner: &Runner, commons: &Artifact, what: &str) -> TaskHandle {
     handle
 }
 
-fn output(handle: TaskHandle) -> String {
-    let report = handle.wait().unwrap();
+fn output(mut handle: TaskHandle) -> String {
+    let report = handle.blocking_report().unwrap();
     assert!(
         report.outcome.is_completed(),
         "{} mode: {}: {}",
@@ -66,7 +66,7 @@ fn host_and_tasks_exclude_each_other() {
             .map(|_| start(&runner, &commons, "turns l 100"))
             .collect();
         for turn in 0..100 {
-            let held = runner.lock_blocking("l", LockMode::Exclusive).unwrap();
+            let held = runner.blocking_lock("l", LockMode::Exclusive).unwrap();
             let alone = runner.try_lock("l,", LockMode::Exclusive).unwrap();
             let within = runner.try_lock("l, within", LockMode::Exclusive).unwrap();
             let alone = (alone.is_some(), within.is_some());
@@ -79,7 +79,7 @@ fn host_and_tasks_exclude_each_other() {
 
         // Shared is with others, in the order of asking.
         let free = |how| runner.try_lock("s", how).unwrap().is_some();
-        let held = runner.lock_blocking("s", LockMode::Shared).unwrap();
+        let held = runner.blocking_lock("s", LockMode::Shared).unwrap();
         let with = begun(&runner, &commons, "shared s");
         assert!(
             free(LockMode::Shared) && !free(LockMode::Exclusive),
@@ -94,10 +94,14 @@ fn host_and_tasks_exclude_each_other() {
         assert!(eventually(SOON, || free(LockMode::Exclusive)), "{mode}");
 
         // A guard keeps the lock, whatever becomes of who asked.
-        let held = runner.lock_blocking("s", LockMode::Exclusive).unwrap();
-        let killed = start(&runner, &commons, "take s");
+        let held = runner.blocking_lock("s", LockMode::Exclusive).unwrap();
+        let mut killed = start(&runner, &commons, "take s");
         killed.kill();
-        assert_eq!(killed.wait().unwrap().outcome, Outcome::Cancelled, "{mode}");
+        assert_eq!(
+            killed.blocking_report().unwrap().outcome,
+            Outcome::Cancelled,
+            "{mode}"
+        );
         assert!(!free(LockMode::Shared), "{mode}");
         drop(held);
         assert!(free(LockMode::Exclusive), "{mode}");
@@ -123,8 +127,8 @@ fn the_host_gives_up_waiting_and_is_told_of_bad_names() {
             );
             // Nobody waits any more: others may have it too.
             assert!(runner.try_lock("l", LockMode::Shared).unwrap().is_some());
-            let error = runner.lock_blocking("l", LockMode::Shared).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::InvalidTask);
+            let error = runner.blocking_lock("l", LockMode::Shared).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::BlockingInAsync);
         });
         let mut waiting = std::pin::pin!(runner.lock("l", LockMode::Exclusive));
         let moment = Duration::from_millis(50);
@@ -159,7 +163,7 @@ fn the_host_gives_up_waiting_and_is_told_of_bad_names() {
 fn a_wait_that_was_given_up_holds_up_nobody() {
     for mode in BOTH {
         let (runner, commons) = load(mode);
-        let held = runner.lock_blocking("l", LockMode::Shared).unwrap();
+        let held = runner.blocking_lock("l", LockMode::Shared).unwrap();
         let free = || runner.try_lock("l", LockMode::Shared).unwrap().is_some();
         let tires: Vec<_> = (0..4)
             .map(|_| begun(&runner, &commons, "tires l"))
@@ -179,9 +183,9 @@ fn a_wait_that_was_given_up_holds_up_nobody() {
             let now = runner.try_lock("l", LockMode::Exclusive).unwrap();
             assert!(now.is_some(), "{mode}");
         }
-        for task in tires {
+        for mut task in tires {
             task.kill();
-            assert_eq!(task.wait().unwrap().outcome, Outcome::Cancelled);
+            assert_eq!(task.blocking_report().unwrap().outcome, Outcome::Cancelled);
         }
         still_works(&runner);
     }
@@ -197,18 +201,23 @@ fn the_end_of_a_task_gives_its_locks_back_however_it_ends() {
                 let take = || start(&runner, &commons, "take l");
                 // Completed, trapped, killed, at its deadline.
                 assert_eq!(output(take()), "taken");
-                let report = start(&runner, &commons, "trap l").wait().unwrap();
+                let report = start(&runner, &commons, "trap l")
+                    .blocking_report()
+                    .unwrap();
                 assert_eq!(report.outcome.kind(), "trapped");
                 assert_eq!(output(take()), "taken", "{mode}");
-                let holder = begun(&runner, &commons, "hold l");
+                let mut holder = begun(&runner, &commons, "hold l");
                 let waiting = take();
                 std::thread::sleep(Duration::from_millis(100));
                 holder.kill();
-                assert_eq!(holder.wait().unwrap().outcome, Outcome::Cancelled);
+                assert_eq!(
+                    holder.blocking_report().unwrap().outcome,
+                    Outcome::Cancelled
+                );
                 assert_eq!(output(waiting), "taken", "{mode}");
                 let limits = Limits::default().timeout(Duration::from_millis(500));
                 let task = Task::new(&commons).input("hold l").limits(limits.clone());
-                let report = runner.run(task).unwrap();
+                let report = runner.blocking_run(task).unwrap();
                 assert_eq!(report.outcome, Outcome::LimitExceeded(Limit::Deadline));
                 assert_eq!(output(take()), "taken", "{mode}");
 
@@ -216,26 +225,29 @@ fn the_end_of_a_task_gives_its_locks_back_however_it_ends() {
                 // and holds up nobody.
                 let holder = begun(&runner, &commons, "hold l");
                 let task = Task::new(&commons).input("take l").limits(limits);
-                let report = runner.run(task).unwrap();
+                let report = runner.blocking_run(task).unwrap();
                 assert_eq!(report.outcome, Outcome::LimitExceeded(Limit::Deadline));
-                let stopped = take();
-                let killed = take();
+                let mut stopped = take();
+                let mut killed = take();
                 std::thread::sleep(Duration::from_millis(200));
                 stopped.cancel();
                 killed.kill();
-                let outcome = stopped.wait().unwrap().outcome;
+                let outcome = stopped.blocking_report().unwrap().outcome;
                 assert_eq!(outcome, Outcome::Failed("cancelled".into()), "{mode}");
-                assert_eq!(killed.wait().unwrap().outcome, Outcome::Cancelled);
+                assert_eq!(
+                    killed.blocking_report().unwrap().outcome,
+                    Outcome::Cancelled
+                );
                 holder.cancel();
                 assert_eq!(output(holder), "held");
                 assert_eq!(output(take()), "taken", "{mode}");
 
                 if mode == Mode::Process {
-                    let holder = begun(&runner, &commons, "hold l");
+                    let mut holder = begun(&runner, &commons, "hold l");
                     for pid in leaves(std::process::id().cast_signed()) {
                         signal_below(pid, Signal::KILL);
                     }
-                    assert_eq!(holder.wait().unwrap().outcome.kind(), "crashed");
+                    assert_eq!(holder.blocking_report().unwrap().outcome.kind(), "crashed");
                     assert_eq!(output(take()), "taken", "{mode}");
                 }
                 still_works(&runner);
@@ -256,20 +268,20 @@ fn a_new_attempt_has_no_lock_of_the_one_before() {
                     signal_below(pid, Signal::KILL);
                 }
             };
-            let holder = runner.submit_blocking(task("hold l")).unwrap();
+            let mut holder = runner.blocking_submit(task("hold l")).unwrap();
             assert!(eventually(SOON, || holder.progress().done > 0));
             kill_workers();
             // It says so once more; what it said before is forgotten by then.
             std::thread::sleep(Duration::from_secs(2));
             assert!(eventually(SOON, || holder.progress().done > 0));
             holder.cancel();
-            let report = holder.wait().unwrap();
+            let report = holder.blocking_report().unwrap();
             assert_eq!((report.attempt, &*report.stdout), (2, &b"held"[..]));
 
-            let member = runner.submit_blocking(task("lazy news")).unwrap();
+            let mut member = runner.blocking_submit(task("lazy news")).unwrap();
             assert!(eventually(SOON, || member.progress().done > 0));
             kill_workers();
-            let report = member.wait().unwrap();
+            let report = member.blocking_report().unwrap();
             assert_eq!((report.attempt, report.outcome.kind()), (1, "crashed"));
             let notes = report.notes.join("; ");
             assert!(notes.contains("it joined a broadcast channel"), "{notes}");
@@ -287,10 +299,10 @@ fn what_one_sends_all_others_receive() {
         let host = runner.broadcast("news").unwrap();
         assert_eq!(output(start(&runner, &commons, "tell news 10")), "told");
         for number in 0..10 {
-            let got = host.receive_timeout(SOON).unwrap();
+            let got = host.blocking_receive_timeout(SOON).unwrap();
             assert_eq!(got.data, number.to_string(), "{mode}");
             let (_one, port) = runner.channel(1).unwrap();
-            host.send_blocking(Message::new("host").port(port)).unwrap();
+            host.blocking_send(Message::new("host").port(port)).unwrap();
         }
         let logs: Vec<_> = listeners.into_iter().map(output).collect();
         assert_eq!(logs[0].matches("host").count(), 10, "{mode}: {}", logs[0]);
@@ -299,8 +311,12 @@ fn what_one_sends_all_others_receive() {
         let other = runner.broadcast("other").unwrap();
         let again = runner.broadcast("other").unwrap();
         drop(host);
-        other.send_blocking("x").unwrap();
-        assert_eq!(again.receive_timeout(SOON).unwrap().data, "x", "{mode}");
+        other.blocking_send("x").unwrap();
+        assert_eq!(
+            again.blocking_receive_timeout(SOON).unwrap().data,
+            "x",
+            "{mode}"
+        );
         assert_eq!(other.try_receive().unwrap_err(), PortError::WouldBlock);
         let error = runner.broadcast("").unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidTask);
@@ -332,7 +348,7 @@ fn a_member_that_does_not_read_is_closed() {
         flood.cancel();
         assert_eq!(output(flood), "flooded");
         let mut count = 0;
-        while host.receive_timeout(SOON).is_ok() {
+        while host.blocking_receive_timeout(SOON).is_ok() {
             count += 1;
         }
         assert_eq!(count, 64, "{mode}: the host did not read, either");
@@ -365,12 +381,12 @@ fn nothing_is_left_of_what_was_shared() {
             let (runner, commons) = load(mode);
             for round in 0..12 {
                 let what = ["hold l", "lazy news", "listen news 3", "alone"][round % 4];
-                let task = start(&runner, &commons, what);
+                let mut task = start(&runner, &commons, what);
                 std::thread::sleep(Duration::from_millis(10));
                 if what != "alone" {
                     task.kill();
                 }
-                task.wait().unwrap();
+                task.blocking_report().unwrap();
             }
             let host = runner.broadcast("news").unwrap();
             drop(runner);

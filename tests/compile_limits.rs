@@ -154,7 +154,7 @@ fn a_limit_has_thread_mode_compile_in_a_child_that_goes_with_the_runner() {
                 let task = write(scratch.path(), "bomb.wasm", large_bomb());
                 patient.block_on(async {
                     let soon = Duration::from_millis(50);
-                    let loading = tokio::time::timeout(soon, runner.load_async(&task)).await;
+                    let loading = tokio::time::timeout(soon, runner.load(&task)).await;
                     assert!(loading.is_err(), "a bomb was compiled");
                 });
                 assert!(
@@ -169,7 +169,10 @@ fn a_limit_has_thread_mode_compile_in_a_child_that_goes_with_the_runner() {
                 .compile_timeout(Duration::from_secs(1))
                 .build()
                 .unwrap();
-            assert_limit(runner.load_bytes("bomb", large_bomb()), Limit::CompileTime);
+            assert_limit(
+                runner.blocking_load_bytes("bomb", large_bomb()),
+                Limit::CompileTime,
+            );
             assert_eq!((runner.compiling(), children()), (0, Vec::new()));
             still_works(&runner);
         },
@@ -185,7 +188,9 @@ fn without_a_program_to_compile_in_the_wait_ends() {
         .compile_memory(1)
         .build()
         .unwrap();
-    let error = runner.load_bytes("bomb", bomb(7_000, 2_000)).unwrap_err();
+    let error = runner
+        .blocking_load_bytes("bomb", bomb(7_000, 2_000))
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::LoadLimit, "{error}");
     assert_eq!(
         (error.limit(), error.limit_value()),
@@ -297,8 +302,10 @@ fn an_embedder_learns_what_compiling_took() {
     for mode in BOTH {
         let load = |cache| {
             let runner = builder(mode).cache(cache).build().unwrap();
-            let artifact = runner.load_bytes("slow", slow_to_compile()).unwrap();
-            let report = runner.run(Task::new(&artifact)).unwrap();
+            let artifact = runner
+                .blocking_load_bytes("slow", slow_to_compile())
+                .unwrap();
+            let report = runner.blocking_run(Task::new(&artifact)).unwrap();
             let compiled = artifact.compiled();
             assert_eq!(
                 report.stats.compile,

@@ -12,15 +12,15 @@ const SOON: Duration = Duration::from_secs(60);
 /// Submits a task, and waits until it runs.
 fn started(runner: &Runner, artifact: &Artifact, grace: Duration) -> TaskHandle {
     let task = Task::new(artifact).grace(grace);
-    let handle = runner.submit_blocking(task).unwrap();
+    let handle = runner.blocking_submit(task).unwrap();
     std::thread::sleep(Duration::from_millis(100));
     handle
 }
 
-fn killed(handle: TaskHandle) -> (Report, Duration) {
+fn killed(mut handle: TaskHandle) -> (Report, Duration) {
     let began = Instant::now();
     handle.kill();
-    let report = handle.wait().unwrap();
+    let report = handle.blocking_report().unwrap();
     (report, began.elapsed())
 }
 
@@ -38,15 +38,15 @@ fn a_task_that_listens_ends_by_itself() {
         );
         assert!(took < SOON, "{mode}: {took:?}");
         // With the default, too; and by others, and when nobody wants it any more.
-        let handle = runner.submit_blocking(Task::new(&patient)).unwrap();
+        let mut handle = runner.blocking_submit(Task::new(&patient)).unwrap();
         handle.killer().kill();
-        let outcome = handle.wait().unwrap().outcome;
+        let outcome = handle.blocking_report().unwrap().outcome;
         assert!(
             outcome.is_completed() || outcome == Outcome::Cancelled,
             "{mode}: before or after it began: {outcome}"
         );
         drop(started(&runner, &patient, FOREVER));
-        runner.shutdown_blocking().unwrap();
+        runner.blocking_shutdown().unwrap();
     }
 }
 

@@ -193,7 +193,7 @@ impl ProcessExecutor {
         };
         any.downcast::<Pools>().map_err(|_| {
             Error::new(
-                ErrorKind::InvalidTask,
+                ErrorKind::OtherRunner,
                 "the artifact was loaded by another runner",
             )
         })

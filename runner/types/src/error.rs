@@ -26,9 +26,17 @@ pub enum ErrorKind {
     /// The bytes are no task: not WebAssembly, malformed, too big, an import
     /// that nothing provides, an export that is missing.
     NotLoadable,
-    /// The task's settings cannot be: a grant for a directory that is not there,
-    /// an argument with a NUL byte, `run` called from asynchronous code.
+    /// The task's settings, or what a call was given, cannot be: a grant for a directory
+    /// that is not there, an argument with a NUL byte, a lock without a name.
     InvalidTask,
+    /// The artifact was loaded by another runner, or the port is of another runner's
+    /// channel.
+    OtherRunner,
+    /// A blocking call in asynchronous code, which it would hold up or stop for ever: use
+    /// the asynchronous one, whose name has no `blocking_`.
+    BlockingInAsync,
+    /// The report was taken from this [`TaskHandle`](crate::TaskHandle) before.
+    ReportTaken,
     /// The queue is full, or all processors compile other tasks. Trying again later may
     /// work.
     Overloaded,

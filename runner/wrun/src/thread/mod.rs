@@ -65,7 +65,7 @@ impl ThreadExecutor {
         };
         any.downcast::<Prepared>().map_err(|_| {
             Error::new(
-                ErrorKind::InvalidTask,
+                ErrorKind::OtherRunner,
                 "the artifact was loaded by another runner",
             )
         })
