@@ -186,3 +186,22 @@ fn every_test_file_is_part_of_the_binary() {
         }
     }
 }
+
+/// What an option of the command is, its user is told by the command.
+#[test]
+fn the_library_names_no_option_of_the_command() {
+    for part in ["types", "sys", "sandbox", "process", "wrun"] {
+        for (path, text) in sources(&format!("{part}/src")) {
+            if path.components().any(|it| it.as_os_str() == "tests") {
+                continue;
+            }
+            for line in code(&text) {
+                let option = line.split("--").skip(1).any(|rest| {
+                    let first = rest.chars().next();
+                    first.is_some_and(|first| first.is_ascii_lowercase())
+                });
+                assert!(!option, "{} has an option: {line}", path.display());
+            }
+        }
+    }
+}

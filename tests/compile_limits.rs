@@ -28,7 +28,7 @@ const LIMITS: [(&str, &str, i32, &str, u64, &str); 2] = [
         124,
         "compile-time",
         1_500_000_000,
-        "longer than the 1s 500ms it may take (--compile-timeout, Builder::compile_timeout)",
+        "longer than the 1s 500ms it may take; --compile-timeout gives compiling more",
     ),
     (
         "--compile-memory",
@@ -36,7 +36,7 @@ const LIMITS: [(&str, &str, i32, &str, u64, &str); 2] = [
         137,
         "compile-memory",
         128 << 20,
-        "more memory than the 128.0 MiB it may have (--compile-memory, Builder::compile_memory)",
+        "more memory than the 128.0 MiB it may have; --compile-memory gives compiling more",
     ),
 ];
 

@@ -719,6 +719,59 @@ fn an_artifact_belongs_to_its_runner() {
     }
 }
 
+/// As reports of errors print them, such as `{:#}` of anyhow: each with what is behind it.
+#[test]
+fn an_error_and_what_is_behind_it_say_nothing_twice() {
+    fn check(error: &(dyn std::error::Error + 'static), words: &str) {
+        let chain = std::iter::successors(Some(error), |error| error.source());
+        let texts: Vec<String> = chain.map(|error| error.to_string()).collect();
+        assert_eq!(texts.join("\n").matches(words).count(), 1, "{texts:?}");
+        for (number, text) in texts.iter().enumerate() {
+            let before = texts[..number].iter().find(|it| it.contains(text));
+            assert_eq!(before, None, "{texts:?}");
+        }
+    }
+    let none = "No such file or directory (os error 2)";
+    for mode in BOTH {
+        let runner = runner(mode);
+        let load = |path: &str| runner.blocking_load(repo(path)).unwrap_err();
+        let missing = load("no/such/file");
+        check(&missing, none);
+        assert_eq!(missing.io_error().and_then(|it| it.raw_os_error()), Some(2));
+        check(&load("tests"), "is a directory");
+        check(
+            &load("guest-tasks/hostile/not-wasm.wasm"),
+            "not WebAssembly",
+        );
+        check(
+            &load("guest-tasks/hostile/imports-unknown.wat"),
+            "which nothing provides",
+        );
+        let echo = echo(&runner);
+        let task = Task::new(&echo).dir(DirGrant::new("/no/such/directory"));
+        let refused = runner.blocking_run(task).unwrap_err();
+        check(&refused, none);
+        assert_eq!(refused.io_error().and_then(|it| it.raw_os_error()), Some(2));
+        let task = Task::new(&echo).name("a\0b");
+        let refused = runner.blocking_run(task).unwrap_err();
+        check(&refused, "NUL");
+        assert!(refused.io_error().is_none());
+        let (one, _other) = runner.channel(1).unwrap();
+        let large = vec![0; wrun::Message::MAX_DATA + 1];
+        check(&one.try_send(large).unwrap_err(), "too large");
+        let region = runner.region(1, wrun::RegionKind::Exclusive).unwrap();
+        check(&region.write(1, &[1]).unwrap_err(), "beyond the end");
+    }
+    let unresolved = "no.such.host.invalid:80".parse::<wrun::TcpGrant>();
+    check(&unresolved.unwrap_err(), "cannot resolve");
+    let missing = builder(Mode::Process).worker("/no/such/worker").build();
+    let missing =
+        missing.and_then(|runner| runner.blocking_load(repo("guest-tasks/echo/echo.wat")));
+    let missing = missing.unwrap_err();
+    assert_eq!(missing.kind(), ErrorKind::NoWorker, "{missing}");
+    check(&missing, none);
+}
+
 #[test]
 fn settings_that_cannot_be_are_refused() {
     for mode in BOTH {

@@ -175,7 +175,7 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
         && !args.quiet
         && let Some(note) = text::as_root(&report)
     {
-        text::complain(note);
+        text::complain(&note);
     }
     if args.stats {
         text::say(&text::stats(&report));

@@ -68,7 +68,7 @@ pub use fate::{Ending, Fate};
 pub use host::Granted;
 pub use in_process::InProcess;
 pub use input::{InputKind, Source};
-pub use inspect::{Inspection, inspect};
+pub use inspect::{Grant, Inspection, inspect};
 pub use load::{Loader, read};
 pub use load_error::LoadError;
 pub use run::{PrepareError, Prepared, Run, RunError, run};

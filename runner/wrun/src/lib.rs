@@ -408,7 +408,7 @@ pub use wrun_sandbox::port::{Message, Port, PortError, Unsent};
 #[doc(inline)]
 pub use wrun_sandbox::region::{Kind as RegionKind, Region, RegionError, Waited};
 #[doc(inline)]
-pub use wrun_sandbox::{Artifact, Compiled, Inspection, Progress, Shape, inspect};
+pub use wrun_sandbox::{Artifact, Compiled, Grant, Inspection, Progress, Shape, inspect};
 #[doc(inline)]
 pub use wrun_sys::shortage::hint as limit_hint;
 #[doc(inline)]

@@ -150,7 +150,6 @@ pub enum PortError {
 #[error("{error}")]
 pub struct Unsent {
     /// Why not.
-    #[source]
     pub error: PortError,
     /// All of it.
     pub message: Message,

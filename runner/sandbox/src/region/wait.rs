@@ -94,9 +94,9 @@ impl Region {
                 }
             }
         };
-        let system = |source| RegionError::System {
+        let system = |error| RegionError::System {
             what: "cannot start a thread to wait",
-            source,
+            error,
         };
         std::thread::Builder::new()
             .name("wrun-wait".to_owned())
