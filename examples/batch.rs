@@ -45,9 +45,7 @@ fn main() -> anyhow::Result<()> {
 async fn batch(count: usize, mode: Mode) -> anyhow::Result<()> {
     let runner = Arc::new(Runner::builder().mode(mode).max_queued(64).build()?);
     let guests = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../guest-tasks"));
-    let task = runner
-        .load_async(guests.join("wordcount/wordcount.wasm"))
-        .await?;
+    let task = runner.load(guests.join("wordcount/wordcount.wasm")).await?;
     let began = Instant::now();
 
     // One side submits, the other takes results in the order of the inputs. The
@@ -104,7 +102,7 @@ async fn finished(
     mut handle: TaskHandle,
 ) -> anyhow::Result<Report> {
     for _ in 1..ATTEMPTS {
-        let report = handle.outcome().await?;
+        let report = handle.report().await?;
         match &report.outcome {
             Outcome::Completed(_) => return Ok(report),
             Outcome::Crashed(crash) => eprintln!("input {index}: {crash}; again"),
@@ -112,7 +110,7 @@ async fn finished(
         }
         handle = runner.submit(order(task, index)).await?;
     }
-    let report = handle.outcome().await?;
+    let report = handle.report().await?;
     ensure!(
         report.outcome.is_completed(),
         "input {index}: {}",

@@ -54,12 +54,12 @@ fn main() -> anyhow::Result<()> {
 fn measure(mode: Mode, task: &PathBuf, input: &[u8]) -> anyhow::Result<Report> {
     let runner = Runner::builder().mode(mode).build()?;
     let began = Instant::now();
-    let artifact = runner.load(task)?;
+    let artifact = runner.blocking_load(task)?;
     let load = began.elapsed();
-    let first = runner.run(Task::new(&artifact).input(input))?;
+    let first = runner.blocking_run(Task::new(&artifact).input(input))?;
 
     let mut reports = (0..RUNS)
-        .map(|_| runner.run(Task::new(&artifact).input(input)))
+        .map(|_| runner.blocking_run(Task::new(&artifact).input(input)))
         .collect::<Result<Vec<_>, _>>()?;
     reports.sort_by_key(|report| report.stats.total);
     let report = reports.swap_remove(RUNS / 2);

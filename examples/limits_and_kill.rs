@@ -54,8 +54,8 @@ fn main() -> anyhow::Result<()> {
             Limit::Output,
         ),
     ] {
-        let artifact = runner.load(guests.join(guest))?;
-        let report = runner.run(Task::new(&artifact).limits(limits))?;
+        let artifact = runner.blocking_load(guests.join(guest))?;
+        let report = runner.blocking_run(Task::new(&artifact).limits(limits))?;
         println!(
             "  {guest:28} {} after {:.0?}, {} bytes of output kept",
             report.outcome,
@@ -66,10 +66,10 @@ fn main() -> anyhow::Result<()> {
     }
 
     // A task that observes cancellation is requested to stop, and may finish its work.
-    let patient = runner.load(guests.join("patient/patient.wasm"))?;
-    let handle = runner.submit_blocking(Task::new(&patient))?;
+    let patient = runner.blocking_load(guests.join("patient/patient.wasm"))?;
+    let mut handle = runner.blocking_submit(Task::new(&patient))?;
     handle.cancel();
-    let report = handle.wait()?;
+    let report = handle.blocking_report()?;
     println!(
         "  {:28} {}: {}",
         "cancelled",
@@ -79,14 +79,14 @@ fn main() -> anyhow::Result<()> {
     ensure!(report.outcome.is_completed());
 
     // Other tasks are killed. The killer can be sent to another thread.
-    let endless = runner.load(guests.join("hostile/endless-loop.wat"))?;
-    let handle = runner.submit_blocking(Task::new(&endless))?;
+    let endless = runner.blocking_load(guests.join("hostile/endless-loop.wat"))?;
+    let mut handle = runner.blocking_submit(Task::new(&endless))?;
     let killer = handle.killer();
     let killing = std::thread::spawn(move || {
         std::thread::sleep(Duration::from_millis(100));
         killer.kill();
     });
-    let report = handle.wait()?;
+    let report = handle.blocking_report()?;
     println!(
         "  {:28} {} after {:.0?}",
         "killed", report.outcome, report.stats.total
@@ -95,8 +95,8 @@ fn main() -> anyhow::Result<()> {
     ensure!(killing.join().is_ok());
 
     // The runner still works.
-    let echo = runner.load(guests.join("echo/echo.wat"))?;
-    let report = runner.run(Task::new(&echo).input("still here"))?;
+    let echo = runner.blocking_load(guests.join("echo/echo.wat"))?;
+    let report = runner.blocking_run(Task::new(&echo).input("still here"))?;
     println!("  {:28} {}", "echo/echo.wat", report.outcome);
     ensure!(report.stdout == "still here");
     Ok(())

@@ -67,7 +67,7 @@ fn interrupt() -> std::io::Result<UnixStream> {
 async fn serve(address: &str, mode: Mode, plugin: PathBuf) -> anyhow::Result<()> {
     // A short queue: it is better to tell a client to retry than to let it wait.
     let runner = Runner::builder().mode(mode).max_queued(32).build()?;
-    let plugin = runner.load_async(plugin).await?;
+    let plugin = runner.load(plugin).await?;
     let server = Arc::new(Server { runner, plugin });
 
     let listener = TcpListener::bind(address)
@@ -195,7 +195,7 @@ impl Server {
                     .max_output(8 << 20),
             );
         // Not `submit`, which would wait while the queue is full: the client retries.
-        let handle = match self.runner.try_submit(task) {
+        let mut handle = match self.runner.try_submit(task) {
             Ok(handle) => handle,
             Err(error) if error.kind() == ErrorKind::Overloaded => {
                 return Response::text("503 Service Unavailable", "busy");
@@ -203,7 +203,7 @@ impl Server {
             Err(error) => return failure(&error),
         };
         // If this future is dropped, so is the handle, and the task is killed.
-        let report = match handle.outcome().await {
+        let report = match handle.report().await {
             Ok(report) => report,
             Err(error) => return failure(&error),
         };

@@ -20,7 +20,7 @@ fn main() -> anyhow::Result<()> {
     };
     let runner = Runner::builder().mode(mode).build()?;
     let guests = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../guest-tasks"));
-    let guest = runner.load(guests.join("ports/ports.wasm"))?;
+    let guest = runner.blocking_load(guests.join("ports/ports.wasm"))?;
     // The timeout ends every wait for a message.
     let limits = Limits::default().timeout(Duration::from_secs(60));
     let start = |what: &str| -> anyhow::Result<_> {
@@ -28,15 +28,15 @@ fn main() -> anyhow::Result<()> {
         // As in Node: a kill does not first request the task to stop.
         let task = Task::new(&guest).grace(Duration::ZERO);
         let task = task.input(what).port(theirs);
-        let handle = runner.submit_blocking(task.limits(limits.clone()))?;
+        let handle = runner.blocking_submit(task.limits(limits.clone()))?;
         Ok((handle, ours))
     };
     println!("in {mode} mode:");
 
     // child.send and child.on('message'); in the task, ports.parent.
-    let (echo, port) = start("echo")?;
-    port.send_blocking("ping")?;
-    println!("a task said {:?}", port.receive_blocking()?.data);
+    let (mut echo, port) = start("echo")?;
+    port.blocking_send("ping")?;
+    println!("a task said {:?}", port.blocking_receive()?.data);
 
     // receiveMessageOnPort: returns a message that has already arrived, or nothing.
     let nothing = port.try_receive().err();
@@ -45,7 +45,7 @@ fn main() -> anyhow::Result<()> {
 
     // child.disconnect: the task sees that the port is closed, and so do later sends.
     port.close();
-    let report = echo.wait()?;
+    let report = echo.blocking_report()?;
     ensure!(report.outcome.is_completed(), "{}", report.outcome);
     println!("it ended with {:?}", report.stdout);
     let unsent = port.try_send("more").err().context("it is closed")?;
@@ -56,20 +56,20 @@ fn main() -> anyhow::Result<()> {
     let (asks, to_asks) = start("ping 100")?;
     let (answers, to_answers) = start("echo")?;
     let (one, other) = runner.channel(1)?;
-    to_asks.send_blocking(Message::default().port(one))?;
-    to_answers.send_blocking(Message::default().port(other))?;
-    for task in [asks, answers] {
-        let report = task.wait()?;
+    to_asks.blocking_send(Message::default().port(one))?;
+    to_answers.blocking_send(Message::default().port(other))?;
+    for mut task in [asks, answers] {
+        let report = task.blocking_report()?;
         ensure!(report.outcome.is_completed(), "{}", report.outcome);
         println!("of two tasks, one says {:?}", report.stdout);
     }
 
     // worker.terminate: the end of a task closes its ports.
-    let (waits, port) = start("wait")?;
+    let (mut waits, port) = start("wait")?;
     waits.kill();
-    let report = waits.wait()?;
+    let report = waits.blocking_report()?;
     ensure!(report.outcome == Outcome::Cancelled, "{}", report.outcome);
-    let closed = port.receive_blocking().err();
+    let closed = port.blocking_receive().err();
     ensure!(closed == Some(PortError::Closed), "{closed:?}");
     println!("killed, it is {}: {}", report.outcome, PortError::Closed);
     Ok(())

@@ -71,10 +71,10 @@ fn each_task_begins_with_the_instance_that_its_file_says() {
                     settle();
                 }
                 let handles: Vec<_> = (0..3)
-                    .map(|_| runner.submit_blocking(Task::new(&counter)).unwrap())
+                    .map(|_| runner.blocking_submit(Task::new(&counter)).unwrap())
                     .collect();
-                for handle in handles {
-                    let report = handle.wait().unwrap();
+                for mut handle in handles {
+                    let report = handle.blocking_report().unwrap();
                     assert_eq!(
                         report.outcome.output().map(|output| output.as_bytes()),
                         Some(&expected[..]),
@@ -94,7 +94,7 @@ fn limits_are_the_tasks_own_whatever_waited() {
         let counter = wat(&runner, "counter.wat", COUNTER);
         let run = |limits: Limits, pages: usize| {
             let task = Task::new(&counter).input(vec![0; pages]).limits(limits);
-            runner.run(task).unwrap()
+            runner.blocking_run(task).unwrap()
         };
         let usual = Limits::default;
         for round in 0..6 {
@@ -149,12 +149,12 @@ fn orders_ahead_of_their_workers_are_their_own() {
                     _ => Limits::default(),
                 };
                 let task = Task::new(&echo).input(number.to_le_bytes().to_vec());
-                runner.submit_blocking(task.limits(limits)).unwrap()
+                runner.blocking_submit(task.limits(limits)).unwrap()
             })
             .collect();
         let mut workers = HashSet::new();
-        for (number, handle) in (0_u32..).zip(handles) {
-            let report = handle.wait().unwrap();
+        for (number, mut handle) in (0_u32..).zip(handles) {
+            let report = handle.blocking_report().unwrap();
             assert_eq!(report.stdout[..], number.to_le_bytes(), "{mode}");
             let stats = &report.stats;
             assert!(

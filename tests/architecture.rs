@@ -84,3 +84,27 @@ fn what_tests_share_has_no_tests() {
         );
     }
 }
+
+/// What an option of the command is, its user is told by the command.
+#[test]
+fn the_library_names_no_option_of_the_command() {
+    for part in ["types", "sys", "sandbox", "process", "wrun"] {
+        let mut files = Vec::new();
+        let folder = repo(&format!("runner/{part}/src"));
+        test_files(&folder, &folder.join("lib.rs"), &mut files);
+        assert!(files.len() > 5, "{part} has moved");
+        for (path, _) in files {
+            let text = fs::read_to_string(&path).expect("a source file");
+            if path.components().any(|it| it.as_os_str() == "tests") {
+                continue;
+            }
+            for line in code(&text) {
+                let option = line.split("--").skip(1).any(|rest| {
+                    let first = rest.chars().next();
+                    first.is_some_and(|first| first.is_ascii_lowercase())
+                });
+                assert!(!option, "{} has an option: {line}", path.display());
+            }
+        }
+    }
+}

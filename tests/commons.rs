@@ -24,7 +24,7 @@ fn start(runner: &Runner, commons: &Artifact, what: &str) -> TaskHandle {
     let limits = Limits::default().max_memory(64 << 20).timeout(2 * SOON);
     let task = Task::new(commons).input(what).limits(limits);
     let task = task.grace(Duration::ZERO);
-    runner.submit_blocking(task).unwrap()
+    runner.blocking_submit(task).unwrap()
 }
 
 /// A task that has done what it says first.
@@ -34,8 +34,8 @@ fn begun(runner: &Runner, commons: &Artifact, what: &str) -> TaskHandle {
     handle
 }
 
-fn output(handle: TaskHandle) -> String {
-    let report = handle.wait().unwrap();
+fn output(mut handle: TaskHandle) -> String {
+    let report = handle.blocking_report().unwrap();
     assert!(
         report.outcome.is_completed(),
         "{} mode: {}: {}",
@@ -67,7 +67,7 @@ fn host_and_tasks_exclude_each_other() {
             .map(|_| start(&runner, &commons, "turns l 100"))
             .collect();
         for turn in 0..100 {
-            let held = runner.lock_blocking("l", LockMode::Exclusive).unwrap();
+            let held = runner.blocking_lock("l", LockMode::Exclusive).unwrap();
             let alone = runner.try_lock("l,", LockMode::Exclusive).unwrap();
             let within = runner.try_lock("l, within", LockMode::Exclusive).unwrap();
             let alone = (alone.is_some(), within.is_some());
@@ -80,7 +80,7 @@ fn host_and_tasks_exclude_each_other() {
 
         // Shared is with others, in the order of asking.
         let free = |how| runner.try_lock("s", how).unwrap().is_some();
-        let held = runner.lock_blocking("s", LockMode::Shared).unwrap();
+        let held = runner.blocking_lock("s", LockMode::Shared).unwrap();
         let with = begun(&runner, &commons, "shared s");
         assert!(
             free(LockMode::Shared) && !free(LockMode::Exclusive),
@@ -95,10 +95,14 @@ fn host_and_tasks_exclude_each_other() {
         assert!(within(SOON, || free(LockMode::Exclusive)), "{mode}");
 
         // A guard keeps the lock, whatever becomes of the task that requested it.
-        let held = runner.lock_blocking("s", LockMode::Exclusive).unwrap();
-        let killed = start(&runner, &commons, "take s");
+        let held = runner.blocking_lock("s", LockMode::Exclusive).unwrap();
+        let mut killed = start(&runner, &commons, "take s");
         killed.kill();
-        assert_eq!(killed.wait().unwrap().outcome, Outcome::Cancelled, "{mode}");
+        assert_eq!(
+            killed.blocking_report().unwrap().outcome,
+            Outcome::Cancelled,
+            "{mode}"
+        );
         assert!(!free(LockMode::Shared), "{mode}");
         drop(held);
         assert!(free(LockMode::Exclusive), "{mode}");
@@ -124,8 +128,8 @@ fn the_host_gives_up_waiting_and_is_told_of_bad_names() {
             );
             // No task waits any more: others may acquire it too.
             assert!(runner.try_lock("l", LockMode::Shared).unwrap().is_some());
-            let error = runner.lock_blocking("l", LockMode::Shared).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::InvalidTask);
+            let error = runner.blocking_lock("l", LockMode::Shared).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::BlockingInAsync);
         });
         let mut waiting = std::pin::pin!(runner.lock("l", LockMode::Exclusive));
         let moment = Duration::from_millis(50);
@@ -160,7 +164,7 @@ fn the_host_gives_up_waiting_and_is_told_of_bad_names() {
 fn a_wait_that_was_given_up_delays_no_task() {
     for mode in BOTH {
         let (runner, commons) = load(mode);
-        let held = runner.lock_blocking("l", LockMode::Shared).unwrap();
+        let held = runner.blocking_lock("l", LockMode::Shared).unwrap();
         let free = || runner.try_lock("l", LockMode::Shared).unwrap().is_some();
         let tires: Vec<_> = (0..4)
             .map(|_| begun(&runner, &commons, "tires l"))
@@ -180,9 +184,9 @@ fn a_wait_that_was_given_up_delays_no_task() {
             let now = runner.try_lock("l", LockMode::Exclusive).unwrap();
             assert!(now.is_some(), "{mode}");
         }
-        for task in tires {
+        for mut task in tires {
             task.kill();
-            assert_eq!(task.wait().unwrap().outcome, Outcome::Cancelled);
+            assert_eq!(task.blocking_report().unwrap().outcome, Outcome::Cancelled);
         }
         still_works(&runner);
     }
@@ -198,28 +202,40 @@ fn the_end_of_a_task_gives_its_locks_back_however_it_ends() {
                 let take = || start(&runner, &commons, "take l");
                 // Completed, trapped, killed, at its deadline.
                 assert_eq!(output(take()), "taken");
-                let report = start(&runner, &commons, "trap l").wait().unwrap();
+                let report = start(&runner, &commons, "trap l")
+                    .blocking_report()
+                    .unwrap();
                 assert_eq!(report.outcome.kind(), "trapped");
                 assert_eq!(output(take()), "taken", "{mode}");
                 // Killed while another task waits for the lock: that one requests it right after
                 // its progress.
-                let holder = begun(&runner, &commons, "hold l");
-                let waiting = begun(&runner, &commons, "tires l");
+                let mut holder = begun(&runner, &commons, "hold l");
+                let mut waiting = begun(&runner, &commons, "tires l");
                 holder.kill();
-                assert_eq!(holder.wait().unwrap().outcome, Outcome::Cancelled);
+                assert_eq!(
+                    holder.blocking_report().unwrap().outcome,
+                    Outcome::Cancelled
+                );
                 let acquired = Outcome::Failed("Ok(())".into());
-                assert_eq!(waiting.wait().unwrap().outcome, acquired, "{mode}");
+                assert_eq!(
+                    waiting.blocking_report().unwrap().outcome,
+                    acquired,
+                    "{mode}"
+                );
                 // A shared lock is refused once another task waits to have it alone.
                 let is_waited_for = || runner.try_lock("l", LockMode::Shared).unwrap().is_none();
-                let holder = begun(&runner, &commons, "shared l");
+                let mut holder = begun(&runner, &commons, "shared l");
                 let waiting = take();
                 eventually("it waits for the lock", SOON, is_waited_for);
                 holder.kill();
-                assert_eq!(holder.wait().unwrap().outcome, Outcome::Cancelled);
+                assert_eq!(
+                    holder.blocking_report().unwrap().outcome,
+                    Outcome::Cancelled
+                );
                 assert_eq!(output(waiting), "taken", "{mode}");
                 let limits = Limits::default().timeout(Duration::from_millis(500));
                 let task = Task::new(&commons).input("hold l").limits(limits.clone());
-                let report = runner.run(task).unwrap();
+                let report = runner.blocking_run(task).unwrap();
                 assert_eq!(report.outcome, Outcome::LimitExceeded(Limit::Deadline));
                 assert_eq!(output(take()), "taken", "{mode}");
 
@@ -227,39 +243,42 @@ fn the_end_of_a_task_gives_its_locks_back_however_it_ends() {
                 // task.
                 let holder = begun(&runner, &commons, "hold l");
                 let task = Task::new(&commons).input("take l").limits(limits);
-                let report = runner.run(task).unwrap();
+                let report = runner.blocking_run(task).unwrap();
                 assert_eq!(report.outcome, Outcome::LimitExceeded(Limit::Deadline));
                 let stopped = begun(&runner, &commons, "tires l");
                 let killed = begun(&runner, &commons, "tires l");
                 stopped.cancel();
                 eventually("it gives up", SOON, || stopped.progress().done == 2);
-                for task in [stopped, killed] {
+                for mut task in [stopped, killed] {
                     task.kill();
-                    assert_eq!(task.wait().unwrap().outcome, Outcome::Cancelled);
+                    assert_eq!(task.blocking_report().unwrap().outcome, Outcome::Cancelled);
                 }
                 holder.cancel();
                 assert_eq!(output(holder), "held");
                 let holder = begun(&runner, &commons, "shared l");
-                let stopped = take();
+                let mut stopped = take();
                 eventually("it waits for the lock", SOON, is_waited_for);
                 stopped.cancel();
-                let outcome = stopped.wait().unwrap().outcome;
+                let outcome = stopped.blocking_report().unwrap().outcome;
                 assert_eq!(outcome, Outcome::Failed("cancelled".into()), "{mode}");
                 eventually("nothing waits for the lock", SOON, || !is_waited_for());
-                let killed = take();
+                let mut killed = take();
                 eventually("it waits for the lock", SOON, is_waited_for);
                 killed.kill();
-                assert_eq!(killed.wait().unwrap().outcome, Outcome::Cancelled);
+                assert_eq!(
+                    killed.blocking_report().unwrap().outcome,
+                    Outcome::Cancelled
+                );
                 holder.cancel();
                 assert_eq!(output(holder), "shared");
                 assert_eq!(output(take()), "taken", "{mode}");
 
                 if mode == Mode::Process {
-                    let holder = begun(&runner, &commons, "hold l");
+                    let mut holder = begun(&runner, &commons, "hold l");
                     for pid in leaves(std::process::id().cast_signed()) {
                         signal_below(pid, Signal::KILL);
                     }
-                    assert_eq!(holder.wait().unwrap().outcome.kind(), "crashed");
+                    assert_eq!(holder.blocking_report().unwrap().outcome.kind(), "crashed");
                     assert_eq!(output(take()), "taken", "{mode}");
                 }
                 still_works(&runner);
@@ -280,7 +299,7 @@ fn a_new_attempt_has_no_lock_of_the_one_before() {
                     signal_below(pid, Signal::KILL);
                 }
             };
-            let holder = runner.submit_blocking(task("hold l")).unwrap();
+            let mut holder = runner.blocking_submit(task("hold l")).unwrap();
             assert!(within(SOON, || holder.progress().done > 0));
             let below = || descendants(std::process::id().cast_signed());
             let before = below();
@@ -291,13 +310,13 @@ fn a_new_attempt_has_no_lock_of_the_one_before() {
             });
             assert!(within(SOON, || holder.progress().done > 0));
             holder.cancel();
-            let report = holder.wait().unwrap();
+            let report = holder.blocking_report().unwrap();
             assert_eq!((report.attempt, &*report.stdout), (2, &b"held"[..]));
 
-            let member = runner.submit_blocking(task("lazy news")).unwrap();
+            let mut member = runner.blocking_submit(task("lazy news")).unwrap();
             assert!(within(SOON, || member.progress().done > 0));
             kill_workers();
-            let report = member.wait().unwrap();
+            let report = member.blocking_report().unwrap();
             assert_eq!((report.attempt, report.outcome.kind()), (1, "crashed"));
             let notes = report.notes.join("; ");
             assert!(notes.contains("it joined a broadcast channel"), "{notes}");
@@ -315,10 +334,10 @@ fn what_one_sends_all_others_receive() {
         let host = runner.broadcast("news").unwrap();
         assert_eq!(output(start(&runner, &commons, "tell news 10")), "told");
         for number in 0..10 {
-            let got = host.receive_timeout(SOON).unwrap();
+            let got = host.blocking_receive_timeout(SOON).unwrap();
             assert_eq!(got.data, number.to_string(), "{mode}");
             let (_one, port) = runner.channel(1).unwrap();
-            host.send_blocking(Message::new("host").port(port)).unwrap();
+            host.blocking_send(Message::new("host").port(port)).unwrap();
         }
         let logs: Vec<_> = listeners.into_iter().map(output).collect();
         assert_eq!(logs[0].matches("host").count(), 10, "{mode}: {}", logs[0]);
@@ -327,8 +346,12 @@ fn what_one_sends_all_others_receive() {
         let other = runner.broadcast("other").unwrap();
         let again = runner.broadcast("other").unwrap();
         drop(host);
-        other.send_blocking("x").unwrap();
-        assert_eq!(again.receive_timeout(SOON).unwrap().data, "x", "{mode}");
+        other.blocking_send("x").unwrap();
+        assert_eq!(
+            again.blocking_receive_timeout(SOON).unwrap().data,
+            "x",
+            "{mode}"
+        );
         assert_eq!(other.try_receive().unwrap_err(), PortError::WouldBlock);
         let error = runner.broadcast("").unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidTask);
@@ -360,7 +383,7 @@ fn a_member_that_does_not_read_is_closed() {
         flood.cancel();
         assert_eq!(output(flood), "flooded");
         let mut count = 0;
-        while host.receive_timeout(SOON).is_ok() {
+        while host.blocking_receive_timeout(SOON).is_ok() {
             count += 1;
         }
         assert_eq!(count, 64, "{mode}: the host did not read, either");
@@ -396,9 +419,9 @@ fn nothing_is_left_of_what_was_shared() {
                 match what {
                     "alone" => drop(output(start(&runner, &commons, what))),
                     _ => {
-                        let task = begun(&runner, &commons, what);
+                        let mut task = begun(&runner, &commons, what);
                         task.kill();
-                        task.wait().unwrap();
+                        task.blocking_report().unwrap();
                     }
                 }
             }

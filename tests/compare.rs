@@ -469,12 +469,12 @@ fn other_workers_of_this_program_are_not_taken_for_those_that_are_measured() {
         .worker(wrun())
         .build()
         .unwrap();
-    let guest = busy.load(repo("guest-tasks").join(ECHO)).unwrap();
+    let guest = busy.blocking_load(repo("guest-tasks").join(ECHO)).unwrap();
     let (done, others) = (AtomicBool::new(false), AtomicU64::new(0));
     let results = std::thread::scope(|scope| {
         let others = scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
-                let report = busy.run(Task::new(&guest).input("other")).unwrap();
+                let report = busy.blocking_run(Task::new(&guest).input("other")).unwrap();
                 assert!(report.outcome.is_completed(), "{report:?}");
                 others.fetch_add(1, Ordering::Relaxed);
             }

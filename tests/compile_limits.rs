@@ -26,7 +26,7 @@ const LIMITS: [(&str, &str, i32, &str, u64, &str); 2] = [
         124,
         "compile-time",
         1_500_000_000,
-        "longer than the 1s 500ms it may take (--compile-timeout, Builder::compile_timeout)",
+        "longer than the 1s 500ms it may take; --compile-timeout gives compiling more",
     ),
     (
         "--compile-memory",
@@ -34,7 +34,7 @@ const LIMITS: [(&str, &str, i32, &str, u64, &str); 2] = [
         137,
         "compile-memory",
         128 << 20,
-        "more memory than the 128.0 MiB it may have (--compile-memory, Builder::compile_memory)",
+        "more memory than the 128.0 MiB it may have; --compile-memory gives compiling more",
     ),
 ];
 
@@ -152,7 +152,7 @@ fn a_limit_has_thread_mode_compile_in_a_child_that_goes_with_the_runner() {
                 let task = write(scratch.path(), "bomb.wasm", large_bomb());
                 patient.block_on(async {
                     let soon = Duration::from_millis(50);
-                    let loading = tokio::time::timeout(soon, runner.load_async(&task)).await;
+                    let loading = tokio::time::timeout(soon, runner.load(&task)).await;
                     assert!(loading.is_err(), "a bomb was compiled");
                 });
                 assert!(
@@ -167,7 +167,10 @@ fn a_limit_has_thread_mode_compile_in_a_child_that_goes_with_the_runner() {
                 .compile_timeout(Duration::from_secs(1))
                 .build()
                 .unwrap();
-            assert_limit(runner.load_bytes("bomb", large_bomb()), Limit::CompileTime);
+            assert_limit(
+                runner.blocking_load_bytes("bomb", large_bomb()),
+                Limit::CompileTime,
+            );
             assert_eq!((runner.compiling(), children()), (0, Vec::new()));
             still_works(&runner);
         },
@@ -183,7 +186,9 @@ fn without_a_program_to_compile_in_the_wait_ends() {
         .compile_memory(1)
         .build()
         .unwrap();
-    let error = runner.load_bytes("bomb", bomb(7_000, 2_000)).unwrap_err();
+    let error = runner
+        .blocking_load_bytes("bomb", bomb(7_000, 2_000))
+        .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::LoadLimit, "{error}");
     assert_eq!(
         (error.limit(), error.limit_value()),
@@ -295,8 +300,10 @@ fn an_embedder_learns_what_compiling_took() {
     for mode in BOTH {
         let load = |cache| {
             let runner = builder(mode).cache(cache).build().unwrap();
-            let artifact = runner.load_bytes("slow", slow_to_compile()).unwrap();
-            let report = runner.run(Task::new(&artifact)).unwrap();
+            let artifact = runner
+                .blocking_load_bytes("slow", slow_to_compile())
+                .unwrap();
+            let report = runner.blocking_run(Task::new(&artifact)).unwrap();
             let compiled = artifact.compiled();
             assert_eq!(
                 report.stats.compile,

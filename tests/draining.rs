@@ -127,24 +127,24 @@ async fn a_runner_shuts_down_in_time() {
         let runner = builder(mode).max_running(2).build().unwrap();
         let load = async |path| {
             let path = repo("guest-tasks").join(path);
-            runner.load_async(path).await.unwrap()
+            runner.load(path).await.unwrap()
         };
         let echo = load("echo/echo.wat").await;
         let endless = load("hostile/endless-loop.wat").await;
-        let finished = runner.submit(Task::new(&echo)).await.unwrap();
+        let mut finished = runner.submit(Task::new(&echo)).await.unwrap();
         let mut left = Vec::new();
         // Two that run and one that waits for a place.
         for _ in 0..3 {
             left.push(runner.submit(Task::new(&endless)).await.unwrap());
         }
-        let finished = finished.outcome().await.unwrap();
+        let finished = finished.report().await.unwrap();
         assert!(finished.outcome.is_completed(), "{}", finished.outcome);
         let began = Instant::now();
         let killed = runner.shutdown_within(Duration::from_millis(300)).await;
         assert_eq!(killed, 3, "in {mode} mode");
         assert!(began.elapsed() < SOON, "it took {:?}", began.elapsed());
-        for handle in left {
-            let report = handle.outcome().await.unwrap();
+        for mut handle in left {
+            let report = handle.report().await.unwrap();
             assert_eq!(report.outcome, Outcome::Cancelled, "in {mode} mode");
         }
     }
@@ -157,12 +157,15 @@ fn a_runner_whose_tasks_end_kills_none() {
         let patient = guest(&runner, "patient/patient.wasm");
         let limits = Limits::default().timeout(SOON);
         let task = Task::new(&patient).input("100").limits(limits);
-        let handle = runner.submit_blocking(task).unwrap();
+        let mut handle = runner.blocking_submit(task).unwrap();
         let began = Instant::now();
-        let killed = runner.shutdown_within_blocking(Duration::from_secs(3600));
+        let killed = runner.blocking_shutdown_within(Duration::from_secs(3600));
         assert_eq!(killed.unwrap(), 0, "in {mode} mode");
         assert!(began.elapsed() < SOON, "it took {:?}", began.elapsed());
-        assert_eq!(handle.wait().unwrap().stdout, "nobody cancelled\n");
+        assert_eq!(
+            handle.blocking_report().unwrap().stdout,
+            "nobody cancelled\n"
+        );
     }
 }
 
@@ -170,7 +173,7 @@ fn a_runner_whose_tasks_end_kills_none() {
 async fn shutting_down_does_not_block_asynchronous_code() {
     for mode in BOTH {
         let runner = builder(mode).build().unwrap();
-        let error = runner.shutdown_within_blocking(SOON).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::InvalidTask, "{error}");
+        let error = runner.blocking_shutdown_within(SOON).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::BlockingInAsync, "{error}");
     }
 }

@@ -147,7 +147,7 @@ fn run(mode: Mode, text: &str, change: impl FnOnce(Task) -> Task) -> Outcome {
     let artifact = wat(&runner, "files.wat", text);
     let limits = Limits::default().timeout(Duration::from_secs(60));
     let task = change(Task::new(&artifact).limits(limits));
-    runner.run(task).unwrap().outcome
+    runner.blocking_run(task).unwrap().outcome
 }
 
 fn granted(directory: &Path) -> impl FnOnce(Task) -> Task {

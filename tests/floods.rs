@@ -281,17 +281,17 @@ fn endure(flood: &Flood, reader: Reader) {
                 _ if flood.name == "stdout" => task.stdout(Stdio::Stream),
                 _ => task.stderr(Stdio::Stream),
             };
-            let mut handle = runner.submit_blocking(task).unwrap();
-            let streams = [handle.stdout(), handle.stderr()];
+            let mut handle = runner.blocking_submit(task).unwrap();
+            let streams = [handle.take_stdout(), handle.take_stderr()];
             for mut stream in streams.into_iter().flatten() {
                 match reader {
                     Reader::Fast => {
                         let reading = reading.clone();
                         std::thread::spawn(move || {
-                            if stream.next_chunk_blocking().is_some() {
+                            if stream.blocking_next_chunk().is_some() {
                                 reading.fetch_add(1, Ordering::Relaxed);
                             }
-                            while stream.next_chunk_blocking().is_some() {}
+                            while stream.blocking_next_chunk().is_some() {}
                         });
                     }
                     _ => {
@@ -316,9 +316,9 @@ fn endure(flood: &Flood, reader: Reader) {
             (false, Reader::Nobody | Reader::None) => {}
         }
         let began = Instant::now();
-        let overdue = start(Some(Duration::from_millis(300)));
+        let mut overdue = start(Some(Duration::from_millis(300)));
         siblings(&runner, &echo, &what);
-        let report = overdue.wait().unwrap();
+        let report = overdue.blocking_report().unwrap();
         assert_eq!(
             report.outcome,
             Outcome::LimitExceeded(Limit::Deadline),
@@ -327,9 +327,13 @@ fn endure(flood: &Flood, reader: Reader) {
         served(began, &format!("{what}: a deadline"));
         siblings(&runner, &echo, &what);
         let began = Instant::now();
-        let killed = handles.pop().unwrap();
+        let mut killed = handles.pop().unwrap();
         killed.kill();
-        assert_eq!(killed.wait().unwrap().outcome, Outcome::Cancelled, "{what}");
+        assert_eq!(
+            killed.blocking_report().unwrap().outcome,
+            Outcome::Cancelled,
+            "{what}"
+        );
         served(began, &format!("{what}: a kill"));
         let began = Instant::now();
         drop(handles);
@@ -349,7 +353,7 @@ fn served(began: Instant, what: &str) {
 fn siblings(runner: &Runner, echo: &Artifact, what: &str) {
     for _ in 0..3 {
         let began = Instant::now();
-        let report = runner.run(Task::new(echo).input("x")).unwrap();
+        let report = runner.blocking_run(Task::new(echo).input("x")).unwrap();
         assert!(report.outcome.is_completed(), "{what}: {}", report.outcome);
         served(began, &format!("{what}: a sibling"));
     }
@@ -472,15 +476,15 @@ fn a_host_that_receives_gives_way() {
         let flood = Flood::port();
         let flooding = wat(&runner, flood.name, &flood.text);
         let (near, far) = runner.channel(64).unwrap();
-        let handle = runner
-            .submit_blocking(Task::new(&flooding).port(far))
+        let mut handle = runner
+            .blocking_submit(Task::new(&flooding).port(far))
             .unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .unwrap();
         // It has begun.
-        near.receive_timeout(BOUND).unwrap();
+        near.blocking_receive_timeout(BOUND).unwrap();
         // A host that is slower than its task finds a message each time that it looks.
         let got = AtomicU64::new(0);
         let receiving = async {
@@ -495,7 +499,11 @@ fn a_host_that_receives_gives_way() {
         assert!(ended.is_err(), "{mode}: the flood ended");
         served(began, &format!("{mode}: a timer beside {got:?} messages"));
         handle.kill();
-        assert_eq!(handle.wait().unwrap().outcome, Outcome::Cancelled, "{mode}");
+        assert_eq!(
+            handle.blocking_report().unwrap().outcome,
+            Outcome::Cancelled,
+            "{mode}"
+        );
     }
 }
 
@@ -512,7 +520,7 @@ fn large_messages_arrive_whole_and_in_one_order() {
                 let byte = u8::try_from(2 * number + who).unwrap();
                 let (_kept, along) = runner.channel(1).unwrap();
                 let message = Message::new(vec![byte; size]).port(along);
-                sender.send_blocking(message).unwrap();
+                sender.blocking_send(message).unwrap();
             }
         }
         let mut orders = Vec::new();
@@ -523,7 +531,7 @@ fn large_messages_arrive_whole_and_in_one_order() {
             } else {
                 2 * sizes.len()
             } {
-                let message = member.receive_timeout(BOUND).unwrap();
+                let message = member.blocking_receive_timeout(BOUND).unwrap();
                 assert!(message.ports.is_empty(), "{mode}");
                 let first = message.data.first().copied();
                 assert!(
@@ -557,14 +565,14 @@ fn a_task_that_joins_often_does_not_shut_out_one_that_joins_once() {
             let task = Task::new(&flooding)
                 .limits(limits.clone())
                 .grace(Duration::ZERO);
-            runner.submit_blocking(task).unwrap()
+            runner.blocking_submit(task).unwrap()
         };
         let handles: Vec<TaskHandle> = (0..FLOODERS).map(flood).collect();
         handles.iter().for_each(await_progress);
         for number in 0..20 {
             let began = Instant::now();
-            members[0].send_blocking(number.to_string()).unwrap();
-            let got = members[1].receive_timeout(BOUND);
+            members[0].blocking_send(number.to_string()).unwrap();
+            let got = members[1].blocking_receive_timeout(BOUND);
             served(began, &format!("{mode}: message {number}"));
             assert_eq!(got.unwrap().data, number.to_string(), "{mode}");
         }

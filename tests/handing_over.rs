@@ -24,22 +24,22 @@ fn talk(runner: &Runner, ports: &Artifact, what: &str, max_memory: u64) -> (Task
     let limits = Limits::default().timeout(2 * SOON).max_memory(max_memory);
     let task = Task::new(ports).input(what).port(theirs).limits(limits);
     let task = task.grace(Duration::ZERO);
-    (runner.submit_blocking(task).unwrap(), ours)
+    (runner.blocking_submit(task).unwrap(), ours)
 }
 
 fn received(port: &Port) -> Message {
-    port.receive_timeout(SOON).unwrap()
+    port.blocking_receive_timeout(SOON).unwrap()
 }
 
 /// What a task answers to an order.
 fn told(port: &Port, order: impl Into<Message>) -> (String, Message) {
-    port.send_blocking(order).unwrap();
+    port.blocking_send(order).unwrap();
     let answer = received(port);
     (String::from_utf8(answer.data.to_vec()).unwrap(), answer)
 }
 
-fn completed(handle: TaskHandle) -> String {
-    let report = handle.wait().unwrap();
+fn completed(mut handle: TaskHandle) -> String {
+    let report = handle.blocking_report().unwrap();
     assert!(report.outcome.is_completed(), "{}", report.outcome);
     String::from_utf8(report.stdout.to_vec()).unwrap()
 }
@@ -57,7 +57,7 @@ fn regions_go_to_a_task_and_come_back() {
             .region(exclusive)
             .region(frozen.duplicate().unwrap())
             .region(shared.duplicate().unwrap());
-        port.send_blocking(message).unwrap();
+        port.blocking_send(message).unwrap();
         let mut back = received(&port);
         assert_eq!(back.data, "all of them");
         let kinds: Vec<_> = back.regions.iter().map(wrun::Region::kind).collect();
@@ -129,7 +129,7 @@ fn many_tasks_read_one_frozen_input() {
                 // No memory for a copy beside its window.
                 let (task, port) = talk(&runner, &ports, "sum", 8 * MIB);
                 let message = Message::default().region(input.duplicate().unwrap());
-                port.send_blocking(message).unwrap();
+                port.blocking_send(message).unwrap();
                 (task, port)
             })
             .collect();
@@ -146,15 +146,15 @@ fn tasks_count_together_and_their_host_waits() {
     for mode in BOTH {
         let (runner, ports) = load(mode);
         let counter = runner.region(16, RegionKind::Shared).unwrap();
-        let waited = counter.wait_blocking(0, 1, None).unwrap();
+        let waited = counter.blocking_wait(0, 1, None).unwrap();
         assert_eq!(waited, Waited::NotEqual);
-        let waited = counter.wait_blocking(0, 0, Some(Duration::from_millis(5)));
+        let waited = counter.blocking_wait(0, 0, Some(Duration::from_millis(5)));
         assert_eq!(waited.unwrap(), Waited::TimedOut);
         let tasks: Vec<_> = (0..3)
             .map(|_| {
                 let (task, port) = talk(&runner, &ports, "add 1000", 64 * MIB);
                 let message = Message::default().region(counter.duplicate().unwrap());
-                port.send_blocking(message).unwrap();
+                port.blocking_send(message).unwrap();
                 (task, port)
             })
             .collect();
@@ -163,7 +163,7 @@ fn tasks_count_together_and_their_host_waits() {
             if done == 3 {
                 break;
             }
-            let waited = counter.wait_blocking(0, done, Some(SOON)).unwrap();
+            let waited = counter.blocking_wait(0, done, Some(SOON)).unwrap();
             assert_ne!(waited, Waited::TimedOut, "{mode}");
         }
         assert_eq!(counter.load_u64(8).unwrap(), 3000, "{mode}");
@@ -201,7 +201,7 @@ fn a_task_pays_for_a_region_until_no_task_holds_it() {
                 ("keep", "drop"),
                 ("map", "end"),
             ] {
-                let (keeper, to_keeper) = talk(&runner, &ports, "keep", 64 * MIB);
+                let (mut keeper, to_keeper) = talk(&runner, &ports, "keep", 64 * MIB);
                 let what = if kind == 1 { "keep" } else { what };
                 let message = Message::new(what).region(held.pop().unwrap());
                 assert_eq!(told(&to_keeper, message).0, "1");
@@ -209,7 +209,10 @@ fn a_task_pays_for_a_region_until_no_task_holds_it() {
                 match how {
                     "kill" => {
                         keeper.kill();
-                        assert_eq!(keeper.wait().unwrap().outcome, Outcome::Cancelled);
+                        assert_eq!(
+                            keeper.blocking_report().unwrap().outcome,
+                            Outcome::Cancelled
+                        );
                     }
                     "drop" => {
                         assert_eq!(told(&to_keeper, "drop").0, "0");
@@ -280,7 +283,7 @@ fn nothing_is_left_of_regions_that_travel() {
                 let mut dice = Dice(11);
                 for round in 0..40 {
                     let what = ["keep", "sum", "echo", "add 100", "make 0"][round % 5];
-                    let (task, port) = talk(&runner, &ports, what, 64 * MIB);
+                    let (mut task, port) = talk(&runner, &ports, what, 64 * MIB);
                     for _ in 0..3 {
                         let kind = [RegionKind::Exclusive, RegionKind::Shared][round % 2];
                         let region = runner.region(MIB, kind).unwrap();
@@ -288,7 +291,7 @@ fn nothing_is_left_of_regions_that_travel() {
                     }
                     dice.pause(10);
                     task.kill();
-                    task.wait().unwrap();
+                    task.blocking_report().unwrap();
                 }
                 assert!(
                     within(SOON, || runner.region_memory_used() == 0),

@@ -169,7 +169,7 @@ fn closed_standard_streams_are_nothing_that_a_task_writes_to() {
 fn check(runner: Runner, what: &str) {
     let run = |name: &str, text: &str, set: fn(Task) -> Task| {
         let task = wat(&runner, name, text);
-        runner.run(set(Task::new(&task))).unwrap().outcome
+        runner.blocking_run(set(Task::new(&task))).unwrap().outcome
     };
     for _ in 0..3 {
         match run("trap", TRAP, |task| task) {

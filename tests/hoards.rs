@@ -209,7 +209,7 @@ fn as_both(name: &str, test: impl FnOnce()) {
 }
 
 fn started(runner: &Runner, task: Task) -> TaskHandle {
-    let handle = runner.submit_blocking(task).unwrap();
+    let handle = runner.blocking_submit(task).unwrap();
     assert!(
         within(PATIENCE, || handle.progress().done > 0),
         "it does not run"
@@ -217,9 +217,9 @@ fn started(runner: &Runner, task: Task) -> TaskHandle {
     handle
 }
 
-fn completes(what: &str, handle: TaskHandle, output: &str) {
+fn completes(what: &str, mut handle: TaskHandle, output: &str) {
     handle.cancel();
-    let report = handle.wait().unwrap();
+    let report = handle.blocking_report().unwrap();
     assert!(report.outcome.is_completed(), "{what}: {}", report.outcome);
     assert_eq!(report.stdout, output, "{what}");
 }
@@ -270,7 +270,7 @@ fn a_task_has_as_much_in_flight_in_both_modes() {
     for mode in BOTH {
         let runner = builder(mode).build().unwrap();
         let ports = wat(&runner, "ports", PORTS);
-        let report = runner.run(Task::new(&ports)).unwrap();
+        let report = runner.blocking_run(Task::new(&ports)).unwrap();
         assert!(report.outcome.is_completed(), "{mode}: {}", report.outcome);
         // 42 ports; would-block where some may be received; limit; sent.
         assert_eq!(report.stdout, "42 1 4 99 ", "{mode}");
@@ -284,13 +284,13 @@ fn a_task_with_much_in_flight_waits_for_its_receiver() {
         let many = wat(&runner, "many", MANY);
         let (ours, theirs) = runner.channel(64).unwrap();
         let handle = runner
-            .submit_blocking(Task::new(&many).port(theirs))
+            .blocking_submit(Task::new(&many).port(theirs))
             .unwrap();
         // One that does not wait has sent all of them by then.
         let sent = settled("what is sent", PATIENCE, || handle.progress().done);
         assert!((1..100).contains(&sent), "{mode}: {sent} of 100 sent");
         for number in 0..100 {
-            let message = ours.receive_timeout(PATIENCE).unwrap();
+            let message = ours.blocking_receive_timeout(PATIENCE).unwrap();
             assert_eq!(message.ports.len(), 1, "{mode}: {number}");
         }
         completes("the sender", handle, "all of them");
@@ -313,8 +313,8 @@ fn a_worker_that_was_taken_over_hoards_descriptors_alone() {
                 let siblings = ["first", "second"]
                     .map(|input| started(&runner, Task::new(&patient).input(input)));
                 let hoarder = Task::new(&patient).env("WRUN_TEST_PROBE", "hoard-descriptors");
-                let hoarder = runner.submit_blocking(hoarder).unwrap();
-                let hoarder = std::thread::spawn(move || hoarder.wait().unwrap());
+                let mut hoarder = runner.blocking_submit(hoarder).unwrap();
+                let hoarder = std::thread::spawn(move || hoarder.blocking_report().unwrap());
                 let mut beside = 0;
                 while !hoarder.is_finished() {
                     completes(
@@ -401,9 +401,9 @@ fn each_program_that_root_starts_is_another_user() {
         for runner in &runners {
             for text in [PATIENT, LARGE] {
                 let artifact = wat(runner, "any", text);
-                let handle = started(runner, Task::new(&artifact));
+                let mut handle = started(runner, Task::new(&artifact));
                 handle.cancel();
-                let report = handle.wait().unwrap();
+                let report = handle.blocking_report().unwrap();
                 let user = user_of(&report);
                 if user == 65534 {
                     println!("SKIPPED: this user namespace has few users");
@@ -507,9 +507,9 @@ fn a_zygote_that_cannot_send_lives_on() {
         return;
     };
     // Forking is refused, which its task is told, and is done without.
-    let handle = started(&runner, Task::new(&patient).input("beside"));
+    let mut handle = started(&runner, Task::new(&patient).input("beside"));
     handle.cancel();
-    let report = handle.wait().unwrap();
+    let report = handle.blocking_report().unwrap();
     assert_eq!(report.stdout, "beside", "{full}: {}", report.outcome);
     let refused = |note: &String| note.contains("Too many references");
     assert!(
@@ -523,9 +523,9 @@ fn a_zygote_that_cannot_send_lives_on() {
     drop(filling.stdin.take());
     filling.wait().unwrap();
     // The same zygote forks again.
-    let handle = started(&runner, Task::new(&patient).input("after"));
+    let mut handle = started(&runner, Task::new(&patient).input("after"));
     handle.cancel();
-    let report = handle.wait().unwrap();
+    let report = handle.blocking_report().unwrap();
     assert_eq!((&*report.stdout, report.notes.len()), (&b"after"[..], 0));
     assert_ne!(report.outcome, Outcome::Crashed(Crash::Lost));
 }

@@ -146,12 +146,12 @@ fn no_holder_takes_anything_from_others() {
             region.write(100, b"bytes").unwrap();
             let give = |task: Task| {
                 let (theirs, ours) = runner.channel(2).unwrap();
-                let task = runner.submit_blocking(task.port(theirs)).unwrap();
+                let task = runner.blocking_submit(task.port(theirs)).unwrap();
                 let message = Message::new("").region(region.duplicate().unwrap());
-                ours.send_blocking(message).unwrap();
+                ours.blocking_send(message).unwrap();
                 (task, ours)
             };
-            let (innocent, to_innocent) = give(Task::new(&writer));
+            let (mut innocent, to_innocent) = give(Task::new(&writer));
             assert!(crate::support::within(PATIENCE, || {
                 innocent.progress().done > 0
             }));
@@ -163,8 +163,8 @@ fn no_holder_takes_anything_from_others() {
                 "both" => task.dir(dir(false)).allow_tcp(tcp()),
                 _ => task,
             };
-            let (task, _port) = give(task);
-            let report = task.wait().unwrap();
+            let (mut task, _port) = give(task);
+            let report = task.blocking_report().unwrap();
             let said = said(&report);
             let tricks: Vec<_> = said
                 .trim_start_matches("did it: ")
@@ -186,8 +186,8 @@ fn no_holder_takes_anything_from_others() {
             }
             assert_eq!(read(&region, 100), b"bytes", "{what}");
             region.write(0, b"others").unwrap();
-            to_innocent.send_blocking(Message::new("")).unwrap();
-            let report = innocent.wait().unwrap();
+            to_innocent.blocking_send(Message::new("")).unwrap();
+            let report = innocent.blocking_report().unwrap();
             assert_eq!(report.stdout, "000", "{what}: {}", report.outcome);
             still_works(&runner);
         }
@@ -206,9 +206,9 @@ fn mapped(runner: &Runner, region: wrun::Region) -> Vec<u8> {
     let (theirs, ours) = runner.channel(1).unwrap();
     let limits = Limits::default().timeout(PATIENCE);
     let task = Task::new(&mapper).limits(limits).port(theirs);
-    let task = runner.submit_blocking(task).unwrap();
-    ours.send_blocking(Message::new("").region(region)).unwrap();
-    let report = task.wait().unwrap();
+    let mut task = runner.blocking_submit(task).unwrap();
+    ours.blocking_send(Message::new("").region(region)).unwrap();
+    let report = task.blocking_report().unwrap();
     match report.outcome.output() {
         Some(output) => output.as_bytes().to_vec(),
         None => panic!("{}", report.outcome),
@@ -255,14 +255,14 @@ fn what_a_sender_has_kept_changes_nothing_in_the_memory_of_the_receiver() {
         let writer = wat(&runner, "writer", WRITER);
         let (theirs, ours) = runner.channel(2).unwrap();
         let keeper = taken_over(&writer, &format!("region-keep:{keeps}")).port(theirs);
-        let keeper = runner.submit_blocking(keeper).unwrap();
+        let mut keeper = runner.blocking_submit(keeper).unwrap();
         let region = runner.region(1 << 16, RegionKind::Exclusive).unwrap();
-        ours.send_blocking(Message::new("").region(region)).unwrap();
-        let mut message = ours.receive_blocking().unwrap();
+        ours.blocking_send(Message::new("").region(region)).unwrap();
+        let mut message = ours.blocking_receive().unwrap();
         let region = message.regions.pop().unwrap();
         let printed = mapped(&runner, region);
-        ours.send_blocking(Message::new("")).unwrap();
-        let report = keeper.wait().unwrap();
+        ours.blocking_send(Message::new("")).unwrap();
+        let report = keeper.blocking_report().unwrap();
         assert!(
             said(&report).starts_with("did it: wrote"),
             "{}",

@@ -400,12 +400,12 @@ fn all(start: Start, lies: Vec<Lie>) {
             true => "guest-tasks/family/family.wasm",
             false => "guest-tasks/echo/echo.wat",
         };
-        let echo = runner.load(repo(what)).unwrap();
+        let echo = runner.blocking_load(repo(what)).unwrap();
         let began = Instant::now();
         let _watched = Watched::new(lie.script);
         let task = Task::new(&echo).task("self", &echo);
         let task = (lie.task)(task.input("x").limits(lie.limits.clone()));
-        let result = runner.submit_blocking(task).unwrap().wait();
+        let result = runner.blocking_submit(task).unwrap().blocking_report();
         let took = began.elapsed();
         check(&result, lie.expected, lie.script);
         assert!(took < BOUND, "{}\ntook {took:?}", lie.script);
@@ -1072,12 +1072,14 @@ fn a_zygote_that_forgets_its_dead_costs_no_places() {
                 .worker(&liar.program)
                 .build()
                 .unwrap();
-            let echo = runner.load(repo("guest-tasks/echo/echo.wat")).unwrap();
+            let echo = runner
+                .blocking_load(repo("guest-tasks/echo/echo.wat"))
+                .unwrap();
             let began = Instant::now();
             // One that runs, one that is buried, 64 and 256 idle ones, and more.
             for n in 0..400 {
                 let task = Task::new(&echo).limits(Limits::default().timeout(BOUND));
-                let report = runner.run(task).unwrap();
+                let report = runner.blocking_run(task).unwrap();
                 let completed = report.outcome.is_completed();
                 let lost = matches!(report.outcome, Outcome::Crashed(_));
                 assert!(completed || lost, "task {n}: {}", report.outcome);
@@ -1100,10 +1102,12 @@ fn a_worker_that_spoke_unasked_gets_no_other_task() {
                 return;
             };
             let runner = runner(&liar, Start::Fork, 9);
-            let echo = runner.load(repo("guest-tasks/echo/echo.wat")).unwrap();
+            let echo = runner
+                .blocking_load(repo("guest-tasks/echo/echo.wat"))
+                .unwrap();
             let mut workers = std::collections::BTreeSet::new();
             for _ in 0..5 {
-                let report = runner.run(Task::new(&echo)).unwrap();
+                let report = runner.blocking_run(Task::new(&echo)).unwrap();
                 assert_eq!(report.stdout, "mine", "{}", report.outcome);
                 let worker = report.stats.worker_pid.unwrap();
                 workers.insert(worker);
@@ -1122,8 +1126,10 @@ fn times_beyond_all_clocks_are_cut() {
         return;
     };
     let runner = runner(&liar, Start::Exec, 1);
-    let echo = runner.load(repo("guest-tasks/echo/echo.wat")).unwrap();
-    let report = runner.run(Task::new(&echo)).unwrap();
+    let echo = runner
+        .blocking_load(repo("guest-tasks/echo/echo.wat"))
+        .unwrap();
+    let report = runner.blocking_run(Task::new(&echo)).unwrap();
     assert!(report.outcome.is_completed(), "{}", report.outcome);
     assert!(report.stats.run <= report.stats.total, "{:?}", report.stats);
 }
@@ -1134,8 +1140,10 @@ fn another_version_is_named() {
         return;
     };
     let runner = runner(&liar, Start::Exec, 1);
-    let echo = runner.load(repo("guest-tasks/echo/echo.wat")).unwrap();
-    let error = runner.run(Task::new(&echo)).unwrap_err();
+    let echo = runner
+        .blocking_load(repo("guest-tasks/echo/echo.wat"))
+        .unwrap();
+    let error = runner.blocking_run(Task::new(&echo)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NoWorker);
     assert!(error.to_string().contains("protocol version 77"), "{error}");
 }
@@ -1151,8 +1159,10 @@ fn words_of_any_length_are_cut() {
             return;
         };
         let runner = runner(&liar, Start::Exec, 1);
-        let echo = runner.load(repo("guest-tasks/echo/echo.wat")).unwrap();
-        let error = runner.run(Task::new(&echo)).unwrap_err();
+        let echo = runner
+            .blocking_load(repo("guest-tasks/echo/echo.wat"))
+            .unwrap();
+        let error = runner.blocking_run(Task::new(&echo)).unwrap_err();
         let len = error.to_string().len();
         assert!((1000..10_000).contains(&len), "{script}: {len} bytes");
     }
@@ -1160,8 +1170,10 @@ fn words_of_any_length_are_cut() {
         return;
     };
     let runner = runner(&liar, Start::Exec, 1);
-    let echo = runner.load(repo("guest-tasks/echo/echo.wat")).unwrap();
-    let report = runner.run(Task::new(&echo)).unwrap();
+    let echo = runner
+        .blocking_load(repo("guest-tasks/echo/echo.wat"))
+        .unwrap();
+    let report = runner.blocking_run(Task::new(&echo)).unwrap();
     let jail = report.jail.unwrap();
     assert!(jail.layers.len() <= wrun::Layer::ALL.len());
     assert!(jail.layers.iter().all(|layer| layer.detail.len() <= 256));

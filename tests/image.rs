@@ -31,7 +31,7 @@ fn load(builder: Builder) -> (Runner, Artifact) {
 }
 
 fn run(runner: &Runner, task: &Artifact) {
-    let report = runner.run(Task::new(task).input("hello")).unwrap();
+    let report = runner.blocking_run(Task::new(task).input("hello")).unwrap();
     assert_eq!(report.stdout, "hello", "{}", report.outcome);
 }
 
@@ -68,7 +68,7 @@ fn zygotes_share_one_that_no_process_can_change() {
             let (runner, echo) = load(builder(Mode::Process));
             run(&runner, &echo);
             let other = guest(&runner, "hostile/fail.wat");
-            let _ = runner.run(Task::new(&other)).unwrap();
+            let _ = runner.blocking_run(Task::new(&other)).unwrap();
             let zygotes = children();
             assert_eq!(zygotes.len(), 2);
             for zygote in zygotes {
@@ -112,7 +112,7 @@ fn a_program_that_was_replaced_keeps_its_own_code() {
             assert_eq!(images_of_zygotes(), [2]);
             replace(&program);
             let other = guest(&runner, "hostile/fail.wat");
-            let _ = runner.run(Task::new(&other)).unwrap();
+            let _ = runner.blocking_run(Task::new(&other)).unwrap();
             let mut images = images_of_zygotes();
             images.sort_unstable();
             assert_eq!(images, [0, 2]);

@@ -134,7 +134,7 @@ fn permit(path: &Path, mode: u32) {
 
 fn load(runner: &Runner, name: &str) -> Artifact {
     runner
-        .load(repo("runner/compare/src/guests").join(name))
+        .blocking_load(repo("runner/compare/src/guests").join(name))
         .unwrap()
 }
 
@@ -148,11 +148,11 @@ impl Siblings {
             .map(|number| {
                 let task = || Task::new(&sibling).input(vec![u8::try_from(number).unwrap(); 8]);
                 // Undisturbed.
-                let alone = runner.submit_blocking(task()).unwrap();
+                let mut alone = runner.blocking_submit(task()).unwrap();
                 alone.cancel();
-                let wanted = alone.wait().unwrap().stdout.to_vec();
+                let wanted = alone.blocking_report().unwrap().stdout.to_vec();
                 assert_eq!(wanted.len(), 8);
-                let mut handle = runner.submit_blocking(task()).unwrap();
+                let mut handle = runner.blocking_submit(task()).unwrap();
                 ready(&mut handle, tokio);
                 (handle, wanted)
             })
@@ -161,9 +161,9 @@ impl Siblings {
     }
 
     fn complete(self) {
-        for (handle, wanted) in self.0 {
+        for (mut handle, wanted) in self.0 {
             handle.cancel();
-            let report = handle.wait().unwrap();
+            let report = handle.blocking_report().unwrap();
             assert_eq!(
                 report.outcome.output().map(|output| output.as_bytes()),
                 Some(&wanted[..]),
@@ -205,10 +205,10 @@ fn what_guests_do_is_stopped_and_harms_nobody() {
                 _ => PATIENCE,
             });
             let task = Task::new(&victim).input(vec![byte]).limits(limits);
-            let mut handle = runner.submit_blocking(task).unwrap();
+            let mut handle = runner.blocking_submit(task).unwrap();
             ready(&mut handle, &tokio);
             handle.cancel();
-            let outcome = handle.wait().unwrap().outcome;
+            let outcome = handle.blocking_report().unwrap().outcome;
             siblings.complete();
             still_works(&runner);
             let trap = |kind| matches!(&outcome, Outcome::Trapped(trap) if trap.kind == kind);
@@ -243,19 +243,23 @@ fn a_lock_goes_on_when_its_holder_dies() {
         let lock = load(&runner, "lock.wat");
         let start = |input: &str| {
             let mut handle = runner
-                .submit_blocking(Task::new(&lock).input(input))
+                .blocking_submit(Task::new(&lock).input(input))
                 .unwrap();
             ready(&mut handle, &tokio);
             handle
         };
-        let holder = start("hold");
-        let waiter = start("8 bytes.");
+        let mut holder = start("hold");
+        let mut waiter = start("8 bytes.");
         let held = runner.try_lock("compare", wrun::LockMode::Shared).unwrap();
         assert!(held.is_none(), "{mode}: it is not held");
         holder.cancel();
-        let outcome = holder.wait().unwrap().outcome;
+        let outcome = holder.blocking_report().unwrap().outcome;
         assert!(matches!(outcome, Outcome::Trapped(_)), "{mode}: {outcome}");
-        assert_eq!(waiter.wait().unwrap().stdout, "8 bytes.", "{mode}");
+        assert_eq!(
+            waiter.blocking_report().unwrap().stdout,
+            "8 bytes.",
+            "{mode}"
+        );
         siblings.complete();
         let seen = seen(&builder(mode), Fault::LockHolder, mode);
         assert_held(&seen, "the runner, which takes back its locks");
@@ -400,7 +404,7 @@ fn probed(builder: Builder, faults: &[Fault], target: &Target) -> BTreeMap<&'sta
     for fault in faults {
         let request = probe(*fault, target, port);
         let task = Task::new(&sibling).env("WRUN_TEST_PROBE", request);
-        let report = runner.run(task).unwrap();
+        let report = runner.blocking_run(task).unwrap();
         let did = matches!(&report.outcome, Outcome::Failed(said) if said.starts_with("did it"));
         match fault {
             Fault::WriteFile => assert_eq!(target.path("probed").exists(), did),
@@ -549,11 +553,11 @@ fn what_stopped_it_is_the_wall_that_stands() {
 fn jail_of(builder: &Builder) -> Vec<Layer> {
     let runner = builder.clone().build().unwrap();
     let sibling = load(&runner, "sibling.wat");
-    let handle = runner
-        .submit_blocking(Task::new(&sibling).input(vec![0; 8]))
+    let mut handle = runner
+        .blocking_submit(Task::new(&sibling).input(vec![0; 8]))
         .unwrap();
     handle.cancel();
-    let jail = handle.wait().unwrap().jail.unwrap();
+    let jail = handle.blocking_report().unwrap().jail.unwrap();
     jail.layers
         .iter()
         .filter(|layer| layer.state != wrun::LayerState::Unavailable)
@@ -735,13 +739,15 @@ fn a_host_does_not_outlive_its_parent() {
 fn input_of_a_task_cannot_order_an_act() {
     for mode in BOTH {
         let runner = builder(mode).build().unwrap();
-        let echo = runner.load(repo("guest-tasks/echo/echo.wat")).unwrap();
+        let echo = runner
+            .blocking_load(repo("guest-tasks/echo/echo.wat"))
+            .unwrap();
         let act = r#"{"act":"Abort","fault":"abort"}"#;
         let mut task = Task::new(&echo).name(act).args([act]).input(act);
         for key in ["act", "ACT", "WRUN_ACT", "WRUN_SECRET"] {
             task = task.env(key, act);
         }
-        let report = runner.run(task).unwrap();
+        let report = runner.blocking_run(task).unwrap();
         assert_eq!(report.stdout, act.as_bytes(), "{mode}");
     }
 }

@@ -398,7 +398,7 @@ fn host() {
     let tokio = tokio::runtime::Runtime::new().unwrap();
     let siblings: Vec<_> = ["first", "second"]
         .map(|name| {
-            let mut handle = runner.submit_blocking(task().input(name)).unwrap();
+            let mut handle = runner.blocking_submit(task().input(name)).unwrap();
             tokio.block_on(handle.progress_changed());
             handle
         })
@@ -414,7 +414,7 @@ fn host() {
                 false => PATIENCE,
             });
         let task = task().env("WRUN_TEST_PROBE", request).limits(limits);
-        let report = match runner.run(task) {
+        let report = match runner.blocking_run(task) {
             Ok(report) => report,
             Err(error) if error.kind() == ErrorKind::Jail => {
                 return say(&json!({ "error": error.to_string() }));
@@ -432,9 +432,9 @@ fn host() {
     }
     let outputs: Vec<Value> = siblings
         .into_iter()
-        .map(|handle| {
+        .map(|mut handle| {
             handle.cancel();
-            match handle.wait() {
+            match handle.blocking_report() {
                 Ok(report) if report.outcome.is_completed() => {
                     json!(String::from_utf8_lossy(&report.stdout))
                 }
@@ -444,9 +444,9 @@ fn host() {
         })
         .collect();
     // The runner goes on.
-    let after = runner.submit_blocking(task().input("after")).unwrap();
+    let mut after = runner.blocking_submit(task().input("after")).unwrap();
     after.cancel();
-    assert_eq!(after.wait().unwrap().stdout, "after");
+    assert_eq!(after.blocking_report().unwrap().stdout, "after");
     say(&json!({ "siblings": outputs }));
 }
 
@@ -1163,11 +1163,11 @@ fn forks_of_one_zygote_have_random_numbers_of_their_own() {
             .unwrap();
         let random = wat(&runner, "random.wat", RANDOM);
         let handles: Vec<_> = (0..TASKS)
-            .map(|_| runner.submit_blocking(Task::new(&random)).unwrap())
+            .map(|_| runner.blocking_submit(Task::new(&random)).unwrap())
             .collect();
         let mut numbers = BTreeSet::new();
-        for handle in handles {
-            let report = handle.wait().unwrap();
+        for mut handle in handles {
+            let report = handle.blocking_report().unwrap();
             assert_eq!(report.stats.start_method, Some(Start::Fork), "{jail}");
             let bytes = report.outcome.output().unwrap().as_bytes();
             assert_eq!(bytes.len(), 32);

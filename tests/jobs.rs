@@ -407,13 +407,15 @@ fn a_program_suspends_itself_with_its_workers() {
     alone("jobs::a_program_suspends_itself_with_its_workers", || {
         for mode in BOTH {
             let runner = builder(mode).build().unwrap();
-            let cat = runner.load(repo("guest-tasks/cat/cat.wasm")).unwrap();
+            let cat = runner
+                .blocking_load(repo("guest-tasks/cat/cat.wasm"))
+                .unwrap();
             let (reader, mut writer) = tokio::io::duplex(64);
             let limits = wrun::Limits::default().timeout(Duration::from_secs(3));
             let task = Task::new(&cat)
                 .input(wrun::Input::reader(reader))
                 .limits(limits);
-            let handle = runner.submit_blocking(task).unwrap();
+            let mut handle = runner.blocking_submit(task).unwrap();
             let before = wrun::time_suspended();
             let mut waker = Command::new("sh")
                 .arg("-c")
@@ -430,7 +432,7 @@ fn a_program_suspends_itself_with_its_workers() {
                 writer.write_all(b"in time").await.unwrap();
             });
             drop(writer);
-            let report = handle.wait().unwrap();
+            let report = handle.blocking_report().unwrap();
             assert_eq!(report.stdout, "in time", "{mode}: {}", report.outcome);
         }
     });

@@ -14,15 +14,15 @@ const SOON: Duration = Duration::from_secs(60);
 fn started(runner: &Runner, artifact: &Artifact, grace: Duration) -> TaskHandle {
     // A guest that has several verbs waits for its cancellation with this one.
     let task = Task::new(artifact).input("hold l").grace(grace);
-    let handle = runner.submit_blocking(task).unwrap();
+    let handle = runner.blocking_submit(task).unwrap();
     await_progress(&handle);
     handle
 }
 
-fn killed(handle: TaskHandle) -> (Report, Duration) {
+fn killed(mut handle: TaskHandle) -> (Report, Duration) {
     let began = Instant::now();
     handle.kill();
-    let report = handle.wait().unwrap();
+    let report = handle.blocking_report().unwrap();
     (report, began.elapsed())
 }
 
@@ -41,15 +41,15 @@ fn a_task_that_listens_ends_by_itself() {
         assert!(took < SOON, "{mode}: {took:?}");
         // With the default, too; by a killer, and when its handle is dropped.
         let patient = guest(&runner, "patient/patient.wasm");
-        let handle = runner.submit_blocking(Task::new(&patient)).unwrap();
+        let mut handle = runner.blocking_submit(Task::new(&patient)).unwrap();
         handle.killer().kill();
-        let outcome = handle.wait().unwrap().outcome;
+        let outcome = handle.blocking_report().unwrap().outcome;
         assert!(
             outcome.is_completed() || outcome == Outcome::Cancelled,
             "{mode}: before or after it began: {outcome}"
         );
         drop(started(&runner, &holder, FOREVER));
-        runner.shutdown_blocking().unwrap();
+        runner.blocking_shutdown().unwrap();
     }
 }
 
@@ -79,7 +79,7 @@ fn a_task_that_cannot_hear_is_ended_at_once() {
         let (running, _stdout) = begun_printing(&runner, task);
         // It waits for the place of the first.
         let queued = Task::new(&patient).grace(FOREVER);
-        let (report, took) = killed(runner.submit_blocking(queued).unwrap());
+        let (report, took) = killed(runner.blocking_submit(queued).unwrap());
         assert_eq!(report.outcome, Outcome::Cancelled, "{mode}: in the queue");
         assert!(took < SOON, "{mode}: {took:?}");
         let (report, took) = killed(running);

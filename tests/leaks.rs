@@ -23,8 +23,8 @@ fn small_tasks(mode: Mode, count: usize) {
     let trap = guest(&runner, "hostile/unreachable-run.wat");
     let run = |from: usize, to: usize| {
         let mut waiting = std::collections::VecDeque::new();
-        let finish = |(n, handle): (usize, TaskHandle)| {
-            let report = handle.wait().unwrap();
+        let finish = |(n, mut handle): (usize, TaskHandle)| {
+            let report = handle.blocking_report().unwrap();
             match n % 5 {
                 3 => assert_eq!(report.stdout, "hello, command", "task {n}"),
                 4 => assert_eq!(report.outcome.kind(), "trapped", "task {n}"),
@@ -37,7 +37,7 @@ fn small_tasks(mode: Mode, count: usize) {
                 4 => Task::new(&trap),
                 _ => Task::new(&echo).input(n.to_string()),
             };
-            waiting.push_back((n, runner.submit_blocking(task).unwrap()));
+            waiting.push_back((n, runner.blocking_submit(task).unwrap()));
             if waiting.len() == AT_ONCE {
                 waiting.pop_front().map(finish);
             }
@@ -101,7 +101,7 @@ fn ten_thousand_tasks_wait_at_once() {
             .map(|_| {
                 let task = Task::new(&sleep).limits(Limits::default().timeout(TIMEOUT));
                 let submitted = began.elapsed();
-                (submitted, runner.submit_blocking(task).unwrap())
+                (submitted, runner.blocking_submit(task).unwrap())
             })
             .collect();
         let (mut peak, mut most_mappings) = (0, 0);
@@ -111,8 +111,8 @@ fn ten_thousand_tasks_wait_at_once() {
             std::thread::sleep(Duration::from_millis(250));
         }
         let mut last_start = Duration::ZERO;
-        for (submitted, handle) in handles {
-            let report = handle.wait().unwrap();
+        for (submitted, mut handle) in handles {
+            let report = handle.blocking_report().unwrap();
             assert_eq!(report.outcome, Outcome::LimitExceeded(Limit::Deadline));
             last_start = last_start.max(submitted + report.stats.queue + report.stats.start);
         }
@@ -147,7 +147,7 @@ fn a_killed_worker_loses_its_own_task_only() {
         let runner = builder(Mode::Process).max_running(8).build().unwrap();
         let announces = wat(&runner, "announces.wat", ANNOUNCES);
         let mut handles: Vec<_> = (0..8)
-            .map(|_| runner.submit_blocking(Task::new(&announces)).unwrap())
+            .map(|_| runner.blocking_submit(Task::new(&announces)).unwrap())
             .collect();
         let tokio = tokio::runtime::Runtime::new().unwrap();
         for handle in &mut handles {
@@ -164,9 +164,9 @@ fn a_killed_worker_loses_its_own_task_only() {
             killed.push(pid as u32);
         }
         let mut lost = 0;
-        for handle in handles {
+        for mut handle in handles {
             handle.cancel();
-            let report = handle.wait().unwrap();
+            let report = handle.blocking_report().unwrap();
             let pid = report.stats.worker_pid.expect("it ran");
             if killed.contains(&pid) {
                 assert_eq!(report.outcome, Outcome::Crashed(Crash::Signal(9)));
@@ -222,7 +222,9 @@ fn workers_may_be_killed_at_any_moment() {
             let _end = SetOnDrop(&done);
             for n in 0..300 {
                 let task = Task::new(&echo).input(n.to_string());
-                let report = runner.run(task).expect("a killed worker is an outcome");
+                let report = runner
+                    .blocking_run(task)
+                    .expect("a killed worker is an outcome");
                 match report.outcome {
                     Outcome::Completed(_) => {
                         assert_eq!(report.stdout, n.to_string());
@@ -267,7 +269,7 @@ fn killing_tasks_at_any_moment_leaves_nothing() {
             let mut handles = Vec::new();
             for n in 0..150 {
                 let task = Task::new(&guests[n % guests.len()]).input("10000");
-                handles.push(runner.submit_blocking(task).unwrap());
+                handles.push(runner.blocking_submit(task).unwrap());
                 if n % 3 == 0 {
                     dice.pause(8);
                 }
@@ -286,8 +288,8 @@ fn killing_tasks_at_any_moment_leaves_nothing() {
                     killer.kill();
                 }
             });
-            for handle in handles {
-                let report = handle.wait().unwrap();
+            for mut handle in handles {
+                let report = handle.blocking_report().unwrap();
                 let expected = matches!(
                     report.outcome,
                     Outcome::Cancelled
@@ -325,7 +327,7 @@ fn dropping_runners_at_any_moment_leaves_nothing() {
                     let handles: Vec<_> = (0..12)
                         .map(|n| {
                             let task = Task::new(&guests[n % guests.len()]);
-                            runner.submit_blocking(task).unwrap()
+                            runner.blocking_submit(task).unwrap()
                         })
                         .collect();
                     dice.pause(40);
@@ -339,8 +341,8 @@ fn dropping_runners_at_any_moment_leaves_nothing() {
                         "round {round} in {mode} mode left processes: {:?}",
                         children()
                     );
-                    for handle in handles {
-                        let outcome = handle.wait().unwrap().outcome;
+                    for mut handle in handles {
+                        let outcome = handle.blocking_report().unwrap().outcome;
                         assert!(
                             !matches!(outcome, Outcome::Trapped(_) | Outcome::Crashed(_)),
                             "round {round} in {mode} mode: {outcome}"

@@ -57,12 +57,20 @@ fn every_way_to_run_a_task_gives_the_same() {
         let echo = echo(&runner);
         let task = || Task::new(&echo).name("mine").input("words");
         let reports = [
-            runner.run(task()).unwrap(),
-            runner.submit_blocking(task()).unwrap().wait().unwrap(),
-            runner.try_submit(task()).unwrap().wait().unwrap(),
+            runner.blocking_run(task()).unwrap(),
+            runner
+                .blocking_submit(task())
+                .unwrap()
+                .blocking_report()
+                .unwrap(),
+            runner
+                .try_submit(task())
+                .unwrap()
+                .blocking_report()
+                .unwrap(),
             tokio::runtime::Runtime::new().unwrap().block_on(async {
-                let handle = runner.submit(task()).await.unwrap();
-                handle.outcome().await.unwrap()
+                let mut handle = runner.submit(task()).await.unwrap();
+                handle.report().await.unwrap()
             }),
         ];
         for (index, report) in reports.iter().enumerate() {
@@ -88,7 +96,13 @@ fn each_task_has_a_process_of_its_own() {
     let runner = runner(Mode::Process);
     let echo = echo(&runner);
     let pids: std::collections::HashSet<u32> = (0..20)
-        .filter_map(|_| runner.run(Task::new(&echo)).unwrap().stats.worker_pid)
+        .filter_map(|_| {
+            runner
+                .blocking_run(Task::new(&echo))
+                .unwrap()
+                .stats
+                .worker_pid
+        })
         .collect();
     assert_eq!(pids.len(), 20, "20 tasks ran in {} processes", pids.len());
     assert!(!pids.contains(&std::process::id()));
@@ -113,14 +127,14 @@ fn a_full_queue_pushes_back() {
             let early = tokio::time::timeout(Duration::from_millis(200), &mut submit).await;
             assert!(early.is_err(), "a full queue let a task in ({mode} mode)");
             running.kill();
-            let handle = soon("submitting", submit).await.unwrap();
+            let mut handle = soon("submitting", submit).await.unwrap();
             queued.kill();
-            let report = soon("the task", handle.outcome()).await.unwrap();
+            let report = soon("the task", handle.report()).await.unwrap();
             assert!(report.outcome.is_completed(), "{}", report.outcome);
         });
         // Waiting that was given up takes no place.
         let filled: Vec<_> = (0..2)
-            .map(|_| runner.submit_blocking(Task::new(&patient)).unwrap())
+            .map(|_| runner.blocking_submit(Task::new(&patient)).unwrap())
             .collect();
         tokio.block_on(async {
             let submit = runner.submit(Task::new(&echo));
@@ -147,10 +161,14 @@ fn many_threads_submit_at_once() {
                         let input = format!("{thread}/{n}");
                         let task = Task::new(echo).input(input.as_str());
                         let report = match n % 3 {
-                            0 => runner.run(task).unwrap(),
-                            1 => runner.submit_blocking(task).unwrap().wait().unwrap(),
+                            0 => runner.blocking_run(task).unwrap(),
+                            1 => runner
+                                .blocking_submit(task)
+                                .unwrap()
+                                .blocking_report()
+                                .unwrap(),
                             _ => match runner.try_submit(task) {
-                                Ok(handle) => handle.wait().unwrap(),
+                                Ok(mut handle) => handle.blocking_report().unwrap(),
                                 Err(error) => {
                                     assert_eq!(error.kind(), ErrorKind::Overloaded);
                                     overloaded.fetch_add(1, Ordering::Relaxed);
@@ -185,11 +203,11 @@ fn killing_ends_a_task_wherever_it_is() {
             let artifact = guest(&runner, path);
             for pause in [0, 1, 30] {
                 let task = Task::new(&artifact).input(silent());
-                let handle = runner.submit_blocking(task).unwrap();
+                let mut handle = runner.blocking_submit(task).unwrap();
                 std::thread::sleep(Duration::from_millis(pause));
                 let killer = handle.killer();
                 std::thread::spawn(move || killer.kill());
-                let report = handle.wait().unwrap();
+                let report = handle.blocking_report().unwrap();
                 assert_eq!(report.outcome, Outcome::Cancelled, "{path}, {mode}");
                 assert!(report.stats.total < SOON, "{path}, {mode}");
             }
@@ -203,23 +221,23 @@ fn a_task_killed_in_the_queue_never_runs() {
     for mode in BOTH {
         let runner = builder(mode).max_running(1).build().unwrap();
         let patient = patient(&runner);
-        let running = runner.submit_blocking(Task::new(&patient)).unwrap();
+        let mut running = runner.blocking_submit(Task::new(&patient)).unwrap();
         let directory = tempfile::tempdir().unwrap();
         let files = guest(&runner, "files/files.wasm");
-        let queued = runner
-            .submit_blocking(
+        let mut queued = runner
+            .blocking_submit(
                 Task::new(&files)
                     .args(["write", "/d/ran", "x"])
                     .dir(DirGrant::new(directory.path()).guest("/d")),
             )
             .unwrap();
         queued.kill();
-        let report = queued.wait().unwrap();
+        let report = queued.blocking_report().unwrap();
         assert_eq!(report.outcome, Outcome::Cancelled, "in {mode} mode");
         assert_eq!(report.stats.worker_pid, None, "in {mode} mode");
         assert_eq!(report.stats.run, Duration::ZERO, "in {mode} mode");
         running.kill();
-        running.wait().unwrap();
+        running.blocking_report().unwrap();
         still_works(&runner);
         assert!(!directory.path().join("ran").exists(), "it ran ({mode})");
     }
@@ -231,14 +249,17 @@ fn killing_a_task_that_ended_changes_nothing() {
         let runner = runner(mode);
         let echo = echo(&runner);
         let mut handle = runner
-            .submit_blocking(Task::new(&echo).input("x").stdout(Stdio::Stream))
+            .blocking_submit(Task::new(&echo).input("x").stdout(Stdio::Stream))
             .unwrap();
         let killer = handle.killer();
-        let mut stdout = handle.stdout().unwrap();
-        assert!(handle.stdout().is_none(), "a stream is handed out once");
-        assert_eq!(stdout.next_chunk_blocking().unwrap(), "x");
-        assert_eq!(stdout.next_chunk_blocking(), None);
-        let report = handle.wait().unwrap();
+        let mut stdout = handle.take_stdout().unwrap();
+        assert!(
+            handle.take_stdout().is_none(),
+            "a stream is handed out once"
+        );
+        assert_eq!(stdout.blocking_next_chunk().unwrap(), "x");
+        assert_eq!(stdout.blocking_next_chunk(), None);
+        let report = handle.blocking_report().unwrap();
         killer.kill();
         assert!(report.outcome.is_completed(), "{}", report.outcome);
         assert!(report.stdout.is_empty(), "what is streamed is not kept");
@@ -255,14 +276,14 @@ async fn a_task_that_listens_ends_when_it_is_cancelled() {
         soon("its progress", handle.progress_changed()).await;
         handle.cancel();
         handle.cancel();
-        let report = soon("its end", handle.outcome()).await.unwrap();
+        let report = soon("its end", handle.report()).await.unwrap();
         assert_eq!(report.stdout, "held", "in {mode} mode");
 
         // Cancelled before it starts, it sees that when it does.
         let patient = patient(&runner);
-        let handle = runner.submit(Task::new(&patient)).await.unwrap();
+        let mut handle = runner.submit(Task::new(&patient)).await.unwrap();
         handle.cancel();
-        let report = soon("its end", handle.outcome()).await.unwrap();
+        let report = soon("its end", handle.report()).await.unwrap();
         assert_eq!(report.stdout, "cancelled in time\n", "in {mode} mode");
 
         // One that does not listen goes on, until it is killed.
@@ -271,7 +292,7 @@ async fn a_task_that_listens_ends_when_it_is_cancelled() {
         soon("its progress", handle.progress_changed()).await;
         handle.cancel();
         let killer = handle.killer();
-        let mut outcome = Box::pin(handle.outcome());
+        let mut outcome = Box::pin(handle.report());
         let early = tokio::time::timeout(Duration::from_millis(200), &mut outcome).await;
         assert!(early.is_err(), "{early:?}");
         killer.kill();
@@ -286,13 +307,16 @@ fn a_dropped_handle_kills_its_task() {
         // There is one place: a task that is not killed keeps it.
         let runner = builder(mode).max_running(1).build().unwrap();
         let endless = guest(&runner, "hostile/endless-loop.wat");
-        drop(runner.submit_blocking(Task::new(&endless)).unwrap());
+        drop(runner.blocking_submit(Task::new(&endless)).unwrap());
         still_works(&runner);
         // And so does a caller that gives up waiting.
         let tokio = tokio::runtime::Runtime::new().unwrap();
         tokio.block_on(async {
             let handle = runner.submit(Task::new(&endless)).await.unwrap();
-            let given_up = tokio::time::timeout(Duration::from_millis(50), handle.outcome()).await;
+            let given_up = tokio::time::timeout(Duration::from_millis(50), handle).await;
+            assert!(given_up.is_err());
+            let run = runner.run(Task::new(&endless));
+            let given_up = tokio::time::timeout(Duration::from_millis(50), run).await;
             assert!(given_up.is_err());
         });
         still_works(&runner);
@@ -306,12 +330,12 @@ fn a_detached_task_goes_on_and_shutdown_waits_for_it() {
         let runner = builder(mode).max_running(1).build().unwrap();
         let (patient, files) = (patient(&runner), guest(&runner, "files/files.wasm"));
         let first = Task::new(&patient).input("200");
-        runner.submit_blocking(first).unwrap().detach();
+        runner.blocking_submit(first).unwrap().detach();
         let write = Task::new(&files)
             .args(["write", "/d/done", "x"])
             .dir(DirGrant::new(directory.path()).guest("/d"));
-        runner.submit_blocking(write).unwrap().detach();
-        runner.shutdown_blocking().unwrap();
+        runner.blocking_submit(write).unwrap().detach();
+        runner.blocking_shutdown().unwrap();
         assert!(
             directory.path().join("done").exists(),
             "shutdown did not wait for a detached task ({mode} mode)"
@@ -336,13 +360,13 @@ async fn progress_arrives_and_its_last_word_is_kept() {
             seen = progress.done;
         }
         assert_eq!((seen, handle.progress().done), (len, len), "{mode} mode");
-        let report = handle.outcome().await.unwrap();
+        let report = handle.report().await.unwrap();
         assert!(report.outcome.is_completed(), "{}", report.outcome);
 
         // A million calls are merged, not queued.
         let flood = guest(&runner, "hostile/progress-flood.wat");
-        let handle = runner.submit(Task::new(&flood)).await.unwrap();
-        let report = soon("a flood", handle.outcome()).await.unwrap();
+        let mut handle = runner.submit(Task::new(&flood)).await.unwrap();
+        let report = soon("a flood", handle.report()).await.unwrap();
         assert!(report.outcome.is_completed(), "{}", report.outcome);
     }
 }
@@ -357,8 +381,8 @@ async fn a_conversation_over_streams() {
             .input(Input::reader(theirs))
             .stdout(Stdio::Stream);
         let mut handle = runner.submit(task).await.unwrap();
-        let mut stdout = handle.stdout().expect("streamed");
-        assert!(handle.stderr().is_none(), "stderr is captured");
+        let mut stdout = handle.take_stdout().expect("streamed");
+        assert!(handle.take_stderr().is_none(), "stderr is captured");
         // Each word comes back before the next is sent.
         for word in ["one\n", "two\n", "three\n"] {
             ours.write_all(word.as_bytes()).await.unwrap();
@@ -378,7 +402,7 @@ async fn a_conversation_over_streams() {
             rest.extend_from_slice(&chunk);
         }
         assert_eq!(rest, b"bye", "in {mode} mode");
-        let report = soon("its end", handle.outcome()).await.unwrap();
+        let report = soon("its end", handle.report()).await.unwrap();
         assert!(report.outcome.is_completed(), "{}", report.outcome);
     }
 }
@@ -395,13 +419,13 @@ async fn large_streams_arrive_whole() {
                 .input(Input::reader(std::io::Cursor::new(data.clone())))
                 .stdout(Stdio::Stream);
             let mut handle = runner.submit(task).await.unwrap();
-            let mut stdout = handle.stdout().expect("streamed");
+            let mut stdout = handle.take_stdout().expect("streamed");
             let reading = tokio::spawn(async move {
                 let mut all = Vec::new();
                 stdout.read_to_end(&mut all).await.unwrap();
                 all
             });
-            let report = soon("its end", handle.outcome()).await.unwrap();
+            let report = soon("its end", handle.report()).await.unwrap();
             assert!(report.outcome.is_completed(), "{}", report.outcome);
             let all = soon("its output", reading).await.unwrap();
             assert!(all == data, "{path} in {mode} mode: {} bytes", all.len());
@@ -420,7 +444,7 @@ async fn shutdown_waits_for_a_slow_reader_too() {
                 .input(vec![5; LEN])
                 .stdout(Stdio::Stream);
             let mut handle = runner.submit(task).await.unwrap();
-            let mut stdout = handle.stdout().expect("streamed");
+            let mut stdout = handle.take_stdout().expect("streamed");
             let reading = tokio::spawn(async move {
                 let mut len = 0;
                 while let Some(chunk) = stdout.next_chunk().await {
@@ -429,7 +453,7 @@ async fn shutdown_waits_for_a_slow_reader_too() {
                 }
                 len
             });
-            let outcome = tokio::spawn(handle.outcome());
+            let outcome = tokio::spawn(handle.into_future());
             soon("shutdown", runner.shutdown()).await;
             let report = outcome.await.unwrap().unwrap();
             assert!(report.outcome.is_completed(), "{}", report.outcome);
@@ -450,7 +474,7 @@ async fn a_task_waits_while_its_output_is_not_read_and_sees_a_reader_leave() {
             .input(Input::reader(counted))
             .stdout(Stdio::Stream);
         let mut handle = runner.submit(task).await.unwrap();
-        let stdout = handle.stdout().expect("streamed");
+        let stdout = handle.take_stdout().expect("streamed");
         let so_far = tokio::task::block_in_place(|| {
             // Until it reads no more; the task has begun once it has read something.
             eventually("some input is read", SOON, || {
@@ -464,7 +488,7 @@ async fn a_task_waits_while_its_output_is_not_read_and_sees_a_reader_leave() {
         );
         // A reader that leaves is an error to the guest, not an end without one.
         drop(stdout);
-        let report = soon("its end", handle.outcome()).await.unwrap();
+        let report = soon("its end", handle.report()).await.unwrap();
         // As it says where it cannot write.
         assert_eq!(report.outcome, Outcome::Exited(2), "in {mode} mode");
     }
@@ -495,7 +519,11 @@ fn streams_need_a_reader() {
             Task::new(&echo).stdout(Stdio::Stream),
             Task::new(&echo).stderr(Stdio::Stream),
         ] {
-            assert_error(runner.run(task), ErrorKind::InvalidTask, "use submit");
+            assert_error(
+                runner.blocking_run(task),
+                ErrorKind::InvalidTask,
+                "use submit",
+            );
         }
     }
 }
@@ -513,9 +541,9 @@ async fn shutdown_waits_for_all_tasks() {
             handles.push(runner.submit(task).await.unwrap());
         }
         soon("shutdown", runner.shutdown()).await;
-        for handle in handles {
+        for mut handle in handles {
             // Whatever is left to do is to take the reports.
-            let report = soon("a report", handle.outcome()).await.unwrap();
+            let report = soon("a report", handle.report()).await.unwrap();
             assert_eq!(report.stdout, "nobody cancelled\n", "in {mode} mode");
         }
     }
@@ -533,7 +561,7 @@ fn dropping_a_runner_kills_all() {
             ];
             let submit = |artifact| {
                 let task = Task::new(artifact).input("shared l").stdout(Stdio::Stream);
-                runner.submit_blocking(task).unwrap()
+                runner.blocking_submit(task).unwrap()
             };
             let mut handles: Vec<_> = guests.iter().cycle().take(9).map(submit).collect();
             // Four run; the others are in the queue.
@@ -542,7 +570,7 @@ fn dropping_a_runner_kills_all() {
                 match index {
                     2 => await_progress(handle),
                     _ => {
-                        let mut stdout = handle.stdout().unwrap();
+                        let mut stdout = handle.take_stdout().unwrap();
                         await_output(&mut stdout);
                         streams.push(stdout);
                     }
@@ -562,8 +590,8 @@ fn dropping_a_runner_kills_all() {
                 "dropping took {:?}",
                 began.elapsed()
             );
-            for handle in handles {
-                let report = handle.wait().unwrap();
+            for mut handle in handles {
+                let report = handle.blocking_report().unwrap();
                 assert_eq!(report.outcome, Outcome::Cancelled, "in {mode} mode");
             }
         }
@@ -579,7 +607,7 @@ fn dropping_a_runner_leaves_no_worker_also_while_artifacts_live() {
             let artifacts = [echo(&runner), patient(&runner)];
             for artifact in &artifacts {
                 runner
-                    .run(Task::new(artifact).input("0"))
+                    .blocking_run(Task::new(artifact).input("0"))
                     .expect("a task runs");
             }
             // Workers started ahead of demand, which wait with their artifacts.
@@ -601,7 +629,7 @@ fn a_runner_can_be_dropped_at_once() {
             drop(runner(mode));
             runner(mode).shutdown().await;
         });
-        runner(mode).shutdown_blocking().unwrap();
+        runner(mode).blocking_shutdown().unwrap();
     }
 }
 
@@ -613,17 +641,67 @@ async fn blocking_calls_in_asynchronous_code_are_refused() {
     for mode in BOTH {
         let runner = runner(mode);
         let path = repo("guest-tasks/echo/echo.wat");
-        let echo = runner.load_async(path).await.unwrap();
+        let echo = runner.load(path).await.unwrap();
         let task = || Task::new(&echo);
-        assert_error(runner.run(task()), ErrorKind::InvalidTask, WORDS);
         assert_error(
-            runner.submit_blocking(task()),
-            ErrorKind::InvalidTask,
+            runner.blocking_run(task()),
+            ErrorKind::BlockingInAsync,
             WORDS,
         );
-        let handle = runner.submit(task()).await.unwrap();
-        assert_error(handle.wait(), ErrorKind::InvalidTask, WORDS);
-        assert_error(runner.shutdown_blocking(), ErrorKind::InvalidTask, WORDS);
+        assert_error(
+            runner.blocking_submit(task()),
+            ErrorKind::BlockingInAsync,
+            WORDS,
+        );
+        // The task goes on, and the handle has its report.
+        let task = task().input("still here").stdout(Stdio::Capture);
+        let mut handle = runner.submit(task).await.unwrap();
+        assert_error(handle.blocking_report(), ErrorKind::BlockingInAsync, WORDS);
+        let report = soon("its report", handle.report()).await.unwrap();
+        assert_eq!(report.stdout, "still here", "in {mode} mode");
+        assert_error(
+            runner.blocking_shutdown(),
+            ErrorKind::BlockingInAsync,
+            WORDS,
+        );
+    }
+}
+
+#[test]
+fn a_report_is_taken_once_and_giving_up_waiting_loses_nothing() {
+    const WORDS: &str = "already taken";
+    let tokio = tokio::runtime::Runtime::new().unwrap();
+    for mode in BOTH {
+        let runner = runner(mode);
+        let patient = patient(&runner);
+        let mut handle = tokio.block_on(async {
+            let mut handle = runner.submit(Task::new(&patient)).await.unwrap();
+            for _ in 0..3 {
+                let moment = Duration::from_millis(20);
+                let given_up = tokio::time::timeout(moment, handle.report()).await;
+                assert!(given_up.is_err(), "in {mode} mode: {given_up:?}");
+            }
+            handle
+        });
+        handle.cancel();
+        let report = handle.blocking_report().unwrap();
+        assert_eq!(report.stdout, "cancelled in time\n", "in {mode} mode");
+        assert_error(handle.blocking_report(), ErrorKind::ReportTaken, WORDS);
+        let again = tokio.block_on(handle.report());
+        assert_error(again, ErrorKind::ReportTaken, WORDS);
+        assert_error(
+            tokio.block_on(handle.into_future()),
+            ErrorKind::ReportTaken,
+            WORDS,
+        );
+        // Output that was not taken before the wait is thrown away; the task does not wait
+        // for a reader.
+        let cat = guest(&runner, "cat/cat.wasm");
+        let task = Task::new(&cat).input(vec![7; 5 << 20]);
+        let mut handle = runner.blocking_submit(task.stdout(Stdio::Stream)).unwrap();
+        let report = handle.blocking_report().unwrap();
+        assert!(report.outcome.is_completed(), "{}", report.outcome);
+        assert!(handle.take_stdout().is_none());
     }
 }
 
@@ -634,19 +712,72 @@ fn an_artifact_belongs_to_its_runner() {
             let (one, two) = (runner(mode), runner(other));
             let echo = echo(&one);
             assert_error(
-                two.run(Task::new(&echo)),
-                ErrorKind::InvalidTask,
+                two.blocking_run(Task::new(&echo)),
+                ErrorKind::OtherRunner,
                 "another runner",
             );
             drop(one);
             assert_error(
-                two.run(Task::new(&echo)),
-                ErrorKind::InvalidTask,
+                two.blocking_run(Task::new(&echo)),
+                ErrorKind::OtherRunner,
                 "another runner",
             );
             still_works(&two);
         }
     }
+}
+
+/// As reports of errors print them, such as `{:#}` of anyhow: each with what is behind it.
+#[test]
+fn an_error_and_what_is_behind_it_say_nothing_twice() {
+    fn check(error: &(dyn std::error::Error + 'static), words: &str) {
+        let chain = std::iter::successors(Some(error), |error| error.source());
+        let texts: Vec<String> = chain.map(|error| error.to_string()).collect();
+        assert_eq!(texts.join("\n").matches(words).count(), 1, "{texts:?}");
+        for (number, text) in texts.iter().enumerate() {
+            let before = texts[..number].iter().find(|it| it.contains(text));
+            assert_eq!(before, None, "{texts:?}");
+        }
+    }
+    let none = "No such file or directory (os error 2)";
+    for mode in BOTH {
+        let runner = runner(mode);
+        let load = |path: &str| runner.blocking_load(repo(path)).unwrap_err();
+        let missing = load("no/such/file");
+        check(&missing, none);
+        assert_eq!(missing.io_error().and_then(|it| it.raw_os_error()), Some(2));
+        check(&load("tests"), "is a directory");
+        check(
+            &load("guest-tasks/hostile/not-wasm.wasm"),
+            "not WebAssembly",
+        );
+        check(
+            &load("guest-tasks/hostile/imports-unknown.wat"),
+            "which nothing provides",
+        );
+        let echo = echo(&runner);
+        let task = Task::new(&echo).dir(DirGrant::new("/no/such/directory"));
+        let refused = runner.blocking_run(task).unwrap_err();
+        check(&refused, none);
+        assert_eq!(refused.io_error().and_then(|it| it.raw_os_error()), Some(2));
+        let task = Task::new(&echo).name("a\0b");
+        let refused = runner.blocking_run(task).unwrap_err();
+        check(&refused, "NUL");
+        assert!(refused.io_error().is_none());
+        let (one, _other) = runner.channel(1).unwrap();
+        let large = vec![0; wrun::Message::MAX_DATA + 1];
+        check(&one.try_send(large).unwrap_err(), "too large");
+        let region = runner.region(1, wrun::RegionKind::Exclusive).unwrap();
+        check(&region.write(1, &[1]).unwrap_err(), "beyond the end");
+    }
+    let unresolved = "no.such.host.invalid:80".parse::<wrun::TcpGrant>();
+    check(&unresolved.unwrap_err(), "cannot resolve");
+    let missing = builder(Mode::Process).worker("/no/such/worker").build();
+    let missing =
+        missing.and_then(|runner| runner.blocking_load(repo("guest-tasks/echo/echo.wat")));
+    let missing = missing.unwrap_err();
+    assert_eq!(missing.kind(), ErrorKind::NoWorker, "{missing}");
+    check(&missing, none);
 }
 
 #[test]
@@ -664,7 +795,7 @@ fn settings_that_cannot_be_are_refused() {
             (task().args(["x".repeat(2 << 20)]), "1 MiB"),
             (task().env("A", "x".repeat(2 << 20)), "1 MiB"),
         ] {
-            assert_error(runner.run(task), ErrorKind::InvalidTask, words);
+            assert_error(runner.blocking_run(task), ErrorKind::InvalidTask, words);
         }
         still_works(&runner);
     }
@@ -674,7 +805,7 @@ fn settings_that_cannot_be_are_refused() {
 fn a_file_that_is_not_a_task_is_refused() {
     for mode in BOTH {
         let runner = builder(mode).max_module_size(1 << 20).build().unwrap();
-        let load = |path: &str| runner.load(repo(path));
+        let load = |path: &str| runner.blocking_load(repo(path));
         assert_error(load("no/such/file"), ErrorKind::NotFound, "no/such/file");
         assert_error(load("tests"), ErrorKind::NotLoadable, "directory");
         assert_error(
@@ -700,13 +831,13 @@ fn a_file_that_is_not_a_task_is_refused() {
             );
         }
         assert_error(
-            runner.load_bytes("x", vec![0; 2 << 20]),
+            runner.blocking_load_bytes("x", vec![0; 2 << 20]),
             ErrorKind::NotLoadable,
             "1048576",
         );
         let tokio = tokio::runtime::Runtime::new().unwrap();
         assert_error(
-            tokio.block_on(runner.load_async("/no/such/file")),
+            tokio.block_on(runner.load("/no/such/file")),
             ErrorKind::NotFound,
             "/no/such/file",
         );
@@ -718,9 +849,9 @@ fn a_file_that_is_not_a_task_is_refused() {
 fn a_compiled_artifact_is_loaded_where_it_is_allowed() {
     for mode in BOTH {
         let maker = runner(mode);
-        let compiled = maker.compile(&echo(&maker)).unwrap();
+        let compiled = maker.blocking_compile(&echo(&maker)).unwrap();
         assert_error(
-            maker.load_bytes("echo", compiled.clone()),
+            maker.blocking_load_bytes("echo", compiled.clone()),
             ErrorKind::NotLoadable,
             "verified",
         );
@@ -728,19 +859,25 @@ fn a_compiled_artifact_is_loaded_where_it_is_allowed() {
         let file = directory.path().join("echo");
         std::fs::write(&file, &compiled).unwrap();
         let trusting = builder(mode).build().unwrap();
-        let artifact = trusting.load_trusted(&file).unwrap();
+        let artifact = trusting.blocking_load_trusted(&file).unwrap();
         assert_eq!(artifact.shape(), Shape::CoreModule);
         assert_eq!(artifact.digest(), echo(&maker).digest());
-        let report = trusting.run(Task::new(&artifact).input("x")).unwrap();
+        let report = trusting
+            .blocking_run(Task::new(&artifact).input("x"))
+            .unwrap();
         assert_eq!(report.stdout, "x", "in {mode} mode");
         // Its code does not count fuel, and there is no source to compile anew.
         let metered = Task::new(&artifact).limits(Limits::default().fuel(1_000));
-        assert_error(trusting.run(metered), ErrorKind::NotLoadable, "fuel");
+        assert_error(
+            trusting.blocking_run(metered),
+            ErrorKind::NotLoadable,
+            "fuel",
+        );
         let mut damaged = compiled;
         damaged[1_000] ^= 1;
         std::fs::write(&file, damaged).unwrap();
         assert_error(
-            trusting.load_trusted(&file),
+            trusting.blocking_load_trusted(&file),
             ErrorKind::NotLoadable,
             "damaged",
         );
@@ -765,7 +902,7 @@ fn a_failing_reader_does_not_crash_the_runner() {
         let task = Task::new(&echo)
             .input(Input::reader(Fails))
             .limits(timeout(10_000));
-        let result = runner.run(task);
+        let result = runner.blocking_run(task);
         still_works(&runner);
         match result {
             Ok(report) => format!("{}", report.outcome),
@@ -811,7 +948,7 @@ fn a_program_that_is_not_a_worker_is_an_error() {
     );
     let compiled = directory.path().join("echo.wrun");
     let maker = runner(Mode::Thread);
-    std::fs::write(&compiled, maker.compile(&echo(&maker)).unwrap()).unwrap();
+    std::fs::write(&compiled, maker.blocking_compile(&echo(&maker)).unwrap()).unwrap();
     let plain = directory.path().join("plain");
     std::fs::write(&plain, "just text").unwrap();
     for (program, message) in [
@@ -830,13 +967,13 @@ fn a_program_that_is_not_a_worker_is_an_error() {
             .unwrap();
         // It can neither compile nor run code that another program compiled.
         assert_error(
-            runner.load(repo("guest-tasks/echo/echo.wat")),
+            runner.blocking_load(repo("guest-tasks/echo/echo.wat")),
             ErrorKind::NoWorker,
             message,
         );
-        let echo = runner.load_trusted(&compiled).unwrap();
+        let echo = runner.blocking_load_trusted(&compiled).unwrap();
         assert_error(
-            runner.run(Task::new(&echo).limits(timeout(20_000))),
+            runner.blocking_run(Task::new(&echo).limits(timeout(20_000))),
             ErrorKind::NoWorker,
             message,
         );
@@ -864,17 +1001,20 @@ fn a_worker_that_never_answers_does_not_outlast_a_deadline() {
         .unwrap();
     let echo = echo(&runner);
     let report = runner
-        .run(Task::new(&echo).limits(timeout(300)))
+        .blocking_run(Task::new(&echo).limits(timeout(300)))
         .expect("a deadline is an outcome");
     assert_eq!(report.outcome, Outcome::LimitExceeded(Limit::Deadline));
     let is_alive = |pid: &str| Path::new(&format!("/proc/{pid}")).exists();
     let pids = || std::fs::read_to_string(&pid).unwrap_or_default();
-    let handle = runner.submit_blocking(Task::new(&echo)).unwrap();
+    let mut handle = runner.blocking_submit(Task::new(&echo)).unwrap();
     eventually("a worker is waited for", SOON, || {
         pids().lines().any(is_alive)
     });
     handle.kill();
-    assert_eq!(handle.wait().unwrap().outcome, Outcome::Cancelled);
+    assert_eq!(
+        handle.blocking_report().unwrap().outcome,
+        Outcome::Cancelled
+    );
     eventually("its processes end", SOON, || !pids().lines().any(is_alive));
 }
 
@@ -889,7 +1029,7 @@ fn endless_loops_do_not_starve_other_tasks() {
     let loops: Vec<_> = (0..8)
         .map(|_| {
             let task = Task::new(&endless).limits(Limits::default().timeout(deadline));
-            runner.submit_blocking(task).unwrap()
+            runner.blocking_submit(task).unwrap()
         })
         .collect();
     let began = Instant::now();
@@ -897,13 +1037,16 @@ fn endless_loops_do_not_starve_other_tasks() {
         (&echo, "short", "short"),
         (&patient, "50", "nobody cancelled\n"),
     ] {
-        let handle = runner
-            .submit_blocking(Task::new(artifact).input(input))
+        let mut handle = runner
+            .blocking_submit(Task::new(artifact).input(input))
             .unwrap();
-        assert_eq!(handle.wait().unwrap().stdout, output);
+        assert_eq!(handle.blocking_report().unwrap().stdout, output);
     }
     let short = began.elapsed();
-    let reports: Vec<_> = loops.into_iter().map(|l| l.wait().unwrap()).collect();
+    let reports: Vec<_> = loops
+        .into_iter()
+        .map(|mut l| l.blocking_report().unwrap())
+        .collect();
     for report in &reports {
         assert_eq!(report.outcome, Outcome::LimitExceeded(Limit::Deadline));
         assert!(
@@ -941,22 +1084,22 @@ fn compiling_holds_up_nobody_else() {
         let large: Vec<_> = (0..8)
             .map(|_| {
                 let task = Task::new(&large).limits(timeout(60_000).fuel(1 << 30));
-                runner.submit_blocking(task).unwrap()
+                runner.blocking_submit(task).unwrap()
             })
             .collect();
         let killed = &large[7];
         killed.kill();
         let report = runner
-            .submit_blocking(Task::new(&echo).input("x"))
+            .blocking_submit(Task::new(&echo).input("x"))
             .unwrap()
-            .wait()
+            .blocking_report()
             .unwrap();
         let short = began.elapsed();
         assert_eq!(report.stdout, "x");
         let mut large = large.into_iter();
         let mut compiled = Duration::MAX;
-        for handle in large.by_ref().take(7) {
-            let report = handle.wait().unwrap();
+        for mut handle in large.by_ref().take(7) {
+            let report = handle.blocking_report().unwrap();
             assert!(report.outcome.is_completed(), "{}", report.outcome);
             assert!(
                 short < report.stats.total,
@@ -966,7 +1109,7 @@ fn compiling_holds_up_nobody_else() {
             compiled = compiled.min(report.stats.total);
         }
         // Nor does it hold up a kill.
-        let report = large.next().unwrap().wait().unwrap();
+        let report = large.next().unwrap().blocking_report().unwrap();
         assert_eq!(report.outcome, Outcome::Cancelled, "in {mode} mode");
         assert!(
             report.stats.total < compiled,
@@ -985,7 +1128,11 @@ fn a_stream_that_was_not_taken_delays_no_task() {
             .input(vec![7; 3 << 20])
             .stdout(Stdio::Stream)
             .limits(timeout(60_000));
-        let report = runner.submit_blocking(task).unwrap().wait().unwrap();
+        let report = runner
+            .blocking_submit(task)
+            .unwrap()
+            .blocking_report()
+            .unwrap();
         assert!(
             report.outcome.is_completed(),
             "{mode} mode: {}",
@@ -1005,23 +1152,27 @@ fn a_task_keeps_its_place_until_its_output_is_read() {
             .input(vec![7; len])
             .stdout(Stdio::Stream)
             .limits(Limits::default().max_output(len as u64));
-        let mut unread = runner.submit_blocking(large).unwrap();
-        let mut stream = unread.stdout().unwrap();
-        let first = stream.next_chunk_blocking().unwrap().len();
+        let mut unread = runner.blocking_submit(large).unwrap();
+        let mut stream = unread.take_stdout().unwrap();
+        let first = stream.blocking_next_chunk().unwrap().len();
         // The only place is taken by output that is not read.
         let next = Task::new(&echo).input("x").limits(timeout(300));
-        let report = runner.submit_blocking(next).unwrap().wait().unwrap();
+        let report = runner
+            .blocking_submit(next)
+            .unwrap()
+            .blocking_report()
+            .unwrap();
         assert_eq!(
             report.outcome,
             Outcome::LimitExceeded(wrun::Limit::Deadline),
             "in {mode} mode"
         );
         let mut read = first;
-        while let Some(chunk) = stream.next_chunk_blocking() {
+        while let Some(chunk) = stream.blocking_next_chunk() {
             read += chunk.len();
         }
         assert_eq!(read, len, "in {mode} mode");
-        let report = unread.wait().unwrap();
+        let report = unread.blocking_report().unwrap();
         assert!(
             report.outcome.is_completed(),
             "{mode} mode: {}",

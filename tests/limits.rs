@@ -28,7 +28,7 @@ fn safety() -> Limits {
 
 #[track_caller]
 fn run(runner: &Runner, task: Task) -> Report {
-    match runner.run(task) {
+    match runner.blocking_run(task) {
         Ok(report) => report,
         Err(error) => panic!("in {} mode the runner failed: {error:?}", runner.mode()),
     }
@@ -100,14 +100,14 @@ async fn a_guest_that_sleeps_holds_up_neither_its_output_nor_its_deadline() {
         let sleeps = wat(&runner, "sleeps.wat", PRINTS_AND_SLEEPS);
         let task = Task::new(&sleeps).stdout(Stdio::Stream).limits(safety());
         let mut handle = runner.submit(task).await.unwrap();
-        let mut stdout = handle.stdout().expect("streamed");
+        let mut stdout = handle.take_stdout().expect("streamed");
         let chunk = tokio::time::timeout(SLACK, stdout.next_chunk()).await;
         let chunk = chunk.unwrap_or_else(|_| panic!("its output waits for it in {mode} mode"));
         assert_eq!(chunk.expect("output"), "before it sleeps");
         drop(handle);
 
         let task = Task::new(&sleeps).limits(limits().timeout(Duration::from_millis(200)));
-        let report = runner.submit(task).await.unwrap().outcome().await.unwrap();
+        let report = runner.submit(task).await.unwrap().report().await.unwrap();
         assert_exceeded(&report, Limit::Deadline);
         assert_eq!(report.stdout, "before it sleeps", "in {mode} mode");
         // Only the sandbox itself knows; a worker that was killed says
@@ -141,9 +141,13 @@ fn waiting_in_the_queue_counts_towards_the_deadline() {
         let runner = builder(mode).max_running(1).build().unwrap();
         let patient = guest(&runner, "patient/patient.wasm");
         let long = Task::new(&patient).limits(safety()).grace(Duration::ZERO);
-        let running = runner.submit_blocking(long).unwrap();
+        let mut running = runner.blocking_submit(long).unwrap();
         let short = Task::new(&patient).limits(limits().timeout(Duration::from_millis(150)));
-        let report = runner.submit_blocking(short).unwrap().wait().unwrap();
+        let report = runner
+            .blocking_submit(short)
+            .unwrap()
+            .blocking_report()
+            .unwrap();
         assert_exceeded(&report, Limit::Deadline);
         assert!(
             report.stats.queue >= Duration::from_millis(150),
@@ -152,7 +156,10 @@ fn waiting_in_the_queue_counts_towards_the_deadline() {
         );
         assert_eq!(report.stats.run, Duration::ZERO, "it never ran ({mode})");
         running.kill();
-        assert_eq!(running.wait().unwrap().outcome, Outcome::Cancelled);
+        assert_eq!(
+            running.blocking_report().unwrap().outcome,
+            Outcome::Cancelled
+        );
         still_works(&runner);
     }
 }
@@ -379,8 +386,8 @@ async fn streamed_output_has_the_limit_it_is_given() {
                 .stderr(Stdio::Stream)
                 .limits(safety().max_output(2 * MIB));
             let mut handle = runner.submit(task).await.unwrap();
-            let mut stdout = handle.stdout().expect("streamed");
-            let mut stderr = handle.stderr().expect("streamed");
+            let mut stdout = handle.take_stdout().expect("streamed");
+            let mut stderr = handle.take_stderr().expect("streamed");
             let read = async move {
                 let (mut out, mut err) = (Vec::new(), Vec::new());
                 tokio::join!(
@@ -389,7 +396,7 @@ async fn streamed_output_has_the_limit_it_is_given() {
                 );
                 if is_stdout { out.len() } else { err.len() }
             };
-            let (len, report) = tokio::join!(read, handle.outcome());
+            let (len, report) = tokio::join!(read, handle.report());
             assert_exceeded(&report.unwrap(), Limit::Output);
             assert!(len as u64 <= 2 * MIB, "{path} in {mode}: {len} bytes came");
             if !path.contains("huge") {
@@ -406,13 +413,13 @@ async fn streamed_output_without_a_limit_has_none() {
         let flood = guest(&runner, "hostile/stdout-flood.wat");
         let task = Task::new(&flood).stdout(Stdio::Stream).limits(safety());
         let mut handle = runner.submit(task).await.unwrap();
-        let mut stdout = handle.stdout().expect("streamed");
+        let mut stdout = handle.take_stdout().expect("streamed");
         let mut len = 0;
         while len <= 4 * Limits::CAPTURE_DEFAULT {
             len += stdout.next_chunk().await.expect("more").len() as u64;
         }
         handle.kill();
-        assert_eq!(handle.outcome().await.unwrap().outcome, Outcome::Cancelled);
+        assert_eq!(handle.report().await.unwrap().outcome, Outcome::Cancelled);
     }
 }
 
@@ -648,7 +655,7 @@ fn a_grant_of_a_missing_directory_is_an_error() {
         let files = guest(&runner, "files/files.wasm");
         for path in ["/nonexistent", "/etc/passwd"] {
             let error = runner
-                .run(Task::new(&files).dir(DirGrant::new(path)))
+                .blocking_run(Task::new(&files).dir(DirGrant::new(path)))
                 .expect_err("there is no such directory");
             assert_eq!(error.kind(), wrun::ErrorKind::InvalidTask, "{error}");
             assert!(!error.is_retryable() && error.to_string().contains(path));

@@ -196,7 +196,7 @@ fn one_runner_has_workers_of_each_kind() {
         let run = |directory: &Path, path: &str| {
             let grant = DirGrant::new(directory).guest("/d");
             let task = Task::new(&artifact).dir(grant).args(["read", path]);
-            runner.run(task).unwrap()
+            runner.blocking_run(task).unwrap()
         };
         for _ in 0..3 {
             let mapped = run(directory.path(), "/d/own");
@@ -209,7 +209,7 @@ fn one_runner_has_workers_of_each_kind() {
             assert!(identity(&as_root).starts_with("user 0, "), "{as_root:?}");
             assert_eq!(as_root.notes.len(), 1, "{:?}", as_root.notes);
             let without = runner
-                .run(Task::new(&artifact).args(["read", "/d"]))
+                .blocking_run(Task::new(&artifact).args(["read", "/d"]))
                 .unwrap();
             assert!(
                 matches!(without.outcome, Outcome::Exited(10)),

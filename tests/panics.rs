@@ -15,7 +15,7 @@ fn probe(runner: &Runner, request: &str) -> Report {
     let task = Task::new(&task)
         .env("WRUN_TEST_PROBE", request)
         .limits(limits);
-    runner.run(task).unwrap()
+    runner.blocking_run(task).unwrap()
 }
 
 #[track_caller]

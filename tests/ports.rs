@@ -28,11 +28,11 @@ fn talk(runner: &Runner, ports: &Artifact, what: &str, capacity: u32) -> (TaskHa
     let (theirs, ours) = runner.channel(capacity).unwrap();
     let task = Task::new(ports).input(what).port(theirs);
     let task = task.limits(Limits::default().timeout(2 * SOON));
-    (runner.submit_blocking(task).unwrap(), ours)
+    (runner.blocking_submit(task).unwrap(), ours)
 }
 
-fn completed(handle: TaskHandle) -> String {
-    let report = handle.wait().unwrap();
+fn completed(mut handle: TaskHandle) -> String {
+    let report = handle.blocking_report().unwrap();
     assert!(
         report.outcome.is_completed(),
         "{}: {}",
@@ -43,7 +43,7 @@ fn completed(handle: TaskHandle) -> String {
 }
 
 fn received(port: &Port) -> Vec<u8> {
-    port.receive_timeout(SOON).unwrap().data.to_vec()
+    port.blocking_receive_timeout(SOON).unwrap().data.to_vec()
 }
 
 #[test]
@@ -53,11 +53,11 @@ fn a_task_and_its_host_talk() {
         let (task, port) = talk(&runner, &ports, "echo", 4);
         for size in [0, 1, 1000, 70_000, Message::MAX_DATA] {
             let data: Vec<u8> = (0..size).map(|at| (at % 251) as u8).collect();
-            port.send_blocking(data.clone()).unwrap();
+            port.blocking_send(data.clone()).unwrap();
             assert!(received(&port) == data, "{mode}: {size} bytes");
         }
         let unsent = port
-            .send_blocking(vec![0; Message::MAX_DATA + 1])
+            .blocking_send(vec![0; Message::MAX_DATA + 1])
             .unwrap_err();
         assert_eq!(unsent.error, PortError::TooLarge);
         assert_eq!(unsent.message.data.len(), Message::MAX_DATA + 1);
@@ -84,7 +84,7 @@ fn messages_keep_their_order_and_the_sender_waits() {
                 );
             }
             assert_eq!(
-                port.receive_timeout(SOON).unwrap_err(),
+                port.blocking_receive_timeout(SOON).unwrap_err(),
                 PortError::Closed,
                 "{mode}"
             );
@@ -134,9 +134,9 @@ fn two_tasks_talk_without_the_host_in_between() {
         let (ping, to_ping) = talk(&runner, &ports, "ping 300", 2);
         let (pong, to_pong) = talk(&runner, &ports, "echo", 2);
         let (one, other) = runner.channel(2).unwrap();
-        to_ping.send_blocking(Message::default().port(one)).unwrap();
+        to_ping.blocking_send(Message::default().port(one)).unwrap();
         to_pong
-            .send_blocking(Message::default().port(other))
+            .blocking_send(Message::default().port(other))
             .unwrap();
         assert_eq!(completed(ping), "300 round trips", "{mode}");
         assert_eq!(completed(pong), "300 echoed", "{mode}");
@@ -150,9 +150,9 @@ fn ports_come_back_with_what_waits_in_them() {
         let (task, port) = talk(&runner, &ports, "echo", 4);
         let (one, other) = runner.channel(4).unwrap();
         one.try_send("before").unwrap();
-        port.send_blocking(Message::new("take it").port(other))
+        port.blocking_send(Message::new("take it").port(other))
             .unwrap();
-        let mut back = port.receive_timeout(SOON).unwrap();
+        let mut back = port.blocking_receive_timeout(SOON).unwrap();
         assert_eq!(back.data, "take it");
         let other = back.ports.pop().unwrap();
         one.try_send("after").unwrap();
@@ -170,22 +170,28 @@ fn the_end_of_a_task_closes_its_ports() {
         // Killed while it waits; by its deadline; cancelled, which it is told of.
         let (theirs, port) = runner.channel(4).unwrap();
         let hold = Task::new(&ports).input("hold").port(theirs);
-        let task = runner.submit_blocking(hold.grace(Duration::ZERO)).unwrap();
+        let mut task = runner.blocking_submit(hold.grace(Duration::ZERO)).unwrap();
         assert!(within(SOON, || task.progress().done == 1));
         task.kill();
-        assert_eq!(task.wait().unwrap().outcome, Outcome::Cancelled);
-        assert_eq!(port.receive_timeout(SOON).unwrap_err(), PortError::Closed);
+        assert_eq!(task.blocking_report().unwrap().outcome, Outcome::Cancelled);
         assert_eq!(
-            port.send_blocking("x").unwrap_err().error,
+            port.blocking_receive_timeout(SOON).unwrap_err(),
+            PortError::Closed
+        );
+        assert_eq!(
+            port.blocking_send("x").unwrap_err().error,
             PortError::Closed
         );
 
         let (theirs, port) = runner.channel(1).unwrap();
         let limits = Limits::default().timeout(Duration::from_millis(200));
         let task = Task::new(&ports).input("hold").port(theirs).limits(limits);
-        let report: Report = runner.run(task).unwrap();
+        let report: Report = runner.blocking_run(task).unwrap();
         assert_eq!(report.outcome, Outcome::LimitExceeded(Limit::Deadline));
-        assert_eq!(port.receive_timeout(SOON).unwrap_err(), PortError::Closed);
+        assert_eq!(
+            port.blocking_receive_timeout(SOON).unwrap_err(),
+            PortError::Closed
+        );
 
         let (task, _port) = talk(&runner, &ports, "wait", 4);
         assert!(within(SOON, || task.progress().done == 1));
@@ -203,11 +209,11 @@ fn there_is_room_whatever_the_receiver_does_next() {
             let (theirs, port) = runner.channel(1).unwrap();
             let lingers = Task::new(&ports).input(format!("linger {at}"));
             let lingers = lingers.port(theirs).grace(Duration::ZERO);
-            let task = runner.submit_blocking(lingers).unwrap();
-            port.send_blocking("asks").unwrap();
+            let mut task = runner.blocking_submit(lingers).unwrap();
+            port.blocking_send("asks").unwrap();
             assert_eq!(received(&port), b"asks", "{mode}: {at}");
             // It has answered, so it might again; it does not.
-            port.send_blocking("is taken").unwrap();
+            port.blocking_send("is taken").unwrap();
             let sent = within(SOON, || port.try_send("has room").is_ok());
             assert!(sent, "{mode}: {at}");
             // That one is not received.
@@ -217,7 +223,7 @@ fn there_is_room_whatever_the_receiver_does_next() {
                 "{mode}: {at}"
             );
             task.kill();
-            let report = task.wait().unwrap();
+            let report = task.blocking_report().unwrap();
             assert_eq!(report.outcome, Outcome::Cancelled, "{mode}: {at}");
         }
         still_works(&runner);
@@ -232,7 +238,7 @@ fn a_port_is_its_runners() {
         let (foreign, _far) = threads.channel(1).unwrap();
         let task = Task::new(&ports).input("echo").port(foreign);
         let error = runner.try_submit(task).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::InvalidTask, "{mode}");
+        assert_eq!(error.kind(), ErrorKind::OtherRunner, "{mode}");
         let (foreign, _far) = threads.channel(1).unwrap();
         let (one, _other) = runner.channel(1).unwrap();
         let unsent = one.try_send(Message::new("x").port(foreign)).unwrap_err();
@@ -241,9 +247,12 @@ fn a_port_is_its_runners() {
         // One that is not received is closed with its task.
         let (theirs, ours) = runner.channel(1).unwrap();
         let hello = guest(&runner, "hello/hello.wat");
-        let report = runner.run(Task::new(&hello).port(theirs)).unwrap();
+        let report = runner.blocking_run(Task::new(&hello).port(theirs)).unwrap();
         assert!(report.outcome.is_completed(), "{}", report.outcome);
-        assert_eq!(ours.receive_timeout(SOON).unwrap_err(), PortError::Closed);
+        assert_eq!(
+            ours.blocking_receive_timeout(SOON).unwrap_err(),
+            PortError::Closed
+        );
     }
 }
 
@@ -282,14 +291,14 @@ fn nothing_is_left_of_ports() {
             let mut dice = Dice(7);
             for round in 0..60 {
                 let what = ["swap", "hold", "echo", "wait", "flood 1000 5000"][round % 5];
-                let (task, port) = talk(&runner, &ports, what, 4);
+                let (mut task, port) = talk(&runner, &ports, what, 4);
                 let (one, other) = runner.channel(4).unwrap();
                 let _ = port.try_send(Message::new("port").port(one));
                 dice.pause(10);
                 if what != "swap" {
                     task.kill();
                 }
-                task.wait().unwrap();
+                task.blocking_report().unwrap();
                 drop(port);
                 assert!(
                     within(SOON, || matches!(
@@ -389,7 +398,7 @@ fn messages_in_channels_are_bounded_wherever_their_ends_lie() {
                 let hoard = wat(&runner, "hoard", HOARD);
                 let before = peak();
                 for input in ["", "x"] {
-                    let report = runner.run(Task::new(&hoard).input(input)).unwrap();
+                    let report = runner.blocking_run(Task::new(&hoard).input(input)).unwrap();
                     let said = String::from_utf8_lossy(&report.stdout).into_owned();
                     let (number, error) = said.split_once(' ').unwrap_or((&said, ""));
                     let number: u32 = number.parse().expect(&said);

@@ -115,7 +115,7 @@ fn settings_hold_for_the_library_too() {
             .build()
             .unwrap();
         let echo = guest(&runner, "echo/echo.wat");
-        let report = runner.run(Task::new(&echo).input("x")).unwrap();
+        let report = runner.blocking_run(Task::new(&echo).input("x")).unwrap();
         assert_eq!(report.stdout, "x");
         let process = mode == Mode::Process;
         assert_eq!(report.jail_mode, process.then_some(Jail::Off));

@@ -259,8 +259,8 @@ fn the_component_of_the_table_runs() {
     for mode in BOTH {
         let runner = runner(mode);
         let bytes = text("component", "").into_bytes();
-        let artifact = runner.load_bytes("t", bytes).unwrap();
-        let report = runner.run(Task::new(&artifact)).unwrap();
+        let artifact = runner.blocking_load_bytes("t", bytes).unwrap();
+        let report = runner.blocking_run(Task::new(&artifact)).unwrap();
         assert!(report.outcome.is_completed(), "{mode}: {}", report.outcome);
     }
 }
@@ -272,11 +272,11 @@ fn each_proposal_has_one_answer() {
     for (name, fate, fields, body) in TABLE {
         let text = text(fields, body);
         let answers = runners.each_ref().map(|runner| {
-            let artifact = match runner.load_bytes(name, text.clone().into_bytes()) {
+            let artifact = match runner.blocking_load_bytes(name, text.clone().into_bytes()) {
                 Ok(artifact) => artifact,
                 Err(error) => return (error.kind() == ErrorKind::NotLoadable, error.to_string()),
             };
-            match runner.run(Task::new(&artifact)) {
+            match runner.blocking_run(Task::new(&artifact)) {
                 Ok(report) => (false, report.outcome.to_string()),
                 Err(error) => (false, format!("the runner failed: {error}")),
             }
@@ -342,8 +342,10 @@ fn a_wide_memory_grows_beyond_4_gib() {
             .replace("PAGES", &pages.to_string())
             .replace("AT", &((pages << 16) + 100).to_string());
         let runner = builder(mode).build().unwrap();
-        let artifact = runner.load_bytes("t", text.into_bytes()).unwrap();
-        let report = runner.run(Task::new(&artifact).limits(limits)).unwrap();
+        let artifact = runner.blocking_load_bytes("t", text.into_bytes()).unwrap();
+        let report = runner
+            .blocking_run(Task::new(&artifact).limits(limits))
+            .unwrap();
         (report.outcome.to_string(), report.limit_value)
     };
     for mode in BOTH {

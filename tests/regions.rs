@@ -42,11 +42,11 @@ fn run_all(runner: &Runner, times: usize) {
                         20_000
                     }));
                 let task = Task::new(&artifact).limits(limits);
-                runner.submit_blocking(task).unwrap()
+                runner.blocking_submit(task).unwrap()
             })
             .collect();
-        for handle in handles {
-            let report = handle.wait().unwrap();
+        for mut handle in handles {
+            let report = handle.blocking_report().unwrap();
             assert_eq!(report.outcome.kind(), kind, "{path}: {}", report.outcome);
         }
     }
@@ -121,7 +121,9 @@ fn regions_count_as_memory() {
         let runner = runner(mode);
         let bomb = guest(&runner, "hostile/region-bomb.wat");
         let limits = Limits::default().max_memory(8 << 20);
-        let report = runner.run(Task::new(&bomb).limits(limits)).unwrap();
+        let report = runner
+            .blocking_run(Task::new(&bomb).limits(limits))
+            .unwrap();
         assert_eq!(report.stdout, "74-", "{mode}: {}", report.outcome);
         let peak = report.stats.peak_memory_bytes.unwrap();
         assert_eq!(peak, (7 << 20) + (64 << 10), "{mode}");
@@ -139,10 +141,10 @@ fn components_have_regions_like_core_modules() {
         let runner = runner(mode);
         let core = guest(&runner, "regions/exclusive.wat");
         let component = runner
-            .load_bytes("exclusive.wasm", component.clone())
+            .blocking_load_bytes("exclusive.wasm", component.clone())
             .unwrap();
         let [core, component] =
-            [&core, &component].map(|artifact| runner.run(Task::new(artifact)).unwrap());
+            [&core, &component].map(|artifact| runner.blocking_run(Task::new(artifact)).unwrap());
         assert_eq!(core.stdout, component.stdout, "{mode}");
         assert!(core.stdout.ends_with(b"x"), "{mode}");
     }
@@ -155,9 +157,9 @@ fn tasks_with_and_without_regions_take_turns() {
         let echo = guest(&runner, "echo/echo.wat");
         let region = guest(&runner, "regions/words.wat");
         for _ in 0..3 {
-            let report = runner.run(Task::new(&echo).input("x")).unwrap();
+            let report = runner.blocking_run(Task::new(&echo).input("x")).unwrap();
             assert_eq!(report.stdout, "x", "{mode}");
-            let report = runner.run(Task::new(&region)).unwrap();
+            let report = runner.blocking_run(Task::new(&region)).unwrap();
             assert_eq!(
                 report.outcome.kind(),
                 "completed",
@@ -176,15 +178,15 @@ fn a_wait_does_not_hold_a_thread() {
     let handles: Vec<_> = (0..32)
         .map(|_| {
             let task = Task::new(&waits).limits(limits());
-            runner.submit_blocking(task).unwrap()
+            runner.blocking_submit(task).unwrap()
         })
         .collect();
     // All of them wait, and others run.
     for _ in 0..20 {
         still_works(&runner);
     }
-    for handle in handles {
-        let report = handle.wait().unwrap();
+    for mut handle in handles {
+        let report = handle.blocking_report().unwrap();
         assert_eq!(report.outcome, Outcome::LimitExceeded(Limit::Deadline));
         assert!(report.stats.cpu.unwrap() < Duration::from_secs(1));
     }
@@ -195,13 +197,13 @@ fn a_task_that_waits_is_killed_and_cancelled() {
     for mode in BOTH {
         let runner = runner(mode);
         let waits = guest(&runner, "hostile/region-wait-forever.wat");
-        let handle = runner.submit_blocking(Task::new(&waits)).unwrap();
+        let mut handle = runner.blocking_submit(Task::new(&waits)).unwrap();
         // It waits right after it has created its region.
         eventually("it has a region", Duration::from_secs(60), || {
             runner.region_memory_used() > 0
         });
         handle.kill();
-        let report = handle.wait().unwrap();
+        let report = handle.blocking_report().unwrap();
         assert_eq!(report.outcome, Outcome::Cancelled, "{mode}");
         still_works(&runner);
     }
@@ -213,15 +215,17 @@ fn siblings_are_not_disturbed() {
         let runner = builder(mode).max_running(8).build().unwrap();
         let good = guest(&runner, "regions/exclusive.wat");
         let echo = guest(&runner, "echo/echo.wat");
-        let expected = runner.run(Task::new(&good)).unwrap().stdout;
+        let expected = runner.blocking_run(Task::new(&good)).unwrap().stdout;
         std::thread::scope(|scope| {
             scope.spawn(|| run_all(&runner, 2));
             for n in 0..100 {
-                let handle = runner.submit_blocking(Task::new(&good)).unwrap();
+                let mut handle = runner.blocking_submit(Task::new(&good)).unwrap();
                 let text = n.to_string();
-                let report = runner.run(Task::new(&echo).input(text.clone())).unwrap();
+                let report = runner
+                    .blocking_run(Task::new(&echo).input(text.clone()))
+                    .unwrap();
                 assert_eq!(report.stdout, text, "{mode}");
-                let report = handle.wait().unwrap();
+                let report = handle.blocking_report().unwrap();
                 assert_eq!(report.stdout, expected, "{mode}: {}", report.outcome);
             }
         });
@@ -260,11 +264,11 @@ fn a_single_read_is_at_most_the_memory_of_the_task() {
                 let read = wat(&runner, "read", READ);
                 let (theirs, ours) = runner.channel(1).unwrap();
                 let region = runner.region(256 << 20, RegionKind::Shared).unwrap();
-                ours.send_blocking(Message::new("").region(region)).unwrap();
+                ours.blocking_send(Message::new("").region(region)).unwrap();
                 let limits = Limits::default().max_memory(8 << 20);
                 let before = peak();
                 let task = Task::new(&read).port(theirs).limits(limits);
-                let report = runner.run(task).unwrap();
+                let report = runner.blocking_run(task).unwrap();
                 assert_eq!(report.stdout, "4", "{mode}: {}", report.outcome);
                 let grown = peak() - before;
                 assert!(grown < 128 << 10, "{grown} KiB in {mode} mode");
@@ -298,7 +302,7 @@ fn a_task_that_ended_has_no_regions() {
         let runner = builder(mode).region_memory(8 << 20).build().unwrap();
         let make = wat(&runner, "make", MAKE);
         for round in 0..50 {
-            let report = runner.run(Task::new(&make)).unwrap();
+            let report = runner.blocking_run(Task::new(&make)).unwrap();
             let outcome = report.outcome;
             assert!(outcome.is_completed(), "{mode}: {round}: {outcome}");
         }
@@ -344,7 +348,7 @@ fn windows_of_many_tasks_leave_room_for_others() {
                 .map(|_| {
                     let limits = Limits::default().max_memory(4 << 20);
                     let task = Task::new(&divide).limits(limits).grace(Duration::ZERO);
-                    runner.submit_blocking(task).unwrap()
+                    runner.blocking_submit(task).unwrap()
                 })
                 .collect();
             for task in &tasks {
@@ -358,12 +362,18 @@ fn windows_of_many_tasks_leave_room_for_others() {
             for task in &tasks {
                 task.kill();
             }
-            for task in tasks {
-                assert_eq!(task.wait().unwrap().outcome, Outcome::Cancelled);
+            for mut task in tasks {
+                assert_eq!(task.blocking_report().unwrap().outcome, Outcome::Cancelled);
             }
             // Their memory is available again.
             let many = guest(&runner, "hostile/region-many-windows.wat");
-            assert!(runner.run(Task::new(&many)).unwrap().outcome.is_completed());
+            assert!(
+                runner
+                    .blocking_run(Task::new(&many))
+                    .unwrap()
+                    .outcome
+                    .is_completed()
+            );
         },
     );
 }

@@ -88,7 +88,7 @@ impl Stage {
     }
 
     fn submit(&self, task: Task) -> TaskHandle {
-        self.runner.submit_blocking(task).unwrap()
+        self.runner.blocking_submit(task).unwrap()
     }
 
     /// The worker that runs, once it is another than those `before`.
@@ -170,7 +170,7 @@ fn a_crashed_task_begins_anew() {
         let input = vec![b'i'; len];
         // Enough for what one attempt writes, and not for two.
         let limits = Limits::default().max_output(8.max(len as u64));
-        let handle = stage.submit(
+        let mut handle = stage.submit(
             Task::new(&task)
                 .input(input.clone())
                 .limits(limits)
@@ -180,7 +180,7 @@ fn a_crashed_task_begins_anew() {
             await_attempt(&handle, attempt);
             assert_eq!(stage.kill(), 1);
         }
-        let report = handle.wait().unwrap();
+        let report = handle.blocking_report().unwrap();
         assert!(report.outcome.is_completed(), "{}", report.outcome);
         assert!(report.stdout == input, "{} bytes", report.stdout.len());
         assert_eq!(report.stderr, "attempt\n", "what an earlier attempt said");
@@ -192,10 +192,10 @@ fn a_crashed_task_begins_anew() {
 #[test]
 fn without_retries_there_is_one_attempt() {
     let stage = Stage::new();
-    let handle = stage.submit(Task::new(&stage.persistent(2)));
+    let mut handle = stage.submit(Task::new(&stage.persistent(2)));
     await_attempt(&handle, 1);
     stage.kill();
-    let report = handle.wait().unwrap();
+    let report = handle.blocking_report().unwrap();
     assert_eq!(report.outcome, killed());
     assert_eq!((report.attempt, report.notes.len()), (1, 0));
 }
@@ -204,12 +204,12 @@ fn without_retries_there_is_one_attempt() {
 fn there_are_no_more_attempts_than_were_allowed() {
     let stage = Stage::new();
     let task = Task::new(&stage.persistent(100)).retries(2);
-    let handle = stage.submit(task);
+    let mut handle = stage.submit(task);
     for attempt in 1..=3 {
         await_attempt(&handle, attempt);
         stage.kill();
     }
-    let report = handle.wait().unwrap();
+    let report = handle.blocking_report().unwrap();
     assert_eq!(report.outcome, killed());
     assert_eq!(report.attempt, 3);
     assert_eq!(report.notes, crashed(1..=2));
@@ -235,7 +235,7 @@ fn nothing_but_a_crash_is_tried_again() {
                 .args(["7"])
                 .limits(limits)
                 .retries(5);
-            let report = runner.run(task).unwrap();
+            let report = runner.blocking_run(task).unwrap();
             let what = format!("{mode}: {path}: {}", report.outcome);
             assert_eq!(report.attempt, 1, "{what}");
             assert_eq!(report.notes, Vec::<String>::new(), "{what}");
@@ -287,12 +287,15 @@ async fn a_stream_is_written_once() {
     let stage = Stage::new();
     let task = {
         let text = persistent(2).into_bytes();
-        stage.runner.load_bytes("persistent.wat", text).unwrap()
+        stage
+            .runner
+            .blocking_load_bytes("persistent.wat", text)
+            .unwrap()
     };
     for (stdio, attempt) in [(Stdio::Stream, 1), (Stdio::Null, 2)] {
         let task = Task::new(&task).stderr(stdio).retries(5);
         let mut handle = stage.runner.submit(task).await.unwrap();
-        let mut stderr = handle.stderr();
+        let mut stderr = handle.take_stderr();
         await_attempt(&handle, 1);
         if let Some(stderr) = &mut stderr {
             assert_eq!(stderr.next_chunk().await.unwrap(), "attempt\n");
@@ -313,8 +316,8 @@ async fn a_stream_is_written_once() {
     }
 }
 
-async fn outcome(handle: TaskHandle) -> Report {
-    match tokio::time::timeout(SOON, handle.outcome()).await {
+async fn outcome(mut handle: TaskHandle) -> Report {
+    match tokio::time::timeout(SOON, handle.report()).await {
         Ok(report) => report.unwrap(),
         Err(_) => panic!("no outcome in {SOON:?}"),
     }
@@ -322,7 +325,7 @@ async fn outcome(handle: TaskHandle) -> Report {
 
 async fn guest_of(stage: &Stage, path: &str) -> Artifact {
     let path = repo("guest-tasks").join(path);
-    stage.runner.load_async(path).await.unwrap()
+    stage.runner.load(path).await.unwrap()
 }
 
 #[test]
@@ -333,7 +336,7 @@ fn one_deadline_ends_all_attempts() {
     let task = Task::new(&stage.persistent(1000))
         .limits(limits)
         .retries(Task::MAX_RETRIES);
-    let report = stage.kill_on(|| stage.submit(task).wait().unwrap());
+    let report = stage.kill_on(|| stage.submit(task).blocking_report().unwrap());
     assert_eq!(report.outcome, Outcome::LimitExceeded(Limit::Deadline));
     assert!(report.attempt > 1, "attempt {}", report.attempt);
     assert!(report.stats.total >= time, "{:?}", report.stats);
@@ -352,16 +355,16 @@ fn killing_and_cancelling_end_all_attempts() {
         stage.worker(&first);
         handle
     };
-    let handle = again();
+    let mut handle = again();
     handle.kill();
-    let report = handle.wait().unwrap();
+    let report = handle.blocking_report().unwrap();
     assert_eq!(report.outcome, Outcome::Cancelled);
     assert!(report.attempt > 1, "attempt {}", report.attempt);
 
-    let handle = again();
+    let mut handle = again();
     let report = stage.kill_on(|| {
         handle.cancel();
-        handle.wait().unwrap()
+        handle.blocking_report().unwrap()
     });
     assert_eq!(report.outcome, killed());
     assert_eq!(
@@ -374,12 +377,15 @@ fn killing_and_cancelling_end_all_attempts() {
 async fn a_new_attempt_keeps_its_place() {
     let stage = Stage::new();
     let text = persistent(3).into_bytes();
-    let task = stage.runner.load_bytes("persistent.wat", text).unwrap();
+    let task = stage
+        .runner
+        .blocking_load_bytes("persistent.wat", text)
+        .unwrap();
     let echo = guest_of(&stage, "echo/echo.wat").await;
     let first = stage.runner.submit(Task::new(&task).retries(5)).await;
     let first = first.unwrap();
-    let second = stage.runner.submit(Task::new(&echo)).await.unwrap();
-    let mut second = Box::pin(second.outcome());
+    let mut second = stage.runner.submit(Task::new(&echo)).await.unwrap();
+    let mut second = Box::pin(second.report());
     for attempt in 1..3 {
         await_attempt(&first, attempt);
         let early = tokio::time::timeout(Duration::from_millis(100), &mut second).await;

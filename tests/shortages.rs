@@ -286,7 +286,7 @@ fn a_library_lives_where_files_may_not_grow() {
                     runner.region(2 * LIMIT, RegionKind::Exclusive).unwrap_err();
                     let task = wat(&runner, "writes", &writes_at(LIMIT + 1));
                     let grant = DirGrant::new(scratch.path()).guest("/d");
-                    let report = runner.run(Task::new(&task).dir(grant)).unwrap();
+                    let report = runner.blocking_run(Task::new(&task).dir(grant)).unwrap();
                     let exited = wrun::Outcome::Exited(u8::try_from(FBIG).unwrap());
                     assert_eq!(report.outcome, exited, "{mode}");
                     still_works(&runner);
@@ -318,12 +318,14 @@ fn a_runner_without_threads_is_an_error_and_not_a_panic() {
             assert!(error.to_string().contains("ulimit -u"), "{mode}: {error}");
         }
         // What is there goes on, and ends, in asynchronous code too.
-        let report = runner.run(Task::new(&artifact).input("x")).unwrap();
+        let report = runner
+            .blocking_run(Task::new(&artifact).input("x"))
+            .unwrap();
         assert!(report.outcome.is_completed(), "{}", report.outcome);
         let local = tokio::runtime::Builder::new_current_thread();
         let local = { local }.build().unwrap();
         local.block_on(async {
-            let loaded = runner.load_async(repo("guest-tasks/hello/hello.wat")).await;
+            let loaded = runner.load(repo("guest-tasks/hello/hello.wat")).await;
             assert!(loaded.is_ok() || loaded.is_err_and(|it| !it.to_string().contains("bug")));
             drop(runner);
         });
@@ -351,10 +353,16 @@ fn a_host_that_dies_of_broken_pipes_lives() {
             );
             for _ in 0..20 {
                 let input = || Input::reader(tokio::io::repeat(7));
-                let report = runner.run(Task::new(&ends).input(input())).unwrap();
+                let report = runner
+                    .blocking_run(Task::new(&ends).input(input()))
+                    .unwrap();
                 assert!(report.outcome.is_completed(), "{mode}: {}", report.outcome);
                 let task = Task::new(&ends).input(input()).stdout(Stdio::Null);
-                let report = runner.submit_blocking(task).unwrap().wait().unwrap();
+                let report = runner
+                    .blocking_submit(task)
+                    .unwrap()
+                    .blocking_report()
+                    .unwrap();
                 assert!(report.outcome.is_completed(), "{mode}: {}", report.outcome);
             }
             still_works(&runner);

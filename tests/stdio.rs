@@ -305,15 +305,15 @@ fn a_library_joins_them_too_and_each_keeps_its_limit() {
         let joined = |limits: Limits| {
             let task = Task::new(&order).limits(limits);
             let task = task.stdout(Stdio::Stream).stderr(Stdio::Stdout);
-            let mut handle = runner.submit_blocking(task).unwrap();
-            assert!(handle.stderr().is_none(), "{mode}: one stream");
-            let mut stream = handle.stdout().unwrap();
+            let mut handle = runner.blocking_submit(task).unwrap();
+            assert!(handle.take_stderr().is_none(), "{mode}: one stream");
+            let mut stream = handle.take_stdout().unwrap();
             let mut seen = Vec::new();
-            while let Some(chunk) = stream.next_chunk_blocking() {
+            while let Some(chunk) = stream.blocking_next_chunk() {
                 seen.extend_from_slice(&chunk);
             }
             (
-                handle.wait().unwrap().outcome,
+                handle.blocking_report().unwrap().outcome,
                 String::from_utf8(seen).unwrap(),
             )
         };
@@ -335,7 +335,7 @@ fn a_library_joins_them_too_and_each_keeps_its_limit() {
             Task::new(&order).stderr(Stdio::Stdout),
             Task::new(&order).stdout(Stdio::Stdout),
         ] {
-            let error = runner.run(task).unwrap_err();
+            let error = runner.blocking_run(task).unwrap_err();
             assert_eq!(error.kind(), wrun::ErrorKind::InvalidTask, "{mode}");
         }
     }

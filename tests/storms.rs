@@ -91,8 +91,10 @@ fn storm(start: Start, total: usize) {
             let _end = SetOnDrop(&done);
             let limits = || Limits::default().timeout(Duration::from_secs(20));
             let mut waiting = std::collections::VecDeque::new();
-            let mut finish = |(n, handle): (usize, wrun::TaskHandle)| {
-                let report = handle.wait().expect("a killed worker is an outcome");
+            let mut finish = |(n, mut handle): (usize, wrun::TaskHandle)| {
+                let report = handle
+                    .blocking_report()
+                    .expect("a killed worker is an outcome");
                 let fates = if n % 2 == 0 { &mut once } else { &mut again };
                 match report.outcome {
                     Outcome::Completed(_) => {
@@ -107,7 +109,7 @@ fn storm(start: Start, total: usize) {
             for n in 0..total {
                 let task = Task::new(&echo).input(n.to_string()).limits(limits());
                 let task = task.retries(if n % 2 == 0 { 0 } else { 3 });
-                waiting.push_back((n, runner.submit_blocking(task).unwrap()));
+                waiting.push_back((n, runner.blocking_submit(task).unwrap()));
                 if waiting.len() == 64 {
                     waiting.pop_front().map(&mut finish);
                 }
@@ -196,7 +198,7 @@ fn a_thousand_tasks_in_a_thousand_processes() {
         let announces = wat(&runner, "announces.wat", ANNOUNCES);
         let began = Instant::now();
         let mut handles: Vec<_> = (0..=TASKS)
-            .map(|_| runner.submit_blocking(Task::new(&announces)).unwrap())
+            .map(|_| runner.blocking_submit(Task::new(&announces)).unwrap())
             .collect();
         let runs = |handle: &wrun::TaskHandle| handle.progress().done == 1;
         let all = || handles.iter().filter(|handle| runs(handle)).count() >= TASKS;
@@ -220,17 +222,17 @@ fn a_thousand_tasks_in_a_thousand_processes() {
         std::thread::sleep(Duration::from_millis(300));
         assert!(!runs(&handles[waits]), "{} tasks ran at once", TASKS + 1);
         let waiting = handles.swap_remove(waits);
-        let first = handles.swap_remove(0);
+        let mut first = handles.swap_remove(0);
         first.cancel();
-        assert!(first.wait().unwrap().outcome.is_completed());
+        assert!(first.blocking_report().unwrap().outcome.is_completed());
         assert!(within(SOON, || runs(&waiting)), "its turn never came");
         handles.push(waiting);
         let mut pids = BTreeSet::new();
         for handle in &handles {
             handle.cancel();
         }
-        for handle in handles {
-            let report = handle.wait().unwrap();
+        for mut handle in handles {
+            let report = handle.blocking_report().unwrap();
             assert!(report.outcome.is_completed(), "{}", report.outcome);
             pids.insert(report.stats.worker_pid.unwrap());
         }
@@ -303,10 +305,10 @@ fn a_program_that_crashes_is_not_started_forever() {
                     .unwrap();
                 let echo = guest(&runner, "echo/echo.wat");
                 let handles: Vec<_> = (0..32)
-                    .map(|_| runner.submit_blocking(Task::new(&echo)).unwrap())
+                    .map(|_| runner.blocking_submit(Task::new(&echo)).unwrap())
                     .collect();
-                for handle in handles {
-                    let error = handle.wait().unwrap_err();
+                for mut handle in handles {
+                    let error = handle.blocking_report().unwrap_err();
                     assert_eq!(error.kind(), ErrorKind::CrashLoop, "{error}");
                     let words = error.to_string();
                     assert!(
@@ -323,7 +325,7 @@ fn a_program_that_crashes_is_not_started_forever() {
                 fs::remove_file(folder.path().join("bad")).unwrap();
                 let healed = within(SOON, || {
                     std::thread::sleep(Duration::from_millis(200));
-                    match runner.run(Task::new(&echo).input("good")) {
+                    match runner.blocking_run(Task::new(&echo).input("good")) {
                         Ok(report) => {
                             assert_eq!(report.stdout, "good", "{}", report.outcome);
                             true
@@ -344,7 +346,7 @@ fn a_program_that_crashes_is_not_started_forever() {
 // --- what waits -----------------------------------------------------------
 
 fn hello(runner: &Runner, echo: &wrun::Artifact) -> wrun::Report {
-    let report = runner.run(Task::new(echo).input("hello")).unwrap();
+    let report = runner.blocking_run(Task::new(echo).input("hello")).unwrap();
     assert_eq!(report.stdout, "hello", "{}", report.outcome);
     report
 }
@@ -389,11 +391,11 @@ fn no_process_waits_when_nothing_happens() {
         }
         // One that runs is not idle, however long.
         let announces = wat(&runner, "announces.wat", ANNOUNCES);
-        let handle = runner.submit_blocking(Task::new(&announces)).unwrap();
+        let mut handle = runner.blocking_submit(Task::new(&announces)).unwrap();
         assert!(within(SOON, || handle.progress().done == 1));
         std::thread::sleep(Duration::from_secs(3));
         handle.cancel();
-        let report = handle.wait().unwrap();
+        let report = handle.blocking_report().unwrap();
         assert!(report.outcome.is_completed(), "{}", report.outcome);
         drop((runner, echo, announces));
         assert_nothing_left(&before, "idle pools");
@@ -427,7 +429,7 @@ fn a_worker_that_is_used_again_has_forgotten_all() {
         let remembers = wat(&runner, "remembers.wat", REMEMBERS);
         let mut times = BTreeMap::new();
         for n in 0..30 {
-            let report = runner.run(Task::new(&remembers)).unwrap();
+            let report = runner.blocking_run(Task::new(&remembers)).unwrap();
             assert_eq!(report.stdout, "0", "task {n}: {}", report.outcome);
             *times.entry(report.stats.worker_pid.unwrap()).or_insert(0) += 1;
         }
@@ -435,11 +437,11 @@ fn a_worker_that_is_used_again_has_forgotten_all() {
         assert!(times.values().any(|times| *times == 3), "{times:?}");
         // Also where several run at once, and are cancelled when they are done.
         let handles: Vec<_> = (0..60)
-            .map(|_| runner.submit_blocking(Task::new(&remembers)).unwrap())
+            .map(|_| runner.blocking_submit(Task::new(&remembers)).unwrap())
             .collect();
-        for handle in handles {
+        for mut handle in handles {
             handle.cancel();
-            let report = handle.wait().unwrap();
+            let report = handle.blocking_report().unwrap();
             assert_eq!(report.stdout, "0", "{}", report.outcome);
         }
     }
@@ -471,7 +473,9 @@ fn a_worker_that_is_used_again_has_the_memory_of_its_task() {
             (3 << 30, "y"),
         ] {
             let limits = Limits::default().max_memory(memory);
-            let report = runner.run(Task::new(&grows).limits(limits)).unwrap();
+            let report = runner
+                .blocking_run(Task::new(&grows).limits(limits))
+                .unwrap();
             assert_eq!(report.stdout, could, "{memory}: {}", report.outcome);
             workers.insert(report.stats.worker_pid.unwrap());
         }
@@ -519,31 +523,31 @@ fn a_stopped_zygote_holds_up_no_task_for_long() {
     alone("storms::a_stopped_zygote_holds_up_no_task_for_long", || {
         let runner = builder(Mode::Process).spares(1).build().unwrap();
         let announces = wat(&runner, "announces.wat", ANNOUNCES);
-        let submit = || runner.submit_blocking(Task::new(&announces)).unwrap();
-        let first = submit();
+        let submit = || runner.blocking_submit(Task::new(&announces)).unwrap();
+        let mut first = submit();
         assert!(within(SOON, || first.progress().done == 1));
         // A task that runs is lost with it, or was done before; one that comes later is not.
         for pid in children() {
             signal_below(pid, Signal::STOP);
         }
-        let second = submit();
+        let mut second = submit();
         first.cancel();
-        let outcome = first.wait().unwrap().outcome;
+        let outcome = first.blocking_report().unwrap().outcome;
         let expected = matches!(outcome, Outcome::Completed(_) | Outcome::Crashed(_));
         assert!(expected, "{outcome}");
         assert!(within(SOON, || second.progress().done == 1));
         second.cancel();
-        second.wait().unwrap();
-        let third = submit();
+        second.blocking_report().unwrap();
+        let mut third = submit();
         third.cancel();
-        assert!(third.wait().unwrap().outcome.is_completed());
+        assert!(third.blocking_report().unwrap().outcome.is_completed());
         // Zygote and worker both: only the runner is left to notice.
-        let last = submit();
+        let mut last = submit();
         assert!(within(SOON, || last.progress().done == 1));
         for pid in below() {
             signal(pid, Signal::STOP);
         }
-        let outcome = last.wait().unwrap().outcome;
+        let outcome = last.blocking_report().unwrap().outcome;
         assert!(matches!(outcome, Outcome::Crashed(_)), "{outcome}");
     });
 }
@@ -571,7 +575,7 @@ fn a_slow_start_is_not_begun_anew_for_each_impatient_task() {
     let limits = Limits::default().timeout(Duration::from_millis(300));
     let completed = within(SOON, || {
         let task = Task::new(&echo).limits(limits.clone());
-        runner.run(task).unwrap().outcome.is_completed()
+        runner.blocking_run(task).unwrap().outcome.is_completed()
     });
     assert!(completed, "no task ever ran");
     let starts = fs::read_to_string(folder.join("starts")).unwrap();

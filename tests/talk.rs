@@ -70,7 +70,7 @@ impl Talk {
 
     /// What it says, or how it ended otherwise.
     fn said(&self, what: &(&str, &str, String)) -> Result<String, String> {
-        let report = self.runner.run(self.task(what)).unwrap();
+        let report = self.runner.blocking_run(self.task(what)).unwrap();
         match report.outcome.is_completed() {
             true => Ok(String::from_utf8(report.stdout.to_vec()).unwrap()),
             false => Err(format!(
@@ -290,7 +290,7 @@ impl<'a> Killing<'a> {
                 .limits(Limits::default().timeout(SOON).max_memory(64 << 20))
                 .grace(Duration::ZERO);
         }
-        let handle = runner.submit_blocking(task).unwrap();
+        let mut handle = runner.blocking_submit(task).unwrap();
         dice.pause(30);
         if !by_handle && runner.mode() == Mode::Process {
             self.kill_a_process(dice);
@@ -302,7 +302,7 @@ impl<'a> Killing<'a> {
             }
             handle.kill();
         }
-        let report = handle.wait().unwrap();
+        let report = handle.blocking_report().unwrap();
         let kind = report.outcome.kind();
         let told = || {
             format!(

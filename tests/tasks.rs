@@ -33,7 +33,7 @@ fn task(family: &Artifact, what: impl Into<Input>) -> Task {
 }
 
 fn run(runner: &Runner, task: Task) -> String {
-    output(&runner.run(task).unwrap())
+    output(&runner.blocking_run(task).unwrap())
 }
 
 fn output(report: &Report) -> String {
@@ -49,7 +49,7 @@ fn output(report: &Report) -> String {
 
 /// A task that runs and has done what it says first.
 fn begun(runner: &Runner, task: Task) -> TaskHandle {
-    let handle = runner.submit_blocking(task).unwrap();
+    let handle = runner.blocking_submit(task).unwrap();
     assert!(within(SOON, || handle.progress().done > 0));
     handle
 }
@@ -110,7 +110,7 @@ fn load_without_spares(mode: Mode) -> (Runner, Artifact) {
 fn a_task_starts_tasks_and_learns_how_they_end() {
     for mode in BOTH {
         let (runner, family) = load(mode);
-        let report = runner.run(task(&family, "all")).unwrap();
+        let report = runner.blocking_run(task(&family, "all")).unwrap();
         let variant = match mode {
             Mode::Thread => "Mode::Thread",
             Mode::Process => "Mode::Process",
@@ -148,7 +148,7 @@ fn nothing_is_granted_by_default() {
     for mode in BOTH {
         let (runner, family) = load(mode);
         let report = runner
-            .run(Task::new(&family).input("run self say x"))
+            .blocking_run(Task::new(&family).input("run self say x"))
             .unwrap();
         assert_eq!(
             report.outcome,
@@ -211,7 +211,7 @@ fn children_have_the_limits_of_their_grant_or_their_parent() {
             assert_eq!(got, expected, "{mode}: {what}");
         }
         let long = format!("run bound len {}", "x".repeat(97));
-        let report = runner.run(with(&long, small)).unwrap();
+        let report = runner.blocking_run(with(&long, small)).unwrap();
         assert_eq!(
             report.outcome,
             Outcome::Failed("too-large".into()),
@@ -224,7 +224,7 @@ fn children_have_the_limits_of_their_grant_or_their_parent() {
         let longer = few.timeout(SOON);
         let late = with("run bound loop", longer).limits(limits);
         let began = Instant::now();
-        let report = runner.run(late).unwrap();
+        let report = runner.blocking_run(late).unwrap();
         assert_eq!(report.outcome, Outcome::LimitExceeded(Limit::Deadline));
         assert!(began.elapsed() < SOON / 2, "{mode}");
     }
@@ -256,7 +256,7 @@ fn levels_numbers_and_memory_have_bounds() {
         let with = |what: &str, limits: Limits| task(&family, what).limits(limits);
         assert_eq!(run(&runner, with("deep", limits())), "8", "{mode}");
         let none = limits().max_depth(0);
-        let report = runner.run(with("run self say x", none)).unwrap();
+        let report = runner.blocking_run(with("run self say x", none)).unwrap();
         assert_eq!(report.outcome, Outcome::Failed("limit".into()), "{mode}");
         assert_eq!(run(&runner, with("deep", limits().max_depth(2))), "2");
         // On all levels together.
@@ -269,7 +269,7 @@ fn levels_numbers_and_memory_have_bounds() {
         let got = run(&runner, with("deep", limits().max_total_memory(1)));
         assert_eq!(got, "0", "{mode}");
         for limits in [limits().max_tasks(4097), limits().max_depth(65)] {
-            let error = runner.run(with("deep", limits)).unwrap_err();
+            let error = runner.blocking_run(with("deep", limits)).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidTask);
         }
         drop(runner);
@@ -375,19 +375,22 @@ fn grants_are_checked() {
         ];
         for task in refused {
             let told = format!("{task:?}");
-            let error = runner.run(task).unwrap_err();
+            let error = runner.blocking_run(task).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidTask, "{told}");
         }
         let mut many = Task::new(&family);
         for number in 0..257 {
             many = many.task(number.to_string(), &family);
         }
-        assert_eq!(runner.run(many).unwrap_err().kind(), ErrorKind::InvalidTask);
+        assert_eq!(
+            runner.blocking_run(many).unwrap_err().kind(),
+            ErrorKind::InvalidTask
+        );
         let longest = "x".repeat(256);
         let what = format!("run {longest} say it");
         let granted = task(&family, what.as_str()).task(&*longest, &family);
         // The guest reads no more than 200 bytes of its input.
-        let report = runner.run(granted).unwrap();
+        let report = runner.blocking_run(granted).unwrap();
         assert_eq!(report.outcome, Outcome::Failed("not-granted".into()));
     }
 }
@@ -538,12 +541,12 @@ fn parents_and_children_talk() {
 fn cancelling_a_task_cancels_its_children() {
     for mode in BOTH {
         let (runner, family) = load(mode);
-        let handle = runner
-            .submit_blocking(task(&family, "run self waits"))
+        let mut handle = runner
+            .blocking_submit(task(&family, "run self waits"))
             .unwrap();
         assert!(within(SOON, || handle.progress().done > 0));
         handle.cancel();
-        let report = handle.wait().unwrap();
+        let report = handle.blocking_report().unwrap();
         assert_eq!(
             output(&report),
             "completed completed asked to stop",
@@ -565,7 +568,7 @@ fn children_end_with_their_parent_however_it_ends() {
                     ("leave fail", "failed"),
                     ("leave trap", "trapped"),
                 ] {
-                    let report = runner.run(task(&family, how)).unwrap();
+                    let report = runner.blocking_run(task(&family, how)).unwrap();
                     assert_eq!(
                         report.outcome.kind(),
                         kind,
@@ -576,14 +579,19 @@ fn children_end_with_their_parent_however_it_ends() {
                     idle.check();
                 }
                 for how in ["leave loop", "leave waiting"] {
-                    let handle = begun(&runner, task(&family, how).grace(Duration::ZERO));
+                    let mut handle = begun(&runner, task(&family, how).grace(Duration::ZERO));
                     handle.kill();
-                    assert_eq!(handle.wait().unwrap().outcome, Outcome::Cancelled);
+                    assert_eq!(
+                        handle.blocking_report().unwrap().outcome,
+                        Outcome::Cancelled
+                    );
                     idle.check();
                     let short = Limits::default()
                         .max_memory(64 << 20)
                         .timeout(Duration::from_millis(1500));
-                    let report = runner.run(task(&family, how).limits(short)).unwrap();
+                    let report = runner
+                        .blocking_run(task(&family, how).limits(short))
+                        .unwrap();
                     assert_eq!(
                         report.outcome,
                         Outcome::LimitExceeded(Limit::Deadline),
@@ -593,9 +601,13 @@ fn children_end_with_their_parent_however_it_ends() {
                 }
                 // With its handle; with its runner.
                 drop(begun(&runner, task(&family, "leave loop")));
-                let handle = begun(&runner, task(&family, "leave loop"));
+                let mut handle = begun(&runner, task(&family, "leave loop"));
                 drop(runner);
-                assert_eq!(handle.wait().unwrap().outcome, Outcome::Cancelled, "{mode}");
+                assert_eq!(
+                    handle.blocking_report().unwrap().outcome,
+                    Outcome::Cancelled,
+                    "{mode}"
+                );
             }
         },
     );
@@ -606,7 +618,7 @@ fn a_child_whose_process_dies_has_crashed() {
     alone("tasks::a_child_whose_process_dies_has_crashed", || {
         let (runner, family) = load_without_spares(Mode::Process);
         let idle = Idle::of(&runner, &family);
-        let handle = begun(&runner, task(&family, "run self loop"));
+        let mut handle = begun(&runner, task(&family, "run self loop"));
         let own = std::process::id().cast_signed();
         // The parent waits, so the child is the one that computes.
         let cpu = |pid: i32| ticks(&pid.to_string());
@@ -619,16 +631,16 @@ fn a_child_whose_process_dies_has_crashed() {
             child != 0 && cpu(child) > 20
         }));
         signal_below(child, Signal::KILL);
-        let report = handle.wait().unwrap();
+        let report = handle.blocking_report().unwrap();
         assert_eq!(output(&report), "crashed the worker died of signal 9");
 
         // A parent whose process dies takes its children along, and is not attempted
         // again.
-        let handle = begun(&runner, task(&family, "leave waiting").retries(3));
+        let mut handle = begun(&runner, task(&family, "leave waiting").retries(3));
         for pid in leaves(own) {
             signal_below(pid, Signal::KILL);
         }
-        let report = handle.wait().unwrap();
+        let report = handle.blocking_report().unwrap();
         assert_eq!(report.outcome.kind(), "crashed");
         assert_eq!(report.attempt, 1);
         let notes = report.notes.join("; ");
@@ -644,12 +656,12 @@ fn output_of_children_is_within_the_budget_of_their_parent() {
         let (runner, family) = load(mode);
         let limits = |bytes| Limits::default().max_memory(64 << 20).max_output(bytes);
         let said = task(&family, "run self shout 100").limits(limits(200_000));
-        let report = runner.run(said).unwrap();
+        let report = runner.blocking_run(said).unwrap();
         assert_eq!(output(&report), "completed ", "{mode}");
         assert_eq!(report.stderr.len(), 100_000, "{mode}");
         let child = TaskGrant::new("loud", &family).limits(limits(1 << 20));
         let said = task(&family, "run loud shout 300").limits(limits(200_000));
-        let report = runner.run(said.allow_task(child)).unwrap();
+        let report = runner.blocking_run(said.allow_task(child)).unwrap();
         assert_eq!(
             report.outcome,
             Outcome::LimitExceeded(Limit::Output),
@@ -670,24 +682,28 @@ fn streams_of_a_parent() {
     for mode in BOTH {
         let (runner, family) = load(mode);
         let task = task(&family, "run self shout 3000").stderr(wrun::Stdio::Stream);
-        let mut handle = runner.submit_blocking(task).unwrap();
-        let mut stderr = handle.stderr().unwrap();
+        let mut handle = runner.blocking_submit(task).unwrap();
+        let mut stderr = handle.take_stderr().unwrap();
         let mut read = 0;
-        while let Some(chunk) = stderr.next_chunk_blocking() {
+        while let Some(chunk) = stderr.blocking_next_chunk() {
             assert!(chunk.iter().all(|byte| *byte == b'x'));
             read += chunk.len();
         }
         assert_eq!(read, 3_000_000, "{mode}");
-        assert_eq!(output(&handle.wait().unwrap()), "completed ");
+        assert_eq!(output(&handle.blocking_report().unwrap()), "completed ");
         // It is killed while its output is not read.
         let task = self::task(&family, "run self shout 30000").stderr(wrun::Stdio::Stream);
         let mut handle = begun(&runner, task);
-        let mut unread = handle.stderr().unwrap();
+        let mut unread = handle.take_stderr().unwrap();
         await_output(&mut unread);
         // Until its output has no more room.
         await_rest("parent and child", SOON, std::process::id().cast_signed());
         handle.kill();
-        assert_eq!(handle.wait().unwrap().outcome, Outcome::Cancelled, "{mode}");
+        assert_eq!(
+            handle.blocking_report().unwrap().outcome,
+            Outcome::Cancelled,
+            "{mode}"
+        );
     }
 }
 
@@ -702,7 +718,9 @@ fn bombs_of_tasks_are_bounded_and_end() {
                     .max_memory(64 << 20)
                     .max_tasks(12)
                     .timeout(Duration::from_secs(2));
-                let report = runner.run(task(&family, what).limits(limits)).unwrap();
+                let report = runner
+                    .blocking_run(task(&family, what).limits(limits))
+                    .unwrap();
                 assert_eq!(
                     report.outcome,
                     Outcome::LimitExceeded(Limit::Deadline),
@@ -731,14 +749,14 @@ fn nothing_is_left_of_children() {
                     "kill",
                     "leave loop",
                 ];
-                let handle = runner
-                    .submit_blocking(task(&family, what[round % 6]))
+                let mut handle = runner
+                    .blocking_submit(task(&family, what[round % 6]))
                     .unwrap();
                 if round % 6 == 5 {
                     within(SOON, || handle.progress().done > 0);
                     handle.kill();
                 }
-                handle.wait().unwrap();
+                handle.blocking_report().unwrap();
             }
             drop((runner, family));
             assert_nothing_left(&before, "tasks with children");

@@ -162,7 +162,7 @@ fn run(runner: &Runner, artifact: &Artifact, scenario: &Scenario, port: u16) -> 
             stderr: true,
         });
     }
-    match runner.run(task) {
+    match runner.blocking_run(task) {
         Ok(report) => ran(&report, &left(directory.path()), port),
         Err(error) => Ran {
             outcome: format!("error: {error}"),
@@ -244,7 +244,7 @@ fn compare(guests: &[(Scenario, Vec<u8>)], check_expected: bool) -> String {
         let known = wrong.len();
         let mut first = None;
         for (name, runner) in &runners {
-            let artifact = match runner.load_bytes(&scenario.name, module.clone()) {
+            let artifact = match runner.blocking_load_bytes(&scenario.name, module.clone()) {
                 Ok(artifact) => artifact,
                 Err(error) => panic!("{}: cannot be loaded: {error}", scenario.name),
             };
@@ -362,7 +362,7 @@ fn a_panic_of_the_host_is_the_tasks_error() {
     for (name, runner) in runners() {
         let echo = guest(&runner, "echo/echo.wat");
         let error = runner
-            .run(Task::new(&echo).env("WRUN_TEST_PROBE", "panic:a probe that panics"))
+            .blocking_run(Task::new(&echo).env("WRUN_TEST_PROBE", "panic:a probe that panics"))
             .expect_err("the host panics");
         assert_eq!(error.kind(), ErrorKind::System, "{name}: {error}");
         assert_eq!(

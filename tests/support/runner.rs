@@ -22,7 +22,7 @@ pub(crate) fn runner(mode: wrun::Mode) -> wrun::Runner {
 
 /// Loads a guest by its path under `guest-tasks/`.
 pub(crate) fn guest(runner: &wrun::Runner, path: &str) -> wrun::Artifact {
-    match runner.load(repo("guest-tasks").join(path)) {
+    match runner.blocking_load(repo("guest-tasks").join(path)) {
         Ok(artifact) => artifact,
         Err(error) => panic!("guest-tasks/{path} cannot be loaded: {error}"),
     }
@@ -30,7 +30,7 @@ pub(crate) fn guest(runner: &wrun::Runner, path: &str) -> wrun::Artifact {
 
 /// Loads a guest from WAT text.
 pub(crate) fn wat(runner: &wrun::Runner, name: &str, text: &str) -> wrun::Artifact {
-    match runner.load_bytes(name, text.as_bytes().to_vec()) {
+    match runner.blocking_load_bytes(name, text.as_bytes().to_vec()) {
         Ok(artifact) => artifact,
         Err(error) => panic!("{name} cannot be loaded: {error}"),
     }
@@ -40,7 +40,7 @@ pub(crate) fn wat(runner: &wrun::Runner, name: &str, text: &str) -> wrun::Artifa
 pub(crate) fn still_works(runner: &wrun::Runner) {
     let echo = guest(runner, "echo/echo.wat");
     let report = runner
-        .run(wrun::Task::new(&echo).input("still here"))
+        .blocking_run(wrun::Task::new(&echo).input("still here"))
         .expect("the runner runs a good task after a bad one");
     assert_eq!(
         report.outcome.output().map(|output| output.as_bytes()),
@@ -84,8 +84,8 @@ pub(crate) fn begun_printing(
     task: wrun::Task,
 ) -> (wrun::TaskHandle, wrun::OutputStream) {
     let task = task.stdout(wrun::Stdio::Stream);
-    let mut handle = runner.submit_blocking(task).unwrap();
-    let mut stdout = handle.stdout().expect("streamed");
+    let mut handle = runner.blocking_submit(task).unwrap();
+    let mut stdout = handle.take_stdout().expect("streamed");
     await_output(&mut stdout);
     (handle, stdout)
 }

@@ -36,6 +36,6 @@ pub(super) fn compile(args: &CompileArgs) -> Result<u8, Failure> {
         let loaded = loading.load(&args.task, &mut signals).await;
         loaded.map_err(|why| why.failure)
     })?;
-    to.write(&runner.compile(&artifact)?, None)?;
+    to.write(&runner.blocking_compile(&artifact)?, None)?;
     Ok(0)
 }

@@ -3,6 +3,7 @@
 use super::args::{InspectArgs, RunArgs};
 use super::{Failure, exit, print, text};
 use std::fmt::Write as _;
+use wrun::Grant;
 
 pub(super) fn inspect(args: &InspectArgs) -> Result<u8, Failure> {
     let inspection = wrun::inspect(&args.task, RunArgs::MAX_MODULE)?;
@@ -12,7 +13,9 @@ pub(super) fn inspect(args: &InspectArgs) -> Result<u8, Failure> {
         exit::NOT_LOADABLE
     };
     if args.json {
-        let mut json = inspection.to_json().to_string();
+        let mut json = inspection.to_json();
+        json["grants"] = inspection.grants.iter().map(option).collect();
+        let mut json = json.to_string();
         json.push('\n');
         print(json.as_bytes())?;
         return Ok(code);
@@ -49,10 +52,8 @@ pub(super) fn inspect(args: &InspectArgs) -> Result<u8, Failure> {
         let grants = if inspection.grants.is_empty() {
             "nothing".to_owned()
         } else {
-            format!(
-                "{}, if it uses what it imports",
-                inspection.grants.join(" ")
-            )
+            let options: Vec<_> = inspection.grants.iter().map(option).collect();
+            format!("{}, if it uses what it imports", options.join(" "))
         };
         row("grants", &grants);
         for (name, kind) in inspection.exports() {
@@ -64,4 +65,15 @@ pub(super) fn inspect(args: &InspectArgs) -> Result<u8, Failure> {
     }
     print(text::clean(&out).as_bytes())?;
     Ok(code)
+}
+
+/// The option that grants it.
+fn option(grant: &Grant) -> &'static str {
+    match grant {
+        Grant::Dir => "--dir",
+        Grant::Env => "--env",
+        Grant::Tcp => "--allow-tcp",
+        Grant::Task => "--task",
+        _ => "another grant",
+    }
 }

@@ -44,8 +44,8 @@ impl Loading<'_> {
         let showing = progress::compiling(&name, self.shown, self.runner, shown);
         let loading = async {
             match self.trusted {
-                true => self.runner.load_trusted_async(path).await,
-                false => self.runner.load_async(path).await,
+                true => self.runner.load_trusted(path).await,
+                false => self.runner.load(path).await,
             }
         };
         let allowed = allowed(self.timeout, self.compiling.compile_timeout);

@@ -103,7 +103,7 @@ impl Failure {
 
 impl From<wrun::Error> for Failure {
     fn from(error: wrun::Error) -> Self {
-        Failure::new(exit::of_error(&error), error.to_string())
+        Failure::new(exit::of_error(&error), text::error(&error))
     }
 }
 

@@ -122,7 +122,7 @@ pub(super) fn copy_stderr(
             false => write_all(stream, &mut stderr),
         };
         if written.is_err() {
-            while stream.next_chunk_blocking().is_some() {}
+            while stream.blocking_next_chunk().is_some() {}
         }
         Ok(())
     })
@@ -188,7 +188,7 @@ fn copy(
 }
 
 fn write_all(stream: &mut OutputStream, writer: &mut dyn Write) -> io::Result<()> {
-    while let Some(chunk) = stream.next_chunk_blocking() {
+    while let Some(chunk) = stream.blocking_next_chunk() {
         writer.write_all(&chunk)?;
     }
     Ok(())
@@ -205,7 +205,7 @@ fn show_all(
         Terminal::Safe => Filter::default(),
         Terminal::Raw => return write_all(stream, writer),
     };
-    while let Some(chunk) = stream.next_chunk_blocking() {
+    while let Some(chunk) = stream.blocking_next_chunk() {
         let shown = filter.pass(&chunk);
         line.around(&shown, || writer.write_all(&shown))?;
     }

@@ -134,13 +134,13 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
     // Where both go to one place, both come as stdout.
     let printed = output.is_stderrs().then(|| words.clone());
     let copied = output.copy_stdout(
-        handle.stdout(),
+        handle.take_stdout(),
         handle.killer(),
         line.clone(),
         terminal,
         printed,
     )?;
-    let copied_stderr = copy_stderr(handle.stderr(), line.clone(), terminal, words.clone())?;
+    let copied_stderr = copy_stderr(handle.take_stderr(), line.clone(), terminal, words.clone())?;
     // A task that cannot hear has no use for time.
     let grace = match runner.observes_cancellation(&artifact) {
         true => args.grace,
@@ -175,7 +175,7 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
         && !args.quiet
         && let Some(note) = text::as_root(&report)
     {
-        text::complain(note);
+        text::complain(&note);
     }
     if args.stats {
         text::say(&text::stats(&report));
@@ -238,10 +238,10 @@ enum Delivery {
 
 /// Waits for the outcome and until the output is written. When the end is wished,
 /// the task is killed, and a reader that stalls is waited for no longer.
-async fn wait(handle: TaskHandle, stdout: Copied, stderr: Copied, stop: &mut Stop) -> Ended {
+async fn wait(mut handle: TaskHandle, stdout: Copied, stderr: Copied, stop: &mut Stop) -> Ended {
     let killer = handle.killer();
     let canceller = handle.canceller();
-    let mut outcome = std::pin::pin!(handle.outcome());
+    let mut outcome = std::pin::pin!(handle.report());
     let mut ended = false;
     let result = loop {
         tokio::select! {

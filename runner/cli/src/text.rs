@@ -4,7 +4,9 @@
 use super::stdio;
 use std::fmt::Write as _;
 use std::time::Duration;
-use wrun::{Access, Denial, JailReport, LayerState, Limit, Outcome, Report, Usage};
+use wrun::{
+    Access, Denial, Error, ErrorKind, JailReport, LayerState, Limit, Outcome, Report, Usage,
+};
 
 /// Characters of a task's own words that are printed; the report has them all.
 const MAX_WORDS: usize = 1000;
@@ -15,6 +17,9 @@ const NO_RETRY: &str = "no new attempt";
 /// How the note begins that a worker was root behind a jail.
 const AS_ROOT: &str = "the worker ran as root (uid 0), without capabilities";
 
+/// The option that avoids it.
+const CHOOSES_USER: &str = " (--uid N chooses a user)";
+
 /// One line, `wrun: ...`.
 pub(super) fn complain(message: &str) {
     say(&format!("wrun: {}\n", clean(message)));
@@ -23,6 +28,33 @@ pub(super) fn complain(message: &str) {
 /// Writes to stderr. Nothing is left to be done about one that takes no more.
 pub(super) fn say(text: &str) {
     let _ = stdio::stderr().say(text.as_bytes());
+}
+
+/// What an error says, and the option that may help.
+pub(super) fn error(error: &Error) -> String {
+    let help = match (error.kind(), error.limit()) {
+        (ErrorKind::Jail, _) if error.layer().is_some() => {
+            "; --jail best-effort runs the task without it"
+        }
+        (ErrorKind::LoadLimit, Some(Limit::CompileTime)) => {
+            "; --compile-timeout gives compiling more"
+        }
+        (ErrorKind::LoadLimit, Some(Limit::CompileMemory)) => {
+            "; --compile-memory gives compiling more"
+        }
+        // One task is never too many for a queue.
+        (ErrorKind::Overloaded, _) => "; --compile-timeout lets it wait longer",
+        (ErrorKind::Precompiled, _) => {
+            "; `run` accepts it with --allow-precompiled, `compile` and `compare` need the file \
+             that it was compiled from"
+        }
+        (ErrorKind::FuelMismatch, _) => {
+            "; `wrun compile --metered` makes one for --fuel, and without --metered one for runs \
+             without --fuel"
+        }
+        _ => "",
+    };
+    format!("{error}{help}")
 }
 
 /// The text without characters that command a terminal.
@@ -48,9 +80,10 @@ pub(super) fn name(name: &str) -> String {
 
 /// That the worker was root, and how to avoid it; none where it was not, or where there
 /// was no jail, which its caller asked for.
-pub(super) fn as_root(report: &Report) -> Option<&str> {
+pub(super) fn as_root(report: &Report) -> Option<String> {
     let mut notes = report.notes.iter();
-    notes.find(|it| it.starts_with(AS_ROOT)).map(String::as_str)
+    let note = notes.find(|it| it.starts_with(AS_ROOT))?;
+    Some(format!("{note}{CHOOSES_USER}"))
 }
 
 /// Why a task has no result, in a line or a few; none when it completed, or a
@@ -248,7 +281,12 @@ pub(super) fn stats(report: &Report) -> String {
         row("jail", format!("{mode}{}", jail(walls)));
     }
     for note in &report.notes {
-        row("note", note.clone());
+        let help = if note.starts_with(AS_ROOT) {
+            CHOOSES_USER
+        } else {
+            ""
+        };
+        row("note", format!("{note}{help}"));
     }
     for refused in &report.denied {
         // Many runtimes look for directories at start, whether they need any or

@@ -97,12 +97,12 @@ impl<'a> Bench<'a> {
 
 impl Ready {
     pub(super) fn new(comparison: &Comparison, runner: Runner) -> Result<Self, Error> {
-        let artifact = runner.load(&comparison.task)?;
+        let artifact = runner.blocking_load(&comparison.task)?;
         let tasks = comparison
             .tasks
             .iter()
             .map(|(name, file)| {
-                let loaded = runner.load(file).map_err(|error| {
+                let loaded = runner.blocking_load(file).map_err(|error| {
                     error.about(&format!("the task {name:?} that may be started"))
                 });
                 Ok((name.clone(), loaded?))
@@ -147,7 +147,7 @@ impl Ready {
     pub(super) fn run(&self, comparison: &Comparison) -> Result<Duration, Error> {
         let task = self.task(comparison);
         let began = Instant::now();
-        let report = self.runner.run(task)?;
+        let report = self.runner.blocking_run(task)?;
         self.slow(comparison);
         let time = began.elapsed();
         completed(&report)?;

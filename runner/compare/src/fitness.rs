@@ -108,7 +108,7 @@ pub(super) fn look(
 
 fn once(bench: &Bench<'_>, ready: &Ready) -> Result<(Report, Duration), Error> {
     let began = Instant::now();
-    let report = ready.runner.run(ready.task(bench.comparison))?;
+    let report = ready.runner.blocking_run(ready.task(bench.comparison))?;
     Ok((report, began.elapsed()))
 }
 

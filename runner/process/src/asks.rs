@@ -286,7 +286,7 @@ impl Asking {
             }
             WireAnswer::NoRegion(errno) => Answer::Region(Err(RegionError::System {
                 what: "cannot make a region",
-                source: io::Error::from_raw_os_error(errno),
+                error: io::Error::from_raw_os_error(errno),
             })),
             WireAnswer::RegionBytes(bytes) => Answer::RegionBytes(bytes),
             WireAnswer::Locked(ticket) => Answer::Locked(ticket),

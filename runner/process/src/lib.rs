@@ -179,7 +179,8 @@ impl Shared {
             let (path, error) = trial.obstacle(directories)?;
             Some(format!(
                 "{AS_ROOT}, without capabilities: the owners of files in {} cannot be mapped to \
-                 another user, since {}; --uid N avoids that, or running wrun as an ordinary user",
+                 another user, since {}; another user for workers avoids that, or running the \
+                 runner as an ordinary user",
                 path.display(),
                 owners::why(&error),
             ))

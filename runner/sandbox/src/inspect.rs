@@ -6,6 +6,7 @@ use super::load::read;
 use super::load_error::LoadError;
 use super::source::{self, Facts, Shape};
 use super::support;
+use serde::Serialize;
 use serde_json::{Value, json};
 use std::path::Path;
 use wrun_types::error::Error;
@@ -22,10 +23,24 @@ pub struct Inspection {
     pub shape: Result<Shape, String>,
     /// For a compiled artifact: who made it of what.
     pub compiled: Option<String>,
-    /// What it would have to be granted to use all that it imports, as command
-    /// line options.
-    pub grants: Vec<&'static str>,
+    /// What it would have to be granted to use all that it imports.
+    pub grants: Vec<Grant>,
     facts: Facts,
+}
+
+/// What can be granted to a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Grant {
+    /// A directory ([`Task::dir`](crate::Task::dir)).
+    Dir,
+    /// An environment variable ([`Task::env`](crate::Task::env)).
+    Env,
+    /// A TCP address ([`Task::allow_tcp`](crate::Task::allow_tcp)).
+    Tcp,
+    /// A task that it may start ([`Task::task`](crate::Task::task)).
+    Task,
 }
 
 /// Reads a task file of at most `max_size` bytes and tells what it is.
@@ -132,7 +147,7 @@ fn is_run(types: &wasmparser::types::Types) -> bool {
     }
 }
 
-fn grants(facts: &Facts) -> Vec<&'static str> {
+fn grants(facts: &Facts) -> Vec<Grant> {
     let imports = |part: &str| {
         facts
             .imports
@@ -141,16 +156,16 @@ fn grants(facts: &Facts) -> Vec<&'static str> {
     };
     let mut grants = Vec::new();
     if imports("wasi:filesystem/") || imports("wasi_snapshot_preview1.path_") {
-        grants.push("--dir");
+        grants.push(Grant::Dir);
     }
     if imports("wasi:cli/environment") || imports("wasi_snapshot_preview1.environ_") {
-        grants.push("--env");
+        grants.push(Grant::Env);
     }
     if imports("wasi:sockets/tcp") {
-        grants.push("--allow-tcp");
+        grants.push(Grant::Tcp);
     }
     if imports("wrun:task/tasks") {
-        grants.push("--task");
+        grants.push(Grant::Task);
     }
     grants
 }

@@ -74,7 +74,7 @@ pub use engine::{Allocation, EngineError, Kind, max_pool_slots, runtime, single_
 pub use host::Granted;
 pub use in_process::InProcess;
 pub use input::{InputKind, Source};
-pub use inspect::{Inspection, inspect};
+pub use inspect::{Grant, Inspection, inspect};
 pub use load::{Loader, read};
 pub use load_error::LoadError;
 pub use run::{OnThread, PrepareError, Prepared, Run, RunError, run};

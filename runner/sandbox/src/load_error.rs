@@ -50,18 +50,15 @@ pub enum LoadError {
     #[error("the task file is larger than {limit} bytes, the limit for task files")]
     TooBig { limit: u64 },
     #[serde(skip)]
-    #[error(
-        "the task is a compiled artifact: native code, which cannot be verified. `run` accepts it \
-         with --allow-precompiled; `compile` and `compare` need the file that it was compiled from"
-    )]
+    #[error("the task is a compiled artifact: native code, which cannot be verified")]
     Precompiled,
     #[serde(skip)]
     #[error("cannot load the artifact: {0}")]
     Artifact(CodeError),
     #[serde(skip)]
     #[error(
-        "the artifact was compiled {} fuel and cannot run {}: compile it {} --metered",
-        with_or_without(!*wanted), with_or_without(*wanted), with_or_without(*wanted)
+        "the artifact was compiled {} fuel metering: it cannot run a task {} a fuel limit",
+        with_or_without(!*wanted), with_or_without(*wanted)
     )]
     ArtifactFuel { wanted: bool },
     #[serde(skip)]
@@ -72,15 +69,13 @@ pub enum LoadError {
     System { source: CodeError },
     #[serde(skip)]
     #[error(
-        "compiling the task takes longer than the {} it may take (--compile-timeout, \
-         Builder::compile_timeout)",
+        "compiling the task takes longer than the {} it may take",
         humantime::format_duration(*limit)
     )]
     CompileTime { limit: Duration },
     #[serde(skip)]
     #[error(
-        "compiling the task takes more memory than the {} it may have (--compile-memory, \
-         Builder::compile_memory)",
+        "compiling the task takes more memory than the {} it may have",
         bytesize::ByteSize(*limit).display().iec()
     )]
     CompileMemory { limit: u64 },
@@ -88,7 +83,7 @@ pub enum LoadError {
     #[serde(skip)]
     #[error(
         "the task was not compiled: other tasks were, on all processors, for the {} that it \
-         may take itself (--compile-timeout, Builder::compile_timeout)",
+         may take itself",
         humantime::format_duration(*waited)
     )]
     CompilersBusy { waited: Duration },
@@ -119,6 +114,8 @@ impl From<LoadError> for Error {
             }
             LoadError::CompileTime { .. } | LoadError::CompileMemory { .. } => ErrorKind::LoadLimit,
             LoadError::CompilersBusy { .. } => ErrorKind::Overloaded,
+            LoadError::Precompiled => ErrorKind::Precompiled,
+            LoadError::ArtifactFuel { .. } => ErrorKind::FuelMismatch,
             _ => ErrorKind::NotLoadable,
         };
         let limit = match &error {

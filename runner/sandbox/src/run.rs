@@ -75,7 +75,7 @@ pub enum PrepareError {
 
 impl From<PrepareError> for Error {
     fn from(error: PrepareError) -> Self {
-        Error::with_source(ErrorKind::NotLoadable, error.to_string(), error)
+        Error::of(ErrorKind::NotLoadable, error)
     }
 }
 

@@ -1,8 +1,9 @@
 //! The public error: one opaque type. Every module has its own enum, and beside it what
 //! becomes of it here.
 
-use crate::jail_report::LayerReport;
+use crate::jail_report::{Layer, LayerReport};
 use crate::limits::Limit;
+use crate::task_error::TaskError;
 use std::fmt;
 
 /// The runner's own failure. What a guest does is never an `Error`, it is an
@@ -14,6 +15,7 @@ struct Repr {
     message: String,
     limit: Option<Limit>,
     limit_value: Option<u64>,
+    layer: Option<Layer>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
@@ -26,9 +28,25 @@ pub enum ErrorKind {
     /// The bytes are no task: not WebAssembly, malformed, too big, an import
     /// that nothing provides, an export that is missing.
     NotLoadable,
-    /// The task's settings cannot be: a grant for a directory that is not there,
-    /// an argument with a NUL byte, `run` called from asynchronous code.
+    /// The file is an artifact of [`Runner::compile`](crate::Runner::compile): native code,
+    /// which cannot be verified. Only
+    /// [`Runner::load_trusted`](crate::Runner::load_trusted) takes it.
+    Precompiled,
+    /// The artifact of [`Runner::compile`](crate::Runner::compile) does not count fuel and
+    /// the task has a limit on it, or the other way round:
+    /// [`Builder::metered`](crate::Builder::metered) decides when it is compiled.
+    FuelMismatch,
+    /// The task's settings, or what a call was given, cannot be: a grant for a directory
+    /// that is not there, an argument with a NUL byte, a lock without a name.
     InvalidTask,
+    /// The artifact was loaded by another runner, or the port is of another runner's
+    /// channel.
+    OtherRunner,
+    /// A blocking call in asynchronous code, which it would hold up or stop for ever: use
+    /// the asynchronous one, whose name has no `blocking_`.
+    BlockingInAsync,
+    /// The report was taken from this [`TaskHandle`](crate::TaskHandle) before.
+    ReportTaken,
     /// The queue is full, or all processors compile other tasks. Trying again later may
     /// work.
     Overloaded,
@@ -61,11 +79,18 @@ impl Error {
             message: message.into(),
             limit: None,
             limit_value: None,
+            layer: None,
             source: None,
         }))
     }
 
-    /// Caused by another error.
+    /// What another error says, and what is behind that.
+    #[doc(hidden)]
+    pub fn of(kind: ErrorKind, error: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Error::with_source(kind, error.to_string(), error)
+    }
+
+    /// Caused by another error, whose text the message may have already.
     #[doc(hidden)]
     pub fn with_source(
         kind: ErrorKind,
@@ -115,13 +140,10 @@ impl Error {
     #[doc(hidden)]
     pub fn jail(missing: &LayerReport) -> Self {
         let LayerReport { layer, detail, .. } = missing;
-        Error::new(
-            ErrorKind::Jail,
-            format!(
-                "cannot set up the strict jail: {layer} is missing: {detail}; --jail best-effort (Jail::BestEffort) runs \
-                 without it"
-            ),
-        )
+        let message = format!("cannot set up the strict jail: {layer} is missing: {detail}");
+        let mut error = Error::new(ErrorKind::Jail, message);
+        error.0.layer = Some(*layer);
+        error
     }
 
     /// What class of error it is.
@@ -137,6 +159,30 @@ impl Error {
     /// The value of [`Error::limit`]: nanoseconds, or bytes.
     pub fn limit_value(&self) -> Option<u64> {
         self.0.limit_value
+    }
+
+    /// Which wall, for [`ErrorKind::Jail`] where a required one is missing:
+    /// [`Jail::BestEffort`](crate::Jail::BestEffort) runs without it.
+    pub fn layer(&self) -> Option<Layer> {
+        self.0.layer
+    }
+
+    /// The error of the operating system that is behind it, where there is one. Its text is
+    /// in the message.
+    pub fn io_error(&self) -> Option<&std::io::Error> {
+        self.causes()
+            .find_map(|cause| match cause.downcast_ref::<TaskError>() {
+                Some(error) => error.io_error(),
+                None => cause.downcast_ref(),
+            })
+    }
+
+    /// The errors behind it, the nearest first, those included whose text it has itself.
+    fn causes(&self) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+        let nearest = self.0.source.as_deref().map(|source| source as _);
+        std::iter::successors(nearest, |cause: &&(dyn std::error::Error + 'static)| {
+            cause.source()
+        })
     }
 
     /// True when the same call may succeed later, unchanged.
@@ -165,7 +211,10 @@ impl fmt::Debug for Error {
 }
 
 impl std::error::Error for Error {
+    /// What the message does not say itself; none where it says everything, which is the
+    /// rule. See [`Error::io_error`] for what the operating system said.
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.0.source.as_deref().map(|source| source as _)
+        self.causes()
+            .find(|cause| !self.0.message.contains(&cause.to_string()))
     }
 }

@@ -134,9 +134,9 @@ impl TcpGrant {
         }
         let addresses: Vec<SocketAddr> = (host, port)
             .to_socket_addrs()
-            .map_err(|source| TaskError::Resolve {
+            .map_err(|error| TaskError::Resolve {
                 host: host.to_owned(),
-                source,
+                error,
             })?
             .take(64)
             .collect();

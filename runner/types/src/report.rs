@@ -197,21 +197,22 @@ impl Denial {
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Access {
-    /// Looked for granted directories, and there are none (`--dir`).
+    /// Looked for granted directories, and there are none ([`Task::dir`](crate::Task::dir)).
     Directories,
     /// Opening or listing a path outside what is granted.
     Path,
     /// Changing something under a read-only grant.
     Write,
-    /// Connecting a TCP socket (`--allow-tcp`).
+    /// Connecting a TCP socket ([`Task::allow_tcp`](crate::Task::allow_tcp)).
     TcpConnect,
     /// Listening on a TCP socket; never granted.
     TcpListen,
     /// Any use of UDP; never granted.
     Udp,
-    /// Resolving a host name (`--allow-tcp` with that name).
+    /// Resolving a host name; [`Task::allow_tcp`](crate::Task::allow_tcp) with that name grants
+    /// it.
     NameLookup,
-    /// Starting a task (`--task`).
+    /// Starting a task ([`Task::task`](crate::Task::task)).
     Task,
 }
 

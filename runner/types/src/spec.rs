@@ -109,9 +109,9 @@ impl Spec {
             }
         }
         for grant in &mut self.dirs {
-            let metadata = std::fs::metadata(&grant.host).map_err(|source| TaskError::Dir {
+            let metadata = std::fs::metadata(&grant.host).map_err(|error| TaskError::Dir {
                 path: grant.host.clone(),
-                source,
+                error,
             })?;
             if !metadata.is_dir() {
                 return Err(TaskError::NotADir {
@@ -119,9 +119,9 @@ impl Spec {
                 });
             }
             // A worker may have another working directory.
-            grant.host = std::path::absolute(&grant.host).map_err(|source| TaskError::Dir {
+            grant.host = std::path::absolute(&grant.host).map_err(|error| TaskError::Dir {
                 path: grant.host.clone(),
-                source,
+                error,
             })?;
         }
         Ok(())

@@ -31,10 +31,10 @@ pub enum TaskError {
     TaskTwice { name: String },
     #[error("invalid name {name:?} for an environment variable")]
     EnvName { name: String },
-    #[error("cannot grant the directory {}: {source}", path.display())]
+    #[error("cannot grant the directory {}: {error}", path.display())]
     Dir {
         path: PathBuf,
-        source: std::io::Error,
+        error: std::io::Error,
     },
     #[error(
         "two directories are granted under the name {name:?}: expected a different guest path \
@@ -49,15 +49,22 @@ pub enum TaskError {
     DirName { text: String },
     #[error("invalid address {text:?}: expected HOST:PORT")]
     TcpSyntax { text: String },
-    #[error("cannot resolve {host:?}: {source}")]
-    Resolve {
-        host: String,
-        source: std::io::Error,
-    },
+    #[error("cannot resolve {host:?}: {error}")]
+    Resolve { host: String, error: std::io::Error },
+}
+
+impl TaskError {
+    /// What the operating system said.
+    pub(crate) fn io_error(&self) -> Option<&std::io::Error> {
+        match self {
+            TaskError::Dir { error, .. } | TaskError::Resolve { error, .. } => Some(error),
+            _ => None,
+        }
+    }
 }
 
 impl From<TaskError> for Error {
     fn from(error: TaskError) -> Self {
-        Error::with_source(ErrorKind::InvalidTask, error.to_string(), error)
+        Error::of(ErrorKind::InvalidTask, error)
     }
 }

@@ -12,6 +12,7 @@ use crate::task::{Input, Stdio, Task, validate_output};
 use crate::task_grant::validate_tasks;
 use crate::thread::ThreadExecutor;
 use bytes::Bytes;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -24,7 +25,7 @@ use wrun_sandbox::deadline::Deadline;
 use wrun_sandbox::executor::{Executed, Executor};
 use wrun_sandbox::locks::Locks;
 use wrun_sandbox::region::Ledger;
-use wrun_sandbox::{Artifact, Compiled, Compiler, InProcess, Loader, Progress, Sink};
+use wrun_sandbox::{Artifact, Code, Compiled, Compiler, InProcess, Loader, Progress, Sink};
 use wrun_sys::{self, Process};
 use wrun_types::config::{Config, Jail, Mode};
 use wrun_types::error::{Error, ErrorKind};
@@ -109,9 +110,32 @@ impl Core {
         })
     }
 
-    pub(crate) fn prepare(&self, artifact: Artifact) -> Result<Artifact, Error> {
+    pub(crate) fn load_file(&self, path: &Path, trusted: bool) -> Result<Artifact, Error> {
+        self.is_of_this_process()?;
+        self.prepare(self.loader.load_file(path, trusted)?)
+    }
+
+    pub(crate) fn load_bytes(&self, name: &str, bytes: Bytes) -> Result<Artifact, Error> {
+        self.is_of_this_process()?;
+        self.prepare(self.loader.load(name, bytes, false)?)
+    }
+
+    fn prepare(&self, artifact: Artifact) -> Result<Artifact, Error> {
         self.executor.prepare(&artifact, self.config.metered)?;
         Ok(artifact)
+    }
+
+    /// The compiled code of an artifact; compiled now where it is not yet.
+    pub(crate) fn code(&self, artifact: &Artifact) -> Result<Arc<Code>, Error> {
+        self.is_of_this_process()?;
+        Ok(self.loader.code(artifact, self.config.metered)?)
+    }
+
+    /// The same, as the file of an artifact.
+    pub(crate) fn code_bytes(&self, artifact: &Artifact) -> Result<Vec<u8>, Error> {
+        self.code(artifact)?.bytes().map_err(|error| {
+            Error::new(ErrorKind::System, format!("cannot read the code: {error}"))
+        })
     }
 
     /// # Errors
@@ -156,7 +180,7 @@ impl Core {
             .any(|artifact| artifact.runner() != self.loader.runner())
         {
             return Err(Error::new(
-                ErrorKind::InvalidTask,
+                ErrorKind::OtherRunner,
                 "the artifact was loaded by another runner",
             ));
         }
@@ -165,7 +189,7 @@ impl Core {
             .is_some_and(|port| !self.executor.transport().has(port))
         {
             return Err(Error::new(
-                ErrorKind::InvalidTask,
+                ErrorKind::OtherRunner,
                 "the port belongs to another runner's channel",
             ));
         }

@@ -5,10 +5,12 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, ReadBuf};
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
+use tokio::task::coop::unconstrained;
 use tokio_util::sync::CancellationToken;
-use wrun_sandbox::Progress;
+use wrun_sandbox::{Progress, blocking};
 use wrun_sys::Process;
 use wrun_types::error::{Error, ErrorKind};
 use wrun_types::report::Report;
@@ -21,11 +23,15 @@ use wrun_types::report::Report;
 #[derive(Debug)]
 pub struct TaskHandle {
     id: u64,
+    /// None once the report was taken.
     join: Option<JoinHandle<Result<Report, Error>>>,
     kill: CancellationToken,
     cancel: CancellationToken,
     stdout: Option<OutputStream>,
     stderr: Option<OutputStream>,
+    /// Streams that nobody took before the report was waited for: read, so that their task
+    /// is not held up by a reader that will never come.
+    discarded: [Option<OutputStream>; 2],
     progress: watch::Receiver<Progress>,
     /// In a fork of it the task does not run, and never ends.
     made_in: Process,
@@ -48,6 +54,7 @@ impl TaskHandle {
             cancel,
             stdout,
             stderr,
+            discarded: [None, None],
             progress,
             made_in: Process::current(),
         }
@@ -59,13 +66,13 @@ impl TaskHandle {
     }
 
     /// The output as it is produced; `Some` once, for a task submitted with
-    /// [`Stdio::Stream`](crate::Stdio::Stream).
-    pub fn stdout(&mut self) -> Option<OutputStream> {
+    /// [`Stdio::Stream`](crate::Stdio::Stream), before its report was waited for.
+    pub fn take_stdout(&mut self) -> Option<OutputStream> {
         self.stdout.take()
     }
 
-    /// Stderr as it is produced; as [`TaskHandle::stdout`].
-    pub fn stderr(&mut self) -> Option<OutputStream> {
+    /// Stderr as it is produced; as [`TaskHandle::take_stdout`].
+    pub fn take_stderr(&mut self) -> Option<OutputStream> {
         self.stderr.take()
     }
 
@@ -112,58 +119,93 @@ impl TaskHandle {
         Canceller(self.cancel.clone())
     }
 
-    /// Waits for the task's end. A stream that was not taken is thrown away.
+    /// Waits for the task's end and yields its report, once. Streams that were not taken
+    /// are thrown away from now on.
+    ///
+    /// Dropping the future ends only the wait: the task goes on, and a later call waits for
+    /// the same report. Awaiting the handle itself (`handle.await`) owns it; dropping that
+    /// future kills the task.
     ///
     /// # Errors
     ///
     /// The runner itself failed, or the task could not be loaded; whatever the
-    /// guest does is in the report.
-    pub async fn outcome(mut self) -> Result<Report, Error> {
+    /// guest does is in the report. [`ErrorKind::ReportTaken`] once the report, or such an
+    /// error, was yielded.
+    pub async fn report(&mut self) -> Result<Report, Error> {
         if !self.made_in.is_current() {
             return Err(Error::forked());
         }
-        // In the handle until it is done: a caller that gives up waiting drops
-        // the handle, which kills the task.
         let Some(join) = &mut self.join else {
-            return Err(Error::shut_down());
+            return Err(Error::new(
+                ErrorKind::ReportTaken,
+                "the report of the task was already taken from its handle",
+            ));
         };
-        // Streams that nobody took are read here, so that their task is not held
-        // up by a reader that will never come.
-        let (mut stdout, mut stderr) = (self.stdout.take(), self.stderr.take());
+        let [stdout, stderr] = &mut self.discarded;
+        for (stream, discarded) in [
+            (&mut self.stdout, &mut *stdout),
+            (&mut self.stderr, &mut *stderr),
+        ] {
+            if let Some(stream) = stream.take() {
+                *discarded = Some(stream);
+            }
+        }
         let result = loop {
             tokio::select! {
                 biased;
                 result = &mut *join => break result,
-                () = discard(&mut stdout) => {}
-                () = discard(&mut stderr) => {}
+                () = discard(stdout) => {}
+                () = discard(stderr) => {}
             }
         };
         self.join = None;
         finished(result)
     }
 
-    /// [`TaskHandle::outcome`] for code that is not asynchronous.
+    /// [`TaskHandle::report`] for code that is not asynchronous.
     ///
     /// # Errors
     ///
-    /// As [`TaskHandle::outcome`]; [`ErrorKind::InvalidTask`] in asynchronous
-    /// code.
-    pub fn wait(self) -> Result<Report, Error> {
-        if tokio::runtime::Handle::try_current().is_ok() {
-            return Err(Error::new(
-                ErrorKind::InvalidTask,
-                "a blocking call in asynchronous code: use outcome",
-            ));
+    /// As [`TaskHandle::report`]; [`ErrorKind::BlockingInAsync`] in asynchronous
+    /// code, which does nothing to the task.
+    pub fn blocking_report(&mut self) -> Result<Report, Error> {
+        must_not_be_async("report")?;
+        // This thread does nothing else until then: there is nobody to give way to.
+        let mut report = std::pin::pin!(unconstrained(self.report()));
+        loop {
+            if let Some(report) = blocking::wait(report.as_mut(), None) {
+                return report;
+            }
         }
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .build()
-            .map_err(|error| Error::new(ErrorKind::System, format!("cannot wait: {error}")))?;
-        runtime.block_on(self.outcome())
     }
 
     /// Lets the task run with nobody waiting.
     pub fn detach(mut self) {
         self.join = None;
+    }
+}
+
+impl IntoFuture for TaskHandle {
+    type Output = Result<Report, Error>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    /// [`TaskHandle::report`], which keeps the handle until then: dropping the future
+    /// kills the task.
+    fn into_future(mut self) -> Self::IntoFuture {
+        Box::pin(async move { self.report().await })
+    }
+}
+
+/// # Errors
+///
+/// This is asynchronous code, which a call that blocks would hold up, or stop for ever.
+pub(crate) fn must_not_be_async(instead: &str) -> Result<(), Error> {
+    match Handle::try_current() {
+        Ok(_) => Err(Error::new(
+            ErrorKind::BlockingInAsync,
+            format!("a blocking call in asynchronous code: use {instead}"),
+        )),
+        Err(_) => Ok(()),
     }
 }
 
@@ -276,7 +318,7 @@ impl OutputStream {
     /// # Panics
     ///
     /// In asynchronous code.
-    pub fn next_chunk_blocking(&mut self) -> Option<Bytes> {
+    pub fn blocking_next_chunk(&mut self) -> Option<Bytes> {
         if !self.rest.is_empty() {
             return Some(std::mem::take(&mut self.rest));
         }

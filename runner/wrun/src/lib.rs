@@ -13,8 +13,8 @@
 //!
 //! # fn main() -> Result<(), wrun::Error> {
 //! let runner = Runner::builder().mode(Mode::Thread).build()?;
-//! let greet = runner.load("../../guest-tasks/hello/hello.wat")?;
-//! let report = runner.run(Task::new(&greet).input("wrun"))?;
+//! let greet = runner.blocking_load("../../guest-tasks/hello/hello.wat")?;
+//! let report = runner.blocking_run(Task::new(&greet).input("wrun"))?;
 //! assert_eq!(report.stdout, "hello, wrun");
 //! # Ok(())
 //! # }
@@ -76,8 +76,8 @@
 //!
 //! # fn main() -> Result<(), wrun::Error> {
 //! # let runner = Runner::builder().mode(Mode::Thread).build()?;
-//! let digest = runner.load("../../guest-tasks/digest/digest.wasm")?;
-//! let report = runner.run(
+//! let digest = runner.blocking_load("../../guest-tasks/digest/digest.wasm")?;
+//! let report = runner.blocking_run(
 //!     Task::new(&digest)
 //!         .args(["/in/sub/c.txt"])
 //!         .dir(DirGrant::new("../../guest-tasks/inputs/tree").guest("/in").read_only())
@@ -92,7 +92,7 @@
 //!
 //! // The same without the grant: the guest is told that there is no such file,
 //! // and the report tells you what it asked for.
-//! let report = runner.run(Task::new(&digest).args(["/in/sub/c.txt"]))?;
+//! let report = runner.blocking_run(Task::new(&digest).args(["/in/sub/c.txt"]))?;
 //! assert_eq!(report.outcome, wrun::Outcome::Exited(1));
 //! assert_eq!(report.denied[0].access, wrun::Access::Directories);
 //! # Ok(())
@@ -115,13 +115,13 @@
 //!
 //! # fn main() -> Result<(), wrun::Error> {
 //! # let runner = Runner::builder().mode(Mode::Thread).build()?;
-//! let hostile = |name: &str| runner.load(format!("../../guest-tasks/hostile/{name}"));
+//! let hostile = |name: &str| runner.blocking_load(format!("../../guest-tasks/hostile/{name}"));
 //!
 //! let endless = hostile("endless-loop.wat")?;
-//! let report = runner.run(Task::new(&endless).limits(Limits::default().fuel(100_000)))?;
+//! let report = runner.blocking_run(Task::new(&endless).limits(Limits::default().fuel(100_000)))?;
 //! assert_eq!(report.outcome, Outcome::LimitExceeded(Limit::Fuel));
 //!
-//! let report = runner.run(Task::new(&hostile("div-by-zero.wat")?))?;
+//! let report = runner.blocking_run(Task::new(&hostile("div-by-zero.wat")?))?;
 //! match report.outcome {
 //!     Outcome::Trapped(trap) => assert_eq!(trap.kind, TrapKind::Arithmetic),
 //!     other => panic!("{other}"),
@@ -139,21 +139,29 @@
 //!
 //! # Blocking and asynchronous
 //!
-//! A runner has threads of its own and works with any executor or with none.
-//! Every way to submit has both forms, and a blocking one in asynchronous code is
-//! an error rather than a deadlock.
+//! A runner has threads of its own and works with any executor or with none. As in tokio,
+//! the asynchronous call has the plain name, and `blocking_` stands before the name of the
+//! one for code that is not asynchronous. Where that could stop asynchronous code for ever,
+//! it fails there instead, with [`ErrorKind::BlockingInAsync`].
 //!
-//! | | waits for | blocking | asynchronous |
+//! | | waits for | asynchronous | blocking |
 //! |---|---|---|---|
-//! | load | compiling | [`Runner::load`] | [`Runner::load_async`] |
-//! | run to the end | the report | [`Runner::run`] | `submit`, then `outcome` |
-//! | submit | room in the queue | [`Runner::submit_blocking`] | [`Runner::submit`] |
+//! | load | compiling | [`Runner::load`] | [`Runner::blocking_load`] |
+//! | load bytes | compiling | [`Runner::load_bytes`] | [`Runner::blocking_load_bytes`] |
+//! | load what you compiled | reading | [`Runner::load_trusted`] | [`Runner::blocking_load_trusted`] |
+//! | compile to a file | compiling | [`Runner::compile`] | [`Runner::blocking_compile`] |
+//! | run to the end | the report | [`Runner::run`] | [`Runner::blocking_run`] |
+//! | submit | room in the queue | [`Runner::submit`] | [`Runner::blocking_submit`] |
 //! | submit if there is room | nothing | [`Runner::try_submit`] | [`Runner::try_submit`] |
-//! | have a named lock | whoever asked before | [`Runner::lock_blocking`] | [`Runner::lock`] |
-//! | have it if it is free | nothing | [`Runner::try_lock`] | [`Runner::try_lock`] |
-//! | take the report | the end | [`TaskHandle::wait`] | [`TaskHandle::outcome`] |
-//! | end the runner | all tasks | [`Runner::shutdown_blocking`] | [`Runner::shutdown`] |
-//! | end it in time | all tasks, so long | [`Runner::shutdown_within_blocking`] | [`Runner::shutdown_within`] |
+//! | take the report | the end | [`TaskHandle::report`], or the handle itself | [`TaskHandle::blocking_report`] |
+//! | read streamed output | output | [`OutputStream::next_chunk`] | [`OutputStream::blocking_next_chunk`] |
+//! | acquire a named lock | earlier requests | [`Runner::lock`] | [`Runner::blocking_lock`] |
+//! | acquire it if it is free | nothing | [`Runner::try_lock`] | [`Runner::try_lock`] |
+//! | send a message | room in the channel | [`Port::send`] | [`Port::blocking_send`] |
+//! | receive a message | a message | [`Port::receive`] | [`Port::blocking_receive`], [`Port::blocking_receive_timeout`] |
+//! | wait at a word | a notification | [`Region::wait`] | [`Region::blocking_wait`] |
+//! | end the runner | all tasks | [`Runner::shutdown`] | [`Runner::blocking_shutdown`] |
+//! | end it in time | all tasks, for this long | [`Runner::shutdown_within`] | [`Runner::blocking_shutdown_within`] |
 //!
 //! ```
 //! use wrun::{Mode, Runner, Task};
@@ -161,14 +169,14 @@
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
 //! let runner = Runner::builder().mode(Mode::Thread).build()?;
-//! let count = runner.load_async("../../guest-tasks/wordcount/wordcount.wasm").await?;
+//! let count = runner.load("../../guest-tasks/wordcount/wordcount.wasm").await?;
 //! let mut handles = Vec::new();
 //! for text in ["one", "two words", "and three more"] {
 //!     handles.push(runner.submit(Task::new(&count).input(text)).await?);
 //! }
 //! let mut words = 0;
 //! for handle in handles {
-//!     let report = handle.outcome().await?;
+//!     let report = handle.await?;
 //!     let counts = String::from_utf8_lossy(&report.stdout).into_owned();
 //!     words += counts.split(' ').nth(1).unwrap_or("0").parse::<u32>()?;
 //! }
@@ -199,16 +207,16 @@
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
 //! # let runner = Runner::builder().mode(Mode::Thread).build()?;
-//! let cat = runner.load_async("../../guest-tasks/cat/cat.wasm").await?;
+//! let cat = runner.load("../../guest-tasks/cat/cat.wasm").await?;
 //! let (mut stdin, reader) = tokio::io::duplex(1024);
 //! let task = Task::new(&cat).input(Input::reader(reader)).stdout(Stdio::Stream);
 //! let mut handle = runner.submit(task).await?;
-//! let mut stdout = handle.stdout().expect("it is streamed");
+//! let mut stdout = handle.take_stdout().expect("it is streamed");
 //!
 //! stdin.write_all(b"a question").await?;
 //! assert_eq!(stdout.next_chunk().await.as_deref(), Some(&b"a question"[..]));
 //! drop(stdin);
-//! assert!(handle.outcome().await?.outcome.is_completed());
+//! assert!(handle.report().await?.outcome.is_completed());
 //! # Ok(())
 //! # })
 //! # }
@@ -226,23 +234,23 @@
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let runner = Runner::builder().mode(Mode::Thread).build()?;
-//! let echo = runner.load("../../guest-tasks/ports/ports.wasm")?;
+//! let echo = runner.blocking_load("../../guest-tasks/ports/ports.wasm")?;
 //! let (theirs, port) = runner.channel(16)?;
-//! let task = runner.submit_blocking(Task::new(&echo).input("echo").port(theirs))?;
+//! let mut task = runner.blocking_submit(Task::new(&echo).input("echo").port(theirs))?;
 //!
-//! port.send_blocking("ping")?;
-//! assert_eq!(port.receive_blocking()?.data, "ping");
+//! port.blocking_send("ping")?;
+//! assert_eq!(port.blocking_receive()?.data, "ping");
 //!
 //! // Two tasks, with nobody in between.
 //! let (one, other) = runner.channel(1)?;
-//! port.send_blocking(Message::new("an end for you").port(one))?;
-//! let back = port.receive_blocking()?;
+//! port.blocking_send(Message::new("an end for you").port(one))?;
+//! let back = port.blocking_receive()?;
 //! assert_eq!(back.ports.len(), 1);
 //! drop((back, other));
 //!
 //! port.close();
-//! assert_eq!(port.receive_blocking().unwrap_err(), PortError::Closed);
-//! assert_eq!(task.wait()?.stdout, "2 echoed");
+//! assert_eq!(port.blocking_receive().unwrap_err(), PortError::Closed);
+//! assert_eq!(task.blocking_report()?.stdout, "2 echoed");
 //! # Ok(())
 //! # }
 //! ```
@@ -258,15 +266,15 @@
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let runner = Runner::builder().mode(Mode::Thread).build()?;
-//! let sum = runner.load("../../guest-tasks/ports/ports.wasm")?;
+//! let sum = runner.blocking_load("../../guest-tasks/ports/ports.wasm")?;
 //! let input = runner.frozen_region(&[1; 1 << 17])?;
 //! for _ in 0..3 {
 //!     let (theirs, port) = runner.channel(1)?;
-//!     let task = runner.submit_blocking(Task::new(&sum).input("sum").port(theirs))?;
-//!     port.send_blocking(Message::default().region(input.duplicate()?))?;
-//!     assert_eq!(port.receive_blocking()?.data, "131072");
+//!     let mut task = runner.blocking_submit(Task::new(&sum).input("sum").port(theirs))?;
+//!     port.blocking_send(Message::default().region(input.duplicate()?))?;
+//!     assert_eq!(port.blocking_receive()?.data, "131072");
 //!     port.close();
-//!     assert!(task.wait()?.outcome.is_completed());
+//!     assert!(task.blocking_report()?.outcome.is_completed());
 //! }
 //! let counter = runner.region(8, RegionKind::Shared)?;
 //! counter.add_u64(0, 5)?;
@@ -289,10 +297,10 @@
 //!
 //! # fn main() -> Result<(), wrun::Error> {
 //! let runner = Runner::builder().mode(Mode::Thread).build()?;
-//! let parent = runner.load("../../guest-tasks/family/family.wasm")?;
-//! let echo = runner.load("../../guest-tasks/echo/echo.wat")?;
+//! let parent = runner.blocking_load("../../guest-tasks/family/family.wasm")?;
+//! let echo = runner.blocking_load("../../guest-tasks/echo/echo.wat")?;
 //! let task = Task::new(&parent).input("run echo hello").task("echo", &echo);
-//! let report = runner.run(task)?;
+//! let report = runner.blocking_run(task)?;
 //! assert_eq!(report.stdout, "completed hello");
 //! assert_eq!(report.stats.children, 1);
 //! # Ok(())
@@ -319,8 +327,8 @@
 //!     .mode(Mode::Thread)
 //!     .cache(Cache::Directory(path))
 //!     .build()?;
-//! let compiled = runner.load("../../guest-tasks/markdown/markdown.wasm")?;
-//! let cached = runner.load("../../guest-tasks/markdown/markdown.wasm")?;
+//! let compiled = runner.blocking_load("../../guest-tasks/markdown/markdown.wasm")?;
+//! let cached = runner.blocking_load("../../guest-tasks/markdown/markdown.wasm")?;
 //! assert_eq!(compiled.digest(), cached.digest());
 //! # Ok(())
 //! # }
@@ -332,7 +340,7 @@
 //! that does nothing, unless your program has decided what it does: the write is then an
 //! error and not the end of your program. Programs that yours starts have the default.
 //! wasmtime sets handlers for the signals by which guests trap. No other disposition is
-//! touched; broken pipes are errors on the runner's threads and in [`Runner::run`], also
+//! touched; broken pipes are errors on the runner's threads and in [`Runner::blocking_run`], also
 //! in a program that dies of SIGPIPE.
 //!
 //! Where the system gives no more (threads, memory, descriptors, room in a file), calls fail
@@ -403,7 +411,7 @@ pub use wrun_sandbox::port::{Message, Port, PortError, Unsent};
 #[doc(inline)]
 pub use wrun_sandbox::region::{Kind as RegionKind, Region, RegionError, Waited};
 #[doc(inline)]
-pub use wrun_sandbox::{Artifact, Compiled, Inspection, Progress, Shape, inspect};
+pub use wrun_sandbox::{Artifact, Compiled, Grant, Inspection, Progress, Shape, inspect};
 #[doc(inline)]
 pub use wrun_sys::shortage::hint as limit_hint;
 #[doc(inline)]

@@ -6,11 +6,11 @@
 //! when it has compiled.
 
 use crate::core::Core;
-use crate::handle::TaskHandle;
+use crate::handle::{TaskHandle, must_not_be_async};
 use crate::task::{Stdio, Task};
 use bytes::Bytes;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 use tokio::runtime::{Handle, Runtime};
@@ -126,9 +126,8 @@ impl Runner {
         self.core.config.mode
     }
 
-    /// Loads a task file: recognised, checked, compiled unless cached. Blocks
-    /// for as long as that takes; in asynchronous code use
-    /// [`Runner::load_async`].
+    /// Loads a task file: recognised, checked, compiled unless cached. Compiling goes on to
+    /// its end when the future is dropped, but in a child not beyond the runner.
     ///
     /// # Errors
     ///
@@ -138,10 +137,21 @@ impl Runner {
     /// mode, which compiles in a child, also [`ErrorKind::NoWorker`] when there is nobody
     /// to compile; in thread mode [`ErrorKind::Overloaded`] where others that take longer
     /// than they may keep all processors.
-    pub fn load(&self, path: impl AsRef<Path>) -> Result<Artifact, Error> {
-        self.core.is_of_this_process()?;
-        let artifact = self.core.loader.load_file(path.as_ref(), false)?;
-        self.core.prepare(artifact)
+    pub async fn load(&self, path: impl AsRef<Path>) -> Result<Artifact, Error> {
+        let path = path.as_ref().to_owned();
+        self.elsewhere(move |core| core.load_file(&path, false))
+            .await
+    }
+
+    /// [`Runner::load`] for code that is not asynchronous. The calling thread does the
+    /// work, for milliseconds to seconds; in asynchronous code nothing else runs on it
+    /// meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// As [`Runner::load`].
+    pub fn blocking_load(&self, path: impl AsRef<Path>) -> Result<Artifact, Error> {
+        self.core.load_file(path.as_ref(), false)
     }
 
     /// Loads a task from memory, under a name.
@@ -149,10 +159,24 @@ impl Runner {
     /// # Errors
     ///
     /// As [`Runner::load`].
-    pub fn load_bytes(&self, name: &str, bytes: impl Into<Bytes>) -> Result<Artifact, Error> {
-        self.core.is_of_this_process()?;
-        let artifact = self.core.loader.load(name, bytes.into(), false)?;
-        self.core.prepare(artifact)
+    pub async fn load_bytes(&self, name: &str, bytes: impl Into<Bytes>) -> Result<Artifact, Error> {
+        let (name, bytes) = (name.to_owned(), bytes.into());
+        self.elsewhere(move |core| core.load_bytes(&name, bytes))
+            .await
+    }
+
+    /// [`Runner::load_bytes`] for code that is not asynchronous; as
+    /// [`Runner::blocking_load`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Runner::load`].
+    pub fn blocking_load_bytes(
+        &self,
+        name: &str,
+        bytes: impl Into<Bytes>,
+    ) -> Result<Artifact, Error> {
+        self.core.load_bytes(name, bytes.into())
     }
 
     /// Loads a task file that may also be an artifact of `wrun compile`.
@@ -164,36 +188,31 @@ impl Runner {
     ///
     /// As [`Runner::load`]; [`ErrorKind::NotLoadable`] for an artifact that is
     /// damaged, or made by another version or for another kind of processor.
-    pub fn load_trusted(&self, path: impl AsRef<Path>) -> Result<Artifact, Error> {
-        self.core.is_of_this_process()?;
-        let artifact = self.core.loader.load_file(path.as_ref(), true)?;
-        self.core.prepare(artifact)
+    pub async fn load_trusted(&self, path: impl AsRef<Path>) -> Result<Artifact, Error> {
+        let path = path.as_ref().to_owned();
+        self.elsewhere(move |core| core.load_file(&path, true))
+            .await
     }
 
-    /// [`Runner::load`] for asynchronous code. Compiling goes on to its end when
-    /// the future is dropped, but in a child not beyond the runner.
-    ///
-    /// # Errors
-    ///
-    /// As [`Runner::load`].
-    pub async fn load_async(&self, path: impl Into<PathBuf>) -> Result<Artifact, Error> {
-        self.load_elsewhere(path.into(), false).await
-    }
-
-    /// [`Runner::load_trusted`] for asynchronous code.
+    /// [`Runner::load_trusted`] for code that is not asynchronous; as
+    /// [`Runner::blocking_load`].
     ///
     /// # Errors
     ///
     /// As [`Runner::load_trusted`].
-    pub async fn load_trusted_async(&self, path: impl Into<PathBuf>) -> Result<Artifact, Error> {
-        self.load_elsewhere(path.into(), true).await
+    pub fn blocking_load_trusted(&self, path: impl AsRef<Path>) -> Result<Artifact, Error> {
+        self.core.load_file(path.as_ref(), true)
     }
 
-    async fn load_elsewhere(&self, path: PathBuf, trusted: bool) -> Result<Artifact, Error> {
+    /// Does what takes long on a thread of the runner that waits for such.
+    async fn elsewhere<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Core) -> Result<T, Error> + Send + 'static,
+    ) -> Result<T, Error> {
         self.core.is_of_this_process()?;
         let core = self.core.clone();
         self.handle()
-            .spawn_blocking(move || core.prepare(core.loader.load_file(&path, trusted)?))
+            .spawn_blocking(move || work(&core))
             .await
             .map_err(|_| Error::shut_down())?
     }
@@ -299,14 +318,14 @@ impl Runner {
     ///
     /// # fn main() -> Result<(), wrun::Error> {
     /// let runner = Runner::builder().mode(Mode::Thread).build()?;
-    /// let commons = runner.load("../../guest-tasks/commons/commons.wasm")?;
+    /// let commons = runner.blocking_load("../../guest-tasks/commons/commons.wasm")?;
     ///
-    /// let guard = runner.lock_blocking("ledger", LockMode::Exclusive)?;
-    /// let task = runner.submit_blocking(Task::new(&commons).input("take ledger"))?;
+    /// let guard = runner.blocking_lock("ledger", LockMode::Exclusive)?;
+    /// let mut task = runner.blocking_submit(Task::new(&commons).input("take ledger"))?;
     /// assert!(runner.try_lock("ledger", LockMode::Shared)?.is_none());
     /// // The task waits for its turn.
     /// drop(guard);
-    /// assert_eq!(task.wait()?.stdout, "taken");
+    /// assert_eq!(task.blocking_report()?.stdout, "taken");
     /// assert!(runner.try_lock("ledger", LockMode::Shared)?.is_some());
     /// # Ok(())
     /// # }
@@ -323,9 +342,9 @@ impl Runner {
     ///
     /// # Errors
     ///
-    /// As [`Runner::lock`]; [`ErrorKind::InvalidTask`] in asynchronous code.
-    pub fn lock_blocking(&self, name: &str, mode: LockMode) -> Result<LockGuard, Error> {
-        self.must_not_be_async()?;
+    /// As [`Runner::lock`]; [`ErrorKind::BlockingInAsync`] in asynchronous code.
+    pub fn blocking_lock(&self, name: &str, mode: LockMode) -> Result<LockGuard, Error> {
+        must_not_be_async("lock")?;
         self.core.is_of_this_process()?;
         self.handle().block_on(self.lock(name, mode))
     }
@@ -364,41 +383,55 @@ impl Runner {
     }
 
     /// The compiled artifact of a task, as `wrun compile` writes it: native
-    /// code, for this version of wrun on this kind of processor.
+    /// code, for this version of wrun on this kind of processor. Compiles where the
+    /// artifact is not compiled yet.
     ///
     /// # Errors
     ///
     /// As [`Runner::load`].
-    pub fn compile(&self, artifact: &Artifact) -> Result<Vec<u8>, Error> {
-        self.code(artifact)?.bytes().map_err(|error| {
-            Error::new(ErrorKind::System, format!("cannot read the code: {error}"))
-        })
+    pub async fn compile(&self, artifact: &Artifact) -> Result<Vec<u8>, Error> {
+        let artifact = artifact.clone();
+        self.elsewhere(move |core| core.code_bytes(&artifact)).await
+    }
+
+    /// [`Runner::compile`] for code that is not asynchronous; as
+    /// [`Runner::blocking_load`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Runner::load`].
+    pub fn blocking_compile(&self, artifact: &Artifact) -> Result<Vec<u8>, Error> {
+        self.core.code_bytes(artifact)
     }
 
     /// The compiled code, for whoever measures what it costs without a runner.
     pub(crate) fn code(&self, artifact: &Artifact) -> Result<Arc<Code>, Error> {
-        self.core.is_of_this_process()?;
-        let metered = self.core.config.metered;
-        Ok(self.core.loader.code(artifact, metered)?)
+        self.core.code(artifact)
     }
 
-    /// Runs one task and waits for its report.
+    /// Runs one task: submits it and waits for its report. Dropping the future ends the
+    /// task, as dropping its handle does.
+    ///
+    /// # Errors
+    ///
+    /// As [`Runner::submit`] and [`TaskHandle::report`]; [`ErrorKind::InvalidTask`] for
+    /// a task whose output is to be streamed, which needs [`Runner::submit`].
+    pub async fn run(&self, task: Task) -> Result<Report, Error> {
+        is_not_streamed(&task)?;
+        self.submit(task).await?.report().await
+    }
+
+    /// [`Runner::run`] for code that is not asynchronous.
     ///
     /// The calling thread does the work that a thread of the runner would do:
     /// a short task pays for no switch of threads.
     ///
     /// # Errors
     ///
-    /// As [`TaskHandle::outcome`]; [`ErrorKind::InvalidTask`] in asynchronous
-    /// code, which must not block: use [`Runner::submit`] there.
-    pub fn run(&self, task: Task) -> Result<Report, Error> {
-        self.must_not_be_async()?;
-        if [task.stdout, task.stderr].contains(&Stdio::Stream) {
-            return Err(Error::new(
-                ErrorKind::InvalidTask,
-                "a blocking run cannot stream output: use submit",
-            ));
-        }
+    /// As [`Runner::run`]; [`ErrorKind::BlockingInAsync`] in asynchronous code.
+    pub fn blocking_run(&self, task: Task) -> Result<Report, Error> {
+        must_not_be_async("run")?;
+        is_not_streamed(&task)?;
         self.core.is_of_this_process()?;
         let core = self.core.clone();
         let _quiet = self.quiet_pipes.then(NoPipeSignal::new);
@@ -416,8 +449,8 @@ impl Runner {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidTask`] for settings that cannot be;
-    /// [`ErrorKind::ShutDown`].
+    /// [`ErrorKind::InvalidTask`] for settings that cannot be; [`ErrorKind::OtherRunner`]
+    /// for an artifact or a port of another runner; [`ErrorKind::ShutDown`].
     pub async fn submit(&self, task: Task) -> Result<TaskHandle, Error> {
         let permit = self.core.admit().await?;
         self.start(task, permit)
@@ -427,9 +460,9 @@ impl Runner {
     ///
     /// # Errors
     ///
-    /// As [`Runner::submit`]; [`ErrorKind::InvalidTask`] in asynchronous code.
-    pub fn submit_blocking(&self, task: Task) -> Result<TaskHandle, Error> {
-        self.must_not_be_async()?;
+    /// As [`Runner::submit`]; [`ErrorKind::BlockingInAsync`] in asynchronous code.
+    pub fn blocking_submit(&self, task: Task) -> Result<TaskHandle, Error> {
+        must_not_be_async("submit")?;
         self.core.is_of_this_process()?;
         let permit = self.handle().block_on(self.core.admit())?;
         self.start(task, permit)
@@ -470,9 +503,9 @@ impl Runner {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidTask`] in asynchronous code.
-    pub fn shutdown_blocking(self) -> Result<(), Error> {
-        self.must_not_be_async()?;
+    /// [`ErrorKind::BlockingInAsync`] in asynchronous code.
+    pub fn blocking_shutdown(self) -> Result<(), Error> {
+        must_not_be_async("shutdown")?;
         self.core.is_of_this_process()?;
         let handle = self.handle().clone();
         handle.block_on(self.shutdown());
@@ -501,9 +534,9 @@ impl Runner {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidTask`] in asynchronous code.
-    pub fn shutdown_within_blocking(self, time: Duration) -> Result<usize, Error> {
-        self.must_not_be_async()?;
+    /// [`ErrorKind::BlockingInAsync`] in asynchronous code.
+    pub fn blocking_shutdown_within(self, time: Duration) -> Result<usize, Error> {
+        must_not_be_async("shutdown_within")?;
         self.core.is_of_this_process()?;
         let handle = self.handle().clone();
         Ok(handle.block_on(self.shutdown_within(time)))
@@ -528,16 +561,6 @@ impl Runner {
             ends.stderr,
             ends.progress,
         ))
-    }
-
-    fn must_not_be_async(&self) -> Result<(), Error> {
-        if Handle::try_current().is_ok() {
-            return Err(Error::new(
-                ErrorKind::InvalidTask,
-                "a blocking call in asynchronous code: use the asynchronous one",
-            ));
-        }
-        Ok(())
     }
 
     fn handle(&self) -> &Handle {
@@ -604,6 +627,16 @@ impl std::fmt::Debug for Runner {
             .field("config", &self.core.config)
             .finish_non_exhaustive()
     }
+}
+
+fn is_not_streamed(task: &Task) -> Result<(), Error> {
+    if [task.stdout, task.stderr].contains(&Stdio::Stream) {
+        return Err(Error::new(
+            ErrorKind::InvalidTask,
+            "run cannot stream output: use submit",
+        ));
+    }
+    Ok(())
 }
 
 fn check_lock(name: &str) -> Result<(), Error> {

@@ -25,8 +25,8 @@ use wrun_types::task_error::TaskError;
 /// use wrun::{DirGrant, Limits, Runner, Task};
 ///
 /// let runner = Runner::builder().build()?;
-/// let artifact = runner.load("convert.wasm")?;
-/// let report = runner.run(
+/// let artifact = runner.blocking_load("convert.wasm")?;
+/// let report = runner.blocking_run(
 ///     Task::new(&artifact)
 ///         .args(["--fast"])
 ///         .input("some text")
@@ -286,13 +286,13 @@ pub enum Stdio {
     #[default]
     Capture,
     /// Handed out as it is produced, by
-    /// [`TaskHandle::stdout`](crate::TaskHandle::stdout) or `stderr`. A task
+    /// [`TaskHandle::take_stdout`](crate::TaskHandle::take_stdout) or `stderr`. A task
     /// waits while nobody reads.
     Stream,
     /// Thrown away.
     Null,
     /// Only for [`Task::stderr`], with [`Stdio::Stream`] for stdout: both arrive in one
-    /// stream, [`TaskHandle::stdout`](crate::TaskHandle::stdout), in the order in which
+    /// stream, [`TaskHandle::take_stdout`](crate::TaskHandle::take_stdout), in the order in which
     /// the task writes them, as with `2>&1` in a shell. Each keeps its own limit on
     /// output.
     Stdout,

@@ -48,9 +48,9 @@ impl Server {
     fn with(builder: wrun::Builder) -> Result<Self, wrun::Error> {
         let runner = builder.build()?;
         Ok(Server {
-            echo: runner.load(ECHO)?,
-            spin: runner.load_bytes("spin.wat", SPIN)?,
-            trap: runner.load_bytes("trap.wat", TRAP)?,
+            echo: runner.blocking_load(ECHO)?,
+            spin: runner.blocking_load_bytes("spin.wat", SPIN)?,
+            trap: runner.blocking_load_bytes("trap.wat", TRAP)?,
             runner,
         })
     }
@@ -61,18 +61,18 @@ impl Server {
             .timeout(Duration::from_secs(30))
             .max_memory(64 << 20);
         let task = Task::new(&self.echo).input("some text").limits(limits);
-        let report = self.runner.run(task).expect("a report");
+        let report = self.runner.blocking_run(task).expect("a report");
         match report.outcome {
             Outcome::Completed(output) => assert_eq!(output.to_string_lossy(), "some text"),
             other => panic!("the plug-in {other}"),
         }
-        let report = self.runner.run(Task::new(&self.trap)).expect("a report");
+        let report = self.runner.blocking_run(Task::new(&self.trap)).expect("a report");
         match report.outcome {
             Outcome::Trapped(trap) => assert_eq!(trap.kind, TrapKind::MemoryOutOfBounds),
             other => panic!("the plug-in {other}"),
         }
         let limits = Limits::default().timeout(Duration::from_millis(200));
-        let report = self.runner.run(Task::new(&self.spin).limits(limits));
+        let report = self.runner.blocking_run(Task::new(&self.spin).limits(limits));
         let outcome = report.expect("a report").outcome;
         assert_eq!(outcome, Outcome::LimitExceeded(Limit::Deadline));
     }
@@ -160,7 +160,7 @@ fn server() {
         });
         (0..50).into_par_iter().for_each(|number: i32| {
             let task = Task::new(&server.echo).input(number.to_string());
-            let report = server.runner.run(task).expect("a report");
+            let report = server.runner.blocking_run(task).expect("a report");
             assert_eq!(report.stdout, number.to_string());
         });
         tracing::info!("{mode:?} {start:?}: 100 tasks completed");
@@ -179,7 +179,7 @@ async fn echo(
         .submit(task)
         .await
         .map_err(|error| failed(&error))?;
-    let report = handle.outcome().await.map_err(|error| failed(&error))?;
+    let report = handle.await.map_err(|error| failed(&error))?;
     match report.outcome {
         Outcome::Completed(output) => Ok(output.to_string_lossy().into_owned()),
         other => Err(failed(&other)),
@@ -195,10 +195,10 @@ fn forks() {
         let limits = Limits::default().timeout(Duration::from_secs(60));
         let running = server
             .runner
-            .submit_blocking(Task::new(&server.spin).limits(limits));
-        let running = running.expect("a task");
+            .blocking_submit(Task::new(&server.spin).limits(limits));
+        let mut running = running.expect("a task");
         // Sockets are watched by the event loop from now on.
-        let waited = port.receive_timeout(Duration::from_millis(20));
+        let waited = port.blocking_receive_timeout(Duration::from_millis(20));
         assert_eq!(waited.unwrap_err(), wrun::PortError::WouldBlock);
         // SAFETY: the child uses what a fork of a process with threads may use, as far as
         // the C library and the allocator let it.
@@ -206,18 +206,18 @@ fn forks() {
         if child == 0 {
             // SAFETY: it takes any number.
             unsafe { libc::alarm(60) };
-            let again = server.runner.run(Task::new(&server.echo).input("x"));
+            let again = server.runner.blocking_run(Task::new(&server.echo).input("x"));
             assert_eq!(again.expect_err("not here").kind(), ErrorKind::ShutDown);
             let again = server.runner.try_submit(Task::new(&server.echo));
             assert_eq!(again.expect_err("not here").kind(), ErrorKind::ShutDown);
-            let load = server.runner.load(ECHO);
+            let load = server.runner.blocking_load(ECHO);
             assert_eq!(load.expect_err("not here").kind(), ErrorKind::ShutDown);
             assert_eq!(
-                running.wait().expect_err("not here").kind(),
+                running.blocking_report().expect_err("not here").kind(),
                 ErrorKind::ShutDown
             );
             assert_eq!(
-                port.receive_blocking().unwrap_err(),
+                port.blocking_receive().unwrap_err(),
                 wrun::PortError::Closed
             );
             drop((theirs, port, server));
@@ -234,12 +234,12 @@ fn forks() {
         // What the child dropped is still here.
         running.kill();
         assert_eq!(
-            running.wait().expect("a report").outcome,
+            running.blocking_report().expect("a report").outcome,
             Outcome::Cancelled
         );
-        theirs.send_blocking("still connected").expect("sent");
+        theirs.blocking_send("still connected").expect("sent");
         assert_eq!(
-            port.receive_blocking().expect("received").data,
+            port.blocking_receive().expect("received").data,
             "still connected"
         );
         server.check();
@@ -362,8 +362,8 @@ fn streams() {
         let mut bytes = [1; 4096];
         region.read(0, &mut bytes).expect("read");
         assert_eq!(bytes, [0; 4096]);
-        theirs.send_blocking(Message::new("whole")).expect("sent");
-        assert_eq!(port.receive_blocking().expect("received").data, "whole");
+        theirs.blocking_send(Message::new("whole")).expect("sent");
+        assert_eq!(port.blocking_receive().expect("received").data, "whole");
         region.write(0, &[1]).expect("written");
         server.check();
     }

@@ -24,7 +24,7 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
             .mode(mode)
             .worker(wrun_program())
             .build()?;
-        let commons = runner.load(guest("commons/commons.wasm"))?;
+        let commons = runner.blocking_load(guest("commons/commons.wasm"))?;
         bench.row(
             name,
             "two bare pipe round trips",
@@ -39,15 +39,16 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
 /// A member says something, the other says it again: the time of a round. Each of the two
 /// messages passes through the runner.
 fn ask(runner: &Runner, commons: &Artifact) -> anyhow::Result<Duration> {
-    let answers = runner.submit_blocking(Task::new(commons).input("answer news"))?;
+    let mut answers = runner.blocking_submit(Task::new(commons).input("answer news"))?;
     let began = Instant::now();
     while answers.progress().done == 0 {
         ensure!(began.elapsed() < Duration::from_secs(60), "no member came");
         std::thread::sleep(Duration::from_millis(1));
     }
-    let asks = runner.submit_blocking(Task::new(commons).input(format!("ask news {ROUNDS}")))?;
-    let report = asks.wait()?;
+    let mut asks =
+        runner.blocking_submit(Task::new(commons).input(format!("ask news {ROUNDS}")))?;
+    let report = asks.blocking_report()?;
     ensure!(report.outcome.is_completed(), "{}", report.outcome);
-    ensure!(answers.wait()?.outcome.is_completed());
+    ensure!(answers.blocking_report()?.outcome.is_completed());
     Ok(report.stats.run / ROUNDS)
 }

@@ -44,9 +44,9 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
             .worker(wrun_program())
             .max_running(FLOODERS + 1)
             .build()?;
-        let flood = runner.load(folder().join(file))?;
-        let compute = runner.load(guest("hostile/endless-loop-run.wat"))?;
-        let echo = runner.load(guest("echo/echo.wat"))?;
+        let flood = runner.blocking_load(folder().join(file))?;
+        let compute = runner.blocking_load(guest("hostile/endless-loop-run.wat"))?;
+        let echo = runner.blocking_load(guest("echo/echo.wat"))?;
         bench.row(
             name,
             "p99 beside tasks that compute",
@@ -77,7 +77,7 @@ fn beside(
     let mut times = Vec::with_capacity(TASKS);
     for _ in 0..TASKS {
         let began = Instant::now();
-        let report = runner.run(Task::new(echo).input(&SMALL[..]))?;
+        let report = runner.blocking_run(Task::new(echo).input(&SMALL[..]))?;
         times.push(began.elapsed().as_secs_f64());
         ensure!(report.outcome.is_completed(), "{}", report.outcome);
     }
@@ -102,15 +102,15 @@ impl Flooder {
             .allow_task(TaskGrant::new("c", child))
             .stdout(Stdio::Stream)
             .stderr(Stdio::Null);
-        let mut handle = runner.submit_blocking(task)?;
-        let mut stream = handle.stdout().context("no stream")?;
-        let reader = std::thread::spawn(move || while stream.next_chunk_blocking().is_some() {});
+        let mut handle = runner.blocking_submit(task)?;
+        let mut stream = handle.take_stdout().context("no stream")?;
+        let reader = std::thread::spawn(move || while stream.blocking_next_chunk().is_some() {});
         Ok(Flooder { handle, reader })
     }
 
-    fn end(self) -> anyhow::Result<()> {
+    fn end(mut self) -> anyhow::Result<()> {
         self.handle.kill();
-        let outcome = self.handle.wait()?.outcome;
+        let outcome = self.handle.blocking_report()?.outcome;
         ensure!(
             outcome == wrun::Outcome::Cancelled,
             "a flood ended: {outcome}"

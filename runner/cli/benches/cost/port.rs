@@ -56,16 +56,16 @@ fn stream(
 ) -> anyhow::Result<Duration> {
     let (theirs, ours) = runner.channel(capacity)?;
     let (second, to_second) = runner.channel(1)?;
-    let drains = runner.submit_blocking(Task::new(ports).input("drain").port(second))?;
-    to_second.send_blocking(Message::default().port(ours))?;
+    let mut drains = runner.blocking_submit(Task::new(ports).input("drain").port(second))?;
+    to_second.blocking_send(Message::default().port(ours))?;
     let flood = Task::new(ports).input(format!("flood {count} {CHUNK}"));
     let began = Instant::now();
-    let floods = runner.submit_blocking(flood.port(theirs))?;
-    let report = drains.wait()?;
+    let mut floods = runner.blocking_submit(flood.port(theirs))?;
+    let report = drains.blocking_report()?;
     let time = began.elapsed();
     let wanted = format!("{} bytes", count * CHUNK);
     ensure!(report.stdout == wanted.as_str(), "{}", report.outcome);
-    ensure!(floods.wait()?.outcome.is_completed());
+    ensure!(floods.blocking_report()?.outcome.is_completed());
     Ok(time)
 }
 
@@ -74,7 +74,7 @@ pub(crate) fn load(mode: Mode) -> anyhow::Result<(Runner, Artifact)> {
         .mode(mode)
         .worker(wrun_program())
         .build()?;
-    let ports = runner.load(guest("ports/ports.wasm"))?;
+    let ports = runner.blocking_load(guest("ports/ports.wasm"))?;
     Ok((runner, ports))
 }
 
@@ -83,18 +83,18 @@ fn ping(runner: &Runner, ports: &Artifact) -> anyhow::Result<Duration> {
     let start = |what: String| -> anyhow::Result<_> {
         let (theirs, ours) = runner.channel(1)?;
         let task = Task::new(ports).input(what).port(theirs);
-        Ok((runner.submit_blocking(task)?, ours))
+        Ok((runner.blocking_submit(task)?, ours))
     };
-    let (asks, to_asks) = start(format!("ping {ROUNDS}"))?;
-    let (answers, to_answers) = start("echo".into())?;
+    let (mut asks, to_asks) = start(format!("ping {ROUNDS}"))?;
+    let (mut answers, to_answers) = start("echo".into())?;
     let (one, other) = runner.channel(1)?;
-    to_answers.send_blocking(Message::default().port(other))?;
+    to_answers.blocking_send(Message::default().port(other))?;
     let report = {
-        to_asks.send_blocking(Message::default().port(one))?;
-        asks.wait()?
+        to_asks.blocking_send(Message::default().port(one))?;
+        asks.blocking_report()?
     };
     ensure!(report.outcome.is_completed(), "{}", report.outcome);
-    ensure!(answers.wait()?.outcome.is_completed());
+    ensure!(answers.blocking_report()?.outcome.is_completed());
     // Its own time: starting is another row's.
     Ok(report.stats.run / ROUNDS)
 }

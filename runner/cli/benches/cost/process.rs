@@ -258,12 +258,12 @@ fn sum(text: &str, begin: &str) -> Option<u32> {
 
 fn load(builder: Builder) -> anyhow::Result<(Runner, Artifact)> {
     let runner = builder.build()?;
-    let echo = runner.load(guest("echo/echo.wat"))?;
+    let echo = runner.blocking_load(guest("echo/echo.wat"))?;
     Ok((runner, echo))
 }
 
 fn once(runner: &Runner, echo: &Artifact) -> anyhow::Result<()> {
-    let report = runner.run(Task::new(echo).input(black_box(&SMALL[..])))?;
+    let report = runner.blocking_run(Task::new(echo).input(black_box(&SMALL[..])))?;
     ensure!(report.stdout.len() == SMALL.len(), "{:?}", report.outcome);
     Ok(())
 }

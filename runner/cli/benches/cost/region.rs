@@ -134,18 +134,18 @@ fn pair(
     let start = |what: &str| -> anyhow::Result<_> {
         let (theirs, ours) = runner.channel(1)?;
         let task = Task::new(ports).input(what.to_owned()).port(theirs);
-        Ok((runner.submit_blocking(task)?, ours))
+        Ok((runner.blocking_submit(task)?, ours))
     };
-    let (one, to_one) = start(first)?;
-    let (other, to_other) = start(second)?;
+    let (mut one, to_one) = start(first)?;
+    let (mut other, to_other) = start(second)?;
     let (end, far) = runner.channel(8)?;
-    to_other.send_blocking(Message::default().port(far))?;
+    to_other.blocking_send(Message::default().port(far))?;
     let began = Instant::now();
-    to_one.send_blocking(Message::default().port(end))?;
-    let report = one.wait()?;
+    to_one.blocking_send(Message::default().port(end))?;
+    let report = one.blocking_report()?;
     let time = began.elapsed();
     ensure!(report.outcome.is_completed(), "{}", report.outcome);
-    ensure!(other.wait()?.outcome.is_completed());
+    ensure!(other.blocking_report()?.outcome.is_completed());
     Ok((time, String::from_utf8(report.stdout.to_vec())?))
 }
 

@@ -33,7 +33,7 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
             .mode(mode)
             .worker(wrun_program())
             .build()?;
-        let talk = runner.load(guest("talk/talk.wasm"))?;
+        let talk = runner.blocking_load(guest("talk/talk.wasm"))?;
         let (shared, alone) = (input(what, 2), input(what, 0));
         bench.row(
             name,
@@ -50,7 +50,7 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
 fn run(runner: &Runner, talk: &Artifact, input: &str) -> anyhow::Result<Duration> {
     let limits = Limits::default().timeout(Duration::from_secs(60));
     let task = Task::new(talk).task("worker", talk).limits(limits);
-    let report = runner.run(task.input(input.to_owned()))?;
+    let report = runner.blocking_run(task.input(input.to_owned()))?;
     ensure!(report.outcome.is_completed(), "{}", report.outcome);
     let output = report.outcome.output().context("no output")?;
     ensure!(!output.as_bytes().is_empty());

@@ -23,7 +23,7 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
         return Ok(());
     }
     let runner = Runner::builder().mode(Mode::Thread).build()?;
-    let echo = runner.load(guest("echo/echo.wat"))?;
+    let echo = runner.blocking_load(guest("echo/echo.wat"))?;
     let same = Bare::new("echo/echo.wat", Memory::PoolAsWrun, true)?;
     let default = Bare::new("echo/echo.wat", Memory::Pool, true)?;
     let runtime = bare::runtime()?;
@@ -47,7 +47,8 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
             100,
             &mut || {
                 each(BATCH, || {
-                    let report = runner.run(Task::new(&echo).input(black_box(&SMALL[..])))?;
+                    let report =
+                        runner.blocking_run(Task::new(&echo).input(black_box(&SMALL[..])))?;
                     ensure!(black_box(report).stdout.len() == SMALL.len());
                     Ok(())
                 })
@@ -82,7 +83,7 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
         )?;
     }
 
-    let mandelbrot = runner.load(guest("mandelbrot/mandelbrot.wasm"))?;
+    let mandelbrot = runner.blocking_load(guest("mandelbrot/mandelbrot.wasm"))?;
     let with = Bare::new("mandelbrot/mandelbrot.wasm", Memory::Pool, true)?;
     let without = Bare::new("mandelbrot/mandelbrot.wasm", Memory::Pool, false)?;
     bench.row(
@@ -91,7 +92,7 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
         40,
         &mut || {
             each(1, || {
-                black_box(runner.run(Task::new(&mandelbrot))?);
+                black_box(runner.blocking_run(Task::new(&mandelbrot))?);
                 Ok(())
             })
         },
@@ -138,8 +139,8 @@ async fn submit_many(runner: &Runner, echo: &wrun::Artifact) -> anyhow::Result<D
 }
 
 pub(crate) async fn finish(handle: Option<wrun::TaskHandle>) -> anyhow::Result<()> {
-    if let Some(handle) = handle {
-        let report = handle.outcome().await?;
+    if let Some(mut handle) = handle {
+        let report = handle.report().await?;
         ensure!(report.stdout.len() == SMALL.len(), "{:?}", report.outcome);
     }
     Ok(())

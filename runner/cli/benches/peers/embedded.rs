@@ -31,7 +31,7 @@ impl Embedded {
             _ => anyhow::bail!("no such row: {id}"),
         };
         let runner = builder.clone().build()?;
-        let work = runner.load(folder.join("work.wasm"))?;
+        let work = runner.blocking_load(folder.join("work.wasm"))?;
         Ok(Embedded {
             builder,
             runner,
@@ -44,7 +44,9 @@ impl Embedded {
 
 impl Peer for Embedded {
     fn run(&self, input: &[u8]) -> anyhow::Result<Vec<u8>> {
-        let report = self.runner.run(Task::new(&self.work).input(input))?;
+        let report = self
+            .runner
+            .blocking_run(Task::new(&self.work).input(input))?;
         ensure!(report.outcome.is_completed(), "{}", report.outcome);
         Ok(report.stdout.to_vec())
     }
@@ -66,8 +68,8 @@ impl Peer for Embedded {
                 if more && waiting.len() < in_flight {
                     let task = Task::new(&self.work).input(input);
                     waiting.push_back(self.runner.submit(task).await?);
-                } else if let Some(handle) = waiting.pop_front() {
-                    ensure!(handle.outcome().await?.stdout == expected, "another output");
+                } else if let Some(mut handle) = waiting.pop_front() {
+                    ensure!(handle.report().await?.stdout == expected, "another output");
                     ended += 1;
                 } else {
                     return Ok((ended, began.elapsed()));
@@ -79,11 +81,11 @@ impl Peer for Embedded {
     /// Tasks that wait for their input.
     fn hold(&self, count: usize) -> anyhow::Result<Box<dyn Any>> {
         let runner = self.builder.clone().max_running(count).build()?;
-        let command = runner.load(&self.command).context("no command")?;
+        let command = runner.blocking_load(&self.command).context("no command")?;
         let mut held = Vec::new();
         for _ in 0..count {
             let task = Task::new(&command).input(Input::reader(Silent));
-            held.push(runner.submit_blocking(task)?);
+            held.push(runner.blocking_submit(task)?);
         }
         Ok(Box::new((held, runner)))
     }

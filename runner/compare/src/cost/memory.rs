@@ -29,7 +29,7 @@ pub(super) fn memory(job: &mut Job<'_, '_>, measure: Measure) -> Rows {
     let runner = move |policy| {
         let cache = Cache::Directory(bench.cache());
         let runner = bench.runner(policy, cache)?;
-        let guest = runner.load_bytes("wait", GUEST)?;
+        let guest = runner.blocking_load_bytes("wait", GUEST)?;
         Ok::<_, Error>((runner, guest))
     };
     let threads = move || {
@@ -199,7 +199,7 @@ pub(super) fn descriptors(job: &mut Job<'_, '_>) -> Rows {
     for policy in [Policy::Instance, Policy::Fork] {
         let cache = Cache::Directory(job.bench.cache());
         let runner = job.bench.runner(policy, cache)?;
-        let guest = runner.load_bytes("wait", GUEST)?;
+        let guest = runner.blocking_load_bytes("wait", GUEST)?;
         // What the first task of a runner makes.
         one(&runner, &guest)?;
         let side = Box::new(move || {
@@ -232,7 +232,7 @@ fn waiting(runner: &Runner, guest: &Artifact, count: usize) -> Result<Vec<TaskHa
     for _ in 0..count {
         let limits = Limits::default().timeout(Duration::from_secs(30));
         let task = Task::new(guest).input("wait").limits(limits);
-        tasks.push(runner.submit_blocking(task.grace(Duration::ZERO))?);
+        tasks.push(runner.blocking_submit(task.grace(Duration::ZERO))?);
     }
     let end = Instant::now() + Duration::from_secs(20);
     while tasks.iter().any(|task| task.progress().done == 0) {
@@ -248,11 +248,14 @@ fn end(tasks: Vec<TaskHandle>) -> Result<Vec<Report>, Error> {
     for task in &tasks {
         task.kill();
     }
-    tasks.into_iter().map(TaskHandle::wait).collect()
+    tasks
+        .into_iter()
+        .map(|mut handle| handle.blocking_report())
+        .collect()
 }
 
 fn one(runner: &Runner, guest: &Artifact) -> Result<(), Error> {
-    completed(&runner.run(Task::new(guest))?)
+    completed(&runner.blocking_run(Task::new(guest))?)
 }
 
 fn open_descriptors() -> Result<usize, Error> {

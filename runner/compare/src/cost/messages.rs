@@ -47,7 +47,7 @@ fn talks(job: &Job<'_, '_>) -> Result<Vec<Rc<Talk>>, Error> {
         .map(|policy| {
             let cache = Cache::Directory(job.bench.cache());
             let runner = job.bench.runner(policy, cache)?;
-            let ports = runner.load_bytes("ports", GUEST)?;
+            let ports = runner.blocking_load_bytes("ports", GUEST)?;
             Ok(Rc::new(Talk { runner, ports }))
         })
         .collect()
@@ -65,20 +65,20 @@ impl Talk {
         let start = |what: String| -> Result<_, Error> {
             let (theirs, ours) = self.runner.channel(1)?;
             let task = Task::new(&self.ports).input(what).port(theirs);
-            Ok((self.runner.submit_blocking(task)?, ours))
+            Ok((self.runner.blocking_submit(task)?, ours))
         };
-        let (other, to_other) = start(second.to_owned())?;
-        let (one, to_one) = start(first)?;
+        let (mut other, to_other) = start(second.to_owned())?;
+        let (mut one, to_one) = start(first)?;
         let (end, far) = self.runner.channel(capacity)?;
         let give = |port: &Port, end| {
-            let sent = port.send_blocking(Message::default().port(end));
+            let sent = port.blocking_send(Message::default().port(end));
             sent.map_err(|unsent| failed(unsent.error))
         };
         give(&to_other, far)?;
         give(&to_one, end)?;
-        let report = one.wait()?;
+        let report = one.blocking_report()?;
         completed(&report)?;
-        completed(&other.wait()?)?;
+        completed(&other.blocking_report()?)?;
         let said = String::from_utf8_lossy(&report.stdout).into_owned();
         Ok((said, report.stats.run))
     }
@@ -88,14 +88,14 @@ impl Talk {
         let (theirs, ours) = self.runner.channel(CAPACITY)?;
         let (second, to_second) = self.runner.channel(1)?;
         let drain = Task::new(&self.ports).input("drain").port(second);
-        let drains = self.runner.submit_blocking(drain)?;
-        let given = to_second.send_blocking(Message::default().port(ours));
+        let mut drains = self.runner.blocking_submit(drain)?;
+        let given = to_second.blocking_send(Message::default().port(ours));
         given.map_err(|unsent| failed(unsent.error))?;
         let task = Task::new(&self.ports).input(flood).port(theirs);
-        let floods = self.runner.submit_blocking(task)?;
-        let report = drains.wait()?;
+        let mut floods = self.runner.blocking_submit(task)?;
+        let report = drains.blocking_report()?;
         completed(&report)?;
-        completed(&floods.wait()?)?;
+        completed(&floods.blocking_report()?)?;
         match report.stdout == format!("{bytes} bytes").as_bytes() {
             true => Ok(()),
             false => Err(failed("not all bytes came")),

@@ -183,7 +183,7 @@ impl Job<'_, '_> {
             return Ok(None);
         }
         let ready = self.bench.ready(super::Policy::Instance)?;
-        let report = ready.runner.run(ready.task(comparison))?;
+        let report = ready.runner.blocking_run(ready.task(comparison))?;
         let expected = self.deterministic.then(|| report.stdout.clone());
         let code = wrun::measure::code(&ready.runner, &ready.artifact)?;
         let made = [Allocation::Pool { slots: 64 }, Allocation::OnDemand]

@@ -25,7 +25,7 @@ pub(super) fn compile(job: &mut Job<'_, '_>) -> Rows {
         let runner = bench.runner(policy, Cache::Off)?;
         let side = Box::new(move || {
             let began = Instant::now();
-            runner.load(&comparison.task)?;
+            runner.blocking_load(&comparison.task)?;
             Ok(vec![nanos(began.elapsed())])
         });
         let mut row = Row::of(Measure::Compile, policy, side);
@@ -56,7 +56,7 @@ pub(super) fn load(job: &mut Job<'_, '_>) -> Rows {
         let runner = job.bench.runner(policy, cache)?;
         let side = Box::new(move || {
             let began = Instant::now();
-            runner.load(&comparison.task)?;
+            runner.blocking_load(&comparison.task)?;
             Ok(vec![nanos(began.elapsed())])
         });
         let mut row = Row::of(Measure::Load, policy, side);

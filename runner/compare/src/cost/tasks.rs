@@ -305,7 +305,7 @@ fn rate(
             finish(running.pop_front(), ready, comparison)?;
         }
         let task = ready.task(comparison).limits(limits.clone());
-        running.push_back(ready.runner.submit_blocking(task)?);
+        running.push_back(ready.runner.blocking_submit(task)?);
     }
     while !running.is_empty() {
         finish(running.pop_front(), ready, comparison)?;
@@ -314,8 +314,10 @@ fn rate(
 }
 
 fn finish(handle: Option<TaskHandle>, ready: &Ready, comparison: &Comparison) -> Result<(), Error> {
-    let Some(handle) = handle else { return Ok(()) };
-    completed(&handle.wait()?)?;
+    let Some(mut handle) = handle else {
+        return Ok(());
+    };
+    completed(&handle.blocking_report()?)?;
     ready.slow(comparison);
     Ok(())
 }

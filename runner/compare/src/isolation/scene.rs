@@ -111,7 +111,7 @@ impl Stage {
         for (sibling, _) in &mut siblings {
             ready(sibling, "a task beside it").await?;
         }
-        let victim = self.victim(fault, aim).await?;
+        let mut victim = self.victim(fault, aim).await?;
         let waiter = match &self.lock {
             Some(lock) if holds => Some(self.waiter(lock).await?),
             _ => None,
@@ -120,12 +120,12 @@ impl Stage {
         about_to();
         let injected = Instant::now();
         victim.cancel();
-        let report = known(victim.outcome(), "the task with the fault").await?;
+        let report = known(victim.report(), "the task with the fault").await?;
         let known_at = Instant::now();
         let mut lost = 0;
         let recovered = match waiter {
-            Some((waiter, wanted)) => {
-                let had = known(waiter.outcome(), "the task that waits").await;
+            Some((mut waiter, wanted)) => {
+                let had = known(waiter.report(), "the task that waits").await;
                 let had = had.is_ok_and(|report| completed_with(&report, &wanted));
                 lost += u32::from(!had);
                 had
@@ -137,8 +137,8 @@ impl Stage {
         for (sibling, _) in &siblings {
             sibling.cancel();
         }
-        for (sibling, wanted) in siblings {
-            let report = known(sibling.outcome(), "a task beside it").await;
+        for (mut sibling, wanted) in siblings {
+            let report = known(sibling.report(), "a task beside it").await;
             let well = report.is_ok_and(|report| completed_with(&report, &wanted));
             lost += u32::from(!well);
         }
@@ -253,11 +253,11 @@ impl Stage {
 
     /// Whether another task completes.
     async fn recovers(&self, seed: u64) -> bool {
-        let Ok((handle, wanted)) = self.sibling(seed, SIBLINGS).await else {
+        let Ok((mut handle, wanted)) = self.sibling(seed, SIBLINGS).await else {
             return false;
         };
         handle.cancel();
-        let report = known(handle.outcome(), "a task after it").await;
+        let report = known(handle.report(), "a task after it").await;
         report.is_ok_and(|report| completed_with(&report, &wanted))
     }
 
@@ -314,7 +314,7 @@ fn limits() -> Limits {
 }
 
 fn load(runner: &Runner, name: &str, text: &'static str) -> Result<Artifact, Error> {
-    runner.load_bytes(&format!("{name}.wat"), text.as_bytes())
+    runner.blocking_load_bytes(&format!("{name}.wat"), text.as_bytes())
 }
 
 /// Waits until a task says that it is.

@@ -16,7 +16,7 @@ const MAX_DETAIL: usize = 256;
 #[derive(Debug, thiserror::Error)]
 pub enum JailError {
     #[error(
-        "cannot set up the strict jail: {} is {}: {} (--jail best-effort runs without it)",
+        "cannot set up the strict jail: {} is {}: {}",
         .0.layer, .0.state.name(), .0.detail
     )]
     Missing(LayerReport),

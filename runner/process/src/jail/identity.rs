@@ -62,8 +62,7 @@ pub(super) fn assume(plan: &Plan) -> Result<Identity, JailError> {
     let Some(target) = target else {
         return Ok(Identity {
             words: format!(
-                "{}, since directories are granted whose owner cannot be mapped to another user; \
-                 --uid chooses one",
+                "{}, since directories are granted whose owner cannot be mapped to another user",
                 words((0, own.1))
             ),
             fault: groups

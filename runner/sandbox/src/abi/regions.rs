@@ -435,10 +435,10 @@ async fn map(
         Err(error) => Err(error),
         Ok(()) => match lay(&mut store, &list, pages).await {
             Ok(overlay) => Ok(overlay),
-            Err(source) => {
+            Err(error) => {
                 store.data_mut().windows.remove(&window);
                 let what = "cannot map a region";
-                match told::<()>(Err(RegionError::System { what, source }))? {
+                match told::<()>(Err(RegionError::System { what, error }))? {
                     Ok(()) => Err(AbiError::Busy),
                     Err(error) => Err(error),
                 }

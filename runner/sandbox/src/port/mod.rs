@@ -150,7 +150,6 @@ pub enum PortError {
 #[error("{error}")]
 pub struct Unsent {
     /// Why not.
-    #[source]
     pub error: PortError,
     /// All of it.
     pub message: Message,
@@ -395,7 +394,7 @@ impl Port {
     /// # Errors
     ///
     /// As [`Port::send`].
-    pub fn send_blocking(&self, message: impl Into<Message>) -> Result<(), Unsent> {
+    pub fn blocking_send(&self, message: impl Into<Message>) -> Result<(), Unsent> {
         // This thread does nothing else until then: there is nobody to give way to.
         let mut sending = std::pin::pin!(unconstrained(self.send(message)));
         loop {
@@ -410,7 +409,7 @@ impl Port {
     /// # Errors
     ///
     /// As [`Port::receive`].
-    pub fn receive_blocking(&self) -> Result<Message, PortError> {
+    pub fn blocking_receive(&self) -> Result<Message, PortError> {
         let mut receiving = std::pin::pin!(unconstrained(self.receive()));
         loop {
             if let Some(received) = wait(receiving.as_mut(), None) {
@@ -419,12 +418,12 @@ impl Port {
         }
     }
 
-    /// [`Port::receive_blocking`] that waits no longer than `time`.
+    /// [`Port::blocking_receive`] that waits no longer than `time`.
     ///
     /// # Errors
     ///
     /// [`PortError::WouldBlock`] when it does; else as [`Port::receive`].
-    pub fn receive_timeout(&self, time: Duration) -> Result<Message, PortError> {
+    pub fn blocking_receive_timeout(&self, time: Duration) -> Result<Message, PortError> {
         let receiving = std::pin::pin!(unconstrained(self.receive()));
         // None where no clock reaches: then it is never.
         let until = Instant::now().checked_add(time);

@@ -90,12 +90,12 @@ pub enum RegionError {
     #[error("a limit on regions was reached")]
     Limit,
     /// The operating system refuses.
-    #[error("{what}: {source}")]
+    #[error("{what}: {error}")]
     System {
         /// What was tried.
         what: &'static str,
         /// Why not.
-        source: io::Error,
+        error: io::Error,
     },
     /// What came from elsewhere is no region.
     #[error("not a region: {0}")]
@@ -107,7 +107,7 @@ impl RegionError {
     #[doc(hidden)]
     pub fn errno(&self) -> i32 {
         match self {
-            RegionError::System { source, .. } => source.raw_os_error().unwrap_or(libc::EIO),
+            RegionError::System { error, .. } => error.raw_os_error().unwrap_or(libc::EIO),
             RegionError::Limit => libc::ENOSPC,
             _ => libc::EINVAL,
         }
@@ -118,8 +118,8 @@ impl RegionError {
     pub fn is_limit(&self) -> bool {
         match self {
             RegionError::Limit => true,
-            RegionError::System { source, .. } => matches!(
-                source.raw_os_error(),
+            RegionError::System { error, .. } => matches!(
+                error.raw_os_error(),
                 Some(
                     libc::ENOMEM
                         | libc::ENOSPC
@@ -138,7 +138,7 @@ impl RegionError {
 fn system(what: &'static str) -> impl Fn(rustix::io::Errno) -> RegionError {
     move |errno| RegionError::System {
         what,
-        source: errno.into(),
+        error: errno.into(),
     }
 }
 

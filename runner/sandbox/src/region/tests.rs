@@ -196,7 +196,7 @@ fn whoever_waits_is_woken_or_times_out() {
         let region = &region;
         let wait = move |expected, time: Option<Duration>| {
             if blocking {
-                return region.wait_blocking(4, expected, time).expect("a word");
+                return region.blocking_wait(4, expected, time).expect("a word");
             }
             let until = time.map(|time| Instant::now() + time);
             let waited = region.wait_until(4, expected, until);

@@ -42,7 +42,7 @@ impl Region {
     /// # Errors
     ///
     /// As [`Region::load_u32`].
-    pub fn wait_blocking(
+    pub fn blocking_wait(
         &self,
         offset: u64,
         expected: u32,
@@ -63,7 +63,7 @@ impl Region {
         }
     }
 
-    /// [`Region::wait_blocking`] for asynchronous code, of any executor or of none, for as
+    /// [`Region::blocking_wait`] for asynchronous code, of any executor or of none, for as
     /// long as it takes: dropping the future ends the wait.
     ///
     /// In process mode, where the kernel knows who waits, each wait has a thread, which
@@ -85,7 +85,7 @@ impl Region {
         let (tell, told) = oneshot::channel();
         let waiting = move || {
             loop {
-                match region.wait_blocking(offset, expected, Some(LOOK_EVERY)) {
+                match region.blocking_wait(offset, expected, Some(LOOK_EVERY)) {
                     Ok(Waited::TimedOut) if tell.is_closed() => return,
                     Ok(Waited::TimedOut) => {}
                     // It was, when the wait began.
@@ -94,9 +94,9 @@ impl Region {
                 }
             }
         };
-        let system = |source| RegionError::System {
+        let system = |error| RegionError::System {
             what: "cannot start a thread to wait",
-            source,
+            error,
         };
         std::thread::Builder::new()
             .name("wrun-wait".to_owned())

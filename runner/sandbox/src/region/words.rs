@@ -133,9 +133,9 @@ impl MemoryFile {
             return Ok(words);
         }
         let len = usize::try_from(self.size).map_err(|_| RegionError::OutOfBounds)?;
-        let words = SharedWords::map(&self.file, len).map_err(|source| RegionError::System {
+        let words = SharedWords::map(&self.file, len).map_err(|error| RegionError::System {
             what: "cannot map a memory file",
-            source,
+            error,
         })?;
         // Another thread may have been first; then this mapping goes.
         Ok(self.words.get_or_init(|| words))

@@ -351,7 +351,7 @@ fn strict_refuses_what_best_effort_reports() {
                 assert!(layer.is_required(), "{error}");
                 let words = format!("cannot set up the strict jail: {layer} is unavailable: ");
                 assert!(error.starts_with(&words), "{error}");
-                assert!(error.contains("--jail best-effort"), "{error}");
+                assert!(!error.contains("--"), "{error}");
             }
             None => assert!(!layer.is_required(), "{layer}"),
         }
@@ -463,7 +463,7 @@ fn a_granted_directory_is_all_there_is() {
                 assert_eq!(seen.user, 0);
                 let detail = seen.detail(Layer::Identity);
                 assert!(detail.contains("no capabilities"), "{detail}");
-                assert!(detail.contains("--uid"), "{detail}");
+                assert!(detail.contains("cannot be mapped"), "{detail}");
             }
         }
     }

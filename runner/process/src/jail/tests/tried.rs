@@ -88,7 +88,7 @@ impl Attempt {
             Ok(openat(dir, path, flags, Mode::from_raw_mode(0o644))?)
         };
         let refused = |error| match error {
-            RegionError::System { source, .. } => source,
+            RegionError::System { error, .. } => error,
             other => io::Error::other(other),
         };
         let region_of = |kind| {
