@@ -14,7 +14,7 @@ use super::source::{self, Shape};
 use super::support;
 use bytes::Bytes;
 use std::borrow::Cow;
-use wasmtime::{Engine, OutOfMemory};
+use wasmtime::Engine;
 
 /// Task files up to this size are compiled on one thread: what starting others
 /// takes is as long.
@@ -89,13 +89,23 @@ fn compiled(
     // What the compiler does not get is gone before the compiler takes most memory.
     let binary = changed.map_or(source, Cow::Owned);
     let engine = engine(Kind { metered, wide })?;
+    Ok((native(&engine, shape, &binary)?, meta))
+}
+
+#[cfg(feature = "compile")]
+fn native(engine: &Engine, shape: Shape, binary: &[u8]) -> Result<Vec<u8>, LoadError> {
     let elf = match shape {
-        Shape::CommandModule => engine.precompile_module(&binary),
+        Shape::CommandModule => engine.precompile_module(binary),
         Shape::Component | Shape::CommandComponent | Shape::CoreModule => {
-            engine.precompile_component(&binary)
+            engine.precompile_component(binary)
         }
     };
-    Ok((elf.map_err(not_compiled)?, meta))
+    elf.map_err(not_compiled)
+}
+
+#[cfg(not(feature = "compile"))]
+fn native(_: &Engine, _: Shape, _: &[u8]) -> Result<Vec<u8>, LoadError> {
+    Err(LoadError::NoCompiler)
 }
 
 /// What the compiler gets for a task file.
@@ -133,8 +143,9 @@ pub(super) fn compilable(bytes: &[u8]) -> Result<Compilable<'_>, LoadError> {
     })
 }
 
+#[cfg(feature = "compile")]
 fn not_compiled(error: wasmtime::Error) -> LoadError {
-    if error.is::<OutOfMemory>() {
+    if error.is::<wasmtime::OutOfMemory>() {
         return LoadError::OutOfMemory;
     }
     support::not_compiled(&format!("{error:#}"))

@@ -122,17 +122,31 @@ fn config(kind: Kind) -> Config {
 
 /// An engine that compiles and does not run; `parallel` is on the threads of
 /// rayon's global pool.
-pub(crate) fn compiler(kind: Kind, parallel: bool) -> Result<Engine, EngineError> {
-    Engine::new(config(kind).parallel_compilation(parallel))
-        .map_err(|e| EngineError::Engine(format!("{e:#}")))
+pub(crate) fn compiler(
+    kind: Kind,
+    #[cfg_attr(not(feature = "compile"), expect(unused))] parallel: bool,
+) -> Result<Engine, EngineError> {
+    #[cfg_attr(not(feature = "compile"), expect(unused_mut))]
+    let mut config = config(kind);
+    #[cfg(feature = "compile")]
+    config.parallel_compilation(parallel);
+    Engine::new(&config).map_err(|e| EngineError::Engine(format!("{e:#}")))
+}
+
+/// Of an engine that runs and does not compile.
+fn runs(kind: Kind) -> Config {
+    #[cfg_attr(not(feature = "compile"), expect(unused_mut))]
+    let mut config = config(kind);
+    #[cfg(feature = "compile")]
+    config.enable_compiler(false);
+    config
 }
 
 /// An engine that runs and does not compile, in a process of one thread that
 /// forks: it starts no thread, and its epoch ticks by a timer signal while
 /// [`epoch::Running`] guards exist.
 pub fn single_threaded_runtime(kind: Kind) -> Result<Engine, EngineError> {
-    let mut config = config(kind);
-    config.enable_compiler(false);
+    let config = runs(kind);
     let engine = Engine::new(&config).map_err(|e| EngineError::Engine(format!("{e:#}")))?;
     // What a thread sets up when it first runs a guest, children then have.
     Engine::tls_eager_initialize();
@@ -143,8 +157,7 @@ pub fn single_threaded_runtime(kind: Kind) -> Result<Engine, EngineError> {
 /// An engine that runs and does not compile. Its epoch ticks while
 /// [`epoch::Running`] guards exist.
 pub fn runtime(kind: Kind, allocation: Allocation) -> Result<Engine, EngineError> {
-    let mut config = config(kind);
-    config.enable_compiler(false);
+    let mut config = runs(kind);
     if let Allocation::Pool { slots } = allocation {
         let slots = u32::try_from(slots).unwrap_or(u32::MAX);
         let mut pool = PoolingAllocationConfig::new();

@@ -38,6 +38,10 @@ pub enum LoadError {
     OutOfMemory,
     #[error("the task needs {what}, which wrun does not support: {hint}")]
     Unsupported { what: String, hint: String },
+    #[error(
+        "the program was built without a compiler: it runs only tasks that were compiled before"
+    )]
+    NoCompiler,
     // From here on: nothing that a compiler process reports. These must stay last, or
     // postcard counts the others differently when it reads than when it writes.
     #[serde(skip)]

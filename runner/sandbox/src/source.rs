@@ -121,6 +121,11 @@ pub(crate) fn to_binary<'a>(bytes: &'a [u8]) -> Result<Cow<'a, [u8]>, LoadError>
             message: format!("text has at most {} MiB; use the binary", MAX_TEXT >> 20),
         });
     }
+    #[cfg(not(feature = "wat"))]
+    return Err(LoadError::Text {
+        message: "this program was built without the text format; use the binary".to_owned(),
+    });
+    #[cfg(feature = "wat")]
     match wat::parse_str(text) {
         Ok(binary) => Ok(Cow::Owned(binary)),
         Err(error) => {

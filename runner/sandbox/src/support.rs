@@ -131,6 +131,7 @@ fn unsupported(feature: WasmFeatures) -> LoadError {
 
 /// What the compiler says of a valid binary: what it has not implemented, or a limit of
 /// its own.
+#[cfg(feature = "compile")]
 pub(super) fn not_compiled(message: &str) -> LoadError {
     let message = source::one_line(message);
     // Its settings are none of the reader's.

@@ -7,10 +7,10 @@
 use crate::children::{Tree, child_data};
 use crate::handle::OutputStream;
 use crate::launch::{Launch, Place, Request, Starter};
+use crate::mode;
 use crate::provider::Commons;
 use crate::task::{Input, Stdio, Task, validate_output};
 use crate::task_grant::validate_tasks;
-use crate::thread::ThreadExecutor;
 use bytes::Bytes;
 use std::path::Path;
 use std::sync::Arc;
@@ -18,14 +18,12 @@ use std::sync::atomic::AtomicU64;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use wrun_process::{ChildCompiler, ProcessExecutor};
 use wrun_sandbox::Budgets;
 use wrun_sandbox::broadcast::Broadcast;
 use wrun_sandbox::deadline::Deadline;
 use wrun_sandbox::executor::{Executed, Executor};
 use wrun_sandbox::locks::Locks;
-use wrun_sandbox::region::Ledger;
-use wrun_sandbox::{Artifact, Code, Compiled, Compiler, InProcess, Loader, Progress, Sink};
+use wrun_sandbox::{Artifact, Code, Compiled, Loader, Progress, Sink};
 use wrun_sys::{self, Process};
 use wrun_types::config::{Config, Jail, Mode};
 use wrun_types::error::{Error, ErrorKind};
@@ -73,22 +71,8 @@ impl Core {
                  MemoryDenyWriteExecute=): wrun runs compiled code and needs that",
             ));
         }
-        let compiler: Box<dyn Compiler> = match config.mode {
-            Mode::Thread => match ChildCompiler::with_limits(&config)? {
-                Some(compiler) => Box::new(compiler),
-                None => Box::new(InProcess::new(config.compile_budget)),
-            },
-            Mode::Process => Box::new(ChildCompiler::new(&config)?),
-        };
-        let loader = Arc::new(Loader::new(&config, compiler));
-        let executor: Arc<dyn Executor> = match config.mode {
-            Mode::Thread => {
-                let ledger = Arc::new(Ledger::new(config.region_memory, false));
-                let slots = config.max_running + config.max_children;
-                Arc::new(ThreadExecutor::new(loader.clone(), slots, ledger))
-            }
-            Mode::Process => Arc::new(ProcessExecutor::new(loader.clone(), &config)?),
-        };
+        let loader = Arc::new(Loader::new(&config, mode::compiler(&config)?));
+        let executor = mode::executor(loader.clone(), &config)?;
         Ok(Core {
             made_in: Process::current(),
             admission: Arc::new(Semaphore::new(config.max_running + config.max_queued)),

@@ -373,11 +373,13 @@ mod core;
 #[doc(hidden)]
 pub mod fuzzing;
 mod handle;
+#[cfg(feature = "process")]
 mod hook;
 mod launch;
 #[cfg(feature = "measure")]
 #[doc(hidden)]
 pub mod measure;
+mod mode;
 mod provider;
 mod retry;
 mod runner;
@@ -394,10 +396,12 @@ pub fn die_of_broken_pipes() {
 
 pub use builder::Builder;
 pub use handle::{Canceller, Killer, OutputStream, ProgressWatch, TaskHandle};
+#[cfg(feature = "process")]
 pub use hook::worker_hook;
 pub use runner::Runner;
 pub use task::{Input, Stdio, Task};
 pub use task_grant::TaskGrant;
+#[cfg(feature = "process")]
 #[doc(inline)]
 pub use wrun_process::{StopSignal, job_control, suspend};
 #[doc(inline)]

@@ -45,12 +45,12 @@ pub fn spec(task: Task) -> Spec {
 ///
 /// As [`Runner::load`].
 pub fn code(runner: &Runner, artifact: &Artifact) -> Result<Arc<Code>, Error> {
-    runner.code(artifact)
+    runner.core.code(artifact)
 }
 
 /// How many tasks and hosts wait for a named lock.
 pub fn locks_waited_for(runner: &Runner) -> usize {
-    runner.locks_waited_for()
+    runner.core.starter.commons.locks.waiting()
 }
 
 /// The program that was named for workers; none where it is this one.

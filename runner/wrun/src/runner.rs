@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::OwnedSemaphorePermit;
+use wrun_sandbox::Artifact;
 use wrun_sandbox::blocking;
 use wrun_sandbox::broadcast::Line;
 use wrun_sandbox::deadline;
@@ -23,7 +24,6 @@ use wrun_sandbox::locks::{Hold, LockGuard, MAX_NAME};
 use wrun_sandbox::port::Port;
 use wrun_sandbox::region::{Kind as RegionKind, Region, RegionError};
 use wrun_sandbox::turn;
-use wrun_sandbox::{Artifact, Code};
 use wrun_sys::shortage;
 use wrun_sys::{self, NoPipeSignal};
 use wrun_types::config::{Config, Mode};
@@ -49,7 +49,7 @@ const THREADS_START: Duration = Duration::from_secs(10);
 /// its threads, every call says [`ErrorKind::ShutDown`], and dropping it does nothing: make
 /// another one there.
 pub struct Runner {
-    core: Arc<Core>,
+    pub(crate) core: Arc<Core>,
     runtime: Option<Runtime>,
     /// Broken pipes would be the end of this process.
     quiet_pipes: bool,
@@ -376,12 +376,6 @@ impl Runner {
         runnable.is_some_and(|runnable| runnable.observes_cancellation())
     }
 
-    /// How many tasks and hosts wait for a named lock.
-    #[cfg(feature = "measure")]
-    pub(crate) fn locks_waited_for(&self) -> usize {
-        self.core.starter.commons.locks.waiting()
-    }
-
     /// The compiled artifact of a task, as `wrun compile` writes it: native
     /// code, for this version of wrun on this kind of processor. Compiles where the
     /// artifact is not compiled yet.
@@ -402,11 +396,6 @@ impl Runner {
     /// As [`Runner::load`].
     pub fn blocking_compile(&self, artifact: &Artifact) -> Result<Vec<u8>, Error> {
         self.core.code_bytes(artifact)
-    }
-
-    /// The compiled code, for whoever measures what it costs without a runner.
-    pub(crate) fn code(&self, artifact: &Artifact) -> Result<Arc<Code>, Error> {
-        self.core.code(artifact)
     }
 
     /// Runs one task: submits it and waits for its report. Dropping the future ends the

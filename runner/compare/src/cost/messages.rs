@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use wrun::{Artifact, Cache, Error, Message, Mode, Port, Runner, Task};
 
 /// A guest that does what each end of a channel has to do.
-const GUEST: &[u8] = include_bytes!("../../../../guest-tasks/ports/ports.wasm");
+const GUEST: &[u8] = include_bytes!("../guests/ports.wasm");
 /// Sizes of messages, in bytes.
 const COPIED: [u64; 7] = [
     64,
