@@ -667,7 +667,7 @@ source, output = socket.recv_fds(channel, 1, 8)[1]
 def frame(body):
     return struct.pack("<I", len(body)) + body
 
-def hello(version=7):
+def hello(version=8):
     channel.sendall(b"wrunwork" + struct.pack("<I", version))
 
 def say(body):

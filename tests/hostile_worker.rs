@@ -95,10 +95,10 @@ class Peer:
     def failed(self, words):
         self.say(b"\x05" + text(words) + b"\x00")
 
-    def done(self, output=b"", stdout=0, stderr=0, seconds=0, ending=b"\x00", fds=()):
+    def done(self, output=b"", stdout=0, stderr=0, seconds=0, outcome=b"\x00\x00", fds=()):
         spent = varint(seconds) + varint(0)
-        fate = ending + spent + spent + b"\x00\x00\x00\x00\x00"
-        self.say(b"\x04" + fate + text(output) + varint(stdout) + varint(stderr) + USAGE, fds)
+        result = outcome + spent + spent + b"\x00\x00\x00\x00\x00"
+        self.say(b"\x04" + result + text(output) + varint(stdout) + varint(stderr) + USAGE, fds)
 
     def ask(self, id, what, fds=()):
         self.say(b"\x06" + varint(id) + what, fds)
@@ -116,7 +116,7 @@ os.dup2(1, 0)
 raw, say, order, done = control.raw, control.say, control.order, control.done
 ask = control.ask
 
-def hello(version=7, fds=()):
+def hello(version=8, fds=()):
     raw(b"wrunwork" + struct.pack("<I", version), fds)
 
 def ready(layers=0, fds=()):
@@ -673,12 +673,21 @@ while True: control.stdout(b'x' * 65536)",
                 // Words and numbers.
                 task("hello(); ready(); order(); done(b'hi', seconds=2**64 - 1); live()", Output("hi")),
                 task(
-                    "hello(); ready(); order(); done(ending=b'\\1' + text('x' * 4000000)); live()",
+                    "hello(); ready(); order(); done(outcome=b'\\1' + text('x' * 4000000)); live()",
                     Any,
                 ),
-                task("hello(); ready(); order(); done(ending=b'\\4\\x30'); live()", Breach("decode")),
-                task("hello(); ready(); order(); done(ending=b'\\4\\0'); live()", Ends(Limit::Deadline)),
-                task("hello(); ready(); order(); done(ending=b'\\5'); live()", Any),
+                task("hello(); ready(); order(); done(outcome=b'\\4\\x30'); live()", Breach("decode")),
+                task("hello(); ready(); order(); done(outcome=b'\\4\\0'); live()", Ends(Limit::Deadline)),
+                task("hello(); ready(); order(); done(outcome=b'\\6'); live()", Any),
+                // A crash is what the runner sees; the output is what came as output.
+                task(
+                    "hello(); ready(); order(); done(outcome=b'\\5\\3'); live()",
+                    Breach("it said that it crashed"),
+                ),
+                task(
+                    "hello(); ready(); order(); done(outcome=b'\\0' + text('x' * 99)); live()",
+                    Output(""),
+                ),
                 task(
                     "hello(); ready(); order(); control.failed('x' * 4000000); live()",
                     Expected::Error(ErrorKind::System),
