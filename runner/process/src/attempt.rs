@@ -13,6 +13,7 @@ use super::owners;
 use super::plain::{Plain, Told};
 use super::pool::{NoWorker, Pool, Taken, bounded};
 use super::stream::Stream;
+use super::trace;
 use super::worker::{Life, Worker, crash_of};
 use crate::wire::{Done, Input, Order, Output, RunOrder, WorkerSays};
 use std::io;
@@ -78,6 +79,7 @@ pub(super) async fn run(
                     let message = format!("the worker cannot load the task: {message}");
                     return Err(ProcessError::Refused { message }.into());
                 };
+                trace::refused(job.task_id, &message);
                 let renewed =
                     tokio::task::spawn_blocking(move || renew(CodeError::Engine(message)));
                 renewed
@@ -89,6 +91,8 @@ pub(super) async fn run(
     let start = worker.life.start();
     let jail = worker.life.jail();
     let overhead = began.elapsed();
+    let (task, attempt) = (job.task_id, job.attempt);
+    trace::started(attempt, worker.life.id(), start, overhead);
     pool.tend();
     let supervised = supervise(worker, job, asks).await;
     let ended = began.elapsed();
@@ -99,6 +103,9 @@ pub(super) async fn run(
         pid,
         reusable,
     } = supervised;
+    if let Err(crash) = &fate {
+        trace::crashed(task, attempt, pid, crash);
+    }
     // What it did while nobody had looked at it is its task's time.
     let of_task = match &fate {
         Ok(fate) => fate.start.saturating_add(fate.run),
@@ -462,7 +469,10 @@ async fn supervise(worker: Worker, job: Job, asks: bool) -> Result<Supervised, E
             let fate = match other {
                 Seen::Killed => Ok(Fate::imposed(Ending::Cancelled)),
                 Seen::Exceeded => Ok(Fate::imposed(Ending::LimitExceeded(Limit::Output))),
-                Seen::Overdue => Ok(Fate::imposed(Ending::LimitExceeded(Limit::Deadline))),
+                Seen::Overdue => {
+                    trace::killed_late(job.task_id, job.attempt, pid, GRACE);
+                    Ok(Fate::imposed(Ending::LimitExceeded(Limit::Deadline)))
+                }
                 Seen::Broken(what) => Err(Crash::Protocol(what)),
                 Seen::Stopped(signal) => Err(Crash::Signal(signal)),
                 _ => match timeout(LINGER, life.wait()).await {

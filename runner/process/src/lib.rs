@@ -32,6 +32,7 @@ mod spawn;
 mod stream;
 mod suspend;
 mod task_main;
+mod trace;
 mod users;
 pub mod wire;
 mod words;
@@ -124,6 +125,7 @@ impl ProcessExecutor {
                 },
                 users,
                 group: (config.jail != Jail::Off).then(|| Arc::new(group)),
+                told: Arc::default(),
             },
             pools: Mutex::default(),
             trial: Arc::default(),
@@ -256,6 +258,9 @@ impl Executor for ProcessExecutor {
                 Ok(())
             }
         };
+        if let Some(note) = &as_root {
+            self.settings.told.as_root(note);
+        }
         let mut executed = attempt::run(&pool, job, asks, renew).await?;
         executed.notes.extend(as_root);
         Ok(executed)

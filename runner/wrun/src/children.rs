@@ -8,14 +8,16 @@
 
 use crate::provider::{Commons, Provider};
 use crate::task_grant::TaskGrant;
+use crate::trace;
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument;
 use wrun_sandbox::Budgets;
 use wrun_sandbox::InputKind;
 use wrun_sandbox::deadline::{Deadline, until};
@@ -26,6 +28,7 @@ use wrun_sandbox::services::{End, SpawnError};
 use wrun_sandbox::stop::Stop;
 use wrun_sandbox::turn::Turn;
 use wrun_sandbox::{Ending, Fate, Sink};
+use wrun_types::config::Mode;
 use wrun_types::limits::Limits;
 use wrun_types::outcome::Limit;
 use wrun_types::spec::{Spec, Terminals};
@@ -33,6 +36,7 @@ use wrun_types::spec::{Spec, Terminals};
 /// What starting a child takes of its runner.
 pub(crate) struct Starter {
     pub(crate) executor: Arc<dyn Executor>,
+    pub(crate) mode: Mode,
     /// Ids of submitted tasks and of children.
     pub(crate) next_id: AtomicU64,
     /// Permits for children that run, over all trees.
@@ -326,6 +330,8 @@ impl Children {
             services,
         };
         let (told, end) = watch::channel(None);
+        let mode = self.starter.mode;
+        let span = trace::task(id, &grant.name, &grant.artifact, mode);
         let running = Running {
             starter: self.starter.clone(),
             job,
@@ -337,10 +343,11 @@ impl Children {
             place,
             regions,
         };
-        self.running.spawn(async move {
+        let running = async move {
             let end = running.run().await;
             told.send_replace(Some(end));
-        });
+        };
+        self.running.spawn(running.instrument(span));
         state.started += 1;
         let child = Child {
             stop,
@@ -437,6 +444,7 @@ impl Running {
             place,
             regions,
         } = self;
+        let began = Instant::now();
         let deadline = job.deadline;
         let services = job.services.clone();
         let executing = async {
@@ -466,6 +474,7 @@ impl Running {
             }
         }
         drop(place);
+        trace::child_ended(&executed, began);
         let end = match executed {
             Ok(executed) => end_of(executed, &stdout).await,
             Err(error) => End::Crashed(format!("it could not be run: {error}")),
@@ -499,6 +508,7 @@ async fn execute(
             () = stop.wished.cancelled() => return imposed(Ending::Cancelled),
             () = until(job.deadline) => return imposed(Ending::LimitExceeded(Limit::Deadline)),
         }
+        trace::prepared(&job.artifact, metered);
     }
     let listens = starter.executor.listens(&job.artifact, metered);
     stop.watch(listens, starter.executor.execute(job)).await

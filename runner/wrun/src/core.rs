@@ -11,6 +11,7 @@ use crate::retry::Retry;
 use crate::task::{Input, Stdio, Task, validate_output};
 use crate::task_grant::validate_tasks;
 use crate::thread::ThreadExecutor;
+use crate::trace;
 use bytes::Bytes;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -62,6 +63,8 @@ pub(crate) struct Admitted {
     capture_out: Option<Sink>,
     capture_err: Option<Sink>,
     place: Place,
+    /// Of all that is done for the task.
+    pub(crate) span: tracing::Span,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -126,6 +129,7 @@ impl Core {
             places: Arc::new(Semaphore::new(config.max_running)),
             starter: Arc::new(Starter {
                 executor: executor.clone(),
+                mode: config.mode,
                 next_id: AtomicU64::new(1),
                 places: Arc::new(Semaphore::new(config.max_children)),
                 commons: Arc::new(Commons {
@@ -240,12 +244,14 @@ impl Core {
             self.executor.ledger().clone(),
             spec.limits.max_memory,
         ));
+        let id = self.starter.next_id.fetch_add(1, Ordering::Relaxed);
         let admitted = Admitted {
+            span: trace::task(id, &spec.name, &artifact, self.config.mode),
             submitted,
             retries,
             stop,
             job: Job {
-                task_id: self.starter.next_id.fetch_add(1, Ordering::Relaxed),
+                task_id: id,
                 attempt: 1,
                 artifact,
                 deadline,
@@ -304,6 +310,7 @@ impl Core {
             capture_out,
             capture_err,
             place,
+            span: _,
             _permit,
         } = admitted;
         let spec = job.spec.clone();
@@ -318,7 +325,7 @@ impl Core {
             queue,
             attempt,
             executed,
-        } = ran?;
+        } = ran.inspect_err(trace::not_run)?;
         let [stdout, stderr] = [captured(capture_out).await, captured(capture_err).await];
         let total = submitted.elapsed();
         let Executed {
@@ -373,6 +380,7 @@ impl Core {
         report.notes = notes;
         report.stdout = stdout;
         report.stderr = stderr;
+        trace::ended(&report);
         Ok(report)
     }
 
@@ -400,6 +408,9 @@ impl Core {
                 () = until(deadline) => Ending::LimitExceeded(Limit::Deadline),
             }
         });
+        if matches!(place, Place::Queued(_)) {
+            trace::queued();
+        }
         let _place = tokio::select! {
             biased;
             place = place.had() => place.map_err(|_| Error::shut_down())?,
@@ -416,6 +427,7 @@ impl Core {
                 prepared = preparing => prepared.map_err(|_| Error::shut_down())??,
                 ending = &mut ended => return Ok(imposed(ending)),
             }
+            trace::prepared(&job.artifact, metered);
         }
         let queue = submitted.elapsed();
         let listens = self.executor.listens(&job.artifact, metered);
@@ -452,11 +464,13 @@ impl Core {
                 break;
             }
             if let Some(obstacle) = retry.obstacle() {
+                trace::not_retried(obstacle);
                 notes.push(format!("no new attempt: {obstacle}"));
                 break;
             }
             let crashed = format!("attempt {attempt} crashed: {crash}");
             let pause = retry.pause();
+            trace::retrying(attempt.saturating_add(1), pause);
             tokio::select! {
                 biased;
                 ending = &mut ended => {
@@ -476,6 +490,7 @@ impl Core {
                 }
                 // The crash is what is known of the task.
                 Err(error) => {
+                    trace::not_retried(&error.to_string());
                     notes.push(format!("no new attempt: {error}"));
                     break;
                 }

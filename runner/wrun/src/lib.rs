@@ -373,6 +373,7 @@ mod runner;
 mod task;
 mod task_grant;
 mod thread;
+mod trace;
 
 /// For wrun's own tests: this process is to be a host that dies of broken pipes.
 #[cfg(feature = "test-hooks")]

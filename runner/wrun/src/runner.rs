@@ -8,6 +8,7 @@
 use crate::core::Core;
 use crate::handle::TaskHandle;
 use crate::task::{Stdio, Task};
+use crate::trace;
 use bytes::Bytes;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::OwnedSemaphorePermit;
+use tracing::{Instrument, Span};
 use wrun_sandbox::blocking;
 use wrun_sandbox::broadcast::Line;
 use wrun_sandbox::deadline;
@@ -140,7 +142,7 @@ impl Runner {
     /// than they may keep all processors.
     pub fn load(&self, path: impl AsRef<Path>) -> Result<Artifact, Error> {
         self.core.is_of_this_process()?;
-        let artifact = self.core.loader.load_file(path.as_ref(), false)?;
+        let artifact = trace::load(|| self.core.loader.load_file(path.as_ref(), false))?;
         self.core.prepare(artifact)
     }
 
@@ -151,7 +153,7 @@ impl Runner {
     /// As [`Runner::load`].
     pub fn load_bytes(&self, name: &str, bytes: impl Into<Bytes>) -> Result<Artifact, Error> {
         self.core.is_of_this_process()?;
-        let artifact = self.core.loader.load(name, bytes.into(), false)?;
+        let artifact = trace::load(|| self.core.loader.load(name, bytes.into(), false))?;
         self.core.prepare(artifact)
     }
 
@@ -166,7 +168,7 @@ impl Runner {
     /// damaged, or made by another version or for another kind of processor.
     pub fn load_trusted(&self, path: impl AsRef<Path>) -> Result<Artifact, Error> {
         self.core.is_of_this_process()?;
-        let artifact = self.core.loader.load_file(path.as_ref(), true)?;
+        let artifact = trace::load(|| self.core.loader.load_file(path.as_ref(), true))?;
         self.core.prepare(artifact)
     }
 
@@ -192,8 +194,12 @@ impl Runner {
     async fn load_elsewhere(&self, path: PathBuf, trusted: bool) -> Result<Artifact, Error> {
         self.core.is_of_this_process()?;
         let core = self.core.clone();
+        let span = Span::current();
         self.handle()
-            .spawn_blocking(move || core.prepare(core.loader.load_file(&path, trusted)?))
+            .spawn_blocking(move || {
+                let load = || trace::load(|| core.loader.load_file(&path, trusted));
+                core.prepare(span.in_scope(load)?)
+            })
             .await
             .map_err(|_| Error::shut_down())?
     }
@@ -404,10 +410,9 @@ impl Runner {
         self.handle().block_on(async {
             let permit = core.admit().await?;
             let (admitted, _ends) = core.admitted(task, permit)?;
-            self.core
-                .tasks
-                .track_future(core.clone().drive(admitted))
-                .await
+            let span = admitted.span.clone();
+            let driving = core.clone().drive(admitted).instrument(span);
+            self.core.tasks.track_future(driving).await
         })
     }
 
@@ -511,13 +516,14 @@ impl Runner {
     fn start(&self, task: Task, permit: OwnedSemaphorePermit) -> Result<TaskHandle, Error> {
         let (admitted, ends) = self.core.admitted(task, permit)?;
         let id = admitted.job.task_id;
+        let span = admitted.span.clone();
         let kill = admitted.stop.wished.clone();
         let cancel = admitted.job.cancel.clone();
         let core = self.core.clone();
         let join = self
             .core
             .tasks
-            .spawn_on(core.drive(admitted), self.handle());
+            .spawn_on(core.drive(admitted).instrument(span), self.handle());
         Ok(TaskHandle::new(
             id,
             join,
