@@ -35,7 +35,7 @@ pub(super) fn started(attempt: u32, pid: Option<u32>, start: Start, overhead: Du
 pub(super) fn crashed(task: u64, attempt: u32, pid: Option<u32>, crash: &Crash) {
     tracing::warn!(
         target: WORKER,
-        id = task,
+        task_id = task,
         attempt,
         worker_pid = pid,
         how = on_one_line(&crash.how().to_string()),
@@ -48,7 +48,7 @@ pub(super) fn crashed(task: u64, attempt: u32, pid: Option<u32>, crash: &Crash) 
 pub(super) fn killed_late(task: u64, attempt: u32, pid: Option<u32>, grace: Duration) {
     tracing::warn!(
         target: WORKER,
-        id = task,
+        task_id = task,
         attempt,
         worker_pid = pid,
         grace_ns = nanos(grace),
@@ -60,7 +60,7 @@ pub(super) fn killed_late(task: u64, attempt: u32, pid: Option<u32>, grace: Dura
 pub(super) fn refused(task: u64, why: &str) {
     tracing::warn!(
         target: LOAD,
-        id = task,
+        task_id = task,
         why = on_one_line(why),
         "the engine refused cached code: compiling again"
     );

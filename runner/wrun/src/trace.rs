@@ -31,8 +31,8 @@ pub(crate) fn task(id: u64, name: &str, artifact: &Artifact, mode: Mode) -> Span
     tracing::info_span!(
         target: TASK,
         "task",
-        id,
-        name,
+        task_id = id,
+        task_name = name,
         artifact = short(artifact),
         mode = mode.name(),
         attempt = Empty,
