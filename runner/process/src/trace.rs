@@ -120,7 +120,8 @@ pub(super) fn not_forked(why: &str) {
 pub(super) struct Told(Mutex<HashSet<(Layer, LayerState)>>);
 
 impl Told {
-    /// The walls of a process that was started.
+    /// The walls of a process that was started. Whatever task it is started for, they are
+    /// its runner's: in no span.
     pub(super) fn jail(&self, report: &JailReport) {
         let whole = |state| state == LayerState::Enforced;
         if report.layers.iter().all(|layer| whole(layer.state)) {
@@ -135,6 +136,7 @@ impl Told {
             match layer.layer.is_required() {
                 true => tracing::warn!(
                     target: JAIL,
+                    parent: None,
                     layer = name,
                     state,
                     why = on_one_line(&layer.detail),
@@ -142,6 +144,7 @@ impl Told {
                 ),
                 false => tracing::info!(
                     target: JAIL,
+                    parent: None,
                     layer = name,
                     state,
                     why = on_one_line(&layer.detail),
@@ -157,6 +160,7 @@ impl Told {
         if self.is_new(Layer::Identity, LayerState::Unavailable) {
             tracing::warn!(
                 target: JAIL,
+                    parent: None,
                 layer = Layer::Identity.name(),
                 why = on_one_line(note),
                 "a worker runs as root"

@@ -365,7 +365,7 @@
 //! | | INFO | `a layer of the jail is missing` | `layer`, `state`, `why` |
 //! | | WARN | `a worker runs as root` | `layer`, `why` |
 //!
-//! Events of `wrun::jail` are emitted once for a runner. Times are in nanoseconds. What a
+//! Events of `wrun::jail` are emitted once for a runner, in no span. Times are in nanoseconds. What a
 //! task does is DEBUG, also if it traps or exceeds a limit; WARN and ERROR are for what an
 //! operator must know. No field has output of a task, its messages or names of its
 //! functions. `task_name` and `name` are yours; a subscriber that writes them to a terminal
