@@ -311,7 +311,7 @@ pub(super) fn draw<T>(drawn: &str, write: impl FnOnce() -> T) -> T {
     let mut stderr = lock();
     let shown = drawn.rsplit_once(CLEAR).map_or(drawn, |(_, after)| after);
     stderr.drawn.clear();
-    if shown.trim_matches('\r') != "" {
+    if !shown.trim_matches('\r').is_empty() {
         stderr.drawn.push_str(shown);
     }
     write()
