@@ -852,7 +852,7 @@ fn a_compiled_artifact_is_loaded_where_it_is_allowed() {
         let compiled = maker.blocking_compile(&echo(&maker)).unwrap();
         assert_error(
             maker.blocking_load_bytes("echo", compiled.clone()),
-            ErrorKind::NotLoadable,
+            ErrorKind::Precompiled,
             "verified",
         );
         let directory = tempfile::tempdir().unwrap();

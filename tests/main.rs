@@ -62,4 +62,5 @@ mod support;
 mod talk;
 mod tasks;
 mod terminal;
+mod tracing;
 mod wasi;

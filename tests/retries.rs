@@ -58,14 +58,14 @@ fn persistent(last: u32) -> String {
 
 /// A runner whose workers are told from all other processes, and one at a time
 /// for each task.
-struct Stage {
-    runner: Runner,
+pub(crate) struct Stage {
+    pub(crate) runner: Runner,
     program: PathBuf,
     _folder: tempfile::TempDir,
 }
 
 impl Stage {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = scratch();
         let program = own_copy(folder.path());
         let runner = Runner::builder()
@@ -83,11 +83,11 @@ impl Stage {
         }
     }
 
-    fn persistent(&self, last: u32) -> Artifact {
+    pub(crate) fn persistent(&self, last: u32) -> Artifact {
         wat(&self.runner, "persistent.wat", &persistent(last))
     }
 
-    fn submit(&self, task: Task) -> TaskHandle {
+    pub(crate) fn submit(&self, task: Task) -> TaskHandle {
         self.runner.blocking_submit(task).unwrap()
     }
 
@@ -105,7 +105,7 @@ impl Stage {
     }
 
     /// Kills the processes that run tasks.
-    fn kill(&self) -> usize {
+    pub(crate) fn kill(&self) -> usize {
         // Before a worker serves, its death is a start that failed, and no attempt.
         kill_leaves(
             running(&self.program)
@@ -143,7 +143,7 @@ fn kill_leaves(processes: impl Iterator<Item = Process>) -> usize {
 }
 
 #[track_caller]
-fn await_attempt(handle: &TaskHandle, attempt: u64) {
+pub(crate) fn await_attempt(handle: &TaskHandle, attempt: u64) {
     assert!(
         within(SOON, || handle.progress().done == attempt),
         "no attempt {attempt}, but {:?}",

@@ -261,7 +261,7 @@ fn status_kib(pid: i32, field: &str) -> u64 {
 
 /// A worker program that crashes while the file `bad` is there, and is good
 /// otherwise; each start is noted.
-fn crashing(folder: &Path) -> PathBuf {
+pub(crate) fn crashing(folder: &Path) -> PathBuf {
     let program = folder.join("crashing");
     let (folder, wrun) = (folder.display(), wrun());
     let wrun = wrun.display();

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 /// What a terminal gets of `wrun ARGS...`, whose stdin and, if so wanted, stdout is
 /// elsewhere.
-fn terminal(args: &[&str], redirect: &str) -> String {
+pub(crate) fn terminal(args: &[&str], redirect: &str) -> String {
     terminal_of("", args, redirect)
 }
 

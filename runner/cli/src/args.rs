@@ -1,5 +1,6 @@
 //! The command line as it is typed: what clap parses and `--help` prints.
 
+use super::log::LogArgs;
 use super::process::{ProcessArgs, WallArgs};
 use super::terminal::Terminal;
 use super::{Failure, exit};
@@ -38,7 +39,7 @@ Exit status: 0 completed; a command's own code; 1 the task failed; 2 usage;
 Where codes collide, --report tells them apart.
 
 WRUN_CACHE_DIR is the directory for compiled code
-[default: $XDG_CACHE_HOME/wrun, or ~/.cache/wrun].";
+[default: $XDG_CACHE_HOME/wrun, or ~/.cache/wrun]. WRUN_LOG is the default of --log.";
 
 const COMPARE_EXAMPLES: &str = "\
 Examples:
@@ -210,6 +211,9 @@ pub(crate) struct RunArgs {
     /// Do not read or write the cache of compiled code
     #[arg(long)]
     pub(crate) no_cache: bool,
+
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
 
     #[command(flatten)]
     pub(crate) process: ProcessArgs,
@@ -395,6 +399,9 @@ pub(crate) struct CompileArgs {
     #[arg(short, long)]
     pub(crate) quiet: bool,
 
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
+
     /// The task file
     #[arg(value_name = "TASK", value_hint = ValueHint::FilePath)]
     pub(crate) task: PathBuf,
@@ -452,6 +459,9 @@ pub(crate) struct CompareArgs {
 
     #[command(flatten)]
     pub(crate) grants: Grants,
+
+    #[command(flatten)]
+    pub(crate) log: LogArgs,
 
     #[command(flatten)]
     pub(crate) walls: WallArgs,

@@ -141,7 +141,8 @@ fn command() -> Vec<String> {
             false => typed.next(),
         };
         let is = |option: &str| word == option || word.starts_with(&format!("{option}="));
-        if !["--json", "--html", "--only"].into_iter().any(is) {
+        let others = ["--json", "--html", "--only", "--log", "--log-format"];
+        if !others.into_iter().any(is) {
             words.push(word);
             words.extend(value);
         }

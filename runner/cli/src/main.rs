@@ -14,6 +14,7 @@ mod input;
 mod inspect;
 mod lazy;
 mod loading;
+mod log;
 mod output;
 mod process;
 mod progress;
@@ -58,6 +59,9 @@ fn main() -> ExitCode {
         // Without it Ctrl-Z stops this process alone: no reason not to run.
         let _ = wrun::job_control();
     }
+    if let Err(failure) = start_log(&cli) {
+        return ended(Err(failure));
+    }
     let result = match cli.command {
         None => run::run(cli.run),
         Some(Command::Run(args)) => run::run(*args),
@@ -74,7 +78,18 @@ fn main() -> ExitCode {
     ended(result)
 }
 
+fn start_log(cli: &Cli) -> Result<(), Failure> {
+    match &cli.command {
+        None => cli.run.log.start(),
+        Some(Command::Run(args)) => args.log.start(),
+        Some(Command::Compile(args)) => args.log.start(),
+        Some(Command::Compare(args)) => args.log.start(),
+        Some(Command::Inspect(_) | Command::Completions { .. } | Command::Man) => Ok(()),
+    }
+}
+
 fn ended(result: Result<u8, Failure>) -> ExitCode {
+    log::flush();
     match result {
         Ok(code) => ExitCode::from(code),
         Err(Failure { code, message }) => {

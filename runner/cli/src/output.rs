@@ -5,7 +5,7 @@ use super::destination::{Destination, cannot_write};
 use super::progress::Line;
 use super::stdio::{self, Patient};
 use super::terminal::{Filter, Terminal};
-use super::{Failure, exit, stdout_failed};
+use super::{Failure, exit, log, stdout_failed};
 use std::collections::VecDeque;
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
@@ -78,7 +78,9 @@ impl Output {
                     .open(patience)
                     .and_then(|file| write_all(stream, &mut Patient(file))),
                 None => {
-                    let mut stdout = Heard(stdio::stdout(), words);
+                    // Where its last words are heard here, stdout is stderr's.
+                    let is_logs = words.is_some();
+                    let mut stdout = Heard(Beside(stdio::stdout(), is_logs), words);
                     match io::stdout().is_terminal() {
                         true => show_all(stream, &mut stdout, &line, terminal),
                         false => write_all(stream, &mut stdout),
@@ -116,7 +118,7 @@ pub(super) fn copy_stderr(
     words: Words,
 ) -> Result<Copied, Failure> {
     copy(stream, move |stream| {
-        let mut stderr = Heard(stdio::stderr(), Some(words));
+        let mut stderr = Heard(Beside(stdio::stderr(), true), Some(words));
         let written = match io::stderr().is_terminal() {
             true => show_all(stream, &mut stderr, &line, terminal),
             false => write_all(stream, &mut stderr),
@@ -149,15 +151,33 @@ impl Words {
     }
 }
 
+/// A writer that the log may share.
+struct Beside<W>(W, bool);
+
+impl<W: Write> Write for Beside<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self.1 {
+            true => log::around(bytes, |bytes| self.0.write(bytes)),
+            false => self.0.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
 /// A writer that keeps the end of what is written, where that is wanted.
 struct Heard<W>(W, Option<Words>);
 
 impl<W: Write> Write for Heard<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.0.write(bytes);
         if let Some(words) = &self.1 {
-            words.add(bytes);
+            // What is left comes again.
+            words.add(&bytes[..*written.as_ref().unwrap_or(&bytes.len())]);
         }
-        self.0.write(bytes)
+        written
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -5,7 +5,7 @@
 //! breaks the line in two or cuts it off, has all of it at the cursor or behind it, where
 //! the next drawing erases it.
 
-use super::stdio;
+use super::{log, stdio};
 use indicatif::{ProgressDrawTarget, TermLike};
 use std::fmt::Debug;
 use std::io::{self, Write};
@@ -91,7 +91,7 @@ impl TermLike for Screen {
             return Ok(());
         }
         drawn.push('\r');
-        stdio::stderr().write_all(drawn.as_bytes())
+        log::draw(&drawn, || stdio::stderr().write_all(drawn.as_bytes()))
     }
 }
 

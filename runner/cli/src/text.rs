@@ -1,7 +1,7 @@
 //! Words for people, on stderr: complaints, statistics. What a guest said is
 //! stripped of control characters before it can reach a terminal.
 
-use super::stdio;
+use super::{log, stdio};
 use std::fmt::Write as _;
 use std::time::Duration;
 use wrun::{
@@ -27,6 +27,8 @@ pub(super) fn complain(message: &str) {
 
 /// Writes to stderr. Nothing is left to be done about one that takes no more.
 pub(super) fn say(text: &str) {
+    // What was logged before comes before.
+    log::flush();
     let _ = stdio::stderr().say(text.as_bytes());
 }
 

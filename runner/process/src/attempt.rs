@@ -13,6 +13,7 @@ use super::owners;
 use super::plain::{Plain, Told};
 use super::pool::{NoWorker, Pool, Taken, bounded};
 use super::stream::Stream;
+use super::trace;
 use super::worker::{Life, Worker, crash_of};
 use crate::wire::{Done, Input, Order, Output, RunOrder, WorkerSays};
 use std::io;
@@ -79,6 +80,7 @@ pub(super) async fn run(
                     let message = format!("the worker cannot load the task: {message}");
                     return Err(ProcessError::Refused { message }.into());
                 };
+                trace::refused(job.task_id, &message);
                 let renewed =
                     tokio::task::spawn_blocking(move || renew(CodeError::Engine(message)));
                 renewed
@@ -90,6 +92,8 @@ pub(super) async fn run(
     let start = worker.life.start();
     let jail = worker.life.jail();
     let overhead = began.elapsed();
+    let (task, attempt) = (job.task_id, job.attempt);
+    trace::started(attempt, worker.life.id(), start, overhead);
     pool.tend();
     let supervised = supervise(worker, job, asks).await;
     let ended = began.elapsed();
@@ -100,6 +104,9 @@ pub(super) async fn run(
         pid,
         reusable,
     } = supervised;
+    if let Outcome::Crashed(crash) = &result.outcome {
+        trace::crashed(task, attempt, pid, crash);
+    }
     // What it did while nobody had looked at it is its task's time.
     let of_task = result.start.saturating_add(result.run);
     let overhead = overhead.min(ended.saturating_sub(of_task));
@@ -460,7 +467,10 @@ async fn supervise(worker: Worker, job: Job, asks: bool) -> Result<Supervised, E
             let outcome = match other {
                 Seen::Killed => Outcome::Cancelled,
                 Seen::Exceeded => Outcome::LimitExceeded(Limit::Output),
-                Seen::Overdue => Outcome::LimitExceeded(Limit::Deadline),
+                Seen::Overdue => {
+                    trace::killed_late(job.task_id, job.attempt, pid, GRACE);
+                    Outcome::LimitExceeded(Limit::Deadline)
+                }
                 Seen::Broken(what) => Outcome::Crashed(Crash::Protocol(what)),
                 Seen::Stopped(signal) => Outcome::Crashed(Crash::Signal(signal)),
                 _ => Outcome::Crashed(match timeout(LINGER, life.wait()).await {

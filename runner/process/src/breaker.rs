@@ -25,6 +25,16 @@ pub(super) enum Failure {
     Killed,
 }
 
+impl Failure {
+    /// The name in events.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Failure::Own => "by itself",
+            Failure::Killed => "killed",
+        }
+    }
+}
+
 /// What starting has to wait for.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Restraint {

@@ -41,6 +41,7 @@ mod spawn;
 mod stream;
 mod suspend;
 mod task_main;
+mod trace;
 mod users;
 pub mod wire;
 mod words;
@@ -137,6 +138,7 @@ impl ProcessExecutor {
                 },
                 users,
                 group: (config.jail != Jail::Off).then(|| Arc::new(group)),
+                told: Arc::default(),
             },
             trial: Arc::default(),
         };
@@ -289,6 +291,9 @@ impl Runnable for Pools {
                 Ok(())
             }
         };
+        if let Some(note) = &as_root {
+            self.shared.settings.told.as_root(note);
+        }
         let mut executed = attempt::run(&pool, job, self.regions, renew).await?;
         executed.notes.extend(as_root);
         Ok(executed)

@@ -13,6 +13,7 @@ use super::group::Group;
 use super::owners::Owners;
 use super::plain::Plain;
 use super::spawn::{Launch, Spawner};
+use super::trace;
 use super::users::Users;
 use super::worker::{Worker, crash_of};
 use super::zygote::{NotForked, Zygote};
@@ -49,6 +50,8 @@ pub(super) struct Settings {
     pub(super) users: Option<Arc<Users>>,
     /// Of all workers; none without a jail.
     pub(super) group: Option<Arc<Group>>,
+    /// What was told of their jails.
+    pub(super) told: Arc<trace::Told>,
 }
 
 pub(super) struct Pool {
@@ -185,6 +188,7 @@ impl Pool {
                     match self.fork(round, None, plain).await {
                         Ok(worker) => Ok(worker),
                         Err(NotMade::Refused(why)) => {
+                            trace::not_forked(&why);
                             note = Some(format!("started by exec: forking failed: {why}"));
                             self.exec(None).await
                         }
@@ -331,7 +335,15 @@ impl Pool {
     fn failed(&self, round: u64, how: Failure, why: String) {
         let jitter = rand::random::<f64>();
         let now = Instant::now();
-        self.state().breaker.failed(round, now, how, why, jitter);
+        let restraint = {
+            let breaker = &mut self.state().breaker;
+            if breaker.round() != round {
+                return;
+            }
+            breaker.failed(round, now, how, why.clone(), jitter);
+            breaker.restraint(now)
+        };
+        trace::start_failed(how, &why, &restraint);
     }
 
     fn alive_zygote(&self) -> Option<Arc<Zygote>> {
@@ -489,7 +501,10 @@ impl Pool {
             .map_err(NoWorker::from)?;
         launch.owners = owners;
         match timeout(HANDSHAKE, self.shake(&mut launch)).await {
-            Ok(Ok(jail)) => Ok((launch, Arc::new(jail))),
+            Ok(Ok(jail)) => {
+                self.settings.told.jail(&jail);
+                Ok((launch, Arc::new(jail)))
+            }
             Ok(Err(not)) => Err(not),
             Err(_late) => Err(NotReady::Died(
                 Failure::Own,

@@ -12,6 +12,7 @@ use super::child::{Child, LOOK_EVERY};
 use super::owners::Owners;
 use super::plain::{Plain, Told};
 use super::spawn::Launch;
+use super::trace;
 use super::words::Words;
 use crate::wire::{ControlOrder, ControlSays, Spare};
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, send, socketpair, sockopt};
@@ -119,6 +120,8 @@ impl Zygote {
             jail,
             owners,
         });
+        let pid = child.id();
+        trace::zygote_started(pid);
         let end = zygote.end.clone();
         let listening = Arc::downgrade(&zygote);
         tokio::spawn(async move {
@@ -127,10 +130,14 @@ impl Zygote {
                 how = look_after(&mut child, &mut words, &listening) => how,
                 () = end.cancelled() => Failure::Killed,
             };
-            if let Some(zygote) = listening.upgrade() {
+            // Whoever does not need it any more has dropped it.
+            let needed = listening.upgrade();
+            if let Some(zygote) = &needed {
                 zygote.children().words = words.told();
                 zygote.orphan(how);
             }
+            let died = needed.and_then(|zygote| zygote.children().orphaned);
+            trace::zygote_ended(pid, died);
             reap(child).await;
         });
         zygote

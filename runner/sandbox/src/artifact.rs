@@ -152,6 +152,12 @@ impl Artifact {
         self.0.codes[usize::from(metered)].get()?.made.clone()
     }
 
+    /// It was loaded as an artifact of `wrun compile`.
+    #[doc(hidden)]
+    pub fn is_precompiled(&self) -> bool {
+        self.0.source.is_none()
+    }
+
     #[doc(hidden)]
     pub fn runner(&self) -> u64 {
         self.0.runner

@@ -8,6 +8,7 @@
 
 use crate::launch::{Launch, Place, Request, Starter};
 use crate::task_grant::TaskGrant;
+use crate::trace;
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,6 +17,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument;
 use wrun_sandbox::Budgets;
 use wrun_sandbox::InputKind;
 use wrun_sandbox::Sink;
@@ -274,8 +276,10 @@ impl Children {
             place: Place::Acquired(place),
         });
         let id = launch.job.task_id;
-        let stop = launch.stop.clone();
+        let (stop, span) = (launch.stop.clone(), launch.span.clone());
         let (told, end) = watch::channel(None);
+        let mode = self.starter.mode;
+        let span = trace::task(id, &grant.name, &grant.artifact, mode);
         let running = Running {
             starter: self.starter.clone(),
             launch,
@@ -284,10 +288,11 @@ impl Children {
             to,
             slot: slot.clone(),
         };
-        self.running.spawn(async move {
+        let running = async move {
             let end = running.run().await;
             told.send_replace(Some(end));
-        });
+        };
+        self.running.spawn(running.instrument(span));
         state.started += 1;
         let child = Child {
             stop,
@@ -384,6 +389,7 @@ impl Running {
         let deadline = launch.job.deadline;
         let services = launch.job.services.clone();
         let (stop, regions) = (launch.stop.clone(), launch.regions.clone());
+        let began = launch.submitted;
         let running = async {
             let ran = launch.run(&starter.executor).await;
             services.end().await;
@@ -410,6 +416,7 @@ impl Running {
                 () = until(deadline) => {}
             }
         }
+        trace::child_ended(&ran, began);
         let end = match ran {
             Ok(ran) => {
                 drop(ran.place);

@@ -11,6 +11,7 @@ use crate::mode;
 use crate::provider::Commons;
 use crate::task::{Input, Stdio, Task, validate_output};
 use crate::task_grant::validate_tasks;
+use crate::trace;
 use bytes::Bytes;
 use std::path::Path;
 use std::sync::Arc;
@@ -78,6 +79,7 @@ impl Core {
             admission: Arc::new(Semaphore::new(config.max_running + config.max_queued)),
             starter: Arc::new(Starter {
                 executor: executor.clone(),
+                mode: config.mode,
                 next_id: AtomicU64::new(1),
                 places: Arc::new(Semaphore::new(config.max_running)),
                 child_places: Arc::new(Semaphore::new(config.max_children)),
@@ -96,12 +98,12 @@ impl Core {
 
     pub(crate) fn load_file(&self, path: &Path, trusted: bool) -> Result<Artifact, Error> {
         self.is_of_this_process()?;
-        self.prepare(self.loader.load_file(path, trusted)?)
+        self.prepare(trace::load(|| self.loader.load_file(path, trusted))?)
     }
 
     pub(crate) fn load_bytes(&self, name: &str, bytes: Bytes) -> Result<Artifact, Error> {
         self.is_of_this_process()?;
-        self.prepare(self.loader.load(name, bytes, false)?)
+        self.prepare(trace::load(|| self.loader.load(name, bytes, false))?)
     }
 
     fn prepare(&self, artifact: Artifact) -> Result<Artifact, Error> {
@@ -245,7 +247,7 @@ impl Core {
             (ran.queue, ran.attempt, ran.executed)
         });
         services.end().await;
-        let (queue, attempt, executed) = ran?;
+        let (queue, attempt, executed) = ran.inspect_err(trace::not_run)?;
         let [stdout, stderr] = [captured(capture_out).await, captured(capture_err).await];
         let total = submitted.elapsed();
         let Executed {
@@ -300,6 +302,7 @@ impl Core {
         report.notes = notes;
         report.stdout = stdout;
         report.stderr = stderr;
+        trace::ended(&report);
         Ok(report)
     }
 }

@@ -6,6 +6,7 @@
 use crate::children::{Children, Tree};
 use crate::provider::{Commons, Provider};
 use crate::retry::Retry;
+use crate::trace;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use wrun_sandbox::port::Port;
 use wrun_sandbox::region::Maker;
 use wrun_sandbox::stop::Stop;
 use wrun_sandbox::{Artifact, InputKind, Progress, RunResult, Sink};
+use wrun_types::config::Mode;
 use wrun_types::error::Error;
 use wrun_types::limits::Limit;
 use wrun_types::outcome::Outcome;
@@ -35,6 +37,7 @@ pub(crate) struct Starter {
     /// Permits for children that run, over all trees.
     pub(crate) child_places: Arc<Semaphore>,
     pub(crate) commons: Arc<Commons>,
+    pub(crate) mode: Mode,
 }
 
 /// What a task is started with.
@@ -66,6 +69,8 @@ pub(crate) struct Launch {
     /// The regions that are made for it.
     pub(crate) regions: Arc<Maker>,
     pub(crate) submitted: Instant,
+    /// Of all that is done for the task.
+    pub(crate) span: tracing::Span,
     retries: u32,
     place: Place,
 }
@@ -144,9 +149,11 @@ impl Starter {
         let ledger = self.executor.ledger().clone();
         let regions = Arc::new(Maker::new(ledger, spec.limits.max_memory));
         let services = Provider::new(children, self.commons.clone(), regions.clone());
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         Launch {
+            span: trace::task(id, &spec.name, &artifact, self.mode),
             job: Job {
-                task_id: self.next_id.fetch_add(1, Ordering::Relaxed),
+                task_id: id,
                 attempt: 1,
                 artifact,
                 spec: Arc::new(spec),
@@ -201,6 +208,9 @@ impl Launch {
             executed: Executed::new(RunResult::imposed(ending)),
             place,
         };
+        if matches!(place, Place::Queued(_)) {
+            trace::queued();
+        }
         let place = tokio::select! {
             biased;
             place = place.acquired() => Some(place.map_err(|_| Error::shut_down())?),
@@ -213,11 +223,13 @@ impl Launch {
                 let (executor, artifact) = (executor.clone(), job.artifact.clone());
                 let preparing =
                     tokio::task::spawn_blocking(move || executor.prepare(&artifact, metered));
-                tokio::select! {
+                let runnable = tokio::select! {
                     biased;
                     prepared = preparing => prepared.map_err(|_| Error::shut_down())??,
                     ending = &mut ended => return Ok(imposed(ending, place)),
-                }
+                };
+                trace::prepared(&job.artifact, metered);
+                runnable
             }
         };
         let queue = submitted.elapsed();
@@ -253,11 +265,13 @@ async fn attempts(
             break;
         }
         if let Some(obstacle) = retry.obstacle() {
+            trace::not_retried(obstacle);
             notes.push(format!("no new attempt: {obstacle}"));
             break;
         }
         let crashed = format!("attempt {attempt} crashed: {crash}");
         let pause = retry.pause();
+        trace::retrying(attempt.saturating_add(1), pause);
         tokio::select! {
             biased;
             ending = &mut ended => {
@@ -277,6 +291,7 @@ async fn attempts(
             }
             // The crash is what is known of the task.
             Err(error) => {
+                trace::not_retried(&error.to_string());
                 notes.push(format!("no new attempt: {error}"));
                 break;
             }

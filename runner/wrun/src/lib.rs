@@ -334,6 +334,52 @@
 //! # }
 //! ```
 //!
+//! # Tracing
+//!
+//! A runner emits spans and events of the crate
+//! [`tracing`](https://docs.rs/tracing). They cost nothing that can be measured while
+//! there is no subscriber. Events come from the threads of the runner as well as from the
+//! caller's, so install the subscriber globally (`tracing::subscriber::set_global_default`,
+//! or `init` of `tracing-subscriber`): one that is the default of a single thread receives
+//! only what that thread does. Programs that the runner starts emit nothing; their runner
+//! does. Call [`worker_hook`] before you install a subscriber.
+//!
+//! Each task has a span `task` (level INFO, target `wrun::task`), from its submission to
+//! its report. Its parent is the span that is current when the task is submitted; the
+//! parent of a child task's span is the span of the task that started it. Its fields:
+//! `task_id` ([`TaskHandle::id`], [`Report::task_id`]), `task_name`, `artifact` (the first
+//! 16 digits of [`Artifact::digest`]), `mode`, and from the second attempt on `attempt`.
+//! An event that has a task is in its span.
+//!
+//! | target | level | event | fields |
+//! |---|---|---|---|
+//! | `wrun::task` | DEBUG | `queued`: it waits for a place | |
+//! | | DEBUG | `started`, for each attempt | `attempt`; in process mode `worker_pid`, `start_method`, `overhead_ns` |
+//! | | INFO | `retrying`, `not retried`, after a crash | `attempt`, `pause_ns`; `why` |
+//! | | DEBUG | `ended`: it has a report | `outcome` with `code`, `trap` or `limit`, `attempt`, `queue_ns`, `start_ns`, `run_ns`, `total_ns`, `children`; fewer for a child task |
+//! | | DEBUG | `not run`: it has an [`Error`] | `error` |
+//! | `wrun::load` | INFO, DEBUG | `loaded`: INFO if it was compiled, DEBUG if not | `name`, `artifact`, `from` (`compiler`, `cache` or `artifact`), `compile_ns`, `total_ns` |
+//! | | DEBUG | `prepared`: a task needed other code, such as code that counts fuel | `artifact`, `metered`, `compile_ns` |
+//! | | WARN | `compiled code is not cached` | `name`, `artifact`, `why` |
+//! | | WARN | `the engine refused cached code: compiling again` | `why` |
+//! | `wrun::worker` | WARN | `worker crashed` | `task_id`, `attempt`, `worker_pid`, `how`, `words_len` (bytes that it wrote to its stderr) |
+//! | | WARN | `worker did not end at its deadline and was killed` | `task_id`, `attempt`, `worker_pid`, `grace_ns` |
+//! | | DEBUG | `zygote started`, `zygote ended` | `zygote_pid` |
+//! | | WARN | `zygote died` | `zygote_pid`, `how` |
+//! | | WARN | `a worker died while it started` | `how`, `why` |
+//! | | ERROR | `workers keep dying while they start: none is started for a while` | `failures`, `again_ns`, `how`, `why` |
+//! | | WARN | `started by exec: forking failed` | `why` |
+//! | `wrun::jail` | WARN | `a required layer of the jail is missing` ([`Jail::BestEffort`]) | `layer`, `state`, `why` |
+//! | | INFO | `a layer of the jail is missing` | `layer`, `state`, `why` |
+//! | | WARN | `a worker runs as root` | `layer`, `why` |
+//!
+//! Events of `wrun::jail` are emitted once for a runner, in no span. Times are in nanoseconds. What a
+//! task does is DEBUG, also if it traps or exceeds a limit; WARN and ERROR are for what an
+//! operator must know. No field has output of a task, its messages or names of its
+//! functions. `task_name` and `name` are yours; a subscriber that writes them to a terminal
+//! must quote them, as that of `tracing-subscriber` does. The names of events and fields
+//! may change in any version.
+//!
 //! # Signals and limits of your program
 //!
 //! Building a runner gives SIGXFSZ, the signal of the limit on the size of files, a handler
@@ -386,6 +432,7 @@ mod runner;
 mod task;
 mod task_grant;
 mod thread;
+mod trace;
 
 /// For wrun's own tests: this process is to be a host that dies of broken pipes.
 #[cfg(feature = "test-hooks")]

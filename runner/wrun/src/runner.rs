@@ -8,6 +8,7 @@
 use crate::core::Core;
 use crate::handle::{TaskHandle, must_not_be_async};
 use crate::task::{Stdio, Task};
+use crate::trace;
 use bytes::Bytes;
 use std::io;
 use std::path::Path;
@@ -15,6 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::OwnedSemaphorePermit;
+use tracing::{Instrument, Span};
 use wrun_sandbox::Artifact;
 use wrun_sandbox::blocking;
 use wrun_sandbox::broadcast::Line;
@@ -211,8 +213,9 @@ impl Runner {
     ) -> Result<T, Error> {
         self.core.is_of_this_process()?;
         let core = self.core.clone();
+        let span = Span::current();
         self.handle()
-            .spawn_blocking(move || work(&core))
+            .spawn_blocking(move || span.in_scope(|| work(&core)))
             .await
             .map_err(|_| Error::shut_down())?
     }
@@ -427,10 +430,9 @@ impl Runner {
         self.handle().block_on(async {
             let permit = core.admit().await?;
             let (admitted, _ends) = core.admitted(task, permit)?;
-            self.core
-                .tasks
-                .track_future(core.clone().drive(admitted))
-                .await
+            let span = admitted.launch.span.clone();
+            let driving = core.clone().drive(admitted).instrument(span);
+            self.core.tasks.track_future(driving).await
         })
     }
 
@@ -534,13 +536,14 @@ impl Runner {
     fn start(&self, task: Task, permit: OwnedSemaphorePermit) -> Result<TaskHandle, Error> {
         let (admitted, ends) = self.core.admitted(task, permit)?;
         let id = admitted.launch.job.task_id;
+        let span = admitted.launch.span.clone();
         let kill = admitted.launch.stop.wished.clone();
         let cancel = admitted.launch.job.cancel.clone();
         let core = self.core.clone();
         let join = self
             .core
             .tasks
-            .spawn_on(core.drive(admitted), self.handle());
+            .spawn_on(core.drive(admitted).instrument(span), self.handle());
         Ok(TaskHandle::new(
             id,
             join,

@@ -12,9 +12,13 @@ use axum::routing::post;
 use rayon::prelude::*;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use tower::ServiceExt;
+use tracing::span::{Attributes, Id};
+use tracing::{Event, Instrument, Subscriber};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+use tracing_subscriber::registry::LookupSpan;
 use wrun::{
     Artifact, ErrorKind, Limit, Limits, Message, Mode, Outcome, RegionKind, Runner, Start, Task,
     TrapKind,
@@ -110,12 +114,18 @@ fn main() {
         _ => {}
     }
     wrun::worker_hook(); // this program is its own worker in process mode
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .init();
+    let seen = Seen::default();
+    let subscriber = tracing_subscriber::registry()
+        .with(
+            tracing_subscriber::fmt::layer()
+                .with_writer(std::io::stderr)
+                .with_filter(tracing_subscriber::filter::LevelFilter::INFO),
+        )
+        .with(seen.clone());
+    tracing::subscriber::set_global_default(subscriber).expect("the first one");
     let part = std::env::args().nth(1).unwrap_or_default();
     match &*part {
-        "server" => server(),
+        "server" => server(&seen),
         "fork" => forks(),
         "hooks" => hooks(),
         "thief" => thief(),
@@ -125,8 +135,62 @@ fn main() {
     println!("{part}: done");
 }
 
+/// What this program's subscriber has seen of wrun.
+#[derive(Clone, Default)]
+struct Seen(Arc<Tasks>);
+
+#[derive(Default)]
+struct Tasks {
+    /// In the span of a request, and in none.
+    requested: AtomicUsize,
+    others: AtomicUsize,
+    ended: AtomicUsize,
+}
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Seen {
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        if attributes.metadata().target() == "wrun::task" {
+            let parent = context
+                .span(id)
+                .and_then(|span| Some(span.parent()?.name()));
+            let counted = match parent {
+                Some("request") => &self.0.requested,
+                _ => &self.0.others,
+            };
+            counted.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        let mut is_end = false;
+        event.record(
+            &mut |field: &tracing::field::Field, _: &dyn std::fmt::Debug| {
+                is_end |= field.name() == "outcome";
+            },
+        );
+        let in_task = context
+            .event_span(event)
+            .is_some_and(|it| it.name() == "task");
+        if event.metadata().target() == "wrun::task" && is_end && in_task {
+            self.0.ended.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Seen {
+    /// Tasks since the last time: of requests, others, and those that ended.
+    fn take(&self) -> [usize; 3] {
+        let Tasks {
+            requested,
+            others,
+            ended,
+        } = &*self.0;
+        [requested, others, ended].map(|count| count.swap(0, Ordering::Relaxed))
+    }
+}
+
 /// Requests that each run a task, in both modes, and the same from rayon's pool.
-fn server() {
+fn server(seen: &Seen) {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build();
@@ -142,7 +206,8 @@ fn server() {
                 .map(|number| {
                     let request = Request::post(format!("/echo/word-{number}"));
                     let request = request.body(Body::empty()).expect("a request");
-                    tokio::spawn(app.clone().oneshot(request))
+                    let span = tracing::info_span!("request", number);
+                    tokio::spawn(app.clone().oneshot(request).instrument(span))
                 })
                 .collect();
             for (number, response) in requests.into_iter().enumerate() {
@@ -163,6 +228,8 @@ fn server() {
             let report = server.runner.blocking_run(task).expect("a report");
             assert_eq!(report.stdout, number.to_string());
         });
+        // Three of the check.
+        assert_eq!(seen.take(), [50, 53, 103], "{mode:?} {start:?}");
         tracing::info!("{mode:?} {start:?}: 100 tasks completed");
     }
 }

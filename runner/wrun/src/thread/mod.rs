@@ -68,6 +68,7 @@ impl ThreadExecutor {
             Ok(prepared) => Ok(prepared),
             // Cached code of another machine: compile it for this one.
             Err(PrepareError::Code(refused)) => {
+                crate::trace::refused(artifact, &refused);
                 let code = self.loader.recompile(artifact, metered, refused)?;
                 Ok(Prepared::new(engine, &code)?)
             }
@@ -123,6 +124,7 @@ struct Linked {
 impl Runnable for Linked {
     async fn execute(&self, job: Job) -> Result<Executed, Error> {
         let prepared = &self.prepared;
+        crate::trace::started(job.attempt);
         let budget = job.spec.limits.input_budget(prepared.shape());
         let run = Run {
             spec: &job.spec,
