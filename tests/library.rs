@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use wrun::{
-    Artifact, DirGrant, Error, ErrorKind, Input, Limit, Limits, Mode, Outcome, Runner, Shape,
-    Stdio, Task,
+    Artifact, DirGrant, Error, ErrorKind, Input, Limit, Limits, Mode, Outcome, ProcessOptions,
+    Runner, Shape, Stdio, Task,
 };
 
 /// What should take no time at all, on a machine that is busy with other tests.
@@ -764,7 +764,9 @@ fn an_error_and_what_is_behind_it_say_nothing_twice() {
     }
     let unresolved = "no.such.host.invalid:80".parse::<wrun::TcpGrant>();
     check(&unresolved.unwrap_err(), "cannot resolve");
-    let missing = builder(Mode::Process).worker("/no/such/worker").build();
+    let missing = builder(Mode::Process)
+        .process(ProcessOptions::default().worker("/no/such/worker"))
+        .build();
     let missing =
         missing.and_then(|runner| runner.blocking_load(repo("guest-tasks/echo/echo.wat")));
     let missing = missing.unwrap_err();
@@ -954,7 +956,7 @@ fn a_program_that_is_no_worker_is_an_error() {
     ] {
         let runner = Runner::builder()
             .mode(Mode::Process)
-            .worker(&program)
+            .process(ProcessOptions::default().worker(&program))
             .build()
             .unwrap();
         // Nobody can compile; nor, with code that somebody else compiled, run.
@@ -988,7 +990,7 @@ fn a_worker_that_never_answers_does_not_outlast_a_deadline() {
     );
     let runner = Runner::builder()
         .mode(Mode::Process)
-        .worker(silent)
+        .process(ProcessOptions::default().worker(silent))
         .build()
         .unwrap();
     let echo = echo(&runner);

@@ -56,7 +56,7 @@
 //! then a function with that attribute.
 //!
 //! A program that cannot (a library of a larger one, a test) names another with
-//! [`Builder::worker`]; `wrun` itself is one. Without either, [`Builder::build`]
+//! [`ProcessOptions::worker`]; `wrun` itself is one. Without either, [`Builder::build`]
 //! says [`ErrorKind::NoWorker`].
 //!
 //! # Tasks
@@ -354,7 +354,7 @@
 //!   costs no thread. Ten thousand that wait took 275 MiB of resident memory in
 //!   one process on Linux 6.18 (`tests/leaks.rs`).
 //! - **Process mode**: a process for each task, milliseconds;
-//!   [`Builder::spares`] are made ahead, so that a task does not wait for its own.
+//!   [`ProcessOptions::spares`] are made ahead, so that a task does not wait for its own.
 //! - **Fuel**: compiles a second time, up to two times slower code; only for tasks
 //!   that have that limit.
 //! - **Output and input** are bounded where they are kept, streamed where they are
@@ -375,6 +375,7 @@ mod hook;
 #[cfg(feature = "measure")]
 #[doc(hidden)]
 pub mod measure;
+mod process_options;
 mod provider;
 mod retry;
 mod runner;
@@ -392,6 +393,7 @@ pub fn die_of_broken_pipes() {
 pub use builder::Builder;
 pub use handle::{Canceller, Killer, OutputStream, ProgressWatch, TaskHandle};
 pub use hook::worker_hook;
+pub use process_options::ProcessOptions;
 pub use runner::Runner;
 pub use task::{Input, Stdio, Task};
 pub use task_grant::TaskGrant;

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tower::ServiceExt;
-use wrun::{
+use wrun::{ProcessOptions, 
     Artifact, ErrorKind, Limit, Limits, Message, Mode, Outcome, RegionKind, Runner, Start, Task,
     TrapKind,
 };
@@ -42,7 +42,7 @@ struct Server {
 
 impl Server {
     fn new(mode: Mode, start: Start) -> Result<Self, wrun::Error> {
-        Server::with(Runner::builder().mode(mode).start(start))
+        Server::with(Runner::builder().mode(mode).process(ProcessOptions::default().start(start)))
     }
 
     fn with(builder: wrun::Builder) -> Result<Self, wrun::Error> {
@@ -261,7 +261,7 @@ fn named(name: &str) -> (PathBuf, PathBuf) {
 fn hooks() {
     for (name, words) in [("late-thread", "metrics"), ("late-runtime", "asynchronous")] {
         let (folder, program) = named(name);
-        let error = Server::with(Runner::builder().worker(&program)).err();
+        let error = Server::with(Runner::builder().process(ProcessOptions::default().worker(&program))).err();
         std::fs::remove_dir_all(folder).expect("removed");
         let error = error.expect("a worker that cannot be");
         assert_eq!(error.kind(), ErrorKind::NoWorker, "{error}");
@@ -273,7 +273,7 @@ fn hooks() {
     }
     let (folder, program) = named("crowded");
     for start in [Start::Fork, Start::Exec] {
-        let server = Server::with(Runner::builder().worker(&program).start(start));
+        let server = Server::with(Runner::builder().process(ProcessOptions::default().worker(&program).start(start)));
         server.expect("a server").check();
     }
     std::fs::remove_dir_all(folder).expect("removed");
