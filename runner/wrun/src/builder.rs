@@ -136,8 +136,7 @@ impl Builder {
         self
     }
 
-    /// Settings of process mode. What `options` does not set stays as it was; in thread
-    /// mode they have no effect.
+    /// Settings of process mode. What `options` does not set stays as it was.
     pub fn process(mut self, options: ProcessOptions) -> Self {
         self.process.add(options);
         self

@@ -1,4 +1,4 @@
-//! What only concerns process mode: each setting with its default and its price.
+//! What concerns processes: each setting with its default and its price.
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -6,7 +6,8 @@ use std::time::Duration;
 use wrun_types::config::{Jail, Start};
 
 /// Settings of [process mode](crate::Mode::Process), for
-/// [`Builder::process`](crate::Builder::process). In thread mode they have no effect.
+/// [`Builder::process`](crate::Builder::process). In thread mode they only concern the child
+/// that compiles, where there is one ([`Builder::compile_timeout`](crate::Builder::compile_timeout)).
 ///
 /// ```no_run
 /// use wrun::{Jail, ProcessOptions, Runner};
