@@ -846,7 +846,7 @@ fn a_compiled_artifact_is_loaded_where_it_is_allowed() {
         let compiled = maker.blocking_compile(&echo(&maker)).unwrap();
         assert_error(
             maker.blocking_load_bytes("echo", compiled.clone()),
-            ErrorKind::NotLoadable,
+            ErrorKind::Precompiled,
             "verified",
         );
         let directory = tempfile::tempdir().unwrap();
@@ -864,7 +864,7 @@ fn a_compiled_artifact_is_loaded_where_it_is_allowed() {
         let metered = Task::new(&artifact).limits(Limits::default().fuel(1_000));
         assert_error(
             trusting.blocking_run(metered),
-            ErrorKind::NotLoadable,
+            ErrorKind::FuelMismatch,
             "fuel",
         );
         let mut damaged = compiled;
