@@ -5,7 +5,7 @@
 use crate::support::{BOTH, builder, guest, wat};
 use std::collections::HashSet;
 use std::time::Duration;
-use wrun::{Limit, Limits, Mode, Outcome, Runner, Start, Task};
+use wrun::{Limit, Limits, Mode, Outcome, ProcessOptions, Runner, Start, Task};
 
 /// Adds one to a byte of its memory, a global and a table's length, and returns them;
 /// grows its memory by as many pages as its input has bytes, and traps if it may not.
@@ -43,12 +43,23 @@ fn runners() -> Vec<(&'static str, Runner)> {
     let process = || builder(Mode::Process);
     vec![
         made("thread", builder(Mode::Thread)),
-        made("fork, no spares", process().spares(0)),
-        made("fork, spares", process().spares(2)),
-        made("fork, used again", process().spares(1).reuse(3)),
+        made(
+            "fork, no spares",
+            process().process(ProcessOptions::default().spares(0)),
+        ),
+        made(
+            "fork, spares",
+            process().process(ProcessOptions::default().spares(2)),
+        ),
+        made(
+            "fork, used again",
+            process().process(ProcessOptions::default().spares(1).reuse(3)),
+        ),
         made(
             "exec, spares",
-            process().start(Start::Exec).spares(1).max_running(2),
+            process()
+                .process(ProcessOptions::default().start(Start::Exec).spares(1))
+                .max_running(2),
         ),
     ]
 }
@@ -139,7 +150,11 @@ fn limits_are_the_tasks_own_whatever_waited() {
 #[test]
 fn orders_ahead_of_their_workers_are_their_own() {
     for mode in BOTH {
-        let runner = builder(mode).spares(0).max_running(16).build().unwrap();
+        let runner = builder(mode)
+            .process(ProcessOptions::default().spares(0))
+            .max_running(16)
+            .build()
+            .unwrap();
         let echo = guest(&runner, "echo/echo.wat");
         let handles: Vec<_> = (0..300_u32)
             .map(|number| {

@@ -7,15 +7,19 @@ use crate::support::{
 use rustix::process::Signal;
 use std::time::Duration;
 use wrun::{
-    Artifact, ErrorKind, Limit, Limits, LockMode, Message, Mode, Outcome, PortError, Runner, Task,
-    TaskHandle,
+    Artifact, ErrorKind, Limit, Limits, LockMode, Message, Mode, Outcome, PortError,
+    ProcessOptions, Runner, Task, TaskHandle,
 };
 
 /// What takes no time, on a machine that is busy with other tests.
 const SOON: Duration = Duration::from_secs(60);
 
 fn load(mode: Mode) -> (Runner, Artifact) {
-    let runner = builder(mode).spares(0).max_running(16).build().unwrap();
+    let runner = builder(mode)
+        .process(ProcessOptions::default().spares(0))
+        .max_running(16)
+        .build()
+        .unwrap();
     let commons = guest(&runner, "commons/commons.wasm");
     (runner, commons)
 }

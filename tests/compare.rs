@@ -9,7 +9,7 @@ use serde_json::Value;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
-use wrun::{Mode, Runner, Task};
+use wrun::{Mode, ProcessOptions, Runner, Task};
 use wrun_compare::{Comparison, CostRow, Measure, Policy, Results, Verdict};
 
 const ECHO: &str = "echo/echo.wat";
@@ -25,7 +25,7 @@ fn comparison(guest: &str) -> Comparison {
 fn short(comparison: Comparison) -> Comparison {
     let budget = Duration::from_secs(3);
     comparison
-        .worker(wrun())
+        .process(ProcessOptions::default().worker(wrun()))
         .faults([])
         .rounds(5)
         .budget(budget)
@@ -466,7 +466,7 @@ fn other_workers_of_this_program_are_not_taken_for_those_that_are_measured() {
     let comparison = comparison(ECHO).measures(memory);
     let busy = Runner::builder()
         .mode(Mode::Process)
-        .worker(wrun())
+        .process(ProcessOptions::default().worker(wrun()))
         .build()
         .unwrap();
     let guest = busy.blocking_load(repo("guest-tasks").join(ECHO)).unwrap();

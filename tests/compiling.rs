@@ -12,7 +12,9 @@ use std::collections::{HashMap, HashSet};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use wrun::{Cache, Error, ErrorKind, Jail, Layer, Limit, Limits, Mode, Runner, Task};
+use wrun::{
+    Cache, Error, ErrorKind, Jail, Layer, Limit, Limits, Mode, ProcessOptions, Runner, Task,
+};
 
 const NOBODY: [i32; 0] = [];
 
@@ -209,7 +211,7 @@ fn a_compile_bomb_is_an_error_and_not_a_hung_runner() {
     still_works(&runner);
     let runner = builder(Mode::Process)
         .compile_memory(128 << 20)
-        .jail(Jail::Off)
+        .process(ProcessOptions::default().jail(Jail::Off))
         .build()
         .unwrap();
     assert_limit(
@@ -297,7 +299,10 @@ fn a_killed_compiler_loses_its_own_load_only() {
                 (Signal::ABORT, 6, Jail::Off),
                 (Signal::TERM, 15, Jail::Off),
             ] {
-                let runner = builder(Mode::Process).jail(jail).build().unwrap();
+                let runner = builder(Mode::Process)
+                    .process(ProcessOptions::default().jail(jail))
+                    .build()
+                    .unwrap();
                 std::thread::scope(|scope| {
                     let loading = scope.spawn(|| runner.blocking_load_bytes("bomb", large_bomb()));
                     to_a_compiler(signal);
@@ -426,7 +431,10 @@ fn loads_that_fail_leave_nothing() {
 /// What the kernel says of a compiler at work: fields of its status, and whether
 /// its namespaces are its own.
 fn look_at_a_compiler(jail: Jail) -> (HashMap<String, String>, Vec<&'static str>) {
-    let runner = builder(Mode::Process).jail(jail).build().unwrap();
+    let runner = builder(Mode::Process)
+        .process(ProcessOptions::default().jail(jail))
+        .build()
+        .unwrap();
     std::thread::scope(|scope| {
         let loading = scope.spawn(|| runner.blocking_load_bytes("bomb", large_bomb()));
         let mut compiler = None;
@@ -532,8 +540,7 @@ fn without_a_required_wall_nothing_is_compiled() {
     let load = |jail| {
         let runner = Runner::builder()
             .mode(Mode::Process)
-            .worker(&program)
-            .jail(jail)
+            .process(ProcessOptions::default().worker(&program).jail(jail))
             .build()
             .unwrap();
         runner
@@ -579,7 +586,7 @@ fn one_child_for_each_kind_of_code_and_none_for_cached_code() {
     let make = |metered| {
         Runner::builder()
             .mode(Mode::Process)
-            .worker(&program)
+            .process(ProcessOptions::default().worker(&program))
             .cache(Cache::Directory(directory.path().join("cache")))
             .metered(metered)
             .build()
@@ -693,7 +700,7 @@ fn hostile(script: &str) -> Option<(tempfile::TempDir, Runner)> {
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
     let runner = Runner::builder()
         .mode(Mode::Process)
-        .worker(&program)
+        .process(ProcessOptions::default().worker(&program))
         .compile_timeout(Duration::from_secs(2))
         .build()
         .unwrap();

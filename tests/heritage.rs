@@ -9,7 +9,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use wrun::{Crash, Limit, Limits, Mode, Outcome, Runner, Start, Task, TrapKind};
+use wrun::{Crash, Limit, Limits, Mode, Outcome, ProcessOptions, Runner, Start, Task, TrapKind};
 
 const TRAP: &str = r#"(module (memory (export "memory") 1)
     (func (export "_start") (drop (i32.load (i32.const 100000)))))"#;
@@ -205,7 +205,10 @@ fn check(runner: Runner, what: &str) {
 fn check_all() {
     for start in [Start::Fork, Start::Exec] {
         for mode in BOTH {
-            let runner = builder(mode).start(start).build().unwrap();
+            let runner = builder(mode)
+                .process(ProcessOptions::default().start(start))
+                .build()
+                .unwrap();
             check(runner, &format!("{mode} {start:?}"));
         }
     }

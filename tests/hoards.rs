@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::Duration;
-use wrun::{Crash, Layer, Mode, Outcome, Runner, Start, Task, TaskHandle};
+use wrun::{Crash, Layer, Mode, Outcome, ProcessOptions, Runner, Start, Task, TaskHandle};
 
 /// A user of no other test: the kernel counts by user.
 const ORDINARY: u32 = 61_997;
@@ -232,7 +232,11 @@ fn large_messages_that_are_not_received_take_nothing_from_others() {
         "hoards::large_messages_that_are_not_received_take_nothing_from_others",
         || {
             for mode in BOTH {
-                let runner = builder(mode).max_running(16).spares(0).build().unwrap();
+                let runner = builder(mode)
+                    .max_running(16)
+                    .process(ProcessOptions::default().spares(0))
+                    .build()
+                    .unwrap();
                 let patient = wat(&runner, "patient", PATIENT);
                 let large = wat(&runner, "large", LARGE);
                 let before: Vec<_> = (0..4)
@@ -308,7 +312,10 @@ fn a_worker_that_was_taken_over_hoards_descriptors_alone() {
         "hoards::a_worker_that_was_taken_over_hoards_descriptors_alone",
         || {
             for start in [Start::Fork, Start::Exec] {
-                let runner = builder(Mode::Process).start(start).build().unwrap();
+                let runner = builder(Mode::Process)
+                    .process(ProcessOptions::default().start(start))
+                    .build()
+                    .unwrap();
                 let patient = wat(&runner, "patient", PATIENT);
                 let siblings = ["first", "second"]
                     .map(|input| started(&runner, Task::new(&patient).input(input)));
@@ -391,7 +398,7 @@ fn each_program_that_root_starts_is_another_user() {
         (0x7800_0000..=0x7800_ffff, builder(Mode::Process)),
         (
             70_000..=70_003,
-            builder(Mode::Process).users(70_000..=70_003),
+            builder(Mode::Process).process(ProcessOptions::default().users(70_000..=70_003)),
         ),
     ] {
         // Two runners, two artifacts each: four zygotes at a time.
@@ -465,9 +472,12 @@ fn a_zygote_that_cannot_send_lives_on() {
         return;
     }
     let runner = builder(Mode::Process)
-        .start(Start::Fork)
-        .spares(0)
-        .identity(ORDINARY + 1, ORDINARY + 1)
+        .process(
+            ProcessOptions::default()
+                .start(Start::Fork)
+                .spares(0)
+                .identity(ORDINARY + 1, ORDINARY + 1),
+        )
         .build()
         .unwrap();
     let patient = wat(&runner, "patient", PATIENT);

@@ -5,8 +5,8 @@
 use crate::support::{BOTH, builder, still_works, wat};
 use std::time::Duration;
 use wrun::{
-    DirGrant, Jail, Layer, LayerState, Limits, Message, Mode, Outcome, RegionKind, Report, Runner,
-    Start, Task, TcpGrant,
+    DirGrant, Jail, Layer, LayerState, Limits, Message, Mode, Outcome, ProcessOptions, RegionKind,
+    Report, Runner, Start, Task, TcpGrant,
 };
 
 /// Receives a region, says so, waits for another message, and writes to it. Prints what
@@ -140,7 +140,10 @@ fn no_holder_takes_anything_from_others() {
             "tcp",
             "both",
         ] {
-            let runner = builder(Mode::Process).start(start).build().unwrap();
+            let runner = builder(Mode::Process)
+                .process(ProcessOptions::default().start(start))
+                .build()
+                .unwrap();
             let writer = wat(&runner, "writer", WRITER);
             let region = runner.region(1 << 16, RegionKind::Shared).unwrap();
             region.write(100, b"bytes").unwrap();
@@ -226,7 +229,10 @@ fn a_region_of_nobody_else_is_mapped() {
         ] {
             let builder = builder(mode);
             let runner = match mode {
-                Mode::Process => builder.jail(jail).start(start).build().unwrap(),
+                Mode::Process => builder
+                    .process(ProcessOptions::default().jail(jail).start(start))
+                    .build()
+                    .unwrap(),
                 Mode::Thread => builder.build().unwrap(),
             };
             // Some are large enough to be waited for.

@@ -12,7 +12,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use wrun::{Crash, Error, ErrorKind, Limit, Limits, Mode, Outcome, Report, Runner, Start, Task};
+use wrun::{
+    Crash, Error, ErrorKind, Limit, Limits, Mode, Outcome, ProcessOptions, Report, Runner, Start,
+    Task,
+};
 
 const PRELUDE: &str = r#"
 import os, signal, socket, struct, sys, time
@@ -340,11 +343,14 @@ impl Liar {
 fn runner(liar: &Liar, start: Start, reuse: u32) -> Runner {
     Runner::builder()
         .mode(Mode::Process)
-        .start(start)
-        .spares(0)
-        .reuse(reuse)
+        .process(
+            ProcessOptions::default()
+                .start(start)
+                .spares(0)
+                .reuse(reuse),
+        )
         .worker_threads(2)
-        .worker(&liar.program)
+        .process(ProcessOptions::default().worker(&liar.program))
         .build()
         .unwrap()
 }
@@ -1076,9 +1082,9 @@ fn a_zygote_that_forgets_its_dead_costs_no_places() {
             };
             let runner = Runner::builder()
                 .mode(Mode::Process)
-                .spares(0)
+                .process(ProcessOptions::default().spares(0))
                 .max_running(1)
-                .worker(&liar.program)
+                .process(ProcessOptions::default().worker(&liar.program))
                 .build()
                 .unwrap();
             let echo = runner

@@ -6,7 +6,7 @@ use crate::support::{alone, builder, children, guest};
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use wrun::{Artifact, Builder, Mode, Runner, Task};
+use wrun::{Artifact, Builder, Mode, ProcessOptions, Runner, Task};
 
 /// Whether this kernel can put a memory file on pages of 2 MiB.
 fn has_large_pages() -> bool {
@@ -25,7 +25,10 @@ fn has_large_pages() -> bool {
 }
 
 fn load(builder: Builder) -> (Runner, Artifact) {
-    let runner = builder.spares(0).build().unwrap();
+    let runner = builder
+        .process(ProcessOptions::default().spares(0))
+        .build()
+        .unwrap();
     let echo = guest(&runner, "echo/echo.wat");
     (runner, echo)
 }
@@ -107,7 +110,8 @@ fn a_program_that_was_replaced_keeps_its_own_code() {
             let program = folder.path().join("program");
             let copy = own_copy(folder.path());
             fs::copy(&copy, &program).unwrap();
-            let (runner, echo) = load(builder(Mode::Process).worker(&program));
+            let (runner, echo) =
+                load(builder(Mode::Process).process(ProcessOptions::default().worker(&program)));
             run(&runner, &echo);
             assert_eq!(images_of_zygotes(), [2]);
             replace(&program);

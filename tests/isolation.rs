@@ -15,7 +15,7 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
-use wrun::{Artifact, Builder, Crash, Jail, Layer, Limit, Limits, Mode, Outcome};
+use wrun::{Artifact, Builder, Crash, Jail, Layer, Limit, Limits, Mode, Outcome, ProcessOptions};
 use wrun::{Report, Runner, Task, TaskHandle, TrapKind};
 use wrun_compare::{Fault, Finding, Place, Seen, inject, inject_at};
 
@@ -438,7 +438,7 @@ fn did(fault: Fault, report: &Report) -> bool {
 fn a_worker_that_crashes_is_all_that_is_lost() {
     for jail in [Jail::Strict, Jail::Off] {
         let target = Target::new();
-        let builder = builder(Mode::Process).jail(jail);
+        let builder = builder(Mode::Process).process(ProcessOptions::default().jail(jail));
         let rows = rows(&builder, &target, &WORKERS, Mode::Process);
         for (fault, report) in probed(builder, &WORKERS, &target) {
             let (signal, detail) = match fault {
@@ -456,7 +456,7 @@ fn a_worker_that_crashes_is_all_that_is_lost() {
 #[test]
 fn a_strict_jail_stops_escaped_code() {
     let target = Target::new();
-    let builder = builder(Mode::Process).jail(Jail::Strict);
+    let builder = builder(Mode::Process).process(ProcessOptions::default().jail(Jail::Strict));
     let rows = rows(&builder, &target, &ESCAPED, Mode::Process);
     assert!(!target.path("written").exists());
     assert!(!target.path("ran").exists());
@@ -470,7 +470,7 @@ fn a_strict_jail_stops_escaped_code() {
 #[test]
 fn without_a_jail_escaped_code_does_what_it_likes() {
     let target = Target::new();
-    let builder = builder(Mode::Process).jail(Jail::Off);
+    let builder = builder(Mode::Process).process(ProcessOptions::default().jail(Jail::Off));
     let rows = rows(&builder, &target, &ESCAPED, Mode::Process);
     assert!(target.path("written").exists());
     assert!(target.path("ran").exists());
@@ -510,7 +510,7 @@ fn what_stopped_it_is_the_wall_that_stands() {
     let rows_without = |layers: &[Layer]| {
         let target = Target::new();
         let builder = builder(Mode::Process)
-            .jail(Jail::BestEffort)
+            .process(ProcessOptions::default().jail(Jail::BestEffort))
             .absent_layers(layers.to_vec());
         let rows = rows(&builder, &target, &faults, Mode::Process);
         let truth = target.path("written").exists();
@@ -520,7 +520,8 @@ fn what_stopped_it_is_the_wall_that_stands() {
     assert_eq!(rows_without(&[]), ["seccomp"; 4].map(str::to_owned));
 
     // As far as this machine has them.
-    let stands = jail_of(&builder(Mode::Process).jail(Jail::BestEffort));
+    let stands =
+        jail_of(&builder(Mode::Process).process(ProcessOptions::default().jail(Jail::BestEffort)));
     let stands = |layer: Layer| stands.contains(&layer);
     let [read, write, connect, signal] = rows_without(&[Layer::Seccomp]);
     if stands(Layer::MountNamespace) {
@@ -589,7 +590,7 @@ fn nothing_is_left_of_any_fault() {
             assert_eq!(found, wanted, "all of them, in order");
             eprintln!("all faults in both modes took {:?}", began.elapsed());
         };
-        let builder = Runner::builder().worker(wrun());
+        let builder = Runner::builder().process(ProcessOptions::default().worker(wrun()));
         // What is made once and kept.
         everything(&builder);
         let before = descriptors();
@@ -661,7 +662,7 @@ fn a_program_that_is_not_a_host_is_not_measured() {
         let script = format!("#!/bin/sh\necho $$ > {}\n{does}\n", pid.display());
         std::fs::write(&program, script).unwrap();
         permit(&program, 0o755);
-        let builder = Runner::builder().worker(&program);
+        let builder = Runner::builder().process(ProcessOptions::default().worker(&program));
         let mut said = String::new();
         let wanted = [(Fault::Abort, Mode::Thread)];
         inject(&builder, &wanted, &mut |_, _, finding| {
@@ -677,7 +678,8 @@ fn a_program_that_is_not_a_host_is_not_measured() {
         let process = Path::new("/proc").join(pid.trim());
         assert!(!process.exists(), "{does} is left behind");
     }
-    let nobody = Runner::builder().worker(directory.path().join("nobody"));
+    let nobody = Runner::builder()
+        .process(ProcessOptions::default().worker(directory.path().join("nobody")));
     for mode in BOTH {
         inject(&nobody, &[(Fault::Abort, mode)], &mut |_, _, finding| {
             let Finding::NotMeasured { why } = finding else {

@@ -23,8 +23,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, Weak, mpsc};
 use std::time::Duration;
 use wrun::{
-    Crash, DirGrant, ErrorKind, Jail, Layer, LayerState, Limits, Mode, Outcome, Runner, Start,
-    Task, TcpGrant,
+    Crash, DirGrant, ErrorKind, Jail, Layer, LayerState, Limits, Mode, Outcome, ProcessOptions,
+    Runner, Start, Task, TcpGrant,
 };
 
 /// Waits until it is cancelled, then returns its input.
@@ -374,10 +374,13 @@ fn host() {
     }
     let runner = Runner::builder()
         .mode(part(&order, "mode"))
-        .start(part(&order, "start"))
-        .jail(part(&order, "jail"))
+        .process(
+            ProcessOptions::default()
+                .start(part(&order, "start"))
+                .jail(part(&order, "jail")),
+        )
         .absent_layers(part(&order, "absent"))
-        .worker(part::<PathBuf>(&order, "worker"))
+        .process(ProcessOptions::default().worker(part::<PathBuf>(&order, "worker")))
         .max_running(8)
         .build()
         .unwrap();
@@ -1156,8 +1159,7 @@ fn forks_of_one_zygote_have_random_numbers_of_their_own() {
     const TASKS: usize = 8;
     for jail in [Jail::Strict, Jail::Off] {
         let runner = builder(Mode::Process)
-            .jail(jail)
-            .spares(3)
+            .process(ProcessOptions::default().jail(jail).spares(3))
             .max_running(TASKS)
             .build()
             .unwrap();

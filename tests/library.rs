@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use wrun::{
-    Artifact, DirGrant, Error, ErrorKind, Input, Limit, Limits, Mode, Outcome, Runner, Shape,
-    Stdio, Task,
+    Artifact, DirGrant, Error, ErrorKind, Input, Limit, Limits, Mode, Outcome, ProcessOptions,
+    Runner, Shape, Stdio, Task,
 };
 
 /// What should take no time at all, on a machine that is busy with other tests.
@@ -772,7 +772,9 @@ fn an_error_and_what_is_behind_it_say_nothing_twice() {
     }
     let unresolved = "no.such.host.invalid:80".parse::<wrun::TcpGrant>();
     check(&unresolved.unwrap_err(), "cannot resolve");
-    let missing = builder(Mode::Process).worker("/no/such/worker").build();
+    let missing = builder(Mode::Process)
+        .process(ProcessOptions::default().worker("/no/such/worker"))
+        .build();
     let missing =
         missing.and_then(|runner| runner.blocking_load(repo("guest-tasks/echo/echo.wat")));
     let missing = missing.unwrap_err();
@@ -870,7 +872,7 @@ fn a_compiled_artifact_is_loaded_where_it_is_allowed() {
         let metered = Task::new(&artifact).limits(Limits::default().fuel(1_000));
         assert_error(
             trusting.blocking_run(metered),
-            ErrorKind::NotLoadable,
+            ErrorKind::FuelMismatch,
             "fuel",
         );
         let mut damaged = compiled;
@@ -962,7 +964,7 @@ fn a_program_that_is_not_a_worker_is_an_error() {
     ] {
         let runner = Runner::builder()
             .mode(Mode::Process)
-            .worker(&program)
+            .process(ProcessOptions::default().worker(&program))
             .build()
             .unwrap();
         // It can neither compile nor run code that another program compiled.
@@ -996,7 +998,7 @@ fn a_worker_that_never_answers_does_not_outlast_a_deadline() {
     );
     let runner = Runner::builder()
         .mode(Mode::Process)
-        .worker(silent)
+        .process(ProcessOptions::default().worker(silent))
         .build()
         .unwrap();
     let echo = echo(&runner);

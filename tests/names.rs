@@ -119,3 +119,29 @@ fn a_home_that_is_not_absolute_gets_no_cache() {
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "{mode}");
     }
 }
+
+/// What cannot be parsed is an error as others, which `?` and reports take.
+#[test]
+fn names_that_cannot_be_are_errors() {
+    fn check<T: std::str::FromStr>(text: &str, message: &str)
+    where
+        T::Err: std::error::Error + Send + Sync + 'static,
+    {
+        let error = anyhow::Error::new(text.parse::<T>().err().expect("an error"));
+        assert_eq!(format!("{error:#}"), message);
+    }
+    check::<wrun::Mode>("x", r#"unknown mode "x": expected "process" or "thread""#);
+    check::<wrun::Jail>(
+        "",
+        r#"unknown jail "": expected "strict", "best-effort" or "off""#,
+    );
+    check::<wrun::Start>(
+        "Fork",
+        r#"unknown start method "Fork": expected "fork" or "exec""#,
+    );
+    check::<wrun::DirGrant>(
+        "",
+        r#"invalid directory grant "": expected HOST[::GUEST][:ro]"#,
+    );
+    check::<wrun::TcpGrant>("x", r#"invalid address "x": expected HOST:PORT"#);
+}

@@ -10,7 +10,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
-use wrun::{DirGrant, Layer, Mode, Outcome, Report, Start, Task};
+use wrun::{DirGrant, Layer, Mode, Outcome, ProcessOptions, Report, Start, Task};
 
 /// How the line begins that reports a worker which is root.
 const AS_ROOT: &str = "wrun: the worker ran as root (uid 0), without capabilities: the owners \
@@ -191,7 +191,10 @@ fn one_runner_has_workers_of_each_kind() {
     let directory = scratch();
     furnish(directory.path());
     for start in [Start::Fork, Start::Exec] {
-        let runner = builder(Mode::Process).start(start).build().unwrap();
+        let runner = builder(Mode::Process)
+            .process(ProcessOptions::default().start(start))
+            .build()
+            .unwrap();
         let artifact = guest(&runner, "files/files.wasm");
         let run = |directory: &Path, path: &str| {
             let grant = DirGrant::new(directory).guest("/d");

@@ -4,7 +4,7 @@
 use crate::support::command::Wrun;
 use crate::support::{Schema, builder, repo, still_works, wat};
 use serde_json::{Value, json};
-use wrun::{Crash, Jail, Limits, Mode, Outcome, Report, Runner, Start, Task};
+use wrun::{Crash, Jail, Limits, Mode, Outcome, ProcessOptions, Report, Runner, Start, Task};
 
 const TASK: &str = r#"(module (memory (export "memory") 1) (func (export "_start")))"#;
 
@@ -31,7 +31,8 @@ fn a_panic_in_a_worker_arrives_with_its_message() {
     for start in [Start::Fork, Start::Exec] {
         for jail in [Jail::Strict, Jail::BestEffort, Jail::Off] {
             let what = format!("{start:?} {jail:?}");
-            let runner = builder(Mode::Process).start(start).jail(jail);
+            let runner =
+                builder(Mode::Process).process(ProcessOptions::default().start(start).jail(jail));
             let runner = runner.build().unwrap();
             let report = probe(&runner, "panic-outside:boom \u{1b}[31m\u{7} bang");
             let crash = crash(&report);
@@ -60,7 +61,10 @@ fn a_panic_in_a_worker_arrives_with_its_message() {
 #[test]
 fn words_before_an_abort_arrive_cut_and_silence_is_none() {
     for start in [Start::Fork, Start::Exec] {
-        let runner = builder(Mode::Process).start(start).build().unwrap();
+        let runner = builder(Mode::Process)
+            .process(ProcessOptions::default().start(start))
+            .build()
+            .unwrap();
         let report = probe(&runner, "say:corrupted\u{7} heap\nof nobody");
         let said = crash(&report);
         assert!(
@@ -101,7 +105,10 @@ fn words_before_an_abort_arrive_cut_and_silence_is_none() {
 #[test]
 fn a_worker_that_says_much_and_lives_goes_on() {
     for start in [Start::Fork, Start::Exec] {
-        let runner = builder(Mode::Process).start(start).build().unwrap();
+        let runner = builder(Mode::Process)
+            .process(ProcessOptions::default().start(start))
+            .build()
+            .unwrap();
         let report = probe(&runner, "say-much:x");
         assert_eq!(
             report.outcome,

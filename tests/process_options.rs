@@ -9,7 +9,7 @@ use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::time::Duration;
-use wrun::{ErrorKind, Jail, Mode, Start, Task};
+use wrun::{ErrorKind, Jail, Mode, ProcessOptions, Start, Task};
 
 fn echo() -> std::path::PathBuf {
     repo("guest-tasks/echo/echo.wat")
@@ -72,18 +72,26 @@ fn only_root_runs_tasks_as_others() {
     assert_eq!(output.status.code(), Some(2), "{stderr}");
     assert!(stderr.contains("requires root"), "{stderr}");
     if !is_root() {
-        let error = builder(Mode::Process).identity(65534, 65534).build();
+        let error = builder(Mode::Process)
+            .process(ProcessOptions::default().identity(65534, 65534))
+            .build();
         assert_eq!(error.unwrap_err().kind(), ErrorKind::Jail);
     }
     let error = builder(Mode::Process)
-        .jail(Jail::Off)
-        .identity(65534, 65534)
+        .process(
+            ProcessOptions::default()
+                .jail(Jail::Off)
+                .identity(65534, 65534),
+        )
         .build()
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Jail, "{error}");
     assert!(!error.is_retryable());
     // Threads have no say in it.
-    builder(Mode::Thread).identity(1, 1).build().unwrap();
+    builder(Mode::Thread)
+        .process(ProcessOptions::default().identity(1, 1))
+        .build()
+        .unwrap();
 }
 
 #[test]
@@ -105,11 +113,14 @@ fn options_that_concern_speed_are_accepted_in_both_modes() {
 fn settings_hold_for_the_library_too() {
     for mode in crate::support::BOTH {
         let runner = builder(mode)
-            .jail(Jail::Off)
-            .start(Start::Exec)
-            .spares(0)
-            .reuse(0)
-            .idle_timeout(Duration::from_secs(5))
+            .process(
+                ProcessOptions::default()
+                    .jail(Jail::Off)
+                    .start(Start::Exec)
+                    .spares(0)
+                    .reuse(0)
+                    .idle_timeout(Duration::from_secs(5)),
+            )
             .compile_timeout(Duration::from_secs(600))
             .compile_memory(4 << 30)
             .build()

@@ -12,7 +12,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
-use wrun::{Limit, Limits, Message, Mode, Outcome, RegionError, RegionKind, Runner, Task, Waited};
+use wrun::{
+    Limit, Limits, Message, Mode, Outcome, ProcessOptions, RegionError, RegionKind, Runner, Task,
+    Waited,
+};
 
 /// With how each ends.
 const GUESTS: [(&str, &str); 12] = [
@@ -108,7 +111,10 @@ fn nothing_of_a_region_stays_in_process_mode() {
 
 #[test]
 fn a_worker_that_is_used_again_has_nothing_of_the_task_before() {
-    let runner = builder(Mode::Process).reuse(100).build().unwrap();
+    let runner = builder(Mode::Process)
+        .process(ProcessOptions::default().reuse(100))
+        .build()
+        .unwrap();
     for _ in 0..3 {
         run_all(&runner, 3);
     }

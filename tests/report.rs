@@ -3,7 +3,7 @@
 
 use crate::support::command::{Running, Wrun, scratch};
 use crate::support::processes::descendants;
-use crate::support::{MODES, Schema, repo, within};
+use crate::support::{BOTH, MODES, Schema, guest, repo, runner, within};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -225,6 +225,100 @@ fn the_schema_refuses_what_no_report_has() {
             );
         }
     }
+}
+
+/// A report of the library, and one that it read.
+#[test]
+fn a_report_is_read_as_it_was_written() {
+    use wrun::{Crash, Limits, Mode, Outcome, Report, Task};
+    let schema = Schema::load();
+    let check = |report: &Report| {
+        let json = serde_json::to_value(report).unwrap();
+        assert_eq!(json, report.to_json());
+        schema.check(&json).unwrap();
+        let again: Report = serde_json::from_str(&json.to_string()).unwrap();
+        assert_eq!(again, *report, "{json}");
+        json
+    };
+    for mode in BOTH {
+        let runner = runner(mode);
+        let echo = guest(&runner, "echo/echo.wat");
+        let run = |task: Task| check(&runner.blocking_run(task).unwrap());
+        assert!(run(Task::new(&echo)).get("stdout").is_none());
+        assert_eq!(run(Task::new(&echo).input("text\n"))["stdout"], "text\n");
+        let json = run(Task::new(&echo).input(&b"\xff\0"[..]));
+        assert_eq!(json["stdout_base64"], "/wA=");
+        let of = |path: &str, args: &[&str]| {
+            let limits = Limits::default().fuel(100_000_000).max_memory(64 << 20);
+            let guest = guest(&runner, path);
+            let args = args.iter().copied();
+            run(Task::new(&guest).args(args).limits(limits))["outcome"]["kind"].clone()
+        };
+        assert_eq!(of("hostile/fail.wat", &[]), "failed");
+        assert_eq!(of("hostile/exit-code.wat", &["7"]), "exited");
+        assert_eq!(of("hostile/div-by-zero.wat", &[]), "trapped");
+        assert_eq!(of("hostile/endless-loop.wat", &[]), "limit-exceeded");
+        assert_eq!(of("files/files.wasm", &["read", "/x"]), "exited");
+        let mut killed = runner
+            .blocking_submit(Task::new(&guest(&runner, "hostile/endless-loop.wat")))
+            .unwrap();
+        killed.kill();
+        check(&killed.blocking_report().unwrap());
+        // Reports of another version are not guessed at.
+        let mut json = runner.blocking_run(Task::new(&echo)).unwrap().to_json();
+        json["schema"] = json!(2);
+        let error = serde_json::from_value::<Report>(json.clone()).unwrap_err();
+        assert!(error.to_string().contains("version 2"), "{error}");
+        json["schema"] = json!(1);
+        json["added_later"] = json!(true);
+        serde_json::from_value::<Report>(json.clone()).unwrap();
+        for (field, value) in [("stdout", "ab"), ("stdout_base64", "!")] {
+            let mut json = json.clone();
+            json["stdout_bytes"] = json!(3);
+            json[field] = json!(value);
+            assert!(serde_json::from_value::<Report>(json).is_err(), "{field}");
+        }
+    }
+    let said = |how| Crash::Said {
+        how: Box::new(how),
+        words: "first line\nsecond".to_owned(),
+    };
+    for crash in [
+        Crash::Signal(9),
+        Crash::Exit(3),
+        Crash::Protocol("a frame of 2 GiB".to_owned()),
+        Crash::Lost,
+        said(Crash::Signal(6)),
+        said(Crash::Lost),
+    ] {
+        let mut report = Report::new(1, "x", Mode::Process, Outcome::Crashed(crash));
+        report.jail_mode = Some(wrun::Jail::BestEffort);
+        report.stderr = b"\xfe".as_slice().into();
+        check(&report);
+    }
+}
+
+/// What a task may use, kept as text by those who submit it.
+#[test]
+fn limits_and_grants_are_read_as_they_were_written() {
+    use serde::{Serialize, de::DeserializeOwned};
+    use std::os::unix::ffi::OsStrExt;
+    use wrun::{DirGrant, Limits, TcpGrant, Terminals};
+    fn check<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(value: T) -> Value {
+        let json = serde_json::to_value(&value).unwrap();
+        assert_eq!(serde_json::from_str::<T>(&json.to_string()).unwrap(), value);
+        json
+    }
+    let limits = Limits::default()
+        .timeout(Duration::from_millis(1_500))
+        .fuel(7);
+    check(limits.clone());
+    let few: Limits = serde_json::from_value(json!({"fuel": 7})).unwrap();
+    assert_eq!(few, Limits::default().fuel(7));
+    assert_eq!(check(DirGrant::new("/tmp").read_only())["host"], "/tmp");
+    check(DirGrant::new(std::ffi::OsStr::from_bytes(b"/tmp/\xff")).guest("/in"));
+    check("[::1]:80".parse::<TcpGrant>().unwrap());
+    check(Terminals::default());
 }
 
 #[test]

@@ -14,8 +14,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use wrun::{
-    Artifact, Crash, Input, Limit, Limits, Mode, Outcome, Report, Runner, Start, Stdio, Task,
-    TaskHandle,
+    Artifact, Crash, Input, Limit, Limits, Mode, Outcome, ProcessOptions, Report, Runner, Start,
+    Stdio, Task, TaskHandle,
 };
 
 /// What should take no time at all, on a machine that is busy with other tests.
@@ -70,9 +70,12 @@ impl Stage {
         let program = own_copy(folder.path());
         let runner = Runner::builder()
             .mode(Mode::Process)
-            .worker(&program)
-            .start(Start::Exec)
-            .spares(0)
+            .process(
+                ProcessOptions::default()
+                    .worker(&program)
+                    .start(Start::Exec)
+                    .spares(0),
+            )
             .max_running(1)
             .build()
             .unwrap();

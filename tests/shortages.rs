@@ -7,7 +7,7 @@ use crate::support::{BOTH, MODES, alone, builder, guest, repo, still_works, tool
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::path::Path;
 use std::process::Command;
-use wrun::{DirGrant, Input, Jail, Mode, RegionKind, Stdio, Task};
+use wrun::{DirGrant, Input, Jail, Mode, ProcessOptions, RegionKind, Stdio, Task};
 
 /// A user without other processes, so that none of them counts.
 const USER: &str = "61234";
@@ -282,7 +282,10 @@ fn a_library_lives_where_files_may_not_grow() {
             soft(Resource::Fsize, LIMIT);
             for mode in BOTH {
                 for jail in [Jail::Strict, Jail::Off] {
-                    let runner = builder(mode).jail(jail).build().unwrap();
+                    let runner = builder(mode)
+                        .process(ProcessOptions::default().jail(jail))
+                        .build()
+                        .unwrap();
                     runner.region(2 * LIMIT, RegionKind::Exclusive).unwrap_err();
                     let task = wat(&runner, "writes", &writes_at(LIMIT + 1));
                     let grant = DirGrant::new(scratch.path()).guest("/d");

@@ -18,7 +18,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use wrun::{ErrorKind, Limit, Limits, Mode, Outcome, Runner, Start, Task};
+use wrun::{ErrorKind, Limit, Limits, Mode, Outcome, ProcessOptions, Runner, Start, Task};
 
 /// What takes no time, on a machine that is busy with other tests.
 const SOON: Duration = Duration::from_secs(60);
@@ -56,8 +56,7 @@ fn storm(start: Start, total: usize) {
     let program = own_copy(folder.path());
     let before = Census::after_a_first_runner(Mode::Process);
     let runner = builder(Mode::Process)
-        .worker(&program)
-        .start(start)
+        .process(ProcessOptions::default().worker(&program).start(start))
         .max_running(16)
         .build()
         .unwrap();
@@ -298,9 +297,9 @@ fn a_program_that_crashes_is_not_started_forever() {
                 };
                 let runner = Runner::builder()
                     .mode(Mode::Process)
-                    .start(start)
+                    .process(ProcessOptions::default().start(start))
                     .max_running(8)
-                    .worker(program)
+                    .process(ProcessOptions::default().worker(program))
                     .build()
                     .unwrap();
                 let echo = guest(&runner, "echo/echo.wat");
@@ -354,7 +353,10 @@ fn hello(runner: &Runner, echo: &wrun::Artifact) -> wrun::Report {
 #[test]
 fn spares_wait_and_are_used() {
     alone("storms::spares_wait_and_are_used", || {
-        let runner = builder(Mode::Process).spares(4).build().unwrap();
+        let runner = builder(Mode::Process)
+            .process(ProcessOptions::default().spares(4))
+            .build()
+            .unwrap();
         let echo = guest(&runner, "echo/echo.wat");
         let mut spent = hello(&runner, &echo).stats.worker_pid;
         for _ in 0..5 {
@@ -380,8 +382,11 @@ fn no_process_waits_when_nothing_happens() {
     alone("storms::no_process_waits_when_nothing_happens", || {
         let before = Census::after_a_first_runner(Mode::Process);
         let runner = builder(Mode::Process)
-            .spares(2)
-            .idle_timeout(Duration::from_secs(1))
+            .process(
+                ProcessOptions::default()
+                    .spares(2)
+                    .idle_timeout(Duration::from_secs(1)),
+            )
             .build()
             .unwrap();
         let echo = guest(&runner, "echo/echo.wat");
@@ -420,10 +425,9 @@ const REMEMBERS: &str = r#"
 fn a_worker_that_is_used_again_has_forgotten_all() {
     for start in [Start::Fork, Start::Exec] {
         let runner = builder(Mode::Process)
-            .start(start)
-            .spares(0)
+            .process(ProcessOptions::default().start(start).spares(0))
             .max_running(2)
-            .reuse(3)
+            .process(ProcessOptions::default().reuse(3))
             .build()
             .unwrap();
         let remembers = wat(&runner, "remembers.wat", REMEMBERS);
@@ -462,8 +466,13 @@ const GROWS: &str = r#"(module
 #[test]
 fn a_worker_that_is_used_again_has_the_memory_of_its_task() {
     for start in [Start::Fork, Start::Exec] {
-        let builder = builder(Mode::Process).start(start).spares(0);
-        let runner = builder.max_running(1).reuse(100).build().unwrap();
+        let builder =
+            builder(Mode::Process).process(ProcessOptions::default().start(start).spares(0));
+        let runner = builder
+            .max_running(1)
+            .process(ProcessOptions::default().reuse(100))
+            .build()
+            .unwrap();
         let grows = wat(&runner, "grows.wat", GROWS);
         let mut workers = BTreeSet::new();
         for (memory, could) in [
@@ -490,7 +499,10 @@ fn a_process_that_waits_may_be_killed_or_stopped() {
         || {
             let before = Census::after_a_first_runner(Mode::Process);
             for spares in [0, 2] {
-                let runner = builder(Mode::Process).spares(spares).build().unwrap();
+                let runner = builder(Mode::Process)
+                    .process(ProcessOptions::default().spares(spares))
+                    .build()
+                    .unwrap();
                 let echo = guest(&runner, "echo/echo.wat");
                 for how in [Signal::KILL, Signal::STOP] {
                     let all = || below().into_iter().map(|(pid, _)| pid).collect();
@@ -521,7 +533,10 @@ fn a_process_that_waits_may_be_killed_or_stopped() {
 #[test]
 fn a_stopped_zygote_holds_up_no_task_for_long() {
     alone("storms::a_stopped_zygote_holds_up_no_task_for_long", || {
-        let runner = builder(Mode::Process).spares(1).build().unwrap();
+        let runner = builder(Mode::Process)
+            .process(ProcessOptions::default().spares(1))
+            .build()
+            .unwrap();
         let announces = wat(&runner, "announces.wat", ANNOUNCES);
         let submit = || runner.blocking_submit(Task::new(&announces)).unwrap();
         let mut first = submit();
@@ -567,8 +582,7 @@ fn a_slow_start_is_not_begun_anew_for_each_impatient_task() {
     fs::write(&program, script).unwrap();
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
     let runner = builder(Mode::Process)
-        .worker(program)
-        .spares(0)
+        .process(ProcessOptions::default().worker(program).spares(0))
         .build()
         .unwrap();
     let echo = guest(&runner, "echo/echo.wat");

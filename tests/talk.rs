@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use wrun::{Artifact, Limits, LockMode, Mode, Outcome, Runner, Task, TaskGrant};
+use wrun::{Artifact, Limits, LockMode, Mode, Outcome, ProcessOptions, Runner, Task, TaskGrant};
 
 /// What takes no time, on a machine that is busy with other tests.
 const SOON: Duration = Duration::from_secs(120);
@@ -153,7 +153,12 @@ fn any_of_them_may_be_killed_at_any_moment() {
         let kills = kills.map_or(400, |kills| kills.parse::<usize>().unwrap());
         for mode in BOTH {
             let before = Census::after_a_first_runner(mode);
-            let talk = Talk::on(builder(mode).spares(0).build().unwrap());
+            let talk = Talk::on(
+                builder(mode)
+                    .process(ProcessOptions::default().spares(0))
+                    .build()
+                    .unwrap(),
+            );
             let killing = Killing::new(&talk);
             let began = Instant::now();
             // Once, so that whatever is kept for reuse is there.

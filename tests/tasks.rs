@@ -10,8 +10,8 @@ use rustix::process::Signal;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 use wrun::{
-    Access, Artifact, ErrorKind, Input, Limit, Limits, Mode, Outcome, Report, Runner, Task,
-    TaskGrant, TaskHandle,
+    Access, Artifact, ErrorKind, Input, Limit, Limits, Mode, Outcome, ProcessOptions, Report,
+    Runner, Task, TaskGrant, TaskHandle,
 };
 
 /// What takes no time, on a machine that is busy with other tests.
@@ -101,7 +101,10 @@ fn ticks(process: &str) -> u64 {
 }
 
 fn load_without_spares(mode: Mode) -> (Runner, Artifact) {
-    let runner = builder(mode).spares(0).build().unwrap();
+    let runner = builder(mode)
+        .process(ProcessOptions::default().spares(0))
+        .build()
+        .unwrap();
     let family = guest(&runner, "family/family.wasm");
     (runner, family)
 }

@@ -445,10 +445,13 @@ fn workers_and_jails_are_told() {
     alone("tracing::workers_and_jails_are_told", || {
         let recorder = Recorder::install();
         let runner = builder(Mode::Process)
-            .jail(Jail::BestEffort)
+            .process(
+                wrun::ProcessOptions::default()
+                    .jail(Jail::BestEffort)
+                    .spares(0)
+                    .start(Start::Fork),
+            )
             .absent_layers(vec![JailLayer::Seccomp, JailLayer::PidNamespace])
-            .spares(0)
-            .start(Start::Fork)
             .build()
             .unwrap();
         for text in [
@@ -487,7 +490,10 @@ fn workers_and_jails_are_told() {
         let program = crashing(&folder.path().canonicalize().unwrap());
         fs::write(folder.path().join("bad"), "").unwrap();
         fs::write(folder.path().join("starts"), "").unwrap();
-        let runner = wrun::Runner::builder().worker(program).build().unwrap();
+        let runner = wrun::Runner::builder()
+            .process(wrun::ProcessOptions::default().worker(program))
+            .build()
+            .unwrap();
         let echo = guest(&runner, "echo/echo.wat");
         recorder.take();
         for _ in 0..2 {

@@ -14,8 +14,8 @@ use std::path::Path;
 use std::time::Duration;
 use text::{Scenario, scenarios, wasi_0_1, wasi_0_2};
 use wrun::{
-    Artifact, Cache, DirGrant, ErrorKind, Jail, Limits, Mode, Outcome, Report, Runner, Shape,
-    Start, Task, TcpGrant, Terminals,
+    Artifact, Cache, DirGrant, ErrorKind, Jail, Limits, Mode, Outcome, ProcessOptions, Report,
+    Runner, Shape, Start, Task, TcpGrant, Terminals,
 };
 
 /// The calls of one version of WASI.
@@ -37,7 +37,8 @@ fn runners() -> Vec<(String, Runner)> {
     for jail in [Jail::Strict, Jail::BestEffort, Jail::Off] {
         for start in [Start::Fork, Start::Exec] {
             let name = format!("process, jail {jail}, start {start}");
-            let builder = builder(Mode::Process).jail(jail).start(start);
+            let builder =
+                builder(Mode::Process).process(ProcessOptions::default().jail(jail).start(start));
             runners.push((name, cached(builder)));
         }
     }

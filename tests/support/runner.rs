@@ -12,7 +12,9 @@ pub(crate) const BOTH: [wrun::Mode; 2] = [wrun::Mode::Thread, wrun::Mode::Proces
 
 /// A runner's builder, with the worker that was built with these tests.
 pub(crate) fn builder(mode: wrun::Mode) -> wrun::Builder {
-    wrun::Runner::builder().mode(mode).worker(wrun())
+    wrun::Runner::builder()
+        .mode(mode)
+        .process(wrun::ProcessOptions::default().worker(wrun()))
 }
 
 /// A runner with the defaults.

@@ -328,9 +328,10 @@ fn variable(text: OsString) -> Result<(String, String), String> {
 /// One of the values that a type is written as: completions and messages name them.
 pub(super) fn one_of<T>(names: &'static [&'static str]) -> impl TypedValueParser<Value = T>
 where
-    T: FromStr<Err = String> + Clone + Send + Sync + 'static,
+    T: FromStr + Clone + Send + Sync + 'static,
+    T::Err: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    PossibleValuesParser::new(names).try_map(|name| name.parse::<T>())
+    PossibleValuesParser::new(names).try_map(|name| name.parse::<T>().map_err(Into::into))
 }
 
 /// A task that the task may start.

@@ -2,7 +2,6 @@
 //! and a page.
 
 use super::args::{CompareArgs, Only, TaskFile};
-use super::process::Become;
 use super::result_to::ResultTo;
 use super::signals::Signals;
 use super::{Failure, exit, print, screen, stdio, table, text};
@@ -58,18 +57,13 @@ fn comparison(args: &CompareArgs) -> Result<Comparison, Failure> {
         .limits(limits)
         .rounds(args.runs)
         .budget(args.budget)
-        .jail(args.walls.jail.unwrap_or_default())
+        .process(args.walls.options()?)
         .command(command());
     if let Some(time) = args.compiling.compile_timeout {
         comparison = comparison.compile_timeout(time);
     }
     if let Some(bytes) = args.compiling.compile_memory {
         comparison = comparison.compile_memory(bytes);
-    }
-    match args.walls.identity()? {
-        Some(Become::One(uid, gid)) => comparison = comparison.identity(uid, gid),
-        Some(Become::EachOf(users)) => comparison = comparison.users(users),
-        None => {}
     }
     for (key, value) in args.grants.env.iter().cloned() {
         comparison = comparison.env(key, value);

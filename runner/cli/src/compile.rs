@@ -7,7 +7,7 @@ use super::signals::Signals;
 use super::{Failure, exit};
 use std::io::{self, IsTerminal};
 use std::path::Path;
-use wrun::{Mode, Runner};
+use wrun::{Mode, ProcessOptions, Runner};
 
 pub(super) fn compile(args: &CompileArgs) -> Result<u8, Failure> {
     // Before anything is compiled.
@@ -18,7 +18,7 @@ pub(super) fn compile(args: &CompileArgs) -> Result<u8, Failure> {
     let to = ResultTo::open("--output", Some(&args.output), &[Some(&args.task)])?;
     let builder = Runner::builder()
         .mode(Mode::Process)
-        .spares(0)
+        .process(ProcessOptions::default().spares(0))
         .max_running(1)
         .worker_threads(1)
         .metered(args.metered);

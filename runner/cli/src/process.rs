@@ -6,7 +6,7 @@ use super::{Failure, exit};
 use clap::Args;
 use std::ops::RangeInclusive;
 use std::time::Duration;
-use wrun::{Builder, Jail, Mode, Start, Task};
+use wrun::{Builder, Jail, Mode, ProcessOptions, Start, Task};
 
 const HEADING: &str = "Process mode";
 
@@ -41,11 +41,12 @@ pub(crate) struct WallArgs {
 }
 
 impl WallArgs {
-    /// What workers become; none where nobody said.
-    pub(super) fn identity(&self) -> Result<Option<Become>, Failure> {
+    /// What they set.
+    pub(super) fn options(&self) -> Result<ProcessOptions, Failure> {
+        let options = ProcessOptions::default().jail(self.jail.unwrap_or_default());
         let usage = |message: &str| Err(Failure::new(exit::USAGE, message));
         let Some(uid) = &self.uid else {
-            return Ok(None);
+            return Ok(options);
         };
         if self.jail == Some(Jail::Off) {
             return usage("--uid cannot be used with --jail off");
@@ -55,23 +56,15 @@ impl WallArgs {
         }
         let (first, last) = (*uid.start(), *uid.end());
         if first == last {
-            return Ok(Some(Become::One(first, self.gid.unwrap_or(first))));
+            return Ok(options.identity(first, self.gid.unwrap_or(first)));
         }
         if self.gid.is_some() {
             return usage(
                 "--gid cannot be used with a range of --uid: the group of each user is its number",
             );
         }
-        Ok(Some(Become::EachOf(uid.clone())))
+        Ok(options.users(uid.clone()))
     }
-}
-
-/// What workers become.
-pub(super) enum Become {
-    /// All of them, this user and this group.
-    One(u32, u32),
-    /// Each process another user of these.
-    EachOf(RangeInclusive<u32>),
 }
 
 /// One number, or a range of them.
@@ -158,7 +151,7 @@ pub(crate) struct ProcessArgs {
 impl ProcessArgs {
     /// Sets up a runner, unless the options contradict each other: nobody is to
     /// believe in walls that are not there.
-    pub(super) fn apply(&self, mode: Mode, mut builder: Builder) -> Result<Builder, Failure> {
+    pub(super) fn apply(&self, mode: Mode, builder: Builder) -> Result<Builder, Failure> {
         let usage = |message: &str| Err(Failure::new(exit::USAGE, message));
         let walls = self.walls.jail.is_some_and(|jail| jail != Jail::Off);
         match mode {
@@ -170,17 +163,13 @@ impl ProcessArgs {
             }
             _ => {}
         }
-        match self.walls.identity()? {
-            Some(Become::One(uid, gid)) => builder = builder.identity(uid, gid),
-            Some(Become::EachOf(users)) => builder = builder.users(users),
-            None => {}
-        }
-        Ok(builder
-            .jail(self.walls.jail.unwrap_or_default())
+        let options = self
+            .walls
+            .options()?
             .start(self.start)
             .spares(self.spares)
             .reuse(self.reuse)
-            .max_running(self.workers as usize)
-            .idle_timeout(self.idle_timeout))
+            .idle_timeout(self.idle_timeout);
+        Ok(builder.process(options).max_running(self.workers as usize))
     }
 }

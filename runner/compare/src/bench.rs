@@ -10,7 +10,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use wrun::{
-    Artifact, Cache, Error, ErrorKind, Mode, Outcome, Report, Runner, Start, Task, TaskGrant,
+    Artifact, Cache, Error, ErrorKind, Mode, Outcome, ProcessOptions, Report, Runner, Start, Task,
+    TaskGrant,
     measure::{Spec, deadline::Deadline},
 };
 
@@ -77,14 +78,14 @@ impl<'a> Bench<'a> {
         let builder = self.comparison.builder.clone();
         let builder = match policy {
             Policy::Instance => builder.mode(Mode::Thread),
-            Policy::Spare => builder.spares(SPARES),
-            Policy::Fork => builder.spares(0),
-            Policy::Exec => builder.spares(0).start(Start::Exec),
-            Policy::Reuse => builder.spares(0).reuse(u32::MAX),
+            Policy::Spare => builder.process(ProcessOptions::default().spares(SPARES)),
+            Policy::Fork => builder.process(ProcessOptions::default().spares(0)),
+            Policy::Exec => builder.process(ProcessOptions::default().spares(0).start(Start::Exec)),
+            Policy::Reuse => builder.process(ProcessOptions::default().spares(0).reuse(u32::MAX)),
         };
         builder
             .max_running(256)
-            .idle_timeout(Duration::from_secs(600))
+            .process(ProcessOptions::default().idle_timeout(Duration::from_secs(600)))
             .cache(cache)
             .build()
     }

@@ -2,10 +2,10 @@
 
 use super::results::{Fault, Measure};
 use bytes::Bytes;
-use std::ops::{ControlFlow, RangeInclusive};
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Duration;
-use wrun::{Builder, DirGrant, Jail, Limits, Mode, TcpGrant};
+use wrun::{Builder, DirGrant, Limits, Mode, ProcessOptions, TcpGrant};
 
 /// A task to compare both modes with. Plain settings; [`Comparison::run`] measures.
 ///
@@ -172,22 +172,12 @@ impl Comparison {
         self
     }
 
-    /// How strictly walls around worker processes are insisted on, as
-    /// [`Builder::jail`].
-    pub fn jail(mut self, jail: Jail) -> Self {
-        self.builder = self.builder.jail(jail);
-        self
-    }
-
-    /// The users of worker processes, each another, as [`Builder::users`].
-    pub fn users(mut self, range: RangeInclusive<u32>) -> Self {
-        self.builder = self.builder.users(range);
-        self
-    }
-
-    /// The user and group of worker processes, as [`Builder::identity`].
-    pub fn identity(mut self, uid: u32, gid: u32) -> Self {
-        self.builder = self.builder.identity(uid, gid);
+    /// Settings of process mode, as [`Builder::process`], of which those on the start,
+    /// spares, reuse and idle workers are the comparison's own. The
+    /// [worker](ProcessOptions::worker) is also the program which floors are measured with,
+    /// and which faults end that would end this one.
+    pub fn process(mut self, options: ProcessOptions) -> Self {
+        self.builder = self.builder.process(options);
         self
     }
 
@@ -200,13 +190,6 @@ impl Comparison {
     /// Memory that compiling the task may take, as [`Builder::compile_memory`].
     pub fn compile_memory(mut self, bytes: u64) -> Self {
         self.builder = self.builder.compile_memory(bytes);
-        self
-    }
-
-    /// The program that worker processes are, as [`Builder::worker`]; also that which
-    /// floors are measured with, and which faults end that would end this one.
-    pub fn worker(mut self, program: impl Into<PathBuf>) -> Self {
-        self.builder = self.builder.worker(program);
         self
     }
 

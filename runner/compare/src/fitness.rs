@@ -51,7 +51,7 @@ pub(super) fn look(
                     results.verdict = Verdict::Unfit {
                         mode: (error.kind() == ErrorKind::Jail).then_some(mode),
                         why,
-                        help: None,
+                        help: option(&error).map(Into::into),
                     };
                     return Ok(None);
                 }
@@ -128,6 +128,16 @@ fn subject(bench: &Bench<'_>, ready: &Ready) -> Subject {
 /// What is wrong with the task, when an error is about it.
 fn refused(error: &Error) -> Option<String> {
     matches!(error.kind(), ErrorKind::LoadLimit | ErrorKind::Jail).then(|| error.to_string())
+}
+
+/// The option that may help against an error.
+fn option(error: &Error) -> Option<&'static str> {
+    match error.limit() {
+        Some(Limit::CompileTime) => Some("--compile-timeout gives compiling more"),
+        Some(Limit::CompileMemory) => Some("--compile-memory gives compiling more"),
+        _ if error.layer().is_some() => Some("--jail best-effort runs the task without it"),
+        _ => None,
+    }
 }
 
 fn output(report: &Report) -> &[u8] {

@@ -13,7 +13,7 @@ use wrun_types::jail_report::LayerReport;
 pub enum ProcessError {
     #[error(
         "process mode needs a worker: call wrun::worker_hook() first thing in main, or name a \
-         worker program with Builder::worker"
+         worker program with ProcessOptions::worker"
     )]
     NoHook,
     #[error(

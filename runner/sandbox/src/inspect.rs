@@ -33,13 +33,13 @@ pub struct Inspection {
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Grant {
-    /// A directory ([`Task::dir`](crate::Task::dir)).
+    /// A directory (`Task::dir`).
     Dir,
-    /// An environment variable ([`Task::env`](crate::Task::env)).
+    /// An environment variable (`Task::env`).
     Env,
-    /// A TCP address ([`Task::allow_tcp`](crate::Task::allow_tcp)).
+    /// A TCP address (`Task::allow_tcp`).
     Tcp,
-    /// A task that it may start ([`Task::task`](crate::Task::task)).
+    /// A task that it may start (`Task::task`).
     Task,
 }
 

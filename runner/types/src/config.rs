@@ -37,15 +37,17 @@ impl fmt::Display for Mode {
 }
 
 impl FromStr for Mode {
-    type Err = String;
+    type Err = UnknownName;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
         match name {
             "process" => Ok(Mode::Process),
             "thread" => Ok(Mode::Thread),
-            _ => Err(format!(
-                "unknown mode {name:?}: expected \"process\" or \"thread\""
-            )),
+            _ => Err(UnknownName {
+                what: "mode",
+                name: name.to_owned(),
+                expected: "\"process\" or \"thread\"",
+            }),
         }
     }
 }
@@ -83,16 +85,18 @@ impl fmt::Display for Jail {
 }
 
 impl FromStr for Jail {
-    type Err = String;
+    type Err = UnknownName;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
         match name {
             "strict" => Ok(Jail::Strict),
             "best-effort" => Ok(Jail::BestEffort),
             "off" => Ok(Jail::Off),
-            _ => Err(format!(
-                "unknown jail {name:?}: expected \"strict\", \"best-effort\" or \"off\""
-            )),
+            _ => Err(UnknownName {
+                what: "jail",
+                name: name.to_owned(),
+                expected: "\"strict\", \"best-effort\" or \"off\"",
+            }),
         }
     }
 }
@@ -128,17 +132,28 @@ impl fmt::Display for Start {
 }
 
 impl FromStr for Start {
-    type Err = String;
+    type Err = UnknownName;
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
         match name {
             "fork" => Ok(Start::Fork),
             "exec" => Ok(Start::Exec),
-            _ => Err(format!(
-                "unknown start method {name:?}: expected \"fork\" or \"exec\""
-            )),
+            _ => Err(UnknownName {
+                what: "start method",
+                name: name.to_owned(),
+                expected: "\"fork\" or \"exec\"",
+            }),
         }
     }
+}
+
+/// A name that a [`Mode`], [`Jail`] or [`Start`] does not have.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown {what} {name:?}: expected {expected}")]
+pub struct UnknownName {
+    what: &'static str,
+    name: String,
+    expected: &'static str,
 }
 
 /// Where compiled code is kept between runs.

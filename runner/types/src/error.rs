@@ -28,13 +28,13 @@ pub enum ErrorKind {
     /// The bytes are no task: not WebAssembly, malformed, too big, an import
     /// that nothing provides, an export that is missing.
     NotLoadable,
-    /// The file is an artifact of [`Runner::compile`](crate::Runner::compile): native code,
+    /// The file is an artifact of `Runner::compile`: native code,
     /// which cannot be verified. Only
-    /// [`Runner::load_trusted`](crate::Runner::load_trusted) takes it.
+    /// `Runner::load_trusted` takes it.
     Precompiled,
-    /// The artifact of [`Runner::compile`](crate::Runner::compile) does not count fuel and
+    /// The artifact of `Runner::compile` does not count fuel and
     /// the task has a limit on it, or the other way round:
-    /// [`Builder::metered`](crate::Builder::metered) decides when it is compiled.
+    /// `Builder::metered` decides when it is compiled.
     FuelMismatch,
     /// The task's settings, or what a call was given, cannot be: a grant for a directory
     /// that is not there, an argument with a NUL byte, a lock without a name.
@@ -45,7 +45,7 @@ pub enum ErrorKind {
     /// A blocking call in asynchronous code, which it would hold up or stop for ever: use
     /// the asynchronous one, whose name has no `blocking_`.
     BlockingInAsync,
-    /// The report was taken from this [`TaskHandle`](crate::TaskHandle) before.
+    /// The report was taken from this `TaskHandle` before.
     ReportTaken,
     /// The queue is full, or all processors compile other tasks. Trying again later may
     /// work.
@@ -162,7 +162,7 @@ impl Error {
     }
 
     /// Which wall, for [`ErrorKind::Jail`] where a required one is missing:
-    /// [`Jail::BestEffort`](crate::Jail::BestEffort) runs without it.
+    /// [`Jail::BestEffort`](crate::config::Jail::BestEffort) runs without it.
     pub fn layer(&self) -> Option<Layer> {
         self.0.layer
     }

@@ -11,7 +11,8 @@ use std::str::FromStr;
 /// A directory that a task may use, with everything below it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DirGrant {
-    // A path need not be UTF-8, which serde's own form of one insists on.
+    // A path need not be UTF-8, which serde's own form of one insists on: such a one is
+    // its bytes.
     #[serde(serialize_with = "path_to_bytes", deserialize_with = "path_from_bytes")]
     #[doc(hidden)]
     pub host: PathBuf,
@@ -22,11 +23,27 @@ pub struct DirGrant {
 }
 
 fn path_to_bytes<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
-    path.as_os_str().as_bytes().serialize(serializer)
+    match path.to_str() {
+        Some(text) if serializer.is_human_readable() => text.serialize(serializer),
+        _ => path.as_os_str().as_bytes().serialize(serializer),
+    }
 }
 
 fn path_from_bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
-    Vec::deserialize(deserializer).map(|bytes| OsString::from_vec(bytes).into())
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Form {
+        Text(String),
+        Bytes(Vec<u8>),
+    }
+    let bytes = match deserializer.is_human_readable() {
+        true => match Form::deserialize(deserializer)? {
+            Form::Text(text) => text.into_bytes(),
+            Form::Bytes(bytes) => bytes,
+        },
+        false => Vec::deserialize(deserializer)?,
+    };
+    Ok(OsString::from_vec(bytes).into())
 }
 
 impl DirGrant {

@@ -15,5 +15,6 @@ pub mod jail_report;
 pub mod limits;
 pub mod outcome;
 pub mod report;
+mod report_form;
 pub mod spec;
 pub mod task_error;

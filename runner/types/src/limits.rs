@@ -5,7 +5,10 @@ use std::fmt;
 use std::time::Duration;
 
 /// The limits of one task, the same in both modes.
+///
+/// With serde, a limit that is not there has its default.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 #[non_exhaustive]
 pub struct Limits {
     /// Wall-clock time from submission, queueing included; it also ends a task

@@ -4,14 +4,19 @@
 use crate::config::{Jail, Mode, Start};
 use crate::jail_report::JailReport;
 use crate::limits::Limit;
-use crate::outcome::{Crash, Outcome};
+use crate::outcome::Outcome;
+use crate::report_form::{Form, ns, optional_ns};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::time::Duration;
 
 /// Everything known about one finished task.
-#[derive(Clone, Debug)]
+///
+/// With serde it has the form of `docs/report.schema.json`, whose version is in it, and is
+/// read from that without loss; fields that are not known are ignored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Form", into = "Form")]
 #[non_exhaustive]
 pub struct Report {
     /// The task's id, unique within its runner, from 1.
@@ -73,25 +78,34 @@ impl Report {
 }
 
 /// What a run cost. Durations are wall-clock unless named otherwise.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+///
+/// With serde, times are nanoseconds, and `_ns` is behind their names.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 #[non_exhaustive]
 pub struct Stats {
     /// From submission until the task was given a place to run.
+    #[serde(rename = "queue_ns", with = "ns")]
     pub queue: Duration,
     /// From there until the guest's first instruction: a fresh sandbox, and in
     /// process mode the worker and its handshake.
+    #[serde(rename = "start_ns", with = "ns")]
     pub start: Duration,
     /// The guest, until its outcome.
+    #[serde(rename = "run_ns", with = "ns")]
     pub run: Duration,
     /// From submission to outcome.
+    #[serde(rename = "total_ns", with = "ns")]
     pub total: Duration,
     /// What compiling the artifact took, before or while the task waited, where this
     /// runner did that; `None` where the code came from the cache, or compiled. It is the
     /// same in the report of each task of the artifact, and in none of the other times
     /// where the artifact was compiled before the task was submitted.
+    #[serde(rename = "compile_ns", with = "optional_ns")]
     pub compile: Option<Duration>,
     /// CPU time spent on the guest and its host calls; `None` where unknown (a
     /// worker that died).
+    #[serde(rename = "cpu_ns", with = "optional_ns")]
     pub cpu: Option<Duration>,
     /// Peak of the guest's linear memory over all memories, with its regions, in
     /// bytes; `None` where unknown.
@@ -118,8 +132,10 @@ pub struct Stats {
 #[non_exhaustive]
 pub struct Usage {
     /// CPU time in user mode.
+    #[serde(rename = "user_cpu_ns", with = "ns")]
     pub user_cpu: Duration,
     /// CPU time in the kernel.
+    #[serde(rename = "system_cpu_ns", with = "ns")]
     pub system_cpu: Duration,
     /// Peak of the resident memory, in bytes: all of the process, code and
     /// runtime included.
@@ -197,22 +213,22 @@ impl Denial {
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Access {
-    /// Looked for granted directories, and there are none ([`Task::dir`](crate::Task::dir)).
+    /// Looked for granted directories, and there are none (`Task::dir`).
     Directories,
     /// Opening or listing a path outside what is granted.
     Path,
     /// Changing something under a read-only grant.
     Write,
-    /// Connecting a TCP socket ([`Task::allow_tcp`](crate::Task::allow_tcp)).
+    /// Connecting a TCP socket (`Task::allow_tcp`).
     TcpConnect,
     /// Listening on a TCP socket; never granted.
     TcpListen,
     /// Any use of UDP; never granted.
     Udp,
-    /// Resolving a host name; [`Task::allow_tcp`](crate::Task::allow_tcp) with that name grants
+    /// Resolving a host name; `Task::allow_tcp` with that name grants
     /// it.
     NameLookup,
-    /// Starting a task ([`Task::task`](crate::Task::task)).
+    /// Starting a task (`Task::task`).
     Task,
 }
 
@@ -236,18 +252,6 @@ impl Access {
 #[doc(hidden)]
 pub fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
-fn usage_json(usage: &Usage) -> Value {
-    json!({
-        "user_cpu_ns": nanos(usage.user_cpu),
-        "system_cpu_ns": nanos(usage.system_cpu),
-        "peak_rss_bytes": usage.peak_rss_bytes,
-        "minor_faults": usage.minor_faults,
-        "major_faults": usage.major_faults,
-        "voluntary_switches": usage.voluntary_switches,
-        "involuntary_switches": usage.involuntary_switches,
-    })
 }
 
 impl Report {
@@ -275,63 +279,9 @@ impl Report {
         }
     }
 
-    /// The report as JSON, in the shape of `docs/report.schema.json`. Captured
-    /// bytes are left out, their lengths are in.
+    /// The report as JSON, as serde writes it.
     pub fn to_json(&self) -> Value {
-        let mut outcome = json!({ "kind": self.outcome.kind() });
-        match &self.outcome {
-            Outcome::Completed(_) | Outcome::Cancelled => {}
-            Outcome::Failed(message) => outcome["message"] = json!(message),
-            Outcome::Exited(code) => outcome["code"] = json!(code),
-            Outcome::Trapped(trap) => {
-                outcome["trap"] = json!(trap.kind);
-                outcome["message"] = json!(trap.message);
-            }
-            Outcome::LimitExceeded(limit) => {
-                outcome["limit"] = json!(limit);
-                outcome["limit_value"] = json!(self.limit_value);
-            }
-            Outcome::Crashed(crash) => {
-                outcome["message"] = json!(crash.to_string());
-                match crash.how() {
-                    Crash::Signal(signal) => outcome["signal"] = json!(signal),
-                    Crash::Exit(status) => outcome["status"] = json!(status),
-                    _ => {}
-                }
-                if let Some(words) = crash.words() {
-                    outcome["worker_stderr"] = json!(words);
-                }
-            }
-        }
-        let stats = &self.stats;
-        json!({
-            "schema": 1,
-            "task": { "id": self.task_id, "name": self.name, "attempt": self.attempt },
-            "mode": self.mode.name(),
-            "outcome": outcome,
-            "stats": {
-                "queue_ns": nanos(stats.queue),
-                "start_ns": nanos(stats.start),
-                "run_ns": nanos(stats.run),
-                "total_ns": nanos(stats.total),
-                "compile_ns": stats.compile.map(nanos),
-                "cpu_ns": stats.cpu.map(nanos),
-                "peak_memory_bytes": stats.peak_memory_bytes,
-                "fuel": stats.fuel,
-                "memory_growth_refused": stats.memory_growth_refused,
-                "worker_pid": stats.worker_pid,
-                "start_method": stats.start_method.map(Start::name),
-                "usage": stats.usage.as_ref().map(usage_json),
-                "children": stats.children,
-            },
-            "jail": self.jail.as_ref().map(|jail| json!({
-                "mode": self.jail_mode.unwrap_or_default().name(),
-                "layers": jail.layers,
-            })),
-            "denied": self.denied,
-            "notes": self.notes,
-            "stdout_bytes": self.stdout.len(),
-            "stderr_bytes": self.stderr.len(),
-        })
+        // Nothing in it is a map with keys that are not strings, or fails by itself.
+        serde_json::to_value(self).unwrap_or_default()
     }
 }

@@ -9,48 +9,101 @@ pub const MAX_GRANTS: usize = 256;
 /// A task's settings that cannot be.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-#[expect(missing_docs, reason = "the messages say it")]
 pub enum TaskError {
+    /// A string that the task gets has a NUL byte.
     #[error("{what} contains a NUL byte")]
-    Nul { what: &'static str },
+    Nul {
+        /// What has it.
+        what: &'static str,
+    },
+    /// The arguments together, or the environment, are longer than 1 MiB.
     #[error("{what} are longer than 1 MiB")]
-    TooLong { what: &'static str },
+    TooLong {
+        /// What has it.
+        what: &'static str,
+    },
+    /// More directories or addresses than a task can be granted.
     #[error("a task can be granted at most {MAX_GRANTS} directories and {MAX_GRANTS} addresses")]
     TooManyGrants,
+    /// `Stdio::Stdout` where it cannot be.
     #[error("Stdio::Stdout is only for stderr, and requires Stdio::Stream for stdout")]
     NotJoined,
+    /// More than [`Limits::MAX_TABLE_ELEMENTS`](crate::limits::Limits::MAX_TABLE_ELEMENTS).
     #[error("max_table_elements must be at most 1,000,000")]
     TooManyTableElements,
+    /// More than [`Limits::MAX_TASKS`](crate::limits::Limits::MAX_TASKS) or
+    /// [`Limits::MAX_DEPTH`](crate::limits::Limits::MAX_DEPTH).
     #[error("max_tasks must be at most 4,096 and max_depth at most 64")]
     TooManyChildren,
+    /// More tasks than a task can be granted.
     #[error("a task can be granted at most {MAX_GRANTS} tasks")]
     TooManyTasks,
+    /// A name that a granted task cannot have.
     #[error("invalid name {name:?} for a granted task: expected 1 to 256 bytes without NUL")]
-    TaskName { name: String },
+    TaskName {
+        /// The name.
+        name: String,
+    },
+    /// Two granted tasks have one name.
     #[error("the name {name:?} is given to two granted tasks")]
-    TaskTwice { name: String },
+    TaskTwice {
+        /// The name.
+        name: String,
+    },
+    /// A name that an environment variable cannot have.
     #[error("invalid name {name:?} for an environment variable")]
-    EnvName { name: String },
+    EnvName {
+        /// The name.
+        name: String,
+    },
+    /// A granted directory is not there, or cannot be looked at.
     #[error("cannot grant the directory {}: {error}", path.display())]
     Dir {
+        /// The directory.
         path: PathBuf,
+        /// Why not.
         error: std::io::Error,
     },
+    /// Two granted directories have one name for the guest.
     #[error(
         "two directories are granted under the name {name:?}: expected a different guest path \
          for each"
     )]
-    DirTwice { name: String },
+    DirTwice {
+        /// The name.
+        name: String,
+    },
+    /// What is granted as a directory is not one.
     #[error("cannot grant {}: it is not a directory", path.display())]
-    NotADir { path: PathBuf },
+    NotADir {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// Text that is not a directory grant.
     #[error("invalid directory grant {text:?}: expected HOST[::GUEST][:ro]")]
-    DirSyntax { text: String },
+    DirSyntax {
+        /// The text.
+        text: String,
+    },
+    /// Text of a directory grant whose name for the guest is not UTF-8.
     #[error("invalid directory grant {text:?}: the guest path must be UTF-8; use HOST::GUEST")]
-    DirName { text: String },
+    DirName {
+        /// The text.
+        text: String,
+    },
+    /// Text that is not an address.
     #[error("invalid address {text:?}: expected HOST:PORT")]
-    TcpSyntax { text: String },
+    TcpSyntax {
+        /// The text.
+        text: String,
+    },
+    /// A host name that cannot be resolved.
     #[error("cannot resolve {host:?}: {error}")]
-    Resolve { host: String, error: std::io::Error },
+    Resolve {
+        /// The host name.
+        host: String,
+        error: std::io::Error,
+    },
 }
 
 impl TaskError {

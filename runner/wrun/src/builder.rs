@@ -1,12 +1,12 @@
 //! A runner's settings as an embedder makes them: each with its default and its
 //! price.
 
+use crate::process_options::ProcessOptions;
 use crate::runner::Runner;
-use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 use wrun_types::compile_budget::CompileBudget;
-use wrun_types::config::{Cache, Config, Jail, Mode, Start};
+use wrun_types::config::{Cache, Config, Jail, Mode};
 use wrun_types::error::{Error, ErrorKind};
 
 /// Settings of a [`Runner`]; see [`Runner::builder`].
@@ -20,16 +20,9 @@ pub struct Builder {
     region_memory: Option<u64>,
     max_children: Option<usize>,
     worker_threads: Option<usize>,
-    worker: Option<PathBuf>,
+    process: ProcessOptions,
     max_module_size: u64,
     metered: bool,
-    jail: Jail,
-    identity: Option<(u32, u32)>,
-    users: Option<RangeInclusive<u32>>,
-    start: Start,
-    spares: usize,
-    reuse: u32,
-    idle_timeout: Duration,
     compile_budget: CompileBudget,
     #[cfg(feature = "test-hooks")]
     absent: Vec<wrun_types::jail_report::Layer>,
@@ -52,16 +45,9 @@ impl Default for Builder {
             region_memory: None,
             max_children: None,
             worker_threads: None,
-            worker: None,
+            process: ProcessOptions::default(),
             max_module_size: Builder::MODULE_SIZE_DEFAULT,
             metered: false,
-            jail: Jail::default(),
-            identity: None,
-            users: None,
-            start: Start::default(),
-            spares: 1,
-            reuse: 1,
-            idle_timeout: Duration::from_secs(60),
             compile_budget: CompileBudget::default(),
             #[cfg(feature = "test-hooks")]
             absent: Vec::new(),
@@ -150,17 +136,16 @@ impl Builder {
         self
     }
 
-    /// Process mode: the program that workers are, `wrun` or one whose `main`
-    /// calls [`worker_hook`](crate::worker_hook). Default: this program.
-    pub fn worker(mut self, program: impl Into<PathBuf>) -> Self {
-        self.worker = Some(program.into());
+    /// Settings of process mode. What `options` does not set stays as it was.
+    pub fn process(mut self, options: ProcessOptions) -> Self {
+        self.process.add(options);
         self
     }
 
-    /// The program that [`Builder::worker`] named.
+    /// The program that [`ProcessOptions::worker`] named.
     #[cfg(feature = "measure")]
     pub(crate) fn named_worker(&self) -> Result<Option<PathBuf>, Error> {
-        self.worker.clone().map(worker_path).transpose()
+        self.process.worker.clone().map(worker_path).transpose()
     }
 
     /// Cap on a task file in bytes. Default: [`Builder::MODULE_SIZE_DEFAULT`].
@@ -177,81 +162,6 @@ impl Builder {
         self
     }
 
-    /// Process mode: how strictly the kernel's walls around each worker are
-    /// insisted on. Default: [`Jail::Strict`], in which a task does not run where
-    /// a required wall cannot be put up: [`ErrorKind::Jail`]. No effect in thread
-    /// mode, which has no such walls.
-    pub fn jail(mut self, jail: Jail) -> Self {
-        self.jail = jail;
-        self
-    }
-
-    /// Process mode: the user and group that workers become, by number. Only
-    /// root can give them another than its own, and not with [`Jail::Off`].
-    /// Default: this process's own; as root, see [`Builder::users`]. No effect in thread
-    /// mode.
-    ///
-    /// The kernel counts much by user, as descriptors in flight: workers that are one
-    /// user can keep those from each other.
-    pub fn identity(mut self, uid: u32, gid: u32) -> Self {
-        self.identity = Some((uid, gid));
-        self
-    }
-
-    /// Process mode, as root: the users, by number, of which each program that is started
-    /// gets another one, with the group of the same number: a zygote with its workers, a
-    /// worker of its own, a compiler. Numbers that another runner has in use are left out
-    /// while there are others. Only root can set it, not with [`Jail::Off`], and
-    /// [`Builder::identity`] goes before it. 0 is not to be in it.
-    ///
-    /// Default: 2013265920 to 2013331455 (`0x78000000` to `0x7800ffff`) without those that
-    /// `/etc/passwd` and `/etc/subuid` name. Granted directories are then id-mapped mounts on
-    /// which root's files are the worker's; where there are none, workers of tasks with
-    /// directories are root, and the report has a note. With a range that is set here,
-    /// directories are what they are for its users. In a user namespace that does not have
-    /// the number, nobody's. No effect in thread mode.
-    pub fn users(mut self, range: RangeInclusive<u32>) -> Self {
-        self.users = Some(range);
-        self
-    }
-
-    /// Process mode: how workers come to be. Default: [`Start::Fork`], which
-    /// keeps one more process per artifact in use, the zygote. No effect in
-    /// thread mode.
-    pub fn start(mut self, start: Start) -> Self {
-        self.start = start;
-        self
-    }
-
-    /// Process mode: workers that are made ahead of demand, for each artifact in
-    /// use. Each costs a process and saves a task the time of making one. A task whose
-    /// limits are not those of the task before it has a worker made for itself.
-    /// Default: 1. No effect in thread mode.
-    pub fn spares(mut self, workers: usize) -> Self {
-        self.spares = workers;
-        self
-    }
-
-    /// Process mode: how many tasks a worker gets, one after another, each with a
-    /// sandbox of its own. Default: 1, a fresh process for each task.
-    ///
-    /// More saves the making of processes and weakens the walls: a task that
-    /// breaks out of its sandbox meets those that its worker gets later. A worker
-    /// that was granted a directory or an address gets no other task. Zero is
-    /// taken for 1. No effect in thread mode.
-    pub fn reuse(mut self, tasks_per_worker: u32) -> Self {
-        self.reuse = tasks_per_worker;
-        self
-    }
-
-    /// Process mode: zygote and spares of an artifact that no task used for this
-    /// long end; the next task makes them anew. Default: 60 s. No effect in
-    /// thread mode.
-    pub fn idle_timeout(mut self, time: Duration) -> Self {
-        self.idle_timeout = time;
-        self
-    }
-
     /// How long compiling one task may take. Beyond it, loading fails with
     /// [`ErrorKind::LoadLimit`]. Default: [`Builder::default_compile_timeout`] of the
     /// task file's size.
@@ -259,7 +169,7 @@ impl Builder {
     /// A compilation cannot be interrupted, only its process can be ended. Process mode
     /// compiles in a child, and so does thread mode where this or
     /// [`Builder::compile_memory`] is set and there is a worker program
-    /// ([`worker_hook`](crate::worker_hook), [`Builder::worker`]); elsewhere thread mode
+    /// ([`worker_hook`](crate::worker_hook), [`ProcessOptions::worker`]); elsewhere thread mode
     /// compiles in this process. Then only the wait ends: the compilation goes on to its
     /// end on a thread of its own, and its result is dropped. As many compile at a time
     /// as there are processors, those included.
@@ -294,15 +204,27 @@ impl Builder {
     /// # Errors
     ///
     /// [`ErrorKind::NoWorker`] in process mode without a worker program;
-    /// [`ErrorKind::Jail`] for an [`identity`](Builder::identity) or
-    /// [`users`](Builder::users) that cannot be had; [`ErrorKind::System`] when threads cannot be started.
+    /// [`ErrorKind::Jail`] for an
+    /// [`identity`](ProcessOptions::identity) or [`users`](ProcessOptions::users) that cannot
+    /// be had; [`ErrorKind::System`] when threads cannot be started.
     pub fn build(self) -> Result<Runner, Error> {
         // Before anything is opened. Where there is no `/dev/null`, they stay closed.
         let _ = wrun_sys::fill_standard_streams();
-        if self.mode == Mode::Process && (self.identity.is_some() || self.users.is_some()) {
-            may_change_identity(self.jail)?;
+        let ProcessOptions {
+            worker,
+            jail,
+            identity,
+            users,
+            start,
+            spares,
+            reuse,
+            idle_timeout,
+        } = self.process;
+        let jail = jail.unwrap_or_default();
+        if self.mode == Mode::Process && (identity.is_some() || users.is_some()) {
+            may_change_identity(jail)?;
         }
-        if let Some(range) = &self.users
+        if let Some(range) = &users
             && (range.is_empty() || range.contains(&0) || range.contains(&u32::MAX))
         {
             let (first, last) = (range.start(), range.end());
@@ -336,16 +258,16 @@ impl Builder {
             region_memory: self.region_memory.unwrap_or_else(half_of_memory),
             max_children: max_children.min(ceiling - max_running),
             worker_threads: self.worker_threads.unwrap_or(threads).clamp(1, 1024),
-            worker: self.worker.map(worker_path).transpose()?,
+            worker: worker.map(worker_path).transpose()?,
             max_module_size: self.max_module_size,
             metered: self.metered,
-            jail: self.jail,
-            identity: self.identity,
-            users: self.users,
-            start: self.start,
-            spares: self.spares,
-            reuse: self.reuse.max(1),
-            idle_timeout: self.idle_timeout,
+            jail,
+            identity,
+            users,
+            start: start.unwrap_or_default(),
+            spares: spares.unwrap_or(ProcessOptions::SPARES_DEFAULT),
+            reuse: reuse.unwrap_or(1).max(1),
+            idle_timeout: idle_timeout.unwrap_or(ProcessOptions::IDLE_TIMEOUT_DEFAULT),
             compile_budget: self.compile_budget,
             #[cfg(feature = "test-hooks")]
             absent: self.absent,

@@ -278,8 +278,6 @@ impl Children {
         let id = launch.job.task_id;
         let (stop, span) = (launch.stop.clone(), launch.span.clone());
         let (told, end) = watch::channel(None);
-        let mode = self.starter.mode;
-        let span = trace::task(id, &grant.name, &grant.artifact, mode);
         let running = Running {
             starter: self.starter.clone(),
             launch,

@@ -6,7 +6,7 @@
 /// In a process that a runner started as a worker, this runs the worker and
 /// ends the process. Anywhere else it returns at once. A program that cannot
 /// call it names a worker program instead, with
-/// [`Builder::worker`](crate::Builder::worker); `wrun` itself is one.
+/// [`ProcessOptions::worker`](crate::ProcessOptions::worker); `wrun` itself is one.
 ///
 /// Workers are forked, so nothing may have started a thread before: not the runtime of
 /// `#[tokio::main]` either, nor a constructor that runs before `main`. A worker has no

@@ -56,7 +56,7 @@
 //! then a function with that attribute.
 //!
 //! A program that cannot (a library of a larger one, a test) names another with
-//! [`Builder::worker`]; `wrun` itself is one. Without either, [`Builder::build`]
+//! [`ProcessOptions::worker`]; `wrun` itself is one. Without either, [`Builder::build`]
 //! says [`ErrorKind::NoWorker`].
 //!
 //! # Tasks
@@ -400,7 +400,7 @@
 //!   costs no thread. Ten thousand that wait took 275 MiB of resident memory in
 //!   one process on Linux 6.18 (`tests/leaks.rs`).
 //! - **Process mode**: a process for each task, milliseconds;
-//!   [`Builder::spares`] are made ahead, so that a task does not wait for its own.
+//!   [`ProcessOptions::spares`] are made ahead, so that a task does not wait for its own.
 //! - **Fuel**: compiles a second time, up to two times slower code; only for tasks
 //!   that have that limit.
 //! - **Output and input** are bounded where they are kept, streamed where they are
@@ -426,6 +426,7 @@ mod launch;
 #[doc(hidden)]
 pub mod measure;
 mod mode;
+mod process_options;
 mod provider;
 mod retry;
 mod runner;
@@ -445,6 +446,7 @@ pub use builder::Builder;
 pub use handle::{Canceller, Killer, OutputStream, ProgressWatch, TaskHandle};
 #[cfg(feature = "process")]
 pub use hook::worker_hook;
+pub use process_options::ProcessOptions;
 pub use runner::Runner;
 pub use task::{Input, Stdio, Task};
 pub use task_grant::TaskGrant;
@@ -466,7 +468,7 @@ pub use wrun_sandbox::{Artifact, Compiled, Grant, Inspection, Progress, Shape, i
 #[doc(inline)]
 pub use wrun_sys::shortage::hint as limit_hint;
 #[doc(inline)]
-pub use wrun_types::config::{Cache, Jail, Mode, Start};
+pub use wrun_types::config::{Cache, Jail, Mode, Start, UnknownName};
 #[doc(inline)]
 pub use wrun_types::error::{Error, ErrorKind};
 #[doc(inline)]

@@ -8,7 +8,6 @@
 use crate::core::Core;
 use crate::handle::{TaskHandle, must_not_be_async};
 use crate::task::{Stdio, Task};
-use crate::trace;
 use bytes::Bytes;
 use std::io;
 use std::path::Path;

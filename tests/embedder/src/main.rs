@@ -20,6 +20,7 @@ use tracing::{Event, Instrument, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 use wrun::{
+    ProcessOptions,
     Artifact, ErrorKind, Limit, Limits, Message, Mode, Outcome, RegionKind, Runner, Start, Task,
     TrapKind,
 };
@@ -46,7 +47,7 @@ struct Server {
 
 impl Server {
     fn new(mode: Mode, start: Start) -> Result<Self, wrun::Error> {
-        Server::with(Runner::builder().mode(mode).start(start))
+        Server::with(Runner::builder().mode(mode).process(ProcessOptions::default().start(start)))
     }
 
     fn with(builder: wrun::Builder) -> Result<Self, wrun::Error> {
@@ -328,7 +329,7 @@ fn named(name: &str) -> (PathBuf, PathBuf) {
 fn hooks() {
     for (name, words) in [("late-thread", "metrics"), ("late-runtime", "asynchronous")] {
         let (folder, program) = named(name);
-        let error = Server::with(Runner::builder().worker(&program)).err();
+        let error = Server::with(Runner::builder().process(ProcessOptions::default().worker(&program))).err();
         std::fs::remove_dir_all(folder).expect("removed");
         let error = error.expect("a worker that cannot be");
         assert_eq!(error.kind(), ErrorKind::NoWorker, "{error}");
@@ -340,7 +341,7 @@ fn hooks() {
     }
     let (folder, program) = named("crowded");
     for start in [Start::Fork, Start::Exec] {
-        let server = Server::with(Runner::builder().worker(&program).start(start));
+        let server = Server::with(Runner::builder().process(ProcessOptions::default().worker(&program).start(start)));
         server.expect("a server").check();
     }
     std::fs::remove_dir_all(folder).expect("removed");

@@ -5,7 +5,7 @@ use crate::pipe::Peer;
 use crate::{guest, wrun_program};
 use anyhow::ensure;
 use std::time::{Duration, Instant};
-use wrun::{Artifact, Mode, Runner, Task};
+use wrun::{Artifact, Mode, ProcessOptions, Runner, Task};
 
 const ROUNDS: u32 = 2_000;
 
@@ -22,7 +22,7 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
     for (name, mode) in ROWS {
         let runner = Runner::builder()
             .mode(mode)
-            .worker(wrun_program())
+            .process(ProcessOptions::default().worker(wrun_program()))
             .build()?;
         let commons = runner.blocking_load(guest("commons/commons.wasm"))?;
         bench.row(

@@ -8,7 +8,7 @@ use crate::measure::{Bench, Sorted};
 use crate::{SMALL, guest, wrun_program};
 use anyhow::{Context, ensure};
 use std::time::{Duration, Instant};
-use wrun::{Artifact, Limits, Mode, Runner, Stdio, Task, TaskGrant, TaskHandle};
+use wrun::{Artifact, Limits, Mode, ProcessOptions, Runner, Stdio, Task, TaskGrant, TaskHandle};
 
 /// Small tasks of a round.
 const TASKS: usize = 100;
@@ -41,7 +41,7 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
     for (name, file, mode) in ROWS {
         let runner = Runner::builder()
             .mode(mode)
-            .worker(wrun_program())
+            .process(ProcessOptions::default().worker(wrun_program()))
             .max_running(FLOODERS + 1)
             .build()?;
         let flood = runner.blocking_load(folder().join(file))?;

@@ -6,7 +6,7 @@ use crate::{SMALL, guest, wrun_program};
 use anyhow::ensure;
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
-use wrun::{Artifact, Message, Mode, Runner, Task};
+use wrun::{Artifact, Message, Mode, ProcessOptions, Runner, Task};
 
 const ROUNDS: u32 = 4_000;
 
@@ -72,7 +72,7 @@ fn stream(
 pub(crate) fn load(mode: Mode) -> anyhow::Result<(Runner, Artifact)> {
     let runner = Runner::builder()
         .mode(mode)
-        .worker(wrun_program())
+        .process(ProcessOptions::default().worker(wrun_program()))
         .build()?;
     let ports = runner.blocking_load(guest("ports/ports.wasm"))?;
     Ok((runner, ports))

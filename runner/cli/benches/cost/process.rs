@@ -12,7 +12,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::hint::black_box;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-use wrun::{Artifact, Builder, Jail, Mode, Runner, Start, Task};
+use wrun::{Artifact, Builder, Jail, Mode, ProcessOptions, Runner, Start, Task};
 
 /// How long spares get to be forked and to rehearse before any is timed.
 const SETTLE: Duration = Duration::from_millis(60);
@@ -32,7 +32,9 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
 }
 
 fn builder() -> Builder {
-    Runner::builder().mode(Mode::Process).worker(wrun_program())
+    Runner::builder()
+        .mode(Mode::Process)
+        .process(ProcessOptions::default().worker(wrun_program()))
 }
 
 /// One task, and a worker that waits for it.
@@ -45,7 +47,8 @@ fn latency(bench: &mut Bench) -> anyhow::Result<()> {
         ("process latency, waiting spare", Jail::Strict),
         ("process latency, waiting spare, no jail", Jail::Off),
     ] {
-        let (runner, echo) = load(builder().spares(SPARES).jail(jail))?;
+        let (runner, echo) =
+            load(builder().process(ProcessOptions::default().spares(SPARES).jail(jail)))?;
         once(&runner, &echo)?;
         bench.row(
             name,
@@ -61,7 +64,7 @@ fn latency(bench: &mut Bench) -> anyhow::Result<()> {
             },
         )?;
     }
-    let (runner, echo) = load(builder().spares(SPARES))?;
+    let (runner, echo) = load(builder().process(ProcessOptions::default().spares(SPARES)))?;
     once(&runner, &echo)?;
     let bare = Bare::new("echo/echo.wat", Memory::OnDemand, true)?;
     let runtime = bare::runtime()?;
@@ -93,7 +96,7 @@ fn latency(bench: &mut Bench) -> anyhow::Result<()> {
         },
         &mut || each_after_a_pause(BURST, || peer.round_trip()),
     )?;
-    let (runner, echo) = load(builder().reuse(u32::MAX))?;
+    let (runner, echo) = load(builder().process(ProcessOptions::default().reuse(u32::MAX)))?;
     once(&runner, &echo)?;
     bench.row(
         "process latency, reused worker",
@@ -124,7 +127,7 @@ fn starts(bench: &mut Bench) -> anyhow::Result<()> {
         return Ok(());
     }
     let mut forks = Forks::start()?;
-    let (runner, echo) = load(builder().spares(0))?;
+    let (runner, echo) = load(builder().process(ProcessOptions::default().spares(0)))?;
     once(&runner, &echo)?;
     bench.row(
         "process start, fork",
@@ -133,7 +136,8 @@ fn starts(bench: &mut Bench) -> anyhow::Result<()> {
         &mut || each(20, || once(&runner, &echo)),
         &mut || forks.run(Work::Task, 20, 1),
     )?;
-    let (runner, echo) = load(builder().spares(0).start(Start::Exec))?;
+    let (runner, echo) =
+        load(builder().process(ProcessOptions::default().spares(0).start(Start::Exec)))?;
     bench.row(
         "process start, exec",
         "starting `true` and waiting for it",
@@ -141,7 +145,7 @@ fn starts(bench: &mut Bench) -> anyhow::Result<()> {
         &mut || each(1, || once(&runner, &echo)),
         &mut || each(1, start_true),
     )?;
-    let (runner, echo) = load(builder().spares(SPARES))?;
+    let (runner, echo) = load(builder().process(ProcessOptions::default().spares(SPARES)))?;
     once(&runner, &echo)?;
     node::row(bench, "process start, first result", &mut || {
         std::thread::sleep(SETTLE);
@@ -161,7 +165,11 @@ fn throughput(bench: &mut Bench) -> anyhow::Result<()> {
         ("process throughput, full jail", Jail::Strict),
         ("process throughput, no jail", Jail::Off),
     ] {
-        let (runner, echo) = load(builder().jail(jail).max_running(in_flight))?;
+        let (runner, echo) = load(
+            builder()
+                .process(ProcessOptions::default().jail(jail))
+                .max_running(in_flight),
+        )?;
         once(&runner, &echo)?;
         bench.row(
             name,
@@ -186,7 +194,7 @@ fn memory(bench: &mut Bench) -> anyhow::Result<()> {
     if !bench.wants("process memory") {
         return Ok(());
     }
-    let (runner, echo) = load(builder().spares(4))?;
+    let (runner, echo) = load(builder().process(ProcessOptions::default().spares(4)))?;
     let settled = || {
         once(&runner, &echo)?;
         std::thread::sleep(Duration::from_millis(300));

@@ -4,7 +4,7 @@ use crate::measure::Bench;
 use crate::{guest, wrun_program};
 use anyhow::{Context, ensure};
 use std::time::Duration;
-use wrun::{Artifact, Limits, Mode, Runner, Task};
+use wrun::{Artifact, Limits, Mode, ProcessOptions, Runner, Task};
 
 /// Bytes of text, in which words are counted.
 const TEXT: usize = 32 << 20;
@@ -31,7 +31,7 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
     for (name, mode, what) in ROWS {
         let runner = Runner::builder()
             .mode(mode)
-            .worker(wrun_program())
+            .process(ProcessOptions::default().worker(wrun_program()))
             .build()?;
         let talk = runner.blocking_load(guest("talk/talk.wasm"))?;
         let (shared, alone) = (input(what, 2), input(what, 0));

@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, ReadBuf};
-use wrun::{Artifact, Builder, Cache, Input, Jail, Mode, Runner, Task, TaskHandle};
+use wrun::{Artifact, Builder, Cache, Input, Jail, Mode, ProcessOptions, Runner, Task, TaskHandle};
 
 pub(crate) struct Embedded {
     builder: Builder,
@@ -26,8 +26,12 @@ impl Embedded {
         let builder = match id {
             "wrun-thread" => builder.mode(Mode::Thread),
             "wrun-process" => builder.mode(Mode::Process),
-            "wrun-process-reused" => builder.mode(Mode::Process).reuse(u32::MAX),
-            "wrun-process-no-jail" => builder.mode(Mode::Process).jail(Jail::Off),
+            "wrun-process-reused" => builder
+                .mode(Mode::Process)
+                .process(ProcessOptions::default().reuse(u32::MAX)),
+            "wrun-process-no-jail" => builder
+                .mode(Mode::Process)
+                .process(ProcessOptions::default().jail(Jail::Off)),
             _ => anyhow::bail!("no such row: {id}"),
         };
         let runner = builder.clone().build()?;
