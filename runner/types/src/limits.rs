@@ -167,7 +167,7 @@ impl Limits {
     }
 }
 
-/// Which limit ended a task. See [`Limits`](Limits) for each.
+/// Which limit ended a task. See [`Limits`] for each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
