@@ -178,9 +178,20 @@ fn denial(denial: &Denial) -> String {
     let target = &denial.target;
     let mut text = match denial.access {
         Access::Directories => "it looked for directories; none are granted (--dir)".to_owned(),
+        Access::Path if leads_out(target) => {
+            format!("the path {target:?} is outside what is granted (--dir)")
+        }
+        // A link can lead out; or the kernel has another reason, such as an immutable file.
         Access::Path => format!(
-            "the path {target:?} is outside what is granted (--dir), or its permissions forbid it"
+            "the path {target:?} leads outside what is granted (--dir), or the system does not \
+             permit it"
         ),
+        Access::Permission => format!(
+            "access to {target:?}: its permissions, or those of a directory above it, forbid it"
+        ),
+        Access::SpecialFile => {
+            format!("opening {target:?}, which is neither a file nor a directory; tasks may not")
+        }
         Access::Write => {
             format!("changing {target:?} in a read-only directory (--dir without :ro)")
         }
@@ -195,6 +206,20 @@ fn denial(denial: &Denial) -> String {
         let _ = write!(text, ", {} times", denial.count);
     }
     text
+}
+
+/// Whether a path below a granted directory is outside of it, whatever is there.
+fn leads_out(path: &str) -> bool {
+    let mut depth = 0;
+    path.starts_with('/')
+        || path.split('/').any(|part| {
+            match part {
+                "" | "." => {}
+                ".." => depth -= 1,
+                _ => depth += 1,
+            }
+            depth < 0
+        })
 }
 
 /// `--stats`.

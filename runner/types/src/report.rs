@@ -213,6 +213,12 @@ pub enum Access {
     NameLookup,
     /// Starting a task (`--task`).
     Task,
+    /// A path inside what is granted, which its permissions forbid to the user that the
+    /// task runs as; no grant changes that.
+    Permission,
+    /// Opening what is neither a file nor a directory, such as a pipe or a device; never
+    /// granted.
+    SpecialFile,
 }
 
 impl Access {
@@ -227,6 +233,8 @@ impl Access {
             Access::Udp => "udp",
             Access::NameLookup => "name-lookup",
             Access::Task => "task",
+            Access::Permission => "permission",
+            Access::SpecialFile => "special-file",
         }
     }
 }
