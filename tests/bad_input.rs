@@ -1,7 +1,7 @@
 //! Whatever a user hands to `wrun`, wrong files, wrong flags, full disks, odd
 //! caches: one clear line on stderr, the documented code, and never a panic.
 
-use crate::support::command::{Ran, Wrun, scratch, write};
+use crate::support::command::{Ran, Wrun, ordinary, scratch, write};
 use crate::support::guests::too_many_instances;
 use crate::support::{MODES, repo, tool};
 use std::fs::{self, File};
@@ -813,6 +813,51 @@ fn a_dash_is_stdout_for_output_as_for_reports() {
         ran.expect_code(0, mode);
         assert_eq!(ran.text().trim_end(), "hello, command", "{mode}");
         assert!(!scratch.path().join("-").exists(), "{mode}");
+    }
+}
+
+/// A directory that this user may not search is refused before the task starts; one that
+/// may be searched but not listed is of use.
+#[test]
+fn a_directory_that_cannot_be_opened_is_refused_in_both_modes() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(wrun) = ordinary(folder.path()) else {
+        return;
+    };
+    let task = write(
+        folder.path(),
+        "files.wasm",
+        std::fs::read(guest("files/files.wasm")).unwrap(),
+    );
+    let [closed, searched] = [("closed", 0o600), ("searched", 0o311)].map(|(name, mode)| {
+        let path = folder.path().join(name);
+        std::fs::create_dir(&path).unwrap();
+        write(&path, "file", "text");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        path
+    });
+    let run = |mode: &str, dir: &Path| {
+        let dir = format!("{}::/d", dir.display());
+        wrun(mode)
+            .args(["--dir", &dir])
+            .arg(&task)
+            .args(["read", "/d/file"])
+            .run()
+    };
+    for mode in MODES {
+        let line = one_line(&run(mode, &closed), 2, mode);
+        let expected = format!(
+            "wrun: cannot grant the directory {}: Permission denied (os error 13)",
+            closed.display()
+        );
+        assert_eq!(line, expected, "{mode}");
+        let ran = run(mode, &searched);
+        ran.expect_code(0, mode);
+        assert_eq!(ran.text(), "text", "{mode}");
+    }
+    // The folder is to be removed.
+    for path in [&closed, &searched] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
     }
 }
 

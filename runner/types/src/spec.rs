@@ -109,20 +109,19 @@ impl Spec {
             }
         }
         for grant in &mut self.dirs {
-            let metadata = std::fs::metadata(&grant.host).map_err(|source| TaskError::Dir {
-                path: grant.host.clone(),
+            let path = || grant.host.clone();
+            let cannot = |source| TaskError::Dir {
+                path: path(),
                 source,
-            })?;
-            if !metadata.is_dir() {
-                return Err(TaskError::NotADir {
-                    path: grant.host.clone(),
-                });
+            };
+            if !std::fs::metadata(&grant.host).map_err(cannot)?.is_dir() {
+                return Err(TaskError::NotADir { path: path() });
             }
+            // A directory that this user may not search is of no use to a task; a worker
+            // could not even open it.
+            std::fs::metadata(grant.host.join(".")).map_err(cannot)?;
             // A worker may have another working directory.
-            grant.host = std::path::absolute(&grant.host).map_err(|source| TaskError::Dir {
-                path: grant.host.clone(),
-                source,
-            })?;
+            grant.host = std::path::absolute(&grant.host).map_err(cannot)?;
         }
         Ok(())
     }
