@@ -573,6 +573,11 @@ fn the_command_says_what_is_wrong() {
             2,
             "cannot both be stdout",
         ),
+        (
+            vec!["--json", "/dev/stdout", "--html", "-", &task_name],
+            2,
+            "cannot both be stdout",
+        ),
         (vec!["--json", &task_name, &task_name], 2, "would overwrite"),
         (
             vec!["--input", "/nothing", &task_name],

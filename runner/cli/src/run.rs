@@ -51,6 +51,11 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
     others.push(output_path);
     args.grants.check()?;
     let report_to = ResultTo::open("--report", args.report.as_deref(), &others)?;
+    if report_to.is_stdout() && output.is_stdout() {
+        let message = "the report and the task's output cannot both go to stdout: use \
+                       --output FILE or --report FILE";
+        return Err(Failure::new(exit::USAGE, message));
+    }
     let began = Instant::now();
     let shown = !args.quiet && !args.no_progress;
     let loading = Loading {
