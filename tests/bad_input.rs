@@ -302,7 +302,7 @@ fn every_flag_refuses_what_it_cannot_take() {
         ("--max-memory", &["", "lots", "-1", "1XB", "MiB"]),
         ("--max-output", &["", "lots", "-1", "1XB", "MiB"]),
         ("--max-input", &["", "lots", "-1", "1XB", "MiB"]),
-        ("--dir", &["", "::", "::/in", "a::", ":ro"]),
+        ("--dir", &["", "::", "::/in", "a::", ":ro", ":rw"]),
         ("--env", &["", "=", "=x", "NOT_SET_ANYWHERE"]),
         (
             "--allow-tcp",
@@ -813,6 +813,25 @@ fn a_dash_is_stdout_for_output_as_for_reports() {
         ran.expect_code(0, mode);
         assert_eq!(ran.text().trim_end(), "hello, command", "{mode}");
         assert!(!scratch.path().join("-").exists(), "{mode}");
+    }
+}
+
+#[test]
+fn a_grant_says_that_it_is_for_writing_as_well() {
+    let scratch = scratch();
+    let granted = scratch.path().join("granted");
+    fs::create_dir(&granted).unwrap();
+    for mode in MODES {
+        for (suffix, code) in [(":rw", 0), ("", 0), (":ro", 11)] {
+            let ran = Wrun::mode(mode)
+                .args(["--dir", &format!("{}::/d{suffix}", granted.display())])
+                .arg(guest("files/files.wasm"))
+                .args(["write", "/d/new", suffix])
+                .run();
+            ran.expect_code(code, &format!("{mode} {suffix}"));
+        }
+        let written = fs::read_to_string(granted.join("new")).unwrap();
+        assert_eq!(written, "", "{mode}: by the grant without a suffix, last");
     }
 }
 

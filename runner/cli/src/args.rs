@@ -258,10 +258,11 @@ impl CompilingArgs {
 /// What the task may reach.
 #[derive(Args, Debug)]
 pub(crate) struct Grants {
-    /// Grant a directory, optionally under another name or read-only. If wrun is root and
+    /// Grant a directory, optionally under another name or read-only (`:ro`; the default is
+    /// `:rw`). If wrun is root and
     /// the owners of its files cannot be mapped to another user, the worker runs as root
     /// and a note says so; --uid avoids that
-    #[arg(long, value_name = "HOST[::GUEST][:ro]", value_hint = ValueHint::DirPath, value_parser = OsStringValueParser::new().try_map(dir))]
+    #[arg(long, value_name = "HOST[::GUEST][:ro|:rw]", value_hint = ValueHint::DirPath, value_parser = OsStringValueParser::new().try_map(dir))]
     pub(crate) dir: Vec<DirGrant>,
 
     /// Set an environment variable of the task, or pass on the value of wrun's own

@@ -43,7 +43,7 @@ pub enum TaskError {
     DirTwice { name: String },
     #[error("cannot grant {}: it is not a directory", path.display())]
     NotADir { path: PathBuf },
-    #[error("invalid directory grant {text:?}: expected HOST[::GUEST][:ro]")]
+    #[error("invalid directory grant {text:?}: expected HOST[::GUEST][:ro|:rw]")]
     DirSyntax { text: String },
     #[error("invalid directory grant {text:?}: the guest path must be UTF-8; use HOST::GUEST")]
     DirName { text: String },
