@@ -196,7 +196,7 @@ pub(crate) struct RunArgs {
     pub(crate) max_depth: Option<u32>,
 
     /// Limit the linear memory of the task and all its child tasks together, each counted
-    /// with its whole --max-memory [default: 8GiB]
+    /// with its whole --max-memory [default: 8GiB, or --max-memory if that is more]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub(crate) max_total_memory: Option<u64>,
 

@@ -52,6 +52,7 @@ pub(super) fn compare(args: CompareArgs) -> Result<u8, Failure> {
 fn comparison(args: &CompareArgs) -> Result<Comparison, Failure> {
     let mut limits = Limits::default().timeout(args.timeout);
     limits.max_memory = args.max_memory.unwrap_or(limits.max_memory);
+    limits.max_total_memory = limits.max_total_memory.max(limits.max_memory);
     let mut comparison = Comparison::new(&args.file)
         .args(super::run::strings(&args.args)?)
         .input(input(args.input.as_deref())?)

@@ -318,7 +318,7 @@ fn jail(walls: &JailReport) -> String {
     text
 }
 
-fn memory(bytes: u64) -> String {
+pub(super) fn memory(bytes: u64) -> String {
     bytesize::ByteSize(bytes).display().iec().to_string()
 }
 

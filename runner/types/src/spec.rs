@@ -97,6 +97,11 @@ impl Spec {
             });
         }
         check_limits(&self.limits)?;
+        // Of a submitted task only: elsewhere the total does not count.
+        let (total, memory) = (self.limits.max_total_memory, self.limits.max_memory);
+        if total < memory {
+            return Err(TaskError::TotalMemory { total, memory });
+        }
         if self.dirs.len() > MAX_GRANTS || self.tcp.len() > MAX_GRANTS {
             return Err(TaskError::TooManyGrants);
         }

@@ -23,6 +23,12 @@ pub enum TaskError {
     TooManyTableElements,
     #[error("max_tasks must be at most 4,096 and max_depth at most 64")]
     TooManyChildren,
+    #[error(
+        "max_total_memory ({total} bytes) must not be less than max_memory ({memory} bytes): \
+         max_memory limits the task alone, max_total_memory the task and all its child tasks \
+         together"
+    )]
+    TotalMemory { total: u64, memory: u64 },
     #[error("a task can be granted at most {MAX_GRANTS} tasks")]
     TooManyTasks,
     #[error("invalid name {name:?} for a granted task: expected 1 to 256 bytes without NUL")]
