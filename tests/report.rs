@@ -247,7 +247,7 @@ fn a_report_on_stdout_is_one_line_and_not_mixed_with_output() {
             let ran = run(options).run();
             ran.expect_code(0, mode);
             let json = ran.text();
-            let report: Value = serde_json::from_str(json).unwrap();
+            let report: Value = serde_json::from_str(&json).unwrap();
             schema.check(&report).unwrap();
             assert!(json.ends_with("}\n"), "{mode}: {json:?}");
             assert_eq!(json.lines().count(), 1, "{mode}: {json:?}");

@@ -40,7 +40,12 @@ pub(super) fn compare(args: CompareArgs) -> Result<u8, Failure> {
         print(text::clean(&table::table(&results)).as_bytes())?;
     }
     if let Some(code) = stopped {
-        text::complain("interrupted: not everything was measured");
+        text::complain(match code {
+            exit::OUT_OF_TIME => {
+                "wrun has used up its processor time (ulimit -t): not everything was measured"
+            }
+            _ => "interrupted: not everything was measured",
+        });
         return Ok(code);
     }
     Ok(match results.verdict {

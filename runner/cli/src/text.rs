@@ -4,7 +4,7 @@
 use super::stdio;
 use std::fmt::Write as _;
 use std::time::Duration;
-use wrun::{Access, Denial, JailReport, LayerState, Limit, Outcome, Report, Usage};
+use wrun::{Access, Crash, Denial, JailReport, LayerState, Limit, Outcome, Report, Usage};
 
 /// Characters of a task's own words that are printed; the report has them all.
 const MAX_WORDS: usize = 1000;
@@ -70,6 +70,12 @@ pub(super) fn explain(report: &Report, words: Option<&str>) -> Option<String> {
         }
         Outcome::LimitExceeded(limit) => exceeded(*limit, report.limit_value),
         Outcome::Cancelled => "the task was interrupted".to_owned(),
+        // The first process of a namespace gets no other signal for that.
+        Outcome::Crashed(crash) if *crash.how() == Crash::Signal(9) && used_its_time(report) => {
+            let by = "the limit on processor time (ulimit -t) ended the worker, by signal 9";
+            let text = crash.to_string().replacen(&crash.how().to_string(), by, 1);
+            format!("the task crashed: {text}")
+        }
         other => format!("the task {other}"),
     };
     if let Some(why) = report.notes.iter().find(|it| it.starts_with(NO_RETRY)) {
@@ -79,6 +85,15 @@ pub(super) fn explain(report: &Report, words: Option<&str>) -> Option<String> {
         let _ = write!(text, "\n  {hint}");
     }
     Some(text)
+}
+
+/// Whether a worker used as much processor time as the system lets a process have.
+fn used_its_time(report: &Report) -> bool {
+    let used = report.stats.usage.map(|it| it.user_cpu + it.system_cpu);
+    // The kernel looks at each tick of its clock, which can be some milliseconds.
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Cpu).maximum;
+    let limit = limit.map(|seconds| Duration::from_secs(seconds).mul_f64(0.95));
+    used.zip(limit).is_some_and(|(used, limit)| used >= limit)
 }
 
 /// What of a bad end's reasons the host knows: something was refused, or there was no
