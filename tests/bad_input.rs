@@ -56,28 +56,36 @@ fn a_path_that_is_not_a_task_file_is_refused() {
         &["missing/missing.wasm"],
     );
     refused(folder, 126, &["is a directory"]);
-    refused(&write(folder, "empty.wasm", ""), 126, &["empty"]);
+    refused(
+        &write(folder, "empty.wasm", ""),
+        126,
+        &["wrun: ", "/empty.wasm: the task is empty"],
+    );
     let text = "Dear reader, this is a letter.\n";
     refused(
         &write(folder, "letter.txt", text),
         126,
-        &["not WebAssembly"],
+        &["/letter.txt: the task is not WebAssembly"],
     );
     refused(
         &write(folder, "script", "#!/bin/sh\nexec true\n"),
         126,
-        &["not WebAssembly"],
+        &["/script: the task is not WebAssembly"],
     );
-    refused(Path::new("/proc/self/exe"), 126, &["not WebAssembly"]);
+    refused(
+        Path::new("/proc/self/exe"),
+        126,
+        &["/proc/self/exe: ", "not WebAssembly"],
+    );
     refused(
         &write(folder, "bytes.wasm", [0xff; 4096]),
         126,
-        &["not WebAssembly"],
+        &["/bytes.wasm: the task is not WebAssembly"],
     );
     refused(
         &write(folder, "open.wat", "(module (func"),
         126,
-        &["WAT text"],
+        &["/open.wat: the task looks like WAT text"],
     );
     // A file below a file.
     let below = write(folder, "file", "x").join("task.wasm");
@@ -88,6 +96,31 @@ fn a_path_that_is_not_a_task_file_is_refused() {
     let loops = folder.join("loops.wasm");
     symlink(&loops, &loops).unwrap();
     refused(&loops, 126, &["loops.wasm"]);
+}
+
+/// Each command that loads a task names the file, once.
+#[test]
+fn what_is_not_a_task_is_named_by_each_command() {
+    let scratch = scratch();
+    let empty = write(scratch.path(), "empty.wasm", "");
+    let empty = empty.display().to_string();
+    let hello = guest("hello-command/hello-command.wat");
+    let hello = hello.display().to_string();
+    let child = format!("x={empty}");
+    for mode in MODES {
+        let ran = Wrun::mode(mode).args(["--task", &child, &hello]).run();
+        let line = one_line(&ran, 126, mode);
+        let expected = format!("wrun: --task {child}: the task is empty");
+        assert_eq!(line, expected, "{mode}");
+    }
+    for command in [
+        &["inspect", &*empty][..],
+        &["compile", "-o", "/dev/null", &empty],
+        &["compare", &empty],
+    ] {
+        let line = one_line(&Wrun::new().args(command).run(), 126, command[0]);
+        assert_eq!(line, format!("wrun: {empty}: the task is empty"));
+    }
 }
 
 #[test]

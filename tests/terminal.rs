@@ -82,7 +82,10 @@ fn that_a_task_is_compiled_is_shown_on_a_terminal_and_gone_at_the_end() {
         let (_, end) = seen.rsplit_once("bomb.wasm: ").unwrap();
         let end = end.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ');
         assert!(
-            end.starts_with("s\r") && end.contains("\r\u{1b}[J\rwrun: compiling the task takes"),
+            end.starts_with("s\r")
+                && end.contains(&format!(
+                    "\r\u{1b}[J\rwrun: {task}: compiling the task takes"
+                )),
             "{command:?}: {seen:?}"
         );
         for (more, redirect) in [(&["--quiet"][..], "|| true"), (&[], "2> /dev/null || true")] {

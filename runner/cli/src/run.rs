@@ -106,6 +106,8 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
             }
             Err(NotLoaded { failure, .. }) => {
                 let Failure { code, message } = failure;
+                let named = format!("{}: ", file.display());
+                let message = message.strip_prefix(&named).unwrap_or(&message);
                 let message = format!("--task {name}={}: {message}", file.display());
                 return Err(Failure::new(code, message));
             }
