@@ -409,6 +409,75 @@ fn every_flag_refuses_what_it_cannot_take() {
         .expect_code(2, "--mode twice");
 }
 
+/// Of each option with a number, a time or a size, in the same words.
+#[test]
+fn numbers_say_what_is_expected() {
+    let whole = |first: u64, last: u64| format!("expected a whole number from {first} to {last}");
+    let time = "500ms, 5s, 2min, or a number of seconds";
+    let some = format!("expected a time greater than zero: {time}");
+    let any = format!("expected a time: {time}");
+    let size = "expected a size: 512KiB, 64MiB, 2GiB, or a number of bytes".to_owned();
+    let u32_max = u64::from(u32::MAX);
+    let run = [
+        ("--retries", "N", whole(0, 100)),
+        ("--fuel", "N", whole(1, u64::MAX)),
+        ("--max-tasks", "N", whole(0, 4096)),
+        ("--max-depth", "N", whole(0, 64)),
+        ("--spares", "N", whole(0, u64::MAX)),
+        ("--reuse", "N", whole(1, u32_max)),
+        ("--workers", "N", whole(1, 4096)),
+        ("--gid", "N", whole(1, u32_max - 1)),
+        ("--timeout", "TIME", some.clone()),
+        ("--idle-timeout", "TIME", some.clone()),
+        ("--compile-timeout", "TIME", some.clone()),
+        ("--grace", "TIME", any),
+        ("--max-memory", "SIZE", size.clone()),
+        ("--max-total-memory", "SIZE", size.clone()),
+        ("--max-output", "SIZE", size.clone()),
+        ("--max-input", "SIZE", size.clone()),
+        ("--compile-memory", "SIZE", size.clone()),
+    ];
+    let compare = [
+        ("--runs", "N", whole(1, 10_000)),
+        ("--budget", "TIME", some.clone()),
+        ("--timeout", "TIME", some.clone()),
+        ("--max-memory", "SIZE", size),
+    ];
+    let mut told = run.map(|it| ("run", it)).to_vec();
+    told.extend(compare.map(|it| ("compare", it)));
+    for (command, (option, kind, expected)) in told {
+        for value in ["x", "-1", "99999999999999999999999x"] {
+            let ran = Wrun::new()
+                .arg(command)
+                .arg(format!("{option}={value}"))
+                .arg(guest("echo/echo.wat"))
+                .run();
+            ran.expect_code(2, option);
+            let line =
+                format!("error: invalid value '{value}' for '{option} <{kind}>': {expected}");
+            assert_eq!(ran.stderr.lines().next(), Some(&*line), "{command}");
+        }
+    }
+    // The ends of a range belong to it.
+    for (option, outside) in [
+        ("--retries", "101"),
+        ("--workers", "0"),
+        ("--workers", "4097"),
+    ] {
+        let ran = Wrun::new().args([option, outside]).arg("no.wasm").run();
+        ran.expect_code(2, outside);
+        assert!(ran.stderr.contains("expected a whole number"), "{ran}");
+    }
+    for (option, inside) in [
+        ("--retries", "100"),
+        ("--retries", "0"),
+        ("--workers", "4096"),
+    ] {
+        let ran = Wrun::new().args([option, inside]).arg("no.wasm").run();
+        ran.expect_code(127, inside);
+    }
+}
+
 #[test]
 fn a_task_whose_arguments_are_not_text() {
     use std::os::unix::ffi::OsStrExt;

@@ -567,7 +567,11 @@ fn the_command_says_what_is_wrong() {
             2,
             "there are cost, isolation, compile",
         ),
-        (vec!["--runs", "0", &task_name], 2, "0 is not in 1..=10000"),
+        (
+            vec!["--runs", "0", &task_name],
+            2,
+            "expected a whole number from 1 to 10000",
+        ),
         (
             vec!["--json", "-", "--html", "-", &task_name],
             2,

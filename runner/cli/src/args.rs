@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 use std::env::VarError;
 use std::ffi::{OsStr, OsString};
+use std::ops::RangeInclusive;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -157,7 +158,7 @@ pub(crate) struct RunArgs {
     pub(crate) grace: Duration,
 
     /// End the task after N units of fuel, about one per instruction
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = whole::<u64>(1..=u64::MAX))]
     pub(crate) fuel: Option<u64>,
 
     /// Limit linear memory, the sum of all memories of the task; a single memory has at most
@@ -183,7 +184,7 @@ pub(crate) struct RunArgs {
     #[arg(
         long,
         value_name = "N",
-        value_parser = clap::value_parser!(u32).range(..=i64::from(Limits::MAX_TASKS))
+        value_parser = whole::<u32>(0..=Limits::MAX_TASKS.into())
     )]
     pub(crate) max_tasks: Option<u32>,
 
@@ -191,7 +192,7 @@ pub(crate) struct RunArgs {
     #[arg(
         long,
         value_name = "N",
-        value_parser = clap::value_parser!(u32).range(..=i64::from(Limits::MAX_DEPTH))
+        value_parser = whole::<u32>(0..=Limits::MAX_DEPTH.into())
     )]
     pub(crate) max_depth: Option<u32>,
 
@@ -414,7 +415,7 @@ pub(crate) struct CompareArgs {
         long,
         value_name = "N",
         default_value_t = Comparison::ROUNDS,
-        value_parser = clap::value_parser!(u32).range(1..=i64::from(Comparison::MAX_ROUNDS))
+        value_parser = whole::<u32>(1..=Comparison::MAX_ROUNDS.into())
     )]
     pub(crate) runs: u32,
 
@@ -505,22 +506,40 @@ impl RunArgs {
     pub(crate) const MAX_MODULE: u64 = Builder::MODULE_SIZE_DEFAULT;
 }
 
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    let duration = grace(text)?;
-    if duration.is_zero() {
-        return Err("must be greater than zero".into());
+/// A whole number of a range.
+pub(super) fn whole<T>(range: RangeInclusive<u64>) -> impl TypedValueParser<Value = T>
+where
+    T: TryFrom<u64> + Clone + Send + Sync + 'static,
+{
+    move |text: &str| {
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        let number = number.and_then(|number| T::try_from(number).ok());
+        number.ok_or_else(|| {
+            let (first, last) = (range.start(), range.end());
+            format!("expected a whole number from {first} to {last}")
+        })
     }
-    Ok(duration)
+}
+
+/// How a time is written.
+const A_TIME: &str = "500ms, 5s, 2min, or a number of seconds";
+
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let duration = time(text).filter(|duration| !duration.is_zero());
+    duration.ok_or_else(|| format!("expected a time greater than zero: {A_TIME}"))
 }
 
 /// A time that may be none.
 fn grace(text: &str) -> Result<Duration, String> {
-    let time = match text.parse::<f64>() {
+    time(text).ok_or_else(|| format!("expected a time: {A_TIME}"))
+}
+
+fn time(text: &str) -> Option<Duration> {
+    match text.parse::<f64>() {
         // A bare number is seconds, as for timeout(1).
         Ok(seconds) => Duration::try_from_secs_f64(seconds).ok(),
         Err(_) => humantime::parse_duration(text).ok(),
-    };
-    time.ok_or_else(|| "expected a time: 500ms, 5s, 2min, or a number of seconds".into())
+    }
 }
 
 fn size(text: &str) -> Result<u64, String> {
