@@ -4,7 +4,8 @@
 use super::stdio;
 use std::fmt::Write as _;
 use std::time::Duration;
-use wrun::{Access, Crash, Denial, JailReport, LayerState, Limit, Outcome, Report, Usage};
+use wrun::{Access, Crash, JailReport, LayerState, Limit, Outcome, Report, Usage};
+use wrun_compare::{denial, hint};
 
 /// Characters of a task's own words that are printed; the report has them all.
 const MAX_WORDS: usize = 1000;
@@ -57,7 +58,7 @@ pub(super) fn as_root(report: &Report) -> Option<&str> {
 /// command's exit code says it and nothing was refused that may be the reason. `words` are
 /// the last of its stderr; none where hints are not wanted.
 pub(super) fn explain(report: &Report, words: Option<&str>) -> Option<String> {
-    let hint = words.and_then(|words| hint(report, words));
+    let hint = words.and_then(|words| hint(report, words, "--stats"));
     let mut text = match &report.outcome {
         Outcome::Completed(_) => return None,
         Outcome::Exited(code) => return Some(format!("the task exited with {code}; {}", hint?)),
@@ -96,68 +97,6 @@ fn used_its_time(report: &Report) -> bool {
     used.zip(limit).is_some_and(|(used, limit)| used >= limit)
 }
 
-/// What of a bad end's reasons the host knows: something was refused, or there was no
-/// directory for a task that complains about files.
-fn hint(report: &Report, words: &str) -> Option<String> {
-    if matches!(report.outcome, Outcome::Exited(0)) {
-        return None;
-    }
-    let refused = |it: &&Denial| it.access != Access::Directories;
-    let mut others = report.denied.iter().filter(refused);
-    if let Some(first) = others.next() {
-        let mut hint = format!("it was refused: {}", denial(first));
-        match others.count() {
-            0 => {}
-            1 => hint.push_str("; and one more (--stats)"),
-            more => {
-                let _ = write!(hint, "; and {more} more (--stats)");
-            }
-        }
-        return Some(hint);
-    }
-    // Many programs look for directories at start and need none. Of those that do, C
-    // libraries refuse to open files without asking the host: only their words are left.
-    let complains = match &report.outcome {
-        Outcome::Exited(_) | Outcome::Trapped(_) => is_about_files(words),
-        Outcome::Failed(message) => is_about_files(words) || is_about_files(message),
-        _ => false,
-    };
-    (complains && !report.denied.is_empty())
-        .then(|| "no directory is granted (--dir), which may be why".to_owned())
-}
-
-/// What programs say when they cannot open a file: the errors that libraries without a
-/// directory have, by text and by name, and how such messages begin.
-const ABOUT_FILES: [&str; 22] = [
-    "no such file",
-    "capabilities insufficient",
-    "bad file",
-    "file descriptor",
-    "enotcapable",
-    "enoent",
-    "ebadf",
-    "filenotfound",
-    "file not found",
-    "filesystem",
-    "not permitted",
-    "permission denied",
-    "access denied",
-    "cannot open",
-    "can't open",
-    "could not open",
-    "failed to open",
-    "unable to open",
-    "cannot read",
-    "could not load",
-    "cannot load",
-    "cannot find",
-];
-
-fn is_about_files(words: &str) -> bool {
-    let words = words.to_ascii_lowercase();
-    ABOUT_FILES.iter().any(|it| words.contains(it))
-}
-
 /// Which limit it was, its value, and how to change it.
 fn exceeded(limit: Limit, value: Option<u64>) -> String {
     let mut text = format!("the task exceeded its {limit} limit");
@@ -186,55 +125,6 @@ fn exceeded(limit: Limit, value: Option<u64>) -> String {
         text.push_str("; one memory has 64 GiB at most");
     }
     text
-}
-
-/// One refused access.
-fn denial(denial: &Denial) -> String {
-    let target = &denial.target;
-    let mut text = match denial.access {
-        Access::Directories => "it looked for directories; none are granted (--dir)".to_owned(),
-        Access::Path if leads_out(target) => {
-            format!("the path {target:?} is outside what is granted (--dir)")
-        }
-        // A link can lead out; or the kernel has another reason, such as an immutable file.
-        Access::Path => format!(
-            "the path {target:?} leads outside what is granted (--dir), or the system does not \
-             permit it"
-        ),
-        Access::Permission => format!(
-            "access to {target:?}: its permissions, or those of a directory above it, forbid it"
-        ),
-        Access::SpecialFile => {
-            format!("opening {target:?}, which is neither a file nor a directory; tasks may not")
-        }
-        Access::Write => {
-            format!("changing {target:?} in a read-only directory (--dir without :ro)")
-        }
-        Access::TcpConnect => format!("connecting to {target} (--allow-tcp {target})"),
-        Access::TcpListen => format!("listening on {target}; tasks may not"),
-        Access::Udp => format!("UDP with {target}; tasks may not"),
-        Access::NameLookup => format!("resolving {target:?} (--allow-tcp {target}:PORT)"),
-        Access::Task => format!("starting the task {target:?} (--task {target}=FILE)"),
-        other => format!("{} {target:?}", other.name()),
-    };
-    if denial.count > 1 {
-        let _ = write!(text, ", {} times", denial.count);
-    }
-    text
-}
-
-/// Whether a path below a granted directory is outside of it, whatever is there.
-fn leads_out(path: &str) -> bool {
-    let mut depth = 0;
-    path.starts_with('/')
-        || path.split('/').any(|part| {
-            match part {
-                "" | "." => {}
-                ".." => depth -= 1,
-                _ => depth += 1,
-            }
-            depth < 0
-        })
 }
 
 /// `--stats`.
@@ -351,7 +241,7 @@ fn time(duration: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use wrun::{Jail, Layer, LayerReport, Limit, Mode, Start};
+    use wrun::{Denial, Jail, Layer, LayerReport, Limit, Mode, Start};
 
     #[test]
     fn a_bad_end_is_explained_by_what_was_refused() {
