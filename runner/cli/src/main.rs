@@ -56,7 +56,7 @@ fn main() -> ExitCode {
     };
     if cli.command.as_ref().is_none_or(Command::has_workers) {
         // Without it Ctrl-Z stops this process alone: no reason not to run.
-        let _ = wrun::job_control();
+        let _ = wrun::job_control_around(screen::hide, screen::show_again);
     }
     let result = match cli.command {
         None => run::run(cli.run),

@@ -391,7 +391,7 @@ pub use runner::Runner;
 pub use task::{Input, Stdio, Task};
 pub use task_grant::TaskGrant;
 #[doc(inline)]
-pub use wrun_process::{StopSignal, job_control, suspend};
+pub use wrun_process::{StopSignal, job_control, job_control_around, suspend};
 #[doc(inline)]
 pub use wrun_sandbox::deadline::time_suspended;
 #[doc(inline)]
