@@ -16,7 +16,7 @@ use std::time::Duration;
 use wrun::{Builder, DirGrant, Limits, Mode, TaskError, TaskGrant, TcpGrant};
 use wrun_compare::{Comparison, Fault, Measure};
 
-const EXAMPLES: &str = "\
+pub(super) const EXAMPLES: &str = "\
 Examples:
   wrun hello.wasm                         run a task in a process of its own
   wrun --mode thread hello.wasm           run it on a thread of this process
@@ -41,7 +41,7 @@ Where codes collide, --report tells them apart.
 WRUN_CACHE_DIR is the directory for compiled code
 [default: $XDG_CACHE_HOME/wrun, or ~/.cache/wrun].";
 
-const COMPARE_EXAMPLES: &str = "\
+pub(super) const COMPARE_EXAMPLES: &str = "\
 Examples:
   wrun compare resize.wasm --input in.png 640   a table of costs and isolation
   wrun compare --html compared.html task.wasm   a page to send to a colleague
@@ -93,8 +93,12 @@ pub(crate) enum Command {
         /// The shell
         shell: Shell,
     },
-    /// Print the manual page
-    Man,
+    /// Print the manual page of wrun, or of one of its commands
+    Man {
+        /// The command
+        #[arg(value_name = "COMMAND", value_parser = ["run", "inspect", "compile", "compare", "completions", "man"])]
+        command: Option<String>,
+    },
 }
 
 impl Command {

@@ -14,6 +14,7 @@ mod input;
 mod inspect;
 mod lazy;
 mod loading;
+mod man;
 mod output;
 mod process;
 mod progress;
@@ -69,7 +70,7 @@ fn main() -> ExitCode {
             clap_complete::generate(shell, &mut Cli::command(), "wrun", &mut script);
             print(&script)
         }
-        Some(Command::Man) => man(),
+        Some(Command::Man { command }) => man::man(command.as_deref()),
     };
     ended(result)
 }
@@ -147,21 +148,4 @@ fn stdout_failed(error: &io::Error) -> Failure {
         exit::RUNNER,
         format!("cannot write to stdout: {error}{hint}"),
     )
-}
-
-fn man() -> Result<u8, Failure> {
-    let mut page = Vec::new();
-    let render = |error: io::Error| Failure::new(exit::RUNNER, error.to_string());
-    clap_mangen::Man::new(Cli::command())
-        .render(&mut page)
-        .map_err(render)?;
-    for subcommand in Cli::command().get_subcommands() {
-        let name = format!("wrun-{}", subcommand.get_name());
-        let heading = format!(".SH \"{}\"\n", name.to_uppercase());
-        page.extend_from_slice(heading.as_bytes());
-        let man = clap_mangen::Man::new(subcommand.clone().display_name(name));
-        man.render_synopsis_section(&mut page).map_err(render)?;
-        man.render_options_section(&mut page).map_err(render)?;
-    }
-    print(&page)
 }
