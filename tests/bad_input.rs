@@ -1,7 +1,7 @@
 //! Whatever a user hands to `wrun`, wrong files, wrong flags, full disks, odd
 //! caches: one clear line on stderr, the documented code, and never a panic.
 
-use crate::support::command::{Ran, Wrun, scratch, write};
+use crate::support::command::{Ran, Wrun, ordinary, scratch, write};
 use crate::support::guests::too_many_instances;
 use crate::support::{MODES, repo, tool};
 use std::fs::{self, File};
@@ -56,28 +56,36 @@ fn a_path_that_is_not_a_task_file_is_refused() {
         &["missing/missing.wasm"],
     );
     refused(folder, 126, &["is a directory"]);
-    refused(&write(folder, "empty.wasm", ""), 126, &["empty"]);
+    refused(
+        &write(folder, "empty.wasm", ""),
+        126,
+        &["wrun: ", "/empty.wasm: the task is empty"],
+    );
     let text = "Dear reader, this is a letter.\n";
     refused(
         &write(folder, "letter.txt", text),
         126,
-        &["not WebAssembly"],
+        &["/letter.txt: the task is not WebAssembly"],
     );
     refused(
         &write(folder, "script", "#!/bin/sh\nexec true\n"),
         126,
-        &["not WebAssembly"],
+        &["/script: the task is not WebAssembly"],
     );
-    refused(Path::new("/proc/self/exe"), 126, &["not WebAssembly"]);
+    refused(
+        Path::new("/proc/self/exe"),
+        126,
+        &["/proc/self/exe: ", "not WebAssembly"],
+    );
     refused(
         &write(folder, "bytes.wasm", [0xff; 4096]),
         126,
-        &["not WebAssembly"],
+        &["/bytes.wasm: the task is not WebAssembly"],
     );
     refused(
         &write(folder, "open.wat", "(module (func"),
         126,
-        &["WAT text"],
+        &["/open.wat: the task looks like WAT text"],
     );
     // A file below a file.
     let below = write(folder, "file", "x").join("task.wasm");
@@ -88,6 +96,31 @@ fn a_path_that_is_not_a_task_file_is_refused() {
     let loops = folder.join("loops.wasm");
     symlink(&loops, &loops).unwrap();
     refused(&loops, 126, &["loops.wasm"]);
+}
+
+/// Each command that loads a task names the file, once.
+#[test]
+fn what_is_not_a_task_is_named_by_each_command() {
+    let scratch = scratch();
+    let empty = write(scratch.path(), "empty.wasm", "");
+    let empty = empty.display().to_string();
+    let hello = guest("hello-command/hello-command.wat");
+    let hello = hello.display().to_string();
+    let child = format!("x={empty}");
+    for mode in MODES {
+        let ran = Wrun::mode(mode).args(["--task", &child, &hello]).run();
+        let line = one_line(&ran, 126, mode);
+        let expected = format!("wrun: --task {child}: the task is empty");
+        assert_eq!(line, expected, "{mode}");
+    }
+    for command in [
+        &["inspect", &*empty][..],
+        &["compile", "-o", "/dev/null", &empty],
+        &["compare", &empty],
+    ] {
+        let line = one_line(&Wrun::new().args(command).run(), 126, command[0]);
+        assert_eq!(line, format!("wrun: {empty}: the task is empty"));
+    }
 }
 
 #[test]
@@ -302,7 +335,7 @@ fn every_flag_refuses_what_it_cannot_take() {
         ("--max-memory", &["", "lots", "-1", "1XB", "MiB"]),
         ("--max-output", &["", "lots", "-1", "1XB", "MiB"]),
         ("--max-input", &["", "lots", "-1", "1XB", "MiB"]),
-        ("--dir", &["", "::", "::/in", "a::", ":ro"]),
+        ("--dir", &["", "::", "::/in", "a::", ":ro", ":rw"]),
         ("--env", &["", "=", "=x", "NOT_SET_ANYWHERE"]),
         (
             "--allow-tcp",
@@ -374,6 +407,75 @@ fn every_flag_refuses_what_it_cannot_take() {
         .arg(&echo)
         .run()
         .expect_code(2, "--mode twice");
+}
+
+/// Of each option with a number, a time or a size, in the same words.
+#[test]
+fn numbers_say_what_is_expected() {
+    let whole = |first: u64, last: u64| format!("expected a whole number from {first} to {last}");
+    let time = "500ms, 5s, 2min, or a number of seconds";
+    let some = format!("expected a time greater than zero: {time}");
+    let any = format!("expected a time: {time}");
+    let size = "expected a size: 512KiB, 64MiB, 2GiB, or a number of bytes".to_owned();
+    let u32_max = u64::from(u32::MAX);
+    let run = [
+        ("--retries", "N", whole(0, 100)),
+        ("--fuel", "N", whole(1, u64::MAX)),
+        ("--max-tasks", "N", whole(0, 4096)),
+        ("--max-depth", "N", whole(0, 64)),
+        ("--spares", "N", whole(0, u64::MAX)),
+        ("--reuse", "N", whole(1, u32_max)),
+        ("--workers", "N", whole(1, 4096)),
+        ("--gid", "N", whole(1, u32_max - 1)),
+        ("--timeout", "TIME", some.clone()),
+        ("--idle-timeout", "TIME", some.clone()),
+        ("--compile-timeout", "TIME", some.clone()),
+        ("--grace", "TIME", any),
+        ("--max-memory", "SIZE", size.clone()),
+        ("--max-total-memory", "SIZE", size.clone()),
+        ("--max-output", "SIZE", size.clone()),
+        ("--max-input", "SIZE", size.clone()),
+        ("--compile-memory", "SIZE", size.clone()),
+    ];
+    let compare = [
+        ("--runs", "N", whole(1, 10_000)),
+        ("--budget", "TIME", some.clone()),
+        ("--timeout", "TIME", some.clone()),
+        ("--max-memory", "SIZE", size),
+    ];
+    let mut told = run.map(|it| ("run", it)).to_vec();
+    told.extend(compare.map(|it| ("compare", it)));
+    for (command, (option, kind, expected)) in told {
+        for value in ["x", "-1", "99999999999999999999999x"] {
+            let ran = Wrun::new()
+                .arg(command)
+                .arg(format!("{option}={value}"))
+                .arg(guest("echo/echo.wat"))
+                .run();
+            ran.expect_code(2, option);
+            let line =
+                format!("error: invalid value '{value}' for '{option} <{kind}>': {expected}");
+            assert_eq!(ran.stderr.lines().next(), Some(&*line), "{command}");
+        }
+    }
+    // The ends of a range belong to it.
+    for (option, outside) in [
+        ("--retries", "101"),
+        ("--workers", "0"),
+        ("--workers", "4097"),
+    ] {
+        let ran = Wrun::new().args([option, outside]).arg("no.wasm").run();
+        ran.expect_code(2, outside);
+        assert!(ran.stderr.contains("expected a whole number"), "{ran}");
+    }
+    for (option, inside) in [
+        ("--retries", "100"),
+        ("--retries", "0"),
+        ("--workers", "4096"),
+    ] {
+        let ran = Wrun::new().args([option, inside]).arg("no.wasm").run();
+        ran.expect_code(127, inside);
+    }
 }
 
 #[test]
@@ -813,6 +915,70 @@ fn a_dash_is_stdout_for_output_as_for_reports() {
         ran.expect_code(0, mode);
         assert_eq!(ran.text().trim_end(), "hello, command", "{mode}");
         assert!(!scratch.path().join("-").exists(), "{mode}");
+    }
+}
+
+#[test]
+fn a_grant_says_that_it_is_for_writing_as_well() {
+    let scratch = scratch();
+    let granted = scratch.path().join("granted");
+    fs::create_dir(&granted).unwrap();
+    for mode in MODES {
+        for (suffix, code) in [(":rw", 0), ("", 0), (":ro", 11)] {
+            let ran = Wrun::mode(mode)
+                .args(["--dir", &format!("{}::/d{suffix}", granted.display())])
+                .arg(guest("files/files.wasm"))
+                .args(["write", "/d/new", suffix])
+                .run();
+            ran.expect_code(code, &format!("{mode} {suffix}"));
+        }
+        let written = fs::read_to_string(granted.join("new")).unwrap();
+        assert_eq!(written, "", "{mode}: by the grant without a suffix, last");
+    }
+}
+
+/// A directory that this user may not search is refused before the task starts; one that
+/// may be searched but not listed is of use.
+#[test]
+fn a_directory_that_cannot_be_opened_is_refused_in_both_modes() {
+    let folder = tempfile::tempdir().unwrap();
+    let Some(wrun) = ordinary(folder.path()) else {
+        return;
+    };
+    let task = write(
+        folder.path(),
+        "files.wasm",
+        std::fs::read(guest("files/files.wasm")).unwrap(),
+    );
+    let [closed, searched] = [("closed", 0o600), ("searched", 0o311)].map(|(name, mode)| {
+        let path = folder.path().join(name);
+        std::fs::create_dir(&path).unwrap();
+        write(&path, "file", "text");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        path
+    });
+    let run = |mode: &str, dir: &Path| {
+        let dir = format!("{}::/d", dir.display());
+        wrun(mode)
+            .args(["--dir", &dir])
+            .arg(&task)
+            .args(["read", "/d/file"])
+            .run()
+    };
+    for mode in MODES {
+        let line = one_line(&run(mode, &closed), 2, mode);
+        let expected = format!(
+            "wrun: cannot grant the directory {}: Permission denied (os error 13)",
+            closed.display()
+        );
+        assert_eq!(line, expected, "{mode}");
+        let ran = run(mode, &searched);
+        ran.expect_code(0, mode);
+        assert_eq!(ran.text(), "text", "{mode}");
+    }
+    // The folder is to be removed.
+    for path in [&closed, &searched] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
     }
 }
 

@@ -268,16 +268,34 @@ fn a_task_that_cannot_be_compared_is_not() {
             "{guest}"
         );
     }
-    // What it would need is named.
-    let results = comparison("digest/digest.wasm")
-        .args(["/in/a"])
-        .run()
-        .unwrap();
-    match &results.verdict {
-        Verdict::Unfit {
-            help: Some(help), ..
-        } => assert!(help.contains("--dir"), "{help}"),
-        other => panic!("{other:?}"),
+    // What it would need is named, as after `wrun run`, which says nothing of what is not
+    // the reason.
+    for (guest, args, expected) in [
+        (
+            "digest/digest.wasm",
+            &["/in/a"][..],
+            Some("no directory is granted (--dir), which may be why"),
+        ),
+        (
+            "tcp-client/tcp-client.wasm",
+            &["127.0.0.1:9"],
+            Some("it was refused: connecting to 127.0.0.1:9 (--allow-tcp 127.0.0.1:9)"),
+        ),
+        // It looks for directories when it starts, and dislikes its arguments.
+        ("csv-stats/csv-stats.wasm", &["region"], None),
+    ] {
+        let results = comparison(guest).args(args.iter().copied()).run().unwrap();
+        match &results.verdict {
+            Verdict::Unfit { help, .. } => assert_eq!(help.as_deref(), expected, "{guest}"),
+            other => panic!("{guest}: {other:?}"),
+        }
+        for mode in ["thread", "process"] {
+            let task = repo(&format!("guest-tasks/{guest}"));
+            let ran = Wrun::mode(mode).arg(task).args(args).run();
+            let said = expected.is_none_or(|expected| ran.stderr.contains(expected));
+            let nothing = expected.is_some() || !ran.stderr.contains("--dir");
+            assert!(said && nothing, "{mode} {guest}: {ran}");
+        }
     }
     // One that does something else where it runs.
     let other = r#"(module
@@ -567,9 +585,18 @@ fn the_command_says_what_is_wrong() {
             2,
             "there are cost, isolation, compile",
         ),
-        (vec!["--runs", "0", &task_name], 2, "0 is not in 1..=10000"),
+        (
+            vec!["--runs", "0", &task_name],
+            2,
+            "expected a whole number from 1 to 10000",
+        ),
         (
             vec!["--json", "-", "--html", "-", &task_name],
+            2,
+            "cannot both be stdout",
+        ),
+        (
+            vec!["--json", "/dev/stdout", "--html", "-", &task_name],
             2,
             "cannot both be stdout",
         ),

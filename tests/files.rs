@@ -830,7 +830,7 @@ fn random_bytes_have_no_bound_but_the_memory() {
 }
 
 /// A guest of WASI 0.2: `body` may use `$root`, the granted directory, and `$put`.
-fn component(body: &str) -> String {
+pub(crate) fn component(body: &str) -> String {
     format!(
         r#"(module
   (import "wasi:filesystem/preopens@0.2.12" "get-directories" (func $directories (param i32)))

@@ -1,7 +1,7 @@
 //! What a task that ended badly was refused is said in a line, with the option that grants
 //! it; the same in both modes, and nothing where it would be a guess.
 
-use crate::support::command::{Ran, Wrun};
+use crate::support::command::{Ran, Wrun, ordinary};
 use crate::support::{MODES, repo, tool};
 
 const NONE: &str = "no directory is granted (--dir), which may be why";
@@ -81,6 +81,100 @@ fn refused_accesses_are_named_with_their_option() {
                     (--allow-tcp 127.0.0.1:9)";
         assert_eq!(said(&tcp), [line], "{mode}");
     }
+}
+
+/// What the permissions of a file forbid is not said to be outside what is granted, with
+/// WASI 0.1 and 0.2.
+#[test]
+fn permissions_are_told_apart_from_grants() {
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let Some(wrun) = ordinary(folder.path()) else {
+        return;
+    };
+    let path = |name: &str| folder.path().join(name);
+    fs::copy(repo("guest-tasks/files/files.wasm"), path("files.wasm")).unwrap();
+    // Opens `file-0`, and traps where it cannot.
+    let open = "(call $open (local.get $root) (i32.const 0) (i32.const 1024) (i32.const 6)
+          (i32.const 0) (i32.const 1) (i32.const 128))
+        (if (i32.load8_u (i32.const 128)) (then unreachable))";
+    fs::write(path("open.wat"), crate::files::component(open)).unwrap();
+    fs::create_dir_all(path("in/closed")).unwrap();
+    fs::write(path("in/file-0"), "x").unwrap();
+    fs::write(path("in/closed/file"), "x").unwrap();
+    let set = |name: &str, mode| {
+        fs::set_permissions(path(name), Permissions::from_mode(mode)).unwrap();
+    };
+    for (name, mode) in [("in/file-0", 0o000), ("in/closed", 0o000), ("in", 0o555)] {
+        set(name, mode);
+    }
+    let folder_of_pipe = path("pipes");
+    fs::create_dir(&folder_of_pipe).unwrap();
+    let made = std::process::Command::new("mkfifo")
+        .arg(folder_of_pipe.join("file-0"))
+        .status();
+    assert!(made.unwrap().success());
+    let dir = |name: &str| format!("{}::/in", path(name).display());
+    let forbid = |name: &str| {
+        format!(
+            "it was refused: access to {name:?}: its permissions, or those of a directory above \
+             it, forbid it"
+        )
+    };
+    let special = "it was refused: opening \"file-0\", which is neither a file nor a directory; \
+                   tasks may not";
+    for mode in MODES {
+        for (granted, args, code, expected) in [
+            (
+                "in",
+                &["files.wasm", "read", "/in/file-0"][..],
+                10,
+                &forbid("file-0")[..],
+            ),
+            (
+                "in",
+                &["files.wasm", "append", "/in/file-0", "x"],
+                11,
+                &forbid("file-0"),
+            ),
+            (
+                "in",
+                &["files.wasm", "read", "/in/closed/file"],
+                10,
+                &forbid("closed/file"),
+            ),
+            (
+                "in",
+                &["files.wasm", "mkdir", "/in/new"],
+                13,
+                &forbid("new"),
+            ),
+            (
+                "in",
+                &["files.wasm", "read", "/in/../files.wasm"],
+                10,
+                "it was refused: the path \"../files.wasm\" is outside what is granted (--dir)",
+            ),
+            ("in", &["open.wat"], 134, &forbid("file-0")),
+            ("pipes", &["files.wasm", "read", "/in/file-0"], 10, special),
+            ("pipes", &["open.wat"], 134, special),
+        ] {
+            let ran = wrun(mode)
+                .args(["--dir", &dir(granted)])
+                .arg(path(args[0]))
+                .args(&args[1..])
+                .run();
+            ran.expect_code(code, mode);
+            assert!(
+                ran.stderr.ends_with(&format!("{expected}\n")),
+                "{mode} {args:?}: {ran}"
+            );
+        }
+    }
+    // The folder is to be removed.
+    set("in", 0o755);
+    set("in/closed", 0o755);
 }
 
 #[test]

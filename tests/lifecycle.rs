@@ -675,10 +675,56 @@ fn the_manual_page_has_everything() {
         "WRUN-INSPECT",
         "WRUN-COMPILE",
         "--metered",
-        "Exit status",
+        "EXIT STATUS",
         "137",
+        "ENVIRONMENT",
+        "WRUN_CACHE_DIR",
+        "FILES",
+        "SEE ALSO",
     ] {
         assert!(page.contains(word), "the manual page lacks {word}");
+    }
+    // Each of its commands has a page, which refers to all others and to this one.
+    let names = ["run", "inspect", "compile", "compare", "completions", "man"];
+    let pages = names.map(|name| (Some(name), Wrun::new().args(["man", name]).run()));
+    for (name, ran) in [(None, ran)].into_iter().chain(pages) {
+        ran.expect_code(0, "man");
+        let page = ran.text().replace("\\-", "-");
+        let title = name.map_or("wrun".to_owned(), |name| format!("wrun-{name}"));
+        assert!(
+            page.contains(&format!(".TH {title} 1 ")),
+            "{name:?}: {page}"
+        );
+        let headings = page.lines().filter_map(|line| line.strip_prefix(".SH "));
+        let headings: Vec<_> = headings.map(|it| it.trim_matches('"')).collect();
+        let mut once = headings.clone();
+        once.sort_unstable();
+        once.dedup();
+        assert_eq!(once.len(), headings.len(), "{name:?}: {headings:?}");
+        for section in [
+            "NAME",
+            "SYNOPSIS",
+            "DESCRIPTION",
+            "EXIT STATUS",
+            "ENVIRONMENT",
+            "FILES",
+        ] {
+            assert!(
+                headings.contains(&section),
+                "{name:?}: no {section} in {headings:?}"
+            );
+        }
+        assert_eq!(headings.last(), Some(&"SEE ALSO"), "{name:?}");
+        let (_, others) = page.rsplit_once("SEE ALSO").unwrap();
+        for other in names {
+            let is_there = others.contains(&format!("\\fBwrun-{other}\\fR(1)"));
+            assert_eq!(is_there, name != Some(other), "{name:?}: {others}");
+        }
+        assert_eq!(
+            others.contains("\\fBwrun\\fR(1)"),
+            name.is_some(),
+            "{name:?}"
+        );
     }
 }
 

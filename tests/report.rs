@@ -1,13 +1,13 @@
 //! `--report` writes what `docs/report.schema.json` describes, for every kind of
 //! outcome in both modes, and the schema describes nothing else.
 
-use crate::support::command::{Running, Wrun, scratch};
+use crate::support::command::{Running, Wrun, scratch, write};
 use crate::support::processes::descendants;
 use crate::support::{BOTH, MODES, Schema, guest, repo, runner, within};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
 use std::time::Duration;
 
 fn schema_text() -> Value {
@@ -322,22 +322,58 @@ fn limits_and_grants_are_read_as_they_were_written() {
 }
 
 #[test]
-fn a_report_on_stdout_is_one_line_behind_the_output() {
+fn a_report_on_stdout_is_one_line_and_not_mixed_with_output() {
     let schema = Schema::load();
+    let scratch = scratch();
+    let folder = scratch.path();
+    let task = repo("guest-tasks/hello/hello.wat");
     for mode in MODES {
-        let ran = Wrun::mode(mode)
-            .args(["--report", "-"])
-            .arg(repo("guest-tasks/hello/hello.wat"))
-            .stdin("you\n")
+        let run = |options: &[&str]| {
+            let mut wrun = Wrun::mode(mode).args(options).arg(&task).stdin("you\n");
+            wrun.command.current_dir(folder);
+            wrun
+        };
+        for options in [
+            &["--report", "-", "--output", "output"][..],
+            &["--report", "-", "--output", "/dev/null"],
+            &["--report", "/dev/stdout", "--output", "output"],
+        ] {
+            let ran = run(options).run();
+            ran.expect_code(0, mode);
+            let json = ran.text();
+            let report: Value = serde_json::from_str(&json).unwrap();
+            schema.check(&report).unwrap();
+            assert!(json.ends_with("}\n"), "{mode}: {json:?}");
+            assert_eq!(json.lines().count(), 1, "{mode}: {json:?}");
+            let output = fs::read_to_string(folder.join("output")).unwrap();
+            assert_eq!(output, "hello, you\n", "{mode} {options:?}");
+        }
+        let line = "wrun: the report and the task's output cannot both go to stdout: use --output \
+                    FILE or --report FILE\n";
+        for options in [
+            &["--report", "-"][..],
+            &["--report", "-", "--output", "-"],
+            &["--report", "-", "--output", "/dev/stdout"],
+            &["--report", "/dev/stdout"],
+            &["--report", "/proc/self/fd/1"],
+        ] {
+            let ran = run(options).run();
+            ran.expect_code(2, mode);
+            assert_eq!(ran.stderr, line, "{mode} {options:?}");
+            assert!(ran.stdout.is_empty(), "{mode} {options:?}: {ran}");
+        }
+        // The file that stdout is.
+        let named = write(folder, "stdout", "");
+        let ran = run(&["--report", "stdout"])
+            .stdout_to(File::create(&named).unwrap())
+            .run();
+        ran.expect_code(2, mode);
+        assert_eq!(ran.stderr, line, "{mode}");
+        // A device that keeps nothing mixes nothing.
+        let ran = run(&["--report", "/dev/null"])
+            .stdout_to(File::options().write(true).open("/dev/null").unwrap())
             .run();
         ran.expect_code(0, mode);
-        let text = ran.text();
-        let (output, json) = text.split_once('\n').unwrap();
-        assert_eq!(output, "hello, you", "{mode}: {ran}");
-        let report: Value = serde_json::from_str(json).unwrap();
-        schema.check(&report).unwrap();
-        assert!(json.ends_with("}\n"), "{mode}: {json:?}");
-        assert_eq!(json.lines().count(), 1, "{mode}: {json:?}");
     }
 }
 

@@ -237,9 +237,49 @@ fn processor_time_that_is_used_up_is_told() {
         }
         assert_eq!(ran.stderr.lines().count(), 1, "{start:?}: {ran}");
         assert!(codes.contains(&ran.code()), "{start:?}: {ran}");
-        if start[1] == "thread" {
-            assert!(ran.stderr.contains("ulimit -t"), "{ran}");
-        }
+        let line = match start[1] {
+            "thread" => {
+                "the task was ended: wrun has used up its processor time (ulimit -t)".into()
+            }
+            _ => format!(
+                "the task crashed: the limit on processor time (ulimit -t) ended the worker, by \
+                 signal {}",
+                ran.code() - 128
+            ),
+        };
+        assert_eq!(ran.stderr, format!("wrun: {line}\n"), "{start:?}");
+    }
+}
+
+#[test]
+fn processor_time_that_is_used_up_by_compiling_is_told() {
+    let scratch = scratch();
+    let task = write(scratch.path(), "bomb.wasm", crate::compiling::large_bomb());
+    for (mode, code, told) in [
+        (
+            "thread",
+            152,
+            "wrun has used up its processor time (ulimit -t) while it loaded the task",
+        ),
+        (
+            "process",
+            125,
+            "cannot compile the task: the limit of 1 s on processor time (ulimit -t) ended the \
+             compiler",
+        ),
+    ] {
+        let run = limited("--cpu=1:1", false);
+        // In thread mode the hard limit would end `wrun` itself.
+        let run = match mode {
+            "thread" => limited("--cpu=1:30", false),
+            _ => run,
+        };
+        let ran = run.args(["--mode", mode]).arg(&task).run();
+        ran.expect_code(code, mode);
+        assert!(
+            ran.stderr.starts_with("wrun: ") && ran.stderr.contains(told),
+            "{mode}: {ran}"
+        );
     }
 }
 

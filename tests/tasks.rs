@@ -1,6 +1,7 @@
 //! Tasks that start tasks, in both modes: what they get, what bounds them, and that
 //! none outlives its parent.
 
+use crate::support::command::Wrun;
 use crate::support::processes::{await_rest, descendants, leaves, signal_below};
 use crate::support::{
     BOTH, Census, MODES, alone, assert_nothing_left, await_output, builder, guest, repo, settled,
@@ -269,8 +270,19 @@ fn levels_numbers_and_memory_have_bounds() {
         // Beside its own 64 MiB there is room for three more.
         let got = run(&runner, with("deep", limits().max_total_memory(256 << 20)));
         assert_eq!(got, "3", "{mode}");
-        let got = run(&runner, with("deep", limits().max_total_memory(1)));
+        let got = run(&runner, with("deep", limits().max_total_memory(64 << 20)));
         assert_eq!(got, "0", "{mode}");
+        // Its own part must fit.
+        let less = limits().max_total_memory((64 << 20) - 1);
+        let error = runner.blocking_run(with("deep", less)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidTask, "{mode}");
+        assert_eq!(
+            error.to_string(),
+            "max_total_memory (67108863 bytes) must not be less than max_memory (67108864 bytes): \
+             max_memory limits the task alone, max_total_memory the task and all its child tasks \
+             together",
+            "{mode}"
+        );
         for limits in [limits().max_tasks(4097), limits().max_depth(65)] {
             let error = runner.blocking_run(with("deep", limits)).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidTask);
@@ -835,6 +847,38 @@ fn the_command_grants_tasks_by_name() {
             ];
             let ran = command(mode, &[&args[..], &[family]].concat());
             assert_eq!(ran.stdout, b"2", "{mode}: {option}");
+        }
+    }
+    for mode in MODES {
+        for (options, told) in [
+            (
+                &["--max-total-memory", "192MiB"][..],
+                Some(("192.0 MiB", "512.0 MiB")),
+            ),
+            (
+                &["--max-total-memory", "9GiB", "--max-memory", "10GiB"],
+                Some(("9.0 GiB", "10.0 GiB")),
+            ),
+            (
+                &["--max-total-memory", "1MiB", "--max-memory", "1MiB"],
+                None,
+            ),
+            // The default is never too little.
+            (&["--max-memory", "10GiB"], None),
+        ] {
+            let hello = repo("guest-tasks/hello-command/hello-command.wat");
+            let ran = Wrun::mode(mode).args(options).arg(hello).run();
+            let Some((total, memory)) = told else {
+                ran.expect_code(0, &format!("{mode} {options:?}"));
+                continue;
+            };
+            ran.expect_code(2, &format!("{mode} {options:?}"));
+            let line = format!(
+                "wrun: --max-total-memory ({total}) must not be less than --max-memory ({memory}): \
+                 --max-memory limits the task alone, --max-total-memory the task and all its child \
+                 tasks together\n"
+            );
+            assert_eq!(ran.stderr, line, "{mode}");
         }
     }
     let missing = ["--task", "x=/no/such/file.wasm"];

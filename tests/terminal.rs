@@ -1,9 +1,11 @@
 //! What a person at a terminal sees, and others do not.
 
 use crate::compiling::large_bomb;
-use crate::support::command::{scratch, shared_cache, write};
-use crate::support::{MODES, repo, wrun};
+use crate::support::command::{PATIENCE, scratch, shared_cache, write};
+use crate::support::{MODES, repo, within, wrun};
+use std::io::{Read, Write};
 use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
 
 /// What a terminal gets of `wrun ARGS...`, whose stdin and, if so wanted, stdout is
 /// elsewhere.
@@ -82,7 +84,10 @@ fn that_a_task_is_compiled_is_shown_on_a_terminal_and_gone_at_the_end() {
         let (_, end) = seen.rsplit_once("bomb.wasm: ").unwrap();
         let end = end.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ');
         assert!(
-            end.starts_with("s\r") && end.contains("\r\u{1b}[J\rwrun: compiling the task takes"),
+            end.starts_with("s\r")
+                && end.contains(&format!(
+                    "\r\u{1b}[J\rwrun: {task}: compiling the task takes"
+                )),
             "{command:?}: {seen:?}"
         );
         for (more, redirect) in [(&["--quiet"][..], "|| true"), (&[], "2> /dev/null || true")] {
@@ -118,6 +123,92 @@ fn progress_fits_the_terminal() {
             }
             assert!(seen.contains("context.wasm"), "{mode}: {seen:?}");
         }
+    }
+}
+
+/// Says once how far it is, and goes on for ever.
+const TELLS: &str = r#"
+(module
+  (import "wrun:task/context@0.1.0" "progress" (func $progress (param i64 i32 i64)))
+  (memory (export "memory") 1)
+  (func (export "cabi_realloc") (param i32 i32 i32 i32) (result i32) (i32.const 4096))
+  (func (export "run") (param i32 i32) (result i32)
+    (call $progress (i64.const 3) (i32.const 1) (i64.const 7))
+    (loop $l (br $l))
+    unreachable))
+"#;
+
+/// What a terminal gets of `wrun ARGS...` in a shell with jobs, where a person presses
+/// Ctrl-Z once the line says `shown`, and the shell says STOPPED, then `fg`, then END.
+fn suspended(args: &[&str], shown: &str) -> String {
+    let quoted: Vec<_> = args.iter().map(|word| format!("'{word}'")).collect();
+    let wrun = format!("'{}' {}", wrun().display(), quoted.join(" "));
+    let script = format!("{wrun} > /dev/null; echo STOPPED; fg > /dev/null; echo END");
+    let mut terminal = Command::new("script")
+        .args(["--quiet", "--return", "--command"])
+        .arg(format!("sh -mc \"{script}\""))
+        .arg("/dev/null")
+        .env("WRUN_CACHE_DIR", shared_cache())
+        .env("TERM", "xterm")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let mut stdout = terminal.stdout.take().unwrap();
+    let heard = seen.clone();
+    let reading = std::thread::spawn(move || {
+        let mut bytes = [0; 4096];
+        while let Ok(len @ 1..) = stdout.read(&mut bytes) {
+            heard.lock().unwrap().extend(&bytes[..len]);
+        }
+    });
+    let text = || String::from_utf8_lossy(&seen.lock().unwrap()).into_owned();
+    let mut stdin = terminal.stdin.take().unwrap();
+    for (word, key) in [(shown, &b"\x1a"[..]), ("END\r\n", b"")] {
+        if !within(PATIENCE, || text().contains(word)) {
+            let _ = terminal.kill();
+            panic!("{args:?}: no {word:?} in {:?}", text());
+        }
+        stdin.write_all(key).unwrap();
+    }
+    drop(stdin);
+    terminal.wait().unwrap();
+    reading.join().unwrap();
+    text()
+}
+
+/// Ctrl-Z leaves no line behind on the shell's terminal, and `fg` brings it back.
+#[test]
+fn progress_is_not_shown_while_the_job_is_stopped() {
+    let scratch = scratch();
+    let task = write(scratch.path(), "tells.wat", TELLS)
+        .display()
+        .to_string();
+    let bomb = write(scratch.path(), "bomb.wasm", large_bomb());
+    let bomb = bomb.display().to_string();
+    let compiling = [
+        "compile",
+        "-o",
+        "/dev/null",
+        "--compile-timeout",
+        "3500ms",
+        &bomb,
+    ];
+    let runs = MODES.map(|mode| vec!["run", "--mode", mode, "--timeout", "3s", &task]);
+    let runs = runs.map(|args| (args, "] 3/7 "));
+    let all = runs
+        .into_iter()
+        .chain([(compiling.to_vec(), "bomb.wasm: ")]);
+    for (args, shown) in all {
+        let seen = suspended(&args, shown);
+        let (before, after) = seen.split_once("STOPPED\r\n").unwrap();
+        // The terminal echoes the key at the beginning of the line, which is erased.
+        assert!(before.ends_with("\r^Z\r\u{1b}[J"), "{args:?}: {seen:?}");
+        let again = after.strip_prefix("\r\u{1b}[J").unwrap_or(after);
+        let (line, _) = again.trim_start_matches('\r').split_once('\r').unwrap();
+        let line = line.trim_start_matches("\u{1b}[J");
+        assert!(line.contains(shown), "{args:?}: {seen:?}");
     }
 }
 

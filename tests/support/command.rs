@@ -46,6 +46,34 @@ pub fn shared_cache() -> &'static Path {
     })
 }
 
+/// What starts `wrun` as an ordinary user, from a folder that this user can enter; none
+/// where there is no way to do so, which is told. Files there are not the user's own.
+#[track_caller]
+pub fn ordinary(folder: &Path) -> Option<impl Fn(&str) -> Wrun + use<>> {
+    use std::os::unix::fs::PermissionsExt;
+    const USER: [&str; 3] = ["--reuid=65534", "--regid=65534", "--clear-groups"];
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
+    let program = super::processes::own_copy(folder);
+    let is_root = rustix::process::geteuid().is_root();
+    if is_root {
+        if !super::tool::available("setpriv") {
+            return None;
+        }
+        let tried = Command::new("setpriv").args(USER).arg("true").status();
+        if !tried.is_ok_and(|status| status.success()) {
+            println!("SKIPPED: setpriv cannot start a program of another user");
+            return None;
+        }
+    }
+    Some(move |mode: &str| {
+        let wrun = match is_root {
+            false => Wrun::program(&program),
+            true => Wrun::program(Path::new("setpriv")).args(USER).arg(&program),
+        };
+        wrun.args(["--no-cache", "--mode", mode])
+    })
+}
+
 /// A command line that is being put together.
 pub struct Wrun {
     pub command: Command,

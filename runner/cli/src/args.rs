@@ -9,6 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 use std::env::VarError;
 use std::ffi::{OsStr, OsString};
+use std::ops::RangeInclusive;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -16,7 +17,7 @@ use std::time::Duration;
 use wrun::{Builder, DirGrant, Limits, Mode, TaskError, TaskGrant, TcpGrant};
 use wrun_compare::{Comparison, Fault, Measure};
 
-const EXAMPLES: &str = "\
+pub(super) const EXAMPLES: &str = "\
 Examples:
   wrun hello.wasm                         run a task in a process of its own
   wrun --mode thread hello.wasm           run it on a thread of this process
@@ -41,7 +42,7 @@ Where codes collide, --report tells them apart.
 WRUN_CACHE_DIR is the directory for compiled code
 [default: $XDG_CACHE_HOME/wrun, or ~/.cache/wrun]. WRUN_LOG is the default of --log.";
 
-const COMPARE_EXAMPLES: &str = "\
+pub(super) const COMPARE_EXAMPLES: &str = "\
 Examples:
   wrun compare resize.wasm --input in.png 640   a table of costs and isolation
   wrun compare --html compared.html task.wasm   a page to send to a colleague
@@ -93,8 +94,12 @@ pub(crate) enum Command {
         /// The shell
         shell: Shell,
     },
-    /// Print the manual page
-    Man,
+    /// Print the manual page of wrun, or of one of its commands
+    Man {
+        /// The command
+        #[arg(value_name = "COMMAND", value_parser = ["run", "inspect", "compile", "compare", "completions", "man"])]
+        command: Option<String>,
+    },
 }
 
 impl Command {
@@ -123,7 +128,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) output: Option<PathBuf>,
 
-    /// Write a JSON report; `-` is stdout
+    /// Write a JSON report to FILE; `-` is stdout, which then requires --output FILE
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) report: Option<PathBuf>,
 
@@ -158,7 +163,7 @@ pub(crate) struct RunArgs {
     pub(crate) grace: Duration,
 
     /// End the task after N units of fuel, about one per instruction
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = whole::<u64>(1..=u64::MAX))]
     pub(crate) fuel: Option<u64>,
 
     /// Limit linear memory, the sum of all memories of the task; a single memory has at most
@@ -184,7 +189,7 @@ pub(crate) struct RunArgs {
     #[arg(
         long,
         value_name = "N",
-        value_parser = clap::value_parser!(u32).range(..=i64::from(Limits::MAX_TASKS))
+        value_parser = whole::<u32>(0..=Limits::MAX_TASKS.into())
     )]
     pub(crate) max_tasks: Option<u32>,
 
@@ -192,12 +197,12 @@ pub(crate) struct RunArgs {
     #[arg(
         long,
         value_name = "N",
-        value_parser = clap::value_parser!(u32).range(..=i64::from(Limits::MAX_DEPTH))
+        value_parser = whole::<u32>(0..=Limits::MAX_DEPTH.into())
     )]
     pub(crate) max_depth: Option<u32>,
 
     /// Limit the linear memory of the task and all its child tasks together, each counted
-    /// with its whole --max-memory [default: 8GiB]
+    /// with its whole --max-memory [default: 8GiB, or --max-memory if that is more]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub(crate) max_total_memory: Option<u64>,
 
@@ -262,10 +267,11 @@ impl CompilingArgs {
 /// What the task may reach.
 #[derive(Args, Debug)]
 pub(crate) struct Grants {
-    /// Grant a directory, optionally under another name or read-only. If wrun is root and
+    /// Grant a directory, optionally under another name or read-only (`:ro`; the default is
+    /// `:rw`). If wrun is root and
     /// the owners of its files cannot be mapped to another user, the worker runs as root
     /// and a note says so; --uid avoids that
-    #[arg(long, value_name = "HOST[::GUEST][:ro]", value_hint = ValueHint::DirPath, value_parser = OsStringValueParser::new().try_map(dir))]
+    #[arg(long, value_name = "HOST[::GUEST][:ro|:rw]", value_hint = ValueHint::DirPath, value_parser = OsStringValueParser::new().try_map(dir))]
     pub(crate) dir: Vec<DirGrant>,
 
     /// Set an environment variable of the task, or pass on the value of wrun's own
@@ -421,7 +427,7 @@ pub(crate) struct CompareArgs {
         long,
         value_name = "N",
         default_value_t = Comparison::ROUNDS,
-        value_parser = clap::value_parser!(u32).range(1..=i64::from(Comparison::MAX_ROUNDS))
+        value_parser = whole::<u32>(1..=Comparison::MAX_ROUNDS.into())
     )]
     pub(crate) runs: u32,
 
@@ -515,22 +521,40 @@ impl RunArgs {
     pub(crate) const MAX_MODULE: u64 = Builder::MODULE_SIZE_DEFAULT;
 }
 
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    let duration = grace(text)?;
-    if duration.is_zero() {
-        return Err("must be greater than zero".into());
+/// A whole number of a range.
+pub(super) fn whole<T>(range: RangeInclusive<u64>) -> impl TypedValueParser<Value = T>
+where
+    T: TryFrom<u64> + Clone + Send + Sync + 'static,
+{
+    move |text: &str| {
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        let number = number.and_then(|number| T::try_from(number).ok());
+        number.ok_or_else(|| {
+            let (first, last) = (range.start(), range.end());
+            format!("expected a whole number from {first} to {last}")
+        })
     }
-    Ok(duration)
+}
+
+/// How a time is written.
+const A_TIME: &str = "500ms, 5s, 2min, or a number of seconds";
+
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let duration = time(text).filter(|duration| !duration.is_zero());
+    duration.ok_or_else(|| format!("expected a time greater than zero: {A_TIME}"))
 }
 
 /// A time that may be none.
 fn grace(text: &str) -> Result<Duration, String> {
-    let time = match text.parse::<f64>() {
+    time(text).ok_or_else(|| format!("expected a time: {A_TIME}"))
+}
+
+fn time(text: &str) -> Option<Duration> {
+    match text.parse::<f64>() {
         // A bare number is seconds, as for timeout(1).
         Ok(seconds) => Duration::try_from_secs_f64(seconds).ok(),
         Err(_) => humantime::parse_duration(text).ok(),
-    };
-    time.ok_or_else(|| "expected a time: 500ms, 5s, 2min, or a number of seconds".into())
+    }
 }
 
 fn size(text: &str) -> Result<u64, String> {

@@ -39,7 +39,12 @@ pub(super) fn compare(args: CompareArgs) -> Result<u8, Failure> {
         print(text::clean(&table::table(&results)).as_bytes())?;
     }
     if let Some(code) = stopped {
-        text::complain("interrupted: not everything was measured");
+        text::complain(match code {
+            exit::OUT_OF_TIME => {
+                "wrun has used up its processor time (ulimit -t): not everything was measured"
+            }
+            _ => "interrupted: not everything was measured",
+        });
         return Ok(code);
     }
     Ok(match results.verdict {
@@ -51,6 +56,7 @@ pub(super) fn compare(args: CompareArgs) -> Result<u8, Failure> {
 fn comparison(args: &CompareArgs) -> Result<Comparison, Failure> {
     let mut limits = Limits::default().timeout(args.timeout);
     limits.max_memory = args.max_memory.unwrap_or(limits.max_memory);
+    limits.max_total_memory = limits.max_total_memory.max(limits.max_memory);
     let mut comparison = Comparison::new(&args.file)
         .args(super::run::strings(&args.args)?)
         .input(input(args.input.as_deref())?)

@@ -10,7 +10,7 @@ use super::stdio::Patient;
 use super::{Failure, exit};
 use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags};
 use std::fs::{self, File, Metadata, Permissions};
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -96,6 +96,17 @@ impl Destination {
     /// As it was typed.
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether it is what stdout of this process is, by whatever name.
+    pub(super) fn is_stdout(&self) -> bool {
+        let stdout = rustix::stdio::stdout();
+        let (Ok(one), Ok(two)) = (fs::metadata(&self.path), rustix::fs::fstat(stdout)) else {
+            return false;
+        };
+        // Devices other than terminals keep nothing that could be mixed.
+        (!one.file_type().is_char_device() || stdout.is_terminal())
+            && (one.dev(), one.ino()) == (two.st_dev, two.st_ino)
     }
 
     /// What opens the content's file, on whichever thread may wait for that.

@@ -55,7 +55,11 @@ impl Loading<'_> {
                 failure: failure(error, path),
             }),
             code = signals.next() => Err(NotLoaded {
-                failure: Failure::new(code, "interrupted while loading the task"),
+                failure: Failure::new(code, match code {
+                    exit::OUT_OF_TIME => "wrun has used up its processor time (ulimit -t) while \
+                                          it loaded the task",
+                    _ => "interrupted while loading the task",
+                }),
                 limit: None,
             }),
             () = over(allowed.map(Time::new)) => Err(self.late(allowed.unwrap_or_default())),

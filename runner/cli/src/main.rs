@@ -15,6 +15,7 @@ mod inspect;
 mod lazy;
 mod loading;
 mod log;
+mod man;
 mod output;
 mod process;
 mod progress;
@@ -57,7 +58,7 @@ fn main() -> ExitCode {
     };
     if cli.command.as_ref().is_none_or(Command::has_workers) {
         // Without it Ctrl-Z stops this process alone: no reason not to run.
-        let _ = wrun::job_control();
+        let _ = wrun::job_control_around(screen::hide, screen::show_again);
     }
     if let Err(failure) = start_log(&cli) {
         return ended(Err(failure));
@@ -73,7 +74,7 @@ fn main() -> ExitCode {
             clap_complete::generate(shell, &mut Cli::command(), "wrun", &mut script);
             print(&script)
         }
-        Some(Command::Man) => man(),
+        Some(Command::Man { command }) => man::man(command.as_deref()),
     };
     ended(result)
 }
@@ -84,7 +85,7 @@ fn start_log(cli: &Cli) -> Result<(), Failure> {
         Some(Command::Run(args)) => args.log.start(),
         Some(Command::Compile(args)) => args.log.start(),
         Some(Command::Compare(args)) => args.log.start(),
-        Some(Command::Inspect(_) | Command::Completions { .. } | Command::Man) => Ok(()),
+        Some(Command::Inspect(_) | Command::Completions { .. } | Command::Man { .. }) => Ok(()),
     }
 }
 
@@ -162,21 +163,4 @@ fn stdout_failed(error: &io::Error) -> Failure {
         exit::RUNNER,
         format!("cannot write to stdout: {error}{hint}"),
     )
-}
-
-fn man() -> Result<u8, Failure> {
-    let mut page = Vec::new();
-    let render = |error: io::Error| Failure::new(exit::RUNNER, error.to_string());
-    clap_mangen::Man::new(Cli::command())
-        .render(&mut page)
-        .map_err(render)?;
-    for subcommand in Cli::command().get_subcommands() {
-        let name = format!("wrun-{}", subcommand.get_name());
-        let heading = format!(".SH \"{}\"\n", name.to_uppercase());
-        page.extend_from_slice(heading.as_bytes());
-        let man = clap_mangen::Man::new(subcommand.clone().display_name(name));
-        man.render_synopsis_section(&mut page).map_err(render)?;
-        man.render_options_section(&mut page).map_err(render)?;
-    }
-    print(&page)
 }

@@ -42,6 +42,11 @@ impl Output {
         Ok(Output { file, patience })
     }
 
+    /// Whether it goes to stdout, by whatever name.
+    pub(super) fn is_stdout(&self) -> bool {
+        self.file.as_ref().is_none_or(Destination::is_stdout)
+    }
+
     /// Whether it goes where stderr goes: then the order of both is kept.
     pub(super) fn is_stderrs(&self) -> bool {
         self.file.is_none() && stdio::are_one()

@@ -1,7 +1,7 @@
 //! The options of process mode: what they are, which of them contradict each
 //! other, and what they set.
 
-use super::args::one_of;
+use super::args::{one_of, whole};
 use super::{Failure, exit};
 use clap::Args;
 use std::ops::RangeInclusive;
@@ -35,7 +35,7 @@ pub(crate) struct WallArgs {
         value_name = "N",
         help_heading = HEADING,
         requires = "uid",
-        value_parser = clap::value_parser!(u32).range(1..i64::from(u32::MAX))
+        value_parser = whole::<u32>(1..=u64::from(u32::MAX) - 1)
     )]
     pub(crate) gid: Option<u32>,
 }
@@ -98,7 +98,7 @@ pub(crate) struct ProcessArgs {
         value_name = "N",
         help_heading = HEADING,
         default_value_t = 0,
-        value_parser = clap::value_parser!(u32).range(..=i64::from(Task::MAX_RETRIES))
+        value_parser = whole::<u32>(0..=Task::MAX_RETRIES.into())
     )]
     pub(crate) retries: u32,
 
@@ -114,7 +114,13 @@ pub(crate) struct ProcessArgs {
     pub(crate) start: Start,
 
     /// Keep N worker processes ready for the next tasks
-    #[arg(long, value_name = "N", help_heading = HEADING, default_value_t = 0)]
+    #[arg(
+        long,
+        value_name = "N",
+        help_heading = HEADING,
+        default_value_t = 0,
+        value_parser = whole::<usize>(0..=u64::MAX)
+    )]
     pub(crate) spares: usize,
 
     /// Run up to N tasks in each process, one after another, each in a fresh sandbox
@@ -123,7 +129,7 @@ pub(crate) struct ProcessArgs {
         value_name = "N",
         help_heading = HEADING,
         default_value_t = 1,
-        value_parser = clap::value_parser!(u32).range(1..)
+        value_parser = whole::<u32>(1..=u32::MAX.into())
     )]
     pub(crate) reuse: u32,
 
@@ -133,7 +139,7 @@ pub(crate) struct ProcessArgs {
         value_name = "N",
         help_heading = HEADING,
         default_value = "1",
-        value_parser = clap::value_parser!(u32).range(1..=4096)
+        value_parser = whole::<u32>(1..=4096)
     )]
     pub(crate) workers: u32,
 

@@ -33,9 +33,13 @@ impl ResultTo {
         }
     }
 
-    /// Whether it goes to stdout.
+    /// Whether it goes to stdout, by whatever name.
     pub(super) fn is_stdout(&self) -> bool {
-        matches!(self, ResultTo::Stdout)
+        match self {
+            ResultTo::Nowhere => false,
+            ResultTo::Stdout => true,
+            ResultTo::File(to) => to.is_stdout(),
+        }
     }
 
     /// Writes it. Waits for the reader of a named pipe, for `patience` at most.

@@ -34,6 +34,23 @@ pub(super) fn run(args: RunArgs) -> Result<u8, Failure> {
     super::event_loop()?.block_on(run_on(runner, &args))
 }
 
+/// Before anything is loaded: a task counts with all its memory.
+fn check_memory(args: &RunArgs) -> Result<(), Failure> {
+    let memory = args.max_memory.unwrap_or(Limits::default().max_memory);
+    match args.max_total_memory {
+        Some(total) if total < memory => {
+            let [total, memory] = [total, memory].map(text::memory);
+            let message = format!(
+                "--max-total-memory ({total}) must not be less than --max-memory ({memory}): \
+                 --max-memory limits the task alone, --max-total-memory the task and all its \
+                 child tasks together"
+            );
+            Err(Failure::new(exit::USAGE, message))
+        }
+        _ => Ok(()),
+    }
+}
+
 async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
     let mut signals = Signals::catch().map_err(super::no_event_loop)?;
     let Some((path, task_args)) = args.command.split_first() else {
@@ -50,7 +67,13 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
     let output = Output::open(output_path, args.timeout, &others)?;
     others.push(output_path);
     args.grants.check()?;
+    check_memory(args)?;
     let report_to = ResultTo::open("--report", args.report.as_deref(), &others)?;
+    if report_to.is_stdout() && output.is_stdout() {
+        let message = "the report and the task's output cannot both go to stdout: use \
+                       --output FILE or --report FILE";
+        return Err(Failure::new(exit::USAGE, message));
+    }
     let began = Instant::now();
     let shown = !args.quiet && !args.no_progress;
     let loading = Loading {
@@ -83,6 +106,8 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
             }
             Err(NotLoaded { failure, .. }) => {
                 let Failure { code, message } = failure;
+                let named = format!("{}: ", file.display());
+                let message = message.strip_prefix(&named).unwrap_or(&message);
                 let message = format!("--task {name}={}: {message}", file.display());
                 return Err(Failure::new(code, message));
             }
@@ -214,7 +239,8 @@ fn limits(args: &RunArgs, is_command: bool) -> Limits {
     limits.max_input = args.max_input;
     limits.max_tasks = args.max_tasks.unwrap_or(limits.max_tasks);
     limits.max_depth = args.max_depth.unwrap_or(limits.max_depth);
-    limits.max_total_memory = args.max_total_memory.unwrap_or(limits.max_total_memory);
+    let total = limits.max_total_memory.max(limits.max_memory);
+    limits.max_total_memory = args.max_total_memory.unwrap_or(total);
     limits.max_output = match args.max_output {
         None if !is_command => Some(Limits::CAPTURE_DEFAULT),
         other => other,

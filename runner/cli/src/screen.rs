@@ -3,17 +3,95 @@
 //! Invariant: between two drawings the cursor is at the beginning of the line, and the
 //! line is shorter than the terminal is wide. So a terminal that is made narrower, and
 //! breaks the line in two or cuts it off, has all of it at the cursor or behind it, where
-//! the next drawing erases it.
+//! the next drawing erases it. While the process is stopped the line is not there: the
+//! terminal is the shell's.
 
 use super::{log, stdio};
 use indicatif::{ProgressDrawTarget, TermLike};
 use std::fmt::Debug;
 use std::io::{self, Write};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::time::{Duration, Instant};
 use unicode_width::UnicodeWidthChar;
 
 /// The width of a terminal that does not tell.
 const WIDTH: u16 = 80;
+/// What erases the line.
+const ERASE: &str = "\r\x1b[J";
+/// How long a drawing that is under way may keep the process from being stopped: for ever
+/// where the terminal takes nothing.
+const PATIENCE: Duration = Duration::from_millis(200);
+
+static LINE: Mutex<Line> = Mutex::new(Line {
+    drawn: String::new(),
+    is_hidden: false,
+});
+
+/// The line on the terminal, of which a process has one.
+struct Line {
+    /// What was drawn last, whether it is there or hidden.
+    drawn: String,
+    /// Nothing is drawn now.
+    is_hidden: bool,
+}
+
+impl Line {
+    fn draw(&mut self, drawn: String) -> io::Result<()> {
+        self.drawn = drawn;
+        match self.is_hidden {
+            true => Ok(()),
+            false => log::draw(&self.drawn, || {
+                stdio::stderr().write_all(self.drawn.as_bytes())
+            }),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.drawn.replace(ERASE, "").trim_matches('\r').is_empty()
+    }
+}
+
+/// Takes the line away, and lets nothing be drawn, until [`show_again`]. For the thread that
+/// is about to stop the process: it does not wait for a terminal that takes nothing.
+pub(super) fn hide() {
+    let Some(mut line) = line() else {
+        return;
+    };
+    line.is_hidden = true;
+    if !line.is_empty() && is_ours() {
+        stdio::stderr().write_if_ready(ERASE.as_bytes());
+    }
+}
+
+/// Draws the line again, as it is by now, where this job has the terminal.
+pub(super) fn show_again() {
+    // None only where it was not hidden: then a drawing waits for the terminal.
+    let Some(mut line) = line() else {
+        return;
+    };
+    line.is_hidden = false;
+    if !line.is_empty() && is_ours() {
+        stdio::stderr().write_if_ready(line.drawn.as_bytes());
+    }
+}
+
+fn line() -> Option<MutexGuard<'static, Line>> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match LINE.try_lock() {
+            Ok(line) => return Some(line),
+            Err(TryLockError::Poisoned(line)) => return Some(line.into_inner()),
+            Err(TryLockError::WouldBlock) if Instant::now() >= until => return None,
+            Err(TryLockError::WouldBlock) => std::thread::sleep(PATIENCE / 100),
+        }
+    }
+}
+
+/// Whether the terminal is this job's, and not that of a shell or another job.
+fn is_ours() -> bool {
+    let foreground = rustix::termios::tcgetpgrp(rustix::stdio::stderr());
+    foreground.is_ok_and(|group| group == rustix::process::getpgrp())
+}
 
 /// Where a line about progress is drawn: stderr, at most so often a second.
 pub(super) fn draw_target(hz: u8) -> ProgressDrawTarget {
@@ -80,7 +158,7 @@ impl TermLike for Screen {
     }
 
     fn clear_line(&self) -> io::Result<()> {
-        self.draw("\r\x1b[J");
+        self.draw(ERASE);
         Ok(())
     }
 
@@ -91,7 +169,9 @@ impl TermLike for Screen {
             return Ok(());
         }
         drawn.push('\r');
-        log::draw(&drawn, || stdio::stderr().write_all(drawn.as_bytes()))
+        LINE.lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .draw(drawn)
     }
 }
 

@@ -84,6 +84,18 @@ impl<F: AsFd> Patient<F> {
     }
 }
 
+impl<F: AsFd> Patient<F> {
+    /// Writes a few bytes where that does not wait.
+    pub(super) fn write_if_ready(&self, bytes: &[u8]) {
+        if self
+            .wait(PollFlags::OUT, Some(&Timespec::default()))
+            .unwrap_or(false)
+        {
+            let _ = rustix::io::write(&self.0, bytes);
+        }
+    }
+}
+
 impl<F: AsFd> Read for Patient<F> {
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         loop {

@@ -5,8 +5,9 @@ use super::{log, stdio};
 use std::fmt::Write as _;
 use std::time::Duration;
 use wrun::{
-    Access, Denial, Error, ErrorKind, JailReport, LayerState, Limit, Outcome, Report, Usage,
+    Access, Crash, Error, ErrorKind, JailReport, LayerState, Limit, Outcome, Report, Usage,
 };
+use wrun_compare::{denial, hint};
 
 /// Characters of a task's own words that are printed; the report has them all.
 const MAX_WORDS: usize = 1000;
@@ -92,7 +93,7 @@ pub(super) fn as_root(report: &Report) -> Option<String> {
 /// command's exit code says it and nothing was refused that may be the reason. `words` are
 /// the last of its stderr; none where hints are not wanted.
 pub(super) fn explain(report: &Report, words: Option<&str>) -> Option<String> {
-    let hint = words.and_then(|words| hint(report, words));
+    let hint = words.and_then(|words| hint(report, words, "--stats"));
     let mut text = match &report.outcome {
         Outcome::Completed(_) => return None,
         Outcome::Exited(code) => return Some(format!("the task exited with {code}; {}", hint?)),
@@ -105,6 +106,12 @@ pub(super) fn explain(report: &Report, words: Option<&str>) -> Option<String> {
         }
         Outcome::LimitExceeded(limit) => exceeded(*limit, report.limit_value),
         Outcome::Cancelled => "the task was interrupted".to_owned(),
+        // The first process of a namespace gets no other signal for that.
+        Outcome::Crashed(crash) if *crash.how() == Crash::Signal(9) && used_its_time(report) => {
+            let by = "the limit on processor time (ulimit -t) ended the worker, by signal 9";
+            let text = crash.to_string().replacen(&crash.how().to_string(), by, 1);
+            format!("the task crashed: {text}")
+        }
         other => format!("the task {other}"),
     };
     if let Some(why) = report.notes.iter().find(|it| it.starts_with(NO_RETRY)) {
@@ -116,66 +123,13 @@ pub(super) fn explain(report: &Report, words: Option<&str>) -> Option<String> {
     Some(text)
 }
 
-/// What of a bad end's reasons the host knows: something was refused, or there was no
-/// directory for a task that complains about files.
-fn hint(report: &Report, words: &str) -> Option<String> {
-    if matches!(report.outcome, Outcome::Exited(0)) {
-        return None;
-    }
-    let refused = |it: &&Denial| it.access != Access::Directories;
-    let mut others = report.denied.iter().filter(refused);
-    if let Some(first) = others.next() {
-        let mut hint = format!("it was refused: {}", denial(first));
-        match others.count() {
-            0 => {}
-            1 => hint.push_str("; and one more (--stats)"),
-            more => {
-                let _ = write!(hint, "; and {more} more (--stats)");
-            }
-        }
-        return Some(hint);
-    }
-    // Many programs look for directories at start and need none. Of those that do, C
-    // libraries refuse to open files without asking the host: only their words are left.
-    let complains = match &report.outcome {
-        Outcome::Exited(_) | Outcome::Trapped(_) => is_about_files(words),
-        Outcome::Failed(message) => is_about_files(words) || is_about_files(message),
-        _ => false,
-    };
-    (complains && !report.denied.is_empty())
-        .then(|| "no directory is granted (--dir), which may be why".to_owned())
-}
-
-/// What programs say when they cannot open a file: the errors that libraries without a
-/// directory have, by text and by name, and how such messages begin.
-const ABOUT_FILES: [&str; 22] = [
-    "no such file",
-    "capabilities insufficient",
-    "bad file",
-    "file descriptor",
-    "enotcapable",
-    "enoent",
-    "ebadf",
-    "filenotfound",
-    "file not found",
-    "filesystem",
-    "not permitted",
-    "permission denied",
-    "access denied",
-    "cannot open",
-    "can't open",
-    "could not open",
-    "failed to open",
-    "unable to open",
-    "cannot read",
-    "could not load",
-    "cannot load",
-    "cannot find",
-];
-
-fn is_about_files(words: &str) -> bool {
-    let words = words.to_ascii_lowercase();
-    ABOUT_FILES.iter().any(|it| words.contains(it))
+/// Whether a worker used as much processor time as the system lets a process have.
+fn used_its_time(report: &Report) -> bool {
+    let used = report.stats.usage.map(|it| it.user_cpu + it.system_cpu);
+    // The kernel looks at each tick of its clock, which can be some milliseconds.
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Cpu).maximum;
+    let limit = limit.map(|seconds| Duration::from_secs(seconds).mul_f64(0.95));
+    used.zip(limit).is_some_and(|(used, limit)| used >= limit)
 }
 
 /// Which limit it was, its value, and how to change it.
@@ -204,30 +158,6 @@ fn exceeded(limit: Limit, value: Option<u64>) -> String {
     let _ = write!(text, " ({option})");
     if limit == Limit::Memory && value > Some(64 << 30) {
         text.push_str("; one memory has 64 GiB at most");
-    }
-    text
-}
-
-/// One refused access.
-fn denial(denial: &Denial) -> String {
-    let target = &denial.target;
-    let mut text = match denial.access {
-        Access::Directories => "it looked for directories; none are granted (--dir)".to_owned(),
-        Access::Path => format!(
-            "the path {target:?} is outside what is granted (--dir), or its permissions forbid it"
-        ),
-        Access::Write => {
-            format!("changing {target:?} in a read-only directory (--dir without :ro)")
-        }
-        Access::TcpConnect => format!("connecting to {target} (--allow-tcp {target})"),
-        Access::TcpListen => format!("listening on {target}; tasks may not"),
-        Access::Udp => format!("UDP with {target}; tasks may not"),
-        Access::NameLookup => format!("resolving {target:?} (--allow-tcp {target}:PORT)"),
-        Access::Task => format!("starting the task {target:?} (--task {target}=FILE)"),
-        other => format!("{} {target:?}", other.name()),
-    };
-    if denial.count > 1 {
-        let _ = write!(text, ", {} times", denial.count);
     }
     text
 }
@@ -333,7 +263,7 @@ fn jail(walls: &JailReport) -> String {
     text
 }
 
-fn memory(bytes: u64) -> String {
+pub(super) fn memory(bytes: u64) -> String {
     bytesize::ByteSize(bytes).display().iec().to_string()
 }
 
@@ -351,7 +281,7 @@ fn time(duration: Duration) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use wrun::{Jail, Layer, LayerReport, Limit, Mode, Start};
+    use wrun::{Denial, Jail, Layer, LayerReport, Limit, Mode, Start};
 
     #[test]
     fn a_bad_end_is_explained_by_what_was_refused() {

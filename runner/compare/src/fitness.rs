@@ -2,14 +2,16 @@
 
 use super::bench::{Bench, Ready};
 use super::comparison::{Step, Watch};
+use super::hint::{denial, hint};
 use super::results::{Policy, Results, Subject, Verdict};
 use std::time::{Duration, Instant};
-use wrun::{
-    Access, Denial, Error, ErrorKind, Limit, Mode, Outcome, Report, measure::process::AS_ROOT,
-};
+use wrun::{Access, Error, ErrorKind, Limit, Mode, Outcome, Report, measure::process::AS_ROOT};
 
 /// Tasks that take longer are looked at once in each mode.
 const AGAIN: Duration = Duration::from_secs(1);
+
+/// Bytes at the end of its stderr in which a task may say why it failed.
+const LAST_WORDS: usize = 4096;
 
 /// What was learned of a task that can be compared.
 pub(super) struct Fit {
@@ -96,8 +98,8 @@ pub(super) fn look(
     let mut refused = thread.0.denied.iter();
     if let Some(denied) = refused.find(|it| it.access != Access::Directories) {
         results.notes.push(format!(
-            "it completed, though it was refused {}",
-            words(denied)
+            "it completed, though it was refused: {}",
+            denial(denied)
         ));
     }
     let run = thread_again
@@ -189,25 +191,13 @@ fn why(outcome: &Outcome) -> String {
 }
 
 fn help(report: &Report) -> Option<String> {
-    if let Outcome::LimitExceeded(Limit::Deadline) = report.outcome {
-        return Some("--timeout gives it more time".into());
-    }
-    let denied = report.denied.first()?;
-    let option = match denied.access {
-        Access::Directories | Access::Path | Access::Write => "--dir",
-        Access::TcpConnect | Access::NameLookup => "--allow-tcp",
-        Access::Task => "--task",
-        _ => return None,
-    };
-    Some(format!(
-        "it was refused {}; {option} may grant it",
-        words(denied)
-    ))
-}
-
-fn words(denial: &Denial) -> String {
-    match denial.target.is_empty() {
-        true => denial.access.name().to_owned(),
-        false => format!("{} ({})", denial.access.name(), denial.target),
+    match report.outcome {
+        Outcome::LimitExceeded(Limit::Deadline) => Some("--timeout gives it more time".into()),
+        Outcome::LimitExceeded(Limit::Memory) => Some("--max-memory gives it more memory".into()),
+        _ => {
+            let last = report.stderr.len().saturating_sub(LAST_WORDS);
+            let words = String::from_utf8_lossy(&report.stderr[last..]);
+            hint(report, &words, "wrun run --stats")
+        }
     }
 }

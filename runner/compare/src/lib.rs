@@ -13,6 +13,7 @@ mod cost;
 mod environment;
 mod fitness;
 mod floor;
+mod hint;
 mod isolation;
 mod number;
 mod page;
@@ -23,6 +24,8 @@ mod scratch;
 mod summary;
 
 pub use comparison::{Comparison, Step};
+#[doc(hidden)]
+pub use hint::{denial, hint};
 pub use isolation::inject;
 #[doc(hidden)]
 pub use isolation::{Place, inject_at};

@@ -26,7 +26,7 @@ use crate::wire::CompileOrder;
 use bytes::Bytes;
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Resource, Signal, getrlimit, pidfd_open};
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Write};
 use std::os::fd::AsFd;
@@ -213,12 +213,27 @@ impl ChildCompiler {
         let usage = exit.and_then(|exit| exit.usage);
         let used = usage.map(|usage| usage.user_cpu.saturating_add(usage.system_cpu));
         let said = String::from_utf8_lossy(&ears.heard);
+        let time = share.limits().cpu;
+        // What it inherited can be less.
+        let inherited = getrlimit(Resource::Cpu).maximum.map(Duration::from_secs);
+        let inherited = inherited.filter(|limit| *limit < time);
+        let too_much_time = || match inherited {
+            None => LoadError::CompileTime { limit: share.time },
+            Some(limit) => ProcessError::System {
+                what: "cannot compile the task",
+                source: io::Error::other(format!(
+                    "the limit of {} s on processor time (ulimit -t) ended the compiler",
+                    limit.as_secs()
+                )),
+            }
+            .into(),
+        };
         match signal.and_then(Signal::from_named_raw) {
-            Some(Signal::XCPU) => return LoadError::CompileTime { limit: share.time },
+            Some(Signal::XCPU) => return too_much_time(),
             Some(Signal::XFSZ) => return too_much_memory(share.memory),
             // The first process of a namespace gets no other signal for that.
-            Some(Signal::KILL) if Some(share.limits().cpu) <= used => {
-                return LoadError::CompileTime { limit: share.time };
+            Some(Signal::KILL) if Some(inherited.unwrap_or(time)) <= used => {
+                return too_much_time();
             }
             // What Rust says before it gives up: by SIGABRT, or SIGSEGV where it is
             // the first process of a namespace.

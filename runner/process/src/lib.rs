@@ -60,7 +60,7 @@ pub use program::worker_program;
 use spawn::Spawner;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-pub use suspend::{StopSignal, job_control, suspend};
+pub use suspend::{StopSignal, job_control, job_control_around, suspend};
 use users::users_of;
 pub use worker_main::hook;
 use wrun_sandbox::executor::{Executed, Executor, Job, Runnable};

@@ -73,6 +73,21 @@ pub fn suspend(signal: StopSignal) {
 /// [`ErrorKind::System`] when there is no descriptor or no thread for that; those signals
 /// stop this process alone then.
 pub fn job_control() -> Result<(), Error> {
+    job_control_around(|| {}, || {})
+}
+
+/// As [`job_control`], and calls `before` when such a signal has come, before anything is
+/// stopped, and `after` when all goes on: for a program that has drawn something on its
+/// terminal. Neither may wait for long: the thread that calls them is the one that stops the
+/// process. `SIGTTOU` is blocked in it, so that what it writes does not stop the process.
+///
+/// # Errors
+///
+/// As [`job_control`].
+pub fn job_control_around(
+    before: impl Fn() + Send + 'static,
+    after: impl Fn() + Send + 'static,
+) -> Result<(), Error> {
     static CONTROLLED: AtomicBool = AtomicBool::new(false);
     let refused = |error: io::Error| {
         let hint = shortage::hint(&error);
@@ -89,7 +104,9 @@ pub fn job_control() -> Result<(), Error> {
         signals.obey_here();
         loop {
             signals.wait();
+            before();
             suspend_by(|| signals.obey());
+            after();
         }
     };
     let thread = std::thread::Builder::new()

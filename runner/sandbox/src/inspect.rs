@@ -50,8 +50,9 @@ pub enum Grant {
 /// The file cannot be read, or is not WebAssembly at all. A file that is
 /// WebAssembly but no task is no error: see [`Inspection::shape`].
 pub fn inspect(path: impl AsRef<Path>, max_size: u64) -> Result<Inspection, Error> {
-    let bytes = read(path.as_ref(), max_size)?;
-    Ok(inspect_bytes(&bytes)?)
+    let path = path.as_ref();
+    let inspected = read(path, max_size).and_then(|bytes| inspect_bytes(&bytes));
+    inspected.map_err(|error| error.of_file(path))
 }
 
 /// Tells what the bytes of a task file are.

@@ -18,6 +18,7 @@ use std::time::Instant;
 use wrun_sys::Process;
 use wrun_types::compile_budget::CompileBudget;
 use wrun_types::config::Config;
+use wrun_types::error::Error;
 
 /// Loads and compiles for one runner.
 pub struct Loader {
@@ -72,13 +73,14 @@ impl Loader {
     }
 
     /// Loads a file; compiled artifacts only when they are trusted.
-    pub fn load_file(&self, path: &Path, trusted: bool) -> Result<Artifact, LoadError> {
-        let bytes = read(path, self.max_module_size)?;
+    pub fn load_file(&self, path: &Path, trusted: bool) -> Result<Artifact, Error> {
+        let failed = |error: LoadError| error.of_file(path);
+        let bytes = read(path, self.max_module_size).map_err(failed)?;
         let name = path.file_name().map_or_else(
             || path.as_os_str().to_string_lossy(),
             |name| name.to_string_lossy(),
         );
-        self.load(&name, bytes, trusted)
+        self.load(&name, bytes, trusted).map_err(failed)
     }
 
     /// Loads bytes under a name.

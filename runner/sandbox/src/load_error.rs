@@ -5,7 +5,7 @@ use super::engine::EngineError;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use wrun_sys::shortage;
 use wrun_types::error::{Error, ErrorKind};
@@ -162,6 +162,21 @@ impl LoadError {
             _ => {}
         }
         self
+    }
+}
+
+impl LoadError {
+    /// What is wrong with a file, which the error names.
+    pub fn of_file(self, path: &Path) -> Error {
+        let is_named = matches!(self, LoadError::Read { .. } | LoadError::IsDirectory { .. });
+        let error = Error::from(self);
+        // What the system did not give is not about a file.
+        match error.kind() {
+            ErrorKind::NotLoadable | ErrorKind::LoadLimit if !is_named => {
+                error.about(&path.display().to_string())
+            }
+            _ => error,
+        }
     }
 }
 

@@ -84,8 +84,9 @@ impl DirGrant {
 impl TryFrom<&OsStr> for DirGrant {
     type Error = TaskError;
 
-    /// `HOST[::GUEST][:ro]`. The last `::` divides, so that a HOST with one in its name
-    /// is written with its GUEST; so is one that is not UTF-8, as names for guests are.
+    /// `HOST[::GUEST][:ro|:rw]`; without a suffix as with `:rw`. The last `::` divides, so
+    /// that a HOST with one in its name is written with its GUEST; so is one that is not
+    /// UTF-8, as names for guests are.
     fn try_from(text: &OsStr) -> Result<Self, TaskError> {
         let syntax = || TaskError::DirSyntax {
             text: text.to_string_lossy().into_owned(),
@@ -93,7 +94,7 @@ impl TryFrom<&OsStr> for DirGrant {
         let bytes = text.as_bytes();
         let (bytes, read_only) = match bytes.strip_suffix(b":ro") {
             Some(rest) => (rest, true),
-            None => (bytes, false),
+            None => (bytes.strip_suffix(b":rw").unwrap_or(bytes), false),
         };
         let divided = bytes.windows(2).rposition(|it| it == b"::");
         let (host, guest) = match divided {
@@ -114,7 +115,7 @@ impl TryFrom<&OsStr> for DirGrant {
 impl FromStr for DirGrant {
     type Err = TaskError;
 
-    /// `HOST[::GUEST][:ro]`, as from an [`OsStr`].
+    /// `HOST[::GUEST][:ro|:rw]`, as from an [`OsStr`].
     fn from_str(text: &str) -> Result<Self, TaskError> {
         DirGrant::try_from(OsStr::new(text))
     }
@@ -192,6 +193,15 @@ mod tests {
         assert_eq!((grant.guest.as_str(), grant.read_only), ("a/b", false));
         let grant: DirGrant = "a::/in:ro".parse().expect("all three");
         assert_eq!(grant, DirGrant::new("a").guest("/in").read_only());
+        let grant: DirGrant = "a::/in:rw".parse().expect("the default, said");
+        assert_eq!(grant, DirGrant::new("a").guest("/in"));
+        assert_eq!("a:rw".parse::<DirGrant>().ok(), Some(DirGrant::new("a")));
+        // Any other text is part of the name.
+        for (text, guest) in [("a::x:rx", "x:rx"), ("a::x:", "x:"), ("a:b", "a:b")] {
+            let grant: DirGrant = text.parse().expect(text);
+            assert_eq!((&*grant.guest, grant.read_only), (guest, false), "{text}");
+        }
+        assert!(":rw".parse::<DirGrant>().is_err());
         assert!("".parse::<DirGrant>().is_err());
         assert!("a::".parse::<DirGrant>().is_err());
         assert!("::b".parse::<DirGrant>().is_err());

@@ -48,8 +48,8 @@ pub struct Limits {
     /// The sum of `max_memory` over a submitted task and all that run below it, in
     /// bytes; of a child that has ended and whose handle is held, its output counts,
     /// and so do regions that were made for it for as long as anybody has them.
-    /// Default: 8 GiB, which is 15 children of the default memory. Counts where
-    /// [`Limits::max_tasks`] does.
+    /// Default: 8 GiB, which is 15 children of the default memory. At least `max_memory`,
+    /// which is the task's own part. Counts where [`Limits::max_tasks`] does.
     pub max_total_memory: u64,
 }
 

@@ -187,6 +187,9 @@ impl TrapKind {
     }
 }
 
+/// The signal for a process that has used the processor time that it may have.
+const SIGXCPU: i32 = 24;
+
 /// How a worker process died.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -259,6 +262,10 @@ pub fn on_one_line(words: &str) -> String {
 impl fmt::Display for Crash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Crash::Signal(SIGXCPU) => write!(
+                f,
+                "the limit on processor time (ulimit -t) ended the worker, by signal {SIGXCPU}"
+            ),
             Crash::Signal(signal) => write!(f, "the worker died of signal {signal}"),
             Crash::Exit(status) => write!(f, "the worker exited with status {status}"),
             Crash::Protocol(what) => write!(f, "the worker broke the protocol: {what}"),

@@ -230,6 +230,12 @@ pub enum Access {
     NameLookup,
     /// Starting a task (`Task::task`).
     Task,
+    /// A path inside what is granted, which its permissions forbid to the user that the
+    /// task runs as; no grant changes that.
+    Permission,
+    /// Opening what is neither a file nor a directory, such as a pipe or a device; never
+    /// granted.
+    SpecialFile,
 }
 
 impl Access {
@@ -244,6 +250,8 @@ impl Access {
             Access::Udp => "udp",
             Access::NameLookup => "name-lookup",
             Access::Task => "task",
+            Access::Permission => "permission",
+            Access::SpecialFile => "special-file",
         }
     }
 }

@@ -97,6 +97,11 @@ impl Spec {
             });
         }
         check_limits(&self.limits)?;
+        // Of a submitted task only: elsewhere the total does not count.
+        let (total, memory) = (self.limits.max_total_memory, self.limits.max_memory);
+        if total < memory {
+            return Err(TaskError::TotalMemory { total, memory });
+        }
         if self.dirs.len() > MAX_GRANTS || self.tcp.len() > MAX_GRANTS {
             return Err(TaskError::TooManyGrants);
         }
@@ -109,20 +114,19 @@ impl Spec {
             }
         }
         for grant in &mut self.dirs {
-            let metadata = std::fs::metadata(&grant.host).map_err(|error| TaskError::Dir {
-                path: grant.host.clone(),
+            let path = || grant.host.clone();
+            let cannot = |error| TaskError::Dir {
+                path: path(),
                 error,
-            })?;
-            if !metadata.is_dir() {
-                return Err(TaskError::NotADir {
-                    path: grant.host.clone(),
-                });
+            };
+            if !std::fs::metadata(&grant.host).map_err(cannot)?.is_dir() {
+                return Err(TaskError::NotADir { path: path() });
             }
+            // A directory that this user may not search is of no use to a task; a worker
+            // could not even open it.
+            std::fs::metadata(grant.host.join(".")).map_err(cannot)?;
             // A worker may have another working directory.
-            grant.host = std::path::absolute(&grant.host).map_err(|error| TaskError::Dir {
-                path: grant.host.clone(),
-                error,
-            })?;
+            grant.host = std::path::absolute(&grant.host).map_err(cannot)?;
         }
         Ok(())
     }

@@ -35,6 +35,19 @@ pub enum TaskError {
     /// [`Limits::MAX_DEPTH`](crate::limits::Limits::MAX_DEPTH).
     #[error("max_tasks must be at most 4,096 and max_depth at most 64")]
     TooManyChildren,
+    /// [`Limits::max_total_memory`](crate::limits::Limits::max_total_memory) is less than what
+    /// the task alone may use.
+    #[error(
+        "max_total_memory ({total} bytes) must not be less than max_memory ({memory} bytes): \
+         max_memory limits the task alone, max_total_memory the task and all its child tasks \
+         together"
+    )]
+    TotalMemory {
+        /// Bytes for all tasks.
+        total: u64,
+        /// Bytes for this one.
+        memory: u64,
+    },
     /// More tasks than a task can be granted.
     #[error("a task can be granted at most {MAX_GRANTS} tasks")]
     TooManyTasks,
@@ -80,7 +93,7 @@ pub enum TaskError {
         path: PathBuf,
     },
     /// Text that is not a directory grant.
-    #[error("invalid directory grant {text:?}: expected HOST[::GUEST][:ro]")]
+    #[error("invalid directory grant {text:?}: expected HOST[::GUEST][:ro|:rw]")]
     DirSyntax {
         /// The text.
         text: String,

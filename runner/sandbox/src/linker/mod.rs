@@ -65,15 +65,27 @@ pub(crate) fn module(engine: &wasmtime::Engine) -> wasmtime::Result<wasmtime::Li
     Ok(linker)
 }
 
+/// Who refused a file operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refused {
+    /// The kernel, by the permissions of the file or of a directory above it (`EACCES`).
+    ByPermissions,
+    /// This host, as it is neither a file nor a directory.
+    Special,
+    /// The grants.
+    ByGrant,
+}
+
 impl Host {
     /// Notes a refused file operation. `write` says that it would have changed
     /// something.
-    fn note_path(&mut self, path: &str, write: bool) {
+    fn note_path(&mut self, path: &str, write: bool, refused: Refused) {
         let escapes = path.starts_with('/') || path.split('/').any(|part| part == "..");
-        let access = if write && self.has_read_only && !escapes {
-            Access::Write
-        } else {
-            Access::Path
+        let access = match refused {
+            Refused::ByPermissions => Access::Permission,
+            Refused::Special => Access::SpecialFile,
+            Refused::ByGrant if write && self.has_read_only && !escapes => Access::Write,
+            Refused::ByGrant => Access::Path,
         };
         self.denials.note(access, path);
     }

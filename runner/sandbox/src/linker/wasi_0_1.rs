@@ -1,5 +1,6 @@
 //! WASI 0.1 with its refusals noted.
 
+use super::Refused;
 use crate::host::{Host, Wasi, out_of_descriptors};
 use wasmtime::{Caller, Extern};
 use wasmtime_wasi::p1::WasiP1Ctx;
@@ -101,9 +102,14 @@ fn is_long(len: i32) -> bool {
     len.cast_unsigned() as usize > MAX_PATH
 }
 
-/// `errno` values of WASI 0.1 that mean a refusal: acces, perm, rofs, notcapable.
-fn is_denied_errno(errno: i32) -> bool {
-    matches!(errno, 2 | 63 | 69 | 76)
+/// The `errno` values of WASI 0.1 that mean a refusal, and whose.
+fn refused(errno: i32) -> Option<Refused> {
+    match errno {
+        ERRNO_ACCES => Some(Refused::ByPermissions),
+        // perm, rofs, notcapable.
+        63 | 69 | 76 => Some(Refused::ByGrant),
+        _ => None,
+    }
 }
 
 /// Bits of `oflags` that create or cut a file, and of `rights` that write one.
@@ -126,9 +132,9 @@ macro_rules! watch_p1 {
                     let mut guest = GuestMemory::Unshared(&mut *bytes);
                     let errno = p1::$name(host.p1(fuel)?, &mut guest, $($arg),*).await?;
                     let errno = or_no_descriptors(errno);
-                    if is_denied_errno(errno) {
+                    if let Some(refused) = refused(errno) {
                         let path = path_of(bytes, $ptr, $len);
-                        host.note_path(&String::from_utf8_lossy(path), $write);
+                        host.note_path(&String::from_utf8_lossy(path), $write, refused);
                     }
                     Ok(errno)
                 })
@@ -153,7 +159,8 @@ pub(super) fn watch_filesystem(linker: &mut wasmtime::Linker<Host>) -> wasmtime:
                     return Ok(ERRNO_MFILE);
                 }
                 let path = path_of(bytes, ptr, len).to_vec();
-                let errno = if is_special(host.p1(fuel)?, fd, dirflags, &path).await? {
+                let special = is_special(host.p1(fuel)?, fd, dirflags, &path).await?;
+                let errno = if special {
                     ERRNO_ACCES
                 } else {
                     let mut guest = GuestMemory::Unshared(bytes);
@@ -173,9 +180,13 @@ pub(super) fn watch_filesystem(linker: &mut wasmtime::Linker<Host>) -> wasmtime:
                     .await?
                 };
                 let errno = or_no_descriptors(errno);
-                if is_denied_errno(errno) {
+                let refused = match special {
+                    true => Some(Refused::Special),
+                    false => refused(errno),
+                };
+                if let Some(refused) = refused {
                     let write = oflags & OFLAGS_WRITE != 0 || rights & RIGHTS_FD_WRITE != 0;
-                    host.note_path(&String::from_utf8_lossy(&path), write);
+                    host.note_path(&String::from_utf8_lossy(&path), write, refused);
                 }
                 Ok(errno)
             })

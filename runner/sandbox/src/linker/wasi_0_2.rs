@@ -1,6 +1,7 @@
 //! WASI 0.2 with its refusals noted: the calls that grants decide on are shadowed
 //! by ones that call the original and look at its answer.
 
+use super::Refused;
 use super::wasi_0_1::MAX_PATH;
 use crate::host::{Host, out_of_descriptors};
 use std::net::IpAddr;
@@ -30,11 +31,13 @@ use wrun_types::report::Access;
 /// The version that `wasmtime-wasi` registers; guests of any 0.2 find it.
 pub(super) const WASI: &str = "0.2.12";
 
-fn is_denial(code: ErrorCode) -> bool {
-    matches!(
-        code,
-        ErrorCode::Access | ErrorCode::NotPermitted | ErrorCode::ReadOnly
-    )
+/// The codes that mean a refusal, and whose.
+fn refused(code: ErrorCode) -> Option<Refused> {
+    match code {
+        ErrorCode::Access => Some(Refused::ByPermissions),
+        ErrorCode::NotPermitted | ErrorCode::ReadOnly => Some(Refused::ByGrant),
+        _ => None,
+    }
 }
 
 /// Turns an error of the original into what the guest gets, noting a refusal.
@@ -52,8 +55,8 @@ fn answer<T>(
             if code == ErrorCode::Io && out_of_descriptors() {
                 code = ErrorCode::InsufficientMemory;
             }
-            if is_denial(code) {
-                host.note_path(path, write);
+            if let Some(refused) = refused(code) {
+                host.note_path(path, write, refused);
             }
             Ok((Err(code),))
         }
@@ -103,13 +106,14 @@ pub(super) fn watch_filesystem(linker: &mut Linker<Host>) -> wasmtime::Result<()
                             | DescriptorType::SymbolicLink
                     )
                 });
-                let result = if special {
-                    Err(FsError::from(ErrorCode::Access))
-                } else {
-                    host.filesystem()
-                        .open_at(dir, path_flags, path.clone(), open_flags, flags)
-                        .await
-                };
+                if special {
+                    host.note_path(&path, write, Refused::Special);
+                    return Ok((Err(ErrorCode::Access),));
+                }
+                let result = host
+                    .filesystem()
+                    .open_at(dir, path_flags, path.clone(), open_flags, flags)
+                    .await;
                 answer(host, result, &path, write)
             })
         },
