@@ -681,6 +681,7 @@ fn the_manual_page_has_everything() {
         "WRUN_CACHE_DIR",
         "FILES",
         "SEE ALSO",
+        "\\fBwrun compile\\fR [\\fIOPTIONS\\fR] \\fB-o\\fR \\fIARTIFACT\\fR \\fITASK\\fR",
     ] {
         assert!(page.contains(word), "the manual page lacks {word}");
     }

@@ -261,7 +261,14 @@ impl Page {
         let _ = write!(self.0, "\\fB{}\\fR [\\fIOPTIONS\\fR]", escaped(typed));
         let options = command.get_arguments().filter(|it| !it.is_positional());
         for option in options.filter(|it| it.is_required_set()) {
-            let _ = write!(self.0, " {}", escaped(&option.to_string()));
+            let name = match (option.get_short(), option.get_long()) {
+                (Some(short), _) => format!("-{short}"),
+                (None, long) => format!("--{}", long.unwrap_or_default()),
+            };
+            let _ = write!(self.0, " \\fB{}\\fR", escaped(&name));
+            for value in option.get_value_names().unwrap_or_default() {
+                let _ = write!(self.0, " \\fI{}\\fR", escaped(value));
+            }
         }
         for positional in command.get_positionals() {
             for (at, name) in positional
