@@ -20,10 +20,10 @@ mod settle;
 mod telling;
 mod watch;
 
-use super::asks::Asked;
 use super::error::ProcessError;
 use super::plain::Plain;
 use super::pool::{NoWorker, Pool, Taken};
+use super::requests::Responder;
 use super::worker::Worker;
 use order::{Ready, Streams};
 use settle::Supervised;
@@ -163,7 +163,7 @@ struct Attempt<'a> {
     ordered: Instant,
     streams: Streams,
     /// None where the task imports nothing that it could request.
-    requests: Option<Asked>,
+    requests: Option<Responder>,
     /// Nothing of the task's but bytes went to the worker.
     self_contained: bool,
 }
@@ -186,7 +186,7 @@ async fn supervise(mut worker: Worker, mut job: Job, asks: bool) -> Result<Super
         self_contained,
     } = ready;
     let (requests, answers) = asks
-        .then(|| Asked::new(job.services.clone(), job.spec.limits.max_tasks))
+        .then(|| Responder::new(job.services.clone(), job.spec.limits.max_tasks))
         .unzip();
     let terms = Terms::of(&job);
     let mut attempt = Attempt {

@@ -9,8 +9,8 @@ mod outputs;
 mod running;
 mod wishes;
 
-use super::asks::Asking;
 use super::channel::{ChannelError, Receiver, Sender};
+use super::requests::Requester;
 use crate::jail::{Sealed, TaskWalls};
 use crate::wire::{Done, Order, RunOrder, Spare, WorkerSays};
 use bytes::Bytes;
@@ -218,7 +218,7 @@ impl Worker<'_> {
         let mut outputs = Outputs::new(&order, shape.is_command(), stdout, stderr)?;
         let wishes = Arc::new(Wishes::default());
         let input = input_of(order.input, stdin, &wishes)?;
-        let (services, mut asking) = Asking::new();
+        let (services, mut requester) = Requester::new();
         let cancel = CancellationToken::new();
         let noted = wishes.clone();
         let task = Run {
@@ -251,7 +251,7 @@ impl Worker<'_> {
             orders: &mut self.orders,
             says: &mut self.says,
             wishes: &wishes,
-            asking: &mut asking,
+            requester: &mut requester,
             outputs: &mut outputs,
             cancel: &cancel,
             progress_said: None,

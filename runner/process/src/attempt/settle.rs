@@ -2,9 +2,9 @@
 
 use super::order::Streams;
 use super::{Attempt, Seen};
-use crate::asks::Asked;
 use crate::child::LINGER;
 use crate::pool::bounded;
+use crate::requests::Responder;
 use crate::wire::Done;
 use crate::worker::{Life, Worker, crash_of};
 use bytes::Bytes;
@@ -148,7 +148,7 @@ impl Attempt<'_> {
     fn leaves_nothing(&self) -> bool {
         // An answer may be on its way to one that asked; and what it has of children could
         // be another's.
-        let is_waiting = self.requests.as_ref().is_some_and(Asked::is_waiting);
+        let is_waiting = self.requests.as_ref().is_some_and(Responder::is_waiting);
         let has_asked = is_waiting || self.job.services.children_started() > 0;
         self.self_contained && !has_asked
     }

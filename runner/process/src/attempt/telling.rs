@@ -1,8 +1,8 @@
 //! What a worker is told: its order, and what it has to know while it carries that out.
 
-use crate::asks::Answers;
 use crate::channel::Sender;
 use crate::plain::Told;
+use crate::requests::Answers;
 use crate::wire::Order;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};

@@ -3,9 +3,9 @@
 
 use super::Terms;
 use super::order::{Feed, Streams};
-use crate::asks::Asked;
 use crate::channel::{ChannelError, Receiver, is_want};
 use crate::child::LOOK_EVERY;
+use crate::requests::Responder;
 use crate::wire::{Done, WorkerSays};
 use crate::worker::Life;
 use bytes::Bytes;
@@ -53,7 +53,7 @@ pub(super) struct Watch<'a> {
     pub(super) life: &'a mut Life,
     pub(super) says: &'a mut Receiver,
     pub(super) streams: &'a mut Streams,
-    pub(super) requests: &'a mut Option<Asked>,
+    pub(super) requests: &'a mut Option<Responder>,
     pub(super) input: Feeding,
 }
 
@@ -109,8 +109,8 @@ impl Watch<'_> {
             ..
         } = *self.streams;
         match said {
-            WorkerSays::Ask { id, ask } => self.pass_on(|asked| asked.take(id, ask, along)),
-            WorkerSays::Tell(word) => self.pass_on(|asked| asked.told(word)),
+            WorkerSays::Ask { id, ask } => self.pass_on(|responder| responder.take(id, ask, along)),
+            WorkerSays::Tell(word) => self.pass_on(|responder| responder.told(word)),
             WorkerSays::Done(done) => Break(Seen::Done(done)),
             WorkerSays::Progress(progress) => {
                 (self.job.progress)(progress);
@@ -131,7 +131,7 @@ impl Watch<'_> {
     /// Passes on what the task requests, where it may.
     fn pass_on(
         &mut self,
-        pass: impl FnOnce(&mut Asked) -> Result<(), &'static str>,
+        pass: impl FnOnce(&mut Responder) -> Result<(), &'static str>,
     ) -> ControlFlow<Seen> {
         let passed = match self.requests {
             Some(requests) => pass(requests),
@@ -172,7 +172,7 @@ async fn heard(
 }
 
 /// Has requests answered; what was wrong with one.
-async fn wrong_request(requests: &mut Option<Asked>) -> &'static str {
+async fn wrong_request(requests: &mut Option<Responder>) -> &'static str {
     match requests {
         Some(requests) => requests.answer().await,
         None => std::future::pending().await,

@@ -2,8 +2,8 @@
 
 use super::outputs::{Outputs, next_chunk};
 use super::wishes::Wishes;
-use crate::asks::Asking;
 use crate::channel::{ChannelError, Receiver, Sender};
+use crate::requests::Requester;
 use crate::wire::{Order, WorkerSays};
 use std::io;
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ pub(super) struct Running<'a> {
     pub(super) orders: &'a mut Receiver,
     pub(super) says: &'a mut Sender,
     pub(super) wishes: &'a Wishes,
-    pub(super) asking: &'a mut Asking,
+    pub(super) requester: &'a mut Requester,
     pub(super) outputs: &'a mut Outputs,
     pub(super) cancel: &'a CancellationToken,
     pub(super) progress_said: Option<Instant>,
@@ -39,7 +39,7 @@ impl Running<'_> {
                     self.say_progress().await?;
                 }
                 () = self.wishes.changed() => self.say_wishes().await?,
-                Some(wish) = self.asking.next() => self.asking.send(wish, self.says).await?,
+                Some(wish) = self.requester.next() => self.requester.send(wish, self.says).await?,
                 Some(chunk) = next_chunk(&mut self.outputs.framed_stdout) => {
                     self.says.say(&WorkerSays::Stdout(chunk)).await?;
                 }
@@ -79,7 +79,7 @@ impl Running<'_> {
             Ok(Order::InputFailed(why)) => self.wishes.fail_input(why),
             Ok(Order::Answer { id, answer }) => {
                 let file = self.orders.take(answer.descriptors())?;
-                if let Some(word) = self.asking.answered(id, answer, file)? {
+                if let Some(word) = self.requester.answered(id, answer, file)? {
                     self.says.say(&WorkerSays::Tell(word)).await?;
                 }
             }
