@@ -23,7 +23,7 @@ mod offsets;
 use super::load_error::LoadError;
 use super::source::invalid;
 use code::{Code, add, greater, piece, sub};
-pub use offsets::Offsets;
+pub(crate) use offsets::Offsets;
 use offsets::{Text, too_large};
 use std::borrow::Cow;
 use std::collections::BTreeMap;

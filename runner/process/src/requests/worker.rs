@@ -79,43 +79,17 @@ struct Open {
     waits: bool,
 }
 
-fn waits_for_a_lock(ask: &Ask) -> bool {
-    matches!(
-        ask,
-        Ask::Lock {
-            if_available: false,
-            ..
-        }
-    )
+/// A request as it is sent, with what goes along.
+struct Parcel {
+    ask: WireAsk,
+    file: Option<OwnedFd>,
+    port: Option<Box<Port>>,
+    region: Option<(u64, Kind)>,
 }
 
-impl Requester {
-    pub(crate) fn new() -> (Arc<Client>, Self) {
-        let (sender, wishes) = mpsc::unbounded_channel();
-        let requester = Requester {
-            wishes,
-            last: 0,
-            open: HashMap::new(),
-        };
-        (Arc::new(Client(sender)), requester)
-    }
-
-    /// The next wish; none when nobody is left to have one. Cancel safe.
-    pub(crate) async fn next(&mut self) -> Option<Wish> {
-        self.wishes.recv().await
-    }
-
-    pub(crate) async fn send(&mut self, wish: Wish, says: &mut Sender) -> io::Result<()> {
-        let (ask, answer) = match wish {
-            Wish::Tell(word) => return says.say(&WorkerSays::Tell(word)).await,
-            Wish::Withdraw => return self.withdraw(says).await,
-            Wish::Ask(ask, answer) => (ask, answer),
-        };
-        let waits = waits_for_a_lock(&ask);
-        if waits && answer.is_closed() {
-            return Ok(());
-        }
-        let claims = matches!(ask, Ask::Claim(_));
+impl Parcel {
+    /// Or the answer, where nothing can be sent.
+    fn of(ask: Ask) -> io::Result<Result<Self, Answer>> {
         let mut file = None;
         let mut region = None;
         let (ask, port) = match ask {
@@ -154,8 +128,7 @@ impl Requester {
                         Ok(made) => file = Some(made),
                         Err(_) => {
                             let error = SpawnError::Limit;
-                            let _ = answer.send(Answer::NotSpawned { error, port });
-                            return Ok(());
+                            return Ok(Err(Answer::NotSpawned { error, port }));
                         }
                     }
                     Data::File(input.len() as u64)
@@ -172,6 +145,64 @@ impl Requester {
                     port: parts,
                 };
                 (spawn, port)
+            }
+        };
+        Ok(Ok(Parcel {
+            ask,
+            file,
+            port,
+            region,
+        }))
+    }
+}
+
+fn waits_for_a_lock(ask: &Ask) -> bool {
+    matches!(
+        ask,
+        Ask::Lock {
+            if_available: false,
+            ..
+        }
+    )
+}
+
+impl Requester {
+    pub(crate) fn new() -> (Arc<Client>, Self) {
+        let (sender, wishes) = mpsc::unbounded_channel();
+        let requester = Requester {
+            wishes,
+            last: 0,
+            open: HashMap::new(),
+        };
+        (Arc::new(Client(sender)), requester)
+    }
+
+    /// The next wish; none when nobody is left to have one. Cancel safe.
+    pub(crate) async fn next(&mut self) -> Option<Wish> {
+        self.wishes.recv().await
+    }
+
+    pub(crate) async fn send(&mut self, wish: Wish, says: &mut Sender) -> io::Result<()> {
+        let (ask, answer) = match wish {
+            Wish::Tell(word) => return says.say(&WorkerSays::Tell(word)).await,
+            Wish::Withdraw => return self.withdraw(says).await,
+            Wish::Ask(ask, answer) => (ask, answer),
+        };
+        let waits = waits_for_a_lock(&ask);
+        if waits && answer.is_closed() {
+            return Ok(());
+        }
+        let claims = matches!(ask, Ask::Claim(_));
+        let Parcel {
+            ask,
+            file,
+            port,
+            region,
+        } = match Parcel::of(ask)? {
+            Ok(parcel) => parcel,
+            Err(answered) => {
+                let _ = answer.send(answered);
+                return Ok(());
             }
         };
         self.last += 1;
