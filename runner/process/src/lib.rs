@@ -16,7 +16,6 @@
     reason = "no public API: wrun documents what it re-exports"
 )]
 
-mod asks;
 mod attempt;
 mod begin;
 mod breaker;
@@ -36,6 +35,7 @@ mod plain;
 mod pool;
 mod program;
 mod reaped;
+mod requests;
 mod roles;
 mod spawn;
 mod stream;

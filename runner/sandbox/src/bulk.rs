@@ -17,9 +17,14 @@
 //! a valid binary becomes is valid, or too large for the engine. Where code moved,
 //! [`Offsets`] lead back to the task's own.
 
+mod code;
+mod offsets;
+
 use super::load_error::LoadError;
 use super::source::invalid;
-use serde::{Deserialize, Serialize};
+use code::{Code, add, greater, piece, sub};
+pub(crate) use offsets::Offsets;
+use offsets::{Text, too_large};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use wasm_encoder::{BlockType, Encode, Function, Instruction as I, ValType};
@@ -28,9 +33,6 @@ use wasmparser::{BinaryReader, CodeSectionReader, FunctionSectionReader, Operato
 /// Bytes that are written between two looks at the clock: tens of microseconds, or a
 /// millisecond where the pages are new.
 const PIECE: i32 = 1 << 20;
-
-/// Steps of [`Offsets`] that are kept at most.
-const MAX_STEPS: usize = 100_000;
 
 const HEADER: usize = 8;
 /// Sections of modules.
@@ -43,106 +45,6 @@ const CODE: u8 = 10;
 /// Sections of components.
 const CORE_MODULE: u8 = 1;
 const COMPONENT: u8 = 4;
-
-/// From offsets in the code that runs to offsets in the binary that it was made of.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Offsets {
-    /// Nothing moved before the first step. Each tells how far it is from the step
-    /// before, and by how much more the code behind it has moved.
-    Steps(Vec<(u32, i32)>),
-    /// There would be too many steps.
-    Unknown,
-}
-
-impl Default for Offsets {
-    fn default() -> Self {
-        Offsets::Steps(Vec::new())
-    }
-}
-
-impl Offsets {
-    /// Where in the task's own binary it is.
-    pub(super) fn original(&self, offset: usize) -> Option<usize> {
-        let Offsets::Steps(steps) = self else {
-            return None;
-        };
-        let (mut at, mut moved) = (0_usize, 0_i64);
-        for (distance, more) in steps {
-            at = at.saturating_add(*distance as usize);
-            if at > offset {
-                break;
-            }
-            moved += i64::from(*more);
-        }
-        usize::try_from(i64::try_from(offset).ok()? - moved).ok()
-    }
-}
-
-/// Bytes that are made, with marks where some were copied from: their place, and where
-/// they were.
-#[derive(Default)]
-struct Text {
-    bytes: Vec<u8>,
-    marks: Vec<(usize, usize)>,
-}
-
-impl Text {
-    fn copy(&mut self, original: usize, bytes: &[u8]) {
-        self.marks.push((self.bytes.len(), original));
-        self.bytes.extend_from_slice(bytes);
-    }
-
-    fn append(&mut self, other: Text) {
-        let at = self.bytes.len();
-        let marks = other.marks.into_iter();
-        self.marks
-            .extend(marks.map(|(place, original)| (at + place, original)));
-        self.bytes.extend_from_slice(&other.bytes);
-    }
-
-    fn section(&mut self, id: u8, content: Text) -> Result<(), LoadError> {
-        self.bytes.push(id);
-        self.number(content.bytes.len())?;
-        self.append(content);
-        Ok(())
-    }
-
-    fn number(&mut self, number: usize) -> Result<(), LoadError> {
-        u32::try_from(number)
-            .map_err(|_| too_large())?
-            .encode(&mut self.bytes);
-        Ok(())
-    }
-
-    fn offsets(&self) -> Offsets {
-        let mut steps = Vec::new();
-        let (mut last, mut moved) = (0_usize, 0_i64);
-        for (place, original) in &self.marks {
-            let now = *place as i64 - *original as i64;
-            if now == moved {
-                continue;
-            }
-            let (Ok(distance), Ok(more)) =
-                (u32::try_from(place - last), i32::try_from(now - moved))
-            else {
-                return Offsets::Unknown;
-            };
-            if steps.len() == MAX_STEPS {
-                return Offsets::Unknown;
-            }
-            steps.push((distance, more));
-            (last, moved) = (*place, now);
-        }
-        Offsets::Steps(steps)
-    }
-}
-
-fn too_large() -> LoadError {
-    LoadError::Unsupported {
-        what: "more than 4 GiB of code".into(),
-        hint: "make it smaller".into(),
-    }
-}
 
 /// Has the bulk instructions of a valid module or component done in pieces.
 pub(super) fn in_pieces(binary: Cow<'_, [u8]>) -> Result<(Cow<'_, [u8]>, Offsets), LoadError> {
@@ -583,83 +485,8 @@ impl Module {
     }
 }
 
-/// A function that is written.
-struct Code(Function);
-
-impl Code {
-    fn add(&mut self, instructions: &[I<'_>]) {
-        for instruction in instructions {
-            self.0.instruction(instruction);
-        }
-    }
-
-    /// Puts a number of 64 bits on the stack.
-    fn number(&mut self, local: u32, wide: bool) {
-        self.add(&[I::LocalGet(local)]);
-        if !wide {
-            self.add(&[I::I64ExtendI32U]);
-        }
-    }
-
-    fn bytes_of(&mut self, memory: u32, wide: bool) {
-        self.add(&[I::MemorySize(memory)]);
-        if !wide {
-            self.add(&[I::I64ExtendI32U]);
-        }
-        self.add(&[I::I64Const(16), I::I64Shl]);
-    }
-
-    /// Tests that as many bytes as the third parameter says are there from `start`.
-    fn is_within(&mut self, start: u32, wide: bool, memory: u32, is_64: bool) {
-        // The length is within, and the start within what it leaves.
-        self.number(2, wide);
-        self.bytes_of(memory, is_64);
-        self.add(&[I::I64LeU]);
-        self.number(start, is_64);
-        self.bytes_of(memory, is_64);
-        self.number(2, wide);
-        self.add(&[I::I64Sub, I::I64LeU, I::I32And]);
-    }
-
-    /// A place goes on by a piece.
-    fn step(&mut self, local: u32, wide: bool) {
-        self.add(&[
-            I::LocalGet(local),
-            piece(wide),
-            add(wide),
-            I::LocalSet(local),
-        ]);
-    }
-
-    /// Takes a piece off the length; again, if there is more than one left.
-    fn next_piece(&mut self, wide: bool) {
-        self.add(&[I::LocalGet(2), piece(wide), sub(wide), I::LocalTee(2)]);
-        self.add(&[piece(wide), greater(wide), I::BrIf(0)]);
-    }
-}
-
 fn value_type(wide: bool) -> ValType {
     if wide { ValType::I64 } else { ValType::I32 }
-}
-
-fn piece(wide: bool) -> I<'static> {
-    if wide {
-        I::I64Const(PIECE.into())
-    } else {
-        I::I32Const(PIECE)
-    }
-}
-
-fn greater(wide: bool) -> I<'static> {
-    if wide { I::I64GtU } else { I::I32GtU }
-}
-
-fn add(wide: bool) -> I<'static> {
-    if wide { I::I64Add } else { I::I32Add }
-}
-
-fn sub(wide: bool) -> I<'static> {
-    if wide { I::I64Sub } else { I::I32Sub }
 }
 
 #[cfg(test)]

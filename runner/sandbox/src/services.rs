@@ -2,7 +2,7 @@
 //!
 //! In thread mode the sandbox has the runner's own [`Services`] at hand
 //! (`provider.rs`); in process mode a client of them, which sends each ask to the
-//! supervisor and waits for its answer (`process/asks.rs`). Invariant: the caller
+//! supervisor and waits for its answer (`process/requests/`). Invariant: the caller
 //! is not trusted. What a task may have is decided by the implementation.
 
 use crate::InputKind;

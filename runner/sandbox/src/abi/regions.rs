@@ -16,11 +16,9 @@ use crate::host::Host;
 use crate::limits::Place;
 use crate::linker::long_result;
 use crate::region::{Kind, Mappable, Op, Refused, Region, RegionError, STEP, Waited, Word};
-use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use wasmtime::StoreContextMut;
 use wasmtime::component::{Lift, Linker, Lower, Resource, ResourceTable, ResourceType, WasmList};
@@ -28,17 +26,6 @@ use wasmtime_wasi::WasiView;
 use wrun_sys::{self, Overlay};
 
 const INTERFACE: &str = "wrun:task/regions@0.1.0";
-
-/// Addresses where a window of one task ever began or ended. Each can divide its
-/// memory, for good where the kernel does not join what was divided; and a process,
-/// with all its tasks, can have some 65,000 divisions.
-const MAX_EDGES: usize = 512;
-/// Those of all tasks of this process together, at most. A process that can divide its
-/// memory no further cannot get any more of it either, and ends.
-const MAX_EDGES_OF_ALL: usize = 16 << 10;
-
-/// Those there are.
-static EDGES_OF_ALL: AtomicUsize = AtomicUsize::new(0);
 
 /// Bytes that are copied at a time between a guest's memory and a region.
 const COPY: usize = 256 << 10;
@@ -74,49 +61,6 @@ pub struct Mapping {
     overlay: Option<Overlay<Mappable>>,
     len: usize,
     _place: Arc<Place>,
-}
-
-/// The windows of a guest.
-#[derive(Debug, Default)]
-pub(crate) struct Windows {
-    /// Those that something is laid over: where they begin, where they end.
-    live: BTreeMap<usize, usize>,
-    /// Of all that there ever were.
-    edges: BTreeSet<usize>,
-}
-
-impl Windows {
-    /// Notes that something is laid over a window, where that may be.
-    fn add(&mut self, window: &Range<usize>) -> Result<(), AbiError> {
-        // They do not overlap each other: only the last that begins before this one's
-        // end can reach into it.
-        let before = self.live.range(..window.end).next_back();
-        if before.is_some_and(|(_, end)| *end > window.start) {
-            return Err(AbiError::Busy);
-        }
-        let edges = [window.start, window.end];
-        let new = edges.iter().filter(|edge| !self.edges.contains(edge));
-        let new = new.count();
-        let sum = |all: usize| all.checked_add(new).filter(|all| *all <= MAX_EDGES_OF_ALL);
-        if self.edges.len() + new > MAX_EDGES
-            || EDGES_OF_ALL.fetch_update(Relaxed, Relaxed, sum).is_err()
-        {
-            return Err(AbiError::Limit);
-        }
-        self.edges.extend(edges);
-        self.live.insert(window.start, window.end);
-        Ok(())
-    }
-
-    fn remove(&mut self, window: &Range<usize>) {
-        self.live.remove(&window.start);
-    }
-}
-
-impl Drop for Windows {
-    fn drop(&mut self) {
-        EDGES_OF_ALL.fetch_sub(self.edges.len(), Relaxed);
-    }
 }
 
 impl From<AbiKind> for Kind {
@@ -689,37 +633,4 @@ async fn wait(
         Waited::NotEqual => AbiWaited::NotEqual,
         Waited::TimedOut => AbiWaited::TimedOut,
     }),))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn windows_do_not_overlap_and_divide_memory_only_so_often() {
-        let mut windows = Windows::default();
-        windows.add(&(10..20)).expect("the first");
-        for overlapping in [10..20, 5..11, 19..30, 5..30, 12..13] {
-            let refused = windows.add(&overlapping);
-            assert_eq!(
-                refused.expect_err("overlaps"),
-                AbiError::Busy,
-                "{overlapping:?}"
-            );
-        }
-        windows.add(&(20..30)).expect("beside it");
-        windows.add(&(5..10)).expect("before it");
-        windows.remove(&(10..20));
-        windows.add(&(11..19)).expect("where nothing is any more");
-        let mut count = 0;
-        while windows
-            .add(&(count * 100 + 1000..count * 100 + 1050))
-            .is_ok()
-        {
-            count += 1;
-        }
-        assert_eq!(windows.edges.len(), MAX_EDGES);
-        windows.remove(&(1000..1050));
-        windows.add(&(1000..1050)).expect("a place that is known");
-    }
 }

@@ -1,0 +1,211 @@
+//! What a worker is ordered to do: the frame, the descriptors that go with it, and the
+//! runner's ends of the pipes among them.
+
+use crate::channel::Sender;
+use crate::owners::{self, Owners};
+use crate::plain::Told;
+use crate::stream::Stream;
+use crate::wire::{Input, Order, Output, RunOrder};
+use bytes::Bytes;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
+use tokio::net::unix::pipe;
+use wrun_sandbox::Budgets;
+use wrun_sandbox::InputKind;
+use wrun_sandbox::deadline::Deadline;
+use wrun_sandbox::executor::Job;
+use wrun_sandbox::port::{Port, PortParts};
+use wrun_sandbox::{Sink, Source};
+use wrun_types::error::{Error, ErrorKind};
+use wrun_types::grant::DirGrant;
+
+/// Input up to this size travels with the order.
+const INLINE_INPUT: usize = 256 << 10;
+
+/// Input that is piped, and the pipe.
+pub(super) type Feed = (Source, pipe::Sender);
+
+/// A task whose order can be sent.
+pub(super) struct Ready {
+    pub(super) order: Told,
+    /// Those that go with the order, as it counts them.
+    pub(super) descriptors: Vec<OwnedFd>,
+    /// For when the worker wants its input.
+    pub(super) feed: Option<Feed>,
+    pub(super) streams: Streams,
+    /// No pipe for input, no directory, no address and no port goes to the worker:
+    /// nothing of the task is left in it that another task could find.
+    pub(super) self_contained: bool,
+}
+
+/// How the output of a worker arrives.
+pub(super) struct Streams {
+    pub(super) stdout: Stream,
+    pub(super) stderr: Stream,
+    pub(super) stdout_piped: bool,
+    pub(super) stderr_piped: bool,
+    /// Stderr comes with stdout, in the order in which both are written.
+    pub(super) joined: bool,
+}
+
+impl Ready {
+    /// Takes the input and the port of `job`. An order that was `told` already is not made
+    /// again. Needs the context of a tokio runtime.
+    pub(super) fn new(
+        job: &mut Job,
+        owners: Option<&Owners>,
+        told: Option<Told>,
+    ) -> Result<Self, Error> {
+        let mut theirs = Vec::new();
+        let stdin = std::mem::replace(&mut job.stdin, InputKind::Bytes(Bytes::new()));
+        let (input, feed) = input_of(stdin, &mut theirs)?;
+        let outputs = Outputs::new(job, &mut theirs)?;
+        for grant in &job.spec.dirs {
+            theirs.push(directory(grant, owners)?);
+        }
+        let port = match job.port.take() {
+            Some(port) => Some(parts_of(port, &mut theirs)?),
+            None => None,
+        };
+        let self_contained = feed.is_none()
+            && job.spec.dirs.is_empty()
+            && job.spec.tcp.is_empty()
+            // What it has of ports could be with others.
+            && port.is_none();
+        let order = match told {
+            Some(told) => told,
+            None => order_of(job, input, &outputs, port)?,
+        };
+        Ok(Ready {
+            order,
+            descriptors: theirs,
+            feed,
+            streams: outputs.into_streams(job),
+            self_contained,
+        })
+    }
+}
+
+/// Where the worker finds its input; large input is fed by a pipe, whose other end goes to
+/// `theirs`.
+fn input_of(stdin: InputKind, theirs: &mut Vec<OwnedFd>) -> Result<(Input, Option<Feed>), Error> {
+    match stdin {
+        InputKind::Bytes(bytes) if bytes.len() <= INLINE_INPUT => Ok((Input::Inline(bytes), None)),
+        // The worker enforces the limit, with the code that thread mode uses.
+        other => {
+            let (sender, receiver) = pipe::pipe().map_err(no_pipe)?;
+            theirs.push(receiver.into_blocking_fd().map_err(no_pipe)?);
+            Ok((Input::Pipe, Some((Source::new(other, None), sender))))
+        }
+    }
+}
+
+/// Where the worker's output goes, and the runner's ends of its pipes.
+struct Outputs {
+    stdout: Output,
+    stderr: Output,
+    joined: bool,
+    stdout_pipe: Option<pipe::Receiver>,
+    stderr_pipe: Option<pipe::Receiver>,
+}
+
+impl Outputs {
+    fn new(job: &Job, theirs: &mut Vec<OwnedFd>) -> Result<Self, Error> {
+        let limits = &job.spec.limits;
+        let mut output = |sink: &Sink, piped: bool| -> Result<_, Error> {
+            let budget = limits.output_budget(sink.is_capture());
+            if !piped {
+                return Ok((Output { piped, budget }, None));
+            }
+            let (sender, receiver) = pipe::pipe().map_err(no_pipe)?;
+            theirs.push(sender.into_blocking_fd().map_err(no_pipe)?);
+            Ok((Output { piped, budget }, Some(receiver)))
+        };
+        let is_command = job.artifact.shape().is_command();
+        // Whoever reads a stream sets the pace, and must not hold up what else the
+        // worker has to say; what is kept here, or thrown away, never waits.
+        let (stdout, stdout_pipe) = output(&job.stdout, is_command || job.stdout.is_channel())?;
+        // What is to keep its order comes by one pipe.
+        let joined = job.stderr.joins(&job.stdout);
+        let piped = !joined && (is_command || job.stderr.is_channel());
+        let (stderr, stderr_pipe) = output(&job.stderr, piped)?;
+        Ok(Outputs {
+            stdout,
+            stderr,
+            joined,
+            stdout_pipe,
+            stderr_pipe,
+        })
+    }
+
+    fn into_streams(self, job: &Job) -> Streams {
+        let also = self.joined.then_some(&job.stderr);
+        Streams {
+            stdout: Stream::new(self.stdout_pipe, &job.stdout, also),
+            stderr: Stream::new(self.stderr_pipe, &job.stderr, None),
+            stdout_piped: self.stdout.piped,
+            stderr_piped: self.stderr.piped,
+            joined: self.joined,
+        }
+    }
+}
+
+/// A granted directory, as the worker is to see it.
+fn directory(grant: &DirGrant, owners: Option<&Owners>) -> Result<OwnedFd, Error> {
+    let cannot = |what: &str, error: io::Error| {
+        let path = grant.host.display();
+        Error::new(
+            ErrorKind::InvalidTask,
+            format!("cannot {what} {path}: {error}"),
+        )
+    };
+    let opened = owners::open(&grant.host);
+    let opened = opened.map_err(|error| cannot("open the granted directory", error))?;
+    match owners {
+        // It could be a moment ago.
+        Some(owners) => owners
+            .map(opened.as_fd())
+            .map_err(|error| cannot("map the owners of the granted directory", error)),
+        None => Ok(opened),
+    }
+}
+
+/// A port for the frame; its descriptors go to `theirs`.
+fn parts_of(port: Port, theirs: &mut Vec<OwnedFd>) -> Result<PortParts, Error> {
+    let in_use = || no_pipe(io::Error::other("its port is in use"));
+    let (parts, descriptors) = port.into_parts().ok_or_else(in_use)?;
+    theirs.extend(descriptors);
+    Ok(parts)
+}
+
+/// The frame of an order, made now.
+fn order_of(
+    job: &Job,
+    input: Input,
+    outputs: &Outputs,
+    port: Option<PortParts>,
+) -> Result<Told, Error> {
+    let order = Order::Run(Box::new(RunOrder {
+        task_id: job.task_id,
+        attempt: job.attempt,
+        spec: (*job.spec).clone(),
+        remaining: job.deadline.map(Deadline::left),
+        input,
+        stdout: outputs.stdout,
+        stderr: outputs.stderr,
+        joined: outputs.joined,
+        port,
+    }));
+    let frame = Sender::frame(&order)
+        .map_err(|error| Error::new(ErrorKind::InvalidTask, format!("the task: {error}")))?;
+    let at = Instant::now();
+    Ok(Told { frame, sent: 0, at })
+}
+
+fn no_pipe(error: io::Error) -> Error {
+    Error::new(
+        ErrorKind::System,
+        format!("cannot make pipes for a task: {error}"),
+    )
+}

@@ -1,0 +1,210 @@
+//! What came of a task whose worker needs no watching any more.
+
+use super::order::Streams;
+use super::watch::GRACE;
+use super::{Attempt, Seen, Terms};
+use crate::child::LINGER;
+use crate::pool::bounded;
+use crate::requests::Responder;
+use crate::trace;
+use crate::wire::Done;
+use crate::worker::{Life, Worker, crash_of};
+use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
+use wrun_sandbox::deadline::{Deadline, timeout, until};
+use wrun_sandbox::{RunResult, Sink};
+use wrun_sys::shortage;
+use wrun_types::error::{Error, ErrorKind};
+use wrun_types::limits::Limit;
+use wrun_types::outcome::{Crash, Outcome};
+use wrun_types::report::Usage;
+
+/// What came of a task.
+pub(super) struct Supervised {
+    pub(super) result: RunResult,
+    /// By the worker's word for a task that ended, by its wait status for one
+    /// that died.
+    pub(super) usage: Option<Usage>,
+    /// The worker's process number.
+    pub(super) pid: Option<u32>,
+    /// It kept to every rule, and may get another task.
+    pub(super) reusable: Option<Worker>,
+}
+
+impl Attempt<'_> {
+    /// Whatever was seen, this gives one outcome, or the failure of the runner; the worker is
+    /// killed, unless another task may have it.
+    pub(super) async fn settle(mut self, seen: Seen) -> Result<Supervised, Error> {
+        // It can be gone before its zygote's word of it was heard.
+        self.pid = self.pid.or(self.worker.says.speaker());
+        let outcome = match seen {
+            Seen::Done(done) => return Ok(self.done(*done).await),
+            Seen::Failed { message, grant } => return Err(self.failed(message, grant).await),
+            Seen::Unsent(error) => {
+                end(&mut self.worker.life).await;
+                return Err(Error::new(
+                    ErrorKind::System,
+                    format!("cannot pass descriptors to or from a worker: {error}"),
+                ));
+            }
+            Seen::Killed => Outcome::Cancelled,
+            Seen::Exceeded => Outcome::LimitExceeded(Limit::Output),
+            Seen::Overdue => {
+                let Terms {
+                    task_id, attempt, ..
+                } = self.job;
+                trace::killed_late(task_id, attempt, self.pid, GRACE);
+                Outcome::LimitExceeded(Limit::Deadline)
+            }
+            Seen::Broken(what) => Outcome::Crashed(Crash::Protocol(what)),
+            Seen::Stopped(signal) => Outcome::Crashed(Crash::Signal(signal)),
+            Seen::Silent => {
+                Outcome::Crashed(match timeout(LINGER, self.worker.life.wait()).await {
+                    Ok(exit) => crash_of(exit),
+                    Err(_) => Crash::Protocol("it closed its socket and lived on".into()),
+                })
+            }
+        };
+        Ok(self.imposed(outcome).await)
+    }
+
+    /// The worker says that its side of the host failed.
+    async fn failed(mut self, message: String, grant: bool) -> Error {
+        end(&mut self.worker.life).await;
+        let kind = if grant {
+            ErrorKind::InvalidTask
+        } else {
+            ErrorKind::System
+        };
+        let mut message = bounded(message);
+        if kind == ErrorKind::System {
+            message.push_str(&shortage::hint_of(&message));
+        }
+        Error::new(kind, message)
+    }
+
+    /// The worker did not say how its task ended.
+    async fn imposed(self, outcome: Outcome) -> Supervised {
+        let Attempt {
+            job,
+            worker,
+            pid,
+            mut streams,
+            ..
+        } = self;
+        let mut life = worker.life;
+        life.kill();
+        // With descriptors that it may have sent: a pipe ends when none is left.
+        drop(worker.says);
+        let exit = timeout(LINGER, life.wait()).await;
+        let outcome = match outcome {
+            Outcome::Crashed(how) => Outcome::Crashed(life.crashed(how)),
+            other => other,
+        };
+        // What it wrote before it died is in the pipes, whole. Whoever reads
+        // it sets the pace, and may be given up.
+        let rest = async {
+            tokio::join!(
+                streams.stdout.deliver(u64::MAX),
+                streams.stderr.deliver(u64::MAX)
+            )
+        };
+        let _ = or_stopped(rest, job.kill, job.deadline).await;
+        Supervised {
+            result: RunResult::imposed(outcome),
+            usage: exit.ok().flatten().and_then(|exit| exit.usage),
+            pid,
+            reusable: None,
+        }
+    }
+
+    /// The worker says how its task ended, which is believed as far as it can be.
+    async fn done(mut self, done: Done) -> Supervised {
+        let job = self.job;
+        let lengths = (done.stdout_len, done.stderr_len);
+        let delivery = self.streams.deliver(job.stdout, done.output, lengths);
+        let delivered = or_stopped(delivery, job.kill, job.deadline).await;
+        let mut result = done.result.distrusted(self.ordered.elapsed());
+        let kept_to_rules = matches!(delivered, Ok(true)) && self.leaves_nothing();
+        match delivered {
+            _ if job.stdout.exceeded() || job.stderr.exceeded() => {
+                result.outcome = Outcome::LimitExceeded(Limit::Output);
+            }
+            Ok(true) => {}
+            Ok(false) => {
+                let what = "it promised more output than it wrote".into();
+                result = RunResult::imposed(Outcome::Crashed(Crash::Protocol(what)));
+            }
+            Err(outcome) => result.outcome = outcome,
+        }
+        // One that may run more tasks waits for them; the others end of themselves,
+        // or are made to.
+        let worker = self.worker;
+        let reusable = kept_to_rules.then(|| Worker {
+            tasks: worker.tasks + 1,
+            ..worker
+        });
+        Supervised {
+            result,
+            usage: Some(done.usage),
+            pid: self.pid,
+            reusable,
+        }
+    }
+
+    /// Whether nothing of the task can still reach its worker, or be in it.
+    fn leaves_nothing(&self) -> bool {
+        // An answer may be on its way to one that asked; and what it has of children could
+        // be another's.
+        let is_waiting = self.requests.as_ref().is_some_and(Responder::is_waiting);
+        let has_asked = is_waiting || self.job.services.children_started() > 0;
+        self.self_contained && !has_asked
+    }
+}
+
+impl Streams {
+    /// Waits for as much output as the worker says that it wrote, and for what it returned
+    /// to be taken; whether all of it arrived.
+    ///
+    /// A task keeps its place until its output has left its worker, as in thread
+    /// mode, where it waits itself. The worker's count of its output is a promise:
+    /// what it does not keep in time was a lie.
+    async fn deliver(&mut self, sink: &Sink, output: Bytes, lengths: (u64, u64)) -> bool {
+        let (stdout_len, stderr_len) = lengths;
+        let Streams {
+            stdout,
+            stderr,
+            joined,
+            ..
+        } = self;
+        let inline = async {
+            // What it printed came before what it returns.
+            let printed = !*joined || stdout.deliver(stdout_len).await;
+            if !output.is_empty() {
+                sink.put(output).await;
+            }
+            printed && stdout.deliver(stdout_len).await
+        };
+        tokio::join!(inline, stderr.deliver(stderr_len)) == (true, true)
+    }
+}
+
+/// Kills a worker, and waits for a while until it is reaped.
+async fn end(life: &mut Life) {
+    life.kill();
+    let _ = timeout(LINGER, life.wait()).await;
+}
+
+/// Waits for `work`, unless the task is killed or its deadline passes.
+async fn or_stopped<T>(
+    work: impl Future<Output = T>,
+    kill: &CancellationToken,
+    deadline: Option<Deadline>,
+) -> Result<T, Outcome> {
+    tokio::select! {
+        biased;
+        done = work => Ok(done),
+        () = kill.cancelled() => Err(Outcome::Cancelled),
+        () = until(deadline) => Err(Outcome::LimitExceeded(Limit::Deadline)),
+    }
+}

@@ -1,0 +1,93 @@
+//! What a worker is told: its order, and what it has to know while it carries that out.
+
+use crate::channel::Sender;
+use crate::plain::Told;
+use crate::requests::Answers;
+use crate::wire::Order;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+pub(super) struct Telling<'a> {
+    orders: &'a mut Sender,
+    cancel: &'a CancellationToken,
+    cancelled: bool,
+    /// Why the input that is piped cannot be read any further.
+    failures: mpsc::Receiver<String>,
+    answers: Option<Answers>,
+}
+
+impl<'a> Telling<'a> {
+    pub(super) fn new(
+        orders: &'a mut Sender,
+        cancel: &'a CancellationToken,
+        failures: mpsc::Receiver<String>,
+        answers: Option<Answers>,
+    ) -> Self {
+        Telling {
+            orders,
+            cancel,
+            cancelled: false,
+            failures,
+            answers,
+        }
+    }
+
+    /// Sends the order, then all else, for as long as it is polled. It ends only where the
+    /// system does not take what is to be sent.
+    pub(super) async fn run(mut self, order: Told, descriptors: Vec<OwnedFd>) -> io::Error {
+        match self.send_all(order, descriptors).await {
+            Err(error) if !is_of_the_other_end(&error) => error,
+            // A worker that does not read its orders is noticed by its silence.
+            _ => std::future::pending().await,
+        }
+    }
+
+    async fn send_all(&mut self, order: Told, descriptors: Vec<OwnedFd>) -> io::Result<()> {
+        self.send(&order.frame[order.sent..], descriptors).await?;
+        while let Some((order, descriptors)) = self.next().await {
+            let frame = Sender::frame(&order).map_err(io::Error::other)?;
+            self.send(&frame, descriptors).await?;
+            if let (Order::Answer { .. }, Some(answers)) = (&order, &self.answers) {
+                answers.sent();
+            }
+        }
+        Ok(())
+    }
+
+    /// The next to send, with what goes along; none when there is nothing left to wait for.
+    async fn next(&mut self) -> Option<(Order, Vec<OwnedFd>)> {
+        tokio::select! {
+            () = self.cancel.cancelled(), if !self.cancelled => {
+                self.cancelled = true;
+                Some((Order::Cancel, Vec::new()))
+            }
+            Some(why) = self.failures.recv() => Some((Order::InputFailed(why), Vec::new())),
+            Some(answer) = next_answer(&mut self.answers) => Some(answer),
+            else => None,
+        }
+    }
+
+    /// Sends a frame. The descriptors are the worker's then: this side closes them, sent
+    /// or not.
+    async fn send(&mut self, frame: &[u8], descriptors: Vec<OwnedFd>) -> io::Result<()> {
+        let lent: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+        self.orders.send(frame, &lent).await
+    }
+}
+
+async fn next_answer(answers: &mut Option<Answers>) -> Option<(Order, Vec<OwnedFd>)> {
+    match answers {
+        Some(answers) => answers.next().await,
+        None => None,
+    }
+}
+
+/// Whether sending failed because the worker does not listen any more.
+fn is_of_the_other_end(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::NotConnected
+    )
+}

@@ -1,0 +1,245 @@
+//! Everything about a worker that has a task, watched at once, until it is clear how that
+//! ended.
+
+use super::Terms;
+use super::order::{Feed, Streams};
+use crate::channel::{ChannelError, Receiver, is_want};
+use crate::child::LOOK_EVERY;
+use crate::requests::Responder;
+use crate::wire::{Done, WorkerSays};
+use crate::worker::Life;
+use bytes::Bytes;
+use std::io;
+use std::ops::ControlFlow::{self, Break, Continue};
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
+use std::time::Duration;
+use tokio::io::AsyncWriteExt;
+use tokio::net::unix::pipe;
+use tokio::sync::mpsc;
+use wrun_sandbox::deadline::until;
+use wrun_sandbox::turn::Turn;
+use wrun_sandbox::{Sink, Source};
+
+/// How long after the deadline a worker may take to say so itself, before it is
+/// killed.
+pub(super) const GRACE: Duration = Duration::from_secs(1);
+/// What a worker did that asks for a task which cannot.
+const NOT_IMPORTED: &str = "it asks for what its task does not import";
+
+/// How watching ended.
+pub(super) enum Seen {
+    Done(Box<Done>),
+    Failed {
+        message: String,
+        grant: bool,
+    },
+    /// The worker's end is to be looked at: it closed its socket.
+    Silent,
+    Broken(String),
+    Killed,
+    Overdue,
+    /// It said more than its task may say; a worker that can be trusted does not.
+    Exceeded,
+    /// Somebody stopped it with this signal.
+    Stopped(i32),
+    /// The system does not take what is to be sent to it, or what it sent: it would wait
+    /// for ever.
+    Unsent(io::Error),
+}
+
+pub(super) struct Watch<'a> {
+    pub(super) job: Terms<'a>,
+    pub(super) life: &'a mut Life,
+    pub(super) says: &'a mut Receiver,
+    pub(super) streams: &'a mut Streams,
+    pub(super) requests: &'a mut Option<Responder>,
+    pub(super) input: Feeding,
+}
+
+impl Watch<'_> {
+    /// Watches, while `telling` goes on, which ends with what the system refused.
+    pub(super) async fn run(mut self, telling: impl Future<Output = io::Error>) -> Seen {
+        let job = self.job;
+        let overdue_at = job.deadline.and_then(|deadline| deadline.later(GRACE));
+        let mut telling = std::pin::pin!(telling);
+        let mut killed = std::pin::pin!(job.kill.cancelled());
+        let mut overdue = std::pin::pin!(until(overdue_at));
+        loop {
+            let stdout = &mut self.streams.stdout;
+            let stderr = &mut self.streams.stderr;
+            let next = tokio::select! {
+                biased;
+                // First what must not have to wait for a worker that says much.
+                () = &mut killed => Break(Seen::Killed),
+                () = &mut overdue => Break(Seen::Overdue),
+                said = heard(self.says, self.requests.is_some()) => self.hear(said).await,
+                error = &mut telling => Break(Seen::Unsent(error)),
+                why = wrong_request(self.requests) => Break(Seen::Broken(why.into())),
+                signal = stopped(self.life) => Break(Seen::Stopped(signal)),
+                () = stdout.run(), if !stdout.is_over() => Continue(()),
+                () = stderr.run(), if !stderr.is_over() => Continue(()),
+                () = self.input.run() => Continue(()),
+            };
+            if let Break(seen) = next {
+                break seen;
+            }
+        }
+    }
+
+    /// Goes by what was heard.
+    async fn hear(
+        &mut self,
+        said: Result<(WorkerSays, Vec<OwnedFd>), ChannelError>,
+    ) -> ControlFlow<Seen> {
+        match said {
+            Ok((said, along)) => self.take(said, along).await,
+            // Its runner has no room for what it sent: no fault of its own.
+            Err(ChannelError::Io(error)) if is_want(&error) => Break(Seen::Unsent(error)),
+            Err(ChannelError::Closed | ChannelError::Io(_)) => Break(Seen::Silent),
+            Err(error) => Break(Seen::Broken(error.to_string())),
+        }
+    }
+
+    async fn take(&mut self, said: WorkerSays, along: Vec<OwnedFd>) -> ControlFlow<Seen> {
+        let Streams {
+            stdout_piped,
+            stderr_piped,
+            joined,
+            ..
+        } = *self.streams;
+        match said {
+            WorkerSays::Ask { id, ask } => self.pass_on(|responder| responder.take(id, ask, along)),
+            WorkerSays::Tell(word) => self.pass_on(|responder| responder.told(word)),
+            WorkerSays::Done(done) => Break(Seen::Done(done)),
+            WorkerSays::Progress(progress) => {
+                (self.job.progress)(progress);
+                Continue(())
+            }
+            WorkerSays::WantInput => self.input.begin(),
+            WorkerSays::Failed { message, grant } => Break(Seen::Failed { message, grant }),
+            WorkerSays::Stdout(bytes) if !stdout_piped => put(self.job.stdout, bytes).await,
+            WorkerSays::Stderr(bytes) if !stderr_piped && !joined => {
+                put(self.job.stderr, bytes).await
+            }
+            WorkerSays::Stdout(_) | WorkerSays::Stderr(_) => {
+                Break(Seen::Broken("it sent output that has a pipe".into()))
+            }
+        }
+    }
+
+    /// Passes on what the task requests, where it may.
+    fn pass_on(
+        &mut self,
+        pass: impl FnOnce(&mut Responder) -> Result<(), &'static str>,
+    ) -> ControlFlow<Seen> {
+        let passed = match self.requests {
+            Some(requests) => pass(requests),
+            None => Err(NOT_IMPORTED),
+        };
+        match passed {
+            Ok(()) => Continue(()),
+            Err(why) => Break(Seen::Broken(why.into())),
+        }
+    }
+}
+
+async fn put(sink: &Sink, bytes: Bytes) -> ControlFlow<Seen> {
+    match sink.put(bytes).await {
+        true => Continue(()),
+        false => Break(Seen::Exceeded),
+    }
+}
+
+/// The next that a worker says, with what came along.
+async fn heard(
+    says: &mut Receiver,
+    asks: bool,
+) -> Result<(WorkerSays, Vec<OwnedFd>), ChannelError> {
+    if !asks {
+        return Ok((says.next().await?, Vec::new()));
+    }
+    let said = says.next_with_descriptors().await?;
+    let count = match &said {
+        WorkerSays::Ask { ask, .. } => ask.descriptors(),
+        _ => 0,
+    };
+    let along = says.take(count).map_err(|error| match is_want(&error) {
+        true => ChannelError::Io(error),
+        false => ChannelError::Descriptors,
+    })?;
+    Ok((said, along))
+}
+
+/// Has requests answered; what was wrong with one.
+async fn wrong_request(requests: &mut Option<Responder>) -> &'static str {
+    match requests {
+        Some(requests) => requests.answer().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits until somebody stops the worker, where only this looks for it; its
+/// signal.
+async fn stopped(life: &mut Life) -> i32 {
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        life.overhear();
+        if let Some(signal) = life.stopped_by() {
+            return signal;
+        }
+    }
+}
+
+/// The input of a task, on its way to the worker once that wants it.
+pub(super) struct Feeding {
+    waiting: Option<Feed>,
+    running: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    failed: mpsc::Sender<String>,
+}
+
+impl Feeding {
+    /// `failed` is told why the input cannot be read any further.
+    pub(super) fn new(feed: Option<Feed>, failed: mpsc::Sender<String>) -> Self {
+        Feeding {
+            waiting: feed,
+            running: None,
+            failed,
+        }
+    }
+
+    /// The worker wants its input: it may once, where that has a pipe.
+    fn begin(&mut self) -> ControlFlow<Seen> {
+        let Some((source, stdin)) = self.waiting.take() else {
+            return Break(Seen::Broken("it asked for input again".into()));
+        };
+        self.running = Some(Box::pin(feed(source, stdin, self.failed.clone())));
+        Continue(())
+    }
+
+    /// Moves input, if it is wanted; ends when that does. Cancel safe.
+    async fn run(&mut self) {
+        match &mut self.running {
+            Some(running) => running.await,
+            None => std::future::pending().await,
+        }
+        self.running = None;
+    }
+}
+
+/// Moves input to a worker until it ends, or the worker takes no more.
+async fn feed(source: Source, mut stdin: pipe::Sender, failed: mpsc::Sender<String>) {
+    let mut turn = Turn::new();
+    while let Some(chunk) = source.next_chunk().await {
+        if stdin.write_all(&chunk).await.is_err() {
+            return;
+        }
+        turn.spend(chunk.len());
+        turn.give_way().await;
+    }
+    if let Some(error) = source.failure().await {
+        // The pipe stays open: its end would look like the input's.
+        let _ = failed.send(error.to_string()).await;
+        std::future::pending::<()>().await;
+    }
+}

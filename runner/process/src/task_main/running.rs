@@ -1,0 +1,102 @@
+//! A guest that runs, and what its worker says and hears meanwhile.
+
+use super::outputs::{Outputs, next_chunk};
+use super::wishes::Wishes;
+use crate::channel::{ChannelError, Receiver, Sender};
+use crate::requests::Requester;
+use crate::wire::{Order, WorkerSays};
+use std::io;
+use std::time::{Duration, Instant};
+use tokio::task::coop::unconstrained;
+use tokio_util::sync::CancellationToken;
+use wrun_sandbox::port::in_turns;
+use wrun_sandbox::turn::until;
+
+/// Progress is passed on at most this often; the last one always is.
+const PROGRESS_EVERY: Duration = Duration::from_millis(20);
+
+pub(super) struct Running<'a> {
+    pub(super) orders: &'a mut Receiver,
+    pub(super) says: &'a mut Sender,
+    pub(super) wishes: &'a Wishes,
+    pub(super) requester: &'a mut Requester,
+    pub(super) outputs: &'a mut Outputs,
+    pub(super) cancel: &'a CancellationToken,
+    pub(super) progress_said: Option<Instant>,
+}
+
+impl Running<'_> {
+    /// Runs `guest` to its end.
+    pub(super) async fn drive<T>(mut self, guest: impl Future<Output = T>) -> io::Result<T> {
+        let mut running = std::pin::pin!(in_turns(guest));
+        loop {
+            tokio::select! {
+                biased;
+                result = &mut running => return Ok(result),
+                // What was held back a moment ago is due.
+                () = progress_due(self.wishes, self.progress_said) => {
+                    // Not left to who is told of changes: due, this is always first.
+                    self.say_progress().await?;
+                }
+                () = self.wishes.changed() => self.say_wishes().await?,
+                Some(wish) = self.requester.next() => self.requester.send(wish, self.says).await?,
+                Some(chunk) = next_chunk(&mut self.outputs.framed_stdout) => {
+                    self.says.say(&WorkerSays::Stdout(chunk)).await?;
+                }
+                Some(chunk) = next_chunk(&mut self.outputs.framed_stderr) => {
+                    self.says.say(&WorkerSays::Stderr(chunk)).await?;
+                }
+                // Also when the guest has used up what one poll may do.
+                order = unconstrained(self.orders.next_with_descriptors()) => {
+                    self.heed(order).await?;
+                }
+            }
+        }
+    }
+
+    async fn say_wishes(&mut self) -> io::Result<()> {
+        if self.wishes.wants_input() {
+            self.says.say(&WorkerSays::WantInput).await?;
+        }
+        let said = self.progress_said;
+        if said.is_none_or(|said| said.elapsed() >= PROGRESS_EVERY) {
+            self.say_progress().await?;
+        }
+        Ok(())
+    }
+
+    async fn say_progress(&mut self) -> io::Result<()> {
+        if let Some(progress) = self.wishes.progress() {
+            self.progress_said = Some(Instant::now());
+            self.says.say(&WorkerSays::Progress(progress)).await?;
+        }
+        Ok(())
+    }
+
+    async fn heed(&mut self, order: Result<Order, ChannelError>) -> io::Result<()> {
+        match order {
+            Ok(Order::Cancel) => self.cancel.cancel(),
+            Ok(Order::InputFailed(why)) => self.wishes.fail_input(why),
+            Ok(Order::Answer { id, answer }) => {
+                let file = self.orders.take(answer.descriptors())?;
+                if let Some(word) = self.requester.answered(id, answer, file)? {
+                    self.says.say(&WorkerSays::Tell(word)).await?;
+                }
+            }
+            Ok(Order::Run(_)) => return Err(io::Error::other("one task at a time")),
+            // The runner is gone, or gave the task up.
+            Err(_) => wrun_sys::exit_now(0),
+        }
+        Ok(())
+    }
+}
+
+/// Waits until progress may be said again, where there is some.
+async fn progress_due(wishes: &Wishes, said: Option<Instant>) {
+    match said.filter(|_| wishes.has_progress()) {
+        Some(said) => {
+            until(said.checked_add(PROGRESS_EVERY)).await;
+        }
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,113 @@
+//! What the running guest wants its worker to say, and its input, which is one such wish.
+
+use crate::wire::Input;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::net::unix::pipe;
+use tokio::sync::Notify;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use wrun_sandbox::{InputKind, Progress};
+
+/// What the running guest wants to have said, between two words of its worker.
+#[derive(Default)]
+pub(super) struct Wishes {
+    input: AtomicBool,
+    input_failed: CancellationToken,
+    input_failure: Mutex<String>,
+    progress: Mutex<Option<Progress>>,
+    changed: Notify,
+}
+
+impl Wishes {
+    /// The guest has come this far.
+    pub(super) fn note(&self, progress: Progress) {
+        *self.latest() = Some(progress);
+        self.changed.notify_one();
+    }
+
+    pub(super) fn has_progress(&self) -> bool {
+        self.latest().is_some()
+    }
+
+    /// The latest progress that was not said.
+    pub(super) fn progress(&self) -> Option<Progress> {
+        self.latest().take()
+    }
+
+    fn latest(&self) -> MutexGuard<'_, Option<Progress>> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the guest wants its input, and nobody was told so.
+    pub(super) fn wants_input(&self) -> bool {
+        self.input.swap(false, Ordering::Relaxed)
+    }
+
+    /// The input cannot be read any further.
+    pub(super) fn fail_input(&self, why: String) {
+        *self.failure() = why;
+        self.input_failed.cancel();
+    }
+
+    fn failure(&self) -> MutexGuard<'_, String> {
+        self.input_failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until there may be something new.
+    pub(super) async fn changed(&self) {
+        self.changed.notified().await;
+    }
+}
+
+/// The guest's input, out of its order or by the pipe that came with it.
+pub(super) fn input_of(
+    input: Input,
+    stdin: Option<OwnedFd>,
+    wishes: &Arc<Wishes>,
+) -> io::Result<InputKind> {
+    match (input, stdin) {
+        (Input::Inline(bytes), _) => Ok(InputKind::Bytes(bytes)),
+        (Input::Pipe, stdin) => {
+            let stdin = stdin.ok_or_else(|| io::Error::other("no pipe for the input"))?;
+            Ok(InputKind::Reader(Box::new(WantedInput {
+                pipe: pipe::Receiver::from_owned_fd(stdin)?,
+                wishes: Some(wishes.clone()),
+                failed: Box::pin(wishes.input_failed.clone().cancelled_owned()),
+                failure: wishes.clone(),
+            })))
+        }
+    }
+}
+
+/// The guest's stdin, which asks for itself when it is first read.
+struct WantedInput {
+    pipe: pipe::Receiver,
+    wishes: Option<Arc<Wishes>>,
+    failed: Pin<Box<WaitForCancellationFutureOwned>>,
+    failure: Arc<Wishes>,
+}
+
+impl AsyncRead for WantedInput {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if let Some(wishes) = self.wishes.take() {
+            wishes.input.store(true, Ordering::Relaxed);
+            wishes.changed.notify_one();
+        }
+        if let Poll::Ready(read) = Pin::new(&mut self.pipe).poll_read(cx, buf) {
+            return Poll::Ready(read);
+        }
+        ready!(self.failed.as_mut().poll(cx));
+        Poll::Ready(Err(io::Error::other(self.failure.failure().clone())))
+    }
+}
