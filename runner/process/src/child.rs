@@ -17,7 +17,7 @@ use wrun_sys::{self, Exit, Pidfd, Whom};
 /// How long a process that was killed may take to be gone.
 const GONE: Duration = Duration::from_secs(10);
 /// How long a process that went silent may take to die.
-pub(super) const LINGER: Duration = Duration::from_secs(2);
+pub(super) const REAP_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often a process is looked at that nobody else looks after.
 pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Between two looks at processes that were killed.

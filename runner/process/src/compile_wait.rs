@@ -21,7 +21,7 @@ use wrun_sys::{self, Exit};
 /// A program that has not greeted by then is not a compiler.
 pub(super) const HANDSHAKE: Duration = Duration::from_secs(30);
 /// How long a child that closed its socket may take to die.
-const LINGER: Duration = Duration::from_secs(2);
+const REAP_TIMEOUT: Duration = Duration::from_secs(2);
 /// What is kept of a compiler's stdout and stderr; the rest is not read.
 const MAX_WORDS: usize = 16 << 10;
 
@@ -134,7 +134,7 @@ impl Ears {
             }
             if !open {
                 // It is dying, most likely: how says more than that it does.
-                let soon = Deadline::after(LINGER);
+                let soon = Deadline::after(REAP_TIMEOUT);
                 let died = wait_readable(&mut [PollFd::new(&self.life, PollFlags::IN)], soon)?;
                 return Ok(Some(if died {
                     Ending::Silent

@@ -97,7 +97,7 @@ struct Pools {
     /// The artifact imports regions, or what else needs the runner's services.
     regions: bool,
     /// The artifact can learn that it is asked to stop.
-    listens: bool,
+    observes_cancellation: bool,
     code: Arc<Mutex<Arc<Code>>>,
     by_grants: Mutex<HashMap<Grants, Arc<Pool>>>,
 }
@@ -231,7 +231,7 @@ impl Executor for ProcessExecutor {
                 shared: self.shared.clone(),
                 talks: code.meta.talks,
                 regions: code.meta.regions,
-                listens: code.meta.listens,
+                observes_cancellation: code.meta.observes_cancellation,
                 code: Arc::new(Mutex::new(code)),
                 by_grants: Mutex::default(),
             });
@@ -300,6 +300,6 @@ impl Runnable for Pools {
     }
 
     fn observes_cancellation(&self) -> bool {
-        self.listens
+        self.observes_cancellation
     }
 }

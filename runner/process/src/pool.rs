@@ -1,7 +1,7 @@
 //! The workers of one artifact, for tasks with one kind of grants: a zygote that
 //! forks them, spares that wait, workers that may be used again.
 //!
-//! Invariant: what waits here unused has run nothing of any guest: a rehearsal
+//! Invariant: what waits here unused has run nothing of any guest: a warm-up
 //! ends before a guest's first instruction. Starting what keeps dying is slowed
 //! down and then refused ([`Breaker`]).
 

@@ -27,8 +27,8 @@ use wrun_sandbox::InputKind;
 use wrun_sandbox::deadline::Deadline;
 use wrun_sandbox::port::Transport;
 use wrun_sandbox::{
-    self, Ahead, Granted, OnThread, Ports, Prepared, Run, RunError, RunResult, Sink, Source,
-    TaskContext,
+    self, Granted, OnThread, Ports, Prepared, Run, RunError, RunResult, Sink, Source, TaskContext,
+    WarmInstance,
 };
 use wrun_types::config::Mode;
 use wrun_types::limits::Limits;
@@ -38,14 +38,14 @@ use wrun_types::spec::Spec;
 /// Does what an order does, up to the guest's first instruction: a fresh process
 /// spends most of a small task on touching pages for the first time.
 /// Then it makes the sandbox of the first task, or of every child's.
-pub(super) fn rehearse_alone(prepared: &Prepared) -> io::Result<Option<Ahead>> {
+pub(super) fn warm_up_alone(prepared: &Prepared) -> io::Result<Option<WarmInstance>> {
     // Without I/O: a reactor's descriptors would be shared with every child.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build()?;
     Ok(runtime.block_on(async {
-        rehearse(prepared).await;
-        Ahead::new(prepared, no_context()).await
+        warm_up(prepared).await;
+        WarmInstance::new(prepared, no_context()).await
     }))
 }
 
@@ -54,25 +54,25 @@ fn no_context() -> TaskContext {
     TaskContext::of_nobody(Mode::Process, Transport::Socket)
 }
 
-async fn rehearse(prepared: &Prepared) {
-    let spec = Spec::rehearsal();
+async fn warm_up(prepared: &Prepared) {
+    let spec = Spec::warm_up();
     let run = Run {
         spec: &spec,
         context: no_context(),
         granted: Granted::ByPath,
-        stdin: Source::new(InputKind::Bytes(Bytes::from_static(b"rehearsal")), None),
+        stdin: Source::new(InputKind::Bytes(Bytes::from_static(b"warm-up")), None),
         stdout: Sink::capture(0),
         stderr: Sink::capture(0),
         kill: CancellationToken::new(),
         thread: OnThread::WarmUp,
-        ahead: None,
+        warm: None,
     };
     // Nothing depends on it.
     let _ = wrun_sandbox::run(prepared, run).await;
 }
 
 /// Serves a runner at the other end of `socket`: so many tasks, or until it
-/// closes its end. A `spare` has time to rehearse, as far as no order is there, and
+/// closes its end. A `spare` has time to warm_up, as far as no order is there, and
 /// to put up its walls.
 /// `ahead` is the first task's sandbox.
 pub(super) fn serve(
@@ -81,7 +81,7 @@ pub(super) fn serve(
     socket: OwnedFd,
     tasks: u32,
     spare: Option<Spare>,
-    ahead: Option<Ahead>,
+    warm: Option<WarmInstance>,
 ) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_io()
@@ -100,7 +100,7 @@ pub(super) fn serve(
             says: Sender::new(writing),
             tight: false,
             used: Usage::default(),
-            ahead,
+            warm,
         };
         let waits = spare.is_some();
         if !waits {
@@ -109,7 +109,7 @@ pub(super) fn serve(
         }
         if let Some(spare) = spare {
             if !worker.orders.is_readable() {
-                rehearse(prepared).await;
+                warm_up(prepared).await;
             }
             if sealed.fits_any_task() {
                 let tight = worker.tighten(spare.memory, &spare.limits, &[], &[]);
@@ -148,7 +148,7 @@ struct Worker<'a> {
     /// What this process used for tasks before this one.
     used: Usage,
     /// The next task's sandbox, where it is made already.
-    ahead: Option<Ahead>,
+    warm: Option<WarmInstance>,
 }
 
 impl Worker<'_> {
@@ -245,7 +245,7 @@ impl Worker<'_> {
                 true => OnThread::OwnAndLast,
                 false => OnThread::Own,
             },
-            ahead: self.ahead.take(),
+            warm: self.warm.take(),
         };
         let running = Running {
             orders: &mut self.orders,

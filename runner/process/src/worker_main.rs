@@ -123,7 +123,7 @@ fn work(parent: i32) -> io::Result<()> {
         Some(sigchld) => {
             // What is touched here for the first time is not for every child to
             // touch first.
-            let ahead = task_main::rehearse_alone(&prepared).ok().flatten();
+            let warm = task_main::warm_up_alone(&prepared).ok().flatten();
             say(&ControlSays::Ready(report))?;
             zygote_main::serve(zygote_main::Zygote {
                 alone,
@@ -133,17 +133,17 @@ fn work(parent: i32) -> io::Result<()> {
                 prepared,
                 sealed,
                 tasks: order.tasks,
-                ahead,
+                warm,
             })
         }
         None => {
             // Nothing depends on it; the real order meets whatever is wrong.
-            let ahead = match order.spare {
-                Some(_) => task_main::rehearse_alone(&prepared).ok().flatten(),
+            let warm = match order.spare {
+                Some(_) => task_main::warm_up_alone(&prepared).ok().flatten(),
                 None => None,
             };
             say(&ControlSays::Ready(report))?;
-            task_main::serve(&prepared, &sealed, control, order.tasks, order.spare, ahead)
+            task_main::serve(&prepared, &sealed, control, order.tasks, order.spare, warm)
         }
     }
 }

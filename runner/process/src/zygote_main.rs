@@ -16,7 +16,7 @@ use std::collections::HashMap;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
-use wrun_sandbox::{Ahead, Prepared};
+use wrun_sandbox::{Prepared, WarmInstance};
 use wrun_sys::{self, Alone, End, Exit, Forked, Whom};
 
 pub(super) struct Zygote {
@@ -28,7 +28,7 @@ pub(super) struct Zygote {
     pub(super) sealed: Sealed,
     pub(super) tasks: u32,
     /// Each child's first sandbox.
-    pub(super) ahead: Option<Ahead>,
+    pub(super) warm: Option<WarmInstance>,
 }
 
 /// A child that is not reaped yet.
@@ -167,14 +167,14 @@ impl Zygote {
             }
         }
         self.inbox = Inbox::default();
-        let ahead = self.ahead.take();
+        let warm = self.warm.take();
         let served = task_main::serve(
             &self.prepared,
             &self.sealed,
             socket,
             self.tasks,
             spare,
-            ahead,
+            warm,
         );
         if let Err(error) = served {
             let _ = writeln!(io::stderr(), "wrun worker: {error}");

@@ -57,7 +57,7 @@ pub struct Meta {
     /// It talks to others: it imports `ports`.
     pub talks: bool,
     /// It can learn that it is asked to stop: it imports `context` or `ports`.
-    pub listens: bool,
+    pub observes_cancellation: bool,
     /// From offsets in its code to those in what it was compiled from.
     pub offsets: Offsets,
 }
@@ -73,7 +73,7 @@ impl Meta {
             source: source.to_hex().to_string(),
             source_len: len,
             talks: false,
-            listens: false,
+            observes_cancellation: false,
             offsets: Offsets::default(),
         }
     }

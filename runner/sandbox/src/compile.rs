@@ -78,7 +78,7 @@ fn compiled(
         talks: uses.ports,
         regions: uses.regions,
         wide,
-        listens: uses.listens,
+        observes_cancellation: uses.observes_cancellation,
         offsets,
         ..Meta::new(shape, metered, digest, source.len() as u64)
     };

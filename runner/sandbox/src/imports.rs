@@ -51,7 +51,7 @@ pub(super) struct Uses {
     /// runner for something: all that do are of these.
     pub(super) regions: bool,
     /// It can learn that it is asked to stop.
-    pub(super) listens: bool,
+    pub(super) observes_cancellation: bool,
 }
 
 pub(super) fn uses(facts: &Facts) -> Uses {
@@ -69,7 +69,7 @@ pub(super) fn uses(facts: &Facts) -> Uses {
         regions: ["regions", "ports", "tasks", "locks", "broadcast"]
             .into_iter()
             .any(has),
-        listens: ["context", "ports", "tasks", "locks"].into_iter().any(has),
+        observes_cancellation: ["context", "ports", "tasks", "locks"].into_iter().any(has),
     }
 }
 

@@ -14,9 +14,6 @@
 )]
 
 mod abi;
-#[cfg(feature = "measure")]
-mod acting;
-mod ahead;
 mod artifact;
 #[cfg(feature = "measure")]
 mod bare;
@@ -38,6 +35,8 @@ pub mod fuzzing;
 mod host;
 mod imports;
 mod in_process;
+#[cfg(feature = "measure")]
+mod injecting;
 mod input;
 mod inspect;
 mod limits;
@@ -60,10 +59,10 @@ pub mod stop;
 mod support;
 mod sync;
 pub mod turn;
+mod warm_instance;
 
 pub use abi::Progress;
 pub use abi::{Ports, TaskContext};
-pub use ahead::Ahead;
 pub use artifact::{Artifact, Compiled};
 #[cfg(feature = "measure")]
 pub use bare::{Bare, BareError, Held};
@@ -81,3 +80,4 @@ pub use run::{OnThread, PrepareError, Prepared, Run, RunError, run};
 pub use run_result::RunResult;
 pub use sink::{CHUNK, Sink};
 pub use source::Shape;
+pub use warm_instance::WarmInstance;

@@ -8,15 +8,14 @@
 
 use super::abi::TaskContext;
 use super::abi::bindings::TaskPre;
-#[cfg(feature = "measure")]
-use super::acting::Acting;
-use super::ahead::{Ahead, Guest};
 use super::budgets::Budgets;
 use super::bulk::Offsets;
 use super::code::{Code, CodeError};
 use super::engine::Kind;
 use super::epoch;
 use super::host::{GrantError, Granted, Host};
+#[cfg(feature = "measure")]
+use super::injecting::Injecting;
 use super::input::{Source, SourceError};
 use super::linker;
 use super::names::demangled;
@@ -24,6 +23,7 @@ use super::run_result::{MAX_FAILURE, MAX_MESSAGE, RunResult, truncate};
 use super::sink::{OutputExceeded, Sink};
 use super::source::{Shape, one_line};
 use super::standard::Streams;
+use super::warm_instance::{Guest, WarmInstance};
 use crate::deadline::{Deadline, until};
 use bytes::Bytes;
 use std::any::Any;
@@ -50,7 +50,7 @@ pub struct Prepared {
     kind: Kind,
     /// It imports regions.
     regions: bool,
-    listens: bool,
+    observes_cancellation: bool,
     offsets: Offsets,
     /// Linear memories that it will have; none where that cannot be told.
     memories: Option<u32>,
@@ -119,7 +119,7 @@ impl Prepared {
             shape,
             kind: code.meta.kind(),
             regions: code.meta.regions,
-            listens: code.meta.listens,
+            observes_cancellation: code.meta.observes_cancellation,
             offsets: code.meta.offsets.clone(),
             memories,
         })
@@ -138,8 +138,8 @@ impl Prepared {
     }
 
     /// It can learn that it is asked to stop.
-    pub fn listens(&self) -> bool {
-        self.listens
+    pub fn observes_cancellation(&self) -> bool {
+        self.observes_cancellation
     }
 
     pub(super) fn entry(&self) -> &Entry {
@@ -187,7 +187,7 @@ pub struct Run<'a> {
     pub kill: CancellationToken,
     pub thread: OnThread,
     /// Of the same task file, on the same engine.
-    pub ahead: Option<Ahead>,
+    pub warm: Option<WarmInstance>,
 }
 
 /// The host could not run the guest; not the guest's doing.
@@ -245,8 +245,8 @@ async fn run_once(prepared: &Prepared, run: Run<'_>) -> Result<RunResult, RunErr
         &run.stderr
     };
     #[cfg(feature = "measure")]
-    let acting = match &run.spec.act {
-        Some(act) if run.thread != OnThread::WarmUp => Some(Acting::new(act, &run.context)),
+    let acting = match &run.spec.injection {
+        Some(act) if run.thread != OnThread::WarmUp => Some(Injecting::new(act, &run.context)),
         _ => None,
     };
     let mut host = Host::new(
@@ -264,9 +264,9 @@ async fn run_once(prepared: &Prepared, run: Run<'_>) -> Result<RunResult, RunErr
     )?;
     let fuel = run.spec.limits.fuel;
     let sandbox = |error: wasmtime::Error| RunError::Sandbox(format!("{error:#}"));
-    let (mut store, guest) = match run.ahead.filter(|ahead| ahead.fits(&mut host)) {
-        Some(ahead) => {
-            let (store, guest) = ahead.given_to(host);
+    let (mut store, guest) = match run.warm.filter(|warm| warm.fits(&mut host)) {
+        Some(warm) => {
+            let (store, guest) = warm.given_to(host);
             (store, Some(guest))
         }
         None => (prepared.store(host).map_err(sandbox)?, None),
@@ -291,7 +291,7 @@ async fn run_once(prepared: &Prepared, run: Run<'_>) -> Result<RunResult, RunErr
     }
 
     #[cfg(not(feature = "measure"))]
-    if run.spec.act.is_some() {
+    if run.spec.injection.is_some() {
         let why = "this program does no harm on order".to_owned();
         return Ok(RunResult::imposed(Outcome::Failed(why)));
     }

@@ -19,14 +19,18 @@ pub struct Stop {
 impl Stop {
     /// Drives what runs to its end, which comes soon once the task is wished gone. A
     /// task that does not `listen` is not asked.
-    pub async fn watch<T>(&self, listens: bool, running: impl Future<Output = T>) -> T {
+    pub async fn watch<T>(
+        &self,
+        observes_cancellation: bool,
+        running: impl Future<Output = T>,
+    ) -> T {
         let mut running = std::pin::pin!(running);
         tokio::select! {
             biased;
             ended = &mut running => return ended,
             () = self.wished.cancelled() => {}
         }
-        if listens && !self.grace.is_zero() {
+        if observes_cancellation && !self.grace.is_zero() {
             self.ask.cancel();
             tokio::select! {
                 biased;

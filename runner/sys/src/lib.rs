@@ -11,18 +11,19 @@
     reason = "no public API: wrun documents what it re-exports"
 )]
 
-#[cfg(feature = "measure")]
-mod act;
 mod allocator;
 #[cfg(feature = "test-hooks")]
+#[path = "../test-hooks/attempt.rs"]
 pub mod attempt;
 mod descriptor;
 mod fork;
-mod heritage;
 mod id_map;
 mod inherited;
+#[cfg(feature = "measure")]
+mod inject;
 mod job;
 #[cfg(feature = "test-hooks")]
+#[path = "../test-hooks/keeper.rs"]
 mod keeper;
 mod landlock;
 mod large_pages;
@@ -32,6 +33,7 @@ mod overlay;
 mod pages;
 mod pidfd;
 #[cfg(feature = "test-hooks")]
+#[path = "../test-hooks/probe.rs"]
 mod probe;
 mod process;
 mod receive;
@@ -42,6 +44,7 @@ mod shown;
 mod signal;
 mod sole;
 mod start;
+mod startup;
 mod stdout;
 mod ticks;
 mod to_map;
@@ -49,17 +52,14 @@ mod unread;
 mod wait;
 mod watch;
 
-#[cfg(feature = "measure")]
-pub use act::act;
 pub use allocator::Allocator;
 pub use allocator::end_without_memory;
 pub use descriptor::closes_on_exec;
 pub use fork::{Alone, Forked, exit_now};
-pub use heritage::{
-    fill_standard_streams, hear_signals, is_denied_code, start_afresh, unblock_traps,
-};
 pub use id_map::{map_owners, user_namespace};
 pub use inherited::{blank, close_inherited};
+#[cfg(feature = "measure")]
+pub use inject::inject;
 pub use job::{JOB_SIGNALS, JobSignals};
 pub use landlock::landlock_abi;
 pub use large_pages::{Collapsed, FileId, IMAGE_SEALS, LARGE, collapse, map_own_code};
@@ -83,6 +83,9 @@ pub use signal::{
 };
 pub use sole::is_sole;
 pub use start::{Program, start};
+pub use startup::{
+    fill_standard_streams, hear_signals, is_denied_code, start_afresh, unblock_traps,
+};
 pub use stdout::was_stdout_closed;
 pub use ticks::{are_ticking, has_ticks, start_ticks, stop_ticks, tick_for};
 pub use to_map::ToMap;

@@ -6,11 +6,11 @@
 #![forbid(unsafe_code)]
 #![allow(missing_docs, reason = "wrun documents what is public")]
 
-pub mod act;
 pub mod compile_budget;
 pub mod config;
 pub mod error;
 pub mod grant;
+pub mod injection;
 pub mod jail_report;
 pub mod limits;
 pub mod outcome;

@@ -1,8 +1,8 @@
 //! The part of a task that travels to where it runs. Plain data with validation; knows
 //! nothing of what runs it.
 
-use crate::act::Act;
 use crate::grant::{DirGrant, TcpGrant};
+use crate::injection::Injection;
 use crate::limits::Limits;
 use crate::task_error::{MAX_GRANTS, TaskError};
 use serde::{Deserialize, Serialize};
@@ -37,15 +37,15 @@ pub struct Spec {
     pub child_data: u64,
     /// What the host's code does in the guest's place, for a comparison.
     #[doc(hidden)]
-    pub act: Option<Act>,
+    pub injection: Option<Injection>,
 }
 
 impl Spec {
     /// What a run gets that never reaches its guest: no grants, little memory.
     #[doc(hidden)]
-    pub fn rehearsal() -> Self {
+    pub fn warm_up() -> Self {
         Spec {
-            name: "rehearsal".to_owned(),
+            name: "warm-up".to_owned(),
             args: Vec::new(),
             env: Vec::new(),
             dirs: Vec::new(),
@@ -53,7 +53,7 @@ impl Spec {
             terminals: Terminals::default(),
             limits: Limits::default().max_memory(64 << 20),
             child_data: 0,
-            act: None,
+            injection: None,
         }
     }
 
@@ -181,7 +181,7 @@ mod tests {
             terminals: Terminals::default(),
             limits: Limits::default(),
             child_data: 0,
-            act: None,
+            injection: None,
         };
         assert!(spec(&[("A", "b")]).validate().is_ok());
         assert!(spec(&[("A=", "b")]).validate().is_err());

@@ -260,7 +260,7 @@ impl Children {
                 terminals: Terminals::default(),
                 limits,
                 child_data: self.tree.child_data,
-                act: None,
+                injection: None,
             },
             input,
             stdout: stdout.clone(),

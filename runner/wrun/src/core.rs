@@ -8,7 +8,7 @@ use crate::children::{Tree, child_data};
 use crate::handle::OutputStream;
 use crate::launch::{Launch, Place, Request, Starter};
 use crate::mode;
-use crate::provider::Commons;
+use crate::provider::SharedState;
 use crate::task::{Input, Stdio, Task, validate_output};
 use crate::task_grant::validate_tasks;
 use crate::trace;
@@ -83,7 +83,7 @@ impl Core {
                 next_id: AtomicU64::new(1),
                 places: Arc::new(Semaphore::new(config.max_running)),
                 child_places: Arc::new(Semaphore::new(config.max_children)),
-                commons: Arc::new(Commons {
+                shared: Arc::new(SharedState {
                     locks: Arc::new(Locks::new()),
                     broadcast: Arc::new(Broadcast::new(executor.transport().clone())),
                 }),

@@ -4,7 +4,7 @@
 //! Invariant: a task that is over its deadline, or is to stop, before it runs, never runs.
 
 use crate::children::{Children, Tree};
-use crate::provider::{Commons, Provider};
+use crate::provider::{Provider, SharedState};
 use crate::retry::Retry;
 use crate::trace;
 use std::future::Future;
@@ -36,7 +36,7 @@ pub(crate) struct Starter {
     pub(crate) places: Arc<Semaphore>,
     /// Permits for children that run, over all trees.
     pub(crate) child_places: Arc<Semaphore>,
-    pub(crate) commons: Arc<Commons>,
+    pub(crate) shared: Arc<SharedState>,
     pub(crate) mode: Mode,
 }
 
@@ -148,7 +148,7 @@ impl Starter {
         });
         let ledger = self.executor.ledger().clone();
         let regions = Arc::new(Maker::new(ledger, spec.limits.max_memory));
-        let services = Provider::new(children, self.commons.clone(), regions.clone());
+        let services = Provider::new(children, self.shared.clone(), regions.clone());
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         Launch {
             span: trace::task(id, &spec.name, &artifact, self.mode),

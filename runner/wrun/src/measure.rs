@@ -10,7 +10,7 @@ pub use wrun_sandbox::deadline;
 pub use wrun_sandbox::{
     Allocation, Bare, BareError, Code, Held, compile, read, runtime, single_threaded_runtime,
 };
-pub use wrun_types::act::{Act, Acted, Whose};
+pub use wrun_types::injection::{Injection, InjectionResult, Whose};
 pub use wrun_types::spec::Spec;
 
 /// Processes that a comparison starts.
@@ -29,8 +29,8 @@ pub mod sys {
 
 /// A task whose host does this in the guest's place: it says by its progress that it is
 /// ready, and waits until the task is cancelled.
-pub fn acting(mut task: Task, act: Act) -> Task {
-    task.spec.act = Some(act);
+pub fn injecting(mut task: Task, act: Injection) -> Task {
+    task.spec.injection = Some(act);
     task
 }
 
@@ -50,7 +50,7 @@ pub fn code(runner: &Runner, artifact: &Artifact) -> Result<Arc<Code>, Error> {
 
 /// How many tasks and hosts wait for a named lock.
 pub fn locks_waited_for(runner: &Runner) -> usize {
-    runner.core.starter.commons.locks.waiting()
+    runner.core.starter.shared.locks.waiting()
 }
 
 /// The program that was named for workers; none where it is this one.

@@ -19,7 +19,7 @@ const MAX_LOCKS: usize = 64;
 const MAX_MEMBERSHIPS: usize = 32;
 
 /// What all tasks of a runner share, by name.
-pub(crate) struct Commons {
+pub(crate) struct SharedState {
     pub(crate) locks: Arc<Locks>,
     pub(crate) broadcast: Arc<Broadcast>,
 }
@@ -28,7 +28,7 @@ pub(crate) struct Commons {
 pub(crate) struct Provider {
     children: Option<Children>,
     regions: Arc<Maker>,
-    commons: Arc<Commons>,
+    shared: Arc<SharedState>,
     locks: Mutex<Locked>,
     /// Made for those that need them.
     lock_permits: OnceLock<Arc<Semaphore>>,
@@ -53,13 +53,13 @@ impl Provider {
     /// For a task that may start `children`; without them it may start none.
     pub(crate) fn new(
         children: Option<Children>,
-        commons: Arc<Commons>,
+        shared: Arc<SharedState>,
         regions: Arc<Maker>,
     ) -> Self {
         Provider {
             children,
             regions,
-            commons,
+            shared,
             locks: Mutex::new(Locked {
                 held: Some(HashMap::new()),
                 attempt: 0,
@@ -81,7 +81,7 @@ impl Provider {
             return Answer::NotLocked;
         };
         let attempt = self.locks().attempt;
-        match self.commons.locks.request(name, mode, if_available).await {
+        match self.shared.locks.request(name, mode, if_available).await {
             Ok(Some(hold)) => {
                 let ticket = hold.ticket();
                 let mut locks = self.locks();
@@ -110,7 +110,7 @@ impl Provider {
             return Answer::NotJoined;
         };
         let line = memberships.line.clone();
-        match self.commons.broadcast.join(name, line, permit) {
+        match self.shared.broadcast.join(name, line, permit) {
             Ok(port) => Answer::Joined(port),
             Err(_) => Answer::NotJoined,
         }
@@ -221,7 +221,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_attempt_that_is_over_gets_no_lock() {
-        let commons = Arc::new(Commons {
+        let commons = Arc::new(SharedState {
             locks: Arc::new(Locks::new()),
             broadcast: Arc::new(Broadcast::new(Transport::queue())),
         });

@@ -294,7 +294,7 @@ impl Runner {
         let joined = self
             .core
             .starter
-            .commons
+            .shared
             .broadcast
             .join(name, Line::default(), ());
         joined.map_err(|_| Error::new(ErrorKind::System, "there are too many of the channel"))
@@ -335,7 +335,7 @@ impl Runner {
     pub async fn lock(&self, name: &str, mode: LockMode) -> Result<LockGuard, Error> {
         self.core.is_of_this_process()?;
         check_lock(name)?;
-        let locks = &self.core.starter.commons.locks;
+        let locks = &self.core.starter.shared.locks;
         let held = locks.request(name, mode, false).await;
         lock_guard(held)?.ok_or_else(too_many_locks)
     }
@@ -359,7 +359,7 @@ impl Runner {
     pub fn try_lock(&self, name: &str, mode: LockMode) -> Result<Option<LockGuard>, Error> {
         self.core.is_of_this_process()?;
         check_lock(name)?;
-        let locks = &self.core.starter.commons.locks;
+        let locks = &self.core.starter.shared.locks;
         lock_guard(locks.request_now(name, mode))
     }
 

@@ -72,7 +72,7 @@ impl Task {
                 terminals: Terminals::default(),
                 limits: Limits::default(),
                 child_data: 0,
-                act: None,
+                injection: None,
             },
             input: Input::empty(),
             stdout: Stdio::Capture,

@@ -14,7 +14,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use wrun::{Artifact, Builder, Jail, Mode, ProcessOptions, Runner, Start, Task};
 
-/// How long spares get to be forked and to rehearse before any is timed.
+/// How long spares get to be forked and to warm_up before any is timed.
 const SETTLE: Duration = Duration::from_millis(60);
 /// Spares, and tasks that use some of them up one after the other: processors and
 /// caches are then as warm as in the floor's loop.

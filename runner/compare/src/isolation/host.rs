@@ -16,13 +16,13 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use wrun::{
     Builder, Error, Mode,
-    measure::{Act, deadline::Deadline, sys::End},
+    measure::{Injection, deadline::Deadline, sys::End},
 };
 
 /// How long a host may take for all that it does.
 const ALL: Duration = Duration::from_secs(60);
 /// How long one that says no more may take to die.
-const LINGER: Duration = Duration::from_secs(2);
+const REAP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What a host is told.
 #[derive(Serialize, Deserialize)]
@@ -57,7 +57,7 @@ pub(super) enum Host {
 }
 
 /// Has a fault happen in a host of its own.
-pub(super) fn sacrifice(worker: Option<&Path>, fault: Fault, aim: &Aim) -> Result<Host, Error> {
+pub(super) fn crash_test(worker: Option<&Path>, fault: Fault, aim: &Aim) -> Result<Host, Error> {
     let mut host = start(worker, Some(fault), aim)?;
     let until = Deadline::after(ALL);
     let began = clock();
@@ -73,7 +73,7 @@ pub(super) fn sacrifice(worker: Option<&Path>, fault: Fault, aim: &Aim) -> Resul
     }
     let known = clock();
     let known_at = Instant::now();
-    let died = host.end(Deadline::after(LINGER));
+    let died = host.end(Deadline::after(REAP_TIMEOUT));
     let (injected, end) = match (injected, died) {
         (Some(injected), Died::Of(end)) => (injected, end),
         (None, Died::Of(_)) => {
@@ -92,7 +92,7 @@ pub(super) fn sacrifice(worker: Option<&Path>, fault: Fault, aim: &Aim) -> Resul
         held: false,
         stopped_by: "nothing".to_owned(),
         detail: match end {
-            End::Status(Act::EXECUTED) if fault == Fault::Exec => {
+            End::Status(Injection::EXECUTED) if fault == Fault::Exec => {
                 "the host became the program".to_owned()
             }
             End::Status(status) => format!("the host exited with status {status}"),

@@ -91,7 +91,7 @@ pub fn inject_at(
         place,
         thread: Own::None,
         process: Own::None,
-        no_sacrifice: None,
+        no_crash_host: None,
     };
     // Whoever calls may be on a thread that drives other futures. The programs that are
     // started mean this one thread.
@@ -131,7 +131,7 @@ struct Isolation {
     process: Own,
     /// Why no host can be started to be sacrificed: the next one would take as long to
     /// fail.
-    no_sacrifice: Option<String>,
+    no_crash_host: Option<String>,
 }
 
 /// A runner of this program.
@@ -156,7 +156,7 @@ impl Isolation {
             // All was stopped meanwhile, and seemed late to others.
             self.thread = Own::None;
             self.process = Own::None;
-            self.no_sacrifice = None;
+            self.no_crash_host = None;
         }
     }
 
@@ -186,13 +186,13 @@ impl Isolation {
         Ok(known.finding(&played))
     }
 
-    fn sacrifice(&mut self, fault: Fault) -> Result<Host, String> {
-        if let Some(why) = &self.no_sacrifice {
+    fn crash_test(&mut self, fault: Fault) -> Result<Host, String> {
+        if let Some(why) = &self.no_crash_host {
             return Err(why.clone());
         }
-        host::sacrifice(self.worker.as_deref(), fault, self.place.aim()).map_err(|error| {
+        host::crash_test(self.worker.as_deref(), fault, self.place.aim()).map_err(|error| {
             let why = error.to_string();
-            self.no_sacrifice = Some(why.clone());
+            self.no_crash_host = Some(why.clone());
             why
         })
     }

@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use wrun::{
     Artifact, Builder, Cache, Crash, Error, ErrorKind, JailReport, Limit, Limits, Mode, Outcome,
     Report, Runner, Task, TaskHandle,
-    measure::{Act, Acted, Whose},
+    measure::{Injection, InjectionResult, Whose},
 };
 
 /// Tasks that run beside each fault.
@@ -37,7 +37,7 @@ pub(super) struct Stage {
     sibling: Artifact,
     victim: Option<Artifact>,
     lock: Option<Artifact>,
-    secret: Box<[u8; Act::MEMORY]>,
+    secret: Box<[u8; Injection::MEMORY]>,
 }
 
 /// What was seen of one fault.
@@ -55,7 +55,7 @@ pub(super) struct Played {
 /// How the task with the fault ended.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Ended {
-    Acted(Acted),
+    InjectionResult(InjectionResult),
     Trapped(String),
     Limit(Limit),
     Signal(i32),
@@ -179,7 +179,7 @@ impl Stage {
         let task = || -> Result<Task, Error> {
             let task = Task::new(artifact).input(input.clone());
             Ok(match self.act(fault, aim)? {
-                Some(act) => wrun::measure::acting(task, act),
+                Some(act) => wrun::measure::injecting(task, act),
                 None => task,
             })
         };
@@ -202,7 +202,7 @@ impl Stage {
     }
 
     /// What the host's code is to do; none where the guest does it.
-    fn act(&self, fault: Fault, aim: &Aim) -> Result<Option<Act>, Error> {
+    fn act(&self, fault: Fault, aim: &Aim) -> Result<Option<Injection>, Error> {
         let host = match self.runner.mode() {
             Mode::Thread => Whose::Own,
             Mode::Process => Whose::Process(std::process::id().cast_signed()),
@@ -212,22 +212,22 @@ impl Stage {
             text.ok_or_else(|| failed("the temporary directory has a name that is not UTF-8"))
         };
         Ok(Some(match fault {
-            Fault::Segfault => Act::Segfault,
-            Fault::Abort => Act::Abort,
-            Fault::OomKill => Act::OomKill,
-            Fault::ReadFile => Act::ReadFile(text(&aim.secret)?),
-            Fault::WriteFile => Act::WriteFile(text(&aim.written)?),
-            Fault::Connect => Act::Connect(aim.port),
-            Fault::Fork => Act::Fork,
-            Fault::Exec => Act::Exec(text(&aim.program)?),
-            Fault::Ptrace => Act::Ptrace(host),
-            Fault::Signal => Act::Signal(host),
-            Fault::HostMemory => Act::Memory {
+            Fault::Segfault => Injection::Segfault,
+            Fault::Abort => Injection::Abort,
+            Fault::OomKill => Injection::OomKill,
+            Fault::ReadFile => Injection::ReadFile(text(&aim.secret)?),
+            Fault::WriteFile => Injection::WriteFile(text(&aim.written)?),
+            Fault::Connect => Injection::Connect(aim.port),
+            Fault::Fork => Injection::Fork,
+            Fault::Exec => Injection::Exec(text(&aim.program)?),
+            Fault::Ptrace => Injection::Ptrace(host),
+            Fault::Signal => Injection::Signal(host),
+            Fault::HostMemory => Injection::Memory {
                 of: host,
                 at: self.secret.as_ptr() as u64,
             },
-            Fault::ExecutableMemory => Act::ExecutableMemory,
-            Fault::HostEnvironment => Act::Environment(host),
+            Fault::ExecutableMemory => Injection::ExecutableMemory,
+            Fault::HostEnvironment => Injection::Environment(host),
             _ => return Ok(None),
         }))
     }
@@ -271,20 +271,20 @@ impl Stage {
 
     /// Whether what was read is what was there.
     fn is_true(&self, fault: Fault, ended: &Ended, aim: &Aim) -> bool {
-        let Ended::Acted(Acted::Did(said)) = ended else {
+        let Ended::InjectionResult(InjectionResult::Did(said)) = ended else {
             return true;
         };
         let hash_of = |bytes: &[u8]| blake3::hash(bytes).as_bytes().to_vec();
         let file = |path: &Path| {
             let bytes = std::fs::read(path).ok()?;
-            let start = &bytes[..bytes.len().min(Act::READ)];
+            let start = &bytes[..bytes.len().min(Injection::READ)];
             (!start.is_empty()).then(|| hash_of(start))
         };
         match fault {
             Fault::ReadFile => file(&aim.secret).as_ref() == Some(said),
             Fault::HostMemory => hash_of(&*self.secret) == *said,
             Fault::HostEnvironment => file(Path::new("/proc/self/environ")).as_ref() == Some(said),
-            Fault::Fork => said.first().copied().map(i32::from) == Some(Act::FORKED),
+            Fault::Fork => said.first().copied().map(i32::from) == Some(Injection::FORKED),
             _ => true,
         }
     }
@@ -293,10 +293,12 @@ impl Stage {
 impl Ended {
     fn of(outcome: &Outcome, fault: Fault) -> Self {
         match outcome {
-            Outcome::Failed(text) if fault.by() != By::Guest => match Acted::of_text(text) {
-                Some(acted) => Ended::Acted(acted),
-                None => Ended::Other(outcome.to_string()),
-            },
+            Outcome::Failed(text) if fault.by() != By::Guest => {
+                match InjectionResult::of_text(text) {
+                    Some(acted) => Ended::InjectionResult(acted),
+                    None => Ended::Other(outcome.to_string()),
+                }
+            }
             Outcome::Trapped(trap) => Ended::Trapped(trap.to_string()),
             Outcome::LimitExceeded(limit) => Ended::Limit(*limit),
             Outcome::Crashed(crash) => match crash.how() {

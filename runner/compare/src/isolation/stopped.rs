@@ -8,7 +8,7 @@ use super::scene::{Ended, Played, SIBLINGS};
 use crate::{Fault, Finding, Seen};
 use wrun::{
     JailReport, Layer, LayerState, Limit, Mode,
-    measure::{Act, Acted},
+    measure::{Injection, InjectionResult},
 };
 
 /// What is known of a fault beside what was played.
@@ -71,21 +71,23 @@ impl Known {
             detail: detail.to_owned(),
         };
         match ended {
-            Ended::Exit(Act::EXECUTED) if self.fault == Fault::Exec => {
+            Ended::Exit(Injection::EXECUTED) if self.fault == Fault::Exec => {
                 done("its process became the program")
             }
             Ended::Signal(libc::SIGSYS) => Course::Stopped {
                 by: walls.filter(),
                 detail: "killed for the call (SIGSYS)".to_owned(),
             },
-            Ended::Acted(Acted::Refused { errno, senseless }) => match self.trace {
-                Some(true) => done("it said that it was refused, and it was done"),
-                _ => Course::Stopped {
-                    by: self.refused_by(*errno, *senseless, &walls),
-                    detail: format!("refused: {}", name_of(*errno)),
-                },
-            },
-            Ended::Acted(Acted::Did(_)) => match self.trace {
+            Ended::InjectionResult(InjectionResult::Refused { errno, senseless }) => {
+                match self.trace {
+                    Some(true) => done("it said that it was refused, and it was done"),
+                    _ => Course::Stopped {
+                        by: self.refused_by(*errno, *senseless, &walls),
+                        detail: format!("refused: {}", name_of(*errno)),
+                    },
+                }
+            }
+            Ended::InjectionResult(InjectionResult::Did(_)) => match self.trace {
                 Some(false) => Course::Unknown {
                     why: "it said that it was done, and left no trace".to_owned(),
                 },
@@ -222,8 +224,10 @@ fn did(fault: Fault) -> &'static str {
 impl Ended {
     fn words(&self) -> String {
         match self {
-            Ended::Acted(Acted::Did(_)) => "it went on".to_owned(),
-            Ended::Acted(Acted::Refused { errno, .. }) => format!("refused: {}", name_of(*errno)),
+            Ended::InjectionResult(InjectionResult::Did(_)) => "it went on".to_owned(),
+            Ended::InjectionResult(InjectionResult::Refused { errno, .. }) => {
+                format!("refused: {}", name_of(*errno))
+            }
             Ended::Trapped(what) => format!("trapped: {what}"),
             Ended::Limit(limit) => format!("limit exceeded: {limit}"),
             Ended::Signal(signal) => format!("the worker died of {}", signal_name(*signal)),
@@ -335,7 +339,7 @@ mod tests {
     }
 
     fn refused(errno: i32, senseless: i32) -> Ended {
-        Ended::Acted(Acted::Refused { errno, senseless })
+        Ended::InjectionResult(InjectionResult::Refused { errno, senseless })
     }
 
     /// Whether it held, and by what.
@@ -439,7 +443,12 @@ mod tests {
 
     #[test]
     fn what_was_done_is_told_from_what_was_said() {
-        let did = || played(Ended::Acted(Acted::Did(Vec::new())), &[]);
+        let did = || {
+            played(
+                Ended::InjectionResult(InjectionResult::Did(Vec::new())),
+                &[],
+            )
+        };
         let with = |trace| Known {
             trace,
             ..known(Fault::WriteFile)
@@ -451,7 +460,10 @@ mod tests {
         let refused = played(refused(libc::EPERM, libc::EPERM), &[]);
         assert_eq!(seen(&with(Some(true)), &refused), nothing);
         // The host's number, where there are others.
-        let elsewhere = played(Ended::Acted(Acted::Did(Vec::new())), &[Layer::PidNamespace]);
+        let elsewhere = played(
+            Ended::InjectionResult(InjectionResult::Did(Vec::new())),
+            &[Layer::PidNamespace],
+        );
         let by = (true, "the process namespace".to_owned());
         assert_eq!(seen(&known(Fault::Signal), &elsewhere), by);
         let read = known(Fault::HostMemory);

@@ -3,7 +3,7 @@
 use super::order::Streams;
 use super::watch::GRACE;
 use super::{Attempt, Seen, Terms};
-use crate::child::LINGER;
+use crate::child::REAP_TIMEOUT;
 use crate::pool::bounded;
 use crate::requests::Responder;
 use crate::trace;
@@ -59,7 +59,7 @@ impl Attempt<'_> {
             Seen::Broken(what) => Outcome::Crashed(Crash::Protocol(what)),
             Seen::Stopped(signal) => Outcome::Crashed(Crash::Signal(signal)),
             Seen::Silent => {
-                Outcome::Crashed(match timeout(LINGER, self.worker.life.wait()).await {
+                Outcome::Crashed(match timeout(REAP_TIMEOUT, self.worker.life.wait()).await {
                     Ok(exit) => crash_of(exit),
                     Err(_) => Crash::Protocol("it closed its socket and lived on".into()),
                 })
@@ -96,7 +96,7 @@ impl Attempt<'_> {
         life.kill();
         // With descriptors that it may have sent: a pipe ends when none is left.
         drop(worker.says);
-        let exit = timeout(LINGER, life.wait()).await;
+        let exit = timeout(REAP_TIMEOUT, life.wait()).await;
         let outcome = match outcome {
             Outcome::Crashed(how) => Outcome::Crashed(life.crashed(how)),
             other => other,
@@ -192,7 +192,7 @@ impl Streams {
 /// Kills a worker, and waits for a while until it is reaped.
 async fn end(life: &mut Life) {
     life.kill();
-    let _ = timeout(LINGER, life.wait()).await;
+    let _ = timeout(REAP_TIMEOUT, life.wait()).await;
 }
 
 /// Waits for `work`, unless the task is killed or its deadline passes.

@@ -3,7 +3,7 @@
 use super::{NoWorker, NotReady, Pool};
 use crate::breaker::Failure;
 use crate::channel::ChannelError;
-use crate::child::{Child, LINGER, LOOK_EVERY, Place};
+use crate::child::{Child, LOOK_EVERY, Place, REAP_TIMEOUT};
 use crate::error::ProcessError;
 use crate::jail::{Plan, Role};
 use crate::owners::Owners;
@@ -104,7 +104,7 @@ impl Pool {
             // A program that is no worker goes of itself; one that is killed
             // might have been one.
             Err(ChannelError::Closed | ChannelError::Io(_)) => {
-                let exit = timeout(LINGER, launch.child.wait()).await;
+                let exit = timeout(REAP_TIMEOUT, launch.child.wait()).await;
                 let is_gone = exit.is_ok();
                 let crash = crash_of(exit.ok().flatten());
                 if matches!(crash, Crash::Signal(_)) || is_gone && crash == Crash::Lost {
@@ -150,7 +150,7 @@ impl Pool {
                 }
                 Ok(_) => return Err(bad("it spoke before it was asked".into())),
                 Err(ChannelError::Closed | ChannelError::Io(_)) => {
-                    let exit = timeout(LINGER, launch.child.wait()).await;
+                    let exit = timeout(REAP_TIMEOUT, launch.child.wait()).await;
                     let crash = crash_of(exit.ok().flatten());
                     let mut what = crash.to_string();
                     if let Some(said) = last_words(launch) {

@@ -69,7 +69,7 @@ pub struct StartOrder {
     pub clock: bool,
 }
 
-/// For a task that is not there yet: there is time to rehearse.
+/// For a task that is not there yet: there is time to warm_up.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Spare {
     /// What the task will likely have: the walls are tight before it comes.

@@ -145,12 +145,12 @@ impl Runnable for Linked {
             stderr: job.stderr,
             kill: job.kill,
             thread: OnThread::Shared,
-            ahead: None,
+            warm: None,
         };
         Ok(Executed::new(wrun_sandbox::run(prepared, run).await?))
     }
 
     fn observes_cancellation(&self) -> bool {
-        self.prepared.listens()
+        self.prepared.observes_cancellation()
     }
 }

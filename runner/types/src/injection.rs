@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 /// One thing to do. None does harm where nothing stops it, but to the process that does
 /// it: signals have the number 0, what is written and connected to is the orderer's own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Act {
+pub enum Injection {
     /// Reads memory that nobody may read.
     Segfault,
     Abort,
@@ -52,14 +52,14 @@ pub enum Whose {
     Process(i32),
 }
 
-impl Act {
+impl Injection {
     /// What a program that an act became exits with.
     #[doc(hidden)]
     pub const EXECUTED: i32 = 42;
     /// What a process that an act started exits with.
     #[doc(hidden)]
     pub const FORKED: i32 = 7;
-    /// Bytes that [`Act::Memory`] reads.
+    /// Bytes that [`Injection::Memory`] reads.
     #[doc(hidden)]
     pub const MEMORY: usize = 32;
     /// Bytes that files are read up to.
@@ -69,7 +69,7 @@ impl Act {
 
 /// What came of an act, where its process lived to tell.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Acted {
+pub enum InjectionResult {
     /// It was done. Of what was read, the BLAKE3 hash; of a process, its status.
     Did(Vec<u8>),
     /// The system refused.
@@ -82,14 +82,14 @@ pub enum Acted {
     },
 }
 
-impl Acted {
+impl InjectionResult {
     /// As text, which is how a task's report carries it.
     #[doc(hidden)]
     pub fn to_text(&self) -> String {
         serde_json::to_string(self).unwrap_or_default()
     }
 
-    /// What [`Acted::to_text`] made; none of anything else.
+    /// What [`InjectionResult::to_text`] made; none of anything else.
     #[doc(hidden)]
     pub fn of_text(text: &str) -> Option<Self> {
         serde_json::from_str(text).ok()

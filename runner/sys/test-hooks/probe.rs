@@ -1,12 +1,12 @@
 //! What the host's code in a worker would do after somebody took it over, beyond
-//! what every build can be ordered to do ([`act`](super::act)): in raw system calls,
+//! what every build can be ordered to do ([`act`](super::inject)): in raw system calls,
 //! and what became of them. In no build but that of the tests.
 //!
 //! Where nothing stops an act it must do no harm to the machine: signals are
 //! number 0, memory is mapped and hardly touched, what is mounted is in a
 //! namespace of its own.
 
-use super::act::{
+use super::inject::{
     self, CWD, LOOPBACK, Open, PAGE, attach, call, loopback, map, may_signal, new_socket, open,
     own, path_of, touch, write,
 };
@@ -301,7 +301,7 @@ fn stat_of(descriptor: usize) -> io::Result<libc::stat> {
 // --- files ----------------------------------------------------------------
 
 fn read_path(path: &str) -> Tried {
-    Ok(format!("{} bytes", act::read_file(path)?.len()))
+    Ok(format!("{} bytes", inject::read_file(path)?.len()))
 }
 
 fn read_path_2(path: &str) -> Tried {
@@ -310,11 +310,11 @@ fn read_path_2(path: &str) -> Tried {
     let at = how.as_ptr() as usize;
     let path = path.as_ptr() as usize;
     let file = call(libc::SYS_openat2, [CWD, path, at, 24, 0, 0]).map(Open)?;
-    Ok(format!("{} bytes", act::read(&file)?.len()))
+    Ok(format!("{} bytes", inject::read(&file)?.len()))
 }
 
 fn write_path(path: &str) -> Tried {
-    Ok(format!("{} bytes", act::write_file(path, 0)?))
+    Ok(format!("{} bytes", inject::write_file(path, 0)?))
 }
 
 fn list_path(path: &str) -> Tried {
@@ -457,7 +457,7 @@ fn port_of(text: &str) -> io::Result<u16> {
 
 fn connect_tcp(port: &str) -> Tried {
     let port = port_of(port)?;
-    act::connect(&act::tcp_socket()?, port)?;
+    inject::connect(&inject::tcp_socket()?, port)?;
     Ok("connected".into())
 }
 
@@ -562,7 +562,7 @@ fn thread(_: &str) -> Tried {
 }
 
 fn exec(_: &str) -> Tried {
-    act::exec("/bin/sh")?;
+    inject::exec("/bin/sh")?;
     Ok(String::new())
 }
 
@@ -627,7 +627,7 @@ fn signal_pidfd(_: &str) -> Tried {
 
 /// Memory at an address that is the same in all forks of a zygote.
 fn read_memory(pid: i32) -> Tried {
-    let read = act::read_memory(pid, PROBES.as_ptr() as usize, &mut [0; 16])?;
+    let read = inject::read_memory(pid, PROBES.as_ptr() as usize, &mut [0; 16])?;
     Ok(format!("{read} bytes"))
 }
 
@@ -792,7 +792,7 @@ const CHUNK: usize = 64 << 20;
 const MUCH: usize = 16 << 30;
 
 fn map_code(_: &str) -> Tried {
-    act::map_code()?;
+    inject::map_code()?;
     Ok("mapped".into())
 }
 
@@ -1086,12 +1086,12 @@ fn then_wait(sent: usize) -> Tried {
 // --- endings --------------------------------------------------------------
 
 fn segfault(_: &str) -> Tried {
-    act::segfault()?;
+    inject::segfault()?;
     Ok("read".into())
 }
 
 fn oom_kill(_: &str) -> Tried {
-    act::kill_self()?;
+    inject::kill_self()?;
     Ok("and went on".into())
 }
 

@@ -8,21 +8,21 @@ use super::abi::{Progress, TaskContext};
 use crate::deadline::{Deadline, until};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
-use wrun_types::act::Act;
+use wrun_types::injection::Injection;
 use wrun_types::limits::Limit;
 use wrun_types::outcome::Outcome;
 
 /// An act that was ordered, and how its orderer reaches it.
-pub(super) struct Acting<'a> {
-    act: &'a Act,
+pub(super) struct Injecting<'a> {
+    act: &'a Injection,
     begin: CancellationToken,
     progress: Arc<dyn Fn(Progress) + Send + Sync>,
     deadline: Option<Deadline>,
 }
 
-impl<'a> Acting<'a> {
-    pub(super) fn new(act: &'a Act, context: &TaskContext) -> Self {
-        Acting {
+impl<'a> Injecting<'a> {
+    pub(super) fn new(act: &'a Injection, context: &TaskContext) -> Self {
+        Injecting {
             act,
             begin: context.cancel.clone(),
             progress: context.progress.clone(),
@@ -40,7 +40,7 @@ impl<'a> Acting<'a> {
         tokio::select! {
             biased;
             () = kill.cancelled() => Outcome::Cancelled,
-            () = self.begin.cancelled() => Outcome::Failed(wrun_sys::act(self.act).to_text()),
+            () = self.begin.cancelled() => Outcome::Failed(wrun_sys::inject(self.act).to_text()),
             () = until(self.deadline) => Outcome::LimitExceeded(Limit::Deadline),
         }
     }

@@ -1,46 +1,46 @@
 //! What the host's code would do after somebody took it over: the acts that a
 //! comparison orders, in raw system calls, and the means of the tests' own probes.
 //!
-//! Where nothing stops an act it must do no harm to the machine; see [`Act`].
+//! Where nothing stops an act it must do no harm to the machine; see [`Injection`].
 
 use std::ffi::{CStr, CString};
 use std::io;
 use std::mem::size_of;
-use wrun_types::act::{Act, Acted, Whose};
+use wrun_types::injection::{Injection, InjectionResult, Whose};
 
 /// Does it. It may also not return.
-pub fn act(act: &Act) -> Acted {
+pub fn inject(act: &Injection) -> InjectionResult {
     let hash = |bytes: &[u8]| blake3::hash(bytes).as_bytes().to_vec();
     let (done, senseless) = match act {
-        Act::Segfault => (segfault(), Call::None),
-        Act::Abort => std::process::abort(),
-        Act::OomKill => (kill_self().map(|()| Vec::new()), Call::None),
-        Act::ReadFile(path) => (read_file(path).map(|bytes| hash(&bytes)), Call::Open),
+        Injection::Segfault => (segfault(), Call::None),
+        Injection::Abort => std::process::abort(),
+        Injection::OomKill => (kill_self().map(|()| Vec::new()), Call::None),
+        Injection::ReadFile(path) => (read_file(path).map(|bytes| hash(&bytes)), Call::Open),
         // No file that is there, and none that a link leads to.
-        Act::WriteFile(path) => {
+        Injection::WriteFile(path) => {
             let written = write_file(path, libc::O_EXCL | libc::O_NOFOLLOW);
             (written.map(|_| Vec::new()), Call::Open)
         }
-        Act::Connect(port) => match tcp_socket() {
+        Injection::Connect(port) => match tcp_socket() {
             Ok(socket) => (connect(&socket, *port).map(|()| Vec::new()), Call::Connect),
             Err(error) => (Err(error), Call::Socket),
         },
-        Act::Fork => (fork(), Call::Clone),
-        Act::Exec(program) => (exec(program).map(|()| Vec::new()), Call::Exec),
-        Act::Ptrace(whose) => (
+        Injection::Fork => (fork(), Call::Clone),
+        Injection::Exec(program) => (exec(program).map(|()| Vec::new()), Call::Exec),
+        Injection::Ptrace(whose) => (
             number_of(*whose).and_then(attach).map(|()| Vec::new()),
             Call::Ptrace,
         ),
-        Act::Signal(whose) => (
+        Injection::Signal(whose) => (
             number_of(*whose).and_then(may_signal).map(|()| Vec::new()),
             Call::Kill,
         ),
-        Act::Memory { of, at } => (
+        Injection::Memory { of, at } => (
             memory_of(*of, *at).map(|bytes| hash(&bytes)),
             Call::ReadMemory,
         ),
-        Act::ExecutableMemory => (map_code().map(|_| Vec::new()), Call::Map),
-        Act::Environment(whose) => (
+        Injection::ExecutableMemory => (map_code().map(|_| Vec::new()), Call::Map),
+        Injection::Environment(whose) => (
             number_of(*whose)
                 .and_then(|pid| read_file(&format!("/proc/{pid}/environ")))
                 .map(|bytes| hash(&bytes)),
@@ -48,8 +48,8 @@ pub fn act(act: &Act) -> Acted {
         ),
     };
     match done {
-        Ok(did) => Acted::Did(did),
-        Err(error) => Acted::Refused {
+        Ok(did) => InjectionResult::Did(did),
+        Err(error) => InjectionResult::Refused {
             errno: error.raw_os_error().unwrap_or(0),
             senseless: senseless.errno(),
         },
@@ -145,9 +145,9 @@ pub(super) fn open(path: &str, flags: i32) -> io::Result<Open> {
     .map(Open)
 }
 
-/// As much as there is, up to [`Act::READ`] bytes.
+/// As much as there is, up to [`Injection::READ`] bytes.
 pub(super) fn read(open: &Open) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0_u8; Act::READ];
+    let mut bytes = vec![0_u8; Injection::READ];
     let at = bytes.as_mut_ptr() as usize;
     let read = call(libc::SYS_read, [open.0, at, bytes.len(), 0, 0, 0])?;
     bytes.truncate(read);
@@ -225,7 +225,7 @@ pub(super) fn connect(socket: &Open, port: u16) -> io::Result<()> {
 
 /// The status of a process that was started, and that did nothing but end.
 fn fork() -> io::Result<Vec<u8>> {
-    let status = in_child(|| Act::FORKED)?;
+    let status = in_child(|| Injection::FORKED)?;
     Ok(vec![u8::try_from(status).unwrap_or(u8::MAX)])
 }
 
@@ -245,7 +245,7 @@ pub(super) fn in_child(does: impl FnOnce() -> i32) -> io::Result<i32> {
     }
 }
 
-/// Becomes a program; a shell exits with [`Act::EXECUTED`].
+/// Becomes a program; a shell exits with [`Injection::EXECUTED`].
 pub(super) fn exec(program: &str) -> io::Result<()> {
     let program = path_of(program)?;
     let words: [&CStr; 3] = [&program, c"-c", c"exit 42"];
@@ -312,10 +312,12 @@ fn number_of(whose: Whose) -> io::Result<i32> {
 /// Of this process, memory is there to be read; of another, the kernel is asked.
 fn memory_of(whose: Whose, at: u64) -> io::Result<Vec<u8>> {
     let at = usize::try_from(at).map_err(io::Error::other)?;
-    let mut bytes = [0_u8; Act::MEMORY];
+    let mut bytes = [0_u8; Injection::MEMORY];
     let pid = number_of(whose)?;
     if whose == Whose::Own {
-        return Ok((at..at.saturating_add(Act::MEMORY)).map(touch).collect());
+        return Ok((at..at.saturating_add(Injection::MEMORY))
+            .map(touch)
+            .collect());
     }
     let read = read_memory(pid, at, &mut bytes)?;
     Ok(bytes[..read.min(bytes.len())].to_vec())

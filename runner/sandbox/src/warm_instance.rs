@@ -36,16 +36,16 @@ impl Entry {
 }
 
 /// See the [module](self).
-pub struct Ahead {
+pub struct WarmInstance {
     store: Store<Host>,
     guest: Guest,
 }
 
-impl Ahead {
+impl WarmInstance {
     /// None where the guest would have to run for it: it has a start function; or
     /// where it does not fit limits that are usual.
     pub async fn new(prepared: &Prepared, context: TaskContext) -> Option<Self> {
-        let spec = Spec::rehearsal();
+        let spec = Spec::warm_up();
         let nothing = Source::new(InputKind::Bytes(Bytes::new()), None);
         let nowhere = Sink::null(Some(0));
         let host = Host::new(
@@ -70,7 +70,7 @@ impl Ahead {
         // nothing of the guest.
         let nothing = Func::wrap(&mut store, || {});
         nothing.call_async(&mut store, &[], &mut []).await.ok()?;
-        Some(Ahead { store, guest })
+        Some(WarmInstance { store, guest })
     }
 
     /// Whether it is within the limits of `host`, which then counts it.

@@ -1,7 +1,7 @@
 //! What a worker that was taken over does with a region that it was sent: in raw system
 //! calls, to the descriptor that others have, too. In no build but that of the tests.
 
-use super::act::{Open, PAGE, call};
+use super::inject::{Open, PAGE, call};
 use std::io;
 
 /// What is tried on a region's descriptor, and by what.
@@ -83,9 +83,9 @@ const TRICKS: &[Trick] = &[
     }),
     ("splice", |fd| call(libc::SYS_splice, [fd, 0, fd, 0, 1, 0])),
     ("open-anew", |fd| {
-        let path = super::act::path_of(&format!("/proc/self/fd/{fd}"))?;
+        let path = super::inject::path_of(&format!("/proc/self/fd/{fd}"))?;
         let args = [
-            super::act::CWD,
+            super::inject::CWD,
             path.as_ptr() as usize,
             libc::O_RDWR as usize,
             0,
