@@ -168,7 +168,7 @@ impl Isolation {
         self.place.tidy(fault);
         let sacrificed = mode == Mode::Thread && fault.by() != By::Guest;
         let played = match sacrificed {
-            true => match self.sacrifice(fault)? {
+            true => match self.crash_test(fault)? {
                 Host::Lives(played) => *played,
                 Host::Dead(seen) => return Ok(Finding::Measured(seen)),
                 Host::Unknown(why) => return Err(why),
