@@ -52,7 +52,7 @@ def text(words):
         words = words.encode()
     return varint(len(words)) + words
 
-USAGE = varint(0) * 9
+USAGE = varint(0) * 7
 TIME = varint(0) * 2
 
 class Peer:
