@@ -4,7 +4,7 @@
 //! Everything of the guest is there by then but its first instruction, so the act meets
 //! what an escaped guest would.
 
-use super::abi::{Progress, TaskContext};
+use super::host::{Progress, TaskContext};
 use crate::deadline::{Deadline, until};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;

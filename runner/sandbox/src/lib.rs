@@ -61,8 +61,6 @@ mod sync;
 pub mod turn;
 mod warm_instance;
 
-pub use abi::Progress;
-pub use abi::{Ports, TaskContext};
 pub use artifact::{Artifact, Compiled};
 #[cfg(feature = "measure")]
 pub use bare::{Bare, BareError, Held};
@@ -70,7 +68,7 @@ pub use budgets::Budgets;
 pub use code::{Code, CodeError, MAX_FILE};
 pub use compile::{Compiler, SMALL, compile};
 pub use engine::{Allocation, EngineError, Kind, max_pool_slots, runtime, single_threaded_runtime};
-pub use host::Granted;
+pub use host::{Granted, Ports, Progress, TaskContext};
 pub use in_process::InProcess;
 pub use input::{InputKind, Source};
 pub use inspect::{Grant, Inspection, inspect};

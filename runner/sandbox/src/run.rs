@@ -6,13 +6,13 @@
 //! gone, whatever the guest did, or the process is about to be. A store never sees
 //! two runs.
 
-use super::abi::TaskContext;
 use super::abi::bindings::TaskPre;
 use super::budgets::Budgets;
 use super::bulk::Offsets;
 use super::code::{Code, CodeError};
 use super::engine::Kind;
 use super::epoch;
+use super::host::TaskContext;
 use super::host::{GrantError, Granted, Host};
 #[cfg(feature = "measure")]
 use super::injecting::Injecting;

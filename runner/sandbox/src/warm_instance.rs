@@ -5,8 +5,8 @@
 //! Invariant: nothing of the guest has run in it, and nothing in it depends on a
 //! task.
 
-use super::abi::TaskContext;
 use super::abi::bindings::Task;
+use super::host::TaskContext;
 use super::host::{Granted, Host};
 use super::input::Source;
 use super::run::{Entry, Prepared};

@@ -393,6 +393,18 @@
 //! with [`ErrorKind::System`], and the message names the limit of your program that may
 //! be behind it (`ulimit`). A runner starts with fewer threads than it wants, but two.
 //!
+//! # Features
+//!
+//! All are on by default.
+//!
+//! | feature | without it |
+//! |---|---|
+//! | `process` | there is thread mode alone, and no `worker_hook` |
+//! | `compile` | only artifacts run ([`Runner::load_trusted`]), and the program has no compiler |
+//! | `wat` | tasks are binaries; the text format is refused |
+//!
+//! `measure`, `test-hooks` and `fuzzing` are for this repository and promise nothing.
+//!
 //! # What it costs
 //!
 //! - **Thread mode**: microseconds for a fresh sandbox, a slot of a memory pool

@@ -7,18 +7,13 @@ mod locks;
 mod ports;
 mod regions;
 mod tasks;
-mod windows;
 
-pub use context::Progress;
-pub use context::TaskContext;
 #[expect(unreachable_pub, reason = "the bindings re-export it")]
 pub use locks::GuestLock;
 #[expect(unreachable_pub, reason = "the bindings re-export it")]
 pub use ports::GuestPort;
-pub use ports::Ports;
 #[expect(unreachable_pub, reason = "the bindings re-export it")]
 pub use tasks::GuestChild;
-pub(crate) use windows::Windows;
 
 use crate::host::Host;
 use wasmtime::component::{HasSelf, Linker};

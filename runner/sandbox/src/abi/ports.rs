@@ -6,7 +6,7 @@ use super::bindings::wrun::task::ports::{
 use super::regions::Handle;
 use crate::epoch;
 use crate::host::Host;
-use crate::port::{InFlight, Message, Moment, Port, PortError, Transport, Unsent, settle};
+use crate::port::{Message, Moment, Port, PortError, Unsent, settle};
 use crate::region::Region;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
@@ -16,17 +16,6 @@ use wasmtime_wasi::p2::{DynPollable, Pollable, subscribe};
 /// Ports that a task may have at a time. Each is three descriptors in process mode.
 pub(super) const MAX_HELD: u32 = 32;
 
-/// What `ports` answers from.
-pub struct Ports {
-    transport: Transport,
-    /// The channel to whoever started the task, until it is taken.
-    parent: Option<Port>,
-    /// Ports that the guest has.
-    held: u32,
-    /// What it sent and nobody has received.
-    in_flight: Arc<InFlight>,
-}
-
 /// A guest's handles for what came with a message.
 type Handles = (Vec<Resource<Handle>>, Vec<Resource<GuestPort>>);
 
@@ -34,22 +23,6 @@ type Handles = (Vec<Resource<Handle>>, Vec<Resource<GuestPort>>);
 /// on it.
 #[expect(unreachable_pub, reason = "the bindings re-export it")]
 pub struct GuestPort(Arc<Port>);
-
-impl Ports {
-    pub fn new(transport: Transport, parent: Option<Port>) -> Self {
-        Ports {
-            transport,
-            parent,
-            held: 0,
-            in_flight: Arc::default(),
-        }
-    }
-
-    /// Ports that the guest has.
-    pub(super) fn held(&self) -> u32 {
-        self.held
-    }
-}
 
 impl From<PortError> for AbiError {
     fn from(error: PortError) -> Self {
@@ -345,12 +318,5 @@ impl HostPort for Host {
 impl Pollable for GuestPort {
     async fn ready(&mut self) {
         self.0.readable().await;
-    }
-}
-
-impl Drop for Ports {
-    fn drop(&mut self) {
-        self.in_flight.close();
-        self.transport.sweep();
     }
 }

@@ -12,7 +12,7 @@
 use super::bindings::wrun::task::regions::{
     Kind as AbiKind, RegionError as AbiError, WaitResult as AbiWaited,
 };
-use crate::host::Host;
+use crate::host::{Host, NoWindow};
 use crate::limits::Place;
 use crate::linker::long_result;
 use crate::region::{Kind, Mappable, Op, Refused, Region, RegionError, STEP, Waited, Word};
@@ -376,7 +376,8 @@ async fn map(
     };
     let mapping = answer!(host.push(mapping).ok_or(AbiError::Limit));
     let laid = match host.windows.add(&window) {
-        Err(error) => Err(error),
+        Err(NoWindow::Overlaps) => Err(AbiError::Busy),
+        Err(NoWindow::TooMany) => Err(AbiError::Limit),
         Ok(()) => match lay(&mut store, &list, pages).await {
             Ok(overlay) => Ok(overlay),
             Err(error) => {

@@ -12,11 +12,10 @@
 use super::turns::Turns;
 use super::wasi_0_1::guest_of;
 use super::wasi_0_2::WASI;
-use crate::host::Host;
+use crate::host::{Entry, Host, Kind, Listing};
 use crate::limits::Limiter;
 use rustix::fs::{AtFlags, FileType, RawDir, statat};
 use rustix::io::Errno;
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::mem::MaybeUninit;
@@ -35,42 +34,6 @@ use wiggle::GuestMemory;
 /// What the kernel fills at a time: some hundreds of entries. Between two of these
 /// others have their turn.
 const BUFFER: usize = 16 << 10;
-
-/// Directories that a guest of WASI 0.1 is reading, by its descriptors.
-#[derive(Default)]
-pub(crate) struct Listings(BTreeMap<i32, Listing>);
-
-/// What was in a directory.
-#[derive(Default)]
-struct Listing {
-    /// Names, one after the other.
-    names: Vec<u8>,
-    entries: Vec<Entry>,
-    /// The directory's own, where somebody asks.
-    number: u64,
-    /// Bytes that were counted for it.
-    counted: usize,
-}
-
-#[derive(Clone, Copy)]
-struct Entry {
-    /// As the file's own attributes tell it to guests; 0 where nobody asks.
-    inode: u64,
-    /// Where its name ends; it begins where the last one ends.
-    end: u32,
-    kind: Kind,
-}
-
-/// What a file is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Kind {
-    Unknown,
-    BlockDevice,
-    CharacterDevice,
-    Directory,
-    Regular,
-    Link,
-}
 
 impl From<FileType> for Kind {
     fn from(kind: FileType) -> Self {

@@ -10,7 +10,7 @@
 //! notes what it wants, and the linker's function waits for that elsewhere.
 
 use super::wasi_0_2::WASI;
-use crate::host::Host;
+use crate::host::{FileCalls, Host};
 use bytes::{Bytes, BytesMut};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::{Errno, ReadWriteFlags};
@@ -18,7 +18,6 @@ use std::fs::File;
 use std::io::{self, IoSlice};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use wasmtime::StoreContextMut;
 use wasmtime::component::{Linker, Resource, ResourceTable};
 use wasmtime_wasi::WasiView;
@@ -34,58 +33,6 @@ use wasmtime_wasi::p2::{
 /// What one call reads at most, and what a stream says that it takes: as
 /// wasmtime-wasi.
 const PIECE: usize = 64 << 10;
-
-/// How the file streams of one guest reach their files.
-#[derive(Clone)]
-pub(crate) struct FileCalls {
-    /// Where they may not block the thread, once there are streams: whether the last
-    /// call on one wants something that must be waited for.
-    wanted: Option<Arc<AtomicBool>>,
-    blocking: bool,
-}
-
-impl FileCalls {
-    pub(crate) fn new(blocking: bool) -> Self {
-        FileCalls {
-            wanted: None,
-            blocking,
-        }
-    }
-
-    /// For a stream of the same guest.
-    fn of_a_stream(&mut self) -> Self {
-        if !self.blocking {
-            self.wanted.get_or_insert_default();
-        }
-        self.clone()
-    }
-
-    fn want(&self) {
-        if let Some(wanted) = &self.wanted {
-            wanted.store(true, Ordering::Relaxed);
-        }
-    }
-
-    /// Whether a stream wants something, once.
-    fn take_wanted(&self) -> bool {
-        let wanted = self.wanted.as_ref();
-        wanted.is_some_and(|wanted| wanted.swap(false, Ordering::Relaxed))
-    }
-
-    async fn run<R: Send + 'static>(
-        &self,
-        file: &Arc<File>,
-        call: impl FnOnce(&File) -> io::Result<R> + Send + 'static,
-    ) -> io::Result<R> {
-        if self.blocking {
-            return call(file);
-        }
-        let file = file.clone();
-        tokio::task::spawn_blocking(move || call(&file))
-            .await
-            .map_err(io::Error::other)?
-    }
-}
 
 /// Reads a file from a position on.
 struct FileInput {

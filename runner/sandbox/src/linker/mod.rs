@@ -11,8 +11,6 @@ mod turns;
 mod wasi_0_1;
 mod wasi_0_2;
 
-pub(super) use directory::Listings;
-pub(super) use file_stream::FileCalls;
 pub(super) use turns::long_result;
 
 use super::abi;

@@ -1,11 +1,21 @@
 //! What a store carries for its guest: WASI state, limits, the task's own
 //! context. Built fresh for each run and dropped with it.
 
-use super::abi::{TaskContext, Windows};
-use super::denials::Denials;
-use super::limits::Limiter;
-use super::linker::{FileCalls, Listings};
-use super::standard::{Standard, Streams};
+mod context;
+mod file_calls;
+mod listings;
+mod ports;
+mod windows;
+
+pub use context::{Progress, TaskContext};
+pub(crate) use file_calls::FileCalls;
+pub(crate) use listings::{Entry, Kind, Listing, Listings};
+pub use ports::Ports;
+pub(crate) use windows::{NoWindow, Windows};
+
+use crate::denials::Denials;
+use crate::limits::Limiter;
+use crate::standard::{Standard, Streams};
 use rand::rand_core::UnwrapErr;
 use rand::rngs::{StdRng, SysRng};
 use rand::{Rng, RngExt, SeedableRng, TryRng};
@@ -55,7 +65,7 @@ pub(crate) struct Host {
     /// Where regions are laid over the guest's memory.
     pub windows: Windows,
     /// Directories that a guest of WASI 0.1 is reading.
-    pub(super) listings: Listings,
+    pub(crate) listings: Listings,
 }
 
 /// WASI state of either generation.
@@ -159,13 +169,13 @@ impl Host {
     }
 
     /// Whether the guest may have so many more resources.
-    pub(super) fn has_room(&mut self, more: usize) -> bool {
+    pub(crate) fn has_room(&mut self, more: usize) -> bool {
         let table = WasiView::ctx(self).table;
         table.iter_mut().take(MAX_RESOURCES).count() + more <= MAX_RESOURCES
     }
 
     /// Adds to the guest's resources, where there is room.
-    pub(super) fn push<T: Send + 'static>(&mut self, resource: T) -> Option<Resource<T>> {
+    pub(crate) fn push<T: Send + 'static>(&mut self, resource: T) -> Option<Resource<T>> {
         if !self.has_room(1) {
             return None;
         }
@@ -175,7 +185,7 @@ impl Host {
 
 /// Whether this process may have no more descriptors. wasmtime-wasi reports that as an
 /// I/O error like any other; a moment later it may be different.
-pub(super) fn out_of_descriptors() -> bool {
+pub(crate) fn out_of_descriptors() -> bool {
     use rustix::event::{EventfdFlags, eventfd};
     use rustix::io::Errno;
     matches!(

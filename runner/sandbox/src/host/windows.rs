@@ -1,6 +1,5 @@
 //! Where in a guest's memory something is laid over it.
 
-use super::bindings::wrun::task::regions::RegionError as AbiError;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -16,6 +15,15 @@ const MAX_EDGES_OF_ALL: usize = 16 << 10;
 /// Those there are.
 static EDGES_OF_ALL: AtomicUsize = AtomicUsize::new(0);
 
+/// Why nothing is laid over a window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoWindow {
+    /// Something is laid over a part of it.
+    Overlaps,
+    /// The memory of the task, or of the process, was divided too often.
+    TooMany,
+}
+
 /// The windows of a guest.
 #[derive(Debug, Default)]
 pub(crate) struct Windows {
@@ -27,12 +35,12 @@ pub(crate) struct Windows {
 
 impl Windows {
     /// Notes that something is laid over a window, where that may be.
-    pub(super) fn add(&mut self, window: &Range<usize>) -> Result<(), AbiError> {
+    pub(crate) fn add(&mut self, window: &Range<usize>) -> Result<(), NoWindow> {
         // They do not overlap each other: only the last that begins before this one's
         // end can reach into it.
         let before = self.live.range(..window.end).next_back();
         if before.is_some_and(|(_, end)| *end > window.start) {
-            return Err(AbiError::Busy);
+            return Err(NoWindow::Overlaps);
         }
         let edges = [window.start, window.end];
         let new = edges.iter().filter(|edge| !self.edges.contains(edge));
@@ -41,14 +49,14 @@ impl Windows {
         if self.edges.len() + new > MAX_EDGES
             || EDGES_OF_ALL.fetch_update(Relaxed, Relaxed, sum).is_err()
         {
-            return Err(AbiError::Limit);
+            return Err(NoWindow::TooMany);
         }
         self.edges.extend(edges);
         self.live.insert(window.start, window.end);
         Ok(())
     }
 
-    pub(super) fn remove(&mut self, window: &Range<usize>) {
+    pub(crate) fn remove(&mut self, window: &Range<usize>) {
         self.live.remove(&window.start);
     }
 }
@@ -71,7 +79,7 @@ mod tests {
             let refused = windows.add(&overlapping);
             assert_eq!(
                 refused.expect_err("overlaps"),
-                AbiError::Busy,
+                NoWindow::Overlaps,
                 "{overlapping:?}"
             );
         }
