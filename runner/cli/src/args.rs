@@ -237,6 +237,26 @@ pub(crate) struct RunArgs {
     pub(crate) command: Vec<OsString>,
 }
 
+impl RunArgs {
+    /// The limits of the task, which is a command or exports `run`.
+    pub(crate) fn limits(&self, is_command: bool) -> Limits {
+        let mut limits = Limits::default();
+        limits.timeout = self.timeout;
+        limits.fuel = self.fuel;
+        limits.max_memory = self.max_memory.unwrap_or(limits.max_memory);
+        limits.max_input = self.max_input;
+        limits.max_tasks = self.max_tasks.unwrap_or(limits.max_tasks);
+        limits.max_depth = self.max_depth.unwrap_or(limits.max_depth);
+        let total = limits.max_total_memory.max(limits.max_memory);
+        limits.max_total_memory = self.max_total_memory.unwrap_or(total);
+        limits.max_output = match self.max_output {
+            None if !is_command => Some(Limits::CAPTURE_DEFAULT),
+            other => other,
+        };
+        limits
+    }
+}
+
 /// What compiling a task may take.
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct CompilingArgs {

@@ -122,7 +122,7 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
     let is_command = artifact.shape().is_command();
     let mut task = Task::new(&artifact)
         .args(task_args)
-        .limits(limits(args, is_command))
+        .limits(args.limits(is_command))
         .input(input(args, is_command)?)
         .retries(args.process.retries)
         // Signals say whether it has time.
@@ -229,23 +229,6 @@ pub(super) fn strings(args: &[OsString]) -> Result<Vec<String>, Failure> {
             })
         })
         .collect()
-}
-
-fn limits(args: &RunArgs, is_command: bool) -> Limits {
-    let mut limits = Limits::default();
-    limits.timeout = args.timeout;
-    limits.fuel = args.fuel;
-    limits.max_memory = args.max_memory.unwrap_or(limits.max_memory);
-    limits.max_input = args.max_input;
-    limits.max_tasks = args.max_tasks.unwrap_or(limits.max_tasks);
-    limits.max_depth = args.max_depth.unwrap_or(limits.max_depth);
-    let total = limits.max_total_memory.max(limits.max_memory);
-    limits.max_total_memory = args.max_total_memory.unwrap_or(total);
-    limits.max_output = match args.max_output {
-        None if !is_command => Some(Limits::CAPTURE_DEFAULT),
-        other => other,
-    };
-    limits
 }
 
 /// How a task and its output ended.

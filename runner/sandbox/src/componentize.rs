@@ -141,8 +141,8 @@ fn world() -> Result<&'static (wit_parser::Resolve, wit_parser::WorldId), LoadEr
         }
         let mut sources = wit_parser::SourceMap::default();
         sources.push_str("world.wit", WORLD_WIT);
-        for (name, text) in abi::INTERFACES {
-            sources.push_str(&format!("{name}.wit"), text);
+        for interface in abi::INTERFACES {
+            sources.push_str(&format!("{}.wit", interface.name), interface.wit);
         }
         let package = push(&mut resolve, sources)?;
         let world = resolve

@@ -3,7 +3,7 @@
 //! Invariant: a guest that passes [`check`] imports only names that the linkers
 //! define.
 
-use super::abi;
+use super::abi::{self, Interface};
 use super::load_error::LoadError;
 use super::source::{Facts, Shape, shown};
 
@@ -64,12 +64,14 @@ pub(super) fn uses(facts: &Facts) -> Uses {
                 .is_some_and(|rest| rest.starts_with('@'))
         })
     };
+    let of_any = |wanted: fn(&Interface) -> bool| {
+        let mut all = abi::INTERFACES.iter();
+        all.any(|it| wanted(it) && has(it.name))
+    };
     Uses {
         ports: has("ports"),
-        regions: ["regions", "ports", "tasks", "locks", "broadcast"]
-            .into_iter()
-            .any(has),
-        observes_cancellation: ["context", "ports", "tasks", "locks"].into_iter().any(has),
+        regions: of_any(|it| it.has_requests),
+        observes_cancellation: of_any(|it| it.tells_cancellation),
     }
 }
 
@@ -77,7 +79,7 @@ fn is_provided_interface(name: &str) -> bool {
     let (interface, version) = name.split_once('@').unwrap_or((name, ""));
     if let Some(interface) = interface.strip_prefix("wrun:task/") {
         let mut all = abi::INTERFACES.iter();
-        return all.any(|(name, _)| *name == interface) && matches!(version, "0.1.0" | "0.1");
+        return all.any(|it| it.name == interface) && matches!(version, "0.1.0" | "0.1");
     }
     WASI_P2.contains(&interface) && (version == "0.2" || version.starts_with("0.2."))
 }

@@ -43,14 +43,56 @@ pub(crate) mod bindings {
     });
 }
 
-/// The interfaces of `wrun:task` that this version provides, each with its file of `wit/`.
-pub(crate) const INTERFACES: [(&str, &str); 6] = [
-    ("context", include_str!("../../wit/context.wit")),
-    ("regions", include_str!("../../wit/regions.wit")),
-    ("ports", include_str!("../../wit/ports.wit")),
-    ("tasks", include_str!("../../wit/tasks.wit")),
-    ("locks", include_str!("../../wit/locks.wit")),
-    ("broadcast", include_str!("../../wit/broadcast.wit")),
+/// An interface of `wrun:task`.
+pub(crate) struct Interface {
+    pub(crate) name: &'static str,
+    /// Its file of `wit/`.
+    pub(crate) wit: &'static str,
+    /// A task that imports it can come to hold a region, or sends requests to its runner:
+    /// its workers are made for that.
+    pub(crate) has_requests: bool,
+    /// A task learns by it that it is asked to stop.
+    pub(crate) tells_cancellation: bool,
+}
+
+/// Those that this version provides.
+pub(crate) const INTERFACES: [Interface; 6] = [
+    Interface {
+        name: "context",
+        wit: include_str!("../../wit/context.wit"),
+        has_requests: false,
+        tells_cancellation: true,
+    },
+    Interface {
+        name: "regions",
+        wit: include_str!("../../wit/regions.wit"),
+        has_requests: true,
+        tells_cancellation: false,
+    },
+    Interface {
+        name: "ports",
+        wit: include_str!("../../wit/ports.wit"),
+        has_requests: true,
+        tells_cancellation: true,
+    },
+    Interface {
+        name: "tasks",
+        wit: include_str!("../../wit/tasks.wit"),
+        has_requests: true,
+        tells_cancellation: true,
+    },
+    Interface {
+        name: "locks",
+        wit: include_str!("../../wit/locks.wit"),
+        has_requests: true,
+        tells_cancellation: true,
+    },
+    Interface {
+        name: "broadcast",
+        wit: include_str!("../../wit/broadcast.wit"),
+        has_requests: true,
+        tells_cancellation: false,
+    },
 ];
 
 /// Links them. All that need more of the runner than its clock only where the code imports
