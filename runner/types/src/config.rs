@@ -223,7 +223,7 @@ pub struct Config {
     /// Tasks that a worker gets before it ends; 1 at least.
     #[doc(hidden)]
     pub reuse: u32,
-    /// Zygote and spares of an artifact that nobody used for so long end.
+    /// The zygote and the spares of an artifact end when it was not used for this long.
     #[doc(hidden)]
     pub idle_timeout: Duration,
     /// Layers of the jail that a test wants to be missing.

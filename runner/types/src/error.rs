@@ -102,7 +102,7 @@ impl Error {
         error
     }
 
-    /// The same, since this limit of so much was exceeded.
+    /// The same, because this limit, of this value, was exceeded.
     #[doc(hidden)]
     pub fn with_limit(mut self, limit: Limit, value: u64) -> Self {
         self.0.limit = Some(limit);

@@ -4,7 +4,7 @@
 //! A comparison orders it, to see what a mode holds when a sandbox does not
 //! (`compare`). Invariant: nothing that a task's author, its user or an
 //! embedder sets becomes an act. It is a field of its own in a task's order, which only
-//! this crate sets; whoever could forge such an order runs native code already.
+//! this crate sets; a program that could forge such an order runs native code already.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 /// it: signals have the number 0, what is written and connected to is the orderer's own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Injection {
-    /// Reads memory that nobody may read.
+    /// Reads memory that is not readable.
     Segfault,
     Abort,
     /// Dies by the signal that the kernel sends when memory is short, which nothing

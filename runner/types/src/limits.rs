@@ -19,7 +19,8 @@ pub struct Limits {
     /// is up to about two times slower. Default: none.
     pub fuel: Option<u64>,
     /// Linear memory over all memories of the task, with the regions that were made
-    /// for it and exist, whoever has them, in bytes. Growth beyond it is refused; a task that then traps has exceeded its memory limit.
+    /// for it and still exist, in this task or another, in bytes. Growth beyond it is refused;
+    /// a task that then traps has exceeded its memory limit.
     /// One memory has 4 GiB at most, one with 64-bit addresses 64 GiB, whatever is allowed
     /// here.
     /// Default: 512 MiB.

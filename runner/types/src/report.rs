@@ -264,7 +264,7 @@ pub fn nanos(duration: Duration) -> u64 {
 
 impl Report {
     /// The report of a task that never ran, since loading it exceeded a limit
-    /// ([`Error::limit`](crate::error::Error::limit)), after so much time.
+    /// ([`Error::limit`](crate::error::Error::limit)), after this time.
     pub fn not_loaded(name: impl Into<String>, mode: Mode, limit: Limit, took: Duration) -> Self {
         Report {
             task_id: 1,

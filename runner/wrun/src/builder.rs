@@ -105,11 +105,11 @@ impl Builder {
         self
     }
 
-    /// Bytes that all regions may have together, of all tasks and of the embedder's
-    /// own ([`Runner::region`]); in whole pages, from when one is made until nobody
-    /// has it any more. Beyond it, making one is refused (`limit`). Default: half of
+    /// Bytes that all regions together may have, those of tasks and those of the embedder
+    /// ([`Runner::region`]). A region counts in whole pages, from when it is made until its
+    /// last holder is gone. Beyond this, making one is refused (`limit`). Default: half of
     /// the machine's memory. A runner has 4,096 regions at most; in thread mode, where
-    /// each is a descriptor of this process, half of those that it may have.
+    /// each is a descriptor of this process, half of the descriptors that it may have.
     pub fn region_memory(mut self, bytes: u64) -> Self {
         self.region_memory = Some(bytes);
         self

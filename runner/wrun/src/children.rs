@@ -144,7 +144,7 @@ impl Tree {
 }
 
 impl Slot {
-    /// What is left of a child that has ended: so many bytes, and the regions that
+    /// What is left of a child that has ended: this many bytes, and the regions that
     /// were made for it.
     fn shrink(&self, memory: u64, regions: Arc<Maker>) {
         let mut held = self.tree.held();
@@ -431,7 +431,7 @@ impl Running {
     }
 }
 
-/// Hands on what a child says, until it says no more or nobody takes it.
+/// Hands on what a child writes, until it ends or its reader is gone.
 async fn pump(mut said: mpsc::Receiver<Bytes>, to: Sink) {
     let mut turn = Turn::new();
     while let Some(chunk) = said.recv().await {

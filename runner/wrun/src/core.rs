@@ -35,7 +35,7 @@ use wrun_types::spec::Spec;
 
 /// See the [module](self).
 pub(crate) struct Core {
-    /// In a fork of it there is nobody to drive this.
+    /// A fork of it has no threads to drive this.
     pub(crate) made_in: Process,
     pub(crate) config: Config,
     pub(crate) loader: Arc<Loader>,
@@ -264,7 +264,7 @@ impl Core {
         let jail_mode = (self.config.mode == Mode::Process).then_some(self.config.jail);
         let jail = match jail {
             Some(jail) => Some(Arc::unwrap_or_clone(jail)),
-            // No walls: that needs nobody who says so.
+            // No walls: that is known without a report of the worker.
             None if jail_mode == Some(Jail::Off) && worker_pid.is_some() => {
                 Some(JailReport::default())
             }

@@ -17,7 +17,7 @@ use wrun_types::report::Report;
 
 /// A submitted task.
 ///
-/// Dropping it kills the task, so that nothing runs that nobody waits for;
+/// Dropping it kills the task, so that no task runs without a handle;
 /// [`TaskHandle::detach`] lets it run.
 #[must_use = "dropping a handle kills its task"]
 #[derive(Debug)]
@@ -29,7 +29,7 @@ pub struct TaskHandle {
     cancel: CancellationToken,
     stdout: Option<OutputStream>,
     stderr: Option<OutputStream>,
-    /// Streams that nobody took before the report was waited for: read, so that their task
+    /// Streams that were not taken before the report was waited for: read, so that their task
     /// is not held up by a reader that will never come.
     discarded: [Option<OutputStream>; 2],
     progress: watch::Receiver<Progress>,
@@ -170,7 +170,7 @@ impl TaskHandle {
     /// code, which does nothing to the task.
     pub fn blocking_report(&mut self) -> Result<Report, Error> {
         must_not_be_async("report")?;
-        // This thread does nothing else until then: there is nobody to give way to.
+        // This thread does nothing else until then, so it need not give way.
         let mut report = std::pin::pin!(unconstrained(self.report()));
         loop {
             if let Some(report) = blocking::wait(report.as_mut(), None) {
@@ -179,7 +179,7 @@ impl TaskHandle {
         }
     }
 
-    /// Lets the task run with nobody waiting.
+    /// Lets the task run without a handle.
     pub fn detach(mut self) {
         self.join = None;
     }
@@ -283,12 +283,12 @@ impl ProgressWatch {
 }
 
 /// Output of a running task, in order. Ends when the task has ended and all is
-/// read. While nobody reads, the task waits: about 1 MiB is kept on the way.
+/// read. While it is not read, the task waits: about 1 MiB is kept on the way.
 #[derive(Debug)]
 pub struct OutputStream {
     chunks: mpsc::Receiver<Bytes>,
     rest: Bytes,
-    /// In a fork of it nobody writes, and nobody ends it.
+    /// In a fork of it, it is not written to and does not end.
     made_in: Process,
 }
 

@@ -241,7 +241,7 @@
 //! port.blocking_send("ping")?;
 //! assert_eq!(port.blocking_receive()?.data, "ping");
 //!
-//! // Two tasks, with nobody in between.
+//! // Two tasks, connected directly.
 //! let (one, other) = runner.channel(1)?;
 //! port.blocking_send(Message::new("an end for you").port(one))?;
 //! let back = port.blocking_receive()?;
@@ -307,7 +307,7 @@
 //! # }
 //! ```
 //!
-//! Whoever knows Node's `child_process`, `worker_threads` and `cluster` finds each of
+//! If you know Node's `child_process`, `worker_threads` and `cluster` finds each of
 //! their options and events, and what to use here, in `docs/counterparts.md`.
 //!
 //! # Caching

@@ -2,7 +2,7 @@
 //! made of, and how long after.
 //!
 //! Invariant: nothing is lost or doubled. A new attempt sees the same input from
-//! its beginning, and nobody has seen output of the one before.
+//! its beginning, and no output of the one before was seen.
 
 use bytes::Bytes;
 use rand::TryRng;

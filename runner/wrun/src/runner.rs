@@ -135,9 +135,9 @@ impl Runner {
     /// [`ErrorKind::NotFound`], or [`ErrorKind::NotLoadable`] with what is wrong
     /// with the bytes; [`ErrorKind::LoadLimit`] where compiling takes longer than
     /// [`Builder::compile_timeout`](crate::Builder::compile_timeout) or more than [`Builder::compile_memory`](crate::Builder::compile_memory). In process
-    /// mode, which compiles in a child, also [`ErrorKind::NoWorker`] when there is nobody
-    /// to compile; in thread mode [`ErrorKind::Overloaded`] where others that take longer
-    /// than they may keep all processors.
+    /// mode, which compiles in a child, also [`ErrorKind::NoWorker`] when there is no
+    /// worker program; in thread mode [`ErrorKind::Overloaded`] when all processors are
+    /// taken by compilations that exceeded their time.
     pub async fn load(&self, path: impl AsRef<Path>) -> Result<Artifact, Error> {
         let path = path.as_ref().to_owned();
         self.elsewhere(move |core| core.load_file(&path, false))

@@ -287,7 +287,7 @@ pub enum Stdio {
     Capture,
     /// Handed out as it is produced, by
     /// [`TaskHandle::take_stdout`](crate::TaskHandle::take_stdout) or `stderr`. A task
-    /// waits while nobody reads.
+    /// waits while it is not read.
     Stream,
     /// Thrown away.
     Null,

@@ -36,7 +36,7 @@ impl TaskGrant {
         }
     }
 
-    /// Appends arguments. Whoever starts the task adds none.
+    /// Appends arguments. The task that starts it cannot add any.
     pub fn args<S: Into<String>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
         self.args.extend(args.into_iter().map(Into::into));
         self

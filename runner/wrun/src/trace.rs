@@ -26,7 +26,7 @@ fn short(artifact: &Artifact) -> String {
     digest
 }
 
-/// The span of a task, in the current one: of whoever submits it, or of its parent.
+/// The span of a task, in the current one: the span of its submitter, or of its parent.
 pub(crate) fn task(id: u64, name: &str, artifact: &Artifact, mode: Mode) -> Span {
     tracing::info_span!(
         target: TASK,
@@ -109,7 +109,7 @@ pub(crate) fn started(attempt: u32) {
     tracing::debug!(target: TASK, attempt, "started");
 }
 
-/// An attempt crashed, and after this time there is a new one.
+/// An attempt crashed, and a new one follows after this time.
 pub(crate) fn retrying(next: u32, pause: Duration) {
     Span::current().record("attempt", next);
     tracing::info!(target: TASK, attempt = next, pause_ns = nanos(pause), "retrying");

@@ -134,7 +134,7 @@ fn said(host: &mut CrashHost, until: Option<Deadline>) -> Result<Option<Says>, E
     match line.map_err(|error| failed(&format!("cannot listen to a host: {error}")))? {
         Said::Line(line) => serde_json::from_str(&line)
             .map(Some)
-            .map_err(|_| failed("a host said what nobody understands")),
+            .map_err(|_| failed("a host wrote a line that cannot be read")),
         Said::Closed => Ok(None),
         Said::Late => Err(failed(&format!(
             "a host had not done it after {} s",

@@ -247,7 +247,7 @@ impl Stage {
         };
         timeout(READY, waits)
             .await
-            .map_err(|_| failed("nobody came to wait for the lock"))?;
+            .map_err(|_| failed("no task came to wait for the lock"))?;
         Ok((handle, input))
     }
 

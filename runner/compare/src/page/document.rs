@@ -235,7 +235,7 @@ fn worth(results: &Results) -> Markup {
                     }
                 }
                 p.reading {
-                    "A sign for each fault: ✓ harmed nobody but its own task, ✕ did more, – not measured."
+                    "A sign for each fault: ✓ harmed only its own task, ✕ did more, – not measured."
                 }
             }
         }

@@ -26,7 +26,7 @@ pub(super) fn measure(measure: Measure) -> &'static str {
         Measure::Bandwidth => "Bytes a second in messages",
         Measure::Resident => "Resident (RSS)",
         Measure::Proportional => "Shared pages divided (PSS)",
-        Measure::Private => "Nobody else's (private)",
+        Measure::Private => "Not shared (private)",
         Measure::Cpu => "CPU time of a task",
         Measure::Faults => "Page faults of a task",
         Measure::Switches => "Context switches of a task",
