@@ -290,7 +290,7 @@ fn beside(target: &Path, old: Option<&Metadata>) -> io::Result<NamedTempFile> {
     if let Some(old) = old {
         let ours = new.as_file().metadata()?;
         if (ours.uid(), ours.gid()) != (old.uid(), old.gid()) {
-            // Only root may give files away; whoever may not has it as its own.
+            // Only root may give files away; the one that may not has it as its own.
             let _ = std::os::unix::fs::fchown(new.as_file(), Some(old.uid()), Some(old.gid()));
         }
         let mode = Permissions::from_mode(old.mode() & 0o7777);

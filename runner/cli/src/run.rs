@@ -241,7 +241,7 @@ struct Ended {
 enum Delivery {
     Whole,
     Broken(io::Error),
-    /// A signal came, and whoever reads takes no more.
+    /// A signal came, and the reader takes no more.
     Abandoned,
 }
 

@@ -59,7 +59,7 @@ impl<F: AsFd> Patient<F> {
         }
     }
 
-    /// Writes what the program says last. Waits for whoever reads, but once a signal
+    /// Writes what the program says last. Waits for the reader, but once a signal
     /// came only for a moment.
     pub(super) fn say(&self, mut bytes: &[u8]) -> io::Result<()> {
         let mut give_up = None;

@@ -191,7 +191,7 @@ impl Left {
         }
     }
 
-    /// Expects a measure of so much weight.
+    /// Expects a measure of this much weight.
     pub(super) fn expect(&mut self, weight: u32) {
         self.weights += weight;
     }

@@ -47,9 +47,9 @@ pub struct Comparison {
 /// For wrun's own tests: what is measured wrongly on purpose.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Hooks {
-    /// A mode that each task takes so much longer in.
+    /// A mode that each task takes this much longer in.
     pub(super) slowed: Option<(Mode, Duration)>,
-    /// Floors are said to be so many times what they are.
+    /// Floors are said to be this many times what they are.
     pub(super) floors: Option<f64>,
 }
 
@@ -200,7 +200,7 @@ impl Comparison {
         self
     }
 
-    /// For wrun's own tests: each task takes so much longer in one mode.
+    /// For wrun's own tests: each task takes this much longer in one mode.
     #[cfg(feature = "test-hooks")]
     #[doc(hidden)]
     pub fn slowed(mut self, mode: Mode, by: Duration) -> Self {
@@ -208,7 +208,7 @@ impl Comparison {
         self
     }
 
-    /// For wrun's own tests: floors are said to be so many times what they are.
+    /// For wrun's own tests: floors are said to be this many times what they are.
     #[cfg(feature = "test-hooks")]
     #[doc(hidden)]
     pub fn wrong_floors(mut self, factor: f64) -> Self {

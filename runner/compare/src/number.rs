@@ -112,7 +112,7 @@ fn digits(value: f64) -> String {
     }
 }
 
-/// Rounded to so many decimals, with commas between thousands.
+/// Rounded to this many decimals, with commas between thousands.
 fn grouped(value: f64, decimals: usize) -> String {
     let plain = format!("{value:.decimals$}");
     let (whole, rest) = plain.split_at(plain.find('.').unwrap_or(plain.len()));

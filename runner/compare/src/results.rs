@@ -176,7 +176,7 @@ pub enum Measure {
     Cold,
     /// From submission to report when all is warm; nanoseconds.
     Warm,
-    /// Tasks a second, so many at the same time ([`CostRow::at`]).
+    /// Tasks a second, this many at the same time ([`CostRow::at`]).
     Throughput,
     /// A message to a task and back, by its size ([`CostRow::at`]); nanoseconds.
     RoundTrip,

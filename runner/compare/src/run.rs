@@ -35,7 +35,7 @@ impl Comparison {
         &self,
         watch: &mut (dyn FnMut(Step<'_>) -> ControlFlow<()> + Send),
     ) -> Result<Results, Error> {
-        // A thread of its own: nothing there is asynchronous, whoever calls.
+        // A thread of its own: nothing there is asynchronous, the caller.
         std::thread::scope(|scope| {
             let measuring = std::thread::Builder::new()
                 .name("wrun-compare".into())

@@ -1,6 +1,6 @@
 //! A folder for as long as something is compared.
 //!
-//! Gone when it is dropped. What was killed could not drop its own: whoever makes the
+//! Gone when it is dropped. What was killed could not drop its own: the one that makes the
 //! next one removes those of this user that nobody has locked. Invariant: a folder is
 //! locked as long as its owner lives, so that only what is nobody's is removed.
 
@@ -13,7 +13,7 @@ use std::path::Path;
 const PREFIX: &str = "wrun-compare-";
 /// The file that its owner has locked.
 const LOCK: &str = "lock";
-/// So many entries of the folder for temporary files are looked at.
+/// This many entries of the folder for temporary files are looked at.
 const MOST: usize = 100_000;
 
 #[derive(Debug)]

@@ -40,7 +40,7 @@ impl Failure {
 pub(super) enum Restraint {
     None,
     Wait(Duration),
-    /// Nothing is started: so many failed in a row, the last one like this.
+    /// Nothing is started: this many failed in a row, the last one like this.
     Open {
         failures: u32,
         last: String,

@@ -3,7 +3,7 @@
 //!
 //! Descriptors are attached to the first byte of the frame that counts them, so
 //! they are there when it is. Invariants: no more descriptors are kept than one
-//! message may bring, and those that no frame asked for are a violation; whoever reads
+//! message may bring, and those that no frame asked for are a violation; the reader
 //! frames that never end gives way to others.
 
 use crate::wire::{self, Decoder, FrameError, Hello};
@@ -66,7 +66,7 @@ pub(super) struct Inbox {
 
 impl Inbox {
     /// Receives once; `false` at the end of the stream. Descriptors that this process has
-    /// no room for are missed by whoever takes them.
+    /// no room for are missed by the one that takes them.
     pub(super) fn receive(&mut self, socket: impl AsFd) -> io::Result<bool> {
         let mut bytes = [0; PIECE];
         let received = wrun_sys::receive(socket, &mut bytes)?;
@@ -260,7 +260,7 @@ impl Receiver {
 
     /// Takes in what has arrived already, without the event loop.
     pub(super) fn look(&mut self) {
-        // Nothing there, the end, an error: whoever waits for a message meets it.
+        // Nothing there, the end, an error: the one that waits for a message meets it.
         let _ = self.inbox.receive(self.half.as_ref());
     }
 

@@ -30,7 +30,7 @@ pub(super) struct Place {
 }
 
 /// A process that was started and that nobody watches yet. Dropping it kills and
-/// reaps it: whoever asked for it may be gone by now.
+/// reaps it: the requester for it may be gone by now.
 pub(super) struct Started {
     group: i32,
     member: Option<Member>,
@@ -175,7 +175,7 @@ impl Child {
         if !self.reaped {
             self.pidfd.exited().await;
             drop(self.member.take());
-            // Kept while it lasts: whoever gives up waiting must not begin another.
+            // Kept while it lasts: the one that gives up waiting must not begin another.
             let (group, pid) = (self.group, self.pid);
             let burial = self
                 .burial

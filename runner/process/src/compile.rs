@@ -145,7 +145,7 @@ impl ChildCompiler {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for a place. That time is not the task's: whoever is behind a task
+    /// Waits for a place. That time is not the task's: the one that is behind a task
     /// that compiles forever did nothing wrong.
     fn place(&self) -> Result<Place<'_>, ProcessError> {
         let mut places = self
@@ -250,7 +250,7 @@ impl ChildCompiler {
         if let Some(line) = said.lines().find(|line| !line.trim().is_empty()) {
             how = format!("{how}; it said: {}", plain(line));
         }
-        // Whoever kills a compiler that starts crashes it; a program that is none
+        // The one that kills a compiler that starts crashes it; a program that is none
         // goes of itself.
         if ears.greeted || signal.is_some() {
             LoadError::CompileCrashed { how }
@@ -294,7 +294,7 @@ impl ChildCompiler {
             .map_err(|errno| system("cannot watch a compiler")(errno.into()))?;
         // It does not end before it has its order: see `spawn`.
         match channel::send(&socket, &order, &files.map(AsFd::as_fd)) {
-            // It is gone; how is for whoever waits for it.
+            // It is gone; how is for the one that waits for it.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
             sent => sent.map_err(&pipes)?,
         }

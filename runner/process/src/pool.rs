@@ -56,7 +56,7 @@ pub(super) struct Pool {
     settings: Settings,
     grants: Grants,
     state: Mutex<State>,
-    /// Held by whoever starts a zygote: others wait for it.
+    /// Held by the one that starts a zygote: others wait for it.
     starting: tokio::sync::Mutex<()>,
     closing: CancellationToken,
 }
@@ -469,7 +469,7 @@ impl From<NoWorker> for NotMade {
     }
 }
 
-/// Lets a pool's zygote and spares go once nobody has used it for so long.
+/// Lets a pool's zygote and spares go once nobody has used it for this long.
 async fn idle(pool: Weak<Pool>, timeout: Duration) {
     loop {
         let last = {

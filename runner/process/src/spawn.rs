@@ -262,7 +262,7 @@ fn spawn(
     // It does not end before it has its order: where somebody else reaps children, it must
     // be watched by then.
     match channel::send(&control, &order, &descriptors) {
-        // It is gone; how is for whoever watches it.
+        // It is gone; how is for the one that watches it.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
         sent => sent.map_err(|source| ProcessError::System {
             what: "cannot pass descriptors to a worker",

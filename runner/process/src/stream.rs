@@ -1,6 +1,6 @@
 //! One output stream of a worker, on its way to where its task's output goes.
 //!
-//! Invariant: delivery ends. Whoever reads sets the pace, but a worker that has
+//! Invariant: delivery ends. The reader sets the pace, but a worker that has
 //! nothing to say while there is room is not waited for.
 
 use bytes::BytesMut;
@@ -65,7 +65,7 @@ impl Stream {
         }
     }
 
-    /// Moves bytes until so many have arrived, or no more will. Whether what was
+    /// Moves bytes until this many have arrived, or no more will. Whether what was
     /// promised arrived, as far as somebody wanted it.
     pub(super) async fn deliver(&mut self, promised: u64) -> bool {
         let moved = self.moved.clone();

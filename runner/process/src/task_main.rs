@@ -71,7 +71,7 @@ async fn warm_up(prepared: &Prepared) {
     let _ = wrun_sandbox::run(prepared, run).await;
 }
 
-/// Serves a runner at the other end of `socket`: so many tasks, or until it
+/// Serves a runner at the other end of `socket`: this many tasks, or until it
 /// closes its end. A `spare` has time to warm_up, as far as no order is there, and
 /// to put up its walls.
 /// `ahead` is the first task's sandbox.

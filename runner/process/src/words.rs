@@ -1,7 +1,7 @@
 //! What a process of ours wrote to its stderr, kept for the case that it dies.
 //!
 //! Each process has a pipe of its own. Invariant: what is kept is bounded, and reading
-//! never waits, whoever has the other end.
+//! never waits, whatever process has the other end.
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::VecDeque;
@@ -38,7 +38,7 @@ impl Words {
         Ok((words, theirs))
     }
 
-    /// Reads what is there: whoever writes much must not have to wait for ever.
+    /// Reads what is there: the one that writes much must not have to wait for ever.
     pub(super) fn overhear(&mut self) {
         let mut bytes = [0; 4096];
         for _ in 0..READS {

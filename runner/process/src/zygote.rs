@@ -30,7 +30,7 @@ use wrun_sys::{self, End, Exit, Sent};
 use wrun_types::jail_report::JailReport;
 
 /// A fork takes a fraction of a millisecond; a zygote that has said nothing for
-/// so long while it was to fork never will.
+/// this long while it was to fork never will.
 const FORK: Duration = Duration::from_secs(5);
 /// How long after it was killed a worker's end must be told.
 const BURIAL: Duration = Duration::from_secs(15);
@@ -130,7 +130,7 @@ impl Zygote {
                 how = look_after(&mut child, &mut words, &listening) => how,
                 () = end.cancelled() => Failure::Killed,
             };
-            // Whoever does not need it any more has dropped it.
+            // The one that does not need it any more has dropped it.
             let needed = listening.upgrade();
             if let Some(zygote) = &needed {
                 zygote.children().words = words.told();
@@ -269,7 +269,7 @@ impl Zygote {
     }
 
     /// A worker is there that cannot be watched; `false` where none was asked for. It ends
-    /// when whoever asked closes its socket.
+    /// when the requester closes its socket.
     fn missed(&self, id: u64, error: io::Error) -> bool {
         let mut children = self.children();
         children.silent = Deadline::after(FORK);
@@ -303,7 +303,7 @@ impl Zygote {
                 let Some(forked) = entry.forked.take() else {
                     return false;
                 };
-                // Whoever asked may be gone.
+                // The requester may be gone.
                 if let Err(Ok(member)) = forked.send(member) {
                     member.kill();
                     entry.due = Deadline::after(BURIAL);

@@ -19,7 +19,7 @@ pub const MAX_MEMBERS: usize = 128;
 /// Messages that wait for a member.
 const CAPACITY: u32 = Port::MAX_CAPACITY;
 /// Members whose messages are passed on at the same time: what they hold up others for is
-/// so many turns. Each of them waits for whoever computes on the same thread before it
+/// this many turns. Each of them waits for the one that computes on the same thread before it
 /// goes on, and with fewer all members would wait for that one after the other.
 const TURNS: usize = 8;
 

@@ -3,7 +3,7 @@
 //! One file per key. A file appears whole, by rename, and never changes; readers
 //! verify its digest. A damaged, foreign or unreadable entry counts as absent and
 //! is replaced. Nothing here fails a run: without a usable cache, code is
-//! compiled anew. Whoever compiles what is not there has a lock on it, so that others,
+//! compiled anew. The one that compiles what is not there has a lock on it, so that others,
 //! in this process or another, wait for the result; the kernel releases the lock of a
 //! process that died. Invariant: nothing is read from a directory or file that
 //! somebody else could have written.
@@ -200,7 +200,7 @@ pub(crate) struct Turn {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        // While it is locked: whoever locks it next sees that it has no name.
+        // While it is locked: the one that locks it next sees that it has no name.
         let _ = fs::remove_file(&self.path);
         // Also for processes that were forked meanwhile and have the same open file.
         let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);

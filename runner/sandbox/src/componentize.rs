@@ -174,7 +174,7 @@ mod tests {
     use crate::source::facts;
 
     /// A guest that embeds a world whose packages depend on each other in a
-    /// circle: whoever decodes that recurses until the stack is gone.
+    /// circle: the one that decodes that recurses until the stack is gone.
     #[test]
     fn a_guests_own_world_is_not_decoded() {
         let text = r#"(module

@@ -1,7 +1,7 @@
 //! Deadlines, on a clock that stands still while this process is suspended.
 //!
 //! A task that is stopped with its runner (Ctrl-Z) does not run, and must not be late the
-//! moment that it goes on. Whoever suspends the process stops the clock here first
+//! moment that it goes on. The one that suspends the process stops the clock here first
 //! (`suspend`); a worker reads its runner's clock, which it cannot write to.
 //! Invariant: no deadline passes early. A look that races with the clock's stop or start
 //! sees a time that is too early, never one that is too late.
@@ -28,13 +28,13 @@ pub struct Deadline(u64);
 pub struct Late;
 
 impl Deadline {
-    /// So long from now; none where no clock reaches: then it is never.
+    /// This long from now; none where no clock reaches: then it is never.
     #[doc(hidden)]
     pub fn after(time: Duration) -> Option<Self> {
         Deadline(now()).later(time)
     }
 
-    /// So long after this one.
+    /// This long after this one.
     #[doc(hidden)]
     pub fn later(self, time: Duration) -> Option<Self> {
         let time = u64::try_from(time.as_nanos()).ok()?;

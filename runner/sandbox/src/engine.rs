@@ -60,7 +60,7 @@ impl From<EngineError> for Error {
 pub enum Allocation {
     /// Each sandbox maps its own: 22 µs rather than 5, but any shape of task.
     OnDemand,
-    /// So many sandboxes' worth of slots, mapped once and reused.
+    /// This many sandboxes' worth of slots, mapped once and reused.
     Pool { slots: usize },
 }
 

@@ -132,7 +132,7 @@ impl Limiter {
         self.on_host = self.on_host.saturating_sub(bytes);
     }
 
-    /// Whether the result of one call can have so many bytes. One that cannot is noted
+    /// Whether the result of one call can have this many bytes. One that cannot is noted
     /// as memory that was refused.
     pub(crate) fn can_return(&mut self, len: usize) -> bool {
         let fits = self.can_hold(len);
@@ -180,7 +180,7 @@ impl Limiter {
         self.in_regions > 0 || self.held.load(Relaxed) > 0
     }
 
-    /// Whether so many bytes can lie in its memory.
+    /// Whether this many bytes can lie in its memory.
     pub(crate) fn can_hold(&self, len: usize) -> bool {
         len <= self.max_memory
     }

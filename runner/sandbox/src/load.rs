@@ -328,7 +328,7 @@ mod tests {
                 scope.spawn(|| loader.load("t", TASK.into(), false).expect("loads"));
             }
         });
-        // Whoever comes late finds nothing.
+        // The one that comes late finds nothing.
         let concurrent = compiled.load(Ordering::SeqCst);
         assert!((1..8).contains(&concurrent), "{concurrent}");
         let artifact = loader.load("t", TASK.into(), false).expect("loads");

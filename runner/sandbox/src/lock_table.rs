@@ -1,7 +1,7 @@
 //! Who has which named lock, and who waits for it: a pure state machine, without I/O,
 //! clocks or threads.
 //!
-//! Invariants: a lock has one exclusive holder, or shared ones, or none; whoever asked
+//! Invariants: a lock has one exclusive holder, or shared ones, or none; the requester
 //! first has it first, so that shared requests do not pass an exclusive one that
 //! waits; a name that nobody has or wants is forgotten.
 
@@ -68,7 +68,7 @@ impl Lock {
 }
 
 impl LockTable {
-    /// So many names at once, and so many requests that hold or wait.
+    /// This many names at once, and this many requests that hold or wait.
     #[doc(hidden)]
     pub fn new(max_names: usize, max_requests: usize) -> Self {
         LockTable {

@@ -1,6 +1,6 @@
 //! What is being compiled by a loader, so that threads that want the same wait for it.
 //!
-//! Invariant: a making ends when it is dropped, whatever became of it, and whoever waits
+//! Invariant: a making ends when it is dropped, whatever became of it, and the one that waits
 //! for it then goes on.
 
 use super::code::Code;

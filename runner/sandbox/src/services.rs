@@ -55,7 +55,7 @@ pub enum Ask {
     Ended(u64),
     /// How a child ended; waits until it has.
     End(u64),
-    /// A region of so many bytes, where those of the task may have `room` bytes
+    /// A region of this many bytes, where those of the task may have `room` bytes
     /// together.
     Region { len: u64, kind: Kind, room: u64 },
     /// How many bytes the regions that were made for the task have, of those that
@@ -118,7 +118,7 @@ pub enum Word {
     /// Gives a lock back.
     Unlock(Ticket),
     /// Waits no longer for the lock that this ask was for: of a worker, whose asks have
-    /// numbers. Elsewhere, whoever waits no longer drops what it waits with.
+    /// numbers. Elsewhere, the one that waits no longer drops what it waits with.
     Withdraw(u64),
 }
 

@@ -233,7 +233,7 @@ pub(crate) fn facts(binary: &[u8]) -> Result<Facts, LoadError> {
 }
 
 /// How many items a section says that it has, and its bytes. Each item takes a byte at
-/// least; whoever reads them makes room for as many as there are said to be.
+/// least; the reader them makes room for as many as there are said to be.
 fn items(payload: &Payload<'_>) -> Option<(u32, usize)> {
     macro_rules! sections {
         ($($section:ident)*) => {

@@ -3,7 +3,7 @@
 //! A thread of the runner drives all tasks, their deadlines and kills, one after the
 //! other. Where a guest sends as fast as its runner receives, waiting for the next
 //! message never waits. Invariant: each loop that a guest feeds counts its steps and the
-//! bytes that it copies, and gives way after [`STEPS`] or [`BYTES`]. Whoever feeds it
+//! bytes that it copies, and gives way after [`STEPS`] or [`BYTES`]. The one that feeds it
 //! waits meanwhile: what it has sent stays in its pipe, socket or queue, which is full.
 
 use std::task::Poll;
@@ -172,7 +172,7 @@ mod tests {
         turn.give_way().await;
         turn.spend(BYTES);
         let mut now = Context::from_waker(Waker::noop());
-        // Whoever gives up waiting for its next turn still has none.
+        // The one that gives up waiting for its next turn still has none.
         assert!(pin!(turn.give_way()).poll(&mut now).is_pending());
         assert!(turn.is_over());
         turn.give_way().await;

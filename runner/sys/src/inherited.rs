@@ -58,7 +58,7 @@ pub fn blank(descriptor: RawFd) -> io::Result<()> {
 /// Makes a descriptor mean what another one means.
 #[expect(unsafe_code, reason = "a descriptor is replaced by number")]
 fn mean(descriptor: RawFd, other: RawFd) -> io::Result<()> {
-    // SAFETY: `dup3` has no requirements on memory. Whoever owns the number goes
+    // SAFETY: `dup3` has no requirements on memory. The one that owns the number goes
     // on owning a descriptor that is open.
     match unsafe { libc::dup3(other, descriptor, libc::O_CLOEXEC) } {
         -1 => Err(io::Error::last_os_error()),

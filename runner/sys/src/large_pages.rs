@@ -211,7 +211,7 @@ fn own_segments() -> Vec<Segment> {
         // SAFETY: the loader passes its description of an object, and what was
         // given to `dl_iterate_phdr` below.
         let (info, segments) = unsafe { (&*info, &mut *data.cast::<Vec<Segment>>()) };
-        // SAFETY: the loader says that there are so many headers.
+        // SAFETY: the loader says that there are this many headers.
         let headers =
             unsafe { std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)) };
         segments.extend(

@@ -6,7 +6,7 @@ use std::os::fd::BorrowedFd;
 /// Pages of a memory file that may be laid into the memory of the guest that holds them,
 /// or whose bytes may be copied there.
 ///
-/// Whoever implements this promises what `sys/overlay.rs` relies on: as long as the value
+/// The one that implements this promises what `sys/overlay.rs` relies on: as long as the value
 /// lives, nobody else writes to pages that are not to be copied, the pages are reserved,
 /// and the file does not shrink.
 pub trait Pages: Debug {

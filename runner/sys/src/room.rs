@@ -3,7 +3,7 @@
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use std::{io, ptr};
 
-/// Whether this process may have so many more bytes. Nothing is kept: it is for those who
+/// Whether this process may have this many more bytes. Nothing is kept: it is for those who
 /// are about to ask for them where there is no way to be refused.
 ///
 /// # Errors

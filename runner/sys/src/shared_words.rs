@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU32, AtomicU64};
 
-/// A mapping of the beginning of a memory file, shared with whoever else has it.
+/// A mapping of the beginning of a memory file, shared with its other holders.
 #[derive(Debug)]
 pub struct SharedWords {
     start: NonNull<u8>,
@@ -15,7 +15,7 @@ pub struct SharedWords {
 }
 
 // SAFETY: a mapping belongs to the process, not to a thread; it is unmapped once,
-// by whoever drops it.
+// by the one that drops it.
 #[expect(unsafe_code, reason = "a mapping of our own")]
 unsafe impl Send for SharedWords {}
 // SAFETY: all that `&SharedWords` gives out are atomics.

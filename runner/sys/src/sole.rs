@@ -24,7 +24,7 @@ pub fn is_sole(file: BorrowedFd<'_>) -> io::Result<bool> {
             _ => Ok(()),
         }
     };
-    // Whoever opens the file would break the lease, and the kernel tell this process by
+    // The one that opens the file would break the lease, and the kernel tell this process by
     // `SIGIO`, which ends it. This one nobody heeds; giving the lease back resets it.
     set(F_SETSIG, libc::SIGURG)?;
     match set(libc::F_SETLEASE, libc::F_WRLCK) {

@@ -68,7 +68,7 @@ pub fn unblock_traps() {
 }
 
 /// Opens [`null`](super::null()) for each standard stream that is closed: what is opened next would
-/// have its number, and whoever prints would write into it. Rust's `main` begins with
+/// have its number, and the one that prints would write into it. Rust's `main` begins with
 /// that, other programs that embed us may not.
 pub fn fill_standard_streams() -> io::Result<()> {
     let streams = [

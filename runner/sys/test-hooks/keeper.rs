@@ -119,7 +119,7 @@ struct Packet {
     fds: Vec<Open>,
 }
 
-/// Whether something can be read of a descriptor, after so many milliseconds.
+/// Whether something can be read of a descriptor, after this many milliseconds.
 fn readable(fd: usize, patience: i64) -> bool {
     let mut poll = libc::pollfd {
         fd: fd as i32,

@@ -76,7 +76,7 @@ impl ProcessOptions {
     /// which root's files are the worker's; where there are none, workers of tasks with
     /// directories are root, and the report has a note. With a range that is set here,
     /// directories are what they are for its users. In a user namespace that does not have
-    /// the number, nobody's.
+    /// the number it is the overflow user (usually `nobody`).
     pub fn users(mut self, range: RangeInclusive<u32>) -> Self {
         self.users = Some(range);
         self

@@ -53,7 +53,7 @@ impl Forks {
         })
     }
 
-    /// The time of one of `count` processes, so many of them at the same time.
+    /// The time of one of `count` processes, this many of them at the same time.
     pub(crate) fn run(
         &mut self,
         work: Work,

@@ -97,7 +97,7 @@ impl Bench {
         Ok(())
     }
 
-    /// Measures how much of an allowance of so many KiB is used.
+    /// Measures how much of an allowance of this many KiB is used.
     pub(crate) fn amount(
         &mut self,
         name: &'static str,

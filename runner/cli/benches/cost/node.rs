@@ -85,7 +85,7 @@ pub(crate) fn row(bench: &mut Bench, name: &'static str, wrun: Side<'_>) -> anyh
     bench.row(name, floor, 40, wrun, &mut || node.fork())
 }
 
-/// Answers each line with the nanoseconds of one round: so many bytes there and back.
+/// Answers each line with the nanoseconds of one round: this many bytes there and back.
 const HAND_OVER: &str = r"
 const { Worker } = require('node:worker_threads');
 const { fork } = require('node:child_process');

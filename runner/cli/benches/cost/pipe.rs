@@ -57,13 +57,13 @@ pub(crate) fn answer() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The argument that makes this program write so many chunks to its stdout.
+/// The argument that makes this program write this many chunks to its stdout.
 pub(crate) const FLOOD_ARG: &str = "__pipe-flood";
 
 /// What is written at a time.
 pub(crate) const CHUNK: usize = 64 << 10;
 
-/// The time that so many chunks take from a process to this one.
+/// The time that this many chunks take from a process to this one.
 pub(crate) fn flood(count: usize) -> anyhow::Result<Duration> {
     let began = Instant::now();
     let mut child = Command::new(std::env::current_exe()?)

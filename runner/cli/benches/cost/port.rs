@@ -47,7 +47,7 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One task sends so many messages of 64 KiB to another.
+/// One task sends this many messages of 64 KiB to another.
 fn stream(
     runner: &Runner,
     ports: &Artifact,

@@ -156,7 +156,7 @@ fn toss(runner: &Runner, ports: &Artifact, size: u64) -> anyhow::Result<Duration
     Ok(Duration::from_nanos(time.parse::<u64>()?) / ROUNDS)
 }
 
-/// One task copies so many pieces into regions, and another looks at them.
+/// One task copies this many pieces into regions, and another looks at them.
 fn pour(runner: &Runner, ports: &Artifact, count: usize, piece: usize) -> anyhow::Result<Duration> {
     let pour = format!("pour {count} {piece}");
     Ok(pair(runner, ports, [&pour, "drink"])?.0)

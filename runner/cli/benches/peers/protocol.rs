@@ -29,11 +29,11 @@ pub(crate) trait Peer: Sync {
     /// One task, from its input to its output.
     fn run(&self, input: &[u8]) -> anyhow::Result<Vec<u8>>;
 
-    /// So many tasks that wait for their input, or workers that wait for a task, until
+    /// This many tasks that wait for their input, or workers that wait for a task, until
     /// the value is dropped.
     fn hold(&self, count: usize) -> anyhow::Result<Box<dyn Any>>;
 
-    /// Tasks for so long, so many under way: how many there were, and what they took.
+    /// Tasks for this long, this many under way: how many there were, and what they took.
     /// Each output has to be `expected`.
     fn many(
         &self,
@@ -70,7 +70,7 @@ pub(crate) trait Peer: Sync {
     }
 }
 
-/// The nanoseconds of tasks that run one after the other for so long, one at least.
+/// The nanoseconds of tasks that run one after the other for this long, one at least.
 pub(crate) fn one_by_one(
     peer: &dyn Peer,
     input: &[u8],

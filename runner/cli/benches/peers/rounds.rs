@@ -19,7 +19,7 @@ pub(crate) struct Amount {
     pub(crate) in_flight: usize,
 }
 
-/// Tasks that wait when memory is looked at, the second time so many more.
+/// Tasks that wait when memory is looked at, the second time this many more.
 const HELD: usize = 4;
 const MORE: usize = 16;
 /// How long what was started gets to come to rest.

@@ -226,7 +226,7 @@ pub(super) fn descriptors(job: &mut Job<'_, '_>) -> Rows {
     )
 }
 
-/// So many tasks that wait, once all do.
+/// This many tasks that wait, once all do.
 fn waiting(runner: &Runner, guest: &Artifact, count: usize) -> Result<Vec<TaskHandle>, Error> {
     let mut tasks = Vec::new();
     for _ in 0..count {

@@ -83,7 +83,7 @@ impl Talk {
         Ok((said, report.stats.run))
     }
 
-    /// One task sends so many bytes to another; waits until all have come.
+    /// One task sends this many bytes to another; waits until all have come.
     fn flood(&self, flood: String, bytes: u64) -> Result<(), Error> {
         let (theirs, ours) = self.runner.channel(CAPACITY)?;
         let (second, to_second) = self.runner.channel(1)?;
@@ -277,7 +277,7 @@ fn rate(bytes: u64, time: Duration) -> f64 {
     bytes / time.as_secs_f64().max(1e-9)
 }
 
-/// So many messages between two asynchronous functions and back.
+/// This many messages between two asynchronous functions and back.
 fn functions(size: usize, count: u32) -> Result<Duration, Error> {
     let message = vec![b'w'; size];
     let (ask, mut asked) = mpsc::channel::<Vec<u8>>(1);
@@ -302,7 +302,7 @@ fn functions(size: usize, count: u32) -> Result<Duration, Error> {
     asked.map(|()| began.elapsed() / count.max(1))
 }
 
-/// So many bytes from one asynchronous function to another, as many in a message.
+/// This many bytes from one asynchronous function to another, as many in a message.
 fn trickled(bytes: u64, chunk: usize) -> Result<Duration, Error> {
     let message = vec![b'w'; chunk];
     let count = usize::try_from(bytes)
@@ -326,7 +326,7 @@ fn trickled(bytes: u64, chunk: usize) -> Result<Duration, Error> {
     poured.map(|()| began.elapsed())
 }
 
-/// So many bytes from thread to thread, as many in a message.
+/// This many bytes from thread to thread, as many in a message.
 fn poured(bytes: u64, chunk: usize) -> Result<Duration, Error> {
     let (pours, drinks) = sync_channel::<Vec<u8>>(CAPACITY as usize);
     let message = vec![b'w'; chunk];
@@ -353,7 +353,7 @@ fn poured(bytes: u64, chunk: usize) -> Result<Duration, Error> {
     })
 }
 
-/// So many bytes copied, as many at a time, round and round in four places.
+/// This many bytes copied, as many at a time, round and round in four places.
 fn copies(bytes: u64, chunk: usize) -> Duration {
     let from = vec![7_u8; chunk];
     // Not zeroes, which would be pages that nobody has touched.

@@ -33,7 +33,7 @@ pub(super) const FORKS: &str = "bare fork of a process with an instance, call, p
 /// A policy that takes more than this part of the time for one round is left out.
 const PART: u32 = 3;
 /// How long a task may take beside others of it, which may have what it waits for: so
-/// long, and so many times as long as alone.
+/// long, and this many times as long as alone.
 const BESIDE: (Duration, u32) = (Duration::from_secs(2), 20);
 
 /// From submission to report.
@@ -166,7 +166,7 @@ pub(super) fn program_once(
     Ok(began.elapsed())
 }
 
-/// Tasks a second, so many at the same time.
+/// Tasks a second, this many at the same time.
 pub(super) fn throughput(job: &mut Job<'_, '_>) -> Rows {
     let comparison = job.bench.comparison;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);

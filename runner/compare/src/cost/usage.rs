@@ -140,7 +140,7 @@ pub(super) fn usage(job: &mut Job<'_, '_>, measure: Measure) -> Rows {
     ))
 }
 
-/// What this process and its children that ended use for a runner and so many tasks.
+/// What this process and its children that ended use for a runner and this many tasks.
 fn used(
     comparison: &Comparison,
     runner: impl Fn() -> Result<Runner, Error>,

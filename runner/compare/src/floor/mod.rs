@@ -114,7 +114,7 @@ impl Floor {
         }
     }
 
-    /// The time of one of so many forked children that run the task.
+    /// The time of one of this many forked children that run the task.
     pub(crate) fn tasks(&mut self, count: u32, at_once: u32) -> io::Result<Duration> {
         let took = self.took(&FloorOrder::Tasks { count, at_once })?;
         Ok(took / count.max(1))
@@ -128,7 +128,7 @@ impl Floor {
         }
     }
 
-    /// The time of one of so many round trips of so many bytes.
+    /// The time of one of this many round trips of this many bytes.
     pub(crate) fn echo(&mut self, size: usize, count: u32) -> io::Result<Duration> {
         let order = FloorOrder::Echo {
             size: size as u64,
@@ -145,7 +145,7 @@ impl Floor {
         Ok(began.elapsed() / count.max(1))
     }
 
-    /// The time that so many bytes take, written so many at a time.
+    /// The time that this many bytes take, written this many at a time.
     pub(crate) fn sink(&mut self, bytes: u64, chunk: usize) -> io::Result<Duration> {
         write_frame(&mut self.to, &FloorOrder::Sink { bytes })?;
         self.answer(Deadline::after(PATIENCE)).and_then(done)?;

@@ -25,15 +25,15 @@ pub(super) enum FloorOrder {
         /// The program's own code on large pages, as a zygote has it.
         image: Option<(PathBuf, FileId)>,
     },
-    /// So many children that run the task once, so many at a time.
+    /// This many children that run the task once, this many at a time.
     Tasks { count: u32, at_once: u32 },
     /// The task in this process; `ahead`, its instance is made before it is ordered.
     Call { ahead: bool },
-    /// So many messages of a size come, and go back.
+    /// This many messages of a size come, and go back.
     Echo { size: u64, count: u32 },
-    /// So many bytes come.
+    /// This many bytes come.
     Sink { bytes: u64 },
-    /// So many children that wait until the program ends.
+    /// This many children that wait until the program ends.
     Hold { count: u32 },
     /// What it and its children that ended have used.
     Usage,

@@ -16,7 +16,7 @@ use wrun::measure::{
 
 /// The task, and what it put out when it first ran.
 struct Loaded {
-    /// An instance for whoever runs it next.
+    /// An instance for the one that runs it next.
     ahead: Option<Held>,
     bare: Bare,
     spec: Spec,

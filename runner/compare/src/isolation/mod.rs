@@ -93,7 +93,7 @@ pub fn inject_at(
         process: Own::None,
         no_crash_host: None,
     };
-    // Whoever calls may be on a thread that drives other futures. The programs that are
+    // The caller may be on a thread that drives other futures. The programs that are
     // started mean this one thread.
     std::thread::scope(|scope| {
         let (tell, told) = mpsc::sync_channel(1);

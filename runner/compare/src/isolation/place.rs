@@ -22,7 +22,7 @@ pub struct Place {
     _directory: Option<Scratch>,
 }
 
-/// The addresses of a place, for whoever acts.
+/// The addresses of a place, for the injected code.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Aim {
     pub(super) secret: PathBuf,

@@ -28,7 +28,7 @@ pub(super) struct Known {
 
 const NOTHING: &str = "nothing";
 
-/// What became of the act itself, whoever did it.
+/// What became of the injected act, in whatever process.
 enum Course {
     Stopped { by: String, detail: String },
     Done { detail: String },

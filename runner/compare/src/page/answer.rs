@@ -14,7 +14,7 @@ use wrun::{Jail, Mode};
 
 /// A difference below this part is called none.
 const SMALL: f64 = 0.05;
-/// So many faults are named in a sentence; the matrix has all.
+/// This many faults are named in a sentence; the matrix has all.
 const NAMED: usize = 5;
 
 impl Results {

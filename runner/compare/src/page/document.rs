@@ -13,7 +13,7 @@ const STYLE: &str = include_str!("style.css");
 /// What the page may do: be styled by itself, and nothing else.
 const POLICY: &str =
     "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'";
-/// So many notes are shown at once; the others unfold.
+/// This many notes are shown at once; the others unfold.
 const NOTES: usize = 5;
 
 impl Results {

@@ -7,7 +7,7 @@
 //! columns where there is room, so that their text has one size everywhere.
 //!
 //! Invariant: nothing of the results reaches the page unescaped: markup is only made
-//! by `maud`'s macro, and whoever looks at a foreign string does it through
+//! by `maud`'s macro, and the one that looks at a foreign string does it through
 //! [`text::Text`].
 
 mod answer;

@@ -123,7 +123,7 @@ impl Outputs {
             Ok((Output { piped, budget }, Some(receiver)))
         };
         let is_command = job.artifact.shape().is_command();
-        // Whoever reads a stream sets the pace, and must not hold up what else the
+        // The reader a stream sets the pace, and must not hold up what else the
         // worker has to say; what is kept here, or thrown away, never waits.
         let (stdout, stdout_pipe) = output(&job.stdout, is_command || job.stdout.is_channel())?;
         // What is to keep its order comes by one pipe.

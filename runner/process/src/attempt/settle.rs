@@ -101,7 +101,7 @@ impl Attempt<'_> {
             Outcome::Crashed(how) => Outcome::Crashed(life.crashed(how)),
             other => other,
         };
-        // What it wrote before it died is in the pipes, whole. Whoever reads
+        // What it wrote before it died is in the pipes, whole. The reader
         // it sets the pace, and may be given up.
         let rest = async {
             tokio::join!(

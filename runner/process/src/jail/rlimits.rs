@@ -121,7 +121,7 @@ fn limit_process(plan: &Plan, used: io::Result<Used>) -> io::Result<String> {
     )
 }
 
-/// Descriptors of a task whose runner may have so many.
+/// Descriptors of a task whose runner may have this many.
 fn of_a_task(runner: u64) -> u64 {
     DESCRIPTORS.min(runner / 2)
 }

@@ -111,7 +111,7 @@ impl Outputs {
 }
 
 impl Responder {
-    /// For a task with so many others in its tree, at most.
+    /// For a task with this many others in its tree, at most.
     pub(crate) fn new(services: Arc<dyn Services>, tasks: u32) -> (Self, Answers) {
         let most = MOST + tasks as usize;
         let (sender, answers) = mpsc::channel(most);

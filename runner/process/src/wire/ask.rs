@@ -39,7 +39,7 @@ pub enum WireAsk {
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Data {
     Inline(Bytes),
-    /// So many bytes, in a sealed memory file that comes along.
+    /// This many bytes, in a sealed memory file that comes along.
     File(u64),
 }
 
@@ -51,7 +51,7 @@ pub enum WireAnswer {
     NotSpawned(SpawnError),
     Ended,
     End(Outcome),
-    /// The child completed, with so many bytes of output, in a sealed memory file
+    /// The child completed, with this many bytes of output, in a sealed memory file
     /// that comes along.
     Output(u64),
     /// A region, and how many bytes those of the task have with it.

@@ -1,4 +1,4 @@
-//! Frames: a length of 4 bytes, little-endian, then so many bytes of one
+//! Frames: a length of 4 bytes, little-endian, then this many bytes of one
 //! postcard-encoded message.
 
 use serde::Serialize;
@@ -81,7 +81,7 @@ impl Decoder {
         Ok(Some(message))
     }
 
-    /// The next so many bytes as they are; none until they have come.
+    /// The next this many bytes as they are; none until they have come.
     pub fn take_raw<const LEN: usize>(&mut self) -> Option<[u8; LEN]> {
         let raw = self.buffer[self.used..].first_chunk::<LEN>().copied()?;
         self.used += LEN;

@@ -5,7 +5,7 @@
 //!
 //! Handles and mappings are resources of their own, and a guest drops them in any
 //! order. A mapping keeps the region's pages, its lease and its place: a region
-//! whose handle is gone is mapped until the mapping is. Whoever drops the store drops
+//! whose handle is gone is mapped until the mapping is. The one that drops the store drops
 //! both, before its memory; then nobody is left who could give the region away, so
 //! that its exclusivity ends with the store.
 

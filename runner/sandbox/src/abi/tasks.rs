@@ -56,7 +56,7 @@ impl From<Outcome> for AbiOutcome {
 }
 
 impl GuestChild {
-    /// Asks, once, and has the answer kept: whoever polls gives up waiting and comes
+    /// Asks, once, and has the answer kept: the one that polls gives up waiting and comes
     /// back, and each time would be one more ask. It is asked now and not when there is
     /// time for it: by then the guest can have let go of the child.
     fn watch(&self) {

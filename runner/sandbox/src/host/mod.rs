@@ -168,7 +168,7 @@ impl Host {
         })
     }
 
-    /// Whether the guest may have so many more resources.
+    /// Whether the guest may have this many more resources.
     pub(crate) fn has_room(&mut self, more: usize) -> bool {
         let table = WasiView::ctx(self).table;
         table.iter_mut().take(MAX_RESOURCES).count() + more <= MAX_RESOURCES

@@ -193,7 +193,7 @@ async fn read_nothing(
     tell(memory, result, 0)
 }
 
-/// Success, of so many bytes.
+/// Success, of this many bytes.
 fn tell(memory: &mut [u8], result: i32, done: usize) -> wasmtime::Result<i32> {
     let at = result.cast_unsigned() as usize;
     let place = at

@@ -12,7 +12,7 @@ const LONG: usize = 1 << 20;
 
 static ONE_LONG: Semaphore = Semaphore::const_new(1);
 
-/// A turn to make a result of so many bytes, which wasmtime then copies to the guest in
+/// A turn to make a result of this many bytes, which wasmtime then copies to the guest in
 /// one piece: of long ones, all tasks of this process make one at a time. Together they
 /// would take all threads, and fault in each other's memory.
 pub(crate) async fn long_result(len: usize) -> Option<SemaphorePermit<'static>> {

@@ -1,12 +1,12 @@
 //! Where the data of large messages lies: one memory file for each channel.
 //!
 //! Its descriptor goes where an end goes, and not along with each message: descriptors in
-//! flight are counted by user, and whoever leaves large messages unread would use up those
+//! flight are counted by user, and the one that leaves large messages unread would use up those
 //! of others. Message number `n` of a direction lies in the place `n` modulo the capacity:
 //! it is free when the message may be sent, for what was there has been received.
 //!
 //! The other side is not trusted. Invariants: what is received is copied once, before its
-//! place is given back; no call blocks; nothing is mapped. Whoever writes into a place of
+//! place is given back; no call blocks; nothing is mapped. The one that writes into a place of
 //! the other side, cuts the file or has it appended to harms no channel but this one.
 
 use super::{Message, Port};

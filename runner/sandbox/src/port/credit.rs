@@ -98,7 +98,7 @@ impl Books {
         self.sent.wrapping_sub(self.taken)
     }
 
-    /// A message says that so many were received; an old one may say less than is known.
+    /// A message says that this many were received; an old one may say less than is known.
     fn learn(&mut self, received: u64) -> Result<(), Broken> {
         let more = received.wrapping_sub(self.taken);
         if more <= self.waiting() {
@@ -230,7 +230,7 @@ impl Credit {
         self.books.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What whoever has the end next is to know; all that was received is noted.
+    /// What the one that has the end next is to know; all that was received is noted.
     pub(super) fn parts(&self) -> packet::PortParts {
         let mut books = self.books();
         self.note(&mut books);

@@ -68,7 +68,7 @@ impl Watched {
 }
 
 impl InFlight {
-    /// Counts so many more, if that many may be.
+    /// Counts this many more, if that many may be.
     pub(super) fn take(self: &Arc<Self>, count: usize) -> Option<Charge> {
         let mut fits = self.add(count);
         for look in 0..LOOKS {

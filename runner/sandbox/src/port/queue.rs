@@ -2,7 +2,7 @@
 //!
 //! Ports lie in queues of other ports, so that channels can come to hold each
 //! other while nobody holds any of them. A [`Registry`] knows all channels of a
-//! runner and finds those. Invariants: whoever drops a message with ports in it
+//! runner and finds those. Invariants: the one that drops a message with ports in it
 //! does so without recursion, however deep they lie; what one task made has a bound
 //! ([`Made`]), wherever the ends are.
 
@@ -58,7 +58,7 @@ impl Made {
 pub struct Registry {
     channels: Mutex<Vec<Weak<Channel>>>,
     /// Held for writing while it is found out who can be reached, for reading by
-    /// whoever sends or receives ports.
+    /// the one that sends or receives ports.
     moving: RwLock<()>,
 }
 
@@ -115,7 +115,7 @@ pub(super) struct End {
 }
 
 impl Registry {
-    /// None where whoever makes it has made too many.
+    /// None where the maker has made too many.
     pub(super) fn channel(
         self: &Arc<Self>,
         capacity: usize,

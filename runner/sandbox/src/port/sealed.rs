@@ -55,7 +55,7 @@ pub fn in_memory(data: &[u8]) -> io::Result<OwnedFd> {
     file.seal()
 }
 
-/// Whether it is a memory file of so many bytes that nobody can change.
+/// Whether it is a memory file of this many bytes that nobody can change.
 pub fn is_sealed(file: &OwnedFd, len: u64) -> bool {
     fstat(file).is_ok_and(|stat| {
         FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile

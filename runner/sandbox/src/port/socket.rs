@@ -57,7 +57,7 @@ pub(super) struct End {
     messages: Socket,
     credit: Arc<Credit>,
     arena: Arena,
-    /// Data up to this size travels in its packet: so many fit the buffer.
+    /// Data up to this size travels in its packet: this many fit the buffer.
     inline: usize,
     /// The last thing done here was sending: what is received next is an answer, and
     /// rarely there yet.
@@ -175,7 +175,7 @@ impl End {
         Ok((parts, [messages?, credit?, file?]))
     }
 
-    /// Whoever has it next counts what it has in flight.
+    /// The one that has it next counts what it has in flight.
     pub(super) fn handed_over(&self) {
         drop(self.credit.take_charges());
     }
@@ -318,7 +318,7 @@ impl End {
     }
 
     /// What the first message says that lies unread; none where it makes no sense, which
-    /// is for whoever receives it to find.
+    /// is for the one that receives it to find.
     fn unread(&self) -> Option<Said> {
         let mut head = [0; HEADER];
         let flags = RecvFlags::DONTWAIT | RecvFlags::PEEK;

@@ -45,7 +45,7 @@ pub(super) const SPIN: Duration = Duration::from_micros(50);
 /// their time.
 #[derive(Default)]
 pub(super) struct Haste {
-    /// So many times it is not tried.
+    /// This many times it is not tried.
     pause: AtomicU32,
     /// How often in a row it was in vain.
     failures: AtomicU32,

@@ -3,7 +3,7 @@
 //!
 //! A sender that was taken over can keep a descriptor or a mapping of what it gave away,
 //! and write there while the receiver's host takes what it reads for its own. The kernel
-//! knows whether anything of that exists, and says so to whoever asks for a lease to
+//! knows whether anything of that exists, and says so to the requester for a lease to
 //! write: there is one only for the last file description that is open for writing
 //! (fcntl(2), `F_SETLEASE`). All holders of a descriptor that travels share one
 //! description, so the runner opens the file once more, forgets the one that came, and

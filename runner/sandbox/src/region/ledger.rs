@@ -163,7 +163,7 @@ impl Ledger {
             };
             match sole {
                 Ok(true) => {
-                    // Whoever had it can have sealed it; now nobody is left who could.
+                    // The one that had it can have sealed it; now nobody is left who could.
                     let seals = rustix::fs::fcntl_get_seals(&own);
                     let sealed = SealFlags::WRITE | SealFlags::FUTURE_WRITE;
                     let free = seals.is_ok_and(|seals| !seals.intersects(sealed));
@@ -206,7 +206,7 @@ impl Ledger {
         self.make_for(None, len, kind)
     }
 
-    /// For a task, whose regions may have so many bytes together, or for the host.
+    /// For a task, whose regions may have this many bytes together, or for the host.
     fn make_for(
         &self,
         maker: Option<(&Arc<Account>, u64)>,

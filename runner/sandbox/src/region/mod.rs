@@ -11,7 +11,7 @@
 //! | shared | any number | never |
 //!
 //! The runner makes every region, and its ledger counts them until the last holder
-//! is gone ([`ledger`]); whoever asked for one reserves its pages.
+//! is gone ([`ledger`]); the requester for one reserves its pages.
 //!
 //! Invariants: the bytes of a [`Region`] are reserved, and its file can neither
 //! shrink nor grow. While pages of an exclusive region are laid into a memory, a
@@ -94,7 +94,7 @@ pub struct Region {
     lease: Lease,
 }
 
-/// Held by whoever has a region's pages in a memory.
+/// Held by the one that has a region's pages in a memory.
 #[derive(Clone, Debug, Default)]
 struct Lease(Arc<()>);
 

@@ -5,8 +5,8 @@
 //! descriptor, and keep one. It cannot make the receiver fault or wait, or take
 //! memory that can change for memory that cannot. Nor can it make an honest holder look
 //! like a liar: what it can still do to a file that it gave away, seal an exclusive one,
-//! is an error of whoever wants to write there, and no reason to refuse the message of
-//! whoever hands it on.
+//! is an error of the one that wants to write there, and no reason to refuse the message of
+//! the one that hands it on.
 
 use super::waiters::Waiters;
 use super::{
@@ -103,7 +103,7 @@ impl Region {
         if kind != Kind::Exclusive && (offset != 0 || end != size) {
             return Err(RegionError::Foreign("only what is exclusive has parts"));
         }
-        // A page that is not there might not be had when it is touched. Whoever made
+        // A page that is not there might not be had when it is touched. The one that made
         // the region reserved all, and the jail lets nobody take one away.
         let there = u64::try_from(stat.st_blocks)
             .unwrap_or(0)

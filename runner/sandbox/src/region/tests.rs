@@ -407,7 +407,7 @@ fn what_came_is_mapped_only_where_nobody_has_kept_it() {
     assert!(!itself);
     drop((far, near));
     assert!(claimed(&ledger, region).1);
-    // It lets go a moment later, as whoever sends does.
+    // It lets go a moment later, as a sender does.
     let region = sent();
     let kept = descriptor(&region);
     std::thread::scope(|scope| {
@@ -419,7 +419,7 @@ fn what_came_is_mapped_only_where_nobody_has_kept_it() {
         let (region, _) = claimed(&ledger, region);
         eprintln!("copied: {}", region.is_to_be_claimed());
     });
-    // Whoever had it has seen to it that nobody can write.
+    // The one that had it has seen to it that nobody can write.
     let region = sent();
     rustix::fs::fcntl_add_seals(&region.file.file, SealFlags::FUTURE_WRITE).expect("seals");
     let (region, itself) = claimed(&ledger, region);

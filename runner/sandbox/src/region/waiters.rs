@@ -30,7 +30,7 @@ impl Waiters {
 
     /// Stands in the list for the word at `at`, if the word still says so.
     ///
-    /// Whoever changes the value and then notifies finds the waiter in the list, or
+    /// The one that changes the value and then notifies finds the waiter in the list, or
     /// `still` finds the changed value: nobody notifies meanwhile.
     pub(super) fn stand(&self, at: usize, still: impl FnOnce() -> bool) -> Option<Standing<'_>> {
         let mut list = self.list();

@@ -44,7 +44,7 @@ fn plan(role: Role) -> Plan {
 #[derive(Clone, Copy, Debug)]
 enum User {
     Own,
-    /// An ordinary user; where the tests are not root's, whoever runs them.
+    /// An ordinary user; where the tests are not root's, the one that runs them.
     Nobody,
 }
 

@@ -325,7 +325,7 @@ async fn an_answer_says_what_is_owed_and_a_turn_that_ends_notes_it() {
         hear();
         other.try_receive().expect("received");
         assert!(!is_noted(&one));
-        // Whoever it tells finds room.
+        // The one that it tells finds room.
         let [elsewhere, _far] = channel(1).expect("a channel");
         elsewhere.try_send("told".into()).expect("there is room");
         assert!(is_noted(&one));
@@ -388,7 +388,7 @@ async fn who_takes_turns_is_told_by_the_answer_alone() {
         tokio::task::yield_now().await;
     })
     .await;
-    // Whoever waits for a note has it when the turn has ended.
+    // The one that waits for a note has it when the turn has ended.
     assert!(is_noted(&one));
 }
 
