@@ -121,8 +121,9 @@ impl State {
         let (_, bar) = self.bar.get_or_insert_with(|| {
             // At most so often a second.
             let lines = MultiProgress::with_draw_target(screen::draw_target(10));
-            let bar = lines.add(ProgressBar::no_length());
-            bar.set_prefix(self.name.clone());
+            // Not set once it is shown: that would draw it before it has its style.
+            let bar = ProgressBar::no_length().with_prefix(self.name.clone());
+            let bar = lines.add(bar);
             (lines, bar)
         });
         if bar.length() != total || bar.position() == 0 {
