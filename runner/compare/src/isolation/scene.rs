@@ -55,7 +55,7 @@ pub(super) struct Played {
 /// How the task with the fault ended.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Ended {
-    InjectionResult(InjectionResult),
+    Injected(InjectionResult),
     Trapped(String),
     Limit(Limit),
     Signal(i32),
@@ -271,7 +271,7 @@ impl Stage {
 
     /// Whether what was read is what was there.
     fn is_true(&self, fault: Fault, ended: &Ended, aim: &Aim) -> bool {
-        let Ended::InjectionResult(InjectionResult::Did(said)) = ended else {
+        let Ended::Injected(InjectionResult::Did(said)) = ended else {
             return true;
         };
         let hash_of = |bytes: &[u8]| blake3::hash(bytes).as_bytes().to_vec();
@@ -295,7 +295,7 @@ impl Ended {
         match outcome {
             Outcome::Failed(text) if fault.by() != By::Guest => {
                 match InjectionResult::of_text(text) {
-                    Some(acted) => Ended::InjectionResult(acted),
+                    Some(acted) => Ended::Injected(acted),
                     None => Ended::Other(outcome.to_string()),
                 }
             }

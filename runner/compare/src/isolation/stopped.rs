@@ -78,16 +78,14 @@ impl Known {
                 by: walls.filter(),
                 detail: "killed for the call (SIGSYS)".to_owned(),
             },
-            Ended::InjectionResult(InjectionResult::Refused { errno, senseless }) => {
-                match self.trace {
-                    Some(true) => done("it said that it was refused, and it was done"),
-                    _ => Course::Stopped {
-                        by: self.refused_by(*errno, *senseless, &walls),
-                        detail: format!("refused: {}", name_of(*errno)),
-                    },
-                }
-            }
-            Ended::InjectionResult(InjectionResult::Did(_)) => match self.trace {
+            Ended::Injected(InjectionResult::Refused { errno, senseless }) => match self.trace {
+                Some(true) => done("it said that it was refused, and it was done"),
+                _ => Course::Stopped {
+                    by: self.refused_by(*errno, *senseless, &walls),
+                    detail: format!("refused: {}", name_of(*errno)),
+                },
+            },
+            Ended::Injected(InjectionResult::Did(_)) => match self.trace {
                 Some(false) => Course::Unknown {
                     why: "it said that it was done, and left no trace".to_owned(),
                 },
@@ -224,8 +222,8 @@ fn did(fault: Fault) -> &'static str {
 impl Ended {
     fn words(&self) -> String {
         match self {
-            Ended::InjectionResult(InjectionResult::Did(_)) => "it went on".to_owned(),
-            Ended::InjectionResult(InjectionResult::Refused { errno, .. }) => {
+            Ended::Injected(InjectionResult::Did(_)) => "it went on".to_owned(),
+            Ended::Injected(InjectionResult::Refused { errno, .. }) => {
                 format!("refused: {}", name_of(*errno))
             }
             Ended::Trapped(what) => format!("trapped: {what}"),
@@ -339,7 +337,7 @@ mod tests {
     }
 
     fn refused(errno: i32, senseless: i32) -> Ended {
-        Ended::InjectionResult(InjectionResult::Refused { errno, senseless })
+        Ended::Injected(InjectionResult::Refused { errno, senseless })
     }
 
     /// Whether it held, and by what.
@@ -443,12 +441,7 @@ mod tests {
 
     #[test]
     fn what_was_done_is_told_from_what_was_said() {
-        let did = || {
-            played(
-                Ended::InjectionResult(InjectionResult::Did(Vec::new())),
-                &[],
-            )
-        };
+        let did = || played(Ended::Injected(InjectionResult::Did(Vec::new())), &[]);
         let with = |trace| Known {
             trace,
             ..known(Fault::WriteFile)
@@ -461,7 +454,7 @@ mod tests {
         assert_eq!(seen(&with(Some(true)), &refused), nothing);
         // The host's number, where there are others.
         let elsewhere = played(
-            Ended::InjectionResult(InjectionResult::Did(Vec::new())),
+            Ended::Injected(InjectionResult::Did(Vec::new())),
             &[Layer::PidNamespace],
         );
         let by = (true, "the process namespace".to_owned());
