@@ -141,7 +141,7 @@ fn names_that_cannot_be_are_errors() {
     );
     check::<wrun::DirGrant>(
         "",
-        r#"invalid directory grant "": expected HOST[::GUEST][:ro]"#,
+        r#"invalid directory grant "": expected HOST[::GUEST][:ro|:rw]"#,
     );
     check::<wrun::TcpGrant>("x", r#"invalid address "x": expected HOST:PORT"#);
 }
