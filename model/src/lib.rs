@@ -4,50 +4,42 @@
 //! A crate of its own, so that neither wasmtime nor the runner is compiled for it,
 //! and the runner has nothing of loom. README.md has the commands.
 
+#![allow(
+    dead_code,
+    unused_imports,
+    unreachable_pub,
+    missing_docs,
+    clippy::len_without_is_empty,
+    clippy::new_without_default,
+    clippy::result_unit_err,
+    clippy::duplicate_mod,
+    reason = "the sources of another crate, which uses more of them"
+)]
+
 // What the sources import of that crate is what `sys` has.
 extern crate self as wrun_sys;
 
-#[expect(unreachable_pub, reason = "the runner uses more of it")]
 #[path = "../../runner/sandbox/src/blocking.rs"]
 mod blocking;
 mod channels;
 mod named;
 mod sync;
-#[expect(missing_docs, reason = "it stands for another crate")]
 mod sys;
 #[cfg(not(miri))]
 mod waiting;
 
-#[expect(
-    unused_imports,
-    dead_code,
-    unreachable_pub,
-    reason = "the runner uses more of it"
-)]
 #[path = "../../runner/sandbox/src/port/mod.rs"]
 mod port;
 
-#[expect(unreachable_pub, reason = "the runner uses more of it")]
 #[path = "../../runner/sandbox/src/lock_table.rs"]
 mod lock_table;
-#[expect(dead_code, unreachable_pub, reason = "the runner uses more of it")]
 #[path = "../../runner/sandbox/src/locks.rs"]
 mod locks;
 
 /// For what lies in messages; and Miri runs what of its unit tests needs no memory file.
-#[expect(
-    unused_imports,
-    dead_code,
-    unreachable_pub,
-    reason = "the runner uses more of it"
-)]
 #[path = "../../runner/sandbox/src/region/mod.rs"]
 mod region;
 
-#[cfg_attr(
-    not(test),
-    expect(dead_code, unreachable_pub, reason = "the runner uses more of it")
-)]
 #[path = "../../runner/sandbox/src/turn.rs"]
 mod turn;
 

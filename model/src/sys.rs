@@ -1,6 +1,5 @@
 //! What the sources use of the runner's `sys`.
 
-#[expect(dead_code, reason = "nobody maps what is checked here")]
 #[path = "../../runner/sys/src/pages.rs"]
 mod pages;
 #[path = "../../runner/sys/src/shared_words.rs"]

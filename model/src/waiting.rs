@@ -1,10 +1,5 @@
 //! The waiting list of a region, where it can be called from tests.
 
-#[cfg_attr(test, expect(dead_code, reason = "for the runner's unit tests"))]
-#[expect(
-    clippy::duplicate_mod,
-    reason = "the region has one that cannot be reached"
-)]
 #[path = "../../runner/sandbox/src/region/waiters.rs"]
 mod waiters;
 
