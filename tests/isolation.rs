@@ -643,10 +643,10 @@ fn a_program_that_is_not_a_host_is_not_measured() {
     let directory = tempfile::tempdir().unwrap();
     for (number, (does, why)) in [
         ("exit 0", "died before the fault"),
-        ("echo '{}'", "nobody understands"),
+        ("echo '{}'", "cannot be read"),
         ("echo '\"Completed\"'", "out of turn"),
         ("echo '{\"Failed\":\"no luck\"}'", "no luck"),
-        ("exec yes ''", "nobody understands"),
+        ("exec yes ''", "cannot be read"),
         ("while :; do printf xxxxxxxxxxxxxxxx; done", "too much"),
         ("exec 1>&-; exec sleep 100", "did not die"),
         (
