@@ -4,14 +4,12 @@
 //! A crate of its own, so that neither wasmtime nor the runner is compiled for it,
 //! and the runner has nothing of loom. README.md has the commands.
 
-#![allow(
+#![expect(
     dead_code,
     unused_imports,
     unreachable_pub,
     missing_docs,
     clippy::len_without_is_empty,
-    clippy::new_without_default,
-    clippy::result_unit_err,
     clippy::duplicate_mod,
     reason = "the sources of another crate, which uses more of them"
 )]

@@ -6,13 +6,10 @@
 //! guest runs in it.
 
 #![forbid(unsafe_code)]
-#![allow(
+#![expect(
     missing_docs,
     rustdoc::private_intra_doc_links,
-    clippy::len_without_is_empty,
-    clippy::new_without_default,
     clippy::should_implement_trait,
-    clippy::result_unit_err,
     reason = "no public API: wrun documents what it re-exports"
 )]
 

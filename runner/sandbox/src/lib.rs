@@ -4,7 +4,7 @@
 //! May use the plain data of the crate root; must not know the executors.
 //! Invariant: this module cannot tell thread mode from process mode.
 
-#![allow(
+#![expect(
     missing_docs,
     rustdoc::private_intra_doc_links,
     clippy::len_without_is_empty,

@@ -2,12 +2,11 @@
 //! lines that hand wasmtime its own artifacts. One file per kind of thing;
 //! callers see safe types.
 
-#![allow(
+#![expect(
     missing_docs,
     rustdoc::private_intra_doc_links,
     clippy::len_without_is_empty,
     clippy::new_without_default,
-    clippy::result_unit_err,
     reason = "no public API: wrun documents what it re-exports"
 )]
 

@@ -4,7 +4,7 @@
 //! call and nothing that runs a task.
 
 #![forbid(unsafe_code)]
-#![allow(missing_docs, reason = "wrun documents what is public")]
+#![expect(missing_docs, reason = "wrun documents what is public")]
 
 pub mod compile_budget;
 pub mod config;
