@@ -4,7 +4,6 @@
 
 #![expect(
     missing_docs,
-    rustdoc::private_intra_doc_links,
     clippy::len_without_is_empty,
     clippy::new_without_default,
     reason = "no public API: wrun documents what it re-exports"
