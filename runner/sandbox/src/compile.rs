@@ -195,8 +195,13 @@ mod tests {
     #[test]
     fn what_a_compiler_has_no_business_to_say_does_not_travel() {
         assert!(postcard::to_allocvec(&LoadError::Precompiled).is_err());
-        // All that there is, by number: the first ten and no more.
-        for number in 10..0x80 {
+        // All that there is, by number: the first eleven and no more. The last is that the
+        // program of the child has no compiler.
+        assert!(matches!(
+            postcard::from_bytes(&[10]),
+            Ok(LoadError::NoCompiler)
+        ));
+        for number in 11..0x80 {
             assert!(postcard::from_bytes::<LoadError>(&[number, 0, 0, 0, 0]).is_err());
         }
     }

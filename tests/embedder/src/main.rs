@@ -20,9 +20,8 @@ use tracing::{Event, Instrument, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::LookupSpan;
 use wrun::{
-    ProcessOptions,
-    Artifact, ErrorKind, Limit, Limits, Message, Mode, Outcome, RegionKind, Runner, Start, Task,
-    TrapKind,
+    Artifact, ErrorKind, Limit, Limits, Message, Mode, Outcome, ProcessOptions, RegionKind, Runner,
+    Start, Task, TrapKind,
 };
 
 #[global_allocator]
@@ -47,7 +46,11 @@ struct Server {
 
 impl Server {
     fn new(mode: Mode, start: Start) -> Result<Self, wrun::Error> {
-        Server::with(Runner::builder().mode(mode).process(ProcessOptions::default().start(start)))
+        Server::with(
+            Runner::builder()
+                .mode(mode)
+                .process(ProcessOptions::default().start(start)),
+        )
     }
 
     fn with(builder: wrun::Builder) -> Result<Self, wrun::Error> {
@@ -71,13 +74,18 @@ impl Server {
             Outcome::Completed(output) => assert_eq!(output.to_string_lossy(), "some text"),
             other => panic!("the plug-in {other}"),
         }
-        let report = self.runner.blocking_run(Task::new(&self.trap)).expect("a report");
+        let report = self
+            .runner
+            .blocking_run(Task::new(&self.trap))
+            .expect("a report");
         match report.outcome {
             Outcome::Trapped(trap) => assert_eq!(trap.kind, TrapKind::MemoryOutOfBounds),
             other => panic!("the plug-in {other}"),
         }
         let limits = Limits::default().timeout(Duration::from_millis(200));
-        let report = self.runner.blocking_run(Task::new(&self.spin).limits(limits));
+        let report = self
+            .runner
+            .blocking_run(Task::new(&self.spin).limits(limits));
         let outcome = report.expect("a report").outcome;
         assert_eq!(outcome, Outcome::LimitExceeded(Limit::Deadline));
     }
@@ -274,7 +282,9 @@ fn forks() {
         if child == 0 {
             // SAFETY: it takes any number.
             unsafe { libc::alarm(60) };
-            let again = server.runner.blocking_run(Task::new(&server.echo).input("x"));
+            let again = server
+                .runner
+                .blocking_run(Task::new(&server.echo).input("x"));
             assert_eq!(again.expect_err("not here").kind(), ErrorKind::ShutDown);
             let again = server.runner.try_submit(Task::new(&server.echo));
             assert_eq!(again.expect_err("not here").kind(), ErrorKind::ShutDown);
@@ -329,7 +339,9 @@ fn named(name: &str) -> (PathBuf, PathBuf) {
 fn hooks() {
     for (name, words) in [("late-thread", "metrics"), ("late-runtime", "asynchronous")] {
         let (folder, program) = named(name);
-        let error = Server::with(Runner::builder().process(ProcessOptions::default().worker(&program))).err();
+        let error =
+            Server::with(Runner::builder().process(ProcessOptions::default().worker(&program)))
+                .err();
         std::fs::remove_dir_all(folder).expect("removed");
         let error = error.expect("a worker that cannot be");
         assert_eq!(error.kind(), ErrorKind::NoWorker, "{error}");
@@ -341,7 +353,9 @@ fn hooks() {
     }
     let (folder, program) = named("crowded");
     for start in [Start::Fork, Start::Exec] {
-        let server = Server::with(Runner::builder().process(ProcessOptions::default().worker(&program).start(start)));
+        let server = Server::with(
+            Runner::builder().process(ProcessOptions::default().worker(&program).start(start)),
+        );
         server.expect("a server").check();
     }
     std::fs::remove_dir_all(folder).expect("removed");
