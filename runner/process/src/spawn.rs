@@ -75,6 +75,7 @@ impl Spawner {
         let last = workers.clone();
         let exe = program.clone();
         let thread = std::thread::Builder::new()
+            .stack_size(wrun_sys::stack_size())
             .name("wrun-spawn".into())
             .spawn(move || {
                 // Of the worker program, once a zygote is wanted.

@@ -41,6 +41,7 @@ pub mod shortage;
 mod shown;
 mod signal;
 mod sole;
+mod stack;
 mod start;
 mod startup;
 mod stdout;
@@ -80,6 +81,7 @@ pub use signal::{
     survive_file_size_signal,
 };
 pub use sole::is_sole;
+pub use stack::stack_size;
 pub use start::{Program, start};
 pub use startup::{
     fill_standard_streams, hear_signals, is_denied_code, start_afresh, unblock_traps,

@@ -44,6 +44,10 @@ impl Process {
         }
     }
 
+    pub(crate) fn number(self) -> u32 {
+        self.0
+    }
+
     /// Whether it is the one that calls.
     pub fn is_current(self) -> bool {
         self == Process::current()

@@ -166,7 +166,9 @@ pub fn threads(wanted: usize) -> (usize, Option<io::Error>) {
     let mut refused = None;
     while started.len() < wanted && refused.is_none() {
         let gate = gate.clone();
-        let thread = thread::Builder::new().name("wrun".into());
+        let thread = thread::Builder::new()
+            .name("wrun".into())
+            .stack_size(crate::stack_size());
         let waits = move || {
             drop(gate.lock());
             rustix::thread::gettid()

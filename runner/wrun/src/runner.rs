@@ -77,6 +77,7 @@ fn runtime(wanted: usize, quiet_pipes: bool) -> Result<Runtime, Error> {
         .worker_threads(workers)
         .event_interval(turn::EVENT_INTERVAL)
         .thread_name("wrun")
+        .thread_stack_size(wrun_sys::stack_size())
         .thread_keep_alive(Duration::MAX)
         .on_thread_start(move || {
             if quiet_pipes {
@@ -598,7 +599,9 @@ impl Drop for Runner {
         };
         let waited = std::thread::scope(|scope| {
             let waiting = || taken().into_iter().for_each(|it| wait(it, &self.core));
-            let thread = std::thread::Builder::new().name("wrun-drop".into());
+            let thread = std::thread::Builder::new()
+                .name("wrun-drop".into())
+                .stack_size(wrun_sys::stack_size());
             thread.spawn_scoped(scope, waiting).is_ok()
         });
         if !waited && let Some(runtime) = taken() {
