@@ -10,7 +10,7 @@
 )]
 
 mod allocator;
-#[cfg(feature = "test-hooks")]
+#[cfg(any(test, feature = "test-hooks"))]
 #[path = "../test-hooks/attempt.rs"]
 pub mod attempt;
 mod descriptor;
