@@ -6,6 +6,10 @@
 //! guest runs in it.
 
 #![forbid(unsafe_code)]
+#![cfg_attr(
+    not(feature = "measure"),
+    expect(unreachable_pub, reason = "`measure` re-exports them")
+)]
 #![expect(
     missing_docs,
     rustdoc::private_intra_doc_links,
