@@ -63,6 +63,7 @@ async fn warm_up(prepared: &Prepared) {
         stdin: Source::new(InputKind::Bytes(Bytes::from_static(b"warm-up")), None),
         stdout: Sink::capture(0),
         stderr: Sink::capture(0),
+        exchange: wrun_sandbox::http::Exchange::of_warm_up(),
         kill: CancellationToken::new(),
         thread: OnThread::WarmUp,
         warm: None,
@@ -238,6 +239,7 @@ impl Worker<'_> {
             stdin: Source::new(input, order.spec.limits.input_budget(shape)),
             stdout: outputs.stdout.clone(),
             stderr: outputs.stderr.clone(),
+            exchange: None,
             // A runner that wants the task dead kills the process.
             kill: CancellationToken::new(),
             // What forwards a stream waits for its last sink to be dropped.
