@@ -62,7 +62,7 @@ impl Shape {
     }
 
     /// True for the shapes whose output is what they print.
-    pub(crate) fn prints_output(self) -> bool {
+    pub fn prints_output(self) -> bool {
         self.is_command() || self.is_http()
     }
 }
