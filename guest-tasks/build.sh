@@ -45,6 +45,8 @@ http-hello     | http      | http-hello/http-hello.wasm           | http-hello h
 http-events    | http      | http-events/http-events.wasm         | http-events http-common
 http-digest    | http      | http-digest/http-digest.wasm         | http-digest http-common
 http-hostile   | http      | http-hostile/http-hostile.wasm       | http-hostile http-common
+http-fetch     | http      | http-fetch/http-fetch.wasm           | http-fetch http-common
+http-api       | http      | http-api/http-api.wasm               | http-api http-common
 panic          | wasip2    | hostile/panic/panic.wasm             | hostile/panic Cargo.toml Cargo.lock ../wit
 hostile        | generated | $(echo hostile/*.wasm hostile/deep-*.wat hostile/many-instances.wat) | hostile/make.py
 "
