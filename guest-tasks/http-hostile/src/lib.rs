@@ -20,28 +20,29 @@ use wasip2::http::types::{
 struct Hostile;
 
 const PATHS: &str = "\
-/trap            traps
-/panic           panics, with a message
-/exit            ends the program
-/stack           calls itself until the stack is full
-/spin            never answers, computes
-/sleep           never answers, waits
-/memory          grows until it is refused, then traps
-/no-answer       returns without an answer
-/error           answers with an error code
-/half            says 1000 bytes, sends 500, traps
-/half-chunked    sends 500 bytes, traps
-/stall           says 1000 bytes, sends 500, waits for ever
-/unfinished      says 1000 bytes, sends 500, drops the body
-/too-short       says 1000 bytes, ends the body after 500
-/too-long        says 500 bytes, sends 1000
-/after-trap      answers completely, then traps
-/after-spin      answers completely, then computes for ever
-/spam            sends without end
-/bad-headers     tries headers that are not its own, and says what became of each
-/many-headers    as many and as big headers as they may be: ?n=1000&bytes=1000
-/status          answers with any status code: ?code=204, with ?bytes=N in the body
-/count           how often this instance was called, beginning with 1
+/trap                traps
+/panic               panics, with a message
+/exit                ends the program
+/stack               calls itself until the stack is full
+/spin                never answers, computes
+/sleep               never answers, waits
+/memory              grows until it is refused, then traps
+/no-answer           returns without an answer
+/error               answers with an error code
+/half                says 1000 bytes, sends 500, traps
+/half-chunked        sends 500 bytes, traps
+/stall               says 1000 bytes, sends 500, waits for ever
+/unfinished          says 1000 bytes, sends 500, drops the body
+/unfinished-chunked  sends 500 bytes, drops the body
+/too-short           says 1000 bytes, ends the body after 500
+/too-long            says 500 bytes, sends 1000
+/after-trap          answers completely, then traps
+/after-spin          answers completely, then computes for ever
+/spam                sends without end
+/bad-headers         tries headers that are not its own, and says what became of each
+/many-headers        as many and as big headers as they may be: ?n=1000&bytes=1000
+/status              answers with any status code: ?code=204, with ?bytes=N in the body
+/count               how often this instance was called, beginning with 1
 ";
 
 /// How often this instance was called.
@@ -203,6 +204,7 @@ fn answer(target: &Target, request: &IncomingRequest, out: ResponseOutparam) -> 
             sleep()
         }
         "/unfinished" => drop(half(out, Some("1000"))?),
+        "/unfinished-chunked" => drop(half(out, None)?),
         "/too-short" => half(out, Some("1000"))?.end(None),
         "/too-long" => {
             let mut body = half(out, Some("500"))?;
