@@ -1,6 +1,6 @@
 //! The command `wrun`: parses, calls the libraries, prints. One file per subcommand.
 //!
-//! Sees the public API of `wrun` and `wrun-compare`, and of `wrun-sys` what a program does
+//! Sees the public API of `wrun`, `wrun-compare` and `wrun-serve`, and of `wrun-sys` what a program does
 //! to itself: its allocator, its standard streams, its signals.
 
 #![forbid(unsafe_code)]
@@ -22,6 +22,7 @@ mod progress;
 mod result_to;
 mod run;
 mod screen;
+mod serve;
 mod signals;
 mod stdio;
 mod table;
@@ -69,6 +70,7 @@ fn main() -> ExitCode {
         Some(Command::Inspect(args)) => inspect::inspect(&args),
         Some(Command::Compile(args)) => compile::compile(&args),
         Some(Command::Compare(args)) => compare::compare(*args),
+        Some(Command::Serve(args)) => serve::serve(*args),
         Some(Command::Completions { shell }) => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "wrun", &mut script);
@@ -85,6 +87,7 @@ fn start_log(cli: &Cli) -> Result<(), Failure> {
         Some(Command::Run(args)) => args.log.start(),
         Some(Command::Compile(args)) => args.log.start(),
         Some(Command::Compare(args)) => args.log.start(),
+        Some(Command::Serve(args)) => args.log.start(),
         Some(Command::Inspect(_) | Command::Completions { .. } | Command::Man { .. }) => Ok(()),
     }
 }

@@ -21,6 +21,7 @@ mod telling;
 mod watch;
 
 use super::error::ProcessError;
+use super::http::Responding;
 use super::plain::Plain;
 use super::pool::{NoWorker, Pool, Taken};
 use super::requests::Responder;
@@ -177,6 +178,8 @@ struct Attempt<'a> {
     requests: Option<Responder>,
     /// Nothing of the task's but bytes went to the worker.
     self_contained: bool,
+    /// What the task answers to its request, if it has one.
+    response: Option<Responding>,
 }
 
 async fn supervise(mut worker: Worker, mut job: Job, asks: bool) -> Result<Supervised, Error> {
@@ -195,7 +198,9 @@ async fn supervise(mut worker: Worker, mut job: Job, asks: bool) -> Result<Super
         feed,
         streams,
         self_contained,
+        exchange,
     } = ready;
+    let (request, response) = exchange.unzip();
     let (requests, answers) = asks
         .then(|| Responder::new(job.services.clone(), job.spec.limits.max_tasks))
         .unzip();
@@ -208,17 +213,19 @@ async fn supervise(mut worker: Worker, mut job: Job, asks: bool) -> Result<Super
         streams,
         requests,
         self_contained,
+        response,
     };
     let seen = {
         let (failed, failures) = mpsc::channel(1);
         let worker = &mut attempt.worker;
-        let telling = Telling::new(&mut worker.orders, &job.cancel, failures, answers);
+        let telling = Telling::new(&mut worker.orders, &job.cancel, failures, answers, request);
         let watch = Watch {
             job: terms,
             life: &mut worker.life,
             says: &mut worker.says,
             streams: &mut attempt.streams,
             requests: &mut attempt.requests,
+            response: &mut attempt.response,
             input: Feeding::new(feed, failed),
         };
         watch.run(telling.run(order, descriptors)).await

@@ -27,6 +27,7 @@ mod compile_main;
 mod compile_wait;
 mod error;
 mod group;
+mod http;
 mod image;
 pub mod jail;
 #[cfg(feature = "measure")]

@@ -43,6 +43,7 @@ impl Plain {
             || !job.spec.dirs.is_empty()
             || !job.spec.tcp.is_empty()
             || job.port.is_some()
+            || job.exchange.is_some()
             // What is left until then is told, and would pass meanwhile.
             || job.deadline.is_some()
         {
@@ -73,6 +74,7 @@ impl Plain {
             stderr: self.stderr,
             joined: false,
             port: None,
+            request: None,
         })))
     }
 }

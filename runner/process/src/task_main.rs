@@ -10,6 +10,7 @@ mod running;
 mod wishes;
 
 use super::channel::{ChannelError, Receiver, Sender};
+use super::http::Answering;
 use super::requests::Requester;
 use crate::jail::{Sealed, TaskWalls};
 use crate::wire::{Done, Order, RunOrder, Spare, WorkerSays};
@@ -63,6 +64,7 @@ async fn warm_up(prepared: &Prepared) {
         stdin: Source::new(InputKind::Bytes(Bytes::from_static(b"warm-up")), None),
         stdout: Sink::capture(0),
         stderr: Sink::capture(0),
+        exchange: wrun_sandbox::http::Exchange::of_warm_up(),
         kill: CancellationToken::new(),
         thread: OnThread::WarmUp,
         warm: None,
@@ -124,7 +126,12 @@ pub(super) fn serve(
                         break worker.run(*order, task == tasks).await?;
                     }
                     // For a task that was done before it came.
-                    Some(Order::Cancel | Order::InputFailed(_) | Order::Answer { .. }) => {}
+                    Some(
+                        Order::Cancel
+                        | Order::InputFailed(_)
+                        | Order::Answer { .. }
+                        | Order::Http { .. },
+                    ) => {}
                     // The runner does not need this worker after all.
                     None => return Ok(()),
                 }
@@ -215,10 +222,14 @@ impl Worker<'_> {
         }
 
         let shape = self.prepared.shape();
-        let mut outputs = Outputs::new(&order, shape.is_command(), stdout, stderr)?;
+        let mut outputs = Outputs::new(&order, shape.prints_output(), stdout, stderr)?;
         let wishes = Arc::new(Wishes::default());
         let input = input_of(order.input, stdin, &wishes)?;
         let (services, mut requester) = Requester::new();
+        let (exchange, mut answering) = match order.request.map(Answering::new).transpose() {
+            Ok(both) => both.unzip(),
+            Err(why) => return Err(io::Error::other(why)),
+        };
         let cancel = CancellationToken::new();
         let noted = wishes.clone();
         let task = Run {
@@ -238,10 +249,11 @@ impl Worker<'_> {
             stdin: Source::new(input, order.spec.limits.input_budget(shape)),
             stdout: outputs.stdout.clone(),
             stderr: outputs.stderr.clone(),
+            exchange,
             // A runner that wants the task dead kills the process.
             kill: CancellationToken::new(),
             // What forwards a stream waits for its last sink to be dropped.
-            thread: match last && outputs.has_framed_stderr() && !shape.is_command() {
+            thread: match last && outputs.has_framed_stderr() && !shape.prints_output() {
                 true => OnThread::OwnAndLast,
                 false => OnThread::Own,
             },
@@ -253,6 +265,8 @@ impl Worker<'_> {
             wishes: &wishes,
             requester: &mut requester,
             outputs: &mut outputs,
+            answering: &mut answering,
+            task_id: order.task_id,
             cancel: &cancel,
             progress_said: None,
         };

@@ -33,7 +33,7 @@ impl Budgets for Limits {
 
     fn host_call(&self, shape: Shape, captured: bool, regions: bool) -> u64 {
         let mut budget = Limits::HOST_CALL;
-        if !shape.is_command() {
+        if !shape.prints_output() {
             // Nothing that it returns is larger than its memory.
             let output = self.output_budget(captured).unwrap_or(self.max_memory);
             budget = budget.max(output.min(self.max_memory));
@@ -58,7 +58,7 @@ impl Budgets for Limits {
     fn input_budget(&self, shape: Shape) -> Option<u64> {
         match self.max_input {
             Some(max) => Some(max),
-            None if shape.is_command() => None,
+            None if shape.prints_output() => None,
             None => Some(Limits::INPUT_DEFAULT),
         }
     }

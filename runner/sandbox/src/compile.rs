@@ -96,7 +96,10 @@ fn compiled(
 fn native(engine: &Engine, shape: Shape, binary: &[u8]) -> Result<Vec<u8>, LoadError> {
     let elf = match shape {
         Shape::CommandModule => engine.precompile_module(binary),
-        Shape::Component | Shape::CommandComponent | Shape::CoreModule => {
+        Shape::Component
+        | Shape::CommandComponent
+        | Shape::CoreModule
+        | Shape::HttpComponent => {
             engine.precompile_component(binary)
         }
     };

@@ -2,6 +2,7 @@
 //! implementations: `thread` and `process`.
 
 use crate::InputKind;
+use crate::http::Exchange;
 use crate::deadline::Deadline;
 use crate::port::{Port, Transport};
 use crate::region::Ledger;
@@ -53,6 +54,8 @@ pub struct Job {
     pub stdin: InputKind,
     pub stdout: Sink,
     pub stderr: Sink,
+    /// What a task that speaks HTTP answers.
+    pub exchange: Option<Exchange>,
     /// The host asks the task to stop.
     pub cancel: CancellationToken,
     /// The host ends the task.

@@ -15,6 +15,10 @@ pub(super) fn check(facts: &Facts, shape: Shape) -> Result<(), LoadError> {
             Shape::Component | Shape::CommandComponent => {
                 (is_provided_interface(name) || import.kind == "type", name)
             }
+            Shape::HttpComponent => {
+                let provided = is_provided_interface(name) || is_http_interface(name);
+                (provided || import.kind == "type", name)
+            }
             Shape::CommandModule => {
                 let (module, field) = name.split_once('.').unwrap_or((name, ""));
                 let provided = module == "wasi_snapshot_preview1" && WASI_P1.contains(&field);
@@ -81,7 +85,16 @@ fn is_provided_interface(name: &str) -> bool {
         let mut all = abi::INTERFACES.iter();
         return all.any(|it| it.name == interface) && matches!(version, "0.1.0" | "0.1");
     }
-    WASI_P2.contains(&interface) && (version == "0.2" || version.starts_with("0.2."))
+    WASI_P2.contains(&interface) && is_version_0_2(version)
+}
+
+fn is_http_interface(name: &str) -> bool {
+    let (interface, version) = name.split_once('@').unwrap_or((name, ""));
+    WASI_HTTP.contains(&interface) && is_version_0_2(version)
+}
+
+fn is_version_0_2(version: &str) -> bool {
+    version == "0.2" || version.starts_with("0.2.")
 }
 
 fn who_provides(module: &str) -> String {
@@ -100,7 +113,9 @@ fn who_provides(module: &str) -> String {
         _ if interface.starts_with("wrun:task/") => {
             format!("wrun {} does not provide it", env!("CARGO_PKG_VERSION"))
         }
-        _ if interface.starts_with("wasi:http") => "only HTTP hosts provide it".into(),
+        _ if interface.starts_with("wasi:http") && module.contains("@0.2") => {
+            "it is only for components that export wasi:http/incoming-handler".into()
+        }
         _ if interface.starts_with("wasi:") && module.contains("@0.3") => {
             "it is WASI 0.3; wrun provides 0.2".into()
         }
@@ -141,6 +156,9 @@ const WASI_P2: &[&str] = &[
     "wasi:sockets/udp",
     "wasi:sockets/udp-create-socket",
 ];
+
+/// Interfaces that HTTP handlers may import besides.
+const WASI_HTTP: &[&str] = &["wasi:http/outgoing-handler", "wasi:http/types"];
 
 /// Functions of `wasi_snapshot_preview1`.
 const WASI_P1: &[&str] = &[

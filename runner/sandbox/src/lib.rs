@@ -33,6 +33,7 @@ pub mod executor;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod host;
+pub mod http;
 mod imports;
 mod in_process;
 #[cfg(feature = "measure")]

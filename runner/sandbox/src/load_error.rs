@@ -42,6 +42,8 @@ pub enum LoadError {
         "the program was built without a compiler: it runs only tasks that were compiled before"
     )]
     NoCompiler,
+    #[error("the task answers HTTP requests, and the program was built without HTTP")]
+    NoHttp,
     // From here on: nothing that a compiler process reports. These must stay last, or
     // postcard counts the others differently when it reads than when it writes.
     #[serde(skip)]

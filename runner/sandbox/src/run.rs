@@ -14,10 +14,13 @@ use super::engine::Kind;
 use super::epoch;
 use super::host::TaskContext;
 use super::host::{GrantError, Granted, Host};
+use super::http::{Exchange, Handling, Over};
 #[cfg(feature = "measure")]
 use super::injecting::Injecting;
 use super::input::{Source, SourceError};
 use super::linker;
+#[cfg(not(feature = "http"))]
+use super::load_error::LoadError;
 use super::names::demangled;
 use super::run_result::{MAX_FAILURE, MAX_MESSAGE, RunResult, truncate};
 use super::sink::{OutputExceeded, Sink};
@@ -35,6 +38,8 @@ use tokio_util::sync::CancellationToken;
 use wasmtime::{Engine, InstancePre, Store};
 use wasmtime_wasi::I32Exit;
 use wasmtime_wasi::p2::bindings::CommandPre;
+#[cfg(feature = "http")]
+use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wrun_sys::shortage;
 use wrun_types::error::{Error, ErrorKind};
 use wrun_types::limits::{Limit, Limits};
@@ -60,6 +65,8 @@ pub(super) enum Entry {
     Task(TaskPre<Host>),
     Command(CommandPre<Host>),
     Module(InstancePre<Host>),
+    #[cfg(feature = "http")]
+    Http(ProxyPre<Host>),
 }
 
 /// Why code could not be prepared.
@@ -112,6 +119,16 @@ impl Prepared {
                     Entry::Task(TaskPre::new(pre).map_err(link)?)
                 }
             }
+            #[cfg(feature = "http")]
+            Shape::HttpComponent => {
+                let component = code.component(engine).map_err(PrepareError::Code)?;
+                memories = component.resources_required().map(|it| it.num_memories);
+                let linker = linker::http(engine, code.meta.regions).map_err(link)?;
+                let pre = linker.instantiate_pre(&component).map_err(link)?;
+                Entry::Http(ProxyPre::new(pre).map_err(link)?)
+            }
+            #[cfg(not(feature = "http"))]
+            Shape::HttpComponent => return Err(PrepareError::Link(LoadError::NoHttp.to_string())),
         };
         Ok(Prepared {
             engine: engine.clone(),
@@ -183,6 +200,8 @@ pub struct Run<'a> {
     pub stdin: Source,
     pub stdout: Sink,
     pub stderr: Sink,
+    /// What a guest that speaks HTTP answers.
+    pub exchange: Option<Exchange>,
     /// Ends the run at once.
     pub kill: CancellationToken,
     pub thread: OnThread,
@@ -238,7 +257,7 @@ async fn run_once(prepared: &Prepared, run: Run<'_>) -> Result<RunResult, RunErr
     let deadline = run.context.deadline;
     // What a task that returns its output prints is not its output.
     let mut terminals = run.spec.terminals;
-    let printed = if prepared.shape.is_command() {
+    let printed = if prepared.shape.prints_output() {
         &run.stdout
     } else {
         terminals.stdout = terminals.stderr;
@@ -307,6 +326,13 @@ async fn run_once(prepared: &Prepared, run: Run<'_>) -> Result<RunResult, RunErr
         ))));
     }
 
+    // Dropped before the store, which then ends the response body.
+    let mut handling = run.exchange.map(|exchange| {
+        let limits = &run.spec.limits;
+        Handling::new(exchange, limits.max_input, limits.max_output)
+    });
+    let over = handling.as_ref().map(Handling::over);
+
     let mut started = None;
     let mut cpu = Duration::ZERO;
     let ended = if deadline.is_some_and(Deadline::has_passed) {
@@ -318,6 +344,7 @@ async fn run_once(prepared: &Prepared, run: Run<'_>) -> Result<RunResult, RunErr
             guest,
             &run.stdin,
             &run.stdout,
+            &mut handling,
             &mut started,
         ));
         // CPU time of whichever threads poll the guest, while they do.
@@ -334,6 +361,7 @@ async fn run_once(prepared: &Prepared, run: Run<'_>) -> Result<RunResult, RunErr
             ended = call => ended,
             () = run.kill.cancelled() => Ended::Killed,
             () = until(deadline) => Ended::Limit(Limit::Deadline),
+            limit = exceeded(over.as_ref()) => Ended::Limit(limit),
         }
     };
     let finished = Instant::now();
@@ -348,11 +376,15 @@ async fn run_once(prepared: &Prepared, run: Run<'_>) -> Result<RunResult, RunErr
             Outcome::LimitExceeded(Limit::Output)
         }
         _ if run.stdin.exceeded().is_some() => Outcome::LimitExceeded(Limit::Input),
+        _ if let Some(limit) = over.as_ref().and_then(Over::limit) => Outcome::LimitExceeded(limit),
         Ended::Done(outcome) => match (outcome, store.data().limiter.refused_by()) {
             (Outcome::Trapped(_), Some(limit)) => Outcome::LimitExceeded(limit),
             (other, _) => other,
         },
     };
+    if let (Some(handling), Outcome::Completed(_)) = (handling.take(), &outcome) {
+        handling.complete();
+    }
     let result = RunResult {
         outcome,
         start: started.duration_since(began),
@@ -374,6 +406,14 @@ async fn run_once(prepared: &Prepared, run: Run<'_>) -> Result<RunResult, RunErr
     Ok(result)
 }
 
+/// Waits until a body is too long.
+async fn exceeded(over: Option<&Over>) -> Limit {
+    match over {
+        Some(over) => over.exceeded().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// How the call, or the waiting for it, ended.
 enum Ended {
     Done(Outcome),
@@ -388,6 +428,7 @@ async fn call(
     guest: Option<Guest>,
     stdin: &Source,
     stdout: &Sink,
+    handling: &mut Option<Handling>,
     started: &mut Option<Instant>,
 ) -> Ended {
     let input = match &prepared.entry {
@@ -396,7 +437,7 @@ async fn call(
             Err(SourceError::Exceeded) => return Ended::Limit(Limit::Input),
             Err(SourceError::Read(error)) => return Ended::Host(RunError::Input(error)),
         },
-        Entry::Command(_) | Entry::Module(_) => Bytes::new(),
+        _ => Bytes::new(),
     };
     // Start functions are guest code already.
     *started = Some(Instant::now());
@@ -437,6 +478,13 @@ async fn call(
                 .await
                 .map(|()| Outcome::Completed(Output::default())),
             Err(error) => Err(error),
+        },
+        #[cfg(feature = "http")]
+        Guest::Http(proxy) => match handling {
+            Some(handling) => handling.call(&proxy, store).await,
+            None => Ok(Outcome::Failed(
+                "it answers HTTP requests, and was given none".to_owned(),
+            )),
         },
     };
     match result {

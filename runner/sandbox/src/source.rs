@@ -34,6 +34,8 @@ pub enum Shape {
     CommandModule,
     /// A core module that exports `run` by its canonical-ABI name.
     CoreModule,
+    /// A component that exports `wasi:http/incoming-handler`: it answers a request.
+    HttpComponent,
 }
 
 impl Shape {
@@ -44,6 +46,7 @@ impl Shape {
             Shape::CommandComponent => "command (WASI 0.2 component)",
             Shape::CommandModule => "command (WASI 0.1 core module)",
             Shape::CoreModule => "core module exporting run",
+            Shape::HttpComponent => "HTTP handler (wasi:http component)",
         }
     }
 
@@ -51,6 +54,16 @@ impl Shape {
     /// code.
     pub fn is_command(self) -> bool {
         matches!(self, Shape::CommandComponent | Shape::CommandModule)
+    }
+
+    /// True for a component that answers an HTTP request.
+    pub fn is_http(self) -> bool {
+        self == Shape::HttpComponent
+    }
+
+    /// True for the shapes whose output is what they print.
+    pub fn prints_output(self) -> bool {
+        self.is_command() || self.is_http()
     }
 }
 
@@ -300,10 +313,19 @@ pub(crate) fn shape(facts: &Facts) -> Result<Shape, LoadError> {
             .any(|export| export.name.starts_with("wasi:cli/run@0.2."))
         {
             Shape::CommandComponent
+        } else if facts
+            .exports
+            .iter()
+            .any(|export| export.name.starts_with("wasi:http/incoming-handler@0.2."))
+        {
+            if !cfg!(feature = "http") {
+                return Err(LoadError::NoHttp);
+            }
+            Shape::HttpComponent
         } else {
             return Err(no_entry(
                 facts,
-                "a task component exports run, or wasi:cli/run@0.2",
+                "a task component exports run, wasi:cli/run@0.2 or wasi:http/incoming-handler@0.2",
             ));
         }
     } else if facts.exports("run") || facts.exports("cm32p2||run") {

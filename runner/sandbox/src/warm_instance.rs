@@ -16,6 +16,8 @@ use crate::InputKind;
 use bytes::Bytes;
 use wasmtime::{Func, Instance, Store};
 use wasmtime_wasi::p2::bindings::Command;
+#[cfg(feature = "http")]
+use wasmtime_wasi_http::p2::bindings::Proxy;
 use wrun_types::spec::Spec;
 
 /// An instance of a task.
@@ -23,6 +25,8 @@ pub(super) enum Guest {
     Task(Task),
     Command(Command),
     Module(Instance),
+    #[cfg(feature = "http")]
+    Http(Proxy),
 }
 
 impl Entry {
@@ -31,6 +35,8 @@ impl Entry {
             Entry::Task(pre) => Guest::Task(pre.instantiate_async(store).await?),
             Entry::Command(pre) => Guest::Command(pre.instantiate_async(store).await?),
             Entry::Module(pre) => Guest::Module(pre.instantiate_async(store).await?),
+            #[cfg(feature = "http")]
+            Entry::Http(pre) => Guest::Http(pre.instantiate_async(store).await?),
         })
     }
 }

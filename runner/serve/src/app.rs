@@ -6,8 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use wrun::{Artifact, DirGrant, ErrorKind, Limits, Runner, Stdio, Task, TaskGrant, TaskHandle, TcpGrant};
 
-use crate::fake::{ArtifactExt, HandleExt, TaskExt};
-pub(crate) use crate::fake::{Body, BodyError};
+pub(crate) use wrun::http::{Body, BodyError};
 
 /// An HTTP component, with what it may reach and what each of its requests may take.
 ///
@@ -110,7 +109,7 @@ impl App {
 
     pub(crate) async fn load(&self, runner: &Runner) -> Result<Loaded, Error> {
         let artifact = load(runner, &self.file, self.trusted).await?;
-        if !artifact.is_http() {
+        if !artifact.shape().is_http() {
             return Err(Error::NotHttp(self.file.clone()));
         }
         let mut tasks = Vec::new();

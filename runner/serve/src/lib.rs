@@ -52,7 +52,6 @@ mod clock;
 mod connection;
 mod error;
 mod event;
-mod fake;
 mod hygiene;
 mod limits;
 mod listen;

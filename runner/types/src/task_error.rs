@@ -28,6 +28,12 @@ pub enum TaskError {
     /// `Stdio::Stdout` where it cannot be.
     #[error("Stdio::Stdout is only for stderr, and requires Stdio::Stream for stdout")]
     NotJoined,
+    /// A task whose artifact is an HTTP handler, without a request.
+    #[error("the artifact answers HTTP requests, and the task has none")]
+    NoRequest,
+    /// A request for an artifact that is not an HTTP handler.
+    #[error("the task has an HTTP request, and its artifact does not answer any")]
+    NoHandler,
     /// More than [`Limits::MAX_TABLE_ELEMENTS`](crate::limits::Limits::MAX_TABLE_ELEMENTS).
     #[error("max_table_elements must be at most 1,000,000")]
     TooManyTableElements,

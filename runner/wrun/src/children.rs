@@ -265,6 +265,7 @@ impl Children {
             input,
             stdout: stdout.clone(),
             stderr,
+            exchange: None,
             port: port.map(|port| *port),
             progress: Arc::new(|_| {}),
             deadline,

@@ -6,6 +6,8 @@
 
 use crate::children::{Tree, child_data};
 use crate::handle::OutputStream;
+#[cfg(feature = "http")]
+use crate::http::Responding;
 use crate::launch::{Launch, Place, Request, Starter};
 use crate::mode;
 use crate::provider::SharedState;
@@ -23,6 +25,8 @@ use wrun_sandbox::Budgets;
 use wrun_sandbox::broadcast::Broadcast;
 use wrun_sandbox::deadline::Deadline;
 use wrun_sandbox::executor::{Executed, Executor};
+#[cfg(feature = "http")]
+use wrun_sandbox::http::Exchange;
 use wrun_sandbox::locks::Locks;
 use wrun_sandbox::{Artifact, Code, Compiled, Loader, Progress, Sink};
 use wrun_sys::{self, Process};
@@ -32,6 +36,7 @@ use wrun_types::jail_report::JailReport;
 use wrun_types::outcome::{Outcome, Output};
 use wrun_types::report::{Report, Stats};
 use wrun_types::spec::Spec;
+use wrun_types::task_error::TaskError;
 
 /// See the [module](self).
 pub(crate) struct Core {
@@ -60,6 +65,8 @@ pub(crate) struct Ends {
     pub(crate) stdout: Option<OutputStream>,
     pub(crate) stderr: Option<OutputStream>,
     pub(crate) progress: watch::Receiver<Progress>,
+    #[cfg(feature = "http")]
+    pub(crate) response: Option<Responding>,
 }
 
 impl Core {
@@ -159,6 +166,8 @@ impl Core {
             grace,
             port,
             tasks,
+            #[cfg(feature = "http")]
+            request,
         } = task;
         let all = tasks.iter().map(|grant| &grant.artifact);
         if all
@@ -179,6 +188,11 @@ impl Core {
                 "the port belongs to another runner's channel",
             ));
         }
+        #[cfg(feature = "http")]
+        let (exchange, response) = request.map(Exchange::new).unzip();
+        #[cfg(not(feature = "http"))]
+        let exchange = None;
+        check_request(&artifact, exchange.is_some())?;
         spec.validate()?;
         validate_tasks(&tasks)?;
         validate_output(stdout, stderr)?;
@@ -201,6 +215,7 @@ impl Core {
             input: stdin,
             stdout,
             stderr,
+            exchange,
             port,
             progress: Arc::new(move |value| {
                 progress.send_replace(value);
@@ -222,6 +237,8 @@ impl Core {
             stdout: stream_out,
             stderr: stream_err,
             progress: watched,
+            #[cfg(feature = "http")]
+            response,
         };
         Ok((admitted, ends))
     }
@@ -304,6 +321,17 @@ impl Core {
         report.stderr = stderr;
         trace::ended(&report);
         Ok(report)
+    }
+}
+
+/// # Errors
+///
+/// A request for a task that answers none, or the other way round.
+fn check_request(artifact: &Artifact, has_request: bool) -> Result<(), TaskError> {
+    match (artifact.shape().is_http(), has_request) {
+        (true, false) => Err(TaskError::NoRequest),
+        (false, true) => Err(TaskError::NoHandler),
+        _ => Ok(()),
     }
 }
 

@@ -1,5 +1,8 @@
 //! The embedder's end of a submitted task.
 
+use crate::core::Ends;
+#[cfg(feature = "http")]
+use crate::http::Responding;
 use bytes::Bytes;
 use std::io;
 use std::pin::Pin;
@@ -33,6 +36,8 @@ pub struct TaskHandle {
     /// is not held up by a reader that will never come.
     discarded: [Option<OutputStream>; 2],
     progress: watch::Receiver<Progress>,
+    #[cfg(feature = "http")]
+    response: Option<Responding>,
     /// In a fork of it the task does not run, and never ends.
     made_in: Process,
 }
@@ -43,19 +48,19 @@ impl TaskHandle {
         join: JoinHandle<Result<Report, Error>>,
         kill: CancellationToken,
         cancel: CancellationToken,
-        stdout: Option<OutputStream>,
-        stderr: Option<OutputStream>,
-        progress: watch::Receiver<Progress>,
+        ends: Ends,
     ) -> Self {
         TaskHandle {
             id,
             join: Some(join),
             kill,
             cancel,
-            stdout,
-            stderr,
+            stdout: ends.stdout,
+            stderr: ends.stderr,
             discarded: [None, None],
-            progress,
+            progress: ends.progress,
+            #[cfg(feature = "http")]
+            response: ends.response,
             made_in: Process::current(),
         }
     }
@@ -74,6 +79,25 @@ impl TaskHandle {
     /// Stderr as it is produced; as [`TaskHandle::take_stdout`].
     pub fn take_stderr(&mut self) -> Option<OutputStream> {
         self.stderr.take()
+    }
+
+    /// Waits for the head of the response of a task that answers a request
+    /// ([`Task::request`](crate::Task::request)); `Some` once. `None` where the task ended
+    /// without a response: then its [report](TaskHandle::report) says how.
+    ///
+    /// The body arrives while the task goes on, and makes it wait where it is not read. It ends
+    /// with an error where the task does not complete, so that what is there of it is never
+    /// taken for all of it. Dropping the body lets the task go on, which finds it closed.
+    ///
+    /// Cancel safe.
+    #[cfg(feature = "http")]
+    pub async fn response(&mut self) -> Option<http::Response<wrun_sandbox::http::Body>> {
+        if !self.made_in.is_current() {
+            return None;
+        }
+        let response = self.response.as_mut()?.await.ok();
+        self.response = None;
+        response
     }
 
     /// How far the task last said it is; zero before it said anything.

@@ -17,6 +17,7 @@ use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use wrun_sandbox::deadline::{Deadline, until};
 use wrun_sandbox::executor::{Executed, Executor, Job, Runnable};
+use wrun_sandbox::http::Exchange;
 use wrun_sandbox::port::Port;
 use wrun_sandbox::region::Maker;
 use wrun_sandbox::stop::Stop;
@@ -47,6 +48,7 @@ pub(crate) struct Request {
     pub(crate) input: InputKind,
     pub(crate) stdout: Sink,
     pub(crate) stderr: Sink,
+    pub(crate) exchange: Option<Exchange>,
     pub(crate) port: Option<Port>,
     pub(crate) progress: Arc<dyn Fn(Progress) + Send + Sync>,
     pub(crate) deadline: Option<Deadline>,
@@ -126,6 +128,7 @@ impl Starter {
             input,
             stdout,
             stderr,
+            exchange,
             port,
             progress,
             deadline,
@@ -161,6 +164,7 @@ impl Starter {
                 stdin: input,
                 stdout,
                 stderr,
+                exchange,
                 cancel,
                 kill,
                 progress,

@@ -433,6 +433,8 @@ pub mod fuzzing;
 mod handle;
 #[cfg(feature = "process")]
 mod hook;
+#[cfg(feature = "http")]
+pub mod http;
 mod launch;
 #[cfg(feature = "measure")]
 #[doc(hidden)]

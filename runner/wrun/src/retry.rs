@@ -29,6 +29,8 @@ pub(crate) struct Retry {
     pause: Duration,
     /// It had a port, over which something may have gone.
     talked: bool,
+    /// It had a request, which may have been read or answered in part.
+    exchanged: bool,
 }
 
 /// Input for one attempt after another.
@@ -58,6 +60,7 @@ impl Retry {
         };
         Retry {
             talked: job.port.is_some(),
+            exchanged: job.exchange.is_some(),
             order: job,
             input,
             left: retries,
@@ -86,6 +89,7 @@ impl Retry {
             },
             stdout: order.stdout.clone(),
             stderr: order.stderr.clone(),
+            exchange: order.exchange.take(),
             cancel: order.cancel.clone(),
             kill: order.kill.clone(),
             progress: order.progress.clone(),
@@ -105,6 +109,8 @@ impl Retry {
             Some("the task was asked to stop")
         } else if self.talked {
             Some("it had a port, and messages may have been sent over it")
+        } else if self.exchanged {
+            Some("it had an HTTP request, some of which may have been read or answered")
         } else if self.order.services.children_started() > 0 {
             Some("it started child tasks")
         } else if self.order.services.has_joined() {

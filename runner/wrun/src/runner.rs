@@ -544,15 +544,7 @@ impl Runner {
             .core
             .tasks
             .spawn_on(core.drive(admitted).instrument(span), self.handle());
-        Ok(TaskHandle::new(
-            id,
-            join,
-            kill,
-            cancel,
-            ends.stdout,
-            ends.stderr,
-            ends.progress,
-        ))
+        Ok(TaskHandle::new(id, join, kill, cancel, ends))
     }
 
     fn handle(&self) -> &Handle {

@@ -8,6 +8,8 @@ use std::time::Duration;
 use tokio::io::AsyncRead;
 use wrun_sandbox::Artifact;
 use wrun_sandbox::InputKind;
+#[cfg(feature = "http")]
+use wrun_sandbox::http::Body;
 use wrun_sandbox::port::Port;
 use wrun_types::grant::{DirGrant, TcpGrant};
 use wrun_types::limits::Limits;
@@ -49,6 +51,8 @@ pub struct Task {
     pub(crate) grace: Duration,
     pub(crate) port: Option<Port>,
     pub(crate) tasks: Vec<TaskGrant>,
+    #[cfg(feature = "http")]
+    pub(crate) request: Option<http::Request<Body>>,
 }
 
 impl Task {
@@ -81,6 +85,8 @@ impl Task {
             grace: Task::GRACE,
             port: None,
             tasks: Vec::new(),
+            #[cfg(feature = "http")]
+            request: None,
         }
     }
 
@@ -168,6 +174,21 @@ impl Task {
     /// [`Runner::channel`](crate::Runner::channel) of the same runner makes it.
     pub fn port(mut self, port: Port) -> Self {
         self.port = Some(port);
+        self
+    }
+
+    /// The HTTP request that the task answers, for an artifact that
+    /// [is an HTTP handler](crate::Shape::is_http); its response is
+    /// [`TaskHandle::response`](crate::TaskHandle::response).
+    ///
+    /// Its URI has a scheme and an authority, or the request has a `host` field; without either
+    /// the guest sees `localhost`. Fields that are about the connection (`connection`,
+    /// `transfer-encoding`, `upgrade` and the like) do not reach the guest.
+    /// [`Limits::max_input`] limits the bytes of the body, [`Limits::max_output`] those of
+    /// the response's body; neither has a limit by default, since bodies are streamed.
+    #[cfg(feature = "http")]
+    pub fn request(mut self, request: http::Request<Body>) -> Self {
+        self.request = Some(request);
         self
     }
 

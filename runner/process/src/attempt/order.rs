@@ -5,7 +5,8 @@ use crate::channel::Sender;
 use crate::owners::{self, Owners};
 use crate::plain::Told;
 use crate::stream::Stream;
-use crate::wire::{Input, Order, Output, RunOrder};
+use crate::http::{Requesting, Responding};
+use crate::wire::{Input, Order, Output, RequestHead, RunOrder};
 use bytes::Bytes;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -37,6 +38,8 @@ pub(super) struct Ready {
     /// No pipe for input, no directory, no address and no port goes to the worker:
     /// nothing of the task is left in it that another task could find.
     pub(super) self_contained: bool,
+    /// The request that goes to it after the order, and the response.
+    pub(super) exchange: Option<(Requesting, Responding)>,
 }
 
 /// How the output of a worker arrives.
@@ -68,6 +71,15 @@ impl Ready {
             Some(port) => Some(parts_of(port, &mut theirs)?),
             None => None,
         };
+        let max_output = job.spec.limits.max_output;
+        let (request, exchange) = match job.exchange.take() {
+            Some(exchange) => {
+                let (head, requesting, responding) =
+                    Requesting::new(exchange, job.task_id, max_output);
+                (Some(head), Some((requesting, responding)))
+            }
+            None => (None, None),
+        };
         let self_contained = feed.is_none()
             && job.spec.dirs.is_empty()
             && job.spec.tcp.is_empty()
@@ -75,7 +87,7 @@ impl Ready {
             && port.is_none();
         let order = match told {
             Some(told) => told,
-            None => order_of(job, input, &outputs, port)?,
+            None => order_of(job, input, &outputs, port, request)?,
         };
         Ok(Ready {
             order,
@@ -83,6 +95,7 @@ impl Ready {
             feed,
             streams: outputs.into_streams(job),
             self_contained,
+            exchange,
         })
     }
 }
@@ -185,6 +198,7 @@ fn order_of(
     input: Input,
     outputs: &Outputs,
     port: Option<PortParts>,
+    request: Option<RequestHead>,
 ) -> Result<Told, Error> {
     let order = Order::Run(Box::new(RunOrder {
         task_id: job.task_id,
@@ -196,6 +210,7 @@ fn order_of(
         stderr: outputs.stderr,
         joined: outputs.joined,
         port,
+        request,
     }));
     let frame = Sender::frame(&order)
         .map_err(|error| Error::new(ErrorKind::InvalidTask, format!("the task: {error}")))?;

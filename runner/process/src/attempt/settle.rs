@@ -4,6 +4,7 @@ use super::order::Streams;
 use super::watch::GRACE;
 use super::{Attempt, Seen, Terms};
 use crate::child::REAP_TIMEOUT;
+use crate::http::Responding;
 use crate::pool::bounded;
 use crate::requests::Responder;
 use crate::trace;
@@ -126,7 +127,12 @@ impl Attempt<'_> {
         let delivered = or_stopped(delivery, job.kill, job.deadline).await;
         let mut result = done.result.distrusted(self.ordered.elapsed());
         let kept_to_rules = matches!(delivered, Ok(true)) && self.leaves_nothing();
+        let answered = self.response.as_ref().is_none_or(Responding::is_whole);
         match delivered {
+            Ok(true) if !answered && matches!(result.outcome, Outcome::Completed(_)) => {
+                let what = "it said that it was done in the middle of its HTTP response".into();
+                result = RunResult::imposed(Outcome::Crashed(Crash::Protocol(what)));
+            }
             _ if job.stdout.exceeded() || job.stderr.exceeded() => {
                 result.outcome = Outcome::LimitExceeded(Limit::Output);
             }
@@ -158,7 +164,8 @@ impl Attempt<'_> {
         // be another's.
         let is_waiting = self.requests.as_ref().is_some_and(Responder::is_waiting);
         let has_asked = is_waiting || self.job.services.children_started() > 0;
-        self.self_contained && !has_asked
+        let is_quiet = self.response.as_ref().is_none_or(Responding::is_quiet);
+        self.self_contained && !has_asked && is_quiet
     }
 }
 

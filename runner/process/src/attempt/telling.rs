@@ -1,6 +1,7 @@
 //! What a worker is told: its order, and what it has to know while it carries that out.
 
 use crate::channel::Sender;
+use crate::http::Requesting;
 use crate::plain::Told;
 use crate::requests::Answers;
 use crate::wire::Order;
@@ -16,6 +17,8 @@ pub(super) struct Telling<'a> {
     /// Why the input that is piped cannot be read any further.
     failures: mpsc::Receiver<String>,
     answers: Option<Answers>,
+    /// An HTTP request, and how far its response is read.
+    request: Option<Requesting>,
 }
 
 impl<'a> Telling<'a> {
@@ -24,6 +27,7 @@ impl<'a> Telling<'a> {
         cancel: &'a CancellationToken,
         failures: mpsc::Receiver<String>,
         answers: Option<Answers>,
+        request: Option<Requesting>,
     ) -> Self {
         Telling {
             orders,
@@ -31,6 +35,7 @@ impl<'a> Telling<'a> {
             cancelled: false,
             failures,
             answers,
+            request,
         }
     }
 
@@ -52,6 +57,9 @@ impl<'a> Telling<'a> {
             if let (Order::Answer { .. }, Some(answers)) = (&order, &self.answers) {
                 answers.sent();
             }
+            if let (Order::Http { .. }, Some(request)) = (&order, &self.request) {
+                request.sent();
+            }
         }
         Ok(())
     }
@@ -65,6 +73,7 @@ impl<'a> Telling<'a> {
             }
             Some(why) = self.failures.recv() => Some((Order::InputFailed(why), Vec::new())),
             Some(answer) = next_answer(&mut self.answers) => Some(answer),
+            Some(order) = next_part(&mut self.request) => Some((order, Vec::new())),
             else => None,
         }
     }
@@ -80,6 +89,13 @@ impl<'a> Telling<'a> {
 async fn next_answer(answers: &mut Option<Answers>) -> Option<(Order, Vec<OwnedFd>)> {
     match answers {
         Some(answers) => answers.next().await,
+        None => None,
+    }
+}
+
+async fn next_part(request: &mut Option<Requesting>) -> Option<Order> {
+    match request {
+        Some(request) => Some(request.next().await),
         None => None,
     }
 }

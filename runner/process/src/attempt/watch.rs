@@ -5,6 +5,7 @@ use super::Terms;
 use super::order::{Feed, Streams};
 use crate::channel::{ChannelError, Receiver, is_want};
 use crate::child::LOOK_EVERY;
+use crate::http::{Responding, Wrong};
 use crate::requests::Responder;
 use crate::wire::{Done, WorkerSays};
 use crate::worker::Life;
@@ -54,6 +55,7 @@ pub(super) struct Watch<'a> {
     pub(super) says: &'a mut Receiver,
     pub(super) streams: &'a mut Streams,
     pub(super) requests: &'a mut Option<Responder>,
+    pub(super) response: &'a mut Option<Responding>,
     pub(super) input: Feeding,
 }
 
@@ -118,6 +120,8 @@ impl Watch<'_> {
             }
             WorkerSays::WantInput => self.input.begin(),
             WorkerSays::Failed { message, grant } => Break(Seen::Failed { message, grant }),
+            WorkerSays::Response(head) => self.respond(|it| it.head(head).map(|()| true)),
+            WorkerSays::Http(part) => self.respond(|it| it.part(part)),
             WorkerSays::Stdout(bytes) if !stdout_piped => put(self.job.stdout, bytes).await,
             WorkerSays::Stderr(bytes) if !stderr_piped && !joined => {
                 put(self.job.stderr, bytes).await
@@ -125,6 +129,22 @@ impl Watch<'_> {
             WorkerSays::Stdout(_) | WorkerSays::Stderr(_) => {
                 Break(Seen::Broken("it sent output that has a pipe".into()))
             }
+        }
+    }
+
+    /// Passes on what the task answers to its request.
+    fn respond(
+        &mut self,
+        pass: impl FnOnce(&mut Responding) -> Result<bool, Wrong>,
+    ) -> ControlFlow<Seen> {
+        let passed = match self.response {
+            Some(response) => pass(response),
+            None => Err("it answers an HTTP request that its task does not have"),
+        };
+        match passed {
+            Ok(true) => Continue(()),
+            Ok(false) => Break(Seen::Exceeded),
+            Err(why) => Break(Seen::Broken(why.into())),
         }
     }
 

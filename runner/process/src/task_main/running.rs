@@ -3,6 +3,7 @@
 use super::outputs::{Outputs, next_chunk};
 use super::wishes::Wishes;
 use crate::channel::{ChannelError, Receiver, Sender};
+use crate::http::Answering;
 use crate::requests::Requester;
 use crate::wire::{Order, WorkerSays};
 use std::io;
@@ -21,6 +22,9 @@ pub(super) struct Running<'a> {
     pub(super) wishes: &'a Wishes,
     pub(super) requester: &'a mut Requester,
     pub(super) outputs: &'a mut Outputs,
+    /// The HTTP request of the task.
+    pub(super) answering: &'a mut Option<Answering>,
+    pub(super) task_id: u64,
     pub(super) cancel: &'a CancellationToken,
     pub(super) progress_said: Option<Instant>,
 }
@@ -29,10 +33,10 @@ impl Running<'_> {
     /// Runs `guest` to its end.
     pub(super) async fn drive<T>(mut self, guest: impl Future<Output = T>) -> io::Result<T> {
         let mut running = std::pin::pin!(in_turns(guest));
-        loop {
+        let result = loop {
             tokio::select! {
                 biased;
-                result = &mut running => return Ok(result),
+                result = &mut running => break result,
                 // What was held back a moment ago is due.
                 () = progress_due(self.wishes, self.progress_said) => {
                     // Not left to who is told of changes: due, this is always first.
@@ -46,12 +50,27 @@ impl Running<'_> {
                 Some(chunk) = next_chunk(&mut self.outputs.framed_stderr) => {
                     self.says.say(&WorkerSays::Stderr(chunk)).await?;
                 }
+                said = next_of(self.answering) => self.says.say(&said).await?,
                 // Also when the guest has used up what one poll may do.
                 order = unconstrained(self.orders.next_with_descriptors()) => {
                     self.heed(order).await?;
                 }
             }
+        };
+        self.say_response().await?;
+        Ok(result)
+    }
+
+    /// Says what is left of the response of a guest that has ended.
+    async fn say_response(&mut self) -> io::Result<()> {
+        while self.answering.as_ref().is_some_and(|it| !it.is_over()) {
+            tokio::select! {
+                biased;
+                said = next_of(self.answering) => self.says.say(&said).await?,
+                order = self.orders.next_with_descriptors() => self.heed(order).await?,
+            }
         }
+        Ok(())
     }
 
     async fn say_wishes(&mut self) -> io::Result<()> {
@@ -83,11 +102,25 @@ impl Running<'_> {
                     self.says.say(&WorkerSays::Tell(word)).await?;
                 }
             }
+            Ok(Order::Http { task_id, part }) => {
+                if let Some(answering) = self.answering.as_mut().filter(|_| task_id == self.task_id)
+                {
+                    answering.heed(part).map_err(io::Error::other)?;
+                }
+            }
             Ok(Order::Run(_)) => return Err(io::Error::other("one task at a time")),
             // The runner is gone, or gave the task up.
             Err(_) => wrun_sys::exit_now(0),
         }
         Ok(())
+    }
+}
+
+/// What is said next of the response.
+async fn next_of(answering: &mut Option<Answering>) -> WorkerSays {
+    match answering {
+        Some(answering) => answering.next().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -4,7 +4,7 @@
 use super::frame::FrameError;
 
 /// Changes with any change of a message.
-pub(super) const PROTOCOL: u32 = 8;
+pub(super) const PROTOCOL: u32 = 9;
 
 const MAGIC: [u8; 8] = *b"wrunwork";
 

@@ -21,6 +21,8 @@
 //! Ask            ───────────▶                    with its file and port; numbered
 //!                ◀───────────  Answer            with its file
 //! Tell           ───────────▶                    needs no answer
+//! Response       ───────────▶                    to the HTTP request of its order
+//! Http           ◀──────────▶                    parts of both bodies
 //! Done           ───────────▶                    and, as a rule, is gone
 //! ```
 //!
@@ -28,6 +30,7 @@
 //! ready: its control socket goes on as the worker's own.
 
 use super::ask::{WireAnswer, WireAsk};
+use super::http::{Part, RequestHead, ResponseHead};
 use crate::jail::Plan;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -113,6 +116,11 @@ pub enum Order {
         id: u64,
         answer: WireAnswer,
     },
+    /// Of the task of this number: a part of its request, or what becomes of its response.
+    Http {
+        task_id: u64,
+        part: Part,
+    },
 }
 
 /// A task, as a worker gets it. With it come, in this order and as far as it says
@@ -132,6 +140,8 @@ pub struct RunOrder {
     pub joined: bool,
     /// The task's parent port.
     pub port: Option<PortParts>,
+    /// What the task answers.
+    pub request: Option<RequestHead>,
 }
 
 impl RunOrder {
@@ -181,6 +191,9 @@ pub enum WorkerSays {
         ask: WireAsk,
     },
     Tell(Word),
+    Response(ResponseHead),
+    /// A part of the response, or what becomes of the request.
+    Http(Part),
 }
 
 /// A worker's last word about a task.

@@ -11,12 +11,14 @@ mod frame;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod handshake;
+mod http;
 mod message;
 
 pub use ask::{Data, WireAnswer, WireAsk};
 pub use compile::{CompileOrder, CompilerSays, MAX_ANSWER};
 pub use frame::{Decoder, FrameError, encode};
 pub use handshake::Hello;
+pub use http::{Fields, MAX_PART, Part, RequestHead, ResponseHead, WINDOW};
 pub use message::{
     ControlOrder, ControlSays, Done, Input, Order, Output, RunOrder, Spare, StartOrder, WorkerSays,
 };

@@ -66,6 +66,9 @@ pub(crate) struct Host {
     pub windows: Windows,
     /// Directories that a guest of WASI 0.1 is reading.
     pub(crate) listings: Listings,
+    /// For a guest that speaks HTTP.
+    #[cfg(feature = "http")]
+    pub(crate) http: crate::http::HttpHost,
 }
 
 /// WASI state of either generation.
@@ -155,6 +158,8 @@ impl Host {
             wasi,
             limiter: Limiter::new(&spec.limits, context.services.clone()),
             context,
+            #[cfg(feature = "http")]
+            http: crate::http::HttpHost::new(denials.clone()),
             denials,
             blocking,
             file_calls: FileCalls::new(blocking),

@@ -40,6 +40,14 @@ pub(crate) fn component(
     Ok(linker)
 }
 
+/// For components that answer HTTP requests: the same, and `wasi:http`.
+#[cfg(feature = "http")]
+pub(crate) fn http(engine: &wasmtime::Engine, regions: bool) -> wasmtime::Result<Linker<Host>> {
+    let mut linker = component(engine, regions)?;
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+    Ok(linker)
+}
+
 /// For core modules: WASI 0.1.
 pub(crate) fn module(engine: &wasmtime::Engine) -> wasmtime::Result<wasmtime::Linker<Host>> {
     let mut linker = wasmtime::Linker::new(engine);

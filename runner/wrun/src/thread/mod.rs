@@ -143,6 +143,7 @@ impl Runnable for Linked {
             stdin: Source::new(job.stdin, budget),
             stdout: job.stdout,
             stderr: job.stderr,
+            exchange: job.exchange,
             kill: job.kill,
             thread: OnThread::Shared,
             warm: None,

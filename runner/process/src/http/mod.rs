@@ -1,0 +1,29 @@
+//! HTTP requests between a runner and its workers: a request goes to the worker with its
+//! order, the response comes back, and both bodies flow in parts meanwhile.
+//!
+//! Invariants: at most [`WINDOW`](crate::wire::WINDOW) bytes of a body are on the way; a body
+//! that does not come to its end ends with an error; what a worker sends is believed as far
+//! as the crate `http` takes it.
+
+#[cfg(not(feature = "http"))]
+mod absent;
+#[cfg(feature = "http")]
+mod heads;
+#[cfg(feature = "http")]
+mod inflow;
+#[cfg(feature = "http")]
+mod outflow;
+#[cfg(feature = "http")]
+mod runner;
+#[cfg(feature = "http")]
+mod worker;
+
+#[cfg(not(feature = "http"))]
+pub(super) use absent::{Answering, Requesting, Responding};
+#[cfg(feature = "http")]
+pub(super) use runner::{Requesting, Responding};
+#[cfg(feature = "http")]
+pub(super) use worker::Answering;
+
+/// What a worker did wrong.
+pub(super) type Wrong = &'static str;

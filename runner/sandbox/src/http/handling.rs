@@ -1,0 +1,300 @@
+//! One request in a store: its resources for the guest, and its response.
+
+use super::exchange::{Body, BodyError, Exchange};
+use crate::host::Host;
+use crate::run_result::{MAX_FAILURE, truncate};
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, HOST, HeaderValue};
+use http::{Request, Response};
+use http_body::{Frame, SizeHint};
+use http_body_util::BodyExt;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+use wasmtime::Store;
+use wasmtime_wasi_http::WasiHttpView;
+use wasmtime_wasi_http::p2::bindings::Proxy;
+use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
+use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
+use wrun_types::limits::Limit;
+use wrun_types::outcome::{Outcome, Output};
+
+/// A request that is being answered. Dropped before [`Handling::complete`], its response body
+/// ends with an error.
+pub(crate) struct Handling {
+    request: Option<Request<Body>>,
+    answer: Arc<Answer>,
+    max_input: u64,
+}
+
+/// What the run and its response have in common.
+struct Answer {
+    respond: Mutex<Option<oneshot::Sender<Response<Body>>>>,
+    /// The error that the guest answered with.
+    refused: Mutex<Option<String>>,
+    state: AtomicU8,
+    /// Bytes that the response body may have.
+    max_output: u64,
+    over_input: CancellationToken,
+    over_output: CancellationToken,
+}
+
+const RUNNING: u8 = 0;
+const COMPLETED: u8 = 1;
+const FAILED: u8 = 2;
+
+impl Handling {
+    /// `max_input` and `max_output` are bytes of bodies.
+    pub(crate) fn new(exchange: Exchange, max_input: Option<u64>, max_output: Option<u64>) -> Self {
+        Handling {
+            request: Some(exchange.request),
+            answer: Arc::new(Answer {
+                respond: Mutex::new(Some(exchange.respond)),
+                refused: Mutex::new(None),
+                state: AtomicU8::new(RUNNING),
+                max_output: max_output.unwrap_or(u64::MAX),
+                over_input: CancellationToken::new(),
+                over_output: CancellationToken::new(),
+            }),
+            max_input: max_input.unwrap_or(u64::MAX),
+        }
+    }
+
+    /// Tells of bodies that are too long.
+    pub(crate) fn over(&self) -> Over {
+        Over(self.answer.clone())
+    }
+
+    /// Has the guest answer the request.
+    pub(crate) async fn call(
+        &mut self,
+        proxy: &Proxy,
+        store: &mut Store<Host>,
+    ) -> wasmtime::Result<Outcome> {
+        let Some(request) = self.request.take() else {
+            return Err(wasmtime::format_err!("the request was answered before"));
+        };
+        let scheme = match request.uri().scheme() {
+            Some(scheme) if *scheme == http::uri::Scheme::HTTPS => Scheme::Https,
+            _ => Scheme::Http,
+        };
+        let mut http = store.data_mut().http();
+        let request = http.new_incoming_request(scheme, self.limited(request))?;
+        let answer = self.answer.clone();
+        let out = http.new_response_outparam_from_callback(move |response| {
+            match response {
+                Ok(response) => answer.send(response),
+                Err(code) => answer.refuse(&code),
+            };
+        })?;
+        let handler = proxy.wasi_http_incoming_handler();
+        handler.call_handle(&mut *store, request, out).await?;
+        Ok(self.outcome())
+    }
+
+    /// `request` with a host, and with a body that is no longer than it may be.
+    fn limited(&self, request: Request<Body>) -> Request<Body> {
+        let (mut parts, body) = request.into_parts();
+        if parts.uri.authority().is_none() && !parts.headers.contains_key(HOST) {
+            // As HTTP/1.0 has it.
+            let nowhere = HeaderValue::from_static("localhost");
+            parts.headers.insert(HOST, nowhere);
+        }
+        let body = match self.max_input {
+            u64::MAX => body,
+            left => Limited {
+                body,
+                left,
+                over: self.answer.over_input.clone(),
+            }
+            .boxed_unsync(),
+        };
+        Request::from_parts(parts, body)
+    }
+
+    /// What came of a call that returned.
+    fn outcome(&self) -> Outcome {
+        if let Some(code) = lock(&self.answer.refused).take() {
+            return Outcome::Failed(format!("the handler answered with an error: {code}"));
+        }
+        if lock(&self.answer.respond).is_some() {
+            return Outcome::Failed("the handler returned without a response".to_owned());
+        }
+        Outcome::Completed(Output::default())
+    }
+
+    /// The task completed: what is left of its response body is whole.
+    pub(crate) fn complete(self) {
+        self.answer.state.store(COMPLETED, Ordering::Release);
+    }
+}
+
+/// Whether a body has more bytes than it may have.
+pub(crate) struct Over(Arc<Answer>);
+
+impl Over {
+    /// The limit that was exceeded.
+    pub(crate) fn limit(&self) -> Option<Limit> {
+        if self.0.over_input.is_cancelled() {
+            Some(Limit::Input)
+        } else if self.0.over_output.is_cancelled() {
+            Some(Limit::Output)
+        } else {
+            None
+        }
+    }
+
+    /// Waits until one is exceeded.
+    pub(crate) async fn exceeded(&self) -> Limit {
+        tokio::select! {
+            () = self.0.over_input.cancelled() => Limit::Input,
+            () = self.0.over_output.cancelled() => Limit::Output,
+        }
+    }
+}
+
+impl Drop for Handling {
+    fn drop(&mut self) {
+        let state = &self.answer.state;
+        let _ = state.compare_exchange(RUNNING, FAILED, Ordering::AcqRel, Ordering::Acquire);
+        // Who waits for a response waits in vain.
+        lock(&self.answer.respond).take();
+    }
+}
+
+impl Answer {
+    fn send(self: &Arc<Self>, response: Response<HyperOutgoingBody>) {
+        let Some(respond) = lock(&self.respond).take() else {
+            return;
+        };
+        let (parts, body) = response.into_parts();
+        let declared = parts.headers.get(CONTENT_LENGTH);
+        let declared = declared.and_then(|len| len.to_str().ok()?.parse().ok());
+        let body = ResponseBody {
+            body,
+            declared,
+            left: self.max_output,
+            answer: self.clone(),
+        };
+        let _ = respond.send(Response::from_parts(parts, body.boxed_unsync()));
+    }
+
+    fn refuse(&self, code: &ErrorCode) {
+        let mut text = code.to_string();
+        truncate(&mut text, MAX_FAILURE);
+        *lock(&self.refused) = Some(text);
+    }
+}
+
+/// A response body, which ends well only if its task does.
+struct ResponseBody {
+    body: HyperOutgoingBody,
+    /// Bytes that are still to come, where its head says how many.
+    declared: Option<u64>,
+    /// Bytes that it may still have.
+    left: u64,
+    answer: Arc<Answer>,
+}
+
+impl http_body::Body for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        Poll::Ready(match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+            Some(Ok(frame)) => {
+                let len = frame.data_ref().map_or(0, |data| data.len() as u64);
+                if let Some(declared) = &mut self.declared {
+                    *declared = declared.saturating_sub(len);
+                }
+                match self.left.checked_sub(len) {
+                    Some(left) => {
+                        self.left = left;
+                        Some(Ok(frame))
+                    }
+                    None => {
+                        self.answer.over_output.cancel();
+                        Some(Err(BodyError::new("the response is longer than allowed")))
+                    }
+                }
+            }
+            Some(Err(error)) => Some(Err(BodyError::new(error))),
+            // A body whose task is gone ends like one that was finished.
+            None if self.answer.state.load(Ordering::Acquire) == FAILED => {
+                let what = "the task ended in the middle of its response";
+                Some(Err(BodyError::new(what)))
+            }
+            None => None,
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self.declared {
+            Some(declared) => SizeHint::with_exact(declared),
+            None => self.body.size_hint(),
+        }
+    }
+}
+
+/// A request body that fails where it is too long.
+struct Limited {
+    body: Body,
+    left: u64,
+    over: CancellationToken,
+}
+
+impl http_body::Body for Limited {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let Some(Ok(frame)) = frame else {
+            return Poll::Ready(frame);
+        };
+        let len = frame.data_ref().map_or(0, |data| data.len() as u64);
+        Poll::Ready(Some(match self.left.checked_sub(len) {
+            Some(left) => {
+                self.left = left;
+                Ok(frame)
+            }
+            None => {
+                self.over.cancel();
+                Err(BodyError::new("the request is longer than allowed"))
+            }
+        }))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl From<BodyError> for wasmtime_wasi_http::Error {
+    /// The guest is told that the connection ended: whoever sent the body is at fault, or
+    /// gone.
+    fn from(_: BodyError) -> Self {
+        wasmtime_wasi_http::Error::ConnectionTerminated
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
