@@ -8,7 +8,7 @@ use http::header::{
     UPGRADE,
 };
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, HeaderName, Method, StatusCode, Uri, Version, request, response};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, request, response};
 
 /// Fields that concern one connection, beside those that `Connection` names.
 const HOP_BY_HOP: [HeaderName; 9] = [
@@ -55,7 +55,8 @@ impl Wrong {
 }
 
 /// Makes a client's request the app's: its target has scheme, authority and path, and its
-/// header nothing of the connection.
+/// header nothing of the connection. `TE: trailers` stays: it tells the app what the client
+/// takes.
 pub(crate) fn request(head: &mut request::Parts, scheme: &Scheme) -> Result<(), Wrong> {
     if head.method == Method::CONNECT {
         return Err(Wrong::Connect);
@@ -77,7 +78,14 @@ pub(crate) fn request(head: &mut request::Parts, scheme: &Scheme) -> Result<(), 
     parts.authority = Some(authority);
     parts.path_and_query = Some(path);
     head.uri = Uri::from_parts(parts).map_err(|_| Wrong::Target)?;
+    let takes_trailers = head.headers.get_all(TE).iter().any(|value| {
+        let codings = value.to_str().unwrap_or_default().split(',');
+        codings.map(str::trim).any(|it| it.eq_ignore_ascii_case("trailers"))
+    });
     remove_hop_by_hop(&mut head.headers);
+    if takes_trailers {
+        head.headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
     head.headers.remove(HOST);
     Ok(())
 }
@@ -164,8 +172,7 @@ pub(crate) fn is_bodiless(method: &Method, status: StatusCode) -> bool {
     method == Method::HEAD || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
-/// Removes what belongs to one connection. `Te: trailers` stays: it tells the app whether the
-/// client takes trailers.
+/// Removes what belongs to one connection.
 pub(crate) fn remove_hop_by_hop(headers: &mut HeaderMap) {
     let mut named = Vec::new();
     for value in headers.get_all(CONNECTION) {
@@ -252,6 +259,7 @@ mod tests {
             .header("host", "x.org")
             .header("connection", "keep-alive, X-Mine , content-length, host")
             .header("keep-alive", "timeout=5")
+            .header("te", "gzip, trailers")
             .header("x-mine", "1")
             .header("x-other", "2")
             .header("content-length", "3")
@@ -262,7 +270,8 @@ mod tests {
         super::request(&mut head, &Scheme::HTTPS).expect("a request");
         let mut names: Vec<_> = head.headers.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
-        assert_eq!(names, ["authorization", "content-length", "x-other"]);
+        assert_eq!(names, ["authorization", "content-length", "te", "x-other"]);
+        assert_eq!(head.headers[TE], "trailers");
     }
 
     #[test]
