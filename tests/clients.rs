@@ -23,7 +23,9 @@ fn a_header_that_never_ends_is_answered_with_408() {
     let site = Site::of("thread", HELLO, &["--header-timeout", "300ms"]);
     let mut slow = site.connect();
     slow.send("GET / HTTP/1.1\r\nHost: x\r\nX-Slow: ");
-    slow.answer(false).expect("an answer").expect(408, "a slow header");
+    slow.answer(false)
+        .expect("an answer")
+        .expect(408, "a slow header");
     assert!(slow.is_closed_within(PATIENCE));
     // One that drips does not have longer.
     let mut drips = site.connect();
@@ -34,7 +36,10 @@ fn a_header_that_never_ends_is_answered_with_408() {
             std::thread::sleep(Duration::from_millis(50));
         }
     });
-    drips.answer(false).expect("an answer").expect(408, "a header that drips");
+    drips
+        .answer(false)
+        .expect("an answer")
+        .expect(408, "a header that drips");
     assert!(drips.is_closed_within(PATIENCE));
     drop(drips);
     dripping.join().unwrap();
@@ -43,9 +48,15 @@ fn a_header_that_never_ends_is_answered_with_408() {
     // The second request of a connection.
     let mut second = site.connect();
     second.send(get("/"));
-    second.answer(false).expect("an answer").expect(200, "the first");
+    second
+        .answer(false)
+        .expect("an answer")
+        .expect(200, "the first");
     second.send("GET");
-    second.answer(false).expect("an answer").expect(408, "the second");
+    second
+        .answer(false)
+        .expect("an answer")
+        .expect(408, "the second");
     still_answers(&site);
     let labels = r#"{cause="header-timeout"}"#;
     let name = format!("wrun_http_closed_connections_total{labels}");
@@ -58,7 +69,10 @@ fn an_idle_connection_is_closed_without_a_word() {
     let site = Site::of("thread", HELLO, &["--keep-alive", "200ms"]);
     let mut client = site.connect();
     client.send(get("/"));
-    client.answer(false).expect("an answer").expect(200, "hello");
+    client
+        .answer(false)
+        .expect("an answer")
+        .expect(200, "hello");
     assert!(client.answer(false).is_none());
     site.stop();
 }
@@ -66,10 +80,17 @@ fn an_idle_connection_is_closed_without_a_word() {
 #[test]
 fn a_header_that_is_too_large_is_answered_with_431() {
     for mode in MODES {
-        let site = Site::of(mode, HELLO, &["--max-header", "8KiB", "--max-headers", "20"]);
+        let site = Site::of(
+            mode,
+            HELLO,
+            &["--max-header", "8KiB", "--max-headers", "20"],
+        );
         for (what, header) in [
             ("one line", format!("X-Bomb: {}\r\n", "x".repeat(200_000))),
-            ("a line of 10 KiB", format!("X-Bomb: {}\r\n", "x".repeat(10_000))),
+            (
+                "a line of 10 KiB",
+                format!("X-Bomb: {}\r\n", "x".repeat(10_000)),
+            ),
             ("without an end", "X-Bomb: y\r\n".repeat(40_000)),
             ("21 fields", "X-Bomb: y\r\n".repeat(21)),
         ] {
@@ -118,7 +139,9 @@ fn a_body_that_does_not_come_is_answered_with_408() {
         client.send("PUT /x HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nhalf");
         client.answer(false).expect(mode).expect(408, mode);
         assert!(client.is_closed_within(PATIENCE), "{mode}");
-        eventually("its task is gone", PATIENCE, || site.metric("wrun_http_requests_in_flight") == 0.0);
+        eventually("its task is gone", PATIENCE, || {
+            site.metric("wrun_http_requests_in_flight") == 0.0
+        });
         site.stop();
     }
 }
@@ -128,11 +151,19 @@ fn messages_that_mean_two_things_are_not_taken_for_two_requests() {
     let site = Site::of("thread", HELLO, &[]);
     let smuggled = "GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n";
     for (what, head, expected) in [
-        ("two lengths", "Content-Length: 0\r\nContent-Length: 36", 400),
+        (
+            "two lengths",
+            "Content-Length: 0\r\nContent-Length: 36",
+            400,
+        ),
         ("a length that is none", "Content-Length: +0", 400),
         ("a length in a list", "Content-Length: 0, 0", 400),
         ("a length that is negative", "Content-Length: -1", 400),
-        ("another last coding", "Transfer-Encoding: chunked, gzip", 400),
+        (
+            "another last coding",
+            "Transfer-Encoding: chunked, gzip",
+            400,
+        ),
         ("a coding that is none", "Transfer-Encoding: xchunked", 400),
         ("a space before the colon", "Content-Length : 0", 400),
         ("a line that goes on", "X: y\r\n Content-Length: 0", 400),
@@ -141,7 +172,9 @@ fn messages_that_mean_two_things_are_not_taken_for_two_requests() {
         ("two hosts", "Host: y", 400),
     ] {
         let mut client = site.connect();
-        client.send(format!("POST / HTTP/1.1\r\nHost: x\r\n{head}\r\n\r\n{smuggled}"));
+        client.send(format!(
+            "POST / HTTP/1.1\r\nHost: x\r\n{head}\r\n\r\n{smuggled}"
+        ));
         client.answer(false).expect(what).expect(expected, what);
         assert!(client.answer(false).is_none(), "{what}: a second answer");
     }
@@ -159,14 +192,35 @@ fn messages_that_mean_two_things_are_not_taken_for_two_requests() {
     }
     for (what, request, expected) in [
         ("no host", "GET / HTTP/1.1\r\n\r\n".to_owned(), 400),
-        ("no path", "GET x HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(), 400),
-        ("CONNECT", "CONNECT x:1 HTTP/1.1\r\nHost: x:1\r\n\r\n".to_owned(), 501),
+        (
+            "no path",
+            "GET x HTTP/1.1\r\nHost: x\r\n\r\n".to_owned(),
+            400,
+        ),
+        (
+            "CONNECT",
+            "CONNECT x:1 HTTP/1.1\r\nHost: x:1\r\n\r\n".to_owned(),
+            501,
+        ),
         ("nothing", "\r\n\r\n\0\0\0".to_owned(), 400),
-        ("TLS", "\x16\x03\x01\x02\0\x01\0\x01\u{7f}\x03\x03\r\n".to_owned(), 400),
-        ("HTTP/3.0", "GET / HTTP/3.0\r\nHost: x\r\n\r\n".to_owned(), 400),
-        ("chunks in 1.0", {
-            "POST / HTTP/1.0\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".to_owned()
-        }, 400),
+        (
+            "TLS",
+            "\x16\x03\x01\x02\0\x01\0\x01\u{7f}\x03\x03\r\n".to_owned(),
+            400,
+        ),
+        (
+            "HTTP/3.0",
+            "GET / HTTP/3.0\r\nHost: x\r\n\r\n".to_owned(),
+            400,
+        ),
+        (
+            "chunks in 1.0",
+            {
+                "POST / HTTP/1.0\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+                    .to_owned()
+            },
+            400,
+        ),
     ] {
         let mut client = site.connect();
         client.send(&request);
@@ -205,7 +259,9 @@ fn a_length_that_lies_is_not_filled_up_with_another_request() {
             assert!(answer.status >= 400, "{mode}: {answer}");
         }
         assert!(client.is_closed_within(PATIENCE), "{mode}");
-        eventually("no task is left", PATIENCE, || site.metric("wrun_http_requests_in_flight") == 0.0);
+        eventually("no task is left", PATIENCE, || {
+            site.metric("wrun_http_requests_in_flight") == 0.0
+        });
         site.stop();
     }
 }
@@ -215,13 +271,16 @@ fn requests_that_come_at_once_are_answered_in_turn() {
     for mode in MODES {
         let site = Site::of(mode, HELLO, &[]);
         let mut client = site.connect();
-        let requests = (0..20).map(|id| {
-            format!("GET / HTTP/1.1\r\nHost: x\r\nX-Request-Id: {id}\r\n\r\n")
-        });
+        let requests =
+            (0..20).map(|id| format!("GET / HTTP/1.1\r\nHost: x\r\nX-Request-Id: {id}\r\n\r\n"));
         client.send(requests.collect::<String>());
         for id in 0..20 {
             let answer = client.answer(false).expect(mode);
-            assert_eq!(answer.header("x-request-id"), Some(&*id.to_string()), "{mode}");
+            assert_eq!(
+                answer.header("x-request-id"),
+                Some(&*id.to_string()),
+                "{mode}"
+            );
         }
         site.stop();
     }
@@ -238,9 +297,13 @@ fn a_client_that_goes_away_takes_its_task_along() {
             if path == "/stall" || path == "/spam" {
                 client.head().expect(path).expect(200, path);
             }
-            eventually("the task runs", PATIENCE, || site.metric("wrun_http_requests_in_flight") == 1.0);
+            eventually("the task runs", PATIENCE, || {
+                site.metric("wrun_http_requests_in_flight") == 1.0
+            });
             drop(client);
-            eventually("the task is gone", PATIENCE, || site.metric("wrun_http_requests_in_flight") == 0.0);
+            eventually("the task is gone", PATIENCE, || {
+                site.metric("wrun_http_requests_in_flight") == 0.0
+            });
         }
         still_answers(&site);
         site.stop();
@@ -250,11 +313,17 @@ fn a_client_that_goes_away_takes_its_task_along() {
 #[test]
 fn a_client_that_does_not_read_is_given_up() {
     for mode in MODES {
-        let site = Site::of(mode, HOSTILE, &["--timeout", "none", "--send-timeout", "500ms"]);
+        let site = Site::of(
+            mode,
+            HOSTILE,
+            &["--timeout", "none", "--send-timeout", "500ms"],
+        );
         let mut client = site.connect();
         client.send(get("/spam"));
         client.head().expect(mode).expect(200, mode);
-        eventually("the task is gone", PATIENCE, || site.metric("wrun_http_requests_in_flight") == 0.0);
+        eventually("the task is gone", PATIENCE, || {
+            site.metric("wrun_http_requests_in_flight") == 0.0
+        });
         still_answers(&site);
         site.stop();
     }
@@ -262,19 +331,34 @@ fn a_client_that_does_not_read_is_given_up() {
 
 #[test]
 fn connections_beyond_the_limit_wait() {
-    let options = ["--max-connections", "2", "--keep-alive", "1h", "--header-timeout", "1h"];
+    let options = [
+        "--max-connections",
+        "2",
+        "--keep-alive",
+        "1h",
+        "--header-timeout",
+        "1h",
+    ];
     let site = Site::of("thread", HELLO, &options);
     let mut first = site.connect();
     first.send(get("/"));
-    first.answer(false).expect("an answer").expect(200, "the first");
+    first
+        .answer(false)
+        .expect("an answer")
+        .expect(200, "the first");
     let second = site.connect();
-    eventually("both are there", PATIENCE, || site.metric("wrun_http_connections") == 2.0);
+    eventually("both are there", PATIENCE, || {
+        site.metric("wrun_http_connections") == 2.0
+    });
     let mut third = site.connect();
     third.send(get("/"));
     std::thread::sleep(Duration::from_millis(200));
     assert_eq!(site.metric("wrun_http_accepted_connections_total"), 2.0);
     drop(second);
-    third.answer(false).expect("an answer").expect(200, "the third");
+    third
+        .answer(false)
+        .expect("an answer")
+        .expect(200, "the third");
     site.stop();
 }
 
@@ -308,8 +392,13 @@ fn streams_that_are_opened_and_reset_end_the_connection() {
             bytes.extend(frame(RESET, 0, stream, &8u32.to_be_bytes()));
         }
         client.send(&bytes);
-        assert!(client.is_closed_within(PATIENCE), "{mode}: it resets without end");
-        eventually("no task is left", PATIENCE, || site.metric("wrun_http_requests_in_flight") == 0.0);
+        assert!(
+            client.is_closed_within(PATIENCE),
+            "{mode}: it resets without end"
+        );
+        eventually("no task is left", PATIENCE, || {
+            site.metric("wrun_http_requests_in_flight") == 0.0
+        });
         still_answers(&site);
         site.stop();
     }

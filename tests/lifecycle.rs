@@ -687,7 +687,13 @@ fn the_manual_page_has_everything() {
     }
     // Each of its commands has a page, which refers to all others and to this one.
     let names = [
-        "run", "inspect", "compile", "compare", "serve", "completions", "man",
+        "run",
+        "inspect",
+        "compile",
+        "compare",
+        "serve",
+        "completions",
+        "man",
     ];
     let pages = names.map(|name| (Some(name), Wrun::new().args(["man", name]).run()));
     for (name, ran) in [(None, ran)].into_iter().chain(pages) {

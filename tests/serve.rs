@@ -28,9 +28,16 @@ fn a_request_is_answered_on_a_connection_that_stays() {
             let answer = client.answer(false).expect(mode);
             answer.expect(200, mode);
             assert_eq!(answer.text(), "hello\n", "{mode}");
-            assert_eq!(answer.header("x-request-id"), Some(&*id.to_string()), "{mode}");
+            assert_eq!(
+                answer.header("x-request-id"),
+                Some(&*id.to_string()),
+                "{mode}"
+            );
             assert_eq!(answer.header("content-length"), Some("6"), "{mode}");
-            assert!(answer.header("transfer-encoding").is_none(), "{mode}: {answer}");
+            assert!(
+                answer.header("transfer-encoding").is_none(),
+                "{mode}: {answer}"
+            );
         }
         site.stop();
     }
@@ -52,10 +59,19 @@ fn what_becomes_of_a_task_is_the_status() {
             let answer = site.get(path);
             answer.expect(status, &format!("{mode} {path}"));
             if status == 500 {
-                assert_eq!(answer.text(), "500 Internal Server Error\n", "{mode} {path}");
+                assert_eq!(
+                    answer.text(),
+                    "500 Internal Server Error\n",
+                    "{mode} {path}"
+                );
             }
         }
-        for path in ["/half", "/half-chunked", "/unfinished", "/unfinished-chunked"] {
+        for path in [
+            "/half",
+            "/half-chunked",
+            "/unfinished",
+            "/unfinished-chunked",
+        ] {
             let answer = site.get(path);
             answer.expect(200, &format!("{mode} {path}"));
             assert!(!answer.complete, "{mode} {path}: {answer}");
@@ -105,7 +121,10 @@ fn bodies_go_both_ways() {
             answer.expect(200, mode);
             assert!(answer.complete, "{mode}");
             let right = answer.body.iter().enumerate();
-            assert!(right.clone().all(|(at, byte)| *byte == (at % 251) as u8), "{mode}");
+            assert!(
+                right.clone().all(|(at, byte)| *byte == (at % 251) as u8),
+                "{mode}"
+            );
             assert_eq!(right.count(), LEN, "{mode}");
         });
         // In chunks, with a trailer.
@@ -117,11 +136,18 @@ fn bodies_go_both_ways() {
         assert_eq!(answer.text(), "hello!", "{mode}: {answer}");
         site.stop();
         let site = Site::of(mode, EVENTS, &[]);
-        for (path, chunked) in [("/big?bytes=1000000", false), ("/chunked?bytes=1000000", true)] {
+        for (path, chunked) in [
+            ("/big?bytes=1000000", false),
+            ("/chunked?bytes=1000000", true),
+        ] {
             let answer = site.get(path);
             assert!(answer.complete, "{mode} {path}");
             assert_eq!(answer.body.len(), 1_000_000, "{mode} {path}");
-            assert_eq!(answer.header("transfer-encoding").is_some(), chunked, "{mode} {path}");
+            assert_eq!(
+                answer.header("transfer-encoding").is_some(),
+                chunked,
+                "{mode} {path}"
+            );
         }
         site.stop();
     }
@@ -138,7 +164,11 @@ fn what_has_no_body_has_none() {
         assert_eq!(answer.header("content-length"), Some("6"), "{mode}");
         // What follows is the next answer, and no body.
         client.send(get("/"));
-        assert_eq!(client.answer(false).expect(mode).text(), "hello\n", "{mode}");
+        assert_eq!(
+            client.answer(false).expect(mode).text(),
+            "hello\n",
+            "{mode}"
+        );
         site.stop();
         let site = Site::of(mode, HOSTILE, &[]);
         let mut client = site.connect();
@@ -161,7 +191,14 @@ fn routes_by_host_and_prefix() {
     let hostile = format!("/hostile={}", guest(HOSTILE));
     let of_host = format!("b.example/={}", guest(EVENTS));
     for mode in MODES {
-        let options = ["--route", &everything, "--route", &hostile, "--route", &of_host];
+        let options = [
+            "--route",
+            &everything,
+            "--route",
+            &hostile,
+            "--route",
+            &of_host,
+        ];
         let site = Site::start(mode, &options);
         let ask = |host: &str, path: &str| {
             site.ask(&format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n"))
@@ -186,11 +223,20 @@ fn ask_nothing(site: &Site) {
 #[test]
 fn a_full_queue_is_answered_at_once() {
     for mode in MODES {
-        let options = ["--max-running", "1", "--max-queued", "0", "--timeout", "none"];
+        let options = [
+            "--max-running",
+            "1",
+            "--max-queued",
+            "0",
+            "--timeout",
+            "none",
+        ];
         let site = Site::of(mode, HOSTILE, &options);
         let mut first = site.connect();
         first.send(get("/sleep"));
-        eventually("the task runs", PATIENCE, || site.metric("wrun_http_requests_in_flight") == 1.0);
+        eventually("the task runs", PATIENCE, || {
+            site.metric("wrun_http_requests_in_flight") == 1.0
+        });
         let busy = within(PATIENCE, || {
             let answer = site.get("/");
             answer.status == 503 && answer.header("retry-after") == Some("1")
@@ -213,7 +259,9 @@ fn each_request_is_in_the_log_and_in_the_metrics() {
         site.get("/half");
         let mut gone = site.connect();
         gone.send(get("/sleep"));
-        eventually("the task runs", PATIENCE, || site.metric("wrun_http_requests_in_flight") == 1.0);
+        eventually("the task runs", PATIENCE, || {
+            site.metric("wrun_http_requests_in_flight") == 1.0
+        });
         drop(gone);
         let lines = site.await_lines(4);
         let lines: Vec<Value> = lines
@@ -231,12 +279,24 @@ fn each_request_is_in_the_log_and_in_the_metrics() {
             assert_eq!(line["status"], json!(status), "{mode}: {line}");
             assert_eq!(line["outcome"], json!(outcome), "{mode}: {line}");
             assert_eq!(line["complete"], json!(complete), "{mode}: {line}");
-            assert!(line["task"].as_u64().is_some_and(|id| id > 0), "{mode}: {line}");
-            assert_eq!(line["worker_pid"].is_u64(), mode == "process", "{mode}: {line}");
+            assert!(
+                line["task"].as_u64().is_some_and(|id| id > 0),
+                "{mode}: {line}"
+            );
+            assert_eq!(
+                line["worker_pid"].is_u64(),
+                mode == "process",
+                "{mode}: {line}"
+            );
         }
         let labels = r#"{route="/",code="500",outcome="trapped"}"#;
         let name = format!("wrun_http_requests_total{labels}");
-        assert_eq!(site.metric(&name), 1.0, "{mode}: {}", site.ask_admin("/metrics"));
+        assert_eq!(
+            site.metric(&name),
+            1.0,
+            "{mode}: {}",
+            site.ask_admin("/metrics")
+        );
         assert_eq!(site.metric("wrun_http_requests_in_flight"), 0.0, "{mode}");
         site.ask_admin("/healthz").expect(200, mode);
         site.ask_admin("/readyz").expect(200, mode);
@@ -267,8 +327,14 @@ fn sigterm_lets_requests_finish_and_takes_no_more() {
         idle.answer(false).expect(mode).expect(200, mode);
         site.signal(Signal::TERM);
         site.await_said("no more connections are accepted");
-        assert!(idle.is_closed_within(PATIENCE), "{mode}: a connection without a request stays");
-        assert!(std::net::TcpStream::connect(site.address).is_err(), "{mode}");
+        assert!(
+            idle.is_closed_within(PATIENCE),
+            "{mode}: a connection without a request stays"
+        );
+        assert!(
+            std::net::TcpStream::connect(site.address).is_err(),
+            "{mode}"
+        );
         site.ask_admin("/readyz").expect(503, mode);
         let mut text = String::new();
         loop {
@@ -295,7 +361,9 @@ fn grace_and_a_second_signal_cut() {
             let site = Site::of(mode, HOSTILE, &options);
             let mut client = site.connect();
             client.send(get("/sleep"));
-            eventually("the task runs", PATIENCE, || site.metric("wrun_http_requests_in_flight") == 1.0);
+            eventually("the task runs", PATIENCE, || {
+                site.metric("wrun_http_requests_in_flight") == 1.0
+            });
             for _ in 0..signals {
                 site.signal(Signal::TERM);
                 site.await_said("no more connections are accepted");
@@ -374,7 +442,10 @@ fn watched_files_are_reloaded_and_a_trial_refuses() {
         .arg(repo("guest-tasks").join(HOSTILE))
         .run();
     ran.expect_code(1, "a trial at the start");
-    assert!(ran.stderr.contains("the trial request \"/trap\" failed"), "{ran}");
+    assert!(
+        ran.stderr.contains("the trial request \"/trap\" failed"),
+        "{ran}"
+    );
 }
 
 #[test]
@@ -398,7 +469,8 @@ fn curl(args: &[&str]) -> Option<(String, bool)> {
         return None;
     }
     let mut curl = Command::new("curl");
-    curl.args(["--silent", "--show-error", "--max-time", "60"]).args(args);
+    curl.args(["--silent", "--show-error", "--max-time", "60"])
+        .args(args);
     let output = curl.stdin(Stdio::null()).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     Some((text, output.status.success()))
@@ -421,7 +493,10 @@ fn http2_by_prior_knowledge_and_by_tls() {
         let site = Site::of(mode, HOSTILE, &[]);
         let url = format!("http://{}/half-chunked", site.address);
         let (_, ended_well) = curl(&[&h2[..], &[&url]].concat()).expect("curl");
-        assert!(!ended_well, "{mode}: half of a body was taken for the whole");
+        assert!(
+            !ended_well,
+            "{mode}: half of a body was taken for the whole"
+        );
         site.stop();
         let tls = ["--tls-cert", path(&certificate), "--tls-key", path(&key)];
         let site = Site::of(mode, HELLO, &tls);
@@ -474,9 +549,19 @@ fn what_cannot_be_served_is_said_at_the_start() {
         (vec!["--addr", &taken, path(&hello)], 125, "--addr"),
         (vec!["--route", &route, path(&hello)], 2, "given twice"),
         (vec!["--route", "x", path(&hello)], 2, "PREFIX=FILE"),
-        (vec!["--jail", "strict", "--mode", "thread", path(&hello)], 2, "--jail"),
         (
-            vec!["--tls-cert", path(&none), "--tls-key", path(&none), path(&hello)],
+            vec!["--jail", "strict", "--mode", "thread", path(&hello)],
+            2,
+            "--jail",
+        ),
+        (
+            vec![
+                "--tls-cert",
+                path(&none),
+                "--tls-key",
+                path(&none),
+                path(&hello),
+            ],
             2,
             "none.pem",
         ),
@@ -494,24 +579,36 @@ fn a_crash_is_one_502() {
     let site = Site::of("process", HOSTILE, &["--timeout", "none"]);
     let mut client = site.connect();
     client.send(get("/spin"));
-    eventually("the task runs", PATIENCE, || site.metric("wrun_http_requests_in_flight") == 1.0);
+    eventually("the task runs", PATIENCE, || {
+        site.metric("wrun_http_requests_in_flight") == 1.0
+    });
     let spinning = || {
         let workers = crate::support::processes::descendants(site.pid());
         workers.into_iter().max_by_key(|pid| cpu_ticks(*pid))
     };
-    eventually("a worker computes", PATIENCE, || spinning().is_some_and(|pid| cpu_ticks(pid) > 20));
+    eventually("a worker computes", PATIENCE, || {
+        spinning().is_some_and(|pid| cpu_ticks(pid) > 20)
+    });
     let pid = rustix::process::Pid::from_raw(spinning().unwrap()).unwrap();
     rustix::process::kill_process(pid, Signal::KILL).unwrap();
-    client.answer(false).expect("an answer").expect(502, "killed");
+    client
+        .answer(false)
+        .expect("an answer")
+        .expect(502, "killed");
     site.get("/").expect(200, "another worker");
-    eventually("it is counted", PATIENCE, || site.metric("wrun_worker_crashes_total") == 1.0);
+    eventually("it is counted", PATIENCE, || {
+        site.metric("wrun_worker_crashes_total") == 1.0
+    });
     site.stop();
 }
 
 fn cpu_ticks(pid: i32) -> u64 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-    let ticks = rest.split_whitespace().nth(11).and_then(|it| it.parse().ok());
+    let ticks = rest
+        .split_whitespace()
+        .nth(11)
+        .and_then(|it| it.parse().ok());
     ticks.unwrap_or(0)
 }
 
@@ -523,6 +620,9 @@ fn the_deadline_counts_from_the_first_byte() {
     client.send("GET /count HTTP/1.1\r\nHost: x\r\n");
     std::thread::sleep(Duration::from_millis(800));
     client.send("\r\n");
-    client.answer(false).expect("an answer").expect(408, "too late");
+    client
+        .answer(false)
+        .expect("an answer")
+        .expect(408, "too late");
     site.stop();
 }

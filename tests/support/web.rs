@@ -49,7 +49,9 @@ impl Site {
             let address = find("listening on http://").or_else(|| find("listening on https://"))?;
             Some((address, find("metrics on http://")?))
         };
-        within(PATIENCE, || found().is_some() || running.child.try_wait().unwrap().is_some());
+        within(PATIENCE, || {
+            found().is_some() || running.child.try_wait().unwrap().is_some()
+        });
         let Some((address, admin)) = found() else {
             panic!("{mode} {options:?}: {}", stderr.lock().unwrap());
         };
@@ -139,7 +141,9 @@ impl Site {
     #[track_caller]
     pub fn metric(&self, name: &str) -> f64 {
         let text = self.ask_admin("/metrics").text();
-        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.map_or(0.0, |value| value.parse().unwrap())
     }
 
@@ -168,7 +172,9 @@ fn kept(source: Option<impl Read + Send + 'static>) -> Arc<Mutex<String>> {
         let mut lines = BufReader::new(source.unwrap());
         let mut line = Vec::new();
         while lines.read_until(b'\n', &mut line).is_ok_and(|len| len > 0) {
-            kept.lock().unwrap().push_str(&String::from_utf8_lossy(&line));
+            kept.lock()
+                .unwrap()
+                .push_str(&String::from_utf8_lossy(&line));
             line.clear();
         }
     });

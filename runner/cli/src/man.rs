@@ -60,7 +60,10 @@ const COMPARE_EXIT_STATUS: [(&str, &str); 6] = [
 ];
 
 const SERVE_EXIT_STATUS: [(&str, &str); 6] = [
-    ("0", "A signal ended the server, and all requests were answered."),
+    (
+        "0",
+        "A signal ended the server, and all requests were answered.",
+    ),
     ("1", "An app failed the request of --try at the start."),
     (
         "2",

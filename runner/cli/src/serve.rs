@@ -42,7 +42,10 @@ pub(super) fn serve(args: ServeArgs) -> Result<u8, Failure> {
 /// What each route serves.
 fn routes(args: &ServeArgs) -> Result<Vec<(Pattern, App)>, Failure> {
     let everywhere = args.app.iter().map(|file| (Pattern::any(), file));
-    let routes = args.route.iter().map(|RouteFile { pattern, file }| (pattern.clone(), file));
+    let routes = args
+        .route
+        .iter()
+        .map(|RouteFile { pattern, file }| (pattern.clone(), file));
     let routes = everywhere.chain(routes);
     let routes = routes.map(|(pattern, file)| {
         let mut app = App::new(file)
@@ -64,7 +67,10 @@ fn routes(args: &ServeArgs) -> Result<Vec<(Pattern, App)>, Failure> {
     });
     let routes: Vec<_> = routes.collect();
     match routes.is_empty() {
-        true => Err(Failure::new(exit::USAGE, "no app was named: expected APP or --route")),
+        true => Err(Failure::new(
+            exit::USAGE,
+            "no app was named: expected APP or --route",
+        )),
         false => Ok(routes),
     }
 }
@@ -121,25 +127,20 @@ async fn serve_on(
             code => break code,
         }
     };
-    let mut cut = 0;
-    tokio::select! {
-        left = server.drain(args.grace) => cut = left,
-        code = another(&mut signals) => {
-            // Dropped, it ends at once.
-            return Ok(code);
-        }
+    let cut = tokio::select! {
+        cut = server.drain(args.grace) => cut,
+        // Dropped, it ends at once.
+        code = another(&mut signals) => return Ok(code),
+    };
+    if cut == 0 {
+        return Ok(0);
     }
-    match cut {
-        0 => Ok(0),
-        cut => {
-            let connections = match cut {
-                1 => "1 connection was",
-                _ => &format!("{cut} connections were"),
-            };
-            text::complain(&format!("{connections} cut: --grace was over"));
-            Ok(code)
-        }
-    }
+    let connections = match cut {
+        1 => "1 connection was",
+        _ => &format!("{cut} connections were"),
+    };
+    text::complain(&format!("{connections} cut: --grace was over"));
+    Ok(code)
 }
 
 /// Waits for a signal that means the end.
@@ -209,7 +210,10 @@ fn failure(error: Error) -> Failure {
                 std::io::ErrorKind::AddrInUse => "; --addr chooses another address".to_owned(),
                 _ => wrun::limit_hint(source).to_string(),
             };
-            Failure::new(exit::RUNNER, format!("cannot listen on {address}: {source}{hint}"))
+            Failure::new(
+                exit::RUNNER,
+                format!("cannot listen on {address}: {source}{hint}"),
+            )
         }
         other => Failure::new(exit::USAGE, other.to_string()),
     }

@@ -96,10 +96,7 @@ fn compiled(
 fn native(engine: &Engine, shape: Shape, binary: &[u8]) -> Result<Vec<u8>, LoadError> {
     let elf = match shape {
         Shape::CommandModule => engine.precompile_module(binary),
-        Shape::Component
-        | Shape::CommandComponent
-        | Shape::CoreModule
-        | Shape::HttpComponent => {
+        Shape::Component | Shape::CommandComponent | Shape::CoreModule | Shape::HttpComponent => {
             engine.precompile_component(binary)
         }
     };

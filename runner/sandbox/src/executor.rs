@@ -2,8 +2,8 @@
 //! implementations: `thread` and `process`.
 
 use crate::InputKind;
-use crate::http::Exchange;
 use crate::deadline::Deadline;
+use crate::http::Exchange;
 use crate::port::{Port, Transport};
 use crate::region::Ledger;
 use crate::services::TaskServices;

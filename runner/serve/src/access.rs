@@ -35,7 +35,9 @@ impl FromStr for AccessFormat {
         match text {
             "combined" => Ok(AccessFormat::Combined),
             "json" => Ok(AccessFormat::Json),
-            other => Err(format!("unknown format {other:?}: expected combined or json")),
+            other => Err(format!(
+                "unknown format {other:?}: expected combined or json"
+            )),
         }
     }
 }
@@ -83,9 +85,17 @@ impl AccessLog {
 
     /// Writes what is left, for this long at most.
     pub(crate) fn close(&self, within: Duration) {
-        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let lines = self
+            .lines
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         drop(lines);
-        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let writer = self
+            .writer
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         let until = std::time::Instant::now() + within;
         if let Some(writer) = writer {
             while !writer.is_finished() && std::time::Instant::now() < until {
@@ -103,7 +113,11 @@ fn write_lines(lines: &Receiver<String>, mut to: Box<dyn Write + Send>) {
         {
             text.push_str(&more);
         }
-        if to.write_all(text.as_bytes()).and_then(|()| to.flush()).is_err() {
+        if to
+            .write_all(text.as_bytes())
+            .and_then(|()| to.flush())
+            .is_err()
+        {
             return;
         }
     }
@@ -167,7 +181,10 @@ fn json_line(line: &Line, record: &Record, ended: Ended<'_>) -> String {
         }
     };
     let ms = |time: Duration| json!(time.as_secs_f64() * 1e3);
-    set("time", json!(humantime::format_rfc3339_micros(line.at).to_string()));
+    set(
+        "time",
+        json!(humantime::format_rfc3339_micros(line.at).to_string()),
+    );
     set("remote", json!(line.remote));
     set("method", json!(line.method.as_str()));
     set("host", json!(line.host));
@@ -211,7 +228,12 @@ fn clf_time(at: SystemTime) -> String {
     let part = |range: std::ops::Range<usize>| text.get(range).unwrap_or_default();
     let month = part(5..7).parse::<usize>().unwrap_or(1);
     let month = MONTHS.get(month.wrapping_sub(1)).unwrap_or(&"???");
-    format!("{}/{month}/{}:{} +0000", part(8..10), part(0..4), part(11..19))
+    format!(
+        "{}/{month}/{}:{} +0000",
+        part(8..10),
+        part(0..4),
+        part(11..19)
+    )
 }
 
 #[cfg(test)]
@@ -223,7 +245,11 @@ mod tests {
     use std::time::Instant;
 
     fn record(metrics: Metrics) -> (Books, Record) {
-        let access = AccessLog::new(AccessFormat::Json, Box::new(io::sink()), LostLines::default());
+        let access = AccessLog::new(
+            AccessFormat::Json,
+            Box::new(io::sink()),
+            LostLines::default(),
+        );
         let books = Books {
             metrics,
             access: Some(access.expect("a thread")),
@@ -246,7 +272,8 @@ mod tests {
         let line = record.line.as_ref().expect("a line");
         let text = combined(line, &record, Ended::Refused);
         assert!(text.starts_with("127.0.0.1 - - ["), "{text}");
-        let expected = r#""GET /a?b=\"c HTTP/1.1" 404 14 "-" "evil\"\\ agent" outcome=refused time="#;
+        let expected =
+            r#""GET /a?b=\"c HTTP/1.1" 404 14 "-" "evil\"\\ agent" outcome=refused time="#;
         assert!(text.contains(expected), "{text}");
         assert_eq!(text.matches('\n').count(), 1, "{text}");
         let text = json_line(line, &record, Ended::Refused);

@@ -66,7 +66,11 @@ fn answer(shared: &Shared, request: &Request<Incoming>) -> Response<Outgoing> {
     const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     let is_read = [Method::GET, Method::HEAD].contains(request.method());
     let (status, kind, text) = match request.uri().path() {
-        _ if !is_read => (StatusCode::METHOD_NOT_ALLOWED, TEXT, "expected GET\n".into()),
+        _ if !is_read => (
+            StatusCode::METHOD_NOT_ALLOWED,
+            TEXT,
+            "expected GET\n".into(),
+        ),
         "/healthz" => (StatusCode::OK, TEXT, "ok\n".into()),
         "/readyz" if shared.drain.is_cancelled() => {
             (StatusCode::SERVICE_UNAVAILABLE, TEXT, "draining\n".into())

@@ -4,7 +4,9 @@ use crate::error::Error;
 use http::{Request, Response};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use wrun::{Artifact, DirGrant, ErrorKind, Limits, Runner, Stdio, Task, TaskGrant, TaskHandle, TcpGrant};
+use wrun::{
+    Artifact, DirGrant, ErrorKind, Limits, Runner, Stdio, Task, TaskGrant, TaskHandle, TcpGrant,
+};
 
 pub(crate) use wrun::http::{Body, BodyError};
 
@@ -164,10 +166,6 @@ impl std::fmt::Display for NotStarted {
 }
 
 impl Loaded {
-    pub(crate) fn name(&self) -> &str {
-        self.artifact.name()
-    }
-
     pub(crate) fn file(&self) -> &Path {
         &self.app.file
     }

@@ -156,7 +156,12 @@ mod tests {
 
     fn clock() -> Arc<Clock> {
         let limits = ClientLimits::default();
-        Clock::new(&limits.header_timeout(HEADER).idle_timeout(IDLE).send_timeout(SEND))
+        Clock::new(
+            &limits
+                .header_timeout(HEADER)
+                .idle_timeout(IDLE)
+                .send_timeout(SEND),
+        )
     }
 
     fn late(clock: &Clock) -> Option<Late> {

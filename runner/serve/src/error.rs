@@ -47,6 +47,9 @@ pub enum Error {
         /// Why.
         why: String,
     },
+    /// The thread that writes the access log cannot be started.
+    #[error("cannot start a thread for the access log: {0}")]
+    AccessLog(io::Error),
     /// An address or a socket cannot be listened on.
     #[error("cannot listen on {address}: {source}")]
     Listen {

@@ -68,14 +68,20 @@ impl fmt::Display for Event {
                 write!(f, "nothing has changed: version {version} goes on")
             }
             Event::Refused { version, error } => {
-                write!(f, "the reload is refused, version {version} goes on: {error}")
+                write!(
+                    f,
+                    "the reload is refused, version {version} goes on: {error}"
+                )
             }
             Event::NotAccepted { address, error } => {
                 let hint = wrun::limit_hint(error);
                 write!(f, "cannot accept a connection on {address}: {error}{hint}")
             }
             Event::Draining { connections } => {
-                write!(f, "no more connections are accepted; {connections} are open")
+                write!(
+                    f,
+                    "no more connections are accepted; {connections} are open"
+                )
             }
         }
     }

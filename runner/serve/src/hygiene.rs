@@ -4,11 +4,13 @@
 //! RFC 9112, section 3.2 (the target of a request) and section 6 (the length of messages).
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING,
-    UPGRADE,
+    CONNECTION, CONTENT_LENGTH, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
+    TRANSFER_ENCODING, UPGRADE,
 };
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, request, response};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, request, response,
+};
 
 /// Fields that concern one connection, beside those that `Connection` names.
 const HOP_BY_HOP: [HeaderName; 9] = [
@@ -80,11 +82,14 @@ pub(crate) fn request(head: &mut request::Parts, scheme: &Scheme) -> Result<(), 
     head.uri = Uri::from_parts(parts).map_err(|_| Wrong::Target)?;
     let takes_trailers = head.headers.get_all(TE).iter().any(|value| {
         let codings = value.to_str().unwrap_or_default().split(',');
-        codings.map(str::trim).any(|it| it.eq_ignore_ascii_case("trailers"))
+        codings
+            .map(str::trim)
+            .any(|it| it.eq_ignore_ascii_case("trailers"))
     });
     remove_hop_by_hop(&mut head.headers);
     if takes_trailers {
-        head.headers.insert(TE, HeaderValue::from_static("trailers"));
+        head.headers
+            .insert(TE, HeaderValue::from_static("trailers"));
     }
     head.headers.remove(HOST);
     Ok(())
@@ -148,7 +153,10 @@ pub(crate) fn response(
     remove_hop_by_hop(&mut head.headers);
     let mut length: Option<u64> = None;
     for value in head.headers.get_all(CONTENT_LENGTH) {
-        let digits = value.to_str().ok().filter(|it| it.bytes().all(|b| b.is_ascii_digit()));
+        let digits = value
+            .to_str()
+            .ok()
+            .filter(|it| it.bytes().all(|b| b.is_ascii_digit()));
         let value = digits.and_then(|digits| digits.parse().ok());
         let value = value.ok_or(BadResponse::Length)?;
         if length.is_some_and(|length| length != value) {
@@ -285,8 +293,14 @@ mod tests {
         assert_eq!(response(&mut sized(200, "5"), get), Ok(Some(5)));
         assert_eq!(response(&mut sized(200, "5"), &Method::HEAD), Ok(None));
         assert_eq!(response(&mut sized(304, "5"), get), Ok(None));
-        assert_eq!(response(&mut sized(200, "+5"), get), Err(BadResponse::Length));
-        assert_eq!(response(&mut sized(103, "5"), get), Err(BadResponse::Status));
+        assert_eq!(
+            response(&mut sized(200, "+5"), get),
+            Err(BadResponse::Length)
+        );
+        assert_eq!(
+            response(&mut sized(103, "5"), get),
+            Err(BadResponse::Status)
+        );
         let mut none = sized(204, "0");
         assert_eq!(response(&mut none, get), Ok(None));
         assert!(!none.headers.contains_key(CONTENT_LENGTH));

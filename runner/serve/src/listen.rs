@@ -86,7 +86,9 @@ impl Listener {
             bound => bound,
         };
         let listener = listener.map_err(failed)?;
-        let file = identity(path).ok().map(|identity| (path.to_owned(), identity));
+        let file = identity(path)
+            .ok()
+            .map(|identity| (path.to_owned(), identity));
         Ok(Listener {
             socket: Socket::Unix { listener, file },
             address: Address::Unix(path.to_owned()),
@@ -111,8 +113,8 @@ impl Listener {
                 }
                 Ok(None) => continue,
                 Err(_) => sockets.take_unix_listener(at).and_then(|listener| {
-                    let listener = listener
-                        .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+                    let listener =
+                        listener.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
                     listener.set_nonblocking(true)?;
                     let address = listener.local_addr()?;
                     let path = address.as_pathname().unwrap_or(Path::new(""));
@@ -140,8 +142,9 @@ impl Listener {
         match &self.socket {
             Socket::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
-                // Answers are written whole: waiting for more would only delay them.
-                stream.set_nodelay(true)?;
+                // Answers are written whole: waiting for more would only delay them. It fails for
+                // a client that is gone.
+                let _ = stream.set_nodelay(true);
                 Ok((Accepted::Tcp(stream), Some(peer.ip())))
             }
             Socket::Unix { listener, .. } => {
@@ -193,7 +196,9 @@ mod tests {
     use super::*;
 
     fn in_runtime<T>(made: impl Future<Output = T>) -> T {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
         runtime.expect("a runtime").block_on(made)
     }
 

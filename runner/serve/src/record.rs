@@ -71,7 +71,9 @@ impl Record {
         };
         let line = books.access.as_ref().map(|_| {
             Box::new(Line {
-                at: SystemTime::now().checked_sub(began.elapsed()).unwrap_or(SystemTime::UNIX_EPOCH),
+                at: SystemTime::now()
+                    .checked_sub(began.elapsed())
+                    .unwrap_or(SystemTime::UNIX_EPOCH),
                 remote,
                 method: head.method.clone(),
                 host: match head.uri.authority() {

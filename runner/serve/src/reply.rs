@@ -53,7 +53,12 @@ impl Reply {
     }
 
     /// As a response to a request of this version and method.
-    pub(crate) fn response(&self, debug: bool, version: Version, method: &Method) -> Response<Bytes> {
+    pub(crate) fn response(
+        &self,
+        debug: bool,
+        version: Version,
+        method: &Method,
+    ) -> Response<Bytes> {
         let mut text = self.status.to_string();
         if debug && !self.why.is_empty() {
             let is_shown = |c: char| c == '\n' || !c.is_control();
@@ -117,7 +122,10 @@ mod tests {
         let plain = reply.response(false, Version::HTTP_11, &Method::GET);
         assert_eq!(plain.body(), "502 Bad Gateway\n");
         let debug = reply.response(true, Version::HTTP_11, &Method::GET);
-        assert_eq!(debug.body(), "502 Bad Gateway\n\ndied of \u{fffd}[1m signal 11\n");
+        assert_eq!(
+            debug.body(),
+            "502 Bad Gateway\n\ndied of \u{fffd}[1m signal 11\n"
+        );
         assert!(!debug.headers().contains_key(CONNECTION));
     }
 

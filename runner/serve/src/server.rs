@@ -132,15 +132,14 @@ impl Builder {
         let access = match self.access {
             Some((format, to)) => {
                 let log = AccessLog::new(format, to, metrics.lost_lines.clone());
-                Some(log.map_err(|source| Error::Listen {
-                    address: "the access log".to_owned(),
-                    source,
-                })?)
+                Some(log.map_err(Error::AccessLog)?)
             }
             None => None,
         };
         let books = Arc::new(Books { metrics, access });
-        let room = Arc::new(Semaphore::new(self.limits.max_connections.min(Semaphore::MAX_PERMITS)));
+        let room = Arc::new(Semaphore::new(
+            self.limits.max_connections.min(Semaphore::MAX_PERMITS),
+        ));
         let secure = site.tls.is_some();
         let shared = Shared::new(self.runner, site, self.limits, self.debug_errors, books);
         let inner = Arc::new(Inner {
@@ -150,7 +149,11 @@ impl Builder {
             tell: self.tell,
             stop: CancellationToken::new(),
         });
-        let addresses = self.listeners.iter().map(|it| it.address().clone()).collect();
+        let addresses = self
+            .listeners
+            .iter()
+            .map(|it| it.address().clone())
+            .collect();
         let mut accepting = Vec::new();
         for listener in self.listeners {
             let address = listener.address().clone();

@@ -109,11 +109,7 @@ impl Service {
         Ok(found.app.clone())
     }
 
-    fn upload(
-        &self,
-        body: Incoming,
-        record: &Record,
-    ) -> (Body, Option<oneshot::Receiver<Fault>>) {
+    fn upload(&self, body: Incoming, record: &Record) -> (Body, Option<oneshot::Receiver<Fault>>) {
         if body.is_end_stream() {
             let empty = Empty::new().map_err(|never: Infallible| match never {});
             return (empty.boxed_unsync(), None);

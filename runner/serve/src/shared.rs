@@ -52,13 +52,19 @@ impl Shared {
 
     /// What is served now. A request keeps what it got.
     pub(crate) fn site(&self) -> Arc<Site> {
-        self.site.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.site
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// From here on, each request that is looked up gets the new version.
     pub(crate) fn switch(&self, site: Site) {
         let site = Arc::new(site);
-        self.books.metrics.version.set(i64::try_from(site.version).unwrap_or(i64::MAX));
+        self.books
+            .metrics
+            .version
+            .set(i64::try_from(site.version).unwrap_or(i64::MAX));
         *self.site.write().unwrap_or_else(PoisonError::into_inner) = site;
     }
 }

@@ -44,8 +44,8 @@ impl TlsFiles {
             return Err(of_cert("expected a certificate in PEM".to_owned()));
         }
         let of_key = failed(&self.key);
-        let key = PrivateKeyDer::from_pem_file(&self.key)
-            .map_err(|error| of_key(error.to_string()))?;
+        let key =
+            PrivateKeyDer::from_pem_file(&self.key).map_err(|error| of_key(error.to_string()))?;
         let fingerprint = certs.iter().map(|cert| cert.as_ref().to_vec()).collect();
         let of_key = failed(&self.key);
         let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))

@@ -2,10 +2,10 @@
 //! runner's ends of the pipes among them.
 
 use crate::channel::Sender;
+use crate::http::{Requesting, Responding};
 use crate::owners::{self, Owners};
 use crate::plain::Told;
 use crate::stream::Stream;
-use crate::http::{Requesting, Responding};
 use crate::wire::{Input, Order, Output, RequestHead, RunOrder};
 use bytes::Bytes;
 use std::io;

@@ -87,9 +87,7 @@ impl Answering {
     }
 }
 
-async fn head(
-    response: &mut Option<oneshot::Receiver<Response<Body>>>,
-) -> Option<Response<Body>> {
+async fn head(response: &mut Option<oneshot::Receiver<Response<Body>>>) -> Option<Response<Body>> {
     match response {
         Some(response) => response.await.ok(),
         None => std::future::pending().await,
