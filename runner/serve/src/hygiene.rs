@@ -72,7 +72,8 @@ pub(crate) fn request(head: &mut request::Parts, scheme: &Scheme) -> Result<(), 
         Some(path) => path.clone(),
         None => PathAndQuery::from_static("/"),
     };
-    if !path.as_str().starts_with('/') && !(path == "*" && head.method == Method::OPTIONS) {
+    let is_of_all = path == "*" && head.method == Method::OPTIONS;
+    if !is_of_all && !path.as_str().starts_with('/') {
         return Err(Wrong::Target);
     }
     let mut parts = http::uri::Parts::default();
