@@ -5,7 +5,7 @@
 //! ```text
 //! take      a worker of the pool
 //! order     the frame, its descriptors, and what the runner keeps of them
-//! telling   to the worker: the order, cancellation, answers   ┐ at the same
+//! outbox    to the worker: order, cancellation, responses      ┐ at the same
 //! watch     from the worker: what it says, its output, its end ┘ time
 //! settle    how it ended, and whether the worker is used again
 //! ```
@@ -16,8 +16,8 @@
 //! killed and reaped.
 
 mod order;
+mod outbox;
 mod settle;
-mod telling;
 mod watch;
 
 use super::error::ProcessError;
@@ -27,10 +27,10 @@ use super::requests::Responder;
 use super::trace;
 use super::worker::Worker;
 use order::{Ready, Streams};
+use outbox::Outbox;
 use settle::Supervised;
 use std::sync::Arc;
 use std::time::Instant;
-use telling::Telling;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use watch::{Feeding, Seen, Watch};
@@ -43,13 +43,12 @@ use wrun_types::limits::Limit;
 use wrun_types::outcome::Outcome;
 use wrun_types::spec::Spec;
 
-/// Runs `job` in a worker of `pool`; with `asks` it may ask for the runner's services;
-/// `renew` has the code compiled anew when the
-/// worker's engine refuses what it was given.
+/// Runs `job` in a worker of `pool`. With `may_request` it may send requests to its runner.
+/// `renew` compiles the code again if the worker's engine does not accept it.
 pub(super) async fn run(
     pool: &Arc<Pool>,
     job: Job,
-    asks: bool,
+    may_request: bool,
     renew: impl FnOnce(CodeError) -> Result<(), LoadError> + Send + 'static,
 ) -> Result<Executed, Error> {
     let began = Instant::now();
@@ -67,7 +66,7 @@ pub(super) async fn run(
     let (task, attempt) = (job.task_id, job.attempt);
     trace::started(attempt, worker.life.id(), start, overhead);
     pool.tend();
-    let supervised = supervise(worker, job, asks).await;
+    let supervised = supervise(worker, job, may_request).await;
     let ended = began.elapsed();
     let supervised = supervised.inspect_err(|_| pool.tend())?;
     let Supervised {
@@ -179,7 +178,11 @@ struct Attempt<'a> {
     self_contained: bool,
 }
 
-async fn supervise(mut worker: Worker, mut job: Job, asks: bool) -> Result<Supervised, Error> {
+async fn supervise(
+    mut worker: Worker,
+    mut job: Job,
+    may_request: bool,
+) -> Result<Supervised, Error> {
     let pid = worker.life.id();
     worker
         .memory
@@ -187,7 +190,7 @@ async fn supervise(mut worker: Worker, mut job: Job, asks: bool) -> Result<Super
     let ready = Ready::new(
         &mut job,
         worker.life.owners().as_deref(),
-        worker.told.take(),
+        worker.sent_order.take(),
     )?;
     let Ready {
         order,
@@ -196,7 +199,7 @@ async fn supervise(mut worker: Worker, mut job: Job, asks: bool) -> Result<Super
         streams,
         self_contained,
     } = ready;
-    let (requests, answers) = asks
+    let (requests, responses) = may_request
         .then(|| Responder::new(job.services.clone(), job.spec.limits.max_tasks))
         .unzip();
     let terms = Terms::of(&job);
@@ -212,7 +215,7 @@ async fn supervise(mut worker: Worker, mut job: Job, asks: bool) -> Result<Super
     let seen = {
         let (failed, failures) = mpsc::channel(1);
         let worker = &mut attempt.worker;
-        let telling = Telling::new(&mut worker.orders, &job.cancel, failures, answers);
+        let outbox = Outbox::new(&mut worker.orders, &job.cancel, failures, responses);
         let watch = Watch {
             job: terms,
             life: &mut worker.life,
@@ -221,7 +224,7 @@ async fn supervise(mut worker: Worker, mut job: Job, asks: bool) -> Result<Super
             requests: &mut attempt.requests,
             input: Feeding::new(feed, failed),
         };
-        watch.run(telling.run(order, descriptors)).await
+        watch.run(outbox.run(order, descriptors)).await
     };
     attempt.settle(seen).await
 }

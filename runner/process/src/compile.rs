@@ -18,9 +18,9 @@ use super::error::{ProcessError, system};
 use super::program::worker_program;
 use super::reaped::Reaped;
 use super::roles::{COMPILE_ARG, WORKER_ARG};
+use super::stderr::plain;
 use super::suspend;
 use super::users::{User, Users, users_of};
-use super::words::plain;
 use crate::jail::{CompileLimits, Grants, Plan, Role};
 use crate::wire::CompileOrder;
 use bytes::Bytes;
@@ -267,26 +267,26 @@ impl ChildCompiler {
     ) -> Result<(Reaped, Ears), LoadError> {
         let pipes = system("cannot make pipes for a compiler");
         let (socket, its_socket) = UnixStream::pair().map_err(&pipes)?;
-        let (words, its_words) = io::pipe().map_err(&pipes)?;
+        let (output, its_output) = io::pipe().map_err(&pipes)?;
         if let Some(user) = user {
             user.apply(&mut order.plan);
         }
-        rustix::io::ioctl_fionbio(&words, true).map_err(|errno| pipes(errno.into()))?;
+        rustix::io::ioctl_fionbio(&output, true).map_err(|errno| pipes(errno.into()))?;
         let pid = std::process::id().to_string();
         let started = suspend::start(&Program {
             path: &self.program,
             args: &["wrun-compile", WORKER_ARG, &pid, COMPILE_ARG],
             env: &[],
             stdin: its_socket.as_fd(),
-            stdout: its_words.as_fd(),
-            stderr: its_words.as_fd(),
+            stdout: its_output.as_fd(),
+            stderr: its_output.as_fd(),
         });
         let member = started.map_err(|source| ProcessError::Spawn {
             program: self.program.clone(),
             source,
         })?;
         // Its ends are the child's alone from here on.
-        drop((its_socket, its_words));
+        drop((its_socket, its_output));
         let child = Reaped::new(member);
         let life = Pid::from_raw(child.id())
             .ok_or(Errno::SRCH)
@@ -299,7 +299,7 @@ impl ChildCompiler {
             sent => sent.map_err(&pipes)?,
         }
         socket.set_nonblocking(true).map_err(&pipes)?;
-        Ok((child, Ears::new(life, socket, words)))
+        Ok((child, Ears::new(life, socket, output)))
     }
 
     /// The code that a dead child left.
@@ -371,7 +371,7 @@ impl Compiler for ChildCompiler {
         // Whatever it still does, nobody needs it.
         let exit = child.end().or_else(|| ears.exit());
         drop(user);
-        ears.overhear();
+        ears.read_output();
         match ending {
             None => self.code(output, source.len(), digest, metered, share),
             Some(ending) => Err(self.judge(ending, exit, &ears, share)),

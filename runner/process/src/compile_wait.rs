@@ -6,7 +6,7 @@
 
 use super::error::{ProcessError, system};
 use super::reaped::Reaped;
-use super::words::plain;
+use super::stderr::plain;
 use crate::wire::{CompilerSays, Decoder, Hello, MAX_ANSWER};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -44,7 +44,7 @@ pub(super) struct Ears {
     life: OwnedFd,
     socket: UnixStream,
     /// Its stdout and stderr.
-    words: PipeReader,
+    output: PipeReader,
     /// What it said so far, and to nobody.
     answer: Vec<u8>,
     pub(super) heard: Vec<u8>,
@@ -57,11 +57,11 @@ pub(super) struct Ears {
 
 impl Ears {
     /// For a child with this pidfd, whose socket and words do not block.
-    pub(super) fn new(life: OwnedFd, socket: UnixStream, words: PipeReader) -> Self {
+    pub(super) fn new(life: OwnedFd, socket: UnixStream, output: PipeReader) -> Self {
         Ears {
             life,
             socket,
-            words,
+            output,
             answer: Vec::new(),
             heard: Vec::new(),
             hearing: true,
@@ -94,7 +94,7 @@ impl Ears {
                 return Ok(Some(Ending::Closed));
             }
             let was_greeted = self.greeted;
-            self.overhear();
+            self.read_output();
             let open = self.listen();
             let word = self.word();
             if self.greeted && !was_greeted {
@@ -160,17 +160,17 @@ impl Ears {
         ];
         // At its end it would always be ready.
         if self.hearing {
-            fds.push(fd(self.words.as_fd()));
+            fds.push(fd(self.output.as_fd()));
         }
         Ok(wait_readable(&mut fds, end)?
             .then(|| [0, 1].map(|index| !fds[index].revents().is_empty())))
     }
 
     /// Reads what is there of what the child says to nobody.
-    pub(super) fn overhear(&mut self) {
+    pub(super) fn read_output(&mut self) {
         let mut bytes = [0; 4096];
         while self.hearing {
-            match self.words.read(&mut bytes) {
+            match self.output.read(&mut bytes) {
                 Ok(0) => self.hearing = false,
                 Ok(len) => self.heard.extend_from_slice(&bytes[..len]),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

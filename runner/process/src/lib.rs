@@ -39,13 +39,13 @@ mod reaped;
 mod requests;
 mod roles;
 mod spawn;
+mod stderr;
 mod stream;
 mod suspend;
 mod task_main;
 mod trace;
 mod users;
 pub mod wire;
-mod words;
 mod worker;
 mod worker_main;
 mod zygote;
@@ -139,7 +139,7 @@ impl ProcessExecutor {
                 },
                 users,
                 group: (config.jail != Jail::Off).then(|| Arc::new(group)),
-                told: Arc::default(),
+                reported: Arc::default(),
             },
             trial: Arc::default(),
         };
@@ -293,7 +293,7 @@ impl Runnable for Pools {
             }
         };
         if let Some(note) = &as_root {
-            self.shared.settings.told.as_root(note);
+            self.shared.settings.reported.as_root(note);
         }
         let mut executed = attempt::run(&pool, job, self.regions, renew).await?;
         executed.notes.extend(as_root);

@@ -43,7 +43,7 @@ impl Plain {
             || !job.spec.dirs.is_empty()
             || !job.spec.tcp.is_empty()
             || job.port.is_some()
-            // What is left until then is told, and would pass meanwhile.
+            // The order states the time left, which would pass meanwhile.
             || job.deadline.is_some()
         {
             return None;
@@ -77,10 +77,10 @@ impl Plain {
     }
 }
 
-/// An order that waited for its worker.
-pub(super) struct Told {
+/// An order as it was sent, as far as the socket took it.
+pub(super) struct SentOrder {
     pub(super) frame: Vec<u8>,
-    /// Bytes of it that there was room for.
+    /// Bytes of the frame that were sent.
     pub(super) sent: usize,
     pub(super) at: Instant,
 }

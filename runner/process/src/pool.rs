@@ -46,8 +46,8 @@ pub(super) struct Settings {
     pub(super) users: Option<Arc<Users>>,
     /// Of all workers; none without a jail.
     pub(super) group: Option<Arc<Group>>,
-    /// What was told of their jails.
-    pub(super) told: Arc<trace::Told>,
+    /// What was reported about their jails.
+    pub(super) reported: Arc<trace::Reported>,
 }
 
 pub(super) struct Pool {
@@ -384,8 +384,8 @@ impl Pool {
                     Failure::Own => "the zygote that forks workers had to be ended",
                 }
                 .to_owned();
-                if let Some(words) = zygote.words() {
-                    why = format!("{why}; it said: {}", outcome::on_one_line(&words));
+                if let Some(stderr) = zygote.stderr() {
+                    why = format!("{why}; it said: {}", outcome::on_one_line(&stderr));
                 }
                 Err(NotReady::Died(how, why).into())
             }

@@ -11,8 +11,8 @@ use super::error::ProcessError;
 use super::image::Image;
 use super::owners::Owners;
 use super::roles::WORKER_ARG;
+use super::stderr::StderrCapture;
 use super::suspend;
-use super::words::Words;
 use crate::wire::{ControlOrder, StartOrder};
 use std::io;
 use std::os::fd::AsFd;
@@ -43,7 +43,7 @@ struct Request {
 struct Launched {
     started: Started,
     control: UnixStream,
-    words: Words,
+    stderr: StderrCapture,
 }
 
 /// A started process, watched, with its control socket.
@@ -51,7 +51,7 @@ pub(super) struct Launch {
     pub(super) child: Child,
     pub(super) orders: Sender,
     pub(super) says: Receiver,
-    pub(super) words: Words,
+    pub(super) stderr: StderrCapture,
     /// How it sees granted directories; none where they are as on disk.
     pub(super) owners: Option<Arc<Owners>>,
 }
@@ -214,7 +214,7 @@ fn watch(launched: Launched) -> io::Result<Launch> {
         child,
         orders: Sender::new(writing),
         says: Receiver::new(reading),
-        words: launched.words,
+        stderr: launched.stderr,
         owners: None,
     })
 }
@@ -232,7 +232,7 @@ fn spawn(
         source,
     };
     let (control, its_control) = UnixStream::pair().map_err(system)?;
-    let (words, its_stderr) = Words::pipe().map_err(system)?;
+    let (stderr, its_stderr) = StderrCapture::pipe().map_err(system)?;
     let its_stdout = wrun_sys::null().map_err(system)?;
     let mut descriptors = vec![code.file().as_fd()];
     if let Some(image) = image {
@@ -273,6 +273,6 @@ fn spawn(
     Ok(Launched {
         started,
         control,
-        words,
+        stderr,
     })
 }

@@ -4,16 +4,17 @@
 //! One thread, one task at a time. Invariant: the walls are made tight for a task
 //! before anything of its guest runs.
 
+mod events;
 mod given;
 mod outputs;
 mod running;
-mod wishes;
 
 use super::channel::{ChannelError, Receiver, Sender};
 use super::requests::Requester;
 use crate::jail::{Sealed, TaskWalls};
 use crate::wire::{Done, Order, RunOrder, Spare, WorkerSays};
 use bytes::Bytes;
+use events::{GuestEvents, input_of};
 use given::Given;
 use outputs::Outputs;
 use running::Running;
@@ -21,7 +22,6 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
-use wishes::{Wishes, input_of};
 use wrun_sandbox::Budgets;
 use wrun_sandbox::InputKind;
 use wrun_sandbox::deadline::Deadline;
@@ -124,7 +124,7 @@ pub(super) fn serve(
                         break worker.run(*order, task == tasks).await?;
                     }
                     // For a task that was done before it came.
-                    Some(Order::Cancel | Order::InputFailed(_) | Order::Answer { .. }) => {}
+                    Some(Order::Cancel | Order::InputFailed(_) | Order::Response { .. }) => {}
                     // The runner does not need this worker after all.
                     None => return Ok(()),
                 }
@@ -216,11 +216,11 @@ impl Worker<'_> {
 
         let shape = self.prepared.shape();
         let mut outputs = Outputs::new(&order, shape.is_command(), stdout, stderr)?;
-        let wishes = Arc::new(Wishes::default());
-        let input = input_of(order.input, stdin, &wishes)?;
+        let events = Arc::new(GuestEvents::default());
+        let input = input_of(order.input, stdin, &events)?;
         let (services, mut requester) = Requester::new();
         let cancel = CancellationToken::new();
-        let noted = wishes.clone();
+        let noted = events.clone();
         let task = Run {
             spec: &order.spec,
             context: TaskContext {
@@ -250,7 +250,7 @@ impl Worker<'_> {
         let running = Running {
             orders: &mut self.orders,
             says: &mut self.says,
-            wishes: &wishes,
+            events: &events,
             requester: &mut requester,
             outputs: &mut outputs,
             cancel: &cancel,
@@ -259,7 +259,7 @@ impl Worker<'_> {
         let result = running
             .drive(wrun_sandbox::run(self.prepared, task))
             .await?;
-        if let Some(progress) = wishes.progress() {
+        if let Some(progress) = events.progress() {
             self.say(&WorkerSays::Progress(progress)).await?;
         }
         match result {

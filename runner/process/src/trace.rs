@@ -115,11 +115,11 @@ pub(super) fn not_forked(why: &str) {
     );
 }
 
-/// What of its workers' jails a runner has told: the same is told once.
+/// What a runner has reported about the jails of its workers: each finding once.
 #[derive(Default)]
-pub(super) struct Told(Mutex<HashSet<(Layer, LayerState)>>);
+pub(super) struct Reported(Mutex<HashSet<(Layer, LayerState)>>);
 
-impl Told {
+impl Reported {
     /// The walls of a process that was started. Whatever task it is started for, they are
     /// its runner's: in no span.
     pub(super) fn jail(&self, report: &JailReport) {
@@ -169,7 +169,7 @@ impl Told {
     }
 
     fn is_new(&self, layer: Layer, state: LayerState) -> bool {
-        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        told.insert((layer, state))
+        let mut reported = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        reported.insert((layer, state))
     }
 }

@@ -6,9 +6,9 @@
 use super::channel::{Receiver, Sender};
 use super::child::Child;
 use super::owners::Owners;
-use super::plain::Told;
+use super::plain::SentOrder;
 use super::spawn::Launch;
-use super::words::Words;
+use super::stderr::StderrCapture;
 use super::zygote::{Born, Forked};
 use std::io;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ pub(super) struct Worker {
     /// Memory that its walls leave a task, once they are tight.
     pub(super) memory: Option<u64>,
     /// Its order, where that was sent before it was there.
-    pub(super) told: Option<Told>,
+    pub(super) sent_order: Option<SentOrder>,
 }
 
 /// The process itself, by who reaps it.
@@ -38,7 +38,7 @@ pub(super) enum Life {
     Started {
         child: Child,
         jail: Arc<JailReport>,
-        words: Words,
+        stderr: StderrCapture,
         owners: Option<Arc<Owners>>,
     },
 }
@@ -54,7 +54,7 @@ impl Worker {
             tasks: 0,
             spare: false,
             memory: None,
-            told: born.told,
+            sent_order: born.sent_order,
         })
     }
 
@@ -64,7 +64,7 @@ impl Worker {
             life: Life::Started {
                 child: launch.child,
                 jail,
-                words: launch.words,
+                stderr: launch.stderr,
                 owners: launch.owners,
             },
             orders: launch.orders,
@@ -72,7 +72,7 @@ impl Worker {
             tasks: 0,
             spare: false,
             memory: None,
-            told: None,
+            sent_order: None,
         }
     }
 }
@@ -124,20 +124,20 @@ impl Life {
     }
 
     /// Takes in what it wrote to its stderr, which must not fill up.
-    pub(super) fn overhear(&mut self) {
+    pub(super) fn read_stderr(&mut self) {
         match self {
-            Life::Forked(forked) => forked.overhear(),
-            Life::Started { words, .. } => words.overhear(),
+            Life::Forked(forked) => forked.read_stderr(),
+            Life::Started { stderr, .. } => stderr.read_available(),
         }
     }
 
     /// A crash of it, with what it said before.
     pub(super) fn crashed(&mut self, how: Crash) -> Crash {
-        let words = match self {
-            Life::Forked(forked) => forked.words(),
-            Life::Started { words, .. } => words.told(),
+        let stderr = match self {
+            Life::Forked(forked) => forked.stderr(),
+            Life::Started { stderr, .. } => stderr.text(),
         };
-        how.with_words(words)
+        how.with_words(stderr)
     }
 
     /// Kills it; it may be dead already.

@@ -10,10 +10,10 @@ use super::breaker::Failure;
 use super::channel::{ChannelError, Receiver, Sender, is_want};
 use super::child::{Child, LOOK_EVERY};
 use super::owners::Owners;
-use super::plain::{Plain, Told};
+use super::plain::{Plain, SentOrder};
 use super::spawn::Launch;
+use super::stderr::StderrCapture;
 use super::trace;
-use super::words::Words;
 use crate::wire::{ControlOrder, ControlSays, Spare};
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, send, socketpair, sockopt};
 use rustix::process::{Signal, pidfd_send_signal};
@@ -57,7 +57,7 @@ struct Children {
     /// The zygote is gone, and how.
     orphaned: Option<Failure>,
     /// What it said before.
-    words: Option<String>,
+    stderr: Option<String>,
 }
 
 struct Entry {
@@ -80,7 +80,7 @@ pub(super) struct Forked {
     member: Member,
     ended: Option<oneshot::Receiver<Exit>>,
     exit: Option<Exit>,
-    words: Words,
+    stderr: StderrCapture,
     zygote: Arc<Zygote>,
 }
 
@@ -89,7 +89,7 @@ pub(super) struct Born {
     pub(super) forked: Forked,
     pub(super) socket: UnixStream,
     /// Its order, where that was sent before it was there.
-    pub(super) told: Option<Told>,
+    pub(super) sent_order: Option<SentOrder>,
 }
 
 /// Why there is no worker.
@@ -109,7 +109,7 @@ impl Zygote {
             mut child,
             orders,
             says,
-            mut words,
+            mut stderr,
             owners,
         } = launch;
         let zygote = Arc::new(Zygote {
@@ -127,13 +127,13 @@ impl Zygote {
         tokio::spawn(async move {
             let how = tokio::select! {
                 how = listen(says, &listening) => how,
-                how = look_after(&mut child, &mut words, &listening) => how,
+                how = look_after(&mut child, &mut stderr, &listening) => how,
                 () = end.cancelled() => Failure::Killed,
             };
             // The one that does not need it any more has dropped it.
             let needed = listening.upgrade();
             if let Some(zygote) = &needed {
-                zygote.children().words = words.told();
+                zygote.children().stderr = stderr.text();
                 zygote.orphan(how);
             }
             let died = needed.and_then(|zygote| zygote.children().orphaned);
@@ -165,8 +165,8 @@ impl Zygote {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)
             .map_err(|errno| NotForked::Refused(errno.into()))?;
-        let (words, its_stderr) = Words::pipe().map_err(NotForked::Refused)?;
-        let told = order.and_then(|order| tell(&ours, order));
+        let (stderr, its_stderr) = StderrCapture::pipe().map_err(NotForked::Refused)?;
+        let sent_order = order.and_then(|order| send_order(&ours, order));
         let (forked, member) = oneshot::channel();
         let (ended, exit) = oneshot::channel();
         let id = {
@@ -229,17 +229,17 @@ impl Zygote {
                 member,
                 ended: Some(exit),
                 exit: None,
-                words,
+                stderr,
                 zygote: self.clone(),
             },
             socket: ours.into(),
-            told,
+            sent_order,
         })
     }
 
     /// What it said before it was gone.
-    pub(super) fn words(&self) -> Option<String> {
-        self.children().words.clone()
+    pub(super) fn stderr(&self) -> Option<String> {
+        self.children().stderr.clone()
     }
 
     fn children(&self) -> MutexGuard<'_, Children> {
@@ -351,7 +351,7 @@ impl Zygote {
 }
 
 /// Leaves an order where its worker will find it; none where it cannot be.
-fn tell(socket: &OwnedFd, order: &Plain) -> Option<Told> {
+fn send_order(socket: &OwnedFd, order: &Plain) -> Option<SentOrder> {
     // It can be done and gone before anybody has looked who it is: the kernel says who
     // speaks.
     sockopt::set_socket_passcred(socket, true).ok()?;
@@ -359,7 +359,7 @@ fn tell(socket: &OwnedFd, order: &Plain) -> Option<Told> {
     let at = Instant::now();
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
     let sent = send(socket, &frame, flags).unwrap_or(0);
-    Some(Told { frame, sent, at })
+    Some(SentOrder { frame, sent, at })
 }
 
 /// Whether a process can end like this.
@@ -405,12 +405,12 @@ async fn listen(mut says: Receiver, zygote: &std::sync::Weak<Zygote>) -> Failure
 /// Looks now and then; returns when it has to end.
 async fn look_after(
     child: &mut Child,
-    words: &mut Words,
+    stderr: &mut StderrCapture,
     zygote: &std::sync::Weak<Zygote>,
 ) -> Failure {
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
-        words.overhear();
+        stderr.read_available();
         // One that somebody stopped forks and reaps no more; nobody is there to
         // let it go on.
         if child.stopped_by().is_some() {
@@ -439,13 +439,13 @@ impl Forked {
         &self.zygote
     }
 
-    pub(super) fn overhear(&mut self) {
-        self.words.overhear();
+    pub(super) fn read_stderr(&mut self) {
+        self.stderr.read_available();
     }
 
     /// What it said, or its zygote, where that is gone.
-    pub(super) fn words(&mut self) -> Option<String> {
-        self.words.told().or_else(|| self.zygote.words())
+    pub(super) fn stderr(&mut self) -> Option<String> {
+        self.stderr.text().or_else(|| self.zygote.stderr())
     }
 
     /// Whether it is dead.

@@ -11,7 +11,7 @@
 
 use super::engine::WIDE_MEMORY;
 use crate::region::{Draft, Kind, Region, RegionError};
-use crate::services::{Answer, Ask, Services};
+use crate::services::{ServiceRequest, ServiceResponse, Services};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use wasmtime::ResourceLimiterAsync;
@@ -95,8 +95,12 @@ impl Limiter {
         let place = self.place().ok_or(RegionError::Limit)?;
         let own = self.memory.saturating_add(self.on_host);
         let room = self.max_memory.saturating_sub(own) as u64;
-        let made = match self.services.ask(Ask::Region { len, kind, room }).await {
-            Answer::Region(made) => made,
+        let made = match self
+            .services
+            .request(ServiceRequest::Region { len, kind, room })
+            .await
+        {
+            ServiceResponse::Region(made) => made,
             _ => Err(RegionError::Limit),
         };
         let (draft, in_regions) = made.inspect_err(|error| {
@@ -153,8 +157,8 @@ impl Limiter {
             Ok(claim) => claim,
             Err(region) => return Ok(region),
         };
-        match self.services.ask(Ask::Claim(file)).await {
-            Answer::Claimed { file, sole } => Ok(claim.answered(file, sole)),
+        match self.services.request(ServiceRequest::Claim(file)).await {
+            ServiceResponse::Claimed { file, sole } => Ok(claim.answered(file, sole)),
             _ => Err(RegionError::Limit),
         }
     }
@@ -219,7 +223,9 @@ impl ResourceLimiterAsync for Limiter {
         let own = memory.saturating_add(self.on_host);
         if own.saturating_add(self.in_regions) > self.max_memory && self.in_regions > 0 {
             // Others may have dropped some meanwhile.
-            if let Answer::RegionBytes(bytes) = self.services.ask(Ask::RegionBytes).await {
+            if let ServiceResponse::RegionBytes(bytes) =
+                self.services.request(ServiceRequest::RegionBytes).await
+            {
                 self.in_regions = usize::try_from(bytes).unwrap_or(usize::MAX);
             }
         }
@@ -283,15 +289,17 @@ mod tests {
 
     #[async_trait::async_trait]
     impl Services for Regions {
-        async fn ask(&self, ask: Ask) -> Answer {
-            match ask {
-                Ask::Region { len, kind, room } => Answer::Region(self.0.make(len, kind, room)),
-                Ask::RegionBytes => Answer::RegionBytes(self.0.bytes()),
-                _ => Answer::Refused,
+        async fn request(&self, request: ServiceRequest) -> ServiceResponse {
+            match request {
+                ServiceRequest::Region { len, kind, room } => {
+                    ServiceResponse::Region(self.0.make(len, kind, room))
+                }
+                ServiceRequest::RegionBytes => ServiceResponse::RegionBytes(self.0.bytes()),
+                _ => ServiceResponse::Refused,
             }
         }
 
-        fn tell(&self, _: Word) -> bool {
+        fn notify(&self, _: Notification) -> bool {
             false
         }
     }

@@ -26,7 +26,7 @@ pub type Ticket = u64;
 pub enum Requested {
     /// The lock is held.
     Granted(Ticket),
-    /// It will be told by [`LockTable::release`] of another.
+    /// It will be granted_now by [`LockTable::release`] of another.
     Waits(Ticket),
     /// It could not be had at once, and was not to wait.
     NotAvailable,
@@ -212,7 +212,7 @@ mod tests {
         /// What was done so far: a request of a mode, or the end of the nth live ticket.
         #[derive(Clone, Copy, Debug)]
         enum Step {
-            Ask(LockMode),
+            Request(LockMode),
             End(usize),
         }
         let mut todo: VecDeque<Vec<Step>> = VecDeque::from([vec![]]);
@@ -223,7 +223,7 @@ mod tests {
             let mut model: Vec<(Ticket, LockMode, bool)> = Vec::new();
             for step in &steps {
                 match *step {
-                    Step::Ask(mode) => {
+                    Step::Request(mode) => {
                         let free = model.iter().all(|(_, held, is_held)| {
                             *is_held && *held == Shared && mode == Shared
                         });
@@ -236,7 +236,7 @@ mod tests {
                     }
                     Step::End(at) => {
                         let (ticket, ..) = model.remove(at);
-                        let mut told = table.release(ticket);
+                        let mut granted_now = table.release(ticket);
                         for at in 0..model.len() {
                             let (ticket, mode, held) = model[at];
                             let before = &model[..at];
@@ -247,11 +247,11 @@ mod tests {
                             };
                             if free && !held {
                                 model[at].2 = true;
-                                assert_eq!(told.first(), Some(&ticket), "{steps:?}");
-                                told.remove(0);
+                                assert_eq!(granted_now.first(), Some(&ticket), "{steps:?}");
+                                granted_now.remove(0);
                             }
                         }
-                        assert!(told.is_empty(), "{steps:?}");
+                        assert!(granted_now.is_empty(), "{steps:?}");
                     }
                 }
                 let held: Vec<_> = model.iter().filter(|it| it.2).collect();
@@ -265,10 +265,10 @@ mod tests {
             if !seen.insert(state) {
                 continue;
             }
-            let asks = [Exclusive, Shared].map(Step::Ask);
+            let requests = [Exclusive, Shared].map(Step::Request);
             let ends = (0..model.len()).map(Step::End);
-            let may_ask = if model.len() < 6 { &asks[..] } else { &[] };
-            for step in may_ask.iter().copied().chain(ends) {
+            let possible = if model.len() < 6 { &requests[..] } else { &[] };
+            for step in possible.iter().copied().chain(ends) {
                 todo.push_back([&steps[..], &[step]].concat());
             }
         }

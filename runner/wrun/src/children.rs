@@ -185,8 +185,8 @@ impl Children {
             depth,
             limits,
             deadline,
-            cancel: stop.ask.clone(),
-            kill: stop.end.child_token(),
+            cancel: stop.cancel.clone(),
+            kill: stop.kill.child_token(),
             grace: stop.grace,
             state: Mutex::new(State {
                 started: 0,
@@ -325,13 +325,13 @@ impl Children {
     pub(crate) fn kill(&self, id: u64) -> bool {
         let state = self.state();
         let child = state.held.get(&id);
-        child.map(|child| child.stop.wished.cancel()).is_some()
+        child.map(|child| child.stop.requested.cancel()).is_some()
     }
 
     /// Ends a child at once and forgets it; `false` when there is no such child.
     pub(crate) fn release(&self, id: u64) -> bool {
         let child = self.state().held.remove(&id);
-        child.map(|child| child.stop.end.cancel()).is_some()
+        child.map(|child| child.stop.kill.cancel()).is_some()
     }
 
     /// Starts no more, ends those there are, and waits until they are gone.
@@ -409,7 +409,7 @@ impl Running {
             tokio::select! {
                 biased;
                 () = pumping => {}
-                () = stop.end.cancelled() => {}
+                () = stop.kill.cancelled() => {}
                 () = stop.over() => {}
                 () = until(deadline) => {}
             }

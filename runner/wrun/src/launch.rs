@@ -137,9 +137,9 @@ impl Starter {
             place,
         } = request;
         let stop = Stop {
-            wished: CancellationToken::new(),
-            ask: cancel.clone(),
-            end: kill.clone(),
+            requested: CancellationToken::new(),
+            cancel: cancel.clone(),
+            kill: kill.clone(),
             grace,
         };
         let children = tree.map(|(tree, depth)| {
@@ -198,7 +198,7 @@ impl Launch {
             tokio::select! {
                 biased;
                 () = kill.cancelled() => Outcome::Cancelled,
-                () = stop.wished.cancelled() => Outcome::Cancelled,
+                () = stop.requested.cancelled() => Outcome::Cancelled,
                 () = until(deadline) => Outcome::LimitExceeded(Limit::Deadline),
             }
         });

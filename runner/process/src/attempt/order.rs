@@ -3,7 +3,7 @@
 
 use crate::channel::Sender;
 use crate::owners::{self, Owners};
-use crate::plain::Told;
+use crate::plain::SentOrder;
 use crate::stream::Stream;
 use crate::wire::{Input, Order, Output, RunOrder};
 use bytes::Bytes;
@@ -28,7 +28,7 @@ pub(super) type Feed = (Source, pipe::Sender);
 
 /// A task whose order can be sent.
 pub(super) struct Ready {
-    pub(super) order: Told,
+    pub(super) order: SentOrder,
     /// Those that go with the order, as it counts them.
     pub(super) descriptors: Vec<OwnedFd>,
     /// For when the worker wants its input.
@@ -50,12 +50,12 @@ pub(super) struct Streams {
 }
 
 impl Ready {
-    /// Takes the input and the port of `job`. An order that was `told` already is not made
+    /// Takes the input and the port of `job`. An order that was sent already is not made
     /// again. Needs the context of a tokio runtime.
     pub(super) fn new(
         job: &mut Job,
         owners: Option<&Owners>,
-        told: Option<Told>,
+        sent_order: Option<SentOrder>,
     ) -> Result<Self, Error> {
         let mut theirs = Vec::new();
         let stdin = std::mem::replace(&mut job.stdin, InputKind::Bytes(Bytes::new()));
@@ -73,8 +73,8 @@ impl Ready {
             && job.spec.tcp.is_empty()
             // What it has of ports could be with others.
             && port.is_none();
-        let order = match told {
-            Some(told) => told,
+        let order = match sent_order {
+            Some(sent_order) => sent_order,
             None => order_of(job, input, &outputs, port)?,
         };
         Ok(Ready {
@@ -185,7 +185,7 @@ fn order_of(
     input: Input,
     outputs: &Outputs,
     port: Option<PortParts>,
-) -> Result<Told, Error> {
+) -> Result<SentOrder, Error> {
     let order = Order::Run(Box::new(RunOrder {
         task_id: job.task_id,
         attempt: job.attempt,
@@ -200,7 +200,7 @@ fn order_of(
     let frame = Sender::frame(&order)
         .map_err(|error| Error::new(ErrorKind::InvalidTask, format!("the task: {error}")))?;
     let at = Instant::now();
-    Ok(Told { frame, sent: 0, at })
+    Ok(SentOrder { frame, sent: 0, at })
 }
 
 fn no_pipe(error: io::Error) -> Error {

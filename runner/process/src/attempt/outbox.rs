@@ -1,42 +1,42 @@
-//! What a worker is told: its order, and what it has to know while it carries that out.
+//! Messages to a worker: its order, and what follows while the task runs.
 
 use crate::channel::Sender;
-use crate::plain::Told;
-use crate::requests::Answers;
+use crate::plain::SentOrder;
+use crate::requests::Responses;
 use crate::wire::Order;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-pub(super) struct Telling<'a> {
+pub(super) struct Outbox<'a> {
     orders: &'a mut Sender,
     cancel: &'a CancellationToken,
     cancelled: bool,
     /// Why the input that is piped cannot be read any further.
     failures: mpsc::Receiver<String>,
-    answers: Option<Answers>,
+    responses: Option<Responses>,
 }
 
-impl<'a> Telling<'a> {
+impl<'a> Outbox<'a> {
     pub(super) fn new(
         orders: &'a mut Sender,
         cancel: &'a CancellationToken,
         failures: mpsc::Receiver<String>,
-        answers: Option<Answers>,
+        responses: Option<Responses>,
     ) -> Self {
-        Telling {
+        Outbox {
             orders,
             cancel,
             cancelled: false,
             failures,
-            answers,
+            responses,
         }
     }
 
     /// Sends the order, then all else, for as long as it is polled. It ends only where the
     /// system does not take what is to be sent.
-    pub(super) async fn run(mut self, order: Told, descriptors: Vec<OwnedFd>) -> io::Error {
+    pub(super) async fn run(mut self, order: SentOrder, descriptors: Vec<OwnedFd>) -> io::Error {
         match self.send_all(order, descriptors).await {
             Err(error) if !is_of_the_other_end(&error) => error,
             // A worker that does not read its orders is noticed by its silence.
@@ -44,13 +44,13 @@ impl<'a> Telling<'a> {
         }
     }
 
-    async fn send_all(&mut self, order: Told, descriptors: Vec<OwnedFd>) -> io::Result<()> {
+    async fn send_all(&mut self, order: SentOrder, descriptors: Vec<OwnedFd>) -> io::Result<()> {
         self.send(&order.frame[order.sent..], descriptors).await?;
         while let Some((order, descriptors)) = self.next().await {
             let frame = Sender::frame(&order).map_err(io::Error::other)?;
             self.send(&frame, descriptors).await?;
-            if let (Order::Answer { .. }, Some(answers)) = (&order, &self.answers) {
-                answers.sent();
+            if let (Order::Response { .. }, Some(responses)) = (&order, &self.responses) {
+                responses.sent();
             }
         }
         Ok(())
@@ -64,7 +64,7 @@ impl<'a> Telling<'a> {
                 Some((Order::Cancel, Vec::new()))
             }
             Some(why) = self.failures.recv() => Some((Order::InputFailed(why), Vec::new())),
-            Some(answer) = next_answer(&mut self.answers) => Some(answer),
+            Some(response) = next_response(&mut self.responses) => Some(response),
             else => None,
         }
     }
@@ -77,9 +77,9 @@ impl<'a> Telling<'a> {
     }
 }
 
-async fn next_answer(answers: &mut Option<Answers>) -> Option<(Order, Vec<OwnedFd>)> {
-    match answers {
-        Some(answers) => answers.next().await,
+async fn next_response(responses: &mut Option<Responses>) -> Option<(Order, Vec<OwnedFd>)> {
+    match responses {
+        Some(responses) => responses.next().await,
         None => None,
     }
 }

@@ -24,8 +24,8 @@ use wrun_sandbox::{Sink, Source};
 /// How long after the deadline a worker may take to say so itself, before it is
 /// killed.
 pub(super) const GRACE: Duration = Duration::from_secs(1);
-/// What a worker did that asks for a task which cannot.
-const NOT_IMPORTED: &str = "it asks for what its task does not import";
+/// Why a message is a violation if the task imports no interface that needs it.
+const NOT_IMPORTED: &str = "its message needs an interface that its task does not import";
 
 /// How watching ended.
 pub(super) enum Seen {
@@ -58,11 +58,11 @@ pub(super) struct Watch<'a> {
 }
 
 impl Watch<'_> {
-    /// Watches, while `telling` goes on, which ends with what the system refused.
-    pub(super) async fn run(mut self, telling: impl Future<Output = io::Error>) -> Seen {
+    /// Watches, while `sending` goes on, which ends with what the system refused.
+    pub(super) async fn run(mut self, sending: impl Future<Output = io::Error>) -> Seen {
         let job = self.job;
         let overdue_at = job.deadline.and_then(|deadline| deadline.later(GRACE));
-        let mut telling = std::pin::pin!(telling);
+        let mut sending = std::pin::pin!(sending);
         let mut killed = std::pin::pin!(job.kill.cancelled());
         let mut overdue = std::pin::pin!(until(overdue_at));
         loop {
@@ -74,7 +74,7 @@ impl Watch<'_> {
                 () = &mut killed => Break(Seen::Killed),
                 () = &mut overdue => Break(Seen::Overdue),
                 said = heard(self.says, self.requests.is_some()) => self.hear(said).await,
-                error = &mut telling => Break(Seen::Unsent(error)),
+                error = &mut sending => Break(Seen::Unsent(error)),
                 why = wrong_request(self.requests) => Break(Seen::Broken(why.into())),
                 signal = stopped(self.life) => Break(Seen::Stopped(signal)),
                 () = stdout.run(), if !stdout.is_over() => Continue(()),
@@ -109,8 +109,12 @@ impl Watch<'_> {
             ..
         } = *self.streams;
         match said {
-            WorkerSays::Ask { id, ask } => self.pass_on(|responder| responder.take(id, ask, along)),
-            WorkerSays::Tell(word) => self.pass_on(|responder| responder.told(word)),
+            WorkerSays::Request { id, request } => {
+                self.pass_on(|responder| responder.take(id, request, along))
+            }
+            WorkerSays::Notify(notification) => {
+                self.pass_on(|responder| responder.notified(notification))
+            }
             WorkerSays::Done(done) => Break(Seen::Done(done)),
             WorkerSays::Progress(progress) => {
                 (self.job.progress)(progress);
@@ -128,7 +132,7 @@ impl Watch<'_> {
         }
     }
 
-    /// Passes on what the task requests, where it may.
+    /// Passes on a request or notification, if the task may send any.
     fn pass_on(
         &mut self,
         pass: impl FnOnce(&mut Responder) -> Result<(), &'static str>,
@@ -154,14 +158,14 @@ async fn put(sink: &Sink, bytes: Bytes) -> ControlFlow<Seen> {
 /// The next that a worker says, with what came along.
 async fn heard(
     says: &mut Receiver,
-    asks: bool,
+    may_request: bool,
 ) -> Result<(WorkerSays, Vec<OwnedFd>), ChannelError> {
-    if !asks {
+    if !may_request {
         return Ok((says.next().await?, Vec::new()));
     }
     let said = says.next_with_descriptors().await?;
     let count = match &said {
-        WorkerSays::Ask { ask, .. } => ask.descriptors(),
+        WorkerSays::Request { request, .. } => request.descriptors(),
         _ => 0,
     };
     let along = says.take(count).map_err(|error| match is_want(&error) {
@@ -171,10 +175,10 @@ async fn heard(
     Ok((said, along))
 }
 
-/// Has requests answered; what was wrong with one.
+/// Serves the requests until one is invalid; returns why.
 async fn wrong_request(requests: &mut Option<Responder>) -> &'static str {
     match requests {
-        Some(requests) => requests.answer().await,
+        Some(requests) => requests.serve().await,
         None => std::future::pending().await,
     }
 }
@@ -184,7 +188,7 @@ async fn wrong_request(requests: &mut Option<Responder>) -> &'static str {
 async fn stopped(life: &mut Life) -> i32 {
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
-        life.overhear();
+        life.read_stderr();
         if let Some(signal) = life.stopped_by() {
             return signal;
         }
@@ -211,7 +215,7 @@ impl Feeding {
     /// The worker wants its input: it may once, where that has a pipe.
     fn begin(&mut self) -> ControlFlow<Seen> {
         let Some((source, stdin)) = self.waiting.take() else {
-            return Break(Seen::Broken("it asked for input again".into()));
+            return Break(Seen::Broken("it requested its input again".into()));
         };
         self.running = Some(Box::pin(feed(source, stdin, self.failed.clone())));
         Continue(())

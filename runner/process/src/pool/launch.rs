@@ -76,7 +76,7 @@ impl Pool {
         launch.owners = owners;
         match timeout(HANDSHAKE, self.shake(&mut launch)).await {
             Ok(Ok(jail)) => {
-                self.settings.told.jail(&jail);
+                self.settings.reported.jail(&jail);
                 Ok((launch, Arc::new(jail)))
             }
             Ok(Err(not)) => Err(not),
@@ -111,7 +111,7 @@ impl Pool {
                     return Err(NotReady::Died(failure_of(&crash), crash.to_string()));
                 }
                 let mut what = crash.to_string();
-                if let Some(said) = last_words(launch) {
+                if let Some(said) = first_stderr_line(launch) {
                     what = format!("{what}; it said: {said}");
                 }
                 return Err(bad(what));
@@ -153,7 +153,7 @@ impl Pool {
                     let exit = timeout(REAP_TIMEOUT, launch.child.wait()).await;
                     let crash = crash_of(exit.ok().flatten());
                     let mut what = crash.to_string();
-                    if let Some(said) = last_words(launch) {
+                    if let Some(said) = first_stderr_line(launch) {
                         what = format!("{what}; it said: {said}");
                     }
                     return Err(NotReady::Died(failure_of(&crash), what));
@@ -187,25 +187,25 @@ fn failure_of(crash: &Crash) -> Failure {
 }
 
 /// The first line of what a program wrote to stderr before it went.
-fn last_words(launch: &mut Launch) -> Option<String> {
-    let words = launch.words.told()?;
-    let line = words.lines().find(|line| !line.trim().is_empty())?;
+fn first_stderr_line(launch: &mut Launch) -> Option<String> {
+    let text = launch.stderr.text()?;
+    let line = text.lines().find(|line| !line.trim().is_empty())?;
     Some(line.chars().filter(|c| !c.is_control()).take(512).collect())
 }
 
 /// What a process says in its own words, as far as anybody wants to read it.
-pub(crate) fn bounded(mut words: String) -> String {
-    cut(&mut words, 4096);
-    words
+pub(crate) fn bounded(mut text: String) -> String {
+    cut(&mut text, 4096);
+    text
 }
 
-fn cut(words: &mut String, most: usize) {
-    let mut end = words.len().min(most);
-    while !words.is_char_boundary(end) {
+fn cut(text: &mut String, most: usize) {
+    let mut end = text.len().min(most);
+    while !text.is_char_boundary(end) {
         end -= 1;
     }
-    words.truncate(end);
-    words.shrink_to_fit();
+    text.truncate(end);
+    text.shrink_to_fit();
 }
 
 /// What a report can be at most, when a process that may have been taken over makes it.

@@ -5,18 +5,18 @@
 //! functions. Invariant: no length from the peer is believed before it is
 //! checked against a cap, and nothing a peer sends can panic.
 
-mod ask;
 mod compile;
 mod frame;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 mod handshake;
 mod message;
+mod request;
 
-pub use ask::{Data, WireAnswer, WireAsk};
 pub use compile::{CompileOrder, CompilerSays, MAX_ANSWER};
 pub use frame::{Decoder, FrameError, encode};
 pub use handshake::Hello;
 pub use message::{
     ControlOrder, ControlSays, Done, Input, Order, Output, RunOrder, Spare, StartOrder, WorkerSays,
 };
+pub use request::{Data, WireRequest, WireResponse};
