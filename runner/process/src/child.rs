@@ -24,7 +24,7 @@ pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
 const PAUSE: Duration = Duration::from_micros(200);
 
 /// What a process has until it is reaped.
-pub(super) struct Place {
+pub(super) struct ProcessSlot {
     pub(super) _permit: OwnedSemaphorePermit,
     pub(super) _user: Option<User>,
 }
@@ -35,18 +35,18 @@ pub(super) struct Started {
     group: i32,
     member: Option<Member>,
     life: Option<OwnedFd>,
-    place: Option<Place>,
+    slot: Option<ProcessSlot>,
 }
 
 impl Started {
     /// Takes over what was started as the leader of a process group.
-    pub(super) fn new(member: Member, place: Place) -> io::Result<Self> {
+    pub(super) fn new(member: Member, slot: ProcessSlot) -> io::Result<Self> {
         let group = member.group();
         let mut started = Started {
             group,
             member: Some(member),
             life: None,
-            place: Some(place),
+            slot: Some(slot),
         };
         started.life = Some(Pidfd::of_child(group)?);
         Ok(started)
@@ -56,7 +56,7 @@ impl Started {
     pub(super) fn watch(mut self) -> io::Result<Child> {
         let life = self.life.take();
         let pidfd = Pidfd::watch(life.ok_or_else(|| io::Error::other("watched already"))?)?;
-        let place = self.place.take();
+        let slot = self.slot.take();
         Ok(Child {
             pid: self.group,
             group: self.group,
@@ -65,16 +65,16 @@ impl Started {
             exit: None,
             reaped: false,
             burial: None,
-            place,
+            slot,
         })
     }
 }
 
 impl Drop for Started {
     fn drop(&mut self) {
-        if let Some(place) = self.place.take() {
+        if let Some(slot) = self.slot.take() {
             drop(self.member.take());
-            Burial::begin(self.group, self.group, Some(place)).leave();
+            Burial::begin(self.group, self.group, Some(slot)).leave();
         }
     }
 }
@@ -87,7 +87,7 @@ pub(super) struct Child {
     exit: Option<Exit>,
     reaped: bool,
     burial: Option<Burial>,
-    place: Option<Place>,
+    slot: Option<ProcessSlot>,
 }
 
 impl Child {
@@ -193,11 +193,11 @@ impl Child {
 impl Drop for Child {
     fn drop(&mut self) {
         drop(self.member.take());
-        let place = self.place.take();
+        let slot = self.slot.take();
         if let Some(burial) = self.burial.take() {
-            burial.with(place).leave();
+            burial.with(slot).leave();
         } else if !self.reaped {
-            Burial::begin(self.group, self.pid, place).leave();
+            Burial::begin(self.group, self.pid, slot).leave();
         }
     }
 }
@@ -218,11 +218,11 @@ struct Burial {
     exit: Option<Exit>,
     give_up: Option<Deadline>,
     over: bool,
-    place: Option<Place>,
+    slot: Option<ProcessSlot>,
 }
 
 impl Burial {
-    fn begin(group: i32, pid: i32, place: Option<Place>) -> Self {
+    fn begin(group: i32, pid: i32, slot: Option<ProcessSlot>) -> Self {
         // The number is the group's while the child is in it, or is what it was
         // named after.
         let named = pid == group || Pid::from_raw(pid).is_some_and(|pid| is_in(pid, group));
@@ -236,13 +236,13 @@ impl Burial {
             exit: None,
             give_up: Deadline::after(GONE),
             over: false,
-            place,
+            slot,
         }
     }
 
-    /// The place that it frees.
-    fn with(mut self, place: Option<Place>) -> Self {
-        self.place = place;
+    /// The slot to free once it is over.
+    fn with(mut self, slot: Option<ProcessSlot>) -> Self {
+        self.slot = slot;
         self
     }
 

@@ -10,7 +10,7 @@
 //! A child is started by the thread that waits for it: the kernel's parent-death
 //! signal means that thread. It may go on as another child, in the same process
 //! group. Invariants: [`ChildCompiler::compile`] ends in bounded time, counted from
-//! when it has a place; on every path its child is dead and reaped when it returns.
+//! once it has a permit; on every path its child is dead and reaped when it returns.
 
 use super::channel;
 use super::compile_wait::{Ears, Ending, HANDSHAKE};
@@ -54,13 +54,13 @@ pub struct ChildCompiler {
     plan: Plan,
     users: Option<Users>,
     most: usize,
-    places: Mutex<Places>,
+    permits: Mutex<ChildPermits>,
     changed: Condvar,
-    /// Readable, by its end, once `Places::open` is dropped.
+    /// Readable, by its end, once `ChildPermits::open` is dropped.
     closed: PipeReader,
 }
 
-struct Places {
+struct ChildPermits {
     free: usize,
     open: Option<PipeWriter>,
 }
@@ -86,8 +86,8 @@ impl Share {
     }
 }
 
-/// One of the places; given back when dropped.
-struct Place<'a>(&'a ChildCompiler);
+/// One of the permits; given back when dropped.
+struct ChildPermit<'a>(&'a ChildCompiler);
 
 impl ChildCompiler {
     pub fn new(config: &Config) -> Result<Self, ProcessError> {
@@ -110,7 +110,7 @@ impl ChildCompiler {
             },
             users: users_of(config),
             most: processors,
-            places: Mutex::new(Places {
+            permits: Mutex::new(ChildPermits {
                 free: processors,
                 open: Some(open),
             }),
@@ -141,29 +141,29 @@ impl ChildCompiler {
         }
     }
 
-    fn places(&self) -> MutexGuard<'_, Places> {
-        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    fn permits(&self) -> MutexGuard<'_, ChildPermits> {
+        self.permits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for a place. That time is not the task's: the one that is behind a task
+    /// Waits for a permit. This time is not the task's: the one that is behind a task
     /// that compiles forever did nothing wrong.
-    fn place(&self) -> Result<Place<'_>, ProcessError> {
-        let mut places = self
+    fn permit(&self) -> Result<ChildPermit<'_>, ProcessError> {
+        let mut permits = self
             .changed
-            .wait_while(self.places(), |places| {
-                places.free == 0 && places.open.is_some()
+            .wait_while(self.permits(), |permits| {
+                permits.free == 0 && permits.open.is_some()
             })
             .unwrap_or_else(PoisonError::into_inner);
-        if places.open.is_none() {
+        if permits.open.is_none() {
             return Err(ProcessError::ShutDown);
         }
-        places.free -= 1;
-        Ok(Place(self))
+        permits.free -= 1;
+        Ok(ChildPermit(self))
     }
 
     /// What compiling a file of this size in bytes may take, once it has a permit.
     fn share(&self, len: usize) -> Share {
-        let busy = (self.most - self.places().free).max(1);
+        let busy = (self.most - self.permits().free).max(1);
         let (among_others, alone) = THREADS;
         let threads = (self.most / busy).min(alone);
         Share {
@@ -359,7 +359,7 @@ impl Compiler for ChildCompiler {
         digest: &blake3::Hash,
         metered: bool,
     ) -> Result<Code, LoadError> {
-        let _place = self.place()?;
+        let _permit = self.permit()?;
         let file = sealed(source).map_err(system("cannot keep a task file in memory"))?;
         let output = Code::blank().map_err(|source| LoadError::System { source })?;
         let user = self.users.as_ref().map(Users::pick);
@@ -380,18 +380,18 @@ impl Compiler for ChildCompiler {
 
     /// Kills what is being compiled, and waits until it is gone.
     fn close(&self) {
-        let mut places = self.places();
-        places.open.take();
+        let mut permits = self.permits();
+        permits.open.take();
         self.changed.notify_all();
         let _ = self
             .changed
-            .wait_timeout_while(places, CLOSE_WAIT, |places| places.free < self.most);
+            .wait_timeout_while(permits, CLOSE_WAIT, |permits| permits.free < self.most);
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for ChildPermit<'_> {
     fn drop(&mut self) {
-        self.0.places().free += 1;
+        self.0.permits().free += 1;
         self.0.changed.notify_all();
     }
 }

@@ -22,7 +22,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 const LAST: u32 = u32::MAX - 1;
 
 /// Directories of which it is remembered whether they can be mapped.
-const PLACES: usize = 1024;
+const MAX_KNOWN: usize = 1024;
 
 /// The owners of files, from those on disk to those that one worker sees. Root, and the
 /// runner's group, are the worker's user and group; all others are who they are.
@@ -60,12 +60,12 @@ struct Tried {
     /// The list of mounts, and whether one of them is not copied with those around it.
     mounts: Option<(File, bool)>,
     /// Whether they can be mapped.
-    places: HashMap<Place, bool>,
+    known: HashMap<MountedDir, bool>,
 }
 
 /// A directory on a mount.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-struct Place {
+struct MountedDir {
     device: (u32, u32),
     inode: u64,
     mount: u64,
@@ -79,8 +79,10 @@ impl Trial {
             return false;
         }
         directories.into_iter().all(|path| {
-            let place = open(path).ok().and_then(|directory| Place::of(&directory));
-            place.is_some_and(|place| tried.places.get(&place) == Some(&true))
+            let dir = open(path)
+                .ok()
+                .and_then(|directory| MountedDir::of(&directory));
+            dir.is_some_and(|dir| tried.known.get(&dir) == Some(&true))
         })
     }
 
@@ -126,7 +128,7 @@ impl Tried {
             }
             None => File::open("/proc/self/mountinfo")?,
         };
-        self.places.clear();
+        self.known.clear();
         let mut mounts = String::new();
         file.seek(SeekFrom::Start(0))?;
         file.read_to_string(&mut mounts)?;
@@ -146,8 +148,8 @@ impl Tried {
         {
             return Err(io::Error::other("the system has unbindable mounts"));
         }
-        let place = Place::of(directory);
-        match place.and_then(|place| self.places.get(&place)) {
+        let dir = MountedDir::of(directory);
+        match dir.and_then(|dir| self.known.get(&dir)) {
             Some(true) => return Ok(None),
             Some(false) => return Err(Errno::INVAL.into()),
             None => {}
@@ -162,21 +164,21 @@ impl Tried {
             // Others may be otherwise a moment later.
             Err(error) => error.raw_os_error() == Some(Errno::INVAL.raw_os_error()),
         };
-        if let Some(place) = place.filter(|_| is_lasting) {
-            if self.places.len() >= PLACES {
-                self.places.clear();
+        if let Some(dir) = dir.filter(|_| is_lasting) {
+            if self.known.len() >= MAX_KNOWN {
+                self.known.clear();
             }
-            self.places.insert(place, mapped.is_ok());
+            self.known.insert(dir, mapped.is_ok());
         }
         mapped.map(Some)
     }
 }
 
-impl Place {
+impl MountedDir {
     fn of(directory: &OwnedFd) -> Option<Self> {
         let wanted = StatxFlags::INO | StatxFlags::MNT_ID;
         let about = statx(directory, "", AtFlags::EMPTY_PATH, wanted).ok()?;
-        (about.stx_mask & wanted.bits() == wanted.bits()).then_some(Place {
+        (about.stx_mask & wanted.bits() == wanted.bits()).then_some(MountedDir {
             device: (about.stx_dev_major, about.stx_dev_minor),
             inode: about.stx_ino,
             mount: about.stx_mnt_id,

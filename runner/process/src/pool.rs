@@ -55,14 +55,14 @@ pub(super) struct Pool {
     spawner: Arc<Spawner>,
     settings: Settings,
     grants: Grants,
-    state: Mutex<State>,
+    state: Mutex<Workers>,
     /// Held by the one that starts a zygote: others wait for it.
     starting: tokio::sync::Mutex<()>,
     closing: CancellationToken,
 }
 
 #[derive(Default)]
-struct State {
+struct Workers {
     zygote: Option<Arc<Zygote>>,
     /// Unused workers.
     spares: VecDeque<Worker>,
@@ -299,7 +299,7 @@ impl Pool {
         Some((state.breaker.round(), usual))
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, Workers> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

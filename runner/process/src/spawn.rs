@@ -6,7 +6,7 @@
 //! permit goes when its process is reaped.
 
 use super::channel::{self, Receiver, Sender};
-use super::child::{Child, Place, Started};
+use super::child::{Child, ProcessSlot, Started};
 use super::error::ProcessError;
 use super::image::Image;
 use super::owners::Owners;
@@ -35,7 +35,7 @@ type Answer = Result<Launched, ProcessError>;
 struct Request {
     order: StartOrder,
     code: Arc<Code>,
-    place: Place,
+    slot: ProcessSlot,
     answer: oneshot::Sender<Answer>,
 }
 
@@ -86,14 +86,14 @@ impl Spawner {
                     let Request {
                         order,
                         code,
-                        place,
+                        slot,
                         answer,
                     } = request;
                     let image = match order.zygote {
                         true => image.get_or_insert_with(|| Image::of(&exe).ok()).as_ref(),
                         false => None,
                     };
-                    let _ = answer.send(spawn(&exe, order, image, clock.as_deref(), &code, place));
+                    let _ = answer.send(spawn(&exe, order, image, clock.as_deref(), &code, slot));
                 }
                 // Ending this thread kills every worker there still is; their
                 // owners reap them.
@@ -123,12 +123,12 @@ impl Spawner {
     }
 
     /// Whether a worker may be started that nobody waits for: idle ones, of
-    /// whatever many artifacts, must not use up the places of the running.
+    /// whatever many artifacts, must not use up the slots of the running.
     pub(super) fn has_spare(&self) -> bool {
         self.workers.available_permits() > self.reserve
     }
 
-    /// A place for one process; waits while there are too many.
+    /// A slot for one process; waits until one is free.
     pub(super) async fn permit(&self) -> Result<OwnedSemaphorePermit, ProcessError> {
         let permit = self.workers.clone().acquire_owned().await;
         permit.map_err(|_| ProcessError::ShutDown)
@@ -139,14 +139,14 @@ impl Spawner {
         &self,
         order: StartOrder,
         code: Arc<Code>,
-        place: Place,
+        slot: ProcessSlot,
     ) -> Result<Launch, ProcessError> {
         let requests = self.sender().ok_or(ProcessError::ShutDown)?;
         let (answer, spawned) = oneshot::channel();
         let mut request = Request {
             order,
             code,
-            place,
+            slot,
             answer,
         };
         // The thread takes about a millisecond for each; a queue that is full is
@@ -225,7 +225,7 @@ fn spawn(
     image: Option<&Image>,
     clock: Option<&Shown>,
     code: &Code,
-    place: Place,
+    slot: ProcessSlot,
 ) -> Answer {
     let system = |source: io::Error| ProcessError::System {
         what: "cannot make pipes for a worker",
@@ -259,7 +259,7 @@ fn spawn(
     })?;
     // Its ends are the child's alone from here on.
     drop((its_control, its_stdout, its_stderr));
-    let started = Started::new(member, place).map_err(system)?;
+    let started = Started::new(member, slot).map_err(system)?;
     // It does not end before it has its order: where somebody else reaps children, it must
     // be watched by then.
     match channel::send(&control, &order, &descriptors) {

@@ -26,7 +26,7 @@ const STACK: usize = 8 << 20;
 pub struct InProcess {
     engines: Arc<Engines>,
     budget: CompileBudget,
-    places: Arc<Places>,
+    permits: Arc<ThreadPermits>,
 }
 
 #[derive(Default)]
@@ -46,32 +46,32 @@ impl Engines {
 }
 
 /// Room for compilations.
-struct Places {
+struct ThreadPermits {
     free: Mutex<usize>,
     changed: Condvar,
 }
 
-impl Places {
+impl ThreadPermits {
     fn free(&self) -> MutexGuard<'_, usize> {
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// One of the permits; `None` if none became available in time.
-    fn take(self: &Arc<Self>, patience: Duration) -> Option<Place> {
+    fn take(self: &Arc<Self>, patience: Duration) -> Option<ThreadPermit> {
         let taken = |free: &mut usize| *free == 0;
         let (mut free, _) = self
             .changed
             .wait_timeout_while(self.free(), patience, taken)
             .unwrap_or_else(PoisonError::into_inner);
         *free = free.checked_sub(1)?;
-        Some(Place(self.clone()))
+        Some(ThreadPermit(self.clone()))
     }
 }
 
 /// Given back when dropped.
-struct Place(Arc<Places>);
+struct ThreadPermit(Arc<ThreadPermits>);
 
-impl Drop for Place {
+impl Drop for ThreadPermit {
     fn drop(&mut self) {
         *self.0.free() += 1;
         self.0.changed.notify_one();
@@ -84,7 +84,7 @@ struct Work {
     source: Bytes,
     digest: blake3::Hash,
     metered: bool,
-    _place: Place,
+    _permit: ThreadPermit,
 }
 
 impl Work {
@@ -127,7 +127,7 @@ impl InProcess {
         InProcess {
             engines: Arc::default(),
             budget,
-            places: Arc::new(Places {
+            permits: Arc::new(ThreadPermits {
                 free: Mutex::new(processors()),
                 changed: Condvar::new(),
             }),
@@ -143,13 +143,13 @@ impl Compiler for InProcess {
         metered: bool,
     ) -> Result<Code, LoadError> {
         let time = self.budget.time(source.len() as u64);
-        let place = self.places.take(time);
+        let permit = self.permits.take(time);
         let work = Arc::new(Work {
             engines: self.engines.clone(),
             source: source.clone(),
             digest: *digest,
             metered,
-            _place: place.ok_or(LoadError::CompilersBusy { waited: time })?,
+            _permit: permit.ok_or(LoadError::CompilersBusy { waited: time })?,
         });
         let (done, result) = sync_channel(1);
         let its = work.clone();
@@ -212,13 +212,13 @@ mod tests {
             let error = compile(&compiler, &slow).expect_err("20 ms");
             assert!(matches!(error, LoadError::CompileTime { .. }), "{error}");
         }
-        assert_eq!(*compiler.places.free(), 0);
+        assert_eq!(*compiler.permits.free(), 0);
         let quick = Bytes::from_static(br#"(module (func (export "_start")))"#);
         let error = compile(&compiler, &quick).expect_err("nobody is free");
         assert!(matches!(error, LoadError::CompilersBusy { .. }), "{error}");
         eprintln!("given up after {:?}", began.elapsed());
         // They end by themselves, and others are compiled.
-        while *compiler.places.free() < processors() {
+        while *compiler.permits.free() < processors() {
             thread::sleep(Duration::from_millis(10));
         }
         eprintln!("ended after {:?}", began.elapsed());

@@ -42,9 +42,9 @@ pub(crate) struct Limiter {
 
 /// One of the regions that a task holds; no longer when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Place(Arc<AtomicUsize>);
+pub(crate) struct RegionSlot(Arc<AtomicUsize>);
 
-impl Drop for Place {
+impl Drop for RegionSlot {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Relaxed);
     }
@@ -89,10 +89,10 @@ impl Limiter {
         &mut self,
         len: u64,
         kind: Kind,
-    ) -> Result<(Draft, Place), RegionError> {
+    ) -> Result<(Draft, RegionSlot), RegionError> {
         // What is no region anywhere is not asked for.
         Draft::memory(len, kind)?;
-        let place = self.place().ok_or(RegionError::Limit)?;
+        let slot = self.slot().ok_or(RegionError::Limit)?;
         let own = self.memory.saturating_add(self.on_host);
         let room = self.max_memory.saturating_sub(own) as u64;
         let made = match self
@@ -112,7 +112,7 @@ impl Limiter {
         self.in_regions = usize::try_from(in_regions).unwrap_or(usize::MAX);
         let total = own.saturating_add(self.in_regions);
         self.peak_memory = self.peak_memory.max(total.min(self.max_memory));
-        Ok((draft, place))
+        Ok((draft, slot))
     }
 
     /// Counts bytes that the host keeps for the task, if they fit.
@@ -163,15 +163,15 @@ impl Limiter {
         }
     }
 
-    /// A place for one more region, if it may be held.
-    pub(crate) fn place(&self) -> Option<Place> {
-        (self.held.load(Relaxed) < MAX_REGIONS).then(|| self.place_for_what_came())
+    /// A slot for one more region, if it may be held.
+    pub(crate) fn slot(&self) -> Option<RegionSlot> {
+        (self.held.load(Relaxed) < MAX_REGIONS).then(|| self.slot_for_received())
     }
 
-    /// A place for a region that is here already.
-    pub(crate) fn place_for_what_came(&self) -> Place {
+    /// A slot for a region that came in a message.
+    pub(crate) fn slot_for_received(&self) -> RegionSlot {
         self.held.fetch_add(1, Relaxed);
-        Place(self.held.clone())
+        RegionSlot(self.held.clone())
     }
 
     /// Whether it holds as many regions as it may, and more.
@@ -323,9 +323,9 @@ mod tests {
         now(limiter.memory_growing(from, to, maximum)).expect("asked")
     }
 
-    fn make(limiter: &mut Limiter, len: u64) -> Option<(Region, Place)> {
-        let (draft, place) = now(limiter.make(len, Kind::Exclusive)).ok()?;
-        Some((draft.finish().expect("a region"), place))
+    fn make(limiter: &mut Limiter, len: u64) -> Option<(Region, RegionSlot)> {
+        let (draft, slot) = now(limiter.make(len, Kind::Exclusive)).ok()?;
+        Some((draft.finish().expect("a region"), slot))
     }
 
     #[test]
@@ -395,13 +395,13 @@ mod tests {
     fn regions_are_counted() {
         let limiter = limiter(100);
         let mut held: Vec<_> = (0..MAX_REGIONS)
-            .map(|_| limiter.place().expect("fits"))
+            .map(|_| limiter.slot().expect("fits"))
             .collect();
-        assert!(limiter.place().is_none() && !limiter.holds_too_many());
-        held.push(limiter.place_for_what_came());
+        assert!(limiter.slot().is_none() && !limiter.holds_too_many());
+        held.push(limiter.slot_for_received());
         assert!(limiter.holds_too_many());
         held.truncate(MAX_REGIONS - 1);
-        assert!(limiter.place().is_some());
+        assert!(limiter.slot().is_some());
         assert_eq!(limiter.refused(), 0);
     }
 

@@ -16,10 +16,10 @@ const MAX_NAMES: usize = 4096;
 const MAX_REQUESTS: usize = 1 << 16;
 
 pub struct Locks {
-    state: Mutex<State>,
+    tickets: Mutex<Tickets>,
 }
 
-struct State {
+struct Tickets {
     table: LockTable,
     waiting: HashMap<Ticket, Arc<Notify>>,
 }
@@ -39,14 +39,14 @@ impl Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        let mut state = self.locks.state();
-        state.waiting.remove(&self.ticket);
-        let next = state.table.release(self.ticket);
+        let mut tickets = self.locks.tickets();
+        tickets.waiting.remove(&self.ticket);
+        let next = tickets.table.release(self.ticket);
         let next: Vec<_> = next
             .into_iter()
-            .filter_map(|ticket| state.waiting.remove(&ticket))
+            .filter_map(|ticket| tickets.waiting.remove(&ticket))
             .collect();
-        drop(state);
+        drop(tickets);
         // Who is woken may come here at once. One that gives up drops its own.
         for waiting in next {
             waiting.notify_one();
@@ -79,7 +79,7 @@ impl Locks {
     #[doc(hidden)]
     pub fn new() -> Self {
         Locks {
-            state: Mutex::new(State {
+            tickets: Mutex::new(Tickets {
                 table: LockTable::new(MAX_NAMES, MAX_REQUESTS),
                 waiting: HashMap::new(),
             }),
@@ -89,11 +89,11 @@ impl Locks {
     /// How many wait for their turn, for any lock.
     #[doc(hidden)]
     pub fn waiting(&self) -> usize {
-        self.state().waiting.len()
+        self.tickets().waiting.len()
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn tickets(&self) -> MutexGuard<'_, Tickets> {
+        self.tickets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The lock, once it can be had; none where it cannot at once and was not to be
@@ -128,18 +128,18 @@ impl Locks {
         mode: LockMode,
         if_available: bool,
     ) -> Result<Option<(Hold, Option<Arc<Notify>>)>, ()> {
-        let mut state = self.state();
-        let (ticket, turn) = match state.table.request(name, mode, if_available) {
+        let mut tickets = self.tickets();
+        let (ticket, turn) = match tickets.table.request(name, mode, if_available) {
             Requested::Granted(ticket) => (ticket, None),
             Requested::NotAvailable => return Ok(None),
             Requested::Limit => return Err(()),
             Requested::Waits(ticket) => {
                 let turn = Arc::new(Notify::new());
-                state.waiting.insert(ticket, turn.clone());
+                tickets.waiting.insert(ticket, turn.clone());
                 (ticket, Some(turn))
             }
         };
-        drop(state);
+        drop(tickets);
         let hold = Hold {
             locks: self.clone(),
             ticket,
@@ -170,7 +170,7 @@ mod tests {
         let read = reading.await.expect("room").expect("it waited");
         let also = locks.request("a", LockMode::Shared, true).await;
         drop((read, also));
-        assert!(locks.state().waiting.is_empty());
+        assert!(locks.tickets().waiting.is_empty());
         let now = locks.request("a", LockMode::Exclusive, true).await;
         assert!(matches!(now, Ok(Some(_))));
     }

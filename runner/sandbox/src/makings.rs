@@ -14,12 +14,12 @@ pub(super) struct Makings(Mutex<HashMap<String, Arc<Other>>>);
 /// What another thread makes.
 #[derive(Default)]
 pub(super) struct Other {
-    state: Mutex<State>,
+    status: Mutex<Status>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-enum State {
+enum Status {
     #[default]
     Begun,
     Done(Arc<Code>),
@@ -62,19 +62,19 @@ impl Makings {
 impl Other {
     /// What it made; none where it failed, or has not ended in that time.
     pub(super) fn wait(&self, patience: Duration) -> Option<Arc<Code>> {
-        let begun = |state: &mut State| matches!(state, State::Begun);
-        let (state, _) = self
+        let begun = |status: &mut Status| matches!(status, Status::Begun);
+        let (status, _) = self
             .changed
-            .wait_timeout_while(self.state(), patience, begun)
+            .wait_timeout_while(self.status(), patience, begun)
             .unwrap_or_else(PoisonError::into_inner);
-        match &*state {
-            State::Done(code) => Some(code.clone()),
-            State::Begun | State::Failed => None,
+        match &*status {
+            Status::Done(code) => Some(code.clone()),
+            Status::Begun | Status::Failed => None,
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn status(&self) -> MutexGuard<'_, Status> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -82,7 +82,7 @@ impl Making<'_> {
     /// Gives it to all who wait.
     pub(super) fn done(&mut self, code: Code) -> Arc<Code> {
         let code = Arc::new(code);
-        *self.shared.state() = State::Done(code.clone());
+        *self.shared.status() = Status::Done(code.clone());
         code
     }
 }
@@ -90,9 +90,9 @@ impl Making<'_> {
 impl Drop for Making<'_> {
     fn drop(&mut self) {
         self.makings.begun().remove(&self.key);
-        let mut state = self.shared.state();
-        if matches!(*state, State::Begun) {
-            *state = State::Failed;
+        let mut status = self.shared.status();
+        if matches!(*status, Status::Begun) {
+            *status = Status::Failed;
         }
         self.shared.changed.notify_all();
     }

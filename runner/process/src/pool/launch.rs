@@ -3,7 +3,7 @@
 use super::{NoWorker, NotReady, Pool};
 use crate::breaker::Failure;
 use crate::channel::ChannelError;
-use crate::child::{Child, LOOK_EVERY, Place, REAP_TIMEOUT};
+use crate::child::{Child, LOOK_EVERY, ProcessSlot, REAP_TIMEOUT};
 use crate::error::ProcessError;
 use crate::jail::{Plan, Role};
 use crate::owners::Owners;
@@ -64,13 +64,13 @@ impl Pool {
             _ => None,
         };
         let permit = self.spawner.permit().await.map_err(NoWorker::from)?;
-        let place = Place {
+        let slot = ProcessSlot {
             _permit: permit,
             _user: user,
         };
         let mut launch = self
             .spawner
-            .spawn(order, code, place)
+            .spawn(order, code, slot)
             .await
             .map_err(NoWorker::from)?;
         launch.owners = owners;

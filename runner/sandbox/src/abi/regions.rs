@@ -4,7 +4,7 @@
 //! lies, and `write` need not copy the list first.
 //!
 //! Handles and mappings are resources of their own, and a guest drops them in any
-//! order. A mapping keeps the region's pages, its lease and its place: a region
+//! order. A mapping keeps the region's pages, its lease and its slot: a region
 //! whose handle is gone is mapped until the mapping is. The one that drops the store drops
 //! both, before its memory; then nobody is left who could give the region away, so
 //! that its exclusivity ends with the store.
@@ -13,7 +13,7 @@ use super::bindings::wrun::task::regions::{
     Kind as AbiKind, RegionError as AbiError, WaitResult as AbiWaited,
 };
 use crate::host::{Host, NoWindow};
-use crate::limits::Place;
+use crate::limits::RegionSlot;
 use crate::linker::long_result;
 use crate::region::{Kind, Mappable, Op, Refused, Region, RegionError, STEP, Waited, Word};
 use std::io;
@@ -51,7 +51,7 @@ impl Handle {
 
 struct Held {
     region: Region,
-    place: Arc<Place>,
+    slot: Arc<RegionSlot>,
 }
 
 /// A guest's `mapping`.
@@ -60,7 +60,7 @@ pub struct Mapping {
     /// None only while it is made.
     overlay: Option<Overlay<Mappable>>,
     len: usize,
-    _place: Arc<Place>,
+    _slot: Arc<RegionSlot>,
 }
 
 impl From<AbiKind> for Kind {
@@ -122,8 +122,8 @@ impl Host {
 
     /// A handle for a region that came, or came back.
     pub(super) fn take_in(&mut self, region: Region) -> wasmtime::Result<Resource<Handle>> {
-        let place = Arc::new(self.limiter.place_for_what_came());
-        let held = Some(Held { region, place });
+        let slot = Arc::new(self.limiter.slot_for_received());
+        let held = Some(Held { region, slot });
         Ok(self.table().push(Handle::of(held))?)
     }
 
@@ -186,8 +186,8 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
             let host = store.data_mut();
             let held = answer!(host.region(&region)?);
             let region = answer!(told(held.region.duplicate())?);
-            let place = Arc::new(answer!(host.limiter.place().ok_or(AbiError::Limit)));
-            Ok((host.hold(Some(Held { region, place })),))
+            let slot = Arc::new(answer!(host.limiter.slot().ok_or(AbiError::Limit)));
+            Ok((host.hold(Some(Held { region, slot })),))
         },
     )?;
     regions.func_wrap_async("[method]region.read", |store, (region, offset, len)| {
@@ -226,13 +226,13 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
 
 async fn create(mut store: Store<'_>, len: u64, kind: AbiKind) -> Answer<Resource<Handle>> {
     let made = store.data_mut().limiter.make(len, kind.into()).await;
-    let (mut draft, place) = answer!(told(made)?);
+    let (mut draft, slot) = answer!(told(made)?);
     while answer!(told(draft.reserve())?) {
         crate::turn::yield_now().await;
     }
     let region = answer!(told(draft.finish())?);
-    let place = Arc::new(place);
-    Ok((store.data_mut().hold(Some(Held { region, place })),))
+    let slot = Arc::new(slot);
+    Ok((store.data_mut().hold(Some(Held { region, slot })),))
 }
 
 async fn read(
@@ -331,17 +331,13 @@ async fn claim(store: &mut Store<'_>, region: &Resource<Handle>) -> Answer<()> {
     let host = store.data_mut();
     let handle = host.handle(region)?;
     let claimed = handle.held.take_if(|held| held.region.is_to_be_claimed());
-    let Some(Held {
-        region: came,
-        place,
-    }) = claimed
-    else {
+    let Some(Held { region: came, slot }) = claimed else {
         return Ok((Ok(()),));
     };
     let claimed = answer!(told(host.limiter.claim(came).await)?);
     let held = Some(Held {
         region: claimed,
-        place,
+        slot,
     });
     host.handle(region)?.held = held;
     Ok((Ok(()),))
@@ -366,13 +362,13 @@ async fn map(
     }
     let host = store.data_mut();
     let held = answer!(host.region(&region)?);
-    let place = held.place.clone();
+    let slot = held.slot.clone();
     let pages = answer!(told(held.region.map(offset, window.len()))?);
     // What can fail without a trace comes before the pages are laid.
     let mapping = Mapping {
         overlay: None,
         len: window.len(),
-        _place: place,
+        _slot: slot,
     };
     let mapping = answer!(host.push(mapping).ok_or(AbiError::Limit));
     let laid = match host.windows.add(&window) {
@@ -473,9 +469,9 @@ fn split(
             return Ok((Err(error),));
         }
     };
-    let place = host.limiter.place();
-    let parts = match place {
-        Some(place) => host.handle(region)?.split(at, place),
+    let slot = host.limiter.slot();
+    let parts = match slot {
+        Some(slot) => host.handle(region)?.split(at, slot),
         None => Err(AbiError::Limit),
     };
     match parts {
@@ -516,15 +512,15 @@ fn join(mut store: Store<'_>, region: &Resource<Handle>, next: &Resource<Handle>
 
 impl Handle {
     /// The two parts of a region that can be split there.
-    fn split(&mut self, at: u64, rest: Place) -> Result<(Held, Held), AbiError> {
-        let Held { region, place } = self.held.take().ok_or(AbiError::OutOfBounds)?;
+    fn split(&mut self, at: u64, rest: RegionSlot) -> Result<(Held, Held), AbiError> {
+        let Held { region, slot } = self.held.take().ok_or(AbiError::OutOfBounds)?;
         match region.split(at) {
             Ok((first, second)) => {
-                let held = |region, place| Held { region, place };
-                Ok((held(first, place), held(second, Arc::new(rest))))
+                let held = |region, slot| Held { region, slot };
+                Ok((held(first, slot), held(second, Arc::new(rest))))
             }
             Err(Refused { region, .. }) => {
-                self.held = Some(Held { region, place });
+                self.held = Some(Held { region, slot });
                 Err(AbiError::Busy)
             }
         }
@@ -534,10 +530,10 @@ impl Handle {
 impl Held {
     /// Takes in a region that can be joined to this one.
     fn join(&mut self, next: Held) -> Result<(), (Held, AbiError)> {
-        let Held { region, place } = next;
+        let Held { region, slot } = next;
         match self.region.join(region) {
             Ok(()) => Ok(()),
-            Err(Refused { region, .. }) => Err((Held { region, place }, AbiError::Busy)),
+            Err(Refused { region, .. }) => Err((Held { region, slot }, AbiError::Busy)),
         }
     }
 }

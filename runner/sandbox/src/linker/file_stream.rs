@@ -148,7 +148,7 @@ impl Pollable for FileInput {
 }
 
 #[derive(Clone, Copy)]
-enum Place {
+enum Offset {
     At(u64),
     End,
 }
@@ -156,7 +156,7 @@ enum Place {
 /// Writes to a file, from a position on or at its end.
 struct FileOutput {
     file: Arc<File>,
-    place: Place,
+    offset: Offset,
     calls: FileCalls,
     state: Writing,
 }
@@ -170,20 +170,20 @@ enum Writing {
 }
 
 impl FileOutput {
-    fn new(file: Arc<File>, place: Place, calls: FileCalls) -> Self {
+    fn new(file: Arc<File>, offset: Offset, calls: FileCalls) -> Self {
         FileOutput {
             file,
-            place,
+            offset,
             calls,
             state: Writing::Ready,
         }
     }
 
     async fn put(&mut self, bytes: Bytes) {
-        let place = self.place;
+        let offset = self.offset;
         let written = self
             .calls
-            .run(&self.file, move |file| write_at(file, place, &bytes))
+            .run(&self.file, move |file| write_at(file, offset, &bytes))
             .await;
         self.wrote(written);
     }
@@ -191,7 +191,7 @@ impl FileOutput {
     fn wrote(&mut self, written: io::Result<usize>) {
         self.state = match written {
             Ok(len) => {
-                if let Place::At(position) = &mut self.place {
+                if let Offset::At(position) = &mut self.offset {
                     *position = position.saturating_add(len as u64);
                 }
                 Writing::Ready
@@ -215,12 +215,12 @@ impl FileOutput {
 }
 
 /// Writes all of `bytes`; nothing is a write as well, and can fail.
-fn write_at(file: &File, mut place: Place, mut bytes: &[u8]) -> io::Result<usize> {
+fn write_at(file: &File, mut offset: Offset, mut bytes: &[u8]) -> io::Result<usize> {
     let mut total = 0;
     loop {
-        let written = match place {
-            Place::At(position) => file.write_at(bytes, position),
-            Place::End => append(file, bytes),
+        let written = match offset {
+            Offset::At(position) => file.write_at(bytes, position),
+            Offset::End => append(file, bytes),
         };
         let written = match written {
             Ok(written) => written,
@@ -235,7 +235,7 @@ fn write_at(file: &File, mut place: Place, mut bytes: &[u8]) -> io::Result<usize
         if written == 0 {
             return Err(io::ErrorKind::WriteZero.into());
         }
-        if let Place::At(position) = &mut place {
+        if let Offset::At(position) = &mut offset {
             *position = position.saturating_add(written as u64);
         }
     }
@@ -268,7 +268,7 @@ impl OutputStream for FileOutput {
             }
         }
         if self.calls.blocking {
-            let written = write_at(&self.file, self.place, &bytes);
+            let written = write_at(&self.file, self.offset, &bytes);
             self.wrote(written);
         } else {
             self.state = Writing::Wanted(bytes);
@@ -423,7 +423,7 @@ fn add_files(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     fn output(
         host: &mut Host,
         file: &Resource<Descriptor>,
-        place: Place,
+        offset: Offset,
     ) -> Opened<DynOutputStream> {
         let calls = host.file_calls.of_a_stream();
         let view = host.filesystem();
@@ -434,7 +434,7 @@ fn add_files(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
             }
             Descriptor::File(file) => file.file.clone(),
         };
-        let stream: DynOutputStream = Box::new(FileOutput::new(file, place, calls));
+        let stream: DynOutputStream = Box::new(FileOutput::new(file, offset, calls));
         Ok((host.push(stream).ok_or(ErrorCode::InsufficientMemory),))
     }
 
@@ -456,13 +456,13 @@ fn add_files(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     types.func_wrap(
         "[method]descriptor.write-via-stream",
         |mut store: Store<'_>, (file, offset): (Resource<Descriptor>, u64)| {
-            output(store.data_mut(), &file, Place::At(offset))
+            output(store.data_mut(), &file, Offset::At(offset))
         },
     )?;
     types.func_wrap(
         "[method]descriptor.append-via-stream",
         |mut store: Store<'_>, (file,): (Resource<Descriptor>,)| {
-            output(store.data_mut(), &file, Place::End)
+            output(store.data_mut(), &file, Offset::End)
         },
     )
 }

@@ -52,16 +52,16 @@ pub use watched::Moment;
 /// [`Sink`]. Its calls work with any executor, as long as its runner lives;
 /// afterwards it is closed.
 pub struct Port {
-    end: End,
+    end: PortEnd,
     /// For the sink: handed over, and there was no room.
     held: Option<Message>,
     /// In a fork of it nobody answers.
     made_in: Process,
 }
 
-enum End {
-    Queue(queue::End),
-    Socket(Box<socket::End>),
+enum PortEnd {
+    Queue(queue::QueueEnd),
+    Socket(Box<socket::SocketEnd>),
 }
 
 /// Bytes, and what moves along with them.
@@ -217,8 +217,8 @@ impl Transport {
     #[doc(hidden)]
     pub fn has(&self, port: &Port) -> bool {
         match (self, &port.end) {
-            (Transport::Queue(registry, _), End::Queue(end)) => end.is_of(registry),
-            (Transport::Socket, End::Socket(_)) => true,
+            (Transport::Queue(registry, _), PortEnd::Queue(end)) => end.is_of(registry),
+            (Transport::Socket, PortEnd::Socket(_)) => true,
             _ => false,
         }
     }
@@ -236,17 +236,17 @@ impl Port {
     /// Messages that may wait in one direction, at most.
     pub const MAX_CAPACITY: u32 = 64;
 
-    fn queue(end: queue::End) -> Self {
+    fn queue(end: queue::QueueEnd) -> Self {
         Port {
-            end: End::Queue(end),
+            end: PortEnd::Queue(end),
             held: None,
             made_in: Process::current(),
         }
     }
 
-    fn socket(end: socket::End) -> Self {
+    fn socket(end: socket::SocketEnd) -> Self {
         Port {
-            end: End::Socket(Box::new(end)),
+            end: PortEnd::Socket(Box::new(end)),
             held: None,
             made_in: Process::current(),
         }
@@ -283,8 +283,8 @@ impl Port {
             return Err(Unsent::new(PortError::TooLarge, message));
         }
         match &self.end {
-            End::Queue(end) => end.try_send(message),
-            End::Socket(end) => end.try_send(message),
+            PortEnd::Queue(end) => end.try_send(message),
+            PortEnd::Socket(end) => end.try_send(message),
         }
     }
 
@@ -312,8 +312,8 @@ impl Port {
     /// [`PortError::WouldBlock`]; else as [`Port::receive`].
     pub fn try_receive(&self) -> Result<Message, PortError> {
         match &self.end {
-            End::Queue(end) => end.try_receive(),
-            End::Socket(end) => end.try_receive(),
+            PortEnd::Queue(end) => end.try_receive(),
+            PortEnd::Socket(end) => end.try_receive(),
         }
     }
 
@@ -321,7 +321,7 @@ impl Port {
     /// [`PortError::WouldBlock`].
     pub async fn readable(&self) {
         // An event loop that never watched it knows only later what is there now.
-        if !matches!(&self.end, End::Socket(end) if end.has_message()) {
+        if !matches!(&self.end, PortEnd::Socket(end) if end.has_message()) {
             self.message().await;
         }
     }
@@ -334,8 +334,8 @@ impl Port {
             return false;
         }
         match &self.end {
-            End::Queue(end) => std::future::poll_fn(|cx| end.poll_room(cx)).await,
-            End::Socket(end) => end.room().await,
+            PortEnd::Queue(end) => std::future::poll_fn(|cx| end.poll_room(cx)).await,
+            PortEnd::Socket(end) => end.room().await,
         }
     }
 
@@ -346,8 +346,8 @@ impl Port {
             return false;
         }
         match &self.end {
-            End::Queue(end) => std::future::poll_fn(|cx| end.poll_message(cx)).await,
-            End::Socket(end) => end.message().await,
+            PortEnd::Queue(end) => std::future::poll_fn(|cx| end.poll_message(cx)).await,
+            PortEnd::Socket(end) => end.message().await,
         }
     }
 
@@ -365,8 +365,8 @@ impl Port {
             message.charge = sender.take(count);
             while message.charge.is_none() {
                 let error = match &self.end {
-                    End::Queue(end) => end.pressed(),
-                    End::Socket(end) => end.pressed(),
+                    PortEnd::Queue(end) => end.pressed(),
+                    PortEnd::Socket(end) => end.pressed(),
                 };
                 if let Err(error) = error {
                     return Err(Unsent::new(error, message));
@@ -384,7 +384,7 @@ impl Port {
     /// holder's now.
     #[doc(hidden)]
     pub fn adopt(&self, holder: &Arc<InFlight>) {
-        if let End::Socket(end) = &self.end {
+        if let PortEnd::Socket(end) = &self.end {
             end.adopt(holder);
         }
     }
@@ -434,8 +434,8 @@ impl Port {
     #[doc(hidden)]
     pub fn receive_soon(&self, moment: Moment) -> Result<Message, PortError> {
         match &self.end {
-            End::Queue(end) => end.try_receive(),
-            End::Socket(end) => end.receive_soon(moment),
+            PortEnd::Queue(end) => end.try_receive(),
+            PortEnd::Socket(end) => end.receive_soon(moment),
         }
     }
 
@@ -443,23 +443,23 @@ impl Port {
     #[doc(hidden)]
     pub fn has_room_soon(&self, moment: Moment) -> bool {
         match &self.end {
-            End::Queue(_) => false,
-            End::Socket(end) => end.has_room_soon(moment),
+            PortEnd::Queue(_) => false,
+            PortEnd::Socket(end) => end.has_room_soon(moment),
         }
     }
 
     /// Closes the channel: nothing more can be sent from either end.
     pub fn close(&self) {
         match &self.end {
-            End::Queue(end) => end.close(),
-            End::Socket(end) => end.close(),
+            PortEnd::Queue(end) => end.close(),
+            PortEnd::Socket(end) => end.close(),
         }
     }
 
-    fn as_queue(&self) -> Option<&queue::End> {
+    fn as_queue(&self) -> Option<&queue::QueueEnd> {
         match &self.end {
-            End::Queue(end) => Some(end),
-            End::Socket(_) => None,
+            PortEnd::Queue(end) => Some(end),
+            PortEnd::Socket(_) => None,
         }
     }
 
@@ -468,15 +468,15 @@ impl Port {
     #[doc(hidden)]
     pub fn into_parts(self) -> Option<(PortParts, [OwnedFd; PARTS])> {
         match self.end {
-            End::Socket(end) => (*end).into_parts().ok(),
-            End::Queue(_) => None,
+            PortEnd::Socket(end) => (*end).into_parts().ok(),
+            PortEnd::Queue(_) => None,
         }
     }
 
     /// Lets go of a port that another process has by now, and which stays open there.
     #[doc(hidden)]
     pub fn handed_over(self) {
-        if let End::Socket(end) = &self.end {
+        if let PortEnd::Socket(end) = &self.end {
             end.handed_over();
         }
     }
@@ -484,13 +484,13 @@ impl Port {
     /// As [`Port::into_parts`], for a port that stays until somebody else has it.
     #[doc(hidden)]
     pub fn parts(&self) -> Option<(PortParts, [BorrowedFd<'_>; PARTS])> {
-        self.as_socket().map(socket::End::lent)
+        self.as_socket().map(socket::SocketEnd::lent)
     }
 
-    fn as_socket(&self) -> Option<&socket::End> {
+    fn as_socket(&self) -> Option<&socket::SocketEnd> {
         match &self.end {
-            End::Socket(end) => Some(end),
-            End::Queue(_) => None,
+            PortEnd::Socket(end) => Some(end),
+            PortEnd::Queue(_) => None,
         }
     }
 
@@ -498,7 +498,7 @@ impl Port {
     /// runtime.
     #[doc(hidden)]
     pub fn from_parts(parts: PortParts, descriptors: [OwnedFd; PARTS]) -> std::io::Result<Self> {
-        socket::End::from_parts(parts, descriptors).map(Port::socket)
+        socket::SocketEnd::from_parts(parts, descriptors).map(Port::socket)
     }
 }
 
@@ -525,8 +525,8 @@ impl Stream for Port {
                 Err(_) => return Poll::Ready(None),
             }
             let polled = match &self.end {
-                End::Queue(end) => end.poll_message(cx),
-                End::Socket(end) => end.poll_message(cx),
+                PortEnd::Queue(end) => end.poll_message(cx),
+                PortEnd::Socket(end) => end.poll_message(cx),
             };
             match polled {
                 Poll::Ready(true) => {}
@@ -566,8 +566,8 @@ impl Sink<Message> for Port {
                 other => return Poll::Ready(other),
             }
             let polled = match &self.end {
-                End::Queue(end) => end.poll_room(cx),
-                End::Socket(end) => end.poll_room(cx),
+                PortEnd::Queue(end) => end.poll_room(cx),
+                PortEnd::Socket(end) => end.poll_room(cx),
             };
             match (polled, self.held.take()) {
                 (Poll::Ready(false), Some(message)) => {

@@ -67,11 +67,11 @@ struct Channel {
     capacity: usize,
     /// None where the host made it.
     made: Option<Arc<Made>>,
-    state: Mutex<State>,
+    queues: Mutex<Queues>,
 }
 
 #[derive(Default)]
-struct State {
+struct Queues {
     sides: [Side; 2],
     closed: bool,
 }
@@ -109,7 +109,7 @@ fn wake(wakers: Vec<Waker>) {
 }
 
 /// One end.
-pub(super) struct End {
+pub(super) struct QueueEnd {
     channel: Arc<Channel>,
     side: usize,
 }
@@ -120,7 +120,7 @@ impl Registry {
         self: &Arc<Self>,
         capacity: usize,
         made: Option<&Arc<Made>>,
-    ) -> Option<[End; 2]> {
+    ) -> Option<[QueueEnd; 2]> {
         if let Some(made) = made {
             let count = || made.add(&made.channels, 1, MAX_CHANNELS);
             let room = count() || (made.sweeps(self) && count());
@@ -132,7 +132,7 @@ impl Registry {
             registry: Arc::downgrade(self),
             capacity,
             made: made.cloned(),
-            state: Mutex::default(),
+            queues: Mutex::default(),
         });
         let mut channels = self.channels();
         if channels.len() == channels.capacity() {
@@ -140,7 +140,7 @@ impl Registry {
         }
         channels.push(Arc::downgrade(&channel));
         drop(channels);
-        Some([0, 1].map(|side| End {
+        Some([0, 1].map(|side| QueueEnd {
             channel: channel.clone(),
             side,
         }))
@@ -157,7 +157,7 @@ impl Registry {
     /// Closes channels whose ends lie in each other's queues, so that nobody can
     /// ever receive them.
     pub(super) fn sweep(&self) {
-        let moving = |channel: &Arc<Channel>, side: usize| channel.state().sides[side].moves;
+        let moving = |channel: &Arc<Channel>, side: usize| channel.queues().sides[side].moves;
         let is_any = self
             .all()
             .iter()
@@ -182,7 +182,7 @@ impl Registry {
             if !reached.insert((Arc::as_ptr(&channel), side)) {
                 continue;
             }
-            for message in &channel.state().sides[side].queue {
+            for message in &channel.queues().sides[side].queue {
                 let ends = message.ports.iter().filter_map(Port::as_queue);
                 to_look_at.extend(ends.map(|end| (end.channel.clone(), end.side)));
             }
@@ -199,15 +199,18 @@ impl Registry {
 }
 
 impl Channel {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn queues(&self) -> MutexGuard<'_, Queues> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Closes the channel, and takes what one end would have received.
     fn take(&self, side: usize) -> VecDeque<Message> {
         let (messages, wakers) = {
-            let mut state = self.state();
-            (std::mem::take(&mut state.sides[side].queue), state.close())
+            let mut queues = self.queues();
+            (
+                std::mem::take(&mut queues.sides[side].queue),
+                queues.close(),
+            )
         };
         wake(wakers);
         messages.iter().for_each(|message| self.gone(message));
@@ -245,7 +248,7 @@ impl Drop for Channel {
     }
 }
 
-impl State {
+impl Queues {
     fn close(&mut self) -> Vec<Waker> {
         self.closed = true;
         let sides = self.sides.iter_mut();
@@ -268,7 +271,7 @@ fn bury(messages: impl IntoIterator<Item = Message>) {
     }
 }
 
-impl End {
+impl QueueEnd {
     pub(super) fn is_of(&self, registry: &Arc<Registry>) -> bool {
         std::ptr::eq(self.channel.registry.as_ptr(), Arc::as_ptr(registry))
     }
@@ -306,15 +309,15 @@ impl End {
         }
     }
 
-    /// As [`End::try_send`], for what may be sent here.
+    /// As [`QueueEnd::try_send`], for what may be sent here.
     fn put(&self, message: Message) -> Result<(), Unsent> {
         let has_ports = !message.ports.is_empty();
         let sent = self.moving(has_ports, || {
             // Before it lies there, and never with two locks at a time.
             mark(&message, true);
-            let mut state = self.channel.state();
-            let closed = state.closed;
-            let other = &mut state.sides[1 - self.side];
+            let mut queues = self.channel.queues();
+            let closed = queues.closed;
+            let other = &mut queues.sides[1 - self.side];
             let error = match other.queue.len() {
                 _ if closed => PortError::Closed,
                 waiting if waiting >= self.channel.capacity => PortError::WouldBlock,
@@ -324,7 +327,7 @@ impl End {
                     return Ok(other.receivers.take());
                 }
             };
-            drop(state);
+            drop(queues);
             mark(&message, false);
             Err(Unsent::new(error, message))
         });
@@ -333,9 +336,9 @@ impl End {
 
     pub(super) fn try_receive(&self) -> Result<Message, PortError> {
         let received = self.moving(true, || {
-            let mut state = self.channel.state();
-            let closed = state.closed;
-            let side = &mut state.sides[self.side];
+            let mut queues = self.channel.queues();
+            let closed = queues.closed;
+            let side = &mut queues.sides[self.side];
             let message = match side.queue.pop_front() {
                 Some(message) => message,
                 None if closed => return Err(PortError::Closed),
@@ -343,7 +346,7 @@ impl End {
             };
             side.pressed = false;
             let wakers = side.senders.take();
-            drop(state);
+            drop(queues);
             let mut message = message;
             message.charge = None;
             mark(&message, false);
@@ -360,9 +363,9 @@ impl End {
         if self.channel.sweeps() {
             return Ok(());
         }
-        let mut state = self.channel.state();
-        let closed = state.closed;
-        let other = &mut state.sides[1 - self.side];
+        let mut queues = self.channel.queues();
+        let closed = queues.closed;
+        let other = &mut queues.sides[1 - self.side];
         if closed {
             return Err(PortError::Closed);
         }
@@ -374,9 +377,9 @@ impl End {
     }
 
     pub(super) fn poll_message(&self, cx: &Context<'_>) -> Poll<bool> {
-        let mut state = self.channel.state();
-        let closed = state.closed;
-        let side = &mut state.sides[self.side];
+        let mut queues = self.channel.queues();
+        let closed = queues.closed;
+        let side = &mut queues.sides[self.side];
         if closed || !side.queue.is_empty() {
             return Poll::Ready(true);
         }
@@ -385,9 +388,9 @@ impl End {
     }
 
     pub(super) fn poll_room(&self, cx: &Context<'_>) -> Poll<bool> {
-        let mut state = self.channel.state();
-        let closed = state.closed;
-        let side = &mut state.sides[1 - self.side];
+        let mut queues = self.channel.queues();
+        let closed = queues.closed;
+        let side = &mut queues.sides[1 - self.side];
         if closed || (side.queue.len() < self.channel.capacity && !side.pressed) {
             return Poll::Ready(true);
         }
@@ -396,7 +399,7 @@ impl End {
     }
 
     pub(super) fn close(&self) {
-        let wakers = self.channel.state().close();
+        let wakers = self.channel.queues().close();
         wake(wakers);
     }
 }
@@ -404,11 +407,11 @@ impl End {
 /// Notes that the ports of a message move, or have arrived.
 fn mark(message: &Message, moves: bool) {
     for end in message.ports.iter().filter_map(Port::as_queue) {
-        end.channel.state().sides[end.side].moves = moves;
+        end.channel.queues().sides[end.side].moves = moves;
     }
 }
 
-impl Drop for End {
+impl Drop for QueueEnd {
     fn drop(&mut self) {
         // Nobody receives it any more.
         bury(self.channel.take(self.side));

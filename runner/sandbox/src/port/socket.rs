@@ -53,7 +53,7 @@ const SPARE: usize = 12 << 10;
 const MAX_DESCRIPTORS: usize = Message::MAX_PORTS * PARTS + Message::MAX_REGIONS;
 
 /// One end.
-pub(super) struct End {
+pub(super) struct SocketEnd {
     messages: Socket,
     credit: Arc<Credit>,
     arena: Arena,
@@ -72,7 +72,7 @@ pub(super) struct End {
 }
 
 /// Two connected ends. Needs the context of a tokio runtime.
-pub(super) fn channel(capacity: u32) -> io::Result<[End; 2]> {
+pub(super) fn channel(capacity: u32) -> io::Result<[SocketEnd; 2]> {
     let parts = PortParts {
         capacity: u8::try_from(capacity).map_err(io::Error::other)?,
         side: 0,
@@ -95,7 +95,7 @@ pub(super) fn channel(capacity: u32) -> io::Result<[End; 2]> {
         (messages, credit, arena),
         (other_messages, other_credit, other_arena),
     ]
-    .map(|(messages, credit, arena)| End::new(messages, credit, arena, parts)))
+    .map(|(messages, credit, arena)| SocketEnd::new(messages, credit, arena, parts)))
 }
 
 /// Packets that are thrown away with an end, at most: more than any buffer holds.
@@ -103,14 +103,14 @@ const MAX_DRAINED: usize = 1 << 16;
 
 const SEND: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
 
-impl End {
+impl SocketEnd {
     fn new(messages: OwnedFd, credit: OwnedFd, arena: Arena, parts: PortParts) -> Self {
         let buffer = sockopt::socket_send_buffer_size(&messages).unwrap_or(0);
         // The kernel counts what it allocates: up to twice of what is small, a few
         // pages more of what is large.
         let each = buffer / usize::from(parts.capacity.max(1));
         let small = (each / 2).saturating_sub(PER_PACKET);
-        End {
+        SocketEnd {
             inline: small.max(each.saturating_sub(SPARE)).clamp(LEAST, MOST),
             messages: Socket::new(messages),
             credit: Credit::new(Socket::new(credit), parts),
@@ -208,7 +208,7 @@ impl End {
             return Err(io::Error::other("more of its messages wait than may"));
         }
         let arena = Arena::new(file, parts.side, parts.capacity)?;
-        Ok(End::new(messages, credit, arena, parts))
+        Ok(SocketEnd::new(messages, credit, arena, parts))
     }
 
     pub(super) fn try_send(&self, message: Message) -> Result<(), Unsent> {
@@ -504,7 +504,7 @@ impl End {
     }
 }
 
-impl Drop for End {
+impl Drop for SocketEnd {
     fn drop(&mut self) {
         let charges = self.credit.take_charges();
         if charges.is_empty() {
@@ -560,7 +560,7 @@ fn read_message(head: Head, data: Bytes, fds: Vec<OwnedFd>, limit: &mut bool) ->
     }
     let mut fds = fds.into_iter();
     let ports = head.ports.into_iter().map(|parts| {
-        let end = End::from_parts(parts, [fds.next()?, fds.next()?, fds.next()?]).ok()?;
+        let end = SocketEnd::from_parts(parts, [fds.next()?, fds.next()?, fds.next()?]).ok()?;
         Some(Port::socket(end))
     });
     let ports = ports.collect::<Option<Vec<_>>>()?;

@@ -17,7 +17,7 @@ fn within<T>(work: impl FnOnce() -> T) -> T {
     work()
 }
 
-fn raw(to: &End, bytes: &[u8], fds: &[BorrowedFd<'_>]) {
+fn raw(to: &SocketEnd, bytes: &[u8], fds: &[BorrowedFd<'_>]) {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     assert!(fds.is_empty() || control.push(SendAncillaryMessage::ScmRights(fds)));
@@ -287,7 +287,7 @@ fn counts_move_along() {
 }
 
 /// Whether a note is there to be read.
-fn is_noted(end: &End) -> bool {
+fn is_noted(end: &SocketEnd) -> bool {
     end.credit.socket.is(PollFlags::IN)
 }
 
