@@ -1,9 +1,8 @@
-//! Compiling in this process, on a thread of its own and on others as far as the system
-//! gives them.
+//! Compiling in this process, on a separate thread, and on more if the system allows them.
 //!
-//! Nothing interrupts a compilation. When its time is up, the caller is told so,
-//! and it goes on to its end, for nobody. Invariant: as many compile at a time as there
-//! are processors, those included that nobody waits for any more.
+//! A compilation cannot be interrupted. When its time is up, the caller is told so, and it
+//! continues to its end without a use. Invariant: as many run at a time as there are
+//! processors, including abandoned ones.
 
 use super::code::Code;
 use super::compile::{self, Compiler, SMALL};
@@ -19,7 +18,8 @@ use wasmtime::Engine;
 use wrun_sys::{self, shortage};
 use wrun_types::compile_budget::CompileBudget;
 
-/// The stack of a thread that compiles: what the first thread of a compiler process has.
+/// The stack of a thread that compiles: as large as that of the first thread of a compiler
+/// process.
 const STACK: usize = 8 << 20;
 
 /// See the [module](self).
@@ -45,7 +45,7 @@ impl Engines {
     }
 }
 
-/// Room for compilations.
+/// Permits for compilations.
 struct ThreadPermits {
     free: Mutex<usize>,
     changed: Condvar,
@@ -68,7 +68,7 @@ impl ThreadPermits {
     }
 }
 
-/// Given back when dropped.
+/// One permit; returned when dropped.
 struct ThreadPermit(Arc<ThreadPermits>);
 
 impl Drop for ThreadPermit {
@@ -101,8 +101,8 @@ impl Work {
     }
 }
 
-/// Threads to compile on, none where there are none. Not those of rayon's global pool:
-/// where that cannot start, every later use of it in the program panics.
+/// Threads to compile on; `None` if none are available. Not those of rayon's global pool:
+/// if that cannot start, every later use of it in the program panics.
 fn threads(source: &[u8]) -> Option<ThreadPool> {
     if source.len() <= SMALL {
         return None;
@@ -161,7 +161,7 @@ impl Compiler for InProcess {
                 let _ = done.send(its.run());
             })
         };
-        // Without a thread, on this one: for as long as it takes.
+        // Without a new thread, on this one: for as long as it takes.
         let Ok(thread) = thread() else {
             return work.run();
         };
@@ -182,8 +182,8 @@ mod tests {
     use super::*;
     use std::time::Instant;
 
-    /// Takes much longer than the test waits: a function with many locals that are live
-    /// at the head of many loops.
+    /// Takes much longer to compile than the test waits: a function with many locals that
+    /// are live at the head of many loops.
     fn slow() -> Bytes {
         let loops: String = (0..1500)
             .map(|n| {

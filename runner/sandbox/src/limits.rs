@@ -1,13 +1,12 @@
-//! The store's limiter: sums over all memories and tables of a task, because
-//! wasmtime asks for each of them alone, and over the regions that were made for it.
+//! The store's limiter: sums over all memories and tables of a task, because wasmtime
+//! queries it for each of them separately, and over the regions that were made for it.
 //!
 //! Invariant: `memory`, `on_host` and the bytes of those regions together never exceed
-//! `max_memory`, and `table_elements` never exceeds `max_table_elements`. Regions are
-//! the runner's to count ([`crate::region`]); what is known here of them can only be
-//! too much, and is asked for anew before anything is refused. Growth that was allowed
-//! and then failed in the operating system stays counted: wasmtime reports a failure
-//! also for calls it never asked about, so giving back would let a guest shrink its
-//! own account.
+//! `max_memory`, and `table_elements` never exceeds `max_table_elements`. The runner counts
+//! regions ([`crate::region`]); the number known here can only be too large, and is updated
+//! before anything is refused. Growth that was allowed and then failed in the operating
+//! system stays counted: wasmtime also reports a failure for calls that it did not query,
+//! so subtracting would let a guest shrink its own account.
 
 use super::engine::WIDE_MEMORY;
 use crate::region::{Draft, Kind, Region, RegionError};
@@ -17,8 +16,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use wasmtime::ResourceLimiterAsync;
 use wrun_types::limits::Limit;
 
-/// Regions that one task holds at most: each is a descriptor. A message that arrives
-/// can bring more.
+/// Maximum of regions that one task holds: each is a descriptor. A message that arrives can
+/// bring more.
 const MAX_REGIONS: usize = 256;
 
 pub(crate) struct Limiter {
@@ -29,7 +28,7 @@ pub(crate) struct Limiter {
     peak_memory: usize,
     table_elements: usize,
     refused: u64,
-    /// What the last refusal was about.
+    /// The limit of the last refusal.
     refused_by: Option<Limit>,
     services: Arc<dyn Services>,
     /// Bytes of the regions that were made for it, or more.
@@ -40,7 +39,7 @@ pub(crate) struct Limiter {
     held: Arc<AtomicUsize>,
 }
 
-/// One of the regions that a task holds; no longer when it is dropped.
+/// One of the regions that a task holds, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct RegionSlot(Arc<AtomicUsize>);
 
@@ -68,12 +67,12 @@ impl Limiter {
         }
     }
 
-    /// Counts what `other` has counted, of an instance that is to be this one's, if
-    /// it fits.
+    /// Takes over the counts of `other`, from an instance that this store is to get, if
+    /// they fit.
     pub(crate) fn takes_over(&mut self, other: &Limiter) -> bool {
         let fits = self.max_memory >= other.memory
             && self.max_table_elements >= other.table_elements
-            // How many there are, only the store knows.
+            // Only the store knows how many there are.
             && self.max_instances >= other.max_instances
             && other.refused == 0;
         if fits {
@@ -84,13 +83,13 @@ impl Limiter {
         fits
     }
 
-    /// Has a region made, if there may be one.
+    /// Requests a region, if there may be one.
     pub(crate) async fn make(
         &mut self,
         len: u64,
         kind: Kind,
     ) -> Result<(Draft, RegionSlot), RegionError> {
-        // What is no region anywhere is not asked for.
+        // An invalid region is not requested.
         Draft::memory(len, kind)?;
         let slot = self.slot().ok_or(RegionError::Limit)?;
         let own = self.memory.saturating_add(self.on_host);
@@ -104,7 +103,7 @@ impl Limiter {
             _ => Err(RegionError::Limit),
         };
         let (draft, in_regions) = made.inspect_err(|error| {
-            // What the system does not give is no limit of the task.
+            // A shortage of the system is not a limit of the task.
             if error.errno() == RegionError::Limit.errno() {
                 self.refuse(Limit::Memory);
             }
@@ -136,8 +135,8 @@ impl Limiter {
         self.on_host = self.on_host.saturating_sub(bytes);
     }
 
-    /// Whether the result of one call can have this many bytes. One that cannot is noted
-    /// as memory that was refused.
+    /// Whether the result of one call can have this many bytes. If not, it is counted as
+    /// refused memory.
     pub(crate) fn can_return(&mut self, len: usize) -> bool {
         let fits = self.can_hold(len);
         if !fits {
@@ -146,12 +145,12 @@ impl Limiter {
         fits
     }
 
-    /// Has the runner claim a region that came from another process. Where others have
-    /// it, it is what it was.
+    /// Has the runner claim a region that came from another process. If other processes
+    /// have it, it is unchanged.
     ///
     /// # Errors
     ///
-    /// There is nobody to ask; the region is gone.
+    /// The runner does not respond; the region is gone.
     pub(crate) async fn claim(&mut self, region: Region) -> Result<Region, RegionError> {
         let (file, claim) = match region.into_claim() {
             Ok(claim) => claim,
@@ -174,22 +173,22 @@ impl Limiter {
         RegionSlot(self.held.clone())
     }
 
-    /// Whether it holds as many regions as it may, and more.
+    /// Whether it holds more regions than it may.
     pub(crate) fn holds_too_many(&self) -> bool {
         self.held.load(Relaxed) > MAX_REGIONS
     }
 
-    /// Whether it has regions, or others may have some that were made for it.
+    /// Whether it has regions, or others may have regions that were made for it.
     pub(crate) fn has_regions(&self) -> bool {
         self.in_regions > 0 || self.held.load(Relaxed) > 0
     }
 
-    /// Whether this many bytes can lie in its memory.
+    /// Whether this many bytes fit into its memory.
     pub(crate) fn can_hold(&self, len: usize) -> bool {
         len <= self.max_memory
     }
 
-    /// Most bytes of linear memory and regions that the task had at once.
+    /// Maximum of linear memory and regions that the task had at once, in bytes.
     pub(crate) fn peak_memory(&self) -> u64 {
         self.peak_memory as u64
     }
@@ -230,13 +229,13 @@ impl ResourceLimiterAsync for Limiter {
             }
         }
         let total = own.saturating_add(self.in_regions);
-        // What cannot be given is refused here, where it is counted: growth that fails in
-        // the engine leaves no trace.
+        // Memory that cannot be provided is refused here, where that is counted: growth that
+        // fails in the engine leaves no trace.
         if total > self.max_memory || (current > 0 && desired as u64 > WIDE_MEMORY) {
             self.refuse(Limit::Memory);
             return Ok(false);
         }
-        // Beyond its own declared maximum: the guest's refusal, not ours.
+        // Beyond its own declared maximum: refused by the guest, not by the limit.
         if maximum.is_some_and(|maximum| desired > maximum) {
             return Ok(false);
         }
@@ -284,7 +283,7 @@ mod tests {
     use crate::services::Word;
     use wrun_types::limits::Limits;
 
-    /// A runner's services, as far as they are about regions.
+    /// The services of a runner that concern regions.
     struct Regions(Maker);
 
     #[async_trait::async_trait]
@@ -313,7 +312,7 @@ mod tests {
         )
     }
 
-    /// Nothing here ever waits.
+    /// Polls once: nothing here ever waits.
     fn now<T>(work: impl Future<Output = T>) -> T {
         let work = std::pin::pin!(work);
         crate::blocking::wait(work, None).expect("it is done")
@@ -349,7 +348,7 @@ mod tests {
         let second = make(&mut limiter, PAGE).expect("fits");
         assert!(!grows(&mut limiter, 0, 1, None));
         assert_eq!((limiter.peak_memory(), limiter.refused()), (10 * PAGE, 3));
-        // What others drop is there again at once, for either.
+        // Memory of dropped regions is available again at once, for either.
         drop(first);
         assert!(grows(&mut limiter, 3 * page, 9 * page, None));
         assert!(make(&mut limiter, 1).is_none());

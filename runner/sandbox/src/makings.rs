@@ -1,7 +1,8 @@
-//! What is being compiled by a loader, so that threads that want the same wait for it.
+//! The compilations that are running for a loader, so that threads that need the same code
+//! wait for it.
 //!
-//! Invariant: a making ends when it is dropped, whatever became of it, and the one that waits
-//! for it then goes on.
+//! Invariant: a compilation ends when its `Making` is dropped, whatever its result, and
+//! threads that wait for it then continue.
 
 use super::code::Code;
 use std::collections::HashMap;
@@ -11,7 +12,7 @@ use std::time::Duration;
 #[derive(Default)]
 pub(super) struct Makings(Mutex<HashMap<String, Arc<Other>>>);
 
-/// What another thread makes.
+/// A compilation by another thread.
 #[derive(Default)]
 pub(super) struct Other {
     status: Mutex<Status>,
@@ -26,7 +27,7 @@ enum Status {
     Failed,
 }
 
-/// What this thread makes.
+/// A compilation by this thread.
 pub(super) struct Making<'a> {
     makings: &'a Makings,
     key: String,
@@ -34,7 +35,7 @@ pub(super) struct Making<'a> {
 }
 
 impl Makings {
-    /// Begins to make it, or gives what another thread has begun.
+    /// Begins a compilation, or returns the one that another thread has begun.
     pub(super) fn begin(&self, key: &str) -> Result<Making<'_>, Arc<Other>> {
         let mut begun = self.begun();
         if let Some(other) = begun.get(key) {
@@ -49,7 +50,7 @@ impl Makings {
         })
     }
 
-    /// How many are being made.
+    /// The number of running compilations.
     pub(super) fn count(&self) -> usize {
         self.begun().len()
     }
@@ -60,7 +61,7 @@ impl Makings {
 }
 
 impl Other {
-    /// What it made; none where it failed, or has not ended in that time.
+    /// Waits for its code; `None` if it failed, or has not ended in that time.
     pub(super) fn wait(&self, patience: Duration) -> Option<Arc<Code>> {
         let begun = |status: &mut Status| matches!(status, Status::Begun);
         let (status, _) = self
@@ -79,7 +80,7 @@ impl Other {
 }
 
 impl Making<'_> {
-    /// Gives it to all who wait.
+    /// Gives the code to all threads that wait.
     pub(super) fn done(&mut self, code: Code) -> Arc<Code> {
         let code = Arc::new(code);
         *self.shared.status() = Status::Done(code.clone());
