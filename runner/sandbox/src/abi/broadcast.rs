@@ -1,4 +1,4 @@
-//! `wrun:task/broadcast`: channels to all others, which the runner passes on.
+//! `wrun:task/broadcast`: channels to all other members, passed on by the runner.
 
 use super::bindings::wrun::task::broadcast::{BroadcastError as AbiError, Host as BroadcastHost};
 use super::ports::{GuestPort, MAX_HELD};

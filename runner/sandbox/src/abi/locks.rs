@@ -1,4 +1,4 @@
-//! `wrun:task/locks`: named locks, which the runner keeps.
+//! `wrun:task/locks`: named locks, which the runner holds.
 
 use super::bindings::wrun::task::locks::{
     Host as LocksHost, HostLock, LockError as AbiError, Mode as AbiMode,
@@ -13,7 +13,7 @@ use wasmtime::component::Resource;
 /// A lock in a guest's table.
 #[expect(unreachable_pub, reason = "the bindings re-export it")]
 pub struct GuestLock {
-    /// None until it is held.
+    /// `None` until the lock is held.
     ticket: Option<Ticket>,
     services: Arc<dyn Services>,
 }
@@ -37,7 +37,7 @@ impl LocksHost for Host {
             return Ok(Err(AbiError::BadName));
         }
         let services = self.context.services.clone();
-        // What can fail comes before the lock.
+        // Steps that can fail come before the lock.
         let Some(lock) = self.push(GuestLock {
             ticket: None,
             services: services.clone(),

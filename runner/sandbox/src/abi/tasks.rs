@@ -23,9 +23,9 @@ use wrun_types::spec::MAX_TASK_NAME;
 pub struct GuestChild {
     id: u64,
     services: Arc<dyn Services>,
-    /// Cancelled once it has ended, as far as somebody asked.
+    /// Cancelled once it has ended, if that was requested.
     ended: CancellationToken,
-    /// Somebody asked.
+    /// Whether that was requested.
     watched: AtomicBool,
     killed: bool,
 }
@@ -49,7 +49,7 @@ impl From<Outcome> for AbiOutcome {
             Outcome::Trapped(trap) => AbiOutcome::Trapped(trap.message),
             Outcome::LimitExceeded(limit) => AbiOutcome::LimitExceeded(limit.name().to_owned()),
             Outcome::Crashed(crash) => AbiOutcome::Crashed(crash.to_string()),
-            // Cancelled, or what this version does not know.
+            // Cancelled, or an outcome that this version does not know.
             _ => AbiOutcome::Cancelled,
         }
     }
@@ -97,7 +97,7 @@ impl TasksHost for Host {
             return Ok(Err(Unstarted { error, port }));
         }
         let services = self.context.services.clone();
-        // What can fail without a trace comes before the child.
+        // Steps that can fail without an effect come before the child.
         let child = self.push(GuestChild {
             id: 0,
             services: services.clone(),

@@ -1,10 +1,10 @@
 //! Channels within one process.
 //!
-//! Ports lie in queues of other ports, so that channels can come to hold each
-//! other while nobody holds any of them. A [`Registry`] knows all channels of a
-//! runner and finds those. Invariants: the one that drops a message with ports in it
-//! does so without recursion, however deep they lie; what one task made has a bound
-//! ([`Made`]), wherever the ends are.
+//! Ports can lie in queues of other ports, so channels can come to hold each other while no
+//! task or host holds any of them. A [`Registry`] knows all channels of a runner and finds
+//! those. Invariants: a message with ports in it is dropped without recursion, however
+//! deeply they are nested; what one task made has a bound ([`Made`]), wherever the ends
+//! are.
 
 use super::{Message, Port, PortError, Unsent};
 use crate::region::Region;
@@ -14,33 +14,33 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 
-/// Channels that one task made and that exist, at most.
+/// Maximum of existing channels that one task made.
 const MAX_CHANNELS: usize = 256;
-/// Bytes that wait in them, at most.
+/// Maximum of bytes that wait in them.
 const MAX_WAITING: usize = 512 << 20;
 
-/// The channels that one task made, and what waits in them. Its ports are counted where
-/// it holds them; but ends can lie in queues, more of them in theirs, and so on.
+/// The channels that one task made, and the bytes that wait in them. Its ports are counted
+/// where it holds them; but ends can lie in queues, more of them in theirs, and so on.
 #[derive(Debug, Default)]
 pub struct Made {
     channels: AtomicUsize,
     bytes: AtomicUsize,
-    /// Channels made, messages sent and whatever was refused, since it was last looked
-    /// for what nobody reaches.
+    /// Channels made, messages sent and refusals since the last search for unreachable
+    /// channels.
     since_sweep: AtomicUsize,
 }
 
 impl Made {
-    /// Counts `more`, where there may be `most`.
+    /// Adds `more` to a count, if it stays within `most`.
     fn add(&self, count: &AtomicUsize, more: usize, most: usize) -> bool {
         let sum = |now: usize| now.checked_add(more).filter(|sum| *sum <= most);
         self.since_sweep.fetch_add(1, Relaxed);
         count.fetch_update(Relaxed, Relaxed, sum).is_ok()
     }
 
-    /// Whether there can be room after all, once what nobody reaches is closed. To look
-    /// for it holds up everybody, in proportion to all channels there are; so it is done
-    /// as often as in proportion to what the task did.
+    /// Whether there can be room after closing unreachable channels. Searching for them
+    /// blocks all tasks, in proportion to the number of channels; so it is done only in
+    /// proportion to what the task did.
     fn sweeps(&self, registry: &Registry) -> bool {
         let all = registry.channels().len();
         let since = self.since_sweep.fetch_add(1, Relaxed);
@@ -57,15 +57,15 @@ impl Made {
 #[derive(Default)]
 pub struct Registry {
     channels: Mutex<Vec<Weak<Channel>>>,
-    /// Held for writing while it is found out who can be reached, for reading by
-    /// the one that sends or receives ports.
+    /// Held for writing while reachable channels are determined, for reading while ports
+    /// are sent or received.
     moving: RwLock<()>,
 }
 
 struct Channel {
     registry: Weak<Registry>,
     capacity: usize,
-    /// None where the host made it.
+    /// `None` if the host made it.
     made: Option<Arc<Made>>,
     queues: Mutex<Queues>,
 }
@@ -78,9 +78,9 @@ struct Queues {
 
 #[derive(Default)]
 struct Side {
-    /// What waits to be received here.
+    /// Messages that wait to be received here.
     queue: VecDeque<Message>,
-    /// The end lies in a message that was not received.
+    /// The end is in a message that was not received.
     moves: bool,
     /// The sender has too much in flight, some of it here; until something is received.
     pressed: bool,
@@ -88,7 +88,7 @@ struct Side {
     senders: Wakers,
 }
 
-/// Who waits; each once.
+/// Waiting callers; each once.
 #[derive(Default)]
 struct Wakers(Vec<Waker>);
 
@@ -115,7 +115,7 @@ pub(super) struct QueueEnd {
 }
 
 impl Registry {
-    /// None where the maker has made too many.
+    /// `None` if the maker has made too many.
     pub(super) fn channel(
         self: &Arc<Self>,
         capacity: usize,
@@ -154,8 +154,8 @@ impl Registry {
         self.channels().iter().filter_map(Weak::upgrade).collect()
     }
 
-    /// Closes channels whose ends lie in each other's queues, so that nobody can
-    /// ever receive them.
+    /// Closes channels whose ends are in each other's queues, so that they can never be
+    /// received.
     pub(super) fn sweep(&self) {
         let moving = |channel: &Arc<Channel>, side: usize| channel.queues().sides[side].moves;
         let is_any = self
@@ -166,7 +166,7 @@ impl Registry {
             return;
         }
         let stopped = self.moving.write().unwrap_or_else(PoisonError::into_inner);
-        // Only now: what moved since may lie in a channel that was made since.
+        // Not earlier: a port that moved since may be in a channel that was made since.
         let channels = self.all();
         let ends = || {
             channels
@@ -203,7 +203,7 @@ impl Channel {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Closes the channel, and takes what one end would have received.
+    /// Closes the channel, and takes the messages that one end would have received.
     fn take(&self, side: usize) -> VecDeque<Message> {
         let (messages, wakers) = {
             let mut queues = self.queues();
@@ -217,7 +217,7 @@ impl Channel {
         messages
     }
 
-    /// Whether a message may wait here, which then counts.
+    /// Whether a message may wait here; counts it if so.
     fn admits(&self, message: &Message) -> bool {
         let Some(made) = &self.made else {
             return true;
@@ -232,7 +232,7 @@ impl Channel {
         made.is_some_and(|(made, registry)| made.sweeps(&registry))
     }
 
-    /// A message waits here no longer.
+    /// A message was taken out of the queue.
     fn gone(&self, message: &Message) {
         if let Some(made) = &self.made {
             made.bytes.fetch_sub(message.data.len(), Relaxed);
@@ -259,7 +259,7 @@ impl Queues {
     }
 }
 
-/// Drops messages, and what lies in the queues of ports in them.
+/// Drops messages, and the content of the queues of ports in them.
 fn bury(messages: impl IntoIterator<Item = Message>) {
     let mut left: Vec<Message> = messages.into_iter().collect();
     while let Some(message) = left.pop() {
@@ -276,7 +276,7 @@ impl QueueEnd {
         std::ptr::eq(self.channel.registry.as_ptr(), Arc::as_ptr(registry))
     }
 
-    /// Keeps channels from being looked for while ports move.
+    /// Prevents the search for unreachable channels while ports move.
     fn moving<T>(&self, ports: bool, work: impl FnOnce() -> T) -> T {
         let registry = self.channel.registry.upgrade().filter(|_| ports);
         let _moving = registry.as_ref().map(|registry| {
@@ -309,11 +309,11 @@ impl QueueEnd {
         }
     }
 
-    /// As [`QueueEnd::try_send`], for what may be sent here.
+    /// As [`QueueEnd::try_send`], for messages that may be sent here.
     fn put(&self, message: Message) -> Result<(), Unsent> {
         let has_ports = !message.ports.is_empty();
         let sent = self.moving(has_ports, || {
-            // Before it lies there, and never with two locks at a time.
+            // Before the message is in the queue, and never with two locks at a time.
             mark(&message, true);
             let mut queues = self.channel.queues();
             let closed = queues.closed;
@@ -358,7 +358,8 @@ impl QueueEnd {
         Ok(message)
     }
 
-    /// Its sender has too much in flight: why it is not sent; or it may have less by now.
+    /// Its sender has too much in flight: returns the error for it, or `Ok` if it may have
+    /// less by now.
     pub(super) fn pressed(&self) -> Result<(), PortError> {
         if self.channel.sweeps() {
             return Ok(());
@@ -404,7 +405,7 @@ impl QueueEnd {
     }
 }
 
-/// Notes that the ports of a message move, or have arrived.
+/// Records that the ports of a message move, or have arrived.
 fn mark(message: &Message, moves: bool) {
     for end in message.ports.iter().filter_map(Port::as_queue) {
         end.channel.queues().sides[end.side].moves = moves;
@@ -413,7 +414,7 @@ fn mark(message: &Message, moves: bool) {
 
 impl Drop for QueueEnd {
     fn drop(&mut self) {
-        // Nobody receives it any more.
+        // It can never be received.
         bury(self.channel.take(self.side));
     }
 }
@@ -446,7 +447,7 @@ mod tests {
             .expect("sent");
         assert!(matches!(a.try_send("x"), Ok(())), "open before");
         registry.sweep();
-        // Nobody will ever receive what is sent there.
+        // What is sent there can never be received.
         assert!(a.try_send("x").is_err() && b.try_send("x").is_err());
         drop((a, b));
         assert_eq!(alive(&registry), 2);
@@ -515,7 +516,7 @@ mod tests {
     fn what_a_task_made_is_bounded_wherever_the_ends_lie() {
         let (host, registry) = registry();
         let task = host.of_a_task();
-        // What nobody reaches is looked for before anything is refused.
+        // Unreachable channels are searched for before anything is refused.
         for _ in 0..3 * MAX_CHANNELS {
             let (one, other) = task.channel(1).expect("a channel");
             one.try_send(Message::new("you").port(other)).expect("sent");
@@ -535,7 +536,7 @@ mod tests {
             }
         };
         assert_eq!((refused, count), (PortError::Limit, MAX_CHANNELS));
-        // Others are not disturbed.
+        // Other tasks are not affected.
         host.channel(1).expect("a channel of the host");
         host.of_a_task().channel(1).expect("of another task");
         drop((near, far));
