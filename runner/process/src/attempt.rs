@@ -10,10 +10,9 @@
 //! settle    how it ended, and whether the worker is used again
 //! ```
 //!
-//! One future watches everything about the worker at once: what it says, its
-//! output, its input, the kill, the backstop of the deadline. Invariant: it ends
-//! with exactly one outcome, whatever the worker does, and the worker is then
-//! killed and reaped.
+//! One future watches everything about the worker at once: its messages, its output, its
+//! input, the kill, the backstop of the deadline. Invariant: it ends with exactly one
+//! outcome, whatever the worker does, and the worker is then killed and reaped.
 
 mod order;
 mod outbox;
@@ -78,7 +77,7 @@ pub(super) async fn run(
     if let Outcome::Crashed(crash) = &result.outcome {
         trace::crashed(task, attempt, pid, crash);
     }
-    // What it did while nobody had looked at it is its task's time.
+    // The time before the worker was first watched belongs to its task.
     let of_task = result.start.saturating_add(result.run);
     let overhead = overhead.min(ended.saturating_sub(of_task));
     if !matches!(result.outcome, Outcome::Crashed(_)) {
@@ -96,8 +95,8 @@ pub(super) async fn run(
     })
 }
 
-/// What of a job its supervision goes by: all but its input and its port, which are not for
-/// more than one thread at a time.
+/// The parts of a job that its supervision needs: all but its input and its port, which are
+/// not `Sync`.
 #[derive(Clone, Copy)]
 struct Terms<'a> {
     task_id: u64,
@@ -127,7 +126,7 @@ impl<'a> Terms<'a> {
     }
 }
 
-/// Takes a worker for `job`; or how the job ended while it waited for one.
+/// Takes a worker for `job`; or returns how the job ended while it waited for one.
 async fn take(
     pool: &Arc<Pool>,
     job: Terms<'_>,
@@ -167,14 +166,14 @@ async fn take(
 struct Attempt<'a> {
     job: Terms<'a>,
     worker: Worker,
-    /// The worker's process number, where it was known before the order was sent.
+    /// The worker's process number, if it was known before the order was sent.
     pid: Option<u32>,
-    /// When it was ordered.
+    /// When the order was sent.
     ordered: Instant,
     streams: Streams,
-    /// None where the task imports nothing that it could request.
+    /// `None` if the task imports no interface with requests.
     requests: Option<Responder>,
-    /// Nothing of the task's but bytes went to the worker.
+    /// Only bytes were passed to the worker, no descriptors.
     self_contained: bool,
 }
 

@@ -1,16 +1,15 @@
-//! Compiling in a process of its own: the runner's side. Process mode always does, thread
-//! mode where somebody set a limit on it.
+//! Compiling in a separate process: the runner's side. Process mode always does so, thread
+//! mode if a limit on compiling is set.
 //!
-//! A compiler reads what somebody hostile may have written, so it is a child with
-//! limits, and counts as taken over from its first byte on. What it leaves is
-//! sealed after it is dead, and then verified to be code of the task that was
-//! asked about. Whether that code does what the task says, nobody checks; it runs
-//! where the task would.
+//! A compiler reads input that may be hostile, so it is a child with limits, and is
+//! regarded as compromised from its first byte on. Its output is sealed after it is dead,
+//! and then verified to be code of the requested task. Whether that code does what the task
+//! says is not checked; it runs where the task would.
 //!
-//! A child is started by the thread that waits for it: the kernel's parent-death
-//! signal means that thread. It may go on as another child, in the same process
-//! group. Invariants: [`ChildCompiler::compile`] ends in bounded time, counted from
-//! once it has a permit; on every path its child is dead and reaped when it returns.
+//! A child is started by the thread that waits for it: the kernel's parent-death signal
+//! refers to that thread. It may continue as another child, in the same process group.
+//! Invariants: [`ChildCompiler::compile`] ends in bounded time once it has a permit; on
+//! every path its child is dead and reaped when it returns.
 
 use super::channel;
 use super::compile_wait::{Ears, Ending, HANDSHAKE};
@@ -40,10 +39,10 @@ use wrun_sys::{End, Exit, Program};
 use wrun_types::compile_budget::CompileBudget;
 use wrun_types::config::{Config, Jail};
 
-/// How long closing waits for children that were killed to be gone.
+/// How long closing waits for killed children to be gone.
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
-/// Threads of one compiler among others, and of one that is alone: each takes memory of
-/// the compiler's own.
+/// Threads of one compiler among others, and of the only one: each takes memory of the
+/// compiler's own.
 const THREADS: (usize, usize) = (4, 16);
 
 /// Compiles each task file in a child with limits, as many at once as there are
@@ -65,7 +64,7 @@ struct ChildPermits {
     open: Option<PipeWriter>,
 }
 
-/// What one compilation may take.
+/// The resources for one compilation.
 #[derive(Clone, Copy)]
 struct Share {
     time: Duration,
@@ -75,8 +74,7 @@ struct Share {
 
 impl Share {
     fn limits(self) -> CompileLimits {
-        // The clock on the wall is the limit; this one is for a runner that is
-        // stopped meanwhile.
+        // The wall clock is the limit; this one is for a runner that is stopped meanwhile.
         let seconds = self.time.as_secs().saturating_add(1);
         CompileLimits {
             data: self.memory,
@@ -86,7 +84,7 @@ impl Share {
     }
 }
 
-/// One of the permits; given back when dropped.
+/// One of the permits; returned when dropped.
 struct ChildPermit<'a>(&'a ChildCompiler);
 
 impl ChildCompiler {
@@ -119,14 +117,14 @@ impl ChildCompiler {
         })
     }
 
-    /// For thread mode: where somebody set a limit, which only a process can keep, and
-    /// there is a program to compile in.
+    /// For thread mode: if a limit is set, which only a process can enforce, and there is a
+    /// program to compile in.
     pub fn with_limits(config: &Config) -> Result<Option<Self>, ProcessError> {
         if !config.compile_budget.is_set() {
             return Ok(None);
         }
         let config = Config {
-            // Nobody relies on walls in that mode.
+            // That mode does not rely on walls.
             jail: match config.jail {
                 Jail::Off => Jail::Off,
                 Jail::Strict | Jail::BestEffort => Jail::BestEffort,
@@ -145,8 +143,8 @@ impl ChildCompiler {
         self.permits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for a permit. This time is not the task's: the one that is behind a task
-    /// that compiles forever did nothing wrong.
+    /// Waits for a permit. This time is not the task's: it may be waiting for another task
+    /// that compiles forever.
     fn permit(&self) -> Result<ChildPermit<'_>, ProcessError> {
         let mut permits = self
             .changed
@@ -161,7 +159,7 @@ impl ChildCompiler {
         Ok(ChildPermit(self))
     }
 
-    /// What compiling a file of this size in bytes may take, once it has a permit.
+    /// The resources for compiling a file of this size in bytes, once it has a permit.
     fn share(&self, len: usize) -> Share {
         let busy = (self.most - self.permits().free).max(1);
         let (among_others, alone) = THREADS;
@@ -184,7 +182,7 @@ impl ChildCompiler {
         }
     }
 
-    /// What it means that a wait for a child ended like this.
+    /// The error for a wait that ended like this.
     fn judge(&self, ending: Ending, exit: Option<Exit>, ears: &Ears, share: Share) -> LoadError {
         match ending {
             Ending::Refused(LoadError::OutOfMemory) => too_much_memory(share.memory),
@@ -204,7 +202,7 @@ impl ChildCompiler {
         }
     }
 
-    /// What it means that a child died without a word.
+    /// The error for a child that died without a message.
     fn judge_death(&self, exit: Option<Exit>, ears: &Ears, share: Share) -> LoadError {
         let signal = match exit.map(|exit| exit.end) {
             Some(End::Signal(signal)) => Some(signal),
@@ -214,7 +212,7 @@ impl ChildCompiler {
         let used = usage.map(|usage| usage.user_cpu.saturating_add(usage.system_cpu));
         let said = String::from_utf8_lossy(&ears.heard);
         let time = share.limits().cpu;
-        // What it inherited can be less.
+        // The inherited limit can be lower.
         let inherited = getrlimit(Resource::Cpu).maximum.map(Duration::from_secs);
         let inherited = inherited.filter(|limit| *limit < time);
         let too_much_time = || match inherited {
@@ -235,8 +233,8 @@ impl ChildCompiler {
             Some(Signal::KILL) if Some(inherited.unwrap_or(time)) <= used => {
                 return too_much_time();
             }
-            // What Rust says before it gives up: by SIGABRT, or SIGSEGV where it is
-            // the first process of a namespace.
+            // Rust's message before it gives up: by SIGABRT, or SIGSEGV if it is the first
+            // process of a namespace.
             Some(_) if said.contains("memory allocation of ") && said.contains(" bytes failed") => {
                 return too_much_memory(share.memory);
             }
@@ -250,8 +248,8 @@ impl ChildCompiler {
         if let Some(line) = said.lines().find(|line| !line.trim().is_empty()) {
             how = format!("{how}; it said: {}", plain(line));
         }
-        // The one that kills a compiler that starts crashes it; a program that is none
-        // goes of itself.
+        // A compiler that was killed has crashed; a program that is not a compiler exits by
+        // itself.
         if ears.greeted || signal.is_some() {
             LoadError::CompileCrashed { how }
         } else {
@@ -285,7 +283,7 @@ impl ChildCompiler {
             program: self.program.clone(),
             source,
         })?;
-        // Its ends are the child's alone from here on.
+        // From here on only the child has its ends.
         drop((its_socket, its_output));
         let child = Reaped::new(member);
         let life = Pid::from_raw(child.id())
@@ -294,7 +292,7 @@ impl ChildCompiler {
             .map_err(|errno| system("cannot watch a compiler")(errno.into()))?;
         // It does not end before it has its order: see `spawn`.
         match channel::send(&socket, &order, &files.map(AsFd::as_fd)) {
-            // It is gone; how is for the one that waits for it.
+            // It is gone; the caller that waits for it finds out how.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
             sent => sent.map_err(&pipes)?,
         }
@@ -302,7 +300,7 @@ impl ChildCompiler {
         Ok((child, Ears::new(life, socket, output)))
     }
 
-    /// The code that a dead child left.
+    /// The code that a dead child has written.
     fn code(
         &self,
         output: File,
@@ -340,7 +338,7 @@ impl ChildCompiler {
     }
 }
 
-/// It had too little memory: by its own limit, or by one that it inherited.
+/// It had too little memory, by its own limit or an inherited one.
 fn too_much_memory(limit: u64) -> LoadError {
     match shortage::less_memory_than(limit) {
         None => LoadError::CompileMemory { limit },
@@ -368,7 +366,7 @@ impl Compiler for ChildCompiler {
         let (mut child, mut ears) = self.start([&file, &output], order, user.as_ref())?;
         drop(file);
         let ending = ears.wait(&mut child, &self.closed, share.time)?;
-        // Whatever it still does, nobody needs it.
+        // Whatever it still does is not needed.
         let exit = child.end().or_else(|| ears.exit());
         drop(user);
         ears.read_output();
@@ -378,7 +376,7 @@ impl Compiler for ChildCompiler {
         }
     }
 
-    /// Kills what is being compiled, and waits until it is gone.
+    /// Kills running compilers, and waits until they are gone.
     fn close(&self) {
         let mut permits = self.permits();
         permits.open.take();
@@ -396,7 +394,7 @@ impl Drop for ChildPermit<'_> {
     }
 }
 
-/// Bytes in a memory file that nobody can change.
+/// Bytes in a sealed memory file.
 fn sealed(bytes: &[u8]) -> io::Result<File> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let mut file = File::from(rustix::fs::memfd_create("wrun-task", flags)?);

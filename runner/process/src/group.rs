@@ -1,5 +1,4 @@
-//! The control group that a runner's workers are in, made when the first of them
-//! is started.
+//! The control group of a runner's workers, made when the first of them is started.
 
 use crate::jail::{Cgroup, CgroupLimits};
 use std::path::PathBuf;
@@ -14,7 +13,7 @@ pub(super) struct Group {
 enum Lifecycle {
     #[default]
     Unmade,
-    /// Or why there can be none.
+    /// The error says why there can be none.
     Made(Result<Cgroup, String>),
     Removed,
 }
@@ -40,7 +39,7 @@ impl Group {
         }
     }
 
-    /// Removes it, with what is in it.
+    /// Removes it, with everything in it.
     pub(super) fn remove(&self) {
         *self.lifecycle() = Lifecycle::Removed;
     }

@@ -1,4 +1,4 @@
-//! An order that can be there before its worker is.
+//! An order that can be sent before its worker exists.
 
 use super::channel::Sender;
 use crate::wire::{FrameError, Input, Order, Output, RunOrder};
@@ -11,15 +11,16 @@ use wrun_sandbox::Sink;
 use wrun_sandbox::executor::Job;
 use wrun_types::spec::Spec;
 
-/// Orders up to this size go ahead of their worker: every socket takes them.
+/// Orders up to this size can be sent ahead of their worker: every socket has room for
+/// them.
 const AHEAD: usize = 16 << 10;
 
-/// What is to be ordered for a task to which nothing else is to be sent: its order can be
-/// there before its worker is.
+/// The order of a task to which nothing else is sent: it can be sent before its worker
+/// exists.
 ///
-/// Should the worker's start fail when the order is with it already, the task runs once
-/// more in another one, and nobody can tell: it has no directories, no addresses and no
-/// port, and what it says is heard by nobody.
+/// If the worker's start fails after the order was sent, the task runs again in another
+/// worker, without a visible difference: it has no directories, no addresses and no port,
+/// and its messages were not read.
 pub(super) struct Plain {
     task_id: u64,
     attempt: u32,
@@ -30,7 +31,7 @@ pub(super) struct Plain {
 }
 
 impl Plain {
-    /// None where a task is not as plain.
+    /// `None` if the task needs more than that.
     pub(super) fn of(job: &Job) -> Option<Self> {
         let InputKind::Bytes(input) = &job.stdin else {
             return None;

@@ -28,11 +28,11 @@ pub(super) struct Worker {
     pub(super) spare: bool,
     /// Memory that its walls leave a task, once they are tight.
     pub(super) memory: Option<u64>,
-    /// Its order, where that was sent before it was there.
+    /// Its order, if that was sent before the worker existed.
     pub(super) sent_order: Option<SentOrder>,
 }
 
-/// The process itself, by who reaps it.
+/// The process itself, by the process that reaps it.
 pub(super) enum Life {
     Forked(Forked),
     Started {
@@ -58,7 +58,7 @@ impl Worker {
         })
     }
 
-    /// A program that was started and said that it is ready.
+    /// A program that was started and reported that it is ready.
     pub(super) fn started(launch: Launch, jail: Arc<JailReport>) -> Self {
         Worker {
             life: Life::Started {
@@ -99,7 +99,7 @@ impl Life {
         }
     }
 
-    /// How it sees granted directories; none where they are as on disk.
+    /// How it sees granted directories; `None` if they are as on disk.
     pub(super) fn owners(&self) -> Option<Arc<Owners>> {
         match self {
             Life::Forked(forked) => forked.zygote().owners.clone(),
@@ -114,8 +114,8 @@ impl Life {
         }
     }
 
-    /// The signal that stopped it, where nobody else looks: a zygote ends
-    /// workers that were stopped.
+    /// The signal that stopped it, if nothing else checks that: a zygote ends stopped
+    /// workers.
     pub(super) fn stopped_by(&mut self) -> Option<i32> {
         match self {
             Life::Forked(_) => None,
@@ -123,7 +123,7 @@ impl Life {
         }
     }
 
-    /// Takes in what it wrote to its stderr, which must not fill up.
+    /// Reads what it wrote to its stderr, so that the pipe does not fill up.
     pub(super) fn read_stderr(&mut self) {
         match self {
             Life::Forked(forked) => forked.read_stderr(),
@@ -131,7 +131,7 @@ impl Life {
         }
     }
 
-    /// A crash of it, with what it said before.
+    /// A crash of it, with its stderr.
     pub(super) fn crashed(&mut self, how: Crash) -> Crash {
         let stderr = match self {
             Life::Forked(forked) => forked.stderr(),
@@ -148,8 +148,7 @@ impl Life {
         }
     }
 
-    /// Waits for its death and until it is reaped; none when nobody can tell how
-    /// it ended.
+    /// Waits until it is dead and reaped; `None` if it is unknown how it ended.
     pub(super) async fn wait(&mut self) -> Option<Exit> {
         match self {
             Life::Forked(forked) => forked.wait().await,
@@ -158,7 +157,7 @@ impl Life {
     }
 }
 
-/// An end as a crash.
+/// The crash for an exit.
 pub(super) fn crash_of(exit: Option<Exit>) -> Crash {
     match exit.map(|exit| exit.end) {
         None => Crash::Lost,

@@ -33,7 +33,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use wrun_sandbox::port::{PARTS, PortParts};
-use wrun_sandbox::services::Word;
+use wrun_sandbox::services::Notification;
 use wrun_sandbox::{Progress, RunResult};
 use wrun_sys::Exit;
 use wrun_sys::FileId;
