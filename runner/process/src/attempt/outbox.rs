@@ -13,7 +13,7 @@ pub(super) struct Outbox<'a> {
     orders: &'a mut Sender,
     cancel: &'a CancellationToken,
     cancelled: bool,
-    /// Why the input that is piped cannot be read any further.
+    /// Why the rest of the piped input cannot be read.
     failures: mpsc::Receiver<String>,
     responses: Option<Responses>,
 }
@@ -34,12 +34,12 @@ impl<'a> Outbox<'a> {
         }
     }
 
-    /// Sends the order, then all else, for as long as it is polled. It ends only where the
-    /// system does not take what is to be sent.
+    /// Sends the order, then everything else, while it is polled. It ends only if the
+    /// system refuses to send.
     pub(super) async fn run(mut self, order: SentOrder, descriptors: Vec<OwnedFd>) -> io::Error {
         match self.send_all(order, descriptors).await {
             Err(error) if !is_of_the_other_end(&error) => error,
-            // A worker that does not read its orders is noticed by its silence.
+            // A worker that does not read its messages is noticed because it stays silent.
             _ => std::future::pending().await,
         }
     }
@@ -56,7 +56,7 @@ impl<'a> Outbox<'a> {
         Ok(())
     }
 
-    /// The next to send, with what goes along; none when there is nothing left to wait for.
+    /// The next message to send, with its descriptors; `None` if nothing more can come.
     async fn next(&mut self) -> Option<(Order, Vec<OwnedFd>)> {
         tokio::select! {
             () = self.cancel.cancelled(), if !self.cancelled => {
@@ -69,8 +69,8 @@ impl<'a> Outbox<'a> {
         }
     }
 
-    /// Sends a frame. The descriptors are the worker's then: this side closes them, sent
-    /// or not.
+    /// Sends a frame. The descriptors are then the worker's: this side closes them, even if
+    /// sending failed.
     async fn send(&mut self, frame: &[u8], descriptors: Vec<OwnedFd>) -> io::Result<()> {
         let lent: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
         self.orders.send(frame, &lent).await
@@ -84,7 +84,7 @@ async fn next_response(responses: &mut Option<Responses>) -> Option<(Order, Vec<
     }
 }
 
-/// Whether sending failed because the worker does not listen any more.
+/// Whether sending failed because the worker has closed its socket.
 fn is_of_the_other_end(error: &io::Error) -> bool {
     matches!(
         error.kind(),

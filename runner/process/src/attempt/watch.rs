@@ -1,5 +1,4 @@
-//! Everything about a worker that has a task, watched at once, until it is clear how that
-//! ended.
+//! Watches everything about a worker that has a task, until it is clear how the task ended.
 
 use super::Terms;
 use super::order::{Feed, Streams};
@@ -21,8 +20,7 @@ use wrun_sandbox::deadline::until;
 use wrun_sandbox::turn::Turn;
 use wrun_sandbox::{Sink, Source};
 
-/// How long after the deadline a worker may take to say so itself, before it is
-/// killed.
+/// How long after the deadline a worker may take to report it, before it is killed.
 pub(super) const GRACE: Duration = Duration::from_secs(1);
 /// Why a message is a violation if the task imports no interface that needs it.
 const NOT_IMPORTED: &str = "its message needs an interface that its task does not import";
@@ -34,17 +32,16 @@ pub(super) enum Seen {
         message: String,
         grant: bool,
     },
-    /// The worker's end is to be looked at: it closed its socket.
+    /// It closed its socket: find out how it ended.
     Silent,
     Broken(String),
     Killed,
     Overdue,
-    /// It said more than its task may say; a worker that can be trusted does not.
+    /// It sent more than its task may; an honest worker does not.
     Exceeded,
-    /// Somebody stopped it with this signal.
+    /// It was stopped by this signal.
     Stopped(i32),
-    /// The system does not take what is to be sent to it, or what it sent: it would wait
-    /// for ever.
+    /// The system refuses to send or receive a message: waiting would not help.
     Unsent(io::Error),
 }
 
@@ -58,7 +55,7 @@ pub(super) struct Watch<'a> {
 }
 
 impl Watch<'_> {
-    /// Watches, while `sending` goes on, which ends with what the system refused.
+    /// Watches, while `sending` runs, which ends with an error of the system.
     pub(super) async fn run(mut self, sending: impl Future<Output = io::Error>) -> Seen {
         let job = self.job;
         let overdue_at = job.deadline.and_then(|deadline| deadline.later(GRACE));
@@ -70,7 +67,7 @@ impl Watch<'_> {
             let stderr = &mut self.streams.stderr;
             let next = tokio::select! {
                 biased;
-                // First what must not have to wait for a worker that says much.
+                // First what must not wait for a worker that sends much.
                 () = &mut killed => Break(Seen::Killed),
                 () = &mut overdue => Break(Seen::Overdue),
                 said = heard(self.says, self.requests.is_some()) => self.hear(said).await,
@@ -87,14 +84,14 @@ impl Watch<'_> {
         }
     }
 
-    /// Goes by what was heard.
+    /// Handles a received message.
     async fn hear(
         &mut self,
         said: Result<(WorkerSays, Vec<OwnedFd>), ChannelError>,
     ) -> ControlFlow<Seen> {
         match said {
             Ok((said, along)) => self.take(said, along).await,
-            // Its runner has no room for what it sent: no fault of its own.
+            // The runner has no room for its descriptors, which is not a fault of the worker.
             Err(ChannelError::Io(error)) if is_want(&error) => Break(Seen::Unsent(error)),
             Err(ChannelError::Closed | ChannelError::Io(_)) => Break(Seen::Silent),
             Err(error) => Break(Seen::Broken(error.to_string())),
@@ -155,7 +152,7 @@ async fn put(sink: &Sink, bytes: Bytes) -> ControlFlow<Seen> {
     }
 }
 
-/// The next that a worker says, with what came along.
+/// The next message of a worker, with its descriptors.
 async fn heard(
     says: &mut Receiver,
     may_request: bool,
@@ -183,8 +180,7 @@ async fn wrong_request(requests: &mut Option<Responder>) -> &'static str {
     }
 }
 
-/// Waits until somebody stops the worker, where only this looks for it; its
-/// signal.
+/// Waits until the worker is stopped, if nothing else checks that; returns the signal.
 async fn stopped(life: &mut Life) -> i32 {
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
@@ -195,7 +191,7 @@ async fn stopped(life: &mut Life) -> i32 {
     }
 }
 
-/// The input of a task, on its way to the worker once that wants it.
+/// The input of a task, which is sent once the worker requests it.
 pub(super) struct Feeding {
     waiting: Option<Feed>,
     running: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
@@ -203,7 +199,7 @@ pub(super) struct Feeding {
 }
 
 impl Feeding {
-    /// `failed` is told why the input cannot be read any further.
+    /// `failed` gets the reason if the rest of the input cannot be read.
     pub(super) fn new(feed: Option<Feed>, failed: mpsc::Sender<String>) -> Self {
         Feeding {
             waiting: feed,
@@ -212,7 +208,7 @@ impl Feeding {
         }
     }
 
-    /// The worker wants its input: it may once, where that has a pipe.
+    /// The worker requests its input: allowed once, if it has a pipe.
     fn begin(&mut self) -> ControlFlow<Seen> {
         let Some((source, stdin)) = self.waiting.take() else {
             return Break(Seen::Broken("it requested its input again".into()));
@@ -221,7 +217,7 @@ impl Feeding {
         Continue(())
     }
 
-    /// Moves input, if it is wanted; ends when that does. Cancel safe.
+    /// Moves input if it is requested; ends with the input. Cancel safe.
     async fn run(&mut self) {
         match &mut self.running {
             Some(running) => running.await,
@@ -231,7 +227,7 @@ impl Feeding {
     }
 }
 
-/// Moves input to a worker until it ends, or the worker takes no more.
+/// Moves input to a worker until it ends, or the worker reads no more.
 async fn feed(source: Source, mut stdin: pipe::Sender, failed: mpsc::Sender<String>) {
     let mut turn = Turn::new();
     while let Some(chunk) = source.next_chunk().await {
@@ -242,7 +238,7 @@ async fn feed(source: Source, mut stdin: pipe::Sender, failed: mpsc::Sender<Stri
         turn.give_way().await;
     }
     if let Some(error) = source.failure().await {
-        // The pipe stays open: its end would look like the input's.
+        // The pipe stays open: closing it would look like the end of the input.
         let _ = failed.send(error.to_string()).await;
         std::future::pending::<()>().await;
     }

@@ -1,4 +1,4 @@
-//! Starting a program, until it is ready or it is clear why not.
+//! Starting a program, until it is ready or has failed.
 
 use super::{NoWorker, NotReady, Pool};
 use crate::breaker::Failure;
@@ -21,7 +21,7 @@ use wrun_types::outcome::Crash;
 const HANDSHAKE: Duration = Duration::from_secs(15);
 
 impl Pool {
-    /// Starts a program and waits until it is what it should be.
+    /// Starts a program and waits until it is ready.
     pub(super) async fn launch(
         &self,
         zygote: bool,
@@ -101,8 +101,8 @@ impl Pool {
         };
         match hello {
             Ok(_) => {}
-            // A program that is no worker goes of itself; one that is killed
-            // might have been one.
+            // A program that is not a worker exits by itself; one that is killed might have
+            // been a worker.
             Err(ChannelError::Closed | ChannelError::Io(_)) => {
                 let exit = timeout(REAP_TIMEOUT, launch.child.wait()).await;
                 let is_gone = exit.is_ok();
@@ -164,7 +164,7 @@ impl Pool {
     }
 }
 
-/// Waits until somebody stops a process; the signal.
+/// Waits until a process is stopped; returns the signal.
 pub(super) async fn stopped(child: &mut Child) -> i32 {
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
@@ -186,14 +186,14 @@ fn failure_of(crash: &Crash) -> Failure {
     }
 }
 
-/// The first line of what a program wrote to stderr before it went.
+/// The first line of what a program wrote to stderr before it ended.
 fn first_stderr_line(launch: &mut Launch) -> Option<String> {
     let text = launch.stderr.text()?;
     let line = text.lines().find(|line| !line.trim().is_empty())?;
     Some(line.chars().filter(|c| !c.is_control()).take(512).collect())
 }
 
-/// What a process says in its own words, as far as anybody wants to read it.
+/// Limits a text from a process to a readable length.
 pub(crate) fn bounded(mut text: String) -> String {
     cut(&mut text, 4096);
     text
@@ -208,7 +208,7 @@ fn cut(text: &mut String, most: usize) {
     text.shrink_to_fit();
 }
 
-/// What a report can be at most, when a process that may have been taken over makes it.
+/// Limits a report to possible values, if a process that may have been taken over makes it.
 fn distrusted(mut report: JailReport) -> JailReport {
     report.layers.truncate(Layer::ALL.len());
     for layer in &mut report.layers {
