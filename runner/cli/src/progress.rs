@@ -23,11 +23,11 @@ const SECOND: Duration = Duration::from_secs(1);
 
 #[derive(Clone)]
 pub(super) struct Line {
-    state: Arc<Mutex<State>>,
+    content: Arc<Mutex<LineContent>>,
     wanted: bool,
 }
 
-struct State {
+struct LineContent {
     /// None before the task said anything. The first, because only that can be taken
     /// away for a while.
     bar: Option<(MultiProgress, ProgressBar)>,
@@ -40,7 +40,7 @@ impl Line {
     /// For a task of this name; nothing is shown unless stderr is a terminal.
     pub(super) fn new(name: &str, wanted: bool) -> Self {
         Line {
-            state: Arc::new(Mutex::new(State {
+            content: Arc::new(Mutex::new(LineContent {
                 bar: None,
                 name: text::name(name),
                 in_line: false,
@@ -83,18 +83,18 @@ impl Line {
 
     /// Writes something to the terminal.
     pub(super) fn around<T>(&self, shown: &[u8], write: impl FnOnce() -> T) -> T {
-        let mut state = self.lock();
-        if let Some((lines, _)) = &state.bar {
+        let mut content = self.lock();
+        if let Some((lines, _)) = &content.bar {
             let _ = lines.clear();
         }
         if let Some(in_line) = is_in_line(shown) {
-            state.in_line = in_line;
+            content.in_line = in_line;
         }
         write()
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, LineContent> {
+        self.content.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -113,7 +113,7 @@ impl Gone {
     }
 }
 
-impl State {
+impl LineContent {
     fn show(&mut self, Progress { done, total, .. }: Progress) {
         if self.in_line {
             return;

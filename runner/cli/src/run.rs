@@ -3,10 +3,10 @@
 use super::args::{RunArgs, TaskFile};
 use super::input::input;
 use super::loading::{Loading, NotLoaded, compiles_each_time};
-use super::output::{Copied, Output, Words, copy_stderr};
+use super::output::{Copied, Output, OutputTail, copy_stderr};
 use super::progress::{Line, gone};
 use super::result_to::ResultTo;
-use super::signals::{Signals, Stop, Wish};
+use super::signals::{Signals, Stop, StopAction};
 use super::terminal::{Terminal, terminals, variables};
 use super::{Failure, exit, text};
 use std::ffi::OsString;
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use wrun::{Cache, Limits, Outcome, Report, Runner, Stdio, Task, TaskGrant, TaskHandle};
 
 /// How long output that is on its way may take after a signal.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+const LAST_OUTPUT: Duration = Duration::from_millis(500);
 
 pub(super) fn run(args: RunArgs) -> Result<u8, Failure> {
     let builder = Runner::builder()
@@ -155,9 +155,9 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
     // Where a task does everything, nobody knows where a line of ours would be.
     let has_line = shown && terminal == Terminal::Safe;
     let line = Line::new(artifact.name(), has_line);
-    let words = Words::default();
+    let tail = OutputTail::default();
     // Where both go to one place, both come as stdout.
-    let printed = output.is_stderrs().then(|| words.clone());
+    let printed = output.is_stderrs().then(|| tail.clone());
     let copied = output.copy_stdout(
         handle.take_stdout(),
         handle.killer(),
@@ -165,7 +165,7 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
         terminal,
         printed,
     )?;
-    let copied_stderr = copy_stderr(handle.take_stderr(), line.clone(), terminal, words.clone())?;
+    let copied_stderr = copy_stderr(handle.take_stderr(), line.clone(), terminal, tail.clone())?;
     // A task that cannot hear has no use for time.
     let grace = match runner.observes_cancellation(&artifact) {
         true => args.grace,
@@ -195,7 +195,7 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
         true => output.keep().map(|()| None)?,
         false => output.untouched().map(|path| path.display().to_string()),
     };
-    let words = (!args.quiet).then(|| words.last());
+    let tail = (!args.quiet).then(|| tail.text());
     if !args.stats
         && !args.quiet
         && let Some(note) = text::as_root(&report)
@@ -206,7 +206,7 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
         text::say(&text::stats(&report));
     } else if stop.code() == Some(exit::OUT_OF_TIME) && report.outcome == Outcome::Cancelled {
         text::complain("the task was ended: wrun has used up its processor time (ulimit -t)");
-    } else if let Some(why) = text::explain(&report, words.as_deref()) {
+    } else if let Some(why) = text::explain(&report, tail.as_deref()) {
         text::complain(&why);
     }
     if let Some(path) = untouched {
@@ -245,7 +245,7 @@ enum Delivery {
     Abandoned,
 }
 
-/// Waits for the outcome and until the output is written. When the end is wished,
+/// Waits for the outcome and until the output is written. On a signal that kills,
 /// the task is killed, and a reader that stalls is waited for no longer.
 async fn wait(mut handle: TaskHandle, stdout: Copied, stderr: Copied, stop: &mut Stop) -> Ended {
     let killer = handle.killer();
@@ -255,9 +255,9 @@ async fn wait(mut handle: TaskHandle, stdout: Copied, stderr: Copied, stop: &mut
     let result = loop {
         tokio::select! {
             result = &mut outcome => break result,
-            wish = stop.next(), if !ended => match wish {
-                Wish::Ask => canceller.cancel(),
-                Wish::End => {
+            action = stop.next(), if !ended => match action {
+                StopAction::Cancel => canceller.cancel(),
+                StopAction::Kill => {
                     ended = true;
                     killer.kill();
                 }
@@ -274,10 +274,10 @@ async fn wait(mut handle: TaskHandle, stdout: Copied, stderr: Copied, stop: &mut
     while !ended {
         tokio::select! {
             delivery = &mut copying => return Ended { result, delivery },
-            wish = stop.next() => ended = matches!(wish, Wish::End),
+            action = stop.next() => ended = matches!(action, StopAction::Kill),
         }
     }
-    let delivery = tokio::time::timeout(LAST_WORDS, copying)
+    let delivery = tokio::time::timeout(LAST_OUTPUT, copying)
         .await
         .unwrap_or(Delivery::Abandoned);
     Ended { result, delivery }

@@ -123,12 +123,12 @@ pub(super) async fn over(time: Option<Time>) {
     }
 }
 
-/// What is wished now.
-pub(super) enum Wish {
-    /// That the task stops.
-    Ask,
-    /// That it is gone.
-    End,
+/// What to do with the task now.
+pub(super) enum StopAction {
+    /// Request it to stop.
+    Cancel,
+    /// Kill it.
+    Kill,
 }
 
 impl Stop {
@@ -146,20 +146,20 @@ impl Stop {
         self.code
     }
 
-    /// Waits for the next wish: the first SIGTERM asks; any other signal, or the
-    /// end of the grace, ends. Cancel safe.
-    pub(super) async fn next(&mut self) -> Wish {
+    /// Waits for the next action: the first SIGTERM cancels; any other signal, or the
+    /// end of the grace, kills. Cancel safe.
+    pub(super) async fn next(&mut self) -> StopAction {
         let over = over(self.until);
         let code = tokio::select! {
             code = self.signals.next() => code,
-            () = over => return Wish::End,
+            () = over => return StopAction::Kill,
         };
         let first = self.code.is_none();
         self.code.get_or_insert(code);
         if first && code == exit::TERMINATED && !self.grace.is_zero() {
             self.until = Some(Time::new(self.grace));
-            return Wish::Ask;
+            return StopAction::Cancel;
         }
-        Wish::End
+        StopAction::Kill
     }
 }

@@ -6,7 +6,7 @@
 //! bound there is a refusal at once and never a wait; children take no place of
 //! submitted tasks, which may be waiting for them.
 
-use crate::launch::{Launch, Place, Request, Starter};
+use crate::launch::{Launch, Request, RunPermit, Starter};
 use crate::task_grant::TaskGrant;
 use crate::trace;
 use bytes::Bytes;
@@ -85,11 +85,11 @@ pub(crate) struct Children {
     kill: CancellationToken,
     /// Of the task above the children; theirs, where their grant says nothing.
     grace: Duration,
-    state: Mutex<State>,
+    handles: Mutex<Handles>,
     running: TaskTracker,
 }
 
-struct State {
+struct Handles {
     started: u64,
     /// Where children write what they have to say; none once no more are started.
     stderr: Option<Sink>,
@@ -185,10 +185,10 @@ impl Children {
             depth,
             limits,
             deadline,
-            cancel: stop.ask.clone(),
-            kill: stop.end.child_token(),
+            cancel: stop.cancel.clone(),
+            kill: stop.kill.child_token(),
             grace: stop.grace,
-            state: Mutex::new(State {
+            handles: Mutex::new(Handles {
                 started: 0,
                 stderr: Some(stderr.clone()),
                 held: HashMap::new(),
@@ -197,13 +197,13 @@ impl Children {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn handles(&self) -> MutexGuard<'_, Handles> {
+        self.handles.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Children started so far.
     pub(crate) fn started(&self) -> u64 {
-        self.state().started
+        self.handles().started
     }
 
     /// Starts the child granted as `name`. Needs the context of the runner's tokio
@@ -227,7 +227,7 @@ impl Children {
         if budget.is_some_and(|budget| len > budget) {
             return Err((SpawnError::TooLarge, port));
         }
-        let mut state = self.state();
+        let mut state = self.handles();
         let Some(to) = state.stderr.clone() else {
             return Err((SpawnError::Limit, port));
         };
@@ -237,7 +237,7 @@ impl Children {
         let Some(slot) = self.tree.slot(limits.max_memory) else {
             return Err((SpawnError::Limit, port));
         };
-        let Ok(place) = self.starter.child_places.clone().try_acquire_owned() else {
+        let Ok(permit) = self.starter.child_permits.clone().try_acquire_owned() else {
             return Err((SpawnError::Limit, port));
         };
         to.share();
@@ -274,7 +274,7 @@ impl Children {
             grace: grant.grace.unwrap_or(self.grace),
             retries: 0,
             tree: Some((self.tree.clone(), self.depth + 1)),
-            place: Place::Acquired(place),
+            permit: RunPermit::Acquired(permit),
         });
         let id = launch.job.task_id;
         let (stop, span) = (launch.stop.clone(), launch.span.clone());
@@ -304,7 +304,7 @@ impl Children {
 
     /// Waits for a child's end; none when there is no such child.
     pub(crate) async fn ended(&self, id: u64) -> Option<Outcome> {
-        let mut end = self.state().held.get(&id)?.end.clone();
+        let mut end = self.handles().held.get(&id)?.end.clone();
         let ended = end.wait_for(Option::is_some).await;
         let ended = ended.ok().and_then(|end| end.clone());
         // A parent whose time is up learns nothing more: it ends by its own deadline,
@@ -324,24 +324,24 @@ impl Children {
     /// Asks a child to stop, and ends it after its grace; `false` when there is no such
     /// child.
     pub(crate) fn kill(&self, id: u64) -> bool {
-        let state = self.state();
+        let state = self.handles();
         let child = state.held.get(&id);
-        child.map(|child| child.stop.wished.cancel()).is_some()
+        child.map(|child| child.stop.requested.cancel()).is_some()
     }
 
     /// Ends a child at once and forgets it; `false` when there is no such child.
     pub(crate) fn release(&self, id: u64) -> bool {
-        let child = self.state().held.remove(&id);
-        child.map(|child| child.stop.end.cancel()).is_some()
+        let child = self.handles().held.remove(&id);
+        child.map(|child| child.stop.kill.cancel()).is_some()
     }
 
     /// Starts no more, ends those there are, and waits until they are gone.
     pub(crate) async fn end(&self) {
-        self.state().stderr = None;
+        self.handles().stderr = None;
         self.kill.cancel();
         self.running.close();
         self.running.wait().await;
-        let held = std::mem::take(&mut self.state().held);
+        let held = std::mem::take(&mut self.handles().held);
         drop(held);
     }
 }
@@ -410,7 +410,7 @@ impl Running {
             tokio::select! {
                 biased;
                 () = pumping => {}
-                () = stop.end.cancelled() => {}
+                () = stop.kill.cancelled() => {}
                 () = stop.over() => {}
                 () = until(deadline) => {}
             }
@@ -418,7 +418,7 @@ impl Running {
         trace::child_ended(&ran, began);
         let end = match ran {
             Ok(ran) => {
-                drop(ran.place);
+                drop(ran.permit);
                 outcome_of(ran.executed, &stdout).await
             }
             Err(error) => Outcome::Crashed(Crash::Runner(format!("it could not be run: {error}"))),

@@ -6,9 +6,7 @@
 
 use crate::children::{Tree, child_data};
 use crate::handle::OutputStream;
-#[cfg(feature = "http")]
-use crate::http::Responding;
-use crate::launch::{Launch, Place, Request, Starter};
+use crate::launch::{Launch, Request, RunPermit, Starter};
 use crate::mode;
 use crate::provider::SharedState;
 use crate::task::{Input, Stdio, Task, validate_output};
@@ -88,8 +86,8 @@ impl Core {
                 executor: executor.clone(),
                 mode: config.mode,
                 next_id: AtomicU64::new(1),
-                places: Arc::new(Semaphore::new(config.max_running)),
-                child_places: Arc::new(Semaphore::new(config.max_children)),
+                permits: Arc::new(Semaphore::new(config.max_running)),
+                child_permits: Arc::new(Semaphore::new(config.max_children)),
                 shared: Arc::new(SharedState {
                     locks: Arc::new(Locks::new()),
                     broadcast: Arc::new(Broadcast::new(executor.transport().clone())),
@@ -225,7 +223,7 @@ impl Core {
             grace,
             retries,
             tree,
-            place: Place::queue(&self.starter.places),
+            permit: RunPermit::queue(&self.starter.permits),
         });
         let admitted = Admitted {
             launch,
@@ -260,7 +258,7 @@ impl Core {
         let metered = job.metered();
         let submitted = launch.submitted;
         let ran = launch.run(&self.executor).await.map(|ran| {
-            drop(ran.place);
+            drop(ran.permit);
             (ran.queue, ran.attempt, ran.executed)
         });
         services.end().await;

@@ -11,7 +11,9 @@ use wrun_sandbox::broadcast::{Broadcast, Line};
 use wrun_sandbox::lock_table::{LockMode, Ticket};
 use wrun_sandbox::locks::{Hold, Locks};
 use wrun_sandbox::region::Maker;
-use wrun_sandbox::services::{Answer, Ask, Services, SpawnError, TaskServices, Word};
+use wrun_sandbox::services::{
+    Notification, ServiceRequest, ServiceResponse, Services, SpawnError, TaskServices,
+};
 
 /// Locks that one task has or waits for.
 const MAX_LOCKS: usize = 64;
@@ -73,12 +75,12 @@ impl Provider {
         self.locks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn lock(&self, name: &str, mode: LockMode, if_available: bool) -> Answer {
+    async fn lock(&self, name: &str, mode: LockMode, if_available: bool) -> ServiceResponse {
         let permits = self
             .lock_permits
             .get_or_init(|| Arc::new(Semaphore::new(MAX_LOCKS)));
         let Ok(permit) = permits.clone().try_acquire_owned() else {
-            return Answer::NotLocked;
+            return ServiceResponse::NotLocked;
         };
         let attempt = self.locks().attempt;
         match self.shared.locks.request(name, mode, if_available).await {
@@ -88,31 +90,31 @@ impl Provider {
                 // The attempt that asked can be over, and the next one knows nothing of
                 // this lock.
                 if locks.attempt != attempt {
-                    return Answer::NotLocked;
+                    return ServiceResponse::NotLocked;
                 }
                 match &mut locks.held {
                     Some(held) => held.insert(ticket, (hold, permit)),
-                    None => return Answer::NotLocked,
+                    None => return ServiceResponse::NotLocked,
                 };
-                Answer::Locked(ticket)
+                ServiceResponse::Locked(ticket)
             }
-            Ok(None) => Answer::NotAvailable,
-            Err(()) => Answer::NotLocked,
+            Ok(None) => ServiceResponse::NotAvailable,
+            Err(()) => ServiceResponse::NotLocked,
         }
     }
 
-    fn join(&self, name: &str) -> Answer {
+    fn join(&self, name: &str) -> ServiceResponse {
         let memberships = self.memberships.get_or_init(|| Memberships {
             permits: Arc::new(Semaphore::new(MAX_MEMBERSHIPS)),
             line: Line::default(),
         });
         let Ok(permit) = memberships.permits.clone().try_acquire_owned() else {
-            return Answer::NotJoined;
+            return ServiceResponse::NotJoined;
         };
         let line = memberships.line.clone();
         match self.shared.broadcast.join(name, line, permit) {
-            Ok(port) => Answer::Joined(port),
-            Err(_) => Answer::NotJoined,
+            Ok(port) => ServiceResponse::Joined(port),
+            Err(_) => ServiceResponse::NotJoined,
         }
     }
 
@@ -127,10 +129,10 @@ impl Provider {
 
 #[async_trait::async_trait]
 impl Services for Provider {
-    async fn ask(&self, ask: Ask) -> Answer {
-        match (ask, &self.children) {
+    async fn request(&self, request: ServiceRequest) -> ServiceResponse {
+        match (request, &self.children) {
             (
-                Ask::Spawn {
+                ServiceRequest::Spawn {
                     name,
                     input,
                     len,
@@ -138,49 +140,49 @@ impl Services for Provider {
                 },
                 Some(children),
             ) => match children.spawn(&name, input, len, port) {
-                Ok(id) => Answer::Spawned(id),
-                Err((error, port)) => Answer::NotSpawned { error, port },
+                Ok(id) => ServiceResponse::Spawned(id),
+                Err((error, port)) => ServiceResponse::NotSpawned { error, port },
             },
-            (Ask::Spawn { port, .. }, None) => Answer::NotSpawned {
+            (ServiceRequest::Spawn { port, .. }, None) => ServiceResponse::NotSpawned {
                 error: SpawnError::NotGranted,
                 port,
             },
-            (Ask::Ended(id), Some(children)) => match children.ended(id).await {
-                Some(_) => Answer::Ended,
-                None => Answer::Refused,
+            (ServiceRequest::Ended(id), Some(children)) => match children.ended(id).await {
+                Some(_) => ServiceResponse::Ended,
+                None => ServiceResponse::Refused,
             },
-            (Ask::End(id), Some(children)) => match children.ended(id).await {
-                Some(end) => Answer::End(end),
-                None => Answer::Refused,
+            (ServiceRequest::End(id), Some(children)) => match children.ended(id).await {
+                Some(end) => ServiceResponse::End(end),
+                None => ServiceResponse::Refused,
             },
-            (Ask::Ended(_) | Ask::End(_), None) => Answer::Refused,
-            (Ask::Region { len, kind, room }, _) => {
-                Answer::Region(self.regions.make(len, kind, room))
+            (ServiceRequest::Ended(_) | ServiceRequest::End(_), None) => ServiceResponse::Refused,
+            (ServiceRequest::Region { len, kind, room }, _) => {
+                ServiceResponse::Region(self.regions.make(len, kind, room))
             }
-            (Ask::RegionBytes, _) => Answer::RegionBytes(self.regions.bytes()),
-            (Ask::Claim(file), _) => {
+            (ServiceRequest::RegionBytes, _) => ServiceResponse::RegionBytes(self.regions.bytes()),
+            (ServiceRequest::Claim(file), _) => {
                 let (file, sole) = self.regions.claim(file).await;
-                Answer::Claimed { file, sole }
+                ServiceResponse::Claimed { file, sole }
             }
             (
-                Ask::Lock {
+                ServiceRequest::Lock {
                     name,
                     mode,
                     if_available,
                 },
                 _,
             ) => self.lock(&name, mode, if_available).await,
-            (Ask::Join(name), _) => self.join(&name),
+            (ServiceRequest::Join(name), _) => self.join(&name),
         }
     }
 
-    fn tell(&self, word: Word) -> bool {
+    fn notify(&self, notification: Notification) -> bool {
         let children = self.children.as_ref();
-        match word {
-            Word::Kill(id) => children.is_some_and(|children| children.kill(id)),
-            Word::Release(id) => children.is_some_and(|children| children.release(id)),
-            Word::Unlock(ticket) => self.unlock(ticket),
-            Word::Withdraw(_) => false,
+        match notification {
+            Notification::Kill(id) => children.is_some_and(|children| children.kill(id)),
+            Notification::Release(id) => children.is_some_and(|children| children.release(id)),
+            Notification::Unlock(ticket) => self.unlock(ticket),
+            Notification::Withdraw(_) => false,
         }
     }
 }
@@ -235,8 +237,8 @@ mod tests {
         assert!(waiting.as_mut().poll(&mut now).is_pending());
         task.unlock_all();
         drop(other);
-        assert!(matches!(waiting.await, Answer::NotLocked));
+        assert!(matches!(waiting.await, ServiceResponse::NotLocked));
         let next = task.lock("a", LockMode::Exclusive, true).await;
-        assert!(matches!(next, Answer::Locked(_)));
+        assert!(matches!(next, ServiceResponse::Locked(_)));
     }
 }

@@ -537,7 +537,7 @@ impl Runner {
         let (admitted, ends) = self.core.admitted(task, permit)?;
         let id = admitted.launch.job.task_id;
         let span = admitted.launch.span.clone();
-        let kill = admitted.launch.stop.wished.clone();
+        let kill = admitted.launch.stop.requested.clone();
         let cancel = admitted.launch.job.cancel.clone();
         let core = self.core.clone();
         let join = self

@@ -4,9 +4,9 @@
 
 use super::catalogue::By;
 use super::crash_host::{CrashHost, Died, Said};
-use super::place::Aim;
 use super::scene::{Played, SIBLINGS, Stage, failed, nanoseconds};
 use super::stopped::signal_name;
+use super::target::Aim;
 use crate::{Fault, Seen};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use rustix::time::{ClockId, clock_gettime};
@@ -26,7 +26,7 @@ const REAP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What a host is told.
 #[derive(Serialize, Deserialize)]
-struct Order {
+struct HostOrder {
     /// None runs one good task.
     fault: Option<Fault>,
     aim: Aim,
@@ -123,7 +123,7 @@ fn recover(worker: Option<&Path>, aim: &Aim) -> Result<(), Error> {
 
 fn start(worker: Option<&Path>, fault: Option<Fault>, aim: &Aim) -> Result<CrashHost, Error> {
     let aim = aim.clone();
-    let order = serde_json::to_string(&Order { fault, aim })
+    let order = serde_json::to_string(&HostOrder { fault, aim })
         .map_err(|error| failed(&format!("cannot say what a host is to do: {error}")))?;
     Ok(CrashHost::start(worker, &order)?)
 }
@@ -154,7 +154,7 @@ pub(super) fn obey_order(
     order: &str,
     say: &mut dyn FnMut(&str) -> io::Result<()>,
 ) -> io::Result<()> {
-    let order: Order = serde_json::from_str(order).map_err(io::Error::other)?;
+    let order: HostOrder = serde_json::from_str(order).map_err(io::Error::other)?;
     let mut say = |says: &Says| -> io::Result<()> { say(&serde_json::to_string(says)?) };
     let done = obey(&order, &mut say);
     match done {
@@ -163,7 +163,7 @@ pub(super) fn obey_order(
     }
 }
 
-fn obey(order: &Order, say: &mut dyn FnMut(&Says) -> io::Result<()>) -> Result<Says, Error> {
+fn obey(order: &HostOrder, say: &mut dyn FnMut(&Says) -> io::Result<()>) -> Result<Says, Error> {
     let system = |what: &str, error: io::Error| failed(&format!("{what}: {error}"));
     if order.fault.is_some_and(|fault| fault.by() == By::Host) {
         // A crash that is wanted is none that a system's collector should keep.

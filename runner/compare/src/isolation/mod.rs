@@ -11,20 +11,20 @@ mod catalogue;
 mod crash_host;
 mod crash_host_main;
 mod host;
-mod place;
 mod scene;
 mod stopped;
+mod target;
 
 use crate::{Fault, Finding};
 use catalogue::By;
 pub(crate) use crash_host::ROLE;
 use host::Host;
-pub use place::Place;
 use scene::{Played, Stage};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::mpsc;
 use stopped::Known;
+pub use target::Target;
 use tokio::runtime::Runtime;
 use wrun::{Builder, Error, ErrorKind, Mode, measure::deadline};
 
@@ -68,7 +68,7 @@ pub fn inject(
     wanted: &[(Fault, Mode)],
     found: &mut dyn FnMut(Fault, Mode, Finding) -> ControlFlow<()>,
 ) -> Result<(), Error> {
-    inject_at(builder, Place::new()?, wanted, found)
+    inject_at(builder, Target::new()?, wanted, found)
 }
 
 /// [`inject`], with what escaped code aims at. For wrun's own tests, which look whether
@@ -80,7 +80,7 @@ pub fn inject(
 #[doc(hidden)]
 pub fn inject_at(
     builder: &Builder,
-    place: Place,
+    target: Target,
     wanted: &[(Fault, Mode)],
     found: &mut dyn FnMut(Fault, Mode, Finding) -> ControlFlow<()>,
 ) -> Result<(), Error> {
@@ -88,7 +88,7 @@ pub fn inject_at(
         builder: builder.clone(),
         worker: wrun::measure::named_worker(builder)?,
         runtime: runtime()?,
-        place,
+        target,
         thread: Own::None,
         process: Own::None,
         no_crash_host: None,
@@ -126,7 +126,7 @@ struct Isolation {
     builder: Builder,
     worker: Option<PathBuf>,
     runtime: Runtime,
-    place: Place,
+    target: Target,
     thread: Own,
     process: Own,
     /// Why no host can be started to be sacrificed: the next one would take as long to
@@ -162,10 +162,10 @@ impl Isolation {
 
     /// What became of a fault; or why it could not be injected.
     fn inject(&mut self, fault: Fault, mode: Mode) -> Result<Finding, String> {
-        if let Some(why) = self.place.lacks(fault) {
+        if let Some(why) = self.target.lacks(fault) {
             return Err(why);
         }
-        self.place.tidy(fault);
+        self.target.tidy(fault);
         let sacrificed = mode == Mode::Thread && fault.by() != By::Guest;
         let played = match sacrificed {
             true => match self.crash_test(fault)? {
@@ -179,8 +179,8 @@ impl Isolation {
             fault,
             mode,
             sacrificed,
-            trace: self.place.trace_of(fault),
-            is_open: self.place.aim().is_open,
+            trace: self.target.trace_of(fault),
+            is_open: self.target.aim().is_open,
             ptrace_scope: ptrace_scope(),
         };
         Ok(known.finding(&played))
@@ -190,7 +190,7 @@ impl Isolation {
         if let Some(why) = &self.no_crash_host {
             return Err(why.clone());
         }
-        host::crash_test(self.worker.as_deref(), fault, self.place.aim()).map_err(|error| {
+        host::crash_test(self.worker.as_deref(), fault, self.target.aim()).map_err(|error| {
             let why = error.to_string();
             self.no_crash_host = Some(why.clone());
             why
@@ -217,7 +217,7 @@ impl Isolation {
                 return Err(why);
             }
         };
-        let aim = self.place.aim();
+        let aim = self.target.aim();
         let played = stage
             .prepare(fault)
             .and_then(|()| self.runtime.block_on(stage.play(fault, aim, &mut || {})));

@@ -2,7 +2,7 @@
 //! what is not to be done while the others run.
 
 use super::catalogue::By;
-use super::place::Aim;
+use super::target::Aim;
 use crate::Fault;
 use serde::{Deserialize, Serialize};
 use std::path::Path;

@@ -64,7 +64,9 @@ impl WasiHttpHooks for Hooks {
         let authority = authority.map_or("no authority", |authority| authority.as_str());
         self.denials.note(Access::TcpConnect, authority);
         Box::new(Box::pin(async { Err(Error::HttpRequestDenied) })
-            as Pin<Box<dyn Future<Output = Result<(http::Response<WasiBody>, Io)>> + Send>>)
+            as Pin<
+                Box<dyn Future<Output = Result<(http::Response<WasiBody>, Io)>> + Send>,
+            >)
     }
 
     fn p2_outgoing_body_chunk_size(&mut self) -> usize {

@@ -1,6 +1,6 @@
 //! What escaped code aims at: files, a listener and a program that are there for it.
 //!
-//! Invariant: whatever an act does here harms nobody, and is gone with the place.
+//! Invariant: whatever an act does here harms nobody, and is gone with the target.
 
 use crate::{Fault, scratch::Scratch};
 use serde::{Deserialize, Serialize};
@@ -15,14 +15,14 @@ const SHELL: &str = "/bin/sh";
 
 /// What the acts of faults aim at: files, a listener, the host.
 #[derive(Debug)]
-pub struct Place {
+pub struct Target {
     listener: TcpListener,
     aim: Aim,
     /// The files go with it.
     _directory: Option<Scratch>,
 }
 
-/// The addresses of a place, for the injected code.
+/// The addresses of a target, for the injected code.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Aim {
     pub(super) secret: PathBuf,
@@ -33,7 +33,7 @@ pub(super) struct Aim {
     pub(super) is_open: bool,
 }
 
-impl Place {
+impl Target {
     /// One of its own, in a fresh temporary directory. What is written there has a name
     /// that other users of the machine cannot know.
     pub(super) fn new() -> Result<Self, Error> {
@@ -43,10 +43,10 @@ impl Place {
         let mode = std::fs::Permissions::from_mode(0o733);
         std::fs::set_permissions(directory.path(), mode).map_err(cannot)?;
         let name = format!("written-{:016x}", rand::random::<u64>());
-        let place = Place::at(directory.path(), &name, Path::new(SHELL))?;
-        Ok(Place {
+        let target = Target::at(directory.path(), &name, Path::new(SHELL))?;
+        Ok(Target {
             _directory: Some(directory),
-            ..place
+            ..target
         })
     }
 
@@ -60,7 +60,7 @@ impl Place {
         let listener = TcpListener::bind("127.0.0.1:0").map_err(cannot)?;
         listener.set_nonblocking(true).map_err(cannot)?;
         let port = listener.local_addr().map_err(cannot)?.port();
-        Ok(Place {
+        Ok(Target {
             aim: Aim {
                 written: directory.join(written),
                 is_open: is_open(directory),
