@@ -28,7 +28,7 @@ pub use comparison::{Comparison, Step};
 pub use hint::{denial, hint};
 pub use isolation::inject;
 #[doc(hidden)]
-pub use isolation::{Target, inject_at};
+pub use isolation::{FaultTarget, inject_at};
 pub use results::{
     CostRow, Environment, Fault, FaultRow, Finding, Floor, Measure, Policy, Results, Seen, Subject,
     Transport, Unit, Verdict,

@@ -24,7 +24,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::mpsc;
 use stopped::Known;
-pub use target::Target;
+pub use target::FaultTarget;
 use tokio::runtime::Runtime;
 use wrun::{Builder, Error, ErrorKind, Mode, measure::deadline};
 
@@ -68,7 +68,7 @@ pub fn inject(
     wanted: &[(Fault, Mode)],
     found: &mut dyn FnMut(Fault, Mode, Finding) -> ControlFlow<()>,
 ) -> Result<(), Error> {
-    inject_at(builder, Target::new()?, wanted, found)
+    inject_at(builder, FaultTarget::new()?, wanted, found)
 }
 
 /// [`inject`], with what escaped code aims at. For wrun's own tests, which look whether
@@ -80,7 +80,7 @@ pub fn inject(
 #[doc(hidden)]
 pub fn inject_at(
     builder: &Builder,
-    target: Target,
+    target: FaultTarget,
     wanted: &[(Fault, Mode)],
     found: &mut dyn FnMut(Fault, Mode, Finding) -> ControlFlow<()>,
 ) -> Result<(), Error> {
@@ -126,7 +126,7 @@ struct Isolation {
     builder: Builder,
     worker: Option<PathBuf>,
     runtime: Runtime,
-    target: Target,
+    target: FaultTarget,
     thread: Own,
     process: Own,
     /// Why no host can be started to be sacrificed: the next one would take as long to

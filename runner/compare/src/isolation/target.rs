@@ -15,7 +15,7 @@ const SHELL: &str = "/bin/sh";
 
 /// What the acts of faults aim at: files, a listener, the host.
 #[derive(Debug)]
-pub struct Target {
+pub struct FaultTarget {
     listener: TcpListener,
     aim: Aim,
     /// The files go with it.
@@ -33,7 +33,7 @@ pub(super) struct Aim {
     pub(super) is_open: bool,
 }
 
-impl Target {
+impl FaultTarget {
     /// One of its own, in a fresh temporary directory. What is written there has a name
     /// that other users of the machine cannot know.
     pub(super) fn new() -> Result<Self, Error> {
@@ -43,8 +43,8 @@ impl Target {
         let mode = std::fs::Permissions::from_mode(0o733);
         std::fs::set_permissions(directory.path(), mode).map_err(cannot)?;
         let name = format!("written-{:016x}", rand::random::<u64>());
-        let target = Target::at(directory.path(), &name, Path::new(SHELL))?;
-        Ok(Target {
+        let target = FaultTarget::at(directory.path(), &name, Path::new(SHELL))?;
+        Ok(FaultTarget {
             _directory: Some(directory),
             ..target
         })
@@ -60,7 +60,7 @@ impl Target {
         let listener = TcpListener::bind("127.0.0.1:0").map_err(cannot)?;
         listener.set_nonblocking(true).map_err(cannot)?;
         let port = listener.local_addr().map_err(cannot)?.port();
-        Ok(Target {
+        Ok(FaultTarget {
             aim: Aim {
                 written: directory.join(written),
                 is_open: is_open(directory),
