@@ -1,4 +1,4 @@
-//! The command line as it is typed: what clap parses and `--help` prints.
+//! The command line: what clap parses and `--help` prints.
 
 use super::log::LogArgs;
 use super::process::{ProcessArgs, WallArgs};
@@ -103,7 +103,7 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// It starts processes, which are to stop when it is stopped.
+    /// Whether it starts processes, which must stop together with it.
     pub(super) fn has_workers(&self) -> bool {
         matches!(
             self,
@@ -225,7 +225,7 @@ pub(crate) struct RunArgs {
 
     /// The task (a component, a core module, WAT text or an artifact) and its
     /// arguments
-    // One list, so that everything behind the task is the task's, options too.
+    // One list, so that everything after the task belongs to the task, including options.
     #[arg(
         id = "TASK",
         value_names = ["TASK", "ARGS"],
@@ -257,7 +257,7 @@ impl RunArgs {
     }
 }
 
-/// What compiling a task may take.
+/// The limits of compiling a task.
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct CompilingArgs {
     /// Limit the time to compile the task [default: 6s for each MiB of its file, at least
@@ -284,7 +284,7 @@ impl CompilingArgs {
     }
 }
 
-/// What the task may reach.
+/// The grants of the task.
 #[derive(Args, Debug)]
 pub(crate) struct Grants {
     /// Grant a directory, optionally under another name or read-only (`:ro`; the default is
@@ -308,7 +308,7 @@ pub(crate) struct Grants {
 }
 
 impl Grants {
-    /// Before anything is loaded: two tasks cannot have one name.
+    /// Before anything is loaded: two tasks cannot have the same name.
     pub(super) fn check(&self) -> Result<(), Failure> {
         for (at, TaskFile { name, .. }) in self.task.iter().enumerate() {
             if self.task[..at].iter().any(|other| other.name == *name) {
@@ -351,7 +351,7 @@ fn variable(text: OsString) -> Result<(String, String), String> {
     }
 }
 
-/// One of the values that a type is written as: completions and messages name them.
+/// One of the names of a type's values: completions and messages list them.
 pub(super) fn one_of<T>(names: &'static [&'static str]) -> impl TypedValueParser<Value = T>
 where
     T: FromStr + Clone + Send + Sync + 'static,
@@ -530,18 +530,18 @@ fn only(text: &str) -> Result<Only, String> {
 }
 
 impl RunArgs {
-    /// The file that the output goes to; none for stdout.
+    /// The file for the output; `None` for stdout.
     pub(super) fn output(&self) -> Option<&Path> {
         self.output
             .as_deref()
             .filter(|path| *path != Path::new("-"))
     }
 
-    /// The cap on task files.
+    /// Maximum size of task files.
     pub(crate) const MAX_MODULE: u64 = Builder::MODULE_SIZE_DEFAULT;
 }
 
-/// A whole number of a range.
+/// A whole number in a range.
 pub(super) fn whole<T>(range: RangeInclusive<u64>) -> impl TypedValueParser<Value = T>
 where
     T: TryFrom<u64> + Clone + Send + Sync + 'static,
@@ -556,7 +556,7 @@ where
     }
 }
 
-/// How a time is written.
+/// The format of a time.
 const A_TIME: &str = "500ms, 5s, 2min, or a number of seconds";
 
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
@@ -564,7 +564,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     duration.ok_or_else(|| format!("expected a time greater than zero: {A_TIME}"))
 }
 
-/// A time that may be none.
+/// A time that may be zero.
 fn grace(text: &str) -> Result<Duration, String> {
     time(text).ok_or_else(|| format!("expected a time: {A_TIME}"))
 }
