@@ -88,8 +88,8 @@
 //! assert!(report.outcome.is_completed());
 //! assert!(report.stdout.ends_with(b"  /in/sub/c.txt\n"));
 //!
-//! // The same without the grant: the guest is told that there is no such file,
-//! // and the report tells you what it asked for.
+//! // The same without the grant: the guest finds no such file, and the report has the
+//! // refused request.
 //! let report = runner.blocking_run(Task::new(&digest).args(["/in/sub/c.txt"]))?;
 //! assert_eq!(report.outcome, wrun::Outcome::Exited(1));
 //! assert_eq!(report.denied[0].access, wrun::Access::Directories);
