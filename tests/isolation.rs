@@ -262,7 +262,7 @@ fn a_lock_goes_on_when_its_holder_dies() {
         );
         siblings.complete();
         let seen = seen(&builder(mode), Fault::LockHolder, mode);
-        assert_held(&seen, "the runner, which takes back its locks");
+        assert_held(&seen, "the runner, which releases its locks");
     }
 }
 

@@ -187,7 +187,7 @@ fn watched(comparison: Comparison, progress: bool) -> Result<Compared, Failure> 
         loop {
             tokio::select! {
                 results = &mut ended => {
-                    let lost = |_| Failure::new(exit::RUNNER, "measuring ended without a word");
+                    let lost = |_| Failure::new(exit::RUNNER, "measuring ended without a result");
                     return Ok((results.map_err(lost)?, code));
                 }
                 signal = signals.next() => {

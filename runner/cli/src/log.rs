@@ -5,8 +5,8 @@
 //! task's, unless that does not end for [`PATIENCE`]; then it begins a new line. The
 //! progress line is erased meanwhile.
 
-use super::args::one_of;
 use super::terminal::is_in_line;
+use super::values::one_of;
 use super::{Failure, exit, signals, stdio};
 use clap::Args;
 use std::env::VarError;

@@ -27,6 +27,7 @@ mod stdio;
 mod table;
 mod terminal;
 mod text;
+mod values;
 
 use args::{Cli, Command};
 use clap::{CommandFactory, Parser};

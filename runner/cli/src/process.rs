@@ -1,6 +1,6 @@
 //! The options of process mode: their definitions, conflicts, and settings.
 
-use super::args::{one_of, whole};
+use super::values::{one_of, whole};
 use super::{Failure, exit};
 use clap::Args;
 use std::ops::RangeInclusive;
@@ -148,7 +148,7 @@ pub(crate) struct ProcessArgs {
         value_name = "TIME",
         help_heading = HEADING,
         default_value = "60s",
-        value_parser = super::args::duration
+        value_parser = super::values::duration
     )]
     pub(crate) idle_timeout: Duration,
 }

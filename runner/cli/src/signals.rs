@@ -101,7 +101,7 @@ impl Time {
 
     /// The time left.
     fn left(self) -> Duration {
-        // In this order: time that is not known to be suspended yet has not passed.
+        // In this order: a suspension in between makes the rest too long, never too short.
         let passed = self.began.elapsed();
         let suspended = time_suspended().saturating_sub(self.suspended);
         self.time.saturating_sub(passed.saturating_sub(suspended))

@@ -78,7 +78,7 @@ impl Known {
                 detail: "killed for the call (SIGSYS)".to_owned(),
             },
             Ended::Injected(InjectionResult::Refused { errno, senseless }) => match self.trace {
-                Some(true) => done("it said that it was refused, and it was done"),
+                Some(true) => done("it reported a refusal, but the call took effect"),
                 _ => Course::Stopped {
                     by: self.refused_by(*errno, *senseless, &walls),
                     detail: format!("refused: {}", name_of(*errno)),
@@ -86,19 +86,19 @@ impl Known {
             },
             Ended::Injected(InjectionResult::Did(_)) => match self.trace {
                 Some(false) => Course::Unknown {
-                    why: "it said that it was done, and left no trace".to_owned(),
+                    why: "it reported success, but left no trace".to_owned(),
                 },
                 _ if self.is_elsewhere(&walls, played) => Course::Stopped {
                     by: wall(Layer::PidNamespace).to_owned(),
                     detail: "the host's number is another process's there".to_owned(),
                 },
                 _ if !played.is_true => Course::Unknown {
-                    why: "it read something else than what was there to be read".to_owned(),
+                    why: "it read other bytes than expected".to_owned(),
                 },
                 _ => done(did(self.fault)),
             },
             other => Course::Unknown {
-                why: format!("it neither was done nor refused: {}", other.words()),
+                why: format!("it was neither done nor refused: {}", other.words()),
             },
         }
     }
@@ -171,7 +171,7 @@ impl Known {
 
 fn guest(fault: Fault, ended: &Ended) -> Course {
     let by = match (fault, ended) {
-        (Fault::LockHolder, Ended::Trapped(_)) => "the runner, which takes back its locks",
+        (Fault::LockHolder, Ended::Trapped(_)) => "the runner, which releases its locks",
         (Fault::Trap | Fault::StackOverflow, Ended::Trapped(_)) => "wasmtime's sandbox",
         (Fault::EndlessLoop, Ended::Limit(Limit::Deadline)) => "the deadline",
         (Fault::MemoryBomb, Ended::Limit(Limit::Memory)) => "the memory limit",
@@ -180,7 +180,7 @@ fn guest(fault: Fault, ended: &Ended) -> Course {
         (_, Ended::Signal(_) | Ended::Exit(_)) => "its process",
         (_, other) => {
             return Course::Unknown {
-                why: format!("it ended otherwise than it should: {}", other.words()),
+                why: format!("it ended in an unexpected way: {}", other.words()),
             };
         }
     };
