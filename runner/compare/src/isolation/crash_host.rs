@@ -121,7 +121,7 @@ impl CrashHost {
             match self.words.read(&mut bytes) {
                 Ok(0) => return Ok(Said::Closed),
                 Ok(read) if self.said.len() + read > MAX_SAID => {
-                    return Err(io::Error::other("it says too much"));
+                    return Err(io::Error::other("its output is too long"));
                 }
                 Ok(read) => self.said.extend_from_slice(&bytes[..read]),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -144,7 +144,7 @@ impl CrashHost {
         }
     }
 
-    /// Waits for its death until then, and ends and reaps all of it.
+    /// Waits for its death, at most until then, and ends and reaps all of it.
     pub(super) fn end(mut self, until: Option<Deadline>) -> Died {
         let mut fds = [PollFd::new(&self.life, PollFlags::IN)];
         let died = matches!(wait_readable(&mut fds, until), Ok(true));
