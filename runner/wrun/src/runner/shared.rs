@@ -3,7 +3,6 @@
 
 use super::Runner;
 use crate::handle::must_not_be_async;
-use wrun_sandbox::blocking;
 use wrun_sandbox::broadcast::Line;
 use wrun_sandbox::lock_table::LockMode;
 use wrun_sandbox::locks::{Hold, LockGuard, MAX_NAME};
@@ -12,7 +11,7 @@ use wrun_sandbox::region::{Kind as RegionKind, Region, RegionError};
 use wrun_types::error::{Error, ErrorKind};
 
 impl Runner {
-    /// Two connected [`Port`]s: one for a task ([`Task::port`]), one to communicate with
+    /// Two connected [`Port`]s: one for a task ([`Task::port`](crate::Task::port)), one to communicate with
     /// it. Up to `capacity` messages, 1 to [`Port::MAX_CAPACITY`], wait in each direction.
     ///
     /// # Errors
