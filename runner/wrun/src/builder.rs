@@ -179,8 +179,8 @@ impl Builder {
     /// [`ErrorKind::LoadLimit`]. Default: [`Builder::default_compile_memory`] of the task
     /// file's size.
     ///
-    /// It is the limit of a child process on writable mappings, of which up to a third is
-    /// not used in the end. If thread mode compiles in this process (see
+    /// It limits the writable mappings of a child process, which can be a third larger than
+    /// the memory it uses. If thread mode compiles in this process (see
     /// [`Builder::compile_timeout`]), there is no limit.
     pub fn compile_memory(mut self, bytes: u64) -> Self {
         self.compile_budget.memory = Some(bytes);
