@@ -10,9 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use wrun::http::{Body, BodyError};
-use wrun::{
-    ErrorKind, Limit, Limits, Mode, Outcome, Report, Runner, Task, TrapKind,
-};
+use wrun::{ErrorKind, Limit, Limits, Mode, Outcome, Report, Runner, Task, TrapKind};
 
 /// What should take no time at all, on a machine that is busy with other tests.
 const SOON: Duration = Duration::from_secs(60);
@@ -87,7 +85,11 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
         .enable_all()
         .build()
         .unwrap();
-    runtime.block_on(async { tokio::time::timeout(SOON, future).await.expect("it is soon") })
+    runtime.block_on(async {
+        tokio::time::timeout(SOON, future)
+            .await
+            .expect("it is soon")
+    })
 }
 
 fn limits() -> Limits {
@@ -193,7 +195,10 @@ fn what_a_handler_does_wrong_is_its_outcome_and_never_a_whole_body() {
             let limits = Limits::default().timeout(Duration::from_millis(1_500));
             let task = Task::new(&hostile).request(get(path)).limits(limits);
             let answer = block_on(answer(&runner, task));
-            assert!(is_expected(&answer.report.outcome), "{mode} {path}: {answer:?}");
+            assert!(
+                is_expected(&answer.report.outcome),
+                "{mode} {path}: {answer:?}"
+            );
             match ends {
                 Nothing => assert_eq!(answer.status, None, "{mode} {path}: {answer:?}"),
                 Whole(text) => {
@@ -259,7 +264,11 @@ fn bodies_of_any_length_flow_both_ways() {
             assert_eq!(got.headers["content-length"], "20000000");
             let body = got.body.unwrap();
             assert_eq!(body.len(), 20_000_000, "{mode}");
-            assert!(body.iter().enumerate().all(|(at, byte)| at % 251 == usize::from(*byte)));
+            assert!(
+                body.iter()
+                    .enumerate()
+                    .all(|(at, byte)| at % 251 == usize::from(*byte))
+            );
 
             let echoed = Bytes::from(vec![7; 3_000_000]);
             let task = Task::new(&digest).request(put("/echo", full(echoed.clone())));
@@ -323,7 +332,10 @@ fn a_client_that_is_gone_ends_its_task() {
             let response = handle.response().await.unwrap();
             drop(handle);
             let rest = response.into_body().collect().await;
-            assert!(rest.is_err(), "{mode}: a body of a killed task is not whole");
+            assert!(
+                rest.is_err(),
+                "{mode}: a body of a killed task is not whole"
+            );
         });
     }
 }
@@ -343,7 +355,10 @@ fn a_request_that_breaks_off_is_told_to_the_guest() {
         assert_eq!(answer.status, Some(StatusCode::BAD_REQUEST), "{mode}");
         let body = answer.body.unwrap();
         let text = String::from_utf8_lossy(&body);
-        assert!(text.starts_with("the body ends after 12: "), "{mode}: {text}");
+        assert!(
+            text.starts_with("the body ends after 12: "),
+            "{mode}: {text}"
+        );
     }
 }
 
@@ -369,7 +384,10 @@ fn limits_hold_for_bodies() {
             let got = answer(&runner, task).await;
             let expected = Outcome::LimitExceeded(Limit::Output);
             assert_eq!(got.report.outcome, expected, "{mode}: {got:?}");
-            assert!(got.body.is_err(), "{mode}: a body that is cut off is not whole");
+            assert!(
+                got.body.is_err(),
+                "{mode}: a body that is cut off is not whole"
+            );
         });
     }
 }
@@ -392,7 +410,11 @@ fn a_worker_that_is_used_again_answers_many_requests() {
         for at in 0..40 {
             let task = Task::new(&hostile).request(get("/count")).limits(limits());
             let got = answer(&runner, task).await;
-            assert_eq!(got.body.as_deref(), Ok(&b"1\n"[..]), "each has an instance of its own");
+            assert_eq!(
+                got.body.as_deref(),
+                Ok(&b"1\n"[..]),
+                "each has an instance of its own"
+            );
             workers.insert(got.report.stats.worker_pid);
 
             // What is left of a request that was not read does not reach the next one.

@@ -1,4 +1,4 @@
-//! Where a task's output goes, and the threads that copy it there as it is
+//! The destinations of a task's output, and the threads that copy it there as it is
 //! produced.
 
 use super::destination::{Destination, cannot_write};
@@ -14,18 +14,18 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use wrun::{Killer, OutputStream};
 
-/// Where the output of the task goes.
+/// The destination of the task's output.
 pub(super) struct Output {
     file: Option<Destination>,
     /// How long a named pipe may be without a reader.
     patience: Option<Duration>,
 }
 
-/// What became of copying a stream.
+/// The result of copying a stream.
 pub(super) type Copied = oneshot::Receiver<io::Result<()>>;
 
 impl Output {
-    /// Checks that the file, if it is one, can be written, and leaves what is in it: the
+    /// Checks that the file, if there is one, can be written, and leaves its content: the
     /// task is not loaded yet. `others` are files that it must not be.
     pub(super) fn open(
         path: Option<&Path>,
@@ -42,7 +42,7 @@ impl Output {
         Ok(Output { file, patience })
     }
 
-    /// Whether it goes to stdout, by whatever name.
+    /// Whether it goes to stdout, by any name.
     pub(super) fn is_stdout(&self) -> bool {
         self.file.as_ref().is_none_or(Destination::is_stdout)
     }
@@ -52,7 +52,7 @@ impl Output {
         self.file.is_none() && stdio::are_one()
     }
 
-    /// What to say when the destination took no more.
+    /// The failure if the destination accepts no more.
     pub(super) fn failed(path: Option<&Path>, error: &io::Error) -> Failure {
         match path {
             Some(path) => cannot_write(path, error),
@@ -60,7 +60,7 @@ impl Output {
         }
     }
 
-    /// Copies the task's stdout. A destination that takes no more ends the task.
+    /// Copies the task's stdout. If the destination accepts no more, the task is ended.
     pub(super) fn copy_stdout(
         &self,
         stream: Option<OutputStream>,
@@ -83,7 +83,7 @@ impl Output {
                     .open(patience)
                     .and_then(|file| write_all(stream, &mut Patient(file))),
                 None => {
-                    // A tail is given only if stdout and stderr go to one place.
+                    // A tail is given only if stdout and stderr go to the same place.
                     let is_logs = tail.is_some();
                     let mut stdout = Tee(Beside(stdio::stdout(), is_logs), tail);
                     match io::stdout().is_terminal() {
@@ -99,7 +99,7 @@ impl Output {
         })
     }
 
-    /// Puts what was copied where it was to go. Without it, a file is as it was.
+    /// Moves the copied output to its destination. Otherwise a file is unchanged.
     pub(super) fn keep(self) -> Result<(), Failure> {
         match self.file {
             Some(file) => file.keep(),
@@ -107,15 +107,15 @@ impl Output {
         }
     }
 
-    /// The file that is as it was, unless it is kept.
+    /// The file that is unchanged unless the output is kept.
     pub(super) fn untouched(&self) -> Option<&Path> {
         let file = self.file.as_ref()?;
         file.is_beside().then(|| file.path())
     }
 }
 
-/// Copies the task's stderr. When it takes no more, the rest is thrown away: what
-/// a task says beside its output is no reason to end it.
+/// Copies the task's stderr. If stderr accepts no more, the rest is discarded: that is not
+/// a reason to end the task.
 pub(super) fn copy_stderr(
     stream: Option<OutputStream>,
     line: Line,

@@ -15,7 +15,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use wrun::{Cache, Limits, Outcome, Report, Runner, Stdio, Task, TaskGrant, TaskHandle};
 
-/// How long output that is on its way may take after a signal.
+/// How long output may take to be written after a signal.
 const LAST_OUTPUT: Duration = Duration::from_millis(500);
 
 pub(super) fn run(args: RunArgs) -> Result<u8, Failure> {
@@ -59,8 +59,7 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
     let path = Path::new(path);
     let task_args = strings(task_args)?;
     let (input_path, output_path) = (args.input.as_deref(), args.output());
-    // Before anything is loaded: a file that cannot be written is no reason to
-    // compile for seconds.
+    // Before anything is loaded: an unwritable file must not cost seconds of compiling.
     let children = args.grants.task.iter().map(|task| Some(&*task.file));
     let mut others = vec![Some(path), input_path];
     others.extend(children);
@@ -100,7 +99,7 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
     for TaskFile { name, file } in &args.grants.task {
         match loading.load(file, &mut signals).await {
             Ok(artifact) => {
-                // Its parent kills it, and no signal.
+                // Its parent kills it, not a signal.
                 granted.push(TaskGrant::new(name, &artifact).grace(Task::GRACE));
                 loaded.push(artifact);
             }
@@ -125,7 +124,7 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
         .limits(args.limits(is_command))
         .input(input(args, is_command)?)
         .retries(args.process.retries)
-        // Signals say whether it has time.
+        // Signals decide about its grace period.
         .grace(Duration::ZERO)
         .stdout(Stdio::Stream)
         .stderr(match output.is_stderrs() {
@@ -152,11 +151,11 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
         task = task.env(key, value);
     }
     let mut handle = runner.submit(task).await?;
-    // Where a task does everything, nobody knows where a line of ours would be.
+    // If a task may use all control sequences, the position of our line is unknown.
     let has_line = shown && terminal == Terminal::Safe;
     let line = Line::new(artifact.name(), has_line);
     let tail = OutputTail::default();
-    // Where both go to one place, both come as stdout.
+    // If both go to the same place, both come as stdout.
     let printed = output.is_stderrs().then(|| tail.clone());
     let copied = output.copy_stdout(
         handle.take_stdout(),
@@ -166,7 +165,7 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
         printed,
     )?;
     let copied_stderr = copy_stderr(handle.take_stderr(), line.clone(), terminal, tail.clone())?;
-    // A task that cannot hear has no use for time.
+    // A task that cannot observe cancellation needs no grace period.
     let grace = match runner.observes_cancellation(&artifact) {
         true => args.grace,
         false => Duration::ZERO,
@@ -184,7 +183,7 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
     };
     gone.wait();
     let report = ended.result?;
-    // Ends workers before anything is said.
+    // Ends workers before anything is printed.
     drop(runner);
     report_to.write_text(report.to_json(), args.timeout)?;
     if let Delivery::Broken(error) = ended.delivery {
@@ -237,16 +236,16 @@ struct Ended {
     delivery: Delivery,
 }
 
-/// What became of the output.
+/// The result of the output.
 enum Delivery {
     Whole,
     Broken(io::Error),
-    /// A signal came, and the reader takes no more.
+    /// A signal arrived, and the reader accepts no more.
     Abandoned,
 }
 
-/// Waits for the outcome and until the output is written. On a signal that kills,
-/// the task is killed, and a reader that stalls is waited for no longer.
+/// Waits for the outcome and until the output is written. On a signal that kills, the task
+/// is killed, and a stalled reader is not waited for any more.
 async fn wait(mut handle: TaskHandle, stdout: Copied, stderr: Copied, stop: &mut Stop) -> Ended {
     let killer = handle.killer();
     let canceller = handle.canceller();

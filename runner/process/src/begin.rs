@@ -73,7 +73,7 @@ pub(super) fn go_inside(
         Ok(Split::Inside(walls)) => {
             drop(telling);
             if getpid() != before && told.read(&mut [0])? == 0 {
-                return Err(io::Error::other("what started this died"));
+                return Err(io::Error::other("the parent died"));
             }
             Ok(Ok(walls))
         }

@@ -107,12 +107,12 @@ impl Ears {
                         continue;
                     }
                     Err(error) => {
-                        let what = format!("it went where it cannot be: {error}");
+                        let what = format!("it reported an invalid process number: {error}");
                         return Ok(Some(Ending::Broke(what)));
                     }
                 },
                 Ok(Some(CompilerSays::Moved(_))) => {
-                    return Ok(Some(Ending::Broke("it went on twice".to_owned())));
+                    return Ok(Some(Ending::Broke("it reported a move twice".to_owned())));
                 }
                 Ok(Some(CompilerSays::NoJail(mut layer))) => {
                     layer.detail = plain(&layer.detail);
@@ -138,7 +138,7 @@ impl Ears {
                 return Ok(Some(if died {
                     Ending::Silent
                 } else {
-                    Ending::Broke("it closed its socket and lived on".to_owned())
+                    Ending::Broke("it closed its socket but did not end".to_owned())
                 }));
             }
         }

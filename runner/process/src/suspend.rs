@@ -4,7 +4,7 @@
 //! A terminal's Ctrl-Z reaches the process group of a shell's job. Workers are in separate
 //! groups, and would continue computing. Invariants: every started process is listed, from
 //! its start until it is about to be reaped; while the process is suspended nothing is
-//! started, and no process is mistaken for one that was stopped by itself ([`round`]).
+//! started, and no process is mistaken for one that others stopped ([`round`]).
 
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::collections::BTreeSet;
@@ -237,7 +237,7 @@ pub(super) fn clock() -> Option<Arc<Shown>> {
 }
 
 /// Changes whenever this process is suspended and when it continues; `None` while it is
-/// suspended. A process that stopped between two equal values was stopped by itself.
+/// suspended. A process that stopped between two equal values was stopped by others.
 pub(super) fn round() -> Option<u64> {
     let round = Job::current().round.load(Ordering::SeqCst);
     round.is_multiple_of(2).then_some(round)

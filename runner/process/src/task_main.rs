@@ -203,7 +203,7 @@ impl Worker<'_> {
         self.tight = true;
         self.sealed
             .tighten(&walls)
-            .map_err(|error| format!("the jail cannot be made tight: {error}"))
+            .map_err(|error| format!("cannot tighten the jail: {error}"))
     }
 
     async fn run(&mut self, order: RunOrder, last: bool) -> io::Result<()> {

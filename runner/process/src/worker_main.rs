@@ -82,7 +82,7 @@ fn work(parent: i32) -> io::Result<()> {
         match inbox.next::<ControlOrder>().map_err(io::Error::other)? {
             Some(ControlOrder::Start(order)) => break *order,
             Some(ControlOrder::Fork { .. }) => {
-                return Err(io::Error::other("not started and told to fork"));
+                return Err(io::Error::other("a fork order came before the start order"));
             }
             None if inbox.receive(&control)? => {}
             None => return Err(io::Error::other("the runner is gone")),

@@ -280,7 +280,7 @@ impl ResourceLimiterAsync for Limiter {
 mod tests {
     use super::*;
     use crate::region::{Ledger, Maker};
-    use crate::services::Word;
+    use crate::services::Notification;
     use wrun_types::limits::Limits;
 
     /// The services of a runner that concern regions.

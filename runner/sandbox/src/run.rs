@@ -404,6 +404,14 @@ async fn run_once(prepared: &Prepared, run: Run<'_>) -> Result<RunResult, RunErr
     Ok(result)
 }
 
+/// Waits until a body is too long.
+async fn exceeded(over: Option<&Over>) -> Limit {
+    match over {
+        Some(over) => over.exceeded().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// How the call, or the wait for it, ended.
 enum Ended {
     Done(Outcome),

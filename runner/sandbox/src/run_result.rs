@@ -45,7 +45,9 @@ impl RunResult {
             Outcome::Failed(message) => truncate(message, MAX_FAILURE),
             Outcome::Trapped(trap) => truncate(&mut trap.message, MAX_MESSAGE),
             // Only the runner can determine a crash; a worker may not report one.
-            Outcome::Crashed(crash) => *crash = Crash::Protocol("it said that it crashed".into()),
+            Outcome::Crashed(crash) => {
+                *crash = Crash::Protocol("it reported a crash itself".into())
+            }
             _ => {}
         }
         self.denied = Denials::bounded(self.denied);

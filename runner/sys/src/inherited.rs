@@ -6,7 +6,7 @@ use std::os::fd::{IntoRawFd, RawFd};
 /// Closes every descriptor but stdin, stdout and stderr that came with the program: workers
 /// must not have what a runner's program holds open without close-on-exec.
 ///
-/// Descriptors that code of this program opened before, such as a constructor, have
+/// Descriptors that code of this program opened before, such as in a constructor, have
 /// close-on-exec. Their owners continue to own the numbers, which must not come to refer to
 /// something else: they are redirected to [`null`](super::null()). Otherwise workers would
 /// share them.

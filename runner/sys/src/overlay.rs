@@ -7,30 +7,29 @@
 //! - A window is lifted by wasmtime from the guest's own arguments, so it lies in
 //!   linear memory, which is accessible for reading and writing. Linear memory does
 //!   not move (`memory_may_move(false)`), does not shrink, and is not a slot of a
-//!   pool: it is the store's alone and unmapped with it, with all that was laid over
-//!   it.
-//! - Laying and lifting happen in a host call, with the store borrowed exclusively:
+//!   pool: only the store uses it, and it is unmapped with the store, including
+//!   everything that was mapped over it.
+//! - Mapping and lifting happen in a host call, with the store borrowed exclusively:
 //!   no guest code runs and no slice of its memory is held. Each is one `mmap` with
-//!   `MAP_FIXED`, which replaces in one step; limits the kernel looks at before.
-//! - What it looks at only when the old pages are gone, seals of a file, could leave a
-//!   hole, which another mapping could take, or which would fault. Where other
-//!   processes can add seals, pages are mapped elsewhere first and then moved over the
-//!   window, which is slower. Should there be a hole all the same,
-//!   the process ends.
-//! - Nobody else writes to the pages that are laid ([`Pages`]): neither another
-//!   guest nor this host, nor another process that was taken over. Pages that are laid
-//!   for writing are of a file whose only holder is this process: the runner has just
-//!   made it, or has asked the kernel whether anybody else has a descriptor or a mapping
-//!   of it (`region/claim.rs`). Those of a frozen file are laid
-//!   copy-on-write, and its seal says that no mapping could write when it was put on, and
-//!   that there will be none. The window's bytes change by what its own guest does.
-//! - Where other processes may have the pages, the window keeps its own, and the kernel
-//!   copies the bytes: from the file when the window is laid, and back when it is lifted
-//!   and when the guest asks for them otherwise. Whatever others write meanwhile is seen
-//!   by no slice.
+//!   `MAP_FIXED`, which replaces pages in one step; the kernel checks limits before.
+//! - It checks the seals of a file only after the old pages are gone. A failure then would
+//!   leave a hole, which another mapping could take, or which would fault. If other
+//!   processes can add seals, pages are therefore mapped elsewhere first and then moved
+//!   over the window, which is slower. If there is a hole all the same, the process ends.
+//! - Mapped pages ([`Pages`]) have no other writer: neither another guest nor this host,
+//!   nor another process, even a compromised one. Pages that are mapped for writing are of
+//!   a file whose only holder is this process: the runner has just made it, or has checked
+//!   with the kernel that there is no other descriptor or mapping of it
+//!   (`region/claim.rs`). Those of a frozen file are mapped copy-on-write, and its seal
+//!   guarantees that no writable mapping existed when it was added, and that none will. So
+//!   only the guest itself changes the bytes of its window.
+//! - If other processes may have the pages, the window keeps its own, and the kernel
+//!   copies the bytes: from the file when the window is set up, and back when it is lifted
+//!   and when the guest accesses the region otherwise. No slice sees concurrent writes of
+//!   others.
 //! - Pages are reserved and the file cannot shrink, so that no access faults.
-//! - Dropping an [`Overlay`] touches no address: a store drops its data before its
-//!   memory. Only [`Overlay::lift`] does, and it wants the store.
+//! - Dropping an [`Overlay`] accesses no address: a store drops its data before its
+//!   memory. Only [`Overlay::lift`] does, and it requires the store.
 
 use super::Pages;
 use rustix::mm::{
@@ -53,7 +52,7 @@ pub fn window<T: 'static>(store: StoreContext<'_, T>, list: &WasmList<u8>) -> Ra
 /// new page is allocated when it is touched next.
 const CLEARED: usize = 1 << 20;
 
-/// A window that pages are laid over.
+/// A window with pages mapped over it.
 #[derive(Debug)]
 pub struct Overlay<P> {
     window: Range<usize>,

@@ -27,20 +27,20 @@ struct Control([u8; CONTROL]);
 /// As `recvmsg(2)`.
 // Not rustix's function: it reads the sender as a number that is not zero, which the number
 // of a process in another namespace is.
-#[expect(unsafe_code, reason = "no safe recvmsg tells who sends")]
+#[expect(unsafe_code, reason = "no safe recvmsg reports the sender")]
 pub fn receive(socket: impl AsFd, bytes: &mut [u8]) -> io::Result<Received> {
     let mut control = Control([0; CONTROL]);
     let mut into = libc::iovec {
         iov_base: bytes.as_mut_ptr().cast(),
         iov_len: bytes.len(),
     };
-    // SAFETY: all zeroes are a `msghdr` of nothing.
+    // SAFETY: all zeroes are an empty `msghdr`.
     let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
     header.msg_iov = &raw mut into;
     header.msg_iovlen = 1;
     header.msg_control = control.0.as_mut_ptr().cast();
     header.msg_controllen = CONTROL as _;
-    // SAFETY: the header's pointers are to buffers owned here, as long as it states.
+    // SAFETY: the header's pointers are to local buffers of the lengths that it states.
     let received = unsafe {
         libc::recvmsg(
             socket.as_fd().as_raw_fd(),

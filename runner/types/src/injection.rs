@@ -46,7 +46,7 @@ pub enum Injection {
 /// The process that an action is aimed at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Whose {
-    /// The process that acts, or the runner's if that is the same.
+    /// The process that acts, if it is the runner's.
     Own,
     /// Another process, by the number that the runner knows it by.
     Process(i32),

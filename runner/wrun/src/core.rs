@@ -1,5 +1,5 @@
-//! What a runner is, without the threads that drive it: its queue, its places, and a
-//! task's way from submission to its report.
+//! A runner without the threads that drive it: its queue, its permits, and a task's way
+//! from submission to its report.
 //!
 //! Invariants: every admitted task gets exactly one report or error; at most
 //! `max_running` tasks run and `max_queued` wait.
@@ -38,7 +38,7 @@ use wrun_types::task_error::TaskError;
 
 /// See the [module](self).
 pub(crate) struct Core {
-    /// A fork of it has no threads to drive this.
+    /// A fork of that process has no threads to drive this.
     pub(crate) made_in: Process,
     pub(crate) config: Config,
     pub(crate) loader: Arc<Loader>,
@@ -50,7 +50,7 @@ pub(crate) struct Core {
     pub(crate) tasks: TaskTracker,
 }
 
-/// A task with its place in the queue.
+/// A task in the queue.
 pub(crate) struct Admitted {
     pub(crate) launch: Launch,
     capture_out: Option<Sink>,
@@ -116,13 +116,13 @@ impl Core {
         Ok(artifact)
     }
 
-    /// The compiled code of an artifact; compiled now where it is not yet.
+    /// The compiled code of an artifact; compiles it if necessary.
     pub(crate) fn code(&self, artifact: &Artifact) -> Result<Arc<Code>, Error> {
         self.is_of_this_process()?;
         Ok(self.loader.code(artifact, self.config.metered)?)
     }
 
-    /// The same, as the file of an artifact.
+    /// The same, in the format of an artifact file.
     pub(crate) fn code_bytes(&self, artifact: &Artifact) -> Result<Vec<u8>, Error> {
         self.code(artifact)?.bytes().map_err(|error| {
             Error::new(ErrorKind::System, format!("cannot read the code: {error}"))
@@ -148,7 +148,7 @@ impl Core {
             .map_err(|_| Error::shut_down())
     }
 
-    /// Validates a task, and stamps its id and deadline, once.
+    /// Validates a task, and assigns its id and deadline, once.
     pub(crate) fn admitted(
         &self,
         task: Task,
@@ -241,7 +241,7 @@ impl Core {
         Ok((admitted, ends))
     }
 
-    /// Takes an admitted task to its report.
+    /// Drives an admitted task to its report.
     pub(crate) async fn drive(self: Arc<Self>, admitted: Admitted) -> Result<Report, Error> {
         let Admitted {
             launch,

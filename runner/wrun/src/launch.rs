@@ -1,7 +1,8 @@
-//! A task's way from the queue to its end. The same for one that an embedder
-//! submitted and for one that another task started.
+//! A task's way from the queue to its end. The same for a task that an embedder submitted
+//! and for one that another task started.
 //!
-//! Invariant: a task that is over its deadline, or is to stop, before it runs, never runs.
+//! Invariant: a task that has passed its deadline, or is to stop, before it runs, never
+//! runs.
 
 use crate::children::{Children, Tree};
 use crate::provider::{Provider, SharedState};
@@ -28,7 +29,7 @@ use wrun_types::limits::Limit;
 use wrun_types::outcome::Outcome;
 use wrun_types::spec::Spec;
 
-/// What starting a task takes of its runner.
+/// The parts of a runner that starting a task needs.
 pub(crate) struct Starter {
     pub(crate) executor: Arc<dyn Executor>,
     /// The next id of a submitted task or a child.
@@ -41,7 +42,7 @@ pub(crate) struct Starter {
     pub(crate) mode: Mode,
 }
 
-/// What a task is started with.
+/// The arguments of starting a task.
 pub(crate) struct Request {
     pub(crate) artifact: Artifact,
     pub(crate) spec: Spec,
@@ -52,32 +53,32 @@ pub(crate) struct Request {
     pub(crate) port: Option<Port>,
     pub(crate) progress: Arc<dyn Fn(Progress) + Send + Sync>,
     pub(crate) deadline: Option<Deadline>,
-    /// Asks the task to stop.
+    /// Requests the task to stop.
     pub(crate) cancel: CancellationToken,
     /// Ends the task.
     pub(crate) kill: CancellationToken,
     pub(crate) grace: Duration,
-    /// New attempts after a crash, at most.
+    /// Maximum of new attempts after a crash.
     pub(crate) retries: u32,
-    /// The tree of the task and its depth in it, where it may start children.
+    /// The tree of the task and its depth in it, if it may start children.
     pub(crate) tree: Option<(Arc<Tree>, u32)>,
     pub(crate) permit: RunPermit,
 }
 
-/// A task that is on its way.
+/// A task that was started.
 pub(crate) struct Launch {
     pub(crate) job: Job,
     pub(crate) stop: Stop,
     /// The regions that are made for it.
     pub(crate) regions: Arc<Maker>,
     pub(crate) submitted: Instant,
-    /// Of all that is done for the task.
+    /// The span of everything that is done for the task.
     pub(crate) span: tracing::Span,
     retries: u32,
     permit: RunPermit,
 }
 
-/// What came of a task.
+/// The result of a task.
 pub(crate) struct Ran {
     /// Time until it acquired its permit and its code was available.
     pub(crate) queue: Duration,
@@ -181,7 +182,7 @@ impl Starter {
 }
 
 impl Launch {
-    /// Waits for its permit, prepares its artifact, and runs it, again where it crashes and
+    /// Waits for its permit, prepares its artifact, and runs it, again if it crashes and
     /// may be retried.
     ///
     /// # Errors
@@ -253,8 +254,8 @@ impl Launch {
     }
 }
 
-/// Runs one attempt after another until one does not crash, or no more are allowed; says
-/// which was the last.
+/// Runs one attempt after another until one does not crash, or no more are allowed; returns
+/// the number of the last one.
 async fn attempts(
     runnable: &dyn Runnable,
     mut retry: Retry,
@@ -293,7 +294,7 @@ async fn attempts(
                 attempt = retry.attempt();
                 executed = next;
             }
-            // The crash is what is known of the task.
+            // The crash is all that is known about the task.
             Err(error) => {
                 trace::not_retried(&error.to_string());
                 notes.push(format!("no new attempt: {error}"));

@@ -1,7 +1,7 @@
-//! The services of one task where its runner is: what it asks for, answered.
+//! The services of one task in its runner: serves its requests.
 //!
-//! Invariant: what a task has of its runner is bounded, and is given back when the
-//! attempt that has it is over.
+//! Invariant: what a task holds in its runner is bounded, and is released when the attempt
+//! that holds it is over.
 
 use crate::children::Children;
 use std::collections::HashMap;
@@ -15,39 +15,39 @@ use wrun_sandbox::services::{
     Notification, ServiceRequest, ServiceResponse, Services, SpawnError, TaskServices,
 };
 
-/// Locks that one task has or waits for.
+/// Maximum of locks that one task holds or waits for.
 const MAX_LOCKS: usize = 64;
-/// Broadcast channels that one task is a member of.
+/// Maximum of broadcast channels of which one task is a member.
 const MAX_MEMBERSHIPS: usize = 32;
 
-/// What all tasks of a runner share, by name.
+/// State that all tasks of a runner share, by name.
 pub(crate) struct SharedState {
     pub(crate) locks: Arc<Locks>,
     pub(crate) broadcast: Arc<Broadcast>,
 }
 
-/// The services of one submitted task or child, where the runner is.
+/// The services of one submitted task or child, in the runner.
 pub(crate) struct Provider {
     children: Option<Children>,
     regions: Arc<Maker>,
     shared: Arc<SharedState>,
     locks: Mutex<Locked>,
-    /// Made for those that need them.
+    /// Made for tasks that need them.
     lock_permits: OnceLock<Arc<Semaphore>>,
     memberships: OnceLock<Memberships>,
 }
 
-/// What a task needs to be a member of broadcast channels.
+/// The state of a member of broadcast channels.
 struct Memberships {
     permits: Arc<Semaphore>,
     line: Line,
 }
 
-/// Locks that a task has.
+/// Locks that a task holds.
 struct Locked {
-    /// None once no more are given out.
+    /// `None` once no more are granted.
     held: Option<HashMap<Ticket, (Hold, OwnedSemaphorePermit)>>,
-    /// Which attempt has them.
+    /// The attempt that holds them.
     attempt: u32,
 }
 
@@ -87,8 +87,8 @@ impl Provider {
             Ok(Some(hold)) => {
                 let ticket = hold.ticket();
                 let mut locks = self.locks();
-                // The attempt that asked can be over, and the next one knows nothing of
-                // this lock.
+                // The requesting attempt can be over, and the next one does not know of this
+                // lock.
                 if locks.attempt != attempt {
                     return ServiceResponse::NotLocked;
                 }
@@ -119,7 +119,7 @@ impl Provider {
     }
 
     fn unlock(&self, ticket: Ticket) -> bool {
-        // Giving it back wakes others; not under this lock.
+        // Releasing it wakes others; not while this lock is held.
         let mut locks = self.locks();
         let had = locks.held.as_mut().and_then(|held| held.remove(&ticket));
         drop(locks);

@@ -61,7 +61,7 @@ impl Attempt<'_> {
             Seen::Silent => {
                 Outcome::Crashed(match timeout(REAP_TIMEOUT, self.worker.life.wait()).await {
                     Ok(exit) => crash_of(exit),
-                    Err(_) => Crash::Protocol("it closed its socket and lived on".into()),
+                    Err(_) => Crash::Protocol("it closed its socket but did not end".into()),
                 })
             }
         };

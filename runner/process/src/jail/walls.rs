@@ -187,7 +187,7 @@ impl Walls {
         let parent_death = || set_parent_process_death_signal(Some(Signal::KILL));
         let Some(begun) = begun.map(|begun| *begun) else {
             parent_death().map_err(|errno| JailError::System {
-                what: "cannot be told of the parent's death",
+                what: "cannot set the signal for the parent's death",
                 source: errno.into(),
             })?;
             return Ok((sealed, account.finish()));
@@ -277,8 +277,9 @@ impl Sealed {
         let system = |what, source| JailError::System { what, source };
         let pid = getpid();
         if pid != self.pid {
-            set_parent_process_death_signal(Some(Signal::KILL))
-                .map_err(|errno| system("cannot be told of the zygote's death", errno.into()))?;
+            set_parent_process_death_signal(Some(Signal::KILL)).map_err(|errno| {
+                system("cannot set the signal for the zygote's death", errno.into())
+            })?;
             if getppid() != Some(self.pid) {
                 let gone = io::Error::other("it died");
                 return Err(system("the zygote is gone", gone));

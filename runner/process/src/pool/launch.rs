@@ -128,7 +128,9 @@ impl Pool {
                 Ok(ControlSays::Moved(pid)) if !moved => {
                     moved = true;
                     if let Err(error) = launch.child.moved(pid).await {
-                        return Err(bad(format!("it went where it cannot be: {error}")));
+                        return Err(bad(format!(
+                            "it reported an invalid process number: {error}"
+                        )));
                     }
                 }
                 Ok(ControlSays::Ready(jail)) => return Ok(distrusted(jail)),

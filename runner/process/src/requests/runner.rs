@@ -82,7 +82,7 @@ impl Outputs {
         match self.file(child, output).await {
             Ok(file) => Reply::Output(file, output.len() as u64),
             Err(error) => {
-                let why = format!("its output cannot be handed over: {error}");
+                let why = format!("cannot pass on its output: {error}");
                 Reply::Response(ServiceResponse::End(Outcome::Crashed(Crash::Runner(why))))
             }
         }

@@ -4,7 +4,7 @@
 //! compiler                     runner
 //! Hello          ───────────▶
 //!                ◀───────────  CompileOrder
-//! Moved          ───────────▶  where it goes on as another process
+//! Moved          ───────────▶  if it continues as another process
 //! CompilerSays   ───────────▶  and the compiler is gone
 //! ```
 

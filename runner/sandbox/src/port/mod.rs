@@ -9,19 +9,17 @@
 mod arena;
 mod credit;
 mod in_flight;
+mod message;
 mod packet;
 mod queue;
 mod sealed;
 mod socket;
+mod transport;
 mod watched;
 
 use crate::blocking::wait;
-use crate::region::Region;
-use bytes::Bytes;
 use futures_core::Stream;
 use futures_sink::Sink;
-use in_flight::Charge;
-use queue::{Made, Registry};
 use std::fmt;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::pin::Pin;
@@ -34,9 +32,11 @@ use wrun_sys::Process;
 pub use arena::ARENA;
 pub use credit::{in_turns, settle};
 pub use in_flight::InFlight;
+pub use message::{Message, PortError, Unsent};
 pub use packet::PortParts;
 pub use sealed::{Unsealed, contents, in_memory, is_sealed};
 pub use socket::PARTS;
+pub use transport::Transport;
 pub use watched::Moment;
 
 /// One end of a channel.
@@ -61,172 +61,6 @@ pub struct Port {
 enum PortEnd {
     Queue(queue::QueueEnd),
     Socket(Box<socket::SocketEnd>),
-}
-
-/// Bytes, and the regions and ports that move with them.
-#[derive(Debug, Default)]
-#[non_exhaustive]
-pub struct Message {
-    /// At most [`Message::MAX_DATA`] bytes.
-    pub data: Bytes,
-    /// At most [`Message::MAX_REGIONS`].
-    pub regions: Vec<Region>,
-    /// At most [`Message::MAX_PORTS`].
-    pub ports: Vec<Port>,
-    /// Keeps its descriptors counted while it is in flight, if a task sent it.
-    charge: Option<Charge>,
-}
-
-impl Message {
-    /// Maximum of bytes in one message: 256 KiB.
-    pub const MAX_DATA: usize = 256 << 10;
-    /// Maximum of regions in one message.
-    pub const MAX_REGIONS: usize = 8;
-    /// Maximum of ports in one message.
-    pub const MAX_PORTS: usize = 8;
-
-    /// A message of bytes.
-    pub fn new(data: impl Into<Bytes>) -> Self {
-        Message {
-            data: data.into(),
-            ..Message::default()
-        }
-    }
-
-    /// Adds a region. It can carry more data than a message may have. To keep a frozen or
-    /// shared region, send a [duplicate](Region::duplicate).
-    pub fn region(mut self, region: Region) -> Self {
-        self.regions.push(region);
-        self
-    }
-
-    /// Adds a port.
-    pub fn port(mut self, port: Port) -> Self {
-        self.ports.push(port);
-        self
-    }
-
-    fn is_too_large(&self) -> bool {
-        self.data.len() > Message::MAX_DATA
-            || self.regions.len() > Message::MAX_REGIONS
-            || self.ports.len() > Message::MAX_PORTS
-    }
-}
-
-impl<T: Into<Bytes>> From<T> for Message {
-    fn from(data: T) -> Self {
-        Message::new(data)
-    }
-}
-
-/// Why a message was not sent or received, or a channel not made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum PortError {
-    /// The other end is closed, or its task has ended; or this end is closed.
-    #[error("the channel is closed")]
-    Closed,
-    /// There is no room, or no message.
-    #[error("the operation would block")]
-    WouldBlock,
-    /// The message has more data, regions or ports than allowed.
-    #[error("the message is too large")]
-    TooLarge,
-    /// The capacity is not valid; or the system has no descriptors or memory left for it;
-    /// or the task that made the channel has reached its bound for channels, or the sender
-    /// its bound for ports and regions in messages that were not received.
-    #[error("a limit was reached")]
-    Limit,
-    /// A port or a region in the message belongs to another runner.
-    #[error("the port or region belongs to another runner")]
-    OtherRunner,
-}
-
-/// A message that was not sent.
-#[derive(Debug, thiserror::Error)]
-#[error("{error}")]
-pub struct Unsent {
-    /// Why it was not sent.
-    pub error: PortError,
-    /// The message, complete.
-    pub message: Message,
-}
-
-impl Unsent {
-    fn new(error: PortError, message: Message) -> Self {
-        Unsent { error, message }
-    }
-}
-
-/// How channels are made here.
-#[derive(Clone)]
-pub enum Transport {
-    /// With the totals of the task that makes them, if it is one.
-    Queue(Arc<Registry>, Option<Arc<Made>>),
-    Socket,
-}
-
-impl Transport {
-    /// Within this process.
-    #[doc(hidden)]
-    pub fn queue() -> Self {
-        Transport::Queue(Arc::default(), None)
-    }
-
-    /// For one task, whose channels have a common bound. Between processes the kernel has
-    /// one, for descriptors in sockets.
-    #[doc(hidden)]
-    pub fn of_a_task(&self) -> Self {
-        match self {
-            Transport::Queue(registry, _) => {
-                Transport::Queue(registry.clone(), Some(Arc::default()))
-            }
-            Transport::Socket => Transport::Socket,
-        }
-    }
-
-    /// Whether sending copies the data of a message.
-    #[doc(hidden)]
-    pub fn copies(&self) -> bool {
-        matches!(self, Transport::Socket)
-    }
-
-    /// Two connected ends. Needs the context of a tokio runtime.
-    #[doc(hidden)]
-    pub fn channel(&self, capacity: u32) -> Result<(Port, Port), PortError> {
-        if !(1..=Port::MAX_CAPACITY).contains(&capacity) {
-            return Err(PortError::Limit);
-        }
-        Ok(match self {
-            Transport::Queue(registry, made) => {
-                let ends = registry.channel(capacity as usize, made.as_ref());
-                let [one, other] = ends.ok_or(PortError::Limit)?;
-                (Port::queue(one), Port::queue(other))
-            }
-            Transport::Socket => {
-                let [one, other] = socket::channel(capacity).map_err(|_| PortError::Limit)?;
-                (Port::socket(one), Port::socket(other))
-            }
-        })
-    }
-
-    /// Whether a port is of this kind, and of the same runner if that matters.
-    #[doc(hidden)]
-    pub fn has(&self, port: &Port) -> bool {
-        match (self, &port.end) {
-            (Transport::Queue(registry, _), PortEnd::Queue(end)) => end.is_of(registry),
-            (Transport::Socket, PortEnd::Socket(_)) => true,
-            _ => false,
-        }
-    }
-
-    /// Closes channels that cannot be reached any more.
-    #[doc(hidden)]
-    pub fn sweep(&self) {
-        if let Transport::Queue(registry, _) = self {
-            registry.sweep();
-        }
-    }
 }
 
 impl Port {

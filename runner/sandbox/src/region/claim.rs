@@ -13,12 +13,13 @@
 //! Invariants on which this relies:
 //!
 //! - Every description of a region's file was opened by its path, which the kernel counts;
-//!   the one that `memfd_create` makes is not counted, and is closed before anybody gets
-//!   the file. So only files that this runner made are claimed ([`Ledger`](super::Ledger)).
-//! - Nobody but the runner opens the file. The jail lets tasks open files only where
-//!   directories are granted; once a runner has such a task that could have regions,
-//!   nothing is claimed any more: a descriptor for a path could be opened later.
-//! - Two claims of one file do not meet: opening it while there is a lease breaks that.
+//!   the one that `memfd_create` makes is not counted, and is closed before the file is
+//!   given out. So only files that this runner made are claimed
+//!   ([`Ledger`](super::Ledger)).
+//! - Only the runner opens the file. The jail lets tasks open files only if directories are
+//!   granted; once a runner has such a task that could have regions, no region is claimed
+//!   any more: a descriptor for a path could be opened later.
+//! - Two claims of one file do not overlap: opening it breaks an existing lease.
 //!
 //! A region that cannot be claimed is copied.
 

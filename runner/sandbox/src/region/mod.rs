@@ -3,7 +3,7 @@
 //!
 //! May use `sys`; knows nothing of guests. The rules are those of Rust's borrow checker:
 //!
-//! | kind | holders | laid into a guest's memory |
+//! | kind | holders | mapped into a guest's memory |
 //! |---|---|---|
 //! | exclusive | one | the pages themselves; a copy where other processes may have them |
 //! | frozen | any number | copy-on-write |

@@ -152,7 +152,7 @@ impl Region {
                 return Ok(0);
             }
             let woken = futex::wake(word, futex::Flags::empty(), count)
-                .map_err(super::system("cannot wake who waits"))?;
+                .map_err(super::system("cannot wake waiters"))?;
             return Ok(u32::try_from(woken).unwrap_or(count));
         }
         Ok(self.file.waiters.notify(at, count))

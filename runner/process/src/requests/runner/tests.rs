@@ -41,7 +41,7 @@ async fn what_makes_no_sense_is_refused() {
         (spawn(nothing(), Some(parts)), vec![]),
     ];
     for (request, descriptors) in bad {
-        let shown = format!("{ask:?}");
+        let shown = format!("{request:?}");
         assert!(service_request(request, descriptors).is_err(), "{shown}");
     }
     assert!(service_request(spawn(Data::File(5), None), vec![sealed()]).is_ok());
