@@ -180,7 +180,8 @@ python_guest() {
   fi
   (cd primes && "$venv/bin/componentize-py" -d ../../wit -w bare componentize app -o "$target/guests/primes.wasm")
   (cd talk-py && "$venv/bin/componentize-py" -d ../../wit -w task componentize app -o "$target/guests/talk-py.wasm")
-  rm -rf primes/__pycache__ talk-py/__pycache__
+  (cd http-hello-py && "$venv/bin/componentize-py" -d ../wasi-http -w handler componentize app -o "$target/guests/http-hello-py.wasm")
+  rm -rf {primes,talk-py,http-hello-py}/__pycache__
 }
 
 javascript_guest() {
@@ -189,6 +190,12 @@ javascript_guest() {
     npm install --silent --no-audit --no-fund --prefix "$npm" componentize-qjs@0.4.5
   "$npm/node_modules/.bin/componentize-qjs" -j template/template.js -w ../wit -n bare \
     --sync --stub-wasi --opt-size -o "$target/guests/template.wasm"
+  # componentize-qjs cannot build a world with the streams of WASI.
+  local starling=$target/guests-build/componentize-js
+  [ -x "$starling/node_modules/.bin/componentize-js" ] ||
+    npm install --silent --no-audit --no-fund --prefix "$starling" @bytecodealliance/componentize-js@0.23.0
+  "$starling/node_modules/.bin/componentize-js" http-hello-js/hello.js -w wasi-http -n handler \
+    -o "$target/guests/http-hello-js.wasm"
 }
 
 mkdir -p "$target/guests" "$target/guests-build"
