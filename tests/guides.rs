@@ -100,7 +100,11 @@ fn sections(page: &Path) -> Vec<Section> {
 /// What a block's comments say that its commands print, in this order.
 fn promised(text: &str) -> Vec<&str> {
     text.lines()
-        .filter(|line| ["wrun ", "curl "].iter().any(|command| line.contains(command)))
+        .filter(|line| {
+            ["wrun ", "curl "]
+                .iter()
+                .any(|command| line.contains(command))
+        })
         .filter_map(|line| line.split_once("   # "))
         .map(|(_, printed)| printed)
         .collect()
