@@ -41,12 +41,12 @@ ports          | wasip2    | ports/ports.wasm                     | ports Cargo.
 talk           | wasip2    | talk/talk.wasm                       | talk wrun-guest/src wrun-guest/Cargo.toml Cargo.toml Cargo.lock ../wit
 family         | wasip2    | family/family.wasm                   | family Cargo.toml Cargo.lock ../wit
 commons        | wasip2    | commons/commons.wasm                 | commons Cargo.toml Cargo.lock ../wit
-http-hello     | http      | http-hello/http-hello.wasm           | http-hello http-common
-http-events    | http      | http-events/http-events.wasm         | http-events http-common
-http-digest    | http      | http-digest/http-digest.wasm         | http-digest http-common
-http-hostile   | http      | http-hostile/http-hostile.wasm       | http-hostile http-common
-http-fetch     | http      | http-fetch/http-fetch.wasm           | http-fetch http-common
-http-api       | http      | http-api/http-api.wasm               | http-api http-common
+http-hello     | wasip2    | http-hello/http-hello.wasm           | http-hello http-common Cargo.toml Cargo.lock
+http-events    | wasip2    | http-events/http-events.wasm         | http-events http-common Cargo.toml Cargo.lock
+http-digest    | wasip2    | http-digest/http-digest.wasm         | http-digest http-common Cargo.toml Cargo.lock
+http-hostile   | wasip2    | http-hostile/http-hostile.wasm       | http-hostile http-common Cargo.toml Cargo.lock
+http-fetch     | wasip2    | http-fetch/http-fetch.wasm           | http-fetch http-common Cargo.toml Cargo.lock
+http-api       | wasip2    | http-api/http-api.wasm               | http-api http-common Cargo.toml Cargo.lock
 panic          | wasip2    | hostile/panic/panic.wasm             | hostile/panic Cargo.toml Cargo.lock ../wit
 hostile        | generated | $(echo hostile/*.wasm hostile/deep-*.wat hostile/many-instances.wat) | hostile/make.py
 "
@@ -131,7 +131,7 @@ toolchains() {
   D=$(realpath "$D")
 }
 
-cargo_guest() { # TARGET CRATE OUT [FOLDER OF THE WORKSPACE]
+cargo_guest() { # TARGET CRATE OUT
   # The remap keeps this machine's paths out of the panic messages. Each toolchain
   # has its own folder, because cargo does not notice a changed std.
   local folder; folder=$target/guests-build/cargo-$(cksum <<<"$D" | cut -d' ' -f1)
@@ -141,7 +141,7 @@ cargo_guest() { # TARGET CRATE OUT [FOLDER OF THE WORKSPACE]
     flags+=" --remap-path-prefix=${source%/}=/crates"
   done
   RUSTC=$D/bin/rustc-wasm CARGO_TARGET_DIR=$folder RUSTFLAGS=$flags \
-    cargo build --quiet --locked --release --target "$1" -p "$2" --manifest-path "${4:-.}/Cargo.toml"
+    cargo build --quiet --locked --release --target "$1" -p "$2"
   local built=$folder/$1/release/$2.wasm
   # A library's file has an underscore for each hyphen.
   [ -f "$built" ] || built=$folder/$1/release/${2//-/_}.wasm
@@ -164,7 +164,6 @@ build() { # ROW
     (cd "$name" && "$D/bin/zig" build-exe "$name.zig" -target wasm32-wasi -O ReleaseSmall \
       -femit-bin="$out" --cache-dir "$target/guests-build/zig" --global-cache-dir "$target/guests-build/zig") ;;
   asc) "$D/bin/asc" "$name/$name.ts" -O3 --runtime stub -o "$out" ;;
-  http) cargo_guest wasm32-wasip2 "$name" "$out" http-common ;;
   wasip1 | wasip2) cargo_guest "wasm32-$how" "$name" "$out" ;;
   generated) python3 hostile/make.py; echo "$name: made"; return ;;
   esac
@@ -180,7 +179,8 @@ python_guest() {
   fi
   (cd primes && "$venv/bin/componentize-py" -d ../../wit -w bare componentize app -o "$target/guests/primes.wasm")
   (cd talk-py && "$venv/bin/componentize-py" -d ../../wit -w task componentize app -o "$target/guests/talk-py.wasm")
-  rm -rf primes/__pycache__ talk-py/__pycache__
+  (cd http-hello-py && "$venv/bin/componentize-py" -d ../wasi-http -w handler componentize app -o "$target/guests/http-hello-py.wasm")
+  rm -rf {primes,talk-py,http-hello-py}/__pycache__
 }
 
 javascript_guest() {
@@ -189,6 +189,12 @@ javascript_guest() {
     npm install --silent --no-audit --no-fund --prefix "$npm" componentize-qjs@0.4.5
   "$npm/node_modules/.bin/componentize-qjs" -j template/template.js -w ../wit -n bare \
     --sync --stub-wasi --opt-size -o "$target/guests/template.wasm"
+  # componentize-qjs cannot build a world with the streams of WASI.
+  local starling=$target/guests-build/componentize-js
+  [ -x "$starling/node_modules/.bin/componentize-js" ] ||
+    npm install --silent --no-audit --no-fund --prefix "$starling" @bytecodealliance/componentize-js@0.23.0
+  "$starling/node_modules/.bin/componentize-js" http-hello-js/hello.js -w wasi-http -n handler \
+    -o "$target/guests/http-hello-js.wasm"
 }
 
 mkdir -p "$target/guests" "$target/guests-build"

@@ -728,7 +728,11 @@ fn a_compiler_that_was_taken_over() {
                 "words[31m",
             ),
             ("hello(); live()", LoadLimit, "longer"),
-            ("hello(); channel.close(); live()", NotLoadable, "lived on"),
+            (
+                "hello(); channel.close(); live()",
+                NotLoadable,
+                "did not end",
+            ),
             (
                 "hello(); say(b''); live()",
                 NotLoadable,

@@ -100,7 +100,12 @@ fn sections(page: &Path) -> Vec<Section> {
 /// What a block's comments say that its commands print, in this order.
 fn promised(text: &str) -> Vec<&str> {
     text.lines()
-        .filter_map(|line| line.split_once("wrun ")?.1.split_once("   # "))
+        .filter(|line| {
+            ["wrun ", "curl "]
+                .iter()
+                .any(|command| line.contains(command))
+        })
+        .filter_map(|line| line.split_once("   # "))
         .map(|(_, printed)| printed)
         .collect()
 }
@@ -154,9 +159,11 @@ impl Place {
 
     /// Types commands; what they print, or how they failed.
     fn sh(&self, folder: &Path, text: &str) -> Result<String, String> {
+        // A server that the commands left running has the pipe that is read here.
+        let text = format!("trap 'kill ${{!-}} 2>/dev/null || :' EXIT\n{text}");
         let mut shell = Command::new("timeout");
         shell
-            .args(["600", "sh", "-eu", "-c", text])
+            .args(["600", "sh", "-eu", "-c", &text])
             .current_dir(folder)
             .stdin(Stdio::null())
             .env("PATH", &self.path)

@@ -103,7 +103,7 @@ class Peer:
         result = outcome + spent + spent + b"\x00\x00\x00\x00\x00"
         self.say(b"\x04" + result + text(output) + varint(stdout) + varint(stderr) + USAGE, fds)
 
-    def ask(self, id, what, fds=()):
+    def request(self, id, what, fds=()):
         self.say(b"\x06" + varint(id) + what, fds)
 
     def close(self):
@@ -117,7 +117,7 @@ control = Peer(socket.socket(fileno=os.dup(0)))
 os.dup2(1, 0)
 # As a worker that was started for one task.
 raw, say, order, done = control.raw, control.say, control.order, control.done
-ask = control.ask
+request = control.request
 
 def hello(version=8, fds=()):
     raw(b"wrunwork" + struct.pack("<I", version), fds)
@@ -211,7 +211,7 @@ struct Lie {
     expected: Expected,
     limits: Limits,
     /// The task is one that starts tasks, itself.
-    asks: bool,
+    requests: bool,
     task: fn(Task) -> Task,
 }
 
@@ -220,7 +220,7 @@ fn lie(script: &'static str, expected: Expected) -> Lie {
         script,
         expected,
         limits: Limits::default().timeout(Duration::from_secs(60)),
-        asks: false,
+        requests: false,
         task: |task| task,
     }
 }
@@ -237,9 +237,9 @@ impl Lie {
         self
     }
 
-    fn asks(mut self) -> Self {
+    fn requests(mut self) -> Self {
         self.limits = self.limits.max_memory(64 << 20).max_tasks(6);
-        self.asks = true;
+        self.requests = true;
         self
     }
 
@@ -402,7 +402,7 @@ fn all(start: Start, lies: Vec<Lie>) {
         let before = descriptors();
         let (liar, mut victim) = Liar::new(lie.script).unwrap().with_victim();
         let runner = runner(&liar, start, 1);
-        let what = match lie.asks {
+        let what = match lie.requests {
             true => "guest-tasks/family/family.wasm",
             false => "guest-tasks/echo/echo.wat",
         };
@@ -622,14 +622,14 @@ while True: pass",
                 .within(500),
                 task(
                     "hello(); ready(); order(); raw(frame(b'\\1\\1\\0')[:6]); control.close(); live()",
-                    Breach("lived on"),
+                    Breach("did not end"),
                 ),
                 // Its socket.
-                task("hello(); ready(); control.close(); live()", Breach("lived on")),
-                task("hello(); ready(); order(); control.close(); live()", Breach("lived on")),
+                task("hello(); ready(); control.close(); live()", Breach("did not end")),
+                task("hello(); ready(); order(); control.close(); live()", Breach("did not end")),
                 task(
                     "hello(); ready(); order(); control.sock.shutdown(socket.SHUT_WR); live()",
-                    Breach("lived on"),
+                    Breach("did not end"),
                 ),
                 task(
                     "hello(); ready(); control.sock.shutdown(socket.SHUT_RD); live()",
@@ -688,7 +688,7 @@ while True: control.stdout(b'x' * 65536)",
                 // A crash is what the runner sees; the output is what came as output.
                 task(
                     "hello(); ready(); order(); done(outcome=b'\\5\\3'); live()",
-                    Breach("it said that it crashed"),
+                    Breach("it reported a crash itself"),
                 ),
                 task(
                     "hello(); ready(); order(); done(outcome=b'\\0' + text('x' * 99)); live()",
@@ -739,13 +739,13 @@ os._exit(3)",
 }
 
 #[test]
-fn asks_that_lie() {
-    let asks = |script: &'static str, expected| lie(script, expected).asks();
-    alone("hostile_worker::asks_that_lie", || {
+fn requests_that_lie() {
+    let requests = |script: &'static str, expected| lie(script, expected).requests();
+    alone("hostile_worker::requests_that_lie", || {
         let lies = vec![
             // For a task that imports nothing of the kind.
             lie(
-                "hello(); ready(); order(); ask(1, start('self')); live()",
+                "hello(); ready(); order(); request(1, start('self')); live()",
                 Breach("does not import"),
             ),
             lie(
@@ -753,139 +753,139 @@ fn asks_that_lie() {
                 Breach("does not import"),
             ),
             // Numbers.
-            asks(
-                "hello(); ready(); order(); ask(2, start('nobody')); live()",
-                Breach("other numbers"),
+            requests(
+                "hello(); ready(); order(); request(2, start('nobody')); live()",
+                Breach("not numbered in sequence"),
             ),
-            asks(
-                "hello(); ready(); order(); ask(2**64 - 1, start('nobody')); live()",
-                Breach("other numbers"),
+            requests(
+                "hello(); ready(); order(); request(2**64 - 1, start('nobody')); live()",
+                Breach("not numbered in sequence"),
             ),
-            asks(
-                "hello(); ready(); order(); ask(1, start('nobody')); order()
-ask(1, start('nobody')); live()",
-                Breach("other numbers"),
+            requests(
+                "hello(); ready(); order(); request(1, start('nobody')); order()
+request(1, start('nobody')); live()",
+                Breach("not numbered in sequence"),
             ),
             // Children that it has not.
-            asks(
-                "hello(); ready(); order(); ask(1, b'\\1\\x09'); live()",
-                Breach("has not"),
+            requests(
+                "hello(); ready(); order(); request(1, b'\\1\\x09'); live()",
+                Breach("names an unknown"),
             ),
-            asks(
-                "hello(); ready(); order(); ask(1, b'\\2\\x09'); live()",
-                Breach("has not"),
+            requests(
+                "hello(); ready(); order(); request(1, b'\\2\\x09'); live()",
+                Breach("names an unknown"),
             ),
-            asks(
+            requests(
                 "hello(); ready(); order(); say(b'\\7\\0\\x09'); live()",
-                Breach("has not"),
+                Breach("names an unknown"),
             ),
-            asks(
+            requests(
                 "hello(); ready(); order(); say(b'\\7\\1' + varint(2**64 - 1)); live()",
-                Breach("has not"),
+                Breach("names an unknown"),
             ),
             // What comes along.
-            asks(
-                "hello(); ready(); order(); ask(1, start('self'), [1]); live()",
+            requests(
+                "hello(); ready(); order(); request(1, start('self'), [1]); live()",
                 Breach("descriptors"),
             ),
-            asks(
-                "hello(); ready(); order(); ask(1, start('self', b'\\1\\5')); live()",
+            requests(
+                "hello(); ready(); order(); request(1, start('self', b'\\1\\5')); live()",
                 Breach("descriptors"),
             ),
-            asks(
-                "hello(); ready(); order(); ask(1, start('self', b'\\1\\5'), [1, 1]); live()",
+            requests(
+                "hello(); ready(); order(); request(1, start('self', b'\\1\\5'), [1, 1]); live()",
                 Breach("descriptors"),
             ),
-            asks(
-                "hello(); ready(); order(); ask(1, start('self', b'\\1\\5'), [1]); live()",
+            requests(
+                "hello(); ready(); order(); request(1, start('self', b'\\1\\5'), [1]); live()",
                 Breach("not a file"),
             ),
-            asks(
+            requests(
                 "hello(); ready(); order()
-ask(1, start('self', b'\\1' + varint(2**64 - 1)), [os.memfd_create('x')]); live()",
+request(1, start('self', b'\\1' + varint(2**64 - 1)), [os.memfd_create('x')]); live()",
                 Breach("not a file"),
             ),
-            asks(
-                "hello(); ready(); order(); ask(1, start('self', port=b'\\1\\1\\0\\0\\0\\0\\0'), [1, 1, 1]); live()",
+            requests(
+                "hello(); ready(); order(); request(1, start('self', port=b'\\1\\1\\0\\0\\0\\0\\0'), [1, 1, 1]); live()",
                 Breach("not a port"),
             ),
-            asks(
+            requests(
                 "hello(); ready(); order(); say(b'\\1\\1\\0', [1]); live()",
                 Breach("descriptors"),
             ),
             // Claims: with nothing, with two, and of a descriptor that is not a region of this runner.
-            asks(
-                "hello(); ready(); order(); ask(1, b'\\7'); live()",
+            requests(
+                "hello(); ready(); order(); request(1, b'\\7'); live()",
                 Breach("descriptors"),
             ),
-            asks(
-                "hello(); ready(); order(); ask(1, b'\\7', [1, 1]); live()",
+            requests(
+                "hello(); ready(); order(); request(1, b'\\7', [1, 1]); live()",
                 Breach("descriptors"),
             ),
-            asks(
+            requests(
                 "hello(); ready(); order()
 for (id, what) in enumerate([1, os.pipe()[0], os.memfd_create('x')]):
-    ask(id + 1, b'\\7', [what]); order()
-ask(9, b'\\7', [1]); live()",
-                Breach("other numbers"),
+    request(id + 1, b'\\7', [what]); order()
+request(9, b'\\7', [1]); live()",
+                Breach("not numbered in sequence"),
             ),
             // Lengths.
-            asks(
-                "hello(); ready(); order(); ask(1, start('x' * 257)); live()",
+            requests(
+                "hello(); ready(); order(); request(1, start('x' * 257)); live()",
                 Breach("too long"),
             ),
-            asks(
-                "hello(); ready(); order(); ask(1, start(b'\\xff')); live()",
+            requests(
+                "hello(); ready(); order(); request(1, start(b'\\xff')); live()",
                 Breach("decode"),
             ),
-            asks(
-                "hello(); ready(); order(); ask(1, start('self', b'\\0' + text('x' * 300000))); live()",
+            requests(
+                "hello(); ready(); order(); request(1, start('self', b'\\0' + text('x' * 300000))); live()",
                 Breach("too much data"),
             ),
-            asks(
+            requests(
                 "hello(); ready(); order(); say(b'\\6\\1\\0' + varint(2**62)); live()",
                 Breach("decode"),
             ),
             // Floods: of requests whose answers are not read, and of others.
-            asks(
+            requests(
                 "hello(); ready(); order(); n = 0
-while True: n += 1; ask(n, start('nobody'))",
+while True: n += 1; request(n, start('nobody'))",
                 Any,
             )
             .within(500),
-            asks(
+            requests(
                 "hello(); ready(); order(); n = 0
-while True: n += 1; ask(n, start('nobody')); order()",
+while True: n += 1; request(n, start('nobody')); order()",
                 Ends(Limit::Deadline),
             )
             .within(500),
             // Real children, which lie the same way, and their parent ends.
-            asks(
-                "hello(); ready(); order(); ask(1, start('self')); done(b'hi'); live()",
+            requests(
+                "hello(); ready(); order(); request(1, start('self')); done(b'hi'); live()",
                 Output("hi"),
             ),
-            asks(
-                "hello(); ready(); order(); ask(1, start('self')); order(); sys.exit(3)",
+            requests(
+                "hello(); ready(); order(); request(1, start('self')); order(); sys.exit(3)",
                 Crashes,
             ),
-            asks(
+            requests(
                 "hello(); ready(); order()
-for n in range(1, 100): ask(n, start('self')); order()
+for n in range(1, 100): request(n, start('self')); order()
 live()",
                 Ends(Limit::Deadline),
             )
             .within(1500),
-            asks(
-                "hello(); ready(); order(); ask(1, start('self')); child = order()[3:]
-for n in range(2, 1000): ask(n, b'\\2' + child)
+            requests(
+                "hello(); ready(); order(); request(1, start('self')); child = order()[3:]
+for n in range(2, 1000): request(n, b'\\2' + child)
 live()",
-                Breach("too much at once"),
+                Breach("too many open requests"),
             ),
-            asks(
-                "hello(); ready(); order(); ask(1, start('self')); child = order()[3:]
+            requests(
+                "hello(); ready(); order(); request(1, start('self')); child = order()[3:]
 for _ in range(2): say(b'\\7\\1' + child)
 live()",
-                Breach("has not"),
+                Breach("names an unknown"),
             ),
         ];
         all(Start::Exec, lies);
@@ -1062,7 +1062,7 @@ pidfd = os.pidfd_open(pid); os.waitpid(pid, 0); forked(id, [pidfd]); fork(sock);
                 lie("hello(); ready(); serve(lambda it: (it.order(), it.raw(b'\\xff' * 4), live()))", Breach("exceeds the limit")),
                 lie("hello(); ready(); serve(lambda it: (it.order(), it.done(b'hi'), live()))", Output("hi")),
                 lie("hello(); ready(); serve(lambda it: (it.order(), it.done(b'hi', fds=[1]), live()))", Breach("descriptors")),
-                lie("hello(); ready(); serve(lambda it: (it.order(), it.sock.close(), live()))", Breach("lived on")),
+                lie("hello(); ready(); serve(lambda it: (it.order(), it.sock.close(), live()))", Breach("did not end")),
                 lie("hello(); ready(); serve(lambda it: live())", Ends(Limit::Deadline)).within(500),
             ],
         );

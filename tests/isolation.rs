@@ -17,7 +17,7 @@ use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 use wrun::{Artifact, Builder, Crash, Jail, Layer, Limit, Limits, Mode, Outcome, ProcessOptions};
 use wrun::{Report, Runner, Task, TaskHandle, TrapKind};
-use wrun_compare::{Fault, Finding, Place, Seen, inject, inject_at};
+use wrun_compare::{Fault, FaultTarget, Finding, Seen, inject, inject_at};
 
 const SIBLINGS: usize = 8;
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -65,7 +65,7 @@ fn rows(
     let mut rows = BTreeMap::new();
     inject_at(
         builder,
-        target.place(),
+        target.fault_target(),
         &wanted,
         &mut |fault, its, finding| {
             assert_eq!(its, mode);
@@ -121,8 +121,8 @@ impl Target {
         self.directory.path().join(name)
     }
 
-    fn place(&self) -> Place {
-        Place::at(self.directory.path(), "written", &self.path("program")).unwrap()
+    fn fault_target(&self) -> FaultTarget {
+        FaultTarget::at(self.directory.path(), "written", &self.path("program")).unwrap()
     }
 }
 
@@ -262,7 +262,7 @@ fn a_lock_goes_on_when_its_holder_dies() {
         );
         siblings.complete();
         let seen = seen(&builder(mode), Fault::LockHolder, mode);
-        assert_held(&seen, "the runner, which takes back its locks");
+        assert_held(&seen, "the runner, which releases its locks");
     }
 }
 

@@ -665,7 +665,7 @@ const STOPS: &[(&str, Stop)] = &[
     ),
     (
         "silent",
-        Ends("protocol: it closed its socket and lived on"),
+        Ends("protocol: it closed its socket but did not end"),
     ),
     ("spin", Ends(DEADLINE)),
     ("sleep", Ends(DEADLINE)),

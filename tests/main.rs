@@ -34,6 +34,7 @@ mod hints;
 mod hoards;
 mod holders;
 mod hostile_worker;
+mod http;
 mod image;
 mod isolation;
 mod jail;

@@ -129,6 +129,13 @@ impl Site {
         self.ask(&get(path))
     }
 
+    /// The same, for an answer that may be cut before its beginning.
+    pub fn try_get(&self, path: &str) -> Option<Answer> {
+        let mut client = self.connect();
+        client.send(get(path));
+        client.answer(false)
+    }
+
     /// What the operator's port says.
     #[track_caller]
     pub fn ask_admin(&self, path: &str) -> Answer {

@@ -1,18 +1,17 @@
-//! The command line as it is typed: what clap parses and `--help` prints.
+//! The command line: what clap parses and `--help` prints.
 
 use super::log::LogArgs;
 use super::process::{PoolArgs, ProcessArgs, WallArgs};
 use super::terminal::Terminal;
+use super::values::{duration, grace, one_of, size, whole};
 use super::{Failure, exit};
-use clap::builder::{OsStringValueParser, PossibleValuesParser, TypedValueParser};
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 use std::env::VarError;
 use std::ffi::{OsStr, OsString};
-use std::ops::RangeInclusive;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::time::Duration;
 use wrun::{Builder, DirGrant, Limits, Mode, TaskError, TaskGrant, TcpGrant};
 use wrun_compare::{Comparison, Fault, Measure};
@@ -129,7 +128,7 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// It starts processes, which are to stop when it is stopped.
+    /// Whether it starts processes, which must stop together with it.
     pub(super) fn has_workers(&self) -> bool {
         matches!(
             self,
@@ -251,7 +250,7 @@ pub(crate) struct RunArgs {
 
     /// The task (a component, a core module, WAT text or an artifact) and its
     /// arguments
-    // One list, so that everything behind the task is the task's, options too.
+    // One list, so that everything after the task belongs to the task, including options.
     #[arg(
         id = "TASK",
         value_names = ["TASK", "ARGS"],
@@ -283,7 +282,7 @@ impl RunArgs {
     }
 }
 
-/// What compiling a task may take.
+/// The limits of compiling a task.
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct CompilingArgs {
     /// Limit the time to compile the task [default: 6s for each MiB of its file, at least
@@ -310,7 +309,7 @@ impl CompilingArgs {
     }
 }
 
-/// What the task may reach.
+/// The grants of the task.
 #[derive(Args, Debug)]
 pub(crate) struct Grants {
     /// Grant a directory, optionally under another name or read-only (`:ro`; the default is
@@ -334,7 +333,7 @@ pub(crate) struct Grants {
 }
 
 impl Grants {
-    /// Before anything is loaded: two tasks cannot have one name.
+    /// Before anything is loaded: two tasks cannot have the same name.
     pub(super) fn check(&self) -> Result<(), Failure> {
         for (at, TaskFile { name, .. }) in self.task.iter().enumerate() {
             if self.task[..at].iter().any(|other| other.name == *name) {
@@ -375,15 +374,6 @@ fn variable(text: OsString) -> Result<(String, String), String> {
             Err("its value in this process is not UTF-8, as a task's variables must be".into())
         }
     }
-}
-
-/// One of the values that a type is written as: completions and messages name them.
-pub(super) fn one_of<T>(names: &'static [&'static str]) -> impl TypedValueParser<Value = T>
-where
-    T: FromStr + Clone + Send + Sync + 'static,
-    T::Err: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    PossibleValuesParser::new(names).try_map(|name| name.parse::<T>().map_err(Into::into))
 }
 
 /// A task that the task may start.
@@ -794,57 +784,15 @@ fn only(text: &str) -> Result<Only, String> {
 }
 
 impl RunArgs {
-    /// The file that the output goes to; none for stdout.
+    /// The file for the output; `None` for stdout.
     pub(super) fn output(&self) -> Option<&Path> {
         self.output
             .as_deref()
             .filter(|path| *path != Path::new("-"))
     }
 
-    /// The cap on task files.
+    /// Maximum size of task files.
     pub(crate) const MAX_MODULE: u64 = Builder::MODULE_SIZE_DEFAULT;
-}
-
-/// A whole number of a range.
-pub(super) fn whole<T>(range: RangeInclusive<u64>) -> impl TypedValueParser<Value = T>
-where
-    T: TryFrom<u64> + Clone + Send + Sync + 'static,
-{
-    move |text: &str| {
-        let number = text.parse().ok().filter(|number| range.contains(number));
-        let number = number.and_then(|number| T::try_from(number).ok());
-        number.ok_or_else(|| {
-            let (first, last) = (range.start(), range.end());
-            format!("expected a whole number from {first} to {last}")
-        })
-    }
-}
-
-/// How a time is written.
-const A_TIME: &str = "500ms, 5s, 2min, or a number of seconds";
-
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
-    let duration = time(text).filter(|duration| !duration.is_zero());
-    duration.ok_or_else(|| format!("expected a time greater than zero: {A_TIME}"))
-}
-
-/// A time that may be none.
-fn grace(text: &str) -> Result<Duration, String> {
-    time(text).ok_or_else(|| format!("expected a time: {A_TIME}"))
-}
-
-fn time(text: &str) -> Option<Duration> {
-    match text.parse::<f64>() {
-        // A bare number is seconds, as for timeout(1).
-        Ok(seconds) => Duration::try_from_secs_f64(seconds).ok(),
-        Err(_) => humantime::parse_duration(text).ok(),
-    }
-}
-
-fn size(text: &str) -> Result<u64, String> {
-    text.parse::<bytesize::ByteSize>()
-        .map(|size| size.as_u64())
-        .map_err(|_| "expected a size: 512KiB, 64MiB, 2GiB, or a number of bytes".into())
 }
 
 #[cfg(test)]
@@ -930,18 +878,5 @@ mod tests {
         ] {
             assert!(serve(bad).is_none(), "{bad:?}");
         }
-    }
-
-    #[test]
-    fn sizes_and_times() {
-        assert_eq!(size("64MiB"), Ok(64 << 20));
-        assert_eq!(size("10"), Ok(10));
-        assert!(size("lots").is_err());
-        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
-        assert_eq!(duration("1.5"), Ok(Duration::from_millis(1500)));
-        for bad in ["0", "0s", "-1", "soon", "nan"] {
-            assert!(duration(bad).is_err(), "{bad}");
-        }
-        assert_eq!(grace("0"), Ok(Duration::ZERO));
     }
 }

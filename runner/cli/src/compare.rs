@@ -121,7 +121,7 @@ fn input(path: Option<&Path>) -> Result<Vec<u8>, Failure> {
     Ok(bytes)
 }
 
-/// The options that were typed, but for where results go and which were wanted.
+/// The typed options, without those for results and for the selection of rows.
 fn command() -> Vec<String> {
     let mut words = vec!["wrun".to_owned(), "compare".to_owned()];
     let mut typed = std::env::args_os()
@@ -132,7 +132,7 @@ fn command() -> Vec<String> {
             break;
         }
         if !word.starts_with("--") || ["--quiet", "--no-progress"].contains(&&*word) {
-            // The task, or an argument of it; or what is not about the results.
+            // The task, or an argument of it; or an option that does not affect the results.
             continue;
         }
         // All others have a value.
@@ -152,7 +152,7 @@ fn command() -> Vec<String> {
 
 type Compared = (Result<Results, Error>, Option<u8>);
 
-/// Measures, shows how far it is, and ends early when a signal comes: its exit code.
+/// Measures, shows progress, and ends early with an exit code if a signal arrives.
 fn watched(comparison: Comparison, progress: bool) -> Result<Compared, Failure> {
     let system = |error: io::Error| Failure::new(exit::RUNNER, error.to_string());
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -187,7 +187,7 @@ fn watched(comparison: Comparison, progress: bool) -> Result<Compared, Failure> 
         loop {
             tokio::select! {
                 results = &mut ended => {
-                    let lost = |_| Failure::new(exit::RUNNER, "measuring ended without a word");
+                    let lost = |_| Failure::new(exit::RUNNER, "measuring ended without a result");
                     return Ok((results.map_err(lost)?, code));
                 }
                 signal = signals.next() => {
@@ -209,7 +209,7 @@ fn line() -> ProgressBar {
     {
         line.set_style(style.progress_chars("=> "));
     }
-    // A step can take long: compiling does.
+    // A step can take long, such as compiling.
     line.enable_steady_tick(Duration::from_secs(1));
     line
 }

@@ -1,8 +1,8 @@
 //! A file that an option names for a result.
 //!
-//! Invariants: nothing that the same command reads or writes elsewhere is opened for
-//! writing; a regular file is written beside and renamed, so that what was there stays
-//! until the new content is whole. A pipe or a device is written to as it is, and opened
+//! Invariants: no file that the same command reads or writes elsewhere is opened for
+//! writing; a regular file is written beside and renamed, so that its old content stays
+//! until the new content is complete. A pipe or a device is written directly, and opened
 //! when there is something to write: opening a pipe waits for its reader.
 
 use super::signals::{self, Time};
@@ -16,10 +16,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tempfile::NamedTempFile;
 
-/// How often a named pipe is looked at for a reader: the kernel has no way to wait for
-/// one with a deadline.
+/// How often a named pipe is checked for a reader: the kernel has no way to wait for one
+/// with a deadline.
 const PIPE_POLL: Duration = Duration::from_millis(10);
-/// Links that lead from a name to its file, at most; as Linux.
+/// Maximum of links from a name to its file, as in Linux.
 const MAX_LINKS: usize = 40;
 
 /// See the [module](self).
@@ -30,18 +30,18 @@ pub(super) struct Destination {
 }
 
 enum Kind {
-    /// A regular file, or nothing yet: `new` becomes `target` when it is whole.
+    /// A regular file, or no file yet: `new` becomes `target` when it is complete.
     Beside { new: NamedTempFile, target: PathBuf },
-    /// A regular file whose directory takes no other: written in place.
+    /// A regular file in a directory where no other can be created: written in place.
     InPlace(File),
-    /// A pipe, a device, a socket, or what a descriptor of this process is called.
+    /// A pipe, a device, a socket, or the name of a descriptor of this process.
     AsItIs { is_pipe: bool },
 }
 
 impl Destination {
-    /// Checks that what `option` names can be written, and leaves what is there.
-    /// `others` are files that the command reads or writes: by no name, link or hard
-    /// link may this one be one of them.
+    /// Checks that the file named by `option` can be written, and leaves its content.
+    /// `others` are files that the command reads or writes: the file must not be one of
+    /// them, by any name, link or hard link.
     pub(super) fn open(
         option: &str,
         path: &Path,
@@ -74,7 +74,7 @@ impl Destination {
                 may_write(path).map_err(failed)?;
                 match beside(&target, Some(metadata)) {
                     Ok(new) => Kind::Beside { new, target },
-                    // A file that may be written in a directory that may not.
+                    // A writable file in a directory that is not.
                     Err(error) if is_refusal(&error) => {
                         let file = File::options().write(true).open(path);
                         Kind::InPlace(file.map_err(failed)?)
@@ -98,7 +98,7 @@ impl Destination {
         &self.path
     }
 
-    /// Whether it is what stdout of this process is, by whatever name.
+    /// Whether it is this process's stdout, by any name.
     pub(super) fn is_stdout(&self) -> bool {
         let stdout = rustix::stdio::stdout();
         let (Ok(one), Ok(two)) = (fs::metadata(&self.path), rustix::fs::fstat(stdout)) else {
@@ -109,7 +109,7 @@ impl Destination {
             && (one.dev(), one.ino()) == (two.st_dev, two.st_ino)
     }
 
-    /// What opens the content's file, on whichever thread may wait for that.
+    /// Opens the file for the content, on a thread that may wait for it.
     pub(super) fn opener(&self) -> io::Result<Opener> {
         Ok(match &self.kind {
             Kind::Beside { new, .. } => Opener::File(new.as_file().try_clone()?),
@@ -124,8 +124,7 @@ impl Destination {
         matches!(self.kind, Kind::Beside { .. })
     }
 
-    /// Puts the content, which is whole, where it was to go. Without it what was there
-    /// stays.
+    /// Moves the complete content to its destination. Otherwise the old content stays.
     pub(super) fn keep(self) -> Result<(), Failure> {
         let path = self.path;
         match self.kind {
@@ -137,7 +136,7 @@ impl Destination {
         }
     }
 
-    /// Writes all of it, and keeps it. `patience` as for [`Opener::open`].
+    /// Writes and keeps all of it. `patience` as for [`Opener::open`].
     pub(super) fn write(self, bytes: &[u8], patience: Option<Duration>) -> Result<(), Failure> {
         let opened = self.opener().and_then(|opener| opener.open(patience));
         let written = opened.and_then(|file| Patient(file).write_all(bytes));
@@ -161,8 +160,8 @@ pub(super) enum Opener {
 }
 
 impl Opener {
-    /// The file to write to, empty. For a named pipe, waits until somebody reads it, for
-    /// `patience` at most.
+    /// The file to write to, empty. For a named pipe, waits until it has a reader, at most
+    /// for `patience`.
     pub(super) fn open(self, patience: Option<Duration>) -> io::Result<File> {
         match self {
             Opener::File(file) => {
@@ -170,20 +169,20 @@ impl Opener {
                 Ok(file)
             }
             Opener::Pipe(path) => open_pipe(&path, patience),
-            // Where it is a regular file, as `/dev/stdout` can be, then as `>` does.
+            // A regular file, such as `/dev/stdout` can be, is treated as `>` does.
             Opener::AsItIs(path) => File::options().write(true).truncate(true).open(path),
         }
     }
 }
 
-/// Opens a named pipe for writing once somebody has opened it for reading.
+/// Opens a named pipe for writing once it is open for reading.
 fn open_pipe(path: &Path, patience: Option<Duration>) -> io::Result<File> {
     let time = patience.map(Time::new);
     let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     loop {
         match rustix::fs::open(path, flags, Mode::empty()) {
             Ok(pipe) => {
-                // The description is this program's own.
+                // This program has just opened this description.
                 rustix::fs::fcntl_setfl(&pipe, OFlags::WRONLY)?;
                 return Ok(pipe.into());
             }
@@ -205,7 +204,7 @@ fn open_pipe(path: &Path, patience: Option<Duration>) -> io::Result<File> {
 fn is_same(metadata: Option<&Metadata>, target: &Path, other: &Path) -> bool {
     match (metadata, fs::metadata(other)) {
         (Some(one), Ok(two)) => {
-            // Everybody may write to a device, and read from it.
+            // A device may have several writers and readers.
             (one.is_file() || one.file_type().is_fifo())
                 && (one.dev(), one.ino()) == (two.dev(), two.ino())
         }
@@ -220,7 +219,7 @@ fn is_same(metadata: Option<&Metadata>, target: &Path, other: &Path) -> bool {
     }
 }
 
-/// The name of a file that need not exist, with its directory's real name.
+/// The name of a file that need not exist, with the real name of its directory.
 fn whole(path: &Path) -> io::Result<PathBuf> {
     let name = path.file_name().unwrap_or_default();
     Ok(fs::canonicalize(directory(path))?.join(name))
@@ -233,13 +232,13 @@ fn directory(path: &Path) -> &Path {
     }
 }
 
-/// Where symbolic links lead, to something or nothing.
+/// The target of symbolic links, which need not exist.
 fn resolved(path: &Path) -> io::Result<PathBuf> {
     let mut path = path.to_owned();
     for _ in 0..MAX_LINKS {
         match fs::symlink_metadata(&path) {
             Ok(metadata) if metadata.is_symlink() => {
-                // A descriptor of a process: its text need not be a path.
+                // A descriptor of a process: the text of its link need not be a path.
                 if is_of_a_process(&path) {
                     return Ok(path);
                 }
@@ -252,12 +251,12 @@ fn resolved(path: &Path) -> io::Result<PathBuf> {
     Err(rustix::io::Errno::LOOP.into())
 }
 
-/// Whether it is `/proc/self/fd/1` or the like, which `/dev/stdout` leads to.
+/// Whether it is a path like `/proc/self/fd/1`, to which `/dev/stdout` leads.
 fn is_of_a_process(path: &Path) -> bool {
     fs::canonicalize(directory(path)).is_ok_and(|it| it.starts_with("/proc"))
 }
 
-/// Not by opening it: that alone is an event for a pipe, and truncates nothing anyway.
+/// Without opening it: that alone is an event for a pipe.
 fn may_write(path: &Path) -> io::Result<()> {
     rustix::fs::accessat(CWD, path, Access::WRITE_OK, AtFlags::EACCESS)?;
     Ok(())
@@ -270,18 +269,18 @@ fn is_refusal(error: &io::Error) -> bool {
     )
 }
 
-/// A file without its name yet, with the permissions and the owner of what it replaces.
+/// A file without a name yet, with the permissions and the owner of the file that it
+/// replaces.
 fn beside(target: &Path, old: Option<&Metadata>) -> io::Result<NamedTempFile> {
     if target.file_name().is_none() {
         return Err(io::ErrorKind::IsADirectory.into());
     }
-    // That of the system, which the error that comes back hides behind a name that nobody
-    // knows.
+    // The system's error, which the returned error hides behind a temporary name.
     let mut errno = None;
     let made = tempfile::Builder::new()
         .prefix(".wrun-")
         .make_in(directory(target), |path| {
-            // With the usual permissions, less this process's umask.
+            // With the usual permissions, according to this process's umask.
             let mut options = File::options();
             let opened = options.read(true).write(true).create_new(true).open(path);
             opened.inspect_err(|error| errno = error.raw_os_error())
@@ -290,7 +289,7 @@ fn beside(target: &Path, old: Option<&Metadata>) -> io::Result<NamedTempFile> {
     if let Some(old) = old {
         let ours = new.as_file().metadata()?;
         if (ours.uid(), ours.gid()) != (old.uid(), old.gid()) {
-            // Only root may give files away; the one that may not has it as its own.
+            // Only root may give files away; otherwise it belongs to this user.
             let _ = std::os::unix::fs::fchown(new.as_file(), Some(old.uid()), Some(old.gid()));
         }
         let mode = Permissions::from_mode(old.mode() & 0o7777);
@@ -348,7 +347,7 @@ mod tests {
             let told = open(name, &[&path]).err().expect("refused");
             assert!(told.contains("would overwrite"), "{told}");
         }
-        // Two results that have the same name, which nothing has yet.
+        // Two results with the same name, which does not exist yet.
         let dotted = scratch.path().join(".").join("new");
         let told = open(&new, &[&dotted]).err().expect("refused");
         assert!(told.contains("would overwrite"), "{told}");

@@ -1,5 +1,5 @@
-//! Exit codes: the one function from what happened to what the shell sees. The
-//! table is in `docs/exit-codes.md`.
+//! Exit codes: the one function from results to codes. The table is in
+//! `docs/exit-codes.md`.
 
 use wrun::{Crash, Error, ErrorKind, Limit, Outcome};
 
@@ -11,9 +11,9 @@ pub(super) const USAGE: u8 = 2;
 pub(super) const DEADLINE: u8 = 124;
 /// wrun itself failed.
 pub(super) const RUNNER: u8 = 125;
-/// The file is no task.
+/// The file is not a task.
 pub(super) const NOT_LOADABLE: u8 = 126;
-/// There is no such file.
+/// The file does not exist.
 pub(super) const NOT_FOUND: u8 = 127;
 /// SIGHUP.
 pub(super) const HUNG_UP: u8 = 129;
@@ -25,7 +25,7 @@ pub(super) const TRAP: u8 = 134;
 pub(super) const TERMINATED: u8 = 143;
 /// SIGXCPU: no processor time is left.
 pub(super) const OUT_OF_TIME: u8 = 152;
-/// Any limit but the deadline.
+/// Any limit except the deadline.
 pub(super) const LIMIT: u8 = 137;
 
 /// The code of an outcome.

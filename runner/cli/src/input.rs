@@ -1,4 +1,4 @@
-//! Where a task's input comes from.
+//! The input of a task.
 
 use super::args::RunArgs;
 use super::lazy::Lazy;
@@ -17,8 +17,8 @@ const KEPT: u64 = Limits::INPUT_DEFAULT;
 pub(super) fn input(args: &RunArgs, is_command: bool) -> Result<Input, Failure> {
     let replayed = args.mode == Mode::Process && args.process.retries > 0;
     match args.input.as_deref() {
-        // A command reads what its user types; what `run` takes is read to the
-        // end first, and nobody wants to be waited for without a word.
+        // A command reads what its user types; the input of `run` is read to the end first, and
+        // a user would not know that it waits.
         None if io::stdin().is_terminal() && !is_command => Ok(Input::empty()),
         Some(path) if path != Path::new("-") => {
             let fail = |error: io::Error| {
@@ -48,13 +48,13 @@ pub(super) fn input(args: &RunArgs, is_command: bool) -> Result<Input, Failure> 
     }
 }
 
-/// Opening it waits until somebody writes to it.
+/// Opening it waits for a writer.
 fn named_pipe(path: PathBuf) -> Lazy {
     Lazy::opened_by(Box::new(move || Ok(Box::new(File::open(path)?))))
 }
 
-/// What can be given again to another attempt: a file that is not too long, read
-/// now. Anything else is a stream.
+/// Input that can be repeated for another attempt: a file that is not too long, read now.
+/// Anything else is a stream.
 fn keep(mut file: File) -> io::Result<Input> {
     let metadata = file.metadata()?;
     if !metadata.is_file() || metadata.len() > KEPT {

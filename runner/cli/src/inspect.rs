@@ -67,7 +67,7 @@ pub(super) fn inspect(args: &InspectArgs) -> Result<u8, Failure> {
     Ok(code)
 }
 
-/// The option that grants it.
+/// The option for it.
 fn option(grant: &Grant) -> &'static str {
     match grant {
         Grant::Dir => "--dir",

@@ -1,4 +1,4 @@
-//! A blocking reader as an asynchronous one, read when somebody asks.
+//! A blocking reader as an asynchronous one, read on demand.
 
 use bytes::Bytes;
 use std::io::{self, Read};
@@ -11,15 +11,15 @@ use tokio::sync::mpsc;
 const QUEUE: usize = 4;
 const CHUNK: usize = 64 << 10;
 
-/// A blocking reader that is read on a thread of its own, and only once somebody
-/// asks. A thread that is blocked does not keep the program from ending.
+/// A blocking reader that is read on a separate thread, and only on demand. A blocked
+/// thread does not keep the program from ending.
 pub(super) struct Lazy {
     open: Option<Open>,
     chunks: Option<mpsc::Receiver<io::Result<Bytes>>>,
     rest: Bytes,
 }
 
-/// Opens what is read.
+/// Opens the reader.
 type Open = Box<dyn FnOnce() -> io::Result<Box<dyn Read + Send>> + Send>;
 
 impl Lazy {
@@ -27,7 +27,7 @@ impl Lazy {
         Lazy::opened_by(Box::new(move || Ok(reader)))
     }
 
-    /// For what may be waited for when it is opened: a named pipe.
+    /// For a reader whose opening may block: a named pipe.
     pub(super) fn opened_by(open: Open) -> Self {
         Lazy {
             open: Some(open),

@@ -1,5 +1,5 @@
-//! Loading task files, for as long as that may take: until a signal comes or the time is
-//! up, with a line on the terminal where compiling takes long.
+//! Loading task files within the allowed time: until a signal arrives or the time is up,
+//! with a line on the terminal if compiling takes long.
 
 use super::args::CompilingArgs;
 use super::progress;
@@ -10,17 +10,17 @@ use std::path::Path;
 use std::time::Duration;
 use wrun::{Artifact, Compiled, Error, ErrorKind, Limit, Runner};
 
-/// Loading may take as long as the task, and at least this.
+/// Loading may take as long as the task, and at least this long.
 const LOADING: Duration = Duration::from_secs(10);
 
 /// How task files are loaded.
 pub(super) struct Loading<'a> {
     pub(super) runner: &'a Runner,
-    /// Artifacts are loaded, too.
+    /// Whether artifacts are loaded, too.
     pub(super) trusted: bool,
-    /// That a task is compiled is shown.
+    /// Whether compiling is shown.
     pub(super) shown: bool,
-    /// How long the task may take.
+    /// The time limit of the task.
     pub(super) timeout: Option<Duration>,
     pub(super) compiling: CompilingArgs,
 }
@@ -89,7 +89,7 @@ impl Loading<'_> {
     }
 }
 
-/// A missing file with a plain word as its name may have been meant as a command.
+/// A missing file with a plain name may have been meant as a command.
 fn failure(error: Error, path: &Path) -> Failure {
     let is_word = path
         .as_os_str()
@@ -106,15 +106,15 @@ fn failure(error: Error, path: &Path) -> Failure {
     failure
 }
 
-/// How long loading may take, given the `timeout` of the task and of compiling it.
+/// How long loading may take, given the time limits of the task and of compiling it.
 fn allowed(timeout: Option<Duration>, compiling: Option<Duration>) -> Option<Duration> {
     let timeout = timeout?.max(LOADING);
-    // That it takes too long to compile is said by the runner, which is to be first.
+    // If compiling takes too long, the runner reports it, and must be first.
     let compiling = compiling.map_or(Duration::ZERO, |time| time.saturating_add(LOADING));
     Some(timeout.max(compiling))
 }
 
-/// That each run compiles, where that takes long enough to be noticed.
+/// A note that each run compiles, if that takes long enough to be noticed.
 pub(super) fn compiles_each_time(artifacts: &[Artifact]) -> Option<String> {
     let (mut took, mut because) = (Duration::ZERO, None);
     for Compiled { time, not_kept, .. } in artifacts.iter().filter_map(Artifact::compiled) {

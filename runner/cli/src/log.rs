@@ -1,12 +1,12 @@
-//! The log: what the library tells by `tracing`, on stderr.
+//! The log: the library's `tracing` events, on stderr.
 //!
-//! A thread of its own writes it, so that a stderr that takes nothing holds up no task and
-//! no signal. Invariant: a line of the log is written whole, and not within a line of the
-//! task's, unless that is not ended for [`PATIENCE`]; then it begins a line. The line in
-//! which progress is drawn is gone meanwhile.
+//! A separate thread writes it, so that a stderr that accepts nothing delays no task and no
+//! signal. Invariant: a line of the log is written as a whole, and not within a line of the
+//! task's, unless that does not end for [`PATIENCE`]; then it begins a new line. The
+//! progress line is erased meanwhile.
 
-use super::args::one_of;
 use super::terminal::is_in_line;
+use super::values::one_of;
 use super::{Failure, exit, signals, stdio};
 use clap::Args;
 use std::env::VarError;
@@ -22,17 +22,17 @@ use tracing_subscriber::fmt::{self, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt;
 
 const VARIABLE: &str = "WRUN_LOG";
-/// What a level alone is for: the targets of this program.
+/// The targets to which a level alone applies: those of this program.
 const OWN: &str = "wrun";
-/// How long a line of the task's may keep the log waiting.
+/// How long an unfinished line of the task may delay the log.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Lines that wait for stderr; more are counted and lost.
+/// Maximum of lines that wait for stderr; more are counted and lost.
 const MAX_LINES: usize = 4096;
-/// Bytes that wait for the end of the task's line.
+/// Maximum of bytes that wait for the end of the task's line.
 const MAX_HELD: usize = 64 << 10;
-/// How often somebody who waits for the log looks whether a signal came.
+/// How often a wait for the log checks for a signal.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// How long the rest of the log may take once a signal came.
+/// How long the rest of the log may take after a signal.
 const LAST_LINES: Duration = Duration::from_millis(500);
 
 /// The options of the log.
@@ -110,7 +110,7 @@ fn level(name: &str) -> Result<LevelFilter, String> {
 }
 
 impl LogArgs {
-    /// Logs from now on, if that is wanted.
+    /// Starts logging, if configured.
     pub(super) fn start(&self) -> Result<(), Failure> {
         let Filter(targets) = match &self.log {
             Some(filter) => filter.clone(),
@@ -151,10 +151,10 @@ fn variable() -> Result<Option<Filter>, Failure> {
     }
 }
 
-/// There is a log.
+/// Whether there is a log.
 static ON: AtomicBool = AtomicBool::new(false);
 static LINES: OnceLock<Sender<Entry>> = OnceLock::new();
-/// Lines that were sent and not yet written.
+/// Lines that were sent and not written yet.
 static WAITING: AtomicUsize = AtomicUsize::new(0);
 static LOST: AtomicUsize = AtomicUsize::new(0);
 static STDERR: Mutex<Stderr> = Mutex::new(Stderr {
@@ -166,11 +166,11 @@ static STDERR: Mutex<Stderr> = Mutex::new(Stderr {
 
 enum Entry {
     Line(Vec<u8>),
-    /// What is dropped once all lines before it are written.
+    /// Dropped once all lines before it are written.
     End(Sender<()>),
 }
 
-/// Takes lines to the thread that writes them.
+/// Sends lines to the thread that writes them.
 struct Lines;
 
 impl<'a> MakeWriter<'a> for Lines {
@@ -201,7 +201,7 @@ impl Write for Lines {
     }
 }
 
-/// The line without characters that command a terminal, in whatever a name holds.
+/// The line without terminal control characters, which names may contain.
 fn one_line(bytes: &[u8]) -> Vec<u8> {
     let text = String::from_utf8_lossy(bytes);
     let mut line: String = text
@@ -239,7 +239,7 @@ fn write_lines(lines: &Receiver<Entry>) {
     }
 }
 
-/// Waits until what was logged is written; once a signal came only for a moment.
+/// Waits until the log is written; after a signal only for a moment.
 pub(super) fn flush() {
     let Some(lines) = LINES.get() else {
         return;
@@ -257,13 +257,13 @@ pub(super) fn flush() {
     }
 }
 
-/// What is on stderr besides the log.
+/// The state of stderr besides the log.
 struct Stderr {
-    /// The line about progress that is shown.
+    /// The progress line that is shown.
     drawn: String,
     /// The task has begun a line and not ended it.
     in_line: bool,
-    /// What is to be logged when it has, and since when.
+    /// The log lines for after that, and since when they wait.
     held: Vec<u8>,
     since: Option<Instant>,
 }
@@ -281,7 +281,7 @@ impl Stderr {
         }
     }
 
-    /// Writes what is held; in a line of its own, wherever the task is.
+    /// Writes the held lines; on a new line, whatever the task has written.
     fn release(&mut self) {
         self.since = None;
         if self.held.is_empty() {
@@ -295,15 +295,15 @@ impl Stderr {
         }
         bytes.append(&mut self.held);
         bytes.extend_from_slice(self.drawn.as_bytes());
-        // Nothing is left to be done about a stderr that takes no more.
+        // If stderr accepts no more, nothing can be done.
         let _ = stdio::stderr().write_all(&bytes);
     }
 }
 
-/// What erases the line about progress.
+/// Erases the progress line.
 const CLEAR: &str = "\r\x1b[J";
 
-/// Draws the line about progress, which what is logged must not tear.
+/// Draws the progress line, so that log lines do not tear it.
 pub(super) fn draw<T>(drawn: &str, write: impl FnOnce() -> T) -> T {
     if !ON.load(Ordering::Relaxed) {
         return write();
@@ -317,8 +317,8 @@ pub(super) fn draw<T>(drawn: &str, write: impl FnOnce() -> T) -> T {
     write()
 }
 
-/// Writes something of the task's to stderr, or to what is the same as stderr; may write
-/// only some of it.
+/// Writes output of the task to stderr, or to something that is the same as stderr; may
+/// write only a part.
 pub(super) fn around(
     bytes: &[u8],
     write: impl FnOnce(&[u8]) -> io::Result<usize>,
@@ -331,7 +331,7 @@ pub(super) fn around(
     if !stderr.held.is_empty()
         && let Some(end) = bytes.iter().rposition(|byte| *byte == b'\n')
     {
-        // What waits for the end of a line comes before the next one begins.
+        // Lines that wait for the end of a line come before the next one begins.
         now = &bytes[..=end];
     }
     let written = write(now)?;

@@ -1,7 +1,7 @@
 //! The command `wrun`: parses, calls the libraries, prints. One file per subcommand.
 //!
-//! Sees the public API of `wrun`, `wrun-compare` and `wrun-serve`, and of `wrun-sys` what a program does
-//! to itself: its allocator, its standard streams, its signals.
+//! Uses the public API of `wrun`, `wrun-compare` and `wrun-serve`, and those parts of `wrun-sys`
+//! that concern the program itself: its allocator, its standard streams, its signals.
 
 #![forbid(unsafe_code)]
 
@@ -28,6 +28,7 @@ mod stdio;
 mod table;
 mod terminal;
 mod text;
+mod values;
 
 use args::{Cli, Command};
 use clap::{CommandFactory, Parser};
@@ -58,7 +59,7 @@ fn main() -> ExitCode {
         }
     };
     if cli.command.as_ref().is_none_or(Command::has_workers) {
-        // Without it Ctrl-Z stops this process alone: no reason not to run.
+        // If this fails, Ctrl-Z stops this process alone, which is not a reason not to run.
         let _ = wrun::job_control_around(screen::hide, screen::show_again);
     }
     if let Err(failure) = start_log(&cli) {
@@ -97,14 +98,14 @@ fn ended(result: Result<u8, Failure>) -> ExitCode {
     match result {
         Ok(code) => ExitCode::from(code),
         Err(Failure { code, message }) => {
-            // A file's name may hold anything, and must not look like our words.
+            // A file's name may contain anything, and must not look like our own text.
             text::complain(&message.replace(char::is_control, "\u{fffd}"));
             ExitCode::from(code)
         }
     }
 }
 
-/// Why a command could not do its work: a line for people and an exit code.
+/// Why a command failed: a line for people and an exit code.
 #[derive(Debug)]
 struct Failure {
     code: u8,
@@ -126,7 +127,7 @@ impl From<wrun::Error> for Failure {
     }
 }
 
-/// What waits for loading, tasks and signals.
+/// The event loop for loading, tasks and signals.
 fn event_loop() -> Result<tokio::runtime::Runtime, Failure> {
     tokio::runtime::Builder::new_current_thread()
         .enable_io()
@@ -143,8 +144,7 @@ fn no_event_loop(error: io::Error) -> Failure {
     )
 }
 
-/// Writes a result to stdout; a reader that is gone ends the program as it ends
-/// other tools.
+/// Writes a result to stdout; without a reader the program ends as other tools do.
 fn print(bytes: &[u8]) -> Result<u8, Failure> {
     if wrun_sys::was_stdout_closed() {
         return Err(stdout_failed(&rustix::io::Errno::BADF.into()));
@@ -155,8 +155,8 @@ fn print(bytes: &[u8]) -> Result<u8, Failure> {
     }
 }
 
-/// What becomes of a program whose stdout takes no more. Does not return when
-/// the reader is gone: the program dies of SIGPIPE, silently.
+/// The failure of a program whose stdout accepts no more. Does not return if there is no
+/// reader: the program dies of SIGPIPE, silently.
 fn stdout_failed(error: &io::Error) -> Failure {
     if error.kind() == io::ErrorKind::BrokenPipe {
         let _ = signal_hook::low_level::emulate_default_handler(signal_hook::consts::SIGPIPE);

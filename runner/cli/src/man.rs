@@ -1,4 +1,4 @@
-//! The manual pages: what clap knows of the options, and what it does not.
+//! The manual pages: from clap's definitions, with additions.
 
 use super::args::{COMPARE_EXAMPLES, Cli, EXAMPLES, SERVE_EXAMPLES};
 use super::{Failure, exit, print};
@@ -153,7 +153,7 @@ const FILES: [(&str, &str); 2] = [
     ),
 ];
 
-/// Programs and pages that are not of wrun.
+/// Programs and pages that are not part of wrun.
 const RELATED: [(&str, u8); 4] = [
     ("timeout", 1),
     ("landlock", 7),
@@ -265,14 +265,14 @@ impl Page {
             .source(version)
             .manual("User Commands");
         let mut page = Page(String::new());
-        // Once for all sections: how an apostrophe is written.
+        // Once for all sections: the definition of an apostrophe.
         page.0.push_str(".ie \\n(.g .ds Aq \\(aq\n.el .ds Aq '\n");
         page.section(|to| man.render_title(to))?;
         page.section(|to| man.render_name_section(to))?;
         Ok(page)
     }
 
-    /// What clap makes, without its definitions, which are there.
+    /// A section by clap, without its definitions, which are there already.
     fn section(&mut self, render: impl FnOnce(&mut Vec<u8>) -> io::Result<()>) -> io::Result<()> {
         let mut made = Vec::new();
         render(&mut made)?;
@@ -344,7 +344,7 @@ impl Page {
         }
     }
 
-    /// What concerns all commands.
+    /// The parts that concern all commands.
     fn common(&mut self) {
         self.heading("ENVIRONMENT");
         self.items(&ENVIRONMENT);
@@ -376,7 +376,7 @@ impl Page {
     }
 }
 
-/// Text that means nothing to roff.
+/// Text with roff's special characters escaped.
 fn escaped(text: &str) -> String {
     let text = text
         .replace('\\', "\\e")

@@ -1,4 +1,4 @@
-//! Where a task's output goes, and the threads that copy it there as it is
+//! The destinations of a task's output, and the threads that copy it there as it is
 //! produced.
 
 use super::destination::{Destination, cannot_write};
@@ -14,18 +14,18 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use wrun::{Killer, OutputStream};
 
-/// Where the output of the task goes.
+/// The destination of the task's output.
 pub(super) struct Output {
     file: Option<Destination>,
     /// How long a named pipe may be without a reader.
     patience: Option<Duration>,
 }
 
-/// What became of copying a stream.
+/// The result of copying a stream.
 pub(super) type Copied = oneshot::Receiver<io::Result<()>>;
 
 impl Output {
-    /// Checks that the file, if it is one, can be written, and leaves what is in it: the
+    /// Checks that the file, if there is one, can be written, and leaves its content: the
     /// task is not loaded yet. `others` are files that it must not be.
     pub(super) fn open(
         path: Option<&Path>,
@@ -42,7 +42,7 @@ impl Output {
         Ok(Output { file, patience })
     }
 
-    /// Whether it goes to stdout, by whatever name.
+    /// Whether it goes to stdout, by any name.
     pub(super) fn is_stdout(&self) -> bool {
         self.file.as_ref().is_none_or(Destination::is_stdout)
     }
@@ -52,7 +52,7 @@ impl Output {
         self.file.is_none() && stdio::are_one()
     }
 
-    /// What to say when the destination took no more.
+    /// The failure if the destination accepts no more.
     pub(super) fn failed(path: Option<&Path>, error: &io::Error) -> Failure {
         match path {
             Some(path) => cannot_write(path, error),
@@ -60,14 +60,14 @@ impl Output {
         }
     }
 
-    /// Copies the task's stdout. A destination that takes no more ends the task.
+    /// Copies the task's stdout. If the destination accepts no more, the task is ended.
     pub(super) fn copy_stdout(
         &self,
         stream: Option<OutputStream>,
         killer: Killer,
         line: Line,
         terminal: Terminal,
-        words: Option<Words>,
+        tail: Option<OutputTail>,
     ) -> Result<Copied, Failure> {
         let opener = match &self.file {
             None => None,
@@ -83,9 +83,9 @@ impl Output {
                     .open(patience)
                     .and_then(|file| write_all(stream, &mut Patient(file))),
                 None => {
-                    // Where its last words are heard here, stdout is stderr's.
-                    let is_logs = words.is_some();
-                    let mut stdout = Heard(Beside(stdio::stdout(), is_logs), words);
+                    // A tail is given only if stdout and stderr go to the same place.
+                    let is_logs = tail.is_some();
+                    let mut stdout = Tee(Beside(stdio::stdout(), is_logs), tail);
                     match io::stdout().is_terminal() {
                         true => show_all(stream, &mut stdout, &line, terminal),
                         false => write_all(stream, &mut stdout),
@@ -99,7 +99,7 @@ impl Output {
         })
     }
 
-    /// Puts what was copied where it was to go. Without it, a file is as it was.
+    /// Moves the copied output to its destination. Otherwise a file is unchanged.
     pub(super) fn keep(self) -> Result<(), Failure> {
         match self.file {
             Some(file) => file.keep(),
@@ -107,23 +107,23 @@ impl Output {
         }
     }
 
-    /// The file that is as it was, unless it is kept.
+    /// The file that is unchanged unless the output is kept.
     pub(super) fn untouched(&self) -> Option<&Path> {
         let file = self.file.as_ref()?;
         file.is_beside().then(|| file.path())
     }
 }
 
-/// Copies the task's stderr. When it takes no more, the rest is thrown away: what
-/// a task says beside its output is no reason to end it.
+/// Copies the task's stderr. If stderr accepts no more, the rest is discarded: that is not
+/// a reason to end the task.
 pub(super) fn copy_stderr(
     stream: Option<OutputStream>,
     line: Line,
     terminal: Terminal,
-    words: Words,
+    tail: OutputTail,
 ) -> Result<Copied, Failure> {
     copy(stream, move |stream| {
-        let mut stderr = Heard(Beside(stdio::stderr(), true), Some(words));
+        let mut stderr = Tee(Beside(stdio::stderr(), true), Some(tail));
         let written = match io::stderr().is_terminal() {
             true => show_all(stream, &mut stderr, &line, terminal),
             false => write_all(stream, &mut stderr),
@@ -135,24 +135,24 @@ pub(super) fn copy_stderr(
     })
 }
 
-/// The end of what a task said, 4 KiB at most; clones share it.
+/// The end of the output of a task, at most 4 KiB; clones share it.
 #[derive(Clone, Default)]
-pub(super) struct Words(Arc<Mutex<VecDeque<u8>>>);
+pub(super) struct OutputTail(Arc<Mutex<VecDeque<u8>>>);
 
-impl Words {
+impl OutputTail {
     const MOST: usize = 4096;
 
-    pub(super) fn last(&self) -> String {
-        let mut words = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        String::from_utf8_lossy(words.make_contiguous()).into_owned()
+    pub(super) fn text(&self) -> String {
+        let mut tail = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(tail.make_contiguous()).into_owned()
     }
 
     fn add(&self, bytes: &[u8]) {
-        let bytes = &bytes[bytes.len().saturating_sub(Words::MOST)..];
-        let mut words = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let over = (words.len() + bytes.len()).saturating_sub(Words::MOST);
-        words.drain(..over);
-        words.extend(bytes);
+        let bytes = &bytes[bytes.len().saturating_sub(OutputTail::MOST)..];
+        let mut tail = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let over = (tail.len() + bytes.len()).saturating_sub(OutputTail::MOST);
+        tail.drain(..over);
+        tail.extend(bytes);
     }
 }
 
@@ -172,15 +172,15 @@ impl<W: Write> Write for Beside<W> {
     }
 }
 
-/// A writer that keeps the end of what is written, where that is wanted.
-struct Heard<W>(W, Option<Words>);
+/// A writer that also keeps the end of what is written, if a tail is given.
+struct Tee<W>(W, Option<OutputTail>);
 
-impl<W: Write> Write for Heard<W> {
+impl<W: Write> Write for Tee<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = self.0.write(bytes);
-        if let Some(words) = &self.1 {
-            // What is left comes again.
-            words.add(&bytes[..*written.as_ref().unwrap_or(&bytes.len())]);
+        if let Some(tail) = &self.1 {
+            // The rest is written again by the caller.
+            tail.add(&bytes[..*written.as_ref().unwrap_or(&bytes.len())]);
         }
         written
     }
@@ -240,19 +240,19 @@ fn show_all(
 
 #[cfg(test)]
 mod tests {
-    use super::{Heard, Words};
+    use super::{OutputTail, Tee};
     use std::io::Write;
 
     #[test]
     fn the_end_of_what_is_written_is_kept() {
-        let words = Words::default();
-        let mut writer = Heard(Vec::new(), Some(words.clone()));
-        for length in [1, Words::MOST, 10 * Words::MOST] {
+        let tail = OutputTail::default();
+        let mut writer = Tee(Vec::new(), Some(tail.clone()));
+        for length in [1, OutputTail::MOST, 10 * OutputTail::MOST] {
             writer.write_all(&vec![b'a'; length]).expect("written");
             writer.write_all(b"the end").expect("written");
-            let last = words.last();
-            assert!(last.len() <= Words::MOST && last.ends_with("athe end"));
+            let last = tail.text();
+            assert!(last.len() <= OutputTail::MOST && last.ends_with("athe end"));
         }
-        assert_eq!(writer.0.len(), 11 * Words::MOST + 1 + 3 * 7);
+        assert_eq!(writer.0.len(), 11 * OutputTail::MOST + 1 + 3 * 7);
     }
 }

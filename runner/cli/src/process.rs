@@ -1,7 +1,6 @@
-//! The options of process mode: what they are, which of them contradict each
-//! other, and what they set.
+//! The options of process mode: their definitions, conflicts, and settings.
 
-use super::args::{one_of, whole};
+use super::values::{one_of, whole};
 use super::{Failure, exit};
 use clap::Args;
 use std::ops::RangeInclusive;
@@ -10,7 +9,7 @@ use wrun::{Builder, Jail, Mode, ProcessOptions, Start, Task};
 
 const HEADING: &str = "Process mode";
 
-/// Options that say what holds worker processes.
+/// Options for the walls around worker processes.
 #[derive(Args, Debug)]
 pub(crate) struct WallArgs {
     /// The kernel's walls around the task: `strict` (fail if a required wall is missing),
@@ -41,7 +40,7 @@ pub(crate) struct WallArgs {
 }
 
 impl WallArgs {
-    /// What they set.
+    /// The settings that they make.
     pub(super) fn options(&self) -> Result<ProcessOptions, Failure> {
         let options = ProcessOptions::default().jail(self.jail.unwrap_or_default());
         let usage = |message: &str| Err(Failure::new(exit::USAGE, message));
@@ -142,7 +141,7 @@ pub(crate) struct PoolArgs {
         value_name = "TIME",
         help_heading = HEADING,
         default_value = "60s",
-        value_parser = super::args::duration
+        value_parser = super::values::duration
     )]
     pub(crate) idle_timeout: Duration,
 }
@@ -158,8 +157,8 @@ impl PoolArgs {
     }
 }
 
-/// Options that say how worker processes are made and held. In thread mode those
-/// that only concern speed have no effect.
+/// Options for how worker processes are started and confined. In thread mode those that
+/// only concern speed have no effect.
 #[derive(Args, Debug)]
 pub(crate) struct ProcessArgs {
     #[command(flatten)]
@@ -223,13 +222,13 @@ pub(crate) struct ProcessArgs {
         value_name = "TIME",
         help_heading = HEADING,
         default_value = "60s",
-        value_parser = super::args::duration
+        value_parser = super::values::duration
     )]
     pub(crate) idle_timeout: Duration,
 }
 
 impl ProcessArgs {
-    /// Sets up a runner, unless the options contradict each other.
+    /// Configures a runner, unless the options contradict each other.
     pub(super) fn apply(&self, mode: Mode, builder: Builder) -> Result<Builder, Failure> {
         self.walls.check(mode)?;
         let options = self

@@ -1,10 +1,9 @@
-//! How far the task is, or that it is still being compiled, in the last line of the
+//! The task's progress, or that it is still being compiled, in the last line of the
 //! terminal.
 //!
-//! Invariant: what the task writes to the terminal is not touched: the line is gone
-//! while something is written, and stays away while the cursor is not at the
-//! beginning of a line. A terminal that takes nothing holds up the threads that write
-//! to it, and nobody else.
+//! Invariant: the task's output on the terminal is not altered: the line is erased while
+//! output is written, and stays away while the cursor is not at the beginning of a line. A
+//! terminal that accepts nothing delays only the threads that write to it.
 
 use super::terminal::is_in_line;
 use super::{screen, text};
@@ -16,23 +15,24 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use wrun::{Progress, ProgressWatch, Runner};
 
-/// How long taking the line away may take.
+/// How long erasing the line may take.
 const LAST_LINE: Duration = Duration::from_millis(200);
-/// How long a task must have been compiled to be told of; and how often it is.
+/// How long a task must have been compiling before it is shown; and the interval of
+/// updates.
 const SECOND: Duration = Duration::from_secs(1);
 
 #[derive(Clone)]
 pub(super) struct Line {
-    state: Arc<Mutex<State>>,
+    content: Arc<Mutex<LineContent>>,
     wanted: bool,
 }
 
-struct State {
-    /// None before the task said anything. The first, because only that can be taken
-    /// away for a while.
+struct LineContent {
+    /// `None` until the task reports progress. It has its `MultiProgress`, because only
+    /// that can be erased for a while.
     bar: Option<(MultiProgress, ProgressBar)>,
     name: String,
-    /// The cursor is behind something that the task wrote.
+    /// The cursor is behind output of the task.
     in_line: bool,
 }
 
@@ -40,7 +40,7 @@ impl Line {
     /// For a task of this name; nothing is shown unless stderr is a terminal.
     pub(super) fn new(name: &str, wanted: bool) -> Self {
         Line {
-            state: Arc::new(Mutex::new(State {
+            content: Arc::new(Mutex::new(LineContent {
                 bar: None,
                 name: text::name(name),
                 in_line: false,
@@ -49,13 +49,13 @@ impl Line {
         }
     }
 
-    /// Shows what the task says, as long as this is polled; then takes the line away,
-    /// and drops `gone`.
+    /// Shows the task's progress while this is polled; then erases the line, and drops
+    /// `gone`.
     pub(super) async fn follow(&self, mut watch: ProgressWatch, gone: Sender<()>) {
         if !self.wanted {
             return;
         }
-        // What is missed while the terminal takes nothing is old by then.
+        // Progress that is missed while the terminal accepts nothing is outdated by then.
         let (latest, to_show) = sync_channel(1);
         let mut showing = Some((to_show, gone));
         while let Some(progress) = watch.changed().await {
@@ -83,22 +83,22 @@ impl Line {
 
     /// Writes something to the terminal.
     pub(super) fn around<T>(&self, shown: &[u8], write: impl FnOnce() -> T) -> T {
-        let mut state = self.lock();
-        if let Some((lines, _)) = &state.bar {
+        let mut content = self.lock();
+        if let Some((lines, _)) = &content.bar {
             let _ = lines.clear();
         }
         if let Some(in_line) = is_in_line(shown) {
-            state.in_line = in_line;
+            content.in_line = in_line;
         }
         write()
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, LineContent> {
+        self.content.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Tells when a line is gone.
+/// A signal that a line is gone.
 pub(super) fn gone() -> (Sender<()>, Gone) {
     let (sender, receiver) = channel();
     (sender, Gone(receiver))
@@ -107,19 +107,19 @@ pub(super) fn gone() -> (Sender<()>, Gone) {
 pub(super) struct Gone(Receiver<()>);
 
 impl Gone {
-    /// Waits until it is, or the terminal does not take it.
+    /// Waits until it is, or the terminal does not accept it.
     pub(super) fn wait(self) {
         let _ = self.0.recv_timeout(LAST_LINE);
     }
 }
 
-impl State {
+impl LineContent {
     fn show(&mut self, Progress { done, total, .. }: Progress) {
         if self.in_line {
             return;
         }
         let (_, bar) = self.bar.get_or_insert_with(|| {
-            // At most so often a second.
+            // At most this many times per second.
             let lines = MultiProgress::with_draw_target(screen::draw_target(10));
             // Not set once it is shown: that would draw it before it has its style.
             let bar = ProgressBar::no_length().with_prefix(self.name.clone());
@@ -143,8 +143,8 @@ impl State {
     }
 }
 
-/// Shows for how long a task is being compiled, as long as this is polled; then takes the
-/// line away, and drops `gone`. Nothing unless stderr is a terminal.
+/// Shows for how long a task has been compiling, while this is polled; then erases the
+/// line, and drops `gone`. No effect unless stderr is a terminal.
 pub(super) async fn compiling(
     name: &str,
     wanted: bool,

@@ -1,12 +1,12 @@
-//! Where results go that an option names a file for: checked before anything is
-//! loaded, so that one that cannot be written costs no run; written once, or not at all.
+//! The destinations of results for which an option names a file: checked before anything is
+//! loaded, so that an unwritable file costs no run; written once, or not at all.
 
 use super::Failure;
 use super::destination::Destination;
 use std::path::Path;
 use std::time::Duration;
 
-/// Where a result goes, if anywhere.
+/// The destination of a result, if any.
 pub(super) enum ResultTo {
     Nowhere,
     Stdout,
@@ -14,8 +14,8 @@ pub(super) enum ResultTo {
 }
 
 impl ResultTo {
-    /// Checks that what `option` names can be written, and leaves what is there.
-    /// `others` are files that this one must not be: the task, its input, its output.
+    /// Checks that the file named by `option` can be written, and leaves its content.
+    /// `others` are files that it must not be: the task, its input, its output.
     pub(super) fn open(
         option: &str,
         path: Option<&Path>,
@@ -33,7 +33,7 @@ impl ResultTo {
         }
     }
 
-    /// Whether it goes to stdout, by whatever name.
+    /// Whether it goes to stdout, by any name.
     pub(super) fn is_stdout(&self) -> bool {
         match self {
             ResultTo::Nowhere => false,
@@ -42,7 +42,7 @@ impl ResultTo {
         }
     }
 
-    /// Writes it. Waits for the reader of a named pipe, for `patience` at most.
+    /// Writes it. Waits for the reader of a named pipe, at most for `patience`.
     pub(super) fn write(self, bytes: &[u8], patience: Option<Duration>) -> Result<(), Failure> {
         match self {
             ResultTo::Nowhere => Ok(()),
@@ -58,7 +58,7 @@ impl ResultTo {
         patience: Option<Duration>,
     ) -> Result<(), Failure> {
         match self {
-            // Not even made into text.
+            // Not even converted to text.
             ResultTo::Nowhere => Ok(()),
             to => to.write(format!("{text}\n").as_bytes(), patience),
         }

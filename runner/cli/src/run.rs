@@ -3,10 +3,10 @@
 use super::args::{RunArgs, TaskFile};
 use super::input::input;
 use super::loading::{Loading, NotLoaded, compiles_each_time};
-use super::output::{Copied, Output, Words, copy_stderr};
+use super::output::{Copied, Output, OutputTail, copy_stderr};
 use super::progress::{Line, gone};
 use super::result_to::ResultTo;
-use super::signals::{Signals, Stop, Wish};
+use super::signals::{Signals, Stop, StopAction};
 use super::terminal::{Terminal, terminals, variables};
 use super::{Failure, exit, text};
 use std::ffi::OsString;
@@ -15,8 +15,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use wrun::{Cache, Limits, Outcome, Report, Runner, Stdio, Task, TaskGrant, TaskHandle};
 
-/// How long output that is on its way may take after a signal.
-const LAST_WORDS: Duration = Duration::from_millis(500);
+/// How long output may take to be written after a signal.
+const LAST_OUTPUT: Duration = Duration::from_millis(500);
 
 pub(super) fn run(args: RunArgs) -> Result<u8, Failure> {
     let builder = Runner::builder()
@@ -59,8 +59,7 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
     let path = Path::new(path);
     let task_args = strings(task_args)?;
     let (input_path, output_path) = (args.input.as_deref(), args.output());
-    // Before anything is loaded: a file that cannot be written is no reason to
-    // compile for seconds.
+    // Before anything is loaded: an unwritable file must not cost seconds of compiling.
     let children = args.grants.task.iter().map(|task| Some(&*task.file));
     let mut others = vec![Some(path), input_path];
     others.extend(children);
@@ -100,7 +99,7 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
     for TaskFile { name, file } in &args.grants.task {
         match loading.load(file, &mut signals).await {
             Ok(artifact) => {
-                // Its parent kills it, and no signal.
+                // Its parent kills it, not a signal.
                 granted.push(TaskGrant::new(name, &artifact).grace(Task::GRACE));
                 loaded.push(artifact);
             }
@@ -125,7 +124,7 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
         .limits(args.limits(is_command))
         .input(input(args, is_command)?)
         .retries(args.process.retries)
-        // Signals say whether it has time.
+        // Signals decide about its grace period.
         .grace(Duration::ZERO)
         .stdout(Stdio::Stream)
         .stderr(match output.is_stderrs() {
@@ -152,12 +151,12 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
         task = task.env(key, value);
     }
     let mut handle = runner.submit(task).await?;
-    // Where a task does everything, nobody knows where a line of ours would be.
+    // If a task may use all control sequences, the position of our line is unknown.
     let has_line = shown && terminal == Terminal::Safe;
     let line = Line::new(artifact.name(), has_line);
-    let words = Words::default();
-    // Where both go to one place, both come as stdout.
-    let printed = output.is_stderrs().then(|| words.clone());
+    let tail = OutputTail::default();
+    // If both go to the same place, both come as stdout.
+    let printed = output.is_stderrs().then(|| tail.clone());
     let copied = output.copy_stdout(
         handle.take_stdout(),
         handle.killer(),
@@ -165,8 +164,8 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
         terminal,
         printed,
     )?;
-    let copied_stderr = copy_stderr(handle.take_stderr(), line.clone(), terminal, words.clone())?;
-    // A task that cannot hear has no use for time.
+    let copied_stderr = copy_stderr(handle.take_stderr(), line.clone(), terminal, tail.clone())?;
+    // A task that cannot observe cancellation needs no grace period.
     let grace = match runner.observes_cancellation(&artifact) {
         true => args.grace,
         false => Duration::ZERO,
@@ -184,7 +183,7 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
     };
     gone.wait();
     let report = ended.result?;
-    // Ends workers before anything is said.
+    // Ends workers before anything is printed.
     drop(runner);
     report_to.write_text(report.to_json(), args.timeout)?;
     if let Delivery::Broken(error) = ended.delivery {
@@ -195,7 +194,7 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
         true => output.keep().map(|()| None)?,
         false => output.untouched().map(|path| path.display().to_string()),
     };
-    let words = (!args.quiet).then(|| words.last());
+    let tail = (!args.quiet).then(|| tail.text());
     if !args.stats
         && !args.quiet
         && let Some(note) = text::as_root(&report)
@@ -206,7 +205,7 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
         text::say(&text::stats(&report));
     } else if stop.code() == Some(exit::OUT_OF_TIME) && report.outcome == Outcome::Cancelled {
         text::complain("the task was ended: wrun has used up its processor time (ulimit -t)");
-    } else if let Some(why) = text::explain(&report, words.as_deref()) {
+    } else if let Some(why) = text::explain(&report, tail.as_deref()) {
         text::complain(&why);
     }
     if let Some(path) = untouched {
@@ -237,16 +236,16 @@ struct Ended {
     delivery: Delivery,
 }
 
-/// What became of the output.
+/// The result of the output.
 enum Delivery {
     Whole,
     Broken(io::Error),
-    /// A signal came, and the reader takes no more.
+    /// A signal arrived, and the reader accepts no more.
     Abandoned,
 }
 
-/// Waits for the outcome and until the output is written. When the end is wished,
-/// the task is killed, and a reader that stalls is waited for no longer.
+/// Waits for the outcome and until the output is written. On a signal that kills, the task
+/// is killed, and a stalled reader is not waited for any more.
 async fn wait(mut handle: TaskHandle, stdout: Copied, stderr: Copied, stop: &mut Stop) -> Ended {
     let killer = handle.killer();
     let canceller = handle.canceller();
@@ -255,9 +254,9 @@ async fn wait(mut handle: TaskHandle, stdout: Copied, stderr: Copied, stop: &mut
     let result = loop {
         tokio::select! {
             result = &mut outcome => break result,
-            wish = stop.next(), if !ended => match wish {
-                Wish::Ask => canceller.cancel(),
-                Wish::End => {
+            action = stop.next(), if !ended => match action {
+                StopAction::Cancel => canceller.cancel(),
+                StopAction::Kill => {
                     ended = true;
                     killer.kill();
                 }
@@ -274,10 +273,10 @@ async fn wait(mut handle: TaskHandle, stdout: Copied, stderr: Copied, stop: &mut
     while !ended {
         tokio::select! {
             delivery = &mut copying => return Ended { result, delivery },
-            wish = stop.next() => ended = matches!(wish, Wish::End),
+            action = stop.next() => ended = matches!(action, StopAction::Kill),
         }
     }
-    let delivery = tokio::time::timeout(LAST_WORDS, copying)
+    let delivery = tokio::time::timeout(LAST_OUTPUT, copying)
         .await
         .unwrap_or(Delivery::Abandoned);
     Ended { result, delivery }

@@ -1,10 +1,9 @@
 //! The line of the terminal in which progress is drawn.
 //!
-//! Invariant: between two drawings the cursor is at the beginning of the line, and the
-//! line is shorter than the terminal is wide. So a terminal that is made narrower, and
-//! breaks the line in two or cuts it off, has all of it at the cursor or behind it, where
-//! the next drawing erases it. While the process is stopped the line is not there: the
-//! terminal is the shell's.
+//! Invariant: between two drawings the cursor is at the beginning of the line, and the line
+//! is shorter than the terminal is wide. So if a terminal is made narrower, and wraps or
+//! cuts the line, all of it is at the cursor or behind it, where the next drawing erases
+//! it. While the process is stopped the line is erased: the terminal is the shell's.
 
 use super::{log, stdio};
 use indicatif::{ProgressDrawTarget, TermLike};
@@ -14,12 +13,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::{Duration, Instant};
 use unicode_width::UnicodeWidthChar;
 
-/// The width of a terminal that does not tell.
+/// The width of a terminal that does not report it.
 const WIDTH: u16 = 80;
-/// What erases the line.
+/// Erases the line.
 const ERASE: &str = "\r\x1b[J";
-/// How long a drawing that is under way may keep the process from being stopped: for ever
-/// where the terminal takes nothing.
+/// How long a drawing in progress may delay stopping the process: it would be forever if
+/// the terminal accepts nothing.
 const PATIENCE: Duration = Duration::from_millis(200);
 
 static LINE: Mutex<Line> = Mutex::new(Line {
@@ -27,9 +26,9 @@ static LINE: Mutex<Line> = Mutex::new(Line {
     is_hidden: false,
 });
 
-/// The line on the terminal, of which a process has one.
+/// The line on the terminal; a process has one.
 struct Line {
-    /// What was drawn last, whether it is there or hidden.
+    /// The last drawing, whether it is shown or hidden.
     drawn: String,
     /// Nothing is drawn now.
     is_hidden: bool,
@@ -51,8 +50,8 @@ impl Line {
     }
 }
 
-/// Takes the line away, and lets nothing be drawn, until [`show_again`]. For the thread that
-/// is about to stop the process: it does not wait for a terminal that takes nothing.
+/// Erases the line, and prevents drawing until [`show_again`]. For the thread that is about
+/// to stop the process: it does not wait for a terminal that accepts nothing.
 pub(super) fn hide() {
     let Some(mut line) = line() else {
         return;
@@ -63,9 +62,9 @@ pub(super) fn hide() {
     }
 }
 
-/// Draws the line again, as it is by now, where this job has the terminal.
+/// Draws the line again, with its current content, if this job has the terminal.
 pub(super) fn show_again() {
-    // None only where it was not hidden: then a drawing waits for the terminal.
+    // `None` only if it was not hidden: then a drawing waits for the terminal.
     let Some(mut line) = line() else {
         return;
     };
@@ -93,12 +92,12 @@ fn is_ours() -> bool {
     foreground.is_ok_and(|group| group == rustix::process::getpgrp())
 }
 
-/// Where a line about progress is drawn: stderr, at most so often a second.
+/// The target of a progress line: stderr, at most this many times per second.
 pub(super) fn draw_target(hz: u8) -> ProgressDrawTarget {
     ProgressDrawTarget::term_like_with_hz(Box::new(Screen::default()), hz)
 }
 
-/// What is drawn is written once it is whole.
+/// A drawing is written once it is complete.
 #[derive(Debug, Default)]
 struct Screen(Mutex<String>);
 
@@ -111,7 +110,7 @@ impl Screen {
     }
 }
 
-/// As much of it as a line of fewer columns than `width` has.
+/// As much of it as fits in fewer than `width` columns.
 fn cut(text: &str, width: u16) -> &str {
     let mut columns = 0;
     let end = text.char_indices().find(|(_, c)| {
@@ -124,7 +123,7 @@ fn cut(text: &str, width: u16) -> &str {
 impl TermLike for Screen {
     fn width(&self) -> u16 {
         let size = rustix::termios::tcgetwinsize(rustix::stdio::stderr());
-        // Some do not know, and say so by zero.
+        // Some do not know, and report zero.
         let width = size.ok().map(|size| size.ws_col).filter(|width| *width > 0);
         width.unwrap_or(WIDTH)
     }
@@ -152,7 +151,7 @@ impl TermLike for Screen {
     }
 
     fn write_str(&self, text: &str) -> io::Result<()> {
-        // The rest of the line is empty as it is.
+        // The rest of the line is empty anyway.
         self.draw(cut(text.trim_end_matches(' '), self.width()));
         Ok(())
     }

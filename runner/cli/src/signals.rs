@@ -1,7 +1,7 @@
 //! The signals that end `wrun`.
 //!
-//! Not tokio's: with its signals built in, every runtime has a socket pair for
-//! them, each forked worker's too.
+//! Not tokio's: with tokio's signals enabled, every runtime has a socket pair for them,
+//! including each forked worker's.
 
 use super::exit;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXCPU};
@@ -17,18 +17,17 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, ReadBuf};
 use wrun::time_suspended;
 
-/// The exit code of the one that came last; 0 before.
+/// The exit code of the last signal; 0 if there was none.
 static ARRIVED: LazyLock<Arc<AtomicUsize>> = LazyLock::new(Arc::default);
 
-/// The exit code of a signal that was caught and has come.
+/// The exit code of a caught signal that has arrived.
 pub(super) fn arrived() -> Option<u8> {
     let code = ARRIVED.load(Ordering::Relaxed);
     u8::try_from(code).ok().filter(|code| *code != 0)
 }
 
-/// SIGINT, SIGTERM, SIGHUP, and SIGXCPU where the time that a limit gives is used up; as
-/// far as this process was not started to ignore
-/// them (`nohup`, a shell's background job).
+/// SIGINT, SIGTERM, SIGHUP, and SIGXCPU for a used-up limit on processor time; except those
+/// that this process was started to ignore (`nohup`, a shell's background job).
 pub(super) struct Signals(Vec<(tokio::net::UnixStream, u8)>);
 
 impl Signals {
@@ -52,11 +51,11 @@ impl Signals {
         Ok(Signals(caught))
     }
 
-    /// Waits for one; its exit code. Cancel safe.
+    /// Waits for one; returns its exit code. Cancel safe.
     pub(super) async fn next(&mut self) -> u8 {
         std::future::poll_fn(|cx| {
             for (signal, code) in &mut self.0 {
-                // One byte for each time it came.
+                // One byte for each time it arrived.
                 let mut byte = [0];
                 let mut byte = ReadBuf::new(&mut byte);
                 if Pin::new(signal).poll_read(cx, &mut byte).is_ready() {
@@ -69,17 +68,17 @@ impl Signals {
     }
 }
 
-/// How far the wish to end has gone.
+/// The stages of stopping the task.
 pub(super) struct Stop {
     signals: Signals,
     grace: Duration,
-    /// The exit code of the signal that came first.
+    /// The exit code of the first signal.
     code: Option<u8>,
-    /// Until when the task may end by itself.
+    /// How long the task may take to end by itself.
     until: Option<Time>,
 }
 
-/// Some time from now on; while `wrun` is stopped it does not pass.
+/// A time from now on, which does not pass while `wrun` is stopped.
 #[derive(Clone, Copy)]
 pub(super) struct Time {
     began: Instant,
@@ -100,16 +99,16 @@ impl Time {
         self.left().is_zero()
     }
 
-    /// What is left of it.
+    /// The time left.
     fn left(self) -> Duration {
-        // In this order: what is not known to have been suspended yet has not passed.
+        // In this order: a suspension in between makes the rest too long, never too short.
         let passed = self.began.elapsed();
         let suspended = time_suspended().saturating_sub(self.suspended);
         self.time.saturating_sub(passed.saturating_sub(suspended))
     }
 }
 
-/// Waits until some time is over; for ever without one.
+/// Waits until a time is over; forever without one.
 pub(super) async fn over(time: Option<Time>) {
     let Some(time) = time else {
         return std::future::pending().await;
@@ -123,12 +122,12 @@ pub(super) async fn over(time: Option<Time>) {
     }
 }
 
-/// What is wished now.
-pub(super) enum Wish {
-    /// That the task stops.
-    Ask,
-    /// That it is gone.
-    End,
+/// What to do with the task now.
+pub(super) enum StopAction {
+    /// Request it to stop.
+    Cancel,
+    /// Kill it.
+    Kill,
 }
 
 impl Stop {
@@ -141,25 +140,25 @@ impl Stop {
         }
     }
 
-    /// The exit code of the signal that came first.
+    /// The exit code of the first signal.
     pub(super) fn code(&self) -> Option<u8> {
         self.code
     }
 
-    /// Waits for the next wish: the first SIGTERM asks; any other signal, or the
-    /// end of the grace, ends. Cancel safe.
-    pub(super) async fn next(&mut self) -> Wish {
+    /// Waits for the next action: the first SIGTERM cancels; any other signal, or the end
+    /// of the grace period, kills. Cancel safe.
+    pub(super) async fn next(&mut self) -> StopAction {
         let over = over(self.until);
         let code = tokio::select! {
             code = self.signals.next() => code,
-            () = over => return Wish::End,
+            () = over => return StopAction::Kill,
         };
         let first = self.code.is_none();
         self.code.get_or_insert(code);
         if first && code == exit::TERMINATED && !self.grace.is_zero() {
             self.until = Some(Time::new(self.grace));
-            return Wish::Ask;
+            return StopAction::Cancel;
         }
-        Wish::End
+        StopAction::Kill
     }
 }

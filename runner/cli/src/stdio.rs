@@ -1,9 +1,9 @@
-//! The standard streams. They are not `wrun`'s alone: another program may have made the
-//! pipe, socket or terminal behind them `O_NONBLOCK`, for all who have it. What takes or
-//! has nothing then says `EAGAIN`, and is waited for.
+//! The standard streams. Other programs may share them, and may have made the pipe, socket
+//! or terminal behind them `O_NONBLOCK` for all who share it. Reading and writing then
+//! return `EAGAIN`, and must wait.
 //!
-//! Invariant: nobody's flags are changed; nothing is lost while somebody reads; and what
-//! is written last does not keep signals from ending the program.
+//! Invariant: flags are not changed; nothing is lost while there is a reader; and the final
+//! output does not keep signals from ending the program.
 
 use super::signals;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -12,17 +12,17 @@ use std::io::{self, IsTerminal, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-/// What a pipe with room takes at once without making the writer wait: `PIPE_BUF`.
+/// What a pipe with room accepts at once without blocking the writer: `PIPE_BUF`.
 const AT_ONCE: usize = 4096;
-/// How often a stalled last word looks whether a signal came.
+/// How often a stalled final write checks for a signal.
 const LOOK_EVERY: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 100_000_000,
 };
-/// How long last words may take once a signal came.
+/// How long final output may take after a signal.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
-/// A descriptor that is read and written as if it blocked, whether it does or not.
+/// A descriptor that is read and written as if it were blocking, whether it is or not.
 #[derive(Debug)]
 pub(super) struct Patient<F>(pub(super) F);
 
@@ -59,8 +59,8 @@ impl<F: AsFd> Patient<F> {
         }
     }
 
-    /// Writes what the program says last. Waits for the reader, but once a signal
-    /// came only for a moment.
+    /// Writes the program's final output. Waits for the reader, but after a signal only for
+    /// a moment.
     pub(super) fn say(&self, mut bytes: &[u8]) -> io::Result<()> {
         let mut give_up = None;
         while !bytes.is_empty() {
@@ -85,7 +85,7 @@ impl<F: AsFd> Patient<F> {
 }
 
 impl<F: AsFd> Patient<F> {
-    /// Writes a few bytes where that does not wait.
+    /// Writes a few bytes if that does not block.
     pub(super) fn write_if_ready(&self, bytes: &[u8]) {
         if self
             .wait(PollFlags::OUT, Some(&Timespec::default()))

@@ -146,7 +146,7 @@ fn cost(out: &mut String, rows: &[CostRow]) {
         }
         let unit = row.measure.unit();
         let number = |value: f64| number(unit, value);
-        // Of a rate, the worst tenth is the lower one.
+        // For rates, the worst tenth is the lower one.
         let (p90, p99) = match unit.is_rate() {
             true => (row.value.p10, row.value.min),
             false => (row.value.p90, row.value.p99),
@@ -182,7 +182,7 @@ fn cost(out: &mut String, rows: &[CostRow]) {
     }
 }
 
-/// What is wrong with a number, and how that is marked.
+/// The doubts about a number, and their marks.
 const MARKS: [(&str, &str); 2] = [
     (
         "!",

@@ -1,15 +1,15 @@
 //! What a task's output may do to the terminal that shows it.
 //!
 //! Invariant of [`Terminal::Safe`]: every control character that reaches the terminal is
-//! a line's end, a tab or a backspace, or is part of a whole sequence of the list that
-//! [`is_harmless`] keeps; everything is UTF-8; and when the output ends, colours and
-//! cursor are what they were.
+//! the end of a line, a tab or a backspace, or is part of a complete sequence of the list
+//! that [`is_harmless`] has; everything is UTF-8; and when the output ends, colours and
+//! cursor are restored.
 
 use std::io::{self, IsTerminal};
 use std::str::FromStr;
 use wrun::Terminals;
 
-/// The longest sequence that is let through, in bytes.
+/// Maximum length of a sequence that is passed on, in bytes.
 const MAX_SEQUENCE: usize = 64;
 /// Begins a sequence.
 const ESC: u8 = 0x1b;
@@ -17,7 +17,7 @@ const ESC: u8 = 0x1b;
 /// What a task's output may do to a terminal.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Terminal {
-    /// What is on the list.
+    /// Sequences on the list.
     #[default]
     Safe,
     /// Everything.
@@ -36,8 +36,8 @@ impl FromStr for Terminal {
     }
 }
 
-/// Which of its streams are terminals to a task that reads this program's stdin or does
-/// not, and likewise writes to its stdout.
+/// Which streams are terminals for a task that reads this program's stdin or does not, and
+/// writes to its stdout or does not.
 pub(super) fn terminals(reads_stdin: bool, writes_stdout: bool) -> Terminals {
     Terminals {
         stdin: reads_stdin && io::stdin().is_terminal(),
@@ -46,8 +46,8 @@ pub(super) fn terminals(reads_stdin: bool, writes_stdout: bool) -> Terminals {
     }
 }
 
-/// The variables that tell a task the size of the terminal, which WASI has no call for;
-/// and, where it may do everything, the terminal's name.
+/// The variables that tell a task the size of the terminal, for which WASI has no call;
+/// and, if it may use all control sequences, the terminal's name.
 pub(super) fn variables(terminal: Terminal, terminals: Terminals) -> Vec<(&'static str, String)> {
     let shown_on = match terminals {
         Terminals { stdout: true, .. } => rustix::stdio::stdout(),
@@ -56,7 +56,7 @@ pub(super) fn variables(terminal: Terminal, terminals: Terminals) -> Vec<(&'stat
     };
     let mut variables = Vec::new();
     if let Ok(size) = rustix::termios::tcgetwinsize(shown_on) {
-        // Some do not know, and say so by zero.
+        // Some do not know, and report zero.
         for (name, value) in [("COLUMNS", size.ws_col), ("LINES", size.ws_row)] {
             if value > 0 {
                 variables.push((name, value.to_string()));
@@ -74,16 +74,16 @@ pub(super) fn variables(terminal: Terminal, terminals: Terminals) -> Vec<(&'stat
 /// Makes a stream's output harmless, chunk by chunk.
 #[derive(Debug, Default)]
 pub(super) struct Filter {
-    /// The beginning of a sequence or of a character, whose end has not come.
+    /// The beginning of a sequence or of a character whose end has not arrived.
     begun: Vec<u8>,
-    /// Colours are not the terminal's own.
+    /// Colours are changed.
     coloured: bool,
     /// The cursor is hidden.
     hidden: bool,
 }
 
 impl Filter {
-    /// What of it to show, now that `chunk` came.
+    /// The output to show after `chunk` arrived.
     pub(super) fn pass(&mut self, chunk: &[u8]) -> Vec<u8> {
         let mut shown = Vec::with_capacity(self.begun.len() + chunk.len());
         let joined;
@@ -125,7 +125,7 @@ impl Filter {
         shown
     }
 
-    /// What to show when the output is at its end: the terminal is as it was.
+    /// The output to show at the end of the stream, which restores the terminal.
     pub(super) fn end(&mut self) -> Vec<u8> {
         let mut shown = Vec::new();
         match std::mem::take(&mut self.begun).split_first() {
@@ -156,8 +156,8 @@ impl Filter {
     }
 }
 
-/// Whether the cursor is behind something in its line, once what a filter let through
-/// is shown; none if that changes nothing.
+/// Whether the cursor is not at the beginning of its line after filtered output is shown;
+/// `None` if the output does not change that.
 pub(super) fn is_in_line(shown: &[u8]) -> Option<bool> {
     let end = shown.iter().rposition(|byte| *byte == b'\n');
     let mut last = &shown[end.map_or(0, |end| end + 1)..];
@@ -171,7 +171,7 @@ pub(super) fn is_in_line(shown: &[u8]) -> Option<bool> {
 }
 
 enum Sequence {
-    /// Its end is not there yet.
+    /// Its end has not arrived.
     Begun,
     /// A control sequence of this length in bytes.
     Whole(usize),
@@ -179,8 +179,8 @@ enum Sequence {
     Other,
 }
 
-/// What begins with [`ESC`], as ECMA-48 5.4 writes control sequences: `ESC [`, bytes
-/// from `0x30` to `0x3f`, bytes from `0x20` to `0x2f`, one from `0x40` to `0x7e`.
+/// The sequence that begins with [`ESC`], as ECMA-48 5.4 defines control sequences: `ESC
+/// [`, bytes from `0x30` to `0x3f`, bytes from `0x20` to `0x2f`, one from `0x40` to `0x7e`.
 fn sequence(bytes: &[u8]) -> Sequence {
     match bytes {
         [ESC] => return Sequence::Begun,
@@ -199,8 +199,8 @@ fn sequence(bytes: &[u8]) -> Sequence {
     }
 }
 
-/// Whether a control sequence only changes colours, or what is in the line of the cursor
-/// or below it, where nothing but the task's own output can be.
+/// Whether a control sequence only changes colours, or the content of the cursor's line or
+/// of lines below it, where only the task's own output can be.
 fn is_harmless(sequence: &[u8]) -> bool {
     let Some((last, parameters)) = sequence[2..].split_last() else {
         return false;
@@ -211,7 +211,7 @@ fn is_harmless(sequence: &[u8]) -> bool {
             .all(|byte| byte.is_ascii_digit() || separators.contains(byte))
     };
     match last {
-        // Colours and their kind.
+        // Colours and styles.
         b'm' => numbers(b";:"),
         // Right, left, to a column; erase in the line; insert, delete, erase characters.
         b'C' | b'D' | b'G' | b'K' | b'@' | b'P' | b'X' => numbers(b""),
@@ -223,7 +223,7 @@ fn is_harmless(sequence: &[u8]) -> bool {
     }
 }
 
-/// Takes what has no [`ESC`]. Returns how many bytes at the end are the beginning of a
+/// Converts bytes without [`ESC`]. Returns how many bytes at the end are the beginning of a
 /// character.
 fn text_of(mut bytes: &[u8], shown: &mut Vec<u8>) -> usize {
     loop {
@@ -264,7 +264,7 @@ fn push(shown: &mut Vec<u8>, c: char) {
 mod tests {
     use super::*;
 
-    /// In one chunk, and byte by byte: the same.
+    /// In one chunk, and byte by byte: with the same result.
     fn shown(bytes: &[u8]) -> String {
         let mut filter = Filter::default();
         let mut at_once = filter.pass(bytes);

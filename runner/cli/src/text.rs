@@ -1,5 +1,5 @@
-//! Words for people, on stderr: complaints, statistics. What a guest said is
-//! stripped of control characters before it can reach a terminal.
+//! Text for people, on stderr: complaints, statistics. Control characters are removed from
+//! text of a guest before it can reach a terminal.
 
 use super::{log, stdio};
 use std::fmt::Write as _;
@@ -9,13 +9,13 @@ use wrun::{
 };
 use wrun_compare::{denial, hint};
 
-/// Characters of a task's own words that are printed; the report has them all.
+/// Characters of a task's own message that are printed; the report has all of it.
 const MAX_WORDS: usize = 1000;
 
-/// How the note on a crash begins that was not followed by a new attempt.
+/// The beginning of the note on a crash that was not followed by a new attempt.
 const NO_RETRY: &str = "no new attempt";
 
-/// How the note begins that a worker was root behind a jail.
+/// The beginning of the note that a worker was root behind a jail.
 const AS_ROOT: &str = "the worker ran as root (uid 0), without capabilities";
 
 /// The option that avoids it.
@@ -26,14 +26,14 @@ pub(super) fn complain(message: &str) {
     say(&format!("wrun: {}\n", clean(message)));
 }
 
-/// Writes to stderr. Nothing is left to be done about one that takes no more.
+/// Writes to stderr. If it accepts no more, nothing can be done.
 pub(super) fn say(text: &str) {
-    // What was logged before comes before.
+    // Earlier log lines come first.
     log::flush();
     let _ = stdio::stderr().say(text.as_bytes());
 }
 
-/// What an error says, and the option that may help.
+/// The message of an error, and the option that may help.
 pub(super) fn error(error: &Error) -> String {
     let help = match (error.kind(), error.limit()) {
         (ErrorKind::Jail, _) if error.layer().is_some() => {
@@ -45,7 +45,7 @@ pub(super) fn error(error: &Error) -> String {
         (ErrorKind::LoadLimit, Some(Limit::CompileMemory)) => {
             "; --compile-memory gives compiling more"
         }
-        // One task is never too many for a queue.
+        // A single task always fits into a queue.
         (ErrorKind::Overloaded, _) => "; --compile-timeout lets it wait longer",
         (ErrorKind::Precompiled, _) => {
             "; `run` accepts it with --allow-precompiled, `compile` and `compare` need the file \
@@ -60,7 +60,7 @@ pub(super) fn error(error: &Error) -> String {
     format!("{error}{help}")
 }
 
-/// The text without characters that command a terminal.
+/// The text without terminal control characters.
 pub(super) fn clean(text: &str) -> String {
     text.chars()
         .map(|c| {
@@ -73,7 +73,7 @@ pub(super) fn clean(text: &str) -> String {
         .collect()
 }
 
-/// A guest's name on a line of ours.
+/// A guest's name on a line of our own.
 pub(super) fn name(name: &str) -> String {
     name.chars()
         .take(MAX_WORDS)
@@ -81,17 +81,17 @@ pub(super) fn name(name: &str) -> String {
         .collect()
 }
 
-/// That the worker was root, and how to avoid it; none where it was not, or where there
-/// was no jail, which its caller asked for.
+/// A note that the worker was root, and how to avoid it; `None` if it was not, or if there
+/// was no jail, which the user chose.
 pub(super) fn as_root(report: &Report) -> Option<String> {
     let mut notes = report.notes.iter();
     let note = notes.find(|it| it.starts_with(AS_ROOT))?;
     Some(format!("{note}{CHOOSES_USER}"))
 }
 
-/// Why a task has no result, in a line or a few; none when it completed, or a
-/// command's exit code says it and nothing was refused that may be the reason. `words` are
-/// the last of its stderr; none where hints are not wanted.
+/// Why a task has no result, in one line or a few; `None` if it completed, or if a
+/// command's exit code says it and nothing was refused that may be the reason. `words` is
+/// the end of its stderr; `None` if hints are not wanted.
 pub(super) fn explain(report: &Report, words: Option<&str>) -> Option<String> {
     let hint = words.and_then(|words| hint(report, words, "--stats"));
     let mut text = match &report.outcome {
@@ -123,16 +123,16 @@ pub(super) fn explain(report: &Report, words: Option<&str>) -> Option<String> {
     Some(text)
 }
 
-/// Whether a worker used as much processor time as the system lets a process have.
+/// Whether a worker has used as much processor time as the system allows a process.
 fn used_its_time(report: &Report) -> bool {
     let used = report.stats.usage.map(|it| it.user_cpu + it.system_cpu);
-    // The kernel looks at each tick of its clock, which can be some milliseconds.
+    // The kernel checks at each tick of its clock, which can be some milliseconds.
     let limit = rustix::process::getrlimit(rustix::process::Resource::Cpu).maximum;
     let limit = limit.map(|seconds| Duration::from_secs(seconds).mul_f64(0.95));
     used.zip(limit).is_some_and(|(used, limit)| used >= limit)
 }
 
-/// Which limit it was, its value, and how to change it.
+/// The limit, its value, and how to change it.
 fn exceeded(limit: Limit, value: Option<u64>) -> String {
     let mut text = format!("the task exceeded its {limit} limit");
     if let Some(value) = value {
@@ -221,8 +221,8 @@ pub(super) fn stats(report: &Report) -> String {
         row("note", format!("{note}{help}"));
     }
     for refused in &report.denied {
-        // Many runtimes look for directories at start, whether they need any or
-        // not; it says something only when the task did not succeed.
+        // Many runtimes look for directories at start, whether they need any or not; it matters
+        // only if the task did not succeed.
         if refused.access == Access::Directories && report.outcome.is_completed() {
             continue;
         }
@@ -231,7 +231,7 @@ pub(super) fn stats(report: &Report) -> String {
     clean(&text)
 }
 
-/// What a worker used, on one line.
+/// The resources that a worker used, on one line.
 fn usage(usage: &Usage) -> String {
     let faults = usage.minor_faults.saturating_add(usage.major_faults);
     format!(
@@ -242,7 +242,7 @@ fn usage(usage: &Usage) -> String {
     )
 }
 
-/// How many walls stand, and what is the matter with the others.
+/// How many walls are in place, and what is wrong with the others.
 fn jail(walls: &JailReport) -> String {
     let all = walls.layers.len();
     if all == 0 {
@@ -304,7 +304,7 @@ mod tests {
             said(&exited(&[dirs]), words),
             format!("the task exited with 3; {none}")
         );
-        // What it says is not about files, or it was not refused any, or all went well.
+        // Its message is not about files, or no file was refused, or everything went well.
         assert_eq!(explain(&exited(&[dirs]), Some("usage: t FILE")), None);
         assert_eq!(explain(&exited(&[]), words), None);
         assert_eq!(explain(&ended(Outcome::Exited(0), &[tcp]), words), None);

@@ -1,5 +1,5 @@
-//! The runners that are compared, one for each policy, with the task loaded in each;
-//! and the time that is left.
+//! The runners to compare, one for each policy, with the task loaded in each; and the
+//! remaining time.
 
 use super::comparison::Comparison;
 use super::results::Policy;
@@ -15,13 +15,13 @@ use wrun::{
     measure::{Spec, deadline::Deadline},
 };
 
-/// Workers that wait, where they are made ahead: as many can be used up at once.
+/// Idle workers, if workers are started ahead: this many can be used up at once.
 pub(super) const SPARES: usize = 6;
 
-/// What is compared, and the runners that were made for it so far.
+/// The task to compare, and the runners that were made for it so far.
 pub(super) struct Bench<'a> {
     pub(super) comparison: &'a Comparison,
-    /// Compiled code; gone with this.
+    /// Compiled code; removed when this is dropped.
     cache: Scratch,
     runners: HashMap<Policy, Arc<Ready>>,
     pub(super) program: Arc<FloorProgram>,
@@ -50,12 +50,12 @@ impl<'a> Bench<'a> {
         })
     }
 
-    /// Where compiled code is kept.
+    /// The directory of compiled code.
     pub(super) fn cache(&self) -> PathBuf {
         self.cache.path().join("code")
     }
 
-    /// The runner of a policy; made when it is first asked for, and kept.
+    /// The runner of a policy; made at the first request, and kept.
     pub(super) fn ready(&mut self, policy: Policy) -> Result<Arc<Ready>, Error> {
         if let Some(ready) = self.runners.get(&policy) {
             return Ok(ready.clone());
@@ -90,7 +90,7 @@ impl<'a> Bench<'a> {
             .build()
     }
 
-    /// Ends the runners: nothing of them is to be in what is measured next.
+    /// Ends the runners, so that they do not affect the next measurement.
     pub(super) fn end_runners(&mut self) {
         self.runners.clear();
     }
@@ -138,13 +138,13 @@ impl Ready {
         task
     }
 
-    /// What of it travels to where it runs.
+    /// The part of it that travels to where it runs.
     pub(super) fn spec(&self, comparison: &Comparison) -> Spec {
         wrun::measure::spec(self.task(comparison))
     }
 
-    /// Runs it and wants it to complete: it has before. The time is from submission to
-    /// report.
+    /// Runs it and requires it to complete, as it has before. The time is from submission
+    /// to report.
     pub(super) fn run(&self, comparison: &Comparison) -> Result<Duration, Error> {
         let task = self.task(comparison);
         let began = Instant::now();
@@ -155,7 +155,7 @@ impl Ready {
         Ok(time)
     }
 
-    /// What tests have a mode take longer.
+    /// Delays a mode, for tests.
     pub(super) fn slow(&self, comparison: &Comparison) {
         if let Some((mode, by)) = comparison.hooks.slowed
             && mode == self.runner.mode()
@@ -165,7 +165,7 @@ impl Ready {
     }
 }
 
-/// The task has completed before; now it must, too.
+/// The task has completed before; it must do so now, too.
 pub(super) fn completed(report: &Report) -> Result<(), Error> {
     match &report.outcome {
         Outcome::Completed(_) => Ok(()),
@@ -176,10 +176,10 @@ pub(super) fn completed(report: &Report) -> Result<(), Error> {
     }
 }
 
-/// How much time there is, divided among measures as they come.
+/// The remaining time, divided among measures as they come.
 pub(super) struct Left {
     end: Option<Deadline>,
-    /// What the measures that are still to come may have, by their weights.
+    /// Sum of the weights of the measures that are still to come.
     weights: u32,
 }
 
@@ -191,12 +191,12 @@ impl Left {
         }
     }
 
-    /// Expects a measure of this much weight.
+    /// Announces a measure with this weight.
     pub(super) fn expect(&mut self, weight: u32) {
         self.weights += weight;
     }
 
-    /// The share of a measure that was expected, of all that is left.
+    /// The share of an announced measure in the remaining time.
     pub(super) fn take(&mut self, weight: u32) -> Duration {
         let left = self.end.map_or(Duration::ZERO, Deadline::left);
         let share = left * weight / self.weights.max(weight).max(1);

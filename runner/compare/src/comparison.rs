@@ -1,4 +1,4 @@
-//! What to compare and how long: the settings as an embedder makes them.
+//! What to compare and for how long: the settings for embedders.
 
 use super::results::{Fault, Measure};
 use bytes::Bytes;
@@ -10,7 +10,7 @@ use wrun::{Builder, DirGrant, Limits, Mode, ProcessOptions, TcpGrant};
 /// A task to compare both modes with. Plain settings; [`Comparison::run`] measures.
 ///
 /// CPU time, page faults, context switches, descriptors and the memory of threads are
-/// counted for the whole process: what it does beside, and its other children, are in
+/// counted for the whole process: other work of it, and its other children, are included in
 /// these rows.
 ///
 /// ```no_run
@@ -44,32 +44,32 @@ pub struct Comparison {
     pub(super) hooks: Hooks,
 }
 
-/// For wrun's own tests: what is measured wrongly on purpose.
+/// For wrun's own tests: deliberate errors of measurement.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Hooks {
-    /// A mode that each task takes this much longer in.
+    /// A mode in which each task takes this much longer.
     pub(super) slowed: Option<(Mode, Duration)>,
-    /// Floors are said to be this many times what they are.
+    /// The factor by which floors are reported too high.
     pub(super) floors: Option<f64>,
 }
 
-/// What a comparison is at.
+/// The progress of a comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Step<'a> {
-    /// What is being measured, for people.
+    /// The current measurement, for people.
     pub what: &'a str,
-    /// How much of all there is to measure is done, in parts of a thousand.
+    /// The completed part of all measurements, in thousandths.
     pub done: u32,
 }
 
-/// Told of each step, and asked whether to go on.
+/// Called at each step; returns whether to continue.
 pub(super) type Watch<'a> = &'a mut dyn FnMut(Step<'_>) -> ControlFlow<()>;
 
 impl Comparison {
     /// The default of [`Comparison::rounds`].
     pub const ROUNDS: u32 = 40;
-    /// Most that [`Comparison::rounds`] can be.
+    /// Maximum of [`Comparison::rounds`].
     pub const MAX_ROUNDS: u32 = 10_000;
     /// The default of [`Comparison::budget`]: 30 seconds.
     pub const BUDGET: Duration = Duration::from_secs(30);
@@ -106,7 +106,7 @@ impl Comparison {
         self
     }
 
-    /// What each run of the task gets as its input. Default: nothing.
+    /// The input of each run of the task. Default: empty.
     pub fn input(mut self, input: impl Into<Bytes>) -> Self {
         self.input = input.into();
         self
@@ -118,7 +118,7 @@ impl Comparison {
         self
     }
 
-    /// Grants a directory. Each run finds in it what the runs before have left.
+    /// Grants a directory. Each run finds in it what earlier runs have left.
     pub fn dir(mut self, grant: DirGrant) -> Self {
         self.dirs.push(grant);
         self
@@ -136,23 +136,22 @@ impl Comparison {
         self
     }
 
-    /// Replaces the limits of each run. A time limit there must be: a task that has
-    /// none gets [`Comparison::TIMEOUT`].
+    /// Replaces the limits of each run. A time limit is required: a task without one gets
+    /// [`Comparison::TIMEOUT`].
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
         self.limits.timeout.get_or_insert(Comparison::TIMEOUT);
         self
     }
 
-    /// How often each row is measured, in turns with the others; fewer where the
-    /// budget does not suffice. Default: [`Comparison::ROUNDS`]; 1 to
-    /// [`Comparison::MAX_ROUNDS`].
+    /// How often each row is measured, in turns with the others; less often if the budget
+    /// does not suffice. Default: [`Comparison::ROUNDS`]; 1 to [`Comparison::MAX_ROUNDS`].
     pub fn rounds(mut self, rounds: u32) -> Self {
         self.rounds = rounds.clamp(1, Comparison::MAX_ROUNDS);
         self
     }
 
-    /// How long measuring costs may take, about; faults take some seconds more.
+    /// How long measuring costs may take, approximately; faults take some seconds more.
     /// Rows that do not fit are left out, and the results say so. Default:
     /// [`Comparison::BUDGET`].
     pub fn budget(mut self, budget: Duration) -> Self {
@@ -160,22 +159,22 @@ impl Comparison {
         self
     }
 
-    /// Which rows of cost are measured. Default: all.
+    /// The rows of cost to measure. Default: all.
     pub fn measures(mut self, measures: impl IntoIterator<Item = Measure>) -> Self {
         self.measures = measures.into_iter().collect();
         self
     }
 
-    /// Which faults are injected. Default: all.
+    /// The faults to inject. Default: all.
     pub fn faults(mut self, faults: impl IntoIterator<Item = Fault>) -> Self {
         self.faults = faults.into_iter().collect();
         self
     }
 
-    /// Settings of process mode, as [`Builder::process`], of which those on the start,
-    /// spares, reuse and idle workers are the comparison's own. The
-    /// [worker](ProcessOptions::worker) is also the program which floors are measured with,
-    /// and which faults end that would end this one.
+    /// Settings of process mode, as [`Builder::process`]; the comparison itself sets those
+    /// for starting, spares, reuse and idle workers. The [worker](ProcessOptions::worker)
+    /// is also the program for measuring floors, and for faults that would end this
+    /// program.
     pub fn process(mut self, options: ProcessOptions) -> Self {
         self.builder = self.builder.process(options);
         self
@@ -193,8 +192,8 @@ impl Comparison {
         self
     }
 
-    /// The command that the results name for measuring again, up to the task.
-    /// Default: `wrun compare`, which knows nothing of these settings.
+    /// The command that the results name for measuring again, up to the task. Default:
+    /// `wrun compare`, without these settings.
     pub fn command<S: Into<String>>(mut self, words: impl IntoIterator<Item = S>) -> Self {
         self.command = words.into_iter().map(Into::into).collect();
         self
@@ -208,7 +207,7 @@ impl Comparison {
         self
     }
 
-    /// For wrun's own tests: floors are said to be this many times what they are.
+    /// For wrun's own tests: floors are reported too high by this factor.
     #[cfg(feature = "test-hooks")]
     #[doc(hidden)]
     pub fn wrong_floors(mut self, factor: f64) -> Self {
@@ -235,7 +234,7 @@ impl Comparison {
     }
 }
 
-/// A word as a shell takes it for one.
+/// A word quoted for a shell.
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:=,+@%".contains(c);
     if !word.is_empty() && word.chars().all(plain) {

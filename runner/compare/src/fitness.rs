@@ -1,4 +1,4 @@
-//! Whether a task can be compared: it completes in both modes, and does the same.
+//! Whether a task can be compared: it must complete in both modes, with the same output.
 
 use super::bench::{Bench, Ready};
 use super::comparison::{Step, Watch};
@@ -7,21 +7,21 @@ use super::results::{Policy, Results, Subject, Verdict};
 use std::time::{Duration, Instant};
 use wrun::{Access, Error, ErrorKind, Limit, Mode, Outcome, Report, measure::process::AS_ROOT};
 
-/// Tasks that take longer are looked at once in each mode.
+/// Longer tasks are run once in each mode.
 const AGAIN: Duration = Duration::from_secs(1);
 
 /// Bytes at the end of its stderr in which a task may say why it failed.
 const LAST_WORDS: usize = 4096;
 
-/// What was learned of a task that can be compared.
+/// The findings about a task that can be compared.
 pub(super) struct Fit {
-    /// How long it took in thread mode, about.
+    /// Its approximate time in thread mode.
     pub(super) run: Duration,
-    /// It put out the same each time.
+    /// Its output is the same each time.
     pub(super) deterministic: bool,
 }
 
-/// Runs it in both modes; none where it cannot be compared, and the verdict says why.
+/// Runs it in both modes; `None` if it cannot be compared, and the verdict says why.
 pub(super) fn look(
     bench: &mut Bench<'_>,
     results: &mut Results,
@@ -49,7 +49,7 @@ pub(super) fn look(
             Ok(ready) => ready,
             Err(error) => match refused(&error) {
                 Some(why) => {
-                    // Both modes load alike, but only one of them has a jail.
+                    // Both modes load in the same way, but only one of them has a jail.
                     results.verdict = Verdict::Unfit {
                         mode: (error.kind() == ErrorKind::Jail).then_some(mode),
                         why,
@@ -127,7 +127,7 @@ fn subject(bench: &Bench<'_>, ready: &Ready) -> Subject {
     }
 }
 
-/// What is wrong with the task, when an error is about it.
+/// What is wrong with the task, if an error is about it.
 fn refused(error: &Error) -> Option<String> {
     matches!(error.kind(), ErrorKind::LoadLimit | ErrorKind::Jail).then(|| error.to_string())
 }
@@ -150,7 +150,7 @@ fn same(one: &Report, other: &Report) -> bool {
     one.outcome.kind() == other.outcome.kind() && output(one) == output(other)
 }
 
-/// Why two runs, one in each mode, are not to be compared; none when they are.
+/// Why two runs, one in each mode, cannot be compared; `None` if they can.
 fn verdict(thread: &Report, process: &Report, deterministic: bool) -> Option<Verdict> {
     match (&thread.outcome, &process.outcome) {
         (Outcome::Completed(_), Outcome::Completed(_)) => {

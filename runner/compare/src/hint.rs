@@ -1,12 +1,12 @@
-//! What a task was refused, in words, with the options of the command that grant it: the
+//! Explains what a task was refused, with the options of the command that grant it: the
 //! same after `wrun run` and `wrun compare`.
 
 use std::fmt::Write as _;
 use wrun::{Access, Denial, Outcome, Report};
 
-/// What of a bad end's reasons the host knows: something was refused, or there was no
-/// directory for a task that complains about files. `words` are the last of its stderr,
-/// `all` is how to see all that was refused.
+/// The reasons for a failure that the host knows: something was refused, or there was no
+/// directory for a task that complains about files. `words` is the end of its stderr, `all`
+/// is how to see all refusals.
 pub fn hint(report: &Report, words: &str, all: &str) -> Option<String> {
     if matches!(report.outcome, Outcome::Exited(0)) {
         return None;
@@ -27,7 +27,8 @@ pub fn hint(report: &Report, words: &str, all: &str) -> Option<String> {
         return Some(hint);
     }
     // Many programs look for directories at start and need none. Of those that do, C
-    // libraries refuse to open files without asking the host: only their words are left.
+    // libraries refuse to open files without calling the host: only their messages are
+    // left.
     let complains = match &report.outcome {
         Outcome::Exited(_) | Outcome::Trapped(_) => is_about_files(words),
         Outcome::Failed(message) => is_about_files(words) || is_about_files(message),
@@ -37,8 +38,8 @@ pub fn hint(report: &Report, words: &str, all: &str) -> Option<String> {
         .then(|| "no directory is granted (--dir), which may be why".to_owned())
 }
 
-/// What programs say when they cannot open a file: the errors that libraries without a
-/// directory have, by text and by name, and how such messages begin.
+/// Messages of programs that cannot open a file: the errors that libraries without a
+/// directory return, by text and by name, and how such messages begin.
 const ABOUT_FILES: [&str; 22] = [
     "no such file",
     "capabilities insufficient",
@@ -104,7 +105,7 @@ pub fn denial(denial: &Denial) -> String {
     text
 }
 
-/// Whether a path below a granted directory is outside of it, whatever is there.
+/// Whether a path below a granted directory is outside of it, whatever exists there.
 fn leads_out(path: &str) -> bool {
     let mut depth = 0;
     path.starts_with('/')

@@ -1,9 +1,9 @@
 //! Both modes side by side: what isolation costs a task, and what it buys.
 //!
-//! [`Comparison`] says what to compare, [`Comparison::run`] measures, [`Results`] is
-//! what it found: rows of cost, each beside the least that the same can cost on this
-//! machine, measured in turns with it; and rows of isolation, of faults that were
-//! really injected while other tasks ran. [`Results::to_html`] makes a page of them.
+//! [`Comparison`] has the settings, [`Comparison::run`] measures, [`Results`] are the
+//! findings: rows of cost, each beside the minimum that the same can cost on this machine,
+//! measured in turns with it; and rows of isolation, for faults that were injected while
+//! other tasks ran. [`Results::to_html`] makes a page of them.
 
 #![forbid(unsafe_code)]
 
@@ -28,15 +28,15 @@ pub use comparison::{Comparison, Step};
 pub use hint::{denial, hint};
 pub use isolation::inject;
 #[doc(hidden)]
-pub use isolation::{Place, inject_at};
+pub use isolation::{FaultTarget, inject_at};
 pub use results::{
     CostRow, Environment, Fault, FaultRow, Finding, Floor, Measure, Policy, Results, Seen, Subject,
     Transport, Unit, Verdict,
 };
 pub use summary::Summary;
 
-/// What [`wrun::worker_hook`] does, in a program that compares, too: the programs that
-/// [`Comparison::run`] and [`inject`] start are this one. Call it first thing in `main`.
+/// The work of [`wrun::worker_hook`], in a program that also compares: [`Comparison::run`]
+/// and [`inject`] start this program again. Call it first in `main`.
 pub fn worker_hook() {
     wrun::measure::process::hook(&[floor::ROLE, isolation::ROLE]);
 }

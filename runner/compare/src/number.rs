@@ -1,11 +1,11 @@
-//! Numbers as people read them: three digits and a unit.
+//! Numbers for people: three digits and a unit.
 
 use crate::Unit;
 
 /// Between a number and its unit: they stay on one line.
 pub(super) const GAP: char = '\u{a0}';
 
-/// A quantity, such as `1.27 ms` or `5.2 GiB/s`; a dash for what is no number.
+/// A quantity, such as `1.27 ms` or `5.2 GiB/s`; a dash if it is not a number.
 pub(super) fn quantity(value: f64, unit: Unit) -> String {
     if !value.is_finite() {
         return "–".to_owned();
@@ -19,19 +19,19 @@ pub(super) fn quantity(value: f64, unit: Unit) -> String {
     }
 }
 
-/// A size that is exact, such as `64 KiB`.
+/// An exact size, such as `64 KiB`.
 pub(super) fn size(bytes: u64) -> String {
     #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
     let value = bytes as f64;
     trimmed(quantity(value, Unit::Bytes))
 }
 
-/// A quantity on an axis: without zeros that say nothing.
+/// A quantity on an axis: without trailing zeros.
 pub(super) fn tick(value: f64, unit: Unit) -> String {
     trimmed(quantity(value, unit))
 }
 
-/// How many times, such as `1.39×`.
+/// A ratio, such as `1.39×`.
 pub(super) fn times(ratio: f64) -> String {
     if ratio.is_finite() {
         format!("{}×", digits(ratio))
@@ -40,7 +40,7 @@ pub(super) fn times(ratio: f64) -> String {
     }
 }
 
-/// How many times, in a sentence: `1.4 times`, `26 times`.
+/// A ratio in a sentence: `1.4 times`, `26 times`.
 pub(super) fn times_in_words(ratio: f64) -> String {
     if ratio < 9.95 {
         trimmed(format!("{ratio:.1} times"))
@@ -85,7 +85,7 @@ fn bytes(bytes: f64) -> String {
     )
 }
 
-/// In the largest unit of which there is at least one, after rounding.
+/// In the largest unit that makes it at least 1 after rounding.
 fn scaled(value: f64, units: &[(f64, &str)]) -> String {
     let mut shown = format!(
         "{}{GAP}{}",
@@ -100,7 +100,7 @@ fn scaled(value: f64, units: &[(f64, &str)]) -> String {
     shown
 }
 
-/// Three digits that count, with the thousands set apart.
+/// Three significant digits, with separators between thousands.
 fn digits(value: f64) -> String {
     match value.abs() {
         0.0 => "0".to_owned(),

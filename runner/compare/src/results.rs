@@ -1,5 +1,5 @@
-//! What a comparison found, as data: the table, the JSON and the page are made of
-//! this and of nothing else.
+//! The findings of a comparison, as data: the table, the JSON and the page are made from
+//! this alone.
 
 use crate::Summary;
 use serde::{Deserialize, Serialize};
@@ -15,18 +15,18 @@ pub struct Results {
     pub subject: Subject,
     /// Where and when.
     pub environment: Environment,
-    /// What the command was, to type again.
+    /// The command, to type again.
     pub command: String,
     /// Whether the task could be compared at all.
     pub verdict: Verdict,
-    /// What each mode costs, in the order of the table.
+    /// The cost of each mode, in the order of the table.
     pub cost: Vec<CostRow>,
-    /// What each mode holds, in the order of the table.
+    /// What each mode contains, in the order of the table.
     pub isolation: Vec<FaultRow>,
-    /// What a reader should know: that the machine was noisy, that it was
-    /// interrupted, what was left out and why.
+    /// Notes for the reader: that the machine was noisy, that it was interrupted, what was
+    /// left out and why.
     pub notes: Vec<String>,
-    /// Whether all that was asked for was measured.
+    /// Whether everything requested was measured.
     pub complete: bool,
 }
 
@@ -41,7 +41,7 @@ impl Results {
 pub struct Subject {
     /// Its name: the file's, without folders.
     pub name: String,
-    /// What it is, for people: [`Shape::describe`](wrun::Shape::describe).
+    /// Its shape, for people: [`Shape::describe`](wrun::Shape::describe).
     pub shape: String,
     /// Size of the task file, in bytes.
     pub bytes: u64,
@@ -53,7 +53,7 @@ pub struct Subject {
     pub input_bytes: u64,
     /// Size of what it returned or wrote to stdout, in bytes.
     pub output_bytes: u64,
-    /// Peak of its linear memory in thread mode, in bytes; `None` where it did not run.
+    /// Peak of its linear memory in thread mode, in bytes; `None` if it did not run.
     #[serde(default)]
     pub peak_memory_bytes: Option<u64>,
 }
@@ -62,11 +62,11 @@ pub struct Subject {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Environment {
-    /// When it began, in UTC, as in RFC 3339.
+    /// When it began, in UTC, in the format of RFC 3339.
     pub date: String,
     /// Version of wrun.
     pub wrun: String,
-    /// The commit that it was built from, where that is known.
+    /// The commit that it was built from, if known.
     pub commit: Option<String>,
     /// Version of wasmtime.
     pub wasmtime: String,
@@ -80,13 +80,13 @@ pub struct Environment {
     pub processors: u32,
     /// Memory of the machine, in bytes.
     pub memory_bytes: u64,
-    /// How many wanted to run when it began: the load average of a minute.
+    /// Runnable threads when it began: the load average of a minute.
     pub load: f64,
     /// Whether it ran as root.
     pub root: bool,
-    /// How strictly the walls around workers were insisted on.
+    /// Whether the walls around workers were required.
     pub jail_mode: Jail,
-    /// Which walls there were; `None` where no worker came to say it.
+    /// The state of the walls; `None` if no worker reported it.
     pub jail: Option<JailReport>,
 }
 
@@ -97,21 +97,21 @@ pub struct Environment {
 pub enum Verdict {
     /// It completes in both modes, with the same output.
     Comparable,
-    /// It cannot be loaded, fails, traps, is over a limit, or is refused something.
-    /// It was not benchmarked.
+    /// It cannot be loaded, fails, traps, exceeds a limit, or is refused something. It was
+    /// not benchmarked.
     Unfit {
-        /// Where that was seen; `None` where it is so in both.
+        /// Where that was observed; `None` if it is so in both.
         mode: Option<Mode>,
-        /// What is the matter, for people.
+        /// The reason, for people.
         why: String,
         /// What may help, for people: the options to grant what it was refused.
         help: Option<String>,
     },
-    /// Its outcome or output is another in each mode. It was not benchmarked.
+    /// Its outcome or output differs between the modes. It was not benchmarked.
     Differs {
-        /// What it did in thread mode.
+        /// Its result in thread mode.
         thread: String,
-        /// What it did in process mode.
+        /// Its result in process mode.
         process: String,
     },
 }
@@ -174,13 +174,13 @@ pub enum Measure {
     Load,
     /// From no runner to the first report, with the code in the cache; nanoseconds.
     Cold,
-    /// From submission to report when all is warm; nanoseconds.
+    /// From submission to report when everything is warm; nanoseconds.
     Warm,
-    /// Tasks a second, this many at the same time ([`CostRow::at`]).
+    /// Tasks per second, with this many at the same time ([`CostRow::at`]).
     Throughput,
     /// A message to a task and back, by its size ([`CostRow::at`]); nanoseconds.
     RoundTrip,
-    /// Bytes a second to a task, in messages of one size ([`CostRow::at`]).
+    /// Bytes per second to a task, in messages of one size ([`CostRow::at`]).
     Bandwidth,
     /// Resident memory of a task that waits, a small one of wrun's own, all shared pages
     /// counted; bytes.
@@ -189,7 +189,7 @@ pub enum Measure {
     Proportional,
     /// Memory that nobody but the waiting task has; bytes.
     Private,
-    /// CPU time of a task, the runner's included; nanoseconds.
+    /// CPU time of a task, including the runner's; nanoseconds.
     Cpu,
     /// Page faults for a task.
     Faults,
@@ -238,7 +238,7 @@ impl Measure {
         }
     }
 
-    /// What its numbers are.
+    /// The unit of its numbers.
     pub fn unit(self) -> Unit {
         match self {
             Measure::Compile
@@ -255,16 +255,16 @@ impl Measure {
     }
 }
 
-/// What a number is.
+/// The unit of a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Unit {
     /// Nanoseconds; less is better.
     Nanoseconds,
-    /// Tasks a second; more is better.
+    /// Tasks per second; more is better.
     PerSecond,
-    /// Bytes a second; more is better.
+    /// Bytes per second; more is better.
     BytesPerSecond,
     /// Bytes; less is better.
     Bytes,
@@ -273,8 +273,8 @@ pub enum Unit {
 }
 
 impl Unit {
-    /// A number of it for people: three digits and a unit, such as `1.27 ms` or
-    /// `5.2 GiB/s`, with a space that does not break.
+    /// A quantity in this unit for people: three digits and a unit, such as `1.27 ms` or
+    /// `5.2 GiB/s`, with a non-breaking space.
     pub fn show(self, value: f64) -> String {
         super::number::quantity(value, self)
     }
@@ -302,39 +302,39 @@ pub enum Transport {
 pub struct CostRow {
     /// What is measured.
     pub measure: Measure,
-    /// In which mode.
+    /// The mode.
     pub mode: Mode,
-    /// With which policy; `None` where it makes no difference.
+    /// The policy; `None` if it makes no difference.
     pub policy: Option<Policy>,
     /// Tasks at the same time, or bytes of a message; `None` for other measures.
     pub at: Option<u64>,
     /// How bytes travel; `None` for other measures.
     pub transport: Option<Transport>,
-    /// What was measured, in units of [`Measure::unit`].
+    /// The measured values, in units of [`Measure::unit`].
     pub value: Summary,
-    /// The least that it can cost on this machine, where there is such a thing.
+    /// The minimum that it can cost on this machine, if there is one.
     pub floor: Option<Floor>,
-    /// What is wrong with the number, for people: that it beats its floor, that its
-    /// rounds lie far apart. Empty for a number to rely on.
+    /// Problems of the number, for people: that it is below its floor, that its rounds are
+    /// far apart. Empty for a reliable number.
     pub doubts: Vec<String>,
     /// The command that measures this row again.
     pub command: String,
 }
 
-/// The least that something can cost, measured in turns with it.
+/// The minimum that something can cost, measured in turns with it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Floor {
-    /// What it is, for people: `bare fork, exit and wait`.
+    /// Its description, for people: `bare fork, exit and wait`.
     pub name: String,
-    /// What it took, in the units of its row.
+    /// The measured values, in the units of its row.
     pub value: Summary,
-    /// How many times its floor a row costs, round by round: time over time, or rate
-    /// over rate the other way around, so that 1 is the floor and more is worse.
+    /// How many times its floor a row costs, round by round: the ratio of times, or the
+    /// inverse ratio of rates, so that 1 is the floor and more is worse.
     pub ratio: Summary,
 }
 
-/// What is done to a mode while other tasks run.
+/// A fault that is injected into a mode while other tasks run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -345,7 +345,7 @@ pub enum Fault {
     StackOverflow,
     /// The guest computes without end.
     EndlessLoop,
-    /// The guest takes all the memory that it can have.
+    /// The guest allocates all the memory that it can get.
     MemoryBomb,
     /// The guest writes without end.
     OutputFlood,
@@ -373,65 +373,65 @@ pub enum Fault {
     Signal,
     /// Code that escaped the sandbox reads the runner's memory.
     HostMemory,
-    /// Code that escaped the sandbox makes memory that is both written and run.
+    /// Code that escaped the sandbox makes memory that is both writable and executable.
     ExecutableMemory,
     /// Code that escaped the sandbox reads the runner's environment.
     HostEnvironment,
 }
 
-/// What became of a fault in one mode.
+/// The result of a fault in one mode.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct FaultRow {
-    /// What was done.
+    /// The fault.
     pub fault: Fault,
-    /// To which mode.
+    /// The mode.
     pub mode: Mode,
-    /// What became of it.
+    /// The result.
     pub finding: Finding,
-    /// The command that does it again.
+    /// The command that repeats it.
     pub command: String,
 }
 
-/// What became of a fault.
+/// The result of a fault.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "kind")]
 #[non_exhaustive]
 pub enum Finding {
-    /// It was injected, and this was seen.
+    /// It was injected, with these observations.
     Measured(Seen),
     /// It was not injected on this machine.
     NotMeasured {
-        /// Why, for people.
+        /// The reason, for people.
         why: String,
     },
 }
 
-/// What was seen of a fault.
+/// The observations of a fault.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Seen {
-    /// Whether it did no harm beyond its own task: the act was stopped, no sibling
-    /// was lost and the host was alive.
+    /// Whether it did no harm beyond its own task: the action was stopped, no sibling was
+    /// lost and the host survived.
     pub held: bool,
     /// What stopped it, for people: `wasmtime's sandbox`, `the deadline`, `seccomp`,
     /// `nothing`.
     pub stopped_by: String,
-    /// What was seen, for people: the outcome of the task, the errno of the call.
+    /// Details, for people: the outcome of the task, the errno of the call.
     pub detail: String,
     /// Tasks that ran beside it.
     pub siblings: u32,
     /// Those of them that did not complete with the right output.
     pub siblings_lost: u32,
-    /// Whether the program that the tasks ran for was alive after it.
+    /// Whether the program that ran the tasks survived.
     pub host_alive: bool,
-    /// Whether the host was a program started for this fault, as it is where the
-    /// fault is expected to end it.
+    /// Whether the host was a program started for this fault, as for faults that are
+    /// expected to end it.
     pub sacrificed: bool,
-    /// From when the fault was done until its outcome was known, in nanoseconds;
-    /// `None` where it never was, or there was nothing to detect.
+    /// From the fault until its outcome was known, in nanoseconds; `None` if it never was,
+    /// or there was nothing to detect.
     pub detected_ns: Option<u64>,
-    /// From then until another task completed, in nanoseconds; with a host that
-    /// died, a new one. `None` where none did.
+    /// From then until another task completed, in nanoseconds; if the host died, a task of
+    /// a new one. `None` if none did.
     pub recovered_ns: Option<u64>,
 }

@@ -1,5 +1,5 @@
-//! Rows measured in turns, each beside its floor: what else the machine does hits all
-//! of them.
+//! Rows measured in turns, each beside its floor, so that other load of the machine affects
+//! all of them.
 
 use super::comparison::{Comparison, Step, Watch};
 use super::results::{CostRow, Floor, Measure, Policy, Transport};
@@ -8,18 +8,18 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 use wrun::{Error, Mode, measure::deadline, time_suspended};
 
-/// Rounds that are measured even where they take longer than they should.
+/// Rounds that are measured even if they take longer than they should.
 const FEWEST: u32 = 3;
-/// Values of one row that are kept; more rounds would not say more.
+/// Maximum of values kept for one row; more would add nothing.
 const MOST_VALUES: usize = 2_000;
-/// A floor or a row whose middle eight tenths lie further apart, as a part of the
-/// median, is said to be noisy.
+/// A floor or a row is noisy if its middle eight tenths are further apart than this part of
+/// the median.
 pub(super) const NOISY: f64 = 0.5;
 
 /// Measures once: one number or several, in the unit of the row.
 pub(super) type Side<'a> = Box<dyn FnMut() -> Result<Vec<f64>, Error> + 'a>;
 
-/// A row that is to be measured.
+/// A row to measure.
 pub(super) struct Row<'a> {
     pub(super) measure: Measure,
     pub(super) mode: Mode,
@@ -31,7 +31,7 @@ pub(super) struct Row<'a> {
 }
 
 impl<'a> Row<'a> {
-    /// Of a policy, without a floor yet.
+    /// For a policy, without a floor yet.
     pub(super) fn of(measure: Measure, policy: Policy, side: Side<'a>) -> Self {
         Row {
             measure,
@@ -55,7 +55,7 @@ impl<'a> Row<'a> {
     }
 }
 
-/// A row, and what was measured of it.
+/// A row and its measurements.
 struct Measured<'a> {
     row: Row<'a>,
     values: Vec<f64>,
@@ -66,8 +66,8 @@ struct Measured<'a> {
 
 /// Measures rows in turns: `rounds` times, or as often as fits the time.
 ///
-/// What fails is left out and noted. [`ControlFlow::Break`] with what there was when
-/// the watcher wished to end.
+/// Failures are left out and noted. [`ControlFlow::Break`] with the results so far if the
+/// watcher ended it.
 pub(super) fn measure(
     comparison: &Comparison,
     rows: Vec<Row<'_>>,
@@ -140,7 +140,7 @@ impl Measured<'_> {
             if deadline::times() == before {
                 return;
             }
-            // All was stopped meanwhile (Ctrl-Z): that is no number to keep.
+            // Everything was stopped meanwhile (Ctrl-Z): discard these numbers.
             let numbers = [&mut self.values, &mut self.floors, &mut self.ratios];
             for (numbers, had) in numbers.into_iter().zip(had) {
                 numbers.truncate(had);
@@ -150,7 +150,7 @@ impl Measured<'_> {
     }
 
     fn turn_once(&mut self, round: u32, factor: f64) {
-        // Who goes second finds the caches as the first one left them.
+        // The second one finds the caches as the first one left them.
         let floor_first = round % 2 == 1;
         let mut floor = floor_first.then(|| self.floor_once(factor)).flatten();
         let values = match (self.row.side)() {
@@ -167,7 +167,7 @@ impl Measured<'_> {
         self.values.extend(values);
         if let Some(floor) = floor {
             self.ratios.push(match self.row.measure.unit().is_rate() {
-                // Nothing costs nothing: neither has faults, say.
+                // Zero costs zero times zero: neither has faults, for example.
                 _ if floor == value => 1.0,
                 true => floor / value,
                 false => value / floor,
@@ -186,7 +186,7 @@ impl Measured<'_> {
                 Some(median)
             }
             Err(_) => {
-                // A row without a floor is worth more than none.
+                // A row without a floor is better than none.
                 self.row.floor = None;
                 None
             }
@@ -232,12 +232,12 @@ impl Measured<'_> {
     }
 }
 
-/// What is wrong with a number.
+/// The doubts about a number.
 fn doubts(value: &Summary, floor: Option<&Floor>) -> Vec<String> {
     let mut doubts = Vec::new();
     if let Some(floor) = floor {
         let ratio = &floor.ratio;
-        // Nothing beats the least that it can cost by more than chance.
+        // A number below the minimum, by more than chance, is wrong.
         if ratio.len() >= FEWEST as usize
             && ratio.p50 * (1.0 + ratio.spread.unwrap_or(0.0).max(0.1)) < 1.0
         {
@@ -263,7 +263,7 @@ fn doubts(value: &Summary, floor: Option<&Floor>) -> Vec<String> {
     doubts
 }
 
-/// The spread of what is noisy.
+/// The spread of a noisy one.
 fn noise(value: &Summary) -> Option<f64> {
     value
         .spread

@@ -9,24 +9,24 @@ use std::ops::ControlFlow;
 use wrun::{Error, ErrorKind, Mode};
 
 impl Comparison {
-    /// Measures. Blocks, for about the budget; what else this program does meanwhile is
-    /// in the numbers.
+    /// Measures. Blocks for about the budget; other work of this program affects the
+    /// numbers.
     ///
-    /// The task runs in thread mode, too, and, for the floors, in a process without a
-    /// jail: compare only what you would run in thread mode.
+    /// The task also runs in thread mode and, for the floors, in a process without a jail:
+    /// compare only what you would run in thread mode.
     ///
     /// # Errors
     ///
     /// As [`Runner::load`](wrun::Runner::load) and
-    /// [`Builder::build`](wrun::Builder::build). A task that cannot be
-    /// compared is no error but a [`Verdict`].
+    /// [`Builder::build`](wrun::Builder::build). A task that cannot be compared is not an
+    /// error but a [`Verdict`].
     pub fn run(&self) -> Result<Results, Error> {
         self.run_watched(&mut |_| ControlFlow::Continue(()))
     }
 
-    /// [`Comparison::run`], which tells each step. [`ControlFlow::Break`] ends it when
-    /// the run of the task is over that is under way: what there is by then is
-    /// returned, marked as incomplete.
+    /// [`Comparison::run`] with a callback for each step. [`ControlFlow::Break`] ends it
+    /// after the current run of the task: the results so far are returned, marked as
+    /// incomplete.
     ///
     /// # Errors
     ///
@@ -35,7 +35,7 @@ impl Comparison {
         &self,
         watch: &mut (dyn FnMut(Step<'_>) -> ControlFlow<()> + Send),
     ) -> Result<Results, Error> {
-        // A thread of its own: nothing there is asynchronous, the caller.
+        // On a separate thread, because the caller may be asynchronous.
         std::thread::scope(|scope| {
             let measuring = std::thread::Builder::new()
                 .name("wrun-compare".into())

@@ -1,8 +1,8 @@
-//! A folder for as long as something is compared.
+//! A temporary folder for the duration of a comparison.
 //!
-//! Gone when it is dropped. What was killed could not drop its own: the one that makes the
-//! next one removes those of this user that nobody has locked. Invariant: a folder is
-//! locked as long as its owner lives, so that only what is nobody's is removed.
+//! Removed when it is dropped. A killed program cannot remove its own: the next comparison
+//! removes those of this user that are not locked. Invariant: a folder is locked as long as
+//! its owner lives, so that only abandoned ones are removed.
 
 use rustix::fs::{Mode, OFlags, open};
 use std::fs::{self, File};
@@ -13,7 +13,7 @@ use std::path::Path;
 const PREFIX: &str = "wrun-compare-";
 /// The file that its owner has locked.
 const LOCK: &str = "lock";
-/// This many entries of the folder for temporary files are looked at.
+/// Maximum of entries that are examined in the folder for temporary files.
 const MOST: usize = 100_000;
 
 #[derive(Debug)]
@@ -31,7 +31,7 @@ impl Scratch {
 
     fn within(parent: &Path) -> io::Result<Self> {
         let folder = tempfile::Builder::new().prefix(PREFIX).tempdir_in(parent)?;
-        // By its name only once it is locked.
+        // It gets its name only once it is locked.
         let unlocked = folder.path().join("new");
         let lock = File::create_new(&unlocked)?;
         lock.try_lock().map_err(io::Error::from)?;
@@ -47,7 +47,7 @@ impl Scratch {
     }
 }
 
-/// Removes what nobody has any more; what cannot be removed stays.
+/// Removes abandoned folders; one that cannot be removed stays.
 fn sweep(parent: &Path) {
     let own = rustix::process::geteuid().as_raw();
     for entry in fs::read_dir(parent)
@@ -63,7 +63,7 @@ fn sweep(parent: &Path) {
         if !is_ours {
             continue;
         }
-        // Whatever lies there, nothing is followed or waited for.
+        // Whatever exists there, no link is followed and nothing blocks.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let Ok(lock) = open(entry.path().join(LOCK), flags, Mode::empty()) else {
             continue;
@@ -83,7 +83,7 @@ mod tests {
         let parent = tempfile::tempdir().expect("a folder");
         let scratch = || Scratch::within(parent.path()).expect("a folder");
         let (one, killed) = (scratch(), scratch());
-        // As if its owner had been killed: the lock is gone, the folder stays.
+        // As if its owner had been killed: the lock is released, the folder stays.
         let Scratch { folder, _lock } = killed;
         drop(_lock);
         let left = folder.keep();

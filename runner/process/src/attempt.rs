@@ -5,19 +5,18 @@
 //! ```text
 //! take      a worker of the pool
 //! order     the frame, its descriptors, and what the runner keeps of them
-//! telling   to the worker: the order, cancellation, answers   ┐ at the same
+//! outbox    to the worker: order, cancellation, responses      ┐ at the same
 //! watch     from the worker: what it says, its output, its end ┘ time
 //! settle    how it ended, and whether the worker is used again
 //! ```
 //!
-//! One future watches everything about the worker at once: what it says, its
-//! output, its input, the kill, the backstop of the deadline. Invariant: it ends
-//! with exactly one outcome, whatever the worker does, and the worker is then
-//! killed and reaped.
+//! One future watches everything about the worker at once: its messages, its output, its
+//! input, the kill, the backstop of the deadline. Invariant: it ends with exactly one
+//! outcome, whatever the worker does, and the worker is then killed and reaped.
 
 mod order;
+mod outbox;
 mod settle;
-mod telling;
 mod watch;
 
 use super::error::ProcessError;
@@ -28,10 +27,10 @@ use super::requests::Responder;
 use super::trace;
 use super::worker::Worker;
 use order::{Ready, Streams};
+use outbox::Outbox;
 use settle::Supervised;
 use std::sync::Arc;
 use std::time::Instant;
-use telling::Telling;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use watch::{Feeding, Seen, Watch};
@@ -44,13 +43,12 @@ use wrun_types::limits::Limit;
 use wrun_types::outcome::Outcome;
 use wrun_types::spec::Spec;
 
-/// Runs `job` in a worker of `pool`; with `asks` it may ask for the runner's services;
-/// `renew` has the code compiled anew when the
-/// worker's engine refuses what it was given.
+/// Runs `job` in a worker of `pool`. With `may_request` it may send requests to its runner.
+/// `renew` compiles the code again if the worker's engine does not accept it.
 pub(super) async fn run(
     pool: &Arc<Pool>,
     job: Job,
-    asks: bool,
+    may_request: bool,
     renew: impl FnOnce(CodeError) -> Result<(), LoadError> + Send + 'static,
 ) -> Result<Executed, Error> {
     let began = Instant::now();
@@ -68,7 +66,7 @@ pub(super) async fn run(
     let (task, attempt) = (job.task_id, job.attempt);
     trace::started(attempt, worker.life.id(), start, overhead);
     pool.tend();
-    let supervised = supervise(worker, job, asks).await;
+    let supervised = supervise(worker, job, may_request).await;
     let ended = began.elapsed();
     let supervised = supervised.inspect_err(|_| pool.tend())?;
     let Supervised {
@@ -80,7 +78,7 @@ pub(super) async fn run(
     if let Outcome::Crashed(crash) = &result.outcome {
         trace::crashed(task, attempt, pid, crash);
     }
-    // What it did while nobody had looked at it is its task's time.
+    // The time before the worker was first watched belongs to its task.
     let of_task = result.start.saturating_add(result.run);
     let overhead = overhead.min(ended.saturating_sub(of_task));
     if !matches!(result.outcome, Outcome::Crashed(_)) {
@@ -98,8 +96,8 @@ pub(super) async fn run(
     })
 }
 
-/// What of a job its supervision goes by: all but its input and its port, which are not for
-/// more than one thread at a time.
+/// The parts of a job that its supervision needs: all but its input and its port, which are
+/// not `Sync`.
 #[derive(Clone, Copy)]
 struct Terms<'a> {
     task_id: u64,
@@ -129,7 +127,7 @@ impl<'a> Terms<'a> {
     }
 }
 
-/// Takes a worker for `job`; or how the job ended while it waited for one.
+/// Takes a worker for `job`; or returns how the job ended while it waited for one.
 async fn take(
     pool: &Arc<Pool>,
     job: Terms<'_>,
@@ -169,20 +167,24 @@ async fn take(
 struct Attempt<'a> {
     job: Terms<'a>,
     worker: Worker,
-    /// The worker's process number, where it was known before the order was sent.
+    /// The worker's process number, if it was known before the order was sent.
     pid: Option<u32>,
-    /// When it was ordered.
+    /// When the order was sent.
     ordered: Instant,
     streams: Streams,
-    /// None where the task imports nothing that it could request.
+    /// `None` if the task imports no interface with requests.
     requests: Option<Responder>,
-    /// Nothing of the task's but bytes went to the worker.
+    /// Only bytes were passed to the worker, no descriptors.
     self_contained: bool,
     /// What the task answers to its request, if it has one.
     response: Option<Responding>,
 }
 
-async fn supervise(mut worker: Worker, mut job: Job, asks: bool) -> Result<Supervised, Error> {
+async fn supervise(
+    mut worker: Worker,
+    mut job: Job,
+    may_request: bool,
+) -> Result<Supervised, Error> {
     let pid = worker.life.id();
     worker
         .memory
@@ -190,7 +192,7 @@ async fn supervise(mut worker: Worker, mut job: Job, asks: bool) -> Result<Super
     let ready = Ready::new(
         &mut job,
         worker.life.owners().as_deref(),
-        worker.told.take(),
+        worker.sent_order.take(),
     )?;
     let Ready {
         order,
@@ -201,7 +203,7 @@ async fn supervise(mut worker: Worker, mut job: Job, asks: bool) -> Result<Super
         exchange,
     } = ready;
     let (request, response) = exchange.unzip();
-    let (requests, answers) = asks
+    let (requests, responses) = may_request
         .then(|| Responder::new(job.services.clone(), job.spec.limits.max_tasks))
         .unzip();
     let terms = Terms::of(&job);
@@ -218,7 +220,13 @@ async fn supervise(mut worker: Worker, mut job: Job, asks: bool) -> Result<Super
     let seen = {
         let (failed, failures) = mpsc::channel(1);
         let worker = &mut attempt.worker;
-        let telling = Telling::new(&mut worker.orders, &job.cancel, failures, answers, request);
+        let outbox = Outbox::new(
+            &mut worker.orders,
+            &job.cancel,
+            failures,
+            responses,
+            request,
+        );
         let watch = Watch {
             job: terms,
             life: &mut worker.life,
@@ -228,7 +236,7 @@ async fn supervise(mut worker: Worker, mut job: Job, asks: bool) -> Result<Super
             response: &mut attempt.response,
             input: Feeding::new(feed, failed),
         };
-        watch.run(telling.run(order, descriptors)).await
+        watch.run(outbox.run(order, descriptors)).await
     };
     attempt.settle(seen).await
 }

@@ -1,13 +1,13 @@
-//! What every program of wrun does first: it takes over the process that it is, and goes
-//! inside.
+//! The first steps of every wrun program: it resets the inherited state of its process, and
+//! enters the jail.
 
 use crate::jail::{JailError, Split, Walls};
 use rustix::process::{Signal, getpid};
 use std::io::{self, Read, Write};
 use wrun_sys::{self, Alone};
 
-/// Takes over a process that was started as a worker: ends with its parent, and has
-/// nothing that came with it.
+/// Takes over a process that was started as a worker: it will end with its parent, and its
+/// inherited state is reset.
 pub fn settle(parent: i32) -> io::Result<()> {
     wrun_sys::close_inherited();
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
@@ -15,16 +15,16 @@ pub fn settle(parent: i32) -> io::Result<()> {
     if rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get()) != Some(parent) {
         return Err(io::Error::other("the runner is gone"));
     }
-    // What it takes to know processes is not to be had in a jail.
+    // The calls that identify processes are not available in a jail.
     let _ = wrun_sys::Process::current();
     Ok(())
 }
 
-/// Whether the program left it to us to start threads and runtimes.
+/// Whether the program has started no threads or runtimes of its own.
 ///
 /// # Errors
 ///
-/// It did not: for the author of the task.
+/// It has; for the author of the program.
 pub fn check_alone() -> io::Result<()> {
     let too_late = |what: String| {
         io::Error::other(format!(
@@ -55,13 +55,13 @@ fn threads() -> String {
     format!("the thread {}", names.join(", "))
 }
 
-/// Takes the first half of the jail, which may go on as another process: the one
-/// that is left behind says where, and ends.
+/// Sets up the first half of the jail, which may continue as another process: the one that
+/// is left behind reports its number, and ends.
 pub(super) fn go_inside(
     begun: Result<Walls, JailError>,
     say_moved: &dyn Fn(i32) -> io::Result<()>,
 ) -> io::Result<Result<Walls, JailError>> {
-    // Tells the one inside that the runner knows where it is.
+    // Tells the new process that the runner knows its number.
     let (mut told, telling) = io::pipe()?;
     let before = getpid();
     match begun.and_then(Walls::split) {
@@ -73,7 +73,7 @@ pub(super) fn go_inside(
         Ok(Split::Inside(walls)) => {
             drop(telling);
             if getpid() != before && told.read(&mut [0])? == 0 {
-                return Err(io::Error::other("what started this died"));
+                return Err(io::Error::other("the parent died"));
             }
             Ok(Ok(walls))
         }

@@ -1,8 +1,8 @@
-//! Restraint after workers or zygotes that die while they start: wait longer
-//! each time, and after enough of them refuse for a while.
+//! A circuit breaker for workers or zygotes that die while they start: the wait grows each
+//! time, and after enough failures starts are refused for a while.
 //!
-//! Invariant: a start that keeps failing costs a bounded number of processes a
-//! second, and everybody who waits for one is told why.
+//! Invariant: a start that keeps failing costs a bounded number of processes per second,
+//! and every caller that waits for one is told why.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ const FIRST: Duration = Duration::from_millis(10);
 const LONGEST: Duration = Duration::from_secs(2);
 /// Failures in a row that open it.
 const TRIP: u32 = 8;
-/// Starts that somebody killed which count like one that failed by itself.
+/// Starts killed from outside that count as one failure.
 const KILLED: u32 = 8;
 /// How long it stays open; then one start is tried.
 const OPEN: Duration = Duration::from_secs(10);
@@ -19,9 +19,9 @@ const OPEN: Duration = Duration::from_secs(10);
 /// How a start failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Failure {
-    /// By itself: the next is likely to fail too.
+    /// By itself: the next start is likely to fail too.
     Own,
-    /// By somebody who kills processes: the next may be spared.
+    /// Killed from outside: the next may be spared.
     Killed,
 }
 
@@ -35,12 +35,12 @@ impl Failure {
     }
 }
 
-/// What starting has to wait for.
+/// The restraint on a start.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Restraint {
     None,
     Wait(Duration),
-    /// Nothing is started: this many failed in a row, the last one like this.
+    /// Nothing is started: this many starts failed in a row, the last one like this.
     Open {
         failures: u32,
         last: String,
@@ -50,17 +50,17 @@ pub(super) enum Restraint {
 
 #[derive(Debug, Default)]
 pub(super) struct Breaker {
-    /// Grows with each failure that counts.
+    /// Increases with each failure that counts.
     round: u64,
     failures: u32,
-    /// The same, where [`KILLED`] make one failure that counts.
+    /// The same for kills, of which [`KILLED`] count as one failure.
     eighths: u32,
     until: Option<Instant>,
     last: String,
 }
 
 impl Breaker {
-    /// What a start has to wait for now.
+    /// The restraint on a start now.
     pub(super) fn restraint(&self, now: Instant) -> Restraint {
         let left = self
             .until
@@ -78,14 +78,14 @@ impl Breaker {
         }
     }
 
-    /// What a start has to name when it fails.
+    /// The round to pass to [`Breaker::failed`] if a start fails.
     pub(super) fn round(&self) -> u64 {
         self.round
     }
 
-    /// A start failed that began in this round. Those that fail together count
-    /// once: one cause, however many wait for it. `jitter` is between 0 and 1: who
-    /// waits for the same thing should not all try at the same time.
+    /// A start failed that began in this round. Starts that fail together count once: one
+    /// cause, however many callers wait. `jitter` is between 0 and 1, so that callers that
+    /// wait for the same thing do not all try at the same time.
     pub(super) fn failed(
         &mut self,
         round: u64,
@@ -114,7 +114,7 @@ impl Breaker {
         self.until = now.checked_add(wait);
     }
 
-    /// A worker did what it was started for.
+    /// A worker completed what it was started for.
     pub(super) fn succeeded(&mut self) {
         self.failures = 0;
         self.eighths = 0;

@@ -1,10 +1,10 @@
-//! Frames and descriptors over a Unix socket: both ends of every conversation
-//! between a runner and its processes.
+//! Frames and descriptors over a Unix socket: both ends of the connections between a runner
+//! and its processes.
 //!
-//! Descriptors are attached to the first byte of the frame that counts them, so
-//! they are there when it is. Invariants: no more descriptors are kept than one
-//! message may bring, and those that no frame asked for are a violation; the reader
-//! frames that never end gives way to others.
+//! Descriptors are attached to the first byte of the frame that counts them, so they arrive
+//! with it. Invariants: no more descriptors are kept than one message may bring, and
+//! descriptors that no frame counted are a violation; reading frames that never end yields
+//! to other tasks.
 
 use crate::wire::{self, Decoder, FrameError, Hello};
 use rustix::io::Errno;
@@ -19,9 +19,9 @@ use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use wrun_sandbox::turn::Turn;
 
-/// Descriptors that one message may bring; the kernel's own bound is 253.
+/// Maximum of descriptors that one message may bring; the kernel's own limit is 253.
 pub(super) const MAX_DESCRIPTORS: usize = 160;
-/// What is received at a time, at most.
+/// Maximum of bytes that are received at a time.
 const PIECE: usize = 8192;
 
 /// Why nothing more comes from the other side.
@@ -38,9 +38,8 @@ pub(super) enum ChannelError {
     Io(#[from] io::Error),
 }
 
-/// Whether the system refused to send descriptors, or to receive them, for want of
-/// something that other processes may have taken: nothing was sent, and the socket is as
-/// it was.
+/// Whether the system refused to send or receive descriptors because of a shortage that
+/// other processes may have caused: nothing was sent, and the socket is unchanged.
 pub(super) fn is_want(error: &io::Error) -> bool {
     let want = [
         Errno::TOOMANYREFS,
@@ -53,20 +52,20 @@ pub(super) fn is_want(error: &io::Error) -> bool {
         .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }
 
-/// What arrived and was not taken yet.
+/// Data that arrived and was not taken yet.
 #[derive(Default)]
 pub(super) struct Inbox {
     decoder: Decoder,
     descriptors: VecDeque<OwnedFd>,
-    /// Some were lost, for which this process had no room.
+    /// Some descriptors were lost, because this process had no room for them.
     is_cut: bool,
-    /// Who spoke last, by the kernel's word, where a socket was asked to tell.
+    /// The last sender, as the kernel states it if the socket was set up for that.
     speaker: Option<u32>,
 }
 
 impl Inbox {
-    /// Receives once; `false` at the end of the stream. Descriptors that this process has
-    /// no room for are missed by the one that takes them.
+    /// Receives once; `false` at the end of the stream. Descriptors that this process had
+    /// no room for are reported by [`Inbox::take`].
     pub(super) fn receive(&mut self, socket: impl AsFd) -> io::Result<bool> {
         let mut bytes = [0; PIECE];
         let received = wrun_sys::receive(socket, &mut bytes)?;
@@ -80,12 +79,12 @@ impl Inbox {
         Ok(received.bytes > 0)
     }
 
-    /// The next whole message; none until more arrives.
+    /// The next whole message; `None` until more arrives.
     pub(super) fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, FrameError> {
         self.decoder.next()
     }
 
-    /// The greeting; none until it has arrived.
+    /// The greeting; `None` until it has arrived.
     fn hello(&mut self) -> Result<Option<Hello>, FrameError> {
         match self.decoder.take_raw::<{ Hello::LEN }>() {
             Some(bytes) => Hello::decode(&bytes).map(Some),
@@ -93,15 +92,15 @@ impl Inbox {
         }
     }
 
-    /// The descriptor that came with the first message that was not answered.
+    /// The descriptor that came with the first message that was not handled yet.
     pub(super) fn take_one(&mut self) -> Option<OwnedFd> {
         self.descriptors.pop_front()
     }
 
-    /// The descriptors that the last message counted; or that this process had no room
-    /// for them ([`is_want`]). What the kernel hands over
-    /// at once ends with the message that has descriptors, and may begin with
-    /// others that have none: more than were counted are a later message's.
+    /// The descriptors that the last message counted; or the error that this process had no
+    /// room for them ([`is_want`]). One read ends with a message that has descriptors, and
+    /// may begin with others that have none: more than were counted belong to a later
+    /// message.
     pub(super) fn take(&mut self, count: usize) -> io::Result<Vec<OwnedFd>> {
         let here = self.descriptors.len();
         if here < count && std::mem::take(&mut self.is_cut) {
@@ -115,7 +114,7 @@ impl Inbox {
     }
 }
 
-/// Sends a message at once, on a socket that blocks.
+/// Sends a message at once, on a blocking socket.
 pub(super) fn send(
     socket: impl AsFd,
     message: &impl Serialize,
@@ -125,7 +124,7 @@ pub(super) fn send(
     send_bytes(socket, &frame, descriptors)
 }
 
-/// As [`send`], for bytes that are no frame, such as the greeting.
+/// As [`send`], for bytes that are not a frame, such as the greeting.
 pub(super) fn send_bytes(
     socket: impl AsFd,
     bytes: &[u8],
@@ -153,13 +152,14 @@ fn send_some(socket: impl AsFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) ->
     }
 }
 
-/// Where messages are written.
+/// The writing half of a connection.
 pub(super) struct Sender(Option<OwnedWriteHalf>);
 
 impl Drop for Sender {
     fn drop(&mut self) {
         if let Some(half) = self.0.take() {
-            // The two halves go together: closing says what shutting down would.
+            // Both halves are dropped together: closing the socket has the effect of shutting
+            // it down.
             half.forget();
         }
     }
@@ -183,7 +183,7 @@ impl Sender {
             return Ok(());
         }
         let stream: &tokio::net::UnixStream = half.as_ref();
-        // As a rule there is room, which the event loop would have to be asked for.
+        // Usually there is room; the event loop would have to be polled for it.
         let sent = match send_some(stream, frame, descriptors) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 stream
@@ -208,7 +208,7 @@ impl Sender {
     }
 }
 
-/// Where messages are read.
+/// The reading half of a connection.
 pub(super) struct Receiver {
     half: OwnedReadHalf,
     inbox: Inbox,
@@ -224,7 +224,7 @@ impl Receiver {
         }
     }
 
-    /// The next message, from one that may send no descriptors. Cancel safe.
+    /// The next message, from a sender that may send no descriptors. Cancel safe.
     pub(super) async fn next<T: DeserializeOwned>(&mut self) -> Result<T, ChannelError> {
         let message = self.next_with_descriptors().await?;
         if self.inbox.descriptors.is_empty() {
@@ -252,19 +252,18 @@ impl Receiver {
         }
     }
 
-    /// Who spoke last, where its socket was asked to tell: a process, by its number
-    /// here.
+    /// The last sender, if its socket was set up for that: a process, by its number here.
     pub(super) fn speaker(&self) -> Option<u32> {
         self.inbox.speaker
     }
 
-    /// Takes in what has arrived already, without the event loop.
+    /// Reads what has arrived already, without the event loop.
     pub(super) fn look(&mut self) {
-        // Nothing there, the end, an error: the one that waits for a message meets it.
+        // An empty socket, the end or an error is left to the next read of a message.
         let _ = self.inbox.receive(self.half.as_ref());
     }
 
-    /// Whether nothing has arrived that was not read, nor the end.
+    /// Whether nothing has arrived, neither unread data nor the end.
     pub(super) fn is_quiet(&self) -> bool {
         self.inbox.decoder.is_empty() && self.inbox.descriptors.is_empty() && !self.is_readable()
     }
@@ -304,7 +303,7 @@ impl Receiver {
         match more {
             Ok(true) => Ok(()),
             Ok(false) => Err(ChannelError::Closed),
-            // What a socket says whose other end is gone with something unread.
+            // The error of a socket whose other end is gone with unread data.
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
                 Err(ChannelError::Closed)
             }
@@ -326,7 +325,7 @@ mod tests {
         send(&ours, &8_u32, &[file.as_fd(), file.as_fd()]).expect("sends");
         drop(ours);
         let mut inbox = Inbox::default();
-        // Both at once: the first has none of the second's.
+        // Both at once: the first has none of the second's descriptors.
         assert!(inbox.receive(&theirs).expect("receives"));
         assert_eq!(inbox.next::<u32>(), Ok(Some(7)));
         assert_eq!(inbox.take(0).expect("none").len(), 0);

@@ -1,8 +1,8 @@
 //! A process that this one started: watched, ended, reaped.
 //!
-//! It may go on as another process (see [`Child::moved`]): the clone is in the
-//! process group that the first one founded, and that group is what is ended and
-//! reaped. Invariant: a [`Child`] that is dropped leaves no process behind.
+//! It may continue as another process (see [`Child::moved`]): the clone is in the process
+//! group that the first one founded, and that group is ended and reaped. Invariant: a
+//! [`Child`] that is dropped leaves no process behind.
 
 use super::suspend::{self, Member};
 use super::users::User;
@@ -14,39 +14,39 @@ use tokio::sync::OwnedSemaphorePermit;
 use wrun_sandbox::deadline::Deadline;
 use wrun_sys::{self, Exit, Pidfd, Whom};
 
-/// How long a process that was killed may take to be gone.
+/// How long a killed process may take to be gone.
 const GONE: Duration = Duration::from_secs(10);
-/// How long a process that went silent may take to die.
+/// How long a process that closed its socket may take to die.
 pub(super) const REAP_TIMEOUT: Duration = Duration::from_secs(2);
-/// How often a process is looked at that nobody else looks after.
+/// How often to check a process that is not watched otherwise.
 pub(super) const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Between two looks at processes that were killed.
+/// Between two checks of processes that were killed.
 const PAUSE: Duration = Duration::from_micros(200);
 
-/// What a process has until it is reaped.
-pub(super) struct Place {
+/// Held by a process until it is reaped.
+pub(super) struct ProcessSlot {
     pub(super) _permit: OwnedSemaphorePermit,
     pub(super) _user: Option<User>,
 }
 
-/// A process that was started and that nobody watches yet. Dropping it kills and
-/// reaps it: the requester for it may be gone by now.
+/// A process that was started and is not watched yet. Dropping it kills and reaps it,
+/// because its requester may be gone by now.
 pub(super) struct Started {
     group: i32,
     member: Option<Member>,
     life: Option<OwnedFd>,
-    place: Option<Place>,
+    slot: Option<ProcessSlot>,
 }
 
 impl Started {
-    /// Takes over what was started as the leader of a process group.
-    pub(super) fn new(member: Member, place: Place) -> io::Result<Self> {
+    /// Takes over a process that was started as the leader of a process group.
+    pub(super) fn new(member: Member, slot: ProcessSlot) -> io::Result<Self> {
         let group = member.group();
         let mut started = Started {
             group,
             member: Some(member),
             life: None,
-            place: Some(place),
+            slot: Some(slot),
         };
         started.life = Some(Pidfd::of_child(group)?);
         Ok(started)
@@ -56,7 +56,7 @@ impl Started {
     pub(super) fn watch(mut self) -> io::Result<Child> {
         let life = self.life.take();
         let pidfd = Pidfd::watch(life.ok_or_else(|| io::Error::other("watched already"))?)?;
-        let place = self.place.take();
+        let slot = self.slot.take();
         Ok(Child {
             pid: self.group,
             group: self.group,
@@ -65,16 +65,16 @@ impl Started {
             exit: None,
             reaped: false,
             burial: None,
-            place,
+            slot,
         })
     }
 }
 
 impl Drop for Started {
     fn drop(&mut self) {
-        if let Some(place) = self.place.take() {
+        if let Some(slot) = self.slot.take() {
             drop(self.member.take());
-            Burial::begin(self.group, self.group, Some(place)).leave();
+            Burial::begin(self.group, self.group, Some(slot)).leave();
         }
     }
 }
@@ -87,7 +87,7 @@ pub(super) struct Child {
     exit: Option<Exit>,
     reaped: bool,
     burial: Option<Burial>,
-    place: Option<Place>,
+    slot: Option<ProcessSlot>,
 }
 
 impl Child {
@@ -95,18 +95,17 @@ impl Child {
         self.pid.cast_unsigned()
     }
 
-    /// It goes on as another child of this process, in the same group; the first
-    /// one is about to end.
+    /// It continues as another child of this process, in the same group; the first one is
+    /// about to end.
     pub(super) async fn moved(&mut self, pid: i32) -> io::Result<()> {
         let other = || io::Error::other("no process of its own");
-        // Numbers that mean something else to the kernel.
+        // Numbers that have a special meaning for the kernel.
         if pid <= 1 || pid == self.pid {
             return Err(other());
         }
         let pidfd = Pidfd::open(pid.cast_unsigned())?;
-        // Another child of this program, or any other process, is not in the
-        // group that the first one founded: none of them is ever killed, or
-        // waited for, because a child lied.
+        // Another child of this program, or any other process, is not in the group that the
+        // first one founded: none of them is ever killed or waited for because a child lied.
         if !Pid::from_raw(pid).is_some_and(|pid| is_in(pid, self.group)) {
             return Err(other());
         }
@@ -116,13 +115,13 @@ impl Child {
         let first = std::mem::replace(&mut self.pidfd, pidfd);
         let first_pid = std::mem::replace(&mut self.pid, pid);
         first.exited().await;
-        // Somebody else may have reaped it.
+        // Other code may have reaped it.
         let _ = wrun_sys::wait(Whom::Pid(first_pid), true);
         Ok(())
     }
 
-    /// The group in which all that it forks is; none where `/proc` shows other
-    /// numbers than this process uses.
+    /// The group of all that it forks; `None` if `/proc` shows other numbers than this
+    /// process uses.
     pub(super) fn group(&self) -> Option<i32> {
         (self.pidfd.number() == Some(self.id())).then_some(self.group)
     }
@@ -130,7 +129,7 @@ impl Child {
     /// Whether it is dead; reaps it then.
     pub(super) fn is_dead(&mut self) -> bool {
         if !self.reaped && self.pidfd.has_exited() {
-            // Dead already: it takes no time.
+            // It is dead already, so this takes no time.
             drop(self.member.take());
             let (group, pid) = (self.group, self.pid);
             let burial = self
@@ -145,8 +144,8 @@ impl Child {
         self.reaped
     }
 
-    /// The signal that stopped it, if one has since this was last asked, and not with this
-    /// process.
+    /// The signal that stopped it, if it was stopped since the last call, and not together
+    /// with this process.
     pub(super) fn stopped_by(&self) -> Option<i32> {
         if self.reaped {
             return None;
@@ -163,19 +162,20 @@ impl Child {
         }
     }
 
-    /// How it ended, where somebody else has reaped it and the kernel still knows.
+    /// How it ended, if other code has reaped it and the kernel still knows.
     fn told_end(&self) -> Option<Exit> {
         let end = self.pidfd.end()?;
         Some(Exit { end, usage: None })
     }
 
-    /// Waits for its death and reaps it; none when somebody else reaped it, and the
-    /// kernel does not say.
+    /// Waits for its death and reaps it; `None` if other code reaped it and the kernel does
+    /// not know how it ended.
     pub(super) async fn wait(&mut self) -> Option<Exit> {
         if !self.reaped {
             self.pidfd.exited().await;
             drop(self.member.take());
-            // Kept while it lasts: the one that gives up waiting must not begin another.
+            // Kept until it is over: a caller that stops waiting and comes back must not begin
+            // another.
             let (group, pid) = (self.group, self.pid);
             let burial = self
                 .burial
@@ -193,38 +193,37 @@ impl Child {
 impl Drop for Child {
     fn drop(&mut self) {
         drop(self.member.take());
-        let place = self.place.take();
+        let slot = self.slot.take();
         if let Some(burial) = self.burial.take() {
-            burial.with(place).leave();
+            burial.with(slot).leave();
         } else if !self.reaped {
-            Burial::begin(self.group, self.pid, place).leave();
+            Burial::begin(self.group, self.pid, slot).leave();
         }
     }
 }
 
-/// Kills and reaps a child, every child of ours in the group that it founded, and
-/// kills what else is in it: one that was started may have gone on as another
-/// without having said so, or have left its group. Dropping it waits until that is
-/// done.
+/// Kills and reaps a child and every child of this process in the group that the child
+/// founded, and kills what else is in the group: a process may have continued as another
+/// without reporting it, or have left its group. Dropping it waits until that is done.
 ///
-/// Numbers are not used again while a process has them, a dead one too. Where somebody
-/// else has reaped the child (another thread of this program that waits for any, a
-/// `SIGCHLD` that is ignored), its number is nobody's, and no signal is sent to it.
+/// A number is not reused while a process has it, even a dead one. If other code has reaped
+/// the child (another thread of this program that waits for any child, an ignored
+/// `SIGCHLD`), its number may be reused, and no signal is sent to it.
 struct Burial {
     group: i32,
     pid: i32,
-    /// The child is reaped; its number means nothing any more.
+    /// The child is reaped; its number is no longer valid.
     reaped: bool,
     exit: Option<Exit>,
     give_up: Option<Deadline>,
     over: bool,
-    place: Option<Place>,
+    slot: Option<ProcessSlot>,
 }
 
 impl Burial {
-    fn begin(group: i32, pid: i32, place: Option<Place>) -> Self {
-        // The number is the group's while the child is in it, or is what it was
-        // named after.
+    fn begin(group: i32, pid: i32, slot: Option<ProcessSlot>) -> Self {
+        // The number is the group's while the child is in the group, or is the process that
+        // founded it.
         let named = pid == group || Pid::from_raw(pid).is_some_and(|pid| is_in(pid, group));
         if named && wrun_sys::is_child(pid) {
             kill_group(group);
@@ -236,17 +235,17 @@ impl Burial {
             exit: None,
             give_up: Deadline::after(GONE),
             over: false,
-            place,
+            slot,
         }
     }
 
-    /// The place that it frees.
-    fn with(mut self, place: Option<Place>) -> Self {
-        self.place = place;
+    /// The slot to free once it is over.
+    fn with(mut self, slot: Option<ProcessSlot>) -> Self {
+        self.slot = slot;
         self
     }
 
-    /// Reaps what is dead; whether nothing is left, or what is left does not die.
+    /// Reaps what is dead; returns whether nothing is left, or what is left does not die.
     fn is_over(&mut self) -> bool {
         while !self.over {
             let waited = match wrun_sys::wait(Whom::Group(self.group), false) {
@@ -266,7 +265,7 @@ impl Burial {
                 }
                 Ok(Some(_)) => {}
                 Ok(None) => {
-                    // Also out of its group.
+                    // Even if it has left its group.
                     let is_there = !self.reaped && wrun_sys::is_child(self.pid);
                     if let Some(pid) = Pid::from_raw(self.pid).filter(|_| is_there) {
                         let _ = kill_process(pid, Signal::KILL);
@@ -279,8 +278,8 @@ impl Burial {
         self.over
     }
 
-    /// Goes on in the background, where there is one: who drops a process should
-    /// not have to wait.
+    /// Continues in the background if possible: the caller that drops a process should not
+    /// have to wait.
     fn leave(mut self) {
         if let Ok(runtime) = tokio::runtime::Handle::try_current()
             && !self.is_over()

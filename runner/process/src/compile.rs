@@ -1,16 +1,15 @@
-//! Compiling in a process of its own: the runner's side. Process mode always does, thread
-//! mode where somebody set a limit on it.
+//! Compiling in a separate process: the runner's side. Process mode always does so, thread
+//! mode if a limit on compiling is set.
 //!
-//! A compiler reads what somebody hostile may have written, so it is a child with
-//! limits, and counts as taken over from its first byte on. What it leaves is
-//! sealed after it is dead, and then verified to be code of the task that was
-//! asked about. Whether that code does what the task says, nobody checks; it runs
-//! where the task would.
+//! A compiler reads input that may be hostile, so it is a child with limits, and is
+//! regarded as compromised from its first byte on. Its output is sealed after it is dead,
+//! and then verified to be code of the requested task. Whether that code does what the task
+//! says is not checked; it runs where the task would.
 //!
-//! A child is started by the thread that waits for it: the kernel's parent-death
-//! signal means that thread. It may go on as another child, in the same process
-//! group. Invariants: [`ChildCompiler::compile`] ends in bounded time, counted from
-//! when it has a place; on every path its child is dead and reaped when it returns.
+//! A child is started by the thread that waits for it: the kernel's parent-death signal
+//! refers to that thread. It may continue as another child, in the same process group.
+//! Invariants: [`ChildCompiler::compile`] ends in bounded time once it has a permit; on
+//! every path its child is dead and reaped when it returns.
 
 use super::channel;
 use super::compile_wait::{Ears, Ending, HANDSHAKE};
@@ -18,9 +17,9 @@ use super::error::{ProcessError, system};
 use super::program::worker_program;
 use super::reaped::Reaped;
 use super::roles::{COMPILE_ARG, WORKER_ARG};
+use super::stderr::plain;
 use super::suspend;
 use super::users::{User, Users, users_of};
-use super::words::plain;
 use crate::jail::{CompileLimits, Grants, Plan, Role};
 use crate::wire::CompileOrder;
 use bytes::Bytes;
@@ -40,10 +39,10 @@ use wrun_sys::{End, Exit, Program};
 use wrun_types::compile_budget::CompileBudget;
 use wrun_types::config::{Config, Jail};
 
-/// How long closing waits for children that were killed to be gone.
+/// How long closing waits for killed children to be gone.
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
-/// Threads of one compiler among others, and of one that is alone: each takes memory of
-/// the compiler's own.
+/// Threads of one compiler among others, and of the only one: each takes memory of the
+/// compiler's own.
 const THREADS: (usize, usize) = (4, 16);
 
 /// Compiles each task file in a child with limits, as many at once as there are
@@ -54,18 +53,18 @@ pub struct ChildCompiler {
     plan: Plan,
     users: Option<Users>,
     most: usize,
-    places: Mutex<Places>,
+    permits: Mutex<ChildPermits>,
     changed: Condvar,
-    /// Readable, by its end, once `Places::open` is dropped.
+    /// Readable, by its end, once `ChildPermits::open` is dropped.
     closed: PipeReader,
 }
 
-struct Places {
+struct ChildPermits {
     free: usize,
     open: Option<PipeWriter>,
 }
 
-/// What one compilation may take.
+/// The resources for one compilation.
 #[derive(Clone, Copy)]
 struct Share {
     time: Duration,
@@ -75,8 +74,7 @@ struct Share {
 
 impl Share {
     fn limits(self) -> CompileLimits {
-        // The clock on the wall is the limit; this one is for a runner that is
-        // stopped meanwhile.
+        // The wall clock is the limit; this one is for a runner that is stopped meanwhile.
         let seconds = self.time.as_secs().saturating_add(1);
         CompileLimits {
             data: self.memory,
@@ -86,8 +84,8 @@ impl Share {
     }
 }
 
-/// One of the places; given back when dropped.
-struct Place<'a>(&'a ChildCompiler);
+/// One of the permits; returned when dropped.
+struct ChildPermit<'a>(&'a ChildCompiler);
 
 impl ChildCompiler {
     pub fn new(config: &Config) -> Result<Self, ProcessError> {
@@ -110,7 +108,7 @@ impl ChildCompiler {
             },
             users: users_of(config),
             most: processors,
-            places: Mutex::new(Places {
+            permits: Mutex::new(ChildPermits {
                 free: processors,
                 open: Some(open),
             }),
@@ -119,14 +117,14 @@ impl ChildCompiler {
         })
     }
 
-    /// For thread mode: where somebody set a limit, which only a process can keep, and
-    /// there is a program to compile in.
+    /// For thread mode: if a limit is set, which only a process can enforce, and there is a
+    /// program to compile in.
     pub fn with_limits(config: &Config) -> Result<Option<Self>, ProcessError> {
         if !config.compile_budget.is_set() {
             return Ok(None);
         }
         let config = Config {
-            // Nobody relies on walls in that mode.
+            // That mode does not rely on walls.
             jail: match config.jail {
                 Jail::Off => Jail::Off,
                 Jail::Strict | Jail::BestEffort => Jail::BestEffort,
@@ -141,29 +139,29 @@ impl ChildCompiler {
         }
     }
 
-    fn places(&self) -> MutexGuard<'_, Places> {
-        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    fn permits(&self) -> MutexGuard<'_, ChildPermits> {
+        self.permits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for a place. That time is not the task's: the one that is behind a task
-    /// that compiles forever did nothing wrong.
-    fn place(&self) -> Result<Place<'_>, ProcessError> {
-        let mut places = self
+    /// Waits for a permit. This time is not the task's: it may be waiting for another task
+    /// that compiles forever.
+    fn permit(&self) -> Result<ChildPermit<'_>, ProcessError> {
+        let mut permits = self
             .changed
-            .wait_while(self.places(), |places| {
-                places.free == 0 && places.open.is_some()
+            .wait_while(self.permits(), |permits| {
+                permits.free == 0 && permits.open.is_some()
             })
             .unwrap_or_else(PoisonError::into_inner);
-        if places.open.is_none() {
+        if permits.open.is_none() {
             return Err(ProcessError::ShutDown);
         }
-        places.free -= 1;
-        Ok(Place(self))
+        permits.free -= 1;
+        Ok(ChildPermit(self))
     }
 
-    /// What compiling a file of this size in bytes may take, once it has a permit.
+    /// The resources for compiling a file of this size in bytes, once it has a permit.
     fn share(&self, len: usize) -> Share {
-        let busy = (self.most - self.places().free).max(1);
+        let busy = (self.most - self.permits().free).max(1);
         let (among_others, alone) = THREADS;
         let threads = (self.most / busy).min(alone);
         Share {
@@ -184,7 +182,7 @@ impl ChildCompiler {
         }
     }
 
-    /// What it means that a wait for a child ended like this.
+    /// The error for a wait that ended like this.
     fn judge(&self, ending: Ending, exit: Option<Exit>, ears: &Ears, share: Share) -> LoadError {
         match ending {
             Ending::Refused(LoadError::OutOfMemory) => too_much_memory(share.memory),
@@ -204,7 +202,7 @@ impl ChildCompiler {
         }
     }
 
-    /// What it means that a child died without a word.
+    /// The error for a child that died without a message.
     fn judge_death(&self, exit: Option<Exit>, ears: &Ears, share: Share) -> LoadError {
         let signal = match exit.map(|exit| exit.end) {
             Some(End::Signal(signal)) => Some(signal),
@@ -214,7 +212,7 @@ impl ChildCompiler {
         let used = usage.map(|usage| usage.user_cpu.saturating_add(usage.system_cpu));
         let said = String::from_utf8_lossy(&ears.heard);
         let time = share.limits().cpu;
-        // What it inherited can be less.
+        // The inherited limit can be lower.
         let inherited = getrlimit(Resource::Cpu).maximum.map(Duration::from_secs);
         let inherited = inherited.filter(|limit| *limit < time);
         let too_much_time = || match inherited {
@@ -235,8 +233,8 @@ impl ChildCompiler {
             Some(Signal::KILL) if Some(inherited.unwrap_or(time)) <= used => {
                 return too_much_time();
             }
-            // What Rust says before it gives up: by SIGABRT, or SIGSEGV where it is
-            // the first process of a namespace.
+            // Rust's message before it gives up: by SIGABRT, or SIGSEGV if it is the first
+            // process of a namespace.
             Some(_) if said.contains("memory allocation of ") && said.contains(" bytes failed") => {
                 return too_much_memory(share.memory);
             }
@@ -250,8 +248,8 @@ impl ChildCompiler {
         if let Some(line) = said.lines().find(|line| !line.trim().is_empty()) {
             how = format!("{how}; it said: {}", plain(line));
         }
-        // The one that kills a compiler that starts crashes it; a program that is none
-        // goes of itself.
+        // A compiler that was killed has crashed; a program that is not a compiler exits by
+        // itself.
         if ears.greeted || signal.is_some() {
             LoadError::CompileCrashed { how }
         } else {
@@ -267,26 +265,26 @@ impl ChildCompiler {
     ) -> Result<(Reaped, Ears), LoadError> {
         let pipes = system("cannot make pipes for a compiler");
         let (socket, its_socket) = UnixStream::pair().map_err(&pipes)?;
-        let (words, its_words) = io::pipe().map_err(&pipes)?;
+        let (output, its_output) = io::pipe().map_err(&pipes)?;
         if let Some(user) = user {
             user.apply(&mut order.plan);
         }
-        rustix::io::ioctl_fionbio(&words, true).map_err(|errno| pipes(errno.into()))?;
+        rustix::io::ioctl_fionbio(&output, true).map_err(|errno| pipes(errno.into()))?;
         let pid = std::process::id().to_string();
         let started = suspend::start(&Program {
             path: &self.program,
             args: &["wrun-compile", WORKER_ARG, &pid, COMPILE_ARG],
             env: &[],
             stdin: its_socket.as_fd(),
-            stdout: its_words.as_fd(),
-            stderr: its_words.as_fd(),
+            stdout: its_output.as_fd(),
+            stderr: its_output.as_fd(),
         });
         let member = started.map_err(|source| ProcessError::Spawn {
             program: self.program.clone(),
             source,
         })?;
-        // Its ends are the child's alone from here on.
-        drop((its_socket, its_words));
+        // From here on only the child has its ends.
+        drop((its_socket, its_output));
         let child = Reaped::new(member);
         let life = Pid::from_raw(child.id())
             .ok_or(Errno::SRCH)
@@ -294,15 +292,15 @@ impl ChildCompiler {
             .map_err(|errno| system("cannot watch a compiler")(errno.into()))?;
         // It does not end before it has its order: see `spawn`.
         match channel::send(&socket, &order, &files.map(AsFd::as_fd)) {
-            // It is gone; how is for the one that waits for it.
+            // It is gone; the caller that waits for it finds out how.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
             sent => sent.map_err(&pipes)?,
         }
         socket.set_nonblocking(true).map_err(&pipes)?;
-        Ok((child, Ears::new(life, socket, words)))
+        Ok((child, Ears::new(life, socket, output)))
     }
 
-    /// The code that a dead child left.
+    /// The code that a dead child has written.
     fn code(
         &self,
         output: File,
@@ -340,7 +338,7 @@ impl ChildCompiler {
     }
 }
 
-/// It had too little memory: by its own limit, or by one that it inherited.
+/// It had too little memory, by its own limit or an inherited one.
 fn too_much_memory(limit: u64) -> LoadError {
     match shortage::less_memory_than(limit) {
         None => LoadError::CompileMemory { limit },
@@ -359,7 +357,7 @@ impl Compiler for ChildCompiler {
         digest: &blake3::Hash,
         metered: bool,
     ) -> Result<Code, LoadError> {
-        let _place = self.place()?;
+        let _permit = self.permit()?;
         let file = sealed(source).map_err(system("cannot keep a task file in memory"))?;
         let output = Code::blank().map_err(|source| LoadError::System { source })?;
         let user = self.users.as_ref().map(Users::pick);
@@ -368,35 +366,35 @@ impl Compiler for ChildCompiler {
         let (mut child, mut ears) = self.start([&file, &output], order, user.as_ref())?;
         drop(file);
         let ending = ears.wait(&mut child, &self.closed, share.time)?;
-        // Whatever it still does, nobody needs it.
+        // Whatever it still does is not needed.
         let exit = child.end().or_else(|| ears.exit());
         drop(user);
-        ears.overhear();
+        ears.read_output();
         match ending {
             None => self.code(output, source.len(), digest, metered, share),
             Some(ending) => Err(self.judge(ending, exit, &ears, share)),
         }
     }
 
-    /// Kills what is being compiled, and waits until it is gone.
+    /// Kills running compilers, and waits until they are gone.
     fn close(&self) {
-        let mut places = self.places();
-        places.open.take();
+        let mut permits = self.permits();
+        permits.open.take();
         self.changed.notify_all();
         let _ = self
             .changed
-            .wait_timeout_while(places, CLOSE_WAIT, |places| places.free < self.most);
+            .wait_timeout_while(permits, CLOSE_WAIT, |permits| permits.free < self.most);
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for ChildPermit<'_> {
     fn drop(&mut self) {
-        self.0.places().free += 1;
+        self.0.permits().free += 1;
         self.0.changed.notify_all();
     }
 }
 
-/// Bytes in a memory file that nobody can change.
+/// Bytes in a sealed memory file.
 fn sealed(bytes: &[u8]) -> io::Result<File> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let mut file = File::from(rustix::fs::memfd_create("wrun-task", flags)?);

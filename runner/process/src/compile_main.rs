@@ -1,9 +1,9 @@
-//! The compiler program: what the hidden entry of a binary does after it was
-//! started to compile one task file.
+//! The compiler program: what a binary's hidden entry does after it was started to compile
+//! one task file.
 //!
-//! Reads the file, compiles it within the limits it was given, leaves the code
-//! in the other file, says how that went. Invariant: nothing of the task file is
-//! looked at before the jail stands.
+//! Reads the file, compiles it within the limits of its order, writes the code to the other
+//! file, and reports the result. Invariant: no byte of the task file is read before the
+//! jail is set up.
 
 use super::begin::{check_alone, go_inside, settle};
 use super::channel::{self, Inbox};
@@ -32,7 +32,7 @@ pub(super) fn work(parent: i32) -> io::Result<()> {
     let (mut source, mut output) = (File::from(source), File::from(output));
 
     let runner = File::from(runner);
-    // A plain write: behind the jail sockets are not sent to.
+    // A plain write: the jail forbids sending to sockets.
     let say = |says: &CompilerSays| -> io::Result<()> {
         (&runner).write_all(&wire::encode(says).map_err(io::Error::other)?)
     };
@@ -41,8 +41,8 @@ pub(super) fn work(parent: i32) -> io::Result<()> {
         Ok(walls) => walls,
         Err(error) => return say(&refusal_of(error)),
     };
-    // Before there are threads: what seals a process seals the thread that asks,
-    // and those that it starts.
+    // Before there are threads: sealing applies to the calling thread, and to those that it
+    // starts.
     let sealed = match walls.seal() {
         Ok((sealed, _report)) => sealed,
         Err(error) => return say(&refusal_of(error)),
@@ -52,7 +52,7 @@ pub(super) fn work(parent: i32) -> io::Result<()> {
         limit(&limits.ok_or_else(|| io::Error::other("no limits"))?)?;
     }
 
-    // The runner wrote it, so the position they share is at the end.
+    // The runner wrote it, so their shared position is at the end.
     source.seek(SeekFrom::Start(0))?;
     let mut bytes = Vec::new();
     source.read_to_end(&mut bytes)?;
@@ -63,7 +63,7 @@ pub(super) fn work(parent: i32) -> io::Result<()> {
     }
     let says = match compile(bytes, &order, parallel, &mut output) {
         Ok(()) => CompilerSays::Compiled,
-        // The jail has a file that is too large be an error.
+        // The jail turns a file that is too large into an error.
         Err(LoadError::System {
             source: CodeError::Io { source: error, .. },
         }) if error.kind() == io::ErrorKind::FileTooLarge => {
@@ -111,11 +111,11 @@ fn refusal_of(error: JailError) -> CompilerSays {
     }
 }
 
-/// Limits this process where there is no jail. Address space is not limited: it is reserved in gigabytes
-/// where nothing is ever used.
+/// Limits this process if there is no jail. Address space is not limited: gigabytes of it
+/// are reserved without being used.
 fn limit(limits: &CompileLimits) -> io::Result<()> {
     let set = |resource, soft: u64, hard: u64| {
-        // What this process was given is the most that it may give itself.
+        // The inherited limit is the maximum that it may set.
         let most = getrlimit(resource).maximum.unwrap_or(u64::MAX);
         let limit = Rlimit {
             current: Some(soft.min(most)),
@@ -126,13 +126,13 @@ fn limit(limits: &CompileLimits) -> io::Result<()> {
     set(Resource::Core, 0, 0)?;
     set(Resource::Data, limits.data, limits.data)?;
     set(Resource::Fsize, limits.file, limits.file)?;
-    // The soft limit's signal says what happened; the hard one's is SIGKILL.
+    // The soft limit's signal tells the reason; the hard one's is SIGKILL.
     let cpu = limits.cpu.as_secs();
     set(Resource::Cpu, cpu, cpu.saturating_add(1))?;
     Ok(())
 }
 
-/// Starts the threads that compile; whether there are any.
+/// Starts the threads that compile; returns whether there are any.
 fn threads(most: u32) -> bool {
     most > 1
         && shortage::room_for_threads(most as usize, 0).ok() == Some(most as usize)

@@ -1,12 +1,11 @@
-//! Waiting for a compiler: what it says to its runner, what it says to nobody, and its
-//! death.
+//! Waiting for a compiler: its messages to its runner, its other output, and its death.
 //!
-//! Invariant: a wait ends at the latest when the time is up that compiling may take,
-//! whatever the child does; and what is kept of its words is bounded.
+//! Invariant: a wait ends at the latest when the time for compiling is up, whatever the
+//! child does; and the kept part of its output is bounded.
 
 use super::error::{ProcessError, system};
 use super::reaped::Reaped;
-use super::words::plain;
+use super::stderr::plain;
 use crate::wire::{CompilerSays, Decoder, Hello, MAX_ANSWER};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -22,16 +21,16 @@ use wrun_sys::{self, Exit};
 pub(super) const HANDSHAKE: Duration = Duration::from_secs(30);
 /// How long a child that closed its socket may take to die.
 const REAP_TIMEOUT: Duration = Duration::from_secs(2);
-/// What is kept of a compiler's stdout and stderr; the rest is not read.
+/// Maximum that is kept of a compiler's stdout and stderr; the rest is not read.
 const MAX_WORDS: usize = 16 << 10;
 
-/// What ended the wait for a child that has not compiled.
+/// How the wait ended for a child that has not compiled.
 pub(super) enum Ending {
     Refused(LoadError),
     Failed(String),
     /// Its jail cannot be set up.
     Jail(ProcessError),
-    /// It died before it said anything.
+    /// It died before it sent anything.
     Silent,
     TimedOut,
     Closed,
@@ -39,29 +38,29 @@ pub(super) enum Ending {
     Broke(String),
 }
 
-/// Where a child is listened to.
+/// The connections to a child.
 pub(super) struct Ears {
     life: OwnedFd,
     socket: UnixStream,
     /// Its stdout and stderr.
-    words: PipeReader,
-    /// What it said so far, and to nobody.
+    output: PipeReader,
+    /// The bytes received so far: from the socket, and from its output.
     answer: Vec<u8>,
     pub(super) heard: Vec<u8>,
-    /// More may come of `words`.
+    /// More output may come.
     hearing: bool,
     pub(super) greeted: bool,
-    /// Its first word was that it goes on elsewhere.
+    /// Its first message was that it continues as another process.
     moved: bool,
 }
 
 impl Ears {
-    /// For a child with this pidfd, whose socket and words do not block.
-    pub(super) fn new(life: OwnedFd, socket: UnixStream, words: PipeReader) -> Self {
+    /// For a child with this pidfd, whose socket and output do not block.
+    pub(super) fn new(life: OwnedFd, socket: UnixStream, output: PipeReader) -> Self {
         Ears {
             life,
             socket,
-            words,
+            output,
             answer: Vec::new(),
             heard: Vec::new(),
             hearing: true,
@@ -70,15 +69,15 @@ impl Ears {
         }
     }
 
-    /// How the child ended, where somebody else has reaped it.
+    /// How the child ended, if other code has reaped it.
     pub(super) fn exit(&self) -> Option<Exit> {
         let end = wrun_sys::end_of_reaped(self.life.as_fd())?;
         Some(Exit { end, usage: None })
     }
 
-    /// Waits until the child has compiled (none), or has said why not, is dead, has
-    /// had `time` since its greeting, or `closed` says that nobody wants it any
-    /// more.
+    /// Waits until the child has compiled (`None`), or has reported why not, is dead, has
+    /// used up `time` since its greeting, or `closed` shows that the result is not needed
+    /// any more.
     pub(super) fn wait(
         &mut self,
         child: &mut Reaped,
@@ -94,7 +93,7 @@ impl Ears {
                 return Ok(Some(Ending::Closed));
             }
             let was_greeted = self.greeted;
-            self.overhear();
+            self.read_output();
             let open = self.listen();
             let word = self.word();
             if self.greeted && !was_greeted {
@@ -108,12 +107,12 @@ impl Ears {
                         continue;
                     }
                     Err(error) => {
-                        let what = format!("it went where it cannot be: {error}");
+                        let what = format!("it reported an invalid process number: {error}");
                         return Ok(Some(Ending::Broke(what)));
                     }
                 },
                 Ok(Some(CompilerSays::Moved(_))) => {
-                    return Ok(Some(Ending::Broke("it went on twice".to_owned())));
+                    return Ok(Some(Ending::Broke("it reported a move twice".to_owned())));
                 }
                 Ok(Some(CompilerSays::NoJail(mut layer))) => {
                     layer.detail = plain(&layer.detail);
@@ -133,20 +132,20 @@ impl Ears {
                 return Ok(Some(Ending::Silent));
             }
             if !open {
-                // It is dying, most likely: how says more than that it does.
+                // It is probably dying, and how it dies says more than the closed socket.
                 let soon = Deadline::after(REAP_TIMEOUT);
                 let died = wait_readable(&mut [PollFd::new(&self.life, PollFlags::IN)], soon)?;
                 return Ok(Some(if died {
                     Ending::Silent
                 } else {
-                    Ending::Broke("it closed its socket and lived on".to_owned())
+                    Ending::Broke("it closed its socket but did not end".to_owned())
                 }));
             }
         }
     }
 
-    /// Waits until something happens: whether nobody wants the child any more, and
-    /// whether it is dead. None when nothing did until `end`.
+    /// Waits until something happens: returns whether the result is not needed any more,
+    /// and whether the child is dead. `None` if nothing happened until `end`.
     fn ready(
         &self,
         closed: &PipeReader,
@@ -160,17 +159,17 @@ impl Ears {
         ];
         // At its end it would always be ready.
         if self.hearing {
-            fds.push(fd(self.words.as_fd()));
+            fds.push(fd(self.output.as_fd()));
         }
         Ok(wait_readable(&mut fds, end)?
             .then(|| [0, 1].map(|index| !fds[index].revents().is_empty())))
     }
 
-    /// Reads what is there of what the child says to nobody.
-    pub(super) fn overhear(&mut self) {
+    /// Reads the available output of the child.
+    pub(super) fn read_output(&mut self) {
         let mut bytes = [0; 4096];
         while self.hearing {
-            match self.words.read(&mut bytes) {
+            match self.output.read(&mut bytes) {
                 Ok(0) => self.hearing = false,
                 Ok(len) => self.heard.extend_from_slice(&bytes[..len]),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -181,7 +180,7 @@ impl Ears {
         }
     }
 
-    /// Reads what is there of the child's answer; whether more can come.
+    /// Reads what is available of the child's message; returns whether more can come.
     fn listen(&mut self) -> bool {
         let mut bytes = [0; 4096];
         while self.answer.len() <= MAX_ANSWER {
@@ -189,14 +188,14 @@ impl Ears {
                 Ok(0) => return false,
                 Ok(len) => self.answer.extend_from_slice(&bytes[..len]),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // Reset, where the child left without reading.
+                // Reset, if the child ended without reading.
                 Err(error) => return error.kind() == io::ErrorKind::WouldBlock,
             }
         }
         true
     }
 
-    /// The child's word, once it is whole; the error is how it broke the protocol.
+    /// The child's message, once it is complete; the error is how it broke the protocol.
     fn word(&mut self) -> Result<Option<CompilerSays>, String> {
         let Some((hello, rest)) = self.answer.split_first_chunk::<{ Hello::LEN }>() else {
             return Ok(None);
@@ -216,11 +215,11 @@ impl Ears {
     }
 }
 
-/// Waits until one of them is ready or closed; `false` when none was until `end`.
+/// Waits until one of them is ready or closed; `false` if none was until `end`.
 fn wait_readable(fds: &mut [PollFd<'_>], end: Option<Deadline>) -> Result<bool, LoadError> {
     loop {
         let left = end.map(Deadline::left);
-        // A child that is always ready does not live on for that.
+        // A child that is always ready does not get more time.
         if left.is_some_and(|left| left.is_zero()) {
             return Ok(false);
         }

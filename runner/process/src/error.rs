@@ -1,4 +1,4 @@
-//! What can be wrong with processes, as the runner's own error.
+//! Errors of processes.
 
 use std::io;
 use std::path::PathBuf;
@@ -8,7 +8,7 @@ use wrun_sys::shortage;
 use wrun_types::error::{Error, ErrorKind};
 use wrun_types::jail_report::LayerReport;
 
-/// Something about processes failed; not a guest's doing.
+/// A failure of processes that a guest did not cause.
 #[derive(Debug, thiserror::Error)]
 pub enum ProcessError {
     #[error(
@@ -50,8 +50,8 @@ pub enum ProcessError {
     ShutDown,
 }
 
-/// Whether starting a program failed because of the program: it is not there, may
-/// not be run, or is none. Trying again does not help.
+/// Whether starting a program failed because of the program: it does not exist, may not be
+/// run, or is not a program. Trying again does not help.
 fn is_no_program(error: &std::io::Error) -> bool {
     matches!(
         error.kind(),
@@ -83,7 +83,7 @@ impl From<ProcessError> for LoadError {
     }
 }
 
-/// What failed of the system, as an error of processes.
+/// A failed system call, as an error of processes.
 pub(super) fn system(what: &'static str) -> impl Fn(io::Error) -> ProcessError {
     move |source| ProcessError::System { what, source }
 }

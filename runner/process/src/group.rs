@@ -1,5 +1,4 @@
-//! The control group that a runner's workers are in, made when the first of them
-//! is started.
+//! The control group of a runner's workers, made when the first of them is started.
 
 use crate::jail::{Cgroup, CgroupLimits};
 use std::path::PathBuf;
@@ -7,14 +6,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub(super) struct Group {
     limits: CgroupLimits,
-    state: Mutex<State>,
+    lifecycle: Mutex<Lifecycle>,
 }
 
 #[derive(Default)]
-enum State {
+enum Lifecycle {
     #[default]
     Unmade,
-    /// Or why there can be none.
+    /// The error says why there can be none.
     Made(Result<Cgroup, String>),
     Removed,
 }
@@ -23,30 +22,32 @@ impl Group {
     pub(super) fn new(limits: CgroupLimits) -> Self {
         Group {
             limits,
-            state: Mutex::default(),
+            lifecycle: Mutex::default(),
         }
     }
 
     /// Its directory, or why there is none, for people.
     pub(super) fn path(&self) -> Result<PathBuf, String> {
-        let mut state = self.state();
-        if matches!(*state, State::Unmade) {
-            *state = State::Made(Cgroup::create(&self.limits));
+        let mut lifecycle = self.lifecycle();
+        if matches!(*lifecycle, Lifecycle::Unmade) {
+            *lifecycle = Lifecycle::Made(Cgroup::create(&self.limits));
         }
-        match &*state {
-            State::Made(Ok(group)) => Ok(group.path().to_owned()),
-            State::Made(Err(why)) => Err(why.clone()),
-            State::Unmade | State::Removed => Err("the runner is shut down".to_owned()),
+        match &*lifecycle {
+            Lifecycle::Made(Ok(group)) => Ok(group.path().to_owned()),
+            Lifecycle::Made(Err(why)) => Err(why.clone()),
+            Lifecycle::Unmade | Lifecycle::Removed => Err("the runner is shut down".to_owned()),
         }
     }
 
-    /// Removes it, with what is in it.
+    /// Removes it, with everything in it.
     pub(super) fn remove(&self) {
-        *self.state() = State::Removed;
+        *self.lifecycle() = Lifecycle::Removed;
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lifecycle(&self) -> MutexGuard<'_, Lifecycle> {
+        self.lifecycle
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 

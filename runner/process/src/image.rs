@@ -1,11 +1,11 @@
 //! The worker program's code on large pages, once for all zygotes of a runner.
 //!
-//! A forked process begins without pages of code: it faults them in, some sixteen
-//! at a time, and gives each back when it ends, which was a third of what a small
-//! task cost. A large page is one fault. See `docs/adr/0013`.
+//! A forked process begins without pages of code: it faults them in, some sixteen at a
+//! time, and frees each when it ends, which was a third of the cost of a small task. A
+//! large page is one fault. See `docs/adr/0013`.
 //!
-//! Invariant: what a zygote maps is a sealed copy of the very file that it was
-//! started from, made by its runner.
+//! Invariant: a zygote maps a sealed copy of the very file that it was started from, made
+//! by its runner.
 
 use object::elf::{FileHeader64, PF_W, PT_LOAD};
 use object::read::elf::{FileHeader, ProgramHeader};
@@ -17,7 +17,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use wrun_sys::{self, Collapsed, FileId, IMAGE_SEALS, LARGE};
 
-/// A program with more code than this does without.
+/// A program with more code than this gets no image.
 const MOST: usize = 256 << 20;
 
 /// A copy of a program's code and constants.
@@ -30,8 +30,8 @@ pub struct Image {
 }
 
 impl Image {
-    /// The image of a program; an error where the system has no large pages, or
-    /// the program is not laid out for them.
+    /// The image of a program; an error if the system has no large pages, or the program is
+    /// not laid out for them.
     pub fn of(program: &Path) -> io::Result<Self> {
         if large_page_size()? != LARGE {
             return Err(io::Error::other("large pages have another size"));
@@ -42,7 +42,7 @@ impl Image {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let mut copy = File::from(memfd_create("wrun-image", flags)?);
         copy.set_len(len as u64)?;
-        // Looking at it has moved on in it.
+        // Examining it has changed its position.
         program.rewind()?;
         io::copy(&mut (&program).take(len as u64), &mut copy)?;
         if FileId::of(&program)? != of {
@@ -62,7 +62,7 @@ impl Image {
     }
 }
 
-/// How much of the file holds what is never written to, in large pages.
+/// The size of the part of the file that is never written to, in large pages.
 fn code_len(program: &File) -> io::Result<usize> {
     let cache = ReadCache::new(program);
     let bad = |error| io::Error::new(io::ErrorKind::InvalidData, error);

@@ -1,9 +1,8 @@
-//! Process mode: every task in an operating-system process of its own, forked
-//! from a zygote that has the task loaded and jailed, or started as a program.
+//! Process mode: every task in a separate operating-system process, forked from a zygote
+//! that has the task loaded and jailed, or started as a program.
 //!
-//! The only place that makes processes. Invariants: every process has one owner
-//! that kills and reaps it on every path; a worker is treated as hostile once a
-//! guest runs in it.
+//! The only code that starts processes. Invariants: every process has one owner that kills
+//! and reaps it on every path; a worker is regarded as hostile once a guest runs in it.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(
@@ -40,13 +39,13 @@ mod reaped;
 mod requests;
 mod roles;
 mod spawn;
+mod stderr;
 mod stream;
 mod suspend;
 mod task_main;
 mod trace;
 mod users;
 pub mod wire;
-mod words;
 mod worker;
 mod worker_main;
 mod zygote;
@@ -74,7 +73,7 @@ use wrun_types::error::{Error, ErrorKind};
 use wrun_types::limits::Limits;
 use wrun_types::spec::Spec;
 
-/// How the note begins that a worker was root.
+/// The beginning of the note that a worker ran as root.
 pub const AS_ROOT: &str = "the worker ran as root (uid 0)";
 
 pub struct ProcessExecutor {
@@ -82,7 +81,7 @@ pub struct ProcessExecutor {
     pools: Mutex<Vec<Weak<Pools>>>,
 }
 
-/// What the workers of all artifacts have in common.
+/// State that the workers of all artifacts share.
 struct Shared {
     loader: Arc<Loader>,
     spawner: Arc<Spawner>,
@@ -96,9 +95,9 @@ struct Pools {
     shared: Arc<Shared>,
     /// The artifact imports ports.
     talks: bool,
-    /// The artifact imports regions, or what else needs the runner's services.
+    /// The artifact imports regions, or another interface with requests.
     regions: bool,
-    /// The artifact can learn that it is asked to stop.
+    /// The artifact can observe cancellation.
     observes_cancellation: bool,
     code: Arc<Mutex<Arc<Code>>>,
     by_grants: Mutex<HashMap<Grants, Arc<Pool>>>,
@@ -108,13 +107,13 @@ impl ProcessExecutor {
     pub fn new(loader: Arc<Loader>, config: &Config) -> Result<Self, ProcessError> {
         let program = worker_program(config.worker.as_deref())?;
         let users = users_of(config).map(Arc::new);
-        // Before any worker is started: what a task may have follows from it.
+        // Before any worker is started: a task's limits depend on it.
         reserve_descriptors(Raise::Soft);
         let running = config.max_running + config.max_children;
         let spawner = Arc::new(Spawner::start(program, running)?);
         let group = Group::new(CgroupLimits {
             memory: None,
-            // Each may be two while it goes on as another.
+            // Each may be two while it continues as another process.
             pids: Some((spawner.most() as u64).saturating_mul(2)),
         });
         let shared = Shared {
@@ -140,7 +139,7 @@ impl ProcessExecutor {
                 },
                 users,
                 group: (config.jail != Jail::Off).then(|| Arc::new(group)),
-                told: Arc::default(),
+                reported: Arc::default(),
             },
             trial: Arc::default(),
         };
@@ -152,8 +151,8 @@ impl ProcessExecutor {
 }
 
 impl Shared {
-    /// Whether the directories of a task are mapped for a worker that is not root; where
-    /// its worker is root, what people should know.
+    /// Whether the directories of a task are mapped for a worker that is not root; if its
+    /// worker is root, a note for people.
     async fn owners(&self, spec: &Arc<Spec>) -> Result<(bool, Option<String>), Error> {
         let Settings { plan, users, .. } = &self.settings;
         if plan.mode == Jail::Off {
@@ -177,7 +176,7 @@ impl Shared {
             return Ok((true, None));
         }
         let (trial, spec) = (self.trial.clone(), spec.clone());
-        // A mount goes when all processors have seen it go.
+        // Removing a mount waits for all processors.
         let tried = tokio::task::spawn_blocking(move || {
             let directories = spec.dirs.iter().map(|grant| grant.host.as_path());
             let (path, error) = trial.obstacle(directories)?;
@@ -195,8 +194,8 @@ impl Shared {
     }
 }
 
-/// What a guest may have in a process of its own, in bytes, with the host's copies of what
-/// it is given, of what it returns, and of what its children are and do.
+/// The memory of a guest in a separate process, in bytes, including the host's copies of
+/// its input, of what it returns, and of its children's input and output.
 fn memory_of_a_process(spec: &Spec) -> u64 {
     let limits = &spec.limits;
     let input = limits.max_input.unwrap_or(Limits::INPUT_DEFAULT);
@@ -261,7 +260,7 @@ impl Executor for ProcessExecutor {
             }
         }
         self.shared.spawner.close();
-        // No process is in it any more.
+        // It has no process any more.
         if let Some(group) = &self.shared.settings.group {
             group.remove();
         }
@@ -294,7 +293,7 @@ impl Runnable for Pools {
             }
         };
         if let Some(note) = &as_root {
-            self.shared.settings.told.as_root(note);
+            self.shared.settings.reported.as_root(note);
         }
         let mut executed = attempt::run(&pool, job, self.regions, renew).await?;
         executed.notes.extend(as_root);

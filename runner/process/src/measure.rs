@@ -1,5 +1,5 @@
-//! What a comparison of the modes uses of processes: how to start, watch and reap a
-//! program of its own.
+//! Parts of this crate for comparisons of the modes: starting, watching and reaping a
+//! program.
 
 pub use crate::begin::{check_alone, settle};
 pub use crate::error::ProcessError;

@@ -1,8 +1,8 @@
-//! Directories of root's for a worker that is not root: mounts, which only the worker has,
-//! on which what is root's on disk is the worker's own user's.
+//! Root's directories for a worker that is not root: mounts that only the worker has, on
+//! which root's files on disk belong to the worker's own user.
 //!
-//! Invariant: a directory that was mapped shows what it shows to its runner, with every
-//! mount below it, or is refused.
+//! Invariant: a directory that was mapped shows the worker what it shows to its runner,
+//! with every mount below it, or is refused.
 
 use super::users::USERS;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -18,25 +18,25 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// The last number that a user can have; the one beyond it means nobody.
+/// The last number that a user can have; the one after it is invalid.
 const LAST: u32 = u32::MAX - 1;
 
-/// Directories of which it is remembered whether they can be mapped.
-const PLACES: usize = 1024;
+/// Maximum of directories for which it is remembered whether they can be mapped.
+const MAX_KNOWN: usize = 1024;
 
 /// The owners of files, from those on disk to those that one worker sees. Root, and the
-/// runner's group, are the worker's user and group; all others are who they are.
+/// runner's group, become the worker's user and group; all others are unchanged.
 pub(super) struct Owners(OwnedFd);
 
 impl Owners {
-    /// For a worker of this user, and of the group of that number.
+    /// For a worker of this user, and of the group with that number.
     pub(super) fn seen_by(user: u32) -> io::Result<Self> {
         let group = getegid().as_raw();
         wrun_sys::user_namespace(&map(0, user), &map(group, user)).map(Owners)
     }
 
-    /// The directory with its owners mapped; the mount is gone with its descriptor. That
-    /// takes the kernel a moment, while it waits for all processors.
+    /// The directory with its owners mapped; the mount is removed with its descriptor. The
+    /// kernel then waits for all processors, which takes a moment.
     pub(super) fn map(&self, directory: BorrowedFd<'_>) -> io::Result<OwnedFd> {
         let flags = OpenTreeFlags::OPEN_TREE_CLONE
             | OpenTreeFlags::OPEN_TREE_CLOEXEC
@@ -49,43 +49,45 @@ impl Owners {
     }
 }
 
-/// Tells of directories whether they can be mapped, before there is a worker for them.
+/// Determines whether directories can be mapped, before there is a worker for them.
 #[derive(Default)]
 pub(super) struct Trial(Mutex<Tried>);
 
-/// What was found out, which holds as long as no mount comes or goes.
+/// The results, which are valid until a mount is added or removed.
 #[derive(Default)]
 struct Tried {
     owners: Option<Owners>,
     /// The list of mounts, and whether one of them is not copied with those around it.
     mounts: Option<(File, bool)>,
-    /// Whether they can be mapped.
-    places: HashMap<Place, bool>,
+    /// Whether each can be mapped.
+    known: HashMap<MountedDir, bool>,
 }
 
 /// A directory on a mount.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-struct Place {
+struct MountedDir {
     device: (u32, u32),
     inode: u64,
     mount: u64,
 }
 
 impl Trial {
-    /// Whether all these directories are known to be such that can be mapped.
+    /// Whether all these directories are known to be mappable.
     pub(super) fn knows<'a>(&self, directories: impl IntoIterator<Item = &'a Path>) -> bool {
         let mut tried = self.tried();
         if tried.look_again().is_err() {
             return false;
         }
         directories.into_iter().all(|path| {
-            let place = open(path).ok().and_then(|directory| Place::of(&directory));
-            place.is_some_and(|place| tried.places.get(&place) == Some(&true))
+            let dir = open(path)
+                .ok()
+                .and_then(|directory| MountedDir::of(&directory));
+            dir.is_some_and(|dir| tried.known.get(&dir) == Some(&true))
         })
     }
 
     /// The first of these directories that cannot be mapped, and why. One that cannot even
-    /// be opened is for others to complain about.
+    /// be opened is reported elsewhere.
     pub(super) fn obstacle<'a>(
         &self,
         directories: impl IntoIterator<Item = &'a Path>,
@@ -94,7 +96,7 @@ impl Trial {
             let Ok(directory) = open(path) else {
                 continue;
             };
-            // What was mapped goes when others have the lock again.
+            // The mapping is removed after the lock is released.
             let mapped = self.tried().mapped(&directory);
             if let Err(error) = mapped {
                 return Some((path, error));
@@ -109,7 +111,7 @@ impl Trial {
 }
 
 impl Tried {
-    /// Forgets what was found out, where mounts have come or gone since.
+    /// Forgets the results if mounts were added or removed since.
     fn look_again(&mut self) -> io::Result<()> {
         let mut file = match self.mounts.take() {
             Some((file, unbindable)) => {
@@ -126,7 +128,7 @@ impl Tried {
             }
             None => File::open("/proc/self/mountinfo")?,
         };
-        self.places.clear();
+        self.known.clear();
         let mut mounts = String::new();
         file.seek(SeekFrom::Start(0))?;
         file.read_to_string(&mut mounts)?;
@@ -134,8 +136,8 @@ impl Tried {
         Ok(())
     }
 
-    /// A mount that a directory can be mapped by, or none where that is known; or why it
-    /// cannot.
+    /// A mount with the directory mapped, or `None` if that is known to be possible; or why
+    /// it is not.
     fn mapped(&mut self, directory: &OwnedFd) -> io::Result<Option<OwnedFd>> {
         self.look_again()?;
         // A copy of mounts lacks those that are not to be copied.
@@ -146,8 +148,8 @@ impl Tried {
         {
             return Err(io::Error::other("the system has unbindable mounts"));
         }
-        let place = Place::of(directory);
-        match place.and_then(|place| self.places.get(&place)) {
+        let dir = MountedDir::of(directory);
+        match dir.and_then(|dir| self.known.get(&dir)) {
             Some(true) => return Ok(None),
             Some(false) => return Err(Errno::INVAL.into()),
             None => {}
@@ -159,24 +161,24 @@ impl Tried {
         let mapped = self.owners.insert(owners).map(directory.as_fd());
         let is_lasting = match &mapped {
             Ok(_) => true,
-            // Others may be otherwise a moment later.
+            // Other errors may be different a moment later.
             Err(error) => error.raw_os_error() == Some(Errno::INVAL.raw_os_error()),
         };
-        if let Some(place) = place.filter(|_| is_lasting) {
-            if self.places.len() >= PLACES {
-                self.places.clear();
+        if let Some(dir) = dir.filter(|_| is_lasting) {
+            if self.known.len() >= MAX_KNOWN {
+                self.known.clear();
             }
-            self.places.insert(place, mapped.is_ok());
+            self.known.insert(dir, mapped.is_ok());
         }
         mapped.map(Some)
     }
 }
 
-impl Place {
+impl MountedDir {
     fn of(directory: &OwnedFd) -> Option<Self> {
         let wanted = StatxFlags::INO | StatxFlags::MNT_ID;
         let about = statx(directory, "", AtFlags::EMPTY_PATH, wanted).ok()?;
-        (about.stx_mask & wanted.bits() == wanted.bits()).then_some(Place {
+        (about.stx_mask & wanted.bits() == wanted.bits()).then_some(MountedDir {
             device: (about.stx_dev_major, about.stx_dev_minor),
             inode: about.stx_ino,
             mount: about.stx_mnt_id,
@@ -184,7 +186,7 @@ impl Place {
     }
 }
 
-/// Why a directory could not be mapped, in words.
+/// Why a directory could not be mapped, as text.
 pub(super) fn why(error: &io::Error) -> String {
     match error.raw_os_error().map(Errno::from_raw_os_error) {
         Some(Errno::INVAL) => {
@@ -196,14 +198,14 @@ pub(super) fn why(error: &io::Error) -> String {
     }
 }
 
-/// Opens a granted directory, to be opened anew by its user.
+/// Opens a granted directory, to be opened again by its user.
 pub(super) fn open(path: &Path) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     Ok(rustix::fs::open(path, flags, Mode::empty())?)
 }
 
-/// A map in the kernel's words: `from` becomes `to`, which nobody on disk is, and all
-/// others stay.
+/// A map in the kernel's syntax: `from` becomes `to`, which no file on disk has, and all
+/// others are unchanged.
 fn map(from: u32, to: u32) -> String {
     let mut text = format!("{from} {to} 1\n");
     let (low, high) = (from.min(to), from.max(to));
@@ -217,11 +219,11 @@ fn map(from: u32, to: u32) -> String {
     text
 }
 
-/// Whether a list of mounts, as `/proc` has it, has one that is not copied with those
-/// around it.
+/// Whether a list of mounts, in the format of `/proc`, has one that is not copied with
+/// those around it.
 fn has_unbindable(mounts: &str) -> bool {
     mounts.lines().any(|line| {
-        // Six fields, others as far as there are any, a dash, and three more.
+        // Six fields, any number of optional ones, a dash, and three more.
         let others = line.split(' ').skip(6).take_while(|field| *field != "-");
         others.into_iter().any(|field| field == "unbindable")
     })
@@ -264,7 +266,7 @@ mod tests {
         }
         trial.tried().mounts = None;
         assert!(!trial.knows(path()));
-        // Nobody maps it; what is not there is for others to say.
+        // It cannot be mapped; a missing directory is reported elsewhere.
         assert!(trial.obstacle([Path::new("/proc")]).is_some());
         assert!(trial.obstacle([Path::new("/proc/none")]).is_none());
     }

@@ -1,4 +1,4 @@
-//! An order that can be there before its worker is.
+//! An order that can be sent before its worker exists.
 
 use super::channel::Sender;
 use crate::wire::{FrameError, Input, Order, Output, RunOrder};
@@ -11,15 +11,16 @@ use wrun_sandbox::Sink;
 use wrun_sandbox::executor::Job;
 use wrun_types::spec::Spec;
 
-/// Orders up to this size go ahead of their worker: every socket takes them.
+/// Orders up to this size can be sent ahead of their worker: every socket has room for
+/// them.
 const AHEAD: usize = 16 << 10;
 
-/// What is to be ordered for a task to which nothing else is to be sent: its order can be
-/// there before its worker is.
+/// The order of a task to which nothing else is sent: it can be sent before its worker
+/// exists.
 ///
-/// Should the worker's start fail when the order is with it already, the task runs once
-/// more in another one, and nobody can tell: it has no directories, no addresses and no
-/// port, and what it says is heard by nobody.
+/// If the worker's start fails after the order was sent, the task runs again in another
+/// worker, without a visible difference: it has no directories, no addresses and no port,
+/// and its messages were not read.
 pub(super) struct Plain {
     task_id: u64,
     attempt: u32,
@@ -30,7 +31,7 @@ pub(super) struct Plain {
 }
 
 impl Plain {
-    /// None where a task is not as plain.
+    /// `None` if the task needs more than that.
     pub(super) fn of(job: &Job) -> Option<Self> {
         let InputKind::Bytes(input) = &job.stdin else {
             return None;
@@ -44,7 +45,7 @@ impl Plain {
             || !job.spec.tcp.is_empty()
             || job.port.is_some()
             || job.exchange.is_some()
-            // What is left until then is told, and would pass meanwhile.
+            // The order states the time left, which would pass meanwhile.
             || job.deadline.is_some()
         {
             return None;
@@ -79,10 +80,10 @@ impl Plain {
     }
 }
 
-/// An order that waited for its worker.
-pub(super) struct Told {
+/// An order as it was sent, as far as the socket took it.
+pub(super) struct SentOrder {
     pub(super) frame: Vec<u8>,
-    /// Bytes of it that there was room for.
+    /// Bytes of the frame that were sent.
     pub(super) sent: usize,
     pub(super) at: Instant,
 }

@@ -1,9 +1,9 @@
-//! The workers of one artifact, for tasks with one kind of grants: a zygote that
-//! forks them, spares that wait, workers that may be used again.
+//! The workers of one artifact, for tasks with one kind of grants: a zygote that forks
+//! them, idle spares, workers that may be used again.
 //!
-//! Invariant: what waits here unused has run nothing of any guest: a warm-up
-//! ends before a guest's first instruction. Starting what keeps dying is slowed
-//! down and then refused ([`Breaker`]).
+//! Invariant: an unused idle worker has not run any guest code: a warm-up ends before a
+//! guest's first instruction. Starts that keep failing are slowed down and then refused
+//! ([`Breaker`]).
 
 mod launch;
 
@@ -28,7 +28,7 @@ use wrun_types::config::Start;
 use wrun_types::outcome;
 use wrun_types::spec::Spec;
 
-/// How long nobody must have wanted a worker before spares are made.
+/// How long no worker must have been taken before spares are made.
 const QUIET: Duration = Duration::from_millis(2);
 
 /// What all pools of a runner share.
@@ -36,18 +36,18 @@ const QUIET: Duration = Duration::from_millis(2);
 pub(super) struct Settings {
     pub(super) start: Start,
     pub(super) spares: usize,
-    /// Tasks that a worker gets.
+    /// Tasks that a worker runs before it ends.
     pub(super) reuse: u32,
     pub(super) idle_timeout: Duration,
-    /// The jail, but for what tasks are granted.
+    /// The jail, except for the grants of tasks.
     pub(super) plan: Plan,
-    /// What each program that is started becomes; none where it stays who its runner is,
-    /// or is who was chosen.
+    /// The users of started programs; `None` if they keep the runner's user, or have the
+    /// configured one.
     pub(super) users: Option<Arc<Users>>,
-    /// Of all workers; none without a jail.
+    /// For all workers; `None` without a jail.
     pub(super) group: Option<Arc<Group>>,
-    /// What was told of their jails.
-    pub(super) told: Arc<trace::Told>,
+    /// What was reported about their jails.
+    pub(super) reported: Arc<trace::Reported>,
 }
 
 pub(super) struct Pool {
@@ -55,22 +55,22 @@ pub(super) struct Pool {
     spawner: Arc<Spawner>,
     settings: Settings,
     grants: Grants,
-    state: Mutex<State>,
-    /// Held by the one that starts a zygote: others wait for it.
+    state: Mutex<Workers>,
+    /// Held while a zygote is started: others wait for it.
     starting: tokio::sync::Mutex<()>,
     closing: CancellationToken,
 }
 
 #[derive(Default)]
-struct State {
+struct Workers {
     zygote: Option<Arc<Zygote>>,
     /// Unused workers.
     spares: VecDeque<Worker>,
     /// Workers that have run a task and may run more.
     used: Vec<Worker>,
-    /// Spares that have done their task, and wait to be ended.
+    /// Spares that have completed their task, and wait to be ended.
     spent: VecDeque<Worker>,
-    /// Somebody makes spares, or waits for the time to.
+    /// A task is making spares, or waiting for the time to.
     tended: bool,
     breaker: Breaker,
     /// No more are kept.
@@ -80,16 +80,16 @@ struct State {
     usual: Option<Spare>,
 }
 
-/// A worker for a task, and what is to be said about how it came to be.
+/// A worker for a task, and a note about how it was started.
 pub(super) struct Taken {
     pub(super) worker: Worker,
     pub(super) note: Option<String>,
 }
 
-/// Why there is no worker.
+/// Why a worker is not available.
 pub(super) enum NoWorker {
     Error(ProcessError),
-    /// The engine in the worker does not take the code.
+    /// The engine in the worker does not accept the code.
     Stale(String),
 }
 
@@ -99,12 +99,12 @@ impl From<ProcessError> for NoWorker {
     }
 }
 
-/// Why a program that was started is not ready.
+/// Why a started program is not ready.
 enum NotReady {
     No(NoWorker),
     /// It died; the next one may not.
     Died(Failure, String),
-    /// Somebody else's died meanwhile.
+    /// Another caller's start failed meanwhile.
     Failed,
 }
 
@@ -126,16 +126,15 @@ impl Pool {
         }
     }
 
-    /// Ends the workers that wait, and keeps no more. Those that run a task are
-    /// their task's.
+    /// Ends the idle workers, and keeps no more. Those that run a task continue.
     pub(super) fn close(&self) {
         self.state().closed = true;
         self.closing.cancel();
         self.rest();
     }
 
-    /// A worker that waits for its order, for such a task; or one that has it, where
-    /// it is `plain`.
+    /// A worker that waits for an order, for such a task; or one that has it, if the task
+    /// is `plain`.
     pub(super) async fn take(
         self: &Arc<Self>,
         task: &Spec,
@@ -149,8 +148,8 @@ impl Pool {
         let mut note = None;
         loop {
             while let Some(mut worker) = self.waiting(memory) {
-                // One that somebody killed while it waited is nobody's outcome, nor
-                // one that speaks unasked.
+                // A worker that was killed while it waited does not decide an outcome, nor does
+                // one that sent a message without an order.
                 if !worker.life.is_dead() && worker.says.is_quiet() {
                     return Ok(Taken { worker, note });
                 }
@@ -178,8 +177,8 @@ impl Pool {
                 }
             }
             let made = match self.settings.start {
-                // A zygote is one more process to keep: where there are too many
-                // already, a task does without.
+                // A zygote is one more process to keep: if there are too many already, a task
+                // does without.
                 Start::Fork if self.has_zygote() || self.spawner.has_spare() => {
                     match self.fork(round, None, plain).await {
                         Ok(worker) => Ok(worker),
@@ -206,7 +205,7 @@ impl Pool {
         }
     }
 
-    /// A worker did its task. It may get another one, if it is as it was.
+    /// A worker completed its task. It may get another one, if it is unchanged.
     pub(super) fn give_back(&self, worker: Option<Worker>) {
         let mut state = self.state();
         state.breaker.succeeded();
@@ -217,8 +216,8 @@ impl Pool {
             state.used.push(worker);
             return;
         }
-        // The kernel takes a processor for as long as the task did to give back what a
-        // process had. Where tasks are few enough for spares, that can wait.
+        // Freeing the memory of a process takes the kernel as long as the task ran. If there
+        // are few enough tasks for spares, that can wait.
         if worker.spare {
             state.spent.push_back(worker);
         }
@@ -228,9 +227,9 @@ impl Pool {
         drop(ended);
     }
 
-    /// Sees to it that spares are made once there is time for it: after tasks have
-    /// stopped coming for a moment. Forking and rehearsing takes a processor for a
-    /// fraction of a millisecond, which a task that is there can use better.
+    /// Makes spares when there is time for it: after tasks have stopped arriving for a
+    /// moment. Forking and warming up takes a processor for a fraction of a millisecond,
+    /// which running tasks can use better.
     pub(super) fn tend(self: &Arc<Self>) {
         {
             let mut state = self.state();
@@ -247,7 +246,7 @@ impl Pool {
                 let spent = std::mem::take(&mut pool.state().spent);
                 drop(spent);
                 while let Some((round, spare)) = pool.wants_spare() {
-                    // Where its walls do not wait for what a task is granted.
+                    // If its walls do not depend on the grants of a task.
                     let tight = (!pool.grants.any()).then_some(spare.memory);
                     let made = match pool.settings.start {
                         Start::Fork => {
@@ -256,7 +255,7 @@ impl Pool {
                         }
                         Start::Exec => pool.exec(Some(spare)).await.map_err(|_| ()),
                     };
-                    // A failure is the next task's to meet, and to report.
+                    // A failure is left for the next task to meet, and to report.
                     let Ok(mut worker) = made else {
                         break;
                     };
@@ -276,7 +275,7 @@ impl Pool {
         });
     }
 
-    /// Waits until nobody has wanted a worker for a moment.
+    /// Waits until no worker has been taken for a moment.
     async fn await_quiet(&self) {
         loop {
             let last = self.state().last_use;
@@ -288,7 +287,7 @@ impl Pool {
         }
     }
 
-    /// The spare that is to be made, if one is, and the round of starts that it is of.
+    /// The spare to make, if any, and the round of starts to which it belongs.
     fn wants_spare(&self) -> Option<(u64, Spare)> {
         let state = self.state();
         let wanted = state.spares.len() < self.settings.spares
@@ -299,13 +298,12 @@ impl Pool {
         Some((state.breaker.round(), usual))
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, Workers> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A worker that waits, and whose walls leave a task this much memory: those of
-    /// one that was used are as wide as its first task needed, those of a spare as
-    /// the task before it was made.
+    /// An idle worker whose walls leave a task this much memory: those of a used one are as
+    /// wide as its first task needed, those of a spare as the task before it was made.
     fn waiting(&self, memory: u64) -> Option<Worker> {
         let mut state = self.state();
         state.last_use = Some(Instant::now());
@@ -313,7 +311,7 @@ impl Pool {
         if let Some(at) = state.used.iter().rposition(fits) {
             return Some(state.used.swap_remove(at));
         }
-        // One that fits takes its place: they must not become more.
+        // One that fits replaces it, so that their number does not grow.
         let narrow = state.used.pop();
         let mut others = Vec::new();
         let spare = loop {
@@ -351,7 +349,7 @@ impl Pool {
         self.state().zygote.is_some()
     }
 
-    /// Lets go of all that waits.
+    /// Drops all idle workers.
     fn rest(&self) {
         let let_go = {
             let mut state = self.state();
@@ -365,7 +363,7 @@ impl Pool {
         drop(let_go);
     }
 
-    /// A worker from the zygote; starts that when there is none.
+    /// A worker from the zygote; starts a zygote if there is none.
     async fn fork(
         self: &Arc<Self>,
         round: u64,
@@ -384,8 +382,8 @@ impl Pool {
                     Failure::Own => "the zygote that forks workers had to be ended",
                 }
                 .to_owned();
-                if let Some(words) = zygote.words() {
-                    why = format!("{why}; it said: {}", outcome::on_one_line(&words));
+                if let Some(stderr) = zygote.stderr() {
+                    why = format!("{why}; it said: {}", outcome::on_one_line(&stderr));
                 }
                 Err(NotReady::Died(how, why).into())
             }
@@ -396,8 +394,8 @@ impl Pool {
         if let Some(zygote) = self.alive_zygote() {
             return Ok(zygote);
         }
-        // Goes on when who wants it is gone: with short deadlines and a slow start
-        // there would never be one.
+        // Continues if the caller is gone: with short deadlines and a slow start there would
+        // never be a zygote.
         let pool = self.clone();
         let starting = tokio::spawn(async move {
             let started = tokio::select! {
@@ -437,7 +435,7 @@ impl Pool {
         Ok(zygote)
     }
 
-    /// A worker that is a program of its own.
+    /// A worker that is a separate program.
     async fn exec(&self, spare: Option<Spare>) -> Result<Worker, NotReady> {
         let (launch, jail) = self.launch(false, spare).await?;
         Ok(Worker::started(launch, jail))
@@ -469,7 +467,7 @@ impl From<NoWorker> for NotMade {
     }
 }
 
-/// Lets a pool's zygote and spares go once nobody has used it for this long.
+/// Drops a pool's zygote and spares after it was not used for this long.
 async fn idle(pool: Weak<Pool>, timeout: Duration) {
     loop {
         let last = {

@@ -4,17 +4,17 @@ use super::error::ProcessError;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// This program has called `worker_hook`.
+/// Whether this program has called `worker_hook`.
 static HOOKED: AtomicBool = AtomicBool::new(false);
 
-/// This program can be its own worker.
+/// Records that this program can be its own worker.
 pub(super) fn hook() {
     HOOKED.store(true, Ordering::Relaxed);
 }
 
-/// The program that workers and compilers are.
+/// The program for workers and compilers.
 pub fn worker_program(named: Option<&Path>) -> Result<PathBuf, ProcessError> {
-    // For the program itself, and for workers, who count their threads there.
+    // For finding the program itself, and for workers, which count their threads there.
     if std::fs::symlink_metadata("/proc/self").is_err() {
         return Err(ProcessError::NoProc);
     }

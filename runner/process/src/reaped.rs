@@ -13,16 +13,16 @@ use wrun_sys::{self, Exit, Whom};
 
 /// A child that is killed and reaped when dropped, and all in its process group.
 pub struct Reaped {
-    /// The one that was started, and the group that it founded.
+    /// The process that was started, which founded the group.
     first: i32,
-    /// The one that it goes on as.
+    /// The process as which it continues.
     moved: Option<i32>,
     ended: bool,
     member: Option<Member>,
 }
 
 impl Reaped {
-    /// Takes over what was started as the leader of a process group.
+    /// Takes over a process that was started as the leader of a process group.
     pub fn new(member: Member) -> Self {
         Reaped {
             first: member.group(),
@@ -32,16 +32,16 @@ impl Reaped {
         }
     }
 
-    /// The number of the one that was started.
+    /// The number of the process that was started.
     pub fn id(&self) -> i32 {
         self.first
     }
 
-    /// Takes note that it goes on as another child of this process, in the group
-    /// of the first; tells of that one's death.
+    /// Records that it continues as another child of this process, in the group of the
+    /// first; returns a descriptor for that one's death.
     pub fn moved(&mut self, pid: i32) -> io::Result<OwnedFd> {
         let other = || io::Error::other("no process of its own");
-        // Numbers that mean something else to the kernel.
+        // Numbers that have a special meaning for the kernel.
         if pid <= 1 || pid == self.first {
             return Err(other());
         }
@@ -51,15 +51,15 @@ impl Reaped {
         if getpgid(Some(pid))?.as_raw_nonzero().get() != self.first {
             return Err(other());
         }
-        // Only a child of ours can be waited for; this does not reap it.
+        // Only a child of this process can be waited for; this does not reap it.
         let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         waitid(WaitId::Pid(pid), look)?;
         self.moved = Some(pid.as_raw_nonzero().get());
         Ok(life)
     }
 
-    /// Kills and reaps all of it: how the one ended that it went on as. None when
-    /// somebody else reaped it.
+    /// Kills and reaps all of it; returns how the process ended as which it continued.
+    /// `None` if other code reaped it.
     pub fn end(&mut self) -> Option<Exit> {
         if std::mem::replace(&mut self.ended, true) {
             return None;
@@ -72,13 +72,13 @@ impl Reaped {
         if wrun_sys::has_child_in(self.first) {
             kill_group(self.first);
         }
-        // Each by itself as well, for it may have left the group. One that somebody else
-        // has reaped has no number any more.
+        // Each by itself as well, because it may have left the group. One that other code has
+        // reaped has no number any more.
         left.retain(|pid| wrun_sys::is_child(*pid));
         for pid in left.iter().filter_map(|pid| Pid::from_raw(*pid)) {
             let _ = kill_process(pid, Signal::KILL);
         }
-        // Also one that was started and not heard of.
+        // Also one that was started and not reported.
         while let Ok(Some((pid, exit))) = wrun_sys::wait(Whom::Group(self.first), true) {
             left.retain(|left| *left != pid);
             if pid == last {

@@ -1,17 +1,17 @@
-//! By which arguments a worker program knows what it is to be.
+//! The arguments by which a worker program knows its role.
 
 use std::io;
 
 /// The first argument that makes a program a worker.
 pub const WORKER_ARG: &str = "__wrun-worker";
-/// The third one that makes a worker program a compiler.
+/// The third argument that makes a worker program a compiler.
 pub(super) const COMPILE_ARG: &str = "compile";
 
-/// What else a worker program can be, beside a worker and a compiler.
+/// Another role of a worker program, beside worker and compiler.
 #[derive(Clone, Copy, Debug)]
 pub struct WorkerRole {
-    /// The third argument, by which it is chosen.
+    /// The third argument, which selects it.
     pub name: &'static str,
-    /// What it does, given the process that started it; then the program ends.
+    /// Its function, given the process that started it; then the program ends.
     pub work: fn(i32) -> io::Result<()>,
 }

@@ -1,18 +1,18 @@
-//! The one thread that starts programs: zygotes, and workers of their own.
+//! The one thread that starts programs: zygotes, and separate workers.
 //!
-//! A process asks the kernel to kill it when its parent dies, and the kernel
-//! means the *thread* that started it: so all are started by a thread that lives
-//! as long as the executor. Invariant: at most `most` processes exist at once; a
-//! permit goes when its process is reaped.
+//! A process requests a signal from the kernel for when its parent dies, and the kernel
+//! means the *thread* that started it: so all are started by a thread that lives as long as
+//! the executor. Invariant: at most `most` processes exist at once; a permit is returned
+//! when its process is reaped.
 
 use super::channel::{self, Receiver, Sender};
-use super::child::{Child, Place, Started};
+use super::child::{Child, ProcessSlot, Started};
 use super::error::ProcessError;
 use super::image::Image;
 use super::owners::Owners;
 use super::roles::WORKER_ARG;
+use super::stderr::StderrCapture;
 use super::suspend;
-use super::words::Words;
 use crate::wire::{ControlOrder, StartOrder};
 use std::io;
 use std::os::fd::AsFd;
@@ -24,10 +24,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use wrun_sandbox::Code;
 use wrun_sys::{self, Program, Shown};
 
-/// Idle workers over all artifacts.
+/// Maximum of idle workers over all artifacts.
 const IDLE_ALL: usize = 256;
 
-/// Requests that wait for the thread.
+/// Maximum of requests that wait for the thread.
 const QUEUE: usize = 64;
 
 type Answer = Result<Launched, ProcessError>;
@@ -35,15 +35,15 @@ type Answer = Result<Launched, ProcessError>;
 struct Request {
     order: StartOrder,
     code: Arc<Code>,
-    place: Place,
+    slot: ProcessSlot,
     answer: oneshot::Sender<Answer>,
 }
 
-/// A process that was started, before anybody knows what it is.
+/// A process that was started, before it is watched.
 struct Launched {
     started: Started,
     control: UnixStream,
-    words: Words,
+    stderr: StderrCapture,
 }
 
 /// A started process, watched, with its control socket.
@@ -51,8 +51,8 @@ pub(super) struct Launch {
     pub(super) child: Child,
     pub(super) orders: Sender,
     pub(super) says: Receiver,
-    pub(super) words: Words,
-    /// How it sees granted directories; none where they are as on disk.
+    pub(super) stderr: StderrCapture,
+    /// How it sees granted directories; `None` if they are as on disk.
     pub(super) owners: Option<Arc<Owners>>,
 }
 
@@ -78,25 +78,24 @@ impl Spawner {
             .stack_size(wrun_sys::stack_size())
             .name("wrun-spawn".into())
             .spawn(move || {
-                // Of the worker program, once a zygote is wanted.
+                // Of the worker program, once a zygote is needed.
                 let mut image: Option<Option<Image>> = None;
                 let clock = suspend::clock();
                 for request in incoming {
-                    // A caller that is gone drops the process, which kills it.
+                    // If the caller is gone, dropping the process kills it.
                     let Request {
                         order,
                         code,
-                        place,
+                        slot,
                         answer,
                     } = request;
                     let image = match order.zygote {
                         true => image.get_or_insert_with(|| Image::of(&exe).ok()).as_ref(),
                         false => None,
                     };
-                    let _ = answer.send(spawn(&exe, order, image, clock.as_deref(), &code, place));
+                    let _ = answer.send(spawn(&exe, order, image, clock.as_deref(), &code, slot));
                 }
-                // Ending this thread kills every worker there still is; their
-                // owners reap them.
+                // Ending this thread kills every remaining worker; their owners reap them.
                 drop(last);
             })
             .map_err(|source| ProcessError::System {
@@ -117,40 +116,39 @@ impl Spawner {
         &self.program
     }
 
-    /// Processes at once.
+    /// Maximum of processes at once.
     pub(super) fn most(&self) -> usize {
         self.most
     }
 
-    /// Whether a worker may be started that nobody waits for: idle ones, of
-    /// whatever many artifacts, must not use up the places of the running.
+    /// Whether a worker may be started before it is needed: idle ones, of any number of
+    /// artifacts, must not use up the permits for running tasks.
     pub(super) fn has_spare(&self) -> bool {
         self.workers.available_permits() > self.reserve
     }
 
-    /// A place for one process; waits while there are too many.
+    /// A permit for one process; waits until one is available.
     pub(super) async fn permit(&self) -> Result<OwnedSemaphorePermit, ProcessError> {
         let permit = self.workers.clone().acquire_owned().await;
         permit.map_err(|_| ProcessError::ShutDown)
     }
 
-    /// Starts a program that is to be what `order` says.
+    /// Starts a program that becomes what `order` says.
     pub(super) async fn spawn(
         &self,
         order: StartOrder,
         code: Arc<Code>,
-        place: Place,
+        slot: ProcessSlot,
     ) -> Result<Launch, ProcessError> {
         let requests = self.sender().ok_or(ProcessError::ShutDown)?;
         let (answer, spawned) = oneshot::channel();
         let mut request = Request {
             order,
             code,
-            place,
+            slot,
             answer,
         };
-        // The thread takes about a millisecond for each; a queue that is full is
-        // one to wait for.
+        // The thread takes about a millisecond for each; wait if the queue is full.
         loop {
             match requests.try_send(request) {
                 Ok(()) => break,
@@ -176,8 +174,8 @@ impl Spawner {
             .clone()
     }
 
-    /// Starts no more workers, waits until all are reaped or a second passed,
-    /// and ends the thread, which kills what is left.
+    /// Starts no more workers, waits until all are reaped or a second has passed, and ends
+    /// the thread, which kills what is left.
     pub(super) fn close(&self) {
         self.requests
             .lock()
@@ -214,7 +212,7 @@ fn watch(launched: Launched) -> io::Result<Launch> {
         child,
         orders: Sender::new(writing),
         says: Receiver::new(reading),
-        words: launched.words,
+        stderr: launched.stderr,
         owners: None,
     })
 }
@@ -225,14 +223,14 @@ fn spawn(
     image: Option<&Image>,
     clock: Option<&Shown>,
     code: &Code,
-    place: Place,
+    slot: ProcessSlot,
 ) -> Answer {
     let system = |source: io::Error| ProcessError::System {
         what: "cannot make pipes for a worker",
         source,
     };
     let (control, its_control) = UnixStream::pair().map_err(system)?;
-    let (words, its_stderr) = Words::pipe().map_err(system)?;
+    let (stderr, its_stderr) = StderrCapture::pipe().map_err(system)?;
     let its_stdout = wrun_sys::null().map_err(system)?;
     let mut descriptors = vec![code.file().as_fd()];
     if let Some(image) = image {
@@ -257,13 +255,13 @@ fn spawn(
         program: program.clone(),
         source,
     })?;
-    // Its ends are the child's alone from here on.
+    // From here on only the child has its ends.
     drop((its_control, its_stdout, its_stderr));
-    let started = Started::new(member, place).map_err(system)?;
-    // It does not end before it has its order: where somebody else reaps children, it must
-    // be watched by then.
+    let started = Started::new(member, slot).map_err(system)?;
+    // It does not end before it has its order: it must be watched by then, in case other
+    // code reaps children.
     match channel::send(&control, &order, &descriptors) {
-        // It is gone; how is for the one that watches it.
+        // It is gone; the caller that watches it finds out how.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
         sent => sent.map_err(|source| ProcessError::System {
             what: "cannot pass descriptors to a worker",
@@ -273,6 +271,6 @@ fn spawn(
     Ok(Launched {
         started,
         control,
-        words,
+        stderr,
     })
 }

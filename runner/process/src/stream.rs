@@ -1,7 +1,7 @@
-//! One output stream of a worker, on its way to where its task's output goes.
+//! One output stream of a worker, on its way to its task's sink.
 //!
-//! Invariant: delivery ends. The reader sets the pace, but a worker that has
-//! nothing to say while there is room is not waited for.
+//! Invariant: delivery ends. The reader sets the pace, but a worker that sends nothing
+//! while there is room is not waited for.
 
 use bytes::BytesMut;
 use std::pin::Pin;
@@ -19,7 +19,7 @@ const DRAIN: Duration = Duration::from_secs(5);
 
 pub(super) struct Stream {
     pump: Pin<Box<dyn Future<Output = ()> + Send>>,
-    /// The pipe ended, or the sink takes no more.
+    /// The pipe ended, or the sink accepts no more.
     over: bool,
     moved: Arc<Moved>,
 }
@@ -27,16 +27,16 @@ pub(super) struct Stream {
 #[derive(Default)]
 struct Moved {
     bytes: AtomicU64,
-    /// The sink is full: its reader is what everything waits for.
+    /// The sink is full, so everything waits for its reader.
     waits: AtomicBool,
-    /// The sink takes no more.
+    /// The sink accepts no more.
     refused: AtomicBool,
     changed: Notify,
 }
 
 impl Stream {
-    /// Output that comes by a pipe; without one, nothing does. It can be that of `also`,
-    /// too, where that one joins `sink`.
+    /// Output that comes by a pipe, if there is one. It can belong to `also`, too, if that
+    /// one joins `sink`.
     pub(super) fn new(pipe: Option<pipe::Receiver>, sink: &Sink, also: Option<&Sink>) -> Self {
         let moved = Arc::new(Moved::default());
         let over = pipe.is_none();
@@ -65,8 +65,8 @@ impl Stream {
         }
     }
 
-    /// Moves bytes until this many have arrived, or no more will. Whether what was
-    /// promised arrived, as far as somebody wanted it.
+    /// Moves bytes until this many have arrived, or no more will. Returns whether all
+    /// arrived that were promised, as far as they were needed.
     pub(super) async fn deliver(&mut self, promised: u64) -> bool {
         let moved = self.moved.clone();
         let arrived = || moved.bytes.load(Ordering::Acquire);
@@ -87,7 +87,7 @@ impl Stream {
     }
 }
 
-/// Moves a worker's output to its sink until it ends, or the sink takes no more.
+/// Moves a worker's output to its sink until it ends, or the sink accepts no more.
 async fn pump(mut pipe: pipe::Receiver, sink: Sink, also: Option<Sink>, moved: Arc<Moved>) {
     let mut buffer = BytesMut::new();
     let mut turn = Turn::new();

@@ -1,10 +1,10 @@
-//! Job control: this process and all that its runners have started, stopped and let go on
-//! as one.
+//! Job control: stops and continues this process and all that its runners have started as
+//! one.
 //!
-//! A terminal's Ctrl-Z reaches the process group of a shell's job. Workers are in groups
-//! of their own, and would go on computing. Invariants: whatever was started is listed,
-//! from its start until it is about to be reaped; while the process is suspended nothing
-//! is started, and nobody takes a process for stopped by itself ([`round`]).
+//! A terminal's Ctrl-Z reaches the process group of a shell's job. Workers are in separate
+//! groups, and would continue computing. Invariants: every started process is listed, from
+//! its start until it is about to be reaped; while the process is suspended nothing is
+//! started, and no process is mistaken for one that others stopped ([`round`]).
 
 use rustix::process::{Pid, Signal, kill_process_group};
 use std::collections::BTreeSet;
@@ -26,7 +26,7 @@ pub enum StopSignal {
     Input,
     /// `SIGTTOU`: a job in the background writes to its terminal.
     Output,
-    /// `SIGSTOP`: whatever else a process does with signals.
+    /// `SIGSTOP`: whatever a process does with other signals.
     Always,
 }
 
@@ -41,19 +41,19 @@ impl StopSignal {
     }
 }
 
-/// Stops this process by a signal, and with it every process that its runners started;
-/// returns once somebody lets it go on (`SIGCONT`), and they go on, too.
+/// Stops this process by a signal, together with every process that its runners started;
+/// returns once it is continued (`SIGCONT`), together with them.
 ///
-/// For programs with jobs: workers are in process groups of their own, which a terminal's
-/// Ctrl-Z does not reach. Catch `SIGTSTP`, `SIGTTIN` and `SIGTTOU`, as far as the program
-/// was not started to ignore them, and call this on a thread that may block. It is the same
-/// in both modes. A process that the kernel does not stop (one whose process group is
-/// orphaned, the first of a container) goes on at once.
+/// For programs with jobs: workers are in separate process groups, which a terminal's
+/// Ctrl-Z does not reach. Catch `SIGTSTP`, `SIGTTIN` and `SIGTTOU`, unless the program was
+/// started to ignore them, and call this on a thread that may block. It is the same in both
+/// modes. A process that the kernel does not stop (one whose process group is orphaned, the
+/// first of a container) continues at once.
 ///
-/// Time that passes meanwhile does not count for the deadlines of tasks
-/// ([`time_suspended`](wrun_sandbox::deadline::time_suspended)); it does for what guests and hosts measure
-/// themselves. `SIGSTOP` that others send cannot be caught, stops this process alone, and
-/// its time counts.
+/// The time while it is suspended does not count for the deadlines of tasks
+/// ([`time_suspended`](wrun_sandbox::deadline::time_suspended)); it does for what guests
+/// and hosts measure themselves. A `SIGSTOP` sent by others cannot be caught and stops this
+/// process alone, and its time counts.
 ///
 /// A `SIGCONT` that comes before this process is stopped has no effect; with
 /// [`job_control`], which needs no handlers, none is lost.
@@ -61,25 +61,25 @@ pub fn suspend(signal: StopSignal) {
     suspend_by(|| wrun_sys::stop_by(signal.raw()));
 }
 
-/// Has `SIGTSTP`, `SIGTTIN` and `SIGTTOU` [`suspend`] this process with its workers from now
-/// on, as far as it was not started to ignore them: by a thread that waits for them.
+/// From now on `SIGTSTP`, `SIGTTIN` and `SIGTTOU` [`suspend`] this process with its
+/// workers, unless it was started to ignore them: by a thread that waits for them.
 ///
 /// Call it before the program starts threads: `SIGTSTP` is blocked in this one and in those
-/// that it starts, and stops the process alone where another one does not block it. `wrun`
-/// does it. More calls do nothing.
+/// that it starts, and stops the process alone if another thread does not block it. `wrun`
+/// does so. Further calls have no effect.
 ///
 /// # Errors
 ///
-/// [`ErrorKind::System`] when there is no descriptor or no thread for that; those signals
+/// [`ErrorKind::System`] if a descriptor or a thread for it is not available; those signals
 /// stop this process alone then.
 pub fn job_control() -> Result<(), Error> {
     job_control_around(|| {}, || {})
 }
 
-/// As [`job_control`], and calls `before` when such a signal has come, before anything is
-/// stopped, and `after` when all goes on: for a program that has drawn something on its
-/// terminal. Neither may wait for long: the thread that calls them is the one that stops the
-/// process. `SIGTTOU` is blocked in it, so that what it writes does not stop the process.
+/// As [`job_control`], and calls `before` when such a signal has arrived, before anything
+/// is stopped, and `after` when all continues: for a program that has drawn something on
+/// its terminal. Neither may wait for long: they are called by the thread that stops the
+/// process. `SIGTTOU` is blocked in it, so that its output does not stop the process.
 ///
 /// # Errors
 ///
@@ -118,7 +118,7 @@ pub fn job_control_around(
     })
 }
 
-/// Stops what was started, and this process by what `stop` does, and has all go on.
+/// Stops all started processes, and this one by calling `stop`, and continues all of them.
 fn suspend_by(stop: impl FnOnce()) {
     let job = Job::current();
     let _one_at_a_time = lock(&job.suspending);
@@ -132,17 +132,17 @@ fn suspend_by(stop: impl FnOnce()) {
     job.round.fetch_add(1, Ordering::SeqCst);
 }
 
-/// All that one process has started. A fork of it has a copy, of processes that are not
-/// its own and with locks that may be held for ever: it makes one of its own.
+/// All that one process has started. A fork of it has a copy, with processes that are not
+/// its own and locks that may be held forever: it makes a new one.
 struct Job {
     process: Process,
     suspending: Mutex<()>,
-    /// Read by who starts a process.
+    /// Held for reading while a process is started.
     starting: RwLock<()>,
     /// Odd while the process is suspended.
     round: AtomicU64,
     listed: Mutex<Listed>,
-    /// That of a fork of this process.
+    /// The job of a fork of this process.
     next: OnceLock<Box<Job>>,
 }
 
@@ -174,7 +174,7 @@ impl Job {
         job
     }
 
-    /// Shows workers the clock.
+    /// Publishes the clock to workers.
     fn show(&self, times: [u64; 2]) {
         for clock in lock(&self.listed).clocks.iter().filter_map(Weak::upgrade) {
             clock.store(times);
@@ -183,7 +183,7 @@ impl Job {
 
     fn tell(&self, signal: Signal) {
         for group in &lock(&self.listed).groups {
-            // Somebody else may have reaped what was in it: the number is nobody's then.
+            // Other code may have reaped its processes: then the number is not valid.
             if wrun_sys::has_child_in(*group)
                 && let Some(group) = Pid::from_raw(*group)
             {
@@ -225,8 +225,8 @@ pub fn start(program: &Program<'_>) -> io::Result<Member> {
     Ok(Member(group))
 }
 
-/// A clock for workers, which stands while this process is suspended; none where the
-/// system does not give one: time that they are suspended counts then.
+/// A clock for workers, which is stopped while this process is suspended; `None` if the
+/// system does not provide one: then the time while they are suspended counts.
 pub(super) fn clock() -> Option<Arc<Shown>> {
     let clock = Arc::new(Shown::new().ok()?);
     let mut listed = lock(&Job::current().listed);
@@ -236,8 +236,8 @@ pub(super) fn clock() -> Option<Arc<Shown>> {
     Some(clock)
 }
 
-/// Changes whenever this process is suspended and when it goes on; none while it is
-/// suspended. What was stopped between two that are the same was stopped by somebody else.
+/// Changes whenever this process is suspended and when it continues; `None` while it is
+/// suspended. A process that stopped between two equal values was stopped by others.
 pub(super) fn round() -> Option<u64> {
     let round = Job::current().round.load(Ordering::SeqCst);
     round.is_multiple_of(2).then_some(round)

@@ -1,13 +1,13 @@
-//! A worker behind its walls: takes orders from its socket, runs them with the
-//! same function as thread mode, says what came of them.
+//! A worker behind its walls: takes orders from its socket, runs them with the same
+//! function as thread mode, and reports the results.
 //!
-//! One thread, one task at a time. Invariant: the walls are made tight for a task
-//! before anything of its guest runs.
+//! One thread, one task at a time. Invariant: the walls are made tight for a task before
+//! any of its guest's code runs.
 
+mod events;
 mod given;
 mod outputs;
 mod running;
-mod wishes;
 
 use super::channel::{ChannelError, Receiver, Sender};
 use super::http::Answering;
@@ -15,6 +15,7 @@ use super::requests::Requester;
 use crate::jail::{Sealed, TaskWalls};
 use crate::wire::{Done, Order, RunOrder, Spare, WorkerSays};
 use bytes::Bytes;
+use events::{GuestEvents, input_of};
 use given::Given;
 use outputs::Outputs;
 use running::Running;
@@ -22,7 +23,6 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
-use wishes::{Wishes, input_of};
 use wrun_sandbox::Budgets;
 use wrun_sandbox::InputKind;
 use wrun_sandbox::deadline::Deadline;
@@ -36,9 +36,9 @@ use wrun_types::limits::Limits;
 use wrun_types::report::Usage;
 use wrun_types::spec::Spec;
 
-/// Does what an order does, up to the guest's first instruction: a fresh process
-/// spends most of a small task on touching pages for the first time.
-/// Then it makes the sandbox of the first task, or of every child's.
+/// Executes an order up to the guest's first instruction: a fresh process spends most of a
+/// small task on touching pages for the first time. Then it makes the sandbox of the first
+/// task, or of every child's.
 pub(super) fn warm_up_alone(prepared: &Prepared) -> io::Result<Option<WarmInstance>> {
     // Without I/O: a reactor's descriptors would be shared with every child.
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -50,7 +50,7 @@ pub(super) fn warm_up_alone(prepared: &Prepared) -> io::Result<Option<WarmInstan
     }))
 }
 
-/// That of a guest which never runs.
+/// For a guest that never runs.
 fn no_context() -> TaskContext {
     TaskContext::of_nobody(Mode::Process, Transport::Socket)
 }
@@ -69,14 +69,13 @@ async fn warm_up(prepared: &Prepared) {
         thread: OnThread::WarmUp,
         warm: None,
     };
-    // Nothing depends on it.
+    // The result does not matter.
     let _ = wrun_sandbox::run(prepared, run).await;
 }
 
-/// Serves a runner at the other end of `socket`: this many tasks, or until it
-/// closes its end. A `spare` has time to warm_up, as far as no order is there, and
-/// to put up its walls.
-/// `ahead` is the first task's sandbox.
+/// Serves a runner at the other end of `socket`: this many tasks, or until it closes its
+/// end. A `spare` warms up while its order has not arrived, and sets up its walls. `warm`
+/// is the first task's sandbox.
 pub(super) fn serve(
     prepared: &Prepared,
     sealed: &Sealed,
@@ -106,7 +105,7 @@ pub(super) fn serve(
         };
         let waits = spare.is_some();
         if !waits {
-            // As a rule its order is there.
+            // Its order has usually arrived.
             worker.orders.look();
         }
         if let Some(spare) = spare {
@@ -129,7 +128,7 @@ pub(super) fn serve(
                     Some(
                         Order::Cancel
                         | Order::InputFailed(_)
-                        | Order::Answer { .. }
+                        | Order::Response { .. }
                         | Order::Http { .. },
                     ) => {}
                     // The runner does not need this worker after all.
@@ -137,10 +136,10 @@ pub(super) fn serve(
                 }
             }
         }
-        // What it says is on its way: who waits for it is not to wait for a processor
-        // that gives back memory.
+        // Its messages are on their way: the receiver must not wait for a processor that frees
+        // memory.
         while waits && worker.next().await?.is_some() {}
-        // What is left to give back is the kernel's, which takes it faster.
+        // The rest is freed by the kernel, which is faster.
         wrun_sys::exit_now(0)
     })
 }
@@ -150,16 +149,16 @@ struct Worker<'a> {
     sealed: &'a Sealed,
     orders: Receiver,
     says: Sender,
-    /// The walls are as tight as they get.
+    /// Whether the walls are as tight as possible.
     tight: bool,
     /// What this process used for tasks before this one.
     used: Usage,
-    /// The next task's sandbox, where it is made already.
+    /// The next task's sandbox, if it is made already.
     warm: Option<WarmInstance>,
 }
 
 impl Worker<'_> {
-    /// The next order; none when the runner closed its end. Cancel safe.
+    /// The next order; `None` if the runner closed its end. Cancel safe.
     async fn next(&mut self) -> io::Result<Option<Order>> {
         match self.orders.next_with_descriptors().await {
             Ok(order) => Ok(Some(order)),
@@ -204,7 +203,7 @@ impl Worker<'_> {
         self.tight = true;
         self.sealed
             .tighten(&walls)
-            .map_err(|error| format!("the jail cannot be made tight: {error}"))
+            .map_err(|error| format!("cannot tighten the jail: {error}"))
     }
 
     async fn run(&mut self, order: RunOrder, last: bool) -> io::Result<()> {
@@ -223,15 +222,15 @@ impl Worker<'_> {
 
         let shape = self.prepared.shape();
         let mut outputs = Outputs::new(&order, shape.prints_output(), stdout, stderr)?;
-        let wishes = Arc::new(Wishes::default());
-        let input = input_of(order.input, stdin, &wishes)?;
+        let events = Arc::new(GuestEvents::default());
+        let input = input_of(order.input, stdin, &events)?;
         let (services, mut requester) = Requester::new();
         let (exchange, mut answering) = match order.request.map(Answering::new).transpose() {
             Ok(both) => both.unzip(),
             Err(why) => return Err(io::Error::other(why)),
         };
         let cancel = CancellationToken::new();
-        let noted = wishes.clone();
+        let noted = events.clone();
         let task = Run {
             spec: &order.spec,
             context: TaskContext {
@@ -250,9 +249,9 @@ impl Worker<'_> {
             stdout: outputs.stdout.clone(),
             stderr: outputs.stderr.clone(),
             exchange,
-            // A runner that wants the task dead kills the process.
+            // To kill the task, a runner kills the process.
             kill: CancellationToken::new(),
-            // What forwards a stream waits for its last sink to be dropped.
+            // The forwarding of a stream waits for its last sink to be dropped.
             thread: match last && outputs.has_framed_stderr() && !shape.prints_output() {
                 true => OnThread::OwnAndLast,
                 false => OnThread::Own,
@@ -262,7 +261,7 @@ impl Worker<'_> {
         let running = Running {
             orders: &mut self.orders,
             says: &mut self.says,
-            wishes: &wishes,
+            events: &events,
             requester: &mut requester,
             outputs: &mut outputs,
             answering: &mut answering,
@@ -273,7 +272,7 @@ impl Worker<'_> {
         let result = running
             .drive(wrun_sandbox::run(self.prepared, task))
             .await?;
-        if let Some(progress) = wishes.progress() {
+        if let Some(progress) = events.progress() {
             self.say(&WorkerSays::Progress(progress)).await?;
         }
         match result {
@@ -288,7 +287,7 @@ impl Worker<'_> {
         }
     }
 
-    /// Says how the guest ended, after its output; what goes by pipes may end later.
+    /// Reports how the guest ended, after its output; output by pipes may end later.
     async fn finish(&mut self, result: RunResult, outputs: Outputs) -> io::Result<()> {
         let mut rest = outputs.end();
         rest.say_framed(&mut self.says).await?;

@@ -1,9 +1,10 @@
-//! The events of worker processes and of their jails, where their runner is; the
-//! documentation of wrun lists them.
+//! The events of worker processes and of their jails, in their runner; the documentation of
+//! wrun lists them.
 //!
-//! Not for code that runs in a worker, a zygote or a compiler: there is no subscriber, and
-//! none of its locks. Invariant: what a process says that a guest may have taken over is
-//! in no field, but what it said before it had a task; that is without control characters.
+//! Not for code that runs in a worker, a zygote or a compiler, where there is no
+//! subscriber, and none of its locks. Invariant: no field has text of a process that a
+//! guest may have taken over, except for text from before it had a task; that is without
+//! control characters.
 
 use super::breaker::{Failure, Restraint};
 use std::collections::HashSet;
@@ -56,7 +57,7 @@ pub(super) fn killed_late(task: u64, attempt: u32, pid: Option<u32>, grace: Dura
     );
 }
 
-/// A worker's engine does not take what the cache has.
+/// A worker's engine does not accept the cached code.
 pub(super) fn refused(task: u64, why: &str) {
     tracing::warn!(
         target: LOAD,
@@ -71,7 +72,7 @@ pub(super) fn zygote_started(pid: u32) {
     tracing::debug!(target: WORKER, zygote_pid = pid, "zygote started");
 }
 
-/// A zygote is gone; by itself, unless it was not needed any more.
+/// A zygote is gone: by itself, unless it was not needed any more.
 pub(super) fn zygote_ended(pid: u32, died: Option<Failure>) {
     match died {
         None => tracing::debug!(target: WORKER, zygote_pid = pid, "zygote ended"),
@@ -84,7 +85,7 @@ pub(super) fn zygote_ended(pid: u32, died: Option<Failure>) {
     }
 }
 
-/// A worker or zygote died while it started; and what that means for others.
+/// A worker or zygote died while it started; and the consequence for other starts.
 pub(super) fn start_failed(how: Failure, why: &str, restraint: &Restraint) {
     match restraint {
         Restraint::Open {
@@ -115,13 +116,13 @@ pub(super) fn not_forked(why: &str) {
     );
 }
 
-/// What of its workers' jails a runner has told: the same is told once.
+/// What a runner has reported about the jails of its workers: each finding once.
 #[derive(Default)]
-pub(super) struct Told(Mutex<HashSet<(Layer, LayerState)>>);
+pub(super) struct Reported(Mutex<HashSet<(Layer, LayerState)>>);
 
-impl Told {
-    /// The walls of a process that was started. Whatever task it is started for, they are
-    /// its runner's: in no span.
+impl Reported {
+    /// The walls of a process that was started. They belong to its runner, not to the task
+    /// it was started for: in no span.
     pub(super) fn jail(&self, report: &JailReport) {
         let whole = |state| state == LayerState::Enforced;
         if report.layers.iter().all(|layer| whole(layer.state)) {
@@ -132,7 +133,7 @@ impl Told {
                 continue;
             }
             let (name, state) = (layer.layer.name(), layer.state.name());
-            // The worker said this before it had code.
+            // The worker reported this before it had code.
             match layer.layer.is_required() {
                 true => tracing::warn!(
                     target: JAIL,
@@ -156,7 +157,7 @@ impl Told {
 
     /// A worker ran as root.
     pub(super) fn as_root(&self, note: &str) {
-        // Whatever the other layers are, this one is not.
+        // Whatever the other layers are, this one is missing.
         if self.is_new(Layer::Identity, LayerState::Unavailable) {
             tracing::warn!(
                 target: JAIL,
@@ -169,7 +170,7 @@ impl Told {
     }
 
     fn is_new(&self, layer: Layer, state: LayerState) -> bool {
-        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        told.insert((layer, state))
+        let mut reported = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        reported.insert((layer, state))
     }
 }

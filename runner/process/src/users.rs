@@ -1,10 +1,10 @@
 //! User numbers for the programs that root starts: each program has one that no other
 //! process of the machine has.
 //!
-//! The kernel counts much by user: descriptors in flight, processes, signals that wait.
-//! Of two programs with one number, each could use up what the other needs, and signal
-//! it. Invariant: of two runners in one network namespace, none picks a number that the
-//! other has in use, unless the whole range is.
+//! The kernel counts much by user: descriptors in flight, processes, pending signals. Of
+//! two programs with one number, each could use up what the other needs, and signal it.
+//! Invariant: of two runners in one network namespace, neither picks a number that the
+//! other uses, unless the whole range is in use.
 
 use crate::jail::Plan;
 use rand::RngExt;
@@ -15,31 +15,30 @@ use std::ops::RangeInclusive;
 use std::os::fd::OwnedFd;
 use wrun_types::config::{Config, Jail};
 
-/// What is picked from where nobody says: beyond the numbers that systemd gives out
-/// (services, containers, foreign images), that `/etc/subuid` usually has, and that SSSD
-/// makes up.
+/// The default range: beyond the numbers that systemd gives out (services, containers,
+/// foreign images), that `/etc/subuid` usually has, and that SSSD generates.
 pub(super) const USERS: RangeInclusive<u32> = 0x7800_0000..=0x7800_FFFF;
 
-/// Numbers that are tried, before one is taken that may be in use.
+/// Numbers that are tried before one is taken that may be in use.
 const TRIES: u32 = 64;
-/// What is read of a file of the system, at most.
+/// Maximum that is read from a file of the system.
 const MAX_FILE: u64 = 4 << 20;
 
-/// Where numbers are picked from.
+/// The range from which numbers are picked.
 #[derive(Debug)]
 pub(super) struct Users {
     range: RangeInclusive<u32>,
-    /// Somebody chose the range: it is also for tasks with granted directories.
+    /// The range was configured: it is also for tasks with granted directories.
     chosen: bool,
-    /// Numbers that the system's files give to others.
+    /// Numbers that the system's files assign to others.
     others: Vec<RangeInclusive<u32>>,
 }
 
-/// A number, for as long as this exists.
+/// A number, while this exists.
 pub(super) struct User {
     pub(super) number: u32,
     chosen: bool,
-    /// A name that only one socket can have, and the kernel forgets with it.
+    /// A name that only one socket can have, and that the kernel removes with it.
     _name: Option<OwnedFd>,
 }
 
@@ -49,7 +48,7 @@ impl Users {
         if chosen.is_none() {
             let text = |path: &str| {
                 let mut text = Vec::new();
-                // Without it, nobody is known.
+                // Without it, no users are known.
                 let _ =
                     File::open(path).and_then(|file| file.take(MAX_FILE).read_to_end(&mut text));
                 String::from_utf8_lossy(&text).into_owned()
@@ -65,12 +64,13 @@ impl Users {
         }
     }
 
-    /// Whether somebody chose them, and means them to have what is granted as it is.
+    /// Whether they were configured, and are meant to access granted directories as they
+    /// are.
     pub(super) fn are_chosen(&self) -> bool {
         self.chosen
     }
 
-    /// A number that nobody has, as far as can be told; else any of the range.
+    /// A number that is not in use, as far as known; otherwise any of the range.
     pub(super) fn pick(&self) -> User {
         let mut random = rand::rng();
         let mut pick = || random.random_range(self.range.clone());
@@ -98,7 +98,7 @@ impl Users {
 }
 
 impl User {
-    /// Has a program become this user.
+    /// Makes a program run as this user.
     pub(super) fn apply(&self, plan: &mut Plan) {
         if self.chosen {
             plan.identity = Some((self.number, self.number));
@@ -111,7 +111,7 @@ impl User {
 enum Reserved {
     Yes(OwnedFd),
     InUse,
-    /// The system gives no name.
+    /// The system provides no name.
     Unknown,
 }
 
@@ -153,8 +153,8 @@ fn ranges(text: &str) -> impl Iterator<Item = RangeInclusive<u32>> {
     })
 }
 
-/// Where the programs that are started have their users from: only root may choose, and
-/// without a jail they stay who their runner is.
+/// The users for started programs, if any: only root may choose them, and without a jail
+/// programs keep the runner's user.
 pub(super) fn users_of(config: &Config) -> Option<Users> {
     let root = rustix::process::geteuid().is_root();
     (root && config.identity.is_none() && config.jail != Jail::Off)
@@ -168,7 +168,7 @@ mod tests {
 
     #[test]
     fn no_number_is_given_twice_while_it_is_in_use() {
-        // Two runners, which know nothing of each other.
+        // Two runners that know nothing of each other.
         let range = 0x7801_0000..=0x7801_0003;
         let (one, other) = (
             Users::new(Some(range.clone())),
@@ -177,7 +177,7 @@ mod tests {
         let taken = [one.pick(), other.pick(), one.pick(), other.pick()];
         let numbers: HashSet<u32> = taken.iter().map(|user| user.number).collect();
         assert_eq!(numbers, range.clone().collect());
-        // More than there are.
+        // More than the range has.
         assert!(range.contains(&one.pick().number));
         let [first, ..] = taken;
         let free = first.number;

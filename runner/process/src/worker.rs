@@ -6,9 +6,9 @@
 use super::channel::{Receiver, Sender};
 use super::child::Child;
 use super::owners::Owners;
-use super::plain::Told;
+use super::plain::SentOrder;
 use super::spawn::Launch;
-use super::words::Words;
+use super::stderr::StderrCapture;
 use super::zygote::{Born, Forked};
 use std::io;
 use std::sync::Arc;
@@ -28,17 +28,17 @@ pub(super) struct Worker {
     pub(super) spare: bool,
     /// Memory that its walls leave a task, once they are tight.
     pub(super) memory: Option<u64>,
-    /// Its order, where that was sent before it was there.
-    pub(super) told: Option<Told>,
+    /// Its order, if that was sent before the worker existed.
+    pub(super) sent_order: Option<SentOrder>,
 }
 
-/// The process itself, by who reaps it.
+/// The process itself, by the process that reaps it.
 pub(super) enum Life {
     Forked(Forked),
     Started {
         child: Child,
         jail: Arc<JailReport>,
-        words: Words,
+        stderr: StderrCapture,
         owners: Option<Arc<Owners>>,
     },
 }
@@ -54,17 +54,17 @@ impl Worker {
             tasks: 0,
             spare: false,
             memory: None,
-            told: born.told,
+            sent_order: born.sent_order,
         })
     }
 
-    /// A program that was started and said that it is ready.
+    /// A program that was started and reported that it is ready.
     pub(super) fn started(launch: Launch, jail: Arc<JailReport>) -> Self {
         Worker {
             life: Life::Started {
                 child: launch.child,
                 jail,
-                words: launch.words,
+                stderr: launch.stderr,
                 owners: launch.owners,
             },
             orders: launch.orders,
@@ -72,7 +72,7 @@ impl Worker {
             tasks: 0,
             spare: false,
             memory: None,
-            told: None,
+            sent_order: None,
         }
     }
 }
@@ -99,7 +99,7 @@ impl Life {
         }
     }
 
-    /// How it sees granted directories; none where they are as on disk.
+    /// How it sees granted directories; `None` if they are as on disk.
     pub(super) fn owners(&self) -> Option<Arc<Owners>> {
         match self {
             Life::Forked(forked) => forked.zygote().owners.clone(),
@@ -114,8 +114,8 @@ impl Life {
         }
     }
 
-    /// The signal that stopped it, where nobody else looks: a zygote ends
-    /// workers that were stopped.
+    /// The signal that stopped it, if nothing else checks that: a zygote ends stopped
+    /// workers.
     pub(super) fn stopped_by(&mut self) -> Option<i32> {
         match self {
             Life::Forked(_) => None,
@@ -123,21 +123,21 @@ impl Life {
         }
     }
 
-    /// Takes in what it wrote to its stderr, which must not fill up.
-    pub(super) fn overhear(&mut self) {
+    /// Reads what it wrote to its stderr, so that the pipe does not fill up.
+    pub(super) fn read_stderr(&mut self) {
         match self {
-            Life::Forked(forked) => forked.overhear(),
-            Life::Started { words, .. } => words.overhear(),
+            Life::Forked(forked) => forked.read_stderr(),
+            Life::Started { stderr, .. } => stderr.read_available(),
         }
     }
 
-    /// A crash of it, with what it said before.
+    /// A crash of it, with its stderr.
     pub(super) fn crashed(&mut self, how: Crash) -> Crash {
-        let words = match self {
-            Life::Forked(forked) => forked.words(),
-            Life::Started { words, .. } => words.told(),
+        let stderr = match self {
+            Life::Forked(forked) => forked.stderr(),
+            Life::Started { stderr, .. } => stderr.text(),
         };
-        how.with_words(words)
+        how.with_words(stderr)
     }
 
     /// Kills it; it may be dead already.
@@ -148,8 +148,7 @@ impl Life {
         }
     }
 
-    /// Waits for its death and until it is reaped; none when nobody can tell how
-    /// it ended.
+    /// Waits until it is dead and reaped; `None` if it is unknown how it ended.
     pub(super) async fn wait(&mut self) -> Option<Exit> {
         match self {
             Life::Forked(forked) => forked.wait().await,
@@ -158,7 +157,7 @@ impl Life {
     }
 }
 
-/// An end as a crash.
+/// The crash for an exit.
 pub(super) fn crash_of(exit: Option<Exit>) -> Crash {
     match exit.map(|exit| exit.end) {
         None => Crash::Lost,

@@ -1,9 +1,9 @@
-//! The worker program: what the hidden entry of a binary does after it was
-//! started by a runner, up to the point where it forks or serves.
+//! The worker program: what a binary's hidden entry does after it was started by a runner,
+//! up to the point where it forks or serves.
 //!
-//! Greets, takes its start order, goes behind its walls, maps the artifact. The
-//! jail stands before anything of a guest runs. Invariant: it outlives neither its
-//! runner nor its last task.
+//! Sends its greeting, takes its start order, sets up its walls, maps the artifact. The
+//! jail is set up before any guest code runs. Invariant: it outlives neither its runner nor
+//! its last task.
 
 use super::begin::{check_alone, go_inside, settle};
 use super::channel::{self, Inbox};
@@ -17,7 +17,7 @@ use wrun_sandbox::deadline;
 use wrun_sandbox::{self, Code, PrepareError, Prepared};
 use wrun_sys::{self, Alone, Seen};
 
-/// What `wrun::worker_hook` does, in a program that can have these roles, too.
+/// The work of `wrun::worker_hook`, in a program that can also have these roles.
 #[expect(
     clippy::exit,
     clippy::disallowed_methods,
@@ -57,8 +57,8 @@ pub fn hook(others: &[WorkerRole]) {
     std::process::exit(code)
 }
 
-/// What a worker says before a panic ends it: in one line, to the stderr that its runner
-/// reads. In the place of a hook that the program has set for itself.
+/// A worker's message before a panic ends it: one line, to the stderr that its runner
+/// reads. Replaces a hook that the program has set for itself.
 fn say_panic(panic: &std::panic::PanicHookInfo<'_>) {
     let what = panic.payload_as_str().unwrap_or("no message");
     let line = match panic.location() {
@@ -71,10 +71,10 @@ fn say_panic(panic: &std::panic::PanicHookInfo<'_>) {
 fn work(parent: i32) -> io::Result<()> {
     settle(parent)?;
     check_alone()?;
-    // Behind a jail and without one.
+    // With a jail and without one.
     wrun_sys::ignore_file_size_signal()?;
     let control = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
-    // Nobody reads this program's stdin; it is what stdout is: nothing.
+    // This program's stdin is not read; like its stdout it becomes the null device.
     rustix::stdio::dup2_stdin(rustix::stdio::stdout())?;
     channel::send_bytes(&control, &Hello::encode(), &[])?;
     let mut inbox = Inbox::default();
@@ -82,7 +82,7 @@ fn work(parent: i32) -> io::Result<()> {
         match inbox.next::<ControlOrder>().map_err(io::Error::other)? {
             Some(ControlOrder::Start(order)) => break *order,
             Some(ControlOrder::Fork { .. }) => {
-                return Err(io::Error::other("not started and told to fork"));
+                return Err(io::Error::other("a fork order came before the start order"));
             }
             None if inbox.receive(&control)? => {}
             None => return Err(io::Error::other("the runner is gone")),
@@ -121,8 +121,7 @@ fn work(parent: i32) -> io::Result<()> {
     };
     match sigchld {
         Some(sigchld) => {
-            // What is touched here for the first time is not for every child to
-            // touch first.
+            // Pages touched here for the first time need not be touched first by every child.
             let warm = task_main::warm_up_alone(&prepared).ok().flatten();
             say(&ControlSays::Ready(report))?;
             zygote_main::serve(zygote_main::Zygote {
@@ -137,7 +136,7 @@ fn work(parent: i32) -> io::Result<()> {
             })
         }
         None => {
-            // Nothing depends on it; the real order meets whatever is wrong.
+            // The result does not matter; the real order meets the same errors.
             let warm = match order.spare {
                 Some(_) => task_main::warm_up_alone(&prepared).ok().flatten(),
                 None => None,
@@ -164,7 +163,7 @@ fn load(code: File) -> Result<Prepared, ControlSays> {
         wrun_sandbox::single_threaded_runtime(code.meta.kind()).map_err(|error| refused(&error))?;
     Prepared::new(&engine, &code).map_err(|error| match error {
         PrepareError::Code(error) => ControlSays::Stale(error.to_string()),
-        // The words of thread mode.
+        // With the message of thread mode.
         error @ PrepareError::Link(_) => ControlSays::Refused(error.to_string()),
     })
 }

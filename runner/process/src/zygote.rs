@@ -1,19 +1,18 @@
-//! A zygote as its runner sees it: a process that has a task loaded and jailed,
-//! and forks a worker whenever it is told to.
+//! A zygote as its runner sees it: a process that has a task loaded and jailed, and forks a
+//! worker on each order.
 //!
-//! No guest ever runs in it, yet what it says is checked like a worker's.
-//! Invariants: every worker it was asked for is answered for once, with its end or
-//! with the zygote's own; a signal goes to nobody but its own process group,
-//! whatever it says.
+//! No guest ever runs in it, yet its messages are checked like a worker's. Invariants:
+//! every requested worker is answered for once, with its end or with the zygote's own; a
+//! signal is only ever sent to its own process group, whatever it reports.
 
 use super::breaker::Failure;
 use super::channel::{ChannelError, Receiver, Sender, is_want};
 use super::child::{Child, LOOK_EVERY};
 use super::owners::Owners;
-use super::plain::{Plain, Told};
+use super::plain::{Plain, SentOrder};
 use super::spawn::Launch;
+use super::stderr::StderrCapture;
 use super::trace;
-use super::words::Words;
 use crate::wire::{ControlOrder, ControlSays, Spare};
 use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType, send, socketpair, sockopt};
 use rustix::process::{Signal, pidfd_send_signal};
@@ -29,18 +28,18 @@ use wrun_sandbox::deadline::{Deadline, timeout};
 use wrun_sys::{self, End, Exit, Sent};
 use wrun_types::jail_report::JailReport;
 
-/// A fork takes a fraction of a millisecond; a zygote that has said nothing for
-/// this long while it was to fork never will.
+/// A fork takes a fraction of a millisecond; a zygote that sends nothing for this long
+/// during a fork is not going to.
 const FORK: Duration = Duration::from_secs(5);
-/// How long after it was killed a worker's end must be told.
+/// How soon after it was killed a worker's end must be reported.
 const BURIAL: Duration = Duration::from_secs(15);
 
 pub(super) struct Zygote {
     orders: tokio::sync::Mutex<Sender>,
     children: Mutex<Children>,
-    /// Ends the zygote, and with it every worker of it.
+    /// Ends the zygote, and with it all of its workers.
     end: CancellationToken,
-    /// Its process group and its workers'; none where they cannot be told from
+    /// The process group of it and its workers; `None` if they cannot be distinguished from
     /// other processes.
     group: Option<i32>,
     pub(super) jail: Arc<JailReport>,
@@ -56,14 +55,14 @@ struct Children {
     silent: Option<Deadline>,
     /// The zygote is gone, and how.
     orphaned: Option<Failure>,
-    /// What it said before.
-    words: Option<String>,
+    /// Its stderr.
+    stderr: Option<String>,
 }
 
 struct Entry {
     forked: Option<oneshot::Sender<io::Result<Member>>>,
     ended: Option<oneshot::Sender<Exit>>,
-    /// When its end must have been told.
+    /// When its end must have been reported.
     due: Option<Deadline>,
     _permit: OwnedSemaphorePermit,
 }
@@ -80,7 +79,7 @@ pub(super) struct Forked {
     member: Member,
     ended: Option<oneshot::Receiver<Exit>>,
     exit: Option<Exit>,
-    words: Words,
+    stderr: StderrCapture,
     zygote: Arc<Zygote>,
 }
 
@@ -88,11 +87,11 @@ pub(super) struct Forked {
 pub(super) struct Born {
     pub(super) forked: Forked,
     pub(super) socket: UnixStream,
-    /// Its order, where that was sent before it was there.
-    pub(super) told: Option<Told>,
+    /// Its order, if that was sent before the worker existed.
+    pub(super) sent_order: Option<SentOrder>,
 }
 
-/// Why there is no worker.
+/// Why a worker was not forked.
 #[derive(Debug)]
 pub(super) enum NotForked {
     /// The zygote died, or had to be ended.
@@ -102,14 +101,14 @@ pub(super) enum NotForked {
 }
 
 impl Zygote {
-    /// Takes over a started process that said that it is ready to fork. Needs the
+    /// Takes over a started process that reported that it is ready to fork. Needs the
     /// context of a tokio runtime.
     pub(super) fn new(launch: Launch, jail: Arc<JailReport>) -> Arc<Self> {
         let Launch {
             mut child,
             orders,
             says,
-            mut words,
+            mut stderr,
             owners,
         } = launch;
         let zygote = Arc::new(Zygote {
@@ -127,13 +126,13 @@ impl Zygote {
         tokio::spawn(async move {
             let how = tokio::select! {
                 how = listen(says, &listening) => how,
-                how = look_after(&mut child, &mut words, &listening) => how,
+                how = look_after(&mut child, &mut stderr, &listening) => how,
                 () = end.cancelled() => Failure::Killed,
             };
-            // The one that does not need it any more has dropped it.
+            // The pool drops a zygote that it does not need any more.
             let needed = listening.upgrade();
             if let Some(zygote) = &needed {
-                zygote.children().words = words.told();
+                zygote.children().stderr = stderr.text();
                 zygote.orphan(how);
             }
             let died = needed.and_then(|zygote| zygote.children().orphaned);
@@ -154,8 +153,8 @@ impl Zygote {
         self.end.cancel();
     }
 
-    /// Has it fork a worker: a spare, or one that finds its order when it is there, and
-    /// need not wait for it.
+    /// Forks a worker: a spare, or one whose order is there before it, so that it need not
+    /// wait for it.
     pub(super) async fn fork(
         self: &Arc<Self>,
         permit: OwnedSemaphorePermit,
@@ -165,8 +164,8 @@ impl Zygote {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)
             .map_err(|errno| NotForked::Refused(errno.into()))?;
-        let (words, its_stderr) = Words::pipe().map_err(NotForked::Refused)?;
-        let told = order.and_then(|order| tell(&ours, order));
+        let (stderr, its_stderr) = StderrCapture::pipe().map_err(NotForked::Refused)?;
+        let sent_order = order.and_then(|order| send_order(&ours, order));
         let (forked, member) = oneshot::channel();
         let (ended, exit) = oneshot::channel();
         let id = {
@@ -195,7 +194,7 @@ impl Zygote {
             drop(orders);
             match sent {
                 Err(error) if is_want(&error) => {
-                    // It was not asked, and will say nothing.
+                    // The order was not sent, so there will be no response.
                     self.children().entries.remove(&id);
                     Ok(Err(error))
                 }
@@ -208,7 +207,7 @@ impl Zygote {
         let asked = loop {
             match timeout(FORK, &mut asked).await {
                 Ok(asked) => break Some(asked),
-                // It forks for others that asked before.
+                // It is forking for earlier requests.
                 Err(_) if !self.is_silent() => {}
                 Err(_) => break None,
             }
@@ -229,24 +228,24 @@ impl Zygote {
                 member,
                 ended: Some(exit),
                 exit: None,
-                words,
+                stderr,
                 zygote: self.clone(),
             },
             socket: ours.into(),
-            told,
+            sent_order,
         })
     }
 
-    /// What it said before it was gone.
-    pub(super) fn words(&self) -> Option<String> {
-        self.children().words.clone()
+    /// Its stderr, after it was gone.
+    pub(super) fn stderr(&self) -> Option<String> {
+        self.children().stderr.clone()
     }
 
     fn children(&self) -> MutexGuard<'_, Children> {
         self.children.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Answers for every worker that is not answered for: nobody will say more.
+    /// Answers for every worker that is not answered for: no more messages will come.
     fn orphan(&self, how: Failure) {
         let entries = {
             let mut children = self.children();
@@ -260,7 +259,7 @@ impl Zygote {
         self.children().silent.is_none_or(Deadline::has_passed)
     }
 
-    /// Whether it has not told the end of a worker that must have ended.
+    /// Whether it has not reported the end of a worker that must have ended.
     fn forgets_its_dead(&self) -> bool {
         self.children()
             .entries
@@ -268,8 +267,8 @@ impl Zygote {
             .any(|entry| entry.due.is_some_and(Deadline::has_passed))
     }
 
-    /// A worker is there that cannot be watched; `false` where none was asked for. It ends
-    /// when the requester closes its socket.
+    /// A worker exists that cannot be watched; `false` if none was requested. It ends when
+    /// the requester closes its socket.
     fn missed(&self, id: u64, error: io::Error) -> bool {
         let mut children = self.children();
         children.silent = Deadline::after(FORK);
@@ -286,7 +285,7 @@ impl Zygote {
         }
     }
 
-    /// Takes one message; `false` when it makes no sense.
+    /// Handles one message; `false` if it is not valid.
     fn heard(&self, message: ControlSays, pidfd: Option<OwnedFd>) -> bool {
         let member = match pidfd.map(|pidfd| self.member(pidfd)) {
             Some(None) => return false,
@@ -329,8 +328,9 @@ impl Zygote {
         }
     }
 
-    /// Who it says it forked; none for somebody whom it did not. That a process
-    /// cannot be told from others is an error: no signal would be safe.
+    /// The process that it claims to have forked; `None` if it did not fork it. If a
+    /// process cannot be distinguished from others, that is an error: no signal would be
+    /// safe.
     fn member(&self, pidfd: OwnedFd) -> Option<io::Result<Member>> {
         let Some(group) = self.group else {
             return Some(Err(io::Error::other("/proc shows other numbers")));
@@ -350,16 +350,16 @@ impl Zygote {
     }
 }
 
-/// Leaves an order where its worker will find it; none where it cannot be.
-fn tell(socket: &OwnedFd, order: &Plain) -> Option<Told> {
-    // It can be done and gone before anybody has looked who it is: the kernel says who
-    // speaks.
+/// Sends an order to a worker that does not exist yet; `None` if that is not possible.
+fn send_order(socket: &OwnedFd, order: &Plain) -> Option<SentOrder> {
+    // It can be done and gone before its pid is known: the kernel names the sender of its
+    // messages.
     sockopt::set_socket_passcred(socket, true).ok()?;
     let frame = order.frame().ok()?;
     let at = Instant::now();
     let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
     let sent = send(socket, &frame, flags).unwrap_or(0);
-    Some(Told { frame, sent, at })
+    Some(SentOrder { frame, sent, at })
 }
 
 /// Whether a process can end like this.
@@ -376,7 +376,7 @@ impl Drop for Zygote {
     }
 }
 
-/// Hears what a zygote says until it is gone or makes no sense.
+/// Handles a zygote's messages until it is gone or sends an invalid one.
 async fn listen(mut says: Receiver, zygote: &std::sync::Weak<Zygote>) -> Failure {
     loop {
         let message = match says.next_with_descriptors::<ControlSays>().await {
@@ -391,8 +391,8 @@ async fn listen(mut says: Receiver, zygote: &std::sync::Weak<Zygote>) -> Failure
         };
         let makes_sense = match (message, descriptors) {
             (message, Ok(mut descriptors)) => zygote.heard(message, descriptors.pop()),
-            // This process has no room for what tells who it is: that is no fault of
-            // the zygote, nor of its other workers.
+            // This process has no room for the descriptor that identifies it: that is not a
+            // fault of the zygote, nor of its other workers.
             (ControlSays::Forked(id), Err(error)) if is_want(&error) => zygote.missed(id, error),
             _ => false,
         };
@@ -402,17 +402,16 @@ async fn listen(mut says: Receiver, zygote: &std::sync::Weak<Zygote>) -> Failure
     }
 }
 
-/// Looks now and then; returns when it has to end.
+/// Checks it from time to time; returns when it must be ended.
 async fn look_after(
     child: &mut Child,
-    words: &mut Words,
+    stderr: &mut StderrCapture,
     zygote: &std::sync::Weak<Zygote>,
 ) -> Failure {
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
-        words.overhear();
-        // One that somebody stopped forks and reaps no more; nobody is there to
-        // let it go on.
+        stderr.read_available();
+        // A stopped zygote neither forks nor reaps, and would not be continued.
         if child.stopped_by().is_some() {
             return Failure::Killed;
         }
@@ -422,15 +421,14 @@ async fn look_after(
     }
 }
 
-/// A zygote that lost its socket ends, and takes its workers along.
+/// A zygote that lost its socket ends, together with its workers.
 async fn reap(mut child: Child) {
     child.kill();
     child.wait().await;
 }
 
 impl Forked {
-    /// The worker's process number; none when it was gone before it was looked
-    /// for.
+    /// The worker's process number; `None` if it was gone before it was looked up.
     pub(super) fn id(&self) -> Option<u32> {
         self.member.number
     }
@@ -439,13 +437,13 @@ impl Forked {
         &self.zygote
     }
 
-    pub(super) fn overhear(&mut self) {
-        self.words.overhear();
+    pub(super) fn read_stderr(&mut self) {
+        self.stderr.read_available();
     }
 
-    /// What it said, or its zygote, where that is gone.
-    pub(super) fn words(&mut self) -> Option<String> {
-        self.words.told().or_else(|| self.zygote.words())
+    /// Its stderr, or that of its zygote if the zygote is gone.
+    pub(super) fn stderr(&mut self) -> Option<String> {
+        self.stderr.text().or_else(|| self.zygote.stderr())
     }
 
     /// Whether it is dead.
@@ -461,12 +459,12 @@ impl Forked {
         true
     }
 
-    /// Kills it, also when it is said to have ended.
+    /// Kills it, even if it is reported to have ended.
     pub(super) fn kill(&self) {
         self.member.kill();
     }
 
-    /// Waits for its end; none when its zygote died first.
+    /// Waits for its end; `None` if its zygote died first.
     pub(super) async fn wait(&mut self) -> Option<Exit> {
         if let Some(ended) = &mut self.ended {
             self.exit = ended.await.ok();

@@ -1,6 +1,6 @@
-//! The zygote: forks a worker for each socket it is sent, reaps them, and tells
-//! how they ended. One thread, no guest. Its end would be the end of all its workers:
-//! where the system has no descriptors or no memory for one more, it says so and goes on.
+//! The zygote: forks a worker for each socket it is sent, reaps the workers, and reports
+//! how they ended. One thread, no guest. Its end would be the end of all its workers: if
+//! the system has no descriptors or memory for another one, it reports that and continues.
 
 use super::channel::{self, Inbox};
 use super::task_main;
@@ -37,22 +37,22 @@ struct Known {
     stopped: Option<Stopped>,
 }
 
-/// Somebody has stopped a child, and nobody is there to let it go on; unless the runner
-/// stopped it, with this process, and both go on now, this process first.
+/// A child was stopped from outside, and would not be continued; unless the runner stopped
+/// it together with this process, and both are continued now, this process first.
 struct Stopped {
     signal: i32,
-    /// Looked at once since, when it had not gone on.
+    /// Checked once since, and still stopped.
     looked: bool,
 }
 
-/// Between two looks at a child that was stopped: in a zygote that runs, enough for what
-/// was stopped with it to go on.
+/// Time between two checks of a stopped child: in a running zygote, enough for a child that
+/// was stopped with it to continue.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// A pipe that is written to when a child ends or stops.
 pub(super) struct Sigchld {
     reader: OwnedFd,
-    /// The other end is the signal handler's.
+    /// The signal handler has the other end.
     writer: RawFd,
 }
 
@@ -128,7 +128,7 @@ impl Zygote {
             Ok(Forked::Child) => self.child(socket, stderr, spare),
             Ok(Forked::Parent { pid, pidfd }) => {
                 match self.say(&ControlSays::Forked(id), &[pidfd.as_fd()]) {
-                    // Nobody can be told who it is: it goes again, and others live on.
+                    // Its pidfd cannot be sent: it is ended, and the others continue.
                     Err(error) if channel::is_want(&error) => {
                         let _ = pidfd_send_signal(&pidfd, Signal::KILL);
                         self.not_forked(id, &error)
@@ -148,12 +148,12 @@ impl Zygote {
         self.say(&ControlSays::NotForked(id, errno), &[])
     }
 
-    /// What a forked child does: it serves its socket and ends.
+    /// In a forked child: serves its socket and ends.
     fn child(&mut self, socket: OwnedFd, stderr: OwnedFd, spare: Option<Spare>) -> ! {
-        // Whatever happens, this copy of the zygote does not go on as one.
+        // Whatever happens, this copy of the zygote must not continue as one.
         let _end = EndsHere;
-        // The zygote's own descriptors are not a worker's to have: its stderr is a
-        // pipe that a worker could fill, and all others would wait at.
+        // A worker must not have the zygote's own descriptors: its stderr is a pipe that a
+        // worker could fill, so that all others would wait.
         if rustix::stdio::dup2_stderr(stderr).is_err() {
             wrun_sys::exit_now(125)
         }
@@ -184,9 +184,9 @@ impl Zygote {
     }
 
     fn reap(&self, children: &mut HashMap<i32, Known>) -> io::Result<()> {
-        // All that have ended are told at once: each word wakes the runner.
+        // All that have ended are reported at once: each message wakes the runner.
         let mut words = Vec::new();
-        // An error is that there are no children.
+        // An error means that there are no children.
         while let Ok(Some((pid, exit))) = wrun_sys::wait(Whom::Any, false) {
             if let End::Stopped(signal) = exit.end {
                 if let Some(known) = children.get_mut(&pid) {
@@ -220,13 +220,13 @@ impl Zygote {
     }
 }
 
-/// Kills children that were stopped and do not go on.
+/// Kills children that were stopped and do not continue.
 fn end_stopped(children: &mut HashMap<i32, Known>) {
     for (pid, known) in children {
         let Some(stopped) = &mut known.stopped else {
             continue;
         };
-        // It is not reaped yet: the number is still its own.
+        // It is not reaped yet, so the number is still its own.
         let Some(child) = Pid::from_raw(*pid) else {
             continue;
         };
@@ -241,7 +241,7 @@ fn end_stopped(children: &mut HashMap<i32, Known>) {
     }
 }
 
-/// Ends the process when it is dropped: by a panic, that is.
+/// Ends the process when it is dropped, that is, by a panic.
 struct EndsHere;
 
 impl Drop for EndsHere {

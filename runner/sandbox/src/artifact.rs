@@ -1,7 +1,7 @@
-//! What a task file becomes: its code, of both kinds, once somebody needed it.
+//! A loaded task file: its code, compiled with and without fuel when first needed.
 //!
-//! Invariant: each kind of code is made at most once for an artifact, and so is what the
-//! executor makes of it; looking at either never waits for that.
+//! Invariant: each kind of code is compiled at most once for an artifact, and prepared at
+//! most once by the executor; checking whether it exists never waits.
 
 use super::code::Code;
 use super::source::Shape;
@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use wrun_sys::Process;
 
-/// A task file that was loaded: recognised, checked, compiled. Cheap to clone;
-/// belongs to the runner that loaded it.
+/// A task file that was loaded: recognised, checked, compiled. Cheap to clone; belongs to
+/// the runner that loaded it.
 #[derive(Clone)]
 pub struct Artifact(pub(super) Arc<Loaded>);
 
@@ -23,11 +23,11 @@ pub(super) struct Loaded {
     pub(super) shape: Shape,
     pub(super) digest: blake3::Hash,
     pub(super) source_len: u64,
-    /// The task file; none when it came compiled.
+    /// The task file; `None` if it came compiled.
     pub(super) source: Option<Bytes>,
     /// Without and with fuel.
     pub(super) codes: [Slot<Code>; 2],
-    /// What the executor made of each.
+    /// What the executor prepared from each.
     pub(super) prepared: [Slot<dyn Runnable>; 2],
     pub(super) made_in: Process,
 }
@@ -37,8 +37,8 @@ impl Drop for Loaded {
         if self.made_in.is_current() {
             return;
         }
-        // In a fork, what the executor made still serves the other process: dropping it
-        // would end that one's workers.
+        // In a fork, the executor's part still serves the other process: dropping it would end
+        // that process's workers.
         for slot in &mut self.prepared {
             let value = slot.value.get_mut();
             std::mem::forget(value.unwrap_or_else(PoisonError::into_inner).take());
@@ -46,22 +46,22 @@ impl Drop for Loaded {
     }
 }
 
-/// How a task file became code, where a runner compiled it.
+/// How a task file was compiled, if a runner compiled it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Compiled {
-    /// How long that took, with waiting for a processor.
+    /// How long that took, including the wait for a processor.
     pub time: Duration,
-    /// Why the code is not kept, where there is a [`Cache`](wrun_types::config::Cache) that should:
-    /// each runner compiles it anew.
+    /// Why the code was not stored, if there is a [`Cache`](wrun_types::config::Cache) for
+    /// it: each runner compiles it again.
     pub not_kept: Option<String>,
 }
 
 impl Compiled {
-    /// Compiling that took less time is nothing that people need to be told of.
+    /// A compilation that took less time is not reported.
     pub const NOTICEABLE: Duration = Duration::from_millis(100);
 
-    /// What people should know, if anything.
+    /// A note for people, if there is one.
     #[doc(hidden)]
     pub fn note(&self) -> Option<String> {
         let why = self.not_kept.as_ref()?;
@@ -70,8 +70,8 @@ impl Compiled {
     }
 }
 
-/// Filled once; another caller that wants to fill it meanwhile waits. Looking never waits:
-/// making takes as long as compiling.
+/// Filled once; another caller that wants to fill it meanwhile waits. Reading never waits:
+/// filling takes as long as compiling.
 pub(super) struct Slot<T: ?Sized> {
     value: Mutex<Option<Arc<T>>>,
     making: Mutex<()>,
@@ -140,8 +140,8 @@ impl Artifact {
         self.0.source_len
     }
 
-    /// How its code was made, where this runner compiled it; `None` where the code came
-    /// from the cache, or compiled.
+    /// How its code was compiled, if this runner compiled it; `None` if the code came from
+    /// the cache, or was loaded compiled.
     pub fn compiled(&self) -> Option<Compiled> {
         [false, true].into_iter().find_map(|it| self.made(it))
     }
@@ -152,7 +152,7 @@ impl Artifact {
         self.0.codes[usize::from(metered)].get()?.made.clone()
     }
 
-    /// It was loaded as an artifact of `wrun compile`.
+    /// Whether it was loaded as an artifact of `wrun compile`.
     #[doc(hidden)]
     pub fn is_precompiled(&self) -> bool {
         self.0.source.is_none()
@@ -163,20 +163,20 @@ impl Artifact {
         self.0.runner
     }
 
-    /// It can come to hold regions.
+    /// Whether it can come to hold regions.
     #[doc(hidden)]
     pub fn has_regions(&self) -> bool {
         let mut codes = self.0.codes.iter().filter_map(Slot::get);
         codes.any(|code| code.meta.regions)
     }
 
-    /// What runs it, if it is ready.
+    /// Its runnable, if it is ready.
     #[doc(hidden)]
     pub fn prepared(&self, metered: bool) -> Option<Arc<dyn Runnable>> {
         self.0.prepared[usize::from(metered)].get()
     }
 
-    /// What runs it, made at most once.
+    /// Its runnable, made at most once.
     #[doc(hidden)]
     pub fn prepare<E>(
         &self,

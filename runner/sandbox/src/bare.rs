@@ -1,8 +1,8 @@
-//! The floor of a task: the same code on the same engine, with wasmtime and
-//! wasmtime-wasi as their documentation has it, and nothing of wrun around it: no
-//! limits, no refusals noted, no budgets, no report.
+//! The floor of a task: the same code on the same engine, with wasmtime and wasmtime-wasi
+//! used as documented, and without wrun: no limits, no record of refusals, no budgets, no
+//! report.
 //!
-//! Only for measuring, with a task that was seen to end.
+//! Only for measuring, with a task that is known to end.
 
 use super::code::{Code, CodeError};
 use super::source::Shape;
@@ -18,7 +18,7 @@ use wasmtime_wasi::p2::pipe::{MemoryInputPipe, MemoryOutputPipe};
 use wasmtime_wasi::{FsPerms, I32Exit, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wrun_types::spec::Spec;
 
-/// Output beyond it fails the run.
+/// Output beyond this fails the run.
 const MAX_OUTPUT: usize = 64 << 20;
 
 /// A task that is linked and waits to be instantiated.
@@ -55,7 +55,7 @@ impl WasiView for Host {
     }
 }
 
-/// Why there is no floor.
+/// Why a floor cannot be measured.
 #[derive(Debug, thiserror::Error)]
 pub enum BareError {
     #[error(transparent)]
@@ -150,8 +150,8 @@ impl Bare {
         self.call(held, input).await
     }
 
-    /// A fresh sandbox that is not called yet. With `ahead`, a guest that would have to
-    /// run for it fails.
+    /// A fresh sandbox that is not called yet. With `ahead`, a guest that would have to run
+    /// for it fails.
     pub async fn hold(&self, spec: &Spec, input: &Bytes, ahead: bool) -> wasmtime::Result<Held> {
         let (mut store, output) = self.store(spec, input)?;
         if ahead {
@@ -207,8 +207,8 @@ impl Bare {
     }
 }
 
-/// Has what a task imports of wrun trap: one that does not call it has a floor all the
-/// same. WASI stays as it is, for any version of 0.2.
+/// Makes the functions that a task imports from wrun trap: a task that does not call them
+/// has a floor all the same. WASI stays as it is, for any version of 0.2.
 fn stub_wrun(linker: &mut Linker<Host>, component: &Component) -> wasmtime::Result<()> {
     let ty = component.component_type();
     let mut known = Vec::new();
@@ -227,7 +227,7 @@ fn stub_wrun(linker: &mut Linker<Host>, component: &Component) -> wasmtime::Resu
                         Err(wasmtime::Error::msg("it calls wrun, which is not present"))
                     })?;
                 }
-                // One that an interface before it has is only named again.
+                // A resource that an earlier interface has defined is only named again.
                 (ComponentItem::Resource(resource), stub) if !known.contains(&resource) => {
                     known.push(resource);
                     if let Some(stub) = stub {

@@ -1,4 +1,4 @@
-//! Waiting for what is asynchronous, on a thread that has nothing else to do.
+//! Waiting for asynchronous work, on a thread that does nothing else.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-/// Drives a future on this thread; none when it is not done at `until`.
+/// Drives a future on this thread; `None` if it is not done by `until`.
 pub fn wait<F: Future>(mut future: Pin<&mut F>, until: Option<Instant>) -> Option<F::Output> {
     struct Unpark(Thread);
     impl Wake for Unpark {

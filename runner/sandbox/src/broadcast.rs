@@ -1,10 +1,11 @@
-//! Broadcast channels of one runner: names, their members, and who passes messages on.
+//! Broadcast channels of one runner: their names and members, and the tasks that pass
+//! messages on.
 //!
 //! Invariants: passing on never waits for a member; a member without room is closed; all
-//! members see messages in one order; a name goes with its last member. The senders are
-//! the ones that wait: for their turn, of which a task has one at a time, a channel one,
-//! and the runner [`TURNS`], in the order in which they came. So whatever members send,
-//! other tasks of the runner wait for a bounded number of steps.
+//! members see messages in one order; a name is removed with its last member. Senders wait
+//! for their turn instead: one at a time for each task and each channel, and [`TURNS`] in
+//! the runner, in the order of their arrival. So whatever members send, other tasks of the
+//! runner wait for a bounded number of steps.
 
 use crate::port::{Message, Port, PortError, Transport};
 use crate::turn::{STEPS, Turn, yield_now};
@@ -13,14 +14,14 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Semaphore;
 
-/// Members of all channels together: each is three descriptors of the runner in process
-/// mode.
+/// Maximum of members of all channels together: each has three descriptors of the runner in
+/// process mode.
 pub const MAX_MEMBERS: usize = 128;
 /// Messages that wait for a member.
 const CAPACITY: u32 = Port::MAX_CAPACITY;
-/// Members whose messages are passed on at the same time: what they hold up others for is
-/// this many turns. Each of them waits for the one that computes on the same thread before it
-/// goes on, and with fewer all members would wait for that one after the other.
+/// Maximum of members whose messages are passed on at the same time: they delay others by
+/// this many turns. Each of them waits for the one that computes on the same thread before
+/// it continues, and with fewer turns all members would wait for that one after the other.
 const TURNS: usize = 8;
 
 pub struct Broadcast {
@@ -39,7 +40,7 @@ struct Channels {
 #[derive(Default)]
 struct Channel {
     members: Mutex<HashMap<u64, Arc<Port>>>,
-    /// Held while a message goes to all of them.
+    /// Held while a message is passed to all of them.
     order: tokio::sync::Mutex<()>,
 }
 
@@ -53,7 +54,7 @@ impl Channel {
         self.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// All but one.
+    /// All members but one.
     fn others(&self, id: u64) -> Vec<Arc<Port>> {
         let members = self.members();
         let others = members.iter().filter(|(other, _)| **other != id);
@@ -74,9 +75,8 @@ impl Broadcast {
         self.channels.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A new member's end; none where there are too many. `line` is that of its task;
-    /// `keep` lives as long as the membership. Needs the context of the runner's tokio
-    /// runtime.
+    /// A new member's end; `None` if there are too many. `line` is that of its task; `keep`
+    /// lives as long as the membership. Needs the context of the runner's tokio runtime.
     pub fn join(
         self: &Arc<Self>,
         name: &str,
@@ -112,7 +112,7 @@ impl Broadcast {
     }
 }
 
-/// One member, as long as somebody is at its other end.
+/// One member, as long as its other end exists.
 struct Member {
     all: Arc<Broadcast>,
     channel: Arc<Channel>,
@@ -131,8 +131,8 @@ impl Member {
         }
     }
 
-    /// Waits for its turn, and passes on what there is, as much as is one; `false` at the
-    /// end.
+    /// Waits for its turn, and passes on its messages, up to one turn's worth; `false` at
+    /// the end.
     async fn pass_some(&self, port: &Port) -> bool {
         let _of_its_task = self.line.0.lock().await;
         let _of_its_channel = self.channel.order.lock().await;
@@ -143,27 +143,27 @@ impl Member {
         let mut steps = 0;
         while steps < STEPS {
             match port.try_receive() {
-                // What came along is closed.
+                // Ports and regions in the message are closed.
                 Ok(message) => steps += self.pass(&message.data, &mut turn).await,
                 Err(PortError::WouldBlock) => return true,
-                // There were no descriptors left for what came along.
+                // No descriptors were left for the message's ports and regions.
                 Err(PortError::Limit) => steps += 1,
                 Err(_) => return false,
             }
         }
-        // Before the next has its turn.
+        // Before the next member has its turn.
         yield_now().await;
         true
     }
 
-    /// To all others; the steps that it took.
+    /// Passes a message to all others; returns the number of steps.
     async fn pass(&self, data: &Bytes, turn: &mut Turn) -> usize {
         let copied = if self.all.transport.copies() {
             data.len()
         } else {
             0
         };
-        // To receive it.
+        // The cost of receiving it.
         turn.spend(copied);
         let others = self.channel.others(self.id);
         for other in &others {

@@ -1,21 +1,20 @@
-//! What the limits of a task allow it in a run, by the shape of its artifact.
+//! What the limits of a task allow in a run, by the shape of its artifact.
 
 use super::artifact::Artifact;
 use super::source::Shape;
 use wrun_types::limits::{Limit, Limits};
 
-/// What a run may use, from its limits and what its artifact is.
+/// The budgets of a run, from its limits and its artifact.
 pub trait Budgets {
     /// The budget of an output stream; `captured` ones always have one.
     fn output_budget(&self, captured: bool) -> Option<u64>;
 
-    /// Bytes that one call may hand over to the host, which makes room for them before it
-    /// sees them.
+    /// Bytes that one call may pass to the host, which allocates them before it sees them.
     fn host_call(&self, shape: Shape, captured: bool, regions: bool) -> u64;
 
-    /// The value of the limit that ended a task: bytes, elements, instances, units of
-    /// fuel, or nanoseconds. None where it was not one of these: a child's parent has a
-    /// deadline, too.
+    /// The value of the limit that ended a task: bytes, elements, instances, units of fuel,
+    /// or nanoseconds. `None` if it was not one of these: a child's parent has a deadline,
+    /// too.
     fn value(&self, limit: Limit, artifact: &Artifact, captured: bool) -> Option<u64>;
 
     /// The budget of the input.
@@ -34,12 +33,12 @@ impl Budgets for Limits {
     fn host_call(&self, shape: Shape, captured: bool, regions: bool) -> u64 {
         let mut budget = Limits::HOST_CALL;
         if !shape.prints_output() {
-            // Nothing that it returns is larger than its memory.
+            // It returns nothing larger than its memory.
             let output = self.output_budget(captured).unwrap_or(self.max_memory);
             budget = budget.max(output.min(self.max_memory));
         }
         if regions {
-            // A window counts as if it were copied, and can be all the memory there is.
+            // A window counts as if it were copied, and can be all of the memory.
             budget = budget.max(self.max_memory);
         }
         budget

@@ -9,13 +9,13 @@
 //! memory.fill
 //! ```
 //!
-//! The other bulk instructions are small: those of tables for their limit, those of
-//! segments since the segments are in the file.
+//! The other bulk instructions are small: those on tables because of their limit, those on
+//! segments because the segments are in the file.
 //!
-//! Invariants: the added code never traps, and writes nothing where the instruction would
-//! trap; so a trap is the instruction's own, in its place, with memory as it was. What
-//! a valid binary becomes is valid, or too large for the engine. Where code moved,
-//! [`Offsets`] lead back to the task's own.
+//! Invariants: the added code never traps, and writes nothing if the instruction would
+//! trap; so a trap is the instruction's own, at its position, with memory unchanged. A
+//! valid binary stays valid, or becomes too large for the engine. If code has moved,
+//! [`Offsets`] map back to the task's own.
 
 mod code;
 mod offsets;
@@ -30,8 +30,8 @@ use std::collections::BTreeMap;
 use wasm_encoder::{BlockType, Encode, Function, Instruction as I, ValType};
 use wasmparser::{BinaryReader, CodeSectionReader, FunctionSectionReader, Operator, TypeRef};
 
-/// Bytes that are written between two looks at the clock: tens of microseconds, or a
-/// millisecond where the pages are new.
+/// Bytes that are written between two checks of the clock: tens of microseconds, or a
+/// millisecond if the pages are new.
 const PIECE: i32 = 1 << 20;
 
 const HEADER: usize = 8;
@@ -46,7 +46,7 @@ const CODE: u8 = 10;
 const CORE_MODULE: u8 = 1;
 const COMPONENT: u8 = 4;
 
-/// Has the bulk instructions of a valid module or component done in pieces.
+/// Splits the bulk instructions of a valid module or component into pieces.
 pub(super) fn in_pieces(binary: Cow<'_, [u8]>) -> Result<(Cow<'_, [u8]>, Offsets), LoadError> {
     let changed = if wasmparser::Parser::is_core_wasm(&binary) {
         module(&binary, 0)?
@@ -62,17 +62,17 @@ pub(super) fn in_pieces(binary: Cow<'_, [u8]>) -> Result<(Cow<'_, [u8]>, Offsets
     })
 }
 
-/// A section, and where its content is in the whole binary.
+/// A section, and the position of its content in the whole binary.
 struct Section<'a> {
     id: u8,
     at: usize,
     content: &'a [u8],
-    /// With its id and length.
+    /// Including its id and length.
     start: usize,
     whole: &'a [u8],
 }
 
-/// The sections of what begins at `at`.
+/// The sections of the module or component that begins at `at`.
 fn sections(binary: &[u8], at: usize) -> Result<Vec<Section<'_>>, LoadError> {
     let mut reader = BinaryReader::new(binary.get(HEADER..).unwrap_or_default(), at + HEADER);
     let mut sections = Vec::new();
@@ -94,7 +94,7 @@ fn sections(binary: &[u8], at: usize) -> Result<Vec<Section<'_>>, LoadError> {
     Ok(sections)
 }
 
-/// The component with its modules changed; none where there is nothing to change.
+/// The component with its modules changed; `None` if there is nothing to change.
 fn component(binary: &[u8], at: usize) -> Result<Option<Text>, LoadError> {
     let mut text = Text::default();
     text.copy(at, binary.get(..HEADER).unwrap_or_default());
@@ -116,30 +116,30 @@ fn component(binary: &[u8], at: usize) -> Result<Option<Text>, LoadError> {
     Ok(changed.then_some(text))
 }
 
-/// An instruction that may be large, by what it works on.
+/// An instruction that may be large, by its operands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Bulk {
     Fill { memory: u32 },
     Copy { to: u32, from: u32 },
 }
 
-/// What of a module its code refers to.
+/// The items of a module that its code refers to.
 #[derive(Default)]
 struct Module {
-    /// Parameters of each type; none where it is not of a function.
+    /// Number of parameters of each type; `None` if it is not a function type.
     types: Vec<Option<u32>>,
     /// Types of imported and own functions.
     functions: Vec<u32>,
     imported: usize,
     /// Whether each memory has 64-bit addresses.
     memories: Vec<bool>,
-    /// What was asked for, with the function that does it.
+    /// The instructions found, with the functions that replace them.
     helpers: BTreeMap<Bulk, u32>,
-    /// Their types, with the number of each.
+    /// The types of those functions, with their numbers.
     signatures: BTreeMap<[bool; 3], u32>,
 }
 
-/// The module with its functions changed; none where there is nothing to change.
+/// The module with its functions changed; `None` if there is nothing to change.
 fn module(binary: &[u8], at: usize) -> Result<Option<Text>, LoadError> {
     let sections = sections(binary, at)?;
     let mut module = Module::default();
@@ -190,7 +190,7 @@ fn module(binary: &[u8], at: usize) -> Result<Option<Text>, LoadError> {
                 }
                 text.section(CODE, content)?;
             }
-            // What it says about places in functions is no longer so.
+            // The positions in functions that it states are no longer valid.
             CUSTOM if is_about_code(section.content) => {}
             _ => text.copy(section.start, section.whole),
         }
@@ -205,7 +205,7 @@ fn is_about_code(custom: &[u8]) -> bool {
         .is_ok_and(|name| name.starts_with("metadata.code."))
 }
 
-/// A section of items with some more at its end.
+/// A section of items with more items added at its end.
 fn longer(section: &Section<'_>, count: usize, more: &[u8]) -> Result<Text, LoadError> {
     let mut reader = BinaryReader::new(section.content, section.at);
     let items = reader.read_var_u32().map_err(invalid)? as usize;
@@ -247,7 +247,7 @@ impl Module {
         Ok(())
     }
 
-    /// How many functions the code section has, and all of them, changed.
+    /// The number of functions in the code section, and the functions, changed.
     fn code(&mut self, reader: BinaryReader<'_>) -> Result<(usize, Text), LoadError> {
         let mut text = Text::default();
         let mut count = 0;
@@ -269,7 +269,7 @@ impl Module {
         Ok((count, text))
     }
 
-    /// A function changed; none where there is nothing to change.
+    /// A function, changed; `None` if there is nothing to change.
     fn body(
         &mut self,
         body: &wasmparser::FunctionBody<'_>,
@@ -337,15 +337,15 @@ impl Module {
         Ok(Some(text))
     }
 
-    /// Where in a function there are instructions that may be large.
+    /// The instructions of a function that may be large, with their positions.
     fn sites(&self, body: &wasmparser::FunctionBody<'_>) -> Result<Vec<(usize, Bulk)>, LoadError> {
         let mut sites = Vec::new();
-        // They all begin with this byte; most functions have none of it.
+        // They all begin with this byte; most functions do not contain it.
         if !body.as_bytes().contains(&0xfc) {
             return Ok(sites);
         }
         let mut reader = body.get_operators_reader().map_err(invalid)?;
-        // What is on top of the stack where it is a constant.
+        // The value on top of the stack if it is a constant.
         let mut constant = None;
         while !reader.eof() {
             let (operator, at) = reader.read_with_offset().map_err(invalid)?;
@@ -377,7 +377,7 @@ impl Module {
             .unwrap_or_default()
     }
 
-    /// Whether what the instruction takes has 64 bits.
+    /// Whether each operand of the instruction has 64 bits.
     fn shape(&self, bulk: Bulk) -> [bool; 3] {
         match bulk {
             Bulk::Fill { memory } => {
@@ -395,7 +395,7 @@ impl Module {
         self.shape(bulk)[2]
     }
 
-    /// The function that does the instruction in pieces.
+    /// The function that executes the instruction in pieces.
     fn helper_for(&mut self, bulk: Bulk) -> Result<u32, LoadError> {
         let number = |len: usize| u32::try_from(len).map_err(|_| too_large());
         let signature = number(self.types.len() + self.signatures.len())?;
@@ -432,8 +432,8 @@ impl Module {
         helpers.into_iter().map(|(bulk, _)| *bulk).collect()
     }
 
-    /// Takes what the instruction takes, does all but the last piece, and returns what is
-    /// left to do; returns what it took where the instruction would trap.
+    /// Takes the operands of the instruction, executes all but the last piece, and returns
+    /// the operands for the rest; returns them unchanged if the instruction would trap.
     fn helper(&self, bulk: Bulk) -> Function {
         const LENGTH: u32 = 2;
         let [first, second, wide] = self.shape(bulk);
@@ -457,7 +457,7 @@ impl Module {
                 code.is_within(1, wide, from, second);
                 code.add(&[I::I32And, I::If(BlockType::Empty)]);
                 if to == from {
-                    // What is overwritten must have been read: from the end.
+                    // Bytes must be read before they are overwritten: from the end.
                     code.add(&[I::LocalGet(0), I::LocalGet(1), greater(wide)]);
                     code.add(&[I::If(BlockType::Empty), I::Loop(BlockType::Empty)]);
                     code.add(&[I::LocalGet(LENGTH), piece(wide), sub(wide)]);

@@ -1,12 +1,11 @@
 //! Compiled code on disk, across runs and shared by processes.
 //!
-//! One file per key. A file appears whole, by rename, and never changes; readers
-//! verify its digest. A damaged, foreign or unreadable entry counts as absent and
-//! is replaced. Nothing here fails a run: without a usable cache, code is
-//! compiled anew. The one that compiles what is not there has a lock on it, so that others,
-//! in this process or another, wait for the result; the kernel releases the lock of a
-//! process that died. Invariant: nothing is read from a directory or file that
-//! somebody else could have written.
+//! One file per key. A file appears complete, by rename, and never changes; readers verify
+//! its digest. A damaged, foreign or unreadable entry counts as absent and is replaced. No
+//! error here fails a run: without a usable cache, code is compiled again. A process that
+//! compiles a missing entry holds a lock on it, so that others, in this process or another,
+//! wait for the result; the kernel releases the lock of a process that died. Invariant:
+//! nothing is read from a directory or file that another user could have written.
 
 use super::code::Code;
 use rustix::fs::{FlockOperation, Mode, OFlags};
@@ -18,13 +17,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 use wrun_types::config::Cache as CacheConfig;
 
-/// Where old entries are dropped until the rest fits.
+/// Old entries are removed until the rest fits.
 const MAX_BYTES: u64 = 2 << 30;
-/// A temporary file this old belongs to a process that died.
+/// A temporary file of this age belongs to a process that died.
 const STALE: Duration = Duration::from_secs(3600);
 const SUFFIX: &str = "wrun";
 const LOCK: &str = "lock";
-/// How often somebody who waits looks again: at first, and at most.
+/// How often a waiting caller looks again: at first, and at most.
 const LOOK: (Duration, Duration) = (Duration::from_millis(2), Duration::from_millis(50));
 
 /// A usable cache directory.
@@ -34,19 +33,19 @@ pub(crate) struct Cache {
 }
 
 impl Cache {
-    /// Opens or makes the configured directory; `None` when there is none.
+    /// Opens or creates the configured directory; `None` if no cache is configured.
     ///
     /// # Errors
     ///
-    /// Why it cannot be used, in words: it cannot be made, or is not this user's alone.
+    /// Why it cannot be used, as text: it cannot be created, or is not this user's alone.
     pub(crate) fn open(config: &CacheConfig) -> Result<Option<Self>, String> {
         let directory = match config {
             CacheConfig::Off => return Ok(None),
             CacheConfig::Directory(directory) => directory.clone(),
-            // `User`; other places are not known yet.
+            // `User`; other variants are not known yet.
             _ => user_directory().ok_or("there is no cache directory: HOME is not set")?,
         };
-        // The format is in the name: another wrun's entries are not even seen.
+        // The format is in the name: entries of another version are not even seen.
         let directory = directory.join(concat!("v3-", env!("CARGO_PKG_VERSION")));
         let unusable = |error| format!("cannot make {}: {error}", directory.display());
         fs::DirBuilder::new()
@@ -71,9 +70,9 @@ impl Cache {
         format!("{}{}", source.to_hex(), if metered { "-fuel" } else { "" })
     }
 
-    /// Waits until nobody else makes the entry, or until it is there, but not longer than
-    /// `patience` and only while `wanted`. None where there is no lock to be had: the
-    /// directory cannot be written to, or its file system has no locks.
+    /// Waits until no other caller makes the entry, or until it exists, but not longer than
+    /// `patience` and only while `wanted`. `None` if locking is not possible: the directory
+    /// cannot be written to, or its file system has no locks.
     pub(crate) fn turn(
         &self,
         key: &str,
@@ -86,7 +85,7 @@ impl Cache {
         let mut file = open_lock(&path)?;
         loop {
             match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                // Who had it before removed it; somebody may have made it anew.
+                // The previous holder removed it; another caller may have created it again.
                 Ok(()) if file.metadata().ok()?.nlink() == 0 => file = open_lock(&path)?,
                 Ok(()) => return Some(Turn { path, file }),
                 Err(Errno::INTR) => {}
@@ -107,7 +106,7 @@ impl Cache {
         self.directory.join(key).with_extension(SUFFIX)
     }
 
-    /// The entry, if it is there, whole and ours.
+    /// The entry, if it exists, is complete and belongs to this user.
     pub(crate) fn get(&self, key: &str) -> Option<Code> {
         let path = self.path(key);
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
@@ -117,7 +116,7 @@ impl Cache {
             return None;
         }
         let code = Code::from_file(&mut file).ok()?;
-        // Eviction goes by age of use; once an hour is often enough.
+        // Eviction goes by last use; once an hour is precise enough.
         let used = metadata.modified().ok();
         if used.and_then(|used| used.elapsed().ok()) > Some(STALE) {
             let _ = file.set_modified(SystemTime::now());
@@ -125,11 +124,11 @@ impl Cache {
         Some(code)
     }
 
-    /// Keeps an entry.
+    /// Stores an entry.
     ///
     /// # Errors
     ///
-    /// Why it cannot, in words.
+    /// Why it cannot be stored, as text.
     pub(crate) fn put(&self, key: &str, code: &Code) -> Result<(), String> {
         self.write(key, code).map_err(|error| {
             let directory = self.directory.display();
@@ -140,8 +139,8 @@ impl Cache {
     }
 
     fn write(&self, key: &str, code: &Code) -> io::Result<()> {
-        // Without a name until it is whole: nothing to clean up if this process
-        // dies. Where the file system cannot do that, a temporary name does.
+        // Without a name until it is complete, so nothing is left if this process dies. If the
+        // file system does not support that, a temporary name is used.
         let mut file = tempfile::Builder::new()
             .prefix(".tmp-")
             .tempfile_in(&self.directory)?;
@@ -150,13 +149,13 @@ impl Cache {
         Ok(())
     }
 
-    /// Forgets an entry that turned out to be of no use.
+    /// Removes an entry that turned out to be unusable.
     pub(crate) fn remove(&self, key: &str) {
         let _ = fs::remove_file(self.path(key));
     }
 
-    /// Drops what processes that died left behind, and the least recently used
-    /// entries over [`MAX_BYTES`].
+    /// Removes files that dead processes left, and the least recently used entries over
+    /// [`MAX_BYTES`].
     fn evict(&self) {
         let Ok(entries) = fs::read_dir(&self.directory) else {
             return;
@@ -191,7 +190,7 @@ impl Cache {
     }
 }
 
-/// The right to make an entry; given back when dropped.
+/// The right to make an entry; released when dropped.
 #[derive(Debug)]
 pub(crate) struct Turn {
     path: PathBuf,
@@ -200,9 +199,9 @@ pub(crate) struct Turn {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        // While it is locked: the one that locks it next sees that it has no name.
+        // While it is locked: the next holder sees that it has no name.
         let _ = fs::remove_file(&self.path);
-        // Also for processes that were forked meanwhile and have the same open file.
+        // Also for processes that were forked meanwhile and share the open file.
         let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
     }
 }
@@ -224,7 +223,7 @@ fn user_directory() -> Option<PathBuf> {
         _ => {
             let strategy = etcetera::choose_base_strategy().ok()?;
             let directory = strategy.cache_dir();
-            // HOME may be anything; a cache wherever somebody happens to be is none.
+            // HOME may be anything, but a cache must not depend on the working directory.
             directory.is_absolute().then(|| directory.join("wrun"))
         }
     }
@@ -301,7 +300,7 @@ mod tests {
             drop(second);
             assert!(third.join().expect("no panic"), "whoever waits has it next");
         });
-        // Made meanwhile: there is nothing to wait for.
+        // Made meanwhile, so there is no wait.
         let source = blake3::hash(b"a");
         let _turn = turn(long).expect("free");
         cache.put("a", &code(&source)).expect("kept");

@@ -1,6 +1,5 @@
-//! Compiled code with what must be known about it, as a file: the form it has in
-//! the cache, in what `wrun compile` writes, and in the memory file that workers
-//! map.
+//! Compiled code with its description, as a file: the form in the cache, in the output of
+//! `wrun compile`, and in the memory file that workers map.
 //!
 //! ```text
 //! [ELF of wasmtime][Meta, postcard][Footer, 56 bytes]
@@ -8,9 +7,9 @@
 //!         the ELF's length u64, magic [8]
 //! ```
 //!
-//! The description stands behind the code so that wasmtime can map the file as
-//! it is. Integers are little-endian. Invariant: a [`Code`] was verified against
-//! its digest after it was sealed, so what is mapped is what was verified.
+//! The description follows the code so that wasmtime can map the file as it is. Integers
+//! are little-endian. Invariant: a [`Code`] was verified against its digest after it was
+//! sealed, so the mapped bytes are the verified ones.
 
 use super::artifact::Compiled;
 use super::bulk::Offsets;
@@ -36,29 +35,29 @@ pub const MAX_FILE: u64 = 4 << 30;
 /// Bytes that are copied at a time.
 const COPY: usize = 1 << 20;
 
-/// What must be known about compiled code.
+/// The description of compiled code.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Meta {
-    /// The wrun that compiled it: engines of another version have other code.
+    /// The version of wrun that compiled it: engines of another version have other code.
     pub wrun: String,
     pub shape: Shape,
     /// Whether fuel is counted.
     pub metered: bool,
-    /// It imports regions: it needs an engine without a pool, and a jail that has
-    /// memory files.
+    /// Whether it imports regions: it then needs an engine without a pool, and a jail that
+    /// allows memory files.
     pub regions: bool,
-    /// It has a memory that can outgrow 4 GiB: it needs an engine that reserves room
-    /// for it, without a pool.
+    /// Whether it has a memory that can outgrow 4 GiB: it then needs an engine that
+    /// reserves room for it, without a pool.
     pub wide: bool,
     /// BLAKE3 of the task file, in hexadecimal.
     pub source: String,
     /// Bytes of the task file.
     pub source_len: u64,
-    /// It talks to others: it imports `ports`.
+    /// Whether it communicates: it imports `ports`.
     pub talks: bool,
-    /// It can learn that it is asked to stop: it imports `context` or `ports`.
+    /// Whether it can observe cancellation: it imports `context` or `ports`.
     pub observes_cancellation: bool,
-    /// From offsets in its code to those in what it was compiled from.
+    /// Maps offsets in its code to those in the binary it was compiled from.
     pub offsets: Offsets,
 }
 
@@ -78,13 +77,13 @@ impl Meta {
         }
     }
 
-    /// Whether a pool may hold it. A slot is used again as it is: what laid regions over
-    /// it must not have one. And it has room for 4 GiB.
+    /// Whether a pool may hold it. A slot is reused as it is, so code that maps regions
+    /// over its memory must not have one. And a slot has room for 4 GiB.
     pub fn fits_a_pool(&self) -> bool {
         !self.regions && !self.wide
     }
 
-    /// The kind of engine that it is for.
+    /// The kind of engine that runs it.
     pub fn kind(&self) -> Kind {
         Kind {
             metered: self.metered,
@@ -97,13 +96,13 @@ impl Meta {
 #[derive(Debug)]
 pub struct Code {
     pub meta: Meta,
-    /// How this process had it compiled; none where it comes from elsewhere.
+    /// How this process compiled it; `None` if it comes from elsewhere.
     pub made: Option<Compiled>,
     file: File,
     len: u64,
 }
 
-/// Why bytes are no compiled code that can be used.
+/// Why bytes are not compiled code that can be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CodeError {
     #[error("not a wrun artifact")]
@@ -215,8 +214,8 @@ impl Code {
         Ok(())
     }
 
-    /// Takes a memory file that another process verified; checks that it is
-    /// sealed and well-formed, not its digest.
+    /// Takes a memory file that another process has verified; checks that it is sealed and
+    /// well-formed, but not its digest.
     pub fn from_sealed(file: File) -> Result<Self, CodeError> {
         let seals = rustix::fs::fcntl_get_seals(&file)
             .map_err(|errno| io_error("cannot read the seals")(errno.into()))?;
@@ -227,7 +226,7 @@ impl Code {
         Ok(Code::found(meta, file, len))
     }
 
-    /// Seals a memory file that was written, by whomever, and verifies it.
+    /// Seals a memory file, whichever process wrote it, and verifies it.
     pub fn seal(mut file: File) -> Result<Self, CodeError> {
         let seals = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
         rustix::fs::fcntl_add_seals(&file, seals)
@@ -263,7 +262,7 @@ impl Code {
         &self.file
     }
 
-    /// Where it can be mapped from; none where there is no `/proc`.
+    /// A path for mapping it; `None` without `/proc`.
     fn path(&self) -> Option<String> {
         let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
         std::fs::symlink_metadata(&path).is_ok().then_some(path)
@@ -273,10 +272,10 @@ impl Code {
     #[expect(unsafe_code, reason = "wasmtime's artifact deserialization")]
     pub fn component(&self, engine: &Engine) -> Result<Component, CodeError> {
         // SAFETY: `deserialize_file` requires that the file came from
-        // `Engine::precompile_component` and is not modified while mapped. Its
-        // digest was verified when it was made by this program, its own cache,
-        // or a file the user vouched for, and the seals exclude modification.
-        // `deserialize` requires the first for the bytes.
+        // `Engine::precompile_component` and is not modified while mapped. Its digest was
+        // verified after it was made by this program, its own cache, or a file that the user
+        // declared trusted, and the seals exclude modification. `deserialize` requires the
+        // first for the bytes.
         unsafe {
             match self.path() {
                 Some(path) => Component::deserialize_file(engine, path),

@@ -1,8 +1,8 @@
-//! From a task file's bytes to code. Here everything happens that reads what
-//! somebody else wrote: text, sections, types, functions.
+//! From a task file's bytes to code. All code that parses untrusted input is called here:
+//! text, sections, types, functions.
 //!
-//! Invariant: [`compile`] is the same function wherever it runs, so a task is
-//! refused in the same words.
+//! Invariant: [`compile`] is the same function wherever it runs, so a refusal has the same
+//! message.
 
 use super::bulk::{self, Offsets};
 use super::code::{Code, Meta};
@@ -16,14 +16,14 @@ use bytes::Bytes;
 use std::borrow::Cow;
 use wasmtime::Engine;
 
-/// Task files up to this size are compiled on one thread: what starting others
-/// takes is as long.
+/// Task files up to this size are compiled on one thread: starting others would take as
+/// long.
 pub const SMALL: usize = 64 << 10;
 
-/// Who compiles.
+/// Compiles task files.
 pub trait Compiler: Send + Sync {
-    /// Compiles a task file whose BLAKE3 is `digest`. Blocks for as long as that
-    /// takes. The code's description is what was asked for.
+    /// Compiles a task file whose BLAKE3 is `digest`. Blocks until it is done. The
+    /// description of the code matches the arguments.
     fn compile(
         &self,
         source: &Bytes,
@@ -31,12 +31,11 @@ pub trait Compiler: Send + Sync {
         metered: bool,
     ) -> Result<Code, LoadError>;
 
-    /// Gives up what is being compiled, where that is possible; the rest is
-    /// refused.
+    /// Abandons running compilations, if possible; later ones are refused.
     fn close(&self) {}
 }
 
-/// Compiles with an engine of its own.
+/// Compiles with a new engine.
 pub fn compile(
     source: Cow<'_, [u8]>,
     digest: &blake3::Hash,
@@ -86,7 +85,7 @@ fn compiled(
         Cow::Owned(binary) => Some(binary),
         Cow::Borrowed(_) => None,
     };
-    // What the compiler does not get is gone before the compiler takes most memory.
+    // Parts that are not for the compiler are freed before it takes most of its memory.
     let binary = changed.map_or(source, Cow::Owned);
     let engine = engine(Kind { metered, wide })?;
     Ok((native(&engine, shape, &binary)?, meta))
@@ -108,22 +107,21 @@ fn native(_: &Engine, _: Shape, _: &[u8]) -> Result<Vec<u8>, LoadError> {
     Err(LoadError::NoCompiler)
 }
 
-/// What the compiler gets for a task file.
+/// A task file as the compiler gets it.
 pub(super) struct Compilable<'a> {
     pub(super) shape: Shape,
-    /// What it imports that workers are made for.
+    /// The imports that a worker must provide for.
     uses: Uses,
     /// It has a memory that can outgrow 4 GiB.
     wide: bool,
-    /// Valid, with everything it imports provided, and a component where it was a core
-    /// module with the world's functions. Borrowed where it is the whole task file as it
-    /// is.
+    /// Valid, with everything it imports provided, and converted to a component if it was a
+    /// core module with the world's functions. Borrowed if it is the unchanged task file.
     pub(super) binary: Cow<'a, [u8]>,
-    /// To offsets in the task's own binary, or in the component that it became.
+    /// To offsets in the task's own binary, or in the component made of it.
     offsets: Offsets,
 }
 
-/// Makes of a task file what the compiler gets.
+/// Prepares a task file for the compiler.
 pub(super) fn compilable(bytes: &[u8]) -> Result<Compilable<'_>, LoadError> {
     let binary = source::to_binary(bytes)?;
     let facts = source::facts(&binary)?;
@@ -195,8 +193,8 @@ mod tests {
     #[test]
     fn what_a_compiler_has_no_business_to_say_does_not_travel() {
         assert!(postcard::to_allocvec(&LoadError::Precompiled).is_err());
-        // All that there is, by number: the first eleven and no more. The last is that the
-        // program of the child has no compiler.
+        // All variants, by number: the first eleven. The last one says that the program of the
+        // child has no compiler.
         assert!(matches!(
             postcard::from_bytes(&[10]),
             Ok(LoadError::NoCompiler)

@@ -1,14 +1,14 @@
 //! From a core module with the world's functions to its component.
 //!
-//! Invariant: of the guest's own custom sections none is decoded that describes
-//! a world; the world is ours.
+//! Invariant: the guest's own custom sections that describe a world are never decoded; the
+//! host's own world is used.
 
 use super::abi;
 use super::load_error::LoadError;
 use super::source::{Facts, invalid, one_line};
 use std::sync::OnceLock;
 
-/// Makes a component of a core module that exports the world's functions.
+/// Makes a component from a core module that exports the world's functions.
 pub(crate) fn componentize(binary: &[u8], facts: &Facts) -> Result<Vec<u8>, LoadError> {
     for name in ["memory", "cabi_realloc"] {
         let standard = format!(
@@ -25,8 +25,8 @@ pub(crate) fn componentize(binary: &[u8], facts: &Facts) -> Result<Vec<u8>, Load
     let bad = |error: anyhow::Error| LoadError::Componentize {
         message: one_line(&format!("{error:#}")),
     };
-    // Never the guest's own description of itself: decoding it can recurse
-    // without end, and nothing in it is needed.
+    // Never the guest's own description: decoding it can recurse without end, and it is not
+    // needed.
     let (resolve, world) = world()?;
     let mut module = without_claims(binary)?;
     wit_component::embed_component_metadata(
@@ -55,10 +55,9 @@ pub(crate) fn componentize(binary: &[u8], facts: &Facts) -> Result<Vec<u8>, Load
     encoder.encode().map_err(bad)
 }
 
-/// The module without custom sections that could lead the encoder astray: those
-/// that claim to describe a world, producers, and names that do not parse. They
-/// change nothing about what the module does, and a lie in one is no reason to
-/// refuse it.
+/// The module without custom sections that could mislead the encoder: those that claim to
+/// describe a world, producers, and names that do not parse. They do not change what the
+/// module does, and a false one is not a reason to refuse it.
 fn without_claims(binary: &[u8]) -> Result<Vec<u8>, LoadError> {
     const HEADER: usize = 8;
     let mut kept = binary.get(..HEADER).unwrap_or_default().to_vec();
@@ -173,8 +172,8 @@ mod tests {
     use super::*;
     use crate::source::facts;
 
-    /// A guest that embeds a world whose packages depend on each other in a
-    /// circle: the one that decodes that recurses until the stack is gone.
+    /// A guest that embeds a world whose packages depend on each other in a circle:
+    /// decoding it recurses until the stack overflows.
     #[test]
     fn a_guests_own_world_is_not_decoded() {
         let text = r#"(module

@@ -1,10 +1,10 @@
-//! Deadlines, on a clock that stands still while this process is suspended.
+//! Deadlines, on a clock that is stopped while this process is suspended.
 //!
-//! A task that is stopped with its runner (Ctrl-Z) does not run, and must not be late the
-//! moment that it goes on. The one that suspends the process stops the clock here first
-//! (`suspend`); a worker reads its runner's clock, which it cannot write to.
-//! Invariant: no deadline passes early. A look that races with the clock's stop or start
-//! sees a time that is too early, never one that is too late.
+//! A task that is stopped with its runner (Ctrl-Z) does not run, and must not miss its
+//! deadline the moment it continues. The code that suspends the process stops the clock
+//! here first (`suspend`); a worker reads its runner's clock, which it cannot write to.
+//! Invariant: no deadline passes early. A read that races with stopping or starting the
+//! clock sees a time that is too early, never one that is too late.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering, fence};
@@ -14,7 +14,7 @@ use wrun_sys::Seen;
 
 /// Nanoseconds of the system's clock at which this process was suspended; 0 while it runs.
 static SINCE: AtomicU64 = AtomicU64::new(0);
-/// Nanoseconds that it was suspended for, all times before.
+/// Nanoseconds for which it was suspended before.
 static BEFORE: AtomicU64 = AtomicU64::new(0);
 /// The clock of this worker's runner.
 static RUNNERS: OnceLock<Seen> = OnceLock::new();
@@ -23,12 +23,12 @@ static RUNNERS: OnceLock<Seen> = OnceLock::new();
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Deadline(u64);
 
-/// There was no more time.
+/// The time was up.
 #[derive(Clone, Copy, Debug)]
 pub struct Late;
 
 impl Deadline {
-    /// This long from now; none where no clock reaches: then it is never.
+    /// This long from now; `None` if the clock cannot represent it, which means never.
     #[doc(hidden)]
     pub fn after(time: Duration) -> Option<Self> {
         Deadline(now()).later(time)
@@ -41,7 +41,7 @@ impl Deadline {
         self.0.checked_add(time).map(Deadline)
     }
 
-    /// The time until then; zero once it has passed.
+    /// The time left until then; zero once it has passed.
     #[doc(hidden)]
     pub fn left(self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(now()))
@@ -53,10 +53,10 @@ impl Deadline {
     }
 }
 
-/// Waits until then; for ever without a deadline.
+/// Waits until then; forever without a deadline.
 ///
-/// It may stand after what a guest feeds: tokio lets no timer end in a poll whose budget is
-/// used up already, and that would be every poll.
+/// It may be polled after work that a guest feeds: tokio lets no timer end in a poll whose
+/// budget is used up already, and that could be every poll.
 pub async fn until(deadline: Option<Deadline>) {
     let Some(deadline) = deadline else {
         return std::future::pending().await;
@@ -91,14 +91,14 @@ pub fn time_suspended() -> Duration {
     Duration::from_nanos(before.saturating_add(now))
 }
 
-/// Stops the clock: what to show to workers.
+/// Stops the clock; returns the numbers to publish to workers.
 pub fn stop_clock() -> [u64; 2] {
-    // Not the number that says that it runs.
+    // Not 0, which means that it runs.
     SINCE.store(system_now().max(1), Ordering::Release);
     times()
 }
 
-/// Has the clock go on: what to show to workers.
+/// Starts the clock again; returns the numbers to publish to workers.
 pub fn start_clock() -> [u64; 2] {
     let since = SINCE.load(Ordering::Acquire);
     let suspended = system_now().saturating_sub(since);
@@ -107,13 +107,13 @@ pub fn start_clock() -> [u64; 2] {
     times()
 }
 
-/// This process is a worker: its clock is its runner's.
+/// Makes this process a worker, whose clock is its runner's.
 pub fn follow(clock: Seen) {
     // Each worker has one runner.
     let _ = RUNNERS.set(clock);
 }
 
-/// When the clock was stopped, and how long it stood before.
+/// When the clock was stopped, and for how long it was stopped before.
 pub fn times() -> [u64; 2] {
     match RUNNERS.get() {
         Some(runners) => runners.load(),
@@ -133,8 +133,8 @@ fn now() -> u64 {
 
 /// The clock's time.
 ///
-/// Where the clock is stopped or started between the looks at the three numbers, taken in
-/// the order `now`, `since`, `before`, it is an earlier time.
+/// If the clock is stopped or started between reading the three numbers, in the order
+/// `now`, `since`, `before`, the result is an earlier time.
 fn at(now: u64, [since, before]: [u64; 2]) -> u64 {
     let now = match since {
         0 => now,
@@ -160,7 +160,7 @@ mod tests {
         // It was stopped from 100 to 170.
         assert_eq!(at(180, [0, 70]), 110);
         assert_eq!(at(250, [200, 70]), 130);
-        // Looks that race with its stop and start are early.
+        // Reads that race with its stop and start are early.
         assert_eq!(at(90, [100, 0]), 90);
         assert_eq!(at(105, [0, 70]), 35);
         assert_eq!(at(105, [100, 70]), 30);

@@ -1,4 +1,4 @@
-//! What a task asked for and was not granted, noted for its report.
+//! What a task requested and was not granted, recorded for its report.
 //!
 //! Invariant: at most [`MAX`] different entries with at most [`MAX_TARGET`]
 //! bytes each, whatever the guest does.
@@ -24,7 +24,7 @@ struct Shared {
 }
 
 impl Denials {
-    /// Whether the guest itself binds a socket now, and not its connecting does.
+    /// Whether the guest itself binds a socket now, rather than by connecting.
     pub(crate) fn binds(&self) -> bool {
         self.0.binds.load(Ordering::Relaxed)
     }
@@ -51,8 +51,8 @@ impl Denials {
         }
     }
 
-    /// Reads a list, of which it keeps as many as there can be: three bytes of a
-    /// frame are forty of memory.
+    /// Reads a list, and keeps at most [`MAX`] entries: three bytes of a frame can be forty
+    /// of memory.
     pub(crate) fn deserialize<'de, D>(deserializer: D) -> Result<Vec<Denial>, D::Error>
     where
         D: Deserializer<'de>,

@@ -1,5 +1,5 @@
-//! Engines: one configuration for every place that compiles or runs a task, so
-//! that an artifact made by one loads in all of them.
+//! Engines: one configuration wherever tasks are compiled or run, so that an artifact made
+//! by one engine loads in all of them.
 
 use super::epoch;
 use wasmtime::{
@@ -10,34 +10,34 @@ use wrun_sys::shortage;
 use wrun_types::error::{Error, ErrorKind};
 use wrun_types::limits::Limits;
 
-/// What WebAssembly frames may use of a stack. Interpreters compiled to Wasm
-/// recurse deeply; wasmtime's own default is 512 KiB.
+/// Stack space for WebAssembly frames. Interpreters compiled to Wasm recurse deeply;
+/// wasmtime's own default is 512 KiB.
 const MAX_WASM_STACK: usize = 1 << 20;
 
-/// The stack a guest runs on, host calls included. A host call that overflowed
-/// it would abort the process, so what is left below the guest must be ample:
-/// 2 MiB is what a Rust thread gets for everything.
+/// The stack a guest runs on, including host calls. A host call that overflowed it would
+/// abort the process, so the rest below the guest must be ample: 2 MiB is Rust's default
+/// for a whole thread.
 const ASYNC_STACK: usize = MAX_WASM_STACK + (2 << 20);
 
-/// Mappings that one task of the pool takes at most: memory, its image, its
-/// guard, a table, a stack (probed on 10,000 waiting tasks).
+/// Maximum of mappings for one task of the pool: memory, its image, its guard, a table, a
+/// stack (measured with 10,000 waiting tasks).
 const MAPPINGS_PER_TASK: usize = 5;
 
 /// Mappings left to the rest of the process.
 const MAPPINGS_KEPT: usize = 8_192;
 
-/// What a slot of the pool keeps of the memory that a task wrote, cleared by
-/// copying: giving pages back and faulting them in again costs small tasks more,
-/// and each other processor an interrupt. Half of a megabyte a slot at most.
+/// How much of the memory that a task wrote a slot of the pool keeps, cleared by copying:
+/// freeing pages and faulting them in again costs small tasks more, and each other
+/// processor an interrupt. At most half a megabyte per slot.
 const KEEP_RESIDENT: usize = 256 << 10;
 
-/// Address space that wasmtime reserves for one memory at most: 4 GiB and guards;
-/// for one that begins larger, what it begins with, guards and room to grow.
+/// Maximum of address space that wasmtime reserves for one memory: 4 GiB and guards; for a
+/// memory with a larger initial size, that size, guards and room to grow.
 const RESERVATION: u64 = 5 << 30;
 
-/// What one memory of a [wide](Kind::wide) task can grow to. Memories never move:
-/// moving one copies all of it, in one step that nothing interrupts. So the address
-/// space is reserved from the start, and 128 TiB have room for 2,000 such memories.
+/// Maximum size of one memory of a [wide](Kind::wide) task. Memories never move: moving one
+/// copies all of it, in one step that cannot be interrupted. So the address space is
+/// reserved from the start, and 128 TiB have room for 2,000 such memories.
 pub(super) const WIDE_MEMORY: u64 = 64 << 30;
 
 /// An engine could not be made.
@@ -55,16 +55,16 @@ impl From<EngineError> for Error {
     }
 }
 
-/// How an engine gets memory for its sandboxes.
+/// How an engine allocates memory for its sandboxes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Allocation {
     /// Each sandbox maps its own: 22 µs rather than 5, but any shape of task.
     OnDemand,
-    /// This many sandboxes' worth of slots, mapped once and reused.
+    /// Slots for this many sandboxes, mapped once and reused.
     Pool { slots: usize },
 }
 
-/// What code is compiled for. An engine runs code of its own kind only.
+/// The target of compiled code. An engine runs code of its own kind only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kind {
     /// Fuel is counted.
@@ -74,7 +74,7 @@ pub struct Kind {
 }
 
 impl Kind {
-    /// How many kinds there are.
+    /// The number of kinds.
     pub const COUNT: usize = 4;
 
     /// A number below [`Kind::COUNT`].
@@ -91,8 +91,9 @@ impl Kind {
     }
 }
 
-/// What of WebAssembly the engines take: version 3.0, and components. A list of ours, so
-/// that a new version of wasmtime does not change what is a task.
+/// The WebAssembly features that the engines accept: version 3.0, and components. An
+/// explicit list, so that a new version of wasmtime does not change which tasks are
+/// accepted.
 pub(super) const FEATURES: WasmFeatures = WasmFeatures::WASM3
     .union(WasmFeatures::GC_TYPES)
     .union(WasmFeatures::COMPONENT_MODEL);
@@ -106,7 +107,7 @@ fn config(kind: Kind) -> Config {
     if kind.wide {
         config
             .memory_reservation(WIDE_MEMORY)
-            // Or it would be reserved as much: the collector's references have 32 bits.
+            // Otherwise as much would be reserved: the collector's references have 32 bits.
             .gc_heap_reservation(4 << 30);
     }
     config
@@ -120,8 +121,8 @@ fn config(kind: Kind) -> Config {
     config
 }
 
-/// An engine that compiles and does not run; `parallel` is on the threads of
-/// rayon's global pool.
+/// An engine that compiles and does not run; with `parallel`, on the threads of rayon's
+/// global pool.
 pub(crate) fn compiler(
     kind: Kind,
     #[cfg_attr(not(feature = "compile"), expect(unused))] parallel: bool,
@@ -133,7 +134,7 @@ pub(crate) fn compiler(
     Engine::new(&config).map_err(|e| EngineError::Engine(format!("{e:#}")))
 }
 
-/// Of an engine that runs and does not compile.
+/// The configuration of an engine that runs and does not compile.
 fn runs(kind: Kind) -> Config {
     #[cfg_attr(not(feature = "compile"), expect(unused_mut))]
     let mut config = config(kind);
@@ -142,13 +143,14 @@ fn runs(kind: Kind) -> Config {
     config
 }
 
-/// An engine that runs and does not compile, in a process of one thread that
-/// forks: it starts no thread, and its epoch ticks by a timer signal while
-/// [`epoch::Running`] guards exist.
+/// An engine that runs and does not compile, in a process of one thread that forks: it
+/// starts no thread, and its epoch advances by a timer signal while [`epoch::Running`]
+/// guards exist.
 pub fn single_threaded_runtime(kind: Kind) -> Result<Engine, EngineError> {
     let config = runs(kind);
     let engine = Engine::new(&config).map_err(|e| EngineError::Engine(format!("{e:#}")))?;
-    // What a thread sets up when it first runs a guest, children then have.
+    // The state that a thread sets up when it first runs a guest is then inherited by
+    // children.
     Engine::tls_eager_initialize();
     wrun_sys::tick_for(&engine).map_err(EngineError::Epoch)?;
     Ok(engine)
@@ -161,8 +163,8 @@ pub fn runtime(kind: Kind, allocation: Allocation) -> Result<Engine, EngineError
     if let Allocation::Pool { slots } = allocation {
         let slots = u32::try_from(slots).unwrap_or(u32::MAX);
         let mut pool = PoolingAllocationConfig::new();
-        // A component made from one core module is four small core instances
-        // with two tables: the module, its adapter, two shims.
+        // A component made from one core module is four small core instances with two tables:
+        // the module, its adapter, two shims.
         pool.total_component_instances(slots)
             .total_core_instances(slots.saturating_mul(6))
             // One for the module, one for a heap of the collector.
@@ -175,7 +177,7 @@ pub fn runtime(kind: Kind, allocation: Allocation) -> Result<Engine, EngineError
             .max_tables_per_component(3)
             .max_memories_per_module(1)
             .max_tables_per_module(1)
-            // What the limiter allows, so that it refuses and not the pool.
+            // As much as the limiter allows, so that the limiter refuses and not the pool.
             .table_elements(Limits::MAX_TABLE_ELEMENTS as usize)
             .linear_memory_keep_resident(KEEP_RESIDENT)
             .table_keep_resident(KEEP_RESIDENT)
@@ -187,7 +189,7 @@ pub fn runtime(kind: Kind, allocation: Allocation) -> Result<Engine, EngineError
     Ok(engine)
 }
 
-/// The most tasks that fit this process's mappings at the same time.
+/// Maximum of tasks that fit this process's mappings at the same time.
 pub fn max_pool_slots() -> usize {
     let limit = std::fs::read_to_string("/proc/sys/vm/max_map_count")
         .ok()

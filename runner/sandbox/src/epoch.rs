@@ -1,6 +1,6 @@
-//! The clock that preempts guests: one OS thread that advances every engine's
-//! epoch while any sandbox runs, and sleeps while none does. In a process that may
-//! have no second thread, a timer signal does it instead.
+//! The clock that preempts guests: one OS thread that advances every engine's epoch while
+//! any sandbox runs, and sleeps otherwise. In a process that may have no second thread, a
+//! timer signal does it instead.
 //!
 //! Invariant: while a [`Running`] guard exists, epochs advance about every
 //! [`TICK`]. A guard costs two atomic operations unless the thread sleeps, or two
@@ -13,15 +13,15 @@ use std::time::Duration;
 use wasmtime::{Engine, EngineWeak};
 use wrun_sys::{self, Process};
 
-/// How long a guest computes before others get their turn.
+/// How long a guest computes before others have their turn.
 pub(crate) const TICK: Duration = Duration::from_millis(5);
 
-/// The thread goes on for this many idle ticks, so that a stream of short tasks
-/// does not wake it for each.
+/// The thread continues for this many idle ticks, so that a stream of short tasks does not
+/// wake it for each.
 const IDLE_TICKS: u32 = 100;
 
-/// The clock of one process. A fork of it has a copy without the thread, whose locks may
-/// be held for ever: it makes one of its own.
+/// The clock of one process. A fork of it has a copy without the thread, whose locks may be
+/// held forever: it makes a new one.
 struct Clock {
     process: Process,
     running: AtomicUsize,
@@ -29,7 +29,7 @@ struct Clock {
     engines: Mutex<Vec<EngineWeak>>,
     thread: OnceLock<Thread>,
     starting: Mutex<()>,
-    /// That of a fork of this process.
+    /// The clock of a fork of this process.
     next: OnceLock<Box<Clock>>,
 }
 
@@ -57,7 +57,7 @@ impl Clock {
     }
 }
 
-/// Has the engine's epoch advanced from now on, until it is dropped.
+/// From now on, advances the engine's epoch until the engine is dropped.
 pub(crate) fn register(engine: &Engine) -> std::io::Result<()> {
     let clock = Clock::current();
     let mut engines = clock.engines.lock().unwrap_or_else(PoisonError::into_inner);
@@ -78,7 +78,7 @@ pub(crate) fn register(engine: &Engine) -> std::io::Result<()> {
     Ok(())
 }
 
-/// A guest is running, on this thread: its traps arrive as signals.
+/// A guest is running on this thread: its traps arrive as signals.
 pub(crate) struct Running(Option<&'static Clock>);
 
 impl Running {
@@ -110,8 +110,8 @@ impl Drop for Running {
     }
 }
 
-/// Whether each tick is a signal to the thread of the guest, which ends its wait in the
-/// kernel: true in a process with one thread, while it has a [`Running`] guard.
+/// Whether each tick is a signal to the thread of the guest, which interrupts its wait in
+/// the kernel: true in a process with one thread, while it has a [`Running`] guard.
 pub(crate) fn signals() -> bool {
     wrun_sys::are_ticking()
 }
@@ -125,8 +125,8 @@ fn tick(clock: &Clock) {
             idle += 1;
         }
         if idle > IDLE_TICKS {
-            // Announce sleep first, then look again: a guard made in between
-            // either is seen here or sees `asleep` and unparks.
+            // Announce sleep first, then check again: a guard made in between is either seen
+            // here, or sees `asleep` and unparks.
             clock.asleep.store(true, Ordering::SeqCst);
             while clock.running.load(Ordering::SeqCst) == 0 {
                 std::thread::park();

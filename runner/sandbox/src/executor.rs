@@ -1,5 +1,5 @@
-//! The one interface between the runner and where tasks run. Two
-//! implementations: `thread` and `process`.
+//! The one interface between the runner and the modes. Two implementations: `thread` and
+//! `process`.
 
 use crate::InputKind;
 use crate::deadline::Deadline;
@@ -17,13 +17,13 @@ use wrun_types::jail_report::JailReport;
 use wrun_types::report::Usage;
 use wrun_types::spec::Spec;
 
-/// A mode: what gets artifacts ready, and ends what it keeps for them.
+/// A mode: prepares artifacts, and ends what it keeps for them.
 pub trait Executor: Send + Sync {
     /// Compiles and links an artifact of this runner, unless that was done before. Blocks
-    /// for as long as compiling takes.
+    /// while it compiles.
     fn prepare(&self, artifact: &Artifact, metered: bool) -> Result<Arc<dyn Runnable>, Error>;
 
-    /// How tasks talk here.
+    /// How tasks communicate in this mode.
     fn transport(&self) -> &Transport;
 
     /// The regions of its tasks and of their host.
@@ -36,11 +36,11 @@ pub trait Executor: Send + Sync {
 /// An artifact that is ready to run in a mode, any number of times at once.
 #[async_trait::async_trait]
 pub trait Runnable: Send + Sync {
-    /// Runs one attempt to its end. Dropping the future ends the attempt and
-    /// leaves nothing of it behind.
+    /// Runs one attempt to its end. Dropping the future ends the attempt and leaves nothing
+    /// of it behind.
     async fn execute(&self, job: Job) -> Result<Executed, Error>;
 
-    /// Whether it can learn that it is asked to stop.
+    /// Whether it can observe cancellation.
     fn observes_cancellation(&self) -> bool;
 }
 
@@ -54,16 +54,16 @@ pub struct Job {
     pub stdin: InputKind,
     pub stdout: Sink,
     pub stderr: Sink,
-    /// What a task that speaks HTTP answers.
+    /// The HTTP request that the task answers.
     pub exchange: Option<Exchange>,
-    /// The host asks the task to stop.
+    /// Requests the task to stop.
     pub cancel: CancellationToken,
-    /// The host ends the task.
+    /// Ends the task.
     pub kill: CancellationToken,
     pub progress: Arc<dyn Fn(Progress) + Send + Sync>,
     /// What the task gets from `ports.parent`.
     pub port: Option<Port>,
-    /// Answers what the task asks.
+    /// Serves the requests of the task.
     pub services: Arc<dyn TaskServices>,
 }
 
@@ -73,25 +73,25 @@ impl Job {
     }
 }
 
-/// What came of an attempt.
+/// The result of an attempt.
 pub struct Executed {
     pub result: RunResult,
-    /// From the attempt's start until a sandbox was under way: starting a worker
-    /// and speaking to it. Zero in thread mode.
+    /// From the attempt's start until a sandbox was being made: starting a worker and
+    /// exchanging messages with it. Zero in thread mode.
     pub overhead: Duration,
     pub worker_pid: Option<u32>,
-    /// The kernel's count for the worker.
+    /// The kernel's accounting for the worker.
     pub usage: Option<Usage>,
-    /// The worker's walls, as far as it told.
+    /// The worker's walls, if it reported them.
     pub jail: Option<Arc<JailReport>>,
-    /// How the worker came to be.
+    /// How the worker was started.
     pub start: Option<Start>,
-    /// What people should know, and is no failure.
+    /// Facts for people that are not failures.
     pub notes: Vec<String>,
 }
 
 impl Executed {
-    /// An end without a worker, and without more to tell.
+    /// An end without a worker, and without further information.
     pub fn new(result: RunResult) -> Self {
         Executed {
             result,

@@ -1,16 +1,16 @@
-//! What happens to a task file before it is compiled, as a function of any bytes,
-//! with what must hold of it. No native code is made or loaded here.
+//! The steps before a task file is compiled, as a function of any bytes, with their
+//! invariants. No native code is made or loaded here.
 
 use super::code::{self, Code, Meta};
 use super::compile;
 use super::inspect::{Inspection, inspect_bytes};
 use super::source::{self, Shape};
 
-/// A file that somebody calls a task.
+/// A file that is loaded as a task.
 pub fn loader(data: &[u8]) {
     if code::is_artifact(data) {
         trailer(data);
-        // Almost no change leaves the digest right; a right one is as easily made.
+        // Almost every change makes the digest wrong, so it is also tried with a right one.
         trailer(&mended(data));
         return;
     }
@@ -31,8 +31,8 @@ pub fn loader(data: &[u8]) {
     }
 }
 
-/// The component that wrun makes of a core module or WAT text; none where it
-/// is no task of that shape. For seeds.
+/// The component that wrun makes of a core module or WAT text; `None` if it is not a task
+/// of that shape. For seeds.
 pub fn component(task: &[u8]) -> Option<Vec<u8>> {
     let task = compile::compilable(task).ok()?;
     (task.shape == Shape::CoreModule).then(|| task.binary.into_owned())

@@ -1,4 +1,4 @@
-//! What a guest may import, and who provides what it may not.
+//! The imports that a guest may have, and the messages for those that it may not.
 //!
 //! Invariant: a guest that passes [`check`] imports only names that the linkers
 //! define.
@@ -25,8 +25,8 @@ pub(super) fn check(facts: &Facts, shape: Shape) -> Result<(), LoadError> {
                 (provided, module)
             }
             Shape::CoreModule => {
-                // An interface's version has dots too; a core name has none but after
-                // a bracket, in a resource's method.
+                // An interface's version contains dots too; a core name has none except after a
+                // bracket, in a resource's method.
                 let (module, field) = name
                     .split_once(".[")
                     .or_else(|| name.rsplit_once('.'))
@@ -47,14 +47,14 @@ pub(super) fn check(facts: &Facts, shape: Shape) -> Result<(), LoadError> {
     Ok(())
 }
 
-/// What a guest imports that its workers must be made for.
+/// The imports of a guest that its workers must provide for.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Uses {
     pub(super) ports: bool,
-    /// It can come to hold a region: by the interface, or in a message. Or it asks its
-    /// runner for something: all that do are of these.
+    /// It can come to hold a region, by the interface or in a message, or can send requests
+    /// to its runner: all interfaces with requests are among these.
     pub(super) regions: bool,
-    /// It can learn that it is asked to stop.
+    /// It can observe cancellation.
     pub(super) observes_cancellation: bool,
 }
 

@@ -1,9 +1,8 @@
-//! Compiling in this process, on a thread of its own and on others as far as the system
-//! gives them.
+//! Compiling in this process, on a separate thread, and on more if the system allows them.
 //!
-//! Nothing interrupts a compilation. When its time is up, the caller is told so,
-//! and it goes on to its end, for nobody. Invariant: as many compile at a time as there
-//! are processors, those included that nobody waits for any more.
+//! A compilation cannot be interrupted. When its time is up, the caller is told so, and it
+//! continues to its end without a use. Invariant: as many run at a time as there are
+//! processors, including abandoned ones.
 
 use super::code::Code;
 use super::compile::{self, Compiler, SMALL};
@@ -19,14 +18,15 @@ use wasmtime::Engine;
 use wrun_sys::{self, shortage};
 use wrun_types::compile_budget::CompileBudget;
 
-/// The stack of a thread that compiles: what the first thread of a compiler process has.
+/// The stack of a thread that compiles: as large as that of the first thread of a compiler
+/// process.
 const STACK: usize = 8 << 20;
 
 /// See the [module](self).
 pub struct InProcess {
     engines: Arc<Engines>,
     budget: CompileBudget,
-    places: Arc<Places>,
+    permits: Arc<ThreadPermits>,
 }
 
 #[derive(Default)]
@@ -45,33 +45,33 @@ impl Engines {
     }
 }
 
-/// Room for compilations.
-struct Places {
+/// Permits for compilations.
+struct ThreadPermits {
     free: Mutex<usize>,
     changed: Condvar,
 }
 
-impl Places {
+impl ThreadPermits {
     fn free(&self) -> MutexGuard<'_, usize> {
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// One of the permits; `None` if none became available in time.
-    fn take(self: &Arc<Self>, patience: Duration) -> Option<Place> {
+    fn take(self: &Arc<Self>, patience: Duration) -> Option<ThreadPermit> {
         let taken = |free: &mut usize| *free == 0;
         let (mut free, _) = self
             .changed
             .wait_timeout_while(self.free(), patience, taken)
             .unwrap_or_else(PoisonError::into_inner);
         *free = free.checked_sub(1)?;
-        Some(Place(self.clone()))
+        Some(ThreadPermit(self.clone()))
     }
 }
 
-/// Given back when dropped.
-struct Place(Arc<Places>);
+/// One permit; returned when dropped.
+struct ThreadPermit(Arc<ThreadPermits>);
 
-impl Drop for Place {
+impl Drop for ThreadPermit {
     fn drop(&mut self) {
         *self.0.free() += 1;
         self.0.changed.notify_one();
@@ -84,7 +84,7 @@ struct Work {
     source: Bytes,
     digest: blake3::Hash,
     metered: bool,
-    _place: Place,
+    _permit: ThreadPermit,
 }
 
 impl Work {
@@ -101,8 +101,8 @@ impl Work {
     }
 }
 
-/// Threads to compile on, none where there are none. Not those of rayon's global pool:
-/// where that cannot start, every later use of it in the program panics.
+/// Threads to compile on; `None` if none are available. Not those of rayon's global pool:
+/// if that cannot start, every later use of it in the program panics.
 fn threads(source: &[u8]) -> Option<ThreadPool> {
     if source.len() <= SMALL {
         return None;
@@ -127,7 +127,7 @@ impl InProcess {
         InProcess {
             engines: Arc::default(),
             budget,
-            places: Arc::new(Places {
+            permits: Arc::new(ThreadPermits {
                 free: Mutex::new(processors()),
                 changed: Condvar::new(),
             }),
@@ -143,13 +143,13 @@ impl Compiler for InProcess {
         metered: bool,
     ) -> Result<Code, LoadError> {
         let time = self.budget.time(source.len() as u64);
-        let place = self.places.take(time);
+        let permit = self.permits.take(time);
         let work = Arc::new(Work {
             engines: self.engines.clone(),
             source: source.clone(),
             digest: *digest,
             metered,
-            _place: place.ok_or(LoadError::CompilersBusy { waited: time })?,
+            _permit: permit.ok_or(LoadError::CompilersBusy { waited: time })?,
         });
         let (done, result) = sync_channel(1);
         let its = work.clone();
@@ -161,7 +161,7 @@ impl Compiler for InProcess {
                 let _ = done.send(its.run());
             })
         };
-        // Without a thread, on this one: for as long as it takes.
+        // Without a new thread, on this one: for as long as it takes.
         let Ok(thread) = thread() else {
             return work.run();
         };
@@ -182,8 +182,8 @@ mod tests {
     use super::*;
     use std::time::Instant;
 
-    /// Takes much longer than the test waits: a function with many locals that are live
-    /// at the head of many loops.
+    /// Takes much longer to compile than the test waits: a function with many locals that
+    /// are live at the head of many loops.
     fn slow() -> Bytes {
         let loops: String = (0..1500)
             .map(|n| {
@@ -212,13 +212,13 @@ mod tests {
             let error = compile(&compiler, &slow).expect_err("20 ms");
             assert!(matches!(error, LoadError::CompileTime { .. }), "{error}");
         }
-        assert_eq!(*compiler.places.free(), 0);
+        assert_eq!(*compiler.permits.free(), 0);
         let quick = Bytes::from_static(br#"(module (func (export "_start")))"#);
         let error = compile(&compiler, &quick).expect_err("nobody is free");
         assert!(matches!(error, LoadError::CompilersBusy { .. }), "{error}");
         eprintln!("given up after {:?}", began.elapsed());
         // They end by themselves, and others are compiled.
-        while *compiler.places.free() < processors() {
+        while *compiler.permits.free() < processors() {
             thread::sleep(Duration::from_millis(10));
         }
         eprintln!("ended after {:?}", began.elapsed());

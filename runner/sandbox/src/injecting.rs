@@ -1,8 +1,8 @@
-//! The host's code in the guest's place: what it was ordered to do, once it is told to
-//! begin.
+//! The host's code in the guest's place: takes the action that it was ordered to, when it
+//! is told to begin.
 //!
-//! Everything of the guest is there by then but its first instruction, so the act meets
-//! what an escaped guest would.
+//! At that point everything of the guest exists but its first instruction, so the action
+//! meets what an escaped guest would.
 
 use super::host::{Progress, TaskContext};
 use crate::deadline::{Deadline, until};
@@ -12,7 +12,7 @@ use wrun_types::injection::Injection;
 use wrun_types::limits::Limit;
 use wrun_types::outcome::Outcome;
 
-/// An act that was ordered, and how its orderer reaches it.
+/// An action that was ordered, and how it reports to its orderer.
 pub(super) struct Injecting<'a> {
     act: &'a Injection,
     begin: CancellationToken,
@@ -30,8 +30,8 @@ impl<'a> Injecting<'a> {
         }
     }
 
-    /// Says that it is ready, waits until the task is asked to stop, and does it; or is
-    /// ended before.
+    /// Reports that it is ready, waits until the task is cancelled, and acts; or is ended
+    /// before.
     pub(super) async fn done(self, kill: &CancellationToken) -> Outcome {
         (self.progress)(Progress {
             done: 1,

@@ -1,7 +1,7 @@
 //! Where a guest's input comes from, the same in both modes.
 //!
-//! Invariant: nothing is read before the guest asks, and nothing beyond its
-//! budget reaches the guest.
+//! Invariant: nothing is read before the guest reads, and nothing beyond its budget reaches
+//! the guest.
 
 use super::sink::CHUNK;
 use bytes::{Bytes, BytesMut};
@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use wasmtime_wasi::p2::{InputStream, Pollable, StreamError, StreamResult};
 use wrun_types::limits::Limit;
 
-/// The input of a task, wherever it comes from.
+/// The input of a task, of any origin.
 pub enum InputKind {
     Bytes(Bytes),
     Reader(Box<dyn AsyncRead + Send + Unpin>),
@@ -37,7 +37,7 @@ struct Stream {
     failed: Option<io::Error>,
 }
 
-/// Why a whole input could not be had.
+/// Why the whole input could not be read.
 #[derive(Debug)]
 pub enum SourceError {
     Exceeded,
@@ -72,7 +72,7 @@ impl Source {
         }))
     }
 
-    /// What tokio reads from.
+    /// The reader for tokio.
     pub(super) fn reader(&self) -> impl AsyncRead + Send + Sync + use<> {
         SourceReader {
             source: self.clone(),
@@ -88,19 +88,19 @@ impl Source {
             .then_some(Limit::Input)
     }
 
-    /// The next piece; none at the end. Cancel safe.
+    /// The next piece; `None` at the end. Cancel safe.
     pub async fn next_chunk(&self) -> Option<Bytes> {
         let mut stream = self.0.stream.lock().await;
         let more = stream.fill(&self.0.exceeded).await;
         more.then(|| std::mem::take(&mut stream.buffer))
     }
 
-    /// Why there are no more pieces, when it is not the end.
+    /// Why there are no more pieces, if it is not the end.
     pub async fn failure(&self) -> Option<io::Error> {
         self.0.stream.lock().await.failed.take()
     }
 
-    /// Reads all there is.
+    /// Reads to the end.
     pub async fn read_to_end(&self) -> Result<Bytes, SourceError> {
         let mut stream = self.0.stream.lock().await;
         let mut chunks = Vec::new();
@@ -230,8 +230,8 @@ impl AsyncRead for SourceReader {
     }
 }
 
-/// A reader that only its owner touches; the mutex, never locked, makes it
-/// `Sync`.
+/// A reader that is accessed only through `&mut`; the mutex, which is never locked, makes
+/// it `Sync`.
 struct SyncReader(Mutex<Box<dyn AsyncRead + Send + Unpin>>);
 
 impl AsyncRead for SyncReader {

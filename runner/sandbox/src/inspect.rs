@@ -1,4 +1,4 @@
-//! What a task file is, without compiling or running it.
+//! Describes a task file without compiling or running it.
 
 use super::code::{self, Code};
 use super::componentize::componentize;
@@ -19,16 +19,16 @@ pub struct Inspection {
     pub size: u64,
     /// BLAKE3 of the file, in hexadecimal.
     pub digest: String,
-    /// What kind of guest it is; the error is why it cannot be run.
+    /// The shape of the guest; the error says why it cannot be run.
     pub shape: Result<Shape, String>,
-    /// For a compiled artifact: who made it of what.
+    /// For a compiled artifact: the version that compiled it, and its source.
     pub compiled: Option<String>,
-    /// What it would have to be granted to use all that it imports.
+    /// The grants that it needs to use all that it imports.
     pub grants: Vec<Grant>,
     facts: Facts,
 }
 
-/// What can be granted to a task.
+/// The kinds of grants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -43,19 +43,19 @@ pub enum Grant {
     Task,
 }
 
-/// Reads a task file of at most `max_size` bytes and tells what it is.
+/// Reads a task file of at most `max_size` bytes and describes it.
 ///
 /// # Errors
 ///
-/// The file cannot be read, or is not WebAssembly at all. A file that is
-/// WebAssembly but no task is no error: see [`Inspection::shape`].
+/// The file cannot be read, or is not WebAssembly. A WebAssembly file that is not a task is
+/// not an error: see [`Inspection::shape`].
 pub fn inspect(path: impl AsRef<Path>, max_size: u64) -> Result<Inspection, Error> {
     let path = path.as_ref();
     let inspected = read(path, max_size).and_then(|bytes| inspect_bytes(&bytes));
     inspected.map_err(|error| error.of_file(path))
 }
 
-/// Tells what the bytes of a task file are.
+/// Describes the bytes of a task file.
 pub(super) fn inspect_bytes(bytes: &[u8]) -> Result<Inspection, LoadError> {
     let size = bytes.len() as u64;
     let digest = blake3::hash(bytes).to_hex().to_string();
@@ -172,7 +172,7 @@ fn grants(facts: &Facts) -> Vec<Grant> {
 }
 
 impl Inspection {
-    /// Everything as JSON.
+    /// All of it as JSON.
     pub fn to_json(&self) -> Value {
         json!({
             "size": self.size,
@@ -207,7 +207,7 @@ impl Inspection {
             .map(|it| (it.name.as_str(), it.kind))
     }
 
-    /// Initial and, where declared, maximum bytes of each linear memory.
+    /// Initial and, if declared, maximum bytes of each linear memory.
     pub fn memories(&self) -> impl Iterator<Item = (u64, Option<u64>)> {
         self.facts
             .memories
@@ -215,7 +215,7 @@ impl Inspection {
             .map(|it| (it.initial, it.maximum))
     }
 
-    /// Functions defined, over all core modules inside.
+    /// Number of functions defined in all core modules together.
     pub fn functions(&self) -> u64 {
         self.facts.functions
     }

@@ -1,8 +1,8 @@
 //! Everything between a task file and its outcome that does not depend on where
 //! the task runs: recognising, compiling, caching, linking, limiting, running.
 //!
-//! May use the plain data of the crate root; must not know the executors.
-//! Invariant: this module cannot tell thread mode from process mode.
+//! May use the plain data of the crate root; must not depend on the executors. Invariant:
+//! this module cannot distinguish thread mode from process mode.
 
 #![expect(
     missing_docs,

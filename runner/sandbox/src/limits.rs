@@ -1,24 +1,23 @@
-//! The store's limiter: sums over all memories and tables of a task, because
-//! wasmtime asks for each of them alone, and over the regions that were made for it.
+//! The store's limiter: sums over all memories and tables of a task, because wasmtime
+//! queries it for each of them separately, and over the regions that were made for it.
 //!
 //! Invariant: `memory`, `on_host` and the bytes of those regions together never exceed
-//! `max_memory`, and `table_elements` never exceeds `max_table_elements`. Regions are
-//! the runner's to count ([`crate::region`]); what is known here of them can only be
-//! too much, and is asked for anew before anything is refused. Growth that was allowed
-//! and then failed in the operating system stays counted: wasmtime reports a failure
-//! also for calls it never asked about, so giving back would let a guest shrink its
-//! own account.
+//! `max_memory`, and `table_elements` never exceeds `max_table_elements`. The runner counts
+//! regions ([`crate::region`]); the number known here can only be too large, and is updated
+//! before anything is refused. Growth that was allowed and then failed in the operating
+//! system stays counted: wasmtime also reports a failure for calls that it did not query,
+//! so subtracting would let a guest shrink its own account.
 
 use super::engine::WIDE_MEMORY;
 use crate::region::{Draft, Kind, Region, RegionError};
-use crate::services::{Answer, Ask, Services};
+use crate::services::{ServiceRequest, ServiceResponse, Services};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use wasmtime::ResourceLimiterAsync;
 use wrun_types::limits::Limit;
 
-/// Regions that one task holds at most: each is a descriptor. A message that arrives
-/// can bring more.
+/// Maximum of regions that one task holds: each is a descriptor. A message that arrives can
+/// bring more.
 const MAX_REGIONS: usize = 256;
 
 pub(crate) struct Limiter {
@@ -29,7 +28,7 @@ pub(crate) struct Limiter {
     peak_memory: usize,
     table_elements: usize,
     refused: u64,
-    /// What the last refusal was about.
+    /// The limit of the last refusal.
     refused_by: Option<Limit>,
     services: Arc<dyn Services>,
     /// Bytes of the regions that were made for it, or more.
@@ -40,11 +39,11 @@ pub(crate) struct Limiter {
     held: Arc<AtomicUsize>,
 }
 
-/// One of the regions that a task holds; no longer when it is dropped.
+/// One of the regions that a task holds, until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Place(Arc<AtomicUsize>);
+pub(crate) struct RegionSlot(Arc<AtomicUsize>);
 
-impl Drop for Place {
+impl Drop for RegionSlot {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Relaxed);
     }
@@ -68,12 +67,12 @@ impl Limiter {
         }
     }
 
-    /// Counts what `other` has counted, of an instance that is to be this one's, if
-    /// it fits.
+    /// Takes over the counts of `other`, from an instance that this store is to get, if
+    /// they fit.
     pub(crate) fn takes_over(&mut self, other: &Limiter) -> bool {
         let fits = self.max_memory >= other.memory
             && self.max_table_elements >= other.table_elements
-            // How many there are, only the store knows.
+            // Only the store knows how many there are.
             && self.max_instances >= other.max_instances
             && other.refused == 0;
         if fits {
@@ -84,23 +83,27 @@ impl Limiter {
         fits
     }
 
-    /// Has a region made, if there may be one.
+    /// Requests a region, if there may be one.
     pub(crate) async fn make(
         &mut self,
         len: u64,
         kind: Kind,
-    ) -> Result<(Draft, Place), RegionError> {
-        // What is no region anywhere is not asked for.
+    ) -> Result<(Draft, RegionSlot), RegionError> {
+        // An invalid region is not requested.
         Draft::memory(len, kind)?;
-        let place = self.place().ok_or(RegionError::Limit)?;
+        let slot = self.slot().ok_or(RegionError::Limit)?;
         let own = self.memory.saturating_add(self.on_host);
         let room = self.max_memory.saturating_sub(own) as u64;
-        let made = match self.services.ask(Ask::Region { len, kind, room }).await {
-            Answer::Region(made) => made,
+        let made = match self
+            .services
+            .request(ServiceRequest::Region { len, kind, room })
+            .await
+        {
+            ServiceResponse::Region(made) => made,
             _ => Err(RegionError::Limit),
         };
         let (draft, in_regions) = made.inspect_err(|error| {
-            // What the system does not give is no limit of the task.
+            // A shortage of the system is not a limit of the task.
             if error.errno() == RegionError::Limit.errno() {
                 self.refuse(Limit::Memory);
             }
@@ -108,7 +111,7 @@ impl Limiter {
         self.in_regions = usize::try_from(in_regions).unwrap_or(usize::MAX);
         let total = own.saturating_add(self.in_regions);
         self.peak_memory = self.peak_memory.max(total.min(self.max_memory));
-        Ok((draft, place))
+        Ok((draft, slot))
     }
 
     /// Counts bytes that the host keeps for the task, if they fit.
@@ -132,8 +135,8 @@ impl Limiter {
         self.on_host = self.on_host.saturating_sub(bytes);
     }
 
-    /// Whether the result of one call can have this many bytes. One that cannot is noted
-    /// as memory that was refused.
+    /// Whether the result of one call can have this many bytes. If not, it is counted as
+    /// refused memory.
     pub(crate) fn can_return(&mut self, len: usize) -> bool {
         let fits = self.can_hold(len);
         if !fits {
@@ -142,50 +145,50 @@ impl Limiter {
         fits
     }
 
-    /// Has the runner claim a region that came from another process. Where others have
-    /// it, it is what it was.
+    /// Has the runner claim a region that came from another process. If other processes
+    /// have it, it is unchanged.
     ///
     /// # Errors
     ///
-    /// There is nobody to ask; the region is gone.
+    /// The runner does not respond; the region is gone.
     pub(crate) async fn claim(&mut self, region: Region) -> Result<Region, RegionError> {
         let (file, claim) = match region.into_claim() {
             Ok(claim) => claim,
             Err(region) => return Ok(region),
         };
-        match self.services.ask(Ask::Claim(file)).await {
-            Answer::Claimed { file, sole } => Ok(claim.answered(file, sole)),
+        match self.services.request(ServiceRequest::Claim(file)).await {
+            ServiceResponse::Claimed { file, sole } => Ok(claim.answered(file, sole)),
             _ => Err(RegionError::Limit),
         }
     }
 
-    /// A place for one more region, if it may be held.
-    pub(crate) fn place(&self) -> Option<Place> {
-        (self.held.load(Relaxed) < MAX_REGIONS).then(|| self.place_for_what_came())
+    /// A slot for one more region, if it may be held.
+    pub(crate) fn slot(&self) -> Option<RegionSlot> {
+        (self.held.load(Relaxed) < MAX_REGIONS).then(|| self.slot_for_received())
     }
 
-    /// A place for a region that is here already.
-    pub(crate) fn place_for_what_came(&self) -> Place {
+    /// A slot for a region that came in a message.
+    pub(crate) fn slot_for_received(&self) -> RegionSlot {
         self.held.fetch_add(1, Relaxed);
-        Place(self.held.clone())
+        RegionSlot(self.held.clone())
     }
 
-    /// Whether it holds as many regions as it may, and more.
+    /// Whether it holds more regions than it may.
     pub(crate) fn holds_too_many(&self) -> bool {
         self.held.load(Relaxed) > MAX_REGIONS
     }
 
-    /// Whether it has regions, or others may have some that were made for it.
+    /// Whether it has regions, or others may have regions that were made for it.
     pub(crate) fn has_regions(&self) -> bool {
         self.in_regions > 0 || self.held.load(Relaxed) > 0
     }
 
-    /// Whether this many bytes can lie in its memory.
+    /// Whether this many bytes fit into its memory.
     pub(crate) fn can_hold(&self, len: usize) -> bool {
         len <= self.max_memory
     }
 
-    /// Most bytes of linear memory and regions that the task had at once.
+    /// Maximum of linear memory and regions that the task had at once, in bytes.
     pub(crate) fn peak_memory(&self) -> u64 {
         self.peak_memory as u64
     }
@@ -219,18 +222,20 @@ impl ResourceLimiterAsync for Limiter {
         let own = memory.saturating_add(self.on_host);
         if own.saturating_add(self.in_regions) > self.max_memory && self.in_regions > 0 {
             // Others may have dropped some meanwhile.
-            if let Answer::RegionBytes(bytes) = self.services.ask(Ask::RegionBytes).await {
+            if let ServiceResponse::RegionBytes(bytes) =
+                self.services.request(ServiceRequest::RegionBytes).await
+            {
                 self.in_regions = usize::try_from(bytes).unwrap_or(usize::MAX);
             }
         }
         let total = own.saturating_add(self.in_regions);
-        // What cannot be given is refused here, where it is counted: growth that fails in
-        // the engine leaves no trace.
+        // Memory that cannot be provided is refused here, where that is counted: growth that
+        // fails in the engine leaves no trace.
         if total > self.max_memory || (current > 0 && desired as u64 > WIDE_MEMORY) {
             self.refuse(Limit::Memory);
             return Ok(false);
         }
-        // Beyond its own declared maximum: the guest's refusal, not ours.
+        // Beyond its own declared maximum: refused by the guest, not by the limit.
         if maximum.is_some_and(|maximum| desired > maximum) {
             return Ok(false);
         }
@@ -275,23 +280,25 @@ impl ResourceLimiterAsync for Limiter {
 mod tests {
     use super::*;
     use crate::region::{Ledger, Maker};
-    use crate::services::Word;
+    use crate::services::Notification;
     use wrun_types::limits::Limits;
 
-    /// A runner's services, as far as they are about regions.
+    /// The services of a runner that concern regions.
     struct Regions(Maker);
 
     #[async_trait::async_trait]
     impl Services for Regions {
-        async fn ask(&self, ask: Ask) -> Answer {
-            match ask {
-                Ask::Region { len, kind, room } => Answer::Region(self.0.make(len, kind, room)),
-                Ask::RegionBytes => Answer::RegionBytes(self.0.bytes()),
-                _ => Answer::Refused,
+        async fn request(&self, request: ServiceRequest) -> ServiceResponse {
+            match request {
+                ServiceRequest::Region { len, kind, room } => {
+                    ServiceResponse::Region(self.0.make(len, kind, room))
+                }
+                ServiceRequest::RegionBytes => ServiceResponse::RegionBytes(self.0.bytes()),
+                _ => ServiceResponse::Refused,
             }
         }
 
-        fn tell(&self, _: Word) -> bool {
+        fn notify(&self, _: Notification) -> bool {
             false
         }
     }
@@ -305,7 +312,7 @@ mod tests {
         )
     }
 
-    /// Nothing here ever waits.
+    /// Polls once: nothing here ever waits.
     fn now<T>(work: impl Future<Output = T>) -> T {
         let work = std::pin::pin!(work);
         crate::blocking::wait(work, None).expect("it is done")
@@ -315,9 +322,9 @@ mod tests {
         now(limiter.memory_growing(from, to, maximum)).expect("asked")
     }
 
-    fn make(limiter: &mut Limiter, len: u64) -> Option<(Region, Place)> {
-        let (draft, place) = now(limiter.make(len, Kind::Exclusive)).ok()?;
-        Some((draft.finish().expect("a region"), place))
+    fn make(limiter: &mut Limiter, len: u64) -> Option<(Region, RegionSlot)> {
+        let (draft, slot) = now(limiter.make(len, Kind::Exclusive)).ok()?;
+        Some((draft.finish().expect("a region"), slot))
     }
 
     #[test]
@@ -341,7 +348,7 @@ mod tests {
         let second = make(&mut limiter, PAGE).expect("fits");
         assert!(!grows(&mut limiter, 0, 1, None));
         assert_eq!((limiter.peak_memory(), limiter.refused()), (10 * PAGE, 3));
-        // What others drop is there again at once, for either.
+        // Memory of dropped regions is available again at once, for either.
         drop(first);
         assert!(grows(&mut limiter, 3 * page, 9 * page, None));
         assert!(make(&mut limiter, 1).is_none());
@@ -387,13 +394,13 @@ mod tests {
     fn regions_are_counted() {
         let limiter = limiter(100);
         let mut held: Vec<_> = (0..MAX_REGIONS)
-            .map(|_| limiter.place().expect("fits"))
+            .map(|_| limiter.slot().expect("fits"))
             .collect();
-        assert!(limiter.place().is_none() && !limiter.holds_too_many());
-        held.push(limiter.place_for_what_came());
+        assert!(limiter.slot().is_none() && !limiter.holds_too_many());
+        held.push(limiter.slot_for_received());
         assert!(limiter.holds_too_many());
         held.truncate(MAX_REGIONS - 1);
-        assert!(limiter.place().is_some());
+        assert!(limiter.slot().is_some());
         assert_eq!(limiter.refused(), 0);
     }
 

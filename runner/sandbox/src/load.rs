@@ -24,13 +24,12 @@ use wrun_types::error::Error;
 pub struct Loader {
     runner: u64,
     cache: Option<Cache>,
-    /// Why there is no cache, although there should be.
+    /// Why there is no cache although one was configured.
     no_cache: Option<String>,
     max_module_size: u64,
-    /// What `load` compiles for.
+    /// Whether `load` compiles with fuel counted.
     metered: bool,
-    /// For as long as compiling may take, somebody else who compiles the same is waited
-    /// for.
+    /// Also limits the wait for another caller that compiles the same task.
     budget: CompileBudget,
     compiler: Box<dyn Compiler>,
     closed: AtomicBool,
@@ -57,13 +56,14 @@ impl Loader {
         }
     }
 
-    /// Compiles nothing more; what is being compiled elsewhere is given up.
+    /// Compiles nothing more, and abandons running compilations.
     pub fn close(&self) {
         self.closed.store(true, Ordering::Relaxed);
         self.compiler.close();
     }
 
-    /// How many task files are being compiled, or waited for while others do it.
+    /// How many task files are being compiled, including those whose compilation by others
+    /// is waited for.
     pub fn compiling(&self) -> usize {
         self.makings.count()
     }
@@ -72,7 +72,7 @@ impl Loader {
         self.runner
     }
 
-    /// Loads a file; compiled artifacts only when they are trusted.
+    /// Loads a file; compiled artifacts only if they are trusted.
     pub fn load_file(&self, path: &Path, trusted: bool) -> Result<Artifact, Error> {
         let failed = |error: LoadError| error.of_file(path);
         let bytes = read(path, self.max_module_size).map_err(failed)?;
@@ -97,8 +97,8 @@ impl Loader {
             return self.load_compiled(name, &bytes);
         }
         let digest = blake3::hash(&bytes);
-        // A cached entry was checked when it was made; its shape is in it. Code of
-        // the other kind than is wanted now says at least what the task is.
+        // A cached entry was checked when it was made, and contains its shape. Code of the kind
+        // that is not wanted now still states the shape of the task.
         let cached = [self.metered, !self.metered]
             .into_iter()
             .find_map(|metered| self.cached(&digest, metered));
@@ -152,7 +152,7 @@ impl Loader {
         fits.then_some(code)
     }
 
-    /// The compiled code; compiles when nobody has.
+    /// The compiled code; compiles if it does not exist yet.
     pub fn code(&self, artifact: &Artifact, metered: bool) -> Result<Arc<Code>, LoadError> {
         artifact.0.codes[usize::from(metered)].get_or_try(|| {
             let Some(source) = &artifact.0.source else {
@@ -165,8 +165,8 @@ impl Loader {
         })
     }
 
-    /// Compiles anew, after an engine refused what the cache held (another
-    /// machine's code on a shared disk, say).
+    /// Compiles again, after an engine refused the code in the cache (another machine's
+    /// code on a shared disk, for example).
     pub fn recompile(
         &self,
         artifact: &Artifact,
@@ -183,8 +183,8 @@ impl Loader {
         self.code(artifact, metered)
     }
 
-    /// Compiles what the cache does not have, unless another thread or another process does
-    /// it right now: then waits for that.
+    /// Compiles code that the cache does not have, unless another thread or process is
+    /// doing so now: then waits for that.
     fn compile_once(
         &self,
         source: &Bytes,
@@ -199,7 +199,7 @@ impl Loader {
                 if let Some(code) = others.wait(patience) {
                     return Ok(code);
                 }
-                // It failed, or takes too long: this one sees for itself.
+                // It failed, or takes too long: compile here.
                 return self.compile(source, digest, metered).map(Arc::new);
             }
         };
@@ -270,7 +270,7 @@ mod tests {
 
     const TASK: &[u8] = br#"(module (func (export "_start")))"#;
 
-    /// Counts what it compiles, and takes its time.
+    /// Counts its compilations, and delays them.
     struct Counting(Arc<AtomicUsize>, InProcess);
 
     impl Compiler for Counting {
@@ -307,7 +307,7 @@ mod tests {
     fn many_that_load_the_same_compile_once() {
         let directory = tempfile::tempdir().expect("tempdir");
         let compiled = Arc::new(AtomicUsize::new(0));
-        // Locks are those of open files: two loaders are as two processes.
+        // The locks belong to open files: two loaders behave like two processes.
         let cache = || CacheConfig::Directory(directory.path().into());
         let loaders = [loader(cache(), &compiled), loader(cache(), &compiled)];
         std::thread::scope(|scope| {
@@ -328,7 +328,7 @@ mod tests {
                 scope.spawn(|| loader.load("t", TASK.into(), false).expect("loads"));
             }
         });
-        // The one that comes late finds nothing.
+        // A loader that comes late need not compile.
         let concurrent = compiled.load(Ordering::SeqCst);
         assert!((1..8).contains(&concurrent), "{concurrent}");
         let artifact = loader.load("t", TASK.into(), false).expect("loads");
@@ -336,7 +336,7 @@ mod tests {
         assert_eq!(loader.compiling(), 0);
         let how = artifact.compiled().expect("it was compiled");
         assert!(how.time >= Duration::from_millis(200), "{how:?}");
-        // Nobody wants it kept.
+        // No cache was configured.
         assert_eq!(how.note(), None);
     }
 

@@ -1,4 +1,5 @@
-//! Why bytes are not a task, or cannot become one here. Plain data, which a compiler sends.
+//! Why bytes are not a task, or cannot become one here. Plain data, which a compiler
+//! process sends.
 
 use super::code::CodeError;
 use super::engine::EngineError;
@@ -12,7 +13,7 @@ use wrun_types::error::{Error, ErrorKind};
 use wrun_types::limits::Limit;
 use wrun_types::report::nanos;
 
-/// Why bytes are no task.
+/// Why bytes are not a task.
 #[derive(Debug, thiserror::Error, Serialize, Deserialize)]
 pub enum LoadError {
     #[error("the task is empty")]
@@ -44,8 +45,8 @@ pub enum LoadError {
     NoCompiler,
     #[error("the task answers HTTP requests, and the program was built without HTTP")]
     NoHttp,
-    // From here on: nothing that a compiler process reports. These must stay last, or
-    // postcard counts the others differently when it reads than when it writes.
+    // From here on: errors that a compiler process does not report. They must stay last,
+    // because postcard numbers the variants differently for reading and writing otherwise.
     #[serde(skip)]
     #[error("cannot read {}: {source}", path.display())]
     Read { path: PathBuf, source: io::Error },
@@ -85,7 +86,7 @@ pub enum LoadError {
         bytesize::ByteSize(*limit).display().iec()
     )]
     CompileMemory { limit: u64 },
-    /// Others compile, for longer than they may.
+    /// Other compilations took too long.
     #[serde(skip)]
     #[error(
         "the task was not compiled: other tasks were, on all processors, for the {} that it \
@@ -98,7 +99,7 @@ pub enum LoadError {
         "compiling the task crashed, in a process of its own; nothing else was affected: {how}"
     )]
     CompileCrashed { how: String },
-    /// There is nobody to compile it.
+    /// The compiler was shut down.
     #[serde(skip)]
     #[error("{0}")]
     Compiler(Error),
@@ -137,12 +138,12 @@ impl From<LoadError> for Error {
     }
 }
 
-/// Bytes of a text about a task; whole sentences about one are shorter.
+/// Maximum length of a text about a task, in bytes; whole sentences are shorter.
 const MAX_TEXT: usize = 4_000;
 
 impl LoadError {
-    /// With texts that are on one line and of bounded length, whatever a guest or
-    /// a compiler that it took over wrote into them. Twice changes nothing more.
+    /// With texts on one line and of bounded length, whatever a guest or a compromised
+    /// compiler wrote into them. Idempotent.
     pub fn tamed(mut self) -> Self {
         match &mut self {
             LoadError::Text { message: text }
@@ -168,11 +169,11 @@ impl LoadError {
 }
 
 impl LoadError {
-    /// What is wrong with a file, which the error names.
+    /// The public error for a file, which it names.
     pub fn of_file(self, path: &Path) -> Error {
         let is_named = matches!(self, LoadError::Read { .. } | LoadError::IsDirectory { .. });
         let error = Error::from(self);
-        // What the system did not give is not about a file.
+        // A shortage of the system is not about a file.
         match error.kind() {
             ErrorKind::NotLoadable | ErrorKind::LoadLimit if !is_named => {
                 error.about(&path.display().to_string())

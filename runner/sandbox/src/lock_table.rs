@@ -1,9 +1,9 @@
-//! Who has which named lock, and who waits for it: a pure state machine, without I/O,
-//! clocks or threads.
+//! The holders of each named lock, and the requests that wait for it: a pure state machine,
+//! without I/O, clocks or threads.
 //!
-//! Invariants: a lock has one exclusive holder, or shared ones, or none; the requester
-//! first has it first, so that shared requests do not pass an exclusive one that
-//! waits; a name that nobody has or wants is forgotten.
+//! Invariants: a lock has one exclusive holder, or shared ones, or none; requests are
+//! granted in order, so that shared requests do not pass an exclusive one that waits; a
+//! name without holders and requests is removed.
 
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, VecDeque};
@@ -11,32 +11,32 @@ use std::collections::{HashMap, VecDeque};
 /// How a named lock is held (`Runner::lock`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum LockMode {
-    /// Nobody else has the lock.
+    /// No other holder.
     Exclusive,
-    /// Others may have it too, shared.
+    /// Others may hold the lock too, shared.
     Shared,
 }
 
-/// One request, from when it is made until it is released or withdrawn. Never given
-/// out twice.
+/// One request, from when it is made until it is released or withdrawn. A number is never
+/// used twice.
 pub type Ticket = u64;
 
-/// What became of a request.
+/// The result of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Requested {
     /// The lock is held.
     Granted(Ticket),
-    /// It will be told by [`LockTable::release`] of another.
+    /// It will be granted by [`LockTable::release`] of another ticket.
     Waits(Ticket),
-    /// It could not be had at once, and was not to wait.
+    /// It is not available now, and the request was not to wait.
     NotAvailable,
-    /// There are as many names, or requests, as there may be.
+    /// There are as many names or requests as allowed.
     Limit,
 }
 
 #[derive(Debug, Default)]
 struct Lock {
-    /// All of one mode; more than one only when shared.
+    /// All of the same mode; more than one only if shared.
     holders: Vec<Ticket>,
     mode: Option<LockMode>,
     waiting: VecDeque<(Ticket, LockMode)>,
@@ -68,7 +68,7 @@ impl Lock {
 }
 
 impl LockTable {
-    /// This many names at once, and this many requests that hold or wait.
+    /// With at most this many names, and this many requests that hold or wait.
     #[doc(hidden)]
     pub fn new(max_names: usize, max_requests: usize) -> Self {
         LockTable {
@@ -80,7 +80,7 @@ impl LockTable {
         }
     }
 
-    /// Asks for a lock.
+    /// Requests a lock.
     #[doc(hidden)]
     pub fn request(&mut self, name: &str, mode: LockMode, if_available: bool) -> Requested {
         let (lock, is_new) = match self.locks.get_mut(name) {
@@ -109,8 +109,8 @@ impl LockTable {
         }
     }
 
-    /// Gives a lock back, or waits for it no longer; whose turn it is now. Nothing for a
-    /// ticket that is none.
+    /// Releases a lock, or withdraws a request; returns the requests that are granted now.
+    /// No effect for an unknown ticket.
     #[doc(hidden)]
     pub fn release(&mut self, ticket: Ticket) -> Vec<Ticket> {
         let Some(name) = self.names.remove(&ticket) else {
@@ -169,7 +169,7 @@ mod tests {
         let first = granted(table.request("a", Shared, false));
         let second = granted(table.request("a", Shared, false));
         let writer = waits(table.request("a", Exclusive, false));
-        // Not past the one that waits.
+        // It does not pass the one that waits.
         let late = waits(table.request("a", Shared, false));
         let later = waits(table.request("a", Shared, false));
         assert_eq!(table.request("a", Shared, true), Requested::NotAvailable);
@@ -205,25 +205,25 @@ mod tests {
         granted(table.request("c", Shared, true));
     }
 
-    /// Every reachable state of a few tasks and one lock, walked through: the table does
-    /// what an obvious model does, and nobody waits for nothing.
+    /// Walks through every reachable state of a few tasks and one lock: the table does what
+    /// an obvious model does, and no request waits without a reason.
     #[test]
     fn all_states_of_one_lock() {
-        /// What was done so far: a request of a mode, or the end of the nth live ticket.
+        /// A step: a request of a mode, or the end of the nth live ticket.
         #[derive(Clone, Copy, Debug)]
         enum Step {
-            Ask(LockMode),
+            Request(LockMode),
             End(usize),
         }
         let mut todo: VecDeque<Vec<Step>> = VecDeque::from([vec![]]);
         let mut seen = HashSet::new();
         while let Some(steps) = todo.pop_front() {
             let mut table = table();
-            // In the order asked for: ticket, mode, whether it is held.
+            // In the order of the requests: ticket, mode, whether it is held.
             let mut model: Vec<(Ticket, LockMode, bool)> = Vec::new();
             for step in &steps {
                 match *step {
-                    Step::Ask(mode) => {
+                    Step::Request(mode) => {
                         let free = model.iter().all(|(_, held, is_held)| {
                             *is_held && *held == Shared && mode == Shared
                         });
@@ -236,7 +236,7 @@ mod tests {
                     }
                     Step::End(at) => {
                         let (ticket, ..) = model.remove(at);
-                        let mut told = table.release(ticket);
+                        let mut granted_now = table.release(ticket);
                         for at in 0..model.len() {
                             let (ticket, mode, held) = model[at];
                             let before = &model[..at];
@@ -247,11 +247,11 @@ mod tests {
                             };
                             if free && !held {
                                 model[at].2 = true;
-                                assert_eq!(told.first(), Some(&ticket), "{steps:?}");
-                                told.remove(0);
+                                assert_eq!(granted_now.first(), Some(&ticket), "{steps:?}");
+                                granted_now.remove(0);
                             }
                         }
-                        assert!(told.is_empty(), "{steps:?}");
+                        assert!(granted_now.is_empty(), "{steps:?}");
                     }
                 }
                 let held: Vec<_> = model.iter().filter(|it| it.2).collect();
@@ -265,10 +265,10 @@ mod tests {
             if !seen.insert(state) {
                 continue;
             }
-            let asks = [Exclusive, Shared].map(Step::Ask);
+            let requests = [Exclusive, Shared].map(Step::Request);
             let ends = (0..model.len()).map(Step::End);
-            let may_ask = if model.len() < 6 { &asks[..] } else { &[] };
-            for step in may_ask.iter().copied().chain(ends) {
+            let possible = if model.len() < 6 { &requests[..] } else { &[] };
+            for step in possible.iter().copied().chain(ends) {
                 todo.push_back([&steps[..], &[step]].concat());
             }
         }

@@ -1,30 +1,31 @@
-//! Named locks of one runner: the table, and who waits.
+//! Named locks of one runner: the table, and the callers that wait.
 //!
-//! Invariants: whose turn it is is told, once; one that gives up waiting, also after it
-//! was told, lets the next have its turn. `model/` tries it in every order.
+//! Invariants: a waiting request is notified once, when it is granted; one that is dropped,
+//! even after its notification, lets the next have its turn. `model/` checks it in every
+//! order.
 
 use crate::lock_table::{LockMode, LockTable, Requested, Ticket};
 use crate::sync::{Mutex, MutexGuard, Notify};
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
 
-/// Bytes of a name, at most.
+/// Maximum length of a name, in bytes.
 pub const MAX_NAME: usize = 256;
-/// Names at once.
+/// Maximum of names at once.
 const MAX_NAMES: usize = 4096;
-/// Requests that hold a lock or wait for one.
+/// Maximum of requests that hold a lock or wait for one.
 const MAX_REQUESTS: usize = 1 << 16;
 
 pub struct Locks {
-    state: Mutex<State>,
+    tickets: Mutex<Tickets>,
 }
 
-struct State {
+struct Tickets {
     table: LockTable,
     waiting: HashMap<Ticket, Arc<Notify>>,
 }
 
-/// A lock that is held, or waited for; dropping it ends that.
+/// A lock that is held or waited for, until this is dropped.
 pub struct Hold {
     locks: Arc<Locks>,
     ticket: Ticket,
@@ -39,24 +40,24 @@ impl Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        let mut state = self.locks.state();
-        state.waiting.remove(&self.ticket);
-        let next = state.table.release(self.ticket);
+        let mut tickets = self.locks.tickets();
+        tickets.waiting.remove(&self.ticket);
+        let next = tickets.table.release(self.ticket);
         let next: Vec<_> = next
             .into_iter()
-            .filter_map(|ticket| state.waiting.remove(&ticket))
+            .filter_map(|ticket| tickets.waiting.remove(&ticket))
             .collect();
-        drop(state);
-        // Who is woken may come here at once. One that gives up drops its own.
+        drop(tickets);
+        // A woken caller may lock this table at once. One that gives up drops its own hold.
         for waiting in next {
             waiting.notify_one();
         }
     }
 }
 
-/// A named lock that this program holds, among its tasks; dropping it gives it back.
+/// A named lock that this program holds, among its tasks; dropping it releases the lock.
 ///
-/// `Runner::lock` has them.
+/// Acquired by `Runner::lock`.
 #[must_use = "the lock is given back when this is dropped"]
 pub struct LockGuard {
     _hold: Hold,
@@ -79,25 +80,25 @@ impl Locks {
     #[doc(hidden)]
     pub fn new() -> Self {
         Locks {
-            state: Mutex::new(State {
+            tickets: Mutex::new(Tickets {
                 table: LockTable::new(MAX_NAMES, MAX_REQUESTS),
                 waiting: HashMap::new(),
             }),
         }
     }
 
-    /// How many wait for their turn, for any lock.
+    /// How many requests wait for their turn, for any lock.
     #[doc(hidden)]
     pub fn waiting(&self) -> usize {
-        self.state().waiting.len()
+        self.tickets().waiting.len()
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn tickets(&self) -> MutexGuard<'_, Tickets> {
+        self.tickets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The lock, once it can be had; none where it cannot at once and was not to be
-    /// waited for; an error where there are too many.
+    /// Acquires the lock; waits until it is available, or returns `None` if `if_available`
+    /// is set and it is not. An error if there are too many names or requests.
     #[doc(hidden)]
     pub async fn request(
         self: &Arc<Self>,
@@ -114,13 +115,14 @@ impl Locks {
         Ok(Some(hold))
     }
 
-    /// The lock, if it can be had at once; an error where there are too many.
+    /// Acquires the lock if it is available; an error if there are too many names or
+    /// requests.
     #[doc(hidden)]
     pub fn request_now(self: &Arc<Self>, name: &str, mode: LockMode) -> Result<Option<Hold>, ()> {
         Ok(self.stand(name, mode, true)?.map(|(hold, _)| hold))
     }
 
-    /// A lock, or a place among those who wait for it, and who tells when it is its turn.
+    /// A lock, or a place in its queue with the notification for its turn.
     #[expect(clippy::type_complexity, reason = "it is taken apart at once")]
     fn stand(
         self: &Arc<Self>,
@@ -128,18 +130,18 @@ impl Locks {
         mode: LockMode,
         if_available: bool,
     ) -> Result<Option<(Hold, Option<Arc<Notify>>)>, ()> {
-        let mut state = self.state();
-        let (ticket, turn) = match state.table.request(name, mode, if_available) {
+        let mut tickets = self.tickets();
+        let (ticket, turn) = match tickets.table.request(name, mode, if_available) {
             Requested::Granted(ticket) => (ticket, None),
             Requested::NotAvailable => return Ok(None),
             Requested::Limit => return Err(()),
             Requested::Waits(ticket) => {
                 let turn = Arc::new(Notify::new());
-                state.waiting.insert(ticket, turn.clone());
+                tickets.waiting.insert(ticket, turn.clone());
                 (ticket, Some(turn))
             }
         };
-        drop(state);
+        drop(tickets);
         let hold = Hold {
             locks: self.clone(),
             ticket,
@@ -170,7 +172,7 @@ mod tests {
         let read = reading.await.expect("room").expect("it waited");
         let also = locks.request("a", LockMode::Shared, true).await;
         drop((read, also));
-        assert!(locks.state().waiting.is_empty());
+        assert!(locks.tickets().waiting.is_empty());
         let now = locks.request("a", LockMode::Exclusive, true).await;
         assert!(matches!(now, Ok(Some(_))));
     }

@@ -1,7 +1,8 @@
-//! What is being compiled by a loader, so that threads that want the same wait for it.
+//! The compilations that are running for a loader, so that threads that need the same code
+//! wait for it.
 //!
-//! Invariant: a making ends when it is dropped, whatever became of it, and the one that waits
-//! for it then goes on.
+//! Invariant: a compilation ends when its `Making` is dropped, whatever its result, and
+//! threads that wait for it then continue.
 
 use super::code::Code;
 use std::collections::HashMap;
@@ -11,22 +12,22 @@ use std::time::Duration;
 #[derive(Default)]
 pub(super) struct Makings(Mutex<HashMap<String, Arc<Other>>>);
 
-/// What another thread makes.
+/// A compilation by another thread.
 #[derive(Default)]
 pub(super) struct Other {
-    state: Mutex<State>,
+    status: Mutex<Status>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-enum State {
+enum Status {
     #[default]
     Begun,
     Done(Arc<Code>),
     Failed,
 }
 
-/// What this thread makes.
+/// A compilation by this thread.
 pub(super) struct Making<'a> {
     makings: &'a Makings,
     key: String,
@@ -34,7 +35,7 @@ pub(super) struct Making<'a> {
 }
 
 impl Makings {
-    /// Begins to make it, or gives what another thread has begun.
+    /// Begins a compilation, or returns the one that another thread has begun.
     pub(super) fn begin(&self, key: &str) -> Result<Making<'_>, Arc<Other>> {
         let mut begun = self.begun();
         if let Some(other) = begun.get(key) {
@@ -49,7 +50,7 @@ impl Makings {
         })
     }
 
-    /// How many are being made.
+    /// The number of running compilations.
     pub(super) fn count(&self) -> usize {
         self.begun().len()
     }
@@ -60,29 +61,29 @@ impl Makings {
 }
 
 impl Other {
-    /// What it made; none where it failed, or has not ended in that time.
+    /// Waits for its code; `None` if it failed, or has not ended in that time.
     pub(super) fn wait(&self, patience: Duration) -> Option<Arc<Code>> {
-        let begun = |state: &mut State| matches!(state, State::Begun);
-        let (state, _) = self
+        let begun = |status: &mut Status| matches!(status, Status::Begun);
+        let (status, _) = self
             .changed
-            .wait_timeout_while(self.state(), patience, begun)
+            .wait_timeout_while(self.status(), patience, begun)
             .unwrap_or_else(PoisonError::into_inner);
-        match &*state {
-            State::Done(code) => Some(code.clone()),
-            State::Begun | State::Failed => None,
+        match &*status {
+            Status::Done(code) => Some(code.clone()),
+            Status::Begun | Status::Failed => None,
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn status(&self) -> MutexGuard<'_, Status> {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Making<'_> {
-    /// Gives it to all who wait.
+    /// Gives the code to all threads that wait.
     pub(super) fn done(&mut self, code: Code) -> Arc<Code> {
         let code = Arc::new(code);
-        *self.shared.state() = State::Done(code.clone());
+        *self.shared.status() = Status::Done(code.clone());
         code
     }
 }
@@ -90,9 +91,9 @@ impl Making<'_> {
 impl Drop for Making<'_> {
     fn drop(&mut self) {
         self.makings.begun().remove(&self.key);
-        let mut state = self.shared.state();
-        if matches!(*state, State::Begun) {
-            *state = State::Failed;
+        let mut status = self.shared.status();
+        if matches!(*status, Status::Begun) {
+            *status = Status::Failed;
         }
         self.shared.changed.notify_all();
     }

@@ -1,16 +1,16 @@
-//! Names of a guest's functions, as the guest's author wrote them.
+//! Names of a guest's functions, as in the guest's source.
 //!
-//! A name is the guest's: what a short one stands for can be longer than memory, so
-//! what is written of it is bounded, and so is what is read.
+//! A name comes from the guest: a short mangled name can stand for one that is longer than
+//! memory, so both what is read and what is written are bounded.
 
 use super::source::{MAX_NAME, shown};
 use cpp_demangle::DemangleOptions;
 use std::fmt::{self, Write};
 
-/// Bytes of a name that are looked at; longer ones stay as they are.
+/// Maximum length of a mangled name, in bytes; longer ones stay as they are.
 const MAX_MANGLED: usize = 2_000;
 
-/// The name for people, on one line: demangled where it is one of Rust or C++.
+/// The name for people, on one line: demangled if it is one of Rust or C++.
 pub(super) fn demangled(name: &str) -> String {
     if name.len() > MAX_MANGLED {
         return shown(name);
@@ -25,32 +25,32 @@ pub(super) fn demangled(name: &str) -> String {
     } else {
         Err(fmt::Error)
     };
-    // One that is cut is good: more of it would not be shown.
+    // A cut name is good: more of it would not be shown.
     if written.is_err() && !text.cut {
         return shown(name);
     }
     shown(&text.text)
 }
 
-/// Whether it begins as a mangled name of C++ does. What the demangler takes are types,
-/// too: to it, `f` is `float`.
+/// Whether it begins like a mangled name of C++. The demangler accepts types, too: it reads
+/// `f` as `float`.
 fn is_cpp(name: &str) -> bool {
     let unprefixed = name.trim_start_matches('_');
     let underscores = name.len() - unprefixed.len();
     (1..=4).contains(&underscores) && unprefixed.starts_with('Z') || name.starts_with("_GLOBAL_")
 }
 
-/// A text that takes no more than [`shown`] would show.
+/// A text that stores no more than [`shown`] would show.
 #[derive(Default)]
 struct Bounded {
     text: String,
-    /// There was more.
+    /// The name was longer.
     cut: bool,
 }
 
 impl Write for Bounded {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        // Four bytes for a character at most, and one more character than is shown.
+        // At most four bytes for a character, and one more character than is shown.
         let room = (4 * (MAX_NAME + 1)).saturating_sub(self.text.len());
         let end = text.floor_char_boundary(room);
         self.text.push_str(&text[..end]);
@@ -88,7 +88,7 @@ mod tests {
         }
     }
 
-    /// Each pair of substitutions doubles what is written.
+    /// Each pair of substitutions doubles the output.
     #[test]
     fn what_a_name_stands_for_is_bounded() {
         let mut types = String::new();

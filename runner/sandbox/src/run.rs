@@ -1,10 +1,8 @@
-//! One run of one guest: a fresh store, its limits, its deadline, the call, and
-//! what became of it. The same function in both modes; it cannot tell who calls
-//! it.
+//! One run of one guest: a fresh store, its limits, its deadline, the call, and the result.
+//! The same function in both modes; it does not know its caller.
 //!
-//! Invariant: after [`run`] returns, the store and everything of the guest is
-//! gone, whatever the guest did, or the process is about to be. A store never sees
-//! two runs.
+//! Invariant: after [`run`] returns, the store and everything of the guest is gone,
+//! whatever the guest did, or the process is about to end. A store is used for one run.
 
 use super::abi::bindings::TaskPre;
 use super::budgets::Budgets;
@@ -53,11 +51,11 @@ pub struct Prepared {
     entry: Entry,
     shape: Shape,
     kind: Kind,
-    /// It imports regions.
+    /// Whether it imports regions.
     regions: bool,
     observes_cancellation: bool,
     offsets: Offsets,
-    /// Linear memories that it will have; none where that cannot be told.
+    /// Number of linear memories that it will have; `None` if unknown.
     memories: Option<u32>,
 }
 
@@ -72,10 +70,10 @@ pub(super) enum Entry {
 /// Why code could not be prepared.
 #[derive(Debug, thiserror::Error)]
 pub enum PrepareError {
-    /// The engine does not take the code.
+    /// The engine does not accept the code.
     #[error(transparent)]
     Code(CodeError),
-    /// The guest's types do not fit what it imports or must export.
+    /// The guest's types do not match those of its imports, or of the exports it must have.
     #[error("the task does not fit the world wrun:task/task: {0}")]
     Link(String),
 }
@@ -142,7 +140,7 @@ impl Prepared {
         })
     }
 
-    /// Bytes of address space that one run reserves at most, beyond what it uses.
+    /// Maximum of address space that one run reserves, beyond what it uses, in bytes.
     pub fn reserved(&self, limits: &Limits) -> Option<u64> {
         // One more for a heap of the collector.
         let memories = u64::from(self.memories?).saturating_add(1);
@@ -154,7 +152,7 @@ impl Prepared {
         self.shape
     }
 
-    /// It can learn that it is asked to stop.
+    /// Whether it can observe cancellation.
     pub fn observes_cancellation(&self) -> bool {
         self.observes_cancellation
     }
@@ -163,7 +161,7 @@ impl Prepared {
         &self.entry
     }
 
-    /// It speaks WASI 0.1.
+    /// Whether it uses WASI 0.1.
     pub(super) fn is_module(&self) -> bool {
         matches!(self.entry, Entry::Module(_))
     }
@@ -176,26 +174,26 @@ impl Prepared {
     }
 }
 
-/// What the thread that a run is on may be used for.
+/// How a run may use its thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnThread {
     /// Other tasks need it: no call may block it.
     Shared,
-    /// It has nothing else to do: file calls may block it.
+    /// It has no other work: file calls may block it.
     Own,
-    /// As [`OnThread::Own`], and the process ends with this run: what the guest leaves
-    /// behind, except for regions, is left to the kernel, which frees it all at once.
+    /// As [`OnThread::Own`], and the process ends with this run: the guest's memory, except
+    /// for regions, is left to the kernel, which frees it all at once.
     OwnAndLast,
-    /// As [`OnThread::Own`], and the first instruction of the guest ends the run: what
-    /// touches code and memory for the first time is done before a real run waits for it.
+    /// As [`OnThread::Own`], and the first instruction of the guest ends the run: code and
+    /// memory are touched for the first time before a real run waits for it.
     WarmUp,
 }
 
-/// What one run is given.
+/// The arguments of one run.
 pub struct Run<'a> {
     pub spec: &'a Spec,
     pub context: TaskContext,
-    /// How granted directories are had.
+    /// How granted directories are opened.
     pub granted: Granted<'a>,
     pub stdin: Source,
     pub stdout: Sink,
@@ -205,11 +203,11 @@ pub struct Run<'a> {
     /// Ends the run at once.
     pub kill: CancellationToken,
     pub thread: OnThread,
-    /// Of the same task file, on the same engine.
+    /// Made from the same task file, on the same engine.
     pub warm: Option<WarmInstance>,
 }
 
-/// The host could not run the guest; not the guest's doing.
+/// The host could not run the guest; the guest did not cause it.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
     #[error(transparent)]
@@ -232,8 +230,8 @@ impl From<RunError> for Error {
     }
 }
 
-/// Runs `prepared` once. A panic of the host's code is this run's error and no more:
-/// what the guest had is gone, as after every run.
+/// Runs `prepared` once. A panic of the host's code is only an error of this run: the
+/// guest's resources are freed, as after every run.
 pub async fn run(prepared: &Prepared, run: Run<'_>) -> Result<RunResult, RunError> {
     let mut running = std::pin::pin!(run_once(prepared, run));
     std::future::poll_fn(|cx| {
@@ -243,7 +241,7 @@ pub async fn run(prepared: &Prepared, run: Run<'_>) -> Result<RunResult, RunErro
     .await
 }
 
-/// What a panic says.
+/// The message of a panic.
 fn words_of(panic: &(dyn Any + Send)) -> String {
     let words = panic.downcast_ref::<String>().map(String::as_str);
     let words = words.or_else(|| panic.downcast_ref::<&str>().copied());
@@ -255,7 +253,7 @@ fn words_of(panic: &(dyn Any + Send)) -> String {
 async fn run_once(prepared: &Prepared, run: Run<'_>) -> Result<RunResult, RunError> {
     let began = Instant::now();
     let deadline = run.context.deadline;
-    // What a task that returns its output prints is not its output.
+    // For a task that returns its output, stdout is not its output.
     let mut terminals = run.spec.terminals;
     let printed = if prepared.shape.prints_output() {
         &run.stdout
@@ -300,8 +298,8 @@ async fn run_once(prepared: &Prepared, run: Run<'_>) -> Result<RunResult, RunErr
         .host_call(prepared.shape, captured, prepared.regions);
     store.set_hostcall_fuel(usize::try_from(budget).unwrap_or(usize::MAX));
     if run.thread == OnThread::WarmUp {
-        // Functions compare the epoch with the deadline before anything else:
-        // one that is due ends every one of them at its entry.
+        // Functions compare the epoch with the deadline first: a deadline that has passed ends
+        // each of them at its entry.
         store.set_epoch_deadline(0);
         store.epoch_deadline_trap();
     } else {
@@ -318,7 +316,7 @@ async fn run_once(prepared: &Prepared, run: Run<'_>) -> Result<RunResult, RunErr
     if let Some(acting) = acting {
         return Ok(RunResult::imposed(acting.done(&run.kill).await));
     }
-    // The test's own build: the host misbehaves in the guest's place.
+    // The tests' own build: the host misbehaves in the guest's place.
     #[cfg(feature = "test-hooks")]
     if let Some(request) = run.spec.probe().filter(|_| run.thread != OnThread::WarmUp) {
         return Ok(RunResult::imposed(Outcome::Failed(wrun_sys::probe(
@@ -347,7 +345,7 @@ async fn run_once(prepared: &Prepared, run: Run<'_>) -> Result<RunResult, RunErr
             &mut handling,
             &mut started,
         ));
-        // CPU time of whichever threads poll the guest, while they do.
+        // CPU time of the threads that poll the guest, while they do.
         let call = std::future::poll_fn(|cx| {
             let _running = epoch::Running::new();
             let before = thread_cpu();
@@ -355,7 +353,7 @@ async fn run_once(prepared: &Prepared, run: Run<'_>) -> Result<RunResult, RunErr
             cpu += thread_cpu().saturating_sub(before);
             polled
         });
-        // The guest first: a task that never waits pays for no timer.
+        // The guest first: a task that never waits does not set a timer.
         tokio::select! {
             biased;
             ended = call => ended,
@@ -398,8 +396,8 @@ async fn run_once(prepared: &Prepared, run: Run<'_>) -> Result<RunResult, RunErr
         growth_refused,
         denied: store.data().denials.take(),
     };
-    // Regions are gone when the task is said to have ended: others may be refused for
-    // want of room.
+    // Regions are freed before the task is reported to have ended: otherwise others may be
+    // refused for lack of room.
     if run.thread == OnThread::OwnAndLast && !store.data().limiter.has_regions() {
         std::mem::forget(store);
     }
@@ -414,7 +412,7 @@ async fn exceeded(over: Option<&Over>) -> Limit {
     }
 }
 
-/// How the call, or the waiting for it, ended.
+/// How the call, or the wait for it, ended.
 enum Ended {
     Done(Outcome),
     Limit(Limit),
@@ -439,7 +437,7 @@ async fn call(
         },
         _ => Bytes::new(),
     };
-    // Start functions are guest code already.
+    // Start functions are guest code.
     *started = Some(Instant::now());
     let guest = match guest {
         Some(guest) => guest,
@@ -489,7 +487,7 @@ async fn call(
     };
     match result {
         Ok(ending) => Ended::Done(ending),
-        // A stack, say, that the system does not give.
+        // A stack, for example, that the system does not provide.
         Err(error) if is_the_systems(&error) => {
             Ended::Host(RunError::Sandbox(one_line(&format!("{error:#}"))))
         }
@@ -497,7 +495,7 @@ async fn call(
     }
 }
 
-/// Whether the system refused something before a guest's code was running.
+/// Whether the system refused something before guest code was running.
 fn is_the_systems(error: &wasmtime::Error) -> bool {
     let cause = error.root_cause();
     let refused = cause.is::<std::io::Error>()
@@ -506,7 +504,7 @@ fn is_the_systems(error: &wasmtime::Error) -> bool {
     refused && !error.is::<wasmtime::WasmBacktrace>()
 }
 
-/// Tells a guest that cannot start from a host that cannot start it.
+/// Distinguishes a guest that cannot start from a host that cannot start it.
 fn not_instantiated(error: &wasmtime::Error, store: &Store<Host>, prepared: &Prepared) -> Ended {
     if error.is::<wasmtime::Trap>() || error.is::<I32Exit>() || error.is::<OutputExceeded>() {
         return Ended::Done(outcome_of(error, prepared));
@@ -519,7 +517,7 @@ fn not_instantiated(error: &wasmtime::Error, store: &Store<Host>, prepared: &Pre
         return Ended::Done(outcome_of(error, prepared));
     }
     let message = one_line(&format!("{error:#}"));
-    // wasmtime has no type for this one.
+    // wasmtime has no error type for this.
     if message.contains("resource limit exceeded") {
         return Ended::Limit(Limit::Instances);
     }
@@ -537,14 +535,14 @@ fn outcome_of(error: &wasmtime::Error, prepared: &Prepared) -> Outcome {
     if trap == Some(&wasmtime::Trap::OutOfFuel) {
         return Outcome::LimitExceeded(Limit::Fuel);
     }
-    // wasmtime has no type for this one.
+    // wasmtime has no error type for this.
     if trap.is_none()
         && error
             .root_cause()
             .to_string()
             .contains("fuel allocated for hostcalls")
     {
-        // What `run` returned is read when nothing of the guest runs any more.
+        // The result of `run` is read when no guest code runs any more.
         let in_a_call = error.is::<wasmtime::WasmBacktrace>();
         return Outcome::LimitExceeded(if in_a_call {
             Limit::HostCall

@@ -1,4 +1,4 @@
-//! How a run of a guest ended, and what it used. Plain data, which a worker sends.
+//! How a run of a guest ended, and the resources it used. Plain data, which a worker sends.
 
 use super::denials::Denials;
 use serde::{Deserialize, Serialize};
@@ -6,23 +6,23 @@ use std::time::Duration;
 use wrun_types::outcome::{Crash, Outcome, Output};
 use wrun_types::report::Denial;
 
-/// Cap on a trap's message.
+/// Maximum length of a trap's message.
 pub(super) const MAX_MESSAGE: usize = 4096;
-/// Cap on a task's own words when it fails.
+/// Maximum length of a task's own message when it fails.
 pub(super) const MAX_FAILURE: usize = 64 << 10;
 
-/// CPU time cannot be more than this many times the wall clock's.
+/// Maximum ratio of CPU time to wall-clock time.
 const MAX_THREADS: u32 = 1024;
 
-/// How a guest ended and what it used.
+/// How a guest ended, and the resources it used.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunResult {
-    /// The output of a guest that completed is in its sinks, and not here.
+    /// The output of a guest that completed is in its sinks, not here.
     pub outcome: Outcome,
     /// From the start of [`run`](super::run::run()) to the guest's first instruction.
     pub start: Duration,
     pub run: Duration,
-    /// None where nobody could measure: the worker is dead.
+    /// `None` if it could not be measured because the worker is dead.
     pub cpu: Option<Duration>,
     pub peak_memory: Option<u64>,
     pub fuel: Option<u64>,
@@ -32,7 +32,7 @@ pub struct RunResult {
 }
 
 impl RunResult {
-    /// What a result can be at most, when a process that may have been taken over
+    /// Limits a result to possible values, if a process that may have been taken over
     /// reports it.
     pub fn distrusted(mut self, elapsed: Duration) -> Self {
         self.start = self.start.min(elapsed);
@@ -44,8 +44,10 @@ impl RunResult {
             Outcome::Completed(output) => *output = Output::default(),
             Outcome::Failed(message) => truncate(message, MAX_FAILURE),
             Outcome::Trapped(trap) => truncate(&mut trap.message, MAX_MESSAGE),
-            // A crash is what a runner sees, and not what a worker says.
-            Outcome::Crashed(crash) => *crash = Crash::Protocol("it said that it crashed".into()),
+            // Only the runner can determine a crash; a worker may not report one.
+            Outcome::Crashed(crash) => {
+                *crash = Crash::Protocol("it reported a crash itself".into())
+            }
             _ => {}
         }
         self.denied = Denials::bounded(self.denied);
@@ -67,7 +69,7 @@ impl RunResult {
     }
 }
 
-/// Cuts a text to at most this many bytes, at a character boundary.
+/// Truncates a text to at most this many bytes, at a character boundary.
 pub(super) fn truncate(text: &mut String, max: usize) {
     let mut end = text.len().min(max);
     while !text.is_char_boundary(end) {

@@ -1,9 +1,9 @@
-//! What a running task may ask its runner for, in either mode.
+//! What a running task may request from its runner, in either mode.
 //!
-//! In thread mode the sandbox has the runner's own [`Services`] at hand
-//! (`provider.rs`); in process mode a client of them, which sends each ask to the
-//! supervisor and waits for its answer (`process/requests/`). Invariant: the caller
-//! is not trusted. What a task may have is decided by the implementation.
+//! In thread mode the sandbox calls the runner's own [`Services`] (`provider.rs`); in
+//! process mode a client of them, which sends each request to the supervisor and waits
+//! for the response (`process/requests/`). Invariant: the caller is not trusted. The
+//! implementation decides what a task may have.
 
 use crate::InputKind;
 use crate::lock_table::{LockMode, Ticket};
@@ -14,36 +14,37 @@ use serde::{Deserialize, Serialize};
 use std::os::fd::OwnedFd;
 use wrun_types::outcome::Outcome;
 
-/// Answers one task's asks, and knows which task that is.
+/// Serves the requests of one task, and knows which task that is.
 #[async_trait::async_trait]
 pub trait Services: Send + Sync {
-    /// Answers. Dropping the future takes back only the wish to know.
-    async fn ask(&self, ask: Ask) -> Answer;
+    /// Serves a request. Dropping the future discards the response; the request still
+    /// takes effect.
+    async fn request(&self, request: ServiceRequest) -> ServiceResponse;
 
-    /// Takes note of something that has no answer; `false` when it makes no sense.
-    fn tell(&self, word: Word) -> bool;
+    /// Takes a notification, which has no response; `false` if it is not valid.
+    fn notify(&self, notification: Notification) -> bool;
 }
 
-/// The services of one task where its runner is, as the executor of the task sees them.
+/// The services of one task in its runner, as the executor of the task sees them.
 #[async_trait::async_trait]
 pub trait TaskServices: Services {
     /// Children started so far.
     fn children_started(&self) -> u64;
 
-    /// Whether it was a member of a broadcast channel.
+    /// Whether the task joined a broadcast channel.
     fn has_joined(&self) -> bool;
 
-    /// Takes back the locks of an attempt that is over.
+    /// Releases the locks of an attempt that is over.
     fn unlock_all(&self);
 
-    /// Ends what there is for the task, and waits until it is gone. Nothing more is
-    /// given out.
+    /// Ends the children of the task and releases what it holds, and waits until that is
+    /// done. Later requests get nothing.
     async fn end(&self);
 }
 
-/// What is asked.
-pub enum Ask {
-    /// To start the child task that was granted under this name.
+/// A request with a response.
+pub enum ServiceRequest {
+    /// Start the child task that was granted under this name.
     Spawn {
         name: String,
         input: InputKind,
@@ -51,31 +52,31 @@ pub enum Ask {
         len: u64,
         port: Option<Box<Port>>,
     },
-    /// To be told when a child has ended.
+    /// Wait until a child has ended.
     Ended(u64),
-    /// How a child ended; waits until it has.
+    /// Wait until a child has ended; the response has its outcome.
     End(u64),
-    /// A region of this many bytes, where those of the task may have `room` bytes
+    /// Make a region of this many bytes; the regions of the task may have `room` bytes
     /// together.
     Region { len: u64, kind: Kind, room: u64 },
     /// How many bytes the regions that were made for the task have, of those that
-    /// exist.
+    /// still exist.
     RegionBytes,
-    /// Whether this is the only descriptor of an exclusive region that came from another
-    /// process, and nobody has a mapping.
+    /// Check whether this is the only descriptor of an exclusive region that came from
+    /// another process, and that no process maps it.
     Claim(OwnedFd),
-    /// For a lock; waits until it can be had, unless it is `if_available`.
+    /// Acquire a lock; waits until it is available, unless `if_available` is set.
     Lock {
         name: String,
         mode: LockMode,
         if_available: bool,
     },
-    /// To be a member of a broadcast channel.
+    /// Join a broadcast channel.
     Join(String),
 }
 
-/// What is answered.
-pub enum Answer {
+/// The response to a [`ServiceRequest`].
+pub enum ServiceResponse {
     /// A child was started; its id.
     Spawned(u64),
     /// No child was started; its port comes back.
@@ -84,45 +85,45 @@ pub enum Answer {
         port: Option<Box<Port>>,
     },
     Ended,
-    /// How a child ended, as its parent may know it.
+    /// The outcome of a child, as its parent may see it.
     End(Outcome),
-    /// A region whose pages are not reserved yet, and how many bytes those of the
-    /// task have with it.
+    /// A region whose pages are not reserved yet, and how many bytes the regions of the
+    /// task have, including this one.
     Region(Result<(Draft, u64), RegionError>),
     RegionBytes(u64),
-    /// A descriptor of the same file; and whether it is the only one.
+    /// A descriptor of the same file, and whether it is the only one.
     Claimed {
         file: OwnedFd,
         sole: bool,
     },
-    /// The lock is the task's, by this number.
+    /// The lock was acquired, under this number.
     Locked(Ticket),
-    /// It cannot be had at once.
+    /// The lock is not available now.
     NotAvailable,
-    /// There is no room for another lock.
+    /// A limit on locks was reached.
     NotLocked,
     Joined(Port),
-    /// There is no room for another member.
+    /// A limit on members was reached.
     NotJoined,
-    /// The asker has no such thing; or there is nobody to answer any more.
+    /// The caller has no such child, or the runner no longer serves requests.
     Refused,
 }
 
-/// What needs no answer.
+/// A message without a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Word {
-    /// Ends a child.
+pub enum Notification {
+    /// Kill a child.
     Kill(u64),
-    /// Ends a child, and wants to know nothing more of it.
+    /// Kill a child and discard its outcome.
     Release(u64),
-    /// Gives a lock back.
+    /// Release a lock.
     Unlock(Ticket),
-    /// Waits no longer for the lock that this ask was for: of a worker, whose asks have
-    /// numbers. Elsewhere, the one that waits no longer drops what it waits with.
+    /// Stop waiting for the lock of this request. Only workers send it: their requests
+    /// have numbers. In thread mode the caller drops the future instead.
     Withdraw(u64),
 }
 
-/// Why no child was started.
+/// Why a child was not started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum SpawnError {
     NotGranted,
@@ -130,27 +131,27 @@ pub enum SpawnError {
     TooLarge,
 }
 
-/// For a sandbox whose guest does not run.
+/// The services of a sandbox whose guest does not run.
 pub struct NoServices;
 
 #[async_trait::async_trait]
 impl Services for NoServices {
-    async fn ask(&self, ask: Ask) -> Answer {
-        match ask {
-            Ask::Spawn { port, .. } => Answer::NotSpawned {
+    async fn request(&self, request: ServiceRequest) -> ServiceResponse {
+        match request {
+            ServiceRequest::Spawn { port, .. } => ServiceResponse::NotSpawned {
                 error: SpawnError::NotGranted,
                 port,
             },
-            Ask::Ended(_) | Ask::End(_) => Answer::Refused,
-            Ask::Region { .. } => Answer::Region(Err(RegionError::Limit)),
-            Ask::RegionBytes => Answer::RegionBytes(0),
-            Ask::Claim(file) => Answer::Claimed { file, sole: false },
-            Ask::Lock { .. } => Answer::NotLocked,
-            Ask::Join(_) => Answer::NotJoined,
+            ServiceRequest::Ended(_) | ServiceRequest::End(_) => ServiceResponse::Refused,
+            ServiceRequest::Region { .. } => ServiceResponse::Region(Err(RegionError::Limit)),
+            ServiceRequest::RegionBytes => ServiceResponse::RegionBytes(0),
+            ServiceRequest::Claim(file) => ServiceResponse::Claimed { file, sole: false },
+            ServiceRequest::Lock { .. } => ServiceResponse::NotLocked,
+            ServiceRequest::Join(_) => ServiceResponse::NotJoined,
         }
     }
 
-    fn tell(&self, _: Word) -> bool {
+    fn notify(&self, _: Notification) -> bool {
         false
     }
 }

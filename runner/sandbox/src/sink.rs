@@ -1,8 +1,8 @@
 //! Where a guest's output goes, the same in both modes.
 //!
-//! Invariant: a sink takes at most its budget; a channel holds at most
-//! [`CHANNEL`] chunks of at most [`CHUNK`] bytes, so a reader that is slow makes
-//! the guest wait instead of filling memory.
+//! Invariant: a sink takes at most its budget; a channel holds at most [`CHANNEL`] chunks
+//! of at most [`CHUNK`] bytes, so a slow reader makes the guest wait instead of filling
+//! memory.
 
 use crate::turn::Turn;
 use bytes::{Bytes, BytesMut};
@@ -15,9 +15,9 @@ use tokio::io::AsyncWrite;
 use tokio::sync::mpsc;
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
 
-/// Largest piece that travels at once.
+/// Maximum size of a chunk.
 pub const CHUNK: usize = 64 << 10;
-/// Pieces that wait in a channel.
+/// Maximum of chunks that wait in a channel.
 pub(crate) const CHANNEL: usize = 16;
 
 /// Where a guest's output goes. Clones write to the same place; the reader of a
@@ -31,9 +31,9 @@ struct SinkState {
     budget: AtomicU64,
     accepted: AtomicU64,
     exceeded: AtomicBool,
-    /// Others write here beside a guest.
+    /// Other writers use this channel beside a guest.
     shared: AtomicBool,
-    /// Room in a shared channel that the guest was told of.
+    /// Room in a shared channel that was promised to the guest.
     permit: Mutex<Option<mpsc::OwnedPermit<Bytes>>>,
 }
 
@@ -49,25 +49,25 @@ enum Target {
 pub(crate) struct OutputExceeded;
 
 impl Sink {
-    /// Keeps what is written.
+    /// Keeps the output.
     pub fn capture(budget: u64) -> Self {
         Sink::new(Target::Capture(Mutex::default()), budget)
     }
 
-    /// Hands out what is written.
+    /// Passes the output on.
     pub fn channel(budget: Option<u64>) -> (Self, mpsc::Receiver<Bytes>) {
         let (sender, receiver) = mpsc::channel(CHANNEL);
         let sink = Sink::new(Target::Channel(sender), budget.unwrap_or(u64::MAX));
         (sink, receiver)
     }
 
-    /// Throws away what is written.
+    /// Discards the output.
     pub fn null(budget: Option<u64>) -> Self {
         Sink::new(Target::Null, budget.unwrap_or(u64::MAX))
     }
 
-    /// Another one with a budget of its own, whose bytes join those of this one in the
-    /// order in which they are written; none where this one is no channel.
+    /// Another sink with its own budget, whose bytes join those of this one in the order in
+    /// which they are written; `None` if this one is not a channel.
     pub fn beside(&self, budget: Option<u64>) -> Option<Self> {
         let Target::Channel(sender) = &self.0.target else {
             return None;
@@ -78,7 +78,7 @@ impl Sink {
         Some(sink)
     }
 
-    /// Whether what is written here joins what is written to `other`.
+    /// Whether its bytes join those of `other`.
     pub fn joins(&self, other: &Sink) -> bool {
         match (&self.0.target, &other.0.target) {
             (Target::Channel(ours), Target::Channel(theirs)) => ours.same_channel(theirs),
@@ -97,7 +97,7 @@ impl Sink {
         }))
     }
 
-    /// What tokio writes to.
+    /// The writer for tokio.
     pub(super) fn writer(&self) -> impl AsyncWrite + Send + Sync + use<> {
         SinkWriter {
             sink: self.clone(),
@@ -105,8 +105,7 @@ impl Sink {
         }
     }
 
-    /// From now on others write here, too: room that a guest is told of is kept for
-    /// it.
+    /// From now on others write here, too: room that is promised to a guest is kept for it.
     pub fn share(&self) {
         let Target::Channel(sender) = &self.0.target else {
             return;
@@ -120,7 +119,7 @@ impl Sink {
         self.0.shared.load(Ordering::Acquire)
     }
 
-    /// Whether somebody tried to write more than the budget.
+    /// Whether more than the budget was written.
     pub fn exceeded(&self) -> bool {
         self.0.exceeded.load(Ordering::Relaxed)
     }
@@ -130,7 +129,7 @@ impl Sink {
         self.0.accepted.load(Ordering::Relaxed)
     }
 
-    /// Whether it keeps what is written.
+    /// Whether it keeps the output.
     pub fn is_capture(&self) -> bool {
         matches!(self.0.target, Target::Capture(_))
     }
@@ -140,13 +139,12 @@ impl Sink {
         matches!(self.0.target, Target::Channel(_))
     }
 
-    /// Whether bytes have left for a reader, who cannot be asked to forget them.
+    /// Whether bytes have been passed to a reader and cannot be taken back.
     pub fn has_handed_on(&self) -> bool {
         matches!(self.0.target, Target::Channel(_)) && self.accepted() > 0
     }
 
-    /// Forgets what was written, as far as nobody has it yet: for a new attempt,
-    /// when nobody writes.
+    /// Discards output that no reader has yet: for a new attempt, while nothing writes.
     pub fn reset(&self) {
         self.take();
         let spent = self.0.accepted.swap(0, Ordering::Relaxed);
@@ -161,7 +159,7 @@ impl Sink {
         }
     }
 
-    /// What was captured so far, taken out.
+    /// Takes out the captured output.
     pub fn take(&self) -> Bytes {
         let mut chunks = self.take_chunks();
         match chunks.len() {
@@ -171,7 +169,7 @@ impl Sink {
         }
     }
 
-    /// [`Sink::take`] on a thread that others need, too.
+    /// [`Sink::take`] on a thread that other tasks need, too.
     pub async fn take_in_turns(&self) -> Bytes {
         let mut chunks = self.take_chunks();
         if chunks.len() < 2 {
@@ -187,14 +185,14 @@ impl Sink {
         all.into()
     }
 
-    /// Writes all of `bytes`, waiting for room; `false` when the budget or the
-    /// reader ended first.
+    /// Writes all of `bytes`, waiting for room; `false` if the budget or the reader ended
+    /// first.
     pub async fn put(&self, bytes: Bytes) -> bool {
         self.put_joined(None, bytes).await
     }
 
-    /// [`Sink::put`] of bytes that may be those of `other`, too, which joins this one:
-    /// what the budget of this one does not cover is taken off that of the other.
+    /// [`Sink::put`] of bytes that may also be those of `other`, which joins this one:
+    /// bytes beyond the budget of this one are taken off the budget of the other.
     pub async fn put_joined(&self, other: Option<&Sink>, mut bytes: Bytes) -> bool {
         let allowed = match other {
             Some(other) => {
@@ -220,7 +218,8 @@ impl Sink {
         within
     }
 
-    /// Takes up to `len` bytes off the budget; returns how many. Fewer exceed it.
+    /// Takes up to `len` bytes off the budget; returns how many. Fewer means that the
+    /// budget is exceeded.
     fn spend(&self, len: usize) -> usize {
         let allowed = self.take_off(len);
         if allowed < len {
@@ -248,9 +247,8 @@ impl Sink {
             return;
         };
         let mut chunks = lock(chunks);
-        // Small writes are merged, so that a guest that writes single bytes
-        // costs bytes and not allocations; a write of its own size is kept as
-        // it is, without a copy.
+        // Small writes are merged, so that a guest that writes single bytes costs bytes and not
+        // allocations; a large write is kept as it is, without a copy.
         match chunks.last_mut() {
             _ if bytes.is_empty() => {}
             Some(last) if bytes.len() < CHUNK && last.len() < CHUNK => {
@@ -291,8 +289,8 @@ impl Sink {
                 }
                 return;
             }
-            // The permit is given back: only this guest writes here, so the
-            // room is still there when it does.
+            // The permit is returned: only this guest writes here, so the room is still there
+            // when it does.
             let _ = sender.reserve().await;
         }
     }

@@ -1,9 +1,8 @@
-//! From bytes that somebody gave us to a guest we know how to run: what shape it
-//! has, whether everything it imports exists, and, for a core module with the
-//! world's functions, its component.
+//! From untrusted bytes to a guest that can be run: its shape, whether everything it
+//! imports exists, and, for a core module with the world's functions, its component.
 //!
-//! Everything here reads hostile bytes: nothing panics, nothing allocates more
-//! than a small multiple of the input.
+//! All input here is hostile: nothing panics, nothing allocates more than a small multiple
+//! of the input.
 
 use super::imports;
 use super::load_error::LoadError;
@@ -11,17 +10,17 @@ use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 use wasmparser::{ComponentExternalKind, ExternalKind, Parser, Payload, TypeRef};
 
-/// Components within components; what compiling one costs grows with the square.
+/// Maximum nesting of components; the cost of compiling them grows with its square.
 const MAX_DEPTH: usize = 32;
-/// Modules and components inside a component.
+/// Maximum of modules and components inside a component.
 const MAX_NESTED: usize = 1_000;
-/// Cap on WAT text: parsed, it takes some eighty times its size.
+/// Maximum size of WAT text: parsed, it takes about eighty times its size.
 const MAX_TEXT: usize = 8 << 20;
 /// Characters of a guest's name that messages show.
 pub(super) const MAX_NAME: usize = 200;
 
-/// The shapes of guest that wrun accepts. All become the same thing: bytes in,
-/// outcome and bytes out.
+/// The shapes of guest that wrun accepts. All are used in the same way: bytes in, outcome
+/// and bytes out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -78,16 +77,16 @@ pub(crate) struct Extern {
 /// A linear memory as declared.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Memory {
-    /// Bytes at the start.
+    /// Initial size in bytes.
     pub initial: u64,
-    /// Bytes at most; none where the module does not say.
+    /// Maximum size in bytes; `None` if the module does not declare one.
     pub maximum: Option<u64>,
     pub shared: bool,
-    /// Its addresses have 64 bits.
+    /// Whether its addresses have 64 bits.
     pub memory64: bool,
 }
 
-/// What the bytes declare.
+/// The declarations in the bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Facts {
     pub component: bool,
@@ -102,7 +101,7 @@ pub(crate) struct Facts {
 }
 
 impl Facts {
-    /// It has a memory that can outgrow 4 GiB.
+    /// Whether it has a memory that can outgrow 4 GiB.
     pub(super) fn is_wide(&self) -> bool {
         self.memories
             .iter()
@@ -114,7 +113,7 @@ impl Facts {
     }
 }
 
-/// Bytes that were recognised as WebAssembly; text is binary now.
+/// Bytes that were recognised as WebAssembly; text is converted to binary.
 pub(crate) fn to_binary<'a>(bytes: &'a [u8]) -> Result<Cow<'a, [u8]>, LoadError> {
     if bytes.is_empty() {
         return Err(LoadError::Empty);
@@ -142,7 +141,7 @@ pub(crate) fn to_binary<'a>(bytes: &'a [u8]) -> Result<Cow<'a, [u8]>, LoadError>
     match wat::parse_str(text) {
         Ok(binary) => Ok(Cow::Owned(binary)),
         Err(error) => {
-            // Several lines with a drawing of the place; keep what and where.
+            // Several lines with a drawing of the position; keep the message and the position.
             let full = error.to_string();
             let what = full.lines().next().unwrap_or_default();
             let place = full
@@ -156,7 +155,7 @@ pub(crate) fn to_binary<'a>(bytes: &'a [u8]) -> Result<Cow<'a, [u8]>, LoadError>
     }
 }
 
-/// Reads what a binary declares.
+/// Reads the declarations of a binary.
 pub(crate) fn facts(binary: &[u8]) -> Result<Facts, LoadError> {
     let mut facts = Facts::default();
     let mut depth = 0_usize;
@@ -245,8 +244,8 @@ pub(crate) fn facts(binary: &[u8]) -> Result<Facts, LoadError> {
     Ok(facts)
 }
 
-/// How many items a section says that it has, and its bytes. Each item takes a byte at
-/// least; the reader them makes room for as many as there are said to be.
+/// The number of items that a section declares, and its bytes. Each item takes at least a
+/// byte; their reader allocates room for as many as are declared.
 fn items(payload: &Payload<'_>) -> Option<(u32, usize)> {
     macro_rules! sections {
         ($($section:ident)*) => {
@@ -302,7 +301,7 @@ fn component_kind(kind: ComponentExternalKind) -> &'static str {
     }
 }
 
-/// Which shape it is, with everything it imports provided.
+/// The shape, if everything it imports is provided.
 pub(crate) fn shape(facts: &Facts) -> Result<Shape, LoadError> {
     let shape = if facts.component {
         if facts.exports("run") {
@@ -360,8 +359,8 @@ fn no_entry(facts: &Facts, wanted: &'static str) -> LoadError {
     }
 }
 
-/// A guest's name in a message: on one line, of bounded length, without
-/// characters that turn or hide what stands beside it.
+/// A guest's name in a message: on one line, of bounded length, without characters that
+/// reverse or hide the text beside it.
 pub(crate) fn shown(name: &str) -> String {
     let mut chars = name.chars();
     let mut shown: String = chars
@@ -413,7 +412,7 @@ mod tests {
 
     #[test]
     fn a_section_has_no_more_items_than_bytes() {
-        // An import section of three bytes with 800,000 imports.
+        // An import section of three bytes that declares 800,000 imports.
         let lies = b"\0asm\x01\0\0\0\x02\x03\x80\xea\x30";
         match facts(lies) {
             Err(LoadError::Invalid { message }) => {
@@ -460,7 +459,7 @@ mod tests {
 
     #[test]
     fn nesting_and_text_are_bounded() {
-        // Components within components, each with a header and one section.
+        // Nested components, each with a header and one section.
         let mut nested = b"\0asm\x0d\0\x01\0".to_vec();
         for _ in 0..MAX_DEPTH {
             let mut outer = b"\0asm\x0d\0\x01\0\x04".to_vec();

@@ -7,7 +7,7 @@ use wasmtime_wasi::cli::{IsTerminal, StdinStream, StdoutStream};
 use wasmtime_wasi::p2::{InputStream, OutputStream};
 use wrun_types::spec::Terminals;
 
-/// What a guest's standard streams read and write.
+/// The sources and sinks of a guest's standard streams.
 pub(super) struct Streams<'a> {
     pub(super) stdin: &'a Source,
     pub(super) stdout: &'a Sink,
@@ -15,7 +15,7 @@ pub(super) struct Streams<'a> {
     pub(super) terminals: Terminals,
 }
 
-/// A stream, and whether it is a terminal to the guest.
+/// A stream, and whether it is a terminal for the guest.
 pub(crate) struct Standard<S> {
     stream: S,
     is_terminal: bool,

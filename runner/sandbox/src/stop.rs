@@ -1,24 +1,24 @@
-//! How a task is killed: it is asked to stop, has its grace, and is ended.
+//! How a task is killed: it is requested to stop, has its grace period, and is then ended.
 
 use crate::deadline::{Deadline, until};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// The wish that one task is gone, and what grants it.
+/// The stop of one task: the request for it, and its stages.
 #[derive(Clone, Debug)]
 pub struct Stop {
-    /// Somebody wishes it.
-    pub wished: CancellationToken,
-    /// Asks the task.
-    pub ask: CancellationToken,
+    /// A stop was requested.
+    pub requested: CancellationToken,
+    /// Requests the task to stop.
+    pub cancel: CancellationToken,
     /// Ends the task.
-    pub end: CancellationToken,
+    pub kill: CancellationToken,
     pub grace: Duration,
 }
 
 impl Stop {
-    /// Drives what runs to its end, which comes soon once the task is wished gone. A
-    /// task that does not `listen` is not asked.
+    /// Drives `running` to its end, which comes soon after a stop is requested. A task that
+    /// does not observe cancellation is ended without a grace period.
     pub async fn watch<T>(
         &self,
         observes_cancellation: bool,
@@ -28,23 +28,23 @@ impl Stop {
         tokio::select! {
             biased;
             ended = &mut running => return ended,
-            () = self.wished.cancelled() => {}
+            () = self.requested.cancelled() => {}
         }
         if observes_cancellation && !self.grace.is_zero() {
-            self.ask.cancel();
+            self.cancel.cancel();
             tokio::select! {
                 biased;
                 ended = &mut running => return ended,
                 () = until(Deadline::after(self.grace)) => {}
             }
         }
-        self.end.cancel();
+        self.kill.cancel();
         running.await
     }
 
-    /// Waits until the grace of a task that is wished gone is over.
+    /// Waits until a stop is requested and the grace period after it is over.
     pub async fn over(&self) {
-        self.wished.cancelled().await;
+        self.requested.cancelled().await;
         until(Deadline::after(self.grace)).await;
     }
 }

@@ -1,8 +1,9 @@
-//! What of WebAssembly wrun runs. A task that needs more is refused when it is loaded,
-//! in wrun's words: what the engine would say later, it says about its own settings.
+//! The WebAssembly features that wrun supports. A task that needs others is refused when it
+//! is loaded, with a message of wrun: the engine's own would be about the engine's
+//! settings.
 //!
 //! Invariant: a binary that passes [`check`] is valid, and no instantiation of it is
-//! refused for what it declares, but for limits of the task.
+//! refused for its declarations, except for limits of the task.
 
 use super::engine::{self, WIDE_MEMORY};
 use super::load_error::LoadError;
@@ -10,7 +11,7 @@ use super::source::{self, Facts};
 use wasmparser::types::Types;
 use wasmparser::{Validator, WasmFeatures};
 
-/// Proposals by the name that people know, with what to do about them.
+/// Proposals by their well-known names, with advice.
 const PROPOSALS: &[(WasmFeatures, &str, &str)] = &[
     (
         WasmFeatures::LEGACY_EXCEPTIONS,
@@ -81,7 +82,7 @@ const PROPOSALS: &[(WasmFeatures, &str, &str)] = &[
 
 const NO_THREADS: &str = "a task has one thread; build it without threads";
 
-/// Refuses what wrun does not run, and what is not valid.
+/// Refuses binaries that are not supported or not valid.
 pub(super) fn check(binary: &[u8], facts: &Facts) -> Result<Types, LoadError> {
     if facts.memories.iter().any(|memory| memory.shared) {
         return Err(LoadError::Unsupported {
@@ -129,12 +130,12 @@ fn unsupported(feature: WasmFeatures) -> LoadError {
     }
 }
 
-/// What the compiler says of a valid binary: what it has not implemented, or a limit of
-/// its own.
+/// The compiler's error about a valid binary: something it has not implemented, or one of
+/// its own limits.
 #[cfg(feature = "compile")]
 pub(super) fn not_compiled(message: &str) -> LoadError {
     let message = source::one_line(message);
-    // Its settings are none of the reader's.
+    // Its settings are of no use to the reader.
     let what = if message.contains("Config::") {
         "something".to_owned()
     } else {

@@ -1,10 +1,10 @@
-//! Turns: how long a loop goes on that a guest feeds, before others have the thread.
+//! Turns: how long a loop that a guest feeds runs before other tasks have the thread.
 //!
-//! A thread of the runner drives all tasks, their deadlines and kills, one after the
-//! other. Where a guest sends as fast as its runner receives, waiting for the next
-//! message never waits. Invariant: each loop that a guest feeds counts its steps and the
-//! bytes that it copies, and gives way after [`STEPS`] or [`BYTES`]. The one that feeds it
-//! waits meanwhile: what it has sent stays in its pipe, socket or queue, which is full.
+//! A thread of the runner drives all tasks, their deadlines and kills, one after the other.
+//! If a guest sends as fast as its runner receives, waiting for the next message never
+//! blocks. Invariant: each loop that a guest feeds counts its steps and the bytes that it
+//! copies, and yields after [`STEPS`] or [`BYTES`]. The sender waits meanwhile: what it has
+//! sent stays in its pipe, socket or queue, which is full.
 
 use std::task::Poll;
 use std::time::Instant;
@@ -12,17 +12,18 @@ use tokio::task::coop::unconstrained;
 
 /// Steps of a turn, each a few microseconds: a message, a frame.
 pub const STEPS: usize = 32;
-/// Bytes that a turn copies, about: some tens of microseconds.
+/// Approximate number of bytes that a turn copies: some tens of microseconds.
 const BYTES: usize = 256 << 10;
 
-/// How many tasks a thread of the runner polls before it looks at timers and I/O.
+/// How many tasks a thread of the runner polls before it checks timers and I/O.
 ///
-/// A task that computes gives way at each epoch tick, and they must be looked at soon then,
-/// not after tokio's 61 such tasks. Nor after each: what tokio itself has give way, for it
-/// has used up its budget, is woken from there and is next, ahead of the queue.
+/// A task that computes yields at each epoch tick, and timers must be checked soon after
+/// that, not after tokio's 61 such tasks. But not after each: a task that yields because it
+/// has used up tokio's budget is woken from the event loop and comes next, ahead of the
+/// queue.
 pub const EVENT_INTERVAL: u32 = 2;
 
-/// One turn after another of a loop.
+/// The consecutive turns of a loop.
 #[derive(Debug)]
 pub struct Turn {
     left: usize,
@@ -43,7 +44,7 @@ impl Turn {
         self.left == 0
     }
 
-    /// Lets others run if the turn is over, and begins the next one. Cancel safe.
+    /// Lets other tasks run if the turn is over, and begins the next one. Cancel safe.
     pub async fn give_way(&mut self) {
         if self.is_over() {
             yield_now().await;
@@ -52,12 +53,12 @@ impl Turn {
     }
 }
 
-/// Lets every task run that is ready, once.
+/// Lets every ready task run once.
 ///
-/// Not tokio's own, which is woken from the event loop and then is next, ahead of the
-/// queue: where the event loop is looked at between any two polls, one task that gives way
-/// again and again would be the only one that runs. A task that wakes itself goes to the
-/// end of the queue (`schedule_local` in tokio's `worker.rs`).
+/// Not tokio's own, which is woken from the event loop and then comes next, ahead of the
+/// queue: if the event loop is checked between any two polls, one task that yields
+/// repeatedly would be the only one that runs. A task that wakes itself goes to the end of
+/// the queue (`schedule_local` in tokio's `worker.rs`).
 pub async fn yield_now() {
     let mut given = false;
     std::future::poll_fn(|cx| {
@@ -70,10 +71,10 @@ pub async fn yield_now() {
     .await;
 }
 
-/// Waits until then; for ever without a deadline.
+/// Waits until then; forever without a deadline.
 ///
-/// It may stand after what a guest feeds: tokio lets no timer end in a poll whose budget is
-/// used up already, and that would be every poll.
+/// It may be polled after work that a guest feeds: tokio lets no timer end in a poll whose
+/// budget is used up already, and that could be every poll.
 pub async fn until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => unconstrained(tokio::time::sleep_until(deadline.into())).await,
@@ -124,7 +125,7 @@ mod tests {
         assert!(Instant::now() >= soon);
     }
 
-    /// On one thread of a runner, beside tasks that give way and never wait.
+    /// On one thread of a runner, beside tasks that yield and never wait.
     #[test]
     fn everybody_has_a_turn() {
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -172,7 +173,7 @@ mod tests {
         turn.give_way().await;
         turn.spend(BYTES);
         let mut now = Context::from_waker(Waker::noop());
-        // The one that gives up waiting for its next turn still has none.
+        // A caller that stops waiting for its next turn still does not have it.
         assert!(pin!(turn.give_way()).poll(&mut now).is_pending());
         assert!(turn.is_over());
         turn.give_way().await;

@@ -1,9 +1,7 @@
-//! A store with its instance and a stack, made before its task is known: what takes
-//! most of a small task's start is then behind it. A process that forks makes one, and each
-//! child has it.
+//! A store with its instance and a stack, made before its task is known, which saves most
+//! of a small task's start. A process that forks makes one, and each child inherits it.
 //!
-//! Invariant: nothing of the guest has run in it, and nothing in it depends on a
-//! task.
+//! Invariant: no guest code has run in it, and nothing in it depends on a task.
 
 use super::abi::bindings::Task;
 use super::host::TaskContext;
@@ -48,8 +46,8 @@ pub struct WarmInstance {
 }
 
 impl WarmInstance {
-    /// None where the guest would have to run for it: it has a start function; or
-    /// where it does not fit limits that are usual.
+    /// `None` if guest code would have to run for it (a start function), or if it does not
+    /// fit the usual limits.
     pub async fn new(prepared: &Prepared, context: TaskContext) -> Option<Self> {
         let spec = Spec::warm_up();
         let nothing = Source::new(InputKind::Bytes(Bytes::new()), None);
@@ -72,8 +70,8 @@ impl WarmInstance {
         store.set_epoch_deadline(0);
         store.epoch_deadline_trap();
         let guest = prepared.entry().instantiate(&mut store).await.ok()?;
-        // A store keeps the stack of its last call for the next one. This call is of
-        // nothing of the guest.
+        // A store keeps the stack of its last call for the next one. This call runs no guest
+        // code.
         let nothing = Func::wrap(&mut store, || {});
         nothing.call_async(&mut store, &[], &mut []).await.ok()?;
         Some(WarmInstance { store, guest })
@@ -84,7 +82,7 @@ impl WarmInstance {
         host.limiter.takes_over(&self.store.data().limiter)
     }
 
-    /// Makes it that of `host`, in which it fits.
+    /// Gives it to `host`, in which it fits.
     pub(super) fn given_to(mut self, host: Host) -> (Store<Host>, Guest) {
         *self.store.data_mut() = host;
         (self.store, self.guest)

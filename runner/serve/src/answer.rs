@@ -6,9 +6,10 @@
 use crate::app::{Body, BodyError};
 use crate::clock::Answering;
 use crate::record::{Ended, Record};
+use crate::reply::Reply;
 use crate::shared::Shared;
 use bytes::Bytes;
-use http::{Response, StatusCode};
+use http::Response;
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
 use std::pin::Pin;
@@ -43,20 +44,19 @@ impl Attended {
         self.task.as_mut().map(|(_, record)| record)
     }
 
-    /// The client's answer has this status, and is of the server.
-    pub(crate) fn answered(&mut self, status: StatusCode, why: &str) {
+    /// What the client gets is of the server.
+    pub(crate) fn answered(&mut self, reply: &Reply, response: &Response<Outgoing>) {
         if let Some(record) = self.record() {
-            record.status = Some(status);
-            record.why = Some(why.to_owned());
-            record.complete = true;
+            record.answered(reply, response);
         }
     }
 
     /// Waits for the end of a task that did not answer. Its record stays open.
-    pub(crate) async fn report(&mut self) -> Option<Result<Report, wrun::Error>> {
+    pub(crate) async fn report(&mut self) -> Result<Report, wrun::Error> {
         match &mut self.task {
-            Some((handle, _)) => Some(handle.report().await),
-            None => None,
+            Some((handle, _)) => handle.report().await,
+            // What finishes it takes `self`.
+            None => std::future::pending().await,
         }
     }
 

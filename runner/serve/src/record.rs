@@ -2,8 +2,11 @@
 //! metrics.
 
 use crate::access::AccessLog;
+use crate::answer::Outgoing;
 use crate::metrics::Metrics;
-use http::{Method, StatusCode, Version, header, request};
+use crate::reply::Reply;
+use http::{Method, Response, StatusCode, Version, header, request};
+use http_body::Body as _;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -100,6 +103,14 @@ impl Record {
             sent: 0,
             complete: false,
         }
+    }
+
+    /// What the client gets is of the server.
+    pub(crate) fn answered(&mut self, reply: &Reply, response: &Response<Outgoing>) {
+        self.status = Some(reply.status);
+        self.why = Some(reply.why.clone());
+        self.sent = response.body().size_hint().exact().unwrap_or(0);
+        self.complete = true;
     }
 
     pub(crate) fn received(&self) -> u64 {

@@ -5,10 +5,10 @@
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Method, Response, StatusCode, Version};
-use wrun::{Limit, Outcome};
+use wrun::{Limit, Outcome, Report};
 
 /// The status for a task that ended without an answer.
-pub(crate) fn of_outcome(outcome: &Outcome) -> StatusCode {
+fn of_outcome(outcome: &Outcome) -> StatusCode {
     match outcome {
         Outcome::LimitExceeded(Limit::Deadline) => StatusCode::GATEWAY_TIMEOUT,
         Outcome::Crashed(_) => StatusCode::BAD_GATEWAY,
@@ -19,11 +19,26 @@ pub(crate) fn of_outcome(outcome: &Outcome) -> StatusCode {
 }
 
 /// The status for a task that the runner could not run.
-pub(crate) fn of_error(error: &wrun::Error) -> StatusCode {
+fn of_error(error: &wrun::Error) -> StatusCode {
     match error.kind() {
         wrun::ErrorKind::ShutDown => StatusCode::SERVICE_UNAVAILABLE,
         _ if error.is_retryable() => StatusCode::SERVICE_UNAVAILABLE,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+/// The answer for a task that ended without one.
+pub(crate) fn of_report(report: &Result<Report, wrun::Error>) -> Reply {
+    match report {
+        Ok(report) => {
+            let said = match &report.outcome {
+                Outcome::Completed(_) => "the app did not answer".to_owned(),
+                Outcome::Trapped(trap) => format!("trapped: {}", trap.message),
+                outcome => outcome.to_string(),
+            };
+            Reply::new(of_outcome(&report.outcome), said)
+        }
+        Err(error) => Reply::new(of_error(error), error.to_string()),
     }
 }
 

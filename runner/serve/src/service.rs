@@ -69,11 +69,8 @@ impl Service {
                 reply
             }
         };
-        record.status = Some(reply.status);
-        record.complete = true;
-        record.why = Some(reply.why.clone());
         let response = self.reply(&reply, &of, answering);
-        record.sent = response.body().size_hint().exact().unwrap_or(0);
+        record.answered(&reply, &response);
         books.close(&record, Ended::Refused);
         response
     }
@@ -140,37 +137,20 @@ impl Service {
             response = attended.response() => Ok(response),
         };
         let reply = match answered {
-            Ok(Some(response)) => match self.pass_on(response, attended, &of.1, answering) {
-                Ok(response) => return response,
-                Err((reply, answering)) => return self.reply(&reply, &of, answering),
-            },
+            Ok(Some(response)) => return self.pass_on(response, attended, &of, answering),
+            Err(fault) => Reply::new(fault.status(), fault.why()).closing(),
             Ok(None) => {
                 let report = attended.report().await;
-                let report = report.unwrap_or_else(|| {
-                    Err(wrun::Error::new(wrun::ErrorKind::ReportTaken, "no report"))
-                });
-                let reply = match &report {
-                    Ok(report) => {
-                        let said = match &report.outcome {
-                            wrun::Outcome::Completed(_) => "the app did not answer".to_owned(),
-                            wrun::Outcome::Trapped(trap) => format!("trapped: {}", trap.message),
-                            outcome => outcome.to_string(),
-                        };
-                        Reply::new(reply::of_outcome(&report.outcome), said)
-                    }
-                    Err(error) => Reply::new(reply::of_error(error), error.to_string()),
-                };
-                attended.answered(reply.status, &reply.why);
+                let reply = reply::of_report(&report);
+                let response = self.reply(&reply, &of, answering);
+                attended.answered(&reply, &response);
                 attended.close(&report);
-                reply
-            }
-            Err(fault) => {
-                let reply = Reply::new(fault.status(), fault.why()).closing();
-                attended.answered(reply.status, &reply.why);
-                reply
+                return response;
             }
         };
-        self.reply(&reply, &of, answering)
+        let response = self.reply(&reply, &of, answering);
+        attended.answered(&reply, &response);
+        response
     }
 
     /// Makes what the app answers the client's answer.
@@ -178,17 +158,18 @@ impl Service {
         &self,
         response: Response<Body>,
         mut attended: Attended,
-        method: &Method,
+        of: &(Version, Method),
         answering: Answering,
-    ) -> Result<Response<Outgoing>, (Reply, Answering)> {
+    ) -> Response<Outgoing> {
+        let method = &of.1;
         let (mut head, body) = response.into_parts();
         let length = match hygiene::response(&mut head, method) {
             Ok(length) => length,
             Err(bad) => {
-                let why = bad.why();
-                let reply = Reply::new(StatusCode::INTERNAL_SERVER_ERROR, why);
-                attended.answered(reply.status, why);
-                return Err((reply, answering));
+                let reply = Reply::new(StatusCode::INTERNAL_SERVER_ERROR, bad.why());
+                let response = self.reply(&reply, of, answering);
+                attended.answered(&reply, &response);
+                return response;
             }
         };
         if let Some(record) = attended.record() {
@@ -203,10 +184,10 @@ impl Service {
             }
             attended.finish(Some(body), true);
             let nothing = Outgoing::whole(Bytes::new(), Some(answering));
-            return Ok(Response::from_parts(head, nothing));
+            return Response::from_parts(head, nothing);
         }
         let body = Outgoing::guest(body, attended, length, answering);
-        Ok(Response::from_parts(head, body))
+        Response::from_parts(head, body)
     }
 
     fn reply(

@@ -1,5 +1,5 @@
-//! The allocator of the `wrun` program: the system's, and the end of a command where it has
-//! no more.
+//! The allocator of the `wrun` program: the system's, which ends a command if memory runs
+//! out.
 //!
 //! Rust ends a program whose allocations fail by SIGABRT, which a shell would show as the
 //! code of a task that trapped. For a command it is the runner's own failure.
@@ -9,17 +9,17 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// This process is a command, and ends where there is no memory.
+/// Whether this process is a command, which ends if memory runs out.
 static COMMAND: AtomicBool = AtomicBool::new(false);
 
-/// The exit code of a command that itself failed.
+/// The exit code of a command that failed itself.
 const RUNNER: libc::c_int = 125;
 
 /// The system's allocator; in a command, one that does not fail.
 #[derive(Debug)]
 pub struct Allocator;
 
-/// This process is a command from now on: it says that there is no memory, and exits.
+/// Marks this process as a command: if memory runs out, it prints a message and exits.
 pub fn end_without_memory() {
     COMMAND.store(true, Ordering::Relaxed);
     let limited = |resource| getrlimit(resource).current.is_some();
@@ -28,8 +28,8 @@ pub fn end_without_memory() {
     }
 }
 
-/// The C library aborts, after a line of its own, where it has no memory for itself. Only
-/// where there is a limit on it: any other abort is what it was.
+/// The C library prints a line and aborts if it has no memory for itself. The handler is
+/// only set if memory is limited: any other abort keeps its meaning.
 #[expect(unsafe_code, reason = "signal dispositions are set through libc")]
 fn aborts_are_shortages() {
     extern "C" fn aborted(_: libc::c_int) {
@@ -40,7 +40,7 @@ fn aborts_are_shortages() {
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = aborted as extern "C" fn(libc::c_int) as libc::sighandler_t;
     // SAFETY: the handler ends the process and does nothing else; `action` outlives the
-    // call, and the former disposition is not asked for.
+    // call, and the former disposition is not requested.
     unsafe { libc::sigaction(libc::SIGABRT, &raw const action, std::ptr::null_mut()) };
 }
 
@@ -77,8 +77,8 @@ fn give_up(len: usize) -> ! {
     unsafe { libc::_exit(RUNNER) }
 }
 
-// SAFETY: every call is the system allocator's, with the same arguments, whose contract
-// is the caller's; what it returns is returned, if anything is.
+// SAFETY: every call is the system allocator's, with the same arguments, whose contract the
+// caller keeps; its result is returned, if it returns.
 #[expect(unsafe_code, reason = "an allocator is unsafe by its nature")]
 unsafe impl GlobalAlloc for Allocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {

@@ -1,9 +1,9 @@
-//! Descriptors by number, to look at and never to own.
+//! Descriptors by number, to examine and never to own.
 
 use std::os::fd::RawFd;
 
-/// Whether this descriptor will be closed when a program is executed; none when
-/// it is not open.
+/// Whether this descriptor will be closed when a program is executed; `None` if it is not
+/// open.
 #[expect(unsafe_code, reason = "a descriptor is looked at by number")]
 pub fn closes_on_exec(descriptor: RawFd) -> Option<bool> {
     // SAFETY: `F_GETFD` takes any number and changes nothing.

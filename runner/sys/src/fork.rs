@@ -3,46 +3,45 @@
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 
-/// Which side of a fork this is.
+/// The side of a fork that returned.
 pub enum Forked {
     Child,
     Parent { pid: i32, pidfd: OwnedFd },
 }
 
-/// The knowledge that this process has one thread, and will start no other.
+/// Proof that this process has one thread. It must not start another.
 pub struct Alone(());
 
 impl Alone {
-    /// Looks at the threads of this process; none when there are others, or the
-    /// kernel does not say.
+    /// Examines the threads of this process; `None` if there are others, or the kernel does
+    /// not say.
     pub fn look() -> Option<Alone> {
         let threads = std::fs::read_dir("/proc/self/task").ok()?.count();
         (threads == 1).then_some(Alone(()))
     }
 
-    /// Forks. The parent gets a descriptor for the child, so that no other
-    /// process is ever meant by it.
+    /// Forks. The parent gets a descriptor for the child, which can never refer to another
+    /// process.
     ///
     /// # Errors
     ///
-    /// No memory, no descriptors, or no process left.
+    /// No memory, descriptors or processes are left.
     #[expect(unsafe_code, reason = "no safe fork exists")]
     pub fn fork(&self) -> io::Result<Forked> {
         let mut pidfd: libc::c_int = -1;
         let flags = libc::CLONE_PIDFD | libc::SIGCHLD;
-        // SAFETY: `clone` without CLONE_VM and without a stack is fork: the child
-        // has a copy of everything. Its contract is that nothing is shared that
-        // another thread holds a lock on or has half changed: there is no other
-        // thread. The C library's own fork is not used because it gives no
-        // descriptor; what it would do besides (handlers, the cached number of
-        // the thread) nothing here uses.
+        // SAFETY: `clone` without CLONE_VM and without a stack is fork: the child has a copy of
+        // everything. Its contract is that no other thread holds a lock on shared state or has
+        // half changed it: there is no other thread. The C library's own fork is not used
+        // because it gives no descriptor; nothing here needs what it does in addition
+        // (handlers, the cached number of the thread).
         let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, &raw mut pidfd, 0, 0) };
         match pid {
             -1 => Err(io::Error::last_os_error()),
             0 => Ok(Forked::Child),
             pid => Ok(Forked::Parent {
                 pid: i32::try_from(pid).map_err(io::Error::other)?,
-                // SAFETY: the kernel made this descriptor for us and nobody else
+                // SAFETY: the kernel made this descriptor for this call, and no other code
                 // knows its number.
                 pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) },
             }),

@@ -1,5 +1,5 @@
-//! Mounts on which files have other owners than on disk: the map, and putting it on a
-//! mount that nobody else has.
+//! Mounts on which files have other owners than on disk: the map, and its application to a
+//! mount that no other process has.
 
 use std::fs;
 use std::io;
@@ -13,12 +13,12 @@ const STACK: usize = 16 << 10;
 /// An aligned part of that stack.
 type Part = MaybeUninit<u128>;
 
-/// A user namespace with these maps of users and groups, which no process is in.
+/// A user namespace with these maps of users and groups, without a process in it.
 ///
 /// # Errors
 ///
-/// What the kernel says: namespaces are forbidden or used up, or this process may not
-/// write such maps.
+/// The kernel's error: namespaces are forbidden or used up, or this process may not write
+/// such maps.
 pub fn user_namespace(users: &str, groups: &str) -> io::Result<OwnedFd> {
     let dead = Dead::in_user_namespace()?;
     let of = format!("/proc/{}", dead.0);
@@ -27,16 +27,16 @@ pub fn user_namespace(users: &str, groups: &str) -> io::Result<OwnedFd> {
     Ok(fs::File::open(format!("{of}/ns/user"))?.into())
 }
 
-/// A process that has ended and that nobody has reaped: `/proc` has its namespace until
-/// this is dropped.
+/// A process that has ended and was not reaped: `/proc` has its namespace until this is
+/// dropped.
 struct Dead(libc::pid_t);
 
 impl Dead {
     /// Starts a process in a new user namespace, which ends at once.
     ///
-    /// It tells nobody of its end (no signal), so that its number remains until it is
-    /// asked for by that: also where `SIGCHLD` is ignored, or another thread of this
-    /// program waits for any child.
+    /// It sends no signal when it ends, so that its number is kept until it is waited for
+    /// by number, even if `SIGCHLD` is ignored or another thread of this program waits for
+    /// any child.
     #[expect(unsafe_code, reason = "a process without a program")]
     fn in_user_namespace() -> io::Result<Self> {
         extern "C" fn end(_: *mut libc::c_void) -> libc::c_int {
@@ -54,10 +54,10 @@ impl Dead {
             libc::sigfillset(&raw mut all);
             libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before);
         }
-        // SAFETY: the process shares this one's memory, and this thread waits until it is
-        // gone (`CLONE_VFORK`): the stack, of which `top` is the end, aligned to 16 bytes
-        // as both architectures ask, is its own for that time. What it runs touches
-        // nothing and returns, after which libc's wrapper ends it by a system call.
+        // SAFETY: the process shares this one's memory, and this thread waits until it is gone
+        // (`CLONE_VFORK`): the stack, whose end is `top`, aligned to 16 bytes as both
+        // architectures require, is used by it alone for that time. The function that it runs
+        // touches nothing and returns, after which libc's wrapper ends it by a system call.
         let pid = unsafe { libc::clone(end, top.cast(), flags, ptr::null_mut()) };
         let error = io::Error::last_os_error();
         // SAFETY: the mask is the one that the kernel gave.
@@ -76,18 +76,18 @@ impl Drop for Dead {
         reason = "a child that ends without a signal is asked for by a flag"
     )]
     fn drop(&mut self) {
-        // SAFETY: no status is asked for. The child is dead: the call does not wait.
+        // SAFETY: no status is requested. The child is dead, so the call does not wait.
         unsafe { libc::waitpid(self.0, ptr::null_mut(), libc::__WALL) };
     }
 }
 
-/// Puts the maps of a user namespace on a mount, and all mounts below it: who has a
-/// number of the map's left side on disk has that of its right side there.
+/// Applies the maps of a user namespace to a mount and all mounts below it: a number on the
+/// left side of a map, as on disk, becomes the number on its right side.
 ///
 /// # Errors
 ///
-/// `EINVAL` where the mount is somewhere in a file system's tree already, or a file system
-/// has no such maps; `EPERM` where one has them already, or it takes more rights.
+/// `EINVAL` if the mount is already in a tree of mounts, or a file system does not support
+/// such maps; `EPERM` if a mount has maps already, or the rights are not sufficient.
 #[expect(unsafe_code, reason = "a system call without a wrapper")]
 pub fn map_owners(mount: BorrowedFd<'_>, namespace: BorrowedFd<'_>) -> io::Result<()> {
     let attributes = libc::mount_attr {
@@ -96,8 +96,8 @@ pub fn map_owners(mount: BorrowedFd<'_>, namespace: BorrowedFd<'_>) -> io::Resul
         propagation: 0,
         userns_fd: namespace.as_raw_fd().unsigned_abs().into(),
     };
-    // SAFETY: the path is empty and ends with a zero, the kernel reads as many bytes of
-    // the attributes as it is told they have, and both descriptors are open.
+    // SAFETY: the path is empty and ends with a zero, the kernel reads as many bytes of the
+    // attributes as the call states, and both descriptors are open.
     let set = unsafe {
         libc::syscall(
             libc::SYS_mount_setattr,
@@ -129,7 +129,7 @@ mod tests {
         let pid = dead.0;
         assert!(fs::read_link(format!("/proc/{pid}/ns/user")).is_ok());
         drop(dead);
-        // SAFETY: no status is asked for.
+        // SAFETY: no status is requested.
         let left = unsafe { libc::waitpid(pid, ptr::null_mut(), libc::__WALL | libc::WNOHANG) };
         assert_eq!(left, -1);
         assert!(user_namespace("nonsense", "0 0 1").is_err());

@@ -1,21 +1,22 @@
-//! Descriptors that this process has and should not.
+//! Descriptors that this process inherited and must not keep.
 
 use std::io;
 use std::os::fd::{IntoRawFd, RawFd};
 
-/// Closes every descriptor but stdin, stdout and stderr that came with the program: what
-/// a runner's program holds open without close-on-exec is not its workers' to have.
+/// Closes every descriptor but stdin, stdout and stderr that came with the program: workers
+/// must not have what a runner's program holds open without close-on-exec.
 ///
-/// What code of this program opened before, a constructor say, has close-on-exec. Its
-/// owner goes on owning the number, which must not come to mean something else: it is
-/// made to mean [`null`](super::null()). Workers would share it otherwise.
+/// Descriptors that code of this program opened before, such as in a constructor, have
+/// close-on-exec. Their owners continue to own the numbers, which must not come to refer to
+/// something else: they are redirected to [`null`](super::null()). Otherwise workers would
+/// share them.
 ///
-/// Only for the start of a worker, before anything of ours owns a descriptor.
+/// Only for the start of a worker, before other code of this crate owns a descriptor.
 #[expect(unsafe_code, reason = "descriptors are closed by number")]
 pub fn close_inherited() {
     let Ok(entries) = std::fs::read_dir("/proc/self/fd") else {
         // SAFETY: `close_open_fds` requires that nothing uses the descriptors it closes
-        // afterwards. Nothing of ours has opened any, and the process has one thread.
+        // afterwards. No code of this program has opened any, and the process has one thread.
         return unsafe { close_fds::close_open_fds(3, &[]) };
     };
     let open: Vec<RawFd> = entries
@@ -26,7 +27,7 @@ pub fn close_inherited() {
     let mut null = None;
     for descriptor in open {
         match super::closes_on_exec(descriptor) {
-            // SAFETY: nobody in this program opened it, so nobody owns it.
+            // SAFETY: no code of this program opened it, so none owns it.
             Some(false) => unsafe {
                 libc::close(descriptor);
             },
@@ -36,7 +37,7 @@ pub fn close_inherited() {
                 });
                 let _ = mean(descriptor, *null);
             }
-            // The list's own, which is closed.
+            // The descriptor of the listing itself, which is closed by now.
             None => {}
         }
     }
@@ -46,7 +47,7 @@ pub fn close_inherited() {
     }
 }
 
-/// Makes a descriptor mean what stdout means, whatever it meant before.
+/// Makes a descriptor refer to what stdout refers to.
 ///
 /// # Errors
 ///
@@ -55,11 +56,11 @@ pub fn blank(descriptor: RawFd) -> io::Result<()> {
     mean(descriptor, libc::STDOUT_FILENO)
 }
 
-/// Makes a descriptor mean what another one means.
+/// Makes a descriptor refer to what another one refers to.
 #[expect(unsafe_code, reason = "a descriptor is replaced by number")]
 fn mean(descriptor: RawFd, other: RawFd) -> io::Result<()> {
-    // SAFETY: `dup3` has no requirements on memory. The one that owns the number goes
-    // on owning a descriptor that is open.
+    // SAFETY: `dup3` has no requirements on memory. The owner of the number continues to
+    // own an open descriptor.
     match unsafe { libc::dup3(other, descriptor, libc::O_CLOEXEC) } {
         -1 => Err(io::Error::last_os_error()),
         _ => Ok(()),

@@ -1,14 +1,15 @@
-//! What the host's code would do after somebody took it over: the acts that a
-//! comparison orders, in raw system calls, and the means of the tests' own probes.
+//! What the host's code could do after an attacker took it over: the actions that a
+//! comparison orders, in raw system calls, and the building blocks of the tests' own
+//! probes.
 //!
-//! Where nothing stops an act it must do no harm to the machine; see [`Injection`].
+//! An action must not harm the machine even if nothing stops it; see [`Injection`].
 
 use std::ffi::{CStr, CString};
 use std::io;
 use std::mem::size_of;
 use wrun_types::injection::{Injection, InjectionResult, Whose};
 
-/// Does it. It may also not return.
+/// Performs an action. It may not return.
 pub fn inject(act: &Injection) -> InjectionResult {
     let hash = |bytes: &[u8]| blake3::hash(bytes).as_bytes().to_vec();
     let (done, senseless) = match act {
@@ -16,7 +17,7 @@ pub fn inject(act: &Injection) -> InjectionResult {
         Injection::Abort => std::process::abort(),
         Injection::OomKill => (kill_self().map(|()| Vec::new()), Call::None),
         Injection::ReadFile(path) => (read_file(path).map(|bytes| hash(&bytes)), Call::Open),
-        // No file that is there, and none that a link leads to.
+        // Only a new file: not one that exists, and not through a link.
         Injection::WriteFile(path) => {
             let written = write_file(path, libc::O_EXCL | libc::O_NOFOLLOW);
             (written.map(|_| Vec::new()), Call::Open)
@@ -56,8 +57,8 @@ pub fn inject(act: &Injection) -> InjectionResult {
     }
 }
 
-/// A system call with arguments that the kernel refuses of itself, for being what they
-/// are. A filter that refuses the call for its number does so with its own error.
+/// A system call with arguments that the kernel itself refuses. A filter that refuses the
+/// call by its number does so with its own error.
 enum Call {
     None,
     Open,
@@ -72,31 +73,31 @@ enum Call {
 }
 
 impl Call {
-    /// Its error; 0 where there was none.
+    /// Its error; 0 if it succeeded.
     fn errno(self) -> i32 {
         let (inet, stream) = (libc::AF_INET as usize, libc::SOCK_STREAM as usize);
         let result = match self {
             Call::None => return 0,
-            // No path.
+            // Without a path.
             Call::Open => call(libc::SYS_openat, [CWD, 0, 0, 0, 0, 0]),
             // A protocol that is not TCP.
             Call::Socket => call(libc::SYS_socket, [inet, stream, 200, 0, 0, 0]),
-            // No descriptor.
+            // Without a valid descriptor.
             Call::Connect => call(libc::SYS_connect, [usize::MAX, 0, 0, 0, 0, 0]),
-            // Handlers are shared only with memory.
+            // Handlers can only be shared together with memory.
             Call::Clone => {
                 let flags = (libc::CLONE_SIGHAND | libc::SIGCHLD) as usize;
                 call(libc::SYS_clone, [flags, 0, 0, 0, 0, 0])
             }
-            // No program.
+            // Without a program.
             Call::Exec => call(libc::SYS_execve, [0; 6]),
-            // No such request, of no process.
+            // An unknown request, for no process.
             Call::Ptrace => call(libc::SYS_ptrace, [0x7fff, 0, 0, 0, 0, 0]),
-            // No such signal.
+            // An unknown signal.
             Call::Kill => call(libc::SYS_kill, [own() as usize, 200, 0, 0, 0, 0]),
-            // No such flags.
+            // Unknown flags.
             Call::ReadMemory => call(libc::SYS_process_vm_readv, [own() as usize, 0, 0, 0, 0, 1]),
-            // No length.
+            // Without a length.
             Call::Map => map(0, CODE, libc::MAP_PRIVATE),
         };
         match result {
@@ -106,21 +107,21 @@ impl Call {
     }
 }
 
-// --- the means ------------------------------------------------------------
+// --- building blocks ------------------------------------------------------
 
 /// Any system call.
 #[expect(unsafe_code, reason = "calls that no library would make")]
 pub(super) fn call(number: libc::c_long, args: [usize; 6]) -> io::Result<usize> {
     let [a, b, c, d, e, f] = args;
-    // SAFETY: every caller here passes null, or addresses of its own values of the
-    // size that the call takes, which outlive it. What a call does to the process
-    // is what the act is for; those that end or replace it are the last thing
-    // that it does.
+    // SAFETY: every caller here passes null, or addresses of its own values of the size
+    // that the call requires, which outlive it. The effect of a call on the process is the
+    // purpose of the action; a call that ends or replaces the process is the last thing
+    // that an action does.
     let result = unsafe { libc::syscall(number, a, b, c, d, e, f) };
     usize::try_from(result).map_err(|_| io::Error::last_os_error())
 }
 
-/// A descriptor that was opened, for what can be done with it afterwards.
+/// An opened descriptor, for further calls.
 pub(super) struct Open(pub(super) usize);
 
 impl Drop for Open {
@@ -145,7 +146,7 @@ pub(super) fn open(path: &str, flags: i32) -> io::Result<Open> {
     .map(Open)
 }
 
-/// As much as there is, up to [`Injection::READ`] bytes.
+/// Reads up to [`Injection::READ`] bytes.
 pub(super) fn read(open: &Open) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0_u8; Injection::READ];
     let at = bytes.as_mut_ptr() as usize;
@@ -163,7 +164,7 @@ pub(super) fn own() -> i32 {
     rustix::process::getpid().as_raw_nonzero().get()
 }
 
-/// Maps memory at a place that the kernel chooses.
+/// Maps memory at an address that the kernel chooses.
 pub(super) fn map(len: usize, protection: i32, flags: i32) -> io::Result<usize> {
     let flags = flags | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
     call(
@@ -174,13 +175,13 @@ pub(super) fn map(len: usize, protection: i32, flags: i32) -> io::Result<usize> 
 
 #[expect(unsafe_code, reason = "memory is touched by address")]
 pub(super) fn touch(at: usize) -> u8 {
-    // SAFETY: this address is mapped for reading and nothing else writes there: by the
-    // callers, or by a comparison that ordered to read its own bytes. Or it is mapped
-    // without any right, and reading it ends the process, which is what it is for.
+    // SAFETY: either the address is mapped for reading and nothing else writes there (the
+    // callers' own mappings, or bytes of a comparison that ordered to read them), or it is
+    // mapped without any right and reading it ends the process, which is the purpose.
     unsafe { std::ptr::read_volatile(at as *const u8) }
 }
 
-// --- the acts -------------------------------------------------------------
+// --- actions --------------------------------------------------------------
 
 pub(super) const PAGE: usize = 4096;
 const CODE: i32 = libc::PROT_READ | libc::PROT_WRITE | libc::PROT_EXEC;
@@ -223,14 +224,14 @@ pub(super) fn connect(socket: &Open, port: u16) -> io::Result<()> {
     call(libc::SYS_connect, [socket.0, at, LOOPBACK, 0, 0, 0]).map(drop)
 }
 
-/// The status of a process that was started, and that did nothing but end.
+/// The status of a process that was started and ended at once.
 fn fork() -> io::Result<Vec<u8>> {
     let status = in_child(|| Injection::FORKED)?;
     Ok(vec![u8::try_from(status).unwrap_or(u8::MAX)])
 }
 
-/// Has a process of its own do something, and takes its status. It is a fork of a
-/// program that may have threads: what it does takes no lock and no memory.
+/// Runs `does` in a new process, and returns its status. The process is a fork of a program
+/// that may have threads: `does` takes no lock and allocates no memory.
 pub(super) fn in_child(does: impl FnOnce() -> i32) -> io::Result<i32> {
     let pid = match call(libc::SYS_clone, [libc::SIGCHLD as usize, 0, 0, 0, 0, 0])? {
         0 => super::exit_now(does()),
@@ -255,9 +256,8 @@ pub(super) fn exec(program: &str) -> io::Result<()> {
     call(libc::SYS_execve, [program, at, at + 24, 0, 0, 0]).map(drop)
 }
 
-/// Attaches to a process and lets go of it, which takes stopping it for a moment.
-/// Nobody is his own debugger: a process of its own attaches to this one, and lets go by
-/// ending.
+/// Attaches to a process and detaches, which stops it for a moment. A process cannot debug
+/// itself: a new process attaches to this one, and detaches by ending.
 pub(super) fn attach(pid: i32) -> io::Result<()> {
     const SEIZE: usize = 0x4206;
     const INTERRUPT: usize = 0x4207;
@@ -282,13 +282,13 @@ pub(super) fn attach(pid: i32) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether a signal may be sent: number 0 is none.
+/// Whether a signal may be sent: number 0 sends none.
 pub(super) fn may_signal(pid: i32) -> io::Result<()> {
     let pid = pid as isize as usize;
     call(libc::SYS_kill, [pid, 0, 0, 0, 0, 0]).map(drop)
 }
 
-/// Memory of any process, by address.
+/// Reads memory of any process, by address.
 pub(super) fn read_memory(pid: i32, at: usize, bytes: &mut [u8]) -> io::Result<usize> {
     let mine = [bytes.as_mut_ptr() as usize, bytes.len()];
     let theirs = [at, bytes.len()];
@@ -299,8 +299,8 @@ pub(super) fn read_memory(pid: i32, at: usize, bytes: &mut [u8]) -> io::Result<u
     )
 }
 
-/// Its number here. That of another process is nobody's but this one's where the
-/// runner's numbers mean nothing.
+/// The number of the process here. If the runner's numbers are not valid here, another
+/// process cannot be named, only this one.
 fn number_of(whose: Whose) -> io::Result<i32> {
     match whose {
         Whose::Own => Ok(own()),
@@ -309,7 +309,7 @@ fn number_of(whose: Whose) -> io::Result<i32> {
     }
 }
 
-/// Of this process, memory is there to be read; of another, the kernel is asked.
+/// Memory of this process is read directly; the kernel is called for that of another.
 fn memory_of(whose: Whose, at: u64) -> io::Result<Vec<u8>> {
     let at = usize::try_from(at).map_err(io::Error::other)?;
     let mut bytes = [0_u8; Injection::MEMORY];
@@ -332,8 +332,8 @@ pub(super) fn segfault() -> io::Result<Vec<u8>> {
     Ok(vec![touch(nothing)])
 }
 
-/// By the signal that is never caught, to its own thread: the only one that a worker
-/// may send to.
+/// By the signal that cannot be caught, to its own thread: a worker may not send it to any
+/// other.
 pub(super) fn kill_self() -> io::Result<()> {
     let thread = call(libc::SYS_gettid, [0; 6])?;
     let kill = libc::SIGKILL as usize;

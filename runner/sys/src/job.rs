@@ -1,4 +1,4 @@
-//! The signals that stop a job, for a program that has something to do before it stops.
+//! The signals that stop a job, for a program that must act before it stops.
 
 use super::signal::{is_ignored, set_of};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -11,21 +11,21 @@ use std::sync::atomic::{AtomicI32, Ordering};
 /// All of them.
 pub const JOB_SIGNALS: [libc::c_int; 3] = [libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU];
 
-/// The thread that obeys; 0 before there is one.
+/// The thread that handles them; 0 before there is one.
 static OBEYS: AtomicI32 = AtomicI32::new(0);
 
-/// The signals that this program was not started to ignore, as long as they wait to be
-/// obeyed: whatever lets a stopped process go on (`SIGCONT`) takes those back that wait,
-/// as the kernel does, so that none stops the process after that.
+/// Those of the signals that this program was not started to ignore, while they are
+/// pending: when a stopped process continues (`SIGCONT`), the kernel discards the pending
+/// ones, so that none stops the process afterwards.
 pub struct JobSignals {
-    /// Readable for the thread that obeys while one waits.
+    /// Readable for the handling thread while a signal is pending.
     waiting: OwnedFd,
     wanted: Vec<libc::c_int>,
 }
 
 impl JobSignals {
-    /// Has `SIGTSTP` wait from now on: blocked in this thread, and those that it starts.
-    /// None where all are ignored.
+    /// From now on `SIGTSTP` stays pending: it is blocked in this thread and in those that
+    /// it starts. `None` if all of the signals are ignored.
     ///
     /// # Errors
     ///
@@ -38,12 +38,12 @@ impl JobSignals {
             return Ok(None);
         }
         let set = set_of(&wanted);
-        // SAFETY: a new descriptor, of a set that is filled and only read.
+        // SAFETY: a new descriptor, for a set that is filled and only read.
         let waiting = unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC) };
         if waiting < 0 {
             return Err(io::Error::last_os_error());
         }
-        // SAFETY: the kernel made it just now, and nobody else has it.
+        // SAFETY: the kernel made it just now, and no other code owns it.
         let waiting = unsafe { OwnedFd::from_raw_fd(waiting) };
         let signals = JobSignals { waiting, wanted };
         signals.mask(libc::SIG_BLOCK, &[libc::SIGTSTP]);
@@ -55,26 +55,27 @@ impl JobSignals {
         super::signal::mask(libc::SIG_UNBLOCK, &[libc::SIGTSTP]);
     }
 
-    /// This thread obeys: all wait for it.
+    /// Makes this thread the one that handles the signals: all of them stay pending for it.
     ///
     /// `SIGTTIN` and `SIGTTOU` must not be blocked in threads that read from or write to
-    /// the terminal: the kernel would let that fail, or happen. They are handed on.
+    /// the terminal: the kernel would fail the call, or allow it. They are forwarded to
+    /// this thread.
     pub fn obey_here(&self) {
         self.mask(libc::SIG_BLOCK, &JOB_SIGNALS);
         OBEYS.store(gettid(), Ordering::SeqCst);
         self.hand_on();
     }
 
-    /// Waits until one waits.
+    /// Waits until a signal is pending.
     pub fn wait(&self) {
         let mut watched = [PollFd::new(&self.waiting, PollFlags::IN)];
-        // It is not read: that would take it.
+        // It is not read, because that would consume the signal.
         while let Ok(0) | Err(Errno::INTR) = poll(&mut watched, None) {}
     }
 
-    /// Has those that wait do what they do by default, and returns when that is over. Where
-    /// nobody could let the process go on (an orphaned process group, the first process of
-    /// a namespace) the kernel drops them.
+    /// Lets the pending signals have their default effect, and returns when that is over.
+    /// If no process could continue this one (an orphaned process group, the first process
+    /// of a namespace) the kernel discards them.
     pub fn obey(&self) {
         for signal in &self.wanted {
             set_handler(*signal, libc::SIG_DFL);
@@ -107,7 +108,8 @@ impl JobSignals {
     }
 }
 
-/// A handler. In a fork, where that thread is not, the signal does what it does by default.
+/// A handler. In a fork, which lacks the handling thread, the signal has its default
+/// effect.
 #[expect(unsafe_code, reason = "a signal handler")]
 extern "C" fn to_the_thread_that_obeys(signal: libc::c_int) {
     // SAFETY: all of these may be called by a handler; `errno` is left as it was.

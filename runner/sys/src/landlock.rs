@@ -1,5 +1,5 @@
-//! What the `landlock` crate does not tell: the kernel's version, before anything
-//! is restricted.
+//! Something the `landlock` crate does not offer: the kernel's version of Landlock, before
+//! anything is restricted.
 
 use std::io;
 
@@ -10,7 +10,7 @@ const VERSION: libc::c_uint = 1;
 ///
 /// # Errors
 ///
-/// `ENOSYS` where it was not built in, `EOPNOTSUPP` where it is not switched on.
+/// `ENOSYS` if the kernel was built without it, `EOPNOTSUPP` if it is not enabled.
 #[expect(unsafe_code, reason = "a system call without a wrapper")]
 pub fn landlock_abi() -> io::Result<u32> {
     // SAFETY: with this flag, no attributes and their size 0, the kernel reads no

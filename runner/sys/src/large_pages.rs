@@ -1,5 +1,5 @@
-//! The program's code on large pages: what a forked process need not fault in, one
-//! small page after the other, nor give back.
+//! The program's code on large pages, which a forked process need neither fault in nor free
+//! one small page at a time.
 
 use super::fork::Alone;
 use rustix::fs::{SealFlags, fcntl_get_seals};
@@ -16,22 +16,22 @@ use std::ptr;
 /// The size of a large page, on x86-64 and on AArch64 with pages of 4 KiB.
 pub const LARGE: usize = 2 << 20;
 
-/// What nobody may do any more with a copy of code.
+/// The changes that are forbidden for a copy of the code.
 pub const IMAGE_SEALS: SealFlags = SealFlags::WRITE
     .union(SealFlags::GROW)
     .union(SealFlags::SHRINK)
     .union(SealFlags::SEAL);
 
-/// Asks for large pages whatever is configured, Linux 6.1 (madvise(2)).
+/// Collapses pages into large ones whatever the configuration, Linux 6.1 (madvise(2)).
 const COLLAPSE: i32 = libc::MADV_COLLAPSE;
 
-/// A mapping of a whole file on large pages; it is there so that the pages stay
-/// shared, and nobody reads it.
+/// A mapping of a whole file on large pages; it exists so that the pages stay shared, and
+/// is never read.
 #[derive(Debug)]
 pub struct Collapsed(Range<usize>);
 
-/// Puts the pages of a memory file from `offset` on together into large ones. Both are
-/// multiples of [`LARGE`], and the file has as much.
+/// Collapses the pages of a memory file from `offset` on into large ones. Offset and length
+/// are multiples of [`LARGE`], and within the file.
 ///
 /// # Errors
 ///
@@ -41,7 +41,7 @@ pub fn collapse(file: impl AsFd, offset: u64, len: usize) -> io::Result<Collapse
     let space = reserve_aligned(len)?;
     let address = space.0.start as *mut c_void;
     let flags = MapFlags::PRIVATE | MapFlags::FIXED;
-    // SAFETY: replaces a reservation of ours, to which no reference exists.
+    // SAFETY: replaces a reservation made here, to which no reference exists.
     unsafe { mmap(address, len, ProtFlags::READ, flags, file, offset) }?;
     // SAFETY: the range is the mapping that was just made; its contents stay.
     match unsafe { libc::madvise(address, len, COLLAPSE) } {
@@ -50,12 +50,12 @@ pub fn collapse(file: impl AsFd, offset: u64, len: usize) -> io::Result<Collapse
     }
 }
 
-/// Room for a mapping at a multiple of [`LARGE`].
+/// Address space for a mapping at a multiple of [`LARGE`].
 #[expect(unsafe_code, reason = "address space of our own")]
 fn reserve_aligned(len: usize) -> io::Result<Collapsed> {
     let whole = len.checked_add(LARGE).ok_or(io::ErrorKind::InvalidInput)?;
     let nothing = ProtFlags::empty();
-    // SAFETY: a new mapping, where the kernel likes.
+    // SAFETY: a new mapping at an address that the kernel chooses.
     let start = unsafe { mmap_anonymous(ptr::null_mut(), whole, nothing, MapFlags::PRIVATE) }?;
     let start = start as usize;
     let aligned = start.next_multiple_of(LARGE);
@@ -65,7 +65,7 @@ fn reserve_aligned(len: usize) -> io::Result<Collapsed> {
     Ok(space)
 }
 
-/// Unmaps address space that is ours and that nothing refers to.
+/// Unmaps address space that this code reserved and that nothing refers to.
 #[expect(unsafe_code, reason = "unmapping")]
 fn unmap(range: Range<usize>) {
     if !range.is_empty() {
@@ -88,7 +88,7 @@ struct Segment {
     whole: bool,
 }
 
-/// Which file something is, as long as nobody writes to it.
+/// Identifies a file, as long as it is not written to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileId {
     device: u64,
@@ -111,16 +111,15 @@ impl FileId {
     }
 }
 
-/// Maps the code and the constants of this program anew, from `image`: a copy, made
-/// by the runner that started this process, of the beginning of the program file
-/// that is `of`. Returns how much it mapped: nothing where the program was not
-/// linked so that it can be, with segments at multiples of [`LARGE`] in memory and
-/// file alike.
+/// Maps the code and the constants of this program again, from `image`: a copy of the
+/// beginning of the program file `of`, made by the runner that started this process.
+/// Returns how many bytes it mapped: 0 if the program was not linked for it, with segments
+/// at multiples of [`LARGE`] in memory and file.
 ///
 /// # Errors
 ///
-/// The image is not sealed, or of another file than this program's; the kernel
-/// refuses a mapping.
+/// The image is not sealed, or is of another file than this program's; the kernel refuses a
+/// mapping.
 #[expect(unsafe_code, reason = "the program's own code is replaced by itself")]
 pub fn map_own_code(_alone: &Alone, image: &File, of: FileId) -> io::Result<usize> {
     if !fcntl_get_seals(image)?.contains(IMAGE_SEALS) {
@@ -151,8 +150,8 @@ pub fn map_own_code(_alone: &Alone, image: &File, of: FileId) -> io::Result<usiz
         }
         let place = large.start as *mut c_void;
         let offset = offset as u64;
-        // Whether it may be mapped like this, before anything is replaced.
-        // SAFETY: a new mapping, where the kernel likes.
+        // Whether it may be mapped like this, before anything is replaced. SAFETY: a new
+        // mapping at an address that the kernel chooses.
         let tried = unsafe {
             mmap(
                 ptr::null_mut(),
@@ -172,19 +171,18 @@ pub fn map_own_code(_alone: &Alone, image: &File, of: FileId) -> io::Result<usiz
             continue;
         }
         let flags = MapFlags::PRIVATE | MapFlags::FIXED;
-        // SAFETY: replaces pages of this program that nobody can have written to by
-        // the same bytes, and reservations that were just made; the kernel does so
-        // in one step, and there is no other thread. That they are the same: the
-        // runner, which this process trusts with all of its code, copied them from
-        // the file that is still this program's, and nobody can have changed the
-        // copy since.
+        // SAFETY: replaces pages of this program that no code can have written to by the same
+        // bytes, and reservations that were just made; the kernel does so in one step, and
+        // there is no other thread. The bytes are the same: the runner, which this process
+        // trusts with all of its code, copied them from the file that is still this program's,
+        // and the copy cannot have changed since.
         unsafe { mmap(place, large.len(), segment.prot, flags, image, offset) }?;
         mapped += large.len();
     }
     Ok(mapped)
 }
 
-/// Reserves just this address space; `false` when there is something.
+/// Reserves exactly this address space; `false` if part of it is in use.
 #[expect(unsafe_code, reason = "address space of our own")]
 fn reserve(range: Range<usize>) -> io::Result<bool> {
     if range.is_empty() {
@@ -208,10 +206,10 @@ fn own_segments() -> Vec<Segment> {
         _size: usize,
         data: *mut c_void,
     ) -> libc::c_int {
-        // SAFETY: the loader passes its description of an object, and what was
+        // SAFETY: the loader passes its description of an object, and the pointer that was
         // given to `dl_iterate_phdr` below.
         let (info, segments) = unsafe { (&*info, &mut *data.cast::<Vec<Segment>>()) };
-        // SAFETY: the loader says that there are this many headers.
+        // SAFETY: the loader states that there are this many headers.
         let headers =
             unsafe { std::slice::from_raw_parts(info.dlpi_phdr, usize::from(info.dlpi_phnum)) };
         segments.extend(
@@ -220,12 +218,12 @@ fn own_segments() -> Vec<Segment> {
                 .filter(|header| header.p_type == libc::PT_LOAD)
                 .map(|header| segment(info.dlpi_addr as usize, header)),
         );
-        // The first is the program; that is enough.
+        // The first object is the program; stop here.
         1
     }
     let mut segments = Vec::new();
     let data = (&raw mut segments).cast();
-    // SAFETY: the callback takes `data` for what it is, and does not keep it.
+    // SAFETY: the callback uses `data` as its type, and does not keep it.
     unsafe { libc::dl_iterate_phdr(Some(note), data) };
     segments
 }

@@ -1,6 +1,5 @@
-//! The only home of `unsafe` and of raw operating-system details, beside the two
-//! lines that hand wasmtime its own artifacts. One file per kind of thing;
-//! callers see safe types.
+//! Home of `unsafe` and of raw operating-system details, except for the two lines that hand
+//! wasmtime its own artifacts. One file per kind of call or memory; callers see safe types.
 
 #![expect(
     missing_docs,

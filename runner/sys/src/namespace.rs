@@ -1,4 +1,4 @@
-//! Leaving the namespaces that a process was born into.
+//! Leaving the namespaces in which a process was started.
 
 use rustix::process::Pid;
 use rustix::thread::UnshareFlags;
@@ -8,7 +8,7 @@ use std::io;
 ///
 /// # Errors
 ///
-/// What the kernel says; `EINVAL` also for a shared descriptor table, which is no
+/// The kernel's error; also `EINVAL` for a shared descriptor table, which is not a
 /// namespace.
 #[expect(unsafe_code, reason = "unshare can take descriptors from threads")]
 pub fn unshare(flags: UnshareFlags) -> io::Result<()> {
@@ -21,27 +21,27 @@ pub fn unshare(flags: UnshareFlags) -> io::Result<()> {
     Ok(())
 }
 
-/// Which side of [`fork_sibling`] this is.
+/// The side of [`fork_sibling`] that returned.
 pub enum Side {
-    /// The process that called; the other has this number.
+    /// The calling process; the number is that of the new one.
     Caller(Pid),
     /// The new process.
     Sibling,
 }
 
-/// Forks a copy of this process that is a child of this process's own parent, and
-/// tells its parent of its death as this process would.
+/// Forks a copy of this process as a child of this process's own parent, with the same
+/// signal to the parent when it ends.
 ///
 /// # Errors
 ///
-/// What the kernel says; `EINVAL` in a process with more than one thread.
+/// The kernel's error; `EINVAL` in a process with more than one thread.
 #[expect(unsafe_code, reason = "a fork that libc has no function for")]
 pub fn fork_sibling() -> io::Result<Side> {
     if !is_single_threaded() {
         return Err(rustix::io::Errno::INVAL.into());
     }
-    // What libc's fork does for its own notion of the thread's number: the kernel
-    // writes it where libc told the kernel that it is. musl keeps a lock there.
+    // Libc's fork updates its record of the thread's number: the kernel writes it where
+    // libc told the kernel that it is. musl keeps a lock there.
     let tid = rustix::thread::get_clear_child_tid_address()
         .ok()
         .flatten()
@@ -90,7 +90,7 @@ pub fn fork_sibling() -> io::Result<Side> {
     }
 }
 
-/// Whether this process has one thread; true when nobody can tell.
+/// Whether this process has one thread; true if that cannot be determined.
 fn is_single_threaded() -> bool {
     std::fs::read_dir("/proc/self/task").is_ok_and(|tasks| tasks.count() == 1)
         || std::fs::metadata("/proc/self/task").is_err()

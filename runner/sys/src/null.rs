@@ -1,13 +1,13 @@
-//! What reads as empty, and takes what nobody wants.
+//! A descriptor that reads as empty and discards what is written.
 
 use rustix::fs::{Mode, OFlags};
 use rustix::pipe::PipeFlags;
 use std::io;
 use std::os::fd::OwnedFd;
 
-/// `/dev/null`; where there is none (a container, a chroot), the end of a pipe to read
-/// from that nobody writes to: what is written to it is an error instead (`EBADF`), which
-/// standard libraries pass over on stdout and stderr.
+/// `/dev/null`; if it does not exist (a container, a chroot), the read end of a pipe
+/// without a writer: writing to it is an error (`EBADF`), which standard libraries ignore
+/// for stdout and stderr.
 ///
 /// # Errors
 ///

@@ -1,36 +1,35 @@
-//! Pages of a memory file laid over a window of a guest's linear memory, and taken
-//! off again; or their bytes copied there, and back.
+//! Pages of a memory file mapped over a window of a guest's linear memory, and removed
+//! again; or their bytes copied there, and back.
 //!
-//! What makes it sound, for the guest and for wasmtime, which reads linear memory
-//! as plain slices when it lifts a string or a list:
+//! Why it is sound, for the guest and for wasmtime, which reads linear memory as plain
+//! slices when it lifts a string or a list:
 //!
 //! - A window is lifted by wasmtime from the guest's own arguments, so it lies in
 //!   linear memory, which is accessible for reading and writing. Linear memory does
 //!   not move (`memory_may_move(false)`), does not shrink, and is not a slot of a
-//!   pool: it is the store's alone and unmapped with it, with all that was laid over
-//!   it.
-//! - Laying and lifting happen in a host call, with the store borrowed exclusively:
+//!   pool: only the store uses it, and it is unmapped with the store, including
+//!   everything that was mapped over it.
+//! - Mapping and lifting happen in a host call, with the store borrowed exclusively:
 //!   no guest code runs and no slice of its memory is held. Each is one `mmap` with
-//!   `MAP_FIXED`, which replaces in one step; limits the kernel looks at before.
-//! - What it looks at only when the old pages are gone, seals of a file, could leave a
-//!   hole, which another mapping could take, or which would fault. Where other
-//!   processes can add seals, pages are mapped elsewhere first and then moved over the
-//!   window, which is slower. Should there be a hole all the same,
-//!   the process ends.
-//! - Nobody else writes to the pages that are laid ([`Pages`]): neither another
-//!   guest nor this host, nor another process that was taken over. Pages that are laid
-//!   for writing are of a file whose only holder is this process: the runner has just
-//!   made it, or has asked the kernel whether anybody else has a descriptor or a mapping
-//!   of it (`region/claim.rs`). Those of a frozen file are laid
-//!   copy-on-write, and its seal says that no mapping could write when it was put on, and
-//!   that there will be none. The window's bytes change by what its own guest does.
-//! - Where other processes may have the pages, the window keeps its own, and the kernel
-//!   copies the bytes: from the file when the window is laid, and back when it is lifted
-//!   and when the guest asks for them otherwise. Whatever others write meanwhile is seen
-//!   by no slice.
+//!   `MAP_FIXED`, which replaces pages in one step; the kernel checks limits before.
+//! - It checks the seals of a file only after the old pages are gone. A failure then would
+//!   leave a hole, which another mapping could take, or which would fault. If other
+//!   processes can add seals, pages are therefore mapped elsewhere first and then moved
+//!   over the window, which is slower. If there is a hole all the same, the process ends.
+//! - Mapped pages ([`Pages`]) have no other writer: neither another guest nor this host,
+//!   nor another process, even a compromised one. Pages that are mapped for writing are of
+//!   a file whose only holder is this process: the runner has just made it, or has checked
+//!   with the kernel that there is no other descriptor or mapping of it
+//!   (`region/claim.rs`). Those of a frozen file are mapped copy-on-write, and its seal
+//!   guarantees that no writable mapping existed when it was added, and that none will. So
+//!   only the guest itself changes the bytes of its window.
+//! - If other processes may have the pages, the window keeps its own, and the kernel
+//!   copies the bytes: from the file when the window is set up, and back when it is lifted
+//!   and when the guest accesses the region otherwise. No slice sees concurrent writes of
+//!   others.
 //! - Pages are reserved and the file cannot shrink, so that no access faults.
-//! - Dropping an [`Overlay`] touches no address: a store drops its data before its
-//!   memory. Only [`Overlay::lift`] does, and it wants the store.
+//! - Dropping an [`Overlay`] accesses no address: a store drops its data before its
+//!   memory. Only [`Overlay::lift`] does, and it requires the store.
 
 use super::Pages;
 use rustix::mm::{
@@ -43,23 +42,23 @@ use std::ptr;
 use wasmtime::component::WasmList;
 use wasmtime::{StoreContext, StoreContextMut};
 
-/// Where a list lies in this process.
+/// The address range of a list in this process.
 pub fn window<T: 'static>(store: StoreContext<'_, T>, list: &WasmList<u8>) -> Range<usize> {
     let bytes = list.as_le_slice(store).as_ptr_range();
     bytes.start as usize..bytes.end as usize
 }
 
-/// A window of this size that was copied is cleared, which takes less than pages that are
-/// new: each of those is made when it is touched next.
+/// A copied window up to this size is cleared, which takes less time than new pages: each
+/// new page is allocated when it is touched next.
 const CLEARED: usize = 1 << 20;
 
-/// A window that pages are laid over.
+/// A window with pages mapped over it.
 #[derive(Debug)]
 pub struct Overlay<P> {
     window: Range<usize>,
-    /// The store, by where its data lies; that is for as long as it lives.
+    /// The store, identified by the address of its data while it lives.
     store: usize,
-    /// What is laid or copied there, leased for as long as it is.
+    /// What is mapped or copied there, leased while it is.
     pages: P,
 }
 
@@ -68,13 +67,12 @@ fn identity<T: 'static>(store: &StoreContextMut<'_, T>) -> usize {
 }
 
 impl<P: Pages> Overlay<P> {
-    /// Lays `pages` over the window that `list` is. An overlay must be kept in the
-    /// data of `store`, so that it does not outlive it.
+    /// Maps `pages` over the window that `list` is. An overlay must be kept in the data of
+    /// `store`, so that it does not outlive it.
     ///
     /// # Errors
     ///
-    /// The window is not whole pages, or as long as what is laid over it; the kernel
-    /// refuses.
+    /// The window is not whole pages, or not as long as the pages; the kernel refuses.
     #[expect(unsafe_code, reason = "a guest's own pages are replaced")]
     pub fn lay<T: 'static>(
         store: &mut StoreContextMut<'_, T>,
@@ -103,16 +101,16 @@ impl<P: Pages> Overlay<P> {
         let prot = ProtFlags::READ | ProtFlags::WRITE;
         let (file, offset) = (pages.file(), pages.offset());
         if pages.is_known_elsewhere() {
-            // SAFETY: a new mapping, where the kernel likes.
+            // SAFETY: a new mapping at an address that the kernel chooses.
             let fresh = unsafe { mmap(ptr::null_mut(), window.len(), prot, flags, file, offset) }?;
             // SAFETY: as below.
             unsafe { move_over(&window, fresh) }?;
         } else {
             let place = window.start as *mut c_void;
             let flags = flags | MapFlags::FIXED;
-            // SAFETY: replaces whole pages of a linear memory of this store by others
-            // that can be read and written just the same. No reference to them exists:
-            // the store is borrowed exclusively. The rest is what the module says.
+            // SAFETY: replaces whole pages of a linear memory of this store by others that can
+            // be read and written in the same way. No reference to them exists: the store is
+            // borrowed exclusively. The module's documentation has the rest.
             let laid = unsafe { mmap(place, window.len(), prot, flags, file, offset) };
             laid.inspect_err(|_| end_at_a_hole(&window))?;
         }
@@ -123,13 +121,13 @@ impl<P: Pages> Overlay<P> {
         })
     }
 
-    /// The window has bytes of its own, which are to be [filled](Overlay::fill) in and
+    /// The window has its own bytes, which must be [filled](Overlay::fill) in and
     /// [saved](Overlay::save).
     pub fn is_copied(&self) -> bool {
         self.pages.is_copied()
     }
 
-    /// What of the window stands for this part of the file.
+    /// The part of the window that corresponds to this part of the file.
     pub fn part(&self, in_file: &Range<u64>) -> Range<usize> {
         let at = |offset: u64| {
             let offset = offset.saturating_sub(self.pages.offset());
@@ -138,11 +136,11 @@ impl<P: Pages> Overlay<P> {
         at(in_file.start)..at(in_file.end)
     }
 
-    /// Copies the file's bytes into a part of a window that is copied.
+    /// Copies bytes of the file into a part of a copied window.
     ///
     /// # Errors
     ///
-    /// The store is another one, the part is not in the window; as of reading.
+    /// The store is another one, the part is not in the window, or reading fails.
     pub fn fill<T: 'static>(
         &self,
         store: &mut StoreContextMut<'_, T>,
@@ -161,12 +159,11 @@ impl<P: Pages> Overlay<P> {
         Ok(())
     }
 
-    /// Copies a part of a window that is copied into the file.
+    /// Copies a part of a copied window into the file.
     ///
     /// # Errors
     ///
-    /// As for [`Overlay::fill`]; another process has seen to it that nobody can write to
-    /// the file.
+    /// As for [`Overlay::fill`]; or another process has sealed the file against writing.
     pub fn save<T: 'static>(
         &self,
         store: &mut StoreContextMut<'_, T>,
@@ -185,7 +182,7 @@ impl<P: Pages> Overlay<P> {
         Ok(())
     }
 
-    /// The bytes of a part of a window that is copied.
+    /// The bytes of a part of a copied window.
     #[expect(unsafe_code, reason = "a guest's own memory by its address")]
     fn bytes<'a, T: 'static>(
         &self,
@@ -197,10 +194,10 @@ impl<P: Pages> Overlay<P> {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let start = (self.window.start + part.start) as *mut u8;
-        // SAFETY: the window was lifted by wasmtime as bytes of a linear memory of this
-        // store, which neither moves nor shrinks; nothing was laid over it. The store is
-        // borrowed for as long as the slice lives, so there is no other reference to its
-        // memory, and no code runs that could write there.
+        // SAFETY: the window was lifted by wasmtime as bytes of a linear memory of this store,
+        // which neither moves nor shrinks; nothing was mapped over it. The store is borrowed as
+        // long as the slice lives, so there is no other reference to its memory, and no code
+        // runs that could write there.
         Ok(unsafe { std::slice::from_raw_parts_mut(start, part.len()) })
     }
 
@@ -208,12 +205,12 @@ impl<P: Pages> Overlay<P> {
         self.window.clone()
     }
 
-    /// Puts empty pages over the window, in place of what was laid there.
+    /// Maps empty pages over the window, in place of what was mapped there.
     ///
     /// # Errors
     ///
-    /// The store is another one; the kernel refuses. What was laid there still is
-    /// then, and the overlay is to be kept.
+    /// The store is another one; the kernel refuses. The pages are still mapped then, and
+    /// the overlay must be kept.
     #[expect(unsafe_code, reason = "a guest's own pages are replaced")]
     pub fn lift<T: 'static>(
         self,
@@ -232,7 +229,7 @@ impl<P: Pages> Overlay<P> {
             };
         }
         let prot = ProtFlags::READ | ProtFlags::WRITE;
-        // As wasmtime maps its own, so that the kernel joins them again.
+        // As wasmtime maps its own pages, so that the kernel merges them again.
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
         let flags = flags | MapFlags::FIXED;
         let place = self.window.start as *mut c_void;
@@ -248,15 +245,15 @@ impl<P: Pages> Overlay<P> {
     }
 }
 
-/// Moves a mapping of ours, as long as the window, over the window.
+/// Moves a mapping made here, as long as the window, over the window.
 ///
 /// # Errors
 ///
-/// The kernel refuses. The mapping is gone then, and the window as it was.
+/// The kernel refuses. The mapping is gone then, and the window unchanged.
 ///
 /// # Safety
 ///
-/// Nothing refers to the mapping, nor to what is in the window, which may be replaced.
+/// Nothing refers to the mapping, nor to the content of the window, which may be replaced.
 #[expect(unsafe_code, reason = "a mapping is moved")]
 unsafe fn move_over(window: &Range<usize>, fresh: *mut c_void) -> rustix::io::Result<()> {
     let place = window.start as *mut c_void;
@@ -266,18 +263,18 @@ unsafe fn move_over(window: &Range<usize>, fresh: *mut c_void) -> rustix::io::Re
     let Err(errno) = moved else {
         return Ok(());
     };
-    // SAFETY: what could not be moved is where it was; nothing refers to it.
+    // SAFETY: a mapping that could not be moved is where it was; nothing refers to it.
     let _ = unsafe { munmap(fresh, len) };
     end_at_a_hole(window);
     Err(errno)
 }
 
-/// Ends the process if not all of a window is mapped, after the kernel gave up half way
-/// through: whatever is mapped next could come to lie in a guest's memory.
+/// Ends the process if not all of a window is mapped, after the kernel failed half way: the
+/// next mapping could come to lie in a guest's memory.
 #[expect(unsafe_code, reason = "whether memory is mapped is asked")]
 fn end_at_a_hole(window: &Range<usize>) {
-    // SAFETY: `MADV_NORMAL` changes no contents; where nothing is mapped, it says so
-    // (madvise(2), ENOMEM).
+    // SAFETY: `MADV_NORMAL` changes no contents; it fails if part of the range is not
+    // mapped (madvise(2), ENOMEM).
     if unsafe { madvise(window.start as *mut c_void, window.len(), Advice::Normal) }.is_err() {
         std::process::abort();
     }

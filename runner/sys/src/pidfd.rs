@@ -1,5 +1,5 @@
-//! A process by descriptor: no other process is ever meant, also after its number
-//! is used again.
+//! A process by descriptor: it never refers to another process, even after the process
+//! number is used again.
 
 use super::wait::{End, end_of};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -24,7 +24,7 @@ impl Pidfd {
         Pidfd::watch(Pidfd::of_child(pid.cast_signed())?)
     }
 
-    /// The descriptor of a child by its number, before anybody watches it.
+    /// The descriptor of a child by its number, before it is watched.
     ///
     /// # Errors
     ///
@@ -59,25 +59,25 @@ impl Pidfd {
         }
     }
 
-    /// Kills the process; one that is dead already stays dead.
+    /// Kills the process; no effect if it is dead.
     pub fn kill(&self) {
         let _ = pidfd_send_signal(self.0.get_ref(), Signal::KILL);
     }
 
-    /// Whether it is a child of this program that nobody has reaped.
+    /// Whether it is a child of this program that was not reaped.
     pub fn is_child(&self) -> bool {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         waitid(WaitId::PidFd(self.0.get_ref().as_fd()), options).is_ok()
     }
 
-    /// The signal that stopped the process, if one has since this was last asked.
+    /// The signal that stopped the process, if it was stopped since the last call.
     pub fn stopped_by(&self) -> Option<i32> {
         let options = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG;
         let status = waitid(WaitId::PidFd(self.0.get_ref().as_fd()), options).ok()??;
         status.stopping_signal()
     }
 
-    /// How the process ended, where somebody else has reaped it.
+    /// How the process ended, if other code has reaped it.
     pub fn end(&self) -> Option<End> {
         end_of_reaped(self.0.get_ref().as_fd())
     }
@@ -94,18 +94,18 @@ impl Pidfd {
     }
 }
 
-/// Which process a descriptor means that somebody else sent.
+/// The process that a descriptor sent by another process refers to.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Sent {
-    /// The one of this number, which is in the group.
+    /// The process of this number, which is in the group.
     Member(u32),
-    /// One that is dead and reaped: no signal reaches anybody.
+    /// A process that is dead and reaped: a signal has no effect.
     Gone,
-    /// Another process, or no process at all.
+    /// Another process, or not a process.
     Stranger,
 }
 
-/// Tells whether a descriptor that somebody else sent means a process of a group.
+/// Determines whether a descriptor sent by another process refers to a process of a group.
 ///
 /// # Errors
 ///
@@ -117,7 +117,7 @@ pub fn member_of(group: i32, pidfd: BorrowedFd<'_>) -> io::Result<Sent> {
         Shown::Nothing => return Ok(Sent::Stranger),
     };
     let its_group = Pid::from_raw(number.cast_signed()).map(|pid| getpgid(Some(pid)));
-    // The number was that process's all the time if it still is.
+    // If the number is still that process's, it was so all the time.
     match (shown(pidfd)?, its_group) {
         (Shown::Gone, _) => Ok(Sent::Gone),
         (Shown::Number(_), Some(Ok(its))) if its.as_raw_nonzero().get() == group => {
@@ -127,11 +127,11 @@ pub fn member_of(group: i32, pidfd: BorrowedFd<'_>) -> io::Result<Sent> {
     }
 }
 
-/// What `/proc` shows of a descriptor for a process.
+/// What `/proc` shows about a descriptor for a process.
 enum Shown {
     Number(u32),
     Gone,
-    /// It is no such descriptor, or its process has no number here.
+    /// It is not such a descriptor, or its process has no number here.
     Nothing,
 }
 
@@ -142,7 +142,7 @@ fn shown(pidfd: BorrowedFd<'_>) -> io::Result<Shown> {
     }
 }
 
-/// `PIDFD_GET_INFO` and what it fills, of Linux 6.13; the header is
+/// `PIDFD_GET_INFO` and the structure that it fills, of Linux 6.13; the header is
 /// `linux/pidfd.h`.
 #[repr(C)]
 #[derive(Default)]
@@ -158,8 +158,8 @@ struct Info {
 
 const GET_INFO: libc::c_ulong = 0xc040_ff0b;
 
-/// Asks the kernel; none where it does not know the question, or the descriptor is
-/// for something else.
+/// Queries the kernel; `None` if it does not know the request, or the descriptor is for
+/// something else.
 #[expect(unsafe_code, reason = "an ioctl that rustix has no function for")]
 fn asked(pidfd: BorrowedFd<'_>) -> Option<Shown> {
     const HAS_PID: u64 = 1;
@@ -168,10 +168,10 @@ fn asked(pidfd: BorrowedFd<'_>) -> Option<Shown> {
         mask: HAS_PID,
         ..Info::default()
     };
-    // SAFETY: the request's number says that it writes 64 bytes at most, which is
-    // what is there. On a descriptor of another kind it has no meaning: the type
-    // 0xff is that of descriptors that live in the kernel alone, and the only
-    // other ones sent here are refused with ENOTTY.
+    // SAFETY: the request's number states that it writes at most 64 bytes, which is the
+    // size of `info`. On a descriptor of another kind it has no meaning: the type 0xff
+    // belongs to descriptors that live in the kernel alone, and the only other requests of
+    // that type are refused with ENOTTY.
     match unsafe { libc::ioctl(pidfd.as_raw_fd(), GET_INFO, &raw mut info) } {
         0 if info.mask & HAS_PID != 0 && info.tgid > 0 => Some(Shown::Number(info.tgid)),
         0 => None,
@@ -182,8 +182,8 @@ fn asked(pidfd: BorrowedFd<'_>) -> Option<Shown> {
     }
 }
 
-/// How a process ended that somebody else has reaped; none where the kernel does not keep
-/// that (before Linux 6.15), or the process is not dead and reaped.
+/// How a process ended that other code has reaped; `None` if the kernel does not keep that
+/// (before Linux 6.15), or the process is not dead and reaped.
 #[expect(unsafe_code, reason = "an ioctl that rustix has no function for")]
 pub fn end_of_reaped(pidfd: BorrowedFd<'_>) -> Option<End> {
     const HAS_EXIT: u64 = 1 << 3;

@@ -1,5 +1,5 @@
-//! Which process this is, at the price of one load: whether it is still the one that it
-//! was, or a fork of it, in which the other threads are missing.
+//! The identity of this process, at the price of one load: whether it is still the same
+//! one, or a fork of it, in which the other threads are missing.
 
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous};
 use rustix::process::getpid;
@@ -14,25 +14,25 @@ pub struct Process(u32);
 /// Where the number of this process is kept: on a page that is all zero in a fork.
 struct Page(NonNull<AtomicU32>);
 
-// SAFETY: what it points to is never unmapped, and atomic.
+// SAFETY: the page is never unmapped, and its content is atomic.
 #[expect(unsafe_code, reason = "a page that all threads read")]
 unsafe impl Send for Page {}
 // SAFETY: as above.
 #[expect(unsafe_code, reason = "a page that all threads read")]
 unsafe impl Sync for Page {}
 
-/// None where the kernel has no such pages.
+/// `None` if the kernel has no such pages.
 static PAGE: OnceLock<Option<Page>> = OnceLock::new();
 
 impl Process {
-    /// The one that calls.
+    /// The calling process.
     #[expect(unsafe_code, reason = "reading a page that was mapped by hand")]
     pub fn current() -> Self {
         let Some(page) = PAGE.get_or_init(new_page) else {
             return Process(number());
         };
-        // SAFETY: the page is mapped for ever, for reading and writing, and large and
-        // aligned enough; all zeroes are a valid value, and every access is atomic.
+        // SAFETY: the page is mapped forever, for reading and writing, and large and aligned
+        // enough; all zeroes are a valid value, and every access is atomic.
         let kept = unsafe { page.0.as_ref() };
         match kept.load(Ordering::Relaxed) {
             0 => {
@@ -48,7 +48,7 @@ impl Process {
         self.0
     }
 
-    /// Whether it is the one that calls.
+    /// Whether it is the calling process.
     pub fn is_current(self) -> bool {
         self == Process::current()
     }
@@ -61,7 +61,8 @@ fn number() -> u32 {
 #[expect(unsafe_code, reason = "a mapping of our own")]
 fn new_page() -> Option<Page> {
     let len = rustix::param::page_size();
-    // SAFETY: a new mapping, where the kernel likes, that nobody else knows.
+    // SAFETY: a new mapping at an address that the kernel chooses, which no other code
+    // knows.
     let page = unsafe {
         mmap_anonymous(
             std::ptr::null_mut(),
@@ -71,10 +72,10 @@ fn new_page() -> Option<Page> {
         )
     }
     .ok()?;
-    // SAFETY: the advice concerns this mapping, and says what becomes of it in a fork.
+    // SAFETY: the advice concerns this mapping, and what a fork sees of it.
     let wiped = unsafe { madvise(page, len, Advice::LinuxWipeOnFork) };
     if wiped.is_err() {
-        // SAFETY: it was just mapped, and nobody has it.
+        // SAFETY: it was just mapped, and no other code has its address.
         let _ = unsafe { rustix::mm::munmap(page, len) };
         return None;
     }

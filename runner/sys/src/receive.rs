@@ -1,20 +1,19 @@
-//! Receiving from a Unix socket: bytes, descriptors, and who sent them.
+//! Receiving from a Unix socket: bytes, descriptors, and the sender.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
-/// Room for what comes beside the bytes: 253 descriptors, the kernel's own bound, and
-/// who sent them.
+/// Room for the control messages: 253 descriptors, the kernel's own limit, and the sender.
 const CONTROL: usize = 1280;
 
-/// What one call received, beside the bytes.
+/// What one call received, except for the bytes.
 pub struct Received {
     pub bytes: usize,
     pub descriptors: Vec<OwnedFd>,
-    /// There was more beside the bytes than there was room for.
+    /// There were more control messages than there was room for.
     pub is_cut: bool,
-    /// The process that sent it, by its number here: the kernel's word, where the
-    /// socket was asked to tell. None for one that has no number here.
+    /// The process that sent it, by its number here, as the kernel states it if the socket
+    /// was set up for that. `None` for a process without a number here.
     pub speaker: Option<u32>,
 }
 
@@ -26,22 +25,22 @@ struct Control([u8; CONTROL]);
 /// # Errors
 ///
 /// As `recvmsg(2)`.
-// Not rustix's: it reads who sent something as a number that is not zero, which that of
-// a process of another namespace is.
-#[expect(unsafe_code, reason = "no safe recvmsg tells who sends")]
+// Not rustix's function: it reads the sender as a number that is not zero, which the number
+// of a process in another namespace is.
+#[expect(unsafe_code, reason = "no safe recvmsg reports the sender")]
 pub fn receive(socket: impl AsFd, bytes: &mut [u8]) -> io::Result<Received> {
     let mut control = Control([0; CONTROL]);
     let mut into = libc::iovec {
         iov_base: bytes.as_mut_ptr().cast(),
         iov_len: bytes.len(),
     };
-    // SAFETY: all zeroes are a `msghdr` of nothing.
+    // SAFETY: all zeroes are an empty `msghdr`.
     let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
     header.msg_iov = &raw mut into;
     header.msg_iovlen = 1;
     header.msg_control = control.0.as_mut_ptr().cast();
     header.msg_controllen = CONTROL as _;
-    // SAFETY: the header's pointers are to buffers of ours, as long as it says.
+    // SAFETY: the header's pointers are to local buffers of the lengths that it states.
     let received = unsafe {
         libc::recvmsg(
             socket.as_fd().as_raw_fd(),
@@ -55,12 +54,12 @@ pub fn receive(socket: impl AsFd, bytes: &mut [u8]) -> io::Result<Received> {
         is_cut: header.msg_flags & libc::MSG_CTRUNC != 0,
         speaker: None,
     };
-    // SAFETY: the kernel filled the header, whose control buffer is aligned and lives
-    // on; `CMSG_NXTHDR` stays within it.
+    // SAFETY: the kernel filled the header, whose control buffer is aligned and still
+    // alive; `CMSG_NXTHDR` stays within it.
     let mut message = unsafe { libc::CMSG_FIRSTHDR(&raw const header) };
     while !message.is_null() {
-        // SAFETY: a header that the kernel wrote, with `cmsg_len` bytes from its own
-        // beginning on that are within the buffer. Descriptors are new and ours.
+        // SAFETY: a header that the kernel wrote, with `cmsg_len` bytes from its own beginning
+        // on, which are within the buffer. The descriptors are new and owned here.
         unsafe {
             let of = (*message).cmsg_len as usize - libc::CMSG_LEN(0) as usize;
             let data = libc::CMSG_DATA(message);

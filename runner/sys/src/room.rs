@@ -3,19 +3,19 @@
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use std::{io, ptr};
 
-/// Whether this process may have this many more bytes. Nothing is kept: it is for those who
-/// are about to ask for them where there is no way to be refused.
+/// Whether this process may allocate this many more bytes. Nothing is reserved: it is for
+/// callers that are about to allocate them in a way that cannot fail.
 ///
 /// # Errors
 ///
-/// It may not; or there is no address space for them.
+/// It may not; or no address space is left.
 #[expect(unsafe_code, reason = "pages are mapped, and given back")]
 pub fn room_for(bytes: usize) -> io::Result<()> {
     let prot = ProtFlags::READ | ProtFlags::WRITE;
     let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
-    // SAFETY: the kernel chooses a place that nothing else has.
+    // SAFETY: the kernel chooses an address that is not in use.
     let at = unsafe { mmap_anonymous(ptr::null_mut(), bytes, prot, flags) }?;
-    // SAFETY: the pages are those from above, and nobody has heard of them.
+    // SAFETY: the pages are those from above, and no other code has their address.
     unsafe { munmap(at, bytes) }?;
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! Memory that other threads and other processes change meanwhile: looked at by
-//! atomic words only, never as plain bytes.
+//! Memory that other threads and other processes change at any time: accessed by atomic
+//! words only, never as plain bytes.
 
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use std::io;
@@ -14,39 +14,38 @@ pub struct SharedWords {
     len: usize,
 }
 
-// SAFETY: a mapping belongs to the process, not to a thread; it is unmapped once,
-// by the one that drops it.
+// SAFETY: a mapping belongs to the process, not to a thread; it is unmapped once, when this
+// is dropped.
 #[expect(unsafe_code, reason = "a mapping of our own")]
 unsafe impl Send for SharedWords {}
-// SAFETY: all that `&SharedWords` gives out are atomics.
+// SAFETY: `&SharedWords` gives out nothing but atomics.
 #[expect(unsafe_code, reason = "a mapping of our own")]
 unsafe impl Sync for SharedWords {}
 
 impl SharedWords {
-    /// Maps the first `len` bytes of `file`. They must be there and stay there
-    /// (reserved, sealed against shrinking), or looking at one ends the process.
+    /// Maps the first `len` bytes of `file`. They must exist and remain (reserved, sealed
+    /// against shrinking); otherwise an access ends the process.
     ///
     /// # Errors
     ///
-    /// No address space is left, or the file is not for writing.
+    /// No address space is left, or the file is not open for writing.
     #[expect(unsafe_code, reason = "a mapping of our own")]
     pub fn map(file: impl AsFd, len: usize) -> io::Result<Self> {
         let prot = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: a new mapping, where the kernel likes.
+        // SAFETY: a new mapping at an address that the kernel chooses.
         let start = unsafe { mmap(ptr::null_mut(), len, prot, MapFlags::SHARED, file, 0) }?;
         let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::InvalidData)?;
         Ok(SharedWords { start, len })
     }
 
-    /// The word at `offset`; none beyond the end or where the offset is not aligned.
+    /// The word at `offset`; `None` beyond the end, or if the offset is not aligned.
     #[expect(unsafe_code, reason = "a word of the mapping")]
     pub fn u32(&self, offset: usize) -> Option<&AtomicU32> {
         let at = self.word(offset, size_of::<u32>())?.cast();
-        // SAFETY: `from_ptr` wants a pointer that is aligned, valid for as long as
-        // the reference, and used by atomics only meanwhile: `word` looked at the
-        // first two, and nothing in this process looks at this mapping otherwise.
-        // Other processes change it by whatever they like; that is what atomics
-        // are for.
+        // SAFETY: `from_ptr` requires a pointer that is aligned, valid as long as the
+        // reference, and meanwhile used by atomics only: `word` checked the first two, and no
+        // code of this process accesses this mapping otherwise. Other processes change it in
+        // any way; that is what atomics are for.
         Some(unsafe { AtomicU32::from_ptr(at) })
     }
 
@@ -68,8 +67,8 @@ impl SharedWords {
 impl Drop for SharedWords {
     #[expect(unsafe_code, reason = "unmapping")]
     fn drop(&mut self) {
-        // SAFETY: the mapping is this value's own, and every reference into it
-        // borrowed from this value.
+        // SAFETY: the mapping is this value's own, and every reference into it borrows this
+        // value.
         let _ = unsafe { munmap(self.start.as_ptr().cast(), self.len) };
     }
 }
@@ -80,11 +79,11 @@ mod tests {
     use rustix::mm::mmap_anonymous;
     use std::sync::atomic::Ordering::Relaxed;
 
-    /// Of no file, which Miri has none of.
+    /// Without a file, because Miri has no memory files.
     #[expect(unsafe_code, reason = "a mapping of our own")]
     fn anonymous(len: usize) -> SharedWords {
         let prot = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: a new mapping, where the kernel likes.
+        // SAFETY: a new mapping at an address that the kernel chooses.
         let start = unsafe { mmap_anonymous(ptr::null_mut(), len, prot, MapFlags::PRIVATE) };
         let start = NonNull::new(start.expect("maps").cast()).expect("an address");
         SharedWords { start, len }

@@ -1,8 +1,7 @@
-//! What the system did not give, in words: which of the limits that this process was
-//! started with may be behind an error.
+//! Shortages of the system, for messages: which of the limits that this process was started
+//! with may have caused an error.
 //!
-//! Invariant: what is said here is about inherited limits only, never about those of a
-//! task.
+//! Invariant: this is about inherited limits only, never about those of a task.
 
 use rustix::process::{Pid, Resource, getrlimit};
 use std::fmt::Write as _;
@@ -16,10 +15,10 @@ use wrun_types::error::ErrorKind;
 /// How a hint begins.
 pub const HINT: &str = "; this process has a limit of ";
 
-/// What may have been too little.
+/// The resource that may have run out.
 #[derive(Clone, Copy)]
 enum Kind {
-    /// Threads, processes; and the memory for their stacks.
+    /// Threads and processes, and the memory for their stacks.
     Tasks,
     Memory,
     Descriptors,
@@ -39,19 +38,19 @@ impl Kind {
     }
 }
 
-/// Whether the system has too little of something.
+/// Whether the error is a shortage of the system.
 pub fn is_one(error: &io::Error) -> bool {
     Kind::of(error).is_some() || error.raw_os_error() == Some(libc::ENFILE)
 }
 
-/// What may be behind an error of the system, to be appended to its message; nothing
-/// where no limit is.
+/// The limit that may have caused an error of the system, to be appended to its message;
+/// empty if no limit is set.
 pub fn hint(error: &io::Error) -> String {
     Kind::of(error).map_or_else(String::new, limits)
 }
 
-/// The public error for one of a module, with a hint at the limit that may be behind it,
-/// where the system refused.
+/// The public error for an error of a module, with a hint at the limit that may have caused
+/// it.
 pub fn error(
     kind: ErrorKind,
     source: impl std::error::Error + Send + Sync + 'static,
@@ -67,7 +66,7 @@ pub fn error(
     wrun_types::error::Error::with_source(kind, message, source)
 }
 
-/// An error in words, with a hint at the limit that may be behind it.
+/// The text of an error, with a hint at the limit that may have caused it.
 fn explain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut message = error.to_string();
     if !message.contains(HINT) {
@@ -78,7 +77,7 @@ fn explain(error: &(dyn std::error::Error + 'static)) -> String {
     message
 }
 
-/// As [`hint`], where only the words of an error are left.
+/// As [`hint`], if only the text of an error is left.
 pub fn hint_of(words: &str) -> String {
     if words.contains(HINT) {
         return String::new();
@@ -122,27 +121,27 @@ fn limits(kind: Kind) -> String {
     text
 }
 
-/// The limit on memory that this process was started with, in bytes, where it is less
-/// than `wanted`.
+/// The limit on memory that this process was started with, in bytes, if it is less than
+/// `wanted`.
 pub fn less_memory_than(wanted: u64) -> Option<u64> {
     let limits = [Resource::Data, Resource::As].map(|resource| getrlimit(resource).current);
     limits.into_iter().flatten().min().filter(|it| *it < wanted)
 }
 
-/// The limit on the size of a file that this process was started with, in bytes, where it
-/// is less than `wanted`.
+/// The limit on the size of a file that this process was started with, in bytes, if it is
+/// less than `wanted`.
 pub fn smaller_files_than(wanted: u64) -> Option<u64> {
     let limit = getrlimit(Resource::Fsize).current;
     limit.filter(|it| *it < wanted)
 }
 
-/// What a thread takes, in bytes: its stack, that of its signal handlers, guards. Rust
-/// ends the program where a thread is there and the second is not.
+/// The memory of a thread, in bytes: its stack, that of its signal handlers, guards. Rust
+/// ends the program if a thread starts and the second stack is not available.
 const THREAD: usize = (2 << 20) + (256 << 10);
-/// What threads need to do anything, in bytes.
+/// The memory that threads need to do any work, in bytes.
 const HEAP: usize = 6 << 20;
 
-/// How many threads there is memory for, `wanted` or one, beside `others`.
+/// How many threads there is memory for, `wanted` or one, in addition to `others`.
 pub fn room_for_threads(wanted: usize, others: usize) -> io::Result<usize> {
     let needed = |threads: usize| {
         let threads = threads.saturating_add(others);
@@ -157,7 +156,7 @@ pub fn room_for_threads(wanted: usize, others: usize) -> io::Result<usize> {
 /// How long a thread that has ended may still count against a limit.
 const THREAD_ENDS: Duration = Duration::from_secs(1);
 
-/// How many threads the system gives at once, at most `wanted`; and why not more. None of
+/// How many threads the system allows at once, at most `wanted`, and why not more. None of
 /// them counts against a limit any more when this returns.
 pub fn threads(wanted: usize) -> (usize, Option<io::Error>) {
     let gate = Arc::new(Mutex::new(()));
@@ -180,8 +179,8 @@ pub fn threads(wanted: usize) -> (usize, Option<io::Error>) {
     }
     drop(closed);
     let count = started.len();
-    // Joining tells that a thread has left its stack. The kernel takes it from the count of
-    // its user a little later, right before it takes it out of /proc.
+    // Joining shows that a thread has left its stack. The kernel subtracts it from its
+    // user's count a little later, just before it removes it from /proc.
     let until = Instant::now() + THREAD_ENDS;
     for id in started.into_iter().filter_map(|thread| thread.join().ok()) {
         let entry = format!("/proc/self/task/{}", id.as_raw_nonzero());

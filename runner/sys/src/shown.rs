@@ -1,5 +1,4 @@
-//! Two numbers that one process shows to others, which look at them and cannot change
-//! them.
+//! Two numbers that one process publishes to others, which can read but not change them.
 
 use super::shared_words::SharedWords;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
@@ -9,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
-/// Bytes of the file: less than any page.
+/// Size of the file in bytes: less than any page.
 const LEN: usize = 2 * size_of::<u64>();
 
 /// The numbers, for the process that sets them.
@@ -24,8 +23,8 @@ impl Shown {
     ///
     /// # Errors
     ///
-    /// No memory or descriptor is left, or the kernel (before Linux 5.1) cannot keep others
-    /// from writing.
+    /// No memory or descriptor is left, or the kernel (before Linux 5.1) cannot forbid
+    /// writing to others.
     pub fn new() -> io::Result<Self> {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let file = memfd_create("wrun-clock", flags)?;
@@ -36,7 +35,7 @@ impl Shown {
         Ok(Shown { file, words })
     }
 
-    /// What another process maps.
+    /// The file for other processes to map.
     pub fn file(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
@@ -51,11 +50,11 @@ impl Shown {
     }
 }
 
-/// The numbers, for others. They are mapped as long as the process lives.
+/// The numbers, for the readers. They stay mapped as long as the process lives.
 #[derive(Debug)]
 pub struct Seen(NonNull<AtomicU64>);
 
-// SAFETY: what it points to is never unmapped, and atomic.
+// SAFETY: the mapping is never unmapped, and its content is atomic.
 #[expect(unsafe_code, reason = "a page that all threads read")]
 unsafe impl Send for Seen {}
 // SAFETY: as above.
@@ -63,20 +62,21 @@ unsafe impl Send for Seen {}
 unsafe impl Sync for Seen {}
 
 impl Seen {
-    /// Maps what another process shows.
+    /// Maps the numbers of another process.
     ///
     /// # Errors
     ///
     /// It is another kind of file, or no address space is left.
     #[expect(unsafe_code, reason = "a mapping of our own")]
     pub fn map(file: OwnedFd) -> io::Result<Self> {
-        // Nothing but a file of memory has seals; one that cannot shrink keeps its bytes.
+        // Only memory files have seals; a file that cannot shrink keeps its bytes.
         let seals = rustix::fs::fcntl_get_seals(&file)?;
         let len = rustix::fs::fstat(&file)?.st_size;
         if !seals.contains(SealFlags::SHRINK) || usize::try_from(len) != Ok(LEN) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        // SAFETY: a new mapping, where the kernel likes, that nobody else knows.
+        // SAFETY: a new mapping at an address that the kernel chooses, which no other code
+        // knows.
         let start = unsafe {
             mmap(
                 ptr::null_mut(),
@@ -91,13 +91,13 @@ impl Seen {
         Ok(Seen(start))
     }
 
-    /// Both, the first first.
+    /// Both numbers, the first one first.
     #[expect(unsafe_code, reason = "reading a page that was mapped by hand")]
     pub fn load(&self) -> [u64; 2] {
         [0, 1].map(|index| {
-            // SAFETY: the mapping has both words, begins at a page, and stays for ever; the
-            // file cannot shrink. All in this process look at it by such loads alone:
-            // relaxed ones of a word's size are allowed where memory is only for reading.
+            // SAFETY: the mapping has both words, begins at a page, and stays forever; the file
+            // cannot shrink. All code of this process accesses it by such loads alone: relaxed
+            // loads of a word's size are allowed on read-only memory.
             let number = unsafe { self.0.add(index).as_ref() }.load(Ordering::Relaxed);
             fence(Ordering::Acquire);
             number

@@ -1,19 +1,18 @@
-//! Signals that are to be errors instead.
+//! Signals that are turned into errors.
 
 use std::io;
 use std::marker::PhantomData;
 use std::ptr;
 
-/// Has a write beyond the limit of a file's size fail (`EFBIG`) instead of ending
-/// the process, and those that it makes.
+/// Makes a write beyond the limit of a file's size fail (`EFBIG`) instead of ending the
+/// process, here and in the processes that it starts.
 ///
 /// # Errors
 ///
-/// What the kernel says.
+/// The kernel's error.
 #[expect(unsafe_code, reason = "signal dispositions are set through libc")]
 pub fn ignore_file_size_signal() -> io::Result<()> {
-    // SAFETY: `SIG_IGN` installs no handler, so nothing can run in a place where
-    // it must not.
+    // SAFETY: `SIG_IGN` installs no handler, so no code can run where it must not.
     let before = unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
     if before == libc::SIG_ERR {
         return Err(io::Error::last_os_error());
@@ -21,9 +20,9 @@ pub fn ignore_file_size_signal() -> io::Result<()> {
     Ok(())
 }
 
-/// Has a write beyond the limit of a file's size fail (`EFBIG`) instead of ending this
-/// process, unless somebody has decided what that signal does. Programs that this one
-/// executes have the default again.
+/// Makes a write beyond the limit of a file's size fail (`EFBIG`) instead of ending this
+/// process, unless the program has set a disposition for that signal. Programs that this
+/// one executes have the default again.
 #[expect(unsafe_code, reason = "signal dispositions are set through libc")]
 pub fn survive_file_size_signal() {
     extern "C" fn nothing(_: libc::c_int) {}
@@ -34,13 +33,13 @@ pub fn survive_file_size_signal() {
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = nothing as extern "C" fn(libc::c_int) as libc::sighandler_t;
     action.sa_flags = libc::SA_RESTART | libc::SA_ONSTACK;
-    // SAFETY: the handler does nothing, so it may run anywhere; `action` outlives the
-    // call, and the former disposition is not asked for. A signal with a handler is a
-    // valid one to set, so that nothing is left to be told.
+    // SAFETY: the handler does nothing, so it may run anywhere; `action` outlives the call,
+    // and the former disposition is not requested. A signal with a handler is valid to set,
+    // so the call cannot fail.
     unsafe { libc::sigaction(libc::SIGXFSZ, &raw const action, ptr::null_mut()) };
 }
 
-/// Whether writing to what nobody reads any more ends this process.
+/// Whether writing to a pipe without a reader ends this process.
 pub fn dies_of_broken_pipes() -> bool {
     is_default(libc::SIGPIPE)
 }
@@ -54,29 +53,29 @@ pub fn is_ignored(signal: libc::c_int) -> bool {
     disposition(signal) == Some(libc::SIG_IGN)
 }
 
-/// What a signal does; `None` for an unknown signal.
+/// The disposition of a signal; `None` for an unknown signal.
 #[expect(unsafe_code, reason = "signal dispositions are looked at through libc")]
 fn disposition(signal: libc::c_int) -> Option<libc::sighandler_t> {
     // SAFETY: as above.
     let mut now: libc::sigaction = unsafe { std::mem::zeroed() };
-    // SAFETY: nothing is set, and `now` is there to be filled.
+    // SAFETY: nothing is set, and `now` may be filled.
     let asked = unsafe { libc::sigaction(signal, ptr::null(), &raw mut now) };
     (asked == 0).then_some(now.sa_sigaction)
 }
 
-/// Has a signal do to this process what it does by default, and returns when that is over:
-/// one that stops it, once somebody lets it go on. The kernel drops those of a terminal
-/// where nobody could (an orphaned process group), and any to the first process of a
-/// namespace. Whatever handles the signal handles it again afterwards.
+/// Gives a signal its default effect on this process, and returns when that is over: for
+/// one that stops it, once it continues. The kernel discards those of a terminal if no
+/// process could continue this one (an orphaned process group), and any to the first
+/// process of a namespace. The signal's handler is restored afterwards.
 #[expect(unsafe_code, reason = "signal dispositions are set through libc")]
 pub fn stop_by(signal: libc::c_int) {
     // SAFETY: all zeroes is a `sigaction`, the default, and an empty set on Linux.
     let (default, mut before, mut masked): (libc::sigaction, libc::sigaction, libc::sigset_t) =
         unsafe { std::mem::zeroed() };
     let only = set_of(&[signal]);
-    // SAFETY: everything outlives the calls. The default installs no handler, and what was
-    // there before is put back as the kernel gave it. Raised to this thread, which does not
-    // block it, the signal has done its work when the call returns.
+    // SAFETY: everything outlives the calls. The default installs no handler, and the
+    // former disposition is restored as the kernel gave it. Raised to this thread, which
+    // does not block it, the signal has had its effect when the call returns.
     unsafe {
         libc::sigaction(signal, &raw const default, &raw mut before);
         libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const only, &raw mut masked);
@@ -86,10 +85,10 @@ pub fn stop_by(signal: libc::c_int) {
     }
 }
 
-/// As long as it exists, a broken pipe is an error on this thread and no signal.
+/// While it exists, a broken pipe is an error on this thread instead of a signal.
 pub struct NoPipeSignal {
     before: libc::sigset_t,
-    /// It belongs to its thread.
+    /// It must stay on its thread.
     _here: PhantomData<*const ()>,
 }
 
@@ -99,8 +98,8 @@ impl NoPipeSignal {
         // SAFETY: all zeroes is an empty set on Linux.
         let mut before: libc::sigset_t = unsafe { std::mem::zeroed() };
         let pipe = only_pipe();
-        // SAFETY: both sets outlive the call; blocking a signal has no other effect than
-        // that it waits.
+        // SAFETY: both sets outlive the call; blocking a signal has no other effect than that
+        // it stays pending.
         unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const pipe, &raw mut before) };
         NoPipeSignal {
             before,
@@ -108,7 +107,7 @@ impl NoPipeSignal {
         }
     }
 
-    /// For as long as the thread exists.
+    /// Until the thread ends.
     pub fn forever() {
         std::mem::forget(NoPipeSignal::new());
     }
@@ -125,8 +124,8 @@ impl Drop for NoPipeSignal {
         // SAFETY: `before` was filled by the kernel.
         let was_blocked = unsafe { libc::sigismember(&raw const self.before, libc::SIGPIPE) } == 1;
         if !was_blocked {
-            // SAFETY: the set and the time outlive the call, and nobody asks for more of
-            // the signal than that it is taken; without one, the call says so at once.
+            // SAFETY: the set and the time outlive the call, and no information about the
+            // signal is requested; if none is pending, the call returns at once.
             unsafe { libc::sigtimedwait(&raw const pipe, ptr::null_mut(), &raw const now) };
         }
         // SAFETY: the mask is the one that the kernel gave.
@@ -150,8 +149,8 @@ pub(super) fn mask(how: libc::c_int, signals: &[libc::c_int]) {
 
 #[expect(unsafe_code, reason = "sets of signals are made through libc")]
 pub(super) fn set_of(signals: &[libc::c_int]) -> libc::sigset_t {
-    // SAFETY: all zeroes is an empty set on Linux, and the calls change one of ours; a
-    // number that is no signal's is refused.
+    // SAFETY: all zeroes is an empty set on Linux, and the calls change a set owned here;
+    // an invalid signal number is refused.
     unsafe {
         let mut set: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut set);
@@ -162,10 +161,10 @@ pub(super) fn set_of(signals: &[libc::c_int]) -> libc::sigset_t {
     }
 }
 
-/// For this process to be a host that dies of broken pipes, as one in C does.
+/// Makes this process die of broken pipes, as a host in C does.
 #[cfg(any(test, feature = "test-hooks"))]
 #[expect(unsafe_code, reason = "signal dispositions are set through libc")]
 pub fn die_of_broken_pipes() {
-    // SAFETY: the default is no handler.
+    // SAFETY: the default is not a handler.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
 }

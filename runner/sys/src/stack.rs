@@ -1,27 +1,27 @@
 //! The size of threads' stacks, in a process that may be a fork of one with threads.
 //!
-//! A fork has none of the other threads, and the C library gives their stacks, with what was
-//! local to them, to new threads. But parking_lot, which tokio may use, keeps its waiting
-//! threads in lists that go through those places: in a fork they still hold the threads that
-//! waited in the other process. A new thread in the place of one of them breaks the list, and
-//! another one is never woken. Invariant: a thread of this size gets no stack of a thread that
-//! a process before this one had.
+//! A fork has none of the other threads, and the C library gives their stacks, with their
+//! thread-local data, to new threads. But parking_lot, which tokio may use, keeps its
+//! waiting threads in lists that go through that memory: in a fork the lists still contain
+//! the threads that waited in the other process. A new thread on the stack of one of them
+//! breaks the list, and another thread is never woken. Invariant: a thread of this size
+//! never gets the stack of a thread of an earlier process.
 
 use crate::process::Process;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// What Rust gives a thread.
+/// Rust's default for a thread.
 const DEFAULT: usize = 2 << 20;
-/// Forks of forks that are told apart; later ones share the largest size.
+/// Forks of forks that are distinguished; later ones share the largest size.
 const MOST: u64 = 15;
 
-/// The number of the process that asked last, and in the lower 32 bits how many asked before.
-/// No lock: a fork would have it locked for ever.
+/// The number of the last calling process, and in the lower 32 bits how many processes
+/// called before. Not a lock: in a fork it could be locked forever.
 static LAST: AtomicU64 = AtomicU64::new(0);
 
-/// Bytes: the C library reuses a stack for one that is as large or smaller, so in each fork of
-/// a process that called this, it is larger than it was there.
+/// In bytes. The C library reuses a stack for one of the same size or smaller, so in each
+/// fork of a process that called this, the size is larger than it was there.
 pub fn stack_size() -> usize {
     static OWN: OnceLock<usize> = OnceLock::new();
     let own = *OWN.get_or_init(|| {

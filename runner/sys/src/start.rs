@@ -1,10 +1,10 @@
-//! Starting a program: without code of ours between the fork and the program, and without
-//! a copy of this process's page tables.
+//! Starting a program: without code of this program between the fork and the new program,
+//! and without a copy of this process's page tables.
 //!
-//! Not by the standard library, whose programs begin with no signal blocked: one that is
-//! about to be started is in the process group of this process for a moment. Ctrl-Z would
-//! stop it there, before it is the program, and `SIGCONT` to that group would not reach it
-//! in the group that it founds next; the thread that starts it would wait for ever.
+//! Not by the standard library, whose programs begin with no signal blocked: a process that
+//! is about to execute a program is in the process group of this process for a moment.
+//! Ctrl-Z would stop it there, before it is the program, and `SIGCONT` to that group would
+//! not reach it in the group that it founds next; the starting thread would wait forever.
 
 use super::JOB_SIGNALS;
 use std::ffi::{CString, OsStr};
@@ -15,24 +15,24 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::ptr;
 
-/// What is to be started.
+/// The program to start.
 pub struct Program<'a> {
     pub path: &'a Path,
-    /// Its name, and the arguments.
+    /// Its name and arguments.
     pub args: &'a [&'a str],
-    /// All of its environment.
+    /// Its whole environment.
     pub env: &'a [&'a str],
     pub stdin: BorrowedFd<'a>,
     pub stdout: BorrowedFd<'a>,
     pub stderr: BorrowedFd<'a>,
 }
 
-/// Starts a program in `/` that founds a process group, with the signals blocked that stop
-/// a job; its number.
+/// Starts a program in `/` as the leader of a new process group, with the signals blocked
+/// that stop a job; returns its number.
 ///
 /// # Errors
 ///
-/// What the system says; also where the program cannot be executed.
+/// The system's error; also if the program cannot be executed.
 #[expect(
     unsafe_code,
     reason = "a spawn that the standard library has no options for"
@@ -54,9 +54,9 @@ pub fn start(program: &Program<'_>) -> io::Result<i32> {
         options.stream(stream, number)?;
     }
     let mut pid = 0;
-    // SAFETY: all that is pointed to outlives the call: texts that end in zero, lists of
-    // them that end in null, and options that were made. Nothing of it is written to but
-    // `pid`.
+    // SAFETY: all pointers are to values that outlive the call: strings that end in zero,
+    // lists of them that end in null, and options that were initialised. Only `pid` is
+    // written to.
     done(unsafe {
         libc::posix_spawnp(
             &raw mut pid,
@@ -83,10 +83,10 @@ impl Options {
         let flags = libc::POSIX_SPAWN_SETPGROUP
             | libc::POSIX_SPAWN_SETSIGMASK
             | libc::POSIX_SPAWN_SETSIGDEF;
-        // SAFETY: both are filled by their own function, which is checked, before anything
-        // else has them; from then on `Options` destroys them. glibc and musl have no
-        // pointers into them, so they may be moved. The sets are filled, and only read; the
-        // path is a literal.
+        // SAFETY: both are initialised by their own function, which is checked, before other
+        // code uses them; from then on `Options` destroys them. glibc and musl keep no pointers
+        // into them, so they may be moved. The sets are filled, and only read; the path is a
+        // literal.
         unsafe {
             done(libc::posix_spawnattr_init(attributes.as_mut_ptr()))?;
             done(libc::posix_spawn_file_actions_init(actions.as_mut_ptr()))?;
@@ -96,7 +96,7 @@ impl Options {
             };
             let attributes = &raw mut options.attributes;
             let blocked = super::signal::set_of(&JOB_SIGNALS);
-            // Rust ignores it, programs do not expect that.
+            // Rust ignores it, but programs do not expect that.
             let default = super::signal::set_of(&[libc::SIGPIPE]);
             done(libc::posix_spawnattr_setpgroup(attributes, 0))?;
             done(libc::posix_spawnattr_setsigmask(
@@ -134,7 +134,7 @@ impl Options {
 impl Drop for Options {
     #[expect(unsafe_code, reason = "libc's options for a spawn")]
     fn drop(&mut self) {
-        // SAFETY: both were made, and nobody has them any more.
+        // SAFETY: both were initialised, and are not used any more.
         unsafe {
             libc::posix_spawn_file_actions_destroy(&raw mut self.actions);
             libc::posix_spawnattr_destroy(&raw mut self.attributes);

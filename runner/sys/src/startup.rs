@@ -1,16 +1,17 @@
-//! What a process has from the one that started it, or from code that ran before ours,
-//! and should not: blocked and ignored signals, handlers, timers, a real-time priority,
-//! closed standard streams.
+//! State that a process inherited, or that earlier code has set up, and that must be reset:
+//! blocked and ignored signals, handlers, timers, a real-time priority, closed standard
+//! streams.
 
 use std::cell::Cell;
 use std::io;
 use std::mem::MaybeUninit;
 
-/// The signals by which a guest's traps arrive. Blocked, they would end the process.
+/// The signals that report a guest's traps. If they were blocked, they would end the
+/// process.
 const TRAPS: [libc::c_int; 4] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL];
 
-/// Handlers that stay: the standard library's own says that a stack overflowed, wasmtime
-/// puts its own in front; those of the next two are chained by who registers later.
+/// Handlers that stay: the standard library's reports a stack overflow, and wasmtime chains
+/// to it; the handlers of the next two are chained by later registrations.
 const KEPT: [libc::c_int; 6] = [
     libc::SIGSEGV,
     libc::SIGBUS,
@@ -20,9 +21,9 @@ const KEPT: [libc::c_int; 6] = [
     libc::SIGCHLD,
 ];
 
-/// For the start of a process that a runner started: it has no blocked or ignored
-/// signal, no timer and no real-time priority, whatever its parent had, nor handlers of
-/// code that ran before ours.
+/// For the start of a process that a runner started: clears blocked and ignored signals,
+/// timers and the real-time priority, whatever its parent's were, and handlers of earlier
+/// code.
 pub fn start_afresh() {
     stop_timers();
     for signal in 1..=libc::SIGRTMAX() {
@@ -39,7 +40,7 @@ pub fn start_afresh() {
         }
     }
     for signal in super::JOB_SIGNALS {
-        // One that waits was meant for the job of its parent: this takes it away.
+        // A pending one was meant for the job of its parent: ignoring the signal discards it.
         disposition(signal, libc::SIG_IGN);
         disposition(signal, libc::SIG_DFL);
     }
@@ -47,9 +48,9 @@ pub fn start_afresh() {
     leave_real_time();
 }
 
-/// For the start of a command, which needs signals: those that end it, and those of its
-/// children. What it was started to ignore (`nohup`), it ignores, but for the end of
-/// children, whose status would be lost.
+/// For the start of a command, which needs the signals that end it, and those of its
+/// children. It continues to ignore what it was started to ignore (`nohup`), except for the
+/// end of children, whose status would be lost.
 pub fn hear_signals() {
     if disposition_of(libc::SIGCHLD) == Some(libc::SIG_IGN) {
         disposition(libc::SIGCHLD, libc::SIG_DFL);
@@ -57,7 +58,7 @@ pub fn hear_signals() {
     let _ = unblock_all();
 }
 
-/// For a thread that is about to run guests: once for each, as a rule.
+/// For a thread that is about to run guests: usually once per thread.
 pub fn unblock_traps() {
     thread_local! {
         static UNBLOCKED: Cell<bool> = const { Cell::new(false) };
@@ -67,9 +68,9 @@ pub fn unblock_traps() {
     }
 }
 
-/// Opens [`null`](super::null()) for each standard stream that is closed: what is opened next would
-/// have its number, and the one that prints would write into it. Rust's `main` begins with
-/// that, other programs that embed us may not.
+/// Opens [`null`](super::null()) for each standard stream that is closed: otherwise the
+/// next opened file would get its number, and output would go into it. Rust's `main` begins
+/// with that, other programs that embed this library may not.
 pub fn fill_standard_streams() -> io::Result<()> {
     let streams = [
         rustix::stdio::stdin(),
@@ -78,11 +79,11 @@ pub fn fill_standard_streams() -> io::Result<()> {
     ];
     for stream in streams {
         if rustix::io::fcntl_getfd(stream) == Err(rustix::io::Errno::BADF) {
-            // The lowest number that is free: this one, for those below are open. Should
-            // another thread be faster, the next stream is looked at all the same.
+            // The lowest free number is this one, because those below are open. If another
+            // thread is faster, the next stream is checked all the same.
             let null = super::null()?;
             if is_standard(&null) {
-                // As a standard stream is.
+                // Standard streams do not have close-on-exec.
                 rustix::io::fcntl_setfd(&null, rustix::io::FdFlags::empty())?;
                 std::mem::forget(null);
             }
@@ -91,8 +92,8 @@ pub fn fill_standard_streams() -> io::Result<()> {
     Ok(())
 }
 
-/// Whether this process was told, for good, that it makes no memory executable that was
-/// written to (`PR_SET_MDWE`): what systemd's `MemoryDenyWriteExecute=` does.
+/// Whether this process is permanently forbidden to make memory executable that was written
+/// to (`PR_SET_MDWE`), as by systemd's `MemoryDenyWriteExecute=`.
 #[expect(unsafe_code, reason = "a prctl that rustix has no function for")]
 pub fn is_denied_code() -> bool {
     const GET_MDWE: libc::c_int = 66;
@@ -109,8 +110,8 @@ fn is_standard(descriptor: &impl std::os::fd::AsRawFd) -> bool {
 #[expect(unsafe_code, reason = "signal dispositions are read through libc")]
 fn disposition_of(signal: libc::c_int) -> Option<libc::sighandler_t> {
     let mut now = MaybeUninit::<libc::sigaction>::zeroed();
-    // SAFETY: a null new action asks for the old one, which is written to a variable of
-    // the right type; all zeroes are a valid value of it.
+    // SAFETY: a null new action requests the old one, which is written to a variable of the
+    // right type; all zeroes are a valid value of it.
     let (asked, now) = unsafe {
         let asked = libc::sigaction(signal, std::ptr::null(), now.as_mut_ptr());
         (asked, now.assume_init())
@@ -118,12 +119,12 @@ fn disposition_of(signal: libc::c_int) -> Option<libc::sighandler_t> {
     (asked == 0).then_some(now.sa_sigaction)
 }
 
-/// Sets one of the two dispositions that are no handlers.
+/// Sets one of the two dispositions that are not handlers.
 #[expect(unsafe_code, reason = "signal dispositions are set through libc")]
 fn disposition(signal: libc::c_int, to: libc::sighandler_t) {
-    // SAFETY: `SIG_DFL` and `SIG_IGN` install no handler, so nothing can run in a place
-    // where it must not. That it fails for signals that are libc's own, or cannot be
-    // changed, is as it should be.
+    // SAFETY: `SIG_DFL` and `SIG_IGN` install no handler, so no code can run where it must
+    // not. The call is expected to fail for signals that are libc's own or cannot be
+    // changed.
     unsafe { libc::signal(signal, to) };
 }
 
@@ -153,12 +154,12 @@ fn stop_timers() {
         it_value: zero,
     };
     for timer in [libc::ITIMER_REAL, libc::ITIMER_VIRTUAL, libc::ITIMER_PROF] {
-        // SAFETY: the pointer is to a value of ours, null is allowed for the old one.
+        // SAFETY: the pointer is to a local value; null is allowed for the old one.
         unsafe { libc::setitimer(timer, &raw const never, std::ptr::null_mut()) };
     }
 }
 
-/// A guest that computes must not do so before everything else on the machine.
+/// A guest that computes must not take precedence over everything else on the machine.
 #[expect(unsafe_code, reason = "no safe sched_setscheduler is at hand")]
 fn leave_real_time() {
     let param = libc::sched_param { sched_priority: 0 };

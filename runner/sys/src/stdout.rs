@@ -1,8 +1,7 @@
 //! Whether this process was started without a stdout.
 //!
-//! Rust's runtime opens `/dev/null` in place of a standard descriptor that is
-//! closed, before `main`, so that a result written there is lost without a word.
-//! Only code that runs earlier can tell.
+//! Rust's runtime opens `/dev/null` in place of a closed standard descriptor before `main`,
+//! so that a result written there would be lost silently. Only earlier code can detect it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -18,9 +17,9 @@ extern "C" fn look() {
     CLOSED.store(closed, Ordering::Relaxed);
 }
 
-// SAFETY: the loader calls every function in `.init_array` once, before `main`,
-// with the C convention. `look` has it, cannot unwind, uses nothing that Rust's
-// runtime sets up, and makes one system call.
+// SAFETY: the loader calls every function in `.init_array` once, before `main`, with the C
+// convention. `look` has this convention, cannot unwind, uses nothing that Rust's runtime
+// sets up, and makes one system call.
 #[expect(unsafe_code, reason = "a function the loader calls before main")]
 #[used]
 #[unsafe(link_section = ".init_array")]

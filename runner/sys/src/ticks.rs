@@ -9,7 +9,7 @@ use wasmtime::Engine;
 static ENGINE: OnceLock<Engine> = OnceLock::new();
 static TICKING: AtomicBool = AtomicBool::new(false);
 
-/// Has each tick advance this engine's epoch. Once per process.
+/// Makes each tick advance this engine's epoch. Once per process.
 ///
 /// # Errors
 ///
@@ -37,18 +37,18 @@ pub fn has_ticks() -> bool {
     ENGINE.get().is_some()
 }
 
-/// Ticks from now on, every so often. A fork does not inherit it.
+/// Starts the ticks, at this interval. A fork does not inherit them.
 pub fn start_ticks(every: Duration) {
     TICKING.store(set(every), Ordering::Relaxed);
 }
 
-/// No more ticks.
+/// Stops the ticks.
 pub fn stop_ticks() {
     TICKING.store(false, Ordering::Relaxed);
     set(Duration::ZERO);
 }
 
-/// Whether the signal comes again and again: whatever waits in the kernel meanwhile is
+/// Whether the signal is sent at an interval: calls that wait in the kernel are then
 /// interrupted.
 pub fn are_ticking() -> bool {
     TICKING.load(Ordering::Relaxed)
@@ -64,7 +64,7 @@ fn set(every: Duration) -> bool {
         it_interval: time,
         it_value: time,
     };
-    // SAFETY: the pointer is to a value of ours, null is allowed for the old one.
-    // It fails only for values out of range.
+    // SAFETY: the pointer is to a local value; null is allowed for the old one. It fails
+    // only for values out of range.
     unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const timer, std::ptr::null_mut()) == 0 }
 }

@@ -1,4 +1,4 @@
-//! Memory to be mapped and unmapped, for measuring what that takes.
+//! Memory to map and unmap, for measuring what that costs.
 
 use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, ftruncate, memfd_create};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
@@ -13,11 +13,11 @@ pub struct ToMap {
 }
 
 impl ToMap {
-    /// Makes one, its pages reserved.
+    /// Makes one with its pages reserved.
     ///
     /// # Errors
     ///
-    /// No memory, no descriptor.
+    /// No memory or descriptor is left.
     pub fn new(len: u64) -> io::Result<Self> {
         let file = memfd_create("wrun-floor", MemfdFlags::CLOEXEC)?;
         ftruncate(&file, len)?;
@@ -26,16 +26,16 @@ impl ToMap {
         Ok(ToMap { file, len })
     }
 
-    /// Maps all of it, and takes it off again.
+    /// Maps all of it, and unmaps it.
     ///
     /// # Errors
     ///
-    /// As of the calls.
+    /// The errors of the calls.
     #[expect(unsafe_code, reason = "the bare calls are what is measured")]
     pub fn map(&self) -> io::Result<()> {
         let prot = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: a new mapping where the kernel likes, to which nothing refers; it is
-        // unmapped as it was mapped.
+        // SAFETY: a new mapping at an address that the kernel chooses, to which nothing refers;
+        // it is unmapped as it was mapped.
         unsafe {
             let at = mmap(
                 ptr::null_mut(),

@@ -1,14 +1,14 @@
-//! What was sent over a socket and nobody has received.
+//! Bytes that were sent over a socket and not received yet.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-/// Whether something that was sent by this socket waits to be received. On a Unix socket
-/// it is the receiver's memory that counts as the sender's until then.
+/// Whether bytes sent by this socket wait to be received. On a Unix socket the receiver's
+/// memory counts as the sender's until then.
 #[expect(unsafe_code, reason = "no safe call asks for it")]
 pub fn has_unread(socket: BorrowedFd<'_>) -> bool {
     let mut bytes: libc::c_int = 0;
     // SAFETY: `TIOCOUTQ`, which is `SIOCOUTQ` for sockets, writes one `c_int` to the
-    // pointer, which is to one of ours. The descriptor is open.
+    // pointer, which is to a local one. The descriptor is open.
     let asked = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
     asked == 0 && bytes > 0
 }

@@ -1,4 +1,4 @@
-//! How processes ended, and what they used.
+//! How processes ended, and the resources they used.
 
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 use serde::{Deserialize, Serialize};
@@ -6,24 +6,24 @@ use std::io;
 use std::time::Duration;
 use wrun_types::report::Usage;
 
-/// How a child process ended, or that somebody stopped it.
+/// How a child process ended, or that it was stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum End {
     Status(i32),
     Signal(i32),
-    /// Stopped by this signal; it is still there.
+    /// Stopped by this signal; it still exists.
     Stopped(i32),
 }
 
-/// The end of a child, with what the kernel counted.
+/// The end of a child, with the kernel's accounting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exit {
     pub end: End,
-    /// None where the wait status was somebody else's.
+    /// `None` if other code took the wait status.
     pub usage: Option<Usage>,
 }
 
-/// Whom to wait for.
+/// The processes to wait for.
 #[derive(Clone, Copy)]
 pub enum Whom {
     Any,
@@ -32,8 +32,8 @@ pub enum Whom {
     Group(i32),
 }
 
-/// Reaps a child that has ended, or tells of one that was stopped; none when
-/// nothing happened. Does not block unless `block`, and then only for an end.
+/// Reaps a child that has ended, or reports one that was stopped; `None` if neither
+/// happened. Does not block unless `block` is set, and then only until a child ends.
 ///
 /// # Errors
 ///
@@ -53,8 +53,8 @@ pub fn wait(whom: Whom, block: bool) -> io::Result<Option<(i32, Exit)>> {
     let mut status = 0;
     let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
     loop {
-        // SAFETY: both pointers are to variables of ours of the right types, that
-        // live through the call. All zeroes are a valid `rusage`.
+        // SAFETY: both pointers are to local variables of the right types, which outlive the
+        // call. All zeroes are a valid `rusage`.
         let (waited, usage) = unsafe {
             let waited = libc::wait4(pid, &raw mut status, options, usage.as_mut_ptr());
             (waited, usage.assume_init_ref())
@@ -77,7 +77,7 @@ pub fn wait(whom: Whom, block: bool) -> io::Result<Option<(i32, Exit)>> {
     }
 }
 
-/// What a wait status says.
+/// Decodes a wait status.
 pub(super) fn end_of(status: i32) -> End {
     if libc::WIFSTOPPED(status) {
         End::Stopped(libc::WSTOPSIG(status))
@@ -88,15 +88,15 @@ pub(super) fn end_of(status: i32) -> End {
     }
 }
 
-/// Whether a process is a child of this program that nobody has reaped: its number is its
-/// own. Another thread that waits for any child, or a `SIGCHLD` that is ignored, reaps it
-/// before its owner does.
+/// Whether a process is a child of this program that was not reaped, so that the number is
+/// still its own. Another thread that waits for any child, or an ignored `SIGCHLD`, reaps
+/// it before its owner does.
 pub fn is_child(pid: i32) -> bool {
     Pid::from_raw(pid).is_some_and(|pid| is_there(WaitId::Pid(pid)))
 }
 
-/// Whether a child of this program that nobody has reaped is in a process group: its
-/// number is its own.
+/// Whether a child of this program that was not reaped is in a process group, so that the
+/// number is still that group's.
 pub fn has_child_in(group: i32) -> bool {
     Pid::from_raw(group).is_some_and(|group| is_there(WaitId::Pgid(Some(group))))
 }
@@ -111,7 +111,7 @@ pub fn own_usage() -> Usage {
     get_usage(libc::RUSAGE_SELF)
 }
 
-/// What its children that ended and were reaped have used, and theirs.
+/// What its children that ended and were reaped have used, including their own.
 pub fn children_usage() -> Usage {
     get_usage(libc::RUSAGE_CHILDREN)
 }

@@ -11,8 +11,8 @@ use tokio::io::unix::AsyncFd;
 
 /// A descriptor that an event loop watches until this is dropped.
 ///
-/// In a fork of the process that registered it, dropping it does nothing: the kernel's
-/// side of the event loop is the same there, and the other process still wants it.
+/// In a fork of the process that registered it, dropping it does nothing: both share the
+/// kernel's side of the event loop, and the other process still uses it.
 pub struct Watched {
     registered: ManuallyDrop<AsyncFd<Arc<OwnedFd>>>,
     by: Process,
@@ -30,7 +30,7 @@ impl Drop for Watched {
     #[expect(unsafe_code, reason = "dropping what is not dropped everywhere")]
     fn drop(&mut self) {
         if self.by.is_current() {
-            // SAFETY: this is the only place that drops it, and nobody sees it afterwards.
+            // SAFETY: this is the only code that drops it, and it is not used afterwards.
             unsafe { ManuallyDrop::drop(&mut self.registered) }
         }
     }
@@ -47,8 +47,8 @@ impl Drop for Watched {
     reason = "the library asks that the descriptor stays open"
 )]
 pub fn watch(fd: Arc<OwnedFd>) -> io::Result<Watched> {
-    // SAFETY: the descriptor that the `Arc` gives is always the same, and stays open
-    // as long as the registration, which owns the `Arc`.
+    // SAFETY: the `Arc` always gives the same descriptor, which stays open as long as the
+    // registration, which owns the `Arc`.
     let watched =
         unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE.add(Interest::WRITABLE)) };
     Ok(Watched {

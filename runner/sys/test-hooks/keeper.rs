@@ -1,15 +1,15 @@
 //! What a worker that was taken over does with a region that it was sent: in raw system
-//! calls, to the descriptor that others have, too. In no build but that of the tests.
+//! calls, on the descriptor that other processes have as well. Only in builds for tests.
 
 use super::inject::{Open, PAGE, call};
 use std::io;
 
-/// What is tried on a region's descriptor, and by what.
+/// An attempt on a region's descriptor, and the function that makes it.
 type Trick = (&'static str, fn(usize) -> io::Result<usize>);
 
 const WHOLE: usize = 4096;
 
-/// Each would take something from other holders, if it were done.
+/// Each would take something from other holders if it succeeded.
 const TRICKS: &[Trick] = &[
     ("punch", |fd| {
         let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
@@ -119,7 +119,7 @@ struct Packet {
     fds: Vec<Open>,
 }
 
-/// Whether something can be read of a descriptor, after this many milliseconds.
+/// Whether a descriptor is readable within this many milliseconds.
 fn readable(fd: usize, patience: i64) -> bool {
     let mut poll = libc::pollfd {
         fd: fd as i32,
@@ -153,7 +153,7 @@ fn messages() -> io::Result<usize> {
         .ok_or_else(|| io::Error::from_raw_os_error(libc::ENOTSOCK))
 }
 
-/// What a message is received into, or sent from.
+/// Buffers of a message that is received or sent.
 #[repr(C)]
 struct Control {
     header: libc::cmsghdr,
@@ -222,7 +222,7 @@ fn receive() -> io::Result<Packet> {
 }
 
 impl Packet {
-    /// Says the same to where it came from.
+    /// Sends the packet back to its sender.
     fn echo(&mut self) -> io::Result<()> {
         let mut control = control();
         for (to, fd) in control.fds.iter_mut().zip(&self.fds) {
@@ -249,7 +249,7 @@ impl Packet {
     }
 }
 
-/// Tries everything on a region that comes in a message: the errors, by name.
+/// Makes every attempt on a region that comes in a message: the errors, by name.
 pub(super) fn tricks(_: &str) -> io::Result<String> {
     let packet = receive()?;
     let region = packet.region()?;
@@ -263,9 +263,9 @@ pub(super) fn tricks(_: &str) -> io::Result<String> {
     Ok(tried.collect::<Vec<_>>().join(" "))
 }
 
-/// Gives a region back and keeps it: `mapping` or `descriptor`; or `nothing`. What is
-/// kept is written to, all the while until another message comes. With `seal`, it sees to
-/// it that nobody else can write before.
+/// Sends a region back and keeps it: `mapping` or `descriptor`; or `nothing`. What is kept
+/// is written to until another message comes. With `seal`, it first seals the file against
+/// other writers.
 pub(super) fn keeps(what: &str) -> io::Result<String> {
     let mut packet = receive()?;
     let region = packet.region()?;

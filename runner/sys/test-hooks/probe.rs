@@ -1,10 +1,9 @@
-//! What the host's code in a worker would do after somebody took it over, beyond
-//! what every build can be ordered to do ([`act`](super::inject)): in raw system calls,
-//! and what became of them. In no build but that of the tests.
+//! What the host's code in a worker could do after an attacker took it over, beyond the
+//! actions that every build has ([`act`](super::inject)): in raw system calls, with their
+//! results. Only in builds for tests.
 //!
-//! Where nothing stops an act it must do no harm to the machine: signals are
-//! number 0, memory is mapped and hardly touched, what is mounted is in a
-//! namespace of its own.
+//! An action must not harm the machine even if nothing stops it: signals are number 0,
+//! memory is mapped and hardly touched, mounts are made in a separate namespace.
 
 use super::inject::{
     self, CWD, LOOPBACK, Open, PAGE, attach, call, loopback, map, may_signal, new_socket, open,
@@ -12,12 +11,12 @@ use super::inject::{
 };
 use std::io;
 
-/// What a probe did, in words; or how it was refused.
+/// The result of a probe as text; or how it was refused.
 type Tried = io::Result<String>;
 
 type Act = fn(&str) -> Tried;
 
-/// The probes by name. What follows a colon in a request is their argument.
+/// The probes by name. The text after a colon in a request is their argument.
 const PROBES: &[(&str, Act)] = &[
     // Files.
     ("read", read_path),
@@ -152,7 +151,7 @@ const PROBES: &[(&str, Act)] = &[
     // Regions.
     ("region-tricks", super::keeper::tricks),
     ("region-keep", super::keeper::keeps),
-    // What it was started with.
+    // Inherited state.
     ("environment", environment),
     ("open-descriptors", open_descriptors),
     ("write-streams", write_streams),
@@ -163,7 +162,7 @@ const PROBES: &[(&str, Act)] = &[
     ("nothing", |_| Ok("nothing".into())),
     ("abort", |_| std::process::abort()),
     ("panic", |words| panic!("{words}")),
-    // As a panic does that nobody catches.
+    // A panic that is not caught.
     ("panic-outside", |words| {
         let _ = std::panic::catch_unwind(|| panic!("{words}"));
         super::exit_now(101)
@@ -189,8 +188,8 @@ const PROBES: &[(&str, Act)] = &[
     ("linger", linger),
 ];
 
-/// Does what `request` names, and says what came of it: `did it: ...`, or
-/// `refused: ...` with the system's error. It may also not return.
+/// Runs the probe that `request` names, and returns its result: `did it: ...`, or `refused:
+/// ...` with the system's error. It may not return.
 pub fn probe(request: &str) -> String {
     let (name, argument) = request.split_once(':').unwrap_or((request, ""));
     let Some((_, act)) = PROBES.iter().find(|(known, _)| *known == name) else {
@@ -222,7 +221,7 @@ fn name_of(error: &io::Error) -> String {
     name.into()
 }
 
-// --- the means ------------------------------------------------------------
+// --- building blocks ------------------------------------------------------
 
 fn done(result: io::Result<usize>, what: &str) -> Tried {
     result.map(|_| what.into())
@@ -235,7 +234,7 @@ fn opened(result: io::Result<usize>) -> Tried {
     })
 }
 
-/// The parent; where it has no number here, the next process there would be.
+/// The parent; if it has no number here, the next number that a process would get.
 fn parent() -> i32 {
     match call(libc::SYS_getppid, [0; 6]) {
         Ok(0) | Err(_) => own() + 1,
@@ -243,8 +242,8 @@ fn parent() -> i32 {
     }
 }
 
-/// The other workers of this one's zygote, as far as `/proc` tells; else all small
-/// numbers, which they have in a namespace.
+/// The other workers of this one's zygote, as far as `/proc` shows them; otherwise all
+/// small numbers, which they have in a namespace.
 fn siblings() -> Vec<i32> {
     let parent = parent();
     let known = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"));
@@ -258,8 +257,8 @@ fn siblings() -> Vec<i32> {
     pids.into_iter().filter(|pid| *pid != own()).collect()
 }
 
-/// Tries all; the first that succeeds, or the first that was refused with more
-/// than that nobody is there.
+/// Tries all; returns the first success, or the first refusal other than that the process
+/// does not exist.
 fn any(pids: Vec<i32>, act: impl Fn(i32) -> Tried) -> Tried {
     let mut refused = io::Error::from_raw_os_error(libc::ESRCH);
     for pid in pids {
@@ -279,7 +278,7 @@ fn scribble(at: usize) {
     unsafe { std::ptr::write_volatile(at as *mut u8, 1) }
 }
 
-/// Descriptors that are open, and what they are.
+/// The open descriptors and their kinds.
 fn kinds() -> Vec<(usize, libc::mode_t)> {
     (0..4096)
         .filter_map(|descriptor| {
@@ -325,8 +324,7 @@ fn list_path(path: &str) -> Tried {
     Ok(format!("{read} bytes of names"))
 }
 
-/// With the flag that is meant for an open descriptor and does not keep a path
-/// from being followed.
+/// With the flag for an open descriptor, which does not prevent a path from being followed.
 fn stat_path(path: &str) -> Tried {
     let path = path_of(path)?;
     let mut statx = [0_u64; 32];
@@ -379,7 +377,7 @@ fn parent_memory_file(_: &str) -> Tried {
     )
 }
 
-/// Past the rights of mappings: it would make code writable.
+/// Bypasses the rights of mappings: it would make code writable.
 fn own_memory_file(_: &str) -> Tried {
     let file = open("/proc/self/mem", libc::O_RDWR)?;
     let byte = 0_u8;
@@ -410,7 +408,7 @@ fn device_node(path: &str) -> Tried {
     )
 }
 
-/// A file without a name, which goes with its descriptor.
+/// A file without a name, which is removed when its descriptor is closed.
 fn fill_disk(_: &str) -> Tried {
     let mut refused = io::Error::from_raw_os_error(libc::ENOENT);
     for place in [".", "/tmp", "/var/tmp", "/dev/shm", "/"] {
@@ -533,8 +531,7 @@ fn clone3(_: &str) -> Tried {
     done(call(libc::SYS_wait4, [pid, 0, 0, 0, 0, 0]), "a process")
 }
 
-/// As `posix_spawn` does: a child that shares this memory until it starts a
-/// program.
+/// As `posix_spawn` does: a child that shares this memory until it executes a program.
 #[expect(unsafe_code, reason = "a child on a stack of its own")]
 fn spawn(_: &str) -> Tried {
     extern "C" fn child(_: *mut libc::c_void) -> libc::c_int {
@@ -542,8 +539,8 @@ fn spawn(_: &str) -> Tried {
     }
     let mut stack = vec![0_u128; 4096];
     let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
-    // SAFETY: the child has a stack that lives until it has ended, for this
-    // process waits for that; it does nothing but return.
+    // SAFETY: the child has a stack that lives until it has ended, because this process
+    // waits for it; it does nothing but return.
     let pid = unsafe {
         let top = stack.as_mut_ptr_range().end.cast();
         libc::clone(child, top, flags, std::ptr::null_mut())
@@ -605,7 +602,7 @@ fn signal_thread(_: &str) -> Tried {
 
 fn signal_queue(_: &str) -> Tried {
     let pid = parent() as usize;
-    // The code of `sigqueue`, for the kernel's are not anybody's to send.
+    // The code of `sigqueue`, because processes may not send the kernel's codes.
     let info = [0_i32, 0, -1, 0].map(|it| it as u32);
     let mut whole = [0_u32; 32];
     whole[..4].copy_from_slice(&info);
@@ -665,7 +662,7 @@ fn enter_namespace(_: &str) -> Tried {
     )
 }
 
-/// In a namespace of its own, where that is possible, so that nobody notices.
+/// In a separate namespace if possible, so that other processes are not affected.
 fn mount(_: &str) -> Tried {
     unshare(libc::CLONE_NEWNS)?;
     let (root, none) = (c"/".as_ptr() as usize, c"none".as_ptr() as usize);
@@ -684,7 +681,7 @@ fn chroot(_: &str) -> Tried {
 }
 
 fn personality(_: &str) -> Tried {
-    // Data is to be executable.
+    // Makes data executable.
     const READ_IMPLIES_EXEC: usize = 0x0040_0000;
     done(
         call(libc::SYS_personality, [READ_IMPLIES_EXEC, 0, 0, 0, 0, 0]),
@@ -717,7 +714,7 @@ fn prctl(what: i32, value: usize) -> Tried {
     )
 }
 
-/// One that allows everything.
+/// A filter that allows everything.
 fn filter(_: &str) -> Tried {
     #[repr(C)]
     struct Program {
@@ -761,7 +758,7 @@ fn perf(_: &str) -> Tried {
     opened(call(libc::SYS_perf_event_open, [at, 0, any, any, 0, 0]))
 }
 
-/// To what it is.
+/// Sets it to the current name.
 fn host_name(_: &str) -> Tried {
     let name = rustix::system::uname();
     let name = name.nodename();
@@ -799,15 +796,15 @@ fn map_code(_: &str) -> Tried {
 fn make_code(number: libc::c_long) -> Tried {
     let page = map(PAGE, libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE)?;
     let rights = (libc::PROT_READ | libc::PROT_EXEC) as usize;
-    // No key, for the call that takes one.
+    // Without a key, for the call that requires one.
     done(
         call(number, [page, PAGE, rights, usize::MAX, 0, 0]),
         "executable",
     )
 }
 
-/// As much as there is, up to more than there should be. One page of each piece
-/// is touched.
+/// As much as possible, up to more than should be available. One page of each piece is
+/// touched.
 fn memory(flags: i32, writable: bool) -> Tried {
     let mut got = 0;
     while got < MUCH {
@@ -834,7 +831,7 @@ fn memory(flags: i32, writable: bool) -> Tried {
     Ok(format!("{} MiB", got >> 20))
 }
 
-/// What the kernel lets the first thread's stack become.
+/// As large as the kernel lets the first thread's stack become.
 fn stack(_: &str) -> Tried {
     let mut limit = [0_u64; 2];
     let at = limit.as_mut_ptr() as usize;
@@ -846,8 +843,8 @@ fn stack(_: &str) -> Tried {
     })
 }
 
-/// Reads a page of every 2 MiB: each takes a page of the kernel's for its table,
-/// which is no memory that a limit of data counts.
+/// Reads a page of every 2 MiB: each requires a page of the kernel's for its table, which a
+/// limit on data does not count.
 fn page_tables(_: &str) -> Tried {
     const REACH: usize = 2 << 20;
     const STEP: usize = 2 << 30;
@@ -870,7 +867,7 @@ fn page_tables(_: &str) -> Tried {
     Ok(format!("{} MiB, and more", tables >> 20))
 }
 
-/// Single pages that cannot be joined to one mapping.
+/// Single pages that cannot be merged into one mapping.
 fn mappings(_: &str) -> Tried {
     let until = |count: &mut usize| -> io::Result<()> {
         while *count < 1 << 20 {
@@ -905,7 +902,7 @@ fn pipes(_: &str) -> Tried {
     done(call(libc::SYS_pipe2, [at, 0, 0, 0, 0, 0]), "a pipe")
 }
 
-/// What the kernel keeps for sockets that nobody reads.
+/// Memory that the kernel keeps for unread sockets.
 fn socket_buffers(_: &str) -> Tried {
     const MOST: usize = 64 << 20;
     let mut kept = 0;
@@ -930,12 +927,12 @@ fn socket_buffers(_: &str) -> Tried {
     Ok(format!("{} MiB, and more", kept >> 20))
 }
 
-/// Leaves descriptors in sockets until it is refused, and a while longer.
+/// Leaves descriptors in sockets until it is refused, and for a while after that.
 fn hoard_descriptors(_: &str) -> Tried {
     const EACH: usize = 250;
     const MOST: usize = 1 << 18;
     const LEN: usize = 16 + 4 * EACH;
-    // Length, SOL_SOCKET and SCM_RIGHTS, and as many times the first descriptor.
+    // Length, SOL_SOCKET and SCM_RIGHTS, then the first descriptor repeatedly.
     let mut control = [0_u32; LEN / 4];
     control[0] = LEN as u32;
     (control[2], control[3]) = (1, 1);
@@ -964,7 +961,7 @@ fn hoard_descriptors(_: &str) -> Tried {
     Ok(format!("{sent} descriptors, {refused}"))
 }
 
-// --- what it was started with ---------------------------------------------
+// --- inherited state ------------------------------------------------------
 
 fn environment(_: &str) -> Tried {
     match std::env::vars_os().count() {
@@ -1020,14 +1017,14 @@ fn write_streams(_: &str) -> Tried {
     Ok(format!("{out} and {err} bytes"))
 }
 
-/// Until nobody takes any more.
+/// Until the streams take no more.
 fn fill_streams(_: &str) -> Tried {
     loop {
         write(2, &[b'x'; 4096])?;
     }
 }
 
-/// The sockets of this process, its runner's among them.
+/// The sockets of this process, including its runner's.
 fn sockets() -> Vec<usize> {
     kinds()
         .into_iter()
@@ -1041,7 +1038,7 @@ fn send_descriptors(_: &str) -> Tried {
     for socket in sockets() {
         // Length, SOL_SOCKET and SCM_RIGHTS, two descriptors.
         let control: [u32; 6] = [24, 0, 1, 1, 0, 0];
-        // A whole frame: that it wants input.
+        // A whole frame: it requests its input.
         let word = [1, 0, 0, 0, 0_u8];
         let vector = [word.as_ptr() as usize, word.len()];
         let message: [usize; 7] = [
@@ -1074,7 +1071,7 @@ fn send_rubbish(_: &str) -> Tried {
     then_wait(sent)
 }
 
-/// Gives the other end time to say what it thinks of it.
+/// Gives the other end time to react.
 fn then_wait(sent: usize) -> Tried {
     if sent == 0 {
         return Err(io::Error::other("there is no socket"));
@@ -1098,7 +1095,7 @@ fn oom_kill(_: &str) -> Tried {
 #[expect(unsafe_code, reason = "an instruction that does not exist")]
 fn illegal(_: &str) -> Tried {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: it does not return: the processor refuses it.
+    // SAFETY: it does not return: the processor refuses the instruction.
     unsafe {
         std::arch::asm!("ud2", options(noreturn))
     }
@@ -1110,7 +1107,7 @@ fn illegal(_: &str) -> Tried {
     }
 }
 
-/// Recursion until the stack is full.
+/// Recurses until the stack is full.
 fn overflow(depth: usize) -> usize {
     let mut room = [depth; 512];
     std::hint::black_box(&mut room);
@@ -1142,7 +1139,7 @@ fn sleep() -> ! {
     }
 }
 
-/// Gives up everything that its runner could notice it by.
+/// Closes everything by which its runner could notice it.
 fn silent(_: &str) -> Tried {
     for (descriptor, _) in kinds() {
         drop(Open(descriptor));
@@ -1150,7 +1147,7 @@ fn silent(_: &str) -> Tried {
     spin()
 }
 
-/// Tries to be there when all others are gone.
+/// Tries to remain when all others are gone.
 fn linger(_: &str) -> Tried {
     let _ = prctl(libc::PR_SET_PDEATHSIG, 0);
     let _ = call(libc::SYS_setsid, [0; 6]);

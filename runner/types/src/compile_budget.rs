@@ -1,9 +1,9 @@
-//! What compiling one task may take: what an embedder said, or what the size of its file
-//! says.
+//! The time and memory that compiling one task may take: set by the embedder, or derived
+//! from the size of the file.
 //!
-//! The numbers are several times what the largest modules at hand take (wasmtime 48):
-//! Yosys, 66 MiB, 78 s of processor time and 1.9 GiB; CPython, 18 MiB, 11 s and 0.4 GiB.
-//! On a busy machine Yosys took 200 s. `docs/process-mode.md` has the table.
+//! The numbers are several times what the largest modules measured take (wasmtime 48):
+//! Yosys, 66 MiB, 78 s of processor time and 1.9 GiB; CPython, 18 MiB, 11 s and 0.4 GiB. On
+//! a busy machine Yosys took 200 s. `docs/process-mode.md` has the table.
 
 use std::time::Duration;
 
@@ -12,19 +12,19 @@ const MIB: u64 = 1 << 20;
 /// See the [module](self).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CompileBudget {
-    /// None where the size of the file decides.
+    /// `None` if the size of the file decides.
     #[doc(hidden)]
     pub time: Option<Duration>,
-    /// In bytes; none where the size of the file decides.
+    /// In bytes; `None` if the size of the file decides.
     #[doc(hidden)]
     pub memory: Option<u64>,
 }
 
 impl CompileBudget {
-    /// The least that the size of a file gives, and the most.
+    /// Minimum and maximum of the time derived from the size of the file.
     const TIME: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(1800));
     const MEMORY: (u64, u64) = (2 << 30, 16 << 30);
-    /// For each MiB of the file that has begun.
+    /// For each MiB of the file, rounded up.
     const SECONDS: u64 = 6;
     /// For each byte of the file.
     const BYTES: u64 = 64;
@@ -41,7 +41,7 @@ impl CompileBudget {
         self.memory.unwrap_or_else(|| Self::default_memory(len))
     }
 
-    /// Whether somebody asked for a limit.
+    /// Whether a limit was set.
     #[doc(hidden)]
     pub fn is_set(self) -> bool {
         self.time.is_some() || self.memory.is_some()

@@ -52,18 +52,18 @@ impl FromStr for Mode {
     }
 }
 
-/// How strictly the kernel's walls around a worker are insisted on. Only for
-/// process mode; threads have no such walls.
+/// Whether the kernel's walls around a worker are required. Only for process mode; threads
+/// have no such walls.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Jail {
     /// Nothing runs unless every required layer
-    /// ([`Layer::is_required`](crate::jail_report::Layer::is_required)) stands.
+    /// ([`Layer::is_required`](crate::jail_report::Layer::is_required)) is in place.
     #[default]
     Strict,
     /// What the kernel permits; the report says what is missing.
     BestEffort,
-    /// No jail: a process of its own, and no more.
+    /// No jail: only a separate process.
     Off,
 }
 
@@ -101,17 +101,17 @@ impl FromStr for Jail {
     }
 }
 
-/// How a worker comes to be.
+/// How a worker is started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Start {
-    /// Forked from a zygote: a process that has the task loaded and jailed and
-    /// does nothing but fork.
+    /// Forked from a zygote: a process that has the task loaded and jailed and does nothing
+    /// but fork.
     #[default]
     Fork,
-    /// A program started for this worker alone, which loads the task itself. For
-    /// one task it is cheaper than a zygote; it is also what happens where forking
-    /// is not possible.
+    /// A program started for this worker alone, which loads the task itself. For a single
+    /// task it is cheaper than a zygote; it is also the fallback if forking is not
+    /// possible.
     Exec,
 }
 
@@ -147,7 +147,7 @@ impl FromStr for Start {
     }
 }
 
-/// A name that a [`Mode`], [`Jail`] or [`Start`] does not have.
+/// A text that is not the name of a [`Mode`], [`Jail`] or [`Start`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("unknown {what} {name:?}: expected {expected}")]
 pub struct UnknownName {
@@ -160,15 +160,15 @@ pub struct UnknownName {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Cache {
-    /// Nowhere: every runner compiles anew.
+    /// Nowhere: every runner compiles again.
     #[default]
     Off,
     /// In `$WRUN_CACHE_DIR`, or else `wrun` under `$XDG_CACHE_HOME` or
     /// `~/.cache`. A directory that cannot be used means no cache, never an
     /// error.
     User,
-    /// In this directory, made when missing. It must belong to this user alone:
-    /// what lies there is run as native code.
+    /// In this directory, which is created if missing. It must belong to this user alone:
+    /// the files in it are run as native code.
     Directory(PathBuf),
 }
 
@@ -179,16 +179,16 @@ pub struct Config {
     pub mode: Mode,
     #[doc(hidden)]
     pub cache: Cache,
-    /// Tasks that run at the same time.
+    /// Maximum of tasks that run at the same time.
     #[doc(hidden)]
     pub max_running: usize,
-    /// Tasks that wait behind them.
+    /// Maximum of tasks that wait in the queue.
     #[doc(hidden)]
     pub max_queued: usize,
-    /// Bytes that all regions may have together.
+    /// Maximum of bytes in all regions together.
     #[doc(hidden)]
     pub region_memory: u64,
-    /// Child tasks that run at the same time.
+    /// Maximum of child tasks that run at the same time.
     #[doc(hidden)]
     pub max_children: usize,
     /// Threads of the task runtime.
@@ -212,21 +212,21 @@ pub struct Config {
     /// The user and group of workers; only root may set it.
     #[doc(hidden)]
     pub identity: Option<(u32, u32)>,
-    /// The users that programs get one of, each another.
+    /// The users from which each program gets a different one.
     #[doc(hidden)]
     pub users: Option<RangeInclusive<u32>>,
     #[doc(hidden)]
     pub start: Start,
-    /// Workers kept waiting, per artifact in use.
+    /// Idle workers kept for each artifact in use.
     #[doc(hidden)]
     pub spares: usize,
-    /// Tasks that a worker gets before it ends; 1 at least.
+    /// Tasks that a worker runs before it ends; at least 1.
     #[doc(hidden)]
     pub reuse: u32,
     /// The zygote and the spares of an artifact end when it was not used for this long.
     #[doc(hidden)]
     pub idle_timeout: Duration,
-    /// Layers of the jail that a test wants to be missing.
+    /// Layers of the jail that a test makes unavailable.
     #[cfg(feature = "test-hooks")]
     #[doc(hidden)]
     pub absent: Vec<crate::jail_report::Layer>,

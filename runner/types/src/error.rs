@@ -1,12 +1,12 @@
-//! The public error: one opaque type. Every module has its own enum, and beside it what
-//! becomes of it here.
+//! The public error: one opaque type. Every module has its own enum, with the conversion to
+//! this type beside it.
 
 use crate::jail_report::{Layer, LayerReport};
 use crate::limits::Limit;
 use crate::task_error::TaskError;
 use std::fmt;
 
-/// The runner's own failure. What a guest does is never an `Error`, it is an
+/// A failure of the runner itself. What a guest does is never an `Error` but an
 /// [`Outcome`](crate::outcome::Outcome).
 pub struct Error(Box<Repr>);
 
@@ -25,8 +25,8 @@ struct Repr {
 pub enum ErrorKind {
     /// The task file does not exist.
     NotFound,
-    /// The bytes are no task: not WebAssembly, malformed, too big, an import
-    /// that nothing provides, an export that is missing.
+    /// The bytes are not a task: not WebAssembly, malformed, too big, an import that
+    /// nothing provides, or an export that is missing.
     NotLoadable,
     /// The file is an artifact of `Runner::compile`: native code,
     /// which cannot be verified. Only
@@ -36,14 +36,14 @@ pub enum ErrorKind {
     /// the task has a limit on it, or the other way round:
     /// `Builder::metered` decides when it is compiled.
     FuelMismatch,
-    /// The task's settings, or what a call was given, cannot be: a grant for a directory
-    /// that is not there, an argument with a NUL byte, a lock without a name.
+    /// The task's settings, or the arguments of a call, are not valid: a grant for a
+    /// directory that does not exist, an argument with a NUL byte, a lock without a name.
     InvalidTask,
     /// The artifact was loaded by another runner, or the port is of another runner's
     /// channel.
     OtherRunner,
-    /// A blocking call in asynchronous code, which it would hold up or stop for ever: use
-    /// the asynchronous one, whose name has no `blocking_`.
+    /// A blocking call in asynchronous code, which it would delay or block forever: use the
+    /// asynchronous method, whose name does not begin with `blocking_`.
     BlockingInAsync,
     /// The report was taken from this `TaskHandle` before.
     ReportTaken,
@@ -53,18 +53,16 @@ pub enum ErrorKind {
     /// The runner is shutting down or gone; or it was made by the process that this one
     /// was forked from.
     ShutDown,
-    /// Loading the task took more than its compilation may have
-    /// (`Builder::compile_timeout`,
-    /// `compile_memory`); [`Error::limit`] says
-    /// which.
+    /// Loading the task took more than compilation may take (`Builder::compile_timeout`,
+    /// `compile_memory`); [`Error::limit`] says which.
     LoadLimit,
-    /// A required wall of the jail cannot be put up, and
-    /// [`Jail::Strict`](crate::config::Jail::Strict) insists on it; the message names it.
+    /// A required wall of the jail cannot be set up, and
+    /// [`Jail::Strict`](crate::config::Jail::Strict) requires it; the message names it.
     Jail,
-    /// The workers of this task died, one after another, while they started: no
-    /// more are made for a while. Trying again later may work.
+    /// The workers of this task died repeatedly while they started, so no more are started
+    /// for a while. Trying again later may work.
     CrashLoop,
-    /// Process mode has no worker program, or it does not answer as one.
+    /// Process mode has no worker program, or the program does not respond as one.
     NoWorker,
     /// The operating system refused something: memory, processes, descriptors.
     /// Trying again later may work.
@@ -84,13 +82,13 @@ impl Error {
         }))
     }
 
-    /// What another error says, and what is behind that.
+    /// The message and the cause of another error.
     #[doc(hidden)]
     pub fn of(kind: ErrorKind, error: impl std::error::Error + Send + Sync + 'static) -> Self {
         Error::with_source(kind, error.to_string(), error)
     }
 
-    /// Caused by another error, whose text the message may have already.
+    /// Caused by another error, whose text may be in the message already.
     #[doc(hidden)]
     pub fn with_source(
         kind: ErrorKind,
@@ -102,7 +100,7 @@ impl Error {
         error
     }
 
-    /// The same, because this limit, of this value, was exceeded.
+    /// This error, because a limit of this value was exceeded.
     #[doc(hidden)]
     pub fn with_limit(mut self, limit: Limit, value: u64) -> Self {
         self.0.limit = Some(limit);
@@ -110,7 +108,7 @@ impl Error {
         self
     }
 
-    /// The same, of what is named.
+    /// This error, about the named thing.
     #[doc(hidden)]
     pub fn about(mut self, name: &str) -> Self {
         self.0.message = format!("{name}: {}", self.0.message);
@@ -136,7 +134,7 @@ impl Error {
         )
     }
 
-    /// A strict jail lacks a wall.
+    /// A wall of a strict jail is missing.
     #[doc(hidden)]
     pub fn jail(missing: &LayerReport) -> Self {
         let LayerReport { layer, detail, .. } = missing;
@@ -146,7 +144,7 @@ impl Error {
         error
     }
 
-    /// What class of error it is.
+    /// The class of the error.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
@@ -167,8 +165,8 @@ impl Error {
         self.0.layer
     }
 
-    /// The error of the operating system that is behind it, where there is one. Its text is
-    /// in the message.
+    /// The error of the operating system that caused it, if there is one. Its text is in
+    /// the message.
     pub fn io_error(&self) -> Option<&std::io::Error> {
         self.causes()
             .find_map(|cause| match cause.downcast_ref::<TaskError>() {
@@ -177,7 +175,8 @@ impl Error {
             })
     }
 
-    /// The errors behind it, the nearest first, those included whose text it has itself.
+    /// The errors that caused it, the nearest first, including those whose text is in its
+    /// message.
     fn causes(&self) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
         let nearest = self.0.source.as_deref().map(|source| source as _);
         std::iter::successors(nearest, |cause: &&(dyn std::error::Error + 'static)| {
@@ -211,8 +210,8 @@ impl fmt::Debug for Error {
 }
 
 impl std::error::Error for Error {
-    /// What the message does not say itself; none where it says everything, which is the
-    /// rule. See [`Error::io_error`] for what the operating system said.
+    /// The cause that the message does not state; `None` if the message states everything,
+    /// which is usual. See [`Error::io_error`] for the error of the operating system.
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.causes()
             .find(|cause| !self.0.message.contains(&cause.to_string()))

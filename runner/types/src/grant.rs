@@ -11,8 +11,7 @@ use std::str::FromStr;
 /// A directory that a task may use, with everything below it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DirGrant {
-    // A path need not be UTF-8, which serde's own form of one insists on: such a one is
-    // its bytes.
+    // A path need not be UTF-8, which serde's form of a path requires: it travels as bytes.
     #[serde(serialize_with = "path_to_bytes", deserialize_with = "path_from_bytes")]
     #[doc(hidden)]
     pub host: PathBuf,
@@ -64,8 +63,8 @@ impl DirGrant {
         self
     }
 
-    /// The name of the directory as the guest gets it. Libraries compare paths with it
-    /// byte by byte: with a slash at its end, the directory itself is not found.
+    /// The name of the directory for the guest. Libraries compare paths with it byte by
+    /// byte: if it ended in a slash, the directory itself would not be found.
     #[doc(hidden)]
     pub fn guest_name(&self) -> &str {
         match self.guest.trim_end_matches('/') {
@@ -74,7 +73,7 @@ impl DirGrant {
         }
     }
 
-    /// Takes away writing, creating, renaming and deleting.
+    /// Forbids writing, creating, renaming and deleting.
     pub fn read_only(mut self) -> Self {
         self.read_only = true;
         self
@@ -84,9 +83,9 @@ impl DirGrant {
 impl TryFrom<&OsStr> for DirGrant {
     type Error = TaskError;
 
-    /// `HOST[::GUEST][:ro|:rw]`; without a suffix as with `:rw`. The last `::` divides, so
-    /// that a HOST with one in its name is written with its GUEST; so is one that is not
-    /// UTF-8, as names for guests are.
+    /// `HOST[::GUEST][:ro|:rw]`; the default is `:rw`. The last `::` divides, so a HOST
+    /// that contains one must be written with its GUEST, and so must one that is not UTF-8,
+    /// because names for guests are.
     fn try_from(text: &OsStr) -> Result<Self, TaskError> {
         let syntax = || TaskError::DirSyntax {
             text: text.to_string_lossy().into_owned(),
@@ -129,17 +128,17 @@ pub struct TcpGrant {
     /// As given: a name or an address.
     #[doc(hidden)]
     pub host: String,
-    /// True when `host` is a name, which the guest may then resolve.
+    /// Whether `host` is a name, which the guest may then resolve.
     #[doc(hidden)]
     pub is_name: bool,
-    /// What `host` resolved to when the grant was made.
+    /// The addresses of `host` when the grant was made.
     #[doc(hidden)]
     pub addresses: Vec<SocketAddr>,
 }
 
 impl TcpGrant {
-    /// Grants `host:port`. A name is resolved now, once: later answers of the
-    /// resolver widen nothing.
+    /// Grants `host:port`. A name is resolved once, now: later changes of its addresses do
+    /// not widen the grant.
     pub fn new(host: &str, port: u16) -> Result<Self, TaskError> {
         use std::net::{IpAddr, ToSocketAddrs};
         let bare = host.trim_start_matches('[').trim_end_matches(']');

@@ -1,4 +1,4 @@
-//! What became of each wall of a worker's jail. Plain data.
+//! The state of each wall of a worker's jail. Plain data.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -17,15 +17,15 @@ pub enum Layer {
     Descriptors,
     /// The environment is empty.
     Environment,
-    /// No core dump, and not to be looked at by `ptrace` or through `/proc`.
+    /// No core dump, and no access by `ptrace` or through `/proc`.
     CoreDumps,
-    /// Limits of resources (`setrlimit`): memory, files, processes, CPU time.
+    /// Resource limits (`setrlimit`): memory, files, processes, CPU time.
     Rlimits,
     /// An unprivileged user and group, and no capabilities.
     Identity,
-    /// A user namespace of its own.
+    /// A separate user namespace.
     UserNamespace,
-    /// A process-number namespace: other processes cannot be named.
+    /// A process-number namespace: other processes cannot be addressed.
     PidNamespace,
     /// A network namespace without a network; absent where sockets are granted.
     NetNamespace,
@@ -83,9 +83,9 @@ impl Layer {
         }
     }
 
-    /// Whether [`Jail::Strict`](crate::config::Jail::Strict) refuses to run without it.
-    /// The others depend on what a system permits: namespaces and control groups
-    /// add to what these already do.
+    /// Whether [`Jail::Strict`](crate::config::Jail::Strict) refuses to run without it. The
+    /// others depend on what a system permits: namespaces and control groups add to the
+    /// required ones.
     pub fn is_required(self) -> bool {
         !matches!(
             self,
@@ -105,7 +105,7 @@ impl fmt::Display for Layer {
     }
 }
 
-/// How well a wall stands.
+/// To what extent a wall is in place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -129,13 +129,13 @@ impl LayerState {
     }
 }
 
-/// What became of one wall.
+/// The state of one wall.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct LayerReport {
-    /// Which.
+    /// The wall.
     pub layer: Layer,
-    /// How well it stands.
+    /// To what extent it is in place.
     pub state: LayerState,
     /// What it consists of, or what is missing and why; for people, at most 256
     /// bytes.
@@ -143,7 +143,7 @@ pub struct LayerReport {
 }
 
 impl LayerReport {
-    /// How well this wall stands.
+    /// The state of this wall.
     pub fn new(layer: Layer, state: LayerState, detail: impl Into<String>) -> Self {
         LayerReport {
             layer,

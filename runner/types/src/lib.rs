@@ -1,7 +1,7 @@
-//! Plain data: what a task is given, what it may use, and how it ended.
+//! Plain data: a task's input, its grants and limits, and how it ended.
 //!
-//! Part of [wrun](https://docs.rs/wrun), which re-exports what is public. Knows no system
-//! call and nothing that runs a task.
+//! Part of [wrun](https://docs.rs/wrun), which re-exports the public items. It has no
+//! system call and nothing that runs a task.
 
 #![forbid(unsafe_code)]
 #![expect(missing_docs, reason = "wrun documents what is public")]

@@ -1,4 +1,4 @@
-//! What a task may use of the machine. Plain data.
+//! The limits of a task. Plain data.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -6,51 +6,49 @@ use std::time::Duration;
 
 /// The limits of one task, the same in both modes.
 ///
-/// With serde, a limit that is not there has its default.
+/// With serde, a missing limit has its default.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct Limits {
-    /// Wall-clock time from submission, queueing included; it also ends a task
-    /// that is blocked in a host call. Default: none.
+    /// Wall-clock time from submission, including the time in the queue; it also ends a
+    /// task that is blocked in a host call. Default: no limit.
     pub timeout: Option<Duration>,
-    /// Units of computation, about one per WebAssembly instruction: a limit that
-    /// does not depend on the machine. Metered code is compiled separately and
-    /// is up to about two times slower. Default: none.
+    /// Units of computation, about one per WebAssembly instruction: a limit that does not
+    /// depend on the machine. Metered code is compiled separately and is up to about two
+    /// times slower. Default: no limit.
     pub fuel: Option<u64>,
-    /// Linear memory over all memories of the task, with the regions that were made
-    /// for it and still exist, in this task or another, in bytes. Growth beyond it is refused;
-    /// a task that then traps has exceeded its memory limit.
-    /// One memory has 4 GiB at most, one with 64-bit addresses 64 GiB, whatever is allowed
-    /// here.
-    /// Default: 512 MiB.
+    /// Linear memory over all memories of the task, including the regions that were made
+    /// for it and still exist, in this task or another, in bytes. Growth beyond it is
+    /// refused; a task that then traps has exceeded its memory limit. One memory has at
+    /// most 4 GiB, one with 64-bit addresses 64 GiB, whatever this limit is. Default: 512
+    /// MiB.
     pub max_memory: u64,
-    /// Output that is captured, in bytes, for stdout and for stderr each.
-    /// `Some` is also a limit on streamed output. Default: `None`, which is
-    /// 16 MiB where output is captured and no limit where it is streamed.
+    /// Captured output in bytes, for stdout and for stderr each. `Some` also limits
+    /// streamed output. Default: `None`, which is 16 MiB if output is captured and no limit
+    /// if it is streamed.
     pub max_output: Option<u64>,
     /// Input, in bytes. Default: `None`, which is 64 MiB for a task that exports
     /// `run` and no limit for a command, which streams.
     pub max_input: Option<u64>,
-    /// Elements over all tables of the task. Default, and most there can be:
+    /// Elements over all tables of the task. Default and maximum:
     /// [`Limits::MAX_TABLE_ELEMENTS`].
     pub max_table_elements: u64,
-    /// Core instances within one component; memories and tables are limited to as many.
-    /// Default: 1,000.
+    /// Core instances within one component; this is also the limit for memories and for
+    /// tables. Default: 1,000.
     pub max_instances: u32,
-    /// Child tasks below a submitted one, on all levels together, from their start
-    /// until they have ended and their handles are dropped. Default: 64; at most
-    /// [`Limits::MAX_TASKS`]. Counts where the task is submitted, not in a
-    /// `TaskGrant`.
+    /// Child tasks below a submitted one, on all levels together, from their start until
+    /// they have ended and their handles are dropped. Default: 64; at most
+    /// [`Limits::MAX_TASKS`]. It applies to a submitted task, not in a `TaskGrant`.
     pub max_tasks: u32,
     /// Levels of child tasks below a submitted one. Default: 8; at most
-    /// [`Limits::MAX_DEPTH`]. Counts where [`Limits::max_tasks`] does.
+    /// [`Limits::MAX_DEPTH`]. It applies where [`Limits::max_tasks`] does.
     pub max_depth: u32,
-    /// The sum of `max_memory` over a submitted task and all that run below it, in
-    /// bytes; of a child that has ended and whose handle is held, its output counts,
-    /// and so do regions that were made for it for as long as anybody has them.
-    /// Default: 8 GiB, which is 15 children of the default memory. At least `max_memory`,
-    /// which is the task's own part. Counts where [`Limits::max_tasks`] does.
+    /// The sum of `max_memory` over a submitted task and all that run below it, in bytes.
+    /// For a child that has ended and whose handle is held, its output counts, and so do
+    /// regions that were made for it until they are freed. Default: 8 GiB, which is 15
+    /// children of the default memory. At least `max_memory`, which is the task's own part.
+    /// It applies where [`Limits::max_tasks`] does.
     pub max_total_memory: u64,
 }
 
@@ -72,7 +70,7 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// The value of a limit that does not depend on what the task is: nanoseconds, bytes,
+    /// The value of a limit that does not depend on the kind of task: nanoseconds, bytes,
     /// elements, instances or units of fuel.
     #[doc(hidden)]
     pub fn plain(&self, limit: Limit) -> Option<u64> {
@@ -91,16 +89,16 @@ impl Limits {
         }
     }
 
-    /// Table elements at most: 1,000,000. A pool of sandboxes reserves address
-    /// space for each.
+    /// Maximum of table elements: 1,000,000. A pool of sandboxes reserves address space for
+    /// each.
     pub const MAX_TABLE_ELEMENTS: u64 = 1_000_000;
-    /// Bytes that one call hands over to the host at most: 128 MiB. The task's own limits
-    /// raise it: what `run` returns may be as large as [`Limits::max_output`], and a
-    /// region as large as [`Limits::max_memory`].
+    /// Maximum of bytes that one call passes to the host: 128 MiB. The task's own limits
+    /// raise it: what `run` returns may be as large as [`Limits::max_output`], and a region
+    /// as large as [`Limits::max_memory`].
     pub const HOST_CALL: u64 = 128 << 20;
-    /// Most that [`Limits::max_tasks`] can be: 4,096.
+    /// Maximum of [`Limits::max_tasks`]: 4,096.
     pub const MAX_TASKS: u32 = 4_096;
-    /// Most that [`Limits::max_depth`] can be: 64.
+    /// Maximum of [`Limits::max_depth`]: 64.
     pub const MAX_DEPTH: u32 = 64;
     /// Captured output by default: 16 MiB.
     pub const CAPTURE_DEFAULT: u64 = 16 << 20;
@@ -168,7 +166,7 @@ impl Limits {
     }
 }
 
-/// Which limit ended a task. See [`Limits`] for each.
+/// The limit that ended a task. See [`Limits`] for each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
@@ -177,13 +175,14 @@ pub enum Limit {
     Deadline,
     /// The fuel ran out.
     Fuel,
-    /// Linear memory, over all memories of the task, with its regions.
+    /// Linear memory, over all memories of the task, including its regions.
     Memory,
     /// Output on stdout, or on stderr, or what `run` returned.
     Output,
     /// Input was longer than allowed.
     Input,
-    /// Core instances within one component; memories and tables are limited to as many.
+    /// Core instances within one component; this is also the limit for memories and for
+    /// tables.
     Instances,
     /// Compiling the task took too long; it never ran.
     CompileTime,
@@ -191,7 +190,7 @@ pub enum Limit {
     CompileMemory,
     /// Table elements, over all tables of the task.
     TableElements,
-    /// Bytes that one call to the host handed over; see
+    /// Bytes that one call passed to the host; see
     /// [`Limits::HOST_CALL`](Limits::HOST_CALL).
     HostCall,
 }

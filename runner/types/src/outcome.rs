@@ -1,5 +1,5 @@
-//! The guest's fate as a value. Uses nothing of the runner; everything that ends
-//! a task, in either mode, is expressed here.
+//! How a task ended, as a value. Does not depend on the runner: everything that ends a
+//! task, in either mode, is expressed here.
 
 use crate::limits::Limit;
 use bytes::Bytes;
@@ -15,11 +15,11 @@ use std::fmt;
 pub enum Outcome {
     /// The task did its work: `run` returned `ok`, or a command exited with 0.
     Completed(Output),
-    /// `run` returned `err`; the task's own words.
+    /// `run` returned `err`; the message is the task's own.
     Failed(String),
     /// A command's exit code, 1 to 255.
     Exited(u8),
-    /// The task did what WebAssembly forbids and was stopped by its sandbox.
+    /// The task did something that WebAssembly forbids and was stopped by its sandbox.
     Trapped(Trap),
     /// A limit of the task was reached.
     LimitExceeded(Limit),
@@ -128,14 +128,14 @@ impl fmt::Debug for Output {
 pub struct Trap {
     /// The class of the trap.
     pub kind: TrapKind,
-    /// The engine's words and, where known, the guest's innermost frames, one a
-    /// line. At most 4 KiB. Function names come from the guest: do not trust
-    /// them, and do not print them to a terminal unfiltered.
+    /// The engine's message and, if known, the guest's innermost frames, one per line. At
+    /// most 4 KiB. Function names come from the guest: do not trust them, and do not print
+    /// them to a terminal unfiltered.
     pub message: String,
 }
 
 impl Trap {
-    /// A trap of this class, in the words of the engine.
+    /// A trap of this class, with the message of the engine.
     pub fn new(kind: TrapKind, message: impl Into<String>) -> Self {
         Trap {
             kind,
@@ -161,9 +161,9 @@ pub enum TrapKind {
     StackOverflow,
     /// A load or store outside the linear memory.
     MemoryOutOfBounds,
-    /// A table access outside the table, or a call through a bad entry.
+    /// A table access outside the table, or a call through an invalid entry.
     BadTableAccess,
-    /// Division by zero, overflow, or a float that is no integer.
+    /// Division by zero, overflow, or a float without an integer value.
     Arithmetic,
     /// A value that breaks the canonical ABI crossed the boundary to the host:
     /// a pointer out of bounds, text that is not UTF-8, an unknown discriminant.
@@ -187,7 +187,7 @@ impl TrapKind {
     }
 }
 
-/// The signal for a process that has used the processor time that it may have.
+/// The signal for a process that has used up its processor time.
 const SIGXCPU: i32 = 24;
 
 /// How a worker process died.
@@ -198,26 +198,26 @@ pub enum Crash {
     Signal(i32),
     /// Exited by itself with this status, before the task had an outcome.
     Exit(i32),
-    /// It broke the protocol and was killed; what it did.
+    /// It broke the protocol and was killed; how it did.
     Protocol(String),
     /// It vanished, and another part of this program took its wait status.
     Lost,
-    /// The runner could not run the task, or failed while it did; why. Only of child tasks:
-    /// for a submitted one it is an [`Error`](crate::error::Error).
+    /// The runner could not run the task, or failed while it did; why. Only for child
+    /// tasks: for a submitted one it is an [`Error`](crate::error::Error).
     Runner(String),
-    /// It died after it had written to its stderr: what a panic of the host's code or an
-    /// allocator says there, for instance.
+    /// It died after it had written to its stderr, for instance the message of a panic of
+    /// the host's code or of an allocator.
     Said {
         /// How it died: one of the others.
         how: Box<Crash>,
-        /// What it wrote, at most 4 KiB, with U+FFFD for control characters. A worker
-        /// that was taken over writes what it likes: do not trust it.
+        /// What it wrote, at most 4 KiB, with U+FFFD for control characters. A worker that was
+        /// taken over can write anything: do not trust it.
         words: String,
     },
 }
 
 impl Crash {
-    /// How the worker died, without what it said.
+    /// How the worker died, without its stderr.
     pub fn how(&self) -> &Crash {
         match self {
             Crash::Said { how, .. } => how.how(),
@@ -245,7 +245,7 @@ impl Crash {
     }
 }
 
-/// The start of a text of several lines, as one.
+/// The start of a text of several lines, on one line.
 pub fn on_one_line(words: &str) -> String {
     let lines = words.lines().map(str::trim).filter(|line| !line.is_empty());
     let line = lines.collect::<Vec<_>>().join(" / ");

@@ -1,5 +1,5 @@
-//! What a run was and what it cost: the value that every executed task yields,
-//! and its JSON form (`docs/report.schema.json`).
+//! The report of a run: its outcome and its costs. Every executed task yields one; its JSON
+//! form is in `docs/report.schema.json`.
 
 use crate::config::{Jail, Mode, Start};
 use crate::jail_report::JailReport;
@@ -13,8 +13,8 @@ use std::time::Duration;
 
 /// Everything known about one finished task.
 ///
-/// With serde it has the form of `docs/report.schema.json`, whose version is in it, and is
-/// read from that without loss; fields that are not known are ignored.
+/// With serde it has the form of `docs/report.schema.json`, which includes the version, and
+/// can be read back without loss; unknown fields are ignored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Form", into = "Form")]
 #[non_exhaustive]
@@ -29,34 +29,32 @@ pub struct Report {
     pub mode: Mode,
     /// How it ended.
     pub outcome: Outcome,
-    /// The value of the limit that ended it: bytes, elements, instances, units of fuel,
-    /// or nanoseconds. `None` where no limit did, and where it was of others ([the
+    /// The value of the limit that ended it: bytes, elements, instances, units of fuel, or
+    /// nanoseconds. `None` if no limit did, or if it was another task's ([the
     /// deadline](Limit::Deadline) of a parent).
     pub limit_value: Option<u64>,
     /// What it cost.
     pub stats: Stats,
-    /// What it asked for and was not granted, each thing once; at most 64.
+    /// What it requested and was not granted, each item once; at most 64.
     pub denied: Vec<Denial>,
-    /// How strictly the walls around its worker were insisted on; `None` in thread
-    /// mode.
+    /// Whether the walls around its worker were required; `None` in thread mode.
     pub jail_mode: Option<Jail>,
-    /// How strong those walls were, as the worker said; without layers with
-    /// [`Jail::Off`]. `None` in thread mode, and where no worker came to say it.
+    /// The state of those walls, as reported by the worker; without layers with
+    /// [`Jail::Off`]. `None` in thread mode, and if no worker reported it.
     pub jail: Option<JailReport>,
-    /// What people should know about the run and is no failure: that a worker
-    /// could not be forked, crashes that were followed by a new attempt, why one
-    /// was not. At most 128.
+    /// Facts about the run that are not failures: that a worker could not be forked,
+    /// crashes that were followed by a new attempt, why one was not. At most 128.
     pub notes: Vec<String>,
     /// Captured stdout, also of a task that did not complete. Empty unless
     /// captured. For a task that exports `run` this is what it returned.
     pub stdout: Bytes,
-    /// Captured stderr; empty unless captured. Of a task whose worker died, what had
-    /// left the worker by then.
+    /// Captured stderr; empty unless captured. For a task whose worker died, the part that
+    /// had left the worker by then.
     pub stderr: Bytes,
 }
 
 impl Report {
-    /// The report of a first attempt, of which no more is known.
+    /// The report of a first attempt, of which nothing else is known.
     #[doc(hidden)]
     pub fn new(task_id: u64, name: &str, mode: Mode, outcome: Outcome) -> Self {
         Report {
@@ -79,12 +77,12 @@ impl Report {
 
 /// What a run cost. Durations are wall-clock unless named otherwise.
 ///
-/// With serde, times are nanoseconds, and `_ns` is behind their names.
+/// With serde, times are in nanoseconds, and their names end in `_ns`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
 pub struct Stats {
-    /// From submission until the task was given a place to run.
+    /// From submission until the task acquired a permit to run.
     #[serde(rename = "queue_ns", with = "ns")]
     pub queue: Duration,
     /// From there until the guest's first instruction: a fresh sandbox, and in
@@ -97,37 +95,37 @@ pub struct Stats {
     /// From submission to outcome.
     #[serde(rename = "total_ns", with = "ns")]
     pub total: Duration,
-    /// What compiling the artifact took, before or while the task waited, where this
-    /// runner did that; `None` where the code came from the cache, or compiled. It is the
-    /// same in the report of each task of the artifact, and in none of the other times
-    /// where the artifact was compiled before the task was submitted.
+    /// The time that compiling the artifact took, before or while the task waited, if this
+    /// runner compiled it; `None` if the code came from the cache, or was compiled
+    /// elsewhere. It is the same in the report of each task of the artifact, and is not
+    /// part of the other times if the artifact was compiled before the task was submitted.
     #[serde(rename = "compile_ns", with = "optional_ns")]
     pub compile: Option<Duration>,
-    /// CPU time spent on the guest and its host calls; `None` where unknown (a
-    /// worker that died).
+    /// CPU time spent on the guest and its host calls; `None` if unknown (a worker that
+    /// died).
     #[serde(rename = "cpu_ns", with = "optional_ns")]
     pub cpu: Option<Duration>,
-    /// Peak of the guest's linear memory over all memories, with its regions, in
-    /// bytes; `None` where unknown.
+    /// Peak of the guest's linear memory over all memories, including its regions, in
+    /// bytes; `None` if unknown.
     pub peak_memory_bytes: Option<u64>,
     /// Fuel consumed; `None` unless the task ran with a fuel limit.
     pub fuel: Option<u64>,
-    /// How often growth of a memory or a table was refused. A guest may live with that:
-    /// a refused `memory.grow` returns -1.
+    /// How often growth of a memory or a table was refused. A guest can continue after
+    /// that: a refused `memory.grow` returns -1.
     pub memory_growth_refused: u64,
     /// The worker process; `None` in thread mode.
     pub worker_pid: Option<u32>,
-    /// What the worker used, by the kernel's count, once it has ended; `None` in
-    /// thread mode, where a worker ended that somebody else reaped, and where it
-    /// lives on for other tasks.
+    /// What the worker used, as counted by the kernel, once it has ended; `None` in thread
+    /// mode, if another part of the program reaped the worker, and if the worker continues
+    /// for other tasks.
     pub usage: Option<Usage>,
-    /// How the worker came to be; `None` in thread mode, and where none did.
+    /// How the worker was started; `None` in thread mode, and if none was.
     pub start_method: Option<Start>,
-    /// Child tasks that it started itself; what those started does not count.
+    /// Child tasks that it started itself; tasks started by those are not counted.
     pub children: u64,
 }
 
-/// What a worker process used, by the kernel's count.
+/// What a worker process used, as counted by the kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Usage {
@@ -137,8 +135,8 @@ pub struct Usage {
     /// CPU time in the kernel.
     #[serde(rename = "system_cpu_ns", with = "ns")]
     pub system_cpu: Duration,
-    /// Peak of the resident memory, in bytes: all of the process, code and
-    /// runtime included.
+    /// Peak of the resident memory of the whole process, including code and runtime, in
+    /// bytes.
     pub peak_rss_bytes: u64,
     /// Page faults without a read from disk.
     pub minor_faults: u64,
@@ -151,7 +149,7 @@ pub struct Usage {
 }
 
 impl Usage {
-    /// Both together.
+    /// The sum of both CPU times.
     #[doc(hidden)]
     pub fn and(self, other: Usage) -> Usage {
         Usage {
@@ -165,7 +163,7 @@ impl Usage {
         }
     }
 
-    /// What was used since then. The peak is the process's own.
+    /// What was used since `before`. The peak is that of the whole process.
     #[doc(hidden)]
     pub fn since(&self, before: &Usage) -> Usage {
         Usage {
@@ -184,21 +182,21 @@ impl Usage {
     }
 }
 
-/// One thing that a task asked for and was not granted.
+/// Something that a task requested and was not granted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Denial {
-    /// What kind of thing.
+    /// The kind of access.
     pub access: Access,
-    /// Which one: a path as the guest named it, an address, a host name. At most
-    /// 256 bytes, and the guest's own words: do not trust it.
+    /// The target: a path as the guest named it, an address, a host name. At most 256
+    /// bytes, and written by the guest: do not trust it.
     pub target: String,
-    /// How often.
+    /// How often it was denied.
     pub count: u64,
 }
 
 impl Denial {
-    /// Denied once.
+    /// A denial with a count of one.
     pub fn new(access: Access, target: impl Into<String>) -> Self {
         Denial {
             access,
@@ -213,7 +211,7 @@ impl Denial {
 #[serde(rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum Access {
-    /// Looked for granted directories, and there are none (`Task::dir`).
+    /// Looked for granted directories, but the task has none (`Task::dir`).
     Directories,
     /// Opening or listing a path outside what is granted.
     Path,
@@ -230,11 +228,11 @@ pub enum Access {
     NameLookup,
     /// Starting a task (`Task::task`).
     Task,
-    /// A path inside what is granted, which its permissions forbid to the user that the
+    /// A path inside what is granted, but its permissions forbid it to the user that the
     /// task runs as; no grant changes that.
     Permission,
-    /// Opening what is neither a file nor a directory, such as a pipe or a device; never
-    /// granted.
+    /// Opening something other than a file or a directory, such as a pipe or a device;
+    /// never granted.
     SpecialFile,
 }
 
@@ -263,7 +261,7 @@ pub fn nanos(duration: Duration) -> u64 {
 }
 
 impl Report {
-    /// The report of a task that never ran, since loading it exceeded a limit
+    /// The report of a task that did not run, because loading it exceeded a limit
     /// ([`Error::limit`](crate::error::Error::limit)), after this time.
     pub fn not_loaded(name: impl Into<String>, mode: Mode, limit: Limit, took: Duration) -> Self {
         Report {
@@ -289,7 +287,7 @@ impl Report {
 
     /// The report as JSON, as serde writes it.
     pub fn to_json(&self) -> Value {
-        // Nothing in it is a map with keys that are not strings, or fails by itself.
+        // It has no map with keys that are not strings, and no type that can fail.
         serde_json::to_value(self).unwrap_or_default()
     }
 }

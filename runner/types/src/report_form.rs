@@ -22,7 +22,7 @@ pub(crate) struct Form {
     outcome: OutcomeForm,
     stats: Stats,
     jail: Option<JailForm>,
-    /// Where no worker came to say what its walls are.
+    /// If no worker reported its walls.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     jail_mode: Option<Jail>,
     denied: Vec<Denial>,
@@ -196,7 +196,7 @@ fn of_crash(crash: &Crash) -> OutcomeForm {
         Crash::Signal(number) => signal = Some(*number),
         Crash::Exit(number) => status = Some(*number),
         Crash::Protocol(what) => protocol = Some(what.clone()),
-        // What is left is only in its words, or is never that of a submitted task.
+        // The rest is only in the message, or never that of a submitted task.
         _ => {}
     }
     OutcomeForm::Crashed {
@@ -208,7 +208,7 @@ fn of_crash(crash: &Crash) -> OutcomeForm {
     }
 }
 
-/// As text, or in base64 where they are not UTF-8; neither where there are none.
+/// As text, or in base64 if it is not UTF-8; neither if it is empty.
 fn captured(bytes: &[u8]) -> (Option<String>, Option<String>) {
     match std::str::from_utf8(bytes) {
         Ok("") => (None, None),
@@ -260,7 +260,7 @@ pub(crate) mod ns {
     }
 }
 
-/// The same, where it may be unknown.
+/// The same, if it may be unknown.
 pub(crate) mod optional_ns {
     use crate::report::nanos;
     use serde::{Deserialize, Deserializer, Serialize, Serializer};

@@ -1,5 +1,5 @@
-//! The part of a task that travels to where it runs. Plain data with validation; knows
-//! nothing of what runs it.
+//! The part of a task that travels to where it runs. Plain data with validation,
+//! independent of what runs it.
 
 use crate::grant::{DirGrant, TcpGrant};
 use crate::injection::Injection;
@@ -7,11 +7,11 @@ use crate::limits::Limits;
 use crate::task_error::{MAX_GRANTS, TaskError};
 use serde::{Deserialize, Serialize};
 
-/// Most bytes that all arguments together, and the environment likewise, may
-/// have; the same order as Linux allows for `execve`.
+/// Maximum of bytes in all arguments together, and in the environment; the same order of
+/// magnitude as Linux allows for `execve`.
 pub const MAX_STRINGS: usize = 1 << 20;
 
-/// Bytes of the name of a granted task, at most.
+/// Maximum length of the name of a granted task, in bytes.
 pub const MAX_TASK_NAME: usize = 256;
 
 /// The part of a task that travels to where it runs.
@@ -31,8 +31,8 @@ pub struct Spec {
     pub terminals: Terminals,
     #[doc(hidden)]
     pub limits: Limits,
-    /// The most that the host holds of one child task, as input or output, in bytes;
-    /// 0 without any.
+    /// Maximum of bytes that the host holds of one child task, as input or output; 0 if it
+    /// can have no children.
     #[doc(hidden)]
     pub child_data: u64,
     /// What the host's code does in the guest's place, for a comparison.
@@ -41,7 +41,7 @@ pub struct Spec {
 }
 
 impl Spec {
-    /// What a run gets that never reaches its guest: no grants, little memory.
+    /// For a run that never reaches its guest: no grants, little memory.
     #[doc(hidden)]
     pub fn warm_up() -> Self {
         Spec {
@@ -57,7 +57,7 @@ impl Spec {
         }
     }
 
-    /// What the host is to do in the guest's place, in the tests' own build.
+    /// What the host does in the guest's place, in the tests' own build.
     #[cfg(feature = "test-hooks")]
     #[doc(hidden)]
     pub fn probe(&self) -> Option<&str> {
@@ -97,7 +97,7 @@ impl Spec {
             });
         }
         check_limits(&self.limits)?;
-        // Of a submitted task only: elsewhere the total does not count.
+        // Only for a submitted task: for others the total does not count.
         let (total, memory) = (self.limits.max_total_memory, self.limits.max_memory);
         if total < memory {
             return Err(TaskError::TotalMemory { total, memory });
@@ -122,8 +122,8 @@ impl Spec {
             if !std::fs::metadata(&grant.host).map_err(cannot)?.is_dir() {
                 return Err(TaskError::NotADir { path: path() });
             }
-            // A directory that this user may not search is of no use to a task; a worker
-            // could not even open it.
+            // A directory that this user may not search is useless to a task; a worker could
+            // not even open it.
             std::fs::metadata(grant.host.join(".")).map_err(cannot)?;
             // A worker may have another working directory.
             grant.host = std::path::absolute(&grant.host).map_err(cannot)?;
@@ -143,9 +143,9 @@ pub fn check_limits(limits: &Limits) -> Result<(), TaskError> {
     Ok(())
 }
 
-/// Which of its standard streams are terminals to a task (`Task::terminals`): to
-/// `isatty` of WASI 0.1 and to `wasi:cli/terminal-*` of 0.2. Programs ask, and then
-/// write line by line, or in colours, or begin a dialogue.
+/// Which of its standard streams are terminals for a task (`Task::terminals`): for `isatty`
+/// of WASI 0.1 and for `wasi:cli/terminal-*` of 0.2. Programs check this, and then write
+/// line by line, or in colours, or begin a dialogue.
 ///
 /// ```
 /// use wrun::Terminals;

@@ -1,31 +1,31 @@
-//! What can be wrong with a task's settings.
+//! Errors in the settings of a task.
 
 use crate::error::{Error, ErrorKind};
 use std::path::PathBuf;
 
-/// Most directories that one task is granted, and most addresses.
+/// Maximum of directories that one task is granted, and of addresses.
 pub const MAX_GRANTS: usize = 256;
 
-/// A task's settings that cannot be.
+/// Why the settings of a task are not valid.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TaskError {
     /// A string that the task gets has a NUL byte.
     #[error("{what} contains a NUL byte")]
     Nul {
-        /// What has it.
+        /// What contains it.
         what: &'static str,
     },
     /// The arguments together, or the environment, are longer than 1 MiB.
     #[error("{what} are longer than 1 MiB")]
     TooLong {
-        /// What has it.
+        /// What is too long.
         what: &'static str,
     },
     /// More directories or addresses than a task can be granted.
     #[error("a task can be granted at most {MAX_GRANTS} directories and {MAX_GRANTS} addresses")]
     TooManyGrants,
-    /// `Stdio::Stdout` where it cannot be.
+    /// `Stdio::Stdout` for a stream that cannot have it.
     #[error("Stdio::Stdout is only for stderr, and requires Stdio::Stream for stdout")]
     NotJoined,
     /// A task whose artifact is an HTTP handler, without a request.
@@ -57,25 +57,25 @@ pub enum TaskError {
     /// More tasks than a task can be granted.
     #[error("a task can be granted at most {MAX_GRANTS} tasks")]
     TooManyTasks,
-    /// A name that a granted task cannot have.
+    /// A granted task has an invalid name.
     #[error("invalid name {name:?} for a granted task: expected 1 to 256 bytes without NUL")]
     TaskName {
         /// The name.
         name: String,
     },
-    /// Two granted tasks have one name.
+    /// Two granted tasks have the same name.
     #[error("the name {name:?} is given to two granted tasks")]
     TaskTwice {
         /// The name.
         name: String,
     },
-    /// A name that an environment variable cannot have.
+    /// An environment variable has an invalid name.
     #[error("invalid name {name:?} for an environment variable")]
     EnvName {
         /// The name.
         name: String,
     },
-    /// A granted directory is not there, or cannot be looked at.
+    /// A granted directory does not exist, or cannot be examined.
     #[error("cannot grant the directory {}: {error}", path.display())]
     Dir {
         /// The directory.
@@ -83,7 +83,7 @@ pub enum TaskError {
         /// Why not.
         error: std::io::Error,
     },
-    /// Two granted directories have one name for the guest.
+    /// Two granted directories have the same name for the guest.
     #[error(
         "two directories are granted under the name {name:?}: expected a different guest path \
          for each"
@@ -92,7 +92,7 @@ pub enum TaskError {
         /// The name.
         name: String,
     },
-    /// What is granted as a directory is not one.
+    /// A path granted as a directory is not one.
     #[error("cannot grant {}: it is not a directory", path.display())]
     NotADir {
         /// The directory.
@@ -116,7 +116,7 @@ pub enum TaskError {
         /// The text.
         text: String,
     },
-    /// A host name that cannot be resolved.
+    /// A host name cannot be resolved.
     #[error("cannot resolve {host:?}: {error}")]
     Resolve {
         /// The host name.
@@ -126,7 +126,7 @@ pub enum TaskError {
 }
 
 impl TaskError {
-    /// What the operating system said.
+    /// The error of the operating system.
     pub(crate) fn io_error(&self) -> Option<&std::io::Error> {
         match self {
             TaskError::Dir { error, .. } | TaskError::Resolve { error, .. } => Some(error),

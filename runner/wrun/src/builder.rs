@@ -1,5 +1,4 @@
-//! A runner's settings as an embedder makes them: each with its default and its
-//! price.
+//! The settings of a runner, each with its default and its cost.
 
 use crate::process_options::ProcessOptions;
 use crate::runner::Runner;
@@ -59,84 +58,83 @@ impl Builder {
     /// The default cap on a task file: 256 MiB.
     pub const MODULE_SIZE_DEFAULT: u64 = 256 << 20;
 
-    /// The default of [`Builder::compile_timeout`] for a task file of this size in bytes: 6 s
-    /// for each MiB that has begun, but one minute at least and 30 minutes at most.
+    /// The default of [`Builder::compile_timeout`] for a task file of this size in bytes: 6
+    /// s for each MiB, rounded up, but at least one minute and at most 30 minutes.
     pub fn default_compile_timeout(module_size: u64) -> Duration {
         CompileBudget::default_time(module_size)
     }
 
     /// The default of [`Builder::compile_memory`] for a task file of this size in bytes: 64
-    /// times its size, but 2 GiB at least and 16 GiB at most.
+    /// times its size, but at least 2 GiB and at most 16 GiB.
     pub fn default_compile_memory(module_size: u64) -> u64 {
         CompileBudget::default_memory(module_size)
     }
 
-    /// Where tasks run. Default: [`Mode::Process`], where [`Builder::build`] raises this
-    /// program's soft limit on descriptors to the hard one, to 65,536 at most: what tasks
-    /// may have is half of it, so that they cannot keep the runner from having its own.
+    /// Where tasks run. Default: [`Mode::Process`], in which [`Builder::build`] raises this
+    /// program's soft limit on descriptors to the hard one, at most to 65,536: tasks may
+    /// have half of it, so that they cannot use up those of the runner.
     pub fn mode(mut self, mode: Mode) -> Self {
         self.mode = mode;
         self
     }
 
-    /// Where compiled code is kept between runs. Default: nowhere; every
-    /// [`Runner::load`] compiles, which takes from milliseconds to seconds.
+    /// Where compiled code is kept between runs. Default: nowhere; every [`Runner::load`]
+    /// compiles, which takes milliseconds to seconds.
     pub fn cache(mut self, cache: Cache) -> Self {
         self.cache = cache;
         self
     }
 
-    /// Tasks that run at the same time. Default: 512 in thread mode, four times
+    /// Maximum of tasks that run at the same time. Default: 512 in thread mode, four times
     /// the processors in process mode.
     ///
-    /// In thread mode each takes a slot of the memory pool (address space, not
-    /// memory) and about five mappings, so the kernel's `vm.max_map_count`
-    /// bounds it: 11,467 with the usual 65,530. A larger number is cut to that.
+    /// In thread mode each takes a slot of the memory pool (address space, not memory) and
+    /// about five mappings, so the kernel's `vm.max_map_count` bounds it: 11,467 with the
+    /// usual 65,530. A larger number is reduced to that.
     pub fn max_running(mut self, tasks: usize) -> Self {
         self.max_running = Some(tasks);
         self
     }
 
-    /// Tasks that wait behind the running ones. Beyond it,
-    /// [`Runner::submit`] waits and [`Runner::try_submit`] says
-    /// [`ErrorKind::Overloaded`]. Default: 1024.
+    /// Maximum of tasks that wait behind the running ones. Beyond it, [`Runner::submit`]
+    /// waits and [`Runner::try_submit`] returns [`ErrorKind::Overloaded`]. Default: 1024.
     pub fn max_queued(mut self, tasks: usize) -> Self {
         self.max_queued = tasks;
         self
     }
 
-    /// Bytes that all regions together may have, those of tasks and those of the embedder
+    /// Maximum of bytes in all regions together, those of tasks and those of the embedder
     /// ([`Runner::region`]). A region counts in whole pages, from when it is made until its
     /// last holder is gone. Beyond this, making one is refused (`limit`). Default: half of
-    /// the machine's memory. A runner has 4,096 regions at most; in thread mode, where
-    /// each is a descriptor of this process, half of the descriptors that it may have.
+    /// the machine's memory. A runner has at most 4,096 regions; in thread mode, where each
+    /// is a descriptor of this process, at most half as many as its limit on descriptors.
     pub fn region_memory(mut self, bytes: u64) -> Self {
         self.region_memory = Some(bytes);
         self
     }
 
-    /// Child tasks that run at the same time, of all submitted tasks together, beside
-    /// those that [`Builder::max_running`] counts: a task that waits for its children
-    /// keeps its place. Beyond it, `tasks.spawn` is refused (`limit`). Default: 256 in
-    /// thread mode, 64 in process mode, where each takes about six descriptors of this
-    /// process, which has 1,024 in many places.
+    /// Maximum of child tasks that run at the same time, of all submitted tasks together,
+    /// in addition to those that [`Builder::max_running`] counts: a task that waits for its
+    /// children keeps its permit. Beyond it, `tasks.spawn` is refused (`limit`). Default:
+    /// 256 in thread mode, 64 in process mode, where each takes about six descriptors of
+    /// this process, whose limit is often 1,024.
     ///
-    /// In thread mode they take slots and mappings as submitted tasks do, from the
-    /// same number; what those leave is the most there can be.
+    /// In thread mode they take slots and mappings as submitted tasks do, from the same
+    /// total; the rest after the submitted tasks is the maximum.
     pub fn max_children(mut self, tasks: usize) -> Self {
         self.max_children = Some(tasks);
         self
     }
 
-    /// Operating-system threads of the runner: what computes in thread mode, and
-    /// what attends to workers in process mode. Default: one per processor in
-    /// thread mode, one per four processors in process mode.
+    /// Operating-system threads of the runner: they run guests in thread mode, and serve
+    /// workers in process mode. Default: one per processor in thread mode, one per four
+    /// processors in process mode.
     pub fn worker_threads(mut self, threads: usize) -> Self {
         self.worker_threads = Some(threads);
         self
     }
 
-    /// Settings of process mode. What `options` does not set stays as it was.
+    /// Settings of process mode. Settings that `options` does not have are unchanged.
     pub fn process(mut self, options: ProcessOptions) -> Self {
         self.process.add(options);
         self
@@ -148,15 +146,14 @@ impl Builder {
         self.process.worker.clone().map(worker_path).transpose()
     }
 
-    /// Cap on a task file in bytes. Default: [`Builder::MODULE_SIZE_DEFAULT`].
+    /// Maximum size of a task file in bytes. Default: [`Builder::MODULE_SIZE_DEFAULT`].
     pub fn max_module_size(mut self, bytes: u64) -> Self {
         self.max_module_size = bytes;
         self
     }
 
-    /// Whether [`Runner::load`] compiles for tasks with a fuel limit, rather
-    /// than for those without. The other kind is compiled when the first such
-    /// task comes. Default: no.
+    /// Whether [`Runner::load`] compiles for tasks with a fuel limit, rather than for those
+    /// without. The other kind is compiled for the first task that needs it. Default: no.
     pub fn metered(mut self, metered: bool) -> Self {
         self.metered = metered;
         self
@@ -166,13 +163,13 @@ impl Builder {
     /// [`ErrorKind::LoadLimit`]. Default: [`Builder::default_compile_timeout`] of the
     /// task file's size.
     ///
-    /// A compilation cannot be interrupted, only its process can be ended. Process mode
-    /// compiles in a child, and so does thread mode where this or
-    /// [`Builder::compile_memory`] is set and there is a worker program
-    /// ([`worker_hook`](crate::worker_hook), [`ProcessOptions::worker`]); elsewhere thread mode
-    /// compiles in this process. Then only the wait ends: the compilation goes on to its
-    /// end on a thread of its own, and its result is dropped. As many compile at a time
-    /// as there are processors, those included.
+    /// A compilation cannot be interrupted, only its process can be killed. Process mode
+    /// compiles in a child, and so does thread mode if this or [`Builder::compile_memory`]
+    /// is set and there is a worker program ([`worker_hook`](crate::worker_hook),
+    /// [`ProcessOptions::worker`]); otherwise thread mode compiles in this process. Then
+    /// only the wait ends: the compilation continues to its end on a separate thread, and
+    /// its result is dropped. As many run at a time as there are processors, including
+    /// abandoned ones.
     pub fn compile_timeout(mut self, time: Duration) -> Self {
         self.compile_budget.time = Some(time);
         self
@@ -182,16 +179,16 @@ impl Builder {
     /// [`ErrorKind::LoadLimit`]. Default: [`Builder::default_compile_memory`] of the task
     /// file's size.
     ///
-    /// It is the limit of a child process, on what that maps to write to, which is up to
-    /// a third more than it comes to use. Where thread mode compiles in this process (see
+    /// It limits the writable mappings of a child process, which can be a third larger than
+    /// the memory it uses. If thread mode compiles in this process (see
     /// [`Builder::compile_timeout`]), there is no limit.
     pub fn compile_memory(mut self, bytes: u64) -> Self {
         self.compile_budget.memory = Some(bytes);
         self
     }
 
-    /// For wrun's own tests: these layers of the jail are treated as if the kernel
-    /// had none of them.
+    /// For wrun's own tests: these layers of the jail are treated as if the kernel did not
+    /// support them.
     #[cfg(feature = "test-hooks")]
     #[doc(hidden)]
     pub fn absent_layers(mut self, layers: Vec<wrun_types::jail_report::Layer>) -> Self {
@@ -204,11 +201,11 @@ impl Builder {
     /// # Errors
     ///
     /// [`ErrorKind::NoWorker`] in process mode without a worker program;
-    /// [`ErrorKind::Jail`] for an
-    /// [`identity`](ProcessOptions::identity) or [`users`](ProcessOptions::users) that cannot
-    /// be had; [`ErrorKind::System`] when threads cannot be started.
+    /// [`ErrorKind::Jail`] for an [`identity`](ProcessOptions::identity) or
+    /// [`users`](ProcessOptions::users) that cannot be set; [`ErrorKind::System`] if
+    /// threads cannot be started.
     pub fn build(self) -> Result<Runner, Error> {
-        // Before anything is opened. Where there is no `/dev/null`, they stay closed.
+        // Before anything is opened. If there is no `/dev/null`, they stay closed.
         let _ = wrun_sys::fill_standard_streams();
         let ProcessOptions {
             worker,
@@ -236,7 +233,7 @@ impl Builder {
             Mode::Thread => 512,
             Mode::Process => 4 * cores,
         });
-        // Attending takes a small part of what the workers take.
+        // Serving the workers takes a small part of what they take.
         let threads = match self.mode {
             Mode::Thread => cores,
             Mode::Process => cores.div_ceil(4),
@@ -294,7 +291,7 @@ fn may_change_identity(jail: Jail) -> Result<(), Error> {
     Err(Error::new(ErrorKind::Jail, why))
 }
 
-/// Where the worker program is, seen from any directory.
+/// The path of the worker program, valid from any directory.
 fn worker_path(program: PathBuf) -> Result<PathBuf, Error> {
     std::path::absolute(&program).map_err(|error| {
         let program = program.display();

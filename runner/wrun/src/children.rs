@@ -1,12 +1,11 @@
-//! Child tasks: what a task starts of what it was granted, in the mode that it runs
-//! in itself.
+//! Child tasks: the tasks that a task starts from those it was granted, in its own mode.
 //!
-//! A submitted task and all below it are a *tree*, whose bounds are the submitted
-//! task's. Invariants: a child ends before its parent's report is given out; over a
-//! bound there is a refusal at once and never a wait; children take no place of
-//! submitted tasks, which may be waiting for them.
+//! A submitted task and all below it are a *tree*, whose bounds are the submitted task's.
+//! Invariants: a child ends before its parent's report is given out; beyond a bound a
+//! request is refused at once and never waits; children take no permits of submitted tasks,
+//! which may be waiting for them.
 
-use crate::launch::{Launch, Place, Request, Starter};
+use crate::launch::{Launch, Request, RunPermit, Starter};
 use crate::task_grant::TaskGrant;
 use crate::trace;
 use bytes::Bytes;
@@ -32,7 +31,7 @@ use wrun_types::limits::Limits;
 use wrun_types::outcome::{Crash, Outcome, Output};
 use wrun_types::spec::{Spec, Terminals};
 
-/// What a submitted task and all below it share.
+/// State that a submitted task and all below it share.
 pub(crate) struct Tree {
     grants: HashMap<String, TaskGrant>,
     max_depth: u32,
@@ -43,20 +42,19 @@ pub(crate) struct Tree {
     held: Mutex<Held>,
 }
 
-/// What the tasks of a tree have.
+/// The totals of the tasks of a tree.
 struct Held {
     tasks: u32,
-    /// Of those that run what they may have at most; of those that ended their
-    /// output.
+    /// The memory limits of those that run, and the output of those that ended.
     memory: u64,
-    /// Regions of those that ended, which others still have.
+    /// Regions made for tasks that ended, which others still have.
     left: Vec<Arc<Maker>>,
 }
 
 impl Held {
     /// Bytes of regions whose makers have ended.
     fn in_regions(&mut self) -> u64 {
-        // One of them looks for all what is gone.
+        // One of them checks for all that are gone.
         if let Some(any) = self.left.first() {
             any.bytes();
         }
@@ -66,7 +64,7 @@ impl Held {
     }
 }
 
-/// A child's share of its tree's bounds; given back when it is dropped.
+/// A child's share of its tree's bounds; returned when it is dropped.
 struct Slot {
     tree: Arc<Tree>,
     memory: AtomicU64,
@@ -76,22 +74,23 @@ struct Slot {
 pub(crate) struct Children {
     starter: Arc<Starter>,
     tree: Arc<Tree>,
-    /// Of the task above the children, 0 for a submitted one.
+    /// Depth of the task above the children, 0 for a submitted one.
     depth: u32,
     limits: Limits,
     deadline: Option<Deadline>,
     cancel: CancellationToken,
-    /// Ends all of them.
+    /// Kills all of them.
     kill: CancellationToken,
-    /// Of the task above the children; theirs, where their grant says nothing.
+    /// Grace period of the task above the children, and of those whose grant does not set
+    /// one.
     grace: Duration,
-    state: Mutex<State>,
+    handles: Mutex<Handles>,
     running: TaskTracker,
 }
 
-struct State {
+struct Handles {
     started: u64,
-    /// Where children write what they have to say; none once no more are started.
+    /// For the stderr of children; `None` once no more are started.
     stderr: Option<Sink>,
     held: HashMap<u64, Child>,
 }
@@ -104,7 +103,7 @@ struct Child {
 }
 
 impl Tree {
-    /// Of a submitted task with these grants and limits.
+    /// For a submitted task with these grants and limits.
     pub(crate) fn new(grants: Vec<TaskGrant>, limits: &Limits) -> Arc<Self> {
         Arc::new(Tree {
             child_data: child_data(&grants, limits),
@@ -144,8 +143,8 @@ impl Tree {
 }
 
 impl Slot {
-    /// What is left of a child that has ended: this many bytes, and the regions that
-    /// were made for it.
+    /// Reduces it to what an ended child leaves: this many bytes, and the regions that were
+    /// made for it.
     fn shrink(&self, memory: u64, regions: Arc<Maker>) {
         let mut held = self.tree.held();
         let before = self.memory.load(Ordering::Relaxed);
@@ -169,7 +168,7 @@ impl Drop for Slot {
 }
 
 impl Children {
-    /// The children of a task at this depth of a tree, which are over when it is.
+    /// The children of a task at this depth of a tree; they end with the task.
     pub(crate) fn new(
         starter: Arc<Starter>,
         tree: Arc<Tree>,
@@ -185,10 +184,10 @@ impl Children {
             depth,
             limits,
             deadline,
-            cancel: stop.ask.clone(),
-            kill: stop.end.child_token(),
+            cancel: stop.cancel.clone(),
+            kill: stop.kill.child_token(),
             grace: stop.grace,
-            state: Mutex::new(State {
+            handles: Mutex::new(Handles {
                 started: 0,
                 stderr: Some(stderr.clone()),
                 held: HashMap::new(),
@@ -197,13 +196,13 @@ impl Children {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn handles(&self) -> MutexGuard<'_, Handles> {
+        self.handles.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Children started so far.
     pub(crate) fn started(&self) -> u64 {
-        self.state().started
+        self.handles().started
     }
 
     /// Starts the child granted as `name`. Needs the context of the runner's tokio
@@ -227,7 +226,7 @@ impl Children {
         if budget.is_some_and(|budget| len > budget) {
             return Err((SpawnError::TooLarge, port));
         }
-        let mut state = self.state();
+        let mut state = self.handles();
         let Some(to) = state.stderr.clone() else {
             return Err((SpawnError::Limit, port));
         };
@@ -237,7 +236,7 @@ impl Children {
         let Some(slot) = self.tree.slot(limits.max_memory) else {
             return Err((SpawnError::Limit, port));
         };
-        let Ok(place) = self.starter.child_places.clone().try_acquire_owned() else {
+        let Ok(permit) = self.starter.child_permits.clone().try_acquire_owned() else {
             return Err((SpawnError::Limit, port));
         };
         to.share();
@@ -274,7 +273,7 @@ impl Children {
             grace: grant.grace.unwrap_or(self.grace),
             retries: 0,
             tree: Some((self.tree.clone(), self.depth + 1)),
-            place: Place::Acquired(place),
+            permit: RunPermit::Acquired(permit),
         });
         let id = launch.job.task_id;
         let (stop, span) = (launch.stop.clone(), launch.span.clone());
@@ -302,17 +301,17 @@ impl Children {
         Ok(id)
     }
 
-    /// Waits for a child's end; none when there is no such child.
+    /// Waits for a child's end; `None` if there is no such child.
     pub(crate) async fn ended(&self, id: u64) -> Option<Outcome> {
-        let mut end = self.state().held.get(&id)?.end.clone();
+        let mut end = self.handles().held.get(&id)?.end.clone();
         let ended = end.wait_for(Option::is_some).await;
         let ended = ended.ok().and_then(|end| end.clone());
-        // A parent whose time is up learns nothing more: it ends by its own deadline,
-        // whichever of the two is noticed first.
+        // A parent whose time is up learns nothing more: it ends by its own deadline, whichever
+        // of the two is noticed first.
         if self.deadline.is_some_and(Deadline::has_passed) {
             std::future::pending::<()>().await;
         }
-        // It was given up by a panic, which is a bug.
+        // Its task panicked, which is a bug.
         let lost = || {
             Outcome::Crashed(Crash::Runner(
                 "the runner failed while it ran the task".into(),
@@ -321,27 +320,27 @@ impl Children {
         Some(ended.unwrap_or_else(lost))
     }
 
-    /// Asks a child to stop, and ends it after its grace; `false` when there is no such
-    /// child.
+    /// Requests a child to stop, and ends it after its grace period; `false` if there is no
+    /// such child.
     pub(crate) fn kill(&self, id: u64) -> bool {
-        let state = self.state();
+        let state = self.handles();
         let child = state.held.get(&id);
-        child.map(|child| child.stop.wished.cancel()).is_some()
+        child.map(|child| child.stop.requested.cancel()).is_some()
     }
 
-    /// Ends a child at once and forgets it; `false` when there is no such child.
+    /// Ends a child at once and forgets it; `false` if there is no such child.
     pub(crate) fn release(&self, id: u64) -> bool {
-        let child = self.state().held.remove(&id);
-        child.map(|child| child.stop.end.cancel()).is_some()
+        let child = self.handles().held.remove(&id);
+        child.map(|child| child.stop.kill.cancel()).is_some()
     }
 
-    /// Starts no more, ends those there are, and waits until they are gone.
+    /// Starts no more, ends the existing ones, and waits until they are gone.
     pub(crate) async fn end(&self) {
-        self.state().stderr = None;
+        self.handles().stderr = None;
         self.kill.cancel();
         self.running.close();
         self.running.wait().await;
-        let held = std::mem::take(&mut self.state().held);
+        let held = std::mem::take(&mut self.handles().held);
         drop(held);
     }
 }
@@ -352,8 +351,8 @@ impl Drop for Children {
     }
 }
 
-/// The most that the host of a task with these limits and grants holds of one of its
-/// children, as input or output, in bytes.
+/// Maximum of bytes that the host of a task with these limits and grants holds of one of
+/// its children, as input or output.
 pub(crate) fn child_data(grants: &[TaskGrant], inherited: &Limits) -> u64 {
     let of = |grant: &TaskGrant| {
         let limits = grant.limits.as_ref().unwrap_or(inherited);
@@ -369,7 +368,7 @@ struct Running {
     starter: Arc<Starter>,
     launch: Launch,
     stdout: Sink,
-    /// What it writes to stderr, and where that goes.
+    /// Its stderr, and the sink for it.
     said: mpsc::Receiver<Bytes>,
     to: Sink,
     slot: Arc<Slot>,
@@ -405,12 +404,12 @@ impl Running {
                 () = &mut pumping, if !pumped => pumped = true,
             }
         };
-        // The reader of its parent's stderr sets the pace, and is not waited for without end.
+        // The reader of its parent's stderr sets the pace, but the wait for it is bounded.
         if !pumped {
             tokio::select! {
                 biased;
                 () = pumping => {}
-                () = stop.end.cancelled() => {}
+                () = stop.kill.cancelled() => {}
                 () = stop.over() => {}
                 () = until(deadline) => {}
             }
@@ -418,7 +417,7 @@ impl Running {
         trace::child_ended(&ran, began);
         let end = match ran {
             Ok(ran) => {
-                drop(ran.place);
+                drop(ran.permit);
                 outcome_of(ran.executed, &stdout).await
             }
             Err(error) => Outcome::Crashed(Crash::Runner(format!("it could not be run: {error}"))),
@@ -432,7 +431,7 @@ impl Running {
     }
 }
 
-/// Hands on what a child writes, until it ends or its reader is gone.
+/// Forwards the stderr of a child, until it ends or its reader is gone.
 async fn pump(mut said: mpsc::Receiver<Bytes>, to: Sink) {
     let mut turn = Turn::new();
     while let Some(chunk) = said.recv().await {
@@ -444,11 +443,11 @@ async fn pump(mut said: mpsc::Receiver<Bytes>, to: Sink) {
     }
 }
 
-/// How a child ended, as its parent may know it.
+/// The outcome of a child, as its parent may see it.
 async fn outcome_of(executed: Executed, stdout: &Sink) -> Outcome {
     match executed.result.outcome {
         Outcome::Completed(_) => Outcome::Completed(Output(stdout.take_in_turns().await)),
-        // What the host's code said is not the parent's to know.
+        // The stderr of the host's code is not for the parent.
         Outcome::Crashed(crash) => Outcome::Crashed(crash.how().clone()),
         other => other,
     }

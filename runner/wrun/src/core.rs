@@ -1,14 +1,12 @@
-//! What a runner is, without the threads that drive it: its queue, its places, and a
-//! task's way from submission to its report.
+//! A runner without the threads that drive it: its queue, its permits, and a task's way
+//! from submission to its report.
 //!
 //! Invariants: every admitted task gets exactly one report or error; at most
 //! `max_running` tasks run and `max_queued` wait.
 
 use crate::children::{Tree, child_data};
 use crate::handle::OutputStream;
-#[cfg(feature = "http")]
-use crate::http::Responding;
-use crate::launch::{Launch, Place, Request, Starter};
+use crate::launch::{Launch, Request, RunPermit, Starter};
 use crate::mode;
 use crate::provider::SharedState;
 use crate::task::{Input, Stdio, Task, validate_output};
@@ -40,7 +38,7 @@ use wrun_types::task_error::TaskError;
 
 /// See the [module](self).
 pub(crate) struct Core {
-    /// A fork of it has no threads to drive this.
+    /// A fork of that process has no threads to drive this.
     pub(crate) made_in: Process,
     pub(crate) config: Config,
     pub(crate) loader: Arc<Loader>,
@@ -52,7 +50,7 @@ pub(crate) struct Core {
     pub(crate) tasks: TaskTracker,
 }
 
-/// A task with its place in the queue.
+/// A task in the queue.
 pub(crate) struct Admitted {
     pub(crate) launch: Launch,
     capture_out: Option<Sink>,
@@ -88,8 +86,8 @@ impl Core {
                 executor: executor.clone(),
                 mode: config.mode,
                 next_id: AtomicU64::new(1),
-                places: Arc::new(Semaphore::new(config.max_running)),
-                child_places: Arc::new(Semaphore::new(config.max_children)),
+                permits: Arc::new(Semaphore::new(config.max_running)),
+                child_permits: Arc::new(Semaphore::new(config.max_children)),
                 shared: Arc::new(SharedState {
                     locks: Arc::new(Locks::new()),
                     broadcast: Arc::new(Broadcast::new(executor.transport().clone())),
@@ -118,13 +116,13 @@ impl Core {
         Ok(artifact)
     }
 
-    /// The compiled code of an artifact; compiled now where it is not yet.
+    /// The compiled code of an artifact; compiles it if necessary.
     pub(crate) fn code(&self, artifact: &Artifact) -> Result<Arc<Code>, Error> {
         self.is_of_this_process()?;
         Ok(self.loader.code(artifact, self.config.metered)?)
     }
 
-    /// The same, as the file of an artifact.
+    /// The same, in the format of an artifact file.
     pub(crate) fn code_bytes(&self, artifact: &Artifact) -> Result<Vec<u8>, Error> {
         self.code(artifact)?.bytes().map_err(|error| {
             Error::new(ErrorKind::System, format!("cannot read the code: {error}"))
@@ -150,7 +148,7 @@ impl Core {
             .map_err(|_| Error::shut_down())
     }
 
-    /// Validates a task, and stamps its id and deadline, once.
+    /// Validates a task, and assigns its id and deadline, once.
     pub(crate) fn admitted(
         &self,
         task: Task,
@@ -225,7 +223,7 @@ impl Core {
             grace,
             retries,
             tree,
-            place: Place::queue(&self.starter.places),
+            permit: RunPermit::queue(&self.starter.permits),
         });
         let admitted = Admitted {
             launch,
@@ -243,7 +241,7 @@ impl Core {
         Ok((admitted, ends))
     }
 
-    /// Takes an admitted task to its report.
+    /// Drives an admitted task to its report.
     pub(crate) async fn drive(self: Arc<Self>, admitted: Admitted) -> Result<Report, Error> {
         let Admitted {
             launch,
@@ -260,7 +258,7 @@ impl Core {
         let metered = job.metered();
         let submitted = launch.submitted;
         let ran = launch.run(&self.executor).await.map(|ran| {
-            drop(ran.place);
+            drop(ran.permit);
             (ran.queue, ran.attempt, ran.executed)
         });
         services.end().await;

@@ -26,19 +26,19 @@ use wrun_types::report::Report;
 #[derive(Debug)]
 pub struct TaskHandle {
     id: u64,
-    /// None once the report was taken.
+    /// `None` once the report was taken.
     join: Option<JoinHandle<Result<Report, Error>>>,
     kill: CancellationToken,
     cancel: CancellationToken,
     stdout: Option<OutputStream>,
     stderr: Option<OutputStream>,
-    /// Streams that were not taken before the report was waited for: read, so that their task
-    /// is not held up by a reader that will never come.
+    /// Streams that were not taken before the report was waited for: they are read, so that
+    /// the task does not wait for a reader.
     discarded: [Option<OutputStream>; 2],
     progress: watch::Receiver<Progress>,
     #[cfg(feature = "http")]
     response: Option<Responding>,
-    /// In a fork of it the task does not run, and never ends.
+    /// In a fork of that process the task does not run, and never ends.
     made_in: Process,
 }
 
@@ -82,12 +82,12 @@ impl TaskHandle {
     }
 
     /// Waits for the head of the response of a task that answers a request
-    /// ([`Task::request`](crate::Task::request)); `Some` once. `None` where the task ended
+    /// ([`Task::request`](crate::Task::request)); `Some` once. `None` if the task ended
     /// without a response: then its [report](TaskHandle::report) says how.
     ///
-    /// The body arrives while the task goes on, and makes it wait where it is not read. It ends
-    /// with an error where the task does not complete, so that what is there of it is never
-    /// taken for all of it. Dropping the body lets the task go on, which finds it closed.
+    /// The body arrives while the task continues, and the task waits while it is not read. It
+    /// ends with an error if the task does not complete, so that a part of a body is never
+    /// taken for all of it. If the body is dropped, the task continues and finds it closed.
     ///
     /// Cancel safe.
     #[cfg(feature = "http")]
@@ -100,13 +100,12 @@ impl TaskHandle {
         response
     }
 
-    /// How far the task last said it is; zero before it said anything.
+    /// The task's latest progress; zero before it reported any.
     pub fn progress(&self) -> Progress {
         *self.progress.borrow()
     }
 
-    /// Waits until the task says how far it is; `None` once it says nothing
-    /// more.
+    /// Waits until the task reports progress; `None` once it will report no more.
     pub async fn progress_changed(&mut self) -> Option<Progress> {
         if !self.made_in.is_current() {
             return None;
@@ -115,46 +114,46 @@ impl TaskHandle {
         Some(*self.progress.borrow_and_update())
     }
 
-    /// What [`TaskHandle::progress_changed`] tells, for others to hold.
+    /// A handle for [`TaskHandle::progress_changed`], for other owners.
     pub fn progress_watch(&self) -> ProgressWatch {
         ProgressWatch(self.progress.clone())
     }
 
-    /// Asks the task to stop: `context.cancelled` becomes true. A task that
-    /// does not look goes on.
+    /// Requests the task to stop: `context.cancelled` becomes true. A task that does not
+    /// check it continues.
     pub fn cancel(&self) {
         self.cancel.cancel();
     }
 
-    /// Ends the task, wherever it is: asks it to stop, and ends it after its
-    /// [grace](crate::Task::grace), or at once where it would not hear. Its outcome is
-    /// [`Cancelled`](crate::Outcome::Cancelled), unless it ended by itself.
+    /// Ends the task, at any stage: requests it to stop, and ends it after its
+    /// [grace](crate::Task::grace) period, or at once if it cannot observe the request. Its
+    /// outcome is [`Cancelled`](crate::Outcome::Cancelled), unless it ended by itself.
     pub fn kill(&self) {
         self.kill.cancel();
     }
 
-    /// What [`TaskHandle::kill`] does, for others to hold.
+    /// A handle for [`TaskHandle::kill`], for other owners.
     pub fn killer(&self) -> Killer {
         Killer(self.kill.clone())
     }
 
-    /// What [`TaskHandle::cancel`] does, for others to hold.
+    /// A handle for [`TaskHandle::cancel`], for other owners.
     pub fn canceller(&self) -> Canceller {
         Canceller(self.cancel.clone())
     }
 
-    /// Waits for the task's end and yields its report, once. Streams that were not taken
-    /// are thrown away from now on.
+    /// Waits for the task's end and returns its report, once. From now on, streams that
+    /// were not taken are discarded.
     ///
-    /// Dropping the future ends only the wait: the task goes on, and a later call waits for
-    /// the same report. Awaiting the handle itself (`handle.await`) owns it; dropping that
-    /// future kills the task.
+    /// Dropping the future ends only the wait: the task continues, and a later call waits
+    /// for the same report. Awaiting the handle itself (`handle.await`) owns it; dropping
+    /// that future kills the task.
     ///
     /// # Errors
     ///
-    /// The runner itself failed, or the task could not be loaded; whatever the
-    /// guest does is in the report. [`ErrorKind::ReportTaken`] once the report, or such an
-    /// error, was yielded.
+    /// The runner itself failed, or the task could not be loaded; whatever the guest does
+    /// is in the report. [`ErrorKind::ReportTaken`] if the report, or such an error, was
+    /// returned before.
     pub async fn report(&mut self) -> Result<Report, Error> {
         if !self.made_in.is_current() {
             return Err(Error::forked());
@@ -190,11 +189,11 @@ impl TaskHandle {
     ///
     /// # Errors
     ///
-    /// As [`TaskHandle::report`]; [`ErrorKind::BlockingInAsync`] in asynchronous
-    /// code, which does nothing to the task.
+    /// As [`TaskHandle::report`]; [`ErrorKind::BlockingInAsync`] in asynchronous code, with
+    /// no effect on the task.
     pub fn blocking_report(&mut self) -> Result<Report, Error> {
         must_not_be_async("report")?;
-        // This thread does nothing else until then, so it need not give way.
+        // This thread does nothing else until then, so it need not yield.
         let mut report = std::pin::pin!(unconstrained(self.report()));
         loop {
             if let Some(report) = blocking::wait(report.as_mut(), None) {
@@ -213,8 +212,8 @@ impl IntoFuture for TaskHandle {
     type Output = Result<Report, Error>;
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 
-    /// [`TaskHandle::report`], which keeps the handle until then: dropping the future
-    /// kills the task.
+    /// [`TaskHandle::report`], which keeps the handle until then: dropping the future kills
+    /// the task.
     fn into_future(mut self) -> Self::IntoFuture {
         Box::pin(async move { self.report().await })
     }
@@ -222,7 +221,7 @@ impl IntoFuture for TaskHandle {
 
 /// # Errors
 ///
-/// This is asynchronous code, which a call that blocks would hold up, or stop for ever.
+/// The caller is asynchronous code, which a blocking call would delay, or block forever.
 pub(crate) fn must_not_be_async(instead: &str) -> Result<(), Error> {
     match Handle::try_current() {
         Ok(_) => Err(Error::new(
@@ -233,7 +232,7 @@ pub(crate) fn must_not_be_async(instead: &str) -> Result<(), Error> {
     }
 }
 
-/// Reads a stream to its end and throws it away; never ends without one.
+/// Reads a stream to its end and discards it; never ends without a stream.
 async fn discard(stream: &mut Option<OutputStream>) {
     if let Some(reading) = stream {
         while reading.next_chunk().await.is_some() {}
@@ -259,7 +258,7 @@ fn finished(
 impl Drop for TaskHandle {
     fn drop(&mut self) {
         if !self.made_in.is_current() {
-            // Nothing to wake: the other process's event loop would be.
+            // Dropping it would wake the other process's event loop.
             std::mem::forget(self.join.take());
         } else if self.join.is_some() {
             self.kill.cancel();
@@ -278,7 +277,7 @@ impl Killer {
     }
 }
 
-/// Asks one task to stop; cheap to clone. See [`TaskHandle::canceller`].
+/// Requests one task to stop; cheap to clone. See [`TaskHandle::canceller`].
 #[derive(Clone, Debug)]
 pub struct Canceller(CancellationToken);
 
@@ -289,7 +288,7 @@ impl Canceller {
     }
 }
 
-/// Tells how far one task is; see [`TaskHandle::progress_watch`].
+/// The progress of one task; see [`TaskHandle::progress_watch`].
 #[derive(Clone, Debug)]
 pub struct ProgressWatch(watch::Receiver<Progress>);
 
@@ -306,13 +305,13 @@ impl ProgressWatch {
     }
 }
 
-/// Output of a running task, in order. Ends when the task has ended and all is
-/// read. While it is not read, the task waits: about 1 MiB is kept on the way.
+/// Output of a running task, in order. Ends when the task has ended and all is read. While
+/// it is not read, the task waits: about 1 MiB is buffered.
 #[derive(Debug)]
 pub struct OutputStream {
     chunks: mpsc::Receiver<Bytes>,
     rest: Bytes,
-    /// In a fork of it, it is not written to and does not end.
+    /// In a fork of that process, it is not written to and does not end.
     made_in: Process,
 }
 
@@ -325,8 +324,7 @@ impl OutputStream {
         }
     }
 
-    /// The next bytes, as many as there are at once, at most 64 KiB; `None` at
-    /// the end.
+    /// The next bytes, as many as are available, at most 64 KiB; `None` at the end.
     pub async fn next_chunk(&mut self) -> Option<Bytes> {
         if !self.rest.is_empty() {
             return Some(std::mem::take(&mut self.rest));

@@ -1,7 +1,8 @@
-//! A task's way from its place in the queue to its end. The same for one that an embedder
-//! submitted and for one that another task started.
+//! A task's way from the queue to its end. The same for a task that an embedder submitted
+//! and for one that another task started.
 //!
-//! Invariant: a task that is over its deadline, or is to stop, before it runs, never runs.
+//! Invariant: a task that has passed its deadline, or is to stop, before it runs, never
+//! runs.
 
 use crate::children::{Children, Tree};
 use crate::provider::{Provider, SharedState};
@@ -28,20 +29,20 @@ use wrun_types::limits::Limit;
 use wrun_types::outcome::Outcome;
 use wrun_types::spec::Spec;
 
-/// What starting a task takes of its runner.
+/// The parts of a runner that starting a task needs.
 pub(crate) struct Starter {
     pub(crate) executor: Arc<dyn Executor>,
     /// The next id of a submitted task or a child.
     pub(crate) next_id: AtomicU64,
     /// Permits for submitted tasks that run.
-    pub(crate) places: Arc<Semaphore>,
+    pub(crate) permits: Arc<Semaphore>,
     /// Permits for children that run, over all trees.
-    pub(crate) child_places: Arc<Semaphore>,
+    pub(crate) child_permits: Arc<Semaphore>,
     pub(crate) shared: Arc<SharedState>,
     pub(crate) mode: Mode,
 }
 
-/// What a task is started with.
+/// The arguments of starting a task.
 pub(crate) struct Request {
     pub(crate) artifact: Artifact,
     pub(crate) spec: Spec,
@@ -52,69 +53,69 @@ pub(crate) struct Request {
     pub(crate) port: Option<Port>,
     pub(crate) progress: Arc<dyn Fn(Progress) + Send + Sync>,
     pub(crate) deadline: Option<Deadline>,
-    /// Asks the task to stop.
+    /// Requests the task to stop.
     pub(crate) cancel: CancellationToken,
     /// Ends the task.
     pub(crate) kill: CancellationToken,
     pub(crate) grace: Duration,
-    /// New attempts after a crash, at most.
+    /// Maximum of new attempts after a crash.
     pub(crate) retries: u32,
-    /// The tree of the task and its depth in it, where it may start children.
+    /// The tree of the task and its depth in it, if it may start children.
     pub(crate) tree: Option<(Arc<Tree>, u32)>,
-    pub(crate) place: Place,
+    pub(crate) permit: RunPermit,
 }
 
-/// A task that is on its way.
+/// A task that was started.
 pub(crate) struct Launch {
     pub(crate) job: Job,
     pub(crate) stop: Stop,
     /// The regions that are made for it.
     pub(crate) regions: Arc<Maker>,
     pub(crate) submitted: Instant,
-    /// Of all that is done for the task.
+    /// The span of everything that is done for the task.
     pub(crate) span: tracing::Span,
     retries: u32,
-    place: Place,
+    permit: RunPermit,
 }
 
-/// What came of a task.
+/// The result of a task.
 pub(crate) struct Ran {
-    /// Until it was given a place and its code was there.
+    /// Time until it acquired its permit and its code was available.
     pub(crate) queue: Duration,
     /// The last attempt, from 1.
     pub(crate) attempt: u32,
     pub(crate) executed: Executed,
-    /// Its place; none where it never had one.
-    pub(crate) place: Option<OwnedSemaphorePermit>,
+    /// Its permit; `None` if it never acquired one.
+    pub(crate) permit: Option<OwnedSemaphorePermit>,
 }
 
 /// A permit to run, in the order of submission.
-pub(crate) enum Place {
+pub(crate) enum RunPermit {
     Acquired(OwnedSemaphorePermit),
     Queued(Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send>>),
 }
 
-impl Place {
+impl RunPermit {
     /// Queues for a permit now: tasks run in the order of these calls, whichever of them
     /// waits first.
-    pub(crate) fn queue(places: &Arc<Semaphore>) -> Self {
+    pub(crate) fn queue(permits: &Arc<Semaphore>) -> Self {
         // While others wait no permit is available.
-        if let Ok(permit) = places.clone().try_acquire_owned() {
-            return Place::Acquired(permit);
+        if let Ok(permit) = permits.clone().try_acquire_owned() {
+            return RunPermit::Acquired(permit);
         }
-        let mut place = Box::pin(places.clone().acquire_owned());
+        let mut permit = Box::pin(permits.clone().acquire_owned());
         // The semaphore keeps the order of the first polls.
         let mut cx = Context::from_waker(Waker::noop());
-        match place.as_mut().poll(&mut cx) {
-            Poll::Ready(acquired) => Place::Queued(Box::pin(std::future::ready(acquired))),
-            Poll::Pending => Place::Queued(place),
+        match permit.as_mut().poll(&mut cx) {
+            Poll::Ready(acquired) => RunPermit::Queued(Box::pin(std::future::ready(acquired))),
+            Poll::Pending => RunPermit::Queued(permit),
         }
     }
 
     async fn acquired(self) -> Result<OwnedSemaphorePermit, AcquireError> {
         match self {
-            Place::Acquired(permit) => Ok(permit),
-            Place::Queued(queued) => queued.await,
+            RunPermit::Acquired(permit) => Ok(permit),
+            RunPermit::Queued(queued) => queued.await,
         }
     }
 }
@@ -137,12 +138,12 @@ impl Starter {
             grace,
             retries,
             tree,
-            place,
+            permit,
         } = request;
         let stop = Stop {
-            wished: CancellationToken::new(),
-            ask: cancel.clone(),
-            end: kill.clone(),
+            requested: CancellationToken::new(),
+            cancel: cancel.clone(),
+            kill: kill.clone(),
             grace,
         };
         let children = tree.map(|(tree, depth)| {
@@ -175,13 +176,13 @@ impl Starter {
             regions,
             submitted: Instant::now(),
             retries,
-            place,
+            permit,
         }
     }
 }
 
 impl Launch {
-    /// Waits for its place, prepares its artifact, and runs it, again where it crashes and
+    /// Waits for its permit, prepares its artifact, and runs it, again if it crashes and
     /// may be retried.
     ///
     /// # Errors
@@ -193,7 +194,7 @@ impl Launch {
             stop,
             submitted,
             retries,
-            place,
+            permit,
             ..
         } = self;
         let kill = job.kill.clone();
@@ -202,22 +203,22 @@ impl Launch {
             tokio::select! {
                 biased;
                 () = kill.cancelled() => Outcome::Cancelled,
-                () = stop.wished.cancelled() => Outcome::Cancelled,
+                () = stop.requested.cancelled() => Outcome::Cancelled,
                 () = until(deadline) => Outcome::LimitExceeded(Limit::Deadline),
             }
         });
-        let imposed = |ending, place| Ran {
+        let imposed = |ending, permit| Ran {
             queue: submitted.elapsed(),
             attempt: 1,
             executed: Executed::new(RunResult::imposed(ending)),
-            place,
+            permit,
         };
-        if matches!(place, Place::Queued(_)) {
+        if matches!(permit, RunPermit::Queued(_)) {
             trace::queued();
         }
-        let place = tokio::select! {
+        let permit = tokio::select! {
             biased;
-            place = place.acquired() => Some(place.map_err(|_| Error::shut_down())?),
+            permit = permit.acquired() => Some(permit.map_err(|_| Error::shut_down())?),
             ending = &mut ended => return Ok(imposed(ending, None)),
         };
         let metered = job.metered();
@@ -230,7 +231,7 @@ impl Launch {
                 let runnable = tokio::select! {
                     biased;
                     prepared = preparing => prepared.map_err(|_| Error::shut_down())??,
-                    ending = &mut ended => return Ok(imposed(ending, place)),
+                    ending = &mut ended => return Ok(imposed(ending, permit)),
                 };
                 trace::prepared(&job.artifact, metered);
                 runnable
@@ -248,13 +249,13 @@ impl Launch {
             queue,
             attempt,
             executed,
-            place,
+            permit,
         })
     }
 }
 
-/// Runs one attempt after another until one does not crash, or no more are allowed; says
-/// which was the last.
+/// Runs one attempt after another until one does not crash, or no more are allowed; returns
+/// the number of the last one.
 async fn attempts(
     runnable: &dyn Runnable,
     mut retry: Retry,
@@ -293,7 +294,7 @@ async fn attempts(
                 attempt = retry.attempt();
                 executed = next;
             }
-            // The crash is what is known of the task.
+            // The crash is all that is known about the task.
             Err(error) => {
                 trace::not_retried(&error.to_string());
                 notes.push(format!("no new attempt: {error}"));

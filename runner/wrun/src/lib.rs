@@ -1,10 +1,9 @@
 //! Runs WebAssembly tasks in separate processes or on threads, under one ABI.
 //!
-//! A *task* is other people's compute: a plug-in, customer code, a batch job,
-//! compiled to WebAssembly from any language. A [`Runner`] runs tasks in one of
-//! two [`Mode`]s that differ in how strong the walls are and in what they cost,
-//! and in nothing else: the same file gives the same outcome and the same output
-//! in both.
+//! A *task* is other people's compute: a plug-in, customer code, a batch job, compiled to
+//! WebAssembly from any language. A [`Runner`] runs tasks in one of two [`Mode`]s that
+//! differ only in how strong the walls are and in what they cost: the same file gives the
+//! same outcome and the same output in both.
 //!
 //! # Quick start
 //!
@@ -20,8 +19,8 @@
 //! # }
 //! ```
 //!
-//! Load once, run any number of times: an [`Artifact`] is compiled code, and each
-//! run of it is a fresh sandbox that nothing of another run reaches.
+//! Load once, run any number of times: an [`Artifact`] is compiled code, and each run of it
+//! is a fresh sandbox, isolated from other runs.
 //!
 //! # Modes
 //!
@@ -33,14 +32,13 @@
 //! | starting one costs | a fraction of a millisecond | microseconds |
 //! | at the same time, by default | 4 for each processor | 512 |
 //!
-//! In process mode the kernel confines each worker further: seccomp, Landlock,
-//! namespaces, limits, an identity without rights. [`Jail`] says how much of that
-//! a system must have, [`Report::jail`] what it had. Thread mode has nothing of the
-//! kind, and does not hold an attacker who has an exploit for wasmtime.
+//! In process mode the kernel confines each worker further: seccomp, Landlock, namespaces,
+//! limits, an identity without rights. [`Jail`] says how much of that a system must
+//! provide, [`Report::jail`] what it provided. Thread mode has no such walls, and does not
+//! stop an attacker who has an exploit for wasmtime.
 //!
 //! Process mode starts a worker program, which is your own: its `main` calls
-//! [`worker_hook`] first, which in a worker never returns and anywhere else
-//! returns at once.
+//! [`worker_hook`] first, which never returns in a worker and returns at once otherwise.
 //!
 //! ```no_run
 //! fn main() -> Result<(), wrun::Error> {
@@ -55,9 +53,9 @@
 //! `#[tokio::main]` starts threads before that: write a `main` that calls the hook, and
 //! then a function with that attribute.
 //!
-//! A program that cannot (a library of a larger one, a test) names another with
+//! A program that cannot (a library of a larger one, a test) sets another with
 //! [`ProcessOptions::worker`]; `wrun` itself is one. Without either, [`Builder::build`]
-//! says [`ErrorKind::NoWorker`].
+//! returns [`ErrorKind::NoWorker`].
 //!
 //! # Tasks
 //!
@@ -90,8 +88,8 @@
 //! assert!(report.outcome.is_completed());
 //! assert!(report.stdout.ends_with(b"  /in/sub/c.txt\n"));
 //!
-//! // The same without the grant: the guest is told that there is no such file,
-//! // and the report tells you what it asked for.
+//! // The same without the grant: the guest finds no such file, and the report has the
+//! // refused request.
 //! let report = runner.blocking_run(Task::new(&digest).args(["/in/sub/c.txt"]))?;
 //! assert_eq!(report.outcome, wrun::Outcome::Exited(1));
 //! assert_eq!(report.denied[0].access, wrun::Access::Directories);
@@ -99,16 +97,15 @@
 //! # }
 //! ```
 //!
-//! [`Limits`] says what each limit means and what it is by default. A deadline
-//! counts from submission and also ends a task that waits in a host call; memory
-//! is summed over all memories of a task; fuel is a limit that does not depend on
-//! the machine.
+//! [`Limits`] documents each limit and its default. A deadline counts from submission and
+//! also ends a task that waits in a host call; memory is summed over all memories of a
+//! task; fuel is a limit that does not depend on the machine.
 //!
 //! # Outcomes and errors
 //!
-//! What a guest does is a value, the [`Outcome`] in its [`Report`]; an [`Error`]
-//! is the runner's own failure, or yours: no such file, not WebAssembly, a queue
-//! that is full.
+//! What a guest does is a value, the [`Outcome`] in its [`Report`]; an [`Error`] is a
+//! failure of the runner, or of the caller: a missing file, bytes that are not WebAssembly,
+//! a full queue.
 //!
 //! ```
 //! use wrun::{ErrorKind, Limit, Limits, Mode, Outcome, Runner, Task, TrapKind};
@@ -133,16 +130,16 @@
 //! # }
 //! ```
 //!
-//! [`Error::is_retryable`] tells whether the same call may succeed later. A
-//! report has what the run cost ([`Stats`]), what was refused ([`Denial`]), and a
-//! JSON form ([`Report::to_json`]).
+//! [`Error::is_retryable`] says whether the same call may succeed later. A report has the
+//! costs of the run ([`Stats`]), its refused requests ([`Denial`]), and a JSON form
+//! ([`Report::to_json`]).
 //!
 //! # Blocking and asynchronous
 //!
-//! A runner has threads of its own and works with any executor or with none. As in tokio,
-//! the asynchronous call has the plain name, and `blocking_` stands before the name of the
-//! one for code that is not asynchronous. Where that could stop asynchronous code for ever,
-//! it fails there instead, with [`ErrorKind::BlockingInAsync`].
+//! A runner has its own threads and works with any executor or none. As in tokio, the
+//! asynchronous call has the plain name, and the one for code that is not asynchronous
+//! begins with `blocking_`. If that could block asynchronous code forever, it fails there
+//! instead, with [`ErrorKind::BlockingInAsync`].
 //!
 //! | | waits for | asynchronous | blocking |
 //! |---|---|---|---|
@@ -186,19 +183,17 @@
 //! # }
 //! ```
 //!
-//! [`Builder::max_running`] tasks run, [`Builder::max_queued`] wait, and beyond
-//! that the submitter waits: a producer that is faster than its tasks costs no
-//! memory. A [`TaskHandle`] tells progress, asks its task to stop
-//! ([`cancel`](TaskHandle::cancel)), or ends it ([`kill`](TaskHandle::kill)), as
-//! dropping it does. Dropping the runner ends everything and waits until it is
-//! gone.
+//! [`Builder::max_running`] tasks run, [`Builder::max_queued`] wait, and beyond that the
+//! submitter waits: a producer that is faster than its tasks costs no memory. A
+//! [`TaskHandle`] reports progress, requests its task to stop
+//! ([`cancel`](TaskHandle::cancel)), or ends it ([`kill`](TaskHandle::kill)), as dropping
+//! it does. Dropping the runner ends everything and waits until it is gone.
 //!
 //! # Streams
 //!
-//! Input may be any reader, and output can be taken as it is produced. Who reads
-//! slowly makes the task wait; who stops reading makes its writes fail. With
-//! [`Stdio::Stdout`] for stderr both come in one stream, in the order in which they
-//! were written.
+//! Input may be any reader, and output can be taken as it is produced. A slow reader makes
+//! the task wait; if the reader is dropped, the task's writes fail. With [`Stdio::Stdout`]
+//! for stderr both come in one stream, in the order in which they were written.
 //!
 //! ```
 //! use tokio::io::AsyncWriteExt;
@@ -224,10 +219,9 @@
 //!
 //! # Channels
 //!
-//! A running task and its host, or two tasks, send each other messages over a
-//! channel ([`Runner::channel`]): in thread mode a queue, in process mode a socket
-//! between the two processes. Each of its ends is a [`Port`]; ports and regions
-//! move along in messages.
+//! A running task and its host, or two tasks, send each other messages over a channel
+//! ([`Runner::channel`]): in thread mode a queue, in process mode a socket between the two
+//! processes. Each end is a [`Port`]; messages can carry ports and regions.
 //!
 //! ```
 //! use wrun::{Message, Mode, PortError, Runner, Task};
@@ -257,9 +251,9 @@
 //!
 //! # Regions
 //!
-//! A [`Region`] is memory that goes to tasks without a copy, however large it is: one
-//! input for many tasks ([`Runner::frozen_region`]), a buffer that is passed on and
-//! comes back, counters that all look at ([`Runner::region`]). It travels in messages.
+//! A [`Region`] is memory that is passed to tasks without a copy, however large it is: one
+//! input for many tasks ([`Runner::frozen_region`]), a buffer that is passed on and comes
+//! back, counters that all tasks read ([`Runner::region`]). It travels in messages.
 //!
 //! ```
 //! use wrun::{Message, Mode, RegionKind, Runner, Task};
@@ -285,12 +279,11 @@
 //!
 //! # Child tasks
 //!
-//! A task starts tasks that it was granted by name ([`Task::task`], [`TaskGrant`]), in
-//! the mode that it runs in itself, gives each an input and a port, and learns how it
-//! ended. They are granted the same tasks and nothing else, have the limits of their
-//! grant or of their parent, and end with it. [`Limits::max_tasks`],
-//! [`Limits::max_depth`], [`Limits::max_total_memory`] and [`Builder::max_children`] bound
-//! them.
+//! A task starts tasks that it was granted by name ([`Task::task`], [`TaskGrant`]), in its
+//! own mode, gives each an input and a port, and learns how it ended. They are granted the
+//! same tasks and nothing else, have the limits of their grant or of their parent, and end
+//! with it. [`Limits::max_tasks`], [`Limits::max_depth`], [`Limits::max_total_memory`] and
+//! [`Builder::max_children`] bound them.
 //!
 //! ```
 //! use wrun::{Mode, Runner, Task};
@@ -307,15 +300,15 @@
 //! # }
 //! ```
 //!
-//! If you know Node's `child_process`, `worker_threads` and `cluster` finds each of
-//! their options and events, and what to use here, in `docs/counterparts.md`.
+//! For users of Node: `docs/counterparts.md` lists the options and events of
+//! `child_process`, `worker_threads` and `cluster` with their counterparts here.
 //!
 //! # Caching
 //!
 //! Compiling takes from milliseconds to seconds, once for each [`Runner::load`].
-//! [`Cache::User`] or [`Cache::Directory`] keeps the code between runs of a
-//! program; [`Runner::compile`] makes a file of it, which
-//! [`Runner::load_trusted`] loads: it is native code.
+//! [`Cache::User`] or [`Cache::Directory`] keeps the code between runs of a program;
+//! [`Runner::compile`] makes a file of it, which [`Runner::load_trusted`] loads: it is
+//! native code.
 //!
 //! ```
 //! use wrun::{Cache, Mode, Runner};
@@ -353,7 +346,7 @@
 //!
 //! | target | level | event | fields |
 //! |---|---|---|---|
-//! | `wrun::task` | DEBUG | `queued`: it waits for a place | |
+//! | `wrun::task` | DEBUG | `queued`: it waits for a permit | |
 //! | | DEBUG | `started`, for each attempt | `attempt`; in process mode `worker_pid`, `start_method`, `overhead_ns` |
 //! | | INFO | `retrying`, `not retried`, after a crash | `attempt`, `pause_ns`; `why` |
 //! | | DEBUG | `ended`: it has a report | `outcome` with `code`, `trap` or `limit`, `attempt`, `queue_ns`, `start_ns`, `run_ns`, `total_ns`, `children`; fewer for a child task |
@@ -383,15 +376,16 @@
 //! # Signals and limits of your program
 //!
 //! Building a runner gives SIGXFSZ, the signal of the limit on the size of files, a handler
-//! that does nothing, unless your program has decided what it does: the write is then an
-//! error and not the end of your program. Programs that yours starts have the default.
-//! wasmtime sets handlers for the signals by which guests trap. No other disposition is
-//! touched; broken pipes are errors on the runner's threads and in [`Runner::blocking_run`], also
-//! in a program that dies of SIGPIPE.
+//! that does nothing, unless your program has set a disposition: the write then fails and
+//! does not end your program. Programs that yours starts have the default. wasmtime sets
+//! handlers for the signals by which guests trap. No other disposition is changed; broken
+//! pipes are errors on the runner's threads and in [`Runner::blocking_run`], even in a
+//! program that dies of SIGPIPE.
 //!
-//! Where the system gives no more (threads, memory, descriptors, room in a file), calls fail
-//! with [`ErrorKind::System`], and the message names the limit of your program that may
-//! be behind it (`ulimit`). A runner starts with fewer threads than it wants, but two.
+//! If the system provides no more (threads, memory, descriptors, room in a file), calls
+//! fail with [`ErrorKind::System`], and the message names the limit of your program that
+//! may have caused it (`ulimit`). A runner starts with fewer threads than configured if
+//! necessary, but at least two.
 //!
 //! # Features
 //!
@@ -403,7 +397,7 @@
 //! | `compile` | only artifacts run ([`Runner::load_trusted`]), and the program has no compiler |
 //! | `wat` | tasks are binaries; the text format is refused |
 //!
-//! `measure`, `test-hooks` and `fuzzing` are for this repository and promise nothing.
+//! `measure`, `test-hooks` and `fuzzing` are for this repository, without any guarantee.
 //!
 //! # What it costs
 //!
@@ -418,8 +412,8 @@
 //! - **Output and input** are bounded where they are kept, streamed where they are
 //!   not.
 //!
-//! `docs/benchmarks.md` has the measurements, and the example `both_modes` those
-//! of your own task on your own machine. The other examples: `limits_and_kill`,
+//! `docs/benchmarks.md` has the measurements, and the example `both_modes` makes those of
+//! your own task on your own machine. The other examples: `limits_and_kill`,
 //! `plugin_server`, `batch`, `talk`.
 
 #![forbid(unsafe_code)]
@@ -449,7 +443,7 @@ mod task_grant;
 mod thread;
 mod trace;
 
-/// For wrun's own tests: this process is to be a host that dies of broken pipes.
+/// For wrun's own tests: makes this process a host that dies of broken pipes.
 #[cfg(feature = "test-hooks")]
 #[doc(hidden)]
 pub fn die_of_broken_pipes() {

@@ -1,5 +1,5 @@
-//! What each mode is made of: a compiler, and an executor. Without the feature `process`
-//! there is thread mode alone.
+//! The parts of each mode: a compiler and an executor. Without the feature `process` there
+//! is thread mode alone.
 
 use crate::thread::ThreadExecutor;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use wrun_types::error::Error;
 #[cfg(not(feature = "process"))]
 use wrun_types::error::ErrorKind;
 
-/// What compiles: a child process in process mode, and where compiling has limits.
+/// The compiler: a child process in process mode, and if compiling has limits.
 #[cfg(feature = "process")]
 pub(crate) fn compiler(config: &Config) -> Result<Box<dyn Compiler>, Error> {
     let in_a_child = match config.mode {
@@ -26,7 +26,7 @@ pub(crate) fn compiler(config: &Config) -> Result<Box<dyn Compiler>, Error> {
     })
 }
 
-/// What compiles.
+/// The compiler.
 #[cfg(not(feature = "process"))]
 pub(crate) fn compiler(config: &Config) -> Result<Box<dyn Compiler>, Error> {
     if config.compile_budget.memory.is_some() {
@@ -35,7 +35,7 @@ pub(crate) fn compiler(config: &Config) -> Result<Box<dyn Compiler>, Error> {
     Ok(Box::new(InProcess::new(config.compile_budget)))
 }
 
-/// What runs tasks.
+/// The executor.
 pub(crate) fn executor(loader: Arc<Loader>, config: &Config) -> Result<Arc<dyn Executor>, Error> {
     match config.mode {
         Mode::Thread => {

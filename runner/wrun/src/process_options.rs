@@ -1,4 +1,4 @@
-//! What concerns processes: each setting with its default and its price.
+//! The settings of processes, each with its default and its cost.
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -6,8 +6,9 @@ use std::time::Duration;
 use wrun_types::config::{Jail, Start};
 
 /// Settings of [process mode](crate::Mode::Process), for
-/// [`Builder::process`](crate::Builder::process). In thread mode they only concern the child
-/// that compiles, where there is one ([`Builder::compile_timeout`](crate::Builder::compile_timeout)).
+/// [`Builder::process`](crate::Builder::process). In thread mode they only concern the
+/// child that compiles, if there is one
+/// ([`Builder::compile_timeout`](crate::Builder::compile_timeout)).
 ///
 /// ```no_run
 /// use wrun::{Jail, ProcessOptions, Runner};
@@ -39,85 +40,83 @@ impl ProcessOptions {
     /// The default of [`ProcessOptions::idle_timeout`]: 60 seconds.
     pub const IDLE_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
 
-    /// The program that workers are, `wrun` or one whose `main`
-    /// calls [`worker_hook`](crate::worker_hook). Default: this program.
+    /// The worker program, `wrun` or one whose `main` calls
+    /// [`worker_hook`](crate::worker_hook). Default: this program.
     pub fn worker(mut self, program: impl Into<PathBuf>) -> Self {
         self.worker = Some(program.into());
         self
     }
 
-    /// How strictly the kernel's walls around each worker are insisted on. Default:
-    /// [`Jail::Strict`], in which a task does not run where a required wall cannot be put
-    /// up: [`ErrorKind::Jail`](crate::ErrorKind::Jail).
+    /// Whether the kernel's walls around each worker are required. Default:
+    /// [`Jail::Strict`], in which a task does not run if a required wall cannot be set up:
+    /// [`ErrorKind::Jail`](crate::ErrorKind::Jail).
     pub fn jail(mut self, jail: Jail) -> Self {
         self.jail = Some(jail);
         self
     }
 
-    /// The user and group that workers become, by number. Only
-    /// root can give them another than its own, and not with [`Jail::Off`].
-    /// Default: this process's own; as root, see [`ProcessOptions::users`].
+    /// The user and group of workers, by number. Only root can set another than its own,
+    /// and not with [`Jail::Off`]. Default: this process's own; as root, see
+    /// [`ProcessOptions::users`].
     ///
-    /// The kernel counts much by user, as descriptors in flight: workers that are one
-    /// user can keep those from each other.
+    /// The kernel counts much by user, such as descriptors in flight: workers with the same
+    /// user can use up those of each other.
     pub fn identity(mut self, uid: u32, gid: u32) -> Self {
         self.identity = Some((uid, gid));
         self
     }
 
-    /// As root: the users, by number, of which each program that is started
-    /// gets another one, with the group of the same number: a zygote with its workers, a
-    /// worker of its own, a compiler. Numbers that another runner has in use are left out
-    /// while there are others. Only root can set it, not with [`Jail::Off`], and
-    /// [`ProcessOptions::identity`] goes before it. 0 is not to be in it.
+    /// As root: the users, by number, of which each started program gets a different one,
+    /// with the group of the same number: a zygote with its workers, a separate worker, a
+    /// compiler. Numbers that another runner uses are left out while there are others. Only
+    /// root can set it, not with [`Jail::Off`], and [`ProcessOptions::identity`] takes
+    /// precedence. It must not contain 0.
     ///
     /// Default: 2013265920 to 2013331455 (`0x78000000` to `0x7800ffff`) without those that
-    /// `/etc/passwd` and `/etc/subuid` name. Granted directories are then id-mapped mounts on
-    /// which root's files are the worker's; where there are none, workers of tasks with
-    /// directories are root, and the report has a note. With a range that is set here,
-    /// directories are what they are for its users. In a user namespace that does not have
-    /// the number it is the overflow user (usually `nobody`).
+    /// `/etc/passwd` and `/etc/subuid` name. Granted directories are then id-mapped mounts
+    /// on which root's files belong to the worker; if those are not available, workers of
+    /// tasks with directories are root, and the report has a note. With a range that is set
+    /// here, directories are accessed with the rights of its users. In a user namespace
+    /// that does not have the number, the overflow user (usually `nobody`) is used.
     pub fn users(mut self, range: RangeInclusive<u32>) -> Self {
         self.users = Some(range);
         self
     }
 
-    /// How workers come to be. Default: [`Start::Fork`], which
-    /// keeps one more process per artifact in use, the zygote.
+    /// How workers are started. Default: [`Start::Fork`], which keeps one more process per
+    /// artifact in use, the zygote.
     pub fn start(mut self, start: Start) -> Self {
         self.start = Some(start);
         self
     }
 
-    /// Workers that are made ahead of demand, for each artifact in
-    /// use. Each costs a process and saves a task the time of making one. A task whose
-    /// limits are not those of the task before it has a worker made for itself.
-    /// Default: 1.
+    /// Workers that are started ahead of demand, for each artifact in use. Each costs a
+    /// process and saves a task the time of starting one. A task whose limits differ from
+    /// those of the previous task has a worker started for it. Default: 1.
     pub fn spares(mut self, workers: usize) -> Self {
         self.spares = Some(workers);
         self
     }
 
-    /// How many tasks a worker gets, one after another, each with a
-    /// sandbox of its own. Default: 1, a fresh process for each task.
+    /// How many tasks a worker runs, one after another, each in a separate sandbox.
+    /// Default: 1, a fresh process for each task.
     ///
-    /// More saves the making of processes and weakens the walls: a task that
-    /// breaks out of its sandbox meets those that its worker gets later. A worker
-    /// that was granted a directory or an address gets no other task. Zero is
-    /// taken for 1.
+    /// More saves starting processes and weakens the walls: a task that breaks out of its
+    /// sandbox can affect the worker's later tasks. A worker that was granted a directory
+    /// or an address gets no other task. Zero is treated as 1.
     pub fn reuse(mut self, tasks_per_worker: u32) -> Self {
         self.reuse = Some(tasks_per_worker);
         self
     }
 
-    /// Zygote and spares of an artifact that no task used for this
-    /// long end; the next task makes them anew. Default: 60 s.
+    /// Zygote and spares of an artifact that no task used for this long end; the next task
+    /// starts them again. Default: 60 s.
     pub fn idle_timeout(mut self, time: Duration) -> Self {
         self.idle_timeout = Some(time);
         self
     }
 
-    /// Sets what the others set.
+    /// Overrides its settings with those that `others` has.
     pub(crate) fn add(&mut self, others: ProcessOptions) {
         let ProcessOptions {
             worker,

@@ -1,7 +1,7 @@
-//! The services of one task where its runner is: what it asks for, answered.
+//! The services of one task in its runner: serves its requests.
 //!
-//! Invariant: what a task has of its runner is bounded, and is given back when the
-//! attempt that has it is over.
+//! Invariant: what a task holds in its runner is bounded, and is released when the attempt
+//! that holds it is over.
 
 use crate::children::Children;
 use std::collections::HashMap;
@@ -11,41 +11,43 @@ use wrun_sandbox::broadcast::{Broadcast, Line};
 use wrun_sandbox::lock_table::{LockMode, Ticket};
 use wrun_sandbox::locks::{Hold, Locks};
 use wrun_sandbox::region::Maker;
-use wrun_sandbox::services::{Answer, Ask, Services, SpawnError, TaskServices, Word};
+use wrun_sandbox::services::{
+    Notification, ServiceRequest, ServiceResponse, Services, SpawnError, TaskServices,
+};
 
-/// Locks that one task has or waits for.
+/// Maximum of locks that one task holds or waits for.
 const MAX_LOCKS: usize = 64;
-/// Broadcast channels that one task is a member of.
+/// Maximum of broadcast channels of which one task is a member.
 const MAX_MEMBERSHIPS: usize = 32;
 
-/// What all tasks of a runner share, by name.
+/// State that all tasks of a runner share, by name.
 pub(crate) struct SharedState {
     pub(crate) locks: Arc<Locks>,
     pub(crate) broadcast: Arc<Broadcast>,
 }
 
-/// The services of one submitted task or child, where the runner is.
+/// The services of one submitted task or child, in the runner.
 pub(crate) struct Provider {
     children: Option<Children>,
     regions: Arc<Maker>,
     shared: Arc<SharedState>,
     locks: Mutex<Locked>,
-    /// Made for those that need them.
+    /// Made for tasks that need them.
     lock_permits: OnceLock<Arc<Semaphore>>,
     memberships: OnceLock<Memberships>,
 }
 
-/// What a task needs to be a member of broadcast channels.
+/// The state of a member of broadcast channels.
 struct Memberships {
     permits: Arc<Semaphore>,
     line: Line,
 }
 
-/// Locks that a task has.
+/// Locks that a task holds.
 struct Locked {
-    /// None once no more are given out.
+    /// `None` once no more are granted.
     held: Option<HashMap<Ticket, (Hold, OwnedSemaphorePermit)>>,
-    /// Which attempt has them.
+    /// The attempt that holds them.
     attempt: u32,
 }
 
@@ -73,51 +75,51 @@ impl Provider {
         self.locks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn lock(&self, name: &str, mode: LockMode, if_available: bool) -> Answer {
+    async fn lock(&self, name: &str, mode: LockMode, if_available: bool) -> ServiceResponse {
         let permits = self
             .lock_permits
             .get_or_init(|| Arc::new(Semaphore::new(MAX_LOCKS)));
         let Ok(permit) = permits.clone().try_acquire_owned() else {
-            return Answer::NotLocked;
+            return ServiceResponse::NotLocked;
         };
         let attempt = self.locks().attempt;
         match self.shared.locks.request(name, mode, if_available).await {
             Ok(Some(hold)) => {
                 let ticket = hold.ticket();
                 let mut locks = self.locks();
-                // The attempt that asked can be over, and the next one knows nothing of
-                // this lock.
+                // The requesting attempt can be over, and the next one does not know of this
+                // lock.
                 if locks.attempt != attempt {
-                    return Answer::NotLocked;
+                    return ServiceResponse::NotLocked;
                 }
                 match &mut locks.held {
                     Some(held) => held.insert(ticket, (hold, permit)),
-                    None => return Answer::NotLocked,
+                    None => return ServiceResponse::NotLocked,
                 };
-                Answer::Locked(ticket)
+                ServiceResponse::Locked(ticket)
             }
-            Ok(None) => Answer::NotAvailable,
-            Err(()) => Answer::NotLocked,
+            Ok(None) => ServiceResponse::NotAvailable,
+            Err(()) => ServiceResponse::NotLocked,
         }
     }
 
-    fn join(&self, name: &str) -> Answer {
+    fn join(&self, name: &str) -> ServiceResponse {
         let memberships = self.memberships.get_or_init(|| Memberships {
             permits: Arc::new(Semaphore::new(MAX_MEMBERSHIPS)),
             line: Line::default(),
         });
         let Ok(permit) = memberships.permits.clone().try_acquire_owned() else {
-            return Answer::NotJoined;
+            return ServiceResponse::NotJoined;
         };
         let line = memberships.line.clone();
         match self.shared.broadcast.join(name, line, permit) {
-            Ok(port) => Answer::Joined(port),
-            Err(_) => Answer::NotJoined,
+            Ok(port) => ServiceResponse::Joined(port),
+            Err(_) => ServiceResponse::NotJoined,
         }
     }
 
     fn unlock(&self, ticket: Ticket) -> bool {
-        // Giving it back wakes others; not under this lock.
+        // Releasing it wakes others; not while this lock is held.
         let mut locks = self.locks();
         let had = locks.held.as_mut().and_then(|held| held.remove(&ticket));
         drop(locks);
@@ -127,10 +129,10 @@ impl Provider {
 
 #[async_trait::async_trait]
 impl Services for Provider {
-    async fn ask(&self, ask: Ask) -> Answer {
-        match (ask, &self.children) {
+    async fn request(&self, request: ServiceRequest) -> ServiceResponse {
+        match (request, &self.children) {
             (
-                Ask::Spawn {
+                ServiceRequest::Spawn {
                     name,
                     input,
                     len,
@@ -138,49 +140,49 @@ impl Services for Provider {
                 },
                 Some(children),
             ) => match children.spawn(&name, input, len, port) {
-                Ok(id) => Answer::Spawned(id),
-                Err((error, port)) => Answer::NotSpawned { error, port },
+                Ok(id) => ServiceResponse::Spawned(id),
+                Err((error, port)) => ServiceResponse::NotSpawned { error, port },
             },
-            (Ask::Spawn { port, .. }, None) => Answer::NotSpawned {
+            (ServiceRequest::Spawn { port, .. }, None) => ServiceResponse::NotSpawned {
                 error: SpawnError::NotGranted,
                 port,
             },
-            (Ask::Ended(id), Some(children)) => match children.ended(id).await {
-                Some(_) => Answer::Ended,
-                None => Answer::Refused,
+            (ServiceRequest::Ended(id), Some(children)) => match children.ended(id).await {
+                Some(_) => ServiceResponse::Ended,
+                None => ServiceResponse::Refused,
             },
-            (Ask::End(id), Some(children)) => match children.ended(id).await {
-                Some(end) => Answer::End(end),
-                None => Answer::Refused,
+            (ServiceRequest::End(id), Some(children)) => match children.ended(id).await {
+                Some(end) => ServiceResponse::End(end),
+                None => ServiceResponse::Refused,
             },
-            (Ask::Ended(_) | Ask::End(_), None) => Answer::Refused,
-            (Ask::Region { len, kind, room }, _) => {
-                Answer::Region(self.regions.make(len, kind, room))
+            (ServiceRequest::Ended(_) | ServiceRequest::End(_), None) => ServiceResponse::Refused,
+            (ServiceRequest::Region { len, kind, room }, _) => {
+                ServiceResponse::Region(self.regions.make(len, kind, room))
             }
-            (Ask::RegionBytes, _) => Answer::RegionBytes(self.regions.bytes()),
-            (Ask::Claim(file), _) => {
+            (ServiceRequest::RegionBytes, _) => ServiceResponse::RegionBytes(self.regions.bytes()),
+            (ServiceRequest::Claim(file), _) => {
                 let (file, sole) = self.regions.claim(file).await;
-                Answer::Claimed { file, sole }
+                ServiceResponse::Claimed { file, sole }
             }
             (
-                Ask::Lock {
+                ServiceRequest::Lock {
                     name,
                     mode,
                     if_available,
                 },
                 _,
             ) => self.lock(&name, mode, if_available).await,
-            (Ask::Join(name), _) => self.join(&name),
+            (ServiceRequest::Join(name), _) => self.join(&name),
         }
     }
 
-    fn tell(&self, word: Word) -> bool {
+    fn notify(&self, notification: Notification) -> bool {
         let children = self.children.as_ref();
-        match word {
-            Word::Kill(id) => children.is_some_and(|children| children.kill(id)),
-            Word::Release(id) => children.is_some_and(|children| children.release(id)),
-            Word::Unlock(ticket) => self.unlock(ticket),
-            Word::Withdraw(_) => false,
+        match notification {
+            Notification::Kill(id) => children.is_some_and(|children| children.kill(id)),
+            Notification::Release(id) => children.is_some_and(|children| children.release(id)),
+            Notification::Unlock(ticket) => self.unlock(ticket),
+            Notification::Withdraw(_) => false,
         }
     }
 }
@@ -235,8 +237,8 @@ mod tests {
         assert!(waiting.as_mut().poll(&mut now).is_pending());
         task.unlock_all();
         drop(other);
-        assert!(matches!(waiting.await, Answer::NotLocked));
+        assert!(matches!(waiting.await, ServiceResponse::NotLocked));
         let next = task.lock("a", LockMode::Exclusive, true).await;
-        assert!(matches!(next, Answer::Locked(_)));
+        assert!(matches!(next, ServiceResponse::Locked(_)));
     }
 }

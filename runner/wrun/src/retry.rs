@@ -1,8 +1,8 @@
-//! New attempts at a task whose worker died: whether one may be made, what it is
-//! made of, and how long after.
+//! New attempts at a task whose worker died: whether one is possible, its input, and the
+//! pause before it.
 //!
-//! Invariant: nothing is lost or doubled. A new attempt sees the same input from
-//! its beginning, and no output of the one before was seen.
+//! Invariant: nothing is lost or duplicated. A new attempt sees the same input from its
+//! beginning, and no output of the one before was read.
 
 use bytes::Bytes;
 use rand::TryRng;
@@ -22,12 +22,12 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// A task that may be attempted again.
 pub(crate) struct Retry {
-    /// What attempts are made of; its own input is empty.
+    /// The template of attempts; its own input is empty.
     order: Job,
     input: Replay,
     left: u32,
     pause: Duration,
-    /// It had a port, over which something may have gone.
+    /// It had a port, over which messages may have been sent.
     talked: bool,
     /// It had a request, which may have been read or answered in part.
     exchanged: bool,
@@ -41,11 +41,11 @@ enum Replay {
 
 struct Shared {
     reader: Mutex<Box<dyn AsyncRead + Send + Unpin>>,
-    /// Bytes were taken out of it, or it failed.
+    /// Bytes were taken from it, or it failed.
     begun: AtomicBool,
 }
 
-/// A reader as one attempt has it.
+/// A reader as lent to one attempt.
 struct Lent(Arc<Shared>);
 
 impl Retry {
@@ -68,7 +68,7 @@ impl Retry {
         }
     }
 
-    /// Which attempt [`Retry::job`] makes, from 1.
+    /// The number of the attempt that [`Retry::job`] makes, from 1.
     pub(crate) fn attempt(&self) -> u32 {
         self.order.attempt
     }
@@ -98,7 +98,7 @@ impl Retry {
         }
     }
 
-    /// Whether there were as many attempts as were allowed.
+    /// Whether all allowed attempts were made.
     pub(crate) fn is_spent(&self) -> bool {
         self.left == 0
     }
@@ -124,18 +124,18 @@ impl Retry {
         }
     }
 
-    /// What the attempt before had of its runner is given back.
+    /// Releases what the previous attempt held in its runner.
     pub(crate) fn let_go(&self) {
         self.order.services.unlock_all();
     }
 
-    /// Waits until the host asks the task to stop.
+    /// Waits until the host requests the task to stop.
     pub(crate) fn asked_to_stop(&self) -> impl Future<Output = ()> + Send + use<> {
         self.order.cancel.clone().cancelled_owned()
     }
 
-    /// Turns to the next attempt, as if the one before had never been. There must
-    /// be no obstacle, and nothing left of the one before.
+    /// Prepares the next attempt, as if the previous one had not happened. There must be no
+    /// obstacle, and nothing left of the previous one.
     pub(crate) fn begin_next(&mut self) {
         self.left = self.left.saturating_sub(1);
         self.order.attempt = self.order.attempt.saturating_add(1);
@@ -144,8 +144,8 @@ impl Retry {
         (self.order.progress)(Progress::default());
     }
 
-    /// How long to wait now: tasks whose workers died of one cause should not
-    /// come back at one moment.
+    /// How long to wait now: tasks whose workers died of the same cause should not all
+    /// return at the same moment.
     pub(crate) fn pause(&mut self) -> Duration {
         let pause = self.pause;
         self.pause = (pause * 2).min(LONGEST_PAUSE);
@@ -166,7 +166,7 @@ impl AsyncRead for Lent {
             let mut reader = self.0.reader.lock().unwrap_or_else(PoisonError::into_inner);
             ready!(Pin::new(&mut **reader).poll_read(cx, buf))
         };
-        // An end that came first is there the next time.
+        // If the end came first, the next attempt sees it again.
         if polled.is_err() || buf.filled().len() > before {
             self.0.begun.store(true, Ordering::Release);
         }

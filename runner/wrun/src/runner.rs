@@ -1,9 +1,9 @@
-//! The runner as embedders have it: its calls, and the threads that drive its
-//! [`Core`].
+//! The runner for embedders: its calls, and the threads that drive its [`Core`].
 //!
-//! Invariant: dropping the runner ends all tasks and leaves no process and no
-//! descriptor, and no thread but, in thread mode, one that is compiling, which ends
-//! when it has compiled.
+//! Invariant: dropping the runner ends all tasks and leaves no process and no descriptor,
+//! and no thread except, in thread mode, one that is compiling, which ends after that.
+
+mod shared;
 
 use crate::core::Core;
 use crate::handle::{TaskHandle, must_not_be_async};
@@ -18,12 +18,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tracing::{Instrument, Span};
 use wrun_sandbox::Artifact;
 use wrun_sandbox::blocking;
-use wrun_sandbox::broadcast::Line;
 use wrun_sandbox::deadline;
-use wrun_sandbox::lock_table::LockMode;
-use wrun_sandbox::locks::{Hold, LockGuard, MAX_NAME};
-use wrun_sandbox::port::Port;
-use wrun_sandbox::region::{Kind as RegionKind, Region, RegionError};
 use wrun_sandbox::turn;
 use wrun_sys::shortage;
 use wrun_sys::{self, NoPipeSignal};
@@ -35,30 +30,30 @@ use wrun_types::report::Report;
 const DROP_WAIT: Duration = Duration::from_secs(5);
 /// How long it waits for threads that are blocked in the operating system.
 const THREADS_WAIT: Duration = Duration::from_millis(100);
-/// Threads beside those of the runtime that there must be memory for: one that waits for what
-/// blocks, the clock of epochs, one that starts programs; and those of a command, for
-/// streams and progress. That of job control needs next to none.
+/// Threads beside those of the runtime for which there must be memory: one for blocking
+/// calls, the clock of epochs, one that starts programs; and those of a command, for
+/// streams and progress. That of job control needs almost none.
 const OTHER_THREADS: usize = 7;
-/// How long the first thread that waits for what blocks may take to be there.
+/// How long the first thread for blocking calls may take to start.
 const THREADS_START: Duration = Duration::from_secs(10);
 
 /// Runs tasks, in one mode; see the [crate's tour](crate).
 ///
 /// Dropping it kills what still runs and waits until it is gone.
 ///
-/// It belongs to the process that made it. In a fork of that process, which has none of
-/// its threads, every call says [`ErrorKind::ShutDown`], and dropping it does nothing: make
+/// It belongs to the process that made it. In a fork of that process, which has none of its
+/// threads, every call returns [`ErrorKind::ShutDown`], and dropping it does nothing: make
 /// another one there.
 pub struct Runner {
     pub(crate) core: Arc<Core>,
     runtime: Option<Runtime>,
-    /// Broken pipes would be the end of this process.
+    /// Broken pipes would end this process.
     quiet_pipes: bool,
 }
 
-/// The threads of a runner: as many as are wanted or the system gives, and one that waits
-/// for what blocks. With that one, tokio queues what blocks where there are no threads;
-/// without, it panics.
+/// The threads of a runner: as many as configured or as the system allows, and one for
+/// blocking calls. With that one, tokio queues blocking calls if no further threads are
+/// available; without it, tokio panics.
 fn runtime(wanted: usize, quiet_pipes: bool) -> Result<Runtime, Error> {
     let refused = |error: io::Error| {
         let hint = shortage::hint(&error);
@@ -67,7 +62,7 @@ fn runtime(wanted: usize, quiet_pipes: bool) -> Result<Runtime, Error> {
             format!("cannot start a thread: {error}{hint}"),
         )
     };
-    // tokio panics where it gets none.
+    // tokio panics if it gets none.
     let (count, error) = shortage::threads(wanted.saturating_add(1));
     let workers = match error {
         Some(error) if count < 2 => return Err(refused(error)),
@@ -114,7 +109,7 @@ impl Runner {
                     format!("there is too little memory for threads: {error}{hint}"),
                 )
             })?;
-        // The runtime last: it must not be dropped by one who may not wait.
+        // The runtime last: it must not be dropped by a caller that may not block.
         let core = Arc::new(Core::new(config)?);
         Ok(Runner {
             core,
@@ -128,17 +123,18 @@ impl Runner {
         self.core.config.mode
     }
 
-    /// Loads a task file: recognised, checked, compiled unless cached. Compiling goes on to
-    /// its end when the future is dropped, but in a child not beyond the runner.
+    /// Loads a task file: recognised, checked, compiled unless cached. Compiling continues
+    /// to its end if the future is dropped, but in a child not beyond the runner.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::NotFound`], or [`ErrorKind::NotLoadable`] with what is wrong
-    /// with the bytes; [`ErrorKind::LoadLimit`] where compiling takes longer than
-    /// [`Builder::compile_timeout`](crate::Builder::compile_timeout) or more than [`Builder::compile_memory`](crate::Builder::compile_memory). In process
-    /// mode, which compiles in a child, also [`ErrorKind::NoWorker`] when there is no
-    /// worker program; in thread mode [`ErrorKind::Overloaded`] when all processors are
-    /// taken by compilations that exceeded their time.
+    /// [`ErrorKind::NotFound`], or [`ErrorKind::NotLoadable`] with what is wrong with the
+    /// bytes; [`ErrorKind::LoadLimit`] if compiling takes longer than
+    /// [`Builder::compile_timeout`](crate::Builder::compile_timeout) or more than
+    /// [`Builder::compile_memory`](crate::Builder::compile_memory). In process mode, which
+    /// compiles in a child, also [`ErrorKind::NoWorker`] if there is no worker program; in
+    /// thread mode [`ErrorKind::Overloaded`] if all processors are occupied by compilations
+    /// that exceeded their time.
     pub async fn load(&self, path: impl AsRef<Path>) -> Result<Artifact, Error> {
         let path = path.as_ref().to_owned();
         self.elsewhere(move |core| core.load_file(&path, false))
@@ -183,13 +179,13 @@ impl Runner {
 
     /// Loads a task file that may also be an artifact of `wrun compile`.
     ///
-    /// An artifact is native code that no sandbox checks: vouch only for what you
-    /// made yourself.
+    /// An artifact is native code that no sandbox checks: only load what you compiled
+    /// yourself.
     ///
     /// # Errors
     ///
-    /// As [`Runner::load`]; [`ErrorKind::NotLoadable`] for an artifact that is
-    /// damaged, or made by another version or for another kind of processor.
+    /// As [`Runner::load`]; [`ErrorKind::NotLoadable`] for an artifact that is damaged, or
+    /// was compiled by another version or for another kind of processor.
     pub async fn load_trusted(&self, path: impl AsRef<Path>) -> Result<Artifact, Error> {
         let path = path.as_ref().to_owned();
         self.elsewhere(move |core| core.load_file(&path, true))
@@ -206,7 +202,7 @@ impl Runner {
         self.core.load_file(path.as_ref(), true)
     }
 
-    /// Does what takes long on a thread of the runner that waits for such.
+    /// Runs long work on a thread of the runner for blocking calls.
     async fn elsewhere<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Core) -> Result<T, Error> + Send + 'static,
@@ -220,168 +216,23 @@ impl Runner {
             .map_err(|_| Error::shut_down())?
     }
 
-    /// Two connected [`Port`]s: one for a task ([`Task::port`]), one to talk to it
-    /// with. Up to `capacity` messages, 1 to [`Port::MAX_CAPACITY`], wait in each
-    /// direction.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::InvalidTask`] for another capacity; [`ErrorKind::System`] when
-    /// there are no descriptors left.
-    pub fn channel(&self, capacity: u32) -> Result<(Port, Port), Error> {
-        self.core.is_of_this_process()?;
-        if !(1..=Port::MAX_CAPACITY).contains(&capacity) {
-            return Err(Error::new(
-                ErrorKind::InvalidTask,
-                format!("a channel has a capacity of 1 to {}", Port::MAX_CAPACITY),
-            ));
-        }
-        let _context = self.handle().enter();
-        let transport = self.core.executor.transport();
-        transport
-            .channel(capacity)
-            .map_err(|_| Error::new(ErrorKind::System, "no descriptors are left for a channel"))
-    }
-
-    /// A [`Region`] of `len` bytes, all zero, exclusive or core. Its memory is
-    /// reserved, which takes milliseconds for tens of MiB.
-    ///
-    /// # Errors
-    ///
-    /// [`RegionError::OutOfBounds`] for no bytes; [`RegionError::WrongKind`] for a
-    /// frozen one, which [`Runner::frozen_region`] makes; [`RegionError::Limit`];
-    /// [`RegionError::System`] when there is no memory.
-    pub fn region(&self, len: u64, kind: RegionKind) -> Result<Region, RegionError> {
-        let ledger = self.core.executor.ledger();
-        ledger.make(len, kind)?.finish()
-    }
-
-    /// A frozen [`Region`] of these bytes: one large input that any number of tasks
-    /// read without a copy.
-    ///
-    /// # Errors
-    ///
-    /// As [`Runner::region`].
-    pub fn frozen_region(&self, bytes: &[u8]) -> Result<Region, RegionError> {
-        let mut region = self.region(bytes.len() as u64, RegionKind::Exclusive)?;
-        region.write(0, bytes)?;
-        region.freeze()?;
-        Ok(region)
-    }
-
-    /// Bytes that all regions of this runner have now, of its tasks and of its host.
-    pub fn region_memory_used(&self) -> u64 {
-        self.core.executor.ledger().bytes()
-    }
-
-    /// Joins a broadcast channel of this runner, as a task does with `broadcast.open`:
-    /// what is sent through the port, all other members receive, bytes only. Of each
-    /// member, 64 messages wait; one that has no room for the next is closed.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::InvalidTask`] for a name without bytes or of more than 256;
-    /// [`ErrorKind::System`] when the runner's channels have 128 members, or there are
-    /// no descriptors left.
-    pub fn broadcast(&self, name: &str) -> Result<Port, Error> {
-        self.core.is_of_this_process()?;
-        if name.is_empty() || name.len() > MAX_NAME {
-            return Err(Error::new(
-                ErrorKind::InvalidTask,
-                "a broadcast channel has a name of 1 to 256 bytes",
-            ));
-        }
-        let _context = self.handle().enter();
-        let joined = self
-            .core
-            .starter
-            .shared
-            .broadcast
-            .join(name, Line::default(), ());
-        joined.map_err(|_| Error::new(ErrorKind::System, "there are too many of the channel"))
-    }
-
-    /// Has a named lock of this runner, as a task does with `locks.request`: waits until
-    /// it can be had, in the order in which host and tasks ask for it. Shared requests do
-    /// not pass an exclusive one that waits. Dropping the future gives up waiting.
-    ///
-    /// It waits for ever where this thread has the lock already; and tasks that wait for
-    /// it wait as long as the host has it.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::InvalidTask`] for a name without bytes or of more than 256;
-    /// [`ErrorKind::System`] when host and tasks have or wait for 65,536 locks, or for
-    /// 4,096 names.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use wrun::{LockMode, Mode, Runner, Task};
-    ///
-    /// # fn main() -> Result<(), wrun::Error> {
-    /// let runner = Runner::builder().mode(Mode::Thread).build()?;
-    /// let commons = runner.blocking_load("../../guest-tasks/commons/commons.wasm")?;
-    ///
-    /// let guard = runner.blocking_lock("ledger", LockMode::Exclusive)?;
-    /// let mut task = runner.blocking_submit(Task::new(&commons).input("take ledger"))?;
-    /// assert!(runner.try_lock("ledger", LockMode::Shared)?.is_none());
-    /// // The task waits for its turn.
-    /// drop(guard);
-    /// assert_eq!(task.blocking_report()?.stdout, "taken");
-    /// assert!(runner.try_lock("ledger", LockMode::Shared)?.is_some());
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub async fn lock(&self, name: &str, mode: LockMode) -> Result<LockGuard, Error> {
-        self.core.is_of_this_process()?;
-        check_lock(name)?;
-        let locks = &self.core.starter.shared.locks;
-        let held = locks.request(name, mode, false).await;
-        lock_guard(held)?.ok_or_else(too_many_locks)
-    }
-
-    /// [`Runner::lock`] for code that is not asynchronous.
-    ///
-    /// # Errors
-    ///
-    /// As [`Runner::lock`]; [`ErrorKind::BlockingInAsync`] in asynchronous code.
-    pub fn blocking_lock(&self, name: &str, mode: LockMode) -> Result<LockGuard, Error> {
-        must_not_be_async("lock")?;
-        self.core.is_of_this_process()?;
-        self.handle().block_on(self.lock(name, mode))
-    }
-
-    /// Has a named lock if it can be had at once; `None` where it cannot.
-    ///
-    /// # Errors
-    ///
-    /// As [`Runner::lock`].
-    pub fn try_lock(&self, name: &str, mode: LockMode) -> Result<Option<LockGuard>, Error> {
-        self.core.is_of_this_process()?;
-        check_lock(name)?;
-        let locks = &self.core.starter.shared.locks;
-        lock_guard(locks.request_now(name, mode))
-    }
-
-    /// How many task files this runner is compiling now, those included that it waits
-    /// for because another process compiles the same.
+    /// How many task files this runner is compiling now, including those that it waits for
+    /// because another process compiles the same file.
     pub fn compiling(&self) -> usize {
         self.core.loader.compiling()
     }
 
-    /// Whether a task can learn that it is asked to stop ([`TaskHandle::cancel`]): it
-    /// imports `context`, or other interfaces of wrun that tell. One that cannot is
-    /// killed without its [grace](Task::grace). For a task that this runner loaded.
+    /// Whether a task can observe cancellation ([`TaskHandle::cancel`]): it imports
+    /// `context`, or another interface of wrun that reports it. Other tasks are killed
+    /// without a [grace](Task::grace) period. For a task that this runner loaded.
     pub fn observes_cancellation(&self, artifact: &Artifact) -> bool {
         let metered = self.core.config.metered;
         let runnable = artifact.prepared(metered);
         runnable.is_some_and(|runnable| runnable.observes_cancellation())
     }
 
-    /// The compiled artifact of a task, as `wrun compile` writes it: native
-    /// code, for this version of wrun on this kind of processor. Compiles where the
-    /// artifact is not compiled yet.
+    /// The compiled artifact of a task, as `wrun compile` writes it: native code, for this
+    /// version of wrun on this kind of processor. Compiles it if necessary.
     ///
     /// # Errors
     ///
@@ -406,8 +257,8 @@ impl Runner {
     ///
     /// # Errors
     ///
-    /// As [`Runner::submit`] and [`TaskHandle::report`]; [`ErrorKind::InvalidTask`] for
-    /// a task whose output is to be streamed, which needs [`Runner::submit`].
+    /// As [`Runner::submit`] and [`TaskHandle::report`]; [`ErrorKind::InvalidTask`] for a
+    /// task whose output is to be streamed, which needs [`Runner::submit`].
     pub async fn run(&self, task: Task) -> Result<Report, Error> {
         is_not_streamed(&task)?;
         self.submit(task).await?.report().await
@@ -415,8 +266,8 @@ impl Runner {
 
     /// [`Runner::run`] for code that is not asynchronous.
     ///
-    /// The calling thread does the work that a thread of the runner would do:
-    /// a short task pays for no switch of threads.
+    /// The calling thread does the work of a thread of the runner: a short task needs no
+    /// switch of threads.
     ///
     /// # Errors
     ///
@@ -440,8 +291,8 @@ impl Runner {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidTask`] for settings that cannot be; [`ErrorKind::OtherRunner`]
-    /// for an artifact or a port of another runner; [`ErrorKind::ShutDown`].
+    /// [`ErrorKind::InvalidTask`] for invalid settings; [`ErrorKind::OtherRunner`] for an
+    /// artifact or a port of another runner; [`ErrorKind::ShutDown`].
     pub async fn submit(&self, task: Task) -> Result<TaskHandle, Error> {
         let permit = self.core.admit().await?;
         self.start(task, permit)
@@ -463,8 +314,7 @@ impl Runner {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Overloaded`] when there is none; else as
-    /// [`Runner::submit`].
+    /// [`ErrorKind::Overloaded`] if there is no room; otherwise as [`Runner::submit`].
     pub fn try_submit(&self, task: Task) -> Result<TaskHandle, Error> {
         self.core.is_of_this_process()?;
         let permit =
@@ -479,8 +329,8 @@ impl Runner {
         self.start(task, permit)
     }
 
-    /// Takes no more tasks, waits for those it has and until their streams are
-    /// read, and ends.
+    /// Accepts no more tasks, waits until all have ended and their streams are read, and
+    /// ends.
     pub async fn shutdown(self) {
         if !self.core.made_in.is_current() {
             return;
@@ -503,8 +353,8 @@ impl Runner {
         Ok(())
     }
 
-    /// [`Runner::shutdown`] that waits no longer than `time`: then it kills the
-    /// tasks that are left, queued ones included, and returns how many they were.
+    /// [`Runner::shutdown`] with a timeout: after `time` it kills the remaining tasks,
+    /// including queued ones, and returns their number.
     pub async fn shutdown_within(self, time: Duration) -> usize {
         if !self.core.made_in.is_current() {
             return 0;
@@ -537,7 +387,7 @@ impl Runner {
         let (admitted, ends) = self.core.admitted(task, permit)?;
         let id = admitted.launch.job.task_id;
         let span = admitted.launch.span.clone();
-        let kill = admitted.launch.stop.wished.clone();
+        let kill = admitted.launch.stop.requested.clone();
         let cancel = admitted.launch.job.cancel.clone();
         let core = self.core.clone();
         let join = self
@@ -558,8 +408,8 @@ impl Runner {
 impl Drop for Runner {
     fn drop(&mut self) {
         if !self.core.made_in.is_current() {
-            // A fork has none of its threads to wait for. Its processes, and the kernel's
-            // side of its event loop, are the other process's, which needs them.
+            // A fork has none of its threads to wait for. Its processes, and the kernel's side
+            // of its event loop, belong to the other process, which needs them.
             std::mem::forget(self.runtime.take());
             std::mem::forget(self.core.clone());
             return;
@@ -570,8 +420,7 @@ impl Drop for Runner {
         let Some(runtime) = self.runtime.take() else {
             return;
         };
-        // Waiting is not allowed on a thread that drives other futures; one of
-        // its own may.
+        // Waiting is not allowed on a thread that drives other futures; a new thread may.
         let wait = |runtime: Runtime, core: &Core| {
             runtime.block_on(async {
                 let _ = deadline::timeout(DROP_WAIT, core.tasks.wait()).await;
@@ -597,8 +446,8 @@ impl Drop for Runner {
             thread.spawn_scoped(scope, waiting).is_ok()
         });
         if !waited && let Some(runtime) = taken() {
-            // There are no more threads: this one waits for the tasks. The runtime's own
-            // it may not wait for; they end by themselves.
+            // No more threads are available: this one waits for the tasks. It may not wait for
+            // the runtime's own; they end by themselves.
             let until = Instant::now().checked_add(DROP_WAIT);
             let _ = blocking::wait(std::pin::pin!(self.core.tasks.wait()), until);
             self.core.executor.close();
@@ -623,26 +472,4 @@ fn is_not_streamed(task: &Task) -> Result<(), Error> {
         ));
     }
     Ok(())
-}
-
-fn check_lock(name: &str) -> Result<(), Error> {
-    if name.is_empty() || name.len() > MAX_NAME {
-        return Err(Error::new(
-            ErrorKind::InvalidTask,
-            "a lock has a name of 1 to 256 bytes",
-        ));
-    }
-    Ok(())
-}
-
-fn lock_guard(held: Result<Option<Hold>, ()>) -> Result<Option<LockGuard>, Error> {
-    let held = held.map_err(|()| too_many_locks())?;
-    Ok(held.map(LockGuard::new))
-}
-
-fn too_many_locks() -> Error {
-    Error::new(
-        ErrorKind::System,
-        "the runner has as many locks as it may have",
-    )
 }

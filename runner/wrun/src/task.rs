@@ -1,5 +1,5 @@
-//! What to run: an artifact with its arguments, input, grants and limits. Knows neither
-//! modes nor engines.
+//! What to run: an artifact with its arguments, input, grants and limits. Independent of
+//! modes and engines.
 
 use crate::task_grant::TaskGrant;
 use bytes::Bytes;
@@ -59,7 +59,7 @@ impl Task {
     /// The default of [`Task::grace`]: one second.
     pub const GRACE: Duration = Duration::from_secs(1);
 
-    /// Most that [`Task::retries`] allows.
+    /// Maximum of [`Task::retries`].
     pub const MAX_RETRIES: u32 = 100;
 
     /// A task named after the artifact's file, without arguments, input or
@@ -111,7 +111,7 @@ impl Task {
         self
     }
 
-    /// What `run` is called with, and what a command reads on stdin.
+    /// The argument of `run`, or a command's stdin.
     pub fn input(mut self, input: impl Into<Input>) -> Self {
         self.input = input.into();
         self
@@ -154,16 +154,16 @@ impl Task {
         self
     }
 
-    /// Where stderr goes. For a task that exports `run`, what it prints to WASI
-    /// stdout arrives here too, since its output is what it returns.
+    /// Where stderr goes. For a task that exports `run`, what it prints to WASI stdout
+    /// arrives here too, because its output is what it returns.
     pub fn stderr(mut self, stdio: Stdio) -> Self {
         self.stderr = stdio;
         self
     }
 
-    /// Which of its standard streams are terminals to the task (`isatty`); none by
-    /// default. What it prints is not looked at: the program that shows it on a terminal decides
-    /// which control sequences reach it.
+    /// Which of its standard streams are terminals for the task (`isatty`); none by
+    /// default. Its output is not examined: the program that shows it on a terminal decides
+    /// which control sequences are passed on.
     pub fn terminals(mut self, terminals: Terminals) -> Self {
         self.spec.terminals = terminals;
         self
@@ -171,7 +171,7 @@ impl Task {
 
     /// Gives the task one end of a channel, which it gets from `ports.parent`.
     ///
-    /// [`Runner::channel`](crate::Runner::channel) of the same runner makes it.
+    /// It must come from [`Runner::channel`](crate::Runner::channel) of the same runner.
     pub fn port(mut self, port: Port) -> Self {
         self.port = Some(port);
         self
@@ -182,45 +182,45 @@ impl Task {
     /// [`TaskHandle::response`](crate::TaskHandle::response).
     ///
     /// Its URI has a scheme and an authority, or the request has a `host` field; without either
-    /// the guest sees `localhost`. Fields that are about the connection (`connection`,
+    /// the guest sees `localhost`. Fields that concern the connection (`connection`,
     /// `transfer-encoding`, `upgrade` and the like) do not reach the guest.
     /// [`Limits::max_input`] limits the bytes of the body, [`Limits::max_output`] those of
-    /// the response's body; neither has a limit by default, since bodies are streamed.
+    /// the response's body; neither has a limit by default, because bodies are streamed.
     #[cfg(feature = "http")]
     pub fn request(mut self, request: http::Request<Body>) -> Self {
         self.request = Some(request);
         self
     }
 
-    /// How long the task may go on once it was killed
-    /// ([`TaskHandle::kill`](crate::TaskHandle::kill)): it is asked to stop, as by
-    /// [`TaskHandle::cancel`](crate::TaskHandle::cancel), and ended when it has not
-    /// ended by then. Default: [`Task::GRACE`]; zero ends it at once, as does killing
-    /// a task that could not learn of it: one that imports neither `context` nor
-    /// `ports`, or one that waits in the queue.
+    /// How long the task may continue after it was killed
+    /// ([`TaskHandle::kill`](crate::TaskHandle::kill)): it is requested to stop, as by
+    /// [`TaskHandle::cancel`](crate::TaskHandle::cancel), and ended if it has not ended by
+    /// then. Default: [`Task::GRACE`]. Zero ends it at once; so does killing a task that
+    /// cannot observe the request: one that imports neither `context` nor `ports`, or one
+    /// that waits in the queue.
     ///
-    /// Its children have the same, once it kills them ([`TaskGrant::grace`]).
+    /// Its children have the same grace period when it kills them ([`TaskGrant::grace`]).
     ///
-    /// Deadlines and the end of the runner know no grace.
+    /// It does not apply to deadlines and to the end of the runner.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
         self
     }
 
-    /// New attempts after the task's worker died
-    /// ([`Outcome::Crashed`](crate::Outcome::Crashed)), and after nothing else.
-    /// Default: 0. More than [`Task::MAX_RETRIES`] are cut to that. No effect in
-    /// thread mode, where nothing crashes alone.
+    /// Maximum of new attempts after the task's worker died
+    /// ([`Outcome::Crashed`](crate::Outcome::Crashed)), and after nothing else. Default: 0.
+    /// More than [`Task::MAX_RETRIES`] are reduced to that. No effect in thread mode, where
+    /// a crash ends the whole process.
     ///
-    /// An attempt begins anew: with the same input, and what the one before had
-    /// written is dropped. There is no new attempt where that cannot be: when
-    /// some of a streamed input ([`Input::reader`]) was read, or some of a
-    /// streamed output ([`Stdio::Stream`]) was handed on, or when the task had a
-    /// port, started child tasks or joined a broadcast channel; the report's [`notes`](crate::Report::notes) then say so. What an
-    /// attempt did to granted directories and over the network stays done.
+    /// An attempt starts again with the same input, and the output of the previous one is
+    /// dropped. A new attempt is not possible if some of a streamed input
+    /// ([`Input::reader`]) was read, or some of a streamed output ([`Stdio::Stream`]) was
+    /// passed on, or if the task had a port, started child tasks or joined a broadcast
+    /// channel; the report's [`notes`](crate::Report::notes) then say so. Changes that an
+    /// attempt made in granted directories and over the network are not undone.
     ///
-    /// Between attempts is a pause of 10 ms, doubling up to 1 s, cut at random by
-    /// up to half. The task keeps its place meanwhile, its deadline counts on, and
+    /// Between attempts is a pause of 10 ms, doubling up to 1 s, reduced at random by up to
+    /// half. The task keeps its permit meanwhile, its deadline continues to count, and
     /// killing or cancelling it ends it. [`Report::attempt`](crate::Report::attempt)
     /// counts; progress returns to zero.
     pub fn retries(mut self, retries: u32) -> Self {
@@ -229,7 +229,7 @@ impl Task {
     }
 }
 
-/// Checks where output goes.
+/// Checks the destinations of output.
 pub(crate) fn validate_output(stdout: Stdio, stderr: Stdio) -> Result<(), TaskError> {
     match (stdout, stderr) {
         (Stdio::Stdout, _) => Err(TaskError::NotJoined),
@@ -239,7 +239,7 @@ pub(crate) fn validate_output(stdout: Stdio, stderr: Stdio) -> Result<(), TaskEr
     }
 }
 
-/// What a task is given to work on.
+/// The input of a task.
 pub struct Input(pub(crate) InputKind);
 
 impl Input {
@@ -248,13 +248,13 @@ impl Input {
         Input(InputKind::Bytes(Bytes::new()))
     }
 
-    /// Bytes at hand.
+    /// Bytes in memory.
     pub fn bytes(bytes: impl Into<Bytes>) -> Self {
         Input(InputKind::Bytes(bytes.into()))
     }
 
-    /// A stream. A command reads it as it comes, and nothing is read before the
-    /// command asks; a task that exports `run` is called once it has ended.
+    /// A stream. A command reads it as it arrives, and nothing is read before the command
+    /// reads; a task that exports `run` is called once the stream has ended.
     pub fn reader(reader: impl AsyncRead + Send + Unpin + 'static) -> Self {
         Input(InputKind::Reader(Box::new(reader)))
     }
@@ -306,11 +306,11 @@ pub enum Stdio {
     /// Kept for the report, up to [`Limits::max_output`].
     #[default]
     Capture,
-    /// Handed out as it is produced, by
+    /// Passed on as it is produced, by
     /// [`TaskHandle::take_stdout`](crate::TaskHandle::take_stdout) or `stderr`. A task
     /// waits while it is not read.
     Stream,
-    /// Thrown away.
+    /// Discarded.
     Null,
     /// Only for [`Task::stderr`], with [`Stdio::Stream`] for stdout: both arrive in one
     /// stream, [`TaskHandle::take_stdout`](crate::TaskHandle::take_stdout), in the order in which

@@ -21,7 +21,7 @@ pub struct TaskGrant {
 }
 
 impl TaskGrant {
-    /// Bytes of a name, at most: 256.
+    /// Maximum length of a name: 256 bytes.
     pub const MAX_NAME: usize = MAX_TASK_NAME;
 
     /// Grants `artifact` under a name, which is also the child's name and the first
@@ -42,16 +42,16 @@ impl TaskGrant {
         self
     }
 
-    /// Limits of its own; its time counts from its start, and it has never more than
-    /// its parent has left. Default: its parent's limits.
+    /// The child's own limits; its time counts from its start, and never exceeds its
+    /// parent's remaining time. Default: its parent's limits.
     pub fn limits(mut self, limits: Limits) -> Self {
         self.limits = Some(limits);
         self
     }
 
-    /// How long the child may go on once its parent killed it (`child.kill`), as
+    /// How long the child may continue after its parent killed it (`child.kill`), as
     /// [`Task::grace`](crate::Task::grace). Default: its parent's. A child whose parent
-    /// dropped it or ended has none.
+    /// dropped it or ended has no grace period.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = Some(grace);
         self

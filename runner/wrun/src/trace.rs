@@ -1,7 +1,7 @@
 //! The spans and events of tasks and of loading; the crate's documentation lists them.
 //!
-//! Invariants: nothing is allocated or formatted unless somebody subscribes; what a guest
-//! says (its output, its messages, the names of its functions) is not in any field.
+//! Invariants: nothing is allocated or formatted without a subscriber; text from a guest
+//! (its output, its messages, the names of its functions) is not in any field.
 
 use crate::launch::Ran;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use wrun_types::report::{Report, nanos};
 const TASK: &str = "wrun::task";
 const LOAD: &str = "wrun::load";
 
-/// Hexadecimal digits of a digest that name an artifact.
+/// Hexadecimal digits of a digest that identify an artifact.
 const DIGITS: usize = 16;
 
 /// The beginning of an artifact's digest.
@@ -39,7 +39,7 @@ pub(crate) fn task(id: u64, name: &str, artifact: &Artifact, mode: Mode) -> Span
     )
 }
 
-/// Loads, and tells of it.
+/// Loads, and emits the event for it.
 pub(crate) fn load<E>(load: impl FnOnce() -> Result<Artifact, E>) -> Result<Artifact, E> {
     let began = Instant::now();
     let artifact = load()?;
@@ -77,7 +77,7 @@ pub(crate) fn load<E>(load: impl FnOnce() -> Result<Artifact, E>) -> Result<Arti
     Ok(artifact)
 }
 
-/// What a task needs was not there yet, such as code that counts fuel, and was made.
+/// Code that a task needs was missing, such as code that counts fuel, and was compiled.
 pub(crate) fn prepared(artifact: &Artifact, metered: bool) {
     tracing::debug!(
         target: LOAD,
@@ -88,7 +88,7 @@ pub(crate) fn prepared(artifact: &Artifact, metered: bool) {
     );
 }
 
-/// The cache's code is of no use here.
+/// The engine refused the cached code.
 pub(crate) fn refused(artifact: &Artifact, why: &impl std::fmt::Display) {
     tracing::warn!(
         target: LOAD,
@@ -99,7 +99,7 @@ pub(crate) fn refused(artifact: &Artifact, why: &impl std::fmt::Display) {
     );
 }
 
-/// A task waits: as many run as may.
+/// A task waits for a permit.
 pub(crate) fn queued() {
     tracing::debug!(target: TASK, "queued");
 }
@@ -115,12 +115,12 @@ pub(crate) fn retrying(next: u32, pause: Duration) {
     tracing::info!(target: TASK, attempt = next, pause_ns = nanos(pause), "retrying");
 }
 
-/// An attempt crashed, and there is no new one although there could be.
+/// An attempt crashed, and a new one is not made although one was allowed.
 pub(crate) fn not_retried(why: &str) {
     tracing::info!(target: TASK, why, "not retried");
 }
 
-/// What came of a submitted task.
+/// The result of a submitted task.
 pub(crate) fn ended(report: &Report) {
     let (code, trap, limit) = details(&report.outcome);
     let stats = &report.stats;
@@ -140,7 +140,7 @@ pub(crate) fn ended(report: &Report) {
     );
 }
 
-/// What came of a child task.
+/// The result of a child task.
 pub(crate) fn child_ended(ran: &Result<Ran, Error>, began: Instant) {
     let ran = match ran {
         Ok(ran) => ran,

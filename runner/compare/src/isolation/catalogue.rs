@@ -1,8 +1,8 @@
-//! The faults: what each is called, what it is for people, and who does it.
+//! The faults: their names, their descriptions, and the origin of each.
 
 use crate::Fault;
 
-/// Who does what a fault is.
+/// The origin of a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum By {
     /// The guest, within its sandbox.
@@ -62,7 +62,7 @@ impl Fault {
         }
     }
 
-    /// What is done, in a line for people, such as `the guest calls itself without end`.
+    /// A line for people, such as `the guest calls itself without end`.
     pub fn describe(self) -> &'static str {
         match self {
             Fault::Trap => "the guest traps",
@@ -87,7 +87,7 @@ impl Fault {
         }
     }
 
-    /// The fault of this name; none of another.
+    /// The fault with this name, if there is one.
     pub fn from_name(name: &str) -> Option<Self> {
         Fault::ALL.into_iter().find(|fault| fault.name() == name)
     }

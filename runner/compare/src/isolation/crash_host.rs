@@ -1,10 +1,10 @@
-//! A program that is started to be ended by what it does: a whole runner in thread mode,
-//! with its tasks, for faults that its host does not survive.
+//! A program that is expected to crash: a whole runner in thread mode, with its tasks, for
+//! faults that its host does not survive.
 //!
-//! It is told in one go what to do and says a few lines. It is started by the thread
-//! that waits for it: the kernel's parent-death signal means that thread. Invariants:
-//! every wait for it has an end; when a [`CrashHost`] is dropped, it and all in its
-//! process group are dead, and it is reaped. What it says is not believed to be short.
+//! It gets one order and reports in a few lines. It is started by the thread that waits for
+//! it: the kernel's parent-death signal refers to that thread. Invariants: every wait for
+//! it is bounded; when a [`CrashHost`] is dropped, it and all in its process group are
+//! dead, and it is reaped. Its output is not trusted to be short.
 
 use super::crash_host_main;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -20,18 +20,18 @@ use wrun::measure::{
     sys::{End, Program},
 };
 
-/// What makes a worker program such a host.
+/// The role of a worker program that makes it such a host.
 pub(crate) const ROLE: WorkerRole = WorkerRole {
     name: "crash-host",
     work: crash_host_main::work,
 };
 
-/// Bytes of its order: what fits a pipe that nobody reads yet.
+/// Maximum size of its order in bytes: as much as fits a pipe that is not read yet.
 pub(super) const MAX_ORDER: usize = 16 << 10;
-/// Bytes that it says, altogether.
+/// Maximum of its output in bytes.
 const MAX_SAID: usize = 64 << 10;
 
-/// The one variable in its environment, for those who look for one.
+/// The one variable in its environment, as a secret to find.
 const SECRET: &str = "WRUN_SECRET=what only the host should know";
 
 /// See the [module](self).
@@ -40,28 +40,28 @@ pub(super) struct CrashHost {
     life: OwnedFd,
     words: PipeReader,
     said: Vec<u8>,
-    /// Bytes of `said` that were handed on.
+    /// Bytes of `said` that were passed on.
     used: usize,
 }
 
-/// What came of listening to it.
+/// The result of waiting for its output.
 pub(super) enum Said {
     Line(String),
-    /// There will be no more.
+    /// No more will come.
     Closed,
-    /// It had no more time.
+    /// Its time was up.
     Late,
 }
 
 /// How it died.
 pub(super) enum Died {
     Of(End),
-    /// It did not, and was ended.
+    /// It did not die, and was killed.
     Hung,
 }
 
 impl CrashHost {
-    /// Starts one, of the worker program that an embedder named or of this program.
+    /// Starts one, from the worker program that an embedder named or from this program.
     pub(super) fn start(named: Option<&Path>, order: &str) -> Result<Self, ProcessError> {
         let system = |what| move |source| ProcessError::System { what, source };
         let pipes = system("cannot make pipes for a program");
@@ -88,7 +88,7 @@ impl CrashHost {
             program: program.clone(),
             source,
         })?;
-        // Its ends are the child's alone from here on.
+        // From here on only the child has its ends.
         drop((its_order, its_words));
         let child = Reaped::new(member);
         let life = Pid::from_raw(child.id())
@@ -104,11 +104,11 @@ impl CrashHost {
         })
     }
 
-    /// The next line that it says, before `until`.
+    /// Its next line, before `until`.
     ///
     /// # Errors
     ///
-    /// It says too much, or the system fails.
+    /// Its output is too long, or the system fails.
     pub(super) fn line(&mut self, until: Option<Deadline>) -> io::Result<Said> {
         loop {
             let rest = &self.said[self.used..];
@@ -121,11 +121,11 @@ impl CrashHost {
             match self.words.read(&mut bytes) {
                 Ok(0) => return Ok(Said::Closed),
                 Ok(read) if self.said.len() + read > MAX_SAID => {
-                    return Err(io::Error::other("it says too much"));
+                    return Err(io::Error::other("its output is too long"));
                 }
                 Ok(read) => self.said.extend_from_slice(&bytes[..read]),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    // It may have left its stdout to somebody who lives on.
+                    // Another process that survives may have its stdout.
                     let mut fds = [
                         PollFd::new(&self.words, PollFlags::IN),
                         PollFd::new(&self.life, PollFlags::IN),
@@ -144,12 +144,12 @@ impl CrashHost {
         }
     }
 
-    /// Waits for its death until then, and ends and reaps all of it.
+    /// Waits for its death, at most until then, and ends and reaps all of it.
     pub(super) fn end(mut self, until: Option<Deadline>) -> Died {
         let mut fds = [PollFd::new(&self.life, PollFlags::IN)];
         let died = matches!(wait_readable(&mut fds, until), Ok(true));
         let end = self.child.end().map(|exit| exit.end);
-        // Or somebody else has reaped it.
+        // Or other code has reaped it.
         match end.or_else(|| wrun::measure::sys::end_of_reaped(self.life.as_fd())) {
             Some(end) if died => Died::Of(end),
             _ => Died::Hung,

@@ -1,5 +1,4 @@
-//! The program that is started to be ended by what it does: what the hidden entry of a
-//! binary does then.
+//! The program that is expected to crash: what a binary's hidden entry does in this role.
 //!
 //! Invariant: it does not outlive the thread that started it.
 
@@ -9,10 +8,10 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 use std::io::{self, Read, Write};
 use wrun::measure::process::settle;
 
-/// Does what the order on stdin says, and says on stdout what came of it.
+/// Executes the order on stdin, and reports the result on stdout.
 pub(super) fn work(parent: i32) -> io::Result<()> {
     settle(parent)?;
-    // It is meant to die, and not to leave its memory in a file.
+    // It is meant to die, without a core file.
     let none = Rlimit {
         current: Some(0),
         maximum: Some(0),

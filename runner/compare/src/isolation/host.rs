@@ -1,12 +1,11 @@
-//! A host that is sacrificed: a program that is a whole runner in thread mode, for faults
-//! that it may not survive; what it is told, what it says, and what it means when it
-//! says no more.
+//! A host for faults that it may not survive: a program that is a whole runner in thread
+//! mode; its order, its messages, and what it means if they end.
 
 use super::catalogue::By;
 use super::crash_host::{CrashHost, Died, Said};
-use super::place::Aim;
 use super::scene::{Played, SIBLINGS, Stage, failed, nanoseconds};
 use super::stopped::signal_name;
+use super::target::Aim;
 use crate::{Fault, Seen};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use rustix::time::{ClockId, clock_gettime};
@@ -19,44 +18,44 @@ use wrun::{
     measure::{Injection, deadline::Deadline, sys::End},
 };
 
-/// How long a host may take for all that it does.
+/// How long a host may take for everything.
 const ALL: Duration = Duration::from_secs(60);
-/// How long one that says no more may take to die.
+/// How long one that has closed its output may take to die.
 const REAP_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What a host is told.
+/// The order for a host.
 #[derive(Serialize, Deserialize)]
-struct Order {
-    /// None runs one good task.
+struct HostOrder {
+    /// `None` runs one good task.
     fault: Option<Fault>,
     aim: Aim,
 }
 
-/// What a host says, a line each.
+/// A message of a host, one per line.
 #[derive(Serialize, Deserialize)]
 enum Says {
-    /// Right before the fault happens; the monotonic clock, in nanoseconds.
+    /// Just before the fault happens; the monotonic clock, in nanoseconds.
     Injecting {
         at: u64,
     },
     Played(Box<Played>),
     /// The good task completed.
     Completed,
-    /// It could not do what it was told.
+    /// It could not execute the order.
     Failed(String),
 }
 
-/// What became of a host.
+/// The result of a host.
 pub(super) enum Host {
-    /// It lived to tell.
+    /// It survived.
     Lives(Box<Played>),
     /// It died of the fault.
     Dead(Seen),
-    /// The fault was not injected, or nobody knows what became of it.
+    /// The fault was not injected, or its effect is unknown.
     Unknown(String),
 }
 
-/// Has a fault happen in a host of its own.
+/// Injects a fault in a separate host.
 pub(super) fn crash_test(worker: Option<&Path>, fault: Fault, aim: &Aim) -> Result<Host, Error> {
     let mut host = start(worker, Some(fault), aim)?;
     let until = Deadline::after(ALL);
@@ -123,12 +122,12 @@ fn recover(worker: Option<&Path>, aim: &Aim) -> Result<(), Error> {
 
 fn start(worker: Option<&Path>, fault: Option<Fault>, aim: &Aim) -> Result<CrashHost, Error> {
     let aim = aim.clone();
-    let order = serde_json::to_string(&Order { fault, aim })
+    let order = serde_json::to_string(&HostOrder { fault, aim })
         .map_err(|error| failed(&format!("cannot say what a host is to do: {error}")))?;
     Ok(CrashHost::start(worker, &order)?)
 }
 
-/// What it says next; none when it says no more.
+/// Its next message; `None` if there are no more.
 fn said(host: &mut CrashHost, until: Option<Deadline>) -> Result<Option<Says>, Error> {
     let line = host.line(until);
     match line.map_err(|error| failed(&format!("cannot listen to a host: {error}")))? {
@@ -143,18 +142,18 @@ fn said(host: &mut CrashHost, until: Option<Deadline>) -> Result<Option<Says>, E
     }
 }
 
-/// The same for all processes of the machine.
+/// The same clock for all processes of the machine.
 fn clock() -> u64 {
     let now = Duration::try_from(clock_gettime(ClockId::Monotonic));
     nanoseconds(now.unwrap_or_default())
 }
 
-/// In the program: does what `order` says, and says so.
+/// In the program: executes `order`, and reports the result.
 pub(super) fn obey_order(
     order: &str,
     say: &mut dyn FnMut(&str) -> io::Result<()>,
 ) -> io::Result<()> {
-    let order: Order = serde_json::from_str(order).map_err(io::Error::other)?;
+    let order: HostOrder = serde_json::from_str(order).map_err(io::Error::other)?;
     let mut say = |says: &Says| -> io::Result<()> { say(&serde_json::to_string(says)?) };
     let done = obey(&order, &mut say);
     match done {
@@ -163,10 +162,10 @@ pub(super) fn obey_order(
     }
 }
 
-fn obey(order: &Order, say: &mut dyn FnMut(&Says) -> io::Result<()>) -> Result<Says, Error> {
+fn obey(order: &HostOrder, say: &mut dyn FnMut(&Says) -> io::Result<()>) -> Result<Says, Error> {
     let system = |what: &str, error: io::Error| failed(&format!("{what}: {error}"));
     if order.fault.is_some_and(|fault| fault.by() == By::Host) {
-        // A crash that is wanted is none that a system's collector should keep.
+        // A system's collector should not keep an intended crash.
         set_dumpable_behavior(DumpableBehavior::NotDumpable)
             .map_err(|errno| system("cannot forbid core dumps", errno.into()))?;
     }

@@ -1,50 +1,50 @@
-//! What each mode holds: faults that are really injected while other tasks run.
+//! What each mode contains: faults that are injected while other tasks run.
 //!
-//! What a guest does, and what happens in workers, happens to a runner of this program.
-//! In thread mode, what ends or takes over the host happens in a program that is started
-//! for it, a whole runner with its tasks. Every wait has an end, and what could not be
-//! seen is said to be not measured, with the reason.
+//! Faults of guests and of workers are injected in a runner of this program. In thread
+//! mode, faults that end or take over the host are injected in a program that is started
+//! for them, a whole runner with its tasks. Every wait is bounded, and what could not be
+//! observed is reported as not measured, with the reason.
 //!
-//! Invariant: nothing is left behind, no process, no file, whatever became of a fault.
+//! Invariant: no process and no file is left behind, whatever a fault did.
 
 mod catalogue;
 mod crash_host;
 mod crash_host_main;
 mod host;
-mod place;
 mod scene;
 mod stopped;
+mod target;
 
 use crate::{Fault, Finding};
 use catalogue::By;
 pub(crate) use crash_host::ROLE;
 use host::Host;
-pub use place::Place;
 use scene::{Played, Stage};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::mpsc;
 use stopped::Known;
+pub use target::FaultTarget;
 use tokio::runtime::Runtime;
 use wrun::{Builder, Error, ErrorKind, Mode, measure::deadline};
 
-/// Injects faults, each in one mode, while eight other tasks run, and tells of each what
-/// became of it: what stopped it, how many of the others were lost, whether the host
-/// lived, how long it took to know and to go on.
+/// Injects faults, each in one mode, while eight other tasks run, and reports for each:
+/// what stopped it, how many of the others were lost, whether the host survived, how long
+/// detection and recovery took.
 ///
-/// `builder` has the worker program, the jail and the identity; its mode does not count.
-/// A fault that cannot be injected here is [`Finding::NotMeasured`]. `found` is called in
-/// the order of `wanted`; with [`ControlFlow::Break`], no other fault is injected. Blocks
-/// for a tenth of a second per fault, more or less.
+/// `builder` has the worker program, the jail and the identity; its mode is ignored. A
+/// fault that cannot be injected here is [`Finding::NotMeasured`]. `found` is called in the
+/// order of `wanted`; after [`ControlFlow::Break`], no other fault is injected. Blocks for
+/// about a tenth of a second per fault.
 ///
-/// The faults do no harm beyond the tasks and the programs that are started for them:
-/// what is written, connected to and read is made for it, the signal is number 0, the
-/// program is a shell that exits. With [`Jail::Off`](wrun::Jail::Off) and in thread mode
-/// they really happen.
+/// The faults only affect the tasks and the programs that are started for them: what is
+/// written, connected to and read is made for it, the signal is number 0, the program is a
+/// shell that exits. With [`Jail::Off`](wrun::Jail::Off) and in thread mode they really
+/// happen.
 ///
 /// # Errors
 ///
-/// [`ErrorKind::System`] when there is no place for temporary files, or no thread.
+/// [`ErrorKind::System`] if there is no directory for temporary files, or no thread.
 ///
 /// # Examples
 ///
@@ -68,11 +68,11 @@ pub fn inject(
     wanted: &[(Fault, Mode)],
     found: &mut dyn FnMut(Fault, Mode, Finding) -> ControlFlow<()>,
 ) -> Result<(), Error> {
-    inject_at(builder, Place::new()?, wanted, found)
+    inject_at(builder, FaultTarget::new()?, wanted, found)
 }
 
-/// [`inject`], with what escaped code aims at. For wrun's own tests, which look whether
-/// it was hit.
+/// [`inject`], with the targets of escaped code. For wrun's own tests, which check whether
+/// they were hit.
 ///
 /// # Errors
 ///
@@ -80,7 +80,7 @@ pub fn inject(
 #[doc(hidden)]
 pub fn inject_at(
     builder: &Builder,
-    place: Place,
+    target: FaultTarget,
     wanted: &[(Fault, Mode)],
     found: &mut dyn FnMut(Fault, Mode, Finding) -> ControlFlow<()>,
 ) -> Result<(), Error> {
@@ -88,13 +88,13 @@ pub fn inject_at(
         builder: builder.clone(),
         worker: wrun::measure::named_worker(builder)?,
         runtime: runtime()?,
-        place,
+        target,
         thread: Own::None,
         process: Own::None,
         no_crash_host: None,
     };
-    // The caller may be on a thread that drives other futures. The programs that are
-    // started mean this one thread.
+    // The caller may be on a thread that drives other futures. Started programs are bound
+    // to this one thread.
     std::thread::scope(|scope| {
         let (tell, told) = mpsc::sync_channel(1);
         let (answer, answers) = mpsc::sync_channel(1);
@@ -114,34 +114,33 @@ pub fn inject_at(
                 Error::new(ErrorKind::System, format!("cannot start a thread: {error}"))
             })?;
         for (fault, mode, finding) in told {
-            // It has ended where it does not listen.
+            // If it does not receive this, it has ended.
             let _ = answer.send(found(fault, mode, finding));
         }
         Ok(())
     })
 }
 
-/// What all faults share.
+/// State that all faults share.
 struct Isolation {
     builder: Builder,
     worker: Option<PathBuf>,
     runtime: Runtime,
-    place: Place,
+    target: FaultTarget,
     thread: Own,
     process: Own,
-    /// Why no host can be started to be sacrificed: the next one would take as long to
-    /// fail.
+    /// Why crash-test hosts cannot be started: the next one would take as long to fail.
     no_crash_host: Option<String>,
 }
 
 /// A runner of this program.
 #[derive(Default)]
 enum Own {
-    /// There is none yet, or something went wrong with it.
+    /// It is not made yet, or has failed.
     #[default]
     None,
     Ready(Stage),
-    /// There cannot be one; why.
+    /// It cannot be made; the reason.
     Never(String),
 }
 
@@ -153,19 +152,19 @@ impl Isolation {
             if deadline::times() == before {
                 return found.unwrap_or_else(|why| Finding::NotMeasured { why });
             }
-            // All was stopped meanwhile, and seemed late to others.
+            // Everything was stopped meanwhile, and appeared late to others.
             self.thread = Own::None;
             self.process = Own::None;
             self.no_crash_host = None;
         }
     }
 
-    /// What became of a fault; or why it could not be injected.
+    /// Injects a fault; returns its result, or why it could not be injected.
     fn inject(&mut self, fault: Fault, mode: Mode) -> Result<Finding, String> {
-        if let Some(why) = self.place.lacks(fault) {
+        if let Some(why) = self.target.lacks(fault) {
             return Err(why);
         }
-        self.place.tidy(fault);
+        self.target.tidy(fault);
         let sacrificed = mode == Mode::Thread && fault.by() != By::Guest;
         let played = match sacrificed {
             true => match self.crash_test(fault)? {
@@ -179,8 +178,8 @@ impl Isolation {
             fault,
             mode,
             sacrificed,
-            trace: self.place.trace_of(fault),
-            is_open: self.place.aim().is_open,
+            trace: self.target.trace_of(fault),
+            is_open: self.target.aim().is_open,
             ptrace_scope: ptrace_scope(),
         };
         Ok(known.finding(&played))
@@ -190,14 +189,14 @@ impl Isolation {
         if let Some(why) = &self.no_crash_host {
             return Err(why.clone());
         }
-        host::crash_test(self.worker.as_deref(), fault, self.place.aim()).map_err(|error| {
+        host::crash_test(self.worker.as_deref(), fault, self.target.aim()).map_err(|error| {
             let why = error.to_string();
             self.no_crash_host = Some(why.clone());
             why
         })
     }
 
-    /// In a runner of this program, which is made anew after something went wrong.
+    /// In a runner of this program, which is made again after a failure.
     fn play(&mut self, fault: Fault, mode: Mode) -> Result<Played, String> {
         let own = match mode {
             Mode::Thread => &mut self.thread,
@@ -217,7 +216,7 @@ impl Isolation {
                 return Err(why);
             }
         };
-        let aim = self.place.aim();
+        let aim = self.target.aim();
         let played = stage
             .prepare(fault)
             .and_then(|()| self.runtime.block_on(stage.play(fault, aim, &mut || {})));
@@ -229,7 +228,7 @@ impl Isolation {
     }
 }
 
-/// For waiting with an end; what runs has threads of its own.
+/// For bounded waits; the runner has its own threads.
 fn runtime() -> Result<Runtime, Error> {
     tokio::runtime::Builder::new_current_thread()
         .enable_time()
@@ -237,7 +236,7 @@ fn runtime() -> Result<Runtime, Error> {
         .map_err(|error| Error::new(ErrorKind::System, format!("cannot wait: {error}")))
 }
 
-/// How the kernel restricts debuggers, where it does.
+/// The kernel's restriction of debuggers, if it has one.
 fn ptrace_scope() -> Option<u8> {
     let text = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").ok()?;
     text.trim().parse().ok()

@@ -1,8 +1,8 @@
-//! A fault among siblings: one runner, tasks that work in it, and one of them that does
-//! what is not to be done while the others run.
+//! A fault among siblings: one runner, tasks that work in it, and one of them that causes a
+//! fault while the others run.
 
 use super::catalogue::By;
-use super::place::Aim;
+use super::target::Aim;
 use crate::Fault;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -19,7 +19,7 @@ pub(super) const SIBLINGS: u32 = 8;
 
 /// How long a task may take to be ready.
 const READY: Duration = Duration::from_secs(20);
-/// How long a fault may take to be known, and a good task to complete.
+/// How long the detection of a fault, and a good task after it, may take.
 const KNOWN: Duration = Duration::from_secs(20);
 /// Timeouts of a task that never ends, counted from its submission: on a busy machine it
 /// may not have begun by the first of them.
@@ -31,7 +31,7 @@ const TIMEOUTS: [Duration; 3] = [
 const MEMORY: u64 = 32 << 20;
 const OUTPUT: u64 = 1 << 20;
 
-/// A runner, its guests, and bytes in its host's memory that nobody else knows.
+/// A runner, its guests, and secret bytes in its host's memory.
 pub(super) struct Stage {
     runner: Runner,
     sibling: Artifact,
@@ -40,11 +40,11 @@ pub(super) struct Stage {
     secret: Box<[u8; Injection::MEMORY]>,
 }
 
-/// What was seen of one fault.
+/// The observations of one fault.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Played {
     pub(super) ended: Ended,
-    /// What was read was what there was to be read; so for all that reads nothing.
+    /// Whether the right bytes were read; also true for a fault that reads nothing.
     pub(super) is_true: bool,
     pub(super) lost: u32,
     pub(super) detected_ns: u64,
@@ -64,7 +64,7 @@ pub(super) enum Ended {
 }
 
 impl Stage {
-    /// Blocks while it compiles.
+    /// Compiles its guests, and blocks meanwhile.
     pub(super) fn set(builder: Builder) -> Result<Self, Error> {
         let most = SIBLINGS as usize * 2;
         let runner = builder.cache(Cache::Off).max_running(most).build()?;
@@ -78,7 +78,7 @@ impl Stage {
         })
     }
 
-    /// Loads what a fault takes. Blocks while it compiles.
+    /// Loads the guests for a fault. Compiles, and blocks meanwhile.
     pub(super) fn prepare(&mut self, fault: Fault) -> Result<(), Error> {
         let (slot, name, text) = match fault {
             Fault::LockHolder => (&mut self.lock, "lock", include_str!("../guests/lock.wat")),
@@ -95,7 +95,7 @@ impl Stage {
         Ok(())
     }
 
-    /// Has a fault happen while the siblings run. `about_to` is called right before.
+    /// Injects a fault while the siblings run. `about_to` is called just before.
     pub(super) async fn play(
         &self,
         fault: Fault,
@@ -133,7 +133,7 @@ impl Stage {
             None => self.recovers(seed).await,
         };
         let recovered_ns = recovered.then(|| nanoseconds(known_at.elapsed()));
-        // Each is told before any is waited for.
+        // All are cancelled before any is waited for.
         for (sibling, _) in &siblings {
             sibling.cancel();
         }
@@ -153,7 +153,7 @@ impl Stage {
         })
     }
 
-    /// A task that works until it is cancelled, and what it has to return.
+    /// A task that works until it is cancelled, and its expected result.
     async fn sibling(&self, seed: u64, number: u32) -> Result<(TaskHandle, Vec<u8>), Error> {
         let input = seed.wrapping_add(u64::from(number) << 32);
         let task = Task::new(&self.sibling)
@@ -163,7 +163,7 @@ impl Stage {
         Ok((handle, sum_of(input).to_le_bytes().to_vec()))
     }
 
-    /// The task with the fault, where it stands ready.
+    /// The task with the fault, if it must be ready first.
     async fn victim(&self, fault: Fault, aim: &Aim) -> Result<TaskHandle, Error> {
         let what = "the task with the fault";
         let (artifact, input) = match (fault, &self.victim, &self.lock) {
@@ -201,7 +201,7 @@ impl Stage {
         Err(last)
     }
 
-    /// What the host's code is to do; none where the guest does it.
+    /// The action of the host's code; `None` if the guest causes the fault.
     fn act(&self, fault: Fault, aim: &Aim) -> Result<Option<Injection>, Error> {
         let host = match self.runner.mode() {
             Mode::Thread => Whose::Own,
@@ -232,7 +232,7 @@ impl Stage {
         }))
     }
 
-    /// A task that waits for the lock that another has, and what it has to return.
+    /// A task that waits for the lock that another holds, and its expected result.
     async fn waiter(&self, lock: &Artifact) -> Result<(TaskHandle, Vec<u8>), Error> {
         let input = b"in turn.".to_vec();
         let task = Task::new(lock)
@@ -269,7 +269,7 @@ impl Stage {
         }
     }
 
-    /// Whether what was read is what was there.
+    /// Whether the right bytes were read.
     fn is_true(&self, fault: Fault, ended: &Ended, aim: &Aim) -> bool {
         let Ended::Injected(InjectionResult::Did(said)) = ended else {
             return true;
@@ -319,7 +319,7 @@ fn load(runner: &Runner, name: &str, text: &'static str) -> Result<Artifact, Err
     runner.blocking_load_bytes(&format!("{name}.wat"), text.as_bytes())
 }
 
-/// Waits until a task says that it is.
+/// Waits until a task reports that it is ready.
 async fn ready(handle: &mut TaskHandle, what: &str) -> Result<(), Error> {
     match timeout(READY, handle.progress_changed()).await {
         Ok(Some(_)) => Ok(()),
@@ -357,7 +357,7 @@ pub(super) fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// What `sibling.wat` has to return.
+/// The expected result of `sibling.wat`.
 fn sum_of(seed: u64) -> u64 {
     const WORDS: u64 = 8192;
     (0..WORDS).fold(0, |sum, word| mix(sum ^ mix(seed.wrapping_add(word))))

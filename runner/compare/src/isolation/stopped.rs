@@ -1,7 +1,7 @@
-//! What stopped a fault: from how its task ended, which walls stood, and what the same
-//! call with senseless arguments was told. Pure.
+//! Determines what stopped a fault: from how its task ended, which walls were in place, and
+//! the error of the same call with invalid arguments. Pure.
 //!
-//! Where an error number is of more than one wall, all that may have been it are named.
+//! If an error number belongs to more than one wall, all possible ones are named.
 
 use super::catalogue::By;
 use super::scene::{Ended, Played, SIBLINGS};
@@ -11,24 +11,23 @@ use wrun::{
     measure::{Injection, InjectionResult},
 };
 
-/// What is known of a fault beside what was played.
+/// Facts about a fault in addition to the observations.
 pub(super) struct Known {
     pub(super) fault: Fault,
     pub(super) mode: Mode,
-    /// It ran in a program that was started for it.
+    /// It was injected in a program that was started for it.
     pub(super) sacrificed: bool,
-    /// Whether the act left the trace that it leaves when it is done; none where there
-    /// is none to leave.
+    /// Whether the action left the trace of its success; `None` if it leaves none.
     pub(super) trace: Option<bool>,
-    /// The permissions of files are not in the way.
+    /// Whether the permissions of files do not prevent it.
     pub(super) is_open: bool,
-    /// How the kernel restricts debuggers, where it does.
+    /// The kernel's restriction of debuggers, if it has one.
     pub(super) ptrace_scope: Option<u8>,
 }
 
 const NOTHING: &str = "nothing";
 
-/// What became of the injected act, in whatever process.
+/// The course of the injected action, in any process.
 enum Course {
     Stopped { by: String, detail: String },
     Done { detail: String },
@@ -36,7 +35,7 @@ enum Course {
 }
 
 impl Known {
-    /// Where the host lived.
+    /// For a host that survived.
     pub(super) fn finding(&self, played: &Played) -> Finding {
         let (by, detail, stopped) = match self.act(played) {
             Course::Stopped { by, detail } => (by, detail, true),
@@ -51,7 +50,7 @@ impl Known {
             siblings_lost: played.lost,
             host_alive: true,
             sacrificed: self.sacrificed,
-            // Nobody noticed what nothing stopped.
+            // A fault that nothing stopped was not detected.
             detected_ns: stopped.then_some(played.detected_ns),
             recovered_ns: played.recovered_ns,
         })
@@ -79,7 +78,7 @@ impl Known {
                 detail: "killed for the call (SIGSYS)".to_owned(),
             },
             Ended::Injected(InjectionResult::Refused { errno, senseless }) => match self.trace {
-                Some(true) => done("it said that it was refused, and it was done"),
+                Some(true) => done("it reported a refusal, but the call took effect"),
                 _ => Course::Stopped {
                     by: self.refused_by(*errno, *senseless, &walls),
                     detail: format!("refused: {}", name_of(*errno)),
@@ -87,25 +86,25 @@ impl Known {
             },
             Ended::Injected(InjectionResult::Did(_)) => match self.trace {
                 Some(false) => Course::Unknown {
-                    why: "it said that it was done, and left no trace".to_owned(),
+                    why: "it reported success, but left no trace".to_owned(),
                 },
                 _ if self.is_elsewhere(&walls, played) => Course::Stopped {
                     by: wall(Layer::PidNamespace).to_owned(),
                     detail: "the host's number is another process's there".to_owned(),
                 },
                 _ if !played.is_true => Course::Unknown {
-                    why: "it read something else than what was there to be read".to_owned(),
+                    why: "it read other bytes than expected".to_owned(),
                 },
                 _ => done(did(self.fault)),
             },
             other => Course::Unknown {
-                why: format!("it neither was done nor refused: {}", other.words()),
+                why: format!("it was neither done nor refused: {}", other.words()),
             },
         }
     }
 
-    /// Whether it meant the host by a number, where that is the number of another; what
-    /// it read of the host it has from nobody else.
+    /// Whether it addressed the host by a number that belongs to another process; what it
+    /// read of the host came from nowhere else.
     fn is_elsewhere(&self, walls: &Walls<'_>, played: &Played) -> bool {
         let reads = matches!(self.fault, Fault::HostMemory | Fault::HostEnvironment);
         self.aims_at_host()
@@ -121,9 +120,9 @@ impl Known {
         )
     }
 
-    /// Who refused a call.
+    /// The walls that may have refused a call.
     fn refused_by(&self, errno: i32, senseless: i32, walls: &Walls<'_>) -> String {
-        // The kernel itself has other errors for senseless arguments.
+        // The kernel itself has other errors for invalid arguments.
         if errno == senseless && [libc::EPERM, libc::EACCES, libc::ENOSYS].contains(&errno) {
             return walls.filter();
         }
@@ -135,7 +134,7 @@ impl Known {
             libc::ENETUNREACH | libc::ENETDOWN if self.fault == Fault::Connect => {
                 &[Layer::NetNamespace]
             }
-            // A network of its own, where nobody listens.
+            // A separate network, without listeners.
             libc::ECONNREFUSED if self.fault == Fault::Connect => &[Layer::NetNamespace],
             libc::EACCES if self.fault == Fault::Connect => &[Layer::Landlock],
             libc::ENOENT if of_files => &[Layer::MountNamespace],
@@ -172,16 +171,16 @@ impl Known {
 
 fn guest(fault: Fault, ended: &Ended) -> Course {
     let by = match (fault, ended) {
-        (Fault::LockHolder, Ended::Trapped(_)) => "the runner, which takes back its locks",
+        (Fault::LockHolder, Ended::Trapped(_)) => "the runner, which releases its locks",
         (Fault::Trap | Fault::StackOverflow, Ended::Trapped(_)) => "wasmtime's sandbox",
         (Fault::EndlessLoop, Ended::Limit(Limit::Deadline)) => "the deadline",
         (Fault::MemoryBomb, Ended::Limit(Limit::Memory)) => "the memory limit",
         (Fault::OutputFlood, Ended::Limit(Limit::Output)) => "the output limit",
-        // Not what is meant to stop it; the worker's process holds all the same.
+        // Not the intended wall, but the worker's process contained it.
         (_, Ended::Signal(_) | Ended::Exit(_)) => "its process",
         (_, other) => {
             return Course::Unknown {
-                why: format!("it ended otherwise than it should: {}", other.words()),
+                why: format!("it ended in an unexpected way: {}", other.words()),
             };
         }
     };
@@ -203,7 +202,7 @@ fn host(fault: Fault, mode: Mode, ended: &Ended) -> Course {
     }
 }
 
-/// What was done, in words.
+/// The description of a successful action.
 fn did(fault: Fault) -> &'static str {
     match fault {
         Fault::ReadFile => "it read the file",
@@ -235,7 +234,7 @@ impl Ended {
     }
 }
 
-/// The walls that stood around a worker; none in thread mode.
+/// The walls around a worker; `None` in thread mode.
 struct Walls<'a>(Option<&'a JailReport>);
 
 impl Walls<'_> {
@@ -244,7 +243,7 @@ impl Walls<'_> {
         report.is_some_and(|report| report.state != LayerState::Unavailable)
     }
 
-    /// Whose filter of system calls it was.
+    /// The filter of system calls that refused it.
     fn filter(&self) -> String {
         match self.stands(Layer::Seccomp) {
             true => wall(Layer::Seccomp).to_owned(),
@@ -253,7 +252,7 @@ impl Walls<'_> {
     }
 }
 
-/// What a layer is called where people read what stopped something.
+/// The name of a layer for readers.
 fn wall(layer: Layer) -> &'static str {
     match layer {
         Layer::Landlock => "Landlock",
@@ -291,7 +290,7 @@ fn name_of(errno: i32) -> String {
     name.to_owned()
 }
 
-/// A signal as `SIGSEGV`, or by number.
+/// A signal's name, such as `SIGSEGV`, or its number.
 pub(super) fn signal_name(signal: i32) -> String {
     let name = match signal {
         libc::SIGABRT => "SIGABRT",
@@ -340,7 +339,7 @@ mod tests {
         Ended::Injected(InjectionResult::Refused { errno, senseless })
     }
 
-    /// Whether it held, and by what.
+    /// Whether it was contained, and by what.
     fn seen(known: &Known, played: &Played) -> (bool, String) {
         match known.finding(played) {
             Finding::Measured(seen) => (seen.held, seen.stopped_by),
@@ -353,7 +352,7 @@ mod tests {
         use Layer::{Identity, Landlock, MountNamespace, NetNamespace, PidNamespace, Seccomp};
         let all = Layer::ALL;
         for (fault, errno, senseless, layers, by) in [
-            // A filter looks at no arguments.
+            // A filter does not see arguments.
             (
                 Fault::ReadFile,
                 libc::EPERM,
@@ -452,7 +451,7 @@ mod tests {
         assert!(matches!(lied, Finding::NotMeasured { .. }), "{lied:?}");
         let refused = played(refused(libc::EPERM, libc::EPERM), &[]);
         assert_eq!(seen(&with(Some(true)), &refused), nothing);
-        // The host's number, where there are others.
+        // The host's number, which another process has here.
         let elsewhere = played(
             Ended::Injected(InjectionResult::Did(Vec::new())),
             &[Layer::PidNamespace],

@@ -1,8 +1,8 @@
-//! The answer, in words that are made of the numbers: which mode to take for code
-//! from strangers, which for one's own, what process mode costs and what it buys.
+//! The answer in words, derived from the numbers: which mode to use for code from
+//! strangers, which for one's own, what process mode costs and what it buys.
 //!
-//! Invariant: what is not measured supports nothing; a choice that the rows do not
-//! make is said not to be made.
+//! Invariant: conclusions come from measured rows only; if the rows do not decide a choice,
+//! the text says so.
 
 use super::faults::{of, of_origin, seen};
 use super::words::{self, Origin, counted};
@@ -12,15 +12,15 @@ use crate::{
 };
 use wrun::{Jail, Mode};
 
-/// A difference below this part is called none.
+/// A smaller difference is treated as none.
 const SMALL: f64 = 0.05;
-/// This many faults are named in a sentence; the matrix has all.
+/// Maximum of faults named in a sentence; the matrix has all.
 const NAMED: usize = 5;
 
 impl Results {
-    /// The answer in words, a paragraph each, made of the numbers: which mode to take
-    /// for code from strangers and why, which for one's own, what process mode costs.
-    /// Empty for a task that could not be compared.
+    /// The answer in words, in paragraphs derived from the numbers: which mode to use for
+    /// code from strangers and why, which for one's own, what process mode costs. Empty for
+    /// a task that could not be compared.
     pub fn answer(&self) -> Vec<String> {
         if self.verdict != Verdict::Comparable {
             return Vec::new();
@@ -37,28 +37,28 @@ impl Results {
     }
 }
 
-/// What to take, and why.
+/// A recommendation, and its reasons.
 pub(super) struct Choice {
-    /// For what.
+    /// The use.
     pub(super) subject: &'static str,
-    /// The mode, where the rows make one the better.
+    /// The mode, if the rows show that one is better.
     pub(super) mode: Option<Mode>,
-    /// In words.
+    /// As text.
     pub(super) take: &'static str,
-    /// Why, a sentence each.
+    /// The reasons, one sentence each.
     pub(super) why: Vec<String>,
 }
 
-/// What a mode did with the faults that were measured in it.
+/// The results of a mode for the faults that were measured in it.
 #[derive(Default, Debug, PartialEq)]
 pub(super) struct Tally {
     pub(super) held: usize,
     pub(super) measured: usize,
-    /// Those that ended the program.
+    /// Faults that ended the program.
     program_lost: Vec<Fault>,
-    /// Those that only took siblings.
+    /// Faults that only ended siblings.
     siblings_lost: Vec<Fault>,
-    /// Those that took nobody and were not stopped.
+    /// Faults that ended nothing else and were not stopped.
     not_stopped: Vec<Fault>,
 }
 
@@ -91,8 +91,8 @@ pub(super) struct Pair<'a> {
 }
 
 impl<'a> Pair<'a> {
-    /// What users of either mode get unless they ask for something else, with as
-    /// many tasks at the same time as both were measured with.
+    /// The default policies of both modes, with the largest number of simultaneous tasks
+    /// that was measured in both.
     pub(super) fn of(results: &'a Results, measure: Measure) -> Option<Self> {
         let mut sizes: Vec<Option<u64>> = results
             .cost
@@ -109,8 +109,8 @@ impl<'a> Pair<'a> {
         })
     }
 
-    /// How many times worse process mode is: longer, more, or fewer a second. `None`
-    /// where one of them is nothing.
+    /// How many times worse process mode is: longer, more, or fewer per second. `None` if
+    /// one of them is zero.
     pub(super) fn times(&self) -> Option<f64> {
         let (thread, process) = (self.thread.value.p50, self.process.value.p50);
         let times = match self.thread.measure.unit().is_rate() {
@@ -120,14 +120,14 @@ impl<'a> Pair<'a> {
         (times.is_finite() && times > 0.0).then_some(times)
     }
 
-    /// Whether the middle eight tenths of one reach into those of the other, so that
-    /// the difference may be noise.
+    /// Whether the middle eight tenths of both overlap, so that the difference may be
+    /// noise.
     pub(super) fn overlaps(&self) -> bool {
         let (thread, process) = (&self.thread.value, &self.process.value);
         thread.p10 <= process.p90 && process.p10 <= thread.p90
     }
 
-    /// Whether process mode is worse by more than noise and by more than a little.
+    /// Whether process mode is worse by more than noise and more than a small difference.
     fn is_dearer(&self) -> bool {
         !self.overlaps() && self.times().is_some_and(|times| times > 1.0 + SMALL)
     }
@@ -140,13 +140,13 @@ impl<'a> Pair<'a> {
         quantity(row.value.p50, row.measure.unit())
     }
 
-    /// Whether one of them is not to be relied on.
+    /// Whether one of them is not reliable.
     pub(super) fn is_doubted(&self) -> bool {
         !self.thread.doubts.is_empty() || !self.process.doubts.is_empty()
     }
 }
 
-/// The row of the policy that a mode has by itself, or the next best.
+/// The row of a mode's default policy, or the next best.
 fn usual(results: &Results, measure: Measure, mode: Mode, at: Option<u64>) -> Option<&CostRow> {
     let rank = |row: &&CostRow| {
         row.policy
@@ -160,7 +160,7 @@ fn usual(results: &Results, measure: Measure, mode: Mode, at: Option<u64>) -> Op
         .min_by_key(rank)
 }
 
-/// What a task costs more in process mode, in a sentence or two.
+/// The additional cost of a task in process mode, in a sentence or two.
 pub(super) fn cost(results: &Results) -> Vec<String> {
     let Some(pair) = Pair::of(results, Measure::Warm) else {
         return vec!["How long a task takes was not measured in both modes.".to_owned()];
@@ -197,7 +197,7 @@ pub(super) fn cost(results: &Results) -> Vec<String> {
     said
 }
 
-/// Which mode for code from strangers.
+/// The mode for code from strangers.
 pub(super) fn strangers(results: &Results) -> Choice {
     let subject = "Plug-ins from strangers";
     let common: Vec<Fault> = of(results)
@@ -293,7 +293,7 @@ pub(super) fn strangers(results: &Results) -> Choice {
     }
 }
 
-/// What process mode costs a task, in a sentence, where it costs something.
+/// The cost of process mode for a task in a sentence, if there is one.
 fn price(results: &Results) -> Option<String> {
     let pair = Pair::of(results, Measure::Warm).filter(Pair::is_dearer)?;
     let extra = pair.process.value.p50 - pair.thread.value.p50;
@@ -304,7 +304,7 @@ fn price(results: &Results) -> Option<String> {
     ))
 }
 
-/// What a mode did not hold, a sentence for each way.
+/// What a mode did not contain, in a sentence for each kind.
 fn harm(tally: &Tally, place: &str) -> Vec<String> {
     let mut said = Vec::new();
     if !tally.program_lost.is_empty() {
@@ -335,7 +335,7 @@ fn harm(tally: &Tally, place: &str) -> Vec<String> {
     said
 }
 
-/// Some faults in a sentence; of many the first.
+/// The first few faults in a sentence.
 fn some(faults: &[Fault]) -> String {
     if faults.len() <= NAMED + 1 {
         return words::faults(faults);
@@ -349,7 +349,7 @@ fn some(faults: &[Fault]) -> String {
     words::list(&names)
 }
 
-/// Which mode for code that its user wrote, or trusts as much.
+/// The mode for code that its user wrote, or trusts as much.
 pub(super) fn own(results: &Results) -> Choice {
     let subject = "Your own code, such as your image filter";
     let bugs = of_origin(results, Origin::Guest);
@@ -456,8 +456,7 @@ fn alternatives(faults: &[Fault]) -> String {
     }
 }
 
-/// How many times worse process mode is, in place of the braces; nothing where that
-/// cannot be said.
+/// Replaces the braces with how many times worse process mode is; empty if that is unknown.
 fn in_words(pair: &Pair<'_>, words: &str) -> String {
     pair.times().map_or_else(String::new, |times| {
         words.replace("{}", &times_in_words(times))

@@ -1,11 +1,11 @@
-//! Where a number stands on a chart.
+//! The position of a number on a chart.
 
 use crate::{Unit, number::tick};
 
-/// No number is drawn beyond this: sums and squares of it are still numbers.
+/// Maximum that is drawn: its sums and squares are still finite.
 const FAR: f64 = 1e100;
 
-/// A line from a smallest to a largest number, even or logarithmic.
+/// A line from a smallest to a largest number, linear or logarithmic.
 pub(super) struct Axis {
     low: f64,
     high: f64,
@@ -15,8 +15,8 @@ pub(super) struct Axis {
 }
 
 impl Axis {
-    /// One that has room for all numbers, logarithmic where they are all above zero
-    /// and `log`, between two places in the chart. Numbers that are none are left out.
+    /// An axis with room for all numbers, logarithmic if they are all above zero and `log`,
+    /// between two positions in the chart. Values that are not numbers are left out.
     pub(super) fn over(numbers: &[f64], log: bool, start: f64, end: f64) -> Self {
         let numbers = || numbers.iter().copied().filter(|n| n.is_finite()).map(near);
         let low = numbers().fold(f64::INFINITY, f64::min);
@@ -50,8 +50,8 @@ impl Axis {
         }
     }
 
-    /// Whether it is better logarithmic: its numbers are above zero, and the largest
-    /// is many times the smallest.
+    /// Whether a logarithmic one is better: its numbers are above zero, and the largest is
+    /// many times the smallest.
     pub(super) fn wants_log(numbers: &[f64]) -> bool {
         let numbers = || numbers.iter().copied().filter(|n| n.is_finite());
         let low = numbers().fold(f64::INFINITY, f64::min);
@@ -63,7 +63,7 @@ impl Axis {
         self.log
     }
 
-    /// Where a number stands, never outside of the axis.
+    /// The position of a number, never outside of the axis.
     pub(super) fn at(&self, number: f64) -> f64 {
         let number = near(number);
         let part = if self.log {
@@ -96,7 +96,7 @@ impl Axis {
         ticks
     }
 
-    /// The powers within it, of ten, or of two for bytes, no more than some dozens.
+    /// The powers within it, of ten, or of two for bytes, at most some dozens.
     fn powers(&self, unit: Unit) -> Vec<f64> {
         let base: f64 = match unit {
             Unit::Bytes | Unit::BytesPerSecond if self.high / self.low > 4096.0 => 32.0,

@@ -13,7 +13,7 @@ const ROW: f64 = 34.0;
 const HEADING: f64 = 22.0;
 const SIDE: f64 = 8.0;
 
-/// A chart of measures with one unit; none of no rows.
+/// A chart of measures with one unit; `None` without rows.
 pub(super) fn chart(
     id: &'static str,
     title: &'static str,

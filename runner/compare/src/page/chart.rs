@@ -1,17 +1,16 @@
-//! What all charts have in common: a frame with a title, a text in place of the
-//! picture, and lettering.
+//! The common parts of all charts: a frame with a title, a text alternative, and labels.
 
 use super::axis::Axis;
 use crate::Unit;
 use maud::{Markup, Render, html};
 use std::fmt::Write;
 
-/// Width of a chart in its own units, which are a screen's pixels on a phone.
+/// Width of a chart in its own units, which are pixels on a phone.
 pub(super) const WIDTH: f64 = 340.0;
-/// How many ticks fit along the width of a chart.
+/// Maximum of ticks along the width of a chart.
 pub(super) const TICKS: usize = 5;
 
-/// A place in a chart, with one decimal.
+/// A position in a chart, with one decimal.
 pub(super) struct Px(pub(super) f64);
 
 impl Render for Px {
@@ -24,12 +23,12 @@ impl Render for Px {
 
 /// A chart in its frame.
 pub(super) struct Chart {
-    /// Its name within the page.
+    /// Its id within the page.
     pub(super) id: &'static str,
     pub(super) title: &'static str,
-    /// How to read it: one sentence, seen by all.
+    /// How to read it: one visible sentence.
     pub(super) reading: Markup,
-    /// What it shows, for those who do not see it.
+    /// What it shows, as a text alternative.
     pub(super) description: String,
     pub(super) height: f64,
     pub(super) drawing: Markup,
@@ -53,7 +52,7 @@ impl Render for Chart {
     }
 }
 
-/// Words in a chart.
+/// Text in a chart.
 pub(super) fn lettering(x: f64, y: f64, class: &str, words: impl Render) -> Markup {
     html! { text x=(Px(x)) y=(Px(y)) class=(class) { (words) } }
 }
@@ -65,8 +64,7 @@ pub(super) fn line(from: (f64, f64), to: (f64, f64), class: &str) -> Markup {
     }
 }
 
-/// The ticks of an axis that lies below a drawing, with lines through it, and what
-/// the axis is.
+/// The ticks of an axis below a drawing, with lines through it, and the axis title.
 pub(super) fn below(axis: &Axis, unit: Unit, (top, bottom): (f64, f64), name: &str) -> Markup {
     let name = if axis.is_log() {
         format!("{name}, logarithmic scale")

@@ -10,16 +10,16 @@ use wrun::Mode;
 
 /// The page's style, for screens, phones and paper.
 const STYLE: &str = include_str!("style.css");
-/// What the page may do: be styled by itself, and nothing else.
+/// What the page may do: use its own style, and nothing else.
 const POLICY: &str =
     "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'";
-/// This many notes are shown at once; the others unfold.
+/// Notes that are shown at once; the others unfold.
 const NOTES: usize = 5;
 
 impl Results {
-    /// What was found as one HTML page in UTF-8, whole by itself: it loads nothing,
-    /// runs no script, and can be read on a phone, in the dark and on paper. What the
-    /// results say is text in it, whatever it looks like.
+    /// The results as one self-contained HTML page in UTF-8: it loads nothing, runs no
+    /// script, and can be read on a phone, in dark mode and on paper. Strings of the
+    /// results are always text in it.
     ///
     /// A task that could not be compared has a page that says so, without numbers.
     ///
@@ -157,7 +157,7 @@ fn choice(choice: &Choice) -> Markup {
     }
 }
 
-/// What process mode costs: the usual row of each mode, side by side.
+/// The cost of process mode: the default row of each mode, side by side.
 fn price(results: &Results) -> Markup {
     let rows = [
         ("A task, all warm", Measure::Warm),
@@ -207,7 +207,7 @@ fn price(results: &Results) -> Markup {
     }
 }
 
-/// What process mode buys: how many faults each mode held.
+/// The benefit of process mode: how many faults each mode contained.
 fn worth(results: &Results) -> Markup {
     let faults = faults::of(results);
     html! {
@@ -242,7 +242,7 @@ fn worth(results: &Results) -> Markup {
     }
 }
 
-/// How many faults a mode held.
+/// How many faults a mode contained.
 fn held(results: &Results, mode: Mode, faults: &[Fault]) -> Markup {
     let tally = answer::tally(results, mode, faults);
     let class = format!("mode {}", words::class(mode));
@@ -297,7 +297,7 @@ mod tests {
         serde_json::from_str(text).expect("the sample is as results are written")
     }
 
-    /// What JSON cannot hold, but a program that makes results can.
+    /// Values that JSON cannot represent, but a program that makes results can.
     #[test]
     fn what_is_no_number_is_a_dash() {
         for odd in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {

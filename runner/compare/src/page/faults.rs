@@ -1,4 +1,4 @@
-//! Fault by mode: what was done, and what became of it.
+//! Fault by mode: the fault, and its result.
 
 use super::text::{Text, command};
 use super::words::{self, Origin};
@@ -20,13 +20,13 @@ pub(super) fn of(results: &Results) -> Vec<Fault> {
     faults
 }
 
-/// What became of a fault in a mode.
+/// The result of a fault in a mode.
 pub(super) fn row(results: &Results, fault: Fault, mode: Mode) -> Option<&FaultRow> {
     let mut rows = results.isolation.iter();
     rows.find(|row| row.fault == fault && row.mode == mode)
 }
 
-/// What was seen of a fault in a mode, where it was measured.
+/// The observations of a fault in a mode, if it was measured.
 pub(super) fn seen(results: &Results, fault: Fault, mode: Mode) -> Option<&Seen> {
     match &row(results, fault, mode)?.finding {
         Finding::Measured(seen) => Some(seen),
@@ -34,7 +34,7 @@ pub(super) fn seen(results: &Results, fault: Fault, mode: Mode) -> Option<&Seen>
     }
 }
 
-/// The class, the sign and the words of a verdict: never one of them alone.
+/// The class, the sign and the text of a verdict: never one of them alone.
 fn verdict(seen: Option<&Seen>) -> (&'static str, &'static str, String) {
     match seen {
         None => ("unknown", "–", "Not measured".to_owned()),
@@ -48,7 +48,7 @@ fn verdict(seen: Option<&Seen>) -> (&'static str, &'static str, String) {
     }
 }
 
-/// A sign for each of some faults in a mode, in a row.
+/// A row of signs for some faults in a mode.
 pub(super) fn signs(results: &Results, mode: Mode, faults: &[Fault]) -> Markup {
     html! {
         span.signs aria-hidden="true" {
@@ -60,14 +60,14 @@ pub(super) fn signs(results: &Results, mode: Mode, faults: &[Fault]) -> Markup {
     }
 }
 
-/// Those of the faults of the results that have an origin.
+/// The faults of the results with this origin.
 pub(super) fn of_origin(results: &Results, origin: Origin) -> Vec<Fault> {
     let mut faults = of(results);
     faults.retain(|fault| words::origin(*fault) == origin);
     faults
 }
 
-/// The matrix, a part for each origin of faults.
+/// The matrix, with a part for each origin of faults.
 pub(super) fn matrix(results: &Results) -> Markup {
     html! {
         @for origin in Origin::ALL {
@@ -149,7 +149,7 @@ fn facts(seen: &Seen) -> Markup {
     }
 }
 
-/// What exactly was seen, and the commands that do it again.
+/// The exact observations, and the commands to repeat them.
 fn details(results: &Results, faults: &[Fault]) -> Markup {
     let rows = || {
         results

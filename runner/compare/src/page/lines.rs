@@ -15,32 +15,32 @@ use wrun::Mode;
 const TOP: f64 = 24.0;
 const BOTTOM: f64 = 214.0;
 const LEFT: f64 = 62.0;
-/// Least distance of two labels.
+/// Minimum distance of two labels.
 const LEADING: f64 = 13.0;
-/// Most lines that are named at their end; all are in the table.
+/// Maximum of lines with a label at their end; all are in the table.
 const MOST_LABELS: usize = 14;
 
-/// What a chart is of.
+/// The description of a chart.
 pub(super) struct About {
     pub(super) id: &'static str,
     pub(super) title: &'static str,
-    /// The two axes, in words.
+    /// The titles of the two axes.
     pub(super) x: &'static str,
     pub(super) y: &'static str,
     /// Whether `x` is bytes.
     pub(super) bytes: bool,
-    /// Whether both axes are logarithmic whatever the numbers.
+    /// Whether both axes are always logarithmic.
     pub(super) log: bool,
 }
 
-/// One line: who, and its numbers from left to right.
+/// One line: its name, and its numbers from left to right.
 struct Line<'a> {
     name: String,
     class: String,
     points: Vec<(f64, &'a Summary)>,
 }
 
-/// A chart of rows with one unit and an `at`; none of no such rows.
+/// A chart of rows with one unit and an `at`; `None` without such rows.
 pub(super) fn chart(about: &About, rows: &[&CostRow]) -> Option<Chart> {
     let rows: Vec<&CostRow> = rows
         .iter()
@@ -104,7 +104,7 @@ pub(super) fn chart(about: &About, rows: &[&CostRow]) -> Option<Chart> {
     })
 }
 
-/// The rows, joined to lines; what tells the lines of a mode apart is in the name.
+/// The rows, joined to lines; the name has what distinguishes the lines of a mode.
 fn lines<'a>(rows: &[&'a CostRow]) -> Vec<Line<'a>> {
     type Key = (Mode2, Option<Policy>, Option<Transport>);
     /// Thread mode first, as everywhere on the page.
@@ -139,7 +139,7 @@ fn lines<'a>(rows: &[&'a CostRow]) -> Vec<Line<'a>> {
     lines
 }
 
-/// A line for each floor there is, and their names.
+/// A line for each floor, and the names of the floors.
 fn floors<'a>(rows: &[&'a CostRow]) -> (Vec<Line<'a>>, Vec<&'a str>) {
     let mut names: Vec<&str> = Vec::new();
     for floor in rows.iter().filter_map(|row| row.floor.as_ref()) {
@@ -176,7 +176,7 @@ fn points<'a>(rows: impl Iterator<Item = (Option<u64>, &'a Summary)>) -> Vec<(f6
     points
 }
 
-/// The sizes that were measured; of many some.
+/// The sizes that were measured; a selection if there are many.
 fn x_ticks(axis: &Axis, xs: &[f64], bytes: bool) -> Vec<(f64, String)> {
     let unit = if bytes { Unit::Bytes } else { Unit::Count };
     let mut xs = xs.to_vec();
@@ -220,7 +220,7 @@ fn drawn(one: &Line<'_>, x: &Axis, y: &Axis) -> Markup {
     }
 }
 
-/// Names at the ends of lines, apart from each other.
+/// Labels at the ends of lines, apart from each other.
 fn labels(all: &[&Line<'_>], y: &Axis, x: &Axis) -> Markup {
     let mut ends: Vec<(f64, f64, &Line<'_>)> = all
         .iter()
@@ -232,7 +232,7 @@ fn labels(all: &[&Line<'_>], y: &Axis, x: &Axis) -> Markup {
     ends.truncate(MOST_LABELS);
     ends.sort_by(|a, b| a.1.total_cmp(&b.1));
     let mut heights: Vec<f64> = ends.iter().map(|end| end.1).collect();
-    // Down until none is too near the one above, then up until all are inside.
+    // Down until none is too close to the one above, then up until all are inside.
     for at in 1..heights.len() {
         heights[at] = heights[at].max(heights[at - 1] + LEADING);
     }
@@ -274,7 +274,7 @@ fn described(all: &[&Line<'_>], about: &About, unit: Unit) -> String {
     text
 }
 
-/// What a row is of, in a table: `64 KiB, process, region`.
+/// The name of a row in a table: `64 KiB, process, region`.
 pub(super) fn row_name(row: &CostRow) -> String {
     match row.at {
         Some(at) if row.measure == Measure::Throughput => {

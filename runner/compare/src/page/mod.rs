@@ -1,14 +1,13 @@
 //! A comparison as one HTML page, to send to a colleague.
 //!
-//! The page is whole by itself: no script, no other file, no network, and its own
-//! policy forbids them. What a reader decides by comes first, in words that are made
-//! of the numbers; what a sceptic asks for comes after, down to the command that
-//! measures each number again. Charts are drawn at the width of a phone and set in
-//! columns where there is room, so that their text has one size everywhere.
+//! The page is self-contained: no script, no other file, no network, and its own policy
+//! forbids them. First comes the basis for a decision, in words derived from the numbers;
+//! then the details, down to the command that measures each number again. Charts are drawn
+//! at the width of a phone and set in columns if there is room, so that their text has one
+//! size everywhere.
 //!
-//! Invariant: nothing of the results reaches the page unescaped: markup is only made
-//! by `maud`'s macro, and the one that looks at a foreign string does it through
-//! [`text::Text`].
+//! Invariant: nothing of the results reaches the page unescaped: markup is only made by
+//! `maud`'s macro, and foreign strings are shown through [`text::Text`].
 
 mod answer;
 mod axis;

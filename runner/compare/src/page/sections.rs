@@ -1,4 +1,4 @@
-//! The sections after the answer: what it was made of.
+//! The sections after the answer, with its basis.
 
 use super::chart::Chart;
 use super::lines::{self, About};

@@ -65,7 +65,7 @@ fn fact(name: &str, value: Markup) -> Markup {
     html! { div { dt { (name) } dd { (value) } } }
 }
 
-/// The walls around a worker, as they were found.
+/// The walls around a worker, as reported.
 pub(super) fn jail(results: &Results) -> Markup {
     let at = &results.environment;
     let layers = at.jail.as_ref().map(|jail| jail.layers.as_slice());
@@ -97,7 +97,7 @@ pub(super) fn jail(results: &Results) -> Markup {
     }
 }
 
-/// How many stand, and which do not.
+/// How many are in place, and which are not.
 fn found(layers: &[LayerReport]) -> String {
     let not_whole: Vec<String> = layers
         .iter()

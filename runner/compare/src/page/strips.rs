@@ -9,14 +9,14 @@ use std::fmt::Write;
 
 /// Height of a strip with its label.
 const STRIP: f64 = 44.0;
-/// Where dots lie within it.
+/// The vertical range of its dots.
 const DOTS: std::ops::Range<f64> = 19.0..37.0;
-/// Room at the sides.
+/// Margin at the sides.
 const SIDE: f64 = 8.0;
-/// Most dots of a strip; of more numbers the sorted ones are thinned evenly.
+/// Maximum of dots in a strip; more numbers are sorted and thinned evenly.
 const MOST_DOTS: usize = 600;
 
-/// A chart of rows with one unit; none of no rows.
+/// A chart of rows with one unit; `None` without rows.
 pub(super) fn chart(id: &'static str, title: &'static str, rows: &[&CostRow]) -> Option<Chart> {
     let rows: Vec<&CostRow> = rows
         .iter()
@@ -110,7 +110,7 @@ fn triangle(x: f64, y: f64) -> String {
     format!("M{x:.1} {:.1}l4 7h-8z", y - 7.0)
 }
 
-/// The dots inside of Tukey's fences, and those outside, as paths of round ends.
+/// The dots within Tukey's fences, and those outside, as paths with round ends.
 fn dots(value: &Summary, axis: &Axis, top: f64) -> (String, String) {
     let mut sorted: Vec<f64> = value
         .values
@@ -130,7 +130,7 @@ fn dots(value: &Summary, axis: &Axis, top: f64) -> (String, String) {
     let (mut inner, mut outer) = (String::new(), String::new());
     let mut place = 0.5;
     for (at, number) in sorted.iter().enumerate() {
-        // The golden ratio spreads neighbours evenly, and alike in every run.
+        // The golden ratio spreads neighbours evenly, and in the same way in every run.
         place = (place + 0.618_034_f64).fract();
         if at % every != 0 && at != last {
             continue;

@@ -1,4 +1,4 @@
-//! Numbers in tables, what is wrong with them, and what measures them again.
+//! Numbers in tables, doubts about them, and the commands that measure them again.
 
 use super::text::{Text, command};
 use super::words::counted;
@@ -35,7 +35,7 @@ pub(super) fn numbers(
 fn number_row(row: &CostRow, name: &str) -> Markup {
     let unit = row.measure.unit();
     let value = &row.value;
-    // Of rates the worse tenth is the slower one.
+    // For rates the worse tenth is the slower one.
     let (p90, p99) = match unit.is_rate() {
         true => (value.p10, value.min),
         false => (value.p90, value.p99),
@@ -82,7 +82,7 @@ fn number_row(row: &CostRow, name: &str) -> Markup {
     }
 }
 
-/// What is doubtful about rows; nothing where nothing is.
+/// The doubts about rows; empty if there are none.
 pub(super) fn doubts(rows: &[&CostRow], name: impl Fn(&CostRow) -> String) -> Markup {
     let doubted: Vec<_> = rows.iter().filter(|row| !row.doubts.is_empty()).collect();
     html! {

@@ -1,10 +1,10 @@
-//! Strings from elsewhere, shown as they are and doing nothing.
+//! Strings from elsewhere, shown unchanged and without effect.
 
 use maud::{Escaper, Markup, Render, html};
 use std::fmt::Write;
 
-/// A string of the results: a name, an argument, what somebody found. Markup in it
-/// is text; what would not be seen, or would turn the text around it, is spelled out.
+/// A string of the results: a name, an argument, a finding. Markup in it is text;
+/// characters that are invisible, or would reverse the text around them, are spelled out.
 pub(super) struct Text<'a>(pub(super) &'a str);
 
 impl Render for Text<'_> {
@@ -22,8 +22,8 @@ impl Render for Text<'_> {
     }
 }
 
-/// Characters that cannot stand in a page, that cannot be seen, or that change the
-/// direction of what follows.
+/// Characters that cannot stand in a page, are invisible, or change the direction of the
+/// following text.
 fn is_unseen(c: char) -> bool {
     let noncharacter = (c as u32) & 0xfffe == 0xfffe || ('\u{fdd0}'..='\u{fdef}').contains(&c);
     let direction = matches!(c, '\u{200e}' | '\u{200f}' | '\u{61c}'

@@ -1,4 +1,4 @@
-//! What things are called on the page, for readers who have never seen wrun.
+//! The terms on the page, for readers who have never seen wrun.
 
 use crate::{CostRow, Fault, Measure, Policy, Transport};
 use wrun::Mode;
@@ -14,7 +14,7 @@ pub(super) fn policy(policy: Policy) -> &'static str {
     }
 }
 
-/// A measure, as a heading says it.
+/// A measure, as a heading.
 pub(super) fn measure(measure: Measure) -> &'static str {
     match measure {
         Measure::Compile => "Compile the file",
@@ -42,7 +42,7 @@ pub(super) fn transport(transport: Transport) -> &'static str {
     }
 }
 
-/// A row's mode and how it was done: `process, forked ahead`, `thread, copied`.
+/// A row's mode and variant: `process, forked ahead`, `thread, copied`.
 pub(super) fn series(row: &CostRow) -> String {
     let mut name = row.mode.name().to_owned();
     if let Some(how) = row.policy {
@@ -54,17 +54,17 @@ pub(super) fn series(row: &CostRow) -> String {
     name
 }
 
-/// The class of what belongs to a mode.
+/// The class of elements of a mode.
 pub(super) fn class(mode: Mode) -> &'static str {
     mode.name()
 }
 
-/// Who does a fault, which is also how bad it is that a mode does not hold it.
+/// The origin of a fault, which is also how bad it is if a mode does not contain it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Origin {
     /// The guest, by a mistake or on purpose.
     Guest,
-    /// What runs the guest, beneath the sandbox.
+    /// The code that runs the guest, beneath the sandbox.
     Host,
     /// Code that has broken out of the sandbox.
     Escaped,
@@ -82,7 +82,7 @@ impl Origin {
         }
     }
 
-    /// What that means.
+    /// Its explanation.
     pub(super) fn explained(self) -> &'static str {
         match self {
             Origin::Guest => "Any bug of a task can do this, and anybody's task on purpose.",
@@ -96,7 +96,7 @@ impl Origin {
     }
 }
 
-/// Who does it.
+/// The origin of a fault.
 pub(super) fn origin(fault: Fault) -> Origin {
     match fault {
         Fault::Trap
@@ -119,7 +119,7 @@ pub(super) fn origin(fault: Fault) -> Origin {
     }
 }
 
-/// The name of a fault, and what is done, for people.
+/// The name of a fault, and its description, for people.
 pub(super) fn fault(fault: Fault) -> (&'static str, &'static str) {
     match fault {
         Fault::Trap => ("Trap", "the guest traps"),

@@ -1,10 +1,10 @@
-//! What a worker is ordered to do: the frame, the descriptors that go with it, and the
-//! runner's ends of the pipes among them.
+//! The order for a worker: the frame, its descriptors, and the runner's ends of the pipes
+//! among them.
 
 use crate::channel::Sender;
 use crate::http::{Requesting, Responding};
 use crate::owners::{self, Owners};
-use crate::plain::Told;
+use crate::plain::SentOrder;
 use crate::stream::Stream;
 use crate::wire::{Input, Order, Output, RequestHead, RunOrder};
 use bytes::Bytes;
@@ -24,19 +24,19 @@ use wrun_types::grant::DirGrant;
 /// Input up to this size travels with the order.
 const INLINE_INPUT: usize = 256 << 10;
 
-/// Input that is piped, and the pipe.
+/// Input for a pipe, and the pipe.
 pub(super) type Feed = (Source, pipe::Sender);
 
 /// A task whose order can be sent.
 pub(super) struct Ready {
-    pub(super) order: Told,
-    /// Those that go with the order, as it counts them.
+    pub(super) order: SentOrder,
+    /// The descriptors that go with the order, as it counts them.
     pub(super) descriptors: Vec<OwnedFd>,
-    /// For when the worker wants its input.
+    /// For when the worker requests its input.
     pub(super) feed: Option<Feed>,
     pub(super) streams: Streams,
-    /// No pipe for input, no directory, no address and no port goes to the worker:
-    /// nothing of the task is left in it that another task could find.
+    /// The worker gets no pipe for input, no directory, no address and no port: nothing of
+    /// the task is left in it that another task could find.
     pub(super) self_contained: bool,
     /// The request that goes to it after the order, and the response.
     pub(super) exchange: Option<(Requesting, Responding)>,
@@ -53,12 +53,12 @@ pub(super) struct Streams {
 }
 
 impl Ready {
-    /// Takes the input and the port of `job`. An order that was `told` already is not made
+    /// Takes the input and the port of `job`. An order that was sent already is not made
     /// again. Needs the context of a tokio runtime.
     pub(super) fn new(
         job: &mut Job,
         owners: Option<&Owners>,
-        told: Option<Told>,
+        sent_order: Option<SentOrder>,
     ) -> Result<Self, Error> {
         let mut theirs = Vec::new();
         let stdin = std::mem::replace(&mut job.stdin, InputKind::Bytes(Bytes::new()));
@@ -83,10 +83,10 @@ impl Ready {
         let self_contained = feed.is_none()
             && job.spec.dirs.is_empty()
             && job.spec.tcp.is_empty()
-            // What it has of ports could be with others.
+            // Other processes could have its ports.
             && port.is_none();
-        let order = match told {
-            Some(told) => told,
+        let order = match sent_order {
+            Some(sent_order) => sent_order,
             None => order_of(job, input, &outputs, port, request)?,
         };
         Ok(Ready {
@@ -100,8 +100,7 @@ impl Ready {
     }
 }
 
-/// Where the worker finds its input; large input is fed by a pipe, whose other end goes to
-/// `theirs`.
+/// The worker's input; large input comes by a pipe, whose other end goes to `theirs`.
 fn input_of(stdin: InputKind, theirs: &mut Vec<OwnedFd>) -> Result<(Input, Option<Feed>), Error> {
     match stdin {
         InputKind::Bytes(bytes) if bytes.len() <= INLINE_INPUT => Ok((Input::Inline(bytes), None)),
@@ -114,7 +113,7 @@ fn input_of(stdin: InputKind, theirs: &mut Vec<OwnedFd>) -> Result<(Input, Optio
     }
 }
 
-/// Where the worker's output goes, and the runner's ends of its pipes.
+/// The worker's output, and the runner's ends of its pipes.
 struct Outputs {
     stdout: Output,
     stderr: Output,
@@ -136,10 +135,10 @@ impl Outputs {
             Ok((Output { piped, budget }, Some(receiver)))
         };
         let is_command = job.artifact.shape().is_command();
-        // The reader a stream sets the pace, and must not hold up what else the
-        // worker has to say; what is kept here, or thrown away, never waits.
+        // A reader of a stream sets the pace, and must not delay other messages of the worker;
+        // captured or discarded output never waits.
         let (stdout, stdout_pipe) = output(&job.stdout, is_command || job.stdout.is_channel())?;
-        // What is to keep its order comes by one pipe.
+        // Streams that must keep their common order share one pipe.
         let joined = job.stderr.joins(&job.stdout);
         let piped = !joined && (is_command || job.stderr.is_channel());
         let (stderr, stderr_pipe) = output(&job.stderr, piped)?;
@@ -176,7 +175,7 @@ fn directory(grant: &DirGrant, owners: Option<&Owners>) -> Result<OwnedFd, Error
     let opened = owners::open(&grant.host);
     let opened = opened.map_err(|error| cannot("open the granted directory", error))?;
     match owners {
-        // It could be a moment ago.
+        // It was mappable a moment ago.
         Some(owners) => owners
             .map(opened.as_fd())
             .map_err(|error| cannot("map the owners of the granted directory", error)),
@@ -199,7 +198,7 @@ fn order_of(
     outputs: &Outputs,
     port: Option<PortParts>,
     request: Option<RequestHead>,
-) -> Result<Told, Error> {
+) -> Result<SentOrder, Error> {
     let order = Order::Run(Box::new(RunOrder {
         task_id: job.task_id,
         attempt: job.attempt,
@@ -215,7 +214,7 @@ fn order_of(
     let frame = Sender::frame(&order)
         .map_err(|error| Error::new(ErrorKind::InvalidTask, format!("the task: {error}")))?;
     let at = Instant::now();
-    Ok(Told { frame, sent: 0, at })
+    Ok(SentOrder { frame, sent: 0, at })
 }
 
 fn no_pipe(error: io::Error) -> Error {

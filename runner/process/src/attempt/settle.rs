@@ -1,4 +1,4 @@
-//! What came of a task whose worker needs no watching any more.
+//! The result of a task whose worker need not be watched any more.
 
 use super::order::Streams;
 use super::watch::GRACE;
@@ -20,23 +20,22 @@ use wrun_types::limits::Limit;
 use wrun_types::outcome::{Crash, Outcome};
 use wrun_types::report::Usage;
 
-/// What came of a task.
+/// The result of a task.
 pub(super) struct Supervised {
     pub(super) result: RunResult,
-    /// By the worker's word for a task that ended, by its wait status for one
-    /// that died.
+    /// As reported by the worker for a task that ended, from its wait status if it died.
     pub(super) usage: Option<Usage>,
     /// The worker's process number.
     pub(super) pid: Option<u32>,
-    /// It kept to every rule, and may get another task.
+    /// It has kept every rule, and may get another task.
     pub(super) reusable: Option<Worker>,
 }
 
 impl Attempt<'_> {
-    /// Whatever was seen, this gives one outcome, or the failure of the runner; the worker is
+    /// Turns whatever was seen into one outcome, or a failure of the runner; the worker is
     /// killed, unless another task may have it.
     pub(super) async fn settle(mut self, seen: Seen) -> Result<Supervised, Error> {
-        // It can be gone before its zygote's word of it was heard.
+        // It can be gone before its zygote's message about it was read.
         self.pid = self.pid.or(self.worker.says.speaker());
         let outcome = match seen {
             Seen::Done(done) => return Ok(self.done(*done).await),
@@ -62,14 +61,14 @@ impl Attempt<'_> {
             Seen::Silent => {
                 Outcome::Crashed(match timeout(REAP_TIMEOUT, self.worker.life.wait()).await {
                     Ok(exit) => crash_of(exit),
-                    Err(_) => Crash::Protocol("it closed its socket and lived on".into()),
+                    Err(_) => Crash::Protocol("it closed its socket but did not end".into()),
                 })
             }
         };
         Ok(self.imposed(outcome).await)
     }
 
-    /// The worker says that its side of the host failed.
+    /// The worker reports that its side of the host failed.
     async fn failed(mut self, message: String, grant: bool) -> Error {
         end(&mut self.worker.life).await;
         let kind = if grant {
@@ -84,7 +83,7 @@ impl Attempt<'_> {
         Error::new(kind, message)
     }
 
-    /// The worker did not say how its task ended.
+    /// The worker did not report how its task ended.
     async fn imposed(self, outcome: Outcome) -> Supervised {
         let Attempt {
             job,
@@ -95,15 +94,15 @@ impl Attempt<'_> {
         } = self;
         let mut life = worker.life;
         life.kill();
-        // With descriptors that it may have sent: a pipe ends when none is left.
+        // Including descriptors that it may have sent: a pipe ends when the last one is closed.
         drop(worker.says);
         let exit = timeout(REAP_TIMEOUT, life.wait()).await;
         let outcome = match outcome {
             Outcome::Crashed(how) => Outcome::Crashed(life.crashed(how)),
             other => other,
         };
-        // What it wrote before it died is in the pipes, whole. The reader
-        // it sets the pace, and may be given up.
+        // All output that it wrote before it died is in the pipes. The reader sets the pace,
+        // and may be given up.
         let rest = async {
             tokio::join!(
                 streams.stdout.deliver(u64::MAX),
@@ -119,7 +118,7 @@ impl Attempt<'_> {
         }
     }
 
-    /// The worker says how its task ended, which is believed as far as it can be.
+    /// The worker reports how its task ended, which is checked as far as possible.
     async fn done(mut self, done: Done) -> Supervised {
         let job = self.job;
         let lengths = (done.stdout_len, done.stderr_len);
@@ -143,8 +142,8 @@ impl Attempt<'_> {
             }
             Err(outcome) => result.outcome = outcome,
         }
-        // One that may run more tasks waits for them; the others end of themselves,
-        // or are made to.
+        // A worker that may run more tasks waits for them; the others end by themselves, or are
+        // killed.
         let worker = self.worker;
         let reusable = kept_to_rules.then(|| Worker {
             tasks: worker.tasks + 1,
@@ -160,8 +159,8 @@ impl Attempt<'_> {
 
     /// Whether nothing of the task can still reach its worker, or be in it.
     fn leaves_nothing(&self) -> bool {
-        // An answer may be on its way to one that asked; and what it has of children could
-        // be another's.
+        // A response may be on its way, and another process could hold its children's ports or
+        // regions.
         let is_waiting = self.requests.as_ref().is_some_and(Responder::is_waiting);
         let has_asked = is_waiting || self.job.services.children_started() > 0;
         let is_quiet = self.response.as_ref().is_none_or(Responding::is_quiet);
@@ -170,12 +169,12 @@ impl Attempt<'_> {
 }
 
 impl Streams {
-    /// Waits for as much output as the worker says that it wrote, and for what it returned
-    /// to be taken; whether all of it arrived.
+    /// Waits for as much output as the worker has reported, and for its result to be taken;
+    /// returns whether all of it arrived.
     ///
-    /// A task keeps its place until its output has left its worker, as in thread
-    /// mode, where it waits itself. The worker's count of its output is a promise:
-    /// what it does not keep in time was a lie.
+    /// A task keeps its permit until its output has left its worker, as in thread mode,
+    /// where the task waits itself. Output that the worker has counted but that does not
+    /// arrive in time was never written.
     async fn deliver(&mut self, sink: &Sink, output: Bytes, lengths: (u64, u64)) -> bool {
         let (stdout_len, stderr_len) = lengths;
         let Streams {
@@ -185,7 +184,7 @@ impl Streams {
             ..
         } = self;
         let inline = async {
-            // What it printed came before what it returns.
+            // Printed output comes before the result.
             let printed = !*joined || stdout.deliver(stdout_len).await;
             if !output.is_empty() {
                 sink.put(output).await;

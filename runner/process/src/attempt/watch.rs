@@ -1,5 +1,4 @@
-//! Everything about a worker that has a task, watched at once, until it is clear how that
-//! ended.
+//! Watches everything about a worker that has a task, until it is clear how the task ended.
 
 use super::Terms;
 use super::order::{Feed, Streams};
@@ -22,11 +21,10 @@ use wrun_sandbox::deadline::until;
 use wrun_sandbox::turn::Turn;
 use wrun_sandbox::{Sink, Source};
 
-/// How long after the deadline a worker may take to say so itself, before it is
-/// killed.
+/// How long after the deadline a worker may take to report it, before it is killed.
 pub(super) const GRACE: Duration = Duration::from_secs(1);
-/// What a worker did that asks for a task which cannot.
-const NOT_IMPORTED: &str = "it asks for what its task does not import";
+/// Why a message is a violation if the task imports no interface that needs it.
+const NOT_IMPORTED: &str = "its message needs an interface that its task does not import";
 
 /// How watching ended.
 pub(super) enum Seen {
@@ -35,17 +33,16 @@ pub(super) enum Seen {
         message: String,
         grant: bool,
     },
-    /// The worker's end is to be looked at: it closed its socket.
+    /// It closed its socket: find out how it ended.
     Silent,
     Broken(String),
     Killed,
     Overdue,
-    /// It said more than its task may say; a worker that can be trusted does not.
+    /// It sent more than its task may; an honest worker does not.
     Exceeded,
-    /// Somebody stopped it with this signal.
+    /// It was stopped by this signal.
     Stopped(i32),
-    /// The system does not take what is to be sent to it, or what it sent: it would wait
-    /// for ever.
+    /// The system refuses to send or receive a message: waiting would not help.
     Unsent(io::Error),
 }
 
@@ -60,11 +57,11 @@ pub(super) struct Watch<'a> {
 }
 
 impl Watch<'_> {
-    /// Watches, while `telling` goes on, which ends with what the system refused.
-    pub(super) async fn run(mut self, telling: impl Future<Output = io::Error>) -> Seen {
+    /// Watches, while `sending` runs, which ends with an error of the system.
+    pub(super) async fn run(mut self, sending: impl Future<Output = io::Error>) -> Seen {
         let job = self.job;
         let overdue_at = job.deadline.and_then(|deadline| deadline.later(GRACE));
-        let mut telling = std::pin::pin!(telling);
+        let mut sending = std::pin::pin!(sending);
         let mut killed = std::pin::pin!(job.kill.cancelled());
         let mut overdue = std::pin::pin!(until(overdue_at));
         loop {
@@ -72,11 +69,11 @@ impl Watch<'_> {
             let stderr = &mut self.streams.stderr;
             let next = tokio::select! {
                 biased;
-                // First what must not have to wait for a worker that says much.
+                // First what must not wait for a worker that sends much.
                 () = &mut killed => Break(Seen::Killed),
                 () = &mut overdue => Break(Seen::Overdue),
                 said = heard(self.says, self.requests.is_some()) => self.hear(said).await,
-                error = &mut telling => Break(Seen::Unsent(error)),
+                error = &mut sending => Break(Seen::Unsent(error)),
                 why = wrong_request(self.requests) => Break(Seen::Broken(why.into())),
                 signal = stopped(self.life) => Break(Seen::Stopped(signal)),
                 () = stdout.run(), if !stdout.is_over() => Continue(()),
@@ -89,14 +86,14 @@ impl Watch<'_> {
         }
     }
 
-    /// Goes by what was heard.
+    /// Handles a received message.
     async fn hear(
         &mut self,
         said: Result<(WorkerSays, Vec<OwnedFd>), ChannelError>,
     ) -> ControlFlow<Seen> {
         match said {
             Ok((said, along)) => self.take(said, along).await,
-            // Its runner has no room for what it sent: no fault of its own.
+            // The runner has no room for its descriptors, which is not a fault of the worker.
             Err(ChannelError::Io(error)) if is_want(&error) => Break(Seen::Unsent(error)),
             Err(ChannelError::Closed | ChannelError::Io(_)) => Break(Seen::Silent),
             Err(error) => Break(Seen::Broken(error.to_string())),
@@ -111,8 +108,12 @@ impl Watch<'_> {
             ..
         } = *self.streams;
         match said {
-            WorkerSays::Ask { id, ask } => self.pass_on(|responder| responder.take(id, ask, along)),
-            WorkerSays::Tell(word) => self.pass_on(|responder| responder.told(word)),
+            WorkerSays::Request { id, request } => {
+                self.pass_on(|responder| responder.take(id, request, along))
+            }
+            WorkerSays::Notify(notification) => {
+                self.pass_on(|responder| responder.notified(notification))
+            }
             WorkerSays::Done(done) => Break(Seen::Done(done)),
             WorkerSays::Progress(progress) => {
                 (self.job.progress)(progress);
@@ -120,7 +121,7 @@ impl Watch<'_> {
             }
             WorkerSays::WantInput => self.input.begin(),
             WorkerSays::Failed { message, grant } => Break(Seen::Failed { message, grant }),
-            WorkerSays::Response(head) => self.respond(|it| it.head(head).map(|()| true)),
+            WorkerSays::HttpHead(head) => self.respond(|it| it.head(head).map(|()| true)),
             WorkerSays::Http(part) => self.respond(|it| it.part(part)),
             WorkerSays::Stdout(bytes) if !stdout_piped => put(self.job.stdout, bytes).await,
             WorkerSays::Stderr(bytes) if !stderr_piped && !joined => {
@@ -132,7 +133,7 @@ impl Watch<'_> {
         }
     }
 
-    /// Passes on what the task answers to its request.
+    /// Passes on what arrives of a response to an HTTP request.
     fn respond(
         &mut self,
         pass: impl FnOnce(&mut Responding) -> Result<bool, Wrong>,
@@ -148,7 +149,7 @@ impl Watch<'_> {
         }
     }
 
-    /// Passes on what the task requests, where it may.
+    /// Passes on a request or notification, if the task may send any.
     fn pass_on(
         &mut self,
         pass: impl FnOnce(&mut Responder) -> Result<(), &'static str>,
@@ -171,17 +172,17 @@ async fn put(sink: &Sink, bytes: Bytes) -> ControlFlow<Seen> {
     }
 }
 
-/// The next that a worker says, with what came along.
+/// The next message of a worker, with its descriptors.
 async fn heard(
     says: &mut Receiver,
-    asks: bool,
+    may_request: bool,
 ) -> Result<(WorkerSays, Vec<OwnedFd>), ChannelError> {
-    if !asks {
+    if !may_request {
         return Ok((says.next().await?, Vec::new()));
     }
     let said = says.next_with_descriptors().await?;
     let count = match &said {
-        WorkerSays::Ask { ask, .. } => ask.descriptors(),
+        WorkerSays::Request { request, .. } => request.descriptors(),
         _ => 0,
     };
     let along = says.take(count).map_err(|error| match is_want(&error) {
@@ -191,27 +192,26 @@ async fn heard(
     Ok((said, along))
 }
 
-/// Has requests answered; what was wrong with one.
+/// Serves the requests until one is invalid; returns why.
 async fn wrong_request(requests: &mut Option<Responder>) -> &'static str {
     match requests {
-        Some(requests) => requests.answer().await,
+        Some(requests) => requests.serve().await,
         None => std::future::pending().await,
     }
 }
 
-/// Waits until somebody stops the worker, where only this looks for it; its
-/// signal.
+/// Waits until the worker is stopped, if nothing else checks that; returns the signal.
 async fn stopped(life: &mut Life) -> i32 {
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
-        life.overhear();
+        life.read_stderr();
         if let Some(signal) = life.stopped_by() {
             return signal;
         }
     }
 }
 
-/// The input of a task, on its way to the worker once that wants it.
+/// The input of a task, which is sent once the worker requests it.
 pub(super) struct Feeding {
     waiting: Option<Feed>,
     running: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
@@ -219,7 +219,7 @@ pub(super) struct Feeding {
 }
 
 impl Feeding {
-    /// `failed` is told why the input cannot be read any further.
+    /// `failed` gets the reason if the rest of the input cannot be read.
     pub(super) fn new(feed: Option<Feed>, failed: mpsc::Sender<String>) -> Self {
         Feeding {
             waiting: feed,
@@ -228,16 +228,16 @@ impl Feeding {
         }
     }
 
-    /// The worker wants its input: it may once, where that has a pipe.
+    /// The worker requests its input: allowed once, if it has a pipe.
     fn begin(&mut self) -> ControlFlow<Seen> {
         let Some((source, stdin)) = self.waiting.take() else {
-            return Break(Seen::Broken("it asked for input again".into()));
+            return Break(Seen::Broken("it requested its input again".into()));
         };
         self.running = Some(Box::pin(feed(source, stdin, self.failed.clone())));
         Continue(())
     }
 
-    /// Moves input, if it is wanted; ends when that does. Cancel safe.
+    /// Moves input if it is requested; ends with the input. Cancel safe.
     async fn run(&mut self) {
         match &mut self.running {
             Some(running) => running.await,
@@ -247,7 +247,7 @@ impl Feeding {
     }
 }
 
-/// Moves input to a worker until it ends, or the worker takes no more.
+/// Moves input to a worker until it ends, or the worker reads no more.
 async fn feed(source: Source, mut stdin: pipe::Sender, failed: mpsc::Sender<String>) {
     let mut turn = Turn::new();
     while let Some(chunk) = source.next_chunk().await {
@@ -258,7 +258,7 @@ async fn feed(source: Source, mut stdin: pipe::Sender, failed: mpsc::Sender<Stri
         turn.give_way().await;
     }
     if let Some(error) = source.failure().await {
-        // The pipe stays open: its end would look like the input's.
+        // The pipe stays open: closing it would look like the end of the input.
         let _ = failed.send(error.to_string()).await;
         std::future::pending::<()>().await;
     }

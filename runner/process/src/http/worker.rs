@@ -57,7 +57,7 @@ impl Answering {
                     let (parts, body) = response.into_parts();
                     let head = ResponseHead::of(&parts, !body.is_end_stream());
                     self.body = Some(Outflow::new(body, WINDOW));
-                    return WorkerSays::Response(head);
+                    return WorkerSays::HttpHead(head);
                 }
                 part = next_part(&mut self.body) => return WorkerSays::Http(part),
                 part = self.request.reading().next() => return WorkerSays::Http(part),

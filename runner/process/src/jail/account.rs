@@ -1,7 +1,7 @@
-//! The account of what became of each wall, as it is written.
+//! The account of the walls, written while they are set up.
 //!
-//! Invariant: with [`Jail::Strict`], a required layer that is not enforced is an
-//! error at the moment it is noted.
+//! Invariant: with [`Jail::Strict`], a required layer that is not enforced is an error as
+//! soon as it is recorded.
 
 use super::plan::Plan;
 use std::fmt;
@@ -12,7 +12,7 @@ use wrun_types::jail_report::{JailReport, Layer, LayerReport, LayerState};
 /// Cap on a detail, in bytes.
 const MAX_DETAIL: usize = 256;
 
-/// The jail cannot be had as it was asked for.
+/// The jail cannot be set up as requested.
 #[derive(Debug, thiserror::Error)]
 pub enum JailError {
     #[error(
@@ -22,7 +22,7 @@ pub enum JailError {
     Missing(LayerReport),
     #[error("cannot run as user {uid} and group {gid}: {why}")]
     Identity { uid: u32, gid: u32, why: String },
-    /// A task was granted what its worker's jail has no room for.
+    /// A task was granted something that its worker's jail has no room for.
     #[error("the worker was started without room for {0}")]
     NotPlanned(&'static str),
     #[error("{what}: {source}")]
@@ -32,7 +32,7 @@ pub enum JailError {
     },
 }
 
-/// How well one wall stands, and in which words.
+/// The state of one wall, with a description.
 #[derive(Debug)]
 pub(super) struct Stand {
     pub(super) state: LayerState,
@@ -61,7 +61,7 @@ impl Stand {
         }
     }
 
-    /// Enforced with these words, or unavailable with those of the error.
+    /// Enforced with this description, or unavailable with that of the error.
     pub(super) fn of<E: fmt::Display>(result: Result<(), E>, what: &str) -> Self {
         match result {
             Ok(()) => Stand::enforced(what),
@@ -89,13 +89,13 @@ impl Account {
         }
     }
 
-    /// Whether a layer is to be treated as if the kernel had none of it.
+    /// Whether a layer is to be treated as if the kernel did not support it.
     pub(super) fn is_absent(&self, layer: Layer) -> bool {
         self.absent.contains(&layer)
     }
 
-    /// Puts up one wall, unless it is absent, and notes it. Whether it stands
-    /// whole.
+    /// Sets up one wall, unless it is absent, and records it. Returns whether it is
+    /// complete.
     pub(super) fn put_up(
         &mut self,
         layer: Layer,
@@ -109,7 +109,7 @@ impl Account {
         self.note(layer, stand)
     }
 
-    /// Notes how a wall stands.
+    /// Records the state of a wall.
     fn note(&mut self, layer: Layer, stand: Stand) -> Result<bool, JailError> {
         let mut detail = stand.detail;
         detail.truncate(detail.floor_char_boundary(MAX_DETAIL));

@@ -1,8 +1,7 @@
-//! Control groups, version 2, where the runner was given the right to make them.
+//! Control groups, version 2, if the runner has the right to make them.
 //!
-//! The runner's side: it makes one for its workers, under its own group, and never
-//! moves a process but workers. Invariant: a group that is dropped is emptied and
-//! removed.
+//! The runner's side: it makes one for its workers, under its own group, and moves only
+//! workers. Invariant: a group that is dropped is emptied and removed.
 
 use std::fs;
 use std::io;
@@ -16,7 +15,7 @@ const BETWEEN: Duration = Duration::from_millis(2);
 
 static MADE: AtomicU64 = AtomicU64::new(0);
 
-/// What the processes of a group may use together.
+/// Limits for the processes of a group together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CgroupLimits {
     /// Bytes of memory.
@@ -26,7 +25,7 @@ pub struct CgroupLimits {
 }
 
 impl CgroupLimits {
-    /// The controllers that they need.
+    /// The controllers for these limits.
     fn controllers(&self) -> Vec<&'static str> {
         let of = [("memory", self.memory), ("pids", self.pids)];
         of.into_iter()
@@ -35,7 +34,7 @@ impl CgroupLimits {
     }
 }
 
-/// A group of its own for workers.
+/// A separate group for workers.
 #[derive(Debug)]
 pub struct Cgroup {
     path: PathBuf,
@@ -62,7 +61,7 @@ impl Cgroup {
         ));
         fs::create_dir(&path)
             .map_err(|error| format!("{} cannot be made: {error}", path.display()))?;
-        // Dropping removes it again if a limit cannot be set.
+        // Dropped, it is removed again if a limit cannot be set.
         let group = Cgroup { path };
         for (file, limit) in [("memory.max", limits.memory), ("pids.max", limits.pids)] {
             if let Some(limit) = limit {
@@ -86,7 +85,7 @@ impl Cgroup {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        // Kernels before 5.14 lack it; then the processes' owner has killed them.
+        // Kernels before 5.14 do not have it; then the processes' owner has killed them.
         let _ = fs::OpenOptions::new()
             .write(true)
             .open(self.path.join("cgroup.kill"))
@@ -124,7 +123,7 @@ fn own_group(root: &Path) -> Result<PathBuf, String> {
     Ok(root.join(at).join(below))
 }
 
-/// What of the tree of groups a line of `mountinfo` mounts, and where.
+/// The part of the group tree that a line of `mountinfo` mounts, and where.
 fn mount_of(line: &str) -> Option<(PathBuf, PathBuf)> {
     let (mount, kind) = line.split_once(" - ")?;
     if kind.split(' ').next() != Some("cgroup2") {
@@ -135,8 +134,8 @@ fn mount_of(line: &str) -> Option<(PathBuf, PathBuf)> {
     Some((path(fields.next()?), path(fields.next()?)))
 }
 
-/// Has the group pass on what the limits need; where it does not yet, that is
-/// tried once, which the kernel refuses in most groups that have processes.
+/// Makes the group pass on the controllers for the limits; if it does not yet, this is
+/// tried once, but the kernel refuses it in most groups that have processes.
 fn delegate(group: &Path, controllers: &[&'static str]) -> Result<(), String> {
     let list = |file: &str| {
         fs::read_to_string(group.join(file))
@@ -181,7 +180,7 @@ fn delegate(group: &Path, controllers: &[&'static str]) -> Result<(), String> {
 mod tests {
     use super::*;
 
-    /// A machine's files, as far as they are looked at.
+    /// The files of a machine that are read.
     fn machine(own: &str, mount: &str, controllers: &str, passed_on: &str) -> tempfile::TempDir {
         let root = tempfile::tempdir().expect("a directory");
         let write = |file: &str, text: &str| {
@@ -234,7 +233,7 @@ mod tests {
     #[test]
     fn a_group_that_passes_nothing_on_is_asked_once() {
         let machine = machine(OWN, MOUNT, "memory pids", "pids");
-        // A plain file keeps what is written, so that the question shows.
+        // A plain file keeps what is written, so the attempt is visible.
         let control = machine.path().join("cg/unit/cgroup.subtree_control");
         refused(&machine, "does not pass on memory and pids");
         assert_eq!(fs::read_to_string(control).expect("it is there"), "+memory");
@@ -250,7 +249,7 @@ mod tests {
         let limit = |file: &str| fs::read_to_string(path.join(file)).expect("it is set");
         assert_eq!(limit("memory.max"), (1 << 30).to_string());
         assert_eq!(limit("pids.max"), "8");
-        // The kernel's files are no obstacle to removing a group; these are.
+        // The kernel's files do not prevent removing a group; these do.
         for file in fs::read_dir(&path).expect("a directory").flatten() {
             fs::remove_file(file.path()).expect("it goes");
         }

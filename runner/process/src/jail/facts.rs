@@ -1,15 +1,15 @@
-//! What a worker's start has to have done, looked at.
+//! Checks of what a worker's start must have done.
 
 use super::account::Stand;
 use rustix::process::{Resource, getrlimit};
 use std::os::fd::RawFd;
 
-/// Numbers that are tried where no list of descriptors can be had.
+/// Numbers that are tried if descriptors cannot be listed.
 const MAX_TRIED: u64 = 1 << 16;
 
-/// Whether this process has no descriptor that it was started with but its three
-/// streams. One that came with the program lacks close-on-exec, or it would not
-/// have come; everything here is opened and received with it.
+/// Whether this process has no inherited descriptor but its three streams. A descriptor
+/// that came with the program does not have close-on-exec, or it would not have come;
+/// everything here is opened and received with it.
 pub(super) fn descriptors() -> Stand {
     let open: Vec<RawFd> = match std::fs::read_dir("/proc/self/fd") {
         Ok(entries) => entries

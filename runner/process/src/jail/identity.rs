@@ -1,4 +1,4 @@
-//! Whose rights a worker has: an unprivileged user's, and no capability.
+//! The rights of a worker: those of an unprivileged user, without capabilities.
 
 use super::account::{JailError, Stand};
 use super::plan::Plan;
@@ -11,28 +11,27 @@ use rustix::thread::{
 };
 use std::fmt::Write as _;
 
-/// The user and the group that nothing belongs to.
+/// The user and the group that own nothing.
 const NOBODY_AT_ALL: (u32, u32) = (65534, 65534);
 
-/// What putting up the other walls needs of root's capabilities until
-/// [`drop_capabilities`]: mounting, emptying the bounding set, and giving root a
-/// number in a user namespace.
+/// The capabilities of root that setting up the other walls requires until
+/// [`drop_capabilities`]: mounting, emptying the bounding set, and giving root a number in
+/// a user namespace.
 const NEEDED: CapabilitySet = CapabilitySet::SYS_ADMIN
     .union(CapabilitySet::SETPCAP)
     .union(CapabilitySet::SETFCAP);
 
-/// What became of the user and the group, for the report that [`drop_capabilities`]
-/// completes.
+/// The resulting user and group, for the report that [`drop_capabilities`] completes.
 #[derive(Debug, Default)]
 pub(super) struct Identity {
     words: String,
     fault: Option<String>,
 }
 
-/// Becomes the user that a worker is to be: the one that was asked for; or, started
-/// as root, one of its own. Only where directories are granted whose owners could not be
-/// mapped to that one does it stay root, for files that only root may read can be granted,
-/// and Landlock keeps the rest away.
+/// Switches to the worker's user: the requested one; or, if started as root, its own. It
+/// stays root only if directories are granted whose owners could not be mapped to that
+/// user, because files that only root may read can be granted, and Landlock protects the
+/// rest.
 ///
 /// # Errors
 ///
@@ -75,7 +74,7 @@ pub(super) fn assume(plan: &Plan) -> Result<Identity, JailError> {
     let switched = groups
         .or_else(|errno| if has_groups() { Err(errno) } else { Ok(()) })
         .and_then(|()| match switch(target) {
-            // A user namespace that does not have this number.
+            // A user namespace without this number.
             Err(Errno::INVAL) if !is_bound => switch(NOBODY_AT_ALL).map(|()| NOBODY_AT_ALL),
             switched => switched.map(|()| target),
         });
@@ -95,8 +94,7 @@ pub(super) fn assume(plan: &Plan) -> Result<Identity, JailError> {
             gid: target.1,
             why: errno.to_string(),
         }),
-        // Root of a user namespace, which has no other user, is somebody else's
-        // ordinary user.
+        // Root of a user namespace without other users is an ordinary user outside of it.
         Err(_) if is_namespaced() => Ok(Identity {
             words: format!("{}, of a user namespace that has no other", words(own)),
             fault: None,
@@ -110,7 +108,7 @@ pub(super) fn assume(plan: &Plan) -> Result<Identity, JailError> {
     }
 }
 
-/// Changes user and group, and keeps what the walls still to come need.
+/// Changes user and group, and keeps the capabilities that later walls require.
 fn switch((uid, gid): (u32, u32)) -> rustix::io::Result<()> {
     let before = capabilities(None)?;
     set_keep_capabilities(true)?;
@@ -154,7 +152,7 @@ fn is_namespaced() -> bool {
         .is_ok_and(|map| map.split_whitespace().collect::<Vec<_>>() != ["0", "0", "4294967295"])
 }
 
-/// Gives up every capability for good.
+/// Drops every capability permanently.
 pub(super) fn drop_capabilities(identity: Identity) -> Stand {
     let Identity { mut words, fault } = identity;
     let none = CapabilitySets {
@@ -162,7 +160,7 @@ pub(super) fn drop_capabilities(identity: Identity) -> Stand {
         permitted: CapabilitySet::empty(),
         inheritable: CapabilitySet::empty(),
     };
-    // What is not there cannot be cleared; what counts is looked at below.
+    // A capability that does not exist cannot be cleared; the result is checked below.
     let _ = clear_ambient_capability_set();
     let bounding = empty_bounding_set();
     let dropped = set_capabilities(None, none)
@@ -190,7 +188,7 @@ fn empty_bounding_set() -> rustix::io::Result<()> {
         match capability_is_in_bounding_set(capability) {
             Ok(true) => remove_capability_from_bounding_set(capability)?,
             Ok(false) => {}
-            // The kernel has no more of them.
+            // The kernel has no more capabilities.
             Err(Errno::INVAL) => break,
             Err(errno) => return Err(errno),
         }

@@ -1,9 +1,8 @@
-//! Landlock: files below granted directories and granted ports, nothing else;
-//! no signals and no abstract sockets to the outside.
+//! Landlock: access to files below granted directories and to granted ports only; no
+//! signals and no abstract sockets to the outside.
 //!
-//! What is required is the part about files, which every version has. What later
-//! versions add is taken where the kernel has it, and seccomp refuses the same
-//! things in another way.
+//! The part about files is required; every version has it. Later additions are used if the
+//! kernel has them, and seccomp refuses the same things in another way.
 
 use super::account::Stand;
 use super::plan::{Grants, TaskWalls};
@@ -13,20 +12,20 @@ use landlock::{
 };
 use rustix::io::Errno;
 
-/// The newest version that was looked at: later rights are not denied unseen.
+/// The newest version that was reviewed: later rights are not denied without a review.
 const NEWEST: ABI = ABI::V10;
 
-/// What a guest may do with files that are only to be read.
+/// What a guest may do with read-only files.
 const READ: BitFlags<AccessFs> = make_bitflags!(AccessFs::{ReadFile | ReadDir});
 
-/// What a guest may do with others: all of WASI, which has no devices, no pipes,
-/// no sockets and no programs.
+/// What a guest may do with other files: all of WASI, which has no devices, pipes, sockets
+/// or programs.
 const WRITE: BitFlags<AccessFs> = make_bitflags!(AccessFs::{
     ReadFile | ReadDir | WriteFile | Truncate | RemoveDir | RemoveFile | MakeDir | MakeReg
         | MakeSym | Refer
 });
 
-/// Whether the kernel has it, and which.
+/// Whether the kernel supports it, and which version.
 pub(super) fn probe(grants: Grants) -> Stand {
     let version = match wrun_sys::landlock_abi() {
         Ok(version) => version,
@@ -53,8 +52,8 @@ fn what_it_covers(version: u32, grants: Grants) -> &'static str {
     }
 }
 
-/// Restricts this thread, and all it starts, to what `task` is granted; to
-/// nothing without one.
+/// Restricts this thread, and all it starts, to the grants of `task`; to nothing if there
+/// is none.
 pub(super) fn restrict(task: Option<&TaskWalls<'_>>) -> Result<(), RulesetError> {
     let mut ruleset = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)

@@ -1,13 +1,12 @@
-//! The kernel's walls around a worker: what they are, how they are put up, and
-//! an account of how well they stand on this kernel.
+//! The kernel's walls around a worker: their definition, their setup, and an account of
+//! their state on this kernel.
 //!
-//! A worker calls [`begin`] right after it was started, [`Walls::split`] to go on
-//! as the first process of its namespace, [`Walls::seal`] once the code is mapped,
-//! and, where the guest runs, [`Sealed::tighten`]. [`syscalls`] is the list of system
-//! calls, with reasons.
+//! A worker calls [`begin`] right after it was started, [`Walls::split`] to continue as the
+//! first process of its namespace, [`Walls::seal`] once the code is mapped, and, before the
+//! guest runs, [`Sealed::tighten`]. [`syscalls`] is the list of system calls, with reasons.
 //!
-//! Invariant: a worker says that it is ready only after every wall that was asked
-//! for stands or is reported as missing. Nothing is given up without a word.
+//! Invariant: a worker reports that it is ready only after every requested wall is in place
+//! or is reported as missing. No wall is left out silently.
 
 mod account;
 mod cgroup;

@@ -1,7 +1,7 @@
-//! Namespaces: what a worker cannot name, it cannot reach.
+//! Namespaces: a worker cannot reach what it cannot name.
 //!
-//! In the order that kernels permit: with root's rights while there are any, and
-//! what those did not give within a user namespace of its own.
+//! In the order that kernels permit: first with root's rights, if there are any; the rest
+//! within a separate user namespace.
 
 use super::account::{Account, JailError, Stand};
 use super::identity::{self, Identity};
@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use std::io;
 use wrun_types::jail_report::Layer;
 
-/// Each layer that is a namespace, and the flag that asks for it.
+/// Each layer that is a namespace, with its flag.
 const KINDS: [(Layer, UnshareFlags); 4] = [
     (Layer::PidNamespace, UnshareFlags::NEWPID),
     (Layer::NetNamespace, UnshareFlags::NEWNET),
@@ -25,18 +25,18 @@ const KINDS: [(Layer, UnshareFlags); 4] = [
     (Layer::MountNamespace, UnshareFlags::NEWNS),
 ];
 
-/// Taken along where they can be had: a host's name and control groups are nothing
-/// to hide that would be worth a line in a report.
+/// Used if available, but not reported: a host's name and control groups are not worth a
+/// line in a report.
 const EXTRA: [UnshareFlags; 2] = [UnshareFlags::NEWUTS, UnshareFlags::NEWCGROUP];
 
-/// Directories, one of which every system has, to put an empty one over.
+/// Directories to mount an empty one over; every system has one of them.
 const PLACES: [&str; 5] = ["/proc", "/tmp", "/dev", "/etc", "/usr"];
 
-/// What [`enter`] leaves for later.
+/// The steps that [`enter`] leaves for later.
 #[derive(Debug)]
 pub(super) struct Entered {
     pub(super) identity: Identity,
-    /// Children will be in a namespace of processes that this process is not in.
+    /// Children will be in a process namespace that this process is not in.
     pub(super) pid: bool,
     /// Whether a mount namespace was entered, or why not.
     pub(super) mount: Result<(), String>,
@@ -65,8 +65,8 @@ pub(super) fn enter(plan: &Plan, account: &mut Account) -> Result<Entered, JailE
     // A change of user makes the process's own files in /proc root's.
     let _ = set_dumpable_behavior(DumpableBehavior::Dumpable);
     if !account.is_absent(Layer::UserNamespace) {
-        // The mount namespace once more, so that it belongs to the user namespace
-        // and may be changed with the rights that this process has there.
+        // The mount namespace again, so that it belongs to the user namespace and may be
+        // changed with this process's rights in that.
         let again: Vec<UnshareFlags> = std::iter::once(UnshareFlags::NEWUSER)
             .chain(flags.iter().copied().filter(|flag| {
                 *flag == UnshareFlags::NEWNS || !matches!(entered.get(&flag.bits()), Some(Ok(())))
@@ -112,7 +112,7 @@ pub(super) fn enter(plan: &Plan, account: &mut Account) -> Result<Entered, JailE
     })
 }
 
-/// By flag, what became of it.
+/// By flag, the result.
 type Outcomes = BTreeMap<u32, Result<(), String>>;
 
 fn outcome(outcomes: &Outcomes, flag: UnshareFlags) -> Result<(), String> {
@@ -122,8 +122,8 @@ fn outcome(outcomes: &Outcomes, flag: UnshareFlags) -> Result<(), String> {
         .unwrap_or_else(|| Err("not asked for".into()))
 }
 
-/// All at once, or one after the other so that each tells why. What was had
-/// before stays.
+/// All at once, or else one after the other, so that each has its own error. Namespaces
+/// entered before are kept.
 fn unshare(flags: &[UnshareFlags], outcomes: &mut Outcomes) {
     let all = flags
         .iter()
@@ -144,16 +144,16 @@ fn unshare(flags: &[UnshareFlags], outcomes: &mut Outcomes) {
     }
 }
 
-/// Gives this process's user and group their own numbers in its user namespace.
+/// Maps this process's user and group to the same numbers in its user namespace.
 fn map_ids((uid, gid): (u32, u32)) -> io::Result<()> {
     std::fs::write("/proc/self/uid_map", format!("{uid} {uid} 1"))?;
-    // Without this nobody may map groups without privilege.
+    // Required for mapping groups without privilege.
     std::fs::write("/proc/self/setgroups", "deny")?;
     std::fs::write("/proc/self/gid_map", format!("{gid} {gid} 1"))
 }
 
-/// Makes the root of this mount namespace an empty directory that nothing can be
-/// written to. What is open stays open.
+/// Makes the root of this mount namespace an empty, read-only directory. Open files stay
+/// open.
 pub(super) fn empty_root(entered: Result<(), String>) -> Stand {
     if let Err(why) = entered {
         return Stand::unavailable(why);
@@ -181,7 +181,7 @@ fn pivot() -> io::Result<()> {
         ) {
             Ok(()) => {
                 chdir(place)?;
-                // The old root comes to lie on top of the new one.
+                // The old root is now mounted over the new one.
                 pivot_root(".", ".")?;
                 unmount(".", UnmountFlags::DETACH)?;
                 return Ok(chdir("/")?);

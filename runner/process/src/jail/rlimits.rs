@@ -1,7 +1,7 @@
-//! Limits of resources, for the process and then for the task.
+//! Resource limits, for the process and then for the task.
 //!
-//! Address space is limited to what wasmtime reserves, 4 GiB for each memory,
-//! where that is known: it bounds the tables that the kernel keeps for pages.
+//! Address space is limited to what wasmtime reserves, 4 GiB for each memory, if that is
+//! known: this bounds the kernel's page tables.
 
 use super::account::{JailError, Stand};
 use super::plan::{Grants, Plan, Role, TaskWalls};
@@ -9,45 +9,45 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io;
 use std::time::Duration;
 
-/// Descriptors of a task's process, at most; and half of what its runner may have. The
-/// kernel counts descriptors in flight, in sockets, by user, and refuses a send while
-/// the count is over the limit of the *sender*: so tasks are refused long before the
-/// runner and the zygotes, whose limit is higher.
+/// Maximum of descriptors of a task's process; also at most half of the runner's. The
+/// kernel counts descriptors in flight, in sockets, by user, and refuses a send while the
+/// count is over the limit of the *sender*: so tasks are refused long before the runner and
+/// the zygotes, whose limit is higher.
 const DESCRIPTORS: u64 = 4096;
 
-/// Descriptors that runners and zygotes ask for, where the system permits it.
+/// Descriptors that runners and zygotes request, if the system permits it.
 const RESERVED: u64 = 1 << 16;
 
-/// Signals of a zygote that may wait. The kernel counts all processes of a user where
-/// there is no user namespace; a task may have none, so that it keeps none from others.
+/// Maximum of pending signals of a zygote. Without a user namespace the kernel counts all
+/// processes of a user; a task may have none pending, so that it does not affect others.
 const SIGNALS: u64 = 4096;
 
-/// What the host may use for one task beside twice the guest's memory: buffers,
-/// tables, stacks. Ample, so that wasmtime's limiter refuses first and this limit
-/// is met only by what got past it.
+/// What the host may use for one task in addition to twice the guest's memory: buffers,
+/// tables, stacks. Ample, so that wasmtime's limiter refuses first and this limit only
+/// stops code that got past it.
 pub(super) const SLACK: u64 = 512 << 20;
 
-/// The first thread's stack, where it may be larger; it is no data, either.
+/// The first thread's stack, if it may be larger; it does not count as data, either.
 const STACK: u64 = 64 << 20;
 
-/// What a process has of memory, in bytes.
+/// The memory of a process, in bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Used {
     pub(super) data: u64,
     pub(super) address_space: u64,
 }
 
-/// Which limit [`reserve_descriptors`] raises.
+/// The limit that [`reserve_descriptors`] raises.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Raise {
-    /// The soft one, up to the hard one.
+    /// The soft limit, up to the hard one.
     Soft,
-    /// Both, where this process has the right to.
+    /// Both, if this process has the right to.
     Both,
 }
 
-/// Raises the limit on descriptors of a process that attends to tasks up to
-/// [`RESERVED`], as far as the system permits; returns the soft limit from before.
+/// Raises the limit on descriptors of a process that serves tasks up to [`RESERVED`], as
+/// far as the system permits; returns the previous soft limit.
 pub fn reserve_descriptors(raise: Raise) -> u64 {
     let now = getrlimit(Resource::Nofile);
     let before = now.current.unwrap_or(u64::MAX);
@@ -60,7 +60,7 @@ pub fn reserve_descriptors(raise: Raise) -> u64 {
         let beyond = now.maximum.map(|hard| hard.max(RESERVED));
         let raised = raise == Raise::Both && set(beyond).is_ok();
         if !raised {
-            // Without that, it is as it was.
+            // If that fails, the limit is unchanged.
             let _ = set(now.maximum);
         }
     }
@@ -83,7 +83,7 @@ pub(super) fn of_process(plan: &Plan, used: io::Result<Used>) -> Stand {
 fn limit_process(plan: &Plan, used: io::Result<Used>) -> io::Result<String> {
     let used = match (used, plan.role) {
         (Ok(used), _) => used,
-        // The limit is lower then, and still one.
+        // The limit is lower then, but still a limit.
         (Err(_), Role::Compiler) => Used::default(),
         (Err(error), _) => {
             let why = format!("memory cannot be measured: {error}");
@@ -110,7 +110,7 @@ fn limit_process(plan: &Plan, used: io::Result<Used>) -> io::Result<String> {
     }
     match (plan.grants().files, plan.grants().regions) {
         (true, _) => {}
-        // Writing beyond it is refused also where a file is larger.
+        // Writing beyond it is refused even if a file is larger.
         (false, true) => lower(Resource::Fsize, plan.regions.max(wrun_sandbox::port::ARENA))?,
         (false, false) => lower(Resource::Fsize, 0)?,
     }
@@ -121,13 +121,13 @@ fn limit_process(plan: &Plan, used: io::Result<Used>) -> io::Result<String> {
     )
 }
 
-/// Descriptors of a task whose runner may have this many.
+/// Maximum of descriptors of a task whose runner may have this many.
 fn of_a_task(runner: u64) -> u64 {
     DESCRIPTORS.min(runner / 2)
 }
 
-/// The limits of one task, which has the process from now on. `descriptors` is the
-/// runner's limit.
+/// The limits of one task, which has the process from now on. `descriptors` is the runner's
+/// limit.
 pub(super) fn of_task(
     used: Used,
     descriptors: u64,
@@ -143,7 +143,7 @@ pub(super) fn of_task(
         lower(Resource::Data, used.data.saturating_add(data))?;
         if let Some(reserved) = task.reserved {
             let space = used.address_space.saturating_add(reserved);
-            // Shared regions are mapped beside the guest's memory.
+            // Shared regions are mapped in addition to the guest's memory.
             let mapped = if grants.regions { regions } else { 0 };
             lower(
                 Resource::As,
@@ -158,7 +158,7 @@ pub(super) fn of_task(
     })
 }
 
-/// No threads but those there are; processes neither.
+/// Allows no further threads or processes.
 pub(super) fn no_more_threads() -> Result<(), JailError> {
     lower(Resource::Nproc, 0).map_err(|errno| JailError::System {
         what: "cannot limit threads",
@@ -166,9 +166,8 @@ pub(super) fn no_more_threads() -> Result<(), JailError> {
     })
 }
 
-/// Seconds from now on, rounded up: then the signal that can be told apart
-/// (`SIGXCPU`), and a second later the one that the first process of a namespace
-/// does not survive either.
+/// Seconds from now on, rounded up: then `SIGXCPU`, which can be distinguished, and a
+/// second later the signal that the first process of a namespace does not survive either.
 fn cpu(time: Duration) -> rustix::io::Result<()> {
     let used = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
     let used = Duration::try_from(used).unwrap_or_default();
@@ -199,7 +198,7 @@ fn lower(resource: Resource, to: u64) -> rustix::io::Result<()> {
     )
 }
 
-/// What this process has.
+/// The current memory of this process.
 pub(super) fn used() -> io::Result<Used> {
     let statm = std::fs::read_to_string("/proc/self/statm")?;
     let field = |number| {

@@ -1,9 +1,9 @@
-//! The system calls that a worker may make: [`syscalls`](super::syscalls), made
-//! into the kernel's filters.
+//! The system calls that a worker may make: compiles [`syscalls`](super::syscalls) into the
+//! kernel's filters.
 //!
-//! A filter has one answer, so there are three, and the strictest answer counts:
-//! what only an escape would do ends the process; `clone3` does not exist, for its
-//! flags lie where a filter cannot look; and what is not on the list is refused.
+//! A filter has one action, so there are three filters, and the strictest action counts: a
+//! call that only an escape would make ends the process; `clone3` does not exist, because a
+//! filter cannot read its flags; and a call that is not on the list is refused.
 
 use super::plan::{Grants, Role};
 use super::syscalls::{ALLOWED, FATAL, Row, TAKEN, Test};
@@ -13,20 +13,20 @@ use seccompiler::{
 };
 use std::collections::BTreeMap;
 
-/// Stands for the process's own number in a filter that is compiled before the
-/// process exists. No process has it: numbers end at 2^22.
+/// Stands for the process's own number in a filter that is compiled before the process
+/// exists. No process has it: numbers end at 2^22.
 const OWN: u32 = 0x7e57_0001;
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
-/// Puts up a role's filters.
+/// Installs a role's filters.
 pub(super) fn apply(role: Role, grants: Grants, pid: u32) -> Result<(), Error> {
     let refused = SeccompAction::Errno(libc::EPERM as u32);
     let absent = SeccompAction::Errno(libc::ENOSYS as u32);
     let clone3 = Rules::from([(libc::SYS_clone3, Vec::new())]);
     let fatal = rules(FATAL, role, grants)?;
     let allowed = rules(ALLOWED, role, grants)?;
-    // The list comes last: it may not have what installing a filter takes.
+    // The list comes last: it may not allow installing a filter.
     for filter in [
         compile(clone3, SeccompAction::Allow, absent)?,
         compile(fatal, SeccompAction::Allow, SeccompAction::KillProcess)?,
@@ -37,15 +37,15 @@ pub(super) fn apply(role: Role, grants: Grants, pid: u32) -> Result<(), Error> {
     Ok(())
 }
 
-/// The filter that takes away what only the time before a task needs. Small, for
-/// it is put up for every task.
+/// The filter that removes what is only needed before a task. Small, because it is
+/// installed for every task.
 pub(super) fn taken(grants: Grants) -> Result<BpfProgram, Error> {
     let refused = SeccompAction::Errno(libc::EPERM as u32);
     let rules = rules(TAKEN, Role::Zygote, grants)?;
     compile(rules, SeccompAction::Allow, refused)
 }
 
-/// Puts up what [`taken`] compiled.
+/// Installs the filter that [`taken`] compiled.
 pub(super) fn take(taken: &BpfProgram, pid: u32) -> Result<(), Error> {
     apply_filter(&owned_by(taken.clone(), pid))
 }
@@ -68,8 +68,8 @@ fn compile(
     Ok(SeccompFilter::new(rules, otherwise, matched, arch)?.try_into()?)
 }
 
-/// The rows that concern this role. A call with a row without tests needs none of
-/// its other rows.
+/// The rows for this role. For a call with a row without tests, its other rows are not
+/// needed.
 pub(super) fn rules(rows: &[Row], role: Role, grants: Grants) -> Result<Rules, Error> {
     let mut rules = Rules::new();
     let mut always = Vec::new();
@@ -88,7 +88,7 @@ pub(super) fn rules(rows: &[Row], role: Role, grants: Grants) -> Result<Rules, E
     Ok(rules)
 }
 
-/// Every way for all tests to hold.
+/// Every combination in which all tests hold.
 fn alternatives(tests: &[Test]) -> Result<Vec<Vec<SeccompCondition>>, Error> {
     use SeccompCmpArgLen::{Dword, Qword};
     use SeccompCmpOp::{Eq, MaskedEq, Ne};

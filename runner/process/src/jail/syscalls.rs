@@ -1,16 +1,16 @@
-//! The system calls of workers, as data: each with who makes it, with which
-//! arguments, and what for. This is the file to review.
+//! The system calls of workers, as data: each with its caller, its arguments, and its
+//! purpose. This is the file to review.
 //!
-//! A call that is in no row is refused (`EPERM`). Rows of one call add up. Found
-//! by tracing every guest of this tree, and by reading what wasmtime, tokio, the
-//! standard library and libc do on rarer paths. What Landlock cannot refuse is
-//! decided here: no owners, modes, attributes or locks of files; times and stat of
-//! files remain, where directories are granted.
+//! A call without a row is refused (`EPERM`). Rows of one call add up. Found by tracing
+//! every guest of this tree, and by reading what wasmtime, tokio, the standard library and
+//! libc do on rarer paths. Calls that Landlock cannot refuse are decided here: no change of
+//! owners, modes, attributes or locks of files; times and stat of files remain, if
+//! directories are granted.
 
 use super::plan::{Grants, Role};
 use libc::c_long;
 
-/// Arguments of one call, for some.
+/// The arguments of one call, for some processes.
 pub(super) struct Row {
     #[cfg_attr(not(test), expect(dead_code, reason = "for those who read this"))]
     pub(super) name: &'static str,
@@ -22,7 +22,7 @@ pub(super) struct Row {
     pub(super) why: &'static str,
 }
 
-/// Whose row it is.
+/// The processes for which a row is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Who {
     All,
@@ -30,17 +30,17 @@ pub(super) enum Who {
     Worker,
     /// Zygotes and workers, before a task has the process.
     Before,
-    /// Zygotes, workers: not those that may have threads.
+    /// Zygotes, workers: not processes that may have threads.
     Tasks,
-    /// Where directories are granted.
+    /// If directories are granted.
     Files,
-    /// Where connections are granted.
+    /// If connections are granted.
     Tcp,
-    /// Where tasks talk to others.
+    /// If the task imports ports.
     Talks,
-    /// Where they do not.
+    /// If it does not.
     Mute,
-    /// Where the task imports regions.
+    /// If the task imports regions.
     Regions,
     Compiler,
 }
@@ -62,8 +62,8 @@ impl Who {
     }
 }
 
-/// What is asked of one argument, counted from 0. An argument of 32 bits is
-/// compared as the kernel reads it.
+/// The test of one argument, counted from 0. An argument of 32 bits is compared as the
+/// kernel reads it.
 #[derive(Clone, Copy)]
 pub(super) enum Test {
     OneOf(u8, &'static [u32]),
@@ -97,15 +97,15 @@ const fn row(
     }
 }
 
-/// `clone` of a plain fork: nothing shared, the parent is told, a descriptor if
-/// wanted, and where libc keeps the thread's number.
+/// `clone` as a plain fork: nothing shared, a signal to the parent, optionally a
+/// descriptor, and the address where libc keeps the thread's number.
 const FORK: Test = Bits {
     arg: 0,
     mask: !((libc::CLONE_PIDFD | libc::CLONE_CHILD_SETTID | libc::CLONE_CHILD_CLEARTID) as u32),
     value: libc::SIGCHLD as u32,
 };
 
-/// `clone` as the C libraries make a thread; musl sets a bit that means nothing.
+/// `clone` as the C libraries make a thread; musl sets a bit without effect.
 const THREAD: Test = Bits {
     arg: 0,
     mask: !(libc::CLONE_DETACHED as u32),
@@ -135,38 +135,37 @@ const fn clone_with(flag: libc::c_int) -> Test {
     }
 }
 
-/// Memory that is not to be executed.
+/// Memory that is not executable.
 const NO_CODE: Test = Bits {
     arg: 2,
     mask: libc::PROT_EXEC as u32,
     value: 0,
 };
 
-/// Memory that the limit of data counts, to which memory that is shared or grows
-/// down is nothing.
+/// Memory that counts against the limit on data, which shared memory and memory that grows
+/// down do not.
 const COUNTED: Test = Bits {
     arg: 3,
     mask: (libc::MAP_TYPE | libc::MAP_GROWSDOWN) as u32,
     value: libc::MAP_PRIVATE as u32,
 };
 
-/// Memory of a file, which the limit on files counts: not memory that is shared and
-/// nobody's.
+/// Memory of a file, which counts against the limit on files: not shared anonymous memory.
 const OF_A_FILE: Test = Bits {
     arg: 3,
     mask: (libc::MAP_TYPE | libc::MAP_ANONYMOUS | libc::MAP_GROWSDOWN) as u32,
     value: libc::MAP_SHARED as u32,
 };
 
-/// Of the flags that can be set of an open file, only whether calls wait. The others
-/// would be those of everybody who has the description: where writes go, and signals.
+/// Of the flags that can be set on an open file, only whether calls block. The others would
+/// affect all processes that have the description: where writes go, and signals.
 const ONLY_WAITING: Test = Bits {
     arg: 2,
     mask: (libc::O_APPEND | libc::O_ASYNC | libc::O_DIRECT | libc::O_NOATIME) as u32,
     value: 0,
 };
 
-/// The process that calls, not another one by its number.
+/// The calling process, not another one by its number.
 const ITSELF: Test = OneOf(0, &[0]);
 
 /// The descriptor itself, not a path below it.
@@ -191,7 +190,7 @@ const PACKETS: Test = Bits {
     value: libc::SOCK_SEQPACKET as u32,
 };
 
-/// No TCP Fast Open: with that a call that sends also connects, unseen by Landlock.
+/// No TCP Fast Open: with it, a sending call also connects, and Landlock does not see it.
 const NOT_CONNECTING: Test = Bits {
     arg: 2,
     mask: libc::MSG_FASTOPEN as u32,
@@ -199,7 +198,7 @@ const NOT_CONNECTING: Test = Bits {
 };
 const TCP: Test = OneOf(2, &[0, libc::IPPROTO_TCP as u32]);
 
-/// What is allowed. Sorted by name.
+/// The allowed calls. Sorted by name.
 #[rustfmt::skip]
 pub(super) const ALLOWED: &[Row] = &[
     row("brk", libc::SYS_brk, All, &[], "malloc"),
@@ -366,7 +365,7 @@ pub(super) const ALLOWED: &[Row] = &[
     row("writev", libc::SYS_writev, All, &[], "streams, answers"),
 ];
 
-/// What nothing in a worker does by mistake: the process ends. Sorted by name.
+/// Calls that nothing in a worker makes by mistake: the process ends. Sorted by name.
 #[rustfmt::skip]
 pub(super) const FATAL: &[Row] = &[
     row("add_key", libc::SYS_add_key, All, &[], "the kernel's keys"),
@@ -425,8 +424,8 @@ pub(super) const FATAL: &[Row] = &[
     row("vfork", libc::SYS_vfork, All, &[], "a program about to be started"),
 ];
 
-/// What a task's process may no longer do, of what [`ALLOWED`] has for the time
-/// before. Sorted by name.
+/// Calls of [`ALLOWED`] that are only needed before a task, and that a task's process may
+/// not make. Sorted by name.
 #[rustfmt::skip]
 pub(super) const TAKEN: &[Row] = &[
     row("clone", libc::SYS_clone, All, &[], "no processes"),

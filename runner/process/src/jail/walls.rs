@@ -1,12 +1,12 @@
-//! The walls in the order in which they are put up.
+//! The walls in the order in which they are set up.
 //!
 //! ```text
 //! exec -> begin -> (split: the first process of its own namespace) -> the code is
 //! mapped -> seal -> [zygote: fork] -> tighten -> the guest
 //! ```
 //!
-//! Each stage is a type, so that none is left out: [`begin`] makes [`Walls`], only
-//! these can be sealed, and only [`Sealed`] can tighten.
+//! Each stage is a type, so that none is left out: [`begin`] makes [`Walls`], only these
+//! can be sealed, and only [`Sealed`] can tighten.
 
 use super::account::{Account, JailError, Stand};
 use super::identity::Identity;
@@ -24,7 +24,7 @@ use wrun_sys::{self, Side};
 use wrun_types::config::Jail;
 use wrun_types::jail_report::{JailReport, Layer};
 
-/// The first walls stand.
+/// The first walls are in place.
 #[derive(Debug)]
 pub struct Walls {
     plan: Plan,
@@ -32,62 +32,62 @@ pub struct Walls {
     begun: Option<Box<Begun>>,
 }
 
-/// What [`begin`] leaves to the later stages; nothing with [`Jail::Off`].
+/// What [`begin`] leaves to the later stages; `None` with [`Jail::Off`].
 #[derive(Debug)]
 struct Begun {
     identity: Identity,
     /// The runner's limit on descriptors.
     descriptors: u64,
-    /// Still outside of the namespace of processes that was made.
+    /// It is still outside of the new process namespace.
     outside: bool,
     mount: Result<(), String>,
     core: rustix::io::Result<()>,
 }
 
-/// Which process returned from [`Walls::split`].
+/// The process that returned from [`Walls::split`].
 pub enum Split {
-    /// The one that was started. It has nothing left to do but to tell the number
-    /// of the other, which goes on in its place, and to end.
+    /// The process that was started. It must report the number of the other, which
+    /// continues in its place, and end.
     Outside { pid: i32 },
-    /// The one that goes on: the first of its namespace, or the one that was
-    /// started where there is none. The first process of a namespace does not get
-    /// signals whose default would end it, but `SIGKILL` from outside and those
-    /// of its own faults: `abort` ends it with `SIGSEGV`.
+    /// The process that continues: the first of its namespace, or the one that was started
+    /// if there is no namespace. The first process of a namespace gets no signals whose
+    /// default would end it, except `SIGKILL` from outside and those of its own faults:
+    /// `abort` ends it with `SIGSEGV`.
     Inside(Walls),
 }
 
-/// All walls of the process stand.
+/// All walls of the process are in place.
 #[derive(Debug)]
 pub struct Sealed {
     role: Role,
     grants: Grants,
-    /// Bytes that regions can have.
+    /// Maximum of bytes that regions can have.
     regions: u64,
     mode: Jail,
     /// The process that was sealed.
     pid: Pid,
-    /// Memory that it had then.
+    /// Its memory at that time.
     used: rlimits::Used,
     /// The runner's limit on descriptors.
     descriptors: u64,
     rlimits: bool,
     landlock: bool,
-    /// Compiled once, for it is put up in every child.
+    /// Compiled once, because it is installed in every child.
     taken: Option<BpfProgram>,
 }
 
-/// Stage 1, right after exec: with one thread, the standard streams and what this
-/// process opened itself, before anything untrusted is looked at.
+/// Stage 1, right after exec: with one thread, the standard streams and descriptors that
+/// this process opened itself, before anything untrusted is read.
 ///
 /// # Errors
 ///
-/// A required wall cannot be had, with [`Jail::Strict`]; an identity was asked for
-/// and cannot be had.
+/// A required wall is not available, with [`Jail::Strict`]; a requested identity cannot be
+/// set.
 pub fn begin(plan: Plan) -> Result<Walls, JailError> {
     let mut account = Account::new(&plan);
     // Once now, and again when nothing clears it any more.
     let _ = set_parent_process_death_signal(Some(Signal::KILL));
-    // While there are root's rights, where there are any.
+    // While there are root's rights, if there are any.
     let descriptors = match plan.role {
         Role::Zygote | Role::Worker => rlimits::reserve_descriptors(Raise::Both),
         Role::Compiler => 0,
@@ -130,9 +130,9 @@ pub fn begin(plan: Plan) -> Result<Walls, JailError> {
 }
 
 impl Walls {
-    /// Where a namespace of processes was made, goes on in a new process, the
-    /// first one there, which is a child of this process's parent. The new one
-    /// cannot ask whether that parent still lives: it has no number there.
+    /// If a process namespace was made, continues in a new process, the first one in it,
+    /// which is a child of this process's parent. The new process cannot check whether that
+    /// parent is alive: the parent has no number there.
     ///
     /// # Errors
     ///
@@ -157,13 +157,13 @@ impl Walls {
         }
     }
 
-    /// Stage 2, after the last file was opened by its path and the last code was
-    /// mapped, and before anything untrusted. Afterwards there are no files, no
-    /// new code and no threads but a compiler's.
+    /// Stage 2, after the last file was opened by its path and the last code was mapped,
+    /// and before anything untrusted. Afterwards files, new code and threads are not
+    /// possible, except for a compiler's threads.
     ///
     /// # Errors
     ///
-    /// A required wall cannot be had, with [`Jail::Strict`].
+    /// A required wall is not available, with [`Jail::Strict`].
     pub fn seal(self) -> Result<(Sealed, JailReport), JailError> {
         let Walls {
             plan,
@@ -187,14 +187,14 @@ impl Walls {
         let parent_death = || set_parent_process_death_signal(Some(Signal::KILL));
         let Some(begun) = begun.map(|begun| *begun) else {
             parent_death().map_err(|errno| JailError::System {
-                what: "cannot be told of the parent's death",
+                what: "cannot set the signal for the parent's death",
                 source: errno.into(),
             })?;
             return Ok((sealed, account.finish()));
         };
         account.put_up(Layer::Descriptors, facts::descriptors)?;
         account.put_up(Layer::Environment, facts::environment)?;
-        // These ask the kernel for what rustix then remembers: not any more later.
+        // These make rustix cache values from the kernel, which is not possible later.
         let used = rlimits::used();
         let _ = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
         sealed.used = used.as_ref().copied().unwrap_or_default();
@@ -215,7 +215,7 @@ impl Walls {
                 return probed;
             }
             match landlock::restrict(None) {
-                // Where the kernel has none, `probed` says why.
+                // If the kernel does not have it, `probed` has the reason.
                 Ok(_) => probed,
                 Err(error) => Stand::unavailable(error.to_string()),
             }
@@ -249,7 +249,7 @@ impl Walls {
 }
 
 impl Sealed {
-    /// For a compiler, once it has its threads: there will be no others.
+    /// For a compiler, once it has its threads: no further ones are possible.
     ///
     /// # Errors
     ///
@@ -261,25 +261,25 @@ impl Sealed {
         rlimits::no_more_threads()
     }
 
-    /// Nothing of the last walls depends on what a task is granted.
+    /// Whether the last walls do not depend on the grants of a task.
     pub fn fits_any_task(&self) -> bool {
         !self.grants.any()
     }
 
-    /// Stage 3, in the process that is about to run `task`: the child of a zygote,
-    /// or a worker itself. A compiler
-    /// has [`no_more_threads`](Sealed::no_more_threads) instead.
+    /// Stage 3, in the process that is about to run `task`: the child of a zygote, or a
+    /// worker itself. A compiler has [`no_more_threads`](Sealed::no_more_threads) instead.
     ///
     /// # Errors
     ///
-    /// The zygote is dead; the task has grants that were not planned for; the
-    /// kernel refuses what it permitted before. The process must end then.
+    /// The zygote is dead; the task has grants that were not planned for; the kernel
+    /// refuses what it permitted before. The process must end then.
     pub fn tighten(&self, task: &TaskWalls<'_>) -> Result<(), JailError> {
         let system = |what, source| JailError::System { what, source };
         let pid = getpid();
         if pid != self.pid {
-            set_parent_process_death_signal(Some(Signal::KILL))
-                .map_err(|errno| system("cannot be told of the zygote's death", errno.into()))?;
+            set_parent_process_death_signal(Some(Signal::KILL)).map_err(|errno| {
+                system("cannot set the signal for the zygote's death", errno.into())
+            })?;
             if getppid() != Some(self.pid) {
                 let gone = io::Error::other("it died");
                 return Err(system("the zygote is gone", gone));

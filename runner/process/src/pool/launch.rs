@@ -1,9 +1,9 @@
-//! Starting a program, until it is ready or it is clear why not.
+//! Starting a program, until it is ready or has failed.
 
 use super::{NoWorker, NotReady, Pool};
 use crate::breaker::Failure;
 use crate::channel::ChannelError;
-use crate::child::{Child, LOOK_EVERY, Place, REAP_TIMEOUT};
+use crate::child::{Child, LOOK_EVERY, ProcessSlot, REAP_TIMEOUT};
 use crate::error::ProcessError;
 use crate::jail::{Plan, Role};
 use crate::owners::Owners;
@@ -21,7 +21,7 @@ use wrun_types::outcome::Crash;
 const HANDSHAKE: Duration = Duration::from_secs(15);
 
 impl Pool {
-    /// Starts a program and waits until it is what it should be.
+    /// Starts a program and waits until it is ready.
     pub(super) async fn launch(
         &self,
         zygote: bool,
@@ -64,19 +64,19 @@ impl Pool {
             _ => None,
         };
         let permit = self.spawner.permit().await.map_err(NoWorker::from)?;
-        let place = Place {
+        let slot = ProcessSlot {
             _permit: permit,
             _user: user,
         };
         let mut launch = self
             .spawner
-            .spawn(order, code, place)
+            .spawn(order, code, slot)
             .await
             .map_err(NoWorker::from)?;
         launch.owners = owners;
         match timeout(HANDSHAKE, self.shake(&mut launch)).await {
             Ok(Ok(jail)) => {
-                self.settings.told.jail(&jail);
+                self.settings.reported.jail(&jail);
                 Ok((launch, Arc::new(jail)))
             }
             Ok(Err(not)) => Err(not),
@@ -101,8 +101,8 @@ impl Pool {
         };
         match hello {
             Ok(_) => {}
-            // A program that is no worker goes of itself; one that is killed
-            // might have been one.
+            // A program that is not a worker exits by itself; one that is killed might have
+            // been a worker.
             Err(ChannelError::Closed | ChannelError::Io(_)) => {
                 let exit = timeout(REAP_TIMEOUT, launch.child.wait()).await;
                 let is_gone = exit.is_ok();
@@ -111,7 +111,7 @@ impl Pool {
                     return Err(NotReady::Died(failure_of(&crash), crash.to_string()));
                 }
                 let mut what = crash.to_string();
-                if let Some(said) = last_words(launch) {
+                if let Some(said) = first_stderr_line(launch) {
                     what = format!("{what}; it said: {said}");
                 }
                 return Err(bad(what));
@@ -128,7 +128,9 @@ impl Pool {
                 Ok(ControlSays::Moved(pid)) if !moved => {
                     moved = true;
                     if let Err(error) = launch.child.moved(pid).await {
-                        return Err(bad(format!("it went where it cannot be: {error}")));
+                        return Err(bad(format!(
+                            "it reported an invalid process number: {error}"
+                        )));
                     }
                 }
                 Ok(ControlSays::Ready(jail)) => return Ok(distrusted(jail)),
@@ -153,7 +155,7 @@ impl Pool {
                     let exit = timeout(REAP_TIMEOUT, launch.child.wait()).await;
                     let crash = crash_of(exit.ok().flatten());
                     let mut what = crash.to_string();
-                    if let Some(said) = last_words(launch) {
+                    if let Some(said) = first_stderr_line(launch) {
                         what = format!("{what}; it said: {said}");
                     }
                     return Err(NotReady::Died(failure_of(&crash), what));
@@ -164,7 +166,7 @@ impl Pool {
     }
 }
 
-/// Waits until somebody stops a process; the signal.
+/// Waits until a process is stopped; returns the signal.
 pub(super) async fn stopped(child: &mut Child) -> i32 {
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
@@ -186,29 +188,29 @@ fn failure_of(crash: &Crash) -> Failure {
     }
 }
 
-/// The first line of what a program wrote to stderr before it went.
-fn last_words(launch: &mut Launch) -> Option<String> {
-    let words = launch.words.told()?;
-    let line = words.lines().find(|line| !line.trim().is_empty())?;
+/// The first line of what a program wrote to stderr before it ended.
+fn first_stderr_line(launch: &mut Launch) -> Option<String> {
+    let text = launch.stderr.text()?;
+    let line = text.lines().find(|line| !line.trim().is_empty())?;
     Some(line.chars().filter(|c| !c.is_control()).take(512).collect())
 }
 
-/// What a process says in its own words, as far as anybody wants to read it.
-pub(crate) fn bounded(mut words: String) -> String {
-    cut(&mut words, 4096);
-    words
+/// Limits a text from a process to a readable length.
+pub(crate) fn bounded(mut text: String) -> String {
+    cut(&mut text, 4096);
+    text
 }
 
-fn cut(words: &mut String, most: usize) {
-    let mut end = words.len().min(most);
-    while !words.is_char_boundary(end) {
+fn cut(text: &mut String, most: usize) {
+    let mut end = text.len().min(most);
+    while !text.is_char_boundary(end) {
         end -= 1;
     }
-    words.truncate(end);
-    words.shrink_to_fit();
+    text.truncate(end);
+    text.shrink_to_fit();
 }
 
-/// What a report can be at most, when a process that may have been taken over makes it.
+/// Limits a report to possible values, if a process that may have been taken over makes it.
 fn distrusted(mut report: JailReport) -> JailReport {
     report.layers.truncate(Layer::ALL.len());
     for layer in &mut report.layers {

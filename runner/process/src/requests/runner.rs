@@ -1,8 +1,8 @@
-//! The runner's end: requests as they come from a worker, checked, answered by the services
-//! of the task, and the answers on their way back.
+//! The runner's end: checks the requests of a worker, has the services of the task serve
+//! them, and keeps the responses until they are sent.
 
 use super::INLINE;
-use crate::wire::{Data, Order, WireAnswer, WireAsk};
+use crate::wire::{Data, Order, WireRequest, WireResponse};
 use bytes::Bytes;
 use rustix::io::{Errno, pread};
 use std::collections::HashMap;
@@ -17,52 +17,52 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use wrun_sandbox::InputKind;
 use wrun_sandbox::port::{PARTS, Port, Unsealed, is_sealed};
-use wrun_sandbox::services::{Answer, Ask, Services, Word};
+use wrun_sandbox::services::{Notification, ServiceRequest, ServiceResponse, Services};
 use wrun_sandbox::turn::Turn;
 use wrun_types::outcome::{Crash, Outcome, Output};
 
-/// Requests that are open at a time, beside one for each child that is waited for.
+/// Maximum of open requests, beside one for each child that is waited for.
 const MOST: usize = 64;
-/// Bytes of a name in a request, at most.
+/// Maximum length of a name in a request, in bytes.
 const MAX_NAME: usize = wrun_types::spec::MAX_TASK_NAME;
-/// What is read of a file at a time.
+/// Bytes that are read from a file at a time.
 const PIECE: usize = 64 << 10;
 
-/// The requests of one task, as its supervisor has them.
+/// The requests of one task, in its supervisor.
 pub(crate) struct Responder {
     services: Arc<dyn Services>,
     most: usize,
     last: u64,
-    /// Responder, and the answer not sent yet.
+    /// Requests whose response was not sent yet.
     open: Arc<AtomicUsize>,
     running: JoinSet<(u64, Reply)>,
-    /// Those that wait for a lock, and what makes them give up.
+    /// Requests that wait for a lock, and the senders that withdraw them.
     waiting: HashMap<u64, oneshot::Sender<()>>,
     outputs: Arc<Outputs>,
-    answers: mpsc::Sender<(u64, Reply)>,
+    responses: mpsc::Sender<(u64, Reply)>,
 }
 
-/// The answers that are to be sent, and what to do once one is.
-pub(crate) struct Answers {
-    answers: mpsc::Receiver<(u64, Reply)>,
+/// The responses that are to be sent.
+pub(crate) struct Responses {
+    responses: mpsc::Receiver<(u64, Reply)>,
     open: Arc<AtomicUsize>,
 }
 
-/// An answer as it is sent.
+/// A response as it is sent.
 enum Reply {
-    Answer(Answer),
-    /// A child completed, with this many bytes of output, which the file has.
+    Response(ServiceResponse),
+    /// A child completed, with this many bytes of output in the file.
     Output(OwnedFd, u64),
 }
 
-/// The outputs of children that are too large for a frame, each in one memory file while
-/// its child is not let go of: one for each time that it is asked for would be as much
-/// memory as the worker likes.
+/// The outputs of children that are too large for a frame, each in one memory file until
+/// the child is released. A file for each request would let the worker use any amount of
+/// memory.
 #[derive(Default)]
 struct Outputs {
-    /// None until it was made.
+    /// By child; `None` until the file is made.
     files: Mutex<HashMap<u64, Option<OwnedFd>>>,
-    /// Held while one is made.
+    /// Held while a file is made.
     making: tokio::sync::Mutex<()>,
 }
 
@@ -71,19 +71,19 @@ impl Outputs {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is to be sent for the end of a child.
-    async fn reply(&self, child: u64, answer: Answer) -> Reply {
-        let Answer::End(Outcome::Completed(Output(output))) = &answer else {
-            return Reply::Answer(answer);
+    /// The reply to a request for the end of a child.
+    async fn reply(&self, child: u64, response: ServiceResponse) -> Reply {
+        let ServiceResponse::End(Outcome::Completed(Output(output))) = &response else {
+            return Reply::Response(response);
         };
         if output.len() <= INLINE {
-            return Reply::Answer(answer);
+            return Reply::Response(response);
         }
         match self.file(child, output).await {
             Ok(file) => Reply::Output(file, output.len() as u64),
             Err(error) => {
-                let why = format!("its output cannot be handed over: {error}");
-                Reply::Answer(Answer::End(Outcome::Crashed(Crash::Runner(why))))
+                let why = format!("cannot pass on its output: {error}");
+                Reply::Response(ServiceResponse::End(Outcome::Crashed(Crash::Runner(why))))
             }
         }
     }
@@ -102,7 +102,7 @@ impl Outputs {
         }
         let file = file.seal()?;
         let given = file.try_clone()?;
-        // Unless it was let go of meanwhile.
+        // Unless the child was released meanwhile.
         if let Some(kept) = self.files().get_mut(&child) {
             *kept = Some(file);
         }
@@ -111,10 +111,10 @@ impl Outputs {
 }
 
 impl Responder {
-    /// For a task with this many others in its tree, at most.
-    pub(crate) fn new(services: Arc<dyn Services>, tasks: u32) -> (Self, Answers) {
+    /// For a task with at most this many others in its tree.
+    pub(crate) fn new(services: Arc<dyn Services>, tasks: u32) -> (Self, Responses) {
         let most = MOST + tasks as usize;
-        let (sender, answers) = mpsc::channel(most);
+        let (sender, responses) = mpsc::channel(most);
         let open = Arc::new(AtomicUsize::new(0));
         let responder = Responder {
             services,
@@ -124,193 +124,207 @@ impl Responder {
             running: JoinSet::new(),
             waiting: HashMap::new(),
             outputs: Arc::default(),
-            answers: sender,
+            responses: sender,
         };
-        (responder, Answers { answers, open })
+        (responder, Responses { responses, open })
     }
 
-    /// Whether the answer to anything was not sent yet.
+    /// Whether the response to any request was not sent yet.
     pub(crate) fn is_waiting(&self) -> bool {
         self.open.load(Ordering::Acquire) > 0
     }
 
-    /// Takes an ask; or what is wrong with it.
+    /// Takes a request.
+    ///
+    /// # Errors
+    ///
+    /// Why the request is a violation.
     pub(crate) fn take(
         &mut self,
         id: u64,
-        ask: WireAsk,
+        request: WireRequest,
         descriptors: Vec<OwnedFd>,
     ) -> Result<(), &'static str> {
         if self.last.checked_add(1) != Some(id) {
-            return Err("its asks have other numbers");
+            return Err("its requests are not numbered in sequence");
         }
         self.last = id;
         if self.open.fetch_add(1, Ordering::AcqRel) >= self.most {
-            return Err("it asks for too much at once");
+            return Err("it has too many open requests");
         }
-        let ask = ask_of(ask, descriptors)?;
+        let request = service_request(request, descriptors)?;
         let services = self.services.clone();
-        let mut answering: Pin<Box<dyn Future<Output = (u64, Reply)> + Send>> = match ask {
-            Ask::Lock {
+        let mut serving: Pin<Box<dyn Future<Output = (u64, Reply)> + Send>> = match request {
+            ServiceRequest::Lock {
                 if_available: false,
                 ..
             } => {
                 let (withdraw, withdrawn) = oneshot::channel();
                 self.waiting.insert(id, withdraw);
                 Box::pin(async move {
-                    let answer = tokio::select! {
+                    let response = tokio::select! {
                         biased;
-                        // What was not withdrawn is not by being forgotten.
-                        Ok(()) = withdrawn => Answer::NotAvailable,
-                        answer = services.ask(ask) => answer,
+                        // A dropped sender does not withdraw the request.
+                        Ok(()) = withdrawn => ServiceResponse::NotAvailable,
+                        response = services.request(request) => response,
                     };
-                    (id, Reply::Answer(answer))
+                    (id, Reply::Response(response))
                 })
             }
-            Ask::End(child) => {
+            ServiceRequest::End(child) => {
                 let outputs = self.outputs.clone();
                 outputs.files().entry(child).or_default();
                 Box::pin(async move {
-                    let answer = services.ask(ask).await;
-                    (id, outputs.reply(child, answer).await)
+                    let response = services.request(request).await;
+                    (id, outputs.reply(child, response).await)
                 })
             }
-            ask => Box::pin(async move { (id, Reply::Answer(services.ask(ask).await)) }),
+            request => {
+                Box::pin(async move { (id, Reply::Response(services.request(request).await)) })
+            }
         };
-        // In the order in which it speaks: what it tells next can be that it wants to
-        // know no more.
+        // In the order of its messages: the next one may release the child.
         let mut now = Context::from_waker(Waker::noop());
-        match answering.as_mut().poll(&mut now) {
-            Poll::Ready(answer) => self.running.spawn(std::future::ready(answer)),
-            Poll::Pending => self.running.spawn(answering),
+        match serving.as_mut().poll(&mut now) {
+            Poll::Ready(reply) => self.running.spawn(std::future::ready(reply)),
+            Poll::Pending => self.running.spawn(serving),
         };
         Ok(())
     }
 
-    /// Passes on what is told; or what is wrong with it.
-    pub(crate) fn told(&mut self, word: Word) -> Result<(), &'static str> {
-        if let Word::Withdraw(id) = word {
+    /// Passes on a notification.
+    ///
+    /// # Errors
+    ///
+    /// Why the notification is a violation.
+    pub(crate) fn notified(&mut self, notification: Notification) -> Result<(), &'static str> {
+        if let Notification::Withdraw(id) = notification {
             if !(1..=self.last).contains(&id) {
-                return Err("it withdraws what it has not asked");
+                return Err("it withdraws an unknown request");
             }
-            // The answer may be on its way.
+            // The response may be on its way.
             if let Some(waiting) = self.waiting.remove(&id) {
                 let _ = waiting.send(());
             }
             return Ok(());
         }
-        if let Word::Release(child) = word {
+        if let Notification::Release(child) = notification {
             self.outputs.files().remove(&child);
         }
-        if self.services.tell(word) {
+        if self.services.notify(notification) {
             Ok(())
         } else {
-            Err("it tells of what it has not")
+            Err("its notification names an unknown child or lock")
         }
     }
 
-    /// Sees to answers for ever, until one is wrong to ask for. Cancel safe.
-    pub(crate) async fn answer(&mut self) -> &'static str {
+    /// Serves requests until one is a violation; returns why. Cancel safe.
+    pub(crate) async fn serve(&mut self) -> &'static str {
         loop {
             match self.running.join_next().await {
                 None => std::future::pending().await,
-                Some(Ok((_, Reply::Answer(Answer::Refused)))) => {
-                    return "it asks about what it has not";
+                Some(Ok((_, Reply::Response(ServiceResponse::Refused)))) => {
+                    return "its request names an unknown child";
                 }
-                // There is room for as many as may be open.
-                Some(Ok(answer)) => {
-                    self.waiting.remove(&answer.0);
-                    if self.answers.try_send(answer).is_err() {
-                        return "it has more answers than asks";
+                // The channel has room for the responses to all open requests.
+                Some(Ok(reply)) => {
+                    self.waiting.remove(&reply.0);
+                    if self.responses.try_send(reply).is_err() {
+                        return "it has more responses than requests";
                     }
                 }
-                Some(Err(_)) => return "its ask could not be answered",
+                Some(Err(_)) => return "its request could not be served",
             }
         }
     }
 }
 
-impl Answers {
-    /// The next answer to send, with what comes along. Cancel safe.
+impl Responses {
+    /// The next response to send, with its descriptors. Cancel safe.
     pub(crate) async fn next(&mut self) -> Option<(Order, Vec<OwnedFd>)> {
-        let (id, reply) = self.answers.recv().await?;
+        let (id, reply) = self.responses.recv().await?;
         let mut along = Vec::new();
-        let answer = match reply {
+        let response = match reply {
             Reply::Output(file, len) => {
                 along.push(file);
-                WireAnswer::Output(len)
+                WireResponse::Output(len)
             }
-            Reply::Answer(answer) => to_wire(answer, &mut along),
+            Reply::Response(response) => to_wire(response, &mut along),
         };
-        Some((Order::Answer { id, answer }, along))
+        Some((Order::Response { id, response }, along))
     }
 
-    /// One was sent.
+    /// A response was sent.
     pub(crate) fn sent(&self) {
         self.open.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
-/// An answer for a frame, and the descriptors that are to come along.
-fn to_wire(answer: Answer, along: &mut Vec<OwnedFd>) -> WireAnswer {
-    match answer {
-        Answer::Spawned(child) => WireAnswer::Spawned(child),
-        Answer::NotSpawned { error, .. } => WireAnswer::NotSpawned(error),
-        Answer::Ended | Answer::Refused => WireAnswer::Ended,
-        Answer::End(end) => WireAnswer::End(end),
-        Answer::Region(Ok((draft, bytes))) => {
+/// A response for a frame; its descriptors are added to `along`.
+fn to_wire(response: ServiceResponse, along: &mut Vec<OwnedFd>) -> WireResponse {
+    match response {
+        ServiceResponse::Spawned(child) => WireResponse::Spawned(child),
+        ServiceResponse::NotSpawned { error, .. } => WireResponse::NotSpawned(error),
+        ServiceResponse::Ended | ServiceResponse::Refused => WireResponse::Ended,
+        ServiceResponse::End(end) => WireResponse::End(end),
+        ServiceResponse::Region(Ok((draft, bytes))) => {
             along.push(draft.into_file());
-            WireAnswer::Region(bytes)
+            WireResponse::Region(bytes)
         }
-        Answer::Region(Err(error)) => WireAnswer::NoRegion(error.errno()),
-        Answer::RegionBytes(bytes) => WireAnswer::RegionBytes(bytes),
-        Answer::Locked(ticket) => WireAnswer::Locked(ticket),
-        Answer::NotAvailable => WireAnswer::NotAvailable,
-        Answer::NotLocked => WireAnswer::NotLocked,
-        Answer::Joined(port) => match port.into_parts() {
+        ServiceResponse::Region(Err(error)) => WireResponse::NoRegion(error.errno()),
+        ServiceResponse::RegionBytes(bytes) => WireResponse::RegionBytes(bytes),
+        ServiceResponse::Locked(ticket) => WireResponse::Locked(ticket),
+        ServiceResponse::NotAvailable => WireResponse::NotAvailable,
+        ServiceResponse::NotLocked => WireResponse::NotLocked,
+        ServiceResponse::Joined(port) => match port.into_parts() {
             Some((parts, descriptors)) => {
                 along.extend(descriptors);
-                WireAnswer::Joined(parts)
+                WireResponse::Joined(parts)
             }
-            None => WireAnswer::NotJoined,
+            None => WireResponse::NotJoined,
         },
-        Answer::NotJoined => WireAnswer::NotJoined,
-        Answer::Claimed { file, sole } => {
+        ServiceResponse::NotJoined => WireResponse::NotJoined,
+        ServiceResponse::Claimed { file, sole } => {
             along.push(file);
-            WireAnswer::Claimed(sole)
+            WireResponse::Claimed(sole)
         }
     }
 }
 
-/// An ask out of what somebody sent who is not trusted. Needs the context of a tokio
+/// Checks a request of a worker, which is not trusted. Needs the context of a tokio
 /// runtime.
-fn ask_of(ask: WireAsk, descriptors: Vec<OwnedFd>) -> Result<Ask, &'static str> {
+fn service_request(
+    request: WireRequest,
+    descriptors: Vec<OwnedFd>,
+) -> Result<ServiceRequest, &'static str> {
     let mut descriptors = descriptors.into_iter();
-    match ask {
-        WireAsk::Ended(id) => Ok(Ask::Ended(id)),
-        WireAsk::End(id) => Ok(Ask::End(id)),
-        WireAsk::Region { len, kind, room } => Ok(Ask::Region { len, kind, room }),
-        WireAsk::RegionBytes => Ok(Ask::RegionBytes),
-        WireAsk::Claim => descriptors
+    match request {
+        WireRequest::Ended(id) => Ok(ServiceRequest::Ended(id)),
+        WireRequest::End(id) => Ok(ServiceRequest::End(id)),
+        WireRequest::Region { len, kind, room } => Ok(ServiceRequest::Region { len, kind, room }),
+        WireRequest::RegionBytes => Ok(ServiceRequest::RegionBytes),
+        WireRequest::Claim => descriptors
             .next()
-            .map(Ask::Claim)
+            .map(ServiceRequest::Claim)
             .ok_or("it claims a descriptor that is not a region"),
-        WireAsk::Spawn { name, .. } | WireAsk::Lock { name, .. } | WireAsk::Join(name)
+        WireRequest::Spawn { name, .. }
+        | WireRequest::Lock { name, .. }
+        | WireRequest::Join(name)
             if name.len() > MAX_NAME =>
         {
-            Err("it asks for a name that is too long")
+            Err("the name in its request is too long")
         }
-        WireAsk::Lock {
+        WireRequest::Lock {
             name,
             mode,
             if_available,
-        } => Ok(Ask::Lock {
+        } => Ok(ServiceRequest::Lock {
             name,
             mode,
             if_available,
         }),
-        WireAsk::Join(name) => Ok(Ask::Join(name)),
-        WireAsk::Spawn { name, input, port } => {
+        WireRequest::Join(name) => Ok(ServiceRequest::Join(name)),
+        WireRequest::Spawn { name, input, port } => {
             let (input, len) = match input {
                 Data::Inline(bytes) if bytes.len() > INLINE => {
                     return Err("its frames have too much data");
@@ -337,7 +351,7 @@ fn ask_of(ask: WireAsk, descriptors: Vec<OwnedFd>) -> Result<Ask, &'static str> 
                     Some(Box::new(port))
                 }
             };
-            Ok(Ask::Spawn {
+            Ok(ServiceRequest::Spawn {
                 name,
                 input,
                 len,
@@ -347,7 +361,7 @@ fn ask_of(ask: WireAsk, descriptors: Vec<OwnedFd>) -> Result<Ask, &'static str> 
     }
 }
 
-/// What is in a memory file that nobody can change: reading it never waits.
+/// The content of a memory file that is sealed against writing: reading it never waits.
 struct Sealed {
     file: OwnedFd,
     at: u64,

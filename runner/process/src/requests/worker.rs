@@ -1,9 +1,9 @@
-//! The worker's end: requests of the running guest on their way to the runner, and the
-//! answers to them.
+//! The worker's end: sends the requests of the running guest to the runner, and hands on
+//! the responses.
 
 use super::INLINE;
 use crate::channel::Sender;
-use crate::wire::{Data, WireAnswer, WireAsk, WorkerSays};
+use crate::wire::{Data, WireRequest, WireResponse, WorkerSays};
 use rustix::io::Errno;
 use std::collections::HashMap;
 use std::io;
@@ -13,111 +13,111 @@ use tokio::sync::{mpsc, oneshot};
 use wrun_sandbox::InputKind;
 use wrun_sandbox::port::{PARTS, Port, contents, in_memory};
 use wrun_sandbox::region::{Draft, Kind, RegionError};
-use wrun_sandbox::services::{Answer, Ask, Services, SpawnError, Word};
+use wrun_sandbox::services::{Notification, ServiceRequest, ServiceResponse, Services, SpawnError};
 use wrun_types::outcome::{Outcome, Output};
 
 /// The services of a task, in its worker.
-pub(crate) struct Client(mpsc::UnboundedSender<Wish>);
+pub(crate) struct Client(mpsc::UnboundedSender<Outgoing>);
 
-/// What the running guest wants to have asked or told.
-pub(crate) enum Wish {
-    Ask(Ask, oneshot::Sender<Answer>),
-    Tell(Word),
-    /// Somebody waits no longer for a lock.
+/// What the running guest has to send to the runner.
+pub(crate) enum Outgoing {
+    Request(ServiceRequest, oneshot::Sender<ServiceResponse>),
+    Notify(Notification),
+    /// A wait for a lock was given up.
     Withdraw,
 }
 
-/// Somebody who waits for a lock, and may give up.
-struct Waiting<'a>(Option<&'a mpsc::UnboundedSender<Wish>>);
+/// A wait for a lock; dropping it withdraws the request.
+struct LockWait<'a>(Option<&'a mpsc::UnboundedSender<Outgoing>>);
 
-impl Drop for Waiting<'_> {
+impl Drop for LockWait<'_> {
     fn drop(&mut self) {
-        if let Some(wishes) = self.0 {
-            let _ = wishes.send(Wish::Withdraw);
+        if let Some(outgoing) = self.0 {
+            let _ = outgoing.send(Outgoing::Withdraw);
         }
     }
 }
 
 #[async_trait::async_trait]
 impl Services for Client {
-    async fn ask(&self, ask: Ask) -> Answer {
-        let waits = waits_for_a_lock(&ask);
-        let (answer, answered) = oneshot::channel();
-        if self.0.send(Wish::Ask(ask, answer)).is_err() {
-            return Answer::Refused;
+    async fn request(&self, request: ServiceRequest) -> ServiceResponse {
+        let waits = waits_for_a_lock(&request);
+        let (response, answered) = oneshot::channel();
+        if self.0.send(Outgoing::Request(request, response)).is_err() {
+            return ServiceResponse::Refused;
         }
-        // Dropped after what the answer would come to.
-        let mut waiting = Waiting(waits.then_some(&self.0));
-        let answer = answered.await.unwrap_or(Answer::Refused);
+        // Dropped after the receiver of the response.
+        let mut waiting = LockWait(waits.then_some(&self.0));
+        let response = answered.await.unwrap_or(ServiceResponse::Refused);
         waiting.0 = None;
-        answer
+        response
     }
 
-    fn tell(&self, word: Word) -> bool {
-        self.0.send(Wish::Tell(word)).is_ok()
+    fn notify(&self, notification: Notification) -> bool {
+        self.0.send(Outgoing::Notify(notification)).is_ok()
     }
 }
 
-/// What was asked in this worker and not answered yet.
+/// The requests of this worker that have no response yet.
 ///
-/// The queue has no bound of its own: a guest waits for each answer but the one about
-/// a child's end, of which there is one for each handle, and tells two things of each
-/// child and two of each lock, at most.
+/// The queue needs no bound of its own: a guest waits for each response, except for the
+/// end of a child, which is requested once for each handle. It sends at most two
+/// notifications for each child and two for each lock.
 pub(crate) struct Requester {
-    wishes: mpsc::UnboundedReceiver<Wish>,
+    outgoing: mpsc::UnboundedReceiver<Outgoing>,
     last: u64,
     open: HashMap<u64, Open>,
 }
 
 struct Open {
-    answer: oneshot::Sender<Answer>,
-    /// Given back where no child took it.
+    response: oneshot::Sender<ServiceResponse>,
+    /// Returned to the guest if no child was started.
     port: Option<Box<Port>>,
-    /// The region that was asked for.
+    /// Length and kind of the requested region.
     region: Option<(u64, Kind)>,
     /// It is for a lock, and was not withdrawn.
     waits: bool,
 }
 
-/// A request as it is sent, with what goes along.
+/// A request as it is sent, with its descriptors.
 struct Parcel {
-    ask: WireAsk,
+    request: WireRequest,
     file: Option<OwnedFd>,
     port: Option<Box<Port>>,
     region: Option<(u64, Kind)>,
 }
 
 impl Parcel {
-    /// Or the answer, where nothing can be sent.
-    fn of(ask: Ask) -> io::Result<Result<Self, Answer>> {
+    /// The parcel, or the response if nothing can be sent.
+    fn of(request: ServiceRequest) -> io::Result<Result<Self, ServiceResponse>> {
         let mut file = None;
         let mut region = None;
-        let (ask, port) = match ask {
-            Ask::Region { len, kind, room } => {
+        let (request, port) = match request {
+            ServiceRequest::Region { len, kind, room } => {
                 region = Some((len, kind));
-                (WireAsk::Region { len, kind, room }, None)
+                (WireRequest::Region { len, kind, room }, None)
             }
-            Ask::RegionBytes => (WireAsk::RegionBytes, None),
-            Ask::Claim(region) => {
+            ServiceRequest::RegionBytes => (WireRequest::RegionBytes, None),
+            ServiceRequest::Claim(region) => {
                 file = Some(region);
-                (WireAsk::Claim, None)
+                (WireRequest::Claim, None)
             }
-            Ask::Ended(id) => (WireAsk::Ended(id), None),
-            Ask::End(id) => (WireAsk::End(id), None),
-            Ask::Lock {
+            ServiceRequest::Ended(id) => (WireRequest::Ended(id), None),
+            ServiceRequest::End(id) => (WireRequest::End(id), None),
+            ServiceRequest::Lock {
                 name,
                 mode,
                 if_available,
             } => {
-                let lock = WireAsk::Lock {
+                let lock = WireRequest::Lock {
                     name,
                     mode,
                     if_available,
                 };
                 (lock, None)
             }
-            Ask::Join(name) => (WireAsk::Join(name), None),
-            Ask::Spawn {
+            ServiceRequest::Join(name) => (WireRequest::Join(name), None),
+            ServiceRequest::Spawn {
                 name, input, port, ..
             } => {
                 let InputKind::Bytes(input) = input else {
@@ -128,7 +128,7 @@ impl Parcel {
                         Ok(made) => file = Some(made),
                         Err(_) => {
                             let error = SpawnError::Limit;
-                            return Ok(Err(Answer::NotSpawned { error, port }));
+                            return Ok(Err(ServiceResponse::NotSpawned { error, port }));
                         }
                     }
                     Data::File(input.len() as u64)
@@ -139,7 +139,7 @@ impl Parcel {
                     .as_deref()
                     .and_then(Port::parts)
                     .map(|(parts, _)| parts);
-                let spawn = WireAsk::Spawn {
+                let spawn = WireRequest::Spawn {
                     name,
                     input,
                     port: parts,
@@ -148,7 +148,7 @@ impl Parcel {
             }
         };
         Ok(Ok(Parcel {
-            ask,
+            request,
             file,
             port,
             region,
@@ -156,10 +156,10 @@ impl Parcel {
     }
 }
 
-fn waits_for_a_lock(ask: &Ask) -> bool {
+fn waits_for_a_lock(request: &ServiceRequest) -> bool {
     matches!(
-        ask,
-        Ask::Lock {
+        request,
+        ServiceRequest::Lock {
             if_available: false,
             ..
         }
@@ -168,46 +168,49 @@ fn waits_for_a_lock(ask: &Ask) -> bool {
 
 impl Requester {
     pub(crate) fn new() -> (Arc<Client>, Self) {
-        let (sender, wishes) = mpsc::unbounded_channel();
+        let (sender, outgoing) = mpsc::unbounded_channel();
         let requester = Requester {
-            wishes,
+            outgoing,
             last: 0,
             open: HashMap::new(),
         };
         (Arc::new(Client(sender)), requester)
     }
 
-    /// The next wish; none when nobody is left to have one. Cancel safe.
-    pub(crate) async fn next(&mut self) -> Option<Wish> {
-        self.wishes.recv().await
+    /// The next to send; `None` when every [`Client`] is gone. Cancel safe.
+    pub(crate) async fn next(&mut self) -> Option<Outgoing> {
+        self.outgoing.recv().await
     }
 
-    pub(crate) async fn send(&mut self, wish: Wish, says: &mut Sender) -> io::Result<()> {
-        let (ask, answer) = match wish {
-            Wish::Tell(word) => return says.say(&WorkerSays::Tell(word)).await,
-            Wish::Withdraw => return self.withdraw(says).await,
-            Wish::Ask(ask, answer) => (ask, answer),
+    pub(crate) async fn send(&mut self, outgoing: Outgoing, says: &mut Sender) -> io::Result<()> {
+        let (request, response) = match outgoing {
+            Outgoing::Notify(notification) => {
+                return says.say(&WorkerSays::Notify(notification)).await;
+            }
+            Outgoing::Withdraw => return self.withdraw(says).await,
+            Outgoing::Request(request, response) => (request, response),
         };
-        let waits = waits_for_a_lock(&ask);
-        if waits && answer.is_closed() {
+        let waits = waits_for_a_lock(&request);
+        if waits && response.is_closed() {
             return Ok(());
         }
-        let claims = matches!(ask, Ask::Claim(_));
+        let claims = matches!(request, ServiceRequest::Claim(_));
         let Parcel {
-            ask,
+            request,
             file,
             port,
             region,
-        } = match Parcel::of(ask)? {
+        } = match Parcel::of(request)? {
             Ok(parcel) => parcel,
             Err(answered) => {
-                let _ = answer.send(answered);
+                let _ = response.send(answered);
                 return Ok(());
             }
         };
         self.last += 1;
         let id = self.last;
-        let frame = Sender::frame(&WorkerSays::Ask { id, ask }).map_err(io::Error::other)?;
+        let frame =
+            Sender::frame(&WorkerSays::Request { id, request }).map_err(io::Error::other)?;
         let mut descriptors: Vec<BorrowedFd<'_>> = Vec::new();
         descriptors.extend(file.as_ref().map(AsFd::as_fd));
         descriptors.extend(
@@ -219,23 +222,23 @@ impl Requester {
         let sent = says.send(&frame, &descriptors).await;
         drop(descriptors);
         match sent {
-            // Too many descriptors lie in sockets; nothing of it was sent.
+            // The user has too many descriptors in sockets; nothing was sent.
             Err(error) if error.raw_os_error() == Some(Errno::TOOMANYREFS.raw_os_error()) => {
                 self.last -= 1;
                 let answered = match (claims, file) {
-                    (true, Some(file)) => Answer::Claimed { file, sole: false },
-                    _ => Answer::NotSpawned {
+                    (true, Some(file)) => ServiceResponse::Claimed { file, sole: false },
+                    _ => ServiceResponse::NotSpawned {
                         error: SpawnError::Limit,
                         port,
                     },
                 };
-                let _ = answer.send(answered);
+                let _ = response.send(answered);
                 return Ok(());
             }
             sent => sent?,
         }
         let open = Open {
-            answer,
+            response,
             port,
             region,
             waits,
@@ -244,80 +247,84 @@ impl Requester {
         Ok(())
     }
 
-    /// Takes back the wish for each lock that nobody waits for any more.
+    /// Withdraws each request for a lock whose caller has stopped waiting.
     async fn withdraw(&mut self, says: &mut Sender) -> io::Result<()> {
         for (id, open) in &mut self.open {
-            if open.waits && open.answer.is_closed() {
+            if open.waits && open.response.is_closed() {
                 open.waits = false;
-                says.say(&WorkerSays::Tell(Word::Withdraw(*id))).await?;
+                says.say(&WorkerSays::Notify(Notification::Withdraw(*id)))
+                    .await?;
             }
         }
         Ok(())
     }
 
-    /// Hands on an answer; what is to be told now, where nobody wants it any more.
+    /// Hands on a response. Returns the notification to send if the caller has stopped
+    /// waiting for it.
     pub(crate) fn answered(
         &mut self,
         id: u64,
-        answer: WireAnswer,
+        response: WireResponse,
         descriptors: Vec<OwnedFd>,
-    ) -> io::Result<Option<Word>> {
+    ) -> io::Result<Option<Notification>> {
         let Some(open) = self.open.remove(&id) else {
             return Err(io::Error::other("unknown request"));
         };
         let Open {
-            answer: to,
+            response: to,
             port,
             region,
             waits: _,
         } = open;
-        let answer = match answer {
-            WireAnswer::Spawned(id) => {
+        let response = match response {
+            WireResponse::Spawned(id) => {
                 if let Some(port) = port {
                     port.handed_over();
                 }
-                Answer::Spawned(id)
+                ServiceResponse::Spawned(id)
             }
-            WireAnswer::NotSpawned(error) => Answer::NotSpawned { error, port },
-            WireAnswer::Ended => Answer::Ended,
-            WireAnswer::End(end) => Answer::End(end),
-            WireAnswer::Output(len) => {
+            WireResponse::NotSpawned(error) => ServiceResponse::NotSpawned { error, port },
+            WireResponse::Ended => ServiceResponse::Ended,
+            WireResponse::End(end) => ServiceResponse::End(end),
+            WireResponse::Output(len) => {
                 let bad = || io::Error::other("no output came along");
                 let len = usize::try_from(len).map_err(io::Error::other)?;
                 let file = descriptors.into_iter().next().ok_or_else(bad)?;
-                Answer::End(Outcome::Completed(Output(
+                ServiceResponse::End(Outcome::Completed(Output(
                     contents(file, len).ok_or_else(bad)?,
                 )))
             }
-            WireAnswer::Region(bytes) => {
+            WireResponse::Region(bytes) => {
                 let bad = || io::Error::other("no region came along");
                 let file = descriptors.into_iter().next().ok_or_else(bad)?;
                 let (len, kind) = region.ok_or_else(bad)?;
-                Answer::Region(Draft::from_runner(file, len, kind).map(|draft| (draft, bytes)))
+                ServiceResponse::Region(
+                    Draft::from_runner(file, len, kind).map(|draft| (draft, bytes)),
+                )
             }
-            WireAnswer::NoRegion(errno) => Answer::Region(Err(RegionError::System {
+            WireResponse::NoRegion(errno) => ServiceResponse::Region(Err(RegionError::System {
                 what: "cannot make a region",
                 error: io::Error::from_raw_os_error(errno),
             })),
-            WireAnswer::RegionBytes(bytes) => Answer::RegionBytes(bytes),
-            WireAnswer::Locked(ticket) => Answer::Locked(ticket),
-            WireAnswer::NotAvailable => Answer::NotAvailable,
-            WireAnswer::NotLocked => Answer::NotLocked,
-            WireAnswer::Joined(parts) => {
+            WireResponse::RegionBytes(bytes) => ServiceResponse::RegionBytes(bytes),
+            WireResponse::Locked(ticket) => ServiceResponse::Locked(ticket),
+            WireResponse::NotAvailable => ServiceResponse::NotAvailable,
+            WireResponse::NotLocked => ServiceResponse::NotLocked,
+            WireResponse::Joined(parts) => {
                 let pair = <[OwnedFd; PARTS]>::try_from(descriptors);
                 let pair = pair.map_err(|_| io::Error::other("no port came along"))?;
-                Answer::Joined(Port::from_parts(parts, pair)?)
+                ServiceResponse::Joined(Port::from_parts(parts, pair)?)
             }
-            WireAnswer::NotJoined => Answer::NotJoined,
-            WireAnswer::Claimed(sole) => {
+            WireResponse::NotJoined => ServiceResponse::NotJoined,
+            WireResponse::Claimed(sole) => {
                 let file = descriptors.into_iter().next();
                 let file = file.ok_or_else(|| io::Error::other("no region came along"))?;
-                Answer::Claimed { file, sole }
+                ServiceResponse::Claimed { file, sole }
             }
         };
-        Ok(match to.send(answer) {
-            // It was asked to stop while it waited, and the lock was on its way.
-            Err(Answer::Locked(ticket)) => Some(Word::Unlock(ticket)),
+        Ok(match to.send(response) {
+            // The task was cancelled while it waited, and the lock was already granted.
+            Err(ServiceResponse::Locked(ticket)) => Some(Notification::Unlock(ticket)),
             _ => None,
         })
     }

@@ -1,4 +1,4 @@
-//! The descriptors of an order, each in its place.
+//! The descriptors of an order, by their purpose.
 
 use crate::wire::{Input, RunOrder};
 use std::io;
@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use wrun_sandbox::port::{PARTS, Port};
 
 pub(super) struct Given {
-    /// Pipes, as far as the order says so.
+    /// Pipes, if the order says so.
     pub(super) stdin: Option<OwnedFd>,
     pub(super) stdout: Option<OwnedFd>,
     pub(super) stderr: Option<OwnedFd>,

@@ -1,7 +1,7 @@
-//! What a guest writes and returns, on its way out of its worker.
+//! The output of a guest on its way out of its worker: what it writes and what it returns.
 //!
-//! A command's output goes out as it is produced, by a pipe or in frames. What `run`
-//! returns comes at once and, when small, with the last word.
+//! A command's output is sent as it is produced, by a pipe or in frames. The result of
+//! `run` is sent in one piece, with the last message if it is small.
 
 use crate::channel::Sender;
 use crate::wire::{RunOrder, WorkerSays};
@@ -14,35 +14,35 @@ use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use wrun_sandbox::Sink;
 
-/// Output up to this size travels with the last word.
+/// Output up to this size travels with the last message.
 const INLINE_OUTPUT: usize = 256 << 10;
-/// Larger output travels in frames of this size, where there is no pipe.
+/// Larger output travels in frames of this size, if there is no pipe.
 const OUTPUT_FRAME: usize = 1 << 20;
 
 /// While the guest runs.
 pub(super) struct Outputs {
     pub(super) stdout: Sink,
     pub(super) stderr: Sink,
-    /// What goes out in frames.
+    /// Output that is sent in frames.
     pub(super) framed_stdout: Option<mpsc::Receiver<Bytes>>,
     pub(super) framed_stderr: Option<mpsc::Receiver<Bytes>>,
     pipes: Pipes,
     ordered: Ordered,
 }
 
-/// What goes out by pipes.
+/// Output that is sent by pipes.
 #[derive(Default)]
 struct Pipes {
-    /// Where a returned output goes, if it is large.
+    /// For a returned output, if it is large.
     returned: Option<pipe::Sender>,
     stdout: Option<Pump>,
     stderr: Option<Pump>,
 }
 
-/// Gives its pipe back, while somebody reads it.
+/// Returns its pipe, while the pipe has a reader.
 type Pump = JoinHandle<Option<pipe::Sender>>;
 
-/// Where all of it is ordered to go.
+/// The destinations in the order.
 #[derive(Clone, Copy)]
 struct Ordered {
     is_command: bool,
@@ -66,7 +66,7 @@ impl Outputs {
         } else {
             (Sink::capture(order.stdout.budget.unwrap_or(u64::MAX)), None)
         };
-        // A command's is one channel with its stdout.
+        // A command's stderr shares one channel with its stdout.
         let beside = match joined && is_command {
             true => stdout.beside(order.stderr.budget),
             false => None,
@@ -78,7 +78,7 @@ impl Outputs {
                 (stderr, Some(chunks))
             }
         };
-        // What a task prints that returns its output goes ahead of that in the same pipe.
+        // If a task returns its output, what it prints precedes it in the same pipe.
         let (stdout_pipe, stderr_pipe) = match joined && !is_command {
             true => (None, stdout_pipe),
             false => (stdout_pipe, stderr_pipe),
@@ -121,7 +121,7 @@ impl Outputs {
         self.framed_stderr.is_some()
     }
 
-    /// The guest has ended: what is in the channels is all there will be.
+    /// The guest has ended: the channels get no more output.
     pub(super) fn end(mut self) -> Rest {
         let framed = [&mut self.framed_stdout, &mut self.framed_stderr];
         for chunks in framed.into_iter().flatten() {
@@ -141,11 +141,11 @@ impl Outputs {
     }
 }
 
-/// Once the guest has ended: what has not left yet.
+/// After the guest has ended: output that was not sent yet.
 pub(super) struct Rest {
-    /// What was captured, until it is said.
+    /// The captured output, until it is sent.
     returned: Bytes,
-    /// As much of it as goes by a pipe.
+    /// The part of it that is sent by a pipe.
     large: Bytes,
     stdout_len: u64,
     stderr_len: u64,
@@ -156,7 +156,7 @@ pub(super) struct Rest {
 }
 
 impl Rest {
-    /// Says what waits in the channels.
+    /// Sends the output that waits in the channels.
     pub(super) async fn say_framed(&mut self, says: &mut Sender) -> io::Result<()> {
         while let Some(chunk) = next_chunk(&mut self.framed_stdout).await {
             says.say(&WorkerSays::Stdout(chunk)).await?;
@@ -167,8 +167,8 @@ impl Rest {
         Ok(())
     }
 
-    /// Says as much of the returned output as is too large for the last word, unless a pipe
-    /// is for it; what is left is for the last word.
+    /// Sends the part of the returned output that is too large for the last message, unless
+    /// there is a pipe for it; returns the rest, for the last message.
     pub(super) async fn say_returned(&mut self, says: &mut Sender) -> io::Result<Bytes> {
         let mut output = std::mem::take(&mut self.returned);
         if output.len() <= INLINE_OUTPUT {
@@ -185,7 +185,7 @@ impl Rest {
         Ok(output)
     }
 
-    /// Bytes that go by the pipe for stdout, in all.
+    /// Total of bytes sent by the pipe for stdout.
     pub(super) fn piped_stdout(&self) -> u64 {
         let Ordered {
             is_command, joined, ..
@@ -200,7 +200,7 @@ impl Rest {
         }
     }
 
-    /// Bytes that go by the pipe for stderr, in all.
+    /// Total of bytes sent by the pipe for stderr.
     pub(super) fn piped_stderr(&self) -> u64 {
         match self.ordered.stderr_piped {
             true => self.stderr_len,
@@ -208,7 +208,7 @@ impl Rest {
         }
     }
 
-    /// Waits until all is in the pipes that somebody reads.
+    /// Waits until everything is in those pipes that have a reader.
     pub(super) async fn end_pipes(self) {
         let Rest {
             large,
@@ -243,11 +243,11 @@ fn pump_to(pipe: OwnedFd, chunks: mpsc::Receiver<Bytes>) -> io::Result<Pump> {
     Ok(tokio::spawn(pump(chunks, pipe)))
 }
 
-/// Writes what comes to a pipe; gives the pipe back while somebody reads it.
+/// Writes chunks to a pipe; returns the pipe while it has a reader.
 async fn pump(mut chunks: mpsc::Receiver<Bytes>, mut pipe: pipe::Sender) -> Option<pipe::Sender> {
     while let Some(chunk) = chunks.recv().await {
         if pipe.write_all(&chunk).await.is_err() {
-            // Nobody reads: dropping the receiver tells the guest.
+            // There is no reader: dropping the receiver tells the guest.
             return None;
         }
     }

@@ -1,7 +1,7 @@
-//! A guest that runs, and what its worker says and hears meanwhile.
+//! Runs a guest, and exchanges the messages of its worker meanwhile.
 
+use super::events::GuestEvents;
 use super::outputs::{Outputs, next_chunk};
-use super::wishes::Wishes;
 use crate::channel::{ChannelError, Receiver, Sender};
 use crate::http::Answering;
 use crate::requests::Requester;
@@ -19,7 +19,7 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(20);
 pub(super) struct Running<'a> {
     pub(super) orders: &'a mut Receiver,
     pub(super) says: &'a mut Sender,
-    pub(super) wishes: &'a Wishes,
+    pub(super) events: &'a GuestEvents,
     pub(super) requester: &'a mut Requester,
     pub(super) outputs: &'a mut Outputs,
     /// The HTTP request of the task.
@@ -37,13 +37,13 @@ impl Running<'_> {
             tokio::select! {
                 biased;
                 result = &mut running => break result,
-                // What was held back a moment ago is due.
-                () = progress_due(self.wishes, self.progress_said) => {
-                    // Not left to who is told of changes: due, this is always first.
+                // Progress that was held back is due.
+                () = progress_due(self.events, self.progress_said) => {
+                    // Sent here, because while it is due this branch always comes first.
                     self.say_progress().await?;
                 }
-                () = self.wishes.changed() => self.say_wishes().await?,
-                Some(wish) = self.requester.next() => self.requester.send(wish, self.says).await?,
+                () = self.events.changed() => self.say_events().await?,
+                Some(outgoing) = self.requester.next() => self.requester.send(outgoing, self.says).await?,
                 Some(chunk) = next_chunk(&mut self.outputs.framed_stdout) => {
                     self.says.say(&WorkerSays::Stdout(chunk)).await?;
                 }
@@ -51,7 +51,7 @@ impl Running<'_> {
                     self.says.say(&WorkerSays::Stderr(chunk)).await?;
                 }
                 said = next_of(self.answering) => self.says.say(&said).await?,
-                // Also when the guest has used up what one poll may do.
+                // Also when the guest has used up the budget of this poll.
                 order = unconstrained(self.orders.next_with_descriptors()) => {
                     self.heed(order).await?;
                 }
@@ -73,8 +73,8 @@ impl Running<'_> {
         Ok(())
     }
 
-    async fn say_wishes(&mut self) -> io::Result<()> {
-        if self.wishes.wants_input() {
+    async fn say_events(&mut self) -> io::Result<()> {
+        if self.events.wants_input() {
             self.says.say(&WorkerSays::WantInput).await?;
         }
         let said = self.progress_said;
@@ -85,7 +85,7 @@ impl Running<'_> {
     }
 
     async fn say_progress(&mut self) -> io::Result<()> {
-        if let Some(progress) = self.wishes.progress() {
+        if let Some(progress) = self.events.progress() {
             self.progress_said = Some(Instant::now());
             self.says.say(&WorkerSays::Progress(progress)).await?;
         }
@@ -95,11 +95,11 @@ impl Running<'_> {
     async fn heed(&mut self, order: Result<Order, ChannelError>) -> io::Result<()> {
         match order {
             Ok(Order::Cancel) => self.cancel.cancel(),
-            Ok(Order::InputFailed(why)) => self.wishes.fail_input(why),
-            Ok(Order::Answer { id, answer }) => {
-                let file = self.orders.take(answer.descriptors())?;
-                if let Some(word) = self.requester.answered(id, answer, file)? {
-                    self.says.say(&WorkerSays::Tell(word)).await?;
+            Ok(Order::InputFailed(why)) => self.events.fail_input(why),
+            Ok(Order::Response { id, response }) => {
+                let file = self.orders.take(response.descriptors())?;
+                if let Some(notification) = self.requester.answered(id, response, file)? {
+                    self.says.say(&WorkerSays::Notify(notification)).await?;
                 }
             }
             Ok(Order::Http { task_id, part }) => {
@@ -109,14 +109,14 @@ impl Running<'_> {
                 }
             }
             Ok(Order::Run(_)) => return Err(io::Error::other("one task at a time")),
-            // The runner is gone, or gave the task up.
+            // The runner is gone, or has given up the task.
             Err(_) => wrun_sys::exit_now(0),
         }
         Ok(())
     }
 }
 
-/// What is said next of the response.
+/// The next message about the response to an HTTP request.
 async fn next_of(answering: &mut Option<Answering>) -> WorkerSays {
     match answering {
         Some(answering) => answering.next().await,
@@ -124,9 +124,9 @@ async fn next_of(answering: &mut Option<Answering>) -> WorkerSays {
     }
 }
 
-/// Waits until progress may be said again, where there is some.
-async fn progress_due(wishes: &Wishes, said: Option<Instant>) {
-    match said.filter(|_| wishes.has_progress()) {
+/// Waits until progress may be sent again, if there is some.
+async fn progress_due(events: &GuestEvents, said: Option<Instant>) {
+    match said.filter(|_| events.has_progress()) {
         Some(said) => {
             until(said.checked_add(PROGRESS_EVERY)).await;
         }

@@ -1,10 +1,10 @@
-//! What runner and compiler say to each other.
+//! The messages between runner and compiler.
 //!
 //! ```text
 //! compiler                     runner
 //! Hello          ───────────▶
 //!                ◀───────────  CompileOrder
-//! Moved          ───────────▶  where it goes on as another process
+//! Moved          ───────────▶  if it continues as another process
 //! CompilerSays   ───────────▶  and the compiler is gone
 //! ```
 
@@ -13,36 +13,36 @@ use serde::{Deserialize, Serialize};
 use wrun_sandbox::LoadError;
 use wrun_types::jail_report::LayerReport;
 
-/// Bytes of all that a compiler may say, greeting and frame: several times the
-/// longest refusal.
+/// Maximum of bytes that a compiler may send, greeting and frame: several times the longest
+/// refusal.
 pub const MAX_ANSWER: usize = 64 << 10;
 
-/// A task file to compile. It and the file for the code come beside.
+/// A task file to compile. It and the file for the code come with the message.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct CompileOrder {
     pub metered: bool,
     /// BLAKE3 of the task file.
     pub source: [u8; 32],
-    /// Threads that compile, at most.
+    /// Maximum of threads that compile.
     pub threads: u32,
     /// Its jail, with its limits.
     pub plan: Plan,
 }
 
-/// A compiler's only word, but for `Moved` before it.
+/// A compiler's only message, except for `Moved` before it.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum CompilerSays {
     /// The code is in the file.
     Compiled,
-    /// The bytes are no task.
+    /// The bytes are not a task.
     Refused(LoadError),
-    /// It is not the task's fault.
+    /// The task did not cause it.
     Failed(String),
-    /// It goes on as this process, and the one that was started ends.
+    /// It continues as this process, and the one that was started ends.
     Moved(i32),
-    /// A required layer of the jail cannot be had.
+    /// A required layer of the jail is not available.
     NoJail(LayerReport),
-    /// The jail cannot be put up for another reason.
+    /// The jail cannot be set up for another reason.
     JailFailed(String),
 }
 

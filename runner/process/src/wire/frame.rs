@@ -4,13 +4,13 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// Largest body of a frame. The largest message is a task's order: arguments,
+/// Maximum size of a frame's body. The largest message is a task's order: arguments,
 /// environment and inline input.
 pub(super) const MAX_FRAME: usize = 4 << 20;
 
 const HEADER: usize = 4;
 
-/// Bytes that are no frame.
+/// Bytes that are not a frame.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
     #[error("a frame of {0} bytes exceeds the limit of {MAX_FRAME}")]
@@ -45,7 +45,7 @@ fn finish(mut frame: Vec<u8>) -> Result<Vec<u8>, FrameError> {
 #[derive(Debug, Default)]
 pub struct Decoder {
     buffer: Vec<u8>,
-    /// Bytes of `buffer` that were already yielded.
+    /// Bytes of `buffer` that were yielded already.
     used: usize,
 }
 
@@ -59,7 +59,7 @@ impl Decoder {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// The next whole message; none until more bytes come.
+    /// The next whole message; `None` until more bytes come.
     pub fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, FrameError> {
         let waiting = &self.buffer[self.used..];
         let Some((header, rest)) = waiting.split_first_chunk::<HEADER>() else {
@@ -81,14 +81,14 @@ impl Decoder {
         Ok(Some(message))
     }
 
-    /// The next this many bytes as they are; none until they have come.
+    /// The next `LEN` bytes as they are; `None` until they have come.
     pub fn take_raw<const LEN: usize>(&mut self) -> Option<[u8; LEN]> {
         let raw = self.buffer[self.used..].first_chunk::<LEN>().copied()?;
         self.used += LEN;
         Some(raw)
     }
 
-    /// Whether no bytes wait that are not yet a whole message.
+    /// Whether no part of a message is waiting for the rest.
     pub fn is_empty(&self) -> bool {
         self.used == self.buffer.len()
     }

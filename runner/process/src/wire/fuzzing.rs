@@ -1,12 +1,11 @@
-//! The protocol's decoders as functions of any bytes, with what must hold of
-//! them.
+//! The protocol's decoders as functions of any bytes, with their invariants.
 
 use super::{ControlOrder, ControlSays, Decoder, FrameError, Hello, Order, WorkerSays, encode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::fmt::Debug;
 
-/// Every type that comes out of a frame; a new one is one more line.
+/// Every type that a frame can contain; add a line for a new one.
 const MESSAGES: &[Message] = &[
     message::<Order>("order"),
     message::<WorkerSays>("worker-says"),
@@ -14,7 +13,7 @@ const MESSAGES: &[Message] = &[
     message::<ControlSays>("control-says"),
 ];
 
-/// What is tried of one type.
+/// The test of one type.
 struct Message {
     name: &'static str,
     check: fn(&[u8], u8),
@@ -29,8 +28,8 @@ const fn message<T: Serialize + DeserializeOwned + Debug>(name: &'static str) ->
     }
 }
 
-/// A stream of frames. The first byte says how the rest is cut into what a pipe
-/// yields at a time.
+/// A stream of frames. The first byte selects how the rest is cut into the pieces that a
+/// pipe yields.
 pub fn frame(data: &[u8]) {
     let Some((cuts, stream)) = data.split_first() else {
         return;
@@ -40,7 +39,7 @@ pub fn frame(data: &[u8]) {
     }
 }
 
-/// How a worker begins.
+/// The start of a worker's messages.
 pub fn handshake(data: &[u8]) {
     let Some(greeting) = data.first_chunk() else {
         return;
@@ -67,7 +66,7 @@ pub fn greeting() -> Vec<u8> {
     Hello::encode().to_vec()
 }
 
-/// Inputs of [`frame`] with frames of every variant of every type, under names.
+/// Inputs of [`frame`] with frames of every variant of every type, with names.
 pub fn frames() -> Vec<(String, Vec<u8>)> {
     let mut frames = Vec::new();
     for message in MESSAGES {
@@ -84,10 +83,10 @@ pub fn frames() -> Vec<(String, Vec<u8>)> {
     frames
 }
 
-/// What a reader of the stream has got when it stops.
+/// What a reader of the stream has decoded when it stops.
 #[derive(Debug, PartialEq, Eq)]
 struct Read {
-    /// Each message, encoded anew.
+    /// Each message, encoded again.
     frames: Vec<Vec<u8>>,
     end: Option<FrameError>,
 }
@@ -129,7 +128,7 @@ fn read<'a, T: Serialize + DeserializeOwned + Debug>(
     Read { frames, end: None }
 }
 
-/// What was decoded encodes, and decodes to the same again.
+/// A decoded message can be encoded, and decodes to the same again.
 fn same<T: Serialize + DeserializeOwned + Debug>(message: &T) -> Vec<u8> {
     let frame = encode(message).expect("what fitted a frame fits one");
     let mut decoder = Decoder::default();
@@ -174,8 +173,8 @@ impl<'a> Iterator for Cuts<'a> {
     }
 }
 
-/// A frame of each variant, found by decoding it: whatever fields it has, they
-/// can be read off bytes that are all the same.
+/// A frame of each variant, found by decoding it: any fields can be decoded from bytes that
+/// are all the same.
 fn samples<T: Serialize + DeserializeOwned>() -> Vec<Vec<u8>> {
     const VARIANTS: u8 = 32;
     let mut samples = Vec::new();

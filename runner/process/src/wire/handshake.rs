@@ -1,9 +1,9 @@
-//! The first thing a worker says, in a fixed layout that every version of the
-//! protocol shares, so that a mismatch is named and not guessed.
+//! The first message of a worker, in a fixed layout that every version of the protocol
+//! shares, so that a mismatch can be reported.
 
 use super::frame::FrameError;
 
-/// Changes with any change of a message.
+/// Changes whenever a message changes.
 pub(super) const PROTOCOL: u32 = 9;
 
 const MAGIC: [u8; 8] = *b"wrunwork";

@@ -1,11 +1,11 @@
-//! What runner and workers say to each other, after the greeting, in frames over
-//! Unix sockets. Descriptors travel with the frame that counts them.
+//! The messages between runner and workers after the greeting, in frames over Unix
+//! sockets. Descriptors travel with the frame that counts them.
 //!
 //! ```text
 //! started program              runner            the control socket
 //!                ◀───────────  Start             with the artifact
 //! Hello          ───────────▶
-//! Moved          ───────────▶                    it lives on as another process
+//! Moved          ───────────▶                    it continues as another process
 //! Ready          ───────────▶                    (or Stale, Refused, NoJail)
 //!                ◀───────────  Fork              with a worker's socket and stderr
 //! Forked         ───────────▶                    with the worker's pidfd
@@ -14,29 +14,29 @@
 //! worker                       runner            its own socket
 //!                ◀───────────  Run               with streams and directories
 //! WantInput      ───────────▶                    when the guest first reads
-//! Progress       ───────────▶                    the latest, now and then
-//! Stdout, Stderr ───────────▶                    where no pipe was sent
-//!                ◀───────────  Cancel            asks the task to stop
+//! Progress       ───────────▶                    the latest, at most every 20 ms
+//! Stdout, Stderr ───────────▶                    if no pipe was sent
+//!                ◀───────────  Cancel            requests the task to stop
 //!                ◀───────────  InputFailed
-//! Ask            ───────────▶                    with its file and port; numbered
-//!                ◀───────────  Answer            with its file
-//! Tell           ───────────▶                    needs no answer
-//! Response       ───────────▶                    to the HTTP request of its order
-//! Http           ◀──────────▶                    parts of both bodies
-//! Done           ───────────▶                    and, as a rule, is gone
+//! Request        ───────────▶                    numbered; with its file and port
+//!                ◀───────────  Response          with its file
+//! Notify         ───────────▶                    has no response
+//! HttpHead       ───────────▶                    the response to an HTTP request
+//! Http           ◀──────────▶                    parts of the two bodies
+//! Done           ───────────▶                    after which the worker usually ends
 //! ```
 //!
-//! A program that was started for one worker alone is that worker once it is
-//! ready: its control socket goes on as the worker's own.
+//! A program that was started for one worker is that worker once it is ready: its
+//! control socket then becomes the worker's own.
 
-use super::ask::{WireAnswer, WireAsk};
 use super::http::{Part, RequestHead, ResponseHead};
+use super::request::{WireRequest, WireResponse};
 use crate::jail::Plan;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 use wrun_sandbox::port::{PARTS, PortParts};
-use wrun_sandbox::services::Word;
+use wrun_sandbox::services::Notification;
 use wrun_sandbox::{Progress, RunResult};
 use wrun_sys::Exit;
 use wrun_sys::FileId;
@@ -49,58 +49,59 @@ use wrun_types::spec::Spec;
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ControlOrder {
     Start(Box<StartOrder>),
-    /// A worker for the socket that comes along, under this number; then comes what is to
-    /// be its stderr.
+    /// Fork a worker under this number. Its socket comes with the message, then its
+    /// stderr.
     Fork {
         id: u64,
         spare: Option<Spare>,
     },
 }
 
-/// What a program that was started is to be.
+/// What a started program becomes.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct StartOrder {
-    /// Forks workers; otherwise it is one.
+    /// It is a zygote, which forks workers; otherwise it is a worker.
     pub zygote: bool,
     pub plan: Plan,
-    /// Tasks that one worker runs before it ends.
+    /// The number of tasks that one worker runs before it ends.
     pub tasks: u32,
     pub spare: Option<Spare>,
     /// The descriptor of an image of this program follows that of the artifact.
     pub image: Option<FileId>,
-    /// So does the runner's clock, last.
+    /// The runner's clock is the last descriptor.
     pub clock: bool,
 }
 
-/// For a task that is not there yet: there is time to warm_up.
+/// For a worker that is started before its task: it has time to warm up.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Spare {
-    /// What the task will likely have: the walls are tight before it comes.
+    /// The limits that the task will probably have, so that the walls are tight before it
+    /// comes.
     pub limits: Limits,
-    /// Bytes that its process may have.
+    /// Memory limit of its process, in bytes.
     pub memory: u64,
 }
 
 /// A started program to its runner.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ControlSays {
-    /// It goes on as this process, and the one that was started ends.
+    /// It continues as this process, and the one that was started ends.
     Moved(i32),
-    /// The artifact is mapped and linked, the jail stands.
+    /// The artifact is mapped and linked, and the jail is set up.
     Ready(JailReport),
-    /// The engine does not take the artifact; compiling anew would help.
+    /// The engine does not accept the artifact; compiling it again would help.
     Stale(String),
-    /// The artifact cannot be linked; nothing would help.
+    /// The artifact cannot be linked; compiling it again would not help.
     Refused(String),
-    /// A required layer of the jail cannot be had.
+    /// A required layer of the jail is not available.
     NoJail(LayerReport),
-    /// The jail cannot be put up for another reason.
+    /// The jail cannot be set up for another reason.
     JailFailed(String),
-    /// The worker of this number is there.
+    /// The worker of this number was forked.
     Forked(u64),
-    /// It is not; the system's error number.
+    /// The worker of this number was not forked; the system's error number.
     NotForked(u64, i32),
-    /// It ended, and was reaped.
+    /// The worker of this number ended, and was reaped.
     Ended(u64, Exit),
 }
 
@@ -109,34 +110,34 @@ pub enum ControlSays {
 pub enum Order {
     Run(Box<RunOrder>),
     Cancel,
-    /// The input that comes by a pipe cannot be read any further.
+    /// The rest of the piped input cannot be read.
     InputFailed(String),
-    /// To the ask of this number.
-    Answer {
+    /// To the request of this number.
+    Response {
         id: u64,
-        answer: WireAnswer,
+        response: WireResponse,
     },
-    /// Of the task of this number: a part of its request, or what becomes of its response.
+    /// For the task of this number: a part of its request's body, or how far its response's
+    /// body was taken.
     Http {
         task_id: u64,
         part: Part,
     },
 }
 
-/// A task, as a worker gets it. With it come, in this order and as far as it says
-/// so, the pipes for stdin, stdout and stderr, the granted directories, and the
-/// descriptors of a port.
+/// A task, as a worker gets it. If it says so, the pipes for stdin, stdout and stderr, the
+/// granted directories, and the descriptors of a port come with it, in this order.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct RunOrder {
     pub task_id: u64,
     pub attempt: u32,
     pub spec: Spec,
-    /// Until the deadline, when this was sent.
+    /// Time until the deadline when this was sent.
     pub remaining: Option<Duration>,
     pub input: Input,
     pub stdout: Output,
     pub stderr: Output,
-    /// Stderr goes where stdout goes, in the order in which both are written.
+    /// Stderr goes to stdout's sink, in the order in which both are written.
     pub joined: bool,
     /// The task's parent port.
     pub port: Option<PortParts>,
@@ -145,7 +146,7 @@ pub struct RunOrder {
 }
 
 impl RunOrder {
-    /// Descriptors that come along.
+    /// Number of descriptors that come with it.
     pub fn descriptors(&self) -> usize {
         usize::from(matches!(self.input, Input::Pipe))
             + usize::from(self.stdout.piped)
@@ -158,16 +159,16 @@ impl RunOrder {
 /// Where the input is.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Input {
-    /// Here, whole.
+    /// All of it is here.
     Inline(Bytes),
-    /// Comes by a pipe, once the worker says `WantInput`.
+    /// It comes by a pipe, after the worker sent `WantInput`.
     Pipe,
 }
 
 /// Where an output stream goes.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Output {
-    /// By a pipe; else in frames.
+    /// It goes by a pipe; otherwise in frames.
     pub piped: bool,
     pub budget: Option<u64>,
 }
@@ -180,29 +181,31 @@ pub enum WorkerSays {
     Stdout(Bytes),
     Stderr(Bytes),
     Done(Box<Done>),
-    /// The host's side failed: no sandbox could be made, or a grant is gone.
+    /// The host's side failed: the sandbox could not be made, or (`grant`) what was
+    /// granted does not exist any more.
     Failed {
         message: String,
         grant: bool,
     },
-    /// Asks are numbered from 1, one after another.
-    Ask {
+    /// Requests are numbered 1, 2, 3 and so on.
+    Request {
         id: u64,
-        ask: WireAsk,
+        request: WireRequest,
     },
-    Tell(Word),
-    Response(ResponseHead),
-    /// A part of the response, or what becomes of the request.
+    Notify(Notification),
+    /// The response to the HTTP request of the order, all but its body.
+    HttpHead(ResponseHead),
+    /// A part of the response's body, or how far the request's body was taken.
     Http(Part),
 }
 
-/// A worker's last word about a task.
+/// A worker's last message about a task.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Done {
     pub result: RunResult,
-    /// Output that went neither by a pipe nor in frames before.
+    /// The output that was not sent by a pipe or in frames before.
     pub output: Bytes,
-    /// Bytes that went by the pipes.
+    /// Bytes that were sent by the pipes.
     pub stdout_len: u64,
     pub stderr_len: u64,
     /// What the process used for this task.

@@ -5,7 +5,6 @@
 //! functions. Invariant: no length from the peer is believed before it is
 //! checked against a cap, and nothing a peer sends can panic.
 
-mod ask;
 mod compile;
 mod frame;
 #[cfg(feature = "fuzzing")]
@@ -13,8 +12,8 @@ pub mod fuzzing;
 mod handshake;
 mod http;
 mod message;
+mod request;
 
-pub use ask::{Data, WireAnswer, WireAsk};
 pub use compile::{CompileOrder, CompilerSays, MAX_ANSWER};
 pub use frame::{Decoder, FrameError, encode};
 pub use handshake::Hello;
@@ -22,3 +21,4 @@ pub use http::{Fields, MAX_PART, Part, RequestHead, ResponseHead, WINDOW};
 pub use message::{
     ControlOrder, ControlSays, Done, Input, Order, Output, RunOrder, Spare, StartOrder, WorkerSays,
 };
+pub use request::{Data, WireRequest, WireResponse};

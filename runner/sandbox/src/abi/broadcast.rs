@@ -1,10 +1,10 @@
-//! `wrun:task/broadcast`: channels to all others, which the runner passes on.
+//! `wrun:task/broadcast`: channels to all other members, passed on by the runner.
 
 use super::bindings::wrun::task::broadcast::{BroadcastError as AbiError, Host as BroadcastHost};
 use super::ports::{GuestPort, MAX_HELD};
 use crate::host::Host;
 use crate::locks::MAX_NAME;
-use crate::services::{Answer, Ask};
+use crate::services::{ServiceRequest, ServiceResponse};
 use wasmtime::component::Resource;
 
 impl BroadcastHost for Host {
@@ -19,8 +19,8 @@ impl BroadcastHost for Host {
             return Ok(Err(AbiError::Limit));
         }
         let services = self.context.services.clone();
-        match services.ask(Ask::Join(name)).await {
-            Answer::Joined(port) => Ok(Ok(self.push_port(port)?)),
+        match services.request(ServiceRequest::Join(name)).await {
+            ServiceResponse::Joined(port) => Ok(Ok(self.push_port(port)?)),
             _ => Ok(Err(AbiError::Limit)),
         }
     }

@@ -42,7 +42,7 @@ impl ContextHost for Host {
     }
 }
 
-/// Ready once the task is asked to stop.
+/// Ready once the task is cancelled.
 struct Cancelled(CancellationToken);
 
 #[async_trait::async_trait]

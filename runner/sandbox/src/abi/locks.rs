@@ -1,4 +1,4 @@
-//! `wrun:task/locks`: named locks, which the runner keeps.
+//! `wrun:task/locks`: named locks, which the runner holds.
 
 use super::bindings::wrun::task::locks::{
     Host as LocksHost, HostLock, LockError as AbiError, Mode as AbiMode,
@@ -6,14 +6,14 @@ use super::bindings::wrun::task::locks::{
 use crate::host::Host;
 use crate::lock_table::{LockMode, Ticket};
 use crate::locks::MAX_NAME;
-use crate::services::{Answer, Ask, Services, Word};
+use crate::services::{Notification, ServiceRequest, ServiceResponse, Services};
 use std::sync::Arc;
 use wasmtime::component::Resource;
 
 /// A lock in a guest's table.
 #[expect(unreachable_pub, reason = "the bindings re-export it")]
 pub struct GuestLock {
-    /// None until it is held.
+    /// `None` until the lock is held.
     ticket: Option<Ticket>,
     services: Arc<dyn Services>,
 }
@@ -21,7 +21,7 @@ pub struct GuestLock {
 impl Drop for GuestLock {
     fn drop(&mut self) {
         if let Some(ticket) = self.ticket {
-            self.services.tell(Word::Unlock(ticket));
+            self.services.notify(Notification::Unlock(ticket));
         }
     }
 }
@@ -37,7 +37,7 @@ impl LocksHost for Host {
             return Ok(Err(AbiError::BadName));
         }
         let services = self.context.services.clone();
-        // What can fail comes before the lock.
+        // Steps that can fail come before the lock.
         let Some(lock) = self.push(GuestLock {
             ticket: None,
             services: services.clone(),
@@ -45,9 +45,9 @@ impl LocksHost for Host {
             return Ok(Err(AbiError::Limit));
         };
         let cancel = self.context.cancel.clone();
-        // One that was asked to stop leaves no wishes behind.
+        // A cancelled task must not wait for a lock.
         let at_once = if_available || cancel.is_cancelled();
-        let ask = services.ask(Ask::Lock {
+        let request = services.request(ServiceRequest::Lock {
             name,
             mode: match mode {
                 AbiMode::Exclusive => LockMode::Exclusive,
@@ -55,18 +55,18 @@ impl LocksHost for Host {
             },
             if_available: at_once,
         });
-        let answer = tokio::select! {
+        let response = tokio::select! {
             biased;
-            answer = ask => Some(answer),
+            response = request => Some(response),
             () = cancel.cancelled(), if !at_once => None,
         };
-        let refused = match answer {
-            Some(Answer::Locked(ticket)) => {
+        let refused = match response {
+            Some(ServiceResponse::Locked(ticket)) => {
                 self.table().get_mut(&lock)?.ticket = Some(ticket);
                 return Ok(Ok(Some(lock)));
             }
-            Some(Answer::NotAvailable) if if_available => Ok(None),
-            None | Some(Answer::NotAvailable) => Err(AbiError::Cancelled),
+            Some(ServiceResponse::NotAvailable) if if_available => Ok(None),
+            None | Some(ServiceResponse::NotAvailable) => Err(AbiError::Cancelled),
             Some(_) => Err(AbiError::Limit),
         };
         self.table().delete(lock)?;

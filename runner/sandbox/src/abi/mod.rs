@@ -1,5 +1,5 @@
-//! The host's side of `wit/`. One file per interface; what has no file here is
-//! not offered, and a task that imports it is refused by name.
+//! The host's side of `wit/`. One file per interface; an interface without a file here is
+//! not provided, and a task that imports it is refused with its name.
 
 mod broadcast;
 mod context;
@@ -48,14 +48,14 @@ pub(crate) struct Interface {
     pub(crate) name: &'static str,
     /// Its file of `wit/`.
     pub(crate) wit: &'static str,
-    /// A task that imports it can come to hold a region, or sends requests to its runner:
-    /// its workers are made for that.
+    /// A task that imports it can come to hold a region, or send requests to its runner:
+    /// its workers must provide for that.
     pub(crate) has_requests: bool,
-    /// A task learns by it that it is asked to stop.
+    /// A task that imports it can observe cancellation.
     pub(crate) tells_cancellation: bool,
 }
 
-/// Those that this version provides.
+/// The interfaces of this version.
 pub(crate) const INTERFACES: [Interface; 6] = [
     Interface {
         name: "context",
@@ -95,9 +95,9 @@ pub(crate) const INTERFACES: [Interface; 6] = [
     },
 ];
 
-/// Links them. All that need more of the runner than its clock only where the code imports
-/// one of them, which is `talks`: where it runs, its memory can be replaced page by page,
-/// which in a slot of a pool would stay.
+/// Links them. Those that need more of the runner than its clock are linked only if the
+/// code imports one of them (`talks`): such code runs where its memory can be replaced page
+/// by page, which would persist in a slot of a pool.
 pub(crate) fn add_to_linker(linker: &mut Linker<Host>, talks: bool) -> wasmtime::Result<()> {
     use bindings::wrun::task::{broadcast, context, locks, ports, tasks};
     context::add_to_linker::<Host, HasSelf<Host>>(linker, |host| host)?;

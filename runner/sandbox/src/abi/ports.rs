@@ -13,10 +13,11 @@ use tokio_util::sync::CancellationToken;
 use wasmtime::component::Resource;
 use wasmtime_wasi::p2::{DynPollable, Pollable, subscribe};
 
-/// Ports that a task may have at a time. Each is three descriptors in process mode.
+/// Maximum of ports that a task may have at a time. Each is three descriptors in process
+/// mode.
 pub(super) const MAX_HELD: u32 = 32;
 
-/// A guest's handles for what came with a message.
+/// A guest's handles for the regions and ports of a message.
 type Handles = (Vec<Resource<Handle>>, Vec<Resource<GuestPort>>);
 
 /// A port in a guest's table. It is shared only while the guest waits for a call
@@ -31,13 +32,13 @@ impl From<PortError> for AbiError {
             PortError::WouldBlock => AbiError::WouldBlock,
             PortError::TooLarge => AbiError::TooLarge,
             PortError::Limit => AbiError::Limit,
-            // All ports of a guest are its runner's.
+            // All ports of a guest belong to its runner.
             PortError::OtherRunner => AbiError::Busy,
         }
     }
 }
 
-/// Waits for `work`, unless the host asks the task to stop.
+/// Waits for `work`, unless the task is cancelled.
 async fn or_cancelled<T>(
     cancel: &CancellationToken,
     work: impl Future<Output = T>,
@@ -63,8 +64,7 @@ impl Host {
         Ok(self.table().get(port)?.0.clone())
     }
 
-    /// Takes a port out of the guest's table, which does not give it while a pollable
-    /// of it exists.
+    /// Takes a port out of the guest's table, which refuses while a pollable of it exists.
     pub(super) fn take_port(
         &mut self,
         port: Resource<GuestPort>,
@@ -89,8 +89,8 @@ impl Host {
         Ok(port)
     }
 
-    /// Takes what a message moves out of the guest's table; gives all of it back
-    /// when that cannot be.
+    /// Takes the ports and regions of a message out of the guest's table; returns all of
+    /// them if one cannot be taken.
     fn take_message(
         &mut self,
         message: AbiMessage,
@@ -121,8 +121,7 @@ impl Host {
         let mut taken: Vec<Port> = Vec::with_capacity(ports.len());
         let mut left = ports.into_iter();
         for port in left.by_ref() {
-            // That it is not the one that is sent through, the ABI sees to: that is
-            // lent.
+            // It cannot be the port that is sent through: the ABI has lent that one.
             match self.take_port(port)? {
                 Ok(port) => taken.push(port),
                 Err(port) => {
@@ -144,7 +143,7 @@ impl Host {
         Ok(Ok(message))
     }
 
-    /// Handles for what came, or came back, in the same order.
+    /// Handles for ports and regions that were received, or returned, in the same order.
     fn take_in_all(&mut self, regions: Vec<Region>, ports: Vec<Port>) -> wasmtime::Result<Handles> {
         let regions = regions.into_iter().map(|region| self.take_in(region));
         let regions = regions.collect::<wasmtime::Result<_>>()?;
@@ -152,7 +151,7 @@ impl Host {
         Ok((regions, ports.collect::<wasmtime::Result<_>>()?))
     }
 
-    /// Whether nothing more may come, for all that it has.
+    /// Whether it may receive nothing more, because of what it holds.
     fn has_too_much(&self) -> bool {
         self.context.ports.held > MAX_HELD || self.limiter.holds_too_many()
     }
@@ -233,7 +232,7 @@ impl HostPort for Host {
                 Err(unsent) if unsent.error == PortError::WouldBlock => message = unsent.message,
                 sent => return self.sent(sent),
             }
-            // Waiting by way of the event loop takes longer than most answers.
+            // Waiting with the event loop takes longer than most replies.
             if self.blocking && through.has_room_soon(moment()) {
                 continue;
             }

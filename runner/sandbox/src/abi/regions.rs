@@ -1,19 +1,18 @@
 //! `wrun:task/regions`: memory that tasks share without serialization.
 //!
-//! Defined by hand and not by generated bindings: `map` must see where its window
-//! lies, and `write` need not copy the list first.
+//! Defined by hand, not by generated bindings: `map` needs the address of its window, and
+//! `write` need not copy the list first.
 //!
-//! Handles and mappings are resources of their own, and a guest drops them in any
-//! order. A mapping keeps the region's pages, its lease and its place: a region
-//! whose handle is gone is mapped until the mapping is. The one that drops the store drops
-//! both, before its memory; then nobody is left who could give the region away, so
-//! that its exclusivity ends with the store.
+//! Handles and mappings are separate resources, and a guest drops them in any order. A
+//! mapping keeps the region's pages, its lease and its slot: a region whose handle is gone
+//! is mapped until the mapping is. Dropping the store drops both, before its memory; after
+//! that the region cannot be given away, so its exclusivity ends with the store.
 
 use super::bindings::wrun::task::regions::{
     Kind as AbiKind, RegionError as AbiError, WaitResult as AbiWaited,
 };
 use crate::host::{Host, NoWindow};
-use crate::limits::Place;
+use crate::limits::RegionSlot;
 use crate::linker::long_result;
 use crate::region::{Kind, Mappable, Op, Refused, Region, RegionError, STEP, Waited, Word};
 use std::io;
@@ -36,10 +35,10 @@ type Answer<T> = wasmtime::Result<(Result<T, AbiError>,)>;
 /// A guest's `region`.
 #[expect(unreachable_pub, reason = "generated bindings re-export it")]
 pub struct Handle {
-    /// None once it was split, or joined to another.
+    /// `None` once it was split, or joined to another.
     held: Option<Held>,
-    /// The last mapping of it whose bytes were copied; it counts while the region is
-    /// mapped, for then there is no other one.
+    /// The last mapping of it whose bytes were copied; it is valid while the region is
+    /// mapped, because there is no other one then.
     copied: Option<u32>,
 }
 
@@ -51,16 +50,16 @@ impl Handle {
 
 struct Held {
     region: Region,
-    place: Arc<Place>,
+    slot: Arc<RegionSlot>,
 }
 
 /// A guest's `mapping`.
 #[expect(unreachable_pub, reason = "generated bindings re-export it")]
 pub struct Mapping {
-    /// None only while it is made.
+    /// `None` only while it is made.
     overlay: Option<Overlay<Mappable>>,
     len: usize,
-    _place: Arc<Place>,
+    _slot: Arc<RegionSlot>,
 }
 
 impl From<AbiKind> for Kind {
@@ -73,7 +72,8 @@ impl From<AbiKind> for Kind {
     }
 }
 
-/// What a guest is told; what is not its doing ends it, with words for people.
+/// Converts a result for the guest. An error that the guest did not cause ends it, with a
+/// message for people.
 fn told<T>(result: Result<T, RegionError>) -> wasmtime::Result<Result<T, AbiError>> {
     Ok(Err(match result {
         Ok(value) => return Ok(Ok(value)),
@@ -95,7 +95,7 @@ impl Host {
         Ok(self.table().get_mut(region)?)
     }
 
-    /// The region of a handle, if there still is one.
+    /// The region of a handle, if it still has one.
     fn region(
         &mut self,
         region: &Resource<Handle>,
@@ -120,20 +120,20 @@ impl Host {
         Ok(held.region)
     }
 
-    /// A handle for a region that came, or came back.
+    /// A handle for a region that was received, or returned.
     pub(super) fn take_in(&mut self, region: Region) -> wasmtime::Result<Resource<Handle>> {
-        let place = Arc::new(self.limiter.place_for_what_came());
-        let held = Some(Held { region, place });
+        let slot = Arc::new(self.limiter.slot_for_received());
+        let held = Some(Held { region, slot });
         Ok(self.table().push(Handle::of(held))?)
     }
 
-    /// A new handle, where there is room for one.
+    /// A new handle, if there is room for one.
     fn hold(&mut self, held: Option<Held>) -> Result<Resource<Handle>, AbiError> {
         self.push(Handle::of(held)).ok_or(AbiError::Limit)
     }
 }
 
-/// The value of a result, or that result as the guest's answer.
+/// The value of a result, or that result as the guest's own.
 macro_rules! answer {
     ($result:expr) => {
         match $result {
@@ -186,8 +186,8 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
             let host = store.data_mut();
             let held = answer!(host.region(&region)?);
             let region = answer!(told(held.region.duplicate())?);
-            let place = Arc::new(answer!(host.limiter.place().ok_or(AbiError::Limit)));
-            Ok((host.hold(Some(Held { region, place })),))
+            let slot = Arc::new(answer!(host.limiter.slot().ok_or(AbiError::Limit)));
+            Ok((host.hold(Some(Held { region, slot })),))
         },
     )?;
     regions.func_wrap_async("[method]region.read", |store, (region, offset, len)| {
@@ -226,13 +226,13 @@ pub(crate) fn add_to_linker(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
 
 async fn create(mut store: Store<'_>, len: u64, kind: AbiKind) -> Answer<Resource<Handle>> {
     let made = store.data_mut().limiter.make(len, kind.into()).await;
-    let (mut draft, place) = answer!(told(made)?);
+    let (mut draft, slot) = answer!(told(made)?);
     while answer!(told(draft.reserve())?) {
         crate::turn::yield_now().await;
     }
     let region = answer!(told(draft.finish())?);
-    let place = Arc::new(place);
-    Ok((store.data_mut().hold(Some(Held { region, place })),))
+    let slot = Arc::new(slot);
+    Ok((store.data_mut().hold(Some(Held { region, slot })),))
 }
 
 async fn read(
@@ -244,7 +244,7 @@ async fn read(
     let held = answer!(store.data_mut().region(&region)?);
     answer!(told(held.region.check(offset, len))?);
     let len = answer!(usize::try_from(len).map_err(|_| AbiError::OutOfBounds));
-    // Before anything is allocated: the region can be another's, who may have more.
+    // Before anything is allocated: the region can be another task's, with a larger limit.
     if !store.data().limiter.can_hold(len) {
         return Ok((Err(AbiError::Limit),));
     }
@@ -279,8 +279,8 @@ async fn write(
     let mut buffer = vec![0; COPY.min(bytes.len())];
     let mut at = 0;
     while at < bytes.len() {
-        // By way of a buffer: the bytes can be those of a window that this very region
-        // is laid over, and would change while they are borrowed.
+        // Through a buffer: the bytes can be those of a window over which this very region is
+        // mapped, and would change while they are borrowed.
         let left = &bytes.as_le_slice(&store)[at..];
         let part = &mut buffer[..left.len().min(COPY)];
         part.copy_from_slice(&left[..part.len()]);
@@ -296,9 +296,9 @@ async fn write(
     Ok((Ok(()),))
 }
 
-/// Where the region is mapped by copying, does something with what of the window stands
-/// for `(offset, len)` of the region. What another process stands in the way of is not
-/// done: the bytes are as much its as this guest's.
+/// If the region is mapped by copying, does something with the part of the window that
+/// corresponds to `(offset, len)` of the region. An obstacle by another process is ignored:
+/// the bytes are as much its own as this guest's.
 fn with_copied<'a>(
     store: &mut Store<'a>,
     region: &Resource<Handle>,
@@ -325,23 +325,18 @@ fn with_copied<'a>(
     Ok(())
 }
 
-/// Claims a region that came from another process, if it is one: it may be mapped
-/// without a copy then.
+/// Claims a region that came from another process: it may then be mapped without a copy.
 async fn claim(store: &mut Store<'_>, region: &Resource<Handle>) -> Answer<()> {
     let host = store.data_mut();
     let handle = host.handle(region)?;
     let claimed = handle.held.take_if(|held| held.region.is_to_be_claimed());
-    let Some(Held {
-        region: came,
-        place,
-    }) = claimed
-    else {
+    let Some(Held { region: came, slot }) = claimed else {
         return Ok((Ok(()),));
     };
     let claimed = answer!(told(host.limiter.claim(came).await)?);
     let held = Some(Held {
         region: claimed,
-        place,
+        slot,
     });
     host.handle(region)?.held = held;
     Ok((Ok(()),))
@@ -366,13 +361,13 @@ async fn map(
     }
     let host = store.data_mut();
     let held = answer!(host.region(&region)?);
-    let place = held.place.clone();
+    let slot = held.slot.clone();
     let pages = answer!(told(held.region.map(offset, window.len()))?);
-    // What can fail without a trace comes before the pages are laid.
+    // Steps that can fail without an effect come before the pages are mapped.
     let mapping = Mapping {
         overlay: None,
         len: window.len(),
-        _place: place,
+        _slot: slot,
     };
     let mapping = answer!(host.push(mapping).ok_or(AbiError::Limit));
     let laid = match host.windows.add(&window) {
@@ -404,7 +399,7 @@ async fn map(
     }
 }
 
-/// Lays pages over a window, or copies their bytes there.
+/// Maps pages over a window, or copies their bytes there.
 async fn lay(
     store: &mut Store<'_>,
     list: &WasmList<u8>,
@@ -422,13 +417,13 @@ async fn lay(
     Ok(overlay)
 }
 
-/// A length in pieces, between which others get their turn.
+/// A length in pieces, with turns of other tasks in between.
 fn steps(len: usize) -> impl Iterator<Item = Range<usize>> {
     (0..len).step_by(STEP).map(move |at| at..len.min(at + STEP))
 }
 
-/// What dropping a mapping does. Where the kernel refuses, the guest ends, and the
-/// overlay stays with the store.
+/// Drops a mapping. If the kernel refuses, the guest ends, and the overlay stays with the
+/// store.
 async fn unmap(mut store: Store<'_>, rep: u32) -> wasmtime::Result<()> {
     let mapping = Resource::<Mapping>::new_own(rep);
     let table = store.data_mut().table();
@@ -439,7 +434,7 @@ async fn unmap(mut store: Store<'_>, rep: u32) -> wasmtime::Result<()> {
                 if part.start > 0 {
                     crate::turn::yield_now().await;
                 }
-                // Who stands in the way could as well write something else there later.
+                // A process that obstructs this could as well overwrite the bytes later.
                 if overlay.save(&mut store, part).is_err() {
                     break;
                 }
@@ -473,9 +468,9 @@ fn split(
             return Ok((Err(error),));
         }
     };
-    let place = host.limiter.place();
-    let parts = match place {
-        Some(place) => host.handle(region)?.split(at, place),
+    let slot = host.limiter.slot();
+    let parts = match slot {
+        Some(slot) => host.handle(region)?.split(at, slot),
         None => Err(AbiError::Limit),
     };
     match parts {
@@ -516,15 +511,15 @@ fn join(mut store: Store<'_>, region: &Resource<Handle>, next: &Resource<Handle>
 
 impl Handle {
     /// The two parts of a region that can be split there.
-    fn split(&mut self, at: u64, rest: Place) -> Result<(Held, Held), AbiError> {
-        let Held { region, place } = self.held.take().ok_or(AbiError::OutOfBounds)?;
+    fn split(&mut self, at: u64, rest: RegionSlot) -> Result<(Held, Held), AbiError> {
+        let Held { region, slot } = self.held.take().ok_or(AbiError::OutOfBounds)?;
         match region.split(at) {
             Ok((first, second)) => {
-                let held = |region, place| Held { region, place };
-                Ok((held(first, place), held(second, Arc::new(rest))))
+                let held = |region, slot| Held { region, slot };
+                Ok((held(first, slot), held(second, Arc::new(rest))))
             }
             Err(Refused { region, .. }) => {
-                self.held = Some(Held { region, place });
+                self.held = Some(Held { region, slot });
                 Err(AbiError::Busy)
             }
         }
@@ -532,12 +527,12 @@ impl Handle {
 }
 
 impl Held {
-    /// Takes in a region that can be joined to this one.
+    /// Appends a region that can be joined to this one.
     fn join(&mut self, next: Held) -> Result<(), (Held, AbiError)> {
-        let Held { region, place } = next;
+        let Held { region, slot } = next;
         match self.region.join(region) {
             Ok(()) => Ok(()),
-            Err(Refused { region, .. }) => Err((Held { region, place }, AbiError::Busy)),
+            Err(Refused { region, .. }) => Err((Held { region, slot }, AbiError::Busy)),
         }
     }
 }
@@ -622,11 +617,11 @@ async fn wait(
     expected: u32,
     timeout: Option<u64>,
 ) -> Answer<AbiWaited> {
-    // What is too far away to be told is for ever.
+    // A time too far away to represent means forever.
     let until = timeout.and_then(|ns| Instant::now().checked_add(Duration::from_nanos(ns)));
     let held = answer!(store.data_mut().region(&region)?);
     let region = answer!(told(held.region.duplicate())?);
-    // It may wait in the kernel, for somebody who waits for room.
+    // The guest may wait in the kernel, for a sender that waits for room.
     crate::port::settle();
     let waited = region.wait_until(offset, expected, until).await;
     Ok((told(waited)?.map(|waited| match waited {

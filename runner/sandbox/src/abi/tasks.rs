@@ -7,7 +7,7 @@ use super::ports::GuestPort;
 use crate::InputKind;
 use crate::host::Host;
 use crate::port::Port;
-use crate::services::{Answer, Ask, Services, SpawnError, Word};
+use crate::services::{Notification, ServiceRequest, ServiceResponse, Services, SpawnError};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Waker};
@@ -23,9 +23,9 @@ use wrun_types::spec::MAX_TASK_NAME;
 pub struct GuestChild {
     id: u64,
     services: Arc<dyn Services>,
-    /// Cancelled once it has ended, as far as somebody asked.
+    /// Cancelled once it has ended, if that was requested.
     ended: CancellationToken,
-    /// Somebody asked.
+    /// Whether that was requested.
     watched: AtomicBool,
     killed: bool,
 }
@@ -49,29 +49,29 @@ impl From<Outcome> for AbiOutcome {
             Outcome::Trapped(trap) => AbiOutcome::Trapped(trap.message),
             Outcome::LimitExceeded(limit) => AbiOutcome::LimitExceeded(limit.name().to_owned()),
             Outcome::Crashed(crash) => AbiOutcome::Crashed(crash.to_string()),
-            // Cancelled, or what this version does not know.
+            // Cancelled, or an outcome that this version does not know.
             _ => AbiOutcome::Cancelled,
         }
     }
 }
 
 impl GuestChild {
-    /// Asks, once, and has the answer kept: the one that polls gives up waiting and comes
-    /// back, and each time would be one more ask. It is asked now and not when there is
-    /// time for it: by then the guest can have let go of the child.
+    /// Sends one request and keeps its response: a guest that polls comes back, and each
+    /// time would be another request. The request is sent now, because the guest may have
+    /// released the child before a spawned future is polled.
     fn watch(&self) {
         if self.watched.swap(true, Ordering::Relaxed) {
             return;
         }
         let (services, id) = (self.services.clone(), self.id);
         let ended = self.ended.clone();
-        let mut asking = Box::pin(async move {
-            services.ask(Ask::Ended(id)).await;
+        let mut request = Box::pin(async move {
+            services.request(ServiceRequest::Ended(id)).await;
             ended.cancel();
         });
         let mut now = Context::from_waker(Waker::noop());
-        if asking.as_mut().poll(&mut now).is_pending() {
-            tokio::spawn(asking);
+        if request.as_mut().poll(&mut now).is_pending() {
+            tokio::spawn(request);
         }
     }
 }
@@ -79,7 +79,7 @@ impl GuestChild {
 impl Drop for GuestChild {
     fn drop(&mut self) {
         if self.id != 0 {
-            self.services.tell(Word::Release(self.id));
+            self.services.notify(Notification::Release(self.id));
         }
     }
 }
@@ -97,7 +97,7 @@ impl TasksHost for Host {
             return Ok(Err(Unstarted { error, port }));
         }
         let services = self.context.services.clone();
-        // What can fail without a trace comes before the child.
+        // Steps that can fail without an effect come before the child.
         let child = self.push(GuestChild {
             id: 0,
             services: services.clone(),
@@ -120,18 +120,18 @@ impl TasksHost for Host {
                 }
             },
         };
-        let ask = Ask::Spawn {
+        let request = ServiceRequest::Spawn {
             name: name.clone(),
             len: input.len() as u64,
             input: InputKind::Bytes(input.into()),
             port,
         };
-        let (error, port): (_, Option<Box<Port>>) = match services.ask(ask).await {
-            Answer::Spawned(id) => {
+        let (error, port): (_, Option<Box<Port>>) = match services.request(request).await {
+            ServiceResponse::Spawned(id) => {
                 self.table().get_mut(&child)?.id = id;
                 return Ok(Ok(child));
             }
-            Answer::NotSpawned { error, port } => (error, port),
+            ServiceResponse::NotSpawned { error, port } => (error, port),
             _ => (SpawnError::Limit, None),
         };
         if error == SpawnError::NotGranted {
@@ -152,8 +152,8 @@ impl HostChild for Host {
     async fn wait(&mut self, child: Resource<GuestChild>) -> wasmtime::Result<AbiOutcome> {
         let child = self.table().get(&child)?;
         let (services, id) = (child.services.clone(), child.id);
-        match services.ask(Ask::End(id)).await {
-            Answer::End(end) => Ok(end.into()),
+        match services.request(ServiceRequest::End(id)).await {
+            ServiceResponse::End(end) => Ok(end.into()),
             _ => Err(wasmtime::Error::msg("the runner has no such child")),
         }
     }
@@ -161,7 +161,7 @@ impl HostChild for Host {
     fn kill(&mut self, child: Resource<GuestChild>) -> wasmtime::Result<()> {
         let child = self.table().get_mut(&child)?;
         if !std::mem::replace(&mut child.killed, true) {
-            child.services.tell(Word::Kill(child.id));
+            child.services.notify(Notification::Kill(child.id));
         }
         Ok(())
     }

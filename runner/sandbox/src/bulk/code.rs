@@ -1,9 +1,9 @@
-//! The functions that do bulk instructions in pieces, as they are written.
+//! Writes the functions that execute bulk instructions in pieces.
 
 use super::PIECE;
 use wasm_encoder::{Function, Instruction as I};
 
-/// A function that is written.
+/// A function being written.
 pub(super) struct Code(pub(super) Function);
 
 impl Code {
@@ -29,9 +29,9 @@ impl Code {
         self.add(&[I::I64Const(16), I::I64Shl]);
     }
 
-    /// Tests that as many bytes as the third parameter says are there from `start`.
+    /// Tests that as many bytes as the third parameter says exist from `start`.
     pub(super) fn is_within(&mut self, start: u32, wide: bool, memory: u32, is_64: bool) {
-        // The length is within, and the start within what it leaves.
+        // The length is within the memory, and the start within the rest.
         self.number(2, wide);
         self.bytes_of(memory, is_64);
         self.add(&[I::I64LeU]);
@@ -41,7 +41,7 @@ impl Code {
         self.add(&[I::I64Sub, I::I64LeU, I::I32And]);
     }
 
-    /// A place goes on by a piece.
+    /// Advances an address by a piece.
     pub(super) fn step(&mut self, local: u32, wide: bool) {
         self.add(&[
             I::LocalGet(local),
@@ -51,7 +51,7 @@ impl Code {
         ]);
     }
 
-    /// Takes a piece off the length; again, if there is more than one left.
+    /// Subtracts a piece from the length; repeats if more than one is left.
     pub(super) fn next_piece(&mut self, wide: bool) {
         self.add(&[I::LocalGet(2), piece(wide), sub(wide), I::LocalTee(2)]);
         self.add(&[piece(wide), greater(wide), I::BrIf(0)]);

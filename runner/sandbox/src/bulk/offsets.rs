@@ -1,17 +1,17 @@
-//! Code that moved, and where it was.
+//! Maps code that moved to its original position.
 
 use crate::load_error::LoadError;
 use serde::{Deserialize, Serialize};
 use wasm_encoder::Encode;
 
-/// Steps of [`Offsets`] that are kept at most.
+/// Maximum of steps in [`Offsets`].
 const MAX_STEPS: usize = 100_000;
 
-/// From offsets in the code that runs to offsets in the binary that it was made of.
+/// Maps offsets in the code that runs to offsets in the binary from which it was made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Offsets {
-    /// Nothing moved before the first step. Each tells how far it is from the step
-    /// before, and by how much more the code behind it has moved.
+    /// Nothing moved before the first step. Each step has the distance to the step before,
+    /// and by how much more the code behind it has moved.
     Steps(Vec<(u32, i32)>),
     /// There would be too many steps.
     Unknown,
@@ -24,7 +24,7 @@ impl Default for Offsets {
 }
 
 impl Offsets {
-    /// Where in the task's own binary it is.
+    /// The corresponding offset in the task's own binary.
     pub(crate) fn original(&self, offset: usize) -> Option<usize> {
         let Offsets::Steps(steps) = self else {
             return None;
@@ -41,8 +41,8 @@ impl Offsets {
     }
 }
 
-/// Bytes that are made, with marks where some were copied from: their place, and where
-/// they were.
+/// Bytes under construction, with marks for copied parts: their position, and their
+/// original position.
 #[derive(Default)]
 pub(super) struct Text {
     pub(super) bytes: Vec<u8>,

@@ -1,4 +1,4 @@
-//! A module and what becomes of it do the same.
+//! A module and its changed form behave the same.
 
 use super::*;
 use crate::engine::{self, Kind};
@@ -38,8 +38,7 @@ fn is_changed(text: &str) -> bool {
     matches!(changed, Cow::Owned(_))
 }
 
-/// An instance whose memories begin with something, and how often it looked at the
-/// clock.
+/// An instance whose memories have initial content, and a count of its checks of the clock.
 fn instance(module: &[u8]) -> (Store<u64>, Instance) {
     let module = Compiled::new(compiler(), module).expect("compiles");
     let mut store = Store::new(compiler(), 0);
@@ -58,7 +57,7 @@ fn instance(module: &[u8]) -> (Store<u64>, Instance) {
     (store, instance)
 }
 
-/// How a call ended, with the places of a trap.
+/// How a call ended, with the positions of a trap.
 fn called(
     (store, instance): &mut (Store<u64>, Instance),
     name: &str,
@@ -272,7 +271,7 @@ fn modules_in_components_are_changed() {
     let (changed, offsets) = changed(&text);
     let mut validator = wasmparser::Validator::new_with_features(engine::FEATURES);
     validator.validate_all(&changed).expect("valid");
-    // Each instruction leads back to itself.
+    // Each instruction maps back to itself.
     let fills = |bytes: &[u8]| -> Vec<usize> {
         bytes
             .windows(4)

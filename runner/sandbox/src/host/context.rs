@@ -1,4 +1,4 @@
-//! What a run is given by its runner, beside its settings.
+//! The context that a runner gives to a run, beside its settings.
 
 use super::ports::Ports;
 use crate::deadline::Deadline;
@@ -8,34 +8,34 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use wrun_types::config::Mode;
 
-/// How far a task says it is.
+/// The progress that a task reports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]
 pub struct Progress {
     /// Units done so far.
     pub done: u64,
-    /// Units altogether, where the task knows.
+    /// Total of units, if the task knows it.
     pub total: Option<u64>,
 }
 
-/// What `context` answers from.
+/// The data behind `context`.
 pub struct TaskContext {
     pub task_id: u64,
     pub attempt: u32,
     pub mode: Mode,
     pub name: String,
     pub deadline: Option<Deadline>,
-    /// Cancelled when the host asks the task to stop.
+    /// Cancelled when the host requests the task to stop.
     pub cancel: CancellationToken,
     /// Takes the latest progress.
     pub progress: Arc<dyn Fn(Progress) + Send + Sync>,
     pub ports: Ports,
-    /// What the task may ask its runner for.
+    /// Serves the requests of the task to its runner.
     pub services: Arc<dyn Services>,
 }
 
 impl TaskContext {
-    /// That of a guest which never runs.
+    /// For a guest that never runs.
     pub fn of_nobody(mode: Mode, transport: Transport) -> Self {
         TaskContext {
             task_id: 0,

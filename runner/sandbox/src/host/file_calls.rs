@@ -1,15 +1,15 @@
-//! How the file streams of a guest reach their files.
+//! How the file streams of a guest access their files.
 
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// How the file streams of one guest reach their files.
+/// How the file streams of one guest access their files.
 #[derive(Clone)]
 pub(crate) struct FileCalls {
-    /// Where they may not block the thread, once there are streams: whether the last
-    /// call on one wants something that must be waited for.
+    /// If they may not block the thread and streams exist: whether the last call on one has
+    /// work that must be waited for.
     wanted: Option<Arc<AtomicBool>>,
     pub(crate) blocking: bool,
 }
@@ -36,7 +36,7 @@ impl FileCalls {
         }
     }
 
-    /// Whether a stream wants something, once.
+    /// Whether a stream has such work; resets it.
     pub(crate) fn take_wanted(&self) -> bool {
         let wanted = self.wanted.as_ref();
         wanted.is_some_and(|wanted| wanted.swap(false, Ordering::Relaxed))

@@ -6,13 +6,13 @@ use std::collections::BTreeMap;
 #[derive(Default)]
 pub(crate) struct Listings(pub(crate) BTreeMap<i32, Listing>);
 
-/// What was in a directory.
+/// The entries of a directory.
 #[derive(Default)]
 pub(crate) struct Listing {
-    /// Names, one after the other.
+    /// The names, concatenated.
     pub(crate) names: Vec<u8>,
     pub(crate) entries: Vec<Entry>,
-    /// The directory's own, where somebody asks.
+    /// The inode number of the directory, if it is needed.
     pub(crate) number: u64,
     /// Bytes that were counted for it.
     pub(crate) counted: usize,
@@ -20,14 +20,14 @@ pub(crate) struct Listing {
 
 #[derive(Clone, Copy)]
 pub(crate) struct Entry {
-    /// As the file's own attributes tell it to guests; 0 where nobody asks.
+    /// As in the file's own attributes for guests; 0 if it is not needed.
     pub(crate) inode: u64,
-    /// Where its name ends; it begins where the last one ends.
+    /// Where its name ends; it begins where the previous one ends.
     pub(crate) end: u32,
     pub(crate) kind: Kind,
 }
 
-/// What a file is.
+/// The type of a file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Kind {
     Unknown,

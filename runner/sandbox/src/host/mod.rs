@@ -1,5 +1,5 @@
-//! What a store carries for its guest: WASI state, limits, the task's own
-//! context. Built fresh for each run and dropped with it.
+//! The data of a store for its guest: WASI state, limits, the task's own context. Made for
+//! each run and dropped with it.
 
 mod context;
 mod file_calls;
@@ -33,13 +33,13 @@ use wrun_types::grant::TcpGrant;
 use wrun_types::report::Access;
 use wrun_types::spec::Spec;
 
-/// Host resources (files, sockets, streams, pollables) that one guest may hold
-/// at once. Many are descriptors, of which a process has some thousands. A call that
-/// can return an error makes none beyond it.
+/// Maximum of host resources (files, sockets, streams, pollables) that one guest may hold
+/// at once. Many are descriptors, of which a process has some thousands. Beyond it, calls
+/// that can return an error do so.
 pub(crate) const MAX_RESOURCES: usize = 1_000;
-/// More of them, for calls that cannot return an error: pollables, the standard
-/// streams, the list of granted directories. A guest that has as many files as it may
-/// have can still wait and write. None of these is a descriptor.
+/// Additional ones for calls that cannot return an error: pollables, the standard streams,
+/// the list of granted directories. So a guest that has as many files as it may have can
+/// still wait and write. None of these is a descriptor.
 const RESERVED_RESOURCES: usize = 4_000;
 
 /// The `T` of every store.
@@ -48,21 +48,21 @@ pub(crate) struct Host {
     pub limiter: Limiter,
     pub context: TaskContext,
     pub denials: Denials,
-    /// Host calls may block the thread for a moment: it has nothing else to do.
+    /// Whether host calls may block the thread for a moment, because it has no other work.
     pub blocking: bool,
-    /// How file streams reach their files.
+    /// How file streams access their files.
     pub file_calls: FileCalls,
-    /// Read-only directories were granted: the likely reason of a refused write.
+    /// Whether read-only directories were granted: the likely reason of a refused write.
     pub has_read_only: bool,
-    /// TCP connections to somewhere are granted.
+    /// Whether any TCP connections are granted.
     pub has_tcp: bool,
     /// TCP sockets made so far.
     pub sockets_made: u32,
-    /// Host names that the guest may resolve, with what they resolve to.
+    /// Host names that the guest may resolve, with their addresses.
     pub names: HashMap<String, VecDeque<IpAddr>>,
-    /// Lookups of granted names: the addresses that were not handed out yet.
+    /// Lookups of granted names: the addresses that were not returned yet.
     pub resolving: HashMap<u32, VecDeque<IpAddr>>,
-    /// Where regions are laid over the guest's memory.
+    /// The windows of the guest's memory over which regions are mapped.
     pub windows: Windows,
     /// Directories that a guest of WASI 0.1 is reading.
     pub(crate) listings: Listings,
@@ -92,7 +92,7 @@ impl WasiView for Host {
 }
 
 impl Host {
-    /// The host of one run. `p1` says which generation of WASI the guest speaks.
+    /// The host of one run. `p1` selects the WASI version of the guest.
     ///
     /// # Errors
     ///
@@ -179,7 +179,7 @@ impl Host {
         table.iter_mut().take(MAX_RESOURCES).count() + more <= MAX_RESOURCES
     }
 
-    /// Adds to the guest's resources, where there is room.
+    /// Adds to the guest's resources, if there is room.
     pub(crate) fn push<T: Send + 'static>(&mut self, resource: T) -> Option<Resource<T>> {
         if !self.has_room(1) {
             return None;
@@ -188,8 +188,8 @@ impl Host {
     }
 }
 
-/// Whether this process may have no more descriptors. wasmtime-wasi reports that as an
-/// I/O error like any other; a moment later it may be different.
+/// Whether this process has used up its descriptors. wasmtime-wasi reports that as an
+/// ordinary I/O error; a moment later it may be different.
 pub(crate) fn out_of_descriptors() -> bool {
     use rustix::event::{EventfdFlags, eventfd};
     use rustix::io::Errno;
@@ -199,7 +199,7 @@ pub(crate) fn out_of_descriptors() -> bool {
     )
 }
 
-/// What granted names resolve to: each address once, over all ports.
+/// The addresses of granted names: each address once, over all ports.
 fn names(grants: &[TcpGrant]) -> HashMap<String, VecDeque<IpAddr>> {
     let mut names: HashMap<String, VecDeque<IpAddr>> = HashMap::new();
     for grant in grants.iter().filter(|grant| grant.is_name) {
@@ -214,18 +214,18 @@ fn names(grants: &[TcpGrant]) -> HashMap<String, VecDeque<IpAddr>> {
     names
 }
 
-/// How a sandbox comes by granted directories.
+/// How a sandbox opens granted directories.
 #[derive(Clone, Copy)]
 pub enum Granted<'a> {
-    /// Opens them where their grants say.
+    /// Opens them by the paths in their grants.
     ByPath,
-    /// Somebody else opened them, one for each grant: there may be no way to them
-    /// from here. For a process of one thread: it changes the working directory.
+    /// They were opened before, one for each grant, because their paths may not be
+    /// reachable from here. For a process of one thread: it changes the working directory.
     Opened(&'a [OwnedFd]),
 }
 
 impl Granted<'_> {
-    /// Where the directory of a grant can be opened right now.
+    /// A path by which the directory of a grant can be opened now.
     fn path<'a>(&self, index: usize, host: &'a Path) -> std::io::Result<&'a Path> {
         let Granted::Opened(directories) = self else {
             return Ok(host);
@@ -238,8 +238,8 @@ impl Granted<'_> {
     }
 }
 
-/// Random numbers that no other sandbox has, for a worker: generators that are seeded
-/// when a thread first uses them would be the same in every process forked from it.
+/// Random numbers that no other sandbox has, for a worker: generators that are seeded when
+/// a thread first uses them would be the same in every process forked from it.
 fn fresh_random(builder: &mut WasiCtxBuilder) {
     builder
         .secure_random(Fresh::default())
@@ -275,7 +275,7 @@ impl TryRng for Fresh {
     }
 }
 
-/// A directory that was granted cannot be opened after all.
+/// A granted directory cannot be opened any more.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot open the granted directory {path}: {reason}")]
 pub struct GrantError {
@@ -283,7 +283,7 @@ pub struct GrantError {
     reason: String,
 }
 
-/// Connections go to granted addresses only; listening and UDP to none.
+/// Allows connections to granted addresses only, and neither listening nor UDP.
 fn check_sockets(builder: &mut WasiCtxBuilder, grants: &[TcpGrant], denials: Denials) {
     let granted: Arc<[SocketAddr]> = grants
         .iter()
@@ -292,8 +292,8 @@ fn check_sockets(builder: &mut WasiCtxBuilder, grants: &[TcpGrant], denials: Den
     builder.socket_addr_check(move |address, usage| {
         let allowed = match usage {
             SocketAddrUse::TcpConnect => granted.contains(&address),
-            // The bind that connecting implies; it opens nothing, and refusing it
-            // would hide what the guest wanted to connect to.
+            // The bind that connecting implies; it opens nothing, and refusing it would hide
+            // the address that the guest wanted to connect to.
             SocketAddrUse::TcpBind => {
                 !denials.binds() && address.port() == 0 && address.ip().is_unspecified()
             }

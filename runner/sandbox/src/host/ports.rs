@@ -3,14 +3,14 @@
 use crate::port::{InFlight, Port, Transport};
 use std::sync::Arc;
 
-/// What `ports` answers from.
+/// The data behind `ports`.
 pub struct Ports {
     pub(crate) transport: Transport,
     /// The channel to the parent of the task, until it is taken.
     pub(crate) parent: Option<Port>,
     /// Ports that the guest has.
     pub(crate) held: u32,
-    /// What it sent and was not received.
+    /// Ports and regions that it sent and that were not received yet.
     pub(crate) in_flight: Arc<InFlight>,
 }
 

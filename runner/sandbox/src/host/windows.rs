@@ -1,43 +1,43 @@
-//! Where in a guest's memory something is laid over it.
+//! The windows of a guest's memory over which regions are mapped.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-/// Addresses where a window of one task ever began or ended. Each can divide its
-/// memory, for good where the kernel does not join what was divided; and a process,
-/// with all its tasks, can have some 65,000 divisions.
+/// Addresses where a window of one task ever began or ended. Each can split a mapping of
+/// its memory, permanently if the kernel does not merge the parts; and a process, with all
+/// its tasks, can have some 65,000 mappings.
 const MAX_EDGES: usize = 512;
-/// Those of all tasks of this process together, at most. A process that can divide its
-/// memory no further cannot get any more of it either, and ends.
+/// Maximum over all tasks of this process. A process that cannot split its memory any
+/// further cannot allocate any more either, and ends.
 const MAX_EDGES_OF_ALL: usize = 16 << 10;
 
-/// Those there are.
+/// Their current number.
 static EDGES_OF_ALL: AtomicUsize = AtomicUsize::new(0);
 
-/// Why nothing is laid over a window.
+/// Why a window was not added.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum NoWindow {
-    /// Something is laid over a part of it.
+    /// A region is mapped over a part of it.
     Overlaps,
-    /// The memory of the task, or of the process, was divided too often.
+    /// The memory of the task, or of the process, was split too often.
     TooMany,
 }
 
 /// The windows of a guest.
 #[derive(Debug, Default)]
 pub(crate) struct Windows {
-    /// Those that something is laid over: where they begin, where they end.
+    /// Windows with a region: where they begin, where they end.
     live: BTreeMap<usize, usize>,
-    /// Of all that there ever were.
+    /// The edges of all windows so far.
     edges: BTreeSet<usize>,
 }
 
 impl Windows {
-    /// Notes that something is laid over a window, where that may be.
+    /// Adds a window, if a region may be mapped over it.
     pub(crate) fn add(&mut self, window: &Range<usize>) -> Result<(), NoWindow> {
-        // They do not overlap each other: only the last that begins before this one's
-        // end can reach into it.
+        // They do not overlap each other: only the last one that begins before this one's end
+        // can reach into it.
         let before = self.live.range(..window.end).next_back();
         if before.is_some_and(|(_, end)| *end > window.start) {
             return Err(NoWindow::Overlaps);

@@ -1,7 +1,7 @@
-//! Sleeping for as long as the guest asked, and not for a millisecond more.
+//! Sleeping for as long as the guest requested, and not a millisecond longer.
 //!
-//! tokio's timers count milliseconds and round up: a sleep of 100 µs took 1 ms or 2.
-//! They are used until shortly before the end; the rest is [`nap`]'s.
+//! tokio's timers count milliseconds and round up: a sleep of 100 µs took 1 ms or 2. They
+//! are used until shortly before the end; [`nap`] does the rest.
 
 use super::file_poll::Poll;
 use super::wasi_0_1::{EVENT, SUBSCRIPTION, guest_of};
@@ -23,18 +23,18 @@ use wasmtime_wasi::p2::bindings::io::poll::Host as PollHost;
 use wasmtime_wasi::p2::{DynPollable, Pollable, subscribe};
 use wrun_sys::{self, Watched};
 
-/// How far tokio's timers can be off: the tick that they round up to, and the one of
-/// the wait in the kernel.
+/// Maximum error of tokio's timers: the tick that they round up to, and the one of the wait
+/// in the kernel.
 const COARSE: Duration = Duration::from_millis(2);
 
-/// Precise timers of all tasks of this process, at most: each is a descriptor while it
+/// Maximum of precise timers of all tasks of this process: each is a descriptor while it
 /// runs, for less than [`COARSE`]. Sleeps beyond it are coarse.
 const MAX_TIMERS: u32 = 64;
 static TIMERS: AtomicU32 = AtomicU32::new(0);
 
-/// Waits until `until`. Where host calls may block the thread (a process that has
-/// nothing else to do), the last part does, once everything else had a turn; elsewhere
-/// a timer of the kernel's wakes the task.
+/// Waits until `until`. If host calls may block the thread (a process that does nothing
+/// else), the last part blocks, after everything else had a turn; otherwise a kernel timer
+/// wakes the task.
 async fn nap(until: Instant, blocking: bool) {
     loop {
         let left = until.saturating_duration_since(Instant::now());
@@ -54,7 +54,7 @@ async fn nap(until: Instant, blocking: bool) {
     }
 }
 
-/// A timer of the kernel's.
+/// A kernel timer.
 struct Timer {
     descriptor: Watched,
     _counted: Counted,
@@ -70,7 +70,7 @@ impl Drop for Counted {
 }
 
 impl Timer {
-    /// None where there are too many.
+    /// `None` if there are too many.
     fn after(left: Duration) -> Option<Self> {
         let more = |timers| (timers < MAX_TIMERS).then_some(timers + 1);
         TIMERS
@@ -95,26 +95,26 @@ impl Timer {
     }
 
     async fn expired(self) {
-        // It is readable from then on; that it cannot be waited for is seen by the
-        // caller, which looks at the clock.
+        // It is readable from then on; if waiting for it fails, the caller notices because it
+        // checks the clock.
         let _ = self.descriptor.readable().await;
     }
 }
 
-/// What a clock's pollable waits for.
+/// The pollable of a clock.
 struct Sleep {
-    /// None where it is too far away to be told.
+    /// `None` if it is too far away to represent.
     until: Option<Instant>,
     blocking: bool,
-    /// It was due when it was made, and nobody waited for it yet.
+    /// It was due when it was made, and was not waited for yet.
     fresh: bool,
 }
 
 #[async_trait::async_trait]
 impl Pollable for Sleep {
     async fn ready(&mut self) {
-        // A guest that polls in a loop, with no time to wait, lets the runtime see
-        // what else has become ready.
+        // A guest that polls in a loop without a wait lets the runtime find out what else has
+        // become ready.
         if std::mem::take(&mut self.fresh) {
             crate::turn::yield_now().await;
         }
@@ -136,8 +136,8 @@ fn sleep(host: &mut Host, duration: u64) -> wasmtime::Result<(Resource<DynPollab
     Ok((subscribe(table, sleep)?,))
 }
 
-/// Shadows the subscriptions of the monotonic clock for components, and `poll`: looking
-/// at a list takes time for each of its members, which may be one and the same.
+/// Shadows the subscriptions of the monotonic clock for components, and `poll`: checking a
+/// list takes time for each of its members, which may be one and the same.
 pub(super) fn for_components(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     linker
         .instance(&format!("wasi:io/poll@{WASI}"))?
@@ -176,15 +176,15 @@ pub(super) fn for_components(linker: &mut Linker<Host>) -> wasmtime::Result<()> 
 
 const ERRNO_INVAL: i32 = 28;
 
-/// What one subscription waits for.
+/// The clock event of one subscription.
 enum Wanted {
     Clock {
         userdata: u64,
-        /// None where it is too far away to be told.
+        /// `None` if it is too far away to represent.
         until: Option<Instant>,
     },
     Other,
-    /// Something that there is not: an unknown clock, say.
+    /// A subscription that is not valid: an unknown clock, for example.
     Invalid,
 }
 
@@ -232,16 +232,16 @@ fn wanted(host: &mut Host, subscription: &[u8; SUBSCRIPTION]) -> wasmtime::Resul
     })
 }
 
-/// A successful event of a clock: all else is zero.
+/// A successful clock event: all other fields are zero.
 fn event(userdata: u64) -> [u8; EVENT] {
     let mut event = [0; EVENT];
     event[..8].copy_from_slice(&userdata.to_le_bytes());
     event
 }
 
-/// Shadows `poll_oneoff` for modules. Clocks are waited for here; wasmtime-wasi's own
-/// would block the thread for the whole sleep where file calls may block it, and neither
-/// deadlines nor output would get their turn. It sees to everything else.
+/// Shadows `poll_oneoff` for modules. Clocks are waited for here: wasmtime-wasi would block
+/// the thread for the whole sleep if file calls may block it, and neither deadlines nor
+/// output would have their turn. It handles everything else.
 pub(super) fn for_modules(linker: &mut wasmtime::Linker<Host>) -> wasmtime::Result<()> {
     linker.func_wrap_async(
         "wasi_snapshot_preview1",
@@ -250,8 +250,8 @@ pub(super) fn for_modules(linker: &mut wasmtime::Linker<Host>) -> wasmtime::Resu
             Box::new(async move {
                 let (memory, host, fuel) = guest_of(&mut caller)?;
                 let number = count.cast_unsigned() as usize;
-                // As `poll` in POSIX: more than there can be files. Nothing to wait
-                // for is an error, too.
+                // As `poll` in POSIX: more than the maximum of files. An empty list is an
+                // error, too.
                 if number == 0 || number > MAX_RESOURCES {
                     return Ok(ERRNO_INVAL);
                 }
@@ -273,7 +273,7 @@ pub(super) fn for_modules(linker: &mut wasmtime::Linker<Host>) -> wasmtime::Resu
                 let due = async {
                     match first {
                         Some(first) => {
-                            // One that is due: what else is ready is seen first.
+                            // One that is due: first check what else is ready.
                             if first <= Instant::now() {
                                 crate::turn::yield_now().await;
                             }

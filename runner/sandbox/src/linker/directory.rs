@@ -1,13 +1,13 @@
 //! Listing directories: a snapshot for each reader, in time linear in the entries.
 //!
-//! wasmtime-wasi lists the whole directory anew for each buffer that a guest of WASI 0.1
-//! fills, asks the kernel about each entry on another thread, and takes the guest's
-//! cookie for an index into the new list: a guest that deletes what it has read misses
-//! entries, and the time grows with the square of their number. Here a directory is read
-//! when the guest begins (cookie 0), and cookies are indices into what was there then.
+//! wasmtime-wasi lists the whole directory again for each buffer that a guest of WASI 0.1
+//! fills, stats each entry on another thread, and uses the guest's cookie as an index into
+//! the new list: a guest that deletes what it has read misses entries, and the time grows
+//! with the square of their number. Here a directory is read when the guest begins (cookie
+//! 0), and cookies are indices into that snapshot.
 //!
-//! Invariant: what a snapshot holds is counted as the task's memory as long as it
-//! lives, and it grows by no entry that does not fit.
+//! Invariant: a snapshot counts as the task's memory as long as it lives, and entries that
+//! do not fit are not added.
 
 use super::turns::Turns;
 use super::wasi_0_1::guest_of;
@@ -31,8 +31,8 @@ use wasmtime_wasi::p2::bindings::filesystem::types::{
 };
 use wiggle::GuestMemory;
 
-/// What the kernel fills at a time: some hundreds of entries. Between two of these
-/// others have their turn.
+/// Bytes that the kernel fills at a time: some hundreds of entries. Other tasks have their
+/// turn in between.
 const BUFFER: usize = 16 << 10;
 
 impl From<FileType> for Kind {
@@ -43,7 +43,7 @@ impl From<FileType> for Kind {
             FileType::Symlink => Kind::Link,
             FileType::CharacterDevice => Kind::CharacterDevice,
             FileType::BlockDevice => Kind::BlockDevice,
-            // As wasmtime-wasi tells it of the file itself.
+            // As in wasmtime-wasi's attributes of the file.
             FileType::Fifo | FileType::Socket | FileType::Unknown => Kind::Unknown,
         }
     }
@@ -74,19 +74,19 @@ impl Kind {
     }
 }
 
-/// The number by which guests know a file, as wasmtime-wasi makes it for its
-/// attributes: programs compare the two.
+/// The inode number that guests see, as wasmtime-wasi computes it for its attributes:
+/// programs compare the two.
 fn inode(device: u64, inode: u64) -> u64 {
     let mut hasher = DefaultHasher::new();
     (device, inode).hash(&mut hasher);
     hasher.finish()
 }
 
-/// A directory that is being read, from a descriptor of its own.
+/// A directory that is being read, by a separate descriptor.
 struct Reader {
     directory: Arc<File>,
     buffer: Vec<MaybeUninit<u8>>,
-    /// Ask about each entry: WASI 0.1 gives numbers with the names.
+    /// Stat each entry: WASI 0.1 returns inode numbers with the names.
     inodes: bool,
 }
 
@@ -99,7 +99,7 @@ impl Reader {
         }
     }
 
-    /// The next entries, as many as the kernel gives at a time; none at the end.
+    /// The next entries, as many as the kernel returns at a time; empty at the end.
     fn some(&mut self) -> Result<Listing, Errno> {
         let mut listing = Listing::default();
         let mut raw = RawDir::new(&*self.directory, &mut self.buffer);
@@ -111,7 +111,7 @@ impl Reader {
                 let mut number = 0;
                 if self.inodes || kind == Kind::Unknown {
                     let stat = statat(&*self.directory, name, AtFlags::SYMLINK_NOFOLLOW);
-                    // One that has just gone was there, all the same.
+                    // An entry that was removed just now is still listed.
                     if let Ok(stat) = stat {
                         kind = FileType::from_raw_mode(stat.st_mode).into();
                         number = inode(stat.st_dev, stat.st_ino);
@@ -140,12 +140,12 @@ impl Listing {
         Ok(())
     }
 
-    /// Bytes that it takes, with what vectors that grow have to spare.
+    /// Bytes that it occupies, including the spare capacity of vectors that grow.
     fn size(&self) -> usize {
         2 * (self.names.len() + self.entries.len() * size_of::<Entry>())
     }
 
-    /// Takes in more entries, if they fit the task's memory.
+    /// Adds entries, if they fit the task's memory.
     fn append(&mut self, more: &Listing, limiter: &mut Limiter) -> Result<(), Errno> {
         if !limiter.keep(more.size()) {
             return Err(Errno::NOMEM);
@@ -168,7 +168,7 @@ impl Listing {
         Some((entry, self.names.get(begin..entry.end as usize)?))
     }
 
-    /// Reads all of a directory.
+    /// Reads a whole directory.
     async fn read(reader: Reader, blocking: bool, limiter: &mut Limiter) -> Result<Self, Errno> {
         let mut listing = Listing::default();
         let mut reader = reader;
@@ -200,7 +200,7 @@ impl Listing {
         }
     }
 
-    /// It is not needed any more, because of `error`.
+    /// Frees it, because of `error`.
     fn end(self, error: Errno, limiter: &mut Limiter) -> Errno {
         limiter.release(self.counted);
         error
@@ -208,7 +208,7 @@ impl Listing {
 }
 
 impl Host {
-    /// Forgets what was read from a descriptor, which is closed or read anew.
+    /// Drops the listing of a descriptor, which is closed or read again.
     fn forget_listing(&mut self, fd: i32) {
         if let Some(listing) = self.listings.0.remove(&fd) {
             self.limiter.release(listing.counted);
@@ -222,14 +222,14 @@ const ERRNO_NOMEM: i32 = 48;
 const ERRNO_NOTDIR: i32 = 54;
 const ERRNO_BADF: i32 = 8;
 
-/// A directory of a guest of WASI 0.1, opened anew, with its number.
+/// Opens a directory of a guest of WASI 0.1 again, and returns it with its inode number.
 async fn open_again(
     host: &mut Host,
     fuel: usize,
     fd: i32,
 ) -> wasmtime::Result<Result<(Arc<File>, u64), i32>> {
-    /// A memory made for the questions: a path, a `filestat` and where in it the number
-    /// is, the new descriptor.
+    /// Offsets in a memory made for the calls: a path, a `filestat` and the position of the
+    /// inode number in it, the new descriptor.
     const PATH: i32 = 0;
     const FILESTAT: i32 = 8;
     const INODE: usize = 16;
@@ -242,8 +242,8 @@ async fn open_again(
     if errno != 0 {
         return Ok(Err(errno));
     }
-    // Only wasmtime-wasi knows which resource a descriptor is. The table uses the place
-    // that became free last for what comes next: this one.
+    // Only wasmtime-wasi knows the resource of a descriptor. The table fills the slot that
+    // was freed last: this one.
     let table = WasiView::ctx(host).table;
     let place = table.push(())?;
     let place_is = place.rep();
@@ -264,7 +264,7 @@ async fn open_again(
     )
     .await?;
     if errno != 0 {
-        // A file is a bad descriptor for listing, as with wasmtime.
+        // A file is a bad descriptor for listing, as in wasmtime.
         return Ok(Err(if errno == ERRNO_NOTDIR {
             ERRNO_BADF
         } else {
@@ -291,8 +291,8 @@ async fn open_again(
 /// Parameters of `fd_readdir`.
 type Readdir = (i32, i32, i32, i64, i32);
 
-/// What the guest gets into its buffer: entries one after the other, the last one cut
-/// where the buffer ends.
+/// The guest's buffer: entries one after the other, the last one cut at the end of the
+/// buffer.
 struct Buffer<'a> {
     memory: &'a mut [u8],
     at: usize,
@@ -367,7 +367,7 @@ async fn readdir(
         let directory = Kind::Directory.p1();
         let more = match index {
             0 => buffer.put_entry(next, listing.number, directory, b".")?,
-            // Its real number is nobody's business: it can be outside of the grant.
+            // Not its real number: it can be outside of the grant.
             1 => buffer.put_entry(next, listing.number, directory, b"..")?,
             _ => match listing.get(index - 2) {
                 Some((entry, name)) => {
@@ -392,7 +392,7 @@ async fn readdir(
     Ok(0)
 }
 
-/// Shadows `fd_readdir` for modules, and what ends or renames a descriptor.
+/// Shadows `fd_readdir` for modules, and the calls that close or renumber a descriptor.
 pub(super) fn for_modules(linker: &mut wasmtime::Linker<Host>) -> wasmtime::Result<()> {
     const WASI: &str = "wasi_snapshot_preview1";
     linker.func_wrap_async(WASI, "fd_readdir", |caller, parameters: Readdir| {
@@ -472,7 +472,7 @@ async fn read_directory(
             let reader = Reader::new(Arc::new(opened), false);
             Listing::read(reader, blocking, &mut host.limiter).await
         }
-        // No more descriptors: the nearest that there is.
+        // No more descriptors: the closest code that exists.
         Err(Errno::MFILE | Errno::NFILE) => Err(Errno::NOMEM),
         Err(error) => Err(error),
     };
@@ -493,8 +493,8 @@ fn next_entry(
     let entry = stream.listing.get(stream.next);
     let entry = entry.map(|(entry, name)| DirectoryEntry {
         type_: entry.kind.p2(),
-        // A name that is not UTF-8 cannot be told, and an error would end most
-        // programs' listing: this one's cannot be opened.
+        // A name that is not UTF-8 cannot be represented, and an error would end most programs'
+        // listing: the replacement cannot be opened.
         name: String::from_utf8_lossy(name).into_owned(),
     });
     stream.next += usize::from(entry.is_some());

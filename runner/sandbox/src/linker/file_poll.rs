@@ -1,9 +1,8 @@
-//! WASI 0.1's `poll_oneoff` with files among what a guest waits for.
+//! WASI 0.1's `poll_oneoff` when a guest waits for files, too.
 //!
-//! wasmtime-wasi waits for a file by reading it on a thread, which a worker may not
-//! start. A file is always ready, so that there is nothing to wait for: the call is made
-//! with a clock that is due in each file's place, and the files' events are added to its
-//! answer.
+//! wasmtime-wasi waits for a file by reading it on a thread, which a worker may not start.
+//! A file is always ready, so no wait is needed: the call is made with a clock that is due
+//! in place of each file, and the files' events are added to its result.
 
 use super::wasi_0_1::{EVENT, SUBSCRIPTION};
 use crate::host::MAX_RESOURCES;
@@ -31,7 +30,7 @@ mod event {
     pub(super) const HANGUP: u16 = 1;
 }
 
-/// Size of a `filestat`, and where in it the size of the file is.
+/// Size of a `filestat`, and the offset of the file size in it.
 const FILESTAT: usize = 64;
 const FILESTAT_SIZE: usize = 32;
 
@@ -44,14 +43,14 @@ pub(super) struct Poll {
     pub(super) result: i32,
 }
 
-/// A file that can be read, and where the guest is in it.
+/// A readable file, and the guest's position in it.
 struct Reading {
     fd: i32,
     position: u64,
 }
 
 impl Poll {
-    /// The call; its errno.
+    /// Makes the call; returns its errno.
     pub(super) async fn run(
         self,
         ctx: &mut WasiP1Ctx,
@@ -82,8 +81,8 @@ impl Poll {
         self.with_files(&files, ctx, memory, fuel).await
     }
 
-    /// For each subscription, the file that it wants to read, if it is one. Empty where
-    /// the call cannot succeed, for whatever reason.
+    /// For each subscription, its file if it waits to read one. Empty if the call cannot
+    /// succeed for any reason.
     fn files(self, ctx: &mut WasiP1Ctx, memory: &[u8]) -> wasmtime::Result<Vec<Option<Reading>>> {
         let count = self.count.cast_unsigned() as usize;
         let start = self.subscriptions.cast_unsigned() as usize;
@@ -185,7 +184,7 @@ impl Poll {
 }
 
 impl Reading {
-    /// What is told of it, or the errno that ends the call.
+    /// Its event, or the errno that ends the call.
     async fn event(&self, ctx: &mut WasiP1Ctx) -> wasmtime::Result<Result<[u8; EVENT], i32>> {
         let mut stat = [0; FILESTAT];
         let mut guest = GuestMemory::Unshared(&mut stat);
@@ -217,7 +216,7 @@ fn write(memory: &mut [u8], start: usize, bytes: &[u8]) -> wasmtime::Result<()> 
     }
 }
 
-/// Zero where there are no such bytes.
+/// Zero if the bytes do not exist.
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
     let bytes = bytes.get(at..).and_then(|bytes| bytes.first_chunk());
     u32::from_le_bytes(bytes.copied().unwrap_or_default())

@@ -1,13 +1,13 @@
-//! File streams of WASI 0.2 that need no thread of their own, and the stream calls
-//! that wait for them.
+//! File streams of WASI 0.2 that need no separate thread, and the stream calls that wait
+//! for them.
 //!
-//! wasmtime-wasi hands what a call that does not block wants of a file to a thread. A
-//! worker has one thread and may not start another. Here a file is always ready: such a
-//! call reads or writes before it returns, in both modes, and a task cannot tell them
-//! apart by when data is there.
+//! wasmtime-wasi passes the work of a non-blocking call on a file to a thread. A worker has
+//! one thread and may not start another. Here a file is always ready: such a call reads or
+//! writes before it returns, in both modes, so a task cannot distinguish them by when data
+//! is available.
 //!
-//! Invariant: where the thread may not block, no stream touches its file on it. A call
-//! notes what it wants, and the linker's function waits for that elsewhere.
+//! Invariant: if the thread may not block, no stream accesses its file on it. A call
+//! records the work, and the linker's function waits for it elsewhere.
 
 use super::wasi_0_2::WASI;
 use crate::host::{FileCalls, Host};
@@ -30,8 +30,7 @@ use wasmtime_wasi::p2::{
     DynInputStream, DynOutputStream, InputStream, OutputStream, Pollable, StreamError, StreamResult,
 };
 
-/// What one call reads at most, and what a stream says that it takes: as
-/// wasmtime-wasi.
+/// Maximum that one call reads, and that a stream reports as writable: as in wasmtime-wasi.
 const PIECE: usize = 64 << 10;
 
 /// Reads a file from a position on.
@@ -44,9 +43,9 @@ struct FileInput {
 
 enum Reading {
     Idle,
-    /// This much is to be read.
+    /// This many bytes are to be read.
     Wanted(usize),
-    /// This was read and not taken yet.
+    /// These bytes were read and not taken yet.
     Has(Bytes),
     Failed(io::Error),
     Closed,
@@ -148,7 +147,7 @@ impl Pollable for FileInput {
 }
 
 #[derive(Clone, Copy)]
-enum Place {
+enum Offset {
     At(u64),
     End,
 }
@@ -156,34 +155,34 @@ enum Place {
 /// Writes to a file, from a position on or at its end.
 struct FileOutput {
     file: Arc<File>,
-    place: Place,
+    offset: Offset,
     calls: FileCalls,
     state: Writing,
 }
 
 enum Writing {
     Ready,
-    /// This is to be written.
+    /// These bytes are to be written.
     Wanted(Bytes),
     Failed(io::Error),
     Closed,
 }
 
 impl FileOutput {
-    fn new(file: Arc<File>, place: Place, calls: FileCalls) -> Self {
+    fn new(file: Arc<File>, offset: Offset, calls: FileCalls) -> Self {
         FileOutput {
             file,
-            place,
+            offset,
             calls,
             state: Writing::Ready,
         }
     }
 
     async fn put(&mut self, bytes: Bytes) {
-        let place = self.place;
+        let offset = self.offset;
         let written = self
             .calls
-            .run(&self.file, move |file| write_at(file, place, &bytes))
+            .run(&self.file, move |file| write_at(file, offset, &bytes))
             .await;
         self.wrote(written);
     }
@@ -191,7 +190,7 @@ impl FileOutput {
     fn wrote(&mut self, written: io::Result<usize>) {
         self.state = match written {
             Ok(len) => {
-                if let Place::At(position) = &mut self.place {
+                if let Offset::At(position) = &mut self.offset {
                     *position = position.saturating_add(len as u64);
                 }
                 Writing::Ready
@@ -200,7 +199,7 @@ impl FileOutput {
         };
     }
 
-    /// The failure of an earlier write, told once.
+    /// The failure of an earlier write, reported once.
     fn failure(&mut self) -> StreamResult<()> {
         match &self.state {
             Writing::Ready | Writing::Wanted(_) => Ok(()),
@@ -214,13 +213,13 @@ impl FileOutput {
     }
 }
 
-/// Writes all of `bytes`; nothing is a write as well, and can fail.
-fn write_at(file: &File, mut place: Place, mut bytes: &[u8]) -> io::Result<usize> {
+/// Writes all of `bytes`; an empty write is a write as well, and can fail.
+fn write_at(file: &File, mut offset: Offset, mut bytes: &[u8]) -> io::Result<usize> {
     let mut total = 0;
     loop {
-        let written = match place {
-            Place::At(position) => file.write_at(bytes, position),
-            Place::End => append(file, bytes),
+        let written = match offset {
+            Offset::At(position) => file.write_at(bytes, position),
+            Offset::End => append(file, bytes),
         };
         let written = match written {
             Ok(written) => written,
@@ -235,7 +234,7 @@ fn write_at(file: &File, mut place: Place, mut bytes: &[u8]) -> io::Result<usize
         if written == 0 {
             return Err(io::ErrorKind::WriteZero.into());
         }
-        if let Place::At(position) = &mut place {
+        if let Offset::At(position) = &mut offset {
             *position = position.saturating_add(written as u64);
         }
     }
@@ -246,8 +245,8 @@ fn append(file: &File, bytes: &[u8]) -> io::Result<usize> {
         Err(Errno::NOSYS | Errno::NOTSUP) => {}
         otherwise => return Ok(otherwise?),
     }
-    // A file system that cannot: the description is the guest's own, so that nobody
-    // else writes meanwhile.
+    // A file system without support for it: the description is the guest's own, so no other
+    // code writes meanwhile.
     let flags = fcntl_getfl(file)?;
     fcntl_setfl(file, flags | OFlags::APPEND)?;
     let written = rustix::io::write(file, bytes);
@@ -268,7 +267,7 @@ impl OutputStream for FileOutput {
             }
         }
         if self.calls.blocking {
-            let written = write_at(&self.file, self.place, &bytes);
+            let written = write_at(&self.file, self.offset, &bytes);
             self.wrote(written);
         } else {
             self.state = Writing::Wanted(bytes);
@@ -319,7 +318,7 @@ fn table(host: &mut Host) -> &mut ResourceTable {
     host.ctx().table
 }
 
-/// What a guest gets for the result of a stream's call.
+/// Converts the result of a stream call for the guest.
 fn answer<T>(
     host: &mut Host,
     result: StreamResult<T>,
@@ -330,13 +329,13 @@ fn answer<T>(
     },))
 }
 
-/// The same stream, for a call more.
+/// Another handle of the same stream, for one more call.
 fn again<T: 'static>(stream: &Resource<T>) -> Resource<T> {
     Resource::new_borrow(stream.rep())
 }
 
-/// Streams over files, and the calls that do not block, which wait for a file where the
-/// thread cannot.
+/// Streams over files, and the non-blocking calls, which wait for a file if the thread may
+/// not block.
 pub(super) fn add_to_linker(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     add_files(linker)?;
     let mut streams = linker.instance(&format!("wasi:io/streams@{WASI}"))?;
@@ -403,7 +402,7 @@ pub(super) fn add_to_linker(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
                     HostOutputStream::splice(table(host), again(&output), again(&input), len)
                 };
                 let mut result = splice(host);
-                // Its input is a file, and nothing of it went anywhere yet.
+                // Its input is a file, and none of it was written yet.
                 if matches!(result, Ok(0)) && host.file_calls.take_wanted() {
                     table(host).get_mut(&input)?.ready().await;
                     result = splice(host);
@@ -423,7 +422,7 @@ fn add_files(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     fn output(
         host: &mut Host,
         file: &Resource<Descriptor>,
-        place: Place,
+        offset: Offset,
     ) -> Opened<DynOutputStream> {
         let calls = host.file_calls.of_a_stream();
         let view = host.filesystem();
@@ -434,7 +433,7 @@ fn add_files(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
             }
             Descriptor::File(file) => file.file.clone(),
         };
-        let stream: DynOutputStream = Box::new(FileOutput::new(file, place, calls));
+        let stream: DynOutputStream = Box::new(FileOutput::new(file, offset, calls));
         Ok((host.push(stream).ok_or(ErrorCode::InsufficientMemory),))
     }
 
@@ -456,13 +455,13 @@ fn add_files(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     types.func_wrap(
         "[method]descriptor.write-via-stream",
         |mut store: Store<'_>, (file, offset): (Resource<Descriptor>, u64)| {
-            output(store.data_mut(), &file, Place::At(offset))
+            output(store.data_mut(), &file, Offset::At(offset))
         },
     )?;
     types.func_wrap(
         "[method]descriptor.append-via-stream",
         |mut store: Store<'_>, (file,): (Resource<Descriptor>,)| {
-            output(store.data_mut(), &file, Place::End)
+            output(store.data_mut(), &file, Offset::End)
         },
     )
 }

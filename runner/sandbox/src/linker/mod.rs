@@ -1,5 +1,5 @@
-//! What a guest's imports are answered by, for each shape of guest: WASI with
-//! its refusals noted, and the interfaces of `wrun:task` that exist.
+//! The imports of a guest, for each shape of guest: WASI with its refusals recorded, and
+//! the interfaces of `wrun:task` that exist.
 
 mod clocks;
 mod directory;
@@ -18,7 +18,8 @@ use super::host::{Host, Wasi};
 use wasmtime::component::Linker;
 use wrun_types::report::Access;
 
-/// For components: WASI 0.2 and `wrun:task`; of that most only for code that imports it.
+/// For components: WASI 0.2 and `wrun:task`; most of the latter only for code that imports
+/// it.
 pub(crate) fn component(
     engine: &wasmtime::Engine,
     regions: bool,
@@ -56,8 +57,8 @@ pub(crate) fn module(engine: &wasmtime::Engine) -> wasmtime::Result<wasmtime::Li
         Wasi::P2 { .. } => unreachable!("module linkers are only used with WASI 0.1 hosts"),
     })?;
     linker.allow_shadowing(true);
-    // wasmtime-wasi refuses codes from 126 on; a shell's convention is no reason
-    // to lose what the guest said. Codes are a byte, as for every process.
+    // wasmtime-wasi refuses codes from 126 on, but a shell's convention is not a reason to
+    // lose the guest's code. Codes are a byte, as for every process.
     linker.func_wrap(
         "wasi_snapshot_preview1",
         "proc_exit",
@@ -71,19 +72,20 @@ pub(crate) fn module(engine: &wasmtime::Engine) -> wasmtime::Result<wasmtime::Li
     Ok(linker)
 }
 
-/// Who refused a file operation.
+/// The reason why a file operation was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Refused {
-    /// The kernel, by the permissions of the file or of a directory above it (`EACCES`).
+    /// By the permissions of the file or of a directory above it (`EACCES`, from the
+    /// kernel).
     ByPermissions,
-    /// This host, as it is neither a file nor a directory.
+    /// By this host, because it is neither a file nor a directory.
     Special,
-    /// The grants.
+    /// By the grants.
     ByGrant,
 }
 
 impl Host {
-    /// Notes a refused file operation. `write` says that it would have changed
+    /// Records a refused file operation. `write` means that it would have changed
     /// something.
     fn note_path(&mut self, path: &str, write: bool, refused: Refused) {
         let escapes = path.starts_with('/') || path.split('/').any(|part| part == "..");

@@ -1,7 +1,7 @@
-//! Random bytes in parts, with other tasks' turns between them.
+//! Random bytes in parts, with turns of other tasks in between.
 //!
-//! wasmtime-wasi makes them in one piece, byte by byte: 64 MiB keep a thread for a
-//! third of a second. Short requests, which are nearly all, are still its own.
+//! wasmtime-wasi generates them in one piece, byte by byte: 64 MiB occupy a thread for a
+//! third of a second. Short requests, which are the common case, still go to it.
 
 use super::turns::{TURN, Turns, long_result};
 use super::wasi_0_1::guest_of;
@@ -16,10 +16,10 @@ use wasmtime_wasi::p2::bindings::random::{insecure, random};
 use wasmtime_wasi::random::{WasiRandomCtx, WasiRandomView};
 use wiggle::GuestMemory;
 
-/// Longest request that is left to wasmtime-wasi.
+/// Longest request that is passed to wasmtime-wasi.
 const SHORT: usize = 4 << 10;
-/// What a component can ask for at once, as with wasmtime: it is made in the host's
-/// memory first.
+/// Maximum of one request by a component, as in wasmtime: the bytes are first made in the
+/// host's memory.
 const MAX: u64 = 64 << 20;
 
 /// A generator for one long request.
@@ -28,7 +28,7 @@ fn generator() -> wasmtime::Result<StdRng> {
         .map_err(|error| wasmtime::Error::msg(format!("the system has no random bytes: {error}")))
 }
 
-/// `get-random-bytes`, or its insecure sibling; `short` is the original.
+/// `get-random-bytes`, or its insecure counterpart; `short` is the original.
 async fn bytes(
     mut store: StoreContextMut<'_, Host>,
     len: u64,
@@ -80,8 +80,8 @@ pub(super) fn for_components(linker: &mut Linker<Host>) -> wasmtime::Result<()> 
         })
 }
 
-/// Shadows `random_get` for modules. The bytes are made where the guest wants them, so
-/// that there is no bound but its memory.
+/// Shadows `random_get` for modules. The bytes are written directly into the guest's
+/// memory, so that is the only bound.
 pub(super) fn for_modules(linker: &mut wasmtime::Linker<Host>) -> wasmtime::Result<()> {
     linker.func_wrap_async(
         "wasi_snapshot_preview1",

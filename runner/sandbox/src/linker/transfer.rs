@@ -1,9 +1,9 @@
 //! Reading and writing in parts: calls with large buffers.
 //!
-//! wasmtime-wasi copies the whole buffer to the host first where another thread does
-//! the work, refuses buffers beyond the host's budget for one call, and copies what goes
-//! to a stream that never waits without giving way. Here one call of the guest's is as
-//! many of its calls as it takes, each with a bounded part of the buffer.
+//! wasmtime-wasi first copies the whole buffer to the host if another thread does the work,
+//! refuses buffers beyond the host's budget for one call, and copies data for a stream that
+//! never blocks without yielding. Here one call of the guest becomes as many of its calls
+//! as necessary, each with a bounded part of the buffer.
 
 use super::turns::Turns;
 use super::wasi_0_1::guest_of;
@@ -20,16 +20,16 @@ use wiggle::GuestMemory;
 
 /// Bytes of one part.
 const PART: usize = 256 << 10;
-/// What wasmtime-wasi reads at a position at once, whatever the buffer.
+/// Maximum that wasmtime-wasi reads at a position at once, whatever the buffer.
 const PART_AT: usize = 64 << 10;
-/// Buffers that are looked at to find one that is not empty; `IOV_MAX` in POSIX.
+/// Buffers that are examined to find one that is not empty; `IOV_MAX` in POSIX.
 const MAX_BUFFERS: usize = 1024;
 
 const ERRNO_SUCCESS: i32 = 0;
 const ERRNO_BADF: i32 = 8;
 const ERRNO_INVAL: i32 = 28;
 
-/// What is to be done.
+/// The operation.
 #[derive(Clone, Copy)]
 enum Transfer {
     Read,
@@ -38,7 +38,7 @@ enum Transfer {
     WriteAt(i64),
 }
 
-/// One call's parameters: descriptor, buffers, how many, where the result goes.
+/// Parameters of one call: descriptor, buffers, their number, the address of the result.
 type Call = (i32, i32, i32, i32);
 
 impl Transfer {
@@ -62,7 +62,7 @@ impl Transfer {
         }
     }
 
-    /// The same for what is left after `done` bytes.
+    /// The same for the rest after `done` bytes.
     fn after(self, done: usize) -> Self {
         match self {
             Transfer::ReadAt(at) => Transfer::ReadAt(at.wrapping_add_unsigned(done as u64)),
@@ -78,7 +78,7 @@ impl Transfer {
         }
     }
 
-    /// Whether it ends with a part of which only `done` of `asked` bytes were done.
+    /// Whether it ends with a part of which only `done` of `asked` bytes were transferred.
     fn ends_with(self, done: usize, asked: usize) -> bool {
         match self {
             Transfer::ReadAt(_) => done == 0,
@@ -87,9 +87,9 @@ impl Transfer {
     }
 }
 
-/// What the buffers of a call come to.
+/// The buffers of a call.
 enum Found {
-    /// The first that is not empty: which one, where it is, its length.
+    /// The first that is not empty: its index, address and length.
     Buffer(usize, usize, usize),
     /// All are empty.
     Nothing,
@@ -122,8 +122,8 @@ fn first_buffer(memory: &[u8], buffers: i32, count: i32) -> Found {
     }
 }
 
-/// A place in the guest's memory for a buffer's description and a result, while the
-/// guest waits for its call: it is not in the buffer itself. What was there is put back.
+/// Memory of the guest that holds a buffer's description and a result while the guest waits
+/// for its call. It is not in the buffer itself, and its content is restored afterwards.
 struct Borrowed {
     at: usize,
     was: [u8; Borrowed::LEN],
@@ -132,7 +132,7 @@ struct Borrowed {
 impl Borrowed {
     const LEN: usize = 12;
 
-    /// None where the buffer is nearly all of the memory.
+    /// `None` if the buffer is nearly all of the memory.
     fn new(memory: &[u8], begin: usize, len: usize) -> Option<Self> {
         let last = memory.len().checked_sub(Self::LEN)? & !3;
         let at = match begin.checked_add(len)? {
@@ -141,7 +141,7 @@ impl Borrowed {
             _ => return None,
         };
         let was = memory.get(at..at + Self::LEN)?.try_into().ok()?;
-        // Of 32 bits, as all of this WASI's memories.
+        // It has 32 bits, like all memories of this WASI version.
         u32::try_from(at).ok()?;
         Some(Borrowed { at, was })
     }
@@ -165,8 +165,8 @@ impl Borrowed {
     }
 }
 
-/// Reads nothing: at once, also from a stream that has nothing to read. wasmtime-wasi
-/// waits for it, and then says that it was interrupted.
+/// Reads nothing: returns at once, even from a stream that has nothing to read.
+/// wasmtime-wasi waits for such a stream, and then reports an interruption.
 async fn read_nothing(
     host: &mut Host,
     fuel: usize,
@@ -193,7 +193,7 @@ async fn read_nothing(
     tell(memory, result, 0)
 }
 
-/// Success, of this many bytes.
+/// Reports success and this many bytes.
 fn tell(memory: &mut [u8], result: i32, done: usize) -> wasmtime::Result<i32> {
     let at = result.cast_unsigned() as usize;
     let place = at
@@ -253,7 +253,7 @@ async fn transfer(
         turns.spend(now).await;
     };
     borrowed.put_back(memory);
-    // An error after the first part is told by the next call, if it lasts.
+    // An error after the first part is reported by the next call, if it persists.
     if errno != ERRNO_SUCCESS && done == 0 {
         return Ok(errno);
     }
@@ -288,7 +288,7 @@ pub(super) fn for_modules(linker: &mut wasmtime::Linker<Host>) -> wasmtime::Resu
     Ok(())
 }
 
-/// Writes a component's list to a file, without a copy of the whole.
+/// Writes a component's list to a file, without copying all of it.
 async fn write(
     store: StoreContextMut<'_, Host>,
     file: Resource<Descriptor>,
@@ -321,7 +321,7 @@ async fn write(
         };
         let now = match written {
             Ok(now) => now.min(asked),
-            // One after the first part is told by the next call, if it lasts.
+            // An error after the first part is reported by the next call, if it persists.
             Err(_) if done > 0 => break,
             Err(error) => {
                 let error = store

@@ -1,4 +1,4 @@
-//! WASI 0.1 with its refusals noted.
+//! WASI 0.1 with its refusals recorded.
 
 use super::Refused;
 use crate::host::{Host, Wasi, out_of_descriptors};
@@ -20,11 +20,11 @@ const ERRNO_IO: i32 = 29;
 const ERRNO_MFILE: i32 = 33;
 const ERRNO_NAMETOOLONG: i32 = 37;
 const ERRNO_NFILE: i32 = 41;
-/// Longest path that is opened, that of Linux. A longer one would be opened piece
-/// by piece, and what is looked at first must be what is opened.
+/// Longest path that is opened, that of Linux. A longer one would be opened piece by piece,
+/// but the path that is checked first must be the one that is opened.
 pub(super) const MAX_PATH: usize = 4096;
 
-/// A guest's memory, its host, and what one call may cost the host.
+/// A guest's memory, its host, and the budget of one call in the host.
 pub(super) fn guest_of<'a>(
     caller: &'a mut Caller<'_, Host>,
 ) -> wasmtime::Result<(&'a mut [u8], &'a mut Host, usize)> {
@@ -47,7 +47,7 @@ impl Host {
     }
 }
 
-/// A path in a guest's memory, as far as it is there.
+/// A path in a guest's memory, as far as it is within the memory.
 fn path_of(memory: &[u8], ptr: i32, len: i32) -> &[u8] {
     let start = ptr.cast_unsigned() as usize;
     let len = (len.cast_unsigned() as usize).min(MAX_PATH);
@@ -57,8 +57,8 @@ fn path_of(memory: &[u8], ptr: i32, len: i32) -> &[u8] {
         .unwrap_or_default()
 }
 
-/// The length of a path without slashes at its end. To remove a directory by such a path
-/// is right in POSIX, and an error of wasmtime-wasi.
+/// The length of a path without trailing slashes. Removing a directory by such a path is
+/// valid in POSIX, but an error in wasmtime-wasi.
 fn without_slash(memory: &[u8], ptr: i32, len: i32) -> i32 {
     let path = path_of(memory, ptr, len);
     let kept = path.iter().rposition(|byte| *byte != b'/');
@@ -68,15 +68,15 @@ fn without_slash(memory: &[u8], ptr: i32, len: i32) -> i32 {
     }
 }
 
-/// Whether a path is there and is neither file, directory nor link. Asks WASI's
-/// own `path_filestat_get`, with a memory made for the question.
+/// Whether a path exists and is neither file, directory nor link. Calls WASI's own
+/// `path_filestat_get`, with a memory made for this call.
 async fn is_special(
     ctx: &mut WasiP1Ctx,
     fd: i32,
     flags: i32,
     path: &[u8],
 ) -> wasmtime::Result<bool> {
-    /// Size of a `filestat`, and where in it the type is.
+    /// Size of a `filestat`, and the offset of the type in it.
     const FILESTAT: i32 = 64;
     const FILETYPE: usize = 16;
     let mut memory = vec![0; FILESTAT as usize];
@@ -88,7 +88,7 @@ async fn is_special(
     Ok(errno == 0 && !matches!(memory.get(FILETYPE), Some(3 | 4 | 7)))
 }
 
-/// wasmtime-wasi knows no errno for a process that may have no more descriptors.
+/// wasmtime-wasi has no errno for a process that has used up its descriptors.
 fn or_no_descriptors(errno: i32) -> i32 {
     if errno == ERRNO_IO && out_of_descriptors() {
         ERRNO_NFILE
@@ -97,12 +97,12 @@ fn or_no_descriptors(errno: i32) -> i32 {
     }
 }
 
-/// Whether a path is longer than any that is looked up: looking at it takes time.
+/// Whether a path is longer than any that is looked up: examining it takes time.
 fn is_long(len: i32) -> bool {
     len.cast_unsigned() as usize > MAX_PATH
 }
 
-/// The `errno` values of WASI 0.1 that mean a refusal, and whose.
+/// The `errno` values of WASI 0.1 that mean a refusal, with its reason.
 fn refused(errno: i32) -> Option<Refused> {
     match errno {
         ERRNO_ACCES => Some(Refused::ByPermissions),
@@ -112,11 +112,11 @@ fn refused(errno: i32) -> Option<Refused> {
     }
 }
 
-/// Bits of `oflags` that create or cut a file, and of `rights` that write one.
+/// Bits of `oflags` that create or truncate a file, and of `rights` that write one.
 const OFLAGS_WRITE: i32 = 0b1001;
 const RIGHTS_FD_WRITE: i64 = 1 << 6;
 
-/// The same for WASI 0.1: the guest's call, the original, a note if refused.
+/// The same for WASI 0.1: the guest's call, the original, a record if refused.
 macro_rules! watch_p1 {
     ($linker:ident, $name:ident($($arg:ident: $ty:ty),*), path: ($ptr:ident, $len:ident), $(other: $other:ident,)? $(as: $as:path,)? write: $write:expr) => {
         $linker.func_wrap_async(
@@ -154,7 +154,7 @@ pub(super) fn watch_filesystem(linker: &mut wasmtime::Linker<Host>) -> wasmtime:
                 if is_long(len) {
                     return Ok(ERRNO_NAMETOOLONG);
                 }
-                // Before anything is created or cut.
+                // Before a file is created or truncated.
                 if !host.has_room(1) {
                     return Ok(ERRNO_MFILE);
                 }
@@ -252,8 +252,8 @@ pub(super) fn watch_filesystem(linker: &mut wasmtime::Linker<Host>) -> wasmtime:
         other: old_len,
         write: true
     );
-    // Enumerating ends with `badf`; when it does so at the first descriptor that
-    // a directory could have, there are none.
+    // Enumerating ends with `badf`; if it does so at the first descriptor that a directory
+    // could have, there are no directories.
     linker.func_wrap(
         "wasi_snapshot_preview1",
         "fd_prestat_get",

@@ -1,5 +1,5 @@
-//! WASI 0.2 with its refusals noted: the calls that grants decide on are shadowed
-//! by ones that call the original and look at its answer.
+//! WASI 0.2 with its refusals recorded: calls that depend on grants are shadowed by
+//! functions that call the original and examine its result.
 
 use super::Refused;
 use super::wasi_0_1::MAX_PATH;
@@ -28,10 +28,10 @@ use wasmtime_wasi::p2::{FsError, SocketError};
 use wasmtime_wasi::sockets::WasiSocketsView;
 use wrun_types::report::Access;
 
-/// The version that `wasmtime-wasi` registers; guests of any 0.2 find it.
+/// The version that `wasmtime-wasi` registers; it serves guests of any 0.2.
 pub(super) const WASI: &str = "0.2.12";
 
-/// The codes that mean a refusal, and whose.
+/// The codes that mean a refusal, with its reason.
 fn refused(code: ErrorCode) -> Option<Refused> {
     match code {
         ErrorCode::Access => Some(Refused::ByPermissions),
@@ -40,7 +40,7 @@ fn refused(code: ErrorCode) -> Option<Refused> {
     }
 }
 
-/// Turns an error of the original into what the guest gets, noting a refusal.
+/// Converts an error of the original for the guest, and records a refusal.
 fn answer<T>(
     host: &mut Host,
     result: Result<T, FsError>,
@@ -51,7 +51,7 @@ fn answer<T>(
         Ok(value) => Ok((Ok(value),)),
         Err(error) => {
             let mut code = host.filesystem().convert_error_code(error)?;
-            // There is no code for it; this is the nearest.
+            // There is no code for it; this is the closest.
             if code == ErrorCode::Io && out_of_descriptors() {
                 code = ErrorCode::InsufficientMemory;
             }
@@ -63,10 +63,9 @@ fn answer<T>(
     }
 }
 
-/// Shadows the calls that take a path by ones that call the original and note
-/// what it refuses. Only files and directories are opened: opening a FIFO or a
-/// device can block a thread of the host for as long as somebody else likes, and
-/// no deadline reaches it there.
+/// Shadows the calls that take a path by functions that call the original and record what
+/// it refuses. Only files and directories are opened: opening a FIFO or a device can block
+/// a thread of the host for an unbounded time, and no deadline reaches it there.
 pub(super) fn watch_filesystem(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     type Store<'a> = StoreContextMut<'a, Host>;
     type Dir = Resource<Descriptor>;
@@ -87,7 +86,7 @@ pub(super) fn watch_filesystem(linker: &mut Linker<Host>) -> wasmtime::Result<()
                 if path.len() > MAX_PATH {
                     return Ok((Err(ErrorCode::NameTooLong),));
                 }
-                // Before anything is created or cut.
+                // Before a file is created or truncated.
                 if !host.has_room(1) {
                     return Ok((Err(ErrorCode::InsufficientMemory),));
                 }
@@ -146,7 +145,7 @@ pub(super) fn watch_filesystem(linker: &mut Linker<Host>) -> wasmtime::Result<()
         |mut store: Store<'_>, (dir, path): (Dir, String)| {
             Box::new(async move {
                 let host = store.data_mut();
-                // With a slash at its end it is an error of wasmtime-wasi, not of POSIX.
+                // A trailing slash is an error in wasmtime-wasi, but not in POSIX.
                 let name = match path.trim_end_matches('/') {
                     "" => &path,
                     name => name,
@@ -221,8 +220,8 @@ pub(super) fn watch_filesystem(linker: &mut Linker<Host>) -> wasmtime::Result<()
         )
 }
 
-/// Sockets that a task without any grant may make: enough to be refused when it
-/// connects, and to be told so.
+/// Sockets that a task without any grant may make: enough to be refused when it connects,
+/// with a record of it.
 const UNGRANTED_SOCKETS: u32 = 4;
 
 pub(super) fn count_sockets(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
@@ -248,8 +247,8 @@ pub(super) fn count_sockets(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
         )
 }
 
-/// A local address of the guest's own choice is never granted: whatever it is, in both
-/// modes, since a worker's walls let no socket be bound.
+/// A local address of the guest's own choice is never granted, in either mode, because a
+/// worker's walls let no socket be bound.
 pub(super) fn refuse_binding(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     type Parameters = (Resource<TcpSocket>, Resource<Network>, IpSocketAddress);
     linker
@@ -272,10 +271,9 @@ pub(super) fn refuse_binding(linker: &mut Linker<Host>) -> wasmtime::Result<()> 
         )
 }
 
-/// Resolving is granted per name, and a grant was resolved when it was made: the
-/// guest gets those addresses. Nothing is asked of a resolver, which would need
-/// threads, files and sockets that a jailed worker has not, and whose later
-/// answers could only be addresses that are not granted.
+/// Resolving is granted per name, and a grant was resolved when it was made: the guest gets
+/// those addresses. No resolver is called: it would need threads, files and sockets that a
+/// jailed worker does not have, and later addresses would not be granted anyway.
 pub(super) fn watch_names(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     let mut names = linker.instance(&format!("wasi:sockets/ip-name-lookup@{WASI}"))?;
     names.func_wrap(
@@ -289,8 +287,8 @@ pub(super) fn watch_names(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
             };
             let result = match first {
                 _ if !host.has_room(1) => Err(SocketErrorCode::OutOfMemory.into()),
-                // Addresses need no resolver: the stream is ready, and for a
-                // granted name its answers are replaced.
+                // Addresses need no resolver: the stream is ready, and for a granted name its
+                // results are replaced.
                 Some(address) => {
                     LookupHost::resolve_addresses(&mut host.sockets(), network, address.to_string())
                 }
@@ -338,7 +336,7 @@ pub(super) fn watch_names(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     )
 }
 
-/// UDP is never granted, so that no socket comes to be whose use could be noted.
+/// UDP is never granted, so no socket is made whose use could be recorded.
 pub(super) fn watch_udp(linker: &mut Linker<Host>) -> wasmtime::Result<()> {
     linker
         .instance(&format!("wasi:sockets/udp-create-socket@{WASI}"))?

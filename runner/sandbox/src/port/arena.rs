@@ -1,13 +1,14 @@
-//! Where the data of large messages lies: one memory file for each channel.
+//! The data of large messages: one memory file for each channel.
 //!
-//! Its descriptor goes where an end goes, and not along with each message: descriptors in
-//! flight are counted by user, and the one that leaves large messages unread would use up those
-//! of others. Message number `n` of a direction lies in the place `n` modulo the capacity:
-//! it is free when the message may be sent, for what was there has been received.
+//! Its descriptor travels with an end, not with each message: descriptors in flight are
+//! counted by user, and a receiver that leaves large messages unread would use up those of
+//! others. Message number `n` of a direction is in the slot `n` modulo the capacity: the
+//! slot is free when the message may be sent, because its previous content has been
+//! received.
 //!
-//! The other side is not trusted. Invariants: what is received is copied once, before its
-//! place is given back; no call blocks; nothing is mapped. The one that writes into a place of
-//! the other side, cuts the file or has it appended to harms no channel but this one.
+//! The other side is not trusted. Invariants: received data is copied once, before its slot
+//! is released; no call blocks; nothing is mapped. A side that writes into a slot of the
+//! other, truncates the file or sets it to append harms only this channel.
 
 use super::{Message, Port};
 use bytes::Bytes;
@@ -16,14 +17,14 @@ use rustix::io::{Errno, pread, pwrite};
 use std::io;
 use std::os::fd::OwnedFd;
 
-/// Bytes of a place.
+/// Bytes of a slot.
 const PLACE: u64 = Message::MAX_DATA as u64;
-/// Places of a direction.
+/// Slots of a direction.
 const PLACES: u64 = Port::MAX_CAPACITY as u64;
-/// Bytes of the file of a channel, at most.
+/// Maximum size of the file of a channel.
 pub const ARENA: u64 = 2 * PLACES * PLACE;
 
-/// The file, as one end has it.
+/// The file, as seen by one end.
 pub(super) struct Arena {
     pub(super) file: OwnedFd,
     /// Which end: 0 or 1.
@@ -46,8 +47,8 @@ impl Arena {
         Ok([end(one), end(other)])
     }
 
-    /// Of somebody who is not trusted: a memory file, whose reading and writing does not
-    /// wait.
+    /// From a process that is not trusted: checks that it is a memory file, so that reading
+    /// and writing does not block.
     pub(super) fn new(file: OwnedFd, side: u8, capacity: u8) -> io::Result<Self> {
         let is_memory = FileType::from_raw_mode(fstat(&file)?.st_mode) == FileType::RegularFile
             && fcntl_get_seals(&file).is_ok();
@@ -61,13 +62,13 @@ impl Arena {
         })
     }
 
-    /// Where the message of this number lies that goes from `side` to the other: near the
-    /// beginning, for a limit on the size of files is met later then.
+    /// The offset of the message of this number from `side` to the other: near the
+    /// beginning, so that a limit on the size of files is reached late.
     fn place(&self, side: u8, number: u64) -> u64 {
         (number % self.capacity * 2 + u64::from(side)) * PLACE
     }
 
-    /// Puts the data of the message of this number there. Nothing else may lie there.
+    /// Writes the data of the message of this number. Its slot must be free.
     pub(super) fn put(&self, number: u64, data: &[u8]) -> io::Result<()> {
         // It would be written at the end of the file, which would grow.
         if fcntl_getfl(&self.file)?.contains(OFlags::APPEND) {
@@ -86,7 +87,7 @@ impl Arena {
         Ok(())
     }
 
-    /// A copy of the data that the other side put there; none where there is less.
+    /// A copy of the data that the other side has written; `None` if there is less.
     pub(super) fn get(&self, number: u64, len: usize) -> Option<Bytes> {
         let place = self.place(1 - self.side, number);
         let mut data = vec![0; len];
@@ -125,7 +126,7 @@ mod tests {
                 [11 + number as u8; 5][..]
             );
         }
-        // The one after the last lies where the first did; counts wrap.
+        // The slot after the last is the first; counts wrap.
         one.put(3, b"again").expect("put");
         assert_eq!(other.get(0, 5).expect("there"), "again");
         let largest = vec![7; Message::MAX_DATA];

@@ -1,15 +1,16 @@
-//! Credit: which messages were received, so that others may be sent.
+//! Credit: which messages were received, so that further ones may be sent.
 //!
-//! Both sides count. A message says how many its sender has received; where none is
-//! sent soon, a *note* does: a byte in the credit socket, the lowest of that count. Both
-//! say the same, so one of them may be missed. Invariants: what was received is noted
-//! before anybody can hear of it in another way, before this thread sleeps, and when the
-//! guest's turn ends; in the credit socket are no more unread notes than the capacity
-//! and one; the other side cannot give more credit than was taken.
+//! Both sides count. A message states how many its sender has received; if none is sent
+//! soon, a *note* does: a byte in the credit socket, the lowest of that count. Both state
+//! the same, so one of them may be missed. Invariants: a receipt is noted before it can
+//! become known in another way, before this thread sleeps, and when the guest's turn ends;
+//! the credit socket has no more unread notes than the capacity plus one; the other side
+//! cannot give more credit than was used.
 //!
 //! One note is left out until the turn ends: before a thread waits for a message of the
-//! same channel, where the two sides take turns and the answer has said it. Whatever the
-//! other side has not read then says it, so who has no room looks at that first.
+//! same channel, if the two sides alternate and the reply has stated it. The reply is then
+//! the first message that the other side has not read, so a sender without room looks at
+//! that first.
 
 use super::in_flight::Charge;
 use super::packet;
@@ -24,9 +25,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 const SEND: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
 /// Notes that are read at a time: more than an honest side has written.
 const NOTES: usize = 128;
-/// Ends of one guest that owe a note, at most; before more do, all are written.
+/// Maximum of ends of one guest that owe a note; before more do, all are written.
 const MAX_OWING: usize = 64;
-/// So often in a row the two sides took turns, and it is thought that they go on. Who
+/// After this many alternations in a row, both sides are expected to continue. A side that
 /// then sends twice waits for room until a turn ends.
 const IN_TURNS: u32 = 16;
 
@@ -48,31 +49,32 @@ pub(super) struct Credit {
     pub(super) socket: Socket,
     capacity: u8,
     books: Mutex<Books>,
-    /// What its messages have in flight, with the count of messages sent that each is of.
+    /// The charges of its messages in flight, each with the number of its message.
     charges: Mutex<VecDeque<(u64, Charge)>>,
 }
 
-/// What an end counts. Counts begin with the channel and wrap.
+/// The counts of an end. They begin with the channel and wrap.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Books {
     sent: u64,
-    /// Of those, how many are known to be received.
+    /// How many of those are known to be received.
     taken: u64,
     received: u64,
-    /// What the last message or note said of that.
+    /// The count in the last message or note.
     said: u64,
-    /// What the last note said.
+    /// The count in the last note.
     noted: u64,
     /// A note was written since the last message.
     fresh: bool,
-    /// Something was received since the last message was sent.
+    /// A message was received since the last one was sent.
     unanswered: bool,
-    /// What was received was answered with a message, last time: the next will be.
+    /// The last received message was answered with a message: the next one is expected to
+    /// be.
     answers: bool,
-    /// So often in a row what came was sent when all before it was received, and was
-    /// answered once.
+    /// How often in a row a received message was sent after all before it were received,
+    /// and was answered once.
     in_turns: u32,
-    /// It is among those who owe.
+    /// It is among the ends that owe a note.
     owes: bool,
 }
 
@@ -84,7 +86,7 @@ impl Books {
             received,
             said: received,
             noted: received,
-            // Who had it before may have written one.
+            // The previous holder may have written one.
             fresh: true,
             unanswered: false,
             answers: false,
@@ -93,12 +95,13 @@ impl Books {
         }
     }
 
-    /// Messages that the other side has not said to have received.
+    /// Messages whose receipt the other side has not reported.
     fn waiting(&self) -> u64 {
         self.sent.wrapping_sub(self.taken)
     }
 
-    /// A message says that this many were received; an old one may say less than is known.
+    /// A message states that this many were received; an old one may state less than is
+    /// known.
     fn learn(&mut self, received: u64) -> Result<(), Broken> {
         let more = received.wrapping_sub(self.taken);
         if more <= self.waiting() {
@@ -109,7 +112,7 @@ impl Books {
         Ok(())
     }
 
-    /// A note says it, of which nothing newer was read.
+    /// A note states it; nothing newer was read.
     fn learn_note(&mut self, note: u8) -> Result<(), Broken> {
         let [known, ..] = self.taken.to_le_bytes();
         let more = u64::from(note.wrapping_sub(known));
@@ -120,17 +123,17 @@ impl Books {
         Ok(())
     }
 
-    /// The number of the next message that is sent, from 0 on.
+    /// The number of the next message to send, from 0 on.
     pub(super) fn number_to_send(&self) -> u64 {
         self.sent
     }
 
-    /// The number of the next message that is received, from 0 on.
+    /// The number of the next message to receive, from 0 on.
     pub(super) fn number_to_receive(&self) -> u64 {
         self.received
     }
 
-    /// What the next message is to say.
+    /// The credit for the next message.
     pub(super) fn outgoing(&self) -> packet::Credit {
         packet::Credit {
             received: self.received,
@@ -138,7 +141,7 @@ impl Books {
         }
     }
 
-    /// A message was sent that said so.
+    /// A message with this credit was sent.
     pub(super) fn sent(&mut self) {
         self.sent = self.sent.wrapping_add(1);
         self.said = self.received;
@@ -153,7 +156,7 @@ impl Books {
     fn received(&mut self) {
         self.received = self.received.wrapping_add(1);
         self.answers &= !self.unanswered;
-        // All that was sent was received before this one was sent, and nothing since.
+        // All messages were received before this one was sent, and none since.
         self.in_turns = match self.waiting() == 0 && !self.unanswered {
             true => self.in_turns.saturating_add(1),
             false => 0,
@@ -161,13 +164,13 @@ impl Books {
         self.unanswered = true;
     }
 
-    /// Whether an answer has said all, and lies unread or was read: the two take turns.
+    /// Whether a reply has stated all, and lies unread or was read: the two alternate.
     fn is_answered(&self) -> bool {
         self.said == self.received && self.in_turns >= IN_TURNS
     }
 
-    /// Whether the other side might be waiting for what was received: it has half of
-    /// the capacity or less, unless it gets an answer.
+    /// Whether the other side might be waiting for credit: it has half of the capacity or
+    /// less, unless it gets a reply.
     fn is_due(&self, capacity: u8) -> bool {
         let unsaid = self.received.wrapping_sub(self.said);
         unsaid.saturating_mul(2) >= u64::from(capacity) && (unsaid > 1 || !self.answers)
@@ -188,14 +191,15 @@ impl Credit {
         self.charges.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has what the message that was sent last has in flight count until it is received.
+    /// Keeps the charge of the last sent message until that is received.
     pub(super) fn charge(self: &Arc<Self>, charge: Charge) {
         charge.watch(Arc::downgrade(self));
         let sent = self.books().sent;
         self.charges().push_back((sent, charge));
     }
 
-    /// Lets go of what is known to be received; whether anything is left.
+    /// Drops the charges of messages that are known to be received; returns whether any are
+    /// left.
     pub(super) fn discharge(&self, books: &Books) -> bool {
         let mut charges = self.charges();
         while let Some((sent, _)) = charges.front() {
@@ -208,20 +212,20 @@ impl Credit {
         !charges.is_empty()
     }
 
-    /// Descriptors that it has in flight.
+    /// Number of its descriptors in flight.
     pub(super) fn in_flight(&self) -> usize {
         self.charges().iter().map(|(_, it)| it.count()).sum()
     }
 
-    /// All that it has in flight, for somebody else to count.
+    /// Takes all of its charges, for another holder to count.
     pub(super) fn take_charges(&self) -> Vec<Charge> {
         self.charges().drain(..).map(|(_, charge)| charge).collect()
     }
 
-    /// Looks what was received; whether anything is in flight.
+    /// Updates what was received; returns whether anything is in flight.
     pub(super) fn look(&self) -> bool {
         let mut books = self.books();
-        // That the other side breaks the rules is found where it matters.
+        // A violation by the other side is handled elsewhere.
         let _ = self.read_notes(&mut books);
         self.discharge(&books)
     }
@@ -230,7 +234,7 @@ impl Credit {
         self.books.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What the one that has the end next is to know; all that was received is noted.
+    /// The counts for the end's next holder; everything received is noted.
     pub(super) fn parts(&self) -> packet::PortParts {
         let mut books = self.books();
         self.note(&mut books);
@@ -250,7 +254,7 @@ impl Credit {
         books.waiting() < u64::from(self.capacity)
     }
 
-    /// Whether one more may be sent, after a look at the notes if need be.
+    /// Whether one more may be sent, after reading the notes if necessary.
     pub(super) fn room(&self, books: &mut Books) -> Result<Room, Broken> {
         if self.has_room(books) {
             return Ok(Room::Free);
@@ -265,7 +269,7 @@ impl Credit {
         })
     }
 
-    /// A message says so: notes first, which are older.
+    /// Takes the credit of a message, after the notes, which are older.
     pub(super) fn heard(&self, books: &mut Books, said: packet::Credit) -> Result<(), Broken> {
         if said.notes {
             self.read_notes(books)?;
@@ -273,7 +277,7 @@ impl Credit {
         books.learn(said.received)
     }
 
-    /// A message came that said so.
+    /// A message with this credit was received.
     pub(super) fn received(
         self: &Arc<Self>,
         books: &mut Books,
@@ -287,15 +291,15 @@ impl Credit {
         Ok(())
     }
 
-    /// Nothing more is there to receive, so that nothing may be there to answer.
+    /// Nothing more can be received now, so a reply may not follow.
     pub(super) fn nothing_came(&self, books: &mut Books) {
         if books.said != books.received {
             self.note(books);
         }
     }
 
-    /// Notes what was received, if that is not done. That the other side has no room
-    /// for notes is its own loss.
+    /// Notes what was received, if that is not done. If the other side has no room for
+    /// notes, only it is harmed.
     fn note(&self, books: &mut Books) {
         if books.noted == books.received {
             return;
@@ -315,7 +319,7 @@ impl Credit {
         }
     }
 
-    /// Reads what notes there are; `false` when there will be no more.
+    /// Reads the notes; `false` if there will be no more.
     fn read_notes(&self, books: &mut Books) -> Result<bool, Broken> {
         let mut notes = [0; NOTES];
         loop {
@@ -333,7 +337,7 @@ impl Credit {
         }
     }
 
-    /// Puts a note off until the guest's turn ends; `false` when there is no such.
+    /// Delays a note until the guest's turn ends; `false` outside of a turn.
     fn owe(self: &Arc<Self>, books: &mut Books) -> bool {
         OWING.with_borrow_mut(|owing| match owing {
             Some(_) if books.owes => true,
@@ -348,17 +352,17 @@ impl Credit {
 }
 
 thread_local! {
-    /// Who owes a note to the other side; none where no guest has its turn.
+    /// The ends that owe a note to the other side; `None` outside of a guest's turn.
     static OWING: RefCell<Option<Vec<Weak<Credit>>>> = const { RefCell::new(None) };
 }
 
-/// Writes all notes that this thread owes: before it sleeps, and before somebody hears
-/// from its guest who could ask for room.
+/// Writes all notes that this thread owes: before it sleeps, and before a process that
+/// could wait for room hears from its guest.
 pub fn settle() {
     settle_but(|_, _| false);
 }
 
-/// [`settle`] before a message of this end, which says itself what it owes.
+/// [`settle`] before a message of this end, which states its own credit.
 pub(super) fn settle_others(end: &Arc<Credit>) {
     settle_but(|other, _| Arc::ptr_eq(other, end));
 }
@@ -387,11 +391,11 @@ fn settle_but(keep: impl Fn(&Arc<Credit>, &Books) -> bool) {
     });
 }
 
-/// Runs a guest that may owe notes while it has its turn: whenever `guest` waits, or
-/// leaves the turn to others, they are written first.
+/// Runs a guest that may owe notes during its turn: whenever `guest` waits, or yields its
+/// turn, they are written first.
 pub async fn in_turns<T>(guest: impl Future<Output = T>) -> T {
     let mut guest = pin!(guest);
-    // Nothing waits here, so no turn ends before this is back.
+    // Nothing waits here, so no turn ends before this is restored.
     let mut space = Vec::new();
     std::future::poll_fn(move |cx| {
         let turn = Turn::new(std::mem::take(&mut space));
@@ -411,7 +415,7 @@ impl Turn {
         Turn
     }
 
-    /// The space for who owes, to use again.
+    /// The vector for ends that owe, to be reused.
     fn end(self) -> Vec<Weak<Credit>> {
         settle();
         OWING.take().unwrap_or_default()

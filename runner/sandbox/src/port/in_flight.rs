@@ -1,10 +1,11 @@
-//! What a task has in flight: the ports and regions in messages that it sent and that
-//! nobody has received yet.
+//! The ports and regions of a task in flight: in messages that it sent and that were not
+//! received yet.
 //!
 //! In process mode they are descriptors in sockets, which the kernel counts by user and
-//! refuses to everybody who shares it; so each task has a bound of its own, the same in
-//! both modes. Invariant: what is in flight counts for the task that sent it, wherever the
-//! ends of its channels are by then, until it is received or nobody can receive it.
+//! refuses to all processes of that user; so each task has its own bound, the same in both
+//! modes. Invariant: ports and regions in flight count for the task that sent them,
+//! wherever the ends of its channels are by then, until they are received or can never be
+//! received.
 
 use super::credit::{self, Credit};
 use super::socket::PARTS;
@@ -13,19 +14,19 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-/// Descriptors that a task has in flight, at most: a port is three, a region one.
+/// Maximum of descriptors that a task has in flight: a port is three, a region one.
 pub(super) const MAX_IN_FLIGHT: usize = 128;
 
-/// How often it is looked again, and after how long, for what the kernel collects by
-/// itself: sockets that nobody reaches.
+/// How often, and after what time, to check again for sockets that the kernel collects by
+/// itself because they are unreachable.
 const LOOKS: usize = 5;
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// Of one task.
+/// The descriptors in flight of one task.
 #[derive(Debug, Default)]
 pub struct InFlight {
     count: AtomicUsize,
-    /// Where it is found out what was received.
+    /// The ends from which receipts are learned.
     watched: Mutex<Vec<Watched>>,
     /// The task has ended.
     closed: AtomicBool,
@@ -41,7 +42,8 @@ pub(super) struct Charge {
 enum Watched {
     /// An end that the task has.
     End(Weak<Credit>),
-    /// One that it has no more: its socket, which nobody sends or receives by.
+    /// An end that the task has no more: its socket, which is not used for sending or
+    /// receiving.
     Left(
         Arc<OwnedFd>,
         #[expect(dead_code, reason = "it counts")] Vec<Charge>,
@@ -58,7 +60,7 @@ impl std::fmt::Debug for Watched {
 }
 
 impl Watched {
-    /// Whether anything that was sent by it is in flight still.
+    /// Whether anything that was sent by it is still in flight.
     fn is_waited_for(&self) -> bool {
         match self {
             Watched::End(credit) => credit.upgrade().is_some_and(|credit| credit.look()),
@@ -68,7 +70,7 @@ impl Watched {
 }
 
 impl InFlight {
-    /// Counts this many more, if that many may be.
+    /// Counts this many more, if the bound allows it.
     pub(super) fn take(self: &Arc<Self>, count: usize) -> Option<Charge> {
         let mut fits = self.add(count);
         for look in 0..LOOKS {
@@ -87,7 +89,7 @@ impl InFlight {
         fits.then(|| self.charge(count))
     }
 
-    /// Counts so many that are in flight already, however many that makes.
+    /// Counts descriptors that are in flight already, even beyond the bound.
     pub(super) fn adopt(self: &Arc<Self>, count: usize) -> Charge {
         self.count.fetch_add(count, Relaxed);
         self.charge(count)
@@ -105,9 +107,9 @@ impl InFlight {
         self.count.fetch_update(Relaxed, Relaxed, sum).is_ok()
     }
 
-    /// Finds out what was received; whether there are ends that the task has no more.
+    /// Learns what was received; returns whether there are ends that the task has no more.
     fn look(&self) -> bool {
-        // What this thread has received itself is to be found, too.
+        // Also learns what this thread has received itself.
         credit::settle();
         let mut gone = Vec::new();
         let mut watched = self.watched();
@@ -121,7 +123,7 @@ impl InFlight {
         watched.iter().any(|one| matches!(one, Watched::Left(..)))
     }
 
-    /// The task has ended: nothing is looked for any more.
+    /// The task has ended: receipts are not checked any more.
     pub fn close(&self) {
         self.closed.store(true, Relaxed);
         let watched = std::mem::take(&mut *self.watched());
@@ -138,7 +140,7 @@ impl Charge {
         self.count
     }
 
-    /// Learns from `end`, from now on, what was received.
+    /// From now on, learns from `end` what was received.
     pub(super) fn watch(&self, end: Weak<Credit>) {
         let mut watched = self.of.watched();
         let is_known = |one: &Watched| matches!(one, Watched::End(known) if known.ptr_eq(&end));
@@ -147,14 +149,14 @@ impl Charge {
         }
     }
 
-    /// Takes over what counts for the same task.
+    /// Merges another charge for the same task.
     pub(super) fn absorb(&mut self, mut other: Charge) {
         if Arc::ptr_eq(&self.of, &other.of) {
             self.count += std::mem::take(&mut other.count);
         }
     }
 
-    /// Has charges last until nothing that was sent by this socket is unread.
+    /// Keeps charges until everything that was sent by this socket is read.
     pub(super) fn leave(charges: Vec<Charge>, socket: Arc<OwnedFd>) {
         let Some(first) = charges.first() else {
             return;
@@ -173,7 +175,7 @@ impl Drop for Charge {
     }
 }
 
-/// What a message has of descriptors, beside what was sent by the ports in it.
+/// The number of descriptors in a message, without those sent through its ports.
 pub(super) fn descriptors(message: &super::Message) -> usize {
     message.ports.len() * PARTS + message.regions.len()
 }
@@ -187,7 +189,7 @@ mod tests {
         Transport::Socket.channel(64).expect("a channel")
     }
 
-    /// Sends ports until it is refused: how many, and why.
+    /// Sends ports until one is refused: how many were sent, and why it ended.
     fn fill(port: &Port, task: &Arc<InFlight>) -> (usize, PortError) {
         for sent in 0.. {
             let message = Message::new("").port(channel().0);
@@ -212,18 +214,18 @@ mod tests {
         assert_eq!(fill(&one, &task), (all, PortError::WouldBlock));
         let (elsewhere, _far) = channel();
         assert_eq!(fill(&elsewhere, &task), (0, PortError::Limit));
-        // What has no descriptors is sent all the same.
+        // A message without descriptors is still sent.
         one.try_send_of(Message::new("x"), &task)
             .expect("there is room");
         for _ in 0..2 {
             other.try_receive().expect("a port");
         }
         assert_eq!(fill(&elsewhere, &task), (2, PortError::WouldBlock));
-        // Closed is said before anything else.
+        // `Closed` is reported first.
         let (closed, far) = channel();
         drop(far);
         assert_eq!(fill(&closed, &task), (0, PortError::Closed));
-        // Of an end that is gone, until its other one has received all.
+        // For an end that is gone, until the other end has received all.
         drop(one);
         for _ in 2..all {
             assert_eq!(fill(&closed, &task), (0, PortError::Closed));
@@ -246,7 +248,7 @@ mod tests {
             one.try_send_of(message, &task).expect("there is room");
         }
         assert_eq!(count(&task), 5 * PARTS);
-        // What lies in an end that is on its way is on its way with it.
+        // The content of an end in flight is in flight with it.
         let (through, far) = channel();
         let message = Message::new("").port(one);
         through.try_send_of(message, &task).expect("there is room");
@@ -259,7 +261,7 @@ mod tests {
             other.try_receive().expect("a port");
         }
         assert_eq!(count(&holder), 0);
-        // It is open all the while.
+        // It stays open.
         moved.try_send("still").expect("sent");
         assert_eq!(other.try_receive().expect("received").data, "still");
     }

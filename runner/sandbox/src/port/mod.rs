@@ -1,27 +1,25 @@
 //! Ports: the ends of bounded channels between tasks, and between a task and its
 //! host.
 //!
-//! One meaning, two transports: a queue within this process ([`queue`]) and a
-//! socket pair between processes ([`socket`]). Invariants: messages arrive in the
-//! order sent, at most `capacity` wait in each direction, and a message that was
-//! not taken is given back with everything in it.
+//! One meaning, two transports: a queue within this process ([`queue`]) and a socket pair
+//! between processes ([`socket`]). Invariants: messages arrive in the order sent, at most
+//! `capacity` wait in each direction, and a message that was not sent is returned with all
+//! of its content.
 
 mod arena;
 mod credit;
 mod in_flight;
+mod message;
 mod packet;
 mod queue;
 mod sealed;
 mod socket;
+mod transport;
 mod watched;
 
 use crate::blocking::wait;
-use crate::region::Region;
-use bytes::Bytes;
 use futures_core::Stream;
 use futures_sink::Sink;
-use in_flight::Charge;
-use queue::{Made, Registry};
 use std::fmt;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::pin::Pin;
@@ -34,219 +32,52 @@ use wrun_sys::Process;
 pub use arena::ARENA;
 pub use credit::{in_turns, settle};
 pub use in_flight::InFlight;
+pub use message::{Message, PortError, Unsent};
 pub use packet::PortParts;
 pub use sealed::{Unsealed, contents, in_memory, is_sealed};
 pub use socket::PARTS;
+pub use transport::Transport;
 pub use watched::Moment;
 
 /// One end of a channel.
 ///
-/// `Runner::channel` makes two that are connected. One
-/// of them goes to a task (`Task::port`), which gets it from
-/// `ports.parent`, or in a message over another port. Either end sends and
-/// receives. Closing or dropping one closes the channel: what was sent before is
-/// still received, then both ends are told [`PortError::Closed`]. The end of a
-/// task closes its ports, however it ends.
+/// `Runner::channel` makes two that are connected. One of them goes to a task
+/// (`Task::port`), which gets it from `ports.parent`, or in a message over another port.
+/// Either end sends and receives. Closing or dropping one closes the channel: messages sent
+/// before are still received, then both ends get [`PortError::Closed`]. The end of a task
+/// closes its ports, however it ends.
 ///
 /// It is a [`Stream`] of messages, which ends when the channel is closed, and a
 /// [`Sink`]. Its calls work with any executor, as long as its runner lives;
 /// afterwards it is closed.
 pub struct Port {
-    end: End,
-    /// For the sink: handed over, and there was no room.
+    end: PortEnd,
+    /// For the sink: a message that was handed over and had no room.
     held: Option<Message>,
-    /// In a fork of it nobody answers.
+    /// In a fork of that process, nothing drives its event loop.
     made_in: Process,
 }
 
-enum End {
-    Queue(queue::End),
-    Socket(Box<socket::End>),
-}
-
-/// Bytes, and what moves along with them.
-#[derive(Debug, Default)]
-#[non_exhaustive]
-pub struct Message {
-    /// At most [`Message::MAX_DATA`] bytes.
-    pub data: Bytes,
-    /// At most [`Message::MAX_REGIONS`].
-    pub regions: Vec<Region>,
-    /// At most [`Message::MAX_PORTS`].
-    pub ports: Vec<Port>,
-    /// What it counts for, while it is in flight, where a task sent it.
-    charge: Option<Charge>,
-}
-
-impl Message {
-    /// Bytes in one message, at most: 256 KiB.
-    pub const MAX_DATA: usize = 256 << 10;
-    /// Regions in one message, at most.
-    pub const MAX_REGIONS: usize = 8;
-    /// Ports in one message, at most.
-    pub const MAX_PORTS: usize = 8;
-
-    /// A message of bytes.
-    pub fn new(data: impl Into<Bytes>) -> Self {
-        Message {
-            data: data.into(),
-            ..Message::default()
-        }
-    }
-
-    /// Has a region move along. More data than a message may have goes there; and one
-    /// that is frozen or shared stays with its sender too, who sends a
-    /// [duplicate](Region::duplicate).
-    pub fn region(mut self, region: Region) -> Self {
-        self.regions.push(region);
-        self
-    }
-
-    /// Has a port move along.
-    pub fn port(mut self, port: Port) -> Self {
-        self.ports.push(port);
-        self
-    }
-
-    fn is_too_large(&self) -> bool {
-        self.data.len() > Message::MAX_DATA
-            || self.regions.len() > Message::MAX_REGIONS
-            || self.ports.len() > Message::MAX_PORTS
-    }
-}
-
-impl<T: Into<Bytes>> From<T> for Message {
-    fn from(data: T) -> Self {
-        Message::new(data)
-    }
-}
-
-/// Why a message was not sent or received, or a channel not made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum PortError {
-    /// The other end is closed, or its task has ended; or this end is closed.
-    #[error("the channel is closed")]
-    Closed,
-    /// There is no room, or nothing there.
-    #[error("the operation would block")]
-    WouldBlock,
-    /// The message has more than a message may have.
-    #[error("the message is too large")]
-    TooLarge,
-    /// The capacity is none that a channel may have; or the system has no
-    /// descriptors or no memory left for it; or the task that made the channel has
-    /// as much in channels as it may, or the one that sends has as many ports and regions
-    /// in messages that nobody received.
-    #[error("a limit was reached")]
-    Limit,
-    /// A port or a region in the message is of another runner.
-    #[error("the port or region belongs to another runner")]
-    OtherRunner,
-}
-
-/// A message that was not sent.
-#[derive(Debug, thiserror::Error)]
-#[error("{error}")]
-pub struct Unsent {
-    /// Why not.
-    pub error: PortError,
-    /// All of it.
-    pub message: Message,
-}
-
-impl Unsent {
-    fn new(error: PortError, message: Message) -> Self {
-        Unsent { error, message }
-    }
-}
-
-/// How channels are made here.
-#[derive(Clone)]
-pub enum Transport {
-    /// And what the task has made that makes them, where it is one.
-    Queue(Arc<Registry>, Option<Arc<Made>>),
-    Socket,
-}
-
-impl Transport {
-    /// Within this process.
-    #[doc(hidden)]
-    pub fn queue() -> Self {
-        Transport::Queue(Arc::default(), None)
-    }
-
-    /// For one task, whose channels have bounds together. Between processes the
-    /// kernel has them, for the descriptors that lie in sockets.
-    #[doc(hidden)]
-    pub fn of_a_task(&self) -> Self {
-        match self {
-            Transport::Queue(registry, _) => {
-                Transport::Queue(registry.clone(), Some(Arc::default()))
-            }
-            Transport::Socket => Transport::Socket,
-        }
-    }
-
-    /// Whether sending copies the data of a message.
-    #[doc(hidden)]
-    pub fn copies(&self) -> bool {
-        matches!(self, Transport::Socket)
-    }
-
-    /// Two connected ends. Needs the context of a tokio runtime.
-    #[doc(hidden)]
-    pub fn channel(&self, capacity: u32) -> Result<(Port, Port), PortError> {
-        if !(1..=Port::MAX_CAPACITY).contains(&capacity) {
-            return Err(PortError::Limit);
-        }
-        Ok(match self {
-            Transport::Queue(registry, made) => {
-                let ends = registry.channel(capacity as usize, made.as_ref());
-                let [one, other] = ends.ok_or(PortError::Limit)?;
-                (Port::queue(one), Port::queue(other))
-            }
-            Transport::Socket => {
-                let [one, other] = socket::channel(capacity).map_err(|_| PortError::Limit)?;
-                (Port::socket(one), Port::socket(other))
-            }
-        })
-    }
-
-    /// Whether a port is of this kind, and of the same runner where that matters.
-    #[doc(hidden)]
-    pub fn has(&self, port: &Port) -> bool {
-        match (self, &port.end) {
-            (Transport::Queue(registry, _), End::Queue(end)) => end.is_of(registry),
-            (Transport::Socket, End::Socket(_)) => true,
-            _ => false,
-        }
-    }
-
-    /// Closes channels that nobody can reach any more.
-    #[doc(hidden)]
-    pub fn sweep(&self) {
-        if let Transport::Queue(registry, _) = self {
-            registry.sweep();
-        }
-    }
+enum PortEnd {
+    Queue(queue::QueueEnd),
+    Socket(Box<socket::SocketEnd>),
 }
 
 impl Port {
-    /// Messages that may wait in one direction, at most.
+    /// Maximum of messages that wait in one direction.
     pub const MAX_CAPACITY: u32 = 64;
 
-    fn queue(end: queue::End) -> Self {
+    fn queue(end: queue::QueueEnd) -> Self {
         Port {
-            end: End::Queue(end),
+            end: PortEnd::Queue(end),
             held: None,
             made_in: Process::current(),
         }
     }
 
-    fn socket(end: socket::End) -> Self {
+    fn socket(end: socket::SocketEnd) -> Self {
         Port {
-            end: End::Socket(Box::new(end)),
+            end: PortEnd::Socket(Box::new(end)),
             held: None,
             made_in: Process::current(),
         }
@@ -257,7 +88,7 @@ impl Port {
     /// # Errors
     ///
     /// [`PortError::Closed`], [`PortError::TooLarge`], [`PortError::OtherRunner`],
-    /// [`PortError::Limit`]; the message comes back.
+    /// [`PortError::Limit`]; the message is returned.
     pub async fn send(&self, message: impl Into<Message>) -> Result<(), Unsent> {
         let mut message = message.into();
         loop {
@@ -276,15 +107,15 @@ impl Port {
     ///
     /// # Errors
     ///
-    /// [`PortError::WouldBlock`]; else as [`Port::send`].
+    /// [`PortError::WouldBlock`]; otherwise as [`Port::send`].
     pub fn try_send(&self, message: impl Into<Message>) -> Result<(), Unsent> {
         let message = message.into();
         if message.is_too_large() {
             return Err(Unsent::new(PortError::TooLarge, message));
         }
         match &self.end {
-            End::Queue(end) => end.try_send(message),
-            End::Socket(end) => end.try_send(message),
+            PortEnd::Queue(end) => end.try_send(message),
+            PortEnd::Socket(end) => end.try_send(message),
         }
     }
 
@@ -292,8 +123,8 @@ impl Port {
     ///
     /// # Errors
     ///
-    /// [`PortError::Closed`]; [`PortError::Limit`] when there are no descriptors
-    /// left for the ports and regions that came with it.
+    /// [`PortError::Closed`]; [`PortError::Limit`] if there are no descriptors left for the
+    /// ports and regions that came with it.
     pub async fn receive(&self) -> Result<Message, PortError> {
         loop {
             may_go_on().await;
@@ -309,51 +140,50 @@ impl Port {
     ///
     /// # Errors
     ///
-    /// [`PortError::WouldBlock`]; else as [`Port::receive`].
+    /// [`PortError::WouldBlock`]; otherwise as [`Port::receive`].
     pub fn try_receive(&self) -> Result<Message, PortError> {
         match &self.end {
-            End::Queue(end) => end.try_receive(),
-            End::Socket(end) => end.try_receive(),
+            PortEnd::Queue(end) => end.try_receive(),
+            PortEnd::Socket(end) => end.try_receive(),
         }
     }
 
-    /// Waits until [`Port::try_receive`] would not say
-    /// [`PortError::WouldBlock`].
+    /// Waits until [`Port::try_receive`] would not return [`PortError::WouldBlock`].
     pub async fn readable(&self) {
-        // An event loop that never watched it knows only later what is there now.
-        if !matches!(&self.end, End::Socket(end) if end.has_message()) {
+        // An event loop that has not watched it yet learns its state only later.
+        if !matches!(&self.end, PortEnd::Socket(end) if end.has_message()) {
             self.message().await;
         }
     }
 
-    /// Waits until [`Port::try_send`] would not say [`PortError::WouldBlock`];
-    /// `false` when nobody can tell any more.
+    /// Waits until [`Port::try_send`] would not return [`PortError::WouldBlock`]; `false`
+    /// if that cannot be determined any more.
     #[doc(hidden)]
     pub async fn room(&self) -> bool {
         if !self.made_in.is_current() {
             return false;
         }
         match &self.end {
-            End::Queue(end) => std::future::poll_fn(|cx| end.poll_room(cx)).await,
-            End::Socket(end) => end.room().await,
+            PortEnd::Queue(end) => std::future::poll_fn(|cx| end.poll_room(cx)).await,
+            PortEnd::Socket(end) => end.room().await,
         }
     }
 
-    /// Waits for a message, or the end; `false` when nobody can tell any more.
+    /// Waits for a message, or the end; `false` if that cannot be determined any more.
     #[doc(hidden)]
     pub async fn message(&self) -> bool {
         if !self.made_in.is_current() {
             return false;
         }
         match &self.end {
-            End::Queue(end) => std::future::poll_fn(|cx| end.poll_message(cx)).await,
-            End::Socket(end) => end.message().await,
+            PortEnd::Queue(end) => std::future::poll_fn(|cx| end.poll_message(cx)).await,
+            PortEnd::Socket(end) => end.message().await,
         }
     }
 
     /// [`Port::try_send`] of a task, for which its ports and regions count while they are
-    /// in flight. Where it has as many as it may, it waits for those that it sent by this
-    /// port, and is refused where there are none.
+    /// in flight. If it has reached its bound, it waits for those that it sent by this
+    /// port, and is refused if there are none.
     #[doc(hidden)]
     pub fn try_send_of(&self, message: Message, sender: &Arc<InFlight>) -> Result<(), Unsent> {
         let mut message = message;
@@ -365,8 +195,8 @@ impl Port {
             message.charge = sender.take(count);
             while message.charge.is_none() {
                 let error = match &self.end {
-                    End::Queue(end) => end.pressed(),
-                    End::Socket(end) => end.pressed(),
+                    PortEnd::Queue(end) => end.pressed(),
+                    PortEnd::Socket(end) => end.pressed(),
                 };
                 if let Err(error) = error {
                     return Err(Unsent::new(error, message));
@@ -380,11 +210,10 @@ impl Port {
         })
     }
 
-    /// Counts what was sent by a port that came along with a message: it is its new
-    /// holder's now.
+    /// Counts what was sent by a port that came with a message, for its new holder.
     #[doc(hidden)]
     pub fn adopt(&self, holder: &Arc<InFlight>) {
-        if let End::Socket(end) = &self.end {
+        if let PortEnd::Socket(end) = &self.end {
             end.adopt(holder);
         }
     }
@@ -395,7 +224,7 @@ impl Port {
     ///
     /// As [`Port::send`].
     pub fn blocking_send(&self, message: impl Into<Message>) -> Result<(), Unsent> {
-        // This thread does nothing else until then: there is nobody to give way to.
+        // This thread does nothing else until then, so it need not yield.
         let mut sending = std::pin::pin!(unconstrained(self.send(message)));
         loop {
             if let Some(sent) = wait(sending.as_mut(), None) {
@@ -418,14 +247,14 @@ impl Port {
         }
     }
 
-    /// [`Port::blocking_receive`] that waits no longer than `time`.
+    /// [`Port::blocking_receive`] with a timeout.
     ///
     /// # Errors
     ///
-    /// [`PortError::WouldBlock`] when it does; else as [`Port::receive`].
+    /// [`PortError::WouldBlock`] at the timeout; otherwise as [`Port::receive`].
     pub fn blocking_receive_timeout(&self, time: Duration) -> Result<Message, PortError> {
         let receiving = std::pin::pin!(unconstrained(self.receive()));
-        // None where no clock reaches: then it is never.
+        // `None` if the clock cannot represent it, which means never.
         let until = Instant::now().checked_add(time);
         wait(receiving, until).unwrap_or(Err(PortError::WouldBlock))
     }
@@ -434,63 +263,63 @@ impl Port {
     #[doc(hidden)]
     pub fn receive_soon(&self, moment: Moment) -> Result<Message, PortError> {
         match &self.end {
-            End::Queue(end) => end.try_receive(),
-            End::Socket(end) => end.receive_soon(moment),
+            PortEnd::Queue(end) => end.try_receive(),
+            PortEnd::Socket(end) => end.receive_soon(moment),
         }
     }
 
-    /// Whether there is room, after at most a moment in which this thread is blocked.
+    /// Whether there is room, after blocking this thread for at most a moment.
     #[doc(hidden)]
     pub fn has_room_soon(&self, moment: Moment) -> bool {
         match &self.end {
-            End::Queue(_) => false,
-            End::Socket(end) => end.has_room_soon(moment),
+            PortEnd::Queue(_) => false,
+            PortEnd::Socket(end) => end.has_room_soon(moment),
         }
     }
 
     /// Closes the channel: nothing more can be sent from either end.
     pub fn close(&self) {
         match &self.end {
-            End::Queue(end) => end.close(),
-            End::Socket(end) => end.close(),
+            PortEnd::Queue(end) => end.close(),
+            PortEnd::Socket(end) => end.close(),
         }
     }
 
-    fn as_queue(&self) -> Option<&queue::End> {
+    fn as_queue(&self) -> Option<&queue::QueueEnd> {
         match &self.end {
-            End::Queue(end) => Some(end),
-            End::Socket(_) => None,
+            PortEnd::Queue(end) => Some(end),
+            PortEnd::Socket(_) => None,
         }
     }
 
-    /// For another process: its descriptors, and what to know about them. None
-    /// where it is a queue of this one.
+    /// For another process: its descriptors and counts. `None` if it is a queue of this
+    /// process.
     #[doc(hidden)]
     pub fn into_parts(self) -> Option<(PortParts, [OwnedFd; PARTS])> {
         match self.end {
-            End::Socket(end) => (*end).into_parts().ok(),
-            End::Queue(_) => None,
+            PortEnd::Socket(end) => (*end).into_parts().ok(),
+            PortEnd::Queue(_) => None,
         }
     }
 
-    /// Lets go of a port that another process has by now, and which stays open there.
+    /// Drops a port that another process has by now, without closing it there.
     #[doc(hidden)]
     pub fn handed_over(self) {
-        if let End::Socket(end) = &self.end {
+        if let PortEnd::Socket(end) = &self.end {
             end.handed_over();
         }
     }
 
-    /// As [`Port::into_parts`], for a port that stays until somebody else has it.
+    /// As [`Port::into_parts`], for a port that stays until another process has it.
     #[doc(hidden)]
     pub fn parts(&self) -> Option<(PortParts, [BorrowedFd<'_>; PARTS])> {
-        self.as_socket().map(socket::End::lent)
+        self.as_socket().map(socket::SocketEnd::lent)
     }
 
-    fn as_socket(&self) -> Option<&socket::End> {
+    fn as_socket(&self) -> Option<&socket::SocketEnd> {
         match &self.end {
-            End::Socket(end) => Some(end),
-            End::Queue(_) => None,
+            PortEnd::Socket(end) => Some(end),
+            PortEnd::Queue(_) => None,
         }
     }
 
@@ -498,12 +327,12 @@ impl Port {
     /// runtime.
     #[doc(hidden)]
     pub fn from_parts(parts: PortParts, descriptors: [OwnedFd; PARTS]) -> std::io::Result<Self> {
-        socket::End::from_parts(parts, descriptors).map(Port::socket)
+        socket::SocketEnd::from_parts(parts, descriptors).map(Port::socket)
     }
 }
 
-/// Waits until the task that polls this may go on: one that receives what is always there
-/// already would never give way. Elsewhere than in tokio's tasks it always may.
+/// Waits until the task that polls this may continue: a receiver of messages that are
+/// always there would never yield. Outside of tokio's tasks it always may.
 async fn may_go_on() {
     std::future::poll_fn(poll_go_on).await;
 }
@@ -525,8 +354,8 @@ impl Stream for Port {
                 Err(_) => return Poll::Ready(None),
             }
             let polled = match &self.end {
-                End::Queue(end) => end.poll_message(cx),
-                End::Socket(end) => end.poll_message(cx),
+                PortEnd::Queue(end) => end.poll_message(cx),
+                PortEnd::Socket(end) => end.poll_message(cx),
             };
             match polled {
                 Poll::Ready(true) => {}
@@ -537,8 +366,8 @@ impl Stream for Port {
     }
 }
 
-/// Sends one message at a time: what is handed over waits in the port until there
-/// is room.
+/// Sends one message at a time: a message that was handed over waits in the port until
+/// there is room.
 impl Sink<Message> for Port {
     type Error = Unsent;
 
@@ -566,8 +395,8 @@ impl Sink<Message> for Port {
                 other => return Poll::Ready(other),
             }
             let polled = match &self.end {
-                End::Queue(end) => end.poll_room(cx),
-                End::Socket(end) => end.poll_room(cx),
+                PortEnd::Queue(end) => end.poll_room(cx),
+                PortEnd::Socket(end) => end.poll_room(cx),
             };
             match (polled, self.held.take()) {
                 (Poll::Ready(false), Some(message)) => {

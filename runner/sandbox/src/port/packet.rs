@@ -1,47 +1,45 @@
-//! What a message looks like between processes: bytes <-> packet, no I/O.
+//! The encoding of a message between processes: bytes <-> packet, no I/O.
 //!
-//! A packet comes from somebody's task. Invariant: what is read keeps every cap, and
-//! says how many descriptors it came with.
+//! A packet comes from a task, which is not trusted. Invariant: a decoded packet keeps
+//! every cap, and states how many descriptors it came with.
 
 use super::Message;
 use crate::region::{Kind, Parts};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-/// Kind, ports, regions, whether there are notes, the length of the data; how many
-/// messages were received.
+/// Kind, ports, regions, whether there are notes, the length of the data; how many messages
+/// were received.
 pub(super) const HEADER: usize = 16;
-/// The capacity of a port, which end it is and what it has in flight, and its three
-/// counts.
+/// The capacity of a port, which end it is and what it has in flight, and its three counts.
 const PORT: usize = 28;
-/// The kind of a region, where it is in its file, its length.
+/// The kind of a region, its offset in its file, its length.
 const REGION: usize = 17;
-/// All but the data, at most.
+/// Maximum of everything but the data.
 pub(super) const MAX_HEAD: usize =
     HEADER + Message::MAX_PORTS * PORT + Message::MAX_REGIONS * REGION;
 
 pub(super) const INLINE: u8 = 0;
 pub(super) const IN_ARENA: u8 = 1;
 
-/// What is to be known of an end beside its descriptors. Counts begin with the channel
-/// and wrap.
+/// The state of an end beside its descriptors. Counts begin with the channel and wrap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortParts {
     pub capacity: u8,
     /// Which of the two it is: 0 or 1.
     pub side: u8,
-    /// Descriptors in messages that were sent through it and that the other side has not
-    /// said to have received.
+    /// Descriptors in messages that were sent through it and whose receipt the other side
+    /// has not reported.
     pub in_flight: u16,
     /// Messages that were sent through it.
     pub sent: u64,
-    /// Of those, how many the other side has said to have received.
+    /// How many of those the other side has reported as received.
     pub taken: u64,
     /// Messages that were received from it.
     pub received: u64,
 }
 
-/// What is said of credit along with a message.
+/// The credit in a message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Credit {
     /// Messages that its sender has received.
@@ -51,7 +49,7 @@ pub(super) struct Credit {
 }
 
 impl Credit {
-    /// Of the start of a packet; none where it makes no sense.
+    /// From the start of a packet; `None` if it is not valid.
     pub(super) fn read(start: &[u8; HEADER]) -> Option<Self> {
         let (&[.., notes, _, _, _, _], received) = start.split_first_chunk::<8>()?;
         (notes <= 1).then_some(Credit {
@@ -65,7 +63,7 @@ impl Credit {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Head {
     pub(super) credit: Credit,
-    /// The data lies in the file of the channel.
+    /// The data is in the file of the channel.
     pub(super) in_arena: bool,
     /// Length of the data in bytes.
     pub(super) len: usize,
@@ -74,7 +72,7 @@ pub(super) struct Head {
 }
 
 impl Head {
-    /// None where there is more of something than a message may have.
+    /// `None` if there is more of something than a message may have.
     pub(super) fn to_bytes(&self) -> Option<Vec<u8>> {
         let mut bytes = Vec::with_capacity(MAX_HEAD);
         bytes.extend([
@@ -100,8 +98,8 @@ impl Head {
         Some(bytes)
     }
 
-    /// The head of a packet of which this came, and the data where it is in the packet;
-    /// none where it makes no sense.
+    /// The head of a received packet, and the data if it is in the packet; `None` if it is
+    /// not valid.
     pub(super) fn read(start: [u8; HEADER], rest: &Bytes) -> Option<(Self, Bytes)> {
         let credit = Credit::read(&start)?;
         let [kind, ports, regions, _, a, b, c, d, ..] = start;

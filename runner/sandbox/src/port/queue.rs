@@ -1,10 +1,10 @@
 //! Channels within one process.
 //!
-//! Ports lie in queues of other ports, so that channels can come to hold each
-//! other while nobody holds any of them. A [`Registry`] knows all channels of a
-//! runner and finds those. Invariants: the one that drops a message with ports in it
-//! does so without recursion, however deep they lie; what one task made has a bound
-//! ([`Made`]), wherever the ends are.
+//! Ports can lie in queues of other ports, so channels can come to hold each other while no
+//! task or host holds any of them. A [`Registry`] knows all channels of a runner and finds
+//! those. Invariants: a message with ports in it is dropped without recursion, however
+//! deeply they are nested; what one task made has a bound ([`Made`]), wherever the ends
+//! are.
 
 use super::{Message, Port, PortError, Unsent};
 use crate::region::Region;
@@ -14,33 +14,33 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 
-/// Channels that one task made and that exist, at most.
+/// Maximum of existing channels that one task made.
 const MAX_CHANNELS: usize = 256;
-/// Bytes that wait in them, at most.
+/// Maximum of bytes that wait in them.
 const MAX_WAITING: usize = 512 << 20;
 
-/// The channels that one task made, and what waits in them. Its ports are counted where
-/// it holds them; but ends can lie in queues, more of them in theirs, and so on.
+/// The channels that one task made, and the bytes that wait in them. Its ports are counted
+/// where it holds them; but ends can lie in queues, more of them in theirs, and so on.
 #[derive(Debug, Default)]
 pub struct Made {
     channels: AtomicUsize,
     bytes: AtomicUsize,
-    /// Channels made, messages sent and whatever was refused, since it was last looked
-    /// for what nobody reaches.
+    /// Channels made, messages sent and refusals since the last search for unreachable
+    /// channels.
     since_sweep: AtomicUsize,
 }
 
 impl Made {
-    /// Counts `more`, where there may be `most`.
+    /// Adds `more` to a count, if it stays within `most`.
     fn add(&self, count: &AtomicUsize, more: usize, most: usize) -> bool {
         let sum = |now: usize| now.checked_add(more).filter(|sum| *sum <= most);
         self.since_sweep.fetch_add(1, Relaxed);
         count.fetch_update(Relaxed, Relaxed, sum).is_ok()
     }
 
-    /// Whether there can be room after all, once what nobody reaches is closed. To look
-    /// for it holds up everybody, in proportion to all channels there are; so it is done
-    /// as often as in proportion to what the task did.
+    /// Whether there can be room after closing unreachable channels. Searching for them
+    /// blocks all tasks, in proportion to the number of channels; so it is done only in
+    /// proportion to what the task did.
     fn sweeps(&self, registry: &Registry) -> bool {
         let all = registry.channels().len();
         let since = self.since_sweep.fetch_add(1, Relaxed);
@@ -57,30 +57,30 @@ impl Made {
 #[derive(Default)]
 pub struct Registry {
     channels: Mutex<Vec<Weak<Channel>>>,
-    /// Held for writing while it is found out who can be reached, for reading by
-    /// the one that sends or receives ports.
+    /// Held for writing while reachable channels are determined, for reading while ports
+    /// are sent or received.
     moving: RwLock<()>,
 }
 
 struct Channel {
     registry: Weak<Registry>,
     capacity: usize,
-    /// None where the host made it.
+    /// `None` if the host made it.
     made: Option<Arc<Made>>,
-    state: Mutex<State>,
+    queues: Mutex<Queues>,
 }
 
 #[derive(Default)]
-struct State {
+struct Queues {
     sides: [Side; 2],
     closed: bool,
 }
 
 #[derive(Default)]
 struct Side {
-    /// What waits to be received here.
+    /// Messages that wait to be received here.
     queue: VecDeque<Message>,
-    /// The end lies in a message that was not received.
+    /// The end is in a message that was not received.
     moves: bool,
     /// The sender has too much in flight, some of it here; until something is received.
     pressed: bool,
@@ -88,7 +88,7 @@ struct Side {
     senders: Wakers,
 }
 
-/// Who waits; each once.
+/// Waiting callers; each once.
 #[derive(Default)]
 struct Wakers(Vec<Waker>);
 
@@ -109,18 +109,18 @@ fn wake(wakers: Vec<Waker>) {
 }
 
 /// One end.
-pub(super) struct End {
+pub(super) struct QueueEnd {
     channel: Arc<Channel>,
     side: usize,
 }
 
 impl Registry {
-    /// None where the maker has made too many.
+    /// `None` if the maker has made too many.
     pub(super) fn channel(
         self: &Arc<Self>,
         capacity: usize,
         made: Option<&Arc<Made>>,
-    ) -> Option<[End; 2]> {
+    ) -> Option<[QueueEnd; 2]> {
         if let Some(made) = made {
             let count = || made.add(&made.channels, 1, MAX_CHANNELS);
             let room = count() || (made.sweeps(self) && count());
@@ -132,7 +132,7 @@ impl Registry {
             registry: Arc::downgrade(self),
             capacity,
             made: made.cloned(),
-            state: Mutex::default(),
+            queues: Mutex::default(),
         });
         let mut channels = self.channels();
         if channels.len() == channels.capacity() {
@@ -140,7 +140,7 @@ impl Registry {
         }
         channels.push(Arc::downgrade(&channel));
         drop(channels);
-        Some([0, 1].map(|side| End {
+        Some([0, 1].map(|side| QueueEnd {
             channel: channel.clone(),
             side,
         }))
@@ -154,10 +154,10 @@ impl Registry {
         self.channels().iter().filter_map(Weak::upgrade).collect()
     }
 
-    /// Closes channels whose ends lie in each other's queues, so that nobody can
-    /// ever receive them.
+    /// Closes channels whose ends are in each other's queues, so that they can never be
+    /// received.
     pub(super) fn sweep(&self) {
-        let moving = |channel: &Arc<Channel>, side: usize| channel.state().sides[side].moves;
+        let moving = |channel: &Arc<Channel>, side: usize| channel.queues().sides[side].moves;
         let is_any = self
             .all()
             .iter()
@@ -166,7 +166,7 @@ impl Registry {
             return;
         }
         let stopped = self.moving.write().unwrap_or_else(PoisonError::into_inner);
-        // Only now: what moved since may lie in a channel that was made since.
+        // Not earlier: a port that moved since may be in a channel that was made since.
         let channels = self.all();
         let ends = || {
             channels
@@ -182,7 +182,7 @@ impl Registry {
             if !reached.insert((Arc::as_ptr(&channel), side)) {
                 continue;
             }
-            for message in &channel.state().sides[side].queue {
+            for message in &channel.queues().sides[side].queue {
                 let ends = message.ports.iter().filter_map(Port::as_queue);
                 to_look_at.extend(ends.map(|end| (end.channel.clone(), end.side)));
             }
@@ -199,22 +199,25 @@ impl Registry {
 }
 
 impl Channel {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn queues(&self) -> MutexGuard<'_, Queues> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Closes the channel, and takes what one end would have received.
+    /// Closes the channel, and takes the messages that one end would have received.
     fn take(&self, side: usize) -> VecDeque<Message> {
         let (messages, wakers) = {
-            let mut state = self.state();
-            (std::mem::take(&mut state.sides[side].queue), state.close())
+            let mut queues = self.queues();
+            (
+                std::mem::take(&mut queues.sides[side].queue),
+                queues.close(),
+            )
         };
         wake(wakers);
         messages.iter().for_each(|message| self.gone(message));
         messages
     }
 
-    /// Whether a message may wait here, which then counts.
+    /// Whether a message may wait here; counts it if so.
     fn admits(&self, message: &Message) -> bool {
         let Some(made) = &self.made else {
             return true;
@@ -229,7 +232,7 @@ impl Channel {
         made.is_some_and(|(made, registry)| made.sweeps(&registry))
     }
 
-    /// A message waits here no longer.
+    /// A message was taken out of the queue.
     fn gone(&self, message: &Message) {
         if let Some(made) = &self.made {
             made.bytes.fetch_sub(message.data.len(), Relaxed);
@@ -245,7 +248,7 @@ impl Drop for Channel {
     }
 }
 
-impl State {
+impl Queues {
     fn close(&mut self) -> Vec<Waker> {
         self.closed = true;
         let sides = self.sides.iter_mut();
@@ -256,7 +259,7 @@ impl State {
     }
 }
 
-/// Drops messages, and what lies in the queues of ports in them.
+/// Drops messages, and the content of the queues of ports in them.
 fn bury(messages: impl IntoIterator<Item = Message>) {
     let mut left: Vec<Message> = messages.into_iter().collect();
     while let Some(message) = left.pop() {
@@ -268,12 +271,12 @@ fn bury(messages: impl IntoIterator<Item = Message>) {
     }
 }
 
-impl End {
+impl QueueEnd {
     pub(super) fn is_of(&self, registry: &Arc<Registry>) -> bool {
         std::ptr::eq(self.channel.registry.as_ptr(), Arc::as_ptr(registry))
     }
 
-    /// Keeps channels from being looked for while ports move.
+    /// Prevents the search for unreachable channels while ports move.
     fn moving<T>(&self, ports: bool, work: impl FnOnce() -> T) -> T {
         let registry = self.channel.registry.upgrade().filter(|_| ports);
         let _moving = registry.as_ref().map(|registry| {
@@ -306,15 +309,15 @@ impl End {
         }
     }
 
-    /// As [`End::try_send`], for what may be sent here.
+    /// As [`QueueEnd::try_send`], for messages that may be sent here.
     fn put(&self, message: Message) -> Result<(), Unsent> {
         let has_ports = !message.ports.is_empty();
         let sent = self.moving(has_ports, || {
-            // Before it lies there, and never with two locks at a time.
+            // Before the message is in the queue, and never with two locks at a time.
             mark(&message, true);
-            let mut state = self.channel.state();
-            let closed = state.closed;
-            let other = &mut state.sides[1 - self.side];
+            let mut queues = self.channel.queues();
+            let closed = queues.closed;
+            let other = &mut queues.sides[1 - self.side];
             let error = match other.queue.len() {
                 _ if closed => PortError::Closed,
                 waiting if waiting >= self.channel.capacity => PortError::WouldBlock,
@@ -324,7 +327,7 @@ impl End {
                     return Ok(other.receivers.take());
                 }
             };
-            drop(state);
+            drop(queues);
             mark(&message, false);
             Err(Unsent::new(error, message))
         });
@@ -333,9 +336,9 @@ impl End {
 
     pub(super) fn try_receive(&self) -> Result<Message, PortError> {
         let received = self.moving(true, || {
-            let mut state = self.channel.state();
-            let closed = state.closed;
-            let side = &mut state.sides[self.side];
+            let mut queues = self.channel.queues();
+            let closed = queues.closed;
+            let side = &mut queues.sides[self.side];
             let message = match side.queue.pop_front() {
                 Some(message) => message,
                 None if closed => return Err(PortError::Closed),
@@ -343,7 +346,7 @@ impl End {
             };
             side.pressed = false;
             let wakers = side.senders.take();
-            drop(state);
+            drop(queues);
             let mut message = message;
             message.charge = None;
             mark(&message, false);
@@ -355,14 +358,15 @@ impl End {
         Ok(message)
     }
 
-    /// Its sender has too much in flight: why it is not sent; or it may have less by now.
+    /// Its sender has too much in flight: returns the error for it, or `Ok` if it may have
+    /// less by now.
     pub(super) fn pressed(&self) -> Result<(), PortError> {
         if self.channel.sweeps() {
             return Ok(());
         }
-        let mut state = self.channel.state();
-        let closed = state.closed;
-        let other = &mut state.sides[1 - self.side];
+        let mut queues = self.channel.queues();
+        let closed = queues.closed;
+        let other = &mut queues.sides[1 - self.side];
         if closed {
             return Err(PortError::Closed);
         }
@@ -374,9 +378,9 @@ impl End {
     }
 
     pub(super) fn poll_message(&self, cx: &Context<'_>) -> Poll<bool> {
-        let mut state = self.channel.state();
-        let closed = state.closed;
-        let side = &mut state.sides[self.side];
+        let mut queues = self.channel.queues();
+        let closed = queues.closed;
+        let side = &mut queues.sides[self.side];
         if closed || !side.queue.is_empty() {
             return Poll::Ready(true);
         }
@@ -385,9 +389,9 @@ impl End {
     }
 
     pub(super) fn poll_room(&self, cx: &Context<'_>) -> Poll<bool> {
-        let mut state = self.channel.state();
-        let closed = state.closed;
-        let side = &mut state.sides[1 - self.side];
+        let mut queues = self.channel.queues();
+        let closed = queues.closed;
+        let side = &mut queues.sides[1 - self.side];
         if closed || (side.queue.len() < self.channel.capacity && !side.pressed) {
             return Poll::Ready(true);
         }
@@ -396,21 +400,21 @@ impl End {
     }
 
     pub(super) fn close(&self) {
-        let wakers = self.channel.state().close();
+        let wakers = self.channel.queues().close();
         wake(wakers);
     }
 }
 
-/// Notes that the ports of a message move, or have arrived.
+/// Records that the ports of a message move, or have arrived.
 fn mark(message: &Message, moves: bool) {
     for end in message.ports.iter().filter_map(Port::as_queue) {
-        end.channel.state().sides[end.side].moves = moves;
+        end.channel.queues().sides[end.side].moves = moves;
     }
 }
 
-impl Drop for End {
+impl Drop for QueueEnd {
     fn drop(&mut self) {
-        // Nobody receives it any more.
+        // It can never be received.
         bury(self.channel.take(self.side));
     }
 }
@@ -443,7 +447,7 @@ mod tests {
             .expect("sent");
         assert!(matches!(a.try_send("x"), Ok(())), "open before");
         registry.sweep();
-        // Nobody will ever receive what is sent there.
+        // What is sent there can never be received.
         assert!(a.try_send("x").is_err() && b.try_send("x").is_err());
         drop((a, b));
         assert_eq!(alive(&registry), 2);
@@ -512,7 +516,7 @@ mod tests {
     fn what_a_task_made_is_bounded_wherever_the_ends_lie() {
         let (host, registry) = registry();
         let task = host.of_a_task();
-        // What nobody reaches is looked for before anything is refused.
+        // Unreachable channels are searched for before anything is refused.
         for _ in 0..3 * MAX_CHANNELS {
             let (one, other) = task.channel(1).expect("a channel");
             one.try_send(Message::new("you").port(other)).expect("sent");
@@ -532,7 +536,7 @@ mod tests {
             }
         };
         assert_eq!((refused, count), (PortError::Limit, MAX_CHANNELS));
-        // Others are not disturbed.
+        // Other tasks are not affected.
         host.channel(1).expect("a channel of the host");
         host.of_a_task().channel(1).expect("of another task");
         drop((near, far));

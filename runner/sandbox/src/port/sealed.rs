@@ -1,4 +1,4 @@
-//! Data in memory files that nobody can change: what a packet has no room for.
+//! Data in sealed memory files: for data that does not fit a packet.
 
 use bytes::Bytes;
 use rustix::fs::{
@@ -25,7 +25,7 @@ impl Unsealed {
         Ok(Unsealed { file, written: 0 })
     }
 
-    /// Writes what follows.
+    /// Appends data.
     pub fn write(&mut self, mut data: &[u8]) -> io::Result<()> {
         while !data.is_empty() {
             match pwrite(&self.file, data, self.written) {
@@ -41,21 +41,21 @@ impl Unsealed {
         Ok(())
     }
 
-    /// From now on nobody can change it.
+    /// Makes it permanently unchangeable.
     pub fn seal(self) -> io::Result<OwnedFd> {
         fcntl_add_seals(&self.file, SEALS)?;
         Ok(self.file)
     }
 }
 
-/// Data in a memory file that nobody can change.
+/// Data in a sealed memory file.
 pub fn in_memory(data: &[u8]) -> io::Result<OwnedFd> {
     let mut file = Unsealed::new()?;
     file.write(data)?;
     file.seal()
 }
 
-/// Whether it is a memory file of this many bytes that nobody can change.
+/// Whether it is a memory file of this many bytes that cannot be changed.
 pub fn is_sealed(file: &OwnedFd, len: u64) -> bool {
     fstat(file).is_ok_and(|stat| {
         FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
@@ -63,8 +63,8 @@ pub fn is_sealed(file: &OwnedFd, len: u64) -> bool {
     }) && fcntl_get_seals(file).is_ok_and(|seals| seals.contains(SEALS))
 }
 
-/// What a memory file has, which must be sealed: reading it neither waits nor comes
-/// to another end than was said.
+/// The content of a memory file, which must be sealed: reading it neither blocks nor ends
+/// early.
 pub fn contents(file: OwnedFd, len: usize) -> Option<Bytes> {
     if !is_sealed(&file, len as u64) {
         return None;

@@ -1,15 +1,15 @@
 //! Channels between processes: a socket pair for messages, one for credit and a file for
-//! large data ([`arena`](super::arena)), which travel as descriptors, with what an end has
-//! counted.
+//! large data ([`arena`](super::arena)), which travel as descriptors, with the counts of an
+//! end.
 //!
-//! A message is one packet ([`packet`](super::packet)), which says how many its sender
-//! has received; a note in the other socket does where no message will
-//! ([`credit`](super::credit)). Data that many packets of would not fit a socket's
-//! buffer lies in the file. Ports and regions travel as their descriptors.
+//! A message is one packet ([`packet`](super::packet)), which states how many its sender
+//! has received; if no message follows soon, a note in the other socket does
+//! ([`credit`](super::credit)). Data of which `capacity` packets would not fit a socket's
+//! buffer goes into the file. Ports and regions travel as their descriptors.
 //!
-//! The other end is not trusted. Invariants: no call blocks, whatever flags the
-//! other side sets on what both have; a length is checked before anything is
-//! allocated; a packet that makes no sense closes the channel.
+//! The other end is not trusted. Invariants: no call blocks, whatever flags the other side
+//! sets on shared descriptions; a length is checked before anything is allocated; an
+//! invalid packet closes the channel.
 
 use super::arena::Arena;
 use super::credit::{self, Books, Broken, Credit, Room};
@@ -39,13 +39,13 @@ use tokio::io::Interest;
 /// Descriptors of one end: messages, credit, file.
 pub const PARTS: usize = 3;
 
-/// What a socket's buffer is asked to hold; the system may allow less.
+/// Requested size of a socket's buffer; the system may allow less.
 const BUFFER: usize = 4 << 20;
-/// What travels in its packet in any case.
+/// Data up to this size always travels in its packet.
 const LEAST: usize = 2048;
-/// Data of one packet, at most.
+/// Maximum of data in one packet.
 const MOST: usize = 64 << 10;
-/// What the kernel counts for a packet beside its bytes.
+/// The kernel's overhead for a packet.
 const PER_PACKET: usize = 1024;
 /// The same for a large one, which is in whole pages.
 const SPARE: usize = 12 << 10;
@@ -53,26 +53,26 @@ const SPARE: usize = 12 << 10;
 const MAX_DESCRIPTORS: usize = Message::MAX_PORTS * PARTS + Message::MAX_REGIONS;
 
 /// One end.
-pub(super) struct End {
+pub(super) struct SocketEnd {
     messages: Socket,
     credit: Arc<Credit>,
     arena: Arena,
     /// Data up to this size travels in its packet: this many fit the buffer.
     inline: usize,
-    /// The last thing done here was sending: what is received next is an answer, and
-    /// rarely there yet.
+    /// The last operation was sending: the next message is probably a reply, and rarely
+    /// there yet.
     asked: AtomicBool,
     haste: Haste,
     /// The other side broke the rules.
     broken: AtomicBool,
-    /// Its sender has too much in flight, some of it here: a note is waited for.
+    /// Its sender has too much in flight, some of it here: a note is awaited.
     pressed: AtomicBool,
-    /// What had been sent by it and not received, when it came here.
+    /// The descriptors in flight that had been sent by it when it came here.
     came_with: usize,
 }
 
 /// Two connected ends. Needs the context of a tokio runtime.
-pub(super) fn channel(capacity: u32) -> io::Result<[End; 2]> {
+pub(super) fn channel(capacity: u32) -> io::Result<[SocketEnd; 2]> {
     let parts = PortParts {
         capacity: u8::try_from(capacity).map_err(io::Error::other)?,
         side: 0,
@@ -95,22 +95,22 @@ pub(super) fn channel(capacity: u32) -> io::Result<[End; 2]> {
         (messages, credit, arena),
         (other_messages, other_credit, other_arena),
     ]
-    .map(|(messages, credit, arena)| End::new(messages, credit, arena, parts)))
+    .map(|(messages, credit, arena)| SocketEnd::new(messages, credit, arena, parts)))
 }
 
-/// Packets that are thrown away with an end, at most: more than any buffer holds.
+/// Maximum of packets that are discarded with an end: more than any buffer holds.
 const MAX_DRAINED: usize = 1 << 16;
 
 const SEND: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
 
-impl End {
+impl SocketEnd {
     fn new(messages: OwnedFd, credit: OwnedFd, arena: Arena, parts: PortParts) -> Self {
         let buffer = sockopt::socket_send_buffer_size(&messages).unwrap_or(0);
-        // The kernel counts what it allocates: up to twice of what is small, a few
-        // pages more of what is large.
+        // The kernel counts what it allocates: up to twice the size of small packets, a few
+        // pages more for large ones.
         let each = buffer / usize::from(parts.capacity.max(1));
         let small = (each / 2).saturating_sub(PER_PACKET);
-        End {
+        SocketEnd {
             inline: small.max(each.saturating_sub(SPARE)).clamp(LEAST, MOST),
             messages: Socket::new(messages),
             credit: Credit::new(Socket::new(credit), parts),
@@ -132,14 +132,16 @@ impl End {
         (self.all_parts(), fds)
     }
 
-    /// Counts what had been sent by it, when it came, for who has it now.
+    /// Counts the descriptors in flight that had been sent by it when it came, for its new
+    /// holder.
     pub(super) fn adopt(&self, holder: &Arc<InFlight>) {
         if self.came_with > 0 {
             self.credit.charge(holder.adopt(self.came_with));
         }
     }
 
-    /// Its sender has too much in flight: why it is not sent; or it may have less by now.
+    /// Its sender has too much in flight: returns the error for it, or `Ok` if it may have
+    /// less by now.
     pub(super) fn pressed(&self) -> Result<(), PortError> {
         let mut books = self.credit.books();
         let before = self.credit.in_flight();
@@ -175,7 +177,7 @@ impl End {
         Ok((parts, [messages?, credit?, file?]))
     }
 
-    /// The one that has it next counts what it has in flight.
+    /// The next holder counts what it has in flight.
     pub(super) fn handed_over(&self) {
         drop(self.credit.take_charges());
     }
@@ -187,7 +189,7 @@ impl End {
         }
     }
 
-    /// Checks what somebody sent who is not trusted. Needs the context of a tokio
+    /// Checks an end from a process that is not trusted. Needs the context of a tokio
     /// runtime.
     pub(super) fn from_parts(parts: PortParts, fds: [OwnedFd; PARTS]) -> io::Result<Self> {
         let [messages, credit, file] = fds;
@@ -208,7 +210,7 @@ impl End {
             return Err(io::Error::other("more of its messages wait than may"));
         }
         let arena = Arena::new(file, parts.side, parts.capacity)?;
-        Ok(End::new(messages, credit, arena, parts))
+        Ok(SocketEnd::new(messages, credit, arena, parts))
     }
 
     pub(super) fn try_send(&self, message: Message) -> Result<(), Unsent> {
@@ -222,7 +224,7 @@ impl End {
         }
     }
 
-    /// Lets go of what was sent, which stays open at the other end.
+    /// Drops the ports that were sent, which stay open at the other end.
     fn sent(&self, mut message: Message) {
         let mut charge = message.charge.take();
         for port in message.ports.iter().filter_map(Port::as_socket) {
@@ -239,7 +241,7 @@ impl End {
 
     fn send_parts(&self, message: &Message) -> Result<(), PortError> {
         self.pressed.store(false, Ordering::Relaxed);
-        // Who hears of this message finds room wherever this thread has made some.
+        // A task that learns of this message finds room wherever this thread has made some.
         credit::settle_others(&self.credit);
         if self.broken.load(Ordering::Relaxed) {
             return Err(PortError::Closed);
@@ -262,7 +264,7 @@ impl End {
         }
         let mut regions = Vec::with_capacity(message.regions.len());
         for region in &message.regions {
-            // Who sends has seen to it that it may move; others have one that does not.
+            // The sender has checked that it may move; a region of a queue has no such parts.
             let (file, parts) = sendable(region).ok_or(PortError::OtherRunner)?;
             regions.push(parts);
             fds.push(file);
@@ -304,7 +306,7 @@ impl End {
         }
     }
 
-    /// Whether one more may be sent, after a look at what was said of it if need be.
+    /// Whether one more may be sent, after reading credit if necessary.
     fn has_room(&self, books: &mut Books) -> Result<Room, Broken> {
         let room = self.credit.room(books)?;
         if room != Room::Full {
@@ -317,8 +319,8 @@ impl End {
         self.credit.room(books)
     }
 
-    /// What the first message says that lies unread; none where it makes no sense, which
-    /// is for the one that receives it to find.
+    /// The credit in the first unread message; `None` if it is not valid, which is for its
+    /// receiver to find.
     fn unread(&self) -> Option<Said> {
         let mut head = [0; HEADER];
         let flags = RecvFlags::DONTWAIT | RecvFlags::PEEK;
@@ -338,7 +340,7 @@ impl End {
         PortError::Closed
     }
 
-    /// Receives a message; blocks this thread for a moment when there is none.
+    /// Receives a message; blocks this thread for a moment if there is none.
     pub(super) fn receive_soon(&self, moment: Moment) -> Result<Message, PortError> {
         if !self.asked.swap(false, Ordering::Relaxed) {
             match self.try_receive() {
@@ -366,8 +368,7 @@ impl End {
         self.try_receive()
     }
 
-    /// Whether there is room, if need be after a moment in which this thread is
-    /// blocked.
+    /// Whether there is room, after blocking this thread for a moment if necessary.
     pub(super) fn has_room_soon(&self, moment: Moment) -> bool {
         credit::settle();
         let (socket, interest) = self.for_room();
@@ -378,8 +379,8 @@ impl End {
         if self.broken.load(Ordering::Relaxed) {
             return Err(PortError::Closed);
         }
-        // Held from the packet to what is said of it: notes and counts are believed in
-        // the order in which they came.
+        // Held from reading the packet to taking its credit: notes and counts are valid in the
+        // order in which they came.
         let mut books = self.credit.books();
         let (packet, fds) = match self.receive_packet() {
             Ok(received) => received,
@@ -394,7 +395,7 @@ impl End {
         let Some((head, inline)) = head else {
             return Err(self.broke());
         };
-        // Before it is said to be received: its place is another message's then.
+        // Before its receipt is reported: then its slot is another message's.
         let data = match head.in_arena {
             true => self.arena.get(books.number_to_receive(), head.len),
             false => Some(inline),
@@ -416,8 +417,7 @@ impl End {
         })
     }
 
-    /// The next packet, and what came with it; none where there was no room for
-    /// its descriptors.
+    /// The next packet and its descriptors; `None` if there was no room for them.
     fn receive_packet(&self) -> Result<(Packet, Option<Vec<OwnedFd>>), PortError> {
         thread_local! {
             static PACKET: RefCell<Vec<u8>> = RefCell::new(vec![0; MAX_HEAD + MOST + 1]);
@@ -435,8 +435,7 @@ impl End {
                     Ok(received) => received,
                     Err(Errno::INTR) => continue,
                     Err(Errno::AGAIN) => return Err(PortError::WouldBlock),
-                    // The other end is gone, with something unread; what it sent
-                    // is still here.
+                    // The other end is gone, with unread messages; what it sent is still here.
                     Err(Errno::CONNRESET) if !was_reset => {
                         was_reset = true;
                         continue;
@@ -453,7 +452,8 @@ impl End {
                     return Err(PortError::Closed);
                 }
                 let lost = received.flags.contains(ReturnFlags::CTRUNC);
-                // The data begins where the memory does: a guest gets it without a copy.
+                // The data begins at the start of an allocation: a guest gets it without a
+                // copy.
                 let rest = received.bytes.saturating_sub(HEADER);
                 let packet = Packet {
                     head: (received.bytes >= HEADER).then_some(head),
@@ -487,7 +487,7 @@ impl End {
         socket.poll_ready(interest, cx)
     }
 
-    /// What tells of room: notes, or where there is some, the buffer.
+    /// What shows that there is room: notes, or the buffer if there is credit.
     fn for_room(&self) -> (&Socket, Interest) {
         let is_pressed = self.pressed.load(Ordering::Relaxed);
         if !is_pressed && self.credit.has_room(&self.credit.books()) {
@@ -504,16 +504,16 @@ impl End {
     }
 }
 
-impl Drop for End {
+impl Drop for SocketEnd {
     fn drop(&mut self) {
         let charges = self.credit.take_charges();
         if charges.is_empty() {
             return;
         }
-        // It is closed, as far as anybody can tell; but it tells what is unread.
+        // It looks closed to others, but the count of unread messages is still known.
         self.close();
         let mut nothing = [0; 1];
-        // What lies here would keep its descriptors.
+        // Packets left here would keep their descriptors.
         for _ in 0..MAX_DRAINED {
             if !matches!(
                 recv(&self.messages.fd, &mut nothing, RecvFlags::DONTWAIT),
@@ -526,41 +526,41 @@ impl Drop for End {
     }
 }
 
-/// What was received.
+/// A received packet.
 struct Packet {
-    /// None where there was less.
+    /// `None` if it was shorter.
     head: Option<[u8; HEADER]>,
     rest: Bytes,
 }
 
-/// The file of a region that other processes can have, and what it is.
+/// The file and description of a region that other processes can have.
 fn sendable(region: &Region) -> Option<(BorrowedFd<'_>, Parts)> {
     region.to_send().ok().filter(|_| region.is_elsewhere())
 }
 
-/// Why there is no message in a packet.
+/// Why a packet has no message.
 enum Bad {
-    /// It makes no sense.
+    /// It is not valid.
     Nonsense,
-    /// It does; but there is no memory for it.
+    /// It is valid, but there is no memory for it.
     Limit,
 }
 
-/// A message out of what somebody sent who is not trusted. Needs the context of a
+/// Makes a message from a packet of a process that is not trusted. Needs the context of a
 /// tokio runtime.
 fn message_of(head: Head, data: Bytes, fds: Vec<OwnedFd>) -> Result<Message, Bad> {
     let mut limit = false;
     read_message(head, data, fds, &mut limit).ok_or(if limit { Bad::Limit } else { Bad::Nonsense })
 }
 
-/// The message; or none, and whether it is for want of memory.
+/// The message; or `None`, and whether memory is short.
 fn read_message(head: Head, data: Bytes, fds: Vec<OwnedFd>, limit: &mut bool) -> Option<Message> {
     if fds.len() != head.ports.len() * PARTS + head.regions.len() {
         return None;
     }
     let mut fds = fds.into_iter();
     let ports = head.ports.into_iter().map(|parts| {
-        let end = End::from_parts(parts, [fds.next()?, fds.next()?, fds.next()?]).ok()?;
+        let end = SocketEnd::from_parts(parts, [fds.next()?, fds.next()?, fds.next()?]).ok()?;
         Some(Port::socket(end))
     });
     let ports = ports.collect::<Option<Vec<_>>>()?;

@@ -1,7 +1,7 @@
-//! A socket of a channel, and waiting for it: by looking again and again, in the kernel,
-//! by the event loop.
+//! A socket of a channel, and the ways to wait for it: by polling repeatedly, in the
+//! kernel, by the event loop.
 //!
-//! Invariant: what it is asked for ends by itself, whatever the other side does.
+//! Invariant: each wait ends by itself, whatever the other side does.
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::os::fd::OwnedFd;
@@ -13,12 +13,12 @@ use tokio::io::Interest;
 use tokio::runtime::Handle;
 use wrun_sys::{self, Watched};
 
-/// How long a thread that has nothing else to do is blocked by a call, before it looks
-/// what else there is: more than an answer takes, no more than a guest may compute.
+/// How long a call blocks a thread that has no other work, before it checks for some:
+/// longer than a reply takes, not longer than a guest may compute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {
-    /// A millisecond. A timer for each wait costs more than the wait, where programming
-    /// a timer is a matter for the hypervisor.
+    /// A millisecond. On virtual machines where programming a timer traps, a timer for each
+    /// wait costs more than the wait.
     Timed,
     /// Until the next signal: a timer that runs anyway sends one.
     Tick,
@@ -36,18 +36,18 @@ impl Moment {
     }
 }
 
-/// How long it is looked again and again before that. An answer of somebody who looks
-/// the same way, on another processor, is there earlier, and nobody is to be woken.
-/// Longer than waking somebody takes: else, once both were late, both stay so.
+/// How long to poll repeatedly before that. A reply from a side that polls in the same way,
+/// on another processor, arrives earlier, and no wake-up is needed. Longer than a wake-up
+/// takes: otherwise, once both sides were late, both would stay so.
 pub(super) const SPIN: Duration = Duration::from_micros(50);
 
-/// Whether looking again and again pays: not on one processor, nor where others take
-/// their time.
+/// Whether repeated polling pays: not with one processor, nor if the other side takes its
+/// time.
 #[derive(Default)]
 pub(super) struct Haste {
-    /// This many times it is not tried.
+    /// The number of times that it is skipped.
     pause: AtomicU32,
-    /// How often in a row it was in vain.
+    /// How often in a row it failed.
     failures: AtomicU32,
 }
 
@@ -62,14 +62,14 @@ impl Haste {
         self.failures.store(0, Ordering::Relaxed);
     }
 
-    /// The next time comes later and later.
+    /// Increases the pause before the next attempt.
     pub(super) fn was_in_vain(&self) {
         let failures = self.failures.fetch_add(1, Ordering::Relaxed).min(6);
         self.pause.store(8 << failures, Ordering::Relaxed);
     }
 }
 
-/// A socket, registered with the event loop once somebody waits for it.
+/// A socket, registered with the event loop at the first wait.
 pub(super) struct Socket {
     pub(super) fd: Arc<OwnedFd>,
     pub(super) handle: Handle,
@@ -86,7 +86,7 @@ impl Socket {
         }
     }
 
-    /// None when there is no event loop any more.
+    /// `None` if there is no event loop any more.
     pub(super) fn watched(&self) -> Option<&Watched> {
         let watched = self.watched.get_or_init(|| {
             let _context = self.handle.enter();
@@ -97,7 +97,7 @@ impl Socket {
 
     pub(super) fn is(&self, events: PollFlags) -> bool {
         let mut watched = [PollFd::new(&self.fd, events)];
-        // Whatever is wrong is for the call that follows to meet.
+        // An error is left to the following call.
         !matches!(poll(&mut watched, Some(&Timespec::default())), Ok(0))
     }
 
@@ -107,13 +107,14 @@ impl Socket {
         matches!(poll(&mut watched, Some(&Timespec::default())), Ok(1..))
     }
 
-    /// Whether it is, or becomes so within a moment; a signal ends it.
+    /// Whether it is readable or writable, or becomes so within a moment; a signal ends the
+    /// wait.
     pub(super) fn is_soon(&self, events: PollFlags, moment: Moment) -> bool {
         let mut watched = [PollFd::new(&self.fd, events)];
         matches!(poll(&mut watched, moment.timeout().as_ref()), Ok(1..))
     }
 
-    /// Waits for it to be readable or writable; `false` when nobody can tell.
+    /// Waits for it to be readable or writable; `false` if that cannot be determined.
     pub(super) async fn ready(&self, interest: Interest) -> bool {
         let Some(watched) = self.watched() else {
             return false;

@@ -1,44 +1,44 @@
-//! Why something cannot be done with a region.
+//! Errors of operations on regions.
 
 use std::io;
 
-/// Why something cannot be done with a [`Region`](super::Region).
+/// Why an operation on a [`Region`](super::Region) failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RegionError {
-    /// Beyond the end of the region; or a region of no bytes, or of more than there
-    /// can be.
+    /// Beyond the end of the region; or a region without bytes, or with more than the
+    /// maximum.
     #[error("the range is beyond the end of the region")]
     OutOfBounds,
-    /// An offset that is not a multiple of what is there.
+    /// The offset is not a multiple of the size of the word.
     #[error("the offset is not aligned")]
     Misaligned,
-    /// It is mapped; or somebody else has a part of it, or has kept it and stands in
-    /// the way.
+    /// It is mapped; or another holder has a part of it, or has kept it and obstructs the
+    /// operation.
     #[error("the region is in use")]
     Busy,
     /// Its kind does not allow it.
     #[error("the region is of the wrong kind")]
     WrongKind,
-    /// There may be no more regions, or no more bytes in regions: of the task, or of
-    /// the runner (`Builder::region_memory`).
+    /// A limit on the number or the bytes of regions was reached: of the task, or of the
+    /// runner (`Builder::region_memory`).
     #[error("a limit on regions was reached")]
     Limit,
     /// The operating system refuses.
     #[error("{what}: {error}")]
     System {
-        /// What was tried.
+        /// The operation.
         what: &'static str,
-        /// Why not.
+        /// The system's error.
         error: io::Error,
     },
-    /// What came from elsewhere is no region.
+    /// The received descriptor is not a region.
     #[error("not a region: {0}")]
     Foreign(&'static str),
 }
 
 impl RegionError {
-    /// The system's error number, or that of what it comes to.
+    /// The system's error number, or a corresponding one.
     #[doc(hidden)]
     pub fn errno(&self) -> i32 {
         match self {
@@ -48,7 +48,7 @@ impl RegionError {
         }
     }
 
-    /// Whether it is for want of memory, descriptors or address space.
+    /// Whether memory, descriptors or address space are short.
     #[doc(hidden)]
     pub fn is_limit(&self) -> bool {
         match self {

@@ -1,14 +1,13 @@
-//! A runner's regions: how many there are, how many bytes, and whose.
+//! The regions of a runner: their number, their bytes, and the tasks they count for.
 //!
-//! Bytes count against the task that had them made, and against the total of the
-//! runner, for as long as anybody has the region: another task, its host, a queue.
-//! Within a process the last handle gives them back. Where regions go to other
-//! processes, nobody's word is taken: the kernel says when the last descriptor and
-//! the last mapping of a file are gone, in whichever process (`IN_DELETE_SELF` of
-//! inotify, on a file that has no name). The watch keeps no memory alive, and takes
-//! no descriptor for a file.
+//! Bytes count against the task for which a region was made, and against the total of the
+//! runner, as long as the region has any holder: another task, its host, a queue. Within a
+//! process the last handle subtracts them. If regions go to other processes, those are not
+//! trusted to report it: the kernel reports when the last descriptor and the last mapping
+//! of a file are gone, in any process (`IN_DELETE_SELF` of inotify, on a file without a
+//! name). The watch keeps no memory alive, and needs no descriptor per file.
 //!
-//! Invariant: what was given back is looked for before anything is refused.
+//! Invariant: freed regions are looked for before anything is refused.
 
 use super::{Draft, Kind, RegionError, claim, system};
 use rustix::fs::SealFlags;
@@ -21,17 +20,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Regions of a runner at most. The kernel keeps two events of each that is gone
-/// until they are read, and 16,384 by default.
+/// Maximum of regions of a runner. For each one that is gone the kernel queues two events
+/// until they are read, and by default at most 16,384.
 const MAX_REGIONS: usize = 4096;
-/// Regions at most that were made for one task and exist.
+/// Maximum of existing regions that were made for one task.
 const MAX_MADE: usize = 256;
 
-/// How often a claim looks whether others have let go: who sends drops what it sent a
-/// moment after it was received, or later, where other work takes its processor. First
-/// again and again, for as long as it takes a sender that its receiver has pushed off its
-/// processor to be back, with a turn for others between any two looks; then after pauses,
-/// for as long as copying all of it would take.
+/// How often a claim checks whether others have released the region: a sender drops what it
+/// sent a moment after it was received, or later if other work takes its processor. First
+/// repeatedly, for as long as a sender that its receiver has displaced needs to run again,
+/// with a turn for others between any two checks; then after pauses, for as long as copying
+/// all of it would take.
 const AT_ONCE: Duration = Duration::from_micros(100);
 const PAUSE: Duration = Duration::from_millis(1);
 const COPIED_IN_A_PAUSE: u64 = 2 << 20;
@@ -43,15 +42,15 @@ pub struct Ledger {
     total: Arc<Account>,
     max_bytes: u64,
     max_number: usize,
-    /// Where regions go to other processes.
+    /// If regions go to other processes.
     elsewhere: Option<Watch>,
-    /// A task that could have regions may open files.
+    /// Whether a task that could have regions may open files.
     opens_files: AtomicBool,
-    /// Held while a file is opened and looked at.
+    /// Held while a file is opened and examined.
     claiming: Mutex<()>,
 }
 
-/// What somebody had made, and what of it exists.
+/// The regions that were made for one task or host, and their current totals.
 #[derive(Debug, Default)]
 struct Account(Mutex<Sum>);
 
@@ -61,7 +60,7 @@ struct Sum {
     number: usize,
 }
 
-/// One region's share of its accounts; given back when it is dropped.
+/// One region's share of its accounts; subtracted when it is dropped.
 #[derive(Debug)]
 pub(super) struct Charge {
     total: Arc<Account>,
@@ -69,16 +68,16 @@ pub(super) struct Charge {
     bytes: u64,
 }
 
-/// Who is told by the kernel when a file is gone.
+/// Receives the kernel's events about files that are gone.
 #[derive(Debug, Default)]
 struct Watch(Mutex<Watched>);
 
 #[derive(Debug, Default)]
 struct Watched {
-    /// From the first region on.
+    /// Set with the first region.
     events: Option<OwnedFd>,
     charges: HashMap<i32, (Charge, FileId)>,
-    /// Of those with charges.
+    /// Charges of the watched files.
     files: HashSet<FileId>,
 }
 
@@ -109,13 +108,13 @@ impl Drop for Charge {
 }
 
 impl Ledger {
-    /// Of regions that stay in this process, or that other processes may have; of
-    /// `max_bytes` at most.
+    /// For regions that stay in this process, or that other processes may have; at most
+    /// `max_bytes`.
     pub fn new(max_bytes: u64, elsewhere: bool) -> Self {
         let max_number = if elsewhere {
             MAX_REGIONS
         } else {
-            // Each is a descriptor, and others need some too.
+            // Each is a descriptor, and other things need some too.
             let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
             usize::try_from(descriptors / 2).map_or(MAX_REGIONS, |half| half.min(MAX_REGIONS))
         };
@@ -134,9 +133,9 @@ impl Ledger {
         self.opens_files.store(true, Ordering::Release);
     }
 
-    /// Claims an exclusive region for a worker that sent its only descriptor
-    /// ([`claim`]): a descriptor of the same file, and whether nobody has another, nor a
-    /// mapping. The worker is not trusted, nor is what it sends.
+    /// Claims an exclusive region for a worker that sent its only descriptor ([`claim`]):
+    /// returns a descriptor of the same file, and whether there is no other descriptor or
+    /// mapping. Neither the worker nor the descriptor is trusted.
     pub async fn claim(&self, file: OwnedFd) -> (OwnedFd, bool) {
         let Some(size) = self.made(file.as_fd()) else {
             return (file, false);
@@ -163,7 +162,8 @@ impl Ledger {
             };
             match sole {
                 Ok(true) => {
-                    // The one that had it can have sealed it; now nobody is left who could.
+                    // The previous holder may have sealed it; now there is no other holder who
+                    // could.
                     let seals = rustix::fs::fcntl_get_seals(&own);
                     let sealed = SealFlags::WRITE | SealFlags::FUTURE_WRITE;
                     let free = seals.is_ok_and(|seals| !seals.intersects(sealed));
@@ -171,7 +171,7 @@ impl Ledger {
                     return (own, free);
                 }
                 Ok(false) if began.elapsed() < AT_ONCE => {
-                    // Its sender may wait for this very processor.
+                    // Its sender may be waiting for this very processor.
                     std::thread::yield_now();
                     crate::turn::yield_now().await;
                 }
@@ -185,9 +185,9 @@ impl Ledger {
         (own, false)
     }
 
-    /// How large the file is, if it is that of a region that was made here.
+    /// The size of the file, if it is that of a region that was made here.
     fn made(&self, file: BorrowedFd<'_>) -> Option<u64> {
-        // First what no file system can keep waiting: only files in memory have seals.
+        // First a call that no file system can block: only memory files have seals.
         rustix::fs::fcntl_get_seals(file).ok()?;
         self.settle();
         let watch = self.elsewhere.as_ref()?;
@@ -200,8 +200,7 @@ impl Ledger {
     ///
     /// # Errors
     ///
-    /// [`RegionError::Limit`] beyond what the runner may have;
-    /// [`RegionError::System`].
+    /// [`RegionError::Limit`] beyond the runner's limits; [`RegionError::System`].
     pub fn make(&self, len: u64, kind: Kind) -> Result<Draft, RegionError> {
         self.make_for(None, len, kind)
     }
@@ -256,7 +255,7 @@ impl Ledger {
         self.total.sum().bytes
     }
 
-    /// Takes note of what is gone.
+    /// Subtracts regions that are gone.
     fn settle(&self) {
         if let Some(watch) = &self.elsewhere {
             watch.settle();
@@ -269,7 +268,7 @@ impl Watch {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps a charge until nobody has the file any more.
+    /// Keeps a charge until the file has no holder any more.
     fn keep(&self, file: BorrowedFd<'_>, charge: Charge) -> rustix::io::Result<()> {
         let id = id(&rustix::fs::fstat(file)?);
         let mut watched = self.watched();
@@ -297,7 +296,7 @@ impl Watch {
         };
         let mut buffer = [MaybeUninit::uninit(); 4096];
         let mut gone = Reader::new(events, &mut buffer);
-        // It ends when there are no more.
+        // It ends when there are no more events.
         while let Ok(event) = gone.next() {
             if let Some((_, id)) = charges.remove(&event.wd()) {
                 files.remove(&id);
@@ -315,7 +314,7 @@ pub struct Maker {
 }
 
 impl Maker {
-    /// Of `max_bytes` together, at most.
+    /// With at most `max_bytes` together.
     pub fn new(ledger: Arc<Ledger>, max_bytes: u64) -> Self {
         Maker {
             ledger,
@@ -324,8 +323,8 @@ impl Maker {
         }
     }
 
-    /// A region of `len` bytes, where those of the task may have `room` bytes
-    /// together; and how many they have with it.
+    /// A region of `len` bytes, if the regions of the task may have `room` bytes together;
+    /// and how many they have, including this one.
     ///
     /// # Errors
     ///
@@ -343,13 +342,13 @@ impl Maker {
         self.ledger.claim(file).await
     }
 
-    /// Bytes of those of its regions that exist.
+    /// Bytes of its regions that exist.
     pub fn bytes(&self) -> u64 {
         self.ledger.settle();
         self.known_bytes()
     }
 
-    /// As [`Maker::bytes`], as far as it is known: or more.
+    /// As [`Maker::bytes`], without checking for freed regions: it may be more.
     pub fn known_bytes(&self) -> u64 {
         self.account.sum().bytes
     }
@@ -389,7 +388,7 @@ mod tests {
             assert_eq!(one.bytes(), 8 * page);
             drop(mapped);
             assert_eq!(one.bytes(), 0);
-            // Also of one whose maker is gone.
+            // Also a region whose maker is gone.
             drop(other);
             assert!(made(&one, 10).expect_err("more than all").is_limit());
             drop(theirs);
@@ -412,7 +411,7 @@ mod tests {
             assert!(!refused.expect_err("no region").is_limit());
         }
         assert_eq!((maker.bytes(), ledger.bytes()), (0, 0));
-        // Asked for, and never taken.
+        // Requested, and never taken.
         let (draft, bytes) = maker.make(8192, Kind::Shared, u64::MAX).expect("fits");
         assert_eq!(bytes, ledger.bytes());
         drop(draft);

@@ -1,25 +1,23 @@
-//! Regions: bytes in a memory file, that tasks share without serialization, in one
-//! process or in several.
+//! Regions: bytes in a memory file that tasks share without serialization, in one process
+//! or in several.
 //!
-//! May use `sys`; knows no guests. Who may do what is what Rust's borrow checker
-//! would say:
+//! May use `sys`; knows nothing of guests. The rules are those of Rust's borrow checker:
 //!
-//! | kind | holders | laid into a guest's memory |
+//! | kind | holders | mapped into a guest's memory |
 //! |---|---|---|
 //! | exclusive | one | the pages themselves; a copy where other processes may have them |
 //! | frozen | any number | copy-on-write |
 //! | shared | any number | never |
 //!
-//! The runner makes every region, and its ledger counts them until the last holder
-//! is gone ([`ledger`]); the requester for one reserves its pages.
+//! The runner makes every region, and its ledger counts it until the last holder is gone
+//! ([`ledger`]); the worker that requested it reserves its pages.
 //!
-//! Invariants: the bytes of a [`Region`] are reserved, and its file can neither
-//! shrink nor grow. While pages of an exclusive region are laid into a memory, a
-//! [`Lease`] is out, and the region is neither frozen nor split nor given away.
-//! Nobody writes to a frozen region, ever; the kernel's seal sees to it. Pages of an
-//! exclusive region are laid themselves only where no other process has the file: a
-//! region that came from another one is *claimed* first ([`claim`]), and its bytes are
-//! copied where that fails.
+//! Invariants: the bytes of a [`Region`] are reserved, and its file can neither shrink nor
+//! grow. While pages of an exclusive region are mapped into a memory, a [`Lease`] is out,
+//! and the region is neither frozen nor split nor given away. A frozen region is never
+//! written to; the kernel's seal enforces it. Pages of an exclusive region are mapped
+//! themselves only if no other process has the file: a region that came from another one is
+//! *claimed* first ([`claim`]), and its bytes are copied if that fails.
 
 mod claim;
 mod error;
@@ -45,85 +43,83 @@ use waiters::Waiters;
 pub use words::{Op, Word};
 use wrun_sys::SharedWords;
 
-/// What every region's file may no longer do.
+/// The operations that are forbidden for every region's file.
 const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW);
 
-/// What a file may no longer do whose kind never changes: get more seals, by which one
-/// holder could take the right to write from the others.
+/// The operations that are forbidden for a file whose kind never changes: also to add
+/// seals, by which one holder could take the right to write from the others.
 const SEALS_OF_SHARED: SealFlags = SEALS.union(SealFlags::SEAL);
 
-/// Bytes that are reserved or copied before others get their turn: milliseconds.
+/// Bytes that are reserved or copied before others have their turn: milliseconds.
 pub const STEP: usize = 16 << 20;
 
-/// Who may hold a [`Region`], and how.
+/// The holders that a [`Region`] may have, and their rights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
-    /// One holder, who reads and writes; it moves in messages, and a task maps its
-    /// pages themselves.
+    /// One holder, which reads and writes; it moves in messages, and a task maps the pages
+    /// themselves.
     Exclusive,
-    /// Any number of holders, who read; a task maps its pages, and what it writes
-    /// there stays its own.
+    /// Any number of holders, which read; a task maps its pages, and what it writes there
+    /// is not shared.
     Frozen,
-    /// Any number of holders, who read and write at the same time, by copies and
-    /// atomics; never mapped.
+    /// Any number of holders, which read and write at the same time, by copies and atomics;
+    /// never mapped.
     Shared,
 }
 
-/// Bytes that tasks and their host share without serialization: in a file in memory,
-/// of which this is a handle.
+/// Bytes that tasks and their host share without serialization. This is a handle to a
+/// memory file.
 ///
-/// `Runner::region` and
-/// `Runner::frozen_region` make them; they go to
-/// tasks in messages ([`Message::region`](crate::port::Message::region)), in process mode
-/// as descriptors, so that handing one over takes as long whatever its size. A region
-/// lives until its last holder has dropped it or ended. What a task does with one is
-/// in `wit/regions.wit`.
+/// `Runner::region` and `Runner::frozen_region` make them; they go to tasks in messages
+/// ([`Message::region`](crate::port::Message::region)), in process mode as descriptors, so
+/// that the time to send one does not depend on its size. A region lives until its last
+/// holder has dropped it or ended. `wit/regions.wit` describes what a task can do with one.
 ///
-/// A task that broke out of its sandbox can keep an exclusive or shared region that
-/// it gave away, and write there later. Nobody writes to a frozen one, ever. No task
-/// has such pages in its memory: in process mode an exclusive region that another
-/// process has kept, or has a part of, is mapped by copying its bytes.
+/// A task that broke out of its sandbox can keep an exclusive or shared region that it gave
+/// away, and write there later. A frozen one is never written to. No task has such pages in
+/// its memory: in process mode an exclusive region that another process has kept, or has a
+/// part of, is mapped by copying its bytes.
 #[derive(Debug)]
 pub struct Region {
     file: Arc<MemoryFile>,
     kind: Kind,
-    /// Of the file, a multiple of the page size.
+    /// Offset in the file, a multiple of the page size.
     offset: u64,
     len: u64,
-    /// There are others while it is mapped.
+    /// It has other copies while the region is mapped.
     lease: Lease,
 }
 
-/// Held by the one that has a region's pages in a memory.
+/// Held while a region's pages are mapped into a memory.
 #[derive(Clone, Debug, Default)]
 struct Lease(Arc<()>);
 
 #[derive(Debug)]
 struct MemoryFile {
     file: OwnedFd,
-    /// Whole pages.
+    /// In whole pages.
     size: u64,
-    /// Other processes have it, or may have.
+    /// Other processes have it, or may have it.
     known_elsewhere: AtomicBool,
-    /// Holders can be in other processes: who waits, waits in the kernel.
+    /// Holders can be in other processes: waiting is done in the kernel.
     elsewhere: bool,
-    /// Of shared ones, once somebody looks at one.
+    /// For shared regions, mapped at the first access to a word.
     words: OnceLock<SharedWords>,
     waiters: Waiters,
-    /// Where all holders are in this process; given back after the file is closed.
+    /// If all holders are in this process; subtracted after the file is closed.
     _charge: Option<Charge>,
 }
 
-/// Something that takes a region could not, and gives it back.
+/// An operation that takes a region failed, and returns it.
 #[derive(Debug)]
 pub struct Refused {
     pub region: Region,
     pub error: RegionError,
 }
 
-/// Pages that may be laid into the memory of the guest that holds them, or whose bytes
-/// may be copied there. To be kept until they are not there any more: with it the lease
-/// is out. Nobody else writes to pages that are not to be copied.
+/// Pages that may be mapped into the memory of the guest that holds them, or whose bytes
+/// may be copied there. It must be kept until they are removed: it keeps the lease out.
+/// Pages that are not to be copied have no other writer.
 #[derive(Debug)]
 pub struct Mappable {
     file: Arc<MemoryFile>,
@@ -155,7 +151,7 @@ pub struct Draft {
 }
 
 impl Draft {
-    /// Bytes of memory that a region of `len` bytes takes, if there can be one.
+    /// Bytes of memory that a region of `len` bytes takes, if it is valid.
     #[doc(hidden)]
     pub fn memory(len: u64, kind: Kind) -> Result<u64, RegionError> {
         if kind == Kind::Frozen {
@@ -166,7 +162,7 @@ impl Draft {
             .ok_or(RegionError::OutOfBounds)
     }
 
-    /// Of `len` bytes, at least one. For the ledger.
+    /// With `len` bytes, at least one. For the ledger.
     #[doc(hidden)]
     pub fn new(len: u64, kind: Kind, elsewhere: bool) -> Result<Self, RegionError> {
         let size = Draft::memory(len, kind)?;
@@ -193,13 +189,13 @@ impl Draft {
         })
     }
 
-    /// The file, for the worker whose task asked for it.
+    /// The file, for the worker whose task requested it.
     #[doc(hidden)]
     pub fn into_file(self) -> OwnedFd {
         self.file
     }
 
-    /// The file that this process's runner made, as it was asked for.
+    /// The file that this process's runner has made, as requested.
     #[doc(hidden)]
     pub fn from_runner(file: OwnedFd, len: u64, kind: Kind) -> Result<Self, RegionError> {
         Ok(Draft {
@@ -213,14 +209,14 @@ impl Draft {
         })
     }
 
-    /// Reserves some more; `false` once there is nothing left to do.
+    /// Reserves some more; `false` once all is reserved.
     #[doc(hidden)]
     pub fn reserve(&mut self) -> Result<bool, RegionError> {
         let step = (self.size - self.reserved).min(STEP as u64);
         if step > 0 {
-            // Touching a page for the first time, in every task that has the region, costs
-            // more than this does once. A large page of which one small page is there is
-            // filled with zeroes; where it cannot be had, small ones do.
+            // Touching a page for the first time, in every task that has the region, costs more
+            // than this does once. A large page that is partly present is filled with zeroes;
+            // if large pages are not available, small ones are used.
             let large = step / wrun_sys::LARGE as u64;
             for page in 0..large {
                 let at = self.reserved + page * wrun_sys::LARGE as u64;
@@ -236,7 +232,7 @@ impl Draft {
         Ok(self.reserved < self.size)
     }
 
-    /// The region, once everything is reserved.
+    /// The region, once all is reserved.
     #[doc(hidden)]
     pub fn finish(mut self) -> Result<Region, RegionError> {
         while self.reserve()? {}
@@ -273,13 +269,13 @@ impl Region {
         }
     }
 
-    /// Bytes that it has; at least one.
+    /// Length in bytes; at least one.
     #[expect(clippy::len_without_is_empty, reason = "none is empty")]
     pub fn len(&self) -> u64 {
         self.len
     }
 
-    /// Who may hold it, and how.
+    /// The holders it may have, and their rights.
     pub fn kind(&self) -> Kind {
         self.kind
     }
@@ -290,7 +286,7 @@ impl Region {
         whole_pages(self.len).unwrap_or(u64::MAX)
     }
 
-    /// Holders of it can be in other processes.
+    /// Whether its holders can be in other processes.
     #[doc(hidden)]
     pub fn is_elsewhere(&self) -> bool {
         self.file.elsewhere
@@ -300,7 +296,7 @@ impl Region {
     ///
     /// # Errors
     ///
-    /// [`RegionError::WrongKind`]: an exclusive one has one holder.
+    /// [`RegionError::WrongKind`]: an exclusive region has one holder.
     pub fn duplicate(&self) -> Result<Region, RegionError> {
         match self.kind {
             Kind::Exclusive => Err(RegionError::WrongKind),
@@ -323,7 +319,7 @@ impl Region {
         }
     }
 
-    /// Where `[offset, offset + len)` of the region is in its file.
+    /// The offset of `[offset, offset + len)` of the region in its file.
     fn at(&self, offset: u64, len: u64) -> Result<u64, RegionError> {
         let end = offset.checked_add(len);
         if end.is_none_or(|end| end > self.len) {
@@ -347,8 +343,8 @@ impl Region {
         }
     }
 
-    /// Fills `bytes` from `offset` on. The kernel copies, so that it does not matter
-    /// who writes there meanwhile.
+    /// Fills `bytes` from `offset` on. The kernel copies, so concurrent writes are not a
+    /// problem.
     ///
     /// # Errors
     ///
@@ -374,8 +370,8 @@ impl Region {
     /// # Errors
     ///
     /// [`RegionError::OutOfBounds`]; [`RegionError::WrongKind`] for a frozen one;
-    /// [`RegionError::Busy`] where a task that broke out of its sandbox has kept it and
-    /// stands in the way; [`RegionError::System`].
+    /// [`RegionError::Busy`] if a task that broke out of its sandbox has kept it and
+    /// obstructs writing; [`RegionError::System`].
     pub fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), RegionError> {
         self.check_writable()?;
         let mut at = self.at(offset, bytes.len() as u64)?;
@@ -384,8 +380,8 @@ impl Region {
             let written =
                 rustix::io::retry_on_intr(|| rustix::io::pwrite(&self.file.file, left, at))
                     .map_err(|errno| match errno {
-                        // Another process has kept it, and sealed it or has all that is
-                        // written appended.
+                        // Another process has kept it, and has sealed it or set its description
+                        // to append.
                         rustix::io::Errno::PERM => RegionError::Busy,
                         errno => system("cannot write to a region")(errno),
                     })?;
@@ -398,7 +394,7 @@ impl Region {
         Ok(())
     }
 
-    /// Its pages are in a memory.
+    /// Whether its pages are mapped into a memory.
     #[doc(hidden)]
     pub fn is_mapped(&self) -> bool {
         Arc::strong_count(&self.lease.0) > 1
@@ -418,8 +414,8 @@ impl Region {
         }
     }
 
-    /// `len` bytes from `offset` on, as pages to be laid into the memory of the guest
-    /// that holds it; the last page may reach beyond the end.
+    /// `len` bytes from `offset` on, as pages to be mapped into the memory of the guest
+    /// that holds the region; the last page may reach beyond the end.
     #[doc(hidden)]
     pub fn map(&self, offset: u64, len: usize) -> Result<Mappable, RegionError> {
         if self.kind == Kind::Shared {
@@ -433,8 +429,7 @@ impl Region {
         if end.is_none_or(|end| end > self.memory()) {
             return Err(RegionError::OutOfBounds);
         }
-        // The same pages at two addresses would be one memory that changes where
-        // nobody wrote to.
+        // The same pages at two addresses would be memory that changes without a write to it.
         if self.kind == Kind::Exclusive {
             self.check_unmapped()?;
         }
@@ -453,37 +448,38 @@ impl Region {
     }
 
     /// Other processes may have its pages and write to them: no guest gets the pages
-    /// themselves. Of a file in parts, any part may be sent while another is mapped.
+    /// themselves. If a file is divided into parts, any part may be sent while another is
+    /// mapped.
     fn is_copied(&self) -> bool {
         let known = self.file.known_elsewhere.load(Relaxed);
         self.kind == Kind::Exclusive && self.file.elsewhere && (known || !self.is_whole())
     }
 
-    /// Where `[offset, offset + len)` of the region is in its file, if it is within the
-    /// region.
+    /// The offset of `[offset, offset + len)` of the region in its file, if it is within
+    /// the region.
     #[doc(hidden)]
     pub fn in_file(&self, offset: u64, len: u64) -> Result<Range<u64>, RegionError> {
         let at = self.at(offset, len)?;
         Ok(at..at + len)
     }
 
-    /// Exclusive to frozen, for good.
+    /// Changes it from exclusive to frozen, permanently.
     ///
     /// # Errors
     ///
-    /// [`RegionError::WrongKind`] for another kind; [`RegionError::Busy`] when somebody
-    /// else has a part of it.
+    /// [`RegionError::WrongKind`] for another kind; [`RegionError::Busy`] if another holder
+    /// has a part of it.
     pub fn freeze(&mut self) -> Result<(), RegionError> {
         self.check_kind(Kind::Exclusive)?;
         self.check_unmapped()?;
-        // Seals are of the whole file, and the other part is another's.
+        // Seals apply to the whole file, and another holder has the other part.
         if !self.is_whole() {
             return Err(RegionError::Busy);
         }
         let seals = SealFlags::WRITE | SealFlags::SEAL;
         rustix::fs::fcntl_add_seals(&self.file.file, seals).map_err(|errno| {
             match errno {
-                // Somebody has kept a mapping, or has sealed it against seals.
+                // Another process has kept a mapping, or has sealed it against seals.
                 rustix::io::Errno::BUSY | rustix::io::Errno::PERM => RegionError::Busy,
                 errno => system("cannot seal a memory file")(errno),
             }
@@ -553,7 +549,7 @@ impl Region {
         Ok(())
     }
 
-    /// Two descriptors can be of one file, when they came from elsewhere.
+    /// Two descriptors can be of one file if they came from elsewhere.
     fn is_same_file(&self, other: &Region) -> bool {
         let identity = |region: &Region| {
             let stat = rustix::fs::fstat(&region.file.file).ok()?;

@@ -1,12 +1,11 @@
-//! A region as it goes to another process: a descriptor, and what it is.
+//! A region as it is sent to another process: a descriptor and its description.
 //!
-//! What comes back from one is believed only as far as the kernel says so itself: a
-//! sender that was taken over can lie about a kind, a place and a length, send any
-//! descriptor, and keep one. It cannot make the receiver fault or wait, or take
-//! memory that can change for memory that cannot. Nor can it make an honest holder look
-//! like a liar: what it can still do to a file that it gave away, seal an exclusive one,
-//! is an error of the one that wants to write there, and no reason to refuse the message of
-//! the one that hands it on.
+//! A received description is believed only as far as the kernel confirms it: a compromised
+//! sender can lie about a kind, an offset and a length, send any descriptor, and keep one.
+//! It cannot make the receiver fault or wait, or accept memory that can change as memory
+//! that cannot. Nor can it make an honest holder look dishonest: what it can still do to a
+//! file that it gave away, sealing an exclusive one, is an error for a holder that writes
+//! to it later, but not a reason to refuse the message of a holder that passes it on.
 
 use super::waiters::Waiters;
 use super::{
@@ -18,7 +17,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-/// What a descriptor is of. Which whole a part is of needs no word: the kernel
+/// The description of a descriptor. It need not identify the whole of a part: the kernel
 /// knows which descriptors are of one file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Parts {
@@ -28,8 +27,8 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// Where its last page ends in a file of `size` bytes; none where it cannot be
-    /// there.
+    /// The end of its last page in a file of `size` bytes; `None` if it is not within the
+    /// file.
     pub(super) fn end(self, size: u64) -> Option<u64> {
         let page = page_size();
         let whole = self.len > 0 && self.offset.is_multiple_of(page) && size.is_multiple_of(page);
@@ -38,19 +37,18 @@ impl Parts {
     }
 }
 
-/// What memory files are files of (statfs(2)); those on huge pages are not, and can
-/// fault for want of one.
+/// The file system of memory files (statfs(2)); memory files on huge pages have another
+/// one, and can fault if there are none left.
 const TMPFS_MAGIC: i128 = 0x0102_1994;
 
 const LOOK: &str = "cannot look at a descriptor";
 
 impl Region {
-    /// What is sent of it: its file, and what it is. What was sent is to be dropped
-    /// here.
+    /// The file and the description to send. After that the region must be dropped here.
     ///
     /// # Errors
     ///
-    /// [`RegionError::Busy`] while it is mapped and has one holder.
+    /// [`RegionError::Busy`] while it is mapped and exclusive.
     pub fn to_send(&self) -> Result<(BorrowedFd<'_>, Parts), RegionError> {
         self.check_moves()?;
         self.file.known_elsewhere.store(true, Relaxed);
@@ -62,15 +60,15 @@ impl Region {
         Ok((self.file.file.as_fd(), parts))
     }
 
-    /// Makes a region of what somebody sent. Takes as long whatever its size.
+    /// Makes a region from a received descriptor. The time does not depend on its size.
     ///
     /// # Errors
     ///
-    /// It is not what it is said to be.
+    /// It does not match its description.
     pub fn from_parts(file: OwnedFd, parts: Parts) -> Result<Self, RegionError> {
         let Parts { kind, offset, len } = parts;
-        // First what asks the kernel only: whose file system a descriptor is of is not
-        // known yet, and some answer when they like.
+        // First calls that only the kernel handles: the file system of the descriptor is not
+        // known yet, and some can delay a call for any time.
         let flags = rustix::fs::fcntl_getfl(&file).map_err(system(LOOK))?;
         if flags.contains(OFlags::PATH) || flags & OFlags::RWMODE != OFlags::RDWR {
             return Err(RegionError::Foreign("it is not for reading and writing"));
@@ -85,7 +83,7 @@ impl Region {
         if !seals.contains(wanted) {
             return Err(RegionError::Foreign("it is not sealed"));
         }
-        // Nobody can have done that to a shared one later.
+        // A holder cannot have sealed a shared one later.
         if kind == Kind::Shared && seals.intersects(SealFlags::WRITE | SealFlags::FUTURE_WRITE) {
             return Err(RegionError::Foreign("it is frozen"));
         }
@@ -93,7 +91,7 @@ impl Region {
         if i128::from(of.f_type) != TMPFS_MAGIC {
             return Err(RegionError::Foreign("it is not in ordinary memory"));
         }
-        // The size stays, for there are seals.
+        // The size cannot change, because of the seals.
         let stat = rustix::fs::fstat(&file).map_err(system(LOOK))?;
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(RegionError::Foreign("it is not a regular file"));
@@ -103,8 +101,8 @@ impl Region {
         if kind != Kind::Exclusive && (offset != 0 || end != size) {
             return Err(RegionError::Foreign("only what is exclusive has parts"));
         }
-        // A page that is not there might not be had when it is touched. The one that made
-        // the region reserved all, and the jail lets nobody take one away.
+        // A missing page might not be available when it is touched. The maker of the region
+        // reserved all, and the jail prevents removing one.
         let there = u64::try_from(stat.st_blocks)
             .unwrap_or(0)
             .saturating_mul(512);

@@ -220,7 +220,7 @@ fn whoever_waits_is_woken_or_times_out() {
                 assert_eq!(waiting.join().expect("it ends"), Waited::Woken);
             }
         });
-        // One that changes the value first is not missed.
+        // A waiter whose value is changed first does not miss it.
         std::thread::scope(|scope| {
             let waiting = scope.spawn(|| wait(0, None));
             std::thread::sleep(Duration::from_millis(10));
@@ -283,7 +283,7 @@ fn a_region_travels() {
         assert_eq!((there.kind(), there.len()), (kind, pages(2) + 1));
         assert_eq!(bytes(&there, pages(2), 1), b"x");
     }
-    // One that stays, and one that goes, are the same.
+    // A region that stays and one that is sent are the same.
     let draft = Draft::new(4, Kind::Shared, true).expect("a draft");
     let stays = draft.finish().expect("a region");
     let goes = travels(stays.duplicate().expect("one more"));
@@ -306,33 +306,33 @@ fn a_region_travels() {
     assert!(!is_known(&here));
     let (stays, goes) = here.split(pages(1)).expect("splits");
     assert!(is_known(&travels(goes)) && is_known(&stays));
-    // Parts find each other again.
+    // Parts can be joined again.
     let (first, second) = made(pages(2), Kind::Exclusive)
         .split(pages(1))
         .expect("splits");
     let (mut first, second) = (travels(first), travels(second));
     first.join(second).expect("neighbours");
     first.freeze().expect("it is whole");
-    // What is mapped does not go.
+    // A mapped region cannot be given away.
     let region = made(pages(1), Kind::Exclusive);
     let lease = region.map(0, pages(1) as usize).expect("maps");
     refused!(region.to_send().map(drop), Busy);
     drop(lease);
     region.to_send().expect("goes");
-    // One that is frozen does, for its pages stay.
+    // A mapped frozen region can, because its pages do not change.
     let mut region = made(pages(1), Kind::Exclusive);
     region.freeze().expect("freezes");
     let _lease = region.map(0, pages(1) as usize).expect("maps");
     region.to_send().expect("goes");
 }
 
-/// A region of a runner that has processes, as its maker has it.
+/// A region of a runner that has processes, held by its maker.
 fn made_by(ledger: &Ledger, len: u64) -> Region {
     let draft = ledger.make(len, Kind::Exclusive).expect("a draft");
     draft.finish().expect("a region")
 }
 
-/// What is sent is dropped, as a sender does.
+/// Drops what is sent, as a sender does.
 fn given(region: Region) -> Region {
     let (file, parts) = region.to_send().expect("goes");
     let file = file.try_clone_to_owned().expect("one more");
@@ -340,7 +340,7 @@ fn given(region: Region) -> Region {
     Region::from_parts(file, parts).expect("comes")
 }
 
-/// Has its runner claim a region; whether the pages themselves are mapped then.
+/// Has its runner claim a region; returns whether the pages themselves are mapped then.
 fn claimed(ledger: &Ledger, region: Region) -> (Region, bool) {
     let region = match region.into_claim() {
         Ok((file, claim)) => {
@@ -376,7 +376,7 @@ fn what_came_is_mapped_only_where_nobody_has_kept_it() {
         let file = region.file.file.try_clone();
         file.expect("one more")
     };
-    // A descriptor; and then no more.
+    // A descriptor; then none any more.
     let region = sent();
     let kept = descriptor(&region);
     let (region, itself) = claimed(&ledger, region);
@@ -392,7 +392,7 @@ fn what_came_is_mapped_only_where_nobody_has_kept_it() {
     assert!(!itself);
     drop(kept);
     assert!(claimed(&ledger, region).1);
-    // A message that nobody reads.
+    // A message that is not read.
     let region = sent();
     let (far, near) = std::os::unix::net::UnixStream::pair().expect("a pair");
     {
@@ -407,7 +407,7 @@ fn what_came_is_mapped_only_where_nobody_has_kept_it() {
     assert!(!itself);
     drop((far, near));
     assert!(claimed(&ledger, region).1);
-    // It lets go a moment later, as a sender does.
+    // It is released a moment later, as by a sender.
     let region = sent();
     let kept = descriptor(&region);
     std::thread::scope(|scope| {
@@ -415,17 +415,17 @@ fn what_came_is_mapped_only_where_nobody_has_kept_it() {
             std::thread::sleep(Duration::from_millis(2));
             drop(kept);
         });
-        // On a busy machine it is too late, which is no more than slow.
+        // On a busy machine it may be too late, which only makes it slower.
         let (region, _) = claimed(&ledger, region);
         eprintln!("copied: {}", region.is_to_be_claimed());
     });
-    // The one that had it has seen to it that nobody can write.
+    // The previous holder has sealed it against writing.
     let region = sent();
     rustix::fs::fcntl_add_seals(&region.file.file, SealFlags::FUTURE_WRITE).expect("seals");
     let (region, itself) = claimed(&ledger, region);
     assert!(!itself);
     refused!(region.write(0, b"x"), Busy);
-    // One of another's making; a part; what is shared.
+    // A region of another ledger; a part; a shared region.
     let other = Ledger::new(u64::MAX, true);
     assert!(!claimed(&ledger, given(made_by(&other, pages(2)))).1);
     let (first, second) = sent().split(pages(1)).expect("splits");
@@ -438,7 +438,7 @@ fn what_came_is_mapped_only_where_nobody_has_kept_it() {
     );
     first.join(second).expect("neighbours");
     assert!(claimed(&ledger, first).1, "neither was sent");
-    // From then on, tasks could open what they have by another way.
+    // From then on, tasks could open their regions by path.
     let region = sent();
     ledger.opens_files();
     assert!(!claimed(&ledger, region).1);
@@ -455,7 +455,7 @@ fn whoever_stands_in_the_way_of_a_write_is_an_error() {
     let mut region = region;
     rustix::fs::fcntl_add_seals(&region.file.file, SealFlags::SEAL).expect("seals");
     refused!(region.freeze(), Busy);
-    // A shared one nobody seals.
+    // A shared region cannot be sealed.
     let region = made(pages(1), Kind::Shared);
     for seal in [SealFlags::WRITE, SealFlags::FUTURE_WRITE] {
         let sealed = rustix::fs::fcntl_add_seals(&region.file.file, seal);

@@ -1,12 +1,12 @@
-//! Waiting until somebody notifies, at a word of a shared region.
+//! Waiting at a word of a shared region until it is notified.
 //!
-//! Two ways, chosen by who can hold the region. Where all holders are in this
-//! process, a waiter stands in a list and holds no thread. Where others are other
-//! processes, the kernel knows who waits (futex), and the wait is in short slices, so
-//! that whatever else this thread has to do gets its turn.
+//! Two ways, depending on who can hold the region. If all holders are in this process, a
+//! waiter is in a list and blocks no thread. If holders can be other processes, the kernel
+//! keeps the waiters (futex), and the wait is in short slices, so that other work of this
+//! thread has its turn.
 //!
-//! Between two slices a waiter is in no list: a notification is missed then, and the
-//! changed value seen instead. So, as with every futex: change the value first.
+//! Between two slices a waiter is in no list: it misses a notification then, and sees the
+//! changed value instead. So, as with every futex: change the value first.
 
 use super::{Region, RegionError};
 use rustix::io::Errno;
@@ -17,20 +17,20 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
-/// How long a thread waits in the kernel before it looks at what else there is.
+/// How long a thread waits in the kernel before it checks for other work.
 const SLICE: Duration = Duration::from_millis(2);
 
-/// How often a thread that waits for a future looks whether that is there.
+/// How often a thread that waits for a future checks whether the future still exists.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// How waiting at a word of a [`Region`] ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Waited {
-    /// Somebody notified; or the value changed meanwhile.
+    /// It was notified; or the value changed meanwhile.
     Woken,
     /// The value was not the expected one.
     NotEqual,
-    /// Time was over.
+    /// The time was up.
     TimedOut,
 }
 
@@ -48,9 +48,9 @@ impl Region {
         expected: u32,
         time: Option<Duration>,
     ) -> Result<Waited, RegionError> {
-        // None where no clock reaches: then it is never.
+        // `None` if the clock cannot represent it, which means never.
         let until = time.and_then(|time| Instant::now().checked_add(time));
-        // Looked at whenever the wait is, which is at that time at the latest.
+        // Checked whenever the wait is polled, which is at that time at the latest.
         let over = std::future::poll_fn(|_| match until {
             Some(until) if until <= Instant::now() => Poll::Ready(()),
             _ => Poll::Pending,
@@ -63,15 +63,15 @@ impl Region {
         }
     }
 
-    /// [`Region::blocking_wait`] for asynchronous code, of any executor or of none, for as
-    /// long as it takes: dropping the future ends the wait.
+    /// [`Region::blocking_wait`] for asynchronous code, with any executor or none. It has
+    /// no timeout: dropping the future ends the wait.
     ///
-    /// In process mode, where the kernel knows who waits, each wait has a thread, which
+    /// In process mode, where the kernel keeps the waiters, each wait has a thread, which
     /// ends with it, or a few milliseconds after the future was dropped.
     ///
     /// # Errors
     ///
-    /// As [`Region::load_u32`]; [`RegionError::System`] when there can be no thread.
+    /// As [`Region::load_u32`]; [`RegionError::System`] if a thread cannot be started.
     pub async fn wait(&self, offset: u64, expected: u32) -> Result<Waited, RegionError> {
         if !self.is_elsewhere() {
             let never = std::future::pending();
@@ -88,7 +88,7 @@ impl Region {
                 match region.blocking_wait(offset, expected, Some(LOOK_EVERY)) {
                     Ok(Waited::TimedOut) if tell.is_closed() => return,
                     Ok(Waited::TimedOut) => {}
-                    // It was, when the wait began.
+                    // It was equal when the wait began.
                     Ok(Waited::NotEqual) => break drop(tell.send(Ok(Waited::Woken))),
                     waited => break drop(tell.send(waited)),
                 }
@@ -106,8 +106,8 @@ impl Region {
             .unwrap_or_else(|_| Err(system(std::io::ErrorKind::Interrupted.into())))
     }
 
-    /// Waits while the word at `offset` is `expected`, until somebody notifies, or
-    /// until a time. Needs the context of a tokio runtime.
+    /// Waits while the word at `offset` is `expected`, until it is notified, or until a
+    /// time. Needs the context of a tokio runtime.
     pub async fn wait_until(
         &self,
         offset: u64,
@@ -137,7 +137,7 @@ impl Region {
         }
     }
 
-    /// Wakes up to `count` of those who wait at `offset`; how many.
+    /// Wakes up to `count` waiters at `offset`; returns how many.
     ///
     /// # Errors
     ///
@@ -145,20 +145,20 @@ impl Region {
     pub fn notify(&self, offset: u64, count: u32) -> Result<u32, RegionError> {
         let (word, at) = self.word_to_wait_at(offset)?;
         if self.is_elsewhere() {
-            // The kernel takes it for signed.
+            // The kernel reads it as a signed number.
             let count = count.min(i32::MAX as u32);
-            // Of none, it wakes one.
+            // With 0, it wakes one.
             if count == 0 {
                 return Ok(0);
             }
             let woken = futex::wake(word, futex::Flags::empty(), count)
-                .map_err(super::system("cannot wake who waits"))?;
+                .map_err(super::system("cannot wake waiters"))?;
             return Ok(u32::try_from(woken).unwrap_or(count));
         }
         Ok(self.file.waiters.notify(at, count))
     }
 
-    /// The word at `offset`, and where it is in the file.
+    /// The word at `offset`, and its position in the file.
     fn word_to_wait_at(&self, offset: u64) -> Result<(&AtomicU32, usize), RegionError> {
         let (words, at) = self.word(offset, size_of::<u32>())?;
         let word = words.u32(at).ok_or(RegionError::OutOfBounds)?;
@@ -181,7 +181,7 @@ impl Region {
             () = standing.woken() => false,
             () = over => true,
         };
-        // Whom somebody took out of the list was woken, if late.
+        // A waiter that was removed from the list was woken, if late.
         if timed_out && standing.leave() {
             return Ok(Waited::TimedOut);
         }
@@ -212,7 +212,7 @@ impl Region {
             let slice = rustix::fs::Timespec::try_from(slice).ok();
             match futex::wait(word, futex::Flags::empty(), expected, slice.as_ref()) {
                 Ok(()) => return Ok(Waited::Woken),
-                // The loop looks at the value.
+                // The loop checks the value.
                 Err(Errno::AGAIN | Errno::TIMEDOUT | Errno::INTR) => {}
                 Err(errno) => return Err(super::system("cannot wait")(errno)),
             }

@@ -1,19 +1,19 @@
-//! Who waits at a word, where everybody who can wake them is in this process.
+//! The waiters at a word, if all that can wake them are in this process.
 //!
-//! Invariant: a waiter that was counted by [`Waiters::notify`] is in the list no
-//! longer, and its wait ends; one that left by itself was never counted.
+//! Invariant: a waiter that was counted by [`Waiters::notify`] is not in the list any more,
+//! and its wait ends; one that left by itself was never counted.
 
 use crate::sync::{Mutex, MutexGuard, Notify};
 use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};
 
-/// Who waits, in the order in which they came.
+/// The waiters, in the order of their arrival.
 #[derive(Debug, Default)]
 pub(super) struct Waiters(Mutex<VecDeque<Arc<Waiter>>>);
 
 #[derive(Debug)]
 struct Waiter {
-    /// The word, in the file.
+    /// Position of the word in the file.
     at: usize,
     woken: Notify,
 }
@@ -28,10 +28,10 @@ impl Waiters {
         self.list().is_empty()
     }
 
-    /// Stands in the list for the word at `at`, if the word still says so.
+    /// Adds a waiter for the word at `at` to the list, if `still` confirms the value.
     ///
-    /// The one that changes the value and then notifies finds the waiter in the list, or
-    /// `still` finds the changed value: nobody notifies meanwhile.
+    /// A holder that changes the value and then notifies finds the waiter in the list, or
+    /// `still` finds the changed value: no notification happens in between.
     pub(super) fn stand(&self, at: usize, still: impl FnOnce() -> bool) -> Option<Standing<'_>> {
         let mut list = self.list();
         if !still() {
@@ -49,7 +49,7 @@ impl Waiters {
         })
     }
 
-    /// Wakes up to `count` of those who wait at `at`; how many.
+    /// Wakes up to `count` waiters at `at`; returns how many.
     pub(super) fn notify(&self, at: usize, count: u32) -> u32 {
         let mut woken = 0;
         self.list().retain(|waiter| {
@@ -64,19 +64,19 @@ impl Waiters {
     }
 }
 
-/// A waiter in a list; no longer when it is dropped.
+/// A waiter in a list, until it is dropped.
 pub(super) struct Standing<'a> {
     waiters: &'a Waiters,
     waiter: Arc<Waiter>,
 }
 
 impl Standing<'_> {
-    /// Waits until somebody notifies.
+    /// Waits for a notification.
     pub(super) async fn woken(&self) {
         self.waiter.woken.notified().await;
     }
 
-    /// Leaves the list; `false` when somebody took it out.
+    /// Leaves the list; `false` if it was removed by a notification.
     pub(super) fn leave(&self) -> bool {
         let mut list = self.waiters.list();
         let place = list.iter().position(|it| Arc::ptr_eq(it, &self.waiter));

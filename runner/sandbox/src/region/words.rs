@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::sync::atomic::{AtomicU32, AtomicU64};
 use wrun_sys::SharedWords;
 
-/// What is done to a word; each gives the value before.
+/// An operation on a word; each returns the value before.
 #[derive(Clone, Copy, Debug)]
 pub enum Op<W> {
     Load,
@@ -20,7 +20,8 @@ pub enum Op<W> {
 
 /// A word of 32 or 64 bits.
 pub trait Word: Copy {
-    /// Does it to the word at `offset` of a mapping; none where there is none.
+    /// Applies it to the word at `offset` of a mapping; `None` if that is not in the
+    /// mapping.
     fn apply(words: &SharedWords, offset: usize, op: Op<Self>) -> Option<Self>;
 }
 
@@ -55,8 +56,8 @@ macro_rules! atomics {
         ///
         /// # Errors
         ///
-        /// [`RegionError::OutOfBounds`]; [`RegionError::Misaligned`] where `offset` is
-        /// no multiple of its size; [`RegionError::WrongKind`] for another kind.
+        /// [`RegionError::OutOfBounds`]; [`RegionError::Misaligned`] if `offset` is not a
+        /// multiple of its size; [`RegionError::WrongKind`] for another kind.
         pub fn $load(&self, offset: u64) -> Result<$word, RegionError> {
             self.apply(offset, Op::Load)
         }
@@ -102,13 +103,13 @@ impl Region {
 }
 
 impl Region {
-    /// Does something to the word at `offset`.
+    /// Applies an operation to the word at `offset`.
     pub fn apply<W: Word>(&self, offset: u64, op: Op<W>) -> Result<W, RegionError> {
         let (words, at) = self.word(offset, size_of::<W>())?;
         W::apply(words, at, op).ok_or(RegionError::OutOfBounds)
     }
 
-    /// The mapping with the word at `offset`, and where in the mapping.
+    /// The mapping with the word at `offset`, and the word's position in the mapping.
     pub(super) fn word(
         &self,
         offset: u64,
@@ -127,7 +128,7 @@ impl Region {
 }
 
 impl MemoryFile {
-    /// The words of a shared one, which is mapped when somebody first looks.
+    /// The words of a shared region, which is mapped at the first access.
     fn words(&self) -> Result<&SharedWords, RegionError> {
         if let Some(words) = self.words.get() {
             return Ok(words);
@@ -137,7 +138,7 @@ impl MemoryFile {
             what: "cannot map a memory file",
             error,
         })?;
-        // Another thread may have been first; then this mapping goes.
+        // Another thread may have been first; then this mapping is dropped.
         Ok(self.words.get_or_init(|| words))
     }
 }

@@ -2,9 +2,9 @@
 //! kind of code. Slots of a pool, mapped once, make a fresh sandbox cost
 //! microseconds.
 //!
-//! May use `sandbox`; knows no processes. Invariant: what does not fit the pool
-//! runs on the on-demand engine instead, so that this mode accepts every task
-//! that process mode accepts.
+//! May use `sandbox`; does not depend on processes. Invariant: a task that does not fit the
+//! pool runs on the on-demand engine instead, so that this mode accepts every task that
+//! process mode accepts.
 
 use std::sync::{Arc, OnceLock};
 use wasmtime::Engine;
@@ -55,8 +55,8 @@ impl ThreadExecutor {
 
     fn link(&self, artifact: &Artifact, metered: bool) -> Result<Prepared, Error> {
         let code = self.loader.code(artifact, metered)?;
-        // A pool that cannot be mapped (a limit on address space, say) or that
-        // refuses the artifact's shape is no reason to refuse the task.
+        // If the pool cannot be mapped (because of a limit on address space, for example) or
+        // refuses the artifact's shape, the task still runs.
         if code.meta.fits_a_pool()
             && let Ok(pool) = self.pool(metered)
             && let Ok(prepared) = Prepared::new(pool, &code)
@@ -66,7 +66,7 @@ impl ThreadExecutor {
         let engine = self.on_demand(code.meta.kind())?;
         match Prepared::new(engine, &code) {
             Ok(prepared) => Ok(prepared),
-            // Cached code of another machine: compile it for this one.
+            // Code cached by another machine: compile it for this one.
             Err(PrepareError::Code(refused)) => {
                 crate::trace::refused(artifact, &refused);
                 let code = self.loader.recompile(artifact, metered, refused)?;

@@ -1,8 +1,8 @@
-//! The jail, tried from the inside.
+//! Tests of the jail from the inside.
 //!
-//! Each test starts this test binary again for one test, [`worker::inside`], which forks:
-//! a process with one thread, an empty environment and nothing inherited, as a
-//! worker is. That one walks through the stages and tells what it saw.
+//! Each test starts this test binary again for one test, [`worker::inside`], which forks: a
+//! process with one thread, an empty environment and nothing inherited, like a worker. That
+//! process goes through the stages and reports what it observed.
 
 use super::plan::Plan;
 use super::syscalls::{ALLOWED, FATAL, Row, TAKEN, Who};
@@ -40,16 +40,16 @@ fn plan(role: Role) -> Plan {
     }
 }
 
-/// Who starts the worker.
+/// The user that starts the worker.
 #[derive(Clone, Copy, Debug)]
 enum User {
     Own,
-    /// An ordinary user; where the tests are not root's, the one that runs them.
+    /// An ordinary user; if the tests do not run as root, the one that runs them.
     Nobody,
 }
 
-/// This program where every user may run it, under the name `jail`; gone with the
-/// last that uses it.
+/// This program in a place where every user may run it, under the name `jail`; removed with
+/// the last user of it.
 fn program() -> Arc<tempfile::TempDir> {
     static SHARED: Mutex<Weak<tempfile::TempDir>> = Mutex::new(Weak::new());
     let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -181,8 +181,8 @@ fn a_task_can_do_what_it_needs_and_nothing_else() {
         ];
         let all = wanted.map(|(attempt, _)| attempt);
         attempts(user, plan(Role::Zygote), &all).check(&wanted);
-        // A worker tries in its own process, so one attempt each, and not those
-        // that are about a zygote's child.
+        // A worker makes attempts in its own process, so one each, and not those about a
+        // zygote's child.
         for (attempt, end) in wanted {
             let seen = attempts(user, plan(Role::Worker), &[attempt]);
             match (attempt, end) {
@@ -217,7 +217,7 @@ fn regions_are_memory_files_of_the_runner_and_only_where_they_are_imported() {
     for user in USERS {
         for (regions, talks, ends) in [
             (true, false, ["ok", "ok", "EFBIG", no, no, no, no, no, no]),
-            // Data of large messages is in files in memory; their size cannot be set.
+            // Data of large messages is in memory files; their size cannot be set.
             (true, true, ["ok", "ok", "EFBIG", "ok", no, no, no, no, no]),
             (false, false, [no; 9]),
         ] {
@@ -305,7 +305,7 @@ fn the_lists_are_in_order_and_have_reasons() {
     for name in of(ALLOWED, &[Who::Zygote, Who::Before]) {
         assert!(taken.contains(&name), "{name}");
     }
-    // What is fatal is not allowed; what depends on arguments is checked by the
+    // A fatal call is not allowed; calls that depend on arguments are checked by the
     // attempts.
     let allowed = of(
         ALLOWED,
@@ -536,7 +536,7 @@ fn only_root_chooses_who_a_worker_is() {
     assert_eq!((seen.user, seen.error), (0, None));
     let seen = run(User::Own, plan(Role::Worker), Act::Report);
     assert_eq!((seen.user, seen.group), (65534, 65534));
-    // One of its own; but for what was chosen, and where directories are granted.
+    // A separate user; except for a configured one, and if directories are granted.
     let mut own = plan(Role::Worker);
     own.own_user = Some(0x7800_0007);
     let seen = run(User::Own, own.clone(), Act::Report);
@@ -544,7 +544,7 @@ fn only_root_chooses_who_a_worker_is() {
     own.grants.files = true;
     let seen = run(User::Own, own.clone(), Act::Report);
     assert_eq!(seen.user, 0);
-    // Root's files are that user's, where they are mapped.
+    // Root's files belong to that user if they are mapped.
     own.grants.mapped = true;
     let seen = run(User::Own, own.clone(), Act::Report);
     assert_eq!((seen.user, seen.group), (0x7800_0007, 0x7800_0007));
@@ -589,7 +589,7 @@ fn a_system_may_refuse_namespaces() {
                 ports: Vec::new(),
             };
             let (seen, _) = start(user, &scenario);
-            // Strict, for what is required does not depend on them.
+            // Strict, because the required layers do not depend on them.
             seen.check(&[(Attempt::Wasm, "ok"), (Attempt::ReadPasswd, "EPERM")]);
             let (of_user, of_others) = match before {
                 Before::NoUserNamespace if privileged => (Unavailable, Enforced),

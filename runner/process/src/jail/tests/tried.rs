@@ -1,4 +1,4 @@
-//! What is tried from the inside, and how that can end.
+//! The attempts from the inside, and their results.
 
 use rustix::fs::MemfdFlags;
 use rustix::process::{WaitOptions, getppid, kill_process, waitpid};
@@ -62,7 +62,7 @@ pub(super) enum Attempt {
     Owner,
 }
 
-/// What may be done to a region's descriptor, and what may not, whatever is granted.
+/// Operations on a region's descriptor that are allowed or refused, whatever is granted.
 pub(super) const TO_OTHERS: [Attempt; 7] = [
     Attempt::PunchHole,
     Attempt::PullPages,

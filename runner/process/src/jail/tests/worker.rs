@@ -1,4 +1,4 @@
-//! The worker that is tried: the stages, and what it does then.
+//! The worker under test: the stages, and its actions afterwards.
 
 use super::super::plan::Plan;
 use super::super::syscalls::ALLOWED;
@@ -15,7 +15,7 @@ use wrun_sandbox::region::{Draft, Kind};
 use wrun_sys::attempt::{self, call};
 use wrun_types::jail_report::{JailReport, Layer, LayerState};
 
-/// Begins the line that tells what was seen.
+/// Begins the line that reports the observations.
 pub(super) const SEEN: &str = "seen: ";
 
 #[derive(Serialize, Deserialize)]
@@ -23,16 +23,16 @@ pub(super) struct Scenario {
     pub(super) plan: Plan,
     pub(super) act: Act,
     pub(super) before: Before,
-    /// A directory that is granted, if any, and whether only to be read.
+    /// A directory that is granted, if any, and whether it is read-only.
     pub(super) dir: Option<(String, bool)>,
     pub(super) ports: Vec<u16>,
 }
 
-/// What the worker finds.
+/// The environment of the worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Before {
     Usual,
-    /// A descriptor that it was started with.
+    /// An inherited descriptor.
     Leak,
     /// A container that refuses to unshare anything.
     NoUnshare,
@@ -46,8 +46,8 @@ pub(super) enum Before {
 pub(super) enum Act {
     /// Only reports.
     Report,
-    /// Tries these one after the other, each in a child of its own where forking
-    /// is possible.
+    /// Makes these attempts one after the other, each in a separate child if forking is
+    /// possible.
     Attempts(Vec<Attempt>),
     /// Calls everything that is not on the list.
     Unlisted,
@@ -57,7 +57,7 @@ pub(super) enum Act {
     Orphan,
     /// The runner ends while its worker waits.
     Outlive,
-    /// Takes the time.
+    /// Measures the time.
     Cost,
 }
 
@@ -67,7 +67,7 @@ pub(super) struct Seen {
     pub(super) report: JailReport,
     pub(super) user: u32,
     pub(super) group: u32,
-    /// What became of each attempt: `ok`, an errno or a signal.
+    /// The result of each attempt: `ok`, an errno or a signal.
     pub(super) ended: BTreeMap<String, String>,
 }
 
@@ -159,7 +159,7 @@ fn stages(scenario: Scenario, seen: &mut Seen) -> Result<(), JailError> {
     let walls = begin(scenario.plan)?;
     let begun = started.elapsed();
     let walls = match walls.split()? {
-        // What a worker's first process does: nothing more.
+        // As a worker's first process: nothing more.
         Split::Outside { pid } => attempt::exit(i32::from(pid < 2)),
         Split::Inside(walls) => walls,
     };
@@ -200,7 +200,7 @@ fn stages(scenario: Scenario, seen: &mut Seen) -> Result<(), JailError> {
         }
         Act::Unlisted => {
             let listed = seccomp::rules(ALLOWED, role, Grants::default()).expect("rules");
-            // The kernel lets two calls, of probes it put into a program itself, past
+            // The kernel lets two calls, of probes that it put into a program itself, past
             // every filter.
             let exempt = [335, 336];
             let unlisted = (0..600)
@@ -284,7 +284,7 @@ fn stages(scenario: Scenario, seen: &mut Seen) -> Result<(), JailError> {
     Ok(())
 }
 
-/// Long enough for a signal that comes at all.
+/// Long enough for a signal to arrive, if one is sent.
 fn survive() -> ! {
     std::thread::sleep(Duration::from_secs(5));
     let _ = rustix::io::write(rustix::stdio::stdout(), b"survived\n");
@@ -342,7 +342,7 @@ fn module() -> (wasmtime::Engine, wasmtime::Module) {
     )
     .expect("wat");
     let module = wasmtime::Module::new(&engine, wasm).expect("it compiles");
-    // What a zygote does once: the image of its memory.
+    // As a zygote does once: makes the image of its memory.
     module.initialize_copy_on_write_image().expect("an image");
     (engine, module)
 }

@@ -3,9 +3,9 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use wrun_sandbox::port::{Transport, contents, in_memory};
 use wrun_sandbox::services::{NoServices, SpawnError};
 
-fn spawn(input: Data, port: Option<wrun_sandbox::port::PortParts>) -> WireAsk {
+fn spawn(input: Data, port: Option<wrun_sandbox::port::PortParts>) -> WireRequest {
     let name = "x".to_owned();
-    WireAsk::Spawn { name, input, port }
+    WireRequest::Spawn { name, input, port }
 }
 
 #[tokio::test]
@@ -16,7 +16,7 @@ async fn what_makes_no_sense_is_refused() {
     let (pipe, _writer) = io::pipe().expect("a pipe");
     let (end, _far) = Transport::Socket.channel(1).expect("a channel");
     let (parts, [messages, credit, arena]) = end.into_parts().expect("parts");
-    let long = WireAsk::Spawn {
+    let long = WireRequest::Spawn {
         name: "x".repeat(MAX_NAME + 1),
         input: Data::Inline(Bytes::new()),
         port: None,
@@ -40,60 +40,66 @@ async fn what_makes_no_sense_is_refused() {
         ),
         (spawn(nothing(), Some(parts)), vec![]),
     ];
-    for (ask, descriptors) in bad {
-        let told = format!("{ask:?}");
-        assert!(ask_of(ask, descriptors).is_err(), "{told}");
+    for (request, descriptors) in bad {
+        let shown = format!("{request:?}");
+        assert!(service_request(request, descriptors).is_err(), "{shown}");
     }
-    assert!(ask_of(spawn(Data::File(5), None), vec![sealed()]).is_ok());
+    assert!(service_request(spawn(Data::File(5), None), vec![sealed()]).is_ok());
 }
 
-/// The next answer, while what was asked goes on.
-async fn next(responder: &mut Responder, answers: &mut Answers) -> Option<Order> {
-    next_along(responder, answers).await.map(|(order, _)| order)
+/// The next response, while requests are served.
+async fn next(responder: &mut Responder, responses: &mut Responses) -> Option<Order> {
+    next_along(responder, responses)
+        .await
+        .map(|(order, _)| order)
 }
 
 async fn next_along(
     responder: &mut Responder,
-    answers: &mut Answers,
+    responses: &mut Responses,
 ) -> Option<(Order, Vec<OwnedFd>)> {
     tokio::select! {
         biased;
-        why = responder.answer() => panic!("{why}"),
-        answer = answers.next() => answer,
+        why = responder.serve() => panic!("{why}"),
+        response = responses.next() => response,
     }
 }
 
 #[tokio::test]
 async fn an_output_lies_in_one_file_until_its_child_is_let_go_of() {
-    /// Every child has said much.
+    /// Every child has a large output.
     struct Talkative;
     #[async_trait::async_trait]
     impl Services for Talkative {
-        async fn ask(&self, _: Ask) -> Answer {
-            Answer::End(Outcome::Completed(Output(vec![7; INLINE + 1].into())))
+        async fn request(&self, _: ServiceRequest) -> ServiceResponse {
+            ServiceResponse::End(Outcome::Completed(Output(vec![7; INLINE + 1].into())))
         }
-        fn tell(&self, _: Word) -> bool {
+        fn notify(&self, _: Notification) -> bool {
             true
         }
     }
-    let (mut responder, mut answers) = Responder::new(Arc::new(Talkative), 0);
+    let (mut responder, mut responses) = Responder::new(Arc::new(Talkative), 0);
     let mut inodes = Vec::new();
     for (id, child) in [(1, 1), (2, 1), (3, 2), (4, 1)] {
         if id == 4 {
-            responder.told(Word::Release(1)).expect("it has one");
+            responder
+                .notified(Notification::Release(1))
+                .expect("it has one");
         }
         responder
-            .take(id, WireAsk::End(child), vec![])
-            .expect("an ask");
-        let (order, mut along) = next_along(&mut responder, &mut answers).await.expect("one");
+            .take(id, WireRequest::End(child), vec![])
+            .expect("a valid request");
+        let (order, mut along) = next_along(&mut responder, &mut responses)
+            .await
+            .expect("one");
         let len = match order {
-            Order::Answer {
-                answer: WireAnswer::Output(len),
+            Order::Response {
+                response: WireResponse::Output(len),
                 ..
             } => usize::try_from(len).expect("a length"),
             other => panic!("{other:?}"),
         };
-        answers.sent();
+        responses.sent();
         let file = along.pop().expect("a file");
         inodes.push(rustix::fs::fstat(&file).expect("a file").st_ino);
         let output = contents(file, len).expect("a sealed file");
@@ -105,64 +111,75 @@ async fn an_output_lies_in_one_file_until_its_child_is_let_go_of() {
 }
 
 #[tokio::test]
-async fn asks_are_numbered_and_counted() {
-    let (mut responder, mut answers) = Responder::new(Arc::new(NoServices), 0);
-    let ask = || spawn(Data::Inline(Bytes::new()), None);
-    assert!(responder.take(2, ask(), vec![]).is_err());
+async fn requests_are_numbered_and_counted() {
+    let (mut responder, mut responses) = Responder::new(Arc::new(NoServices), 0);
+    let request = || spawn(Data::Inline(Bytes::new()), None);
+    assert!(responder.take(2, request(), vec![]).is_err());
     for id in 1..=MOST as u64 {
         responder
-            .take(id, ask(), vec![])
+            .take(id, request(), vec![])
             .expect("as many as may be");
     }
-    assert!(responder.take(MOST as u64 + 1, ask(), vec![]).is_err());
-    assert!(responder.take(1, ask(), vec![]).is_err());
-    assert!(responder.told(Word::Kill(1)).is_err());
+    assert!(responder.take(MOST as u64 + 1, request(), vec![]).is_err());
+    assert!(responder.take(1, request(), vec![]).is_err());
+    assert!(responder.notified(Notification::Kill(1)).is_err());
     for (id, right) in [(0, false), (1, true), (MOST as u64 + 2, false)] {
-        assert_eq!(responder.told(Word::Withdraw(id)).is_ok(), right, "{id}");
+        assert_eq!(
+            responder.notified(Notification::Withdraw(id)).is_ok(),
+            right,
+            "{id}"
+        );
     }
     assert!(matches!(
-        next(&mut responder, &mut answers).await,
-        Some(Order::Answer {
-            answer: WireAnswer::NotSpawned(SpawnError::NotGranted),
+        next(&mut responder, &mut responses).await,
+        Some(Order::Response {
+            response: WireResponse::NotSpawned(SpawnError::NotGranted),
             ..
         })
     ));
-    let (mut responder, _answers) = Responder::new(Arc::new(NoServices), 0);
-    responder.take(1, WireAsk::End(7), vec![]).expect("an ask");
-    assert_eq!(responder.answer().await, "it asks about what it has not");
+    let (mut responder, _responses) = Responder::new(Arc::new(NoServices), 0);
+    responder
+        .take(1, WireRequest::End(7), vec![])
+        .expect("a valid request");
+    assert_eq!(
+        responder.serve().await,
+        "its request names an unknown child"
+    );
 }
 
 #[tokio::test]
-async fn a_lock_is_withdrawn_and_the_ask_answered() {
+async fn a_withdrawn_lock_request_gets_a_response() {
     use wrun_sandbox::lock_table::LockMode;
-    /// Nobody ever gets it.
+    /// The lock is never available.
     struct Taken;
     #[async_trait::async_trait]
     impl Services for Taken {
-        async fn ask(&self, _: Ask) -> Answer {
+        async fn request(&self, _: ServiceRequest) -> ServiceResponse {
             std::future::pending().await
         }
-        fn tell(&self, _: Word) -> bool {
+        fn notify(&self, _: Notification) -> bool {
             false
         }
     }
-    let (mut responder, mut answers) = Responder::new(Arc::new(Taken), 0);
-    let lock = WireAsk::Lock {
+    let (mut responder, mut responses) = Responder::new(Arc::new(Taken), 0);
+    let lock = WireRequest::Lock {
         name: "l".to_owned(),
         mode: LockMode::Shared,
         if_available: false,
     };
-    responder.take(1, lock, vec![]).expect("an ask");
+    responder.take(1, lock, vec![]).expect("a valid request");
     for _ in 0..2 {
-        responder.told(Word::Withdraw(1)).expect("it was asked");
+        responder
+            .notified(Notification::Withdraw(1))
+            .expect("a known request");
     }
     assert!(matches!(
-        next(&mut responder, &mut answers).await,
-        Some(Order::Answer {
+        next(&mut responder, &mut responses).await,
+        Some(Order::Response {
             id: 1,
-            answer: WireAnswer::NotAvailable,
+            response: WireResponse::NotAvailable,
         })
     ));
-    answers.sent();
+    responses.sent();
     assert!(!responder.is_waiting() && responder.waiting.is_empty());
 }

@@ -1,4 +1,4 @@
-//! What a far end may do, and what comes of it.
+//! What a far end may do, and the consequences.
 
 use super::*;
 use crate::port::Transport;
@@ -17,7 +17,7 @@ fn within<T>(work: impl FnOnce() -> T) -> T {
     work()
 }
 
-fn raw(to: &End, bytes: &[u8], fds: &[BorrowedFd<'_>]) {
+fn raw(to: &SocketEnd, bytes: &[u8], fds: &[BorrowedFd<'_>]) {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     assert!(fds.is_empty() || control.push(SendAncillaryMessage::ScmRights(fds)));
@@ -158,13 +158,13 @@ fn packets_that_make_no_sense_close_the_channel() {
             let unsent = other.try_send(Message::new("x")).expect_err(what);
             assert_eq!(unsent.error, PortError::Closed, "{what}");
         }
-        // What does make sense.
+        // A valid message.
         one.arena.put(0, b"12345").expect("put");
         raw(&one, &head(IN_ARENA, 0, 0, 5), &[]);
         assert_eq!(other.try_receive().expect("received").data, "12345");
         raw(&one, &port(1, 0), &three());
         assert_eq!(other.try_receive().expect("received").ports.len(), 1);
-        // One that its sender has sealed can still come from an honest holder.
+        // A region that its sender has sealed can still come from an honest holder.
         for (kind, file) in [(0, memory), (0, ice), (1, ice), (2, common)] {
             raw(&one, &region(kind, 0, 4096), &[file]);
             let message = other.try_receive().expect("received");
@@ -191,7 +191,7 @@ fn what_cannot_move_comes_back_with_everything() {
             assert_eq!(unsent.message.regions.len(), 2);
         }
         drop(lease);
-        // Its credit, too.
+        // Including its credit.
         let full = Message::new("x").region(made(1, Kind::Shared));
         one.try_send(full).expect("there is room");
         let refused = Message::default().region(made(2, Kind::Shared));
@@ -223,13 +223,13 @@ fn nothing_blocks_whatever_the_other_side_sets() {
         one.try_send("x".into()).expect("there is room");
         let unsent = one.try_send("y".into()).expect_err("full");
         assert_eq!(unsent.error, PortError::WouldBlock);
-        // Notes until none fit.
+        // Notes until no more fit.
         for _ in 0..100_000 {
             if send(&other.credit.socket.fd, &[0; 64], SEND).is_err() {
                 break;
             }
         }
-        // One that nobody has room for.
+        // A note without room.
         assert!(other.try_receive().is_ok());
         let unsent = one.try_send("y".into()).expect_err("not told");
         assert_eq!(unsent.error, PortError::WouldBlock);
@@ -255,7 +255,7 @@ fn credit_for_what_was_not_sent_closes_the_channel() {
             let refused = one.try_receive().expect_err("a lie");
             assert_eq!(refused, PortError::Closed, "{sent} {note}");
         }
-        // It is looked at for want of room, too.
+        // It is read when room is missing, too.
         let [one, other] = channel(1).expect("a channel");
         one.try_send("x".into()).expect("there is room");
         send(&other.credit.socket.fd, &[2], SEND).expect("sent");
@@ -286,15 +286,15 @@ fn counts_move_along() {
     });
 }
 
-/// Whether a note is there to be read.
-fn is_noted(end: &End) -> bool {
+/// Whether an unread note is there.
+fn is_noted(end: &SocketEnd) -> bool {
     end.credit.socket.is(PollFlags::IN)
 }
 
 #[tokio::test]
 async fn an_answer_says_what_is_owed_and_a_turn_that_ends_notes_it() {
     let [one, other] = channel(1).expect("a channel");
-    // As in another process: what it receives it notes by itself.
+    // As in another process: receipts are noted by its own thread.
     let apart = |work: &(dyn Fn() + Sync)| {
         std::thread::scope(|scope| scope.spawn(work).join().expect("it works"));
     };
@@ -305,7 +305,7 @@ async fn an_answer_says_what_is_owed_and_a_turn_that_ends_notes_it() {
         other.try_send("answer".into()).expect("there is room");
     };
     credit::in_turns(async {
-        // That it answers is learned from the first.
+        // The first exchange shows that it replies.
         ask();
         answer();
         assert!(is_noted(&one));
@@ -320,12 +320,12 @@ async fn an_answer_says_what_is_owed_and_a_turn_that_ends_notes_it() {
         answer();
         assert!(!is_noted(&one));
         tokio::task::yield_now().await;
-        // It need not read the answer.
+        // It need not read the reply.
         ask();
         hear();
         other.try_receive().expect("received");
         assert!(!is_noted(&one));
-        // The one that it tells finds room.
+        // The task that it notifies finds room.
         let [elsewhere, _far] = channel(1).expect("a channel");
         elsewhere.try_send("told".into()).expect("there is room");
         assert!(is_noted(&one));
@@ -335,7 +335,7 @@ async fn an_answer_says_what_is_owed_and_a_turn_that_ends_notes_it() {
     .await;
     ask();
     other.try_receive().expect("received");
-    // Where nobody's turn ends, at once.
+    // Outside of a turn, at once.
     ask();
 }
 
@@ -363,14 +363,14 @@ async fn who_takes_turns_is_told_by_the_answer_alone() {
             assert_eq!(is_noted(&one), round + 1 < 16, "{round}");
             hear();
         }
-        // Who has not read the answer has room, and no more than that.
+        // A side that has not read the reply has room, but not for more.
         ask();
         answer();
         waits();
         assert!(!is_noted(&one));
         ask();
         is_full();
-        // That was no turn.
+        // That was not an alternation.
         receive().expect("received");
         waits();
         assert!(is_noted(&one));
@@ -388,7 +388,7 @@ async fn who_takes_turns_is_told_by_the_answer_alone() {
         tokio::task::yield_now().await;
     })
     .await;
-    // The one that waits for a note has it when the turn has ended.
+    // The side that waits for a note has it when the turn has ended.
     assert!(is_noted(&one));
 }
 

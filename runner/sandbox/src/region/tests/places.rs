@@ -1,11 +1,11 @@
-//! Offsets and lengths, against the same in wider numbers. Nothing here needs a memory
-//! file, so that Miri can run it (`model/README.md`).
+//! Offsets and lengths, compared with calculations in wider numbers. Nothing here needs a
+//! memory file, so that Miri can run it (`model/README.md`).
 
 use super::{pages, same};
 use crate::region::*;
 use wrun_sys::Pages;
 
-/// A region of something that nobody looks at.
+/// A region of a file that is never accessed.
 fn of(kind: Kind, offset: u64, len: u64, size: u64) -> Region {
     let (file, _) = std::io::pipe().expect("a pipe");
     let file = MemoryFile {
@@ -20,7 +20,7 @@ fn of(kind: Kind, offset: u64, len: u64, size: u64) -> Region {
     Region::of(file, kind, offset, len)
 }
 
-/// Numbers about which mistakes are made.
+/// Numbers at which mistakes are likely.
 fn numbers() -> Vec<u64> {
     let page = page_size();
     let mut all: Vec<u64> = [0, page, 3 * page, i64::MAX as u64, u64::MAX]
@@ -121,7 +121,7 @@ fn every_split_is_undone_by_a_join_and_by_nothing_else() {
             let whole = of(Kind::Exclusive, 0, len, pages(5));
             let (mut one, other) = whole.split(pages(at)).expect("splits");
             assert_eq!((one.len(), other.len()), (pages(at), len - pages(at)));
-            // Its own length does not end at a page, or there is no place to split.
+            // Its own length does not end at a page, or there is no position to split at.
             match other.split(pages(second)) {
                 Ok((mut middle, last)) => {
                     assert!(pages(second) < len - pages(at));

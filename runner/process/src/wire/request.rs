@@ -1,4 +1,4 @@
-//! What a task in a worker asks its runner for, and what it is answered.
+//! Requests of a task in a worker, and the responses of its runner.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -8,10 +8,10 @@ use wrun_sandbox::region::Kind;
 use wrun_sandbox::services::SpawnError;
 use wrun_types::outcome::Outcome;
 
-/// An ask. With it come, in this order and as far as it says so, the file of its data
-/// and the descriptors of a port.
+/// A request. If it says so, the file of its data and the descriptors of a port come with
+/// it, in this order.
 #[derive(Debug, Serialize, Deserialize)]
-pub enum WireAsk {
+pub enum WireRequest {
     Spawn {
         name: String,
         input: Data,
@@ -35,28 +35,28 @@ pub enum WireAsk {
     Claim,
 }
 
-/// Where data is.
+/// Where the data is.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Data {
     Inline(Bytes),
-    /// This many bytes, in a sealed memory file that comes along.
+    /// This many bytes, in a sealed memory file that comes with the message.
     File(u64),
 }
 
-/// An answer. With it come the file of its output or of its region, or the descriptors
-/// of its port, where it has one.
+/// A response. The file of its output or region, or the descriptors of its port, come
+/// with it.
 #[derive(Debug, Serialize, Deserialize)]
-pub enum WireAnswer {
+pub enum WireResponse {
     Spawned(u64),
     NotSpawned(SpawnError),
     Ended,
     End(Outcome),
-    /// The child completed, with this many bytes of output, in a sealed memory file
-    /// that comes along.
+    /// The child completed, with this many bytes of output in a sealed memory file that
+    /// comes with the response.
     Output(u64),
-    /// A region, and how many bytes those of the task have with it.
+    /// A region was made; how many bytes the regions of the task have, including this one.
     Region(u64),
-    /// There is none: the system's error number, or that of a limit.
+    /// No region was made: the system's error number, or that of a limit.
     NoRegion(i32),
     RegionBytes(u64),
     Locked(Ticket),
@@ -69,30 +69,30 @@ pub enum WireAnswer {
     Claimed(bool),
 }
 
-impl WireAsk {
-    /// Descriptors that come along.
+impl WireRequest {
+    /// Number of descriptors that come with it.
     pub fn descriptors(&self) -> usize {
         match self {
-            WireAsk::Spawn { input, port, .. } => {
+            WireRequest::Spawn { input, port, .. } => {
                 usize::from(matches!(input, Data::File(_))) + port.map_or(0, |_| PARTS)
             }
-            WireAsk::Claim => 1,
-            WireAsk::Ended(_)
-            | WireAsk::End(_)
-            | WireAsk::Region { .. }
-            | WireAsk::RegionBytes
-            | WireAsk::Lock { .. }
-            | WireAsk::Join(_) => 0,
+            WireRequest::Claim => 1,
+            WireRequest::Ended(_)
+            | WireRequest::End(_)
+            | WireRequest::Region { .. }
+            | WireRequest::RegionBytes
+            | WireRequest::Lock { .. }
+            | WireRequest::Join(_) => 0,
         }
     }
 }
 
-impl WireAnswer {
-    /// Descriptors that come along.
+impl WireResponse {
+    /// Number of descriptors that come with it.
     pub fn descriptors(&self) -> usize {
         match self {
-            WireAnswer::Output(_) | WireAnswer::Region(_) | WireAnswer::Claimed(_) => 1,
-            WireAnswer::Joined(_) => PARTS,
+            WireResponse::Output(_) | WireResponse::Region(_) | WireResponse::Claimed(_) => 1,
+            WireResponse::Joined(_) => PARTS,
             _ => 0,
         }
     }

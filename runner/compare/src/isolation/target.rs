@@ -1,6 +1,6 @@
-//! What escaped code aims at: files, a listener and a program that are there for it.
+//! The targets of escaped code: files, a listener and a program that are made for it.
 //!
-//! Invariant: whatever an act does here harms nobody, and is gone with the place.
+//! Invariant: whatever an action does here is harmless, and is removed with the target.
 
 use crate::{Fault, scratch::Scratch};
 use serde::{Deserialize, Serialize};
@@ -10,48 +10,47 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use wrun::{Error, ErrorKind};
 
-/// What a program is run with, where nobody names another.
+/// The program to execute, unless another is named.
 const SHELL: &str = "/bin/sh";
 
-/// What the acts of faults aim at: files, a listener, the host.
+/// The targets of faults: files, a listener, the host.
 #[derive(Debug)]
-pub struct Place {
+pub struct FaultTarget {
     listener: TcpListener,
     aim: Aim,
-    /// The files go with it.
+    /// Dropping it removes the files.
     _directory: Option<Scratch>,
 }
 
-/// The addresses of a place, for the injected code.
+/// The addresses of a target, for the injected code.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Aim {
     pub(super) secret: PathBuf,
     pub(super) written: PathBuf,
     pub(super) port: u16,
     pub(super) program: PathBuf,
-    /// The permissions of files keep nobody from reading and writing there.
+    /// The permissions of files do not prevent reading and writing there.
     pub(super) is_open: bool,
 }
 
-impl Place {
-    /// One of its own, in a fresh temporary directory. What is written there has a name
-    /// that other users of the machine cannot know.
+impl FaultTarget {
+    /// In a fresh temporary directory. The file to write has a name that other users of the
+    /// machine cannot know.
     pub(super) fn new() -> Result<Self, Error> {
         let directory = Scratch::new().map_err(cannot)?;
-        // Workers may be another user's: they find what they are told of, and list
-        // nothing.
+        // Workers may have another user: they can open files by name, but not list them.
         let mode = std::fs::Permissions::from_mode(0o733);
         std::fs::set_permissions(directory.path(), mode).map_err(cannot)?;
         let name = format!("written-{:016x}", rand::random::<u64>());
-        let place = Place::at(directory.path(), &name, Path::new(SHELL))?;
-        Ok(Place {
+        let target = FaultTarget::at(directory.path(), &name, Path::new(SHELL))?;
+        Ok(FaultTarget {
             _directory: Some(directory),
-            ..place
+            ..target
         })
     }
 
-    /// In a directory that is there: a secret, nothing by the name of `written`, and
-    /// what is run as a program, which is told `-c` and `exit 42` and must obey.
+    /// In an existing directory: a secret, no file with the name `written`, and the program
+    /// to execute, which is called with `-c` and `exit 42` and must exit so.
     pub fn at(directory: &Path, written: &str, program: &Path) -> Result<Self, Error> {
         let secret = directory.join("secret");
         std::fs::write(&secret, format!("{:032x}", rand::random::<u128>())).map_err(cannot)?;
@@ -60,7 +59,7 @@ impl Place {
         let listener = TcpListener::bind("127.0.0.1:0").map_err(cannot)?;
         listener.set_nonblocking(true).map_err(cannot)?;
         let port = listener.local_addr().map_err(cannot)?.port();
-        Ok(Place {
+        Ok(FaultTarget {
             aim: Aim {
                 written: directory.join(written),
                 is_open: is_open(directory),
@@ -77,14 +76,14 @@ impl Place {
         &self.aim
     }
 
-    /// Why a fault cannot be had here.
+    /// Why a fault cannot be injected here.
     pub(super) fn lacks(&self, fault: Fault) -> Option<String> {
         let program = &self.aim.program;
         let lacks_program = fault == Fault::Exec && !program.exists();
         lacks_program.then(|| format!("there is no {}", program.display()))
     }
 
-    /// Whether an act left a trace here; none where it would leave none.
+    /// Whether an action left a trace here; `None` if it leaves none.
     pub(super) fn trace_of(&self, fault: Fault) -> Option<bool> {
         match fault {
             Fault::WriteFile => Some(self.aim.written.exists()),
@@ -93,7 +92,7 @@ impl Place {
         }
     }
 
-    /// No act before left the trace that this one leaves.
+    /// Removes the trace of an earlier action.
     pub(super) fn tidy(&self, fault: Fault) {
         match fault {
             Fault::WriteFile => {
@@ -112,7 +111,7 @@ fn cannot(error: io::Error) -> Error {
     )
 }
 
-/// Whether everybody may write into a directory and pass through those above it.
+/// Whether all users may write into a directory and pass through those above it.
 fn is_open(directory: &Path) -> bool {
     let may = |path: &Path, bits: u32| {
         std::fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & bits == bits)

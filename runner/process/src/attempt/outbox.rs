@@ -1,61 +1,61 @@
-//! What a worker is told: its order, and what it has to know while it carries that out.
+//! Messages to a worker: its order, and what follows while the task runs.
 
 use crate::channel::Sender;
 use crate::http::Requesting;
-use crate::plain::Told;
-use crate::requests::Answers;
+use crate::plain::SentOrder;
+use crate::requests::Responses;
 use crate::wire::Order;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-pub(super) struct Telling<'a> {
+pub(super) struct Outbox<'a> {
     orders: &'a mut Sender,
     cancel: &'a CancellationToken,
     cancelled: bool,
-    /// Why the input that is piped cannot be read any further.
+    /// Why the rest of the piped input cannot be read.
     failures: mpsc::Receiver<String>,
-    answers: Option<Answers>,
+    responses: Option<Responses>,
     /// An HTTP request, and how far its response is read.
     request: Option<Requesting>,
 }
 
-impl<'a> Telling<'a> {
+impl<'a> Outbox<'a> {
     pub(super) fn new(
         orders: &'a mut Sender,
         cancel: &'a CancellationToken,
         failures: mpsc::Receiver<String>,
-        answers: Option<Answers>,
+        responses: Option<Responses>,
         request: Option<Requesting>,
     ) -> Self {
-        Telling {
+        Outbox {
             orders,
             cancel,
             cancelled: false,
             failures,
-            answers,
+            responses,
             request,
         }
     }
 
-    /// Sends the order, then all else, for as long as it is polled. It ends only where the
-    /// system does not take what is to be sent.
-    pub(super) async fn run(mut self, order: Told, descriptors: Vec<OwnedFd>) -> io::Error {
+    /// Sends the order, then everything else, while it is polled. It ends only if the
+    /// system refuses to send.
+    pub(super) async fn run(mut self, order: SentOrder, descriptors: Vec<OwnedFd>) -> io::Error {
         match self.send_all(order, descriptors).await {
             Err(error) if !is_of_the_other_end(&error) => error,
-            // A worker that does not read its orders is noticed by its silence.
+            // A worker that does not read its messages is noticed because it stays silent.
             _ => std::future::pending().await,
         }
     }
 
-    async fn send_all(&mut self, order: Told, descriptors: Vec<OwnedFd>) -> io::Result<()> {
+    async fn send_all(&mut self, order: SentOrder, descriptors: Vec<OwnedFd>) -> io::Result<()> {
         self.send(&order.frame[order.sent..], descriptors).await?;
         while let Some((order, descriptors)) = self.next().await {
             let frame = Sender::frame(&order).map_err(io::Error::other)?;
             self.send(&frame, descriptors).await?;
-            if let (Order::Answer { .. }, Some(answers)) = (&order, &self.answers) {
-                answers.sent();
+            if let (Order::Response { .. }, Some(responses)) = (&order, &self.responses) {
+                responses.sent();
             }
             if let (Order::Http { .. }, Some(request)) = (&order, &self.request) {
                 request.sent();
@@ -64,7 +64,7 @@ impl<'a> Telling<'a> {
         Ok(())
     }
 
-    /// The next to send, with what goes along; none when there is nothing left to wait for.
+    /// The next message to send, with its descriptors; `None` if nothing more can come.
     async fn next(&mut self) -> Option<(Order, Vec<OwnedFd>)> {
         tokio::select! {
             () = self.cancel.cancelled(), if !self.cancelled => {
@@ -72,23 +72,23 @@ impl<'a> Telling<'a> {
                 Some((Order::Cancel, Vec::new()))
             }
             Some(why) = self.failures.recv() => Some((Order::InputFailed(why), Vec::new())),
-            Some(answer) = next_answer(&mut self.answers) => Some(answer),
+            Some(response) = next_response(&mut self.responses) => Some(response),
             Some(order) = next_part(&mut self.request) => Some((order, Vec::new())),
             else => None,
         }
     }
 
-    /// Sends a frame. The descriptors are the worker's then: this side closes them, sent
-    /// or not.
+    /// Sends a frame. The descriptors are then the worker's: this side closes them, even if
+    /// sending failed.
     async fn send(&mut self, frame: &[u8], descriptors: Vec<OwnedFd>) -> io::Result<()> {
         let lent: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
         self.orders.send(frame, &lent).await
     }
 }
 
-async fn next_answer(answers: &mut Option<Answers>) -> Option<(Order, Vec<OwnedFd>)> {
-    match answers {
-        Some(answers) => answers.next().await,
+async fn next_response(responses: &mut Option<Responses>) -> Option<(Order, Vec<OwnedFd>)> {
+    match responses {
+        Some(responses) => responses.next().await,
         None => None,
     }
 }
@@ -100,7 +100,7 @@ async fn next_part(request: &mut Option<Requesting>) -> Option<Order> {
     }
 }
 
-/// Whether sending failed because the worker does not listen any more.
+/// Whether sending failed because the worker has closed its socket.
 fn is_of_the_other_end(error: &io::Error) -> bool {
     matches!(
         error.kind(),

@@ -1,45 +1,45 @@
-//! What a process of ours wrote to its stderr, kept for the case that it dies.
+//! The stderr of a process that this one started, kept for the case that it dies.
 //!
-//! Each process has a pipe of its own. Invariant: what is kept is bounded, and reading
-//! never waits, whatever process has the other end.
+//! Each process has its own pipe. Invariant: the kept part is bounded, and reading never
+//! waits, whichever process has the other end.
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
 
-/// Bytes that are kept of the beginning, and of the end.
+/// Bytes that are kept from the beginning, and from the end.
 const HALF: usize = 2040;
-/// Bytes of text that come out, at most.
+/// Maximum length of the text, in bytes.
 const MOST: usize = 4096;
 /// Reads at once: more than a pipe holds.
 const READS: usize = 32;
 
-/// The runner's end. Dropping it has later writes fail.
-pub(super) struct Words {
+/// The runner's end. After it is dropped, writes to the pipe fail.
+pub(super) struct StderrCapture {
     pipe: OwnedFd,
     start: Vec<u8>,
     /// After `start`.
     end: VecDeque<u8>,
-    /// Between the two some were dropped.
+    /// Bytes between the two were dropped.
     cut: bool,
 }
 
-impl Words {
-    /// A pipe: the runner's end, and the one that is to be a process's stderr.
+impl StderrCapture {
+    /// A pipe: the runner's end, and the end for the stderr of a process.
     pub(super) fn pipe() -> io::Result<(Self, OwnedFd)> {
         let (pipe, theirs) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-        let words = Words {
+        let capture = StderrCapture {
             pipe,
             start: Vec::new(),
             end: VecDeque::new(),
             cut: false,
         };
-        Ok((words, theirs))
+        Ok((capture, theirs))
     }
 
-    /// Reads what is there: the one that writes much must not have to wait for ever.
-    pub(super) fn overhear(&mut self) {
+    /// Reads what is available: a process that writes much must not wait forever.
+    pub(super) fn read_available(&mut self) {
         let mut bytes = [0; 4096];
         for _ in 0..READS {
             let mut watched = [PollFd::new(&self.pipe, PollFlags::IN)];
@@ -65,9 +65,9 @@ impl Words {
         self.end.drain(..over);
     }
 
-    /// What was written, in characters that are safe to print; none when nothing was.
-    pub(super) fn told(&mut self) -> Option<String> {
-        self.overhear();
+    /// The captured text, in characters that are safe to print; `None` if it is empty.
+    pub(super) fn text(&mut self) -> Option<String> {
+        self.read_available();
         let mut bytes = self.start.clone();
         if self.cut {
             bytes.extend_from_slice(b"\n...\n");
@@ -100,12 +100,12 @@ mod tests {
     use super::*;
 
     fn after(writes: &[&[u8]]) -> Option<String> {
-        let (mut words, theirs) = Words::pipe().expect("a pipe");
+        let (mut capture, theirs) = StderrCapture::pipe().expect("a pipe");
         for write in writes {
             rustix::io::write(&theirs, write).expect("there is room");
-            words.overhear();
+            capture.read_available();
         }
-        words.told()
+        capture.text()
     }
 
     #[test]
@@ -114,20 +114,17 @@ mod tests {
         assert_eq!(after(&[b" \n"]), None);
         assert_eq!(after(&[b"a\n", b"b\n"]).as_deref(), Some("a\nb"));
         let long = [b'x'; 3000];
-        assert_eq!(after(&[&long]).map(|words| words.len()), Some(3000));
-        let words = after(&[b"first", &long, &long, b"last"]).expect("words");
-        assert!(words.starts_with("first") && words.ends_with("last"));
-        assert!(
-            words.contains("x\n...\nx") && words.len() <= MOST,
-            "{words}"
-        );
+        assert_eq!(after(&[&long]).map(|text| text.len()), Some(3000));
+        let text = after(&[b"first", &long, &long, b"last"]).expect("text");
+        assert!(text.starts_with("first") && text.ends_with("last"));
+        assert!(text.contains("x\n...\nx") && text.len() <= MOST, "{text}");
     }
 
     #[test]
     fn what_commands_a_terminal_is_no_part_of_it() {
-        let words = after(&[b"a\x1b[31m\xff\x07b\0"]).expect("words");
-        assert_eq!(words, "a\u{fffd}[31m\u{fffd}\u{fffd}b\u{fffd}");
-        let words = after(&[&[0xff; 4096]]).expect("words");
-        assert!(words.len() <= MOST);
+        let text = after(&[b"a\x1b[31m\xff\x07b\0"]).expect("text");
+        assert_eq!(text, "a\u{fffd}[31m\u{fffd}\u{fffd}b\u{fffd}");
+        let text = after(&[&[0xff; 4096]]).expect("text");
+        assert!(text.len() <= MOST);
     }
 }

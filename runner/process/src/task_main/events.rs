@@ -1,4 +1,5 @@
-//! What the running guest wants its worker to say, and its input, which is one such wish.
+//! Events of the running guest that its worker reports, and its input, whose first read is
+//! such an event.
 
 use crate::wire::Input;
 use std::io;
@@ -13,9 +14,9 @@ use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use wrun_sandbox::{InputKind, Progress};
 
-/// What the running guest wants to have said, between two words of its worker.
+/// The events of the running guest since the worker's last message.
 #[derive(Default)]
-pub(super) struct Wishes {
+pub(super) struct GuestEvents {
     input: AtomicBool,
     input_failed: CancellationToken,
     input_failure: Mutex<String>,
@@ -23,8 +24,8 @@ pub(super) struct Wishes {
     changed: Notify,
 }
 
-impl Wishes {
-    /// The guest has come this far.
+impl GuestEvents {
+    /// The guest reported its progress.
     pub(super) fn note(&self, progress: Progress) {
         *self.latest() = Some(progress);
         self.changed.notify_one();
@@ -34,7 +35,7 @@ impl Wishes {
         self.latest().is_some()
     }
 
-    /// The latest progress that was not said.
+    /// The latest progress that was not sent yet.
     pub(super) fn progress(&self) -> Option<Progress> {
         self.latest().take()
     }
@@ -43,12 +44,12 @@ impl Wishes {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the guest wants its input, and nobody was told so.
+    /// Whether the guest wants its input; `true` only once.
     pub(super) fn wants_input(&self) -> bool {
         self.input.swap(false, Ordering::Relaxed)
     }
 
-    /// The input cannot be read any further.
+    /// The rest of the input cannot be read.
     pub(super) fn fail_input(&self, why: String) {
         *self.failure() = why;
         self.input_failed.cancel();
@@ -60,17 +61,17 @@ impl Wishes {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until there may be something new.
+    /// Waits until there may be a new event.
     pub(super) async fn changed(&self) {
         self.changed.notified().await;
     }
 }
 
-/// The guest's input, out of its order or by the pipe that came with it.
+/// The guest's input, from its order or from the pipe that came with it.
 pub(super) fn input_of(
     input: Input,
     stdin: Option<OwnedFd>,
-    wishes: &Arc<Wishes>,
+    events: &Arc<GuestEvents>,
 ) -> io::Result<InputKind> {
     match (input, stdin) {
         (Input::Inline(bytes), _) => Ok(InputKind::Bytes(bytes)),
@@ -78,20 +79,20 @@ pub(super) fn input_of(
             let stdin = stdin.ok_or_else(|| io::Error::other("no pipe for the input"))?;
             Ok(InputKind::Reader(Box::new(WantedInput {
                 pipe: pipe::Receiver::from_owned_fd(stdin)?,
-                wishes: Some(wishes.clone()),
-                failed: Box::pin(wishes.input_failed.clone().cancelled_owned()),
-                failure: wishes.clone(),
+                events: Some(events.clone()),
+                failed: Box::pin(events.input_failed.clone().cancelled_owned()),
+                failure: events.clone(),
             })))
         }
     }
 }
 
-/// The guest's stdin, which asks for itself when it is first read.
+/// The guest's stdin, which reports when it is first read.
 struct WantedInput {
     pipe: pipe::Receiver,
-    wishes: Option<Arc<Wishes>>,
+    events: Option<Arc<GuestEvents>>,
     failed: Pin<Box<WaitForCancellationFutureOwned>>,
-    failure: Arc<Wishes>,
+    failure: Arc<GuestEvents>,
 }
 
 impl AsyncRead for WantedInput {
@@ -100,9 +101,9 @@ impl AsyncRead for WantedInput {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if let Some(wishes) = self.wishes.take() {
-            wishes.input.store(true, Ordering::Relaxed);
-            wishes.changed.notify_one();
+        if let Some(events) = self.events.take() {
+            events.input.store(true, Ordering::Relaxed);
+            events.changed.notify_one();
         }
         if let Poll::Ready(read) = Pin::new(&mut self.pipe).poll_read(cx, buf) {
             return Poll::Ready(read);

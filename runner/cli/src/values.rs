@@ -1,0 +1,75 @@
+//! The values of options: how they are written, and the messages for other text.
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// One of the names of a type's values: completions and messages list them.
+pub(super) fn one_of<T>(names: &'static [&'static str]) -> impl TypedValueParser<Value = T>
+where
+    T: FromStr + Clone + Send + Sync + 'static,
+    T::Err: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    PossibleValuesParser::new(names).try_map(|name| name.parse::<T>().map_err(Into::into))
+}
+
+/// A whole number in a range.
+pub(super) fn whole<T>(range: RangeInclusive<u64>) -> impl TypedValueParser<Value = T>
+where
+    T: TryFrom<u64> + Clone + Send + Sync + 'static,
+{
+    move |text: &str| {
+        let number = text.parse().ok().filter(|number| range.contains(number));
+        let number = number.and_then(|number| T::try_from(number).ok());
+        number.ok_or_else(|| {
+            let (first, last) = (range.start(), range.end());
+            format!("expected a whole number from {first} to {last}")
+        })
+    }
+}
+
+/// The format of a time.
+const A_TIME: &str = "500ms, 5s, 2min, or a number of seconds";
+
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let duration = time(text).filter(|duration| !duration.is_zero());
+    duration.ok_or_else(|| format!("expected a time greater than zero: {A_TIME}"))
+}
+
+/// A time that may be zero.
+pub(super) fn grace(text: &str) -> Result<Duration, String> {
+    time(text).ok_or_else(|| format!("expected a time: {A_TIME}"))
+}
+
+fn time(text: &str) -> Option<Duration> {
+    match text.parse::<f64>() {
+        // A bare number is seconds, as for timeout(1).
+        Ok(seconds) => Duration::try_from_secs_f64(seconds).ok(),
+        Err(_) => humantime::parse_duration(text).ok(),
+    }
+}
+
+pub(super) fn size(text: &str) -> Result<u64, String> {
+    text.parse::<bytesize::ByteSize>()
+        .map(|size| size.as_u64())
+        .map_err(|_| "expected a size: 512KiB, 64MiB, 2GiB, or a number of bytes".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_and_times() {
+        assert_eq!(size("64MiB"), Ok(64 << 20));
+        assert_eq!(size("10"), Ok(10));
+        assert!(size("lots").is_err());
+        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(duration("1.5"), Ok(Duration::from_millis(1500)));
+        for bad in ["0", "0s", "-1", "soon", "nan"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+        assert_eq!(grace("0"), Ok(Duration::ZERO));
+    }
+}
