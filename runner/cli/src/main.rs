@@ -23,6 +23,7 @@ mod result_to;
 mod run;
 mod screen;
 mod serve;
+mod serve_args;
 mod signals;
 mod stdio;
 mod table;

@@ -1,6 +1,7 @@
 //! The manual pages: from clap's definitions, with additions.
 
-use super::args::{COMPARE_EXAMPLES, Cli, EXAMPLES, SERVE_EXAMPLES};
+use super::args::{COMPARE_EXAMPLES, Cli, EXAMPLES};
+use super::serve_args::SERVE_EXAMPLES;
 use super::{Failure, exit, print};
 use clap::{Command, CommandFactory};
 use clap_mangen::Man;

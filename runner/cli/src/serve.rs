@@ -1,6 +1,7 @@
 //! `wrun serve`: from options to a server, and from signals to its reload and its end.
 
-use super::args::{RouteFile, ServeArgs, TaskFile};
+use super::args::TaskFile;
+use super::serve_args::{RouteFile, ServeArgs};
 use super::signals::Signals;
 use super::{Failure, exit, stdio, text};
 use std::net::SocketAddr;
