@@ -6,6 +6,8 @@
 
 use crate::children::{Tree, child_data};
 use crate::handle::OutputStream;
+#[cfg(feature = "http")]
+use crate::http::Responding;
 use crate::launch::{Launch, Request, RunPermit, Starter};
 use crate::mode;
 use crate::provider::SharedState;
