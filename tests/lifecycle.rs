@@ -686,7 +686,15 @@ fn the_manual_page_has_everything() {
         assert!(page.contains(word), "the manual page lacks {word}");
     }
     // Each of its commands has a page, which refers to all others and to this one.
-    let names = ["run", "inspect", "compile", "compare", "completions", "man"];
+    let names = [
+        "run",
+        "inspect",
+        "compile",
+        "compare",
+        "serve",
+        "completions",
+        "man",
+    ];
     let pages = names.map(|name| (Some(name), Wrun::new().args(["man", name]).run()));
     for (name, ran) in [(None, ran)].into_iter().chain(pages) {
         ran.expect_code(0, "man");

@@ -12,6 +12,7 @@
 mod ahead;
 mod architecture;
 mod bad_input;
+mod clients;
 mod commons;
 mod compare;
 mod compile_limits;
@@ -54,6 +55,7 @@ mod proposals;
 mod regions;
 mod report;
 mod retries;
+mod serve;
 mod shortages;
 mod spec;
 mod stdio;

@@ -6,6 +6,7 @@ pub mod guests;
 pub mod manifest;
 pub mod processes;
 pub mod tool;
+pub mod web;
 
 mod alone;
 mod census;

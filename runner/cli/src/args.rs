@@ -2,6 +2,7 @@
 
 use super::log::LogArgs;
 use super::process::{ProcessArgs, WallArgs};
+use super::serve_args::{SERVE_EXAMPLES, ServeArgs};
 use super::terminal::Terminal;
 use super::values::{duration, grace, one_of, size, whole};
 use super::{Failure, exit};
@@ -88,6 +89,9 @@ pub(crate) enum Command {
     /// Measure a task in both modes, side by side: cost and isolation
     #[command(after_help = COMPARE_EXAMPLES)]
     Compare(Box<CompareArgs>),
+    /// Serve an HTTP component: each request is a task
+    #[command(after_help = SERVE_EXAMPLES)]
+    Serve(Box<ServeArgs>),
     /// Print completions for a shell
     Completions {
         /// The shell
@@ -96,7 +100,7 @@ pub(crate) enum Command {
     /// Print the manual page of wrun, or of one of its commands
     Man {
         /// The command
-        #[arg(value_name = "COMMAND", value_parser = ["run", "inspect", "compile", "compare", "completions", "man"])]
+        #[arg(value_name = "COMMAND", value_parser = ["run", "inspect", "compile", "compare", "serve", "completions", "man"])]
         command: Option<String>,
     },
 }
@@ -106,7 +110,7 @@ impl Command {
     pub(super) fn has_workers(&self) -> bool {
         matches!(
             self,
-            Command::Run(_) | Command::Compile(_) | Command::Compare(_)
+            Command::Run(_) | Command::Compile(_) | Command::Compare(_) | Command::Serve(_)
         )
     }
 }

@@ -1,7 +1,7 @@
 //! The command `wrun`: parses, calls the libraries, prints. One file per subcommand.
 //!
-//! Uses the public API of `wrun` and `wrun-compare`, and those parts of `wrun-sys` that
-//! concern the program itself: its allocator, its standard streams, its signals.
+//! Uses the public API of `wrun`, `wrun-compare` and `wrun-serve`, and those parts of `wrun-sys`
+//! that concern the program itself: its allocator, its standard streams, its signals.
 
 #![forbid(unsafe_code)]
 
@@ -22,6 +22,8 @@ mod progress;
 mod result_to;
 mod run;
 mod screen;
+mod serve;
+mod serve_args;
 mod signals;
 mod stdio;
 mod table;
@@ -70,6 +72,7 @@ fn main() -> ExitCode {
         Some(Command::Inspect(args)) => inspect::inspect(&args),
         Some(Command::Compile(args)) => compile::compile(&args),
         Some(Command::Compare(args)) => compare::compare(*args),
+        Some(Command::Serve(args)) => serve::serve(*args),
         Some(Command::Completions { shell }) => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "wrun", &mut script);
@@ -86,6 +89,7 @@ fn start_log(cli: &Cli) -> Result<(), Failure> {
         Some(Command::Run(args)) => args.log.start(),
         Some(Command::Compile(args)) => args.log.start(),
         Some(Command::Compare(args)) => args.log.start(),
+        Some(Command::Serve(args)) => args.log.start(),
         Some(Command::Inspect(_) | Command::Completions { .. } | Command::Man { .. }) => Ok(()),
     }
 }

@@ -1,6 +1,7 @@
 //! The manual pages: from clap's definitions, with additions.
 
 use super::args::{COMPARE_EXAMPLES, Cli, EXAMPLES};
+use super::serve_args::SERVE_EXAMPLES;
 use super::{Failure, exit, print};
 use clap::{Command, CommandFactory};
 use clap_mangen::Man;
@@ -57,6 +58,40 @@ const COMPARE_EXIT_STATUS: [(&str, &str); 6] = [
     ("125", "wrun itself failed."),
     ("126, 127", "The file is not a task, or does not exist."),
     ("130", "Interrupted; the results so far are printed."),
+];
+
+const SERVE_EXIT_STATUS: [(&str, &str); 6] = [
+    (
+        "0",
+        "A signal ended the server, and all requests were answered.",
+    ),
+    ("1", "An app failed the request of --try at the start."),
+    (
+        "2",
+        "The command line is wrong, or names what cannot be used.",
+    ),
+    ("125", "wrun itself failed, or cannot listen on an address."),
+    (
+        "126, 127",
+        "A file is not an HTTP component, or does not exist.",
+    ),
+    (
+        "130, 143",
+        "SIGINT (Ctrl-C) or SIGTERM ended the server, and connections had to be cut.",
+    ),
+];
+
+const SERVE_SIGNALS: [(&str, &str); 2] = [
+    (
+        "SIGTERM, SIGINT (Ctrl-C)",
+        "No more connections are accepted, and the requests that are there have --grace to \
+         finish. A second one ends them.",
+    ),
+    (
+        "SIGHUP",
+        "Loads the files again. If they can be served, they answer all new requests; otherwise \
+         the old ones go on.",
+    ),
 ];
 
 const OTHER_EXIT_STATUS: [(&str, &str); 5] = [
@@ -202,12 +237,18 @@ fn of_command(name: &str) -> io::Result<String> {
             page.items(&SIGNALS);
         }
         "compare" => page.items(&COMPARE_EXIT_STATUS),
+        "serve" => {
+            page.items(&SERVE_EXIT_STATUS);
+            page.heading("SIGNALS");
+            page.items(&SERVE_SIGNALS);
+        }
         _ => page.items(&OTHER_EXIT_STATUS),
     }
     page.common();
     match name {
         "run" => page.examples(EXAMPLES),
         "compare" => page.examples(COMPARE_EXAMPLES),
+        "serve" => page.examples(SERVE_EXAMPLES),
         _ => {}
     }
     page.see_also(&cli, Some(name));

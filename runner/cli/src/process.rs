@@ -66,6 +66,23 @@ impl WallArgs {
     }
 }
 
+impl WallArgs {
+    /// Nobody is to believe in walls that are not there.
+    pub(super) fn check(&self, mode: Mode) -> Result<(), Failure> {
+        let usage = |message: &str| Err(Failure::new(exit::USAGE, message));
+        let walls = self.jail.is_some_and(|jail| jail != Jail::Off);
+        match mode {
+            Mode::Thread if walls => {
+                usage("--jail needs --mode process: a thread cannot be jailed")
+            }
+            Mode::Thread if self.uid.is_some() => {
+                usage("--uid needs --mode process: threads have the user of their process")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 /// One number, or a range of them.
 fn uids(text: &str) -> Result<RangeInclusive<u32>, String> {
     let number = |text: &str| {
@@ -80,6 +97,63 @@ fn uids(text: &str) -> Result<RangeInclusive<u32>, String> {
             "expected a user ID from 1 to 4294967294, or a range N-M of them, N not above M"
                 .to_owned(),
         ),
+    }
+}
+
+/// Options that say how a server's worker processes are made. In thread mode they have no
+/// effect.
+#[derive(Args, Debug)]
+pub(crate) struct PoolArgs {
+    /// How to start worker processes: `exec` (start the program for each) or `fork` (from a
+    /// process that has the app loaded)
+    #[arg(
+        long,
+        value_name = "HOW",
+        help_heading = HEADING,
+        default_value_t = Start::Fork,
+        value_parser = one_of::<Start>(&["exec", "fork"])
+    )]
+    pub(crate) start: Start,
+
+    /// Keep N worker processes ready for the next requests
+    #[arg(
+        long,
+        value_name = "N",
+        help_heading = HEADING,
+        default_value_t = ProcessOptions::SPARES_DEFAULT,
+        value_parser = whole::<usize>(0..=u64::MAX)
+    )]
+    pub(crate) spares: usize,
+
+    /// Answer up to N requests in each process, one after another, each in a fresh sandbox
+    #[arg(
+        long,
+        value_name = "N",
+        help_heading = HEADING,
+        default_value_t = 1,
+        value_parser = whole::<u32>(1..=u32::MAX.into())
+    )]
+    pub(crate) reuse: u32,
+
+    /// End worker processes that have been idle for this long
+    #[arg(
+        long,
+        value_name = "TIME",
+        help_heading = HEADING,
+        default_value = "60s",
+        value_parser = super::values::duration
+    )]
+    pub(crate) idle_timeout: Duration,
+}
+
+impl PoolArgs {
+    /// What they set.
+    pub(super) fn apply(&self, options: ProcessOptions) -> ProcessOptions {
+        options
+            .start(self.start)
+            .spares(self.spares)
+            .reuse(self.reuse)
+            .idle_timeout(self.idle_timeout)
     }
 }
 
@@ -154,20 +228,9 @@ pub(crate) struct ProcessArgs {
 }
 
 impl ProcessArgs {
-    /// Configures a runner, unless the options contradict each other: users must not rely
-    /// on walls that are not there.
+    /// Configures a runner, unless the options contradict each other.
     pub(super) fn apply(&self, mode: Mode, builder: Builder) -> Result<Builder, Failure> {
-        let usage = |message: &str| Err(Failure::new(exit::USAGE, message));
-        let walls = self.walls.jail.is_some_and(|jail| jail != Jail::Off);
-        match mode {
-            Mode::Thread if walls => {
-                return usage("--jail needs --mode process: a thread cannot be jailed");
-            }
-            Mode::Thread if self.walls.uid.is_some() => {
-                return usage("--uid needs --mode process: threads have the user of their process");
-            }
-            _ => {}
-        }
+        self.walls.check(mode)?;
         let options = self
             .walls
             .options()?

@@ -1,0 +1,235 @@
+//! `wrun serve`: from options to a server, and from signals to its reload and its end.
+
+use super::args::TaskFile;
+use super::serve_args::{RouteFile, ServeArgs};
+use super::signals::Signals;
+use super::{Failure, exit, stdio, text};
+use std::net::SocketAddr;
+use std::time::Duration;
+use wrun::{Cache, ProcessOptions, Runner};
+use wrun_serve::{App, ClientLimits, Error, Listener, Pattern, Server, TlsFiles};
+
+/// Where it listens if nothing else is said.
+const ADDRESS: &str = "127.0.0.1:8080";
+
+pub(super) fn serve(args: ServeArgs) -> Result<u8, Failure> {
+    args.grants.check()?;
+    let routes = routes(&args)?;
+    let builder = Runner::builder()
+        .mode(args.mode)
+        .max_queued(args.max_queued)
+        .metered(args.fuel.is_some())
+        .cache(match args.no_cache {
+            true => Cache::Off,
+            false => Cache::User,
+        });
+    let mut builder = args.compiling.apply(builder);
+    if let Some(running) = args.max_running {
+        builder = builder.max_running(running);
+    }
+    let runner = builder.process(process(&args)?).build()?;
+    let event_loop = tokio::runtime::Builder::new_multi_thread()
+        .enable_io()
+        .enable_time()
+        .thread_name("wrun-serve")
+        .build()
+        .map_err(super::no_event_loop)?;
+    let code = event_loop.block_on(serve_on(runner, &args, routes));
+    // What still blocks a thread, blocks no end.
+    event_loop.shutdown_timeout(Duration::from_secs(1));
+    code
+}
+
+/// What each route serves.
+fn routes(args: &ServeArgs) -> Result<Vec<(Pattern, App)>, Failure> {
+    let everywhere = args.app.iter().map(|file| (Pattern::any(), file));
+    let routes = args
+        .route
+        .iter()
+        .map(|RouteFile { pattern, file }| (pattern.clone(), file));
+    let routes = everywhere.chain(routes);
+    let routes = routes.map(|(pattern, file)| {
+        let mut app = App::new(file)
+            .limits(args.limits())
+            .trusted(args.allow_precompiled);
+        for grant in &args.grants.dir {
+            app = app.dir(grant.clone());
+        }
+        for (key, value) in args.grants.env.iter().cloned() {
+            app = app.env(key, value);
+        }
+        for grant in &args.grants.allow_tcp {
+            app = app.allow_tcp(grant.clone());
+        }
+        for TaskFile { name, file } in &args.grants.task {
+            app = app.task(name, file);
+        }
+        (pattern, app)
+    });
+    let routes: Vec<_> = routes.collect();
+    match routes.is_empty() {
+        true => Err(Failure::new(
+            exit::USAGE,
+            "no app was named: expected APP or --route",
+        )),
+        false => Ok(routes),
+    }
+}
+
+/// How worker processes are made and held.
+fn process(args: &ServeArgs) -> Result<ProcessOptions, Failure> {
+    args.walls.check(args.mode)?;
+    Ok(args.pool.apply(args.walls.options()?))
+}
+
+async fn serve_on(
+    runner: Runner,
+    args: &ServeArgs,
+    routes: Vec<(Pattern, App)>,
+) -> Result<u8, Failure> {
+    let mut signals = Signals::catch().map_err(super::no_event_loop)?;
+    let mut builder = Server::builder(runner)
+        .client_limits(limits(args))
+        .debug_errors(args.debug_errors)
+        .watch(args.watch)
+        .on_event(|event| text::complain(&event.to_string()));
+    for (pattern, app) in routes {
+        builder = builder.route(pattern, app);
+    }
+    for listener in listeners(args).await? {
+        builder = builder.listen(listener);
+    }
+    if let Some(address) = &args.admin {
+        builder = builder.admin(listen(address).await?);
+    }
+    if let (Some(cert), Some(key)) = (&args.tls_cert, &args.tls_key) {
+        builder = builder.tls(TlsFiles::new(cert, key));
+    }
+    if let Some(path) = &args.trial {
+        builder = builder.trial(path);
+    }
+    if let Some(format) = args.access_log.0 {
+        builder = builder.access_log(format, stdio::stdout());
+    }
+    let server = tokio::select! {
+        server = builder.start() => server.map_err(failure)?,
+        code = signals.next() => {
+            return Err(Failure::new(code, "interrupted while loading"));
+        }
+    };
+    let code = loop {
+        match signals.next().await {
+            exit::HUNG_UP => {
+                tokio::select! {
+                    () = server.reload_and_tell() => {}
+                    code = another(&mut signals) => break code,
+                }
+            }
+            code => break code,
+        }
+    };
+    let cut = tokio::select! {
+        cut = server.drain(args.grace) => cut,
+        // Dropped, it ends at once.
+        code = another(&mut signals) => return Ok(code),
+    };
+    if cut == 0 {
+        return Ok(0);
+    }
+    let connections = match cut {
+        1 => "1 connection was",
+        _ => &format!("{cut} connections were"),
+    };
+    text::complain(&format!("{connections} cut: --grace was over"));
+    Ok(code)
+}
+
+/// Waits for a signal that means the end.
+async fn another(signals: &mut Signals) -> u8 {
+    loop {
+        match signals.next().await {
+            exit::HUNG_UP => {}
+            code => return code,
+        }
+    }
+}
+
+fn limits(args: &ServeArgs) -> ClientLimits {
+    ClientLimits::default()
+        .header_timeout(args.header_timeout)
+        .body_timeout(args.body_timeout)
+        .idle_timeout(args.keep_alive)
+        .send_timeout(args.send_timeout)
+        .max_header_size(args.max_header)
+        .max_headers(args.max_headers)
+        .max_body(args.max_body.0)
+        .max_connections(args.max_connections)
+        .max_streams(args.max_streams)
+}
+
+/// Where to listen: as it is said, else where the service manager listens, else at the default.
+async fn listeners(args: &ServeArgs) -> Result<Vec<Listener>, Failure> {
+    let mut listeners = Listener::inherited().map_err(failure)?;
+    for address in &args.addr {
+        listeners.push(listen(address).await?);
+    }
+    for path in &args.unix {
+        listeners.push(Listener::unix(path).map_err(failure)?);
+    }
+    if listeners.is_empty() {
+        listeners.push(listen(ADDRESS).await?);
+    }
+    Ok(listeners)
+}
+
+async fn listen(address: &str) -> Result<Listener, Failure> {
+    Listener::tcp(address).await.map_err(failure)
+}
+
+fn failure(error: Error) -> Failure {
+    match error {
+        Error::Load { file, source } => {
+            let message = text::error(&source);
+            let named = format!("{}: ", file.display());
+            let message = message.strip_prefix(&named).unwrap_or(&message);
+            Failure::new(exit::of_error(&source), format!("{named}{message}"))
+        }
+        Error::NotHttp(file) => {
+            let file = file.display();
+            let message = format!(
+                "{file}: not an HTTP component: expected the export \
+                 wasi:http/incoming-handler@0.2; `wrun {file}` runs other tasks"
+            );
+            Failure::new(exit::NOT_LOADABLE, message)
+        }
+        Error::Trial { .. } => Failure::new(exit::FAILED, error.to_string()),
+        Error::Listen {
+            ref address,
+            ref source,
+        } => {
+            let hint = match source.kind() {
+                std::io::ErrorKind::AddrInUse => "; --addr chooses another address".to_owned(),
+                _ => wrun::limit_hint(source).to_string(),
+            };
+            Failure::new(
+                exit::RUNNER,
+                format!("cannot listen on {address}: {source}{hint}"),
+            )
+        }
+        other => Failure::new(exit::USAGE, other.to_string()),
+    }
+}
+
+/// True for an address with a port, of a number or a name.
+pub(super) fn address(text: &str) -> Result<String, String> {
+    let expected = || format!("expected HOST:PORT, such as {ADDRESS}");
+    if text.parse::<SocketAddr>().is_ok() {
+        return Ok(text.to_owned());
+    }
+    let (host, port) = text.rsplit_once(':').ok_or_else(expected)?;
+    let is_host = !host.is_empty() && !host.contains([':', '/', ' ']);
+    match port.parse::<u16>() {
+        Ok(_) if is_host => Ok(text.to_owned()),
+        _ => Err(expected()),
+    }
+}

@@ -1,0 +1,70 @@
+//! What all connections of a server share.
+
+use crate::limits::ClientLimits;
+use crate::record::Books;
+use crate::site::Site;
+use std::sync::{Arc, PoisonError, RwLock};
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use wrun::Runner;
+
+/// What all connections of a server share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) runner: Runner,
+    site: RwLock<Arc<Site>>,
+    pub(crate) limits: ClientLimits,
+    pub(crate) debug_errors: bool,
+    pub(crate) books: Arc<Books>,
+    /// Where the server runs.
+    pub(crate) runtime: Handle,
+    /// No more connections, no more requests on those there are.
+    pub(crate) drain: CancellationToken,
+    /// Connections end at once.
+    pub(crate) abort: CancellationToken,
+    pub(crate) connections: TaskTracker,
+    /// Tasks whose clients have their answers, or are gone.
+    pub(crate) closing: TaskTracker,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        runner: Runner,
+        site: Site,
+        limits: ClientLimits,
+        debug_errors: bool,
+        books: Arc<Books>,
+    ) -> Self {
+        Shared {
+            runner,
+            site: RwLock::new(Arc::new(site)),
+            limits,
+            debug_errors,
+            books,
+            runtime: Handle::current(),
+            drain: CancellationToken::new(),
+            abort: CancellationToken::new(),
+            connections: TaskTracker::new(),
+            closing: TaskTracker::new(),
+        }
+    }
+
+    /// What is served now. A request keeps what it got.
+    pub(crate) fn site(&self) -> Arc<Site> {
+        self.site
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// From here on, each request that is looked up gets the new version.
+    pub(crate) fn switch(&self, site: Site) {
+        let site = Arc::new(site);
+        self.books
+            .metrics
+            .version
+            .set(i64::try_from(site.version).unwrap_or(i64::MAX));
+        *self.site.write().unwrap_or_else(PoisonError::into_inner) = site;
+    }
+}

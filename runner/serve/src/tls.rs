@@ -1,0 +1,82 @@
+//! The server's certificate: read, checked against its key, and read again with the apps.
+
+use crate::error::Error;
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::ring;
+
+/// The files of a certificate, in PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    cert: PathBuf,
+    key: PathBuf,
+}
+
+impl TlsFiles {
+    /// A certificate with those of its issuers behind it, and its private key (PKCS #8, PKCS #1
+    /// or SEC 1).
+    pub fn new(cert: impl Into<PathBuf>, key: impl Into<PathBuf>) -> Self {
+        TlsFiles {
+            cert: cert.into(),
+            key: key.into(),
+        }
+    }
+
+    pub(crate) fn files(&self) -> impl Iterator<Item = &Path> {
+        [&*self.cert, &*self.key].into_iter()
+    }
+
+    pub(crate) fn load(&self) -> Result<Tls, Error> {
+        let failed = |file: &Path| {
+            let file = file.to_owned();
+            move |why: String| Error::Tls { file, why }
+        };
+        let of_cert = failed(&self.cert);
+        let certs = CertificateDer::pem_file_iter(&self.cert)
+            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+            .map_err(|error| of_cert(error.to_string()))?;
+        if certs.is_empty() {
+            let of_cert = failed(&self.cert);
+            return Err(of_cert("expected a certificate in PEM".to_owned()));
+        }
+        let of_key = failed(&self.key);
+        let key =
+            PrivateKeyDer::from_pem_file(&self.key).map_err(|error| of_key(error.to_string()))?;
+        let fingerprint = certs.iter().map(|cert| cert.as_ref().to_vec()).collect();
+        let of_key = failed(&self.key);
+        let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map(|builder| builder.with_no_client_auth())
+            .and_then(|builder| builder.with_single_cert(certs, key))
+            .map_err(|error| of_key(error.to_string()))?;
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(Tls {
+            config: Arc::new(config),
+            certs: fingerprint,
+        })
+    }
+}
+
+/// What connections are encrypted with.
+#[derive(Clone)]
+pub(crate) struct Tls {
+    pub(crate) config: Arc<ServerConfig>,
+    certs: Vec<Vec<u8>>,
+}
+
+impl PartialEq for Tls {
+    /// By its certificates: each has one key.
+    fn eq(&self, other: &Self) -> bool {
+        self.certs == other.certs
+    }
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tls").finish_non_exhaustive()
+    }
+}
