@@ -9,10 +9,11 @@ use super::{Failure, exit, log, stdout_failed};
 use std::collections::VecDeque;
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::oneshot;
 use wrun::{Killer, OutputStream};
+use wrun_sys::Unpoisoned;
 
 /// Where the output of the task goes.
 pub(super) struct Output {
@@ -143,13 +144,13 @@ impl Words {
     const MOST: usize = 4096;
 
     pub(super) fn last(&self) -> String {
-        let mut words = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut words = self.0.lock().unpoisoned();
         String::from_utf8_lossy(words.make_contiguous()).into_owned()
     }
 
     fn add(&self, bytes: &[u8]) {
         let bytes = &bytes[bytes.len().saturating_sub(Words::MOST)..];
-        let mut words = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut words = self.0.lock().unpoisoned();
         let over = (words.len() + bytes.len()).saturating_sub(Words::MOST);
         words.drain(..over);
         words.extend(bytes);

@@ -32,9 +32,10 @@ use std::io::{self, PipeReader, PipeWriter, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 use wrun_sandbox::{Code, CodeError, Compiler, LoadError, MAX_FILE};
+use wrun_sys::Unpoisoned;
 use wrun_sys::shortage;
 use wrun_sys::{End, Exit, Program};
 use wrun_types::compile_budget::CompileBudget;
@@ -142,7 +143,7 @@ impl ChildCompiler {
     }
 
     fn places(&self) -> MutexGuard<'_, Places> {
-        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+        self.places.lock().unpoisoned()
     }
 
     /// Waits for a place. That time is not the task's: the one that is behind a task
@@ -153,7 +154,7 @@ impl ChildCompiler {
             .wait_while(self.places(), |places| {
                 places.free == 0 && places.open.is_some()
             })
-            .unwrap_or_else(PoisonError::into_inner);
+            .unpoisoned();
         if places.open.is_none() {
             return Err(ProcessError::ShutDown);
         }

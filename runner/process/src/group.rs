@@ -3,7 +3,8 @@
 
 use crate::jail::{Cgroup, CgroupLimits};
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
+use wrun_sys::Unpoisoned;
 
 pub(super) struct Group {
     limits: CgroupLimits,
@@ -46,7 +47,7 @@ impl Group {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unpoisoned()
     }
 }
 

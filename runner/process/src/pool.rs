@@ -20,10 +20,11 @@ use crate::jail::{Grants, Plan};
 use crate::wire::Spare;
 pub(super) use launch::bounded;
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 use wrun_sandbox::Code;
+use wrun_sys::Unpoisoned;
 use wrun_types::config::Start;
 use wrun_types::outcome;
 use wrun_types::spec::Spec;
@@ -300,7 +301,7 @@ impl Pool {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unpoisoned()
     }
 
     /// A worker that waits, and whose walls leave a task this much memory: those of

@@ -7,8 +7,9 @@
 
 use super::breaker::{Failure, Restraint};
 use std::collections::HashSet;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
+use wrun_sys::Unpoisoned;
 use wrun_types::config::Start;
 use wrun_types::jail_report::{JailReport, Layer, LayerState};
 use wrun_types::outcome::{Crash, on_one_line};
@@ -169,7 +170,7 @@ impl Told {
     }
 
     fn is_new(&self, layer: Layer, state: LayerState) -> bool {
-        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut told = self.0.lock().unpoisoned();
         told.insert((layer, state))
     }
 }

@@ -6,7 +6,8 @@
 use crate::lock_table::{LockMode, LockTable, Requested, Ticket};
 use crate::sync::{Mutex, MutexGuard, Notify};
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
+use wrun_sys::Unpoisoned;
 
 /// Bytes of a name, at most.
 pub const MAX_NAME: usize = 256;
@@ -93,7 +94,7 @@ impl Locks {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unpoisoned()
     }
 
     /// The lock, once it can be had; none where it cannot at once and was not to be

@@ -5,8 +5,9 @@
 
 use super::code::Code;
 use std::collections::HashMap;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
+use wrun_sys::Unpoisoned;
 
 #[derive(Default)]
 pub(super) struct Makings(Mutex<HashMap<String, Arc<Other>>>);
@@ -55,7 +56,7 @@ impl Makings {
     }
 
     fn begun(&self) -> MutexGuard<'_, HashMap<String, Arc<Other>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unpoisoned()
     }
 }
 
@@ -66,7 +67,7 @@ impl Other {
         let (state, _) = self
             .changed
             .wait_timeout_while(self.state(), patience, begun)
-            .unwrap_or_else(PoisonError::into_inner);
+            .unpoisoned();
         match &*state {
             State::Done(code) => Some(code.clone()),
             State::Begun | State::Failed => None,
@@ -74,7 +75,7 @@ impl Other {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unpoisoned()
     }
 }
 

@@ -5,13 +5,14 @@
 
 use crate::children::Children;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wrun_sandbox::broadcast::{Broadcast, Line};
 use wrun_sandbox::lock_table::{LockMode, Ticket};
 use wrun_sandbox::locks::{Hold, Locks};
 use wrun_sandbox::region::Maker;
 use wrun_sandbox::services::{Answer, Ask, Services, SpawnError, TaskServices, Word};
+use wrun_sys::Unpoisoned;
 
 /// Locks that one task has or waits for.
 const MAX_LOCKS: usize = 64;
@@ -70,7 +71,7 @@ impl Provider {
     }
 
     fn locks(&self) -> MutexGuard<'_, Locked> {
-        self.locks.lock().unwrap_or_else(PoisonError::into_inner)
+        self.locks.lock().unpoisoned()
     }
 
     async fn lock(&self, name: &str, mode: LockMode, if_available: bool) -> Answer {

@@ -19,7 +19,8 @@ use rustix::net::{RecvFlags, SendFlags, recv, send};
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use wrun_sys::Unpoisoned;
 
 const SEND: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
 /// Notes that are read at a time: more than an honest side has written.
@@ -185,7 +186,7 @@ impl Credit {
     }
 
     fn charges(&self) -> MutexGuard<'_, VecDeque<(u64, Charge)>> {
-        self.charges.lock().unwrap_or_else(PoisonError::into_inner)
+        self.charges.lock().unpoisoned()
     }
 
     /// Has what the message that was sent last has in flight count until it is received.
@@ -227,7 +228,7 @@ impl Credit {
     }
 
     pub(super) fn books(&self) -> MutexGuard<'_, Books> {
-        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+        self.books.lock().unpoisoned()
     }
 
     /// What the one that has the end next is to know; all that was received is noted.

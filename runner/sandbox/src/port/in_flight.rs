@@ -10,8 +10,9 @@ use super::credit::{self, Credit};
 use super::socket::PARTS;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
+use wrun_sys::Unpoisoned;
 
 /// Descriptors that a task has in flight, at most: a port is three, a region one.
 pub(super) const MAX_IN_FLIGHT: usize = 128;
@@ -129,7 +130,7 @@ impl InFlight {
     }
 
     fn watched(&self) -> MutexGuard<'_, Vec<Watched>> {
-        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+        self.watched.lock().unpoisoned()
     }
 }
 

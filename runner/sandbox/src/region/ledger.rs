@@ -18,8 +18,9 @@ use std::collections::{HashMap, HashSet};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
+use wrun_sys::Unpoisoned;
 
 /// Regions of a runner at most. The kernel keeps two events of each that is gone
 /// until they are read, and 16,384 by default.
@@ -91,7 +92,7 @@ fn id(stat: &rustix::fs::Stat) -> FileId {
 
 impl Account {
     fn sum(&self) -> MutexGuard<'_, Sum> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unpoisoned()
     }
 }
 
@@ -144,7 +145,7 @@ impl Ledger {
         if self.opens_files.load(Ordering::Acquire) {
             return (file, false);
         }
-        let lock = || self.claiming.lock().unwrap_or_else(PoisonError::into_inner);
+        let lock = || self.claiming.lock().unpoisoned();
         let opened = {
             let _alone = lock();
             claim::reopen(file.as_fd())
@@ -266,7 +267,7 @@ impl Ledger {
 
 impl Watch {
     fn watched(&self) -> MutexGuard<'_, Watched> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unpoisoned()
     }
 
     /// Keeps a charge until nobody has the file any more.
