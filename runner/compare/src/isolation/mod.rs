@@ -17,10 +17,10 @@ mod stopped;
 
 use crate::{Fault, Finding};
 use catalogue::By;
-pub(crate) use crash_host::ROLE;
+pub(crate) use crash_host_main::ROLE;
 use host::Host;
 pub use place::Place;
-use scene::{Played, Stage};
+use scene::{Played, Stage, runtime};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::mpsc;
@@ -227,14 +227,6 @@ impl Isolation {
         }
         Ok(played)
     }
-}
-
-/// For waiting with an end; what runs has threads of its own.
-fn runtime() -> Result<Runtime, Error> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .build()
-        .map_err(|error| Error::new(ErrorKind::System, format!("cannot wait: {error}")))
 }
 
 /// How the kernel restricts debuggers, where it does.
