@@ -9,7 +9,7 @@ use http::{Request, Response};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -18,6 +18,7 @@ use wasmtime_wasi_http::WasiHttpView;
 use wasmtime_wasi_http::p2::bindings::Proxy;
 use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
+use wrun_sys::Unpoisoned;
 use wrun_types::limits::Limit;
 use wrun_types::outcome::{Outcome, Output};
 
@@ -109,10 +110,10 @@ impl Handling {
 
     /// What came of a call that returned.
     fn outcome(&self) -> Outcome {
-        if let Some(code) = lock(&self.answer.refused).take() {
+        if let Some(code) = self.answer.refused.lock().unpoisoned().take() {
             return Outcome::Failed(format!("the handler answered with an error: {code}"));
         }
-        if lock(&self.answer.respond).is_some() {
+        if self.answer.respond.lock().unpoisoned().is_some() {
             return Outcome::Failed("the handler returned without a response".to_owned());
         }
         Outcome::Completed(Output::default())
@@ -146,13 +147,13 @@ impl Over {
 impl Drop for Handling {
     fn drop(&mut self) {
         // Who waits for a response waits in vain.
-        lock(&self.answer.respond).take();
+        self.answer.respond.lock().unpoisoned().take();
     }
 }
 
 impl Answer {
     fn send(self: &Arc<Self>, response: Response<HyperOutgoingBody>) {
-        let Some(respond) = lock(&self.respond).take() else {
+        let Some(respond) = self.respond.lock().unpoisoned().take() else {
             return;
         };
         let (parts, body) = response.into_parts();
@@ -171,7 +172,7 @@ impl Answer {
     fn refuse(&self, code: &ErrorCode) {
         let mut text = code.to_string();
         truncate(&mut text, MAX_FAILURE);
-        *lock(&self.refused) = Some(text);
+        *self.refused.lock().unpoisoned() = Some(text);
     }
 }
 
@@ -293,8 +294,4 @@ impl From<BodyError> for wasmtime_wasi_http::Error {
     fn from(_: BodyError) -> Self {
         wasmtime_wasi_http::Error::ConnectionTerminated
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
