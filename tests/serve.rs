@@ -587,7 +587,8 @@ fn a_crash_is_one_502() {
     });
     let spinning = || {
         let workers = crate::support::processes::descendants(site.pid());
-        workers.into_iter().max_by_key(|pid| cpu_ticks(*pid))
+        let workers = workers.into_iter().map(|(pid, _)| pid);
+        workers.max_by_key(|pid| cpu_ticks(*pid))
     };
     eventually("a worker computes", PATIENCE, || {
         spinning().is_some_and(|pid| cpu_ticks(pid) > 20)
