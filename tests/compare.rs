@@ -48,13 +48,6 @@ fn every_measure_has_both_modes_and_its_floor() {
     alone(
         "compare::every_measure_has_both_modes_and_its_floor",
         || {
-            // Switches are counted for the whole process. On a machine at rest bare wasmtime
-            // makes none, and nothing is a multiple of that: this thread makes some.
-            std::thread::spawn(|| {
-                loop {
-                    std::thread::sleep(Duration::from_micros(100));
-                }
-            });
             let results = comparison(ECHO)
                 .budget(Duration::from_secs(12))
                 .rounds(3)
@@ -154,7 +147,7 @@ fn every_measure_has_both_modes_and_its_floor() {
     );
 }
 
-/// Workers in a jail are not to be looked at, but by root.
+/// Only root may read the memory of workers in a jail.
 fn may_not_look(measure: Measure, mode: Mode) -> bool {
     let memory = [Measure::Resident, Measure::Proportional, Measure::Private];
     memory.contains(&measure) && mode == Mode::Process && !rustix::process::geteuid().is_root()

@@ -7,6 +7,7 @@ pub(crate) use loom::sync::{Mutex, MutexGuard, RwLock};
 pub(crate) use std::sync::{Mutex, MutexGuard, RwLock};
 #[cfg(miri)]
 pub(crate) use tokio::sync::Notify;
+use wrun_sys::Unpoisoned;
 
 /// What tokio says that its `Notify` does, for one who waits and `notify_one`: a
 /// notification that nobody waits for yet is kept for who comes.
@@ -28,9 +29,7 @@ impl Notify {
     }
 
     fn state(&self) -> MutexGuard<'_, Notified> {
-        self.0
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.0.lock().unpoisoned()
     }
 
     pub(crate) fn notify_one(&self) {

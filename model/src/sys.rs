@@ -6,6 +6,8 @@ mod pages;
 mod shared_words;
 #[path = "../../runner/sys/src/sole.rs"]
 mod sole;
+#[path = "../../runner/sys/src/unpoisoned.rs"]
+mod unpoisoned;
 #[path = "../../runner/sys/src/unread.rs"]
 mod unread;
 #[path = "../../runner/sys/src/watch.rs"]
@@ -15,6 +17,7 @@ pub use pages::Pages;
 pub use process::Process;
 pub use shared_words::SharedWords;
 pub use sole::is_sole;
+pub use unpoisoned::Unpoisoned;
 pub use unread::has_unread;
 pub use watch::{Watched, watch};
 

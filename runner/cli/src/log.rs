@@ -14,12 +14,13 @@ use std::io::{self, IsTerminal, Write};
 use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 use tracing_subscriber::Registry;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::{self, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt;
+use wrun_sys::Unpoisoned;
 
 const VARIABLE: &str = "WRUN_LOG";
 /// The targets to which a level alone applies: those of this program.
@@ -269,7 +270,7 @@ struct Stderr {
 }
 
 fn lock() -> MutexGuard<'static, Stderr> {
-    STDERR.lock().unwrap_or_else(PoisonError::into_inner)
+    STDERR.lock().unpoisoned()
 }
 
 impl Stderr {

@@ -9,10 +9,11 @@ use super::{Failure, exit, log, stdout_failed};
 use std::collections::VecDeque;
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::oneshot;
 use wrun::{Killer, OutputStream};
+use wrun_sys::Unpoisoned;
 
 /// The destination of the task's output.
 pub(super) struct Output {
@@ -143,13 +144,13 @@ impl OutputTail {
     const MOST: usize = 4096;
 
     pub(super) fn text(&self) -> String {
-        let mut tail = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tail = self.0.lock().unpoisoned();
         String::from_utf8_lossy(tail.make_contiguous()).into_owned()
     }
 
     fn add(&self, bytes: &[u8]) {
         let bytes = &bytes[bytes.len().saturating_sub(OutputTail::MOST)..];
-        let mut tail = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut tail = self.0.lock().unpoisoned();
         let over = (tail.len() + bytes.len()).saturating_sub(OutputTail::MOST);
         tail.drain(..over);
         tail.extend(bytes);

@@ -11,9 +11,10 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use std::convert::Infallible;
 use std::io::{self, IsTerminal};
 use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use wrun::{Progress, ProgressWatch, Runner};
+use wrun_sys::Unpoisoned;
 
 /// How long erasing the line may take.
 const LAST_LINE: Duration = Duration::from_millis(200);
@@ -94,7 +95,7 @@ impl Line {
     }
 
     fn lock(&self) -> MutexGuard<'_, LineContent> {
-        self.content.lock().unwrap_or_else(PoisonError::into_inner)
+        self.content.lock().unpoisoned()
     }
 }
 

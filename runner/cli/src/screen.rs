@@ -9,9 +9,10 @@ use super::{log, stdio};
 use indicatif::{ProgressDrawTarget, TermLike};
 use std::fmt::Debug;
 use std::io::{self, Write};
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
 use unicode_width::UnicodeWidthChar;
+use wrun_sys::Unpoisoned;
 
 /// The width of a terminal that does not report it.
 const WIDTH: u16 = 80;
@@ -103,10 +104,7 @@ struct Screen(Mutex<String>);
 
 impl Screen {
     fn draw(&self, text: &str) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push_str(text);
+        self.0.lock().unpoisoned().push_str(text);
     }
 }
 
@@ -162,15 +160,13 @@ impl TermLike for Screen {
     }
 
     fn flush(&self) -> io::Result<()> {
-        let mut drawn = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut drawn = self.0.lock().unpoisoned();
         let mut drawn = std::mem::take(&mut *drawn);
         if drawn.is_empty() {
             return Ok(());
         }
         drawn.push('\r');
-        LINE.lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .draw(drawn)
+        LINE.lock().unpoisoned().draw(drawn)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::text;
 use std::fmt::Write as _;
+use textwrap::{Options, WordSeparator, WordSplitter};
 use wrun::{LayerState, Mode};
 use wrun_compare::{CostRow, FaultRow, Finding, Measure, Results, Transport, Unit, Verdict};
 
@@ -53,23 +54,13 @@ pub(super) fn table(results: &Results) -> String {
     out
 }
 
-/// In lines that fit a terminal.
+/// In lines that fit a terminal, broken at spaces only.
 fn wrapped(out: &mut String, paragraph: &str) {
-    let mut column = 0;
-    for word in paragraph.split(' ') {
-        let len = word.chars().count();
-        if column > 0 && column + 1 + len > WIDTH {
-            out.push('\n');
-            column = 0;
-        }
-        if column > 0 {
-            out.push(' ');
-            column += 1;
-        }
-        out.push_str(word);
-        column += len;
-    }
-    out.push('\n');
+    let options = Options::new(WIDTH)
+        .break_words(false)
+        .word_separator(WordSeparator::AsciiSpace)
+        .word_splitter(WordSplitter::NoHyphenation);
+    let _ = writeln!(out, "{}", textwrap::fill(paragraph, options));
 }
 
 fn head(out: &mut String, results: &Results) {
@@ -158,6 +149,7 @@ fn cost(out: &mut String, rows: &[CostRow]) {
         let spread = row.value.spread;
         let spread = spread.map_or_else(|| "-".into(), |it| format!("{:.0}%", it * 100.0));
         let (floor, times) = match &row.floor {
+            Some(floor) if floor.ratio.is_empty() => (number(floor.value.p50), "-".into()),
             Some(floor) => (number(floor.value.p50), times(floor.ratio.p50)),
             None => ("-".into(), "-".into()),
         };

@@ -4,7 +4,7 @@
 use super::comparison::Comparison;
 use super::results::Policy;
 use super::scratch::Scratch;
-use crate::floor::FloorProgram;
+use crate::measure::FloorProgram;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;

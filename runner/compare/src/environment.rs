@@ -4,8 +4,8 @@ use super::results::Environment;
 use std::time::SystemTime;
 use wrun::Jail;
 
-/// Collects it. What the system does not say is left empty.
-pub(super) fn look() -> Environment {
+/// Looks around. What the system does not say is left empty.
+pub fn look() -> Environment {
     let kernel = rustix::system::uname();
     let text = |text: &std::ffi::CStr| text.to_string_lossy().into_owned();
     let machine = rustix::system::sysinfo();
@@ -41,7 +41,7 @@ fn cpu() -> String {
         .unwrap_or_default()
 }
 
-/// The number of runnable threads: the average of a minute.
+/// The load average of a minute.
 pub(super) fn load() -> f64 {
     std::fs::read_to_string("/proc/loadavg")
         .ok()

@@ -12,15 +12,16 @@ mod comparison;
 mod cost;
 mod environment;
 mod fitness;
-mod floor;
 mod hint;
 mod isolation;
+pub mod measure;
 mod number;
 mod page;
 mod results;
 mod rounds;
 mod run;
 mod scratch;
+mod sorted;
 mod summary;
 
 pub use comparison::{Comparison, Step};
@@ -29,14 +30,15 @@ pub use hint::{denial, hint};
 pub use isolation::inject;
 #[doc(hidden)]
 pub use isolation::{FaultTarget, inject_at};
+pub use number::Unit;
 pub use results::{
     CostRow, Environment, Fault, FaultRow, Finding, Floor, Measure, Policy, Results, Seen, Subject,
-    Transport, Unit, Verdict,
+    Transport, Verdict,
 };
 pub use summary::Summary;
 
 /// The work of [`wrun::worker_hook`], in a program that also compares: [`Comparison::run`]
 /// and [`inject`] start this program again. Call it first in `main`.
 pub fn worker_hook() {
-    wrun::measure::process::hook(&[floor::ROLE, isolation::ROLE]);
+    wrun::measure::process::hook(&[measure::ROLE, isolation::ROLE]);
 }

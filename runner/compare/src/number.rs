@@ -1,11 +1,41 @@
 //! Numbers for people: three digits and a unit.
 
-use crate::Unit;
+use serde::{Deserialize, Serialize};
 
 /// Between a number and its unit: they stay on one line.
 pub(super) const GAP: char = '\u{a0}';
 
-/// A quantity, such as `1.27 ms` or `5.2 GiB/s`; a dash if it is not a number.
+/// What a number is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Unit {
+    /// Nanoseconds; less is better.
+    Nanoseconds,
+    /// Tasks a second; more is better.
+    PerSecond,
+    /// Bytes a second; more is better.
+    BytesPerSecond,
+    /// Bytes; less is better.
+    Bytes,
+    /// A number of things; less is better.
+    Count,
+}
+
+impl Unit {
+    /// A number of it for people: three digits and a unit, such as `1.27 ms` or
+    /// `5.2 GiB/s`, with a space that does not break.
+    pub fn show(self, value: f64) -> String {
+        quantity(value, self)
+    }
+
+    /// Whether more is better.
+    pub fn is_rate(self) -> bool {
+        matches!(self, Unit::PerSecond | Unit::BytesPerSecond)
+    }
+}
+
+/// A quantity, such as `1.27 ms` or `5.2 GiB/s`; a dash for what is no number.
 pub(super) fn quantity(value: f64, unit: Unit) -> String {
     if !value.is_finite() {
         return "–".to_owned();

@@ -1,7 +1,8 @@
 //! The findings of a comparison, as data: the table, the JSON and the page are made from
 //! this alone.
 
-use crate::Summary;
+use crate::number::Unit;
+use crate::summary::Summary;
 use serde::{Deserialize, Serialize};
 use wrun::{Jail, JailReport, Mode};
 
@@ -185,9 +186,9 @@ pub enum Measure {
     /// Resident memory of a task that waits, a small one of wrun's own, all shared pages
     /// counted; bytes.
     Resident,
-    /// The same with each shared page divided by those who share it; bytes.
+    /// The same with each shared page divided by the number of processes that share it; bytes.
     Proportional,
-    /// Memory that nobody but the waiting task has; bytes.
+    /// Memory that no other process shares; bytes.
     Private,
     /// CPU time of a task, including the runner's; nanoseconds.
     Cpu,
@@ -255,36 +256,6 @@ impl Measure {
     }
 }
 
-/// The unit of a number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-#[non_exhaustive]
-pub enum Unit {
-    /// Nanoseconds; less is better.
-    Nanoseconds,
-    /// Tasks per second; more is better.
-    PerSecond,
-    /// Bytes per second; more is better.
-    BytesPerSecond,
-    /// Bytes; less is better.
-    Bytes,
-    /// A number of things; less is better.
-    Count,
-}
-
-impl Unit {
-    /// A quantity in this unit for people: three digits and a unit, such as `1.27 ms` or
-    /// `5.2 GiB/s`, with a non-breaking space.
-    pub fn show(self, value: f64) -> String {
-        super::number::quantity(value, self)
-    }
-
-    /// Whether more is better.
-    pub fn is_rate(self) -> bool {
-        matches!(self, Unit::PerSecond | Unit::BytesPerSecond)
-    }
-}
-
 /// How the bytes of a message travel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -329,8 +300,9 @@ pub struct Floor {
     pub name: String,
     /// The measured values, in the units of its row.
     pub value: Summary,
-    /// How many times its floor a row costs, round by round: the ratio of times, or the
-    /// inverse ratio of rates, so that 1 is the floor and more is worse.
+    /// How many times its floor a row costs, round by round: time over time, or rate
+    /// over rate the other way around, so that 1 is the floor and more is worse. Without the
+    /// rounds in which the floor was 0 and the row was not; empty where all are such rounds.
     pub ratio: Summary,
 }
 

@@ -1,5 +1,5 @@
-//! Rows measured in turns, each beside its floor, so that other load of the machine affects
-//! all of them.
+//! Rows measured in turns, each with its floor: other load on the machine affects all of
+//! them.
 
 use super::comparison::{Comparison, Step, Watch};
 use super::results::{CostRow, Floor, Measure, Policy, Transport};
@@ -62,12 +62,13 @@ struct Measured<'a> {
     floors: Vec<f64>,
     ratios: Vec<f64>,
     failed: Option<String>,
+    floor_failed: Option<String>,
 }
 
 /// Measures rows in turns: `rounds` times, or as often as fits the time.
 ///
-/// Failures are left out and noted. [`ControlFlow::Break`] with the results so far if the
-/// watcher ended it.
+/// A row that fails is noted. [`ControlFlow::Break`] with the rows so far when the watcher ends
+/// it.
 pub(super) fn measure(
     comparison: &Comparison,
     rows: Vec<Row<'_>>,
@@ -89,6 +90,7 @@ pub(super) fn measure(
             floors: Vec::new(),
             ratios: Vec::new(),
             failed: None,
+            floor_failed: None,
         })
         .collect();
     let mut stopped = false;
@@ -135,22 +137,22 @@ impl Measured<'_> {
         }
         loop {
             let before = deadline::times();
-            let had = [&self.values, &self.floors, &self.ratios].map(Vec::len);
+            let before_turn = [&self.values, &self.floors, &self.ratios].map(Vec::len);
             self.turn_once(round, factor);
             if deadline::times() == before {
                 return;
             }
-            // Everything was stopped meanwhile (Ctrl-Z): discard these numbers.
+            // All was suspended meanwhile (Ctrl-Z): these numbers are wrong.
             let numbers = [&mut self.values, &mut self.floors, &mut self.ratios];
-            for (numbers, had) in numbers.into_iter().zip(had) {
-                numbers.truncate(had);
+            for (numbers, len) in numbers.into_iter().zip(before_turn) {
+                numbers.truncate(len);
             }
             self.failed = None;
         }
     }
 
     fn turn_once(&mut self, round: u32, factor: f64) {
-        // The second one finds the caches as the first one left them.
+        // The second finds the caches as the first left them.
         let floor_first = round % 2 == 1;
         let mut floor = floor_first.then(|| self.floor_once(factor)).flatten();
         let values = match (self.row.side)() {
@@ -167,7 +169,7 @@ impl Measured<'_> {
         self.values.extend(values);
         if let Some(floor) = floor {
             self.ratios.push(match self.row.measure.unit().is_rate() {
-                // Zero costs zero times zero: neither has faults, for example.
+                // Also where both are 0: neither has page faults, for example.
                 _ if floor == value => 1.0,
                 true => floor / value,
                 false => value / floor,
@@ -185,8 +187,9 @@ impl Measured<'_> {
                 self.floors.extend(values);
                 Some(median)
             }
-            Err(_) => {
-                // A row without a floor is better than none.
+            Err(error) => {
+                // A row without a floor is better than no row.
+                self.floor_failed = Some(error.to_string());
                 self.row.floor = None;
                 None
             }
@@ -200,17 +203,21 @@ impl Measured<'_> {
             floors,
             ratios,
             failed,
+            floor_failed,
         } = self;
-        if let Some(why) = failed {
-            let policy = row.policy.map_or(row.mode.name(), Policy::name);
-            notes.push(format!("{}, {policy}: {why}", row.measure.name()));
-        }
+        let policy = row.policy.map_or(row.mode.name(), Policy::name);
+        let mut note = |what: &str, why: Option<String>| {
+            let why = why.map(|why| format!("{}, {policy}: {what}{why}", row.measure.name()));
+            notes.extend(why);
+        };
+        note("", failed);
+        note("its floor was not measured: ", floor_failed);
         if values.is_empty() {
             return None;
         }
         let floor = row
             .floor
-            .filter(|_| ratios.iter().any(|ratio| ratio.is_finite()))
+            .filter(|_| !floors.is_empty())
             .map(|(name, _)| Floor {
                 name,
                 value: Summary::of(floors),
@@ -232,12 +239,12 @@ impl Measured<'_> {
     }
 }
 
-/// The doubts about a number.
+/// Reasons not to rely on a number.
 fn doubts(value: &Summary, floor: Option<&Floor>) -> Vec<String> {
     let mut doubts = Vec::new();
     if let Some(floor) = floor {
         let ratio = &floor.ratio;
-        // A number below the minimum, by more than chance, is wrong.
+        // Only by chance can a row cost less than its floor.
         if ratio.len() >= FEWEST as usize
             && ratio.p50 * (1.0 + ratio.spread.unwrap_or(0.0).max(0.1)) < 1.0
         {
@@ -263,7 +270,7 @@ fn doubts(value: &Summary, floor: Option<&Floor>) -> Vec<String> {
     doubts
 }
 
-/// The spread of a noisy one.
+/// The spread of a noisy number.
 fn noise(value: &Summary) -> Option<f64> {
     value
         .spread
@@ -305,6 +312,32 @@ mod tests {
     }
 
     #[test]
+    fn a_floor_of_zero_is_a_floor() {
+        // Bare wasmtime may make no context switch.
+        let mut values = vec![2.0; 3];
+        let (rows, _) = measured(vec![row(&mut values, Some(0.0))], 3);
+        let floor = rows[0].floor.as_ref().expect("it has a floor");
+        assert_eq!((floor.value.p50, floor.value.len()), (0.0, 3));
+        assert!(floor.ratio.is_empty(), "{:?}", floor.ratio);
+        assert!(rows[0].doubts.is_empty(), "{:?}", rows[0].doubts);
+        let mut values = vec![0.0; 3];
+        let (rows, _) = measured(vec![row(&mut values, Some(0.0))], 3);
+        let floor = rows[0].floor.as_ref().expect("it has a floor");
+        assert_eq!(floor.ratio.values, [1.0; 3]);
+    }
+
+    #[test]
+    fn a_floor_that_fails_is_noted() {
+        let mut values = vec![1.0; 3];
+        let mut row = row(&mut values, None);
+        row = row.floor("the floor", Box::new(|| Err(Error::shut_down())));
+        let (rows, notes) = measured(vec![row], 3);
+        assert!(rows[0].floor.is_none() && rows[0].value.len() == 3);
+        let begin = "warm, instance: its floor was not measured: ";
+        assert!(notes.len() == 1 && notes[0].starts_with(begin), "{notes:?}");
+    }
+
+    #[test]
     fn nothing_beats_its_floor() {
         for (value, doubted) in [(5.0, true), (9.9, false), (10.0, false), (20.0, false)] {
             let mut values = vec![value; 5];
@@ -339,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_watches_ends_it() {
+    fn the_watcher_ends_it() {
         let comparison = Comparison::new("a.wasm");
         let mut values = vec![1.0; 9];
         let mut turns = 0;

@@ -1,5 +1,6 @@
 //! Many numbers as a few, without hiding how far apart they lie.
 
+use crate::sorted::Sorted;
 use serde::{Deserialize, Serialize};
 
 /// What repeated measuring found. All numbers have the unit of the row.
@@ -37,28 +38,24 @@ impl Summary {
             .into_iter()
             .filter(|value| value.is_finite())
             .collect();
-        let mut sorted = values.clone();
-        sorted.sort_by(f64::total_cmp);
-        let (low, high) = (quantile(&sorted, 0.25), quantile(&sorted, 0.75));
+        let sorted = Sorted::new(values.iter().copied());
+        let at = |part| sorted.quantile(part);
+        let (low, high) = (at(0.25), at(0.75));
         let reach = 1.5 * (high - low);
         let fences = low - reach..=high + reach;
-        let outliers = sorted
+        let outliers = values
             .iter()
             .filter(|value| !fences.contains(value))
             .count();
-        let (p10, p50, p90) = (
-            quantile(&sorted, 0.1),
-            quantile(&sorted, 0.5),
-            quantile(&sorted, 0.9),
-        );
+        let (p10, p50, p90) = (at(0.1), at(0.5), at(0.9));
         let spread = (p90 - p10) / p50;
         Summary {
-            min: quantile(&sorted, 0.0),
+            min: at(0.0),
             p10,
             p50,
             p90,
-            p99: quantile(&sorted, 0.99),
-            max: quantile(&sorted, 1.0),
+            p99: at(0.99),
+            max: at(1.0),
             outliers: u32::try_from(outliers).unwrap_or(u32::MAX),
             spread: (values.len() > 1 && spread.is_finite()).then_some(spread),
             values,
@@ -79,19 +76,6 @@ impl Summary {
     pub(super) fn is_repeated(&self) -> bool {
         self.values.len() > 1
     }
-}
-
-/// The number that `part` of all are not above, by the nearest rank; 0 of none.
-fn quantile(sorted: &[f64], part: f64) -> f64 {
-    let last = sorted.len().saturating_sub(1);
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        clippy::cast_precision_loss,
-        reason = "an index of a list of at most some thousands"
-    )]
-    let at = (last as f64 * part).round() as usize;
-    sorted.get(at).copied().unwrap_or(0.0)
 }
 
 #[cfg(test)]
@@ -133,7 +117,7 @@ mod tests {
             (one.p10, one.p99, one.len(), one.outliers),
             (7.0, 7.0, 1, 0)
         );
-        // Who measures once knows of no spread; who measures the same twice knows of none.
+        // One number has no spread; the same number twice has none, which is another thing.
         assert_eq!(one.spread, None);
         assert_eq!(Summary::of([7.0, 7.0]).spread, Some(0.0));
         assert_eq!(Summary::of([0.0, 0.0]).spread, None);

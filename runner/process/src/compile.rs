@@ -31,9 +31,10 @@ use std::io::{self, PipeReader, PipeWriter, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 use wrun_sandbox::{Code, CodeError, Compiler, LoadError, MAX_FILE};
+use wrun_sys::Unpoisoned;
 use wrun_sys::shortage;
 use wrun_sys::{End, Exit, Program};
 use wrun_types::compile_budget::CompileBudget;
@@ -140,7 +141,7 @@ impl ChildCompiler {
     }
 
     fn permits(&self) -> MutexGuard<'_, ChildPermits> {
-        self.permits.lock().unwrap_or_else(PoisonError::into_inner)
+        self.permits.lock().unpoisoned()
     }
 
     /// Waits for a permit. This time is not the task's: it may be waiting for another task
@@ -151,7 +152,7 @@ impl ChildCompiler {
             .wait_while(self.permits(), |permits| {
                 permits.free == 0 && permits.open.is_some()
             })
-            .unwrap_or_else(PoisonError::into_inner);
+            .unpoisoned();
         if permits.open.is_none() {
             return Err(ProcessError::ShutDown);
         }

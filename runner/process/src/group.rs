@@ -2,7 +2,8 @@
 
 use crate::jail::{Cgroup, CgroupLimits};
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
+use wrun_sys::Unpoisoned;
 
 pub(super) struct Group {
     limits: CgroupLimits,
@@ -45,9 +46,7 @@ impl Group {
     }
 
     fn lifecycle(&self) -> MutexGuard<'_, Lifecycle> {
-        self.lifecycle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.lifecycle.lock().unpoisoned()
     }
 }
 

@@ -60,7 +60,7 @@ use pool::{Pool, Settings};
 pub use program::worker_program;
 use spawn::Spawner;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 pub use suspend::{StopSignal, job_control, job_control_around, suspend};
 use users::users_of;
 pub use worker_main::hook;
@@ -68,6 +68,7 @@ use wrun_sandbox::executor::{Executed, Executor, Job, Runnable};
 use wrun_sandbox::port::Transport;
 use wrun_sandbox::region::Ledger;
 use wrun_sandbox::{Artifact, Code, Loader};
+use wrun_sys::Unpoisoned;
 use wrun_types::config::{Config, Jail};
 use wrun_types::error::{Error, ErrorKind};
 use wrun_types::limits::Limits;
@@ -220,7 +221,7 @@ impl Pools {
 
     fn by_grants(&self) -> MutexGuard<'_, HashMap<Grants, Arc<Pool>>> {
         let pools = self.by_grants.lock();
-        pools.unwrap_or_else(PoisonError::into_inner)
+        pools.unpoisoned()
     }
 }
 
@@ -236,7 +237,7 @@ impl Executor for ProcessExecutor {
                 code: Arc::new(Mutex::new(code)),
                 by_grants: Mutex::default(),
             });
-            let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut pools = self.pools.lock().unpoisoned();
             pools.retain(|pools| pools.strong_count() > 0);
             pools.push(Arc::downgrade(&made));
             Ok(made as _)
@@ -253,7 +254,7 @@ impl Executor for ProcessExecutor {
 
     fn close(&self) {
         self.shared.loader.close();
-        let pools = std::mem::take(&mut *self.pools.lock().unwrap_or_else(PoisonError::into_inner));
+        let pools = std::mem::take(&mut *self.pools.lock().unpoisoned());
         for pools in pools.iter().filter_map(Weak::upgrade) {
             for pool in pools.by_grants().values() {
                 pool.close();
@@ -288,7 +289,7 @@ impl Runnable for Pools {
             let code = self.code.clone();
             move |refused| {
                 let renewed = loader.recompile(&artifact, metered, refused)?;
-                *code.lock().unwrap_or_else(PoisonError::into_inner) = renewed;
+                *code.lock().unpoisoned() = renewed;
                 Ok(())
             }
         };

@@ -16,7 +16,8 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
+use wrun_sys::Unpoisoned;
 
 /// The last number that a user can have; the one after it is invalid.
 const LAST: u32 = u32::MAX - 1;
@@ -106,7 +107,7 @@ impl Trial {
     }
 
     fn tried(&self) -> MutexGuard<'_, Tried> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unpoisoned()
     }
 }
 

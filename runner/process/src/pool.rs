@@ -20,10 +20,11 @@ use crate::jail::{Grants, Plan};
 use crate::wire::Spare;
 pub(super) use launch::bounded;
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 use wrun_sandbox::Code;
+use wrun_sys::Unpoisoned;
 use wrun_types::config::Start;
 use wrun_types::outcome;
 use wrun_types::spec::Spec;
@@ -299,7 +300,7 @@ impl Pool {
     }
 
     fn state(&self) -> MutexGuard<'_, Workers> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unpoisoned()
     }
 
     /// An idle worker whose walls leave a task this much memory: those of a used one are as

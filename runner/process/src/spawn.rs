@@ -18,10 +18,11 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use wrun_sandbox::Code;
+use wrun_sys::Unpoisoned;
 use wrun_sys::{self, Program, Shown};
 
 /// Maximum of idle workers over all artifacts.
@@ -168,28 +169,18 @@ impl Spawner {
     }
 
     fn sender(&self) -> Option<mpsc::SyncSender<Request>> {
-        self.requests
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.requests.lock().unpoisoned().clone()
     }
 
     /// Starts no more workers, waits until all are reaped or a second has passed, and ends
     /// the thread, which kills what is left.
     pub(super) fn close(&self) {
-        self.requests
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        self.requests.lock().unpoisoned().take();
         let give_up = std::time::Instant::now() + std::time::Duration::from_secs(1);
         while self.workers.available_permits() < self.most && std::time::Instant::now() < give_up {
             std::thread::sleep(std::time::Duration::from_micros(200));
         }
-        let thread = self
-            .thread
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let thread = self.thread.lock().unpoisoned().take();
         if let Some(thread) = thread {
             let _ = thread.join();
         }

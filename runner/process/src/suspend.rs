@@ -10,8 +10,9 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock, Weak};
 use wrun_sandbox::deadline;
+use wrun_sys::Unpoisoned;
 use wrun_sys::shortage;
 use wrun_sys::{self, Process, Program, Shown};
 use wrun_types::error::{Error, ErrorKind};
@@ -122,7 +123,7 @@ pub fn job_control_around(
 fn suspend_by(stop: impl FnOnce()) {
     let job = Job::current();
     let _one_at_a_time = lock(&job.suspending);
-    let _nothing_starts = job.starting.write().unwrap_or_else(PoisonError::into_inner);
+    let _nothing_starts = job.starting.write().unpoisoned();
     job.round.fetch_add(1, Ordering::SeqCst);
     job.show(deadline::stop_clock());
     job.tell(Signal::STOP);
@@ -194,7 +195,7 @@ impl Job {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    mutex.lock().unpoisoned()
 }
 
 /// A process group that is stopped with this process, until this is dropped: before its
@@ -219,7 +220,7 @@ impl Member {
 #[expect(clippy::disallowed_methods, reason = "what is started here is listed")]
 pub fn start(program: &Program<'_>) -> io::Result<Member> {
     let job = Job::current();
-    let _not_suspended = job.starting.read().unwrap_or_else(PoisonError::into_inner);
+    let _not_suspended = job.starting.read().unpoisoned();
     let group = wrun_sys::start(program)?;
     lock(&job.listed).groups.insert(group);
     Ok(Member(group))

@@ -8,8 +8,9 @@
 
 use super::breaker::{Failure, Restraint};
 use std::collections::HashSet;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
+use wrun_sys::Unpoisoned;
 use wrun_types::config::Start;
 use wrun_types::jail_report::{JailReport, Layer, LayerState};
 use wrun_types::outcome::{Crash, on_one_line};
@@ -170,7 +171,7 @@ impl Reported {
     }
 
     fn is_new(&self, layer: Layer, state: LayerState) -> bool {
-        let mut reported = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reported = self.0.lock().unpoisoned();
         reported.insert((layer, state))
     }
 }

@@ -20,11 +20,12 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio_util::sync::CancellationToken;
 use wrun_sandbox::deadline::{Deadline, timeout};
+use wrun_sys::Unpoisoned;
 use wrun_sys::{self, End, Exit, Sent};
 use wrun_types::jail_report::JailReport;
 
@@ -242,7 +243,7 @@ impl Zygote {
     }
 
     fn children(&self) -> MutexGuard<'_, Children> {
-        self.children.lock().unwrap_or_else(PoisonError::into_inner)
+        self.children.lock().unpoisoned()
     }
 
     /// Answers for every worker that is not answered for: no more messages will come.

@@ -8,9 +8,10 @@ use super::source::Shape;
 use crate::executor::Runnable;
 use bytes::Bytes;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use wrun_sys::Process;
+use wrun_sys::Unpoisoned;
 
 /// A task file that was loaded: recognised, checked, compiled. Cheap to clone; belongs to
 /// the runner that loaded it.
@@ -41,7 +42,7 @@ impl Drop for Loaded {
         // that process's workers.
         for slot in &mut self.prepared {
             let value = slot.value.get_mut();
-            std::mem::forget(value.unwrap_or_else(PoisonError::into_inner).take());
+            std::mem::forget(value.unpoisoned().take());
         }
     }
 }
@@ -104,7 +105,7 @@ impl<T: ?Sized> Slot<T> {
         &self,
         make: impl FnOnce() -> Result<Arc<T>, E>,
     ) -> Result<Arc<T>, E> {
-        let _making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+        let _making = self.making.lock().unpoisoned();
         if let Some(value) = self.get() {
             return Ok(value);
         }
@@ -114,7 +115,7 @@ impl<T: ?Sized> Slot<T> {
     }
 
     fn value(&self) -> MutexGuard<'_, Option<Arc<T>>> {
-        self.value.lock().unwrap_or_else(PoisonError::into_inner)
+        self.value.lock().unpoisoned()
     }
 }
 

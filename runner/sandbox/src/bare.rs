@@ -69,7 +69,8 @@ pub enum BareError {
 /// An instance that waits for its call.
 pub struct Held {
     store: Store<Host>,
-    output: MemoryOutputPipe,
+    /// The stdout of a command.
+    output: Option<MemoryOutputPipe>,
     guest: Guest,
 }
 
@@ -89,6 +90,16 @@ impl Bare {
         })
     }
 
+    /// Links a component of the world `wrun:task/task` that was compiled without wrun, by an
+    /// engine with any settings.
+    pub fn of_component(engine: &Engine, component: &Component) -> Result<Self, BareError> {
+        let entry = Bare::link_task(component, linked(engine, component)?)?;
+        Ok(Bare {
+            engine: engine.clone(),
+            entry,
+        })
+    }
+
     fn link(engine: &Engine, code: &Code) -> Result<Entry, BareError> {
         let no = BareError::Wasmtime;
         if code.meta.shape == Shape::CommandModule {
@@ -98,24 +109,26 @@ impl Bare {
             return Ok(Entry::Module(linker.instantiate_pre(&module).map_err(no)?));
         }
         let component = code.component(engine)?;
-        let mut linker = Linker::new(engine);
-        wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(no)?;
-        stub_wrun(&mut linker, &component).map_err(no)?;
-        let pre = linker.instantiate_pre(&component).map_err(no)?;
+        let pre = linked(engine, &component)?;
         if code.meta.shape == Shape::CommandComponent {
             return Ok(Entry::Command(CommandPre::new(pre).map_err(no)?));
         }
+        Bare::link_task(&component, pre)
+    }
+
+    fn link_task(component: &Component, pre: InstancePre<Host>) -> Result<Entry, BareError> {
         let run = component.get_export_index(None, "run");
-        let run = run.ok_or_else(|| no(wasmtime::Error::msg("there is no run")))?;
+        let run =
+            run.ok_or_else(|| BareError::Wasmtime(wasmtime::Error::msg("there is no run")))?;
         Ok(Entry::Task(pre, run))
     }
 
+    /// A store, with what a command reads and writes.
     fn store(
         &self,
         spec: &Spec,
-        input: &Bytes,
-    ) -> wasmtime::Result<(Store<Host>, MemoryOutputPipe)> {
-        let output = MemoryOutputPipe::new(MAX_OUTPUT);
+        streams: Option<(&Bytes, &MemoryOutputPipe)>,
+    ) -> wasmtime::Result<Store<Host>> {
         let mut builder = WasiCtxBuilder::new();
         builder
             .arg(&spec.name)
@@ -130,7 +143,7 @@ impl Bare {
             };
             builder.preopened_dir(&grant.host, grant.guest_name(), perms)?;
         }
-        if !matches!(self.entry, Entry::Task(..)) {
+        if let Some((input, output)) = streams {
             builder
                 .stdin(MemoryInputPipe::new(input.clone()))
                 .stdout(output.clone());
@@ -140,8 +153,7 @@ impl Bare {
             _ => Wasi::P2(Box::new(builder.build())),
         };
         let table = ResourceTable::new();
-        let store = Store::try_new(&self.engine, Host { wasi, table })?;
-        Ok((store, output))
+        Store::try_new(&self.engine, Host { wasi, table })
     }
 
     /// A fresh sandbox, one call, its output.
@@ -153,7 +165,9 @@ impl Bare {
     /// A fresh sandbox that is not called yet. With `ahead`, a guest that would have to run
     /// for it fails.
     pub async fn hold(&self, spec: &Spec, input: &Bytes, ahead: bool) -> wasmtime::Result<Held> {
-        let (mut store, output) = self.store(spec, input)?;
+        let output =
+            (!matches!(self.entry, Entry::Task(..))).then(|| MemoryOutputPipe::new(MAX_OUTPUT));
+        let mut store = self.store(spec, output.as_ref().map(|output| (input, output)))?;
         if ahead {
             // Functions end at their entry.
             store.set_epoch_deadline(0);
@@ -203,8 +217,17 @@ impl Bare {
             (Guest::Task(_), _) => return Err(wasmtime::Error::msg("there is no run")),
         }
         drop(store);
-        Ok(output.contents())
+        Ok(output.map(|output| output.contents()).unwrap_or_default())
     }
+}
+
+/// With WASI, and traps in place of wrun.
+fn linked(engine: &Engine, component: &Component) -> Result<InstancePre<Host>, BareError> {
+    let no = BareError::Wasmtime;
+    let mut linker = Linker::new(engine);
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(no)?;
+    stub_wrun(&mut linker, component).map_err(no)?;
+    linker.instantiate_pre(component).map_err(no)
 }
 
 /// Makes the functions that a task imports from wrun trap: a task that does not call them

@@ -11,8 +11,9 @@ use crate::port::{Message, Port, PortError, Transport};
 use crate::turn::{STEPS, Turn, yield_now};
 use bytes::Bytes;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::Semaphore;
+use wrun_sys::Unpoisoned;
 
 /// Maximum of members of all channels together: each has three descriptors of the runner in
 /// process mode.
@@ -51,7 +52,7 @@ pub struct Line(Arc<tokio::sync::Mutex<()>>);
 
 impl Channel {
     fn members(&self) -> MutexGuard<'_, HashMap<u64, Arc<Port>>> {
-        self.members.lock().unwrap_or_else(PoisonError::into_inner)
+        self.members.lock().unpoisoned()
     }
 
     /// All members but one.
@@ -72,7 +73,7 @@ impl Broadcast {
     }
 
     fn channels(&self) -> MutexGuard<'_, Channels> {
-        self.channels.lock().unwrap_or_else(PoisonError::into_inner)
+        self.channels.lock().unpoisoned()
     }
 
     /// A new member's end; `None` if there are too many. `line` is that of its task; `keep`

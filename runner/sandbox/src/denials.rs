@@ -6,7 +6,8 @@
 use serde::de::{Deserializer, SeqAccess, Visitor};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
+use wrun_sys::Unpoisoned;
 use wrun_types::report::{Access, Denial};
 
 const MAX: usize = 64;
@@ -39,7 +40,7 @@ impl Denials {
             end -= 1;
         }
         let target = &target[..end];
-        let mut list = self.0.list.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut list = self.0.list.lock().unpoisoned();
         for denial in list.iter_mut() {
             if denial.access == access && denial.target == target {
                 denial.count = denial.count.saturating_add(1);
@@ -92,7 +93,7 @@ impl Denials {
     }
 
     pub(crate) fn take(&self) -> Vec<Denial> {
-        std::mem::take(&mut *self.0.list.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.0.list.lock().unpoisoned())
     }
 }
 

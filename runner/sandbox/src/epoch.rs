@@ -7,10 +7,11 @@
 //! system calls with the timer.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, OnceLock};
 use std::thread::Thread;
 use std::time::Duration;
 use wasmtime::{Engine, EngineWeak};
+use wrun_sys::Unpoisoned;
 use wrun_sys::{self, Process};
 
 /// How long a guest computes before others have their turn.
@@ -60,14 +61,11 @@ impl Clock {
 /// From now on, advances the engine's epoch until the engine is dropped.
 pub(crate) fn register(engine: &Engine) -> std::io::Result<()> {
     let clock = Clock::current();
-    let mut engines = clock.engines.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut engines = clock.engines.lock().unpoisoned();
     engines.retain(|engine| engine.upgrade().is_some());
     engines.push(engine.weak());
     drop(engines);
-    let _one_at_a_time = clock
-        .starting
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner);
+    let _one_at_a_time = clock.starting.lock().unpoisoned();
     if clock.thread.get().is_none() {
         let handle = std::thread::Builder::new()
             .name("wrun-epoch".into())
@@ -135,7 +133,7 @@ fn tick(clock: &Clock) {
             idle = 0;
         }
         std::thread::sleep(TICK);
-        let engines = clock.engines.lock().unwrap_or_else(PoisonError::into_inner);
+        let engines = clock.engines.lock().unpoisoned();
         for engine in engines.iter().filter_map(EngineWeak::upgrade) {
             engine.increment_epoch();
         }

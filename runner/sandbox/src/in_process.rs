@@ -11,10 +11,11 @@ use super::load_error::LoadError;
 use bytes::Bytes;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock};
 use std::thread;
 use std::time::Duration;
 use wasmtime::Engine;
+use wrun_sys::Unpoisoned;
 use wrun_sys::{self, shortage};
 use wrun_types::compile_budget::CompileBudget;
 
@@ -53,7 +54,7 @@ struct ThreadPermits {
 
 impl ThreadPermits {
     fn free(&self) -> MutexGuard<'_, usize> {
-        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+        self.free.lock().unpoisoned()
     }
 
     /// One of the permits; `None` if none became available in time.
@@ -62,7 +63,7 @@ impl ThreadPermits {
         let (mut free, _) = self
             .changed
             .wait_timeout_while(self.free(), patience, taken)
-            .unwrap_or_else(PoisonError::into_inner);
+            .unpoisoned();
         *free = free.checked_sub(1)?;
         Some(ThreadPermit(self.clone()))
     }

@@ -8,10 +8,11 @@ use bytes::{Bytes, BytesMut};
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncReadExt, ReadBuf};
 use wasmtime_wasi::p2::{InputStream, Pollable, StreamError, StreamResult};
+use wrun_sys::Unpoisoned;
 use wrun_types::limits::Limit;
 
 /// The input of a task, of any origin.
@@ -240,7 +241,7 @@ impl AsyncRead for SyncReader {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let reader = self.0.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let reader = self.0.get_mut().unpoisoned();
         Pin::new(reader).poll_read(cx, buf)
     }
 }

@@ -7,7 +7,8 @@
 use crate::lock_table::{LockMode, LockTable, Requested, Ticket};
 use crate::sync::{Mutex, MutexGuard, Notify};
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
+use wrun_sys::Unpoisoned;
 
 /// Maximum length of a name, in bytes.
 pub const MAX_NAME: usize = 256;
@@ -94,7 +95,7 @@ impl Locks {
     }
 
     fn tickets(&self) -> MutexGuard<'_, Tickets> {
-        self.tickets.lock().unwrap_or_else(PoisonError::into_inner)
+        self.tickets.lock().unpoisoned()
     }
 
     /// Acquires the lock; waits until it is available, or returns `None` if `if_available`

@@ -6,8 +6,9 @@
 
 use super::code::Code;
 use std::collections::HashMap;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
+use wrun_sys::Unpoisoned;
 
 #[derive(Default)]
 pub(super) struct Makings(Mutex<HashMap<String, Arc<Other>>>);
@@ -56,7 +57,7 @@ impl Makings {
     }
 
     fn begun(&self) -> MutexGuard<'_, HashMap<String, Arc<Other>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unpoisoned()
     }
 }
 
@@ -67,7 +68,7 @@ impl Other {
         let (status, _) = self
             .changed
             .wait_timeout_while(self.status(), patience, begun)
-            .unwrap_or_else(PoisonError::into_inner);
+            .unpoisoned();
         match &*status {
             Status::Done(code) => Some(code.clone()),
             Status::Begun | Status::Failed => None,
@@ -75,7 +76,7 @@ impl Other {
     }
 
     fn status(&self) -> MutexGuard<'_, Status> {
-        self.status.lock().unwrap_or_else(PoisonError::into_inner)
+        self.status.lock().unpoisoned()
     }
 }
 

@@ -324,7 +324,6 @@ async fn run_once(prepared: &Prepared, run: Run<'_>) -> Result<RunResult, RunErr
         ))));
     }
 
-    // Dropped before the store, which then ends the response body.
     let mut handling = run.exchange.map(|exchange| {
         let limits = &run.spec.limits;
         Handling::new(exchange, limits.max_input, limits.max_output)
@@ -380,9 +379,6 @@ async fn run_once(prepared: &Prepared, run: Run<'_>) -> Result<RunResult, RunErr
             (other, _) => other,
         },
     };
-    if let (Some(handling), Outcome::Completed(_)) = (handling.take(), &outcome) {
-        handling.complete();
-    }
     let result = RunResult {
         outcome,
         start: started.duration_since(began),

@@ -9,11 +9,12 @@ use bytes::{Bytes, BytesMut};
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 use tokio::io::AsyncWrite;
 use tokio::sync::mpsc;
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
+use wrun_sys::Unpoisoned;
 
 /// Maximum size of a chunk.
 pub const CHUNK: usize = 64 << 10;
@@ -329,7 +330,7 @@ impl Sink {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+    mutex.lock().unpoisoned()
 }
 
 #[async_trait::async_trait]

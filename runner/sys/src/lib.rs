@@ -46,6 +46,7 @@ mod startup;
 mod stdout;
 mod ticks;
 mod to_map;
+mod unpoisoned;
 mod unread;
 mod wait;
 mod watch;
@@ -88,6 +89,7 @@ pub use startup::{
 pub use stdout::was_stdout_closed;
 pub use ticks::{are_ticking, has_ticks, start_ticks, stop_ticks, tick_for};
 pub use to_map::ToMap;
+pub use unpoisoned::Unpoisoned;
 pub use unread::has_unread;
 pub use wait::{End, Exit, Whom, children_usage, has_child_in, is_child, own_usage, wait};
 pub use watch::{Watched, watch};

@@ -3,11 +3,12 @@
 //!
 //! Invariant: this is about inherited limits only, never about those of a task.
 
+use crate::unpoisoned::Unpoisoned;
 use rustix::process::{Pid, Resource, getrlimit};
 use std::fmt::Write as _;
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use wrun_types::error::ErrorKind;
@@ -160,7 +161,7 @@ const THREAD_ENDS: Duration = Duration::from_secs(1);
 /// them counts against a limit any more when this returns.
 pub fn threads(wanted: usize) -> (usize, Option<io::Error>) {
     let gate = Arc::new(Mutex::new(()));
-    let closed = gate.lock().unwrap_or_else(PoisonError::into_inner);
+    let closed = gate.lock().unpoisoned();
     let mut started: Vec<JoinHandle<Pid>> = Vec::new();
     let mut refused = None;
     while started.len() < wanted && refused.is_none() {

@@ -11,7 +11,7 @@ use crate::trace;
 use bytes::Bytes;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -27,6 +27,7 @@ use wrun_sandbox::region::Maker;
 use wrun_sandbox::services::SpawnError;
 use wrun_sandbox::stop::Stop;
 use wrun_sandbox::turn::Turn;
+use wrun_sys::Unpoisoned;
 use wrun_types::limits::Limits;
 use wrun_types::outcome::{Crash, Outcome, Output};
 use wrun_types::spec::{Spec, Terminals};
@@ -123,7 +124,7 @@ impl Tree {
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+        self.held.lock().unpoisoned()
     }
 
     fn slot(self: &Arc<Self>, memory: u64) -> Option<Slot> {
@@ -197,7 +198,7 @@ impl Children {
     }
 
     fn handles(&self) -> MutexGuard<'_, Handles> {
-        self.handles.lock().unwrap_or_else(PoisonError::into_inner)
+        self.handles.lock().unpoisoned()
     }
 
     /// Children started so far.

@@ -22,8 +22,8 @@ pub mod process {
 /// System calls that a comparison makes.
 pub mod sys {
     pub use wrun_sys::{
-        Alone, End, FileId, Forked, Program, ToMap, Whom, children_usage, end_of_reaped, exit_now,
-        map_own_code, null, own_usage, wait,
+        Alone, End, FileId, Forked, Program, ToMap, Unpoisoned, Whom, children_usage,
+        end_of_reaped, exit_now, map_own_code, null, own_usage, wait,
     };
 }
 

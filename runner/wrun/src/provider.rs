@@ -5,7 +5,7 @@
 
 use crate::children::Children;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wrun_sandbox::broadcast::{Broadcast, Line};
 use wrun_sandbox::lock_table::{LockMode, Ticket};
@@ -14,6 +14,7 @@ use wrun_sandbox::region::Maker;
 use wrun_sandbox::services::{
     Notification, ServiceRequest, ServiceResponse, Services, SpawnError, TaskServices,
 };
+use wrun_sys::Unpoisoned;
 
 /// Maximum of locks that one task holds or waits for.
 const MAX_LOCKS: usize = 64;
@@ -72,7 +73,7 @@ impl Provider {
     }
 
     fn locks(&self) -> MutexGuard<'_, Locked> {
-        self.locks.lock().unwrap_or_else(PoisonError::into_inner)
+        self.locks.lock().unpoisoned()
     }
 
     async fn lock(&self, name: &str, mode: LockMode, if_available: bool) -> ServiceResponse {

@@ -8,13 +8,14 @@ use bytes::Bytes;
 use rand::TryRng;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, ReadBuf};
 use wrun_sandbox::InputKind;
 use wrun_sandbox::Progress;
 use wrun_sandbox::executor::Job;
+use wrun_sys::Unpoisoned;
 
 /// The pause before the second attempt; each further one is twice as long.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -163,7 +164,7 @@ impl AsyncRead for Lent {
     ) -> Poll<std::io::Result<()>> {
         let before = buf.filled().len();
         let polled = {
-            let mut reader = self.0.reader.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut reader = self.0.reader.lock().unpoisoned();
             ready!(Pin::new(&mut **reader).poll_read(cx, buf))
         };
         // If the end came first, the next attempt sees it again.

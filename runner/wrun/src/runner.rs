@@ -11,7 +11,7 @@ use crate::task::{Stdio, Task};
 use bytes::Bytes;
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::OwnedSemaphorePermit;
@@ -20,6 +20,7 @@ use wrun_sandbox::Artifact;
 use wrun_sandbox::blocking;
 use wrun_sandbox::deadline;
 use wrun_sandbox::turn;
+use wrun_sys::Unpoisoned;
 use wrun_sys::shortage;
 use wrun_sys::{self, NoPipeSignal};
 use wrun_types::config::{Config, Mode};
@@ -432,12 +433,7 @@ impl Drop for Runner {
             return wait(runtime, &self.core);
         }
         let runtime = Mutex::new(Some(runtime));
-        let taken = || {
-            runtime
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take()
-        };
+        let taken = || runtime.lock().unpoisoned().take();
         let waited = std::thread::scope(|scope| {
             let waiting = || taken().into_iter().for_each(|it| wait(it, &self.core));
             let thread = std::thread::Builder::new()

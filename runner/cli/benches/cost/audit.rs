@@ -1,19 +1,19 @@
-//! Checks what `SPEC.md` promises and says which of it holds.
+//! Checks the promises of `SPEC.md`.
 
 use crate::guest;
 use crate::measure::Bench;
 use crate::promise::{Check, Promise};
 use crate::spec::{self, Files, Finding, Findings, Found, Verdict};
 use crate::suite::{Suite, Went};
-use anyhow::Context;
 use std::process::ExitCode;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
+use wrun_compare::measure;
 
 /// Promises that are being checked.
 pub(crate) struct Audit {
     promises: Vec<&'static Promise>,
     files: Files,
-    /// Whether they get what is found.
+    /// Whether the results are written to the files.
     update: bool,
     quick: bool,
     machine: Machine,
@@ -29,12 +29,11 @@ struct Machine {
 }
 
 impl Audit {
-    /// Has the benchmark measure the rows of the promises that it was asked for, and
-    /// no others.
+    /// Selects the rows of the wanted promises, and no others.
     ///
     /// # Errors
     ///
-    /// It was asked for what nobody promised; the findings so far cannot be read.
+    /// A wanted promise does not exist; the earlier findings cannot be read.
     pub(crate) fn begin(bench: &mut Bench, update: bool) -> anyhow::Result<Self> {
         let promises = spec::chosen(&bench.wanted)?;
         let rows = promises.iter().filter_map(|promise| match promise.check {
@@ -51,12 +50,12 @@ impl Audit {
             files,
             update,
             quick: bench.quick,
-            machine: Machine::this()?,
+            machine: Machine::this(),
             now: Findings::default(),
         })
     }
 
-    /// Takes what the rows say.
+    /// Takes the results of the rows.
     pub(crate) fn rows(&mut self, bench: &Bench) -> anyhow::Result<()> {
         for promise in self.promises.clone() {
             let name = promise.check.name();
@@ -120,7 +119,7 @@ impl Audit {
         self.keep()
     }
 
-    /// Says which hold, and ends with 1 where one does not that is said to.
+    /// Prints which promises hold; the exit code is 1 if one that held before clearly misses.
     pub(crate) fn end(self) -> ExitCode {
         println!();
         let (mut hold, mut edge, mut miss) = (0, 0, 0);
@@ -166,7 +165,10 @@ impl Audit {
         if broken.is_empty() {
             return ExitCode::SUCCESS;
         }
-        println!("SPEC.md said that they hold: {}.", broken.join(", "));
+        println!(
+            "These held according to SPEC.md, and now miss: {}.",
+            broken.join(", ")
+        );
         ExitCode::FAILURE
     }
 
@@ -181,7 +183,7 @@ impl Audit {
         self.now.0.insert(promise.id.to_owned(), finding);
     }
 
-    /// Writes what there is so far: a long run that is ended has not been for nothing.
+    /// Writes the results so far, in case a long run is interrupted.
     fn keep(&self) -> anyhow::Result<()> {
         if !self.update {
             return Ok(());
@@ -193,38 +195,26 @@ impl Audit {
 }
 
 impl Machine {
-    fn this() -> anyhow::Result<Self> {
-        let read = |path: &str| {
-            std::fs::read_to_string(path).with_context(|| format!("cannot read {path}"))
-        };
-        let processors = std::thread::available_parallelism()?.get();
-        let model = read("/proc/cpuinfo")?
-            .lines()
-            .find_map(|line| Some(line.strip_prefix("model name")?.split_once(':')?.1))
-            .unwrap_or("unknown")
-            .trim()
-            .to_owned();
-        let kernel = read("/proc/sys/kernel/osrelease")?;
-        let kernel: Vec<_> = kernel.trim().splitn(3, '.').take(2).collect();
-        let load = read("/proc/loadavg")?;
-        let load: f64 = load.split(' ').next().context("no load")?.parse()?;
-        #[expect(clippy::cast_precision_loss, reason = "a small number")]
-        let busy = load > processors as f64;
+    fn this() -> Self {
+        let here = measure::environment();
+        let (processors, load) = (here.processors, here.load);
+        // Without the patch level and the build of a distribution.
+        let kernel: Vec<_> = here.kernel.splitn(3, '.').take(2).collect();
+        let busy = load > f64::from(processors);
         if busy {
             eprintln!(
-                "The machine is busy: {load} want to run on {processors} processors, building \
-                 this among them. Figures will be worse than they are at rest; what rounds in \
-                 turns leave of that is in their spread."
+                "The machine is busy: the load average is {load} on {processors} processors, the \
+                 build of this benchmark included. Times and ratios will be worse than at rest."
             );
         }
-        let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
-        Ok(Machine {
-            date: now.split('T').next().unwrap_or_default().to_owned(),
+        Machine {
+            date: here.date.split('T').next().unwrap_or_default().to_owned(),
             name: format!(
-                "{processors} processors, {model}, Linux {}",
+                "{processors} processors, {}, {}",
+                here.cpu,
                 kernel.join(".")
             ),
             busy,
-        })
+        }
     }
 }

@@ -1,47 +1,33 @@
-//! The floor of tasks: a program that uses wasmtime and wasmtime-wasi as their
-//! documentation says, and nothing of wrun.
+//! The floor of tasks: wasmtime and wasmtime-wasi used as their documentation says
+//! ([`wrun::measure::Bare`]), on an engine that does not have wrun's settings except those that
+//! the row names.
 
 use crate::guest;
 use anyhow::Context;
-use std::path::Path;
+use bytes::Bytes;
 use std::sync::OnceLock;
-use wasmtime::component::{Component, ComponentExportIndex, InstancePre, Linker, ResourceTable};
-use wasmtime::{Config, Enabled, Engine, PoolingAllocationConfig, Store};
-use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime::component::Component;
+use wasmtime::{Config, Enabled, Engine, PoolingAllocationConfig};
+use wrun::measure::Spec;
 
-/// How sandboxes get their memory.
+/// The allocation strategy of an engine.
 #[derive(Clone, Copy)]
 pub(crate) enum Memory {
-    /// A pool with wasmtime's defaults.
+    /// A pool with the defaults of wasmtime.
     Pool,
-    /// A pool that clears memory as wrun's does.
+    /// A pool that clears memory as that of wrun does.
     PoolAsWrun,
     OnDemand,
 }
 
-/// As in wrun's engine.
+/// The same value as in the engine of wrun.
 const KEEP_RESIDENT: usize = 256 << 10;
 
-/// A component that is linked and waits to be instantiated.
+/// A guest that is compiled and linked by an engine of its own.
 pub(crate) struct Bare {
-    engine: Engine,
-    pre: InstancePre<Host>,
-    run: ComponentExportIndex,
-    epochs: bool,
-}
-
-struct Host {
-    ctx: WasiCtx,
-    table: ResourceTable,
-}
-
-impl WasiView for Host {
-    fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView {
-            ctx: &mut self.ctx,
-            table: &mut self.table,
-        }
-    }
+    bare: wrun::measure::Bare,
+    /// No arguments, no variables, no directories.
+    spec: Spec,
 }
 
 impl Bare {
@@ -49,59 +35,15 @@ impl Bare {
     pub(crate) fn new(path: &str, memory: Memory, epochs: bool) -> anyhow::Result<Self> {
         let engine = Engine::new(&config(memory, epochs))?;
         let component = Component::new(&engine, component(path)?)?;
-        Bare::link(engine, &component, epochs)
-    }
-
-    /// Compiles a guest for [`Bare::load`].
-    pub(crate) fn compile(path: &str, memory: Memory, epochs: bool) -> anyhow::Result<Vec<u8>> {
-        let engine = Engine::new(&config(memory, epochs))?;
-        Ok(engine.precompile_component(&component(path)?)?)
-    }
-
-    /// Maps and links what was compiled, without a compiler's threads.
-    #[expect(unsafe_code, reason = "wasmtime's artifact deserialization")]
-    pub(crate) fn load(path: &Path, memory: Memory, epochs: bool) -> anyhow::Result<Self> {
-        let engine = Engine::new(&config(memory, epochs))?;
-        // SAFETY: the file was just made by `Bare::compile` and nobody else knows
-        // it.
-        let component = unsafe { Component::deserialize_file(&engine, path) }?;
-        Engine::tls_eager_initialize();
-        Bare::link(engine, &component, epochs)
-    }
-
-    fn link(engine: Engine, component: &Component, epochs: bool) -> anyhow::Result<Self> {
-        let mut linker = Linker::new(&engine);
-        wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
-        let run = component
-            .get_export_index(None, "run")
-            .context("the guest exports no run")?;
-        let pre = linker.instantiate_pre(component)?;
         Ok(Bare {
-            engine,
-            pre,
-            run,
-            epochs,
+            bare: wrun::measure::Bare::of_component(&engine, &component)?,
+            spec: Spec::warm_up(),
         })
     }
 
     /// A fresh sandbox, one call, the end.
-    pub(crate) async fn run(&self, input: &[u8]) -> anyhow::Result<Vec<u8>> {
-        let mut store = Store::new(
-            &self.engine,
-            Host {
-                ctx: WasiCtxBuilder::new().build(),
-                table: ResourceTable::new(),
-            },
-        );
-        if self.epochs {
-            store.set_epoch_deadline(1);
-            store.epoch_deadline_async_yield_and_update(1);
-        }
-        let instance = self.pre.instantiate_async(&mut store).await?;
-        let run = instance
-            .get_typed_func::<(&[u8],), (Result<Vec<u8>, String>,)>(&mut store, self.run)?;
-        let (result,) = run.call_async(&mut store, (input,)).await?;
-        result.map_err(anyhow::Error::msg)
+    pub(crate) async fn run(&self, input: &Bytes) -> wasmtime::Result<Bytes> {
+        self.bare.run(&self.spec, input).await
     }
 }
 
@@ -138,7 +80,7 @@ fn component(path: &str) -> anyhow::Result<Vec<u8>> {
         .encode()
 }
 
-/// The runtime that such a program would have.
+/// A multi-thread runtime of tokio, made once.
 pub(crate) fn runtime() -> anyhow::Result<&'static tokio::runtime::Runtime> {
     static RUNTIME: OnceLock<tokio::runtime::Runtime> = OnceLock::new();
     if RUNTIME.get().is_none() {

@@ -1,8 +1,7 @@
-//! Broadcast channels: what a message costs that the runner passes on.
+//! Broadcast channels: the cost of a message that passes through the runner.
 
-use crate::measure::{Bench, each};
-use crate::pipe::Peer;
-use crate::{guest, wrun_program};
+use crate::measure::Bench;
+use crate::{SMALL, guest, idle_floor, wrun_program};
 use anyhow::ensure;
 use std::time::{Duration, Instant};
 use wrun::{Artifact, Mode, ProcessOptions, Runner, Task};
@@ -18,7 +17,7 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
     if !bench.wants("broadcast") {
         return Ok(());
     }
-    let mut peer = Peer::start()?;
+    let mut floor = idle_floor()?;
     for (name, mode) in ROWS {
         let runner = Runner::builder()
             .mode(mode)
@@ -30,19 +29,22 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
             "two bare pipe round trips",
             20,
             &mut || ask(&runner, &commons),
-            &mut || Ok(each(ROUNDS, || peer.round_trip())? * 2),
+            &mut || Ok(floor.echo(SMALL.len(), ROUNDS)? * 2),
         )?;
     }
     Ok(())
 }
 
-/// A member says something, the other says it again: the time of a round. Each of the two
-/// messages passes through the runner.
+/// One member sends a message, the other sends it back: the time of a round. Both messages pass
+/// through the runner.
 fn ask(runner: &Runner, commons: &Artifact) -> anyhow::Result<Duration> {
     let mut answers = runner.blocking_submit(Task::new(commons).input("answer news"))?;
     let began = Instant::now();
     while answers.progress().done == 0 {
-        ensure!(began.elapsed() < Duration::from_secs(60), "no member came");
+        ensure!(
+            began.elapsed() < Duration::from_secs(60),
+            "no member joined within 60 s"
+        );
         std::thread::sleep(Duration::from_millis(1));
     }
     let mut asks =

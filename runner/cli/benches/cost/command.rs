@@ -44,7 +44,7 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
     }
     let Some(wasmtime) = wasmtime() else {
         eprintln!(
-            "command: skipped, there is no wasmtime: run runner/cli/benches/peers.sh, or set \
+            "command: skipped: wasmtime not found: run runner/cli/benches/peers.sh, or set \
              WASMTIME_BIN"
         );
         return Ok(());

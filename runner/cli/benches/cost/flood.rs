@@ -1,14 +1,15 @@
-//! Floods: what tasks that send without a pause cost another task.
+//! Floods: the effect of tasks that send without a pause on another task.
 //!
 //! A row is the 99th percentile of small tasks, one after the other, while four tasks
-//! flood; its floor is the same beside four tasks that only compute: what a share of the
-//! processors costs anyway. What is left is what the runner's own threads are busy with.
+//! flood; its floor is the same beside four tasks that only compute, which take the same
+//! share of the processors. The difference is the work of the runner's own threads.
 
-use crate::measure::{Bench, Sorted};
+use crate::measure::Bench;
 use crate::{SMALL, guest, wrun_program};
 use anyhow::{Context, ensure};
 use std::time::{Duration, Instant};
 use wrun::{Artifact, Limits, Mode, ProcessOptions, Runner, Stdio, Task, TaskGrant, TaskHandle};
+use wrun_compare::measure::Sorted;
 
 /// Small tasks of a round.
 const TASKS: usize = 100;
@@ -72,7 +73,7 @@ fn beside(
     let others: Vec<Flooder> = (0..FLOODERS)
         .map(|_| Flooder::start(runner, other, child))
         .collect::<anyhow::Result<_>>()?;
-    // Until they are at it.
+    // They need time to start.
     std::thread::sleep(Duration::from_millis(200));
     let mut times = Vec::with_capacity(TASKS);
     for _ in 0..TASKS {
@@ -82,11 +83,11 @@ fn beside(
         ensure!(report.outcome.is_completed(), "{}", report.outcome);
     }
     others.into_iter().try_for_each(Flooder::end)?;
-    let p99 = Sorted::new(times.into_iter()).quantile(0.99);
+    let p99 = Sorted::new(times).quantile(0.99);
     Ok(Duration::from_secs_f64(p99))
 }
 
-/// A task that never ends by itself, and who reads what it writes.
+/// A task that does not end by itself, and the thread that reads its output.
 struct Flooder {
     handle: TaskHandle,
     reader: std::thread::JoinHandle<()>,
@@ -113,7 +114,7 @@ impl Flooder {
         let outcome = self.handle.blocking_report()?.outcome;
         ensure!(
             outcome == wrun::Outcome::Cancelled,
-            "a flood ended: {outcome}"
+            "a task that floods ended by itself: {outcome}"
         );
         ensure!(self.reader.join().is_ok(), "a reader panicked");
         Ok(())

@@ -1,7 +1,7 @@
-//! What wrun costs over the least that the same work can cost. Each row is a
-//! ratio to a floor that is measured in the same run, round by round; a time
-//! alone says more about the machine than about wrun. `docs/benchmarks.md` says
-//! what each row and each floor is.
+//! The cost of wrun compared with the least that the same work can cost. Each row is a
+//! ratio to a floor that is measured in the same run, round by round: a time alone says
+//! more about the machine than about wrun. `docs/benchmarks.md` describes each row and
+//! each floor.
 //!
 //! ```text
 //! cargo bench -p wrun-cli --bench cost -- [--quick] [--json FILE] [ROW]...
@@ -9,14 +9,14 @@
 //! cargo bench -p wrun-cli --bench cost -- --spec-update ...
 //! ```
 //!
-//! A `ROW` is a part of a row's name. A row that misses its target is reported,
-//! not failed: a busy machine is no regression.
+//! A `ROW` is a part of a row's name. A row that misses its target is reported and is not
+//! a failure: the machine may be busy.
 //!
-//! `--spec` measures the rows of which something is promised (`promise.rs`), runs the
-//! tests that keep the other promises, and says which hold. It ends with 1 where one
-//! clearly misses that `SPEC.md` says holds, with 2 where it could not go on. A
-//! `PROMISE` is its id, or a part of the name of its row or test. `--spec-update` does
-//! the same and writes what it found to `SPEC.md`.
+//! `--spec` measures the rows with a target (`promise.rs`), runs the tests that check the
+//! other promises, and reports which hold. The exit code is 1 if a promise that holds
+//! according to `SPEC.md` clearly misses its target, and 2 after an error. A `PROMISE` is
+//! an id, or a part of the name of a row or test. `--spec-update` does the same and writes
+//! the findings to `SPEC.md`.
 
 #![expect(
     clippy::disallowed_methods,
@@ -28,8 +28,9 @@ mod bare;
 mod broadcast;
 mod command;
 mod flood;
-mod fork;
 mod measure;
+#[path = "../named.rs"]
+mod named;
 mod node;
 mod pipe;
 mod port;
@@ -46,14 +47,16 @@ mod thread;
 use anyhow::{Context, ensure};
 use audit::Audit;
 use measure::Bench;
-use std::path::{Path, PathBuf};
+use named::named;
+use std::path::PathBuf;
 use std::process::ExitCode;
+use wrun_compare::measure::{Floor, FloorProgram};
 
 fn main() -> ExitCode {
-    wrun::worker_hook();
+    wrun_compare::worker_hook();
     benchmark().unwrap_or_else(|error| {
         eprintln!("cost: {error:#}");
-        // 1 is for promises that are not kept.
+        // 1 means that a promise of SPEC.md is broken.
         ExitCode::from(2)
     })
 }
@@ -69,15 +72,6 @@ fn benchmark() -> anyhow::Result<ExitCode> {
                 pipe::pour(args.next().context("no count")?.parse()?)?;
                 return Ok(ExitCode::SUCCESS);
             }
-            pipe::PEER_ARG => {
-                pipe::answer()?;
-                return Ok(ExitCode::SUCCESS);
-            }
-            fork::FORK_ARG => {
-                let code = args.next().context("no code")?;
-                fork::serve(code.as_ref())?;
-                return Ok(ExitCode::SUCCESS);
-            }
             // From cargo.
             "--bench" => {}
             "--quick" => bench.quick = true,
@@ -86,7 +80,7 @@ fn benchmark() -> anyhow::Result<ExitCode> {
             "--spec-update" => (spec, update) = (true, true),
             "--no-tests" => tests = false,
             row if !row.starts_with('-') => bench.wanted.push(row.to_owned()),
-            other => anyhow::bail!("no such option: {other}"),
+            other => anyhow::bail!("unknown option {other:?}"),
         }
     }
     ensure!(spec || tests, "--no-tests is for --spec");
@@ -118,15 +112,6 @@ fn benchmark() -> anyhow::Result<ExitCode> {
     Ok(audit.end())
 }
 
-/// A file as cargo's user names it: from the top of the repository, where cargo changes to
-/// the package. That it can be written is better known before all is measured.
-fn named(file: &str) -> anyhow::Result<PathBuf> {
-    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).join(file);
-    let folder = path.parent().unwrap_or(&path);
-    ensure!(folder.is_dir(), "{} is no folder", folder.display());
-    Ok(path)
-}
-
 /// A file below `guest-tasks`.
 fn guest(path: &str) -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../guest-tasks")).join(path)
@@ -137,5 +122,10 @@ fn wrun_program() -> PathBuf {
     PathBuf::from(env!("CARGO_BIN_EXE_wrun"))
 }
 
-/// What the small tasks get and return.
+/// The floor of processes: this program, which has no task loaded.
+fn idle_floor() -> std::io::Result<Floor> {
+    Floor::start(&FloorProgram::on_small_pages(std::env::current_exe()?))
+}
+
+/// The input and output of small tasks.
 const SMALL: [u8; 64] = [b'w'; 64];

@@ -1,16 +1,17 @@
-//! Rounds, interleaved, so that what else the machine does hits both sides.
+//! Rounds, interleaved, so that other load on the machine affects both sides.
 
 use crate::promise::{self, Bound};
 use crate::spec::Verdict;
 use std::time::{Duration, Instant};
+use wrun_compare::measure::Sorted;
 
-/// What the rows are measured with, and the rows.
+/// The options of the benchmark, and the rows so far.
 #[derive(Default)]
 pub(crate) struct Bench {
     pub(crate) quick: bool,
-    /// Parts of the names of rows; none means all.
+    /// Parts of the names of rows; empty for all rows.
     pub(crate) wanted: Vec<String>,
-    /// The whole names of rows, where no others are to be measured.
+    /// The whole names of the only rows to measure.
     pub(crate) only: Option<Vec<&'static str>>,
     pub(crate) rows: Vec<Row>,
 }
@@ -20,14 +21,14 @@ pub(crate) struct Row {
     pub(crate) name: &'static str,
     /// What wrun is compared with.
     pub(crate) floor_name: &'static str,
-    /// What was promised of it.
+    /// The target in `SPEC.md`.
     pub(crate) bound: Option<Bound>,
     pub(crate) unit: Unit,
-    /// What an operation of wrun and of the floor takes, one pair a round.
+    /// The time or size of one operation of wrun and of the floor, one pair for each round.
     pub(crate) rounds: Vec<(f64, f64)>,
 }
 
-/// What a row's numbers are.
+/// The unit of the numbers of a row.
 #[derive(Clone, Copy)]
 pub(crate) enum Unit {
     Seconds,
@@ -38,7 +39,7 @@ pub(crate) enum Unit {
 pub(crate) type Side<'a> = &'a mut dyn FnMut() -> anyhow::Result<Duration>;
 
 impl Bench {
-    /// Whether rows whose names begin like this were asked for.
+    /// Whether rows whose names begin like this are to be measured.
     pub(crate) fn wants(&self, group: &str) -> bool {
         if let Some(only) = &self.only {
             return only.iter().any(|name| name.starts_with(group));
@@ -77,7 +78,7 @@ impl Bench {
             floor()?;
         }
         for round in 0..rounds {
-            // Who goes second finds the caches as the first one left them.
+            // The second finds the caches as the first left them.
             let pair = if round % 2 == 0 {
                 let wrun = wrun()?;
                 (wrun, floor()?)
@@ -104,13 +105,13 @@ impl Bench {
         floor_name: &'static str,
         allowed: u32,
         rounds: usize,
-        kib: &mut dyn FnMut() -> anyhow::Result<u32>,
+        kib: &mut dyn FnMut() -> anyhow::Result<f64>,
     ) -> anyhow::Result<()> {
         if !self.wants_row(name) {
             return Ok(());
         }
         eprintln!("{name} ...");
-        let pair = |_| Ok((f64::from(kib()?), f64::from(allowed)));
+        let pair = |_| Ok((kib()?, f64::from(allowed)));
         let pairs: anyhow::Result<_> = (0..self.rounds(rounds)).map(pair).collect();
         self.rows.push(Row {
             name,
@@ -143,34 +144,6 @@ pub(crate) fn each(
     Ok(began.elapsed() / count)
 }
 
-/// Numbers in order, to be asked for their quantiles.
-pub(crate) struct Sorted(Vec<f64>);
-
-impl Sorted {
-    pub(crate) fn new(numbers: impl Iterator<Item = f64>) -> Self {
-        let mut numbers: Vec<f64> = numbers.collect();
-        numbers.sort_by(f64::total_cmp);
-        Sorted(numbers)
-    }
-
-    /// The number that `part` of all are below.
-    pub(crate) fn quantile(&self, part: f64) -> f64 {
-        let last = self.0.len().saturating_sub(1);
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            clippy::cast_precision_loss,
-            reason = "an index of a short list"
-        )]
-        let at = (last as f64 * part).round() as usize;
-        self.0.get(at).copied().unwrap_or(f64::NAN)
-    }
-
-    pub(crate) fn median(&self) -> f64 {
-        self.quantile(0.5)
-    }
-}
-
 impl Row {
     pub(crate) fn wrun(&self) -> Sorted {
         Sorted::new(self.rounds.iter().map(|round| round.0))
@@ -189,9 +162,8 @@ impl Row {
         )
     }
 
-    /// The ratio of what each side needs when nothing disturbs it: of the times
-    /// that a tenth of the rounds stay below. What is left of a ratio on a
-    /// machine that others use too.
+    /// The ratio of the times that a tenth of the rounds of each side stay below: an estimate of
+    /// the ratio without other load on the machine.
     pub(crate) fn quiet(&self) -> f64 {
         self.over(self.wrun().quantile(0.1), self.floor().quantile(0.1))
     }
@@ -204,7 +176,7 @@ impl Row {
         }
     }
 
-    /// Whether what was promised holds; nothing where nobody promised anything.
+    /// Whether the target is met; `None` for a row without one.
     pub(crate) fn verdict(&self) -> Option<Verdict> {
         let ratio = self.ratio();
         let (p10, p90) = (ratio.quantile(0.1), ratio.quantile(0.9));

@@ -1,6 +1,6 @@
-//! Node's way to a process of one's own: `child_process.fork`, from the call to
-//! the first message. And its ways to hand over bytes: `postMessage` to a thread, where
-//! they are transferred, and `send` to a process, which copies them.
+//! Node as a floor: `child_process.fork`, from the call to the first message; and its ways to
+//! hand over bytes: `postMessage` to a thread, where they are transferred, and `send` to a
+//! process, which copies them.
 
 use crate::measure::{Bench, Side};
 use anyhow::Context;
@@ -75,10 +75,10 @@ impl Drop for Node {
     }
 }
 
-/// A row beside Node, where there is one.
+/// A row with Node as its floor; skipped without Node.
 pub(crate) fn row(bench: &mut Bench, name: &'static str, wrun: Side<'_>) -> anyhow::Result<()> {
     let Ok(mut node) = Node::start() else {
-        eprintln!("{name}: skipped, there is no node");
+        eprintln!("{name}: skipped: cannot start node");
         return Ok(());
     };
     let floor = "Node's child_process.fork, to the first message";
@@ -114,7 +114,7 @@ require('node:readline').createInterface({ input: process.stdin }).on('line', ()
 });
 ";
 
-/// A row of handing bytes over beside Node's way of doing it.
+/// A row of handing bytes over, with Node as its floor.
 pub(crate) fn hand_over(
     bench: &mut Bench,
     name: &'static str,
@@ -131,7 +131,7 @@ pub(crate) fn hand_over(
     }
     let size = size.to_string();
     let Ok(mut node) = Node::run(HAND_OVER, &[way], &[&size]) else {
-        eprintln!("{name}: skipped, there is no node");
+        eprintln!("{name}: skipped: cannot start node");
         return Ok(());
     };
     bench.row(name, floor, rounds, wrun, &mut || node.fork())

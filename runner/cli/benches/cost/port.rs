@@ -1,8 +1,8 @@
-//! Channels: what a message between two tasks costs.
+//! Channels: the cost of a message between two tasks.
 
-use crate::measure::{Bench, each};
-use crate::pipe::{self, CHUNK, Peer};
-use crate::{SMALL, guest, wrun_program};
+use crate::measure::Bench;
+use crate::pipe::{self, CHUNK};
+use crate::{SMALL, guest, idle_floor, wrun_program};
 use anyhow::ensure;
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
@@ -23,13 +23,13 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
         &mut || threads(),
     )?;
     let (runner, ports) = load(Mode::Process)?;
-    let mut peer = Peer::start()?;
+    let mut floor = idle_floor()?;
     bench.row(
         "port round trip, process",
         "bare pipe round trip",
         20,
         &mut || ping(&runner, &ports),
-        &mut || each(ROUNDS, || peer.round_trip()),
+        &mut || Ok(floor.echo(SMALL.len(), ROUNDS)?),
     )?;
     let total: usize = if bench.quick { 128 << 20 } else { 1 << 30 };
     for (name, capacity) in [
@@ -38,7 +38,7 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
     ] {
         bench.row(
             name,
-            "as much through a bare pipe",
+            "the same bytes through a bare pipe",
             5,
             &mut || stream(&runner, &ports, total / CHUNK, capacity),
             &mut || pipe::flood(total / CHUNK),
@@ -78,7 +78,7 @@ pub(crate) fn load(mode: Mode) -> anyhow::Result<(Runner, Artifact)> {
     Ok((runner, ports))
 }
 
-/// Two tasks, one of which asks and one of which answers: the time of a round.
+/// Two tasks, of which one sends requests and the other answers: the time of a round.
 fn ping(runner: &Runner, ports: &Artifact) -> anyhow::Result<Duration> {
     let start = |what: String| -> anyhow::Result<_> {
         let (theirs, ours) = runner.channel(1)?;
@@ -95,7 +95,7 @@ fn ping(runner: &Runner, ports: &Artifact) -> anyhow::Result<Duration> {
     };
     ensure!(report.outcome.is_completed(), "{}", report.outcome);
     ensure!(answers.blocking_report()?.outcome.is_completed());
-    // Its own time: starting is another row's.
+    // Without the start of the tasks, which another row measures.
     Ok(report.stats.run / ROUNDS)
 }
 

@@ -1,23 +1,22 @@
-//! Process mode: what a process of its own costs a task.
+//! Process mode: the cost of a process for each task.
 
-use crate::bare::{self, Bare, Memory};
-use crate::fork::{Forks, Work};
+use crate::bare::{self, Bare};
 use crate::measure::{Bench, each};
 use crate::node;
-use crate::pipe::Peer;
-use crate::thread::finish;
-use crate::{SMALL, guest, wrun_program};
-use anyhow::{Context, ensure};
-use std::collections::{BTreeSet, VecDeque};
+use crate::thread::submit_many;
+use crate::{SMALL, guest, idle_floor, wrun_program};
+use anyhow::ensure;
+use bytes::Bytes;
 use std::hint::black_box;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
-use wrun::{Artifact, Builder, Jail, Mode, ProcessOptions, Runner, Start, Task};
+use std::time::Duration;
+use wrun::{Artifact, Builder, Jail, Mode, ProcessOptions, Runner, Start, Task, measure};
+use wrun_compare::measure::{Floor, Memory, Work, descendants};
 
-/// How long spares get to be forked and to warm_up before any is timed.
+/// Time for spares to be forked and to warm up before one is timed.
 const SETTLE: Duration = Duration::from_millis(60);
-/// Spares, and tasks that use some of them up one after the other: processors and
-/// caches are then as warm as in the floor's loop.
+/// Spares, and tasks that use up some of them one after the other, so that processors and
+/// caches are as warm as in the loop of the floor.
 const SPARES: usize = 48;
 const BURST: u32 = 24;
 /// Between operations that are timed one by one.
@@ -42,7 +41,7 @@ fn latency(bench: &mut Bench) -> anyhow::Result<()> {
     if !bench.wants("process latency") {
         return Ok(());
     }
-    let mut peer = Peer::start()?;
+    let mut floor = idle_floor()?;
     for (name, jail) in [
         ("process latency, waiting spare", Jail::Strict),
         ("process latency, waiting spare, no jail", Jail::Off),
@@ -60,14 +59,15 @@ fn latency(bench: &mut Bench) -> anyhow::Result<()> {
             },
             &mut || {
                 std::thread::sleep(SETTLE);
-                each(BURST, || peer.round_trip())
+                Ok(floor.echo(SMALL.len(), BURST)?)
             },
         )?;
     }
     let (runner, echo) = load(builder().process(ProcessOptions::default().spares(SPARES)))?;
     once(&runner, &echo)?;
-    let bare = Bare::new("echo/echo.wat", Memory::OnDemand, true)?;
+    let bare = Bare::new("echo/echo.wat", bare::Memory::OnDemand, true)?;
     let runtime = bare::runtime()?;
+    let small = Bytes::from_static(&SMALL);
     bench.row(
         "process latency, waiting spare, beside a sandbox",
         "bare pipe round trip and bare sandbox, on demand",
@@ -78,9 +78,10 @@ fn latency(bench: &mut Bench) -> anyhow::Result<()> {
         },
         &mut || {
             std::thread::sleep(SETTLE);
+            let mut echoes = floor.echoes(SMALL.len(), BURST)?;
             each(BURST, || {
-                peer.round_trip()?;
-                let output = runtime.block_on(bare.run(black_box(&SMALL)))?;
+                echoes.round_trip()?;
+                let output = runtime.block_on(bare.run(black_box(&small)))?;
                 ensure!(black_box(output).len() == SMALL.len());
                 Ok(())
             })
@@ -94,7 +95,10 @@ fn latency(bench: &mut Bench) -> anyhow::Result<()> {
             std::thread::sleep(SETTLE);
             each_after_a_pause(BURST, || once(&runner, &echo))
         },
-        &mut || each_after_a_pause(BURST, || peer.round_trip()),
+        &mut || {
+            let mut echoes = floor.echoes(SMALL.len(), BURST)?;
+            each_after_a_pause(BURST, || Ok(echoes.round_trip()?))
+        },
     )?;
     let (runner, echo) = load(builder().process(ProcessOptions::default().reuse(u32::MAX)))?;
     once(&runner, &echo)?;
@@ -103,12 +107,12 @@ fn latency(bench: &mut Bench) -> anyhow::Result<()> {
         "bare pipe round trip",
         60,
         &mut || each(100, || once(&runner, &echo)),
-        &mut || each(100, || peer.round_trip()),
+        &mut || Ok(floor.echo(SMALL.len(), 100)?),
     )
 }
 
-/// The time of one of `count` operations, before each of which there is time for
-/// whatever the last one left behind, and for the processors to fall asleep.
+/// The time of one of `count` operations, with a pause before each: what the last one left
+/// behind is done then, and processors may sleep.
 fn each_after_a_pause(
     count: u32,
     mut operation: impl FnMut() -> anyhow::Result<()>,
@@ -126,15 +130,15 @@ fn starts(bench: &mut Bench) -> anyhow::Result<()> {
     if !bench.wants("process start") {
         return Ok(());
     }
-    let mut forks = Forks::start()?;
     let (runner, echo) = load(builder().process(ProcessOptions::default().spares(0)))?;
     once(&runner, &echo)?;
+    let mut floor = forks(&runner, &echo)?;
     bench.row(
         "process start, fork",
         "bare fork, sandbox, pipe",
         100,
         &mut || each(20, || once(&runner, &echo)),
-        &mut || forks.run(Work::Task, 20, 1),
+        &mut || Ok(floor.tasks(Work::Task, 20, 1)?),
     )?;
     let (runner, echo) =
         load(builder().process(ProcessOptions::default().spares(0).start(Start::Exec)))?;
@@ -159,8 +163,12 @@ fn throughput(bench: &mut Bench) -> anyhow::Result<()> {
         return Ok(());
     }
     let runtime = bare::runtime()?;
-    let mut forks = Forks::start()?;
     let in_flight = 4 * std::thread::available_parallelism()?.get();
+    let at_once = u32::try_from(in_flight)?;
+    let (runner, echo) = load(builder())?;
+    let mut floor = forks(&runner, &echo)?;
+    let mut other = forks(&runner, &echo)?;
+    drop(runner);
     for (name, jail) in [
         ("process throughput, full jail", Jail::Strict),
         ("process throughput, no jail", Jail::Off),
@@ -173,23 +181,22 @@ fn throughput(bench: &mut Bench) -> anyhow::Result<()> {
         once(&runner, &echo)?;
         bench.row(
             name,
-            "bare fork, sandbox, pipe; as many at a time",
+            "bare fork, sandbox, pipe; the same number at the same time",
             15,
             &mut || runtime.block_on(submit_many(&runner, &echo, MANY)),
-            &mut || forks.run(Work::Task, MANY, in_flight),
+            &mut || Ok(floor.tasks(Work::Task, MANY, at_once)?),
         )?;
     }
-    let mut other = Forks::start()?;
     bench.row(
         "process throughput, floor itself",
         "bare fork, exit, wait",
         15,
-        &mut || forks.run(Work::Task, MANY, in_flight),
-        &mut || other.run(Work::Nothing, MANY, in_flight),
+        &mut || Ok(floor.tasks(Work::Task, MANY, at_once)?),
+        &mut || Ok(other.tasks(Work::Exit, MANY, at_once)?),
     )
 }
 
-/// What a zygote and a waiting worker have of memory for themselves.
+/// The private memory of a zygote and of a worker that waits.
 fn memory(bench: &mut Bench) -> anyhow::Result<()> {
     if !bench.wants("process memory") {
         return Ok(());
@@ -216,52 +223,39 @@ fn memory(bench: &mut Bench) -> anyhow::Result<()> {
     )
 }
 
-/// KiB of private memory (`smaps_rollup`): of all that have it, the most that one has.
+/// KiB of private memory (`smaps_rollup`), the largest of several processes.
 struct Private {
-    zygote: u32,
-    worker: u32,
+    zygote: f64,
+    worker: f64,
 }
 
 impl Private {
     /// Of the worker programs that this one started. Workers wait for a task and have
-    /// no children; what has is a zygote, or waits for one.
+    /// no children; a program that has some is a zygote, or waits for one.
     fn of_ours() -> anyhow::Result<Self> {
-        let ours = format!("\0{}\0", std::process::id());
-        let (mut parents, mut found) = (BTreeSet::new(), Vec::new());
-        for process in std::fs::read_dir("/proc")?.flatten() {
-            let path = process.path();
-            let command = std::fs::read(path.join("cmdline")).unwrap_or_default();
-            let command = String::from_utf8_lossy(&command);
-            if !command.starts_with("wrun-worker") || !command.contains(&ours) {
-                continue;
-            }
-            // One that ends meanwhile has nothing any more.
-            let read = |name: &str| std::fs::read_to_string(path.join(name));
-            if let (Ok(status), Ok(rollup)) = (read("status"), read("smaps_rollup")) {
-                parents.extend(sum(&status, "PPid:"));
-                let pid = sum(&status, "Pid:");
-                found.push((pid, sum(&rollup, "Private_").context("no private memory")?));
-            }
-        }
-        let most = |is_parent: bool| {
-            let mine = |it: &&(Option<u32>, u32)| {
-                it.0.is_some_and(|pid| parents.contains(&pid)) == is_parent
-            };
-            found.iter().filter(mine).map(|it| it.1).max()
+        let mut private = Private {
+            zygote: 0.0,
+            worker: 0.0,
         };
-        Ok(Private {
-            zygote: most(true).context("no zygote")?,
-            worker: most(false).context("no worker")?,
-        })
+        for pid in descendants(std::process::id()) {
+            let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            // One that ends meanwhile has no memory any more.
+            let (true, Ok(memory)) = (
+                command.starts_with(b"wrun-worker"),
+                Memory::of(&pid.to_string()),
+            ) else {
+                continue;
+            };
+            let largest = match descendants(pid).is_empty() {
+                true => &mut private.worker,
+                false => &mut private.zygote,
+            };
+            *largest = largest.max(memory.private / 1024.0);
+        }
+        ensure!(private.zygote > 0.0, "there is no zygote");
+        ensure!(private.worker > 0.0, "there is no worker that waits");
+        Ok(private)
     }
-}
-
-/// The numbers together of all lines of a file of `/proc` that begin like this.
-fn sum(text: &str, begin: &str) -> Option<u32> {
-    let lines = text.lines().filter(|line| line.starts_with(begin));
-    lines
-        .filter_map(|line| line.split_whitespace().nth(1)?.parse::<u32>().ok())
-        .reduce(u32::saturating_add)
 }
 
 fn load(builder: Builder) -> anyhow::Result<(Runner, Artifact)> {
@@ -276,19 +270,13 @@ fn once(runner: &Runner, echo: &Artifact) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn submit_many(runner: &Runner, echo: &Artifact, many: u32) -> anyhow::Result<Duration> {
-    let began = Instant::now();
-    let mut waiting = VecDeque::new();
-    for _ in 0..many {
-        if waiting.len() == 256 {
-            finish(waiting.pop_front()).await?;
-        }
-        waiting.push_back(runner.submit(Task::new(echo).input(&SMALL[..])).await?);
-    }
-    while !waiting.is_empty() {
-        finish(waiting.pop_front()).await?;
-    }
-    Ok(began.elapsed() / many)
+/// The program that forks, with the task loaded: no limits, no grants, no jail, no supervision.
+fn forks(runner: &Runner, echo: &Artifact) -> anyhow::Result<Floor> {
+    let mut floor = idle_floor()?;
+    let (code, spec) = (measure::code(runner, echo)?, measure::spec(Task::new(echo)));
+    let output = floor.load(&code, &spec, &Bytes::from_static(&SMALL), None)?;
+    ensure!(output == SMALL[..], "the floor has another output");
+    Ok(floor)
 }
 
 fn start_true() -> anyhow::Result<()> {

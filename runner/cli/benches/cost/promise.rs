@@ -1,13 +1,13 @@
-//! What the project promises, as data: the only place of a bound. The rows of this
-//! benchmark take theirs from here, and the tables of `SPEC.md` are written from here;
-//! `tests/spec.rs` reads this file too.
+//! The promises of the project, as data: the only place of a bound. The rows of this
+//! benchmark and the tables of `SPEC.md` take theirs from here; `tests/spec.rs` includes this
+//! file.
 
 use std::fmt;
 
 /// Promises about one thing, a table of `SPEC.md`.
 pub(crate) struct Subject {
     pub(crate) title: &'static str,
-    /// What holds for all of them.
+    /// Text about all of them.
     pub(crate) about: &'static str,
     pub(crate) promises: &'static [Promise],
 }
@@ -16,12 +16,12 @@ pub(crate) struct Subject {
 pub(crate) struct Promise {
     /// A letter and a number; a promise keeps it for good.
     pub(crate) id: &'static str,
-    /// What is promised, and over which floor, without the number.
+    /// What is promised, and the floor, without the number.
     pub(crate) words: &'static str,
     pub(crate) check: Check,
 }
 
-/// What finds out whether a promise is kept.
+/// How a promise is checked.
 #[derive(Clone, Copy)]
 pub(crate) enum Check {
     /// A row of this benchmark, by its whole name.
@@ -31,13 +31,13 @@ pub(crate) enum Check {
         name: &'static str,
         /// What it asserts, for people.
         bound: &'static str,
-        /// A variable and the value that it has the test do all that is promised with:
-        /// each run of the tests does a part.
+        /// A variable and its value with which the test does everything that is promised:
+        /// without it, the test does a part.
         thorough: Option<(&'static str, &'static str)>,
     },
 }
 
-/// What a ratio should be.
+/// The bound of a ratio.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Bound {
     /// Cost over cost.
@@ -47,7 +47,7 @@ pub(crate) enum Bound {
 }
 
 impl Bound {
-    /// Whether a ratio keeps it.
+    /// Whether a ratio is within it.
     pub(crate) fn allows(self, ratio: f64) -> bool {
         match self {
             Bound::AtMost(most) => ratio <= most,
@@ -83,7 +83,7 @@ pub(crate) fn promises() -> impl Iterator<Item = &'static Promise> {
     SUBJECTS.iter().flat_map(|subject| subject.promises)
 }
 
-/// What was promised of a row, by its whole name.
+/// The bound of a row, by its whole name.
 pub(crate) fn bound_of(row: &str) -> Option<Bound> {
     promises().find_map(|promise| match promise.check {
         Check::Row { name, bound } if name == row => Some(bound),
@@ -137,26 +137,27 @@ pub(crate) const SUBJECTS: &[Subject] = &[
                 "T1",
                 "thread latency",
                 AtMost(2.0),
-                "time of one small task, over the same call in bare wasmtime",
+                "time of one small task, compared with the same call in bare wasmtime",
             ),
             row(
                 "T2",
                 "thread throughput",
                 AtLeast(0.7),
-                "small tasks in a second through `submit`, over bare wasmtime's on every core",
+                "small tasks per second through `submit`, compared with bare wasmtime on every \
+                 core",
             ),
             test(
                 "T3",
                 "leaks::ten_thousand_tasks_wait_at_once",
                 "< 2 GiB",
-                "resident memory of a program with 10,000 tasks that wait at once",
+                "resident memory of a program with 10,000 tasks that wait at the same time",
             ),
             test(
                 "T4",
                 "leaks::small_tasks_in_thread_mode_leave_nothing",
                 "< 32 MiB, nothing else",
-                "what 8,000 tasks leave behind that 2,000 had not: resident memory; \
-                 descriptors, threads, processes",
+                "what 8,000 tasks leave behind and 2,000 do not: resident memory; descriptors, \
+                 threads, processes",
             ),
         ],
     },
@@ -169,7 +170,8 @@ pub(crate) const SUBJECTS: &[Subject] = &[
                 "C1",
                 "command hello, thread",
                 AtMost(1.2),
-                "`wrun --mode thread` of a command that prints a line, over `wasmtime run`",
+                "`wrun --mode thread` of a command that prints a line, compared with `wasmtime \
+                 run`",
             ),
             row(
                 "C2",
@@ -188,8 +190,8 @@ pub(crate) const SUBJECTS: &[Subject] = &[
                 "P1",
                 "process latency, waiting spare",
                 AtMost(4.0),
-                "from `submit` to the outcome in a spare that waits, over a round trip through \
-                 bare pipes",
+                "from `submit` to the outcome in a spare that waits, compared with a round trip \
+                 through bare pipes",
             ),
             row(
                 "P2",
@@ -207,14 +209,15 @@ pub(crate) const SUBJECTS: &[Subject] = &[
                 "P4",
                 "process latency, waiting spare, beside a sandbox",
                 AtMost(3.0),
-                "the same as the first, over a round trip through bare pipes and one bare sandbox",
+                "the same as the first, compared with a round trip through bare pipes and one bare \
+                 sandbox",
             ),
             row(
                 "P5",
                 "process throughput, full jail",
                 AtLeast(0.7),
-                "tasks in a second, a fresh process each, over the lean program's with as many \
-                 at a time",
+                "tasks per second, a fresh process for each, compared with the lean program with \
+                 the same number at the same time",
             ),
             row(
                 "P6",
@@ -226,74 +229,74 @@ pub(crate) const SUBJECTS: &[Subject] = &[
                 "P7",
                 "process start, first result",
                 AtLeast(100.0),
-                "how many times sooner the first result is there than that of Node's \
+                "how many times sooner the first result arrives than with Node's \
                  `child_process.fork`",
             ),
             row(
                 "P8",
                 "process memory, zygote",
                 AtMost(1.0),
-                "private memory of a zygote, over 16 MiB",
+                "private memory of a zygote, compared with 16 MiB",
             ),
             row(
                 "P9",
                 "process memory, waiting worker",
                 AtMost(1.0),
-                "private memory of a worker that waits, over 1 MiB",
+                "private memory of a worker that waits, compared with 1 MiB",
             ),
             test(
                 "P10",
                 "storms::a_thousand_tasks_in_a_thousand_processes",
                 "1,000 at once",
-                "tasks that run, each in a process of its own; the one after them waits, and has \
-                 its turn",
+                "tasks that run at the same time, each in its own process; one more waits and runs \
+                 later",
             ),
             test(
                 "P11",
                 "leaks::small_tasks_in_process_mode_leave_nothing",
                 "< 32 MiB, nothing else",
-                "what 8,000 tasks leave behind that 2,000 had not: resident memory of the \
-                 runner; descriptors, threads, processes",
+                "what 8,000 tasks leave behind and 2,000 do not: resident memory of the runner; \
+                 descriptors, threads, processes",
             ),
             test(
                 "P12",
                 "storms::tasks_in_a_storm_have_one_outcome_each",
                 "1 each of 10,000",
-                "outcomes of tasks while processes are killed and stopped at random; the output \
-                 of what completed is right; no process and no descriptor is left",
+                "outcomes of tasks while processes are killed and stopped at random; the output of \
+                 completed tasks is right; no process and no descriptor is left",
             ),
             test(
                 "P13",
                 "storms::a_runner_may_die_at_any_moment",
                 "1 s, in 95 of 100",
-                "time in which the last process is gone after `kill -9` of its runner at a \
-                 random moment, and none stays; five may be late, for the machine may be busy",
+                "time until the last process has ended after `kill -9` of its runner at a random \
+                 moment; none stays; five may be late, because the machine may be busy",
             ),
         ],
     },
     Subject {
         title: "Tasks that talk",
-        about: "The floors are the least of their kind: two threads with bounded channels, a \
-                pipe between two processes, `mmap` of as large a memory file, `memcpy`.",
+        about: "The floors are the least of their kind: two threads with bounded channels, a pipe \
+                between two processes, `mmap` of a memory file of the same size, `memcpy`.",
         promises: &[
             row(
                 "M1",
                 "port round trip, thread",
                 AtMost(2.5),
-                "8 bytes to another task and back, over two threads with bounded channels",
+                "8 bytes to another task and back, compared with two threads with bounded channels",
             ),
             row(
                 "M2",
                 "port round trip, process",
                 AtMost(2.5),
-                "the same between two processes, over a round trip through bare pipes",
+                "the same between two processes, compared with a round trip through bare pipes",
             ),
             row(
                 "M3",
                 "port stream 1 GiB, process",
                 AtLeast(0.5),
-                "bytes in a second in messages of 64 KiB, two of which may wait, over a bare \
-                 pipe's",
+                "bytes per second in messages of 64 KiB, of which two may wait, compared with a \
+                 bare pipe",
             ),
             row(
                 "M4",
@@ -306,7 +309,7 @@ pub(crate) const SUBJECTS: &[Subject] = &[
                 "region handover 64 KiB, process",
                 AtMost(10.0),
                 "handing a region of 64 KiB to another task, which maps it and gives it back, \
-                 over a bare `mmap` of as much and a round trip through bare pipes",
+                 compared with a bare `mmap` of the same size and a round trip through bare pipes",
             ),
             row(
                 "M6",
@@ -324,19 +327,19 @@ pub(crate) const SUBJECTS: &[Subject] = &[
                 "M8",
                 "region handover 64 KiB, thread",
                 AtMost(10.0),
-                "64 KiB between threads, over the same floor",
+                "64 KiB between threads, compared with the same floor",
             ),
             row(
                 "M9",
                 "region handover 64 MiB, thread",
                 AtMost(10.0),
-                "64 MiB between threads, over the same floor",
+                "64 MiB between threads, compared with the same floor",
             ),
             row(
                 "M10",
                 "region handover of any size, process",
                 AtMost(1.25),
-                "handing over 64 MiB, over handing over 64 KiB",
+                "handing over 64 MiB, compared with 64 KiB",
             ),
             row(
                 "M11",
@@ -348,8 +351,8 @@ pub(crate) const SUBJECTS: &[Subject] = &[
                 "M12",
                 "region stream 1 GiB, process",
                 AtLeast(0.7),
-                "bytes in a second copied into regions of 16 MiB and looked at by another task, \
-                 over `memcpy` of as much",
+                "bytes per second copied into regions of 16 MiB and read by another task, compared \
+                 with `memcpy` of the same number of bytes",
             ),
             row(
                 "M13",
@@ -362,17 +365,17 @@ pub(crate) const SUBJECTS: &[Subject] = &[
                 "talk::they_agree_under_load",
                 ("WRUN_TALK_RUNS", "1000"),
                 "1,000 times the same",
-                "what each guest that talks says, in both modes and in every language, with more \
-                 of them at once than there are processors",
+                "output of each guest that communicates, in both modes and in every language, with \
+                 more of them at the same time than processors",
             ),
             thorough_test(
                 "M15",
                 "talk::any_of_them_may_be_killed_at_any_moment",
                 ("WRUN_TALK_KILLS", "10000"),
                 "nothing, of 10,000",
-                "what kills of any party at any moment leave behind: tasks, locks, regions, \
-                 descriptors, processes, and at most 64 MiB of resident memory; the others end \
-                 or get an error",
+                "what is left behind after any party is killed at any moment: tasks, locks, \
+                 regions, descriptors, processes, and at most 64 MiB of resident memory; the \
+                 others end or get an error",
             ),
         ],
     },
@@ -409,7 +412,7 @@ pub(crate) const SUBJECTS: &[Subject] = &[
     },
     Subject {
         title: "Comparing",
-        about: "What `wrun compare` says can be relied upon. Each is a test.",
+        about: "The results of `wrun compare` are reliable. Each promise is a test.",
         promises: &[
             thorough_test(
                 "V1",
@@ -446,7 +449,7 @@ pub(crate) const SUBJECTS: &[Subject] = &[
                 "V6",
                 "isolation::what_guests_do_is_stopped_and_harms_nobody",
                 "both modes",
-                "misdeeds of guests that end with their own task, while eight others run",
+                "harmful acts of guests that end only their own task, while eight others run",
             ),
         ],
     },

@@ -1,21 +1,19 @@
-//! Regions: what it costs to hand one over, and bytes that go through them.
+//! Regions: the cost to hand one over, and of bytes that go through them.
 
 use crate::measure::{Bench, each};
 use crate::node;
-use crate::pipe::Peer;
 use crate::port::load;
-use anyhow::{Context, ensure};
-use rustix::fs::{FallocateFlags, MemfdFlags, fallocate, ftruncate, memfd_create};
-use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
-use std::hint::black_box;
-use std::os::fd::OwnedFd;
+use crate::{SMALL, idle_floor};
+use anyhow::ensure;
 use std::time::{Duration, Instant};
+use wrun::measure::sys::ToMap;
 use wrun::{Artifact, Message, Mode, Runner, Task};
+use wrun_compare::measure::copies;
 
 /// Each is two: there and back.
 const ROUNDS: u32 = 1_000;
-/// Rows of streams, and the size of the pieces. Of what is smaller than a large page
-/// each page is a fault, on both sides and each time that it is mapped.
+/// Rows of streams, and the size of the pieces. Each page of a piece that is smaller than a
+/// large page is a page fault, on both sides and each time that it is mapped.
 const STREAMS: [(&str, Mode, usize); 6] = [
     ("region stream 1 GiB, process", Mode::Process, 16 << 20),
     ("region stream 1 GiB, thread", Mode::Thread, 16 << 20),
@@ -31,7 +29,7 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
     }
     let (threads, thread_ports) = load(Mode::Thread)?;
     let (processes, process_ports) = load(Mode::Process)?;
-    let mut peer = Peer::start()?;
+    let mut floor = idle_floor()?;
     for (name, mode, size) in [
         ("region handover 64 KiB, process", Mode::Process, 64 << 10),
         ("region handover 1 MiB, process", Mode::Process, 1 << 20),
@@ -43,15 +41,15 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
             Mode::Process => (&processes, &process_ports),
             _ => (&threads, &thread_ports),
         };
-        let file = memory_file(size)?;
+        let file = ToMap::new(size)?;
         bench.row(
             name,
             "bare mmap of it and bare pipe round trip",
             20,
             &mut || toss(runner, ports, size),
             &mut || {
-                let mapped = each(ROUNDS, || map(&file, size))?;
-                Ok(mapped + each(ROUNDS, || peer.round_trip())?)
+                let mapped = each(ROUNDS, || Ok(file.map()?))?;
+                Ok(mapped + floor.echo(SMALL.len(), ROUNDS)?)
             },
         )?;
     }
@@ -113,19 +111,19 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
             Mode::Process => (&processes, &process_ports),
             _ => (&threads, &thread_ports),
         };
-        let count = total / piece;
+        let (count, bytes) = (total / piece, total as u64);
         bench.row(
             name,
             "memcpy",
             5,
             &mut || pour(runner, ports, count, piece),
-            &mut || Ok(copy(count, piece)),
+            &mut || Ok(copies(bytes, piece)),
         )?;
     }
     Ok(())
 }
 
-/// Two tasks with a channel between them: what the first one reports.
+/// Two tasks with a channel between them: the time and the output of the first.
 fn pair(
     runner: &Runner,
     ports: &Artifact,
@@ -156,40 +154,8 @@ fn toss(runner: &Runner, ports: &Artifact, size: u64) -> anyhow::Result<Duration
     Ok(Duration::from_nanos(time.parse::<u64>()?) / ROUNDS)
 }
 
-/// One task copies this many pieces into regions, and another looks at them.
+/// One task copies this many pieces into regions, and another reads them.
 fn pour(runner: &Runner, ports: &Artifact, count: usize, piece: usize) -> anyhow::Result<Duration> {
     let pour = format!("pour {count} {piece}");
     Ok(pair(runner, ports, [&pour, "drink"])?.0)
-}
-
-fn memory_file(size: u64) -> anyhow::Result<OwnedFd> {
-    let file = memfd_create("floor", MemfdFlags::CLOEXEC)?;
-    ftruncate(&file, size)?;
-    fallocate(&file, FallocateFlags::empty(), 0, size)?;
-    Ok(file)
-}
-
-#[expect(unsafe_code, reason = "the bare call is the floor")]
-fn map(file: &OwnedFd, size: u64) -> anyhow::Result<()> {
-    let size = usize::try_from(size).context("a size")?;
-    let prot = ProtFlags::READ | ProtFlags::WRITE;
-    // SAFETY: a new mapping where the kernel likes, to which nothing refers; it is
-    // unmapped as it was mapped.
-    unsafe {
-        let at = mmap(std::ptr::null_mut(), size, prot, MapFlags::SHARED, file, 0)?;
-        munmap(at, size)?;
-    }
-    Ok(())
-}
-
-fn copy(count: usize, piece: usize) -> Duration {
-    let from = vec![7_u8; piece];
-    let mut to = vec![vec![0; piece]; 4];
-    let began = Instant::now();
-    for round in 0..count {
-        let to = &mut to[round % 4];
-        to.copy_from_slice(black_box(&from));
-        black_box(to);
-    }
-    began.elapsed()
 }

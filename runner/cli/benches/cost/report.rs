@@ -6,14 +6,15 @@ use crate::spec::{Verdict, ratio, spread};
 use serde_json::{Value, json};
 
 pub(crate) fn print(rows: &[Row]) {
+    let width = rows.iter().map(|row| row.name.len()).max().unwrap_or(3);
     println!(
-        "{:<42} {:>10} {:>10} {:>7} {:>15} {:>7} {:>7}  {:<19} floor",
+        "{:<width$} {:>10} {:>10} {:>7} {:>15} {:>7} {:>7}  {:<19} floor",
         "row", "wrun", "floor", "ratio", "p10..p90", "quiet", "target", ""
     );
     for row in rows {
         let ratios = row.ratio();
         println!(
-            "{:<42} {:>10} {:>10} {:>7} {:>15} {:>7} {:>7}  {:<19} {}",
+            "{:<width$} {:>10} {:>10} {:>7} {:>15} {:>7} {:>7}  {:<19} {}",
             row.name,
             amount(row.unit, row.wrun().median()),
             amount(row.unit, row.floor().median()),
@@ -33,16 +34,8 @@ fn target(bound: Option<Bound>) -> String {
 
 fn amount(unit: Unit, amount: f64) -> String {
     match unit {
-        Unit::Seconds => time(amount),
-        Unit::Kib => format!("{amount} KiB"),
-    }
-}
-
-fn time(seconds: f64) -> String {
-    match seconds {
-        s if s < 1e-3 => format!("{:.1} us", s * 1e6),
-        s if s < 1.0 => format!("{:.2} ms", s * 1e3),
-        s => format!("{s:.2} s"),
+        Unit::Seconds => wrun_compare::Unit::Nanoseconds.show(amount * 1e9),
+        Unit::Kib => wrun_compare::Unit::Bytes.show(amount * 1024.0),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Work that tasks share, against one task that does all of it.
+//! Work that tasks share, compared with one task that does all of it.
 
 use crate::measure::Bench;
 use crate::{guest, wrun_program};
@@ -46,7 +46,7 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The task's own time, with its children's start and end in it.
+/// The time of the task, which includes the start and the end of its children.
 fn run(runner: &Runner, talk: &Artifact, input: &str) -> anyhow::Result<Duration> {
     let limits = Limits::default().timeout(Duration::from_secs(60));
     let task = Task::new(talk).task("worker", talk).limits(limits);

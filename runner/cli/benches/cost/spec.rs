@@ -1,7 +1,6 @@
-//! `SPEC.md`: which promises were kept when they were last checked. Its tables are
-//! written from [`SUBJECTS`] and from `docs/spec.json`, which has what was found;
-//! nothing is ever read from Markdown. `tests/spec.rs` reads this file too, and sees
-//! that the tables are what this one would write.
+//! `SPEC.md`: which promises held when they were last checked. Its tables are written from
+//! [`SUBJECTS`] and from the results in `docs/spec.json`; nothing is read from Markdown.
+//! `tests/spec.rs` includes this file and checks that the tables are up to date.
 
 use super::promise::{Bound, Check, Promise, SUBJECTS, promises};
 use anyhow::{Context, bail, ensure};
@@ -10,18 +9,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-/// What was found of each promise, by its id, when it was last checked.
+/// The latest result of each promise, by its id.
 #[derive(Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(crate) struct Findings(pub(crate) BTreeMap<String, Finding>);
 
-/// What was found, where and when.
+/// A result, where and when.
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Finding {
-    /// Of the day, UTC: `2026-11-23`.
+    /// The day, UTC: `2026-11-23`.
     pub(crate) date: String,
     pub(crate) machine: String,
-    /// Whether more wanted to run than there are processors, when it began.
+    /// Whether the load average was above the number of processors when it began.
     pub(crate) busy: bool,
     /// Whether there were fewer rounds than usual.
     pub(crate) quick: bool,
@@ -29,16 +28,15 @@ pub(crate) struct Finding {
     pub(crate) found: Found,
 }
 
-/// What a check says.
+/// The result of a check.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Found {
-    /// A row's ratios: the median of its rounds, and what a tenth and nine tenths of
-    /// them are below.
+    /// The ratios of a row: the median, the 10th and the 90th percentile of its rounds.
     Ratio { median: f64, p10: f64, p90: f64 },
     Test {
         passed: bool,
-        /// What it printed about itself.
+        /// What it printed.
         said: Vec<String>,
     },
 }
@@ -81,7 +79,7 @@ impl Verdict {
 }
 
 impl Promise {
-    /// Whether it is kept; nothing where something else was found than its check finds.
+    /// Whether it holds; `None` if the result is of another kind of check.
     pub(crate) fn verdict(&self, found: &Found) -> Option<Verdict> {
         match (&self.check, found) {
             (Check::Row { bound, .. }, Found::Ratio { median, p10, p90 }) => {
@@ -95,7 +93,7 @@ impl Promise {
 }
 
 impl Findings {
-    /// What the file says; nothing of promises that are not made any more.
+    /// Reads the file, without promises that no longer exist.
     ///
     /// # Errors
     ///
@@ -118,8 +116,8 @@ impl Findings {
         promise.verdict(&self.0.get(promise.id)?.found)
     }
 
-    /// Promises that held before and clearly miss now. One at its edge is none: the
-    /// same would be found on another day of the same program.
+    /// Promises that held before and clearly miss now. One at its edge is not among them: the
+    /// same program may give another result on another day.
     pub(crate) fn broken(&self, now: &Findings) -> Vec<&'static str> {
         promises()
             .filter(|promise| {
@@ -202,7 +200,7 @@ impl std::fmt::Display for Found {
     }
 }
 
-/// A ratio for people, with as many digits as it is worth.
+/// A ratio for people, with two or three digits.
 pub(crate) fn ratio(ratio: f64) -> String {
     match ratio {
         ratio if ratio >= 100.0 => format!("{ratio:.0}"),
@@ -235,19 +233,19 @@ pub(crate) fn weave(text: &str, tables: &str) -> anyhow::Result<String> {
     Ok(format!("{before}{BEGIN}{tables}\n{END}{after}"))
 }
 
-/// Promises by their ids, or by parts of the names of what checks them; all of them
-/// where nothing is asked for.
+/// Promises by their ids, or by parts of the names of their checks; all of them if `wanted`
+/// is empty.
 ///
 /// # Errors
 ///
-/// There are none of that name.
+/// A name does not match.
 pub(crate) fn chosen(wanted: &[String]) -> anyhow::Result<Vec<&'static Promise>> {
     let is = |promise: &Promise, wanted: &str| {
         promise.id.eq_ignore_ascii_case(wanted) || promise.check.name().contains(wanted)
     };
     for wanted in wanted {
         let found = promises().any(|promise| is(promise, wanted));
-        ensure!(found, "nothing is promised of \"{wanted}\"");
+        ensure!(found, "no promise matches {wanted:?}");
     }
     let chosen = |promise: &&Promise| wanted.is_empty() || wanted.iter().any(|it| is(promise, it));
     Ok(promises().filter(chosen).collect())
@@ -267,7 +265,7 @@ impl Files {
         }
     }
 
-    /// Writes both, or says why not before either is touched.
+    /// Writes both; an error that can be known before leaves both as they were.
     pub(crate) fn write(&self, findings: &Findings) -> anyhow::Result<()> {
         let named = || self.page.display().to_string();
         let text = std::fs::read_to_string(&self.page).with_context(named)?;
@@ -277,7 +275,7 @@ impl Files {
     }
 }
 
-/// The whole file or, where it cannot be written, the one that was there.
+/// Writes the whole file, or leaves the old one.
 fn replace(path: &Path, text: &str) -> anyhow::Result<()> {
     let new = path.with_extension("new");
     std::fs::write(&new, text)

@@ -1,4 +1,4 @@
-//! The tests of `tests/` that keep a promise, run one by one.
+//! The tests of `tests/` that check a promise, run one by one.
 
 use anyhow::{Context, ensure};
 use serde_json::Value;
@@ -8,11 +8,11 @@ use std::process::{Command, Stdio};
 /// The program of all tests, as cargo builds it.
 pub(crate) struct Suite(PathBuf);
 
-/// How a test went.
+/// The result of a test.
 pub(crate) enum Went {
     Passed(Vec<String>),
     Failed(Vec<String>),
-    /// It could not try what it is for, on this machine.
+    /// It cannot run on this machine; the reason.
     Skipped(String),
 }
 
@@ -44,7 +44,7 @@ impl Suite {
         Ok(Suite(program.context("cargo built no tests")?.into()))
     }
 
-    /// Runs a test alone, so that what others do is none of its affair.
+    /// Runs a test alone, so that others do not affect it.
     pub(crate) fn run(&self, name: &str, variable: Option<(&str, &str)>) -> anyhow::Result<Went> {
         let output = Command::new(&self.0)
             .args(["--exact", name, "--nocapture", "--test-threads=1"])
@@ -66,7 +66,7 @@ impl Suite {
         {
             return Ok(Went::Skipped(why.trim_start_matches(": ").to_owned()));
         }
-        // What a test prints goes on in the line that the harness began.
+        // The output of a test continues the line that the harness began.
         let began = format!("test {name} ... ");
         let own = |line| str::trim(str::strip_prefix(line, &began).unwrap_or(line));
         let lines = || stdout.lines().chain(stderr.lines()).map(own);

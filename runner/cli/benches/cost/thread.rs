@@ -1,13 +1,15 @@
-//! Thread mode: what a sandbox costs over bare wasmtime.
+//! Thread mode, compared with bare wasmtime.
 
 use crate::bare::{self, Bare, Memory};
 use crate::measure::{Bench, each};
 use crate::{SMALL, guest};
 use anyhow::ensure;
+use bytes::Bytes;
 use std::collections::VecDeque;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
-use wrun::{Mode, Runner, Task};
+use wrun::{Artifact, Mode, Runner, Task};
+use wrun_compare::measure::in_threads;
 
 const BATCH: u32 = 500;
 const MANY: u32 = 4_000;
@@ -27,6 +29,7 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
     let same = Bare::new("echo/echo.wat", Memory::PoolAsWrun, true)?;
     let default = Bare::new("echo/echo.wat", Memory::Pool, true)?;
     let runtime = bare::runtime()?;
+    let (small, none) = (Bytes::from_static(&SMALL), Bytes::new());
     let cores = std::thread::available_parallelism()?.get();
 
     for (name, floor_name, bare) in [
@@ -55,7 +58,7 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
             },
             &mut || {
                 each(BATCH, || {
-                    let output = runtime.block_on(bare.run(black_box(&SMALL)))?;
+                    let output = runtime.block_on(bare.run(black_box(&small)))?;
                     ensure!(black_box(output).len() == SMALL.len());
                     Ok(())
                 })
@@ -78,7 +81,7 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
             name,
             floor_name,
             60,
-            &mut || runtime.block_on(submit_many(&runner, &echo)),
+            &mut || runtime.block_on(submit_many(&runner, &echo, MANY)),
             &mut || loop_on_all(cores, bare, runtime),
         )?;
     }
@@ -98,7 +101,7 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
         },
         &mut || {
             each(1, || {
-                black_box(runtime.block_on(with.run(&[]))?);
+                black_box(runtime.block_on(with.run(&none))?);
                 Ok(())
             })
         },
@@ -109,24 +112,28 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
         40,
         &mut || {
             each(1, || {
-                black_box(runtime.block_on(with.run(&[]))?);
+                black_box(runtime.block_on(with.run(&none))?);
                 Ok(())
             })
         },
         &mut || {
             each(1, || {
-                black_box(runtime.block_on(without.run(&[]))?);
+                black_box(runtime.block_on(without.run(&none))?);
                 Ok(())
             })
         },
     )
 }
 
-/// Many tasks at once, as an embedder submits them: the queue holds it up.
-async fn submit_many(runner: &Runner, echo: &wrun::Artifact) -> anyhow::Result<Duration> {
+/// The time of one of `count` tasks, 256 of them submitted at the same time.
+pub(crate) async fn submit_many(
+    runner: &Runner,
+    echo: &Artifact,
+    count: u32,
+) -> anyhow::Result<Duration> {
     let began = Instant::now();
     let mut waiting = VecDeque::new();
-    for _ in 0..MANY {
+    for _ in 0..count {
         if waiting.len() == 256 {
             finish(waiting.pop_front()).await?;
         }
@@ -135,10 +142,10 @@ async fn submit_many(runner: &Runner, echo: &wrun::Artifact) -> anyhow::Result<D
     while !waiting.is_empty() {
         finish(waiting.pop_front()).await?;
     }
-    Ok(began.elapsed() / MANY)
+    Ok(began.elapsed() / count)
 }
 
-pub(crate) async fn finish(handle: Option<wrun::TaskHandle>) -> anyhow::Result<()> {
+async fn finish(handle: Option<wrun::TaskHandle>) -> anyhow::Result<()> {
     if let Some(mut handle) = handle {
         let report = handle.report().await?;
         ensure!(report.stdout.len() == SMALL.len(), "{:?}", report.outcome);
@@ -151,27 +158,16 @@ fn loop_on_all(
     bare: &Bare,
     runtime: &tokio::runtime::Runtime,
 ) -> anyhow::Result<Duration> {
-    let share = MANY / u32::try_from(cores)?;
+    let (cores, small) = (u32::try_from(cores)?, Bytes::from_static(&SMALL));
+    let share = MANY / cores;
     let began = Instant::now();
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..cores)
-            .map(|_| {
-                scope.spawn(|| {
-                    runtime.block_on(async {
-                        for _ in 0..share {
-                            black_box(bare.run(black_box(&SMALL)).await?);
-                        }
-                        anyhow::Ok(())
-                    })
-                })
-            })
-            .collect();
-        for thread in threads {
-            thread
-                .join()
-                .map_err(|_| anyhow::anyhow!("the bare loop panicked"))??;
-        }
-        anyhow::Ok(())
-    })?;
-    Ok(began.elapsed() / (share * u32::try_from(cores)?))
+    in_threads(0..cores, |_| {
+        runtime.block_on(async {
+            for _ in 0..share {
+                black_box(bare.run(black_box(&small)).await?);
+            }
+            anyhow::Ok(())
+        })
+    })??;
+    Ok(began.elapsed() / (share * cores))
 }

@@ -1,5 +1,7 @@
-//! A program that uses wasmtime as its documentation says, and nothing of wrun: a core
-//! module without WASI, a pool, an instance of its own for each task.
+//! A program that uses wasmtime as its documentation says: a core module without WASI, a
+//! pool, a new instance for each task. It shares no code with the floors of the benchmark
+//! `cost` ([`wrun::measure::Bare`]), which run components with WASI as wrun does: this is what
+//! a program without wrun would be.
 
 use crate::protocol::Peer;
 use anyhow::{Context, ensure};
@@ -81,12 +83,16 @@ impl Peer for Bare {
         let answer = run.call(&mut store, (at, length))? as usize;
         let bytes = memory.data(&store);
         let word = |at: usize| -> anyhow::Result<usize> {
-            let word = bytes.get(at..at + 4).context("an answer outside")?;
+            let word = bytes
+                .get(at..at + 4)
+                .context("the result is outside of the memory")?;
             Ok(u32::from_le_bytes(word.try_into()?) as usize)
         };
         ensure!(bytes.get(answer) == Some(&0), "the task failed");
         let (at, length) = (word(answer + 4)?, word(answer + 8)?);
-        let output = bytes.get(at..at + length).context("an output outside")?;
+        let output = bytes
+            .get(at..at + length)
+            .context("the output is outside of the memory")?;
         Ok(output.to_vec())
     }
 

@@ -1,12 +1,12 @@
-//! The rows of the benchmark: who they are, and what a reader has to know before any two
+//! The rows of the benchmark, and what a reader has to know before any two
 //! numbers are compared.
 
 /// Where a task runs.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place {
-    /// In the process that asked for it.
+    /// In the calling process.
     Same,
-    /// In another process, which the one that asked has started or forked.
+    /// In another process, which the calling process started or forked.
     Other,
     /// In a program that is started for it, from the shell's point of view.
     Program,
@@ -15,7 +15,7 @@ pub(crate) enum Place {
 impl Place {
     pub(crate) fn words(self) -> &'static str {
         match self {
-            Place::Same => "the process that asks",
+            Place::Same => "the calling process",
             Place::Other => "another process",
             Place::Program => "a program for each task",
         }
@@ -27,24 +27,24 @@ pub(crate) struct Described {
     pub(crate) id: &'static str,
     pub(crate) name: &'static str,
     pub(crate) place: Place,
-    /// Whether a task finds nothing of the one before it: the benchmark tries it out.
+    /// Whether a task finds no data of the task before it: the benchmark checks it.
     pub(crate) fresh: bool,
-    /// Whether what is around its sandbox (a process, a worker's heap) is new as well.
+    /// Whether the process or the heap around its sandbox is new as well.
     pub(crate) new_around: bool,
     /// Whether compiled code is kept on disk from one start to the next.
     pub(crate) caches: bool,
     /// What is made for each task.
     pub(crate) state: &'static str,
-    /// What stands between a task and its host.
+    /// What isolates a task from its host.
     pub(crate) walls: &'static str,
-    /// What a memory error in the runtime (or in native code) takes along.
+    /// What a memory error in the runtime (or in native code) ends.
     pub(crate) crash: &'static str,
     /// What ends a task that loops.
     pub(crate) endless: &'static str,
 }
 
 impl Described {
-    /// What a task can find of the one before it, in a word.
+    /// Whether a task finds no data of the task before it, for the table.
     pub(crate) fn freshness(&self) -> &'static str {
         match (self.fresh, self.new_around) {
             (true, true) => "yes",
@@ -111,7 +111,7 @@ pub(crate) const PEERS: [Described; 21] = [
         fresh: true,
         new_around: false,
         caches: true,
-        state: "a sandbox; the process had others",
+        state: "a sandbox; the process ran other tasks",
         walls: "wasmtime's sandbox, limits, a process, the full jail",
         crash: "that task",
         endless: "deadline or kill",
@@ -195,7 +195,7 @@ pub(crate) const PEERS: [Described; 21] = [
         fresh: false,
         new_around: false,
         caches: true,
-        state: "nothing: its memory is what the task before left",
+        state: "nothing: its memory has the data of the task before",
         walls: WASMTIME,
         crash: "the host and all tasks",
         endless: "a timeout, not given here",
@@ -267,7 +267,7 @@ pub(crate) const PEERS: [Described; 21] = [
         fresh: false,
         new_around: false,
         caches: false,
-        state: "nothing: its heap is what the task before left",
+        state: "nothing: its heap has the data of the task before",
         walls: "a JavaScript heap of its own, with Node's rights",
         crash: "the host and all tasks",
         endless: "an AbortSignal ends its thread",

@@ -1,5 +1,4 @@
-//! wrun as a library: the program of an embedder who has changed nothing but what the
-//! row says.
+//! wrun as a library, with its defaults except for the option that the row names.
 
 use crate::protocol::Peer;
 use anyhow::{Context, ensure};
@@ -32,7 +31,7 @@ impl Embedded {
             "wrun-process-no-jail" => builder
                 .mode(Mode::Process)
                 .process(ProcessOptions::default().jail(Jail::Off)),
-            _ => anyhow::bail!("no such row: {id}"),
+            _ => anyhow::bail!("unknown row {id:?}"),
         };
         let runner = builder.clone().build()?;
         let work = runner.blocking_load(folder.join("work.wasm"))?;
@@ -55,7 +54,7 @@ impl Peer for Embedded {
         Ok(report.stdout.to_vec())
     }
 
-    /// As an embedder submits many: a few are always under way.
+    /// As an embedder submits many tasks: some run at any time.
     fn many(
         &self,
         input: &[u8],
@@ -73,7 +72,10 @@ impl Peer for Embedded {
                     let task = Task::new(&self.work).input(input);
                     waiting.push_back(self.runner.submit(task).await?);
                 } else if let Some(mut handle) = waiting.pop_front() {
-                    ensure!(handle.report().await?.stdout == expected, "another output");
+                    ensure!(
+                        handle.report().await?.stdout == expected,
+                        "a task has another output than the first"
+                    );
                     ended += 1;
                 } else {
                     return Ok((ended, began.elapsed()));

@@ -1,13 +1,13 @@
-//! wrun beside what else one could take: the same work, in turns, in one go. What is not
-//! installed (`runner/cli/benches/peers.sh` does it) is left out, and the tables say so.
+//! wrun and its alternatives: the same work, in turns, in one run. What is not installed
+//! (`runner/cli/benches/peers.sh` installs it) is omitted, and the tables say so.
 //!
 //! ```text
 //! cargo bench -p wrun-cli --bench peers -- [--quick] [--json FILE] [--markdown FILE] [ROW]...
 //! cargo bench -p wrun-cli --bench peers -- --render docs/peers.json --markdown docs/peers.md
 //! ```
 //!
-//! A `ROW` is a part of a row's id. `--render` measures nothing: it makes the tables, and
-//! with `--json` the words in the JSON, of the numbers in a JSON file again.
+//! A `ROW` is a part of a row's id. `--render` measures nothing: from the numbers in a JSON file
+//! it makes the tables again, and with `--json` the text in the JSON.
 
 #![expect(
     clippy::disallowed_methods,
@@ -18,6 +18,8 @@ mod bare;
 mod described;
 mod embedded;
 mod installed;
+#[path = "../named.rs"]
+mod named;
 mod program;
 mod protocol;
 mod rounds;
@@ -26,10 +28,12 @@ mod table;
 mod works;
 
 use anyhow::Context;
+use named::named;
 use rounds::{Amount, Contender};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use table::{Machine, Measured, Row};
+use wrun_compare::measure;
 
 /// The argument that makes this program one of the peers.
 const PEER_ARG: &str = "__peer";
@@ -61,7 +65,7 @@ fn main() -> anyhow::Result<()> {
             "--markdown" => options.markdown = Some(file()?),
             "--render" => options.render = Some(file()?),
             row if !row.starts_with('-') => options.wanted.push(row.to_owned()),
-            other => anyhow::bail!("no such option: {other}"),
+            other => anyhow::bail!("unknown option {other:?}"),
         }
     }
     let mut measured = match &options.render {
@@ -70,7 +74,7 @@ fn main() -> anyhow::Result<()> {
             let json = json.with_context(|| format!("cannot read {}", path.display()))?;
             serde_json::from_slice(&json)?
         }
-        None => measure(&options)?,
+        None => measured(&options)?,
     };
     describe(&mut measured.rows);
     let page = table::markdown(&measured);
@@ -85,20 +89,11 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A file as cargo's user names it: from the top of the repository, where cargo changes to
-/// the package. That it can be written is better known before all is measured.
-fn named(file: &str) -> anyhow::Result<PathBuf> {
-    let path = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../..")).join(file);
-    let folder = path.parent().unwrap_or(&path);
-    anyhow::ensure!(folder.is_dir(), "{} is no folder", folder.display());
-    Ok(path)
-}
-
 fn write(path: &Path, what: String) -> anyhow::Result<()> {
     std::fs::write(path, what).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Says of each row what `described.rs` says today.
+/// Gives each row the text that `described.rs` has now.
 fn describe(rows: &mut [Row]) {
     for row in rows {
         if let Some(words) = described::described(&row.id) {
@@ -121,7 +116,7 @@ fn serve(id: &str, folder: &Path) -> anyhow::Result<()> {
     }
 }
 
-fn measure(options: &Options) -> anyhow::Result<Measured> {
+fn measured(options: &Options) -> anyhow::Result<Measured> {
     let processors = std::thread::available_parallelism()?.get();
     let amount = Amount {
         rounds: if options.quick { 3 } else { 10 },
@@ -132,7 +127,7 @@ fn measure(options: &Options) -> anyhow::Result<Measured> {
     let folder = scratch.path().join("folder");
     std::fs::create_dir(&folder)?;
     works::prepare(&folder)?;
-    let load_before = load()?;
+    let here = measure::environment();
 
     let mut skipped = Vec::new();
     let mut contenders = Vec::new();
@@ -155,7 +150,7 @@ fn measure(options: &Options) -> anyhow::Result<Measured> {
     }
     for round in 0..amount.rounds {
         eprintln!("round {} of {} ...", round + 1, amount.rounds);
-        // Nobody is always the one behind somebody.
+        // In another order each time.
         let shift = round * 5 % contenders.len().max(1);
         contenders.rotate_left(shift);
         for contender in &mut contenders {
@@ -172,13 +167,19 @@ fn measure(options: &Options) -> anyhow::Result<Measured> {
     }
 
     Ok(Measured {
-        date: date(),
+        date: date(&measure::environment().date),
         commit: commit(),
         machine: Machine {
-            processor: processor()?,
+            processor: here.cpu,
             processors,
-            kernel: kernel(),
-            load: (load_before, load()?),
+            // Without the build of a distribution.
+            kernel: here
+                .kernel
+                .split(['-', '+'])
+                .next()
+                .unwrap_or_default()
+                .to_owned(),
+            load: (here.load, measure::environment().load),
         },
         rounds: amount.rounds,
         batch_ms: u64::try_from(amount.batch.as_millis())?,
@@ -189,9 +190,9 @@ fn measure(options: &Options) -> anyhow::Result<Measured> {
     })
 }
 
-fn date() -> String {
-    let now = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
-    let (day, time) = now.split_once('T').unwrap_or((&now, ""));
+/// A date of RFC 3339 without its seconds.
+fn date(of: &str) -> String {
+    let (day, time) = of.split_once('T').unwrap_or((of, ""));
     format!("{day} {} UTC", time.get(..5).unwrap_or_default())
 }
 
@@ -205,27 +206,4 @@ fn commit() -> String {
         }
         _ => "unknown".to_owned(),
     }
-}
-
-fn processor() -> anyhow::Result<String> {
-    let info = std::fs::read_to_string("/proc/cpuinfo")?;
-    let model = info
-        .lines()
-        .find_map(|line| line.strip_prefix("model name"));
-    let model = model.and_then(|rest| rest.split_once(": "));
-    Ok(model.map_or("unknown", |it| it.1).to_owned())
-}
-
-fn kernel() -> String {
-    let names = rustix::system::uname();
-    let release = names.release().to_string_lossy();
-    // The part that says what it is, without a distribution's build.
-    let version = release.split(['-', '+']).next().unwrap_or_default();
-    format!("{} {version}", names.sysname().to_string_lossy())
-}
-
-fn load() -> anyhow::Result<f64> {
-    let averages = std::fs::read_to_string("/proc/loadavg")?;
-    let minute = averages.split(' ').next().context("no load average")?;
-    Ok(minute.parse()?)
 }

@@ -1,4 +1,4 @@
-//! A peer's program, while it runs, and what it and its descendants have of memory.
+//! The program of a peer while it runs, and the memory of it and its descendants.
 
 use anyhow::{Context, bail, ensure};
 use std::io::{BufRead, BufReader, Write};
@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
+use wrun_compare::measure::{Memory, descendants};
 
 /// How long any answer may take, and how long a program may take to end.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -86,42 +87,22 @@ impl Drop for Program {
     }
 }
 
-/// The proportional set size of all descendants of a process, and of itself unless it
-/// asks; in bytes.
+/// The proportional set size of all descendants of a process, and of itself unless it is this
+/// one; in bytes.
 pub(crate) fn memory_of(process: u32) -> anyhow::Result<f64> {
+    let own = Some(process).filter(|it| *it != std::process::id());
     let mut sum = 0.0;
-    let mut waiting = vec![process];
-    while let Some(process) = waiting.pop() {
-        waiting.extend(children(process));
-        if process == std::process::id() {
+    for process in own.into_iter().chain(descendants(process)) {
+        if let Ok(memory) = Memory::of(&process.to_string()) {
+            sum += memory.proportional;
             continue;
         }
-        let Ok(rollup) = std::fs::read_to_string(format!("/proc/{process}/smaps_rollup")) else {
-            // It ended, or it is the kernel's secret.
-            let alive = std::fs::read(format!("/proc/{process}/cmdline"));
-            ensure!(
-                alive.unwrap_or_default().is_empty(),
-                "the memory of process {process} cannot be read"
-            );
-            continue;
-        };
-        let kib: f64 = rollup
-            .lines()
-            .find_map(|line| line.strip_prefix("Pss:"))
-            .and_then(|rest| rest.trim().strip_suffix("kB"))
-            .and_then(|number| number.trim().parse().ok())
-            .unwrap_or(0.0);
-        sum += kib * 1024.0;
+        // It ended, or this user may not read it.
+        let alive = std::fs::read(format!("/proc/{process}/cmdline"));
+        ensure!(
+            alive.unwrap_or_default().is_empty(),
+            "the memory of process {process} cannot be read"
+        );
     }
     Ok(sum)
-}
-
-fn children(process: u32) -> Vec<u32> {
-    let mut children = Vec::new();
-    let tasks = std::fs::read_dir(format!("/proc/{process}/task"));
-    for task in tasks.into_iter().flatten().flatten() {
-        let list = std::fs::read_to_string(task.path().join("children")).unwrap_or_default();
-        children.extend(list.split(' ').filter_map(|it| it.parse::<u32>().ok()));
-    }
-    children
 }

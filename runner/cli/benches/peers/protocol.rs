@@ -1,16 +1,16 @@
-//! How the benchmark talks to a peer: a program that is started for it, with a folder as
-//! its last argument, and told by lines on stdin what to do. In the folder are the inputs
+//! How the benchmark controls a peer: a program that is started for it, with a folder as
+//! its last argument, and receives orders as lines on stdin. In the folder are the inputs
 //! (`small`, `compute`, `large`, `count`) and the guests. It answers each line with one:
 //!
 //! | order | answer |
 //! |---|---|
 //! | `first NAME` | the output for that input, as hexadecimal digits |
-//! | `latency NAME MILLISECONDS` | nanoseconds of tasks that ran one after the other for so long |
-//! | `throughput NAME MILLISECONDS N` | tasks that ended and nanoseconds that it took, N under way |
-//! | `hold N` | `held`, when N tasks or workers wait that did not before |
+//! | `latency NAME MILLISECONDS` | nanoseconds of tasks that ran one after the other for this time |
+//! | `throughput NAME MILLISECONDS N` | tasks that ended, and nanoseconds until then, N at the same time |
+//! | `hold N` | `held`, when N more tasks or workers wait |
 //!
-//! or with `error: ` and what went wrong. Every output is compared with the first one.
-//! `node/peer.js` and `native.c` say the same in their languages.
+//! or with `error: ` and the reason. Every output is compared with the first one.
+//! `node/peer.js` and `native.c` implement the same.
 
 use anyhow::{Context, bail, ensure};
 use std::any::Any;
@@ -21,7 +21,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// What the benchmark has done, in the order of the tables.
+/// The inputs, in the order of the tables.
 pub(crate) const INPUTS: [&str; 4] = ["small", "compute", "large", "count"];
 
 /// One way to run a task.
@@ -33,8 +33,8 @@ pub(crate) trait Peer: Sync {
     /// the value is dropped.
     fn hold(&self, count: usize) -> anyhow::Result<Box<dyn Any>>;
 
-    /// Tasks for this long, this many under way: how many there were, and what they took.
-    /// Each output has to be `expected`.
+    /// Runs tasks for this long, this many at the same time: their number, and the time until the
+    /// last ended. Each output has to be `expected`.
     fn many(
         &self,
         input: &[u8],
@@ -49,7 +49,10 @@ pub(crate) trait Peer: Sync {
                 .map(|_| {
                     scope.spawn(|| {
                         loop {
-                            ensure!(self.run(input)? == expected, "another output");
+                            ensure!(
+                                self.run(input)? == expected,
+                                "a task has another output than the first"
+                            );
                             ended.fetch_add(1, Ordering::Relaxed);
                             if began.elapsed() >= time {
                                 return Ok(());
@@ -70,7 +73,7 @@ pub(crate) trait Peer: Sync {
     }
 }
 
-/// The nanoseconds of tasks that run one after the other for this long, one at least.
+/// The nanoseconds of tasks that run one after the other for this long, at least one.
 pub(crate) fn one_by_one(
     peer: &dyn Peer,
     input: &[u8],
@@ -83,7 +86,10 @@ pub(crate) fn one_by_one(
         let before = Instant::now();
         let output = peer.run(input)?;
         times.push(u64::try_from(before.elapsed().as_nanos())?);
-        ensure!(output == expected, "another output");
+        ensure!(
+            output == expected,
+            "a task has another output than the first"
+        );
         if began.elapsed() >= time {
             return Ok(times);
         }
@@ -146,6 +152,6 @@ fn answer(
             let (count, took) = peer.many(input, expected, time, in_flight.parse()?)?;
             Ok(format!("{count} {}", took.as_nanos()))
         }
-        _ => bail!("no such order: {line}"),
+        _ => bail!("unknown order {line:?}"),
     }
 }

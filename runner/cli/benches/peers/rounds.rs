@@ -1,4 +1,4 @@
-//! Rounds: every row in turn, so that what else the machine does hits all of them.
+//! Rounds: every row in turn, so that other load on the machine affects all of them.
 
 use crate::described::Described;
 use crate::installed::Way;
@@ -10,6 +10,7 @@ use anyhow::{Context, ensure};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
+use wrun_compare::measure::Sorted;
 
 /// How much is measured.
 #[derive(Clone, Copy)]
@@ -19,12 +20,12 @@ pub(crate) struct Amount {
     pub(crate) in_flight: usize,
 }
 
-/// Tasks that wait when memory is looked at, the second time this many more.
+/// Tasks that wait when memory is measured first, and more of them the second time.
 const HELD: usize = 4;
 const MORE: usize = 16;
-/// How long what was started gets to come to rest.
+/// Time for what was started to become idle.
 const SETTLE: Duration = Duration::from_millis(400);
-/// Enough to have met each worker of a pool twice.
+/// Enough to reach each worker of a pool twice.
 const CALLS: usize = 8;
 
 /// A row while it is measured.
@@ -34,7 +35,7 @@ pub(crate) struct Contender {
     /// Where it keeps compiled code.
     cache: PathBuf,
     running: Option<Program>,
-    /// By shells: what each output has to be.
+    /// The expected outputs, for shells.
     expected: [Vec<u8>; 3],
     first: Vec<f64>,
     again: Vec<f64>,
@@ -74,7 +75,7 @@ impl Contender {
         })
     }
 
-    /// What one more has of memory that waits, while nothing else of ours runs.
+    /// The memory of one more task or worker that waits, while nothing else of ours runs.
     pub(crate) fn wait(&mut self) -> anyhow::Result<()> {
         // Both find the compiled code in the cache.
         self.memory_with(1)?;
@@ -106,7 +107,7 @@ impl Contender {
         }
     }
 
-    /// Starts it for good, and checks its outputs and what it says of itself.
+    /// Starts it for all rounds, and checks its outputs and whether its tasks are fresh.
     pub(crate) fn warm(&mut self) -> anyhow::Result<()> {
         if let Way::Program(how) = &self.way {
             self.running = Some(Program::start(how, &self.cache, Stdio::inherit())?);
@@ -122,7 +123,7 @@ impl Contender {
         }
         ensure!(
             fresh == self.described.fresh,
-            "tasks {} what others left, against what is said of them",
+            "tasks {} data of earlier tasks, expected the opposite",
             if fresh { "do not find" } else { "find" }
         );
         Ok(())
@@ -138,8 +139,8 @@ impl Contender {
         }
     }
 
-    /// A start of the program until its first result: with nothing cached, and with what
-    /// another start has left.
+    /// The time from the start of the program to its first result: with nothing cached, and
+    /// with what another start cached.
     pub(crate) fn start(&mut self) -> anyhow::Result<()> {
         let empty = tempfile::tempdir()?;
         let first = self.first_result(empty.path())?;
@@ -160,7 +161,7 @@ impl Contender {
                 (output, began.elapsed())
             }
             Way::Program(how) => {
-                // It is ended while some of its workers are still starting, and they complain.
+                // It is ended while some of its workers still start, and these report an error.
                 let mut program = Program::start(how, cache, Stdio::null())?;
                 let output = program.ask("first small")?;
                 let took = began.elapsed();
@@ -197,13 +198,15 @@ impl Contender {
         #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
         let rate = count as f64 / took;
         let samples = &mut self.works[work];
-        samples.medians.push(quantile(&sorted(&times), 0.5));
+        samples
+            .medians
+            .push(Sorted::new(times.iter().copied()).median());
         samples.all.extend(times);
         samples.rates.push(rate);
         Ok(())
     }
 
-    /// What it all came to; the words are [`described`](crate::described)'s.
+    /// The row of the table; [`described`](crate::described) adds the text.
     pub(crate) fn row(self) -> Row {
         let [small, compute, large] = self.works.map(Samples::work);
         Row {
@@ -226,38 +229,21 @@ impl Contender {
 
 impl Samples {
     fn work(self) -> Work {
-        let all = sorted(&self.all);
+        let all = Sorted::new(self.all);
+        let tasks = all.numbers().len();
         Work {
             p50_ns: spread(&self.medians),
-            p99_ns: (all.len() >= 100).then(|| quantile(&all, 0.99)),
-            tasks: all.len(),
+            p99_ns: (tasks >= 100).then(|| all.quantile(0.99)),
+            tasks,
             per_second: spread(&self.rates),
         }
     }
 }
 
-fn sorted(numbers: &[f64]) -> Vec<f64> {
-    let mut numbers = numbers.to_vec();
-    numbers.sort_by(f64::total_cmp);
-    numbers
-}
-
-/// The number that `part` of all are below.
-fn quantile(sorted: &[f64], part: f64) -> f64 {
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        clippy::cast_precision_loss,
-        reason = "an index of a list"
-    )]
-    let at = (sorted.len().saturating_sub(1) as f64 * part).round() as usize;
-    sorted.get(at).copied().unwrap_or_default()
-}
-
 fn spread(numbers: &[f64]) -> Spread {
-    let sorted = sorted(numbers);
-    // A tenth: of a nanosecond, of a task in a second.
-    let at = |part| (quantile(&sorted, part) * 10.0).round() / 10.0;
+    let sorted = Sorted::new(numbers.iter().copied());
+    // To a tenth of a nanosecond, or of a task per second.
+    let at = |part| (sorted.quantile(part) * 10.0).round() / 10.0;
     Spread {
         p10: at(0.1),
         median: at(0.5),

@@ -1,11 +1,11 @@
-//! What was measured, as JSON and as tables in Markdown. The tables say nothing that the
-//! JSON does not: `docs/peers.md` is made of `docs/peers.json`, and a test compares them.
+//! The results, as JSON and as tables in Markdown. Everything in the tables is in the JSON:
+//! `docs/peers.md` is made from `docs/peers.json`, and a test compares them.
 
 use super::described::{Described, Place, described};
 use serde::{Deserialize, Serialize};
 use std::fmt::Write as _;
 
-/// All of it.
+/// All results.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Measured {
     /// `YYYY-MM-DD HH:MM UTC`.
@@ -14,9 +14,9 @@ pub(crate) struct Measured {
     pub(crate) machine: Machine,
     /// Rounds of all rows in turns.
     pub(crate) rounds: usize,
-    /// How long each row did the same thing in each round, in milliseconds.
+    /// How long each row repeated each kind of work in each round, in milliseconds.
     pub(crate) batch_ms: u64,
-    /// Tasks under way where throughput was measured.
+    /// Tasks at the same time where throughput was measured.
     pub(crate) in_flight: usize,
     /// Names and versions of what was compared.
     pub(crate) versions: Vec<(String, String)>,
@@ -39,34 +39,34 @@ pub(crate) struct Machine {
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Row {
     pub(crate) id: String,
-    /// What `described.rs` says, for readers of the JSON alone.
+    /// The text of `described.rs`, for readers of the JSON alone.
     pub(crate) name: String,
     pub(crate) state: String,
     pub(crate) walls: String,
     pub(crate) crash: String,
     pub(crate) endless: String,
-    /// Nothing of an earlier task was found by a later one.
+    /// A task finds no data of an earlier one.
     pub(crate) fresh: bool,
     /// Nanoseconds from starting the program to its first result, with nothing cached;
     /// and again, where it keeps compiled code.
     pub(crate) first_ns: Spread,
     pub(crate) again_ns: Option<Spread>,
-    /// Bytes (proportional set size) that one more task or worker has that waits.
+    /// The proportional set size of one more task or worker that waits, in bytes.
     pub(crate) waiting_bytes: Option<f64>,
     pub(crate) small: Work,
     pub(crate) compute: Work,
     pub(crate) large: Work,
 }
 
-/// What one piece of work took.
+/// The times of one kind of work.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Work {
     /// Of tasks one after the other: the median, in nanoseconds, round by round.
     pub(crate) p50_ns: Spread,
-    /// Over all rounds; nothing where there were fewer than a hundred.
+    /// Of the tasks of all rounds; `None` for fewer than a hundred tasks.
     pub(crate) p99_ns: Option<f64>,
     pub(crate) tasks: usize,
-    /// With `in_flight` under way, round by round.
+    /// With `in_flight` at the same time, round by round.
     pub(crate) per_second: Spread,
 }
 
@@ -111,13 +111,13 @@ fn introduction(page: &mut String, all: &Measured) {
         page,
         &format!(
             "# wrun beside its peers\n\n\
-             Made by `cargo bench -p wrun-cli --bench peers` of [peers.json](peers.json); \
-             [benchmarks.md](benchmarks.md) says how to repeat it.\n\n\
+             Made by `cargo bench -p wrun-cli --bench peers` from [peers.json](peers.json); \
+             [benchmarks.md](benchmarks.md) describes how to repeat it.\n\n\
              {}, commit {}: {processors} virtual processors ({processor}), {kernel}, load average {:.1} \
-             before and {:.1} after. {} rounds; in each, every row in turn did each thing for {} ms.\n\n\
-             The same C source everywhere ([work](../guest-tasks/work/kernel.h)), compiled to \
+             before and {:.1} after. {} rounds; in each, every row in turn did each kind of work for {} ms.\n\n\
+             All rows run the same C source ([work](../guest-tasks/work/kernel.h)), compiled to \
              WebAssembly by clang and for the two native rows by the machine's compiler, `-O2`; one \
-             row has it again in JavaScript. Every output is checked.\n\n\
+             row runs the same work in JavaScript. Every output is checked.\n\n\
              - **64 B**: 64 bytes in, the same 64 bytes out.\n\
              - **compute**: a Mandelbrot picture, 64 KiB out.\n\
              - **1 MiB**: 1 MiB in, its SHA-256 out.",
@@ -130,10 +130,11 @@ fn numbers(page: &mut String, rows: &[(&Row, &'static Described)]) {
     line(
         page,
         "\n## The numbers\n\n\
-         **Fresh** says whether a task finds nothing of the one before it; the benchmark tries that \
-         out. *In part*: its sandbox is new, the process or the JavaScript heap around it is not. A worker that is kept has less to do than one that is made: compare rows of the same \
-         place and the same answer here, or know what you give up. p50 and p99 are of tasks one \
-         after the other, /s is with several under way.\n\n\
+         **Fresh**: whether a task finds no data of the task before it, which the benchmark checks. \
+         *In part*: its sandbox is new, the process or the JavaScript heap around it is not. A \
+         worker that is kept has less work for each task than a new one: compare rows that run in the \
+         same place and have the same value here. p50 and p99 are of tasks that run one \
+         after the other, /s is with several at the same time.\n\n\
          | | runs in | fresh | 64 B p50 | p99 | /s | compute p50 | p99 | /s | 1 MiB p50 | p99 | /s | first result | started again | one more waits |\n\
          |---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     );
@@ -165,15 +166,15 @@ fn numbers(page: &mut String, rows: &[(&Row, &'static Described)]) {
     }
     line(
         page,
-        "\n**First result**: from starting the program (for a library, one that has it) to the output \
-         of one 64 B task, with nothing compiled before; **started again** is the same where \
-         compiled code is kept on disk. **One more waits**: proportional set size of one more task \
-         that waits for its input, or of one more worker that waits for a task, where workers are \
-         kept.",
+        "\n**First result**: from starting the program (for a library, a program that uses it) to the \
+         output of one 64 B task, with nothing compiled before; **started again** is the same with \
+         compiled code on disk. **One more waits**: proportional set size of one more task \
+         that waits for its input or, where workers are kept, of one more worker that waits for a \
+         task.",
     );
 }
 
-/// What a row is asked for, one thing at a time; less is better.
+/// One property of a row; less is better.
 struct Question {
     words: &'static str,
     answer: fn(&Row) -> Option<Spread>,
@@ -236,9 +237,9 @@ fn losses(page: &mut String, rows: &[(&Row, &'static Described)]) {
     line(
         page,
         "\n## Where wrun loses\n\n\
-         Who needs less, and how many times less, by the medians, where the spreads do not meet. \
-         In *italics*: not all that a task gets there is fresh. Rows that are missing: nobody \
-         needs less.\n\n\
+         The peers that need less, and how many times less, by the medians, if the spreads do not \
+         overlap. In *italics*: peers whose tasks are not fresh, or fresh in part. A row of wrun is \
+         missing for a property in which no peer needs less.\n\n\
          | | | peers that run tasks in the same place | peers elsewhere |\n\
          |---|---|---|---|",
     );
@@ -278,7 +279,7 @@ fn losses(page: &mut String, rows: &[(&Row, &'static Described)]) {
     }
 }
 
-/// The peers that need less than a row of wrun's, and how many times less; most first.
+/// The peers that need less than a row of wrun, and how many times less; most first.
 fn better(
     row: &Row,
     question: &Question,
@@ -290,10 +291,10 @@ fn better(
     let mut better: Vec<_> = rows
         .iter()
         .filter(|(_, peer)| !peer.is_wrun())
-        .filter_map(|(peer, who)| {
+        .filter_map(|(peer, described)| {
             let theirs = (question.answer)(peer)?;
             (0.0 < theirs.median && theirs.p90 < own.p10)
-                .then(|| (own.median / theirs.median, *who))
+                .then(|| (own.median / theirs.median, *described))
         })
         .collect();
     better.sort_by(|a, b| b.0.total_cmp(&a.0));
@@ -303,9 +304,9 @@ fn better(
 fn around(page: &mut String, rows: &[(&Row, &'static Described)]) {
     line(
         page,
-        "\n## What stands around a task\n\n\
-         Tasks in the process that asks share its address space; the others do not.\n\n\
-         | | shares memory with its host | made for each task | walls | a crash of the runtime ends | a task that loops is ended by |\n\
+        "\n## Isolation of a task\n\n\
+         Tasks in the calling process share its address space; the others do not.\n\n\
+         | | shares memory with its host | made for each task | isolation | a crash of the runtime ends | an endless loop is ended by |\n\
          |---|---|---|---|---|---|",
     );
     for (_, described) in rows {
@@ -377,7 +378,7 @@ fn rest(page: &mut String, all: &Measured) {
     line(
         page,
         &format!(
-            "\n{} tasks under way for throughput. Pools of workers have one for each processor.",
+            "\nThroughput: {} tasks at the same time. Pools of workers have one for each processor.",
             all.in_flight
         ),
     );
@@ -418,7 +419,7 @@ fn rate(per_second: f64) -> String {
 
 fn bytes(bytes: f64) -> String {
     match bytes {
-        // Less than a page is as much as nothing and the noise.
+        // Less than a page cannot be told from noise.
         n if n < 4096.0 => "< 4 KiB".to_owned(),
         n if n < 1_048_576.0 => format!("{:.0} KiB", n / 1024.0),
         n => format!("{:.1} MiB", n / 1_048_576.0),

@@ -1,16 +1,15 @@
-//! What all rows are given, and what has to come of it, found here by other means than
-//! the guests'.
+//! The inputs of all rows, and the expected outputs, computed here without the guests.
 
 use anyhow::ensure;
 use std::path::Path;
 
-/// What `sha256sum` says of the large input.
+/// The SHA-256 of the large input, as `sha256sum` computes it.
 const LARGE_DIGEST: &str = "20a5717269b2abfae29a13ce9a4241a1f92e2ef71e234d18ef92e8de55b19173";
 
 const SIDE: u32 = 256;
 const LIMIT: u32 = 200;
 
-/// The names of what is timed, and the inputs.
+/// The names of the timed work, which are also those of the inputs.
 pub(crate) const TIMED: [&str; 3] = ["small", "compute", "large"];
 
 /// An input by its name in [`INPUTS`](crate::protocol::INPUTS).
@@ -27,7 +26,7 @@ pub(crate) fn input(name: &str) -> Vec<u8> {
     }
 }
 
-/// Says no to a wrong output.
+/// Refuses a wrong output.
 pub(crate) fn check(name: &str, output: &[u8]) -> anyhow::Result<()> {
     let right = match name {
         "small" => output == input(name),
@@ -51,11 +50,11 @@ pub(crate) fn prepare(folder: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Bytes as hexadecimal digits say them.
+/// Bytes from hexadecimal digits.
 pub(crate) fn bytes(digits: &str) -> anyhow::Result<Vec<u8>> {
     ensure!(
         digits.is_ascii() && digits.len().is_multiple_of(2),
-        "no digits"
+        "expected hexadecimal digits"
     );
     let bytes = (0..digits.len()).step_by(2);
     bytes

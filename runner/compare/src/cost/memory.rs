@@ -1,12 +1,11 @@
-//! What a task that waits takes: memory and descriptors. It is a small one of wrun's
-//! own, the same in both modes: what a task has in its own memory comes on top, in
-//! either.
+//! Memory and descriptors of a task that waits: a small guest that is built in, the same in
+//! both modes. The memory of a user's task comes on top, in either.
 
 use super::{Job, Rows, failed};
 use crate::{
     bench::completed,
     comparison::{Comparison, Watch},
-    floor::Floor,
+    measure::{Floor, Memory, descendants},
     results::{Measure, Policy},
     rounds::{self, Row},
 };
@@ -16,10 +15,10 @@ use std::time::{Duration, Instant};
 use wrun::{Artifact, Cache, Error, Limits, Report, Runner, Task, TaskHandle};
 
 /// Tasks that wait at the same time, in thread mode.
-const THREADS: usize = 128;
+const THREADS: u32 = 128;
 /// The same, in processes.
-const PROCESSES: usize = 8;
-/// A task that says that it is there, and waits.
+const PROCESSES: u32 = 8;
+/// A task that reports progress, and waits.
 const GUEST: &[u8] = include_bytes!("../guests/wait.wat");
 
 /// Memory of a task that waits: what it adds to this process, and its own.
@@ -33,16 +32,14 @@ pub(super) fn memory(job: &mut Job<'_, '_>, measure: Measure) -> Rows {
         Ok::<_, Error>((runner, guest))
     };
     let threads = move || {
-        // A new one each time: it keeps what tasks have had.
+        // A new one each time: a runner keeps memory of earlier tasks.
         let (runner, guest) = runner(Policy::Instance)?;
         one(&runner, &guest)?;
         let before = Memory::of("self").map_err(failed)?;
         let tasks = waiting(&runner, &guest, THREADS)?;
-        let more = Memory::of("self").map_err(failed)?.get(measure) - before.get(measure);
+        let more = more(before, measure)?;
         end(tasks)?;
-        #[expect(clippy::cast_precision_loss, reason = "some dozens")]
-        let each = more.max(0.0) / THREADS as f64;
-        Ok(vec![each])
+        Ok(vec![more / f64::from(THREADS)])
     };
     rows.push(Row::of(measure, Policy::Instance, Box::new(threads)));
     let (processes, guest) = runner(Policy::Fork)?;
@@ -52,16 +49,14 @@ pub(super) fn memory(job: &mut Job<'_, '_>, measure: Measure) -> Rows {
             let side = move || {
                 let before = Memory::of("self").map_err(failed)?;
                 let tasks = waiting(&processes, &guest, PROCESSES)?;
-                let more = Memory::of("self").map_err(failed)?.get(measure) - before.get(measure);
-                #[expect(clippy::cast_precision_loss, reason = "some")]
-                let more = more.max(0.0) / PROCESSES as f64;
+                let more = more(before, measure)? / f64::from(PROCESSES);
                 let each = of_workers(tasks)?.into_iter();
-                Ok(each.map(|memory| memory.get(measure) + more).collect())
+                Ok(each.map(|memory| part(memory, measure) + more).collect())
             };
             let mut row = Row::of(measure, Policy::Fork, Box::new(side));
             row.policy = Some(Policy::Spare);
             let held = Floor::start(&bench.program).and_then(|mut floor| {
-                let pids = floor.hold(PROCESSES as u32)?;
+                let pids = floor.hold(PROCESSES)?;
                 Ok((floor, pids))
             });
             rows.push(match held {
@@ -77,8 +72,8 @@ pub(super) fn memory(job: &mut Job<'_, '_>, measure: Measure) -> Rows {
             });
         }
         Err(error) => job.notes.push(format!(
-            "memory of worker processes was not measured: those in a jail are not to be looked \
-             at ({error}); root may"
+            "memory of worker processes was not measured: only root may read that of processes in \
+             a jail ({error})"
         )),
     }
     few(
@@ -95,10 +90,10 @@ fn looked_at(runner: &Runner, guest: &Artifact) -> Result<(), Error> {
     of_workers(waiting(runner, guest, 1)?).map(drop)
 }
 
-/// The memory of the worker of each task, which are ended then. Which process had which
-/// task is in its report: this program may have other children, which come and go.
+/// The memory of the worker of each task; the tasks are ended. The report of a task names its
+/// process: this program may have other children, which start and end.
 fn of_workers(tasks: Vec<TaskHandle>) -> Result<Vec<Memory>, Error> {
-    let mut all: HashMap<u32, _> = processes()
+    let mut all: HashMap<u32, _> = descendants(std::process::id())
         .into_iter()
         .map(|pid| (pid, Memory::of(&pid.to_string())))
         .collect();
@@ -107,13 +102,13 @@ fn of_workers(tasks: Vec<TaskHandle>) -> Result<Vec<Memory>, Error> {
         let pid = report.stats.worker_pid;
         let memory = pid.and_then(|pid| all.remove(&pid));
         memory
-            .ok_or_else(|| failed("they are not in /proc"))?
+            .ok_or_else(|| failed("a worker is not in /proc"))?
             .map_err(failed)
     });
     workers.collect()
 }
 
-/// Not often: the kernel counts what there is, and that does not vary.
+/// Few rounds: these numbers hardly vary.
 fn few(
     comparison: &Comparison,
     rows: Vec<Row<'_>>,
@@ -129,68 +124,24 @@ fn each_of(pids: &[u32], measure: Measure) -> Result<Vec<f64>, Error> {
     pids.iter()
         .map(|pid| {
             let memory = Memory::of(&pid.to_string()).map_err(failed)?;
-            Ok(memory.get(measure))
+            Ok(part(memory, measure))
         })
         .collect()
 }
 
-/// Memory of a process, in bytes.
-struct Memory {
-    resident: f64,
-    proportional: f64,
-    private: f64,
-}
-
-impl Memory {
-    fn of(pid: &str) -> std::io::Result<Self> {
-        let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
-        let sum = |wanted: &str| -> f64 {
-            let lines = rollup.lines().filter(|line| line.starts_with(wanted));
-            let kib = lines.filter_map(|line| line.split_whitespace().nth(1)?.parse::<f64>().ok());
-            kib.sum::<f64>() * 1024.0
-        };
-        Ok(Memory {
-            resident: sum("Rss:"),
-            proportional: sum("Pss:"),
-            private: sum("Private_"),
-        })
-    }
-
-    fn get(&self, measure: Measure) -> f64 {
-        match measure {
-            Measure::Proportional => self.proportional,
-            Measure::Private => self.private,
-            _ => self.resident,
-        }
+/// The part of a process's memory that a measure is of, in bytes.
+fn part(memory: Memory, measure: Measure) -> f64 {
+    match measure {
+        Measure::Proportional => memory.proportional,
+        Measure::Private => memory.private,
+        _ => memory.resident,
     }
 }
 
-/// The processes that this one has, and their children.
-pub(super) fn processes() -> Vec<u32> {
-    let (mut found, mut open) = (Vec::new(), vec![std::process::id()]);
-    while let Some(pid) = open.pop() {
-        let children = children(pid);
-        found.extend(&children);
-        open.extend(children);
-    }
-    found
-}
-
-fn children(pid: u32) -> Vec<u32> {
-    let mut all = Vec::new();
-    for task in fs::read_dir(format!("/proc/{pid}/task"))
-        .into_iter()
-        .flatten()
-        .flatten()
-    {
-        let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
-        all.extend(
-            children
-                .split_whitespace()
-                .filter_map(|pid| pid.parse::<u32>().ok()),
-        );
-    }
-    all
+/// What this process has more of than before.
+fn more(before: Memory, measure: Measure) -> Result<f64, Error> {
+    let now = Memory::of("self").map_err(failed)?;
+    Ok((part(now, measure) - part(before, measure)).max(0.0))
 }
 
 /// Descriptors of this process for each task that waits.
@@ -200,7 +151,7 @@ pub(super) fn descriptors(job: &mut Job<'_, '_>) -> Rows {
         let cache = Cache::Directory(job.bench.cache());
         let runner = job.bench.runner(policy, cache)?;
         let guest = runner.blocking_load_bytes("wait", GUEST)?;
-        // What the first task of a runner makes.
+        // The first task of a runner opens descriptors that stay open.
         one(&runner, &guest)?;
         let side = Box::new(move || {
             let before = open_descriptors()?;
@@ -208,8 +159,8 @@ pub(super) fn descriptors(job: &mut Job<'_, '_>) -> Rows {
             let after = open_descriptors()?;
             end(tasks)?;
             #[expect(clippy::cast_precision_loss, reason = "some dozens")]
-            let each = after.saturating_sub(before) as f64 / PROCESSES as f64;
-            Ok(vec![each])
+            let more = after.saturating_sub(before) as f64;
+            Ok(vec![more / f64::from(PROCESSES)])
         });
         let mut row = Row::of(Measure::Descriptors, policy, side);
         if policy == Policy::Fork {
@@ -227,7 +178,7 @@ pub(super) fn descriptors(job: &mut Job<'_, '_>) -> Rows {
 }
 
 /// This many tasks that wait, once all do.
-fn waiting(runner: &Runner, guest: &Artifact, count: usize) -> Result<Vec<TaskHandle>, Error> {
+fn waiting(runner: &Runner, guest: &Artifact, count: u32) -> Result<Vec<TaskHandle>, Error> {
     let mut tasks = Vec::new();
     for _ in 0..count {
         let limits = Limits::default().timeout(Duration::from_secs(30));
@@ -237,7 +188,7 @@ fn waiting(runner: &Runner, guest: &Artifact, count: usize) -> Result<Vec<TaskHa
     let end = Instant::now() + Duration::from_secs(20);
     while tasks.iter().any(|task| task.progress().done == 0) {
         if Instant::now() >= end {
-            return Err(failed("tasks that wait did not start"));
+            return Err(failed("tasks that wait did not start within 20 s"));
         }
         std::thread::sleep(Duration::from_millis(1));
     }

@@ -3,6 +3,7 @@
 use super::{Job, Rows, failed, nanos};
 use crate::{
     bench::completed,
+    measure::copies,
     results::{Measure, Policy, Transport},
     rounds::Row,
 };
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use wrun::{Artifact, Cache, Error, Message, Mode, Port, Runner, Task};
 
-/// A guest that does what each end of a channel has to do.
+/// A guest for either end of a channel.
 const GUEST: &[u8] = include_bytes!("../guests/ports.wasm");
 /// Sizes of messages, in bytes.
 const COPIED: [u64; 7] = [
@@ -26,7 +27,7 @@ const COPIED: [u64; 7] = [
     16 << 20,
     64 << 20,
 ];
-/// What regions have at least: a page of WebAssembly.
+/// The smallest region is a page of WebAssembly.
 const IN_REGIONS: [u64; 4] = [64 << 10, 1 << 20, 16 << 20, 64 << 20];
 /// The most that one message holds; more is sent in several.
 const LARGEST: u64 = 256 << 10;
@@ -98,7 +99,7 @@ impl Talk {
         completed(&floods.blocking_report()?)?;
         match report.stdout == format!("{bytes} bytes").as_bytes() {
             true => Ok(()),
-            false => Err(failed("not all bytes came")),
+            false => Err(failed("the second task did not receive all bytes")),
         }
     }
 }
@@ -108,7 +109,7 @@ fn count(estimate: Duration) -> u32 {
     u32::try_from(fit).unwrap_or(1).clamp(1, 500)
 }
 
-/// About what a message of a size takes: for how often, and for nothing else.
+/// About the time of a message of a size, to choose the number of rounds.
 fn estimate(size: u64) -> Duration {
     Duration::from_micros(25) + Duration::from_nanos(size)
 }
@@ -127,7 +128,7 @@ pub(super) fn round_trips(job: &mut Job<'_, '_>) -> Rows {
                 let (_, time) = talk.pair(ping, "echo", 1)?;
                 Ok(vec![nanos(time) / f64::from(rounds)])
             });
-            // As many at a time for the floor.
+            // The floor has pieces of the same size.
             let len = usize::try_from(size.min(LARGEST)).unwrap_or(usize::MAX);
             let pieces = messages / rounds;
             let row = row(Measure::RoundTrip, mode, size, Transport::Copied, side);
@@ -135,7 +136,7 @@ pub(super) fn round_trips(job: &mut Job<'_, '_>) -> Rows {
                 (Mode::Process, Some(floor)) => {
                     let floor = floor.clone();
                     row.floor(
-                        "as many bytes through a bare pipe to a process, and back",
+                        "the same bytes through a bare pipe to a process, and back",
                         Box::new(move || {
                             let time = floor.borrow_mut().echo(len, messages);
                             Ok(vec![nanos(time.map_err(failed)?) * f64::from(pieces)])
@@ -163,9 +164,9 @@ pub(super) fn round_trips(job: &mut Job<'_, '_>) -> Rows {
             let file = wrun::measure::sys::ToMap::new(size).map_err(failed)?;
             let floor = floor.clone();
             let name = match mode {
-                Mode::Process => "bare mmap and munmap of as much, a bare pipe round trip",
+                Mode::Process => "bare mmap and munmap of the same size, a bare pipe round trip",
                 Mode::Thread => {
-                    "bare mmap and munmap of as much, a round trip between two asynchronous \
+                    "bare mmap and munmap of the same size, a round trip between two asynchronous \
                      functions of a thread"
                 }
             };
@@ -214,7 +215,7 @@ pub(super) fn bandwidth(job: &mut Job<'_, '_>) -> Rows {
                 (Mode::Process, Some(floor)) => {
                     let floor = floor.clone();
                     row.floor(
-                        "as many bytes through a bare pipe, written as many at a time",
+                        "the same bytes through a bare pipe, in writes of the same size",
                         Box::new(move || {
                             let time = floor.borrow_mut().sink(bytes, chunk);
                             Ok(vec![rate(bytes, time.map_err(failed)?)])
@@ -222,7 +223,7 @@ pub(super) fn bandwidth(job: &mut Job<'_, '_>) -> Rows {
                     )
                 }
                 (Mode::Thread, _) => row.floor(
-                    "as many bytes through a bounded channel, copied, between two threads or \
+                    "the same bytes through a bounded channel, copied, between two threads or \
                      between two asynchronous functions of one, whichever is faster",
                     Box::new(move || {
                         let time = poured(bytes, chunk)?.min(trickled(bytes, chunk)?);
@@ -244,7 +245,7 @@ pub(super) fn bandwidth(job: &mut Job<'_, '_>) -> Rows {
             let chunk = usize::try_from(size).unwrap_or(usize::MAX);
             rows.push(
                 row(Measure::Bandwidth, mode, size, Transport::Region, side).floor(
-                    "memcpy of as many bytes, as many at a time",
+                    "memcpy of the same bytes, in pieces of the same size",
                     Box::new(move || Ok(vec![rate(bytes, copies(bytes, chunk))])),
                 ),
             );
@@ -302,7 +303,7 @@ fn functions(size: usize, count: u32) -> Result<Duration, Error> {
     asked.map(|()| began.elapsed() / count.max(1))
 }
 
-/// This many bytes from one asynchronous function to another, as many in a message.
+/// This many bytes from one asynchronous function to another, in messages of `chunk` bytes.
 fn trickled(bytes: u64, chunk: usize) -> Result<Duration, Error> {
     let message = vec![b'w'; chunk];
     let count = usize::try_from(bytes)
@@ -326,7 +327,7 @@ fn trickled(bytes: u64, chunk: usize) -> Result<Duration, Error> {
     poured.map(|()| began.elapsed())
 }
 
-/// This many bytes from thread to thread, as many in a message.
+/// This many bytes from thread to thread, in messages of `chunk` bytes.
 fn poured(bytes: u64, chunk: usize) -> Result<Duration, Error> {
     let (pours, drinks) = sync_channel::<Vec<u8>>(CAPACITY as usize);
     let message = vec![b'w'; chunk];
@@ -351,22 +352,4 @@ fn poured(bytes: u64, chunk: usize) -> Result<Duration, Error> {
             .map_err(|_| failed("a thread of the floor panicked"))?;
         Ok(began.elapsed())
     })
-}
-
-/// This many bytes copied, as many at a time, round and round in four places.
-fn copies(bytes: u64, chunk: usize) -> Duration {
-    let from = vec![7_u8; chunk];
-    // Not zeroes, which would be pages that nobody has touched.
-    let mut to = vec![vec![1_u8; chunk]; 4];
-    let count = usize::try_from(bytes)
-        .unwrap_or(usize::MAX)
-        .div_ceil(chunk.max(1));
-    let began = Instant::now();
-    for round in 0..count {
-        if let Some(to) = to.get_mut(round % 4) {
-            to.copy_from_slice(black_box(&from));
-            black_box(to);
-        }
-    }
-    began.elapsed()
 }

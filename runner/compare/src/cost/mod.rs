@@ -1,4 +1,4 @@
-//! What each mode costs, measure by measure.
+//! The cost of each mode, measure by measure.
 
 mod memory;
 mod messages;
@@ -11,7 +11,7 @@ use super::comparison::{Step, Watch};
 use super::environment;
 use super::results::{CostRow, Measure, Results};
 use super::rounds::{self, NOISY, Row};
-use crate::floor::Floor;
+use crate::measure::Floor;
 use bytes::Bytes;
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -23,7 +23,7 @@ use wrun::{
 /// A measure, and its part of the time.
 type Part = (Measure, u32);
 
-/// What is measured one after the other.
+/// The measures, in their order.
 const GROUPS: [&[Part]; 6] = [
     &[(Measure::Compile, 2), (Measure::Load, 1)],
     &[(Measure::Cold, 3)],
@@ -41,7 +41,7 @@ const GROUPS: [&[Part]; 6] = [
     ],
 ];
 
-/// Measures what is wanted into `results`.
+/// Adds the wanted measures to `results`.
 pub(super) fn measure(
     bench: &mut Bench<'_>,
     results: &mut Results,
@@ -115,13 +115,13 @@ pub(super) fn measure(
     Ok(())
 }
 
-/// A noisy machine is said to be noisy.
+/// Notes that the machine was busy or noisy.
 fn noise(results: &mut Results) {
     let processors = f64::from(results.environment.processors);
     let before = results.environment.load;
     if before > processors {
         results.notes.push(format!(
-            "the machine was busy when this began: {before:.1} wanted to run on {processors} \
+            "the machine was busy when this began: the load average was {before:.1} on {processors} \
              processors"
         ));
     }
@@ -142,7 +142,7 @@ fn noise(results: &mut Results) {
     }
 }
 
-/// What one measure is done with.
+/// The context of one measure.
 struct Job<'a, 'b> {
     bench: &'a mut Bench<'b>,
     notes: Vec<String>,
@@ -176,7 +176,7 @@ impl Job<'_, '_> {
         }
     }
 
-    /// The task without wrun, in this process; none where it needs wrun.
+    /// The task without wrun, in this process; `None` if it needs wrun.
     fn bare(&mut self) -> Result<Option<InProcess>, Error> {
         let comparison = self.bench.comparison;
         if self.needs_wrun() {
@@ -217,14 +217,14 @@ impl Job<'_, '_> {
         Ok(None)
     }
 
-    /// Says that the task has none, in a line.
+    /// Notes that the task has no floor, in a line.
     fn no_floor(&mut self, why: String) {
         let line = why.lines().next().unwrap_or_default();
         let line: String = line.chars().take(200).collect();
         self.note(format!("the task has no floor: {line}"));
     }
 
-    /// Whether it needs what wrun alone gives.
+    /// Whether the task has grants that only wrun provides.
     fn needs_wrun(&mut self) -> bool {
         let comparison = self.bench.comparison;
         let needs = !comparison.tcp.is_empty() || !comparison.tasks.is_empty();
@@ -234,7 +234,7 @@ impl Job<'_, '_> {
         needs
     }
 
-    /// A program that runs the task without wrun; none where it needs wrun.
+    /// A program that runs the task without wrun; `None` if it needs wrun.
     fn floor(&mut self) -> Result<Option<Floor>, Error> {
         if self.needs_wrun() {
             return Ok(None);
@@ -295,7 +295,7 @@ fn nanos(time: Duration) -> f64 {
     time.as_secs_f64() * 1e9
 }
 
-/// A floor failed: the row goes without.
+/// An error of a floor or of the system.
 fn failed(error: impl std::fmt::Display) -> Error {
     Error::new(ErrorKind::System, error.to_string())
 }

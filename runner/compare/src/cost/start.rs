@@ -127,7 +127,7 @@ pub(super) fn cold(job: &mut Job<'_, '_>) -> Rows {
             _ => row,
         });
     }
-    // `bench` was lent out whole: what measures takes the rows alone.
+    // The rows borrow all of `bench`.
     let watch = &mut *job.watch;
     Ok(crate::rounds::measure(
         comparison,

@@ -4,22 +4,23 @@ use super::{InProcess, Job, Rows, failed, nanos};
 use crate::{
     bench::{Ready, SPARES, completed},
     comparison::Comparison,
-    floor::{Floor, FloorProgram},
-    number::{GAP, quantity},
-    results::{Measure, Policy, Unit},
+    measure::{Floor, FloorProgram, Work, in_threads},
+    number::{GAP, Unit, quantity},
+    results::{Measure, Policy},
     rounds::Row,
 };
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
+use wrun::measure::sys::Unpoisoned;
 use wrun::{Error, ErrorKind, Limits, TaskHandle};
 
-/// Runs in a row, so that what is hot in a loop is hot: in a round, each of them a
+/// Runs one after the other in a round, so that caches are warm as in a loop; each is a
 /// sample.
 const BURST: u32 = 20;
-/// How long such a row may take.
+/// How long these may take.
 const BURST_TIME: Duration = Duration::from_millis(20);
 /// How long one round of throughput should take.
 const BATCH_TIME: Duration = Duration::from_millis(120);
@@ -27,13 +28,12 @@ const BATCH_TIME: Duration = Duration::from_millis(120);
 const MOST_FLOORS: usize = 16;
 /// Tasks of one such round, at most.
 const BATCH: u32 = 4_000;
-/// The floor of a fresh process, with what a zygote has done before: the instance is
-/// made before the fork.
+/// The floor of a fresh process. As in a zygote, the instance is made before the fork.
 pub(super) const FORKS: &str = "bare fork of a process with an instance, call, pipe, exit, wait";
 /// A policy that takes more than this part of the time for one round is left out.
 const PART: u32 = 3;
-/// How long a task may take beside others of it, which may have what it waits for: so
-/// long, and this many times as long as alone.
+/// How long a task may take beside others of it, for which it may have to wait: this long, and
+/// this many times as long as alone.
 const BESIDE: (Duration, u32) = (Duration::from_secs(2), 20);
 
 /// From submission to report.
@@ -44,7 +44,7 @@ pub(super) fn warm(job: &mut Job<'_, '_>) -> Rows {
     let mut rows = Vec::new();
     for policy in policies(job) {
         let ready = job.bench.ready(policy)?;
-        // What is made when the first task comes, and what learns from it.
+        // The first task makes what later ones use.
         ready.run(comparison)?;
         let burst = match policy {
             Policy::Instance => job.fit(BURST_TIME, BURST),
@@ -71,7 +71,12 @@ pub(super) fn warm(job: &mut Job<'_, '_>) -> Rows {
             }
             (Policy::Fork, _, Some(floor)) => {
                 let floor = floor.clone();
-                let one = move || floor.borrow_mut().tasks(burst, 1).map_err(failed);
+                let one = move || {
+                    floor
+                        .borrow_mut()
+                        .tasks(Work::Ready, burst, 1)
+                        .map_err(failed)
+                };
                 row.floor(FORKS, Box::new(move || Ok(vec![nanos(one()?)])))
             }
             (Policy::Reuse, _, Some(floor)) => {
@@ -210,7 +215,7 @@ pub(super) fn throughput(job: &mut Job<'_, '_>) -> Rows {
             let share = BATCH_TIME * at_once;
             let per_task = match policy {
                 Policy::Instance => job.run,
-                // What a process costs is more than what a short task costs.
+                // The process takes longer than a short task.
                 Policy::Spare => job.run + Duration::from_micros(400),
                 _ => job.run + Duration::from_micros(100),
             };
@@ -222,13 +227,13 @@ pub(super) fn throughput(job: &mut Job<'_, '_>) -> Rows {
             let row = Row::of(Measure::Throughput, policy, side).at(level as u64);
             rows.push(match (policy, &bare, &floor) {
                 (Policy::Instance, Some(bare), _) => row.floor(
-                    "bare wasmtime on as many threads, at most one for each processor",
+                    "bare wasmtime on the same number of threads, at most one for each processor",
                     Box::new(move || Ok(vec![bare_rate(bare, count, level.min(cores))?])),
                 ),
                 (Policy::Reuse, _, Some(_)) if !floors.is_empty() => {
                     let floors = floors.clone();
                     row.floor(
-                        "bare pipes to as many processes, at most one for each processor, \
+                        "bare pipes to the same number of processes, at most one for each processor, \
                          instantiate, call, pipe back",
                         Box::new(move || Ok(vec![called_rate(&floors, count, level)?])),
                     )
@@ -238,7 +243,7 @@ pub(super) fn throughput(job: &mut Job<'_, '_>) -> Rows {
                     row.floor(
                         FORKS,
                         Box::new(move || {
-                            let each = floor.borrow_mut().tasks(count, level as u32);
+                            let each = floor.borrow_mut().tasks(Work::Ready, count, level as u32);
                             Ok(vec![1e9 / nanos(each.map_err(failed)?)])
                         }),
                     )
@@ -259,8 +264,8 @@ fn beside(comparison: &Comparison, run: Duration) -> Limits {
     limits.timeout(time)
 }
 
-/// Leaves the levels at which the task completes beside others of it: those that share
-/// names, as of locks, may wait for each other for ever.
+/// Removes the levels at which the task does not complete beside others of it: tasks that share
+/// names, for example of locks, may wait for each other without an end.
 fn fitting(
     job: &mut Job<'_, '_>,
     ready: &Ready,
@@ -282,7 +287,7 @@ fn fitting(
     if let Some((most, error)) = why {
         job.note(format!(
             "throughput was measured with up to {} at the same time: beside others of it, {most} \
-             in all in {} mode, {error} (it had {:.1} s)",
+             in all in {} mode, {error} (its timeout: {:.1} s)",
             levels.last().copied().unwrap_or(1),
             ready.runner.mode(),
             limits.timeout.unwrap_or_default().as_secs_f64()
@@ -329,31 +334,14 @@ fn called_rate(floors: &[Mutex<Floor>], count: u32, at_once: usize) -> Result<f6
     let each = count.div_ceil(threads);
     let began = Instant::now();
     in_threads(floors.iter(), |floor| {
-        let mut floor = floor.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut floor = floor.lock().unpoisoned();
         for _ in 0..each {
             floor.call(false).map_err(failed)?;
         }
-        Ok(())
-    })?;
-    Ok(f64::from(each * threads) / began.elapsed().as_secs_f64())
-}
-
-/// Does the same with each, in threads of their own.
-fn in_threads<T: Send>(
-    all: impl Iterator<Item = T>,
-    run: impl Fn(T) -> Result<(), Error> + Sync,
-) -> Result<(), Error> {
-    std::thread::scope(|scope| {
-        let run = &run;
-        let start = |one| std::thread::Builder::new().spawn_scoped(scope, move || run(one));
-        let running: Vec<_> = all.map(start).collect::<Result<_, _>>().map_err(failed)?;
-        running
-            .into_iter()
-            .try_for_each(|thread| match thread.join() {
-                Ok(ended) => ended,
-                Err(_) => Err(failed("a thread of the floor panicked")),
-            })
+        Ok::<(), Error>(())
     })
+    .map_err(failed)??;
+    Ok(f64::from(each * threads) / began.elapsed().as_secs_f64())
 }
 
 fn bare_rate(bare: &InProcess, count: u32, threads: usize) -> Result<f64, Error> {
@@ -366,7 +354,8 @@ fn bare_rate(bare: &InProcess, count: u32, threads: usize) -> Result<f64, Error>
             let run = bare.bare.run(&bare.spec, &bare.input);
             runtime.block_on(run).map_err(failed)?;
         }
-        Ok(())
-    })?;
+        Ok::<(), Error>(())
+    })
+    .map_err(failed)??;
     Ok(f64::from(each * threads) / began.elapsed().as_secs_f64())
 }

@@ -1,12 +1,11 @@
-//! What the kernel counts for a task: CPU time, page faults, context switches.
+//! Counts of the kernel for a task: CPU time, page faults, context switches.
 
-use super::memory::processes;
 use super::tasks::FORKS;
 use super::{Job, Rows, failed, nanos};
 use crate::{
     bench::Ready,
     comparison::Comparison,
-    floor::Floor,
+    measure::{Floor, Work, descendants},
     results::{Measure, Policy},
     rounds::Row,
 };
@@ -20,18 +19,18 @@ use wrun::{Cache, Error, Mode, Runner, Usage};
 const TASKS: u32 = 100;
 /// The same, where they are threads.
 const TASKS_OF_THREADS: u32 = 2_000;
-/// How long a worker takes to be gone, and more.
+/// More than the time until a worker that ended is reaped.
 const REAPED: Duration = Duration::from_millis(15);
 
-/// What a runner and all of its processes use for a task; what they use before the
-/// first and after the last is taken off.
+/// The usage of a runner and all of its processes for a task, without that before the first and
+/// after the last task.
 pub(super) fn usage(job: &mut Job<'_, '_>, measure: Measure) -> Rows {
     let comparison = job.bench.comparison;
     let count = job.fit(Duration::from_millis(100), TASKS).max(2);
     let many = job.fit(Duration::from_millis(20), TASKS_OF_THREADS).max(2);
     let bare = job.bare()?;
     let floor = job.floor()?.map(|floor| Rc::new(RefCell::new(floor)));
-    // Their ends would be counted.
+    // Otherwise their ends would be counted.
     job.bench.end_runners();
     let all = match job.run < Duration::from_millis(300) {
         true => &[Policy::Instance, Policy::Spare, Policy::Exec, Policy::Reuse][..],
@@ -119,7 +118,7 @@ pub(super) fn usage(job: &mut Job<'_, '_>, measure: Measure) -> Rows {
                 let side = Box::new(move || {
                     let mut floor = floor.borrow_mut();
                     let before = floor.usage().map_err(failed)?;
-                    floor.tasks(count, 1).map_err(failed)?;
+                    floor.tasks(Work::Ready, count, 1).map_err(failed)?;
                     let used = floor.usage().map_err(failed)?.since(&before);
                     Ok(vec![amount(&used, measure) / f64::from(count)])
                 });
@@ -140,7 +139,7 @@ pub(super) fn usage(job: &mut Job<'_, '_>, measure: Measure) -> Rows {
     ))
 }
 
-/// What this process and its children that ended use for a runner and this many tasks.
+/// The usage of this process, and of its children that ended, for a runner and this many tasks.
 fn used(
     comparison: &Comparison,
     runner: impl Fn() -> Result<Runner, Error>,
@@ -152,18 +151,17 @@ fn used(
     for _ in 0..tasks {
         ready.run(comparison)?;
     }
-    // What nobody waits for is not counted: the last worker is to be reaped before
-    // its zygote ends.
+    // What is not reaped is not counted: the last worker, before its zygote ends.
     std::thread::sleep(REAPED);
     drop(ready);
     Ok(all().since(&before))
 }
 
-/// What processes that this one has, and their children, have used and are alive.
-/// Those that end meanwhile are not in it.
+/// The usage so far of all processes below this one that are alive. Processes that end
+/// meanwhile are not included.
 fn living() -> Usage {
     let mut all = Usage::default();
-    for pid in processes() {
+    for pid in descendants(std::process::id()) {
         let read =
             |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
         let number = |text: Option<&str>| text.and_then(|it| it.parse::<u64>().ok()).unwrap_or(0);

@@ -6,7 +6,6 @@
 //! it is bounded; when a [`CrashHost`] is dropped, it and all in its process group are
 //! dead, and it is reaped. Its output is not trusted to be short.
 
-use super::crash_host_main;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -16,15 +15,12 @@ use std::path::Path;
 use std::time::Duration;
 use wrun::measure::{
     deadline::Deadline,
-    process::{ProcessError, Reaped, WORKER_ARG, WorkerRole, start, worker_program},
+    process::{ProcessError, Reaped, WORKER_ARG, start, worker_program},
     sys::{End, Program},
 };
 
-/// The role of a worker program that makes it such a host.
-pub(crate) const ROLE: WorkerRole = WorkerRole {
-    name: "crash-host",
-    work: crash_host_main::work,
-};
+/// The name of the role that makes a worker program such a host.
+pub(super) const NAME: &str = "crash-host";
 
 /// Maximum size of its order in bytes: as much as fits a pipe that is not read yet.
 pub(super) const MAX_ORDER: usize = 16 << 10;
@@ -78,7 +74,7 @@ impl CrashHost {
         let pid = std::process::id().to_string();
         let started = start(&Program {
             path: &program,
-            args: &["wrun-crash-host", WORKER_ARG, &pid, ROLE.name],
+            args: &["wrun-crash-host", WORKER_ARG, &pid, NAME],
             env: &[SECRET],
             stdin: its_order.as_fd(),
             stdout: its_words.as_fd(),

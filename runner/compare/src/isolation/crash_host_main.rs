@@ -2,14 +2,17 @@
 //!
 //! Invariant: it does not outlive the thread that started it.
 
-use super::crash_host::MAX_ORDER;
+use super::crash_host::{MAX_ORDER, NAME};
 use super::host;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use std::io::{self, Read, Write};
-use wrun::measure::process::settle;
+use wrun::measure::process::{WorkerRole, settle};
 
-/// Executes the order on stdin, and reports the result on stdout.
-pub(super) fn work(parent: i32) -> io::Result<()> {
+/// What makes a worker program such a host.
+pub(crate) const ROLE: WorkerRole = WorkerRole { name: NAME, work };
+
+/// Does what the order on stdin says, and says on stdout what came of it.
+fn work(parent: i32) -> io::Result<()> {
     settle(parent)?;
     // It is meant to die, without a core file.
     let none = Rlimit {

@@ -3,7 +3,7 @@
 
 use super::catalogue::By;
 use super::crash_host::{CrashHost, Died, Said};
-use super::scene::{Played, SIBLINGS, Stage, failed, nanoseconds};
+use super::scene::{Played, SIBLINGS, Stage, failed, nanoseconds, runtime};
 use super::stopped::signal_name;
 use super::target::Aim;
 use crate::{Fault, Seen};
@@ -169,7 +169,7 @@ fn obey(order: &HostOrder, say: &mut dyn FnMut(&Says) -> io::Result<()>) -> Resu
         set_dumpable_behavior(DumpableBehavior::NotDumpable)
             .map_err(|errno| system("cannot forbid core dumps", errno.into()))?;
     }
-    let runtime = super::runtime()?;
+    let runtime = runtime()?;
     let mut stage = Stage::set(Builder::default().mode(Mode::Thread))?;
     let Some(fault) = order.fault else {
         runtime.block_on(stage.run_one())?;

@@ -17,9 +17,9 @@ mod target;
 
 use crate::{Fault, Finding};
 use catalogue::By;
-pub(crate) use crash_host::ROLE;
+pub(crate) use crash_host_main::ROLE;
 use host::Host;
-use scene::{Played, Stage};
+use scene::{Played, Stage, runtime};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::mpsc;
@@ -228,15 +228,7 @@ impl Isolation {
     }
 }
 
-/// For bounded waits; the runner has its own threads.
-fn runtime() -> Result<Runtime, Error> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .build()
-        .map_err(|error| Error::new(ErrorKind::System, format!("cannot wait: {error}")))
-}
-
-/// The kernel's restriction of debuggers, if it has one.
+/// How the kernel restricts debuggers, where it does.
 fn ptrace_scope() -> Option<u8> {
     let text = std::fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope").ok()?;
     text.trim().parse().ok()

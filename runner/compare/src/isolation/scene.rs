@@ -7,6 +7,7 @@ use crate::Fault;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::time::{Duration, Instant};
+use tokio::runtime::Runtime;
 use tokio::time::timeout;
 use wrun::{
     Artifact, Builder, Cache, Crash, Error, ErrorKind, JailReport, Limit, Limits, Mode, Outcome,
@@ -347,6 +348,14 @@ async fn known(
 fn completed_with(report: &Report, wanted: &[u8]) -> bool {
     let output = report.outcome.output();
     output.is_some_and(|output| output.as_bytes() == wanted)
+}
+
+/// For waiting with an end; what runs has threads of its own.
+pub(super) fn runtime() -> Result<Runtime, Error> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .map_err(|error| failed(&format!("cannot wait: {error}")))
 }
 
 pub(super) fn failed(why: &str) -> Error {

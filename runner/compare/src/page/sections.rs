@@ -183,7 +183,7 @@ pub(super) fn memory(results: &Results) -> Markup {
             @if all.is_empty() { p { "Not measured." } } @else {
                 p.about {
                     "Memory is what one more task that waits adds. Resident counts pages that others share \
-                     as well; private is what nobody else has, and what many tasks add up to."
+                     as well; private is not shared with any process, and is what many tasks add up to."
                 }
                 (charts([
                     bars::chart("chart-memory", "Memory of a waiting task", &MEMORY, &memory),

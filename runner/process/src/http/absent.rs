@@ -54,7 +54,7 @@ impl Answering {
         Err("this worker was built without HTTP")
     }
 
-    pub(crate) async fn next(&mut self) -> WorkerSays {
+    pub(crate) async fn next(&mut self) -> Option<WorkerSays> {
         match self.0 {}
     }
 

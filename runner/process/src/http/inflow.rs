@@ -93,6 +93,11 @@ impl Inflow {
         self.reader.is_none()
     }
 
+    /// The body came to an end, or its reader is gone.
+    pub(super) fn is_done(&self) -> bool {
+        self.is_over() || self.reading.closed.load(Ordering::Acquire)
+    }
+
     /// Takes a part that arrived; the bytes of data in it.
     pub(super) fn put(&mut self, part: Part) -> Result<usize, Wrong> {
         let Some(reader) = &self.reader else {

@@ -120,9 +120,9 @@ impl Responding {
         Ok(true)
     }
 
-    /// Whether a task that completed sent a response to its end.
+    /// Whether the response was sent to its end, as far as somebody wanted it.
     pub(crate) fn is_whole(&self) -> bool {
-        self.head.is_none() && self.response.is_over()
+        self.head.is_none() && self.response.is_done()
     }
 
     /// Whether nothing is on its way to the worker, or would be.

@@ -44,24 +44,20 @@ impl Answering {
         Ok((exchange, answering))
     }
 
-    /// What the runner is told next; never, where there is nothing. Cancel safe.
-    pub(crate) async fn next(&mut self) -> WorkerSays {
-        loop {
-            tokio::select! {
-                biased;
-                response = head(&mut self.response) => {
-                    self.response = None;
-                    let Some(response) = response else {
-                        continue;
-                    };
-                    let (parts, body) = response.into_parts();
-                    let head = ResponseHead::of(&parts, !body.is_end_stream());
-                    self.body = Some(Outflow::new(body, WINDOW));
-                    return WorkerSays::HttpHead(head);
-                }
-                part = next_part(&mut self.body) => return WorkerSays::Http(part),
-                part = self.request.reading().next() => return WorkerSays::Http(part),
+    /// The next message to the runner; `None` once it is clear that there will be no response.
+    /// Pending while there is nothing to send. Cancel safe.
+    pub(crate) async fn next(&mut self) -> Option<WorkerSays> {
+        tokio::select! {
+            biased;
+            response = head(&mut self.response) => {
+                self.response = None;
+                let (parts, body) = response?.into_parts();
+                let head = ResponseHead::of(&parts, !body.is_end_stream());
+                self.body = Some(Outflow::new(body, WINDOW));
+                Some(WorkerSays::HttpHead(head))
             }
+            part = next_part(&mut self.body) => Some(WorkerSays::Http(part)),
+            part = self.request.reading().next() => Some(WorkerSays::Http(part)),
         }
     }
 

@@ -11,9 +11,10 @@ use crate::spawn::Launch;
 use crate::wire::{ControlSays, Spare, StartOrder};
 use crate::worker::crash_of;
 use rustix::process::Signal;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use wrun_sandbox::deadline::timeout;
+use wrun_sys::Unpoisoned;
 use wrun_types::jail_report::{JailReport, Layer};
 use wrun_types::outcome::Crash;
 
@@ -27,11 +28,7 @@ impl Pool {
         zygote: bool,
         spare: Option<Spare>,
     ) -> Result<(Launch, Arc<JailReport>), NotReady> {
-        let code = self
-            .code
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let code = self.code.lock().unpoisoned().clone();
         let user = self.settings.users.as_ref().map(|users| users.pick());
         let mut order = StartOrder {
             zygote,

@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::sync::{mpsc, oneshot};
@@ -19,6 +19,7 @@ use wrun_sandbox::InputKind;
 use wrun_sandbox::port::{PARTS, Port, Unsealed, is_sealed};
 use wrun_sandbox::services::{Notification, ServiceRequest, ServiceResponse, Services};
 use wrun_sandbox::turn::Turn;
+use wrun_sys::Unpoisoned;
 use wrun_types::outcome::{Crash, Outcome, Output};
 
 /// Maximum of open requests, beside one for each child that is waited for.
@@ -68,7 +69,7 @@ struct Outputs {
 
 impl Outputs {
     fn files(&self) -> MutexGuard<'_, HashMap<u64, Option<OwnedFd>>> {
-        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+        self.files.lock().unpoisoned()
     }
 
     /// The reply to a request for the end of a child.

@@ -6,13 +6,14 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::unix::pipe;
 use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use wrun_sandbox::{InputKind, Progress};
+use wrun_sys::Unpoisoned;
 
 /// The events of the running guest since the worker's last message.
 #[derive(Default)]
@@ -41,7 +42,7 @@ impl GuestEvents {
     }
 
     fn latest(&self) -> MutexGuard<'_, Option<Progress>> {
-        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+        self.progress.lock().unpoisoned()
     }
 
     /// Whether the guest wants its input; `true` only once.
@@ -56,9 +57,7 @@ impl GuestEvents {
     }
 
     fn failure(&self) -> MutexGuard<'_, String> {
-        self.input_failure
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.input_failure.lock().unpoisoned()
     }
 
     /// Waits until there may be a new event.

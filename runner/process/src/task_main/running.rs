@@ -50,7 +50,7 @@ impl Running<'_> {
                 Some(chunk) = next_chunk(&mut self.outputs.framed_stderr) => {
                     self.says.say(&WorkerSays::Stderr(chunk)).await?;
                 }
-                said = next_of(self.answering) => self.says.say(&said).await?,
+                said = next_of(self.answering) => self.say_all(said).await?,
                 // Also when the guest has used up the budget of this poll.
                 order = unconstrained(self.orders.next_with_descriptors()) => {
                     self.heed(order).await?;
@@ -61,12 +61,19 @@ impl Running<'_> {
         Ok(result)
     }
 
+    async fn say_all(&mut self, messages: impl IntoIterator<Item = WorkerSays>) -> io::Result<()> {
+        for message in messages {
+            self.says.say(&message).await?;
+        }
+        Ok(())
+    }
+
     /// Says what is left of the response of a guest that has ended.
     async fn say_response(&mut self) -> io::Result<()> {
         while self.answering.as_ref().is_some_and(|it| !it.is_over()) {
             tokio::select! {
                 biased;
-                said = next_of(self.answering) => self.says.say(&said).await?,
+                said = next_of(self.answering) => self.say_all(said).await?,
                 order = self.orders.next_with_descriptors() => self.heed(order).await?,
             }
         }
@@ -117,7 +124,7 @@ impl Running<'_> {
 }
 
 /// The next message about the response to an HTTP request.
-async fn next_of(answering: &mut Option<Answering>) -> WorkerSays {
+async fn next_of(answering: &mut Option<Answering>) -> Option<WorkerSays> {
     match answering {
         Some(answering) => answering.next().await,
         None => std::future::pending().await,

@@ -26,10 +26,6 @@ impl Handling {
     pub(crate) fn over(&self) -> Over {
         match self.0 {}
     }
-
-    pub(crate) fn complete(self) {
-        match self.0 {}
-    }
 }
 
 impl Over {

@@ -4,13 +4,12 @@ use super::exchange::{Body, BodyError, Exchange};
 use crate::host::Host;
 use crate::run_result::{MAX_FAILURE, truncate};
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, HOST, HeaderValue};
+use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderValue};
 use http::{Request, Response};
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -19,11 +18,11 @@ use wasmtime_wasi_http::WasiHttpView;
 use wasmtime_wasi_http::p2::bindings::Proxy;
 use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
+use wrun_sys::Unpoisoned;
 use wrun_types::limits::Limit;
 use wrun_types::outcome::{Outcome, Output};
 
-/// A request that is being answered. Dropped before [`Handling::complete`], its response body
-/// ends with an error.
+/// A request that is being answered.
 pub(crate) struct Handling {
     request: Option<Request<Body>>,
     answer: Arc<Answer>,
@@ -35,16 +34,11 @@ struct Answer {
     respond: Mutex<Option<oneshot::Sender<Response<Body>>>>,
     /// The error that the guest answered with.
     refused: Mutex<Option<String>>,
-    state: AtomicU8,
     /// Bytes that the response body may have.
     max_output: u64,
     over_input: CancellationToken,
     over_output: CancellationToken,
 }
-
-const RUNNING: u8 = 0;
-const COMPLETED: u8 = 1;
-const FAILED: u8 = 2;
 
 impl Handling {
     /// `max_input` and `max_output` are bytes of bodies.
@@ -54,7 +48,6 @@ impl Handling {
             answer: Arc::new(Answer {
                 respond: Mutex::new(Some(exchange.respond)),
                 refused: Mutex::new(None),
-                state: AtomicU8::new(RUNNING),
                 max_output: max_output.unwrap_or(u64::MAX),
                 over_input: CancellationToken::new(),
                 over_output: CancellationToken::new(),
@@ -117,18 +110,13 @@ impl Handling {
 
     /// What came of a call that returned.
     fn outcome(&self) -> Outcome {
-        if let Some(code) = lock(&self.answer.refused).take() {
+        if let Some(code) = self.answer.refused.lock().unpoisoned().take() {
             return Outcome::Failed(format!("the handler answered with an error: {code}"));
         }
-        if lock(&self.answer.respond).is_some() {
+        if self.answer.respond.lock().unpoisoned().is_some() {
             return Outcome::Failed("the handler returned without a response".to_owned());
         }
         Outcome::Completed(Output::default())
-    }
-
-    /// The task completed: what is left of its response body is whole.
-    pub(crate) fn complete(self) {
-        self.answer.state.store(COMPLETED, Ordering::Release);
     }
 }
 
@@ -158,22 +146,21 @@ impl Over {
 
 impl Drop for Handling {
     fn drop(&mut self) {
-        let state = &self.answer.state;
-        let _ = state.compare_exchange(RUNNING, FAILED, Ordering::AcqRel, Ordering::Acquire);
         // Who waits for a response waits in vain.
-        lock(&self.answer.respond).take();
+        self.answer.respond.lock().unpoisoned().take();
     }
 }
 
 impl Answer {
     fn send(self: &Arc<Self>, response: Response<HyperOutgoingBody>) {
-        let Some(respond) = lock(&self.respond).take() else {
+        let Some(respond) = self.respond.lock().unpoisoned().take() else {
             return;
         };
         let (parts, body) = response.into_parts();
         let declared = parts.headers.get(CONTENT_LENGTH);
         let declared = declared.and_then(|len| len.to_str().ok()?.parse().ok());
         let body = ResponseBody {
+            finished: body.is_end_stream(),
             body,
             declared,
             left: self.max_output,
@@ -185,13 +172,16 @@ impl Answer {
     fn refuse(&self, code: &ErrorCode) {
         let mut text = code.to_string();
         truncate(&mut text, MAX_FAILURE);
-        *lock(&self.refused) = Some(text);
+        *self.refused.lock().unpoisoned() = Some(text);
     }
 }
 
-/// A response body, which ends well only if its task does.
+/// A response body, which ends well only if its guest finished it.
 struct ResponseBody {
     body: HyperOutgoingBody,
+    /// It came to its end. The body of a store that is gone ends, too, but without trailers,
+    /// which [`mark_finished`](crate::linker) gives to each body that its guest finishes.
+    finished: bool,
     /// Bytes that are still to come, where its head says how many.
     declared: Option<u64>,
     /// Bytes that it may still have.
@@ -207,7 +197,15 @@ impl http_body::Body for ResponseBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.finished {
+            return Poll::Ready(None);
+        }
         Poll::Ready(match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+            Some(Ok(frame)) if frame.is_trailers() => {
+                self.finished = true;
+                let is_empty = frame.trailers_ref().is_none_or(HeaderMap::is_empty);
+                (!is_empty).then_some(Ok(frame))
+            }
             Some(Ok(frame)) => {
                 let len = frame.data_ref().map_or(0, |data| data.len() as u64);
                 if let Some(declared) = &mut self.declared {
@@ -219,23 +217,26 @@ impl http_body::Body for ResponseBody {
                         Some(Ok(frame))
                     }
                     None => {
+                        self.finished = true;
                         self.answer.over_output.cancel();
                         Some(Err(BodyError::new("the response is longer than allowed")))
                     }
                 }
             }
-            Some(Err(error)) => Some(Err(BodyError::new(error))),
-            // A body whose task is gone ends like one that was finished.
-            None if self.answer.state.load(Ordering::Acquire) == FAILED => {
+            Some(Err(error)) => {
+                self.finished = true;
+                Some(Err(BodyError::new(error)))
+            }
+            None => {
+                self.finished = true;
                 let what = "the task ended in the middle of its response";
                 Some(Err(BodyError::new(what)))
             }
-            None => None,
         })
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.finished
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -293,8 +294,4 @@ impl From<BodyError> for wasmtime_wasi_http::Error {
     fn from(_: BodyError) -> Self {
         wasmtime_wasi_http::Error::ConnectionTerminated
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

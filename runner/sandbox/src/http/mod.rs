@@ -1,7 +1,7 @@
 //! HTTP: a request as what a run is given, and the response that its guest makes.
 //!
-//! Invariant: a response body ends well only if its task has not failed before. A guest that
-//! traps in the middle of a body leaves a body that ends with an error.
+//! Invariant: a response body ends well only if its guest finished it. A guest that traps in
+//! the middle of a body leaves a body that ends with an error.
 
 #[cfg(not(feature = "http"))]
 mod absent;

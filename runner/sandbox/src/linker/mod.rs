@@ -5,6 +5,8 @@ mod clocks;
 mod directory;
 mod file_poll;
 mod file_stream;
+#[cfg(feature = "http")]
+mod http;
 mod random;
 mod transfer;
 mod turns;
@@ -46,6 +48,7 @@ pub(crate) fn component(
 pub(crate) fn http(engine: &wasmtime::Engine, regions: bool) -> wasmtime::Result<Linker<Host>> {
     let mut linker = component(engine, regions)?;
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+    http::mark_finished(&mut linker)?;
     Ok(linker)
 }
 

@@ -20,7 +20,8 @@ use rustix::net::{RecvFlags, SendFlags, recv, send};
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use wrun_sys::Unpoisoned;
 
 const SEND: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
 /// Notes that are read at a time: more than an honest side has written.
@@ -188,7 +189,7 @@ impl Credit {
     }
 
     fn charges(&self) -> MutexGuard<'_, VecDeque<(u64, Charge)>> {
-        self.charges.lock().unwrap_or_else(PoisonError::into_inner)
+        self.charges.lock().unpoisoned()
     }
 
     /// Keeps the charge of the last sent message until that is received.
@@ -231,7 +232,7 @@ impl Credit {
     }
 
     pub(super) fn books(&self) -> MutexGuard<'_, Books> {
-        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+        self.books.lock().unpoisoned()
     }
 
     /// The counts for the end's next holder; everything received is noted.

@@ -11,8 +11,9 @@ use super::credit::{self, Credit};
 use super::socket::PARTS;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
+use wrun_sys::Unpoisoned;
 
 /// Maximum of descriptors that a task has in flight: a port is three, a region one.
 pub(super) const MAX_IN_FLIGHT: usize = 128;
@@ -131,7 +132,7 @@ impl InFlight {
     }
 
     fn watched(&self) -> MutexGuard<'_, Vec<Watched>> {
-        self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+        self.watched.lock().unpoisoned()
     }
 }
 

@@ -11,8 +11,9 @@ use crate::region::Region;
 use crate::sync::{Mutex, MutexGuard, RwLock};
 use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Waker};
+use wrun_sys::Unpoisoned;
 
 /// Maximum of existing channels that one task made.
 const MAX_CHANNELS: usize = 256;
@@ -147,7 +148,7 @@ impl Registry {
     }
 
     fn channels(&self) -> MutexGuard<'_, Vec<Weak<Channel>>> {
-        self.channels.lock().unwrap_or_else(PoisonError::into_inner)
+        self.channels.lock().unpoisoned()
     }
 
     fn all(&self) -> Vec<Arc<Channel>> {
@@ -165,7 +166,7 @@ impl Registry {
         if !is_any {
             return;
         }
-        let stopped = self.moving.write().unwrap_or_else(PoisonError::into_inner);
+        let stopped = self.moving.write().unpoisoned();
         // Not earlier: a port that moved since may be in a channel that was made since.
         let channels = self.all();
         let ends = || {
@@ -200,7 +201,7 @@ impl Registry {
 
 impl Channel {
     fn queues(&self) -> MutexGuard<'_, Queues> {
-        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+        self.queues.lock().unpoisoned()
     }
 
     /// Closes the channel, and takes the messages that one end would have received.
@@ -279,12 +280,9 @@ impl QueueEnd {
     /// Prevents the search for unreachable channels while ports move.
     fn moving<T>(&self, ports: bool, work: impl FnOnce() -> T) -> T {
         let registry = self.channel.registry.upgrade().filter(|_| ports);
-        let _moving = registry.as_ref().map(|registry| {
-            registry
-                .moving
-                .read()
-                .unwrap_or_else(PoisonError::into_inner)
-        });
+        let _moving = registry
+            .as_ref()
+            .map(|registry| registry.moving.read().unpoisoned());
         work()
     }
 

@@ -17,8 +17,9 @@ use std::collections::{HashMap, HashSet};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
+use wrun_sys::Unpoisoned;
 
 /// Maximum of regions of a runner. For each one that is gone the kernel queues two events
 /// until they are read, and by default at most 16,384.
@@ -90,7 +91,7 @@ fn id(stat: &rustix::fs::Stat) -> FileId {
 
 impl Account {
     fn sum(&self) -> MutexGuard<'_, Sum> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unpoisoned()
     }
 }
 
@@ -143,7 +144,7 @@ impl Ledger {
         if self.opens_files.load(Ordering::Acquire) {
             return (file, false);
         }
-        let lock = || self.claiming.lock().unwrap_or_else(PoisonError::into_inner);
+        let lock = || self.claiming.lock().unpoisoned();
         let opened = {
             let _alone = lock();
             claim::reopen(file.as_fd())
@@ -265,7 +266,7 @@ impl Ledger {
 
 impl Watch {
     fn watched(&self) -> MutexGuard<'_, Watched> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unpoisoned()
     }
 
     /// Keeps a charge until the file has no holder any more.

@@ -5,7 +5,8 @@
 
 use crate::sync::{Mutex, MutexGuard, Notify};
 use std::collections::VecDeque;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
+use wrun_sys::Unpoisoned;
 
 /// The waiters, in the order of their arrival.
 #[derive(Debug, Default)]
@@ -20,7 +21,7 @@ struct Waiter {
 
 impl Waiters {
     fn list(&self) -> MutexGuard<'_, VecDeque<Arc<Waiter>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unpoisoned()
     }
 
     #[cfg(test)]

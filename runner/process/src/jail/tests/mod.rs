@@ -15,8 +15,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
+use wrun_sys::Unpoisoned;
 use wrun_types::config::Jail;
 use wrun_types::jail_report::{JailReport, Layer, LayerState};
 
@@ -52,7 +53,7 @@ enum User {
 /// the last user of it.
 fn program() -> Arc<tempfile::TempDir> {
     static SHARED: Mutex<Weak<tempfile::TempDir>> = Mutex::new(Weak::new());
-    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut shared = SHARED.lock().unpoisoned();
     if let Some(directory) = shared.upgrade() {
         return directory;
     }

@@ -1,24 +1,30 @@
 //! The program that floors are measured with; see [`Floor`](super::Floor).
 
-use super::orders::{FloorOrder, FloorSays, read_frame, write_frame};
+use super::orders::{FloorOrder, FloorSays, Work, read_frame, write_frame};
 use bytes::Bytes;
 use rustix::process::Signal;
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, PipeReader, Read, Write};
 use std::path::Path;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
 use std::time::Instant;
+use tokio::runtime::Runtime;
 use wrun::measure::{
     Bare, Code, Held, Spec,
     process::{check_alone, settle},
     sys::{Alone, Forked, Whom},
 };
 
-/// The task, and what it put out when it first ran.
+/// The task, and its output when it first ran.
 struct Loaded {
     /// An instance for the one that runs it next.
     ahead: Option<Held>,
     bare: Bare,
+    /// Made once: a child that made one would pay for it. Without I/O: a task here has no
+    /// sockets.
+    runtime: Runtime,
     spec: Spec,
     input: Bytes,
     output: Bytes,
@@ -58,8 +64,12 @@ pub(super) fn work(parent: i32) -> io::Result<()> {
                     FloorSays::Output(output)
                 })
             }
-            FloorOrder::Tasks { count, at_once } => match &mut loaded {
-                Some(loaded) => forks(&alone, loaded, count, at_once),
+            FloorOrder::Tasks {
+                work,
+                count,
+                at_once,
+            } => match &mut loaded {
+                Some(loaded) => forks(&alone, loaded, work, count, at_once),
                 None => Err(io::Error::other("no task")),
             },
             FloorOrder::Call { ahead } => match &mut loaded {
@@ -121,6 +131,7 @@ fn load(code: &Path, spec: Spec, input: Vec<u8>) -> io::Result<Loaded> {
     let mut loaded = Loaded {
         ahead: None,
         bare: Bare::new(&engine, &code).map_err(io::Error::other)?,
+        runtime: runtime()?,
         spec,
         input: input.into(),
         output: Bytes::new(),
@@ -135,7 +146,7 @@ impl Loaded {
     /// Runs it, in the instance that was made ahead if there is one.
     fn run(&mut self) -> io::Result<Bytes> {
         let (ahead, bare) = (self.ahead.take(), &self.bare);
-        let output = runtime()?.block_on(async {
+        let output = complete(&self.runtime, async {
             match ahead {
                 Some(held) => bare.call(held, &self.input).await,
                 None => bare.run(&self.spec, &self.input).await,
@@ -146,15 +157,25 @@ impl Loaded {
 
     /// Makes an instance ahead, if that is possible.
     fn prepare(&mut self) {
-        if let Ok(runtime) = runtime() {
-            let held = self.bare.hold(&self.spec, &self.input, true);
-            self.ahead = runtime.block_on(held).ok();
-        }
+        let held = self.bare.hold(&self.spec, &self.input, true);
+        self.ahead = complete(&self.runtime, held).ok();
     }
 }
 
-/// Without I/O: a task here has no sockets.
-fn runtime() -> io::Result<tokio::runtime::Runtime> {
+/// The output of a future. One that never waits does not pay for the runtime, whose memory a
+/// child would have to copy.
+fn complete<T>(runtime: &Runtime, future: impl Future<Output = T>) -> T {
+    let mut future = pin!(future);
+    let entered = runtime.enter();
+    let mut cx = Context::from_waker(Waker::noop());
+    if let Poll::Ready(output) = future.as_mut().poll(&mut cx) {
+        return output;
+    }
+    drop(entered);
+    runtime.block_on(future)
+}
+
+fn runtime() -> io::Result<Runtime> {
     tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build()
@@ -166,17 +187,29 @@ struct Running {
     output: PipeReader,
 }
 
-fn forks(alone: &Alone, loaded: &mut Loaded, count: u32, at_once: u32) -> io::Result<FloorSays> {
-    let expected = loaded.output.len();
-    // Each child has its copy.
-    loaded.prepare();
+fn forks(
+    alone: &Alone,
+    loaded: &mut Loaded,
+    work: Work,
+    count: u32,
+    at_once: u32,
+) -> io::Result<FloorSays> {
+    let expected = match work {
+        Work::Exit => 0,
+        Work::Task | Work::Ready => loaded.output.len(),
+    };
+    loaded.ahead = None;
+    if work == Work::Ready {
+        // Each child has its copy.
+        loaded.prepare();
+    }
     let began = Instant::now();
     let mut running = VecDeque::new();
     for _ in 0..count {
         if running.len() >= at_once.max(1) as usize {
             finish(running.pop_front(), expected)?;
         }
-        running.push_back(start(alone, loaded)?);
+        running.push_back(start(alone, loaded, work)?);
     }
     while !running.is_empty() {
         finish(running.pop_front(), expected)?;
@@ -185,12 +218,14 @@ fn forks(alone: &Alone, loaded: &mut Loaded, count: u32, at_once: u32) -> io::Re
     Ok(FloorSays::Took { nanos })
 }
 
-fn start(alone: &Alone, loaded: &mut Loaded) -> io::Result<Running> {
+fn start(alone: &Alone, loaded: &mut Loaded, work: Work) -> io::Result<Running> {
     let (output, mut writer) = io::pipe()?;
     match alone.fork()? {
         Forked::Child => {
-            let output = loaded.run();
-            let done = output.is_ok_and(|output| writer.write_all(&output).is_ok());
+            let done = work == Work::Exit || {
+                let output = loaded.run();
+                output.is_ok_and(|output| writer.write_all(&output).is_ok())
+            };
             wrun::measure::sys::exit_now(i32::from(!done))
         }
         Forked::Parent { pid, .. } => Ok(Running { pid, output }),
@@ -206,7 +241,9 @@ fn finish(running: Option<Running>, expected: usize) -> io::Result<()> {
     let exit = wrun::measure::sys::wait(Whom::Pid(pid), true)?;
     let good = exit.is_some_and(|(_, exit)| exit.end == wrun::measure::sys::End::Status(0));
     if !good || bytes.len() != expected {
-        return Err(io::Error::other("a child did not do the same"));
+        return Err(io::Error::other(
+            "the output of a child is not that of the first run",
+        ));
     }
     Ok(())
 }

@@ -13,6 +13,17 @@ use wrun::{
 /// Largest frame: a task's input or output, and some.
 const MAX_FRAME: usize = 160 << 20;
 
+/// What a forked child does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Work {
+    /// It ends.
+    Exit,
+    /// It instantiates the task and calls it; its output goes through a pipe.
+    Task,
+    /// The same in an instance that was made before the fork.
+    Ready,
+}
+
 /// What the program is to do.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum FloorOrder {
@@ -25,8 +36,12 @@ pub(super) enum FloorOrder {
         /// The program's own code on large pages, as a zygote has it.
         image: Option<(PathBuf, FileId)>,
     },
-    /// This many children that run the task once, this many at a time.
-    Tasks { count: u32, at_once: u32 },
+    /// This many children, this many at a time.
+    Tasks {
+        work: Work,
+        count: u32,
+        at_once: u32,
+    },
     /// The task in this process; `ahead`, its instance is made before it is ordered.
     Call { ahead: bool },
     /// This many messages of a size come, and go back.
@@ -55,7 +70,7 @@ pub(super) fn write_frame(to: &mut impl Write, message: &impl Serialize) -> io::
     let mut frame = postcard::to_extend(message, vec![0; 4]).map_err(io::Error::other)?;
     let len = frame.len() - 4;
     if len > MAX_FRAME {
-        return Err(io::Error::other("more than a floor is measured with"));
+        return Err(io::Error::other("the order is longer than 160 MiB"));
     }
     let header = u32::try_from(len).map_err(io::Error::other)?;
     frame[..4].copy_from_slice(&header.to_le_bytes());
@@ -68,7 +83,7 @@ pub(super) fn read_frame<T: DeserializeOwned>(from: &mut impl Read) -> io::Resul
     from.read_exact(&mut header)?;
     let len = u32::from_le_bytes(header) as usize;
     if len > MAX_FRAME {
-        return Err(io::Error::other("a frame is too long"));
+        return Err(io::Error::other("the frame is longer than 160 MiB"));
     }
     let mut frame = vec![0; len];
     from.read_exact(&mut frame)?;

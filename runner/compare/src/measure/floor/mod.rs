@@ -1,15 +1,16 @@
-//! The least that processes cost: a program of one thread that does barely what is
-//! asked of it, to compare with. No jail, no supervision; only for a task that was
-//! seen to end, and that is trusted as much as thread mode trusts it.
+//! The least that processes cost: a program of one thread that does what it is ordered to and
+//! nothing else. No jail, no supervision; only for a task that was seen to end, and that is
+//! trusted as much as thread mode trusts it.
 //!
-//! Orders and answers (`orders.rs`) go over the program's stdin and stdout, which also carry the bytes of
-//! [`Floor::echo`] and [`Floor::sink`]. Invariant: a [`Floor`] that is dropped leaves
+//! Orders and answers (`orders.rs`) go over the program's stdin and stdout, which also carry the
+//! bytes of [`Floor::echo`] and [`Floor::sink`]. Invariant: a [`Floor`] that is dropped leaves
 //! no process behind, its children included.
 
 mod orders;
 mod program;
 
 use bytes::Bytes;
+pub use orders::Work;
 use orders::{FloorOrder, FloorSays, read_frame, write_frame};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
@@ -35,17 +36,23 @@ pub(crate) const ROLE: WorkerRole = WorkerRole {
 /// How long an answer may take beyond what it is to measure.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The program, and its code on large pages.
-pub(crate) struct FloorProgram {
+/// The program that floors are measured with: one that calls [`worker_hook`](crate::worker_hook)
+/// first.
+pub struct FloorProgram {
     path: PathBuf,
     image: Option<Image>,
 }
 
 impl FloorProgram {
-    /// Of a worker program.
-    pub(crate) fn new(path: PathBuf) -> Self {
+    /// With its code on large pages where [`Floor::load`] is told so.
+    pub fn new(path: PathBuf) -> Self {
         let image = Image::of(&path).ok();
         FloorProgram { path, image }
+    }
+
+    /// With its code on small pages, as the kernel maps it.
+    pub fn on_small_pages(path: PathBuf) -> Self {
+        FloorProgram { path, image: None }
     }
 }
 
@@ -55,8 +62,8 @@ fn path_of(descriptor: impl AsFd) -> PathBuf {
     format!("/proc/{pid}/fd/{descriptor}").into()
 }
 
-/// A running one.
-pub(crate) struct Floor {
+/// The program while it runs.
+pub struct Floor {
     to: PipeWriter,
     from: PipeReader,
     _child: Reaped,
@@ -68,7 +75,7 @@ impl Floor {
     /// # Errors
     ///
     /// It cannot be started.
-    pub(crate) fn start(program: &FloorProgram) -> io::Result<Self> {
+    pub fn start(program: &FloorProgram) -> io::Result<Self> {
         let (its_stdin, to) = io::pipe()?;
         let (from, its_stdout) = io::pipe()?;
         let null = wrun::measure::sys::null()?;
@@ -94,7 +101,7 @@ impl Floor {
     /// # Errors
     ///
     /// The task needs more than WASI, or fails.
-    pub(crate) fn load(
+    pub fn load(
         &mut self,
         code: &Code,
         spec: &Spec,
@@ -114,14 +121,30 @@ impl Floor {
         }
     }
 
-    /// The time of one of this many forked children that run the task.
-    pub(crate) fn tasks(&mut self, count: u32, at_once: u32) -> io::Result<Duration> {
-        let took = self.took(&FloorOrder::Tasks { count, at_once })?;
-        Ok(took / count.max(1))
+    /// The time of one of this many forked children, `at_once` of them at the same time.
+    ///
+    /// # Errors
+    ///
+    /// A child failed.
+    pub fn tasks(&mut self, work: Work, count: u32, at_once: u32) -> io::Result<Duration> {
+        let order = FloorOrder::Tasks {
+            work,
+            count,
+            at_once,
+        };
+        match self.ask(&order)? {
+            FloorSays::Took { nanos } => Ok(Duration::from_nanos(nanos) / count.max(1)),
+            says => Err(unexpected(says)),
+        }
     }
 
-    /// The task once, in the program itself: its output.
-    pub(crate) fn call(&mut self, ahead: bool) -> io::Result<Bytes> {
+    /// Runs the task once in the program itself, `ahead` in an instance that it made before the
+    /// order: its output.
+    ///
+    /// # Errors
+    ///
+    /// The task failed.
+    pub fn call(&mut self, ahead: bool) -> io::Result<Bytes> {
         match self.ask(&FloorOrder::Call { ahead })? {
             FloorSays::Output(output) => Ok(output.into()),
             says => Err(unexpected(says)),
@@ -129,24 +152,45 @@ impl Floor {
     }
 
     /// The time of one of this many round trips of this many bytes.
-    pub(crate) fn echo(&mut self, size: usize, count: u32) -> io::Result<Duration> {
+    ///
+    /// # Errors
+    ///
+    /// The program ended.
+    pub fn echo(&mut self, size: usize, count: u32) -> io::Result<Duration> {
+        let mut echoes = self.echoes(size, count)?;
+        let began = Instant::now();
+        for _ in 0..count {
+            echoes.round_trip()?;
+        }
+        Ok(began.elapsed() / count.max(1))
+    }
+
+    /// Round trips of this many bytes, one by one. The caller has to make `count` of them
+    /// before the next order.
+    ///
+    /// # Errors
+    ///
+    /// The program ended.
+    pub fn echoes(&mut self, size: usize, count: u32) -> io::Result<Echoes<'_>> {
         let order = FloorOrder::Echo {
             size: size as u64,
             count,
         };
         write_frame(&mut self.to, &order)?;
         self.answer(Deadline::after(PATIENCE)).and_then(done)?;
-        let (message, mut back) = (vec![b'w'; size], vec![0; size]);
-        let began = Instant::now();
-        for _ in 0..count {
-            self.to.write_all(&message)?;
-            self.from.read_exact(&mut back)?;
-        }
-        Ok(began.elapsed() / count.max(1))
+        Ok(Echoes {
+            floor: self,
+            message: vec![b'w'; size],
+            back: vec![0; size],
+        })
     }
 
     /// The time that this many bytes take, written this many at a time.
-    pub(crate) fn sink(&mut self, bytes: u64, chunk: usize) -> io::Result<Duration> {
+    ///
+    /// # Errors
+    ///
+    /// The program ended.
+    pub fn sink(&mut self, bytes: u64, chunk: usize) -> io::Result<Duration> {
         write_frame(&mut self.to, &FloorOrder::Sink { bytes })?;
         self.answer(Deadline::after(PATIENCE)).and_then(done)?;
         let chunk = vec![b'w'; chunk.max(1)];
@@ -161,8 +205,12 @@ impl Floor {
         Ok(began.elapsed())
     }
 
-    /// Children that wait until this is dropped.
-    pub(crate) fn hold(&mut self, count: u32) -> io::Result<Vec<u32>> {
+    /// Forks children that wait until this is dropped.
+    ///
+    /// # Errors
+    ///
+    /// It cannot fork.
+    pub fn hold(&mut self, count: u32) -> io::Result<Vec<u32>> {
         match self.ask(&FloorOrder::Hold { count })? {
             FloorSays::Held(pids) => Ok(pids),
             says => Err(unexpected(says)),
@@ -170,16 +218,13 @@ impl Floor {
     }
 
     /// What it and its children that ended have used so far.
-    pub(crate) fn usage(&mut self) -> io::Result<Usage> {
+    ///
+    /// # Errors
+    ///
+    /// The program ended.
+    pub fn usage(&mut self) -> io::Result<Usage> {
         match self.ask(&FloorOrder::Usage)? {
             FloorSays::Used(usage) => Ok(usage),
-            says => Err(unexpected(says)),
-        }
-    }
-
-    fn took(&mut self, order: &FloorOrder) -> io::Result<Duration> {
-        match self.ask(order)? {
-            FloorSays::Took { nanos } => Ok(Duration::from_nanos(nanos)),
             says => Err(unexpected(says)),
         }
     }
@@ -207,6 +252,25 @@ impl Floor {
     }
 }
 
+/// Round trips that the program expects.
+pub struct Echoes<'a> {
+    floor: &'a mut Floor,
+    message: Vec<u8>,
+    back: Vec<u8>,
+}
+
+impl Echoes<'_> {
+    /// The bytes there and back: one write and one read on each side, if they fit a pipe.
+    ///
+    /// # Errors
+    ///
+    /// The program ended.
+    pub fn round_trip(&mut self) -> io::Result<()> {
+        self.floor.to.write_all(&self.message)?;
+        self.floor.from.read_exact(&mut self.back)
+    }
+}
+
 fn done(says: FloorSays) -> io::Result<()> {
     match says {
         FloorSays::Done => Ok(()),
@@ -217,6 +281,6 @@ fn done(says: FloorSays) -> io::Result<()> {
 fn unexpected(says: FloorSays) -> io::Error {
     match says {
         FloorSays::Failed(why) => io::Error::other(why),
-        _ => io::Error::other("another answer than to what was asked"),
+        _ => io::Error::other("the answer is not of this order"),
     }
 }
