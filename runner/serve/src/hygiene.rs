@@ -68,9 +68,11 @@ pub(crate) fn request(head: &mut request::Parts, scheme: &Scheme) -> Result<(), 
         return Err(Wrong::Length);
     }
     let authority = authority(head)?;
-    let path = match head.uri.path_and_query() {
-        Some(path) => path.clone(),
-        None => PathAndQuery::from_static("/"),
+    let path = match (head.uri.path_and_query(), head.uri.scheme()) {
+        (Some(path), _) => path.clone(),
+        (None, Some(_)) => PathAndQuery::from_static("/"),
+        // `GET x.org`: the form of CONNECT.
+        (None, None) => return Err(Wrong::Target),
     };
     let is_of_all = path == "*" && head.method == Method::OPTIONS;
     if !is_of_all && !path.as_str().starts_with('/') {
@@ -214,6 +216,7 @@ mod tests {
             ("/a?b=c", Some("x.org:81"), "http://x.org:81/a?b=c"),
             ("http://y.org/a", Some("x.org"), "http://y.org/a"),
             ("/", Some("x.org"), "http://x.org/"),
+            ("http://y.org", Some("y.org"), "http://y.org/"),
         ] {
             let mut request = Request::builder().uri(uri);
             if let Some(host) = host {
@@ -249,6 +252,7 @@ mod tests {
             ),
             (with_host().method("CONNECT"), Wrong::Connect),
             (with_host().uri("*"), Wrong::Target),
+            (with_host().uri("x.org"), Wrong::Target),
         ] {
             let mut head = parts(request);
             let refused = super::request(&mut head, &Scheme::HTTP);
