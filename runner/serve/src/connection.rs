@@ -147,8 +147,7 @@ async fn serve_h1(
         .header_read_timeout(None)
         .max_header_size(header_size)
         .max_headers(limits.max_headers)
-        .max_buf_size(header_size.max(BUFFER))
-        .pipeline_flush(true);
+        .max_buf_size(header_size.max(BUFFER));
     let mut http = http.serve_connection(io, service);
     let end = drive(shared, clock, &mut http).await;
     let mut stream = http.into_parts().io.into_inner();
