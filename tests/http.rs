@@ -147,7 +147,7 @@ fn a_task_has_a_request_if_and_only_if_it_is_a_handler() {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Ends {
     /// There is no response.
-    None,
+    Nothing,
     /// It is whole.
     Whole(&'static str),
     /// It is not.
@@ -156,7 +156,7 @@ enum Ends {
 
 #[test]
 fn what_a_handler_does_wrong_is_its_outcome_and_never_a_whole_body() {
-    use Ends::{Broken, None as Nothing, Whole};
+    use Ends::{Broken, Nothing, Whole};
     let trap = |kind: TrapKind| move |it: &Outcome| matches!(it, Outcome::Trapped(trap) if trap.kind == kind);
     let unreachable = trap(TrapKind::Unreachable);
     let overflow = trap(TrapKind::StackOverflow);
@@ -168,7 +168,8 @@ fn what_a_handler_does_wrong_is_its_outcome_and_never_a_whole_body() {
     let error = failed("answered with an error");
     let completed = |it: &Outcome| it.is_completed();
     let exited = |it: &Outcome| *it == Outcome::Exited(1);
-    let cases: &[(&str, Ends, &dyn Fn(&Outcome) -> bool)] = &[
+    type Case<'a> = (&'a str, Ends, &'a dyn Fn(&Outcome) -> bool);
+    let cases: &[Case<'_>] = &[
         ("/trap", Nothing, &unreachable),
         ("/panic", Nothing, &unreachable),
         ("/exit", Nothing, &exited),
@@ -225,7 +226,7 @@ fn pieces(count: u64, taken: &Arc<AtomicU64>) -> Body {
 /// A stream of as many items.
 fn futures_of(
     count: u64,
-    mut item: impl FnMut(u64) -> Result<Frame<Bytes>, BodyError> + Send + Unpin + 'static,
+    item: impl FnMut(u64) -> Result<Frame<Bytes>, BodyError> + Send + Unpin + 'static,
 ) -> impl futures_core::Stream<Item = Result<Frame<Bytes>, BodyError>> + Send {
     struct Items<F>(std::ops::Range<u64>, F);
     impl<F: FnMut(u64) -> Result<Frame<Bytes>, BodyError> + Unpin> futures_core::Stream for Items<F> {
@@ -238,7 +239,7 @@ fn futures_of(
             std::task::Poll::Ready(next.map(|at| (self.1)(at)))
         }
     }
-    Items(0..count, move |at| item(at))
+    Items(0..count, item)
 }
 
 #[test]
@@ -429,4 +430,27 @@ fn a_worker_that_is_used_again_answers_many_requests() {
         }
         assert!(workers.len() < 40, "{} workers", workers.len());
     });
+}
+
+#[test]
+fn a_handler_reaches_nothing_that_is_not_granted() {
+    for mode in BOTH {
+        let runner = runner(mode);
+        let fetch = guest(&runner, "http-fetch/http-fetch.wasm");
+        let request = get("/?url=http://127.0.0.1:9/somewhere");
+        let task = Task::new(&fetch).request(request).limits(limits());
+        let answer = block_on(answer(&runner, task));
+        assert_eq!(
+            answer.status,
+            Some(StatusCode::BAD_GATEWAY),
+            "{mode}: {answer:?}"
+        );
+        let body = answer.body.unwrap();
+        let text = String::from_utf8_lossy(&body);
+        assert!(text.to_lowercase().contains("denied"), "{mode}: {text}");
+        let denied = answer.report.denied;
+        assert_eq!(denied.len(), 1, "{mode}: {denied:?}");
+        assert_eq!(denied[0].access, wrun::Access::TcpConnect);
+        assert_eq!(denied[0].target, "127.0.0.1:9");
+    }
 }

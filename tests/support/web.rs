@@ -140,7 +140,7 @@ impl Site {
     #[track_caller]
     pub fn ask_admin(&self, path: &str) -> Answer {
         let mut client = Client::new(TcpStream::connect(self.admin).unwrap());
-        client.send(&get(path));
+        client.send(get(path));
         client.answer(false).unwrap()
     }
 
