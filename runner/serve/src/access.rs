@@ -255,7 +255,7 @@ mod tests {
             access: Some(access.expect("a thread")),
         };
         let request = Request::builder()
-            .uri("/a?b=\"c")
+            .uri("/a?b=\\c")
             .header("host", "x.org")
             .header("user-agent", "evil\"\\ agent");
         let (head, ()) = request.body(()).expect("a request").into_parts();
@@ -273,7 +273,7 @@ mod tests {
         let text = combined(line, &record, Ended::Refused);
         assert!(text.starts_with("127.0.0.1 - - ["), "{text}");
         let expected =
-            r#""GET /a?b=\"c HTTP/1.1" 404 14 "-" "evil\"\\ agent" outcome=refused time="#;
+            r#""GET /a?b=\\c HTTP/1.1" 404 14 "-" "evil\"\\ agent" outcome=refused time="#;
         assert!(text.contains(expected), "{text}");
         assert_eq!(text.matches('\n').count(), 1, "{text}");
         let text = json_line(line, &record, Ended::Refused);

@@ -70,7 +70,8 @@ async fn serve_plain(
     let tls = shared.site().tls.as_ref().map(|tls| tls.config.clone());
     let (mut stream, scheme, alpn) = match tls {
         Some(config) => {
-            let handshake = TlsAcceptor::from(config).accept(accepted);
+            // Not a part of this future, which lives as long as the connection.
+            let handshake = Box::pin(TlsAcceptor::from(config).accept(accepted));
             match timeout_at(until, handshake).await {
                 Ok(Ok(stream)) => {
                     let is_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
@@ -106,9 +107,10 @@ async fn serve_plain(
     match is_h2 {
         true => {
             clock.has_streams();
-            serve_h2(shared, &clock, io, service).await
+            // Most connections are not of this kind, and do not need its memory.
+            Box::pin(serve_h2(shared, &clock, io, service)).await
         }
-        false => serve_h1(shared, &clock, io, service).await,
+        false => Box::pin(serve_h1(shared, &clock, io, service)).await,
     }
 }
 
@@ -168,7 +170,8 @@ async fn serve_h1(
     let lingers = clock.is_unread() || cause.is_some();
     let _ = tokio::time::timeout(LINGER, async {
         let _ = stream.shutdown().await;
-        let mut rest = [0; 4096];
+        // An array would be a part of the connection while it lives.
+        let mut rest = vec![0; if lingers { 4096 } else { 0 }];
         while lingers && stream.read(&mut rest).await.is_ok_and(|len| len > 0) {}
     })
     .await;
@@ -287,4 +290,22 @@ async fn drive<H: Http>(shared: &Shared, clock: &Clock, http: &mut H) -> End {
         }
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Ten thousand connections that do nothing are to cost little. Beside this, hyper has two
+    /// buffers of 8 KiB for each.
+    #[test]
+    fn a_connection_is_small() {
+        fn size<F>(_: impl FnOnce(Arc<Shared>, Accepted, Option<IpAddr>) -> F) -> usize {
+            size_of::<F>()
+        }
+        let whole = size(serve);
+        assert!(whole <= 1024, "{whole} bytes");
+        let inner = size_of::<http1::Connection<TokioIo<Watched>, Service>>();
+        assert!(inner <= 1024, "{inner} bytes");
+    }
 }
