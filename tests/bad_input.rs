@@ -228,7 +228,7 @@ fn a_component_for_another_world_and_files_without_an_entry() {
                 (export "wasi:http/incoming-handler@0.2.0" (instance $h)))"#,
         ),
         126,
-        &["wasi:http"],
+        &["answers HTTP requests", "wrun serve"],
     );
 }
 

@@ -47,11 +47,32 @@ fn every_example_is_run() {
         [
             "batch.rs",
             "both_modes.rs",
+            "http_handler.rs",
             "limits_and_kill.rs",
             "plugin_server.rs",
             "talk.rs"
         ]
     );
+}
+
+#[test]
+fn a_handler_answers_in_both_modes() {
+    let stdout = run("http_handler", &[]);
+    for mode in ["thread", "process"] {
+        for line in [
+            "200 OK",
+            "x-request-id: 1",
+            "6 bytes: \"hello\\n\"",
+            "completed in ",
+        ] {
+            let line = format!("{mode}: {line}");
+            assert!(stdout.contains(&line), "{line}: {stdout}");
+        }
+    }
+    let events = repo("guest-tasks/http-events/http-events.wasm");
+    let args = [events.to_str().unwrap(), "GET", "/trailers?bytes=3"];
+    let stdout = run("http_handler", &args);
+    assert_eq!(stdout.matches("\"x-bytes\": \"3\"").count(), 2, "{stdout}");
 }
 
 #[test]

@@ -454,3 +454,19 @@ fn a_handler_reaches_nothing_that_is_not_granted() {
         assert_eq!(denied[0].target, "127.0.0.1:9");
     }
 }
+
+#[test]
+fn a_task_cannot_start_a_handler() {
+    for mode in BOTH {
+        let runner = runner(mode);
+        let hello = guest(&runner, "http-hello/http-hello.wasm");
+        let family = guest(&runner, "family/family.wasm");
+        let task = Task::new(&family).task("hello", &hello);
+        let error = runner.blocking_run(task).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidTask);
+        assert_eq!(
+            error.to_string(),
+            "the granted task \"hello\" answers HTTP requests: a task cannot start it"
+        );
+    }
+}

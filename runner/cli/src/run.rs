@@ -118,6 +118,9 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
     {
         text::complain(&why);
     }
+    if artifact.shape().is_http() {
+        return Err(answers_http(path));
+    }
     let is_command = artifact.shape().is_command();
     let mut task = Task::new(&artifact)
         .args(task_args)
@@ -280,4 +283,11 @@ async fn wait(mut handle: TaskHandle, stdout: Copied, stderr: Copied, stop: &mut
         .await
         .unwrap_or(Delivery::Abandoned);
     Ended { result, delivery }
+}
+
+fn answers_http(path: &Path) -> Failure {
+    let path = path.display();
+    let message =
+        format!("{path}: the component answers HTTP requests: serve it with `wrun serve {path}`");
+    Failure::new(exit::NOT_LOADABLE, message)
 }

@@ -34,6 +34,12 @@ pub enum TaskError {
     /// A request for an artifact that is not an HTTP handler.
     #[error("the task has an HTTP request, and its artifact does not answer any")]
     NoHandler,
+    /// A task that may be started by a task is an HTTP handler.
+    #[error("the granted task {name:?} answers HTTP requests: a task cannot start it")]
+    HandlerGranted {
+        /// Its name.
+        name: String,
+    },
     /// More than [`Limits::MAX_TABLE_ELEMENTS`](crate::limits::Limits::MAX_TABLE_ELEMENTS).
     #[error("max_table_elements must be at most 1,000,000")]
     TooManyTableElements,

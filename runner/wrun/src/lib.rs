@@ -389,10 +389,11 @@
 //!
 //! # Features
 //!
-//! All are on by default.
+//! All but `http` are on by default.
 //!
 //! | feature | without it |
 //! |---|---|
+//! | `http` | artifacts that export `wasi:http/incoming-handler` are not loaded; with it, a task may answer an HTTP request (`Task::request`) |
 //! | `process` | there is thread mode alone, and no `worker_hook` |
 //! | `compile` | only artifacts run ([`Runner::load_trusted`]), and the program has no compiler |
 //! | `wat` | tasks are binaries; the text format is refused |

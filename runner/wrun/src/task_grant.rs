@@ -68,6 +68,9 @@ pub(crate) fn validate_tasks(grants: &[TaskGrant]) -> Result<(), TaskError> {
         if name.is_empty() || name.len() > TaskGrant::MAX_NAME || name.contains('\0') {
             return Err(TaskError::TaskName { name: name.clone() });
         }
+        if grant.artifact.shape().is_http() {
+            return Err(TaskError::HandlerGranted { name: name.clone() });
+        }
         if grants[..at].iter().any(|other| other.name == *name) {
             return Err(TaskError::TaskTwice { name: name.clone() });
         }

@@ -130,3 +130,154 @@ impl Responding {
         self.credit.is_over() && !self.sending.load(Ordering::Acquire)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::MAX_PART;
+    use bytes::Bytes;
+    use http::Request;
+    use http_body_util::Full;
+
+    fn ends(
+        max_output: Option<u64>,
+    ) -> (Requesting, Responding, oneshot::Receiver<Response<Body>>) {
+        let body = Full::new(Bytes::from(vec![1; 2 * WINDOW]));
+        let body = body.map_err(|never| match never {}).boxed_unsync();
+        let (exchange, response) = Exchange::new(Request::new(body));
+        let (head, requesting, responding) = Requesting::new(exchange, 7, max_output);
+        assert!(head.has_body && !head.waits);
+        (requesting, responding, response)
+    }
+
+    fn head() -> ResponseHead {
+        ResponseHead {
+            status: 200,
+            fields: vec![("x-name".to_owned(), Bytes::from_static(b"value"))],
+            has_body: true,
+        }
+    }
+
+    fn data(len: usize) -> Part {
+        Part::Data(Bytes::from(vec![2; len]))
+    }
+
+    async fn sent(requesting: &mut Requesting) -> Option<Part> {
+        let next = requesting.next();
+        let part = tokio::time::timeout(std::time::Duration::from_millis(20), next).await;
+        match part.ok()? {
+            Order::Http { task_id: 7, part } => Some(part),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn no_more_is_sent_than_was_taken() {
+        let (mut requesting, mut responding, _response) = ends(None);
+        let mut len = 0;
+        while let Some(part) = sent(&mut requesting).await {
+            match part {
+                Part::Data(data) if data.len() <= MAX_PART => len += data.len(),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!(len, WINDOW);
+        responding
+            .part(Part::Taken(10))
+            .expect("it is by the rules");
+        match sent(&mut requesting).await {
+            Some(Part::Data(data)) => assert_eq!(data.len(), 10),
+            other => panic!("{other:?}"),
+        }
+        assert!(!responding.is_quiet(), "more of the body would be sent");
+        // As much as is on the way, and not a byte more.
+        responding
+            .part(Part::Taken(WINDOW as u32))
+            .expect("it is by the rules");
+        assert!(responding.part(Part::Taken(1)).is_err());
+        responding.part(Part::Closed).expect("it is by the rules");
+        assert!(sent(&mut requesting).await.is_none(), "nothing is wanted");
+        requesting.sent();
+        assert!(responding.is_quiet());
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_breaks_the_rules_is_noticed() {
+        let wrong = |parts: Vec<Part>| {
+            let (_requesting, mut responding, _response) = ends(None);
+            responding.head(head()).expect("it is by the rules");
+            let last = parts.into_iter().map(|part| responding.part(part)).last();
+            last.expect("there are parts")
+                .expect_err("it breaks a rule")
+        };
+        assert!(wrong(vec![data(0)]).contains("room"));
+        assert!(wrong(vec![data(MAX_PART + 1)]).contains("room"));
+        let window = WINDOW / MAX_PART;
+        let parts = (0..=window).map(|_| data(MAX_PART)).collect();
+        assert!(wrong(parts).contains("room"));
+        assert!(wrong(vec![Part::End(None), data(1)]).contains("ended"));
+        assert!(wrong(vec![Part::Failed("so".into()), Part::End(None)]).contains("ended"));
+        assert!(wrong(vec![Part::Taken(0)]).contains("more"));
+        let bad = ("a b".to_owned(), Bytes::new());
+        assert!(wrong(vec![Part::End(Some(vec![bad]))]).contains("cannot be"));
+
+        let (_requesting, mut responding, _response) = ends(None);
+        assert!(responding.part(data(1)).is_err(), "there is no head");
+        responding.head(head()).expect("it is by the rules");
+        assert!(responding.head(head()).is_err(), "there is one head");
+        for (status, name) in [(99, "x"), (200, "a\nb"), (200, "")] {
+            let (_requesting, mut responding, _response) = ends(None);
+            let fields = vec![(name.to_owned(), Bytes::new())];
+            let head = ResponseHead {
+                status,
+                fields,
+                has_body: false,
+            };
+            assert!(responding.head(head).is_err(), "{status} {name:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_response_arrives_and_ends_as_it_was_sent() {
+        let (mut requesting, mut responding, response) = ends(Some(5));
+        responding.head(head()).expect("it is by the rules");
+        let (parts, body) = response.await.expect("it arrives").into_parts();
+        assert_eq!(parts.headers["x-name"], "value");
+        assert!(responding.part(data(5)).expect("it is by the rules"));
+        assert!(!responding.is_whole());
+        responding
+            .part(Part::End(None))
+            .expect("it is by the rules");
+        assert!(responding.is_whole());
+        assert_eq!(
+            body.collect().await.expect("it arrives").to_bytes().len(),
+            5
+        );
+
+        // The worker is gone in the middle.
+        let (_, mut responding, response) = ends(Some(5));
+        responding.head(head()).expect("it is by the rules");
+        responding.part(data(3)).expect("it is by the rules");
+        drop(responding);
+        let body = response.await.expect("it arrives").into_body();
+        assert!(body.collect().await.is_err());
+
+        // One that sends more than its task may is told from others by this.
+        let (_, mut responding, _response) = ends(Some(5));
+        responding.head(head()).expect("it is by the rules");
+        assert!(!responding.part(data(6)).expect("it is by the rules"));
+
+        // The client is gone: the worker hears of it once.
+        let (mut again, mut responding, response) = ends(None);
+        responding.head(head()).expect("it is by the rules");
+        drop(response.await.expect("it arrives"));
+        while let Some(part) = sent(&mut again).await {
+            match part {
+                Part::Data(_) => {}
+                Part::Closed => return,
+                other => panic!("{other:?}"),
+            }
+        }
+        panic!("it was not told; {:?}", sent(&mut requesting).await);
+    }
+}
