@@ -647,7 +647,10 @@ fn a_program_that_is_not_a_host_is_not_measured() {
         ("echo '\"Completed\"'", "out of turn"),
         ("echo '{\"Failed\":\"no luck\"}'", "no luck"),
         ("exec yes ''", "cannot be read"),
-        ("while :; do printf xxxxxxxxxxxxxxxx; done", "its output is too long"),
+        (
+            "while :; do printf xxxxxxxxxxxxxxxx; done",
+            "its output is too long",
+        ),
         ("exec 1>&-; exec sleep 100", "did not die"),
         (
             "echo '{\"Injecting\":{\"at\":1}}'; exec 1>&-; exec sleep 100",

@@ -236,5 +236,5 @@ fn promises_are_selected_by_id_or_by_name() {
     assert_eq!(ids(&["port round trip"]), ["M1", "M2"]);
     assert_eq!(ids(&[]).len(), promises().count());
     let error = chosen(&["P".repeat(9)]).err().unwrap().to_string();
-    assert_eq!(error, "nothing is promised of \"PPPPPPPPP\"");
+    assert_eq!(error, "no promise matches \"PPPPPPPPP\"");
 }
