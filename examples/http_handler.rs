@@ -14,11 +14,17 @@ use std::path::PathBuf;
 use std::time::Duration;
 use wrun::{Limits, Mode, Runner, Task};
 
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    // In process mode this program is its own worker; this must be the first call in main.
+fn main() -> anyhow::Result<()> {
+    // In process mode this program is its own worker; this must be the first call in main,
+    // before there is a runtime.
     wrun::worker_hook();
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()?
+        .block_on(send())
+}
 
+async fn send() -> anyhow::Result<()> {
     let guests = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../guest-tasks"));
     let mut args = std::env::args().skip(1);
     let component = args.next().map(PathBuf::from);

@@ -781,7 +781,7 @@ fn a_compiler_that_was_taken_over() {
             (
                 "hello(); say(moved(os.getpid())); live()",
                 NotLoadable,
-                "where it cannot be",
+                "an invalid process number",
             ),
             (
                 "hello(); say(moved(os.getppid())); live()",
