@@ -425,6 +425,8 @@ async fn call(
     handling: &mut Option<Handling>,
     started: &mut Option<Instant>,
 ) -> Ended {
+    #[cfg(not(feature = "http"))]
+    let _ = handling;
     let input = match &prepared.entry {
         Entry::Task(_) => match stdin.read_to_end().await {
             Ok(input) => input,
