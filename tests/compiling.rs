@@ -786,23 +786,23 @@ fn a_compiler_that_was_taken_over() {
             (
                 "hello(); say(moved(os.getppid())); live()",
                 NotLoadable,
-                "where it cannot be",
+                "an invalid process number",
             ),
             (
                 "hello(); say(moved(1)); live()",
                 NotLoadable,
-                "where it cannot be",
+                "an invalid process number",
             ),
             (
                 "hello(); say(moved(-1)); live()",
                 NotLoadable,
-                "where it cannot be",
+                "an invalid process number",
             ),
             (
                 "pid = os.fork()\nif pid == 0: live()\n\
                  hello(); say(moved(pid)); live()",
                 NotLoadable,
-                "where it cannot be",
+                "an invalid process number",
             ),
             // No jail.
             (

@@ -629,3 +629,19 @@ fn the_deadline_counts_from_the_first_byte() {
         .expect(408, "too late");
     site.stop();
 }
+
+/// What an app prints is for whoever runs the server, with the task that printed it.
+#[test]
+fn what_an_app_prints_is_on_stderr() {
+    for mode in MODES {
+        let site = Site::of(mode, HOSTILE, &[]);
+        let mut client = site.connect();
+        client.send(get("/panic"));
+        client.answer(false).expect("an answer").expect(500, mode);
+        eventually("the message is printed", PATIENCE, || {
+            let said = site.said();
+            said.lines()
+                .any(|line| line == "wrun: / task=1: on purpose")
+        });
+    }
+}

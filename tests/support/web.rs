@@ -157,7 +157,10 @@ impl Site {
     /// Waits for its end.
     pub fn end(mut self) -> Ran {
         let mut ran = self.running.take().unwrap().end();
-        ran.stderr = self.said();
+        // Not what apps print: their panics are not wrun's.
+        let said = self.said();
+        let own = said.lines().filter(|line| !line.contains(" task="));
+        ran.stderr = own.flat_map(|line| [line, "\n"]).collect();
         ran.stdout = self.logged().into_bytes();
         ran
     }

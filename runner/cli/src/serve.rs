@@ -92,7 +92,11 @@ async fn serve_on(
         .client_limits(limits(args))
         .debug_errors(args.debug_errors)
         .watch(args.watch)
-        .on_event(|event| text::complain(&event.to_string()));
+        .on_event(|event| text::complain(&event.to_string()))
+        .on_print(|printed| {
+            let (route, task, line) = (printed.route, printed.task_id, printed.line);
+            text::complain(&format!("{route} task={task}: {line}"));
+        });
     for (pattern, app) in routes {
         builder = builder.route(pattern, app);
     }

@@ -230,8 +230,11 @@ impl ChildCompiler {
         match signal.and_then(Signal::from_named_raw) {
             Some(Signal::XCPU) => return too_much_time(),
             Some(Signal::XFSZ) => return too_much_memory(share.memory),
-            // The first process of a namespace gets no other signal for that.
-            Some(Signal::KILL) if Some(inherited.unwrap_or(time)) <= used => {
+            // The first process of a namespace gets no other signal for that. The kernel counts
+            // the time for limits by ticks, and that for reports exactly.
+            Some(Signal::KILL)
+                if used.is_some_and(|used| used + TICKS >= inherited.unwrap_or(time)) =>
+            {
                 return too_much_time();
             }
             // Rust's message before it gives up: by SIGABRT, or SIGSEGV if it is the first

@@ -187,6 +187,7 @@ impl Loaded {
         runner: &Runner,
         request: Request<Body>,
         elapsed: Duration,
+        prints: bool,
     ) -> Result<TaskHandle, NotStarted> {
         let mut limits = self.app.limits.clone();
         if let Some(timeout) = limits.timeout {
@@ -198,8 +199,8 @@ impl Loaded {
         }
         let mut task = Task::new(&self.artifact)
             .limits(limits)
-            .stdout(Stdio::Null)
-            .stderr(Stdio::Null)
+            .stdout(if prints { Stdio::Stream } else { Stdio::Null })
+            .stderr(if prints { Stdio::Stdout } else { Stdio::Null })
             // A client that is gone waits for nothing.
             .grace(Duration::ZERO)
             .request(request);

@@ -9,6 +9,7 @@ use crate::event::Event;
 use crate::limits::ClientLimits;
 use crate::listen::{Address, Listener};
 use crate::metrics::Metrics;
+use crate::printed::{self, Printed};
 use crate::record::Books;
 use crate::route::Pattern;
 use crate::shared::Shared;
@@ -46,6 +47,7 @@ pub struct Builder {
     debug_errors: bool,
     watch: bool,
     tell: Tell,
+    printed: Option<printed::Take>,
 }
 
 impl Builder {
@@ -114,6 +116,14 @@ impl Builder {
         self
     }
 
+    /// Takes what apps print to stdout and stderr: each line as it comes, and at most 64 KiB of
+    /// a request. It is called on the threads of the server, which wait for it. Default: it is
+    /// thrown away.
+    pub fn on_print(mut self, take: impl Fn(&Printed<'_>) + Send + Sync + 'static) -> Self {
+        self.printed = Some(Arc::new(take));
+        self
+    }
+
     /// Loads all apps and answers from then on. In the context of a tokio runtime with time and
     /// I/O, on whose threads connections are served; tasks run on those of the runner.
     ///
@@ -141,7 +151,8 @@ impl Builder {
             self.limits.max_connections.min(Semaphore::MAX_PERMITS),
         ));
         let secure = site.tls.is_some();
-        let shared = Shared::new(self.runner, site, self.limits, self.debug_errors, books);
+        let mut shared = Shared::new(self.runner, site, self.limits, self.debug_errors, books);
+        shared.printed = self.printed;
         let inner = Arc::new(Inner {
             shared: Arc::new(shared),
             plan: self.plan,
@@ -226,6 +237,7 @@ impl Server {
             debug_errors: false,
             watch: false,
             tell: Arc::new(|_| ()),
+            printed: None,
         }
     }
 

@@ -5,6 +5,7 @@ use crate::answer::{Attended, Outgoing};
 use crate::app::{Body, NotStarted};
 use crate::clock::{Answering, Clock};
 use crate::hygiene;
+use crate::printed;
 use crate::record::{Ended, Record};
 use crate::reply::{self, Reply};
 use crate::shared::Shared;
@@ -21,6 +22,7 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use tokio::sync::oneshot;
+use wrun::TaskHandle;
 
 /// What answers the requests of one connection.
 #[derive(Clone)]
@@ -54,8 +56,10 @@ impl Service {
                 let (upload, fault) = self.upload(body, &record);
                 let request = Request::from_parts(head, upload);
                 let elapsed = answering.began.elapsed();
-                match app.start(&self.shared.runner, request, elapsed) {
-                    Ok(handle) => {
+                let prints = self.shared.printed.is_some();
+                match app.start(&self.shared.runner, request, elapsed, prints) {
+                    Ok(mut handle) => {
+                        self.take_output(&mut handle, &record);
                         let attended = Attended::new(handle, record, self.shared.clone());
                         return self.attend(attended, fault, of, answering).await;
                     }
@@ -121,6 +125,17 @@ impl Service {
             self.clock.clone(),
         );
         (upload.boxed_unsync(), Some(fault))
+    }
+
+    /// Has what a task prints passed on.
+    fn take_output(&self, handle: &mut TaskHandle, record: &Record) {
+        let shared = &self.shared;
+        let (Some(take), Some(output)) = (&shared.printed, handle.take_stdout()) else {
+            return;
+        };
+        let route = record.route.clone().unwrap_or_default();
+        let passing = printed::pass_on(output, route, handle.id(), take.clone());
+        shared.closing.spawn_on(passing, &shared.runtime);
     }
 
     /// Waits for what the task answers. Dropped with a client that is gone.

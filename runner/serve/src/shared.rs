@@ -1,6 +1,7 @@
 //! What all connections of a server share.
 
 use crate::limits::ClientLimits;
+use crate::printed;
 use crate::record::Books;
 use crate::site::Site;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -10,13 +11,14 @@ use tokio_util::task::TaskTracker;
 use wrun::Runner;
 
 /// What all connections of a server share.
-#[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) runner: Runner,
     site: RwLock<Arc<Site>>,
     pub(crate) limits: ClientLimits,
     pub(crate) debug_errors: bool,
     pub(crate) books: Arc<Books>,
+    /// Takes what apps print.
+    pub(crate) printed: Option<printed::Take>,
     /// Where the server runs.
     pub(crate) runtime: Handle,
     /// No more connections, no more requests on those there are.
@@ -42,6 +44,7 @@ impl Shared {
             limits,
             debug_errors,
             books,
+            printed: None,
             runtime: Handle::current(),
             drain: CancellationToken::new(),
             abort: CancellationToken::new(),

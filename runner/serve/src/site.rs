@@ -103,7 +103,7 @@ async fn try_out(app: &Loaded, runner: &Runner, path: &str) -> Result<(), Error>
     let nothing = Empty::new().map_err(|never: Infallible| match never {});
     let request = Request::get(uri).body(nothing.boxed_unsync());
     let request = request.map_err(|error| failed(error.to_string()))?;
-    let started = app.start(runner, request, Duration::ZERO);
+    let started = app.start(runner, request, Duration::ZERO, false);
     let mut handle = started.map_err(|error| failed(error.to_string()))?;
     let status = match response(&mut handle).await {
         Some(response) => {
