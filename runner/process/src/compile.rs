@@ -40,6 +40,8 @@ use wrun_sys::{End, Exit, Program};
 use wrun_types::compile_budget::CompileBudget;
 use wrun_types::config::{Config, Jail};
 
+/// How much less processor time can be reported of a process than the kernel ended it for.
+const TICKS: Duration = Duration::from_millis(100);
 /// How long closing waits for killed children to be gone.
 const CLOSE_WAIT: Duration = Duration::from_secs(5);
 /// Threads of one compiler among others, and of the only one: each takes memory of the
