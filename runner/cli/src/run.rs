@@ -160,6 +160,8 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
     let tail = OutputTail::default();
     // If both go to the same place, both come as stdout.
     let printed = output.is_stderrs().then(|| tail.clone());
+    // First: if there is no thread for one of the two, nothing is on stdout.
+    let copied_stderr = copy_stderr(handle.take_stderr(), line.clone(), terminal, tail.clone())?;
     let copied = output.copy_stdout(
         handle.take_stdout(),
         handle.killer(),
@@ -167,7 +169,6 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
         terminal,
         printed,
     )?;
-    let copied_stderr = copy_stderr(handle.take_stderr(), line.clone(), terminal, tail.clone())?;
     // A task that cannot observe cancellation needs no grace period.
     let grace = match runner.observes_cancellation(&artifact) {
         true => args.grace,
