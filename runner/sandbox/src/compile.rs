@@ -193,13 +193,17 @@ mod tests {
     #[test]
     fn what_a_compiler_has_no_business_to_say_does_not_travel() {
         assert!(postcard::to_allocvec(&LoadError::Precompiled).is_err());
-        // All variants, by number: the first eleven. The last one says that the program of the
-        // child has no compiler.
+        // All variants, by number: the first twelve. The last two say that the program of the
+        // child has no compiler, or no HTTP.
         assert!(matches!(
             postcard::from_bytes(&[10]),
             Ok(LoadError::NoCompiler)
         ));
-        for number in 11..0x80 {
+        assert!(matches!(
+            postcard::from_bytes(&[11]),
+            Ok(LoadError::NoHttp)
+        ));
+        for number in 12..0x80 {
             assert!(postcard::from_bytes::<LoadError>(&[number, 0, 0, 0, 0]).is_err());
         }
     }
