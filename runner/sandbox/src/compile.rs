@@ -199,10 +199,7 @@ mod tests {
             postcard::from_bytes(&[10]),
             Ok(LoadError::NoCompiler)
         ));
-        assert!(matches!(
-            postcard::from_bytes(&[11]),
-            Ok(LoadError::NoHttp)
-        ));
+        assert!(matches!(postcard::from_bytes(&[11]), Ok(LoadError::NoHttp)));
         for number in 12..0x80 {
             assert!(postcard::from_bytes::<LoadError>(&[number, 0, 0, 0, 0]).is_err());
         }
