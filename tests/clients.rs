@@ -158,7 +158,7 @@ fn messages_that_mean_two_things_are_not_taken_for_two_requests() {
             "Content-Length: 0\r\nContent-Length: 36",
             400,
         ),
-        ("a length that is none", "Content-Length: +0", 400),
+        ("an invalid length", "Content-Length: +0", 400),
         ("a length in a list", "Content-Length: 0, 0", 400),
         ("a length that is negative", "Content-Length: -1", 400),
         (
@@ -166,7 +166,7 @@ fn messages_that_mean_two_things_are_not_taken_for_two_requests() {
             "Transfer-Encoding: chunked, gzip",
             400,
         ),
-        ("a coding that is none", "Transfer-Encoding: xchunked", 400),
+        ("an unknown coding", "Transfer-Encoding: xchunked", 400),
         ("a space before the colon", "Content-Length : 0", 400),
         ("a line that goes on", "X: y\r\n Content-Length: 0", 400),
         ("a name with a space", "Content Length: 0", 400),
@@ -244,7 +244,7 @@ fn a_length_that_lies_is_not_filled_up_with_another_request() {
         if let Some(answer) = client.answer(false) {
             assert!(answer.status >= 400, "{mode}: {answer}");
         }
-        // Too short: what is left over is no request.
+        // Too short: the rest is not a request.
         let mut client = site.connect();
         client.send("PUT /x HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nxx<rest>\r\n\r\n");
         client.answer(false).expect(mode).expect(200, mode);
@@ -252,7 +252,7 @@ fn a_length_that_lies_is_not_filled_up_with_another_request() {
             answer.expect(400, mode);
         }
         assert!(client.is_closed_within(PATIENCE), "{mode}");
-        // Chunks that are none.
+        // Invalid chunks.
         let mut client = site.connect();
         client.send(
             "PUT /x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nxx\r\n0\r\n\r\n",

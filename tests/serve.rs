@@ -630,7 +630,7 @@ fn the_deadline_counts_from_the_first_byte() {
     site.stop();
 }
 
-/// What an app prints is for whoever runs the server, with the task that printed it.
+/// The output of an app goes to the operator of the server, with the task that printed it.
 #[test]
 fn what_an_app_prints_is_on_stderr() {
     for mode in MODES {

@@ -67,7 +67,7 @@ impl WallArgs {
 }
 
 impl WallArgs {
-    /// Nobody is to believe in walls that are not there.
+    /// Refuses walls that thread mode does not have.
     pub(super) fn check(&self, mode: Mode) -> Result<(), Failure> {
         let usage = |message: &str| Err(Failure::new(exit::USAGE, message));
         let walls = self.jail.is_some_and(|jail| jail != Jail::Off);

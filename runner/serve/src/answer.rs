@@ -245,7 +245,7 @@ impl Guest {
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        // Nobody asks for what comes after the last byte that was announced.
+        // Nothing is requested after the last byte that was announced.
         if self.left == Some(0) || self.is_whole() {
             self.finish(true);
         }

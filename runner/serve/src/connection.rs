@@ -157,7 +157,7 @@ async fn serve_h1(
         End::Over(Ok(())) => None,
         End::Over(Err(error)) if error.is_parse_too_large() => Some("header-too-large"),
         End::Over(Err(error)) if error.is_parse() => Some("bad-request"),
-        // The client is gone, or the app failed after a part of its answer: whoever reads that
+        // The client is gone, or the app failed after a part of its answer: the reader of that
         // must not take it for the whole.
         End::Over(Err(_)) => return None,
         End::Late(Late::Header) => {

@@ -1,4 +1,4 @@
-//! What apps print: line by line, to whoever runs the server.
+//! The output of apps, line by line, for the operator of the server.
 
 use std::sync::Arc;
 use wrun::OutputStream;

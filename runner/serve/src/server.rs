@@ -76,13 +76,13 @@ impl Builder {
     }
 
     /// Writes a line for each request when it is over. A thread of its own writes; while it waits
-    /// for whoever takes them, 4,096 lines are kept and more are lost. Default: none.
+    /// for their destination, 4,096 lines are kept and more are lost. Default: no log.
     pub fn access_log(mut self, format: AccessFormat, to: impl Write + Send + 'static) -> Self {
         self.access = Some((format, Box::new(to)));
         self
     }
 
-    /// Answers `/healthz`, `/readyz` and `/metrics` there, to whoever asks. Default: nowhere.
+    /// Answers `/healthz`, `/readyz` and `/metrics` there, to every client. Default: nowhere.
     pub fn admin(mut self, listener: Listener) -> Self {
         self.admin = Some(listener);
         self

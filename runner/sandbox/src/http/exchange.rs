@@ -9,7 +9,7 @@ use std::fmt;
 use tokio::sync::oneshot;
 
 /// The body of a request or a response: frames of data, then trailers, if there are some. It
-/// is read as it is needed, by whoever sends it on.
+/// is read as it is needed, by its consumer.
 pub type Body = UnsyncBoxBody<Bytes, BodyError>;
 
 /// Why a body ended before its end.

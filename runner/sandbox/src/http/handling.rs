@@ -289,7 +289,7 @@ impl http_body::Body for Limited {
 }
 
 impl From<BodyError> for wasmtime_wasi_http::Error {
-    /// The guest is told that the connection ended: whoever sent the body is at fault, or
+    /// The guest is told that the connection ended: the sender of the body is at fault, or
     /// gone.
     fn from(_: BodyError) -> Self {
         wasmtime_wasi_http::Error::ConnectionTerminated
