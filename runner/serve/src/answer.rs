@@ -1,7 +1,7 @@
 //! The task of a request while it is answered, and the body of the answer.
 //!
-//! Invariant: each record is closed once, with the report of its task, whoever is first: the
-//! end of the body, its failure, or a client that is gone.
+//! Invariant: each record is closed once, with the report of its task, by what comes
+//! first: the end of the body, its failure, or a client that is gone.
 
 use crate::app::{Body, BodyError};
 use crate::clock::Answering;
