@@ -2,6 +2,8 @@
 
 use crate::error::Error;
 use http::{Request, Response};
+use http_body_util::{BodyExt, Empty};
+use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use wrun::{
@@ -118,11 +120,21 @@ impl App {
         for (name, file) in &self.tasks {
             tasks.push((name.clone(), load(runner, file, self.trusted).await?));
         }
-        Ok(Loaded {
+        let loaded = Loaded {
             app: self.clone(),
             artifact,
             tasks,
-        })
+        };
+        // What each request would be refused for.
+        let nothing = Empty::new().map_err(|never: Infallible| match never {});
+        let request = Request::new(nothing.boxed_unsync());
+        let task = loaded.task(request, self.limits.clone(), false);
+        let checked = runner.validate(task);
+        checked.map_err(|source| Error::Load {
+            file: self.file.clone(),
+            source,
+        })?;
+        Ok(loaded)
     }
 }
 
@@ -197,6 +209,16 @@ impl Loaded {
             }
             limits.timeout = Some(left);
         }
+        let task = self.task(request, limits, prints);
+        runner.try_submit(task).map_err(|error| match error.kind() {
+            ErrorKind::ShutDown => NotStarted::Busy(error),
+            _ if error.is_retryable() => NotStarted::Busy(error),
+            _ => NotStarted::Failed(error),
+        })
+    }
+
+    /// The task that answers a request.
+    fn task(&self, request: Request<Body>, limits: Limits, prints: bool) -> Task {
         let mut task = Task::new(&self.artifact)
             .limits(limits)
             .stdout(if prints { Stdio::Stream } else { Stdio::Null })
@@ -216,11 +238,7 @@ impl Loaded {
         for (name, artifact) in &self.tasks {
             task = task.allow_task(TaskGrant::new(name, artifact));
         }
-        runner.try_submit(task).map_err(|error| match error.kind() {
-            ErrorKind::ShutDown => NotStarted::Busy(error),
-            _ if error.is_retryable() => NotStarted::Busy(error),
-            _ => NotStarted::Failed(error),
-        })
+        task
     }
 }
 

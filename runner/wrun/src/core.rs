@@ -150,12 +150,48 @@ impl Core {
             .map_err(|_| Error::shut_down())
     }
 
+    /// # Errors
+    ///
+    /// The settings of a task that cannot be submitted.
+    pub(crate) fn validate(&self, task: &mut Task) -> Result<(), Error> {
+        let all = task.tasks.iter().map(|grant| &grant.artifact);
+        if all
+            .chain([&task.artifact])
+            .any(|artifact| artifact.runner() != self.loader.runner())
+        {
+            return Err(Error::new(
+                ErrorKind::OtherRunner,
+                "the artifact was loaded by another runner",
+            ));
+        }
+        if task
+            .port
+            .as_ref()
+            .is_some_and(|port| !self.executor.transport().has(port))
+        {
+            return Err(Error::new(
+                ErrorKind::OtherRunner,
+                "the port belongs to another runner's channel",
+            ));
+        }
+        #[cfg(feature = "http")]
+        let has_request = task.request.is_some();
+        #[cfg(not(feature = "http"))]
+        let has_request = false;
+        check_request(&task.artifact, has_request)?;
+        task.spec.validate()?;
+        validate_tasks(&task.tasks)?;
+        validate_output(task.stdout, task.stderr)?;
+        Ok(())
+    }
+
     /// Validates a task, and assigns its id and deadline, once.
     pub(crate) fn admitted(
         &self,
-        task: Task,
+        mut task: Task,
         permit: OwnedSemaphorePermit,
     ) -> Result<(Admitted, Ends), Error> {
+        self.validate(&mut task)?;
         let Task {
             artifact,
             mut spec,
@@ -169,33 +205,10 @@ impl Core {
             #[cfg(feature = "http")]
             request,
         } = task;
-        let all = tasks.iter().map(|grant| &grant.artifact);
-        if all
-            .chain([&artifact])
-            .any(|artifact| artifact.runner() != self.loader.runner())
-        {
-            return Err(Error::new(
-                ErrorKind::OtherRunner,
-                "the artifact was loaded by another runner",
-            ));
-        }
-        if port
-            .as_ref()
-            .is_some_and(|port| !self.executor.transport().has(port))
-        {
-            return Err(Error::new(
-                ErrorKind::OtherRunner,
-                "the port belongs to another runner's channel",
-            ));
-        }
         #[cfg(feature = "http")]
         let (exchange, response) = request.map(Exchange::new).unzip();
         #[cfg(not(feature = "http"))]
         let exchange = None;
-        check_request(&artifact, exchange.is_some())?;
-        spec.validate()?;
-        validate_tasks(&tasks)?;
-        validate_output(stdout, stderr)?;
         spec.child_data = child_data(&tasks, &spec.limits);
         let (stdout, capture_out, stream_out) = sink(stdout, &spec);
         let beside = match stderr {

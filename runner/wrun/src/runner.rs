@@ -288,6 +288,17 @@ impl Runner {
         })
     }
 
+    /// Checks the settings of a task, as submitting it does, and does nothing else: for many
+    /// tasks with the same settings, which are to fail before the first.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidTask`] and [`ErrorKind::OtherRunner`], as [`Runner::submit`].
+    pub fn validate(&self, mut task: Task) -> Result<(), Error> {
+        self.core.is_of_this_process()?;
+        self.core.validate(&mut task)
+    }
+
     /// Submits a task, waiting while the queue is full.
     ///
     /// # Errors
