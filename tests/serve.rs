@@ -543,6 +543,7 @@ fn what_cannot_be_served_is_said_at_the_start() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();
     let echo = repo("guest-tasks/echo/echo.wat");
+    let task = format!("part={}", hello.display());
     let none = scratch();
     let none = none.path().join("none.pem");
     for (args, code, why) in [
@@ -565,7 +566,18 @@ fn what_cannot_be_served_is_said_at_the_start() {
                 path(&hello),
             ],
             2,
-            "none.pem",
+            "none.pem: cannot read the certificate",
+        ),
+        // Each request would be refused for these.
+        (
+            vec!["--dir", "/no/such/directory", path(&hello)],
+            2,
+            "cannot grant the directory /no/such/directory",
+        ),
+        (
+            vec!["--task", &task, path(&hello)],
+            2,
+            "answers HTTP requests: a task cannot start it",
         ),
         (vec![], 2, "APP"),
     ] {

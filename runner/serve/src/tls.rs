@@ -38,14 +38,14 @@ impl TlsFiles {
         let of_cert = failed(&self.cert);
         let certs = CertificateDer::pem_file_iter(&self.cert)
             .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-            .map_err(|error| of_cert(error.to_string()))?;
+            .map_err(|error| of_cert(format!("cannot read the certificate: {error}")))?;
         if certs.is_empty() {
             let of_cert = failed(&self.cert);
             return Err(of_cert("expected a certificate in PEM".to_owned()));
         }
         let of_key = failed(&self.key);
-        let key =
-            PrivateKeyDer::from_pem_file(&self.key).map_err(|error| of_key(error.to_string()))?;
+        let key = PrivateKeyDer::from_pem_file(&self.key)
+            .map_err(|error| of_key(format!("cannot read the private key: {error}")))?;
         let fingerprint = certs.iter().map(|cert| cert.as_ref().to_vec()).collect();
         let of_key = failed(&self.key);
         let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
