@@ -570,6 +570,17 @@ fn what_cannot_be_served_is_said_at_the_start() {
         ),
         // Each request would be refused for these.
         (
+            vec![
+                "--max-memory",
+                "2MiB",
+                "--max-total-memory",
+                "1MiB",
+                path(&hello),
+            ],
+            2,
+            "--max-total-memory (1 MiB) must not be less than --max-memory (2 MiB)",
+        ),
+        (
             vec!["--dir", "/no/such/directory", path(&hello)],
             2,
             "cannot grant the directory /no/such/directory",

@@ -1,5 +1,6 @@
 //! The command line: what clap parses and `--help` prints.
 
+use super::limit_args::{ChildArgs, CompilingArgs};
 use super::log::LogArgs;
 use super::process::{ProcessArgs, WallArgs};
 use super::serve_args::{SERVE_EXAMPLES, ServeArgs};
@@ -187,27 +188,8 @@ pub(crate) struct RunArgs {
     #[command(flatten)]
     pub(crate) grants: Grants,
 
-    /// Limit the child tasks that run at the same time, on all levels together: 0 to 4096
-    /// [default: 64]
-    #[arg(
-        long,
-        value_name = "N",
-        value_parser = whole::<u32>(0..=Limits::MAX_TASKS.into())
-    )]
-    pub(crate) max_tasks: Option<u32>,
-
-    /// Limit the levels of child tasks below the task: 0 to 64 [default: 8]
-    #[arg(
-        long,
-        value_name = "N",
-        value_parser = whole::<u32>(0..=Limits::MAX_DEPTH.into())
-    )]
-    pub(crate) max_depth: Option<u32>,
-
-    /// Limit the linear memory of the task and all its child tasks together, each counted
-    /// with its whole --max-memory [default: 8GiB, or --max-memory if that is more]
-    #[arg(long, value_name = "SIZE", value_parser = size)]
-    pub(crate) max_total_memory: Option<u64>,
+    #[command(flatten)]
+    pub(crate) children: ChildArgs,
 
     #[command(flatten)]
     pub(crate) compiling: CompilingArgs,
@@ -248,42 +230,12 @@ impl RunArgs {
         limits.fuel = self.fuel;
         limits.max_memory = self.max_memory.unwrap_or(limits.max_memory);
         limits.max_input = self.max_input;
-        limits.max_tasks = self.max_tasks.unwrap_or(limits.max_tasks);
-        limits.max_depth = self.max_depth.unwrap_or(limits.max_depth);
-        let total = limits.max_total_memory.max(limits.max_memory);
-        limits.max_total_memory = self.max_total_memory.unwrap_or(total);
+        self.children.apply(&mut limits);
         limits.max_output = match self.max_output {
             None if !is_command => Some(Limits::CAPTURE_DEFAULT),
             other => other,
         };
         limits
-    }
-}
-
-/// The limits of compiling a task.
-#[derive(Args, Clone, Copy, Debug)]
-pub(crate) struct CompilingArgs {
-    /// Limit the time to compile the task [default: 6s for each MiB of its file, at least
-    /// 60s, at most 30min]
-    #[arg(long, value_name = "TIME", value_parser = duration)]
-    pub(crate) compile_timeout: Option<Duration>,
-
-    /// Limit the memory to compile the task [default: 64 times the size of its file, at
-    /// least 2GiB, at most 16GiB; in thread mode unlimited unless this or --compile-timeout
-    /// is given]
-    #[arg(long, value_name = "SIZE", value_parser = size)]
-    pub(crate) compile_memory: Option<u64>,
-}
-
-impl CompilingArgs {
-    pub(super) fn apply(self, mut builder: Builder) -> Builder {
-        if let Some(time) = self.compile_timeout {
-            builder = builder.compile_timeout(time);
-        }
-        if let Some(bytes) = self.compile_memory {
-            builder = builder.compile_memory(bytes);
-        }
-        builder
     }
 }
 

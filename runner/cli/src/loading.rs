@@ -1,7 +1,7 @@
 //! Loading task files within the allowed time: until a signal arrives or the time is up,
 //! with a line on the terminal if compiling takes long.
 
-use super::args::CompilingArgs;
+use super::limit_args::CompilingArgs;
 use super::progress;
 use super::signals::{Signals, Time, over};
 use super::{Failure, exit};

@@ -13,6 +13,7 @@ mod exit;
 mod input;
 mod inspect;
 mod lazy;
+mod limit_args;
 mod loading;
 mod log;
 mod man;

@@ -100,6 +100,36 @@ fn uids(text: &str) -> Result<RangeInclusive<u32>, String> {
     }
 }
 
+/// How long worker processes are used.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct ReuseArgs {
+    /// Run up to N tasks in each process, one after another, each in a fresh sandbox
+    #[arg(
+        long,
+        value_name = "N",
+        help_heading = HEADING,
+        default_value_t = 1,
+        value_parser = whole::<u32>(1..=u32::MAX.into())
+    )]
+    pub(crate) reuse: u32,
+
+    /// End worker processes that have been idle for this long
+    #[arg(
+        long,
+        value_name = "TIME",
+        help_heading = HEADING,
+        default_value = "60s",
+        value_parser = super::values::duration
+    )]
+    pub(crate) idle_timeout: Duration,
+}
+
+impl ReuseArgs {
+    fn apply(self, options: ProcessOptions) -> ProcessOptions {
+        options.reuse(self.reuse).idle_timeout(self.idle_timeout)
+    }
+}
+
 /// Options that say how a server's worker processes are made. In thread mode they have no
 /// effect.
 #[derive(Args, Debug)]
@@ -125,35 +155,15 @@ pub(crate) struct PoolArgs {
     )]
     pub(crate) spares: usize,
 
-    /// Answer up to N requests in each process, one after another, each in a fresh sandbox
-    #[arg(
-        long,
-        value_name = "N",
-        help_heading = HEADING,
-        default_value_t = 1,
-        value_parser = whole::<u32>(1..=u32::MAX.into())
-    )]
-    pub(crate) reuse: u32,
-
-    /// End worker processes that have been idle for this long
-    #[arg(
-        long,
-        value_name = "TIME",
-        help_heading = HEADING,
-        default_value = "60s",
-        value_parser = super::values::duration
-    )]
-    pub(crate) idle_timeout: Duration,
+    #[command(flatten)]
+    pub(crate) reuse: ReuseArgs,
 }
 
 impl PoolArgs {
     /// What they set.
     pub(super) fn apply(&self, options: ProcessOptions) -> ProcessOptions {
-        options
-            .start(self.start)
-            .spares(self.spares)
-            .reuse(self.reuse)
-            .idle_timeout(self.idle_timeout)
+        self.reuse
+            .apply(options.start(self.start).spares(self.spares))
     }
 }
 
@@ -196,16 +206,6 @@ pub(crate) struct ProcessArgs {
     )]
     pub(crate) spares: usize,
 
-    /// Run up to N tasks in each process, one after another, each in a fresh sandbox
-    #[arg(
-        long,
-        value_name = "N",
-        help_heading = HEADING,
-        default_value_t = 1,
-        value_parser = whole::<u32>(1..=u32::MAX.into())
-    )]
-    pub(crate) reuse: u32,
-
     /// Run at most N tasks at the same time
     #[arg(
         long,
@@ -216,28 +216,16 @@ pub(crate) struct ProcessArgs {
     )]
     pub(crate) workers: u32,
 
-    /// End worker processes that have been idle for this long
-    #[arg(
-        long,
-        value_name = "TIME",
-        help_heading = HEADING,
-        default_value = "60s",
-        value_parser = super::values::duration
-    )]
-    pub(crate) idle_timeout: Duration,
+    #[command(flatten)]
+    pub(crate) reuse: ReuseArgs,
 }
 
 impl ProcessArgs {
     /// Configures a runner, unless the options contradict each other.
     pub(super) fn apply(&self, mode: Mode, builder: Builder) -> Result<Builder, Failure> {
         self.walls.check(mode)?;
-        let options = self
-            .walls
-            .options()?
-            .start(self.start)
-            .spares(self.spares)
-            .reuse(self.reuse)
-            .idle_timeout(self.idle_timeout);
+        let options = self.walls.options()?.start(self.start).spares(self.spares);
+        let options = self.reuse.apply(options);
         Ok(builder.process(options).max_running(self.workers as usize))
     }
 }

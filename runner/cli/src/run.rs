@@ -22,7 +22,11 @@ pub(super) fn run(args: RunArgs) -> Result<u8, Failure> {
     let builder = Runner::builder()
         .mode(args.mode)
         .max_queued(0)
-        .max_children(args.max_tasks.unwrap_or(Limits::default().max_tasks) as usize)
+        .max_children(
+            args.children
+                .max_tasks
+                .unwrap_or(Limits::default().max_tasks) as usize,
+        )
         .metered(args.fuel.is_some())
         .cache(if args.no_cache {
             Cache::Off
@@ -32,23 +36,6 @@ pub(super) fn run(args: RunArgs) -> Result<u8, Failure> {
     let builder = args.compiling.apply(builder);
     let runner = args.process.apply(args.mode, builder)?.build()?;
     super::event_loop()?.block_on(run_on(runner, &args))
-}
-
-/// Before anything is loaded: a task counts with all its memory.
-fn check_memory(args: &RunArgs) -> Result<(), Failure> {
-    let memory = args.max_memory.unwrap_or(Limits::default().max_memory);
-    match args.max_total_memory {
-        Some(total) if total < memory => {
-            let [total, memory] = [total, memory].map(text::memory);
-            let message = format!(
-                "--max-total-memory ({total}) must not be less than --max-memory ({memory}): \
-                 --max-memory limits the task alone, --max-total-memory the task and all its \
-                 child tasks together"
-            );
-            Err(Failure::new(exit::USAGE, message))
-        }
-        _ => Ok(()),
-    }
 }
 
 async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
@@ -66,7 +53,7 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
     let output = Output::open(output_path, args.timeout, &others)?;
     others.push(output_path);
     args.grants.check()?;
-    check_memory(args)?;
+    args.children.check(args.max_memory)?;
     let report_to = ResultTo::open("--report", args.report.as_deref(), &others)?;
     if report_to.is_stdout() && output.is_stdout() {
         let message = "the report and the task's output cannot both go to stdout: use \

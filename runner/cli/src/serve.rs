@@ -14,6 +14,7 @@ const ADDRESS: &str = "127.0.0.1:8080";
 
 pub(super) fn serve(args: ServeArgs) -> Result<u8, Failure> {
     args.grants.check()?;
+    args.children.check(args.max_memory)?;
     let routes = routes(&args)?;
     let builder = Runner::builder()
         .mode(args.mode)
@@ -26,6 +27,9 @@ pub(super) fn serve(args: ServeArgs) -> Result<u8, Failure> {
     let mut builder = args.compiling.apply(builder);
     if let Some(running) = args.max_running {
         builder = builder.max_running(running);
+    }
+    if let Some(tasks) = args.children.max_tasks {
+        builder = builder.max_children(tasks as usize);
     }
     let runner = builder.process(process(&args)?).build()?;
     let event_loop = tokio::runtime::Builder::new_multi_thread()

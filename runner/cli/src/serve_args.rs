@@ -1,6 +1,7 @@
 //! The command line of `wrun serve`: what clap parses and `--help` prints.
 
-use super::args::{CompilingArgs, Grants};
+use super::args::Grants;
+use super::limit_args::{ChildArgs, CompilingArgs};
 use super::log::LogArgs;
 use super::process::{PoolArgs, WallArgs};
 use super::values::{duration, grace, one_of, size, whole};
@@ -120,6 +121,9 @@ pub(crate) struct ServeArgs {
     #[command(flatten)]
     pub(crate) grants: Grants,
 
+    #[command(flatten)]
+    pub(crate) children: ChildArgs,
+
     /// How long a client may take to send the header of a request
     #[arg(long, value_name = "TIME", default_value = "10s", help_heading = CLIENTS, value_parser = duration)]
     pub(crate) header_timeout: Duration,
@@ -188,7 +192,7 @@ impl ServeArgs {
         limits.timeout = self.timeout.0;
         limits.fuel = self.fuel;
         limits.max_memory = self.max_memory.unwrap_or(limits.max_memory);
-        limits.max_total_memory = limits.max_total_memory.max(limits.max_memory);
+        self.children.apply(&mut limits);
         limits.max_output = self.max_output;
         limits
     }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderValue};
 use http::{Request, Response};
 use http_body::{Body as _, Frame, SizeHint};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Limited};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, ready};
@@ -98,12 +98,7 @@ impl Handling {
         }
         let body = match self.max_input {
             u64::MAX => body,
-            left => Limited {
-                body,
-                left,
-                over: self.answer.over_input.clone(),
-            }
-            .boxed_unsync(),
+            max => limited(body, max, self.answer.over_input.clone()),
         };
         Request::from_parts(parts, body)
     }
@@ -163,10 +158,13 @@ impl Answer {
             finished: body.is_end_stream(),
             body,
             declared,
-            left: self.max_output,
-            answer: self.clone(),
+        }
+        .boxed_unsync();
+        let body = match self.max_output {
+            u64::MAX => body,
+            max => limited(body, max, self.over_output.clone()),
         };
-        let _ = respond.send(Response::from_parts(parts, body.boxed_unsync()));
+        let _ = respond.send(Response::from_parts(parts, body));
     }
 
     fn refuse(&self, code: &ErrorCode) {
@@ -184,9 +182,6 @@ struct ResponseBody {
     finished: bool,
     /// Bytes that are still to come, where its head says how many.
     declared: Option<u64>,
-    /// Bytes that it may still have.
-    left: u64,
-    answer: Arc<Answer>,
 }
 
 impl http_body::Body for ResponseBody {
@@ -211,17 +206,7 @@ impl http_body::Body for ResponseBody {
                 if let Some(declared) = &mut self.declared {
                     *declared = declared.saturating_sub(len);
                 }
-                match self.left.checked_sub(len) {
-                    Some(left) => {
-                        self.left = left;
-                        Some(Ok(frame))
-                    }
-                    None => {
-                        self.finished = true;
-                        self.answer.over_output.cancel();
-                        Some(Err(BodyError::new("the response is longer than allowed")))
-                    }
-                }
+                Some(Ok(frame))
             }
             Some(Err(error)) => {
                 self.finished = true;
@@ -247,45 +232,18 @@ impl http_body::Body for ResponseBody {
     }
 }
 
-/// A request body that fails where it is too long.
-struct Limited {
-    body: Body,
-    left: u64,
-    over: CancellationToken,
-}
-
-impl http_body::Body for Limited {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
-        let Some(Ok(frame)) = frame else {
-            return Poll::Ready(frame);
-        };
-        let len = frame.data_ref().map_or(0, |data| data.len() as u64);
-        Poll::Ready(Some(match self.left.checked_sub(len) {
-            Some(left) => {
-                self.left = left;
-                Ok(frame)
-            }
-            None => {
-                self.over.cancel();
-                Err(BodyError::new("the request is longer than allowed"))
-            }
-        }))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
+/// A body that fails, and says so by `over`, where it is longer than `max` bytes.
+fn limited(body: Body, max: u64, over: CancellationToken) -> Body {
+    let body = Limited::new(body, usize::try_from(max).unwrap_or(usize::MAX));
+    body.map_err(move |error| match error.downcast::<BodyError>() {
+        Ok(error) => *error,
+        // The only other one.
+        Err(_) => {
+            over.cancel();
+            BodyError::new("the body is longer than allowed")
+        }
+    })
+    .boxed_unsync()
 }
 
 impl From<BodyError> for wasmtime_wasi_http::Error {
