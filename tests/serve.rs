@@ -578,7 +578,7 @@ fn what_cannot_be_served_is_said_at_the_start() {
                 path(&hello),
             ],
             2,
-            "--max-total-memory (1 MiB) must not be less than --max-memory (2 MiB)",
+            "--max-total-memory (1.0 MiB) must not be less than --max-memory (2.0 MiB)",
         ),
         (
             vec!["--dir", "/no/such/directory", path(&hello)],
