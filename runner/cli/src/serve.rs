@@ -24,6 +24,7 @@ pub(super) fn serve(args: ServeArgs) -> Result<u8, Failure> {
             true => Cache::Off,
             false => Cache::User,
         });
+    let builder = builder.http_authorities(args.grants.http_authorities()?);
     let mut builder = args.compiling.apply(builder);
     if let Some(running) = args.max_running {
         builder = builder.max_running(running);
@@ -64,6 +65,9 @@ fn routes(args: &ServeArgs) -> Result<Vec<(Pattern, App)>, Failure> {
         }
         for grant in &args.grants.allow_tcp {
             app = app.allow_tcp(grant.clone());
+        }
+        for grant in &args.grants.allow_http {
+            app = app.allow_http(grant.clone());
         }
         for TaskFile { name, file } in &args.grants.task {
             app = app.task(name, file);
