@@ -456,6 +456,32 @@ fn a_handler_reaches_nothing_that_is_not_granted() {
 }
 
 #[test]
+fn as_many_fields_as_a_guest_has_room_for_are_passed_on() {
+    for mode in BOTH {
+        let runner = runner(mode);
+        let hello = guest(&runner, "http-hello/http-hello.wasm");
+        let request = |fields: usize| {
+            let mut request = get("/");
+            for _ in 0..fields {
+                request
+                    .headers_mut()
+                    .append("x", http::HeaderValue::from_static("y"));
+            }
+            request
+        };
+        let task = |fields| Task::new(&hello).request(request(fields)).limits(limits());
+        let answered = block_on(answer(&runner, task(2_000)));
+        assert_eq!(answered.status, Some(StatusCode::OK), "{mode}");
+        let error = runner.blocking_run(task(2_049)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidTask, "{mode}");
+        assert_eq!(
+            error.to_string(),
+            "the request has 2049 header fields, and at most 2048 are allowed"
+        );
+    }
+}
+
+#[test]
 fn a_task_cannot_start_a_handler() {
     for mode in BOTH {
         let runner = runner(mode);

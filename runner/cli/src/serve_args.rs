@@ -145,7 +145,7 @@ pub(crate) struct ServeArgs {
     pub(crate) max_header: u32,
 
     /// Limit the header fields of a request
-    #[arg(long, value_name = "N", default_value_t = 100, help_heading = CLIENTS, value_parser = whole::<usize>(1..=10_000))]
+    #[arg(long, value_name = "N", default_value_t = 100, help_heading = CLIENTS, value_parser = whole::<usize>(1..=ClientLimits::MAX_HEADERS as u64))]
     pub(crate) max_headers: usize,
 
     /// Limit the body of a request; `none` for no limit

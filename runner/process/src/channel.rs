@@ -23,6 +23,10 @@ use wrun_sandbox::turn::Turn;
 pub(super) const MAX_DESCRIPTORS: usize = 160;
 /// Maximum of bytes that are received at a time.
 const PIECE: usize = 8192;
+/// The same within a message that is known to be longer.
+const LARGE_PIECE: usize = 64 << 10;
+/// Bytes of messages that are held back.
+const MAX_HELD: usize = 32 << 10;
 
 /// Why nothing more comes from the other side.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +61,10 @@ pub(super) fn is_want(error: &io::Error) -> bool {
 pub(super) struct Inbox {
     decoder: Decoder,
     descriptors: VecDeque<OwnedFd>,
+    /// For parts of long messages; made for the first of them.
+    large: Vec<u8>,
+    /// Bytes that were received last.
+    received: usize,
     /// Some descriptors were lost, because this process had no room for them.
     is_cut: bool,
     /// The last sender, as the kernel states it if the socket was set up for that.
@@ -67,8 +75,16 @@ impl Inbox {
     /// Receives once; `false` at the end of the stream. Descriptors that this process had
     /// no room for are reported by [`Inbox::take`].
     pub(super) fn receive(&mut self, socket: impl AsFd) -> io::Result<bool> {
-        let mut bytes = [0; PIECE];
-        let received = wrun_sys::receive(socket, &mut bytes)?;
+        let mut small = [0; PIECE];
+        let bytes = match self.decoder.missing() > PIECE {
+            true => {
+                self.large.resize(LARGE_PIECE, 0);
+                &mut self.large[..]
+            }
+            false => &mut small[..],
+        };
+        let received = wrun_sys::receive(socket, bytes)?;
+        self.received = received.bytes;
         self.descriptors.extend(received.descriptors);
         if self.descriptors.len() > MAX_DESCRIPTORS {
             return Err(io::Error::other("too many descriptors at once"));
@@ -153,11 +169,15 @@ fn send_some(socket: impl AsFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) ->
 }
 
 /// The writing half of a connection.
-pub(super) struct Sender(Option<OwnedWriteHalf>);
+pub(super) struct Sender {
+    half: Option<OwnedWriteHalf>,
+    /// Frames that are sent together with the next one.
+    held: Vec<u8>,
+}
 
 impl Drop for Sender {
     fn drop(&mut self) {
-        if let Some(half) = self.0.take() {
+        if let Some(half) = self.half.take() {
             // Both halves are dropped together: closing the socket has the effect of shutting
             // it down.
             half.forget();
@@ -167,7 +187,10 @@ impl Drop for Sender {
 
 impl Sender {
     pub(super) fn new(half: OwnedWriteHalf) -> Self {
-        Sender(Some(half))
+        Sender {
+            half: Some(half),
+            held: Vec::new(),
+        }
     }
 
     /// Sends a frame; the descriptors go with its first byte.
@@ -176,7 +199,37 @@ impl Sender {
         frame: &[u8],
         descriptors: &[BorrowedFd<'_>],
     ) -> io::Result<()> {
-        let Some(half) = &mut self.0 else {
+        self.flush().await?;
+        self.send_now(frame, descriptors).await
+    }
+
+    /// Holds a message back until the next one, or until [`Sender::flush`]: several small ones
+    /// are then one write, and wake their reader once.
+    pub(super) async fn hold(&mut self, message: &impl Serialize) -> io::Result<()> {
+        let frame = wire::encode(message).map_err(io::Error::other)?;
+        self.held.extend_from_slice(&frame);
+        match self.held.len() < MAX_HELD {
+            true => Ok(()),
+            false => self.flush().await,
+        }
+    }
+
+    /// Whether messages are held back.
+    pub(super) fn holds(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// Sends what is held back.
+    pub(super) async fn flush(&mut self) -> io::Result<()> {
+        if self.held.is_empty() {
+            return Ok(());
+        }
+        let held = std::mem::take(&mut self.held);
+        self.send_now(&held, &[]).await
+    }
+
+    async fn send_now(&mut self, frame: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let Some(half) = &mut self.half else {
             return Err(io::ErrorKind::BrokenPipe.into());
         };
         if frame.is_empty() {
@@ -203,6 +256,10 @@ impl Sender {
     }
 
     pub(super) async fn say(&mut self, message: &impl Serialize) -> io::Result<()> {
+        if self.holds() {
+            self.hold(message).await?;
+            return self.flush().await;
+        }
         let frame = wire::encode(message).map_err(io::Error::other)?;
         self.send(&frame, &[]).await
     }
@@ -248,8 +305,13 @@ impl Receiver {
                 return Ok(message);
             }
             self.more().await?;
-            self.turn.spend(PIECE);
+            self.turn.spend(self.inbox.received);
         }
+    }
+
+    /// Whether a whole message has been read and not taken yet.
+    pub(super) fn has_message(&self) -> bool {
+        self.inbox.decoder.has_message()
     }
 
     /// The last sender, if its socket was set up for that: a process, by its number here.

@@ -85,9 +85,12 @@ impl ClientLimits {
         self
     }
 
-    /// Sets [`ClientLimits::max_headers`].
+    /// The maximum of [`ClientLimits::max_headers`]: tasks take 2,048 fields.
+    pub const MAX_HEADERS: usize = 2_000;
+
+    /// Sets [`ClientLimits::max_headers`], at most to [`ClientLimits::MAX_HEADERS`].
     pub fn max_headers(mut self, fields: usize) -> Self {
-        self.max_headers = fields;
+        self.max_headers = fields.min(ClientLimits::MAX_HEADERS);
         self
     }
 

@@ -28,6 +28,14 @@ pub enum TaskError {
     /// `Stdio::Stdout` for a stream that cannot have it.
     #[error("Stdio::Stdout is only for stderr, and requires Stdio::Stream for stdout")]
     NotJoined,
+    /// A request with more header fields than a task takes.
+    #[error("the request has {fields} header fields, and at most {most} are allowed")]
+    TooManyFields {
+        /// Fields of the request.
+        fields: usize,
+        /// The maximum.
+        most: usize,
+    },
     /// A task whose artifact is an HTTP handler, without a request.
     #[error("the artifact answers HTTP requests, and the task has none")]
     NoRequest,

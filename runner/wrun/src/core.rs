@@ -28,7 +28,7 @@ use wrun_sandbox::broadcast::Broadcast;
 use wrun_sandbox::deadline::Deadline;
 use wrun_sandbox::executor::{Executed, Executor};
 #[cfg(feature = "http")]
-use wrun_sandbox::http::Exchange;
+use wrun_sandbox::http::{Exchange, MAX_FIELDS};
 use wrun_sandbox::locks::Locks;
 use wrun_sandbox::{Artifact, Code, Compiled, Loader, Progress, Sink};
 use wrun_sys::{self, Process};
@@ -183,6 +183,10 @@ impl Core {
         #[cfg(not(feature = "http"))]
         let has_request = false;
         check_request(&task.artifact, has_request)?;
+        #[cfg(feature = "http")]
+        if let Some(request) = &task.request {
+            check_fields(request.headers().len())?;
+        }
         task.spec.validate()?;
         validate_tasks(&task.tasks)?;
         validate_output(task.stdout, task.stderr)?;
@@ -349,6 +353,17 @@ fn check_request(artifact: &Artifact, has_request: bool) -> Result<(), TaskError
         (true, false) => Err(TaskError::NoRequest),
         (false, true) => Err(TaskError::NoHandler),
         _ => Ok(()),
+    }
+}
+
+#[cfg(feature = "http")]
+fn check_fields(fields: usize) -> Result<(), TaskError> {
+    match fields <= MAX_FIELDS {
+        true => Ok(()),
+        false => Err(TaskError::TooManyFields {
+            fields,
+            most: MAX_FIELDS,
+        }),
     }
 }
 

@@ -231,10 +231,12 @@ fn reason(error: &hyper_util::client::legacy::Error) -> FetchError {
         } else if let Some(error) = error.downcast_ref::<rustls::Error>() {
             return of_tls(error);
         } else if let Some(error) = error.downcast_ref::<io::Error>() {
-            if let Some(error) = error.get_ref().and_then(|it| it.downcast_ref()) {
-                return of_tls(error);
-            }
             found = of_io(error, found);
+            // Its source is that of the error in it, which would be left out.
+            if let Some(inner) = error.get_ref() {
+                cause = Some(inner);
+                continue;
+            }
         } else if error.to_string() == "dns error" {
             // The type is not public.
             return FetchError::Name;

@@ -65,7 +65,10 @@ impl Watch<'_> {
         let mut sending = std::pin::pin!(sending);
         let mut killed = std::pin::pin!(job.kill.cancelled());
         let mut overdue = std::pin::pin!(until(overdue_at));
-        loop {
+        let seen = loop {
+            if !self.says.has_message() {
+                self.deliver();
+            }
             let stdout = &mut self.streams.stdout;
             let stderr = &mut self.streams.stderr;
             let next = tokio::select! {
@@ -84,6 +87,15 @@ impl Watch<'_> {
             if let Break(seen) = next {
                 break seen;
             }
+        };
+        self.deliver();
+        seen
+    }
+
+    /// Gives the response to an HTTP request to its client.
+    fn deliver(&mut self) {
+        if let Some(response) = self.response {
+            response.deliver();
         }
     }
 

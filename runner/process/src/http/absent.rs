@@ -103,6 +103,10 @@ impl Responding {
         match self.0 {}
     }
 
+    pub(crate) fn deliver(&mut self) {
+        match self.0 {}
+    }
+
     pub(crate) fn part(&mut self, _part: Part) -> Result<bool, Wrong> {
         match self.0 {}
     }

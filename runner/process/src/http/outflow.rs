@@ -11,7 +11,7 @@ use std::future::pending;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tokio::sync::Notify;
-use wrun_sandbox::http::Body;
+use wrun_sandbox::http::{Body, MAX_FIELDS};
 
 pub(super) struct Outflow {
     /// None once its end was passed on, or it is not wanted any more.
@@ -107,7 +107,13 @@ impl Outflow {
                             self.pending = data;
                             continue;
                         }
-                        Err(frame) => Part::End(frame.into_trailers().ok().as_ref().map(fields_of)),
+                        Err(frame) => match frame.into_trailers() {
+                            Ok(trailers) if trailers.len() > MAX_FIELDS => {
+                                Part::Failed("it has too many trailers".to_owned())
+                            }
+                            Ok(trailers) => Part::End(Some(fields_of(&trailers))),
+                            Err(_) => Part::End(None),
+                        },
                     },
                     None => Part::End(None),
                     Some(Err(error)) => Part::Failed(described(&error)),

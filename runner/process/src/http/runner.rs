@@ -25,6 +25,8 @@ pub(crate) struct Requesting {
 pub(crate) struct Responding {
     /// The client's end and the body, until the head is there.
     head: Option<(oneshot::Sender<Response<Body>>, Body)>,
+    /// The response, until it is delivered.
+    ready: Option<(oneshot::Sender<Response<Body>>, Response<Body>)>,
     response: Inflow,
     credit: Arc<Credit>,
     /// Bytes that the response may still have.
@@ -50,6 +52,7 @@ impl Requesting {
         let responding = Responding {
             credit: request.credit().clone(),
             head: Some((respond, body)),
+            ready: None,
             left: max_output.unwrap_or(u64::MAX),
             sending: sending.clone(),
             response,
@@ -100,9 +103,17 @@ impl Responding {
                 Empty::new().map_err(|never| match never {}).boxed_unsync()
             }
         };
-        // A client that is gone drops the body, which tells the worker.
-        let _ = respond.send(Response::from_parts(parts, body));
+        self.ready = Some((respond, Response::from_parts(parts, body)));
         Ok(())
+    }
+
+    /// Gives the response to the client, with what has arrived of its body by now: a small one
+    /// is whole then, and is sent at once.
+    pub(crate) fn deliver(&mut self) {
+        if let Some((respond, response)) = self.ready.take() {
+            // A client that is gone drops the body, which tells the worker.
+            let _ = respond.send(response);
+        }
     }
 
     /// The worker sent a part; whether the response is not too long.
@@ -211,6 +222,7 @@ mod tests {
         let wrong = |parts: Vec<Part>| {
             let (_requesting, mut responding, _response) = ends(None);
             responding.head(head()).expect("it is by the rules");
+            responding.deliver();
             let last = parts.into_iter().map(|part| responding.part(part)).last();
             last.expect("there are parts")
                 .expect_err("it breaks a rule")
@@ -229,6 +241,7 @@ mod tests {
         let (_requesting, mut responding, _response) = ends(None);
         assert!(responding.part(data(1)).is_err(), "there is no head");
         responding.head(head()).expect("it is by the rules");
+        responding.deliver();
         assert!(responding.head(head()).is_err(), "there is one head");
         for (status, name) in [(99, "x"), (200, "a\nb"), (200, "")] {
             let (_requesting, mut responding, _response) = ends(None);
@@ -246,6 +259,7 @@ mod tests {
     async fn a_response_arrives_and_ends_as_it_was_sent() {
         let (mut requesting, mut responding, response) = ends(Some(5));
         responding.head(head()).expect("it is by the rules");
+        responding.deliver();
         let (parts, body) = response.await.expect("it arrives").into_parts();
         assert_eq!(parts.headers["x-name"], "value");
         assert!(responding.part(data(5)).expect("it is by the rules"));
@@ -262,6 +276,7 @@ mod tests {
         // The worker is gone in the middle.
         let (_, mut responding, response) = ends(Some(5));
         responding.head(head()).expect("it is by the rules");
+        responding.deliver();
         responding.part(data(3)).expect("it is by the rules");
         drop(responding);
         let body = response.await.expect("it arrives").into_body();
@@ -270,11 +285,13 @@ mod tests {
         // One that sends more than its task may is told from others by this.
         let (_, mut responding, _response) = ends(Some(5));
         responding.head(head()).expect("it is by the rules");
+        responding.deliver();
         assert!(!responding.part(data(6)).expect("it is by the rules"));
 
         // The client is gone: the worker hears of it once.
         let (mut again, mut responding, response) = ends(None);
         responding.head(head()).expect("it is by the rules");
+        responding.deliver();
         drop(response.await.expect("it arrives"));
         while let Some(part) = sent(&mut again).await {
             match part {

@@ -54,7 +54,7 @@ impl Running<'_> {
                 Some(chunk) = next_chunk(&mut self.outputs.framed_stderr) => {
                     self.says.say(&WorkerSays::Stderr(chunk)).await?;
                 }
-                said = next_of(self.answering) => self.say_all(said).await?,
+                said = next_of(self.answering) => self.say_of_response(said).await?,
                 said = self.fetching.next() => self.says.say(&said).await?,
                 // Also when the guest has used up the budget of this poll.
                 order = unconstrained(self.orders.next_with_descriptors()) => {
@@ -66,19 +66,30 @@ impl Running<'_> {
         Ok(result)
     }
 
-    async fn say_all(&mut self, messages: impl IntoIterator<Item = WorkerSays>) -> io::Result<()> {
-        for message in messages {
-            self.says.say(&message).await?;
+    /// Says a message of the response, and those that follow it already, in one.
+    async fn say_of_response(&mut self, first: Option<WorkerSays>) -> io::Result<()> {
+        let mut said = first;
+        while let Some(message) = said {
+            self.says.hold(&message).await?;
+            said = tokio::select! {
+                biased;
+                said = next_of(self.answering) => said,
+                () = std::future::ready(()) => None,
+            };
         }
-        Ok(())
+        self.says.flush().await
     }
 
-    /// Says what is left of the response of a guest that has ended.
+    /// Says what is left of the response of a guest that has ended; the last of it goes
+    /// together with the message that follows.
     async fn say_response(&mut self) -> io::Result<()> {
         while self.answering.as_ref().is_some_and(|it| !it.is_over()) {
             tokio::select! {
                 biased;
-                said = next_of(self.answering) => self.say_all(said).await?,
+                said = next_of(self.answering) => if let Some(message) = said {
+                    self.says.hold(&message).await?;
+                },
+                () = std::future::ready(()), if self.says.holds() => self.says.flush().await?,
                 order = self.orders.next_with_descriptors() => self.heed(order).await?,
             }
         }

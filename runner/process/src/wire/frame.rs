@@ -88,6 +88,28 @@ impl Decoder {
         Some(raw)
     }
 
+    /// Bytes of the next message that are still to come; 0 if that is not known yet.
+    pub fn missing(&self) -> usize {
+        let waiting = &self.buffer[self.used..];
+        match waiting.split_first_chunk::<HEADER>() {
+            Some((header, rest)) => {
+                let len = u32::from_le_bytes(*header) as usize;
+                len.min(MAX_FRAME).saturating_sub(rest.len())
+            }
+            None => 0,
+        }
+    }
+
+    /// Whether the next message has come as a whole, or cannot be one.
+    pub fn has_message(&self) -> bool {
+        let waiting = &self.buffer[self.used..];
+        let Some((header, rest)) = waiting.split_first_chunk::<HEADER>() else {
+            return false;
+        };
+        let len = u32::from_le_bytes(*header) as usize;
+        len > MAX_FRAME || rest.len() >= len
+    }
+
     /// Whether no part of a message is waiting for the rest.
     pub fn is_empty(&self) -> bool {
         self.used == self.buffer.len()

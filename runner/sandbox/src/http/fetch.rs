@@ -22,8 +22,8 @@ use wrun_types::grant::HttpGrant;
 pub const MAX_FETCHES: usize = 64;
 /// Requests that may be sent or wait.
 const MAX_OPEN: usize = 256;
-/// Header fields of one response, at most.
-pub const MAX_FIELDS: usize = 1_024;
+/// Header fields of one message, at most: more than a guest has room for.
+pub const MAX_FIELDS: usize = 2_048;
 /// Bytes of the names and values in one collection of header fields. Servers in use take
 /// between 8 KiB and 64 KiB.
 pub(super) const MAX_FIELD_BYTES: usize = 64 << 10;
