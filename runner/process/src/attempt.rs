@@ -243,6 +243,7 @@ async fn supervise(
             response: &mut attempt.response,
             fetches: &mut attempt.fetches,
             input: Feeding::new(feed, failed),
+            putting: None,
         };
         watch.run(outbox.run(order, descriptors)).await
     };

@@ -135,12 +135,14 @@ impl Outputs {
             Ok((Output { piped, budget }, Some(receiver)))
         };
         let is_command = job.artifact.shape().is_command();
-        // A reader of a stream sets the pace, and must not delay other messages of the worker;
-        // captured or discarded output never waits.
-        let (stdout, stdout_pipe) = output(&job.stdout, is_command || job.stdout.is_channel())?;
+        // The reader of a stream sets the pace; captured or discarded output never waits. What a
+        // handler of HTTP requests prints is little, if anything: a pipe for it would cost more
+        // than all the rest.
+        let needs_pipe = |sink: &Sink| is_command || (sink.is_channel() && job.exchange.is_none());
+        let (stdout, stdout_pipe) = output(&job.stdout, needs_pipe(&job.stdout))?;
         // Streams that must keep their common order share one pipe.
         let joined = job.stderr.joins(&job.stdout);
-        let piped = !joined && (is_command || job.stderr.is_channel());
+        let piped = !joined && needs_pipe(&job.stderr);
         let (stderr, stderr_pipe) = output(&job.stderr, piped)?;
         Ok(Outputs {
             stdout,

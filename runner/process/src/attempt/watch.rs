@@ -55,7 +55,11 @@ pub(super) struct Watch<'a> {
     pub(super) response: &'a mut Option<Responding>,
     pub(super) fetches: &'a mut Option<Fetches>,
     pub(super) input: Feeding,
+    /// Output that waits for its reader.
+    pub(super) putting: Option<Putting>,
 }
+
+type Putting = Pin<Box<dyn Future<Output = bool> + Send>>;
 
 impl Watch<'_> {
     /// Watches, while `sending` runs, which ends with an error of the system.
@@ -66,7 +70,7 @@ impl Watch<'_> {
         let mut killed = std::pin::pin!(job.kill.cancelled());
         let mut overdue = std::pin::pin!(until(overdue_at));
         let seen = loop {
-            if !self.says.has_message() {
+            if self.putting.is_some() || !self.says.has_message() {
                 self.deliver();
             }
             let stdout = &mut self.streams.stdout;
@@ -76,7 +80,13 @@ impl Watch<'_> {
                 // First what must not wait for a worker that sends much.
                 () = &mut killed => Break(Seen::Killed),
                 () = &mut overdue => Break(Seen::Overdue),
-                said = heard(self.says, self.requests.is_some()) => self.hear(said).await,
+                taken = taken(&mut self.putting) => {
+                    self.putting = None;
+                    if taken { Continue(()) } else { Break(Seen::Exceeded) }
+                }
+                said = heard(self.says, self.requests.is_some()), if self.putting.is_none() => {
+                    self.hear(said)
+                }
                 error = &mut sending => Break(Seen::Unsent(error)),
                 why = wrong_request(self.requests) => Break(Seen::Broken(why.into())),
                 signal = stopped(self.life) => Break(Seen::Stopped(signal)),
@@ -100,12 +110,12 @@ impl Watch<'_> {
     }
 
     /// Handles a received message.
-    async fn hear(
+    fn hear(
         &mut self,
         said: Result<(WorkerSays, Vec<OwnedFd>), ChannelError>,
     ) -> ControlFlow<Seen> {
         match said {
-            Ok((said, along)) => self.take(said, along).await,
+            Ok((said, along)) => self.take(said, along),
             // The runner has no room for its descriptors, which is not a fault of the worker.
             Err(ChannelError::Io(error)) if is_want(&error) => Break(Seen::Unsent(error)),
             Err(ChannelError::Closed | ChannelError::Io(_)) => Break(Seen::Silent),
@@ -113,7 +123,7 @@ impl Watch<'_> {
         }
     }
 
-    async fn take(&mut self, said: WorkerSays, along: Vec<OwnedFd>) -> ControlFlow<Seen> {
+    fn take(&mut self, said: WorkerSays, along: Vec<OwnedFd>) -> ControlFlow<Seen> {
         let Streams {
             stdout_piped,
             stderr_piped,
@@ -141,14 +151,27 @@ impl Watch<'_> {
             } => self.respond(|it| it.part(part)),
             WorkerSays::Http { exchange, part } => self.fetch(|it| it.part(exchange, part)),
             WorkerSays::Fetch { exchange, head } => self.fetch(|it| it.begin(exchange, head)),
-            WorkerSays::Stdout(bytes) if !stdout_piped => put(self.job.stdout, bytes).await,
+            WorkerSays::Stdout(bytes) if !stdout_piped => {
+                let also = joined.then_some(self.job.stderr);
+                self.put(self.job.stdout, also, bytes)
+            }
             WorkerSays::Stderr(bytes) if !stderr_piped && !joined => {
-                put(self.job.stderr, bytes).await
+                self.put(self.job.stderr, None, bytes)
             }
             WorkerSays::Stdout(_) | WorkerSays::Stderr(_) => {
                 Break(Seen::Broken("it sent output that has a pipe".into()))
             }
         }
+    }
+
+    /// Puts output into a sink, whose reader may make it wait: nothing else is heard of the
+    /// worker until then, and its guest waits as soon as the socket is full.
+    fn put(&mut self, sink: &Sink, also: Option<&Sink>, bytes: Bytes) -> ControlFlow<Seen> {
+        let (sink, also) = (sink.clone(), also.cloned());
+        self.putting = Some(Box::pin(async move {
+            sink.put_joined(also.as_ref(), bytes).await
+        }));
+        Continue(())
     }
 
     /// Passes on what arrives of a response to an HTTP request.
@@ -195,10 +218,11 @@ impl Watch<'_> {
     }
 }
 
-async fn put(sink: &Sink, bytes: Bytes) -> ControlFlow<Seen> {
-    match sink.put(bytes).await {
-        true => Continue(()),
-        false => Break(Seen::Exceeded),
+/// Waits until the sink took what was put into it; `false` if it takes no more.
+async fn taken(putting: &mut Option<Putting>) -> bool {
+    match putting {
+        Some(taken) => taken.await,
+        None => std::future::pending().await,
     }
 }
 

@@ -18,7 +18,7 @@ use crate::limits::Limiter;
 use crate::standard::{Standard, Streams};
 use rand::rand_core::UnwrapErr;
 use rand::rngs::{StdRng, SysRng};
-use rand::{Rng, RngExt, SeedableRng, TryRng};
+use rand::{Rng, SeedableRng, TryRng};
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
@@ -248,7 +248,14 @@ fn fresh_random(builder: &mut WasiCtxBuilder) {
     builder
         .secure_random(Fresh::default())
         .insecure_random(Fresh::default())
-        .insecure_random_seed(UnwrapErr(SysRng).random());
+        .insecure_random_seed(seed());
+}
+
+/// From the kernel, by one call.
+fn seed() -> u128 {
+    let mut bytes = [0; 16];
+    UnwrapErr(SysRng).fill_bytes(&mut bytes);
+    u128::from_ne_bytes(bytes)
 }
 
 /// A generator that is seeded by the kernel when it is first used.
