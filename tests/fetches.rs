@@ -13,7 +13,9 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 use wrun::http::Body;
-use wrun::{Access, ErrorKind, Limits, Mode, Outcome, ProcessOptions, Report, Runner, Task};
+use wrun::{
+    Access, Artifact, ErrorKind, Limits, Mode, Outcome, ProcessOptions, Report, Runner, Task,
+};
 
 const FETCH: &str = "http-fetch/http-fetch.wasm";
 /// What should take no time at all, on a machine that is busy with other tests.
@@ -41,7 +43,11 @@ fn fetch(url: &str) -> Request<Body> {
 }
 
 fn task(runner: &Runner, grant: &str, request: Request<Body>) -> Task {
-    Task::new(&guest(runner, FETCH))
+    task_of(&guest(runner, FETCH), grant, request)
+}
+
+fn task_of(artifact: &Artifact, grant: &str, request: Request<Body>) -> Task {
+    Task::new(artifact)
         .limits(Limits::default().timeout(SOON))
         .allow_http(grant.parse().unwrap())
         .request(request)
@@ -294,6 +300,7 @@ fn a_request_ends_with_its_task() {
         let late = task(&runner, &server.grant(), fetch(&url))
             .limits(Limits::default().timeout(Duration::from_millis(300)));
         let report = runner.blocking_run(late).unwrap();
+        server.heads.recv_timeout(SOON).expect("it was sent");
         assert!(
             matches!(report.outcome, Outcome::LimitExceeded(_)),
             "{mode}: {report:?}"
@@ -381,7 +388,7 @@ fn https_is_checked_against_the_authorities() {
         // Without TLS at that port.
         let grant = server.address.to_string();
         let (error, _) = refused(mode, &strict, &grant, &format!("http://{grant}/"));
-        assert_eq!(error, "ConnectionTerminated", "{mode}");
+        assert_eq!(error, "HttpProtocolError", "{mode}");
 
         for (pem, why) in [(&b"nothing"[..], "expected certificates in PEM")] {
             let error = crate::support::builder(mode).http_authorities(pem);
@@ -400,6 +407,7 @@ fn a_worker_that_is_used_again_keeps_requests_apart() {
     let options = ProcessOptions::default().reuse(50);
     let runner = crate::support::builder(Mode::Process).process(options);
     let runner = runner.max_running(2).build().unwrap();
+    let artifact = guest(&runner, FETCH);
     let mut workers = std::collections::HashSet::new();
     block_on(async {
         for at in 0..60 {
@@ -410,7 +418,7 @@ fn a_worker_that_is_used_again_keeps_requests_apart() {
             let request = request.body(full(sent.clone())).unwrap();
             if at % 3 == 0 {
                 // Ended in the middle.
-                let task = task(&runner, &grant, request);
+                let task = task_of(&artifact, &grant, request);
                 let mut handle = runner.submit(task).await.unwrap();
                 let response = handle.response().await.expect("a response");
                 drop(response);
@@ -418,13 +426,14 @@ fn a_worker_that_is_used_again_keeps_requests_apart() {
                 let _ = handle.report().await.unwrap();
                 continue;
             }
-            let (status, body, report) = answer(&runner, task(&runner, &grant, request)).await;
+            let (status, body, report) = answer(&runner, task_of(&artifact, &grant, request)).await;
             assert_eq!(status, 200);
             assert!(body.unwrap() == sent, "{at}");
             workers.insert(report.stats.worker_pid);
         }
     });
-    assert!(workers.len() < 40, "{} workers", workers.len());
+    // Each that was ended in the middle cost its worker.
+    assert!(workers.len() < 30, "{} workers", workers.len());
 }
 
 #[test]
