@@ -13,13 +13,14 @@ use crate::printed::{self, Printed};
 use crate::record::Books;
 use crate::route::Pattern;
 use crate::shared::Shared;
-use crate::site::Plan;
+use crate::site::{Plan, RouteSource};
 use crate::tls::TlsFiles;
 use crate::watch::Watch;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io::{self, Write};
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 use tokio::sync::{Mutex, Semaphore};
@@ -54,6 +55,19 @@ impl Builder {
     /// Has an app answer the requests that match a pattern.
     pub fn route(mut self, pattern: Pattern, app: App) -> Self {
         self.plan.routes.push((pattern, app));
+        self
+    }
+
+    /// Has each reload read the routes again, instead of those of [`Builder::route`], with which
+    /// the server starts: their apps, limits and grants. `read` is called on a thread that may
+    /// block; its error refuses the reload. `files` are what it reads, for [`Builder::watch`].
+    pub fn routes_from(
+        mut self,
+        files: Vec<PathBuf>,
+        read: impl Fn() -> Result<Vec<(Pattern, App)>, String> + Send + Sync + 'static,
+    ) -> Self {
+        let read = Arc::new(read);
+        self.plan.source = Some(RouteSource { files, read });
         self
     }
 
@@ -155,8 +169,8 @@ impl Builder {
         shared.printed = self.printed;
         let inner = Arc::new(Inner {
             shared: Arc::new(shared),
-            plan: self.plan,
-            reloading: Mutex::new(()),
+            plan: Mutex::new(self.plan),
+            watched: std::sync::Mutex::default(),
             tell: self.tell,
             stop: CancellationToken::new(),
         });
@@ -214,9 +228,10 @@ pub struct Server {
 
 struct Inner {
     shared: Arc<Shared>,
-    plan: Plan,
-    /// One reload at a time.
-    reloading: Mutex<()>,
+    /// What is served. Held while it is reloaded: one reload at a time.
+    plan: Mutex<Plan>,
+    /// The files of the last reload, whether it was refused or not.
+    watched: std::sync::Mutex<Option<Vec<PathBuf>>>,
     tell: Tell,
     /// What is not for clients ends.
     stop: CancellationToken,
@@ -334,17 +349,27 @@ impl Inner {
     }
 
     async fn reload(&self) -> Result<u64, Error> {
-        let _one = self.reloading.lock().await;
+        let mut plan = self.plan.lock().await;
         let shared = &self.shared;
         let old = shared.site();
         let version = old.version + 1;
-        let site = match self.plan.load(&shared.runner, version).await {
-            Ok(site) => site,
+        let loading = async {
+            let next = plan.again().await?;
+            let files = plan.files().chain(next.files()).map(Path::to_owned);
+            let files: BTreeSet<_> = files.collect();
+            *self.watched.lock().unwrap_or_else(PoisonError::into_inner) =
+                Some(files.into_iter().collect());
+            let site = next.load(&shared.runner, version).await?;
+            Ok((next, site))
+        };
+        let (next, site) = match loading.await {
+            Ok(loaded) => loaded,
             Err(error) => {
                 shared.books.metrics.reloaded("refused");
                 return Err(error);
             }
         };
+        *plan = next;
         if site.is_same(&old) {
             shared.books.metrics.reloaded("unchanged");
             return Ok(old.version);
@@ -374,6 +399,11 @@ impl Inner {
                 () = self.shared.drain.cancelled() => return,
             }
             self.reload_and_tell().await;
+            let watched = self.watched.lock();
+            let watched = watched.unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(files) = watched {
+                watch.follow(files);
+            }
         }
     }
 }
