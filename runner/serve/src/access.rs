@@ -268,7 +268,7 @@ mod tests {
 
     #[test]
     fn a_line_is_a_line_whatever_the_client_sends() {
-        let (_books, record) = record(Metrics::new());
+        let (_books, record) = record(Metrics::new(wrun::Mode::Thread));
         let line = record.line.as_ref().expect("a line");
         let text = combined(line, &record, Ended::Refused);
         assert!(text.starts_with("127.0.0.1 - - ["), "{text}");

@@ -151,7 +151,7 @@ impl Builder {
             Watch::new(files.collect())
         });
         let site = self.plan.load(&self.runner, 1).await?;
-        let metrics = Metrics::new();
+        let metrics = Metrics::new(self.runner.mode());
         metrics.version.set(1);
         let access = match self.access {
             Some((format, to)) => {

@@ -11,6 +11,7 @@ use crate::http::Responding;
 use crate::launch::{Launch, Request, RunPermit, Starter};
 use crate::mode;
 use crate::provider::SharedState;
+use crate::stats::{Begun, Unfinished};
 use crate::task::{Input, Stdio, Task, validate_output};
 use crate::task_grant::validate_tasks;
 use crate::trace;
@@ -50,6 +51,7 @@ pub(crate) struct Core {
     pub(crate) starter: Arc<Starter>,
     pub(crate) kill_all: CancellationToken,
     pub(crate) tasks: TaskTracker,
+    pub(crate) unfinished: Unfinished,
 }
 
 /// A task in the queue.
@@ -57,6 +59,7 @@ pub(crate) struct Admitted {
     pub(crate) launch: Launch,
     capture_out: Option<Sink>,
     capture_err: Option<Sink>,
+    begun: Begun,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -100,6 +103,7 @@ impl Core {
             executor,
             kill_all: CancellationToken::new(),
             tasks: TaskTracker::new(),
+            unfinished: Unfinished::default(),
         })
     }
 
@@ -219,6 +223,7 @@ impl Core {
             Some(stderr) => (stderr, None, None),
             None => sink(stderr, &spec),
         };
+        let begun = self.unfinished.begin();
         let (progress, watched) = watch::channel(Progress::default());
         let tree = (!tasks.is_empty()).then(|| (Tree::new(tasks, &spec.limits), 0));
         let launch = self.starter.launch(Request {
@@ -244,6 +249,7 @@ impl Core {
             launch,
             capture_out,
             capture_err,
+            begun,
             _permit: permit,
         };
         let ends = Ends {
@@ -262,6 +268,7 @@ impl Core {
             launch,
             capture_out,
             capture_err,
+            begun,
             _permit,
         } = admitted;
         let job = &launch.job;
@@ -276,6 +283,7 @@ impl Core {
             drop(ran.permit);
             (ran.queue, ran.attempt, ran.executed)
         });
+        drop(begun);
         services.end().await;
         let (queue, attempt, executed) = ran.inspect_err(trace::not_run)?;
         let [stdout, stderr] = [captured(capture_out).await, captured(capture_err).await];

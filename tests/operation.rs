@@ -1,0 +1,347 @@
+//! `wrun serve` for its operator: settings in a file, and what it tells of itself. In both modes.
+
+use crate::support::command::{PATIENCE, Wrun, scratch, write};
+use crate::support::processes::descendants;
+use crate::support::web::{Site, get, path};
+use crate::support::{BOTH, MODES, await_progress, builder, eventually, guest, repo, within};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::{Value, json};
+use std::fs;
+use std::path::Path;
+use wrun::{Mode, Task};
+
+const HELLO: &str = "http-hello/http-hello.wasm";
+const HOSTILE: &str = "http-hostile/http-hostile.wasm";
+const DIGEST: &str = "http-digest/http-digest.wasm";
+
+/// Copies guests next to the settings, whose paths are relative to their file.
+fn site_folder() -> tempfile::TempDir {
+    let folder = scratch();
+    for (name, guest) in [
+        ("hello.wasm", HELLO),
+        ("hostile.wasm", HOSTILE),
+        ("digest.wasm", DIGEST),
+        ("api.wasm", "http-api/http-api.wasm"),
+    ] {
+        fs::copy(repo("guest-tasks").join(guest), folder.path().join(name)).unwrap();
+    }
+    fs::create_dir(folder.path().join("data")).unwrap();
+    folder
+}
+
+fn settings(folder: &Path, text: &str) -> String {
+    let file = write(folder, "new.toml", text);
+    fs::rename(file, folder.join("wrun.toml")).unwrap();
+    path(&folder.join("wrun.toml")).to_owned()
+}
+
+fn post(target: &str, host: &str, body: &str) -> String {
+    let length = body.len();
+    format!("POST {target} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\n\r\n{body}")
+}
+
+#[test]
+fn routes_of_a_file_have_limits_and_grants_of_their_own() {
+    let folder = site_folder();
+    for mode in MODES {
+        let file = settings(
+            folder.path(),
+            r#"
+            # For all routes.
+            timeout = "100s"
+            max-body = 1_000
+            access-log = "json"
+
+            [[route]]
+            route = "/"
+            app = "hello.wasm"
+
+            [[route]]
+            route = "/spin"
+            app = "hostile.wasm"
+            timeout = 0.3
+
+            [[route]]
+            route = "/count"
+            app = "hostile.wasm"
+            fuel = 1000
+
+            [[route]]
+            route = "/notes"
+            app = "api.wasm"
+            dir = ["data::/data"]
+
+            [[route]]
+            route = "b.example/notes"
+            app = "api.wasm"
+
+            [[route]]
+            route = "/echo"
+            app = "digest.wasm"
+            max-body = "5"
+            "#,
+        );
+        let site = Site::start(mode, &["--config", &file]);
+        assert_eq!(site.get("/").text(), "hello\n", "{mode}");
+        site.get("/spin").expect(504, mode);
+        // It has no fuel for an answer.
+        site.get("/count").expect(500, mode);
+        let put = |host: &str| {
+            let body = post(&format!("/notes/{mode}"), host, "true").replace("POST", "PUT");
+            site.ask(&body)
+        };
+        put("a.example").expect(201, mode);
+        assert!(folder.path().join(format!("data/{mode}.json")).exists());
+        // The same app, without the grant.
+        put("b.example").expect(500, mode);
+        let echoed = site.ask(&post("/echo", "x", "12345"));
+        assert_eq!(echoed.text(), "12345", "{mode}: {echoed}");
+        site.ask(&post("/echo", "x", "123456")).expect(413, mode);
+        let chunked = "POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n\
+                       6\r\n123456\r\n0\r\n\r\n";
+        site.ask(chunked).expect(413, mode);
+        site.ask(&post("/", "x", &"x".repeat(1001)))
+            .expect(413, mode);
+        site.ask(&post("/", "x", &"x".repeat(1000)))
+            .expect(200, mode);
+        let lines = site.await_lines(10);
+        let line: Value = serde_json::from_str(&lines[2]).expect("JSON");
+        assert_eq!(line["outcome"], json!("limit-exceeded"), "{mode}: {line}");
+        site.stop();
+    }
+}
+
+#[test]
+fn the_command_line_replaces_what_the_file_says() {
+    let folder = site_folder();
+    for mode in MODES {
+        let text = "max-body = 3\n[[route]]\nroute = '/echo'\napp = 'digest.wasm'\nmax-body = 4";
+        let file = settings(folder.path(), text);
+        for (options, length, status) in [
+            (&[][..], 5, 413),
+            (&["--max-body", "5"], 5, 200),
+            (&["--max-body", "5"], 6, 413),
+        ] {
+            let site = Site::start(mode, &[&["--config", &file], options].concat());
+            let answer = site.ask(&post("/echo", "x", &"x".repeat(length)));
+            answer.expect(status, &format!("{mode} {options:?} {length}"));
+            site.stop();
+        }
+        // An app that is named replaces those of the file.
+        let app = folder.path().join("hello.wasm");
+        let site = Site::start(mode, &["--config", &file, path(&app)]);
+        assert_eq!(site.get("/echo").text(), "hello\n", "{mode}");
+        site.stop();
+    }
+}
+
+#[test]
+fn a_reload_reads_the_routes_again() {
+    let folder = site_folder();
+    let route = |rest: &str| format!("[[route]]\nroute = '/echo'\napp = 'digest.wasm'\n{rest}");
+    let echo = post("/echo", "x", "12345");
+    for mode in MODES {
+        let file = settings(folder.path(), &route("max-body = 4"));
+        let site = Site::start(mode, &["--config", &file]);
+        site.ask(&echo).expect(413, mode);
+
+        site.signal(Signal::HUP);
+        site.await_said("nothing has changed: version 1 goes on");
+
+        let text = format!("{}\n[[route]]\nroute = '/'\napp = 'hello.wasm'", route(""));
+        settings(folder.path(), &text);
+        site.get("/").expect(404, mode);
+        site.signal(Signal::HUP);
+        site.await_said("version 2 answers all requests from now on");
+        site.ask(&echo).expect(200, mode);
+        assert_eq!(site.get("/").text(), "hello\n", "{mode}");
+
+        settings(folder.path(), &route("max-bode = 4"));
+        site.signal(Signal::HUP);
+        site.await_said("wrun.toml:4: unknown key \"max-bode\"");
+        assert_eq!(site.get("/").text(), "hello\n", "{mode}");
+
+        settings(folder.path(), "[[route]]\nroute = '/'\napp = 'none.wasm'");
+        site.signal(Signal::HUP);
+        site.await_said("none.wasm");
+        assert_eq!(site.get("/").text(), "hello\n", "{mode}");
+
+        settings(folder.path(), &format!("max-queued = 5\n{}", route("")));
+        site.signal(Signal::HUP);
+        site.await_said("wrun.toml: \"max-queued\" is taken at the next start");
+        site.await_said("version 3 answers");
+        site.get("/").expect(404, mode);
+        site.ask(&echo).expect(200, mode);
+        site.stop();
+    }
+}
+
+#[test]
+fn a_watched_file_of_settings_brings_its_apps_along() {
+    let folder = site_folder();
+    for mode in MODES {
+        let route = |app: &str| format!("watch = true\n[[route]]\nroute = '/'\napp = '{app}'");
+        let file = settings(folder.path(), &route("hello.wasm"));
+        let site = Site::start(mode, &["--config", &file]);
+        assert_eq!(site.get("/").text(), "hello\n", "{mode}");
+        let late = folder.path().join("late.wasm");
+        settings(folder.path(), &route("late.wasm"));
+        site.await_said("the reload is refused, version 1 goes on");
+        // What was missing is watched, too.
+        fs::copy(repo("guest-tasks").join(HOSTILE), &late).unwrap();
+        site.await_said("version 2 answers");
+        site.get("/status?code=418").expect(418, mode);
+        fs::copy(repo("guest-tasks").join(HELLO), &late).unwrap();
+        site.await_said("version 3 answers");
+        assert_eq!(site.get("/").text(), "hello\n", "{mode}");
+        site.stop();
+        fs::remove_file(late).unwrap();
+    }
+}
+
+#[test]
+fn settings_that_are_wrong_are_said_at_the_start() {
+    let folder = site_folder();
+    let route = "[[route]]\nroute = '/'\napp = 'hello.wasm'\n";
+    let twice = format!("{route}{route}");
+    let without_key = format!("tls-cert = 'x'\n{route}");
+    for (text, code, why) in [
+        (
+            "\ntimeuot = '5s'",
+            2,
+            "wrun.toml:2: unknown key \"timeuot\"",
+        ),
+        (
+            "timeout = '5 y'",
+            2,
+            "wrun.toml:1: timeout: expected a time",
+        ),
+        ("timeout = ", 2, "wrun.toml:1: "),
+        (
+            "[[route]]\nroute = '/'",
+            2,
+            "wrun.toml:1: a route needs the key \"app\"",
+        ),
+        (&without_key, 2, "--tls-key"),
+        (&twice, 2, "the route \"/\" is given twice"),
+        ("", 2, "no app was named"),
+        (
+            "[[route]]\nroute = '/'\napp = 'none.wasm'",
+            127,
+            "none.wasm",
+        ),
+        (
+            "[[route]]\nroute = '/'\napp = 'hello.wasm'\ndir = ['none']",
+            2,
+            "none",
+        ),
+    ] {
+        let file = settings(folder.path(), text);
+        let ran = Wrun::new().args(["serve", "--config", &file]).run();
+        ran.expect_code(code, text);
+        assert!(ran.stderr.contains(why), "{text}: {ran}");
+    }
+    let none = folder.path().join("none.toml");
+    let ran = Wrun::new().args(["serve", "--config", path(&none)]).run();
+    ran.expect_code(2, "no such file");
+    assert!(
+        ran.stderr.contains("none.toml: cannot read the settings"),
+        "{ran}"
+    );
+}
+
+#[test]
+fn the_queue_and_the_workers_are_in_the_metrics() {
+    for mode in MODES {
+        let options = [
+            "--max-running",
+            "1",
+            "--max-queued",
+            "2",
+            "--timeout",
+            "none",
+        ];
+        let site = Site::of(mode, HOSTILE, &options);
+        let mut clients = Vec::new();
+        for _ in 0..3 {
+            let mut client = site.connect();
+            client.send(get("/sleep"));
+            clients.push(client);
+        }
+        eventually("one runs and two wait", PATIENCE, || {
+            let (running, queued) = ("wrun_tasks_running", "wrun_tasks_queued");
+            (site.metric(running), site.metric(queued)) == (1.0, 2.0)
+        });
+        let text = site.ask_admin("/metrics").text();
+        assert!(
+            site.metric("process_resident_memory_bytes") > f64::from(1 << 20),
+            "{text}"
+        );
+        let has_workers = mode == "process";
+        assert_eq!(text.contains("wrun_workers"), has_workers, "{mode}: {text}");
+        if has_workers {
+            assert!(site.metric("wrun_workers") >= 1.0, "{text}");
+            assert!(site.metric("wrun_zygotes") == 1.0, "{text}");
+            assert!(site.metric("wrun_workers_started_total") >= 1.0, "{text}");
+            assert_eq!(site.metric("wrun_workers_restarted_total"), 0.0, "{text}");
+            let memory = site.metric("wrun_workers_resident_memory_bytes");
+            assert!(memory > f64::from(1 << 20), "{text}");
+        }
+        drop(clients);
+        eventually("none is left", PATIENCE, || {
+            let (running, queued) = ("wrun_tasks_running", "wrun_tasks_queued");
+            (site.metric(running), site.metric(queued)) == (0.0, 0.0)
+        });
+        site.stop();
+    }
+}
+
+#[test]
+fn workers_that_die_are_counted_and_replaced() {
+    let site = Site::of("process", HELLO, &["--spares", "1"]);
+    site.get("/").expect(200, "the first");
+    eventually("a spare waits", PATIENCE, || {
+        site.metric("wrun_workers_spare") == 1.0
+    });
+    let started = site.metric("wrun_workers_started_total");
+    // The spare and its zygote: all that the server has.
+    for (pid, _) in descendants(site.pid()) {
+        let _ = kill_process(Pid::from_raw(pid).unwrap(), Signal::KILL);
+    }
+    eventually("others take their place", PATIENCE, || {
+        site.get("/").status == 200 && site.metric("wrun_workers_restarted_total") >= 1.0
+    });
+    assert!(site.metric("wrun_workers_started_total") > started);
+    site.stop();
+}
+
+#[test]
+fn a_runner_says_what_it_is_doing() {
+    for mode in BOTH {
+        let runner = builder(mode).max_running(1).build().unwrap();
+        let patient = guest(&runner, "patient/patient.wasm");
+        let first = runner.blocking_submit(Task::new(&patient)).unwrap();
+        let second = runner.blocking_submit(Task::new(&patient)).unwrap();
+        await_progress(&first);
+        let stats = runner.stats();
+        assert_eq!((stats.running, stats.queued), (1, 1), "{stats:?}");
+        assert_eq!(stats.workers.is_some(), mode == Mode::Process);
+        if let Some(workers) = stats.workers {
+            assert!(workers.alive >= 1 && workers.started >= 1, "{workers:?}");
+            assert!(workers.memory_bytes > 1 << 20, "{workers:?}");
+        }
+        drop(second);
+        first.kill();
+        drop(first);
+        eventually("nothing runs", PATIENCE, || {
+            let stats = runner.stats();
+            (stats.running, stats.queued) == (0, 0)
+        });
+        // No worker is left under a task; spares may be there.
+        let idle = within(PATIENCE, || {
+            let workers = runner.stats().workers;
+            workers.is_none_or(|it| it.alive == it.spares + it.reusable)
+        });
+        assert!(idle, "{mode}: {:?}", runner.stats());
+    }
+}
