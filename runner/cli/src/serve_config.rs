@@ -556,6 +556,25 @@ mod tests {
     }
 
     #[test]
+    fn the_example_of_the_manual_is_right() {
+        let manual = include_str!("../../../docs/serve.md");
+        let (_, rest) = manual.split_once("```toml\n").expect("an example");
+        let (example, _) = rest.split_once("```").expect("its end");
+        let args = read(&[], example).expect("settings");
+        let [_, api, upload] = &args.routes[..] else {
+            panic!("{:?}", args.routes);
+        };
+        assert_eq!(args.apps().len(), 3);
+        assert_eq!(api.args.limits().fuel, Some(50_000_000));
+        assert_eq!(upload.args.max_body, Unless(Some(2 << 30)));
+        assert!(upload.args.grants.env.is_empty());
+        // All keys of a route are in the manual.
+        for key in OF_A_ROUTE {
+            assert!(manual.contains(&format!("`{key}`")), "{key}");
+        }
+    }
+
+    #[test]
     fn each_option_is_a_key() {
         let command = command();
         let args = command.get_arguments().filter(|arg| {
