@@ -3,7 +3,7 @@
 use crate::support::command::{PATIENCE, Wrun, scratch, write};
 use crate::support::processes::descendants;
 use crate::support::web::{Site, get, path};
-use crate::support::{BOTH, MODES, await_progress, builder, eventually, guest, repo, within};
+use crate::support::{BOTH, MODES, builder, eventually, guest, repo, within};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use std::fs;
@@ -280,8 +280,9 @@ fn the_queue_and_the_workers_are_in_the_metrics() {
         let has_workers = mode == "process";
         assert_eq!(text.contains("wrun_workers"), has_workers, "{mode}: {text}");
         if has_workers {
-            assert!(site.metric("wrun_workers") >= 1.0, "{text}");
-            assert!(site.metric("wrun_zygotes") == 1.0, "{text}");
+            eventually("a worker runs", PATIENCE, || {
+                (site.metric("wrun_workers"), site.metric("wrun_zygotes")) == (1.0, 1.0)
+            });
             assert!(site.metric("wrun_workers_started_total") >= 1.0, "{text}");
             assert_eq!(site.metric("wrun_workers_restarted_total"), 0.0, "{text}");
             let memory = site.metric("wrun_workers_resident_memory_bytes");
@@ -322,7 +323,10 @@ fn a_runner_says_what_it_is_doing() {
         let patient = guest(&runner, "patient/patient.wasm");
         let first = runner.blocking_submit(Task::new(&patient)).unwrap();
         let second = runner.blocking_submit(Task::new(&patient)).unwrap();
-        await_progress(&first);
+        eventually("it runs", PATIENCE, || {
+            let workers = runner.stats().workers;
+            workers.is_none_or(|workers| workers.alive >= 1)
+        });
         let stats = runner.stats();
         assert_eq!((stats.running, stats.queued), (1, 1), "{stats:?}");
         assert_eq!(stats.workers.is_some(), mode == Mode::Process);

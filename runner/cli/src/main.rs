@@ -26,6 +26,7 @@ mod screen;
 mod serve;
 mod serve_args;
 mod serve_config;
+mod serve_traces;
 mod signals;
 mod stdio;
 mod table;
@@ -101,12 +102,13 @@ fn start_log(cli: &Cli) -> Result<(), Failure> {
         Some(Command::Run(args)) => args.log.start(),
         Some(Command::Compile(args)) => args.log.start(),
         Some(Command::Compare(args)) => args.log.start(),
-        Some(Command::Serve(args)) => args.log.start(),
+        Some(Command::Serve(args)) => args.log.start_beside(serve_traces::layer()),
         Some(Command::Inspect(_) | Command::Completions { .. } | Command::Man { .. }) => Ok(()),
     }
 }
 
 fn ended(result: Result<u8, Failure>) -> ExitCode {
+    serve_traces::flush();
     log::flush();
     match result {
         Ok(code) => ExitCode::from(code),

@@ -235,6 +235,7 @@ impl ConfigFile {
         if self.given.contains_key(ROUTE) {
             merged.remove(APP);
         }
+        // With --config, for which clap requires no app.
         merged.extend(self.given.clone());
         let mut words: Vec<OsString> = vec!["serve".into()];
         let mut app = Vec::new();
@@ -254,8 +255,6 @@ impl ConfigFile {
                 words.extend(values.into_iter().map(|value| option_word(&name, &value)));
             }
         }
-        // So that no app is required here.
-        words.push(option_word("config", self.path.as_os_str()));
         words.push("--".into());
         words.extend(app);
         let matches = command.clone().try_get_matches_from(words);

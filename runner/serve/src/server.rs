@@ -15,6 +15,7 @@ use crate::route::Pattern;
 use crate::shared::Shared;
 use crate::site::{Plan, RouteSource};
 use crate::tls::TlsFiles;
+use crate::trace::{Connect, TraceParent};
 use crate::watch::Watch;
 use std::collections::BTreeSet;
 use std::fmt;
@@ -49,6 +50,7 @@ pub struct Builder {
     watch: bool,
     tell: Tell,
     printed: Option<printed::Take>,
+    connect: Option<Connect>,
 }
 
 impl Builder {
@@ -138,6 +140,21 @@ impl Builder {
         self
     }
 
+    /// Gives requests their places in traces: `connect` gets the span of each request before it is
+    /// entered, and what the client says that its parent is, with `tracestate`. What it returns
+    /// is the `traceparent` that the app gets. Default: the app gets that of the client,
+    /// unchanged.
+    pub fn trace_context(
+        mut self,
+        connect: impl Fn(&tracing::Span, Option<(TraceParent, &str)>) -> Option<TraceParent>
+        + Send
+        + Sync
+        + 'static,
+    ) -> Self {
+        self.connect = Some(Arc::new(connect));
+        self
+    }
+
     /// Loads all apps and answers from then on. In the context of a tokio runtime with time and
     /// I/O, on whose threads connections are served; tasks run on those of the runner.
     ///
@@ -167,6 +184,7 @@ impl Builder {
         let secure = site.tls.is_some();
         let mut shared = Shared::new(self.runner, site, self.limits, self.debug_errors, books);
         shared.printed = self.printed;
+        shared.connect = self.connect;
         let inner = Arc::new(Inner {
             shared: Arc::new(shared),
             plan: Mutex::new(self.plan),
@@ -253,6 +271,7 @@ impl Server {
             watch: false,
             tell: Arc::new(|_| ()),
             printed: None,
+            connect: None,
         }
     }
 

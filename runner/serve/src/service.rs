@@ -9,6 +9,7 @@ use crate::printed;
 use crate::record::{Ended, Record};
 use crate::reply::{self, Reply};
 use crate::shared::Shared;
+use crate::trace;
 use crate::upload::{Fault, Upload};
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
@@ -49,16 +50,20 @@ impl Service {
     async fn answer(self, request: Request<Incoming>, answering: Answering) -> Response<Outgoing> {
         let (mut head, body) = request.into_parts();
         let books = &self.shared.books;
-        let mut record = Record::new(books, &head, self.remote, answering.began);
+        let began = answering.began;
+        let mut record = Record::new(books, &head, self.remote, &self.scheme, began);
         let of = (head.version, head.method.clone());
-        let reply = match self.prepare(&mut head, &body, &mut record) {
+        let prepared = self.prepare(&mut head, &body, &mut record);
+        trace::connect(&mut record, &mut head, self.shared.connect.as_ref());
+        let reply = match prepared {
             Ok(app) => {
                 let max_body = app.max_body(self.shared.limits.max_body);
                 let (upload, fault) = self.upload(body, max_body, &record);
                 let request = Request::from_parts(head, upload);
                 let elapsed = answering.began.elapsed();
                 let prints = self.shared.printed.is_some();
-                match app.start(&self.shared.runner, request, elapsed, prints) {
+                let start = || app.start(&self.shared.runner, request, elapsed, prints);
+                match record.span.in_scope(start) {
                     Ok(mut handle) => {
                         self.take_output(&mut handle, &record);
                         let attended = Attended::new(handle, record, self.shared.clone());
