@@ -4,10 +4,19 @@ use crate::support::command::{PATIENCE, Wrun, scratch, write};
 use crate::support::processes::descendants;
 use crate::support::web::{Site, get, path};
 use crate::support::{BOTH, MODES, builder, eventually, guest, repo, within};
+use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
+use opentelemetry_proto::tonic::common::v1::any_value::Value as Any;
+use opentelemetry_proto::tonic::trace::v1::Span;
+use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
+use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
+use prost::Message;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 use wrun::{Mode, Task};
 
 const HELLO: &str = "http-hello/http-hello.wasm";
@@ -347,5 +356,229 @@ fn a_runner_says_what_it_is_doing() {
             workers.is_none_or(|it| it.alive == it.spares + it.reusable)
         });
         assert!(idle, "{mode}: {:?}", runner.stats());
+    }
+}
+
+/// What takes traces: the spans that it was sent, with the name of their service.
+struct Collector {
+    address: SocketAddr,
+    spans: Arc<Mutex<Vec<(String, Span)>>>,
+}
+
+impl Collector {
+    fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let spans: Arc<Mutex<Vec<_>>> = Arc::default();
+        let taken = spans.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let taken = taken.clone();
+                std::thread::spawn(move || take_spans(stream.unwrap(), &taken));
+            }
+        });
+        Collector { address, spans }
+    }
+
+    fn wrun(&self) -> Wrun {
+        Wrun::new()
+            .env(
+                "OTEL_EXPORTER_OTLP_ENDPOINT",
+                format!("http://{}", self.address),
+            )
+            .env("OTEL_SERVICE_NAME", "shop")
+            .env("NO_PROXY", "*")
+    }
+}
+
+/// One connection, for all requests that come on it.
+fn take_spans(stream: TcpStream, spans: &Mutex<Vec<(String, Span)>>) {
+    let mut lines = BufReader::new(stream);
+    loop {
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            if lines.read_line(&mut head).unwrap_or(0) == 0 {
+                return;
+            }
+        }
+        assert!(head.starts_with("POST /v1/traces HTTP/1.1\r\n"), "{head}");
+        let head = head.to_ascii_lowercase();
+        assert!(
+            head.contains("content-type: application/x-protobuf"),
+            "{head}"
+        );
+        let (_, length) = head.split_once("content-length: ").expect("a length");
+        let length = length.lines().next().unwrap().parse().unwrap();
+        let mut body = vec![0; length];
+        lines.read_exact(&mut body).unwrap();
+        let request = ExportTraceServiceRequest::decode(&body[..]).expect("OTLP");
+        for of_resource in request.resource_spans {
+            let resource = of_resource.resource.unwrap();
+            let name = resource
+                .attributes
+                .iter()
+                .find(|it| it.key == "service.name");
+            let name = text_of(name.unwrap().value.clone().unwrap().value);
+            let all = of_resource.scope_spans.into_iter();
+            let all = all.flat_map(|it| it.spans).map(|span| (name.clone(), span));
+            spans.lock().unwrap().extend(all);
+        }
+        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+        lines.get_mut().write_all(answer).unwrap();
+    }
+}
+
+fn text_of(value: Option<Any>) -> String {
+    match value {
+        Some(Any::StringValue(text)) => text,
+        Some(Any::IntValue(number)) => number.to_string(),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn attribute(span: &Span, key: &str) -> Option<String> {
+    let found = span.attributes.iter().find(|it| it.key == key)?;
+    Some(text_of(found.value.clone()?.value))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+const PARENT: &str = "b7ad6b7169203331";
+
+fn traced(target: &str) -> String {
+    get(target).replacen(
+        "\r\n",
+        &format!("\r\ntraceparent: 00-{TRACE}-{PARENT}-01\r\n"),
+        1,
+    )
+}
+
+#[test]
+fn requests_are_spans_of_their_clients_traces() {
+    for mode in MODES {
+        let collector = Collector::start();
+        let app = repo("guest-tasks").join(HOSTILE);
+        let options = ["--access-log", "json", path(&app)];
+        let site = Site::start_as(collector.wrun(), mode, &options);
+        site.ask(&traced("/count?secret")).expect(200, mode);
+        site.ask(&traced("/trap")).expect(500, mode);
+        site.get("/").expect(200, mode);
+        let unsampled = traced("/nowhere").replace("-01\r", "-00\r");
+        site.ask(&unsampled).expect(404, mode);
+        let lines = site.await_lines(4);
+        // What is left is sent at the end.
+        site.stop();
+        let spans = collector.spans.lock().unwrap().clone();
+        assert!(
+            spans.iter().all(|(service, _)| service == "shop"),
+            "{spans:?}"
+        );
+        let of_path = |path: &str| {
+            let mut all = spans.iter().map(|(_, span)| span);
+            let found = all.find(|span| attribute(span, "url.path").as_deref() == Some(path));
+            found.unwrap_or_else(|| panic!("{mode}: no span of {path}: {spans:?}"))
+        };
+        let line_of = |target: &str| -> Value {
+            let lines = lines.iter().map(|line| serde_json::from_str(line).unwrap());
+            let mut lines = lines.filter(|line: &Value| line["target"] == json!(target));
+            lines.next().expect("a line")
+        };
+
+        let good = of_path("/count");
+        assert_eq!(hex(&good.trace_id), TRACE, "{mode}");
+        assert_eq!(hex(&good.parent_span_id), PARENT, "{mode}");
+        assert_eq!(good.name, "GET /", "{mode}");
+        assert_eq!(good.kind, SpanKind::Server as i32, "{mode}");
+        for (key, value) in [
+            ("http.request.method", "GET"),
+            ("http.route", "/"),
+            ("http.response.status_code", "200"),
+            ("url.scheme", "http"),
+            ("wrun.outcome", "completed"),
+        ] {
+            assert_eq!(attribute(good, key).as_deref(), Some(value), "{mode} {key}");
+        }
+        assert_eq!(attribute(good, "error.type"), None, "{mode}");
+        let line = line_of("/count?secret");
+        assert_eq!(line["trace_id"], json!(TRACE), "{mode}: {line}");
+        assert_eq!(line["span_id"], json!(hex(&good.span_id)), "{mode}: {line}");
+        let task = spans
+            .iter()
+            .find(|(_, span)| span.parent_span_id == good.span_id);
+        let (_, task) = task.unwrap_or_else(|| panic!("{mode}: no task: {spans:?}"));
+        assert_eq!(
+            (task.name.as_str(), hex(&task.trace_id)),
+            ("task", TRACE.into()),
+            "{mode}"
+        );
+
+        let bad = of_path("/trap");
+        assert_eq!(
+            attribute(bad, "error.type").as_deref(),
+            Some("trapped"),
+            "{mode}"
+        );
+        let status = bad.status.clone().expect("a status");
+        assert_eq!(status.code, StatusCode::Error as i32, "{mode}");
+
+        let own = of_path("/");
+        assert!(own.parent_span_id.is_empty(), "{mode}: {own:?}");
+        assert_eq!(
+            line_of("/")["trace_id"],
+            json!(hex(&own.trace_id)),
+            "{mode}"
+        );
+
+        let paths = spans
+            .iter()
+            .filter_map(|(_, span)| attribute(span, "url.path"));
+        assert!(paths.eq(["/count", "/trap", "/"]), "{mode}: {spans:?}");
+    }
+}
+
+#[test]
+fn without_a_collector_the_log_has_the_clients_trace() {
+    for mode in MODES {
+        let site = Site::of(mode, HELLO, &["--access-log", "json"]);
+        site.ask(&traced("/")).expect(200, mode);
+        site.get("/none").expect(200, mode);
+        let lines = site.await_lines(2);
+        let lines: Vec<Value> = lines
+            .iter()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        assert_eq!(lines[0]["trace_id"], json!(TRACE), "{mode}");
+        assert_eq!(lines[0]["span_id"], json!(PARENT), "{mode}");
+        assert_eq!(lines[1].get("trace_id"), None, "{mode}");
+        site.stop();
+    }
+}
+
+#[test]
+fn a_collector_that_is_not_there_costs_a_line() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let app = repo("guest-tasks").join(HELLO);
+    for mode in MODES {
+        let nowhere = Wrun::new()
+            .env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{address}"))
+            .env("OTEL_BSP_SCHEDULE_DELAY", "10")
+            .env("NO_PROXY", "*");
+        let site = Site::start_as(nowhere, mode, &[path(&app)]);
+        site.get("/").expect(200, mode);
+        let told = format!("traces cannot be sent to {address}, and some are lost");
+        site.await_said(&told);
+        site.get("/").expect(200, mode);
+        let ran = site.stop();
+        assert_eq!(ran.stderr.matches(&told).count(), 1, "{mode}: {ran}");
+        let unknown = Wrun::new().env("OTEL_TRACES_EXPORTER", "zipkin");
+        let site = Site::start_as(unknown, mode, &[path(&app)]);
+        site.await_said("traces are not sent: unknown OTEL_TRACES_EXPORTER \"zipkin\"");
+        assert_eq!(site.get("/").text(), "hello\n", "{mode}");
+        site.stop();
     }
 }
