@@ -35,6 +35,8 @@ The file of --config has these options as keys: max-queued = 64 is --max-queued 
 [[route]] in it has an app and may have limits and grants of its own. An option of the command
 line replaces the key of its name, for all routes.
 
+Traces go to an OpenTelemetry collector if OTEL_EXPORTER_OTLP_ENDPOINT names one.
+
 SIGTERM and Ctrl-C: no more connections are accepted, and the requests that are there
 have --grace to finish; a second one ends them. SIGHUP: the files are loaded again, and
 answer all new requests if they can be served; otherwise the old ones go on.

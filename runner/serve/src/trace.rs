@@ -199,6 +199,10 @@ pub(crate) fn ended(record: &Record, ended: Ended<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::Metrics;
+    use crate::record::Books;
+    use http::uri::Scheme;
+    use std::time::Instant;
 
     const GOOD: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
@@ -228,6 +232,74 @@ mod tests {
         ] {
             assert_eq!(bad.parse::<TraceParent>(), Err(NotTraceParent), "{bad}");
         }
+    }
+
+    fn connected(headers: &[(&'static str, &'static str)], by: Option<&Connect>) -> HeaderMap {
+        let mut request = http::Request::get("/x");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let (mut head, ()) = request.body(()).expect("a request").into_parts();
+        let books = Books {
+            metrics: Metrics::new(wrun::Mode::Thread),
+            access: None,
+        };
+        let mut record = Record::new(&books, &head, None, &Scheme::HTTP, Instant::now());
+        connect(&mut record, &mut head, by);
+        head.headers
+    }
+
+    #[test]
+    fn an_app_has_the_span_of_the_server_as_its_parent_or_what_its_client_says() {
+        let sent = [
+            ("traceparent", GOOD),
+            ("tracestate", "a=1"),
+            ("tracestate", "b=2"),
+        ];
+        // Nothing takes spans: all stays as it is, even what is wrong.
+        let never: Connect = Arc::new(|_, _| panic!("there is no span"));
+        let headers = connected(&sent, Some(&never));
+        assert_eq!(headers[TRACEPARENT], GOOD);
+        let headers = connected(&[("traceparent", "wrong")], Some(&never));
+        assert_eq!(headers[TRACEPARENT], "wrong");
+        tracing::subscriber::with_default(Everything, || {
+            let own: TraceParent = GOOD.replace("b7ad", "1234").parse().expect("a traceparent");
+            let inside: Connect = Arc::new(move |span, parent| {
+                assert!(!span.is_disabled());
+                assert_eq!(parent, GOOD.parse().ok().map(|parent| (parent, "a=1,b=2")));
+                Some(own)
+            });
+            let headers = connected(&sent, Some(&inside));
+            assert_eq!(headers[TRACEPARENT], own.to_string());
+            assert_eq!(headers.get_all(TRACESTATE).iter().count(), 2);
+            // A new trace: the state of what is not a parent does not belong to it.
+            let new: Connect = Arc::new(move |_, parent| {
+                assert_eq!(parent, None);
+                Some(own)
+            });
+            let wrong = [("traceparent", "wrong"), ("tracestate", "a=1")];
+            let headers = connected(&wrong, Some(&new));
+            assert_eq!(headers[TRACEPARENT], own.to_string());
+            assert!(!headers.contains_key(TRACESTATE));
+            assert_eq!(connected(&sent, None)[TRACEPARENT], GOOD);
+        });
+    }
+
+    /// Takes all spans.
+    struct Everything;
+
+    impl tracing::Subscriber for Everything {
+        fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+            true
+        }
+        fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+            tracing::span::Id::from_u64(1)
+        }
+        fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+        fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+        fn event(&self, _: &tracing::Event<'_>) {}
+        fn enter(&self, _: &tracing::span::Id) {}
+        fn exit(&self, _: &tracing::span::Id) {}
     }
 
     #[test]
