@@ -45,6 +45,7 @@ http-hello     | wasip2    | http-hello/http-hello.wasm           | http-hello h
 http-events    | wasip2    | http-events/http-events.wasm         | http-events http-common Cargo.toml Cargo.lock
 http-digest    | wasip2    | http-digest/http-digest.wasm         | http-digest http-common Cargo.toml Cargo.lock
 http-hostile   | wasip2    | http-hostile/http-hostile.wasm       | http-hostile http-common Cargo.toml Cargo.lock
+http-get       | wasip2    | http-get/http-get.wasm               | http-get http-common Cargo.toml Cargo.lock
 http-fetch     | wasip2    | http-fetch/http-fetch.wasm           | http-fetch http-common Cargo.toml Cargo.lock
 http-api       | wasip2    | http-api/http-api.wasm               | http-api http-common Cargo.toml Cargo.lock
 panic          | wasip2    | hostile/panic/panic.wasm             | hostile/panic Cargo.toml Cargo.lock ../wit

@@ -119,7 +119,7 @@ os.dup2(1, 0)
 raw, say, order, done = control.raw, control.say, control.order, control.done
 request = control.request
 
-def hello(version=9, fds=()):
+def hello(version=10, fds=()):
     raw(b"wrunwork" + struct.pack("<I", version), fds)
 
 def ready(layers=0, fds=()):

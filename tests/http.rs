@@ -450,7 +450,7 @@ fn a_handler_reaches_nothing_that_is_not_granted() {
         assert!(text.to_lowercase().contains("denied"), "{mode}: {text}");
         let denied = answer.report.denied;
         assert_eq!(denied.len(), 1, "{mode}: {denied:?}");
-        assert_eq!(denied[0].access, wrun::Access::TcpConnect);
+        assert_eq!(denied[0].access, wrun::Access::HttpRequest);
         assert_eq!(denied[0].target, "127.0.0.1:9");
     }
 }

@@ -25,6 +25,7 @@ mod differential;
 mod draining;
 mod examples;
 mod exit_codes;
+mod fetches;
 mod files;
 mod floods;
 mod guides;

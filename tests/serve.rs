@@ -481,6 +481,7 @@ fn curl(args: &[&str]) -> Option<(String, bool)> {
 #[test]
 fn http2_by_prior_knowledge_and_by_tls() {
     let certificate = repo("tests/data/tls/cert.pem");
+    let authority = repo("tests/data/tls/ca.pem");
     let key = repo("tests/data/tls/key.pem");
     for mode in MODES {
         let site = Site::of(mode, EVENTS, &[]);
@@ -503,7 +504,7 @@ fn http2_by_prior_knowledge_and_by_tls() {
         let tls = ["--tls-cert", path(&certificate), "--tls-key", path(&key)];
         let site = Site::of(mode, HELLO, &tls);
         let url = format!("https://localhost:{}/", site.address.port());
-        let trust = ["--cacert", path(&certificate), "-w", "%{http_version}"];
+        let trust = ["--cacert", path(&authority), "-w", "%{http_version}"];
         let resolve = format!("localhost:{}:127.0.0.1", site.address.port());
         for (option, expected) in [("--http2", "hello\n2"), ("--http1.1", "hello\n1.1")] {
             let args = [&trust[..], &["--resolve", &resolve, option, &url]].concat();

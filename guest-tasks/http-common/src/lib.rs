@@ -16,8 +16,8 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use wasip2::http::types::{
-    ErrorCode, Fields, IncomingBody, IncomingRequest, Method, OutgoingBody, OutgoingResponse,
-    ResponseOutparam, Trailers,
+    ErrorCode, Fields, IncomingBody, IncomingRequest, Method, OutgoingBody, OutgoingRequest,
+    OutgoingResponse, ResponseOutparam, Scheme, Trailers,
 };
 use wasip2::io::streams::{InputStream, OutputStream, StreamError};
 
@@ -229,6 +229,29 @@ pub fn read<E>(
             }
         }
     }
+}
+
+/// The request for a URL; none if it is not one.
+pub fn request(method: &Method, url: &str, headers: Fields) -> Option<OutgoingRequest> {
+    let (scheme, rest) = url.split_once("://")?;
+    let scheme = match scheme {
+        "http" => Scheme::Http,
+        "https" => Scheme::Https,
+        other => Scheme::Other(other.into()),
+    };
+    let rest = rest.split('#').next()?;
+    let at = rest.find(['/', '?']).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(at);
+    let path: String = match path.starts_with('/') {
+        true => path.into(),
+        false => format!("/{path}"),
+    };
+    let request = OutgoingRequest::new(headers);
+    request.set_method(method).ok()?;
+    request.set_scheme(Some(&scheme)).ok()?;
+    request.set_authority(Some(authority)).ok()?;
+    request.set_path_with_query(Some(&path)).ok()?;
+    Some(request)
 }
 
 /// The name of an error, with its details if it has some.

@@ -1,4 +1,5 @@
 //! `GET /?url=URL` fetches the URL, and passes on the status, some headers and the body while it comes.
+//! `POST` and `PUT` send their body there first.
 //! `&timeout=MS` limits the wait for the connection, for the answer and between two pieces of it.
 //!
 //! If the server does not allow the request, or the other side fails, the answer is 502 with the error.
@@ -8,13 +9,12 @@
 extern crate alloc;
 
 use alloc::format;
-use alloc::string::String;
-use http_common::{Body, PLAIN, Target, answer, name_of, read, text};
+use http_common::{Body, PLAIN, Target, answer, name_of, read, request, text};
 use wasip2::exports::http::incoming_handler::Guest;
 use wasip2::http::outgoing_handler;
 use wasip2::http::types::{
-    ErrorCode, Fields, IncomingRequest, IncomingResponse, OutgoingBody, OutgoingRequest,
-    OutgoingResponse, RequestOptions, ResponseOutparam, Scheme,
+    ErrorCode, Fields, IncomingBody, IncomingRequest, IncomingResponse, Method, OutgoingRequest,
+    OutgoingResponse, RequestOptions, ResponseOutparam,
 };
 
 struct Fetch;
@@ -38,31 +38,14 @@ fn copy(from: &Fields, names: &[&str], to: &Fields) {
     }
 }
 
-/// The request for a URL; none if it is not one.
-fn request(url: &str, headers: Fields) -> Option<OutgoingRequest> {
-    let (scheme, rest) = url.split_once("://")?;
-    let scheme = match scheme {
-        "http" => Scheme::Http,
-        "https" => Scheme::Https,
-        other => Scheme::Other(other.into()),
-    };
-    let rest = rest.split('#').next()?;
-    let at = rest.find(['/', '?']).unwrap_or(rest.len());
-    let (authority, path) = rest.split_at(at);
-    let path: String = match path.starts_with('/') {
-        true => path.into(),
-        false => format!("/{path}"),
-    };
-    let request = OutgoingRequest::new(headers);
-    request.set_scheme(Some(&scheme)).ok()?;
-    request.set_authority(Some(authority)).ok()?;
-    request.set_path_with_query(Some(&path)).ok()?;
-    Some(request)
-}
-
-/// Waits at most `timeout` milliseconds, if it is not 0, for each step.
-fn send(request: OutgoingRequest, timeout: u64) -> Result<IncomingResponse, ErrorCode> {
-    let body = request.body().expect("the only body");
+/// Sends a request with this body. Waits at most `timeout` milliseconds, if it is not 0, for each
+/// step.
+fn send(
+    request: OutgoingRequest,
+    from: Option<IncomingBody>,
+    timeout: u64,
+) -> Result<IncomingResponse, ErrorCode> {
+    let mut body = Body::of(request.body().expect("the only body"));
     let options = (timeout > 0).then(|| {
         let options = RequestOptions::new();
         let duration = Some(timeout.saturating_mul(1_000_000));
@@ -73,7 +56,15 @@ fn send(request: OutgoingRequest, timeout: u64) -> Result<IncomingResponse, Erro
         options
     });
     let response = outgoing_handler::handle(request, options)?;
-    OutgoingBody::finish(body, None)?;
+    match from {
+        None => body.end(None),
+        // If it breaks off here, it breaks off there; what it is answered then says why.
+        Some(from) => {
+            if matches!(read(from, |piece| body.write(piece)), Ok(Ok(()))) {
+                body.end(None);
+            }
+        }
+    }
     response.subscribe().block();
     let response = response.get().expect("ready").expect("the only answer");
     response
@@ -98,19 +89,24 @@ fn pass_back(response: &IncomingResponse, out: ResponseOutparam) {
 impl Guest for Fetch {
     fn handle(asked: IncomingRequest, out: ResponseOutparam) {
         let target = Target::of(&asked);
-        if target.method != "GET" {
-            let allow = [PLAIN, ("allow", "GET")];
-            return answer(out, 405, &allow, b"only GET, please\n");
-        }
+        let (method, body) = match target.method.as_str() {
+            "GET" => (Method::Get, None),
+            "POST" => (Method::Post, asked.consume().ok()),
+            "PUT" => (Method::Put, asked.consume().ok()),
+            _ => {
+                let allow = [PLAIN, ("allow", "GET, POST, PUT")];
+                return answer(out, 405, &allow, b"only GET, POST and PUT, please\n");
+            }
+        };
         let Some(url) = target.parameter("url") else {
             return text(out, 400, "?url=URL is missing\n");
         };
         let headers = Fields::new();
         copy(&asked.headers(), &PASSED_ON, &headers);
-        let Some(request) = request(&url, headers) else {
+        let Some(request) = request(&method, &url, headers) else {
             return text(out, 400, &format!("{url:?} is not a URL\n"));
         };
-        match send(request, target.number("timeout", 0)) {
+        match send(request, body, target.number("timeout", 0)) {
             Ok(response) => pass_back(&response, out),
             Err(code) => text(out, 502, &format!("{url}: {}\n", name_of(&code))),
         }

@@ -12,10 +12,12 @@ use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 use std::env::VarError;
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use wrun::{Builder, DirGrant, Limits, Mode, TaskError, TaskGrant, TcpGrant};
+use wrun::{Builder, DirGrant, HttpGrant, Limits, Mode, TaskError, TaskGrant, TcpGrant};
 use wrun_compare::{Comparison, Fault, Measure};
 
 pub(super) const EXAMPLES: &str = "\
@@ -257,12 +259,45 @@ pub(crate) struct Grants {
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) allow_tcp: Vec<TcpGrant>,
 
+    /// Grant HTTP and HTTPS requests to this host (`*.DOMAIN`: all hosts below it); without a
+    /// port, those to 80 and 443. The runner sends them
+    #[arg(long, value_name = "HOST[:PORT]")]
+    pub(crate) allow_http: Vec<HttpGrant>,
+
+    /// Trust these certificate authorities, in PEM, for HTTPS requests of tasks, beside those
+    /// on Mozilla's list
+    #[arg(long, value_name = "FILE", requires = "allow_http", value_hint = ValueHint::FilePath)]
+    pub(crate) http_ca: Option<PathBuf>,
+
     /// Let the task and its child tasks start FILE under this name; repeat for more names
     #[arg(long, value_name = "NAME=FILE", value_hint = ValueHint::FilePath, value_parser = OsStringValueParser::new().try_map(|text| TaskFile::try_from(&*text)))]
     pub(crate) task: Vec<TaskFile>,
 }
 
 impl Grants {
+    /// The certificate authorities for HTTP requests; none given is an empty list.
+    pub(super) fn http_authorities(&self) -> Result<Vec<u8>, Failure> {
+        /// Larger than every list in use.
+        const MAX: u64 = 16 << 20;
+
+        let Some(path) = &self.http_ca else {
+            return Ok(Vec::new());
+        };
+        let mut pem = Vec::new();
+        let read = File::open(path).and_then(|file| file.take(MAX + 1).read_to_end(&mut pem));
+        let failed = |why: &dyn std::fmt::Display| {
+            let message = format!("--http-ca {}: {why}", path.display());
+            Failure::new(exit::USAGE, message)
+        };
+        match read {
+            Err(error) => Err(failed(&error)),
+            Ok(len) if len as u64 > MAX => Err(failed(&"the file is larger than 16 MiB")),
+            // An empty list would be none.
+            Ok(0) => Err(failed(&"expected certificates in PEM: the file is empty")),
+            Ok(_) => Ok(pem),
+        }
+    }
+
     /// Before anything is loaded: two tasks cannot have the same name.
     pub(super) fn check(&self) -> Result<(), Failure> {
         for (at, TaskFile { name, .. }) in self.task.iter().enumerate() {

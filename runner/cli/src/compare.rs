@@ -80,6 +80,10 @@ fn comparison(args: &CompareArgs) -> Result<Comparison, Failure> {
     for grant in &args.grants.allow_tcp {
         comparison = comparison.allow_tcp(grant.clone());
     }
+    for grant in &args.grants.allow_http {
+        comparison = comparison.allow_http(grant.clone());
+    }
+    comparison = comparison.http_authorities(args.grants.http_authorities()?);
     for TaskFile { name, file } in &args.grants.task {
         comparison = comparison.task(name, file);
     }

@@ -73,6 +73,7 @@ fn option(grant: &Grant) -> &'static str {
         Grant::Dir => "--dir",
         Grant::Env => "--env",
         Grant::Tcp => "--allow-tcp",
+        Grant::Http => "--allow-http",
         Grant::Task => "--task",
         _ => "another grant",
     }

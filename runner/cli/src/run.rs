@@ -33,6 +33,7 @@ pub(super) fn run(args: RunArgs) -> Result<u8, Failure> {
         } else {
             Cache::User
         });
+    let builder = builder.http_authorities(args.grants.http_authorities()?);
     let builder = args.compiling.apply(builder);
     let runner = args.process.apply(args.mode, builder)?.build()?;
     super::event_loop()?.block_on(run_on(runner, &args))
@@ -129,6 +130,9 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
     }
     for grant in &args.grants.allow_tcp {
         task = task.allow_tcp(grant.clone());
+    }
+    for grant in &args.grants.allow_http {
+        task = task.allow_http(grant.clone());
     }
     let terminal = args.terminal;
     let from_file = args.input.as_deref().is_some_and(|it| it != Path::new("-"));

@@ -27,6 +27,7 @@ pub(super) fn serve(args: ServeArgs) -> Result<u8, Failure> {
             true => Cache::Off,
             false => Cache::User,
         });
+    let builder = builder.http_authorities(args.grants.http_authorities()?);
     let mut builder = args.compiling.apply(builder);
     if let Some(running) = args.max_running {
         builder = builder.max_running(running);

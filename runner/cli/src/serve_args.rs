@@ -248,6 +248,9 @@ impl ServeArgs {
         for grant in &self.grants.allow_tcp {
             app = app.allow_tcp(grant.clone());
         }
+        for grant in &self.grants.allow_http {
+            app = app.allow_http(grant.clone());
+        }
         for TaskFile { name, file } in &self.grants.task {
             app = app.task(name, file);
         }

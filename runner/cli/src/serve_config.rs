@@ -21,7 +21,8 @@ use toml::de::{DeTable, DeValue};
 use wrun_serve::Pattern;
 
 /// What a route may have of its own. A new limit or grant of an app is one more name here.
-const OF_A_ROUTE: [&str; 13] = [
+const OF_A_ROUTE: [&str; 14] = [
+    "allow-http",
     "allow-precompiled",
     "allow-tcp",
     "dir",
@@ -44,6 +45,9 @@ const OF_THE_COMMAND_LINE: [&str; 2] = ["config", "route"];
 const APP: &str = "app";
 /// The requests that it answers, and the name of the routes' tables.
 const ROUTE: &str = "route";
+
+/// Certificate authorities for requests of tasks.
+const AUTHORITIES: &str = "http-ca";
 
 /// Largest file of settings.
 const MAX_SIZE: u64 = 1 << 20;
@@ -235,6 +239,11 @@ impl ConfigFile {
         if self.given.contains_key(ROUTE) {
             merged.remove(APP);
         }
+        // It is for all routes, and requires what only some of them have.
+        let authorities = match merged.contains_key("allow-http") {
+            false => merged.remove(AUTHORITIES),
+            true => None,
+        };
         // With --config, for which clap requires no app.
         merged.extend(self.given.clone());
         let mut words: Vec<OsString> = vec!["serve".into()];
@@ -263,6 +272,9 @@ impl ConfigFile {
             at: None,
             why: of_clap(&error),
         })?;
+        if let Some(authorities) = authorities.iter().flatten().next() {
+            args.grants.http_ca = Some(authorities.into());
+        }
         self.resolve(&mut args, &of_the_file);
         Ok(args)
     }
@@ -283,6 +295,7 @@ impl ConfigFile {
                     .task
                     .iter_mut()
                     .for_each(|it| beside(&mut it.file)),
+                AUTHORITIES => args.grants.http_ca.iter_mut().for_each(beside),
                 "tls-cert" => args.tls_cert.iter_mut().for_each(beside),
                 "tls-key" => args.tls_key.iter_mut().for_each(beside),
                 "unix" => args.unix.iter_mut().for_each(beside),
@@ -494,6 +507,7 @@ mod tests {
         env = ["A=1"]
         watch = true
         unix = ["run/socket"]
+        http-ca = "ca.pem"
 
         [[route]]
         route = "/api"
@@ -503,6 +517,7 @@ mod tests {
         dir = ["data::/data:ro"]
         env = { B = "2=3" }
         task = { part = "part.wasm" }
+        allow-http = ["*.example.org"]
         fuel = 1_000
 
         [[route]]
@@ -516,6 +531,7 @@ mod tests {
         let args = read(&[], FILE).expect("settings");
         assert!(args.watch);
         assert_eq!(args.unix, [PathBuf::from("conf/run/socket")]);
+        assert_eq!(args.grants.http_ca, Some("conf/ca.pem".into()));
         let [api, other] = &args.routes[..] else {
             panic!("{:?}", args.routes);
         };
@@ -529,6 +545,10 @@ mod tests {
         assert_eq!(grants.env, [("B".into(), "2=3".into())]);
         assert_eq!(grants.dir[0].host, PathBuf::from("conf/data"));
         assert_eq!(grants.task[0].file, PathBuf::from("conf/part.wasm"));
+        assert_eq!(
+            (grants.allow_http.len(), args.grants.allow_http.len()),
+            (1, 0)
+        );
         assert_eq!(other.file, PathBuf::from("/b.wasm"));
         assert_eq!(other.args.limits().timeout, Some(Duration::from_secs(5)));
         assert_eq!(other.args.grants.env, [("A".into(), "1".into())]);

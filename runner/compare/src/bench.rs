@@ -132,6 +132,9 @@ impl Ready {
         for grant in &comparison.tcp {
             task = task.allow_tcp(grant.clone());
         }
+        for grant in &comparison.http {
+            task = task.allow_http(grant.clone());
+        }
         for (name, artifact) in &self.tasks {
             task = task.allow_task(TaskGrant::new(name, artifact));
         }

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Duration;
-use wrun::{Builder, DirGrant, Limits, Mode, ProcessOptions, TcpGrant};
+use wrun::{Builder, DirGrant, HttpGrant, Limits, Mode, ProcessOptions, TcpGrant};
 
 /// A task to compare both modes with. Plain settings; [`Comparison::run`] measures.
 ///
@@ -32,6 +32,7 @@ pub struct Comparison {
     pub(super) env: Vec<(String, String)>,
     pub(super) dirs: Vec<DirGrant>,
     pub(super) tcp: Vec<TcpGrant>,
+    pub(super) http: Vec<HttpGrant>,
     pub(super) tasks: Vec<(String, PathBuf)>,
     pub(super) input: Bytes,
     pub(super) limits: Limits,
@@ -88,6 +89,7 @@ impl Comparison {
             env: Vec::new(),
             dirs: Vec::new(),
             tcp: Vec::new(),
+            http: Vec::new(),
             tasks: Vec::new(),
             input: Bytes::new(),
             limits: Limits::default().timeout(Comparison::TIMEOUT),
@@ -127,6 +129,18 @@ impl Comparison {
     /// Grants TCP connections to one address.
     pub fn allow_tcp(mut self, grant: TcpGrant) -> Self {
         self.tcp.push(grant);
+        self
+    }
+
+    /// Grants HTTP requests to a host.
+    pub fn allow_http(mut self, grant: HttpGrant) -> Self {
+        self.http.push(grant);
+        self
+    }
+
+    /// Certificate authorities for these requests, as [`Builder::http_authorities`].
+    pub fn http_authorities(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.builder = self.builder.http_authorities(pem);
         self
     }
 

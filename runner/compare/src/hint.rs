@@ -96,6 +96,9 @@ pub fn denial(denial: &Denial) -> String {
         Access::TcpListen => format!("listening on {target}; tasks may not"),
         Access::Udp => format!("UDP with {target}; tasks may not"),
         Access::NameLookup => format!("resolving {target:?} (--allow-tcp {target}:PORT)"),
+        Access::HttpRequest => {
+            format!("sending an HTTP request to {target} (--allow-http {target})")
+        }
         Access::Task => format!("starting the task {target:?} (--task {target}=FILE)"),
         other => format!("{} {target:?}", other.name()),
     };

@@ -20,7 +20,7 @@ mod settle;
 mod watch;
 
 use super::error::ProcessError;
-use super::http::Responding;
+use super::http::{Fetches, Responding};
 use super::plain::Plain;
 use super::pool::{NoWorker, Pool, Taken};
 use super::requests::Responder;
@@ -178,6 +178,8 @@ struct Attempt<'a> {
     self_contained: bool,
     /// What the task answers to its request, if it has one.
     response: Option<Responding>,
+    /// The HTTP requests that the task sends, if it may.
+    fetches: Option<Fetches>,
 }
 
 async fn supervise(
@@ -206,6 +208,9 @@ async fn supervise(
     let (requests, responses) = may_request
         .then(|| Responder::new(job.services.clone(), job.spec.limits.max_tasks))
         .unzip();
+    let (fetches, fetched) = (!job.spec.http.is_empty())
+        .then(|| Fetches::new(job.task_id, job.services.clone()))
+        .unzip();
     let terms = Terms::of(&job);
     let mut attempt = Attempt {
         job: terms,
@@ -216,6 +221,7 @@ async fn supervise(
         requests,
         self_contained,
         response,
+        fetches,
     };
     let seen = {
         let (failed, failures) = mpsc::channel(1);
@@ -226,6 +232,7 @@ async fn supervise(
             failures,
             responses,
             request,
+            fetched,
         );
         let watch = Watch {
             job: terms,
@@ -234,6 +241,7 @@ async fn supervise(
             streams: &mut attempt.streams,
             requests: &mut attempt.requests,
             response: &mut attempt.response,
+            fetches: &mut attempt.fetches,
             input: Feeding::new(feed, failed),
         };
         watch.run(outbox.run(order, descriptors)).await

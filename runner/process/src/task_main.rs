@@ -10,7 +10,7 @@ mod outputs;
 mod running;
 
 use super::channel::{ChannelError, Receiver, Sender};
-use super::http::Answering;
+use super::http::{Answering, Fetching};
 use super::requests::Requester;
 use crate::jail::{Sealed, TaskWalls};
 use crate::wire::{Done, Order, RunOrder, Spare, WorkerSays};
@@ -129,6 +129,7 @@ pub(super) fn serve(
                         Order::Cancel
                         | Order::InputFailed(_)
                         | Order::Response { .. }
+                        | Order::Fetched { .. }
                         | Order::Http { .. },
                     ) => {}
                     // The runner does not need this worker after all.
@@ -265,6 +266,7 @@ impl Worker<'_> {
             requester: &mut requester,
             outputs: &mut outputs,
             answering: &mut answering,
+            fetching: Fetching::new(),
             task_id: order.task_id,
             cancel: &cancel,
             progress_said: None,

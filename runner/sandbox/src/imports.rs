@@ -12,10 +12,7 @@ pub(super) fn check(facts: &Facts, shape: Shape) -> Result<(), LoadError> {
     for import in &facts.imports {
         let name = import.name.as_str();
         let (provided, module) = match shape {
-            Shape::Component | Shape::CommandComponent => {
-                (is_provided_interface(name) || import.kind == "type", name)
-            }
-            Shape::HttpComponent => {
+            Shape::Component | Shape::CommandComponent | Shape::HttpComponent => {
                 let provided = is_provided_interface(name) || is_http_interface(name);
                 (provided || import.kind == "type", name)
             }
@@ -90,7 +87,7 @@ fn is_provided_interface(name: &str) -> bool {
 
 fn is_http_interface(name: &str) -> bool {
     let (interface, version) = name.split_once('@').unwrap_or((name, ""));
-    WASI_HTTP.contains(&interface) && is_version_0_2(version)
+    cfg!(feature = "http") && WASI_HTTP.contains(&interface) && is_version_0_2(version)
 }
 
 fn is_version_0_2(version: &str) -> bool {
@@ -114,7 +111,10 @@ fn who_provides(module: &str) -> String {
             format!("wrun {} does not provide it", env!("CARGO_PKG_VERSION"))
         }
         _ if interface.starts_with("wasi:http") && module.contains("@0.2") => {
-            "it is only for components that export wasi:http/incoming-handler".into()
+            match cfg!(feature = "http") {
+                true => "of wasi:http, components may import types and outgoing-handler".into(),
+                false => "this build of wrun has no HTTP".into(),
+            }
         }
         _ if interface.starts_with("wasi:") && module.contains("@0.3") => {
             "it is WASI 0.3; wrun provides 0.2".into()
@@ -157,7 +157,7 @@ const WASI_P2: &[&str] = &[
     "wasi:sockets/udp-create-socket",
 ];
 
-/// Interfaces that HTTP handlers may import besides.
+/// Interfaces that components may import besides, where this library has HTTP.
 const WASI_HTTP: &[&str] = &["wasi:http/outgoing-handler", "wasi:http/types"];
 
 /// Functions of `wasi_snapshot_preview1`.

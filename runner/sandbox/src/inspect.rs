@@ -39,6 +39,8 @@ pub enum Grant {
     Env,
     /// A TCP address (`Task::allow_tcp`).
     Tcp,
+    /// A host that it may send HTTP requests to (`Task::allow_http`).
+    Http,
     /// A task that it may start (`Task::task`).
     Task,
 }
@@ -164,6 +166,9 @@ fn grants(facts: &Facts) -> Vec<Grant> {
     }
     if imports("wasi:sockets/tcp") {
         grants.push(Grant::Tcp);
+    }
+    if imports("wasi:http/outgoing-handler") {
+        grants.push(Grant::Http);
     }
     if imports("wrun:task/tasks") {
         grants.push(Grant::Task);

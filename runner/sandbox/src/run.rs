@@ -17,7 +17,6 @@ use super::http::{Exchange, Handling, Over};
 use super::injecting::Injecting;
 use super::input::{Source, SourceError};
 use super::linker;
-#[cfg(not(feature = "http"))]
 use super::load_error::LoadError;
 use super::names::demangled;
 use super::run_result::{MAX_FAILURE, MAX_MESSAGE, RunResult, truncate};
@@ -106,27 +105,26 @@ impl Prepared {
                 let linker = linker::module(engine).map_err(link)?;
                 Entry::Module(linker.instantiate_pre(&module).map_err(link)?)
             }
-            Shape::Component | Shape::CoreModule | Shape::CommandComponent => {
+            Shape::HttpComponent if !cfg!(feature = "http") => {
+                return Err(PrepareError::Link(LoadError::NoHttp.to_string()));
+            }
+            Shape::Component
+            | Shape::CoreModule
+            | Shape::CommandComponent
+            | Shape::HttpComponent => {
                 let component = code.component(engine).map_err(PrepareError::Code)?;
                 memories = component.resources_required().map(|it| it.num_memories);
-                let linker = linker::component(engine, code.meta.regions).map_err(link)?;
-                let pre = linker.instantiate_pre(&component).map_err(link)?;
-                if shape == Shape::CommandComponent {
-                    Entry::Command(CommandPre::new(pre).map_err(link)?)
-                } else {
-                    Entry::Task(TaskPre::new(pre).map_err(link)?)
+                let linker = linker::component(engine, &component, code.meta.regions);
+                let pre = linker.and_then(|linker| linker.instantiate_pre(&component));
+                let pre = pre.map_err(link)?;
+                match shape {
+                    Shape::CommandComponent => CommandPre::new(pre).map(Entry::Command),
+                    #[cfg(feature = "http")]
+                    Shape::HttpComponent => ProxyPre::new(pre).map(Entry::Http),
+                    _ => TaskPre::new(pre).map(Entry::Task),
                 }
+                .map_err(link)?
             }
-            #[cfg(feature = "http")]
-            Shape::HttpComponent => {
-                let component = code.component(engine).map_err(PrepareError::Code)?;
-                memories = component.resources_required().map(|it| it.num_memories);
-                let linker = linker::http(engine, code.meta.regions).map_err(link)?;
-                let pre = linker.instantiate_pre(&component).map_err(link)?;
-                Entry::Http(ProxyPre::new(pre).map_err(link)?)
-            }
-            #[cfg(not(feature = "http"))]
-            Shape::HttpComponent => return Err(PrepareError::Link(LoadError::NoHttp.to_string())),
         };
         Ok(Prepared {
             engine: engine.clone(),

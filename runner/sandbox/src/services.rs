@@ -6,6 +6,8 @@
 //! implementation decides what a task may have.
 
 use crate::InputKind;
+#[cfg(feature = "http")]
+use crate::http::{Body, Fetch, FetchError};
 use crate::lock_table::{LockMode, Ticket};
 use crate::port::Port;
 use crate::region::{Draft, Kind, RegionError};
@@ -23,6 +25,13 @@ pub trait Services: Send + Sync {
 
     /// Takes a notification, which has no response; `false` if it is not valid.
     fn notify(&self, notification: Notification) -> bool;
+
+    /// Sends an HTTP request, and returns its response once the head is there. Dropping the
+    /// future, or the body of the response, ends the request. By default, none is granted.
+    #[cfg(feature = "http")]
+    async fn fetch(&self, _fetch: Fetch) -> Result<http::Response<Body>, FetchError> {
+        Err(FetchError::Denied)
+    }
 }
 
 /// The services of one task in its runner, as the executor of the task sees them.

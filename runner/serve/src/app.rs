@@ -7,7 +7,8 @@ use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use wrun::{
-    Artifact, DirGrant, ErrorKind, Limits, Runner, Stdio, Task, TaskGrant, TaskHandle, TcpGrant,
+    Artifact, DirGrant, ErrorKind, HttpGrant, Limits, Runner, Stdio, Task, TaskGrant, TaskHandle,
+    TcpGrant,
 };
 
 pub(crate) use wrun::http::{Body, BodyError};
@@ -33,6 +34,7 @@ pub struct App {
     dirs: Vec<DirGrant>,
     env: Vec<(String, String)>,
     tcp: Vec<TcpGrant>,
+    http: Vec<HttpGrant>,
     tasks: Vec<(String, PathBuf)>,
     trusted: bool,
     /// None where that of the server holds.
@@ -52,6 +54,7 @@ impl App {
             dirs: Vec::new(),
             env: Vec::new(),
             tcp: Vec::new(),
+            http: Vec::new(),
             tasks: Vec::new(),
             trusted: false,
             max_body: None,
@@ -100,6 +103,12 @@ impl App {
     /// Grants TCP connections to one address.
     pub fn allow_tcp(mut self, grant: TcpGrant) -> Self {
         self.tcp.push(grant);
+        self
+    }
+
+    /// Grants HTTP requests to a host, which the runner sends.
+    pub fn allow_http(mut self, grant: HttpGrant) -> Self {
+        self.http.push(grant);
         self
     }
 
@@ -257,6 +266,9 @@ impl Loaded {
         }
         for grant in &self.app.tcp {
             task = task.allow_tcp(grant.clone());
+        }
+        for grant in &self.app.http {
+            task = task.allow_http(grant.clone());
         }
         for (name, artifact) in &self.tasks {
             task = task.allow_task(TaskGrant::new(name, artifact));

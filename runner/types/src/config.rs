@@ -206,6 +206,9 @@ pub struct Config {
     /// What compiling one task may take.
     #[doc(hidden)]
     pub compile_budget: CompileBudget,
+    /// Certificate authorities for HTTP requests of tasks, beside the usual ones, in PEM.
+    #[doc(hidden)]
+    pub http_authorities: Vec<u8>,
     // Process mode only, from here on.
     #[doc(hidden)]
     pub jail: Jail,

@@ -182,6 +182,94 @@ impl FromStr for TcpGrant {
     }
 }
 
+/// HTTP requests to one host, or to those below a domain, that a task may send.
+///
+/// The runner sends them, in either mode: the task itself gets no socket. The host is compared
+/// as the request names it, and its addresses are those that it has when the request is sent:
+/// a name whose addresses change is granted at each of them.
+///
+/// Available to components that import `wasi:http/outgoing-handler@0.2`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HttpGrant {
+    /// In lower case, without a dot at the end, of an IPv6 address without brackets.
+    #[doc(hidden)]
+    pub host: String,
+    /// Whether it is a domain whose subdomains are granted, and not the domain itself.
+    #[doc(hidden)]
+    pub is_domain: bool,
+    /// None for the usual one: 443 for `https`, 80 for `http`.
+    #[doc(hidden)]
+    pub port: Option<u16>,
+}
+
+impl HttpGrant {
+    /// Whether it includes requests to this host and port, over TLS or not.
+    #[doc(hidden)]
+    pub fn includes(&self, host: &str, port: u16, tls: bool) -> bool {
+        let host = normal(host);
+        let is_host = match self.is_domain {
+            true => {
+                let above = host.strip_suffix(&self.host);
+                above.is_some_and(|above| above.len() > 1 && above.ends_with('.'))
+            }
+            false => host == self.host,
+        };
+        is_host && port == self.port.unwrap_or(if tls { 443 } else { 80 })
+    }
+}
+
+/// A host as it is compared: names in lower case and without the root's dot, addresses in
+/// one form each.
+fn normal(host: &str) -> String {
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    match bare.parse::<std::net::IpAddr>() {
+        Ok(ip) => ip.to_canonical().to_string(),
+        Err(_) => bare.strip_suffix('.').unwrap_or(bare).to_ascii_lowercase(),
+    }
+}
+
+impl FromStr for HttpGrant {
+    type Err = TaskError;
+
+    /// `HOST[:PORT]`, with an IPv6 address in brackets. `*.` before a domain grants all hosts
+    /// below it. Without a port, it is that of the scheme: 443 for `https`, 80 for `http`.
+    fn from_str(text: &str) -> Result<Self, TaskError> {
+        let syntax = || TaskError::HttpSyntax {
+            text: text.to_owned(),
+        };
+        let (host, port) = match text.rsplit_once(':') {
+            Some((host, port)) if !port.contains(']') => {
+                let port = port.parse::<u16>().map_err(|_| syntax())?;
+                (host, Some(port))
+            }
+            _ => (text, None),
+        };
+        let (host, is_domain) = match host.strip_prefix("*.") {
+            Some(domain) => (domain, true),
+            None => (host, false),
+        };
+        let is_address = host
+            .strip_prefix('[')
+            .and_then(|host| host.strip_suffix(']'))
+            .is_some_and(|host| host.parse::<std::net::Ipv6Addr>().is_ok());
+        let is_name = host
+            .split('.')
+            .all(|label| !label.is_empty() && label.len() <= 63 && label.chars().all(of_a_name));
+        if port == Some(0) || host.len() > 253 || !(is_name || is_address && !is_domain) {
+            return Err(syntax());
+        }
+        Ok(HttpGrant {
+            host: normal(host),
+            is_domain,
+            port,
+        })
+    }
+}
+
+fn of_a_name(c: char) -> bool {
+    c.is_ascii_alphanumeric() || c == '-' || c == '_'
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -238,6 +326,55 @@ mod tests {
             "127.0.0.1:99999",
         ] {
             assert!(bad.parse::<TcpGrant>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn http_grants_parse_and_include_what_they_say() {
+        let includes = |grant: &str, url: (&str, u16, bool)| {
+            let grant: HttpGrant = grant.parse().expect(grant);
+            grant.includes(url.0, url.1, url.2)
+        };
+        assert!(includes("Example.org", ("example.ORG.", 443, true)));
+        assert!(includes("example.org", ("example.org", 80, false)));
+        assert!(!includes("example.org", ("example.org", 80, true)));
+        assert!(!includes("example.org", ("example.org", 8080, false)));
+        assert!(!includes("example.org", ("a.example.org", 443, true)));
+        assert!(!includes(
+            "example.org",
+            ("example.org.evil.com", 443, true)
+        ));
+        assert!(includes("example.org:8080", ("example.org", 8080, true)));
+        assert!(includes("*.example.org", ("a.b.example.org", 443, true)));
+        for host in ["example.org", ".example.org", "badexample.org", "org"] {
+            assert!(!includes("*.example.org", (host, 443, true)), "{host}");
+        }
+        assert!(includes("127.0.0.1:9", ("127.0.0.1", 9, false)));
+        assert!(includes("[::1]:9", ("[0:0::1]", 9, false)));
+        assert!(includes("[::ffff:127.0.0.1]", ("127.0.0.1", 80, false)));
+        for bad in [
+            "",
+            ":80",
+            "*",
+            "*.",
+            "*.[::1]",
+            "::1",
+            "[::1",
+            "[::1]x",
+            "a b",
+            "a:",
+            "a:0",
+            "a:x",
+            "a:99999",
+            "https://a",
+            "a/b",
+            "a..b",
+            ".a",
+            "u@a",
+            "*.*.a",
+            "a.*",
+        ] {
+            assert!(bad.parse::<HttpGrant>().is_err(), "{bad}");
         }
     }
 }

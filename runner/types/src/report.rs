@@ -226,6 +226,8 @@ pub enum Access {
     /// Resolving a host name; `Task::allow_tcp` with that name grants
     /// it.
     NameLookup,
+    /// Sending an HTTP request (`Task::allow_http`).
+    HttpRequest,
     /// Starting a task (`Task::task`).
     Task,
     /// A path inside what is granted, but its permissions forbid it to the user that the
@@ -247,6 +249,7 @@ impl Access {
             Access::TcpListen => "tcp-listen",
             Access::Udp => "udp",
             Access::NameLookup => "name-lookup",
+            Access::HttpRequest => "http-request",
             Access::Task => "task",
             Access::Permission => "permission",
             Access::SpecialFile => "special-file",

@@ -1,7 +1,7 @@
 //! The part of a task that travels to where it runs. Plain data with validation,
 //! independent of what runs it.
 
-use crate::grant::{DirGrant, TcpGrant};
+use crate::grant::{DirGrant, HttpGrant, TcpGrant};
 use crate::injection::Injection;
 use crate::limits::Limits;
 use crate::task_error::{MAX_GRANTS, TaskError};
@@ -28,6 +28,8 @@ pub struct Spec {
     #[doc(hidden)]
     pub tcp: Vec<TcpGrant>,
     #[doc(hidden)]
+    pub http: Vec<HttpGrant>,
+    #[doc(hidden)]
     pub terminals: Terminals,
     #[doc(hidden)]
     pub limits: Limits,
@@ -50,6 +52,7 @@ impl Spec {
             env: Vec::new(),
             dirs: Vec::new(),
             tcp: Vec::new(),
+            http: Vec::new(),
             terminals: Terminals::default(),
             limits: Limits::default().max_memory(64 << 20),
             child_data: 0,
@@ -102,7 +105,8 @@ impl Spec {
         if total < memory {
             return Err(TaskError::TotalMemory { total, memory });
         }
-        if self.dirs.len() > MAX_GRANTS || self.tcp.len() > MAX_GRANTS {
+        let grants = [self.dirs.len(), self.tcp.len(), self.http.len()];
+        if grants.iter().any(|len| *len > MAX_GRANTS) {
             return Err(TaskError::TooManyGrants);
         }
         for (at, grant) in self.dirs.iter().enumerate() {
@@ -178,6 +182,7 @@ mod tests {
                 .collect(),
             dirs: vec![],
             tcp: vec![],
+            http: vec![],
             terminals: Terminals::default(),
             limits: Limits::default(),
             child_data: 0,

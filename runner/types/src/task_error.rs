@@ -122,6 +122,15 @@ pub enum TaskError {
         /// The text.
         text: String,
     },
+    /// Text that is not a host with or without a port.
+    #[error(
+        "invalid host {text:?}: expected HOST[:PORT], where HOST is a name, *. and a domain, or \
+         an address (IPv6 in brackets)"
+    )]
+    HttpSyntax {
+        /// The text.
+        text: String,
+    },
     /// A host name cannot be resolved.
     #[error("cannot resolve {host:?}: {error}")]
     Resolve {

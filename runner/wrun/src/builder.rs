@@ -23,6 +23,7 @@ pub struct Builder {
     max_module_size: u64,
     metered: bool,
     compile_budget: CompileBudget,
+    http_authorities: Vec<u8>,
     #[cfg(feature = "test-hooks")]
     absent: Vec<wrun_types::jail_report::Layer>,
 }
@@ -48,6 +49,7 @@ impl Default for Builder {
             max_module_size: Builder::MODULE_SIZE_DEFAULT,
             metered: false,
             compile_budget: CompileBudget::default(),
+            http_authorities: Vec::new(),
             #[cfg(feature = "test-hooks")]
             absent: Vec::new(),
         }
@@ -187,6 +189,16 @@ impl Builder {
         self
     }
 
+    /// Certificates of authorities, in PEM, that `https` servers of tasks' requests
+    /// ([`Task::allow_http`](crate::Task::allow_http)) may have theirs from, beside those on
+    /// Mozilla's list. Default: none. [`Builder::build`] fails with
+    /// [`ErrorKind::InvalidTask`] if it has no certificate, or one that cannot be read.
+    #[cfg(feature = "http")]
+    pub fn http_authorities(mut self, pem: impl Into<Vec<u8>>) -> Self {
+        self.http_authorities = pem.into();
+        self
+    }
+
     /// For wrun's own tests: these layers of the jail are treated as if the kernel did not
     /// support them.
     #[cfg(feature = "test-hooks")]
@@ -266,6 +278,7 @@ impl Builder {
             reuse: reuse.unwrap_or(1).max(1),
             idle_timeout: idle_timeout.unwrap_or(ProcessOptions::IDLE_TIMEOUT_DEFAULT),
             compile_budget: self.compile_budget,
+            http_authorities: self.http_authorities,
             #[cfg(feature = "test-hooks")]
             absent: self.absent,
         };

@@ -257,6 +257,7 @@ impl Children {
                 env: Vec::new(),
                 dirs: Vec::new(),
                 tcp: Vec::new(),
+                http: Vec::new(),
                 terminals: Terminals::default(),
                 limits,
                 child_data: self.tree.child_data,

@@ -8,6 +8,8 @@ use crate::children::{Tree, child_data};
 use crate::handle::OutputStream;
 #[cfg(feature = "http")]
 use crate::http::Responding;
+#[cfg(feature = "http")]
+use crate::http_client::LazyClient;
 use crate::launch::{Launch, Request, RunPermit, Starter};
 use crate::mode;
 use crate::provider::SharedState;
@@ -96,6 +98,8 @@ impl Core {
                 shared: Arc::new(SharedState {
                     locks: Arc::new(Locks::new()),
                     broadcast: Arc::new(Broadcast::new(executor.transport().clone())),
+                    #[cfg(feature = "http")]
+                    http: LazyClient::new(&config.http_authorities)?,
                 }),
             }),
             config,

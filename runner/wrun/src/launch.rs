@@ -152,7 +152,7 @@ impl Starter {
         });
         let ledger = self.executor.ledger().clone();
         let regions = Arc::new(Maker::new(ledger, spec.limits.max_memory));
-        let services = Provider::new(children, self.shared.clone(), regions.clone());
+        let services = Provider::new(children, self.shared.clone(), regions.clone(), &spec);
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         Launch {
             span: trace::task(id, &spec.name, &artifact, self.mode),

@@ -430,6 +430,8 @@ mod handle;
 mod hook;
 #[cfg(feature = "http")]
 pub mod http;
+#[cfg(feature = "http")]
+mod http_client;
 mod launch;
 #[cfg(feature = "measure")]
 #[doc(hidden)]
@@ -483,6 +485,8 @@ pub use wrun_types::config::{Cache, Jail, Mode, Start, UnknownName};
 #[doc(inline)]
 pub use wrun_types::error::{Error, ErrorKind};
 #[doc(inline)]
+#[cfg(feature = "http")]
+pub use wrun_types::grant::HttpGrant;
 pub use wrun_types::grant::{DirGrant, TcpGrant};
 #[doc(inline)]
 pub use wrun_types::jail_report::{JailReport, Layer, LayerReport, LayerState};

@@ -4,10 +4,14 @@
 //! that holds it is over.
 
 use crate::children::Children;
+#[cfg(feature = "http")]
+use crate::http_client::{LazyClient, TaskRequests};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wrun_sandbox::broadcast::{Broadcast, Line};
+#[cfg(feature = "http")]
+use wrun_sandbox::http::{Body, Fetch, FetchError};
 use wrun_sandbox::lock_table::{LockMode, Ticket};
 use wrun_sandbox::locks::{Hold, Locks};
 use wrun_sandbox::region::Maker;
@@ -15,6 +19,7 @@ use wrun_sandbox::services::{
     Notification, ServiceRequest, ServiceResponse, Services, SpawnError, TaskServices,
 };
 use wrun_sys::Unpoisoned;
+use wrun_types::spec::Spec;
 
 /// Maximum of locks that one task holds or waits for.
 const MAX_LOCKS: usize = 64;
@@ -25,6 +30,8 @@ const MAX_MEMBERSHIPS: usize = 32;
 pub(crate) struct SharedState {
     pub(crate) locks: Arc<Locks>,
     pub(crate) broadcast: Arc<Broadcast>,
+    #[cfg(feature = "http")]
+    pub(crate) http: LazyClient,
 }
 
 /// The services of one submitted task or child, in the runner.
@@ -36,6 +43,9 @@ pub(crate) struct Provider {
     /// Made for tasks that need them.
     lock_permits: OnceLock<Arc<Semaphore>>,
     memberships: OnceLock<Memberships>,
+    /// The HTTP requests that it may send; none if it is granted none.
+    #[cfg(feature = "http")]
+    requests: Option<TaskRequests>,
 }
 
 /// The state of a member of broadcast channels.
@@ -58,8 +68,12 @@ impl Provider {
         children: Option<Children>,
         shared: Arc<SharedState>,
         regions: Arc<Maker>,
+        #[cfg_attr(not(feature = "http"), expect(unused_variables))] spec: &Spec,
     ) -> Self {
         Provider {
+            #[cfg(feature = "http")]
+            requests: (!spec.http.is_empty())
+                .then(|| TaskRequests::new(shared.http.get(), spec.http.clone())),
             children,
             regions,
             shared,
@@ -186,6 +200,14 @@ impl Services for Provider {
             Notification::Withdraw(_) => false,
         }
     }
+
+    #[cfg(feature = "http")]
+    async fn fetch(&self, fetch: Fetch) -> Result<http::Response<Body>, FetchError> {
+        match &self.requests {
+            Some(requests) => requests.fetch(fetch).await,
+            None => Err(FetchError::Denied),
+        }
+    }
 }
 
 #[async_trait::async_trait]
@@ -227,10 +249,12 @@ mod tests {
         let commons = Arc::new(SharedState {
             locks: Arc::new(Locks::new()),
             broadcast: Arc::new(Broadcast::new(Transport::queue())),
+            #[cfg(feature = "http")]
+            http: LazyClient::new(&[]).expect("a client"),
         });
         let ledger = Arc::new(Ledger::new(0, false));
         let regions = Arc::new(Maker::new(ledger, 0));
-        let task = Provider::new(None, commons.clone(), regions);
+        let task = Provider::new(None, commons.clone(), regions, &Spec::warm_up());
         let other = commons.locks.request("a", LockMode::Exclusive, false);
         let other = other.await.expect("room");
         let mut waiting = Box::pin(task.lock("a", LockMode::Exclusive, false));

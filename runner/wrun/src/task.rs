@@ -11,6 +11,8 @@ use wrun_sandbox::InputKind;
 #[cfg(feature = "http")]
 use wrun_sandbox::http::Body;
 use wrun_sandbox::port::Port;
+#[cfg(feature = "http")]
+use wrun_types::grant::HttpGrant;
 use wrun_types::grant::{DirGrant, TcpGrant};
 use wrun_types::limits::Limits;
 use wrun_types::spec::{Spec, Terminals};
@@ -73,6 +75,7 @@ impl Task {
                 env: Vec::new(),
                 dirs: Vec::new(),
                 tcp: Vec::new(),
+                http: Vec::new(),
                 terminals: Terminals::default(),
                 limits: Limits::default(),
                 child_data: 0,
@@ -126,6 +129,13 @@ impl Task {
     /// Grants TCP connections to one address.
     pub fn allow_tcp(mut self, grant: TcpGrant) -> Self {
         self.spec.tcp.push(grant);
+        self
+    }
+
+    /// Grants HTTP requests to a host, which this runner sends.
+    #[cfg(feature = "http")]
+    pub fn allow_http(mut self, grant: HttpGrant) -> Self {
+        self.spec.http.push(grant);
         self
     }
 

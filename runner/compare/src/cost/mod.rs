@@ -227,7 +227,9 @@ impl Job<'_, '_> {
     /// Whether the task has grants that only wrun provides.
     fn needs_wrun(&mut self) -> bool {
         let comparison = self.bench.comparison;
-        let needs = !comparison.tcp.is_empty() || !comparison.tasks.is_empty();
+        let needs = !comparison.tcp.is_empty()
+            || !comparison.http.is_empty()
+            || !comparison.tasks.is_empty();
         if needs {
             self.no_floor("it is granted addresses or tasks".into());
         }

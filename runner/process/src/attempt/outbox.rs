@@ -1,10 +1,10 @@
 //! Messages to a worker: its order, and what follows while the task runs.
 
 use crate::channel::Sender;
-use crate::http::Requesting;
+use crate::http::{Fetched, Requesting};
 use crate::plain::SentOrder;
 use crate::requests::Responses;
-use crate::wire::Order;
+use crate::wire::{OWN, Order};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use tokio::sync::mpsc;
@@ -19,6 +19,8 @@ pub(super) struct Outbox<'a> {
     responses: Option<Responses>,
     /// An HTTP request, and how far its response is read.
     request: Option<Requesting>,
+    /// Responses to HTTP requests that the task sent.
+    fetched: Option<Fetched>,
 }
 
 impl<'a> Outbox<'a> {
@@ -28,6 +30,7 @@ impl<'a> Outbox<'a> {
         failures: mpsc::Receiver<String>,
         responses: Option<Responses>,
         request: Option<Requesting>,
+        fetched: Option<Fetched>,
     ) -> Self {
         Outbox {
             orders,
@@ -36,6 +39,7 @@ impl<'a> Outbox<'a> {
             failures,
             responses,
             request,
+            fetched,
         }
     }
 
@@ -57,8 +61,10 @@ impl<'a> Outbox<'a> {
             if let (Order::Response { .. }, Some(responses)) = (&order, &self.responses) {
                 responses.sent();
             }
-            if let (Order::Http { .. }, Some(request)) = (&order, &self.request) {
+            if let (Order::Http { exchange: OWN, .. }, Some(request)) = (&order, &self.request) {
                 request.sent();
+            } else if let Some(fetched) = &self.fetched {
+                fetched.sent();
             }
         }
         Ok(())
@@ -74,6 +80,7 @@ impl<'a> Outbox<'a> {
             Some(why) = self.failures.recv() => Some((Order::InputFailed(why), Vec::new())),
             Some(response) = next_response(&mut self.responses) => Some(response),
             Some(order) = next_part(&mut self.request) => Some((order, Vec::new())),
+            Some(order) = next_fetched(&mut self.fetched) => Some((order, Vec::new())),
             else => None,
         }
     }
@@ -96,6 +103,13 @@ async fn next_response(responses: &mut Option<Responses>) -> Option<(Order, Vec<
 async fn next_part(request: &mut Option<Requesting>) -> Option<Order> {
     match request {
         Some(request) => Some(request.next().await),
+        None => None,
+    }
+}
+
+async fn next_fetched(fetched: &mut Option<Fetched>) -> Option<Order> {
+    match fetched {
+        Some(fetched) => fetched.next().await,
         None => None,
     }
 }

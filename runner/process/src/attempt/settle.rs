@@ -4,7 +4,7 @@ use super::order::Streams;
 use super::watch::GRACE;
 use super::{Attempt, Seen, Terms};
 use crate::child::REAP_TIMEOUT;
-use crate::http::Responding;
+use crate::http::{Fetches, Responding};
 use crate::pool::bounded;
 use crate::requests::Responder;
 use crate::trace;
@@ -164,6 +164,7 @@ impl Attempt<'_> {
         let is_waiting = self.requests.as_ref().is_some_and(Responder::is_waiting);
         let has_asked = is_waiting || self.job.services.children_started() > 0;
         let is_quiet = self.response.as_ref().is_none_or(Responding::is_quiet);
+        let is_quiet = is_quiet && self.fetches.as_ref().is_none_or(Fetches::is_quiet);
         self.self_contained && !has_asked && is_quiet
     }
 }

@@ -4,9 +4,9 @@ use super::Terms;
 use super::order::{Feed, Streams};
 use crate::channel::{ChannelError, Receiver, is_want};
 use crate::child::LOOK_EVERY;
-use crate::http::{Responding, Wrong};
+use crate::http::{Fetches, Responding, Wrong};
 use crate::requests::Responder;
-use crate::wire::{Done, WorkerSays};
+use crate::wire::{Done, OWN, WorkerSays};
 use crate::worker::Life;
 use bytes::Bytes;
 use std::io;
@@ -53,6 +53,7 @@ pub(super) struct Watch<'a> {
     pub(super) streams: &'a mut Streams,
     pub(super) requests: &'a mut Option<Responder>,
     pub(super) response: &'a mut Option<Responding>,
+    pub(super) fetches: &'a mut Option<Fetches>,
     pub(super) input: Feeding,
 }
 
@@ -122,7 +123,12 @@ impl Watch<'_> {
             WorkerSays::WantInput => self.input.begin(),
             WorkerSays::Failed { message, grant } => Break(Seen::Failed { message, grant }),
             WorkerSays::HttpHead(head) => self.respond(|it| it.head(head).map(|()| true)),
-            WorkerSays::Http(part) => self.respond(|it| it.part(part)),
+            WorkerSays::Http {
+                exchange: OWN,
+                part,
+            } => self.respond(|it| it.part(part)),
+            WorkerSays::Http { exchange, part } => self.fetch(|it| it.part(exchange, part)),
+            WorkerSays::Fetch { exchange, head } => self.fetch(|it| it.begin(exchange, head)),
             WorkerSays::Stdout(bytes) if !stdout_piped => put(self.job.stdout, bytes).await,
             WorkerSays::Stderr(bytes) if !stderr_piped && !joined => {
                 put(self.job.stderr, bytes).await
@@ -145,6 +151,18 @@ impl Watch<'_> {
         match passed {
             Ok(true) => Continue(()),
             Ok(false) => Break(Seen::Exceeded),
+            Err(why) => Break(Seen::Broken(why.into())),
+        }
+    }
+
+    /// Passes on what arrives of the HTTP requests of a task that may send some.
+    fn fetch(&mut self, pass: impl FnOnce(&mut Fetches) -> Result<(), Wrong>) -> ControlFlow<Seen> {
+        let passed = match self.fetches {
+            Some(fetches) => pass(fetches),
+            None => Err("it sends an HTTP request that its task may not send"),
+        };
+        match passed {
+            Ok(()) => Continue(()),
             Err(why) => Break(Seen::Broken(why.into())),
         }
     }

@@ -5,9 +5,7 @@ use crate::wire::{Fields, RequestHead, ResponseHead};
 use bytes::Bytes;
 use http::header::{EXPECT, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, StatusCode, Uri, request, response};
-
-/// Fields of one head or trailer, at most. hyper takes 100.
-const MAX_FIELDS: usize = 1_024;
+use wrun_sandbox::http::MAX_FIELDS;
 
 pub(super) fn fields_of(map: &HeaderMap) -> Fields {
     let field = |(name, value): (&HeaderName, &HeaderValue)| {

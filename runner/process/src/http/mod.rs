@@ -1,5 +1,6 @@
 //! HTTP requests between a runner and its workers: a request goes to the worker with its
-//! order, the response comes back, and both bodies flow in parts meanwhile.
+//! order, the response comes back, and both bodies flow in parts meanwhile. Requests that the
+//! guest sends go the other way, and the runner sends them on.
 //!
 //! Invariants: at most [`WINDOW`](crate::wire::WINDOW) bytes of a body are on the way; a body
 //! that does not come to its end ends with an error; what a worker sends is believed as far
@@ -7,6 +8,10 @@
 
 #[cfg(not(feature = "http"))]
 mod absent;
+#[cfg(feature = "http")]
+mod fetches;
+#[cfg(feature = "http")]
+mod fetching;
 #[cfg(feature = "http")]
 mod heads;
 #[cfg(feature = "http")]
@@ -19,7 +24,11 @@ mod runner;
 mod worker;
 
 #[cfg(not(feature = "http"))]
-pub(super) use absent::{Answering, Requesting, Responding};
+pub(super) use absent::{Answering, Fetched, Fetches, Fetching, Requesting, Responding, Unsent};
+#[cfg(feature = "http")]
+pub(super) use fetches::{Fetched, Fetches};
+#[cfg(feature = "http")]
+pub(super) use fetching::{Fetching, Slots, Unsent};
 #[cfg(feature = "http")]
 pub(super) use runner::{Requesting, Responding};
 #[cfg(feature = "http")]

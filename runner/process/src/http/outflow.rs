@@ -30,6 +30,16 @@ pub(super) struct Credit {
 }
 
 impl Credit {
+    /// `room` is what the other end has room for now.
+    pub(super) fn new(room: usize) -> Arc<Self> {
+        Arc::new(Credit {
+            room: AtomicUsize::new(room),
+            closed: AtomicBool::new(false),
+            over: AtomicBool::new(false),
+            changed: Notify::new(),
+        })
+    }
+
     /// The other end took as many bytes.
     pub(super) fn taken(&self, bytes: u32) -> Result<(), Wrong> {
         let bytes = bytes as usize;
@@ -56,14 +66,16 @@ impl Credit {
 impl Outflow {
     /// `room` is what the other end has room for now.
     pub(super) fn new(body: Body, room: usize) -> Self {
+        Outflow::with(Credit::new(room), body)
+    }
+
+    pub(super) fn with(credit: Arc<Credit>, body: Body) -> Self {
         let body = (!body.is_end_stream()).then_some(body);
+        if body.is_none() {
+            credit.over.store(true, Ordering::Release);
+        }
         Outflow {
-            credit: Arc::new(Credit {
-                room: AtomicUsize::new(room),
-                closed: AtomicBool::new(false),
-                over: AtomicBool::new(body.is_none()),
-                changed: Notify::new(),
-            }),
+            credit,
             body,
             pending: Bytes::new(),
         }

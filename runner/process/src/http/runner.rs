@@ -3,7 +3,7 @@
 use super::Wrong;
 use super::inflow::{Inflow, Reading};
 use super::outflow::{Credit, Outflow};
-use crate::wire::{Order, Part, RequestHead, ResponseHead, WINDOW};
+use crate::wire::{OWN, Order, Part, RequestHead, ResponseHead, WINDOW};
 use http::Response;
 use http_body::Body as _;
 use http_body_util::{BodyExt, Empty};
@@ -72,6 +72,7 @@ impl Requesting {
         self.sending.store(true, Ordering::Release);
         Order::Http {
             task_id: self.task_id,
+            exchange: OWN,
             part,
         }
     }
@@ -166,7 +167,11 @@ mod tests {
         let next = requesting.next();
         let part = tokio::time::timeout(std::time::Duration::from_millis(20), next).await;
         match part.ok()? {
-            Order::Http { task_id: 7, part } => Some(part),
+            Order::Http {
+                task_id: 7,
+                exchange: OWN,
+                part,
+            } => Some(part),
             other => panic!("{other:?}"),
         }
     }

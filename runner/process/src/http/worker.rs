@@ -3,7 +3,7 @@
 use super::Wrong;
 use super::inflow::Inflow;
 use super::outflow::Outflow;
-use crate::wire::{Part, RequestHead, ResponseHead, WINDOW, WorkerSays};
+use crate::wire::{OWN, Part, RequestHead, ResponseHead, WINDOW, WorkerSays};
 use http::{Request, Response};
 use http_body::Body as _;
 use http_body_util::{BodyExt, Empty};
@@ -56,8 +56,8 @@ impl Answering {
                 self.body = Some(Outflow::new(body, WINDOW));
                 Some(WorkerSays::HttpHead(head))
             }
-            part = next_part(&mut self.body) => Some(WorkerSays::Http(part)),
-            part = self.request.reading().next() => Some(WorkerSays::Http(part)),
+            part = next_part(&mut self.body) => Some(said(part)),
+            part = self.request.reading().next() => Some(said(part)),
         }
     }
 
@@ -80,6 +80,13 @@ impl Answering {
     pub(crate) fn is_over(&self) -> bool {
         let body = self.body.as_ref();
         self.response.is_none() && body.is_none_or(|body| body.credit().is_over())
+    }
+}
+
+fn said(part: Part) -> WorkerSays {
+    WorkerSays::Http {
+        exchange: OWN,
+        part,
     }
 }
 

@@ -3,6 +3,9 @@
 
 use super::INLINE;
 use crate::channel::Sender;
+#[cfg(feature = "http")]
+use crate::http::Slots;
+use crate::http::{Fetching, Unsent};
 use crate::wire::{Data, WireRequest, WireResponse, WorkerSays};
 use rustix::io::Errno;
 use std::collections::HashMap;
@@ -11,18 +14,26 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 use wrun_sandbox::InputKind;
+#[cfg(feature = "http")]
+use wrun_sandbox::http::{Body, Fetch, FetchError};
 use wrun_sandbox::port::{PARTS, Port, contents, in_memory};
 use wrun_sandbox::region::{Draft, Kind, RegionError};
 use wrun_sandbox::services::{Notification, ServiceRequest, ServiceResponse, Services, SpawnError};
 use wrun_types::outcome::{Outcome, Output};
 
 /// The services of a task, in its worker.
-pub(crate) struct Client(mpsc::UnboundedSender<Outgoing>);
+pub(crate) struct Client {
+    outgoing: mpsc::UnboundedSender<Outgoing>,
+    #[cfg(feature = "http")]
+    fetches: Slots,
+}
 
 /// What the running guest has to send to the runner.
 pub(crate) enum Outgoing {
     Request(ServiceRequest, oneshot::Sender<ServiceResponse>),
     Notify(Notification),
+    /// An HTTP request.
+    Fetch(Box<Unsent>),
     /// A wait for a lock was given up.
     Withdraw,
 }
@@ -43,18 +54,31 @@ impl Services for Client {
     async fn request(&self, request: ServiceRequest) -> ServiceResponse {
         let waits = waits_for_a_lock(&request);
         let (response, answered) = oneshot::channel();
-        if self.0.send(Outgoing::Request(request, response)).is_err() {
+        if self
+            .outgoing
+            .send(Outgoing::Request(request, response))
+            .is_err()
+        {
             return ServiceResponse::Refused;
         }
         // Dropped after the receiver of the response.
-        let mut waiting = LockWait(waits.then_some(&self.0));
+        let mut waiting = LockWait(waits.then_some(&self.outgoing));
         let response = answered.await.unwrap_or(ServiceResponse::Refused);
         waiting.0 = None;
         response
     }
 
     fn notify(&self, notification: Notification) -> bool {
-        self.0.send(Outgoing::Notify(notification)).is_ok()
+        self.outgoing.send(Outgoing::Notify(notification)).is_ok()
+    }
+
+    #[cfg(feature = "http")]
+    async fn fetch(&self, fetch: Fetch) -> Result<http::Response<Body>, FetchError> {
+        let send = |unsent| {
+            let sent = self.outgoing.send(Outgoing::Fetch(Box::new(unsent)));
+            sent.map_err(|_| FetchError::Runner)
+        };
+        self.fetches.fetch(fetch, send).await
     }
 }
 
@@ -174,7 +198,12 @@ impl Requester {
             last: 0,
             open: HashMap::new(),
         };
-        (Arc::new(Client(sender)), requester)
+        let client = Client {
+            outgoing: sender,
+            #[cfg(feature = "http")]
+            fetches: Slots::new(),
+        };
+        (Arc::new(client), requester)
     }
 
     /// The next to send; `None` when every [`Client`] is gone. Cancel safe.
@@ -182,8 +211,14 @@ impl Requester {
         self.outgoing.recv().await
     }
 
-    pub(crate) async fn send(&mut self, outgoing: Outgoing, says: &mut Sender) -> io::Result<()> {
+    pub(crate) async fn send(
+        &mut self,
+        outgoing: Outgoing,
+        fetching: &mut Fetching,
+        says: &mut Sender,
+    ) -> io::Result<()> {
         let (request, response) = match outgoing {
+            Outgoing::Fetch(unsent) => return says.say(&fetching.begin(*unsent)).await,
             Outgoing::Notify(notification) => {
                 return says.say(&WorkerSays::Notify(notification)).await;
             }

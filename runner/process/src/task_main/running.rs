@@ -3,9 +3,9 @@
 use super::events::GuestEvents;
 use super::outputs::{Outputs, next_chunk};
 use crate::channel::{ChannelError, Receiver, Sender};
-use crate::http::Answering;
+use crate::http::{Answering, Fetching};
 use crate::requests::Requester;
-use crate::wire::{Order, WorkerSays};
+use crate::wire::{OWN, Order, WorkerSays};
 use std::io;
 use std::time::{Duration, Instant};
 use tokio::task::coop::unconstrained;
@@ -24,6 +24,8 @@ pub(super) struct Running<'a> {
     pub(super) outputs: &'a mut Outputs,
     /// The HTTP request of the task.
     pub(super) answering: &'a mut Option<Answering>,
+    /// The HTTP requests that the guest sends.
+    pub(super) fetching: Fetching,
     pub(super) task_id: u64,
     pub(super) cancel: &'a CancellationToken,
     pub(super) progress_said: Option<Instant>,
@@ -43,7 +45,9 @@ impl Running<'_> {
                     self.say_progress().await?;
                 }
                 () = self.events.changed() => self.say_events().await?,
-                Some(outgoing) = self.requester.next() => self.requester.send(outgoing, self.says).await?,
+                Some(outgoing) = self.requester.next() => {
+                    self.requester.send(outgoing, &mut self.fetching, self.says).await?;
+                }
                 Some(chunk) = next_chunk(&mut self.outputs.framed_stdout) => {
                     self.says.say(&WorkerSays::Stdout(chunk)).await?;
                 }
@@ -51,6 +55,7 @@ impl Running<'_> {
                     self.says.say(&WorkerSays::Stderr(chunk)).await?;
                 }
                 said = next_of(self.answering) => self.say_all(said).await?,
+                said = self.fetching.next() => self.says.say(&said).await?,
                 // Also when the guest has used up the budget of this poll.
                 order = unconstrained(self.orders.next_with_descriptors()) => {
                     self.heed(order).await?;
@@ -109,11 +114,22 @@ impl Running<'_> {
                     self.says.say(&WorkerSays::Notify(notification)).await?;
                 }
             }
-            Ok(Order::Http { task_id, part }) => {
-                if let Some(answering) = self.answering.as_mut().filter(|_| task_id == self.task_id)
-                {
-                    answering.heed(part).map_err(io::Error::other)?;
-                }
+            // For a task that was done before it came.
+            Ok(Order::Http { task_id, .. } | Order::Fetched { task_id, .. })
+                if task_id != self.task_id => {}
+            Ok(Order::Http { exchange, part, .. }) => {
+                let heeded = match (exchange, self.answering.as_mut()) {
+                    (OWN, Some(answering)) => answering.heed(part),
+                    (OWN, None) => Ok(()),
+                    _ => self.fetching.part(exchange, part),
+                };
+                heeded.map_err(io::Error::other)?;
+            }
+            Ok(Order::Fetched {
+                exchange, response, ..
+            }) => {
+                let heeded = self.fetching.fetched(exchange, response);
+                heeded.map_err(io::Error::other)?;
             }
             Ok(Order::Run(_)) => return Err(io::Error::other("one task at a time")),
             // The runner is gone, or has given up the task.

@@ -1,8 +1,9 @@
-//! An HTTP request on its way to a worker, and its response. Both bodies go in parts, each
-//! within what the other end said that it takes.
+//! HTTP requests on their way to a worker or from there, and their responses. Bodies go in
+//! parts, each within what the other end said that it takes.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 
 /// Bytes of a body that may be on the way, at most.
 pub const WINDOW: usize = 256 << 10;
@@ -25,6 +26,16 @@ pub struct RequestHead {
     pub waits: bool,
 }
 
+/// A request that a guest sends, all but its body, and how long it waits.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct FetchHead {
+    pub request: RequestHead,
+    /// Until there is a connection.
+    pub connect: Option<Duration>,
+    /// From there until the head of the response.
+    pub head: Option<Duration>,
+}
+
 /// All of a response but its body.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ResponseHead {
@@ -33,6 +44,12 @@ pub struct ResponseHead {
     /// A body follows in parts.
     pub has_body: bool,
 }
+
+/// The number of an exchange of its task: of a request with its response.
+pub type ExchangeId = u32;
+
+/// The request that the task answers. Those that it sends are 1, 2, 3 and so on.
+pub const OWN: ExchangeId = 0;
 
 /// A part of a body; or, the other way, what becomes of one.
 #[derive(Debug, Serialize, Deserialize)]

@@ -22,19 +22,22 @@
 //!                ◀───────────  Response          with its file
 //! Notify         ───────────▶                    has no response
 //! HttpHead       ───────────▶                    the response to an HTTP request
-//! Http           ◀──────────▶                    parts of the two bodies
+//! Fetch          ───────────▶                    an HTTP request of the guest
+//!                ◀───────────  Fetched           its response
+//! Http           ◀──────────▶                    parts of the bodies of both
 //! Done           ───────────▶                    after which the worker usually ends
 //! ```
 //!
 //! A program that was started for one worker is that worker once it is ready: its
 //! control socket then becomes the worker's own.
 
-use super::http::{Part, RequestHead, ResponseHead};
+use super::http::{ExchangeId, FetchHead, Part, RequestHead, ResponseHead};
 use super::request::{WireRequest, WireResponse};
 use crate::jail::Plan;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
+use wrun_sandbox::http::FetchError;
 use wrun_sandbox::port::{PARTS, PortParts};
 use wrun_sandbox::services::Notification;
 use wrun_sandbox::{Progress, RunResult};
@@ -117,10 +120,16 @@ pub enum Order {
         id: u64,
         response: WireResponse,
     },
-    /// For the task of this number: a part of its request's body, or how far its response's
-    /// body was taken.
+    /// For the task of this number: the response to a request that it sent, all but its body.
+    Fetched {
+        task_id: u64,
+        exchange: ExchangeId,
+        response: Result<ResponseHead, FetchError>,
+    },
+    /// For the task of this number: a part of a body, or how far a body of the task was taken.
     Http {
         task_id: u64,
+        exchange: ExchangeId,
         part: Part,
     },
 }
@@ -195,8 +204,16 @@ pub enum WorkerSays {
     Notify(Notification),
     /// The response to the HTTP request of the order, all but its body.
     HttpHead(ResponseHead),
-    /// A part of the response's body, or how far the request's body was taken.
-    Http(Part),
+    /// An HTTP request that the guest sends, all but its body.
+    Fetch {
+        exchange: ExchangeId,
+        head: FetchHead,
+    },
+    /// A part of a body, or how far a body from the runner was taken.
+    Http {
+        exchange: ExchangeId,
+        part: Part,
+    },
 }
 
 /// A worker's last message about a task.

@@ -17,7 +17,9 @@ mod request;
 pub use compile::{CompileOrder, CompilerSays, MAX_ANSWER};
 pub use frame::{Decoder, FrameError, encode};
 pub use handshake::Hello;
-pub use http::{Fields, MAX_PART, Part, RequestHead, ResponseHead, WINDOW};
+pub use http::{
+    ExchangeId, FetchHead, Fields, MAX_PART, OWN, Part, RequestHead, ResponseHead, WINDOW,
+};
 pub use message::{
     ControlOrder, ControlSays, Done, Input, Order, Output, RunOrder, Spare, StartOrder, WorkerSays,
 };

@@ -157,9 +157,13 @@ impl Host {
         Ok(Host {
             wasi,
             limiter: Limiter::new(&spec.limits, context.services.clone()),
-            context,
             #[cfg(feature = "http")]
-            http: crate::http::HttpHost::new(denials.clone()),
+            http: crate::http::HttpHost::new(
+                denials.clone(),
+                spec.http.clone(),
+                context.services.clone(),
+            ),
+            context,
             denials,
             blocking,
             file_calls: FileCalls::new(blocking),

@@ -1,16 +1,13 @@
 //! One request in a store: its resources for the guest, and its response.
 
 use super::exchange::{Body, BodyError, Exchange};
+use super::guest_body::GuestBody;
 use crate::host::Host;
 use crate::run_result::{MAX_FAILURE, truncate};
-use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, HOST, HeaderMap, HeaderValue};
+use http::header::{CONTENT_LENGTH, HOST, HeaderValue};
 use http::{Request, Response};
-use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::{BodyExt, Limited};
-use std::pin::Pin;
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, ready};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use wasmtime::Store;
@@ -154,12 +151,7 @@ impl Answer {
         let (parts, body) = response.into_parts();
         let declared = parts.headers.get(CONTENT_LENGTH);
         let declared = declared.and_then(|len| len.to_str().ok()?.parse().ok());
-        let body = ResponseBody {
-            finished: body.is_end_stream(),
-            body,
-            declared,
-        }
-        .boxed_unsync();
+        let body = GuestBody::of(body, declared).boxed_unsync();
         let body = match self.max_output {
             u64::MAX => body,
             max => limited(body, max, self.over_output.clone()),
@@ -171,64 +163,6 @@ impl Answer {
         let mut text = code.to_string();
         truncate(&mut text, MAX_FAILURE);
         *self.refused.lock().unpoisoned() = Some(text);
-    }
-}
-
-/// A response body, which ends well only if its guest finished it.
-struct ResponseBody {
-    body: HyperOutgoingBody,
-    /// It came to its end. The body of a store that is gone ends, too, but without trailers,
-    /// which [`mark_finished`](crate::linker) gives to each body that its guest finishes.
-    finished: bool,
-    /// Bytes that are still to come, where its head says how many.
-    declared: Option<u64>,
-}
-
-impl http_body::Body for ResponseBody {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if self.finished {
-            return Poll::Ready(None);
-        }
-        Poll::Ready(match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
-            Some(Ok(frame)) if frame.is_trailers() => {
-                self.finished = true;
-                let is_empty = frame.trailers_ref().is_none_or(HeaderMap::is_empty);
-                (!is_empty).then_some(Ok(frame))
-            }
-            Some(Ok(frame)) => {
-                let len = frame.data_ref().map_or(0, |data| data.len() as u64);
-                if let Some(declared) = &mut self.declared {
-                    *declared = declared.saturating_sub(len);
-                }
-                Some(Ok(frame))
-            }
-            Some(Err(error)) => {
-                self.finished = true;
-                Some(Err(BodyError::new(error)))
-            }
-            None => {
-                self.finished = true;
-                let what = "the task ended in the middle of its response";
-                Some(Err(BodyError::new(what)))
-            }
-        })
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.finished
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self.declared {
-            Some(declared) => SizeHint::with_exact(declared),
-            None => self.body.size_hint(),
-        }
     }
 }
 
@@ -244,12 +178,4 @@ fn limited(body: Body, max: u64, over: CancellationToken) -> Body {
         }
     })
     .boxed_unsync()
-}
-
-impl From<BodyError> for wasmtime_wasi_http::Error {
-    /// The guest is told that the connection ended: the sender of the body is at fault, or
-    /// gone.
-    fn from(_: BodyError) -> Self {
-        wasmtime_wasi_http::Error::ConnectionTerminated
-    }
 }

@@ -1,19 +1,19 @@
 //! What a store has for a guest that speaks HTTP.
 
+use super::fetch::{Fetcher, MAX_FIELD_BYTES, check};
+use super::fetch_error::FetchError;
 use crate::denials::Denials;
 use crate::host::{Host, Wasi};
+use crate::services::Services;
 use crate::sink::CHUNK;
-use std::pin::Pin;
+use std::sync::Arc;
 use wasmtime_wasi::WasiView;
 use wasmtime_wasi_http::{
     Error, RequestOptions, Result, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks,
     WasiHttpView,
 };
+use wrun_types::grant::HttpGrant;
 use wrun_types::report::Access;
-
-/// Bytes of names and values in one collection of header fields. Servers in use take between
-/// 8 KiB and 64 KiB.
-const MAX_FIELDS: usize = 64 << 10;
 
 /// See the [module](self).
 pub(crate) struct HttpHost {
@@ -23,15 +23,26 @@ pub(crate) struct HttpHost {
 
 struct Hooks {
     denials: Denials,
+    grants: Vec<HttpGrant>,
+    fetcher: Fetcher,
 }
 
 impl HttpHost {
-    pub(crate) fn new(denials: Denials) -> Self {
+    /// For a guest that may send requests to `grants`, by these services.
+    pub(crate) fn new(
+        denials: Denials,
+        grants: Vec<HttpGrant>,
+        services: Arc<dyn Services>,
+    ) -> Self {
         let mut ctx = WasiHttpCtx::new();
-        ctx.set_field_size_limit(MAX_FIELDS);
+        ctx.set_field_size_limit(MAX_FIELD_BYTES);
         HttpHost {
             ctx,
-            hooks: Hooks { denials },
+            hooks: Hooks {
+                denials,
+                grants,
+                fetcher: Fetcher::new(services),
+            },
         }
     }
 }
@@ -53,20 +64,25 @@ type Io = Box<dyn Future<Output = Result<(), Error>> + Send>;
 type Sent = Box<dyn Future<Output = Result<(http::Response<WasiBody>, Io)>> + Send>;
 
 impl WasiHttpHooks for Hooks {
-    /// No destination is granted.
+    /// Passes on what is granted to the runner, and notes what is not.
     fn send_request(
         &mut self,
         request: http::Request<WasiBody>,
-        _options: Option<RequestOptions>,
+        options: Option<RequestOptions>,
         _io: Box<dyn Future<Output = Result<(), Error>> + Send>,
     ) -> Sent {
-        let authority = request.uri().authority();
-        let authority = authority.map_or("no authority", |authority| authority.as_str());
-        self.denials.note(Access::TcpConnect, authority);
-        Box::new(Box::pin(async { Err(Error::HttpRequestDenied) })
-            as Pin<
-                Box<dyn Future<Output = Result<(http::Response<WasiBody>, Io)>> + Send>,
-            >)
+        let checked = check(request.method(), request.uri(), &self.grants);
+        if checked == Err(FetchError::Denied) {
+            let authority = request.uri().authority();
+            let authority = authority.map_or("", |authority| authority.as_str());
+            self.denials.note(Access::HttpRequest, authority);
+        }
+        let sent = checked.map(|()| self.fetcher.send(request, options));
+        Box::new(async move {
+            let response = sent?.await?;
+            // The runner does the input and output of the connection.
+            Ok((response, Box::new(async { Ok(()) }) as Io))
+        })
     }
 
     fn p2_outgoing_body_chunk_size(&mut self) -> usize {

@@ -2,10 +2,22 @@
 
 use super::wasi_0_2::WASI;
 use crate::host::Host;
-use wasmtime::StoreContextMut;
-use wasmtime::component::{Linker, Resource};
+use wasmtime::component::{Component, Linker, Resource};
+use wasmtime::{Engine, StoreContextMut};
 use wasmtime_wasi_http::p2::body::HostOutgoingBody;
 use wasmtime_wasi_http::{FieldMap, WasiHttpView};
+
+/// Whether a component sends or answers HTTP requests.
+pub(super) fn is_imported(engine: &Engine, component: &Component) -> bool {
+    let ty = component.component_type();
+    let imported = ty
+        .imports(engine)
+        .any(|(name, _)| name.starts_with("wasi:http/"));
+    imported
+        || ty
+            .exports(engine)
+            .any(|(name, _)| name.starts_with("wasi:http/"))
+}
 
 /// Gives trailers to each body that its guest finishes, if empty ones: the body of a store that
 /// is dropped in the middle of it ends without.

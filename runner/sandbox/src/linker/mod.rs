@@ -17,13 +17,14 @@ pub(super) use turns::long_result;
 
 use super::abi;
 use super::host::{Host, Wasi};
-use wasmtime::component::Linker;
+use wasmtime::component::{Component, Linker};
 use wrun_types::report::Access;
 
-/// For components: WASI 0.2 and `wrun:task`; most of the latter only for code that imports
-/// it.
+/// For components: WASI 0.2, and `wrun:task` and `wasi:http`; most of these only for code that
+/// imports it.
 pub(crate) fn component(
     engine: &wasmtime::Engine,
+    #[cfg_attr(not(feature = "http"), expect(unused_variables))] component: &Component,
     regions: bool,
 ) -> wasmtime::Result<Linker<Host>> {
     let mut linker = Linker::new(engine);
@@ -40,15 +41,11 @@ pub(crate) fn component(
     directory::for_components(&mut linker)?;
     random::for_components(&mut linker)?;
     transfer::for_components(&mut linker)?;
-    Ok(linker)
-}
-
-/// For components that answer HTTP requests: the same, and `wasi:http`.
-#[cfg(feature = "http")]
-pub(crate) fn http(engine: &wasmtime::Engine, regions: bool) -> wasmtime::Result<Linker<Host>> {
-    let mut linker = component(engine, regions)?;
-    wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
-    http::mark_finished(&mut linker)?;
+    #[cfg(feature = "http")]
+    if http::is_imported(engine, component) {
+        wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+        http::mark_finished(&mut linker)?;
+    }
     Ok(linker)
 }
 
