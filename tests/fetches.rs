@@ -29,8 +29,9 @@ fn full(bytes: impl Into<Bytes>) -> Body {
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all();
-    runtime.build().unwrap().block_on(future)
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().build().unwrap();
+    runtime.block_on(future)
 }
 
 /// A request for `http-fetch` to send one to `url`.
@@ -66,8 +67,8 @@ fn refused(mode: Mode, runner: &Runner, grant: &str, url: &str) -> (String, Repo
     let (status, body, report) = block_on(answer(runner, task(runner, grant, fetch(url))));
     assert_eq!(status, 502, "{mode} {url}: {body:?}");
     let text = String::from_utf8(body.unwrap().to_vec()).unwrap();
-    let (_, error) = text.trim_end().rsplit_once(": ").unwrap();
-    (error.to_owned(), report)
+    let error = text.strip_prefix(url).and_then(|it| it.strip_prefix(": "));
+    (error.unwrap().trim_end().to_owned(), report)
 }
 
 /// A server that reads a head and then answers with these bytes, on each connection.
@@ -287,7 +288,8 @@ fn a_request_ends_with_its_task() {
         killed.kill();
         let report = killed.blocking_report().unwrap();
         assert_eq!(report.outcome, Outcome::Cancelled, "{mode}");
-        server.closed.recv_timeout(SOON).expect("it is closed");
+        let closed = server.closed.recv_timeout(SOON);
+        closed.unwrap_or_else(|_| panic!("{mode}: it is not closed"));
 
         let late = task(&runner, &server.grant(), fetch(&url))
             .limits(Limits::default().timeout(Duration::from_millis(300)));
@@ -296,7 +298,8 @@ fn a_request_ends_with_its_task() {
             matches!(report.outcome, Outcome::LimitExceeded(_)),
             "{mode}: {report:?}"
         );
-        server.closed.recv_timeout(SOON).expect("it is closed");
+        let closed = server.closed.recv_timeout(SOON);
+        closed.unwrap_or_else(|_| panic!("{mode}: it is not closed"));
     }
 }
 
@@ -396,7 +399,7 @@ fn a_worker_that_is_used_again_keeps_requests_apart() {
     let grant = server.address.to_string();
     let options = ProcessOptions::default().reuse(50);
     let runner = crate::support::builder(Mode::Process).process(options);
-    let runner = runner.build().unwrap();
+    let runner = runner.max_running(2).build().unwrap();
     let mut workers = std::collections::HashSet::new();
     block_on(async {
         for at in 0..60 {
@@ -438,7 +441,7 @@ fn a_command_sends_requests_too() {
         };
         let ran = run(&["--allow-http", &grant]);
         ran.expect_code(0, mode);
-        assert_eq!(ran.stdout, "hello\nhello\n", "{mode}: {ran}");
+        assert_eq!(ran.stdout, b"hello\nhello\n", "{mode}: {ran}");
         let ran = run(&[]);
         ran.expect_code(1, mode);
         let hint = format!("sending an HTTP request to {grant} (--allow-http {grant})");
