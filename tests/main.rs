@@ -46,6 +46,7 @@ mod library;
 mod lifecycle;
 mod limits;
 mod names;
+mod operation;
 mod owners;
 mod page;
 mod panics;

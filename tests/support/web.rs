@@ -33,7 +33,13 @@ impl Site {
     /// `wrun serve`, on ports that the system chooses, with `options`.
     #[track_caller]
     pub fn start(mode: &str, options: &[&str]) -> Self {
-        let wrun = Wrun::new().args(["serve", "--mode", mode]);
+        Site::start_as(Wrun::new(), mode, options)
+    }
+
+    /// The same, with what the command has of its environment.
+    #[track_caller]
+    pub fn start_as(wrun: Wrun, mode: &str, options: &[&str]) -> Self {
+        let wrun = wrun.args(["serve", "--mode", mode]);
         let wrun = wrun.args(["--addr", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
         let mut running = wrun.args(options).start();
         drop(running.child.stdin.take());

@@ -5,6 +5,7 @@
 //! task's, unless that does not end for [`PATIENCE`]; then it begins a new line. The
 //! progress line is erased meanwhile.
 
+use super::serve_traces::AnyLayer;
 use super::terminal::is_in_line;
 use super::values::one_of;
 use super::{Failure, exit, signals, stdio};
@@ -16,10 +17,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
-use tracing_subscriber::Registry;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::{self, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::{Layer, Registry};
 use wrun_sys::Unpoisoned;
 
 const VARIABLE: &str = "WRUN_LOG";
@@ -113,11 +114,26 @@ fn level(name: &str) -> Result<LevelFilter, String> {
 impl LogArgs {
     /// Starts logging, if configured.
     pub(super) fn start(&self) -> Result<(), Failure> {
+        self.start_beside(None)
+    }
+
+    /// The same beside what else takes spans.
+    pub(super) fn start_beside(&self, other: Option<AnyLayer>) -> Result<(), Failure> {
+        let layers: Vec<AnyLayer> = self.layer()?.into_iter().chain(other).collect();
+        if layers.is_empty() {
+            return Ok(());
+        }
+        let set = tracing::subscriber::set_global_default(Registry::default().with(layers));
+        set.map_err(|error| Failure::new(exit::RUNNER, error.to_string()))
+    }
+
+    /// What writes the log, if it is configured.
+    fn layer(&self) -> Result<Option<AnyLayer>, Failure> {
         let Filter(targets) = match &self.log {
             Some(filter) => filter.clone(),
             None => match variable()? {
                 Some(filter) => filter,
-                None => return Ok(()),
+                None => return Ok(None),
             },
         };
         let (sender, lines) = channel();
@@ -132,12 +148,10 @@ impl LogArgs {
         let _ = LINES.set(sender);
         ON.store(true, Ordering::Relaxed);
         let layer = fmt::layer().with_ansi(false).with_writer(Lines);
-        let registry = Registry::default().with(targets);
-        let set = match self.log_format {
-            Format::Text => tracing::subscriber::set_global_default(registry.with(layer)),
-            Format::Json => tracing::subscriber::set_global_default(registry.with(layer.json())),
-        };
-        set.map_err(|error| Failure::new(exit::RUNNER, error.to_string()))
+        Ok(Some(match self.log_format {
+            Format::Text => Box::new(layer.with_filter(targets)),
+            Format::Json => Box::new(layer.json().with_filter(targets)),
+        }))
     }
 }
 

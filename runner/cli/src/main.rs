@@ -25,6 +25,8 @@ mod run;
 mod screen;
 mod serve;
 mod serve_args;
+mod serve_config;
+mod serve_traces;
 mod signals;
 mod stdio;
 mod table;
@@ -33,7 +35,7 @@ mod text;
 mod values;
 
 use args::{Cli, Command};
-use clap::{CommandFactory, Parser};
+use clap::{CommandFactory, FromArgMatches};
 use std::io;
 use std::process::ExitCode;
 
@@ -45,8 +47,12 @@ fn main() -> ExitCode {
     wrun_sys::survive_file_size_signal();
     wrun_sys::end_without_memory();
     wrun_sys::hear_signals();
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
+    let parsed = Cli::command().try_get_matches().and_then(|matches| {
+        let cli = Cli::from_arg_matches(&matches)?;
+        Ok((cli, matches))
+    });
+    let (mut cli, matches) = match parsed {
+        Ok(parsed) => parsed,
         Err(error) => {
             let shown = error.render();
             let text = match stdio::has_colours(error.use_stderr()) {
@@ -60,6 +66,12 @@ fn main() -> ExitCode {
             return ended(print(text.as_bytes()));
         }
     };
+    if let Some(Command::Serve(args)) = &mut cli.command
+        && let Some(("serve", matches)) = matches.subcommand()
+        && let Err(failure) = serve_config::apply(args, matches)
+    {
+        return ended(Err(failure));
+    }
     if cli.command.as_ref().is_none_or(Command::has_workers) {
         // If this fails, Ctrl-Z stops this process alone, which is not a reason not to run.
         let _ = wrun::job_control_around(screen::hide, screen::show_again);
@@ -90,12 +102,13 @@ fn start_log(cli: &Cli) -> Result<(), Failure> {
         Some(Command::Run(args)) => args.log.start(),
         Some(Command::Compile(args)) => args.log.start(),
         Some(Command::Compare(args)) => args.log.start(),
-        Some(Command::Serve(args)) => args.log.start(),
+        Some(Command::Serve(args)) => args.log.start_beside(serve_traces::layer()),
         Some(Command::Inspect(_) | Command::Completions { .. } | Command::Man { .. }) => Ok(()),
     }
 }
 
 fn ended(result: Result<u8, Failure>) -> ExitCode {
+    serve_traces::flush();
     log::flush();
     match result {
         Ok(code) => ExitCode::from(code),

@@ -89,7 +89,7 @@ const SERVE_SIGNALS: [(&str, &str); 2] = [
     ),
     (
         "SIGHUP",
-        "Loads the files again. If they can be served, they answer all new requests; otherwise \
+        "Loads the files again, and reads the routes of --config. If they can be served, they answer all new requests; otherwise \
          the old ones go on.",
     ),
 ];

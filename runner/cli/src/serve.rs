@@ -1,13 +1,15 @@
 //! `wrun serve`: from options to a server, and from signals to its reload and its end.
 
-use super::args::TaskFile;
-use super::serve_args::{RouteFile, ServeArgs};
+use super::serve_args::ServeArgs;
+use super::serve_config::{ConfigFile, Values};
 use super::signals::Signals;
-use super::{Failure, exit, stdio, text};
+use super::{Failure, exit, serve_traces, stdio, text};
 use std::net::SocketAddr;
+use std::sync::Mutex;
 use std::time::Duration;
 use wrun::{Cache, ProcessOptions, Runner};
 use wrun_serve::{App, ClientLimits, Error, Listener, Pattern, Server, TlsFiles};
+use wrun_sys::Unpoisoned;
 
 /// Where it listens if nothing else is said.
 const ADDRESS: &str = "127.0.0.1:8080";
@@ -19,7 +21,8 @@ pub(super) fn serve(args: ServeArgs) -> Result<u8, Failure> {
     let builder = Runner::builder()
         .mode(args.mode)
         .max_queued(args.max_queued)
-        .metered(args.fuel.is_some())
+        // The other kind is compiled beside it, where routes differ.
+        .metered(args.of_apps().any(|args| args.fuel.is_some()))
         .cache(match args.no_cache {
             true => Cache::Off,
             false => Cache::User,
@@ -29,7 +32,8 @@ pub(super) fn serve(args: ServeArgs) -> Result<u8, Failure> {
     if let Some(running) = args.max_running {
         builder = builder.max_running(running);
     }
-    if let Some(tasks) = args.children.max_tasks {
+    let max_tasks = args.of_apps().filter_map(|args| args.children.max_tasks);
+    if let Some(tasks) = max_tasks.max() {
         builder = builder.max_children(tasks as usize);
     }
     let runner = builder.process(process(&args)?).build()?;
@@ -47,41 +51,31 @@ pub(super) fn serve(args: ServeArgs) -> Result<u8, Failure> {
 
 /// What each route serves.
 fn routes(args: &ServeArgs) -> Result<Vec<(Pattern, App)>, Failure> {
-    let everywhere = args.app.iter().map(|file| (Pattern::any(), file));
-    let routes = args
-        .route
-        .iter()
-        .map(|RouteFile { pattern, file }| (pattern.clone(), file));
-    let routes = everywhere.chain(routes);
-    let routes = routes.map(|(pattern, file)| {
-        let mut app = App::new(file)
-            .limits(args.limits())
-            .trusted(args.allow_precompiled);
-        for grant in &args.grants.dir {
-            app = app.dir(grant.clone());
-        }
-        for (key, value) in args.grants.env.iter().cloned() {
-            app = app.env(key, value);
-        }
-        for grant in &args.grants.allow_tcp {
-            app = app.allow_tcp(grant.clone());
-        }
-        for grant in &args.grants.allow_http {
-            app = app.allow_http(grant.clone());
-        }
-        for TaskFile { name, file } in &args.grants.task {
-            app = app.task(name, file);
-        }
-        (pattern, app)
-    });
-    let routes: Vec<_> = routes.collect();
+    let routes = args.apps();
     match routes.is_empty() {
         true => Err(Failure::new(
             exit::USAGE,
-            "no app was named: expected APP or --route",
+            "no app was named: expected APP, --route, or a [[route]] in the file of --config",
         )),
         false => Ok(routes),
     }
+}
+
+/// Reads the routes of a file again, and says what else was changed in it.
+fn read_again(file: &ConfigFile, known: &Mutex<Values>) -> Result<Vec<(Pattern, App)>, String> {
+    let args = file.read()?;
+    let routes = routes(&args).map_err(|failure| failure.message)?;
+    let now = args.of_the_start;
+    let before = std::mem::replace(&mut *known.lock().unpoisoned(), now.clone());
+    let mut names: Vec<_> = before.keys().chain(now.keys()).collect();
+    names.retain(|name| before.get(*name) != now.get(*name));
+    names.sort();
+    names.dedup();
+    for name in names {
+        let file = file.path().display();
+        text::complain(&format!("{file}: {name:?} is taken at the next start"));
+    }
+    Ok(routes)
 }
 
 /// How worker processes are made and held.
@@ -105,8 +99,16 @@ async fn serve_on(
             let (route, task, line) = (printed.route, printed.task_id, printed.line);
             text::complain(&format!("{route} task={task}: {line}"));
         });
+    if serve_traces::is_on() {
+        builder = builder.trace_context(serve_traces::connect);
+    }
     for (pattern, app) in routes {
         builder = builder.route(pattern, app);
+    }
+    if let Some(file) = args.config_file.clone() {
+        let files = vec![file.path().to_owned()];
+        let known = Mutex::new(args.of_the_start.clone());
+        builder = builder.routes_from(files, move || read_again(&file, &known));
     }
     for listener in listeners(args).await? {
         builder = builder.listen(listener);

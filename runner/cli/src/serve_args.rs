@@ -1,19 +1,20 @@
 //! The command line of `wrun serve`: what clap parses and `--help` prints.
 
-use super::args::Grants;
+use super::args::{Grants, TaskFile};
 use super::limit_args::{ChildArgs, CompilingArgs};
 use super::log::LogArgs;
 use super::process::{PoolArgs, WallArgs};
+use super::serve_config::{ConfigFile, Values};
 use super::values::{duration, grace, one_of, size, whole};
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, ValueHint};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 use wrun::{Limits, Mode};
-use wrun_serve::{AccessFormat, ClientLimits, Pattern};
+use wrun_serve::{AccessFormat, App, ClientLimits, Pattern};
 
 pub(super) const SERVE_EXAMPLES: &str = "\
 Examples:
@@ -23,11 +24,18 @@ Examples:
   wrun serve --tls-cert cert.pem --tls-key key.pem --addr 0.0.0.0:443 shop.wasm
   wrun serve --watch --debug-errors shop.wasm            for development
   wrun serve --admin 127.0.0.1:9090 --access-log json shop.wasm
+  wrun serve --config wrun.toml                          routes with limits of their own
 
 Each request is a task of its own, behind the walls of --mode, with the limits and grants
 given here. A task that traps or exceeds a limit is answered with 500, one that takes
 longer than --timeout with 504, one whose process dies with 502; beyond --max-queued,
 requests are answered with 503.
+
+The file of --config has these options as keys: max-queued = 64 is --max-queued 64. Each
+[[route]] in it has an app and may have limits and grants of its own. An option of the command
+line replaces the key of its name, for all routes.
+
+Traces go to an OpenTelemetry collector if OTEL_EXPORTER_OTLP_ENDPOINT names one.
 
 SIGTERM and Ctrl-C: no more connections are accepted, and the requests that are there
 have --grace to finish; a second one ends them. SIGHUP: the files are loaded again, and
@@ -53,6 +61,11 @@ pub(crate) struct ServeArgs {
     /// Listen on a Unix socket of this name; repeat for more
     #[arg(long, value_name = "PATH", value_hint = ValueHint::FilePath)]
     pub(crate) unix: Vec<PathBuf>,
+
+    /// Read options from FILE, in TOML: the keys are the names of options, and each [[route]] has
+    /// an app with limits and grants of its own. SIGHUP and --watch read its routes again
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) config: Option<PathBuf>,
 
     /// Have FILE answer requests for this host (or all) whose path begins with this prefix; a
     /// host and the longest prefix come first; repeat for more
@@ -181,11 +194,75 @@ pub(crate) struct ServeArgs {
     pub(crate) pool: PoolArgs,
 
     /// The app: a component that exports wasi:http/incoming-handler
-    #[arg(value_name = "APP", required_unless_present = "route", value_hint = ValueHint::FilePath)]
+    #[arg(value_name = "APP", required_unless_present_any = ["route", "config"], value_hint = ValueHint::FilePath)]
     pub(crate) app: Option<PathBuf>,
+
+    /// The routes of --config.
+    #[arg(skip)]
+    pub(crate) routes: Vec<ServedRoute>,
+
+    /// What --config says that only a new start takes.
+    #[arg(skip)]
+    pub(crate) of_the_start: Values,
+
+    /// The file of --config, which a reload reads again.
+    #[arg(skip)]
+    pub(crate) config_file: Option<ConfigFile>,
+}
+
+/// An app with limits and grants of its own.
+#[derive(Debug)]
+pub(crate) struct ServedRoute {
+    pub(crate) pattern: Pattern,
+    pub(crate) file: PathBuf,
+    /// Of these, what concerns an app.
+    pub(crate) args: Box<ServeArgs>,
 }
 
 impl ServeArgs {
+    /// All apps with the requests that they answer.
+    pub(super) fn apps(&self) -> Vec<(Pattern, App)> {
+        let everywhere = self.app.iter().map(|file| (Pattern::any(), file));
+        let routes = self.route.iter().map(|it| (it.pattern.clone(), &it.file));
+        let mut apps: Vec<_> = everywhere
+            .chain(routes)
+            .map(|(pattern, file)| (pattern, self.served(file)))
+            .collect();
+        let own = self.routes.iter();
+        apps.extend(own.map(|it| (it.pattern.clone(), it.args.served(&it.file))));
+        apps
+    }
+
+    /// The app in this file, with these limits and grants.
+    fn served(&self, file: &Path) -> App {
+        let mut app = App::new(file)
+            .limits(self.limits())
+            .max_body(self.max_body.0)
+            .trusted(self.allow_precompiled);
+        for grant in &self.grants.dir {
+            app = app.dir(grant.clone());
+        }
+        for (key, value) in self.grants.env.iter().cloned() {
+            app = app.env(key, value);
+        }
+        for grant in &self.grants.allow_tcp {
+            app = app.allow_tcp(grant.clone());
+        }
+        for grant in &self.grants.allow_http {
+            app = app.allow_http(grant.clone());
+        }
+        for TaskFile { name, file } in &self.grants.task {
+            app = app.task(name, file);
+        }
+        app
+    }
+
+    /// The arguments that concern each app: these, and those of routes.
+    pub(super) fn of_apps(&self) -> impl Iterator<Item = &ServeArgs> {
+        let routes = self.routes.iter().map(|route| &*route.args);
+        std::iter::once(self).chain(routes)
+    }
+
     /// The limits of each request.
     pub(super) fn limits(&self) -> Limits {
         let mut limits = Limits::default();

@@ -19,6 +19,7 @@
 mod attempt;
 mod begin;
 mod breaker;
+mod census;
 mod channel;
 mod child;
 mod compile;
@@ -52,6 +53,7 @@ mod zygote;
 mod zygote_main;
 
 use crate::jail::{CgroupLimits, Grants, Plan, Raise, Role, reserve_descriptors};
+use census::Census;
 pub use compile::ChildCompiler;
 use error::ProcessError;
 use group::Group;
@@ -72,7 +74,9 @@ use wrun_sys::Unpoisoned;
 use wrun_types::config::{Config, Jail};
 use wrun_types::error::{Error, ErrorKind};
 use wrun_types::limits::Limits;
+use wrun_types::outcome::Outcome;
 use wrun_types::spec::Spec;
+use wrun_types::worker_stats::WorkerStats;
 
 /// The beginning of the note that a worker ran as root.
 pub const AS_ROOT: &str = "the worker ran as root (uid 0)";
@@ -141,6 +145,7 @@ impl ProcessExecutor {
                 users,
                 group: (config.jail != Jail::Off).then(|| Arc::new(group)),
                 reported: Arc::default(),
+                census: Arc::new(Census::default()),
             },
             trial: Arc::default(),
         };
@@ -252,6 +257,23 @@ impl Executor for ProcessExecutor {
         &self.shared.ledger
     }
 
+    fn workers(&self) -> Option<WorkerStats> {
+        let mut stats = self.shared.settings.census.stats();
+        let pools: Vec<_> = {
+            let pools = self.pools.lock().unpoisoned();
+            pools.iter().filter_map(Weak::upgrade).collect()
+        };
+        for pools in pools {
+            let pools: Vec<_> = pools.by_grants().values().cloned().collect();
+            for pool in pools {
+                let (spares, reusable) = pool.idle();
+                stats.spares += spares;
+                stats.reusable += reusable;
+            }
+        }
+        Some(stats)
+    }
+
     fn close(&self) {
         self.shared.loader.close();
         let pools = std::mem::take(&mut *self.pools.lock().unpoisoned());
@@ -297,6 +319,9 @@ impl Runnable for Pools {
             self.shared.settings.reported.as_root(note);
         }
         let mut executed = attempt::run(&pool, job, self.regions, renew).await?;
+        if matches!(executed.result.outcome, Outcome::Crashed(_)) {
+            self.shared.settings.census.died();
+        }
         executed.notes.extend(as_root);
         Ok(executed)
     }

@@ -8,6 +8,7 @@
 mod launch;
 
 use super::breaker::{Breaker, Failure, Restraint};
+use super::census::{Census, Kind};
 use super::error::ProcessError;
 use super::group::Group;
 use super::plain::Plain;
@@ -49,6 +50,7 @@ pub(super) struct Settings {
     pub(super) group: Option<Arc<Group>>,
     /// What was reported about their jails.
     pub(super) reported: Arc<trace::Reported>,
+    pub(super) census: Arc<Census>,
 }
 
 pub(super) struct Pool {
@@ -151,8 +153,12 @@ impl Pool {
             while let Some(mut worker) = self.waiting(memory) {
                 // A worker that was killed while it waited does not decide an outcome, nor does
                 // one that sent a message without an order.
-                if !worker.life.is_dead() && worker.says.is_quiet() {
+                let is_dead = worker.life.is_dead();
+                if !is_dead && worker.says.is_quiet() {
                     return Ok(Taken { worker, note });
+                }
+                if is_dead {
+                    self.settings.census.died();
                 }
             }
             let (restraint, round) = {
@@ -204,6 +210,12 @@ impl Pool {
                 Err(NotReady::Failed) => {}
             }
         }
+    }
+
+    /// Idle workers: those that have not run a task, and those that may run another.
+    pub(super) fn idle(&self) -> (usize, usize) {
+        let state = self.state();
+        (state.spares.len(), state.used.len())
     }
 
     /// A worker completed its task. It may get another one, if it is unchanged.
@@ -422,8 +434,11 @@ impl Pool {
         if self.state().breaker.round() != round {
             return Err(NotReady::Failed);
         }
+        if self.has_zygote() {
+            self.settings.census.died();
+        }
         let (launch, jail) = self.launch(true, None).await?;
-        let zygote = Zygote::new(launch, jail);
+        let zygote = Zygote::new(launch, jail, self.settings.census.clone());
         {
             let mut state = self.state();
             if state.closed {
@@ -439,7 +454,9 @@ impl Pool {
     /// A worker that is a separate program.
     async fn exec(&self, spare: Option<Spare>) -> Result<Worker, NotReady> {
         let (launch, jail) = self.launch(false, spare).await?;
-        Ok(Worker::started(launch, jail))
+        let pid = Some(launch.child.id());
+        let counted = self.settings.census.enter(Kind::Worker, pid);
+        Ok(Worker::started(launch, jail, counted))
     }
 }
 

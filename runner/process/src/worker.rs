@@ -3,6 +3,7 @@
 //! Invariant: a [`Worker`] that is dropped is killed and reaped, by its zygote or
 //! by this process.
 
+use super::census::Counted;
 use super::channel::{Receiver, Sender};
 use super::child::Child;
 use super::owners::Owners;
@@ -40,6 +41,7 @@ pub(super) enum Life {
         jail: Arc<JailReport>,
         stderr: StderrCapture,
         owners: Option<Arc<Owners>>,
+        _counted: Counted,
     },
 }
 
@@ -59,13 +61,14 @@ impl Worker {
     }
 
     /// A program that was started and reported that it is ready.
-    pub(super) fn started(launch: Launch, jail: Arc<JailReport>) -> Self {
+    pub(super) fn started(launch: Launch, jail: Arc<JailReport>, counted: Counted) -> Self {
         Worker {
             life: Life::Started {
                 child: launch.child,
                 jail,
                 stderr: launch.stderr,
                 owners: launch.owners,
+                _counted: counted,
             },
             orders: launch.orders,
             says: launch.says,

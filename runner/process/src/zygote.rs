@@ -6,6 +6,7 @@
 //! signal is only ever sent to its own process group, whatever it reports.
 
 use super::breaker::Failure;
+use super::census::{Census, Counted, Kind};
 use super::channel::{ChannelError, Receiver, Sender, is_want};
 use super::child::{Child, LOOK_EVERY};
 use super::owners::Owners;
@@ -46,6 +47,7 @@ pub(super) struct Zygote {
     pub(super) jail: Arc<JailReport>,
     /// How its workers see granted directories.
     pub(super) owners: Option<Arc<Owners>>,
+    census: Arc<Census>,
 }
 
 #[derive(Default)]
@@ -82,6 +84,7 @@ pub(super) struct Forked {
     exit: Option<Exit>,
     stderr: StderrCapture,
     zygote: Arc<Zygote>,
+    _counted: Counted,
 }
 
 /// A worker that was just forked.
@@ -104,7 +107,7 @@ pub(super) enum NotForked {
 impl Zygote {
     /// Takes over a started process that reported that it is ready to fork. Needs the
     /// context of a tokio runtime.
-    pub(super) fn new(launch: Launch, jail: Arc<JailReport>) -> Arc<Self> {
+    pub(super) fn new(launch: Launch, jail: Arc<JailReport>, census: Arc<Census>) -> Arc<Self> {
         let Launch {
             mut child,
             orders,
@@ -119,8 +122,10 @@ impl Zygote {
             group: child.group(),
             jail,
             owners,
+            census: census.clone(),
         });
         let pid = child.id();
+        let counted = census.enter(Kind::Zygote, Some(pid));
         trace::zygote_started(pid);
         let end = zygote.end.clone();
         let listening = Arc::downgrade(&zygote);
@@ -139,6 +144,7 @@ impl Zygote {
             let died = needed.and_then(|zygote| zygote.children().orphaned);
             trace::zygote_ended(pid, died);
             reap(child).await;
+            drop(counted);
         });
         zygote
     }
@@ -226,6 +232,7 @@ impl Zygote {
         Ok(Born {
             forked: Forked {
                 id,
+                _counted: self.census.enter(Kind::Worker, member.number),
                 member,
                 ended: Some(exit),
                 exit: None,

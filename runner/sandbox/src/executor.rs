@@ -16,6 +16,7 @@ use wrun_types::error::Error;
 use wrun_types::jail_report::JailReport;
 use wrun_types::report::Usage;
 use wrun_types::spec::Spec;
+use wrun_types::worker_stats::WorkerStats;
 
 /// A mode: prepares artifacts, and ends what it keeps for them.
 pub trait Executor: Send + Sync {
@@ -28,6 +29,11 @@ pub trait Executor: Send + Sync {
 
     /// The regions of its tasks and of their host.
     fn ledger(&self) -> &Arc<Ledger>;
+
+    /// Its worker processes; `None` where it has none.
+    fn workers(&self) -> Option<WorkerStats> {
+        None
+    }
 
     /// Ends everything that is not a running attempt: idle workers, threads.
     fn close(&self);

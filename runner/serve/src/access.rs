@@ -199,6 +199,10 @@ fn json_line(line: &Line, record: &Record, ended: Ended<'_>) -> String {
     set("user_agent", json!(line.user_agent));
     set("route", json!(record.route.as_deref()));
     set("version", json!(record.version));
+    if let Some(trace) = record.trace {
+        set("trace_id", json!(format!("{:032x}", trace.trace_id)));
+        set("span_id", json!(format!("{:016x}", trace.span_id)));
+    }
     set("outcome", json!(ended.outcome()));
     set("error", json!(ended.why().or_else(|| record.why.clone())));
     if let Some(report) = ended.report() {
@@ -241,6 +245,7 @@ mod tests {
     use super::*;
     use crate::metrics::Metrics;
     use crate::record::Books;
+    use http::uri::Scheme;
     use http::{Request, StatusCode};
     use std::time::Instant;
 
@@ -259,7 +264,10 @@ mod tests {
             .header("host", "x.org")
             .header("user-agent", "evil\"\\ agent");
         let (head, ()) = request.body(()).expect("a request").into_parts();
-        let mut record = Record::new(&books, &head, Some([127, 0, 0, 1].into()), Instant::now());
+        let mut record = {
+            let client = Some([127, 0, 0, 1].into());
+            Record::new(&books, &head, client, &Scheme::HTTP, Instant::now())
+        };
         record.status = Some(StatusCode::NOT_FOUND);
         record.complete = true;
         record.sent = 14;
@@ -268,7 +276,7 @@ mod tests {
 
     #[test]
     fn a_line_is_a_line_whatever_the_client_sends() {
-        let (_books, record) = record(Metrics::new());
+        let (_books, record) = record(Metrics::new(wrun::Mode::Thread));
         let line = record.line.as_ref().expect("a line");
         let text = combined(line, &record, Ended::Refused);
         assert!(text.starts_with("127.0.0.1 - - ["), "{text}");

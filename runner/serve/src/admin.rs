@@ -79,7 +79,7 @@ fn answer(shared: &Shared, request: &Request<Incoming>) -> Response<Outgoing> {
             let version = shared.site().version;
             (StatusCode::OK, TEXT, format!("ok, version {version}\n"))
         }
-        "/metrics" => match shared.books.metrics.text() {
+        "/metrics" => match shared.books.metrics.text(&shared.runner.stats()) {
             Ok(text) => (StatusCode::OK, OPEN_METRICS, text),
             Err(error) => {
                 let status = StatusCode::INTERNAL_SERVER_ERROR;

@@ -26,7 +26,7 @@ pub(crate) use wrun::http::{Body, BodyError};
 ///     .env("CURRENCY", "EUR")
 ///     .timeout(Duration::from_secs(5));
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use = "an app does nothing until it is served"]
 pub struct App {
     file: PathBuf,
@@ -37,6 +37,8 @@ pub struct App {
     http: Vec<HttpGrant>,
     tasks: Vec<(String, PathBuf)>,
     trusted: bool,
+    /// None where that of the server holds.
+    max_body: Option<Option<u64>>,
 }
 
 impl App {
@@ -55,6 +57,7 @@ impl App {
             http: Vec::new(),
             tasks: Vec::new(),
             trusted: false,
+            max_body: None,
         }
     }
 
@@ -74,6 +77,14 @@ impl App {
     /// Sets the timeout of each request; none for no limit.
     pub fn timeout(mut self, time: impl Into<Option<Duration>>) -> Self {
         self.limits.timeout = time.into();
+        self
+    }
+
+    /// Limits the body of each request in bytes, instead of
+    /// [`ClientLimits::max_body`](crate::ClientLimits::max_body); none for no limit. Beyond it,
+    /// the answer is 413.
+    pub fn max_body(mut self, bytes: impl Into<Option<u64>>) -> Self {
+        self.max_body = Some(bytes.into());
         self
     }
 
@@ -122,6 +133,9 @@ impl App {
 
     pub(crate) async fn load(&self, runner: &Runner) -> Result<Loaded, Error> {
         let artifact = load(runner, &self.file, self.trusted).await?;
+        let metered = self.limits.fuel.is_some();
+        let prepared = runner.prepare(&artifact, metered).await;
+        prepared.map_err(|source| self.not_loaded(source))?;
         if !artifact.shape().is_http() {
             return Err(Error::NotHttp(self.file.clone()));
         }
@@ -139,11 +153,15 @@ impl App {
         let request = Request::new(nothing.boxed_unsync());
         let task = loaded.task(request, self.limits.clone(), false);
         let checked = runner.validate(task);
-        checked.map_err(|source| Error::Load {
+        checked.map_err(|source| self.not_loaded(source))?;
+        Ok(loaded)
+    }
+
+    fn not_loaded(&self, source: wrun::Error) -> Error {
+        Error::Load {
             file: self.file.clone(),
             source,
-        })?;
-        Ok(loaded)
+        }
     }
 }
 
@@ -191,7 +209,12 @@ impl Loaded {
         &self.app.file
     }
 
-    /// True if the code of both is the same.
+    /// The limit of a request's body, where that of the server is this.
+    pub(crate) fn max_body(&self, of_server: Option<u64>) -> Option<u64> {
+        self.app.max_body.unwrap_or(of_server)
+    }
+
+    /// True if the code of both is the same, and what it may take and reach.
     pub(crate) fn is_same(&self, other: &Loaded) -> bool {
         let digests = |it: &Loaded| {
             let tasks = it.tasks.iter().map(|(_, task)| task.digest());
@@ -199,7 +222,7 @@ impl Loaded {
             digests.push(it.artifact.digest());
             digests
         };
-        digests(self) == digests(other)
+        self.app == other.app && digests(self) == digests(other)
     }
 
     /// Has it answer a request that began this long ago.

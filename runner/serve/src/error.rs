@@ -15,6 +15,10 @@ pub enum Error {
     /// Two routes have one pattern.
     #[error("the route {0:?} is given twice: expected one app for each")]
     DuplicateRoute(String),
+    /// What [`Builder::routes_from`](crate::Builder::routes_from) was given has none, for this
+    /// reason.
+    #[error("{0}")]
+    Routes(String),
     /// The app cannot be loaded.
     #[error("{}: {source}", .file.display())]
     Load {

@@ -39,6 +39,11 @@
 //! }
 //! ```
 //!
+//! Each request has a span of `tracing` (target `wrun::serve`), in which are those of its task. Its
+//! fields have the names of OpenTelemetry: `http.request.method`, `url.path`, `http.route`,
+//! `http.response.status_code`, `error.type`; [`Builder::trace_context`] connects it with the trace of
+//! the client and of the app.
+//!
 //! What a client may take of the server itself is in [`ClientLimits`]: slow clients and large
 //! headers cost a connection, and no task.
 
@@ -66,6 +71,7 @@ mod shared;
 mod site;
 mod stream;
 mod tls;
+mod trace;
 mod upload;
 mod watch;
 
@@ -79,3 +85,4 @@ pub use printed::Printed;
 pub use route::{Pattern, PatternError};
 pub use server::{Builder, Server};
 pub use tls::TlsFiles;
+pub use trace::{NotTraceParent, TraceParent};

@@ -5,12 +5,15 @@ use crate::access::AccessLog;
 use crate::answer::Outgoing;
 use crate::metrics::Metrics;
 use crate::reply::Reply;
+use crate::trace::{self, TraceParent};
+use http::uri::Scheme;
 use http::{Method, Response, StatusCode, Version, header, request};
 use http_body::Body as _;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Instant, SystemTime};
+use tracing::Span;
 use wrun::{Outcome, Report};
 
 /// Where what is known of requests goes.
@@ -51,6 +54,9 @@ pub(crate) struct Record {
     pub(crate) sent: u64,
     /// All of the answer was sent.
     pub(crate) complete: bool,
+    pub(crate) span: Span,
+    /// Its place in a trace: that of the span, or of the client.
+    pub(crate) trace: Option<TraceParent>,
 }
 
 /// What a record says of a task that was not run.
@@ -65,6 +71,7 @@ impl Record {
         books: &Books,
         head: &request::Parts,
         remote: Option<IpAddr>,
+        scheme: &Scheme,
         began: Instant,
     ) -> Self {
         books.metrics.in_flight.inc();
@@ -102,6 +109,8 @@ impl Record {
             received: Arc::default(),
             sent: 0,
             complete: false,
+            span: trace::span(head, scheme.as_str()),
+            trace: None,
         }
     }
 
@@ -174,6 +183,7 @@ impl Books {
     /// A request is over.
     pub(crate) fn close(&self, record: &Record, ended: Ended<'_>) {
         self.metrics.closed(record, ended);
+        trace::ended(record, ended);
         if let (Some(access), Some(line)) = (&self.access, &record.line) {
             access.write(line, record, ended);
         }

@@ -132,7 +132,7 @@ impl<T> Table<T> {
         found.map(|(_, found)| found)
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &(Pattern, T)> {
+    pub(crate) fn iter(&self) -> impl ExactSizeIterator<Item = &(Pattern, T)> {
         self.0.iter()
     }
 }

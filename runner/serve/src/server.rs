@@ -13,13 +13,15 @@ use crate::printed::{self, Printed};
 use crate::record::Books;
 use crate::route::Pattern;
 use crate::shared::Shared;
-use crate::site::Plan;
+use crate::site::{Plan, RouteSource};
 use crate::tls::TlsFiles;
+use crate::trace::{Connect, TraceParent};
 use crate::watch::Watch;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io::{self, Write};
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 use tokio::sync::{Mutex, Semaphore};
@@ -48,12 +50,26 @@ pub struct Builder {
     watch: bool,
     tell: Tell,
     printed: Option<printed::Take>,
+    connect: Option<Connect>,
 }
 
 impl Builder {
     /// Has an app answer the requests that match a pattern.
     pub fn route(mut self, pattern: Pattern, app: App) -> Self {
         self.plan.routes.push((pattern, app));
+        self
+    }
+
+    /// Has each reload read the routes again, instead of those of [`Builder::route`], with which
+    /// the server starts: their apps, limits and grants. `read` is called on a thread that may
+    /// block; its error refuses the reload. `files` are what it reads, for [`Builder::watch`].
+    pub fn routes_from(
+        mut self,
+        files: Vec<PathBuf>,
+        read: impl Fn() -> Result<Vec<(Pattern, App)>, String> + Send + Sync + 'static,
+    ) -> Self {
+        let read = Arc::new(read);
+        self.plan.source = Some(RouteSource { files, read });
         self
     }
 
@@ -124,6 +140,21 @@ impl Builder {
         self
     }
 
+    /// Gives requests their places in traces: `connect` gets the span of each request before it is
+    /// entered, and what the client says that its parent is, with `tracestate`. What it returns
+    /// is the `traceparent` that the app gets. Default: the app gets that of the client,
+    /// unchanged.
+    pub fn trace_context(
+        mut self,
+        connect: impl Fn(&tracing::Span, Option<(TraceParent, &str)>) -> Option<TraceParent>
+        + Send
+        + Sync
+        + 'static,
+    ) -> Self {
+        self.connect = Some(Arc::new(connect));
+        self
+    }
+
     /// Loads all apps and answers from then on. In the context of a tokio runtime with time and
     /// I/O, on whose threads connections are served; tasks run on those of the runner.
     ///
@@ -137,7 +168,7 @@ impl Builder {
             Watch::new(files.collect())
         });
         let site = self.plan.load(&self.runner, 1).await?;
-        let metrics = Metrics::new();
+        let metrics = Metrics::new(self.runner.mode());
         metrics.version.set(1);
         let access = match self.access {
             Some((format, to)) => {
@@ -153,10 +184,11 @@ impl Builder {
         let secure = site.tls.is_some();
         let mut shared = Shared::new(self.runner, site, self.limits, self.debug_errors, books);
         shared.printed = self.printed;
+        shared.connect = self.connect;
         let inner = Arc::new(Inner {
             shared: Arc::new(shared),
-            plan: self.plan,
-            reloading: Mutex::new(()),
+            plan: Mutex::new(self.plan),
+            watched: std::sync::Mutex::default(),
             tell: self.tell,
             stop: CancellationToken::new(),
         });
@@ -214,9 +246,10 @@ pub struct Server {
 
 struct Inner {
     shared: Arc<Shared>,
-    plan: Plan,
-    /// One reload at a time.
-    reloading: Mutex<()>,
+    /// What is served. Held while it is reloaded: one reload at a time.
+    plan: Mutex<Plan>,
+    /// The files of the last reload, whether it was refused or not.
+    watched: std::sync::Mutex<Option<Vec<PathBuf>>>,
     tell: Tell,
     /// What is not for clients ends.
     stop: CancellationToken,
@@ -238,6 +271,7 @@ impl Server {
             watch: false,
             tell: Arc::new(|_| ()),
             printed: None,
+            connect: None,
         }
     }
 
@@ -334,17 +368,27 @@ impl Inner {
     }
 
     async fn reload(&self) -> Result<u64, Error> {
-        let _one = self.reloading.lock().await;
+        let mut plan = self.plan.lock().await;
         let shared = &self.shared;
         let old = shared.site();
         let version = old.version + 1;
-        let site = match self.plan.load(&shared.runner, version).await {
-            Ok(site) => site,
+        let loading = async {
+            let next = plan.again().await?;
+            let files = plan.files().chain(next.files()).map(Path::to_owned);
+            let files: BTreeSet<_> = files.collect();
+            *self.watched.lock().unwrap_or_else(PoisonError::into_inner) =
+                Some(files.into_iter().collect());
+            let site = next.load(&shared.runner, version).await?;
+            Ok((next, site))
+        };
+        let (next, site) = match loading.await {
+            Ok(loaded) => loaded,
             Err(error) => {
                 shared.books.metrics.reloaded("refused");
                 return Err(error);
             }
         };
+        *plan = next;
         if site.is_same(&old) {
             shared.books.metrics.reloaded("unchanged");
             return Ok(old.version);
@@ -374,6 +418,11 @@ impl Inner {
                 () = self.shared.drain.cancelled() => return,
             }
             self.reload_and_tell().await;
+            let watched = self.watched.lock();
+            let watched = watched.unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(files) = watched {
+                watch.follow(files);
+            }
         }
     }
 }

@@ -9,6 +9,7 @@ use crate::printed;
 use crate::record::{Ended, Record};
 use crate::reply::{self, Reply};
 use crate::shared::Shared;
+use crate::trace;
 use crate::upload::{Fault, Upload};
 use bytes::Bytes;
 use http::header::CONTENT_LENGTH;
@@ -49,15 +50,20 @@ impl Service {
     async fn answer(self, request: Request<Incoming>, answering: Answering) -> Response<Outgoing> {
         let (mut head, body) = request.into_parts();
         let books = &self.shared.books;
-        let mut record = Record::new(books, &head, self.remote, answering.began);
+        let began = answering.began;
+        let mut record = Record::new(books, &head, self.remote, &self.scheme, began);
         let of = (head.version, head.method.clone());
-        let reply = match self.prepare(&mut head, &body, &mut record) {
+        let prepared = self.prepare(&mut head, &body, &mut record);
+        trace::connect(&mut record, &mut head, self.shared.connect.as_ref());
+        let reply = match prepared {
             Ok(app) => {
-                let (upload, fault) = self.upload(body, &record);
+                let max_body = app.max_body(self.shared.limits.max_body);
+                let (upload, fault) = self.upload(body, max_body, &record);
                 let request = Request::from_parts(head, upload);
                 let elapsed = answering.began.elapsed();
                 let prints = self.shared.printed.is_some();
-                match app.start(&self.shared.runner, request, elapsed, prints) {
+                let start = || app.start(&self.shared.runner, request, elapsed, prints);
+                match record.span.in_scope(start) {
                     Ok(mut handle) => {
                         self.take_output(&mut handle, &record);
                         let attended = Attended::new(handle, record, self.shared.clone());
@@ -93,13 +99,6 @@ impl Service {
         }
         let wrong = |wrong: hygiene::Wrong| Reply::new(wrong.status(), wrong.why()).closing();
         hygiene::request(head, &self.scheme).map_err(wrong)?;
-        let announced = head.headers.get(CONTENT_LENGTH);
-        let announced = announced.and_then(|it| it.to_str().ok()?.parse::<u64>().ok());
-        let lower = announced.unwrap_or(0).max(body.size_hint().lower());
-        if limits.max_body.is_some_and(|most| lower > most) {
-            let fault = Fault::TooLarge;
-            return Err(Reply::new(fault.status(), fault.why()).closing());
-        }
         let site = self.shared.site();
         record.version = site.version;
         let host = head.uri.authority().map_or("", |it| it.as_str());
@@ -107,10 +106,23 @@ impl Service {
             return Err(Reply::new(StatusCode::NOT_FOUND, "no app is served here"));
         };
         record.route = Some(found.name.clone());
+        let announced = head.headers.get(CONTENT_LENGTH);
+        let announced = announced.and_then(|it| it.to_str().ok()?.parse::<u64>().ok());
+        let lower = announced.unwrap_or(0).max(body.size_hint().lower());
+        let max_body = found.app.max_body(limits.max_body);
+        if max_body.is_some_and(|most| lower > most) {
+            let fault = Fault::TooLarge;
+            return Err(Reply::new(fault.status(), fault.why()).closing());
+        }
         Ok(found.app.clone())
     }
 
-    fn upload(&self, body: Incoming, record: &Record) -> (Body, Option<oneshot::Receiver<Fault>>) {
+    fn upload(
+        &self,
+        body: Incoming,
+        max_body: Option<u64>,
+        record: &Record,
+    ) -> (Body, Option<oneshot::Receiver<Fault>>) {
         if body.is_end_stream() {
             let empty = Empty::new().map_err(|never: Infallible| match never {});
             return (empty.boxed_unsync(), None);
@@ -119,7 +131,7 @@ impl Service {
         let received = record.received.clone();
         let (upload, fault) = Upload::new(
             body,
-            limits.max_body,
+            max_body,
             limits.body_timeout,
             received,
             self.clock.clone(),

@@ -4,6 +4,7 @@ use crate::limits::ClientLimits;
 use crate::printed;
 use crate::record::Books;
 use crate::site::Site;
+use crate::trace::Connect;
 use std::sync::{Arc, PoisonError, RwLock};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -19,6 +20,8 @@ pub(crate) struct Shared {
     pub(crate) books: Arc<Books>,
     /// Takes what apps print.
     pub(crate) printed: Option<printed::Take>,
+    /// Gives the spans of requests their places in traces.
+    pub(crate) connect: Option<Connect>,
     /// Where the server runs.
     pub(crate) runtime: Handle,
     /// No more connections, no more requests on those there are.
@@ -45,6 +48,7 @@ impl Shared {
             debug_errors,
             books,
             printed: None,
+            connect: None,
             runtime: Handle::current(),
             drain: CancellationToken::new(),
             abort: CancellationToken::new(),

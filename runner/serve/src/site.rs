@@ -7,7 +7,8 @@ use crate::tls::{Tls, TlsFiles};
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Empty};
 use std::convert::Infallible;
-use std::path::Path;
+use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use wrun::Runner;
@@ -19,6 +20,24 @@ pub(crate) struct Plan {
     pub(crate) tls: Option<TlsFiles>,
     /// A path that each app must answer before it is switched to.
     pub(crate) trial: Option<String>,
+    /// Where the routes of each reload come from, if they do not stay.
+    pub(crate) source: Option<RouteSource>,
+}
+
+/// What reads routes again.
+#[derive(Clone)]
+pub(crate) struct RouteSource {
+    /// What it reads.
+    pub(crate) files: Vec<PathBuf>,
+    pub(crate) read: ReadRoutes,
+}
+
+pub(crate) type ReadRoutes = Arc<dyn Fn() -> Result<Vec<(Pattern, App)>, String> + Send + Sync>;
+
+impl fmt::Debug for RouteSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("RouteSource").field(&self.files).finish()
+    }
 }
 
 /// One version of all that is served.
@@ -53,7 +72,22 @@ impl Plan {
     /// All files that it is read from.
     pub(crate) fn files(&self) -> impl Iterator<Item = &Path> {
         let apps = self.routes.iter().flat_map(|(_, app)| app.files());
-        apps.chain(self.tls.iter().flat_map(TlsFiles::files))
+        let sources = self.source.iter().flat_map(|source| &source.files);
+        let tls = self.tls.iter().flat_map(TlsFiles::files);
+        apps.chain(tls).chain(sources.map(PathBuf::as_path))
+    }
+
+    /// The plan of a reload.
+    pub(crate) async fn again(&self) -> Result<Plan, Error> {
+        let mut next = self.clone();
+        if let Some(source) = &self.source {
+            let read = source.read.clone();
+            let read = tokio::task::spawn_blocking(move || read()).await;
+            let read = read.unwrap_or_else(|_| Err("reading the routes panicked".into()));
+            next.routes = read.map_err(Error::Routes)?;
+        }
+        next.check()?;
+        Ok(next)
     }
 
     /// Loads and tries it.
@@ -87,8 +121,10 @@ impl Site {
     /// True if both serve the same.
     pub(crate) fn is_same(&self, other: &Site) -> bool {
         let apps = self.routes.iter().zip(other.routes.iter());
-        let mut apps = apps.map(|((_, one), (_, other))| one.app.is_same(&other.app));
-        apps.all(|same| same) && self.tls == other.tls
+        let mut same =
+            apps.map(|((here, one), (there, other))| here == there && one.app.is_same(&other.app));
+        let as_many = self.routes.iter().len() == other.routes.iter().len();
+        as_many && same.all(|same| same) && self.tls == other.tls
     }
 }
 

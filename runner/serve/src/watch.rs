@@ -10,6 +10,9 @@ use std::time::Duration;
 /// How often files are looked at.
 const EVERY: Duration = Duration::from_millis(500);
 
+/// How often a file that is gone is looked for before that is taken for its new state.
+const GONE: u32 = 10;
+
 /// What tells one state of a file from another; none where it is not there.
 type Look = Option<(i64, i64, u64, u64)>;
 
@@ -33,9 +36,13 @@ impl Watch {
                 continue;
             }
             // What is still being written, or not there for a moment, is waited for.
+            let mut still = 0;
             loop {
                 let next = self.look().await;
-                if next == now && next.iter().all(Option::is_some) {
+                let mut both = next.iter().zip(&self.known);
+                let is_gone = both.any(|(next, known)| next.is_none() && known.is_some());
+                still = if next == now { still + 1 } else { 0 };
+                if still >= if is_gone { GONE } else { 1 } {
                     break;
                 }
                 now = next;
@@ -43,6 +50,22 @@ impl Watch {
             self.known = now;
             return;
         }
+    }
+
+    /// Looks at these files from now on; at those that it knows, for changes since it last did.
+    pub(crate) fn follow(&mut self, files: Vec<PathBuf>) {
+        if files == self.files {
+            return;
+        }
+        let known = files.iter().map(|file| {
+            let at = self.files.iter().position(|known| known == file);
+            match at.and_then(|at| self.known.get(at)) {
+                Some(known) => *known,
+                None => look(std::slice::from_ref(file)).pop().flatten(),
+            }
+        });
+        self.known = known.collect();
+        self.files = files;
     }
 
     async fn look(&self) -> Vec<Look> {

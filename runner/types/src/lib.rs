@@ -18,3 +18,4 @@ pub mod report;
 mod report_form;
 pub mod spec;
 pub mod task_error;
+pub mod worker_stats;

@@ -13,6 +13,7 @@ use crate::http_client::LazyClient;
 use crate::launch::{Launch, Request, RunPermit, Starter};
 use crate::mode;
 use crate::provider::SharedState;
+use crate::stats::{Begun, Unfinished};
 use crate::task::{Input, Stdio, Task, validate_output};
 use crate::task_grant::validate_tasks;
 use crate::trace;
@@ -52,6 +53,7 @@ pub(crate) struct Core {
     pub(crate) starter: Arc<Starter>,
     pub(crate) kill_all: CancellationToken,
     pub(crate) tasks: TaskTracker,
+    pub(crate) unfinished: Unfinished,
 }
 
 /// A task in the queue.
@@ -59,6 +61,7 @@ pub(crate) struct Admitted {
     pub(crate) launch: Launch,
     capture_out: Option<Sink>,
     capture_err: Option<Sink>,
+    begun: Begun,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -104,6 +107,7 @@ impl Core {
             executor,
             kill_all: CancellationToken::new(),
             tasks: TaskTracker::new(),
+            unfinished: Unfinished::default(),
         })
     }
 
@@ -227,6 +231,7 @@ impl Core {
             Some(stderr) => (stderr, None, None),
             None => sink(stderr, &spec),
         };
+        let begun = self.unfinished.begin();
         let (progress, watched) = watch::channel(Progress::default());
         let tree = (!tasks.is_empty()).then(|| (Tree::new(tasks, &spec.limits), 0));
         let launch = self.starter.launch(Request {
@@ -252,6 +257,7 @@ impl Core {
             launch,
             capture_out,
             capture_err,
+            begun,
             _permit: permit,
         };
         let ends = Ends {
@@ -270,6 +276,7 @@ impl Core {
             launch,
             capture_out,
             capture_err,
+            begun,
             _permit,
         } = admitted;
         let job = &launch.job;
@@ -284,6 +291,7 @@ impl Core {
             drop(ran.permit);
             (ran.queue, ran.attempt, ran.executed)
         });
+        drop(begun);
         services.end().await;
         let (queue, attempt, executed) = ran.inspect_err(trace::not_run)?;
         let [stdout, stderr] = [captured(capture_out).await, captured(capture_err).await];

@@ -441,6 +441,7 @@ mod process_options;
 mod provider;
 mod retry;
 mod runner;
+mod stats;
 mod task;
 mod task_grant;
 mod thread;
@@ -459,6 +460,7 @@ pub use handle::{Canceller, Killer, OutputStream, ProgressWatch, TaskHandle};
 pub use hook::worker_hook;
 pub use process_options::ProcessOptions;
 pub use runner::Runner;
+pub use stats::RunnerStats;
 pub use task::{Input, Stdio, Task};
 pub use task_grant::TaskGrant;
 #[cfg(feature = "process")]
@@ -498,6 +500,8 @@ pub use wrun_types::report::{Access, Denial, Report, Stats, Usage};
 pub use wrun_types::spec::Terminals;
 #[doc(inline)]
 pub use wrun_types::task_error::TaskError;
+#[doc(inline)]
+pub use wrun_types::worker_stats::WorkerStats;
 
 /// The README's example is compiled, too.
 #[cfg(doctest)]

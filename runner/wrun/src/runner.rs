@@ -217,6 +217,22 @@ impl Runner {
             .map_err(|_| Error::shut_down())?
     }
 
+    /// Compiles an artifact for tasks with a limit on fuel (`metered`) or for those without, unless
+    /// it is compiled for them already. Without this, the first such task waits for it where
+    /// [`Builder::metered`](crate::Builder::metered) is the other kind.
+    ///
+    /// # Errors
+    ///
+    /// As [`Runner::load`].
+    pub async fn prepare(&self, artifact: &Artifact, metered: bool) -> Result<(), Error> {
+        if artifact.prepared(metered).is_some() {
+            return Ok(());
+        }
+        let artifact = artifact.clone();
+        self.elsewhere(move |core| core.executor.prepare(&artifact, metered).map(drop))
+            .await
+    }
+
     /// How many task files this runner is compiling now, including those that it waits for
     /// because another process compiles the same file.
     pub fn compiling(&self) -> usize {
