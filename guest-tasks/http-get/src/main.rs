@@ -30,7 +30,7 @@ fn main() -> ExitCode {
     let mut args = std::env::args().skip(1).peekable();
     if args.peek().is_none() {
         eprintln!("usage: http-get URL...");
-        return ExitCode::from(2);
+        return ExitCode::FAILURE;
     }
     for url in args {
         if let Err(why) = get(&url) {
