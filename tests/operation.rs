@@ -221,7 +221,7 @@ fn settings_that_are_wrong_are_said_at_the_start() {
             "wrun.toml:2: unknown key \"timeuot\"",
         ),
         (
-            "timeout = '5 y'",
+            "timeout = 'soon'",
             2,
             "wrun.toml:1: timeout: expected a time",
         ),
@@ -290,7 +290,7 @@ fn the_queue_and_the_workers_are_in_the_metrics() {
         assert_eq!(text.contains("wrun_workers"), has_workers, "{mode}: {text}");
         if has_workers {
             eventually("a worker runs", PATIENCE, || {
-                (site.metric("wrun_workers"), site.metric("wrun_zygotes")) == (1.0, 1.0)
+                site.metric("wrun_workers") >= 1.0 && site.metric("wrun_zygotes") == 1.0
             });
             assert!(site.metric("wrun_workers_started_total") >= 1.0, "{text}");
             assert_eq!(site.metric("wrun_workers_restarted_total"), 0.0, "{text}");

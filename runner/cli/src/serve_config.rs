@@ -344,7 +344,7 @@ fn wrong(span: Range<usize>, why: impl Into<String>) -> Wrong {
 }
 
 fn one_line(text: &str) -> String {
-    text.lines().map(str::trim).collect::<Vec<_>>().join("; ")
+    text.lines().map(str::trim).collect::<Vec<_>>().join(" ")
 }
 
 type Value<'a> = Spanned<DeValue<'a>>;
