@@ -56,6 +56,7 @@ mod regions;
 mod report;
 mod retries;
 mod serve;
+mod serve_load;
 mod shortages;
 mod spec;
 mod stdio;

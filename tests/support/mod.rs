@@ -3,6 +3,7 @@
 pub mod browser;
 pub mod command;
 pub mod guests;
+pub mod line;
 pub mod manifest;
 pub mod processes;
 pub mod tool;
