@@ -56,6 +56,8 @@ mod regions;
 mod report;
 mod retries;
 mod serve;
+mod serve_frames;
+mod serve_hostile;
 mod serve_load;
 mod shortages;
 mod spec;

@@ -2,6 +2,7 @@
 
 pub mod browser;
 pub mod command;
+pub mod frames;
 pub mod guests;
 pub mod line;
 pub mod manifest;
