@@ -59,6 +59,7 @@ mod serve;
 mod serve_frames;
 mod serve_hostile;
 mod serve_load;
+mod serve_tools;
 mod shortages;
 mod spec;
 mod stdio;
