@@ -17,7 +17,7 @@ mod request;
 pub use compile::{CompileOrder, CompilerSays, MAX_ANSWER};
 pub use frame::{Decoder, FrameError, encode};
 pub use handshake::Hello;
-pub use http::{Fields, MAX_PART, Part, RequestHead, ResponseHead, WINDOW};
+pub use http::{Fields, MAX_PART, MIN_ROOM, Part, RequestHead, ResponseHead, WINDOW, room_of};
 pub use message::{
     ControlOrder, ControlSays, Done, Input, Order, Output, RunOrder, Spare, StartOrder, WorkerSays,
 };
