@@ -7,6 +7,8 @@
 
 #[cfg(not(feature = "http"))]
 mod absent;
+#[cfg(all(feature = "http", feature = "fuzzing"))]
+pub mod fuzzing;
 #[cfg(feature = "http")]
 mod heads;
 #[cfg(feature = "http")]
