@@ -4,7 +4,7 @@
 
 use crate::support::command::PATIENCE;
 use crate::support::frames::{HEADERS, PREFACE, REQUEST, SETTINGS, frame};
-use crate::support::web::{Client, Site};
+use crate::support::web::{Client, Site, path};
 use crate::support::{MODES, eventually, repo};
 use serde_json::Value;
 
@@ -410,6 +410,64 @@ fn many_slow_clients_do_not_keep_others_waiting() {
         for client in &mut slow {
             assert!(client.is_closed_within(PATIENCE), "{mode}");
         }
+        assert_unharmed(site);
+    }
+}
+
+#[test]
+fn a_handshake_that_never_ends_is_given_up() {
+    let certificate = repo("tests/data/tls/cert.pem");
+    let key = repo("tests/data/tls/key.pem");
+    let options = [
+        "--tls-cert",
+        path(&certificate),
+        "--tls-key",
+        path(&key),
+        "--header-timeout",
+        "300ms",
+    ];
+    let site = Site::of("thread", HELLO, &options);
+    // Nothing; the beginning of a record; a record that is not a handshake; a hello whose rest
+    // does not come.
+    let hello = [0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3];
+    for start in [&[][..], &hello[..3], &[0x17, 3, 3, 0, 1, 0], &hello] {
+        let mut client = site.connect();
+        client.send(start);
+        assert!(client.is_closed_within(PATIENCE), "{start:?}");
+    }
+    for cause in ["handshake-timeout", "tls"] {
+        let name = format!("wrun_http_closed_connections_total{{cause=\"{cause}\"}}");
+        assert!(site.metric(&name) >= 1.0, "{}", site.ask_admin("/metrics"));
+    }
+    site.stop();
+}
+
+/// Apps that mean harm: their fields are fields, and their bodies as long as they said.
+#[test]
+fn an_app_does_not_break_out_of_its_answer() {
+    for mode in MODES {
+        let site = site(mode, &[]);
+        let ask = |path| site.ask(&format!("GET {path} HTTP/1.1\r\nHost: hostile\r\n\r\n"));
+        let answer = ask("/bad-headers");
+        answer.expect(200, mode);
+        for line in [
+            "x-line invalid",
+            "x-nul invalid",
+            ":status invalid",
+            "te taken",
+        ] {
+            assert!(answer.text().contains(line), "{mode}: {answer}");
+        }
+        // It was taken, and is not for an answer.
+        for name in ["set-cookie", "te", "connection", "upgrade", "host"] {
+            assert!(answer.header(name).is_none(), "{mode} {name}: {answer}");
+        }
+        let mut client = site.connect();
+        client.send("GET /too-long HTTP/1.1\r\nHost: hostile\r\n\r\n");
+        let answer = client.answer(false).expect(mode);
+        assert_eq!(answer.body, [b'x'; 500], "{mode}: {answer}");
+        assert!(client.answer(false).is_none(), "{mode}: what follows it");
+        ask("/many-headers?n=1000&bytes=1000").expect(500, mode);
         assert_unharmed(site);
     }
 }

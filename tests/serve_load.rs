@@ -470,6 +470,10 @@ fn reloads(mode: &str, total: u64) {
     assert!(wrong.is_empty(), "{mode}: {wrong:#?}\n{}", site.said());
     assert!(surprises.all().is_empty(), "{mode}: {:?}", surprises.all());
     assert_eq!(answered.len() as u64, total + 1, "{mode}: {answered:?}");
+    // A request is counted once its task is over, which may be after its answer.
+    eventually("no request is left", PATIENCE, || {
+        site.metric("wrun_http_requests_in_flight") == 0.0
+    });
     assert_eq!(site.requests_over(""), all, "{mode}");
     assert_eq!(site.requests_over(r#"code="200""#), all, "{mode}");
     // What is left is what one version has.
