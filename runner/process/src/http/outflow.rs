@@ -84,6 +84,12 @@ impl Outflow {
                 return pending().await;
             };
             if self.pending.is_empty() {
+                // A body that is read is one that its client is asked for (`expect:
+                // 100-continue`): not before the other end wants it.
+                if self.credit.room.load(Ordering::Acquire) < MIN_ROOM {
+                    self.credit.changed.notified().await;
+                    continue;
+                }
                 let frame = tokio::select! {
                     biased;
                     frame = body.frame() => frame,
