@@ -18,7 +18,7 @@ echo "fuzz targets built in $((SECONDS - began)) s"
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 failed=0
-for name in frame handshake loader; do
+for name in frame handshake http loader; do
   mkdir -p "$scratch/$name" "fuzz/artifacts/$name"
   options=(-max_total_time="$seconds" -timeout=25 -rss_limit_mb=2048 -max_len=16384 -verbosity=1
     -artifact_prefix="fuzz/artifacts/$name/")

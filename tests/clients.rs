@@ -2,6 +2,7 @@
 //! nothing else.
 
 use crate::support::command::PATIENCE;
+use crate::support::frames::{CONTINUATION, HEADERS, PREFACE, REQUEST, RESET, SETTINGS, frame};
 use crate::support::web::{Site, get};
 use crate::support::{MODES, eventually};
 use std::io::Write;
@@ -363,24 +364,6 @@ fn connections_beyond_the_limit_wait() {
         .expect(200, "the third");
     site.stop();
 }
-
-/// A frame of HTTP/2.
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let len = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    let mut frame = len[1..].to_vec();
-    frame.extend([kind, flags]);
-    frame.extend(stream.to_be_bytes());
-    frame.extend(payload);
-    frame
-}
-
-const HEADERS: u8 = 1;
-const RESET: u8 = 3;
-const SETTINGS: u8 = 4;
-const CONTINUATION: u8 = 9;
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// `:method GET`, `:scheme http`, `:path /`, `:authority x`, by the static table.
-const REQUEST: &[u8] = &[0x82, 0x86, 0x84, 0x01, 0x01, b'x'];
 
 #[test]
 fn streams_that_are_opened_and_reset_end_the_connection() {

@@ -12,6 +12,7 @@ fn no_input_of_the_corpus_panics() {
         let check = match name.expect("UTF-8") {
             "frame" => wrun::fuzzing::frame,
             "handshake" => wrun::fuzzing::handshake,
+            "http" => wrun::fuzzing::http,
             "loader" => wrun::fuzzing::loader,
             other => panic!("fuzz/corpus/{other} is not replayed by any test"),
         };

@@ -33,6 +33,11 @@ fn main() -> io::Result<()> {
     )?;
     fs::write(greetings.join("shell"), "#!/bin/sh\nexit 0\n")?;
 
+    let exchanges = folder("http")?;
+    for (name, exchange) in wrun::fuzzing::exchanges() {
+        fs::write(exchanges.join(name), exchange)?;
+    }
+
     let tasks = folder("loader")?;
     for (metered, name) in [(false, "plain"), (true, "metered")] {
         let artifact = wrun::fuzzing::artifact(b"no ELF", metered);

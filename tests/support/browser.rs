@@ -161,7 +161,11 @@ impl Browser {
 
     /// Opens a file and waits until it is loaded.
     pub fn open(&self, page: &Path) {
-        let url = format!("file://{}", page.display());
+        self.visit(&format!("file://{}", page.display()));
+    }
+
+    /// Opens an address and waits until what is there is loaded.
+    pub fn visit(&self, url: &str) {
         self.call("Page.navigate", json!({"url": url}));
         self.until(|message| message["method"] == "Page.loadEventFired");
     }

@@ -2,7 +2,9 @@
 
 pub mod browser;
 pub mod command;
+pub mod frames;
 pub mod guests;
+pub mod line;
 pub mod manifest;
 pub mod processes;
 pub mod tool;

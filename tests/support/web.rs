@@ -160,6 +160,27 @@ impl Site {
         line.map_or(0.0, |value| value.parse().unwrap())
     }
 
+    /// The requests that are over, by what was answered (`code="500"`); of all, where that is
+    /// empty.
+    #[track_caller]
+    pub fn requests_over(&self, label: &str) -> u64 {
+        let text = self.ask_admin("/metrics").text();
+        let lines = text.lines().filter_map(|line| {
+            let (labels, value) = line
+                .strip_prefix("wrun_http_requests_total{")?
+                .rsplit_once("} ")?;
+            labels
+                .contains(label)
+                .then(|| value.parse::<u64>().unwrap())
+        });
+        lines.sum()
+    }
+
+    /// The descriptors that the server has open.
+    pub fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).map_or(0, Iterator::count)
+    }
+
     /// Waits for its end.
     pub fn end(mut self) -> Ran {
         let mut ran = self.running.take().unwrap().end();
@@ -258,7 +279,9 @@ impl Client {
     /// The beginning of the next answer.
     pub fn head(&mut self) -> Option<Answer> {
         let line = self.line()?;
-        let status = line.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().ok()?;
+        let rest = line.strip_prefix("HTTP/1.")?;
+        let rest = rest.strip_prefix("1 ").or(rest.strip_prefix("0 "))?;
+        let status = rest.get(..3)?.parse().ok()?;
         let mut headers = Vec::new();
         loop {
             let line = self.line()?;

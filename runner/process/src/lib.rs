@@ -27,6 +27,9 @@ mod compile_main;
 mod compile_wait;
 mod error;
 mod group;
+#[cfg(all(feature = "http", feature = "fuzzing"))]
+pub mod http;
+#[cfg(not(all(feature = "http", feature = "fuzzing")))]
 mod http;
 mod image;
 pub mod jail;

@@ -301,26 +301,25 @@ fn component_kind(kind: ComponentExternalKind) -> &'static str {
     }
 }
 
+fn exports_instance(facts: &Facts, prefix: &str) -> bool {
+    let mut names = facts.exports.iter().map(|export| &export.name);
+    names.any(|name| name.starts_with(prefix))
+}
+
 /// The shape, if everything it imports is provided.
 pub(crate) fn shape(facts: &Facts) -> Result<Shape, LoadError> {
     let shape = if facts.component {
         if facts.exports("run") {
             Shape::Component
-        } else if facts
-            .exports
-            .iter()
-            .any(|export| export.name.starts_with("wasi:cli/run@0.2."))
-        {
-            Shape::CommandComponent
-        } else if facts
-            .exports
-            .iter()
-            .any(|export| export.name.starts_with("wasi:http/incoming-handler@0.2."))
-        {
+        } else if exports_instance(facts, "wasi:http/incoming-handler@0.2.") {
+            // Before a command: a handler that is built as a program has a `run` which does
+            // nothing.
             if !cfg!(feature = "http") {
                 return Err(LoadError::NoHttp);
             }
             Shape::HttpComponent
+        } else if exports_instance(facts, "wasi:cli/run@0.2.") {
+            Shape::CommandComponent
         } else {
             return Err(no_entry(
                 facts,
@@ -408,6 +407,18 @@ mod tests {
             load("(component)"),
             Err(LoadError::NoEntry { .. })
         ));
+    }
+
+    #[cfg(feature = "http")]
+    #[test]
+    fn a_handler_that_is_also_a_program_is_a_handler() {
+        let both = r#"(component
+            (instance $none)
+            (export "wasi:cli/run@0.2.6" (instance $none))
+            (export "wasi:http/incoming-handler@0.2.12" (instance $none)))"#;
+        assert_eq!(load(both).expect("a handler"), Shape::HttpComponent);
+        let program = both.replace("incoming-handler", "types");
+        assert_eq!(load(&program).expect("a command"), Shape::CommandComponent);
     }
 
     #[test]

@@ -116,7 +116,7 @@ impl Drop for Attended {
 pub(crate) struct Outgoing {
     kind: Kind,
     /// Until it is sent, the connection is not idle.
-    _answering: Option<Answering>,
+    answering: Option<Answering>,
 }
 
 enum Kind {
@@ -129,7 +129,7 @@ impl Outgoing {
         let bytes = Some(bytes).filter(|bytes| !bytes.is_empty());
         Outgoing {
             kind: Kind::Whole(bytes),
-            _answering: answering,
+            answering,
         }
     }
 
@@ -146,7 +146,7 @@ impl Outgoing {
                 attended: Some(attended),
                 left: length,
             })),
-            _answering: Some(answering),
+            answering: Some(answering),
         }
     }
 }
@@ -159,10 +159,17 @@ impl http_body::Body for Outgoing {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match &mut self.kind {
+        if let Some(answering) = &mut self.answering {
+            answering.wanted();
+        }
+        let frame = match &mut self.kind {
             Kind::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Kind::Guest(guest) => guest.poll(cx),
+        };
+        if let (Poll::Ready(Some(Ok(_))), Some(answering)) = (&frame, &mut self.answering) {
+            answering.offered();
         }
+        frame
     }
 
     fn is_end_stream(&self) -> bool {

@@ -38,6 +38,10 @@ struct State {
     had_request: bool,
     in_flight: u32,
     blocked_since: Option<Instant>,
+    /// Streams with a part of an answer that waits for the client to make room for it, and
+    /// since when it has taken nothing of any.
+    offers: u32,
+    offered_since: Option<Instant>,
     /// The client was still sending when it was answered.
     unread: bool,
 }
@@ -54,6 +58,8 @@ impl Clock {
             had_request: false,
             in_flight: 0,
             blocked_since: None,
+            offers: 0,
+            offered_since: None,
             unread: false,
         })))
     }
@@ -94,6 +100,8 @@ impl Clock {
         state.had_request = true;
         Answering {
             began: first_byte.unwrap_or_else(Instant::now),
+            is_stream: state.streams,
+            offers: false,
             clock: self.clone(),
         }
     }
@@ -112,7 +120,8 @@ impl Clock {
     /// When the connection will be late, and how.
     pub(crate) fn deadline(&self) -> Option<(Instant, Late)> {
         let state = self.state();
-        if let Some(since) = state.blocked_since {
+        let waits = [state.blocked_since, state.offered_since];
+        if let Some(since) = waits.into_iter().flatten().min() {
             return Some((since + state.send_timeout, Late::Send));
         }
         if state.in_flight > 0 {
@@ -133,11 +142,38 @@ impl Clock {
 pub(crate) struct Answering {
     /// When its first byte arrived.
     pub(crate) began: Instant,
+    /// Its client makes room for it apart from the socket (RFC 9113, section 5.2).
+    is_stream: bool,
+    /// It is one of the clock's offers.
+    offers: bool,
     clock: Arc<Clock>,
+}
+
+impl Answering {
+    /// A part of the answer goes to the client, until more is [wanted](Answering::wanted).
+    pub(crate) fn offered(&mut self) {
+        if self.is_stream && !self.offers {
+            self.offers = true;
+            let mut state = self.clock.state();
+            state.offers += 1;
+            state.offered_since.get_or_insert_with(Instant::now);
+        }
+    }
+
+    /// The client took what was there.
+    pub(crate) fn wanted(&mut self) {
+        if self.offers {
+            self.offers = false;
+            let mut state = self.clock.state();
+            state.offers -= 1;
+            state.offered_since = (state.offers > 0).then(Instant::now);
+        }
+    }
 }
 
 impl Drop for Answering {
     fn drop(&mut self) {
+        self.wanted();
         let mut state = self.clock.state();
         state.in_flight -= 1;
         if state.in_flight == 0 {
@@ -204,6 +240,28 @@ mod tests {
         assert!(clock.begin().began <= before);
         let request = clock.begin();
         assert!(request.began > before);
+    }
+
+    #[test]
+    fn a_client_takes_an_answer_by_its_window_too() {
+        let clock = clock();
+        clock.has_streams();
+        let (mut one, mut other) = (clock.begin(), clock.begin());
+        assert_eq!(clock.deadline(), None);
+        one.offered();
+        let (first, why) = clock.deadline().expect("a limit");
+        assert_eq!(why, Late::Send);
+        other.offered();
+        assert_eq!(clock.deadline(), Some((first, Late::Send)));
+        std::thread::sleep(Duration::from_millis(2));
+        // It took something: the time begins anew.
+        other.wanted();
+        assert!(clock.deadline().expect("a limit").0 > first);
+        drop(one);
+        assert_eq!(clock.deadline(), None);
+        other.offered();
+        drop(other);
+        assert_eq!(late(&clock), Some(Late::Idle));
     }
 
     #[test]

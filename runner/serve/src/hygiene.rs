@@ -36,13 +36,16 @@ pub(crate) enum Wrong {
     Connect,
     /// Its length is announced in two ways.
     Length,
+    /// Its body has a transfer coding that is not understood.
+    Coding,
 }
 
 impl Wrong {
     pub(crate) fn status(self) -> StatusCode {
         match self {
             Wrong::Host | Wrong::Target | Wrong::Length => StatusCode::BAD_REQUEST,
-            Wrong::Connect => StatusCode::NOT_IMPLEMENTED,
+            // RFC 9112, section 6.1.
+            Wrong::Connect | Wrong::Coding => StatusCode::NOT_IMPLEMENTED,
         }
     }
 
@@ -52,6 +55,7 @@ impl Wrong {
             Wrong::Target => "expected a path",
             Wrong::Connect => "CONNECT is not supported",
             Wrong::Length => "expected either Content-Length or Transfer-Encoding",
+            Wrong::Coding => "expected no Transfer-Encoding, or chunked",
         }
     }
 }
@@ -67,7 +71,13 @@ pub(crate) fn request(head: &mut request::Parts, scheme: &Scheme) -> Result<(), 
     if lengths > 1 || (lengths == 1 && head.headers.contains_key(TRANSFER_ENCODING)) {
         return Err(Wrong::Length);
     }
-    let authority = authority(head)?;
+    let mut codings = head.headers.get_all(TRANSFER_ENCODING).iter();
+    if let Some(coding) = codings.next()
+        && (codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked"))
+    {
+        return Err(Wrong::Coding);
+    }
+    let authority = authority(head, scheme)?;
     let path = match (head.uri.path_and_query(), head.uri.scheme()) {
         (Some(path), _) => path.clone(),
         (None, Some(_)) => PathAndQuery::from_static("/"),
@@ -99,8 +109,9 @@ pub(crate) fn request(head: &mut request::Parts, scheme: &Scheme) -> Result<(), 
 }
 
 /// For whom a request is. The target's authority counts before `Host`; in HTTP/1.1 there must
-/// be a `Host`, whatever the target is.
-fn authority(head: &request::Parts) -> Result<Authority, Wrong> {
+/// be a `Host`, whatever the target is, and in HTTP/2 it must not be another (RFC 9113, section
+/// 8.3.1).
+fn authority(head: &request::Parts, scheme: &Scheme) -> Result<Authority, Wrong> {
     let mut hosts = head.headers.get_all(HOST).iter();
     let (host, more) = (hosts.next(), hosts.next());
     if more.is_some() || (host.is_none() && head.version == Version::HTTP_11) {
@@ -114,9 +125,14 @@ fn authority(head: &request::Parts) -> Result<Authority, Wrong> {
         }
         None => None,
     };
-    let authority = match head.uri.authority() {
-        Some(authority) => Some(authority.clone()),
-        None => named,
+    let authority = match (head.uri.authority(), named) {
+        (Some(authority), Some(named))
+            if head.version == Version::HTTP_2 && !is_same(authority, &named, scheme) =>
+        {
+            return Err(Wrong::Host);
+        }
+        (Some(authority), _) => Some(authority.clone()),
+        (None, named) => named,
     };
     match authority {
         // Who authenticates does it in a field of the header.
@@ -125,6 +141,13 @@ fn authority(head: &request::Parts) -> Result<Authority, Wrong> {
         // HTTP/1.0 does without.
         None => Ok(Authority::from_static("localhost")),
     }
+}
+
+/// True if both name the same host and port.
+fn is_same(one: &Authority, other: &Authority, scheme: &Scheme) -> bool {
+    let default = if *scheme == Scheme::HTTPS { 443 } else { 80 };
+    let port = |authority: &Authority| authority.port_u16().unwrap_or(default);
+    one.host().eq_ignore_ascii_case(other.host()) && port(one) == port(other)
 }
 
 /// What an app may not answer.
@@ -250,6 +273,24 @@ mod tests {
                     .header("content-length", "3"),
                 Wrong::Length,
             ),
+            (
+                with_host().header("transfer-encoding", "gzip, chunked"),
+                Wrong::Coding,
+            ),
+            (
+                with_host()
+                    .header("transfer-encoding", "chunked")
+                    .header("transfer-encoding", "chunked"),
+                Wrong::Coding,
+            ),
+            (
+                with_host().uri("http://y.org/").version(Version::HTTP_2),
+                Wrong::Host,
+            ),
+            (
+                with_host().uri("http://x.org:81/").version(Version::HTTP_2),
+                Wrong::Host,
+            ),
             (with_host().method("CONNECT"), Wrong::Connect),
             (with_host().uri("*"), Wrong::Target),
             (with_host().uri("x.org"), Wrong::Target),
@@ -258,6 +299,9 @@ mod tests {
             let refused = super::request(&mut head, &Scheme::HTTP);
             assert_eq!(refused, Err(expected), "{head:?}");
         }
+        let same = Request::builder().header("host", "X.org");
+        let same = same.uri("http://x.org:80/").version(Version::HTTP_2);
+        assert_eq!(super::request(&mut parts(same), &Scheme::HTTP), Ok(()));
         let mut head = parts(get().version(Version::HTTP_10));
         assert_eq!(super::request(&mut head, &Scheme::HTTP), Ok(()));
         assert_eq!(head.uri.host(), Some("localhost"));

@@ -3,7 +3,7 @@
 
 use super::Wrong;
 use super::heads::map_of;
-use crate::wire::{MAX_PART, Part, WINDOW};
+use crate::wire::{MAX_PART, Part, WINDOW, room_of};
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, HeaderMap};
 use http_body::{Frame, SizeHint};
@@ -34,9 +34,9 @@ pub(super) struct Inflow {
 pub(super) struct Reading {
     /// The length of the body; all ones where it is not known.
     len: AtomicU64,
-    /// Bytes that may arrive.
+    /// Bytes that may arrive, where each part counts as [`room_of`] says.
     room: AtomicUsize,
-    /// Bytes that were taken, and of which the other end was not told.
+    /// Bytes that were taken, counted the same way, and of which the other end was not told.
     taken: AtomicUsize,
     /// The reader is gone.
     closed: AtomicBool,
@@ -107,10 +107,10 @@ impl Inflow {
             Part::Data(data) => {
                 let len = data.len();
                 let room = self.reading.room.load(Ordering::Acquire);
-                if len == 0 || len > MAX_PART || len > room {
+                if len == 0 || len > MAX_PART || room_of(len) > room {
                     return Err("it sent more of an HTTP body than there was room for");
                 }
-                self.reading.room.fetch_sub(len, Ordering::AcqRel);
+                self.reading.room.fetch_sub(room_of(len), Ordering::AcqRel);
                 (Ok(Some(Frame::data(data))), len)
             }
             Part::End(None) => (Ok(None), 0),
@@ -185,7 +185,7 @@ impl http_body::Body for Arriving {
         {
             let len = data.len();
             self.read = self.read.saturating_add(len as u64);
-            self.reading.took(len);
+            self.reading.took(room_of(len));
         } else {
             self.over = true;
         }

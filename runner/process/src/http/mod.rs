@@ -12,6 +12,8 @@ mod absent;
 mod fetches;
 #[cfg(feature = "http")]
 mod fetching;
+#[cfg(all(feature = "http", feature = "fuzzing"))]
+pub mod fuzzing;
 #[cfg(feature = "http")]
 mod heads;
 #[cfg(feature = "http")]

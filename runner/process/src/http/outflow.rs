@@ -2,7 +2,7 @@
 
 use super::Wrong;
 use super::heads::fields_of;
-use crate::wire::{MAX_PART, Part, WINDOW};
+use crate::wire::{MAX_PART, MIN_ROOM, Part, WINDOW, room_of};
 use bytes::Bytes;
 use http_body::Body as _;
 use http_body_util::BodyExt;
@@ -96,6 +96,12 @@ impl Outflow {
                 return pending().await;
             };
             if self.pending.is_empty() {
+                // A body that is read is one that its client is asked for (`expect:
+                // 100-continue`): not before the other end wants it.
+                if self.credit.room.load(Ordering::Acquire) < MIN_ROOM {
+                    self.credit.changed.notified().await;
+                    continue;
+                }
                 let frame = tokio::select! {
                     biased;
                     frame = body.frame() => frame,
@@ -123,9 +129,9 @@ impl Outflow {
                 return part;
             }
             let room = self.credit.room.load(Ordering::Acquire);
-            if room > 0 {
+            if room >= MIN_ROOM {
                 let len = self.pending.len().min(MAX_PART).min(room);
-                self.credit.room.fetch_sub(len, Ordering::AcqRel);
+                self.credit.room.fetch_sub(room_of(len), Ordering::AcqRel);
                 return Part::Data(self.pending.split_to(len));
             }
             self.credit.changed.notified().await;

@@ -146,7 +146,7 @@ impl Responding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::MAX_PART;
+    use crate::wire::{MAX_PART, MIN_ROOM};
     use bytes::Bytes;
     use http::Request;
     use http_body_util::Full;
@@ -199,10 +199,14 @@ mod tests {
         }
         assert_eq!(len, WINDOW);
         responding
-            .part(Part::Taken(10))
+            .part(Part::Taken(MIN_ROOM as u32 - 1))
+            .expect("it is by the rules");
+        assert!(sent(&mut requesting).await.is_none(), "it is too little");
+        responding
+            .part(Part::Taken(11))
             .expect("it is by the rules");
         match sent(&mut requesting).await {
-            Some(Part::Data(data)) => assert_eq!(data.len(), 10),
+            Some(Part::Data(data)) => assert_eq!(data.len(), MIN_ROOM + 10),
             other => panic!("{other:?}"),
         }
         assert!(!responding.is_quiet(), "more of the body would be sent");
@@ -231,6 +235,9 @@ mod tests {
         assert!(wrong(vec![data(MAX_PART + 1)]).contains("room"));
         let window = WINDOW / MAX_PART;
         let parts = (0..=window).map(|_| data(MAX_PART)).collect();
+        assert!(wrong(parts).contains("room"));
+        // Small parts are few: a thousand times as many would take a hundred times the window.
+        let parts = (0..=WINDOW / MIN_ROOM).map(|_| data(1)).collect();
         assert!(wrong(parts).contains("room"));
         assert!(wrong(vec![Part::End(None), data(1)]).contains("ended"));
         assert!(wrong(vec![Part::Failed("so".into()), Part::End(None)]).contains("ended"));

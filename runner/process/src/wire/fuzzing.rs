@@ -179,7 +179,7 @@ fn samples<T: Serialize + DeserializeOwned>() -> Vec<Vec<u8>> {
     const VARIANTS: u8 = 32;
     let mut samples = Vec::new();
     for variant in 0..VARIANTS {
-        for fill in 0..4 {
+        for fill in 0..5 {
             let mut bytes = [fill; 512];
             bytes[0] = variant;
             if let Ok((message, _)) = postcard::take_from_bytes::<T>(&bytes) {

@@ -9,6 +9,14 @@ use std::time::Duration;
 pub const WINDOW: usize = 256 << 10;
 /// Bytes of one part, at most.
 pub const MAX_PART: usize = 64 << 10;
+/// What the smallest part counts for in the window: a queue of many small ones takes more memory
+/// than their bytes.
+pub const MIN_ROOM: usize = 256;
+
+/// What a part of this many bytes counts for in the window.
+pub fn room_of(len: usize) -> usize {
+    len.max(MIN_ROOM)
+}
 
 /// Names and values, in order.
 pub type Fields = Vec<(String, Bytes)>;
@@ -59,7 +67,7 @@ pub enum Part {
     End(Option<Fields>),
     /// It ends before its end.
     Failed(String),
-    /// This many bytes were taken: there is room for as many more.
+    /// This many bytes were taken, as [`room_of`] counts them: there is room for as many more.
     Taken(u32),
     /// No more of it is wanted.
     Closed,

@@ -18,7 +18,8 @@ pub use compile::{CompileOrder, CompilerSays, MAX_ANSWER};
 pub use frame::{Decoder, FrameError, encode};
 pub use handshake::Hello;
 pub use http::{
-    ExchangeId, FetchHead, Fields, MAX_PART, OWN, Part, RequestHead, ResponseHead, WINDOW,
+    ExchangeId, FetchHead, Fields, MAX_PART, MIN_ROOM, OWN, Part, RequestHead, ResponseHead,
+    WINDOW, room_of,
 };
 pub use message::{
     ControlOrder, ControlSays, Done, Input, Order, Output, RunOrder, Spare, StartOrder, WorkerSays,
