@@ -80,6 +80,10 @@ impl Load {
                     format!("-c{CONNECTIONS}"),
                     format!("-d{seconds}s"),
                     "--latency".to_owned(),
+                    // On a machine that is busy, a fresh process may take longer than the
+                    // default of two seconds.
+                    "--timeout".to_owned(),
+                    "30s".to_owned(),
                     "-s".to_owned(),
                     script.to_owned(),
                     format!("http://{address}/"),

@@ -79,15 +79,20 @@ fn main() -> anyhow::Result<()> {
     let wants = |part: &str| wanted.is_empty() || wanted.iter().any(|it| it == part);
     let load = load::Load::find()?;
     let mut results = Results::new(amount, &load);
-    if wants("hello") {
-        hello::measure(amount, &load, &mut results)?;
-    }
-    if wants("transfer") {
-        transfer::measure(amount, &mut results)?;
-    }
-    if wants("idle") {
-        idle::measure(amount, &load, &mut results)?;
-    }
+    let mut measure = || -> anyhow::Result<()> {
+        if wants("hello") {
+            hello::measure(amount, &load, &mut results)?;
+        }
+        if wants("transfer") {
+            transfer::measure(amount, &mut results)?;
+        }
+        if wants("idle") {
+            idle::measure(amount, &load, &mut results)?;
+        }
+        Ok(())
+    };
+    let measured = measure();
+    // Also after a failure: what came before it took minutes.
     results.end();
     print!("{results}");
     if let Some(path) = json {
@@ -95,7 +100,7 @@ fn main() -> anyhow::Result<()> {
         std::fs::write(&path, text + "\n")
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
-    Ok(())
+    measured
 }
 
 /// A file below `guest-tasks`.

@@ -8,8 +8,9 @@ use crate::{CostRow, Finding, Measure, Results};
 use maud::{Markup, html};
 
 /// Measures of latency, of memory, and of work done for a task.
-const TIMES: [Measure; 4] = [
+const TIMES: [Measure; 5] = [
     Measure::Warm,
+    Measure::Latency,
     Measure::Cold,
     Measure::Load,
     Measure::Compile,
@@ -89,6 +90,7 @@ fn tables(rows: &[&CostRow], measures: &[Measure]) -> Markup {
 pub(super) fn latency(results: &Results) -> Markup {
     let all = rows(results, &TIMES);
     let warm = rows(results, &[Measure::Warm]);
+    let beside = rows(results, &[Measure::Latency]);
     let cold = rows(results, &[Measure::Cold]);
     let load = rows(results, &[Measure::Load, Measure::Compile]);
     html! {
@@ -102,6 +104,7 @@ pub(super) fn latency(results: &Results) -> Markup {
                 }
                 (charts([
                     strips::chart("chart-warm", "A task when all is warm", &warm),
+                    strips::chart("chart-latency", "A request while others are answered", &beside),
                     strips::chart("chart-cold", "First result of a new runner", &cold),
                     strips::chart("chart-load", "From file to code", &load),
                 ]))
