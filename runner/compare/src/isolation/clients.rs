@@ -70,14 +70,22 @@ impl Handler {
         deterministic: bool,
     ) -> Option<Self> {
         let status = WholeResponse::from_bytes(output)?.status;
+        // The program that gets it has another working directory.
+        let file = |path: &PathBuf| std::path::absolute(path).ok();
+        let task = |(name, path): &(String, PathBuf)| Some((name.clone(), file(path)?));
+        let dir = |grant: &DirGrant| {
+            let mut grant = grant.clone();
+            grant.host = file(&grant.host)?;
+            Some(grant)
+        };
         Some(Handler {
-            file: comparison.task.clone(),
+            file: file(&comparison.task)?,
             cache,
             args: comparison.args.clone(),
             env: comparison.env.clone(),
-            dirs: comparison.dirs.clone(),
+            dirs: comparison.dirs.iter().map(dir).collect::<Option<_>>()?,
             tcp: comparison.tcp.clone(),
-            tasks: comparison.tasks.clone(),
+            tasks: comparison.tasks.iter().map(task).collect::<Option<_>>()?,
             limits: comparison.limits.clone(),
             request: ready.request()?,
             expected: match deterministic {
