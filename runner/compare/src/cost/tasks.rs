@@ -393,33 +393,18 @@ pub(super) fn latency(job: &mut Job<'_, '_>) -> Rows {
         let row = Row::of(Measure::Latency, policy, side).at(level as u64);
         rows.push(match (policy, &bare) {
             (Policy::Instance, Some(bare)) => row.floor(
-                "bare wasmtime on as many threads: instantiate, call, drop",
-                Box::new(move || bare_latencies(bare, count, level)),
+                "bare wasmtime on a thread for each processor: how long one of as many requests takes \
+                 at its rate",
+                Box::new(move || {
+                    let rate = bare_rate(bare, count, level.min(cores))?;
+                    // What is there at the same time is rate times duration (Little's law).
+                    Ok(vec![level as f64 / rate * 1e9])
+                }),
             ),
             _ => row,
         });
     }
     job.rounds(rows)
-}
-
-/// The time of each of some calls on this many threads.
-fn bare_latencies(bare: &InProcess, count: u32, threads: usize) -> Result<Vec<f64>, Error> {
-    let each = count.div_ceil(u32::try_from(threads).unwrap_or(1).max(1));
-    let all = Mutex::new(Vec::new());
-    in_threads(0..threads, |_| {
-        let runtime = super::runtime().map_err(failed)?;
-        let mut took = Vec::new();
-        for _ in 0..each {
-            let began = Instant::now();
-            let run = bare.bare.run(&bare.spec, &bare.input);
-            runtime.block_on(run).map_err(failed)?;
-            took.push(nanos(began.elapsed()));
-        }
-        all.lock().unpoisoned().extend(took);
-        Ok::<(), Error>(())
-    })
-    .map_err(failed)??;
-    Ok(all.into_inner().unpoisoned())
 }
 
 fn finish(handle: Option<TaskHandle>, ready: &Ready, comparison: &Comparison) -> Result<(), Error> {

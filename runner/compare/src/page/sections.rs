@@ -25,6 +25,10 @@ pub(super) fn isolation(results: &Results) -> Markup {
         .iter()
         .filter(|row| matches!(row.finding, Finding::NotMeasured { .. }))
         .count();
+    let with_requests = results.isolation.iter().any(|row| match &row.finding {
+        Finding::Measured(seen) => seen.requests.is_some(),
+        Finding::NotMeasured { .. } => false,
+    });
     html! {
         section id="faults" {
             h2 { "Faults: what each mode holds" }
@@ -35,6 +39,10 @@ pub(super) fn isolation(results: &Results) -> Markup {
                      no sibling was lost and the program that the tasks ran for was alive afterwards. \
                      To detect: until the outcome was known; left out where there was nothing to know or it \
                      never was. To recover: from then until another task completed; left out where none did."
+                    @if with_requests {
+                        " Requests are those of clients of this task, made before, during and after the \
+                         fault: a fault that costs one is not held."
+                    }
                     @if not_measured > 0 { " What was not measured on this machine is said to be so." }
                 }
                 (faults::matrix(results))
