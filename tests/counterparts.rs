@@ -2,6 +2,7 @@
 //! what it names is there.
 
 use crate::support::{MODES, repo, wrun};
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -57,17 +58,20 @@ fn is_name(text: &str) -> bool {
 fn what_it_names_is_there() {
     let mut rust = String::new();
     sources(&repo("runner"), &mut rust);
-    let help = std::process::Command::new(wrun())
-        .arg("--help")
-        .output()
-        .unwrap();
-    let help = String::from_utf8(help.stdout).unwrap();
+    let help: String = [&["--help"][..], &["serve", "--help"]]
+        .into_iter()
+        .map(|args| {
+            let help = std::process::Command::new(wrun()).args(args).output();
+            String::from_utf8(help.unwrap().stdout).unwrap()
+        })
+        .collect();
     let mut looked_at = 0;
     for row in rows() {
         for name in quoted(&row[1]) {
             let option = name.split(' ').next().unwrap_or_default();
             if option.starts_with("--") {
-                assert!(help.contains(&format!("{option} ")), "{option} of {row:?}");
+                let there = [" ", "\n"].map(|end| help.contains(&format!("{option}{end}")));
+                assert!(there.contains(&true), "{option} of {row:?}");
                 looked_at += 1;
             }
             if let Some((of, item)) = name.split_once("::")
@@ -81,6 +85,7 @@ fn what_it_names_is_there() {
                     "const ITEM:",
                     "    ITEM,",
                     "    ITEM(",
+                    "    ITEM {",
                 ]
                 .iter()
                 .any(|form| rust.contains(&form.replace("ITEM", item)));
@@ -127,7 +132,12 @@ fn what_it_names_is_there() {
 fn its_commands_work() {
     let folder = tempfile::tempdir().unwrap();
     let program = folder.path().join("wrun");
-    let script = "#!/bin/sh\nexec \"$WRUN\" --mode \"$MODE\" \"$@\"\n";
+    let script = "#!/bin/sh
+case $1 in
+  serve) shift; exec \"$WRUN\" serve --mode \"$MODE\" \"$@\";;
+  *) exec \"$WRUN\" --mode \"$MODE\" \"$@\";;
+esac
+";
     fs::write(&program, script).unwrap();
     fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
     let mut tried = 0;
@@ -156,4 +166,36 @@ fn its_commands_work() {
         }
     }
     assert!(tried > 50, "{tried} commands");
+}
+
+#[test]
+fn its_examples_work() {
+    let mut commands = BTreeSet::new();
+    for row in rows() {
+        let examples = quoted(&row[2]).filter_map(|command| {
+            let rest = command.strip_prefix("cargo run --release --example ")?;
+            Some(rest.to_owned())
+        });
+        commands.extend(examples);
+    }
+    for command in &commands {
+        let (name, args) = command.split_once(" -- ").expect(command);
+        for mode in MODES {
+            let args = args
+                .split(' ')
+                .map(|arg| if MODES.contains(&arg) { mode } else { arg });
+            let output = std::process::Command::new(crate::examples::example(name))
+                .args(args)
+                .stdin(std::process::Stdio::null())
+                .output()
+                .unwrap();
+            assert!(
+                output.status.success(),
+                "{mode}: {command}: {}\n{}",
+                output.status,
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
+    }
+    assert!(commands.len() > 4, "{commands:?}");
 }

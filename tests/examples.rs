@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-fn example(name: &str) -> PathBuf {
+pub(crate) fn example(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
     // target/release/deps/integration-… and target/release/examples/NAME
     let path = test.ancestors().nth(2).unwrap().join("examples").join(name);
@@ -47,6 +47,7 @@ fn every_example_is_run() {
         [
             "batch.rs",
             "both_modes.rs",
+            "cluster.rs",
             "http_handler.rs",
             "limits_and_kill.rs",
             "plugin_server.rs",
@@ -73,6 +74,31 @@ fn a_handler_answers_in_both_modes() {
     let args = [events.to_str().unwrap(), "GET", "/trailers?bytes=3"];
     let stdout = run("http_handler", &args);
     assert_eq!(stdout.matches("\"x-bytes\": \"3\"").count(), 2, "{stdout}");
+}
+
+#[test]
+fn what_cluster_does_is_done() {
+    for mode in ["thread", "process"] {
+        let stdout = run("cluster", &[mode]);
+        for words in [
+            "listening: 127.0.0.1:",
+            "first: HTTP/1.1 200 OK: hello",
+            "trapped: HTTP/1.1 500 Internal Server Error: 500",
+            "beside it: HTTP/1.1 200 OK: hello",
+            "refused: true, version 1",
+            "version 2 answers",
+            "now: HTTP/1.1 200 OK: ",
+            "disconnect: 0 cut",
+            "dead: true",
+        ] {
+            assert!(stdout.contains(words), "{mode}: no {words:?} in\n{stdout}");
+        }
+        let exit = stdout.lines().find_map(|line| line.strip_prefix("exit: "));
+        let exit: serde_json::Value = serde_json::from_str(exit.expect(mode)).expect("JSON");
+        assert_eq!(exit["outcome"], "trapped", "{mode}: {exit}");
+        assert_eq!(exit["status"], 500, "{mode}: {exit}");
+        assert_eq!(exit["worker_pid"].is_u64(), mode == "process", "{exit}");
+    }
 }
 
 #[test]

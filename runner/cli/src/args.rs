@@ -10,6 +10,7 @@ use super::{Failure, exit};
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
+use http::Request;
 use std::env::VarError;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -51,6 +52,7 @@ Examples:
   wrun compare --html compared.html task.wasm   a page to send to a colleague
   wrun compare --json - --only warm task.wasm   one row, with all its numbers
   wrun compare --only isolation task.wasm       which faults each mode contains
+  wrun compare --request 'GET /x?y=2' api.wasm  an HTTP handler
 
 The task also runs in thread mode and, for the floors, in a process without a
 jail: compare only tasks that you would run in thread mode. Each run gets the same
@@ -422,6 +424,11 @@ pub(crate) struct CompareArgs {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) input: Option<PathBuf>,
 
+    /// The request that each run of an HTTP handler answers: a method and a path or URL. Its body
+    /// is --input [default: GET /]
+    #[arg(long, value_name = "METHOD PATH", value_parser = request)]
+    pub(crate) request: Option<Request<()>>,
+
     /// Measure each row N times, in turns with the others; fewer if the time does not
     /// suffice
     #[arg(
@@ -483,6 +490,19 @@ pub(crate) struct CompareArgs {
     pub(crate) args: Vec<OsString>,
 }
 
+/// A request, written `METHOD PATH` or `PATH`, or with a URL.
+fn request(text: &str) -> Result<Request<()>, String> {
+    let expected = |_| "expected a method and a path or URL, such as `GET /`".to_owned();
+    let (method, target) = text.trim().split_once(' ').unwrap_or(("GET", text.trim()));
+    let target = match target.trim() {
+        path if path.starts_with('/') => format!("http://localhost{path}"),
+        url if url.starts_with("http://") || url.starts_with("https://") => url.to_owned(),
+        _ => return Err(expected(())),
+    };
+    let request = Request::builder().method(method).uri(target).body(());
+    request.map_err(|_| expected(()))
+}
+
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Only {
@@ -540,6 +560,24 @@ mod tests {
         assert!(Cli::try_parse_from(["wrun", "--no-such-option", "a.wasm"]).is_err());
         let cli = Cli::parse_from(["wrun", "run", "a.wasm", "run"]);
         assert!(matches!(cli.command, Some(Command::Run(run)) if run.command == ["a.wasm", "run"]));
+    }
+
+    #[test]
+    fn requests_of_handlers() {
+        let parse = |text: &str| {
+            let request = request(text).ok()?;
+            Some(format!("{} {}", request.method(), request.uri()))
+        };
+        for (text, expected) in [
+            ("/", "GET http://localhost/"),
+            ("GET /a?b=c", "GET http://localhost/a?b=c"),
+            ("PUT https://b.example/x", "PUT https://b.example/x"),
+        ] {
+            assert_eq!(parse(text).as_deref(), Some(expected));
+        }
+        for bad in ["", "GET", "GET x", "G\u{e9}T /", "GET / x", "/ x"] {
+            assert_eq!(parse(bad), None, "{bad:?}");
+        }
     }
 
     #[test]

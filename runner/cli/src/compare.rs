@@ -57,14 +57,18 @@ fn comparison(args: &CompareArgs) -> Result<Comparison, Failure> {
     let mut limits = Limits::default().timeout(args.timeout);
     limits.max_memory = args.max_memory.unwrap_or(limits.max_memory);
     limits.max_total_memory = limits.max_total_memory.max(limits.max_memory);
+    let input = input(args.input.as_deref())?;
     let mut comparison = Comparison::new(&args.file)
         .args(super::run::strings(&args.args)?)
-        .input(input(args.input.as_deref())?)
         .limits(limits)
         .rounds(args.runs)
         .budget(args.budget)
         .process(args.walls.options()?)
         .command(command());
+    comparison = match &args.request {
+        Some(request) => comparison.request(request.clone().map(|()| input.into())),
+        None => comparison.input(input),
+    };
     if let Some(time) = args.compiling.compile_timeout {
         comparison = comparison.compile_timeout(time);
     }

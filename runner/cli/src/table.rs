@@ -77,6 +77,12 @@ fn head(out: &mut String, results: &Results) {
             bytes(subject.output_bytes),
             subject.peak_memory_bytes.map_or_else(|| "?".into(), bytes),
         );
+        if let Some(request) = &subject.request {
+            let status = subject
+                .status
+                .map_or_else(|| "no response".into(), |it| it.to_string());
+            let _ = writeln!(out, "{}: {status}", text::name(request));
+        }
     }
     let commit = here.commit.as_ref();
     let _ = writeln!(
@@ -206,6 +212,9 @@ fn title(row: &CostRow) -> String {
         Measure::Cold => "first report of a new runner",
         Measure::Warm => "from submission to report",
         Measure::Throughput => "tasks per second, with this many at the same time",
+        Measure::Latency => {
+            "from submission to the end of the answer, with this many at the same time"
+        }
         Measure::RoundTrip => "message to a task and back, by size",
         Measure::Bandwidth => "bytes a second to a task, by size of messages",
         Measure::Resident => "resident memory of a task that waits",
@@ -231,7 +240,7 @@ fn name(row: &CostRow) -> String {
         _ => row.mode.name().to_owned(),
     };
     match (row.at, row.measure) {
-        (Some(at), Measure::Throughput) => format!("{at:>3} {who}"),
+        (Some(at), Measure::Throughput | Measure::Latency) => format!("{at:>3} {who}"),
         (Some(at), _) => format!(
             "{:>8} {who}",
             bytesize::ByteSize(at)
@@ -260,12 +269,29 @@ fn isolation(out: &mut String, rows: &[FaultRow]) {
     if rows.is_empty() {
         return;
     }
+    let seen = rows.iter().filter_map(|row| match &row.finding {
+        Finding::Measured(seen) => Some(seen),
+        _ => None,
+    });
+    // Of a handler only.
+    let with_requests = { seen }.any(|seen| seen.requests.is_some());
+    let column = |text: &str| match with_requests {
+        true => format!("{text:>11}"),
+        false => String::new(),
+    };
     let _ = writeln!(
         out,
-        "\n{:<19}{:<9}{:<8}{:>9}{:>6}{:>11}{:>11}  stopped by",
-        "ISOLATION", "", "", "siblings", "host", "detected", "recovered"
+        "\n{:<19}{:<9}{:<8}{:>9}{}{:>6}{:>11}{:>11}  stopped by",
+        "ISOLATION",
+        "",
+        "",
+        "siblings",
+        column("requests"),
+        "host",
+        "detected",
+        "recovered"
     );
-    let _ = writeln!(out, "{:<36}{:>9}", "", "lost");
+    let _ = writeln!(out, "{:<36}{:>9}{}", "", "lost", column("lost"));
     let mut last = None;
     for row in rows {
         let fault = match last == Some(row.fault) {
@@ -277,6 +303,10 @@ fn isolation(out: &mut String, rows: &[FaultRow]) {
             Finding::Measured(seen) => {
                 let held = if seen.held { "held" } else { "NOT HELD" };
                 let siblings = format!("{}/{}", seen.siblings_lost, seen.siblings);
+                let requests = seen.requests.map_or_else(
+                    || "-".into(),
+                    |it| format!("{}/{}", it.lost, it.lost + it.answered),
+                );
                 let host = if seen.host_alive { "alive" } else { "DEAD" };
                 let time = |time: Option<u64>| {
                     #[expect(clippy::cast_precision_loss, reason = "for people")]
@@ -284,8 +314,9 @@ fn isolation(out: &mut String, rows: &[FaultRow]) {
                 };
                 let _ = writeln!(
                     out,
-                    "{fault:<19}{:<9}{held:<8}{siblings:>9}{host:>6}{:>11}{:>11}  {}",
+                    "{fault:<19}{:<9}{held:<8}{siblings:>9}{}{host:>6}{:>11}{:>11}  {}",
                     row.mode.name(),
+                    column(&requests),
                     time(seen.detected_ns),
                     time(seen.recovered_ns),
                     text::name(&seen.stopped_by),

@@ -5,14 +5,16 @@ use super::comparison::Comparison;
 use super::results::Policy;
 use super::scratch::Scratch;
 use crate::measure::FloorProgram;
+use bytes::Bytes;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::runtime::Runtime;
 use wrun::{
     Artifact, Cache, Error, ErrorKind, Mode, Outcome, ProcessOptions, Report, Runner, Start, Task,
-    TaskGrant,
-    measure::{Spec, deadline::Deadline},
+    TaskGrant, TaskHandle,
+    measure::{Spec, WholeRequest, WholeResponse, deadline::Deadline},
 };
 
 /// Idle workers, if workers are started ahead: this many can be used up at once.
@@ -29,9 +31,43 @@ pub(super) struct Bench<'a> {
 
 /// A runner with the task loaded.
 pub(super) struct Ready {
-    pub(super) runner: Runner,
+    pub(super) runner: Arc<Runner>,
     pub(super) artifact: Artifact,
     tasks: Vec<(String, Artifact)>,
+    /// What a handler answers.
+    request: Option<WholeRequest>,
+    /// For waiting for answers.
+    pub(super) waiting: Waiting,
+}
+
+/// A runtime that waits, on the thread that calls it.
+pub(super) struct Waiting(Option<Runtime>);
+
+impl Waiting {
+    fn new() -> Result<Self, Error> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build();
+        let failed = |error| Error::new(ErrorKind::System, format!("cannot wait: {error}"));
+        Ok(Waiting(Some(runtime.map_err(failed)?)))
+    }
+
+    /// The output of a future.
+    pub(super) fn on<T>(&self, future: impl Future<Output = T>) -> T {
+        match &self.0 {
+            Some(runtime) => runtime.block_on(future),
+            None => unreachable!("it is there until it is dropped"),
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            // It may end within another one, where waiting for its end is forbidden.
+            runtime.shutdown_background();
+        }
+    }
 }
 
 impl<'a> Bench<'a> {
@@ -97,7 +133,11 @@ impl<'a> Bench<'a> {
 }
 
 impl Ready {
-    pub(super) fn new(comparison: &Comparison, runner: Runner) -> Result<Self, Error> {
+    pub(super) fn new(
+        comparison: &Comparison,
+        runner: impl Into<Arc<Runner>>,
+    ) -> Result<Self, Error> {
+        let runner = runner.into();
         let artifact = runner.blocking_load(&comparison.task)?;
         let tasks = comparison
             .tasks
@@ -109,10 +149,16 @@ impl Ready {
                 Ok((name.clone(), loaded?))
             })
             .collect::<Result<_, Error>>()?;
+        let request = match &comparison.request {
+            Some(request) => Some(request.clone()),
+            None => artifact.shape().is_http().then(default_request),
+        };
         Ok(Ready {
             runner,
             artifact,
             tasks,
+            request,
+            waiting: Waiting::new()?,
         })
     }
 
@@ -138,7 +184,53 @@ impl Ready {
         for (name, artifact) in &self.tasks {
             task = task.allow_task(TaskGrant::new(name, artifact));
         }
+        if let Some(Ok(request)) = self.request.as_ref().map(WholeRequest::request) {
+            task = task.request(request);
+        }
         task
+    }
+
+    /// What each run is given, as floors are given it.
+    pub(super) fn input(&self, comparison: &Comparison) -> Bytes {
+        match &self.request {
+            Some(request) => request.to_bytes(),
+            None => comparison.input.clone(),
+        }
+    }
+
+    /// The size of what it reads.
+    pub(super) fn input_bytes(&self, comparison: &Comparison) -> u64 {
+        match &self.request {
+            Some(request) => request.body_len() as u64,
+            None => comparison.input.len() as u64,
+        }
+    }
+
+    pub(super) fn is_http(&self) -> bool {
+        self.artifact.shape().is_http()
+    }
+
+    /// What a handler is asked for.
+    pub(super) fn request(&self) -> Option<WholeRequest> {
+        self.request.clone()
+    }
+
+    /// The same in a line.
+    pub(super) fn asked(&self) -> Option<String> {
+        self.request.as_ref().map(WholeRequest::line)
+    }
+
+    /// Runs a task to its end: its report, and what it put out or answered.
+    pub(super) fn done(&self, task: Task) -> Result<(Report, Bytes), Error> {
+        if !self.is_http() {
+            let report = self.runner.blocking_run(task)?;
+            let output = Bytes::copy_from_slice(&report.stdout);
+            return Ok((report, output));
+        }
+        self.waiting.on(async {
+            let handle = self.runner.submit(task).await?;
+            answered(handle).await
+        })
     }
 
     /// The part of it that travels to where it runs.
@@ -151,7 +243,10 @@ impl Ready {
     pub(super) fn run(&self, comparison: &Comparison) -> Result<Duration, Error> {
         let task = self.task(comparison);
         let began = Instant::now();
-        let report = self.runner.blocking_run(task)?;
+        let report = match self.is_http() {
+            true => self.done(task)?.0,
+            false => self.runner.blocking_run(task)?,
+        };
         self.slow(comparison);
         let time = began.elapsed();
         completed(&report)?;
@@ -166,6 +261,29 @@ impl Ready {
             std::thread::sleep(by);
         }
     }
+}
+
+fn default_request() -> WholeRequest {
+    let mut request = http::Request::new(Bytes::new());
+    *request.uri_mut() = http::Uri::from_static("http://localhost/");
+    WholeRequest::of(&request)
+}
+
+/// Waits for the whole answer of a handler, and for its report.
+pub(super) async fn answered(mut handle: TaskHandle) -> Result<(Report, Bytes), Error> {
+    let response = match handle.response().await {
+        Some(response) => Some(WholeResponse::of(response).await),
+        None => None,
+    };
+    let report = handle.report().await?;
+    let output = match response {
+        Some(Ok(response)) => response.to_bytes(),
+        Some(Err(error)) if report.outcome.is_completed() => {
+            return Err(Error::new(ErrorKind::InvalidTask, error.to_string()));
+        }
+        _ => Bytes::new(),
+    };
+    Ok((report, output))
 }
 
 /// The task has completed before; it must do so now, too.

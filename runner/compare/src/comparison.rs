@@ -5,6 +5,7 @@ use bytes::Bytes;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Duration;
+use wrun::measure::WholeRequest;
 use wrun::{Builder, DirGrant, HttpGrant, Limits, Mode, ProcessOptions, TcpGrant};
 
 /// A task to compare both modes with. Plain settings; [`Comparison::run`] measures.
@@ -35,6 +36,7 @@ pub struct Comparison {
     pub(super) http: Vec<HttpGrant>,
     pub(super) tasks: Vec<(String, PathBuf)>,
     pub(super) input: Bytes,
+    pub(super) request: Option<WholeRequest>,
     pub(super) limits: Limits,
     pub(super) rounds: u32,
     pub(super) budget: Duration,
@@ -92,6 +94,7 @@ impl Comparison {
             http: Vec::new(),
             tasks: Vec::new(),
             input: Bytes::new(),
+            request: None,
             limits: Limits::default().timeout(Comparison::TIMEOUT),
             rounds: Comparison::ROUNDS,
             budget: Comparison::BUDGET,
@@ -111,6 +114,13 @@ impl Comparison {
     /// The input of each run of the task. Default: empty.
     pub fn input(mut self, input: impl Into<Bytes>) -> Self {
         self.input = input.into();
+        self
+    }
+
+    /// The request that each run of an HTTP handler answers; an error for other tasks. Its URI
+    /// is absolute, or it has a `host` field. Default, for handlers: `GET http://localhost/`.
+    pub fn request(mut self, request: http::Request<Bytes>) -> Self {
+        self.request = Some(WholeRequest::of(&request));
         self
     }
 

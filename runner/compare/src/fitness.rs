@@ -4,7 +4,9 @@ use super::bench::{Bench, Ready};
 use super::comparison::{Step, Watch};
 use super::hint::{denial, hint};
 use super::results::{Policy, Results, Subject, Verdict};
+use bytes::Bytes;
 use std::time::{Duration, Instant};
+use wrun::measure::WholeResponse;
 use wrun::{Access, Error, ErrorKind, Limit, Mode, Outcome, Report, measure::process::AS_ROOT};
 
 /// Longer tasks are run once in each mode.
@@ -19,6 +21,15 @@ pub(super) struct Fit {
     pub(super) run: Duration,
     /// Its output is the same each time.
     pub(super) deterministic: bool,
+    /// What it put out or answered.
+    pub(super) output: Bytes,
+}
+
+/// One run.
+struct Ran {
+    report: Report,
+    output: Bytes,
+    time: Duration,
 }
 
 /// Runs it in both modes; `None` if it cannot be compared, and the verdict says why.
@@ -63,12 +74,12 @@ pub(super) fn look(
         results.subject = subject(bench, &ready);
         let first = once(bench, &ready)?;
         if mode == Mode::Process {
-            let as_root = first.0.notes.iter().find(|it| it.starts_with(AS_ROOT));
+            let as_root = first.report.notes.iter().find(|it| it.starts_with(AS_ROOT));
             results.notes.extend(as_root.cloned());
-            results.environment.jail_mode = first.0.jail_mode.unwrap_or_default();
-            results.environment.jail = first.0.jail.clone();
+            results.environment.jail_mode = first.report.jail_mode.unwrap_or_default();
+            results.environment.jail = first.report.jail.clone();
         }
-        let second = match first.1 < AGAIN && first.0.outcome.is_completed() {
+        let second = match first.time < AGAIN && first.report.outcome.is_completed() {
             true => Some(once(bench, &ready)?),
             false => None,
         };
@@ -77,13 +88,24 @@ pub(super) fn look(
     let [(_, thread, thread_again), (_, process, process_again)] = &seen[..] else {
         return Ok(None);
     };
-    let repeats = |first: &Report, again: &Option<(Report, Duration)>| {
-        again.as_ref().is_none_or(|(again, _)| same(first, again))
-    };
-    let deterministic = repeats(&thread.0, thread_again) && repeats(&process.0, process_again);
-    results.subject.output_bytes = output(&thread.0).len() as u64;
-    results.subject.peak_memory_bytes = thread.0.stats.peak_memory_bytes;
-    if let Some(verdict) = verdict(&thread.0, &process.0, deterministic) {
+    let repeats =
+        |first: &Ran, again: &Option<Ran>| again.as_ref().is_none_or(|again| same(first, again));
+    let deterministic = repeats(thread, thread_again) && repeats(process, process_again);
+    results.subject.output_bytes = thread.output.len() as u64;
+    if results.subject.request.is_some()
+        && let Some(response) = WholeResponse::from_bytes(&thread.output)
+    {
+        results.subject.output_bytes = response.body.len() as u64;
+        results.subject.status = Some(response.status);
+        if response.status >= 400 {
+            results.notes.push(format!(
+                "the status of its response is {}: --request makes another request",
+                response.status
+            ));
+        }
+    }
+    results.subject.peak_memory_bytes = thread.report.stats.peak_memory_bytes;
+    if let Some(verdict) = verdict(thread, process, deterministic) {
         results.verdict = verdict;
         return Ok(None);
     }
@@ -95,7 +117,7 @@ pub(super) fn look(
         );
     }
     // Many runtimes look for directories at start, whether they need any or not.
-    let mut refused = thread.0.denied.iter();
+    let mut refused = thread.report.denied.iter();
     if let Some(denied) = refused.find(|it| it.access != Access::Directories) {
         results.notes.push(format!(
             "it completed, though it was refused: {}",
@@ -104,14 +126,22 @@ pub(super) fn look(
     }
     let run = thread_again
         .as_ref()
-        .map_or(thread.1, |again| again.1.min(thread.1));
-    Ok(Some(Fit { run, deterministic }))
+        .map_or(thread.time, |again| again.time.min(thread.time));
+    Ok(Some(Fit {
+        run,
+        deterministic,
+        output: thread.output.clone(),
+    }))
 }
 
-fn once(bench: &Bench<'_>, ready: &Ready) -> Result<(Report, Duration), Error> {
+fn once(bench: &Bench<'_>, ready: &Ready) -> Result<Ran, Error> {
     let began = Instant::now();
-    let report = ready.runner.blocking_run(ready.task(bench.comparison))?;
-    Ok((report, began.elapsed()))
+    let (report, output) = ready.done(ready.task(bench.comparison))?;
+    Ok(Ran {
+        report,
+        output,
+        time: began.elapsed(),
+    })
 }
 
 fn subject(bench: &Bench<'_>, ready: &Ready) -> Subject {
@@ -121,7 +151,9 @@ fn subject(bench: &Bench<'_>, ready: &Ready) -> Subject {
         bytes: ready.artifact.source_len(),
         digest: ready.artifact.digest(),
         args: bench.comparison.args.clone(),
-        input_bytes: bench.comparison.input.len() as u64,
+        request: ready.asked(),
+        status: None,
+        input_bytes: ready.input_bytes(bench.comparison),
         output_bytes: 0,
         peak_memory_bytes: None,
     }
@@ -142,28 +174,22 @@ fn option(error: &Error) -> Option<&'static str> {
     }
 }
 
-fn output(report: &Report) -> &[u8] {
-    &report.stdout
-}
-
-fn same(one: &Report, other: &Report) -> bool {
-    one.outcome.kind() == other.outcome.kind() && output(one) == output(other)
+fn same(one: &Ran, other: &Ran) -> bool {
+    one.report.outcome.kind() == other.report.outcome.kind() && one.output == other.output
 }
 
 /// Why two runs, one in each mode, cannot be compared; `None` if they can.
-fn verdict(thread: &Report, process: &Report, deterministic: bool) -> Option<Verdict> {
-    match (&thread.outcome, &process.outcome) {
+fn verdict(thread: &Ran, process: &Ran, deterministic: bool) -> Option<Verdict> {
+    match (&thread.report.outcome, &process.report.outcome) {
         (Outcome::Completed(_), Outcome::Completed(_)) => {
-            if !deterministic || output(thread) == output(process) {
+            if !deterministic || thread.output == process.output {
                 return None;
             }
-            let at = output(thread)
-                .iter()
-                .zip(output(process))
-                .position(|(one, other)| one != other);
-            let at = at.unwrap_or(output(thread).len().min(output(process).len()));
-            let say = |report: &Report| {
-                let len = output(report).len();
+            let bytes = thread.output.iter().zip(&process.output);
+            let at = { bytes }.position(|(one, other)| one != other);
+            let at = at.unwrap_or(thread.output.len().min(process.output.len()));
+            let say = |ran: &Ran| {
+                let len = ran.output.len();
                 format!("completed with {len} bytes, which differ from byte {at} on")
             };
             Some(Verdict::Differs {
@@ -174,7 +200,7 @@ fn verdict(thread: &Report, process: &Report, deterministic: bool) -> Option<Ver
         (one, other) if one.kind() == other.kind() => Some(Verdict::Unfit {
             mode: None,
             why: why(one),
-            help: help(thread),
+            help: help(&thread.report),
         }),
         (one, other) => Some(Verdict::Differs {
             thread: why(one),

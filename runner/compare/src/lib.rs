@@ -32,8 +32,8 @@ pub use isolation::inject;
 pub use isolation::{FaultTarget, inject_at};
 pub use number::Unit;
 pub use results::{
-    CostRow, Environment, Fault, FaultRow, Finding, Floor, Measure, Policy, Results, Seen, Subject,
-    Transport, Verdict,
+    CostRow, Environment, Fault, FaultRow, Finding, Floor, Measure, Policy, Requests, Results,
+    Seen, Subject, Transport, Verdict,
 };
 pub use summary::Summary;
 

@@ -50,6 +50,13 @@ pub struct Subject {
     pub digest: String,
     /// Its arguments.
     pub args: Vec<String>,
+    /// The request that it answered, such as `GET http://localhost/`; `None` if it is not an
+    /// HTTP handler.
+    #[serde(default)]
+    pub request: Option<String>,
+    /// Its status code in thread mode; `None` without a response.
+    #[serde(default)]
+    pub status: Option<u16>,
     /// Size of its input, in bytes.
     pub input_bytes: u64,
     /// Size of what it returned or wrote to stdout, in bytes.
@@ -179,6 +186,9 @@ pub enum Measure {
     Warm,
     /// Tasks per second, with this many at the same time ([`CostRow::at`]).
     Throughput,
+    /// From submission to the end of the answer, with this many at the same time
+    /// ([`CostRow::at`]), for HTTP handlers; nanoseconds.
+    Latency,
     /// A message to a task and back, by its size ([`CostRow::at`]); nanoseconds.
     RoundTrip,
     /// Bytes per second to a task, in messages of one size ([`CostRow::at`]).
@@ -202,12 +212,13 @@ pub enum Measure {
 
 impl Measure {
     /// All of them, in the order of tables.
-    pub const ALL: [Measure; 14] = [
+    pub const ALL: [Measure; 15] = [
         Measure::Compile,
         Measure::Load,
         Measure::Cold,
         Measure::Warm,
         Measure::Throughput,
+        Measure::Latency,
         Measure::RoundTrip,
         Measure::Bandwidth,
         Measure::Resident,
@@ -227,6 +238,7 @@ impl Measure {
             Measure::Cold => "cold",
             Measure::Warm => "warm",
             Measure::Throughput => "throughput",
+            Measure::Latency => "latency",
             Measure::RoundTrip => "round-trip",
             Measure::Bandwidth => "bandwidth",
             Measure::Resident => "resident",
@@ -246,6 +258,7 @@ impl Measure {
             | Measure::Load
             | Measure::Cold
             | Measure::Warm
+            | Measure::Latency
             | Measure::RoundTrip
             | Measure::Cpu => Unit::Nanoseconds,
             Measure::Throughput => Unit::PerSecond,
@@ -395,6 +408,9 @@ pub struct Seen {
     pub siblings: u32,
     /// Those of them that did not complete with the right output.
     pub siblings_lost: u32,
+    /// For an HTTP handler: the requests of clients beside it.
+    #[serde(default)]
+    pub requests: Option<Requests>,
     /// Whether the program that ran the tasks survived.
     pub host_alive: bool,
     /// Whether the host was a program started for this fault, as for faults that are
@@ -406,4 +422,17 @@ pub struct Seen {
     /// From then until another task completed, in nanoseconds; if the host died, a task of
     /// a new one. `None` if none did.
     pub recovered_ns: Option<u64>,
+}
+
+/// Requests that clients made before, during and after a fault.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Requests {
+    /// Clients, each with one request at a time.
+    pub clients: u32,
+    /// Requests that were answered as without a fault.
+    pub answered: u32,
+    /// Requests that were answered otherwise, or not: with an error of the server, or a
+    /// connection that is cut.
+    pub lost: u32,
 }

@@ -3,8 +3,9 @@
 use crate::bench::{Bench, Left};
 use crate::comparison::{Comparison, Step, Watch};
 use crate::fitness::{self, Fit};
-use crate::results::{FaultRow, Finding, Results, Subject, Verdict};
-use crate::{Fault, cost, environment, isolation};
+use crate::isolation::Handler;
+use crate::results::{FaultRow, Finding, Policy, Results, Subject, Verdict};
+use crate::{Fault, FaultTarget, cost, environment, isolation};
 use std::ops::ControlFlow;
 use wrun::{Error, ErrorKind, Mode};
 
@@ -70,7 +71,12 @@ impl Comparison {
             part: 50,
         };
         let fit = fitness::look(&mut bench, &mut results, &mut |step| watch.tell(step))?;
-        let Some(Fit { run, deterministic }) = fit else {
+        let Some(Fit {
+            run,
+            deterministic,
+            output,
+        }) = fit
+        else {
             return Ok(results);
         };
         let wants_cost = !self.measures.is_empty();
@@ -90,13 +96,25 @@ impl Comparison {
         if !wants_faults || !results.complete {
             return Ok(results);
         }
-        drop(bench);
+        let ready = bench.ready(Policy::Instance)?;
+        let handler = ready
+            .is_http()
+            .then(|| Handler::of(self, &ready, bench.cache(), &output, deterministic));
+        drop(ready);
+        bench.end_runners();
         watch.next(1000 - watch.before - watch.part);
-        self.inject(&mut results, &mut |step| watch.tell(step))?;
+        self.inject(handler.flatten(), &mut results, &mut |step| {
+            watch.tell(step)
+        })?;
         Ok(results)
     }
 
-    fn inject(&self, results: &mut Results, watch: Watch<'_>) -> Result<(), Error> {
+    fn inject(
+        &self,
+        handler: Option<Handler>,
+        results: &mut Results,
+        watch: Watch<'_>,
+    ) -> Result<(), Error> {
         let wanted: Vec<(Fault, Mode)> = self
             .faults
             .iter()
@@ -119,7 +137,8 @@ impl Comparison {
             complete &= goes_on.is_continue();
             goes_on
         };
-        isolation::inject(&self.builder, &wanted, &mut found)?;
+        let target = FaultTarget::new()?;
+        isolation::inject_beside(&self.builder, handler, target, &wanted, &mut found)?;
         results.complete &= complete;
         Ok(())
     }

@@ -4,6 +4,8 @@
 //!
 //! Only for measuring, with a task that is known to end.
 
+#[cfg(feature = "http")]
+use super::bare_http::Http;
 use super::code::{Code, CodeError};
 use super::source::Shape;
 use bytes::Bytes;
@@ -16,6 +18,10 @@ use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::p2::bindings::{Command, CommandPre};
 use wasmtime_wasi::p2::pipe::{MemoryInputPipe, MemoryOutputPipe};
 use wasmtime_wasi::{FsPerms, I32Exit, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+#[cfg(feature = "http")]
+use wasmtime_wasi_http::p2::bindings::{Proxy, ProxyPre};
+#[cfg(feature = "http")]
+use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
 use wrun_types::spec::Spec;
 
 /// Output beyond this fails the run.
@@ -31,11 +37,15 @@ enum Entry {
     Task(InstancePre<Host>, ComponentExportIndex),
     Command(CommandPre<Host>),
     Module(wasmtime::InstancePre<Host>),
+    #[cfg(feature = "http")]
+    Http(ProxyPre<Host>),
 }
 
 struct Host {
     wasi: Wasi,
     table: ResourceTable,
+    #[cfg(feature = "http")]
+    http: Http,
 }
 
 enum Wasi {
@@ -51,6 +61,17 @@ impl WasiView for Host {
                 table: &mut self.table,
             },
             Wasi::P1(p1) => p1.ctx(),
+        }
+    }
+}
+
+#[cfg(feature = "http")]
+impl WasiHttpView for Host {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView {
+            hooks: &mut self.http.hooks,
+            table: &mut self.table,
+            ctx: &mut self.http.ctx,
         }
     }
 }
@@ -78,6 +99,8 @@ enum Guest {
     Task(Instance),
     Command(Command),
     Module(wasmtime::Instance),
+    #[cfg(feature = "http")]
+    Http(Proxy),
 }
 
 impl Bare {
@@ -112,6 +135,10 @@ impl Bare {
         let pre = linked(engine, &component)?;
         if code.meta.shape == Shape::CommandComponent {
             return Ok(Entry::Command(CommandPre::new(pre).map_err(no)?));
+        }
+        #[cfg(feature = "http")]
+        if code.meta.shape.is_http() {
+            return Ok(Entry::Http(ProxyPre::new(pre).map_err(no)?));
         }
         Bare::link_task(&component, pre)
     }
@@ -153,10 +180,17 @@ impl Bare {
             _ => Wasi::P2(Box::new(builder.build())),
         };
         let table = ResourceTable::new();
-        Store::try_new(&self.engine, Host { wasi, table })
+        let host = Host {
+            wasi,
+            table,
+            #[cfg(feature = "http")]
+            http: Http::default(),
+        };
+        Store::try_new(&self.engine, host)
     }
 
-    /// A fresh sandbox, one call, its output.
+    /// A fresh sandbox, one call, its output. Input and output of a handler are a
+    /// `WholeRequest` and a `WholeResponse`.
     pub async fn run(&self, spec: &Spec, input: &Bytes) -> wasmtime::Result<Bytes> {
         let held = self.hold(spec, input, false).await?;
         self.call(held, input).await
@@ -165,8 +199,10 @@ impl Bare {
     /// A fresh sandbox that is not called yet. With `ahead`, a guest that would have to run
     /// for it fails.
     pub async fn hold(&self, spec: &Spec, input: &Bytes, ahead: bool) -> wasmtime::Result<Held> {
-        let output =
-            (!matches!(self.entry, Entry::Task(..))).then(|| MemoryOutputPipe::new(MAX_OUTPUT));
+        let output = self
+            .entry
+            .is_command()
+            .then(|| MemoryOutputPipe::new(MAX_OUTPUT));
         let mut store = self.store(spec, output.as_ref().map(|output| (input, output)))?;
         if ahead {
             // Functions end at their entry.
@@ -181,6 +217,8 @@ impl Bare {
             Entry::Task(pre, _) => Guest::Task(pre.instantiate_async(&mut store).await?),
             Entry::Command(pre) => Guest::Command(pre.instantiate_async(&mut store).await?),
             Entry::Module(pre) => Guest::Module(pre.instantiate_async(&mut store).await?),
+            #[cfg(feature = "http")]
+            Entry::Http(pre) => Guest::Http(pre.instantiate_async(&mut store).await?),
         };
         store.set_epoch_deadline(1);
         store.epoch_deadline_async_yield_and_update(1);
@@ -214,10 +252,20 @@ impl Bare {
                 let start = instance.get_typed_func::<(), ()>(&mut store, "_start")?;
                 good(start.call_async(&mut store, ()).await)?;
             }
+            #[cfg(feature = "http")]
+            (Guest::Http(proxy), _) => {
+                return super::bare_http::answer(&mut store, &proxy, input).await;
+            }
             (Guest::Task(_), _) => return Err(wasmtime::Error::msg("there is no run")),
         }
         drop(store);
         Ok(output.map(|output| output.contents()).unwrap_or_default())
+    }
+}
+
+impl Entry {
+    fn is_command(&self) -> bool {
+        matches!(self, Entry::Command(_) | Entry::Module(_))
     }
 }
 
@@ -226,6 +274,8 @@ fn linked(engine: &Engine, component: &Component) -> Result<InstancePre<Host>, B
     let no = BareError::Wasmtime;
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(no)?;
+    #[cfg(feature = "http")]
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker).map_err(no)?;
     stub_wrun(&mut linker, component).map_err(no)?;
     linker.instantiate_pre(component).map_err(no)
 }

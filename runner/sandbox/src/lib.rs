@@ -17,6 +17,8 @@ mod abi;
 mod artifact;
 #[cfg(feature = "measure")]
 mod bare;
+#[cfg(all(feature = "measure", feature = "http"))]
+mod bare_http;
 pub mod blocking;
 pub mod broadcast;
 mod budgets;
@@ -65,6 +67,8 @@ mod warm_instance;
 pub use artifact::{Artifact, Compiled};
 #[cfg(feature = "measure")]
 pub use bare::{Bare, BareError, Held};
+#[cfg(all(feature = "measure", feature = "http"))]
+pub use bare_http::{WholeRequest, WholeResponse};
 pub use budgets::Budgets;
 pub use code::{Code, CodeError, MAX_FILE};
 pub use compile::{Compiler, SMALL, compile};

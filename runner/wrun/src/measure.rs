@@ -10,6 +10,8 @@ pub use wrun_sandbox::deadline;
 pub use wrun_sandbox::{
     Allocation, Bare, BareError, Code, Held, compile, read, runtime, single_threaded_runtime,
 };
+#[cfg(feature = "http")]
+pub use wrun_sandbox::{WholeRequest, WholeResponse};
 pub use wrun_types::injection::{Injection, InjectionResult, Whose};
 pub use wrun_types::spec::Spec;
 

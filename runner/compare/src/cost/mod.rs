@@ -9,7 +9,7 @@ mod usage;
 use super::bench::{Bench, Left};
 use super::comparison::{Step, Watch};
 use super::environment;
-use super::results::{CostRow, Measure, Results};
+use super::results::{CostRow, Measure, Policy, Results};
 use super::rounds::{self, NOISY, Row};
 use crate::measure::Floor;
 use bytes::Bytes;
@@ -28,7 +28,7 @@ const GROUPS: [&[Part]; 6] = [
     &[(Measure::Compile, 2), (Measure::Load, 1)],
     &[(Measure::Cold, 3)],
     &[(Measure::Warm, 6)],
-    &[(Measure::Throughput, 5)],
+    &[(Measure::Throughput, 5), (Measure::Latency, 4)],
     &[(Measure::RoundTrip, 3), (Measure::Bandwidth, 8)],
     &[
         (Measure::Resident, 1),
@@ -50,7 +50,10 @@ pub(super) fn measure(
     deterministic: bool,
     watch: Watch<'_>,
 ) -> Result<(), Error> {
-    let wanted = |(measure, _): &&Part| bench.comparison.measures.contains(measure);
+    let is_http = bench.ready(Policy::Instance)?.is_http();
+    let wanted = |(measure, _): &&Part| {
+        bench.comparison.measures.contains(measure) && (is_http || *measure != Measure::Latency)
+    };
     let parts: Vec<Part> = GROUPS
         .iter()
         .flat_map(|group| group.iter().filter(wanted))
@@ -78,6 +81,7 @@ pub(super) fn measure(
             Measure::Cold => start::cold(&mut job),
             Measure::Warm => tasks::warm(&mut job),
             Measure::Throughput => tasks::throughput(&mut job),
+            Measure::Latency => tasks::latency(&mut job),
             Measure::RoundTrip => messages::round_trips(&mut job),
             Measure::Bandwidth => messages::bandwidth(&mut job),
             Measure::Resident | Measure::Proportional | Measure::Private => {
@@ -182,9 +186,9 @@ impl Job<'_, '_> {
         if self.needs_wrun() {
             return Ok(None);
         }
-        let ready = self.bench.ready(super::Policy::Instance)?;
-        let report = ready.runner.blocking_run(ready.task(comparison))?;
-        let expected = self.deterministic.then(|| report.stdout.clone());
+        let ready = self.bench.ready(Policy::Instance)?;
+        let (_, output) = ready.done(ready.task(comparison))?;
+        let expected = self.deterministic.then_some(output);
         let code = wrun::measure::code(&ready.runner, &ready.artifact)?;
         let made = [Allocation::Pool { slots: 64 }, Allocation::OnDemand]
             .into_iter()
@@ -198,7 +202,7 @@ impl Job<'_, '_> {
                     bare: Bare::new(&engine, &code)?,
                     runtime: runtime()?,
                     spec: ready.spec(comparison),
-                    input: comparison.input.clone(),
+                    input: ready.input(comparison),
                 };
                 let output = bare.run()?;
                 match expected.as_ref().is_none_or(|expected| *expected == output) {
@@ -244,12 +248,12 @@ impl Job<'_, '_> {
         let Some(mut floor) = self.idle_floor() else {
             return Ok(None);
         };
-        let ready = self.bench.ready(super::Policy::Instance)?;
+        let ready = self.bench.ready(Policy::Instance)?;
         let code = wrun::measure::code(&ready.runner, &ready.artifact)?;
         let comparison = self.bench.comparison;
         let spec = ready.spec(comparison);
         let program = self.bench.program.clone();
-        let loaded = floor.load(&code, &spec, &comparison.input, Some(&program));
+        let loaded = floor.load(&code, &spec, &ready.input(comparison), Some(&program));
         match loaded {
             Ok(_) => Ok(Some(floor)),
             Err(error) => {

@@ -106,7 +106,7 @@ pub(super) fn cold(job: &mut Job<'_, '_>) -> Rows {
                 )
             }
             Mode::Thread if has_floor => {
-                let ready = ready.clone();
+                let (ready, input) = (ready.clone(), ready.input(comparison));
                 row.floor(
                     "bare wasmtime: make an engine, map the code, instantiate, call",
                     Box::new(move || {
@@ -117,7 +117,7 @@ pub(super) fn cold(job: &mut Job<'_, '_>) -> Rows {
                             .map_err(failed)?;
                         let bare = Bare::new(&engine, &code).map_err(failed)?;
                         let runtime = super::runtime().map_err(failed)?;
-                        let ran = runtime.block_on(bare.run(&spec, &comparison.input));
+                        let ran = runtime.block_on(bare.run(&spec, &input));
                         let time = began.elapsed();
                         ran.map_err(failed)?;
                         Ok(vec![nanos(time)])

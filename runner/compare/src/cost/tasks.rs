@@ -2,7 +2,7 @@
 
 use super::{InProcess, Job, Rows, failed, nanos};
 use crate::{
-    bench::{Ready, SPARES, completed},
+    bench::{Ready, SPARES, answered, completed},
     comparison::Comparison,
     measure::{Floor, FloorProgram, Work, in_threads},
     number::{GAP, Unit, quantity},
@@ -11,9 +11,12 @@ use crate::{
 };
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::ops::ControlFlow;
 use std::rc::Rc;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use tokio::task::JoinSet;
 use wrun::measure::sys::Unpoisoned;
 use wrun::{Error, ErrorKind, Limits, TaskHandle};
 
@@ -28,6 +31,8 @@ const BATCH_TIME: Duration = Duration::from_millis(120);
 const MOST_FLOORS: usize = 16;
 /// Tasks of one such round, at most.
 const BATCH: u32 = 4_000;
+/// Requests of one round of latencies, at most.
+const LATENCIES: u32 = 200;
 /// The floor of a fresh process. As in a zygote, the instance is made before the fork.
 pub(super) const FORKS: &str = "bare fork of a process with an instance, call, pipe, exit, wait";
 /// A policy that takes more than this part of the time for one round is left out.
@@ -165,7 +170,7 @@ pub(super) fn program_once(
     let began = Instant::now();
     let mut floor = Floor::start(program).map_err(failed)?;
     floor
-        .load(&code, &spec, &comparison.input, None)
+        .load(&code, &spec, &ready.input(comparison), None)
         .map_err(failed)?;
     drop(floor);
     Ok(began.elapsed())
@@ -268,7 +273,7 @@ fn beside(comparison: &Comparison, run: Duration) -> Limits {
 /// names, for example of locks, may wait for each other without an end.
 fn fitting(
     job: &mut Job<'_, '_>,
-    ready: &Ready,
+    ready: &Arc<Ready>,
     limits: &Limits,
     levels: &mut Vec<usize>,
 ) -> Result<(), Error> {
@@ -297,13 +302,17 @@ fn fitting(
 }
 
 fn rate(
-    ready: &Ready,
+    ready: &Arc<Ready>,
     comparison: &Comparison,
     limits: &Limits,
     count: u32,
     at_once: usize,
 ) -> Result<f64, Error> {
     let began = Instant::now();
+    if ready.is_http() {
+        requests(ready, comparison, limits, count, at_once)?;
+        return Ok(f64::from(count) / began.elapsed().as_secs_f64());
+    }
     let mut running = VecDeque::new();
     for _ in 0..count {
         if running.len() >= at_once {
@@ -316,6 +325,86 @@ fn rate(
         finish(running.pop_front(), ready, comparison)?;
     }
     Ok(f64::from(count) / began.elapsed().as_secs_f64())
+}
+
+/// The time of each of some requests, this many of which are answered at the same time; their
+/// answers are read to the end.
+fn requests(
+    ready: &Arc<Ready>,
+    comparison: &Comparison,
+    limits: &Limits,
+    count: u32,
+    at_once: usize,
+) -> Result<Vec<f64>, Error> {
+    let comparison = Arc::new(comparison.clone().limits(limits.clone()));
+    let left = Arc::new(AtomicU32::new(count));
+    ready.waiting.on(async {
+        let mut clients = JoinSet::new();
+        for _ in 0..at_once {
+            let (ready, comparison, left) = (ready.clone(), comparison.clone(), left.clone());
+            clients.spawn(async move {
+                let mut took = Vec::new();
+                let one_less = |left: u32| left.checked_sub(1);
+                let order = Ordering::Relaxed;
+                while left.fetch_update(order, order, one_less).is_ok() {
+                    let task = ready.task(&comparison);
+                    let began = Instant::now();
+                    let handle = ready.runner.submit(task).await?;
+                    let (report, _) = answered(handle).await?;
+                    ready.slow(&comparison);
+                    completed(&report)?;
+                    took.push(nanos(began.elapsed()));
+                }
+                Ok::<_, Error>(took)
+            });
+        }
+        // All of them end before the runtime can, which they keep.
+        let mut all = Ok(Vec::new());
+        while let Some(ended) = clients.join_next().await {
+            match (&mut all, ended.map_err(failed).and_then(|took| took)) {
+                (Ok(all), Ok(took)) => all.extend(took),
+                (Ok(_), Err(error)) => all = Err(error),
+                (Err(_), _) => {}
+            }
+        }
+        all
+    })
+}
+
+/// From submission to the end of the answer, while others are answered.
+pub(super) fn latency(job: &mut Job<'_, '_>) -> Rows {
+    let comparison = job.bench.comparison;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let bare = job.bare()?;
+    let limits = beside(comparison, job.run);
+    let mut levels = vec![4 * cores];
+    let ready = job.bench.ready(Policy::Instance)?;
+    fitting(job, &ready, &limits, &mut levels)?;
+    let Some(level) = levels.last().copied() else {
+        return Ok(ControlFlow::Continue(Vec::new()));
+    };
+    let count = job.fit(BATCH_TIME * u32::try_from(cores).unwrap_or(1), LATENCIES);
+    let count = count.max(u32::try_from(level).unwrap_or(1));
+    let mut rows = Vec::new();
+    for policy in [Policy::Instance, Policy::Spare, Policy::Reuse] {
+        let (ready, limits) = (job.bench.ready(policy)?, limits.clone());
+        ready.run(comparison)?;
+        let side = Box::new(move || requests(&ready, comparison, &limits, count, level));
+        let row = Row::of(Measure::Latency, policy, side).at(level as u64);
+        rows.push(match (policy, &bare) {
+            (Policy::Instance, Some(bare)) => row.floor(
+                "bare wasmtime on a thread for each processor: how long one of as many requests takes \
+                 at its rate",
+                Box::new(move || {
+                    let rate = bare_rate(bare, count, level.min(cores))?;
+                    // What is there at the same time is rate times duration (Little's law).
+                    Ok(vec![level as f64 / rate * 1e9])
+                }),
+            ),
+            _ => row,
+        });
+    }
+    job.rounds(rows)
 }
 
 fn finish(handle: Option<TaskHandle>, ready: &Ready, comparison: &Comparison) -> Result<(), Error> {

@@ -2,11 +2,12 @@
 //! mode; its order, its messages, and what it means if they end.
 
 use super::catalogue::By;
-use super::crash_host::{CrashHost, Died, Said};
+use super::clients::Handler;
+use super::crash_host::{CrashHost, Died, MAX_ORDER, Said};
 use super::scene::{Played, SIBLINGS, Stage, failed, nanoseconds, runtime};
 use super::stopped::signal_name;
 use super::target::Aim;
-use crate::{Fault, Seen};
+use crate::{Fault, Requests, Seen};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
@@ -29,6 +30,8 @@ struct HostOrder {
     /// `None` runs one good task.
     fault: Option<Fault>,
     aim: Aim,
+    /// Whose clients make requests meanwhile.
+    handler: Option<Handler>,
 }
 
 /// A message of a host, one per line.
@@ -37,6 +40,8 @@ enum Says {
     /// Just before the fault happens; the monotonic clock, in nanoseconds.
     Injecting {
         at: u64,
+        /// Requests that were answered until then.
+        answered: Option<u32>,
     },
     Played(Box<Played>),
     /// The good task completed.
@@ -56,14 +61,21 @@ pub(super) enum Host {
 }
 
 /// Injects a fault in a separate host.
-pub(super) fn crash_test(worker: Option<&Path>, fault: Fault, aim: &Aim) -> Result<Host, Error> {
-    let mut host = start(worker, Some(fault), aim)?;
+pub(super) fn crash_test(
+    worker: Option<&Path>,
+    fault: Fault,
+    aim: &Aim,
+    handler: Option<&Handler>,
+) -> Result<Host, Error> {
+    let mut host = start(worker, Some(fault), aim, handler)?;
     let until = Deadline::after(ALL);
     let began = clock();
     let mut injected = None;
     loop {
         match said(&mut host, until)? {
-            Some(Says::Injecting { at }) if injected.is_none() => injected = Some(at),
+            Some(Says::Injecting { at, answered }) if injected.is_none() => {
+                injected = Some((at, answered));
+            }
             Some(Says::Played(played)) if injected.is_some() => return Ok(Host::Lives(played)),
             Some(Says::Failed(why)) => return Ok(Host::Unknown(why)),
             Some(_) => return Ok(Host::Unknown("the host spoke out of turn".into())),
@@ -73,8 +85,8 @@ pub(super) fn crash_test(worker: Option<&Path>, fault: Fault, aim: &Aim) -> Resu
     let known = clock();
     let known_at = Instant::now();
     let died = host.end(Deadline::after(REAP_TIMEOUT));
-    let (injected, end) = match (injected, died) {
-        (Some(injected), Died::Of(end)) => (injected, end),
+    let (injected, answered, end) = match (injected, died) {
+        (Some((at, answered)), Died::Of(end)) => (at, answered, end),
         (None, Died::Of(_)) => {
             return Ok(Host::Unknown(
                 "the host died before the fault was injected".into(),
@@ -102,6 +114,7 @@ pub(super) fn crash_test(worker: Option<&Path>, fault: Fault, aim: &Aim) -> Resu
         siblings: SIBLINGS,
         // They were in it, and none had completed.
         siblings_lost: SIBLINGS,
+        requests: answered.map(Requests::of_dead),
         host_alive: false,
         sacrificed: true,
         detected_ns: (began..=known)
@@ -113,18 +126,33 @@ pub(super) fn crash_test(worker: Option<&Path>, fault: Fault, aim: &Aim) -> Resu
 
 /// A new host completes a task.
 fn recover(worker: Option<&Path>, aim: &Aim) -> Result<(), Error> {
-    let mut host = start(worker, None, aim)?;
+    let mut host = start(worker, None, aim, None)?;
     match said(&mut host, Deadline::after(ALL))? {
         Some(Says::Completed) => Ok(()),
         _ => Err(failed("a new host did not complete a task")),
     }
 }
 
-fn start(worker: Option<&Path>, fault: Option<Fault>, aim: &Aim) -> Result<CrashHost, Error> {
-    let aim = aim.clone();
-    let order = serde_json::to_string(&HostOrder { fault, aim })
-        .map_err(|error| failed(&format!("cannot say what a host is to do: {error}")))?;
-    Ok(CrashHost::start(worker, &order)?)
+fn start(
+    worker: Option<&Path>,
+    fault: Option<Fault>,
+    aim: &Aim,
+    handler: Option<&Handler>,
+) -> Result<CrashHost, Error> {
+    let order = |handler: Option<&Handler>| {
+        let order = serde_json::to_string(&HostOrder {
+            fault,
+            aim: aim.clone(),
+            handler: handler.cloned(),
+        });
+        order.map_err(|error| failed(&format!("cannot say what a host is to do: {error}")))
+    };
+    let mut said = order(handler)?;
+    if said.len() > MAX_ORDER {
+        // A request that is too large: better without clients than not at all.
+        said = order(None)?;
+    }
+    Ok(CrashHost::start(worker, &said)?)
 }
 
 /// Its next message; `None` if there are no more.
@@ -170,15 +198,17 @@ fn obey(order: &HostOrder, say: &mut dyn FnMut(&Says) -> io::Result<()>) -> Resu
             .map_err(|errno| system("cannot forbid core dumps", errno.into()))?;
     }
     let runtime = runtime()?;
-    let mut stage = Stage::set(Builder::default().mode(Mode::Thread))?;
+    let builder = Builder::default().mode(Mode::Thread);
+    let mut stage = Stage::set(builder, order.handler.as_ref())?;
     let Some(fault) = order.fault else {
         runtime.block_on(stage.run_one())?;
         return Ok(Says::Completed);
     };
     stage.prepare(fault)?;
     let mut told = Ok(());
-    let played = runtime.block_on(stage.play(fault, &order.aim, &mut || {
-        told = say(&Says::Injecting { at: clock() });
+    let played = runtime.block_on(stage.play(fault, &order.aim, &mut |answered| {
+        let at = clock();
+        told = say(&Says::Injecting { at, answered });
     }))?;
     told.map_err(|error| system("cannot say that it begins", error))?;
     Ok(Says::Played(Box::new(played)))

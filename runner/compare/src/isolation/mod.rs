@@ -8,6 +8,7 @@
 //! Invariant: no process and no file is left behind, whatever a fault did.
 
 mod catalogue;
+mod clients;
 mod crash_host;
 mod crash_host_main;
 mod host;
@@ -17,6 +18,7 @@ mod target;
 
 use crate::{Fault, Finding};
 use catalogue::By;
+pub(crate) use clients::Handler;
 pub(crate) use crash_host_main::ROLE;
 use host::Host;
 use scene::{Played, Stage, runtime};
@@ -68,7 +70,7 @@ pub fn inject(
     wanted: &[(Fault, Mode)],
     found: &mut dyn FnMut(Fault, Mode, Finding) -> ControlFlow<()>,
 ) -> Result<(), Error> {
-    inject_at(builder, FaultTarget::new()?, wanted, found)
+    inject_beside(builder, None, FaultTarget::new()?, wanted, found)
 }
 
 /// [`inject`], with the targets of escaped code. For wrun's own tests, which check whether
@@ -84,8 +86,20 @@ pub fn inject_at(
     wanted: &[(Fault, Mode)],
     found: &mut dyn FnMut(Fault, Mode, Finding) -> ControlFlow<()>,
 ) -> Result<(), Error> {
+    inject_beside(builder, None, target, wanted, found)
+}
+
+/// [`inject_at`], while clients make requests of a handler.
+pub(crate) fn inject_beside(
+    builder: &Builder,
+    handler: Option<Handler>,
+    target: FaultTarget,
+    wanted: &[(Fault, Mode)],
+    found: &mut dyn FnMut(Fault, Mode, Finding) -> ControlFlow<()>,
+) -> Result<(), Error> {
     let mut isolation = Isolation {
         builder: builder.clone(),
+        handler,
         worker: wrun::measure::named_worker(builder)?,
         runtime: runtime()?,
         target,
@@ -124,6 +138,7 @@ pub fn inject_at(
 /// State that all faults share.
 struct Isolation {
     builder: Builder,
+    handler: Option<Handler>,
     worker: Option<PathBuf>,
     runtime: Runtime,
     target: FaultTarget,
@@ -189,7 +204,9 @@ impl Isolation {
         if let Some(why) = &self.no_crash_host {
             return Err(why.clone());
         }
-        host::crash_test(self.worker.as_deref(), fault, self.target.aim()).map_err(|error| {
+        let handler = self.handler.as_ref();
+        let aim = self.target.aim();
+        host::crash_test(self.worker.as_deref(), fault, aim, handler).map_err(|error| {
             let why = error.to_string();
             self.no_crash_host = Some(why.clone());
             why
@@ -204,7 +221,7 @@ impl Isolation {
         };
         let mut stage = match std::mem::take(own) {
             Own::Ready(stage) => stage,
-            Own::None => match Stage::set(self.builder.clone().mode(mode)) {
+            Own::None => match Stage::set(self.builder.clone().mode(mode), self.handler.as_ref()) {
                 Ok(stage) => stage,
                 Err(error) => {
                     *own = Own::Never(error.to_string());
@@ -219,7 +236,7 @@ impl Isolation {
         let aim = self.target.aim();
         let played = stage
             .prepare(fault)
-            .and_then(|()| self.runtime.block_on(stage.play(fault, aim, &mut || {})));
+            .and_then(|()| self.runtime.block_on(stage.play(fault, aim, &mut |_| {})));
         let played = played.map_err(|error| error.to_string())?;
         if played.lost == 0 && played.recovered_ns.is_some() {
             *own = Own::Ready(stage);

@@ -2,10 +2,12 @@
 //! fault while the others run.
 
 use super::catalogue::By;
+use super::clients::{Calling, Clients, Handler};
 use super::target::Aim;
-use crate::Fault;
+use crate::{Fault, Requests};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
@@ -34,7 +36,8 @@ const OUTPUT: u64 = 1 << 20;
 
 /// A runner, its guests, and secret bytes in its host's memory.
 pub(super) struct Stage {
-    runner: Runner,
+    runner: Arc<Runner>,
+    clients: Option<Clients>,
     sibling: Artifact,
     victim: Option<Artifact>,
     lock: Option<Artifact>,
@@ -48,6 +51,8 @@ pub(super) struct Played {
     /// Whether the right bytes were read; also true for a fault that reads nothing.
     pub(super) is_true: bool,
     pub(super) lost: u32,
+    /// Of clients of a handler beside it.
+    pub(super) requests: Option<Requests>,
     pub(super) detected_ns: u64,
     pub(super) recovered_ns: Option<u64>,
     pub(super) jail: Option<JailReport>,
@@ -66,11 +71,15 @@ pub(super) enum Ended {
 
 impl Stage {
     /// Compiles its guests, and blocks meanwhile.
-    pub(super) fn set(builder: Builder) -> Result<Self, Error> {
-        let most = SIBLINGS as usize * 2;
-        let runner = builder.cache(Cache::Off).max_running(most).build()?;
+    pub(super) fn set(builder: Builder, handler: Option<&Handler>) -> Result<Self, Error> {
+        // With room for clients.
+        let most = SIBLINGS as usize * 4;
+        let cache = handler.map_or(Cache::Off, Handler::cache);
+        let runner = Arc::new(builder.cache(cache).max_running(most).build()?);
+        let clients = handler.map(|handler| Clients::new(handler, runner.clone()));
         let sibling = load(&runner, "sibling", include_str!("../guests/sibling.wat"))?;
         Ok(Stage {
+            clients: clients.transpose()?,
             runner,
             sibling,
             victim: None,
@@ -96,12 +105,13 @@ impl Stage {
         Ok(())
     }
 
-    /// Injects a fault while the siblings run. `about_to` is called just before.
+    /// Injects a fault while the siblings run. `about_to` is called just before, with
+    /// the number of requests that were answered.
     pub(super) async fn play(
         &self,
         fault: Fault,
         aim: &Aim,
-        about_to: &mut dyn FnMut(),
+        about_to: &mut dyn FnMut(Option<u32>),
     ) -> Result<Played, Error> {
         let holds = fault == Fault::LockHolder;
         let seed = rand::random();
@@ -118,7 +128,11 @@ impl Stage {
             _ => None,
         };
 
-        about_to();
+        let calling = match &self.clients {
+            Some(clients) => Some(clients.call().await?),
+            None => None,
+        };
+        about_to(calling.as_ref().map(Calling::answered));
         let injected = Instant::now();
         victim.cancel();
         let report = known(victim.report(), "the task with the fault").await?;
@@ -134,6 +148,10 @@ impl Stage {
             None => self.recovers(seed).await,
         };
         let recovered_ns = recovered.then(|| nanoseconds(known_at.elapsed()));
+        let requests = match calling {
+            Some(calling) => Some(calling.end().await),
+            None => None,
+        };
         // All are cancelled before any is waited for.
         for (sibling, _) in &siblings {
             sibling.cancel();
@@ -148,6 +166,7 @@ impl Stage {
             is_true: self.is_true(fault, &ended, aim),
             ended,
             lost,
+            requests,
             detected_ns: nanoseconds(known_at - injected),
             recovered_ns,
             jail: report.jail,

@@ -43,11 +43,12 @@ impl Known {
             Course::Unknown { why } => return Finding::NotMeasured { why },
         };
         Finding::Measured(Seen {
-            held: stopped && played.lost == 0,
+            held: stopped && played.lost == 0 && played.requests.is_none_or(|it| it.lost == 0),
             stopped_by: by,
             detail,
             siblings: SIBLINGS,
             siblings_lost: played.lost,
+            requests: played.requests,
             host_alive: true,
             sacrificed: self.sacrificed,
             // A fault that nothing stopped was not detected.
@@ -329,6 +330,7 @@ mod tests {
             ended,
             is_true: true,
             lost: 0,
+            requests: None,
             detected_ns: 1,
             recovered_ns: Some(2),
             jail: Some(JailReport::new(layers.collect())),

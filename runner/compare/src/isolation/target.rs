@@ -36,7 +36,7 @@ pub(super) struct Aim {
 impl FaultTarget {
     /// In a fresh temporary directory. The file to write has a name that other users of the
     /// machine cannot know.
-    pub(super) fn new() -> Result<Self, Error> {
+    pub(crate) fn new() -> Result<Self, Error> {
         let directory = Scratch::new().map_err(cannot)?;
         // Workers may have another user: they can open files by name, but not list them.
         let mode = std::fs::Permissions::from_mode(0o733);

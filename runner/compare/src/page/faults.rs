@@ -44,6 +44,17 @@ fn verdict(seen: Option<&Seen>) -> (&'static str, &'static str, String) {
             let lost = format!("{} of {} siblings lost", seen.siblings_lost, seen.siblings);
             ("lost", "✕", lost)
         }
+        Some(seen) if seen.requests.is_some_and(|it| it.lost > 0) => {
+            let lost = seen.requests.map_or(0, |it| it.lost);
+            (
+                "lost",
+                "✕",
+                format!(
+                    "{} lost",
+                    words::counted(lost.into(), "request", "requests")
+                ),
+            )
+        }
         Some(_) => ("lost", "✕", "Not stopped".to_owned()),
     }
 }
@@ -136,6 +147,9 @@ fn facts(seen: &Seen) -> Markup {
         span {
             (seen.siblings_lost) " of " (seen.siblings) " siblings lost, program "
             @if seen.host_alive { "alive" } @else { "dead" }
+            @if let Some(requests) = seen.requests {
+                ", " (requests.lost) " of " (requests.lost + requests.answered) " requests lost"
+            }
         }
         " "
         @match (seen.detected_ns, seen.recovered_ns) {

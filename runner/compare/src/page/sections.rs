@@ -8,8 +8,9 @@ use crate::{CostRow, Finding, Measure, Results};
 use maud::{Markup, html};
 
 /// Measures of latency, of memory, and of work done for a task.
-const TIMES: [Measure; 4] = [
+const TIMES: [Measure; 5] = [
     Measure::Warm,
+    Measure::Latency,
     Measure::Cold,
     Measure::Load,
     Measure::Compile,
@@ -24,6 +25,10 @@ pub(super) fn isolation(results: &Results) -> Markup {
         .iter()
         .filter(|row| matches!(row.finding, Finding::NotMeasured { .. }))
         .count();
+    let with_requests = results.isolation.iter().any(|row| match &row.finding {
+        Finding::Measured(seen) => seen.requests.is_some(),
+        Finding::NotMeasured { .. } => false,
+    });
     html! {
         section id="faults" {
             h2 { "Faults: what each mode holds" }
@@ -34,6 +39,10 @@ pub(super) fn isolation(results: &Results) -> Markup {
                      no sibling was lost and the program that the tasks ran for was alive afterwards. \
                      To detect: until the outcome was known; left out where there was nothing to know or it \
                      never was. To recover: from then until another task completed; left out where none did."
+                    @if with_requests {
+                        " Requests are those of clients of this task, made before, during and after the \
+                         fault: a fault that costs one is not held."
+                    }
                     @if not_measured > 0 { " What was not measured on this machine is said to be so." }
                 }
                 (faults::matrix(results))
@@ -89,6 +98,7 @@ fn tables(rows: &[&CostRow], measures: &[Measure]) -> Markup {
 pub(super) fn latency(results: &Results) -> Markup {
     let all = rows(results, &TIMES);
     let warm = rows(results, &[Measure::Warm]);
+    let beside = rows(results, &[Measure::Latency]);
     let cold = rows(results, &[Measure::Cold]);
     let load = rows(results, &[Measure::Load, Measure::Compile]);
     html! {
@@ -102,6 +112,7 @@ pub(super) fn latency(results: &Results) -> Markup {
                 }
                 (charts([
                     strips::chart("chart-warm", "A task when all is warm", &warm),
+                    strips::chart("chart-latency", "A request while others are answered", &beside),
                     strips::chart("chart-cold", "First result of a new runner", &cold),
                     strips::chart("chart-load", "From file to code", &load),
                 ]))

@@ -18,6 +18,12 @@ pub(super) fn subject(results: &Results) -> Markup {
                     @for arg in &subject.args { code { (Text(arg)) } " " }
                 }))
             }
+            @if let Some(request) = &subject.request {
+                (fact("Request", html! {
+                    code { (Text(request)) }
+                    @if let Some(status) = subject.status { ", answered with " (status) }
+                }))
+            }
             (fact("Input and output", html! {
                 (size(subject.input_bytes)) " in, " (size(subject.output_bytes)) " out"
             }))

@@ -22,6 +22,7 @@ pub(super) fn measure(measure: Measure) -> &'static str {
         Measure::Cold => "First result of a new runner",
         Measure::Warm => "A task when all is warm",
         Measure::Throughput => "Tasks a second",
+        Measure::Latency => "A request beside others",
         Measure::RoundTrip => "Message there and back",
         Measure::Bandwidth => "Bytes a second in messages",
         Measure::Resident => "Resident (RSS)",
