@@ -547,6 +547,7 @@ fn without_a_collector_the_log_has_the_clients_trace() {
     for mode in MODES {
         let site = Site::of(mode, HELLO, &["--access-log", "json"]);
         site.ask(&traced("/")).expect(200, mode);
+        site.await_lines(1);
         site.get("/none").expect(200, mode);
         let lines = site.await_lines(2);
         let lines: Vec<Value> = lines

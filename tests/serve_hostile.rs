@@ -471,3 +471,41 @@ fn an_app_does_not_break_out_of_its_answer() {
         assert_unharmed(site);
     }
 }
+
+/// A body that is announced as small takes no place to run until it is there.
+#[test]
+fn a_small_body_that_comes_slowly_takes_no_place() {
+    for mode in MODES {
+        let options = ["--max-running", "1", "--max-queued", "0"];
+        let site = Site::of(mode, "http-digest/http-digest.wasm", &options);
+        let head = "PUT /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 6\r\n\r\n";
+        let mut slow: Vec<_> = (0..20).map(|_| site.connect()).collect();
+        for client in &mut slow {
+            client.send(format!("{head}123"));
+        }
+        // All are read before others ask, as each has a place in the server's books.
+        eventually("they are requests", PATIENCE, || {
+            site.metric("wrun_http_requests_in_flight") == 20.0
+        });
+        let other = site.ask(&format!("{head}abcdef"));
+        assert_eq!((other.status, &*other.text()), (200, "abcdef"), "{mode}");
+        // One that leaves is in the books, too.
+        drop(slow.pop());
+        eventually("it is over", PATIENCE, || {
+            site.requests_over("code=\"499\"") == 1
+        });
+        for client in &mut slow {
+            client.send("456");
+            let answer = client.answer(false).unwrap();
+            let text = answer.text();
+            // Without a queue, some may find the place taken.
+            let expected = match answer.status {
+                200 => "123456",
+                503 => "503 Service Unavailable\n",
+                other => panic!("{mode}: {other}"),
+            };
+            assert_eq!(text, expected, "{mode}");
+        }
+        site.stop();
+    }
+}

@@ -225,6 +225,11 @@ impl Loaded {
         self.app == other.app && digests(self) == digests(other)
     }
 
+    /// The time of each request.
+    pub(crate) fn timeout(&self) -> Option<Duration> {
+        self.app.limits.timeout
+    }
+
     /// Has it answer a request that began this long ago.
     pub(crate) fn start(
         &self,

@@ -69,6 +69,7 @@ mod server;
 mod service;
 mod shared;
 mod site;
+mod small_body;
 mod stream;
 mod tls;
 mod trace;

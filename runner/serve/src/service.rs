@@ -22,6 +22,7 @@ use std::convert::Infallible;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use wrun::TaskHandle;
 
@@ -58,7 +59,21 @@ impl Service {
         let reply = match prepared {
             Ok(app) => {
                 let max_body = app.max_body(self.shared.limits.max_body);
-                let (upload, fault) = self.upload(body, max_body, &record);
+                let (upload, mut fault) = self.upload(body, max_body, &record);
+                // A client that leaves meanwhile drops all of this.
+                let waiting = Unstarted(Some(record), self.shared.clone());
+                let upload = tokio::select! {
+                    biased;
+                    upload = self.shared.small_bodies.read(&head.headers, upload) => {
+                        upload.map_err(|_| fault.as_mut().and_then(|fault| fault.try_recv().ok()))
+                    }
+                    () = passed(began, app.timeout()) => Err(Some(Fault::Late)),
+                };
+                let upload = match upload {
+                    Ok(upload) => upload,
+                    Err(fault) => return self.without_body(fault, &of, answering, waiting),
+                };
+                record = waiting.started();
                 let request = Request::from_parts(head, upload);
                 let elapsed = answering.began.elapsed();
                 let prints = self.shared.printed.is_some();
@@ -79,9 +94,41 @@ impl Service {
                 reply
             }
         };
-        let response = self.reply(&reply, &of, answering);
-        record.answered(&reply, &response);
-        books.close(&record, Ended::Refused);
+        self.refused(&reply, &of, answering, record)
+    }
+
+    /// What becomes of a request whose body is not whole.
+    fn without_body(
+        &self,
+        fault: Option<Fault>,
+        of: &(Version, Method),
+        answering: Answering,
+        waiting: Unstarted,
+    ) -> Response<Outgoing> {
+        match fault {
+            Some(fault) => {
+                let reply = Reply::new(fault.status(), fault.why()).closing();
+                self.refused(&reply, of, answering, waiting.started())
+            }
+            // The client is gone: nobody gets this.
+            None => {
+                let reply = Reply::new(StatusCode::BAD_REQUEST, "the body broke off");
+                self.reply(&reply.closing(), of, answering)
+            }
+        }
+    }
+
+    /// Answers a request that has no task.
+    fn refused(
+        &self,
+        reply: &Reply,
+        of: &(Version, Method),
+        answering: Answering,
+        mut record: Record,
+    ) -> Response<Outgoing> {
+        let response = self.reply(reply, of, answering);
+        record.answered(reply, &response);
+        self.shared.books.close(&record, Ended::Refused);
         response
     }
 
@@ -225,6 +272,35 @@ impl Service {
     ) -> Response<Outgoing> {
         let response = reply.response(self.shared.debug_errors, *version, method);
         response.map(|bytes| Outgoing::whole(bytes, Some(answering)))
+    }
+}
+
+/// A request whose task has not started. Dropped, it is one that its client has left.
+struct Unstarted(Option<Record>, Arc<Shared>);
+
+impl Unstarted {
+    /// The record of a request that goes on.
+    fn started(mut self) -> Record {
+        match self.0.take() {
+            Some(record) => record,
+            None => unreachable!("it is there until this is called or dropped"),
+        }
+    }
+}
+
+impl Drop for Unstarted {
+    fn drop(&mut self) {
+        if let Some(record) = self.0.take() {
+            self.1.books.close(&record, Ended::Refused);
+        }
+    }
+}
+
+/// Waits until a request that began then has had its time, if that is limited.
+async fn passed(began: Instant, timeout: Option<Duration>) {
+    match timeout {
+        Some(timeout) => tokio::time::sleep(timeout.saturating_sub(began.elapsed())).await,
+        None => std::future::pending().await,
     }
 }
 

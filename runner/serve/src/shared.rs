@@ -4,6 +4,7 @@ use crate::limits::ClientLimits;
 use crate::printed;
 use crate::record::Books;
 use crate::site::Site;
+use crate::small_body::SmallBodies;
 use crate::trace::Connect;
 use std::sync::{Arc, PoisonError, RwLock};
 use tokio::runtime::Handle;
@@ -16,6 +17,7 @@ pub(crate) struct Shared {
     pub(crate) runner: Runner,
     site: RwLock<Arc<Site>>,
     pub(crate) limits: ClientLimits,
+    pub(crate) small_bodies: SmallBodies,
     pub(crate) debug_errors: bool,
     pub(crate) books: Arc<Books>,
     /// Takes what apps print.
@@ -45,6 +47,7 @@ impl Shared {
             runner,
             site: RwLock::new(Arc::new(site)),
             limits,
+            small_bodies: SmallBodies::new(),
             debug_errors,
             books,
             printed: None,
