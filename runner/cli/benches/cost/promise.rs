@@ -411,6 +411,29 @@ pub(crate) const SUBJECTS: &[Subject] = &[
         ],
     },
     Subject {
+        title: "Serving HTTP",
+        about: "What `wrun serve` loses: nothing but the request that a crash belongs to. Its \
+                speed is measured by another [benchmark](docs/benchmarks.md#serving-http).",
+        promises: &[
+            thorough_test(
+                "H1",
+                "serve_load::each_request_has_one_answer_while_guests_trap_and_workers_die",
+                ("WRUN_SERVE_REQUESTS", "200000"),
+                "1 each of 200,000",
+                "answers to requests while workers are killed and guests trap at random: the right \
+                 one or its error, none of another request; nothing is left behind",
+            ),
+            thorough_test(
+                "H2",
+                "serve_load::reloads_under_load_lose_no_request_and_never_go_back",
+                ("WRUN_SERVE_RELOADS", "50"),
+                "none of 50 reloads",
+                "reloads under load that lose a request, or after which one is answered by an \
+                 older version",
+            ),
+        ],
+    },
+    Subject {
         title: "Comparing",
         about: "The results of `wrun compare` are reliable. Each promise is a test.",
         promises: &[
