@@ -1,5 +1,6 @@
 //! `wrun serve` for its operator: settings in a file, and what it tells of itself. In both modes.
 
+use crate::fetches::Raw;
 use crate::support::command::{PATIENCE, Wrun, scratch, write};
 use crate::support::processes::descendants;
 use crate::support::web::{Site, get, path};
@@ -539,6 +540,42 @@ fn requests_are_spans_of_their_clients_traces() {
         paths.sort();
         // Not the one that its client does not record.
         assert_eq!(paths, ["/", "/count", "/trap"], "{mode}: {spans:?}");
+    }
+}
+
+/// What the app sends on belongs to the trace of its client, below the server's span, or below
+/// that of the client where the server records none.
+#[test]
+fn an_app_can_pass_the_trace_on() {
+    let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    for mode in MODES {
+        let upstream = Raw::new(answer, true);
+        let grant = upstream.grant();
+        let app = repo("guest-tasks/http-fetch/http-fetch.wasm");
+        let options = ["--allow-http", &grant, path(&app)];
+        let parent_of = |wrun: Wrun| {
+            let site = Site::start_as(wrun, mode, &options);
+            let target = format!("/?url={}", upstream.url("/"));
+            site.ask(&traced(&target)).expect(200, mode);
+            let head = upstream.heads.recv_timeout(PATIENCE).unwrap();
+            site.stop();
+            let (_, parent) = head.split_once("\r\ntraceparent: ").expect("a parent");
+            let parent = parent.lines().next().unwrap().to_owned();
+            assert!(
+                parent.starts_with(&format!("00-{TRACE}-")),
+                "{mode}: {parent}"
+            );
+            parent
+        };
+        let untouched = format!("00-{TRACE}-{PARENT}-01");
+        assert_eq!(parent_of(Wrun::new()), untouched, "{mode}");
+        let collector = Collector::start();
+        let parent = parent_of(collector.wrun());
+        let spans = collector.spans.lock().unwrap();
+        let server = spans.iter().find(|(_, span)| span.kind == SpanKind::Server as i32);
+        let (_, server) = server.unwrap_or_else(|| panic!("{mode}: {spans:?}"));
+        let expected = format!("00-{TRACE}-{}-01", hex(&server.span_id));
+        assert_eq!(parent, expected, "{mode}");
     }
 }
 

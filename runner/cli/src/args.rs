@@ -268,7 +268,7 @@ pub(crate) struct Grants {
 
     /// Trust these certificate authorities, in PEM, for HTTPS requests of tasks, beside those
     /// on Mozilla's list
-    #[arg(long, value_name = "FILE", requires = "allow_http", value_hint = ValueHint::FilePath)]
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) http_ca: Option<PathBuf>,
 
     /// Let the task and its child tasks start FILE under this name; repeat for more names

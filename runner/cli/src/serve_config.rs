@@ -46,9 +46,6 @@ const APP: &str = "app";
 /// The requests that it answers, and the name of the routes' tables.
 const ROUTE: &str = "route";
 
-/// Certificate authorities for requests of tasks.
-const AUTHORITIES: &str = "http-ca";
-
 /// Largest file of settings.
 const MAX_SIZE: u64 = 1 << 20;
 
@@ -239,11 +236,6 @@ impl ConfigFile {
         if self.given.contains_key(ROUTE) {
             merged.remove(APP);
         }
-        // It is for all routes, and requires what only some of them have.
-        let authorities = match merged.contains_key("allow-http") {
-            false => merged.remove(AUTHORITIES),
-            true => None,
-        };
         // With --config, for which clap requires no app.
         merged.extend(self.given.clone());
         let mut words: Vec<OsString> = vec!["serve".into()];
@@ -272,9 +264,6 @@ impl ConfigFile {
             at: None,
             why: of_clap(&error),
         })?;
-        if let Some(authorities) = authorities.iter().flatten().next() {
-            args.grants.http_ca = Some(authorities.into());
-        }
         self.resolve(&mut args, &of_the_file);
         Ok(args)
     }
@@ -295,7 +284,7 @@ impl ConfigFile {
                     .task
                     .iter_mut()
                     .for_each(|it| beside(&mut it.file)),
-                AUTHORITIES => args.grants.http_ca.iter_mut().for_each(beside),
+                "http-ca" => args.grants.http_ca.iter_mut().for_each(beside),
                 "tls-cert" => args.tls_cert.iter_mut().for_each(beside),
                 "tls-key" => args.tls_key.iter_mut().for_each(beside),
                 "unix" => args.unix.iter_mut().for_each(beside),
