@@ -2,12 +2,13 @@
 //! they fail, and bodies that flow through. The other side is a real server, or one that
 //! misbehaves byte by byte.
 
+use crate::http::{empty, full};
 use crate::support::command::Wrun;
 use crate::support::web::Site;
 use crate::support::{BOTH, guest, repo, runner};
 use bytes::Bytes;
 use http::Request;
-use http_body_util::{BodyExt, Empty, Full};
+use http_body_util::BodyExt;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
@@ -20,15 +21,6 @@ use wrun::{
 const FETCH: &str = "http-fetch/http-fetch.wasm";
 /// What should take no time at all, on a machine that is busy with other tests.
 const SOON: Duration = Duration::from_secs(60);
-
-fn empty() -> Body {
-    Empty::new().map_err(|never| match never {}).boxed_unsync()
-}
-
-fn full(bytes: impl Into<Bytes>) -> Body {
-    let body = Full::new(bytes.into());
-    body.map_err(|never| match never {}).boxed_unsync()
-}
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {
     let mut runtime = tokio::runtime::Builder::new_current_thread();

@@ -15,11 +15,11 @@ use wrun::{ErrorKind, Limit, Limits, Mode, Outcome, Report, Runner, Task, TrapKi
 /// What should take no time at all, on a machine that is busy with other tests.
 const SOON: Duration = Duration::from_secs(60);
 
-fn empty() -> Body {
+pub(crate) fn empty() -> Body {
     Empty::new().map_err(|never| match never {}).boxed_unsync()
 }
 
-fn full(bytes: impl Into<Bytes>) -> Body {
+pub(crate) fn full(bytes: impl Into<Bytes>) -> Body {
     let body = Full::new(bytes.into());
     body.map_err(|never| match never {}).boxed_unsync()
 }

@@ -572,7 +572,9 @@ fn an_app_can_pass_the_trace_on() {
         let collector = Collector::start();
         let parent = parent_of(collector.wrun());
         let spans = collector.spans.lock().unwrap();
-        let server = spans.iter().find(|(_, span)| span.kind == SpanKind::Server as i32);
+        let server = spans
+            .iter()
+            .find(|(_, span)| span.kind == SpanKind::Server as i32);
         let (_, server) = server.unwrap_or_else(|| panic!("{mode}: {spans:?}"));
         let expected = format!("00-{TRACE}-{}-01", hex(&server.span_id));
         assert_eq!(parent, expected, "{mode}");

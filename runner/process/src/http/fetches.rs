@@ -7,7 +7,6 @@ use super::outflow::{Credit, Outflow};
 use crate::wire::{ExchangeId, FetchHead, Order, Part, ResponseHead, WINDOW};
 use http::Request;
 use http_body::Body as _;
-use http_body_util::{BodyExt, Empty};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -79,17 +78,7 @@ impl Fetches {
         } = head;
         let has_body = request.has_body;
         let parts = request.into_parts()?;
-        let (mut request, body) = Inflow::new(false);
-        let body = match has_body {
-            true => {
-                request.reading().is_long(&parts.headers);
-                body
-            }
-            false => {
-                request.put(Part::End(None))?;
-                Empty::new().map_err(|never| match never {}).boxed_unsync()
-            }
-        };
+        let (request, body) = Inflow::of_request(has_body, false, &parts.headers)?;
         let credit = Credit::new(WINDOW);
         let running = Running {
             task_id: self.task_id,

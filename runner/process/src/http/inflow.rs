@@ -7,7 +7,7 @@ use crate::wire::{MAX_PART, Part, WINDOW, room_of};
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, HeaderMap};
 use http_body::{Frame, SizeHint};
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Empty};
 use std::future::pending;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -82,6 +82,22 @@ impl Inflow {
             reading,
         };
         (inflow, body.boxed_unsync())
+    }
+
+    /// The body of a request, if it `has` one, and where that arrives; see [`Inflow::new`].
+    pub(super) fn of_request(
+        has: bool,
+        waits: bool,
+        head: &HeaderMap,
+    ) -> Result<(Self, Body), Wrong> {
+        let (mut inflow, body) = Inflow::new(waits);
+        if has {
+            inflow.reading.is_long(head);
+            return Ok((inflow, body));
+        }
+        inflow.put(Part::End(None))?;
+        let nothing = Empty::new().map_err(|never| match never {});
+        Ok((inflow, nothing.boxed_unsync()))
     }
 
     pub(super) fn reading(&self) -> &Arc<Reading> {

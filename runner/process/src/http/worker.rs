@@ -6,7 +6,6 @@ use super::outflow::Outflow;
 use crate::wire::{OWN, Part, RequestHead, ResponseHead, WINDOW, WorkerSays};
 use http::{Request, Response};
 use http_body::Body as _;
-use http_body_util::{BodyExt, Empty};
 use tokio::sync::oneshot;
 use wrun_sandbox::http::{Body, Exchange};
 
@@ -22,19 +21,9 @@ pub(crate) struct Answering {
 impl Answering {
     /// What the task answers, and its worker's end of that.
     pub(crate) fn new(head: RequestHead) -> Result<(Exchange, Self), Wrong> {
-        let (mut request, body) = Inflow::new(head.waits);
-        let has_body = head.has_body;
+        let (has_body, waits) = (head.has_body, head.waits);
         let parts = head.into_parts()?;
-        let body = match has_body {
-            true => {
-                request.reading().is_long(&parts.headers);
-                body
-            }
-            false => {
-                request.put(Part::End(None))?;
-                Empty::new().map_err(|never| match never {}).boxed_unsync()
-            }
-        };
+        let (request, body) = Inflow::of_request(has_body, waits, &parts.headers)?;
         let (exchange, response) = Exchange::new(Request::from_parts(parts, body));
         let answering = Answering {
             request,
