@@ -89,6 +89,12 @@ fn routes_of_a_file_have_limits_and_grants_of_their_own() {
             route = "/echo"
             app = "digest.wasm"
             max-body = "5"
+
+            # It answers once it has all of a body.
+            [[route]]
+            route = "/digest"
+            app = "digest.wasm"
+            max-body = "5"
             "#,
         );
         let site = Site::start(mode, &["--config", &file]);
@@ -107,7 +113,7 @@ fn routes_of_a_file_have_limits_and_grants_of_their_own() {
         let echoed = site.ask(&post("/echo", "x", "12345"));
         assert_eq!(echoed.text(), "12345", "{mode}: {echoed}");
         site.ask(&post("/echo", "x", "123456")).expect(413, mode);
-        let chunked = "POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n\
+        let chunked = "POST /digest HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n\
                        6\r\n123456\r\n0\r\n\r\n";
         site.ask(chunked).expect(413, mode);
         site.ask(&post("/", "x", &"x".repeat(1001)))
