@@ -4,7 +4,7 @@
 use crate::app::{Body, BodyError};
 use http::header::{EXPECT, HeaderMap};
 use http_body::Body as _;
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Full};
 use std::convert::Infallible;
 use tokio::sync::Semaphore;
 
@@ -38,9 +38,14 @@ impl SmallBodies {
             return Ok(body);
         };
         let whole = body.collect().await?;
-        Ok(whole
-            .map_err(|never: Infallible| match never {})
-            .boxed_unsync())
+        let trailers = whole.trailers().cloned();
+        let bytes = Full::new(whole.to_bytes()).map_err(|never: Infallible| match never {});
+        Ok(match trailers {
+            None => bytes.boxed_unsync(),
+            Some(trailers) => bytes
+                .with_trailers(std::future::ready(Some(Ok(trailers))))
+                .boxed_unsync(),
+        })
     }
 }
 
@@ -49,7 +54,6 @@ mod tests {
     use super::*;
     use bytes::Bytes;
     use http::HeaderValue;
-    use http_body_util::Full;
 
     fn body(len: usize) -> Body {
         Full::new(Bytes::from(vec![7; len]))

@@ -85,9 +85,9 @@ pub fn check(method: &Method, url: &Uri, grants: &[HttpGrant]) -> Result<(), Fet
     if authority.as_str().contains('@') || authority.host().is_empty() {
         return Err(FetchError::Url);
     }
-    let port = match authority.port() {
-        Some(port) => port.as_str().parse().map_err(|_| FetchError::Url)?,
-        None if authority.as_str().ends_with(':') => return Err(FetchError::Url),
+    let rest = authority.as_str().strip_prefix(authority.host());
+    let port = match rest.ok_or(FetchError::Url)?.strip_prefix(':') {
+        Some(port) => port.parse().map_err(|_| FetchError::Url)?,
         None if tls => 443,
         None => 80,
     };
