@@ -449,6 +449,12 @@ fn a_command_sends_requests_too() {
         let ran = run(&["--allow-http", "http://a.org"]);
         ran.expect_code(2, mode);
         assert!(ran.stderr.contains("expected HOST[:PORT]"), "{mode}: {ran}");
+        // Not a list of certificates.
+        let no_list = repo("tests/data/tls/key.pem");
+        let ran = run(&["--http-ca", no_list.to_str().unwrap()]);
+        ran.expect_code(2, mode);
+        let why = "key.pem: invalid certificate authorities for HTTP requests: expected";
+        assert!(ran.stderr.contains(why), "{mode}: {ran}");
         let ran = run(&["--allow-http", &grant, "--http-ca", "no-such-file.pem"]);
         ran.expect_code(2, mode);
         assert!(

@@ -1,24 +1,19 @@
 //! The command line: what clap parses and `--help` prints.
 
+use super::grant_args::Grants;
 use super::limit_args::{ChildArgs, CompilingArgs};
 use super::log::LogArgs;
 use super::process::{ProcessArgs, WallArgs};
 use super::serve_args::{SERVE_EXAMPLES, ServeArgs};
 use super::terminal::Terminal;
 use super::values::{duration, grace, one_of, size, whole};
-use super::{Failure, exit};
-use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 use http::Request;
-use std::env::VarError;
-use std::ffi::{OsStr, OsString};
-use std::fs::File;
-use std::io::Read;
-use std::os::unix::ffi::OsStrExt;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use wrun::{Builder, DirGrant, HttpGrant, Limits, Mode, TaskError, TaskGrant, TcpGrant};
+use wrun::{Builder, Limits, Mode};
 use wrun_compare::{Comparison, Fault, Measure};
 
 pub(super) const EXAMPLES: &str = "\
@@ -243,142 +238,6 @@ impl RunArgs {
     }
 }
 
-/// The grants of the task.
-#[derive(Args, Debug)]
-pub(crate) struct Grants {
-    /// Grant a directory, optionally under another name or read-only (`:ro`; the default is
-    /// `:rw`). If wrun is root and
-    /// the owners of its files cannot be mapped to another user, the worker runs as root
-    /// and a note says so; --uid avoids that
-    #[arg(long, value_name = "HOST[::GUEST][:ro|:rw]", value_hint = ValueHint::DirPath, value_parser = OsStringValueParser::new().try_map(dir))]
-    pub(crate) dir: Vec<DirGrant>,
-
-    /// Set an environment variable of the task, or pass on the value of wrun's own
-    #[arg(long, value_name = "K[=V]", value_parser = OsStringValueParser::new().try_map(variable))]
-    pub(crate) env: Vec<(String, String)>,
-
-    /// Grant TCP connections to this address
-    #[arg(long, value_name = "HOST:PORT")]
-    pub(crate) allow_tcp: Vec<TcpGrant>,
-
-    /// Grant HTTP and HTTPS requests to this host (`*.DOMAIN`: all hosts below it); without a
-    /// port, those to 80 and 443. The runner sends them
-    #[arg(long, value_name = "HOST[:PORT]")]
-    pub(crate) allow_http: Vec<HttpGrant>,
-
-    /// Trust these certificate authorities, in PEM, for HTTPS requests of tasks, beside those
-    /// on Mozilla's list
-    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
-    pub(crate) http_ca: Option<PathBuf>,
-
-    /// Let the task and its child tasks start FILE under this name; repeat for more names
-    #[arg(long, value_name = "NAME=FILE", value_hint = ValueHint::FilePath, value_parser = OsStringValueParser::new().try_map(|text| TaskFile::try_from(&*text)))]
-    pub(crate) task: Vec<TaskFile>,
-}
-
-impl Grants {
-    /// The certificate authorities for HTTP requests; none given is an empty list.
-    pub(super) fn http_authorities(&self) -> Result<Vec<u8>, Failure> {
-        /// Larger than every list in use.
-        const MAX: u64 = 16 << 20;
-
-        let Some(path) = &self.http_ca else {
-            return Ok(Vec::new());
-        };
-        let mut pem = Vec::new();
-        let read = File::open(path).and_then(|file| file.take(MAX + 1).read_to_end(&mut pem));
-        let failed = |why: &dyn std::fmt::Display| {
-            let message = format!("--http-ca {}: {why}", path.display());
-            Failure::new(exit::USAGE, message)
-        };
-        match read {
-            Err(error) => Err(failed(&error)),
-            Ok(len) if len as u64 > MAX => Err(failed(&"the file is larger than 16 MiB")),
-            // An empty list would be none.
-            Ok(0) => Err(failed(&"expected certificates in PEM: the file is empty")),
-            Ok(_) => Ok(pem),
-        }
-    }
-
-    /// Before anything is loaded: two tasks cannot have the same name.
-    pub(super) fn check(&self) -> Result<(), Failure> {
-        for (at, TaskFile { name, .. }) in self.task.iter().enumerate() {
-            if self.task[..at].iter().any(|other| other.name == *name) {
-                let message =
-                    format!("--task {name} is given twice: expected a name for each task");
-                return Err(Failure::new(exit::USAGE, message));
-            }
-        }
-        Ok(())
-    }
-}
-
-/// A directory to grant.
-fn dir(text: OsString) -> Result<DirGrant, TaskError> {
-    DirGrant::try_from(&*text)
-}
-
-/// A variable of the task with its value, which may be that of this process.
-fn variable(text: OsString) -> Result<(String, String), String> {
-    // WASI's strings are UTF-8.
-    let Some(text) = text.to_str() else {
-        return Err("a task's variables must be UTF-8".into());
-    };
-    if text.is_empty() || text.starts_with('=') {
-        return Err("expected NAME=VALUE or NAME: there is no name".into());
-    }
-    if let Some((key, value)) = text.split_once('=') {
-        return Ok((key.to_owned(), value.to_owned()));
-    }
-    match std::env::var(text) {
-        Ok(value) => Ok((text.to_owned(), value)),
-        Err(VarError::NotPresent) => Err(
-            "there is no such variable in wrun's environment: expected NAME=VALUE, or the name \
-                 of one that is set"
-                .into(),
-        ),
-        Err(VarError::NotUnicode(_)) => {
-            Err("its value in this process is not UTF-8, as a task's variables must be".into())
-        }
-    }
-}
-
-/// A task that the task may start.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct TaskFile {
-    pub(crate) name: String,
-    pub(crate) file: PathBuf,
-}
-
-impl TryFrom<&OsStr> for TaskFile {
-    type Error = String;
-
-    fn try_from(text: &OsStr) -> Result<Self, String> {
-        let written = |wrong: &str| Err(format!("{wrong}: it is written NAME=FILE"));
-        let bytes = text.as_bytes();
-        let Some(at) = bytes.iter().position(|byte| *byte == b'=') else {
-            return written("there is no `=`");
-        };
-        let (name, file) = (&bytes[..at], &bytes[at + 1..]);
-        if name.is_empty() {
-            return written("there is no name before the `=`");
-        }
-        if file.is_empty() {
-            return written("there is no file after the `=`");
-        }
-        if name.len() > TaskGrant::MAX_NAME {
-            return Err(format!("a name has up to {} bytes", TaskGrant::MAX_NAME));
-        }
-        let Ok(name) = std::str::from_utf8(name) else {
-            return Err("the name must be UTF-8; the file's need not".into());
-        };
-        Ok(TaskFile {
-            name: name.to_owned(),
-            file: OsStr::from_bytes(file).into(),
-        })
-    }
-}
-
 /// `wrun inspect`.
 #[derive(Args, Debug)]
 pub(crate) struct InspectArgs {
@@ -578,27 +437,5 @@ mod tests {
         for bad in ["", "GET", "GET x", "G\u{e9}T /", "GET / x", "/ x"] {
             assert_eq!(parse(bad), None, "{bad:?}");
         }
-    }
-
-    #[test]
-    fn tasks_to_start() {
-        let parse = |text: &[u8]| TaskFile::try_from(OsStr::from_bytes(text));
-        let parsed = parse(b"a=b=c.wasm");
-        let (name, file) = ("a".to_owned(), "b=c.wasm".into());
-        assert_eq!(parsed, Ok(TaskFile { name, file }));
-        for (bad, why) in [
-            ("", "no `=`"),
-            ("a", "no `=`"),
-            ("=", "no name"),
-            ("=b.wasm", "no name"),
-            ("a=", "no file"),
-            (&format!("{}=b.wasm", "x".repeat(257)), "256 bytes"),
-        ] {
-            let told = parse(bad.as_bytes()).expect_err(bad);
-            assert!(told.contains(why), "{bad}: {told}");
-        }
-        assert!(parse(b"\xff=b.wasm").is_err());
-        let file = parse(b"a=\xff.wasm").expect("a file's name").file;
-        assert_eq!(file.as_os_str().as_bytes(), b"\xff.wasm");
     }
 }

@@ -1,7 +1,8 @@
 //! `wrun compare`: from options to a comparison, and from its results to a table, JSON
 //! and a page.
 
-use super::args::{CompareArgs, Only, TaskFile};
+use super::args::{CompareArgs, Only};
+use super::grant_args::TaskFile;
 use super::result_to::ResultTo;
 use super::signals::Signals;
 use super::{Failure, exit, print, screen, stdio, table, text};

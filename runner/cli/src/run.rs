@@ -1,6 +1,7 @@
 //! `wrun run`: from options to a task, and from its report to an exit code.
 
-use super::args::{RunArgs, TaskFile};
+use super::args::RunArgs;
+use super::grant_args::TaskFile;
 use super::input::input;
 use super::loading::{Loading, NotLoaded, compiles_each_time};
 use super::output::{Copied, Output, OutputTail, copy_stderr};
@@ -35,7 +36,10 @@ pub(super) fn run(args: RunArgs) -> Result<u8, Failure> {
         });
     let builder = builder.http_authorities(args.grants.http_authorities()?);
     let builder = args.compiling.apply(builder);
-    let runner = args.process.apply(args.mode, builder)?.build()?;
+    let builder = args.process.apply(args.mode, builder)?;
+    let runner = builder
+        .build()
+        .map_err(|error| args.grants.failure(error))?;
     super::event_loop()?.block_on(run_on(runner, &args))
 }
 

@@ -36,7 +36,10 @@ pub(super) fn serve(args: ServeArgs) -> Result<u8, Failure> {
     if let Some(tasks) = max_tasks.max() {
         builder = builder.max_children(tasks as usize);
     }
-    let runner = builder.process(process(&args)?).build()?;
+    let builder = builder.process(process(&args)?);
+    let runner = builder
+        .build()
+        .map_err(|error| args.grants.failure(error))?;
     let event_loop = tokio::runtime::Builder::new_multi_thread()
         .enable_io()
         .enable_time()

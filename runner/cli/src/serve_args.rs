@@ -1,6 +1,6 @@
 //! The command line of `wrun serve`: what clap parses and `--help` prints.
 
-use super::args::{Grants, TaskFile};
+use super::grant_args::{Grants, TaskFile};
 use super::limit_args::{ChildArgs, CompilingArgs};
 use super::log::LogArgs;
 use super::process::{PoolArgs, WallArgs};

@@ -65,7 +65,7 @@ impl HttpClient {
     pub(crate) fn new(more: &[u8]) -> Result<Self, Error> {
         let mut roots = RootCertStore::from_iter(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
         let wrong = |why: &dyn std::fmt::Display| {
-            let message = format!("the certificate authorities for HTTP requests: {why}");
+            let message = format!("invalid certificate authorities for HTTP requests: {why}");
             Error::new(Kind::InvalidTask, message)
         };
         let mut any = more.is_empty();
