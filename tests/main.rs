@@ -15,6 +15,7 @@ mod bad_input;
 mod clients;
 mod commons;
 mod compare;
+mod compare_handlers;
 mod compile_limits;
 mod compiling;
 mod containers;
