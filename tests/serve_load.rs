@@ -128,9 +128,8 @@ impl Kind {
             Kind::Trap => whole(500, &|_, body| body == b"500 Internal Server Error\n"),
             Kind::Half => match got {
                 Got::Cut(status) => *status == StatusCode::OK,
-                // The beginning may not have left.
-                Got::Nothing(why) => why != "not in time",
-                Got::Whole(..) => false,
+                Got::Reset => true,
+                Got::Whole(..) | Got::Nothing(_) => false,
             },
             Kind::After => whole(200, &|_, body| body == b"complete\n"),
         };
@@ -142,7 +141,7 @@ impl Kind {
         }
         match got {
             Got::Cut(status) if may_die && *status == StatusCode::OK => Some(Fate::Cut),
-            Got::Nothing(why) if may_die && why != "not in time" => Some(Fate::Nothing),
+            Got::Reset if may_die => Some(Fate::Cut),
             _ => None,
         }
     }
@@ -163,8 +162,6 @@ enum Fate {
     Died,
     /// Its worker died in the middle of its answer.
     Cut,
-    /// Its worker died when its answer had begun, and nothing of it had left.
-    Nothing,
 }
 
 #[derive(Default)]
@@ -204,7 +201,11 @@ impl Load {
             match fate {
                 Some(fate) => *tally.fates.entry((kind, fate)).or_default() += 1,
                 None if tally.wrong.len() < SHOWN => {
-                    tally.wrong.push(format!("{number} {kind:?}: {got:?}"));
+                    let what = match &got {
+                        Got::Nothing(why) => format!("nothing: {why}"),
+                        got => format!("{got:?}"),
+                    };
+                    tally.wrong.push(format!("{number} {kind:?}: {what}"));
                 }
                 None => {}
             }

@@ -48,6 +48,8 @@ pub enum Got {
     Whole(StatusCode, HeaderMap, Bytes),
     /// An answer of which a part is missing.
     Cut(StatusCode),
+    /// HTTP/2: the stream was reset, which may take the head of an answer along.
+    Reset,
     /// No answer, and why.
     Nothing(String),
 }
@@ -111,7 +113,10 @@ impl Line {
         };
         let got = match answer {
             Ok(answer) => whole(answer).await,
-            Err(error) => Got::Nothing(described(&error)),
+            Err(error) => match described(&error) {
+                why if why.contains("stream error received") => Got::Reset,
+                why => Got::Nothing(why),
+            },
         };
         if let (Got::Cut(..) | Got::Nothing(_), Sender::One(_)) = (&got, &self.sender) {
             *self = Line::one(self.address, &self.surprises).await;
