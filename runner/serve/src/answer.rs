@@ -5,6 +5,7 @@
 
 use crate::app::{Body, BodyError};
 use crate::clock::Answering;
+use crate::flushed::Flushed;
 use crate::record::{Ended, Record};
 use crate::reply::Reply;
 use crate::shared::Shared;
@@ -121,7 +122,7 @@ pub(crate) struct Outgoing {
 
 enum Kind {
     Whole(Option<Bytes>),
-    Guest(Box<Guest>),
+    Guest(Box<Flushed<Guest>>),
 }
 
 impl Outgoing {
@@ -141,11 +142,11 @@ impl Outgoing {
         answering: Answering,
     ) -> Self {
         Outgoing {
-            kind: Kind::Guest(Box::new(Guest {
+            kind: Kind::Guest(Box::new(Flushed::new(Guest {
                 body: Some(body),
                 attended: Some(attended),
                 left: length,
-            })),
+            }))),
             answering: Some(answering),
         }
     }
@@ -164,7 +165,7 @@ impl http_body::Body for Outgoing {
         }
         let frame = match &mut self.kind {
             Kind::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Kind::Guest(guest) => guest.poll(cx),
+            Kind::Guest(guest) => Pin::new(guest.as_mut()).poll_frame(cx),
         };
         if let (Poll::Ready(Some(Ok(_))), Some(answering)) = (&frame, &mut self.answering) {
             answering.offered();
@@ -175,7 +176,7 @@ impl http_body::Body for Outgoing {
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kind::Whole(bytes) => bytes.is_none(),
-            Kind::Guest(guest) => guest.is_whole(),
+            Kind::Guest(guest) => guest.is_end_stream(),
         }
     }
 
@@ -194,8 +195,14 @@ struct Guest {
     left: Option<u64>,
 }
 
-impl Guest {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+impl http_body::Body for Guest {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let Some(body) = &mut self.body else {
             return Poll::Ready(None);
         };
@@ -225,6 +232,20 @@ impl Guest {
         Poll::Ready(Some(Ok(frame)))
     }
 
+    fn is_end_stream(&self) -> bool {
+        self.is_whole()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match (&self.body, self.left) {
+            (_, Some(left)) => SizeHint::with_exact(left),
+            (Some(body), None) => body.size_hint(),
+            (None, None) => SizeHint::with_exact(0),
+        }
+    }
+}
+
+impl Guest {
     fn fail(&mut self, error: BodyError) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         self.finish(false);
         Poll::Ready(Some(Err(error)))
@@ -239,14 +260,6 @@ impl Guest {
     /// Nothing of the body is left to be sent.
     fn is_whole(&self) -> bool {
         self.body.as_ref().is_none_or(|body| body.is_end_stream())
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match (&self.body, self.left) {
-            (_, Some(left)) => SizeHint::with_exact(left),
-            (Some(body), None) => body.size_hint(),
-            (None, None) => SizeHint::with_exact(0),
-        }
     }
 }
 

@@ -57,6 +57,7 @@ mod clock;
 mod connection;
 mod error;
 mod event;
+mod flushed;
 mod hygiene;
 mod limits;
 mod listen;
