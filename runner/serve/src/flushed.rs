@@ -102,13 +102,13 @@ mod tests {
         client
             .write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
             .await
-            .unwrap();
+            .expect("writes");
         let mut got = Vec::new();
-        client.read_to_end(&mut got).await.unwrap();
-        let got = String::from_utf8(got).unwrap();
+        client.read_to_end(&mut got).await.expect("reads");
+        let got = String::from_utf8(got).expect("text");
         assert!(got.starts_with("HTTP/1.1 200 OK\r\n"), "{got:?}");
         // A part, and no last one.
         assert!(got.ends_with("\r\n\r\n4\r\nhalf\r\n"), "{got:?}");
-        assert!(serving.await.unwrap().is_err());
+        assert!(serving.await.expect("no panic").is_err());
     }
 }
