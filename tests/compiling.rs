@@ -674,7 +674,7 @@ source, output = socket.recv_fds(channel, 1, 8)[1]
 def frame(body):
     return struct.pack("<I", len(body)) + body
 
-def hello(version=10):
+def hello(version=11):
     channel.sendall(b"wrunwork" + struct.pack("<I", version))
 
 def say(body):

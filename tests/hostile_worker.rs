@@ -101,7 +101,7 @@ class Peer:
     def done(self, output=b"", stdout=0, stderr=0, seconds=0, outcome=b"\x00\x00", fds=()):
         spent = varint(seconds) + varint(0)
         result = outcome + spent + spent + b"\x00\x00\x00\x00\x00"
-        self.say(b"\x04" + result + text(output) + varint(stdout) + varint(stderr) + USAGE, fds)
+        self.say(b"\x04" + result + text(output) + varint(stdout) + varint(stderr) + USAGE + b"\x00", fds)
 
     def request(self, id, what, fds=()):
         self.say(b"\x06" + varint(id) + what, fds)
@@ -119,7 +119,7 @@ os.dup2(1, 0)
 raw, say, order, done = control.raw, control.say, control.order, control.done
 request = control.request
 
-def hello(version=10, fds=()):
+def hello(version=11, fds=()):
     raw(b"wrunwork" + struct.pack("<I", version), fds)
 
 def ready(layers=0, fds=()):

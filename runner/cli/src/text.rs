@@ -55,6 +55,9 @@ pub(super) fn error(error: &Error) -> String {
             "; `wrun compile --metered` makes one for --fuel, and without --metered one for runs \
              without --fuel"
         }
+        (ErrorKind::ModeMismatch, _) => {
+            "; `wrun compile` makes one for both modes, unless --mode says for which"
+        }
         _ => "",
     };
     format!("{error}{help}")

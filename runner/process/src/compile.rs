@@ -33,7 +33,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::Duration;
-use wrun_sandbox::{Code, CodeError, Compiler, LoadError, MAX_FILE};
+use wrun_sandbox::{Checks, Code, CodeError, Compiler, LoadError, MAX_FILE};
 use wrun_sys::Unpoisoned;
 use wrun_sys::shortage;
 use wrun_sys::{End, Exit, Program};
@@ -174,11 +174,11 @@ impl ChildCompiler {
         }
     }
 
-    fn order(&self, digest: &blake3::Hash, metered: bool, share: Share) -> CompileOrder {
+    fn order(&self, digest: &blake3::Hash, checks: Checks, share: Share) -> CompileOrder {
         let mut plan = self.plan.clone();
         plan.compile = Some(share.limits());
         CompileOrder {
-            metered,
+            checks,
             source: *digest.as_bytes(),
             threads: u32::try_from(share.threads).unwrap_or(1),
             plan,
@@ -312,7 +312,7 @@ impl ChildCompiler {
         output: File,
         source_len: usize,
         digest: &blake3::Hash,
-        metered: bool,
+        checks: Checks,
         share: Share,
     ) -> Result<Code, LoadError> {
         let lie = |what: String| LoadError::CompileCrashed {
@@ -330,7 +330,7 @@ impl ChildCompiler {
         })?;
         let meta = &code.meta;
         if meta.source != *digest.to_hex()
-            || meta.metered != metered
+            || meta.checks != checks
             || meta.source_len != source_len as u64
         {
             return Err(lie("it is another's".to_owned()));
@@ -361,14 +361,14 @@ impl Compiler for ChildCompiler {
         &self,
         source: &Bytes,
         digest: &blake3::Hash,
-        metered: bool,
+        checks: Checks,
     ) -> Result<Code, LoadError> {
         let _permit = self.permit()?;
         let file = sealed(source).map_err(system("cannot keep a task file in memory"))?;
         let output = Code::blank().map_err(|source| LoadError::System { source })?;
         let user = self.users.as_ref().map(Users::pick);
         let share = self.share(source.len());
-        let order = self.order(digest, metered, share);
+        let order = self.order(digest, checks, share);
         let (mut child, mut ears) = self.start([&file, &output], order, user.as_ref())?;
         drop(file);
         let ending = ears.wait(&mut child, &self.closed, share.time)?;
@@ -377,7 +377,7 @@ impl Compiler for ChildCompiler {
         drop(user);
         ears.read_output();
         match ending {
-            None => self.code(output, source.len(), digest, metered, share),
+            None => self.code(output, source.len(), digest, checks, share),
             Some(ending) => Err(self.judge(ending, exit, &ears, share)),
         }
     }

@@ -90,7 +90,7 @@ fn compile(
     output: &mut File,
 ) -> Result<(), LoadError> {
     let digest = blake3::Hash::from_bytes(order.source);
-    let (elf, meta) = wrun_sandbox::compile(bytes.into(), &digest, order.metered, parallel)?;
+    let (elf, meta) = wrun_sandbox::compile(bytes.into(), &digest, order.checks, parallel)?;
     Code::write(output, &elf, &meta).map_err(|source| LoadError::System { source })
 }
 

@@ -31,6 +31,7 @@ use wrun_sandbox::{
     self, Granted, OnThread, Ports, Prepared, Run, RunError, RunResult, Sink, Source, TaskContext,
     WarmInstance,
 };
+use wrun_sys::preempt;
 use wrun_types::config::Mode;
 use wrun_types::limits::Limits;
 use wrun_types::report::Usage;
@@ -119,6 +120,9 @@ pub(super) fn serve(
         }
         let tasks = tasks.max(1);
         for task in 1..=tasks {
+            if preempt::has_abandoned() {
+                break;
+            }
             loop {
                 match worker.next().await? {
                     Some(Order::Run(order)) => {
@@ -303,6 +307,7 @@ impl Worker<'_> {
             stdout_len: rest.piped_stdout(),
             stderr_len: rest.piped_stderr(),
             usage,
+            spent: preempt::has_abandoned(),
         };
         self.say(&WorkerSays::Done(Box::new(done))).await?;
         rest.end_pipes().await;

@@ -8,6 +8,7 @@
 //! nothing is read from a directory or file that another user could have written.
 
 use super::code::Code;
+use super::engine::Checks;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use std::fs::{self, File};
@@ -46,7 +47,7 @@ impl Cache {
             _ => user_directory().ok_or("there is no cache directory: HOME is not set")?,
         };
         // The format is in the name: entries of another version are not even seen.
-        let directory = directory.join(concat!("v3-", env!("CARGO_PKG_VERSION")));
+        let directory = directory.join(concat!("v4-", env!("CARGO_PKG_VERSION")));
         let unusable = |error| format!("cannot make {}: {error}", directory.display());
         fs::DirBuilder::new()
             .recursive(true)
@@ -66,8 +67,10 @@ impl Cache {
     }
 
     /// The key of a task file's code.
-    pub(crate) fn key(source: &blake3::Hash, metered: bool) -> String {
-        format!("{}{}", source.to_hex(), if metered { "-fuel" } else { "" })
+    pub(crate) fn key(source: &blake3::Hash, checks: Checks) -> String {
+        let fuel = if checks.metered { "-fuel" } else { "" };
+        let epochs = if checks.epochs { "-epochs" } else { "" };
+        format!("{}{fuel}{epochs}", source.to_hex())
     }
 
     /// Waits until no other caller makes the entry, or until it exists, but not longer than
@@ -236,8 +239,13 @@ mod tests {
     use crate::source::Shape;
     use std::os::unix::fs::PermissionsExt;
 
+    const CHECKS: Checks = Checks {
+        metered: false,
+        epochs: false,
+    };
+
     fn meta(source: &blake3::Hash) -> Meta {
-        Meta::new(Shape::Component, false, source, 1)
+        Meta::new(Shape::Component, CHECKS, source, 1)
     }
 
     fn code(source: &blake3::Hash) -> Code {
@@ -254,7 +262,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("tempdir");
         let cache = opened(directory.path());
         let source = blake3::hash(b"a");
-        let key = Cache::key(&source, false);
+        let key = Cache::key(&source, CHECKS);
         assert!(cache.get(&key).is_none());
         cache.put(&key, &code(&source)).expect("kept");
         assert_eq!(cache.get(&key).expect("there").meta, meta(&source));
@@ -269,7 +277,7 @@ mod tests {
         let directory = tempfile::tempdir().expect("tempdir");
         let cache = opened(directory.path());
         let source = blake3::hash(b"a");
-        let key = Cache::key(&source, false);
+        let key = Cache::key(&source, CHECKS);
         cache.put(&key, &code(&source)).expect("kept");
         let open = |mode| fs::Permissions::from_mode(mode);
         fs::set_permissions(cache.path(&key), open(0o666)).expect("chmod");

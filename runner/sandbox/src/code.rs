@@ -13,7 +13,7 @@
 
 use super::artifact::Compiled;
 use super::bulk::Offsets;
-use super::engine::Kind;
+use super::engine::{Checks, Kind};
 use super::source::Shape;
 use rustix::fs::{MemfdFlags, SealFlags};
 use serde::{Deserialize, Serialize};
@@ -25,7 +25,7 @@ use wasmtime::component::Component;
 use wasmtime::{Engine, Module};
 
 const MAGIC: [u8; 8] = *b"wrunart\0";
-const FORMAT: u32 = 4;
+const FORMAT: u32 = 5;
 pub(super) const FOOTER: usize = 56;
 /// Cap on the description.
 const MAX_META: usize = 1 << 20;
@@ -41,8 +41,7 @@ pub struct Meta {
     /// The version of wrun that compiled it: engines of another version have other code.
     pub wrun: String,
     pub shape: Shape,
-    /// Whether fuel is counted.
-    pub metered: bool,
+    pub checks: Checks,
     /// Whether it imports regions: it then needs an engine without a pool, and a jail that
     /// allows memory files.
     pub regions: bool,
@@ -62,11 +61,11 @@ pub struct Meta {
 }
 
 impl Meta {
-    pub fn new(shape: Shape, metered: bool, source: &blake3::Hash, len: u64) -> Self {
+    pub fn new(shape: Shape, checks: Checks, source: &blake3::Hash, len: u64) -> Self {
         Meta {
             wrun: env!("CARGO_PKG_VERSION").to_owned(),
             shape,
-            metered,
+            checks,
             regions: false,
             wide: false,
             source: source.to_hex().to_string(),
@@ -86,7 +85,7 @@ impl Meta {
     /// The kind of engine that runs it.
     pub fn kind(&self) -> Kind {
         Kind {
-            metered: self.metered,
+            checks: self.checks,
             wide: self.wide,
         }
     }
@@ -363,7 +362,11 @@ mod tests {
 
     fn sample() -> (Vec<u8>, Meta) {
         let source = blake3::hash(b"source");
-        let meta = Meta::new(Shape::Component, false, &source, 6);
+        let checks = Checks {
+            metered: false,
+            epochs: true,
+        };
+        let meta = Meta::new(Shape::Component, checks, &source, 6);
         let elf = b"not really an ELF".to_vec();
         let mut file = elf.clone();
         file.extend(trailer(&elf, &meta).expect("encodes"));

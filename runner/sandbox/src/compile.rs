@@ -7,7 +7,7 @@
 use super::bulk::{self, Offsets};
 use super::code::{Code, Meta};
 use super::componentize::componentize;
-use super::engine::{self, EngineError, Kind};
+use super::engine::{self, Checks, EngineError, Kind};
 use super::imports::{self, Uses};
 use super::load_error::LoadError;
 use super::source::{self, Shape};
@@ -28,7 +28,7 @@ pub trait Compiler: Send + Sync {
         &self,
         source: &Bytes,
         digest: &blake3::Hash,
-        metered: bool,
+        checks: Checks,
     ) -> Result<Code, LoadError>;
 
     /// Abandons running compilations, if possible; later ones are refused.
@@ -39,14 +39,14 @@ pub trait Compiler: Send + Sync {
 pub fn compile(
     source: Cow<'_, [u8]>,
     digest: &blake3::Hash,
-    metered: bool,
+    checks: Checks,
     parallel: bool,
 ) -> Result<(Vec<u8>, Meta), LoadError> {
     with(
         |kind| engine::compiler(kind, parallel),
         source,
         digest,
-        metered,
+        checks,
     )
 }
 
@@ -55,16 +55,16 @@ pub(super) fn with(
     engine: impl FnOnce(Kind) -> Result<Engine, EngineError>,
     source: Cow<'_, [u8]>,
     digest: &blake3::Hash,
-    metered: bool,
+    checks: Checks,
 ) -> Result<(Vec<u8>, Meta), LoadError> {
-    compiled(engine, source, digest, metered).map_err(LoadError::tamed)
+    compiled(engine, source, digest, checks).map_err(LoadError::tamed)
 }
 
 fn compiled(
     engine: impl FnOnce(Kind) -> Result<Engine, EngineError>,
     source: Cow<'_, [u8]>,
     digest: &blake3::Hash,
-    metered: bool,
+    checks: Checks,
 ) -> Result<(Vec<u8>, Meta), LoadError> {
     let Compilable {
         shape,
@@ -79,7 +79,7 @@ fn compiled(
         wide,
         observes_cancellation: uses.observes_cancellation,
         offsets,
-        ..Meta::new(shape, metered, digest, source.len() as u64)
+        ..Meta::new(shape, checks, digest, source.len() as u64)
     };
     let changed = match binary {
         Cow::Owned(binary) => Some(binary),
@@ -87,7 +87,7 @@ fn compiled(
     };
     // Parts that are not for the compiler are freed before it takes most of its memory.
     let binary = changed.map_or(source, Cow::Owned);
-    let engine = engine(Kind { metered, wide })?;
+    let engine = engine(Kind { checks, wide })?;
     Ok((native(&engine, shape, &binary)?, meta))
 }
 
@@ -155,7 +155,11 @@ mod tests {
 
     fn refusal(text: &str) -> LoadError {
         let digest = blake3::hash(text.as_bytes());
-        compile(text.as_bytes().into(), &digest, false, false).expect_err("no task")
+        let checks = Checks {
+            metered: false,
+            epochs: true,
+        };
+        compile(text.as_bytes().into(), &digest, checks, false).expect_err("no task")
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! by one engine loads in all of them.
 
 use super::epoch;
+use serde::{Deserialize, Serialize};
 use wasmtime::{
     Collector, Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig,
     WasmFeatures,
@@ -47,6 +48,8 @@ pub enum EngineError {
     Engine(String),
     #[error("cannot start the epoch clock: {0}")]
     Epoch(#[source] std::io::Error),
+    #[error("cannot handle the timer signal: {0}")]
+    Ticks(#[source] std::io::Error),
 }
 
 impl From<EngineError> for Error {
@@ -64,22 +67,32 @@ pub enum Allocation {
     Pool { slots: usize },
 }
 
+/// What compiled code looks at while it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checks {
+    /// Fuel is counted.
+    pub metered: bool,
+    /// Functions and loops compare the epoch with a deadline, so that a thread can be shared.
+    /// A process of its own needs none: its guest is preempted by a signal.
+    pub epochs: bool,
+}
+
 /// The target of compiled code. An engine runs code of its own kind only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kind {
-    /// Fuel is counted.
-    pub metered: bool,
+    pub checks: Checks,
     /// It has a memory that can outgrow 4 GiB.
     pub wide: bool,
 }
 
 impl Kind {
     /// The number of kinds.
-    pub const COUNT: usize = 4;
+    pub const COUNT: usize = 8;
 
     /// A number below [`Kind::COUNT`].
     pub fn index(self) -> usize {
-        usize::from(self.metered) + 2 * usize::from(self.wide)
+        let Checks { metered, epochs } = self.checks;
+        usize::from(metered) + 2 * usize::from(self.wide) + 4 * usize::from(epochs)
     }
 
     /// Address space that is reserved for one memory at most.
@@ -111,8 +124,8 @@ fn config(kind: Kind) -> Config {
             .gc_heap_reservation(4 << 30);
     }
     config
-        .epoch_interruption(true)
-        .consume_fuel(kind.metered)
+        .epoch_interruption(kind.checks.epochs)
+        .consume_fuel(kind.checks.metered)
         .memory_may_move(false)
         .gc_heap_may_move(false)
         .concurrency_support(false)
@@ -144,15 +157,15 @@ fn runs(kind: Kind) -> Config {
 }
 
 /// An engine that runs and does not compile, in a process of one thread that forks: it
-/// starts no thread, and its epoch advances by a timer signal while [`epoch::Running`]
-/// guards exist.
+/// starts no thread, and guests are preempted by a timer signal while [`epoch::Running`]
+/// guards exist. Its epoch does not advance.
 pub fn single_threaded_runtime(kind: Kind) -> Result<Engine, EngineError> {
     let config = runs(kind);
     let engine = Engine::new(&config).map_err(|e| EngineError::Engine(format!("{e:#}")))?;
     // The state that a thread sets up when it first runs a guest is then inherited by
     // children.
     Engine::tls_eager_initialize();
-    wrun_sys::tick_for(&engine).map_err(EngineError::Epoch)?;
+    wrun_sys::prepare_ticks().map_err(EngineError::Ticks)?;
     Ok(engine)
 }
 

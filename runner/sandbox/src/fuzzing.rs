@@ -3,6 +3,7 @@
 
 use super::code::{self, Code, Meta};
 use super::compile;
+use super::engine::Checks;
 use super::inspect::{Inspection, inspect_bytes};
 use super::source::{self, Shape};
 
@@ -40,7 +41,11 @@ pub fn component(task: &[u8]) -> Option<Vec<u8>> {
 
 /// A compiled artifact whose code is the given bytes. For seeds.
 pub fn artifact(code: &[u8], metered: bool) -> Vec<u8> {
-    let meta = Meta::new(Shape::CoreModule, metered, &blake3::hash(code), 7);
+    let checks = Checks {
+        metered,
+        epochs: true,
+    };
+    let meta = Meta::new(Shape::CoreModule, checks, &blake3::hash(code), 7);
     let trailer = code::trailer(code, &meta).expect("it encodes");
     [code, &trailer].concat()
 }

@@ -6,7 +6,7 @@
 
 use super::code::Code;
 use super::compile::{self, Compiler, SMALL};
-use super::engine::{self, EngineError, Kind};
+use super::engine::{self, Checks, EngineError, Kind};
 use super::load_error::LoadError;
 use bytes::Bytes;
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -84,7 +84,7 @@ struct Work {
     engines: Arc<Engines>,
     source: Bytes,
     digest: blake3::Hash,
-    metered: bool,
+    checks: Checks,
     _permit: ThreadPermit,
 }
 
@@ -93,7 +93,7 @@ impl Work {
         let Work { source, digest, .. } = self;
         let pool = threads(source);
         let engine = |kind| self.engines.get(kind, pool.is_some()).cloned();
-        let compile = || compile::with(engine, (&**source).into(), digest, self.metered);
+        let compile = || compile::with(engine, (&**source).into(), digest, self.checks);
         let (elf, meta) = match &pool {
             Some(pool) => pool.install(compile)?,
             None => compile()?,
@@ -141,7 +141,7 @@ impl Compiler for InProcess {
         &self,
         source: &Bytes,
         digest: &blake3::Hash,
-        metered: bool,
+        checks: Checks,
     ) -> Result<Code, LoadError> {
         let time = self.budget.time(source.len() as u64);
         let permit = self.permits.take(time);
@@ -149,7 +149,7 @@ impl Compiler for InProcess {
             engines: self.engines.clone(),
             source: source.clone(),
             digest: *digest,
-            metered,
+            checks,
             _permit: permit.ok_or(LoadError::CompilersBusy { waited: time })?,
         });
         let (done, result) = sync_channel(1);
@@ -198,7 +198,11 @@ mod tests {
     }
 
     fn compile(compiler: &InProcess, source: &Bytes) -> Result<Code, LoadError> {
-        compiler.compile(source, &blake3::hash(source), false)
+        let checks = Checks {
+            metered: false,
+            epochs: true,
+        };
+        compiler.compile(source, &blake3::hash(source), checks)
     }
 
     #[test]

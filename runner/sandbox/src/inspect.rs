@@ -69,9 +69,14 @@ pub(super) fn inspect_bytes(bytes: &[u8]) -> Result<Inspection, LoadError> {
             digest,
             shape: Ok(meta.shape),
             compiled: Some(format!(
-                "by wrun {}{}, from {} bytes with BLAKE3 {}",
+                "by wrun {} for {} mode{}, from {} bytes with BLAKE3 {}",
                 meta.wrun,
-                if meta.metered { ", metered" } else { "" },
+                if meta.checks.epochs {
+                    "thread"
+                } else {
+                    "process"
+                },
+                if meta.checks.metered { ", metered" } else { "" },
                 meta.source_len,
                 meta.source
             )),

@@ -72,7 +72,9 @@ pub use bare_http::{WholeRequest, WholeResponse};
 pub use budgets::Budgets;
 pub use code::{Code, CodeError, MAX_FILE};
 pub use compile::{Compiler, SMALL, compile};
-pub use engine::{Allocation, EngineError, Kind, max_pool_slots, runtime, single_threaded_runtime};
+pub use engine::{
+    Allocation, Checks, EngineError, Kind, max_pool_slots, runtime, single_threaded_runtime,
+};
 pub use host::{Granted, Ports, Progress, TaskContext};
 pub use in_process::InProcess;
 pub use input::{InputKind, Source};

@@ -5,6 +5,7 @@ use super::artifact::{Artifact, Compiled, Loaded, Slot};
 use super::cache::Cache;
 use super::code::{self, Code, CodeError};
 use super::compile::Compiler;
+use super::engine::Checks;
 use super::load_error::LoadError;
 use super::makings::Makings;
 use super::source::Shape;
@@ -17,7 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 use wrun_sys::Process;
 use wrun_types::compile_budget::CompileBudget;
-use wrun_types::config::Config;
+use wrun_types::config::{Config, Mode};
 use wrun_types::error::Error;
 
 /// Loads and compiles for one runner.
@@ -29,6 +30,8 @@ pub struct Loader {
     max_module_size: u64,
     /// Whether `load` compiles with fuel counted.
     metered: bool,
+    /// Whether tasks share threads, and their code must check the epoch.
+    epochs: bool,
     /// Also limits the wait for another caller that compiles the same task.
     budget: CompileBudget,
     compiler: Box<dyn Compiler>,
@@ -49,6 +52,7 @@ impl Loader {
             no_cache,
             max_module_size: config.max_module_size,
             metered: config.metered,
+            epochs: config.mode == Mode::Thread,
             budget: config.compile_budget,
             compiler,
             closed: AtomicBool::new(false),
@@ -106,7 +110,7 @@ impl Loader {
             Some(code) => Arc::new(code),
             None => self.compile_once(&bytes, &digest, self.metered)?,
         };
-        let (shape, metered) = (code.meta.shape, code.meta.metered);
+        let (shape, metered) = (code.meta.shape, code.meta.checks.metered);
         let mut codes = [Slot::empty(), Slot::empty()];
         codes[usize::from(metered)] = Slot::full(code);
         let source_len = bytes.len() as u64;
@@ -118,7 +122,11 @@ impl Loader {
         let digest = blake3::Hash::from_hex(&code.meta.source)
             .map_err(|_| LoadError::Artifact(CodeError::Damaged("its description")))?;
         let (shape, source_len) = (code.meta.shape, code.meta.source_len);
-        let metered = code.meta.metered;
+        let Checks { metered, epochs } = code.meta.checks;
+        // A process of its own can run code that could share a thread, if slower.
+        if self.epochs && !epochs {
+            return Err(LoadError::ArtifactMode);
+        }
         let mut codes = [Slot::empty(), Slot::empty()];
         codes[usize::from(metered)] = Slot::full(Arc::new(code));
         Ok(self.artifact(name, shape, digest, source_len, None, codes))
@@ -146,9 +154,17 @@ impl Loader {
         }))
     }
 
+    fn checks(&self, metered: bool) -> Checks {
+        Checks {
+            metered,
+            epochs: self.epochs,
+        }
+    }
+
     fn cached(&self, digest: &blake3::Hash, metered: bool) -> Option<Code> {
-        let code = self.cache.as_ref()?.get(&Cache::key(digest, metered))?;
-        let fits = code.meta.source == *digest.to_hex() && code.meta.metered == metered;
+        let checks = self.checks(metered);
+        let code = self.cache.as_ref()?.get(&Cache::key(digest, checks))?;
+        let fits = code.meta.source == *digest.to_hex() && code.meta.checks == checks;
         fits.then_some(code)
     }
 
@@ -177,7 +193,7 @@ impl Loader {
             return Err(LoadError::Artifact(refused));
         }
         if let Some(cache) = &self.cache {
-            cache.remove(&Cache::key(&artifact.0.digest, metered));
+            cache.remove(&Cache::key(&artifact.0.digest, self.checks(metered)));
         }
         artifact.0.codes[usize::from(metered)].clear();
         self.code(artifact, metered)
@@ -191,7 +207,7 @@ impl Loader {
         digest: &blake3::Hash,
         metered: bool,
     ) -> Result<Arc<Code>, LoadError> {
-        let key = Cache::key(digest, metered);
+        let key = Cache::key(digest, self.checks(metered));
         let patience = self.budget.time(source.len() as u64);
         let mut making = match self.makings.begin(&key) {
             Ok(making) => making,
@@ -220,10 +236,12 @@ impl Loader {
         metered: bool,
     ) -> Result<Code, LoadError> {
         let began = Instant::now();
-        let mut code = self.compiler.compile(source, digest, metered)?;
+        let mut code = self
+            .compiler
+            .compile(source, digest, self.checks(metered))?;
         let time = began.elapsed();
         let kept = self.cache.as_ref().map_or(Ok(()), |cache| {
-            cache.put(&Cache::key(digest, metered), &code)
+            cache.put(&Cache::key(digest, self.checks(metered)), &code)
         });
         let not_kept = self.no_cache.clone().or(kept.err());
         code.made = Some(Compiled { time, not_kept });
@@ -278,11 +296,11 @@ mod tests {
             &self,
             source: &Bytes,
             digest: &blake3::Hash,
-            metered: bool,
+            checks: Checks,
         ) -> Result<Code, LoadError> {
             self.0.fetch_add(1, Ordering::SeqCst);
             std::thread::sleep(Duration::from_millis(200));
-            self.1.compile(source, digest, metered)
+            self.1.compile(source, digest, checks)
         }
     }
 
@@ -293,6 +311,7 @@ mod tests {
             no_cache: None,
             max_module_size: 1 << 20,
             metered: false,
+            epochs: true,
             budget: CompileBudget::default(),
             compiler: Box::new(Counting(
                 compiled.clone(),

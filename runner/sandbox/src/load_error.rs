@@ -69,6 +69,12 @@ pub enum LoadError {
     )]
     ArtifactFuel { wanted: bool },
     #[serde(skip)]
+    #[error(
+        "the artifact was compiled for process mode: its code does not let other tasks have \
+         its thread"
+    )]
+    ArtifactMode,
+    #[serde(skip)]
     #[error(transparent)]
     Engine(#[from] EngineError),
     #[serde(skip)]
@@ -123,6 +129,7 @@ impl From<LoadError> for Error {
             LoadError::CompilersBusy { .. } => ErrorKind::Overloaded,
             LoadError::Precompiled => ErrorKind::Precompiled,
             LoadError::ArtifactFuel { .. } => ErrorKind::FuelMismatch,
+            LoadError::ArtifactMode => ErrorKind::ModeMismatch,
             _ => ErrorKind::NotLoadable,
         };
         let limit = match &error {

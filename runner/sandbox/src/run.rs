@@ -23,7 +23,7 @@ use super::run_result::{MAX_FAILURE, MAX_MESSAGE, RunResult, truncate};
 use super::sink::{OutputExceeded, Sink};
 use super::source::{Shape, one_line};
 use super::standard::Streams;
-use super::warm_instance::{Guest, WarmInstance};
+use super::warm_instance::{self, Guest, WarmInstance};
 use crate::deadline::{Deadline, until};
 use bytes::Bytes;
 use std::any::Any;
@@ -31,12 +31,14 @@ use std::fmt::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::Poll;
 use std::time::{Duration, Instant};
+use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
-use wasmtime::{Engine, InstancePre, Store};
+use wasmtime::{CallHook, Engine, InstancePre, Store};
 use wasmtime_wasi::I32Exit;
 use wasmtime_wasi::p2::bindings::CommandPre;
 #[cfg(feature = "http")]
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
+use wrun_sys::preempt::{self, GuestCode, Preemptible};
 use wrun_sys::shortage;
 use wrun_types::error::{Error, ErrorKind};
 use wrun_types::limits::{Limit, Limits};
@@ -54,6 +56,7 @@ pub struct Prepared {
     regions: bool,
     observes_cancellation: bool,
     offsets: Offsets,
+    guest_code: GuestCode,
     /// Number of linear memories that it will have; `None` if unknown.
     memories: Option<u32>,
 }
@@ -88,11 +91,12 @@ impl Prepared {
     pub fn new(engine: &Engine, code: &Code) -> Result<Self, PrepareError> {
         let link = |error: wasmtime::Error| PrepareError::Link(one_line(&format!("{error:#}")));
         let shape = code.meta.shape;
-        let memories;
+        let (memories, guest_code);
         let entry = match shape {
             Shape::CommandModule => {
                 let module = code.module(engine).map_err(PrepareError::Code)?;
                 memories = Some(module.resources_required().num_memories);
+                guest_code = GuestCode::of_module(&module);
                 let fits = module
                     .get_export("_start")
                     .and_then(|start| start.func().cloned())
@@ -114,6 +118,7 @@ impl Prepared {
             | Shape::HttpComponent => {
                 let component = code.component(engine).map_err(PrepareError::Code)?;
                 memories = component.resources_required().map(|it| it.num_memories);
+                guest_code = GuestCode::of_component(&component);
                 let linker = linker::component(engine, &component, code.meta.regions);
                 let pre = linker.and_then(|linker| linker.instantiate_pre(&component));
                 let pre = pre.map_err(link)?;
@@ -134,6 +139,7 @@ impl Prepared {
             regions: code.meta.regions,
             observes_cancellation: code.meta.observes_cancellation,
             offsets: code.meta.offsets.clone(),
+            guest_code,
             memories,
         })
     }
@@ -286,7 +292,7 @@ async fn run_once(prepared: &Prepared, run: Run<'_>) -> Result<RunResult, RunErr
         }
         None => (prepared.store(host).map_err(sandbox)?, None),
     };
-    if prepared.kind.metered {
+    if prepared.kind.checks.metered {
         store.set_fuel(fuel.unwrap_or(u64::MAX)).map_err(sandbox)?;
     }
     let captured = run.stdout.is_capture();
@@ -295,14 +301,22 @@ async fn run_once(prepared: &Prepared, run: Run<'_>) -> Result<RunResult, RunErr
         .limits
         .host_call(prepared.shape, captured, prepared.regions);
     store.set_hostcall_fuel(usize::try_from(budget).unwrap_or(usize::MAX));
-    if run.thread == OnThread::WarmUp {
-        // Functions compare the epoch with the deadline first: a deadline that has passed ends
-        // each of them at its entry.
-        store.set_epoch_deadline(0);
-        store.epoch_deadline_trap();
-    } else {
-        store.set_epoch_deadline(1);
-        store.epoch_deadline_async_yield_and_update(1);
+    match run.thread {
+        OnThread::Shared => {
+            store.set_epoch_deadline(1);
+            store.epoch_deadline_async_yield_and_update(1);
+        }
+        OnThread::WarmUp => warm_instance::keep_out(&mut store),
+        OnThread::Own | OnThread::OwnAndLast => {
+            // No epoch passes here.
+            store.set_epoch_deadline(1);
+            store.call_hook(|_, hook| {
+                if matches!(hook, CallHook::ReturningFromHost) {
+                    preempt::point();
+                }
+                Ok(())
+            });
+        }
     }
 
     #[cfg(not(feature = "measure"))]
@@ -333,7 +347,7 @@ async fn run_once(prepared: &Prepared, run: Run<'_>) -> Result<RunResult, RunErr
     let ended = if deadline.is_some_and(Deadline::has_passed) {
         Ended::Limit(Limit::Deadline)
     } else {
-        let mut call = std::pin::pin!(call(
+        let call = call(
             prepared,
             &mut store,
             guest,
@@ -341,7 +355,15 @@ async fn run_once(prepared: &Prepared, run: Run<'_>) -> Result<RunResult, RunErr
             &run.stdout,
             &mut handling,
             &mut started,
-        ));
+        );
+        let call = match run.thread {
+            OnThread::Shared | OnThread::WarmUp => Either::Left(call),
+            OnThread::Own | OnThread::OwnAndLast => {
+                let preemptible = Preemptible::new(call, prepared.guest_code.clone());
+                Either::Right(preemptible.map_err(|error| sandbox(error.into()))?)
+            }
+        };
+        let mut call = std::pin::pin!(call);
         // CPU time of the threads that poll the guest, while they do.
         let call = std::future::poll_fn(|cx| {
             let _running = epoch::Running::new();
@@ -392,7 +414,9 @@ async fn run_once(prepared: &Prepared, run: Run<'_>) -> Result<RunResult, RunErr
     };
     // Regions are freed before the task is reported to have ended: otherwise others may be
     // refused for lack of room.
-    if run.thread == OnThread::OwnAndLast && !store.data().limiter.has_regions() {
+    let last = run.thread == OnThread::OwnAndLast && !store.data().limiter.has_regions();
+    // A guest that was left inside may be in the middle of anything.
+    if last || preempt::has_abandoned() {
         std::mem::forget(store);
     }
     Ok(result)

@@ -12,7 +12,7 @@ use super::sink::Sink;
 use super::standard::Streams;
 use crate::InputKind;
 use bytes::Bytes;
-use wasmtime::{Func, Instance, Store};
+use wasmtime::{CallHook, Func, Instance, Store};
 use wasmtime_wasi::p2::bindings::Command;
 #[cfg(feature = "http")]
 use wasmtime_wasi_http::p2::bindings::Proxy;
@@ -37,6 +37,14 @@ impl Entry {
             Entry::Http(pre) => Guest::Http(pre.instantiate_async(store).await?),
         })
     }
+}
+
+/// Ends each call of the guest before its first instruction.
+pub(super) fn keep_out(store: &mut Store<Host>) {
+    store.call_hook(|_, hook| match hook {
+        CallHook::CallingWasm => Err(wasmtime::format_err!("the guest is not to run")),
+        _ => Ok(()),
+    });
 }
 
 /// See the [module](self).
@@ -66,10 +74,9 @@ impl WarmInstance {
             Granted::ByPath,
         );
         let mut store = prepared.store(host.ok()?).ok()?;
-        // Functions end at their entry.
-        store.set_epoch_deadline(0);
-        store.epoch_deadline_trap();
+        keep_out(&mut store);
         let guest = prepared.entry().instantiate(&mut store).await.ok()?;
+        store.call_hook(|_, _| Ok(()));
         // A store keeps the stack of its last call for the next one. This call runs no guest
         // code.
         let nothing = Func::wrap(&mut store, || {});

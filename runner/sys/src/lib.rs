@@ -29,6 +29,7 @@ mod null;
 mod overlay;
 mod pages;
 mod pidfd;
+pub mod preempt;
 #[cfg(feature = "test-hooks")]
 #[path = "../test-hooks/probe.rs"]
 mod probe;
@@ -87,7 +88,7 @@ pub use startup::{
     fill_standard_streams, hear_signals, is_denied_code, start_afresh, unblock_traps,
 };
 pub use stdout::was_stdout_closed;
-pub use ticks::{are_ticking, has_ticks, start_ticks, stop_ticks, tick_for};
+pub use ticks::{are_ticking, has_ticks, prepare_ticks, start_ticks, stop_ticks};
 pub use to_map::ToMap;
 pub use unpoisoned::Unpoisoned;
 pub use unread::has_unread;

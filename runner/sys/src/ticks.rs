@@ -1,40 +1,28 @@
-//! A timer signal that preempts guests in a process with one thread.
+//! The timer signal that preempts guests in a process with one thread: see [`preempt`].
+//!
+//! [`preempt`]: crate::preempt
 
 use std::io;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use wasmtime::Engine;
 
-static ENGINE: OnceLock<Engine> = OnceLock::new();
+static READY: AtomicBool = AtomicBool::new(false);
 static TICKING: AtomicBool = AtomicBool::new(false);
 
-/// Makes each tick advance this engine's epoch. Once per process.
+/// Makes each tick preempt the guest that is running. Once per process; a fork inherits it.
 ///
 /// # Errors
 ///
 /// The signal's handler cannot be installed.
-#[expect(unsafe_code, reason = "a signal handler")]
-pub fn tick_for(engine: &Engine) -> io::Result<()> {
-    if ENGINE.set(engine.clone()).is_err() {
-        return Err(io::Error::other("the ticks are another engine's"));
-    }
-    // SAFETY: `register` requires an action that is safe in a signal handler.
-    // `increment_epoch` is one atomic addition, documented as such; reading a
-    // `OnceLock` that is set is an atomic load.
-    unsafe {
-        signal_hook::low_level::register(signal_hook::consts::SIGALRM, || {
-            if let Some(engine) = ENGINE.get() {
-                engine.increment_epoch();
-            }
-        })
-    }
-    .map(drop)
+pub fn prepare_ticks() -> io::Result<()> {
+    crate::preempt::handle_ticks(libc::SIGALRM)?;
+    READY.store(true, Ordering::Relaxed);
+    Ok(())
 }
 
-/// Whether [`tick_for`] was called.
+/// Whether [`prepare_ticks`] was called.
 pub fn has_ticks() -> bool {
-    ENGINE.get().is_some()
+    READY.load(Ordering::Relaxed)
 }
 
 /// Starts the ticks, at this interval. A fork does not inherit them.

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 pub use wrun_sandbox::deadline;
 pub use wrun_sandbox::{
-    Allocation, Bare, BareError, Code, Held, compile, read, runtime, single_threaded_runtime,
+    Allocation, Bare, BareError, Checks, Code, Held, compile, read, runtime,
+    single_threaded_runtime,
 };
 #[cfg(feature = "http")]
 pub use wrun_sandbox::{WholeRequest, WholeResponse};

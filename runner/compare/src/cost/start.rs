@@ -10,7 +10,7 @@ use crate::{
 use std::time::Instant;
 use wrun::{
     Builder, Cache, Error, Mode,
-    measure::{Allocation, Bare},
+    measure::{Allocation, Bare, Checks},
 };
 
 /// Compiled, each time anew.
@@ -31,11 +31,15 @@ pub(super) fn compile(job: &mut Job<'_, '_>) -> Rows {
         let mut row = Row::of(Measure::Compile, policy, side);
         row.policy = None;
         let (bytes, digest) = (bytes.clone(), digest);
+        let checks = Checks {
+            metered: false,
+            epochs: policy.mode() == Mode::Thread,
+        };
         rows.push(row.floor(
             "bare wasmtime: compile in this process",
             Box::new(move || {
                 let began = Instant::now();
-                let compiled = wrun::measure::compile((&*bytes).into(), &digest, false, true);
+                let compiled = wrun::measure::compile((&*bytes).into(), &digest, checks, true);
                 let time = began.elapsed();
                 compiled.map_err(failed)?;
                 Ok(vec![nanos(time)])

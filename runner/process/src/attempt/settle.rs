@@ -125,7 +125,7 @@ impl Attempt<'_> {
         let delivery = self.streams.deliver(job.stdout, done.output, lengths);
         let delivered = or_stopped(delivery, job.kill, job.deadline).await;
         let mut result = done.result.distrusted(self.ordered.elapsed());
-        let kept_to_rules = matches!(delivered, Ok(true)) && self.leaves_nothing();
+        let kept_to_rules = matches!(delivered, Ok(true)) && !done.spent && self.leaves_nothing();
         let answered = self.response.as_ref().is_none_or(Responding::is_whole);
         match delivered {
             Ok(true) if !answered && matches!(result.outcome, Outcome::Completed(_)) => {

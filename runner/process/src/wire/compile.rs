@@ -10,7 +10,7 @@
 
 use crate::jail::Plan;
 use serde::{Deserialize, Serialize};
-use wrun_sandbox::LoadError;
+use wrun_sandbox::{Checks, LoadError};
 use wrun_types::jail_report::LayerReport;
 
 /// Maximum of bytes that a compiler may send, greeting and frame: several times the longest
@@ -20,7 +20,7 @@ pub const MAX_ANSWER: usize = 64 << 10;
 /// A task file to compile. It and the file for the code come with the message.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct CompileOrder {
-    pub metered: bool,
+    pub checks: Checks,
     /// BLAKE3 of the task file.
     pub source: [u8; 32],
     /// Maximum of threads that compile.

@@ -4,7 +4,7 @@
 use super::frame::FrameError;
 
 /// Changes whenever a message changes.
-pub(super) const PROTOCOL: u32 = 10;
+pub(super) const PROTOCOL: u32 = 11;
 
 const MAGIC: [u8; 8] = *b"wrunwork";
 

@@ -227,4 +227,6 @@ pub struct Done {
     pub stderr_len: u64,
     /// What the process used for this task.
     pub usage: Usage,
+    /// The guest was left where it was, and the process ends.
+    pub spent: bool,
 }

@@ -1,7 +1,7 @@
 //! A module and its changed form behave the same.
 
 use super::*;
-use crate::engine::{self, Kind};
+use crate::engine::{self, Checks, Kind};
 use std::sync::OnceLock;
 use wasmtime::{Engine, Func, Instance, Module as Compiled, Store, UpdateDeadline, Val};
 
@@ -13,7 +13,10 @@ fn compiler() -> &'static Engine {
     static COMPILER: OnceLock<Engine> = OnceLock::new();
     COMPILER.get_or_init(|| {
         let kind = Kind {
-            metered: false,
+            checks: Checks {
+                metered: false,
+                epochs: true,
+            },
             wide: false,
         };
         engine::compiler(kind, false).expect("an engine")

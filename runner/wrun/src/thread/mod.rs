@@ -13,8 +13,8 @@ use wrun_sandbox::executor::{Executed, Executor, Job, Runnable};
 use wrun_sandbox::port::Transport;
 use wrun_sandbox::region::Ledger;
 use wrun_sandbox::{
-    self, Allocation, Artifact, EngineError, Granted, Kind, Loader, OnThread, Ports, PrepareError,
-    Prepared, Run, Source, TaskContext,
+    self, Allocation, Artifact, Checks, EngineError, Granted, Kind, Loader, OnThread, Ports,
+    PrepareError, Prepared, Run, Source, TaskContext,
 };
 use wrun_types::config::Mode;
 use wrun_types::error::Error;
@@ -43,7 +43,10 @@ impl ThreadExecutor {
     fn pool(&self, metered: bool) -> Result<&Engine, EngineError> {
         let allocation = Allocation::Pool { slots: self.slots };
         let kind = Kind {
-            metered,
+            checks: Checks {
+                metered,
+                epochs: true,
+            },
             wide: false,
         };
         engine(&self.pools[usize::from(metered)], kind, allocation)
