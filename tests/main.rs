@@ -53,6 +53,7 @@ mod page;
 mod panics;
 mod peers;
 mod ports;
+mod preemption;
 mod process_options;
 mod proposals;
 mod regions;

@@ -22,9 +22,13 @@ pub(super) fn compile(args: &CompileArgs) -> Result<u8, Failure> {
         .max_running(1)
         .worker_threads(1)
         .metered(args.metered);
+    let builder = match args.mode {
+        Some(mode) => builder.code_for(mode),
+        None => builder,
+    };
     let runner = args.compiling.apply(builder).build()?;
     let runtime = super::event_loop()?;
-    let artifact = runtime.block_on(async {
+    let bytes = runtime.block_on(async {
         let mut signals = Signals::catch().map_err(super::no_event_loop)?;
         let loading = Loading {
             runner: &runner,
@@ -34,8 +38,16 @@ pub(super) fn compile(args: &CompileArgs) -> Result<u8, Failure> {
             compiling: args.compiling,
         };
         let loaded = loading.load(&args.task, &mut signals).await;
-        loaded.map_err(|why| why.failure)
+        let artifact = loaded.map_err(|why| why.failure)?;
+        let compiling = async {
+            match args.mode {
+                Some(mode) => runner.compile_for(&artifact, mode).await,
+                None => runner.compile(&artifact).await,
+            }
+        };
+        let compiled = loading.within(&args.task, &mut signals, compiling).await;
+        compiled.map_err(|why| why.failure)
     })?;
-    to.write(&runner.blocking_compile(&artifact)?, None)?;
+    to.write(&bytes, None)?;
     Ok(0)
 }

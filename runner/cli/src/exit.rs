@@ -60,7 +60,10 @@ pub(super) fn of_error(error: &Error) -> u8 {
     }
     match error.kind() {
         ErrorKind::NotFound => NOT_FOUND,
-        ErrorKind::NotLoadable | ErrorKind::Precompiled | ErrorKind::FuelMismatch => NOT_LOADABLE,
+        ErrorKind::NotLoadable
+        | ErrorKind::Precompiled
+        | ErrorKind::FuelMismatch
+        | ErrorKind::ModeMismatch => NOT_LOADABLE,
         ErrorKind::InvalidTask => USAGE,
         _ => RUNNER,
     }

@@ -38,16 +38,26 @@ impl Loading<'_> {
         path: &Path,
         signals: &mut Signals,
     ) -> Result<Artifact, NotLoaded> {
-        let name = path.file_name().unwrap_or(path.as_os_str());
-        let name = name.to_string_lossy();
-        let (shown, gone) = progress::gone();
-        let showing = progress::compiling(&name, self.shown, self.runner, shown);
         let loading = async {
             match self.trusted {
                 true => self.runner.load_trusted(path).await,
                 false => self.runner.load(path).await,
             }
         };
+        self.within(path, signals, loading).await
+    }
+
+    /// Does something that compiles this task file.
+    pub(super) async fn within<T>(
+        &self,
+        path: &Path,
+        signals: &mut Signals,
+        loading: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, NotLoaded> {
+        let name = path.file_name().unwrap_or(path.as_os_str());
+        let name = name.to_string_lossy();
+        let (shown, gone) = progress::gone();
+        let showing = progress::compiling(&name, self.shown, self.runner, shown);
         let allowed = allowed(self.timeout, self.compiling.compile_timeout);
         let loaded = tokio::select! {
             loaded = loading => loaded.map_err(|error| NotLoaded {

@@ -223,6 +223,7 @@ fn title(row: &CostRow) -> String {
         Measure::Cpu => "processor time of a task, everything included",
         Measure::Faults => "page faults for a task",
         Measure::Switches => "context switches for a task",
+        Measure::Compute => "processor time of the guest's own code",
         Measure::Descriptors => "descriptors of the runner for a task that waits",
         other => other.name(),
     };

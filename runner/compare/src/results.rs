@@ -200,6 +200,8 @@ pub enum Measure {
     Proportional,
     /// Memory that no other process shares; bytes.
     Private,
+    /// CPU time of the thread that runs the guest, while it does; nanoseconds.
+    Compute,
     /// CPU time of a task, including the runner's; nanoseconds.
     Cpu,
     /// Page faults for a task.
@@ -212,7 +214,7 @@ pub enum Measure {
 
 impl Measure {
     /// All of them, in the order of tables.
-    pub const ALL: [Measure; 15] = [
+    pub const ALL: [Measure; 16] = [
         Measure::Compile,
         Measure::Load,
         Measure::Cold,
@@ -224,6 +226,7 @@ impl Measure {
         Measure::Resident,
         Measure::Proportional,
         Measure::Private,
+        Measure::Compute,
         Measure::Cpu,
         Measure::Faults,
         Measure::Switches,
@@ -244,6 +247,7 @@ impl Measure {
             Measure::Resident => "resident",
             Measure::Proportional => "proportional",
             Measure::Private => "private",
+            Measure::Compute => "compute",
             Measure::Cpu => "cpu",
             Measure::Faults => "faults",
             Measure::Switches => "switches",
@@ -260,6 +264,7 @@ impl Measure {
             | Measure::Warm
             | Measure::Latency
             | Measure::RoundTrip
+            | Measure::Compute
             | Measure::Cpu => Unit::Nanoseconds,
             Measure::Throughput => Unit::PerSecond,
             Measure::Bandwidth => Unit::BytesPerSecond,

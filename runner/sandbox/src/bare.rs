@@ -13,7 +13,7 @@ use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{
     Component, ComponentExportIndex, Instance, InstancePre, Linker, ResourceTable, ResourceType,
 };
-use wasmtime::{Engine, Store};
+use wasmtime::{CallHook, Engine, Store};
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::p2::bindings::{Command, CommandPre};
 use wasmtime_wasi::p2::pipe::{MemoryInputPipe, MemoryOutputPipe};
@@ -204,14 +204,14 @@ impl Bare {
             .is_command()
             .then(|| MemoryOutputPipe::new(MAX_OUTPUT));
         let mut store = self.store(spec, output.as_ref().map(|output| (input, output)))?;
+        // Start functions may take longer than a tick.
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_async_yield_and_update(1);
         if ahead {
-            // Functions end at their entry.
-            store.set_epoch_deadline(0);
-            store.epoch_deadline_trap();
-        } else {
-            // Start functions may take longer than a tick.
-            store.set_epoch_deadline(1);
-            store.epoch_deadline_async_yield_and_update(1);
+            store.call_hook(|_, hook| match hook {
+                CallHook::CallingWasm => Err(wasmtime::format_err!("the guest is not to run")),
+                _ => Ok(()),
+            });
         }
         let guest = match &self.entry {
             Entry::Task(pre, _) => Guest::Task(pre.instantiate_async(&mut store).await?),
@@ -220,8 +220,9 @@ impl Bare {
             #[cfg(feature = "http")]
             Entry::Http(pre) => Guest::Http(pre.instantiate_async(&mut store).await?),
         };
-        store.set_epoch_deadline(1);
-        store.epoch_deadline_async_yield_and_update(1);
+        if ahead {
+            store.call_hook(|_, _| Ok(()));
+        }
         Ok(Held {
             store,
             output,

@@ -14,6 +14,7 @@
 use super::artifact::Compiled;
 use super::bulk::Offsets;
 use super::engine::{Checks, Kind};
+use super::pair::is_pair;
 use super::source::Shape;
 use rustix::fs::{MemfdFlags, SealFlags};
 use serde::{Deserialize, Serialize};
@@ -125,9 +126,9 @@ fn io_error(what: &'static str) -> impl Fn(io::Error) -> CodeError {
     move |source| CodeError::Io { what, source }
 }
 
-/// Whether the last bytes of a file are a footer.
+/// Whether the last bytes of a file are the footer of an artifact, or of two.
 pub(crate) fn is_artifact(tail: &[u8]) -> bool {
-    tail.len() >= FOOTER && tail.ends_with(&MAGIC)
+    tail.len() >= FOOTER && (tail.ends_with(&MAGIC) || is_pair(tail))
 }
 
 /// The file's bytes after the ELF.

@@ -4,6 +4,7 @@ use super::code::{self, Code};
 use super::componentize::componentize;
 use super::load::read;
 use super::load_error::LoadError;
+use super::pair;
 use super::source::{self, Facts, Shape};
 use super::support;
 use serde::Serialize;
@@ -62,20 +63,27 @@ pub(super) fn inspect_bytes(bytes: &[u8]) -> Result<Inspection, LoadError> {
     let size = bytes.len() as u64;
     let digest = blake3::hash(bytes).to_hex().to_string();
     if code::is_artifact(bytes) {
-        let code = Code::from_bytes(bytes).map_err(LoadError::Artifact)?;
+        let of = |for_threads| {
+            let part = pair::part(bytes, for_threads);
+            part.and_then(Code::from_bytes).map_err(LoadError::Artifact)
+        };
+        let code = of(true)?;
         let meta = &code.meta;
+        let modes = if pair::is_pair(bytes) {
+            of(false)?;
+            "both modes"
+        } else if meta.checks.epochs {
+            "thread mode"
+        } else {
+            "process mode"
+        };
         return Ok(Inspection {
             size,
             digest,
             shape: Ok(meta.shape),
             compiled: Some(format!(
-                "by wrun {} for {} mode{}, from {} bytes with BLAKE3 {}",
+                "by wrun {} for {modes}{}, from {} bytes with BLAKE3 {}",
                 meta.wrun,
-                if meta.checks.epochs {
-                    "thread"
-                } else {
-                    "process"
-                },
                 if meta.checks.metered { ", metered" } else { "" },
                 meta.source_len,
                 meta.source

@@ -8,6 +8,7 @@ use super::compile::Compiler;
 use super::engine::Checks;
 use super::load_error::LoadError;
 use super::makings::Makings;
+use super::pair;
 use super::source::Shape;
 use bytes::Bytes;
 use std::fs::File;
@@ -52,7 +53,7 @@ impl Loader {
             no_cache,
             max_module_size: config.max_module_size,
             metered: config.metered,
-            epochs: config.mode == Mode::Thread,
+            epochs: config.code_for == Mode::Thread,
             budget: config.compile_budget,
             compiler,
             closed: AtomicBool::new(false),
@@ -105,10 +106,10 @@ impl Loader {
         // that is not wanted now still states the shape of the task.
         let cached = [self.metered, !self.metered]
             .into_iter()
-            .find_map(|metered| self.cached(&digest, metered));
+            .find_map(|metered| self.cached(&digest, self.checks(metered)));
         let code = match cached {
             Some(code) => Arc::new(code),
-            None => self.compile_once(&bytes, &digest, self.metered)?,
+            None => self.compile_once(&bytes, &digest, self.checks(self.metered))?,
         };
         let (shape, metered) = (code.meta.shape, code.meta.checks.metered);
         let mut codes = [Slot::empty(), Slot::empty()];
@@ -118,7 +119,8 @@ impl Loader {
     }
 
     fn load_compiled(&self, name: &str, bytes: &[u8]) -> Result<Artifact, LoadError> {
-        let code = Code::from_bytes(bytes).map_err(LoadError::Artifact)?;
+        let part = pair::part(bytes, self.epochs).map_err(LoadError::Artifact)?;
+        let code = Code::from_bytes(part).map_err(LoadError::Artifact)?;
         let digest = blake3::Hash::from_hex(&code.meta.source)
             .map_err(|_| LoadError::Artifact(CodeError::Damaged("its description")))?;
         let (shape, source_len) = (code.meta.shape, code.meta.source_len);
@@ -161,11 +163,34 @@ impl Loader {
         }
     }
 
-    fn cached(&self, digest: &blake3::Hash, metered: bool) -> Option<Code> {
-        let checks = self.checks(metered);
+    fn cached(&self, digest: &blake3::Hash, checks: Checks) -> Option<Code> {
         let code = self.cache.as_ref()?.get(&Cache::key(digest, checks))?;
         let fits = code.meta.source == *digest.to_hex() && code.meta.checks == checks;
         fits.then_some(code)
+    }
+
+    /// The compiled code for a runner of that mode; compiles if it does not exist yet.
+    pub fn code_for(
+        &self,
+        mode: Mode,
+        artifact: &Artifact,
+        metered: bool,
+    ) -> Result<Arc<Code>, LoadError> {
+        let checks = Checks {
+            metered,
+            epochs: mode == Mode::Thread,
+        };
+        if checks == self.checks(metered) {
+            return self.code(artifact, metered);
+        }
+        let Some(source) = &artifact.0.source else {
+            return Err(LoadError::ArtifactMode);
+        };
+        let digest = &artifact.0.digest;
+        match self.cached(digest, checks) {
+            Some(code) => Ok(Arc::new(code)),
+            None => self.compile_once(source, digest, checks),
+        }
     }
 
     /// The compiled code; compiles if it does not exist yet.
@@ -174,10 +199,11 @@ impl Loader {
             let Some(source) = &artifact.0.source else {
                 return Err(LoadError::ArtifactFuel { wanted: metered });
             };
-            if let Some(code) = self.cached(&artifact.0.digest, metered) {
+            let (digest, checks) = (&artifact.0.digest, self.checks(metered));
+            if let Some(code) = self.cached(digest, checks) {
                 return Ok(Arc::new(code));
             }
-            self.compile_once(source, &artifact.0.digest, metered)
+            self.compile_once(source, digest, checks)
         })
     }
 
@@ -205,9 +231,9 @@ impl Loader {
         &self,
         source: &Bytes,
         digest: &blake3::Hash,
-        metered: bool,
+        checks: Checks,
     ) -> Result<Arc<Code>, LoadError> {
-        let key = Cache::key(digest, self.checks(metered));
+        let key = Cache::key(digest, checks);
         let patience = self.budget.time(source.len() as u64);
         let mut making = match self.makings.begin(&key) {
             Ok(making) => making,
@@ -216,15 +242,15 @@ impl Loader {
                     return Ok(code);
                 }
                 // It failed, or takes too long: compile here.
-                return self.compile(source, digest, metered).map(Arc::new);
+                return self.compile(source, digest, checks).map(Arc::new);
             }
         };
         let open = || !self.closed.load(Ordering::Relaxed);
         let cache = self.cache.as_ref();
         let _turn = cache.and_then(|cache| cache.turn(&key, patience, open));
-        let code = match self.cached(digest, metered) {
+        let code = match self.cached(digest, checks) {
             Some(code) => code,
-            None => self.compile(source, digest, metered)?,
+            None => self.compile(source, digest, checks)?,
         };
         Ok(making.done(code))
     }
@@ -233,15 +259,13 @@ impl Loader {
         &self,
         source: &Bytes,
         digest: &blake3::Hash,
-        metered: bool,
+        checks: Checks,
     ) -> Result<Code, LoadError> {
         let began = Instant::now();
-        let mut code = self
-            .compiler
-            .compile(source, digest, self.checks(metered))?;
+        let mut code = self.compiler.compile(source, digest, checks)?;
         let time = began.elapsed();
         let kept = self.cache.as_ref().map_or(Ok(()), |cache| {
-            cache.put(&Cache::key(digest, self.checks(metered)), &code)
+            cache.put(&Cache::key(digest, checks), &code)
         });
         let not_kept = self.no_cache.clone().or(kept.err());
         code.made = Some(Compiled { time, not_kept });

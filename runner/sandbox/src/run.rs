@@ -39,7 +39,7 @@ use wasmtime_wasi::p2::bindings::CommandPre;
 #[cfg(feature = "http")]
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wrun_sys::preempt::{self, GuestCode, Preemptible};
-use wrun_sys::shortage;
+use wrun_sys::{shortage, thread_cpu};
 use wrun_types::error::{Error, ErrorKind};
 use wrun_types::limits::{Limit, Limits};
 use wrun_types::outcome::{Outcome, Output, Trap, TrapKind};
@@ -613,9 +613,4 @@ fn kind_of(trap: &wasmtime::Trap) -> TrapKind {
         | T::CannotLeaveComponent => TrapKind::BadAbi,
         _ => TrapKind::Other,
     }
-}
-
-fn thread_cpu() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    Duration::try_from(time).unwrap_or_default()
 }

@@ -92,5 +92,7 @@ pub use ticks::{are_ticking, has_ticks, prepare_ticks, start_ticks, stop_ticks};
 pub use to_map::ToMap;
 pub use unpoisoned::Unpoisoned;
 pub use unread::has_unread;
-pub use wait::{End, Exit, Whom, children_usage, has_child_in, is_child, own_usage, wait};
+pub use wait::{
+    End, Exit, Whom, children_usage, has_child_in, is_child, own_usage, thread_cpu, wait,
+};
 pub use watch::{Watched, watch};

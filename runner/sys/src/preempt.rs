@@ -331,3 +331,217 @@ impl<F: Future> Drop for Preemptible<F> {
         unsafe { ManuallyDrop::drop(&mut state.future) };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::time::{Duration, Instant};
+    use wasmtime::{CallHook, Caller, Config, Engine, Func, Instance, Linker, Store};
+
+    /// Mixes integers, floats and vectors in registers and memory, and calls the host now and
+    /// then, so that any register that is not restored changes the result.
+    const MIXES: &str = r#"(module
+        (import "host" "add" (func $add (param i64 i64) (result i64)))
+        (memory 1)
+        (func $leaf (param i64) (result i64)
+            (i64.xor (local.get 0) (i64.shr_u (local.get 0) (i64.const 29))))
+        (func (export "run") (param $left i64) (result i64)
+            (local $a i64) (local $b i64) (local $x f64) (local $v v128) (local $at i32)
+            (local.set $a (i64.const 1))
+            (local.set $x (f64.const 1))
+            (local.set $v (v128.const i32x4 1 2 3 4))
+            (loop $more
+                (local.set $a (i64.mul (call $leaf (local.get $a)) (i64.const 0x5851F42D4C957F2D)))
+                (local.set $a (i64.add (local.get $a) (i64.const 0x14057B7EF767814F)))
+                (local.set $b (i64.rotl (i64.xor (local.get $b) (local.get $a)) (i64.const 7)))
+                (local.set $x (f64.add (f64.mul (local.get $x) (f64.const 0.999)) (f64.const 0.5)))
+                (local.set $v (i32x4.add (i32x4.mul (local.get $v) (local.get $v))
+                                         (i32x4.splat (i32.wrap_i64 (local.get $a)))))
+                (local.set $at (i32.and (i32.wrap_i64 (local.get $b)) (i32.const 0xfff8)))
+                (i64.store (local.get $at)
+                    (i64.add (i64.load (local.get $at)) (i64.reinterpret_f64 (local.get $x))))
+                (if (i64.eqz (i64.and (local.get $left) (i64.const 0xff)))
+                    (then (local.set $b (call $add (local.get $b) (i64.load (local.get $at))))))
+                (local.set $left (i64.sub (local.get $left) (i64.const 1)))
+                (br_if $more (i64.ne (local.get $left) (i64.const 0))))
+            (i64.xor (local.get $b)
+                (i64.xor (i64.reinterpret_f64 (local.get $x))
+                    (i64.xor (i64x2.extract_lane 0 (local.get $v))
+                             (i64x2.extract_lane 1 (local.get $v)))))))"#;
+
+    const LOOPS: &str = r#"(module (func (export "run") (param i64) (result i64)
+        (loop (br 0)) (unreachable)))"#;
+
+    struct Guest {
+        module: Module,
+        store: Store<()>,
+        func: Func,
+    }
+
+    fn guest(text: &str) -> Guest {
+        let mut config = Config::new();
+        config.concurrency_support(false);
+        let engine = Engine::new(&config).expect("an engine");
+        let module = Module::new(&engine, wat::parse_str(text).expect("text")).expect("a module");
+        let mut linker = Linker::new(&engine);
+        let add = |_: Caller<'_, ()>, a: i64, b: i64| a.wrapping_add(b);
+        linker.func_wrap("host", "add", add).expect("a function");
+        let mut store = Store::new(&engine, ());
+        store.call_hook(|_, hook| {
+            if matches!(hook, CallHook::ReturningFromHost) {
+                point();
+            }
+            Ok(())
+        });
+        let instance: Instance = {
+            let making = linker.instantiate_async(&mut store, &module);
+            finished(making).0.expect("an instance")
+        };
+        let func = instance.get_func(&mut store, "run").expect("it exports it");
+        Guest {
+            module,
+            store,
+            func,
+        }
+    }
+
+    impl Guest {
+        /// The result, and how many polls it took.
+        fn run(&mut self, rounds: i64, preemptible: bool) -> (i64, u64) {
+            let typed = self.func.typed::<i64, i64>(&self.store).expect("its type");
+            let code = GuestCode::of_module(&self.module);
+            let call = typed.call_async(&mut self.store, rounds);
+            let (result, polls) = match preemptible {
+                true => finished(Preemptible::new(call, code).expect("a stack")),
+                false => finished(call),
+            };
+            (result.expect("a result"), polls)
+        }
+    }
+
+    fn finished<T>(future: impl Future<Output = T>) -> (T, u64) {
+        let mut future = std::pin::pin!(future);
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut polls = 1;
+        loop {
+            match future.as_mut().poll(&mut cx) {
+                Poll::Ready(result) => return (result, polls),
+                Poll::Pending => polls += 1,
+            }
+        }
+    }
+
+    /// Sends the signal to this thread, again and again, while `work` runs.
+    fn interrupted<T>(work: impl FnOnce() -> T) -> T {
+        handle_ticks(libc::SIGUSR2).expect("a handler");
+        // SAFETY: it takes nothing and returns this thread's number.
+        let thread = unsafe { libc::gettid() };
+        let over = Arc::new(AtomicBool::new(false));
+        let sender = std::thread::spawn({
+            let over = over.clone();
+            move || {
+                let mut pause = 1_u32;
+                while !over.load(Ordering::Relaxed) {
+                    // SAFETY: numbers alone; the thread lives until this one is joined.
+                    unsafe {
+                        libc::syscall(libc::SYS_tgkill, libc::getpid(), thread, libc::SIGUSR2)
+                    };
+                    pause = pause.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                    let until = Instant::now() + Duration::from_nanos(u64::from(pause >> 17));
+                    while Instant::now() < until {
+                        std::hint::spin_loop();
+                    }
+                }
+            }
+        });
+        let result = work();
+        over.store(true, Ordering::Relaxed);
+        sender.join().expect("no panic");
+        result
+    }
+
+    /// `WRUN_INTERRUPTS` says how often; by default a second or two.
+    #[test]
+    fn nothing_of_a_guest_is_lost() {
+        let wanted = std::env::var("WRUN_INTERRUPTS").ok();
+        let wanted = wanted.map_or(20_000, |it| it.parse().expect("a number"));
+        let mut guest = guest(MIXES);
+        let mut interrupts = 0;
+        let mut rounds = 10_000;
+        while interrupts < wanted {
+            let (expected, once) = guest.run(rounds, false);
+            assert_eq!(once, 1);
+            // Its memory is as the last run left it.
+            let (after, _) = guest.run(rounds, false);
+            let mut other = self::guest(MIXES);
+            let (result, polls) = interrupted(|| other.run(rounds, true));
+            assert_eq!(result, expected, "of {rounds} rounds, after {polls} polls");
+            let (result, more) = interrupted(|| other.run(rounds, true));
+            assert_eq!(result, after, "of {rounds} rounds, after {more} polls");
+            interrupts += polls + more - 2;
+            rounds = (rounds * 2).min(4_000_000);
+            guest = self::guest(MIXES);
+        }
+        assert!(!has_abandoned());
+        eprintln!("{interrupts} interrupts");
+    }
+
+    #[test]
+    fn what_is_left_inside_is_never_entered_again() {
+        let polls_until = |end: Instant| {
+            let mut guest = guest(LOOPS);
+            let typed = guest
+                .func
+                .typed::<i64, i64>(&guest.store)
+                .expect("its type");
+            let code = GuestCode::of_module(&guest.module);
+            let call = typed.call_async(&mut guest.store, 0);
+            let mut left = Box::pin(Preemptible::new(call, code).expect("a stack"));
+            let mut cx = Context::from_waker(Waker::noop());
+            while Instant::now() < end {
+                assert!(left.as_mut().poll(&mut cx).is_pending());
+            }
+            drop(left);
+            std::mem::forget(guest);
+        };
+        let thread = std::thread::spawn(move || {
+            interrupted(|| polls_until(Instant::now() + Duration::from_millis(50)));
+            assert!(has_abandoned());
+            let code = GuestCode(0..0);
+            let next = Preemptible::new(async {}, code).expect("a stack");
+            let polled = catch_unwind(AssertUnwindSafe(|| finished(next)));
+            assert!(polled.is_err(), "the stack is another's");
+        });
+        thread.join().expect("no panic");
+        assert!(!has_abandoned(), "it was another thread's");
+    }
+
+    #[test]
+    fn a_panic_reaches_the_poller_and_a_wait_is_a_wait() {
+        let code = || GuestCode(0..0);
+        let panics = Preemptible::new(async { panic!("as planned") }, code()).expect("a stack");
+        let polled = catch_unwind(AssertUnwindSafe(|| finished::<()>(panics)));
+        let panic = polled.expect_err("it panics");
+        assert_eq!(panic.downcast_ref(), Some(&"as planned"));
+        // Two that wait take turns on one stack.
+        let waits = || async {
+            let mut polled = 0;
+            std::future::poll_fn(|_| {
+                polled += 1;
+                match polled {
+                    1..=3 => Poll::Pending,
+                    _ => Poll::Ready(()),
+                }
+            })
+            .await;
+            polled
+        };
+        let mut one = Box::pin(Preemptible::new(waits(), code()).expect("a stack"));
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(one.as_mut().poll(&mut cx).is_pending());
+        let two = Preemptible::new(waits(), code()).expect("a stack");
+        assert_eq!(finished(two), (4, 4));
+        assert_eq!(finished(one), (4, 3));
+    }
+}

@@ -106,6 +106,12 @@ fn is_there(whom: WaitId<'_>) -> bool {
     waitid(whom, options).is_ok()
 }
 
+/// The processor time of this thread so far.
+pub fn thread_cpu() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(time).unwrap_or_default()
+}
+
 /// What this process used so far.
 pub fn own_usage() -> Usage {
     get_usage(libc::RUSAGE_SELF)

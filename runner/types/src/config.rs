@@ -203,6 +203,9 @@ pub struct Config {
     /// `load` compiles with fuel counted.
     #[doc(hidden)]
     pub metered: bool,
+    /// The mode whose code `load` makes.
+    #[doc(hidden)]
+    pub code_for: Mode,
     /// What compiling one task may take.
     #[doc(hidden)]
     pub compile_budget: CompileBudget,

@@ -22,6 +22,7 @@ pub struct Builder {
     process: ProcessOptions,
     max_module_size: u64,
     metered: bool,
+    code_for: Option<Mode>,
     compile_budget: CompileBudget,
     http_authorities: Vec<u8>,
     #[cfg(feature = "test-hooks")]
@@ -48,6 +49,7 @@ impl Default for Builder {
             process: ProcessOptions::default(),
             max_module_size: Builder::MODULE_SIZE_DEFAULT,
             metered: false,
+            code_for: None,
             compile_budget: CompileBudget::default(),
             http_authorities: Vec::new(),
             #[cfg(feature = "test-hooks")]
@@ -161,6 +163,13 @@ impl Builder {
         self
     }
 
+    /// The mode whose code [`Runner::load`] makes, for what only compiles. Default: its own.
+    #[doc(hidden)]
+    pub fn code_for(mut self, mode: Mode) -> Self {
+        self.code_for = Some(mode);
+        self
+    }
+
     /// How long compiling one task may take. Beyond it, loading fails with
     /// [`ErrorKind::LoadLimit`]. Default: [`Builder::default_compile_timeout`] of the
     /// task file's size.
@@ -270,6 +279,7 @@ impl Builder {
             worker: worker.map(worker_path).transpose()?,
             max_module_size: self.max_module_size,
             metered: self.metered,
+            code_for: self.code_for.unwrap_or(self.mode),
             jail,
             identity,
             users,

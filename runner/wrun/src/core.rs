@@ -132,11 +132,21 @@ impl Core {
         Ok(self.loader.code(artifact, self.config.metered)?)
     }
 
-    /// The same, in the format of an artifact file.
-    pub(crate) fn code_bytes(&self, artifact: &Artifact) -> Result<Vec<u8>, Error> {
-        self.code(artifact)?.bytes().map_err(|error| {
+    /// The code for a runner of that mode, in the format of an artifact file.
+    pub(crate) fn code_bytes(&self, artifact: &Artifact, mode: Mode) -> Result<Vec<u8>, Error> {
+        self.is_of_this_process()?;
+        let metered = self.config.metered;
+        let code = self.loader.code_for(mode, artifact, metered)?;
+        code.bytes().map_err(|error| {
             Error::new(ErrorKind::System, format!("cannot read the code: {error}"))
         })
+    }
+
+    /// The code for both modes, in the format of an artifact file.
+    pub(crate) fn code_of_both(&self, artifact: &Artifact) -> Result<Vec<u8>, Error> {
+        let thread = self.code_bytes(artifact, Mode::Thread)?;
+        let process = self.code_bytes(artifact, Mode::Process)?;
+        Ok(wrun_sandbox::join(&thread, &process))
     }
 
     /// # Errors

@@ -26,7 +26,7 @@ pub mod process {
 pub mod sys {
     pub use wrun_sys::{
         Alone, End, FileId, Forked, Program, ToMap, Unpoisoned, Whom, children_usage,
-        end_of_reaped, exit_now, map_own_code, null, own_usage, wait,
+        end_of_reaped, exit_now, map_own_code, null, own_usage, thread_cpu, wait,
     };
 }
 

@@ -1,5 +1,6 @@
 //! The cost of each mode, measure by measure.
 
+mod compute;
 mod memory;
 mod messages;
 mod start;
@@ -14,6 +15,7 @@ use super::rounds::{self, NOISY, Row};
 use crate::measure::Floor;
 use bytes::Bytes;
 use std::ops::ControlFlow;
+use std::rc::Rc;
 use std::time::Duration;
 use wrun::{
     Error, ErrorKind, Mode,
@@ -35,6 +37,7 @@ const GROUPS: [&[Part]; 6] = [
         (Measure::Proportional, 0),
         (Measure::Private, 0),
         (Measure::Descriptors, 1),
+        (Measure::Compute, 3),
         (Measure::Cpu, 3),
         (Measure::Faults, 0),
         (Measure::Switches, 0),
@@ -88,6 +91,7 @@ pub(super) fn measure(
                 memory::memory(&mut job, measure)
             }
             Measure::Descriptors => memory::descriptors(&mut job),
+            Measure::Compute => compute::compute(&mut job),
             Measure::Cpu | Measure::Faults | Measure::Switches => usage::usage(&mut job, measure),
         };
         let notes = job.notes;
@@ -182,11 +186,20 @@ impl Job<'_, '_> {
 
     /// The task without wrun, in this process; `None` if it needs wrun.
     fn bare(&mut self) -> Result<Option<InProcess>, Error> {
+        self.bare_with(Policy::Instance)
+    }
+
+    /// The same with the code of process mode, which checks nothing.
+    fn unchecked(&mut self) -> Result<Option<Rc<InProcess>>, Error> {
+        Ok(self.bare_with(Policy::Fork)?.map(Rc::new))
+    }
+
+    fn bare_with(&mut self, code_of: Policy) -> Result<Option<InProcess>, Error> {
         let comparison = self.bench.comparison;
         if self.needs_wrun() {
             return Ok(None);
         }
-        let ready = self.bench.ready(Policy::Instance)?;
+        let ready = self.bench.ready(code_of)?;
         let (_, output) = ready.done(ready.task(comparison))?;
         let expected = self.deterministic.then_some(output);
         let code = wrun::measure::code(&ready.runner, &ready.artifact)?;
@@ -248,7 +261,7 @@ impl Job<'_, '_> {
         let Some(mut floor) = self.idle_floor() else {
             return Ok(None);
         };
-        let ready = self.bench.ready(Policy::Instance)?;
+        let ready = self.bench.ready(Policy::Fork)?;
         let code = wrun::measure::code(&ready.runner, &ready.artifact)?;
         let comparison = self.bench.comparison;
         let spec = ready.spec(comparison);

@@ -89,9 +89,15 @@ pub(super) fn load(job: &mut Job<'_, '_>) -> Rows {
 pub(super) fn cold(job: &mut Job<'_, '_>) -> Rows {
     let comparison = job.bench.comparison;
     let has_floor = job.floor()?.is_some();
-    let ready = job.bench.ready(Policy::Instance)?;
+    // Their floors run the same code.
+    let of_threads = job.bench.ready(Policy::Instance)?;
+    let of_processes = job.bench.ready(Policy::Fork)?;
     let mut rows = Vec::new();
     for policy in [Policy::Instance, Policy::Fork, Policy::Exec] {
+        let ready = match policy.mode() {
+            Mode::Thread => &of_threads,
+            _ => &of_processes,
+        };
         let bench = &*job.bench;
         let cache = Cache::Directory(bench.cache());
         let once = move || -> Result<Vec<f64>, Error> {

@@ -92,10 +92,7 @@ pub(super) fn warm(job: &mut Job<'_, '_>) -> Rows {
                 )
             }
             (Policy::Exec, _, Some(_)) => {
-                let (program, code) = (
-                    job.bench.program.clone(),
-                    job.bench.ready(Policy::Instance)?,
-                );
+                let (program, code) = (job.bench.program.clone(), job.bench.ready(Policy::Fork)?);
                 row.floor(
                     "bare program: start, map the code, instantiate, call, pipe, end",
                     Box::new(move || Ok(vec![nanos(program_once(&program, &code, comparison)?)])),

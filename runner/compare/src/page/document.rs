@@ -164,6 +164,7 @@ fn price(results: &Results) -> Markup {
         ("First result", Measure::Cold),
         ("Tasks", Measure::Throughput),
         ("Memory of its own while it waits", Measure::Private),
+        ("CPU time of the guest's code", Measure::Compute),
         ("CPU time", Measure::Cpu),
     ];
     let pairs: Vec<(String, Pair<'_>)> = rows

@@ -15,7 +15,7 @@ const TIMES: [Measure; 5] = [
     Measure::Load,
     Measure::Compile,
 ];
-const CPU: [Measure; 1] = [Measure::Cpu];
+const CPU: [Measure; 2] = [Measure::Compute, Measure::Cpu];
 const KERNEL: [Measure; 3] = [Measure::Faults, Measure::Switches, Measure::Descriptors];
 const MEMORY: [Measure; 3] = [Measure::Resident, Measure::Proportional, Measure::Private];
 

@@ -28,6 +28,7 @@ pub(super) fn measure(measure: Measure) -> &'static str {
         Measure::Resident => "Resident (RSS)",
         Measure::Proportional => "Shared pages divided (PSS)",
         Measure::Private => "Not shared (private)",
+        Measure::Compute => "CPU time of the guest's own code",
         Measure::Cpu => "CPU time of a task",
         Measure::Faults => "Page faults of a task",
         Measure::Switches => "Context switches of a task",
