@@ -3,7 +3,7 @@
 
 use crate::support::command::{PATIENCE, Wrun, open, scratch, write};
 use crate::support::processes::{descendants, own_copy, running, serves};
-use crate::support::{MODES, repo, settled, tool, within};
+use crate::support::{MODES, eventually, repo, settled, tool, within};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::fs;
@@ -190,7 +190,6 @@ fn ctrl_c_while_compiling() {
 fn kill_9_of_the_runner_leaves_no_worker() {
     let scratch = scratch();
     let program = own_copy(scratch.path());
-    let mut had_workers = 0;
     for round in 0..20 {
         let wrun = Wrun::program(&program)
             .args(["--mode", "process"])
@@ -202,19 +201,17 @@ fn kill_9_of_the_runner_leaves_no_worker() {
             .start();
         if round < 10 {
             wrun.await_task("process");
+            // Not what compiled it, or what its worker was before it was in its namespace.
+            let has_worker = || !descendants(wrun.pid()).is_empty();
+            eventually("there is a worker", PATIENCE, has_worker);
         } else {
             // Somewhere on the way: loading, starting a worker, running.
             std::thread::sleep(Duration::from_millis(round - 10));
         }
-        had_workers += usize::from(!descendants(wrun.pid()).is_empty());
         wrun.signal(Signal::KILL);
         wrun.end().expect_code(137, "killed");
         assert_no_process_is_left(&program, &format!("round {round}"));
     }
-    assert!(
-        had_workers >= 10,
-        "a worker ran in only {had_workers} rounds"
-    );
 }
 
 #[test]

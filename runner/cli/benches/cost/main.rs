@@ -27,6 +27,7 @@ mod audit;
 mod bare;
 mod broadcast;
 mod command;
+mod compute;
 mod flood;
 mod measure;
 #[path = "../named.rs"]
@@ -89,6 +90,7 @@ fn benchmark() -> anyhow::Result<ExitCode> {
         false => None,
     };
     thread::measure(&mut bench)?;
+    compute::measure(&mut bench)?;
     process::measure(&mut bench)?;
     port::measure(&mut bench)?;
     broadcast::measure(&mut bench)?;

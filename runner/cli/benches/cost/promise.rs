@@ -162,6 +162,59 @@ pub(crate) const SUBJECTS: &[Subject] = &[
         ],
     },
     Subject {
+        title: "Compute",
+        about: "The processor time of the thread that runs the guest, compared with bare wasmtime \
+                running the same code without any checks. Thread mode has checks for preemption \
+                in its code, and its rows of the benchmark (`compute ..., thread`) no bound. Python \
+                and JavaScript guests are built by `guest-tasks/build.sh python javascript`.",
+        promises: &[
+            row(
+                "E1",
+                "compute mandelbrot, process",
+                AtMost(1.03),
+                "a fractal, from C",
+            ),
+            row("E2", "compute digest, process", AtMost(1.03), "SHA-256, from C"),
+            row("E3", "compute gzip, process", AtMost(1.03), "gzip, from Zig"),
+            row(
+                "E4",
+                "compute csv-stats, process",
+                AtMost(1.03),
+                "sums over a table, from Go",
+            ),
+            row(
+                "E5",
+                "compute image-filter, process",
+                AtMost(1.03),
+                "blurring a picture, from Rust",
+            ),
+            row(
+                "E6",
+                "compute wordcount, process",
+                AtMost(1.03),
+                "counting words, from AssemblyScript",
+            ),
+            row(
+                "E7",
+                "compute markdown, process",
+                AtMost(1.03),
+                "Markdown to HTML, from Rust",
+            ),
+            row(
+                "E8",
+                "compute python, process",
+                AtMost(1.03),
+                "primes, in Python",
+            ),
+            row(
+                "E9",
+                "compute javascript, process",
+                AtMost(1.03),
+                "a template, in JavaScript",
+            ),
+        ],
+    },
+    Subject {
         title: "The command",
         about: "The floor is `wasmtime run` of the same task, its cache warm as wrun's is. \
                 Needs a `wasmtime`: `runner/cli/benches/peers.sh`, or `WASMTIME_BIN`.",
