@@ -566,6 +566,19 @@ fn entries(cache: &Path) -> Vec<PathBuf> {
     files
 }
 
+/// The only entry below a cache directory for that mode.
+fn entry(cache: &Path, mode: &str) -> PathBuf {
+    let all = entries(cache);
+    let is_for_threads = |path: &Path| path.to_string_lossy().ends_with("-epochs.wrun");
+    let mut its = all
+        .iter()
+        .filter(|path| is_for_threads(path) == (mode == "thread"));
+    match (its.next(), its.next()) {
+        (Some(entry), None) => entry.clone(),
+        _ => panic!("one task, an entry for each mode: {all:?}"),
+    }
+}
+
 #[test]
 fn a_cache_that_cannot_be_used_is_left_out() {
     let scratch = scratch();
@@ -584,7 +597,11 @@ fn a_cache_that_cannot_be_used_is_left_out() {
     // Filled first, then taken away.
     let filled = folder.join("filled");
     works(&filled, "made on demand");
-    assert_eq!(entries(&filled).len(), 1, "one task, one entry");
+    assert_eq!(
+        entries(&filled).len(),
+        2,
+        "one task, an entry for each mode"
+    );
     for entry in entries(&filled) {
         fs::set_permissions(&entry, fs::Permissions::from_mode(0o000)).unwrap();
     }
@@ -636,12 +653,14 @@ fn a_full_disk_under_the_cache_is_like_no_cache() {
 
 #[test]
 fn a_damaged_entry_is_compiled_anew() {
+    MODES.map(damaged_entry);
+}
+
+fn damaged_entry(mode: &str) {
     let scratch = scratch();
     let cache = scratch.path().join("cache");
     works(&cache, "first");
-    let [entry] = &entries(&cache)[..] else {
-        panic!("one task, one entry: {:?}", entries(&cache));
-    };
+    let entry = &entry(&cache, mode);
     let good = fs::read(entry).unwrap();
     for at in [
         0,
@@ -673,12 +692,14 @@ fn a_damaged_entry_is_compiled_anew() {
 
 #[test]
 fn code_that_others_could_have_written_is_not_run() {
+    MODES.map(code_of_others);
+}
+
+fn code_of_others(mode: &str) {
     let scratch = scratch();
     let cache = scratch.path().join("cache");
     works(&cache, "first");
-    let [entry] = &entries(&cache)[..] else {
-        panic!("one task, one entry");
-    };
+    let entry = &entry(&cache, mode);
     // A mark that using the entry would not leave, and replacing it would.
     let inode = |path: &Path| fs::metadata(path).unwrap().ino();
     let folder = entry.parent().unwrap();
@@ -696,9 +717,7 @@ fn code_that_others_could_have_written_is_not_run() {
     // A folder that others may write is left alone: what it holds is not used.
     let other = scratch.path().join("other");
     works(&other, "another");
-    let [foreign] = &entries(&other)[..] else {
-        panic!("one task, one entry");
-    };
+    let foreign = &self::entry(&other, mode);
     fs::write(foreign, "not even an artifact").unwrap();
     let parent = foreign.parent().unwrap();
     fs::set_permissions(parent, fs::Permissions::from_mode(0o777)).unwrap();

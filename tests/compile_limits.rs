@@ -219,7 +219,7 @@ fn that_each_run_compiles_is_said() {
     for mode in MODES {
         // Not a directory; one that others can write to.
         for (cache, why) in [
-            (Path::new("/dev/null"), "cannot make /dev/null/v3-"),
+            (Path::new("/dev/null"), "cannot make /dev/null/v4-"),
             (&shared, "is writable by other users"),
         ] {
             let what = format!("{mode}, {}", cache.display());

@@ -596,7 +596,7 @@ fn one_child_for_each_kind_of_code_and_none_for_cached_code() {
     let echo = guest(&runner, "echo/echo.wat");
     assert_eq!(compiled(), 1);
     runner.blocking_run(Task::new(&echo)).unwrap();
-    runner.blocking_compile(&echo).unwrap();
+    runner.blocking_compile_for(&echo, Mode::Process).unwrap();
     assert_eq!(compiled(), 1);
     let metered = || Task::new(&echo).limits(Limits::default().fuel(1 << 30));
     runner.blocking_run(metered()).unwrap();
@@ -612,7 +612,7 @@ fn one_child_for_each_kind_of_code_and_none_for_cached_code() {
             .unwrap();
     }
     assert_eq!(compiled(), 2);
-    // What a child compiled, thread mode takes.
+    // Thread mode needs other code, and compiles it in this process.
     let thread = builder(Mode::Thread)
         .cache(Cache::Directory(directory.path().join("cache")))
         .build()
@@ -873,10 +873,9 @@ fn a_compiler_that_was_taken_over() {
 
 #[test]
 fn code_of_another_task_is_not_taken() {
-    let other = runner(Mode::Thread);
-    let code = other
-        .blocking_compile(&guest(&other, "hello/hello.wat"))
-        .unwrap();
+    let other = runner(Mode::Process);
+    let hello = guest(&other, "hello/hello.wat");
+    let code = other.blocking_compile_for(&hello, Mode::Process).unwrap();
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("other.wrun");
     std::fs::write(&path, &code).unwrap();
@@ -971,8 +970,8 @@ fn many_first_starts_of_the_same_task_compile_it_once() {
             start.end().expect_code(0, "a first start");
         }
     });
-    assert_eq!(made.len(), 1, "files of the entry");
-    assert_eq!(left_in(&cache), ["wrun"], "nothing else is left");
+    assert_eq!(made.len(), 2, "files of the entries, one for each mode");
+    assert_eq!(left_in(&cache), ["wrun", "wrun"], "nothing else is left");
 }
 
 #[test]

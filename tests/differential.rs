@@ -62,10 +62,10 @@ enum When {
 }
 
 /// The other permitted difference, in what a trap says on stderr and in the
-/// report: the code offset of the innermost frame. Two runs in the same mode may
-/// differ there: in one of some hundred runs of `hostile/unreachable.wat` an
-/// epoch tick comes between a function's entry and the trap behind it, and the
-/// engine then names the instruction, otherwise the function.
+/// report: the code offset of the innermost frame. If a function traps with its first
+/// instruction, the engine names the function where its code checks the epoch, and the
+/// instruction where it does not, or where an epoch tick came between (in one of some hundred
+/// runs).
 fn without_innermost_offset(text: &str) -> String {
     let Some((before, frames)) = text.split_once("\n  at ") else {
         return text.to_owned();

@@ -105,7 +105,7 @@ fn what_cluster_does_is_done() {
 fn both_modes_agree() {
     let stdout = run("both_modes", &[]);
     assert!(stdout.contains("both: completed"), "{stdout}");
-    let trap = repo("guest-tasks/hostile/unreachable-run.wat");
+    let trap = repo("guest-tasks/hostile/div-by-zero.wat");
     let stdout = run("both_modes", &[trap.to_str().unwrap(), "/dev/null"]);
     assert!(stdout.contains("both: trapped"), "{stdout}");
 }

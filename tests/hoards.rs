@@ -3,7 +3,9 @@
 //! user; a task that hoards them takes nothing from siblings, zygotes, the runner, or from
 //! other runners.
 
-use crate::support::{BOTH, builder, settled, still_works, tool, wat, within, wrun};
+use crate::support::{
+    BOTH, await_progress, builder, settled, still_works, tool, wat, within, wrun,
+};
 use std::collections::BTreeSet;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
@@ -290,6 +292,7 @@ fn a_task_with_much_in_flight_waits_for_its_receiver() {
         let handle = runner
             .blocking_submit(Task::new(&many).port(theirs))
             .unwrap();
+        await_progress(&handle);
         // One that does not wait has sent all of them by then.
         let sent = settled("what is sent", PATIENCE, || handle.progress().done);
         assert!((1..100).contains(&sent), "{mode}: {sent} of 100 sent");

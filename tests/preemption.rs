@@ -111,14 +111,11 @@ const SOON: Duration = Duration::from_secs(60);
 #[test]
 fn a_deadline_ends_a_guest_wherever_it_is() {
     for mode in BOTH {
-        let runner = builder(mode).max_running(4).build().unwrap();
-        let tasks = PLACES.map(|(name, fields, does)| {
+        let runner = builder(mode).build().unwrap();
+        for (name, fields, does) in PLACES {
             let artifact = wat(&runner, name, &guest(fields, does));
             let task = Task::new(&artifact).limits(Limits::default().timeout(TIME));
-            (name, runner.blocking_submit(task).unwrap())
-        });
-        for (name, mut handle) in tasks {
-            let report = handle.blocking_report().unwrap();
+            let report = runner.blocking_run(task).unwrap();
             let what = format!("{mode}, {name}");
             let expected = Outcome::LimitExceeded(Limit::Deadline);
             assert_eq!(report.outcome, expected, "{what}");
@@ -190,8 +187,9 @@ fn computing_is_not_disturbed() {
     let sums = guest(
         r#"(func $more (param i64) (result i64)
              (i64.mul (i64.xor (local.get 0) (i64.shr_u (local.get 0) (i64.const 31)))
-                      (i64.const 0x7FB5D329728EA185)))"#,
-        "(local $left i32) (local $sum i64) (local $x f64) (local $v v128)
+                      (i64.const 0x7FB5D329728EA185)))
+           (func $sums
+         (local $left i32) (local $sum i64) (local $x f64) (local $v v128)
          (local.set $left (i32.const 100000000))
          (local.set $sum (i64.const 1))
          (loop $on
@@ -204,7 +202,8 @@ fn computing_is_not_disturbed() {
          (f64.store (i32.const 208) (local.get $x))
          (v128.store (i32.const 216) (local.get $v))
          (i32.store (i32.const 4) (i32.const 32))
-         (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))",
+         (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8))))"#,
+        "(call $sums)",
     );
     let mut seen = Vec::new();
     for mode in BOTH {
@@ -239,8 +238,7 @@ fn an_artifact_is_for_both_modes_or_says_for_which() {
     let mut sizes = Vec::new();
     for maker in [&threads, &processes] {
         let artifact = wat(maker, "t", &text);
-        let rt = tokio::runtime::Runtime::new().unwrap();
-        let compile_for = |mode| rt.block_on(maker.compile_for(&artifact, mode)).unwrap();
+        let compile_for = |mode| maker.blocking_compile_for(&artifact, mode).unwrap();
         for (bytes, takes) in [
             (maker.blocking_compile(&artifact).unwrap(), [true, true]),
             (compile_for(Mode::Thread), [true, true]),

@@ -5,10 +5,16 @@ use super::code::{self, Code, Meta};
 use super::compile;
 use super::engine::Checks;
 use super::inspect::{Inspection, inspect_bytes};
+use super::pair;
 use super::source::{self, Shape};
 
 /// A file that is loaded as a task.
 pub fn loader(data: &[u8]) {
+    if pair::is_pair(data) {
+        both(data);
+        both(&pair::mended(data));
+        return;
+    }
     if code::is_artifact(data) {
         trailer(data);
         // Almost every change makes the digest wrong, so it is also tried with a right one.
@@ -68,6 +74,19 @@ fn look(inspection: Option<Inspection>) {
     if let Err(refusal) = &inspection.shape {
         assert!(!refusal.is_empty(), "a refusal says why");
     }
+}
+
+/// Two artifacts in one file.
+fn both(data: &[u8]) {
+    let inspected = inspect_bytes(data);
+    for for_threads in [true, false] {
+        let part = pair::part(data, for_threads).and_then(Code::from_bytes);
+        assert!(
+            part.is_ok() || inspected.is_err(),
+            "inspect believed what load did not"
+        );
+    }
+    look(inspected.ok());
 }
 
 /// A compiled artifact, up to where its code would be mapped.

@@ -155,6 +155,11 @@ fn program_counter(context: &libc::ucontext_t) -> usize {
     usize::try_from(at).unwrap_or_default()
 }
 
+/// Maps the stack on which this thread polls, so that forks inherit it.
+pub(crate) fn prepare() -> io::Result<()> {
+    lane().map(drop)
+}
+
 /// The lane of this thread.
 fn lane() -> io::Result<*mut Lane> {
     let mut lane = LANE.get();

@@ -13,8 +13,9 @@ static TICKING: AtomicBool = AtomicBool::new(false);
 ///
 /// # Errors
 ///
-/// The signal's handler cannot be installed.
+/// The signal's handler cannot be installed, or there is no memory for a stack.
 pub fn prepare_ticks() -> io::Result<()> {
+    crate::preempt::prepare()?;
     crate::preempt::handle_ticks(libc::SIGALRM)?;
     READY.store(true, Ordering::Relaxed);
     Ok(())

@@ -276,6 +276,16 @@ impl Runner {
             .await
     }
 
+    /// [`Runner::compile_for`] for code that is not asynchronous; as
+    /// [`Runner::blocking_load`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Runner::load`].
+    pub fn blocking_compile_for(&self, artifact: &Artifact, mode: Mode) -> Result<Vec<u8>, Error> {
+        self.core.code_bytes(artifact, mode)
+    }
+
     /// [`Runner::compile`] for code that is not asynchronous; as
     /// [`Runner::blocking_load`].
     ///

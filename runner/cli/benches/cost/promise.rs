@@ -174,8 +174,18 @@ pub(crate) const SUBJECTS: &[Subject] = &[
                 AtMost(1.03),
                 "a fractal, from C",
             ),
-            row("E2", "compute digest, process", AtMost(1.03), "SHA-256, from C"),
-            row("E3", "compute gzip, process", AtMost(1.03), "gzip, from Zig"),
+            row(
+                "E2",
+                "compute digest, process",
+                AtMost(1.03),
+                "SHA-256, from C",
+            ),
+            row(
+                "E3",
+                "compute gzip, process",
+                AtMost(1.03),
+                "gzip, from Zig",
+            ),
             row(
                 "E4",
                 "compute csv-stats, process",
