@@ -146,9 +146,9 @@ fn section(id: u8, content: &[u8]) -> Vec<u8> {
     [&[id][..], &leb(content.len()), content].concat()
 }
 
-/// One function with many locals and this many loops in a row: at the head of each
-/// the compiler keeps every local apart. Some 60 KB take a gigabyte and half a
-/// minute.
+/// One function with many locals and this many loops in a row, with a call that may not be
+/// made in each: across it the compiler keeps every local apart. Some 100 KB take a gigabyte
+/// and half a minute.
 pub(crate) fn bomb(locals: usize, loops: usize) -> Vec<u8> {
     let mut code = [&[1][..], &leb(locals), &[0x7f]].concat();
     for n in 0..loops {
@@ -156,17 +156,21 @@ pub(crate) fn bomb(locals: usize, loops: usize) -> Vec<u8> {
         code.extend(leb(n % locals));
         code.push(0x21);
         code.extend(leb((n * 7 + 1) % locals));
+        let condition = leb((n * 3) % locals);
         code.push(0x20);
-        code.extend(leb((n * 3) % locals));
+        code.extend(&condition);
+        code.extend([0x04, 0x40, 0x10, 0x01, 0x0b, 0x20]);
+        code.extend(&condition);
         code.extend([0x0d, 0x00, 0x0b]);
     }
     code.push(0x0b);
     let exports = [&[1, 6][..], b"_start", &[0, 0]].concat();
-    let bodies = [&[1][..], &leb(code.len()), &code].concat();
+    let nothing = [2, 0, 0x0b];
+    let bodies = [&[2][..], &leb(code.len()), &code, &nothing].concat();
     [
         b"\0asm\x01\0\0\0".to_vec(),
         section(1, &[1, 0x60, 0, 0]),
-        section(3, &[1, 0]),
+        section(3, &[2, 0, 0]),
         section(7, &exports),
         section(10, &bodies),
     ]

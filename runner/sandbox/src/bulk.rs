@@ -32,7 +32,7 @@ use wasmparser::{BinaryReader, CodeSectionReader, FunctionSectionReader, Operato
 
 /// Bytes that are written between two checks of the clock: tens of microseconds, or a
 /// millisecond if the pages are new.
-const PIECE: i32 = 1 << 20;
+const PIECE: i32 = 64 << 10;
 
 const HEADER: usize = 8;
 /// Sections of modules.

@@ -311,8 +311,10 @@ async fn run_once(prepared: &Prepared, run: Run<'_>) -> Result<RunResult, RunErr
             // No epoch passes here.
             store.set_epoch_deadline(1);
             store.call_hook(|_, hook| {
-                if matches!(hook, CallHook::ReturningFromHost) {
-                    preempt::point();
+                match hook {
+                    CallHook::CallingHost | CallHook::ReturningFromWasm => preempt::in_host(),
+                    CallHook::CallingWasm => preempt::in_guest(),
+                    CallHook::ReturningFromHost => preempt::point(),
                 }
                 Ok(())
             });

@@ -10,7 +10,9 @@
 //! no Rust code. What is on the stack above it waits for a call to return, as it does when
 //! a call of the guest waits. So the host's other code finds everything as if the guest had
 //! called [`point`], which is what happens if the signal arrives in host code: it is noted,
-//! and the guest is preempted when the host is about to return to it.
+//! and the guest is preempted when the host is about to return to it. wasmtime tells the host
+//! of all such returns but those of a few functions that only copy or compare: there the next
+//! tick comes sooner.
 //!
 //! Invariant: a future that was dropped in the middle of its guest is never touched again.
 //! It is leaked with its stack, and its process must not poll another: see
@@ -62,6 +64,8 @@ struct Shared {
     armed: AtomicBool,
     /// A tick arrived while host code was running.
     due: AtomicBool,
+    /// A call of the host is running, which comes to [`point`] when it returns.
+    in_host: AtomicBool,
     /// The guest's compiled code.
     code: (AtomicUsize, AtomicUsize),
 }
@@ -73,6 +77,7 @@ thread_local! {
             yielder: AtomicPtr::new(ptr::null_mut()),
             armed: AtomicBool::new(false),
             due: AtomicBool::new(false),
+            in_host: AtomicBool::new(false),
             code: (AtomicUsize::new(0), AtomicUsize::new(0)),
         }
     };
@@ -89,10 +94,21 @@ pub fn has_abandoned() -> bool {
     ABANDONED.get()
 }
 
-/// Preempts the guest if a tick arrived since the last time. To be called where the host is
-/// about to return to the guest.
+/// Notes that the guest has called the host, or that its own call has returned to it.
+pub fn in_host() {
+    SHARED.with(|shared| shared.in_host.store(true, Ordering::Relaxed));
+}
+
+/// Notes that the guest is called.
+pub fn in_guest() {
+    SHARED.with(|shared| shared.in_host.store(false, Ordering::Relaxed));
+}
+
+/// Notes that the host is about to return to the guest, and preempts it if a tick has arrived
+/// since the last time.
 pub fn point() {
     SHARED.with(|shared| {
+        shared.in_host.store(false, Ordering::Relaxed);
         if shared.due.load(Ordering::Relaxed) && shared.armed.load(Ordering::Relaxed) {
             leave(shared);
         }
@@ -141,8 +157,13 @@ extern "C" fn on_tick(_: libc::c_int, _: *mut libc::siginfo_t, context: *mut lib
         let (from, to) = &shared.code;
         if (from.load(Ordering::Relaxed)..to.load(Ordering::Relaxed)).contains(&at) {
             leave(shared);
-        } else {
-            shared.due.store(true, Ordering::Relaxed);
+            return;
+        }
+        shared.due.store(true, Ordering::Relaxed);
+        // A copy or a fill, of which the host knows nothing: it is short, and there may be one after
+        // another, with little between them that a tick could find.
+        if !shared.in_host.load(Ordering::Relaxed) {
+            crate::ticks::soon();
         }
     });
 }
@@ -230,13 +251,15 @@ struct State<F: Future> {
 }
 
 impl<F: Future> Preemptible<F> {
-    /// Wraps `future`, which runs a guest with this code.
+    /// Wraps `future`, which runs a guest with this code, and notes with [`in_host`],
+    /// [`in_guest`] and [`point`] which of the two is running.
     ///
     /// # Errors
     ///
     /// There is no memory for the stack.
     pub fn new(future: F, code: GuestCode) -> io::Result<Self> {
         let lane = lane()?;
+        in_host();
         let state = State {
             future: ManuallyDrop::new(future),
             waker: Waker::noop().clone(),
@@ -394,8 +417,10 @@ mod tests {
         linker.func_wrap("host", "add", add).expect("a function");
         let mut store = Store::new(&engine, ());
         store.call_hook(|_, hook| {
-            if matches!(hook, CallHook::ReturningFromHost) {
-                point();
+            match hook {
+                CallHook::CallingHost | CallHook::ReturningFromWasm => in_host(),
+                CallHook::CallingWasm => in_guest(),
+                CallHook::ReturningFromHost => point(),
             }
             Ok(())
         });

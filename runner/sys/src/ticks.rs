@@ -3,11 +3,16 @@
 //! [`preempt`]: crate::preempt
 
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 static READY: AtomicBool = AtomicBool::new(false);
 static TICKING: AtomicBool = AtomicBool::new(false);
+/// The interval, in microseconds.
+static EVERY: AtomicU32 = AtomicU32::new(0);
+
+/// How soon a tick comes that is to find what the last one missed.
+const SOON: Duration = Duration::from_micros(200);
 
 /// Makes each tick preempt the guest that is running. Once per process; a fork inherits it.
 ///
@@ -28,13 +33,23 @@ pub fn has_ticks() -> bool {
 
 /// Starts the ticks, at this interval. A fork does not inherit them.
 pub fn start_ticks(every: Duration) {
-    TICKING.store(set(every), Ordering::Relaxed);
+    let micros = u32::try_from(every.as_micros()).unwrap_or(u32::MAX);
+    EVERY.store(micros, Ordering::Relaxed);
+    TICKING.store(set(every, every), Ordering::Relaxed);
+}
+
+/// Lets the next tick come sooner. For the signal's handler.
+pub(crate) fn soon() {
+    if TICKING.load(Ordering::Relaxed) {
+        let every = Duration::from_micros(EVERY.load(Ordering::Relaxed).into());
+        set(SOON.min(every), every);
+    }
 }
 
 /// Stops the ticks.
 pub fn stop_ticks() {
     TICKING.store(false, Ordering::Relaxed);
-    set(Duration::ZERO);
+    set(Duration::ZERO, Duration::ZERO);
 }
 
 /// Whether the signal is sent at an interval: calls that wait in the kernel are then
@@ -44,14 +59,14 @@ pub fn are_ticking() -> bool {
 }
 
 #[expect(unsafe_code, reason = "no safe setitimer is at hand")]
-fn set(every: Duration) -> bool {
-    let time = libc::timeval {
-        tv_sec: every.as_secs().cast_signed(),
-        tv_usec: i64::from(every.subsec_micros()),
+fn set(first: Duration, every: Duration) -> bool {
+    let time = |time: Duration| libc::timeval {
+        tv_sec: time.as_secs().cast_signed(),
+        tv_usec: i64::from(time.subsec_micros()),
     };
     let timer = libc::itimerval {
-        it_interval: time,
-        it_value: time,
+        it_interval: time(every),
+        it_value: time(first),
     };
     // SAFETY: the pointer is to a local value; null is allowed for the old one. It fails
     // only for values out of range.
