@@ -60,6 +60,110 @@ fn no_result_overwrites_its_task() {
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
 }
 
+/// Each file that a command reads beside its task.
+#[test]
+fn no_result_overwrites_what_is_read() {
+    let folder = scratch();
+    let folder = folder.path();
+    let ca = fs::read(repo("tests/data/tls/ca.pem")).unwrap();
+    let (task, read) = (
+        write(folder, "task.wat", fs::read(echo()).unwrap()),
+        write(folder, "read", &ca),
+    );
+    let mut child = OsString::from("child=");
+    child.push(&read);
+    let options: [[OsString; 2]; 3] = [
+        ["--http-ca".into(), read.clone().into()],
+        ["--input".into(), read.clone().into()],
+        ["--task".into(), child],
+    ];
+    for option in &options {
+        for mut line in commands(&task, &read) {
+            if line[0] == "compile" {
+                continue;
+            }
+            let at = if line[0] == "compare" { 1 } else { 0 };
+            line.splice(at..at, option.clone());
+            let ran = Wrun::new().args(&line).run();
+            ran.expect_code(2, &format!("{line:?}"));
+            assert!(ran.stderr.contains("would overwrite"), "{line:?}: {ran}");
+            assert_eq!(fs::read(&read).unwrap(), ca, "{line:?}");
+        }
+    }
+    assert_eq!(fs::read_dir(folder).unwrap().count(), 2);
+}
+
+/// A shell opens files, too: one that is stdin is read, one that is stdout is written.
+#[test]
+fn what_a_shell_opens_is_not_overwritten() {
+    let folder = scratch();
+    let text = fs::read(echo()).unwrap();
+    let ca = fs::read(repo("tests/data/tls/ca.pem")).unwrap();
+    let reset = || {
+        write(folder.path(), "task.wat", &text);
+        write(folder.path(), "ca", &ca);
+        write(folder.path(), "in", "the input");
+    };
+    let mut lines: Vec<String> = Vec::new();
+    for mode in MODES {
+        for rest in [
+            "--report in task.wat < in",
+            "--output in task.wat < in",
+            "--input - --output ./in task.wat < in",
+            "task.wat < in 1<>task.wat",
+            "task.wat < in >> task.wat",
+            "--output other --report - task.wat < in 1<>task.wat",
+            "--http-ca ca task.wat < in 1<>ca",
+            "--input in task.wat 1<>in",
+            // It would read what it writes.
+            "task.wat < in >> in",
+        ] {
+            lines.push(format!("--mode {mode} {rest}"));
+        }
+    }
+    for rest in [
+        "compile task.wat -o - 1<>task.wat",
+        "inspect task.wat 1<>task.wat",
+        "compare --json in --input - task.wat < in",
+        "compare --html in --input - task.wat < in",
+        "compare task.wat 1<>task.wat",
+        "compare --json - task.wat 1<>task.wat",
+        "serve --access-log json task.wat 1<>task.wat",
+    ] {
+        lines.push(rest.to_owned());
+    }
+    for line in lines {
+        reset();
+        let script = format!("exec \"$0\" {line}");
+        let mut sh = Wrun::program(Path::new("sh"))
+            .args(["-c", &script])
+            .arg(crate::support::wrun());
+        sh.command.current_dir(folder.path());
+        let ran = sh.run();
+        ran.expect_code(2, &line);
+        assert!(ran.stderr.contains("would overwrite"), "{line}: {ran}");
+        for (name, content) in [("task.wat", &text), ("ca", &ca)] {
+            let now = fs::read(folder.path().join(name)).unwrap();
+            assert!(now == *content, "{line}: {name}");
+        }
+        let now = fs::read(folder.path().join("in")).unwrap();
+        assert_eq!(now, b"the input", "{line}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3, "{line}");
+    }
+    // A filter that replaces what it has read, as others do.
+    for mode in MODES {
+        reset();
+        let script = format!("exec \"$0\" --mode {mode} task.wat < in 1<>in");
+        let mut sh = Wrun::program(Path::new("sh"))
+            .args(["-c", &script])
+            .arg(crate::support::wrun());
+        sh.command.current_dir(folder.path());
+        sh.run().expect_code(0, mode);
+        let now = fs::read(folder.path().join("in")).unwrap();
+        assert_eq!(now, b"the input", "{mode}");
+    }
+}
+
 #[test]
 fn results_of_one_command_have_files_of_their_own() {
     let folder = scratch();

@@ -3,6 +3,7 @@
 
 use super::args::{CompareArgs, Only};
 use super::grant_args::TaskFile;
+use super::in_use::InUse;
 use super::result_to::ResultTo;
 use super::signals::Signals;
 use super::{Failure, exit, print, screen, stdio, table, text};
@@ -20,12 +21,15 @@ use wrun_compare::{Comparison, Fault, Measure, Results, Step, Verdict};
 pub(super) fn compare(args: CompareArgs) -> Result<u8, Failure> {
     let task = &*args.file;
     args.grants.check()?;
-    let granted = args.grants.task.iter().map(|task| Some(&*task.file));
-    let input = args.input.as_deref().filter(|path| *path != Path::new("-"));
-    let mut others: Vec<_> = granted.chain([Some(task), input]).collect();
-    let json = ResultTo::open("--json", args.json.as_deref(), &others)?;
-    others.push(args.json.as_deref());
-    let html = ResultTo::open("--html", args.html.as_deref(), &others)?;
+    let mut in_use = InUse::new(args.grants.files().chain([task]));
+    if let Some(input) = &args.input {
+        in_use.add_input(input);
+    }
+    // The table, if nothing else goes there.
+    in_use.check_stdout()?;
+    let json = ResultTo::open("--json", args.json.as_deref(), &in_use)?;
+    in_use.add(args.json.as_deref());
+    let html = ResultTo::open("--html", args.html.as_deref(), &in_use)?;
     if json.is_stdout() && html.is_stdout() {
         let message = "--json - and --html - cannot both be stdout";
         return Err(Failure::new(exit::USAGE, message));

@@ -1,6 +1,7 @@
 //! `wrun compile`.
 
 use super::args::CompileArgs;
+use super::in_use::InUse;
 use super::loading::Loading;
 use super::result_to::ResultTo;
 use super::signals::Signals;
@@ -15,7 +16,8 @@ pub(super) fn compile(args: &CompileArgs) -> Result<u8, Failure> {
         let message = "-o -: refusing to write an artifact to a terminal";
         return Err(Failure::new(exit::USAGE, message));
     }
-    let to = ResultTo::open("--output", Some(&args.output), &[Some(&args.task)])?;
+    let in_use = InUse::new([&*args.task]);
+    let to = ResultTo::open("--output", Some(&args.output), &in_use)?;
     let builder = Runner::builder()
         .mode(Mode::Process)
         .process(ProcessOptions::default().spares(0))

@@ -5,6 +5,7 @@
 //! until the new content is complete. A pipe or a device is written directly, and opened
 //! when there is something to write: opening a pipe waits for its reader.
 
+use super::in_use::InUse;
 use super::signals::{self, Time};
 use super::stdio::Patient;
 use super::{Failure, exit};
@@ -40,13 +41,8 @@ enum Kind {
 
 impl Destination {
     /// Checks that the file named by `option` can be written, and leaves its content.
-    /// `others` are files that the command reads or writes: the file must not be one of
-    /// them, by any name, link or hard link.
-    pub(super) fn open(
-        option: &str,
-        path: &Path,
-        others: &[Option<&Path>],
-    ) -> Result<Self, Failure> {
+    /// It must not be one of those `in_use`, by any name, link or hard link.
+    pub(super) fn open(option: &str, path: &Path, in_use: &InUse<'_>) -> Result<Self, Failure> {
         let failed = |error: io::Error| cannot_write(path, &error);
         let target = resolved(path).map_err(failed)?;
         let metadata = match fs::metadata(path) {
@@ -54,12 +50,9 @@ impl Destination {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(failed(error)),
         };
-        for other in others.iter().copied().flatten() {
-            if is_same(metadata.as_ref(), &target, other) {
-                let (path, other) = (path.display(), other.display());
-                let message = format!("{option} {path} would overwrite {other}");
-                return Err(Failure::new(exit::USAGE, message));
-            }
+        if let Some(other) = in_use.find(metadata.as_ref(), &target) {
+            let message = format!("{option} {} would overwrite {other}", path.display());
+            return Err(Failure::new(exit::USAGE, message));
         }
         let kind = match &metadata {
             Some(metadata) if metadata.is_dir() => {
@@ -200,32 +193,7 @@ fn open_pipe(path: &Path, patience: Option<Duration>) -> io::Result<File> {
     }
 }
 
-/// Whether `other` is the file of `metadata`, or will be at `target`.
-fn is_same(metadata: Option<&Metadata>, target: &Path, other: &Path) -> bool {
-    match (metadata, fs::metadata(other)) {
-        (Some(one), Ok(two)) => {
-            // A device may have several writers and readers.
-            (one.is_file() || one.file_type().is_fifo())
-                && (one.dev(), one.ino()) == (two.dev(), two.ino())
-        }
-        (None, Err(_)) => {
-            let (Ok(one), Ok(two)) = (whole(target), resolved(other).and_then(|it| whole(&it)))
-            else {
-                return false;
-            };
-            one == two
-        }
-        _ => false,
-    }
-}
-
-/// The name of a file that need not exist, with the real name of its directory.
-fn whole(path: &Path) -> io::Result<PathBuf> {
-    let name = path.file_name().unwrap_or_default();
-    Ok(fs::canonicalize(directory(path))?.join(name))
-}
-
-fn directory(path: &Path) -> &Path {
+pub(super) fn directory(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -233,7 +201,7 @@ fn directory(path: &Path) -> &Path {
 }
 
 /// The target of symbolic links, which need not exist.
-fn resolved(path: &Path) -> io::Result<PathBuf> {
+pub(super) fn resolved(path: &Path) -> io::Result<PathBuf> {
     let mut path = path.to_owned();
     for _ in 0..MAX_LINKS {
         match fs::symlink_metadata(&path) {
@@ -303,8 +271,8 @@ mod tests {
     use super::*;
 
     fn open(path: &Path, others: &[&Path]) -> Result<Destination, String> {
-        let others: Vec<_> = others.iter().map(|it| Some(*it)).collect();
-        Destination::open("--output", path, &others).map_err(|failure| failure.message)
+        let in_use = InUse::new(others.iter().copied());
+        Destination::open("--output", path, &in_use).map_err(|failure| failure.message)
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use wrun::{DirGrant, ErrorKind, HttpGrant, TaskError, TaskGrant, TcpGrant};
 
 /// The grants of the task.
@@ -45,6 +45,12 @@ pub(crate) struct Grants {
 }
 
 impl Grants {
+    /// The files that they name.
+    pub(super) fn files(&self) -> impl Iterator<Item = &Path> {
+        let tasks = self.task.iter().map(|task| &*task.file);
+        tasks.chain(self.http_ca.as_deref())
+    }
+
     /// The certificate authorities for HTTP requests; none given is an empty list.
     pub(super) fn http_authorities(&self) -> Result<Vec<u8>, Failure> {
         /// Larger than every list in use.

@@ -11,6 +11,7 @@ mod compile;
 mod destination;
 mod exit;
 mod grant_args;
+mod in_use;
 mod input;
 mod inspect;
 mod lazy;

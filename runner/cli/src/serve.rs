@@ -1,5 +1,6 @@
 //! `wrun serve`: from options to a server, and from signals to its reload and its end.
 
+use super::in_use::InUse;
 use super::serve_args::ServeArgs;
 use super::serve_config::{ConfigFile, Values};
 use super::signals::Signals;
@@ -18,6 +19,9 @@ pub(super) fn serve(args: ServeArgs) -> Result<u8, Failure> {
     args.grants.check()?;
     args.children.check(args.max_memory)?;
     let routes = routes(&args)?;
+    if args.access_log.0.is_some() {
+        InUse::new(args.files()).check_stdout()?;
+    }
     let builder = Runner::builder()
         .mode(args.mode)
         .max_queued(args.max_queued)

@@ -263,6 +263,16 @@ impl ServeArgs {
         std::iter::once(self).chain(routes)
     }
 
+    /// The files that it reads.
+    pub(super) fn files(&self) -> impl Iterator<Item = &Path> {
+        let granted = self.of_apps().flat_map(|args| args.grants.files());
+        let routes = self.route.iter().map(|route| &*route.file);
+        let routes = routes.chain(self.routes.iter().map(|route| &*route.file));
+        let own = [&self.app, &self.config, &self.tls_cert, &self.tls_key];
+        let own = own.into_iter().filter_map(Option::as_deref);
+        own.chain(routes).chain(granted)
+    }
+
     /// The limits of each request.
     pub(super) fn limits(&self) -> Limits {
         let mut limits = Limits::default();
