@@ -292,6 +292,71 @@ fn a_pipe_without_a_partner_delays_no_command() {
     }
 }
 
+/// Whatever a command reads: a deadline or a signal ends the wait.
+#[test]
+fn a_file_that_is_a_pipe_without_a_writer_keeps_no_command() {
+    let folder = scratch();
+    let pipe = pipe_in(folder.path()).display().to_string();
+    let echo = echo().display().to_string();
+    let app = repo("guest-tasks/http-hello/http-hello.wasm");
+    let (app, child) = (app.display().to_string(), format!("child={pipe}"));
+    let artifact = folder.path().join("artifact").display().to_string();
+    for mode in MODES {
+        let ran = Wrun::mode(mode)
+            .args(["--timeout", "1s", "--http-ca", &pipe, &echo])
+            .run();
+        ran.expect_code(124, mode);
+        assert!(ran.stderr.contains("--http-ca"), "{mode}: {ran}");
+    }
+    // They read a task more than once.
+    for args in [
+        &["compare", &pipe][..],
+        &["compare", "--task", &child, &echo],
+    ] {
+        let ran = Wrun::new().args(args).run();
+        ran.expect_code(2, &format!("{args:?}"));
+        assert!(ran.stderr.contains("expected a regular file"), "{ran}");
+    }
+    let tls = ["--tls-cert", &pipe, "--tls-key", &pipe];
+    let lines: [&[&str]; 12] = [
+        &["--mode", "thread", &pipe],
+        &["--mode", "process", &pipe],
+        &["--mode", "process", "--task", &child, &echo],
+        &["--mode", "process", "--http-ca", &pipe, &echo],
+        &["compare", "--input", &pipe, &echo],
+        &["compare", "--http-ca", &pipe, &echo],
+        &["compile", "-o", &artifact, &pipe],
+        &["inspect", &pipe],
+        &["serve", "--config", &pipe],
+        &["serve", "--http-ca", &pipe, &app],
+        &["serve", "--addr", "127.0.0.1:0", &pipe],
+        &[
+            "serve",
+            "--addr",
+            "127.0.0.1:0",
+            tls[0],
+            tls[1],
+            tls[2],
+            tls[3],
+            &app,
+        ],
+    ];
+    for line in lines {
+        for signal in [Signal::TERM, Signal::INT] {
+            let mut running = Wrun::new().args(line).start();
+            drop(running.child.stdin.take());
+            assert!(
+                !running.ends_within(std::time::Duration::from_millis(300)),
+                "{line:?}: it does not wait"
+            );
+            running.signal(signal);
+            assert!(running.ends_within(PATIENCE), "{line:?}: it goes on");
+            let code = if signal == Signal::INT { 130 } else { 143 };
+            running.end().expect_code(code, &format!("{line:?}"));
+        }
+    }
+}
+
 #[test]
 fn a_pipe_with_a_partner_is_used() {
     for mode in MODES {

@@ -22,6 +22,7 @@ mod man;
 mod output;
 mod process;
 mod progress;
+mod read;
 mod result_to;
 mod run;
 mod screen;

@@ -35,7 +35,7 @@ pub(super) fn run(args: RunArgs) -> Result<u8, Failure> {
         } else {
             Cache::User
         });
-    let builder = builder.http_authorities(args.grants.http_authorities()?);
+    let builder = builder.http_authorities(args.grants.http_authorities(args.timeout)?);
     let builder = args.compiling.apply(builder);
     let builder = args.process.apply(args.mode, builder)?;
     let runner = builder

@@ -14,6 +14,8 @@ use wrun_sys::Unpoisoned;
 
 /// Where it listens if nothing else is said.
 const ADDRESS: &str = "127.0.0.1:8080";
+/// How long a reload waits for the writer of settings that are a pipe.
+const RELOADING: Duration = Duration::from_secs(10);
 
 pub(super) fn serve(args: ServeArgs) -> Result<u8, Failure> {
     args.grants.check()?;
@@ -31,7 +33,7 @@ pub(super) fn serve(args: ServeArgs) -> Result<u8, Failure> {
             true => Cache::Off,
             false => Cache::User,
         });
-    let builder = builder.http_authorities(args.grants.http_authorities()?);
+    let builder = builder.http_authorities(args.grants.http_authorities(None)?);
     let mut builder = args.compiling.apply(builder);
     if let Some(running) = args.max_running {
         builder = builder.max_running(running);
@@ -70,7 +72,7 @@ fn routes(args: &ServeArgs) -> Result<Vec<(Pattern, App)>, Failure> {
 
 /// Reads the routes of a file again, and says what else was changed in it.
 fn read_again(file: &ConfigFile, known: &Mutex<Values>) -> Result<Vec<(Pattern, App)>, String> {
-    let args = file.read()?;
+    let args = file.read(Some(RELOADING))?;
     let routes = routes(&args).map_err(|failure| failure.message)?;
     let now = args.of_the_start;
     let before = std::mem::replace(&mut *known.lock().unpoisoned(), now.clone());

@@ -92,7 +92,10 @@ impl Plan {
 
     /// Loads and tries it.
     pub(crate) async fn load(&self, runner: &Runner, version: u64) -> Result<Site, Error> {
-        let tls = self.tls.as_ref().map(TlsFiles::load).transpose()?;
+        let tls = match &self.tls {
+            Some(files) => Some(files.load().await?),
+            None => None,
+        };
         let mut routes = Vec::new();
         for (pattern, app) in &self.routes {
             let loaded = app.load(runner).await?;
