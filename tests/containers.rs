@@ -119,3 +119,39 @@ fn what_needs_proc_says_so_and_the_rest_does_without() {
         assert_eq!(ran.text(), "", "{args:?}");
     }
 }
+
+/// Only its content can be replaced.
+#[test]
+fn a_file_that_is_a_mount_can_be_a_result() {
+    let Some(way) = unshare() else {
+        return;
+    };
+    let scratch = scratch();
+    let file = scratch.path().join("result");
+    let name = file.display().to_string();
+    let hello = guest("hello/hello.wat");
+    let run = |args: &[&str]| {
+        std::fs::write(&file, "what was there, and is longer than what comes").unwrap();
+        let ran = Wrun::program(Path::new("unshare"))
+            .args(way)
+            .args(["sh", "-c"])
+            .arg("mount --bind \"$1\" \"$1\" && shift && exec \"$@\"")
+            .args(["sh", &name])
+            .arg(wrun())
+            .args(args)
+            .stdin("in")
+            .run();
+        ran.expect_code(0, &format!("{args:?}"));
+        assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 1);
+        String::from_utf8_lossy(&std::fs::read(&file).unwrap()).into_owned()
+    };
+    for start in STARTS {
+        let [option, value] = start;
+        let output = run(&[option, value, "--output", &name, &hello]);
+        assert_eq!(output, "hello, in", "{start:?}");
+        let report = run(&[option, value, "--report", &name, &hello]);
+        assert!(report.ends_with("}\n"), "{start:?}: {report}");
+    }
+    let artifact = run(&["compile", "-o", &name, &hello]);
+    assert!(artifact.len() > 1000, "{artifact:?}");
+}

@@ -182,22 +182,23 @@ fn results_of_one_command_have_files_of_their_own() {
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
+/// A command that prints `half`, and then does something.
+fn says(then: &str) -> String {
+    format!(
+        r#"(module
+            (import "wasi_snapshot_preview1" "fd_write"
+                (func $write (param i32 i32 i32 i32) (result i32)))
+            (memory (export "memory") 1)
+            (data (i32.const 0) "\10\00\00\00\04\00\00\00")
+            (data (i32.const 16) "half")
+            (func (export "_start")
+                (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
+                {then}))"#
+    )
+}
+
 #[test]
 fn output_that_is_not_whole_replaces_nothing() {
-    // Says something, and then traps, or goes on for ever.
-    let speaks = |then: &str| {
-        format!(
-            r#"(module
-                (import "wasi_snapshot_preview1" "fd_write"
-                    (func $write (param i32 i32 i32 i32) (result i32)))
-                (memory (export "memory") 1)
-                (data (i32.const 0) "\10\00\00\00\04\00\00\00")
-                (data (i32.const 16) "half")
-                (func (export "_start")
-                    (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
-                    {then}))"#
-        )
-    };
     let folder = scratch();
     let to = folder.path().join("to");
     for (name, then, code) in [
@@ -205,7 +206,7 @@ fn output_that_is_not_whole_replaces_nothing() {
         ("spins.wat", "(loop $on (br $on))", 124),
         ("leaves.wat", "", 0),
     ] {
-        let task = write(folder.path(), name, speaks(then));
+        let task = write(folder.path(), name, says(then));
         for mode in MODES {
             for old in [None, Some("what was there")] {
                 let what = format!("{mode}: {name}, {old:?}");
@@ -231,6 +232,71 @@ fn output_that_is_not_whole_replaces_nothing() {
     }
     // Nothing is left beside them.
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 4);
+}
+
+/// Of a file that may be written to, in a directory that may not: the same holds.
+#[test]
+fn a_file_that_cannot_be_replaced_is_written_when_output_is_whole() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let Some(start) = crate::support::command::ordinary(folder.path()) else {
+        return;
+    };
+    let traps = write(folder.path(), "traps.wat", says("unreachable"));
+    let leaves = write(folder.path(), "leaves.wat", says(""));
+    let closed = folder.path().join("closed");
+    fs::create_dir(&closed).unwrap();
+    let to = write(&closed, "to", "");
+    let open_to_all = |path: &Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    open_to_all(&to, 0o666);
+    open_to_all(&closed, 0o555);
+    let old = "what was there, and is longer";
+    // Here only the owner of a file may replace it.
+    let sticky = folder.path().join("sticky");
+    fs::create_dir(&sticky).unwrap();
+    let others = write(&sticky, "to", old);
+    open_to_all(&others, 0o666);
+    open_to_all(&sticky, 0o1777);
+    for mode in MODES {
+        fs::write(&others, old).unwrap();
+        let wrun = start(mode).arg("--output").arg(&others);
+        wrun.arg(&leaves).run().expect_code(0, mode);
+        assert_eq!(fs::read_to_string(&others).unwrap(), "half", "{mode}");
+        assert_eq!(fs::read_dir(&sticky).unwrap().count(), 1, "{mode}");
+    }
+    for mode in MODES {
+        let run = |task: &Path, options: &[&str], temporary: &str| {
+            fs::write(&to, old).unwrap();
+            let wrun = start(mode).args(options).arg("--output").arg(&to);
+            wrun.arg(task).env("TMPDIR", temporary).run()
+        };
+        let new = || fs::read_to_string(&to).unwrap();
+        run(&leaves, &[], "/tmp").expect_code(0, mode);
+        assert_eq!(new(), "half", "{mode}");
+        let ran = run(&traps, &[], "/tmp");
+        ran.expect_code(134, mode);
+        assert_eq!(new(), old, "{mode}");
+        assert!(ran.stderr.contains("was not written"), "{mode}: {ran}");
+        // Nowhere else is a place for it.
+        run(&leaves, &[], "/proc").expect_code(0, mode);
+        assert_eq!(new(), "half", "{mode}");
+        let ran = run(&traps, &[], "/proc");
+        ran.expect_code(134, mode);
+        assert_eq!(new(), "half", "{mode}");
+        assert!(
+            ran.stderr.contains("has a part of the output"),
+            "{mode}: {ran}"
+        );
+        // A report is whole when it is written.
+        fs::write(&to, old).unwrap();
+        let ran = start(mode).arg("--report").arg(&to).arg(&leaves).run();
+        ran.expect_code(0, mode);
+        assert!(new().ends_with("}\n"), "{mode}: {}", new());
+        assert_eq!(fs::read_dir(&closed).unwrap().count(), 1, "{mode}");
+    }
+    open_to_all(&closed, 0o755);
 }
 
 #[test]

@@ -2,8 +2,10 @@
 //!
 //! Invariants: no file that the same command reads or writes elsewhere is opened for
 //! writing; a regular file is written beside and renamed, so that its old content stays
-//! until the new content is complete. A pipe or a device is written directly, and opened
-//! when there is something to write: opening a pipe waits for its reader.
+//! until the new content is complete. One that cannot be replaced, in a directory that is not
+//! writable or as a mount of its own, is written over once the new content is complete. A pipe
+//! or a device is written directly, and opened when there is something to write: opening a pipe
+//! waits for its reader.
 
 use super::in_use::InUse;
 use super::signals::{self, Time};
@@ -11,7 +13,7 @@ use super::stdio::Patient;
 use super::{Failure, exit};
 use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags};
 use std::fs::{self, File, Metadata, Permissions};
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal, Seek, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -33,7 +35,10 @@ pub(super) struct Destination {
 enum Kind {
     /// A regular file, or no file yet: `new` becomes `target` when it is complete.
     Beside { new: NamedTempFile, target: PathBuf },
-    /// A regular file in a directory where no other can be created: written in place.
+    /// A regular file in a directory where no other can be created: `old` gets the content of
+    /// `new`, which has no name, when it is complete.
+    Aside { new: File, old: File },
+    /// The same, where no file for `new` can be created: written as it comes.
     InPlace(File),
     /// A pipe, a device, a socket, or the name of a descriptor of this process.
     AsItIs { is_pipe: bool },
@@ -69,8 +74,11 @@ impl Destination {
                     Ok(new) => Kind::Beside { new, target },
                     // A writable file in a directory that is not.
                     Err(error) if is_refusal(&error) => {
-                        let file = File::options().write(true).open(path);
-                        Kind::InPlace(file.map_err(failed)?)
+                        let old = File::options().write(true).open(path).map_err(failed)?;
+                        match tempfile::tempfile() {
+                            Ok(new) => Kind::Aside { new, old },
+                            Err(_) => Kind::InPlace(old),
+                        }
                     }
                     Err(error) => return Err(failed(error)),
                 }
@@ -106,25 +114,47 @@ impl Destination {
     pub(super) fn opener(&self) -> io::Result<Opener> {
         Ok(match &self.kind {
             Kind::Beside { new, .. } => Opener::File(new.as_file().try_clone()?),
+            Kind::Aside { new, .. } => Opener::File(new.try_clone()?),
             Kind::InPlace(file) => Opener::File(file.try_clone()?),
             Kind::AsItIs { is_pipe: true } => Opener::Pipe(self.path.clone()),
             Kind::AsItIs { is_pipe: false } => Opener::AsItIs(self.path.clone()),
         })
     }
 
-    /// Whether nothing changes before the content is kept.
-    pub(super) fn is_beside(&self) -> bool {
-        matches!(self.kind, Kind::Beside { .. })
+    /// What is left of content that is not kept, for people; `None` if that went to others.
+    pub(super) fn left(&self) -> Option<String> {
+        let path = self.path.display();
+        match self.kind {
+            Kind::Beside { .. } | Kind::Aside { .. } => {
+                Some(format!("{path} was not written: the output is incomplete"))
+            }
+            Kind::InPlace(_) => Some(format!(
+                "{path} has a part of the output, and not what was there before: neither its \
+                 directory nor that of temporary files (TMPDIR) can be written to"
+            )),
+            Kind::AsItIs { .. } => None,
+        }
     }
 
     /// Moves the complete content to its destination. Otherwise the old content stays.
     pub(super) fn keep(self) -> Result<(), Failure> {
         let path = self.path;
         match self.kind {
-            Kind::Beside { new, target } => new
-                .persist(target)
-                .map(drop)
-                .map_err(|error| cannot_write(&path, &error.error)),
+            Kind::Beside { new, target } => {
+                let Err(refused) = new.persist(&target) else {
+                    return Ok(());
+                };
+                // It may be a mount of its own (`docker -v FILE:FILE`), or the file of another
+                // user in a directory of all users: both can be written to, but not replaced.
+                match File::options().write(true).open(&target) {
+                    Ok(old) => write_over(&old, refused.file.as_file())
+                        .map_err(|error| cannot_write(&path, &error)),
+                    Err(_) => Err(cannot_write(&path, &refused.error)),
+                }
+            }
+            Kind::Aside { new, old } => {
+                write_over(&old, &new).map_err(|error| cannot_write(&path, &error))
+            }
             Kind::InPlace(_) | Kind::AsItIs { .. } => Ok(()),
         }
     }
@@ -136,6 +166,13 @@ impl Destination {
         written.map_err(|error| cannot_write(&self.path, &error))?;
         self.keep()
     }
+}
+
+/// Replaces the content of a file by that of another.
+fn write_over(mut old: &File, mut new: &File) -> io::Result<()> {
+    new.rewind()?;
+    old.set_len(0)?;
+    io::copy(&mut new, &mut old).map(drop)
 }
 
 pub(super) fn cannot_write(path: &Path, error: &io::Error) -> Failure {

@@ -112,10 +112,9 @@ impl Output {
         }
     }
 
-    /// The file that is unchanged unless the output is kept.
-    pub(super) fn untouched(&self) -> Option<&Path> {
-        let file = self.file.as_ref()?;
-        file.is_beside().then(|| file.path())
+    /// What a file has of output that is not kept, for people.
+    pub(super) fn left(&self) -> Option<String> {
+        self.file.as_ref().and_then(Destination::left)
     }
 }
 

@@ -189,9 +189,9 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
         return Err(Output::failed(args.output(), &error));
     }
     let ended_by_itself = matches!(report.outcome, Outcome::Completed(_) | Outcome::Exited(_));
-    let untouched = match ended_by_itself && !matches!(ended.delivery, Delivery::Abandoned) {
+    let left = match ended_by_itself && !matches!(ended.delivery, Delivery::Abandoned) {
         true => output.keep().map(|()| None)?,
-        false => output.untouched().map(|path| path.display().to_string()),
+        false => output.left(),
     };
     let tail = (!args.quiet).then(|| tail.text());
     if !args.stats
@@ -207,8 +207,8 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
     } else if let Some(why) = text::explain(&report, tail.as_deref()) {
         text::complain(&why);
     }
-    if let Some(path) = untouched {
-        text::complain(&format!("{path} was not written: the output is incomplete"));
+    if let Some(left) = left {
+        text::complain(&left);
     }
     match (ended.delivery, stop.code()) {
         (Delivery::Abandoned, Some(code)) => Ok(code),
