@@ -204,6 +204,27 @@ fn without_a_program_to_compile_in_the_wait_ends() {
 // --- no cache ---------------------------------------------------------------
 
 #[test]
+fn a_server_says_that_its_code_is_not_cached() {
+    use crate::support::web::Site;
+    let app = repo("guest-tasks/http-api/http-api.wasm");
+    let app = app.display().to_string();
+    for mode in MODES {
+        let site = Site::start_as(Wrun::new().cache(Path::new("/dev/null")), mode, &[&app]);
+        for _ in 0..2 {
+            site.get("/");
+        }
+        let said = site.stop().stderr;
+        let note = "wrun: /: the compiled code is not cached: cannot make /dev/null/v3-";
+        assert_eq!(said.matches(note).count(), 1, "{mode}: {said}");
+        assert!(said.contains("WRUN_CACHE_DIR"), "{mode}: {said}");
+        let site = Site::start(mode, &[&app]);
+        site.get("/");
+        let said = site.stop().stderr;
+        assert!(!said.contains("not cached"), "{mode}: {said}");
+    }
+}
+
+#[test]
 fn that_each_run_compiles_is_said() {
     let scratch = scratch();
     let slow = write(scratch.path(), "slow.wat", slow_to_compile());

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::time::Duration;
 use wrun::{Cache, ProcessOptions, Runner};
-use wrun_serve::{App, ClientLimits, Error, Listener, Pattern, Server, TlsFiles};
+use wrun_serve::{App, ClientLimits, Error, Event, Listener, Pattern, Server, TlsFiles};
 use wrun_sys::Unpoisoned;
 
 /// Where it listens if nothing else is said.
@@ -103,7 +103,14 @@ async fn serve_on(
         .client_limits(limits(args))
         .debug_errors(args.debug_errors)
         .watch(args.watch)
-        .on_event(|event| text::complain(&event.to_string()))
+        .on_event(|event| match event {
+            Event::Note { route, note } => {
+                if let Some(note) = text::of_serving(note) {
+                    text::complain(&format!("{route}: {note}"));
+                }
+            }
+            event => text::complain(&event.to_string()),
+        })
         .on_print(|printed| {
             let (route, task, line) = (printed.route, printed.task_id, printed.line);
             text::complain(&format!("{route} task={task}: {line}"));

@@ -2,6 +2,7 @@
 
 use crate::app::{App, Loaded, response};
 use crate::error::Error;
+use crate::noted::Noted;
 use crate::route::{Pattern, Table};
 use crate::tls::{Tls, TlsFiles};
 use http::{Request, StatusCode};
@@ -119,6 +120,13 @@ impl Plan {
 impl Site {
     pub(crate) fn find(&self, host: &str, path: &str) -> Option<&Found> {
         self.routes.find(host, path)
+    }
+
+    /// Tells what is to be noted before an app has answered.
+    pub(crate) fn note(&self, noted: &Noted) {
+        for (_, found) in self.routes.iter() {
+            noted.tell(&found.name, found.app.notes());
+        }
     }
 
     /// True if both serve the same.
