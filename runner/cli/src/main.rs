@@ -58,6 +58,7 @@ fn main() -> ExitCode {
     let (mut cli, matches) = match parsed {
         Ok(parsed) => parsed,
         Err(error) => {
+            let error = values::with_its_option(error);
             let shown = error.render();
             let text = match stdio::has_colours(error.use_stderr()) {
                 true => shown.ansi().to_string(),
