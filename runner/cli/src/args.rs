@@ -421,6 +421,30 @@ mod tests {
         assert!(matches!(cli.command, Some(Command::Run(run)) if run.command == ["a.wasm", "run"]));
     }
 
+    /// They are run by integration tests, too, which change their addresses.
+    #[test]
+    fn every_example_is_understood() {
+        for examples in [EXAMPLES, COMPARE_EXAMPLES, SERVE_EXAMPLES] {
+            let lines = examples.lines().skip(1).take_while(|line| !line.is_empty());
+            for line in lines {
+                let line = line.trim();
+                let line = line.split_once("  ").map_or(line, |(example, _)| example);
+                let line = line.split(['<', '>']).next().unwrap_or_default();
+                // Quotes of a shell hold two words together.
+                let mut words = Vec::new();
+                for (at, part) in line.split('\'').enumerate() {
+                    match at % 2 {
+                        0 => words.extend(part.split_whitespace()),
+                        _ => words.push(part),
+                    }
+                }
+                if let Err(error) = Cli::try_parse_from(words) {
+                    panic!("{line}: {error}");
+                }
+            }
+        }
+    }
+
     #[test]
     fn requests_of_handlers() {
         let parse = |text: &str| {

@@ -19,7 +19,7 @@ use wrun_serve::{AccessFormat, App, ClientLimits, Pattern};
 pub(super) const SERVE_EXAMPLES: &str = "\
 Examples:
   wrun serve shop.wasm                       on http://127.0.0.1:8080
-  wrun serve --addr :0 --mode thread shop.wasm
+  wrun serve --addr 127.0.0.1:0 --mode thread shop.wasm  on a port that the system chooses
   wrun serve --route /api=api.wasm --route /=site.wasm
   wrun serve --tls-cert cert.pem --tls-key key.pem --addr 0.0.0.0:443 shop.wasm
   wrun serve --watch --debug-errors shop.wasm            for development
