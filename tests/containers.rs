@@ -75,6 +75,37 @@ fn nothing_depends_on_devices() {
     without("/dev", way, &args).expect_code(0, "compare");
 }
 
+/// The closed descriptor cannot be opened as usual.
+#[test]
+fn a_standard_stream_that_is_closed_needs_no_device() {
+    let Some(way) = unshare() else {
+        return;
+    };
+    let hello = guest("hello/hello.wat");
+    for start in STARTS {
+        for (closed, code, output, message) in [
+            ("<&-", 0, "hello, ", ""),
+            ("2>&-", 0, "hello, in", ""),
+            (">&-", 125, "", "cannot write to stdout"),
+            ("<&- >&- 2>&-", 125, "", ""),
+        ] {
+            let [option, value] = start;
+            let script = format!("mount -t tmpfs none /dev && exec \"$@\" {closed}");
+            let ran = Wrun::program(Path::new("unshare"))
+                .args(way)
+                .args(["sh", "-c", &script, "sh"])
+                .arg(wrun())
+                .args([option, value, "--no-cache", &hello])
+                .stdin("in")
+                .run();
+            let what = format!("{start:?} {closed}");
+            ran.expect_code(code, &what);
+            assert_eq!(ran.text(), output, "{what}");
+            assert!(ran.stderr.contains(message), "{what}: {ran}");
+        }
+    }
+}
+
 #[test]
 fn what_needs_proc_says_so_and_the_rest_does_without() {
     let Some(way) = unshare() else {
