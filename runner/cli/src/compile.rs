@@ -6,18 +6,19 @@ use super::loading::Loading;
 use super::result_to::ResultTo;
 use super::signals::Signals;
 use super::{Failure, exit};
-use std::io::{self, IsTerminal};
-use std::path::Path;
 use wrun::{Mode, ProcessOptions, Runner};
 
 pub(super) fn compile(args: &CompileArgs) -> Result<u8, Failure> {
-    // Before anything is compiled.
-    if args.output == Path::new("-") && io::stdout().is_terminal() {
-        let message = "-o -: refusing to write an artifact to a terminal";
-        return Err(Failure::new(exit::USAGE, message));
-    }
     let in_use = InUse::new([&*args.task]);
     let to = ResultTo::open("--output", Some(&args.output), &in_use)?;
+    // Before anything is compiled.
+    if to.is_terminal() {
+        let message = format!(
+            "-o {}: refusing to write an artifact to a terminal: expected a file",
+            args.output.display()
+        );
+        return Err(Failure::new(exit::USAGE, message));
+    }
     let builder = Runner::builder()
         .mode(Mode::Process)
         .process(ProcessOptions::default().spares(0))

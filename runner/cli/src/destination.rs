@@ -110,6 +110,16 @@ impl Destination {
             && (one.dev(), one.ino()) == (two.st_dev, two.st_ino)
     }
 
+    /// Whether it is a terminal, by any name.
+    pub(super) fn is_terminal(&self) -> bool {
+        let is_device = fs::metadata(&self.path).is_ok_and(|it| it.file_type().is_char_device());
+        // Without waiting for a line of it, and without becoming its session.
+        let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        is_device
+            && rustix::fs::open(&self.path, flags, Mode::empty())
+                .is_ok_and(|device| device.is_terminal())
+    }
+
     /// Opens the file for the content, on a thread that may wait for it.
     pub(super) fn opener(&self) -> io::Result<Opener> {
         Ok(match &self.kind {

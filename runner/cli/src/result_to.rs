@@ -4,6 +4,7 @@
 use super::Failure;
 use super::destination::Destination;
 use super::in_use::InUse;
+use std::io::IsTerminal;
 use std::path::Path;
 use std::time::Duration;
 
@@ -41,6 +42,15 @@ impl ResultTo {
             ResultTo::Nowhere => false,
             ResultTo::Stdout => true,
             ResultTo::File(to) => to.is_stdout(),
+        }
+    }
+
+    /// Whether it goes to a terminal, by any name.
+    pub(super) fn is_terminal(&self) -> bool {
+        match self {
+            ResultTo::Nowhere => false,
+            ResultTo::Stdout => std::io::stdout().is_terminal(),
+            ResultTo::File(to) => to.is_terminal(),
         }
     }
 
