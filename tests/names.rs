@@ -161,6 +161,32 @@ fn settings_with_few_values_name_them() {
 }
 
 #[test]
+fn a_directory_whose_name_is_divided_is_recognised() {
+    let folder = scratch();
+    fs::create_dir(folder.path().join("a::b")).unwrap();
+    for mode in MODES {
+        for (grant, why) in [
+            (
+                &b"a::b:ro"[..],
+                "the directory a: it does not exist; if a::b is meant, expected a::b::GUEST",
+            ),
+            (b"c::b", "the directory c: No such file or directory"),
+            (
+                b"a::b::/\xff",
+                "expected HOST::GUEST with a GUEST that is UTF-8",
+            ),
+        ] {
+            let mut wrun = Wrun::mode(mode).arg("--dir").arg(bytes(grant));
+            wrun = wrun.arg(repo("guest-tasks/echo/echo.wat").canonicalize().unwrap());
+            wrun.command.current_dir(folder.path());
+            let ran = wrun.run();
+            ran.expect_code(2, mode);
+            assert!(ran.stderr.contains(why), "{mode}: {ran}");
+        }
+    }
+}
+
+#[test]
 fn a_home_that_is_not_absolute_gets_no_cache() {
     let folder = scratch();
     let task = write(
