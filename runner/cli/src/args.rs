@@ -85,6 +85,11 @@ pub(crate) enum Command {
     /// Describe a task file: shape, imports, exports, memory, required grants
     Inspect(InspectArgs),
     /// Compile a task ahead of time
+    // It has no mode.
+    #[command(mut_arg("compile_memory", |arg| arg.help(
+        "Limit the memory to compile the task [default: 64 times the size of its file, at least \
+         2GiB, at most 16GiB]"
+    )))]
     Compile(CompileArgs),
     /// Measure a task in both modes, side by side: cost and isolation
     #[command(after_help = COMPARE_EXAMPLES)]

@@ -61,6 +61,14 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
         .map_err(|_| "expected a size: 512KiB, 64MiB, 2GiB, or a number of bytes".into())
 }
 
+/// A size that is not zero.
+pub(super) fn some_size(text: &str) -> Result<u64, String> {
+    match size(text) {
+        Ok(0) => Err("expected a size greater than zero: 512KiB, 64MiB, 2GiB".into()),
+        other => other,
+    }
+}
+
 /// The error of a value that is not UTF-8 with the option and the value, which clap leaves out.
 pub(super) fn with_its_option(error: clap::Error) -> clap::Error {
     if error.kind() != ErrorKind::InvalidUtf8 {
@@ -111,6 +119,8 @@ mod tests {
     fn sizes_and_times() {
         assert_eq!(size("64MiB"), Ok(64 << 20));
         assert_eq!(size("10"), Ok(10));
+        assert_eq!((size("0"), some_size("1")), (Ok(0), Ok(1)));
+        assert!(some_size("0KiB").is_err());
         assert!(size("lots").is_err());
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(duration("1.5"), Ok(Duration::from_millis(1500)));
