@@ -37,6 +37,9 @@ line replaces the key of its name, for all routes.
 
 Traces go to an OpenTelemetry collector if OTEL_EXPORTER_OTLP_ENDPOINT names one.
 
+WRUN_CACHE_DIR is the directory for compiled code
+[default: $XDG_CACHE_HOME/wrun, or ~/.cache/wrun]. WRUN_LOG is the default of --log.
+
 SIGTERM and Ctrl-C: no more connections are accepted, and the requests that are there
 have --grace to finish; a second one ends them. SIGHUP: the files are loaded again, and
 answer all new requests if they can be served; otherwise the old ones go on.
