@@ -78,8 +78,7 @@ impl JobSignals {
     ///
     /// `SIGTTIN` and `SIGTTOU` must not be blocked in threads that read from or write to
     /// the terminal: the kernel would fail the call, or allow it. They are forwarded to
-    /// this thread: those that a process sends as they are, those of the terminal by
-    /// [`FORWARDED`].
+    /// this thread: those that a process sends as they are, those of the terminal as an event.
     pub fn obey_here(&self) {
         self.mask(libc::SIG_BLOCK, &JOB_SIGNALS);
         FORWARDED_TO.store(self.forwarded.as_raw_fd(), Ordering::SeqCst);
