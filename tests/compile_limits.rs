@@ -204,6 +204,47 @@ fn without_a_program_to_compile_in_the_wait_ends() {
 // --- no cache ---------------------------------------------------------------
 
 #[test]
+fn why_a_user_has_no_cache_is_said() {
+    let scratch = scratch();
+    let slow = write(scratch.path(), "slow.wat", slow_to_compile());
+    for mode in MODES {
+        let mut wrun = Wrun::mode(mode).arg(&slow);
+        wrun.command
+            .env_remove("WRUN_CACHE_DIR")
+            .env_remove("XDG_CACHE_HOME")
+            .env("HOME", "home")
+            .current_dir(scratch.path());
+        let ran = wrun.run();
+        ran.expect_code(0, mode);
+        let said = "there is no cache directory: expected an absolute path in HOME, and it is \
+                    \"home\"; WRUN_CACHE_DIR";
+        assert!(ran.stderr.contains(said), "{mode}: {ran}");
+        assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 1, "{mode}");
+    }
+}
+
+#[test]
+fn a_server_says_that_its_code_is_not_cached() {
+    use crate::support::web::Site;
+    let app = repo("guest-tasks/http-api/http-api.wasm");
+    let app = app.display().to_string();
+    for mode in MODES {
+        let site = Site::start_as(Wrun::new().cache(Path::new("/dev/null")), mode, &[&app]);
+        for _ in 0..2 {
+            site.get("/");
+        }
+        let said = site.stop().stderr;
+        let note = "wrun: /: the compiled code is not cached: cannot make /dev/null/v3-";
+        assert_eq!(said.matches(note).count(), 1, "{mode}: {said}");
+        assert!(said.contains("WRUN_CACHE_DIR"), "{mode}: {said}");
+        let site = Site::start(mode, &[&app]);
+        site.get("/");
+        let said = site.stop().stderr;
+        assert!(!said.contains("not cached"), "{mode}: {said}");
+    }
+}
+
+#[test]
 fn that_each_run_compiles_is_said() {
     let scratch = scratch();
     let slow = write(scratch.path(), "slow.wat", slow_to_compile());

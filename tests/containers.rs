@@ -75,6 +75,37 @@ fn nothing_depends_on_devices() {
     without("/dev", way, &args).expect_code(0, "compare");
 }
 
+/// The closed descriptor cannot be opened as usual.
+#[test]
+fn a_standard_stream_that_is_closed_needs_no_device() {
+    let Some(way) = unshare() else {
+        return;
+    };
+    let hello = guest("hello/hello.wat");
+    for start in STARTS {
+        for (closed, code, output, message) in [
+            ("<&-", 0, "hello, ", ""),
+            ("2>&-", 0, "hello, in", ""),
+            (">&-", 125, "", "cannot write to stdout"),
+            ("<&- >&- 2>&-", 125, "", ""),
+        ] {
+            let [option, value] = start;
+            let script = format!("mount -t tmpfs none /dev && exec \"$@\" {closed}");
+            let ran = Wrun::program(Path::new("unshare"))
+                .args(way)
+                .args(["sh", "-c", &script, "sh"])
+                .arg(wrun())
+                .args([option, value, "--no-cache", &hello])
+                .stdin("in")
+                .run();
+            let what = format!("{start:?} {closed}");
+            ran.expect_code(code, &what);
+            assert_eq!(ran.text(), output, "{what}");
+            assert!(ran.stderr.contains(message), "{what}: {ran}");
+        }
+    }
+}
+
 #[test]
 fn what_needs_proc_says_so_and_the_rest_does_without() {
     let Some(way) = unshare() else {
@@ -118,4 +149,40 @@ fn what_needs_proc_says_so_and_the_rest_does_without() {
         );
         assert_eq!(ran.text(), "", "{args:?}");
     }
+}
+
+/// Only its content can be replaced.
+#[test]
+fn a_file_that_is_a_mount_can_be_a_result() {
+    let Some(way) = unshare() else {
+        return;
+    };
+    let scratch = scratch();
+    let file = scratch.path().join("result");
+    let name = file.display().to_string();
+    let hello = guest("hello/hello.wat");
+    let run = |args: &[&str]| {
+        std::fs::write(&file, "what was there, and is longer than what comes").unwrap();
+        let ran = Wrun::program(Path::new("unshare"))
+            .args(way)
+            .args(["sh", "-c"])
+            .arg("mount --bind \"$1\" \"$1\" && shift && exec \"$@\"")
+            .args(["sh", &name])
+            .arg(wrun())
+            .args(args)
+            .stdin("in")
+            .run();
+        ran.expect_code(0, &format!("{args:?}"));
+        assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 1);
+        String::from_utf8_lossy(&std::fs::read(&file).unwrap()).into_owned()
+    };
+    for start in STARTS {
+        let [option, value] = start;
+        let output = run(&[option, value, "--output", &name, &hello]);
+        assert_eq!(output, "hello, in", "{start:?}");
+        let report = run(&[option, value, "--report", &name, &hello]);
+        assert!(report.ends_with("}\n"), "{start:?}: {report}");
+    }
+    let artifact = run(&["compile", "-o", &name, &hello]);
+    assert!(artifact.len() > 1000, "{artifact:?}");
 }

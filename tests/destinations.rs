@@ -60,6 +60,110 @@ fn no_result_overwrites_its_task() {
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
 }
 
+/// Each file that a command reads beside its task.
+#[test]
+fn no_result_overwrites_what_is_read() {
+    let folder = scratch();
+    let folder = folder.path();
+    let ca = fs::read(repo("tests/data/tls/ca.pem")).unwrap();
+    let (task, read) = (
+        write(folder, "task.wat", fs::read(echo()).unwrap()),
+        write(folder, "read", &ca),
+    );
+    let mut child = OsString::from("child=");
+    child.push(&read);
+    let options: [[OsString; 2]; 3] = [
+        ["--http-ca".into(), read.clone().into()],
+        ["--input".into(), read.clone().into()],
+        ["--task".into(), child],
+    ];
+    for option in &options {
+        for mut line in commands(&task, &read) {
+            if line[0] == "compile" {
+                continue;
+            }
+            let at = if line[0] == "compare" { 1 } else { 0 };
+            line.splice(at..at, option.clone());
+            let ran = Wrun::new().args(&line).run();
+            ran.expect_code(2, &format!("{line:?}"));
+            assert!(ran.stderr.contains("would overwrite"), "{line:?}: {ran}");
+            assert_eq!(fs::read(&read).unwrap(), ca, "{line:?}");
+        }
+    }
+    assert_eq!(fs::read_dir(folder).unwrap().count(), 2);
+}
+
+/// A shell opens files, too: one that is stdin is read, one that is stdout is written.
+#[test]
+fn what_a_shell_opens_is_not_overwritten() {
+    let folder = scratch();
+    let text = fs::read(echo()).unwrap();
+    let ca = fs::read(repo("tests/data/tls/ca.pem")).unwrap();
+    let reset = || {
+        write(folder.path(), "task.wat", &text);
+        write(folder.path(), "ca", &ca);
+        write(folder.path(), "in", "the input");
+    };
+    let mut lines: Vec<String> = Vec::new();
+    for mode in MODES {
+        for rest in [
+            "--report in task.wat < in",
+            "--output in task.wat < in",
+            "--input - --output ./in task.wat < in",
+            "task.wat < in 1<>task.wat",
+            "task.wat < in >> task.wat",
+            "--output other --report - task.wat < in 1<>task.wat",
+            "--http-ca ca task.wat < in 1<>ca",
+            "--input in task.wat 1<>in",
+            // It would read what it writes.
+            "task.wat < in >> in",
+        ] {
+            lines.push(format!("--mode {mode} {rest}"));
+        }
+    }
+    for rest in [
+        "compile task.wat -o - 1<>task.wat",
+        "inspect task.wat 1<>task.wat",
+        "compare --json in --input - task.wat < in",
+        "compare --html in --input - task.wat < in",
+        "compare task.wat 1<>task.wat",
+        "compare --json - task.wat 1<>task.wat",
+        "serve --access-log json task.wat 1<>task.wat",
+    ] {
+        lines.push(rest.to_owned());
+    }
+    for line in lines {
+        reset();
+        let script = format!("exec \"$0\" {line}");
+        let mut sh = Wrun::program(Path::new("sh"))
+            .args(["-c", &script])
+            .arg(crate::support::wrun());
+        sh.command.current_dir(folder.path());
+        let ran = sh.run();
+        ran.expect_code(2, &line);
+        assert!(ran.stderr.contains("would overwrite"), "{line}: {ran}");
+        for (name, content) in [("task.wat", &text), ("ca", &ca)] {
+            let now = fs::read(folder.path().join(name)).unwrap();
+            assert!(now == *content, "{line}: {name}");
+        }
+        let now = fs::read(folder.path().join("in")).unwrap();
+        assert_eq!(now, b"the input", "{line}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3, "{line}");
+    }
+    // A filter that replaces what it has read, as others do.
+    for mode in MODES {
+        reset();
+        let script = format!("exec \"$0\" --mode {mode} task.wat < in 1<>in");
+        let mut sh = Wrun::program(Path::new("sh"))
+            .args(["-c", &script])
+            .arg(crate::support::wrun());
+        sh.command.current_dir(folder.path());
+        sh.run().expect_code(0, mode);
+        let now = fs::read(folder.path().join("in")).unwrap();
+        assert_eq!(now, b"the input", "{mode}");
+    }
+}
+
 #[test]
 fn results_of_one_command_have_files_of_their_own() {
     let folder = scratch();
@@ -78,22 +182,23 @@ fn results_of_one_command_have_files_of_their_own() {
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
+/// A command that prints `half`, and then does something.
+fn says(then: &str) -> String {
+    format!(
+        r#"(module
+            (import "wasi_snapshot_preview1" "fd_write"
+                (func $write (param i32 i32 i32 i32) (result i32)))
+            (memory (export "memory") 1)
+            (data (i32.const 0) "\10\00\00\00\04\00\00\00")
+            (data (i32.const 16) "half")
+            (func (export "_start")
+                (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
+                {then}))"#
+    )
+}
+
 #[test]
 fn output_that_is_not_whole_replaces_nothing() {
-    // Says something, and then traps, or goes on for ever.
-    let speaks = |then: &str| {
-        format!(
-            r#"(module
-                (import "wasi_snapshot_preview1" "fd_write"
-                    (func $write (param i32 i32 i32 i32) (result i32)))
-                (memory (export "memory") 1)
-                (data (i32.const 0) "\10\00\00\00\04\00\00\00")
-                (data (i32.const 16) "half")
-                (func (export "_start")
-                    (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
-                    {then}))"#
-        )
-    };
     let folder = scratch();
     let to = folder.path().join("to");
     for (name, then, code) in [
@@ -101,7 +206,7 @@ fn output_that_is_not_whole_replaces_nothing() {
         ("spins.wat", "(loop $on (br $on))", 124),
         ("leaves.wat", "", 0),
     ] {
-        let task = write(folder.path(), name, speaks(then));
+        let task = write(folder.path(), name, says(then));
         for mode in MODES {
             for old in [None, Some("what was there")] {
                 let what = format!("{mode}: {name}, {old:?}");
@@ -127,6 +232,71 @@ fn output_that_is_not_whole_replaces_nothing() {
     }
     // Nothing is left beside them.
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 4);
+}
+
+/// Of a file that may be written to, in a directory that may not: the same holds.
+#[test]
+fn a_file_that_cannot_be_replaced_is_written_when_output_is_whole() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let Some(start) = crate::support::command::ordinary(folder.path()) else {
+        return;
+    };
+    let traps = write(folder.path(), "traps.wat", says("unreachable"));
+    let leaves = write(folder.path(), "leaves.wat", says(""));
+    let closed = folder.path().join("closed");
+    fs::create_dir(&closed).unwrap();
+    let to = write(&closed, "to", "");
+    let open_to_all = |path: &Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    open_to_all(&to, 0o666);
+    open_to_all(&closed, 0o555);
+    let old = "what was there, and is longer";
+    // Here only the owner of a file may replace it.
+    let sticky = folder.path().join("sticky");
+    fs::create_dir(&sticky).unwrap();
+    let others = write(&sticky, "to", old);
+    open_to_all(&others, 0o666);
+    open_to_all(&sticky, 0o1777);
+    for mode in MODES {
+        fs::write(&others, old).unwrap();
+        let wrun = start(mode).arg("--output").arg(&others);
+        wrun.arg(&leaves).run().expect_code(0, mode);
+        assert_eq!(fs::read_to_string(&others).unwrap(), "half", "{mode}");
+        assert_eq!(fs::read_dir(&sticky).unwrap().count(), 1, "{mode}");
+    }
+    for mode in MODES {
+        let run = |task: &Path, options: &[&str], temporary: &str| {
+            fs::write(&to, old).unwrap();
+            let wrun = start(mode).args(options).arg("--output").arg(&to);
+            wrun.arg(task).env("TMPDIR", temporary).run()
+        };
+        let new = || fs::read_to_string(&to).unwrap();
+        run(&leaves, &[], "/tmp").expect_code(0, mode);
+        assert_eq!(new(), "half", "{mode}");
+        let ran = run(&traps, &[], "/tmp");
+        ran.expect_code(134, mode);
+        assert_eq!(new(), old, "{mode}");
+        assert!(ran.stderr.contains("was not written"), "{mode}: {ran}");
+        // Nowhere else is a place for it.
+        run(&leaves, &[], "/proc").expect_code(0, mode);
+        assert_eq!(new(), "half", "{mode}");
+        let ran = run(&traps, &[], "/proc");
+        ran.expect_code(134, mode);
+        assert_eq!(new(), "half", "{mode}");
+        assert!(
+            ran.stderr.contains("has a part of the output"),
+            "{mode}: {ran}"
+        );
+        // A report is whole when it is written.
+        fs::write(&to, old).unwrap();
+        let ran = start(mode).arg("--report").arg(&to).arg(&leaves).run();
+        ran.expect_code(0, mode);
+        assert!(new().ends_with("}\n"), "{mode}: {}", new());
+        assert_eq!(fs::read_dir(&closed).unwrap().count(), 1, "{mode}");
+    }
+    open_to_all(&closed, 0o755);
 }
 
 #[test]
@@ -184,6 +354,71 @@ fn a_pipe_without_a_partner_delays_no_command() {
             );
             running.signal(Signal::TERM);
             assert!(running.ends_within(PATIENCE), "{what}: it goes on");
+        }
+    }
+}
+
+/// Whatever a command reads: a deadline or a signal ends the wait.
+#[test]
+fn a_file_that_is_a_pipe_without_a_writer_keeps_no_command() {
+    let folder = scratch();
+    let pipe = pipe_in(folder.path()).display().to_string();
+    let echo = echo().display().to_string();
+    let app = repo("guest-tasks/http-hello/http-hello.wasm");
+    let (app, child) = (app.display().to_string(), format!("child={pipe}"));
+    let artifact = folder.path().join("artifact").display().to_string();
+    for mode in MODES {
+        let ran = Wrun::mode(mode)
+            .args(["--timeout", "1s", "--http-ca", &pipe, &echo])
+            .run();
+        ran.expect_code(124, mode);
+        assert!(ran.stderr.contains("--http-ca"), "{mode}: {ran}");
+    }
+    // They read a task more than once.
+    for args in [
+        &["compare", &pipe][..],
+        &["compare", "--task", &child, &echo],
+    ] {
+        let ran = Wrun::new().args(args).run();
+        ran.expect_code(2, &format!("{args:?}"));
+        assert!(ran.stderr.contains("expected a regular file"), "{ran}");
+    }
+    let tls = ["--tls-cert", &pipe, "--tls-key", &pipe];
+    let lines: [&[&str]; 12] = [
+        &["--mode", "thread", &pipe],
+        &["--mode", "process", &pipe],
+        &["--mode", "process", "--task", &child, &echo],
+        &["--mode", "process", "--http-ca", &pipe, &echo],
+        &["compare", "--input", &pipe, &echo],
+        &["compare", "--http-ca", &pipe, &echo],
+        &["compile", "-o", &artifact, &pipe],
+        &["inspect", &pipe],
+        &["serve", "--config", &pipe],
+        &["serve", "--http-ca", &pipe, &app],
+        &["serve", "--addr", "127.0.0.1:0", &pipe],
+        &[
+            "serve",
+            "--addr",
+            "127.0.0.1:0",
+            tls[0],
+            tls[1],
+            tls[2],
+            tls[3],
+            &app,
+        ],
+    ];
+    for line in lines {
+        for signal in [Signal::TERM, Signal::INT] {
+            let mut running = Wrun::new().args(line).start();
+            drop(running.child.stdin.take());
+            assert!(
+                !running.ends_within(std::time::Duration::from_millis(300)),
+                "{line:?}: it does not wait"
+            );
+            running.signal(signal);
+            assert!(running.ends_within(PATIENCE), "{line:?}: it goes on");
+            let code = if signal == Signal::INT { 130 } else { 143 };
+            running.end().expect_code(code, &format!("{line:?}"));
         }
     }
 }

@@ -111,6 +111,24 @@ fn a_second_signal_ends_grace() {
     }
 }
 
+/// `timeout` signals its child and then its process group, of which the child is a part.
+#[test]
+fn a_signal_that_is_sent_twice_is_one_request() {
+    let grace = Duration::from_millis(1500);
+    for mode in MODES {
+        for _ in 0..3 {
+            let running = started(mode, &["--grace", "1500ms"], "hostile/deaf-to-cancel.wat");
+            let asked = Instant::now();
+            running.signal(Signal::TERM);
+            // Otherwise the kernel may make one of both.
+            std::thread::sleep(Duration::from_millis(1));
+            running.signal_group(Signal::TERM);
+            running.end().expect_code(143, mode);
+            assert!(asked.elapsed() >= grace, "{mode}: {:?}", asked.elapsed());
+        }
+    }
+}
+
 #[test]
 fn the_deadline_counts_on_during_grace() {
     for mode in MODES {

@@ -401,6 +401,48 @@ fn a_shell_stops_and_continues_it() {
     }
 }
 
+/// The kernel stops what reads from the terminal in the background; in the foreground it reads.
+#[test]
+fn a_job_that_reads_from_its_terminal_stops_once() {
+    const TIMES: usize = 12;
+    for mode in MODES {
+        let scratch = scratch();
+        let task = repo("guest-tasks/cat/cat.wasm");
+        let session = format!(
+            "for time in $(seq {TIMES}); do\n\
+             '{}' --mode {mode} '{}' &\n\
+             until [ -n \"$(jobs -s)\" ]; do sleep 0.05; done\n\
+             fg > /dev/null\necho code $?\nkill -9 $(jobs -p) 2> /dev/null\ndone\n",
+            wrun().display(),
+            task.display()
+        );
+        let session = write(scratch.path(), "session", session);
+        let mut terminal = Command::new("script")
+            .args(["--quiet", "--return", "--command"])
+            .arg(format!("bash -m '{}'", session.display()))
+            .arg("/dev/null")
+            .env("WRUN_CACHE_DIR", shared_cache())
+            .env("TERM", "xterm")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut keyboard = terminal.stdin.take().unwrap();
+        // Each gets a line, and the end of its input.
+        keyboard
+            .write_all("typed\n\u{4}".repeat(TIMES).as_bytes())
+            .unwrap();
+        let output = terminal.wait_with_output().unwrap();
+        drop(keyboard);
+        let seen = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(
+            seen.matches("code 0\r\n").count(),
+            TIMES,
+            "{mode}: {seen:?}"
+        );
+    }
+}
+
 /// An embedder's program does the same.
 #[test]
 fn a_program_suspends_itself_with_its_workers() {

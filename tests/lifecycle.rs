@@ -7,7 +7,7 @@ use crate::support::{MODES, eventually, repo, settled, tool, within};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::fs;
-use std::io::Read;
+use std::io::{BufRead, Read};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -790,56 +790,117 @@ fn help_names_every_option_and_its_default() {
 
 /// The examples of `--help`, typed into a shell as they stand there, in a folder
 /// where the files that they name are.
-#[test]
-fn every_example_of_help_works() {
-    let scratch = scratch();
-    let folder = scratch.path();
-    let help = Wrun::new().arg("--help").run().text();
-    let examples: Vec<&str> = help
+/// The examples of `wrun COMMAND --help`, without what is said of them.
+fn examples(command: &[&str]) -> Vec<String> {
+    let help = Wrun::new().args(command).arg("--help").run().text();
+    let lines = help
         .lines()
         .skip_while(|line| !line.starts_with("Examples:"))
         .skip(1)
-        .take_while(|line| !line.is_empty())
-        .map(|line| {
-            let line = line.trim();
-            // Two spaces separate an example from what it does.
-            line.split_once("  ").map_or(line, |(example, _)| example)
-        })
-        .collect();
+        .take_while(|line| !line.is_empty());
+    let examples = lines.map(|line| {
+        let line = line.trim();
+        // Two spaces separate an example from what it does.
+        let example = line.split_once("  ").map_or(line, |(example, _)| example);
+        assert!(example.starts_with("wrun "), "{example:?} is not one");
+        example.to_owned()
+    });
+    let examples: Vec<_> = examples.collect();
     assert!(examples.len() >= 5, "no examples found in\n{help}");
+    examples
+}
+
+/// Gives an example the files that it names, and starts it in their folder.
+fn start_example(folder: &Path, example: &str, task: &[u8]) -> crate::support::command::Running {
+    for word in example.split_whitespace() {
+        // `--task` and `--route` have a name before it.
+        let file = word.split_once('=').map_or(word, |(_, file)| file);
+        if file.ends_with(".wasm") {
+            write(folder, file, task);
+        }
+    }
+    let path = format!("{}:/usr/bin:/bin", folder.join("bin").display());
+    let mut sh = Wrun::program(Path::new("sh"))
+        .args(["-c", example])
+        .env("PATH", path);
+    sh.command.current_dir(folder);
+    sh.start()
+}
+
+fn folder_of_examples() -> tempfile::TempDir {
+    let scratch = scratch();
+    fs::create_dir(scratch.path().join("bin")).unwrap();
+    own_copy(&scratch.path().join("bin"));
+    scratch
+}
+
+#[test]
+fn every_example_of_help_works() {
+    let scratch = folder_of_examples();
+    let folder = scratch.path();
     let task = fs::read(guest("hello-command/hello-command.wat")).unwrap();
+    let handler = fs::read(guest("http-hello/http-hello.wasm")).unwrap();
     fs::create_dir(folder.join("photos")).unwrap();
     for name in ["in.png", "input"] {
         write(folder, name, "input");
     }
-    fs::create_dir(folder.join("bin")).unwrap();
-    own_copy(&folder.join("bin"));
-    for example in examples {
-        assert!(
-            example.starts_with("wrun "),
-            "{example:?} is not an example"
-        );
-        for word in example.split_whitespace() {
-            // `--task` has a name before it.
-            let file = word.split_once('=').map_or(word, |(_, file)| file);
-            if file.ends_with(".wasm") {
-                write(folder, file, &task);
-            }
+    for example in examples(&[]).iter().chain(&examples(&["run"])) {
+        let mut running = start_example(folder, example, &task);
+        drop(running.child.stdin.take());
+        let ran = running.end();
+        ran.expect_code(0, example);
+        assert!(ran.stderr.is_empty(), "{example}: {ran}");
+    }
+    for example in examples(&["compare"]) {
+        // It would take its time.
+        let short = example.replace("compare ", "compare --runs 1 --budget 1s ");
+        let file = match example.contains("--request") {
+            true => &handler,
+            false => &task,
+        };
+        let mut running = start_example(folder, &short, file);
+        drop(running.child.stdin.take());
+        let ran = running.end();
+        ran.expect_code(0, &example);
+        assert!(ran.stderr.is_empty(), "{example}: {ran}");
+    }
+}
+
+#[test]
+fn every_example_of_a_server_works() {
+    let scratch = folder_of_examples();
+    let folder = scratch.path();
+    let app = fs::read(guest("http-hello/http-hello.wasm")).unwrap();
+    for name in ["cert.pem", "key.pem"] {
+        let file = crate::support::repo("tests/data/tls").join(name);
+        fs::copy(file, folder.join(name)).unwrap();
+    }
+    let config = "[[route]]\nroute = '/'\napp = 'shop.wasm'\n";
+    write(folder, "wrun.toml", config);
+    for example in examples(&["serve"]) {
+        // What else runs here may have these ports, and some are root's.
+        let mut line = format!("exec {example}");
+        for (address, own) in [
+            ("0.0.0.0:443", "127.0.0.1:0"),
+            ("127.0.0.1:9090", "127.0.0.1:0"),
+        ] {
+            line = line.replace(address, own);
         }
-        let output = std::process::Command::new("sh")
-            .arg("-c")
-            .arg(example)
-            .current_dir(folder)
-            .env(
-                "PATH",
-                format!("{}:/usr/bin:/bin", folder.join("bin").display()),
-            )
-            .env("WRUN_CACHE_DIR", crate::support::command::shared_cache())
-            .stdin(std::process::Stdio::null())
-            .output()
-            .unwrap();
-        assert_eq!(output.status.code(), Some(0), "{example}: {output:?}");
-        assert!(output.stderr.is_empty(), "{example}: {output:?}");
+        if !line.contains("--addr ") {
+            line = line.replace("wrun serve ", "wrun serve --addr 127.0.0.1:0 ");
+        }
+        let mut running = start_example(folder, &line, &app);
+        drop(running.child.stdin.take());
+        let stderr = running.child.stderr.take().unwrap();
+        let mut said = std::io::BufReader::new(stderr).lines();
+        let first = said.next().unwrap().unwrap();
+        assert!(first.contains("listening on http"), "{example}: {first}");
+        running.signal(Signal::TERM);
+        let rest: Vec<_> = said.map(Result::unwrap).collect();
+        running.end().expect_code(0, &example);
+        let wanted =
+            |line: &String| line.contains("health") || line.contains("no more connections");
+        assert!(rest.iter().all(wanted), "{example}: {rest:?}");
     }
 }
 

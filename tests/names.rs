@@ -76,6 +76,68 @@ fn what_must_be_utf_8_is_refused_by_its_option() {
     }
 }
 
+/// Every option of every command that takes text.
+#[test]
+fn a_value_that_is_not_utf_8_is_named_with_its_option() {
+    let value = bytes(b"od\xffd");
+    for command in ["run", "compile", "compare", "serve"] {
+        let help = Wrun::new().args([command, "--help"]).run().text();
+        let options: Vec<&str> = help
+            .lines()
+            .filter_map(|line| {
+                let line = line.trim_start().trim_start_matches(|c| c != '-');
+                let long = line.find("--").map(|at| &line[at..])?;
+                let (option, value) = long.split_once([' ', '['])?;
+                value.starts_with(['<', '=']).then_some(option)
+            })
+            .collect();
+        assert!(options.len() >= 4, "{command}: {options:?}");
+        for option in &options {
+            // What is named here need not exist, and is not looked for.
+            let ran = Wrun::new()
+                .args([command, option])
+                .arg(&value)
+                .arg("no-such-task.wasm")
+                .run();
+            let what = format!("{command} {option}: {ran}");
+            assert!(!ran.stderr.contains("in one or more arguments"), "{what}");
+            // Files are looked for, and may have any name.
+            if ran.stderr.starts_with("error: ") {
+                assert!(ran.stderr.contains(option), "{what}");
+                let has_value = ran.stderr.contains("od\u{fffd}d");
+                assert!(has_value || ran.stderr.contains("required"), "{what}");
+            }
+        }
+        for option in ["--log", "--log-format"] {
+            assert!(options.contains(&option), "{command}: {options:?}");
+        }
+    }
+    for (args, why) in [
+        (
+            &["--timeout"][..],
+            "--timeout <TIME>': expected text in UTF-8",
+        ),
+        (
+            &["--mode"],
+            "--mode <MODE>': expected one of process, thread",
+        ),
+        (&["--allow-tcp"], "--allow-tcp <HOST:PORT>': expected text"),
+        (&["completions"], "<SHELL>': expected one of bash, "),
+        (&["man"], "[COMMAND]': expected one of run, "),
+        // The one before is taken.
+        (
+            &["--input", "od\u{fffd}d", "--fuel"],
+            "--fuel <N>': expected text in UTF-8",
+        ),
+    ] {
+        let task = args[0].starts_with("--").then_some("task.wasm");
+        let ran = Wrun::new().args(args).arg(&value).args(task).run();
+        ran.expect_code(2, &format!("{args:?}"));
+        let said = format!("invalid value 'od\u{fffd}d' for '{why}");
+        assert!(ran.stderr.contains(&said), "{args:?}: {ran}");
+    }
+}
+
 #[test]
 fn settings_with_few_values_name_them() {
     for (option, values) in [
@@ -94,6 +156,32 @@ fn settings_with_few_values_name_them() {
             for value in values {
                 assert!(ran.text().contains(value), "{shell}: {option} {value}");
             }
+        }
+    }
+}
+
+#[test]
+fn a_directory_whose_name_is_divided_is_recognised() {
+    let folder = scratch();
+    fs::create_dir(folder.path().join("a::b")).unwrap();
+    for mode in MODES {
+        for (grant, why) in [
+            (
+                &b"a::b:ro"[..],
+                "the directory a: it does not exist; if a::b is meant, expected a::b::GUEST",
+            ),
+            (b"c::b", "the directory c: No such file or directory"),
+            (
+                b"a::b::/\xff",
+                "expected HOST::GUEST with a GUEST that is UTF-8",
+            ),
+        ] {
+            let mut wrun = Wrun::mode(mode).arg("--dir").arg(bytes(grant));
+            wrun = wrun.arg(repo("guest-tasks/echo/echo.wat").canonicalize().unwrap());
+            wrun.command.current_dir(folder.path());
+            let ran = wrun.run();
+            ran.expect_code(2, mode);
+            assert!(ran.stderr.contains(why), "{mode}: {ran}");
         }
     }
 }

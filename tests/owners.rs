@@ -325,6 +325,49 @@ fn a_worker_that_is_root_is_told_of() {
     assert!(notes[0].contains("all capabilities"), "{notes:?}");
 }
 
+/// Once, and not for each request.
+#[test]
+fn a_server_tells_of_workers_that_are_root() {
+    use crate::support::web::{Site, path};
+    if !rustix::process::geteuid().is_root() {
+        return println!("SKIPPED: these tests run as an ordinary user");
+    }
+    let hello = "http-hello/http-hello.wasm";
+    for (mode, options, notes) in [
+        ("process", &["--dir", "/proc::/d"][..], 1),
+        ("process", &["--dir", "/proc::/d", "--uid", "65534"], 0),
+        ("process", &["--dir", "/proc::/d", "--jail", "off"], 0),
+        ("thread", &["--dir", "/proc::/d"], 0),
+    ] {
+        let site = Site::of(mode, hello, options);
+        for _ in 0..3 {
+            site.get("/").expect(200, mode);
+        }
+        let said = site.stop().stderr;
+        let note = AS_ROOT.replace("wrun: ", "wrun: /: ") + "/proc ";
+        assert_eq!(said.matches(&note).count(), notes, "{options:?}: {said}");
+        assert_eq!(said.contains("--uid N"), notes > 0, "{options:?}: {said}");
+        assert_eq!(said.matches("root (uid 0)").count(), notes, "{said}");
+    }
+    // Each app that has the grant.
+    let folder = scratch();
+    let app = repo("guest-tasks").join(hello);
+    let text = format!(
+        "[[route]]\nroute = '/a'\napp = '{0}'\ndir = ['/proc::/d']\n\
+         [[route]]\nroute = '/b'\napp = '{0}'\n",
+        app.display()
+    );
+    let config = crate::support::command::write(folder.path(), "wrun.toml", text);
+    let site = Site::start("process", &["--config", path(&config)]);
+    for _ in 0..2 {
+        site.get("/a").expect(200, "a");
+        site.get("/b").expect(200, "b");
+    }
+    let said = site.stop().stderr;
+    assert_eq!(said.matches("root (uid 0)").count(), 1, "{said}");
+    assert!(said.contains("wrun: /a: the worker ran as root"), "{said}");
+}
+
 /// Mounts below a granted directory, in a mount namespace of their own.
 #[test]
 fn mounts_below_are_seen_or_the_worker_is_root() {

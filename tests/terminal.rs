@@ -99,6 +99,17 @@ fn that_a_task_is_compiled_is_shown_on_a_terminal_and_gone_at_the_end() {
     }
 }
 
+#[test]
+fn an_artifact_is_not_written_to_a_terminal_by_any_name() {
+    let task = repo("guest-tasks/echo/echo.wat").display().to_string();
+    for name in ["-", "/dev/stdout", "/dev/tty"] {
+        let seen = terminal(&["compile", "-o", name, &task], "; echo code $?");
+        let said = format!("wrun: -o {name}: refusing to write an artifact to a terminal");
+        assert!(seen.starts_with(&said), "{name}: {seen:?}");
+        assert!(seen.ends_with("code 2\r\n"), "{name}: {seen:?}");
+    }
+}
+
 /// Whatever the terminal's width becomes: what is drawn is shorter, and the cursor is at
 /// its beginning, so that the next drawing erases all of it.
 #[test]

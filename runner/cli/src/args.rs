@@ -85,6 +85,11 @@ pub(crate) enum Command {
     /// Describe a task file: shape, imports, exports, memory, required grants
     Inspect(InspectArgs),
     /// Compile a task ahead of time
+    // It has no mode.
+    #[command(mut_arg("compile_memory", |arg| arg.help(
+        "Limit the memory to compile the task [default: 64 times the size of its file, at least \
+         2GiB, at most 16GiB]"
+    )))]
     Compile(CompileArgs),
     /// Measure a task in both modes, side by side: cost and isolation
     #[command(after_help = COMPARE_EXAMPLES)]
@@ -423,6 +428,30 @@ mod tests {
         assert!(Cli::try_parse_from(["wrun", "--no-such-option", "a.wasm"]).is_err());
         let cli = Cli::parse_from(["wrun", "run", "a.wasm", "run"]);
         assert!(matches!(cli.command, Some(Command::Run(run)) if run.command == ["a.wasm", "run"]));
+    }
+
+    /// They are run by integration tests, too, which change their addresses.
+    #[test]
+    fn every_example_is_understood() {
+        for examples in [EXAMPLES, COMPARE_EXAMPLES, SERVE_EXAMPLES] {
+            let lines = examples.lines().skip(1).take_while(|line| !line.is_empty());
+            for line in lines {
+                let line = line.trim();
+                let line = line.split_once("  ").map_or(line, |(example, _)| example);
+                let line = line.split(['<', '>']).next().unwrap_or_default();
+                // Quotes of a shell hold two words together.
+                let mut words = Vec::new();
+                for (at, part) in line.split('\'').enumerate() {
+                    match at % 2 {
+                        0 => words.extend(part.split_whitespace()),
+                        _ => words.push(part),
+                    }
+                }
+                if let Err(error) = Cli::try_parse_from(words) {
+                    panic!("{line}: {error}");
+                }
+            }
+        }
     }
 
     #[test]

@@ -3,6 +3,8 @@
 
 use super::args::{CompareArgs, Only};
 use super::grant_args::TaskFile;
+use super::in_use::InUse;
+use super::read::read;
 use super::result_to::ResultTo;
 use super::signals::Signals;
 use super::{Failure, exit, print, screen, stdio, table, text};
@@ -20,15 +22,22 @@ use wrun_compare::{Comparison, Fault, Measure, Results, Step, Verdict};
 pub(super) fn compare(args: CompareArgs) -> Result<u8, Failure> {
     let task = &*args.file;
     args.grants.check()?;
-    let granted = args.grants.task.iter().map(|task| Some(&*task.file));
-    let input = args.input.as_deref().filter(|path| *path != Path::new("-"));
-    let mut others: Vec<_> = granted.chain([Some(task), input]).collect();
-    let json = ResultTo::open("--json", args.json.as_deref(), &others)?;
-    others.push(args.json.as_deref());
-    let html = ResultTo::open("--html", args.html.as_deref(), &others)?;
+    let mut in_use = InUse::new(args.grants.files().chain([task]));
+    if let Some(input) = &args.input {
+        in_use.add_input(input);
+    }
+    // The table, if nothing else goes there.
+    in_use.check_stdout()?;
+    let json = ResultTo::open("--json", args.json.as_deref(), &in_use)?;
+    in_use.add(args.json.as_deref());
+    let html = ResultTo::open("--html", args.html.as_deref(), &in_use)?;
     if json.is_stdout() && html.is_stdout() {
         let message = "--json - and --html - cannot both be stdout";
         return Err(Failure::new(exit::USAGE, message));
+    }
+    let granted = args.grants.task.iter().map(|task| &*task.file);
+    for file in granted.chain([task]) {
+        is_read_again(file)?;
     }
     let comparison = comparison(&args)?;
     let (compared, stopped) = watched(comparison, !args.quiet)?;
@@ -52,6 +61,22 @@ pub(super) fn compare(args: CompareArgs) -> Result<u8, Failure> {
         Verdict::Comparable => 0,
         _ => exit::FAILED,
     })
+}
+
+/// A task is loaded by each kind of runner, and a pipe has its content only once.
+fn is_read_again(file: &Path) -> Result<(), Failure> {
+    match std::fs::metadata(file) {
+        Ok(it) if !it.is_file() && !it.is_dir() => {
+            let file = file.display();
+            let message = format!(
+                "{file}: expected a regular file: a comparison reads its tasks several times; \
+                 copy it to one"
+            );
+            Err(Failure::new(exit::USAGE, message))
+        }
+        // What else is wrong is said when it is loaded.
+        _ => Ok(()),
+    }
 }
 
 fn comparison(args: &CompareArgs) -> Result<Comparison, Failure> {
@@ -88,7 +113,7 @@ fn comparison(args: &CompareArgs) -> Result<Comparison, Failure> {
     for grant in &args.grants.allow_http {
         comparison = comparison.allow_http(grant.clone());
     }
-    comparison = comparison.http_authorities(args.grants.http_authorities()?);
+    comparison = comparison.http_authorities(args.grants.http_authorities(None)?);
     for TaskFile { name, file } in &args.grants.task {
         comparison = comparison.task(name, file);
     }
@@ -109,20 +134,19 @@ fn input(path: Option<&Path>) -> Result<Vec<u8>, Failure> {
         return Ok(Vec::new());
     };
     let fail = |error: io::Error| {
-        Failure::new(
-            exit::USAGE,
-            format!("cannot read {}: {error}", path.display()),
-        )
+        let message = format!("cannot read {}: {error}", path.display());
+        Failure::new(exit::of_reading(&error), message)
     };
     let most = Limits::INPUT_DEFAULT;
-    let mut bytes = Vec::new();
-    let read = match path == Path::new("-") {
-        true => stdio::stdin().take(most + 1).read_to_end(&mut bytes),
-        false => {
-            std::fs::File::open(path).and_then(|file| file.take(most + 1).read_to_end(&mut bytes))
+    let bytes = match path == Path::new("-") {
+        true => {
+            let mut bytes = Vec::new();
+            let read = stdio::stdin().take(most + 1).read_to_end(&mut bytes);
+            read.map(|_| bytes)
         }
+        false => read(path, most, None),
     };
-    read.map_err(fail)?;
+    let bytes = bytes.map_err(fail)?;
     if bytes.len() as u64 > most {
         let message = format!("the input {} has more than 64 MiB", path.display());
         return Err(Failure::new(exit::USAGE, message));

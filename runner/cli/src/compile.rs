@@ -1,21 +1,24 @@
 //! `wrun compile`.
 
 use super::args::CompileArgs;
+use super::in_use::InUse;
 use super::loading::Loading;
 use super::result_to::ResultTo;
 use super::signals::Signals;
 use super::{Failure, exit};
-use std::io::{self, IsTerminal};
-use std::path::Path;
 use wrun::{Mode, ProcessOptions, Runner};
 
 pub(super) fn compile(args: &CompileArgs) -> Result<u8, Failure> {
+    let in_use = InUse::new([&*args.task]);
+    let to = ResultTo::open("--output", Some(&args.output), &in_use)?;
     // Before anything is compiled.
-    if args.output == Path::new("-") && io::stdout().is_terminal() {
-        let message = "-o -: refusing to write an artifact to a terminal";
+    if to.is_terminal() {
+        let message = format!(
+            "-o {}: refusing to write an artifact to a terminal: expected a file",
+            args.output.display()
+        );
         return Err(Failure::new(exit::USAGE, message));
     }
-    let to = ResultTo::open("--output", Some(&args.output), &[Some(&args.task)])?;
     let builder = Runner::builder()
         .mode(Mode::Process)
         .process(ProcessOptions::default().spares(0))

@@ -2,15 +2,18 @@
 //!
 //! Invariants: no file that the same command reads or writes elsewhere is opened for
 //! writing; a regular file is written beside and renamed, so that its old content stays
-//! until the new content is complete. A pipe or a device is written directly, and opened
-//! when there is something to write: opening a pipe waits for its reader.
+//! until the new content is complete. One that cannot be replaced, in a directory that is not
+//! writable or as a mount of its own, is written over once the new content is complete. A pipe
+//! or a device is written directly, and opened when there is something to write: opening a pipe
+//! waits for its reader.
 
+use super::in_use::InUse;
 use super::signals::{self, Time};
 use super::stdio::Patient;
 use super::{Failure, exit};
 use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags};
 use std::fs::{self, File, Metadata, Permissions};
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal, Seek, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -32,7 +35,10 @@ pub(super) struct Destination {
 enum Kind {
     /// A regular file, or no file yet: `new` becomes `target` when it is complete.
     Beside { new: NamedTempFile, target: PathBuf },
-    /// A regular file in a directory where no other can be created: written in place.
+    /// A regular file in a directory where no other can be created: `old` gets the content of
+    /// `new`, which has no name, when it is complete.
+    Aside { new: File, old: File },
+    /// The same, where no file for `new` can be created: written as it comes.
     InPlace(File),
     /// A pipe, a device, a socket, or the name of a descriptor of this process.
     AsItIs { is_pipe: bool },
@@ -40,13 +46,8 @@ enum Kind {
 
 impl Destination {
     /// Checks that the file named by `option` can be written, and leaves its content.
-    /// `others` are files that the command reads or writes: the file must not be one of
-    /// them, by any name, link or hard link.
-    pub(super) fn open(
-        option: &str,
-        path: &Path,
-        others: &[Option<&Path>],
-    ) -> Result<Self, Failure> {
+    /// It must not be one of those `in_use`, by any name, link or hard link.
+    pub(super) fn open(option: &str, path: &Path, in_use: &InUse<'_>) -> Result<Self, Failure> {
         let failed = |error: io::Error| cannot_write(path, &error);
         let target = resolved(path).map_err(failed)?;
         let metadata = match fs::metadata(path) {
@@ -54,12 +55,9 @@ impl Destination {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(failed(error)),
         };
-        for other in others.iter().copied().flatten() {
-            if is_same(metadata.as_ref(), &target, other) {
-                let (path, other) = (path.display(), other.display());
-                let message = format!("{option} {path} would overwrite {other}");
-                return Err(Failure::new(exit::USAGE, message));
-            }
+        if let Some(other) = in_use.find(metadata.as_ref(), &target) {
+            let message = format!("{option} {} would overwrite {other}", path.display());
+            return Err(Failure::new(exit::USAGE, message));
         }
         let kind = match &metadata {
             Some(metadata) if metadata.is_dir() => {
@@ -76,8 +74,11 @@ impl Destination {
                     Ok(new) => Kind::Beside { new, target },
                     // A writable file in a directory that is not.
                     Err(error) if is_refusal(&error) => {
-                        let file = File::options().write(true).open(path);
-                        Kind::InPlace(file.map_err(failed)?)
+                        let old = File::options().write(true).open(path).map_err(failed)?;
+                        match tempfile::tempfile() {
+                            Ok(new) => Kind::Aside { new, old },
+                            Err(_) => Kind::InPlace(old),
+                        }
                     }
                     Err(error) => return Err(failed(error)),
                 }
@@ -109,29 +110,61 @@ impl Destination {
             && (one.dev(), one.ino()) == (two.st_dev, two.st_ino)
     }
 
+    /// Whether it is a terminal, by any name.
+    pub(super) fn is_terminal(&self) -> bool {
+        let is_device = fs::metadata(&self.path).is_ok_and(|it| it.file_type().is_char_device());
+        // Without waiting for a line of it, and without becoming its session.
+        let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        is_device
+            && rustix::fs::open(&self.path, flags, Mode::empty())
+                .is_ok_and(|device| device.is_terminal())
+    }
+
     /// Opens the file for the content, on a thread that may wait for it.
     pub(super) fn opener(&self) -> io::Result<Opener> {
         Ok(match &self.kind {
             Kind::Beside { new, .. } => Opener::File(new.as_file().try_clone()?),
+            Kind::Aside { new, .. } => Opener::File(new.try_clone()?),
             Kind::InPlace(file) => Opener::File(file.try_clone()?),
             Kind::AsItIs { is_pipe: true } => Opener::Pipe(self.path.clone()),
             Kind::AsItIs { is_pipe: false } => Opener::AsItIs(self.path.clone()),
         })
     }
 
-    /// Whether nothing changes before the content is kept.
-    pub(super) fn is_beside(&self) -> bool {
-        matches!(self.kind, Kind::Beside { .. })
+    /// What is left of content that is not kept, for people; `None` if that went to others.
+    pub(super) fn left(&self) -> Option<String> {
+        let path = self.path.display();
+        match self.kind {
+            Kind::Beside { .. } | Kind::Aside { .. } => {
+                Some(format!("{path} was not written: the output is incomplete"))
+            }
+            Kind::InPlace(_) => Some(format!(
+                "{path} has a part of the output, and not what was there before: neither its \
+                 directory nor that of temporary files (TMPDIR) can be written to"
+            )),
+            Kind::AsItIs { .. } => None,
+        }
     }
 
     /// Moves the complete content to its destination. Otherwise the old content stays.
     pub(super) fn keep(self) -> Result<(), Failure> {
         let path = self.path;
         match self.kind {
-            Kind::Beside { new, target } => new
-                .persist(target)
-                .map(drop)
-                .map_err(|error| cannot_write(&path, &error.error)),
+            Kind::Beside { new, target } => {
+                let Err(refused) = new.persist(&target) else {
+                    return Ok(());
+                };
+                // It may be a mount of its own (`docker -v FILE:FILE`), or the file of another
+                // user in a directory of all users: both can be written to, but not replaced.
+                match File::options().write(true).open(&target) {
+                    Ok(old) => write_over(&old, refused.file.as_file())
+                        .map_err(|error| cannot_write(&path, &error)),
+                    Err(_) => Err(cannot_write(&path, &refused.error)),
+                }
+            }
+            Kind::Aside { new, old } => {
+                write_over(&old, &new).map_err(|error| cannot_write(&path, &error))
+            }
             Kind::InPlace(_) | Kind::AsItIs { .. } => Ok(()),
         }
     }
@@ -143,6 +176,13 @@ impl Destination {
         written.map_err(|error| cannot_write(&self.path, &error))?;
         self.keep()
     }
+}
+
+/// Replaces the content of a file by that of another.
+fn write_over(mut old: &File, mut new: &File) -> io::Result<()> {
+    new.rewind()?;
+    old.set_len(0)?;
+    io::copy(&mut new, &mut old).map(drop)
 }
 
 pub(super) fn cannot_write(path: &Path, error: &io::Error) -> Failure {
@@ -200,32 +240,7 @@ fn open_pipe(path: &Path, patience: Option<Duration>) -> io::Result<File> {
     }
 }
 
-/// Whether `other` is the file of `metadata`, or will be at `target`.
-fn is_same(metadata: Option<&Metadata>, target: &Path, other: &Path) -> bool {
-    match (metadata, fs::metadata(other)) {
-        (Some(one), Ok(two)) => {
-            // A device may have several writers and readers.
-            (one.is_file() || one.file_type().is_fifo())
-                && (one.dev(), one.ino()) == (two.dev(), two.ino())
-        }
-        (None, Err(_)) => {
-            let (Ok(one), Ok(two)) = (whole(target), resolved(other).and_then(|it| whole(&it)))
-            else {
-                return false;
-            };
-            one == two
-        }
-        _ => false,
-    }
-}
-
-/// The name of a file that need not exist, with the real name of its directory.
-fn whole(path: &Path) -> io::Result<PathBuf> {
-    let name = path.file_name().unwrap_or_default();
-    Ok(fs::canonicalize(directory(path))?.join(name))
-}
-
-fn directory(path: &Path) -> &Path {
+pub(super) fn directory(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -233,7 +248,7 @@ fn directory(path: &Path) -> &Path {
 }
 
 /// The target of symbolic links, which need not exist.
-fn resolved(path: &Path) -> io::Result<PathBuf> {
+pub(super) fn resolved(path: &Path) -> io::Result<PathBuf> {
     let mut path = path.to_owned();
     for _ in 0..MAX_LINKS {
         match fs::symlink_metadata(&path) {
@@ -303,8 +318,8 @@ mod tests {
     use super::*;
 
     fn open(path: &Path, others: &[&Path]) -> Result<Destination, String> {
-        let others: Vec<_> = others.iter().map(|it| Some(*it)).collect();
-        Destination::open("--output", path, &others).map_err(|failure| failure.message)
+        let in_use = InUse::new(others.iter().copied());
+        Destination::open("--output", path, &in_use).map_err(|failure| failure.message)
     }
 
     #[test]

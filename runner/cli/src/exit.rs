@@ -1,6 +1,8 @@
 //! Exit codes: the one function from results to codes. The table is in
 //! `docs/exit-codes.md`.
 
+use super::signals;
+use std::io;
 use wrun::{Crash, Error, ErrorKind, Limit, Outcome};
 
 /// The task failed: it returned `err`.
@@ -50,6 +52,15 @@ fn of_limit(limit: Limit) -> u8 {
     match limit {
         Limit::Deadline | Limit::CompileTime => DEADLINE,
         _ => LIMIT,
+    }
+}
+
+/// The code of an error of reading a file that an option names.
+pub(super) fn of_reading(error: &io::Error) -> u8 {
+    match error.kind() {
+        io::ErrorKind::TimedOut => DEADLINE,
+        io::ErrorKind::Interrupted => signals::arrived().unwrap_or(RUNNER),
+        _ => USAGE,
     }
 }
 

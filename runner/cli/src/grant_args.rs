@@ -1,14 +1,14 @@
 //! What the command line grants to tasks.
 
+use super::read::read;
 use super::{Failure, exit};
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Args, ValueHint};
 use std::env::VarError;
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
-use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 use wrun::{DirGrant, ErrorKind, HttpGrant, TaskError, TaskGrant, TcpGrant};
 
 /// The grants of the task.
@@ -45,26 +45,36 @@ pub(crate) struct Grants {
 }
 
 impl Grants {
+    /// The files that they name.
+    pub(super) fn files(&self) -> impl Iterator<Item = &Path> {
+        let tasks = self.task.iter().map(|task| &*task.file);
+        tasks.chain(self.http_ca.as_deref())
+    }
+
     /// The certificate authorities for HTTP requests; none given is an empty list.
-    pub(super) fn http_authorities(&self) -> Result<Vec<u8>, Failure> {
+    /// A pipe may have its writer for `patience`.
+    pub(super) fn http_authorities(&self, patience: Option<Duration>) -> Result<Vec<u8>, Failure> {
         /// Larger than every list in use.
         const MAX: u64 = 16 << 20;
 
         let Some(path) = &self.http_ca else {
             return Ok(Vec::new());
         };
-        let mut pem = Vec::new();
-        let read = File::open(path).and_then(|file| file.take(MAX + 1).read_to_end(&mut pem));
-        let failed = |why: &dyn std::fmt::Display| {
+        let failed = |code, why: &dyn std::fmt::Display| {
             let message = format!("--http-ca {}: {why}", path.display());
-            Failure::new(exit::USAGE, message)
+            Failure::new(code, message)
         };
-        match read {
-            Err(error) => Err(failed(&error)),
-            Ok(len) if len as u64 > MAX => Err(failed(&"the file is larger than 16 MiB")),
+        match read(path, MAX, patience) {
+            Err(error) => Err(failed(exit::of_reading(&error), &error)),
+            Ok(pem) if pem.len() as u64 > MAX => {
+                Err(failed(exit::USAGE, &"the file is larger than 16 MiB"))
+            }
             // An empty list would be none.
-            Ok(0) => Err(failed(&"expected certificates in PEM: the file is empty")),
-            Ok(_) => Ok(pem),
+            Ok(pem) if pem.is_empty() => Err(failed(
+                exit::USAGE,
+                &"expected certificates in PEM: the file is empty",
+            )),
+            Ok(pem) => Ok(pem),
         }
     }
 

@@ -1,11 +1,13 @@
 //! `wrun inspect`.
 
 use super::args::{InspectArgs, RunArgs};
+use super::in_use::InUse;
 use super::{Failure, exit, print, text};
 use std::fmt::Write as _;
 use wrun::Grant;
 
 pub(super) fn inspect(args: &InspectArgs) -> Result<u8, Failure> {
+    InUse::new([&*args.task]).check_stdout()?;
     let inspection = wrun::inspect(&args.task, RunArgs::MAX_MODULE)?;
     let code = if inspection.shape.is_ok() {
         0

@@ -1,6 +1,6 @@
 //! Options for limits that several subcommands have.
 
-use super::values::{duration, size, whole};
+use super::values::{duration, size, some_size, whole};
 use super::{Failure, exit, text};
 use clap::Args;
 use std::time::Duration;
@@ -17,7 +17,7 @@ pub(crate) struct CompilingArgs {
     /// Limit the memory to compile the task [default: 64 times the size of its file, at
     /// least 2GiB, at most 16GiB; in thread mode unlimited unless this or --compile-timeout
     /// is given]
-    #[arg(long, value_name = "SIZE", value_parser = size)]
+    #[arg(long, value_name = "SIZE", value_parser = some_size)]
     pub(crate) compile_memory: Option<u64>,
 }
 

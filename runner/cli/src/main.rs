@@ -11,6 +11,7 @@ mod compile;
 mod destination;
 mod exit;
 mod grant_args;
+mod in_use;
 mod input;
 mod inspect;
 mod lazy;
@@ -21,6 +22,7 @@ mod man;
 mod output;
 mod process;
 mod progress;
+mod read;
 mod result_to;
 mod run;
 mod screen;
@@ -56,6 +58,7 @@ fn main() -> ExitCode {
     let (mut cli, matches) = match parsed {
         Ok(parsed) => parsed,
         Err(error) => {
+            let error = values::with_its_option(error);
             let shown = error.render();
             let text = match stdio::has_colours(error.use_stderr()) {
                 true => shown.ansi().to_string(),

@@ -2,6 +2,7 @@
 //! produced.
 
 use super::destination::{Destination, cannot_write};
+use super::in_use::InUse;
 use super::progress::Line;
 use super::stdio::{self, Patient};
 use super::terminal::{Filter, Terminal};
@@ -27,18 +28,21 @@ pub(super) type Copied = oneshot::Receiver<io::Result<()>>;
 
 impl Output {
     /// Checks that the file, if there is one, can be written, and leaves its content: the
-    /// task is not loaded yet. `others` are files that it must not be.
+    /// task is not loaded yet. It must not be one of those `in_use`.
     pub(super) fn open(
         path: Option<&Path>,
         patience: Option<Duration>,
-        others: &[Option<&Path>],
+        in_use: &InUse<'_>,
     ) -> Result<Self, Failure> {
         let file = match path {
-            Some(path) => Some(Destination::open("--output", path, others)?),
+            Some(path) => Some(Destination::open("--output", path, in_use)?),
             None if wrun_sys::was_stdout_closed() => {
                 return Err(stdout_failed(&rustix::io::Errno::BADF.into()));
             }
-            None => None,
+            None => {
+                in_use.check_stdout()?;
+                None
+            }
         };
         Ok(Output { file, patience })
     }
@@ -108,10 +112,9 @@ impl Output {
         }
     }
 
-    /// The file that is unchanged unless the output is kept.
-    pub(super) fn untouched(&self) -> Option<&Path> {
-        let file = self.file.as_ref()?;
-        file.is_beside().then(|| file.path())
+    /// What a file has of output that is not kept, for people.
+    pub(super) fn left(&self) -> Option<String> {
+        self.file.as_ref().and_then(Destination::left)
     }
 }
 

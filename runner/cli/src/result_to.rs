@@ -3,6 +3,8 @@
 
 use super::Failure;
 use super::destination::Destination;
+use super::in_use::InUse;
+use std::io::IsTerminal;
 use std::path::Path;
 use std::time::Duration;
 
@@ -15,11 +17,11 @@ pub(super) enum ResultTo {
 
 impl ResultTo {
     /// Checks that the file named by `option` can be written, and leaves its content.
-    /// `others` are files that it must not be: the task, its input, its output.
+    /// It must not be one of those `in_use`: the task, its input, its output.
     pub(super) fn open(
         option: &str,
         path: Option<&Path>,
-        others: &[Option<&Path>],
+        in_use: &InUse<'_>,
     ) -> Result<Self, Failure> {
         match path {
             None => Ok(ResultTo::Nowhere),
@@ -27,9 +29,10 @@ impl ResultTo {
                 if wrun_sys::was_stdout_closed() {
                     return Err(super::stdout_failed(&rustix::io::Errno::BADF.into()));
                 }
+                in_use.check_stdout()?;
                 Ok(ResultTo::Stdout)
             }
-            Some(path) => Destination::open(option, path, others).map(ResultTo::File),
+            Some(path) => Destination::open(option, path, in_use).map(ResultTo::File),
         }
     }
 
@@ -39,6 +42,15 @@ impl ResultTo {
             ResultTo::Nowhere => false,
             ResultTo::Stdout => true,
             ResultTo::File(to) => to.is_stdout(),
+        }
+    }
+
+    /// Whether it goes to a terminal, by any name.
+    pub(super) fn is_terminal(&self) -> bool {
+        match self {
+            ResultTo::Nowhere => false,
+            ResultTo::Stdout => std::io::stdout().is_terminal(),
+            ResultTo::File(to) => to.is_terminal(),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::args::RunArgs;
 use super::grant_args::TaskFile;
+use super::in_use::InUse;
 use super::input::input;
 use super::loading::{Loading, NotLoaded, compiles_each_time};
 use super::output::{Copied, Output, OutputTail, copy_stderr};
@@ -34,7 +35,7 @@ pub(super) fn run(args: RunArgs) -> Result<u8, Failure> {
         } else {
             Cache::User
         });
-    let builder = builder.http_authorities(args.grants.http_authorities()?);
+    let builder = builder.http_authorities(args.grants.http_authorities(args.timeout)?);
     let builder = args.compiling.apply(builder);
     let builder = args.process.apply(args.mode, builder)?;
     let runner = builder
@@ -50,16 +51,15 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
     };
     let path = Path::new(path);
     let task_args = strings(task_args)?;
-    let (input_path, output_path) = (args.input.as_deref(), args.output());
+    let output_path = args.output();
     // Before anything is loaded: an unwritable file must not cost seconds of compiling.
-    let children = args.grants.task.iter().map(|task| Some(&*task.file));
-    let mut others = vec![Some(path), input_path];
-    others.extend(children);
-    let output = Output::open(output_path, args.timeout, &others)?;
-    others.push(output_path);
+    let mut in_use = InUse::new(args.grants.files().chain([path]));
+    in_use.add_input(args.input.as_deref().unwrap_or(Path::new("-")));
+    let output = Output::open(output_path, args.timeout, &in_use)?;
+    in_use.add(output_path);
     args.grants.check()?;
     args.children.check(args.max_memory)?;
-    let report_to = ResultTo::open("--report", args.report.as_deref(), &others)?;
+    let report_to = ResultTo::open("--report", args.report.as_deref(), &in_use)?;
     if report_to.is_stdout() && output.is_stdout() {
         let message = "the report and the task's output cannot both go to stdout: use \
                        --output FILE or --report FILE";
@@ -189,9 +189,9 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
         return Err(Output::failed(args.output(), &error));
     }
     let ended_by_itself = matches!(report.outcome, Outcome::Completed(_) | Outcome::Exited(_));
-    let untouched = match ended_by_itself && !matches!(ended.delivery, Delivery::Abandoned) {
+    let left = match ended_by_itself && !matches!(ended.delivery, Delivery::Abandoned) {
         true => output.keep().map(|()| None)?,
-        false => output.untouched().map(|path| path.display().to_string()),
+        false => output.left(),
     };
     let tail = (!args.quiet).then(|| tail.text());
     if !args.stats
@@ -207,8 +207,8 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
     } else if let Some(why) = text::explain(&report, tail.as_deref()) {
         text::complain(&why);
     }
-    if let Some(path) = untouched {
-        text::complain(&format!("{path} was not written: the output is incomplete"));
+    if let Some(left) = left {
+        text::complain(&left);
     }
     match (ended.delivery, stop.code()) {
         (Delivery::Abandoned, Some(code)) => Ok(code),

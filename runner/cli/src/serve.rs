@@ -1,5 +1,6 @@
 //! `wrun serve`: from options to a server, and from signals to its reload and its end.
 
+use super::in_use::InUse;
 use super::serve_args::ServeArgs;
 use super::serve_config::{ConfigFile, Values};
 use super::signals::Signals;
@@ -8,16 +9,21 @@ use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::time::Duration;
 use wrun::{Cache, ProcessOptions, Runner};
-use wrun_serve::{App, ClientLimits, Error, Listener, Pattern, Server, TlsFiles};
+use wrun_serve::{App, ClientLimits, Error, Event, Listener, Pattern, Server, TlsFiles};
 use wrun_sys::Unpoisoned;
 
 /// Where it listens if nothing else is said.
 const ADDRESS: &str = "127.0.0.1:8080";
+/// How long a reload waits for the writer of settings that are a pipe.
+const RELOADING: Duration = Duration::from_secs(10);
 
 pub(super) fn serve(args: ServeArgs) -> Result<u8, Failure> {
     args.grants.check()?;
     args.children.check(args.max_memory)?;
     let routes = routes(&args)?;
+    if args.access_log.0.is_some() {
+        InUse::new(args.files()).check_stdout()?;
+    }
     let builder = Runner::builder()
         .mode(args.mode)
         .max_queued(args.max_queued)
@@ -27,7 +33,7 @@ pub(super) fn serve(args: ServeArgs) -> Result<u8, Failure> {
             true => Cache::Off,
             false => Cache::User,
         });
-    let builder = builder.http_authorities(args.grants.http_authorities()?);
+    let builder = builder.http_authorities(args.grants.http_authorities(None)?);
     let mut builder = args.compiling.apply(builder);
     if let Some(running) = args.max_running {
         builder = builder.max_running(running);
@@ -66,7 +72,7 @@ fn routes(args: &ServeArgs) -> Result<Vec<(Pattern, App)>, Failure> {
 
 /// Reads the routes of a file again, and says what else was changed in it.
 fn read_again(file: &ConfigFile, known: &Mutex<Values>) -> Result<Vec<(Pattern, App)>, String> {
-    let args = file.read()?;
+    let args = file.read(Some(RELOADING))?;
     let routes = routes(&args).map_err(|failure| failure.message)?;
     let now = args.of_the_start;
     let before = std::mem::replace(&mut *known.lock().unpoisoned(), now.clone());
@@ -97,7 +103,14 @@ async fn serve_on(
         .client_limits(limits(args))
         .debug_errors(args.debug_errors)
         .watch(args.watch)
-        .on_event(|event| text::complain(&event.to_string()))
+        .on_event(|event| match event {
+            Event::Note { route, note } => {
+                if let Some(note) = text::of_serving(note) {
+                    text::complain(&format!("{route}: {note}"));
+                }
+            }
+            event => text::complain(&event.to_string()),
+        })
         .on_print(|printed| {
             let (route, task, line) = (printed.route, printed.task_id, printed.line);
             text::complain(&format!("{route} task={task}: {line}"));

@@ -19,7 +19,7 @@ use wrun_serve::{AccessFormat, App, ClientLimits, Pattern};
 pub(super) const SERVE_EXAMPLES: &str = "\
 Examples:
   wrun serve shop.wasm                       on http://127.0.0.1:8080
-  wrun serve --addr :0 --mode thread shop.wasm
+  wrun serve --addr 127.0.0.1:0 --mode thread shop.wasm  on a port that the system chooses
   wrun serve --route /api=api.wasm --route /=site.wasm
   wrun serve --tls-cert cert.pem --tls-key key.pem --addr 0.0.0.0:443 shop.wasm
   wrun serve --watch --debug-errors shop.wasm            for development
@@ -36,6 +36,9 @@ The file of --config has these options as keys: max-queued = 64 is --max-queued 
 line replaces the key of its name, for all routes.
 
 Traces go to an OpenTelemetry collector if OTEL_EXPORTER_OTLP_ENDPOINT names one.
+
+WRUN_CACHE_DIR is the directory for compiled code
+[default: $XDG_CACHE_HOME/wrun, or ~/.cache/wrun]. WRUN_LOG is the default of --log.
 
 SIGTERM and Ctrl-C: no more connections are accepted, and the requests that are there
 have --grace to finish; a second one ends them. SIGHUP: the files are loaded again, and
@@ -261,6 +264,16 @@ impl ServeArgs {
     pub(super) fn of_apps(&self) -> impl Iterator<Item = &ServeArgs> {
         let routes = self.routes.iter().map(|route| &*route.args);
         std::iter::once(self).chain(routes)
+    }
+
+    /// The files that it reads.
+    pub(super) fn files(&self) -> impl Iterator<Item = &Path> {
+        let granted = self.of_apps().flat_map(|args| args.grants.files());
+        let routes = self.route.iter().map(|route| &*route.file);
+        let routes = routes.chain(self.routes.iter().map(|route| &*route.file));
+        let own = [&self.app, &self.config, &self.tls_cert, &self.tls_key];
+        let own = own.into_iter().filter_map(Option::as_deref);
+        own.chain(routes).chain(granted)
     }
 
     /// The limits of each request.

@@ -5,6 +5,7 @@
 //! new option is a new key, and both take the same text. Invariant: the options of the command
 //! line replace the keys of the file, and the keys of a route those above the first route.
 
+use super::read::read;
 use super::serve_args::{ServeArgs, ServedRoute};
 use super::serve_value::{
     APP, ON, Value, Wrong, is_flag, name, of_clap, one_line, option_word, string, values, wrong,
@@ -14,9 +15,9 @@ use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
-use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 use wrun_serve::Pattern;
@@ -68,7 +69,7 @@ pub(super) fn apply(args: &mut ServeArgs, matches: &ArgMatches) -> Result<(), Fa
     let given = given(&command(), matches);
     let file = ConfigFile { path, given };
     *args = file
-        .read()
+        .read(None)
         .map_err(|message| Failure::new(exit::USAGE, message))?;
     args.config_file = Some(file);
     Ok(())
@@ -102,14 +103,15 @@ impl ConfigFile {
         &self.path
     }
 
-    /// The arguments that it makes, with those of the command line.
+    /// The arguments that it makes, with those of the command line. A pipe may have its writer
+    /// for `patience`.
     ///
     /// # Errors
     ///
     /// A line for people, with the file and, where it is known, the line.
-    pub(super) fn read(&self) -> Result<ServeArgs, String> {
+    pub(super) fn read(&self, patience: Option<Duration>) -> Result<ServeArgs, String> {
         let file = self.path.display();
-        let text = text_of(&self.path).map_err(|why| format!("{file}: {why}"))?;
+        let text = text_of(&self.path, patience).map_err(|why| format!("{file}: {why}"))?;
         self.parse(&text).map_err(|Wrong { at, why }| match at {
             Some(at) => {
                 let before = text.get(..at).unwrap_or(&text);
@@ -286,13 +288,9 @@ impl ConfigFile {
 }
 
 /// The content of the file.
-fn text_of(path: &Path) -> Result<String, String> {
+fn text_of(path: &Path, patience: Option<Duration>) -> Result<String, String> {
     let cannot = |error: std::io::Error| format!("cannot read the settings: {error}");
-    let file = std::fs::File::open(path).map_err(cannot)?;
-    let mut bytes = Vec::new();
-    file.take(MAX_SIZE + 1)
-        .read_to_end(&mut bytes)
-        .map_err(cannot)?;
+    let bytes = read(path, MAX_SIZE, patience).map_err(cannot)?;
     if bytes.len() as u64 > MAX_SIZE {
         return Err("the settings are larger than 1 MiB".into());
     }
@@ -345,7 +343,6 @@ fn option<'a>(
 mod tests {
     use super::super::serve_args::Unless;
     use super::*;
-    use std::time::Duration;
 
     fn read(given: &[&str], text: &str) -> Result<ServeArgs, String> {
         let words = ["serve", "--config=conf/wrun.toml"];

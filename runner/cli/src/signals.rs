@@ -12,7 +12,7 @@ use std::os::unix::net::UnixStream;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, ReadBuf};
 use wrun::time_suspended;
@@ -28,7 +28,53 @@ pub(super) fn arrived() -> Option<u8> {
 
 /// SIGINT, SIGTERM, SIGHUP, and SIGXCPU for a used-up limit on processor time; except those
 /// that this process was started to ignore (`nohup`, a shell's background job).
-pub(super) struct Signals(Vec<(tokio::net::UnixStream, u8)>);
+///
+/// A second SIGINT or SIGTERM that comes right after the first counts as the same request:
+/// `timeout` signals its child and then its process group, which the child is a part of.
+pub(super) struct Signals(Vec<Caught>);
+
+/// Within this time after SIGINT or SIGTERM, the same signal is the same request. A person who
+/// presses Ctrl-C twice takes longer.
+const SAME_REQUEST: Duration = Duration::from_millis(100);
+
+/// One of the signals.
+struct Caught {
+    /// One byte for each time it arrived.
+    arrivals: tokio::net::UnixStream,
+    code: u8,
+    /// When the last request was made by it.
+    requested: Option<Instant>,
+    /// Since then, there was a time when no other had arrived. Without that, a process that
+    /// the system did not let run could not tell when the next arrived.
+    was_quiet: bool,
+}
+
+impl Caught {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<u8> {
+        loop {
+            let mut byte = [0];
+            let mut byte = ReadBuf::new(&mut byte);
+            if Pin::new(&mut self.arrivals)
+                .poll_read(cx, &mut byte)
+                .is_pending()
+            {
+                self.was_quiet = true;
+                return Poll::Pending;
+            }
+            // Each SIGHUP counts: a server reads its files again, which may have changed.
+            let is_once = [exit::INTERRUPTED, exit::TERMINATED].contains(&self.code);
+            let is_same = self
+                .requested
+                .is_some_and(|it| !self.was_quiet || it.elapsed() < SAME_REQUEST);
+            if is_once && is_same && !byte.filled().is_empty() {
+                continue;
+            }
+            self.requested = Some(Instant::now());
+            self.was_quiet = false;
+            return Poll::Ready(self.code);
+        }
+    }
+}
 
 impl Signals {
     /// Catches them from now on. Needs the context of a tokio runtime.
@@ -45,24 +91,26 @@ impl Signals {
                 reader.set_nonblocking(true)?;
                 register_usize(signal, ARRIVED.clone(), code.into())?;
                 register(signal, writer)?;
-                caught.push((tokio::net::UnixStream::from_std(reader)?, code));
+                caught.push(Caught {
+                    arrivals: tokio::net::UnixStream::from_std(reader)?,
+                    code,
+                    requested: None,
+                    was_quiet: false,
+                });
             }
         }
         Ok(Signals(caught))
     }
 
-    /// Waits for one; returns its exit code. Cancel safe.
+    /// Waits for a request; returns its exit code. Cancel safe.
     pub(super) async fn next(&mut self) -> u8 {
         std::future::poll_fn(|cx| {
-            for (signal, code) in &mut self.0 {
-                // One byte for each time it arrived.
-                let mut byte = [0];
-                let mut byte = ReadBuf::new(&mut byte);
-                if Pin::new(signal).poll_read(cx, &mut byte).is_ready() {
-                    return Poll::Ready(*code);
-                }
-            }
-            Poll::Pending
+            let mut caught = self.0.iter_mut();
+            let arrived = caught.find_map(|caught| match caught.poll(cx) {
+                Poll::Ready(code) => Some(code),
+                Poll::Pending => None,
+            });
+            arrived.map_or(Poll::Pending, Poll::Ready)
         })
         .await
     }

@@ -5,7 +5,8 @@ use super::{log, stdio};
 use std::fmt::Write as _;
 use std::time::Duration;
 use wrun::{
-    Access, Crash, Error, ErrorKind, JailReport, LayerState, Limit, Outcome, Report, Usage,
+    Access, Compiled, Crash, Error, ErrorKind, JailReport, LayerState, Limit, Outcome, Report,
+    Usage,
 };
 use wrun_compare::{denial, hint};
 
@@ -19,7 +20,10 @@ const NO_RETRY: &str = "no new attempt";
 const AS_ROOT: &str = "the worker ran as root (uid 0), without capabilities";
 
 /// The option that avoids it.
-const CHOOSES_USER: &str = " (--uid N chooses a user)";
+const CHOOSES_USER: &str = " (--uid N)";
+
+/// The beginning of the note that a worker was root without a jail.
+const AS_ROOT_UNJAILED: &str = "the worker ran as root (uid 0), with all capabilities";
 
 /// One line, `wrun: ...`.
 pub(super) fn complain(message: &str) {
@@ -90,6 +94,18 @@ pub(super) fn as_root(report: &Report) -> Option<String> {
     let mut notes = report.notes.iter();
     let note = notes.find(|it| it.starts_with(AS_ROOT))?;
     Some(format!("{note}{CHOOSES_USER}"))
+}
+
+/// A note on an app that is served, with what changes it; `None` if the user chose that.
+pub(super) fn of_serving(note: &str) -> Option<String> {
+    match note {
+        _ if note.starts_with(AS_ROOT_UNJAILED) => None,
+        _ if note.starts_with(AS_ROOT) => Some(format!("{note}{CHOOSES_USER}")),
+        _ if note.starts_with(Compiled::NOT_KEPT) => Some(format!(
+            "{note}; WRUN_CACHE_DIR names another directory for compiled code"
+        )),
+        _ => Some(note.to_owned()),
+    }
 }
 
 /// Why a task has no result, in one line or a few; `None` if it completed, or if a

@@ -1,7 +1,12 @@
 //! The values of options: how they are written, and the messages for other text.
 
-use clap::builder::{PossibleValuesParser, TypedValueParser};
+use super::args::Cli;
+use clap::builder::{OsStringValueParser, PossibleValuesParser, TypedValueParser};
+use clap::error::ErrorKind;
+use clap::{Arg, ArgAction, Command, CommandFactory};
+use std::ffi::OsString;
 use std::ops::RangeInclusive;
+use std::os::unix::ffi::OsStringExt;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -56,6 +61,56 @@ pub(super) fn size(text: &str) -> Result<u64, String> {
         .map_err(|_| "expected a size: 512KiB, 64MiB, 2GiB, or a number of bytes".into())
 }
 
+/// A size that is not zero.
+pub(super) fn some_size(text: &str) -> Result<u64, String> {
+    match size(text) {
+        Ok(0) => Err("expected a size greater than zero: 512KiB, 64MiB, 2GiB".into()),
+        other => other,
+    }
+}
+
+/// The error of a value that is not UTF-8 with the option and the value, which clap leaves out.
+pub(super) fn with_its_option(error: clap::Error) -> clap::Error {
+    if error.kind() != ErrorKind::InvalidUtf8 {
+        return error;
+    }
+    // The first that is wrong is the one of before: the others are checked as they were.
+    let parsed = naming(Cli::command()).try_get_matches();
+    parsed.err().unwrap_or(error)
+}
+
+/// The same command, whose errors name the options of values that are not UTF-8.
+fn naming(command: Command) -> Command {
+    let command = command.mut_args(|arg| {
+        if !arg.get_action().takes_values() || takes_any(&arg) {
+            return arg;
+        }
+        let names = arg.get_possible_values();
+        let names: Vec<_> = names.iter().map(|it| it.get_name().to_owned()).collect();
+        let expected = match &names[..] {
+            [] => "expected text in UTF-8".to_owned(),
+            names => format!("expected one of {}", names.join(", ")),
+        };
+        arg.value_parser(OsStringValueParser::new().try_map(move |text: OsString| {
+            match text.to_str() {
+                Some(_) => Ok(text),
+                None => Err(expected.clone()),
+            }
+        }))
+    });
+    command.mut_subcommands(naming)
+}
+
+/// Whether the parser of this argument looks at values that are not UTF-8, to take or refuse
+/// them by itself.
+fn takes_any(arg: &Arg) -> bool {
+    let alone = Arg::new("value").value_parser(arg.get_value_parser().clone());
+    let alone = Command::new("check").arg(alone.action(ArgAction::Set).long("value"));
+    let word = OsString::from_vec(b"--value=\xff".to_vec());
+    let checked = alone.try_get_matches_from(["check".into(), word]);
+    checked.map_or_else(|error| error.kind() != ErrorKind::InvalidUtf8, |_| true)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -64,6 +119,8 @@ mod tests {
     fn sizes_and_times() {
         assert_eq!(size("64MiB"), Ok(64 << 20));
         assert_eq!(size("10"), Ok(10));
+        assert_eq!((size("0"), some_size("1")), (Ok(0), Ok(1)));
+        assert!(some_size("0KiB").is_err());
         assert!(size("lots").is_err());
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(duration("1.5"), Ok(Duration::from_millis(1500)));

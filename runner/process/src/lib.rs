@@ -191,8 +191,8 @@ impl Shared {
             let (path, error) = trial.obstacle(directories)?;
             Some(format!(
                 "{AS_ROOT}, without capabilities: the owners of files in {} cannot be mapped to \
-                 another user, since {}; another user for workers avoids that, or running the \
-                 runner as an ordinary user",
+                 another user ({}); to avoid it, run as an ordinary user, or choose a user for \
+                 workers",
                 path.display(),
                 owners::why(&error),
             ))

@@ -62,12 +62,15 @@ impl Compiled {
     /// A compilation that took less time is not reported.
     pub const NOTICEABLE: Duration = Duration::from_millis(100);
 
+    /// The beginning of [`Compiled::note`].
+    #[doc(hidden)]
+    pub const NOT_KEPT: &str = "the compiled code is not cached";
+
     /// A note for people, if there is one.
     #[doc(hidden)]
     pub fn note(&self) -> Option<String> {
         let why = self.not_kept.as_ref()?;
-        (self.time > Compiled::NOTICEABLE)
-            .then(|| format!("the compiled code is not cached: {why}"))
+        (self.time > Compiled::NOTICEABLE).then(|| format!("{}: {why}", Compiled::NOT_KEPT))
     }
 }
 

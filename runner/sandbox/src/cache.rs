@@ -44,7 +44,7 @@ impl Cache {
             CacheConfig::Off => return Ok(None),
             CacheConfig::Directory(directory) => directory.clone(),
             // `User`; other variants are not known yet.
-            _ => user_directory().ok_or("there is no cache directory: HOME is not set")?,
+            _ => user_directory().map_err(|why| format!("there is no cache directory: {why}"))?,
         };
         // The format is in the name: entries of another version are not even seen.
         let directory = directory.join(concat!("v4-", env!("CARGO_PKG_VERSION")));
@@ -219,15 +219,27 @@ fn is_ours(metadata: &fs::Metadata) -> bool {
     metadata.uid() == rustix::process::geteuid().as_raw() && metadata.mode() & 0o022 == 0
 }
 
-fn user_directory() -> Option<PathBuf> {
+fn user_directory() -> Result<PathBuf, String> {
     use etcetera::BaseStrategy;
     match std::env::var_os("WRUN_CACHE_DIR") {
-        Some(directory) if !directory.is_empty() => Some(directory.into()),
+        Some(directory) if !directory.is_empty() => Ok(directory.into()),
         _ => {
-            let strategy = etcetera::choose_base_strategy().ok()?;
-            let directory = strategy.cache_dir();
+            let strategy = etcetera::choose_base_strategy();
+            let home = std::env::var_os("HOME");
+            let directory = match (strategy, &home) {
+                (Ok(strategy), _) => strategy.cache_dir(),
+                (Err(_), Some(_)) => return Err("HOME is empty".into()),
+                (Err(_), None) => return Err("HOME is not set".into()),
+            };
             // HOME may be anything, but a cache must not depend on the working directory.
-            directory.is_absolute().then(|| directory.join("wrun"))
+            match home {
+                _ if directory.is_absolute() => Ok(directory.join("wrun")),
+                Some(home) if !home.is_empty() => Err(format!(
+                    "expected an absolute path in HOME, and it is {:?}",
+                    home.to_string_lossy()
+                )),
+                _ => Err("the home directory of the user is not an absolute path".into()),
+            }
         }
     }
 }

@@ -244,6 +244,7 @@ fn clf_time(at: SystemTime) -> String {
 mod tests {
     use super::*;
     use crate::metrics::Metrics;
+    use crate::noted::Noted;
     use crate::record::Books;
     use http::uri::Scheme;
     use http::{Request, StatusCode};
@@ -258,6 +259,7 @@ mod tests {
         let books = Books {
             metrics,
             access: Some(access.expect("a thread")),
+            noted: Noted::default(),
         };
         let request = Request::builder()
             .uri("/a?b=\\c")

@@ -225,6 +225,15 @@ impl Loaded {
         self.app == other.app && digests(self) == digests(other)
     }
 
+    /// Notes on its code and that of its tasks, as the reports of those that use it have them.
+    pub(crate) fn notes(&self) -> Vec<String> {
+        let metered = self.app.limits.fuel.is_some();
+        let tasks = self.tasks.iter().map(|(_, task)| task);
+        let all = std::iter::once(&self.artifact).chain(tasks);
+        let notes = all.filter_map(|artifact| artifact.made(metered)?.note());
+        notes.collect()
+    }
+
     /// The time of each request.
     pub(crate) fn timeout(&self) -> Option<Duration> {
         self.app.limits.timeout

@@ -45,6 +45,14 @@ pub enum Event {
         /// Why.
         error: io::Error,
     },
+    /// How an app runs, which its operator may not expect: its workers are root, its code is not
+    /// cached. It is told once, not for each request.
+    Note {
+        /// The app, by the name of its route.
+        route: String,
+        /// A line for people.
+        note: String,
+    },
     /// No more connections are accepted; the requests that are there are answered.
     Draining {
         /// How many connections there are.
@@ -77,6 +85,7 @@ impl fmt::Display for Event {
                 let hint = wrun::limit_hint(error);
                 write!(f, "cannot accept a connection on {address}: {error}{hint}")
             }
+            Event::Note { route, note } => write!(f, "{route}: {note}"),
             Event::Draining { connections } => {
                 write!(
                     f,

@@ -62,6 +62,7 @@ mod hygiene;
 mod limits;
 mod listen;
 mod metrics;
+mod noted;
 mod printed;
 mod record;
 mod reply;

@@ -4,6 +4,7 @@
 use crate::access::AccessLog;
 use crate::answer::Outgoing;
 use crate::metrics::Metrics;
+use crate::noted::Noted;
 use crate::reply::Reply;
 use crate::trace::{self, TraceParent};
 use http::uri::Scheme;
@@ -21,6 +22,7 @@ use wrun::{Outcome, Report};
 pub(crate) struct Books {
     pub(crate) metrics: Metrics,
     pub(crate) access: Option<AccessLog>,
+    pub(crate) noted: Noted,
 }
 
 /// What only the access log wants.
@@ -184,6 +186,9 @@ impl Books {
     pub(crate) fn close(&self, record: &Record, ended: Ended<'_>) {
         self.metrics.closed(record, ended);
         trace::ended(record, ended);
+        if let (Some(route), Some(report)) = (&record.route, ended.report()) {
+            self.noted.tell(route, &report.notes);
+        }
         if let (Some(access), Some(line)) = (&self.access, &record.line) {
             access.write(line, record, ended);
         }

@@ -9,6 +9,7 @@ use crate::event::Event;
 use crate::limits::ClientLimits;
 use crate::listen::{Address, Listener};
 use crate::metrics::Metrics;
+use crate::noted::{Noted, Tell};
 use crate::printed::{self, Printed};
 use crate::record::Books;
 use crate::route::Pattern;
@@ -34,8 +35,6 @@ use wrun::Runner;
 const PAUSE: Duration = Duration::from_millis(50);
 /// How long what is left may take once connections were aborted.
 const LAST: Duration = Duration::from_secs(5);
-
-type Tell = Arc<dyn Fn(&Event) + Send + Sync>;
 
 /// Settings of a [`Server`]; see [`Server::builder`].
 #[must_use = "a builder does nothing until start is called"]
@@ -177,7 +176,13 @@ impl Builder {
             }
             None => None,
         };
-        let books = Arc::new(Books { metrics, access });
+        let noted = Noted::new(self.tell.clone());
+        site.note(&noted);
+        let books = Arc::new(Books {
+            metrics,
+            access,
+            noted,
+        });
         let room = Arc::new(Semaphore::new(
             self.limits.max_connections.min(Semaphore::MAX_PERMITS),
         ));
@@ -393,6 +398,7 @@ impl Inner {
             shared.books.metrics.reloaded("unchanged");
             return Ok(old.version);
         }
+        site.note(&shared.books.noted);
         shared.switch(site);
         shared.books.metrics.reloaded("switched");
         Ok(version)

@@ -2,6 +2,7 @@
 
 use crate::app::{App, Loaded, response};
 use crate::error::Error;
+use crate::noted::Noted;
 use crate::route::{Pattern, Table};
 use crate::tls::{Tls, TlsFiles};
 use http::{Request, StatusCode};
@@ -92,7 +93,10 @@ impl Plan {
 
     /// Loads and tries it.
     pub(crate) async fn load(&self, runner: &Runner, version: u64) -> Result<Site, Error> {
-        let tls = self.tls.as_ref().map(TlsFiles::load).transpose()?;
+        let tls = match &self.tls {
+            Some(files) => Some(files.load().await?),
+            None => None,
+        };
         let mut routes = Vec::new();
         for (pattern, app) in &self.routes {
             let loaded = app.load(runner).await?;
@@ -116,6 +120,13 @@ impl Plan {
 impl Site {
     pub(crate) fn find(&self, host: &str, path: &str) -> Option<&Found> {
         self.routes.find(host, path)
+    }
+
+    /// Tells what is to be noted before an app has answered.
+    pub(crate) fn note(&self, noted: &Noted) {
+        for (_, found) in self.routes.iter() {
+            noted.tell(&found.name, found.app.notes());
+        }
     }
 
     /// True if both serve the same.

@@ -200,6 +200,7 @@ pub(crate) fn ended(record: &Record, ended: Ended<'_>) {
 mod tests {
     use super::*;
     use crate::metrics::Metrics;
+    use crate::noted::Noted;
     use crate::record::Books;
     use http::uri::Scheme;
     use std::time::Instant;
@@ -243,6 +244,7 @@ mod tests {
         let books = Books {
             metrics: Metrics::new(wrun::Mode::Thread),
             access: None,
+            noted: Noted::default(),
         };
         let mut record = Record::new(&books, &head, None, &Scheme::HTTP, Instant::now());
         connect(&mut record, &mut head, by);

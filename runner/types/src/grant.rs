@@ -73,6 +73,14 @@ impl DirGrant {
         }
     }
 
+    /// The directory `HOST::GUEST`, if there is one.
+    pub(crate) fn undivided(&self) -> Option<PathBuf> {
+        let mut name = self.host.clone().into_os_string();
+        name.push("::");
+        name.push(&self.guest);
+        Some(PathBuf::from(name)).filter(|it| it.is_dir())
+    }
+
     /// Forbids writing, creating, renaming and deleting.
     pub fn read_only(mut self) -> Self {
         self.read_only = true;

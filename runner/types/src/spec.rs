@@ -123,7 +123,16 @@ impl Spec {
                 path: path(),
                 error,
             };
-            if !std::fs::metadata(&grant.host).map_err(cannot)?.is_dir() {
+            let found = std::fs::metadata(&grant.host);
+            if matches!(&found, Err(error) if error.kind() == std::io::ErrorKind::NotFound)
+                && let Some(whole) = grant.undivided()
+            {
+                return Err(TaskError::DirDivided {
+                    host: path(),
+                    whole,
+                });
+            }
+            if !found.map_err(cannot)?.is_dir() {
                 return Err(TaskError::NotADir { path: path() });
             }
             // A directory that this user may not search is useless to a task; a worker could

@@ -97,6 +97,18 @@ pub enum TaskError {
         /// Why not.
         error: std::io::Error,
     },
+    /// A granted directory does not exist, but one whose name was divided into its own and that
+    /// for the guest does.
+    #[error(
+        "cannot grant the directory {}: it does not exist; if {} is meant, expected {}::GUEST",
+        host.display(), whole.display(), whole.display()
+    )]
+    DirDivided {
+        /// The part before the last `::`.
+        host: PathBuf,
+        /// All of it.
+        whole: PathBuf,
+    },
     /// Two granted directories have the same name for the guest.
     #[error(
         "two directories are granted under the name {name:?}: expected a different guest path \
@@ -119,7 +131,7 @@ pub enum TaskError {
         text: String,
     },
     /// Text of a directory grant whose name for the guest is not UTF-8.
-    #[error("invalid directory grant {text:?}: the guest path must be UTF-8; use HOST::GUEST")]
+    #[error("invalid directory grant {text:?}: expected HOST::GUEST with a GUEST that is UTF-8")]
     DirName {
         /// The text.
         text: String,
