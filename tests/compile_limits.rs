@@ -234,7 +234,7 @@ fn a_server_says_that_its_code_is_not_cached() {
             site.get("/");
         }
         let said = site.stop().stderr;
-        let note = "wrun: /: the compiled code is not cached: cannot make /dev/null/v3-";
+        let note = "wrun: /: the compiled code is not cached: cannot make /dev/null/v4-";
         assert_eq!(said.matches(note).count(), 1, "{mode}: {said}");
         assert!(said.contains("WRUN_CACHE_DIR"), "{mode}: {said}");
         let site = Site::start(mode, &[&app]);

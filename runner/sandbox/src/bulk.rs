@@ -30,8 +30,8 @@ use std::collections::BTreeMap;
 use wasm_encoder::{BlockType, Encode, Function, Instruction as I, ValType};
 use wasmparser::{BinaryReader, CodeSectionReader, FunctionSectionReader, Operator, TypeRef};
 
-/// Bytes that are written between two checks of the clock: tens of microseconds, or a
-/// millisecond if the pages are new.
+/// Bytes that are written between two checks of the clock: microseconds, or some tens of them
+/// if the pages are new.
 const PIECE: i32 = 64 << 10;
 
 const HEADER: usize = 8;

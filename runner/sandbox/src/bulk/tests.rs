@@ -235,11 +235,11 @@ fn what_is_small_stays_as_it_is() {
     for (body, expected) in [
         ("nop", false),
         (
-            "(memory.fill (i32.const 0) (i32.const 0) (i32.const 1048576))",
+            "(memory.fill (i32.const 0) (i32.const 0) (i32.const 65536))",
             false,
         ),
         (
-            "(memory.fill (i32.const 0) (i32.const 0) (i32.const 1048577))",
+            "(memory.fill (i32.const 0) (i32.const 0) (i32.const 65537))",
             true,
         ),
         (
