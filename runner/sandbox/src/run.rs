@@ -29,6 +29,7 @@ use bytes::Bytes;
 use std::any::Any;
 use std::fmt::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::OnceLock;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 use tokio_util::either::Either;
@@ -344,7 +345,7 @@ async fn run_once(prepared: &Prepared, run: Run<'_>) -> Result<RunResult, RunErr
     });
     let over = handling.as_ref().map(Handling::over);
 
-    let mut started = None;
+    let started = OnceLock::new();
     let mut cpu = Duration::ZERO;
     let ended = if deadline.is_some_and(Deadline::has_passed) {
         Ended::Limit(Limit::Deadline)
@@ -356,7 +357,7 @@ async fn run_once(prepared: &Prepared, run: Run<'_>) -> Result<RunResult, RunErr
             &run.stdin,
             &run.stdout,
             &mut handling,
-            &mut started,
+            &started,
         );
         let call = match run.thread {
             OnThread::Shared | OnThread::WarmUp => Either::Left(call),
@@ -366,12 +367,16 @@ async fn run_once(prepared: &Prepared, run: Run<'_>) -> Result<RunResult, RunErr
             }
         };
         let mut call = std::pin::pin!(call);
-        // CPU time of the threads that poll the guest, while they do.
+        // CPU time of the threads that poll the guest, while they do, without that of reading
+        // its input before it starts.
         let call = std::future::poll_fn(|cx| {
             let _running = epoch::Running::new();
-            let before = thread_cpu();
+            let before = started.get().map(|_| thread_cpu());
             let polled = call.as_mut().poll(cx);
-            cpu += thread_cpu().saturating_sub(before);
+            let before = before.or(started.get().map(|started| started.cpu));
+            if let Some(before) = before {
+                cpu += thread_cpu().saturating_sub(before);
+            }
             polled
         });
         // The guest first: a task that never waits does not set a timer.
@@ -384,7 +389,7 @@ async fn run_once(prepared: &Prepared, run: Run<'_>) -> Result<RunResult, RunErr
         }
     };
     let finished = Instant::now();
-    let started = started.unwrap_or(finished);
+    let started = started.get().map_or(finished, |started| started.at);
 
     let growth_refused = store.data().limiter.refused();
     let outcome = match ended {
@@ -432,6 +437,12 @@ async fn exceeded(over: Option<&Over>) -> Limit {
     }
 }
 
+/// When a guest starts, by the clock and by its thread's processor time.
+struct Started {
+    at: Instant,
+    cpu: Duration,
+}
+
 /// How the call, or the wait for it, ended.
 enum Ended {
     Done(Outcome),
@@ -447,7 +458,7 @@ async fn call(
     stdin: &Source,
     stdout: &Sink,
     handling: &mut Option<Handling>,
-    started: &mut Option<Instant>,
+    started: &OnceLock<Started>,
 ) -> Ended {
     #[cfg(not(feature = "http"))]
     let _ = handling;
@@ -460,7 +471,10 @@ async fn call(
         _ => Bytes::new(),
     };
     // Start functions are guest code.
-    *started = Some(Instant::now());
+    let _ = started.set(Started {
+        at: Instant::now(),
+        cpu: thread_cpu(),
+    });
     let guest = match guest {
         Some(guest) => guest,
         None => match prepared.entry.instantiate(store).await {
