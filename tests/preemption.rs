@@ -5,7 +5,7 @@ use crate::support::command::{Wrun, scratch, write};
 use crate::support::{BOTH, MODES, begun_printing, builder, still_works, wat};
 use rustix::process::Signal;
 use std::time::{Duration, Instant};
-use wrun::{ErrorKind, Limit, Limits, Mode, Outcome, ProcessOptions, Runner, Task};
+use wrun::{ErrorKind, Limit, Limits, Mode, Outcome, ProcessOptions, Report, Runner, Task};
 
 /// Where a guest can be for ever: its name, functions and fields of the module, and what its
 /// `_start` does after it has printed.
@@ -114,8 +114,18 @@ fn a_deadline_ends_a_guest_wherever_it_is() {
         let runner = builder(mode).build().unwrap();
         for (name, fields, does) in PLACES {
             let artifact = wat(&runner, name, &guest(fields, does));
-            let task = Task::new(&artifact).limits(Limits::default().timeout(TIME));
-            let report = runner.blocking_run(task).unwrap();
+            let run = || {
+                let task = Task::new(&artifact).limits(Limits::default().timeout(TIME));
+                runner.blocking_run(task).unwrap()
+            };
+            // A busy machine may not let it begin in time, or end within a second.
+            let is_whole = |it: &Report| it.stats.cpu.is_some() && !it.stdout.is_empty();
+            let mut report = run();
+            for _ in 0..3 {
+                if !is_whole(&report) {
+                    report = run();
+                }
+            }
             let what = format!("{mode}, {name}");
             let expected = Outcome::LimitExceeded(Limit::Deadline);
             assert_eq!(report.outcome, expected, "{what}");

@@ -27,7 +27,7 @@ use wrun_types::report::Report;
 pub struct TaskHandle {
     id: u64,
     /// `None` once the report was taken.
-    join: Option<JoinHandle<Result<Report, Error>>>,
+    join: Option<JoinHandle<Box<Result<Report, Error>>>>,
     kill: CancellationToken,
     cancel: CancellationToken,
     stdout: Option<OutputStream>,
@@ -45,7 +45,7 @@ pub struct TaskHandle {
 impl TaskHandle {
     pub(crate) fn new(
         id: u64,
-        join: JoinHandle<Result<Report, Error>>,
+        join: JoinHandle<Box<Result<Report, Error>>>,
         kill: CancellationToken,
         cancel: CancellationToken,
         ends: Ends,
@@ -182,7 +182,7 @@ impl TaskHandle {
             }
         };
         self.join = None;
-        finished(result)
+        finished(result.map(|report| *report))
     }
 
     /// [`TaskHandle::report`] for code that is not asynchronous.

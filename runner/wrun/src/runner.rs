@@ -445,10 +445,11 @@ impl Runner {
         let kill = admitted.launch.stop.requested.clone();
         let cancel = admitted.launch.job.cancel.clone();
         let core = self.core.clone();
-        let join = self
-            .core
-            .tasks
-            .spawn_on(core.drive(admitted).instrument(span), self.handle());
+        // In boxes, because both are large, and tokio moves what it spawns, and what comes of it,
+        // several times.
+        let driving = async move { Box::new(core.drive(admitted).await) };
+        let driving = Box::pin(driving.instrument(span));
+        let join = self.core.tasks.spawn_on(driving, self.handle());
         Ok(TaskHandle::new(id, join, kill, cancel, ends))
     }
 
