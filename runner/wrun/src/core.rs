@@ -127,6 +127,7 @@ impl Core {
     }
 
     /// The compiled code of an artifact; compiles it if necessary.
+    #[cfg(feature = "measure")]
     pub(crate) fn code(&self, artifact: &Artifact) -> Result<Arc<Code>, Error> {
         self.is_of_this_process()?;
         Ok(self.loader.code(artifact, self.config.metered)?)
