@@ -25,13 +25,15 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use wrun_sandbox::Budgets;
+#[cfg(feature = "measure")]
+use wrun_sandbox::Code;
 use wrun_sandbox::broadcast::Broadcast;
 use wrun_sandbox::deadline::Deadline;
 use wrun_sandbox::executor::{Executed, Executor};
 #[cfg(feature = "http")]
 use wrun_sandbox::http::{Exchange, MAX_FIELDS};
 use wrun_sandbox::locks::Locks;
-use wrun_sandbox::{Artifact, Code, Compiled, Loader, Progress, Sink};
+use wrun_sandbox::{Artifact, Compiled, Loader, Progress, Sink};
 use wrun_sys::{self, Process};
 use wrun_types::config::{Config, Jail, Mode};
 use wrun_types::error::{Error, ErrorKind};
