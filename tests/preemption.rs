@@ -300,6 +300,8 @@ fn the_command_compiles_for_a_mode() {
                         ran.stderr.contains("was compiled for process mode"),
                         "{ran}"
                     );
+                    let begins = format!("wrun: {}: ", output.display());
+                    assert!(ran.stderr.starts_with(&begins), "{ran}");
                     assert!(ran.stderr.contains("--mode"), "{ran}");
                 }
             }

@@ -62,6 +62,7 @@ mod standard;
 pub mod stop;
 mod support;
 mod sync;
+mod trapped;
 pub mod turn;
 mod warm_instance;
 

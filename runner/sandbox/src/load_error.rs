@@ -182,7 +182,9 @@ impl LoadError {
         let error = Error::from(self);
         // A shortage of the system is not about a file.
         match error.kind() {
-            ErrorKind::NotLoadable | ErrorKind::LoadLimit if !is_named => {
+            ErrorKind::NotLoadable | ErrorKind::LoadLimit | ErrorKind::ModeMismatch
+                if !is_named =>
+            {
                 error.about(&path.display().to_string())
             }
             _ => error,

@@ -18,16 +18,15 @@ use super::injecting::Injecting;
 use super::input::{Source, SourceError};
 use super::linker;
 use super::load_error::LoadError;
-use super::names::demangled;
 use super::run_result::{MAX_FAILURE, MAX_MESSAGE, RunResult, truncate};
 use super::sink::{OutputExceeded, Sink};
 use super::source::{Shape, one_line};
 use super::standard::Streams;
+use super::trapped::{is_the_systems, outcome_of};
 use super::warm_instance::{self, Guest, WarmInstance};
 use crate::deadline::{Deadline, until};
 use bytes::Bytes;
 use std::any::Any;
-use std::fmt::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
 use std::task::Poll;
@@ -43,7 +42,7 @@ use wrun_sys::preempt::{self, GuestCode, Preemptible};
 use wrun_sys::{shortage, thread_cpu};
 use wrun_types::error::{Error, ErrorKind};
 use wrun_types::limits::{Limit, Limits};
-use wrun_types::outcome::{Outcome, Output, Trap, TrapKind};
+use wrun_types::outcome::{Outcome, Output};
 use wrun_types::spec::Spec;
 
 /// A task linked against everything it imports, ready to be instantiated any
@@ -527,30 +526,21 @@ async fn call(
         Err(error) if is_the_systems(&error) => {
             Ended::Host(RunError::Sandbox(one_line(&format!("{error:#}"))))
         }
-        Err(error) => Ended::Done(outcome_of(&error, prepared)),
+        Err(error) => Ended::Done(outcome_of(&error, &prepared.offsets)),
     }
-}
-
-/// Whether the system refused something before guest code was running.
-fn is_the_systems(error: &wasmtime::Error) -> bool {
-    let cause = error.root_cause();
-    let refused = cause.is::<std::io::Error>()
-        || cause.is::<rustix::io::Errno>()
-        || error.is::<wasmtime::OutOfMemory>();
-    refused && !error.is::<wasmtime::WasmBacktrace>()
 }
 
 /// Distinguishes a guest that cannot start from a host that cannot start it.
 fn not_instantiated(error: &wasmtime::Error, store: &Store<Host>, prepared: &Prepared) -> Ended {
     if error.is::<wasmtime::Trap>() || error.is::<I32Exit>() || error.is::<OutputExceeded>() {
-        return Ended::Done(outcome_of(error, prepared));
+        return Ended::Done(outcome_of(error, &prepared.offsets));
     }
     if let Some(limit) = store.data().limiter.refused_by() {
         return Ended::Limit(limit);
     }
     // It failed in guest code: a start function that threw, or misused a call.
     if error.is::<wasmtime::WasmBacktrace>() {
-        return Ended::Done(outcome_of(error, prepared));
+        return Ended::Done(outcome_of(error, &prepared.offsets));
     }
     let message = one_line(&format!("{error:#}"));
     // wasmtime has no error type for this.
@@ -558,75 +548,4 @@ fn not_instantiated(error: &wasmtime::Error, store: &Store<Host>, prepared: &Pre
         return Ended::Limit(Limit::Instances);
     }
     Ended::Host(RunError::Sandbox(message))
-}
-
-fn outcome_of(error: &wasmtime::Error, prepared: &Prepared) -> Outcome {
-    if let Some(I32Exit(code)) = error.downcast_ref::<I32Exit>() {
-        return match u8::try_from(code & 0xff) {
-            Ok(0) | Err(_) => Outcome::Completed(Output::default()),
-            Ok(code) => Outcome::Exited(code),
-        };
-    }
-    let trap = error.downcast_ref::<wasmtime::Trap>();
-    if trap == Some(&wasmtime::Trap::OutOfFuel) {
-        return Outcome::LimitExceeded(Limit::Fuel);
-    }
-    // wasmtime has no error type for this.
-    if trap.is_none()
-        && error
-            .root_cause()
-            .to_string()
-            .contains("fuel allocated for hostcalls")
-    {
-        // The result of `run` is read when no guest code runs any more.
-        let in_a_call = error.is::<wasmtime::WasmBacktrace>();
-        return Outcome::LimitExceeded(if in_a_call {
-            Limit::HostCall
-        } else {
-            Limit::Output
-        });
-    }
-    let mut message = match trap {
-        Some(trap) => {
-            let text = trap.to_string();
-            text.strip_prefix("wasm trap: ").unwrap_or(&text).to_owned()
-        }
-        None => error.root_cause().to_string(),
-    };
-    if let Some(backtrace) = error.downcast_ref::<wasmtime::WasmBacktrace>() {
-        for frame in backtrace.frames().iter().take(16) {
-            let name = frame
-                .func_name()
-                .map_or_else(|| format!("function {}", frame.func_index()), demangled);
-            let _ = write!(message, "\n  at {name}");
-            let offset = frame.module_offset();
-            if let Some(offset) = offset.and_then(|offset| prepared.offsets.original(offset)) {
-                let _ = write!(message, " (+{offset:#x})");
-            }
-            if message.len() > MAX_MESSAGE {
-                break;
-            }
-        }
-    }
-    truncate(&mut message, MAX_MESSAGE);
-    Outcome::Trapped(Trap::new(trap.map_or(TrapKind::BadAbi, kind_of), message))
-}
-
-fn kind_of(trap: &wasmtime::Trap) -> TrapKind {
-    use wasmtime::Trap as T;
-    match trap {
-        T::UnreachableCodeReached => TrapKind::Unreachable,
-        T::StackOverflow => TrapKind::StackOverflow,
-        T::MemoryOutOfBounds => TrapKind::MemoryOutOfBounds,
-        T::TableOutOfBounds | T::IndirectCallToNull | T::BadSignature => TrapKind::BadTableAccess,
-        T::IntegerOverflow | T::IntegerDivisionByZero | T::BadConversionToInteger => {
-            TrapKind::Arithmetic
-        }
-        T::InvalidChar
-        | T::StringOutOfBounds
-        | T::ListOutOfBounds
-        | T::CannotEnterComponent
-        | T::CannotLeaveComponent => TrapKind::BadAbi,
-        _ => TrapKind::Other,
-    }
 }
