@@ -322,7 +322,7 @@ pub(super) const ALLOWED: &[Row] = &[
     row("sendmsg", libc::SYS_sendmsg, Tasks, &[NOT_CONNECTING], "descriptors that are handed over"),
     row("sendto", libc::SYS_sendto, Tasks, &[Null(4)], "sockets that were connected, no other address"),
     row("set_robust_list", libc::SYS_set_robust_list, All, &[], "libc, in a child and for a new thread"),
-    row("setitimer", libc::SYS_setitimer, Tasks, &[], "the epoch's clock"),
+    row("setitimer", libc::SYS_setitimer, Tasks, &[], "the ticks that preempt guests"),
     row("setsockopt", libc::SYS_setsockopt, Tasks, &[
         OneOf(1, &[libc::SOL_SOCKET as u32]),
         OneOf(2, &[
@@ -353,10 +353,6 @@ pub(super) const ALLOWED: &[Row] = &[
     row("symlinkat", libc::SYS_symlinkat, Files, &[], "WASI files: symlink-at"),
     row("tgkill", libc::SYS_tgkill, Zygote, &[], "abort in its children, whose numbers are not known yet"),
     row("tgkill", libc::SYS_tgkill, All, &[Own(0)], "abort"),
-    row("timer_create", libc::SYS_timer_create, Tasks, &[], "the epoch's clock"),
-    row("timer_delete", libc::SYS_timer_delete, Tasks, &[], "the epoch's clock"),
-    row("timer_gettime", libc::SYS_timer_gettime, Tasks, &[], "the epoch's clock"),
-    row("timer_settime", libc::SYS_timer_settime, Tasks, &[], "the epoch's clock"),
     row("unlinkat", libc::SYS_unlinkat, Files, &[], "WASI files: unlink-file-at, remove-directory-at"),
     row("utimensat", libc::SYS_utimensat, Files, &[], "WASI files: set-times"),
     row("wait4", libc::SYS_wait4, Zygote, &[], "how its children ended"),
