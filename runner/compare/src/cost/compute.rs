@@ -1,4 +1,5 @@
-//! What the guest's own code costs: its processor time, without that of starting and ending it.
+//! What the guest's own code costs: the processor time of its thread, from where its sandbox is made
+//! to its end.
 //!
 //! The floor has no checks in its code, so nothing could end it: only a task that is known to
 //! end has one.
@@ -15,6 +16,8 @@ use wrun::measure::sys;
 
 /// How long the runs of one round may take.
 const TIME: Duration = Duration::from_millis(100);
+/// A task that runs for less hardly computes.
+const TELLING: Duration = Duration::from_millis(1);
 /// The runs of one round, at most.
 const RUNS: u32 = 100;
 
@@ -22,6 +25,13 @@ pub(super) fn compute(job: &mut Job<'_, '_>) -> Rows {
     let comparison = job.bench.comparison;
     let count = job.fit(TIME, RUNS);
     let bare = job.unchecked()?;
+    if job.run < TELLING {
+        job.note(
+            "compute: the task runs for less than a millisecond, so this says more about how its \
+             memory is made than about its code"
+                .to_owned(),
+        );
+    }
     let mut rows = Vec::new();
     for policy in [
         Policy::Instance,
