@@ -9,7 +9,7 @@ use crate::support::{
     runner, settled, status_kib, still_works, wat,
 };
 use std::time::{Duration, Instant};
-use wrun::{Crash, Killer, Limit, Limits, Mode, Outcome, Runner, Task, TaskHandle};
+use wrun::{Crash, Killer, Limit, Limits, Mode, Outcome, ProcessOptions, Runner, Task, TaskHandle};
 
 // --- many small tasks -----------------------------------------------------
 
@@ -138,6 +138,45 @@ fn ten_thousand_tasks_wait_at_once() {
 
 fn kill_process(pid: i32) {
     signal_below(pid, rustix::process::Signal::KILL);
+}
+
+/// The stack and the memory of such a guest end with its worker, or with its task on a thread.
+#[test]
+fn guests_that_compute_at_their_deadline_leave_nothing() {
+    alone(
+        "leaks::guests_that_compute_at_their_deadline_leave_nothing",
+        || {
+            for (mode, reuse) in [(Mode::Thread, 1), (Mode::Process, 1), (Mode::Process, 100)] {
+                let before = Census::after_a_first_runner(mode);
+                let options = ProcessOptions::default().reuse(reuse);
+                let runner = builder(mode).process(options).build().unwrap();
+                let spins = guest(&runner, "hostile/endless-loop-run.wat");
+                let end_some = || {
+                    for _ in 0..12 {
+                        let handles: Vec<_> = (0..8)
+                            .map(|_| {
+                                let limits = Limits::default().timeout(Duration::from_millis(100));
+                                let task = Task::new(&spins).limits(limits);
+                                runner.blocking_submit(task).unwrap()
+                            })
+                            .collect();
+                        for mut handle in handles {
+                            let outcome = handle.blocking_report().unwrap().outcome;
+                            assert_eq!(outcome, Outcome::LimitExceeded(Limit::Deadline), "{mode}");
+                        }
+                    }
+                };
+                end_some();
+                let rss = status_kib("VmRSS");
+                end_some();
+                let grown = status_kib("VmRSS").saturating_sub(rss);
+                assert!(grown < 32 << 10, "{mode}, {reuse}: {grown} KiB more");
+                still_works(&runner);
+                drop((runner, spins));
+                assert_nothing_left(&before, "guests that computed");
+            }
+        },
+    );
 }
 
 #[test]

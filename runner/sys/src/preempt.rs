@@ -50,10 +50,8 @@ enum Left {
     Preempted,
 }
 
-/// The stack of this thread, with what is running on it.
-struct Lane {
-    coroutine: Coroutine<Work, Left, ()>,
-}
+/// The stack of a thread, with what is running on it.
+type Lane = Coroutine<Work, Left, ()>;
 
 /// What the signal's handler reads and writes. Its accesses are relaxed: it runs on the
 /// thread that it interrupts.
@@ -204,7 +202,7 @@ fn lane() -> io::Result<*mut Lane> {
                 work = yielder.suspend(Left::Polled);
             }
         });
-        lane = Box::into_raw(Box::new(Lane { coroutine }));
+        lane = Box::into_raw(Box::new(coroutine));
         LANE.set(lane);
     }
     Ok(lane)
@@ -325,7 +323,7 @@ impl<F: Future> Future for Preemptible<F> {
         };
         // SAFETY: the lane is never freed, belongs to this thread, and is not being resumed:
         // `POLLED` is this future since it was null.
-        let left = unsafe { (*self.lane).coroutine.resume(work) };
+        let left = unsafe { (*self.lane).resume(work) };
         match left {
             CoroutineResult::Yield(Left::Preempted) => {
                 self.inside = true;
