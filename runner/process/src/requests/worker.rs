@@ -33,6 +33,10 @@ pub(crate) enum Outgoing {
     Request(ServiceRequest, oneshot::Sender<ServiceResponse>),
     Notify(Notification),
     /// An HTTP request.
+    #[cfg_attr(
+        not(feature = "http"),
+        expect(dead_code, reason = "without HTTP no guest sends any")
+    )]
     Fetch(Box<Unsent>),
     /// A wait for a lock was given up.
     Withdraw,

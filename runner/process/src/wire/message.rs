@@ -205,10 +205,6 @@ pub enum WorkerSays {
     /// The response to the HTTP request of the order, all but its body.
     HttpHead(ResponseHead),
     /// An HTTP request that the guest sends, all but its body.
-    #[cfg_attr(
-        not(feature = "http"),
-        expect(dead_code, reason = "it keeps the numbers of those behind it")
-    )]
     Fetch {
         exchange: ExchangeId,
         head: FetchHead,
