@@ -3,7 +3,7 @@
 
 use crate::support::command::{Wrun, scratch};
 use crate::support::manifest::{files, grants, guests, manifest, text, title};
-use crate::support::{MODES, Schema, tool};
+use crate::support::{Schema, WAYS, tool};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -11,6 +11,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use wrun::{Mode, Preemption};
 
 /// What may differ between the modes, and why. Everything else must be equal,
 /// but for [`without_innermost_offset`]. Each entry is a JSON pointer into the
@@ -221,18 +222,25 @@ struct Seen {
 
 fn problems(case: &Value, guest: &Path) -> Vec<String> {
     let mut wrong = Vec::new();
-    let [thread, process] = MODES.map(|mode| {
-        let seen = run(case, guest, mode);
+    let [epoch, signal, process] = WAYS.map(|(mode, preemption)| {
+        let seen = run(case, guest, mode, preemption);
         wrong.extend(
             against_expectation(case, &seen)
                 .into_iter()
-                .map(|what| format!("{mode}: {what}")),
+                .map(|what| format!("{mode}, {preemption}: {what}")),
         );
         seen
     });
+    compare("thread", &epoch, &process, &mut wrong);
+    compare("thread preempted by signals", &signal, &process, &mut wrong);
+    wrong
+}
+
+/// Notes what a thread and a process made of a case that should be the same.
+fn compare(name: &str, thread: &Seen, process: &Seen, wrong: &mut Vec<String>) {
     let differ = |what: &str, thread: &dyn std::fmt::Debug, process: &dyn std::fmt::Debug| {
         format!(
-            "the modes differ in {what}: thread {}, process {}",
+            "the modes differ in {what}: {name} {}, process {}",
             shortened(&format!("{thread:?}")),
             shortened(&format!("{process:?}"))
         )
@@ -262,13 +270,13 @@ fn problems(case: &Value, guest: &Path) -> Vec<String> {
     if one != other {
         wrong.push(differ("the report", &one, &other));
     }
-    wrong
 }
 
-fn run(case: &Value, guest: &Path, mode: &str) -> Seen {
+fn run(case: &Value, guest: &Path, mode: Mode, preemption: Preemption) -> Seen {
     let scratch = scratch();
     let report = scratch.path().join("report.json");
-    let mut wrun = Wrun::mode(mode).arg("--report").arg(&report);
+    let mut wrun = Wrun::new().args(["--mode", mode.name(), "--preempt", preemption.name()]);
+    wrun = wrun.arg("--report").arg(&report);
     let limits = &case["limits"];
     if let Some(timeout) = limits["timeout_ms"].as_u64() {
         wrun = wrun.arg(format!("--timeout={timeout}ms"));

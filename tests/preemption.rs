@@ -2,7 +2,7 @@
 //! did until then is in its report: in both modes, also of code that checks nothing.
 
 use crate::support::command::{Wrun, scratch, write};
-use crate::support::{BOTH, MODES, begun_printing, builder, still_works, wat};
+use crate::support::{WAYS, begun_printing, builder, still_works, wat};
 use rustix::process::Signal;
 use std::time::{Duration, Instant};
 use wrun::{ErrorKind, Limit, Limits, Mode, Outcome, ProcessOptions, Report, Runner, Task};
@@ -110,8 +110,9 @@ const SOON: Duration = Duration::from_secs(60);
 
 #[test]
 fn a_deadline_ends_a_guest_wherever_it_is() {
-    for mode in BOTH {
-        let runner = builder(mode).build().unwrap();
+    for (mode, preemption) in WAYS {
+        let runner = builder(mode).preemption(preemption).build().unwrap();
+        let mode = format!("{mode}, {preemption}");
         for (name, fields, does) in PLACES {
             let artifact = wat(&runner, name, &guest(fields, does));
             let run = || {
@@ -141,8 +142,9 @@ fn a_deadline_ends_a_guest_wherever_it_is() {
 
 #[test]
 fn a_kill_ends_a_guest_wherever_it_is() {
-    for mode in BOTH {
-        let runner = builder(mode).build().unwrap();
+    for (mode, preemption) in WAYS {
+        let runner = builder(mode).preemption(preemption).build().unwrap();
+        let mode = format!("{mode}, {preemption}");
         for (name, fields, does) in PLACES {
             let artifact = wat(&runner, name, &guest(fields, does));
             let (mut handle, _stdout) = begun_printing(&runner, Task::new(&artifact));
@@ -160,12 +162,14 @@ fn a_kill_ends_a_guest_wherever_it_is() {
 fn signals_end_a_command_that_runs_a_loop() {
     let folder = scratch();
     let file = write(folder.path(), "loops.wat", guest("", "(loop (br 0))"));
-    for mode in MODES {
+    for (mode, preempt) in WAYS {
         for (signal, code) in [(Signal::TERM, 143), (Signal::INT, 130)] {
-            let wrun = Wrun::mode(mode).arg(&file).start();
-            wrun.await_task(mode);
+            let wrun = Wrun::new().args(["--mode", mode.name(), "--preempt", preempt.name()]);
+            let wrun = wrun.arg(&file).start();
+            wrun.await_task(mode.name());
             wrun.signal(signal);
-            wrun.end().expect_code(code, &format!("{mode}, {signal:?}"));
+            let what = format!("{mode}, {preempt}, {signal:?}");
+            wrun.end().expect_code(code, &what);
         }
     }
 }
@@ -216,8 +220,9 @@ fn computing_is_not_disturbed() {
         "(call $sums)",
     );
     let mut seen = Vec::new();
-    for mode in BOTH {
-        let runner = builder(mode).max_running(8).build().unwrap();
+    for (mode, preemption) in WAYS {
+        let runner = builder(mode).preemption(preemption).max_running(8);
+        let runner = runner.build().unwrap();
         let artifact = wat(&runner, "sums", &sums);
         let loops = wat(&runner, "loops", &guest("", "(loop (br 0))"));
         let beside = runner.blocking_submit(Task::new(&loops)).unwrap();
@@ -226,15 +231,16 @@ fn computing_is_not_disturbed() {
             .collect();
         for mut handle in tasks {
             let report = handle.blocking_report().unwrap();
-            assert!(report.outcome.is_completed(), "{mode}: {}", report.outcome);
-            seen.push((mode, report.stdout));
+            let what = format!("{mode}, {preemption}: {}", report.outcome);
+            assert!(report.outcome.is_completed(), "{what}");
+            seen.push((what, report.stdout));
         }
         drop(beside);
     }
     let expected = seen[0].1.clone();
     assert_eq!(expected.len(), 5 + 32);
-    for (mode, stdout) in seen {
-        assert_eq!(stdout, expected, "{mode}");
+    for (what, stdout) in seen {
+        assert_eq!(stdout, expected, "{what}");
     }
 }
 

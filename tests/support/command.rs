@@ -120,7 +120,11 @@ impl Wrun {
 
     /// `wrun --mode MODE`.
     pub fn mode(mode: &str) -> Self {
-        Wrun::new().args(["--mode", mode])
+        let preempt = super::preemption();
+        match preempt == wrun::Preemption::default() {
+            true => Wrun::new().args(["--mode", mode]),
+            false => Wrun::new().args(["--mode", mode, "--preempt", preempt.name()]),
+        }
     }
 
     pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {

@@ -26,8 +26,8 @@ pub(crate) use flag::SetOnDrop;
 pub(crate) use paths::{repo, wrun};
 pub(crate) use processes::children;
 pub(crate) use runner::{
-    BOTH, MODES, await_output, await_progress, begun_printing, builder, guest, runner, silent,
-    still_works, wat,
+    BOTH, MODES, WAYS, await_output, await_progress, begun_printing, builder, guest, preemption,
+    runner, silent, still_works, wat,
 };
 pub(crate) use schema::Schema;
 pub(crate) use wait::{eventually, settled, within};

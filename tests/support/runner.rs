@@ -10,10 +10,27 @@ pub(crate) const MODES: [&str; 2] = ["thread", "process"];
 /// Both modes, for tests of the library.
 pub(crate) const BOTH: [wrun::Mode; 2] = [wrun::Mode::Thread, wrun::Mode::Process];
 
+/// Both modes, and in thread mode both ways to preempt a guest.
+pub(crate) const WAYS: [(wrun::Mode, wrun::Preemption); 3] = [
+    (wrun::Mode::Thread, wrun::Preemption::Epoch),
+    (wrun::Mode::Thread, wrun::Preemption::Signal),
+    (wrun::Mode::Process, wrun::Preemption::Epoch),
+];
+
+/// How guests are preempted where a test does not say: `WRUN_TEST_PREEMPT=signal` runs all
+/// tests that way.
+pub(crate) fn preemption() -> wrun::Preemption {
+    match std::env::var("WRUN_TEST_PREEMPT") {
+        Ok(name) => name.parse().expect("epoch or signal"),
+        Err(_) => wrun::Preemption::default(),
+    }
+}
+
 /// A runner's builder, with the worker that was built with these tests.
 pub(crate) fn builder(mode: wrun::Mode) -> wrun::Builder {
     wrun::Runner::builder()
         .mode(mode)
+        .preemption(preemption())
         .process(wrun::ProcessOptions::default().worker(wrun()))
 }
 

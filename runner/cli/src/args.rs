@@ -13,7 +13,7 @@ use http::Request;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use wrun::{Builder, Limits, Mode};
+use wrun::{Builder, Limits, Mode, Preemption};
 use wrun_compare::{Comparison, Fault, Measure};
 
 pub(super) const EXAMPLES: &str = "\
@@ -126,6 +126,12 @@ pub(crate) struct RunArgs {
     /// Where the task runs: `process` or `thread`
     #[arg(long, value_name = "MODE", default_value = "process", value_parser = one_of::<Mode>(&["process", "thread"]))]
     pub(crate) mode: Mode,
+
+    /// How a task that computes is interrupted in thread mode: `epoch` (by checks in its code,
+    /// which slow it down) or `signal` (by SIGURG; a task that computes gets a thread).
+    /// Process mode needs no checks
+    #[arg(long, value_name = "HOW", default_value = "epoch", value_parser = one_of::<Preemption>(&["epoch", "signal"]))]
+    pub(crate) preempt: Preemption,
 
     /// Read the task's input from FILE; `-` is stdin [default: stdin, or no input if stdin
     /// is a terminal and the task is not a command]

@@ -23,6 +23,7 @@ const LAST_OUTPUT: Duration = Duration::from_millis(500);
 pub(super) fn run(args: RunArgs) -> Result<u8, Failure> {
     let builder = Runner::builder()
         .mode(args.mode)
+        .preemption(args.preempt)
         .max_queued(0)
         .max_children(
             args.children

@@ -26,6 +26,7 @@ pub(super) fn serve(args: ServeArgs) -> Result<u8, Failure> {
     }
     let builder = Runner::builder()
         .mode(args.mode)
+        .preemption(args.preempt)
         .max_queued(args.max_queued)
         // The other kind is compiled beside it, where routes differ.
         .metered(args.of_apps().any(|args| args.fuel.is_some()))

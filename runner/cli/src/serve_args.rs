@@ -13,7 +13,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
-use wrun::{Limits, Mode};
+use wrun::{Limits, Mode, Preemption};
 use wrun_serve::{AccessFormat, App, ClientLimits, Pattern};
 
 pub(super) const SERVE_EXAMPLES: &str = "\
@@ -54,6 +54,12 @@ pub(crate) struct ServeArgs {
     /// Where each request runs: `process` or `thread`
     #[arg(long, value_name = "MODE", default_value = "process", value_parser = one_of::<Mode>(&["process", "thread"]))]
     pub(crate) mode: Mode,
+
+    /// How a task that computes is interrupted in thread mode: `epoch` (by checks in its code,
+    /// which slow it down) or `signal` (by SIGURG; a task that computes gets a thread).
+    /// Process mode needs no checks
+    #[arg(long, value_name = "HOW", default_value = "epoch", value_parser = one_of::<Preemption>(&["epoch", "signal"]))]
+    pub(crate) preempt: Preemption,
 
     /// Listen on this address; with port 0 the system chooses one, which is printed; repeat
     /// for more [default: 127.0.0.1:8080, unless there is --unix or a socket of the service

@@ -60,7 +60,8 @@ pub(super) fn error(error: &Error) -> String {
              without --fuel"
         }
         (ErrorKind::ModeMismatch, _) => {
-            "; `wrun compile` makes one for both modes, unless --mode says for which"
+            "; `wrun compile` makes one for both modes, unless --mode says for which, and \
+             --preempt signal runs this one"
         }
         _ => "",
     };

@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use wrun::{
-    Artifact, Cache, Error, ErrorKind, Mode, Outcome, ProcessOptions, Report, Runner, Start, Task,
-    TaskGrant, TaskHandle,
+    Artifact, Cache, Error, ErrorKind, Mode, Outcome, Preemption, ProcessOptions, Report, Runner,
+    Start, Task, TaskGrant, TaskHandle,
     measure::{Spec, WholeRequest, WholeResponse, deadline::Deadline},
 };
 
@@ -113,7 +113,8 @@ impl<'a> Bench<'a> {
     pub(super) fn runner(&self, policy: Policy, cache: Cache) -> Result<Runner, Error> {
         let builder = self.comparison.builder.clone();
         let builder = match policy {
-            Policy::Instance => builder.mode(Mode::Thread),
+            Policy::Instance => builder.mode(Mode::Thread).preemption(Preemption::Epoch),
+            Policy::Signal => builder.mode(Mode::Thread).preemption(Preemption::Signal),
             Policy::Spare => builder.process(ProcessOptions::default().spares(SPARES)),
             Policy::Fork => builder.process(ProcessOptions::default().spares(0)),
             Policy::Exec => builder.process(ProcessOptions::default().spares(0).start(Start::Exec)),

@@ -131,6 +131,8 @@ pub enum Verdict {
 pub enum Policy {
     /// Thread mode: a fresh instance on a thread of the runner.
     Instance,
+    /// The same with code that checks nothing, preempted by a signal.
+    Signal,
     /// Process mode: a fresh process that was forked ahead and waits.
     Spare,
     /// Process mode: a fresh process, forked when the task comes.
@@ -143,8 +145,9 @@ pub enum Policy {
 
 impl Policy {
     /// All of them, in the order of tables.
-    pub const ALL: [Policy; 5] = [
+    pub const ALL: [Policy; 6] = [
         Policy::Instance,
+        Policy::Signal,
         Policy::Spare,
         Policy::Fork,
         Policy::Exec,
@@ -155,6 +158,7 @@ impl Policy {
     pub fn name(self) -> &'static str {
         match self {
             Policy::Instance => "instance",
+            Policy::Signal => "signal",
             Policy::Spare => "spare",
             Policy::Fork => "fork",
             Policy::Exec => "exec",
@@ -165,7 +169,7 @@ impl Policy {
     /// The mode that it belongs to.
     pub fn mode(self) -> Mode {
         match self {
-            Policy::Instance => Mode::Thread,
+            Policy::Instance | Policy::Signal => Mode::Thread,
             _ => Mode::Process,
         }
     }

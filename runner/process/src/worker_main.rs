@@ -161,7 +161,7 @@ fn load(code: File) -> Result<Prepared, ControlSays> {
     let code = Code::from_sealed(code).map_err(|error| refused(&error))?;
     let engine =
         wrun_sandbox::single_threaded_runtime(code.meta.kind()).map_err(|error| refused(&error))?;
-    Prepared::new(&engine, &code).map_err(|error| match error {
+    Prepared::new(&engine, &code, None).map_err(|error| match error {
         PrepareError::Code(error) => ControlSays::Stale(error.to_string()),
         // With the message of thread mode.
         error @ PrepareError::Link(_) => ControlSays::Refused(error.to_string()),

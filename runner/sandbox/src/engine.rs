@@ -50,6 +50,10 @@ pub enum EngineError {
     Epoch(#[source] std::io::Error),
     #[error("cannot handle the timer signal: {0}")]
     Ticks(#[source] std::io::Error),
+    #[error("cannot handle the signal that preempts: {0}")]
+    Interrupts(#[source] std::io::Error),
+    #[error("guests cannot be preempted by a signal: {0}")]
+    NoSignal(&'static str),
 }
 
 impl From<EngineError> for Error {

@@ -1,21 +1,26 @@
 //! The clock that preempts guests: one OS thread that advances every engine's epoch while
-//! any sandbox runs, and sleeps otherwise. In a process that may have no second thread, a
-//! timer signal does it instead.
+//! any sandbox runs, interrupts the threads of guests whose code does not look at it, and sleeps
+//! otherwise. In a process that may have no second thread, a timer signal does it instead.
 //!
 //! Invariant: while a [`Running`] guard exists, epochs advance about every
 //! [`TICK`]. A guard costs two atomic operations unless the thread sleeps, or two
 //! system calls with the timer.
 
+use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::Thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use wasmtime::{Engine, EngineWeak};
 use wrun_sys::Unpoisoned;
+use wrun_sys::preempt::{GuestThread, handle_interrupts, interrupt_from_here};
 use wrun_sys::{self, Process};
 
 /// How long a guest computes before others have their turn.
 pub(crate) const TICK: Duration = Duration::from_millis(5);
+
+/// How soon a thread is interrupted again that the last signal missed, closely.
+const SOON: Duration = Duration::from_micros(200);
 
 /// The thread continues for this many idle ticks, so that a stream of short tasks does not
 /// wake it for each.
@@ -28,10 +33,17 @@ struct Clock {
     running: AtomicUsize,
     asleep: AtomicBool,
     engines: Mutex<Vec<EngineWeak>>,
+    guests: Mutex<Vec<Watched>>,
     thread: OnceLock<Thread>,
     starting: Mutex<()>,
     /// The clock of a fork of this process.
     next: OnceLock<Box<Clock>>,
+}
+
+/// A thread whose guests are interrupted, and the step in which the last tick found it.
+struct Watched {
+    thread: Arc<GuestThread>,
+    step: Option<u64>,
 }
 
 static FIRST: OnceLock<Clock> = OnceLock::new();
@@ -43,6 +55,7 @@ impl Clock {
             running: AtomicUsize::new(0),
             asleep: AtomicBool::new(false),
             engines: Mutex::new(Vec::new()),
+            guests: Mutex::new(Vec::new()),
             thread: OnceLock::new(),
             starting: Mutex::new(()),
             next: OnceLock::new(),
@@ -76,30 +89,67 @@ pub(crate) fn register(engine: &Engine) -> std::io::Result<()> {
     Ok(())
 }
 
+thread_local! {
+    static THREAD: RefCell<Option<(Process, Arc<GuestThread>)>> = const { RefCell::new(None) };
+}
+
+/// This thread, interrupted from now on.
+fn this_thread(clock: &Clock) -> Arc<GuestThread> {
+    THREAD.with_borrow_mut(|slot| match slot {
+        Some((process, thread)) if process.is_current() => thread.clone(),
+        _ => {
+            let thread = GuestThread::current();
+            *slot = Some((Process::current(), thread.clone()));
+            clock.guests.lock().unpoisoned().push(Watched {
+                thread: thread.clone(),
+                step: None,
+            });
+            thread
+        }
+    })
+}
+
 /// A guest is running on this thread: its traps arrive as signals.
-pub(crate) struct Running(Option<&'static Clock>);
+pub(crate) struct Running {
+    clock: Option<&'static Clock>,
+    thread: Option<Arc<GuestThread>>,
+}
 
 impl Running {
-    pub(crate) fn new() -> Self {
+    /// `signals`: its code does not check the epoch, so the clock interrupts its thread.
+    pub(crate) fn new(signals: bool) -> Self {
         if wrun_sys::has_ticks() {
             wrun_sys::start_ticks(TICK);
-            return Running(None);
+            return Running {
+                clock: None,
+                thread: None,
+            };
         }
         wrun_sys::unblock_traps();
         let clock = Clock::current();
+        let thread = signals.then(|| this_thread(clock));
+        if let Some(thread) = &thread {
+            thread.begin_or_end();
+        }
         clock.running.fetch_add(1, Ordering::SeqCst);
         if clock.asleep.load(Ordering::SeqCst)
             && let Some(thread) = clock.thread.get()
         {
             thread.unpark();
         }
-        Running(Some(clock))
+        Running {
+            clock: Some(clock),
+            thread,
+        }
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        match self.0 {
+        if let Some(thread) = &self.thread {
+            thread.begin_or_end();
+        }
+        match self.clock {
             Some(clock) => {
                 clock.running.fetch_sub(1, Ordering::SeqCst);
             }
@@ -115,6 +165,7 @@ pub(crate) fn signals() -> bool {
 }
 
 fn tick(clock: &Clock) {
+    interrupt_from_here();
     let mut idle = 0;
     loop {
         if clock.running.load(Ordering::SeqCst) > 0 {
@@ -132,10 +183,56 @@ fn tick(clock: &Clock) {
             clock.asleep.store(false, Ordering::SeqCst);
             idle = 0;
         }
-        std::thread::sleep(TICK);
+        pause(clock);
         let engines = clock.engines.lock().unpoisoned();
         for engine in engines.iter().filter_map(EngineWeak::upgrade) {
             engine.increment_epoch();
         }
+        drop(engines);
+        interrupt(clock, |guest| {
+            let step = guest.thread.step();
+            let long = step.is_some() && step == guest.step;
+            guest.step = step;
+            long
+        });
+    }
+}
+
+/// Waits for the next tick, and interrupts meanwhile what the last one missed.
+fn pause(clock: &Clock) {
+    let end = Instant::now() + TICK;
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return;
+        }
+        std::thread::park_timeout(left);
+        if end <= Instant::now() {
+            return;
+        }
+        // Woken by a handler.
+        std::thread::sleep(SOON);
+        interrupt(clock, |guest| guest.thread.was_missed());
+    }
+}
+
+/// Interrupts the threads of which `wanted` says so, and forgets those that have ended.
+fn interrupt(clock: &Clock, mut wanted: impl FnMut(&mut Watched) -> bool) {
+    let mut guests = clock.guests.lock().unpoisoned();
+    if guests.is_empty() {
+        return;
+    }
+    guests.retain(|guest| Arc::strong_count(&guest.thread) > 1);
+    let mut handled = false;
+    for guest in guests.iter_mut() {
+        if !wanted(guest) {
+            continue;
+        }
+        if !handled {
+            // It was installed when the runner was made; nothing more can be done here.
+            let _ = handle_interrupts();
+            handled = true;
+        }
+        guest.thread.interrupt();
     }
 }

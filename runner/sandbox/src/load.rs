@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 use wrun_sys::Process;
 use wrun_types::compile_budget::CompileBudget;
-use wrun_types::config::{Config, Mode};
+use wrun_types::config::{Config, Mode, Preemption};
 use wrun_types::error::Error;
 
 /// Loads and compiles for one runner.
@@ -53,7 +53,7 @@ impl Loader {
             no_cache,
             max_module_size: config.max_module_size,
             metered: config.metered,
-            epochs: config.code_for == Mode::Thread,
+            epochs: config.code_for == Mode::Thread && config.preemption == Preemption::Epoch,
             budget: config.compile_budget,
             compiler,
             closed: AtomicBool::new(false),

@@ -22,6 +22,7 @@ use super::run_result::{MAX_FAILURE, MAX_MESSAGE, RunResult, truncate};
 use super::sink::{OutputExceeded, Sink};
 use super::source::{Shape, one_line};
 use super::standard::Streams;
+use super::steps;
 use super::trapped::{is_the_systems, outcome_of};
 use super::warm_instance::{self, Guest, WarmInstance};
 use crate::deadline::{Deadline, until};
@@ -33,12 +34,12 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
-use wasmtime::{CallHook, Engine, InstancePre, Store};
+use wasmtime::{Engine, InstancePre, Store};
 use wasmtime_wasi::I32Exit;
 use wasmtime_wasi::p2::bindings::CommandPre;
 #[cfg(feature = "http")]
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
-use wrun_sys::preempt::{self, GuestCode, Preemptible};
+use wrun_sys::preempt::{self, GuestCode, TrapSite};
 use wrun_sys::{shortage, thread_cpu};
 use wrun_types::error::{Error, ErrorKind};
 use wrun_types::limits::{Limit, Limits};
@@ -87,8 +88,13 @@ impl From<PrepareError> for Error {
 }
 
 impl Prepared {
-    /// Links `code` on `engine`.
-    pub fn new(engine: &Engine, code: &Code) -> Result<Self, PrepareError> {
+    /// Links `code` on `engine`. Code without checks runs beside other tasks of its process only
+    /// with a `trap_site`.
+    pub fn new(
+        engine: &Engine,
+        code: &Code,
+        trap_site: Option<&TrapSite>,
+    ) -> Result<Self, PrepareError> {
         let link = |error: wasmtime::Error| PrepareError::Link(one_line(&format!("{error:#}")));
         let shape = code.meta.shape;
         let (memories, guest_code);
@@ -96,7 +102,10 @@ impl Prepared {
             Shape::CommandModule => {
                 let module = code.module(engine).map_err(PrepareError::Code)?;
                 memories = Some(module.resources_required().num_memories);
-                guest_code = GuestCode::of_module(&module);
+                guest_code = match trap_site {
+                    Some(site) => GuestCode::of_module_with(&module, site),
+                    None => GuestCode::of_module(&module),
+                };
                 let fits = module
                     .get_export("_start")
                     .and_then(|start| start.func().cloned())
@@ -118,7 +127,10 @@ impl Prepared {
             | Shape::HttpComponent => {
                 let component = code.component(engine).map_err(PrepareError::Code)?;
                 memories = component.resources_required().map(|it| it.num_memories);
-                guest_code = GuestCode::of_component(&component);
+                guest_code = match trap_site {
+                    Some(site) => GuestCode::of_component_with(&component, site),
+                    None => GuestCode::of_component(&component),
+                };
                 let linker = linker::component(engine, &component, code.meta.regions);
                 let pre = linker.and_then(|linker| linker.instantiate_pre(&component));
                 let pre = pre.map_err(link)?;
@@ -154,6 +166,12 @@ impl Prepared {
 
     pub fn shape(&self) -> Shape {
         self.shape
+    }
+
+    /// Whether a poll of a run that shares its thread lasts as long as the guest computes, because
+    /// its code checks nothing.
+    pub fn keeps_its_thread(&self) -> bool {
+        !self.kind.checks.epochs
     }
 
     /// Whether it can observe cancellation.
@@ -302,22 +320,16 @@ async fn run_once(prepared: &Prepared, run: Run<'_>) -> Result<RunResult, RunErr
         .host_call(prepared.shape, captured, prepared.regions);
     store.set_hostcall_fuel(usize::try_from(budget).unwrap_or(usize::MAX));
     match run.thread {
-        OnThread::Shared => {
+        OnThread::Shared if !prepared.keeps_its_thread() => {
             store.set_epoch_deadline(1);
             store.epoch_deadline_async_yield_and_update(1);
         }
+        OnThread::Shared => steps::note_sides(&mut store),
         OnThread::WarmUp => warm_instance::keep_out(&mut store),
         OnThread::Own | OnThread::OwnAndLast => {
             // No epoch passes here.
             store.set_epoch_deadline(1);
-            store.call_hook(|_, hook| {
-                match hook {
-                    CallHook::CallingHost | CallHook::ReturningFromWasm => preempt::in_host(),
-                    CallHook::CallingWasm => preempt::in_guest(),
-                    CallHook::ReturningFromHost => preempt::point(),
-                }
-                Ok(())
-            });
+            steps::note_sides(&mut store);
         }
     }
 
@@ -358,18 +370,25 @@ async fn run_once(prepared: &Prepared, run: Run<'_>) -> Result<RunResult, RunErr
             &mut handling,
             &started,
         );
+        let code = prepared.guest_code.clone();
+        let signals = run.thread == OnThread::Shared && prepared.keeps_its_thread();
+        let must_end = || match (&run.kill, deadline, &over) {
+            (kill, _, _) if kill.is_cancelled() => Some(Ended::Killed),
+            (_, Some(deadline), _) if deadline.has_passed() => Some(Ended::Limit(Limit::Deadline)),
+            (_, _, over) => over.as_ref().and_then(Over::limit).map(Ended::Limit),
+        };
         let call = match run.thread {
-            OnThread::Shared | OnThread::WarmUp => Either::Left(call),
+            OnThread::Shared if signals => Either::Left(steps::staying(call, code, must_end)),
+            OnThread::Shared | OnThread::WarmUp => Either::Right(Either::Left(call)),
             OnThread::Own | OnThread::OwnAndLast => {
-                let preemptible = Preemptible::new(call, prepared.guest_code.clone());
-                Either::Right(preemptible.map_err(|error| sandbox(error.into()))?)
+                Either::Right(Either::Right(steps::giving_way(call, code)))
             }
         };
         let mut call = std::pin::pin!(call);
         // CPU time of the threads that poll the guest, while they do, without that of reading
         // its input before it starts.
         let call = std::future::poll_fn(|cx| {
-            let _running = epoch::Running::new();
+            let _running = epoch::Running::new(signals);
             let before = started.get().map(|_| thread_cpu());
             let polled = call.as_mut().poll(cx);
             let before = before.or(started.get().map(|started| started.cpu));
@@ -443,7 +462,7 @@ struct Started {
 }
 
 /// How the call, or the wait for it, ended.
-enum Ended {
+pub(super) enum Ended {
     Done(Outcome),
     Limit(Limit),
     Killed,

@@ -52,6 +52,53 @@ impl FromStr for Mode {
     }
 }
 
+/// How threads that tasks share get away from a guest that computes. Only for thread mode; a
+/// process of its own is always interrupted by a signal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Preemption {
+    /// By checks in the guest's code: 1.1 to 2 times the processor time, and tasks take turns of
+    /// 5 ms on a fixed number of threads.
+    #[default]
+    Epoch,
+    /// By a signal (`SIGURG`) to the thread: no checks, and a guest that computes for more than
+    /// 5 ms has a thread for itself until it waits or ends, so that the kernel shares the
+    /// processors.
+    Signal,
+}
+
+impl Preemption {
+    /// `epoch` or `signal`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Preemption::Epoch => "epoch",
+            Preemption::Signal => "signal",
+        }
+    }
+}
+
+impl fmt::Display for Preemption {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Preemption {
+    type Err = UnknownName;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        match name {
+            "epoch" => Ok(Preemption::Epoch),
+            "signal" => Ok(Preemption::Signal),
+            _ => Err(UnknownName {
+                what: "preemption",
+                name: name.to_owned(),
+                expected: "\"epoch\" or \"signal\"",
+            }),
+        }
+    }
+}
+
 /// Whether the kernel's walls around a worker are required. Only for process mode; threads
 /// have no such walls.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -147,7 +194,7 @@ impl FromStr for Start {
     }
 }
 
-/// A text that is not the name of a [`Mode`], [`Jail`] or [`Start`].
+/// A text that is not the name of a [`Mode`], [`Preemption`], [`Jail`] or [`Start`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("unknown {what} {name:?}: expected {expected}")]
 pub struct UnknownName {
@@ -177,6 +224,8 @@ pub enum Cache {
 pub struct Config {
     #[doc(hidden)]
     pub mode: Mode,
+    #[doc(hidden)]
+    pub preemption: Preemption,
     #[doc(hidden)]
     pub cache: Cache,
     /// Maximum of tasks that run at the same time.

@@ -37,7 +37,8 @@ pub enum ErrorKind {
     /// `Builder::metered` decides when it is compiled.
     FuelMismatch,
     /// The artifact of `Runner::compile` was made by a runner of process mode, and its code
-    /// does not let other tasks have its thread: a runner of thread mode does not accept it.
+    /// does not let other tasks have its thread: a runner of thread mode accepts it only with
+    /// `Preemption::Signal`.
     ModeMismatch,
     /// The task's settings, or the arguments of a call, are not valid: a grant for a
     /// directory that does not exist, an argument with a NUL byte, a lock without a name.

@@ -5,7 +5,7 @@ use crate::runner::Runner;
 use std::path::PathBuf;
 use std::time::Duration;
 use wrun_types::compile_budget::CompileBudget;
-use wrun_types::config::{Cache, Config, Jail, Mode};
+use wrun_types::config::{Cache, Config, Jail, Mode, Preemption};
 use wrun_types::error::{Error, ErrorKind};
 
 /// Settings of a [`Runner`]; see [`Runner::builder`].
@@ -13,6 +13,7 @@ use wrun_types::error::{Error, ErrorKind};
 #[must_use = "a builder does nothing until build is called"]
 pub struct Builder {
     mode: Mode,
+    preemption: Preemption,
     cache: Cache,
     max_running: Option<usize>,
     max_queued: usize,
@@ -40,6 +41,7 @@ impl Default for Builder {
     fn default() -> Self {
         Builder {
             mode: Mode::default(),
+            preemption: Preemption::default(),
             cache: Cache::Off,
             max_running: None,
             max_queued: 1024,
@@ -79,6 +81,19 @@ impl Builder {
     /// have half of it, so that they cannot use up those of the runner.
     pub fn mode(mut self, mode: Mode) -> Self {
         self.mode = mode;
+        self
+    }
+
+    /// How thread mode gets away from a guest that computes. Default: [`Preemption::Epoch`].
+    /// Process mode does not use it: there no guest's code has checks.
+    ///
+    /// With [`Preemption::Signal`] this program handles `SIGURG`. A handler that it has for
+    /// that signal is called for all others than the runner's. Calls of host functions that
+    /// wait in the kernel can be interrupted (`EINTR`). The runner starts a thread for each
+    /// guest that computes at the same time, at most [`Builder::max_running`] and
+    /// [`Builder::max_children`], which ends 10 s after it was last needed.
+    pub fn preemption(mut self, preemption: Preemption) -> Self {
+        self.preemption = preemption;
         self
     }
 
@@ -270,6 +285,7 @@ impl Builder {
         });
         let config = Config {
             mode: self.mode,
+            preemption: self.preemption,
             cache: self.cache,
             max_running,
             max_queued: self.max_queued.min(1 << 24),

@@ -481,7 +481,7 @@ pub use wrun_sandbox::{Artifact, Compiled, Grant, Inspection, Progress, Shape, i
 #[doc(inline)]
 pub use wrun_sys::shortage::hint as limit_hint;
 #[doc(inline)]
-pub use wrun_types::config::{Cache, Jail, Mode, Start, UnknownName};
+pub use wrun_types::config::{Cache, Jail, Mode, Preemption, Start, UnknownName};
 #[doc(inline)]
 pub use wrun_types::error::{Error, ErrorKind};
 #[doc(inline)]

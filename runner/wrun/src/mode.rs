@@ -41,7 +41,12 @@ pub(crate) fn executor(loader: Arc<Loader>, config: &Config) -> Result<Arc<dyn E
         Mode::Thread => {
             let ledger = Arc::new(Ledger::new(config.region_memory, false));
             let slots = config.max_running + config.max_children;
-            Ok(Arc::new(ThreadExecutor::new(loader, slots, ledger)))
+            Ok(Arc::new(ThreadExecutor::new(
+                loader,
+                slots,
+                config.preemption,
+                ledger,
+            )?))
         }
         #[cfg(feature = "process")]
         Mode::Process => Ok(Arc::new(ProcessExecutor::new(loader, config)?)),

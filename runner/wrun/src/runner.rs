@@ -23,7 +23,7 @@ use wrun_sandbox::turn;
 use wrun_sys::Unpoisoned;
 use wrun_sys::shortage;
 use wrun_sys::{self, NoPipeSignal};
-use wrun_types::config::{Config, Mode};
+use wrun_types::config::{Config, Mode, Preemption};
 use wrun_types::error::{Error, ErrorKind};
 use wrun_types::report::Report;
 
@@ -37,6 +37,11 @@ const THREADS_WAIT: Duration = Duration::from_millis(100);
 const OTHER_THREADS: usize = 7;
 /// How long the first thread for blocking calls may take to start.
 const THREADS_START: Duration = Duration::from_secs(10);
+
+/// Threads for blocking calls, at most: tokio's default.
+const BLOCKING_THREADS: usize = 512;
+/// How long a thread waits for the next guest that computes, or the next blocking call.
+const THREADS_IDLE: Duration = Duration::from_secs(10);
 
 /// Runs tasks, in one mode; see the [crate's tour](crate).
 ///
@@ -55,7 +60,10 @@ pub struct Runner {
 /// The threads of a runner: as many as configured or as the system allows, and one for
 /// blocking calls. With that one, tokio queues blocking calls if no further threads are
 /// available; without it, tokio panics.
-fn runtime(wanted: usize, quiet_pipes: bool) -> Result<Runtime, Error> {
+///
+/// `computing` is the number of guests that may need a thread for themselves: none, unless
+/// guests are preempted by a signal.
+fn runtime(wanted: usize, computing: usize, quiet_pipes: bool) -> Result<Runtime, Error> {
     let refused = |error: io::Error| {
         let hint = shortage::hint(&error);
         Error::new(
@@ -74,7 +82,11 @@ fn runtime(wanted: usize, quiet_pipes: bool) -> Result<Runtime, Error> {
         .event_interval(turn::EVENT_INTERVAL)
         .thread_name("wrun")
         .thread_stack_size(wrun_sys::stack_size())
-        .thread_keep_alive(Duration::MAX)
+        .max_blocking_threads(BLOCKING_THREADS.saturating_add(computing))
+        .thread_keep_alive(match computing {
+            0 => Duration::MAX,
+            _ => THREADS_IDLE,
+        })
         .on_thread_start(move || {
             if quiet_pipes {
                 NoPipeSignal::forever();
@@ -102,6 +114,12 @@ impl Runner {
     pub(crate) fn new(config: Config) -> Result<Self, Error> {
         wrun_sys::survive_file_size_signal();
         let quiet_pipes = wrun_sys::dies_of_broken_pipes();
+        let computing = match (config.mode, config.preemption) {
+            (Mode::Thread, Preemption::Signal) => {
+                config.max_running.saturating_add(config.max_children)
+            }
+            _ => 0,
+        };
         let threads =
             shortage::room_for_threads(config.worker_threads, OTHER_THREADS).map_err(|error| {
                 let hint = shortage::hint(&error);
@@ -114,7 +132,7 @@ impl Runner {
         let core = Arc::new(Core::new(config)?);
         Ok(Runner {
             core,
-            runtime: Some(runtime(threads, quiet_pipes)?),
+            runtime: Some(runtime(threads, computing, quiet_pipes)?),
             quiet_pipes,
         })
     }
@@ -265,7 +283,9 @@ impl Runner {
 
     /// [`Runner::compile`] for one mode. A runner of process mode also runs code for thread
     /// mode, which takes more processor time; a runner of thread mode refuses the other with
-    /// [`ErrorKind::ModeMismatch`].
+    /// [`ErrorKind::ModeMismatch`], unless it preempts by signals ([`Builder::preemption`]).
+    ///
+    /// [`Builder::preemption`]: crate::Builder::preemption
     ///
     /// # Errors
     ///

@@ -1,5 +1,5 @@
-//! The processor time of the guest's own code, in both modes, over the same task in bare wasmtime
-//! without checks in its code.
+//! The processor time of the guest's own code, in both modes and with both ways to preempt it, over
+//! the same task in bare wasmtime without checks in its code.
 
 use crate::measure::Bench;
 use crate::{bare, guest};
@@ -7,12 +7,12 @@ use anyhow::{Context, ensure};
 use bytes::Bytes;
 use std::time::Duration;
 use wrun::measure::{self, Allocation, sys};
-use wrun::{Artifact, Limits, Mode, Outcome, ProcessOptions, Runner, Task};
+use wrun::{Artifact, Limits, Mode, Outcome, Preemption, ProcessOptions, Runner, Task};
 
 /// A guest with something to do.
 struct Work {
-    /// In process mode, and in thread mode.
-    rows: [&'static str; 2],
+    /// In process mode; and in thread mode, preempted by epochs and by signals.
+    rows: [&'static str; 3],
     file: &'static str,
     args: &'static [&'static str],
     input: fn() -> anyhow::Result<Vec<u8>>,
@@ -23,25 +23,41 @@ const ROUNDS: usize = 24;
 
 const WORK: [Work; 9] = [
     Work {
-        rows: ["compute mandelbrot, process", "compute mandelbrot, thread"],
+        rows: [
+            "compute mandelbrot, process",
+            "compute mandelbrot, thread",
+            "compute mandelbrot, thread, signal",
+        ],
         file: "mandelbrot/mandelbrot.wasm",
         args: &[],
         input: || Ok(b"512 512 500".to_vec()),
     },
     Work {
-        rows: ["compute digest, process", "compute digest, thread"],
+        rows: [
+            "compute digest, process",
+            "compute digest, thread",
+            "compute digest, thread, signal",
+        ],
         file: "digest/digest.wasm",
         args: &[],
         input: || repeated("inputs/article.md", 8 << 20),
     },
     Work {
-        rows: ["compute gzip, process", "compute gzip, thread"],
+        rows: [
+            "compute gzip, process",
+            "compute gzip, thread",
+            "compute gzip, thread, signal",
+        ],
         file: "gzip/gzip.wasm",
         args: &[],
         input: || repeated("inputs/article.md", 2 << 20),
     },
     Work {
-        rows: ["compute csv-stats, process", "compute csv-stats, thread"],
+        rows: [
+            "compute csv-stats, process",
+            "compute csv-stats, thread",
+            "compute csv-stats, thread, signal",
+        ],
         file: "csv-stats/csv-stats.wasm",
         args: &["region", "amount"],
         input: rows,
@@ -50,31 +66,48 @@ const WORK: [Work; 9] = [
         rows: [
             "compute image-filter, process",
             "compute image-filter, thread",
+            "compute image-filter, thread, signal",
         ],
         file: "image-filter/image-filter.wasm",
         args: &[],
         input: || repeated("inputs/sunset.png", 1),
     },
     Work {
-        rows: ["compute wordcount, process", "compute wordcount, thread"],
+        rows: [
+            "compute wordcount, process",
+            "compute wordcount, thread",
+            "compute wordcount, thread, signal",
+        ],
         file: "wordcount/wordcount.wasm",
         args: &[],
         input: || repeated("inputs/article.md", 8 << 20),
     },
     Work {
-        rows: ["compute markdown, process", "compute markdown, thread"],
+        rows: [
+            "compute markdown, process",
+            "compute markdown, thread",
+            "compute markdown, thread, signal",
+        ],
         file: "markdown/markdown.wasm",
         args: &[],
         input: || repeated("inputs/article.md", 2 << 20),
     },
     Work {
-        rows: ["compute python, process", "compute python, thread"],
+        rows: [
+            "compute python, process",
+            "compute python, thread",
+            "compute python, thread, signal",
+        ],
         file: "../target/guests/primes.wasm",
         args: &[],
         input: || Ok(b"20000".to_vec()),
     },
     Work {
-        rows: ["compute javascript, process", "compute javascript, thread"],
+        rows: [
+            "compute javascript, process",
+            "compute javascript, thread",
+            "compute javascript, thread, signal",
+        ],
         file: "../target/guests/template.wasm",
         args: &[],
         input: || repeated("inputs/letter.json", 1),
@@ -104,6 +137,11 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
         .process(ProcessOptions::default().worker(crate::wrun_program()))
         .build()?;
     let thread = Runner::builder().mode(Mode::Thread).build()?;
+    let signal = Runner::builder()
+        .mode(Mode::Thread)
+        .preemption(Preemption::Signal)
+        .build()?;
+    let runners = [&process, &thread, &signal];
     for work in &WORK {
         let file = guest(work.file);
         if !file.exists() {
@@ -122,7 +160,7 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
         let floor = measure::Bare::new(&engine, &code)?;
         let spec = measure::spec(task(&artifact));
         let runtime = bare::runtime()?;
-        for (name, runner) in work.rows.into_iter().zip([&process, &thread]) {
+        for (name, runner) in work.rows.into_iter().zip(runners) {
             let artifact = runner.blocking_load(&file)?;
             bench.row(
                 name,

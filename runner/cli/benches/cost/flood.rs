@@ -8,7 +8,9 @@ use crate::measure::Bench;
 use crate::{SMALL, guest, wrun_program};
 use anyhow::{Context, ensure};
 use std::time::{Duration, Instant};
-use wrun::{Artifact, Limits, Mode, ProcessOptions, Runner, Stdio, Task, TaskGrant, TaskHandle};
+use wrun::{
+    Artifact, Limits, Mode, Preemption, ProcessOptions, Runner, Stdio, Task, TaskGrant, TaskHandle,
+};
 use wrun_compare::measure::Sorted;
 
 /// Small tasks of a round.
@@ -52,25 +54,57 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
             name,
             "p99 beside tasks that compute",
             5,
-            &mut || beside(&runner, &flood, &compute, &echo),
-            &mut || beside(&runner, &compute, &compute, &echo),
+            &mut || beside(&runner, FLOODERS, &flood, &compute, &echo),
+            &mut || beside(&runner, FLOODERS, &compute, &compute, &echo),
         )?;
     }
     Ok(())
+}
+
+/// A small task beside twice as many tasks that compute as there are processors: preempted by
+/// signals, over epochs.
+pub(crate) fn measure_computing(bench: &mut Bench) -> anyhow::Result<()> {
+    let name = "small task beside computing, thread, signal";
+    if !bench.wants(name) {
+        return Ok(());
+    }
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let made = |preemption| -> anyhow::Result<_> {
+        let runner = Runner::builder()
+            .mode(Mode::Thread)
+            .preemption(preemption)
+            .max_running(2 * cores + 1)
+            .build()?;
+        let compute = runner.blocking_load(guest("hostile/endless-loop-run.wat"))?;
+        let echo = runner.blocking_load(guest("echo/echo.wat"))?;
+        Ok((runner, compute, echo))
+    };
+    let (signal, epoch) = (made(Preemption::Signal)?, made(Preemption::Epoch)?);
+    let p99 = |(runner, compute, echo): &(Runner, Artifact, Artifact)| {
+        beside(runner, 2 * cores, compute, compute, echo)
+    };
+    bench.row(
+        name,
+        "p99, preempted by epochs",
+        9,
+        &mut || p99(&signal),
+        &mut || p99(&epoch),
+    )
 }
 
 fn folder() -> std::path::PathBuf {
     std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/cost/floods")
 }
 
-/// The 99th percentile of small tasks beside four of another kind.
+/// The 99th percentile of small tasks beside a number of another kind.
 fn beside(
     runner: &Runner,
+    count: usize,
     other: &Artifact,
     child: &Artifact,
     echo: &Artifact,
 ) -> anyhow::Result<Duration> {
-    let others: Vec<Flooder> = (0..FLOODERS)
+    let others: Vec<Flooder> = (0..count)
         .map(|_| Flooder::start(runner, other, child))
         .collect::<anyhow::Result<_>>()?;
     // They need time to start.

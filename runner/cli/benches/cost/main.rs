@@ -95,6 +95,7 @@ fn benchmark() -> anyhow::Result<ExitCode> {
     port::measure(&mut bench)?;
     broadcast::measure(&mut bench)?;
     flood::measure(&mut bench)?;
+    flood::measure_computing(&mut bench)?;
     share::measure(&mut bench)?;
     region::measure(&mut bench)?;
     command::measure(&mut bench)?;

@@ -159,14 +159,21 @@ pub(crate) const SUBJECTS: &[Subject] = &[
                 "what 8,000 tasks leave behind and 2,000 do not: resident memory; descriptors, \
                  threads, processes",
             ),
+            row(
+                "T5",
+                "small task beside computing, thread, signal",
+                AtMost(1.5),
+                "99th percentile of a small task's time beside twice as many tasks that compute as \
+                 there are processors: preempted by signals, compared with epochs",
+            ),
         ],
     },
     Subject {
         title: "Compute",
         about: "The processor time of the thread that runs the guest, compared with bare wasmtime \
-                running the same code without any checks. Thread mode has checks for preemption \
-                in its code, and its rows of the benchmark (`compute ..., thread`) no bound. Python \
-                and JavaScript guests are built by `guest-tasks/build.sh python javascript`.",
+                running the same code without any checks: in process mode, and in thread mode \
+                with `--preempt signal`. With its default, thread mode has checks in its code, and \
+                its rows of the benchmark (`compute ..., thread`) no bound. Python and JavaScript guests are built by `guest-tasks/build.sh python javascript`.",
         promises: &[
             row(
                 "E1",
@@ -221,6 +228,60 @@ pub(crate) const SUBJECTS: &[Subject] = &[
                 "compute javascript, process",
                 AtMost(1.03),
                 "a template, in JavaScript",
+            ),
+            row(
+                "E10",
+                "compute mandelbrot, thread, signal",
+                AtMost(1.03),
+                "a fractal: in thread mode, preempted by signals",
+            ),
+            row(
+                "E11",
+                "compute digest, thread, signal",
+                AtMost(1.03),
+                "SHA-256: in thread mode, preempted by signals",
+            ),
+            row(
+                "E12",
+                "compute gzip, thread, signal",
+                AtMost(1.03),
+                "gzip: in thread mode, preempted by signals",
+            ),
+            row(
+                "E13",
+                "compute csv-stats, thread, signal",
+                AtMost(1.03),
+                "sums over a table: in thread mode, preempted by signals",
+            ),
+            row(
+                "E14",
+                "compute image-filter, thread, signal",
+                AtMost(1.03),
+                "blurring a picture: in thread mode, preempted by signals",
+            ),
+            row(
+                "E15",
+                "compute wordcount, thread, signal",
+                AtMost(1.03),
+                "counting words: in thread mode, preempted by signals",
+            ),
+            row(
+                "E16",
+                "compute markdown, thread, signal",
+                AtMost(1.03),
+                "Markdown to HTML: in thread mode, preempted by signals",
+            ),
+            row(
+                "E17",
+                "compute python, thread, signal",
+                AtMost(1.03),
+                "primes, in Python: in thread mode, preempted by signals",
+            ),
+            row(
+                "E18",
+                "compute javascript, thread, signal",
+                AtMost(1.03),
+                "a template, in JavaScript: in thread mode, preempted by signals",
             ),
         ],
     },

@@ -35,6 +35,7 @@ pub(super) fn compute(job: &mut Job<'_, '_>) -> Rows {
     let mut rows = Vec::new();
     for policy in [
         Policy::Instance,
+        Policy::Signal,
         Policy::Spare,
         Policy::Reuse,
         Policy::Fork,

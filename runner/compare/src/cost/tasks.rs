@@ -52,7 +52,7 @@ pub(super) fn warm(job: &mut Job<'_, '_>) -> Rows {
         // The first task makes what later ones use.
         ready.run(comparison)?;
         let burst = match policy {
-            Policy::Instance => job.fit(BURST_TIME, BURST),
+            Policy::Instance | Policy::Signal => job.fit(BURST_TIME, BURST),
             Policy::Spare => job.fit(BURST_TIME, SPARES as u32 - 2),
             _ => job.fit(BURST_TIME, 4),
         };
@@ -63,7 +63,7 @@ pub(super) fn warm(job: &mut Job<'_, '_>) -> Rows {
         });
         let row = Row::of(Measure::Warm, policy, side);
         let row = match (policy, &bare, &floor) {
-            (Policy::Instance, Some(bare), _) => row.floor(
+            (Policy::Instance | Policy::Signal, Some(bare), _) => row.floor(
                 "bare wasmtime: instantiate, call, drop",
                 Box::new(move || bare_burst(bare, burst)),
             ),
@@ -113,6 +113,7 @@ fn policies(job: &mut Job<'_, '_>) -> Vec<Policy> {
         Policy::Reuse,
         Policy::Fork,
         Policy::Exec,
+        Policy::Signal,
     ];
     // Each with its floor; three rounds.
     let fit = job.time.as_nanos() / (job.run.as_nanos().max(1) * 6);

@@ -7,6 +7,7 @@ use wrun::Mode;
 pub(super) fn policy(policy: Policy) -> &'static str {
     match policy {
         Policy::Instance => "fresh instance",
+        Policy::Signal => "fresh instance, preempted by a signal",
         Policy::Spare => "forked ahead",
         Policy::Fork => "forked on demand",
         Policy::Exec => "started as a program",

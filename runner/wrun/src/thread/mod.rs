@@ -7,6 +7,8 @@
 //! process mode accepts.
 
 use std::sync::{Arc, OnceLock};
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument as _;
 use wasmtime::Engine;
 use wrun_sandbox::Budgets;
 use wrun_sandbox::executor::{Executed, Executor, Job, Runnable};
@@ -14,42 +16,60 @@ use wrun_sandbox::port::Transport;
 use wrun_sandbox::region::Ledger;
 use wrun_sandbox::{
     self, Allocation, Artifact, Checks, EngineError, Granted, Kind, Loader, OnThread, Ports,
-    PrepareError, Prepared, Run, Source, TaskContext,
+    PrepareError, Prepared, Run, RunError, RunResult, Source, TaskContext,
 };
-use wrun_types::config::Mode;
+use wrun_sys::preempt::{TrapSite, handle_interrupts};
+use wrun_types::config::{Mode, Preemption};
 use wrun_types::error::Error;
 
 pub(crate) struct ThreadExecutor {
     loader: Arc<Loader>,
     slots: usize,
-    pools: [OnceLock<Engine>; 2],
+    /// What guests without checks are ended with.
+    trap_site: Option<&'static TrapSite>,
+    pools: [OnceLock<Engine>; 4],
     on_demand: [OnceLock<Engine>; Kind::COUNT],
     transport: Transport,
     ledger: Arc<Ledger>,
 }
 
 impl ThreadExecutor {
-    pub(crate) fn new(loader: Arc<Loader>, slots: usize, ledger: Arc<Ledger>) -> Self {
-        ThreadExecutor {
+    /// # Errors
+    ///
+    /// Guests cannot be preempted by a signal.
+    pub(crate) fn new(
+        loader: Arc<Loader>,
+        slots: usize,
+        preemption: Preemption,
+        ledger: Arc<Ledger>,
+    ) -> Result<Self, EngineError> {
+        let trap_site = match preemption {
+            Preemption::Epoch => None,
+            Preemption::Signal => {
+                handle_interrupts().map_err(EngineError::Interrupts)?;
+                Some(wrun_sandbox::trap_site()?)
+            }
+        };
+        Ok(ThreadExecutor {
             loader,
             slots,
-            pools: [OnceLock::new(), OnceLock::new()],
+            trap_site,
+            pools: [const { OnceLock::new() }; 4],
             on_demand: [const { OnceLock::new() }; Kind::COUNT],
             transport: Transport::queue(),
             ledger,
-        }
+        })
     }
 
-    fn pool(&self, metered: bool) -> Result<&Engine, EngineError> {
+    fn pool(&self, checks: Checks) -> Result<&Engine, EngineError> {
         let allocation = Allocation::Pool { slots: self.slots };
         let kind = Kind {
-            checks: Checks {
-                metered,
-                epochs: true,
-            },
+            checks,
             wide: false,
         };
-        engine(&self.pools[usize::from(metered)], kind, allocation)
+        let Checks { metered, epochs } = checks;
+        let pool = &self.pools[usize::from(metered) + 2 * usize::from(epochs)];
+        engine(pool, kind, allocation)
     }
 
     fn on_demand(&self, kind: Kind) -> Result<&Engine, EngineError> {
@@ -61,19 +81,19 @@ impl ThreadExecutor {
         // If the pool cannot be mapped (because of a limit on address space, for example) or
         // refuses the artifact's shape, the task still runs.
         if code.meta.fits_a_pool()
-            && let Ok(pool) = self.pool(metered)
-            && let Ok(prepared) = Prepared::new(pool, &code)
+            && let Ok(pool) = self.pool(code.meta.checks)
+            && let Ok(prepared) = Prepared::new(pool, &code, self.trap_site)
         {
             return Ok(prepared);
         }
         let engine = self.on_demand(code.meta.kind())?;
-        match Prepared::new(engine, &code) {
+        match Prepared::new(engine, &code, self.trap_site) {
             Ok(prepared) => Ok(prepared),
             // Code cached by another machine: compile it for this one.
             Err(PrepareError::Code(refused)) => {
                 crate::trace::refused(artifact, &refused);
                 let code = self.loader.recompile(artifact, metered, refused)?;
-                Ok(Prepared::new(engine, &code)?)
+                Ok(Prepared::new(engine, &code, self.trap_site)?)
             }
             Err(error) => Err(error.into()),
         }
@@ -98,7 +118,7 @@ impl Executor for ThreadExecutor {
     fn prepare(&self, artifact: &Artifact, metered: bool) -> Result<Arc<dyn Runnable>, Error> {
         artifact.prepare(metered, || {
             Ok(Arc::new(Linked {
-                prepared: self.link(artifact, metered)?,
+                prepared: Arc::new(self.link(artifact, metered)?),
                 transport: self.transport.clone(),
             }) as _)
         })
@@ -119,42 +139,70 @@ impl Executor for ThreadExecutor {
 
 /// An artifact that is linked to an engine of this process.
 struct Linked {
-    prepared: Prepared,
+    prepared: Arc<Prepared>,
     transport: Transport,
 }
 
 #[async_trait::async_trait]
 impl Runnable for Linked {
     async fn execute(&self, job: Job) -> Result<Executed, Error> {
-        let prepared = &self.prepared;
         crate::trace::started(job.attempt);
-        let budget = job.spec.limits.input_budget(prepared.shape());
-        let run = Run {
-            spec: &job.spec,
-            context: TaskContext {
-                task_id: job.task_id,
-                attempt: job.attempt,
-                mode: Mode::Thread,
-                name: job.spec.name.clone(),
-                deadline: job.deadline,
-                cancel: job.cancel,
-                progress: job.progress,
-                ports: Ports::new(self.transport.of_a_task(), job.port),
-                services: job.services,
-            },
-            granted: Granted::ByPath,
-            stdin: Source::new(job.stdin, budget),
-            stdout: job.stdout,
-            stderr: job.stderr,
-            exchange: job.exchange,
-            kill: job.kill,
-            thread: OnThread::Shared,
-            warm: None,
+        let kill = job.kill.clone();
+        let running = run(self.prepared.clone(), self.transport.of_a_task(), job);
+        let result = match self.prepared.keeps_its_thread() {
+            true => elsewhere(running, kill).await?,
+            false => running.await?,
         };
-        Ok(Executed::new(wrun_sandbox::run(prepared, run).await?))
+        Ok(Executed::new(result))
     }
 
     fn observes_cancellation(&self) -> bool {
         self.prepared.observes_cancellation()
+    }
+}
+
+async fn run(
+    prepared: Arc<Prepared>,
+    transport: Transport,
+    job: Job,
+) -> Result<RunResult, RunError> {
+    let budget = job.spec.limits.input_budget(prepared.shape());
+    let run = Run {
+        spec: &job.spec,
+        context: TaskContext {
+            task_id: job.task_id,
+            attempt: job.attempt,
+            mode: Mode::Thread,
+            name: job.spec.name.clone(),
+            deadline: job.deadline,
+            cancel: job.cancel,
+            progress: job.progress,
+            ports: Ports::new(transport, job.port),
+            services: job.services,
+        },
+        granted: Granted::ByPath,
+        stdin: Source::new(job.stdin, budget),
+        stdout: job.stdout,
+        stderr: job.stderr,
+        exchange: job.exchange,
+        kill: job.kill,
+        thread: OnThread::Shared,
+        warm: None,
+    };
+    wrun_sandbox::run(&prepared, run).await
+}
+
+/// Runs a guest that keeps its thread while it computes in a task of tokio's own: what is polled
+/// beside it, such as the request that it stops, has a turn meanwhile.
+async fn elsewhere(
+    running: impl Future<Output = Result<RunResult, RunError>> + Send + 'static,
+    kill: CancellationToken,
+) -> Result<RunResult, Error> {
+    // If nobody waits for it any more, it ends soon.
+    let _ends = kill.drop_guard();
+    match tokio::spawn(running.in_current_span()).await {
+        Ok(result) => Ok(result?),
+        // The runner is gone: panics of the host's code are errors of the run.
+        Err(_) => Err(Error::shut_down()),
     }
 }
