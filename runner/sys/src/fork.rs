@@ -38,7 +38,10 @@ impl Alone {
         let pid = unsafe { libc::syscall(libc::SYS_clone, flags, 0, &raw mut pidfd, 0, 0) };
         match pid {
             -1 => Err(io::Error::last_os_error()),
-            0 => Ok(Forked::Child),
+            0 => {
+                crate::wait::forget_thread_cpu();
+                Ok(Forked::Child)
+            }
             pid => Ok(Forked::Parent {
                 pid: i32::try_from(pid).map_err(io::Error::other)?,
                 // SAFETY: the kernel made this descriptor for this call, and no other code

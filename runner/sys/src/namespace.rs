@@ -80,7 +80,10 @@ pub fn fork_sibling() -> io::Result<Side> {
         }
     };
     match pid {
-        0 => Ok(Side::Sibling),
+        0 => {
+            crate::wait::forget_thread_cpu();
+            Ok(Side::Sibling)
+        }
         pid => i32::try_from(pid)
             .ok()
             .filter(|pid| *pid > 0)

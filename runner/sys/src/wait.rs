@@ -2,8 +2,9 @@
 
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 use serde::{Deserialize, Serialize};
+use std::cell::Cell;
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use wrun_types::report::Usage;
 
 /// How a child process ended, or that it was stopped.
@@ -106,10 +107,33 @@ fn is_there(whom: WaitId<'_>) -> bool {
     waitid(whom, options).is_ok()
 }
 
-/// The processor time of this thread so far.
+thread_local! {
+    /// The last reading of the thread's clock, and when it was made.
+    static LAST: Cell<Option<(Instant, Duration)>> = const { Cell::new(None) };
+}
+
+/// Forgets the last reading: in a fork the clock begins anew.
+pub(super) fn forget_thread_cpu() {
+    LAST.set(None);
+}
+
+/// How long after a reading of its clock a thread counts as having computed since: reading the clock
+/// is a call of the kernel, and takes as long as some small tasks.
+const RECENT: Duration = Duration::from_micros(20);
+
+/// The processor time of this thread so far; at most 20 us more, if it had to wait meanwhile.
 pub fn thread_cpu() -> Duration {
+    let now = Instant::now();
+    if let Some((at, time)) = LAST.get() {
+        let since = now.saturating_duration_since(at);
+        if since < RECENT {
+            return time.saturating_add(since);
+        }
+    }
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    Duration::try_from(time).unwrap_or_default()
+    let time = Duration::try_from(time).unwrap_or_default();
+    LAST.set(Some((now, time)));
+    time
 }
 
 /// What this process used so far.

@@ -342,13 +342,14 @@ impl Runner {
         self.core.is_of_this_process()?;
         let core = self.core.clone();
         let _quiet = self.quiet_pipes.then(NoPipeSignal::new);
-        self.handle().block_on(async {
+        // In a box: tokio moves it several times.
+        self.handle().block_on(Box::pin(async {
             let permit = core.admit().await?;
             let (admitted, _ends) = core.admitted(task, permit)?;
             let span = admitted.launch.span.clone();
             let driving = core.clone().drive(admitted).instrument(span);
             self.core.tasks.track_future(driving).await
-        })
+        }))
     }
 
     /// Checks the settings of a task, as submitting it does, and does nothing else: for many
