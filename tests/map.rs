@@ -222,7 +222,7 @@ fn a_poisoned_input_costs_its_own_record() {
                     );
                 }
             }
-            assert!(ran.stderr.contains(&format!("-:501: ")), "{mode}: {ran}");
+            assert!(ran.stderr.contains("-:501: "), "{mode}: {ran}");
             assert!(ran.stderr.contains("1 of 1000 inputs"), "{mode}: {ran}");
         }
     }
@@ -530,7 +530,8 @@ fn one_signal_lets_tasks_finish_and_two_end_them() {
         // An endless one does not finish.
         write(folder.path(), "lines", "1\n".repeat(100) + "l\n");
         let mut running = start();
-        let lines = || fs::read(&out).map_or(0, |it| records_of(&it).len());
+        let ends = |bytes: Vec<u8>| bytes.iter().filter(|byte| **byte == b'\n').count();
+        let lines = || fs::read(&out).map_or(0, ends);
         eventually("all but one", SOON, || lines() == 100);
         running.signal(Signal::TERM);
         assert!(
@@ -651,4 +652,133 @@ fn options_that_contradict_each_other_are_refused() {
     );
     let ran = map("thread").args(["--lines", "-", "gone.wasm"]).run();
     ran.expect_code(127, "no task");
+}
+
+/// The commands of a section of docs/map.md, as they stand.
+fn commands(section: &str) -> Vec<String> {
+    let page = fs::read_to_string(repo("docs/map.md")).unwrap();
+    let (_, section) = page.split_once(&format!("### {section}\n")).expect(section);
+    let section = section.split("\n##").next().unwrap();
+    let blocks = section.split("```sh\n").skip(1);
+    let blocks = blocks.map(|block| block.split("```").next().unwrap().to_owned());
+    blocks.collect()
+}
+
+#[test]
+fn recipes_do_what_they_say() {
+    let folder = scratch();
+    for task in ["image-filter", "digest", "env", "wordcount"] {
+        let name = format!("{task}.wasm");
+        fs::copy(guest(&format!("{task}/{name}")), folder.path().join(name)).unwrap();
+    }
+    fs::create_dir(folder.path().join("photos")).unwrap();
+    for name in ["a.png", "b.png"] {
+        let photo = folder.path().join("photos").join(name);
+        fs::copy(guest("inputs/sunset.png"), photo).unwrap();
+    }
+    let articles = "{\"id\": 1, \"text\": \"abc\"}\n{\"id\": 2, \"text\": \"\"}\n";
+    write(folder.path(), "articles.jsonl", articles);
+    write(folder.path(), "words.txt", "one\ntwo words\n");
+    let wrun = crate::support::wrun();
+    let mut path = wrun.parent().unwrap().as_os_str().to_owned();
+    path.push(":");
+    path.push(std::env::var_os("PATH").unwrap());
+    let run = |section: &str| {
+        let mut texts = Vec::new();
+        for script in commands(section) {
+            let mut command = Wrun::program(Path::new("sh")).args(["-ec", &script]);
+            command
+                .command
+                .current_dir(folder.path())
+                .env("PATH", &path);
+            texts.push(command.run().expect_code(0, &script).text());
+        }
+        texts
+    };
+    let thumbnails = run("Thumbnails of a folder");
+    assert_eq!(thumbnails, ["a-small.png\nb-small.png\n"]);
+    let small = fs::read(folder.path().join("thumbs/a-small.png")).unwrap();
+    assert!(small.starts_with(b"\x89PNG"));
+    let digests = run("A WASI tool over a JSONL dataset");
+    let first = &records_of(digests[0].as_bytes())[0];
+    assert_eq!(first["row"], json!({"id": 1}));
+    assert!(
+        first["output"].as_str().unwrap().starts_with("ba7816bf"),
+        "{first}"
+    );
+    assert!(digests[1].contains("--article=1") && digests[1].contains("--article=2"));
+    let counts = run("Resume after a crash");
+    assert!(
+        counts[1].starts_with("complete\n  ended           2 of 2\n"),
+        "{counts:?}"
+    );
+    let once = fs::read(folder.path().join("counts.jsonl")).unwrap();
+    assert_eq!(records_of(&once)[1]["output"], "0 2 9\n");
+    run("Resume after a crash");
+    assert_eq!(fs::read(folder.path().join("counts.jsonl")).unwrap(), once);
+}
+
+/// Inputs for ever, which count how many were taken.
+struct Endless(std::sync::Arc<std::sync::atomic::AtomicU64>);
+
+impl futures_core::Stream for Endless {
+    type Item = Result<wrun_map::Input, wrun_map::Error>;
+
+    fn poll_next(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Self::Item>> {
+        let at = self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        // The first is endless, all others end at once.
+        let line = if at == 0 {
+            "l".to_owned()
+        } else {
+            at.to_string()
+        };
+        std::task::Poll::Ready(Some(Ok(wrun_map::Input::bytes("", line))))
+    }
+}
+
+/// The library takes no more than it may, whatever is slow, and leaves nothing behind.
+#[test]
+fn a_stream_of_inputs_is_held_back_and_can_be_dropped() {
+    use crate::support::{BOTH, builder, wat};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+    use wrun_map::{Local, Map, Plan, next};
+    for mode in BOTH {
+        let runner = Arc::new(builder(mode).max_running(4).build().unwrap());
+        let picky = wat(&runner, "picky", PICKY);
+        let tokio = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .unwrap();
+        let place = || {
+            let picky = picky.clone();
+            Local::new(runner.clone(), move || wrun::Task::new(&picky))
+        };
+        tokio.block_on(async {
+            let taken = Arc::new(AtomicU64::new(0));
+            let map = Map::new(place(), Plan::new()).in_flight(3).window(20);
+            let mut records = map.run(Endless(taken.clone()));
+            // In order, the first holds back all others; and waiting for it can be given up.
+            let waited = tokio::time::timeout(Duration::from_secs(2), next(&mut records)).await;
+            assert!(waited.is_err(), "{mode}: the first is endless");
+            assert_eq!(taken.load(Ordering::Relaxed), 20, "{mode}");
+            assert_eq!(records.in_flight(), 1, "{mode}");
+            drop(records);
+            let taken = Arc::new(AtomicU64::new(0));
+            let map = Map::new(place(), Plan::new()).in_flight(3).ordered(false);
+            let mut records = map.run(Endless(taken.clone()));
+            for _ in 0..200 {
+                let record = next(&mut records).await.unwrap().unwrap();
+                assert!(record.is_completed() && record.index > 0, "{mode}");
+            }
+            assert!(taken.load(Ordering::Relaxed) <= 204, "{mode}: {taken:?}");
+            records.stop();
+        });
+        drop(tokio);
+        // What was dropped has ended: the runner has nothing to wait for.
+        eventually("no task", SOON, || runner.stats().running == 0);
+    }
 }

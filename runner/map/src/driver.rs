@@ -112,7 +112,8 @@ impl<P: Place> Map<P> {
     /// Starts to take inputs, whenever the records are polled. Needs a tokio runtime with its
     /// timer then.
     ///
-    /// Cancel safe: dropping the records ends the tasks that run.
+    /// Cancel safe: a record that was waited for is not lost. Dropping the records ends the tasks
+    /// that run, as soon as the runtime runs again or is dropped.
     pub fn run<S>(self, inputs: S) -> Records<S, P>
     where
         S: Stream<Item = Result<Input, Error>> + Unpin,

@@ -137,7 +137,7 @@ fn a_split_file_is_all_there() {
         let pieces = contents(Source::Split { files, size }, Reader::default());
         assert_eq!(pieces.concat(), text, "{size}");
         let (last, others) = pieces.split_last().expect("pieces");
-        assert_eq!(last.ends_with("the end"), true);
+        assert!(last.ends_with("the end"));
         for piece in others {
             let lines = piece.matches('\n').count();
             assert!(piece.ends_with('\n') && (lines == 1 || piece.len() as u64 <= size));
