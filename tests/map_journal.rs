@@ -366,6 +366,33 @@ fn files_that_changed_are_refused() {
     );
 }
 
+/// No two inputs have one file, also if the first has it from before an interruption.
+#[test]
+fn a_file_keeps_its_input_when_a_batch_goes_on() {
+    let folder = scratch();
+    let out = folder.path().join("out");
+    let command = |lines: &str| {
+        let lines = write(folder.path(), "lines", lines);
+        let command = map("thread")
+            .args(["--resume", "--journal"])
+            .arg(folder.path().join("j"));
+        let command = command
+            .arg("--output-dir")
+            .arg(&out)
+            .args(["--output-name", "{/}"]);
+        command
+            .arg("--lines")
+            .arg(lines)
+            .arg(guest("echo/echo.wat"))
+            .run()
+    };
+    command("x/a\nx/b\n").expect_code(0, "the first");
+    let ran = command("x/a\nx/b\ny/a\n");
+    ran.expect_code(1, "the same name");
+    assert!(ran.stderr.contains("another input of this run"), "{ran}");
+    assert_eq!(fs::read_to_string(out.join("a")).unwrap(), "x/a");
+}
+
 /// As after a loss of power: the end of the output is not on the disk, or the journal is not.
 #[test]
 fn an_output_that_lost_its_end_gets_it_again() {

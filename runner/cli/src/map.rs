@@ -22,7 +22,7 @@ use wrun_map::{
 };
 
 /// Tasks that wait for one that ends, so that none waits for the next to be submitted.
-const AHEAD: usize = 32;
+const AHEAD: usize = 64;
 
 pub(super) fn map(args: MapArgs) -> Result<u8, Failure> {
     if let Some(path) = &args.status {
@@ -169,7 +169,8 @@ async fn map_on(runner: Arc<Runner>, args: &MapArgs, jobs: usize) -> Result<u8, 
     let stream = stream(args, journal.as_mut())?;
     let place = Local::new(runner, task);
     let mut map = Map::new(place, plan)
-        .in_flight(jobs + AHEAD.min(3 * jobs))
+        .in_flight(jobs)
+        .ahead(AHEAD)
         .ordered(!args.unordered)
         .names(args.output_dir.is_some())
         .retries(args.retries);
@@ -430,8 +431,7 @@ fn folder(args: &MapArgs, journal: Option<&Journal>) -> Result<Option<Folder>, F
     let pid = std::process::id().to_string();
     let id = journal.map_or(&*pid, Journal::id);
     let folder = Folder::open(path, template, id).map_err(failure)?;
-    let is_resumed = journal.is_some_and(|it| !it.is_new());
-    Ok(Some(folder.resumed(is_resumed).sync(args.sync)))
+    Ok(Some(folder.sync(args.sync)))
 }
 
 /// Refuses results over what is read, and over each other.

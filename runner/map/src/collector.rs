@@ -16,7 +16,8 @@ use std::sync::Arc;
 const BATCH: usize = 1000;
 const BATCH_BYTES: u64 = 4 << 20;
 
-/// See the [module](self).
+/// Writes records, commits them to a journal, and counts them. Each commit writes all output
+/// first, and the journal then.
 #[derive(Debug, Default)]
 #[must_use = "it does nothing without records"]
 pub struct Collector {
@@ -96,7 +97,10 @@ impl Collector {
             return Ok(());
         };
         let kept = match folder.name(record.text.as_deref(), record.index + 1) {
-            Ok(name) => folder.write(&name, output)?,
+            Ok(name) => match &self.journal {
+                Some(journal) if journal.has_file(&name)? => Kept::taken(&name),
+                _ => folder.write(&name, output)?,
+            },
             Err(why) => Kept::Not(why),
         };
         match kept {

@@ -1,7 +1,7 @@
 //! Carries out a plan: takes inputs while there is room, and yields a record for each.
 //!
-//! Invariant: at most [`Map::in_flight`] tasks are submitted, and at most [`Map::window`] inputs
-//! are taken and not yielded; beyond that no input is taken, whatever the speed of the tasks. So
+//! Invariant: at most [`Map::in_flight`] tasks and [`Map::ahead`] more are submitted, and at most
+//! [`Map::window`] inputs are taken and not yielded; beyond that no input is taken, whatever the speed of the tasks. So
 //! memory does not depend on the number of inputs.
 
 use crate::chain::{Chain, Changed, Item, Numbering, Resume};
@@ -26,6 +26,8 @@ const RUNNER_ATTEMPTS: u32 = 8;
 /// The pause before a new attempt; doubles up to [`PAUSE_MOST`].
 const PAUSE: Duration = Duration::from_millis(10);
 const PAUSE_MOST: Duration = Duration::from_secs(1);
+/// How long a task may wait in the queue of the place for its turn.
+const QUEUED: Duration = Duration::from_millis(20);
 /// What is longer does not name a file.
 const LONGEST_NAME: usize = 4096;
 
@@ -37,6 +39,7 @@ pub struct Map<P> {
     plan: Arc<Plan>,
     ordered: bool,
     in_flight: usize,
+    ahead: usize,
     window: usize,
     held: u64,
     retries: u32,
@@ -59,6 +62,7 @@ impl<P: Place> Map<P> {
             plan: Arc::new(plan),
             ordered: true,
             in_flight: 1,
+            ahead: 0,
             window: Self::WINDOW,
             held: Self::HELD,
             retries: 0,
@@ -68,10 +72,18 @@ impl<P: Place> Map<P> {
         }
     }
 
-    /// Maximum of tasks that are submitted at the same time. Default: 1. More than the place runs
-    /// at once wait in its queue, which saves it from waiting for the next.
+    /// Maximum of tasks that are submitted at the same time, without those of [`Map::ahead`].
+    /// Default: 1.
     pub fn in_flight(mut self, tasks: usize) -> Self {
         self.in_flight = tasks.max(1);
+        self
+    }
+
+    /// Maximum of tasks that are submitted beyond those, and wait in the queue of the place, so that
+    /// it does not wait for the next. There are only as many as take about 20 ms, by the time that
+    /// tasks took before. Default: 0.
+    pub fn ahead(mut self, tasks: usize) -> Self {
+        self.ahead = tasks;
         self
     }
 
@@ -127,6 +139,7 @@ impl<P: Place> Map<P> {
             settled: VecDeque::new(),
             first: 0,
             held: 0,
+            mean: None,
             failed: None,
             began: Instant::now(),
         }
@@ -148,6 +161,8 @@ pub struct Records<S, P> {
     first: u64,
     /// Bytes in `settled`.
     held: u64,
+    /// The time that a task takes.
+    mean: Option<Duration>,
     failed: Option<Error>,
     began: Instant,
 }
@@ -186,8 +201,18 @@ where
             false => self.settled.len() + self.running.len(),
         };
         taken < self.map.window
-            && self.running.len() < self.map.in_flight
+            && self.running.len() < self.map.in_flight + self.ahead()
             && (self.held < self.map.held || self.running.is_empty())
+    }
+
+    /// How many tasks may wait in the queue.
+    fn ahead(&self) -> usize {
+        let Some(mean) = self.mean else {
+            return 0;
+        };
+        let at_once = self.map.in_flight as f64;
+        let fit = QUEUED.as_secs_f64() / mean.as_secs_f64().max(1e-9) * at_once;
+        (fit as usize).min(self.map.ahead)
     }
 
     /// Submits as many tasks as there is room for.
@@ -279,6 +304,10 @@ where
 
     fn settle(&mut self, turn: u64, record: Box<Record>) {
         self.held += record.held();
+        if let Some(stats) = record.stats() {
+            let time = stats.start + stats.run;
+            self.mean = Some(self.mean.map_or(time, |mean| (mean * 7 + time) / 8));
+        }
         match self.map.ordered {
             false => self.settled.push_back(Some(record)),
             true => {

@@ -5,7 +5,7 @@ use std::time::Duration;
 /// Buckets for each power of two.
 const PARTS: u64 = 16;
 
-/// See the [module](self).
+/// A distribution of times, in constant memory.
 #[derive(Clone, Debug)]
 pub struct Histogram {
     buckets: Vec<u64>,

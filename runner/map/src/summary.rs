@@ -8,7 +8,7 @@ use std::time::Duration;
 /// How many of the slowest and largest inputs are kept.
 const EXTREMES: usize = 5;
 
-/// See the [module](self).
+/// What a batch was like, in constant memory: outcomes by kind, times, extremes.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Summary {

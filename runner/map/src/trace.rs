@@ -12,7 +12,7 @@ use serde_json::json;
 use std::path::Path;
 use std::time::Duration;
 
-/// See the [module](self).
+/// A file for Perfetto (ui.perfetto.dev) or `chrome://tracing`: what ran when, beside what.
 #[derive(Debug)]
 pub struct Trace {
     to: Stream,

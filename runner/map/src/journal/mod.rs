@@ -30,7 +30,8 @@ pub struct Opening {
     pub sync: bool,
 }
 
-/// See the [module](self).
+/// What of a batch is done, in a file (SQLite) that outlives this process. One process at a time
+/// writes it; [`Status::read`] looks into it meanwhile.
 #[derive(Debug)]
 pub struct Journal {
     store: Store,
@@ -55,6 +56,7 @@ pub(crate) struct Batch {
     completed: u64,
     retries: u64,
     failed: Vec<Failed>,
+    files: Vec<String>,
 }
 
 impl Batch {
@@ -64,6 +66,7 @@ impl Batch {
             self.last = Some((record.index, record.chain));
         }
         self.retries += u64::from(record.attempts.saturating_sub(1));
+        self.files.extend(record.file.clone());
         match record.is_completed() {
             true => self.completed += 1,
             false => self.failed.push(Failed {
@@ -218,6 +221,14 @@ impl Journal {
         self.ended += batch.len() as u64;
         self.failed += batch.failed.len() as u64;
         Ok(())
+    }
+
+    /// Whether an input that was committed before this process has this file.
+    pub(crate) fn has_file(&self, name: &str) -> Result<bool, Error> {
+        match self.is_new {
+            true => Ok(false),
+            false => self.store.has_file(name),
+        }
     }
 
     /// Notes that all inputs have ended.

@@ -34,6 +34,8 @@ CREATE TABLE batch(id INTEGER PRIMARY KEY, end INTEGER NOT NULL, chain BLOB NOT 
 CREATE TABLE done(first INTEGER PRIMARY KEY, last INTEGER NOT NULL, batch INTEGER NOT NULL) STRICT;
 CREATE TABLE failure(input INTEGER PRIMARY KEY, name TEXT NOT NULL, kind TEXT NOT NULL,
   message TEXT NOT NULL, batch INTEGER NOT NULL) STRICT;
+-- Files of outputs: no other input may have one of them.
+CREATE TABLE file(name TEXT PRIMARY KEY, batch INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 ";
 
 /// See the [module](self).
@@ -215,7 +217,7 @@ impl Store {
     pub(super) fn roll_back(&mut self, output: u64) -> Result<(), Error> {
         let mut roll_back = || -> rusqlite::Result<()> {
             let transaction = self.connection.transaction()?;
-            for table in ["done", "failure"] {
+            for table in ["done", "failure", "file"] {
                 let sql = format!(
                     "DELETE FROM {table} WHERE batch IN (SELECT id FROM batch WHERE output > ?1)"
                 );
@@ -254,6 +256,11 @@ impl Store {
                 let (name, kind, message) = (&failed.name, &failed.kind, &failed.message);
                 insert.execute(params![failed.index, name, kind, message, id])?;
             }
+            drop(insert);
+            let mut insert = transaction.prepare("INSERT OR REPLACE INTO file VALUES(?1, ?2)")?;
+            for name in &batch.files {
+                insert.execute(params![name, id])?;
+            }
             let mut set = transaction.prepare("INSERT OR REPLACE INTO meta VALUES(?1, ?2)")?;
             set.execute(params!["updated", now().to_string()])?;
             set.execute(params!["in-flight", now_is.in_flight.to_string()])?;
@@ -264,6 +271,12 @@ impl Store {
             transaction.commit()
         };
         commit().map_err(|error| wrong(&self.path, explained(&error)))
+    }
+
+    /// Whether an output has this file.
+    pub(super) fn has_file(&self, name: &str) -> Result<bool, Error> {
+        let sql = "SELECT batch FROM file WHERE name = ?1";
+        Ok(self.row::<u64>(sql, [name])?.is_some())
     }
 
     pub(super) fn set_complete(&mut self) -> Result<(), Error> {

@@ -12,7 +12,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
-/// See the [module](self).
+/// A directory with a file for each output, named by a template. A file gets its name when it is
+/// complete; no name leads out of the directory, and no two inputs of a run get one file.
 #[derive(Debug)]
 pub struct Folder {
     path: PathBuf,
@@ -21,8 +22,6 @@ pub struct Folder {
     part: PathBuf,
     /// A file that was changed since then was made by this run.
     began: (i64, i64),
-    /// Whether files of this run may be there: it was interrupted.
-    is_resumed: bool,
     sync: bool,
     /// Directories with new names in them.
     changed: BTreeSet<PathBuf>,
@@ -34,6 +33,15 @@ pub(crate) enum Kept {
     As(String),
     /// It cannot be one, for this reason, which concerns this output alone.
     Not(String),
+}
+
+impl Kept {
+    /// Another input has the file.
+    pub(crate) fn taken(name: &str) -> Self {
+        Kept::Not(format!(
+            "another input of this run has the file {name:?}: use {{}} or {{#}} in the template"
+        ))
+    }
 }
 
 impl Folder {
@@ -56,16 +64,9 @@ impl Folder {
             template,
             part,
             began,
-            is_resumed: false,
             sync: false,
             changed: BTreeSet::new(),
         })
-    }
-
-    /// Whether a run that was interrupted goes on: its files may be there. Default: no.
-    pub fn resumed(mut self, is_resumed: bool) -> Self {
-        self.is_resumed = is_resumed;
-        self
     }
 
     /// Whether files are on the disk before their names are. Default: no.
@@ -103,13 +104,9 @@ impl Folder {
             Ok(metadata) if metadata.is_dir() => {
                 return Ok(Kept::Not(format!("{} is a directory", target.display())));
             }
-            Ok(metadata)
-                if !self.is_resumed && (metadata.ctime(), metadata.ctime_nsec()) >= self.began =>
-            {
-                let why = format!(
-                    "another input of this run has the file {name:?}: use {{}} or {{#}} in the template"
-                );
-                return Ok(Kept::Not(why));
+            // Made by this run.
+            Ok(metadata) if (metadata.ctime(), metadata.ctime_nsec()) >= self.began => {
+                return Ok(Kept::taken(name));
             }
             _ => {}
         }
@@ -213,7 +210,9 @@ mod tests {
         assert!(matches!(write(&"x".repeat(300)), Kept::Not(_)));
         folder.flush().expect("synced");
         drop(folder);
-        let mut resumed = open().resumed(true);
+        // A run that goes on: the file is of one that was interrupted.
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        let mut resumed = open();
         assert!(matches!(resumed.write("a/b", b"newer"), Ok(Kept::As(_))));
         drop(resumed);
         assert_eq!(

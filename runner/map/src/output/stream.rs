@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 const BUFFER: usize = 256 << 10;
 
-/// See the [module](self).
+/// The one place where records or bytes go, in their order: a file, stdout, or another writer.
 pub struct Stream {
     path: PathBuf,
     writer: BufWriter<To>,
