@@ -228,6 +228,53 @@ fn a_poisoned_input_costs_its_own_record() {
     }
 }
 
+/// What waits behind endless tasks has its whole time once it runs.
+#[test]
+fn a_task_that_waited_has_all_of_its_time() {
+    for mode in MODES {
+        let folder = scratch();
+        let picky = write(folder.path(), "picky.wat", PICKY);
+        let lines = "1\n".repeat(50) + "l\nl\n" + &"2\n".repeat(50) + "l\n3\n";
+        let ran = map(mode).args(["--jobs", "1", "--timeout", "3s", "--lines", "-"]);
+        let ran = ran.arg(&picky).stdin(lines.clone()).run();
+        let all = records(ran.expect_code(1, mode));
+        for (record, line) in all.iter().zip(lines.lines()) {
+            let kind = if line == "l" {
+                "limit-exceeded"
+            } else {
+                "completed"
+            };
+            assert_eq!(record["outcome"]["kind"], kind, "{mode}: {record}");
+        }
+        assert_eq!(all.len(), 104, "{mode}");
+    }
+}
+
+#[test]
+fn a_file_that_vanishes_has_its_record() {
+    for mode in MODES {
+        let folder = scratch();
+        let picky = write(folder.path(), "picky.wat", PICKY);
+        let files = ["l", "gone", "after"].map(|name| write(folder.path(), name, name));
+        let out = folder.path().join("out");
+        let running = map(mode)
+            .args(["--jobs", "1", "--timeout", "4s", "--output"])
+            .arg(&out);
+        let running = running.arg(&picky).args(&files).start();
+        // It was found, and waits for the endless one.
+        eventually("it runs", SOON, || out.exists());
+        std::thread::sleep(Duration::from_secs(1));
+        fs::remove_file(&files[1]).unwrap();
+        running.end().expect_code(1, mode);
+        let all = records_of(&fs::read(&out).unwrap());
+        assert_eq!(
+            kinds(&all),
+            ["limit-exceeded", "not-run", "completed"],
+            "{mode}"
+        );
+    }
+}
+
 /// The worker of an input is killed, from outside. In thread mode there is none.
 #[test]
 fn a_worker_that_dies_costs_its_own_record() {

@@ -93,7 +93,7 @@ impl MapProgress {
                 line += &format!(", {count} {what}");
             }
         }
-        line + &format!(", {in_flight} running")
+        line + &format!(", {in_flight} in flight")
     }
 
     /// Prints that an input failed.

@@ -70,7 +70,7 @@ pub(super) fn status(status: &Status) -> String {
         row("new attempts", status.retries.to_string());
     }
     if status.is_running {
-        row("running", status.in_flight.to_string());
+        row("in flight", status.in_flight.to_string());
     }
     if let Some(since) = status.since {
         row("took", humantime::format_duration(status.took).to_string());

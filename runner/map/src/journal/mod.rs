@@ -32,6 +32,46 @@ pub struct Opening {
 
 /// What of a batch is done, in a file (SQLite) that outlives this process. One process at a time
 /// writes it; [`Status::read`] looks into it meanwhile.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use wrun::{Mode, Runner, Task};
+/// use wrun_map::{Collector, Failures, Format, Identity, Journal, Opening, Stream};
+/// # use wrun_map::{Local, Map, Now, Plan, Pumped, Reader, Source, next};
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let scratch = tempfile::tempdir()?;
+/// # let [journal_path, output] = ["journal", "out"].map(|name| scratch.path().join(name));
+/// # let words = scratch.path().join("words.txt");
+/// # std::fs::write(&words, "one\ntwo\n")?;
+/// # let runner = Arc::new(Runner::builder().mode(Mode::Thread).build()?);
+/// # let echo = runner.blocking_load("../../guest-tasks/echo/echo.wat")?;
+/// # let tokio = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+/// # for _ in 0..2 {
+/// let identity = Identity { task: echo.digest(), ..Identity::default() };
+/// let opening = Opening { resume: true, ..Opening::default() };
+/// let journal = Journal::open(&journal_path, &identity, opening)?;
+/// # let echo = echo.clone();
+/// # let map = Map::new(Local::new(runner.clone(), move || Task::new(&echo)), Plan::new());
+/// # let source = Source::Lines(vec![words.clone()]);
+/// # let inputs = Pumped::start(|reading| source.open(Reader::default(), reading))?;
+///
+/// let mut records = map.journalled(journal.resume()?).run(inputs);
+/// let mut collector = Collector::new(Arc::new(Failures::default()))
+///     .stream(Stream::resume(&output, journal.output())?, Format::Bytes)
+///     .journal(journal, false);
+/// # tokio.block_on(async {
+/// while let Some(record) = next(&mut records).await {
+///     collector.take(&mut *record?, Now::default())?;
+/// }
+/// collector.finish(true, Now::default())?;
+/// # Ok::<_, wrun_map::Error>(())
+/// # })?;
+/// # }
+/// // However often this runs, and wherever it is killed:
+/// assert_eq!(std::fs::read(&output)?, b"onetwo");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug)]
 pub struct Journal {
     store: Store,
