@@ -46,6 +46,8 @@ mod leaks;
 mod library;
 mod lifecycle;
 mod limits;
+mod map;
+mod map_journal;
 mod names;
 mod operation;
 mod owners;

@@ -3,6 +3,7 @@
 use super::grant_args::Grants;
 use super::limit_args::{ChildArgs, CompilingArgs};
 use super::log::LogArgs;
+use super::map_args::{MAP_EXAMPLES, MapArgs};
 use super::process::{ProcessArgs, WallArgs};
 use super::serve_args::{SERVE_EXAMPLES, ServeArgs};
 use super::terminal::Terminal;
@@ -90,13 +91,26 @@ pub(crate) enum Command {
         "Limit the memory to compile the task [default: 64 times the size of its file, at least \
          2GiB, at most 16GiB]"
     )))]
-    Compile(CompileArgs),
+    Compile(Box<CompileArgs>),
     /// Measure a task in both modes, side by side: cost and isolation
     #[command(after_help = COMPARE_EXAMPLES)]
     Compare(Box<CompareArgs>),
     /// Serve an HTTP component: each request is a task
     #[command(after_help = SERVE_EXAMPLES)]
     Serve(Box<ServeArgs>),
+    /// Run a task over many inputs: files, lines, rows; with a journal to go on from
+    // It has tasks, and no app.
+    #[command(
+        after_help = MAP_EXAMPLES,
+        mut_arg("start", |arg| arg.help(
+            "How to start worker processes: `exec` (start the program for each) or `fork` (from a \
+             process that has the task loaded)"
+        )),
+        mut_arg("spares", |arg| arg.help(
+            "Keep N worker processes ready for the next inputs"
+        ))
+    )]
+    Map(Box<MapArgs>),
     /// Print completions for a shell
     Completions {
         /// The shell
@@ -105,7 +119,7 @@ pub(crate) enum Command {
     /// Print the manual page of wrun, or of one of its commands
     Man {
         /// The command
-        #[arg(value_name = "COMMAND", value_parser = ["run", "inspect", "compile", "compare", "serve", "completions", "man"])]
+        #[arg(value_name = "COMMAND", value_parser = ["run", "inspect", "compile", "compare", "map", "serve", "completions", "man"])]
         command: Option<String>,
     },
 }
@@ -115,7 +129,11 @@ impl Command {
     pub(super) fn has_workers(&self) -> bool {
         matches!(
             self,
-            Command::Run(_) | Command::Compile(_) | Command::Compare(_) | Command::Serve(_)
+            Command::Run(_)
+                | Command::Compile(_)
+                | Command::Compare(_)
+                | Command::Map(_)
+                | Command::Serve(_)
         )
     }
 }
@@ -439,7 +457,7 @@ mod tests {
     /// They are run by integration tests, too, which change their addresses.
     #[test]
     fn every_example_is_understood() {
-        for examples in [EXAMPLES, COMPARE_EXAMPLES, SERVE_EXAMPLES] {
+        for examples in [EXAMPLES, COMPARE_EXAMPLES, MAP_EXAMPLES, SERVE_EXAMPLES] {
             let lines = examples.lines().skip(1).take_while(|line| !line.is_empty());
             for line in lines {
                 let line = line.trim();

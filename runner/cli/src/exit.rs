@@ -9,6 +9,8 @@ use wrun::{Crash, Error, ErrorKind, Limit, Outcome};
 pub(super) const FAILED: u8 = 1;
 /// The command line is wrong.
 pub(super) const USAGE: u8 = 2;
+/// Too many inputs of a batch failed.
+pub(super) const ENDED_EARLY: u8 = 3;
 /// The deadline passed, or compiling took too long.
 pub(super) const DEADLINE: u8 = 124;
 /// wrun itself failed.

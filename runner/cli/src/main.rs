@@ -1,6 +1,6 @@
 //! The command `wrun`: parses, calls the libraries, prints. One file per subcommand.
 //!
-//! Uses the public API of `wrun`, `wrun-compare` and `wrun-serve`, and those parts of `wrun-sys`
+//! Uses the public API of `wrun`, `wrun-compare`, `wrun-map` and `wrun-serve`, and those parts of `wrun-sys`
 //! that concern the program itself: its allocator, its standard streams, its signals.
 
 #![forbid(unsafe_code)]
@@ -19,6 +19,11 @@ mod limit_args;
 mod loading;
 mod log;
 mod man;
+mod map;
+mod map_args;
+mod map_progress;
+mod map_report;
+mod map_run;
 mod output;
 mod process;
 mod progress;
@@ -91,6 +96,7 @@ fn main() -> ExitCode {
         Some(Command::Compile(args)) => compile::compile(&args),
         Some(Command::Compare(args)) => compare::compare(*args),
         Some(Command::Serve(args)) => serve::serve(*args),
+        Some(Command::Map(args)) => map::map(*args),
         Some(Command::Completions { shell }) => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "wrun", &mut script);
@@ -107,6 +113,7 @@ fn start_log(cli: &Cli) -> Result<(), Failure> {
         Some(Command::Run(args)) => args.log.start(),
         Some(Command::Compile(args)) => args.log.start(),
         Some(Command::Compare(args)) => args.log.start(),
+        Some(Command::Map(args)) => args.log.start(),
         Some(Command::Serve(args)) => args.log.start_beside(serve_traces::layer()),
         Some(Command::Inspect(_) | Command::Completions { .. } | Command::Man { .. }) => Ok(()),
     }

@@ -1,6 +1,7 @@
 //! The manual pages: from clap's definitions, with additions.
 
 use super::args::{COMPARE_EXAMPLES, Cli, EXAMPLES};
+use super::map_args::MAP_EXAMPLES;
 use super::serve_args::SERVE_EXAMPLES;
 use super::{Failure, exit, print};
 use clap::{Command, CommandFactory};
@@ -59,6 +60,32 @@ const COMPARE_EXIT_STATUS: [(&str, &str); 6] = [
     ("126, 127", "The file is not a task, or does not exist."),
     ("130", "Interrupted; the results so far are printed."),
 ];
+
+const MAP_EXIT_STATUS: [(&str, &str); 7] = [
+    ("0", "All inputs completed."),
+    ("1", "Some inputs did not complete; their records say why."),
+    (
+        "2",
+        "The command line is wrong, inputs cannot be read, or the journal was made for something \
+         else.",
+    ),
+    ("3", "The batch ended early because of --fail."),
+    (
+        "125",
+        "wrun itself failed: a full disk, a damaged journal, no memory or processes.",
+    ),
+    ("126, 127", "The file is not a task, or does not exist."),
+    (
+        "129, 130, 143",
+        "SIGHUP, SIGINT (Ctrl-C) or SIGTERM ended the batch early.",
+    ),
+];
+
+const MAP_SIGNALS: [(&str, &str); 1] = [(
+    "SIGINT (Ctrl-C), SIGTERM, SIGHUP",
+    "No more inputs are taken, and the tasks that run finish. A second one ends them; they are \
+     repeated with --resume.",
+)];
 
 const SERVE_EXIT_STATUS: [(&str, &str); 6] = [
     (
@@ -237,6 +264,11 @@ fn of_command(name: &str) -> io::Result<String> {
             page.items(&SIGNALS);
         }
         "compare" => page.items(&COMPARE_EXIT_STATUS),
+        "map" => {
+            page.items(&MAP_EXIT_STATUS);
+            page.heading("SIGNALS");
+            page.items(&MAP_SIGNALS);
+        }
         "serve" => {
             page.items(&SERVE_EXIT_STATUS);
             page.heading("SIGNALS");
@@ -248,6 +280,7 @@ fn of_command(name: &str) -> io::Result<String> {
     match name {
         "run" => page.examples(EXAMPLES),
         "compare" => page.examples(COMPARE_EXAMPLES),
+        "map" => page.examples(MAP_EXAMPLES),
         "serve" => page.examples(SERVE_EXAMPLES),
         _ => {}
     }

@@ -282,7 +282,7 @@ async fn wait(mut handle: TaskHandle, stdout: Copied, stderr: Copied, stop: &mut
     Ended { result, delivery }
 }
 
-fn answers_http(path: &Path) -> Failure {
+pub(super) fn answers_http(path: &Path) -> Failure {
     let path = path.display();
     let message =
         format!("{path}: the component answers HTTP requests: serve it with `wrun serve {path}`");

@@ -29,6 +29,7 @@ mod broadcast;
 mod command;
 mod compute;
 mod flood;
+mod map;
 mod measure;
 #[path = "../named.rs"]
 mod named;
@@ -92,6 +93,7 @@ fn benchmark() -> anyhow::Result<ExitCode> {
     thread::measure(&mut bench)?;
     compute::measure(&mut bench)?;
     process::measure(&mut bench)?;
+    map::measure(&mut bench)?;
     port::measure(&mut bench)?;
     broadcast::measure(&mut bench)?;
     flood::measure(&mut bench)?;

@@ -153,7 +153,7 @@ async fn finish(handle: Option<wrun::TaskHandle>) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn loop_on_all(
+pub(crate) fn loop_on_all(
     cores: usize,
     bare: &Bare,
     runtime: &tokio::runtime::Runtime,
