@@ -71,6 +71,8 @@ pub struct Job {
     pub port: Option<Port>,
     /// Serves the requests of the task.
     pub services: Arc<dyn TaskServices>,
+    /// Nothing has to be polled beside it on its thread, such as a request that it stops.
+    pub alone: bool,
 }
 
 impl Job {

@@ -54,6 +54,8 @@ pub(super) async fn staying(
         };
         let mut end = None;
         block_in_place(|| {
+            // The threads of small tasks come first.
+            let _computes = wrun_sys::LongSlice::new();
             let mut step = first;
             loop {
                 step = match step {

@@ -40,6 +40,7 @@ mod shared_words;
 pub mod shortage;
 mod shown;
 mod signal;
+mod slice;
 mod sole;
 mod stack;
 mod start;
@@ -81,6 +82,7 @@ pub use signal::{
     NoPipeSignal, dies_of_broken_pipes, ignore_file_size_signal, is_ignored, stop_by,
     survive_file_size_signal,
 };
+pub use slice::LongSlice;
 pub use sole::is_sole;
 pub use stack::stack_size;
 pub use start::{Program, start};

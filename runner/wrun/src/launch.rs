@@ -171,6 +171,7 @@ impl Starter {
                 progress,
                 port,
                 services: Arc::new(services),
+                alone: false,
             },
             stop,
             regions,

@@ -96,6 +96,7 @@ impl Retry {
             progress: order.progress.clone(),
             port,
             services: order.services.clone(),
+            alone: order.alone,
         }
     }
 

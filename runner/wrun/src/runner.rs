@@ -345,7 +345,9 @@ impl Runner {
         // In a box: tokio moves it several times.
         self.handle().block_on(Box::pin(async {
             let permit = core.admit().await?;
-            let (admitted, _ends) = core.admitted(task, permit)?;
+            let (mut admitted, _ends) = core.admitted(task, permit)?;
+            // Nobody has a handle of it.
+            admitted.launch.job.alone = true;
             let span = admitted.launch.span.clone();
             let driving = core.clone().drive(admitted).instrument(span);
             self.core.tasks.track_future(driving).await

@@ -54,14 +54,14 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
             name,
             "p99 beside tasks that compute",
             5,
-            &mut || beside(&runner, FLOODERS, &flood, &compute, &echo),
-            &mut || beside(&runner, FLOODERS, &compute, &compute, &echo),
+            &mut || beside(&runner, FLOODERS, false, &flood, &compute, &echo),
+            &mut || beside(&runner, FLOODERS, false, &compute, &compute, &echo),
         )?;
     }
     Ok(())
 }
 
-/// A small task beside twice as many tasks that compute as there are processors: preempted by
+/// A small task that is submitted, beside twice as many tasks that compute as there are processors: preempted by
 /// signals, over epochs.
 pub(crate) fn measure_computing(bench: &mut Bench) -> anyhow::Result<()> {
     let name = "small task beside computing, thread, signal";
@@ -81,7 +81,7 @@ pub(crate) fn measure_computing(bench: &mut Bench) -> anyhow::Result<()> {
     };
     let (signal, epoch) = (made(Preemption::Signal)?, made(Preemption::Epoch)?);
     let p99 = |(runner, compute, echo): &(Runner, Artifact, Artifact)| {
-        beside(runner, 2 * cores, compute, compute, echo)
+        beside(runner, 2 * cores, true, compute, compute, echo)
     };
     bench.row(
         name,
@@ -100,6 +100,7 @@ fn folder() -> std::path::PathBuf {
 fn beside(
     runner: &Runner,
     count: usize,
+    submitted: bool,
     other: &Artifact,
     child: &Artifact,
     echo: &Artifact,
@@ -112,7 +113,11 @@ fn beside(
     let mut times = Vec::with_capacity(TASKS);
     for _ in 0..TASKS {
         let began = Instant::now();
-        let report = runner.blocking_run(Task::new(echo).input(&SMALL[..]))?;
+        let task = Task::new(echo).input(&SMALL[..]);
+        let report = match submitted {
+            true => runner.blocking_submit(task)?.blocking_report()?,
+            false => runner.blocking_run(task)?,
+        };
         times.push(began.elapsed().as_secs_f64());
         ensure!(report.outcome.is_completed(), "{}", report.outcome);
     }

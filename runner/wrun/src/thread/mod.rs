@@ -147,9 +147,9 @@ struct Linked {
 impl Runnable for Linked {
     async fn execute(&self, job: Job) -> Result<Executed, Error> {
         crate::trace::started(job.attempt);
-        let kill = job.kill.clone();
+        let (kill, alone) = (job.kill.clone(), job.alone);
         let running = run(self.prepared.clone(), self.transport.of_a_task(), job);
-        let result = match self.prepared.keeps_its_thread() {
+        let result = match self.prepared.keeps_its_thread() && !alone {
             true => elsewhere(running, kill).await?,
             false => running.await?,
         };
