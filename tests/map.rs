@@ -518,6 +518,23 @@ fn results_are_not_written_over_inputs() {
         .run();
     ran.expect_code(1, "a file where results go");
     assert!(ran.stderr.contains("results of this run"), "{ran}");
+    // Nor does an output replace what the run uses, by its name.
+    let own = write(folder.path(), "names", "task.wat\nnames\nother\n");
+    let task = write(folder.path(), "task.wat", fs::read(&echo).unwrap());
+    let ran = map("thread").arg("--output-dir").arg(folder.path());
+    let ran = ran
+        .args(["--output-name", "{}", "--lines"])
+        .arg(&own)
+        .arg(&task)
+        .run();
+    ran.expect_code(1, "names of its own files");
+    assert_eq!(
+        ran.stderr.matches("is used by this run").count(),
+        2,
+        "{ran}"
+    );
+    assert_eq!(fs::read(&task).unwrap(), fs::read(&echo).unwrap());
+    assert_eq!(fs::read(folder.path().join("other")).unwrap(), b"other");
 }
 
 #[test]

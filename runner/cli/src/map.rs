@@ -303,6 +303,15 @@ fn source(args: &MapArgs) -> Source {
         let files = args.inputs.clone();
         return Source::Split { files, size };
     }
+    Source::Files {
+        paths: args.inputs.clone(),
+        list: args.files_from.clone(),
+        results: results(args),
+    }
+}
+
+/// Where results go, and what lies beside the journal.
+fn results(args: &MapArgs) -> Vec<PathBuf> {
     let mut results: Vec<PathBuf> = [
         args.output(),
         args.output_dir.as_deref(),
@@ -319,11 +328,7 @@ fn source(args: &MapArgs) -> Source {
             results.push(name.into());
         }
     }
-    Source::Files {
-        paths: args.inputs.clone(),
-        list: args.files_from.clone(),
-        results,
-    }
+    results
 }
 
 fn reader(args: &MapArgs) -> Reader {
@@ -432,7 +437,14 @@ fn folder(args: &MapArgs, journal: Option<&Journal>) -> Result<Option<Folder>, F
     let pid = std::process::id().to_string();
     let id = journal.map_or(&*pid, Journal::id);
     let folder = Folder::open(path, template, id).map_err(failure)?;
-    Ok(Some(folder.sync(args.sync)))
+    let results = results(args);
+    let used = args
+        .sources()
+        .chain(args.grants.files())
+        .chain(args.task.as_deref());
+    let used = used.chain(results.iter().map(PathBuf::as_path));
+    let used = used.filter(|it| Some(*it) != args.output_dir.as_deref());
+    Ok(Some(folder.sync(args.sync).keep_off(used)))
 }
 
 /// Refuses results over what is read, and over each other.

@@ -23,6 +23,8 @@ pub struct Folder {
     /// A file that was changed since then was made by this run.
     began: (i64, i64),
     sync: bool,
+    /// Files that stay as they are, by their real names.
+    others: Vec<PathBuf>,
     /// Directories with new names in them.
     changed: BTreeSet<PathBuf>,
 }
@@ -65,6 +67,7 @@ impl Folder {
             part,
             began,
             sync: false,
+            others: Vec::new(),
             changed: BTreeSet::new(),
         })
     }
@@ -72,6 +75,13 @@ impl Folder {
     /// Whether files are on the disk before their names are. Default: no.
     pub fn sync(mut self, sync: bool) -> Self {
         self.sync = sync;
+        self
+    }
+
+    /// Files that no output replaces: the task, what is read, other results. They need not exist
+    /// yet.
+    pub fn keep_off<'a>(mut self, files: impl IntoIterator<Item = &'a Path>) -> Self {
+        self.others.extend(files.into_iter().filter_map(real_name));
         self
     }
 
@@ -103,6 +113,10 @@ impl Folder {
         match target.symlink_metadata() {
             Ok(metadata) if metadata.is_dir() => {
                 return Ok(Kept::Not(format!("{} is a directory", target.display())));
+            }
+            Ok(_) if real_name(&target).is_some_and(|it| self.others.contains(&it)) => {
+                let why = format!("{} is used by this run", target.display());
+                return Ok(Kept::Not(why));
             }
             // Made by this run.
             Ok(metadata) if (metadata.ctime(), metadata.ctime_nsec()) >= self.began => {
@@ -158,6 +172,15 @@ impl Drop for Folder {
     }
 }
 
+/// The name of a file that need not exist, with the real name of its directory.
+fn real_name(path: &Path) -> Option<PathBuf> {
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    Some(fs::canonicalize(folder).ok()?.join(path.file_name()?))
+}
+
 /// Errors that are due to the name: others may be written.
 fn is_of_the_name(error: &io::Error) -> bool {
     use rustix::io::Errno;
@@ -200,9 +223,12 @@ mod tests {
         // The kernel's clock for files ticks every few milliseconds.
         std::thread::sleep(std::time::Duration::from_millis(20));
         let open = || Folder::open(scratch.path(), Template::new("{}"), "x").expect("opened");
-        let mut folder = open().sync(true);
+        let used = scratch.path().join(".").join("used");
+        fs::write(&used, "by this run").expect("written");
+        let mut folder = open().sync(true).keep_off([&*used]);
         let mut write = |name: &str| folder.write(name, b"new").expect("written");
         assert!(matches!(write("old"), Kept::As(name) if name == "old"));
+        assert!(matches!(write("used"), Kept::Not(why) if why.contains("used by this run")));
         assert!(matches!(write("a/b"), Kept::As(_)));
         assert!(matches!(write("a"), Kept::Not(why) if why.contains("directory")));
         assert!(matches!(write("a/b"), Kept::Not(why) if why.contains("another input")));
@@ -221,7 +247,7 @@ mod tests {
         );
         assert_eq!(
             fs::read_dir(scratch.path()).expect("a directory").count(),
-            2
+            3
         );
     }
 }
