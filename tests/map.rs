@@ -609,6 +609,34 @@ fn one_signal_lets_tasks_finish_and_two_end_them() {
 }
 
 #[test]
+fn a_pipe_gets_the_output_and_one_without_a_reader_holds_nobody() {
+    let folder = scratch();
+    let pipe = folder.path().join("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    let lines = write(folder.path(), "lines", "1\n2\n");
+    let echo = guest("echo/echo.wat");
+    for mode in MODES {
+        let start = || {
+            let map = map(mode).arg("--format=bytes").arg("--output").arg(&pipe);
+            map.args(["--lines", "-"])
+                .arg(&echo)
+                .stdin("1\n2\n")
+                .start()
+        };
+        let running = start();
+        assert_eq!(fs::read(&pipe).unwrap(), b"12", "{mode}");
+        running.end().expect_code(0, mode);
+        let mut running = start();
+        assert!(!running.ends_within(Duration::from_millis(300)), "{mode}");
+        running.signal(rustix::process::Signal::TERM);
+        let ran = running.end();
+        ran.expect_code(143, mode);
+        assert!(ran.stderr.contains("had opened the pipe"), "{mode}: {ran}");
+    }
+}
+
+#[test]
 fn a_reader_that_is_gone_and_a_full_disk_end_a_batch() {
     for mode in MODES {
         let echo = guest("echo/echo.wat");

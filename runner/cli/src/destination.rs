@@ -215,6 +215,35 @@ impl Opener {
     }
 }
 
+/// A named pipe, which is opened when something is written: that waits until it has a reader.
+pub(super) enum LatePipe {
+    Unopened(Opener),
+    Open(File),
+    Failed,
+}
+
+impl Write for LatePipe {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        *self = match std::mem::replace(self, LatePipe::Failed) {
+            // Interrupted calls are made again, by those who write.
+            LatePipe::Unopened(opener) => LatePipe::Open(
+                opener
+                    .open(None)
+                    .map_err(|error| io::Error::other(error.to_string()))?,
+            ),
+            opened => opened,
+        };
+        match self {
+            LatePipe::Open(file) => file.write(bytes),
+            _ => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Opens a named pipe for writing once it is open for reading.
 fn open_pipe(path: &Path, patience: Option<Duration>) -> io::Result<File> {
     let time = patience.map(Time::new);

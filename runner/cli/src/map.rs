@@ -1,6 +1,6 @@
 //! `wrun map`: from options to a batch, and from its end to an exit code.
 
-use super::destination::resolved;
+use super::destination::{Destination, LatePipe, cannot_write, resolved};
 use super::grant_args::TaskFile;
 use super::in_use::InUse;
 use super::loading::{Loading, compiles_each_time};
@@ -13,6 +13,7 @@ use super::{Failure, exit, stdio, stdout_failed, text};
 use std::fs;
 use std::io;
 use std::num::NonZero;
+use std::os::unix::fs::FileTypeExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use wrun::{Artifact, Cache, Limits, Runner, Task, TaskGrant};
@@ -214,6 +215,10 @@ fn end(args: &MapArgs, failures: &Failures, ended: Ended) -> Result<u8, Failure>
     };
     if let Some(error) = ended.error {
         let mut failure = failure(error);
+        // It waited for a reader of the pipe when the signal came.
+        if let (Some(code), Some(true)) = (ended.interrupted, args.output().map(is_pipe)) {
+            failure.code = code;
+        }
         if args.journal.is_some() && failure.code == exit::RUNNER {
             failure.message += &format!("; {all} inputs had ended: {rest}");
         }
@@ -411,6 +416,11 @@ fn stream(
             return Err(stdout_failed(&rustix::io::Errno::BADF.into()));
         }
         (None, _) => Stream::to("-", stdio::stdout()),
+        (Some(path), None) if is_pipe(path) => {
+            let pipe = Destination::open("--output", path, &InUse::new(std::iter::empty()))?;
+            let opener = pipe.opener().map_err(|error| cannot_write(path, &error))?;
+            Stream::to(path, LatePipe::Unopened(opener))
+        }
         (Some(path), None) => Stream::create(path).map_err(failure)?,
         (Some(path), Some(journal)) => {
             let length = Stream::length_of(path).map_err(failure)?;
@@ -425,6 +435,10 @@ fn stream(
         }
     };
     Ok(Some((stream, format)))
+}
+
+fn is_pipe(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_fifo())
 }
 
 fn folder(args: &MapArgs, journal: Option<&Journal>) -> Result<Option<Folder>, Failure> {
@@ -461,7 +475,7 @@ fn check_results(args: &MapArgs, task: &Path) -> Result<(), Failure> {
         let Some(path) = path else {
             continue;
         };
-        let wrong = |error: io::Error| super::destination::cannot_write(path, &error);
+        let wrong = |error: io::Error| cannot_write(path, &error);
         let target = resolved(path).map_err(wrong)?;
         let metadata = fs::metadata(path).ok();
         if let Some(other) = in_use.find(metadata.as_ref(), &target) {
