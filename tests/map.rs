@@ -619,10 +619,7 @@ fn a_pipe_gets_the_output_and_one_without_a_reader_holds_nobody() {
     for mode in MODES {
         let start = || {
             let map = map(mode).arg("--format=bytes").arg("--output").arg(&pipe);
-            map.args(["--lines", "-"])
-                .arg(&echo)
-                .stdin("1\n2\n")
-                .start()
+            map.arg("--lines").arg(&lines).arg(&echo).start()
         };
         let running = start();
         assert_eq!(fs::read(&pipe).unwrap(), b"12", "{mode}");
