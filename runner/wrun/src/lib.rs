@@ -30,7 +30,7 @@
 //! | it is held by | wasmtime's sandbox, and around it a process that shares no memory with yours | wasmtime's sandbox |
 //! | a crash of the runtime ends | that task ([`Outcome::Crashed`]) | this process |
 //! | starting one costs | a fraction of a millisecond | microseconds |
-//! | the guest's code computes | as fast as in bare wasmtime | 1.0 to 1.9 times the time, for checks that preempt it; without them with [`Preemption::Signal`] |
+//! | the guest's code computes | as fast as in bare wasmtime | 1.0 to 2.0 times the time, for checks that preempt it; without them with [`Preemption::Signal`] |
 //! | at the same time, by default | 4 for each processor | 512 |
 //!
 //! In process mode the kernel confines each worker further: seccomp, Landlock, namespaces,
