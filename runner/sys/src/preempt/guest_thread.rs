@@ -6,6 +6,7 @@
 //! that finds its thread outside of a guest.
 
 use super::{SHARED, tick};
+use std::cell::Cell;
 use std::io;
 use std::ptr;
 use std::sync::Arc;
@@ -17,6 +18,11 @@ const INTERRUPT: libc::c_int = libc::SIGURG;
 /// The handler that was there before ours: its address, and whether it takes three arguments.
 static BEFORE: AtomicUsize = AtomicUsize::new(libc::SIG_DFL);
 static BEFORE_IS_SIGINFO: AtomicBool = AtomicBool::new(false);
+
+thread_local! {
+    /// The handler that was there before ours is running. It needs no destructor.
+    static PASSING_ON: Cell<bool> = const { Cell::new(false) };
+}
 
 /// The thread that interrupts others, to be woken when it should come sooner. Leaked: a handler
 /// may be reading it.
@@ -130,6 +136,10 @@ extern "C" fn on_interrupt(
     if before == libc::SIG_DFL || before == libc::SIG_IGN {
         return;
     }
+    // One that was installed after ours may call ours in turn.
+    if PASSING_ON.try_with(|passing| passing.replace(true)) != Ok(false) {
+        return;
+    }
     // SAFETY: it was installed as the handler of this signal, with this number of arguments.
     unsafe {
         if BEFORE_IS_SIGINFO.load(Ordering::Relaxed) {
@@ -140,6 +150,7 @@ extern "C" fn on_interrupt(
             std::mem::transmute::<usize, Handler>(before)(signal);
         }
     }
+    let _ = PASSING_ON.try_with(|passing| passing.set(false));
 }
 
 /// Makes this thread the one that interrupts others: it is unparked when one of them
@@ -147,4 +158,53 @@ extern "C" fn on_interrupt(
 pub fn interrupt_from_here() {
     let thread = Box::into_raw(Box::new(std::thread::current()));
     TICKER.store(thread, Ordering::Release);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    static CALLS: AtomicUsize = AtomicUsize::new(0);
+    /// The handler that was there before the other one.
+    static OURS: AtomicUsize = AtomicUsize::new(0);
+
+    /// As libraries for signals do, it also calls the handler that was there before it.
+    extern "C" fn other(
+        signal: libc::c_int,
+        info: *mut libc::siginfo_t,
+        context: *mut libc::c_void,
+    ) {
+        type Handler = extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void);
+        CALLS.fetch_add(1, Ordering::Relaxed);
+        let before = OURS.load(Ordering::Relaxed);
+        // SAFETY: it was installed as a handler with these arguments.
+        unsafe { std::mem::transmute::<usize, Handler>(before)(signal, info, context) };
+    }
+
+    #[test]
+    fn another_handler_gets_each_signal_once_whoever_was_first() {
+        let raised = || {
+            CALLS.store(0, Ordering::Relaxed);
+            // SAFETY: there is a handler for it.
+            unsafe { libc::raise(INTERRUPT) };
+            CALLS.load(Ordering::Relaxed)
+        };
+        crate::signal::mask(libc::SIG_UNBLOCK, &[INTERRUPT]);
+        handle_interrupts().expect("a handler");
+        assert_eq!(raised(), 0);
+        // SAFETY: all bytes zero are a valid `sigaction`, and the pointers are to local values.
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            let mut before: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = other as *const () as usize;
+            action.sa_flags = libc::SA_SIGINFO;
+            libc::sigaction(INTERRUPT, ptr::null(), &raw mut before);
+            OURS.store(before.sa_sigaction, Ordering::Relaxed);
+            libc::sigaction(INTERRUPT, &raw const action, ptr::null_mut());
+        }
+        assert_eq!(raised(), 1);
+        handle_interrupts().expect("ours again, in front");
+        assert_eq!(raised(), 1);
+        assert_eq!(raised(), 1, "and again");
+    }
 }
