@@ -32,12 +32,12 @@ use settle::Supervised;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 use watch::{Feeding, Seen, Watch};
 use wrun_sandbox::deadline::{Deadline, until};
 use wrun_sandbox::executor::{Executed, Job};
 use wrun_sandbox::services::TaskServices;
-use wrun_sandbox::{CodeError, LoadError, Progress, RunResult, Sink};
+use wrun_sandbox::token::Token;
+use wrun_sandbox::{CodeError, LoadError, OnProgress, RunResult, Sink};
 use wrun_types::error::{Error, ErrorKind};
 use wrun_types::limits::Limit;
 use wrun_types::outcome::Outcome;
@@ -106,8 +106,8 @@ struct Terms<'a> {
     deadline: Option<Deadline>,
     stdout: &'a Sink,
     stderr: &'a Sink,
-    kill: &'a CancellationToken,
-    progress: &'a (dyn Fn(Progress) + Send + Sync),
+    kill: &'a Token,
+    progress: &'a OnProgress,
     services: &'a Arc<dyn TaskServices>,
 }
 
@@ -121,7 +121,7 @@ impl<'a> Terms<'a> {
             stdout: &job.stdout,
             stderr: &job.stderr,
             kill: &job.kill,
-            progress: &*job.progress,
+            progress: &job.progress,
             services: &job.services,
         }
     }

@@ -22,11 +22,11 @@ use running::Running;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use tokio_util::sync::CancellationToken;
 use wrun_sandbox::Budgets;
 use wrun_sandbox::InputKind;
 use wrun_sandbox::deadline::Deadline;
 use wrun_sandbox::port::Transport;
+use wrun_sandbox::token::Token;
 use wrun_sandbox::{
     self, Granted, OnThread, Ports, Prepared, Run, RunError, RunResult, Sink, Source, TaskContext,
     WarmInstance,
@@ -66,7 +66,7 @@ async fn warm_up(prepared: &Prepared) {
         stdout: Sink::capture(0),
         stderr: Sink::capture(0),
         exchange: wrun_sandbox::http::Exchange::of_warm_up(),
-        kill: CancellationToken::new(),
+        kill: Token::new(),
         thread: OnThread::WarmUp,
         warm: None,
     };
@@ -234,7 +234,7 @@ impl Worker<'_> {
             Ok(both) => both.unzip(),
             Err(why) => return Err(io::Error::other(why)),
         };
-        let cancel = CancellationToken::new();
+        let cancel = Token::new();
         let noted = events.clone();
         let task = Run {
             spec: &order.spec,
@@ -245,7 +245,7 @@ impl Worker<'_> {
                 name: order.spec.name.clone(),
                 deadline: order.remaining.and_then(Deadline::after),
                 cancel: cancel.clone(),
-                progress: Arc::new(move |progress| noted.note(progress)),
+                progress: Some(Arc::new(move |progress| noted.note(progress))),
                 ports: Ports::new(Transport::Socket, port),
                 services,
             },
@@ -255,7 +255,7 @@ impl Worker<'_> {
             stderr: outputs.stderr.clone(),
             exchange,
             // To kill the task, a runner kills the process.
-            kill: CancellationToken::new(),
+            kill: Token::new(),
             // The forwarding of a stream waits for its last sink to be dropped.
             thread: match last && outputs.has_framed_stderr() && !shape.prints_output() {
                 true => OnThread::OwnAndLast,

@@ -7,10 +7,10 @@ use crate::http::Exchange;
 use crate::port::{Port, Transport};
 use crate::region::Ledger;
 use crate::services::TaskServices;
-use crate::{Artifact, Progress, RunResult, Sink};
+use crate::token::Token;
+use crate::{Artifact, OnProgress, RunResult, Sink};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio_util::sync::CancellationToken;
 use wrun_types::config::Start;
 use wrun_types::error::Error;
 use wrun_types::jail_report::JailReport;
@@ -63,10 +63,10 @@ pub struct Job {
     /// The HTTP request that the task answers.
     pub exchange: Option<Exchange>,
     /// Requests the task to stop.
-    pub cancel: CancellationToken,
+    pub cancel: Token,
     /// Ends the task.
-    pub kill: CancellationToken,
-    pub progress: Arc<dyn Fn(Progress) + Send + Sync>,
+    pub kill: Token,
+    pub progress: OnProgress,
     /// What the task gets from `ports.parent`.
     pub port: Option<Port>,
     /// Serves the requests of the task.

@@ -4,10 +4,9 @@
 //! At that point everything of the guest exists but its first instruction, so the action
 //! meets what an escaped guest would.
 
-use super::host::{Progress, TaskContext};
+use super::host::{OnProgress, Progress, TaskContext};
 use crate::deadline::{Deadline, until};
-use std::sync::Arc;
-use tokio_util::sync::CancellationToken;
+use crate::token::Token;
 use wrun_types::injection::Injection;
 use wrun_types::limits::Limit;
 use wrun_types::outcome::Outcome;
@@ -15,8 +14,8 @@ use wrun_types::outcome::Outcome;
 /// An action that was ordered, and how it reports to its orderer.
 pub(super) struct Injecting<'a> {
     act: &'a Injection,
-    begin: CancellationToken,
-    progress: Arc<dyn Fn(Progress) + Send + Sync>,
+    begin: Token,
+    progress: OnProgress,
     deadline: Option<Deadline>,
 }
 
@@ -32,11 +31,13 @@ impl<'a> Injecting<'a> {
 
     /// Reports that it is ready, waits until the task is cancelled, and acts; or is ended
     /// before.
-    pub(super) async fn done(self, kill: &CancellationToken) -> Outcome {
-        (self.progress)(Progress {
-            done: 1,
-            total: None,
-        });
+    pub(super) async fn done(self, kill: &Token) -> Outcome {
+        if let Some(tell) = &self.progress {
+            tell(Progress {
+                done: 1,
+                total: None,
+            });
+        }
         tokio::select! {
             biased;
             () = kill.cancelled() => Outcome::Cancelled,

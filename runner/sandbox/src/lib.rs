@@ -63,6 +63,7 @@ mod steps;
 pub mod stop;
 mod support;
 mod sync;
+pub mod token;
 mod trap_site;
 mod trapped;
 pub mod turn;
@@ -79,7 +80,7 @@ pub use compile::{Compiler, SMALL, compile};
 pub use engine::{
     Allocation, Checks, EngineError, Kind, max_pool_slots, runtime, single_threaded_runtime,
 };
-pub use host::{Granted, Ports, Progress, TaskContext};
+pub use host::{Granted, OnProgress, Ports, Progress, TaskContext};
 pub use in_process::InProcess;
 pub use input::{InputKind, Source};
 pub use inspect::{Grant, Inspection, inspect};

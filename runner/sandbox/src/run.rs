@@ -26,6 +26,7 @@ use super::steps;
 use super::trapped::{is_the_systems, outcome_of};
 use super::warm_instance::{self, Guest, WarmInstance};
 use crate::deadline::{Deadline, until};
+use crate::token::Token;
 use bytes::Bytes;
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -33,7 +34,6 @@ use std::sync::OnceLock;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 use tokio_util::either::Either;
-use tokio_util::sync::CancellationToken;
 use wasmtime::{Engine, InstancePre, Store};
 use wasmtime_wasi::I32Exit;
 use wasmtime_wasi::p2::bindings::CommandPre;
@@ -223,7 +223,7 @@ pub struct Run<'a> {
     /// What a guest that speaks HTTP answers.
     pub exchange: Option<Exchange>,
     /// Ends the run at once.
-    pub kill: CancellationToken,
+    pub kill: Token,
     pub thread: OnThread,
     /// Made from the same task file, on the same engine.
     pub warm: Option<WarmInstance>,

@@ -14,6 +14,7 @@ use crate::region::{Draft, Kind, RegionError};
 
 use serde::{Deserialize, Serialize};
 use std::os::fd::OwnedFd;
+use std::pin::Pin;
 use wrun_types::outcome::Outcome;
 
 /// Serves the requests of one task, and knows which task that is.
@@ -35,7 +36,6 @@ pub trait Services: Send + Sync {
 }
 
 /// The services of one task in its runner, as the executor of the task sees them.
-#[async_trait::async_trait]
 pub trait TaskServices: Services {
     /// Children started so far.
     fn children_started(&self) -> u64;
@@ -46,9 +46,9 @@ pub trait TaskServices: Services {
     /// Releases the locks of an attempt that is over.
     fn unlock_all(&self);
 
-    /// Ends the children of the task and releases what it holds, and waits until that is
-    /// done. Later requests get nothing.
-    async fn end(&self);
+    /// Ends the children of the task and releases what it holds; later requests get nothing.
+    /// It is over when the future is; without one, it is over.
+    fn end(&self) -> Option<Pin<Box<dyn Future<Output = ()> + Send + '_>>>;
 }
 
 /// A request with a response.

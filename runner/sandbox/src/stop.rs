@@ -1,18 +1,18 @@
 //! How a task is killed: it is requested to stop, has its grace period, and is then ended.
 
 use crate::deadline::{Deadline, until};
+use crate::token::Token;
 use std::time::Duration;
-use tokio_util::sync::CancellationToken;
 
 /// The stop of one task: the request for it, and its stages.
 #[derive(Clone, Debug)]
 pub struct Stop {
     /// A stop was requested.
-    pub requested: CancellationToken,
+    pub requested: Token,
     /// Requests the task to stop.
-    pub cancel: CancellationToken,
+    pub cancel: Token,
     /// Ends the task.
-    pub kill: CancellationToken,
+    pub kill: Token,
     pub grace: Duration,
 }
 

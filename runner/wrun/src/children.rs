@@ -14,7 +14,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 use wrun_sandbox::Budgets;
@@ -24,8 +23,9 @@ use wrun_sandbox::deadline::{Deadline, until};
 use wrun_sandbox::executor::Executed;
 use wrun_sandbox::port::Port;
 use wrun_sandbox::region::Maker;
-use wrun_sandbox::services::SpawnError;
+use wrun_sandbox::services::{SpawnError, TaskServices as _};
 use wrun_sandbox::stop::Stop;
+use wrun_sandbox::token::Token;
 use wrun_sandbox::turn::Turn;
 use wrun_sys::Unpoisoned;
 use wrun_types::limits::Limits;
@@ -79,9 +79,9 @@ pub(crate) struct Children {
     depth: u32,
     limits: Limits,
     deadline: Option<Deadline>,
-    cancel: CancellationToken,
+    cancel: Token,
     /// Kills all of them.
-    kill: CancellationToken,
+    kill: Token,
     /// Grace period of the task above the children, and of those whose grant does not set
     /// one.
     grace: Duration,
@@ -146,14 +146,14 @@ impl Tree {
 impl Slot {
     /// Reduces it to what an ended child leaves: this many bytes, and the regions that were
     /// made for it.
-    fn shrink(&self, memory: u64, regions: Arc<Maker>) {
+    fn shrink(&self, memory: u64, regions: Option<&Arc<Maker>>) {
         let mut held = self.tree.held();
         let before = self.memory.load(Ordering::Relaxed);
         let after = memory.min(before);
         self.memory.store(after, Ordering::Relaxed);
         held.memory = held.memory.saturating_sub(before - after);
-        if regions.known_bytes() > 0 {
-            held.left.push(regions);
+        if let Some(regions) = regions.filter(|made| made.known_bytes() > 0) {
+            held.left.push(regions.clone());
         }
     }
 }
@@ -186,7 +186,7 @@ impl Children {
             limits,
             deadline,
             cancel: stop.cancel.clone(),
-            kill: stop.kill.child_token(),
+            kill: stop.kill.child(),
             grace: stop.grace,
             handles: Mutex::new(Handles {
                 started: 0,
@@ -251,7 +251,7 @@ impl Children {
         let (stderr, said) = Sink::channel(limits.output_budget(false));
         let launch = self.starter.launch(Request {
             artifact: grant.artifact.clone(),
-            spec: Spec {
+            spec: Arc::new(Spec {
                 name: grant.name.clone(),
                 args: grant.args.clone(),
                 env: Vec::new(),
@@ -262,16 +262,16 @@ impl Children {
                 limits,
                 child_data: self.tree.child_data,
                 injection: None,
-            },
+            }),
             input,
             stdout: stdout.clone(),
             stderr,
             exchange: None,
             port: port.map(|port| *port),
-            progress: Arc::new(|_| {}),
+            progress: None,
             deadline,
-            cancel: self.cancel.child_token(),
-            kill: self.kill.child_token(),
+            cancel: self.cancel.child(),
+            kill: self.kill.child(),
             grace: grant.grace.unwrap_or(self.grace),
             retries: 0,
             tree: Some((self.tree.clone(), self.depth + 1)),
@@ -387,13 +387,14 @@ impl Running {
             slot,
         } = self;
         let deadline = launch.job.deadline;
-        let services = launch.job.services.clone();
-        let (stop, regions) = (launch.stop.clone(), launch.regions.clone());
+        let services = launch.provider.clone();
+        let stop = launch.stop.clone();
         let began = launch.submitted;
         let running = async {
             let ran = launch.run(&starter.executor).await;
-            services.end().await;
-            drop(services);
+            if let Some(end) = services.end() {
+                end.await;
+            }
             ran
         };
         let mut pumping = std::pin::pin!(pump(said, to));
@@ -428,7 +429,7 @@ impl Running {
             Outcome::Completed(output) => output.len() as u64,
             _ => 0,
         };
-        slot.shrink(kept, regions);
+        slot.shrink(kept, services.regions());
         end
     }
 }

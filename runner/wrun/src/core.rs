@@ -21,8 +21,7 @@ use bytes::Bytes;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
 use wrun_sandbox::Budgets;
 #[cfg(feature = "measure")]
@@ -33,7 +32,9 @@ use wrun_sandbox::executor::{Executed, Executor};
 #[cfg(feature = "http")]
 use wrun_sandbox::http::{Exchange, MAX_FIELDS};
 use wrun_sandbox::locks::Locks;
-use wrun_sandbox::{Artifact, Compiled, Loader, Progress, Sink};
+use wrun_sandbox::services::TaskServices as _;
+use wrun_sandbox::token::Token;
+use wrun_sandbox::{Artifact, Compiled, Loader, OnProgress, Sink};
 use wrun_sys::{self, Process};
 use wrun_types::config::{Config, Jail, Mode};
 use wrun_types::error::{Error, ErrorKind};
@@ -53,7 +54,7 @@ pub(crate) struct Core {
     /// Permits for tasks that are running or queued.
     pub(crate) admission: Arc<Semaphore>,
     pub(crate) starter: Arc<Starter>,
-    pub(crate) kill_all: CancellationToken,
+    pub(crate) kill_all: Token,
     pub(crate) tasks: TaskTracker,
     pub(crate) unfinished: Unfinished,
 }
@@ -71,7 +72,6 @@ pub(crate) struct Admitted {
 pub(crate) struct Ends {
     pub(crate) stdout: Option<OutputStream>,
     pub(crate) stderr: Option<OutputStream>,
-    pub(crate) progress: watch::Receiver<Progress>,
     #[cfg(feature = "http")]
     pub(crate) response: Option<Responding>,
 }
@@ -100,6 +100,7 @@ impl Core {
                 shared: Arc::new(SharedState {
                     locks: Arc::new(Locks::new()),
                     broadcast: Arc::new(Broadcast::new(executor.transport().clone())),
+                    ledger: executor.ledger().clone(),
                     #[cfg(feature = "http")]
                     http: LazyClient::new(&config.http_authorities)?,
                 }),
@@ -107,7 +108,7 @@ impl Core {
             config,
             loader,
             executor,
-            kill_all: CancellationToken::new(),
+            kill_all: Token::new(),
             tasks: TaskTracker::new(),
             unfinished: Unfinished::default(),
         })
@@ -204,7 +205,7 @@ impl Core {
         if let Some(request) = &task.request {
             check_fields(request.headers().len())?;
         }
-        task.spec.validate()?;
+        Arc::make_mut(&mut task.spec).validate()?;
         validate_tasks(&task.tasks)?;
         validate_output(task.stdout, task.stderr)?;
         Ok(())
@@ -215,6 +216,7 @@ impl Core {
         &self,
         mut task: Task,
         permit: OwnedSemaphorePermit,
+        progress: OnProgress,
     ) -> Result<(Admitted, Ends), Error> {
         self.validate(&mut task)?;
         let Task {
@@ -234,7 +236,10 @@ impl Core {
         let (exchange, response) = request.map(Exchange::new).unzip();
         #[cfg(not(feature = "http"))]
         let exchange = None;
-        spec.child_data = child_data(&tasks, &spec.limits);
+        if !tasks.is_empty() {
+            let limits = &spec.limits;
+            Arc::make_mut(&mut spec).child_data = child_data(&tasks, limits);
+        }
         let (stdout, capture_out, stream_out) = sink(stdout, &spec);
         let beside = match stderr {
             Stdio::Stdout => stdout.beside(spec.limits.output_budget(false)),
@@ -245,7 +250,6 @@ impl Core {
             None => sink(stderr, &spec),
         };
         let begun = self.unfinished.begin();
-        let (progress, watched) = watch::channel(Progress::default());
         let tree = (!tasks.is_empty()).then(|| (Tree::new(tasks, &spec.limits), 0));
         let launch = self.starter.launch(Request {
             artifact,
@@ -256,11 +260,9 @@ impl Core {
             stderr,
             exchange,
             port,
-            progress: Arc::new(move |value| {
-                progress.send_replace(value);
-            }),
-            cancel: CancellationToken::new(),
-            kill: self.kill_all.child_token(),
+            progress,
+            cancel: Token::new(),
+            kill: self.kill_all.child(),
             grace,
             retries,
             tree,
@@ -276,7 +278,6 @@ impl Core {
         let ends = Ends {
             stdout: stream_out,
             stderr: stream_err,
-            progress: watched,
             #[cfg(feature = "http")]
             response,
         };
@@ -295,7 +296,7 @@ impl Core {
         let job = &launch.job;
         let spec = job.spec.clone();
         let task_id = job.task_id;
-        let services = job.services.clone();
+        let provider = launch.provider.clone();
         let artifact = job.artifact.clone();
         let is_captured = job.stdout.is_capture();
         let metered = job.metered();
@@ -305,7 +306,9 @@ impl Core {
             (ran.queue, ran.attempt, ran.executed)
         });
         drop(begun);
-        services.end().await;
+        if let Some(end) = provider.end() {
+            end.await;
+        }
         let (queue, attempt, executed) = ran.inspect_err(trace::not_run)?;
         let [stdout, stderr] = [captured(capture_out).await, captured(capture_err).await];
         let total = submitted.elapsed();
@@ -350,7 +353,7 @@ impl Core {
         stats.worker_pid = worker_pid;
         stats.usage = usage;
         stats.start_method = start_method;
-        stats.children = services.children_started();
+        stats.children = provider.children_started();
         let mut report = Report::new(task_id, &spec.name, self.config.mode, outcome);
         report.attempt = attempt;
         report.limit_value = limit_value;

@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::task::coop::unconstrained;
-use tokio_util::sync::CancellationToken;
+use wrun_sandbox::token::Token;
 use wrun_sandbox::{Progress, blocking};
 use wrun_sys::Process;
 use wrun_types::error::{Error, ErrorKind};
@@ -28,8 +28,8 @@ pub struct TaskHandle {
     id: u64,
     /// `None` once the report was taken.
     join: Option<JoinHandle<Box<Result<Report, Error>>>>,
-    kill: CancellationToken,
-    cancel: CancellationToken,
+    kill: Token,
+    cancel: Token,
     stdout: Option<OutputStream>,
     stderr: Option<OutputStream>,
     /// Streams that were not taken before the report was waited for: they are read, so that
@@ -46,9 +46,9 @@ impl TaskHandle {
     pub(crate) fn new(
         id: u64,
         join: JoinHandle<Box<Result<Report, Error>>>,
-        kill: CancellationToken,
-        cancel: CancellationToken,
+        [kill, cancel]: [Token; 2],
         ends: Ends,
+        progress: watch::Receiver<Progress>,
     ) -> Self {
         TaskHandle {
             id,
@@ -58,7 +58,7 @@ impl TaskHandle {
             stdout: ends.stdout,
             stderr: ends.stderr,
             discarded: [None, None],
-            progress: ends.progress,
+            progress,
             #[cfg(feature = "http")]
             response: ends.response,
             made_in: Process::current(),
@@ -268,7 +268,7 @@ impl Drop for TaskHandle {
 
 /// Kills one task; cheap to clone. See [`TaskHandle::killer`].
 #[derive(Clone, Debug)]
-pub struct Killer(CancellationToken);
+pub struct Killer(Token);
 
 impl Killer {
     /// As [`TaskHandle::kill`].
@@ -279,7 +279,7 @@ impl Killer {
 
 /// Requests one task to stop; cheap to clone. See [`TaskHandle::canceller`].
 #[derive(Clone, Debug)]
-pub struct Canceller(CancellationToken);
+pub struct Canceller(Token);
 
 impl Canceller {
     /// As [`TaskHandle::cancel`].

@@ -15,14 +15,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
-use tokio_util::sync::CancellationToken;
 use wrun_sandbox::deadline::{Deadline, until};
 use wrun_sandbox::executor::{Executed, Executor, Job, Runnable};
 use wrun_sandbox::http::Exchange;
 use wrun_sandbox::port::Port;
-use wrun_sandbox::region::Maker;
 use wrun_sandbox::stop::Stop;
-use wrun_sandbox::{Artifact, InputKind, Progress, RunResult, Sink};
+use wrun_sandbox::token::Token;
+use wrun_sandbox::{Artifact, InputKind, OnProgress, RunResult, Sink};
 use wrun_types::config::Mode;
 use wrun_types::error::Error;
 use wrun_types::limits::Limit;
@@ -45,18 +44,18 @@ pub(crate) struct Starter {
 /// The arguments of starting a task.
 pub(crate) struct Request {
     pub(crate) artifact: Artifact,
-    pub(crate) spec: Spec,
+    pub(crate) spec: Arc<Spec>,
     pub(crate) input: InputKind,
     pub(crate) stdout: Sink,
     pub(crate) stderr: Sink,
     pub(crate) exchange: Option<Exchange>,
     pub(crate) port: Option<Port>,
-    pub(crate) progress: Arc<dyn Fn(Progress) + Send + Sync>,
+    pub(crate) progress: OnProgress,
     pub(crate) deadline: Option<Deadline>,
     /// Requests the task to stop.
-    pub(crate) cancel: CancellationToken,
+    pub(crate) cancel: Token,
     /// Ends the task.
-    pub(crate) kill: CancellationToken,
+    pub(crate) kill: Token,
     pub(crate) grace: Duration,
     /// Maximum of new attempts after a crash.
     pub(crate) retries: u32,
@@ -69,8 +68,8 @@ pub(crate) struct Request {
 pub(crate) struct Launch {
     pub(crate) job: Job,
     pub(crate) stop: Stop,
-    /// The regions that are made for it.
-    pub(crate) regions: Arc<Maker>,
+    /// The services of the job.
+    pub(crate) provider: Arc<Provider>,
     pub(crate) submitted: Instant,
     /// The span of everything that is done for the task.
     pub(crate) span: tracing::Span,
@@ -141,7 +140,7 @@ impl Starter {
             permit,
         } = request;
         let stop = Stop {
-            requested: CancellationToken::new(),
+            requested: Token::new(),
             cancel: cancel.clone(),
             kill: kill.clone(),
             grace,
@@ -150,9 +149,7 @@ impl Starter {
             let limits = spec.limits.clone();
             Children::new(self.clone(), tree, depth, limits, deadline, &stop, &stderr)
         });
-        let ledger = self.executor.ledger().clone();
-        let regions = Arc::new(Maker::new(ledger, spec.limits.max_memory));
-        let services = Provider::new(children, self.shared.clone(), regions.clone(), &spec);
+        let provider = Arc::new(Provider::new(children, self.shared.clone(), &spec));
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         Launch {
             span: trace::task(id, &spec.name, &artifact, self.mode),
@@ -160,7 +157,7 @@ impl Starter {
                 task_id: id,
                 attempt: 1,
                 artifact,
-                spec: Arc::new(spec),
+                spec,
                 deadline,
                 stdin: input,
                 stdout,
@@ -170,11 +167,11 @@ impl Starter {
                 kill,
                 progress,
                 port,
-                services: Arc::new(services),
+                services: provider.clone(),
                 alone: false,
             },
             stop,
-            regions,
+            provider,
             submitted: Instant::now(),
             retries,
             permit,

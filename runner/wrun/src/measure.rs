@@ -33,13 +33,13 @@ pub mod sys {
 /// A task whose host does this in the guest's place: it says by its progress that it is
 /// ready, and waits until the task is cancelled.
 pub fn injecting(mut task: Task, act: Injection) -> Task {
-    task.spec.injection = Some(act);
+    Arc::make_mut(&mut task.spec).injection = Some(act);
     task
 }
 
 /// The settings of a task.
 pub fn spec(task: Task) -> Spec {
-    task.spec
+    Arc::unwrap_or_clone(task.spec)
 }
 
 /// The compiled code of an artifact.

@@ -7,6 +7,7 @@ use crate::children::Children;
 #[cfg(feature = "http")]
 use crate::http_client::{LazyClient, TaskRequests};
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wrun_sandbox::broadcast::{Broadcast, Line};
@@ -14,7 +15,7 @@ use wrun_sandbox::broadcast::{Broadcast, Line};
 use wrun_sandbox::http::{Body, Fetch, FetchError};
 use wrun_sandbox::lock_table::{LockMode, Ticket};
 use wrun_sandbox::locks::{Hold, Locks};
-use wrun_sandbox::region::Maker;
+use wrun_sandbox::region::{Ledger, Maker};
 use wrun_sandbox::services::{
     Notification, ServiceRequest, ServiceResponse, Services, SpawnError, TaskServices,
 };
@@ -30,6 +31,7 @@ const MAX_MEMBERSHIPS: usize = 32;
 pub(crate) struct SharedState {
     pub(crate) locks: Arc<Locks>,
     pub(crate) broadcast: Arc<Broadcast>,
+    pub(crate) ledger: Arc<Ledger>,
     #[cfg(feature = "http")]
     pub(crate) http: LazyClient,
 }
@@ -37,7 +39,10 @@ pub(crate) struct SharedState {
 /// The services of one submitted task or child, in the runner.
 pub(crate) struct Provider {
     children: Option<Children>,
-    regions: Arc<Maker>,
+    /// Made for tasks that need them.
+    regions: OnceLock<Arc<Maker>>,
+    /// Maximum of bytes in them together.
+    max_regions: u64,
     shared: Arc<SharedState>,
     locks: Mutex<Locked>,
     /// Made for tasks that need them.
@@ -64,18 +69,14 @@ struct Locked {
 
 impl Provider {
     /// For a task that may start `children`; without them it may start none.
-    pub(crate) fn new(
-        children: Option<Children>,
-        shared: Arc<SharedState>,
-        regions: Arc<Maker>,
-        #[cfg_attr(not(feature = "http"), expect(unused_variables))] spec: &Spec,
-    ) -> Self {
+    pub(crate) fn new(children: Option<Children>, shared: Arc<SharedState>, spec: &Spec) -> Self {
         Provider {
             #[cfg(feature = "http")]
             requests: (!spec.http.is_empty())
                 .then(|| TaskRequests::new(shared.http.get(), spec.http.clone())),
             children,
-            regions,
+            regions: OnceLock::new(),
+            max_regions: spec.limits.max_memory,
             shared,
             locks: Mutex::new(Locked {
                 held: Some(HashMap::new()),
@@ -133,6 +134,21 @@ impl Provider {
         }
     }
 
+    fn lock_no_more(&self) {
+        let held = self.locks().held.take();
+        drop(held);
+    }
+
+    /// The regions that are made for it, if any.
+    pub(crate) fn regions(&self) -> Option<&Arc<Maker>> {
+        self.regions.get()
+    }
+
+    fn maker(&self) -> &Maker {
+        self.regions
+            .get_or_init(|| Arc::new(Maker::new(self.shared.ledger.clone(), self.max_regions)))
+    }
+
     fn unlock(&self, ticket: Ticket) -> bool {
         // Releasing it wakes others; not while this lock is held.
         let mut locks = self.locks();
@@ -172,11 +188,14 @@ impl Services for Provider {
             },
             (ServiceRequest::Ended(_) | ServiceRequest::End(_), None) => ServiceResponse::Refused,
             (ServiceRequest::Region { len, kind, room }, _) => {
-                ServiceResponse::Region(self.regions.make(len, kind, room))
+                ServiceResponse::Region(self.maker().make(len, kind, room))
             }
-            (ServiceRequest::RegionBytes, _) => ServiceResponse::RegionBytes(self.regions.bytes()),
+            (ServiceRequest::RegionBytes, _) => {
+                let made = self.regions().map_or(0, |regions| regions.bytes());
+                ServiceResponse::RegionBytes(made)
+            }
             (ServiceRequest::Claim(file), _) => {
-                let (file, sole) = self.regions.claim(file).await;
+                let (file, sole) = self.shared.ledger.claim(file).await;
                 ServiceResponse::Claimed { file, sole }
             }
             (
@@ -210,7 +229,6 @@ impl Services for Provider {
     }
 }
 
-#[async_trait::async_trait]
 impl TaskServices for Provider {
     fn children_started(&self) -> u64 {
         self.children.as_ref().map_or(0, Children::started)
@@ -228,12 +246,17 @@ impl TaskServices for Provider {
         drop(held);
     }
 
-    async fn end(&self) {
-        if let Some(children) = &self.children {
-            children.end().await;
+    fn end(&self) -> Option<Pin<Box<dyn Future<Output = ()> + Send + '_>>> {
+        match &self.children {
+            Some(children) => Some(Box::pin(async {
+                children.end().await;
+                self.lock_no_more();
+            })),
+            None => {
+                self.lock_no_more();
+                None
+            }
         }
-        let held = self.locks().held.take();
-        drop(held);
     }
 }
 
@@ -242,19 +265,17 @@ mod tests {
     use super::*;
     use std::task::{Context, Waker};
     use wrun_sandbox::port::Transport;
-    use wrun_sandbox::region::Ledger;
 
     #[tokio::test]
     async fn an_attempt_that_is_over_gets_no_lock() {
         let commons = Arc::new(SharedState {
             locks: Arc::new(Locks::new()),
             broadcast: Arc::new(Broadcast::new(Transport::queue())),
+            ledger: Arc::new(Ledger::new(0, false)),
             #[cfg(feature = "http")]
             http: LazyClient::new(&[]).expect("a client"),
         });
-        let ledger = Arc::new(Ledger::new(0, false));
-        let regions = Arc::new(Maker::new(ledger, 0));
-        let task = Provider::new(None, commons.clone(), regions, &Spec::warm_up());
+        let task = Provider::new(None, commons.clone(), &Spec::warm_up());
         let other = commons.locks.request("a", LockMode::Exclusive, false);
         let other = other.await.expect("room");
         let mut waiting = Box::pin(task.lock("a", LockMode::Exclusive, false));

@@ -143,7 +143,9 @@ impl Retry {
         self.order.attempt = self.order.attempt.saturating_add(1);
         self.order.stdout.reset();
         self.order.stderr.reset();
-        (self.order.progress)(Progress::default());
+        if let Some(tell) = &self.order.progress {
+            tell(Progress::default());
+        }
     }
 
     /// How long to wait now: tasks whose workers died of the same cause should not all

@@ -14,12 +14,12 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 use tokio::runtime::{Handle, Runtime};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 use tracing::{Instrument, Span};
-use wrun_sandbox::Artifact;
 use wrun_sandbox::blocking;
 use wrun_sandbox::deadline;
 use wrun_sandbox::turn;
+use wrun_sandbox::{Artifact, Progress};
 use wrun_sys::Unpoisoned;
 use wrun_sys::shortage;
 use wrun_sys::{self, NoPipeSignal};
@@ -345,7 +345,7 @@ impl Runner {
         // In a box: tokio moves it several times.
         self.handle().block_on(Box::pin(async {
             let permit = core.admit().await?;
-            let (mut admitted, _ends) = core.admitted(task, permit)?;
+            let (mut admitted, _ends) = core.admitted(task, permit, None)?;
             // Nobody has a handle of it.
             admitted.launch.job.alone = true;
             let span = admitted.launch.span.clone();
@@ -462,7 +462,11 @@ impl Runner {
     }
 
     fn start(&self, task: Task, permit: OwnedSemaphorePermit) -> Result<TaskHandle, Error> {
-        let (admitted, ends) = self.core.admitted(task, permit)?;
+        let (progress, watched) = watch::channel(Progress::default());
+        let tell = Arc::new(move |value| {
+            progress.send_replace(value);
+        });
+        let (admitted, ends) = self.core.admitted(task, permit, Some(tell))?;
         let id = admitted.launch.job.task_id;
         let span = admitted.launch.span.clone();
         let kill = admitted.launch.stop.requested.clone();
@@ -473,7 +477,7 @@ impl Runner {
         let driving = async move { Box::new(core.drive(admitted).await) };
         let driving = Box::pin(driving.instrument(span));
         let join = self.core.tasks.spawn_on(driving, self.handle());
-        Ok(TaskHandle::new(id, join, kill, cancel, ends))
+        Ok(TaskHandle::new(id, join, [kill, cancel], ends, watched))
     }
 
     fn handle(&self) -> &Handle {

@@ -4,6 +4,7 @@
 use crate::task_grant::TaskGrant;
 use bytes::Bytes;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncRead;
 use wrun_sandbox::Artifact;
@@ -45,7 +46,7 @@ use wrun_types::task_error::TaskError;
 #[must_use = "a task does nothing until it is submitted"]
 pub struct Task {
     pub(crate) artifact: Artifact,
-    pub(crate) spec: Spec,
+    pub(crate) spec: Arc<Spec>,
     pub(crate) input: Input,
     pub(crate) stdout: Stdio,
     pub(crate) stderr: Stdio,
@@ -69,7 +70,7 @@ impl Task {
     pub fn new(artifact: &Artifact) -> Self {
         Task {
             artifact: artifact.clone(),
-            spec: Spec {
+            spec: Arc::new(Spec {
                 name: artifact.name().to_owned(),
                 args: Vec::new(),
                 env: Vec::new(),
@@ -80,7 +81,7 @@ impl Task {
                 limits: Limits::default(),
                 child_data: 0,
                 injection: None,
-            },
+            }),
             input: Input::empty(),
             stdout: Stdio::Capture,
             stderr: Stdio::Capture,
@@ -93,24 +94,30 @@ impl Task {
         }
     }
 
+    fn settings(&mut self) -> &mut Spec {
+        Arc::make_mut(&mut self.spec)
+    }
+
     /// The name in reports and in `context.info`; also the first element of the
     /// guest's argument list.
     pub fn name(mut self, name: impl Into<String>) -> Self {
-        self.spec.name = name.into();
+        self.settings().name = name.into();
         self
     }
 
     /// Appends arguments. The guest sees them after the task's name.
     pub fn args<S: Into<String>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
-        self.spec.args.extend(args.into_iter().map(Into::into));
+        self.settings()
+            .args
+            .extend(args.into_iter().map(Into::into));
         self
     }
 
     /// Sets one environment variable of the guest; the last value counts.
     pub fn env(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         let key = key.into();
-        self.spec.env.retain(|(known, _)| *known != key);
-        self.spec.env.push((key, value.into()));
+        self.settings().env.retain(|(known, _)| *known != key);
+        self.settings().env.push((key, value.into()));
         self
     }
 
@@ -122,20 +129,20 @@ impl Task {
 
     /// Grants a directory.
     pub fn dir(mut self, grant: DirGrant) -> Self {
-        self.spec.dirs.push(grant);
+        self.settings().dirs.push(grant);
         self
     }
 
     /// Grants TCP connections to one address.
     pub fn allow_tcp(mut self, grant: TcpGrant) -> Self {
-        self.spec.tcp.push(grant);
+        self.settings().tcp.push(grant);
         self
     }
 
     /// Grants HTTP requests to a host, which this runner sends.
     #[cfg(feature = "http")]
     pub fn allow_http(mut self, grant: HttpGrant) -> Self {
-        self.spec.http.push(grant);
+        self.settings().http.push(grant);
         self
     }
 
@@ -154,7 +161,7 @@ impl Task {
 
     /// Replaces the limits.
     pub fn limits(mut self, limits: Limits) -> Self {
-        self.spec.limits = limits;
+        self.settings().limits = limits;
         self
     }
 
@@ -175,7 +182,7 @@ impl Task {
     /// default. Its output is not examined: the program that shows it on a terminal decides
     /// which control sequences are passed on.
     pub fn terminals(mut self, terminals: Terminals) -> Self {
-        self.spec.terminals = terminals;
+        self.settings().terminals = terminals;
         self
     }
 

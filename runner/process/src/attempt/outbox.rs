@@ -8,11 +8,11 @@ use crate::wire::{OWN, Order};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
+use wrun_sandbox::token::Token;
 
 pub(super) struct Outbox<'a> {
     orders: &'a mut Sender,
-    cancel: &'a CancellationToken,
+    cancel: &'a Token,
     cancelled: bool,
     /// Why the rest of the piped input cannot be read.
     failures: mpsc::Receiver<String>,
@@ -26,7 +26,7 @@ pub(super) struct Outbox<'a> {
 impl<'a> Outbox<'a> {
     pub(super) fn new(
         orders: &'a mut Sender,
-        cancel: &'a CancellationToken,
+        cancel: &'a Token,
         failures: mpsc::Receiver<String>,
         responses: Option<Responses>,
         request: Option<Requesting>,

@@ -11,8 +11,8 @@ use crate::trace;
 use crate::wire::Done;
 use crate::worker::{Life, Worker, crash_of};
 use bytes::Bytes;
-use tokio_util::sync::CancellationToken;
 use wrun_sandbox::deadline::{Deadline, timeout, until};
+use wrun_sandbox::token::Token;
 use wrun_sandbox::{RunResult, Sink};
 use wrun_sys::shortage;
 use wrun_types::error::{Error, ErrorKind};
@@ -205,7 +205,7 @@ async fn end(life: &mut Life) {
 /// Waits for `work`, unless the task is killed or its deadline passes.
 async fn or_stopped<T>(
     work: impl Future<Output = T>,
-    kill: &CancellationToken,
+    kill: &Token,
     deadline: Option<Deadline>,
 ) -> Result<T, Outcome> {
     tokio::select! {

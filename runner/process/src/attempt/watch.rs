@@ -139,7 +139,9 @@ impl Watch<'_> {
             }
             WorkerSays::Done(done) => Break(Seen::Done(done)),
             WorkerSays::Progress(progress) => {
-                (self.job.progress)(progress);
+                if let Some(tell) = self.job.progress {
+                    tell(progress);
+                }
                 Continue(())
             }
             WorkerSays::WantInput => self.input.begin(),

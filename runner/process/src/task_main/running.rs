@@ -9,8 +9,8 @@ use crate::wire::{OWN, Order, WorkerSays};
 use std::io;
 use std::time::{Duration, Instant};
 use tokio::task::coop::unconstrained;
-use tokio_util::sync::CancellationToken;
 use wrun_sandbox::port::in_turns;
+use wrun_sandbox::token::Token;
 use wrun_sandbox::turn::until;
 
 /// Progress is passed on at most this often; the last one always is.
@@ -27,7 +27,7 @@ pub(super) struct Running<'a> {
     /// The HTTP requests that the guest sends.
     pub(super) fetching: Fetching,
     pub(super) task_id: u64,
-    pub(super) cancel: &'a CancellationToken,
+    pub(super) cancel: &'a Token,
     pub(super) progress_said: Option<Instant>,
 }
 

@@ -2,7 +2,7 @@
 
 use super::bindings::wrun::task::context::{Host as ContextHost, Mode as AbiMode, TaskInfo};
 use crate::host::{Host, Progress};
-use tokio_util::sync::CancellationToken;
+use crate::token::Token;
 use wasmtime::component::Resource;
 use wasmtime_wasi::p2::{DynPollable, Pollable, subscribe};
 use wrun_types::config::Mode;
@@ -37,13 +37,15 @@ impl ContextHost for Host {
     }
 
     fn progress(&mut self, done: u64, total: Option<u64>) -> wasmtime::Result<()> {
-        (self.context.progress)(Progress { done, total });
+        if let Some(tell) = &self.context.progress {
+            tell(Progress { done, total });
+        }
         Ok(())
     }
 }
 
 /// Ready once the task is cancelled.
-struct Cancelled(CancellationToken);
+struct Cancelled(Token);
 
 #[async_trait::async_trait]
 impl Pollable for Cancelled {

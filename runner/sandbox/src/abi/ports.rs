@@ -8,8 +8,8 @@ use crate::epoch;
 use crate::host::Host;
 use crate::port::{Message, Moment, Port, PortError, Unsent, settle};
 use crate::region::Region;
+use crate::token::Token;
 use std::sync::Arc;
-use tokio_util::sync::CancellationToken;
 use wasmtime::component::Resource;
 use wasmtime_wasi::p2::{DynPollable, Pollable, subscribe};
 
@@ -39,10 +39,7 @@ impl From<PortError> for AbiError {
 }
 
 /// Waits for `work`, unless the task is cancelled.
-async fn or_cancelled<T>(
-    cancel: &CancellationToken,
-    work: impl Future<Output = T>,
-) -> Result<T, AbiError> {
+async fn or_cancelled<T>(cancel: &Token, work: impl Future<Output = T>) -> Result<T, AbiError> {
     tokio::select! {
         biased;
         done = work => Ok(done),

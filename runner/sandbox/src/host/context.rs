@@ -4,8 +4,8 @@ use super::ports::Ports;
 use crate::deadline::Deadline;
 use crate::port::Transport;
 use crate::services::{NoServices, Services};
+use crate::token::Token;
 use std::sync::Arc;
-use tokio_util::sync::CancellationToken;
 use wrun_types::config::Mode;
 
 /// The progress that a task reports.
@@ -18,6 +18,9 @@ pub struct Progress {
     pub total: Option<u64>,
 }
 
+/// Takes the latest progress, if anybody watches it.
+pub type OnProgress = Option<Arc<dyn Fn(Progress) + Send + Sync>>;
+
 /// The data behind `context`.
 pub struct TaskContext {
     pub task_id: u64,
@@ -26,9 +29,8 @@ pub struct TaskContext {
     pub name: String,
     pub deadline: Option<Deadline>,
     /// Cancelled when the host requests the task to stop.
-    pub cancel: CancellationToken,
-    /// Takes the latest progress.
-    pub progress: Arc<dyn Fn(Progress) + Send + Sync>,
+    pub cancel: Token,
+    pub progress: OnProgress,
     pub ports: Ports,
     /// Serves the requests of the task to its runner.
     pub services: Arc<dyn Services>,
@@ -43,8 +45,8 @@ impl TaskContext {
             mode,
             name: String::new(),
             deadline: None,
-            cancel: CancellationToken::new(),
-            progress: Arc::new(|_| {}),
+            cancel: Token::new(),
+            progress: None,
             ports: Ports::new(transport, None),
             services: Arc::new(NoServices),
         }

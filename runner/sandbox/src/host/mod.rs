@@ -7,7 +7,7 @@ mod listings;
 mod ports;
 mod windows;
 
-pub use context::{Progress, TaskContext};
+pub use context::{OnProgress, Progress, TaskContext};
 pub(crate) use file_calls::FileCalls;
 pub(crate) use listings::{Entry, Kind, Listing, Listings};
 pub use ports::Ports;

@@ -7,13 +7,13 @@
 //! process mode accepts.
 
 use std::sync::{Arc, OnceLock};
-use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 use wasmtime::Engine;
 use wrun_sandbox::Budgets;
 use wrun_sandbox::executor::{Executed, Executor, Job, Runnable};
 use wrun_sandbox::port::Transport;
 use wrun_sandbox::region::Ledger;
+use wrun_sandbox::token::Token;
 use wrun_sandbox::{
     self, Allocation, Artifact, Checks, EngineError, Granted, Kind, Loader, OnThread, Ports,
     PrepareError, Prepared, Run, RunError, RunResult, Source, TaskContext,
@@ -196,7 +196,7 @@ async fn run(
 /// beside it, such as the request that it stops, has a turn meanwhile.
 async fn elsewhere(
     running: impl Future<Output = Result<RunResult, RunError>> + Send + 'static,
-    kill: CancellationToken,
+    kill: Token,
 ) -> Result<RunResult, Error> {
     // If nobody waits for it any more, it ends soon.
     let _ends = kill.drop_guard();
