@@ -47,7 +47,7 @@ use wrun_types::spec::Spec;
 /// `renew` compiles the code again if the worker's engine does not accept it.
 pub(super) async fn run(
     pool: &Arc<Pool>,
-    job: Job,
+    job: Box<Job>,
     may_request: bool,
     renew: impl FnOnce(CodeError) -> Result<(), LoadError> + Send + 'static,
 ) -> Result<Executed, Error> {
@@ -184,7 +184,7 @@ struct Attempt<'a> {
 
 async fn supervise(
     mut worker: Worker,
-    mut job: Job,
+    mut job: Box<Job>,
     may_request: bool,
 ) -> Result<Supervised, Error> {
     let pid = worker.life.id();

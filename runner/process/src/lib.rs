@@ -295,7 +295,7 @@ impl Executor for ProcessExecutor {
 
 #[async_trait::async_trait]
 impl Runnable for Pools {
-    async fn execute(&self, job: Job) -> Result<Executed, Error> {
+    async fn execute(&self, job: Box<Job>) -> Result<Executed, Error> {
         let metered = job.metered();
         if !job.spec.dirs.is_empty() && (self.regions || self.talks) {
             self.shared.ledger.opens_files();

@@ -65,7 +65,7 @@ async fn warm_up(prepared: &Prepared) {
         stdin: Source::new(InputKind::Bytes(Bytes::from_static(b"warm-up")), None),
         stdout: Sink::capture(0),
         stderr: Sink::capture(0),
-        exchange: wrun_sandbox::http::Exchange::of_warm_up(),
+        exchange: wrun_sandbox::http::Exchange::of_warm_up().map(Box::new),
         kill: Token::new(),
         thread: OnThread::WarmUp,
         warm: None,
@@ -231,7 +231,9 @@ impl Worker<'_> {
         let input = input_of(order.input, stdin, &events)?;
         let (services, mut requester) = Requester::new();
         let (exchange, mut answering) = match order.request.map(Answering::new).transpose() {
-            Ok(both) => both.unzip(),
+            Ok(both) => both
+                .map(|(exchange, answering)| (Box::new(exchange), answering))
+                .unzip(),
             Err(why) => return Err(io::Error::other(why)),
         };
         let cancel = Token::new();

@@ -44,7 +44,7 @@ pub trait Executor: Send + Sync {
 pub trait Runnable: Send + Sync {
     /// Runs one attempt to its end. Dropping the future ends the attempt and leaves nothing
     /// of it behind.
-    async fn execute(&self, job: Job) -> Result<Executed, Error>;
+    async fn execute(&self, job: Box<Job>) -> Result<Executed, Error>;
 
     /// Whether it can observe cancellation.
     fn observes_cancellation(&self) -> bool;
@@ -61,7 +61,7 @@ pub struct Job {
     pub stdout: Sink,
     pub stderr: Sink,
     /// The HTTP request that the task answers.
-    pub exchange: Option<Exchange>,
+    pub exchange: Option<Box<Exchange>>,
     /// Requests the task to stop.
     pub cancel: Token,
     /// Ends the task.

@@ -30,8 +30,9 @@ use crate::token::Token;
 use bytes::Bytes;
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
 use std::sync::OnceLock;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio_util::either::Either;
 use wasmtime::{Engine, InstancePre, Store};
@@ -221,7 +222,7 @@ pub struct Run<'a> {
     pub stdout: Sink,
     pub stderr: Sink,
     /// What a guest that speaks HTTP answers.
-    pub exchange: Option<Exchange>,
+    pub exchange: Option<Box<Exchange>>,
     /// Ends the run at once.
     pub kill: Token,
     pub thread: OnThread,
@@ -254,13 +255,32 @@ impl From<RunError> for Error {
 
 /// Runs `prepared` once. A panic of the host's code is only an error of this run: the
 /// guest's resources are freed, as after every run.
-pub async fn run(prepared: &Prepared, run: Run<'_>) -> Result<RunResult, RunError> {
-    let mut running = std::pin::pin!(run_once(prepared, run));
-    std::future::poll_fn(|cx| {
-        let polled = catch_unwind(AssertUnwindSafe(|| running.as_mut().poll(cx)));
+pub fn run(
+    prepared: &Prepared,
+    run: Run<'_>,
+) -> impl Future<Output = Result<RunResult, RunError>> + Send {
+    Guarded {
+        running: run_once(prepared, run),
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// A run whose panics are its errors. An asynchronous function around it would have a second
+    /// copy of the arguments, which every task would have to move.
+    struct Guarded<F> {
+        #[pin]
+        running: F,
+    }
+}
+
+impl<F: Future<Output = Result<RunResult, RunError>>> Future for Guarded<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let running = self.project().running;
+        let polled = catch_unwind(AssertUnwindSafe(|| running.poll(cx)));
         polled.unwrap_or_else(|panic| Poll::Ready(Err(RunError::Panicked(words_of(&*panic)))))
-    })
-    .await
+    }
 }
 
 /// The message of a panic.
@@ -352,12 +372,13 @@ async fn run_once(prepared: &Prepared, run: Run<'_>) -> Result<RunResult, RunErr
 
     let mut handling = run.exchange.map(|exchange| {
         let limits = &run.spec.limits;
-        Handling::new(exchange, limits.max_input, limits.max_output)
+        Handling::new(*exchange, limits.max_input, limits.max_output)
     });
     let over = handling.as_ref().map(Handling::over);
 
     let started = OnceLock::new();
     let mut cpu = Duration::ZERO;
+    let mut polled_last = None;
     let ended = if deadline.is_some_and(Deadline::has_passed) {
         Ended::Limit(Limit::Deadline)
     } else {
@@ -389,11 +410,13 @@ async fn run_once(prepared: &Prepared, run: Run<'_>) -> Result<RunResult, RunErr
         // its input before it starts.
         let call = std::future::poll_fn(|cx| {
             let _running = epoch::Running::new(signals);
-            let before = started.get().map(|_| thread_cpu());
+            let before = started.get().map(|_| thread_cpu(Instant::now()));
             let polled = call.as_mut().poll(cx);
             let before = before.or(started.get().map(|started| started.cpu));
             if let Some(before) = before {
-                cpu += thread_cpu().saturating_sub(before);
+                let now = Instant::now();
+                polled_last = Some(now);
+                cpu += thread_cpu(now).saturating_sub(before);
             }
             polled
         });
@@ -406,7 +429,10 @@ async fn run_once(prepared: &Prepared, run: Run<'_>) -> Result<RunResult, RunErr
             limit = exceeded(over.as_ref()) => Ended::Limit(limit),
         }
     };
-    let finished = Instant::now();
+    let finished = match ended {
+        Ended::Done(_) => polled_last.unwrap_or_else(Instant::now),
+        _ => Instant::now(),
+    };
     let started = started.get().map_or(finished, |started| started.at);
 
     let growth_refused = store.data().limiter.refused();
@@ -489,9 +515,10 @@ async fn call(
         _ => Bytes::new(),
     };
     // Start functions are guest code.
+    let now = Instant::now();
     let _ = started.set(Started {
-        at: Instant::now(),
-        cpu: thread_cpu(),
+        at: now,
+        cpu: thread_cpu(now),
     });
     let guest = match guest {
         Some(guest) => guest,

@@ -119,11 +119,11 @@ pub(super) fn forget_thread_cpu() {
 
 /// How long after a reading of its clock a thread counts as having computed since: reading the clock
 /// is a call of the kernel, and takes as long as some small tasks.
-const RECENT: Duration = Duration::from_micros(20);
+const RECENT: Duration = Duration::from_micros(100);
 
-/// The processor time of this thread so far; at most 20 us more, if it had to wait meanwhile.
-pub fn thread_cpu() -> Duration {
-    let now = Instant::now();
+/// The processor time of this thread so far, where it is `now`; at most 100 us more, if it had to
+/// wait meanwhile.
+pub fn thread_cpu(now: Instant) -> Duration {
     if let Some((at, time)) = LAST.get() {
         let since = now.saturating_duration_since(at);
         if since < RECENT {

@@ -102,7 +102,7 @@ pub struct Stats {
     #[serde(rename = "compile_ns", with = "optional_ns")]
     pub compile: Option<Duration>,
     /// CPU time spent on the guest and its host calls, without reading the input of `run`, to
-    /// about 20 µs; `None` if unknown (a worker that died).
+    /// about 100 µs; `None` if unknown (a worker that died).
     #[serde(rename = "cpu_ns", with = "optional_ns")]
     pub cpu: Option<Duration>,
     /// Peak of the guest's linear memory over all memories, including its regions, in

@@ -233,7 +233,12 @@ impl Core {
             request,
         } = task;
         #[cfg(feature = "http")]
-        let (exchange, response) = request.map(Exchange::new).unzip();
+        let (exchange, response) = request
+            .map(|request| {
+                let (exchange, response) = Exchange::new(*request);
+                (Box::new(exchange), response)
+            })
+            .unzip();
         #[cfg(not(feature = "http"))]
         let exchange = None;
         if !tasks.is_empty() {

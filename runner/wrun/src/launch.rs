@@ -48,7 +48,7 @@ pub(crate) struct Request {
     pub(crate) input: InputKind,
     pub(crate) stdout: Sink,
     pub(crate) stderr: Sink,
-    pub(crate) exchange: Option<Exchange>,
+    pub(crate) exchange: Option<Box<Exchange>>,
     pub(crate) port: Option<Port>,
     pub(crate) progress: OnProgress,
     pub(crate) deadline: Option<Deadline>,
@@ -66,7 +66,7 @@ pub(crate) struct Request {
 
 /// A task that was started.
 pub(crate) struct Launch {
-    pub(crate) job: Job,
+    pub(crate) job: Box<Job>,
     pub(crate) stop: Stop,
     /// The services of the job.
     pub(crate) provider: Arc<Provider>,
@@ -153,7 +153,7 @@ impl Starter {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         Launch {
             span: trace::task(id, &spec.name, &artifact, self.mode),
-            job: Job {
+            job: Box::new(Job {
                 task_id: id,
                 attempt: 1,
                 artifact,
@@ -169,7 +169,7 @@ impl Starter {
                 port,
                 services: provider.clone(),
                 alone: false,
-            },
+            }),
             stop,
             provider,
             submitted: Instant::now(),
@@ -240,7 +240,7 @@ impl Launch {
         let (attempt, executed) = if retries == 0 {
             (1, stop.watch(observes, runnable.execute(job)).await?)
         } else {
-            let attempts = attempts(&*runnable, Retry::new(job, retries), ended);
+            let attempts = Box::pin(attempts(&*runnable, Retry::new(job, retries), ended));
             stop.watch(observes, attempts).await?
         };
         Ok(Ran {

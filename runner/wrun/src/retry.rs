@@ -24,7 +24,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// A task that may be attempted again.
 pub(crate) struct Retry {
     /// The template of attempts; its own input is empty.
-    order: Job,
+    order: Box<Job>,
     input: Replay,
     left: u32,
     pause: Duration,
@@ -51,7 +51,7 @@ struct Lent(Arc<Shared>);
 
 impl Retry {
     /// At most `retries` attempts after the first.
-    pub(crate) fn new(mut job: Job, retries: u32) -> Self {
+    pub(crate) fn new(mut job: Box<Job>, retries: u32) -> Self {
         let input = match std::mem::replace(&mut job.stdin, InputKind::Bytes(Bytes::new())) {
             InputKind::Bytes(bytes) => Replay::Bytes(bytes),
             InputKind::Reader(reader) => Replay::Reader(Arc::new(Shared {
@@ -75,10 +75,10 @@ impl Retry {
     }
 
     /// The attempt.
-    pub(crate) fn job(&mut self) -> Job {
+    pub(crate) fn job(&mut self) -> Box<Job> {
         let order = &mut self.order;
         let port = order.port.take();
-        Job {
+        Box::new(Job {
             task_id: order.task_id,
             attempt: order.attempt,
             artifact: order.artifact.clone(),
@@ -97,7 +97,7 @@ impl Retry {
             port,
             services: order.services.clone(),
             alone: order.alone,
-        }
+        })
     }
 
     /// Whether all allowed attempts were made.

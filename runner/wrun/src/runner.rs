@@ -342,8 +342,7 @@ impl Runner {
         self.core.is_of_this_process()?;
         let core = self.core.clone();
         let _quiet = self.quiet_pipes.then(NoPipeSignal::new);
-        // In a box: tokio moves it several times.
-        self.handle().block_on(Box::pin(async {
+        let running = std::pin::pin!(async {
             let permit = core.admit().await?;
             let (mut admitted, _ends) = core.admitted(task, permit, None)?;
             // Nobody has a handle of it.
@@ -351,7 +350,9 @@ impl Runner {
             let span = admitted.launch.span.clone();
             let driving = core.clone().drive(admitted).instrument(span);
             self.core.tasks.track_future(driving).await
-        }))
+        });
+        // The pointer: tokio moves what it gets several times.
+        self.handle().block_on(running)
     }
 
     /// Checks the settings of a task, as submitting it does, and does nothing else: for many

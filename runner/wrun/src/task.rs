@@ -55,7 +55,7 @@ pub struct Task {
     pub(crate) port: Option<Port>,
     pub(crate) tasks: Vec<TaskGrant>,
     #[cfg(feature = "http")]
-    pub(crate) request: Option<http::Request<Body>>,
+    pub(crate) request: Option<Box<http::Request<Body>>>,
 }
 
 impl Task {
@@ -205,7 +205,7 @@ impl Task {
     /// the response's body; neither has a limit by default, because bodies are streamed.
     #[cfg(feature = "http")]
     pub fn request(mut self, request: http::Request<Body>) -> Self {
-        self.request = Some(request);
+        self.request = Some(Box::new(request));
         self
     }
 

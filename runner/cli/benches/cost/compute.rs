@@ -5,7 +5,7 @@ use crate::measure::Bench;
 use crate::{bare, guest};
 use anyhow::{Context, ensure};
 use bytes::Bytes;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use wrun::measure::{self, Allocation, sys};
 use wrun::{Artifact, Limits, Mode, Outcome, Preemption, ProcessOptions, Runner, Task};
 
@@ -168,10 +168,10 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
                 ROUNDS,
                 &mut || of_task(runner, task(&artifact)),
                 &mut || {
-                    let before = sys::thread_cpu();
+                    let before = sys::thread_cpu(Instant::now());
                     let output = runtime.block_on(floor.run(&spec, &input))?;
                     ensure!(!output.is_empty(), "there is no output");
-                    Ok(sys::thread_cpu().saturating_sub(before))
+                    Ok(sys::thread_cpu(Instant::now()).saturating_sub(before))
                 },
             )?;
         }

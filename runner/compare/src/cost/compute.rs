@@ -10,7 +10,7 @@ use crate::comparison::Comparison;
 use crate::results::{Measure, Policy};
 use crate::rounds::Row;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use wrun::Error;
 use wrun::measure::sys;
 
@@ -69,7 +69,7 @@ fn of_task(ready: &Ready, comparison: &Comparison) -> Result<f64, Error> {
 }
 
 fn of_bare(bare: &Rc<InProcess>) -> Result<f64, Error> {
-    let before = sys::thread_cpu();
+    let before = sys::thread_cpu(Instant::now());
     bare.run().map_err(failed)?;
-    Ok(nanos(sys::thread_cpu().saturating_sub(before)))
+    Ok(nanos(sys::thread_cpu(Instant::now()).saturating_sub(before)))
 }

@@ -75,7 +75,7 @@ impl Ready {
         let (request, exchange) = match job.exchange.take() {
             Some(exchange) => {
                 let (head, requesting, responding) =
-                    Requesting::new(exchange, job.task_id, max_output);
+                    Requesting::new(*exchange, job.task_id, max_output);
                 (Some(head), Some((requesting, responding)))
             }
             None => (None, None),

@@ -145,12 +145,13 @@ struct Linked {
 
 #[async_trait::async_trait]
 impl Runnable for Linked {
-    async fn execute(&self, job: Job) -> Result<Executed, Error> {
+    async fn execute(&self, job: Box<Job>) -> Result<Executed, Error> {
         crate::trace::started(job.attempt);
         let (kill, alone) = (job.kill.clone(), job.alone);
         let running = run(self.prepared.clone(), self.transport.of_a_task(), job);
         let result = match self.prepared.keeps_its_thread() && !alone {
-            true => elsewhere(running, kill).await?,
+            // In a box: the others should not have the room for it.
+            true => Box::pin(elsewhere(running, kill)).await?,
             false => running.await?,
         };
         Ok(Executed::new(result))
@@ -164,7 +165,7 @@ impl Runnable for Linked {
 async fn run(
     prepared: Arc<Prepared>,
     transport: Transport,
-    job: Job,
+    job: Box<Job>,
 ) -> Result<RunResult, RunError> {
     let budget = job.spec.limits.input_budget(prepared.shape());
     let run = Run {
