@@ -9,6 +9,7 @@ use crate::region::Ledger;
 use crate::services::TaskServices;
 use crate::token::Token;
 use crate::{Artifact, OnProgress, RunResult, Sink};
+use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 use wrun_types::config::Start;
@@ -41,7 +42,7 @@ pub trait Executor: Send + Sync {
 
 /// An artifact that is ready to run in a mode, any number of times at once.
 #[async_trait::async_trait]
-pub trait Runnable: Send + Sync {
+pub trait Runnable: Any + Send + Sync {
     /// Runs one attempt to its end. Dropping the future ends the attempt and leaves nothing
     /// of it behind.
     async fn execute(&self, job: Box<Job>) -> Result<Executed, Error>;

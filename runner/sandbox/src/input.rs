@@ -5,6 +5,7 @@
 
 use super::sink::CHUNK;
 use bytes::{Bytes, BytesMut};
+use smallvec::SmallVec;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -104,7 +105,7 @@ impl Source {
     /// Reads to the end.
     pub async fn read_to_end(&self) -> Result<Bytes, SourceError> {
         let mut stream = self.0.stream.lock().await;
-        let mut chunks = Vec::new();
+        let mut chunks = SmallVec::<[Bytes; 1]>::new();
         while stream.fill(&self.0.exceeded).await {
             chunks.push(std::mem::take(&mut stream.buffer));
         }

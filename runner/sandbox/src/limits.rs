@@ -13,7 +13,7 @@ use crate::region::{Draft, Kind, Region, RegionError};
 use crate::services::{ServiceRequest, ServiceResponse, Services};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use wasmtime::ResourceLimiterAsync;
+use wasmtime::{ResourceLimiter, ResourceLimiterAsync};
 use wrun_types::limits::Limit;
 
 /// Maximum of regions that one task holds: each is a descriptor. A message that arrives can
@@ -209,6 +209,7 @@ impl Limiter {
     }
 }
 
+/// For guests that may have regions.
 #[async_trait::async_trait]
 impl ResourceLimiterAsync for Limiter {
     async fn memory_growing(
@@ -218,8 +219,10 @@ impl ResourceLimiterAsync for Limiter {
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
         let delta = desired.saturating_sub(current);
-        let memory = self.memory.saturating_add(delta);
-        let own = memory.saturating_add(self.on_host);
+        let own = self
+            .memory
+            .saturating_add(delta)
+            .saturating_add(self.on_host);
         if own.saturating_add(self.in_regions) > self.max_memory && self.in_regions > 0 {
             // Others may have dropped some meanwhile.
             if let ServiceResponse::RegionBytes(bytes) =
@@ -228,6 +231,41 @@ impl ResourceLimiterAsync for Limiter {
                 self.in_regions = usize::try_from(bytes).unwrap_or(usize::MAX);
             }
         }
+        ResourceLimiter::memory_growing(self, current, desired, maximum)
+    }
+
+    async fn table_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        ResourceLimiter::table_growing(self, current, desired, maximum)
+    }
+
+    fn instances(&self) -> usize {
+        self.max_instances
+    }
+
+    fn tables(&self) -> usize {
+        self.max_instances
+    }
+
+    fn memories(&self) -> usize {
+        self.max_instances
+    }
+}
+
+impl ResourceLimiter for Limiter {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let delta = desired.saturating_sub(current);
+        let memory = self.memory.saturating_add(delta);
+        let own = memory.saturating_add(self.on_host);
         let total = own.saturating_add(self.in_regions);
         // Memory that cannot be provided is refused here, where that is counted: growth that
         // fails in the engine leaves no trace.
@@ -244,7 +282,7 @@ impl ResourceLimiterAsync for Limiter {
         Ok(true)
     }
 
-    async fn table_growing(
+    fn table_growing(
         &mut self,
         current: usize,
         desired: usize,
@@ -319,7 +357,7 @@ mod tests {
     }
 
     fn grows(limiter: &mut Limiter, from: usize, to: usize, maximum: Option<usize>) -> bool {
-        now(limiter.memory_growing(from, to, maximum)).expect("asked")
+        now(ResourceLimiterAsync::memory_growing(limiter, from, to, maximum)).expect("asked")
     }
 
     fn make(limiter: &mut Limiter, len: u64) -> Option<(Region, RegionSlot)> {
@@ -375,7 +413,7 @@ mod tests {
     fn what_another_counted_is_taken_over_where_it_fits() {
         let mut other = limiter(1 << 30);
         assert!(grows(&mut other, 0, 60, None));
-        assert!(now(other.table_growing(0, 10, None)).expect("asked"));
+        assert!(now(ResourceLimiterAsync::table_growing(&mut other, 0, 10, None)).expect("asked"));
         let fits = |change: fn(&mut Limiter)| {
             let mut limiter = limiter(100);
             change(&mut limiter);

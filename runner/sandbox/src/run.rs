@@ -192,7 +192,11 @@ impl Prepared {
     /// An empty store for it.
     pub(super) fn store(&self, host: Host) -> wasmtime::Result<Store<Host>> {
         let mut store = Store::try_new(&self.engine, host)?;
-        store.limiter_async(|host| &mut host.limiter);
+        // Only regions are the runner's to count; waiting for its answer costs a little each time.
+        match self.regions {
+            true => store.limiter_async(|host| &mut host.limiter),
+            false => store.limiter(|host| &mut host.limiter),
+        }
         Ok(store)
     }
 }
@@ -456,10 +460,7 @@ async fn run_once(prepared: &Prepared, run: Run<'_>) -> Result<RunResult, RunErr
         run: finished.duration_since(started),
         cpu: Some(cpu),
         peak_memory: Some(store.data().limiter.peak_memory()),
-        fuel: match (fuel, store.get_fuel()) {
-            (Some(given), Ok(left)) => Some(given.saturating_sub(left)),
-            _ => None,
-        },
+        fuel: fuel.and_then(|given| Some(given.saturating_sub(store.get_fuel().ok()?))),
         growth_refused,
         denied: store.data().denials.take(),
     };

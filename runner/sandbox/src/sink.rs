@@ -6,6 +6,7 @@
 
 use crate::turn::Turn;
 use bytes::{Bytes, BytesMut};
+use smallvec::SmallVec;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -38,8 +39,11 @@ struct SinkState {
     permit: Mutex<Option<mpsc::OwnedPermit<Bytes>>>,
 }
 
+/// Most tasks have one.
+type Chunks = SmallVec<[Bytes; 1]>;
+
 enum Target {
-    Capture(Mutex<Vec<Bytes>>),
+    Capture(Mutex<Chunks>),
     Channel(mpsc::Sender<Bytes>),
     Null,
 }
@@ -153,10 +157,10 @@ impl Sink {
         self.0.exceeded.store(false, Ordering::Relaxed);
     }
 
-    fn take_chunks(&self) -> Vec<Bytes> {
+    fn take_chunks(&self) -> Chunks {
         match &self.0.target {
             Target::Capture(chunks) => std::mem::take(&mut *lock(chunks)),
-            Target::Channel(_) | Target::Null => Vec::new(),
+            Target::Channel(_) | Target::Null => Chunks::new(),
         }
     }
 

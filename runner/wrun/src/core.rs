@@ -165,6 +165,10 @@ impl Core {
 
     pub(crate) async fn admit(&self) -> Result<OwnedSemaphorePermit, Error> {
         self.is_of_this_process()?;
+        // While others wait, there is none.
+        if let Ok(permit) = self.admission.clone().try_acquire_owned() {
+            return Ok(permit);
+        }
         self.admission
             .clone()
             .acquire_owned()

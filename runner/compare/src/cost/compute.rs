@@ -71,5 +71,7 @@ fn of_task(ready: &Ready, comparison: &Comparison) -> Result<f64, Error> {
 fn of_bare(bare: &Rc<InProcess>) -> Result<f64, Error> {
     let before = sys::thread_cpu(Instant::now());
     bare.run().map_err(failed)?;
-    Ok(nanos(sys::thread_cpu(Instant::now()).saturating_sub(before)))
+    Ok(nanos(
+        sys::thread_cpu(Instant::now()).saturating_sub(before),
+    ))
 }

@@ -138,7 +138,7 @@ impl Executor for ThreadExecutor {
 }
 
 /// An artifact that is linked to an engine of this process.
-struct Linked {
+pub(crate) struct Linked {
     prepared: Arc<Prepared>,
     transport: Transport,
 }
@@ -146,6 +146,17 @@ struct Linked {
 #[async_trait::async_trait]
 impl Runnable for Linked {
     async fn execute(&self, job: Box<Job>) -> Result<Executed, Error> {
+        self.execute_here(job).await
+    }
+
+    fn observes_cancellation(&self) -> bool {
+        self.prepared.observes_cancellation()
+    }
+}
+
+impl Linked {
+    /// [`Runnable::execute`] without a box for its future.
+    pub(crate) async fn execute_here(&self, job: Box<Job>) -> Result<Executed, Error> {
         crate::trace::started(job.attempt);
         let (kill, alone) = (job.kill.clone(), job.alone);
         let running = run(self.prepared.clone(), self.transport.of_a_task(), job);
@@ -155,10 +166,6 @@ impl Runnable for Linked {
             false => running.await?,
         };
         Ok(Executed::new(result))
-    }
-
-    fn observes_cancellation(&self) -> bool {
-        self.prepared.observes_cancellation()
     }
 }
 
