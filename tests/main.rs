@@ -38,6 +38,7 @@ mod holders;
 mod hostile_worker;
 mod http;
 mod image;
+mod in_place;
 mod isolation;
 mod jail;
 mod jobs;

@@ -289,7 +289,7 @@ where
         } = item;
         let input_bytes = input.len();
         input.payload = Ok(Payload::Bytes(Bytes::new()));
-        self.running.spawn(async move {
+        let carried_out = async move {
             let (ending, attempts) = match attempts(&*place, &order, retries).await {
                 Ok(ended) => ended,
                 Err(error) => return (turn, Err(error)),
@@ -299,7 +299,9 @@ where
             record.text = text;
             record.ended = began.elapsed();
             (turn, Ok(record))
-        });
+        };
+        self.running
+            .spawn_on(carried_out, &self.map.place.runtime());
     }
 
     fn settle(&mut self, turn: u64, record: Box<Record>) {

@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 use std::sync::Arc;
+use tokio::runtime::Handle;
 use wrun::{Error, Input, Report, Runner, Task};
 
 /// A file up to this size is read as a whole; a larger one is a stream.
@@ -17,6 +18,12 @@ const WHOLE: u64 = 1 << 20;
 pub trait Place: Send + Sync + 'static {
     /// Runs the task once. Dropping the future ends the task.
     fn run(&self, order: &Order) -> impl Future<Output = Result<Report, PlaceError>> + Send;
+
+    /// The runtime on which orders are carried out with the least effort; by default that of the
+    /// batch.
+    fn runtime(&self) -> Handle {
+        Handle::current()
+    }
 }
 
 /// Why an order has no report.
@@ -71,7 +78,11 @@ impl Place for Local {
             }
         };
         let task = (self.task)().args(order.args.iter().cloned()).input(input);
-        Ok(self.runner.submit(task).await?.await?)
+        Ok(self.runner.run(task).await?)
+    }
+
+    fn runtime(&self) -> Handle {
+        self.runner.runtime()
     }
 }
 

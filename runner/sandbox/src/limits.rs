@@ -357,7 +357,10 @@ mod tests {
     }
 
     fn grows(limiter: &mut Limiter, from: usize, to: usize, maximum: Option<usize>) -> bool {
-        now(ResourceLimiterAsync::memory_growing(limiter, from, to, maximum)).expect("asked")
+        now(ResourceLimiterAsync::memory_growing(
+            limiter, from, to, maximum,
+        ))
+        .expect("asked")
     }
 
     fn make(limiter: &mut Limiter, len: u64) -> Option<(Region, RegionSlot)> {

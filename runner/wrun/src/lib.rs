@@ -433,6 +433,7 @@ mod hook;
 pub mod http;
 #[cfg(feature = "http")]
 mod http_client;
+mod in_place;
 mod launch;
 #[cfg(feature = "measure")]
 #[doc(hidden)]

@@ -7,6 +7,7 @@ mod shared;
 
 use crate::core::Core;
 use crate::handle::{TaskHandle, must_not_be_async};
+use crate::in_place::InPlace;
 use crate::task::{Stdio, Task};
 use bytes::Bytes;
 use std::io;
@@ -325,7 +326,53 @@ impl Runner {
     /// task whose output is to be streamed, which needs [`Runner::submit`].
     pub async fn run(&self, task: Task) -> Result<Report, Error> {
         is_not_streamed(&task)?;
-        self.submit(task).await?.report().await
+        if !self.is_here() {
+            return self.submit(task).await?.report().await;
+        }
+        let permit = self.core.admit().await?;
+        let (admitted, _ends) = self.core.admitted(task, permit, None)?;
+        let span = admitted.launch.span.clone();
+        let kill = admitted.launch.stop.requested.clone();
+        let driving = self.core.clone().drive(admitted).instrument(span);
+        let driving = self.core.tasks.track_future(driving);
+        InPlace::new(driving, kill, self.handle().clone()).await
+    }
+
+    /// The runtime whose threads drive this runner's tasks.
+    ///
+    /// Code that runs many small tasks costs least there: [`Runner::run`] then drives a task in
+    /// the place of its caller, and no thread has to be woken. Such code must not block, as
+    /// nothing that shares a thread with tasks may. It ends with the runner.
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use wrun::{Mode, Runner, Task};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let runner = Arc::new(Runner::builder().mode(Mode::Thread).build()?);
+    /// let echo = runner.blocking_load("../../guest-tasks/echo/echo.wat")?;
+    /// let (sender, reports) = std::sync::mpsc::channel();
+    /// let there = runner.clone();
+    /// runner.runtime().spawn(async move {
+    ///     for number in 0..100 {
+    ///         let task = Task::new(&echo).input(format!("{number}"));
+    ///         if sender.send(there.run(task).await).is_err() {
+    ///             break;
+    ///         }
+    ///     }
+    /// });
+    /// assert_eq!(reports.recv()??.stdout, "0");
+    /// assert_eq!(reports.iter().count(), 99);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn runtime(&self) -> Handle {
+        self.handle().clone()
+    }
+
+    /// Whether the caller is on the runner's own runtime.
+    fn is_here(&self) -> bool {
+        Handle::try_current().is_ok_and(|here| here.id() == self.handle().id())
     }
 
     /// [`Runner::run`] for code that is not asynchronous.
@@ -512,8 +559,27 @@ impl Drop for Runner {
             core.executor.close();
             runtime.shutdown_timeout(THREADS_WAIT);
         };
-        if Handle::try_current().is_err() {
+        let Ok(here) = Handle::try_current() else {
             return wait(runtime, &self.core);
+        };
+        if here.id() == runtime.handle().id() {
+            // On one of its own threads nobody can wait for them.
+            let (core, runtime) = (self.core.clone(), Arc::new(Mutex::new(Some(runtime))));
+            let theirs = runtime.clone();
+            let waiting = move || {
+                let taken = theirs.lock().unpoisoned().take();
+                taken.into_iter().for_each(|it| wait(it, &core));
+            };
+            let thread = std::thread::Builder::new()
+                .name("wrun-drop".into())
+                .stack_size(wrun_sys::stack_size());
+            if thread.spawn(waiting).is_err()
+                && let Some(runtime) = runtime.lock().unpoisoned().take()
+            {
+                self.core.executor.close();
+                runtime.shutdown_background();
+            }
+            return;
         }
         let runtime = Mutex::new(Some(runtime));
         let taken = || runtime.lock().unpoisoned().take();
