@@ -79,6 +79,11 @@ impl Drop for Started {
     }
 }
 
+/// Kills and reaps a child of this process that leads its process group and that nobody waits for.
+pub(super) fn bury(pid: i32) {
+    Burial::begin(pid, pid, None).leave();
+}
+
 pub(super) struct Child {
     pid: i32,
     group: i32,

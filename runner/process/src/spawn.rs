@@ -7,6 +7,7 @@
 
 use super::channel::{self, Receiver, Sender};
 use super::child::{Child, ProcessSlot, Started};
+use super::early;
 use super::error::ProcessError;
 use super::image::Image;
 use super::owners::Owners;
@@ -18,7 +19,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::thread::JoinHandle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use wrun_sandbox::Code;
@@ -41,10 +42,10 @@ struct Request {
 }
 
 /// A process that was started, before it is watched.
-struct Launched {
-    started: Started,
-    control: UnixStream,
-    stderr: StderrCapture,
+pub(super) struct Launched {
+    pub(super) started: Started,
+    pub(super) control: UnixStream,
+    pub(super) stderr: StderrCapture,
 }
 
 /// A started process, watched, with its control socket.
@@ -59,29 +60,60 @@ pub(super) struct Launch {
 
 pub(super) struct Spawner {
     program: PathBuf,
-    requests: Mutex<Option<mpsc::SyncSender<Request>>>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    thread: Mutex<Thread>,
+    /// For the processes; `None` if the system does not provide one.
+    clock: Arc<OnceLock<Option<Arc<Shown>>>>,
     most: usize,
     reserve: usize,
     workers: Arc<Semaphore>,
 }
 
+/// The thread that starts programs.
+enum Thread {
+    /// A worker waits already, and no more may be needed.
+    Absent,
+    Running(mpsc::SyncSender<Request>, JoinHandle<()>),
+    Closed,
+}
+
 impl Spawner {
     pub(super) fn start(program: PathBuf, running: usize) -> Result<Self, ProcessError> {
-        let (requests, incoming) = mpsc::sync_channel::<Request>(QUEUE);
         // For the running, for as many that are being reaped, and for idle ones.
         let reserve = running.saturating_mul(2).saturating_add(64);
         let most = reserve.saturating_add(IDLE_ALL).min(Semaphore::MAX_PERMITS);
-        let workers = Arc::new(Semaphore::new(most));
-        let last = workers.clone();
-        let exe = program.clone();
-        let thread = std::thread::Builder::new()
+        let spawner = Spawner {
+            program,
+            thread: Mutex::new(Thread::Absent),
+            clock: Arc::default(),
+            most,
+            reserve,
+            workers: Arc::new(Semaphore::new(most)),
+        };
+        if !early::is_waiting(&spawner.program) {
+            spawner.requests()?;
+        }
+        Ok(spawner)
+    }
+
+    /// Where the thread gets its requests; starts it if it is absent.
+    fn requests(&self) -> Result<mpsc::SyncSender<Request>, ProcessError> {
+        let mut thread = self.thread.lock().unpoisoned();
+        match &*thread {
+            Thread::Running(requests, _) => return Ok(requests.clone()),
+            Thread::Closed => return Err(ProcessError::ShutDown),
+            Thread::Absent => {}
+        }
+        let (requests, incoming) = mpsc::sync_channel::<Request>(QUEUE);
+        let exe = self.program.clone();
+        let clock = self.clock.clone();
+        let started = std::thread::Builder::new()
             .stack_size(wrun_sys::stack_size())
             .name("wrun-spawn".into())
             .spawn(move || {
                 // Of the worker program, once a zygote is needed.
                 let mut image: Option<Option<Image>> = None;
-                let clock = suspend::clock();
+                let clock = clock.get_or_init(suspend::clock);
+                // Ending this thread kills every remaining worker; their owners reap them.
                 for request in incoming {
                     // If the caller is gone, dropping the process kills it.
                     let Request {
@@ -96,21 +128,13 @@ impl Spawner {
                     };
                     let _ = answer.send(spawn(&exe, order, image, clock.as_deref(), &code, slot));
                 }
-                // Ending this thread kills every remaining worker; their owners reap them.
-                drop(last);
             })
             .map_err(|source| ProcessError::System {
                 what: "cannot start a thread",
                 source,
             })?;
-        Ok(Spawner {
-            program,
-            requests: Mutex::new(Some(requests)),
-            thread: Mutex::new(Some(thread)),
-            most,
-            reserve,
-            workers,
-        })
+        *thread = Thread::Running(requests.clone(), started);
+        Ok(requests)
     }
 
     pub(super) fn program(&self) -> &PathBuf {
@@ -141,7 +165,17 @@ impl Spawner {
         code: Arc<Code>,
         slot: ProcessSlot,
     ) -> Result<Launch, ProcessError> {
-        let requests = self.sender().ok_or(ProcessError::ShutDown)?;
+        let watched = |launched| {
+            watch(launched).map_err(|source| ProcessError::System {
+                what: "cannot watch a worker",
+                source,
+            })
+        };
+        let (order, slot) = match self.launch_early(order, slot, &code) {
+            Ok(launched) => return watched(launched?),
+            Err(back) => back,
+        };
+        let requests = self.requests()?;
         let (answer, spawned) = oneshot::channel();
         let mut request = Request {
             order,
@@ -161,26 +195,38 @@ impl Spawner {
             }
         }
         drop(requests);
-        let launched = spawned.await.map_err(|_| ProcessError::ShutDown)??;
-        watch(launched).map_err(|source| ProcessError::System {
-            what: "cannot watch a worker",
-            source,
-        })
+        watched(spawned.await.map_err(|_| ProcessError::ShutDown)??)
     }
 
-    fn sender(&self) -> Option<mpsc::SyncSender<Request>> {
-        self.requests.lock().unpoisoned().clone()
+    /// Takes the worker that was forked before this program had threads, if it fits.
+    fn launch_early(
+        &self,
+        order: StartOrder,
+        slot: ProcessSlot,
+        code: &Code,
+    ) -> Result<Answer, (StartOrder, ProcessSlot)> {
+        if !early::is_waiting(&self.program) {
+            return Err((order, slot));
+        }
+        let clock = self.clock.get_or_init(suspend::clock);
+        early::launch(&self.program, order, slot, code, clock.as_deref())
     }
 
     /// Starts no more workers, waits until all are reaped or a second has passed, and ends
     /// the thread, which kills what is left.
     pub(super) fn close(&self) {
-        self.requests.lock().unpoisoned().take();
+        let thread = std::mem::replace(&mut *self.thread.lock().unpoisoned(), Thread::Closed);
+        let thread = match thread {
+            Thread::Running(requests, thread) => {
+                drop(requests);
+                Some(thread)
+            }
+            Thread::Absent | Thread::Closed => None,
+        };
         let give_up = std::time::Instant::now() + std::time::Duration::from_secs(1);
         while self.workers.available_permits() < self.most && std::time::Instant::now() < give_up {
             std::thread::sleep(std::time::Duration::from_micros(200));
         }
-        let thread = self.thread.lock().unpoisoned().take();
         if let Some(thread) = thread {
             let _ = thread.join();
         }
@@ -210,7 +256,7 @@ fn watch(launched: Launched) -> io::Result<Launch> {
 
 fn spawn(
     program: &PathBuf,
-    mut order: StartOrder,
+    order: StartOrder,
     image: Option<&Image>,
     clock: Option<&Shown>,
     code: &Code,
@@ -223,16 +269,6 @@ fn spawn(
     let (control, its_control) = UnixStream::pair().map_err(system)?;
     let (stderr, its_stderr) = StderrCapture::pipe().map_err(system)?;
     let its_stdout = wrun_sys::null().map_err(system)?;
-    let mut descriptors = vec![code.file().as_fd()];
-    if let Some(image) = image {
-        order.image = Some(image.of);
-        descriptors.push(image.file());
-    }
-    if let Some(clock) = clock {
-        order.clock = true;
-        descriptors.push(clock.file());
-    }
-    let order = ControlOrder::Start(Box::new(order));
     let pid = std::process::id().to_string();
     let started = suspend::start(&Program {
         path: program,
@@ -251,17 +287,38 @@ fn spawn(
     let started = Started::new(member, slot).map_err(system)?;
     // It does not end before it has its order: it must be watched by then, in case other
     // code reaps children.
-    match channel::send(&control, &order, &descriptors) {
-        // It is gone; the caller that watches it finds out how.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
-        sent => sent.map_err(|source| ProcessError::System {
-            what: "cannot pass descriptors to a worker",
-            source,
-        })?,
-    }
+    send_start(&control, order, image, clock, code)?;
     Ok(Launched {
         started,
         control,
         stderr,
     })
+}
+
+/// Sends a process its start order, with what comes along.
+pub(super) fn send_start(
+    control: &UnixStream,
+    mut order: StartOrder,
+    image: Option<&Image>,
+    clock: Option<&Shown>,
+    code: &Code,
+) -> Result<(), ProcessError> {
+    let mut descriptors = vec![code.file().as_fd()];
+    if let Some(image) = image {
+        order.image = Some(image.of);
+        descriptors.push(image.file());
+    }
+    if let Some(clock) = clock {
+        order.clock = true;
+        descriptors.push(clock.file());
+    }
+    let order = ControlOrder::Start(Box::new(order));
+    match channel::send(control, &order, &descriptors) {
+        // It is gone; the caller that watches it finds out how.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        sent => sent.map_err(|source| ProcessError::System {
+            what: "cannot pass descriptors to a worker",
+            source,
+        }),
+    }
 }
