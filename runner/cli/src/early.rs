@@ -30,7 +30,12 @@ const OPTIONS: [&[u8]; 5] = [
 pub(super) fn worker() -> Option<wrun::EarlyWorker> {
     let mut look = Look::default();
     wrun_sys::any_argument(|index, argument| index > 0 && !look.at(argument))?;
-    look.is_task().then(wrun::early_worker)
+    look.is_task().then(|| {
+        let worker = wrun::early_worker();
+        // Guests allocate in their own process.
+        wrun_sys::share_heap();
+        worker
+    })
 }
 
 #[derive(Debug, Default)]

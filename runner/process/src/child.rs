@@ -9,9 +9,10 @@ use super::users::User;
 use rustix::process::{Pid, Signal, getpgid, kill_process, kill_process_group};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
-use wrun_sandbox::deadline::Deadline;
+use wrun_sandbox::deadline::{Deadline, timeout};
 use wrun_sys::{self, Exit, Pidfd, Whom};
 
 /// How long a killed process may take to be gone.
@@ -61,7 +62,7 @@ impl Started {
             pid: self.group,
             group: self.group,
             member: self.member.take(),
-            pidfd,
+            pidfd: Arc::new(pidfd),
             exit: None,
             reaped: false,
             burial: None,
@@ -88,7 +89,7 @@ pub(super) struct Child {
     pid: i32,
     group: i32,
     member: Option<Member>,
-    pidfd: Pidfd,
+    pidfd: Arc<Pidfd>,
     exit: Option<Exit>,
     reaped: bool,
     burial: Option<Burial>,
@@ -108,7 +109,7 @@ impl Child {
         if pid <= 1 || pid == self.pid {
             return Err(other());
         }
-        let pidfd = Pidfd::open(pid.cast_unsigned())?;
+        let pidfd = Arc::new(Pidfd::open(pid.cast_unsigned())?);
         // Another child of this program, or any other process, is not in the group that the
         // first one founded: none of them is ever killed or waited for because a child lied.
         if !Pid::from_raw(pid).is_some_and(|pid| is_in(pid, self.group)) {
@@ -202,7 +203,9 @@ impl Drop for Child {
         if let Some(burial) = self.burial.take() {
             burial.with(slot).leave();
         } else if !self.reaped {
-            Burial::begin(self.group, self.pid, slot).leave();
+            let mut burial = Burial::begin(self.group, self.pid, slot);
+            burial.pidfd = Some(self.pidfd.clone());
+            burial.leave();
         }
     }
 }
@@ -220,6 +223,8 @@ struct Burial {
     /// The child is reaped; its number is no longer valid.
     reaped: bool,
     exit: Option<Exit>,
+    /// Tells when it is dead; without it, that is checked from time to time.
+    pidfd: Option<Arc<Pidfd>>,
     give_up: Option<Deadline>,
     over: bool,
     slot: Option<ProcessSlot>,
@@ -238,6 +243,7 @@ impl Burial {
             pid,
             reaped: false,
             exit: None,
+            pidfd: None,
             give_up: Deadline::after(GONE),
             over: false,
             slot,
@@ -290,6 +296,9 @@ impl Burial {
             && !self.is_over()
         {
             runtime.spawn(async move {
+                if let Some(pidfd) = self.pidfd.take() {
+                    let _ = timeout(GONE, pidfd.exited()).await;
+                }
                 while !self.is_over() {
                     tokio::time::sleep(PAUSE).await;
                 }

@@ -21,6 +21,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, mpsc};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use wrun_sandbox::Code;
 use wrun_sys::Unpoisoned;
@@ -31,6 +32,9 @@ const IDLE_ALL: usize = 256;
 
 /// Maximum of requests that wait for the thread.
 const QUEUE: usize = 64;
+
+/// Between two looks whether all processes are reaped.
+const PAUSE: Duration = Duration::from_micros(50);
 
 type Answer = Result<Launched, ProcessError>;
 
@@ -189,7 +193,7 @@ impl Spawner {
                 Ok(()) => break,
                 Err(mpsc::TrySendError::Full(back)) => {
                     request = back;
-                    tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+                    tokio::time::sleep(Duration::from_millis(1)).await;
                 }
                 Err(mpsc::TrySendError::Disconnected(_)) => return Err(ProcessError::ShutDown),
             }
@@ -223,9 +227,9 @@ impl Spawner {
             }
             Thread::Absent | Thread::Closed => None,
         };
-        let give_up = std::time::Instant::now() + std::time::Duration::from_secs(1);
-        while self.workers.available_permits() < self.most && std::time::Instant::now() < give_up {
-            std::thread::sleep(std::time::Duration::from_micros(200));
+        let give_up = Instant::now() + Duration::from_secs(1);
+        while self.workers.available_permits() < self.most && Instant::now() < give_up {
+            std::thread::sleep(PAUSE);
         }
         if let Some(thread) = thread {
             let _ = thread.join();

@@ -55,7 +55,7 @@ mod wait;
 mod watch;
 
 pub use allocator::Allocator;
-pub use allocator::end_without_memory;
+pub use allocator::{end_without_memory, share_heap};
 pub use arguments::{any_argument, any_variable, rename_process};
 pub use descriptor::closes_on_exec;
 pub use fork::{Alone, Forked, exit_now};

@@ -11,6 +11,7 @@
 mod account;
 mod cgroup;
 mod facts;
+mod filter;
 mod identity;
 mod landlock;
 mod namespaces;
