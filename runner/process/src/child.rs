@@ -4,6 +4,7 @@
 //! group that the first one founded, and that group is ended and reaped. Invariant: a
 //! [`Child`] that is dropped leaves no process behind.
 
+use super::spawn::Bell;
 use super::suspend::{self, Member};
 use super::users::User;
 use rustix::process::{Pid, Signal, getpgid, kill_process, kill_process_group};
@@ -28,6 +29,8 @@ const PAUSE: Duration = Duration::from_micros(200);
 pub(super) struct ProcessSlot {
     pub(super) _permit: OwnedSemaphorePermit,
     pub(super) _user: Option<User>,
+    /// Last: it rings when the others are returned.
+    pub(super) _bell: Bell,
 }
 
 /// A process that was started and is not watched yet. Dropping it kills and reaps it,

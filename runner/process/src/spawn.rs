@@ -19,7 +19,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock, mpsc};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
@@ -33,8 +33,9 @@ const IDLE_ALL: usize = 256;
 /// Maximum of requests that wait for the thread.
 const QUEUE: usize = 64;
 
-/// Between two looks whether all processes are reaped.
-const PAUSE: Duration = Duration::from_micros(50);
+/// Between two looks whether all processes are reaped, those of zygotes among them, for which
+/// nothing rings.
+const PAUSE: Duration = Duration::from_millis(1);
 
 type Answer = Result<Launched, ProcessError>;
 
@@ -62,6 +63,24 @@ pub(super) struct Launch {
     pub(super) owners: Option<Arc<Owners>>,
 }
 
+/// Rung when a process is reaped.
+#[derive(Default)]
+struct Reaping {
+    lock: Mutex<()>,
+    rung: Condvar,
+}
+
+/// Rings when it is dropped.
+pub(super) struct Bell(Arc<Reaping>);
+
+impl Drop for Bell {
+    fn drop(&mut self) {
+        // Who looks has the lock until it waits, so that it misses nothing.
+        let _none_looks = self.0.lock.lock().unpoisoned();
+        self.0.rung.notify_all();
+    }
+}
+
 pub(super) struct Spawner {
     program: PathBuf,
     thread: Mutex<Thread>,
@@ -70,6 +89,7 @@ pub(super) struct Spawner {
     most: usize,
     reserve: usize,
     workers: Arc<Semaphore>,
+    reaping: Arc<Reaping>,
 }
 
 /// The thread that starts programs.
@@ -92,6 +112,7 @@ impl Spawner {
             most,
             reserve,
             workers: Arc::new(Semaphore::new(most)),
+            reaping: Arc::default(),
         };
         if !early::is_waiting(&spawner.program) {
             spawner.requests()?;
@@ -162,6 +183,11 @@ impl Spawner {
         permit.map_err(|_| ProcessError::ShutDown)
     }
 
+    /// For a process that is about to be started.
+    pub(super) fn bell(&self) -> Bell {
+        Bell(self.reaping.clone())
+    }
+
     /// Starts a program that becomes what `order` says.
     pub(super) async fn spawn(
         &self,
@@ -228,9 +254,12 @@ impl Spawner {
             Thread::Absent | Thread::Closed => None,
         };
         let give_up = Instant::now() + Duration::from_secs(1);
+        let mut looking = self.reaping.lock.lock().unpoisoned();
         while self.workers.available_permits() < self.most && Instant::now() < give_up {
-            std::thread::sleep(PAUSE);
+            let waited = self.reaping.rung.wait_timeout(looking, PAUSE);
+            looking = waited.unpoisoned().0;
         }
+        drop(looking);
         if let Some(thread) = thread {
             let _ = thread.join();
         }

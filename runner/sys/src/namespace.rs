@@ -136,12 +136,12 @@ pub(crate) fn has_one_thread() -> Option<bool> {
     if unsafe { libc::unshare(libc::CLONE_THREAD) } == 0 {
         return Some(true);
     }
-    // A filter may refuse it as well, with another error.
-    if io::Error::last_os_error().raw_os_error() == Some(libc::EINVAL) {
-        return Some(false);
+    let refused = io::Error::last_os_error().raw_os_error() == Some(libc::EINVAL);
+    // A filter, or a kernel that does not know the flag, may refuse it as well.
+    match std::fs::read_dir("/proc/self/task") {
+        Ok(threads) => Some(threads.count() == 1),
+        Err(_) => refused.then_some(false),
     }
-    let threads = std::fs::read_dir("/proc/self/task").ok()?.count();
-    Some(threads == 1)
 }
 
 #[cfg(test)]
