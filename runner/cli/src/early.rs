@@ -67,7 +67,7 @@ impl Look {
         let is_file = [&b".wasm"[..], b".wat"]
             .iter()
             .any(|ending| argument.ends_with(ending));
-        self.task |= !is_option && !(is_first && argument == b"run");
+        self.task |= !(is_option || is_first && argument == b"run");
         !(self.other || !is_option && is_file)
     }
 

@@ -36,7 +36,7 @@ const OF_THE_LOADER: [&[u8]; 3] = [b"LD_", b"GLIBC_TUNABLES=", b"MALLOC_"];
 static WAITING: Mutex<Option<Waiting>> = Mutex::new(None);
 
 /// The process, and this program's ends of its streams.
-struct Waiting {
+pub(super) struct Waiting {
     /// This program: a fork of it has a copy, and the worker is not its child.
     parent: Process,
     pid: i32,
@@ -157,39 +157,37 @@ fn fits(order: &StartOrder) -> bool {
     !order.zygote && order.plan.mode != Jail::Off && !order.plan.grants.tcp
 }
 
-/// Gives the waiting worker its order; gives the order and the slot back if there is none or it does
-/// not fit. A worker that does not fit is ended.
-pub(super) fn launch(
-    worker: &Path,
-    order: StartOrder,
-    slot: ProcessSlot,
-    code: &Code,
-    clock: Option<&Shown>,
-) -> Result<Result<Launched, ProcessError>, (StartOrder, ProcessSlot)> {
-    if !is_waiting(worker) {
-        return Err((order, slot));
-    }
-    let taken = waiting().take();
-    let Some(mut taken) = taken.filter(|_| fits(&order)) else {
-        return Err((order, slot));
-    };
-    let (Some(control), Some(stderr)) = (taken.control.take(), taken.stderr.take()) else {
-        return Err((order, slot));
-    };
-    let member = suspend::adopt(taken.pid);
-    let started = Started::new(member, slot);
-    let launched = started
-        .map_err(|source| ProcessError::System {
+/// The waiting worker, if it fits this order; it is ended if it does not.
+pub(super) fn take(worker: &Path, order: &StartOrder) -> Option<Waiting> {
+    let taken = is_waiting(worker).then(|| waiting().take());
+    taken.flatten().filter(|_| fits(order))
+}
+
+impl Waiting {
+    /// Gives it its order.
+    pub(super) fn launch(
+        mut self,
+        order: StartOrder,
+        slot: ProcessSlot,
+        code: &Code,
+        clock: Option<&Shown>,
+    ) -> Result<Launched, ProcessError> {
+        let gone = || ProcessError::System {
+            what: "cannot use the worker that waits",
+            source: io::ErrorKind::NotConnected.into(),
+        };
+        let stderr = self.stderr.take().ok_or_else(gone)?;
+        let control = self.control.take().ok_or_else(gone)?;
+        let started = Started::new(suspend::adopt(self.pid), slot);
+        let started = started.map_err(|source| ProcessError::System {
             what: "cannot watch a worker",
             source,
+        })?;
+        send_start(&control, order, None, clock, code)?;
+        Ok(Launched {
+            started,
+            control,
+            stderr,
         })
-        .and_then(|started| {
-            send_start(&control, order, None, clock, code)?;
-            Ok(Launched {
-                started,
-                control,
-                stderr,
-            })
-        });
-    Ok(launched)
+    }
 }

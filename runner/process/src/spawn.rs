@@ -201,10 +201,10 @@ impl Spawner {
                 source,
             })
         };
-        let (order, slot) = match self.launch_early(order, slot, &code) {
-            Ok(launched) => return watched(launched?),
-            Err(back) => back,
-        };
+        if let Some(waiting) = early::take(&self.program, &order) {
+            let clock = self.clock.get_or_init(suspend::clock);
+            return watched(waiting.launch(order, slot, &code, clock.as_deref())?);
+        }
         let requests = self.requests()?;
         let (answer, spawned) = oneshot::channel();
         let mut request = Request {
@@ -226,20 +226,6 @@ impl Spawner {
         }
         drop(requests);
         watched(spawned.await.map_err(|_| ProcessError::ShutDown)??)
-    }
-
-    /// Takes the worker that was forked before this program had threads, if it fits.
-    fn launch_early(
-        &self,
-        order: StartOrder,
-        slot: ProcessSlot,
-        code: &Code,
-    ) -> Result<Answer, (StartOrder, ProcessSlot)> {
-        if !early::is_waiting(&self.program) {
-            return Err((order, slot));
-        }
-        let clock = self.clock.get_or_init(suspend::clock);
-        early::launch(&self.program, order, slot, code, clock.as_deref())
     }
 
     /// Starts no more workers, waits until all are reaped or a second has passed, and ends
