@@ -24,6 +24,7 @@ mod counterparts;
 mod destinations;
 mod differential;
 mod draining;
+mod early;
 mod examples;
 mod exit_codes;
 mod fetches;

@@ -9,6 +9,7 @@ mod args;
 mod compare;
 mod compile;
 mod destination;
+mod early;
 mod exit;
 mod grant_args;
 mod in_use;
@@ -53,6 +54,8 @@ static ALLOCATOR: wrun_sys::Allocator = wrun_sys::Allocator;
 
 fn main() -> ExitCode {
     wrun_compare::worker_hook();
+    // Before anything is read, and before there is a thread.
+    let _early = early::worker();
     wrun_sys::survive_file_size_signal();
     wrun_sys::end_without_memory();
     wrun_sys::hear_signals();

@@ -185,8 +185,9 @@ pub(crate) struct ProcessArgs {
     )]
     pub(crate) retries: u32,
 
-    /// How to start worker processes: `exec` (start the program for each) or `fork` (from
-    /// a process that has the task loaded; faster for many runs)
+    /// How to start worker processes: `exec` (start the program for each; without this option
+    /// the first is forked before the options are read) or `fork` (from a process that has the
+    /// task loaded; faster for many runs)
     #[arg(
         long,
         value_name = "HOW",

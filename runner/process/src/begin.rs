@@ -1,9 +1,10 @@
 //! The first steps of every wrun program: it resets the inherited state of its process, and
 //! enters the jail.
 
-use crate::jail::{JailError, Split, Walls};
+use crate::jail::{JailError, Raise, Split, Walls, reserve_descriptors};
 use rustix::process::{Signal, getpid};
 use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
 use wrun_sys::{self, Alone};
 
 /// Takes over a process that was started as a worker: it will end with its parent, and its
@@ -16,6 +17,26 @@ pub fn settle(parent: i32) -> io::Result<()> {
         return Err(io::Error::other("the runner is gone"));
     }
     // The calls that identify processes are not available in a jail.
+    let _ = wrun_sys::Process::current();
+    Ok(())
+}
+
+/// Takes over a fork of a program, to be a worker as if it had been started as one: with these
+/// streams, and nothing else of its parent. `forget` erases what came with the program. It will end
+/// with its parent; if that is dead already, its stdin has ended.
+pub(super) fn settle_fork(streams: [OwnedFd; 3], forget: impl FnOnce()) -> io::Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    let [stdin, stdout, stderr] = &streams;
+    rustix::stdio::dup2_stdin(stdin)?;
+    rustix::stdio::dup2_stdout(stdout)?;
+    rustix::stdio::dup2_stderr(stderr)?;
+    drop(streams);
+    wrun_sys::start_afresh();
+    wrun_sys::close_inherited();
+    rustix::process::chdir("/")?;
+    forget();
+    // A program that is started has the limit that its runner has raised by then.
+    reserve_descriptors(Raise::Soft);
     let _ = wrun_sys::Process::current();
     Ok(())
 }

@@ -4,14 +4,16 @@
 //! group that the first one founded, and that group is ended and reaped. Invariant: a
 //! [`Child`] that is dropped leaves no process behind.
 
+use super::spawn::Bell;
 use super::suspend::{self, Member};
 use super::users::User;
 use rustix::process::{Pid, Signal, getpgid, kill_process, kill_process_group};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
-use wrun_sandbox::deadline::Deadline;
+use wrun_sandbox::deadline::{Deadline, timeout};
 use wrun_sys::{self, Exit, Pidfd, Whom};
 
 /// How long a killed process may take to be gone.
@@ -27,6 +29,8 @@ const PAUSE: Duration = Duration::from_micros(200);
 pub(super) struct ProcessSlot {
     pub(super) _permit: OwnedSemaphorePermit,
     pub(super) _user: Option<User>,
+    /// Last: it rings when the others are returned.
+    pub(super) _bell: Bell,
 }
 
 /// A process that was started and is not watched yet. Dropping it kills and reaps it,
@@ -61,7 +65,7 @@ impl Started {
             pid: self.group,
             group: self.group,
             member: self.member.take(),
-            pidfd,
+            pidfd: Arc::new(pidfd),
             exit: None,
             reaped: false,
             burial: None,
@@ -79,11 +83,16 @@ impl Drop for Started {
     }
 }
 
+/// Kills and reaps a child of this process that leads its process group and that nobody waits for.
+pub(super) fn bury(pid: i32) {
+    Burial::begin(pid, pid, None).leave();
+}
+
 pub(super) struct Child {
     pid: i32,
     group: i32,
     member: Option<Member>,
-    pidfd: Pidfd,
+    pidfd: Arc<Pidfd>,
     exit: Option<Exit>,
     reaped: bool,
     burial: Option<Burial>,
@@ -103,7 +112,7 @@ impl Child {
         if pid <= 1 || pid == self.pid {
             return Err(other());
         }
-        let pidfd = Pidfd::open(pid.cast_unsigned())?;
+        let pidfd = Arc::new(Pidfd::open(pid.cast_unsigned())?);
         // Another child of this program, or any other process, is not in the group that the
         // first one founded: none of them is ever killed or waited for because a child lied.
         if !Pid::from_raw(pid).is_some_and(|pid| is_in(pid, self.group)) {
@@ -197,7 +206,9 @@ impl Drop for Child {
         if let Some(burial) = self.burial.take() {
             burial.with(slot).leave();
         } else if !self.reaped {
-            Burial::begin(self.group, self.pid, slot).leave();
+            let mut burial = Burial::begin(self.group, self.pid, slot);
+            burial.pidfd = Some(self.pidfd.clone());
+            burial.leave();
         }
     }
 }
@@ -215,6 +226,8 @@ struct Burial {
     /// The child is reaped; its number is no longer valid.
     reaped: bool,
     exit: Option<Exit>,
+    /// Tells when it is dead; without it, that is checked from time to time.
+    pidfd: Option<Arc<Pidfd>>,
     give_up: Option<Deadline>,
     over: bool,
     slot: Option<ProcessSlot>,
@@ -233,6 +246,7 @@ impl Burial {
             pid,
             reaped: false,
             exit: None,
+            pidfd: None,
             give_up: Deadline::after(GONE),
             over: false,
             slot,
@@ -285,6 +299,9 @@ impl Burial {
             && !self.is_over()
         {
             runtime.spawn(async move {
+                if let Some(pidfd) = self.pidfd.take() {
+                    let _ = timeout(GONE, pidfd.exited()).await;
+                }
                 while !self.is_over() {
                     tokio::time::sleep(PAUSE).await;
                 }

@@ -25,6 +25,7 @@ mod child;
 mod compile;
 mod compile_main;
 mod compile_wait;
+mod early;
 mod error;
 mod group;
 #[cfg(all(feature = "http", feature = "fuzzing"))]
@@ -58,6 +59,7 @@ mod zygote_main;
 use crate::jail::{CgroupLimits, Grants, Plan, Raise, Role, reserve_descriptors};
 use census::Census;
 pub use compile::ChildCompiler;
+pub use early::{EarlyWorker, early_worker};
 use error::ProcessError;
 use group::Group;
 use owners::Trial;

@@ -7,6 +7,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// Whether this program has called `worker_hook`.
 static HOOKED: AtomicBool = AtomicBool::new(false);
 
+/// This program, as it was started.
+const OWN: &str = "/proc/self/exe";
+
+/// Whether a worker program is this program, which can be one.
+pub(super) fn is_own(program: &Path) -> bool {
+    program.as_os_str() == OWN && is_hooked()
+}
+
+/// Whether this program can be its own worker.
+pub(super) fn is_hooked() -> bool {
+    HOOKED.load(Ordering::Relaxed)
+}
+
 /// Records that this program can be its own worker.
 pub(super) fn hook() {
     HOOKED.store(true, Ordering::Relaxed);
@@ -20,7 +33,7 @@ pub fn worker_program(named: Option<&Path>) -> Result<PathBuf, ProcessError> {
     }
     match named {
         Some(program) => Ok(program.to_owned()),
-        None if HOOKED.load(Ordering::Relaxed) => Ok(PathBuf::from("/proc/self/exe")),
+        None if is_hooked() => Ok(PathBuf::from(OWN)),
         None => Err(ProcessError::NoHook),
     }
 }

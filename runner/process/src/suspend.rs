@@ -226,6 +226,14 @@ pub fn start(program: &Program<'_>) -> io::Result<Member> {
     Ok(Member(group))
 }
 
+/// Lists a process group whose only process was forked before this process had tasks.
+pub(super) fn adopt(group: i32) -> Member {
+    let job = Job::current();
+    let _not_suspended = job.starting.read().unpoisoned();
+    lock(&job.listed).groups.insert(group);
+    Member(group)
+}
+
 /// A clock for workers, which is stopped while this process is suspended; `None` if the
 /// system does not provide one: then the time while they are suspended counts.
 pub(super) fn clock() -> Option<Arc<Shown>> {

@@ -9,12 +9,13 @@ use super::begin::{check_alone, go_inside, settle};
 use super::channel::{self, Inbox};
 use super::roles::{COMPILE_ARG, WORKER_ARG, WorkerRole};
 use super::{compile_main, program, task_main, zygote_main};
-use crate::jail::{self, JailError};
+use crate::jail::{self, Early, JailError};
 use crate::wire::{ControlOrder, ControlSays, Hello};
 use std::fs::File;
 use std::io::{self, Write};
+use wasmtime::Engine;
 use wrun_sandbox::deadline;
-use wrun_sandbox::{self, Code, PrepareError, Prepared};
+use wrun_sandbox::{self, Checks, Code, Kind, PrepareError, Prepared};
 use wrun_sys::{self, Alone, Seen};
 
 /// The work of `wrun::worker_hook`, in a program that can also have these roles.
@@ -24,16 +25,16 @@ use wrun_sys::{self, Alone, Seen};
     reason = "a worker has no main to return to"
 )]
 pub fn hook(others: &[WorkerRole]) {
-    let mut args = std::env::args_os().skip(1);
-    if args.next().is_none_or(|arg| arg != WORKER_ARG) {
+    if !is_worker() {
         program::hook();
         return;
     }
+    let mut args = std::env::args_os().skip(2);
     let parent = args
         .next()
         .and_then(|arg| arg.to_str().and_then(|arg| arg.parse::<i32>().ok()));
     wrun_sys::start_afresh();
-    std::panic::set_hook(Box::new(say_panic));
+    report_panics();
     let role = args.next();
     let work = |parent| match role.as_ref().and_then(|role| role.to_str()) {
         None => work(parent),
@@ -57,6 +58,22 @@ pub fn hook(others: &[WorkerRole]) {
     std::process::exit(code)
 }
 
+/// Whether this process was started as a worker. Without a copy of its arguments, which would be in
+/// the memory of a fork ([`early_worker`](super::early_worker)).
+fn is_worker() -> bool {
+    wrun_sys::any_argument(|index, arg| index == 1 && arg == WORKER_ARG.as_bytes()).unwrap_or_else(
+        || {
+            let first = std::env::args_os().nth(1);
+            first.is_some_and(|arg| arg == WORKER_ARG)
+        },
+    )
+}
+
+/// From now on a panic is one line on stderr.
+pub(super) fn report_panics() {
+    std::panic::set_hook(Box::new(say_panic));
+}
+
 /// A worker's message before a panic ends it: one line, to the stderr that its runner
 /// reads. Replaces a hook that the program has set for itself.
 fn say_panic(panic: &std::panic::PanicHookInfo<'_>) {
@@ -68,15 +85,53 @@ fn say_panic(panic: &std::panic::PanicHookInfo<'_>) {
     let _ = io::stderr().write_all(line.as_bytes());
 }
 
+/// What a worker can set up before it has its order.
+pub(super) struct Ahead {
+    namespaces: Early,
+    /// Of the kind that most tasks need.
+    engine: Option<(Kind, Engine)>,
+}
+
+impl Ahead {
+    pub(super) fn new(namespaces: Early) -> Self {
+        let kind = Kind {
+            checks: Checks {
+                metered: false,
+                epochs: false,
+            },
+            wide: false,
+        };
+        // Its error comes again when it is needed.
+        let engine = wrun_sandbox::single_threaded_runtime(kind).ok();
+        Ahead {
+            namespaces,
+            engine: engine.map(|engine| (kind, engine)),
+        }
+    }
+}
+
 fn work(parent: i32) -> io::Result<()> {
     settle(parent)?;
     check_alone()?;
+    serve(None::<fn() -> Ahead>)
+}
+
+/// The work of a process that was forked to be a worker, and that has its streams.
+pub(super) fn work_ahead(ahead: impl FnOnce() -> Ahead) -> io::Result<()> {
+    serve(Some(ahead))
+}
+
+fn serve(ahead: Option<impl FnOnce() -> Ahead>) -> io::Result<()> {
     // With a jail and without one.
     wrun_sys::ignore_file_size_signal()?;
     let control = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
     // This program's stdin is not read; like its stdout it becomes the null device.
     rustix::stdio::dup2_stdin(rustix::stdio::stdout())?;
     channel::send_bytes(&control, &Hello::encode(), &[])?;
+    let (early, engine) = match ahead.map(|ahead| ahead()) {
+        Some(Ahead { namespaces, engine }) => (Some(namespaces), engine),
+        None => (None, None),
+    };
     let mut inbox = Inbox::default();
     let order = loop {
         match inbox.next::<ControlOrder>().map_err(io::Error::other)? {
@@ -102,12 +157,12 @@ fn work(parent: i32) -> io::Result<()> {
         deadline::follow(Seen::map(clock)?);
     }
     let say = |says: &ControlSays| channel::send(&control, says, &[]);
-    let begun = jail::begin(order.plan.clone());
+    let begun = jail::begin_after(order.plan.clone(), early);
     let walls = match go_inside(begun, &|pid| say(&ControlSays::Moved(pid)))? {
         Ok(walls) => walls,
         Err(error) => return say(&refusal_of(error)),
     };
-    let prepared = match load(code.into()) {
+    let prepared = match load(code.into(), engine) {
         Ok(prepared) => prepared,
         Err(refusal) => return say(&refusal),
     };
@@ -154,13 +209,16 @@ fn refusal_of(error: JailError) -> ControlSays {
     }
 }
 
-fn load(code: File) -> Result<Prepared, ControlSays> {
+fn load(code: File, made: Option<(Kind, Engine)>) -> Result<Prepared, ControlSays> {
     let refused = |error: &dyn std::fmt::Display| {
         ControlSays::Refused(format!("the worker cannot load the task: {error}"))
     };
     let code = Code::from_sealed(code).map_err(|error| refused(&error))?;
-    let engine =
-        wrun_sandbox::single_threaded_runtime(code.meta.kind()).map_err(|error| refused(&error))?;
+    let kind = code.meta.kind();
+    let engine = match made {
+        Some((its, engine)) if its == kind => engine,
+        _ => wrun_sandbox::single_threaded_runtime(kind).map_err(|error| refused(&error))?,
+    };
     Prepared::new(&engine, &code, None).map_err(|error| match error {
         PrepareError::Code(error) => ControlSays::Stale(error.to_string()),
         // With the message of thread mode.

@@ -242,7 +242,7 @@ fn end_stopped(children: &mut HashMap<i32, Known>) {
 }
 
 /// Ends the process when it is dropped, that is, by a panic.
-struct EndsHere;
+pub(super) struct EndsHere;
 
 impl Drop for EndsHere {
     fn drop(&mut self) {

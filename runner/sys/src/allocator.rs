@@ -28,6 +28,17 @@ pub fn end_without_memory() {
     }
 }
 
+/// From now on the threads of this process share one heap. glibc makes one for each of the first
+/// threads, which takes longer than a command with a few short threads gains by it.
+#[expect(unsafe_code, reason = "the C library's allocator is set through libc")]
+pub fn share_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: the call takes numbers, and sets one of the allocator's own.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, 1);
+    }
+}
+
 /// The C library prints a line and aborts if it has no memory for itself. The handler is
 /// only set if memory is limited: any other abort keeps its meaning.
 #[expect(unsafe_code, reason = "signal dispositions are set through libc")]

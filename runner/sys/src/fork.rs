@@ -16,8 +16,7 @@ impl Alone {
     /// Examines the threads of this process; `None` if there are others, or the kernel does
     /// not say.
     pub fn look() -> Option<Alone> {
-        let threads = std::fs::read_dir("/proc/self/task").ok()?.count();
-        (threads == 1).then_some(Alone(()))
+        crate::namespace::has_one_thread()?.then_some(Alone(()))
     }
 
     /// Forks. The parent gets a descriptor for the child, which can never refer to another

@@ -9,6 +9,7 @@
 )]
 
 mod allocator;
+mod arguments;
 #[cfg(any(test, feature = "test-hooks"))]
 #[path = "../test-hooks/attempt.rs"]
 pub mod attempt;
@@ -54,7 +55,8 @@ mod wait;
 mod watch;
 
 pub use allocator::Allocator;
-pub use allocator::end_without_memory;
+pub use allocator::{end_without_memory, share_heap};
+pub use arguments::{any_argument, any_variable, rename_process};
 pub use descriptor::closes_on_exec;
 pub use fork::{Alone, Forked, exit_now};
 pub use id_map::{map_owners, user_namespace};
@@ -64,7 +66,7 @@ pub use inject::inject;
 pub use job::{JOB_SIGNALS, JobSignals};
 pub use landlock::landlock_abi;
 pub use large_pages::{Collapsed, FileId, IMAGE_SEALS, LARGE, collapse, map_own_code};
-pub use namespace::{Side, fork_sibling, unshare};
+pub use namespace::{Side, fork_inside, fork_sibling, unshare};
 pub use null::null;
 pub use overlay::{Overlay, window};
 pub use pages::Pages;

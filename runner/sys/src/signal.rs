@@ -139,6 +139,30 @@ fn only_pipe() -> libc::sigset_t {
     set_of(&[libc::SIGPIPE])
 }
 
+/// Blocks all signals in this thread; returns the mask before, for [`restore`].
+#[expect(unsafe_code, reason = "signal masks are set through libc")]
+pub(super) fn block_all() -> io::Result<libc::sigset_t> {
+    // SAFETY: all zeroes is an empty set on Linux; both sets outlive the calls, of which one fills
+    // the first and the other the second.
+    let (set, before) = unsafe {
+        let (mut all, mut before): (libc::sigset_t, libc::sigset_t) = std::mem::zeroed();
+        libc::sigfillset(&raw mut all);
+        let set = libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, &raw mut before);
+        (set, before)
+    };
+    match set {
+        0 => Ok(before),
+        errno => Err(io::Error::from_raw_os_error(errno)),
+    }
+}
+
+/// Undoes [`block_all`].
+#[expect(unsafe_code, reason = "signal masks are set through libc")]
+pub(super) fn restore(before: &libc::sigset_t) {
+    // SAFETY: the set is one that the kernel gave, and only read.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before, ptr::null_mut()) };
+}
+
 /// Changes the mask of this thread.
 #[expect(unsafe_code, reason = "signal masks are set through libc")]
 pub(super) fn mask(how: libc::c_int, signals: &[libc::c_int]) {

@@ -467,6 +467,9 @@ pub use task::{Input, Stdio, Task};
 pub use task_grant::TaskGrant;
 #[cfg(feature = "process")]
 #[doc(inline)]
+pub use wrun_process::{EarlyWorker, early_worker};
+#[cfg(feature = "process")]
+#[doc(inline)]
 pub use wrun_process::{StopSignal, job_control, job_control_around, suspend};
 #[doc(inline)]
 pub use wrun_sandbox::deadline::time_suspended;

@@ -8,7 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 struct Guest {
+    /// Of the rows with `wasmtime run` as their floor.
     names: [&'static str; 3],
+    /// Of the one with thread mode as its floor.
+    over_thread: &'static str,
     path: &'static str,
     args: &'static [&'static str],
     input: Option<&'static str>,
@@ -21,6 +24,7 @@ const GUESTS: [Guest; 2] = [
             "command hello, thread, precompiled",
             "command hello, process",
         ],
+        over_thread: "command hello, process over thread",
         path: "hello-command/hello-command.wat",
         args: &[],
         input: None,
@@ -31,6 +35,7 @@ const GUESTS: [Guest; 2] = [
             "command csv-stats, thread, precompiled",
             "command csv-stats, process",
         ],
+        over_thread: "command csv-stats, process over thread",
         path: "csv-stats/csv-stats.wasm",
         args: &["region", "amount"],
         input: Some("inputs/sales.csv"),
@@ -38,6 +43,12 @@ const GUESTS: [Guest; 2] = [
 ];
 
 pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
+    let scratch = tempfile::tempdir()?;
+    for guest in &GUESTS {
+        if bench.wants(guest.over_thread) {
+            measure_modes(bench, guest, scratch.path())?;
+        }
+    }
     let mut names = GUESTS.iter().flat_map(|guest| guest.names);
     if !names.any(|name| bench.wants(name)) {
         return Ok(());
@@ -49,11 +60,35 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
         );
         return Ok(());
     };
-    let scratch = tempfile::tempdir()?;
     for guest in &GUESTS {
         measure_guest(bench, guest, &wasmtime, scratch.path())?;
     }
     Ok(())
+}
+
+/// The whole command in one mode and in the other.
+fn measure_modes(bench: &mut Bench, task: &Guest, scratch: &Path) -> anyhow::Result<()> {
+    let time = |mode: &str| {
+        let mut command = wrun(task, mode, scratch);
+        each(1, || succeed(&mut command, task.input))
+    };
+    bench.row(
+        task.over_thread,
+        "wrun --mode thread",
+        100,
+        &mut || time("process"),
+        &mut || time("thread"),
+    )
+}
+
+fn wrun(task: &Guest, mode: &str, scratch: &Path) -> Command {
+    let mut command = Command::new(wrun_program());
+    command
+        .env("WRUN_CACHE_DIR", scratch)
+        .args(["--mode", mode])
+        .arg(guest(task.path))
+        .args(task.args);
+    command
 }
 
 fn measure_guest(
@@ -71,15 +106,7 @@ fn measure_guest(
         .arg(&compiled)
         .status()?;
     ensure!(status.success(), "wasmtime cannot compile {}", task.path);
-    let wrun = |mode: &str| {
-        let mut command = Command::new(wrun_program());
-        command
-            .env("WRUN_CACHE_DIR", scratch)
-            .args(["--mode", mode])
-            .arg(&module)
-            .args(task.args);
-        command
-    };
+    let wrun = |mode: &str| wrun(task, mode, scratch);
     // Its compilation cache is on unless a configuration file says otherwise.
     let run = || {
         let mut command = Command::new(wasmtime);

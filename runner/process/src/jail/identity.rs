@@ -185,12 +185,16 @@ pub(super) fn drop_capabilities(identity: Identity) -> Stand {
 fn empty_bounding_set() -> rustix::io::Result<()> {
     for number in 0..64 {
         let capability = CapabilitySet::from_bits_retain(1 << number);
-        match capability_is_in_bounding_set(capability) {
-            Ok(true) => remove_capability_from_bounding_set(capability)?,
-            Ok(false) => {}
+        match remove_capability_from_bounding_set(capability) {
+            Ok(()) => {}
             // The kernel has no more capabilities.
             Err(Errno::INVAL) => break,
-            Err(errno) => return Err(errno),
+            Err(errno) => match capability_is_in_bounding_set(capability) {
+                // It need not be removed.
+                Ok(false) => {}
+                Err(Errno::INVAL) => break,
+                _ => return Err(errno),
+            },
         }
     }
     Ok(())

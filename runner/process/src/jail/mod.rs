@@ -11,6 +11,7 @@
 mod account;
 mod cgroup;
 mod facts;
+mod filter;
 mod identity;
 mod landlock;
 mod namespaces;
@@ -24,6 +25,7 @@ mod walls;
 
 pub use account::JailError;
 pub use cgroup::{Cgroup, CgroupLimits};
+pub use namespaces::Early;
 pub use plan::{CompileLimits, Grants, Plan, Role, TaskWalls};
 pub use rlimits::{Raise, reserve_descriptors};
-pub use walls::{Sealed, Split, Walls, begin};
+pub use walls::{Sealed, Split, Walls, begin, begin_after};

@@ -32,6 +32,37 @@ const EXTRA: [UnshareFlags; 2] = [UnshareFlags::NEWUTS, UnshareFlags::NEWCGROUP]
 /// Directories to mount an empty one over; every system has one of them.
 const PLACES: [&str; 5] = ["/proc", "/tmp", "/dev", "/etc", "/usr"];
 
+/// Those that a process enters before it has its plan, if it is the first one of a process
+/// namespace already. Not the one of control groups, whose root is the group that the plan names.
+const EARLY: [UnshareFlags; 4] = [
+    UnshareFlags::NEWNET,
+    UnshareFlags::NEWIPC,
+    UnshareFlags::NEWNS,
+    UnshareFlags::NEWUTS,
+];
+
+/// The namespaces of a process that entered them before it had its plan.
+#[derive(Debug)]
+pub struct Early {
+    entered: Outcomes,
+    /// Whether its user has a number, if it is in a user namespace.
+    mapped: Option<Result<(), String>>,
+}
+
+impl Early {
+    /// For a process that was forked into a process namespace of its own. If it is in a user
+    /// namespace of its own, too, `ids` are the user and the group that it had before.
+    pub fn enter(ids: Option<(u32, u32)>) -> Self {
+        let mut entered = Outcomes::from([(UnshareFlags::NEWPID.bits(), Ok(()))]);
+        let mapped = ids.map(|ids| {
+            entered.insert(UnshareFlags::NEWUSER.bits(), Ok(()));
+            map_ids(ids).map_err(|error| error.to_string())
+        });
+        unshare(&EARLY, &mut entered);
+        Early { entered, mapped }
+    }
+}
+
 /// The steps that [`enter`] leaves for later.
 #[derive(Debug)]
 pub(super) struct Entered {
@@ -42,8 +73,13 @@ pub(super) struct Entered {
     pub(super) mount: Result<(), String>,
 }
 
-/// Enters namespaces and assumes the worker's identity between them.
-pub(super) fn enter(plan: &Plan, account: &mut Account) -> Result<Entered, JailError> {
+/// Enters namespaces, but for those that were entered `early`, and assumes the worker's identity
+/// between them.
+pub(super) fn enter(
+    plan: &Plan,
+    account: &mut Account,
+    early: Option<Early>,
+) -> Result<Entered, JailError> {
     let wanted: Vec<(Layer, UnshareFlags)> = KINDS
         .into_iter()
         .filter(|(layer, _)| !account.is_absent(*layer))
@@ -53,9 +89,16 @@ pub(super) fn enter(plan: &Plan, account: &mut Account) -> Result<Entered, JailE
     if !flags.is_empty() {
         flags.extend(EXTRA);
     }
-    let mut entered = Outcomes::new();
+    let is_outside = early.is_none();
+    let (mut entered, mapped) = early.map_or_else(Default::default, |it| (it.entered, it.mapped));
+    let is_in = |entered: &Outcomes, flag: UnshareFlags| outcome(entered, flag).is_ok();
+    let missing = |entered: &Outcomes| -> Vec<UnshareFlags> {
+        let flags = flags.iter().copied();
+        flags.filter(|flag| !is_in(entered, *flag)).collect()
+    };
     if geteuid().is_root() {
-        unshare(&flags, &mut entered);
+        let missing = missing(&entered);
+        unshare(&missing, &mut entered);
     }
     let identity = if account.is_absent(Layer::Identity) {
         Identity::default()
@@ -65,18 +108,28 @@ pub(super) fn enter(plan: &Plan, account: &mut Account) -> Result<Entered, JailE
     // A change of user makes the process's own files in /proc root's.
     let _ = set_dumpable_behavior(DumpableBehavior::Dumpable);
     if !account.is_absent(Layer::UserNamespace) {
-        // The mount namespace again, so that it belongs to the user namespace and may be
-        // changed with this process's rights in that.
-        let again: Vec<UnshareFlags> = std::iter::once(UnshareFlags::NEWUSER)
-            .chain(flags.iter().copied().filter(|flag| {
-                *flag == UnshareFlags::NEWNS || !matches!(entered.get(&flag.bits()), Some(Ok(())))
-            }))
-            .collect();
+        let again: Vec<UnshareFlags> = match is_in(&entered, UnshareFlags::NEWUSER) {
+            true => missing(&entered),
+            // The mount namespace again, so that it belongs to the user namespace and may be
+            // changed with this process's rights in that.
+            false => std::iter::once(UnshareFlags::NEWUSER)
+                .chain(
+                    flags
+                        .iter()
+                        .copied()
+                        .filter(|flag| *flag == UnshareFlags::NEWNS || !is_in(&entered, *flag)),
+                )
+                .collect(),
+        };
         let ids = (geteuid().as_raw(), getegid().as_raw());
         unshare(&again, &mut entered);
+        let mapped = mapped.unwrap_or_else(|| {
+            outcome(&entered, UnshareFlags::NEWUSER)?;
+            map_ids(ids).map_err(|error| error.to_string())
+        });
         account.put_up(Layer::UserNamespace, || {
             match outcome(&entered, UnshareFlags::NEWUSER) {
-                Ok(()) => match map_ids(ids) {
+                Ok(()) => match mapped {
                     Ok(()) => Stand::enforced(format!("with one user, {}", ids.0)),
                     Err(error) => Stand::partial(format!("its user has no number: {error}")),
                 },
@@ -107,7 +160,7 @@ pub(super) fn enter(plan: &Plan, account: &mut Account) -> Result<Entered, JailE
     }
     Ok(Entered {
         identity,
-        pid: outcome(&entered, UnshareFlags::NEWPID).is_ok(),
+        pid: is_outside && outcome(&entered, UnshareFlags::NEWPID).is_ok(),
         mount: outcome(&entered, UnshareFlags::NEWNS),
     })
 }

@@ -5,19 +5,17 @@
 //! call that only an escape would make ends the process; `clone3` does not exist, because a
 //! filter cannot read its flags; and a call that is not on the list is refused.
 
+use super::filter::{Rules, compile};
 use super::plan::{Grants, Role};
 use super::syscalls::{ALLOWED, FATAL, Row, TAKEN, Test};
 use seccompiler::{
     BpfProgram, Error, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition,
-    SeccompFilter, SeccompRule, TargetArch, apply_filter,
+    SeccompRule, apply_filter,
 };
-use std::collections::BTreeMap;
 
 /// Stands for the process's own number in a filter that is compiled before the process
 /// exists. No process has it: numbers end at 2^22.
 const OWN: u32 = 0x7e57_0001;
-
-type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
 /// Installs a role's filters.
 pub(super) fn apply(role: Role, grants: Grants, pid: u32) -> Result<(), Error> {
@@ -57,15 +55,6 @@ fn owned_by(mut filter: BpfProgram, pid: u32) -> BpfProgram {
         }
     }
     filter
-}
-
-fn compile(
-    rules: Rules,
-    otherwise: SeccompAction,
-    matched: SeccompAction,
-) -> Result<BpfProgram, Error> {
-    let arch = TargetArch::try_from(std::env::consts::ARCH)?;
-    Ok(SeccompFilter::new(rules, otherwise, matched, arch)?.try_into()?)
 }
 
 /// The rows for this role. For a call with a row without tests, its other rows are not

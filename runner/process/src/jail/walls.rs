@@ -10,6 +10,7 @@
 
 use super::account::{Account, JailError, Stand};
 use super::identity::Identity;
+use super::namespaces::Early;
 use super::plan::{Grants, Plan, Role, TaskWalls};
 use super::rlimits::Raise;
 use super::{facts, identity, landlock, namespaces, rlimits, seccomp};
@@ -84,6 +85,15 @@ pub struct Sealed {
 /// A required wall is not available, with [`Jail::Strict`]; a requested identity cannot be
 /// set.
 pub fn begin(plan: Plan) -> Result<Walls, JailError> {
+    begin_after(plan, None)
+}
+
+/// As [`begin`], in a process that has entered namespaces `early`.
+///
+/// # Errors
+///
+/// As [`begin`].
+pub fn begin_after(plan: Plan, early: Option<Early>) -> Result<Walls, JailError> {
     let mut account = Account::new(&plan);
     // Once now, and again when nothing clears it any more.
     let _ = set_parent_process_death_signal(Some(Signal::KILL));
@@ -115,7 +125,7 @@ pub fn begin(plan: Plan) -> Result<Walls, JailError> {
             "that of the runner's workers, with limits",
         ),
     })?;
-    let entered = namespaces::enter(&plan, &mut account)?;
+    let entered = namespaces::enter(&plan, &mut account, early)?;
     Ok(Walls {
         plan,
         account,

@@ -64,6 +64,7 @@ impl Pool {
         let slot = ProcessSlot {
             _permit: permit,
             _user: user,
+            _bell: self.spawner.bell(),
         };
         let mut launch = self
             .spawner
