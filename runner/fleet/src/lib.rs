@@ -7,12 +7,16 @@
 
 #![forbid(unsafe_code)]
 
+mod client;
 mod error;
+mod nats;
 mod protocol;
 mod queue;
 mod worker;
 
+pub use client::{Busy, Fleet, FleetPlace, LaneStatus, PlaceSettings, Purged, Status, Waste};
 pub use error::{Error, ErrorKind};
+pub use nats::{Auth, Connect, NatsObjects, NatsQueue, ObjectName, QueueLimits, QueueSettings};
 pub use protocol::{
     Answer, AnswerKind, Content, DeadTask, Digest, InvalidName, MAX_INLINE, MAX_MESSAGE, Malformed,
     ModuleRef, ObjectRef, Presence, TaskId, TaskLimits, TaskMessage, Token, VERSION,
