@@ -43,3 +43,29 @@ pub struct Presence {
     /// When it said this, in milliseconds since 1970.
     pub at_ms: u64,
 }
+
+impl Presence {
+    /// A worker that has done nothing yet.
+    pub fn new(id: TaskId, host: String, mode: &str, jail: &str, jobs: u64) -> Self {
+        let now = super::now_ms();
+        Presence {
+            v: super::VERSION,
+            id,
+            host,
+            pid: std::process::id(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            mode: mode.to_owned(),
+            jail: jail.to_owned(),
+            jobs,
+            running: 0,
+            answered: 0,
+            late: 0,
+            given_back: 0,
+            buried: 0,
+            modules: 0,
+            draining: false,
+            since_ms: now,
+            at_ms: now,
+        }
+    }
+}
