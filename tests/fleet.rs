@@ -1,9 +1,10 @@
 //! `wrun worker`, `wrun fleet` and `wrun map --on`, with the real server of NATS: each task has one
 //! right result, whatever is killed, stopped or sent.
 
+use crate::compiling::large_bomb;
 use crate::map::{PICKY, guest};
 use crate::support::command::{PATIENCE, Ran, Running, Wrun, scratch, write};
-use crate::support::{BOTH, Dice, eventually, tool, within};
+use crate::support::{Dice, MODES, eventually, tool};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::fs;
@@ -250,7 +251,7 @@ fn a_batch_goes_on_from_here_to_a_fleet_and_back() {
 /// The promise: whatever is killed or stopped, each task has one right result.
 #[test]
 fn whatever_is_killed_or_stopped_each_task_has_one_right_result() {
-    for mode in BOTH {
+    for mode in MODES {
         let Some(mut server) = Server::with_jetstream() else {
             return;
         };
@@ -332,14 +333,14 @@ fn server_worker(url: &str, mode: &str, name: &str) -> Running {
 
 #[test]
 fn hostile_messages_end_as_answers_or_burials_and_no_worker_dies() {
-    for mode in BOTH {
+    for mode in MODES {
         let Some(server) = Server::with_jetstream() else {
             return;
         };
         let mut worker = server.worker(mode, "w", &["--compile-timeout", "2s"]);
         server.await_workers(1);
         let echo = guest("echo/echo.wat");
-        let bomb = write(server.folder.path(), "bomb.wat", bomb());
+        let bomb = write(server.folder.path(), "bomb.wasm", large_bomb());
         let submit = |task: &Path, id: &str, options: &[&str]| {
             let ran = Wrun::new().args(["fleet", "--nats", &server.url(), "submit", "--id", id]);
             ran.args(options).arg(task).run().expect_code(0, id);
@@ -389,7 +390,7 @@ fn hostile_messages_end_as_answers_or_burials_and_no_worker_dies() {
             ("object", "refused", "no object"),
             ("grant", "refused", "no grant \"root\""),
             ("memory", "refused", "operator"),
-            ("bomb", "refused", "compil"),
+            ("bomb", "refused", "it may take"),
             ("none", "refused", "none.wasm"),
         ] {
             let result = server.result(id);
@@ -435,22 +436,9 @@ fn blake3(bytes: &[u8]) -> String {
     artifact.digest()
 }
 
-/// A module that takes minutes to compile.
-fn bomb() -> String {
-    let mut text = String::from("(module (memory (export \"memory\") 1)\n");
-    for function in 0..60 {
-        text += &format!("(func (export \"f{function}\") (param i32) (result i32)\n");
-        for _ in 0..6000 {
-            text += "(if (i32.eqz (local.get 0)) (then (local.set 0 (i32.mul (local.get 0) (i32.const 3)))) (else (local.set 0 (i32.load (local.get 0)))))\n";
-        }
-        text += "(local.get 0))\n";
-    }
-    text + "(func (export \"_start\")))"
-}
-
 #[test]
 fn a_task_gets_what_its_name_stands_for_and_nothing_else() {
-    for mode in BOTH {
+    for mode in MODES {
         let Some(server) = Server::with_jetstream() else {
             return;
         };
@@ -559,7 +547,7 @@ fn operators_cancel_bury_and_queue_again() {
 
 #[test]
 fn a_worker_that_drains_finishes_or_gives_back() {
-    for mode in BOTH {
+    for mode in MODES {
         let Some(server) = Server::with_jetstream() else {
             return;
         };
@@ -595,11 +583,7 @@ fn a_worker_that_drains_finishes_or_gives_back() {
             result["report"]["outcome"]["kind"], "limit-exceeded",
             "{mode}: {result}"
         );
-        assert_eq!(
-            (&result["worker"], &result["deliveries"]),
-            (&json!("w2"), &json!(2)),
-            "{mode}"
-        );
+        assert_eq!(result["worker"], "w2", "{mode}: {result}");
         worker.signal(Signal::TERM);
         assert!(worker.ends_within(PATIENCE));
         assert_eq!(worker.child.wait().unwrap().code(), Some(0), "{mode}");
@@ -608,7 +592,7 @@ fn a_worker_that_drains_finishes_or_gives_back() {
 
 #[test]
 fn large_inputs_and_outputs_are_objects() {
-    for mode in BOTH {
+    for mode in MODES {
         let Some(server) = Server::with_jetstream() else {
             return;
         };
@@ -716,6 +700,5 @@ fn a_tenant_with_many_tasks_does_not_delay_one_with_few() {
     ran.expect_code(0, "few");
     let status = json_of(&server.fleet(&["--json", "status"]));
     assert!(status["queued"].as_u64() > Some(100), "{status}");
-    many.signal(Signal::TERM);
-    assert!(within(PATIENCE, || true));
+    many.signal(Signal::KILL);
 }

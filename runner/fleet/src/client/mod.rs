@@ -252,10 +252,14 @@ impl Fleet {
     ///
     /// The server cannot be reached.
     pub async fn cancel(&self, id: &TaskId) -> Result<bool, Error> {
-        self.mark(id, &Mark::Cancel).await?;
         let answer = Answer::without_report(id.clone(), AnswerKind::Cancelled, "it was cancelled");
         let bytes = answer.encode().map_err(Error::invalid)?;
-        self.layout.create_result(&answer, bytes).await
+        // Before the mark: a worker that sees that answers, too.
+        let is_new = self.layout.create_result(&answer, bytes).await?;
+        if is_new {
+            self.mark(id, &Mark::Cancel).await?;
+        }
+        Ok(is_new)
     }
 
     /// Has a task buried by the worker that has it, or that takes it next.

@@ -16,6 +16,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 use wrun::{Limit, Outcome, Report};
 use wrun_map::{Order, Payload, Place, PlaceError, next};
 
@@ -56,6 +57,7 @@ pub struct FleetPlace {
     abandoned: Arc<Mutex<Vec<TaskId>>>,
     watching: tokio::task::JoinHandle<()>,
     told: Box<dyn Fn(&str) + Send + Sync>,
+    told_at: Mutex<Option<Instant>>,
 }
 
 impl std::fmt::Debug for FleetPlace {
@@ -99,6 +101,7 @@ impl FleetPlace {
             abandoned: Arc::default(),
             watching,
             told: Box::new(told),
+            told_at: Mutex::default(),
         }
     }
 
@@ -171,7 +174,6 @@ impl FleetPlace {
         let id = &message.id;
         if self.settings.is_resumed
             && let Ok(Some(answer)) = self.fleet.result(id).await
-            && answer.kind != AnswerKind::Cancelled
         {
             return Ok(answer);
         }
@@ -183,7 +185,14 @@ impl FleetPlace {
             is_submitted: false,
         };
         let lane = (&self.settings.class, &self.settings.tenant);
-        let told = |error: &Error| (self.told)(&error.to_string());
+        let told = |error: &Error| {
+            // All tasks that are submitted now have the same to tell.
+            let mut told_at = locked(&self.told_at);
+            if told_at.is_none_or(|told| told.elapsed() >= LOOK) {
+                *told_at = Some(Instant::now());
+                (self.told)(&error.to_string());
+            }
+        };
         let submitted = self.fleet.submit_until(lane, message, None, told).await;
         submitted.map_err(|error| match error.kind() {
             ErrorKind::Invalid => PlaceError::NotRun(error.to_string()),

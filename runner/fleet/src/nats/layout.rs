@@ -2,6 +2,7 @@
 //! What is missing is made; what is there is left as it is.
 
 use super::REQUEST;
+use super::objects::words;
 use crate::error::{Error, ErrorKind};
 use crate::protocol::{Digest, TaskId, Token};
 use async_nats::Client;
@@ -102,18 +103,7 @@ impl Layout {
             None => builder.build(client.clone()),
             Some(domain) => ContextBuilder::new().domain(domain).build(client.clone()),
         };
-        if let Err(error) = jetstream.query_account().await {
-            let why = error.to_string();
-            let error = Error::server("use JetStream", &why);
-            return Err(match error.kind() {
-                ErrorKind::NoJetStream => Error::new(
-                    ErrorKind::NoJetStream,
-                    "JetStream is not enabled on this server, or not for this account: start \
-                     nats-server with -js, or enable it in the account",
-                ),
-                _ => error,
-            });
-        }
+        has_jetstream(&jetstream).await?;
         let many = i64::try_from(limits.max_queued).unwrap_or(i64::MAX);
         let tasks = stream::Config {
             name: TASKS.into(),
@@ -137,12 +127,18 @@ impl Layout {
             num_replicas: limits.replicas,
             ..stream::Config::default()
         };
-        let bucket = |name: &str, max_age| kv::Config {
-            bucket: name.into(),
-            history: 1,
+        // As clients make a bucket; ours asks the server first for what one of 2.9 says otherwise.
+        let bucket = |name: &str, max_age| stream::Config {
+            name: format!("KV_{name}"),
+            subjects: vec![format!("$KV.{name}.>")],
+            max_messages_per_subject: 1,
             max_age,
+            allow_rollup: true,
+            deny_delete: true,
+            allow_direct: true,
+            discard: stream::DiscardPolicy::New,
             num_replicas: limits.replicas,
-            ..kv::Config::default()
+            ..stream::Config::default()
         };
         let objects = |name: &str, max_age| object_store::Config {
             bucket: name.into(),
@@ -156,10 +152,10 @@ impl Layout {
         Ok(Layout {
             tasks: open_stream(&jetstream, tasks).await?,
             dead: open_stream(&jetstream, dead).await?,
-            results: open_bucket(&jetstream, bucket(RESULTS, limits.keep)).await?,
-            marks: open_bucket(&jetstream, bucket(MARKS, limits.keep)).await?,
-            returns: open_bucket(&jetstream, bucket(RETURNS, limits.keep)).await?,
-            workers: open_bucket(&jetstream, bucket(WORKERS, PRESENT)).await?,
+            results: open_bucket(&jetstream, RESULTS, bucket(RESULTS, limits.keep)).await?,
+            marks: open_bucket(&jetstream, MARKS, bucket(MARKS, limits.keep)).await?,
+            returns: open_bucket(&jetstream, RETURNS, bucket(RETURNS, limits.keep)).await?,
+            workers: open_bucket(&jetstream, WORKERS, bucket(WORKERS, PRESENT)).await?,
             modules: open_objects(&jetstream, objects(MODULES, Duration::ZERO)).await?,
             objects: stored,
             objects_kept: kept.cached_info().config.max_age,
@@ -180,6 +176,32 @@ impl Layout {
     }
 }
 
+/// The client's own type for this does not fit what a server of 2.9 says.
+async fn has_jetstream(jetstream: &Context) -> Result<(), Error> {
+    let info = jetstream
+        .request::<_, _, serde_json::Value>("INFO", &())
+        .await;
+    let none = || {
+        Error::new(
+            ErrorKind::NoJetStream,
+            "JetStream is not enabled on this server, or not for this account: start nats-server \
+             with -js, or enable it in the account",
+        )
+    };
+    match info {
+        Err(error) if words(&error).contains("resource does not exist") => Err(none()),
+        Err(error) => Err(Error::server("use JetStream", words(&error))),
+        Ok(info) => match info
+            .pointer("/error/description")
+            .and_then(|it| it.as_str())
+        {
+            None => Ok(()),
+            Some(why) if why.contains("not enabled") => Err(none()),
+            Some(why) => Err(Error::server("use JetStream", why)),
+        },
+    }
+}
+
 async fn open_stream(jetstream: &Context, config: stream::Config) -> Result<stream::Stream, Error> {
     let name = config.name.clone();
     if let Ok(found) = jetstream.get_stream(&name).await {
@@ -189,13 +211,14 @@ async fn open_stream(jetstream: &Context, config: stream::Config) -> Result<stre
     made.map_err(|error| Error::server(&format!("make the stream {name}"), error))
 }
 
-async fn open_bucket(jetstream: &Context, config: kv::Config) -> Result<kv::Store, Error> {
-    let name = config.bucket.clone();
-    if let Ok(found) = jetstream.get_key_value(&name).await {
-        return Ok(found);
-    }
-    let made = jetstream.create_key_value(config).await;
-    made.map_err(|error| Error::server(&format!("make the bucket {name}"), error))
+async fn open_bucket(
+    jetstream: &Context,
+    name: &str,
+    config: stream::Config,
+) -> Result<kv::Store, Error> {
+    open_stream(jetstream, config).await?;
+    let found = jetstream.get_key_value(name).await;
+    found.map_err(|error| Error::server(&format!("open the bucket {name}"), words(&error)))
 }
 
 async fn open_objects(

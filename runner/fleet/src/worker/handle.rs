@@ -219,6 +219,8 @@ impl<Q: Queue, E: Execute> Worker<Q, E> {
                     Some(Completion::Won) => {
                         self.counters.answered.fetch_add(1, Ordering::Relaxed);
                     }
+                    // Who cancelled it has answered it.
+                    Some(Completion::Late) if answer.kind == AnswerKind::Cancelled => {}
                     Some(Completion::Late) => {
                         self.counters.late.fetch_add(1, Ordering::Relaxed);
                         (self.events)(Event::Late(answer.id.to_string()));
