@@ -391,7 +391,7 @@ fn hostile_messages_end_as_answers_or_burials_and_no_worker_dies() {
             ("grant", "refused", "no grant \"root\""),
             ("memory", "refused", "operator"),
             ("bomb", "refused", "it may take"),
-            ("none", "refused", "none.wasm"),
+            ("none", "refused", "not WebAssembly"),
         ] {
             let result = server.result(id);
             assert_eq!(result["kind"], kind, "{mode}: {result}");

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 use wrun_map::next;
 
 /// How often a worker without tasks looks for new lanes, and one with tasks.
-const LOOK_IDLE: Duration = Duration::from_millis(500);
+const LOOK_IDLE: Duration = Duration::from_secs(1);
 const LOOK_BUSY: Duration = Duration::from_secs(2);
 /// The server forgets a lane's consumer after nobody asked it for so long.
 const FORGOTTEN: Duration = Duration::from_secs(3600);
