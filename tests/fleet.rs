@@ -4,7 +4,7 @@
 use crate::compiling::large_bomb;
 use crate::map::{PICKY, guest};
 use crate::support::command::{PATIENCE, Ran, Running, Wrun, scratch, write};
-use crate::support::{Dice, MODES, eventually, tool};
+use crate::support::{Dice, MODES, Schema, eventually, tool};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::fs;
@@ -701,4 +701,73 @@ fn a_tenant_with_many_tasks_does_not_delay_one_with_few() {
     let status = json_of(&server.fleet(&["--json", "status"]));
     assert!(status["queued"].as_u64() > Some(100), "{status}");
     many.signal(Signal::KILL);
+}
+
+/// What the page says to clients in other languages.
+#[test]
+fn messages_are_as_their_schemas_say() {
+    let Some(server) = Server::with_jetstream() else {
+        return;
+    };
+    let schema = |name: &str| Schema::of(&format!("fleet/{name}.schema.json"));
+    let checked = |name: &str, value: &Value| {
+        let why = schema(name).check(value);
+        assert_eq!(why, Ok(()), "{name}: {value}");
+    };
+    let _worker = server.worker("process", "w", &[]);
+    server.await_workers(1);
+    let workers = json_of(&server.fleet(&["--json", "workers"]));
+    checked("worker", &workers[0]);
+    let digest = stored(&server, &guest("echo/echo.wat"));
+    let object = json!({"name": "no.such", "bytes": 1, "blake3": digest});
+    let least = json!({"v": 1, "id": "least", "module": {"blake3": digest}});
+    let all = json!({
+        "v": 1, "id": "all.1", "module": {"blake3": digest}, "name": "echo", "args": ["a", "b"],
+        "input": {"base64": "/w=="}, "grants": [], "deadline_ms": 4_000_000_000_000_u64,
+        "limits": {
+            "timeout_ms": 60_000, "fuel": 1_000_000, "max_memory": 1 << 24,
+            "max_output": 1 << 20, "max_input": 1 << 20,
+        },
+        "retries": 1, "max_lost": 3, "reply_to": "wrun.reply.a", "resubmitted": true,
+        "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    });
+    let refused =
+        json!({"v": 1, "id": "refused", "module": {"name": "x"}, "input": {"object": object}});
+    for task in [&least, &all, &refused] {
+        checked("task", task);
+        server.publish("wrun.task.normal.a", task.to_string().as_bytes());
+        let result = server.result(task["id"].as_str().unwrap());
+        checked("result", &result);
+        let kind = if task == &refused {
+            "refused"
+        } else {
+            "report"
+        };
+        assert_eq!(result["kind"], kind, "{result}");
+        if kind == "report" {
+            assert_eq!(Schema::load().check(&result["report"]), Ok(()), "{result}");
+        }
+    }
+    // Neither a worker nor the schema takes these.
+    for (id, field, value) in [
+        ("bad1", "dirs", json!(["/"])),
+        ("bad2", "input", json!({"text": "a", "base64": "YQ=="})),
+        ("bad3", "reply_to", json!("$JS.API.INFO")),
+        ("bad4", "module", json!({"name": "x", "blake3": digest})),
+        ("bad5", "max_lost", json!(0)),
+    ] {
+        let mut task = json!({"v": 1, "id": id, "module": {"blake3": digest}});
+        task[field] = value;
+        assert!(schema("task").check(&task).is_err(), "{task}");
+        server.publish("wrun.task.normal.a", task.to_string().as_bytes());
+        let result = server.result(id);
+        checked("result", &result);
+        assert_eq!(result["kind"], "buried", "{result}");
+    }
+    let dead = json_of(&server.fleet(&["--json", "bury"]));
+    assert_eq!(dead.as_array().unwrap().len(), 5, "{dead}");
+    dead.as_array()
+        .unwrap()
+        .iter()
+        .for_each(|dead| checked("dead", dead));
 }
