@@ -20,7 +20,7 @@ pub enum ErrorKind {
     Denied,
     /// The server does not answer, or not in time. Trying again later may work.
     Unavailable,
-    /// JetStream is not enabled on the server, or not for this account.
+    /// JetStream is not enabled on the server, or not for this account, or not yet.
     NoJetStream,
     /// The queue of this class and tenant is full. Trying again later may work.
     Full,
@@ -59,7 +59,8 @@ impl Error {
     pub fn is_retryable(&self) -> bool {
         matches!(
             self.kind,
-            ErrorKind::Unavailable | ErrorKind::Full | ErrorKind::NoSpace
+            // A server that has just started may have no JetStream yet.
+            ErrorKind::Unavailable | ErrorKind::Full | ErrorKind::NoSpace | ErrorKind::NoJetStream
         )
     }
 }
@@ -72,6 +73,13 @@ fn kind_of(why: &str) -> ErrorKind {
         ErrorKind::Full
     } else if has(&["insufficient", "no space", "resource limits exceeded"]) {
         ErrorKind::NoSpace
+    } else if has(&[
+        "stream not found",
+        "consumer not found",
+        "resource does not exist",
+    ]) {
+        // It is made again, or the server has not read it yet.
+        ErrorKind::Unavailable
     } else if has(&["jetstream not enabled", "10039", "10076"]) {
         ErrorKind::NoJetStream
     } else if has(&["permissions violation", "authorization", "authentication"]) {

@@ -259,8 +259,10 @@ impl<Q: Queue, E: Execute> Worker<Q, E> {
         match tokio::time::timeout(grace, all_ended).await {
             Ok(()) => 0,
             Err(_) => {
+                // Before they hear of it, and are none.
+                let left = self.counters.in_hand.load(Ordering::Relaxed);
                 self.phase.send_replace(Phase::Ending);
-                self.counters.running()
+                left
             }
         }
     }
