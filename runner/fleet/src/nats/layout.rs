@@ -21,6 +21,9 @@ const OBJECTS: &str = "wrun_objects";
 
 /// How long a worker is listed after its last record.
 const PRESENT: Duration = Duration::from_secs(30);
+/// Attempts to open all streams and buckets, and the pause between two.
+const OPENING: u32 = 5;
+const OPENING_PAUSE: Duration = Duration::from_millis(300);
 /// Acknowledgements of publishing that may be on their way.
 const ACKS: usize = 1024;
 
@@ -89,8 +92,29 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// Finds all of them, and makes what is missing.
+    /// Finds all of them, and makes what is missing. Other programs may do the same now, and one
+    /// of two that make the same stream can fail: so it is tried again.
     pub(crate) async fn open(
+        client: Client,
+        domain: Option<&str>,
+        limits: &QueueLimits,
+    ) -> Result<Self, Error> {
+        let mut attempts = 1;
+        loop {
+            match Self::open_once(client.clone(), domain, limits).await {
+                Err(error)
+                    if attempts < OPENING
+                        && !matches!(error.kind(), ErrorKind::NoJetStream | ErrorKind::Denied) =>
+                {
+                    attempts += 1;
+                    tokio::time::sleep(OPENING_PAUSE).await;
+                }
+                opened => return opened,
+            }
+        }
+    }
+
+    async fn open_once(
         client: Client,
         domain: Option<&str>,
         limits: &QueueLimits,
