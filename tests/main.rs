@@ -29,6 +29,7 @@ mod examples;
 mod exit_codes;
 mod fetches;
 mod files;
+mod fleet;
 mod floods;
 mod guides;
 mod handing_over;

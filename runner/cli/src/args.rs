@@ -1,5 +1,6 @@
 //! The command line: what clap parses and `--help` prints.
 
+use super::fleet_args::{FLEET_EXAMPLES, FleetArgs, WORKER_EXAMPLES, WorkerArgs};
 use super::grant_args::Grants;
 use super::limit_args::{ChildArgs, CompilingArgs};
 use super::log::LogArgs;
@@ -111,6 +112,20 @@ pub(crate) enum Command {
         ))
     )]
     Map(Box<MapArgs>),
+    /// Run tasks of a fleet, queued in NATS JetStream
+    // It has tasks, and no app.
+    #[command(
+        after_help = WORKER_EXAMPLES,
+        mut_arg("start", |arg| arg.help(
+            "How to start worker processes: `exec` (start the program for each) or `fork` (from a \
+             process that has the task loaded)"
+        )),
+        mut_arg("spares", |arg| arg.help("Keep N worker processes ready for the next tasks"))
+    )]
+    Worker(Box<WorkerArgs>),
+    /// Submit tasks to a fleet, look at it, cancel
+    #[command(after_help = FLEET_EXAMPLES)]
+    Fleet(Box<FleetArgs>),
     /// Print completions for a shell
     Completions {
         /// The shell
@@ -119,7 +134,7 @@ pub(crate) enum Command {
     /// Print the manual page of wrun, or of one of its commands
     Man {
         /// The command
-        #[arg(value_name = "COMMAND", value_parser = ["run", "inspect", "compile", "compare", "map", "serve", "completions", "man"])]
+        #[arg(value_name = "COMMAND", value_parser = ["run", "inspect", "compile", "compare", "map", "serve", "worker", "fleet", "completions", "man"])]
         command: Option<String>,
     },
 }
@@ -134,6 +149,7 @@ impl Command {
                 | Command::Compare(_)
                 | Command::Map(_)
                 | Command::Serve(_)
+                | Command::Worker(_)
         )
     }
 }

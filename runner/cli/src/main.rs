@@ -1,6 +1,6 @@
 //! The command `wrun`: parses, calls the libraries, prints. One file per subcommand.
 //!
-//! Uses the public API of `wrun`, `wrun-compare`, `wrun-map` and `wrun-serve`, and those parts of `wrun-sys`
+//! Uses the public API of `wrun`, `wrun-compare`, `wrun-fleet`, `wrun-map` and `wrun-serve`, and those parts of `wrun-sys`
 //! that concern the program itself: its allocator, its standard streams, its signals.
 
 #![forbid(unsafe_code)]
@@ -11,6 +11,8 @@ mod compile;
 mod destination;
 mod early;
 mod exit;
+mod fleet;
+mod fleet_args;
 mod grant_args;
 mod in_use;
 mod input;
@@ -22,9 +24,11 @@ mod log;
 mod man;
 mod map;
 mod map_args;
+mod map_fleet;
 mod map_progress;
 mod map_report;
 mod map_run;
+mod nats_args;
 mod output;
 mod process;
 mod progress;
@@ -43,6 +47,7 @@ mod table;
 mod terminal;
 mod text;
 mod values;
+mod worker;
 
 use args::{Cli, Command};
 use clap::{CommandFactory, FromArgMatches};
@@ -100,6 +105,8 @@ fn main() -> ExitCode {
         Some(Command::Compare(args)) => compare::compare(*args),
         Some(Command::Serve(args)) => serve::serve(*args),
         Some(Command::Map(args)) => map::map(*args),
+        Some(Command::Worker(args)) => worker::worker(*args),
+        Some(Command::Fleet(args)) => fleet::fleet(*args),
         Some(Command::Completions { shell }) => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "wrun", &mut script);
@@ -117,8 +124,14 @@ fn start_log(cli: &Cli) -> Result<(), Failure> {
         Some(Command::Compile(args)) => args.log.start(),
         Some(Command::Compare(args)) => args.log.start(),
         Some(Command::Map(args)) => args.log.start(),
+        Some(Command::Worker(args)) => args.log.start(),
         Some(Command::Serve(args)) => args.log.start_beside(serve_traces::layer()),
-        Some(Command::Inspect(_) | Command::Completions { .. } | Command::Man { .. }) => Ok(()),
+        Some(
+            Command::Inspect(_)
+            | Command::Fleet(_)
+            | Command::Completions { .. }
+            | Command::Man { .. },
+        ) => Ok(()),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The manual pages: from clap's definitions, with additions.
 
 use super::args::{COMPARE_EXAMPLES, Cli, EXAMPLES};
+use super::fleet_args::{FLEET_EXAMPLES, WORKER_EXAMPLES};
 use super::map_args::MAP_EXAMPLES;
 use super::serve_args::SERVE_EXAMPLES;
 use super::{Failure, exit, print};
@@ -118,6 +119,41 @@ const SERVE_SIGNALS: [(&str, &str); 2] = [
         "SIGHUP",
         "Loads the files again, and reads the routes of --config. If they can be served, they answer all new requests; otherwise \
          the old ones go on.",
+    ),
+];
+
+const WORKER_EXIT_STATUS: [(&str, &str); 4] = [
+    (
+        "0",
+        "A signal drained the worker, and all its tasks had ended.",
+    ),
+    ("2", "The command line or the file of --config is wrong."),
+    ("125", "wrun itself failed, or NATS refused the connection."),
+    (
+        "130, 143",
+        "SIGINT (Ctrl-C) or SIGTERM drained the worker, and tasks were given back.",
+    ),
+];
+
+const WORKER_SIGNALS: [(&str, &str); 1] = [(
+    "SIGTERM, SIGINT (Ctrl-C)",
+    "No more tasks are taken, and those that run have --grace to end; the rest is given back to \
+     the queue. A second one gives them back at once.",
+)];
+
+const FLEET_EXIT_STATUS: [(&str, &str); 6] = [
+    ("0", "It is done."),
+    (
+        "1",
+        "There is no result yet, or the task was not cancelled because it has a result.",
+    ),
+    ("2", "The command line is wrong."),
+    ("125", "wrun itself failed, or NATS refused the connection."),
+    ("127", "There is no such task or file."),
+    (
+        "others",
+        "With submit --wait and result: those of wrun-run(1); 124 also for a task whose deadline \
+         passed, 126 for one that was refused, 130 for one that was cancelled.",
     ),
 ];
 
@@ -274,6 +310,12 @@ fn of_command(name: &str) -> io::Result<String> {
             page.heading("SIGNALS");
             page.items(&SERVE_SIGNALS);
         }
+        "worker" => {
+            page.items(&WORKER_EXIT_STATUS);
+            page.heading("SIGNALS");
+            page.items(&WORKER_SIGNALS);
+        }
+        "fleet" => page.items(&FLEET_EXIT_STATUS),
         _ => page.items(&OTHER_EXIT_STATUS),
     }
     page.common();
@@ -282,6 +324,8 @@ fn of_command(name: &str) -> io::Result<String> {
         "compare" => page.examples(COMPARE_EXAMPLES),
         "map" => page.examples(MAP_EXAMPLES),
         "serve" => page.examples(SERVE_EXAMPLES),
+        "worker" => page.examples(WORKER_EXAMPLES),
+        "fleet" => page.examples(FLEET_EXAMPLES),
         _ => {}
     }
     page.see_also(&cli, Some(name));

@@ -5,6 +5,7 @@ use super::grant_args::TaskFile;
 use super::in_use::InUse;
 use super::loading::{Loading, compiles_each_time};
 use super::map_args::{InputAs, MapArgs, OutputFormat};
+use super::map_fleet;
 use super::map_report;
 use super::map_run::{Batch, Ended, collect};
 use super::run::strings;
@@ -19,7 +20,7 @@ use std::sync::Arc;
 use wrun::{Artifact, Cache, Limits, Runner, Task, TaskGrant};
 use wrun_map::{
     Collector, Error, Failures, Folder, Format, Identity, Journal, Local, Map, Meter, Opening,
-    Pass, Plan, Pumped, Reader, Source, Status, Stream, Template, Trace,
+    Pass, Place, Plan, Pumped, Reader, Source, Status, Stream, Template, Trace,
 };
 
 /// Tasks that wait for one that ends, so that none waits for the next to be submitted.
@@ -167,38 +168,83 @@ async fn map_on(runner: Arc<Runner>, args: &MapArgs, jobs: usize) -> Result<u8, 
             Some(Journal::open(path, &identity, opening).map_err(failure)?)
         }
     };
-    let (mut ended, mut failed) = (0, 0);
     let stream = stream(args, journal.as_mut())?;
-    let place = Local::new(runner, task);
-    let mut map = Map::new(place, plan)
-        .in_flight(jobs)
-        .ahead(AHEAD)
-        .ordered(!args.unordered)
-        .names(args.output_dir.is_some())
-        .retries(args.retries);
-    if let Some(journal) = &journal {
-        (ended, failed) = journal.counts();
-        map = map.journalled(journal.resume().map_err(failure)?);
+    let run = BatchRun {
+        args,
+        plan,
+        journal,
+        stream,
+        meter,
+        inputs,
+        name: artifact.name().to_owned(),
+    };
+    if args.on.is_none() {
+        return run.on(Local::new(runner, task), jobs, &mut signals).await;
     }
-    let failures = Arc::new(Failures::new(args.fail, ended, failed));
-    let mut collector = Collector::new(failures.clone());
-    if let Some((stream, format)) = stream {
-        collector = collector.stream(stream, format);
+    let is_kept = run.journal.is_some();
+    let place = map_fleet::place(args, path, &artifact, run.journal.as_ref()).await?;
+    let cancel = place.canceller();
+    let jobs = args.jobs.map_or(map_fleet::IN_FLIGHT, |jobs| jobs as usize);
+    let code = run.on(place, jobs, &mut signals).await;
+    // Those of a journal go on, and are found when the batch does.
+    if !is_kept {
+        cancel.await;
     }
-    if let Some(folder) = folder(args, journal.as_ref())? {
-        collector = collector.folder(folder);
+    code
+}
+
+/// A batch that is ready to run somewhere.
+struct BatchRun<'a> {
+    args: &'a MapArgs,
+    plan: Plan,
+    journal: Option<Journal>,
+    stream: Option<(Stream, Format)>,
+    meter: Arc<Meter>,
+    inputs: Pumped,
+    name: String,
+}
+
+impl BatchRun<'_> {
+    async fn on<P: Place>(
+        self,
+        place: P,
+        jobs: usize,
+        signals: &mut Signals,
+    ) -> Result<u8, Failure> {
+        let args = self.args;
+        let (mut ended, mut failed) = (0, 0);
+        let is_local = args.on.is_none();
+        let mut map = Map::new(place, self.plan)
+            .in_flight(jobs)
+            .ahead(if is_local { AHEAD } else { 0 })
+            .window(jobs.max(Map::<P>::WINDOW))
+            .ordered(!args.unordered)
+            .names(args.output_dir.is_some())
+            .retries(if is_local { args.retries } else { 0 });
+        if let Some(journal) = &self.journal {
+            (ended, failed) = journal.counts();
+            map = map.journalled(journal.resume().map_err(failure)?);
+        }
+        let failures = Arc::new(Failures::new(args.fail, ended, failed));
+        let mut collector = Collector::new(failures.clone());
+        if let Some((stream, format)) = self.stream {
+            collector = collector.stream(stream, format);
+        }
+        if let Some(folder) = folder(args, self.journal.as_ref())? {
+            collector = collector.folder(folder);
+        }
+        if let Some(path) = &args.trace {
+            let trace = Trace::create(path, &self.name).map_err(failure)?;
+            collector = collector.trace(trace);
+        }
+        if let Some(journal) = self.journal {
+            collector = collector.journal(journal, args.sync);
+        }
+        let batch = Batch::new(args, failures.clone(), self.meter);
+        let records = map.run(self.inputs);
+        let ended = collect(records, collector, batch, signals).await?;
+        end(args, &failures, ended)
     }
-    if let Some(path) = &args.trace {
-        let trace = Trace::create(path, artifact.name()).map_err(failure)?;
-        collector = collector.trace(trace);
-    }
-    if let Some(journal) = journal {
-        collector = collector.journal(journal, args.sync);
-    }
-    let batch = Batch::new(args, failures.clone(), meter);
-    let records = map.run(inputs);
-    let ended = collect(records, collector, batch, &mut signals).await?;
-    end(args, &failures, ended)
 }
 
 /// Prints what the batch was like, and gives its exit code.
@@ -377,9 +423,16 @@ fn identity(
         task: artifact.digest(),
         arguments: plan.describe(),
         inputs: format!("{} {:?}", source(args).describe(), reader(args)),
+        // Without names of a fleet's grants it is the same wherever the batch runs.
         grants: format!(
-            "{:?} {:?} {:?} {:?} {tasks:?}",
-            grants.dir, grants.env, grants.allow_tcp, grants.allow_http
+            "{:?} {:?} {:?} {:?} {tasks:?}{}",
+            grants.dir,
+            grants.env,
+            grants.allow_tcp,
+            grants.allow_http,
+            args.grant
+                .iter()
+                .fold(String::new(), |all, name| all + " " + name)
         ),
         limits: format!(
             "{timeout:?} {fuel:?} {max_memory} {max_output:?} {max_input:?} {max_tasks} \

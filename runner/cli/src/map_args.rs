@@ -3,6 +3,7 @@
 use super::grant_args::Grants;
 use super::limit_args::CompilingArgs;
 use super::log::LogArgs;
+use super::nats_args::NatsArgs;
 use super::process::{PoolArgs, WallArgs};
 use super::values::{duration, one_of, size, some_size, whole};
 use clap::{Args, ValueEnum, ValueHint};
@@ -10,6 +11,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use wrun::{Limits, Mode, Preemption, Task};
+use wrun_fleet::Token;
 use wrun_map::{FailPolicy, Reader};
 
 pub(super) const MAP_EXAMPLES: &str = "\
@@ -21,6 +23,7 @@ Examples:
   wrun map --split 1MiB --format bytes count.wasm big.txt
   wrun map --journal j --resume --output out.jsonl --lines words.txt hash.wasm
   wrun map --status j                           how far it is
+  wrun map --on nats://queue:4222 --lines words.txt hash.wasm    on the workers of a fleet
 
 Each input is a task of its own, with the same limits and grants, and becomes its input: the
 argument of `run`, or stdin. If an argument has a place for it, it becomes that instead: {} the
@@ -33,6 +36,7 @@ Exit status: 0 all inputs completed; 1 some did not; 3 ended early because of --
 2 usage, or the journal was made for something else; 125 wrun failed (a full disk, a damaged
 journal); 126 not a task; 127 no such file; 130, 143 interrupted.";
 
+const FLEET: &str = "Fleet";
 const INPUTS: &str = "Inputs";
 const OUTPUTS: &str = "Outputs";
 const JOURNAL: &str = "Journal";
@@ -68,7 +72,27 @@ pub(crate) struct MapArgs {
     #[arg(long, value_name = "HOW", default_value = "epoch", value_parser = one_of::<Preemption>(&["epoch", "signal"]))]
     pub(crate) preempt: Preemption,
 
-    /// Run N tasks at the same time [default: the processors that wrun may use]
+    /// Run tasks on the workers of this fleet: nats://HOST:PORT, or tls://HOST:PORT
+    #[arg(long, value_name = "URL", value_hint = ValueHint::Url, help_heading = FLEET, conflicts_with_all = ["dir", "env", "allow_tcp", "allow_http", "task", "max_total_memory"])]
+    pub(crate) on: Option<String>,
+
+    /// The class of the tasks
+    #[arg(long, value_name = "CLASS", default_value = "normal", requires = "on", help_heading = FLEET)]
+    pub(crate) class: Token,
+
+    /// The tenant of the tasks
+    #[arg(long, value_name = "TENANT", default_value = "default", requires = "on", help_heading = FLEET)]
+    pub(crate) tenant: Token,
+
+    /// Ask for this grant of the operators of the workers
+    #[arg(long, value_name = "NAME", requires = "on", help_heading = FLEET)]
+    pub(crate) grant: Vec<String>,
+
+    #[command(flatten)]
+    pub(crate) connection: NatsArgs,
+
+    /// Run N tasks at the same time [default: the processors that wrun may use; with --on, 1024
+    /// that are queued or run]
     #[arg(long, short, value_name = "N", value_parser = whole::<u32>(1..=4096))]
     pub(crate) jobs: Option<u32>,
 

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::MissedTickBehavior;
 use wrun_map::{
-    Collector, Error, Failures, Halt, Local, Meter, Now, Pumped, Record, Records, Summary, next,
+    Collector, Error, Failures, Halt, Meter, Now, Place, Pumped, Record, Records, Summary, next,
 };
 
 /// How long a record may wait to be written and committed.
@@ -65,8 +65,8 @@ pub(super) struct Ended {
 }
 
 /// Runs it to its end.
-pub(super) async fn collect(
-    records: Records<Pumped, Local>,
+pub(super) async fn collect<P: Place>(
+    records: Records<Pumped, P>,
     collector: Collector,
     mut batch: Batch,
     signals: &mut Signals,
@@ -121,9 +121,9 @@ pub(super) async fn collect(
 }
 
 /// The loop's own state.
-struct Running {
+struct Running<P> {
     /// `None` once all have come, or were given up.
-    records: Option<Records<Pumped, Local>>,
+    records: Option<Records<Pumped, P>>,
     waiting: Vec<Record>,
     bytes: usize,
     /// Records were passed on since the last commit.
@@ -133,7 +133,7 @@ struct Running {
     in_flight: usize,
 }
 
-impl Running {
+impl<P: Place> Running<P> {
     /// Until there are no more records. True if they were given up.
     async fn run(
         &mut self,
@@ -261,7 +261,9 @@ impl Running {
 }
 
 /// The next record.
-async fn of(records: &mut Option<Records<Pumped, Local>>) -> Option<Result<Box<Record>, Error>> {
+async fn of<P: Place>(
+    records: &mut Option<Records<Pumped, P>>,
+) -> Option<Result<Box<Record>, Error>> {
     match records {
         Some(records) => next(records).await,
         None => None,

@@ -407,6 +407,8 @@ async fn attempts<P: Place>(
                 }
             }
             Err(PlaceError::Input(why)) => return Ok((Ending::NotRun(why.to_string()), attempts)),
+            Err(PlaceError::NotRun(why)) => return Ok((Ending::NotRun(why), attempts)),
+            Err(PlaceError::Failed(why)) => return Err(Error::Place(why)),
             Err(PlaceError::Runner(error)) => match error.kind() {
                 ErrorKind::InvalidTask => return Ok((Ending::NotRun(error.to_string()), attempts)),
                 _ if error.is_retryable() && refused < RUNNER_ATTEMPTS => refused += 1,

@@ -68,6 +68,9 @@ pub enum Error {
     /// The runner failed, and not because of the input.
     #[error(transparent)]
     Runner(#[from] wrun::Error),
+    /// The place where tasks run failed, and not because of the input.
+    #[error("{_0}")]
+    Place(String),
     /// A thread cannot be started.
     #[error("cannot start a thread: {_0}{}", wrun::limit_hint(.0))]
     Thread(io::Error),

@@ -36,6 +36,12 @@ pub enum PlaceError {
     /// The runner failed.
     #[error(transparent)]
     Runner(#[from] Error),
+    /// The place did not run the task, for this reason, and will not: the record says so.
+    #[error("{_0}")]
+    NotRun(String),
+    /// The place failed, for this reason, and not because of the input: the batch ends.
+    #[error("{_0}")]
+    Failed(String),
 }
 
 /// This machine: a runner, and what makes the task.

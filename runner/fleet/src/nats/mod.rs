@@ -1,0 +1,19 @@
+//! JetStream: connections, where things lie, and the queue on it.
+
+mod connect;
+mod lanes;
+mod layout;
+mod objects;
+mod queue;
+
+pub use connect::{Auth, Connect};
+pub(crate) use layout::{Layout, dead_subject, task_subject};
+pub use layout::{ObjectName, QueueLimits};
+pub use objects::NatsObjects;
+pub(crate) use objects::words as error_words;
+pub use queue::{NatsQueue, QueueSettings};
+
+use std::time::Duration;
+
+/// How long a request to the server may take.
+pub(crate) const REQUEST: Duration = Duration::from_secs(5);
