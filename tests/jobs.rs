@@ -92,6 +92,10 @@ fn a_stopped_job_computes_nothing_and_goes_on() {
                 stdin.write_all(b"run self loop").unwrap();
             }
             job_of.await_task(options[1]);
+            // A worker that was forked early and still waits for its task is not stopped: it
+            // computes nothing either.
+            let begun = within(PATIENCE, || processor_time(job_of.pid()) >= 5);
+            assert!(begun, "{what}: {:?}", job(job_of.pid()));
             for _ in 0..3 {
                 stop(&job_of, &what);
                 let before = stopped_job(job_of.pid(), &what);
