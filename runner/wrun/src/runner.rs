@@ -3,6 +3,7 @@
 //! Invariant: dropping the runner ends all tasks and leaves no process and no descriptor,
 //! and no thread except, in thread mode, one that is compiling, which ends after that.
 
+mod ending;
 mod shared;
 
 use crate::core::Core;
@@ -12,16 +13,14 @@ use crate::task::{Stdio, Task};
 use bytes::Bytes;
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex, mpsc};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tracing::{Instrument, Span};
-use wrun_sandbox::blocking;
 use wrun_sandbox::deadline;
 use wrun_sandbox::turn;
 use wrun_sandbox::{Artifact, Progress};
-use wrun_sys::Unpoisoned;
 use wrun_sys::shortage;
 use wrun_sys::{self, NoPipeSignal};
 use wrun_types::config::{Config, Mode, Preemption};
@@ -30,8 +29,6 @@ use wrun_types::report::Report;
 
 /// How long dropping a runner waits for tasks that were killed.
 const DROP_WAIT: Duration = Duration::from_secs(5);
-/// How long it waits for threads that are blocked in the operating system.
-const THREADS_WAIT: Duration = Duration::from_millis(100);
 /// Threads beside those of the runtime for which there must be memory: one for blocking
 /// calls, the clock of epochs, one that starts programs; and those of a command, for
 /// streams and progress. That of job control needs almost none.
@@ -532,71 +529,6 @@ impl Runner {
         match &self.runtime {
             Some(runtime) => runtime.handle(),
             None => unreachable!("only drop takes the runtime"),
-        }
-    }
-}
-
-impl Drop for Runner {
-    fn drop(&mut self) {
-        if !self.core.made_in.is_current() {
-            // A fork has none of its threads to wait for. Its processes, and the kernel's side
-            // of its event loop, belong to the other process, which needs them.
-            std::mem::forget(self.runtime.take());
-            std::mem::forget(self.core.clone());
-            return;
-        }
-        self.core.admission.close();
-        self.core.tasks.close();
-        self.core.kill_all.cancel();
-        let Some(runtime) = self.runtime.take() else {
-            return;
-        };
-        // Waiting is not allowed on a thread that drives other futures; a new thread may.
-        let wait = |runtime: Runtime, core: &Core| {
-            runtime.block_on(async {
-                let _ = deadline::timeout(DROP_WAIT, core.tasks.wait()).await;
-            });
-            core.executor.close();
-            runtime.shutdown_timeout(THREADS_WAIT);
-        };
-        let Ok(here) = Handle::try_current() else {
-            return wait(runtime, &self.core);
-        };
-        if here.id() == runtime.handle().id() {
-            // On one of its own threads nobody can wait for them.
-            let (core, runtime) = (self.core.clone(), Arc::new(Mutex::new(Some(runtime))));
-            let theirs = runtime.clone();
-            let waiting = move || {
-                let taken = theirs.lock().unpoisoned().take();
-                taken.into_iter().for_each(|it| wait(it, &core));
-            };
-            let thread = std::thread::Builder::new()
-                .name("wrun-drop".into())
-                .stack_size(wrun_sys::stack_size());
-            if thread.spawn(waiting).is_err()
-                && let Some(runtime) = runtime.lock().unpoisoned().take()
-            {
-                self.core.executor.close();
-                runtime.shutdown_background();
-            }
-            return;
-        }
-        let runtime = Mutex::new(Some(runtime));
-        let taken = || runtime.lock().unpoisoned().take();
-        let waited = std::thread::scope(|scope| {
-            let waiting = || taken().into_iter().for_each(|it| wait(it, &self.core));
-            let thread = std::thread::Builder::new()
-                .name("wrun-drop".into())
-                .stack_size(wrun_sys::stack_size());
-            thread.spawn_scoped(scope, waiting).is_ok()
-        });
-        if !waited && let Some(runtime) = taken() {
-            // No more threads are available: this one waits for the tasks. It may not wait for
-            // the runtime's own; they end by themselves.
-            let until = Instant::now().checked_add(DROP_WAIT);
-            let _ = blocking::wait(std::pin::pin!(self.core.tasks.wait()), until);
-            self.core.executor.close();
-            runtime.shutdown_background();
         }
     }
 }
