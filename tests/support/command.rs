@@ -108,6 +108,8 @@ impl Wrun {
             .env("WRUN_CACHE_DIR", shared_cache())
             // What a panic would say is to be seen, and found.
             .env("RUST_BACKTRACE", "1")
+            // Cargo's own, which users do not have: with it no worker is forked early.
+            .env_remove("LD_LIBRARY_PATH")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());

@@ -1,7 +1,7 @@
 //! The whole command, from the shell's point of view, beside `wasmtime run`.
 
 use crate::measure::{Bench, each};
-use crate::{guest, wrun_program};
+use crate::{guest, wrun_command, wrun_program};
 use anyhow::{Context, ensure};
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -82,7 +82,7 @@ fn measure_modes(bench: &mut Bench, task: &Guest, scratch: &Path) -> anyhow::Res
 }
 
 fn wrun(task: &Guest, mode: &str, scratch: &Path) -> Command {
-    let mut command = Command::new(wrun_program());
+    let mut command = wrun_command();
     command
         .env("WRUN_CACHE_DIR", scratch)
         .args(["--mode", mode])

@@ -127,6 +127,14 @@ fn wrun_program() -> PathBuf {
     PathBuf::from(env!("CARGO_BIN_EXE_wrun"))
 }
 
+/// The command as a user's shell starts it: without cargo's own `LD_LIBRARY_PATH`, with which no
+/// worker is forked early.
+fn wrun_command() -> std::process::Command {
+    let mut command = std::process::Command::new(wrun_program());
+    command.env_remove("LD_LIBRARY_PATH");
+    command
+}
+
 /// The floor of processes: this program, which has no task loaded.
 fn idle_floor() -> std::io::Result<Floor> {
     Floor::start(&FloorProgram::on_small_pages(std::env::current_exe()?))

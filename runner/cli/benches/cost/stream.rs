@@ -1,7 +1,7 @@
 //! Bytes through a task: stdin to stdout of the whole command.
 
 use crate::measure::Bench;
-use crate::{guest, wrun_program};
+use crate::{guest, wrun_command};
 use anyhow::{Context, ensure};
 use std::io::{Read, Write};
 use std::process::{Command, Stdio};
@@ -13,7 +13,7 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
     let total = if bench.quick { 128 << 20 } else { 1 << 30 };
     let scratch = tempfile::tempdir()?;
     let wrun = |mode: &str| {
-        let mut command = Command::new(wrun_program());
+        let mut command = wrun_command();
         command
             .env("WRUN_CACHE_DIR", scratch.path())
             .args(["--mode", mode])
