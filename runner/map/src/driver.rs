@@ -17,8 +17,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
-use tokio::task::JoinSet;
-use wrun::{ErrorKind, Limit, Outcome, Report};
+use wrun::{Batch, ErrorKind, Limit, Outcome, Report};
 
 /// New attempts after the runner could not run a task: memory or processes that the system
 /// refused may be there again.
@@ -135,7 +134,7 @@ impl<P: Place> Map<P> {
             map: self,
             inputs: Some(inputs),
             admitted: VecDeque::new(),
-            running: JoinSet::new(),
+            running: None,
             settled: VecDeque::new(),
             first: 0,
             held: 0,
@@ -146,6 +145,21 @@ impl<P: Place> Map<P> {
     }
 }
 
+/// One order, on its way to its record.
+struct Work {
+    /// The turn of its input.
+    turn: u64,
+    order: Order,
+    input: Input,
+    input_bytes: Option<u64>,
+    chain: Chain,
+    text: Option<String>,
+    submitted: Duration,
+}
+
+/// The turn of an input, and its record.
+type Done = (u64, Result<Box<Record>, Error>);
+
 /// The records of a batch, as a stream: [`Map::run`].
 #[must_use = "nothing runs until it is polled"]
 pub struct Records<S, P> {
@@ -154,7 +168,8 @@ pub struct Records<S, P> {
     inputs: Option<S>,
     numbering: Numbering,
     admitted: VecDeque<Item>,
-    running: JoinSet<(u64, Result<Box<Record>, Error>)>,
+    /// What is submitted; `None` before the first, and after an error.
+    running: Option<Batch<Work, Done>>,
     /// Records by the turn of their inputs, which began with `first`. Where records come as tasks
     /// end, this has only those that ended.
     settled: VecDeque<Option<Box<Record>>>,
@@ -176,7 +191,7 @@ impl<S, P> Records<S, P> {
 
     /// How many tasks are submitted.
     pub fn in_flight(&self) -> usize {
-        self.running.len()
+        self.running.as_ref().map_or(0, Batch::len)
     }
 
     /// How many inputs were taken, and left out.
@@ -196,13 +211,14 @@ where
     P: Place,
 {
     fn has_room(&self) -> bool {
+        let running = self.in_flight();
         let taken = match self.map.ordered {
             true => self.settled.len(),
-            false => self.settled.len() + self.running.len(),
+            false => self.settled.len() + running,
         };
         taken < self.map.window
-            && self.running.len() < self.map.in_flight + self.ahead()
-            && (self.held < self.map.held || self.running.is_empty())
+            && running < self.map.in_flight + self.ahead()
+            && (self.held < self.map.held || running == 0)
     }
 
     /// How many tasks may wait in the queue.
@@ -282,26 +298,33 @@ where
             false => None,
         };
         let text = text.map(str::to_owned);
-        let (place, retries, began) = (self.map.place.clone(), self.map.retries, self.began);
         // The order has the bytes that are needed.
-        let Item {
-            index, mut input, ..
-        } = item;
+        let mut input = item.input;
         let input_bytes = input.len();
         input.payload = Ok(Payload::Bytes(Bytes::new()));
-        let carried_out = async move {
-            let (ending, attempts) = match attempts(&*place, &order, retries).await {
-                Ok(ended) => ended,
-                Err(error) => return (turn, Err(error)),
-            };
-            let mut record = record(index, input, chain, ending, attempts, submitted);
-            record.input_bytes = input_bytes;
-            record.text = text;
-            record.ended = began.elapsed();
-            (turn, Ok(record))
+        let work = Work {
+            turn,
+            order,
+            input,
+            input_bytes,
+            chain,
+            text,
+            submitted,
         };
-        self.running
-            .spawn_on(carried_out, &self.map.place.runtime());
+        let (map, began) = (&self.map, self.began);
+        let running = self.running.get_or_insert_with(|| {
+            let (place, retries) = (map.place.clone(), map.retries);
+            let carry_out = move |work| {
+                let place = place.clone();
+                async move { work_off(&*place, work, retries, began).await }
+            };
+            // There is no more than there is room for here.
+            Batch::new(&map.place.runtime(), map.in_flight, usize::MAX, carry_out)
+        });
+        if running.push(work).is_err() {
+            self.failed = Some(Error::Runner(wrun::Error::shut_down()));
+            self.stop();
+        }
     }
 
     fn settle(&mut self, turn: u64, record: Box<Record>) {
@@ -319,6 +342,14 @@ where
                 }
             }
         }
+    }
+
+    /// Ends the batch, and the tasks that run.
+    fn end(&mut self, error: Error) -> Poll<Option<Result<Box<Record>, Error>>> {
+        self.stop();
+        self.running = None;
+        self.settled.clear();
+        Poll::Ready(Some(Err(error)))
     }
 
     fn next_settled(&mut self) -> Option<Box<Record>> {
@@ -344,16 +375,18 @@ where
                 return Poll::Ready(Some(Ok(record)));
             }
             this.fill(cx);
-            match this.running.poll_join_next(cx) {
-                Poll::Ready(Some(Ok((turn, Ok(record))))) => this.settle(turn, record),
-                Poll::Ready(Some(Ok((_, Err(error))))) => {
-                    this.stop();
-                    this.running.abort_all();
-                    this.settled.clear();
-                    return Poll::Ready(Some(Err(error)));
+            let waited_for = this.in_flight();
+            let polled = match &mut this.running {
+                Some(running) => running.poll_next(cx),
+                None => Poll::Ready(None),
+            };
+            match polled {
+                Poll::Ready(Some((turn, Ok(record)))) => this.settle(turn, record),
+                Poll::Ready(Some((_, Err(error)))) => return this.end(error),
+                // The runtime of the place has ended.
+                Poll::Ready(None) if waited_for > 0 => {
+                    return this.end(Error::Runner(wrun::Error::shut_down()));
                 }
-                // It was aborted.
-                Poll::Ready(Some(Err(_))) => {}
                 Poll::Pending if this.settled.front().is_some_and(Option::is_some) => {}
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(None) if this.settled.front().is_some_and(Option::is_some) => {}
@@ -387,6 +420,28 @@ fn record(
         text: None,
         chain,
     })
+}
+
+/// Carries out an order.
+async fn work_off<P: Place>(place: &P, work: Work, retries: u32, began: Instant) -> Done {
+    let Work {
+        turn,
+        order,
+        input,
+        input_bytes,
+        chain,
+        text,
+        submitted,
+    } = work;
+    let (ending, attempts) = match attempts(place, &order, retries).await {
+        Ok(ended) => ended,
+        Err(error) => return (turn, Err(error)),
+    };
+    let mut record = record(order.index, input, chain, ending, attempts, submitted);
+    record.input_bytes = input_bytes;
+    record.text = text;
+    record.ended = began.elapsed();
+    (turn, Ok(record))
 }
 
 /// Runs an order until it has an ending, and says how often it was run.

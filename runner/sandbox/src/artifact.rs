@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use wrun_sys::Process;
 use wrun_sys::Unpoisoned;
+use wrun_types::spec::Spec;
 
 /// A task file that was loaded: recognised, checked, compiled. Cheap to clone; belongs to
 /// the runner that loaded it.
@@ -20,7 +21,8 @@ pub struct Artifact(pub(super) Arc<Loaded>);
 
 pub(super) struct Loaded {
     pub(super) runner: u64,
-    pub(super) name: String,
+    /// The settings of a task that changes none, with the name.
+    pub(super) spec: Arc<Spec>,
     pub(super) shape: Shape,
     pub(super) digest: blake3::Hash,
     pub(super) source_len: u64,
@@ -126,7 +128,13 @@ impl Artifact {
     /// The task file's name without directories, or the name it was loaded
     /// under.
     pub fn name(&self) -> &str {
-        &self.0.name
+        &self.0.spec.name
+    }
+
+    /// The settings of a task that changes none.
+    #[doc(hidden)]
+    pub fn spec(&self) -> &Arc<Spec> {
+        &self.0.spec
     }
 
     /// What kind of guest it is.
@@ -194,7 +202,7 @@ impl Artifact {
 impl fmt::Debug for Artifact {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Artifact")
-            .field("name", &self.0.name)
+            .field("name", &self.0.spec.name)
             .field("shape", &self.0.shape)
             .field("digest", &self.digest())
             .finish_non_exhaustive()

@@ -21,6 +21,7 @@ use wrun_sys::Process;
 use wrun_types::compile_budget::CompileBudget;
 use wrun_types::config::{Config, Mode, Preemption};
 use wrun_types::error::Error;
+use wrun_types::spec::Spec;
 
 /// Loads and compiles for one runner.
 pub struct Loader {
@@ -145,7 +146,7 @@ impl Loader {
     ) -> Artifact {
         Artifact(Arc::new(Loaded {
             runner: self.runner,
-            name: name.to_owned(),
+            spec: Arc::new(Spec::new(name)),
             shape,
             digest,
             source_len,

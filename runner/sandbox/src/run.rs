@@ -386,7 +386,8 @@ async fn run_once(prepared: &Prepared, run: Run<'_>) -> Result<RunResult, RunErr
     let ended = if deadline.is_some_and(Deadline::has_passed) {
         Ended::Limit(Limit::Deadline)
     } else {
-        let call = call(
+        // What is moved into another future has room there, too.
+        let call = std::pin::pin!(call(
             prepared,
             &mut store,
             guest,
@@ -394,7 +395,7 @@ async fn run_once(prepared: &Prepared, run: Run<'_>) -> Result<RunResult, RunErr
             &run.stdout,
             &mut handling,
             &started,
-        );
+        ));
         let code = prepared.guest_code.clone();
         let signals = run.thread == OnThread::Shared && prepared.keeps_its_thread();
         let must_end = || match (&run.kill, deadline, &over) {

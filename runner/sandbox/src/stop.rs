@@ -2,6 +2,7 @@
 
 use crate::deadline::{Deadline, until};
 use crate::token::Token;
+use std::pin::Pin;
 use std::time::Duration;
 
 /// The stop of one task: the request for it, and its stages.
@@ -18,13 +19,13 @@ pub struct Stop {
 
 impl Stop {
     /// Drives `running` to its end, which comes soon after a stop is requested. A task that
-    /// does not observe cancellation is ended without a grace period.
+    /// does not observe cancellation is ended without a grace period. Takes a pointer, because a
+    /// future as an argument lies in the future of this twice, and that is moved for each task.
     pub async fn watch<T>(
         &self,
         observes_cancellation: bool,
-        running: impl Future<Output = T>,
+        mut running: Pin<&mut impl Future<Output = T>>,
     ) -> T {
-        let mut running = std::pin::pin!(running);
         tokio::select! {
             biased;
             ended = &mut running => return ended,

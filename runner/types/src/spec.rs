@@ -43,20 +43,29 @@ pub struct Spec {
 }
 
 impl Spec {
-    /// For a run that never reaches its guest: no grants, little memory.
+    /// No arguments, no variables, no grants, default limits.
     #[doc(hidden)]
-    pub fn warm_up() -> Self {
+    pub fn new(name: impl Into<String>) -> Self {
         Spec {
-            name: "warm-up".to_owned(),
+            name: name.into(),
             args: Vec::new(),
             env: Vec::new(),
             dirs: Vec::new(),
             tcp: Vec::new(),
             http: Vec::new(),
             terminals: Terminals::default(),
-            limits: Limits::default().max_memory(64 << 20),
+            limits: Limits::default(),
             child_data: 0,
             injection: None,
+        }
+    }
+
+    /// For a run that never reaches its guest: no grants, little memory.
+    #[doc(hidden)]
+    pub fn warm_up() -> Self {
+        Spec {
+            limits: Limits::default().max_memory(64 << 20),
+            ..Spec::new("warm-up")
         }
     }
 
@@ -69,9 +78,9 @@ impl Spec {
             .map(|(_, request)| request.as_str())
     }
 
-    /// Checks what can be checked before anything starts.
+    /// Checks what can be checked before anything starts, without the directories.
     #[doc(hidden)]
-    pub fn validate(&mut self) -> Result<(), TaskError> {
+    pub fn validate(&self) -> Result<(), TaskError> {
         if self.name.contains('\0') || self.args.iter().any(|arg| arg.contains('\0')) {
             return Err(TaskError::Nul {
                 what: "an argument",
@@ -117,6 +126,13 @@ impl Spec {
                 });
             }
         }
+        Ok(())
+    }
+
+    /// Checks the granted directories, and makes their paths absolute: a worker may have another
+    /// working directory.
+    #[doc(hidden)]
+    pub fn settle_dirs(&mut self) -> Result<(), TaskError> {
         for grant in &mut self.dirs {
             let path = || grant.host.clone();
             let cannot = |error| TaskError::Dir {
@@ -138,7 +154,6 @@ impl Spec {
             // A directory that this user may not search is useless to a task; a worker could
             // not even open it.
             std::fs::metadata(grant.host.join(".")).map_err(cannot)?;
-            // A worker may have another working directory.
             grant.host = std::path::absolute(&grant.host).map_err(cannot)?;
         }
         Ok(())
@@ -183,19 +198,11 @@ mod tests {
     #[test]
     fn strings_are_checked() {
         let spec = |env: &[(&str, &str)]| Spec {
-            name: "t".into(),
-            args: vec![],
             env: env
                 .iter()
                 .map(|(k, v)| ((*k).into(), (*v).into()))
                 .collect(),
-            dirs: vec![],
-            tcp: vec![],
-            http: vec![],
-            terminals: Terminals::default(),
-            limits: Limits::default(),
-            child_data: 0,
-            injection: None,
+            ..Spec::new("t")
         };
         assert!(spec(&[("A", "b")]).validate().is_ok());
         assert!(spec(&[("A=", "b")]).validate().is_err());

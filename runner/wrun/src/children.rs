@@ -30,7 +30,7 @@ use wrun_sandbox::turn::Turn;
 use wrun_sys::Unpoisoned;
 use wrun_types::limits::Limits;
 use wrun_types::outcome::{Crash, Outcome, Output};
-use wrun_types::spec::{Spec, Terminals};
+use wrun_types::spec::Spec;
 
 /// State that a submitted task and all below it share.
 pub(crate) struct Tree {
@@ -252,16 +252,10 @@ impl Children {
         let launch = self.starter.launch(Request {
             artifact: grant.artifact.clone(),
             spec: Arc::new(Spec {
-                name: grant.name.clone(),
                 args: grant.args.clone(),
-                env: Vec::new(),
-                dirs: Vec::new(),
-                tcp: Vec::new(),
-                http: Vec::new(),
-                terminals: Terminals::default(),
                 limits,
                 child_data: self.tree.child_data,
-                injection: None,
+                ..Spec::new(grant.name.clone())
             }),
             input,
             stdout: stdout.clone(),

@@ -209,7 +209,10 @@ impl Core {
         if let Some(request) = &task.request {
             check_fields(request.headers().len())?;
         }
-        Arc::make_mut(&mut task.spec).validate()?;
+        task.spec.validate()?;
+        if !task.spec.dirs.is_empty() {
+            Arc::make_mut(&mut task.spec).settle_dirs()?;
+        }
         validate_tasks(&task.tasks)?;
         validate_output(task.stdout, task.stderr)?;
         Ok(())

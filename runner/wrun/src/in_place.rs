@@ -3,38 +3,60 @@
 //! Invariant: dropping it kills the task, and what then remains to be done is done all the same:
 //! its children end, and what it holds is released.
 
+use crate::core::Core;
+use crate::task::Task;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio::runtime::Handle;
+use tracing::Instrument as _;
 use wrun_sandbox::token::Token;
+use wrun_types::error::Error;
+use wrun_types::report::Report;
+
+/// Runs a task where this is polled, which is on a thread of that runtime.
+pub(crate) async fn run_here(
+    core: Arc<Core>,
+    runtime: Handle,
+    task: Task,
+) -> Result<Report, Error> {
+    let permit = core.admit().await?;
+    let (admitted, _ends) = core.admitted(task, permit, None)?;
+    let span = admitted.launch.span.clone();
+    let kill = admitted.launch.stop.requested.clone();
+    // In a box, which what is around it can move.
+    let driving = Box::pin(core.clone().drive(admitted));
+    let driving = core.tasks.track_future(driving.instrument(span));
+    InPlace::new(driving, kill, runtime).await
+}
 
 /// See the [module](self).
-pub(crate) struct InPlace<F: Future<Output: Send> + Send + 'static> {
+struct InPlace<F: Future<Output: Send> + Send + Unpin + 'static> {
     /// `None` once it has ended.
-    driving: Option<Pin<Box<F>>>,
+    driving: Option<F>,
     /// Kills the task.
     kill: Token,
     runtime: Handle,
 }
 
-impl<F: Future<Output: Send> + Send + 'static> InPlace<F> {
-    pub(crate) fn new(driving: F, kill: Token, runtime: Handle) -> Self {
+impl<F: Future<Output: Send> + Send + Unpin + 'static> InPlace<F> {
+    fn new(driving: F, kill: Token, runtime: Handle) -> Self {
         InPlace {
-            driving: Some(Box::pin(driving)),
+            driving: Some(driving),
             kill,
             runtime,
         }
     }
 }
 
-impl<F: Future<Output: Send> + Send + 'static> Future for InPlace<F> {
+impl<F: Future<Output: Send> + Send + Unpin + 'static> Future for InPlace<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Some(driving) = &mut self.driving else {
             return Poll::Pending;
         };
-        let polled = driving.as_mut().poll(cx);
+        let polled = Pin::new(driving).poll(cx);
         if polled.is_ready() {
             self.driving = None;
         }
@@ -42,7 +64,7 @@ impl<F: Future<Output: Send> + Send + 'static> Future for InPlace<F> {
     }
 }
 
-impl<F: Future<Output: Send> + Send + 'static> Drop for InPlace<F> {
+impl<F: Future<Output: Send> + Send + Unpin + 'static> Drop for InPlace<F> {
     fn drop(&mut self) {
         if let Some(driving) = self.driving.take() {
             self.kill.cancel();

@@ -245,10 +245,11 @@ impl Launch {
         };
         let observes = runnable.observes_cancellation();
         let (attempt, executed) = if retries == 0 {
-            (1, stop.watch(observes, execute(&*runnable, job)).await?)
+            let executing = std::pin::pin!(execute(&*runnable, job));
+            (1, stop.watch(observes, executing).await?)
         } else {
-            let attempts = Box::pin(attempts(&*runnable, Retry::new(job, retries), ended));
-            stop.watch(observes, attempts).await?
+            let mut attempts = Box::pin(attempts(&*runnable, Retry::new(job, retries), ended));
+            stop.watch(observes, attempts.as_mut()).await?
         };
         Ok(Ran {
             queue,

@@ -420,6 +420,7 @@
 
 #![forbid(unsafe_code)]
 
+mod batch;
 mod builder;
 mod children;
 mod core;
@@ -456,6 +457,7 @@ pub fn die_of_broken_pipes() {
     wrun_sys::die_of_broken_pipes();
 }
 
+pub use batch::Batch;
 pub use builder::Builder;
 pub use handle::{Canceller, Killer, OutputStream, ProgressWatch, TaskHandle};
 #[cfg(feature = "process")]

@@ -6,9 +6,10 @@
 mod ending;
 mod shared;
 
+use crate::batch::Batch;
 use crate::core::Core;
 use crate::handle::{TaskHandle, must_not_be_async};
-use crate::in_place::InPlace;
+use crate::in_place::run_here;
 use crate::task::{Stdio, Task};
 use bytes::Bytes;
 use std::io;
@@ -326,13 +327,38 @@ impl Runner {
         if !self.is_here() {
             return self.submit(task).await?.report().await;
         }
-        let permit = self.core.admit().await?;
-        let (admitted, _ends) = self.core.admitted(task, permit, None)?;
-        let span = admitted.launch.span.clone();
-        let kill = admitted.launch.stop.requested.clone();
-        let driving = self.core.clone().drive(admitted).instrument(span);
-        let driving = self.core.tasks.track_future(driving);
-        InPlace::new(driving, kill, self.handle().clone()).await
+        run_here(self.core.clone(), self.handle().clone(), task).await
+    }
+
+    /// Runs many tasks, `at_once` of them at the same time, with the least effort for each: they
+    /// are driven by as many tasks of [`Runner::runtime`], each of which takes the next when it is
+    /// done. Each task has a key, by which its report is told; reports come as tasks end.
+    ///
+    /// At most `room` tasks are taken whose report was not taken; beyond `at_once` and
+    /// [`Builder::max_running`](crate::Builder::max_running) they wait, and their timeouts
+    /// begin when they begin. Both numbers are at least 1. Dropping it ends the tasks, as
+    /// dropping their handles does. See [`Batch`] for an example.
+    ///
+    /// # Errors
+    ///
+    /// Instead of a report: as [`Runner::run`].
+    pub fn batch<K: Send + 'static>(
+        &self,
+        at_once: usize,
+        room: usize,
+    ) -> Batch<(K, Task), (K, Result<Report, Error>)> {
+        let (core, runtime) = (self.core.clone(), self.runtime());
+        let driver = runtime.clone();
+        Batch::new(&driver, at_once, room, move |(key, task)| {
+            let (core, runtime) = (core.clone(), runtime.clone());
+            async move {
+                let run = async {
+                    is_not_streamed(&task)?;
+                    run_here(core, runtime, task).await
+                };
+                (key, run.await)
+            }
+        })
     }
 
     /// The runtime whose threads drive this runner's tasks.
@@ -392,8 +418,9 @@ impl Runner {
             // Nobody has a handle of it.
             admitted.launch.job.alone = true;
             let span = admitted.launch.span.clone();
-            let driving = core.clone().drive(admitted).instrument(span);
-            self.core.tasks.track_future(driving).await
+            // What is around it should not move it.
+            let driving = std::pin::pin!(core.clone().drive(admitted));
+            self.core.tasks.track_future(driving.instrument(span)).await
         });
         // The pointer: tokio moves what it gets several times.
         self.handle().block_on(running)
@@ -520,7 +547,7 @@ impl Runner {
         // In boxes, because both are large, and tokio moves what it spawns, and what comes of it,
         // several times.
         let driving = async move { Box::new(core.drive(admitted).await) };
-        let driving = Box::pin(driving.instrument(span));
+        let driving = Box::pin(driving).instrument(span);
         let join = self.core.tasks.spawn_on(driving, self.handle());
         Ok(TaskHandle::new(id, join, [kill, cancel], ends, watched))
     }

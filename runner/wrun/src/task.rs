@@ -70,18 +70,7 @@ impl Task {
     pub fn new(artifact: &Artifact) -> Self {
         Task {
             artifact: artifact.clone(),
-            spec: Arc::new(Spec {
-                name: artifact.name().to_owned(),
-                args: Vec::new(),
-                env: Vec::new(),
-                dirs: Vec::new(),
-                tcp: Vec::new(),
-                http: Vec::new(),
-                terminals: Terminals::default(),
-                limits: Limits::default(),
-                child_data: 0,
-                injection: None,
-            }),
+            spec: artifact.spec().clone(),
             input: Input::empty(),
             stdout: Stdio::Capture,
             stderr: Stdio::Capture,

@@ -7,12 +7,15 @@ use anyhow::ensure;
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::hint::black_box;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use wrun::{Artifact, Mode, Runner, Task};
 use wrun_compare::measure::in_threads;
 
 const BATCH: u32 = 500;
 const MANY: u32 = 4_000;
+/// Tasks that are submitted and whose report was not taken.
+const AT_ONCE: usize = 256;
 
 pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
     let names = [
@@ -26,8 +29,8 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
     }
     let runner = Runner::builder().mode(Mode::Thread).build()?;
     let echo = runner.blocking_load(guest("echo/echo.wat"))?;
-    let same = Bare::new("echo/echo.wat", Memory::PoolAsWrun, true)?;
-    let default = Bare::new("echo/echo.wat", Memory::Pool, true)?;
+    let same = Arc::new(Bare::new("echo/echo.wat", Memory::PoolAsWrun, true)?);
+    let default = Arc::new(Bare::new("echo/echo.wat", Memory::Pool, true)?);
     let runtime = bare::runtime()?;
     let (small, none) = (Bytes::from_static(&SMALL), Bytes::new());
     let cores = std::thread::available_parallelism()?.get();
@@ -81,10 +84,17 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
             name,
             floor_name,
             60,
-            &mut || runtime.block_on(submit_many(&runner, &echo, MANY)),
+            &mut || runtime.block_on(batch_many(&runner, &echo, MANY, cores)),
             &mut || loop_on_all(cores, bare, runtime),
         )?;
     }
+    bench.row(
+        "thread throughput, handles",
+        "bare wasmtime, wrun's pool settings, each in a task of tokio",
+        60,
+        &mut || runtime.block_on(submit_many(&runner, &echo, MANY)),
+        &mut || runtime.block_on(spawn_many(&same, MANY)),
+    )?;
 
     let mandelbrot = runner.blocking_load(guest("mandelbrot/mandelbrot.wasm"))?;
     let with = Bare::new("mandelbrot/mandelbrot.wasm", Memory::Pool, true)?;
@@ -125,7 +135,51 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
     )
 }
 
-/// The time of one of `count` tasks, 256 of them submitted at the same time.
+/// The time of one of `count` tasks in a batch, [`AT_ONCE`] of them pushed at the same time.
+async fn batch_many(
+    runner: &Runner,
+    echo: &Artifact,
+    count: u32,
+    cores: usize,
+) -> anyhow::Result<Duration> {
+    let began = Instant::now();
+    let mut batch = runner.batch(cores, AT_ONCE);
+    let mut pushed = 0;
+    loop {
+        while pushed < count && !batch.is_full() {
+            let task = Task::new(echo).input(&SMALL[..]);
+            ensure!(batch.push((pushed, task)).is_ok(), "there was room");
+            pushed += 1;
+        }
+        let Some((_, report)) = batch.next().await else {
+            return Ok(began.elapsed() / count);
+        };
+        ensure!(black_box(report?).stdout.len() == SMALL.len());
+    }
+}
+
+/// The time of one of `count` bare runs, each in a task of its own, [`AT_ONCE`] of them spawned at
+/// the same time.
+async fn spawn_many(bare: &Arc<Bare>, count: u32) -> anyhow::Result<Duration> {
+    let began = Instant::now();
+    let mut waiting = VecDeque::new();
+    for number in 0..count + AT_ONCE as u32 {
+        if number >= AT_ONCE as u32
+            && let Some(spawned) = waiting.pop_front()
+        {
+            let output: wasmtime::Result<Bytes> = spawned.await?;
+            ensure!(black_box(output?).len() == SMALL.len());
+        }
+        if number < count {
+            let bare = bare.clone();
+            let input = Bytes::from_static(black_box(&SMALL));
+            waiting.push_back(tokio::spawn(async move { bare.run(&input).await }));
+        }
+    }
+    Ok(began.elapsed() / count)
+}
+
+/// The time of one of `count` tasks, [`AT_ONCE`] of them submitted at the same time.
 pub(crate) async fn submit_many(
     runner: &Runner,
     echo: &Artifact,
@@ -134,7 +188,7 @@ pub(crate) async fn submit_many(
     let began = Instant::now();
     let mut waiting = VecDeque::new();
     for _ in 0..count {
-        if waiting.len() == 256 {
+        if waiting.len() == AT_ONCE {
             finish(waiting.pop_front()).await?;
         }
         waiting.push_back(runner.submit(Task::new(echo).input(&SMALL[..])).await?);

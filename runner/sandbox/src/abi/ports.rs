@@ -80,7 +80,7 @@ impl Host {
     }
 
     pub(super) fn push_port(&mut self, port: Port) -> wasmtime::Result<Resource<GuestPort>> {
-        port.adopt(&self.context.ports.in_flight);
+        port.adopt(self.context.ports.in_flight());
         let port = self.table().push(GuestPort(Arc::new(port)))?;
         self.context.ports.held = self.context.ports.held.saturating_add(1);
         Ok(port)
@@ -225,7 +225,7 @@ impl HostPort for Host {
         };
         let cancel = self.context.cancel.clone();
         loop {
-            match through.try_send_of(message, &self.context.ports.in_flight) {
+            match through.try_send_of(message, self.context.ports.in_flight()) {
                 Err(unsent) if unsent.error == PortError::WouldBlock => message = unsent.message,
                 sent => return self.sent(sent),
             }
@@ -253,7 +253,7 @@ impl HostPort for Host {
         message: AbiMessage,
     ) -> wasmtime::Result<Result<(), AbiUnsent>> {
         let through = self.port(&port)?;
-        let in_flight = self.context.ports.in_flight.clone();
+        let in_flight = self.context.ports.in_flight().clone();
         match self.take_message(message)? {
             Ok(message) => self.sent(through.try_send_of(message, &in_flight)),
             Err(refused) => Ok(Err(refused)),

@@ -24,7 +24,6 @@ use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::Arc;
 use wasmtime::component::{Resource, ResourceTable};
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::sockets::SocketAddrUse;
@@ -296,7 +295,7 @@ pub struct GrantError {
 
 /// Allows connections to granted addresses only, and neither listening nor UDP.
 fn check_sockets(builder: &mut WasiCtxBuilder, grants: &[TcpGrant], denials: Denials) {
-    let granted: Arc<[SocketAddr]> = grants
+    let granted: Vec<SocketAddr> = grants
         .iter()
         .flat_map(|grant| grant.addresses.iter().copied())
         .collect();

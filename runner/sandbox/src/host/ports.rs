@@ -1,7 +1,7 @@
 //! The ports of a guest.
 
 use crate::port::{InFlight, Port, Transport};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// The data behind `ports`.
 pub struct Ports {
@@ -11,7 +11,7 @@ pub struct Ports {
     /// Ports that the guest has.
     pub(crate) held: u32,
     /// Ports and regions that it sent and that were not received yet.
-    pub(crate) in_flight: Arc<InFlight>,
+    in_flight: OnceLock<Arc<InFlight>>,
 }
 
 impl Ports {
@@ -20,8 +20,13 @@ impl Ports {
             transport,
             parent,
             held: 0,
-            in_flight: Arc::default(),
+            in_flight: OnceLock::new(),
         }
+    }
+
+    /// Made with its first port.
+    pub(crate) fn in_flight(&self) -> &Arc<InFlight> {
+        self.in_flight.get_or_init(Arc::default)
     }
 
     /// Ports that the guest has.
@@ -32,7 +37,13 @@ impl Ports {
 
 impl Drop for Ports {
     fn drop(&mut self) {
-        self.in_flight.close();
-        self.transport.sweep();
+        let in_flight = self.in_flight.get();
+        if let Some(in_flight) = in_flight {
+            in_flight.close();
+        }
+        // Without a port nothing became unreachable.
+        if in_flight.is_some() || self.parent.is_some() {
+            self.transport.sweep();
+        }
     }
 }

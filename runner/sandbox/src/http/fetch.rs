@@ -9,7 +9,7 @@ use http::{Method, Request, Response, Uri};
 use http_body::{Frame, SizeHint};
 use http_body_util::BodyExt;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -114,14 +114,15 @@ pub fn fits(fields: &HeaderMap) -> bool {
 /// Sends the requests of one guest.
 pub(super) struct Fetcher {
     pub(super) services: Arc<dyn Services>,
-    open: Arc<Semaphore>,
+    /// Made for the first request.
+    open: OnceLock<Arc<Semaphore>>,
 }
 
 impl Fetcher {
     pub(super) fn new(services: Arc<dyn Services>) -> Self {
         Fetcher {
             services,
-            open: Arc::new(Semaphore::new(MAX_OPEN)),
+            open: OnceLock::new(),
         }
     }
 
@@ -131,7 +132,8 @@ impl Fetcher {
         request: Request<WasiBody>,
         options: Option<RequestOptions>,
     ) -> impl Future<Output = Result<Response<WasiBody>, FetchError>> + Send + use<> {
-        let permit = self.open.clone().try_acquire_owned();
+        let open = self.open.get_or_init(|| Arc::new(Semaphore::new(MAX_OPEN)));
+        let permit = open.clone().try_acquire_owned();
         let services = self.services.clone();
         let options = options.unwrap_or_default();
         async move {
