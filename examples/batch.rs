@@ -1,6 +1,5 @@
-//! Runs thousands of inputs through one task, as fast as the machine allows:
-//! `submit` waits while the queue is full, so memory use does not depend on the
-//! number of inputs.
+//! Runs thousands of inputs through one task, as fast as the machine allows: a batch
+//! has room for a number of inputs, so memory use does not depend on how many there are.
 //!
 //! ```sh
 //! cargo run --release --example batch -- [COUNT [thread|process]]
@@ -13,12 +12,10 @@
 use anyhow::{Context, bail, ensure};
 use std::ops::AddAssign;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc;
-use wrun::{Artifact, Limits, Mode, Outcome, Report, Runner, Task, TaskHandle};
+use wrun::{Artifact, Limits, Mode, Outcome, Runner, Task};
 
-/// Maximum number of submitted tasks whose results were not taken yet.
+/// Maximum number of tasks whose reports were not taken yet.
 const IN_FLIGHT: usize = 256;
 /// How often an input is tried if workers die.
 const ATTEMPTS: usize = 3;
@@ -43,34 +40,44 @@ fn main() -> anyhow::Result<()> {
 }
 
 async fn batch(count: usize, mode: Mode) -> anyhow::Result<()> {
-    let runner = Arc::new(Runner::builder().mode(mode).max_queued(64).build()?);
+    let runner = Runner::builder().mode(mode).build()?;
     let guests = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../guest-tasks"));
     let task = runner.load(guests.join("wordcount/wordcount.wasm")).await?;
     let began = Instant::now();
 
-    // One side submits, the other takes results in the order of the inputs. The
-    // capacity of the channel between them limits the tasks in flight.
-    let (sender, mut submitted) = mpsc::channel::<(usize, TaskHandle)>(IN_FLIGHT);
-    let submitting = tokio::spawn({
-        let (runner, task) = (runner.clone(), task.clone());
-        async move {
-            for index in 0..count {
-                let handle = runner.submit(order(&task, index)).await?;
-                if sender.send((index, handle)).await.is_err() {
-                    break;
-                }
-            }
-            anyhow::Ok(())
-        }
-    });
+    // As many run at the same time as there are processors. The room limits the inputs that
+    // are in memory.
+    let at_once = std::thread::available_parallelism()?.get();
+    let mut batch = runner.batch(at_once, IN_FLIGHT);
     let (mut sum, mut expected, mut cpu) = (Counts::default(), Counts::default(), Duration::ZERO);
-    while let Some((index, handle)) = submitted.recv().await {
-        let report = finished(&runner, &task, index, handle).await?;
-        sum += Counts::parse(&report.stdout)?;
-        expected += Counts::of(&input(index));
-        cpu += report.stats.cpu.unwrap_or_default();
+    let mut indices = 0..count;
+    // Inputs whose worker died, which they need not have caused, and how often.
+    let mut again: Vec<(usize, usize)> = Vec::new();
+    loop {
+        while !batch.is_full()
+            && let Some(next) = again.pop().or_else(|| Some((indices.next()?, 1)))
+        {
+            let pushed = batch.push((next, order(&task, next.0)));
+            ensure!(pushed.is_ok(), "there was room");
+        }
+        // Reports come as tasks end.
+        let Some(((index, attempt), report)) = batch.next().await else {
+            break;
+        };
+        let report = report?;
+        match &report.outcome {
+            Outcome::Completed(_) => {
+                sum += Counts::parse(&report.stdout)?;
+                expected += Counts::of(&input(index));
+                cpu += report.stats.cpu.unwrap_or_default();
+            }
+            Outcome::Crashed(crash) if attempt < ATTEMPTS => {
+                eprintln!("input {index}: {crash}; again");
+                again.push((index, attempt + 1));
+            }
+            other => bail!("input {index}: {other}"),
+        }
     }
-    submitting.await??;
 
     let elapsed = began.elapsed();
     println!(
@@ -91,32 +98,6 @@ fn order(task: &Artifact, index: usize) -> Task {
         .name(format!("input {index}"))
         .input(input(index))
         .limits(Limits::default().timeout(Duration::from_secs(60)))
-}
-
-/// Waits for a result; tries again if the worker died, which need not be caused by
-/// the input.
-async fn finished(
-    runner: &Runner,
-    task: &Artifact,
-    index: usize,
-    mut handle: TaskHandle,
-) -> anyhow::Result<Report> {
-    for _ in 1..ATTEMPTS {
-        let report = handle.report().await?;
-        match &report.outcome {
-            Outcome::Completed(_) => return Ok(report),
-            Outcome::Crashed(crash) => eprintln!("input {index}: {crash}; again"),
-            other => bail!("input {index}: {other}"),
-        }
-        handle = runner.submit(order(task, index)).await?;
-    }
-    let report = handle.report().await?;
-    ensure!(
-        report.outcome.is_completed(),
-        "input {index}: {}",
-        report.outcome
-    );
-    Ok(report)
 }
 
 /// A text that depends only on the index.

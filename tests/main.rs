@@ -12,6 +12,7 @@
 mod ahead;
 mod architecture;
 mod bad_input;
+mod batch;
 mod clients;
 mod commons;
 mod compare;

@@ -150,6 +150,7 @@
 //! | compile to a file | compiling | [`Runner::compile`] | [`Runner::blocking_compile`] |
 //! | run to the end | the report | [`Runner::run`] | [`Runner::blocking_run`] |
 //! | submit | room in the queue | [`Runner::submit`] | [`Runner::blocking_submit`] |
+//! | many, and their reports | a report | [`Runner::batch`] | |
 //! | submit if there is room | nothing | [`Runner::try_submit`] | [`Runner::try_submit`] |
 //! | take the report | the end | [`TaskHandle::report`], or the handle itself | [`TaskHandle::blocking_report`] |
 //! | read streamed output | output | [`OutputStream::next_chunk`] | [`OutputStream::blocking_next_chunk`] |

@@ -36,22 +36,36 @@ fn builder() -> Builder {
         .process(ProcessOptions::default().worker(wrun_program()))
 }
 
-/// One task, and a worker that waits for it.
+/// One task, and a worker that waits for it, compared with what no such task can do without: its
+/// input and output cross to another process, and its sandbox is made.
 fn latency(bench: &mut Bench) -> anyhow::Result<()> {
     if !bench.wants("process latency") {
         return Ok(());
     }
+    const FLOOR: &str = "bare pipe round trip and bare sandbox, on demand";
     let mut floor = idle_floor()?;
+    let bare = Bare::new("echo/echo.wat", bare::Memory::OnDemand, true)?;
+    let runtime = bare::runtime()?;
+    let small = Bytes::from_static(&SMALL);
+    let sandbox = || {
+        let output = runtime.block_on(bare.run(black_box(&small)))?;
+        ensure!(black_box(output).len() == SMALL.len());
+        Ok(())
+    };
+    let spares = |jail| {
+        let options = ProcessOptions::default().spares(SPARES).jail(jail);
+        let (runner, echo) = load(builder().process(options))?;
+        once(&runner, &echo)?;
+        anyhow::Ok((runner, echo))
+    };
     for (name, jail) in [
         ("process latency, waiting spare", Jail::Strict),
         ("process latency, waiting spare, no jail", Jail::Off),
     ] {
-        let (runner, echo) =
-            load(builder().process(ProcessOptions::default().spares(SPARES).jail(jail)))?;
-        once(&runner, &echo)?;
+        let (runner, echo) = spares(jail)?;
         bench.row(
             name,
-            "bare pipe round trip",
+            FLOOR,
             60,
             &mut || {
                 std::thread::sleep(SETTLE);
@@ -59,37 +73,18 @@ fn latency(bench: &mut Bench) -> anyhow::Result<()> {
             },
             &mut || {
                 std::thread::sleep(SETTLE);
-                Ok(floor.echo(SMALL.len(), BURST)?)
+                let mut echoes = floor.echoes(SMALL.len(), BURST)?;
+                each(BURST, || {
+                    echoes.round_trip()?;
+                    sandbox()
+                })
             },
         )?;
     }
-    let (runner, echo) = load(builder().process(ProcessOptions::default().spares(SPARES)))?;
-    once(&runner, &echo)?;
-    let bare = Bare::new("echo/echo.wat", bare::Memory::OnDemand, true)?;
-    let runtime = bare::runtime()?;
-    let small = Bytes::from_static(&SMALL);
-    bench.row(
-        "process latency, waiting spare, beside a sandbox",
-        "bare pipe round trip and bare sandbox, on demand",
-        60,
-        &mut || {
-            std::thread::sleep(SETTLE);
-            each(BURST, || once(&runner, &echo))
-        },
-        &mut || {
-            std::thread::sleep(SETTLE);
-            let mut echoes = floor.echoes(SMALL.len(), BURST)?;
-            each(BURST, || {
-                echoes.round_trip()?;
-                let output = runtime.block_on(bare.run(black_box(&small)))?;
-                ensure!(black_box(output).len() == SMALL.len());
-                Ok(())
-            })
-        },
-    )?;
+    let (runner, echo) = spares(Jail::Strict)?;
     bench.row(
         "process latency, waiting spare, both after a pause",
-        "bare pipe round trip",
+        FLOOR,
         60,
         &mut || {
             std::thread::sleep(SETTLE);
@@ -97,17 +92,26 @@ fn latency(bench: &mut Bench) -> anyhow::Result<()> {
         },
         &mut || {
             let mut echoes = floor.echoes(SMALL.len(), BURST)?;
-            each_after_a_pause(BURST, || Ok(echoes.round_trip()?))
+            each_after_a_pause(BURST, || {
+                echoes.round_trip()?;
+                sandbox()
+            })
         },
     )?;
     let (runner, echo) = load(builder().process(ProcessOptions::default().reuse(u32::MAX)))?;
     once(&runner, &echo)?;
     bench.row(
         "process latency, reused worker",
-        "bare pipe round trip",
+        FLOOR,
         60,
         &mut || each(100, || once(&runner, &echo)),
-        &mut || Ok(floor.echo(SMALL.len(), 100)?),
+        &mut || {
+            let mut echoes = floor.echoes(SMALL.len(), 100)?;
+            each(100, || {
+                echoes.round_trip()?;
+                sandbox()
+            })
+        },
     )
 }
 

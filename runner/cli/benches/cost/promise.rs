@@ -136,15 +136,15 @@ pub(crate) const SUBJECTS: &[Subject] = &[
             row(
                 "T1",
                 "thread latency",
-                AtMost(2.0),
+                AtMost(1.5),
                 "time of one small task, compared with the same call in bare wasmtime",
             ),
             row(
                 "T2",
                 "thread throughput",
                 AtLeast(0.7),
-                "small tasks per second through `submit`, compared with bare wasmtime on every \
-                 core",
+                "small tasks per second in a batch (`Runner::batch`), compared with bare wasmtime \
+                 on every core",
             ),
             test(
                 "T3",
@@ -303,43 +303,56 @@ pub(crate) const SUBJECTS: &[Subject] = &[
                 AtMost(1.2),
                 "the same of a command that reads a table",
             ),
+            row(
+                "C3",
+                "command hello, process over thread",
+                AtMost(1.3),
+                "`wrun` of the command that prints a line in process mode, compared with thread \
+                 mode",
+            ),
+            row(
+                "C4",
+                "command csv-stats, process over thread",
+                AtMost(1.3),
+                "the same of the command that reads a table",
+            ),
         ],
     },
     Subject {
         title: "Process mode",
-        about: "The floors are a pipe between two processes that are awake, a lean program that \
-                forks, makes a sandbox, calls and writes to a pipe, and Node 20.",
+        about: "The floors are a pipe between two processes that are awake with a sandbox in bare \
+                wasmtime, a lean program that forks, makes a sandbox, calls and writes to a pipe, \
+                and Node 20.",
         promises: &[
             row(
                 "P1",
                 "process latency, waiting spare",
-                AtMost(4.0),
+                AtMost(2.5),
                 "from `submit` to the outcome in a spare that waits, compared with a round trip \
-                 through bare pipes",
+                 through bare pipes and one bare sandbox, made on demand",
             ),
             row(
                 "P2",
                 "process latency, waiting spare, no jail",
-                AtMost(4.0),
+                AtMost(2.5),
                 "the same without a jail",
             ),
             row(
                 "P3",
                 "process latency, waiting spare, both after a pause",
-                AtMost(4.0),
-                "the same, with task and round trip both after a pause of a millisecond",
+                AtMost(2.5),
+                "the same as the first, with task and floor both after a pause of a millisecond",
             ),
             row(
                 "P4",
-                "process latency, waiting spare, beside a sandbox",
-                AtMost(3.0),
-                "the same as the first, compared with a round trip through bare pipes and one bare \
-                 sandbox",
+                "process latency, reused worker",
+                AtMost(2.5),
+                "the same in a worker that has run others, compared with the same floor",
             ),
             row(
                 "P5",
                 "process throughput, full jail",
-                AtLeast(0.7),
+                AtLeast(0.85),
                 "tasks per second, a fresh process for each, compared with the lean program with \
                  the same number at the same time",
             ),
