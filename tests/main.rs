@@ -30,6 +30,7 @@ mod exit_codes;
 mod fetches;
 mod files;
 mod fleet;
+mod fleet_watch;
 mod floods;
 mod guides;
 mod handing_over;

@@ -5,7 +5,7 @@ use super::nats_args::failure;
 use super::run::strings;
 use super::signals::Signals;
 use super::worker::now_ms;
-use super::{Failure, exit, print, text};
+use super::{Failure, exit, print, text, traces};
 use serde_json::json;
 use std::fmt::Write as _;
 use std::io;
@@ -41,7 +41,7 @@ async fn on_fleet(args: &FleetArgs) -> Result<u8, Failure> {
         }
     };
     let fleet = Fleet::connect(&connect, "wrun fleet", &limits, told).await;
-    let fleet = fleet.map_err(failure)?;
+    let fleet = fleet.map_err(failure)?.tracing(traces::of_submitter());
     match &args.command {
         FleetCommand::Submit(submit) => submitted(&fleet, submit, args.json).await,
         FleetCommand::Status => {

@@ -9,19 +9,23 @@ pub use status::{Busy, LaneStatus, Purged, Status, Waste};
 
 use crate::error::{Error, ErrorKind};
 use crate::nats::{
-    Connect, Layout, NatsObjects, NatsQueue, ObjectName, QueueLimits, QueueSettings, task_subject,
+    Connect, ConnectionStats, Layout, NatsObjects, NatsQueue, ObjectName, QueueLimits,
+    QueueSettings, task_subject,
 };
 use crate::protocol::{
     Answer, AnswerKind, Content, Digest, MAX_INLINE, ObjectRef, Presence, TaskId, TaskMessage,
     Token,
 };
 use crate::queue::Mark;
+use crate::trace::Tracing;
 use async_nats::HeaderMap;
 use bytes::Bytes;
+use std::borrow::Cow;
 use std::io::{Cursor, Read};
 use std::path::Path;
 use std::time::Duration;
 use tokio::time::Instant;
+use tracing::Instrument as _;
 use wrun::{Outcome, Output, Report};
 use wrun_map::next;
 
@@ -36,6 +40,7 @@ const LOOK: Duration = Duration::from_secs(15);
 pub struct Fleet {
     layout: Layout,
     objects: NatsObjects,
+    tracing: Tracing,
 }
 
 impl std::fmt::Debug for Fleet {
@@ -60,7 +65,18 @@ impl Fleet {
         let client = connect.connect(name, told).await?;
         let layout = Layout::open(client, connect.domain.as_deref(), limits).await?;
         let objects = NatsObjects::new(layout.clone());
-        Ok(Fleet { layout, objects })
+        Ok(Fleet {
+            layout,
+            objects,
+            tracing: Tracing::default(),
+        })
+    }
+
+    /// Has submissions belong to a trace. Default: messages have the `traceparent` that they
+    /// have.
+    pub fn tracing(mut self, tracing: Tracing) -> Self {
+        self.tracing = tracing;
+        self
     }
 
     /// The queue, for a worker.
@@ -70,6 +86,11 @@ impl Fleet {
     /// The server cannot be reached.
     pub async fn queue(&self, settings: QueueSettings) -> Result<NatsQueue, Error> {
         NatsQueue::open(self.layout.clone(), settings).await
+    }
+
+    /// How the connection to the server is.
+    pub fn connection(&self) -> ConnectionStats {
+        crate::nats::connection_stats(&self.layout.client)
     }
 
     /// Stores a module, unless it is stored.
@@ -165,22 +186,35 @@ impl Fleet {
         until: Option<Instant>,
         told: impl Fn(&Error),
     ) -> Result<(), Error> {
-        let (mut pause, mut is_first) = (PAUSE, true);
-        loop {
-            match self.submit(class, tenant, task).await {
-                Err(error)
-                    if error.is_retryable()
-                        && until.is_none_or(|it| Instant::now() + pause < it) =>
-                {
-                    if std::mem::take(&mut is_first) {
-                        told(&error);
-                    }
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(PAUSE_MOST);
-                }
-                submitted => return submitted,
-            }
+        let said = task.traceparent.as_deref();
+        let (span, parent) = self.tracing.submitting((class, tenant), &task.id, said);
+        let mut task = Cow::Borrowed(task);
+        if parent != task.traceparent {
+            task.to_mut().traceparent = parent;
         }
+        let submitting = async {
+            let (mut pause, mut is_first) = (PAUSE, true);
+            loop {
+                match self.submit(class, tenant, &task).await {
+                    Err(error)
+                        if error.is_retryable()
+                            && until.is_none_or(|it| Instant::now() + pause < it) =>
+                    {
+                        if std::mem::take(&mut is_first) {
+                            told(&error);
+                        }
+                        tokio::time::sleep(pause).await;
+                        pause = (pause * 2).min(PAUSE_MOST);
+                    }
+                    submitted => return submitted,
+                }
+            }
+        };
+        let submitted = submitting.instrument(span.clone()).await;
+        if submitted.is_err() {
+            span.record("otel.status_code", "ERROR");
+        }
+        submitted
     }
 
     /// The result of a task; `None` while it has none.

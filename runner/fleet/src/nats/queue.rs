@@ -7,7 +7,7 @@ use super::lanes::{Ask, Lanes, WAITING};
 use super::objects::words;
 use super::{Layout, NatsObjects, REQUEST, dead_subject, task_subject};
 use crate::error::{Error, ErrorKind};
-use crate::protocol::{Answer, AnswerKind, DeadTask, TaskId, Token, cut};
+use crate::protocol::{Answer, AnswerKind, DeadTask, TaskId, Token, cut, now_ms};
 use crate::queue::{Completion, History, LaneKey, Lease, Mark, Marks, Queue, Weights};
 use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::kv::{self, CreateErrorKind, Operation};
@@ -21,8 +21,8 @@ use tokio::time::Instant;
 use wrun_map::next;
 
 /// How often a worker without tasks looks for new lanes, and one with tasks.
-const LOOK_IDLE: Duration = Duration::from_secs(1);
-const LOOK_BUSY: Duration = Duration::from_secs(2);
+pub(super) const LOOK_IDLE: Duration = Duration::from_secs(1);
+pub(super) const LOOK_BUSY: Duration = Duration::from_secs(2);
 /// The server forgets a lane's consumer after nobody asked it for so long.
 const FORGOTTEN: Duration = Duration::from_secs(3600);
 /// Workers that may wait at one lane.
@@ -190,10 +190,14 @@ impl NatsQueue {
         };
         let info = known.info().ok()?;
         let (deliveries, pending) = (info.delivered, info.pending);
+        // Two clocks: what was submitted later than now was submitted now.
+        let submitted = info.published.unix_timestamp_nanos() / 1_000_000;
+        let waited = i128::from(now_ms()).saturating_sub(submitted).max(0);
         let lease = Lease {
             class,
             tenant,
             deliveries: u64::try_from(deliveries).unwrap_or(1).max(1),
+            waited: Duration::from_millis(u64::try_from(waited).unwrap_or(u64::MAX)),
             handle: known.message.reply.as_ref()?.to_string(),
             body: known.message.payload.clone(),
         };
@@ -221,7 +225,7 @@ pub(super) fn lane_of(subject: &str) -> Option<LaneKey> {
 
 /// Tokens have no dots, and a `.` is not allowed in the name; `-` is, so that two parts of other
 /// lengths would be the same name without the length.
-fn consumer_name(class: &Token, tenant: &Token) -> String {
+pub(super) fn consumer_name(class: &Token, tenant: &Token) -> String {
     format!("t{}-{class}-{tenant}", class.as_str().len())
 }
 

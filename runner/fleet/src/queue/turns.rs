@@ -22,6 +22,11 @@ impl Weights {
     /// Maximum of a weight.
     pub const MOST: u32 = 1000;
 
+    /// The classes that are named.
+    pub(crate) fn classes(&self) -> impl Iterator<Item = &Token> {
+        self.0.iter().map(|(class, _)| class)
+    }
+
     fn of(&self, class: &Token) -> u32 {
         let named = self.0.iter().find(|(name, _)| name == class);
         named.map_or(Self::OTHERS, |(_, weight)| *weight)
