@@ -6,6 +6,8 @@ mod lanes;
 mod layout;
 mod objects;
 mod queue;
+#[cfg(test)]
+mod simulation;
 
 pub use connect::{Auth, Connect};
 pub use connection::ConnectionStats;

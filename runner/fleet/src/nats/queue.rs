@@ -13,7 +13,7 @@ use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::kv::{self, CreateErrorKind, Operation};
 use async_nats::{HeaderMap, Message, StatusCode, Subscriber};
 use bytes::Bytes;
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
@@ -67,6 +67,8 @@ struct Puller {
     inbox: Option<Subscriber>,
     prefix: String,
     lanes: Lanes,
+    /// Lanes whose consumers this worker has made, or found.
+    made: HashSet<LaneKey>,
     arrived: VecDeque<(Instant, Lease)>,
     looked: Option<Instant>,
 }
@@ -95,6 +97,7 @@ impl NatsQueue {
                 inbox: Some(inbox),
                 prefix,
                 lanes: Lanes::new(settings.weights.clone()),
+                made: HashSet::new(),
                 arrived: VecDeque::new(),
                 looked: None,
             }),
@@ -110,7 +113,8 @@ impl NatsQueue {
         NatsObjects::new(self.layout.clone())
     }
 
-    /// Looks for lanes, and makes consumers for new ones.
+    /// Looks for lanes. Their consumers are made when they are asked for tasks: a worker that starts
+    /// where there are many does not make them all first.
     async fn look(&self, puller: &mut Puller) -> Result<(), Error> {
         let mut found: Vec<_> = self.layout.queued().await?;
         // A worker sees others than the first of very many after a while.
@@ -118,12 +122,10 @@ impl NatsQueue {
             let turn = rand::random_range(0..found.len());
             found.rotate_left(turn);
         }
-        for lane in puller.lanes.refresh(found) {
-            if let Err(error) = self.consumer(&lane).await {
-                puller.lanes.forget(&lane);
-                return Err(error);
-            }
-        }
+        puller.lanes.refresh(found);
+        // What was not there for a while, the server may have forgotten when it is there again.
+        let Puller { made, lanes, .. } = puller;
+        made.retain(|lane| lanes.knows(lane));
         puller.looked = Some(Instant::now());
         Ok(())
     }
@@ -146,7 +148,11 @@ impl NatsQueue {
             .map_err(|error| Error::server(&doing(), words(&error)))
     }
 
-    async fn send(&self, prefix: &str, ask: Ask) -> Result<(), Error> {
+    async fn send(&self, puller: &mut Puller, ask: Ask) -> Result<(), Error> {
+        if !puller.made.contains(&ask.lane) {
+            self.consumer(&ask.lane).await?;
+            puller.made.insert(ask.lane.clone());
+        }
         let (class, tenant) = &ask.lane;
         let consumer = consumer_name(class, tenant);
         let subject = format!("$JS.API.CONSUMER.MSG.NEXT.WRUN_TASKS.{consumer}");
@@ -159,7 +165,7 @@ impl NatsQueue {
             ),
             false => format!("{{\"batch\":{},\"no_wait\":true}}", ask.batch),
         };
-        let inbox = format!("{prefix}.{}", ask.number);
+        let inbox = format!("{}.{}", puller.prefix, ask.number);
         let sent = self
             .layout
             .client
@@ -288,8 +294,8 @@ impl Queue for NatsQueue {
             }
             for ask in puller.lanes.ask(room) {
                 let number = ask.number;
-                if let Err(error) = self.send(&puller.prefix, ask).await {
-                    puller.lanes.ended(number, false);
+                if let Err(error) = self.send(puller, ask).await {
+                    puller.lanes.unsent(number);
                     return Err(error);
                 }
             }
@@ -311,6 +317,7 @@ impl Queue for NatsQueue {
             };
             if let Some(lane) = self.came(puller, message) {
                 puller.lanes.forget(&lane);
+                puller.made.remove(&lane);
                 self.look(puller).await?;
             }
         }

@@ -90,7 +90,7 @@ impl<Q: Queue, E: Execute> Worker<Q, E> {
             self.queue.ack_wait() / 3,
         );
         extending.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let message = TaskMessage::decode(&lease.body);
+        let message = TaskMessage::decode_up_to(&lease.body, self.knows);
         let parent = message.as_ref().ok();
         let parent = parent.map(|message| (&message.id, message.traceparent.as_deref()));
         let span = trace::processing(&lease, parent, self.observer.context.as_ref());

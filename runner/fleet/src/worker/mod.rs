@@ -20,7 +20,7 @@ pub use modules::ModuleSource;
 pub use observer::{Event, Observer};
 
 use crate::error::Error;
-use crate::protocol::{Answer, TaskMessage, Token};
+use crate::protocol::{Answer, TaskMessage, Token, VERSION};
 use crate::queue::{Queue, Weights};
 use handle::Slot;
 use std::sync::Arc;
@@ -127,6 +127,8 @@ pub struct Worker<Q, E> {
     counters: Arc<Counters>,
     freed: Arc<Notify>,
     observer: Observer,
+    /// The latest version of messages that it runs.
+    knows: u32,
 }
 
 impl<Q, E> std::fmt::Debug for Worker<Q, E> {
@@ -161,6 +163,7 @@ impl<Q: Queue, E: Execute> Worker<Q, E> {
             counters: Arc::default(),
             freed: Arc::default(),
             observer,
+            knows: VERSION,
         })
     }
 
