@@ -30,6 +30,8 @@ mod exit_codes;
 mod fetches;
 mod files;
 mod fleet;
+mod fleet_examples;
+mod fleet_faults;
 mod fleet_watch;
 mod floods;
 mod guides;

@@ -94,6 +94,12 @@ impl Server {
             .run()
     }
 
+    /// How the fleet is doing; `None` while the server does not answer.
+    pub(crate) fn status(&self) -> Option<Value> {
+        let ran = self.fleet(&["--json", "status"]);
+        (ran.code() == 0).then(|| json_of(&ran))
+    }
+
     pub(crate) fn map(&self) -> Wrun {
         Wrun::new().args(["map", "--no-progress", "--on", &self.url()])
     }

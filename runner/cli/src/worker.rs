@@ -143,11 +143,13 @@ async fn work(
     if let Some(admin) = &admin {
         say(&format!("health and metrics on http://{}", admin.address()));
     }
-    let presence = Presence::new(name.clone(), host, mode_name(args.mode), jail, jobs as u64);
+    let presence = Presence::new(&name, host, mode_name(args.mode), jail, jobs as u64);
+    warn_of_namesakes(&fleet, &presence).await;
+    let id = presence.id.clone();
     let present = tokio::spawn(announce(fleet.clone(), presence, worker.clone(), guests));
     let code = run(&worker, args, &mut signals, &say).await;
     present.abort();
-    let _ = tokio::time::timeout(LAST_WORDS, fleet.leave(&name)).await;
+    let _ = tokio::time::timeout(LAST_WORDS, fleet.leave(&id)).await;
     code
 }
 
@@ -190,6 +192,23 @@ async fn run(
         counters.given_back()
     ));
     Ok(if left == 0 { 0 } else { code })
+}
+
+/// Says it if another worker has the same name: in results they cannot be told apart.
+async fn warn_of_namesakes(fleet: &Fleet, own: &Presence) {
+    // If it cannot be known, the worker works all the same.
+    let workers = fleet.workers().await.unwrap_or_default();
+    for other in workers.iter().filter(|other| other.name == own.name) {
+        let ago = Duration::from_millis(now_ms().saturating_sub(other.at_ms));
+        text::complain(&format!(
+            "another worker is named {} (process {} on host {}, last heard of {} s ago): results \
+             do not say which of them ran a task, --name gives this one another name",
+            own.name,
+            other.pid,
+            other.host,
+            ago.as_secs()
+        ));
+    }
 }
 
 /// Says every now and then what the worker is and does.

@@ -1,6 +1,7 @@
 //! What a submitter and an operator do: submit, wait, cancel, look, bury, requeue, purge.
 
 mod dead;
+mod denied;
 mod place;
 mod status;
 
@@ -20,9 +21,11 @@ use crate::queue::Mark;
 use crate::trace::Tracing;
 use async_nats::HeaderMap;
 use bytes::Bytes;
+use denied::Denied;
 use std::borrow::Cow;
 use std::io::{Cursor, Read};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 use tracing::Instrument as _;
@@ -32,6 +35,10 @@ use wrun_map::next;
 /// The pause after a queue was full or could not be reached; doubles up to [`PAUSE_MOST`].
 const PAUSE: Duration = Duration::from_millis(50);
 const PAUSE_MOST: Duration = Duration::from_secs(5);
+/// The longest pause of the submission that waits for room in a queue that is full.
+const PAUSE_FULL: Duration = Duration::from_millis(500);
+/// How long one submission may be the one that asks.
+const A_TURN: Duration = Duration::from_secs(2);
 /// How often a result is looked for beside the watch.
 const LOOK: Duration = Duration::from_secs(15);
 
@@ -41,6 +48,9 @@ pub struct Fleet {
     layout: Layout,
     objects: NatsObjects,
     tracing: Tracing,
+    /// Held by the one submission that finds out whether a full queue has room again.
+    first_in_line: Arc<tokio::sync::Mutex<()>>,
+    denied: Arc<Denied>,
 }
 
 impl std::fmt::Debug for Fleet {
@@ -62,6 +72,12 @@ impl Fleet {
         limits: &QueueLimits,
         told: impl Fn(String) + Send + Sync + 'static,
     ) -> Result<Self, Error> {
+        let denied = Arc::<Denied>::default();
+        let noted = denied.clone();
+        let told = move |line: String| {
+            noted.note(&line);
+            told(line);
+        };
         let client = connect.connect(name, told).await?;
         let layout = Layout::open(client, connect.domain.as_deref(), limits).await?;
         let objects = NatsObjects::new(layout.clone());
@@ -69,6 +85,8 @@ impl Fleet {
             layout,
             objects,
             tracing: Tracing::default(),
+            first_in_line: Arc::default(),
+            denied,
         })
     }
 
@@ -161,11 +179,17 @@ impl Fleet {
         let mut headers = HeaderMap::new();
         headers.insert("Nats-Msg-Id", task.id.as_str());
         let subject = task_subject(class, tenant);
-        let failed = |error: &dyn std::error::Error| {
-            Error::server("submit the task", crate::nats::error_words(error))
+        let failed = |error: &dyn std::error::Error| match self.denied.take(&subject) {
+            false => Error::server("submit the task", crate::nats::error_words(error)),
+            true => Error::new(
+                ErrorKind::Denied,
+                format!("the server does not let this user publish to {subject}"),
+            ),
         };
         let jetstream = &self.layout.jetstream;
-        let published = jetstream.publish_with_headers(subject, headers, body).await;
+        let published = jetstream
+            .publish_with_headers(subject.clone(), headers, body)
+            .await;
         published
             .map_err(|error| failed(&error))?
             .await
@@ -193,21 +217,34 @@ impl Fleet {
             task.to_mut().traceparent = parent;
         }
         let submitting = async {
-            let (mut pause, mut is_first) = (PAUSE, true);
+            let (mut pause, mut is_first, mut turn) = (PAUSE, true, None);
             loop {
-                match self.submit(class, tenant, &task).await {
-                    Err(error)
-                        if error.is_retryable()
-                            && until.is_none_or(|it| Instant::now() + pause < it) =>
-                    {
-                        if std::mem::take(&mut is_first) {
-                            told(&error);
-                        }
-                        tokio::time::sleep(pause).await;
-                        pause = (pause * 2).min(PAUSE_MOST);
-                    }
+                let error = match self.submit(class, tenant, &task).await {
+                    Err(error) if error.is_retryable() => error,
                     submitted => return submitted,
+                };
+                if std::mem::take(&mut is_first) {
+                    told(&error);
                 }
+                let is_full = matches!(error.kind(), ErrorKind::Full | ErrorKind::NoSpace);
+                if is_full && turn.is_none() {
+                    // Of many that wait, one asks, and the next as soon as there was room.
+                    turn = match before(until, self.first_in_line.lock()).await {
+                        Some(turn) => Some((Instant::now(), turn)),
+                        None => return Err(error),
+                    };
+                    continue;
+                }
+                // Others may wait for room for another class or tenant.
+                turn = turn.filter(|(since, _)| since.elapsed() < A_TURN);
+                if before(until, tokio::time::sleep(pause)).await.is_none() {
+                    return Err(error);
+                }
+                let most = match turn.is_some() {
+                    true => PAUSE_FULL,
+                    false => PAUSE_MOST,
+                };
+                pause = (pause * 2).min(most);
             }
         };
         let submitted = submitting.instrument(span.clone()).await;
@@ -338,6 +375,14 @@ impl Fleet {
     pub async fn leave(&self, id: &TaskId) -> Result<(), Error> {
         let left = self.layout.workers.delete(id.as_str()).await;
         left.map_err(|error| Error::server("leave", crate::nats::error_words(&error)))
+    }
+}
+
+/// What comes of this until then, if there is a then.
+async fn before<T>(until: Option<Instant>, what: impl Future<Output = T>) -> Option<T> {
+    match until {
+        None => Some(what.await),
+        Some(until) => tokio::time::timeout_at(until, what).await.ok(),
     }
 }
 
