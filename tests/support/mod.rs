@@ -1,11 +1,13 @@
 //! What tests share; a file per noun. There is no test here.
 
 pub mod browser;
+pub mod collector;
 pub mod command;
 pub mod frames;
 pub mod guests;
 pub mod line;
 pub mod manifest;
+pub mod nats;
 pub mod processes;
 pub mod tool;
 pub mod web;

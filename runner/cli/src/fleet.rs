@@ -5,7 +5,7 @@ use super::nats_args::failure;
 use super::run::strings;
 use super::signals::Signals;
 use super::worker::now_ms;
-use super::{Failure, exit, print, text};
+use super::{Failure, exit, print, text, traces};
 use serde_json::json;
 use std::fmt::Write as _;
 use std::io;
@@ -33,6 +33,11 @@ pub(super) fn fleet(args: FleetArgs) -> Result<u8, Failure> {
 
 async fn on_fleet(args: &FleetArgs) -> Result<u8, Failure> {
     let connect = args.connection.connect(args.nats.as_deref())?;
+    // What is wrong with its files is said before it connects.
+    let submit = match &args.command {
+        FleetCommand::Submit(submit) => Some((submit, submit.module()?)),
+        _ => None,
+    };
     let limits = QueueLimits::default();
     let told = |line: String| {
         // That it is connected goes without saying.
@@ -41,9 +46,13 @@ async fn on_fleet(args: &FleetArgs) -> Result<u8, Failure> {
         }
     };
     let fleet = Fleet::connect(&connect, "wrun fleet", &limits, told).await;
-    let fleet = fleet.map_err(failure)?;
+    let fleet = fleet.map_err(failure)?.tracing(traces::of_submitter());
+    if let Some((submit, module)) = submit {
+        return submitted(&fleet, submit, module, args.json).await;
+    }
     match &args.command {
-        FleetCommand::Submit(submit) => submitted(&fleet, submit, args.json).await,
+        // It is done.
+        FleetCommand::Submit(_) => Ok(0),
         FleetCommand::Status => {
             let status = fleet.status().await.map_err(failure)?;
             shown(args.json, &status, || status_text(&status))
@@ -114,8 +123,41 @@ fn shown(
     print(format!("{json}\n").as_bytes())
 }
 
-async fn submitted(fleet: &Fleet, args: &SubmitArgs, as_json: bool) -> Result<u8, Failure> {
-    let module = module(fleet, args).await?;
+/// What a task runs: the bytes of a module, or the name of one that operators have defined.
+enum Module {
+    Bytes(Vec<u8>),
+    Named(String),
+}
+
+impl SubmitArgs {
+    /// Reads the module, and looks whether there is an input.
+    fn module(&self) -> Result<Module, Failure> {
+        if let Some(path) = self.input.as_deref().filter(|path| *path != Path::new("-")) {
+            let found = std::fs::metadata(path).and_then(|metadata| match metadata.is_dir() {
+                true => Err(io::ErrorKind::IsADirectory.into()),
+                // Opening a pipe would be noticed by who writes it.
+                false if metadata.is_file() => std::fs::File::open(path).map(drop),
+                false => Ok(()),
+            });
+            found.map_err(|error| {
+                let message = format!("--input: cannot read {}: {error}", path.display());
+                Failure::new(exit::USAGE, message)
+            })?;
+        }
+        match self.named {
+            true => Ok(Module::Named(self.task.to_string_lossy().into_owned())),
+            false => read_module(&self.task).map(Module::Bytes),
+        }
+    }
+}
+
+async fn submitted(
+    fleet: &Fleet,
+    args: &SubmitArgs,
+    module: Module,
+    as_json: bool,
+) -> Result<u8, Failure> {
+    let module = stored(fleet, module).await?;
     let id = args.id.clone().unwrap_or_else(TaskId::random);
     let mut task = TaskMessage::new(id.clone(), module);
     if !args.named {
@@ -167,20 +209,13 @@ async fn submitted(fleet: &Fleet, args: &SubmitArgs, as_json: bool) -> Result<u8
     answered(fleet, &answer, as_json).await
 }
 
-async fn module(fleet: &Fleet, args: &SubmitArgs) -> Result<ModuleRef, Failure> {
-    if args.named {
-        let name = args.task.to_string_lossy().into_owned();
-        return Ok(ModuleRef {
-            blake3: None,
-            name: Some(name),
-        });
-    }
-    let bytes = read_module(&args.task)?;
-    let digest = fleet.put_module(&bytes).await.map_err(failure)?;
-    Ok(ModuleRef {
-        blake3: Some(digest),
-        name: None,
-    })
+/// Stores a module, if it is not one that has a name.
+async fn stored(fleet: &Fleet, module: Module) -> Result<ModuleRef, Failure> {
+    let (blake3, name) = match module {
+        Module::Named(name) => (None, Some(name)),
+        Module::Bytes(bytes) => (Some(fleet.put_module(&bytes).await.map_err(failure)?), None),
+    };
+    Ok(ModuleRef { blake3, name })
 }
 
 /// The bytes of a task file.
@@ -300,7 +335,7 @@ fn workers_text(workers: &[Presence]) -> String {
         let state = if worker.draining { "draining" } else { "" };
         let line = format!(
             "{:<32} {:>9} {:>10} {:>6} {:>10} {:>7} {:<8} {:<11} {:<8} {state}",
-            worker.id.as_str(),
+            worker.shown(),
             Busy(worker).to_string(),
             worker.answered,
             worker.late,

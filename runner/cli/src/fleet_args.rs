@@ -109,6 +109,10 @@ pub(crate) struct WorkerArgs {
     #[arg(long, value_name = "SIZE", default_value = "64MiB", value_parser = some_size)]
     pub(crate) max_module: u64,
 
+    /// Answer /healthz, /readyz and /metrics on this address, to anyone who can reach it
+    #[arg(long, value_name = "HOST:PORT", visible_alias = "metrics", value_parser = super::serve::address)]
+    pub(crate) admin: Option<String>,
+
     /// Print only errors to stderr
     #[arg(long, short)]
     pub(crate) quiet: bool,

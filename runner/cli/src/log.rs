@@ -5,8 +5,8 @@
 //! task's, unless that does not end for [`PATIENCE`]; then it begins a new line. The
 //! progress line is erased meanwhile.
 
-use super::serve_traces::AnyLayer;
 use super::terminal::is_in_line;
+use super::traces::AnyLayer;
 use super::values::one_of;
 use super::{Failure, exit, signals, stdio};
 use clap::Args;
@@ -119,12 +119,7 @@ impl LogArgs {
 
     /// The same beside what else takes spans.
     pub(super) fn start_beside(&self, other: Option<AnyLayer>) -> Result<(), Failure> {
-        let layers: Vec<AnyLayer> = self.layer()?.into_iter().chain(other).collect();
-        if layers.is_empty() {
-            return Ok(());
-        }
-        let set = tracing::subscriber::set_global_default(Registry::default().with(layers));
-        set.map_err(|error| Failure::new(exit::RUNNER, error.to_string()))
+        start(self.layer()?.into_iter().chain(other))
     }
 
     /// What writes the log, if it is configured.
@@ -153,6 +148,16 @@ impl LogArgs {
             Format::Json => Box::new(layer.json().with_filter(targets)),
         }))
     }
+}
+
+/// Has these take spans and events, if there are any.
+pub(super) fn start(layers: impl IntoIterator<Item = AnyLayer>) -> Result<(), Failure> {
+    let layers: Vec<AnyLayer> = layers.into_iter().collect();
+    if layers.is_empty() {
+        return Ok(());
+    }
+    let set = tracing::subscriber::set_global_default(Registry::default().with(layers));
+    set.map_err(|error| Failure::new(exit::RUNNER, error.to_string()))
 }
 
 /// The filter of the environment.

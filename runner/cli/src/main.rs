@@ -39,18 +39,20 @@ mod screen;
 mod serve;
 mod serve_args;
 mod serve_config;
-mod serve_traces;
 mod serve_value;
 mod signals;
 mod stdio;
 mod table;
 mod terminal;
 mod text;
+mod traces;
 mod values;
 mod worker;
+mod worker_admin;
 
 use args::{Cli, Command};
 use clap::{CommandFactory, FromArgMatches};
+use fleet_args::FleetCommand;
 use std::io;
 use std::process::ExitCode;
 
@@ -123,20 +125,23 @@ fn start_log(cli: &Cli) -> Result<(), Failure> {
         Some(Command::Run(args)) => args.log.start(),
         Some(Command::Compile(args)) => args.log.start(),
         Some(Command::Compare(args)) => args.log.start(),
-        Some(Command::Map(args)) => args.log.start(),
-        Some(Command::Worker(args)) => args.log.start(),
-        Some(Command::Serve(args)) => args.log.start_beside(serve_traces::layer()),
-        Some(
-            Command::Inspect(_)
-            | Command::Fleet(_)
-            | Command::Completions { .. }
-            | Command::Man { .. },
-        ) => Ok(()),
+        Some(Command::Map(args)) => {
+            // Tasks that run here are in nobody's trace.
+            let layer = args.on.as_ref().and_then(|_| traces::layer());
+            args.log.start_beside(layer)
+        }
+        Some(Command::Worker(args)) => args.log.start_beside(traces::layer()),
+        Some(Command::Serve(args)) => args.log.start_beside(traces::layer()),
+        Some(Command::Fleet(args)) => match args.command {
+            FleetCommand::Submit(_) => log::start(traces::layer()),
+            _ => Ok(()),
+        },
+        Some(Command::Inspect(_) | Command::Completions { .. } | Command::Man { .. }) => Ok(()),
     }
 }
 
 fn ended(result: Result<u8, Failure>) -> ExitCode {
-    serve_traces::flush();
+    traces::flush();
     log::flush();
     match result {
         Ok(code) => ExitCode::from(code),

@@ -2,7 +2,7 @@
 
 use super::map_args::MapArgs;
 use super::nats_args::failure;
-use super::{Failure, fleet, text};
+use super::{Failure, fleet, text, traces};
 use std::path::Path;
 use wrun::Artifact;
 use wrun_fleet::{Fleet, FleetPlace, PlaceSettings, QueueLimits, TaskId, TaskLimits, Token};
@@ -47,6 +47,7 @@ pub(super) async fn place(
     };
     let batch = batch.parse::<Token>();
     let batch = batch.map_err(|error| Failure::new(super::exit::RUNNER, error.to_string()))?;
+    let fleet = fleet.tracing(traces::of_batch(batch.as_str()));
     let settings = PlaceSettings {
         class: args.class.clone(),
         tenant: args.tenant.clone(),

@@ -43,7 +43,7 @@ impl NatsArgs {
     /// How to connect, to this address if there is one.
     pub(super) fn connect(&self, url: Option<&str>) -> Result<Connect, Failure> {
         let mut connect = match &self.context {
-            Some(name) => Connect::context(name).map_err(failure)?,
+            Some(name) => Connect::context(name).map_err(|error| of_option("--context", &error))?,
             None => Connect::default(),
         };
         if let Some(url) = url {
@@ -57,17 +57,27 @@ impl NatsArgs {
                 "no address of NATS: expected --nats nats://HOST:PORT, --context, or NATS_URL",
             ));
         }
+        // What is wrong with a file is said before anything connects, with its option.
+        let checked = |connect: &Connect, option: &str| {
+            connect.check().map_err(|error| of_option(option, &error))
+        };
+        if self.context.is_some() {
+            checked(&connect, "--context")?;
+        }
         if let Some(path) = &self.creds {
             connect.auth = Auth::Creds(path.clone());
+            checked(&connect, "--creds")?;
         }
         if let Some(path) = &self.nkey {
             connect.auth = Auth::NKey(path.clone());
+            checked(&connect, "--nkey")?;
         }
         if let Some(user) = &self.user {
             connect.auth = Auth::User(user.clone(), self.password()?);
         }
         if self.tls_ca.is_some() {
             connect.tls_ca = self.tls_ca.clone();
+            checked(&connect, "--tls-ca")?;
         }
         Ok(connect)
     }
@@ -80,7 +90,7 @@ impl NatsArgs {
             });
         };
         let text = read_short(path).map_err(|error| {
-            let message = format!("cannot read {}: {error}", path.display());
+            let message = format!("--password-file: cannot read {}: {error}", path.display());
             Failure::new(exit::USAGE, message)
         })?;
         Ok(text.trim_end_matches(['\n', '\r']).to_owned())
@@ -93,6 +103,11 @@ fn read_short(path: &Path) -> std::io::Result<String> {
     let file = std::fs::File::open(path)?;
     file.take(MAX_PASSWORD).read_to_string(&mut text)?;
     Ok(text)
+}
+
+/// What is wrong with the file of an option.
+fn of_option(option: &str, error: &Error) -> Failure {
+    Failure::new(exit::USAGE, format!("{option}: {error}"))
 }
 
 /// The exit code and the message of an error.

@@ -4,7 +4,7 @@ use super::in_use::InUse;
 use super::serve_args::ServeArgs;
 use super::serve_config::{ConfigFile, Values};
 use super::signals::Signals;
-use super::{Failure, exit, serve_traces, stdio, text};
+use super::{Failure, exit, stdio, text, traces};
 use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -116,8 +116,8 @@ async fn serve_on(
             let (route, task, line) = (printed.route, printed.task_id, printed.line);
             text::complain(&format!("{route} task={task}: {line}"));
         });
-    if serve_traces::is_on() {
-        builder = builder.trace_context(serve_traces::connect);
+    if traces::is_on() {
+        builder = builder.trace_context(traces::connect);
     }
     for (pattern, app) in routes {
         builder = builder.route(pattern, app);

@@ -3,15 +3,17 @@
 use super::fleet_args::WorkerArgs;
 use super::nats_args::failure;
 use super::signals::Signals;
-use super::{Failure, exit, text};
+use super::worker_admin::{self, Operating};
+use super::{Failure, exit, text, traces};
 use std::num::NonZero;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use wrun::{Cache, Jail, Mode, Runner};
 use wrun_fleet::{
-    Fleet, Guests, NatsObjects, NatsQueue, Presence, QueueLimits, QueueSettings, StoreLimits,
-    TaskId, Worker, WorkerConfig,
+    Fleet, Guests, Metrics, NatsObjects, NatsQueue, Observer, Presence, QueueLimits, QueueSettings,
+    StoreLimits, TaskId, Worker, WorkerConfig,
 };
+use wrun_serve::{Admin, RunnerMetrics};
 
 /// How often a worker says that it is there.
 const PRESENT: Duration = Duration::from_secs(10);
@@ -74,6 +76,10 @@ async fn work(
         None => named(&host),
     };
     let say = speaker(args.quiet);
+    let listener = match &args.admin {
+        Some(address) => Some(worker_admin::listen(address).await?),
+        None => None,
+    };
     let told = say.clone();
     let (limits, client) = (QueueLimits::default(), format!("wrun worker {name}"));
     let connecting = Fleet::connect(&connect, &client, &limits, move |line| told(&line));
@@ -109,20 +115,41 @@ async fn work(
         module_size: args.max_module,
         ..StoreLimits::default()
     };
-    let guests = Arc::new(Guests::new(runner, queue.objects(), config, store));
-    let told = say.clone();
-    let worker = Worker::with_events(
-        Arc::new(queue),
-        guests.clone(),
-        name.as_str(),
-        jobs,
-        move |event| told(&event.to_string()),
+    let metrics = Arc::new(Metrics::new(&args.weights));
+    let guests = Guests::new(
+        runner.clone(),
+        queue.objects(),
+        config,
+        store,
+        metrics.clone(),
     );
-    let presence = Presence::new(name.clone(), host, mode_name(args.mode), jail, jobs as u64);
+    let guests = Arc::new(guests);
+    let told = say.clone();
+    let mut observer =
+        Observer::new(metrics.clone()).on_event(move |event| told(&event.to_string()));
+    if traces::is_on() {
+        observer = observer.trace_context(traces::of_fleet());
+    }
+    let queue = Arc::new(queue);
+    let worker = Worker::observed(queue, guests.clone(), name.as_str(), jobs, observer);
+    let operating = Arc::new(Operating {
+        of_runner: RunnerMetrics::new(runner.mode()),
+        runner,
+        fleet: fleet.clone(),
+        worker: worker.clone(),
+        metrics,
+    });
+    let admin = listener.map(|listener| Admin::start(operating, listener));
+    if let Some(admin) = &admin {
+        say(&format!("health and metrics on http://{}", admin.address()));
+    }
+    let presence = Presence::new(&name, host, mode_name(args.mode), jail, jobs as u64);
+    warn_of_namesakes(&fleet, &presence).await;
+    let id = presence.id.clone();
     let present = tokio::spawn(announce(fleet.clone(), presence, worker.clone(), guests));
     let code = run(&worker, args, &mut signals, &say).await;
     present.abort();
-    let _ = tokio::time::timeout(LAST_WORDS, fleet.leave(&name)).await;
+    let _ = tokio::time::timeout(LAST_WORDS, fleet.leave(&id)).await;
     code
 }
 
@@ -165,6 +192,23 @@ async fn run(
         counters.given_back()
     ));
     Ok(if left == 0 { 0 } else { code })
+}
+
+/// Says it if another worker has the same name: in results they cannot be told apart.
+async fn warn_of_namesakes(fleet: &Fleet, own: &Presence) {
+    // If it cannot be known, the worker works all the same.
+    let workers = fleet.workers().await.unwrap_or_default();
+    for other in workers.iter().filter(|other| other.name == own.name) {
+        let ago = Duration::from_millis(now_ms().saturating_sub(other.at_ms));
+        text::complain(&format!(
+            "another worker is named {} (process {} on host {}, last heard of {} s ago): results \
+             do not say which of them ran a task, --name gives this one another name",
+            own.name,
+            other.pid,
+            other.host,
+            ago.as_secs()
+        ));
+    }
 }
 
 /// Says every now and then what the worker is and does.

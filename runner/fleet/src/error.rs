@@ -82,7 +82,13 @@ fn kind_of(why: &str) -> ErrorKind {
         ErrorKind::Unavailable
     } else if has(&["jetstream not enabled", "10039", "10076"]) {
         ErrorKind::NoJetStream
-    } else if has(&["permissions violation", "authorization", "authentication"]) {
+    } else if has(&[
+        "permissions violation",
+        "authorization",
+        "authentication",
+        // A stream that is sealed is read-only for good.
+        "sealed stream",
+    ]) {
         ErrorKind::Denied
     } else if has(&["not found", "no message found"]) {
         ErrorKind::NotFound
@@ -111,6 +117,10 @@ mod tests {
             ("insufficient resources", ErrorKind::NoSpace),
             ("jetstream not enabled for account", ErrorKind::NoJetStream),
             ("authorization violation", ErrorKind::Denied),
+            (
+                "invalid operation on sealed stream (10109)",
+                ErrorKind::Denied,
+            ),
             ("timed out", ErrorKind::Unavailable),
         ] {
             assert_eq!(Error::server("publish", words).kind(), kind, "{words}");

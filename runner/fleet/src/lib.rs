@@ -12,17 +12,21 @@ mod error;
 mod nats;
 mod protocol;
 mod queue;
+mod trace;
 mod worker;
 
 pub use client::{Busy, Fleet, FleetPlace, LaneStatus, PlaceSettings, Purged, Status, Waste};
 pub use error::{Error, ErrorKind};
-pub use nats::{Auth, Connect, NatsObjects, NatsQueue, ObjectName, QueueLimits, QueueSettings};
+pub use nats::{
+    Auth, Connect, ConnectionStats, NatsObjects, NatsQueue, ObjectName, QueueLimits, QueueSettings,
+};
 pub use protocol::{
     Answer, AnswerKind, Content, DeadTask, Digest, InvalidName, MAX_INLINE, MAX_MESSAGE, Malformed,
     ModuleRef, ObjectRef, Presence, TaskId, TaskLimits, TaskMessage, Token, VERSION,
 };
 pub use queue::{Completion, History, Lease, Mark, Marks, MemoryQueue, Queue, Weights};
+pub use trace::{TraceContext, Tracing};
 pub use worker::{
-    Counters, Event, Execute, Executed, Guests, MaxLimits, ModuleSource, ObjectStore, StoreLimits,
-    Worker, WorkerConfig,
+    Counters, Event, Execute, Executed, Guests, MaxLimits, Metrics, ModuleSource, ObjectStore,
+    Observer, StoreLimits, Worker, WorkerConfig,
 };

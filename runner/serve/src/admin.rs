@@ -1,8 +1,8 @@
-//! For the operator alone: `/healthz`, `/readyz`, `/metrics`.
+//! For the operator alone: `/healthz`, `/readyz`, `/metrics`. Of a server, or of another program
+//! that has something to say there ([`Operated`]).
 
 use crate::answer::Outgoing;
-use crate::listen::Listener;
-use crate::shared::Shared;
+use crate::listen::{Address, Listener};
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
@@ -11,6 +11,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -23,8 +24,59 @@ const TIME: Duration = Duration::from_secs(60);
 /// How long its next request may take.
 const HEADER_TIME: Duration = Duration::from_secs(10);
 
+/// What an operator is told of a program.
+pub trait Operated: Send + Sync + 'static {
+    /// What `/readyz` says: with status 200, or as an error with 503.
+    ///
+    /// # Errors
+    ///
+    /// The program takes no more work: why.
+    fn readiness(&self) -> Result<String, String>;
+
+    /// What `/metrics` says, in the text form of OpenMetrics, up to its end `# EOF`.
+    ///
+    /// # Errors
+    ///
+    /// They cannot be written.
+    fn metrics(&self) -> Result<String, fmt::Error>;
+}
+
+/// Answers `/healthz`, `/readyz` and `/metrics` to every client, until it is dropped. A
+/// [`Server`](crate::Server) has its own.
+#[must_use = "dropping it ends it"]
+#[derive(Debug)]
+pub struct Admin {
+    address: Address,
+    stop: CancellationToken,
+}
+
+impl Admin {
+    /// Answers on this socket, on a task of the tokio runtime in whose context it is called.
+    pub fn start(operated: Arc<impl Operated>, listener: Listener) -> Self {
+        let address = listener.address().clone();
+        let stop = CancellationToken::new();
+        tokio::spawn(serve(operated, listener, stop.clone()));
+        Admin { address, stop }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> &Address {
+        &self.address
+    }
+}
+
+impl Drop for Admin {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
 /// Answers until it is told to stop.
-pub(crate) async fn serve(shared: Arc<Shared>, listener: Listener, stop: CancellationToken) {
+pub(crate) async fn serve(
+    operated: Arc<impl Operated>,
+    listener: Listener,
+    stop: CancellationToken,
+) {
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let accepting = async {
         loop {
@@ -35,11 +87,11 @@ pub(crate) async fn serve(shared: Arc<Shared>, listener: Listener, stop: Cancell
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             };
-            let shared = shared.clone();
+            let operated = operated.clone();
             let stop = stop.clone();
             tokio::spawn(async move {
                 let service = service_fn(|request| {
-                    let response = answer(&shared, &request);
+                    let response = answer(&*operated, &request);
                     async move { Ok::<_, Infallible>(response) }
                 });
                 let serving = http1::Builder::new()
@@ -61,7 +113,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, listener: Listener, stop: Cancell
     }
 }
 
-fn answer(shared: &Shared, request: &Request<Incoming>) -> Response<Outgoing> {
+fn answer(operated: &impl Operated, request: &Request<Incoming>) -> Response<Outgoing> {
     const TEXT: &str = "text/plain; charset=utf-8";
     const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     let is_read = [Method::GET, Method::HEAD].contains(request.method());
@@ -72,14 +124,11 @@ fn answer(shared: &Shared, request: &Request<Incoming>) -> Response<Outgoing> {
             "expected GET\n".into(),
         ),
         "/healthz" => (StatusCode::OK, TEXT, "ok\n".into()),
-        "/readyz" if shared.drain.is_cancelled() => {
-            (StatusCode::SERVICE_UNAVAILABLE, TEXT, "draining\n".into())
-        }
-        "/readyz" => {
-            let version = shared.site().version;
-            (StatusCode::OK, TEXT, format!("ok, version {version}\n"))
-        }
-        "/metrics" => match shared.books.metrics.text(&shared.runner.stats()) {
+        "/readyz" => match operated.readiness() {
+            Ok(text) => (StatusCode::OK, TEXT, text + "\n"),
+            Err(why) => (StatusCode::SERVICE_UNAVAILABLE, TEXT, why + "\n"),
+        },
+        "/metrics" => match operated.metrics() {
             Ok(text) => (StatusCode::OK, OPEN_METRICS, text),
             Err(error) => {
                 let status = StatusCode::INTERNAL_SERVER_ERROR;

@@ -1,6 +1,7 @@
 //! What is counted, in the text form of OpenMetrics.
 
 use crate::record::{Ended, Record};
+use crate::runner_metrics::RunnerMetrics;
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -8,8 +9,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use std::fmt;
-use std::sync::atomic::Ordering;
-use wrun::{Mode, Outcome, RunnerStats, WorkerStats};
+use wrun::{Mode, Outcome, RunnerStats};
 
 /// Upper bounds in seconds: from a hello in thread mode to the default timeout.
 const SECONDS: [f64; 16] = [
@@ -60,128 +60,7 @@ pub(crate) struct Metrics {
     pub(crate) accepted: Counter,
     pub(crate) version: Gauge,
     pub(crate) lost_lines: LostLines,
-    runner: OfRunner,
-    /// Only where there are workers.
-    workers: Option<OfWorkers>,
-    resident: Gauge,
-}
-
-/// What the runner is doing, when it was last asked.
-#[derive(Clone, Default)]
-struct OfRunner {
-    queued: Gauge,
-    running: Gauge,
-    children: Gauge,
-    compiling: Gauge,
-}
-
-/// The worker processes, when the runner was last asked.
-#[derive(Clone, Default)]
-struct OfWorkers {
-    alive: Gauge,
-    spares: Gauge,
-    reusable: Gauge,
-    zygotes: Gauge,
-    memory: Gauge,
-    started: Counter,
-    restarted: Counter,
-}
-
-impl OfRunner {
-    fn set(&self, stats: &RunnerStats) {
-        self.queued.set(gauged(stats.queued));
-        self.running.set(gauged(stats.running));
-        self.children.set(gauged(stats.children));
-        self.compiling.set(gauged(stats.compiling));
-    }
-
-    fn register(&self, all: &mut Registry) {
-        for (name, help, gauge) in [
-            (
-                "tasks_queued",
-                "Tasks of requests that wait for a place to run",
-                &self.queued,
-            ),
-            (
-                "tasks_running",
-                "Tasks of requests that have a place to run",
-                &self.running,
-            ),
-            (
-                "child_tasks_running",
-                "Tasks that those have started and that run",
-                &self.children,
-            ),
-            (
-                "tasks_compiling",
-                "Files that are being compiled",
-                &self.compiling,
-            ),
-        ] {
-            all.register(name, help, gauge.clone());
-        }
-    }
-}
-
-impl OfWorkers {
-    fn set(&self, stats: &WorkerStats) {
-        self.alive.set(gauged(stats.alive));
-        self.spares.set(gauged(stats.spares));
-        self.reusable.set(gauged(stats.reusable));
-        self.zygotes.set(gauged(stats.zygotes));
-        self.memory.set(gauged(stats.memory_bytes));
-        self.started.inner().store(stats.started, Ordering::Relaxed);
-        self.restarted
-            .inner()
-            .store(stats.restarted, Ordering::Relaxed);
-    }
-
-    fn register(&self, all: &mut Registry) {
-        for (name, help, gauge) in [
-            ("workers", "Worker processes, with idle ones", &self.alive),
-            (
-                "workers_spare",
-                "Idle workers that have not run a task",
-                &self.spares,
-            ),
-            (
-                "workers_reusable",
-                "Idle workers that may run another task",
-                &self.reusable,
-            ),
-            ("zygotes", "Processes that fork workers", &self.zygotes),
-        ] {
-            all.register(name, help, gauge.clone());
-        }
-        all.register_with_unit(
-            "workers_resident_memory",
-            "Resident memory of workers and zygotes; what they share is counted for each",
-            Unit::Bytes,
-            self.memory.clone(),
-        );
-        all.register(
-            "workers_started",
-            "Worker processes that were started",
-            self.started.clone(),
-        );
-        all.register(
-            "workers_restarted",
-            "Workers and zygotes that died without having been ended: another takes their place",
-            self.restarted.clone(),
-        );
-    }
-}
-
-/// A number that is not above what a gauge can have.
-fn gauged(number: impl TryInto<i64>) -> i64 {
-    number.try_into().unwrap_or(i64::MAX)
-}
-
-/// The resident memory of this process in bytes.
-fn resident() -> Option<u64> {
-    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
-    let pages: u64 = statm.split_ascii_whitespace().nth(1)?.parse().ok()?;
-    pages.checked_mul(rustix::param::page_size() as u64)
+    runner: RunnerMetrics,
 }
 
 fn seconds() -> Histogram {
@@ -208,9 +87,7 @@ impl Metrics {
             accepted: Counter::default(),
             version: Gauge::default(),
             lost_lines: LostLines::default(),
-            runner: OfRunner::default(),
-            workers: (mode == Mode::Process).then(OfWorkers::default),
-            resident: Gauge::default(),
+            runner: RunnerMetrics::new(mode),
         };
         metrics.registered()
     }
@@ -293,17 +170,6 @@ impl Metrics {
             "Lines of the access log that were lost because nothing took them",
             self.lost_lines.clone(),
         );
-        self.runner.register(all);
-        if let Some(workers) = &self.workers {
-            workers.register(all);
-        }
-        // The name that all have who export it.
-        self.registry.register_with_unit(
-            "process_resident_memory",
-            "Resident memory of the server's process",
-            Unit::Bytes,
-            self.resident.clone(),
-        );
         self
     }
 
@@ -348,13 +214,10 @@ impl Metrics {
 
     /// All of them, as `/metrics` shows them, with what the runner is doing.
     pub(crate) fn text(&self, stats: &RunnerStats) -> Result<String, fmt::Error> {
-        self.runner.set(stats);
-        if let (Some(workers), Some(stats)) = (&self.workers, &stats.workers) {
-            workers.set(stats);
-        }
-        self.resident.set(gauged(resident().unwrap_or(0)));
         let mut all = String::new();
-        text::encode(&mut all, &self.registry)?;
+        text::encode_registry(&mut all, &self.registry)?;
+        self.runner.write(&mut all, stats)?;
+        text::encode_eof(&mut all)?;
         Ok(all)
     }
 }

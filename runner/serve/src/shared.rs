@@ -1,11 +1,13 @@
 //! What all connections of a server share.
 
+use crate::admin::Operated;
 use crate::limits::ClientLimits;
 use crate::printed;
 use crate::record::Books;
 use crate::site::Site;
 use crate::small_body::SmallBodies;
 use crate::trace::Connect;
+use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
@@ -76,5 +78,18 @@ impl Shared {
             .version
             .set(i64::try_from(site.version).unwrap_or(i64::MAX));
         *self.site.write().unwrap_or_else(PoisonError::into_inner) = site;
+    }
+}
+
+impl Operated for Shared {
+    fn readiness(&self) -> Result<String, String> {
+        match self.drain.is_cancelled() {
+            true => Err("draining".into()),
+            false => Ok(format!("ok, version {}", self.site().version)),
+        }
+    }
+
+    fn metrics(&self) -> Result<String, fmt::Error> {
+        self.books.metrics.text(&self.runner.stats())
     }
 }

@@ -1,6 +1,7 @@
 //! What a submitter and an operator do: submit, wait, cancel, look, bury, requeue, purge.
 
 mod dead;
+mod denied;
 mod place;
 mod status;
 
@@ -9,25 +10,35 @@ pub use status::{Busy, LaneStatus, Purged, Status, Waste};
 
 use crate::error::{Error, ErrorKind};
 use crate::nats::{
-    Connect, Layout, NatsObjects, NatsQueue, ObjectName, QueueLimits, QueueSettings, task_subject,
+    Connect, ConnectionStats, Layout, NatsObjects, NatsQueue, ObjectName, QueueLimits,
+    QueueSettings, task_subject,
 };
 use crate::protocol::{
     Answer, AnswerKind, Content, Digest, MAX_INLINE, ObjectRef, Presence, TaskId, TaskMessage,
     Token,
 };
 use crate::queue::Mark;
+use crate::trace::Tracing;
 use async_nats::HeaderMap;
 use bytes::Bytes;
+use denied::Denied;
+use std::borrow::Cow;
 use std::io::{Cursor, Read};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
+use tracing::Instrument as _;
 use wrun::{Outcome, Output, Report};
 use wrun_map::next;
 
 /// The pause after a queue was full or could not be reached; doubles up to [`PAUSE_MOST`].
 const PAUSE: Duration = Duration::from_millis(50);
 const PAUSE_MOST: Duration = Duration::from_secs(5);
+/// The longest pause of the submission that waits for room in a queue that is full.
+const PAUSE_FULL: Duration = Duration::from_millis(500);
+/// How long one submission may be the one that asks.
+const A_TURN: Duration = Duration::from_secs(2);
 /// How often a result is looked for beside the watch.
 const LOOK: Duration = Duration::from_secs(15);
 
@@ -36,6 +47,10 @@ const LOOK: Duration = Duration::from_secs(15);
 pub struct Fleet {
     layout: Layout,
     objects: NatsObjects,
+    tracing: Tracing,
+    /// Held by the one submission that finds out whether a full queue has room again.
+    first_in_line: Arc<tokio::sync::Mutex<()>>,
+    denied: Arc<Denied>,
 }
 
 impl std::fmt::Debug for Fleet {
@@ -57,10 +72,29 @@ impl Fleet {
         limits: &QueueLimits,
         told: impl Fn(String) + Send + Sync + 'static,
     ) -> Result<Self, Error> {
+        let denied = Arc::<Denied>::default();
+        let noted = denied.clone();
+        let told = move |line: String| {
+            noted.note(&line);
+            told(line);
+        };
         let client = connect.connect(name, told).await?;
         let layout = Layout::open(client, connect.domain.as_deref(), limits).await?;
         let objects = NatsObjects::new(layout.clone());
-        Ok(Fleet { layout, objects })
+        Ok(Fleet {
+            layout,
+            objects,
+            tracing: Tracing::default(),
+            first_in_line: Arc::default(),
+            denied,
+        })
+    }
+
+    /// Has submissions belong to a trace. Default: messages have the `traceparent` that they
+    /// have.
+    pub fn tracing(mut self, tracing: Tracing) -> Self {
+        self.tracing = tracing;
+        self
     }
 
     /// The queue, for a worker.
@@ -70,6 +104,11 @@ impl Fleet {
     /// The server cannot be reached.
     pub async fn queue(&self, settings: QueueSettings) -> Result<NatsQueue, Error> {
         NatsQueue::open(self.layout.clone(), settings).await
+    }
+
+    /// How the connection to the server is.
+    pub fn connection(&self) -> ConnectionStats {
+        crate::nats::connection_stats(&self.layout.client)
     }
 
     /// Stores a module, unless it is stored.
@@ -140,11 +179,17 @@ impl Fleet {
         let mut headers = HeaderMap::new();
         headers.insert("Nats-Msg-Id", task.id.as_str());
         let subject = task_subject(class, tenant);
-        let failed = |error: &dyn std::error::Error| {
-            Error::server("submit the task", crate::nats::error_words(error))
+        let failed = |error: &dyn std::error::Error| match self.denied.take(&subject) {
+            false => Error::server("submit the task", crate::nats::error_words(error)),
+            true => Error::new(
+                ErrorKind::Denied,
+                format!("the server does not let this user publish to {subject}"),
+            ),
         };
         let jetstream = &self.layout.jetstream;
-        let published = jetstream.publish_with_headers(subject, headers, body).await;
+        let published = jetstream
+            .publish_with_headers(subject.clone(), headers, body)
+            .await;
         published
             .map_err(|error| failed(&error))?
             .await
@@ -165,22 +210,48 @@ impl Fleet {
         until: Option<Instant>,
         told: impl Fn(&Error),
     ) -> Result<(), Error> {
-        let (mut pause, mut is_first) = (PAUSE, true);
-        loop {
-            match self.submit(class, tenant, task).await {
-                Err(error)
-                    if error.is_retryable()
-                        && until.is_none_or(|it| Instant::now() + pause < it) =>
-                {
-                    if std::mem::take(&mut is_first) {
-                        told(&error);
-                    }
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(PAUSE_MOST);
-                }
-                submitted => return submitted,
-            }
+        let said = task.traceparent.as_deref();
+        let (span, parent) = self.tracing.submitting((class, tenant), &task.id, said);
+        let mut task = Cow::Borrowed(task);
+        if parent != task.traceparent {
+            task.to_mut().traceparent = parent;
         }
+        let submitting = async {
+            let (mut pause, mut is_first, mut turn) = (PAUSE, true, None);
+            loop {
+                let error = match self.submit(class, tenant, &task).await {
+                    Err(error) if error.is_retryable() => error,
+                    submitted => return submitted,
+                };
+                if std::mem::take(&mut is_first) {
+                    told(&error);
+                }
+                let is_full = matches!(error.kind(), ErrorKind::Full | ErrorKind::NoSpace);
+                if is_full && turn.is_none() {
+                    // Of many that wait, one asks, and the next as soon as there was room.
+                    turn = match before(until, self.first_in_line.lock()).await {
+                        Some(turn) => Some((Instant::now(), turn)),
+                        None => return Err(error),
+                    };
+                    continue;
+                }
+                // Others may wait for room for another class or tenant.
+                turn = turn.filter(|(since, _)| since.elapsed() < A_TURN);
+                if before(until, tokio::time::sleep(pause)).await.is_none() {
+                    return Err(error);
+                }
+                let most = match turn.is_some() {
+                    true => PAUSE_FULL,
+                    false => PAUSE_MOST,
+                };
+                pause = (pause * 2).min(most);
+            }
+        };
+        let submitted = submitting.instrument(span.clone()).await;
+        if submitted.is_err() {
+            span.record("otel.status_code", "ERROR");
+        }
+        submitted
     }
 
     /// The result of a task; `None` while it has none.
@@ -304,6 +375,14 @@ impl Fleet {
     pub async fn leave(&self, id: &TaskId) -> Result<(), Error> {
         let left = self.layout.workers.delete(id.as_str()).await;
         left.map_err(|error| Error::server("leave", crate::nats::error_words(&error)))
+    }
+}
+
+/// What comes of this until then, if there is a then.
+async fn before<T>(until: Option<Instant>, what: impl Future<Output = T>) -> Option<T> {
+    match until {
+        None => Some(what.await),
+        Some(until) => tokio::time::timeout_at(until, what).await.ok(),
     }
 }
 

@@ -155,9 +155,22 @@ impl Connect {
             Error::new(ErrorKind::Unavailable, message)
         })?;
         connected.map_err(|error| {
-            let why = error.to_string();
+            let mut why = error.to_string();
+            if why.contains("InvalidContentType") {
+                why += ": the server does not speak TLS";
+            }
             Error::server(&format!("connect to {shown}"), why)
         })
+    }
+
+    /// Reads the files with keys and certificates, as [`Connect::connect`] does.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Io`] for one that cannot be read; [`ErrorKind::Invalid`] for one that does not
+    /// have what it should.
+    pub fn check(&self) -> Result<(), Error> {
+        self.options().map(drop)
     }
 
     fn options(&self) -> Result<ConnectOptions, Error> {
@@ -167,15 +180,29 @@ impl Connect {
             Auth::Creds(path) => options.credentials(&read(path)?).map_err(|error| {
                 Error::invalid(format!("{} has no credentials: {error}", path.display()))
             })?,
-            Auth::NKey(path) => options.nkey(read(path)?.trim().to_owned()),
+            Auth::NKey(path) => {
+                let seed = read(path)?.trim().to_owned();
+                // The client would say so only after it has connected. The words of the error may
+                // have parts of the file, which may be a secret.
+                if nkeys::KeyPair::from_seed(&seed).is_err() {
+                    let shown = path.display();
+                    return Err(Error::invalid(format!("{shown} has no seed of an NKey")));
+                }
+                options.nkey(seed)
+            }
             Auth::User(user, password) => options.user_and_password(user.clone(), password.clone()),
             Auth::Token(token) => options.token(token.clone()),
         };
         if let Some(path) = &self.tls_ca {
-            read(path)?;
+            if !read(path)?.contains("-----BEGIN CERTIFICATE-----") {
+                let shown = path.display();
+                return Err(Error::invalid(format!("{shown} has no certificate in PEM")));
+            }
             options = options.add_root_certificates(path.clone());
         }
         if let Some((cert, key)) = &self.tls_client {
+            read(cert)?;
+            read(key)?;
             options = options.add_client_certificate(cert.clone(), key.clone());
         }
         Ok(options

@@ -16,6 +16,8 @@ use tokio::time::Instant;
 pub(super) const WAITING: Duration = Duration::from_secs(2);
 /// How long after the end of a request its tasks may still come.
 const OVERDUE: Duration = Duration::from_secs(1);
+/// A lane that had no tasks to give is asked again when it has more in all, or after this time.
+const EMPTY: Duration = Duration::from_secs(8);
 /// The pause after the server refused a request: the tenant has enough in flight.
 const REFUSED: Duration = Duration::from_millis(200);
 /// Maximum of lanes that a worker knows. If there are more, it knows others after a while.
@@ -43,6 +45,11 @@ struct Request {
 struct Lane {
     /// Tasks that nobody has, as the server said last.
     pending: u64,
+    /// Those and what is in flight, as it was listed last.
+    all: u64,
+    /// How many tasks it had, those in flight included, when it was found to have none to give,
+    /// and when that was.
+    empty: Option<(u64, Instant)>,
     waited: Option<Instant>,
     not_before: Option<Instant>,
     is_waited_at: bool,
@@ -56,6 +63,24 @@ pub(super) struct Lanes {
     numbers: u64,
 }
 
+impl Lane {
+    /// It is listed with this many tasks, those in flight included. What was in flight when it had
+    /// none to give is so still, as far as can be known.
+    fn has(&mut self, all: u64) {
+        self.all = all;
+        self.pending = match &mut self.empty {
+            Some((then, since)) if all <= *then && since.elapsed() < EMPTY => {
+                *then = all;
+                0
+            }
+            _ => {
+                self.empty = None;
+                all
+            }
+        };
+    }
+}
+
 impl Lanes {
     pub(super) fn new(weights: Weights) -> Self {
         Lanes {
@@ -66,23 +91,22 @@ impl Lanes {
         }
     }
 
-    /// Which lanes there are, with how many tasks, those in flight included. Returns the new ones.
-    pub(super) fn refresh(&mut self, found: Vec<(LaneKey, u64)>) -> Vec<LaneKey> {
+    /// Which lanes there are, with how many tasks, those in flight included.
+    pub(super) fn refresh(&mut self, found: Vec<(LaneKey, u64)>) {
         let found: BTreeMap<LaneKey, u64> = found.into_iter().take(MOST).collect();
         self.lanes
             .retain(|lane, state| found.contains_key(lane) || state.is_waited_at);
-        let mut new = Vec::new();
-        for (lane, pending) in found {
-            let known = self.lanes.contains_key(&lane);
-            self.lanes.entry(lane.clone()).or_default().pending = pending;
-            if !known {
-                new.push(lane);
-            }
+        for (lane, all) in found {
+            self.lanes.entry(lane).or_default().has(all);
         }
         let lanes = &self.lanes;
         self.turns
             .retain(|class| lanes.keys().any(|lane| lane.0 == *class));
-        new
+    }
+
+    /// Whether this lane is among them.
+    pub(super) fn knows(&self, lane: &LaneKey) -> bool {
+        self.lanes.contains_key(lane)
     }
 
     /// Forgets a lane, whose consumer is gone.
@@ -168,6 +192,7 @@ impl Lanes {
     pub(super) fn came(&mut self, lane: &LaneKey, pending: u64) {
         if let Some(state) = self.lanes.get_mut(lane) {
             state.pending = pending;
+            state.empty = None;
         }
         let of_lane = self
             .requests
@@ -192,9 +217,16 @@ impl Lanes {
             }
             if was_refused {
                 lane.not_before = Some(Instant::now() + REFUSED);
+            } else if !request.waits {
+                lane.empty = Some((lane.all, Instant::now()));
             }
         }
         Some(request.lane)
+    }
+
+    /// A request could not be sent: nothing is known of its lane.
+    pub(super) fn unsent(&mut self, number: u64) {
+        self.requests.remove(&number);
     }
 
     /// All requests are lost: the connection is a new one.
@@ -232,8 +264,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn lanes_with_tasks_are_asked_in_turn_and_never_for_more_than_the_room() {
         let mut lanes = Lanes::new(Weights::default());
-        let new = lanes.refresh(vec![(lane("many"), 1000), (lane("few"), 2)]);
-        assert_eq!(new.len(), 2);
+        lanes.refresh(vec![(lane("many"), 1000), (lane("few"), 2)]);
+        assert!(lanes.knows(&lane("few")) && !lanes.knows(&lane("other")));
         let asks = lanes.ask(8);
         let batch = |tenant: &str| {
             asks.iter()
@@ -269,6 +301,29 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_lane_whose_tasks_are_all_in_flight_is_asked_when_it_has_more() {
+        let mut lanes = Lanes::new(Weights::default());
+        lanes.refresh(vec![(lane("a"), 3)]);
+        let ask = lanes.ask(1).remove(0);
+        lanes.ended(ask.number, false);
+        let is_asked = |lanes: &mut Lanes, all: u64| {
+            lanes.refresh(vec![(lane("a"), all)]);
+            let asks = lanes.ask(1);
+            let is_asked = asks.iter().any(|ask| !ask.waits);
+            asks.iter()
+                .for_each(|ask| _ = lanes.ended(ask.number, false));
+            is_asked
+        };
+        assert!(!is_asked(&mut lanes, 3) && !is_asked(&mut lanes, 1));
+        // Two have ended since, and one is new.
+        assert!(is_asked(&mut lanes, 2));
+        assert!(!is_asked(&mut lanes, 2));
+        // As many may have ended as have come.
+        tokio::time::advance(EMPTY).await;
+        assert!(is_asked(&mut lanes, 2));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_tenant_with_enough_in_flight_is_asked_later() {
         let mut lanes = Lanes::new(Weights::default());
         lanes.refresh(vec![(lane("a"), 9)]);
@@ -277,6 +332,7 @@ mod tests {
         lanes.refresh(vec![(lane("a"), 9)]);
         assert!(lanes.ask(1).is_empty());
         tokio::time::advance(REFUSED).await;
-        assert_eq!(lanes.ask(1).len(), 1);
+        let asks = lanes.ask(1);
+        assert!(asks.len() == 1 && !asks[0].waits, "{asks:?}");
     }
 }

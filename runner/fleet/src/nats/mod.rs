@@ -1,12 +1,17 @@
 //! JetStream: connections, where things lie, and the queue on it.
 
 mod connect;
+mod connection;
 mod lanes;
 mod layout;
 mod objects;
 mod queue;
+#[cfg(test)]
+mod simulation;
 
 pub use connect::{Auth, Connect};
+pub use connection::ConnectionStats;
+pub(crate) use connection::stats as connection_stats;
 pub(crate) use layout::{Layout, dead_subject, task_subject};
 pub use layout::{ObjectName, QueueLimits};
 pub use objects::NatsObjects;

@@ -7,13 +7,13 @@ use super::lanes::{Ask, Lanes, WAITING};
 use super::objects::words;
 use super::{Layout, NatsObjects, REQUEST, dead_subject, task_subject};
 use crate::error::{Error, ErrorKind};
-use crate::protocol::{Answer, AnswerKind, DeadTask, TaskId, Token, cut};
+use crate::protocol::{Answer, AnswerKind, DeadTask, TaskId, Token, cut, now_ms};
 use crate::queue::{Completion, History, LaneKey, Lease, Mark, Marks, Queue, Weights};
 use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::kv::{self, CreateErrorKind, Operation};
 use async_nats::{HeaderMap, Message, StatusCode, Subscriber};
 use bytes::Bytes;
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
@@ -21,8 +21,8 @@ use tokio::time::Instant;
 use wrun_map::next;
 
 /// How often a worker without tasks looks for new lanes, and one with tasks.
-const LOOK_IDLE: Duration = Duration::from_secs(1);
-const LOOK_BUSY: Duration = Duration::from_secs(2);
+pub(super) const LOOK_IDLE: Duration = Duration::from_secs(1);
+pub(super) const LOOK_BUSY: Duration = Duration::from_secs(2);
 /// The server forgets a lane's consumer after nobody asked it for so long.
 const FORGOTTEN: Duration = Duration::from_secs(3600);
 /// Workers that may wait at one lane.
@@ -67,6 +67,8 @@ struct Puller {
     inbox: Option<Subscriber>,
     prefix: String,
     lanes: Lanes,
+    /// Lanes whose consumers this worker has made, or found.
+    made: HashSet<LaneKey>,
     arrived: VecDeque<(Instant, Lease)>,
     looked: Option<Instant>,
 }
@@ -95,6 +97,7 @@ impl NatsQueue {
                 inbox: Some(inbox),
                 prefix,
                 lanes: Lanes::new(settings.weights.clone()),
+                made: HashSet::new(),
                 arrived: VecDeque::new(),
                 looked: None,
             }),
@@ -110,7 +113,8 @@ impl NatsQueue {
         NatsObjects::new(self.layout.clone())
     }
 
-    /// Looks for lanes, and makes consumers for new ones.
+    /// Looks for lanes. Their consumers are made when they are asked for tasks: a worker that starts
+    /// where there are many does not make them all first.
     async fn look(&self, puller: &mut Puller) -> Result<(), Error> {
         let mut found: Vec<_> = self.layout.queued().await?;
         // A worker sees others than the first of very many after a while.
@@ -118,12 +122,10 @@ impl NatsQueue {
             let turn = rand::random_range(0..found.len());
             found.rotate_left(turn);
         }
-        for lane in puller.lanes.refresh(found) {
-            if let Err(error) = self.consumer(&lane).await {
-                puller.lanes.forget(&lane);
-                return Err(error);
-            }
-        }
+        puller.lanes.refresh(found);
+        // What was not there for a while, the server may have forgotten when it is there again.
+        let Puller { made, lanes, .. } = puller;
+        made.retain(|lane| lanes.knows(lane));
         puller.looked = Some(Instant::now());
         Ok(())
     }
@@ -146,7 +148,11 @@ impl NatsQueue {
             .map_err(|error| Error::server(&doing(), words(&error)))
     }
 
-    async fn send(&self, prefix: &str, ask: Ask) -> Result<(), Error> {
+    async fn send(&self, puller: &mut Puller, ask: Ask) -> Result<(), Error> {
+        if !puller.made.contains(&ask.lane) {
+            self.consumer(&ask.lane).await?;
+            puller.made.insert(ask.lane.clone());
+        }
         let (class, tenant) = &ask.lane;
         let consumer = consumer_name(class, tenant);
         let subject = format!("$JS.API.CONSUMER.MSG.NEXT.WRUN_TASKS.{consumer}");
@@ -159,7 +165,7 @@ impl NatsQueue {
             ),
             false => format!("{{\"batch\":{},\"no_wait\":true}}", ask.batch),
         };
-        let inbox = format!("{prefix}.{}", ask.number);
+        let inbox = format!("{}.{}", puller.prefix, ask.number);
         let sent = self
             .layout
             .client
@@ -190,10 +196,14 @@ impl NatsQueue {
         };
         let info = known.info().ok()?;
         let (deliveries, pending) = (info.delivered, info.pending);
+        // Two clocks: what was submitted later than now was submitted now.
+        let submitted = info.published.unix_timestamp_nanos() / 1_000_000;
+        let waited = i128::from(now_ms()).saturating_sub(submitted).max(0);
         let lease = Lease {
             class,
             tenant,
             deliveries: u64::try_from(deliveries).unwrap_or(1).max(1),
+            waited: Duration::from_millis(u64::try_from(waited).unwrap_or(u64::MAX)),
             handle: known.message.reply.as_ref()?.to_string(),
             body: known.message.payload.clone(),
         };
@@ -221,7 +231,7 @@ pub(super) fn lane_of(subject: &str) -> Option<LaneKey> {
 
 /// Tokens have no dots, and a `.` is not allowed in the name; `-` is, so that two parts of other
 /// lengths would be the same name without the length.
-fn consumer_name(class: &Token, tenant: &Token) -> String {
+pub(super) fn consumer_name(class: &Token, tenant: &Token) -> String {
     format!("t{}-{class}-{tenant}", class.as_str().len())
 }
 
@@ -284,8 +294,8 @@ impl Queue for NatsQueue {
             }
             for ask in puller.lanes.ask(room) {
                 let number = ask.number;
-                if let Err(error) = self.send(&puller.prefix, ask).await {
-                    puller.lanes.ended(number, false);
+                if let Err(error) = self.send(puller, ask).await {
+                    puller.lanes.unsent(number);
                     return Err(error);
                 }
             }
@@ -307,6 +317,7 @@ impl Queue for NatsQueue {
             };
             if let Some(lane) = self.came(puller, message) {
                 puller.lanes.forget(&lane);
+                puller.made.remove(&lane);
                 self.look(puller).await?;
             }
         }

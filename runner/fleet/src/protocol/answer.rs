@@ -61,6 +61,17 @@ pub enum AnswerKind {
     Buried,
 }
 
+/// How reports say that tasks ended.
+const OUTCOMES: [&str; 7] = [
+    "completed",
+    "failed",
+    "exited",
+    "trapped",
+    "limit-exceeded",
+    "crashed",
+    "cancelled",
+];
+
 impl AnswerKind {
     /// The name in messages.
     pub fn name(self) -> &'static str {
@@ -101,6 +112,16 @@ impl Answer {
             deliveries: 0,
             at_ms: now_ms(),
         }
+    }
+
+    /// How the task ended, in a word of a few: what its report says, or the kind of answer.
+    pub(crate) fn outcome(&self) -> &'static str {
+        let Some(report) = &self.report else {
+            return self.kind.name();
+        };
+        let kind = report.pointer("/outcome/kind").and_then(Value::as_str);
+        let known = OUTCOMES.into_iter().find(|known| Some(*known) == kind);
+        known.unwrap_or("other")
     }
 
     /// In one line for people.

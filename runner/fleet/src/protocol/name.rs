@@ -60,6 +60,15 @@ impl TaskId {
         TaskId(format!("{:032x}", rand::random::<u128>()))
     }
 
+    /// This one and another part, unlike any other. Of a long one the beginning is cut off.
+    pub(crate) fn with_random(&self) -> Self {
+        let part = format!(".{:016x}", rand::random::<u64>());
+        let cut = self.0.len().saturating_sub(Self::MAX - part.len());
+        // All letters are ASCII.
+        let end = self.0[cut..].trim_start_matches('.');
+        TaskId(format!("{end}{part}"))
+    }
+
     /// The text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -163,6 +172,16 @@ from_string!(Token, TaskId, Digest);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_with_a_random_part_are_valid_and_differ() {
+        for name in ["w", &"a.".repeat(63), &"a".repeat(128)] {
+            let name: TaskId = name.trim_end_matches('.').parse().expect("a name");
+            let (one, other) = (name.with_random(), name.with_random());
+            assert_ne!(one, other);
+            assert_eq!(one.as_str().parse(), Ok(one.clone()));
+        }
+    }
 
     #[test]
     fn names_have_no_wildcards_and_no_paths() {

@@ -10,8 +10,13 @@ use serde::{Deserialize, Serialize};
 pub struct Presence {
     /// The version of the protocol.
     pub v: u32,
-    /// The worker's own identifier, which is also the key of this record.
+    /// The worker's own identifier, which is also the key of this record: its name, and what no
+    /// other worker of this name has.
     pub id: TaskId,
+    /// The name of the worker in results, which others may have, too. Empty in records of
+    /// workers before it was there: they are named by their `id`.
+    #[serde(default)]
+    pub name: String,
     /// Its host.
     pub host: String,
     /// Its process.
@@ -45,12 +50,13 @@ pub struct Presence {
 }
 
 impl Presence {
-    /// A worker that has done nothing yet.
-    pub fn new(id: TaskId, host: String, mode: &str, jail: &str, jobs: u64) -> Self {
+    /// A worker of this name that has done nothing yet.
+    pub fn new(name: &TaskId, host: String, mode: &str, jail: &str, jobs: u64) -> Self {
         let now = super::now_ms();
         Presence {
             v: super::VERSION,
-            id,
+            id: name.with_random(),
+            name: name.to_string(),
             host,
             pid: std::process::id(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -66,6 +72,14 @@ impl Presence {
             draining: false,
             since_ms: now,
             at_ms: now,
+        }
+    }
+
+    /// The name, for people.
+    pub fn shown(&self) -> &str {
+        match self.name.is_empty() {
+            true => self.id.as_str(),
+            false => &self.name,
         }
     }
 }

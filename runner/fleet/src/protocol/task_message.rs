@@ -177,6 +177,11 @@ impl TaskMessage {
     ///
     /// The bytes are not a valid message of a version up to [`VERSION`].
     pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        Self::decode_up_to(bytes, VERSION)
+    }
+
+    /// The same for a worker that knows versions up to this one.
+    pub(crate) fn decode_up_to(bytes: &[u8], known: u32) -> Result<Self, Malformed> {
         /// What all versions have.
         #[derive(Deserialize)]
         struct Head {
@@ -195,12 +200,12 @@ impl TaskMessage {
         let head: Head = serde_json::from_slice(bytes)
             .map_err(|error| malformed(None, format!("not a message of wrun: {error}")))?;
         let id = head.id.and_then(|id| id.parse::<TaskId>().ok());
-        if head.v > VERSION {
+        if head.v > known {
             return Err(Malformed {
                 id,
                 is_newer: true,
                 why: format!(
-                    "the message has version {}, and this worker knows versions up to {VERSION}",
+                    "the message has version {}, and this worker knows versions up to {known}",
                     head.v
                 ),
             });

@@ -41,6 +41,7 @@ struct State {
 #[derive(Debug)]
 struct Waiting {
     body: Bytes,
+    submitted: Instant,
     deliveries: u64,
     from: Instant,
 }
@@ -49,6 +50,7 @@ struct Waiting {
 struct Leased {
     lane: LaneKey,
     body: Bytes,
+    submitted: Instant,
     deliveries: u64,
     until: Instant,
 }
@@ -86,6 +88,7 @@ impl MemoryQueue {
             .or_default()
             .push_back(Waiting {
                 body: body.into(),
+                submitted: Instant::now(),
                 deliveries: 0,
                 from: Instant::now(),
             });
@@ -157,6 +160,7 @@ impl State {
             if let Some(Leased {
                 lane,
                 body,
+                submitted,
                 deliveries,
                 ..
             }) = self.leased.remove(&handle)
@@ -164,6 +168,7 @@ impl State {
                 let from = now;
                 let waiting = Waiting {
                     body,
+                    submitted,
                     deliveries,
                     from,
                 };
@@ -187,7 +192,10 @@ impl State {
         let queue = self.lanes.get_mut(&lane)?;
         let at = queue.iter().position(|it| it.from <= now)?;
         let Waiting {
-            body, deliveries, ..
+            body,
+            submitted,
+            deliveries,
+            ..
         } = queue.remove(at)?;
         if queue.is_empty() {
             self.lanes.remove(&lane);
@@ -198,6 +206,7 @@ impl State {
             class: lane.0.clone(),
             tenant: lane.1.clone(),
             deliveries: deliveries + 1,
+            waited: submitted.elapsed(),
             handle: self.numbers.to_string(),
         };
         self.leased.insert(
@@ -205,6 +214,7 @@ impl State {
             Leased {
                 lane,
                 body: lease.body.clone(),
+                submitted,
                 deliveries: lease.deliveries,
                 until: now + ack_wait,
             },
@@ -282,6 +292,7 @@ impl Queue for MemoryQueue {
         if let Some(Leased {
             lane,
             body,
+            submitted,
             deliveries,
             ..
         }) = state.leased.remove(&lease.handle)
@@ -289,6 +300,7 @@ impl Queue for MemoryQueue {
             let from = Instant::now() + after;
             let waiting = Waiting {
                 body,
+                submitted,
                 deliveries,
                 from,
             };

@@ -30,6 +30,8 @@ pub struct Lease {
     pub tenant: Token,
     /// How often it was delivered, with this time.
     pub deliveries: u64,
+    /// How long ago it was submitted, by the clocks of the server and of this machine.
+    pub waited: Duration,
     /// What the queue knows it by.
     pub(crate) handle: String,
 }

@@ -22,6 +22,11 @@ impl Weights {
     /// Maximum of a weight.
     pub const MOST: u32 = 1000;
 
+    /// The classes that are named.
+    pub(crate) fn classes(&self) -> impl Iterator<Item = &Token> {
+        self.0.iter().map(|(class, _)| class)
+    }
+
     fn of(&self, class: &Token) -> u32 {
         let named = self.0.iter().find(|(name, _)| name == class);
         named.map_or(Self::OTHERS, |(_, weight)| *weight)
@@ -106,9 +111,15 @@ impl Turns {
         let class = (*class).clone();
         *self.credit.entry(class.clone()).or_default() -= total;
         let tenants = lanes.filter(|lane| lane.0 == class).map(|lane| &lane.1);
-        let after = tenants
-            .clone()
-            .find(|tenant| Some(*tenant) > self.last.get(&class));
+        let after = match self.last.get(&class) {
+            Some(last) => tenants.clone().find(|tenant| *tenant > last),
+            // Workers that start together would all begin with the same tenant, and then go on to
+            // the next together.
+            None => {
+                let count = tenants.clone().count().max(1);
+                tenants.clone().nth(rand::random_range(0..count))
+            }
+        };
         let tenant = after.or_else(|| tenants.clone().next())?.clone();
         self.last.insert(class.clone(), tenant.clone());
         Some((class, tenant))

@@ -1,6 +1,7 @@
 //! Runs tasks with the public API of wrun: module, grants, limits, input, report.
 
 use super::grants::WorkerConfig;
+use super::metrics::Metrics;
 use super::modules::{ModuleSource, Modules, NoModule};
 use super::{Execute, Executed};
 use crate::error::Error;
@@ -64,6 +65,7 @@ pub struct Guests<S> {
     modules: Modules,
     spool: Arc<Semaphore>,
     most_spooled: u64,
+    metrics: Arc<Metrics>,
 }
 
 impl<S> std::fmt::Debug for Guests<S> {
@@ -74,8 +76,15 @@ impl<S> std::fmt::Debug for Guests<S> {
 
 impl<S: ObjectStore> Guests<S> {
     /// Runs tasks with this runner; `config` says what they may have. The runner must be able
-    /// to run as many at the same time as the worker has jobs.
-    pub fn new(runner: Arc<Runner>, store: S, config: WorkerConfig, limits: StoreLimits) -> Self {
+    /// to run as many at the same time as the worker has jobs. What is fetched is counted in
+    /// `metrics`.
+    pub fn new(
+        runner: Arc<Runner>,
+        store: S,
+        config: WorkerConfig,
+        limits: StoreLimits,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         let most_spooled = limits.spool.min((Semaphore::MAX_PERMITS as u64) << MIB);
         Guests {
             runner,
@@ -84,6 +93,7 @@ impl<S: ObjectStore> Guests<S> {
             modules: Modules::new(limits.modules, limits.module_size),
             spool: Arc::new(Semaphore::new((most_spooled >> MIB) as usize)),
             most_spooled,
+            metrics,
         }
     }
 
@@ -133,10 +143,13 @@ impl<S: ObjectStore> Guests<S> {
     async fn module(&self, message: &TaskMessage) -> Result<Artifact, Stopped> {
         let name = message.name.as_deref();
         let (wanted, store) = (&message.module, &self.store);
-        let module = self
+        let (runner, config) = (&self.runner, &self.config);
+        let getting = self
             .modules
-            .get(wanted, name, &self.runner, store, &self.config);
-        module.await.map_err(|no| match no {
+            .get(wanted, name, runner, store, config, &self.metrics);
+        let module = getting.await;
+        self.metrics.modules_kept(self.modules.len());
+        module.map_err(|no| match no {
             NoModule::Refused(why) => Stopped::Refused(why),
             NoModule::Failed(why) => Stopped::Failed(why),
         })
@@ -173,6 +186,7 @@ impl<S: ObjectStore> Guests<S> {
                 false => Stopped::Refused(error.to_string()),
             }
         })?;
+        self.metrics.fetched("input", size);
         Ok((Input::reader(tokio::fs::File::from_std(file)), Some(held)))
     }
 
@@ -194,7 +208,9 @@ impl<S: ObjectStore> Guests<S> {
         ] {
             if stream.len() > MAX_INLINE {
                 let stored = self.store.upload(&id, std::mem::take(stream)).await;
-                *object = Some(stored.map_err(|error| Stopped::Failed(error.to_string()))?);
+                let stored = stored.map_err(|error| Stopped::Failed(error.to_string()))?;
+                self.metrics.stored(stored.bytes);
+                *object = Some(stored);
             }
         }
         let mut json = report.to_json();

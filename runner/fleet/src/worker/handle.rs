@@ -1,14 +1,17 @@
 //! One task in the hands of a worker, from its lease to its answer.
 
+use super::metrics::Returned;
 use super::{Counters, Event, Execute, Executed, Phase, Worker};
 use crate::error::Error;
-use crate::protocol::{Answer, AnswerKind, DeadTask, TaskId, TaskMessage, now_ms};
+use crate::protocol::{Answer, AnswerKind, DeadTask, Malformed, TaskId, TaskMessage, now_ms};
 use crate::queue::{Completion, History, Lease, Mark, Queue};
+use crate::trace;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, MissedTickBehavior};
+use tracing::Instrument as _;
 
 /// How often a task may be given back, by all workers together, before it is buried.
 const MOST_GIVEN_BACK: u64 = 20;
@@ -68,8 +71,8 @@ enum Fate {
         id: Option<TaskId>,
         before: u64,
         why: String,
-        /// Not at the back of the line: the worker ends.
-        at_once: bool,
+        /// In a word; [`Returned::Draining`] does not put it at the back of the line.
+        returned: Returned,
     },
     Bury {
         id: Option<TaskId>,
@@ -80,16 +83,23 @@ enum Fate {
 impl<Q: Queue, E: Execute> Worker<Q, E> {
     /// Does all that a lease asks for. The lease is extended meanwhile.
     pub(super) async fn handle(self: Arc<Self>, lease: Lease, mut slot: Slot) {
+        let began = Instant::now();
+        self.observer.metrics.leased(&lease);
         let mut extending = tokio::time::interval_at(
             Instant::now() + self.queue.ack_wait() / 3,
             self.queue.ack_wait() / 3,
         );
         extending.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let message = TaskMessage::decode_up_to(&lease.body, self.knows);
+        let parent = message.as_ref().ok();
+        let parent = parent.map(|message| (&message.id, message.traceparent.as_deref()));
+        let span = trace::processing(&lease, parent, self.observer.context.as_ref());
         let work = async {
-            let fate = self.fate(&lease).await;
+            let fate = self.fate(&lease, message).await;
             slot.ran();
-            self.carry_out(&lease, fate).await;
+            self.carry_out(&lease, fate, began).await;
         };
+        let work = work.instrument(span);
         tokio::pin!(work);
         loop {
             tokio::select! {
@@ -97,14 +107,17 @@ impl<Q: Queue, E: Execute> Worker<Q, E> {
                 () = &mut work => return,
                 // If the queue cannot be reached, the next may.
                 _ = extending.tick() => {
-                    let _ = self.queue.extend(&lease).await;
+                    match self.queue.extend(&lease).await {
+                        Ok(()) => self.observer.metrics.extended(),
+                        Err(_) => self.observer.metrics.failed("extend"),
+                    }
                 }
             }
         }
     }
 
-    async fn fate(&self, lease: &Lease) -> Fate {
-        let message = match TaskMessage::decode(&lease.body) {
+    async fn fate(&self, lease: &Lease, message: Result<TaskMessage, Malformed>) -> Fate {
+        let message = match message {
             Ok(message) => message,
             Err(malformed) if malformed.is_newer => {
                 let id = malformed.id;
@@ -119,7 +132,7 @@ impl<Q: Queue, E: Execute> Worker<Q, E> {
                         id,
                         before: given_back,
                         why,
-                        at_once: false,
+                        returned: Returned::Newer,
                     },
                     false => Fate::Bury { id, why },
                 };
@@ -141,7 +154,7 @@ impl<Q: Queue, E: Execute> Worker<Q, E> {
                         id: Some(id),
                         before: 0,
                         why: error.to_string(),
-                        at_once: false,
+                        returned: Returned::Unreachable,
                     };
                 }
             }
@@ -178,7 +191,7 @@ impl<Q: Queue, E: Execute> Worker<Q, E> {
                 id: Some(id),
                 before: 0,
                 why: "the worker ends".into(),
-                at_once: true,
+                returned: Returned::Draining,
             },
             executed = self.execute.execute(message, &lease.tenant) => match executed {
                 Executed::Answer(answer) => Fate::Answer(answer, reply_to),
@@ -195,7 +208,7 @@ impl<Q: Queue, E: Execute> Worker<Q, E> {
                 id: Some(id),
                 before: known.given_back,
                 why,
-                at_once: false,
+                returned: Returned::Failed,
             },
             false => Fate::Bury {
                 id: Some(id),
@@ -208,53 +221,68 @@ impl<Q: Queue, E: Execute> Worker<Q, E> {
         self.queue.history(id).await
     }
 
-    async fn carry_out(&self, lease: &Lease, fate: Fate) {
+    async fn carry_out(&self, lease: &Lease, fate: Fate, began: Instant) {
         let named = |id: &Option<TaskId>| id.as_ref().map_or("-".to_owned(), TaskId::to_string);
         match fate {
             Fate::Answer(mut answer, reply_to) => {
                 answer.worker = Some(self.name.clone());
                 answer.deliveries = lease.deliveries;
+                trace::ended(answer.outcome());
                 let call = Call::Complete(Some(&answer), reply_to.as_deref());
                 match self.until_reached(lease, call).await {
                     Some(Completion::Won) => {
                         self.counters.answered.fetch_add(1, Ordering::Relaxed);
+                        let (class, in_hand) = (&lease.class, began.elapsed());
+                        self.observer.metrics.answered(class, &answer, in_hand);
                     }
                     // Who cancelled it has answered it.
-                    Some(Completion::Late) if answer.kind == AnswerKind::Cancelled => {}
+                    Some(Completion::Late) if answer.kind == AnswerKind::Cancelled => {
+                        self.observer
+                            .metrics
+                            .ended(&lease.class, answer.kind.name());
+                    }
                     Some(Completion::Late) => {
                         self.counters.late.fetch_add(1, Ordering::Relaxed);
-                        (self.events)(Event::Late(answer.id.to_string()));
+                        (self.observer.events)(Event::Late(answer.id.to_string()));
                     }
-                    None => {}
+                    None => self.observer.metrics.unanswered(),
                 }
             }
             Fate::Settled => {
+                trace::ended("settled");
                 self.until_reached(lease, Call::Complete(None, None)).await;
+                self.observer.metrics.ended(&lease.class, "settled");
             }
             Fate::GiveBack {
                 id,
                 before,
                 why,
-                at_once,
+                returned,
             } => {
+                trace::ended("given-back");
                 let doubled = LATER * 2_u32.pow(before.min(6) as u32);
-                let after = match at_once {
-                    true => Duration::ZERO,
-                    false => doubled.min(LATER_MOST),
+                let after = match returned {
+                    Returned::Draining => Duration::ZERO,
+                    _ => doubled.min(LATER_MOST),
                 };
                 let call = Call::Retry(id.as_ref(), after, &why);
                 self.until_reached(lease, call).await;
                 self.counters.given_back.fetch_add(1, Ordering::Relaxed);
-                (self.events)(Event::GivenBack(named(&id), why));
+                self.observer.metrics.given_back(returned);
+                (self.observer.events)(Event::GivenBack(named(&id), why));
             }
             Fate::Bury { id, why } => {
+                trace::ended(AnswerKind::Buried.name());
                 let lane = (lease.class.clone(), lease.tenant.clone());
                 let deliveries = lease.deliveries;
                 let dead =
                     DeadTask::new(id.clone(), lane, &why, deliveries, &self.name, &lease.body);
                 self.until_reached(lease, Call::Bury(&dead)).await;
                 self.counters.buried.fetch_add(1, Ordering::Relaxed);
-                (self.events)(Event::Buried(named(&id), why));
+                self.observer
+                    .metrics
+                    .ended(&lease.class, AnswerKind::Buried.name());
+                (self.observer.events)(Event::Buried(named(&id), why));
             }
         }
     }
@@ -290,6 +318,9 @@ impl<Q: Queue, E: Execute> Worker<Q, E> {
                     buried.map(|()| Completion::Late)
                 }
             };
+            if called.is_err() {
+                self.observer.metrics.failed(call.verb());
+            }
             match called {
                 Ok(done) => return Some(done),
                 Err(error) if error.is_retryable() => {
@@ -297,7 +328,7 @@ impl<Q: Queue, E: Execute> Worker<Q, E> {
                     pause = (pause * 2).min(AGAIN_MOST);
                 }
                 Err(error) => {
-                    (self.events)(Event::Unreachable(error.to_string()));
+                    (self.observer.events)(Event::Unreachable(error.to_string()));
                     return None;
                 }
             }
@@ -311,6 +342,16 @@ enum Call<'a> {
     Complete(Option<&'a Answer>, Option<&'a str>),
     Retry(Option<&'a TaskId>, Duration, &'a str),
     Bury(&'a DeadTask),
+}
+
+impl Call<'_> {
+    fn verb(self) -> &'static str {
+        match self {
+            Call::Complete(..) => "complete",
+            Call::Retry(..) => "retry",
+            Call::Bury(_) => "bury",
+        }
+    }
 }
 
 /// Waits until the worker is in this phase.

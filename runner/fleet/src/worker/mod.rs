@@ -7,17 +7,21 @@
 mod grants;
 mod guests;
 mod handle;
+mod metrics;
 mod modules;
+mod observer;
 #[cfg(test)]
 mod tests;
 
 pub use grants::{MaxLimits, WorkerConfig};
 pub use guests::{Guests, ObjectStore, StoreLimits};
+pub use metrics::Metrics;
 pub use modules::ModuleSource;
+pub use observer::{Event, Observer};
 
 use crate::error::Error;
-use crate::protocol::{Answer, TaskMessage, Token};
-use crate::queue::Queue;
+use crate::protocol::{Answer, TaskMessage, Token, VERSION};
+use crate::queue::{Queue, Weights};
 use handle::Slot;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -71,6 +75,11 @@ impl Counters {
         self.running.load(Ordering::Relaxed)
     }
 
+    /// Tasks that it has leased, with those whose answers are on their way.
+    pub fn in_hand(&self) -> usize {
+        self.in_hand.load(Ordering::Relaxed)
+    }
+
     /// Tasks that it answered, and whose answer is the result.
     pub fn answered(&self) -> u64 {
         self.answered.load(Ordering::Relaxed)
@@ -97,34 +106,6 @@ impl Counters {
     }
 }
 
-/// What happened in a worker, for people who watch it.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub enum Event {
-    /// The queue cannot be reached; only the first of several attempts is an event.
-    Unreachable(String),
-    /// It can again.
-    Reachable,
-    /// A task was given back, by its id and why.
-    GivenBack(String, String),
-    /// A task was moved to the dead, by its id and why.
-    Buried(String, String),
-    /// A task ran here although another answer was first, by its id.
-    Late(String),
-}
-
-impl std::fmt::Display for Event {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Event::Unreachable(why) => write!(f, "the queue cannot be reached: {why}"),
-            Event::Reachable => f.write_str("the queue can be reached again"),
-            Event::GivenBack(id, why) => write!(f, "gave task {id} back: {why}"),
-            Event::Buried(id, why) => write!(f, "buried task {id}: {why}"),
-            Event::Late(id) => write!(f, "task {id} had been answered by another worker"),
-        }
-    }
-}
-
 /// How far the end of a worker is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
@@ -145,7 +126,9 @@ pub struct Worker<Q, E> {
     phase: watch::Sender<Phase>,
     counters: Arc<Counters>,
     freed: Arc<Notify>,
-    events: Box<dyn Fn(Event) + Send + Sync>,
+    observer: Observer,
+    /// The latest version of messages that it runs.
+    knows: u32,
 }
 
 impl<Q, E> std::fmt::Debug for Worker<Q, E> {
@@ -159,16 +142,17 @@ impl<Q, E> std::fmt::Debug for Worker<Q, E> {
 impl<Q: Queue, E: Execute> Worker<Q, E> {
     /// A worker of this name, which runs up to `jobs` tasks at the same time.
     pub fn new(queue: Arc<Q>, execute: Arc<E>, name: impl Into<String>, jobs: usize) -> Arc<Self> {
-        Worker::with_events(queue, execute, name, jobs, |_| {})
+        let observer = Observer::new(Arc::new(Metrics::new(&Weights::default())));
+        Worker::observed(queue, execute, name, jobs, observer)
     }
 
-    /// The same, which tells what happens. `events` must not block.
-    pub fn with_events(
+    /// The same, which says there what it does.
+    pub fn observed(
         queue: Arc<Q>,
         execute: Arc<E>,
         name: impl Into<String>,
         jobs: usize,
-        events: impl Fn(Event) + Send + Sync + 'static,
+        observer: Observer,
     ) -> Arc<Self> {
         Arc::new(Worker {
             queue,
@@ -178,13 +162,27 @@ impl<Q: Queue, E: Execute> Worker<Q, E> {
             phase: watch::Sender::new(Phase::Running),
             counters: Arc::default(),
             freed: Arc::default(),
-            events: Box::new(events),
+            observer,
+            knows: VERSION,
         })
     }
 
     /// What it is doing.
     pub fn counters(&self) -> &Arc<Counters> {
         &self.counters
+    }
+
+    /// Appends all that it counts to a text in the form of OpenMetrics, without its last line.
+    ///
+    /// # Errors
+    ///
+    /// `to` takes no more.
+    pub fn write_metrics(&self, to: &mut impl std::fmt::Write) -> std::fmt::Result {
+        let room = match self.counters.is_draining() {
+            true => 0,
+            false => self.room(),
+        };
+        self.observer.metrics.write(to, &self.counters, room)
     }
 
     /// Takes tasks and runs them, until [`Worker::drain`]. It goes on when the queue cannot be
@@ -208,7 +206,7 @@ impl<Q: Queue, E: Execute> Worker<Q, E> {
                 leases = self.queue.lease(room), if room > 0 => match leases {
                     Ok(leases) => {
                         if std::mem::take(&mut is_unreachable) {
-                            (self.events)(Event::Reachable);
+                            (self.observer.events)(Event::Reachable);
                         }
                         pause = PAUSE;
                         for lease in leases {
@@ -217,8 +215,9 @@ impl<Q: Queue, E: Execute> Worker<Q, E> {
                         }
                     }
                     Err(error) if error.is_retryable() => {
+                        self.observer.metrics.failed("lease");
                         if !std::mem::replace(&mut is_unreachable, true) {
-                            (self.events)(Event::Unreachable(error.to_string()));
+                            (self.observer.events)(Event::Unreachable(error.to_string()));
                         }
                         tokio::select! {
                             () = tokio::time::sleep(pause) => {}

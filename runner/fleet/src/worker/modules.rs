@@ -4,6 +4,7 @@
 //! for all that wait; one that cannot be loaded is not tried again for [`REFUSED`].
 
 use super::grants::WorkerConfig;
+use super::metrics::Metrics;
 use crate::error::Error;
 use crate::protocol::{Digest, ModuleRef};
 use bytes::Bytes;
@@ -82,6 +83,7 @@ impl Modules {
         runner: &Runner,
         source: &impl ModuleSource,
         config: &WorkerConfig,
+        metrics: &Metrics,
     ) -> Result<Artifact, NoModule> {
         let key = match (wanted.blake3, &wanted.name) {
             (Some(digest), _) => Key::Digest(digest),
@@ -89,13 +91,25 @@ impl Modules {
             (None, None) => return Err(NoModule::Refused("the task names no module".into())),
         };
         let cell = self.cell(&key);
+        let mut is_made_here = false;
         let made = cell.get_or_init(|| async {
+            is_made_here = true;
             match &key {
-                Key::Digest(digest) => self.of_digest(*digest, name, runner, source).await,
+                Key::Digest(digest) => {
+                    let fetching = self.of_digest(*digest, name, runner, source, metrics);
+                    fetching.await
+                }
                 Key::Name(name) => of_name(name, runner, config).await,
             }
         });
         let made = made.await.clone();
+        metrics.module(match &made {
+            Ok(_) if !is_made_here => "memory",
+            Ok(artifact) if artifact.compiled().is_some() => "compiler",
+            Ok(_) => "cache",
+            Err(NoModule::Refused(_)) => "refused",
+            Err(NoModule::Failed(_)) => "failed",
+        });
         if let Err(NoModule::Failed(_)) = made {
             self.forget(&key, &cell);
         }
@@ -108,6 +122,7 @@ impl Modules {
         name: Option<&str>,
         runner: &Runner,
         source: &impl ModuleSource,
+        metrics: &Metrics,
     ) -> Result<Artifact, NoModule> {
         let bytes = match source.fetch(digest, self.most_bytes).await {
             Ok(Some(bytes)) => bytes,
@@ -119,6 +134,7 @@ impl Modules {
             Err(error) if error.is_retryable() => return Err(NoModule::Failed(error.to_string())),
             Err(error) => return Err(NoModule::Refused(error.to_string())),
         };
+        metrics.fetched("module", bytes.len() as u64);
         let found = Digest::of(&bytes);
         if found != digest {
             return Err(NoModule::Refused(format!(

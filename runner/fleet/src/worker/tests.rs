@@ -305,22 +305,45 @@ async fn a_message_of_a_later_version_waits_for_a_worker_that_knows_it() {
     assert_eq!(scene.queue.len(), 1);
 }
 
-/// What a task costs in calls of the queue, with many workers.
+/// While a fleet is updated, workers of both versions serve one queue, and messages of both are in
+/// it. The form of version 2 is that of version 1 here.
 #[tokio::test(start_paused = true)]
-async fn a_thousand_workers_need_two_calls_for_each_task() {
+async fn workers_of_two_versions_serve_one_queue() {
     let scene = Scene::new();
-    for number in 0..20_000 {
-        let tenant = format!("tenant-{}", number % 50);
-        scene.submit(&tenant, &Scene::message(&format!("t{number}"), "1"));
+    let start = |name: &str, knows: u32| {
+        let (queue, execute) = (Arc::new(scene.queue.clone()), scene.execute.clone());
+        let mut worker = Worker::new(queue, execute, name, 1);
+        Arc::get_mut(&mut worker).expect("not shared yet").knows = knows;
+        let running = worker.clone();
+        tokio::spawn(async move { running.run().await });
+        worker
+    };
+    let submit = |version: u32, number: u32| {
+        let name = format!("v{version}-{number}");
+        let mut message = Scene::message(&name, "1");
+        message.v = version;
+        scene.submit("a", &message);
+    };
+    let new = start("new", 2);
+    let old = start("old", 1);
+    for number in 0..20 {
+        submit(1, number);
+        submit(2, number);
     }
-    let workers: Vec<_> = (0..1000).map(|_| scene.worker(1)).collect();
-    pass(25).await;
-    assert_eq!(scene.queue.results(), 20_000);
-    let calls = scene.queue.calls() as f64 / 20_000.0;
-    assert!(calls < 2.2, "{calls} calls for each task");
-    assert!(
-        workers
-            .iter()
-            .all(|worker| worker.counters().answered() > 0)
-    );
+    pass(300).await;
+    assert!(scene.queue.results() >= 30, "{}", scene.queue.results());
+    // The old one is updated, too. What it gave back last comes within a minute.
+    assert_eq!(old.drain(Duration::ZERO).await, 0);
+    pass(70).await;
+    assert_eq!((scene.queue.results(), scene.queue.len()), (40, 0));
+    assert!(scene.queue.dead().is_empty());
+    assert_eq!(scene.runs(), 40);
+    // What the old one cannot run it gave back, and the new one ran it.
+    assert!(old.counters().given_back() > 0);
+    assert_eq!(new.counters().given_back(), 0);
+    assert!(old.counters().answered() > 0);
+    for number in 0..20 {
+        let answer = scene.queue.result(&id(&format!("v2-{number}")));
+        assert_eq!(answer.expect("a result").worker.as_deref(), Some("new"));
+    }
 }

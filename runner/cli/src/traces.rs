@@ -1,5 +1,5 @@
-//! OpenTelemetry: the spans of requests and of their tasks, sent to a collector over OTLP as the
-//! environment (`OTEL_*`) says.
+//! OpenTelemetry: the spans of requests, of tasks, and of tasks on their way to other machines,
+//! sent to a collector over OTLP as the environment (`OTEL_*`) says.
 //!
 //! Invariant: nothing waits for the collector. A thread of the SDK sends; spans beyond its queue are
 //! lost, and a collector that does not answer costs a line on stderr.
@@ -14,13 +14,14 @@ use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
 use opentelemetry_otlp::{SpanExporter, WithHttpConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::SdkTracerProvider;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tracing::Span;
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::{Layer, Registry};
+use wrun_fleet::{TraceContext, Tracing};
 use wrun_serve::TraceParent;
 
 /// A part of what takes spans and events.
@@ -34,6 +35,9 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_ANSWER: u64 = 64 << 10;
 /// The name of the service, unless the environment says otherwise.
 const SERVICE: &str = "wrun";
+
+/// The variable with the `traceparent` of what started this program.
+const PARENT: &str = "TRACEPARENT";
 
 static PROVIDER: OnceLock<SdkTracerProvider> = OnceLock::new();
 
@@ -151,6 +155,38 @@ pub(super) fn connect(span: &Span, parent: Option<(TraceParent, &str)>) -> Optio
         span_id: u64::from_be_bytes(own.span_id().to_bytes()),
         flags: own.trace_flags().to_u8(),
     })
+}
+
+/// The same for tasks of a fleet, whose parents may be any text.
+pub(super) fn of_fleet() -> TraceContext {
+    Arc::new(|span, parent| {
+        let parent = parent.and_then(|text| text.parse().ok());
+        let own = connect(span, parent.map(|parent| (parent, "")));
+        own.map(|own| own.to_string())
+    })
+}
+
+/// How what this command submits belongs to a trace: that of the variable `TRACEPARENT`, if it
+/// is one.
+pub(super) fn of_submitter() -> Tracing {
+    let parent = std::env::var(PARENT).ok();
+    let parent = parent.and_then(|text| text.parse::<TraceParent>().ok());
+    let tracing = Tracing::default().parent(parent.map(|parent| parent.to_string()));
+    match is_on() {
+        true => tracing.context(of_fleet()),
+        false => tracing,
+    }
+}
+
+/// The same for many submissions, which are in a span of their own.
+pub(super) fn of_batch(batch: &str) -> Tracing {
+    if !is_on() {
+        return of_submitter();
+    }
+    let span = tracing::info_span!(target: "wrun::fleet", "map", wrun.batch = batch);
+    let parent = std::env::var(PARENT).ok();
+    of_fleet()(&span, parent.as_deref());
+    of_submitter().within(span)
 }
 
 /// Where spans go. It blocks, on the thread of the SDK that sends them and does nothing else.
