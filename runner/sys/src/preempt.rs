@@ -28,9 +28,14 @@
 
 mod guest_code;
 mod guest_thread;
+#[cfg(feature = "test-hooks")]
+#[path = "../test-hooks/storm.rs"]
+mod storm;
 
 pub use guest_code::{GuestCode, TrapSite};
 pub use guest_thread::{GuestThread, handle_interrupts, interrupt_from_here};
+#[cfg(feature = "test-hooks")]
+pub use storm::{Interrupts, Storm};
 
 use corosensei::stack::DefaultStack;
 use corosensei::{Coroutine, CoroutineResult, Yielder};
@@ -129,6 +134,10 @@ pub fn point() -> bool {
     SHARED.with(|shared| {
         shared.in_host.store(false, Ordering::Relaxed);
         let due = shared.due.load(Ordering::Relaxed) && shared.armed.load(Ordering::Relaxed);
+        #[cfg(feature = "test-hooks")]
+        if due {
+            storm::count(storm::Found::Return);
+        }
         due && leave(shared)
     })
 }
@@ -183,15 +192,21 @@ fn tick(context: &mut libc::ucontext_t) -> bool {
         }
         let (from, to) = &shared.code;
         if (from.load(Ordering::Relaxed)..to.load(Ordering::Relaxed)).contains(&at) {
+            #[cfg(feature = "test-hooks")]
+            storm::count(storm::Found::Guest);
             if leave(shared) {
                 // SAFETY: null, or owned by the future that is being polled.
                 let bodies = unsafe { shared.bodies.load(Ordering::Relaxed).as_ref() };
                 if let Some(trap) = bodies.and_then(|bodies| bodies.trap(at)) {
+                    #[cfg(feature = "test-hooks")]
+                    storm::count(storm::Found::Trap);
                     set_program_counter(context, trap);
                 }
             }
             return true;
         }
+        #[cfg(feature = "test-hooks")]
+        storm::count(storm::Found::Host);
         shared.due.store(true, Ordering::Relaxed);
         // A copy or a fill, of which the host knows nothing: it is short, and there may be one after
         // another, with little between them that a tick could find.
