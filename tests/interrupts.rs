@@ -19,7 +19,7 @@ use wrun::{
 use wrun_sys::preempt::{Interrupts, Storm};
 
 /// The time between two signals to a thread.
-const BETWEEN: (Duration, Duration) = (Duration::from_micros(10), Duration::from_micros(70));
+const BETWEEN: (Duration, Duration) = (Duration::from_micros(25), Duration::from_micros(100));
 /// How long a guest runs again and again before it is the next one's turn; and how long one that
 /// computes, which is interrupted this often in its turn.
 const TURN: Duration = Duration::from_millis(150);
@@ -439,6 +439,10 @@ fn storm(wanted: u64) {
     let tempest = Storm::begin(BETWEEN.0, BETWEEN.1).unwrap();
     loop {
         for (at, guest) in all.iter().enumerate() {
+            if wanted > 0 {
+                // If the process dies, the last line says where.
+                println!("{}", guest.title);
+            }
             let before = Interrupts::counted();
             let turn_began = Instant::now();
             while wrong.len() < 20 {
