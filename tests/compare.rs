@@ -6,6 +6,7 @@ use crate::support::manifest::{files, grants, guests, manifest, text, title};
 use crate::support::{BOTH, Schema, alone, children, repo, within, wrun};
 use rustix::process::Signal;
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -460,7 +461,7 @@ fn a_row_that_is_measured_once_has_no_spread() {
 }
 
 /// Without wrun, a task that imports its resources is linked all the same: whether it has a
-/// floor depends on what it calls.
+/// floor depends on what it calls, and the note names it.
 #[test]
 fn a_task_that_calls_wrun_has_no_floor_for_that_reason() {
     let results = comparison("ports/ports.wasm")
@@ -469,7 +470,7 @@ fn a_task_that_calls_wrun_has_no_floor_for_that_reason() {
         .run();
     let results = results.unwrap();
     assert_eq!(results.verdict, Verdict::Comparable, "{results:?}");
-    let why = "the task has no floor: it calls wrun, which is not present";
+    let why = "the task has no floor: it calls wrun:task/ports, which only wrun provides";
     assert!(
         results.notes.iter().any(|note| note == why),
         "{:?}",
@@ -676,12 +677,14 @@ fn finished_rows_are_printed_when_it_is_interrupted() {
 }
 
 /// All of it with `WRUN_COMPARE_ALL=1`, each in less than a minute; otherwise one round
-/// of one measure for each guest.
+/// of two measures for each guest. Each has its floors, in both modes, or does with wrun what nothing
+/// else can do, and a note says what that is.
 #[test]
 fn every_guest_that_completes_can_be_compared() {
     let all = std::env::var("WRUN_COMPARE_ALL").is_ok();
     let mut seen = std::collections::BTreeSet::new();
     let mut wrong = Vec::new();
+    let mut with_floors = BTreeMap::new();
     for case in manifest() {
         let guest = guests().join(text(&case, "guest"));
         let completes = case["expect"]["outcome"] == "completed" && case["input"] != "silent";
@@ -690,9 +693,12 @@ fn every_guest_that_completes_can_be_compared() {
         }
         let scratch = scratch();
         let (options, writable) = grants(&case, scratch.path());
+        let json = scratch.path().join("results.json");
         let mut wrun = Wrun::new().arg("compare").args(options);
+        wrun = wrun.arg("--json").arg(&json);
         if !all {
-            wrun = wrun.args(["--runs", "1", "--budget", "300ms", "--only", "warm"]);
+            wrun = wrun.args(["--runs", "1", "--budget", "300ms"]);
+            wrun = wrun.args(["--only", "warm", "--only", "compute"]);
         }
         match (
             case["input"]["file"].as_str(),
@@ -723,8 +729,47 @@ fn every_guest_that_completes_can_be_compared() {
         let slow = all && took > Duration::from_secs(60);
         if ran.misbehaviour().is_some() || slow || ran.code() != 0 && !changed && !differs {
             wrong.push(format!("{}: {took:?}, {} {ran}", title(&case), ran.code()));
+        } else if ran.code() == 0 {
+            let results: Value = serde_json::from_slice(&std::fs::read(&json).unwrap()).unwrap();
+            // One finds out what limits there are.
+            let looks_around = text(&case, "guest").starts_with("hostile/");
+            match floors(&results, looks_around) {
+                Ok(has) => *with_floors.entry(has).or_default() += 1,
+                Err(why) => wrong.push(format!("{}: {why}", title(&case))),
+            }
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(seen.len() > 20, "{}", seen.len());
+    // Most guests want nothing of wrun.
+    let with = |has| with_floors.get(&has).copied().unwrap_or(0_u32);
+    assert!(with(true) > with(false), "{with_floors:?}");
+}
+
+/// Whether what was measured has floors; or what is wrong with that. A guest that looks around may put
+/// out something else without wrun.
+fn floors(results: &Value, looks_around: bool) -> Result<bool, String> {
+    let notes = results["notes"].as_array().into_iter().flatten();
+    let notes: Vec<&str> = notes.filter_map(Value::as_str).collect();
+    let why_not = notes
+        .iter()
+        .find_map(|note| note.strip_prefix("the task has no floor: "));
+    let may_be_without = why_not.is_some_and(|why| {
+        why == "it is granted addresses or tasks"
+            || why.starts_with("it calls wrun:task/") && why.ends_with(", which only wrun provides")
+            || looks_around && why == "without wrun, the task does not produce the same output"
+    });
+    let rows = results["cost"].as_array().into_iter().flatten();
+    let with_every_floor = ["warm", "compute"];
+    let rows = rows.filter(|row| with_every_floor.iter().any(|name| row["measure"] == *name));
+    let (with, without): (Vec<_>, Vec<_>) = rows.partition(|row| !row["floor"].is_null());
+    match (with.len(), without.len(), may_be_without) {
+        (1.., 0, _) if why_not.is_none() => Ok(true),
+        (0, 1.., true) => Ok(false),
+        _ => Err(format!(
+            "{} rows have a floor, {} do not: {notes:?}",
+            with.len(),
+            without.len()
+        )),
+    }
 }

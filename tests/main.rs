@@ -45,6 +45,7 @@ mod hostile_worker;
 mod http;
 mod image;
 mod in_place;
+mod interrupts;
 mod isolation;
 mod jail;
 mod jobs;

@@ -84,10 +84,12 @@ fn the_numbers_can_be_numbers() {
             p99_ns,
             tasks,
             per_second,
+            processor_ns,
         } in [&row.small, &row.compute, &row.large]
         {
             sane(&row.id, p50_ns);
             sane(&row.id, per_second);
+            sane(&row.id, processor_ns);
             assert_eq!(p99_ns.is_some(), *tasks >= 100, "{}", row.id);
             assert!(p99_ns.is_none_or(|p99| p99 >= p50_ns.p10), "{}", row.id);
         }

@@ -1,22 +1,27 @@
 //! The floor of a task: the same code on the same engine, with wasmtime and wasmtime-wasi
 //! used as documented, and without wrun: no limits, no record of refusals, no budgets, no
-//! report.
+//! report. Of `wrun:task`, it has what a task asks about itself, which is answered from what the
+//! store has; a call of anything else ends the run.
 //!
 //! Only for measuring, with a task that is known to end.
 
+use super::abi::bindings::wrun::task::context;
 #[cfg(feature = "http")]
 use super::bare_http::Http;
 use super::code::{Code, CodeError};
 use super::source::Shape;
 use bytes::Bytes;
+use std::time::Duration;
 use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{
-    Component, ComponentExportIndex, Instance, InstancePre, Linker, ResourceTable, ResourceType,
+    Component, ComponentExportIndex, HasSelf, Instance, InstancePre, Linker, Resource,
+    ResourceTable, ResourceType,
 };
 use wasmtime::{CallHook, Engine, Store};
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::p2::bindings::{Command, CommandPre};
 use wasmtime_wasi::p2::pipe::{MemoryInputPipe, MemoryOutputPipe};
+use wasmtime_wasi::p2::{DynPollable, Pollable, subscribe};
 use wasmtime_wasi::{FsPerms, I32Exit, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 #[cfg(feature = "http")]
 use wasmtime_wasi_http::p2::bindings::{Proxy, ProxyPre};
@@ -44,8 +49,15 @@ enum Entry {
 struct Host {
     wasi: Wasi,
     table: ResourceTable,
+    about: About,
     #[cfg(feature = "http")]
     http: Http,
+}
+
+/// What a task can ask about itself.
+struct About {
+    name: String,
+    timeout: Option<Duration>,
 }
 
 enum Wasi {
@@ -183,6 +195,10 @@ impl Bare {
         let host = Host {
             wasi,
             table,
+            about: About {
+                name: spec.name.clone(),
+                timeout: spec.limits.timeout,
+            },
             #[cfg(feature = "http")]
             http: Http::default(),
         };
@@ -277,11 +293,12 @@ fn linked(engine: &Engine, component: &Component) -> Result<InstancePre<Host>, B
     wasmtime_wasi::p2::add_to_linker_async(&mut linker).map_err(no)?;
     #[cfg(feature = "http")]
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker).map_err(no)?;
+    context::add_to_linker::<_, HasSelf<Host>>(&mut linker, |host| host).map_err(no)?;
     stub_wrun(&mut linker, component).map_err(no)?;
     linker.instantiate_pre(component).map_err(no)
 }
 
-/// Makes the functions that a task imports from wrun trap: a task that does not call them
+/// Makes the other functions that a task imports from wrun trap: a task that does not call them
 /// has a floor all the same. WASI stays as it is, for any version of 0.2.
 fn stub_wrun(linker: &mut Linker<Host>, component: &Component) -> wasmtime::Result<()> {
     let ty = component.component_type();
@@ -290,15 +307,18 @@ fn stub_wrun(linker: &mut Linker<Host>, component: &Component) -> wasmtime::Resu
         let ComponentItem::ComponentInstance(interface) = import.ty else {
             continue;
         };
-        let mut stub = match name.starts_with("wrun:task/") {
+        let interface_name = name.split('@').next().unwrap_or(name);
+        let is_stub = interface_name.starts_with("wrun:task/") && interface_name != CONTEXT;
+        let mut stub = match is_stub {
             true => Some(linker.instance(name)?),
             false => None,
         };
         for (name, export) in interface.exports(component.engine()) {
             match (export.ty, &mut stub) {
                 (ComponentItem::ComponentFunc(_), Some(stub)) => {
-                    stub.func_new(name, |_, _, _, _| {
-                        Err(wasmtime::Error::msg("it calls wrun, which is not present"))
+                    let why = format!("it calls {interface_name}, which only wrun provides");
+                    stub.func_new(name, move |_, _, _, _| {
+                        Err(wasmtime::Error::msg(why.clone()))
                     })?;
                 }
                 // A resource that an earlier interface has defined is only named again.
@@ -313,6 +333,47 @@ fn stub_wrun(linker: &mut Linker<Host>, component: &Component) -> wasmtime::Resu
         }
     }
     Ok(())
+}
+
+/// The one interface of wrun that a floor has.
+const CONTEXT: &str = "wrun:task/context";
+
+impl context::Host for Host {
+    fn info(&mut self) -> wasmtime::Result<context::TaskInfo> {
+        let remaining = self.about.timeout;
+        Ok(context::TaskInfo {
+            task_id: 1,
+            attempt: 1,
+            mode: context::Mode::Thread,
+            name: self.about.name.clone(),
+            remaining_ns: remaining.map(|it| u64::try_from(it.as_nanos()).unwrap_or(u64::MAX)),
+        })
+    }
+
+    fn cancelled(&mut self) -> wasmtime::Result<bool> {
+        Ok(false)
+    }
+
+    fn subscribe_cancelled(&mut self) -> wasmtime::Result<Resource<DynPollable>> {
+        let table = self.ctx().table;
+        let never = table.push(Never)?;
+        subscribe(table, never)
+    }
+
+    /// Nobody watches it.
+    fn progress(&mut self, _: u64, _: Option<u64>) -> wasmtime::Result<()> {
+        Ok(())
+    }
+}
+
+/// A cancellation that does not come.
+struct Never;
+
+#[async_trait::async_trait]
+impl Pollable for Never {
+    async fn ready(&mut self) {
+        std::future::pending().await
+    }
 }
 
 impl Host {

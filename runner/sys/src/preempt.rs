@@ -28,9 +28,14 @@
 
 mod guest_code;
 mod guest_thread;
+#[cfg(feature = "test-hooks")]
+#[path = "../test-hooks/storm.rs"]
+mod storm;
 
 pub use guest_code::{GuestCode, TrapSite};
 pub use guest_thread::{GuestThread, handle_interrupts, interrupt_from_here};
+#[cfg(feature = "test-hooks")]
+pub use storm::{Interrupts, Storm};
 
 use corosensei::stack::DefaultStack;
 use corosensei::{Coroutine, CoroutineResult, Yielder};
@@ -74,6 +79,8 @@ struct Shared {
     due: AtomicBool,
     /// A call of the host is running, which comes to [`point`] when it returns.
     in_host: AtomicBool,
+    /// The handler is running, or the guest was left in it.
+    in_handler: AtomicBool,
     /// The guest's compiled code.
     code: (AtomicUsize, AtomicUsize),
     /// Where that may be trapped; null if it is never trapped. The future that is polled owns it.
@@ -92,6 +99,7 @@ thread_local! {
             armed: AtomicBool::new(false),
             due: AtomicBool::new(false),
             in_host: AtomicBool::new(false),
+            in_handler: AtomicBool::new(false),
             code: (AtomicUsize::new(0), AtomicUsize::new(0)),
             bodies: AtomicPtr::new(ptr::null_mut()),
             end: AtomicBool::new(false),
@@ -129,6 +137,10 @@ pub fn point() -> bool {
     SHARED.with(|shared| {
         shared.in_host.store(false, Ordering::Relaxed);
         let due = shared.due.load(Ordering::Relaxed) && shared.armed.load(Ordering::Relaxed);
+        #[cfg(feature = "test-hooks")]
+        if due {
+            storm::count(storm::Found::Return);
+        }
         due && leave(shared)
     })
 }
@@ -175,36 +187,59 @@ extern "C" fn on_tick(_: libc::c_int, _: *mut libc::siginfo_t, context: *mut lib
 }
 
 /// What a handler does. Whether the thread runs a guest.
+///
+/// A signal that arrives in the handler is noted and no more: if it asked for another one, that
+/// could again arrive before the handler has its processor back, and each would take its part of the
+/// guest's stack until nothing is left of it.
 fn tick(context: &mut libc::ucontext_t) -> bool {
-    let at = program_counter(context);
     let ticked = SHARED.try_with(|shared| {
         if !shared.armed.load(Ordering::Relaxed) {
             return false;
         }
-        let (from, to) = &shared.code;
-        if (from.load(Ordering::Relaxed)..to.load(Ordering::Relaxed)).contains(&at) {
-            if leave(shared) {
-                // SAFETY: null, or owned by the future that is being polled.
-                let bodies = unsafe { shared.bodies.load(Ordering::Relaxed).as_ref() };
-                if let Some(trap) = bodies.and_then(|bodies| bodies.trap(at)) {
-                    set_program_counter(context, trap);
-                }
-            }
+        if shared.in_handler.load(Ordering::Relaxed) {
+            shared.due.store(true, Ordering::Relaxed);
             return true;
         }
-        shared.due.store(true, Ordering::Relaxed);
-        // A copy or a fill, of which the host knows nothing: it is short, and there may be one after
-        // another, with little between them that a tick could find.
-        if !shared.in_host.load(Ordering::Relaxed) {
-            crate::ticks::soon();
-            // SAFETY: null, or kept as long as this thread steps guests.
-            if let Some(thread) = unsafe { shared.thread.load(Ordering::Relaxed).as_ref() } {
-                thread.miss();
-            }
-        }
+        shared.in_handler.store(true, Ordering::Relaxed);
+        compiler_fence(Ordering::SeqCst);
+        tick_once(shared, context);
+        compiler_fence(Ordering::SeqCst);
+        shared.in_handler.store(false, Ordering::Relaxed);
         true
     });
     ticked.unwrap_or(false)
+}
+
+/// What the handler does for a thread that runs a guest, unless it was running already.
+fn tick_once(shared: &Shared, context: &mut libc::ucontext_t) {
+    let at = program_counter(context);
+    let (from, to) = &shared.code;
+    if (from.load(Ordering::Relaxed)..to.load(Ordering::Relaxed)).contains(&at) {
+        #[cfg(feature = "test-hooks")]
+        storm::count(storm::Found::Guest);
+        if leave(shared) {
+            // SAFETY: null, or owned by the future that is being polled.
+            let bodies = unsafe { shared.bodies.load(Ordering::Relaxed).as_ref() };
+            if let Some(trap) = bodies.and_then(|bodies| bodies.trap(at)) {
+                #[cfg(feature = "test-hooks")]
+                storm::count(storm::Found::Trap);
+                set_program_counter(context, trap);
+            }
+        }
+        return;
+    }
+    #[cfg(feature = "test-hooks")]
+    storm::count(storm::Found::Host);
+    shared.due.store(true, Ordering::Relaxed);
+    // A copy or a fill, of which the host knows nothing: it is short, and there may be one after
+    // another, with little between them that a tick could find.
+    if !shared.in_host.load(Ordering::Relaxed) {
+        crate::ticks::soon();
+        // SAFETY: null, or kept as long as this thread steps guests.
+        if let Some(thread) = unsafe { shared.thread.load(Ordering::Relaxed).as_ref() } {
+            thread.miss();
+        }
+    }
 }
 
 fn program_counter(context: &libc::ucontext_t) -> usize {

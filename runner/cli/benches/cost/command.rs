@@ -162,7 +162,7 @@ fn succeed(command: &mut Command, input: Option<&str>) -> anyhow::Result<()> {
 
 /// The command to compare with: what `WASMTIME_BIN` names, or what `peers.sh`
 /// installed.
-fn wasmtime() -> Option<PathBuf> {
+pub(crate) fn wasmtime() -> Option<PathBuf> {
     if let Some(path) = std::env::var_os("WASMTIME_BIN") {
         return Some(path.into());
     }

@@ -25,6 +25,7 @@
 
 mod audit;
 mod bare;
+mod batch;
 mod broadcast;
 mod command;
 mod compute;
@@ -94,6 +95,7 @@ fn benchmark() -> anyhow::Result<ExitCode> {
     compute::measure(&mut bench)?;
     process::measure(&mut bench)?;
     map::measure(&mut bench)?;
+    batch::measure(&mut bench)?;
     port::measure(&mut bench)?;
     broadcast::measure(&mut bench)?;
     flood::measure(&mut bench)?;

@@ -1,10 +1,11 @@
 //! Node as a floor: `child_process.fork`, from the call to the first message; and its ways to
 //! hand over bytes: `postMessage` to a thread, where they are transferred, and `send` to a
-//! process, which copies them.
+//! process, which copies them. And piscina, a pool of its threads.
 
 use crate::measure::{Bench, Side};
 use anyhow::Context;
 use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
@@ -29,7 +30,7 @@ struct Node {
     child: Child,
     to: ChildStdin,
     from: BufReader<ChildStdout>,
-    _script: tempfile::TempPath,
+    _script: Option<tempfile::TempPath>,
 }
 
 impl Node {
@@ -56,11 +57,12 @@ impl Node {
             child,
             to,
             from,
-            _script: script,
+            _script: Some(script),
         })
     }
 
-    fn fork(&mut self) -> anyhow::Result<Duration> {
+    /// A line, and the time that answers it.
+    fn ask(&mut self) -> anyhow::Result<Duration> {
         writeln!(self.to)?;
         let mut line = String::new();
         self.from.read_line(&mut line)?;
@@ -82,7 +84,7 @@ pub(crate) fn row(bench: &mut Bench, name: &'static str, wrun: Side<'_>) -> anyh
         return Ok(());
     };
     let floor = "Node's child_process.fork, to the first message";
-    bench.row(name, floor, 40, wrun, &mut || node.fork())
+    bench.row(name, floor, 40, wrun, &mut || node.ask())
 }
 
 /// Answers each line with the nanoseconds of one round: this many bytes there and back.
@@ -134,5 +136,73 @@ pub(crate) fn hand_over(
         eprintln!("{name}: skipped: cannot start node");
         return Ok(());
     };
-    bench.row(name, floor, rounds, wrun, &mut || node.fork())
+    bench.row(name, floor, rounds, wrun, &mut || node.ask())
+}
+
+/// Answers each line with the nanoseconds of a batch: this many tasks, twice as many in flight as
+/// there are processors.
+const BATCH: &str = r"
+const [worker, wasm, line, count] = process.argv.slice(1);
+const { Piscina } = require('piscina');
+const fs = require('node:fs');
+const threads = require('node:os').availableParallelism();
+const pool = new Piscina({
+  filename: worker,
+  minThreads: threads,
+  maxThreads: threads,
+  concurrentTasksPerWorker: 1,
+  env: { ...process.env, WORK_KIND: 'piscina' },
+  workerData: { module: new WebAssembly.Module(fs.readFileSync(wasm)) },
+});
+const input = new TextEncoder().encode(line);
+async function batch() {
+  let left = Number(count);
+  await Promise.all(Array.from({ length: 2 * threads }, async () => {
+    while (left-- > 0) {
+      const output = await pool.run(input);
+      if (Buffer.compare(output, input) !== 0) throw new Error('a wrong output');
+    }
+  }));
+}
+require('node:readline').createInterface({ input: process.stdin }).on('line', async () => {
+  const began = process.hrtime.bigint();
+  await batch();
+  console.log(String(process.hrtime.bigint() - began));
+});
+";
+
+/// A pool of piscina that runs batches of one task.
+pub(crate) struct Pool(Node);
+
+impl Pool {
+    /// What each task is given; the work puts it out.
+    pub(crate) const LINE: &str =
+        "echo of sixty-four bytes in all, as they are in the other rows..";
+
+    /// With `work.wasm`, and the packages in `modules`.
+    pub(crate) fn start(modules: &Path, wasm: &Path, count: u32) -> anyhow::Result<Self> {
+        let worker = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/peers/node/worker.js");
+        let mut child = Command::new("node")
+            .args(["-e", BATCH, worker])
+            .arg(wasm)
+            .args([Pool::LINE, &count.to_string()])
+            .env("NODE_PATH", modules)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("cannot start node")?;
+        let to = child.stdin.take().context("no stdin")?;
+        let from = BufReader::new(child.stdout.take().context("no stdout")?);
+        Ok(Pool(Node {
+            child,
+            to,
+            from,
+            _script: None,
+        }))
+    }
+
+    /// The time of a batch.
+    pub(crate) fn run(&mut self) -> anyhow::Result<Duration> {
+        self.0.ask()
+    }
 }

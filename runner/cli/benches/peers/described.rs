@@ -67,10 +67,22 @@ const V8: &str = "V8's WebAssembly; the code around it has Node's rights";
 const PROCESS_LOST: &str = "that process and the tasks in it; the host lives";
 
 /// All rows, in the order of the tables.
-pub(crate) const PEERS: [Described; 21] = [
+pub(crate) const PEERS: [Described; 22] = [
     Described {
         id: "wrun-thread",
         name: "wrun, thread mode",
+        place: Place::Same,
+        fresh: true,
+        new_around: true,
+        caches: true,
+        state: "a sandbox",
+        walls: "wasmtime's sandbox, limits",
+        crash: "the host and all tasks",
+        endless: "deadline or kill",
+    },
+    Described {
+        id: "wrun-thread-signal",
+        name: "wrun, thread mode, preempted by signals",
         place: Place::Same,
         fresh: true,
         new_around: true,

@@ -9,7 +9,10 @@ use std::pin::Pin;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, ReadBuf};
-use wrun::{Artifact, Builder, Cache, Input, Jail, Mode, ProcessOptions, Runner, Task, TaskHandle};
+use wrun::{
+    Artifact, Builder, Cache, Input, Jail, Mode, Preemption, ProcessOptions, Runner, Task,
+    TaskHandle,
+};
 
 pub(crate) struct Embedded {
     builder: Builder,
@@ -24,6 +27,7 @@ impl Embedded {
         let builder = Runner::builder().cache(Cache::User);
         let builder = match id {
             "wrun-thread" => builder.mode(Mode::Thread),
+            "wrun-thread-signal" => builder.mode(Mode::Thread).preemption(Preemption::Signal),
             "wrun-process" => builder.mode(Mode::Process),
             "wrun-process-reused" => builder
                 .mode(Mode::Process)

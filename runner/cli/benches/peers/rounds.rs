@@ -2,7 +2,7 @@
 
 use crate::described::Described;
 use crate::installed::Way;
-use crate::program::{Program, memory_of};
+use crate::program::{Program, memory_of, processor_time_of};
 use crate::protocol::{Peer as _, one_by_one};
 use crate::table::{Row, Spread, Work};
 use crate::works::{self, TIMED};
@@ -48,6 +48,8 @@ struct Samples {
     medians: Vec<f64>,
     all: Vec<f64>,
     rates: Vec<f64>,
+    /// Processor time of a task, round by round.
+    processor_times: Vec<f64>,
 }
 
 impl Contender {
@@ -176,6 +178,7 @@ impl Contender {
     pub(crate) fn batch(&mut self, work: usize, amount: Amount) -> anyhow::Result<()> {
         let name = TIMED[work];
         let time = amount.batch.as_millis();
+        let before = self.processor_time()?;
         let (times, count, took) = match &self.way {
             Way::Shell(shell) => {
                 let (input, expected) = (works::input(name), &self.expected[work]);
@@ -197,13 +200,31 @@ impl Contender {
         let times: Vec<f64> = times.into_iter().map(|it| it as f64).collect();
         #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
         let rate = count as f64 / took;
+        let processor_time = self.processor_time()? - before;
+        #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+        let tasks = times.len() as f64 + count as f64;
         let samples = &mut self.works[work];
+        samples.processor_times.push(processor_time / tasks);
         samples
             .medians
             .push(Sorted::new(times.iter().copied()).median());
         samples.all.extend(times);
         samples.rates.push(rate);
         Ok(())
+    }
+
+    /// What all of its processes have used until now, in nanoseconds.
+    fn processor_time(&self) -> anyhow::Result<f64> {
+        match &self.way {
+            Way::Shell(_) => {
+                let used = wrun::measure::sys::children_usage();
+                Ok((used.user_cpu + used.system_cpu).as_secs_f64() * 1e9)
+            }
+            Way::Program(_) => {
+                let program = self.running.as_ref().context("not started")?;
+                processor_time_of(program.id())
+            }
+        }
     }
 
     /// The row of the table; [`described`](crate::described) adds the text.
@@ -236,6 +257,7 @@ impl Samples {
             p99_ns: (tasks >= 100).then(|| all.quantile(0.99)),
             tasks,
             per_second: spread(&self.rates),
+            processor_ns: spread(&self.processor_times),
         }
     }
 }

@@ -266,9 +266,17 @@ impl Job<'_, '_> {
         let comparison = self.bench.comparison;
         let spec = ready.spec(comparison);
         let program = self.bench.program.clone();
+        let expected = match self.deterministic {
+            true => Some(ready.done(ready.task(comparison))?.1),
+            false => None,
+        };
         let loaded = floor.load(&code, &spec, &ready.input(comparison), Some(&program));
         match loaded {
-            Ok(_) => Ok(Some(floor)),
+            Ok(output) if expected.is_none_or(|expected| expected == output) => Ok(Some(floor)),
+            Ok(_) => {
+                self.no_floor(BareError::Differs.to_string());
+                Ok(None)
+            }
             Err(error) => {
                 self.no_floor(error.to_string());
                 Ok(None)

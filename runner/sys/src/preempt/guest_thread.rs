@@ -54,7 +54,15 @@ impl GuestThread {
             let thread = Arc::as_ptr(&thread).cast_mut();
             shared.thread.store(thread, Ordering::Relaxed);
         });
+        #[cfg(feature = "test-hooks")]
+        super::storm::remember(&thread);
         thread
+    }
+
+    /// The kernel's number of it.
+    #[cfg(feature = "test-hooks")]
+    pub(super) fn id(&self) -> libc::pid_t {
+        self.id
     }
 
     /// Notes that the thread begins to step a guest, or that it has.
