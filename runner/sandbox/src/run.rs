@@ -386,16 +386,19 @@ async fn run_once(prepared: &Prepared, run: Run<'_>) -> Result<RunResult, RunErr
     let ended = if deadline.is_some_and(Deadline::has_passed) {
         Ended::Limit(Limit::Deadline)
     } else {
-        // What is moved into another future has room there, too.
-        let call = std::pin::pin!(call(
-            prepared,
-            &mut store,
-            guest,
-            &run.stdin,
-            &run.stdout,
-            &mut handling,
-            &started,
-        ));
+        // What may be left inside of a guest must own it, and what is moved from one place to
+        // another has room in both: so it is made where it stays.
+        let call = || {
+            call(
+                prepared,
+                &mut store,
+                guest,
+                &run.stdin,
+                &run.stdout,
+                &mut handling,
+                &started,
+            )
+        };
         let code = prepared.guest_code.clone();
         let signals = run.thread == OnThread::Shared && prepared.keeps_its_thread();
         let must_end = || match (&run.kill, deadline, &over) {
@@ -403,14 +406,13 @@ async fn run_once(prepared: &Prepared, run: Run<'_>) -> Result<RunResult, RunErr
             (_, Some(deadline), _) if deadline.has_passed() => Some(Ended::Limit(Limit::Deadline)),
             (_, _, over) => over.as_ref().and_then(Over::limit).map(Ended::Limit),
         };
-        let call = match run.thread {
-            OnThread::Shared if signals => Either::Left(steps::staying(call, code, must_end)),
-            OnThread::Shared | OnThread::WarmUp => Either::Right(Either::Left(call)),
+        let mut call = std::pin::pin!(match run.thread {
+            OnThread::Shared if signals => Either::Left(steps::staying(call(), code, must_end)),
+            OnThread::Shared | OnThread::WarmUp => Either::Right(Either::Left(call())),
             OnThread::Own | OnThread::OwnAndLast => {
-                Either::Right(Either::Right(steps::giving_way(call, code)))
+                Either::Right(Either::Right(steps::giving_way(call(), code)))
             }
-        };
-        let mut call = std::pin::pin!(call);
+        });
         // CPU time of the threads that poll the guest, while they do, without that of reading
         // its input before it starts.
         let call = std::future::poll_fn(|cx| {

@@ -334,7 +334,8 @@ pub enum Step<T> {
     Preempted,
 }
 
-/// A future that runs a guest, and can be left while the guest computes.
+/// A future that runs a guest, and can be left while the guest computes. It must own what it runs: one
+/// that is dropped while it is left in the middle is forgotten, and not what it points to.
 pub struct Preemptible<F: Future> {
     state: *mut State<F>,
     code: GuestCode,

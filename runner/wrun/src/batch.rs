@@ -70,7 +70,7 @@ const TURN: Duration = Duration::from_millis(1);
 pub struct Batch<T, R> {
     shared: Arc<Shared<T, R>>,
     /// Starts one more lane.
-    start: Box<dyn FnMut(&mut JoinSet<()>, Arc<Shared<T, R>>) + Send>,
+    start: Start<T, R>,
     lanes: JoinSet<()>,
     at_once: usize,
     room: usize,
@@ -81,6 +81,8 @@ pub struct Batch<T, R> {
     /// Orders whose result was not taken.
     len: usize,
 }
+
+type Start<T, R> = Box<dyn FnMut(&mut JoinSet<()>, Arc<Shared<T, R>>) + Send>;
 
 impl<T: Send + 'static, R: Send + 'static> Batch<T, R> {
     /// Carries out each order by `carry_out`, on `runtime`: `at_once` of them at the same time, at
