@@ -157,7 +157,7 @@ fn a_promise_that_held_and_clearly_misses_is_broken() {
     }
     let tables = before.tables();
     for row in [
-        "| ≤ 2 | row `thread latency` | 1.90 (1.85..1.95) | 2026-11-23 | holds |\n",
+        "| ≤ 1.5 | row `thread latency` | 1.40 (1.35..1.45) | 2026-11-23 | holds |\n",
         "| ≥ 0.7 | row `thread throughput` | 0.50 (0.40..0.60) | 2026-11-23 | misses |\n",
         "`leaks::ten_thousand_tasks_wait_at_once` | passes | 2026-11-23 | holds |\n",
         "| row `command hello, thread` |  |  | not measured |\n",
