@@ -115,6 +115,7 @@ fn dropping_it_or_its_runner_ends_the_tasks() {
                     drop(batch);
                     eventually("none runs", SOON, || runner.stats().running == 0);
                     still_works(&runner);
+                    drop(runner);
                 } else {
                     drop(runner);
                     let all = reports(&mut batch);
