@@ -175,9 +175,9 @@ fn findings_are_kept_and_those_of_old_promises_are_not() {
     let files = Files::below(folder.path());
     fs::create_dir(folder.path().join("docs")).unwrap();
     let held = Found::Ratio {
-        median: 1.5,
-        p10: 1.25,
-        p90: 1.75,
+        median: 1.25,
+        p10: 1.0,
+        p90: 1.4,
     };
     let found = findings([("T1", held.clone()), ("Z99", held.clone())]);
     // Without the page nothing is written.
@@ -210,7 +210,7 @@ fn findings_are_kept_and_those_of_old_promises_are_not() {
     assert!(read.0["T1"].found == held);
     let text = fs::read_to_string(&files.page).unwrap();
     assert!(
-        text.contains("| 1.50 (1.25..1.75) | 2026-11-23 | holds |"),
+        text.contains("| 1.25 (1.00..1.40) | 2026-11-23 | holds |"),
         "{text}"
     );
     let mut left: Vec<_> = fs::read_dir(folder.path())
