@@ -424,24 +424,23 @@ fn record(
 
 /// Carries out an order.
 async fn work_off<P: Place>(place: &P, work: Work, retries: u32, began: Instant) -> Done {
-    let Work {
-        turn,
-        order,
-        input,
-        input_bytes,
-        chain,
-        text,
-        submitted,
-    } = work;
-    let (ending, attempts) = match attempts(place, &order, retries).await {
+    let (ending, attempts) = match attempts(place, &work.order, retries).await {
         Ok(ended) => ended,
-        Err(error) => return (turn, Err(error)),
+        Err(error) => return (work.turn, Err(error)),
     };
-    let mut record = record(order.index, input, chain, ending, attempts, submitted);
-    record.input_bytes = input_bytes;
-    record.text = text;
+    let index = work.order.index;
+    let mut record = record(
+        index,
+        work.input,
+        work.chain,
+        ending,
+        attempts,
+        work.submitted,
+    );
+    record.input_bytes = work.input_bytes;
+    record.text = work.text;
     record.ended = began.elapsed();
-    (turn, Ok(record))
+    (work.turn, Ok(record))
 }
 
 /// Runs an order until it has an ending, and says how often it was run.

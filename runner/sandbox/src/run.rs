@@ -386,8 +386,7 @@ async fn run_once(prepared: &Prepared, run: Run<'_>) -> Result<RunResult, RunErr
     let ended = if deadline.is_some_and(Deadline::has_passed) {
         Ended::Limit(Limit::Deadline)
     } else {
-        // What may be left inside of a guest must own it, and what is moved from one place to
-        // another has room in both: so it is made where it stays.
+        // Made where it stays: what is left inside of a guest must own it, and moving takes room.
         let call = || {
             call(
                 prepared,

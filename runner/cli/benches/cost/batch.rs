@@ -94,6 +94,11 @@ fn map(scratch: &Path, mode: &str, jobs: usize) -> Command {
 }
 
 fn time(command: &mut Command) -> anyhow::Result<Duration> {
+    Ok(finished(command)?.0)
+}
+
+/// How long a command took, and what it printed.
+fn finished(command: &mut Command) -> anyhow::Result<(Duration, Vec<u8>)> {
     let began = Instant::now();
     let output = command.stdin(Stdio::null()).output()?;
     let took = began.elapsed();
@@ -103,7 +108,7 @@ fn time(command: &mut Command) -> anyhow::Result<Duration> {
         output.status,
         String::from_utf8_lossy(&output.stderr)
     );
-    Ok(took)
+    Ok((took, output.stdout))
 }
 
 fn scales(bench: &mut Bench, work: &Work, scratch: &Path) -> anyhow::Result<()> {
@@ -233,16 +238,8 @@ fn digests(
     whole: bool,
     expected: &mut Option<Vec<String>>,
 ) -> anyhow::Result<Duration> {
-    let began = Instant::now();
-    let output = command.stdin(Stdio::null()).output()?;
-    let took = began.elapsed();
-    ensure!(
-        output.status.success(),
-        "{command:?}: {}: {}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let text = String::from_utf8(output.stdout)?;
+    let (took, stdout) = finished(command)?;
+    let text = String::from_utf8(stdout)?;
     if !whole {
         let lines = text.matches('\n').count();
         ensure!(lines == FILES as usize, "{command:?}: {lines} lines");
