@@ -3,10 +3,12 @@
 use crate::map::{PICKY, guest};
 use crate::support::command::{PATIENCE, Running, Wrun, scratch, write};
 use crate::support::nats::{Server, json_of};
+use crate::support::web::{RUNNING, metric_of};
 use crate::support::{MODES, eventually, repo};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::fs;
+use std::net::TcpStream;
 use std::path::Path;
 use std::time::Duration;
 
@@ -335,7 +337,12 @@ struct Host {
     name: String,
     link: String,
     address: String,
+    /// Its address of its own, for the server `address`.
+    inside: String,
 }
+
+/// Where a worker in a network of its own answers its operator.
+const ADMIN: u16 = 9000;
 
 impl Host {
     /// `None` where networks cannot be made, which is told.
@@ -351,6 +358,7 @@ impl Host {
             name: name.clone(),
             link: link.clone(),
             address: address.clone(),
+            inside: inside.clone(),
         };
         let peer = format!("{link}p");
         let made = [
@@ -396,11 +404,22 @@ impl Host {
             "2s",
             "--jobs",
             "2",
+            "--admin",
+            &format!("{}:{ADMIN}", self.inside),
         ]);
         wrun.command
             .stdout(std::process::Stdio::null())
             .stderr(std::process::Stdio::null());
         wrun.start()
+    }
+
+    /// How many guests of its worker run, 0 before that answers.
+    fn running(&self) -> f64 {
+        let address = (self.inside.as_str(), ADMIN);
+        match TcpStream::connect(address) {
+            Ok(_) => metric_of(address, RUNNING),
+            Err(_) => 0.0,
+        }
     }
 }
 
@@ -436,11 +455,8 @@ fn the_result_of_a_worker_that_was_cut_off_wins_or_loses_once() {
         let ran = Wrun::new().args(["fleet", "--nats", &server.url(), "submit", "--id", "t"]);
         let ran = ran.args(["--timeout", "6s", "--input"]).arg(&forever);
         ran.arg(&picky).run().expect_code(0, mode);
-        eventually("it runs", PATIENCE, || {
-            server
-                .status()
-                .is_some_and(|status| status["in_flight"] == 1)
-        });
+        // With all that it needs: it will be late, and not give the task back.
+        eventually("it runs", PATIENCE, || host.running() == 1.0);
         host.cut();
         let _near = server.worker(mode, "near", &[]);
         eventually("it runs elsewhere, too", PATIENCE, || {
@@ -457,13 +473,17 @@ fn the_result_of_a_worker_that_was_cut_off_wins_or_loses_once() {
         host.heal();
         // The other one's answer is late and changes nothing.
         let loser = if wins { "near" } else { "cut-off" };
-        eventually("the other answer is late", PATIENCE, || {
-            let workers = json_of(&server.fleet(&["--json", "workers"]));
-            let workers = workers.as_array().unwrap();
-            workers
-                .iter()
-                .any(|it| it["name"] == loser && it["late"] == 1)
-        });
+        eventually(
+            &format!("the answer of {loser} is late, {mode}"),
+            PATIENCE,
+            || {
+                let workers = json_of(&server.fleet(&["--json", "workers"]));
+                let workers = workers.as_array().unwrap();
+                workers
+                    .iter()
+                    .any(|it| it["name"] == loser && it["late"] == 1)
+            },
+        );
         assert_eq!(server.result("t"), result, "{mode}");
         let status = json_of(&server.fleet(&["--json", "status"]));
         assert_eq!(

@@ -6,11 +6,11 @@ use crate::support::collector::{Collector, attribute, hex};
 use crate::support::command::{PATIENCE, Running, Wrun, scratch, write};
 use crate::support::eventually;
 use crate::support::nats::{Server, json_of};
+use crate::support::web::{RUNNING, ask_operator, metric_of};
 use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::Stdio;
 use std::time::Duration;
@@ -40,25 +40,13 @@ impl Watched {
         Watched { worker, port }
     }
 
-    /// The status and the text of an answer.
     fn ask(&self, path: &str) -> (u16, String) {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        let status = answer.split(' ').nth(1).unwrap().parse().unwrap();
-        let (_, text) = answer.split_once("\r\n\r\n").unwrap();
-        (status, text.to_owned())
+        let answer = ask_operator(("127.0.0.1", self.port), path);
+        (answer.status, answer.text())
     }
 
-    /// The value of a series, with its labels as they are written; 0 if it is not there.
     fn metric(&self, series: &str) -> f64 {
-        let (_, text) = self.ask("/metrics");
-        let mut lines = text.lines().filter_map(|line| line.rsplit_once(' '));
-        let found = lines.find(|(name, _)| *name == series);
-        found.map_or(0.0, |(_, value)| value.parse().unwrap())
+        metric_of(("127.0.0.1", self.port), series)
     }
 }
 
@@ -183,9 +171,7 @@ fn what_others_ran_first_and_what_was_given_back_is_counted() {
         ran.arg(&picky).run().expect_code(0, id);
     };
     let runs = || {
-        eventually("it runs", PATIENCE, || {
-            worker.metric("wrun_fleet_tasks_running") == 1.0
-        });
+        eventually("it runs", PATIENCE, || worker.metric(RUNNING) == 1.0);
     };
     submit("late");
     runs();

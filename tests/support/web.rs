@@ -5,7 +5,7 @@ use super::within;
 use rustix::process::Signal;
 use std::fmt;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -27,6 +27,27 @@ pub struct Answer {
     pub body: Vec<u8>,
     /// It has the length that it says, or its last chunk.
     pub complete: bool,
+}
+
+/// The metric of how many guests a runner runs, with all that they need.
+pub const RUNNING: &str = "wrun_tasks_running";
+
+/// What an operator's port says.
+#[track_caller]
+pub fn ask_operator(address: impl ToSocketAddrs, path: &str) -> Answer {
+    let mut client = Client::new(TcpStream::connect(address).unwrap());
+    client.send(get(path));
+    client.answer(false).unwrap()
+}
+
+/// The value of a metric there, by its name with its labels; 0 where it is not there.
+#[track_caller]
+pub fn metric_of(address: impl ToSocketAddrs, name: &str) -> f64 {
+    let text = ask_operator(address, "/metrics").text();
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.map_or(0.0, |value| value.parse().unwrap())
 }
 
 impl Site {
@@ -145,19 +166,13 @@ impl Site {
     /// What the operator's port says.
     #[track_caller]
     pub fn ask_admin(&self, path: &str) -> Answer {
-        let mut client = Client::new(TcpStream::connect(self.admin).unwrap());
-        client.send(get(path));
-        client.answer(false).unwrap()
+        ask_operator(self.admin, path)
     }
 
     /// The value of a metric, by its name with its labels; 0 where it is not there.
     #[track_caller]
     pub fn metric(&self, name: &str) -> f64 {
-        let text = self.ask_admin("/metrics").text();
-        let line = text
-            .lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        line.map_or(0.0, |value| value.parse().unwrap())
+        metric_of(self.admin, name)
     }
 
     /// The requests that are over, by what was answered (`code="500"`); of all, where that is
