@@ -334,6 +334,73 @@ fn a_task_gets_what_its_name_stands_for_and_nothing_else() {
     }
 }
 
+/// Tasks on a fleet start those that were submitted with them, within the operator's limits.
+#[test]
+fn child_tasks_run_where_their_task_runs() {
+    let family = guest("family/family.wasm");
+    let hello = guest("hello-command/hello-command.wat");
+    let folder = scratch();
+    let config = write(folder.path(), "config", "[limits]\nmax-tasks = 3\n");
+    let config = config.to_str().unwrap();
+    for mode in MODES {
+        let Some(server) = Server::with_jetstream() else {
+            return;
+        };
+        let _worker = server.worker(mode, "w", &["--config", config]);
+        server.await_workers(1);
+        let submit = |input: &str, options: &[&str], tasks: &[(&str, &Path)]| {
+            let input = write(folder.path(), "input", input);
+            let ran = Wrun::new().args(["fleet", "--nats", &server.url(), "submit", "--wait"]);
+            let mut ran = ran.args(options).args(["--max-memory", "64MiB"]);
+            for (name, file) in tasks {
+                ran = ran.arg("--task").arg(format!("{name}={}", file.display()));
+            }
+            ran.arg("--input").arg(&input).arg(&family).run()
+        };
+        let ran = submit("run hello", &[], &[("hello", &hello)]);
+        ran.expect_code(0, mode);
+        assert_eq!(ran.stdout, b"completed hello, command", "{mode}");
+        let ran = submit("run hello", &[], &[]);
+        ran.expect_code(1, mode);
+        assert!(ran.stderr.contains("not-granted"), "{mode}: {ran}");
+        let own = [("self", family.as_path())];
+        let ran = submit("many", &[], &own);
+        assert_eq!(ran.stdout, b"3 limit limit completed again", "{mode}");
+        let ran = submit("deep", &["--max-depth", "2"], &own);
+        assert_eq!(ran.stdout, b"2", "{mode}");
+        let ran = submit("many", &["--max-tasks", "4"], &own);
+        assert!(ran.stderr.contains("max_tasks of 4"), "{mode}: {ran}");
+        // What cannot be read or is no batch task.
+        let none = folder.path().join("none");
+        let ran = submit("run x", &[], &[("x", &none)]);
+        ran.expect_code(127, mode);
+        let http = guest("http-hello/http-hello.wasm");
+        let ran = submit("run x", &[], &[("x", &http)]);
+        assert!(
+            ran.stderr.contains("child task \"x\"") && ran.stderr.contains("HTTP"),
+            "{mode}: {ran}"
+        );
+        // A batch has the same, here and there.
+        let lines = write(folder.path(), "lines", "run hello\nrun hello\nrun none\n");
+        let map = |on: &[&str]| {
+            let ran = Wrun::new()
+                .args(["map", "--mode", mode, "--quiet"])
+                .args(on);
+            let ran = ran.arg("--task").arg(format!("hello={}", hello.display()));
+            let ran = ran.args(["--format", "bytes", "--lines"]).arg(&lines);
+            let ran = ran.arg(&family).run();
+            ran.expect_code(1, mode);
+            ran.stdout
+        };
+        let (here, there) = (map(&[]), map(&["--on", &server.url()]));
+        assert_eq!(
+            here, b"completed hello, commandcompleted hello, command",
+            "{mode}"
+        );
+        assert_eq!(here, there, "{mode}");
+    }
+}
+
 #[test]
 fn operators_cancel_bury_and_queue_again() {
     let Some(server) = Server::with_jetstream() else {
@@ -582,12 +649,13 @@ fn messages_are_as_their_schemas_say() {
     let object = json!({"name": "no.such", "bytes": 1, "blake3": digest});
     let least = json!({"v": 1, "id": "least", "module": {"blake3": digest}});
     let all = json!({
-        "v": 1, "id": "all.1", "module": {"blake3": digest}, "name": "echo", "args": ["a", "b"],
+        "v": 2, "id": "all.1", "module": {"blake3": digest}, "name": "echo", "args": ["a", "b"],
         "input": {"base64": "/w=="}, "grants": [], "deadline_ms": 4_000_000_000_000_u64,
         "limits": {
             "timeout_ms": 60_000, "fuel": 1_000_000, "max_memory": 1 << 24,
-            "max_output": 1 << 20, "max_input": 1 << 20,
+            "max_output": 1 << 20, "max_input": 1 << 20, "max_tasks": 2, "max_depth": 1,
         },
+        "tasks": {"part": {"blake3": digest}},
         "retries": 1, "max_lost": 3, "reply_to": "wrun.reply.a", "resubmitted": true,
         "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
     });
@@ -615,6 +683,7 @@ fn messages_are_as_their_schemas_say() {
         ("bad3", "reply_to", json!("$JS.API.INFO")),
         ("bad4", "module", json!({"name": "x", "blake3": digest})),
         ("bad5", "max_lost", json!(0)),
+        ("bad6", "tasks", json!({"part": {}})),
     ] {
         let mut task = json!({"v": 1, "id": id, "module": {"blake3": digest}});
         task[field] = value;
@@ -625,7 +694,7 @@ fn messages_are_as_their_schemas_say() {
         assert_eq!(result["kind"], "buried", "{result}");
     }
     let dead = json_of(&server.fleet(&["--json", "bury"]));
-    assert_eq!(dead.as_array().unwrap().len(), 5, "{dead}");
+    assert_eq!(dead.as_array().unwrap().len(), 6, "{dead}");
     dead.as_array()
         .unwrap()
         .iter()

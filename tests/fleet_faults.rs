@@ -505,7 +505,7 @@ fn a_later_version_is_left_for_others_and_delays_nobody() {
         server.await_workers(1);
         let echo = guest("echo/echo.wat");
         let digest = crate::fleet::blake3(&fs::read(&echo).unwrap());
-        let later = json!({"v": 2, "id": "later", "module": {"blake3": digest}, "colour": "red"});
+        let later = json!({"v": 3, "id": "later", "module": {"blake3": digest}, "colour": "red"});
         server.publish("wrun.task.normal.a", later.to_string().as_bytes());
         let ran = Wrun::new().args(["fleet", "--nats", &server.url(), "submit", "--wait"]);
         ran.args(["--tenant", "a"])

@@ -21,7 +21,7 @@ use wrun_compare::{Comparison, Fault, Measure, Results, Step, Verdict};
 
 pub(super) fn compare(args: CompareArgs) -> Result<u8, Failure> {
     let task = &*args.file;
-    args.grants.check()?;
+    args.grants.children.check()?;
     let mut in_use = InUse::new(args.grants.files().chain([task]));
     if let Some(input) = &args.input {
         in_use.add_input(input);
@@ -35,7 +35,7 @@ pub(super) fn compare(args: CompareArgs) -> Result<u8, Failure> {
         let message = "--json - and --html - cannot both be stdout";
         return Err(Failure::new(exit::USAGE, message));
     }
-    let granted = args.grants.task.iter().map(|task| &*task.file);
+    let granted = args.grants.children.task.iter().map(|task| &*task.file);
     for file in granted.chain([task]) {
         is_read_again(file)?;
     }
@@ -114,7 +114,7 @@ fn comparison(args: &CompareArgs) -> Result<Comparison, Failure> {
         comparison = comparison.allow_http(grant.clone());
     }
     comparison = comparison.http_authorities(args.grants.http_authorities(None)?);
-    for TaskFile { name, file } in &args.grants.task {
+    for TaskFile { name, file } in &args.grants.children.task {
         comparison = comparison.task(name, file);
     }
     if !args.only.is_empty() {

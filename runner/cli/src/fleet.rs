@@ -1,6 +1,7 @@
 //! `wrun fleet`: what a submitter and an operator do.
 
 use super::fleet_args::{FleetArgs, FleetCommand, SubmitArgs};
+use super::grant_args::TaskFile;
 use super::nats_args::failure;
 use super::run::strings;
 use super::signals::Signals;
@@ -35,7 +36,7 @@ async fn on_fleet(args: &FleetArgs) -> Result<u8, Failure> {
     let connect = args.connection.connect(args.nats.as_deref())?;
     // What is wrong with its files is said before it connects.
     let submit = match &args.command {
-        FleetCommand::Submit(submit) => Some((submit, submit.module()?)),
+        FleetCommand::Submit(submit) => Some((submit, submit.module()?, submit.parts()?)),
         _ => None,
     };
     let limits = QueueLimits::default();
@@ -47,8 +48,8 @@ async fn on_fleet(args: &FleetArgs) -> Result<u8, Failure> {
     };
     let fleet = Fleet::connect(&connect, "wrun fleet", &limits, told).await;
     let fleet = fleet.map_err(failure)?.tracing(traces::of_submitter());
-    if let Some((submit, module)) = submit {
-        return submitted(&fleet, submit, module, args.json).await;
+    if let Some((submit, module, parts)) = submit {
+        return submitted(&fleet, submit, module, parts, args.json).await;
     }
     match &args.command {
         // It is done.
@@ -149,12 +150,21 @@ impl SubmitArgs {
             false => read_module(&self.task).map(Module::Bytes),
         }
     }
+
+    /// Reads the modules of its child tasks.
+    fn parts(&self) -> Result<Vec<(String, Vec<u8>)>, Failure> {
+        self.children.check()?;
+        let parts = self.children.task.iter();
+        let read = |TaskFile { name, file }: &TaskFile| Ok((name.clone(), read_module(file)?));
+        parts.map(read).collect()
+    }
 }
 
 async fn submitted(
     fleet: &Fleet,
     args: &SubmitArgs,
     module: Module,
+    parts: Vec<(String, Vec<u8>)>,
     as_json: bool,
 ) -> Result<u8, Failure> {
     let module = stored(fleet, module).await?;
@@ -166,6 +176,10 @@ async fn submitted(
     }
     task.args = strings(&args.args)?;
     task.grants = args.grant.clone();
+    for (name, bytes) in parts {
+        task.tasks
+            .insert(name, stored(fleet, Module::Bytes(bytes)).await?);
+    }
     task.input = match &args.input {
         None => Default::default(),
         Some(path) if path == Path::new("-") => {
@@ -189,6 +203,8 @@ async fn submitted(
     task.limits.fuel = args.fuel;
     task.limits.max_memory = args.max_memory;
     task.limits.max_output = args.max_output;
+    task.limits.max_tasks = args.max_tasks;
+    task.limits.max_depth = args.max_depth;
     task.deadline_ms = args
         .deadline
         .map(|time| now_ms().saturating_add(millis(time)));

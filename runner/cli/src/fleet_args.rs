@@ -1,5 +1,6 @@
 //! The command lines of `wrun worker` and `wrun fleet`.
 
+use super::grant_args::TaskFiles;
 use super::limit_args::CompilingArgs;
 use super::log::LogArgs;
 use super::nats_args::NatsArgs;
@@ -9,7 +10,7 @@ use clap::{Args, Subcommand, ValueHint};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
-use wrun::{Mode, Preemption, Task};
+use wrun::{Limits, Mode, Preemption, Task};
 use wrun_fleet::{TaskId, Token, Waste, Weights};
 
 pub(super) const WORKER_EXAMPLES: &str = "\
@@ -227,6 +228,9 @@ pub(crate) struct SubmitArgs {
     #[arg(long, value_name = "NAME")]
     pub(crate) grant: Vec<String>,
 
+    #[command(flatten)]
+    pub(crate) children: TaskFiles,
+
     /// TASK is the name of a module that the workers' operator has defined, and no file
     #[arg(long)]
     pub(crate) named: bool,
@@ -250,6 +254,14 @@ pub(crate) struct SubmitArgs {
     /// Limit the output, stdout and stderr each [default: 16MiB]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub(crate) max_output: Option<u64>,
+
+    /// Limit the child tasks that run at the same time: 0 to 4096 [default: 64]
+    #[arg(long, value_name = "N", value_parser = whole::<u32>(0..=Limits::MAX_TASKS.into()))]
+    pub(crate) max_tasks: Option<u32>,
+
+    /// Limit the levels of child tasks below the task: 0 to 64 [default: 8]
+    #[arg(long, value_name = "N", value_parser = whole::<u32>(0..=Limits::MAX_DEPTH.into()))]
+    pub(crate) max_depth: Option<u32>,
 
     /// Run it up to N more times if its process died
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = whole::<u32>(0..=Task::MAX_RETRIES.into()))]

@@ -39,6 +39,13 @@ pub(crate) struct Grants {
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) http_ca: Option<PathBuf>,
 
+    #[command(flatten)]
+    pub(crate) children: TaskFiles,
+}
+
+/// The tasks that the task may start.
+#[derive(Args, Debug)]
+pub(crate) struct TaskFiles {
     /// Let the task and its child tasks start FILE under this name; repeat for more names
     #[arg(long, value_name = "NAME=FILE", value_hint = ValueHint::FilePath, value_parser = OsStringValueParser::new().try_map(|text| TaskFile::try_from(&*text)))]
     pub(crate) task: Vec<TaskFile>,
@@ -47,7 +54,7 @@ pub(crate) struct Grants {
 impl Grants {
     /// The files that they name.
     pub(super) fn files(&self) -> impl Iterator<Item = &Path> {
-        let tasks = self.task.iter().map(|task| &*task.file);
+        let tasks = self.children.task.iter().map(|task| &*task.file);
         tasks.chain(self.http_ca.as_deref())
     }
 
@@ -89,7 +96,9 @@ impl Grants {
             _ => error.into(),
         }
     }
+}
 
+impl TaskFiles {
     /// Before anything is loaded: two tasks cannot have the same name.
     pub(super) fn check(&self) -> Result<(), Failure> {
         for (at, TaskFile { name, .. }) in self.task.iter().enumerate() {

@@ -57,7 +57,7 @@ pub(super) fn map(args: MapArgs) -> Result<u8, Failure> {
 /// What options cannot say by themselves.
 fn check(args: &MapArgs) -> Result<(), Failure> {
     let usage = |message: &str| Err(Failure::new(exit::USAGE, message));
-    args.grants.check()?;
+    args.grants.children.check()?;
     if args.split.is_some() && args.inputs.is_empty() {
         return usage("--split needs INPUTS: the files to split");
     }
@@ -105,7 +105,7 @@ fn jobs(args: &MapArgs) -> Result<usize, Failure> {
     };
     let limits = args.limits();
     // With its children a task may have more.
-    let each = match args.grants.task.is_empty() {
+    let each = match args.grants.children.task.is_empty() {
         true => limits.max_memory,
         false => limits.max_total_memory,
     };
@@ -140,7 +140,7 @@ async fn map_on(runner: Arc<Runner>, args: &MapArgs, jobs: usize) -> Result<u8, 
         return Err(super::run::answers_http(path));
     }
     let mut granted = Vec::new();
-    for TaskFile { name, file } in &args.grants.task {
+    for TaskFile { name, file } in &args.grants.children.task {
         let task = loading.load(file, &mut signals).await;
         let task = task.map_err(|it| it.failure)?;
         granted.push((name.clone(), task));

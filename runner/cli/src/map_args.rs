@@ -73,7 +73,7 @@ pub(crate) struct MapArgs {
     pub(crate) preempt: Preemption,
 
     /// Run tasks on the workers of this fleet: nats://HOST:PORT, or tls://HOST:PORT
-    #[arg(long, value_name = "URL", value_hint = ValueHint::Url, help_heading = FLEET, conflicts_with_all = ["dir", "env", "allow_tcp", "allow_http", "task", "max_total_memory"])]
+    #[arg(long, value_name = "URL", value_hint = ValueHint::Url, help_heading = FLEET, conflicts_with_all = ["dir", "env", "allow_tcp", "allow_http", "max_total_memory"])]
     pub(crate) on: Option<String>,
 
     /// The class of the tasks

@@ -1,8 +1,10 @@
 //! `wrun map --on`: a fleet as the place of a batch.
 
+use super::grant_args::TaskFile;
 use super::map_args::MapArgs;
 use super::nats_args::failure;
 use super::{Failure, fleet, text, traces};
+use std::collections::BTreeMap;
 use std::path::Path;
 use wrun::Artifact;
 use wrun_fleet::{Fleet, FleetPlace, PlaceSettings, QueueLimits, TaskId, TaskLimits, Token};
@@ -37,6 +39,16 @@ pub(super) async fn place(
         .put_module(&fleet::read_module(path)?)
         .await
         .map_err(failure)?;
+    let mut tasks = BTreeMap::new();
+    for TaskFile { name, file } in &args.grants.children.task {
+        let stored = fleet.put_module(&fleet::read_module(file)?).await;
+        tasks.insert(name.clone(), stored.map_err(failure)?);
+    }
+    let limits = TaskLimits {
+        max_tasks: args.max_tasks,
+        max_depth: args.max_depth,
+        ..TaskLimits::of(&args.limits())
+    };
     // With a journal the same batch has the same tasks when it goes on.
     let batch = match journal {
         Some(journal) => format!(
@@ -53,8 +65,9 @@ pub(super) async fn place(
         tenant: args.tenant.clone(),
         module,
         name: artifact.name().to_owned(),
-        limits: TaskLimits::of(&args.limits()),
+        limits,
         grants: args.grant.clone(),
+        tasks,
         retries: args.retries,
         batch,
         is_resumed: args.resume,

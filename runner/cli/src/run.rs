@@ -58,7 +58,7 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
     in_use.add_input(args.input.as_deref().unwrap_or(Path::new("-")));
     let output = Output::open(output_path, args.timeout, &in_use)?;
     in_use.add(output_path);
-    args.grants.check()?;
+    args.grants.children.check()?;
     args.children.check(args.max_memory)?;
     let report_to = ResultTo::open("--report", args.report.as_deref(), &in_use)?;
     if report_to.is_stdout() && output.is_stdout() {
@@ -89,7 +89,7 @@ async fn run_on(runner: Runner, args: &RunArgs) -> Result<u8, Failure> {
     };
     let mut loaded = vec![artifact.clone()];
     let mut granted = Vec::new();
-    for TaskFile { name, file } in &args.grants.task {
+    for TaskFile { name, file } in &args.grants.children.task {
         match loading.load(file, &mut signals).await {
             Ok(artifact) => {
                 // Its parent kills it, not a signal.

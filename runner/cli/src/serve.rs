@@ -18,7 +18,7 @@ const ADDRESS: &str = "127.0.0.1:8080";
 const RELOADING: Duration = Duration::from_secs(10);
 
 pub(super) fn serve(args: ServeArgs) -> Result<u8, Failure> {
-    args.grants.check()?;
+    args.grants.children.check()?;
     args.children.check(args.max_memory)?;
     let routes = routes(&args)?;
     if args.access_log.0.is_some() {

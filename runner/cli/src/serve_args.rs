@@ -260,7 +260,7 @@ impl ServeArgs {
         for grant in &self.grants.allow_http {
             app = app.allow_http(grant.clone());
         }
-        for TaskFile { name, file } in &self.grants.task {
+        for TaskFile { name, file } in &self.grants.children.task {
             app = app.task(name, file);
         }
         app

@@ -184,7 +184,7 @@ impl ConfigFile {
         let args = self
             .arguments(command, server, Some(&own))
             .and_then(|args| {
-                let checked = args.grants.check();
+                let checked = args.grants.children.check();
                 let checked = checked.and_then(|()| args.children.check(args.max_memory));
                 checked.map_err(|failure| Wrong {
                     at: None,
@@ -270,6 +270,7 @@ impl ConfigFile {
                     .for_each(|it| beside(&mut it.host)),
                 "task" => args
                     .grants
+                    .children
                     .task
                     .iter_mut()
                     .for_each(|it| beside(&mut it.file)),
@@ -400,7 +401,10 @@ mod tests {
         let grants = &api.args.grants;
         assert_eq!(grants.env, [("B".into(), "2=3".into())]);
         assert_eq!(grants.dir[0].host, PathBuf::from("conf/data"));
-        assert_eq!(grants.task[0].file, PathBuf::from("conf/part.wasm"));
+        assert_eq!(
+            grants.children.task[0].file,
+            PathBuf::from("conf/part.wasm")
+        );
         assert_eq!(
             (grants.allow_http.len(), args.grants.allow_http.len()),
             (1, 0)
@@ -421,7 +425,10 @@ mod tests {
             assert_eq!(timeout, Some(Duration::from_secs(9)));
             assert_eq!(route.args.grants.env, [("C".into(), "3".into())]);
             // Relative to where the command was typed.
-            assert_eq!(route.args.grants.task[0].file, PathBuf::from("here.wasm"));
+            assert_eq!(
+                route.args.grants.children.task[0].file,
+                PathBuf::from("here.wasm")
+            );
         }
         let args = read(&["x.wasm"], FILE).expect("settings");
         assert!(args.routes.is_empty());

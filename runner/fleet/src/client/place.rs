@@ -9,10 +9,10 @@
 use super::{Fleet, LOOK, PAUSE_MOST};
 use crate::error::{Error, ErrorKind};
 use crate::protocol::{
-    Answer, AnswerKind, Content, Digest, ModuleRef, TaskId, TaskLimits, TaskMessage, Token, VERSION,
+    Answer, AnswerKind, Content, Digest, ModuleRef, TaskId, TaskLimits, TaskMessage, Token,
 };
 use async_nats::jetstream::kv::Operation;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -20,6 +20,8 @@ use tokio::time::Instant;
 use wrun::{Limit, Outcome, Report};
 use wrun_map::{Order, Payload, Place, PlaceError, next};
 
+/// The form of what decides a result, whose digest is a part of ids: another form has other ids.
+const FORM: u32 = 1;
 /// How long cancelling what is abandoned may take.
 const CANCELLING: Duration = Duration::from_secs(3);
 
@@ -38,6 +40,8 @@ pub struct PlaceSettings {
     pub limits: TaskLimits,
     /// Names of grants.
     pub grants: Vec<String>,
+    /// What they may start, under these names.
+    pub tasks: BTreeMap<String, Digest>,
     /// New attempts after a crash.
     pub retries: u32,
     /// The batch: 1 to 32 letters, digits, `-` and `_`. The same batch has the same tasks.
@@ -130,17 +134,17 @@ impl FleetPlace {
             ErrorKind::Io => PlaceError::NotRun(error.to_string()),
             _ => failed(&error),
         })?;
-        let module = ModuleRef {
-            blake3: Some(settings.module),
-            name: None,
-        };
         let id = self.id(order, &input)?;
-        let mut message = TaskMessage::new(id, module);
+        let mut message = TaskMessage::new(id, settings.module.into());
         message.name = Some(settings.name.clone());
         message.args = order.args.clone();
         message.input = input;
         message.limits = settings.limits.clone();
         message.grants = settings.grants.clone();
+        let tasks = settings.tasks.iter();
+        message.tasks = tasks
+            .map(|(name, digest)| (name.clone(), ModuleRef::from(*digest)))
+            .collect();
         message.retries = settings.retries;
         message.resubmitted = settings.is_resumed;
         Ok(message)
@@ -151,14 +155,17 @@ impl FleetPlace {
         let settings = &self.settings;
         let limits = (&settings.limits, &settings.grants, settings.retries);
         let decides = (
-            VERSION,
+            FORM,
             settings.module,
             &settings.name,
             &order.args,
             input,
             limits,
         );
-        let decides = serde_json::to_vec(&decides);
+        let decides = match settings.tasks.is_empty() {
+            true => serde_json::to_vec(&decides),
+            false => serde_json::to_vec(&(decides, &settings.tasks)),
+        };
         let digest = Digest::of(&decides.map_err(|error| PlaceError::NotRun(error.to_string()))?);
         let id = format!(
             "{}.{}-{}",

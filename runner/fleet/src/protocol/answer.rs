@@ -2,7 +2,7 @@
 
 use super::content::ObjectRef;
 use super::name::TaskId;
-use super::{VERSION, cut, now_ms};
+use super::{FIRST_VERSION, cut, now_ms};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -101,7 +101,7 @@ impl Answer {
     /// An answer of another kind, and why.
     pub(crate) fn without_report(id: TaskId, kind: AnswerKind, why: &str) -> Self {
         Answer {
-            v: VERSION,
+            v: FIRST_VERSION,
             id,
             kind,
             why: Some(cut(why, Self::MAX_WHY)),

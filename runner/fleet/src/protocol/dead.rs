@@ -1,7 +1,7 @@
 //! A buried task: a message in the stream of the dead.
 
 use super::name::{TaskId, Token};
-use super::{Answer, VERSION, cut, now_ms};
+use super::{Answer, FIRST_VERSION, cut, now_ms};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
@@ -43,7 +43,7 @@ impl DeadTask {
     ) -> Self {
         let fits = message.len() <= super::MAX_MESSAGE;
         DeadTask {
-            v: VERSION,
+            v: FIRST_VERSION,
             id,
             class,
             tenant,

@@ -20,8 +20,12 @@ pub use name::{Digest, InvalidName, TaskId, Token};
 pub use presence::Presence;
 pub use task_message::{Malformed, ModuleRef, TaskLimits, TaskMessage};
 
-/// The version of the protocol that this crate speaks: the field `v` of each message.
-pub const VERSION: u32 = 1;
+/// The latest version of tasks that this crate knows. Version 2 has child tasks; one that has
+/// none is written as version 1, which all workers know.
+pub const VERSION: u32 = 2;
+
+/// The version of all other messages: results, workers, the dead.
+pub(crate) const FIRST_VERSION: u32 = 1;
 
 /// Maximum of a message on the queue, in bytes: 512 KiB. A server takes 1 MiB by default.
 pub const MAX_MESSAGE: usize = 512 << 10;

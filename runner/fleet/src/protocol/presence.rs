@@ -54,7 +54,7 @@ impl Presence {
     pub fn new(name: &TaskId, host: String, mode: &str, jail: &str, jobs: u64) -> Self {
         let now = super::now_ms();
         Presence {
-            v: super::VERSION,
+            v: super::FIRST_VERSION,
             id: name.with_random(),
             name: name.to_string(),
             host,

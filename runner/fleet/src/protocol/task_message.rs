@@ -2,11 +2,13 @@
 
 use super::content::{Checked, Content};
 use super::name::{Digest, TaskId};
-use super::{MAX_MESSAGE, VERSION, cut};
+use super::{FIRST_VERSION, MAX_MESSAGE, VERSION, cut};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::time::Duration;
-use wrun::{Limits, Task};
+use wrun::{Limits, Task, TaskGrant};
 
 /// A task as it is published to `wrun.task.<class>.<tenant>`.
 ///
@@ -15,7 +17,7 @@ use wrun::{Limits, Task};
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct TaskMessage {
-    /// The version of the protocol.
+    /// The version of the protocol. What is written has at least the one that its fields need.
     pub v: u32,
     /// The task's identifier, which is the key of its result.
     pub id: TaskId,
@@ -36,6 +38,9 @@ pub struct TaskMessage {
     /// Names of grants that the operators of workers have defined.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub grants: Vec<String>,
+    /// What the task and its child tasks may start, under these names. From version 2 on.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tasks: BTreeMap<String, ModuleRef>,
     /// When the task must have ended, in milliseconds since 1970. One that has not begun by then
     /// is answered `expired`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -77,6 +82,25 @@ pub struct ModuleRef {
     pub name: Option<String>,
 }
 
+impl ModuleRef {
+    fn check(&self, what: &str) -> Result<(), String> {
+        match (&self.blake3, &self.name) {
+            (Some(_), None) => Ok(()),
+            (None, Some(name)) => check_name("module", name),
+            _ => Err(format!("{what} must have exactly one of blake3 and name")),
+        }
+    }
+}
+
+impl From<Digest> for ModuleRef {
+    fn from(digest: Digest) -> Self {
+        ModuleRef {
+            blake3: Some(digest),
+            name: None,
+        }
+    }
+}
+
 /// Limits of a task; one that is missing is that of the worker.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -96,6 +120,12 @@ pub struct TaskLimits {
     /// Input in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_input: Option<u64>,
+    /// Child tasks at the same time, on all levels together. From version 2 on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_tasks: Option<u32>,
+    /// Levels of child tasks. From version 2 on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_depth: Option<u32>,
 }
 
 impl TaskLimits {
@@ -103,7 +133,7 @@ impl TaskLimits {
         *self == TaskLimits::default()
     }
 
-    /// Those of these limits that a message has.
+    /// Those of these limits that a message has; those of child tasks are the worker's.
     pub fn of(limits: &Limits) -> Self {
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         TaskLimits {
@@ -112,6 +142,8 @@ impl TaskLimits {
             max_memory: Some(limits.max_memory),
             max_output: limits.max_output,
             max_input: limits.max_input,
+            max_tasks: None,
+            max_depth: None,
         }
     }
 }
@@ -135,12 +167,14 @@ impl TaskMessage {
     /// The default of [`TaskMessage::max_lost`].
     pub const MAX_LOST: u32 = 3;
     const MOST_LOST: u32 = 100;
+    /// Maximum of [`TaskMessage::tasks`]: 64.
+    pub const MAX_TASKS: usize = 64;
     const MAX_NAME: usize = 256;
 
     /// A task without arguments, input, grants or limits.
     pub fn new(id: TaskId, module: ModuleRef) -> Self {
         TaskMessage {
-            v: VERSION,
+            v: FIRST_VERSION,
             id,
             module,
             name: None,
@@ -148,6 +182,7 @@ impl TaskMessage {
             input: Content::default(),
             limits: TaskLimits::default(),
             grants: Vec::new(),
+            tasks: BTreeMap::new(),
             deadline_ms: None,
             retries: 0,
             max_lost: None,
@@ -163,8 +198,12 @@ impl TaskMessage {
     ///
     /// What a worker would refuse, in words.
     pub fn encode(&self) -> Result<Bytes, String> {
-        self.check()?;
-        let bytes = serde_json::to_vec(self).map_err(|error| error.to_string())?;
+        let mut message = Cow::Borrowed(self);
+        if self.v < self.needs() {
+            message.to_mut().v = self.needs();
+        }
+        message.check()?;
+        let bytes = serde_json::to_vec(&*message).map_err(|error| error.to_string())?;
         match bytes.len() <= MAX_MESSAGE {
             true => Ok(bytes.into()),
             false => Err(too_long(bytes.len())),
@@ -219,11 +258,36 @@ impl TaskMessage {
         Ok(message)
     }
 
+    /// The least version that has all its fields.
+    fn needs(&self) -> u32 {
+        let limits = &self.limits;
+        let has_tree =
+            !self.tasks.is_empty() || limits.max_tasks.is_some() || limits.max_depth.is_some();
+        if has_tree { 2 } else { FIRST_VERSION }
+    }
+
     fn check(&self) -> Result<(), String> {
-        match (&self.module.blake3, &self.module.name) {
-            (Some(_), None) => {}
-            (None, Some(name)) => check_name("module", name)?,
-            _ => return Err("`module` must have exactly one of blake3 and name".into()),
+        if self.v < self.needs() {
+            return Err(format!(
+                "the message has version {}: tasks, max_tasks and max_depth need version {}",
+                self.v,
+                self.needs()
+            ));
+        }
+        self.module.check("module")?;
+        if self.tasks.len() > Self::MAX_TASKS {
+            let (tasks, most) = (self.tasks.len(), Self::MAX_TASKS);
+            return Err(format!("{tasks} child tasks: at most {most} are allowed"));
+        }
+        for (name, module) in &self.tasks {
+            check_name("child task", name)?;
+            if name.len() > TaskGrant::MAX_NAME {
+                let most = TaskGrant::MAX_NAME;
+                return Err(format!(
+                    "the name of a child task has more than {most} bytes"
+                ));
+            }
+            module.check("the module of a child task")?;
         }
         if let Some(name) = &self.name {
             check_name("task", name)?;
@@ -381,9 +445,55 @@ mod tests {
     }
 
     #[test]
+    fn what_has_no_child_tasks_is_readable_by_all_workers() {
+        let mut decoded = decode(&message()).expect("valid");
+        assert_eq!(decoded.v, 1);
+        let module = decoded.module.clone();
+        decoded.tasks.insert("part".into(), module);
+        let bytes = decoded.encode().expect("encoded");
+        assert!(
+            TaskMessage::decode_up_to(&bytes, 1)
+                .expect_err("new")
+                .is_newer
+        );
+        let again = TaskMessage::decode(&bytes).expect("valid");
+        assert_eq!((again.v, again.tasks.len()), (2, 1));
+        let mut first = message();
+        first["tasks"] = json!({"part": {"name": "x"}});
+        assert!(
+            decode(&first)
+                .expect_err("version 1")
+                .why
+                .contains("need version 2")
+        );
+        first["v"] = json!(2);
+        assert!(decode(&first).is_ok());
+        for (tasks, words) in [
+            (json!({"part": {}}), "exactly one"),
+            (json!({"": {"name": "x"}}), "name of the child task"),
+            (
+                json!({"a".repeat(300): {"name": "x"}}),
+                "name of the child task",
+            ),
+        ] {
+            first["tasks"] = tasks;
+            let why = decode(&first).expect_err(words).why;
+            assert!(why.contains(words), "{why}");
+        }
+        let many = (0..65).map(|number| (number.to_string(), json!({"name": "x"})));
+        first["tasks"] = Value::Object(many.collect());
+        assert!(
+            decode(&first)
+                .expect_err("many")
+                .why
+                .contains("65 child tasks")
+        );
+    }
+
+    #[test]
     fn a_later_version_is_not_an_error_of_the_message() {
         let mut later = message();
-        (later["v"], later["colour"]) = (json!(2), json!("red"));
+        (later["v"], later["colour"]) = (json!(3), json!("red"));
         let malformed = decode(&later).expect_err("later");
         assert!(malformed.is_newer);
         assert_eq!(malformed.id, "a.1".parse().ok());

@@ -36,6 +36,13 @@ pub struct MaxLimits {
     pub max_output: u64,
     /// Input in bytes. Default: 16 GiB.
     pub max_input: u64,
+    /// Child tasks at the same time. Default: 64, also for a task that asks for nothing.
+    pub max_tasks: u32,
+    /// Levels of child tasks. Default: 8, also for a task that asks for nothing.
+    pub max_depth: u32,
+    /// Linear memory of a task and its child tasks together, in bytes; at least
+    /// [`MaxLimits::max_memory`] of the task. Default: 8 GiB.
+    pub max_total_memory: u64,
 }
 
 impl Default for MaxLimits {
@@ -45,6 +52,9 @@ impl Default for MaxLimits {
             max_memory: 4 << 30,
             max_output: 64 << 20,
             max_input: 16 << 30,
+            max_tasks: 64,
+            max_depth: 8,
+            max_total_memory: 8 << 30,
         }
     }
 }
@@ -90,6 +100,33 @@ struct LimitsForm {
     max_memory: Option<u64>,
     max_output: Option<u64>,
     max_input: Option<u64>,
+    max_tasks: Option<u32>,
+    max_depth: Option<u32>,
+    max_total_memory: Option<u64>,
+}
+
+impl LimitsForm {
+    fn limits(self) -> Result<MaxLimits, String> {
+        let default = MaxLimits::default();
+        let up_to = |what: &str, asked: Option<u32>, default: u32, most: u32| match asked {
+            Some(asked) if asked > most => {
+                Err(format!("limits: {what} is {asked}: expected 0 to {most}"))
+            }
+            asked => Ok(asked.unwrap_or(default)),
+        };
+        let (tasks, depth) = (Limits::MAX_TASKS, Limits::MAX_DEPTH);
+        Ok(MaxLimits {
+            timeout: self
+                .timeout_seconds
+                .map_or(default.timeout, Duration::from_secs),
+            max_memory: self.max_memory.unwrap_or(default.max_memory),
+            max_output: self.max_output.unwrap_or(default.max_output),
+            max_input: self.max_input.unwrap_or(default.max_input),
+            max_tasks: up_to("max-tasks", self.max_tasks, default.max_tasks, tasks)?,
+            max_depth: up_to("max-depth", self.max_depth, default.max_depth, depth)?,
+            max_total_memory: self.max_total_memory.unwrap_or(default.max_total_memory),
+        })
+    }
 }
 
 impl WorkerConfig {
@@ -127,19 +164,10 @@ impl WorkerConfig {
                 .map_err(|why| format!("grant {name:?}: {why}"))?;
             grants.insert(name, granted);
         }
-        let default = MaxLimits::default();
-        let form = file.limits;
         Ok(WorkerConfig {
             grants,
             modules: file.modules,
-            limits: MaxLimits {
-                timeout: form
-                    .timeout_seconds
-                    .map_or(default.timeout, Duration::from_secs),
-                max_memory: form.max_memory.unwrap_or(default.max_memory),
-                max_output: form.max_output.unwrap_or(default.max_output),
-                max_input: form.max_input.unwrap_or(default.max_input),
-            },
+            limits: file.limits.limits()?,
         })
     }
 
@@ -203,6 +231,8 @@ impl WorkerConfig {
             max_memory,
             max_output,
             max_input,
+            max_tasks,
+            max_depth,
         } = message.limits;
         let most = &self.limits;
         let within = |what: &str, asked: u64, most: u64| match asked <= most {
@@ -230,7 +260,12 @@ impl WorkerConfig {
         if let Some(fuel) = fuel {
             limits = limits.fuel(fuel);
         }
-        limits.max_total_memory = limits.max_total_memory.max(limits.max_memory);
+        let count = |what, asked: Option<u32>, most: u32| {
+            within(what, asked.unwrap_or(most).into(), most.into()).map(|_| asked.unwrap_or(most))
+        };
+        limits = limits.max_tasks(count("max_tasks", max_tasks, most.max_tasks)?);
+        limits = limits.max_depth(count("max_depth", max_depth, most.max_depth)?);
+        limits.max_total_memory = most.max_total_memory.max(limits.max_memory);
         Ok(limits)
     }
 }
@@ -282,6 +317,7 @@ mod tests {
             ("[grants.a]\nroot = true", "unknown field"),
             ("colour = 1", "unknown field"),
             ("[limits]\nmax-memory = -1", "invalid value"),
+            ("[limits]\nmax-tasks = 4097", "expected 0 to 4096"),
         ] {
             let why = WorkerConfig::parse(text).expect_err(text);
             assert!(why.contains(words), "{text}: {why}");
@@ -306,5 +342,14 @@ mod tests {
         let why = limits(json!({"timeout_ms": 10_001}), None).expect_err("too long");
         assert!(why.contains("operator"), "{why}");
         assert!(limits(json!({"max_memory": 5_u64 << 30}), None).is_err());
+        let mut tree = message(json!({}));
+        let limits = config.limits_of(&tree, None).expect("limits");
+        assert_eq!((limits.max_tasks, limits.max_depth), (64, 8));
+        tree.limits.max_tasks = Some(65);
+        let why = config.limits_of(&tree, None).expect_err("many");
+        assert!(why.contains("max_tasks of 65"), "{why}");
+        tree.limits.max_tasks = Some(2);
+        let limits = config.limits_of(&tree, None).expect("limits");
+        assert_eq!(limits.max_tasks, 2);
     }
 }

@@ -6,14 +6,15 @@ use super::modules::{ModuleSource, Modules, NoModule};
 use super::{Execute, Executed};
 use crate::error::Error;
 use crate::protocol::{
-    Answer, AnswerKind, Checked, MAX_INLINE, ObjectRef, TaskId, TaskMessage, Token, cut, now_ms,
+    Answer, AnswerKind, Checked, MAX_INLINE, ModuleRef, ObjectRef, TaskId, TaskMessage, Token, cut,
+    now_ms,
 };
 use bytes::Bytes;
 use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
-use wrun::{Artifact, ErrorKind, Input, Outcome, Report, Runner, Task};
+use wrun::{Artifact, ErrorKind, Input, Outcome, Report, Runner, Task, TaskGrant};
 
 /// How much of a message that a guest returned as its failure an answer has, in bytes.
 const FAILED: usize = 64 << 10;
@@ -107,11 +108,14 @@ impl<S: ObjectStore> Guests<S> {
         let left = deadline.map(|it| Duration::from_millis(it.saturating_sub(now_ms()).max(1)));
         // Refuse before anything is fetched.
         self.config.limits_of(message, left)?;
-        let artifact = self.module(message).await?;
-        if artifact.shape().is_http() {
-            return Err(Stopped::Refused(
-                "the module answers HTTP requests: it is no batch task".into(),
-            ));
+        let artifact = self
+            .module(&message.module, message.name.as_deref())
+            .await?;
+        let mut children = Vec::new();
+        for (name, module) in &message.tasks {
+            let child = self.module(module, Some(name)).await;
+            let child = child.map_err(|stopped| stopped.of_child(name))?;
+            children.push(TaskGrant::new(name, &child));
         }
         let most_input = message
             .limits
@@ -126,6 +130,9 @@ impl<S: ObjectStore> Guests<S> {
             .input(input)
             .limits(limits)
             .retries(message.retries);
+        for child in children {
+            task = task.allow_task(child);
+        }
         if let Some(name) = &message.name {
             task = task.name(name.clone());
         }
@@ -140,19 +147,24 @@ impl<S: ObjectStore> Guests<S> {
         Ok(report)
     }
 
-    async fn module(&self, message: &TaskMessage) -> Result<Artifact, Stopped> {
-        let name = message.name.as_deref();
-        let (wanted, store) = (&message.module, &self.store);
+    async fn module(&self, wanted: &ModuleRef, name: Option<&str>) -> Result<Artifact, Stopped> {
+        let store = &self.store;
         let (runner, config) = (&self.runner, &self.config);
         let getting = self
             .modules
             .get(wanted, name, runner, store, config, &self.metrics);
         let module = getting.await;
         self.metrics.modules_kept(self.modules.len());
-        module.map_err(|no| match no {
+        let module = module.map_err(|no| match no {
             NoModule::Refused(why) => Stopped::Refused(why),
             NoModule::Failed(why) => Stopped::Failed(why),
-        })
+        })?;
+        match module.shape().is_http() {
+            false => Ok(module),
+            true => Err(Stopped::Refused(
+                "the module answers HTTP requests: it is no batch task".into(),
+            )),
+        }
     }
 
     async fn input(
@@ -231,6 +243,16 @@ enum Stopped {
     Refused(String),
     /// It cannot run here and now.
     Failed(String),
+}
+
+impl Stopped {
+    fn of_child(self, name: &str) -> Self {
+        let told = |why| format!("child task {name:?}: {why}");
+        match self {
+            Stopped::Refused(why) => Stopped::Refused(told(why)),
+            Stopped::Failed(why) => Stopped::Failed(told(why)),
+        }
+    }
 }
 
 impl From<String> for Stopped {
