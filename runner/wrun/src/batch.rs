@@ -3,11 +3,13 @@
 //!
 //! A task of the runtime for each order would wake two threads for each. Here a thread is woken
 //! when it has nothing to do, and otherwise takes orders and hands over results in portions of
-//! about [`PORTION`].
+//! about [`PORTION`]. Waking the owner costs as much as some orders, so it is woken when half of
+//! the work that it gave is done, or the first result has waited for [`WAITS`].
 //!
 //! Invariants: what takes long makes neither results nor orders wait. A lane whose order is not
-//! done at once hands over the results that it has and gives back the orders that it took beside
-//! it. At most as many orders are being carried out as there are lanes.
+//! done at once hands over the results that it has, wakes the owner, and gives back the orders
+//! that it took beside it; so does one that gives way to others. At most as many orders are being
+//! carried out as there are lanes.
 
 use std::collections::VecDeque;
 use std::num::NonZero;
@@ -19,9 +21,11 @@ use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use wrun_sys::Unpoisoned;
 
-/// How long a lane works between two exchanges: the time for which a result of a small task may
-/// wait, and 20 times that of an exchange that wakes a thread.
+/// How long a lane works between two exchanges.
 const PORTION: Duration = Duration::from_micros(100);
+/// How long a result may wait for others before the owner is woken, beside a portion: 20 times
+/// what it costs to wake a thread.
+const WAITS: Duration = Duration::from_micros(200);
 /// Orders that a lane takes at once, at most.
 const MOST: usize = 64;
 /// Orders that wait for results to be taken before they are handed over.
@@ -229,6 +233,7 @@ impl<T, R> Default for Shared<T, R> {
         Shared(Mutex::new(State {
             orders: VecDeque::new(),
             results: VecDeque::new(),
+            since: None,
             idle: Vec::new(),
             taker: None,
         }))
@@ -244,6 +249,8 @@ impl<T, R> Shared<T, R> {
 struct State<T, R> {
     orders: VecDeque<T>,
     results: VecDeque<R>,
+    /// When the first of the results came.
+    since: Option<Instant>,
     /// The lanes that wait for an order, by their number.
     idle: Vec<(usize, Waker)>,
     /// Who waits for a result.
@@ -257,13 +264,27 @@ impl<T, R> State<T, R> {
         self.idle.drain(first..).map(|(_, waker)| waker).collect()
     }
 
-    /// Adds results; returns who waits for them.
-    fn add(&mut self, results: &mut Vec<R>) -> Option<Waker> {
-        if results.is_empty() {
-            return None;
+    /// Adds results; returns who waits for them, if it is time.
+    fn add(&mut self, results: &mut Vec<R>, now: Instant) -> Option<Waker> {
+        if self.results.is_empty() {
+            self.since = Some(now);
+        }
+        let is_half_done = self.results.len() + results.len() >= self.orders.len();
+        let is_late = self.since.is_some_and(|since| now - since >= WAITS);
+        if is_half_done || is_late {
+            return self.hand_over(results);
         }
         self.results.extend(results.drain(..));
-        self.taker.take()
+        None
+    }
+
+    /// Adds results, if there are any; returns who waits for all that there are.
+    fn hand_over(&mut self, results: &mut Vec<R>) -> Option<Waker> {
+        self.results.extend(results.drain(..));
+        match self.results.is_empty() {
+            true => None,
+            false => self.taker.take(),
+        }
     }
 }
 
@@ -276,6 +297,8 @@ pin_project_lite::pin_project! {
         // Taken, and not begun.
         orders: VecDeque<T>,
         results: Vec<R>,
+        // It handed over results without waking who waits for them.
+        owes: bool,
         #[pin]
         current: Option<W>,
         pace: Pace,
@@ -290,6 +313,7 @@ impl<T, R, F, W> Lane<T, R, F, W> {
             carry_out,
             orders: VecDeque::new(),
             results: Vec::new(),
+            owes: false,
             current: None,
             pace: Pace::new(Instant::now()),
         }
@@ -310,9 +334,10 @@ where
             if let Some(current) = this.current.as_mut().as_pin_mut() {
                 let Poll::Ready(result) = current.poll(cx) else {
                     this.pace.takes_long();
-                    if !this.orders.is_empty() || !this.results.is_empty() {
+                    if *this.owes || !this.orders.is_empty() || !this.results.is_empty() {
                         let mut state = this.shared.lock();
-                        let taker = state.add(this.results);
+                        let taker = state.hand_over(this.results);
+                        *this.owes = false;
                         let woken = state.idle_lanes(this.orders.len());
                         for order in this.orders.drain(..).rev() {
                             state.orders.push_front(order);
@@ -333,7 +358,11 @@ where
             let portion = this.pace.portion(now, this.results.len());
             let is_over = now - *turn.get_or_insert(now) >= TURN;
             let mut state = this.shared.lock();
-            let taker = state.add(this.results);
+            let taker = match is_over {
+                true => state.hand_over(this.results),
+                false => state.add(this.results, now),
+            };
+            *this.owes = taker.is_none();
             let share = state.orders.len().div_ceil(2);
             if !is_over {
                 this.orders
