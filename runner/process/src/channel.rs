@@ -5,6 +5,10 @@
 //! with it. Invariants: no more descriptors are kept than one message may bring, and
 //! descriptors that no frame counted are a violation; reading frames that never end yields
 //! to other tasks.
+//!
+//! A socket is watched for what arrives alone. If it were watched for room to write, too, each
+//! message that the other side takes would wake the event loop here for nothing, which takes a
+//! processor from that side while it begins its task.
 
 use crate::wire::{self, Decoder, FrameError, Hello};
 use rustix::io::Errno;
@@ -15,9 +19,12 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use tokio::io::{AsyncWriteExt, Interest};
-use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::Interest;
 use wrun_sandbox::turn::Turn;
+use wrun_sys::Watched;
 
 /// Maximum of descriptors that one message may bring; the kernel's own limit is 253.
 pub(super) const MAX_DESCRIPTORS: usize = 160;
@@ -25,6 +32,9 @@ pub(super) const MAX_DESCRIPTORS: usize = 160;
 const PIECE: usize = 8192;
 /// The same within a message that is known to be longer.
 const LARGE_PIECE: usize = 64 << 10;
+/// How long a sender waits before it looks for room again, if there is no descriptor to be told
+/// by.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
 /// Bytes of messages that are held back.
 const MAX_HELD: usize = 32 << 10;
 
@@ -168,31 +178,34 @@ fn send_some(socket: impl AsFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) ->
     }
 }
 
+/// Both halves of a connection, by a socket that does not block. Needs the context of a tokio
+/// runtime. The connection is closed when both are dropped.
+pub(super) fn split(socket: UnixStream) -> io::Result<(Receiver, Sender)> {
+    let socket = wrun_sys::watch(Arc::new(socket.into()), Interest::READABLE)?;
+    let socket = Arc::new(socket);
+    let receiver = Receiver {
+        socket: socket.clone(),
+        inbox: Inbox::default(),
+        turn: Turn::new(),
+    };
+    let sender = Sender {
+        socket,
+        room: None,
+        held: Vec::new(),
+    };
+    Ok((receiver, sender))
+}
+
 /// The writing half of a connection.
 pub(super) struct Sender {
-    half: Option<OwnedWriteHalf>,
+    socket: Arc<Watched>,
+    /// Tells when there is room to write again. Made when there was none for the first time.
+    room: Option<Watched>,
     /// Frames that are sent together with the next one.
     held: Vec<u8>,
 }
 
-impl Drop for Sender {
-    fn drop(&mut self) {
-        if let Some(half) = self.half.take() {
-            // Both halves are dropped together: closing the socket has the effect of shutting
-            // it down.
-            half.forget();
-        }
-    }
-}
-
 impl Sender {
-    pub(super) fn new(half: OwnedWriteHalf) -> Self {
-        Sender {
-            half: Some(half),
-            held: Vec::new(),
-        }
-    }
-
     /// Sends a frame; the descriptors go with its first byte.
     pub(super) async fn send(
         &mut self,
@@ -229,26 +242,48 @@ impl Sender {
     }
 
     async fn send_now(&mut self, frame: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
-        let Some(half) = &mut self.half else {
-            return Err(io::ErrorKind::BrokenPipe.into());
-        };
-        if frame.is_empty() {
-            return Ok(());
-        }
-        let stream: &tokio::net::UnixStream = half.as_ref();
-        // Usually there is room; the event loop would have to be polled for it.
-        let sent = match send_some(stream, frame, descriptors) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                stream
-                    .async_io(Interest::WRITABLE, || send_some(stream, frame, descriptors))
-                    .await?
+        let mut sent = 0;
+        while sent < frame.len() {
+            let descriptors = if sent == 0 { descriptors } else { &[] };
+            // Usually there is room; the event loop would have to be polled for it.
+            match send_some(self.socket.get_ref(), &frame[sent..], descriptors) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    sent += self.send_later(&frame[sent..], descriptors).await?;
+                }
+                now => sent += now?,
             }
-            sent => sent?,
-        };
-        if sent == frame.len() {
-            return Ok(());
         }
-        half.write_all(&frame[sent..]).await
+        Ok(())
+    }
+
+    /// Sends something once there is room.
+    async fn send_later(
+        &mut self,
+        bytes: &[u8],
+        descriptors: &[BorrowedFd<'_>],
+    ) -> io::Result<usize> {
+        if self.room.is_none() {
+            let twin = self.socket.as_fd().try_clone_to_owned();
+            self.room = twin
+                .and_then(|twin| wrun_sys::watch(Arc::new(twin), Interest::WRITABLE))
+                .ok();
+        }
+        match &self.room {
+            Some(room) => {
+                let sending = room.async_io(Interest::WRITABLE, |room| {
+                    send_some(room, bytes, descriptors)
+                });
+                sending.await
+            }
+            // This process has no descriptor left.
+            None => {
+                tokio::time::sleep(LOOK_AGAIN).await;
+                match send_some(self.socket.get_ref(), bytes, descriptors) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+                    sent => sent,
+                }
+            }
+        }
     }
 
     pub(super) fn frame(message: &impl Serialize) -> Result<Vec<u8>, FrameError> {
@@ -267,20 +302,12 @@ impl Sender {
 
 /// The reading half of a connection.
 pub(super) struct Receiver {
-    half: OwnedReadHalf,
+    socket: Arc<Watched>,
     inbox: Inbox,
     turn: Turn,
 }
 
 impl Receiver {
-    pub(super) fn new(half: OwnedReadHalf) -> Self {
-        Receiver {
-            half,
-            inbox: Inbox::default(),
-            turn: Turn::new(),
-        }
-    }
-
     /// The next message, from a sender that may send no descriptors. Cancel safe.
     pub(super) async fn next<T: DeserializeOwned>(&mut self) -> Result<T, ChannelError> {
         let message = self.next_with_descriptors().await?;
@@ -322,7 +349,7 @@ impl Receiver {
     /// Reads what has arrived already, without the event loop.
     pub(super) fn look(&mut self) {
         // An empty socket, the end or an error is left to the next read of a message.
-        let _ = self.inbox.receive(self.half.as_ref());
+        let _ = self.inbox.receive(self.socket.get_ref());
     }
 
     /// Whether nothing has arrived, neither unread data nor the end.
@@ -332,9 +359,8 @@ impl Receiver {
 
     /// Whether something has arrived, or the other side has closed its end.
     pub(super) fn is_readable(&self) -> bool {
-        let stream = self.half.as_ref();
         let mut watched = [rustix::event::PollFd::new(
-            stream,
+            self.socket.get_ref(),
             rustix::event::PollFlags::IN,
         )];
         let now = rustix::event::Timespec::default();
@@ -357,10 +383,10 @@ impl Receiver {
     }
 
     async fn more(&mut self) -> Result<(), ChannelError> {
-        let stream = self.half.as_ref();
         let inbox = &mut self.inbox;
-        let more = stream
-            .async_io(Interest::READABLE, || inbox.receive(stream))
+        let more = self
+            .socket
+            .async_io(Interest::READABLE, |socket| inbox.receive(socket))
             .await;
         match more {
             Ok(true) => Ok(()),
@@ -377,7 +403,6 @@ impl Receiver {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::net::UnixStream;
 
     #[test]
     fn descriptors_arrive_with_their_message() {
@@ -396,5 +421,34 @@ mod tests {
         assert!(inbox.take(3).is_err());
         assert_eq!(inbox.take(2).expect("there").len(), 2);
         assert!(!inbox.receive(&theirs).expect("ends"));
+    }
+
+    /// More than fits into a socket, while the reader is slow, and descriptors in between.
+    #[tokio::test]
+    async fn what_does_not_fit_is_sent_when_there_is_room() {
+        let (ours, theirs) = UnixStream::pair().expect("socket");
+        for socket in [&ours, &theirs] {
+            socket.set_nonblocking(true).expect("set");
+        }
+        let (_keep, mut sender) = split(ours).expect("split");
+        let (mut receiver, _kept) = split(theirs).expect("split");
+        let file = tempfile::tempfile().expect("file");
+        let sending = async {
+            for number in 0..40_u8 {
+                let frame = Sender::frame(&vec![number; 100_000]).expect("a frame");
+                sender.send(&frame, &[file.as_fd()]).await.expect("sent");
+            }
+            sender.room.is_some()
+        };
+        let receiving = async {
+            for number in 0..40_u8 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                let message: Vec<u8> = receiver.next_with_descriptors().await.expect("a message");
+                assert_eq!(message, vec![number; 100_000]);
+                assert_eq!(receiver.take(1).expect("its descriptor").len(), 1);
+            }
+        };
+        let (has_waited, ()) = tokio::join!(sending, receiving);
+        assert!(has_waited);
     }
 }

@@ -5,7 +5,7 @@
 //! the executor. Invariant: at most `most` processes exist at once; a permit is returned
 //! when its process is reaped.
 
-use super::channel::{self, Receiver, Sender};
+use super::channel::{self, Receiver, Sender, split};
 use super::child::{Child, ProcessSlot, Started};
 use super::early;
 use super::error::ProcessError;
@@ -262,12 +262,11 @@ fn watch(launched: Launched) -> io::Result<Launch> {
     let child = launched.started.watch()?;
     // From here on `child` kills and reaps if anything fails.
     launched.control.set_nonblocking(true)?;
-    let control = tokio::net::UnixStream::from_std(launched.control)?;
-    let (reading, writing) = control.into_split();
+    let (says, orders) = split(launched.control)?;
     Ok(Launch {
         child,
-        orders: Sender::new(writing),
-        says: Receiver::new(reading),
+        orders,
+        says,
         stderr: launched.stderr,
         owners: None,
     })

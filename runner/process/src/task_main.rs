@@ -9,7 +9,7 @@ mod given;
 mod outputs;
 mod running;
 
-use super::channel::{ChannelError, Receiver, Sender};
+use super::channel::{ChannelError, Receiver, Sender, split};
 use super::http::{Answering, Fetching};
 use super::requests::Requester;
 use crate::jail::{Sealed, TaskWalls};
@@ -21,6 +21,7 @@ use outputs::Outputs;
 use running::Running;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use wrun_sandbox::Budgets;
 use wrun_sandbox::InputKind;
@@ -91,15 +92,14 @@ pub(super) fn serve(
         .event_interval(1)
         .build()?;
     runtime.block_on(async {
-        let socket = std::os::unix::net::UnixStream::from(socket);
+        let socket = UnixStream::from(socket);
         socket.set_nonblocking(true)?;
-        let socket = tokio::net::UnixStream::from_std(socket)?;
-        let (reading, writing) = socket.into_split();
+        let (orders, says) = split(socket)?;
         let mut worker = Worker {
             prepared,
             sealed,
-            orders: Receiver::new(reading),
-            says: Sender::new(writing),
+            orders,
+            says,
             tight: false,
             used: Usage::default(),
             warm,

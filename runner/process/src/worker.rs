@@ -4,7 +4,7 @@
 //! by this process.
 
 use super::census::Counted;
-use super::channel::{Receiver, Sender};
+use super::channel::{Receiver, Sender, split};
 use super::child::Child;
 use super::owners::Owners;
 use super::plain::SentOrder;
@@ -48,11 +48,11 @@ pub(super) enum Life {
 impl Worker {
     /// A worker that its zygote has just forked. Needs the context of a tokio runtime.
     pub(super) fn forked(born: Born) -> io::Result<Self> {
-        let (reading, writing) = tokio::net::UnixStream::from_std(born.socket)?.into_split();
+        let (says, orders) = split(born.socket)?;
         Ok(Worker {
             life: Life::Forked(born.forked),
-            orders: Sender::new(writing),
-            says: Receiver::new(reading),
+            orders,
+            says,
             tasks: 0,
             spare: false,
             memory: None,

@@ -36,8 +36,10 @@ impl Drop for Watched {
     }
 }
 
-/// Registers a descriptor for reading and writing. Needs the context of a tokio
-/// runtime.
+/// Registers a descriptor for what is to be noticed. Needs the context of a tokio runtime.
+///
+/// A descriptor that is watched for room to write wakes the event loop each time the other side
+/// reads: watch one for that only where it may have to wait for room.
 ///
 /// # Errors
 ///
@@ -46,11 +48,10 @@ impl Drop for Watched {
     unsafe_code,
     reason = "the library asks that the descriptor stays open"
 )]
-pub fn watch(fd: Arc<OwnedFd>) -> io::Result<Watched> {
+pub fn watch(fd: Arc<OwnedFd>, interest: Interest) -> io::Result<Watched> {
     // SAFETY: the `Arc` always gives the same descriptor, which stays open as long as the
     // registration, which owns the `Arc`.
-    let watched =
-        unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE.add(Interest::WRITABLE)) };
+    let watched = unsafe { AsyncFd::register_with_interest(fd, interest) };
     Ok(Watched {
         registered: ManuallyDrop::new(watched?),
         by: Process::current(),

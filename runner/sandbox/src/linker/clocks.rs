@@ -14,6 +14,7 @@ use rustix::time::{
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
+use tokio::io::Interest;
 use wasmtime::component::{Linker, Resource};
 use wasmtime::{Caller, StoreContextMut, Trap};
 use wasmtime_wasi::WasiView;
@@ -89,7 +90,7 @@ impl Timer {
         };
         timerfd_settime(&descriptor, TimerfdTimerFlags::empty(), &once).ok()?;
         Some(Timer {
-            descriptor: wrun_sys::watch(Arc::new(descriptor)).ok()?,
+            descriptor: wrun_sys::watch(Arc::new(descriptor), Interest::READABLE).ok()?,
             _counted: counted,
         })
     }

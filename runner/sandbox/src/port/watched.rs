@@ -90,7 +90,7 @@ impl Socket {
     pub(super) fn watched(&self) -> Option<&Watched> {
         let watched = self.watched.get_or_init(|| {
             let _context = self.handle.enter();
-            wrun_sys::watch(self.fd.clone()).ok()
+            wrun_sys::watch(self.fd.clone(), Interest::READABLE.add(Interest::WRITABLE)).ok()
         });
         watched.as_ref()
     }
