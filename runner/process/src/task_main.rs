@@ -26,7 +26,7 @@ use std::sync::Arc;
 use wrun_sandbox::Budgets;
 use wrun_sandbox::InputKind;
 use wrun_sandbox::deadline::Deadline;
-use wrun_sandbox::port::Transport;
+use wrun_sandbox::port::{Transport, in_turns};
 use wrun_sandbox::token::Token;
 use wrun_sandbox::{
     self, Granted, OnThread, Ports, Prepared, Run, RunError, RunResult, Sink, Source, TaskContext,
@@ -72,7 +72,7 @@ async fn warm_up(prepared: &Prepared) {
         warm: None,
     };
     // The result does not matter.
-    let _ = wrun_sandbox::run(prepared, run).await;
+    let _ = in_turns(wrun_sandbox::run(prepared, run)).await;
 }
 
 /// Serves a runner at the other end of `socket`: this many tasks, or until it closes its
