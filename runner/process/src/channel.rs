@@ -6,9 +6,10 @@
 //! descriptors that no frame counted are a violation; reading frames that never end yields
 //! to other tasks.
 //!
-//! A socket is watched for what arrives alone. If it were watched for room to write, too, each
-//! message that the other side takes would wake the event loop here for nothing, which takes a
-//! processor from that side while it begins its task.
+//! A socket is watched by the event loop from the first wait on: a thread that waits by itself does
+//! without ([`direct`]). It is watched for what arrives alone: if it were watched for room to write,
+//! too, each message that the other side takes would wake the event loop here for nothing, which
+//! takes a processor from that side while it begins its task.
 
 use crate::wire::{self, Decoder, FrameError, Hello};
 use rustix::io::Errno;
@@ -21,10 +22,11 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::Interest;
 use wrun_sandbox::turn::Turn;
-use wrun_sys::Watched;
+use wrun_sys::{Watched, direct};
 
 /// Maximum of descriptors that one message may bring; the kernel's own limit is 253.
 pub(super) const MAX_DESCRIPTORS: usize = 160;
@@ -178,12 +180,12 @@ fn send_some(socket: impl AsFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) ->
     }
 }
 
-/// Both halves of a connection, by a socket that does not block. Needs the context of a tokio
-/// runtime. The connection is closed when both are dropped.
-pub(super) fn split(socket: UnixStream) -> io::Result<(Receiver, Sender)> {
-    let socket = wrun_sys::watch(Arc::new(socket.into()), Interest::READABLE)?;
-    let socket = Arc::new(socket);
+/// Both halves of a connection, by a socket that does not block. The connection is closed when both
+/// are dropped.
+pub(super) fn split(socket: UnixStream) -> (Receiver, Sender) {
+    let socket = Arc::new(OwnedFd::from(socket));
     let receiver = Receiver {
+        watched: None,
         socket: socket.clone(),
         inbox: Inbox::default(),
         turn: Turn::new(),
@@ -193,12 +195,12 @@ pub(super) fn split(socket: UnixStream) -> io::Result<(Receiver, Sender)> {
         room: None,
         held: Vec::new(),
     };
-    Ok((receiver, sender))
+    (receiver, sender)
 }
 
 /// The writing half of a connection.
 pub(super) struct Sender {
-    socket: Arc<Watched>,
+    socket: Arc<OwnedFd>,
     /// Tells when there is room to write again. Made when there was none for the first time.
     room: Option<Watched>,
     /// Frames that are sent together with the next one.
@@ -246,7 +248,7 @@ impl Sender {
         while sent < frame.len() {
             let descriptors = if sent == 0 { descriptors } else { &[] };
             // Usually there is room; the event loop would have to be polled for it.
-            match send_some(self.socket.get_ref(), &frame[sent..], descriptors) {
+            match send_some(&self.socket, &frame[sent..], descriptors) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     sent += self.send_later(&frame[sent..], descriptors).await?;
                 }
@@ -263,7 +265,8 @@ impl Sender {
         descriptors: &[BorrowedFd<'_>],
     ) -> io::Result<usize> {
         if self.room.is_none() {
-            let twin = self.socket.as_fd().try_clone_to_owned();
+            // The event loop takes a descriptor once, and it is the reader's.
+            let twin = self.socket.try_clone();
             self.room = twin
                 .and_then(|twin| wrun_sys::watch(Arc::new(twin), Interest::WRITABLE))
                 .ok();
@@ -278,7 +281,7 @@ impl Sender {
             // This process has no descriptor left.
             None => {
                 tokio::time::sleep(LOOK_AGAIN).await;
-                match send_some(self.socket.get_ref(), bytes, descriptors) {
+                match send_some(&self.socket, bytes, descriptors) {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
                     sent => sent,
                 }
@@ -302,7 +305,9 @@ impl Sender {
 
 /// The reading half of a connection.
 pub(super) struct Receiver {
-    socket: Arc<Watched>,
+    /// From the first wait in an event loop on.
+    watched: Option<Watched>,
+    socket: Arc<OwnedFd>,
     inbox: Inbox,
     turn: Turn,
 }
@@ -349,7 +354,7 @@ impl Receiver {
     /// Reads what has arrived already, without the event loop.
     pub(super) fn look(&mut self) {
         // An empty socket, the end or an error is left to the next read of a message.
-        let _ = self.inbox.receive(self.socket.get_ref());
+        let _ = self.inbox.receive(&self.socket);
     }
 
     /// Whether nothing has arrived, neither unread data nor the end.
@@ -360,7 +365,7 @@ impl Receiver {
     /// Whether something has arrived, or the other side has closed its end.
     pub(super) fn is_readable(&self) -> bool {
         let mut watched = [rustix::event::PollFd::new(
-            self.socket.get_ref(),
+            &self.socket,
             rustix::event::PollFlags::IN,
         )];
         let now = rustix::event::Timespec::default();
@@ -382,12 +387,34 @@ impl Receiver {
         self.inbox.take(count)
     }
 
-    async fn more(&mut self) -> Result<(), ChannelError> {
+    fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         let inbox = &mut self.inbox;
-        let more = self
-            .socket
-            .async_io(Interest::READABLE, |socket| inbox.receive(socket))
-            .await;
+        let watched = match &self.watched {
+            Some(watched) => watched,
+            None => {
+                if direct::is_here() {
+                    match inbox.receive(&self.socket) {
+                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                        received => return Poll::Ready(received),
+                    }
+                    if direct::awaits(self.socket.as_fd()) {
+                        return Poll::Pending;
+                    }
+                }
+                let watched = wrun_sys::watch(self.socket.clone(), Interest::READABLE)?;
+                self.watched.insert(watched)
+            }
+        };
+        loop {
+            let mut ready = ready!(watched.poll_read_ready(cx))?;
+            if let Ok(received) = ready.try_io(|_| inbox.receive(&self.socket)) {
+                return Poll::Ready(received);
+            }
+        }
+    }
+
+    async fn more(&mut self) -> Result<(), ChannelError> {
+        let more = std::future::poll_fn(|cx| self.poll_more(cx)).await;
         match more {
             Ok(true) => Ok(()),
             Ok(false) => Err(ChannelError::Closed),
@@ -430,8 +457,8 @@ mod tests {
         for socket in [&ours, &theirs] {
             socket.set_nonblocking(true).expect("set");
         }
-        let (_keep, mut sender) = split(ours).expect("split");
-        let (mut receiver, _kept) = split(theirs).expect("split");
+        let (_kept, mut sender) = split(ours);
+        let (mut receiver, _keeps) = split(theirs);
         let file = tempfile::tempfile().expect("file");
         let sending = async {
             for number in 0..40_u8 {

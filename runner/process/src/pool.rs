@@ -386,8 +386,8 @@ impl Pool {
         let zygote = self.zygote(round).await?;
         let permit = self.spawner.permit().await.map_err(NoWorker::from)?;
         let born = zygote.fork(permit, spare, order).await;
-        match born.and_then(|born| Worker::forked(born).map_err(NotForked::Refused)) {
-            Ok(worker) => Ok(worker),
+        match born {
+            Ok(born) => Ok(Worker::forked(born)),
             Err(NotForked::Refused(error)) => Err(NotMade::Refused(error.to_string())),
             Err(NotForked::Gone(how)) => {
                 let mut why = match how {

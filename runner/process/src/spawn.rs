@@ -262,7 +262,7 @@ fn watch(launched: Launched) -> io::Result<Launch> {
     let child = launched.started.watch()?;
     // From here on `child` kills and reaps if anything fails.
     launched.control.set_nonblocking(true)?;
-    let (says, orders) = split(launched.control)?;
+    let (says, orders) = split(launched.control);
     Ok(Launch {
         child,
         orders,

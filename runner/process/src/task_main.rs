@@ -94,7 +94,7 @@ pub(super) fn serve(
     runtime.block_on(async {
         let socket = UnixStream::from(socket);
         socket.set_nonblocking(true)?;
-        let (orders, says) = split(socket)?;
+        let (orders, says) = split(socket);
         let mut worker = Worker {
             prepared,
             sealed,

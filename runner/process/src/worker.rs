@@ -11,7 +11,6 @@ use super::plain::SentOrder;
 use super::spawn::Launch;
 use super::stderr::StderrCapture;
 use super::zygote::{Born, Forked};
-use std::io;
 use std::sync::Arc;
 use wrun_sys::{End, Exit};
 use wrun_types::config::Start;
@@ -46,10 +45,10 @@ pub(super) enum Life {
 }
 
 impl Worker {
-    /// A worker that its zygote has just forked. Needs the context of a tokio runtime.
-    pub(super) fn forked(born: Born) -> io::Result<Self> {
-        let (says, orders) = split(born.socket)?;
-        Ok(Worker {
+    /// A worker that its zygote has just forked.
+    pub(super) fn forked(born: Born) -> Self {
+        let (says, orders) = split(born.socket);
+        Worker {
             life: Life::Forked(born.forked),
             orders,
             says,
@@ -57,7 +56,7 @@ impl Worker {
             spare: false,
             memory: None,
             sent_order: born.sent_order,
-        })
+        }
     }
 
     /// A program that was started and reported that it is ready.

@@ -14,6 +14,7 @@ mod arguments;
 #[path = "../test-hooks/attempt.rs"]
 pub mod attempt;
 mod descriptor;
+pub mod direct;
 mod fork;
 mod id_map;
 mod inherited;

@@ -14,7 +14,7 @@ use crate::task::{Stdio, Task};
 use bytes::Bytes;
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::{OwnedSemaphorePermit, watch};
@@ -22,8 +22,9 @@ use tracing::{Instrument, Span};
 use wrun_sandbox::deadline;
 use wrun_sandbox::turn;
 use wrun_sandbox::{Artifact, Progress};
+use wrun_sys::direct::Direct;
 use wrun_sys::shortage;
-use wrun_sys::{self, NoPipeSignal};
+use wrun_sys::{self, NoPipeSignal, Unpoisoned as _};
 use wrun_types::config::{Config, Mode, Preemption};
 use wrun_types::error::{Error, ErrorKind};
 use wrun_types::report::Report;
@@ -54,6 +55,8 @@ pub struct Runner {
     runtime: Option<Runtime>,
     /// Broken pipes would end this process.
     quiet_pipes: bool,
+    /// What one blocking call leaves for the next.
+    direct: Mutex<Option<Direct>>,
 }
 
 /// The threads of a runner: as many as configured or as the system allows, and one for
@@ -133,6 +136,7 @@ impl Runner {
             core,
             runtime: Some(runtime(threads, computing, quiet_pipes)?),
             quiet_pipes,
+            direct: Mutex::default(),
         })
     }
 
@@ -423,7 +427,20 @@ impl Runner {
             self.core.tasks.track_future(driving.instrument(span)).await
         });
         // The pointer: tokio moves what it gets several times.
-        self.handle().block_on(running)
+        // Without a descriptor left it takes the longer way.
+        let kept = || self.direct.lock().unpoisoned().take();
+        let direct = match self.core.config.mode {
+            Mode::Process => kept().or_else(|| Direct::new().ok()),
+            Mode::Thread => None,
+        };
+        let Some(direct) = direct else {
+            return self.handle().block_on(running);
+        };
+        let report = self
+            .handle()
+            .block_on(std::pin::pin!(direct.wait_for(running)));
+        *self.direct.lock().unpoisoned() = Some(direct);
+        report
     }
 
     /// Checks the settings of a task, as submitting it does, and does nothing else: for many
