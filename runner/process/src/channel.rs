@@ -392,12 +392,12 @@ impl Receiver {
         let watched = match &self.watched {
             Some(watched) => watched,
             None => {
-                if direct::is_here() {
+                if direct::is_here(cx.waker()) {
                     match inbox.receive(&self.socket) {
                         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                         received => return Poll::Ready(received),
                     }
-                    if direct::awaits(self.socket.as_fd()) {
+                    if direct::awaits(cx.waker(), self.socket.as_fd()) {
                         return Poll::Pending;
                     }
                 }

@@ -21,28 +21,58 @@ const MOST: usize = 4;
 /// In the place of a descriptor.
 const NONE: RawFd = -1;
 
-/// What the future that is polled on this thread waits for; nothing can be on a thread that does
-/// not wait by itself.
-type Awaited = Option<[RawFd; MOST]>;
+/// What the future that is polled on this thread waits for; `None` on a thread that does not wait
+/// by itself.
+#[derive(Clone, Copy)]
+struct Awaited {
+    /// That of the bell of the future's waker.
+    bell: *const (),
+    descriptors: [RawFd; MOST],
+}
 
 thread_local! {
     // Without a destructor: registering one takes a new process longer than a small task.
-    static AWAITED: Cell<Awaited> = const { Cell::new(None) };
+    static AWAITED: Cell<Option<Awaited>> = const { Cell::new(None) };
 }
 
-/// Whether the thread that polls this waits by itself.
-pub fn is_here() -> bool {
-    AWAITED.get().is_some()
+/// The notes of one poll; those before are restored however it ends.
+struct Polling(Option<Awaited>);
+
+impl Polling {
+    fn begin(bell: *const ()) -> Self {
+        let descriptors = [NONE; MOST];
+        Polling(AWAITED.replace(Some(Awaited { bell, descriptors })))
+    }
+
+    fn end(self) -> [RawFd; MOST] {
+        AWAITED
+            .get()
+            .map_or([NONE; MOST], |awaited| awaited.descriptors)
+    }
 }
 
-/// Whether this thread polls the future that is being polled again when `descriptor` can be read.
-/// It must stay open until then. `false` on a thread that does not wait by itself, or already
-/// waits for so many: then the event loop must be asked.
-pub fn awaits(descriptor: BorrowedFd<'_>) -> bool {
-    let Some(mut awaited) = AWAITED.get() else {
+impl Drop for Polling {
+    fn drop(&mut self) {
+        AWAITED.set(self.0);
+    }
+}
+
+/// Whether what is polled with this waker is polled by a thread that waits by itself, whenever
+/// that thread polls. What has a waker of its own, as in a set of futures, is not.
+pub fn is_here(waker: &Waker) -> bool {
+    AWAITED
+        .get()
+        .is_some_and(|awaited| awaited.bell == waker.data())
+}
+
+/// Whether this thread polls what is polled with this waker again when `descriptor` can be read. It
+/// must stay open until then. `false` where the thread does not wait by itself ([`is_here`]), or
+/// already waits for so many: then the event loop must be asked.
+pub fn awaits(waker: &Waker, descriptor: BorrowedFd<'_>) -> bool {
+    let Some(mut awaited) = AWAITED.get().filter(|it| it.bell == waker.data()) else {
         return false;
     };
-    let Some(free) = awaited.iter_mut().find(|it| **it == NONE) else {
+    let Some(free) = awaited.descriptors.iter_mut().find(|it| **it == NONE) else {
         return false;
     };
     *free = descriptor.as_raw_fd();
@@ -70,11 +100,11 @@ impl Direct {
         let waker = Waker::from(self.0.clone());
         let mut future = pin!(future);
         std::future::poll_fn(|cx| {
-            let before = AWAITED.replace(Some([NONE; MOST]));
+            let polling = Polling::begin(waker.data());
             let polled = future.as_mut().poll(&mut Context::from_waker(&waker));
-            let awaited = AWAITED.replace(before);
+            let awaited = polling.end();
             if polled.is_pending() {
-                self.0.wait(awaited.unwrap_or([NONE; MOST]));
+                self.0.wait(awaited);
                 // It is polled again at once, with all that the runtime does before it polls.
                 cx.waker().wake_by_ref();
             }
@@ -197,9 +227,9 @@ mod tests {
         run(async {
             for byte in 0..200_u8 {
                 let mut got = [255];
-                std::future::poll_fn(|_| match ours.read(&mut got) {
+                std::future::poll_fn(|cx| match ours.read(&mut got) {
                     Err(_) => {
-                        assert!(awaits(ours.as_fd()));
+                        assert!(awaits(cx.waker(), ours.as_fd()));
                         Poll::Pending
                     }
                     Ok(1) => Poll::Ready(()),
@@ -216,15 +246,26 @@ mod tests {
     #[test]
     fn no_more_are_awaited_than_there_is_room_for() {
         let (ours, _theirs) = UnixStream::pair().expect("sockets");
-        assert!(!awaits(ours.as_fd()), "not on any thread");
-        run(async {
+        let other = Waker::noop();
+        assert!(!awaits(other, ours.as_fd()) && !is_here(other));
+        run(std::future::poll_fn(|cx| {
             for _ in 0..MOST {
-                assert!(awaits(ours.as_fd()));
+                assert!(awaits(cx.waker(), ours.as_fd()));
             }
-            assert!(!awaits(ours.as_fd()));
-            assert!(is_here());
+            assert!(!awaits(cx.waker(), ours.as_fd()) && is_here(cx.waker()));
+            // What has a waker of its own would not be polled again.
+            assert!(!awaits(other, ours.as_fd()) && !is_here(other));
+            Poll::Ready(())
+        }));
+        assert!(!is_here(other));
+    }
+
+    #[test]
+    fn a_panic_leaves_nothing_noted() {
+        let panics = std::panic::catch_unwind(|| {
+            run(async { panic!("on purpose") });
         });
-        assert!(!awaits(ours.as_fd()) && !is_here());
+        assert!(panics.is_err() && AWAITED.get().is_none());
     }
 
     /// Rings from many threads, while a descriptor can be read all the time.
@@ -252,7 +293,7 @@ mod tests {
             while receiver.recv().await.is_some() {
                 count += 1;
                 if count % 3 == 0 {
-                    awaits(ours.as_fd());
+                    std::future::poll_fn(|cx| Poll::Ready(awaits(cx.waker(), ours.as_fd()))).await;
                     tokio::task::yield_now().await;
                 }
             }
