@@ -184,7 +184,7 @@ fn what_others_ran_first_and_what_was_given_back_is_counted() {
         worker.metric("wrun_fleet_late_total") == 1.0
     });
     // A message of a version to come goes back to the queue.
-    server.publish("wrun.task.normal.a", br#"{"v": 2, "id": "newer"}"#);
+    server.publish("wrun.task.normal.a", br#"{"v": 3, "id": "newer"}"#);
     let newer = r#"wrun_fleet_given_back_total{reason="newer"}"#;
     eventually("it is given back twice", PATIENCE, || {
         worker.metric(newer) >= 2.0
