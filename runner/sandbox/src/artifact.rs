@@ -8,7 +8,8 @@ use super::source::Shape;
 use crate::executor::Runnable;
 use bytes::Bytes;
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 use wrun_sys::Process;
 use wrun_sys::Unpoisoned;
@@ -31,7 +32,7 @@ pub(super) struct Loaded {
     /// Without and with fuel.
     pub(super) codes: [Slot<Code>; 2],
     /// What the executor prepared from each.
-    pub(super) prepared: [Slot<dyn Runnable>; 2],
+    pub(super) prepared: [Preparing; 2],
     pub(super) made_in: Process,
 }
 
@@ -42,9 +43,8 @@ impl Drop for Loaded {
         }
         // In a fork, the executor's part still serves the other process: dropping it would end
         // that process's workers.
-        for slot in &mut self.prepared {
-            let value = slot.value.get_mut();
-            std::mem::forget(value.unpoisoned().take());
+        for preparing in &mut self.prepared {
+            std::mem::forget(preparing.ready.take());
         }
     }
 }
@@ -76,18 +76,36 @@ impl Compiled {
     }
 }
 
-/// Filled once; another caller that wants to fill it meanwhile waits. Reading never waits:
-/// filling takes as long as compiling.
-pub(super) struct Slot<T: ?Sized> {
-    value: Mutex<Option<Arc<T>>>,
+/// What the executor prepares, at most once. Each task looks at it, on any processor: that changes
+/// nothing in memory.
+#[derive(Default)]
+pub(super) struct Preparing {
+    ready: OnceLock<Ready>,
     making: Mutex<()>,
 }
 
-impl<T: ?Sized> Slot<T> {
+struct Ready {
+    runnable: Arc<dyn Runnable>,
+    /// See [`Artifact::made`], as long as the code is not cleared again.
+    compiled: Option<Compiled>,
+    clears: u64,
+}
+
+/// Filled once; another caller that wants to fill it meanwhile waits. Reading never waits:
+/// filling takes as long as compiling.
+pub(super) struct Slot<T> {
+    value: Mutex<Option<Arc<T>>>,
+    making: Mutex<()>,
+    /// How often it was cleared.
+    clears: AtomicU64,
+}
+
+impl<T> Slot<T> {
     pub(super) fn empty() -> Self {
         Slot {
             value: Mutex::new(None),
             making: Mutex::new(()),
+            clears: AtomicU64::new(0),
         }
     }
 
@@ -95,6 +113,7 @@ impl<T: ?Sized> Slot<T> {
         Slot {
             value: Mutex::new(Some(value)),
             making: Mutex::new(()),
+            clears: AtomicU64::new(0),
         }
     }
 
@@ -104,6 +123,7 @@ impl<T: ?Sized> Slot<T> {
 
     pub(super) fn clear(&self) {
         self.value().take();
+        self.clears.fetch_add(1, Ordering::Release);
     }
 
     pub(super) fn get_or_try<E>(
@@ -161,7 +181,13 @@ impl Artifact {
     /// [`Artifact::compiled`] for one kind of code.
     #[doc(hidden)]
     pub fn made(&self, metered: bool) -> Option<Compiled> {
-        self.0.codes[usize::from(metered)].get()?.made.clone()
+        let code = &self.0.codes[usize::from(metered)];
+        match self.0.prepared[usize::from(metered)].ready.get() {
+            Some(ready) if ready.clears == code.clears.load(Ordering::Acquire) => {
+                ready.compiled.clone()
+            }
+            _ => code.get()?.made.clone(),
+        }
     }
 
     /// Whether it was loaded as an artifact of `wrun compile`.
@@ -184,8 +210,9 @@ impl Artifact {
 
     /// Its runnable, if it is ready.
     #[doc(hidden)]
-    pub fn prepared(&self, metered: bool) -> Option<Arc<dyn Runnable>> {
-        self.0.prepared[usize::from(metered)].get()
+    pub fn prepared(&self, metered: bool) -> Option<&Arc<dyn Runnable>> {
+        let ready = self.0.prepared[usize::from(metered)].ready.get()?;
+        Some(&ready.runnable)
     }
 
     /// Its runnable, made at most once.
@@ -195,7 +222,21 @@ impl Artifact {
         metered: bool,
         make: impl FnOnce() -> Result<Arc<dyn Runnable>, E>,
     ) -> Result<Arc<dyn Runnable>, E> {
-        self.0.prepared[usize::from(metered)].get_or_try(make)
+        let preparing = &self.0.prepared[usize::from(metered)];
+        let _making = preparing.making.lock().unpoisoned();
+        if let Some(ready) = preparing.ready.get() {
+            return Ok(ready.runnable.clone());
+        }
+        let runnable = make()?;
+        let ready = Ready {
+            runnable: runnable.clone(),
+            clears: self.0.codes[usize::from(metered)]
+                .clears
+                .load(Ordering::Acquire),
+            compiled: self.made(metered),
+        };
+        preparing.ready.get_or_init(|| ready);
+        Ok(runnable)
     }
 }
 

@@ -152,7 +152,7 @@ impl Loader {
             source_len,
             source,
             codes,
-            prepared: [Slot::empty(), Slot::empty()],
+            prepared: Default::default(),
             made_in: Process::current(),
         }))
     }

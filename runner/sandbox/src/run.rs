@@ -11,7 +11,7 @@ use super::code::{Code, CodeError};
 use super::engine::Kind;
 use super::epoch;
 use super::host::TaskContext;
-use super::host::{GrantError, Granted, Host};
+use super::host::{GrantError, Granted, Host, WasiUse};
 use super::http::{Exchange, Handling, Over};
 #[cfg(feature = "measure")]
 use super::injecting::Injecting;
@@ -54,6 +54,7 @@ pub struct Prepared {
     entry: Entry,
     shape: Shape,
     kind: Kind,
+    wasi: WasiUse,
     /// Whether it imports regions.
     regions: bool,
     observes_cancellation: bool,
@@ -98,10 +99,11 @@ impl Prepared {
     ) -> Result<Self, PrepareError> {
         let link = |error: wasmtime::Error| PrepareError::Link(one_line(&format!("{error:#}")));
         let shape = code.meta.shape;
-        let (memories, guest_code);
+        let (memories, guest_code, wasi);
         let entry = match shape {
             Shape::CommandModule => {
                 let module = code.module(engine).map_err(PrepareError::Code)?;
+                wasi = WasiUse::Modules;
                 memories = Some(module.resources_required().num_memories);
                 guest_code = match trap_site {
                     Some(site) => GuestCode::of_module_with(&module, site),
@@ -127,6 +129,7 @@ impl Prepared {
             | Shape::CommandComponent
             | Shape::HttpComponent => {
                 let component = code.component(engine).map_err(PrepareError::Code)?;
+                wasi = linker::wasi_use(engine, &component);
                 memories = component.resources_required().map(|it| it.num_memories);
                 guest_code = match trap_site {
                     Some(site) => GuestCode::of_component_with(&component, site),
@@ -149,6 +152,7 @@ impl Prepared {
             entry,
             shape,
             kind: code.meta.kind(),
+            wasi,
             regions: code.meta.regions,
             observes_cancellation: code.meta.observes_cancellation,
             offsets: code.meta.offsets.clone(),
@@ -184,9 +188,8 @@ impl Prepared {
         &self.entry
     }
 
-    /// Whether it uses WASI 0.1.
-    pub(super) fn is_module(&self) -> bool {
-        matches!(self.entry, Entry::Module(_))
+    pub(super) fn wasi(&self) -> WasiUse {
+        self.wasi
     }
 
     /// An empty store for it.
@@ -314,7 +317,7 @@ async fn run_once(prepared: &Prepared, run: Run<'_>) -> Result<RunResult, RunErr
     };
     let mut host = Host::new(
         run.spec,
-        prepared.is_module(),
+        prepared.wasi(),
         run.thread != OnThread::Shared,
         Streams {
             stdin: &run.stdin,

@@ -62,7 +62,7 @@ impl WarmInstance {
         let nowhere = Sink::null(Some(0));
         let host = Host::new(
             &spec,
-            prepared.is_module(),
+            prepared.wasi(),
             true,
             Streams {
                 stdin: &nothing,

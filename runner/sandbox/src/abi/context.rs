@@ -31,7 +31,7 @@ impl ContextHost for Host {
 
     fn subscribe_cancelled(&mut self) -> wasmtime::Result<Resource<DynPollable>> {
         let token = self.context.cancel.clone();
-        let table = wasmtime_wasi::WasiView::ctx(self).table;
+        let table = self.wasi.table();
         let cancelled = table.push(Cancelled(token))?;
         subscribe(table, cancelled)
     }

@@ -21,7 +21,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use wasmtime::StoreContextMut;
 use wasmtime::component::{Lift, Linker, Lower, Resource, ResourceTable, ResourceType, WasmList};
-use wasmtime_wasi::WasiView;
 use wrun_sys::{self, Overlay};
 
 const INTERFACE: &str = "wrun:task/regions@0.1.0";
@@ -88,7 +87,7 @@ fn told<T>(result: Result<T, RegionError>) -> wasmtime::Result<Result<T, AbiErro
 
 impl Host {
     pub(super) fn table(&mut self) -> &mut ResourceTable {
-        WasiView::ctx(self).table
+        self.wasi.table()
     }
 
     fn handle(&mut self, region: &Resource<Handle>) -> wasmtime::Result<&mut Handle> {

@@ -70,11 +70,24 @@ pub(crate) struct Host {
     pub(crate) http: crate::http::HttpHost,
 }
 
+/// What a guest uses of WASI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WasiUse {
+    /// A component that imports nothing of it.
+    Nothing,
+    /// A component.
+    Components,
+    /// A core module.
+    Modules,
+}
+
 /// WASI state of either generation.
 pub(crate) enum Wasi {
     /// For components.
     P2 {
-        ctx: Box<WasiCtx>,
+        /// Made when it is first asked for, with nothing in it, if the guest imports nothing of
+        /// WASI: making it costs a tenth of a small task.
+        ctx: Option<Box<WasiCtx>>,
         table: ResourceTable,
     },
     /// For core modules.
@@ -84,75 +97,58 @@ pub(crate) enum Wasi {
 impl WasiView for Host {
     fn ctx(&mut self) -> WasiCtxView<'_> {
         match &mut self.wasi {
-            Wasi::P2 { ctx, table } => WasiCtxView { ctx, table },
+            Wasi::P2 { ctx, table } => WasiCtxView {
+                ctx: ctx.get_or_insert_with(|| Box::new(WasiCtxBuilder::new().build())),
+                table,
+            },
             Wasi::P1(p1) => p1.ctx(),
         }
     }
 }
 
+impl Wasi {
+    /// The guest's resources.
+    pub(crate) fn table(&mut self) -> &mut ResourceTable {
+        match self {
+            Wasi::P2 { table, .. } => table,
+            Wasi::P1(p1) => p1.ctx().table,
+        }
+    }
+}
+
 impl Host {
-    /// The host of one run. `p1` selects the WASI version of the guest.
+    /// The host of one run.
     ///
     /// # Errors
     ///
     /// A granted directory cannot be opened.
     pub(crate) fn new(
         spec: &Spec,
-        p1: bool,
+        wasi: WasiUse,
         blocking: bool,
         streams: Streams<'_>,
         context: TaskContext,
         granted: Granted<'_>,
     ) -> Result<Self, GrantError> {
         let denials = Denials::default();
-        let mut builder = WasiCtxBuilder::new();
-        builder
-            .stdin(Standard::new(streams.stdin, streams.terminals.stdin))
-            .stdout(Standard::new(streams.stdout, streams.terminals.stdout))
-            .stderr(Standard::new(streams.stderr, streams.terminals.stderr))
-            .allow_blocking_current_thread(blocking)
-            .arg(&spec.name)
-            .args(&spec.args)
-            .envs(&spec.env)
-            .allow_udp(false)
-            .allow_tcp(true)
-            .allow_ip_name_lookup(spec.tcp.iter().any(|grant| grant.is_name));
-        if blocking {
-            fresh_random(&mut builder);
-        }
-        for (index, grant) in spec.dirs.iter().enumerate() {
-            let path = granted
-                .path(index, &grant.host)
-                .map_err(|error| GrantError {
-                    path: grant.host.display().to_string(),
-                    reason: error.to_string(),
-                })?;
-            let perms = if grant.read_only {
-                FsPerms::ReadOnly
-            } else {
-                FsPerms::ReadWrite
-            };
-            builder
-                .preopened_dir(path, grant.guest_name(), perms)
-                .map_err(|error| GrantError {
-                    path: grant.host.display().to_string(),
-                    reason: format!("{error:#}"),
-                })?;
-        }
-        check_sockets(&mut builder, &spec.tcp, denials.clone());
-        let mut wasi = if p1 {
-            Wasi::P1(Box::new(builder.build_p1()))
-        } else {
+        // Directories are opened in any case: a wrong grant is an error.
+        let mut wasi = if wasi == WasiUse::Nothing && spec.dirs.is_empty() {
             Wasi::P2 {
-                ctx: Box::new(builder.build()),
+                ctx: None,
                 table: ResourceTable::new(),
             }
+        } else {
+            let mut builder = builder(spec, blocking, streams, &denials, granted)?;
+            match wasi {
+                WasiUse::Modules => Wasi::P1(Box::new(builder.build_p1())),
+                WasiUse::Nothing | WasiUse::Components => Wasi::P2 {
+                    ctx: Some(Box::new(builder.build())),
+                    table: ResourceTable::new(),
+                },
+            }
         };
-        let table = match &mut wasi {
-            Wasi::P2 { table, .. } => table,
-            Wasi::P1(p1) => p1.ctx().table,
-        };
-        table.set_max_capacity(MAX_RESOURCES + RESERVED_RESOURCES);
+        let most = MAX_RESOURCES + RESERVED_RESOURCES;
+        wasi.table().set_max_capacity(most);
         Ok(Host {
             wasi,
             limiter: Limiter::new(&spec.limits, context.services.clone()),
@@ -178,7 +174,7 @@ impl Host {
 
     /// Whether the guest may have this many more resources.
     pub(crate) fn has_room(&mut self, more: usize) -> bool {
-        let table = WasiView::ctx(self).table;
+        let table = self.wasi.table();
         table.iter_mut().take(MAX_RESOURCES).count() + more <= MAX_RESOURCES
     }
 
@@ -187,8 +183,54 @@ impl Host {
         if !self.has_room(1) {
             return None;
         }
-        WasiView::ctx(self).table.push(resource).ok()
+        self.wasi.table().push(resource).ok()
     }
+}
+
+/// What a guest that uses WASI is given.
+fn builder(
+    spec: &Spec,
+    blocking: bool,
+    streams: Streams<'_>,
+    denials: &Denials,
+    granted: Granted<'_>,
+) -> Result<WasiCtxBuilder, GrantError> {
+    let mut builder = WasiCtxBuilder::new();
+    builder
+        .stdin(Standard::new(streams.stdin, streams.terminals.stdin))
+        .stdout(Standard::new(streams.stdout, streams.terminals.stdout))
+        .stderr(Standard::new(streams.stderr, streams.terminals.stderr))
+        .allow_blocking_current_thread(blocking)
+        .arg(&spec.name)
+        .args(&spec.args)
+        .envs(&spec.env)
+        .allow_udp(false)
+        .allow_tcp(true)
+        .allow_ip_name_lookup(spec.tcp.iter().any(|grant| grant.is_name));
+    if blocking {
+        fresh_random(&mut builder);
+    }
+    for (index, grant) in spec.dirs.iter().enumerate() {
+        let path = granted
+            .path(index, &grant.host)
+            .map_err(|error| GrantError {
+                path: grant.host.display().to_string(),
+                reason: error.to_string(),
+            })?;
+        let perms = if grant.read_only {
+            FsPerms::ReadOnly
+        } else {
+            FsPerms::ReadWrite
+        };
+        builder
+            .preopened_dir(path, grant.guest_name(), perms)
+            .map_err(|error| GrantError {
+                path: grant.host.display().to_string(),
+                reason: format!("{error:#}"),
+            })?;
+    }
+    check_sockets(&mut builder, &spec.tcp, denials.clone());
+    Ok(builder)
 }
 
 /// Whether this process has used up its descriptors. wasmtime-wasi reports that as an

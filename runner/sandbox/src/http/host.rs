@@ -3,11 +3,10 @@
 use super::fetch::{Fetcher, MAX_FIELD_BYTES, check};
 use super::fetch_error::FetchError;
 use crate::denials::Denials;
-use crate::host::{Host, Wasi};
+use crate::host::Host;
 use crate::services::Services;
 use crate::sink::CHUNK;
 use std::sync::Arc;
-use wasmtime_wasi::WasiView;
 use wasmtime_wasi_http::{
     Error, RequestOptions, Result, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks,
     WasiHttpView,
@@ -51,10 +50,7 @@ impl WasiHttpView for Host {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
         WasiHttpCtxView {
             hooks: &mut self.http.hooks,
-            table: match &mut self.wasi {
-                Wasi::P2 { table, .. } => table,
-                Wasi::P1(p1) => p1.ctx().table,
-            },
+            table: self.wasi.table(),
             ctx: &mut self.http.ctx,
         }
     }

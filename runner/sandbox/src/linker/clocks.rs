@@ -132,7 +132,7 @@ fn sleep(host: &mut Host, duration: u64) -> wasmtime::Result<(Resource<DynPollab
         blocking: host.blocking,
         fresh: duration == 0,
     };
-    let table = WasiView::ctx(host).table;
+    let table = host.wasi.table();
     let sleep = table.push(sleep)?;
     Ok((subscribe(table, sleep)?,))
 }

@@ -244,7 +244,7 @@ async fn open_again(
     }
     // Only wasmtime-wasi knows the resource of a descriptor. The table fills the slot that
     // was freed last: this one.
-    let table = WasiView::ctx(host).table;
+    let table = host.wasi.table();
     let place = table.push(())?;
     let place_is = place.rep();
     table.delete(place)?;
@@ -271,7 +271,7 @@ async fn open_again(
             errno
         }));
     }
-    let table = WasiView::ctx(host).table;
+    let table = host.wasi.table();
     let opened = match table.get(&Resource::<Descriptor>::new_borrow(place_is)) {
         Ok(Descriptor::Dir(directory)) => Some(directory.dir.clone()),
         _ => None,
@@ -448,7 +448,7 @@ async fn read_directory(
     descriptor: Resource<Descriptor>,
 ) -> wasmtime::Result<(Result<Resource<Stream>, ErrorCode>,)> {
     let host = store.data_mut();
-    let directory = match WasiView::ctx(host).table.get(&descriptor)? {
+    let directory = match host.wasi.table().get(&descriptor)? {
         Descriptor::Dir(directory) => directory.dir.clone(),
         Descriptor::File(_) => return Ok((Err(ErrorCode::NotDirectory),)),
     };
@@ -479,7 +479,7 @@ async fn read_directory(
     Ok((match read {
         Ok(listing) => {
             let stream = Stream { listing, next: 0 };
-            Ok(WasiView::ctx(host).table.push(stream)?)
+            Ok(host.wasi.table().push(stream)?)
         }
         Err(error) => Err(host.filesystem().convert_error_code(code(error))?),
     },))
@@ -509,7 +509,7 @@ pub(super) fn for_components(linker: &mut Linker<Host>) -> wasmtime::Result<()> 
         ResourceType::host::<Stream>(),
         |mut store: Store<'_>, rep| {
             let host = store.data_mut();
-            let table = WasiView::ctx(host).table;
+            let table = host.wasi.table();
             let stream = table.delete(Resource::<Stream>::new_own(rep))?;
             host.limiter.release(stream.listing.counted);
             Ok(())

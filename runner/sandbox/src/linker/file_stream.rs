@@ -20,7 +20,6 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use wasmtime::StoreContextMut;
 use wasmtime::component::{Linker, Resource, ResourceTable};
-use wasmtime_wasi::WasiView;
 use wasmtime_wasi::filesystem::{Descriptor, WasiFilesystemView};
 use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode;
 use wasmtime_wasi::p2::bindings::io::streams::{
@@ -315,7 +314,7 @@ type Input = Resource<DynInputStream>;
 type Output = Resource<DynOutputStream>;
 
 fn table(host: &mut Host) -> &mut ResourceTable {
-    host.ctx().table
+    host.wasi.table()
 }
 
 /// Converts the result of a stream call for the guest.

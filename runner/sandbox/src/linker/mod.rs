@@ -16,7 +16,7 @@ mod wasi_0_2;
 pub(super) use turns::long_result;
 
 use super::abi;
-use super::host::{Host, Wasi};
+use super::host::{Host, Wasi, WasiUse};
 use wasmtime::component::{Component, Linker};
 use wrun_types::report::Access;
 
@@ -47,6 +47,16 @@ pub(crate) fn component(
         http::mark_finished(&mut linker)?;
     }
     Ok(linker)
+}
+
+/// What a component uses of WASI.
+pub(crate) fn wasi_use(engine: &wasmtime::Engine, component: &Component) -> WasiUse {
+    let ty = component.component_type();
+    let mut names = ty.imports(engine).map(|(name, _)| name);
+    match names.any(|name| name.starts_with("wasi:")) {
+        true => WasiUse::Components,
+        false => WasiUse::Nothing,
+    }
 }
 
 /// For core modules: WASI 0.1.

@@ -12,7 +12,6 @@ use crate::host::Host;
 use std::os::unix::fs::FileExt;
 use wasmtime::component::{Linker, Resource, WasmList};
 use wasmtime::{Caller, StoreContextMut};
-use wasmtime_wasi::WasiView;
 use wasmtime_wasi::filesystem::{Descriptor, WasiFilesystemView};
 use wasmtime_wasi::p1::wasi_snapshot_preview1 as p1;
 use wasmtime_wasi::p2::bindings::filesystem::types::{ErrorCode, Host as _};
@@ -298,7 +297,7 @@ async fn write(
     let mut store = store;
     let host = store.data_mut();
     let blocking = host.blocking;
-    let file = match WasiView::ctx(host).table.get(&file)? {
+    let file = match host.wasi.table().get(&file)? {
         Descriptor::Dir(_) => return Ok((Err(ErrorCode::BadDescriptor),)),
         Descriptor::File(file) if file.perms.write_not_permitted() => {
             return Ok((Err(ErrorCode::NotPermitted),));
