@@ -4,16 +4,16 @@
 //! Invariants: every admitted task gets exactly one report or error; at most
 //! `max_running` tasks run and `max_queued` wait.
 
+use crate::admission::{Admission, InFlight};
 use crate::children::{Tree, child_data};
 use crate::handle::OutputStream;
 #[cfg(feature = "http")]
 use crate::http::Responding;
 #[cfg(feature = "http")]
 use crate::http_client::LazyClient;
-use crate::launch::{Launch, Request, RunPermit, Starter};
+use crate::launch::{Launch, Ran, Request, RunPermit, Starter};
 use crate::mode;
 use crate::provider::SharedState;
-use crate::stats::{Begun, Unfinished};
 use crate::task::{Input, Stdio, Task, validate_output};
 use crate::task_grant::validate_tasks;
 use crate::trace;
@@ -21,8 +21,7 @@ use bytes::Bytes;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_util::task::TaskTracker;
+use tokio::sync::Semaphore;
 use wrun_sandbox::Budgets;
 #[cfg(feature = "measure")]
 use wrun_sandbox::Code;
@@ -51,12 +50,10 @@ pub(crate) struct Core {
     pub(crate) config: Config,
     pub(crate) loader: Arc<Loader>,
     pub(crate) executor: Arc<dyn Executor>,
-    /// Permits for tasks that are running or queued.
-    pub(crate) admission: Arc<Semaphore>,
+    /// Tasks that are running or queued.
+    pub(crate) admission: Admission,
     pub(crate) starter: Arc<Starter>,
     pub(crate) kill_all: Token,
-    pub(crate) tasks: TaskTracker,
-    pub(crate) unfinished: Unfinished,
 }
 
 /// A task in the queue.
@@ -64,8 +61,7 @@ pub(crate) struct Admitted {
     pub(crate) launch: Launch,
     capture_out: Option<Sink>,
     capture_err: Option<Sink>,
-    begun: Begun,
-    _permit: OwnedSemaphorePermit,
+    in_flight: InFlight,
 }
 
 /// The embedder's ends of a task.
@@ -90,7 +86,7 @@ impl Core {
         let executor = mode::executor(loader.clone(), &config)?;
         Ok(Core {
             made_in: Process::current(),
-            admission: Arc::new(Semaphore::new(config.max_running + config.max_queued)),
+            admission: Admission::new(config.max_running + config.max_queued),
             starter: Arc::new(Starter {
                 executor: executor.clone(),
                 mode: config.mode,
@@ -109,8 +105,6 @@ impl Core {
             loader,
             executor,
             kill_all: Token::new(),
-            tasks: TaskTracker::new(),
-            unfinished: Unfinished::default(),
         })
     }
 
@@ -163,17 +157,9 @@ impl Core {
         }
     }
 
-    pub(crate) async fn admit(&self) -> Result<OwnedSemaphorePermit, Error> {
+    pub(crate) async fn admit(self: Arc<Self>) -> Result<InFlight, Error> {
         self.is_of_this_process()?;
-        // While others wait, there is none.
-        if let Ok(permit) = self.admission.clone().try_acquire_owned() {
-            return Ok(permit);
-        }
-        self.admission
-            .clone()
-            .acquire_owned()
-            .await
-            .map_err(|_| Error::shut_down())
+        Admission::admit(self).await
     }
 
     /// # Errors
@@ -220,12 +206,12 @@ impl Core {
 
     /// Validates a task, and assigns its id and deadline, once.
     pub(crate) fn admitted(
-        &self,
         mut task: Task,
-        permit: OwnedSemaphorePermit,
+        in_flight: InFlight,
         progress: OnProgress,
     ) -> Result<(Admitted, Ends), Error> {
-        self.validate(&mut task)?;
+        let core = in_flight.core();
+        core.validate(&mut task)?;
         let Task {
             artifact,
             mut spec,
@@ -261,9 +247,8 @@ impl Core {
             Some(stderr) => (stderr, None, None),
             None => sink(stderr, &spec),
         };
-        let begun = self.unfinished.begin();
         let tree = (!tasks.is_empty()).then(|| (Tree::new(tasks, &spec.limits), 0));
-        let launch = self.starter.launch(Request {
+        let launch = core.starter.launch(Request {
             artifact,
             deadline: spec.limits.timeout.and_then(Deadline::after),
             spec,
@@ -274,18 +259,17 @@ impl Core {
             port,
             progress,
             cancel: Token::new(),
-            kill: self.kill_all.child(),
+            kill: core.kill_all.child(),
             grace,
             retries,
             tree,
-            permit: RunPermit::queue(&self.starter.permits),
+            permit: RunPermit::queue(&core.starter.permits),
         });
         let admitted = Admitted {
             launch,
             capture_out,
             capture_err,
-            begun,
-            _permit: permit,
+            in_flight,
         };
         let ends = Ends {
             stdout: stream_out,
@@ -297,31 +281,34 @@ impl Core {
     }
 
     /// Drives an admitted task to its report.
-    pub(crate) async fn drive(self: Arc<Self>, admitted: Admitted) -> Result<Report, Error> {
+    pub(crate) async fn drive(admitted: Admitted) -> Result<Report, Error> {
+        // It ends last.
         let Admitted {
+            in_flight,
             launch,
             capture_out,
             capture_err,
-            begun,
-            _permit,
         } = admitted;
+        let core = in_flight.core();
         let job = &launch.job;
         let spec = job.spec.clone();
         let task_id = job.task_id;
         let provider = launch.provider.clone();
-        let artifact = job.artifact.clone();
         let is_captured = job.stdout.is_capture();
         let metered = job.metered();
         let submitted = launch.submitted;
-        let ran = launch.run(&self.executor).await.map(|ran| {
-            drop(ran.permit);
-            (ran.queue, ran.attempt, ran.executed)
-        });
-        drop(begun);
+        let ran = launch.run(&core.executor).await;
         if let Some(end) = provider.end() {
             end.await;
         }
-        let (queue, attempt, executed) = ran.inspect_err(trace::not_run)?;
+        let Ran {
+            queue,
+            attempt,
+            executed,
+            permit,
+            artifact,
+        } = ran.inspect_err(trace::not_run)?;
+        drop(permit);
         let [stdout, stderr] = [captured(capture_out).await, captured(capture_err).await];
         let total = submitted.elapsed();
         let Executed {
@@ -335,7 +322,7 @@ impl Core {
         } = executed;
         let compiled = artifact.made(metered);
         notes.extend(compiled.as_ref().and_then(Compiled::note));
-        let jail_mode = (self.config.mode == Mode::Process).then_some(self.config.jail);
+        let jail_mode = (core.config.mode == Mode::Process).then_some(core.config.jail);
         let jail = match jail {
             Some(jail) => Some(Arc::unwrap_or_clone(jail)),
             // No walls: that is known without a report of the worker.
@@ -366,7 +353,7 @@ impl Core {
         stats.usage = usage;
         stats.start_method = start_method;
         stats.children = provider.children_started();
-        let mut report = Report::new(task_id, &spec.name, self.config.mode, outcome);
+        let mut report = Report::new(task_id, &spec.name, core.config.mode, outcome);
         report.attempt = attempt;
         report.limit_value = limit_value;
         report.stats = stats;

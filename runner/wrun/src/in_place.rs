@@ -14,20 +14,15 @@ use wrun_sandbox::token::Token;
 use wrun_types::error::Error;
 use wrun_types::report::Report;
 
-/// Runs a task where this is polled, which is on a thread of that runtime.
-pub(crate) async fn run_here(
-    core: Arc<Core>,
-    runtime: Handle,
-    task: Task,
-) -> Result<Report, Error> {
-    let permit = core.admit().await?;
-    let (admitted, _ends) = core.admitted(task, permit, None)?;
+/// Runs a task where this is polled, which is on a thread of the runner's runtime.
+pub(crate) async fn run_here(core: Arc<Core>, task: Task) -> Result<Report, Error> {
+    let in_flight = core.admit().await?;
+    let (admitted, _ends) = Core::admitted(task, in_flight, None)?;
     let span = admitted.launch.span.clone();
     let kill = admitted.launch.stop.requested.clone();
     // In a box, which what is around it can move.
-    let driving = Box::pin(core.clone().drive(admitted));
-    let driving = core.tasks.track_future(driving.instrument(span));
-    InPlace::new(driving, kill, runtime).await
+    let driving = Box::pin(Core::drive(admitted)).instrument(span);
+    InPlace::new(driving, kill).await
 }
 
 /// See the [module](self).
@@ -36,15 +31,16 @@ struct InPlace<F: Future<Output: Send> + Send + Unpin + 'static> {
     driving: Option<F>,
     /// Kills the task.
     kill: Token,
-    runtime: Handle,
+    /// Where it was polled, if that did not end it: most are never waited for.
+    runtime: Option<Handle>,
 }
 
 impl<F: Future<Output: Send> + Send + Unpin + 'static> InPlace<F> {
-    fn new(driving: F, kill: Token, runtime: Handle) -> Self {
+    fn new(driving: F, kill: Token) -> Self {
         InPlace {
             driving: Some(driving),
             kill,
-            runtime,
+            runtime: None,
         }
     }
 }
@@ -59,6 +55,8 @@ impl<F: Future<Output: Send> + Send + Unpin + 'static> Future for InPlace<F> {
         let polled = Pin::new(driving).poll(cx);
         if polled.is_ready() {
             self.driving = None;
+        } else if self.runtime.is_none() {
+            self.runtime = Some(Handle::current());
         }
         polled
     }
@@ -66,9 +64,10 @@ impl<F: Future<Output: Send> + Send + Unpin + 'static> Future for InPlace<F> {
 
 impl<F: Future<Output: Send> + Send + Unpin + 'static> Drop for InPlace<F> {
     fn drop(&mut self) {
-        if let Some(driving) = self.driving.take() {
+        // One that was never polled has begun nothing.
+        if let (Some(driving), Some(runtime)) = (self.driving.take(), &self.runtime) {
             self.kill.cancel();
-            self.runtime.spawn(driving);
+            runtime.spawn(driving);
         }
     }
 }

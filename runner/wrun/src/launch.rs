@@ -88,6 +88,7 @@ pub(crate) struct Ran {
     pub(crate) executed: Executed,
     /// Its permit; `None` if it never acquired one.
     pub(crate) permit: Option<OwnedSemaphorePermit>,
+    pub(crate) artifact: Artifact,
 }
 
 /// A permit to run, in the order of submission.
@@ -199,6 +200,7 @@ impl Launch {
         } = self;
         let kill = job.kill.clone();
         let deadline = job.deadline;
+        let artifact = job.artifact.clone();
         let mut ended = std::pin::pin!(async {
             tokio::select! {
                 biased;
@@ -207,11 +209,12 @@ impl Launch {
                 () = until(deadline) => Outcome::LimitExceeded(Limit::Deadline),
             }
         });
-        let imposed = |ending, permit| Ran {
+        let imposed = |ending, permit, artifact| Ran {
             queue: submitted.elapsed(),
             attempt: 1,
             executed: Executed::new(RunResult::imposed(ending)),
             permit,
+            artifact,
         };
         let mut waited = matches!(permit, RunPermit::Queued(_));
         if waited {
@@ -220,23 +223,23 @@ impl Launch {
         let permit = tokio::select! {
             biased;
             permit = permit.acquired() => Some(permit.map_err(|_| Error::shut_down())?),
-            ending = &mut ended => return Ok(imposed(ending, None)),
+            ending = &mut ended => return Ok(imposed(ending, None, artifact)),
         };
         let metered = job.metered();
-        let runnable = match job.artifact.prepared(metered) {
+        let prepared;
+        let runnable = match artifact.prepared(metered) {
             Some(runnable) => runnable,
             None => {
                 waited = true;
-                let (executor, artifact) = (executor.clone(), job.artifact.clone());
-                let preparing =
-                    tokio::task::spawn_blocking(move || executor.prepare(&artifact, metered));
-                let runnable = tokio::select! {
+                let (executor, of) = (executor.clone(), artifact.clone());
+                let preparing = tokio::task::spawn_blocking(move || executor.prepare(&of, metered));
+                prepared = tokio::select! {
                     biased;
                     prepared = preparing => prepared.map_err(|_| Error::shut_down())??,
-                    ending = &mut ended => return Ok(imposed(ending, permit)),
+                    ending = &mut ended => return Ok(imposed(ending, permit, artifact)),
                 };
-                trace::prepared(&job.artifact, metered);
-                runnable
+                trace::prepared(&artifact, metered);
+                &prepared
             }
         };
         let queue = match waited {
@@ -245,10 +248,10 @@ impl Launch {
         };
         let observes = runnable.observes_cancellation();
         let (attempt, executed) = if retries == 0 {
-            let executing = std::pin::pin!(execute(&*runnable, job));
+            let executing = std::pin::pin!(execute(&**runnable, job));
             (1, stop.watch(observes, executing).await?)
         } else {
-            let mut attempts = Box::pin(attempts(&*runnable, Retry::new(job, retries), ended));
+            let mut attempts = Box::pin(attempts(&**runnable, Retry::new(job, retries), ended));
             stop.watch(observes, attempts.as_mut()).await?
         };
         Ok(Ran {
@@ -256,6 +259,7 @@ impl Launch {
             attempt,
             executed,
             permit,
+            artifact,
         })
     }
 }

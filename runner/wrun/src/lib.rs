@@ -421,6 +421,7 @@
 
 #![forbid(unsafe_code)]
 
+mod admission;
 mod batch;
 mod builder;
 mod children;

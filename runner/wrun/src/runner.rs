@@ -6,6 +6,7 @@
 mod ending;
 mod shared;
 
+use crate::admission::{Admission, InFlight};
 use crate::batch::Batch;
 use crate::core::Core;
 use crate::handle::{TaskHandle, must_not_be_async};
@@ -17,7 +18,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 use tokio::runtime::{Handle, Runtime};
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::watch;
 use tracing::{Instrument, Span};
 use wrun_sandbox::deadline;
 use wrun_sandbox::turn;
@@ -331,7 +332,7 @@ impl Runner {
         if !self.is_here() {
             return self.submit(task).await?.report().await;
         }
-        run_here(self.core.clone(), self.handle().clone(), task).await
+        run_here(self.core.clone(), task).await
     }
 
     /// Runs many tasks, `at_once` of them at the same time, with the least effort for each: they
@@ -351,14 +352,13 @@ impl Runner {
         at_once: usize,
         room: usize,
     ) -> Batch<(K, Task), (K, Result<Report, Error>)> {
-        let (core, runtime) = (self.core.clone(), self.runtime());
-        let driver = runtime.clone();
-        Batch::new(&driver, at_once, room, move |(key, task)| {
-            let (core, runtime) = (core.clone(), runtime.clone());
+        let core = self.core.clone();
+        Batch::new(self.handle(), at_once, room, move |(key, task)| {
+            let core = core.clone();
             async move {
                 let run = async {
                     is_not_streamed(&task)?;
-                    run_here(core, runtime, task).await
+                    run_here(core, task).await
                 };
                 (key, run.await)
             }
@@ -417,14 +417,13 @@ impl Runner {
         let core = self.core.clone();
         let _quiet = self.quiet_pipes.then(NoPipeSignal::new);
         let running = std::pin::pin!(async {
-            let permit = core.admit().await?;
-            let (mut admitted, _ends) = core.admitted(task, permit, None)?;
+            let in_flight = core.admit().await?;
+            let (mut admitted, _ends) = Core::admitted(task, in_flight, None)?;
             // Nobody has a handle of it.
             admitted.launch.job.alone = true;
             let span = admitted.launch.span.clone();
             // What is around it should not move it.
-            let driving = std::pin::pin!(core.clone().drive(admitted));
-            self.core.tasks.track_future(driving.instrument(span)).await
+            std::pin::pin!(Core::drive(admitted)).instrument(span).await
         });
         // The pointer: tokio moves what it gets several times.
         // Without a descriptor left it takes the longer way.
@@ -461,8 +460,8 @@ impl Runner {
     /// [`ErrorKind::InvalidTask`] for invalid settings; [`ErrorKind::OtherRunner`] for an
     /// artifact or a port of another runner; [`ErrorKind::ShutDown`].
     pub async fn submit(&self, task: Task) -> Result<TaskHandle, Error> {
-        let permit = self.core.admit().await?;
-        self.start(task, permit)
+        let in_flight = self.core.clone().admit().await?;
+        self.start(task, in_flight)
     }
 
     /// [`Runner::submit`] for code that is not asynchronous.
@@ -473,8 +472,8 @@ impl Runner {
     pub fn blocking_submit(&self, task: Task) -> Result<TaskHandle, Error> {
         must_not_be_async("submit")?;
         self.core.is_of_this_process()?;
-        let permit = self.handle().block_on(self.core.admit())?;
-        self.start(task, permit)
+        let in_flight = self.handle().block_on(self.core.clone().admit())?;
+        self.start(task, in_flight)
     }
 
     /// Submits a task if there is room in the queue.
@@ -484,16 +483,8 @@ impl Runner {
     /// [`ErrorKind::Overloaded`] if there is no room; otherwise as [`Runner::submit`].
     pub fn try_submit(&self, task: Task) -> Result<TaskHandle, Error> {
         self.core.is_of_this_process()?;
-        let permit =
-            self.core
-                .admission
-                .clone()
-                .try_acquire_owned()
-                .map_err(|error| match error {
-                    tokio::sync::TryAcquireError::NoPermits => Error::overloaded(),
-                    tokio::sync::TryAcquireError::Closed => Error::shut_down(),
-                })?;
-        self.start(task, permit)
+        let in_flight = Admission::try_admit(self.core.clone())?;
+        self.start(task, in_flight)
     }
 
     /// Accepts no more tasks, waits until all have ended and their streams are read, and
@@ -502,9 +493,7 @@ impl Runner {
         if !self.core.made_in.is_current() {
             return;
         }
-        self.core.admission.close();
-        self.core.tasks.close();
-        self.core.tasks.wait().await;
+        self.core.admission.closed_and_empty().await;
     }
 
     /// [`Runner::shutdown`] for code that is not asynchronous.
@@ -527,14 +516,14 @@ impl Runner {
             return 0;
         }
         let core = self.core.clone();
-        core.admission.close();
-        core.tasks.close();
-        if deadline::timeout(time, core.tasks.wait()).await.is_ok() {
+        let ended = core.admission.closed_and_empty();
+        if deadline::timeout(time, ended).await.is_ok() {
             return 0;
         }
-        let left = core.tasks.len();
+        let left = core.admission.count();
         core.kill_all.cancel();
-        let _ = deadline::timeout(DROP_WAIT, core.tasks.wait()).await;
+        let ended = core.admission.closed_and_empty();
+        let _ = deadline::timeout(DROP_WAIT, ended).await;
         left
     }
 
@@ -550,22 +539,20 @@ impl Runner {
         Ok(handle.block_on(self.shutdown_within(time)))
     }
 
-    fn start(&self, task: Task, permit: OwnedSemaphorePermit) -> Result<TaskHandle, Error> {
+    fn start(&self, task: Task, in_flight: InFlight) -> Result<TaskHandle, Error> {
         let (progress, watched) = watch::channel(Progress::default());
         let tell = Arc::new(move |value| {
             progress.send_replace(value);
         });
-        let (admitted, ends) = self.core.admitted(task, permit, Some(tell))?;
+        let (admitted, ends) = Core::admitted(task, in_flight, Some(tell))?;
         let id = admitted.launch.job.task_id;
         let span = admitted.launch.span.clone();
         let kill = admitted.launch.stop.requested.clone();
         let cancel = admitted.launch.job.cancel.clone();
-        let core = self.core.clone();
         // In boxes, because both are large, and tokio moves what it spawns, and what comes of it,
         // several times.
-        let driving = async move { Box::new(core.drive(admitted).await) };
-        let driving = Box::pin(driving).instrument(span);
-        let join = self.core.tasks.spawn_on(driving, self.handle());
+        let driving = async move { Box::new(Core::drive(admitted).await) };
+        let join = self.handle().spawn(Box::pin(driving).instrument(span));
         Ok(TaskHandle::new(id, join, [kill, cancel], ends, watched))
     }
 

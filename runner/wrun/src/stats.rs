@@ -1,8 +1,6 @@
 //! What a runner is doing, as numbers.
 
 use crate::runner::Runner;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use wrun_types::worker_stats::WorkerStats;
 
 /// What a [`Runner`] is doing at one moment; see [`Runner::stats`].
@@ -48,52 +46,11 @@ impl Runner {
         let config = &core.config;
         let running = in_use(config.max_running, &core.starter.permits);
         RunnerStats {
-            queued: core.unfinished.count().saturating_sub(running),
+            queued: core.admission.count().saturating_sub(running),
             running,
             children: in_use(config.max_children, &core.starter.child_permits),
             compiling: self.compiling(),
             workers: core.executor.workers(),
         }
-    }
-}
-
-/// Submitted tasks that have not ended.
-#[derive(Debug, Default)]
-pub(crate) struct Unfinished(Arc<AtomicUsize>);
-
-/// One of them.
-#[derive(Debug)]
-pub(crate) struct Begun(Arc<AtomicUsize>);
-
-impl Unfinished {
-    pub(crate) fn begin(&self) -> Begun {
-        self.0.fetch_add(1, Ordering::Relaxed);
-        Begun(self.0.clone())
-    }
-
-    fn count(&self) -> usize {
-        self.0.load(Ordering::Relaxed)
-    }
-}
-
-impl Drop for Begun {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_has_begun_is_counted_until_it_ends() {
-        let unfinished = Unfinished::default();
-        let (one, two) = (unfinished.begin(), unfinished.begin());
-        assert_eq!(unfinished.count(), 2);
-        drop(one);
-        assert_eq!(unfinished.count(), 1);
-        drop(two);
-        assert_eq!(unfinished.count(), 0);
     }
 }

@@ -24,7 +24,6 @@ impl Drop for Runner {
             return;
         }
         self.core.admission.close();
-        self.core.tasks.close();
         self.core.kill_all.cancel();
         let Some(runtime) = self.runtime.take() else {
             return;
@@ -32,7 +31,7 @@ impl Drop for Runner {
         // Waiting is not allowed on a thread that drives other futures; a new thread may.
         let wait = |runtime: Runtime, core: &Core| {
             runtime.block_on(async {
-                let _ = deadline::timeout(DROP_WAIT, core.tasks.wait()).await;
+                let _ = deadline::timeout(DROP_WAIT, core.admission.closed_and_empty()).await;
             });
             core.executor.close();
             runtime.shutdown_timeout(THREADS_WAIT);
@@ -72,7 +71,10 @@ impl Drop for Runner {
             // No more threads are available: this one waits for the tasks. It may not wait for
             // the runtime's own; they end by themselves.
             let until = Instant::now().checked_add(DROP_WAIT);
-            let _ = blocking::wait(std::pin::pin!(self.core.tasks.wait()), until);
+            let _ = blocking::wait(
+                std::pin::pin!(self.core.admission.closed_and_empty()),
+                until,
+            );
             self.core.executor.close();
             runtime.shutdown_background();
         }

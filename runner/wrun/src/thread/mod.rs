@@ -159,18 +159,22 @@ impl Linked {
     pub(crate) async fn execute_here(&self, job: Box<Job>) -> Result<Executed, Error> {
         crate::trace::started(job.attempt);
         let (kill, alone) = (job.kill.clone(), job.alone);
-        let running = run(self.prepared.clone(), self.transport.of_a_task(), job);
+        let transport = self.transport.of_a_task();
         let result = match self.prepared.keeps_its_thread() && !alone {
             // In a box: the others should not have the room for it.
-            true => Box::pin(elsewhere(running, kill)).await?,
-            false => running.await?,
+            true => {
+                let prepared = self.prepared.clone();
+                let running = async move { run(&prepared, transport, job).await };
+                Box::pin(elsewhere(running, kill)).await?
+            }
+            false => run(&self.prepared, transport, job).await?,
         };
         Ok(Executed::new(result))
     }
 }
 
 async fn run(
-    prepared: Arc<Prepared>,
+    prepared: &Prepared,
     transport: Transport,
     job: Box<Job>,
 ) -> Result<RunResult, RunError> {
@@ -197,7 +201,7 @@ async fn run(
         thread: OnThread::Shared,
         warm: None,
     };
-    wrun_sandbox::run(&prepared, run).await
+    wrun_sandbox::run(prepared, run).await
 }
 
 /// Runs a guest that keeps its thread while it computes in a task of tokio's own: what is polled
