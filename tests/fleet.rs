@@ -552,6 +552,62 @@ fn large_inputs_and_outputs_are_objects() {
 }
 
 #[test]
+fn settings_of_the_queue_are_made_and_changed() {
+    for mode in MODES {
+        let Some(server) = Server::with_jetstream() else {
+            return;
+        };
+        let setup = |args: &[&str]| {
+            let ran = server.fleet(&[&["--json", "setup"], args].concat());
+            ran.expect_code(0, mode);
+            json_of(&ran)
+        };
+        let of = |all: &Value, stream: &str, field: &str| {
+            let mut all = all.as_array().unwrap().iter();
+            all.find(|it| it["stream"] == stream).unwrap()[field].clone()
+        };
+        let made = setup(&["--max-queued", "3", "--keep", "2days"]);
+        assert_eq!(made.as_array().unwrap().len(), 8, "{made}");
+        assert_eq!(of(&made, "WRUN_TASKS", "max_of_subject"), 3);
+        assert_eq!(of(&made, "WRUN_TASKS", "keep_seconds"), Value::Null);
+        for kept in ["WRUN_DEAD", "KV_wrun_results", "OBJ_wrun_objects"] {
+            assert_eq!(of(&made, kept, "keep_seconds"), 172_800, "{kept}");
+        }
+        assert_eq!(of(&made, "KV_wrun_workers", "keep_seconds"), 30);
+        assert_eq!(setup(&[]), made);
+
+        let echo = guest("echo/echo.wat");
+        let submit = |id: &str| {
+            let submit = Wrun::new().args(["fleet", "--nats", &server.url(), "submit"]);
+            submit.args(["--id", id]).arg(&echo)
+        };
+        for id in ["a", "b", "c"] {
+            submit(id).run().expect_code(0, id);
+        }
+        let mut waits = submit("d").start();
+        assert!(!waits.ends_within(Duration::from_millis(500)), "{mode}");
+        let wider = setup(&["--max-queued", "4", "--keep", "1h"]);
+        assert_eq!(of(&wider, "WRUN_TASKS", "messages"), 3);
+        assert_eq!(of(&wider, "KV_wrun_results", "keep_seconds"), 3600);
+        assert!(waits.ends_within(PATIENCE), "{mode}");
+        let _worker = server.worker(mode, "w", &[]);
+        for id in ["a", "b", "c", "d"] {
+            assert_eq!(server.result(id)["kind"], "report", "{mode}");
+        }
+
+        let ran = server.fleet(&["setup", "--replicas", "3"]);
+        ran.expect_code(125, "one server has one replica");
+        let words = "cannot keep 3 replicas of WRUN_TASKS: the server is not part of a cluster";
+        assert!(ran.stderr.contains(words), "{}", ran.stderr);
+        assert_eq!(of(&setup(&[]), "WRUN_DEAD", "replicas"), 1);
+        for wrong in [["--keep", "1s"], ["--max-queued", "0"], ["--replicas", "6"]] {
+            let ran = server.fleet(&["setup", wrong[0], wrong[1]]);
+            ran.expect_code(2, wrong[0]);
+        }
+    }
+}
+
+#[test]
 fn what_is_wrong_with_the_server_is_said() {
     let told = |url: &str, options: &[&str], words: &str| {
         for command in [&["worker"][..], &["fleet", "status"]] {

@@ -1,6 +1,6 @@
 //! `wrun fleet`: what a submitter and an operator do.
 
-use super::fleet_args::{FleetArgs, FleetCommand, SubmitArgs};
+use super::fleet_args::{FleetArgs, FleetCommand, SetupArgs, SubmitArgs};
 use super::grant_args::TaskFile;
 use super::nats_args::failure;
 use super::run::strings;
@@ -13,8 +13,8 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 use wrun_fleet::{
-    Answer, AnswerKind, Busy, DeadTask, Fleet, ModuleRef, Presence, QueueLimits, Status, TaskId,
-    TaskMessage,
+    Answer, AnswerKind, Busy, Changes, DeadTask, Fleet, ModuleRef, Presence, QueueLimits, Status,
+    StreamSettings, TaskId, TaskMessage,
 };
 
 /// How often `watch` looks.
@@ -39,7 +39,12 @@ async fn on_fleet(args: &FleetArgs) -> Result<u8, Failure> {
         FleetCommand::Submit(submit) => Some((submit, submit.module()?, submit.parts()?)),
         _ => None,
     };
-    let limits = QueueLimits::default();
+    let mut limits = QueueLimits::default();
+    if let FleetCommand::Setup(setup) = &args.command {
+        limits.max_queued = setup.max_queued.unwrap_or(limits.max_queued);
+        limits.keep = setup.keep.unwrap_or(limits.keep);
+        limits.replicas = setup.replicas.unwrap_or(limits.replicas);
+    }
     let told = |line: String| {
         // That it is connected goes without saying.
         if line != "connected to NATS" {
@@ -101,6 +106,10 @@ async fn on_fleet(args: &FleetArgs) -> Result<u8, Failure> {
                 format!("{queued} tasks queued again\n")
             })
         }
+        FleetCommand::Setup(setup) => {
+            let streams = fleet.set_up(setup.changes()).await.map_err(failure)?;
+            shown(args.json, &streams, || streams_text(&streams))
+        }
         FleetCommand::Purge { what } => {
             let purged = fleet.purge(*what).await.map_err(failure)?;
             shown(args.json, &purged, || {
@@ -157,6 +166,16 @@ impl SubmitArgs {
         let parts = self.children.task.iter();
         let read = |TaskFile { name, file }: &TaskFile| Ok((name.clone(), read_module(file)?));
         parts.map(read).collect()
+    }
+}
+
+impl SetupArgs {
+    fn changes(&self) -> Changes {
+        let mut changes = Changes::default();
+        changes.max_queued = self.max_queued;
+        changes.keep = self.keep;
+        changes.replicas = self.replicas;
+        changes
     }
 }
 
@@ -363,6 +382,31 @@ fn workers_text(workers: &[Presence]) -> String {
         );
         text += line.trim_end();
         text.push('\n');
+    }
+    text
+}
+
+fn streams_text(streams: &[StreamSettings]) -> String {
+    let mut text = format!(
+        "{:<18} {:>12} {:>10} {:>14} {:>9} {:>8}\n",
+        "STREAM", "MESSAGES", "SIZE", "OF A SUBJECT", "KEPT", "REPLICAS"
+    );
+    for stream in streams {
+        let most = stream
+            .max_of_subject
+            .map_or("any".into(), |n| n.to_string());
+        let kept = stream.keep_seconds.map_or("for ever".into(), |seconds| {
+            humantime::format_duration(Duration::from_secs(seconds)).to_string()
+        });
+        let _ = writeln!(
+            text,
+            "{:<18} {:>12} {:>10} {:>14} {kept:>9} {:>8}",
+            stream.stream,
+            stream.messages,
+            bytesize::ByteSize(stream.bytes).to_string(),
+            most,
+            stream.replicas
+        );
     }
     text
 }

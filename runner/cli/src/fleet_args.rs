@@ -5,7 +5,7 @@ use super::limit_args::CompilingArgs;
 use super::log::LogArgs;
 use super::nats_args::NatsArgs;
 use super::process::{PoolArgs, WallArgs};
-use super::values::{duration, grace, one_of, size, some_size, whole};
+use super::values::{duration, grace, kept, one_of, size, some_size, whole};
 use clap::{Args, Subcommand, ValueHint};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -47,6 +47,7 @@ Examples:
   wrun fleet watch                              queue and workers, once a second
   wrun fleet bury                               tasks that were buried, and why
   wrun fleet requeue ID
+  wrun fleet setup --keep 2days --replicas 3    settings of the queue on the server
 
 NATS_URL is the default of --nats.
 
@@ -197,12 +198,31 @@ pub(crate) enum FleetCommand {
         #[arg(long, conflicts_with = "id")]
         all: bool,
     },
+    /// Make streams and buckets that are missing, change settings, and print those that all have
+    Setup(SetupArgs),
     /// Take away queued tasks, buried ones, results with inputs and outputs, or modules, for good
     Purge {
         /// What
         #[arg(value_parser = one_of::<Waste>(&["queue", "dead", "results", "modules"]))]
         what: Waste,
     },
+}
+
+/// `wrun fleet setup`.
+#[derive(Args, Debug)]
+pub(crate) struct SetupArgs {
+    /// Maximum of queued tasks of a class and tenant; then new ones wait to be queued [default:
+    /// 1000000, or as it is]
+    #[arg(long, value_name = "N", value_parser = whole::<u64>(1..=1_000_000_000_000))]
+    pub(crate) max_queued: Option<u64>,
+
+    /// How long results, buried tasks, inputs and outputs are kept [default: 7 days, or as it is]
+    #[arg(long, value_name = "TIME", value_parser = kept)]
+    pub(crate) keep: Option<Duration>,
+
+    /// How many servers of a cluster have each message, 1 to 5 [default: 1, or as it is]
+    #[arg(long, value_name = "N", value_parser = whole::<usize>(1..=5))]
+    pub(crate) replicas: Option<usize>,
 }
 
 /// `wrun fleet submit`.

@@ -47,6 +47,15 @@ pub(super) fn grace(text: &str) -> Result<Duration, String> {
     time(text).ok_or_else(|| format!("expected a time: {A_TIME}"))
 }
 
+/// How long something is kept on a server: not shorter than who waits for it may be cut off, nor
+/// longer than a server can count.
+pub(super) fn kept(text: &str) -> Result<Duration, String> {
+    const LEAST: Duration = Duration::from_secs(60);
+    const MOST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+    let kept = time(text).filter(|time| (LEAST..=MOST).contains(time));
+    kept.ok_or_else(|| "expected a time from 1min to 100years: 12h, 7days, 4weeks".into())
+}
+
 fn time(text: &str) -> Option<Duration> {
     match text.parse::<f64>() {
         // A bare number is seconds, as for timeout(1).

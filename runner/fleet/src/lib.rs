@@ -15,7 +15,10 @@ mod queue;
 mod trace;
 mod worker;
 
-pub use client::{Busy, Fleet, FleetPlace, LaneStatus, PlaceSettings, Purged, Status, Waste};
+pub use client::{
+    Busy, Changes, Fleet, FleetPlace, LaneStatus, PlaceSettings, Purged, Status, StreamSettings,
+    Waste,
+};
 pub use error::{Error, ErrorKind};
 pub use nats::{
     Auth, Connect, ConnectionStats, NatsObjects, NatsQueue, ObjectName, QueueLimits, QueueSettings,

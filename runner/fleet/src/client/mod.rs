@@ -3,9 +3,11 @@
 mod dead;
 mod denied;
 mod place;
+mod settings;
 mod status;
 
 pub use place::{FleetPlace, PlaceSettings};
+pub use settings::{Changes, StreamSettings};
 pub use status::{Busy, LaneStatus, Purged, Status, Waste};
 
 use crate::error::{Error, ErrorKind};

@@ -91,7 +91,27 @@ pub(crate) struct Layout {
     domain: Option<String>,
 }
 
+/// The streams of a fleet, those behind buckets too, and whether each keeps messages for the time of
+/// [`QueueLimits::keep`].
+pub(crate) fn streams() -> [(String, bool); 8] {
+    [
+        (TASKS.to_owned(), false),
+        (DEAD.to_owned(), true),
+        (format!("KV_{RESULTS}"), true),
+        (format!("KV_{MARKS}"), true),
+        (format!("KV_{RETURNS}"), true),
+        (format!("KV_{WORKERS}"), false),
+        (format!("OBJ_{MODULES}"), false),
+        (format!("OBJ_{OBJECTS}"), true),
+    ]
+}
+
 impl Layout {
+    /// Whether that stream has the queued tasks.
+    pub(crate) fn has_tasks(stream: &str) -> bool {
+        stream == TASKS
+    }
+
     /// Finds all of them, and makes what is missing. Other programs may do the same now, and one
     /// of two that make the same stream can fail: so it is tried again.
     pub(crate) async fn open(

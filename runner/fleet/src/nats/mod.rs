@@ -12,7 +12,7 @@ mod simulation;
 pub use connect::{Auth, Connect};
 pub use connection::ConnectionStats;
 pub(crate) use connection::stats as connection_stats;
-pub(crate) use layout::{Layout, dead_subject, task_subject};
+pub(crate) use layout::{Layout, dead_subject, streams, task_subject};
 pub use layout::{ObjectName, QueueLimits};
 pub use objects::NatsObjects;
 pub(crate) use objects::words as error_words;
