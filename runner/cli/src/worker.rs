@@ -20,6 +20,9 @@ const PRESENT: Duration = Duration::from_secs(10);
 /// Memory to compile a module, if nothing else is said. With a limit, thread mode compiles in a
 /// child, too.
 const COMPILE_MEMORY: u64 = 2 << 30;
+/// For so many processors a thread speaks with the server. Between two threads, a message costs as
+/// much as a small task.
+const PROCESSORS_A_THREAD: usize = 8;
 /// How long the last words may take.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
@@ -49,17 +52,28 @@ pub(super) fn worker(args: WorkerArgs) -> Result<u8, Failure> {
     let runner = builder
         .process(args.pool.apply(args.walls.options()?))
         .build()?;
-    let event_loop = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_io()
-        .enable_time()
-        .thread_name("wrun-worker")
-        .build()
-        .map_err(super::no_event_loop)?;
-    let code = event_loop.block_on(work(Arc::new(runner), &args, config, jobs));
-    // What still blocks a thread, blocks no end.
-    event_loop.shutdown_timeout(Duration::from_secs(1));
-    code
+    let runner = Arc::new(runner);
+    match args.mode {
+        // Guests compute on the runner's threads, and the server must not wait for them.
+        Mode::Thread => {
+            let event_loop = tokio::runtime::Builder::new_multi_thread()
+                .worker_threads((processors / PROCESSORS_A_THREAD).max(1))
+                .enable_io()
+                .enable_time()
+                .thread_name("wrun-worker")
+                .build()
+                .map_err(super::no_event_loop)?;
+            let code = event_loop.block_on(work(runner, &args, config, jobs));
+            // What still blocks a thread, blocks no end.
+            event_loop.shutdown_timeout(Duration::from_secs(1));
+            code
+        }
+        // They wait for processes, as they wait for the server.
+        _ => {
+            let runtime = runner.runtime();
+            runtime.block_on(work(runner, &args, config, jobs))
+        }
+    }
 }
 
 async fn work(
@@ -159,11 +173,16 @@ async fn run(
     signals: &mut Signals,
     say: &impl Fn(&str),
 ) -> Result<u8, Failure> {
-    let running = worker.run();
-    tokio::pin!(running);
+    // On the thread that hears the server.
+    let running = worker.clone();
+    let mut running = tokio::spawn(async move { running.run().await });
+    let ended = |ended: Result<Result<(), wrun_fleet::Error>, tokio::task::JoinError>| match ended {
+        Ok(ended) => ended.map_err(failure),
+        Err(error) => Err(Failure::new(exit::RUNNER, error.to_string())),
+    };
     let code = loop {
         tokio::select! {
-            ended = &mut running => return ended.map(|()| 0).map_err(failure),
+            result = &mut running => return ended(result).map(|()| 0),
             code = signals.next() => match code {
                 exit::HUNG_UP => {}
                 code => break code,
@@ -183,8 +202,8 @@ async fn run(
             _ = signals.next() => worker.drain(Duration::ZERO).await,
         }
     };
-    let (left, ended) = tokio::join!(drain, running);
-    ended.map_err(failure)?;
+    let (left, result) = tokio::join!(drain, running);
+    ended(result)?;
     let counters = worker.counters();
     say(&format!(
         "drained: {} tasks answered, {} given back",

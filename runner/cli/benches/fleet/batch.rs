@@ -33,7 +33,11 @@ pub(crate) fn on_fleet_in_threads(server: &Server, tasks: u32) -> anyhow::Result
 fn here(server: &Server, mode: &str, tasks: u32) -> anyhow::Result<Cost> {
     let batch = Batch::new(server.folder.path(), tasks)?;
     let options = ["--mode", mode, "--jobs", "2"];
-    cost(tasks, &Counted::default(), || batch.run(&options))
+    let counted = Counted {
+        server: server.pid(),
+        workers: Vec::new(),
+    };
+    cost(tasks, &counted, || batch.run(&options))
 }
 
 fn on_fleet(server: &Server, mode: &str, tasks: u32) -> anyhow::Result<Cost> {
@@ -44,7 +48,7 @@ fn on_fleet(server: &Server, mode: &str, tasks: u32) -> anyhow::Result<Cost> {
     Batch::new(folder, WARM)?.run(&options)?;
     let batch = Batch::new(folder, tasks)?;
     let counted = Counted {
-        server: Some(server.pid()),
+        server: server.pid(),
         workers: workers.pids(),
     };
     cost(tasks, &counted, || batch.run(&options))

@@ -1,5 +1,6 @@
 //! What a batch cost: time by the clock, and the processor time of all processes that took part.
 
+use rustix::process::{Pid, WaitOptions, waitpid};
 use serde::Serialize;
 use std::time::{Duration, Instant};
 use wrun_compare::measure::descendants;
@@ -13,10 +14,9 @@ pub(crate) struct Cost {
     pub(crate) workers: f64,
 }
 
-/// The processes whose time is counted.
-#[derive(Default)]
+/// The processes whose time is counted beside the submitter's.
 pub(crate) struct Counted {
-    pub(crate) server: Option<u32>,
+    pub(crate) server: u32,
     pub(crate) workers: Vec<u32>,
 }
 
@@ -27,12 +27,14 @@ pub(crate) fn cost(
     counted: &Counted,
     work: impl FnOnce() -> anyhow::Result<()>,
 ) -> anyhow::Result<Cost> {
-    let server = || counted.server.map_or(Duration::ZERO, processor_time);
+    wait_for_orphans(counted);
+    let server = || processor_time(counted.server);
     let workers = || counted.workers.iter().copied().map(processor_time).sum();
     let (ours, servers, theirs): (_, _, Duration) = (submitter(), server(), workers());
     let began = Instant::now();
     work()?;
     let wall = began.elapsed();
+    wait_for_orphans(counted);
     let each = |time: Duration| time.as_secs_f64() * 1e6 / f64::from(tasks);
     Ok(Cost {
         wall: each(wall),
@@ -40,6 +42,22 @@ pub(crate) fn cost(
         server: each(server().saturating_sub(servers)),
         workers: each(workers().saturating_sub(theirs)),
     })
+}
+
+/// Waits for what a submitter, or workers before, have left behind, so that its time is counted where
+/// it belongs: this process adopts orphans.
+fn wait_for_orphans(counted: &Counted) {
+    let known: Vec<u32> = std::iter::once(counted.server)
+        .chain(counted.workers.iter().copied())
+        .flat_map(|pid| std::iter::once(pid).chain(descendants(pid)))
+        .collect();
+    for pid in descendants(std::process::id()) {
+        let pid = i32::try_from(pid).ok().filter(|_| !known.contains(&pid));
+        if let Some(pid) = pid.and_then(Pid::from_raw) {
+            // It fails for one below another.
+            let _ = waitpid(Some(pid), WaitOptions::empty());
+        }
+    }
 }
 
 /// Of this process and of its children that were waited for.

@@ -68,6 +68,7 @@ fn main() -> anyhow::Result<()> {
             other => anyhow::bail!("unknown option {other:?}"),
         }
     }
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     let server = Server::start()?;
     let mut rows = [
         Row::new("wrun map --mode process, here", batch::here_in_processes),
@@ -89,7 +90,7 @@ fn main() -> anyhow::Result<()> {
         }
     }
     println!(
-        "{tasks} tasks of 64 bytes, {rounds} rounds, {}; medians; microseconds a task\n",
+        "{tasks} tasks of 64 bytes, {rounds} rounds, {}; medians, microseconds a task\n",
         server.version()?
     );
     println!("| | wall | cpu, submitter | cpu, server | cpu, workers |");

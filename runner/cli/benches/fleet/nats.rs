@@ -5,7 +5,7 @@ use crate::cost::{Cost, Counted, cost};
 use crate::server::Server;
 use anyhow::{Context, ensure};
 use async_nats::Client;
-use async_nats::jetstream::{self, consumer, kv, stream};
+use async_nats::jetstream::{self, consumer, stream};
 use bytes::Bytes;
 use std::time::Duration;
 use tokio::task::JoinSet;
@@ -24,6 +24,7 @@ pub(crate) fn request_reply(server: &Server, tasks: u32) -> anyhow::Result<Cost>
     run(server, tasks, async |url| {
         let (asks, answers) = (connected(&url).await?, connected(&url).await?);
         let mut requests = answers.subscribe("bench.ask").await?;
+        answers.flush().await?;
         let answering = tokio::spawn(async move {
             while let Some(request) = next(&mut requests).await {
                 let reply = request.reply.context("no reply subject")?;
@@ -64,12 +65,20 @@ pub(crate) fn task_result(server: &Server, tasks: u32) -> anyhow::Result<Cost> {
                 ..Default::default()
             })
             .await?;
-        let results = submitter
-            .create_key_value(kv::Config {
-                bucket: "bench".into(),
+        // A bucket, as a stream: the client does not understand how a server of 2.9 makes one.
+        submitter
+            .create_stream(stream::Config {
+                name: "KV_bench".into(),
+                subjects: vec!["$KV.bench.>".into()],
+                max_messages_per_subject: 1,
+                allow_rollup: true,
+                deny_delete: true,
+                allow_direct: true,
+                discard: stream::DiscardPolicy::New,
                 ..Default::default()
             })
             .await?;
+        let results = submitter.get_key_value("bench").await?;
         let worker = tokio::spawn(work(connected(&url).await?));
         let mut watch = results.watch_all().await?;
         let submitting = tokio::spawn(submit(submitter.clone(), tasks));
@@ -85,7 +94,7 @@ pub(crate) fn task_result(server: &Server, tasks: u32) -> anyhow::Result<Cost> {
         worker.abort();
         drop(tasks_stream);
         submitter.delete_stream("BENCH").await?;
-        submitter.delete_key_value("bench").await?;
+        submitter.delete_stream("KV_bench").await?;
         Ok(())
     })
 }
@@ -155,7 +164,7 @@ fn run(
 ) -> anyhow::Result<Cost> {
     let runtime = tokio::runtime::Runtime::new()?;
     let counted = Counted {
-        server: Some(server.pid()),
+        server: server.pid(),
         workers: Vec::new(),
     };
     cost(tasks, &counted, || runtime.block_on(work(server.url())))

@@ -27,6 +27,8 @@ pub(super) const LOOK_BUSY: Duration = Duration::from_secs(2);
 const FORGOTTEN: Duration = Duration::from_secs(3600);
 /// Workers that may wait at one lane.
 const MOST_WAITING: i64 = 4096;
+/// Takes a task out of the queue.
+const ACK: &str = "+ACK";
 /// The pause before marks are watched again.
 const WATCH_AGAIN: Duration = Duration::from_secs(1);
 
@@ -349,11 +351,16 @@ impl Queue for NatsQueue {
                 }
             }
         }
-        match (self.acknowledge(lease, "+ACK").await, completion) {
-            // The result is there: if it is delivered again, the next worker finds it.
-            (_, Completion::Won) | (Ok(()), _) => Ok(completion),
-            (Err(error), Completion::Late) => Err(error),
+        match completion {
+            // The result is there: if this is lost and the task delivered again, the next worker
+            // finds it. So nobody waits for a confirmation, which would be a ninth message.
+            Completion::Won => {
+                let sent = self.layout.client.publish(lease.handle.clone(), ACK.into());
+                let _ = within("acknowledge a task", sent).await;
+            }
+            Completion::Late => self.acknowledge(lease, ACK).await?,
         }
+        Ok(completion)
     }
 
     async fn retry(

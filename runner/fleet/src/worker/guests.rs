@@ -137,14 +137,9 @@ impl<S: ObjectStore> Guests<S> {
             task = task.name(name.clone());
         }
         let task = self.config.grant(task, &message.grants, tenant.as_str())?;
-        let handle = self
-            .runner
-            .submit(task)
-            .await
-            .map_err(|error| stopped(&error))?;
-        let report = handle.await.map_err(|error| stopped(&error))?;
+        let ran = self.runner.run(task).await;
         drop(held);
-        Ok(report)
+        ran.map_err(|error| stopped(&error))
     }
 
     async fn module(&self, wanted: &ModuleRef, name: Option<&str>) -> Result<Artifact, Stopped> {

@@ -129,8 +129,10 @@ impl Queue for SimulatedQueue {
     ) -> Result<Completion, Error> {
         tokio::time::sleep(ROUND_TRIP).await;
         let is_new = answer.is_some_and(|answer| self.server().result(number(&answer.id)));
-        tokio::time::sleep(ROUND_TRIP).await;
-        self.server().acknowledge(&lease.handle);
+        if !is_new {
+            tokio::time::sleep(ROUND_TRIP).await;
+        }
+        self.server().acknowledge(&lease.handle, !is_new);
         Ok(match is_new {
             true => Completion::Won,
             false => Completion::Late,

@@ -294,10 +294,13 @@ impl Server {
         is_new
     }
 
-    pub(super) fn acknowledge(&mut self, handle: &str) {
+    /// Takes a task out of the queue, and says so if that is asked for.
+    pub(super) fn acknowledge(&mut self, handle: &str, is_confirmed: bool) {
         let bytes = REPLY + INBOX + LINE + 4;
         self.traffic.sent(Kind::Acknowledge, 1, bytes);
-        self.traffic.sent(Kind::Acknowledged, 1, INBOX + LINE);
+        if is_confirmed {
+            self.traffic.sent(Kind::Acknowledged, 1, INBOX + LINE);
+        }
         if let Ok(handle) = handle.parse()
             && let Some(leased) = self.leased.remove(&handle)
             && let Some(lane) = self.lanes.get_mut(&leased.lane)
