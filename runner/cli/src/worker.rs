@@ -71,7 +71,8 @@ pub(super) fn worker(args: WorkerArgs) -> Result<u8, Failure> {
         // They wait for processes, as they wait for the server.
         _ => {
             let runtime = runner.runtime();
-            runtime.block_on(work(runner, &args, config, jobs))
+            // The runner ends here, where that may be waited for.
+            runtime.block_on(work(runner.clone(), &args, config, jobs))
         }
     }
 }

@@ -15,7 +15,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use wasmtime::Engine;
 use wrun_sandbox::deadline;
-use wrun_sandbox::{self, Checks, Code, Kind, PrepareError, Prepared};
+use wrun_sandbox::{self, Allocation, Checks, Code, Kind, PrepareError, Prepared};
 use wrun_sys::{self, Alone, Seen};
 
 /// The work of `wrun::worker_hook`, in a program that can also have these roles.
@@ -102,7 +102,7 @@ impl Ahead {
             wide: false,
         };
         // Its error comes again when it is needed.
-        let engine = wrun_sandbox::single_threaded_runtime(kind).ok();
+        let engine = wrun_sandbox::single_threaded_runtime(kind, Allocation::OnDemand).ok();
         Ahead {
             namespaces,
             engine: engine.map(|engine| (kind, engine)),
@@ -162,7 +162,7 @@ fn serve(ahead: Option<impl FnOnce() -> Ahead>) -> io::Result<()> {
         Ok(walls) => walls,
         Err(error) => return say(&refusal_of(error)),
     };
-    let prepared = match load(code.into(), engine) {
+    let prepared = match load(code.into(), engine, order.tasks) {
         Ok(prepared) => prepared,
         Err(refusal) => return say(&refusal),
     };
@@ -209,15 +209,25 @@ fn refusal_of(error: JailError) -> ControlSays {
     }
 }
 
-fn load(code: File, made: Option<(Kind, Engine)>) -> Result<Prepared, ControlSays> {
+fn load(code: File, made: Option<(Kind, Engine)>, tasks: u32) -> Result<Prepared, ControlSays> {
     let refused = |error: &dyn std::fmt::Display| {
         ControlSays::Refused(format!("the worker cannot load the task: {error}"))
     };
     let code = Code::from_sealed(code).map_err(|error| refused(&error))?;
     let kind = code.meta.kind();
+    // Memory that is kept for the next task costs less than new memory. Without it the task runs,
+    // too.
+    if tasks > 1
+        && code.meta.fits_a_pool()
+        && let Ok(engine) = wrun_sandbox::single_threaded_runtime(kind, POOL)
+        && let Ok(prepared) = Prepared::new(&engine, &code, None)
+    {
+        return Ok(prepared);
+    }
     let engine = match made {
         Some((its, engine)) if its == kind => engine,
-        _ => wrun_sandbox::single_threaded_runtime(kind).map_err(|error| refused(&error))?,
+        _ => wrun_sandbox::single_threaded_runtime(kind, Allocation::OnDemand)
+            .map_err(|error| refused(&error))?,
     };
     Prepared::new(&engine, &code, None).map_err(|error| match error {
         PrepareError::Code(error) => ControlSays::Stale(error.to_string()),
@@ -225,3 +235,6 @@ fn load(code: File, made: Option<(Kind, Engine)>) -> Result<Prepared, ControlSay
         error @ PrepareError::Link(_) => ControlSays::Refused(error.to_string()),
     })
 }
+
+/// For a process of many tasks: the one that runs, and the one that was made before.
+const POOL: Allocation = Allocation::Pool { slots: 2 };

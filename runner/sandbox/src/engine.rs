@@ -163,8 +163,12 @@ fn runs(kind: Kind) -> Config {
 /// An engine that runs and does not compile, in a process of one thread that forks: it
 /// starts no thread, and guests are preempted by a timer signal while [`epoch::Running`]
 /// guards exist. Its epoch does not advance.
-pub fn single_threaded_runtime(kind: Kind) -> Result<Engine, EngineError> {
-    let config = runs(kind);
+pub fn single_threaded_runtime(kind: Kind, allocation: Allocation) -> Result<Engine, EngineError> {
+    let mut config = runs(kind);
+    if let Allocation::Pool { slots } = allocation {
+        // In a fork, what the scan looks at would be the memory of its parent.
+        config.allocation_strategy(pool(slots, Enabled::No));
+    }
     let engine = Engine::new(&config).map_err(|e| EngineError::Engine(format!("{e:#}")))?;
     // The state that a thread sets up when it first runs a guest is then inherited by
     // children.
@@ -178,32 +182,37 @@ pub fn single_threaded_runtime(kind: Kind) -> Result<Engine, EngineError> {
 pub fn runtime(kind: Kind, allocation: Allocation) -> Result<Engine, EngineError> {
     let mut config = runs(kind);
     if let Allocation::Pool { slots } = allocation {
-        let slots = u32::try_from(slots).unwrap_or(u32::MAX);
-        let mut pool = PoolingAllocationConfig::new();
-        // A component made from one core module is four small core instances with two tables:
-        // the module, its adapter, two shims.
-        pool.total_component_instances(slots)
-            .total_core_instances(slots.saturating_mul(6))
-            // One for the module, one for a heap of the collector.
-            .total_memories(slots.saturating_mul(2))
-            .total_tables(slots.saturating_mul(3))
-            .total_stacks(slots)
-            .total_gc_heaps(slots)
-            .max_core_instances_per_component(6)
-            .max_memories_per_component(1)
-            .max_tables_per_component(3)
-            .max_memories_per_module(1)
-            .max_tables_per_module(1)
-            // As much as the limiter allows, so that the limiter refuses and not the pool.
-            .table_elements(Limits::MAX_TABLE_ELEMENTS as usize)
-            .linear_memory_keep_resident(KEEP_RESIDENT)
-            .table_keep_resident(KEEP_RESIDENT)
-            .pagemap_scan(Enabled::Auto);
-        config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+        config.allocation_strategy(pool(slots, Enabled::Auto));
     }
     let engine = Engine::new(&config).map_err(|e| EngineError::Engine(format!("{e:#}")))?;
     epoch::register(&engine).map_err(EngineError::Epoch)?;
     Ok(engine)
+}
+
+/// Room for so many tasks; `scan` is how pages that were written to are found.
+fn pool(slots: usize, scan: Enabled) -> InstanceAllocationStrategy {
+    let slots = u32::try_from(slots).unwrap_or(u32::MAX);
+    let mut pool = PoolingAllocationConfig::new();
+    // A component made from one core module is four small core instances with two tables:
+    // the module, its adapter, two shims.
+    pool.total_component_instances(slots)
+        .total_core_instances(slots.saturating_mul(6))
+        // One for the module, one for a heap of the collector.
+        .total_memories(slots.saturating_mul(2))
+        .total_tables(slots.saturating_mul(3))
+        .total_stacks(slots)
+        .total_gc_heaps(slots)
+        .max_core_instances_per_component(6)
+        .max_memories_per_component(1)
+        .max_tables_per_component(3)
+        .max_memories_per_module(1)
+        .max_tables_per_module(1)
+        // As much as the limiter allows, so that the limiter refuses and not the pool.
+        .table_elements(Limits::MAX_TABLE_ELEMENTS as usize)
+        .linear_memory_keep_resident(KEEP_RESIDENT)
+        .table_keep_resident(KEEP_RESIDENT)
+        .pagemap_scan(scan);
+    InstanceAllocationStrategy::Pooling(pool)
 }
 
 /// Maximum of tasks that fit this process's mappings at the same time.

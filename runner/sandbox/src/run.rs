@@ -163,6 +163,10 @@ impl Prepared {
 
     /// Maximum of address space that one run reserves, beyond what it uses, in bytes.
     pub fn reserved(&self, limits: &Limits) -> Option<u64> {
+        // A pool has reserved all that its guests can have.
+        if self.engine.pooling_allocator_metrics().is_some() {
+            return Some(limits.max_memory);
+        }
         // One more for a heap of the collector.
         let memories = u64::from(self.memories?).saturating_add(1);
         let reserved = memories.saturating_mul(self.kind.reservation());

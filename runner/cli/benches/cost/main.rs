@@ -36,6 +36,7 @@ mod measure;
 mod named;
 mod node;
 mod pipe;
+mod pool;
 mod port;
 mod process;
 mod promise;
@@ -73,6 +74,10 @@ fn benchmark() -> anyhow::Result<ExitCode> {
         match arg.as_str() {
             pipe::FLOOD_ARG => {
                 pipe::pour(args.next().context("no count")?.parse()?)?;
+                return Ok(ExitCode::SUCCESS);
+            }
+            pool::WORKER_ARG => {
+                pool::work()?;
                 return Ok(ExitCode::SUCCESS);
             }
             // From cargo.

@@ -2,8 +2,9 @@
 
 use crate::bare::{self, Bare, Memory};
 use crate::measure::Bench;
+use crate::pool::Pool;
 use crate::thread::{loop_on_all, submit_many};
-use crate::{SMALL, guest};
+use crate::{SMALL, guest, wrun_program};
 use anyhow::ensure;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -56,7 +57,7 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
     )?;
     drop(thread);
     let options = ProcessOptions::default().start(Start::Fork);
-    let fork = builder.process(options);
+    let fork = builder.clone().process(options);
     let process = Stage::new(fork.build()?, FEW, jobs)?;
     bench.row(
         "map lines, process",
@@ -64,6 +65,18 @@ pub(crate) fn measure(bench: &mut Bench) -> anyhow::Result<()> {
         15,
         &mut || process.run(false),
         &mut || runtime.block_on(submit_many(&process.runner, &process.echo, FEW)),
+    )?;
+    drop(process);
+    let options = ProcessOptions::default().worker(wrun_program());
+    let reusing = builder.process(options.reuse(u32::MAX));
+    let reused = Stage::new(reusing.build()?, MANY, jobs)?;
+    let mut pool = Pool::start(jobs)?;
+    bench.row(
+        "map lines, process, reuse",
+        "a bare pool of processes, a pipe to each and a bare sandbox for each line",
+        15,
+        &mut || reused.run(false),
+        &mut || pool.run(MANY),
     )
 }
 

@@ -24,7 +24,6 @@ pub(crate) fn request_reply(server: &Server, tasks: u32) -> anyhow::Result<Cost>
     run(server, tasks, async |url| {
         let (asks, answers) = (connected(&url).await?, connected(&url).await?);
         let mut requests = answers.subscribe("bench.ask").await?;
-        answers.flush().await?;
         let answering = tokio::spawn(async move {
             while let Some(request) = next(&mut requests).await {
                 let reply = request.reply.context("no reply subject")?;
@@ -33,6 +32,11 @@ pub(crate) fn request_reply(server: &Server, tasks: u32) -> anyhow::Result<Cost>
             }
             anyhow::Ok(())
         });
+        // The server knows of the subscription once a request is answered.
+        let ask = Bytes::from_static(&TASK);
+        while asks.request("bench.ask", ask.clone()).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         let mut asked = JoinSet::new();
         for _ in 0..tasks {
             if asked.len() == AT_ONCE {

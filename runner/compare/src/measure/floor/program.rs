@@ -126,8 +126,11 @@ fn failed(error: io::Error) -> FloorSays {
 
 fn load(code: &Path, spec: Spec, input: Vec<u8>) -> io::Result<Loaded> {
     let code = Code::from_sealed(File::open(code)?).map_err(io::Error::other)?;
-    let engine =
-        wrun::measure::single_threaded_runtime(code.meta.kind()).map_err(io::Error::other)?;
+    let engine = wrun::measure::single_threaded_runtime(
+        code.meta.kind(),
+        wrun::measure::Allocation::OnDemand,
+    )
+    .map_err(io::Error::other)?;
     let mut loaded = Loaded {
         ahead: None,
         bare: Bare::new(&engine, &code).map_err(io::Error::other)?,
