@@ -1,13 +1,14 @@
 //! `wrun serve`: each request is a task, and what becomes of it is the client's answer. In
 //! both modes.
 
-use crate::support::command::{PATIENCE, Wrun, scratch, write};
-use crate::support::web::{Site, get, path};
-use crate::support::{MODES, eventually, repo, tool, within};
+use crate::support::command::{PATIENCE, Running, Wrun, scratch, write};
+use crate::support::web::{Client, Site, get, path};
+use crate::support::{MODES, eventually, repo, tool, within, wrun};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use std::fs;
 use std::io::{Read, Write};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -538,6 +539,54 @@ fn a_unix_socket_is_served_and_removed() {
         assert!(text.ends_with("hello\n"), "{mode}: {text}");
         site.stop();
         assert!(!socket.exists(), "{mode}: the socket is left");
+    }
+}
+
+/// As a service manager starts it: the first socket is descriptor 3, and `LISTEN_PID` the process
+/// that it is for.
+fn activated(mode: &str, socket: std::os::fd::OwnedFd) -> Running {
+    let script = r#"LISTEN_PID=$$ LISTEN_FDS=1 exec "$@" 3<&0 0</dev/null"#;
+    Wrun::program(Path::new("/bin/sh"))
+        .args(["-c", script, "sh"])
+        .arg(wrun())
+        .args(["serve", "--mode", mode])
+        .arg(repo("guest-tasks").join(HELLO))
+        .stdin_from(socket)
+        .start()
+}
+
+#[test]
+fn a_socket_of_a_service_manager_is_served() {
+    let folder = scratch();
+    for mode in MODES {
+        let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = tcp.local_addr().unwrap();
+        // It came before the server, and waits for it.
+        let mut client = Client::new(std::net::TcpStream::connect(address).unwrap());
+        client.send(get("/"));
+        let running = activated(mode, tcp.into());
+        assert_eq!(client.answer(false).unwrap().text(), "hello\n", "{mode}");
+        running.signal(Signal::TERM);
+        let ran = running.end();
+        ran.expect_code(0, mode);
+        let words = format!("listening on http://{address}\n");
+        assert!(ran.stderr.contains(&words), "{mode}: {ran}");
+        // Nor does it listen anywhere else.
+        assert_eq!(ran.stderr.matches("listening on").count(), 1, "{ran}");
+
+        let socket = folder.path().join(mode);
+        let unix = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let mut stream = std::os::unix::net::UnixStream::connect(&socket).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let request = get("/").replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
+        let running = activated(mode, unix.into());
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        assert!(text.ends_with("hello\n"), "{mode}: {text}");
+        running.signal(Signal::TERM);
+        running.end().expect_code(0, mode);
+        assert!(socket.exists(), "{mode}: it belongs to the service manager");
     }
 }
 
