@@ -552,6 +552,28 @@ fn large_inputs_and_outputs_are_objects() {
 }
 
 #[test]
+fn what_a_task_was_refused_is_said_with_who_grants_it() {
+    for mode in MODES {
+        let Some(server) = Server::with_jetstream() else {
+            return;
+        };
+        let _worker = server.worker(mode, "w", &[]);
+        let connects = guest("tcp-client/tcp-client.wasm");
+        let ran = Wrun::new()
+            .args(["fleet", "--nats", &server.url(), "submit", "--wait"])
+            .arg(&connects)
+            .args(["--", "127.0.0.1:9"])
+            .run();
+        for words in [
+            "it was refused: connecting to 127.0.0.1:9 (--allow-tcp 127.0.0.1:9)",
+            "on a fleet the operator of the workers grants that, under a name that --grant asks for",
+        ] {
+            assert!(ran.stderr.contains(words), "{mode}: {ran}");
+        }
+    }
+}
+
+#[test]
 fn settings_of_the_queue_are_made_and_changed() {
     for mode in MODES {
         let Some(server) = Server::with_jetstream() else {

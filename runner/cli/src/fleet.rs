@@ -22,6 +22,10 @@ const LOOK: Duration = Duration::from_secs(1);
 /// The largest module that is submitted: as large as a worker takes by default.
 const MAX_MODULE: u64 = 256 << 20;
 
+/// Beside a hint that names the option that would grant what a task was refused.
+const GRANTED_BY: &str = "on a fleet the operator of the workers grants that, under a name that \
+                          --grant asks for";
+
 pub(super) fn fleet(args: FleetArgs) -> Result<u8, Failure> {
     super::event_loop()?.block_on(async {
         let mut signals = Signals::catch().map_err(super::no_event_loop)?;
@@ -295,8 +299,12 @@ async fn answered(fleet: &Fleet, answer: &Answer, as_json: bool) -> Result<u8, F
     if !as_json {
         print(&report.stdout)?;
         text::say(&text::clean(&String::from_utf8_lossy(&report.stderr)));
-        if let Some(why) = text::explain(&report, None) {
+        let words = String::from_utf8_lossy(&report.stderr);
+        if let Some(why) = text::explain(&report, Some(&words)) {
             text::complain(&why);
+            if wrun_compare::hint(&report, &words, "").is_some() {
+                text::complain(GRANTED_BY);
+            }
         }
     }
     Ok(exit::of_outcome(&report.outcome))
