@@ -120,6 +120,42 @@ fn a_handler_answers() {
     }
 }
 
+/// After its response a task goes on by itself, whether or not somebody waits for its report.
+#[test]
+fn a_handler_that_is_driven_in_place_goes_on_after_its_response() {
+    for mode in BOTH {
+        let runner = Arc::new(runner(mode));
+        let hello = guest(&runner, "http-hello/http-hello.wasm");
+        let hostile = guest(&runner, "http-hostile/http-hostile.wasm");
+        let there = runner.clone();
+        let answers = runner.runtime().spawn(async move {
+            for (app, path) in [(&hello, "/"), (&hostile, "/half"), (&hostile, "/trap")] {
+                let task = Task::new(app).request(get(path)).limits(limits());
+                let mut handle = there.try_submit_here(task).unwrap();
+                let response = handle.response().await;
+                let body = match response {
+                    Some(response) => response.into_body().collect().await.ok(),
+                    None => None,
+                };
+                let body = body.map(|body| body.to_bytes());
+                let report = handle.report().await.unwrap();
+                match path {
+                    "/" => {
+                        assert_eq!(body.as_deref(), Some(&b"hello\n"[..]), "{mode}");
+                        assert!(report.outcome.is_completed(), "{mode}: {report:?}");
+                    }
+                    _ => {
+                        assert_eq!(body, None, "{mode} {path}");
+                        let is_trap = matches!(report.outcome, Outcome::Trapped(_));
+                        assert!(is_trap, "{mode} {path}: {report:?}");
+                    }
+                }
+            }
+        });
+        block_on(answers).unwrap();
+    }
+}
+
 #[test]
 fn a_task_has_a_request_if_and_only_if_it_is_a_handler() {
     for mode in BOTH {

@@ -93,6 +93,61 @@ fn a_dropped_one_is_killed_and_releases_what_it_holds() {
 }
 
 #[test]
+fn a_task_submitted_there_is_driven_by_who_waits_for_it() {
+    for mode in BOTH {
+        let runner = Arc::new(runner(mode));
+        let echo = guest(&runner, "echo/echo.wat");
+        let loops = wat(&runner, "loops", PRINTS_AND_LOOPS);
+        let (sender, handles) = mpsc::channel();
+        let there = runner.clone();
+        let again = echo.clone();
+        let waiting = runner.runtime().spawn(async move {
+            let mut handle = there
+                .try_submit_here(Task::new(&again).input("words"))
+                .unwrap();
+            assert!(handle.try_report().is_none(), "nobody has driven it");
+            assert_eq!(handle.report().await.unwrap().stdout, "words");
+            let taken = handle.report().await.unwrap_err();
+            assert_eq!(taken.kind(), ErrorKind::ReportTaken);
+            let taken = handle.try_report().unwrap().unwrap_err();
+            assert_eq!(taken.kind(), ErrorKind::ReportTaken);
+            // Waited for, and given up: it is killed, by the runtime.
+            let mut given_up = there.try_submit_here(Task::new(&loops)).unwrap();
+            let short = Duration::from_millis(20);
+            let report = tokio::time::timeout(short, given_up.report()).await;
+            assert!(report.is_err(), "it never ends");
+            assert!(given_up.try_report().is_none());
+            drop(given_up);
+            // Never waited for, it has not begun.
+            drop(there.try_submit_here(Task::new(&loops)).unwrap());
+            // What is left of it, another thread waits for.
+            let task = Task::new(&again).input("elsewhere");
+            sender.send(there.try_submit_here(task).unwrap()).unwrap();
+            // Nobody does.
+            let task = Task::new(&again).input("alone").stdout(Stdio::Stream);
+            let mut handle = there.try_submit_here(task).unwrap();
+            let mut stream = handle.take_stdout().unwrap();
+            handle.detach();
+            stream.next_chunk().await.unwrap()
+        });
+        let mut handle = handles.recv_timeout(SOON).unwrap();
+        assert_eq!(handle.blocking_report().unwrap().stdout, "elsewhere");
+        let runtime = tokio::runtime::Builder::new_current_thread().build();
+        let alone = runtime.unwrap().block_on(waiting).unwrap();
+        assert_eq!(alone, "alone");
+        // On no runtime it is submitted as any other.
+        let task = Task::new(&echo).input("plain");
+        let mut handle = runner.try_submit_here(task).unwrap();
+        eventually("it ends by itself", SOON, || {
+            let report = handle.try_report();
+            report.is_some_and(|report| report.unwrap().stdout == "plain")
+        });
+        eventually("all have ended", SOON, || runner.stats().running == 0);
+        still_works(&runner);
+    }
+}
+
+#[test]
 fn a_runner_that_is_dropped_on_its_own_thread_leaves_nothing() {
     alone(
         "in_place::a_runner_that_is_dropped_on_its_own_thread_leaves_nothing",

@@ -8,7 +8,7 @@ use super::{Failure, exit, stdio, text, traces};
 use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::time::Duration;
-use wrun::{Cache, ProcessOptions, Runner};
+use wrun::{Cache, Mode, ProcessOptions, Runner};
 use wrun_serve::{App, ClientLimits, Error, Event, Listener, Pattern, Server, TlsFiles};
 use wrun_sys::Unpoisoned;
 
@@ -36,6 +36,12 @@ pub(super) fn serve(args: ServeArgs) -> Result<u8, Failure> {
         });
     let builder = builder.http_authorities(args.grants.http_authorities(None)?);
     let mut builder = args.compiling.apply(builder);
+    if args.mode == Mode::Process {
+        // Its threads speak HTTP as well as serve the workers, which is about a third of all that a
+        // request takes in a worker that is reused (`docs/benchmarks.md`).
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        builder = builder.worker_threads(processors.div_ceil(2));
+    }
     if let Some(running) = args.max_running {
         builder = builder.max_running(running);
     }
@@ -47,7 +53,9 @@ pub(super) fn serve(args: ServeArgs) -> Result<u8, Failure> {
     let runner = builder
         .build()
         .map_err(|error| args.grants.failure(error))?;
+    // Clients are served by the runner's threads.
     let event_loop = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
         .enable_io()
         .enable_time()
         .thread_name("wrun-serve")

@@ -92,6 +92,10 @@ fn finish(
     complete: bool,
 ) {
     record.complete = complete;
+    // Most have ended with their answer.
+    if let Some(report) = handle.try_report() {
+        return shared.books.close(&record, ended(&report));
+    }
     let books = shared.books.clone();
     let closing = async move {
         if let Some(mut rest) = rest {

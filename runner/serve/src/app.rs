@@ -256,11 +256,13 @@ impl Loaded {
             limits.timeout = Some(left);
         }
         let task = self.task(request, limits, prints);
-        runner.try_submit(task).map_err(|error| match error.kind() {
-            ErrorKind::ShutDown => NotStarted::Busy(error),
-            _ if error.is_retryable() => NotStarted::Busy(error),
-            _ => NotStarted::Failed(error),
-        })
+        runner
+            .try_submit_here(task)
+            .map_err(|error| match error.kind() {
+                ErrorKind::ShutDown => NotStarted::Busy(error),
+                _ if error.is_retryable() => NotStarted::Busy(error),
+                _ => NotStarted::Failed(error),
+            })
     }
 
     /// The task that answers a request.

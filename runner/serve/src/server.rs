@@ -155,7 +155,8 @@ impl Builder {
     }
 
     /// Loads all apps and answers from then on. In the context of a tokio runtime with time and
-    /// I/O, on whose threads connections are served; tasks run on those of the runner.
+    /// I/O, in which operators are answered and listeners wait; clients are served on the threads
+    /// of the runner ([`Runner::runtime`](wrun::Runner::runtime)), where their tasks run.
     ///
     /// # Errors
     ///
@@ -207,7 +208,7 @@ impl Builder {
             let address = listener.address().clone();
             inner.tell(&Event::Listening { address, secure });
             let accept = accept(inner.clone(), listener, room.clone());
-            accepting.push(tokio::spawn(accept));
+            accepting.push(inner.shared.runtime.spawn(accept));
         }
         let admin_address = self.admin.as_ref().map(|it| it.address().clone());
         if let Some(listener) = self.admin {
@@ -453,10 +454,13 @@ async fn accept(inner: Arc<Inner>, listener: Listener, room: Arc<Semaphore>) {
         match accepted {
             Ok((stream, remote)) => {
                 let serving = connection::serve(shared.clone(), stream, remote);
-                shared.connections.spawn(async move {
-                    serving.await;
-                    drop(permit);
-                });
+                shared.connections.spawn_on(
+                    async move {
+                        serving.await;
+                        drop(permit);
+                    },
+                    &shared.runtime,
+                );
             }
             Err(error) if is_of_the_client(&error) => {}
             Err(error) => {
@@ -479,10 +483,13 @@ async fn accept(inner: Arc<Inner>, listener: Listener, room: Arc<Semaphore>) {
             return;
         };
         let serving = connection::serve(shared.clone(), stream, remote);
-        shared.connections.spawn(async move {
-            serving.await;
-            drop(permit);
-        });
+        shared.connections.spawn_on(
+            async move {
+                serving.await;
+                drop(permit);
+            },
+            &shared.runtime,
+        );
     }
 }
 

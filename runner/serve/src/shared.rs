@@ -26,7 +26,7 @@ pub(crate) struct Shared {
     pub(crate) printed: Option<printed::Take>,
     /// Gives the spans of requests their places in traces.
     pub(crate) connect: Option<Connect>,
-    /// Where the server runs.
+    /// That of the runner, whose tasks answer where their clients are served.
     pub(crate) runtime: Handle,
     /// No more connections, no more requests on those there are.
     pub(crate) drain: CancellationToken,
@@ -46,6 +46,7 @@ impl Shared {
         books: Arc<Books>,
     ) -> Self {
         Shared {
+            runtime: runner.runtime(),
             runner,
             site: RwLock::new(Arc::new(site)),
             limits,
@@ -54,7 +55,6 @@ impl Shared {
             books,
             printed: None,
             connect: None,
-            runtime: Handle::current(),
             drain: CancellationToken::new(),
             abort: CancellationToken::new(),
             connections: TaskTracker::new(),

@@ -1,16 +1,16 @@
 //! The embedder's end of a submitted task.
 
 use crate::core::Ends;
+use crate::driving::Driving;
 #[cfg(feature = "http")]
 use crate::http::Responding;
 use bytes::Bytes;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
 use tokio::task::coop::unconstrained;
 use wrun_sandbox::token::Token;
 use wrun_sandbox::{Progress, blocking};
@@ -26,8 +26,7 @@ use wrun_types::report::Report;
 #[derive(Debug)]
 pub struct TaskHandle {
     id: u64,
-    /// `None` once the report was taken.
-    join: Option<JoinHandle<Box<Result<Report, Error>>>>,
+    driving: Driving,
     kill: Token,
     cancel: Token,
     stdout: Option<OutputStream>,
@@ -45,14 +44,14 @@ pub struct TaskHandle {
 impl TaskHandle {
     pub(crate) fn new(
         id: u64,
-        join: JoinHandle<Box<Result<Report, Error>>>,
+        driving: Driving,
         [kill, cancel]: [Token; 2],
         ends: Ends,
         progress: watch::Receiver<Progress>,
     ) -> Self {
         TaskHandle {
             id,
-            join: Some(join),
+            driving,
             kill,
             cancel,
             stdout: ends.stdout,
@@ -95,9 +94,18 @@ impl TaskHandle {
         if !self.made_in.is_current() {
             return None;
         }
-        let response = self.response.as_mut()?.await.ok();
-        self.response = None;
-        response
+        std::future::poll_fn(|cx| {
+            self.driving.advance(cx);
+            let Some(response) = &mut self.response else {
+                return Poll::Ready(None);
+            };
+            let response = ready!(Pin::new(response).poll(cx));
+            self.response = None;
+            // Its body comes whether or not somebody waits for the report.
+            self.driving.go_on();
+            Poll::Ready(response.ok())
+        })
+        .await
     }
 
     /// The task's latest progress; zero before it reported any.
@@ -158,12 +166,7 @@ impl TaskHandle {
         if !self.made_in.is_current() {
             return Err(Error::forked());
         }
-        let Some(join) = &mut self.join else {
-            return Err(Error::new(
-                ErrorKind::ReportTaken,
-                "the report of the task was already taken from its handle",
-            ));
-        };
+        let driving = &mut self.driving;
         let [stdout, stderr] = &mut self.discarded;
         for (stream, discarded) in [
             (&mut self.stdout, &mut *stdout),
@@ -173,16 +176,34 @@ impl TaskHandle {
                 *discarded = Some(stream);
             }
         }
-        let result = loop {
+        loop {
             tokio::select! {
                 biased;
-                result = &mut *join => break result,
+                report = std::future::poll_fn(|cx| driving.poll_report(cx)) => return report,
                 () = discard(stdout) => {}
                 () = discard(stderr) => {}
             }
-        };
-        self.join = None;
-        finished(result.map(|report| *report))
+        }
+    }
+
+    /// The report, if the task has ended; `None` while it has not. Does not wait, and discards no
+    /// streams.
+    ///
+    /// # Errors
+    ///
+    /// As [`TaskHandle::report`].
+    pub fn try_report(&mut self) -> Option<Result<Report, Error>> {
+        if !self.made_in.is_current() {
+            return Some(Err(Error::forked()));
+        }
+        if let Driving::Here(..) = self.driving {
+            return None;
+        }
+        let mut cx = Context::from_waker(Waker::noop());
+        match self.driving.poll_report(&mut cx) {
+            Poll::Ready(report) => Some(report),
+            Poll::Pending => None,
+        }
     }
 
     /// [`TaskHandle::report`] for code that is not asynchronous.
@@ -204,7 +225,8 @@ impl TaskHandle {
 
     /// Lets the task run without a handle.
     pub fn detach(mut self) {
-        self.join = None;
+        self.driving.go_on();
+        self.driving = Driving::Taken;
     }
 }
 
@@ -242,25 +264,12 @@ async fn discard(stream: &mut Option<OutputStream>) {
     }
 }
 
-fn finished(
-    result: Result<Result<Report, Error>, tokio::task::JoinError>,
-) -> Result<Report, Error> {
-    match result {
-        Ok(result) => result,
-        Err(error) if error.is_panic() => Err(Error::new(
-            ErrorKind::System,
-            "the runner failed while it ran the task; this is a bug of wrun",
-        )),
-        Err(_) => Err(Error::shut_down()),
-    }
-}
-
 impl Drop for TaskHandle {
     fn drop(&mut self) {
         if !self.made_in.is_current() {
             // Dropping it would wake the other process's event loop.
-            std::mem::forget(self.join.take());
-        } else if self.join.is_some() {
+            std::mem::forget(std::mem::replace(&mut self.driving, Driving::Taken));
+        } else if !self.driving.is_taken() {
             self.kill.cancel();
         }
     }

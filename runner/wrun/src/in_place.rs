@@ -26,7 +26,7 @@ pub(crate) async fn run_here(core: Arc<Core>, task: Task) -> Result<Report, Erro
 }
 
 /// See the [module](self).
-struct InPlace<F: Future<Output: Send> + Send + Unpin + 'static> {
+pub(crate) struct InPlace<F: Future<Output: Send> + Send + Unpin + 'static> {
     /// `None` once it has ended.
     driving: Option<F>,
     /// Kills the task.
@@ -36,12 +36,18 @@ struct InPlace<F: Future<Output: Send> + Send + Unpin + 'static> {
 }
 
 impl<F: Future<Output: Send> + Send + Unpin + 'static> InPlace<F> {
-    fn new(driving: F, kill: Token) -> Self {
+    /// `kill` kills the task.
+    pub(crate) fn new(driving: F, kill: Token) -> Self {
         InPlace {
             driving: Some(driving),
             kill,
             runtime: None,
         }
+    }
+
+    /// What drives the task, for another to poll; `None` once it has ended.
+    pub(crate) fn take(&mut self) -> Option<F> {
+        self.driving.take()
     }
 }
 

@@ -151,8 +151,9 @@
 //! | run to the end | the report | [`Runner::run`] | [`Runner::blocking_run`] |
 //! | submit | room in the queue | [`Runner::submit`] | [`Runner::blocking_submit`] |
 //! | many, and their reports | a report | [`Runner::batch`] | |
-//! | submit if there is room | nothing | [`Runner::try_submit`] | [`Runner::try_submit`] |
+//! | submit if there is room | nothing | [`Runner::try_submit`], [`Runner::try_submit_here`] | [`Runner::try_submit`] |
 //! | take the report | the end | [`TaskHandle::report`], or the handle itself | [`TaskHandle::blocking_report`] |
+//! | take the report if there is one | nothing | [`TaskHandle::try_report`] | [`TaskHandle::try_report`] |
 //! | read streamed output | output | [`OutputStream::next_chunk`] | [`OutputStream::blocking_next_chunk`] |
 //! | acquire a named lock | earlier requests | [`Runner::lock`] | [`Runner::blocking_lock`] |
 //! | acquire it if it is free | nothing | [`Runner::try_lock`] | [`Runner::try_lock`] |
@@ -426,6 +427,7 @@ mod batch;
 mod builder;
 mod children;
 mod core;
+mod driving;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;

@@ -9,6 +9,7 @@ mod shared;
 use crate::admission::{Admission, InFlight};
 use crate::batch::Batch;
 use crate::core::Core;
+use crate::driving::Driving;
 use crate::handle::{TaskHandle, must_not_be_async};
 use crate::in_place::run_here;
 use crate::task::{Stdio, Task};
@@ -461,7 +462,7 @@ impl Runner {
     /// artifact or a port of another runner; [`ErrorKind::ShutDown`].
     pub async fn submit(&self, task: Task) -> Result<TaskHandle, Error> {
         let in_flight = self.core.clone().admit().await?;
-        self.start(task, in_flight)
+        self.start(task, in_flight, false)
     }
 
     /// [`Runner::submit`] for code that is not asynchronous.
@@ -473,7 +474,7 @@ impl Runner {
         must_not_be_async("submit")?;
         self.core.is_of_this_process()?;
         let in_flight = self.handle().block_on(self.core.clone().admit())?;
-        self.start(task, in_flight)
+        self.start(task, in_flight, false)
     }
 
     /// Submits a task if there is room in the queue.
@@ -484,7 +485,24 @@ impl Runner {
     pub fn try_submit(&self, task: Task) -> Result<TaskHandle, Error> {
         self.core.is_of_this_process()?;
         let in_flight = Admission::try_admit(self.core.clone())?;
-        self.start(task, in_flight)
+        self.start(task, in_flight, false)
+    }
+
+    /// [`Runner::try_submit`] for code on [`Runner::runtime`] that waits for the task at once, with
+    /// less effort: the task is driven where [`TaskHandle::response`] or [`TaskHandle::report`] is
+    /// waited for, and no thread has to be woken. It does nothing before or between such waits.
+    /// Once its response was returned, the runtime goes on with it, as it does with the end of a
+    /// task whose handle is dropped.
+    ///
+    /// Elsewhere this is [`Runner::try_submit`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Runner::try_submit`].
+    pub fn try_submit_here(&self, task: Task) -> Result<TaskHandle, Error> {
+        self.core.is_of_this_process()?;
+        let in_flight = Admission::try_admit(self.core.clone())?;
+        self.start(task, in_flight, self.is_here())
     }
 
     /// Accepts no more tasks, waits until all have ended and their streams are read, and
@@ -539,7 +557,7 @@ impl Runner {
         Ok(handle.block_on(self.shutdown_within(time)))
     }
 
-    fn start(&self, task: Task, in_flight: InFlight) -> Result<TaskHandle, Error> {
+    fn start(&self, task: Task, in_flight: InFlight, here: bool) -> Result<TaskHandle, Error> {
         let (progress, watched) = watch::channel(Progress::default());
         let tell = Arc::new(move |value| {
             progress.send_replace(value);
@@ -549,11 +567,12 @@ impl Runner {
         let span = admitted.launch.span.clone();
         let kill = admitted.launch.stop.requested.clone();
         let cancel = admitted.launch.job.cancel.clone();
-        // In boxes, because both are large, and tokio moves what it spawns, and what comes of it,
-        // several times.
-        let driving = async move { Box::new(Core::drive(admitted).await) };
-        let join = self.handle().spawn(Box::pin(driving).instrument(span));
-        Ok(TaskHandle::new(id, join, [kill, cancel], ends, watched))
+        let driving = Core::drive(admitted).instrument(span);
+        let driving = match here {
+            true => Driving::here(driving, kill.clone(), self.handle()),
+            false => Driving::apart(driving, self.handle()),
+        };
+        Ok(TaskHandle::new(id, driving, [kill, cancel], ends, watched))
     }
 
     fn handle(&self) -> &Handle {
