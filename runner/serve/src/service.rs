@@ -201,14 +201,19 @@ impl Service {
     async fn attend(
         self,
         mut attended: Attended,
-        fault: Option<oneshot::Receiver<Fault>>,
+        mut fault: Option<oneshot::Receiver<Fault>>,
         of: (Version, Method),
         answering: Answering,
     ) -> Response<Outgoing> {
         let answered = tokio::select! {
             biased;
-            fault = told(fault) => Err(fault),
+            fault = told(&mut fault) => Err(fault),
             response = attended.response() => Ok(response),
+        };
+        // What a task answers to a body that broke off, it may answer at once.
+        let answered = match fault.as_mut().map(oneshot::Receiver::try_recv) {
+            Some(Ok(fault)) => Err(fault),
+            _ => answered,
         };
         let reply = match answered {
             Ok(Some(response)) => return self.pass_on(response, attended, &of, answering),
@@ -305,7 +310,7 @@ async fn passed(began: Instant, timeout: Option<Duration>) {
 }
 
 /// Waits until something is wrong with the body of the request.
-async fn told(fault: Option<oneshot::Receiver<Fault>>) -> Fault {
+async fn told(fault: &mut Option<oneshot::Receiver<Fault>>) -> Fault {
     if let Some(fault) = fault
         && let Ok(fault) = fault.await
     {
