@@ -69,11 +69,29 @@ impl Haste {
     }
 }
 
-/// A socket, registered with the event loop at the first wait.
+/// How long a wait for room sleeps before it looks again, if this process has no descriptor to be
+/// told by.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
+
+/// A socket, registered with the event loop at the first wait: for what arrives, or for room.
+///
+/// Two registrations, because one for both would wake the event loop here whenever the other side
+/// takes a message, and most messages find room.
 pub(super) struct Socket {
     pub(super) fd: Arc<OwnedFd>,
     pub(super) handle: Handle,
-    watched: OnceLock<Option<Watched>>,
+    readable: OnceLock<Result<Watched, Unwatched>>,
+    /// By a duplicate: the event loop takes a descriptor once.
+    writable: OnceLock<Result<Watched, Unwatched>>,
+}
+
+/// Why the event loop does not tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unwatched {
+    /// There is none any more.
+    NoEventLoop,
+    /// This process has no descriptor left.
+    NoDescriptor,
 }
 
 impl Socket {
@@ -82,17 +100,31 @@ impl Socket {
         Socket {
             fd: Arc::new(fd),
             handle: Handle::current(),
-            watched: OnceLock::new(),
+            readable: OnceLock::new(),
+            writable: OnceLock::new(),
         }
     }
 
-    /// `None` if there is no event loop any more.
-    pub(super) fn watched(&self) -> Option<&Watched> {
-        let watched = self.watched.get_or_init(|| {
+    fn watched(&self, interest: Interest) -> Result<&Watched, Unwatched> {
+        let watch = |fd: Arc<OwnedFd>| {
             let _context = self.handle.enter();
-            wrun_sys::watch(self.fd.clone(), Interest::READABLE.add(Interest::WRITABLE)).ok()
-        });
-        watched.as_ref()
+            wrun_sys::watch(fd, interest).map_err(|_| Unwatched::NoEventLoop)
+        };
+        let watched = if interest.is_readable() {
+            self.readable.get_or_init(|| watch(self.fd.clone()))
+        } else {
+            self.writable.get_or_init(|| {
+                let twin = self.fd.try_clone();
+                watch(Arc::new(twin.map_err(|_| Unwatched::NoDescriptor)?))
+            })
+        };
+        watched.as_ref().map_err(|why| *why)
+    }
+
+    /// For a wait without a descriptor.
+    fn nap(&self) -> tokio::time::Sleep {
+        let _context = self.handle.enter();
+        tokio::time::sleep(LOOK_AGAIN)
     }
 
     pub(super) fn is(&self, events: PollFlags) -> bool {
@@ -116,8 +148,13 @@ impl Socket {
 
     /// Waits for it to be readable or writable; `false` if that cannot be determined.
     pub(super) async fn ready(&self, interest: Interest) -> bool {
-        let Some(watched) = self.watched() else {
-            return false;
+        let watched = loop {
+            match self.watched(interest) {
+                Ok(watched) => break watched,
+                Err(Unwatched::NoEventLoop) => return false,
+                Err(Unwatched::NoDescriptor) if self.is(events(interest)) => return true,
+                Err(Unwatched::NoDescriptor) => self.nap().await,
+            }
         };
         loop {
             let Ok(mut guard) = watched.ready(interest).await else {
@@ -131,8 +168,18 @@ impl Socket {
     }
 
     pub(super) fn poll_ready(&self, interest: Interest, cx: &mut Context<'_>) -> Poll<bool> {
-        let Some(watched) = self.watched() else {
-            return Poll::Ready(false);
+        let watched = match self.watched(interest) {
+            Ok(watched) => watched,
+            Err(Unwatched::NoEventLoop) => return Poll::Ready(false),
+            Err(Unwatched::NoDescriptor) if self.is(events(interest)) => return Poll::Ready(true),
+            Err(Unwatched::NoDescriptor) => {
+                let (nap, waker) = (self.nap(), cx.waker().clone());
+                self.handle.spawn(async move {
+                    nap.await;
+                    waker.wake();
+                });
+                return Poll::Pending;
+            }
         };
         loop {
             let guard = if interest.is_readable() {
