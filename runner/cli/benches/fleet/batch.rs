@@ -1,5 +1,5 @@
-//! `wrun map` over lines, here and on the fleet: two tasks at the same time, each place with two
-//! jobs or two workers with one.
+//! `wrun map` over lines, here and on the fleet, each command with its default: a job for each
+//! processor.
 
 use crate::cost::{Cost, Counted, cost};
 use crate::server::Server;
@@ -32,7 +32,7 @@ pub(crate) fn on_fleet_in_threads(server: &Server, tasks: u32) -> anyhow::Result
 
 fn here(server: &Server, mode: &str, tasks: u32) -> anyhow::Result<Cost> {
     let batch = Batch::new(server.folder.path(), tasks)?;
-    let options = ["--mode", mode, "--jobs", "2"];
+    let options = ["--mode", mode];
     let counted = Counted {
         server: server.pid(),
         workers: Vec::new(),

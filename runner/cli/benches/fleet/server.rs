@@ -70,7 +70,7 @@ impl Server {
             let mut command = Command::new(wrun_program());
             command
                 .args(["worker", "--nats", &self.url(), "--mode", mode])
-                .args(["--name", name, "--jobs", "1"]);
+                .args(["--name", name]);
             started(command)
         };
         let running = names.iter().map(start).collect::<Result<_, _>>()?;
