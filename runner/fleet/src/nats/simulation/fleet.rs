@@ -18,9 +18,9 @@ const ACK_WAIT: Duration = Duration::from_secs(30);
 const TICK: Duration = Duration::from_millis(250);
 /// How often a worker says that it is there.
 const PRESENT: Duration = Duration::from_secs(10);
-/// Processor time of the server for a message, by the measurement in `docs/fleet.md`: 0.22 ms for
-/// the nine messages of a task.
-const A_MESSAGE: Duration = Duration::from_nanos(220_000 / 9);
+/// Processor time of the server for a message, by the measurement in `docs/fleet.md`: 0.14 ms for
+/// the eight messages of a task.
+const A_MESSAGE: Duration = Duration::from_nanos(143_000 / 8);
 /// Memory of the server for a result that it keeps, by estimate.
 const A_RESULT: u64 = 150;
 
