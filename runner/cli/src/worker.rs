@@ -20,8 +20,8 @@ const PRESENT: Duration = Duration::from_secs(10);
 /// Memory to compile a module, if nothing else is said. With a limit, thread mode compiles in a
 /// child, too.
 const COMPILE_MEMORY: u64 = 2 << 30;
-/// For so many processors a thread speaks with the server. Between two threads, a message costs as
-/// much as a small task.
+/// Processors for each thread that speaks with the server. Between two such threads, passing a
+/// message on costs as much as a small task.
 const PROCESSORS_A_THREAD: usize = 8;
 /// How long the last words may take.
 const LAST_WORDS: Duration = Duration::from_secs(5);

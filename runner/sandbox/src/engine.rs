@@ -194,7 +194,7 @@ pub fn runtime(kind: Kind, allocation: Allocation) -> Result<Engine, EngineError
     Ok(engine)
 }
 
-/// Room for so many tasks; `scan` is how pages that were written to are found.
+/// A pool with a slot for each of `slots` tasks; `scan` is how pages that were written to are found.
 fn pool(slots: usize, scan: Enabled) -> InstanceAllocationStrategy {
     let slots = u32::try_from(slots).unwrap_or(u32::MAX);
     let keep = match scan {

@@ -1,5 +1,7 @@
-//! What drives a submitted task to its report: a task of the runner's runtime, or whoever waits
-//! for it.
+//! What drives a submitted task to its report: a task of the runner's runtime, or the code that
+//! waits for the report.
+//!
+//! Invariant: a task that nothing waits for any more is driven by the runtime, to its end.
 
 use crate::in_place::InPlace;
 use std::pin::Pin;

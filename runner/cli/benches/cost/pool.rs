@@ -37,7 +37,7 @@ impl Pool {
         Ok(pool)
     }
 
-    /// The time of one of so many inputs.
+    /// The time of each input, where there are this many.
     pub(crate) fn run(&mut self, count: u32) -> anyhow::Result<Duration> {
         let began = Instant::now();
         let next = AtomicU32::new(0);
