@@ -92,6 +92,31 @@ fn a_dropped_one_is_killed_and_releases_what_it_holds() {
     }
 }
 
+/// What an embedder shares between threads can be shared.
+#[test]
+fn handles_are_for_any_thread() {
+    fn is_shared<T: Send + Sync>() {}
+    is_shared::<wrun::Runner>();
+    is_shared::<wrun::TaskHandle>();
+    is_shared::<wrun::Killer>();
+    is_shared::<wrun::ProgressWatch>();
+}
+
+#[test]
+fn a_report_that_is_looked_for_leaves_the_streams() {
+    for mode in BOTH {
+        let runner = runner(mode);
+        let echo = guest(&runner, "echo/echo.wat");
+        let task = Task::new(&echo).input("words").stdout(Stdio::Stream);
+        let mut handle = runner.blocking_submit(task).unwrap();
+        eventually("it ends by itself", SOON, || handle.try_report().is_some());
+        let taken = handle.blocking_report().unwrap_err();
+        assert_eq!(taken.kind(), ErrorKind::ReportTaken);
+        let mut stream = handle.take_stdout().unwrap();
+        assert_eq!(stream.blocking_next_chunk().unwrap(), "words");
+    }
+}
+
 #[test]
 fn a_task_submitted_there_is_driven_by_who_waits_for_it() {
     for mode in BOTH {

@@ -5,10 +5,12 @@
 
 use crate::in_place::InPlace;
 use std::pin::Pin;
+use std::sync::Mutex;
 use std::task::{Context, Poll, ready};
 use tokio::runtime::Handle;
 use tokio::task::{JoinError, JoinHandle};
 use wrun_sandbox::token::Token;
+use wrun_sys::Unpoisoned;
 use wrun_types::error::{Error, ErrorKind};
 use wrun_types::report::Report;
 
@@ -20,8 +22,9 @@ type Driver = Pin<Box<dyn Future<Output = Result<Report, Error>> + Send>>;
 pub(crate) enum Driving {
     /// A task of the runtime.
     Apart(JoinHandle<Ended>),
-    /// Who waits for it, on a thread of this runtime.
-    Here(InPlace<Driver>, Handle),
+    /// Who waits for it, on a thread of this runtime. The mutex is never locked: with it, a handle
+    /// can be shared between threads.
+    Here(Mutex<InPlace<Driver>>, Handle),
     /// Nothing more: it has ended.
     Over(Ended),
     /// Its report was taken.
@@ -44,11 +47,20 @@ impl Driving {
         kill: Token,
         runtime: &Handle,
     ) -> Self {
-        Driving::Here(InPlace::new(Box::pin(driving), kill), runtime.clone())
+        let here = InPlace::new(Box::pin(driving) as Driver, kill);
+        Driving::Here(Mutex::new(here), runtime.clone())
     }
 
     pub(crate) fn is_taken(&self) -> bool {
         matches!(self, Driving::Taken)
+    }
+
+    /// Why there is no report.
+    pub(crate) fn taken() -> Error {
+        Error::new(
+            ErrorKind::ReportTaken,
+            "the report of the task was already taken from its handle",
+        )
     }
 
     /// Drives the task, if that is for its caller to do: on another runtime, or none, it is not.
@@ -60,6 +72,7 @@ impl Driving {
         if !is_there {
             return self.go_on();
         }
+        let here = here.get_mut().unpoisoned();
         if let Poll::Ready(report) = Pin::new(here).poll(cx) {
             *self = Driving::Over(Box::new(report));
         }
@@ -68,7 +81,7 @@ impl Driving {
     /// From here on the runtime drives the task.
     pub(crate) fn go_on(&mut self) {
         if let Driving::Here(here, runtime) = self
-            && let Some(driving) = here.take()
+            && let Some(driving) = here.get_mut().unpoisoned().take()
         {
             *self = Driving::Apart(runtime.spawn(async move { Box::new(driving.await) }));
         }
@@ -87,7 +100,7 @@ impl Driving {
         }
         match std::mem::replace(self, Driving::Taken) {
             Driving::Over(report) => Poll::Ready(*report),
-            _ => Poll::Ready(Err(taken())),
+            _ => Poll::Ready(Err(Driving::taken())),
         }
     }
 }
@@ -101,13 +114,6 @@ impl std::fmt::Debug for Driving {
             Driving::Taken => "Taken",
         })
     }
-}
-
-fn taken() -> Error {
-    Error::new(
-        ErrorKind::ReportTaken,
-        "the report of the task was already taken from its handle",
-    )
 }
 
 fn not_driven(error: &JoinError) -> Error {

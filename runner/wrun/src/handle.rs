@@ -167,6 +167,9 @@ impl TaskHandle {
             return Err(Error::forked());
         }
         let driving = &mut self.driving;
+        if driving.is_taken() {
+            return Err(Driving::taken());
+        }
         let [stdout, stderr] = &mut self.discarded;
         for (stream, discarded) in [
             (&mut self.stdout, &mut *stdout),
